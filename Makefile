@@ -1,0 +1,55 @@
+# Every target makes what it needs; a second run redoes nothing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit integration lint format bench build clean tools
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## The guide's example on a real control plane; ARGS=--once ends when it is Ready
+	@$(BIN)/python -m sglang_operator.testing demo $(ARGS)
+
+test: unit integration ## All tests
+
+unit: $(STAMP) ## Tests without a cluster
+	$(PYTEST) tests/unit $(ARGS)
+
+integration: $(STAMP) tools ## Tests on a real control plane
+	$(PYTEST) tests/integration $(ARGS)
+
+lint: $(STAMP) ## Format, lint and type checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Bring the sources into form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client in the same run
+	$(BIN)/python -m tests.bench $(ARGS)
+
+build: $(STAMP) ## Wheel and source distribution in dist/
+	$(BIN)/python -m build --outdir dist .
+
+tools: $(STAMP) # etcd, kube-apiserver and the rest: built once into the user's cache
+	@$(BIN)/python -m sglang_operator.testing tools >/dev/null
+
+clean: ## Remove everything that was made in this folder (the tools' cache stays)
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The virtual environment.  Debian splits venv from Python: as root it is installed, else named.
+$(STAMP): pyproject.toml constraints.txt operator/sglang_operator/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) was found. Set PYTHON=..."; exit 1; }
+	@echo "Making the virtual environment $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); sh .ci/debian python3-venv && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,testing]'
+	@touch $@

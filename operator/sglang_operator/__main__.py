@@ -1,0 +1,70 @@
+"""``sglang-operator``: flags to settings, then the process."""
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sglang_operator import __version__
+from sglang_operator.controller import process
+from sglang_operator.controller.settings import Settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sglang-operator", description="Runs pools of SGLang engines for RL trainers."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "-n",
+        "--namespace",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve this namespace only; may be repeated (default: the whole cluster)",
+    )
+    parser.add_argument(
+        "--no-nodes", action="store_true", help="do not watch nodes, even where it is allowed"
+    )
+    parser.add_argument("--kubeconfig", type=Path, help="default: the pod's own credentials")
+    parser.add_argument("--context", help="context of the kubeconfig")
+    parser.add_argument(
+        "--health-address", metavar="HOST:PORT", help="serve /healthz and /readyz here"
+    )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    return parser
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """The settings that these flags ask for."""
+    return Settings(
+        namespaces=tuple(arguments.namespace),
+        watch_nodes=not arguments.no_nodes,
+        kubeconfig=arguments.kubeconfig,
+        context=arguments.context,
+        health_address=arguments.health_address,
+        identity=os.environ.get("POD_NAME") or socket.gethostname(),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the operator; the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=arguments.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    asyncio.run(process.serve(settings_from(arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

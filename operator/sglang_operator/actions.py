@@ -1,0 +1,154 @@
+"""Desired × observed → actions: what to ask of the API server, each with its reason.  Pure.
+
+The executor performs actions and decides nothing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_operator.api import names
+from sglang_operator.desired import engine_pod, objects
+from sglang_operator.planner.observed import Observed, ObservedChild
+from sglang_operator.planner.plan import Plan
+from sglang_operator.planner.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreatePod:
+    name: str
+    body: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletePod:
+    """A delete of exactly this pod in this state: anything else under the name is left alone."""
+
+    name: str
+    uid: names.Uid
+    resource_version: int
+    grace_seconds: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateChild:
+    kind: str
+    name: str
+    body: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateChild:
+    kind: str
+    name: str
+    uid: names.Uid
+    body: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteChild:
+    kind: str
+    name: str
+    uid: names.Uid
+    reason: str
+
+
+PodAction = CreatePod | DeletePod
+ChildAction = CreateChild | UpdateChild | DeleteChild
+
+
+def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[PodAction]:
+    """Deletes first: they free the GPUs that the creates need."""
+    shared = dict(template)
+    deletes: list[PodAction] = [
+        DeletePod(
+            name=removal.pod.name,
+            uid=removal.pod.uid,
+            resource_version=removal.pod.resource_version,
+            grace_seconds=pool.spec.drain.grace_period_seconds,
+            reason=removal.reason,
+        )
+        for removal in plan.removals
+    ]
+    creates: list[PodAction] = []
+    for create in plan.creates:
+        body = engine_pod.pod(pool, shared, create.engine, create.attempt, create.failures)
+        name = body["metadata"]["name"]
+        creates.append(CreatePod(name=name, body=body, reason=create.reason))
+    return deletes + creates
+
+
+def child_actions(pool: Pool, plan: Plan, observed: Observed) -> list[ChildAction]:
+    """What makes the Services, the budget and the registry as they should be."""
+    wanted = objects.children(pool, plan.engines)
+    return [*_to_have(pool, wanted, observed), *_to_drop(pool, wanted, observed)]
+
+
+def _to_have(
+    pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
+) -> Iterator[ChildAction]:
+    for body in wanted:
+        kind, name = body["kind"], body["metadata"]["name"]
+        child = observed.children.get((kind, name))
+        if child is None:
+            yield CreateChild(kind=kind, name=name, body=body, reason="it does not exist")
+        elif child.owner == pool.owner.uid and (path := difference(_content(body), child.body)):
+            yield UpdateChild(
+                kind=kind, name=name, uid=child.uid, body=body, reason=f"{path} differs"
+            )
+
+
+def _to_drop(
+    pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
+) -> Iterator[ChildAction]:
+    kept = {(body["kind"], body["metadata"]["name"]) for body in wanted}
+    for (kind, name), child in observed.children.items():
+        if (kind, name) not in kept and child.owner == pool.owner.uid:
+            yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")
+
+
+def foreign_children(pool: Pool, plan: Plan, observed: Observed) -> list[tuple[str, str]]:
+    """Kind and name of objects that stand where a child should, and are somebody else's."""
+    return [
+        (body["kind"], body["metadata"]["name"])
+        for body in objects.children(pool, plan.engines)
+        if _is_foreign(pool, observed.children.get((body["kind"], body["metadata"]["name"])))
+    ]
+
+
+def _is_foreign(pool: Pool, child: ObservedChild | None) -> bool:
+    return child is not None and child.owner != pool.owner.uid
+
+
+def _content(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an object is compared: its kind and owner are part of finding it."""
+    content = {key: body[key] for key in ("spec", "data") if key in body}
+    return {"metadata": {"labels": body["metadata"]["labels"]}, **content}
+
+
+def difference(wanted: Any, found: Any, path: str = "") -> str:
+    """The first place where ``found`` lacks what is wanted, or "" if it has all of it.
+
+    What the server or others added is not a difference, except inside lists, whose length counts.
+    """
+    if isinstance(wanted, Mapping):
+        if not isinstance(found, Mapping):
+            return path or "."
+        for key, value in wanted.items():
+            below = difference(value, found.get(key), f"{path}.{key}")
+            if below:
+                return below
+        return ""
+    if isinstance(wanted, list):
+        if not isinstance(found, list) or len(found) != len(wanted):
+            return path or "."
+        for index, value in enumerate(wanted):
+            below = difference(value, found[index], f"{path}[{index}]")
+            if below:
+                return below
+        return ""
+    return "" if wanted == found else path or "."

@@ -1,0 +1,1 @@
+"""What the user wrote: the resource, its names, its conditions and every text about a mistake."""

@@ -1,0 +1,90 @@
+"""Condition types and reasons, and how a set of conditions changes.
+
+Kept by kstatus' rules: ``Ready`` is always there; the abnormal ones (``Reconciling``,
+``Stalled``, ``Suspended``) are there only while they are True.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+READY = "Ready"
+RECONCILING = "Reconciling"
+STALLED = "Stalled"
+SUSPENDED = "Suspended"
+ENGINES_READY = "EnginesReady"
+WEIGHTS_SYNCED = "WeightsSynced"
+DEVICES_ASSIGNED = "DevicesAssigned"
+
+TRUE = "True"
+FALSE = "False"
+
+# Reasons, one constant each.  The reasons of invalid specs stand in the table of errors.
+POOL_READY = "PoolReady"
+CREATING = "Creating"
+SCALING = "Scaling"
+ROLLING_UPDATE = "RollingUpdate"
+ENGINES_STARTING = "EnginesStarting"
+ENGINES_FAILING = "EnginesFailing"
+NODE_LOST = "NodeLost"
+DEVICES_PENDING = "DevicesPending"
+QUOTA_EXCEEDED = "QuotaExceeded"
+POD_REJECTED = "PodRejected"
+NAME_CONFLICT = "NameConflict"
+API_ERROR = "APIError"
+SUSPENDED_REASON = "Suspended"
+ALL_ENGINES_UP = "AllEnginesUp"
+COUNTED = "Counted"
+GATE_OFF = "GateOff"
+SYNCED = "Synced"
+WAITING_FOR_TRAINER = "WaitingForTrainer"
+NO_ENGINES = "NoEngines"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One condition as it should be; the time of its last transition is found by ``merge``."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+
+
+def abnormal(type_: str, reason: str, message: str) -> Condition:
+    """A condition that is there because it is True."""
+    return Condition(type=type_, status=TRUE, reason=reason, message=message)
+
+
+def merge(
+    previous: Sequence[Mapping[str, Any]],
+    wanted: Iterable[Condition],
+    *,
+    generation: int,
+    now: str,
+) -> list[dict[str, Any]]:
+    """The wanted conditions as Kubernetes JSON; a transition time moves only on a flip.
+
+    ``now`` is an RFC 3339 time in seconds.
+    """
+    before = {condition["type"]: condition for condition in previous}
+    merged = []
+    for condition in wanted:
+        old = before.get(condition.type)
+        kept = old is not None and old.get("status") == condition.status
+        merged.append(
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "observedGeneration": generation,
+                "lastTransitionTime": old["lastTransitionTime"] if old and kept else now,
+                "reason": condition.reason,
+                "message": condition.message,
+            }
+        )
+    return merged
+
+
+def find(conditions: Iterable[Mapping[str, Any]], type_: str) -> Mapping[str, Any] | None:
+    """The condition of that type, or None."""
+    return next((c for c in conditions if c.get("type") == type_), None)

@@ -1,0 +1,366 @@
+"""The one table of what can be wrong with a pool, and in which words it is said.
+
+A row's ``reason`` is the reason of the condition and of the Event, its ``text`` says what was
+found, what was expected and what to do.  The custom resource definition repeats the texts that
+it can check itself; a test compares.  ``authority`` names who would have refused it, or
+``policy`` where the rule is ours.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Severity(Enum):
+    """An error stops the pool before any pod exists; a warning is only told."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One finding about one field, in words that a user can act on."""
+
+    reason: str
+    field: str
+    message: str
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class InvalidError(ValueError):
+    """Raised where parsing cannot go on; carries the problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of the table; calling it with the field and the values makes the problem."""
+
+    reason: str
+    text: str
+    authority: str
+    severity: Severity = Severity.ERROR
+
+    def __call__(self, field: str, /, **values: object) -> Problem:
+        message = self.text.format(**values)
+        return Problem(reason=self.reason, field=field, message=message, severity=self.severity)
+
+
+_SHOWN_LENGTH = 80  # characters of a found value that a message quotes
+
+
+def shown(value: object) -> str:
+    """A found value as messages quote it: as YAML would have it, on one line, not too long."""
+    text = value if isinstance(value, str) else _notation(value)
+    line = "".join(char if char.isprintable() else " " for char in text)
+    if not line.strip():
+        return f'"{line[:_SHOWN_LENGTH]}"'
+    return line if len(line) <= _SHOWN_LENGTH else line[: _SHOWN_LENGTH - 1] + "…"
+
+
+def _notation(value: object) -> str:
+    """JSON, which is YAML too, as far as it goes; then Python's notation."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+
+
+def _error(reason: str, text: str, authority: str) -> Row:
+    return Row(reason=reason, text=text, authority=authority)
+
+
+def _warning(reason: str, text: str, authority: str) -> Row:
+    return Row(reason=reason, text=text, authority=authority, severity=Severity.WARNING)
+
+
+POLICY = "policy"
+ROLL_WORKER_CONFIG = "ROLL roll/configs/worker_config.py"
+ROLL_STRATEGY = "ROLL roll/distributed/strategy/sglang_strategy.py"
+SERVER_ARGS = "SGLang sglang/srt/server_args.py"
+KUBERNETES = "Kubernetes"
+
+# --- the object as a whole
+POOL_NAME = _error(
+    "PoolNameInvalid",
+    "the pool is called {found} ({length} characters); expected a DNS label of at most {limit} "
+    "characters that begins with a letter, because the names of its pods and Services begin with "
+    "it; choose another name",
+    KUBERNETES,
+)
+FIELD_TYPE = _error(
+    "SpecInvalid", "{detail}; correct the field, kubectl explain sgi.{field} tells its form", POLICY
+)
+FIELD_RANGE = _error("SpecInvalid", "found {found}, expected {expected}; {advice}", POLICY)
+FIELD_MISSING = _error("SpecInvalid", "missing; {advice}", POLICY)
+NOT_YET_SUPPORTED = _error(
+    "NotYetSupported", "found {found}, which is not yet supported; {advice}", POLICY
+)
+
+# --- device_mapping
+MAPPING_GRAMMAR = _error(
+    "DeviceMappingInvalid",
+    "device_mapping is {found}; expected list(range(a,b)), [0, 1] or sums of these, for example "
+    "list(range(0,8))",
+    ROLL_WORKER_CONFIG,
+)
+MAPPING_NOT_A_STRING = _error(
+    "DeviceMappingInvalid",
+    'device_mapping is a {found}; expected a string, as in ROLL: write "[0, 1]" with quotes, or '
+    "list(range(0,8))",
+    ROLL_WORKER_CONFIG,
+)
+MAPPING_UNRESOLVED = _error(
+    "DeviceMappingInvalid",
+    "device_mapping is {found}: ${{...}} is filled in by ROLL's config loader, not here; write "
+    "the value itself, for example list(range(0,8))",
+    POLICY,
+)
+MAPPING_EMPTY = _error(
+    "DeviceMappingInvalid",
+    "device_mapping is {found}, which names no GPU; expected at least num_gpus_per_worker of "
+    "them; to stop a pool without removing it set replicas: 0",
+    ROLL_WORKER_CONFIG,
+)
+MAPPING_DUPLICATE = _error(
+    "DeviceMappingInvalid",
+    "device_mapping names GPU {found} more than once; expected each id at most once; remove the "
+    "repeated ids",
+    POLICY,
+)
+MAPPING_NEGATIVE = _error(
+    "DeviceMappingInvalid",
+    "device_mapping names GPU {found}; expected ids of 0 or more; ids count the GPUs of all "
+    "nodes, starting at 0",
+    POLICY,
+)
+MAPPING_TOO_LARGE = _error(
+    "DeviceMappingInvalid",
+    "device_mapping is {found}, which names more than {limit} GPUs or an id above {id_limit}; "
+    "split it over several pools",
+    POLICY,
+)
+MAPPING_TOO_LONG = _error(
+    "DeviceMappingInvalid",
+    "device_mapping has {length} characters; expected at most {limit}; write consecutive ids as "
+    "list(range(a,b))",
+    POLICY,
+)
+MAPPING_NOT_DIVISIBLE = _error(
+    "DeviceMappingInvalid",
+    "device_mapping has {gpus} GPUs but num_gpus_per_worker is {per_worker}: {gpus} is not "
+    "divisible by {per_worker}; use {advice} GPUs",
+    ROLL_WORKER_CONFIG,
+)
+MAPPING_OR_REPLICAS = _error(
+    "DeviceMappingInvalid",
+    "neither device_mapping nor replicas is set; expected device_mapping, as in ROLL, or replicas "
+    "for a pool without GPU ids; write one of them",
+    ROLL_WORKER_CONFIG,
+)
+ENGINE_STRADDLES_NODES = _error(
+    "DeviceMappingInvalid",
+    "engine {rank} has GPUs {devices}, which lie on nodes {nodes} at num_gpus_per_node "
+    "{per_node}; expected all GPUs of an engine on one node; begin each group of {per_worker} at "
+    "a multiple of {per_worker}",
+    ROLL_STRATEGY,
+)
+ENGINE_SPANS_NODES = _error(
+    "NotYetSupported",
+    "num_gpus_per_worker is {per_worker} but a node has {per_node} GPUs: engines across nodes are "
+    "not yet supported; use at most {per_node}, or set num_gpus_per_node if your nodes have more",
+    POLICY,
+)
+
+# --- strategy and arguments
+STRATEGY_NAME = _error(
+    "StrategyUnsupported",
+    "strategy_name is {found}; expected sglang, the only backend this operator runs; leave other "
+    "workers to ROLL",
+    POLICY,
+)
+MODEL_MISSING = _error(
+    "ModelMissing",
+    "model_args.model_name_or_path is not set; expected a Hugging Face id or a path in the pod; "
+    "in a ROLL file it comes from the pipeline's pretrain: write that here",
+    ROLL_STRATEGY,
+)
+MODEL_DTYPE = _error(
+    "ArgumentInvalid",
+    "dtype is {found}; expected one of fp32, fp16, bf16 or auto; correct model_args.dtype",
+    ROLL_STRATEGY,
+)
+UNRESOLVED = _error(
+    "ValueUnresolved",
+    "the value is {found}: ${{...}} is filled in by ROLL's config loader, not here; write the "
+    "value itself",
+    POLICY,
+)
+ARGUMENT_OWNED = _error(
+    "ArgumentOwned",
+    "{key} is set to {found}, but the operator sets it; remove it from strategy_config: {advice}",
+    ROLL_STRATEGY,
+)
+ARGUMENT_CONFLICT = _error(
+    "ArgumentConflict",
+    "{first} is {first_value} and {second} is {second_value}, two spellings of one argument; "
+    "keep one",
+    SERVER_ARGS,
+)
+ARGUMENT_KEY = _error(
+    "ArgumentInvalid",
+    "{key} is not a possible argument name; expected the name of an SGLang ServerArgs field, for "
+    "example mem_fraction_static",
+    SERVER_ARGS,
+)
+ARGUMENT_VALUE = _error(
+    "ArgumentInvalid", "{key} is {found}; expected {expected}; {advice}", SERVER_ARGS
+)
+PARALLELISM = _error(
+    "ParallelismMismatch",
+    "tp_size {tp} x pp_size {pp} = {product}, but num_gpus_per_worker is {per_worker}; expected "
+    "the product to be the GPUs of one engine; set tp_size to {advice}, or leave it out",
+    ROLL_STRATEGY,
+)
+PARALLELISM_REPLICAS = _error(
+    "ParallelismMismatch",
+    "tp_size {tp} x pp_size {pp} x dp_size {dp} = {product}, but num_gpus_per_worker is "
+    "{per_worker}; expected the product to be the GPUs of one engine, because without "
+    "enable_dp_attention each of dp_size copies has GPUs of its own; set tp_size to {advice}, or "
+    "leave it out",
+    SERVER_ARGS,
+)
+ARGUMENT_VERSION = _error(
+    "ArgumentUnsupported",
+    "{key} needs SGLang {needed} or newer, but the engine is {version}; {advice}",
+    SERVER_ARGS,
+)
+EXTRA_ARGUMENT_OWNED = _error(
+    "ArgumentOwned",
+    "extraArgs has {found}, but the operator must know {key}; remove it: {advice}",
+    POLICY,
+)
+GRPC_MODE = _error(
+    "ArgumentInvalid",
+    "grpc_mode is true; expected false or absent: engines are reached over HTTP, and ROLL itself "
+    "does not implement it; remove it",
+    ROLL_STRATEGY,
+)
+ROUTER_REPLAY_MODE = _error(
+    "RouterReplayUnsupported",
+    "router_replay.mode is {found}; expected disable or R3; {advice}",
+    ROLL_WORKER_CONFIG,
+)
+ROUTER_REPLAY_VERSION = _error(
+    "RouterReplayUnsupported",
+    "router_replay.mode is R3 but the engine is SGLang {version}; expected {needed} or newer, "
+    "which have enable_return_routed_experts; use a newer image",
+    ROLL_STRATEGY,
+)
+ENGINE_VERSION = _error(
+    "EngineVersionInvalid",
+    "engineVersion is {found}; expected a released SGLang version such as 0.5.7 or 0.5.6.post2",
+    POLICY,
+)
+VERSIONED_GATE = _error(
+    "GateUnsupported",
+    "weights.gate is Versioned but SGLang {version} has no --weight-version; expected {needed} or "
+    "newer; use Committed, or a newer image",
+    SERVER_ARGS,
+)
+
+# --- the pod
+POD_TEMPLATE = _error(
+    "PodTemplateForbidden",
+    "{found} is not allowed here; expected only {expected}; {advice}",
+    POLICY,
+)
+SYSTEM_ENV = _error(
+    "SystemEnvInvalid",
+    "{key} is {found}; expected a string or a number under the name of an environment variable; "
+    "correct system_envs",
+    KUBERNETES,
+)
+
+SYSTEM_ENV_OWNED = _error(
+    "SystemEnvOwned",
+    "{key} is {found}, but it cannot be set here; remove it from system_envs: {advice}",
+    POLICY,
+)
+
+# --- warnings
+MEM_FRACTION_MISSING = _warning(
+    "MemFractionMissing",
+    "mem_fraction_static is not set: ROLL requires it, SGLang chooses a value of its own; set it, "
+    "usually between 0.6 and 0.85",
+    ROLL_STRATEGY,
+)
+INFER_BATCH_SIZE = _warning(
+    "InferBatchSizeIgnored",
+    "infer_batch_size has no effect: SGLang batches continuously; remove it or leave it for ROLL",
+    "ROLL's guide to the SGLang strategy",
+)
+ARGUMENT_OVERRIDDEN = _warning(
+    "ArgumentOverridden",
+    "{key} is {found}, but {owner} decides it, as in ROLL: {value} is used",
+    ROLL_STRATEGY,
+)
+TP_SIZE_HONOURED = _warning(
+    "TensorParallelHonoured",
+    "tp_size {tp} is honoured here; ROLL overwrites it in silence with its worker's GPUs, and "
+    "reads tensor_parallel_size instead",
+    ROLL_STRATEGY,
+)
+PARALLEL_SYNC = _warning(
+    "WeightSyncUnsupported",
+    "{key} is {found}: SGLang's weight update over NCCL covers tensor parallelism only; update "
+    "from disk, or use {advice}",
+    SERVER_ARGS,
+)
+VERSION_UNKNOWN = _warning(
+    "EngineVersionUnknown",
+    "the SGLang version of image {image} cannot be told from its tag; {version} is assumed; set "
+    "engineVersion",
+    POLICY,
+)
+VERSION_OUTSIDE_ROLL = _warning(
+    "EngineVersionOutsideROLL",
+    "SGLang {version} is not one of the versions that ROLL supports ({versions}); ROLL's own "
+    "trainer refuses it",
+    "ROLL roll/third_party/sglang/__init__.py",
+)
+VERSION_MISMATCH = _warning(
+    "EngineVersionMismatch",
+    "engineVersion is {found} but image {image} says {version}; engineVersion is believed; "
+    "correct it, or remove it",
+    POLICY,
+)
+SYSTEM_ENV_REMOVED = _warning(
+    "SystemEnvRemoved",
+    "{key} is {found}, and is not passed on: {advice}",
+    ROLL_STRATEGY,
+)
+REPLICAS_ABOVE_CAPACITY = _warning(
+    "ReplicasAboveCapacity",
+    "replicas is {found} but device_mapping has room for {capacity} engines of "
+    "{per_worker} GPUs; {capacity} are run",
+    POLICY,
+)
+SEED_MISSING = _warning(
+    "GenerationDefaultsIgnored",
+    "{key} cannot be a default of the server; {advice}",
+    SERVER_ARGS,
+)
+
+
+def rows() -> Iterable[tuple[str, Row]]:
+    """All rows of the table with their names, in the order they stand here."""
+    return [(name, value) for name, value in globals().items() if isinstance(value, Row)]

@@ -1,0 +1,87 @@
+"""Every name, label, annotation and key that the operator writes or reads, built here only.
+
+The pool's name is part of the names of its children, so its length is bounded by theirs.
+"""
+
+from typing import NewType
+
+Uid = NewType("Uid", str)
+GroupName = NewType("GroupName", str)  # an engine's identity within its pool, e.g. "g0-1"
+
+GROUP = "sglang-operator.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "SGLangInference"
+PLURAL = "sglanginferences"
+CRD_NAME = f"{PLURAL}.{GROUP}"
+
+FIELD_MANAGER = "sglang-operator"
+STATUS_FIELD_MANAGER = "sglang-operator-status"
+MANAGED_BY = "sglang-operator"
+
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_POOL = f"{GROUP}/pool"
+LABEL_ENGINE = f"{GROUP}/engine"
+LABEL_REVISION = f"{GROUP}/revision"
+LABEL_NODE_RANK = f"{GROUP}/node-rank"
+
+ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
+ANNOTATION_DEVICES = f"{GROUP}/devices"
+ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
+
+CONDITION_WEIGHTS_SYNCED = f"{GROUP}/weights-synced"
+
+ENGINE_CONTAINER = "engine"
+ENGINE_PORT_NAME = "http"
+
+# A pod's name is also its host name, which ends at 63 characters (RFC 1123):
+# pool (40) + group (at most 16 with its dash) + attempt and node rank (7).
+MAX_POOL_NAME = 40
+MAX_GROUP_NAME = 15
+
+OWN_PREFIXES = (f"{GROUP}/",)
+OWN_LABELS = frozenset({LABEL_NAME, LABEL_INSTANCE, LABEL_COMPONENT, LABEL_MANAGED_BY})
+
+
+def pod_name(pool: str, group: GroupName, attempt: int, node_rank: int | None = None) -> str:
+    """The name of one engine pod; the attempt in it is what keeps two leaders from doubling it."""
+    name = f"{pool}-{group}-{attempt}"
+    return name if node_rank is None else f"{name}-{node_rank}"
+
+
+def service_name(pool: str) -> str:
+    """The Service that clients use: it holds only pods that are Ready."""
+    return pool
+
+
+def engines_service_name(pool: str) -> str:
+    """The headless Service that gives each engine pod a DNS name before it is Ready."""
+    return f"{pool}-engines"
+
+
+def registry_name(pool: str) -> str:
+    """The ConfigMap that tells a trainer where every engine is."""
+    return f"{pool}-engines"
+
+
+def disruption_budget_name(pool: str) -> str:
+    """The PodDisruptionBudget over the pool's engine pods."""
+    return f"{pool}-engines"
+
+
+def selector(pool: str) -> dict[str, str]:
+    """The labels that select a pool's engine pods and no other pods."""
+    return {LABEL_POOL: pool, LABEL_COMPONENT: "engine"}
+
+
+def selector_text(pool: str) -> str:
+    """The same selector as the string that the scale subresource and kubectl take."""
+    return ",".join(f"{key}={value}" for key, value in sorted(selector(pool).items()))
+
+
+def is_own_key(key: str) -> bool:
+    """Whether a label or annotation key belongs to the operator, so that users may not set it."""
+    return key in OWN_LABELS or key.startswith(OWN_PREFIXES)

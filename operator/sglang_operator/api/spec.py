@@ -1,0 +1,177 @@
+"""The pool as the user wrote it: typed, frozen, and nothing filled in from elsewhere.
+
+``parse`` turns the ``spec`` of an object into a :class:`PoolSpec`.  The API server has already
+checked the structure against the custom resource definition; what it could not check, or what
+was stored under an older definition, is refused here in the words of the table of errors.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from sglang_operator.api import errors
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A part of the spec in Kubernetes' spelling: camelCase in YAML, snake_case here."""
+
+
+class _RollSection(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the spec in ROLL's spelling, the same in YAML and here."""
+
+
+class PlacementMode(Enum):
+    COUNT = "Count"
+    SLOT = "Slot"
+    EXACT = "Exact"
+
+
+class WeightsGate(Enum):
+    AUTO = "Auto"
+    COMMITTED = "Committed"
+    VERSIONED = "Versioned"
+    OFF = "Off"
+
+
+class OnNodeLost(Enum):
+    REPLACE = "Replace"
+    WAIT = "Wait"
+
+
+class Generation(Enum):
+    PER_REQUEST = "PerRequest"
+    SERVER_DEFAULT = "ServerDefault"
+
+
+class StrategyArgs(_RollSection, frozen=True, kw_only=True):
+    """ROLL's ``strategy_args``; ``strategy_config`` holds SGLang's ServerArgs fields."""
+
+    strategy_name: str | None = None
+    strategy_config: dict[str, Any] | None = None
+
+
+class RouterReplay(_RollSection, frozen=True, kw_only=True):
+    """ROLL's ``router_replay``: ``disable``, ``R2`` or ``R3``."""
+
+    mode: str = "disable"
+
+
+class Placement(_Section, frozen=True, kw_only=True):
+    mode: PlacementMode = PlacementMode.COUNT
+    resource_name: str = "nvidia.com/gpu"
+
+
+class Weights(_Section, frozen=True, kw_only=True):
+    gate: WeightsGate = WeightsGate.AUTO
+
+
+class Rollout(_Section, frozen=True, kw_only=True):
+    max_unavailable: int = 1
+    max_surge: int = 0
+    partition: int = 0
+    paused: bool = False
+
+
+class Restart(_Section, frozen=True, kw_only=True):
+    """How a lost engine comes back; all times in seconds."""
+
+    on_node_lost: OnNodeLost = OnNodeLost.REPLACE
+    node_lost_seconds: int = 10
+    backoff_seconds: int = 10
+    max_backoff_seconds: int = 300
+    reset_seconds: int = 600
+
+
+class Drain(_Section, frozen=True, kw_only=True):
+    grace_period_seconds: int = 60
+
+
+class Startup(_Section, frozen=True, kw_only=True):
+    timeout_seconds: int = 1800
+
+
+class Network(_Section, frozen=True, kw_only=True):
+    port: int = 30000
+    headless_service: bool = False
+    rdma: bool = False
+
+
+class SecretKey(_Section, frozen=True, kw_only=True):
+    name: str
+    key: str
+
+
+class Security(_Section, frozen=True, kw_only=True):
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    fs_group: int | None = None
+    run_as_non_root: bool | None = None
+    api_key: SecretKey | None = None
+    admin_api_key: SecretKey | None = None
+
+
+class Scheduling(_Section, frozen=True, kw_only=True):
+    scheduler_name: str | None = None
+    priority_class_name: str | None = None
+
+
+class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a user can say about a pool, with the defaults of this API version."""
+
+    # ROLL's own, verbatim
+    model_args: dict[str, Any] = {}
+    generating_args: dict[str, Any] = {}
+    strategy_args: StrategyArgs = StrategyArgs()
+    num_gpus_per_worker: int = 1
+    num_gpus_per_node: int = 8
+    device_mapping: Any = None  # a string; what else it may be is said in ROLL's words
+    infer_batch_size: Any = None
+    system_envs: dict[str, Any] = {}
+    router_replay: RouterReplay = RouterReplay()
+    seed: int = 42
+
+    # Kubernetes' own
+    image: str | None = None
+    engine_version: str | None = msgspec.field(name="engineVersion", default=None)
+    replicas: int | None = None
+    suspend: bool = False
+    extra_args: list[str] = msgspec.field(name="extraArgs", default_factory=list)
+    generation: Generation = Generation.PER_REQUEST
+    placement: Placement = Placement()
+    weights: Weights = Weights()
+    rollout: Rollout = Rollout()
+    restart: Restart = Restart()
+    drain: Drain = Drain()
+    startup: Startup = Startup()
+    network: Network = Network()
+    security: Security = Security()
+    scheduling: Scheduling = Scheduling()
+    router: dict[str, Any] | None = None
+    pod_template: dict[str, Any] = msgspec.field(name="podTemplate", default_factory=dict)
+
+
+FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(PoolSpec))
+
+
+def ignored_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of the object that are accepted and kept, and mean nothing to an engine."""
+    return tuple(
+        sorted(key for key, value in spec.items() if key not in FIELDS and value is not None)
+    )
+
+
+def parse(spec: Mapping[str, Any]) -> PoolSpec:
+    """The spec as types; a null counts as absent, as it does in ROLL.
+
+    Raises :class:`errors.InvalidError` with the first field whose type does not fit.
+    """
+    present = {key: value for key, value in spec.items() if value is not None}
+    try:
+        return msgspec.convert(present, PoolSpec)
+    except msgspec.ValidationError as error:
+        detail, _, path = str(error).partition(" - at ")
+        field = path.strip("`").removeprefix("$").removeprefix(".")
+        problem = errors.FIELD_TYPE(f"spec.{field}", detail=detail.replace("`", ""), field=field)
+        raise errors.InvalidError(problem) from error

@@ -1,0 +1,37 @@
+"""What the operator tells about a pool that is valid: the messages of conditions and Events.
+
+Errors and warnings about the spec stand in ``errors``; nothing else words a message.
+"""
+
+READY = "{up}/{desired} engines of {gpus} GPUs are up; a trainer can attach"
+READY_EMPTY = "replicas is 0: there is nothing to run"
+ENGINES_UP = "{up}/{desired} engines are up"
+CREATING = "{up}/{desired} engines are up; {created} pods exist"
+STARTING = "{up}/{desired} engines are up; {starting} load their model or warm up"
+SCALING = "{obsolete} pods of engines that are no longer wanted are on their way out"
+ROLLING = "{updated}/{desired} engines run revision {revision}; at most {budget} are away at a time"
+ROLLING_PAUSED = "the rollout is paused with {updated}/{desired} engines on revision {revision}"
+FAILING = "{count} engines wait to be started again after {reason}: {message}"
+FAILING_UNKNOWN = "{count} engines wait to be started again"
+NODE_LOST = "{count} engines wait for their lost nodes ({nodes}); restart.onNodeLost is Wait"
+DEVICES_PENDING = "{count} engines wait for a node with {gpus} free {resource}: {message}"
+DEVICES_COUNTED = (
+    "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
+    "places"
+)
+SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
+GATE_OFF = "engines load their weights themselves; nothing keeps requests away"
+SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"
+WAITING_FOR_TRAINER = (
+    "{synced}/{desired} engines hold weights that a trainer committed; the others started with "
+    "random weights and get no requests until then"
+)
+NAME_CONFLICT = (
+    "{kind} {name} exists and does not belong to this pool; it is left as it is: delete or rename "
+    "it, or give the pool another name"
+)
+QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
+POD_REJECTED = "the API server refuses pod {name}: {message}; correct the cause, tried again {when}"
+API_ERROR = "the API server could not be asked: {message}; tried again {when}"
+TRY_AGAIN = "every {seconds} s at most"
+EVENT_READY = "{up}/{desired} engines are up"

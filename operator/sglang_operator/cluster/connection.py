@@ -1,0 +1,57 @@
+"""Where the API server is and how to prove who we are.
+
+Reading kubeconfig files and in-cluster credentials, exec plugins and token refresh included, is
+the official client's work; the connection itself is ours.
+"""
+
+import ssl
+from pathlib import Path
+
+from kubernetes import client, config
+
+
+class Connection:
+    """One cluster and one identity.  ``authorization`` is asked for each request."""
+
+    def __init__(self, configuration: "client.Configuration") -> None:
+        self._configuration = configuration
+        self.server: str = configuration.host.rstrip("/")
+        self.ca_file: str | None = configuration.ssl_ca_cert
+        self.cert_file: str | None = configuration.cert_file
+        self.key_file: str | None = configuration.key_file
+        self.verify: bool = configuration.verify_ssl is not False
+
+    def authorization(self) -> str | None:
+        """The Authorization header, refreshed when it is about to expire; None without one."""
+        value = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
+        return str(value) if value else None
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """TLS as the configuration asks for it."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.cert_file:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+
+def load(kubeconfig: Path | None = None, context: str | None = None) -> Connection:
+    """In-cluster credentials where there are any and no kubeconfig is named, else a kubeconfig.
+
+    Raises ``kubernetes.config.ConfigException`` if there is neither.
+    """
+    configuration = client.Configuration()
+    if kubeconfig is None and context is None:
+        try:
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            return Connection(configuration)
+        except config.ConfigException:
+            pass  # not inside a pod
+    config.load_kube_config(  # type: ignore[no-untyped-call]
+        config_file=str(kubeconfig) if kubeconfig else None,
+        context=context,
+        client_configuration=configuration,
+    )
+    return Connection(configuration)

@@ -1,0 +1,340 @@
+"""Actions → API calls → outcomes.  Decides nothing; learns what the server said.
+
+Ambiguity is harmless here: a create that may or may not have happened is found again under its
+name, a delete carries the UID and version it means (``runtime.md`` A8.2, A8.3).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import orjson
+
+from sglang_operator import actions
+from sglang_operator.api import names
+from sglang_operator.cluster import paths, stores, wire
+from sglang_operator.cluster.client import (
+    APPLY_PATCH,
+    JSON,
+    ApiClient,
+    ApiError,
+    ApiUnreachableError,
+)
+from sglang_operator.cluster.window import Window
+
+# Creates of one pool begin with one request and widen with each success, so that a quota or an
+# admission policy that refuses them costs one request, not a thousand.
+MOST_WORKERS = 48
+
+_pod_decoder = msgspec.json.Decoder(wire.Pod)
+_child_decoder = msgspec.json.Decoder(wire.Child)
+_pool_decoder = msgspec.json.Decoder(wire.CustomResource)
+
+
+@dataclass
+class Outcome:
+    """What came of a batch of actions."""
+
+    created: int = 0
+    deleted: int = 0
+    done: bool = True  # nothing was left for the next pass
+    quota: ApiError | None = None
+    rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
+    conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects
+    failed: Exception | None = None  # the server is overloaded or away
+
+    @property
+    def stop(self) -> bool:
+        """Whether more creates of this pool would meet the same end."""
+        return bool(self.quota or self.rejected or self.failed)
+
+
+class Executor:
+    """Performs actions for one identity.  ``allowed`` is asked before each write."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        pods: stores.PodStore,
+        children: Mapping[str, stores.ChildStore],
+        pools: stores.PoolStore,
+        *,
+        allowed: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._client = client
+        self._pods = pods
+        self._children = children
+        self._pools = pools
+        self._allowed = allowed
+        self.window = Window()
+
+    # --- pods
+
+    async def pods(
+        self,
+        key: stores.PoolKey,
+        owner: names.Uid,
+        batch: Sequence[actions.PodAction],
+        *,
+        confirm: Callable[[], Awaitable[bool]] | None,
+        deadline: float,
+    ) -> Outcome:
+        """Perform deletes and creates until done, refused, or ``deadline`` (monotonic).
+
+        ``confirm`` asks whether the pool really is still there; only one create goes out before
+        it has answered yes.
+        """
+        outcome = Outcome()
+        queue = iter(batch)
+        confirmed = asyncio.create_task(_confirmed(confirm))
+        workers: set[asyncio.Task[None]] = set()
+
+        async def work() -> None:
+            for action in queue:
+                if outcome.stop and isinstance(action, actions.CreatePod):
+                    outcome.done = False
+                    return
+                if time.monotonic() > deadline or not self._allowed():
+                    outcome.done = False
+                    return
+                await self._pod(key, owner, action, outcome)
+                if not await confirmed:
+                    outcome.done = False
+                    return
+                if len(workers) < min(MOST_WORKERS, self.window.size, len(batch)):
+                    workers.add(asyncio.create_task(work()))
+
+        workers.add(asyncio.create_task(work()))
+        try:
+            while pending := [task for task in workers if not task.done()]:
+                await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in workers:
+                task.result()
+        finally:
+            confirmed.cancel()
+            for task in workers:
+                task.cancel()
+        return outcome
+
+    async def _pod(
+        self,
+        key: stores.PoolKey,
+        owner: names.Uid,
+        action: actions.PodAction,
+        outcome: Outcome,
+    ) -> None:
+        try:
+            if isinstance(action, actions.CreatePod):
+                await self._create_pod(key, owner, action, outcome)
+            else:
+                await self._delete_pod(key, action, outcome)
+        except ApiUnreachableError as error:
+            self.window.congested(None)
+            outcome.failed = error
+            outcome.done = False
+
+    async def _create_pod(
+        self,
+        key: stores.PoolKey,
+        owner: names.Uid,
+        action: actions.CreatePod,
+        outcome: Outcome,
+    ) -> None:
+        path = paths.pods(key.namespace)
+        try:
+            async with self.window.slot():
+                answer = await self._client.request("POST", path, body=orjson.dumps(action.body))
+            self.window.succeeded()
+        except ApiError as error:
+            if error.already_exists:
+                await self._meet(key, owner, action.name, outcome)
+            else:
+                self._refused(action.name, error, outcome)
+            return
+        outcome.created += 1
+        self._pods.put(_pod_decoder.decode(answer))
+
+    async def _meet(
+        self, key: stores.PoolKey, owner: names.Uid, name: str, outcome: Outcome
+    ) -> None:
+        """A pod of that name exists: it is ours and we had not seen it, or it is foreign."""
+        try:
+            answer = await self._client.request("GET", paths.pod(key.namespace, name))
+        except ApiError as error:
+            if error.status != 404:
+                self._refused(name, error, outcome)
+            outcome.done = False  # it went away meanwhile: plan again
+            return
+        pod = _pod_decoder.decode(answer)
+        controller = pod.metadata.controller
+        if controller is not None and controller.uid == owner:
+            self._pods.put(pod)
+            return
+        if controller is not None and (controller.kind, controller.name) == (names.KIND, key.name):
+            # Left from an earlier pool of this name; it is about to be collected.
+            self._pods.put(pod)
+            outcome.done = False
+            return
+        outcome.conflicts.append(("Pod", name))
+
+    def _refused(self, name: str, error: ApiError, outcome: Outcome) -> None:
+        outcome.done = False
+        if error.congested:
+            self.window.congested(error.retry_after)
+            outcome.failed = error
+        elif error.quota:
+            outcome.quota = error
+        elif error.rejected:
+            outcome.rejected.append((name, error))
+        else:
+            outcome.failed = error
+
+    async def _delete_pod(
+        self, key: stores.PoolKey, action: actions.DeletePod, outcome: Outcome
+    ) -> None:
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "gracePeriodSeconds": action.grace_seconds,
+            "preconditions": {
+                "uid": action.uid,
+                "resourceVersion": str(action.resource_version),
+            },
+        }
+        try:
+            async with self.window.slot():
+                answer = await self._client.request(
+                    "DELETE", paths.pod(key.namespace, action.name), body=orjson.dumps(body)
+                )
+            self.window.succeeded()
+        except ApiError as error:
+            if error.status == 404:
+                return
+            outcome.done = False
+            if error.congested:
+                self.window.congested(error.retry_after)
+            if error.status != 409:  # changed meanwhile: what we saw is old, plan again
+                outcome.failed = error
+            return
+        outcome.deleted += 1
+        pod = _pod_decoder.decode(answer)
+        if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
+            self._pods.put(pod)
+
+    # --- other children
+
+    async def children(
+        self, key: stores.PoolKey, owner: names.Uid, batch: Iterable[actions.ChildAction]
+    ) -> Outcome:
+        """Create, update and delete the children that are not pods, one after another."""
+        outcome = Outcome()
+        for action in batch:
+            if not self._allowed():
+                outcome.done = False
+                break
+            try:
+                await self._child(key, owner, action, outcome)
+            except ApiUnreachableError as error:
+                outcome.failed = error
+            except ApiError as error:
+                if error.status not in (404, 409):
+                    outcome.failed = error
+            outcome.done = outcome.done and outcome.failed is None
+        return outcome
+
+    async def _child(
+        self,
+        key: stores.PoolKey,
+        owner: names.Uid,
+        action: actions.ChildAction,
+        outcome: Outcome,
+    ) -> None:
+        store = self._children[action.kind]
+        path = paths.child(action.kind, key.namespace, action.name)
+        params = {"fieldManager": names.FIELD_MANAGER}
+        if isinstance(action, actions.DeleteChild):
+            options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
+            await self._send("DELETE", path, options, JSON, {})
+            return
+        if isinstance(action, actions.UpdateChild):
+            # The UID makes it an update of this very object, never a take-over of another.
+            metadata = {**action.body["metadata"], "uid": action.uid}
+            body = {**action.body, "metadata": metadata}
+            answer = await self._send("PATCH", path, body, APPLY_PATCH, {**params, "force": "true"})
+            store.put(_child_decoder.decode(answer))
+            return
+        try:
+            collection = paths.children(action.kind, key.namespace)
+            answer = await self._send("POST", collection, action.body, JSON, params)
+        except ApiError as error:
+            if not error.already_exists:
+                raise
+            answer = await self._client.request("GET", path)
+            controller = _child_decoder.decode(answer).metadata.controller
+            if controller is None or controller.uid != owner:
+                outcome.conflicts.append((action.kind, action.name))
+                return
+        store.put(_child_decoder.decode(answer))
+
+    # --- the pool itself
+
+    async def status(
+        self, key: stores.PoolKey, owner: names.Uid, status: Mapping[str, Any]
+    ) -> None:
+        """Write the whole status of exactly this pool.
+
+        Raises :class:`ApiError`, :class:`ApiUnreachableError`.
+        """
+        if not self._allowed():
+            return
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": owner},
+            "status": status,
+        }
+        answer = await self._send(
+            "PATCH",
+            paths.pool(key.namespace, key.name) + "/status",
+            body,
+            APPLY_PATCH,
+            {"fieldManager": names.STATUS_FIELD_MANAGER, "force": "true"},
+        )
+        self._pools.put(_pool_decoder.decode(answer))
+
+    async def confirm_pool(self, key: stores.PoolKey, owner: names.Uid) -> bool:
+        """Whether the pool exists at this moment, by a quorum read, and is not being deleted."""
+        try:
+            answer = await self._client.request("GET", paths.pool(key.namespace, key.name))
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        metadata = _pool_decoder.decode(answer).metadata
+        return metadata.uid == owner and metadata.deletion_timestamp is None
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        content_type: str,
+        params: Mapping[str, str],
+    ) -> bytes:
+        async with self.window.slot():
+            return await self._client.request(
+                method, path, body=orjson.dumps(body), content_type=content_type, params=params
+            )
+
+
+async def _confirmed(confirm: Callable[[], Awaitable[bool]] | None) -> bool:
+    """The answer of ``confirm``; no answer counts as a no, and the pass is tried again."""
+    if confirm is None:
+        return True
+    try:
+        return await confirm()
+    except (ApiError, ApiUnreachableError):
+        return False

@@ -1,0 +1,226 @@
+"""An informer: a kind's objects as the API server has them, kept current by LIST and WATCH.
+
+The rules (``runtime.md`` A8.5): the list is a quorum read, paged; what vanished between two lists
+is deleted from the store; the watch goes on from the last version seen, bookmarks included; a 410
+in any form lists again; everything else backs off and tries on; nothing ends the process.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError
+from sglang_operator.cluster.wire import Meta
+
+PAGE = 500
+MAX_LINE = 32 * 1024 * 1024
+# Bookmarks come every minute: a stream that is silent for longer is dead.
+IDLE_SECONDS = 75.0
+WATCH_SECONDS = (300, 600)
+BACKOFF_SECONDS = (0.1, 30.0)
+# A stream that only ever fails from one version on is not going to get better from there.
+FAILURES_BEFORE_RELIST = 5
+
+log = logging.getLogger(__name__)
+
+
+class Record(Protocol):
+    """What every decoded object has."""
+
+    @property
+    def metadata(self) -> Meta: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Sink(Protocol[R]):
+    """Where an informer puts what it learns."""
+
+    def replace(self, scope: str, records: list[R], version: int) -> None:
+        """These are all objects of the scope; others in it are gone unless newer."""
+
+    def put(self, record: R) -> None:
+        """This object is there, in this state."""
+
+    def drop(self, record: R) -> None:
+        """This object is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """What to list and watch.  ``path`` is that of the collection."""
+
+    path: str
+    scope: str  # the namespace, or "" for all
+    selector: str = ""
+    name: str = ""  # for logs and probes
+
+    @property
+    def params(self) -> dict[str, str]:
+        return {"labelSelector": self.selector} if self.selector else {}
+
+
+class _ListMeta(msgspec.Struct):
+    resourceVersion: str = "0"  # the wire's name
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class _List(msgspec.Struct, Generic[R]):
+    metadata: _ListMeta
+    items: list[R] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _ErrorObject(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+class _BookmarkObject(msgspec.Struct):
+    metadata: Meta
+
+
+class ExpiredError(Exception):
+    """The version to go on from is too old: list again."""
+
+
+@dataclass
+class Informer(Generic[R]):
+    """One stream.  ``run`` never returns; ``synced`` is set after the first list."""
+
+    client: ApiClient
+    resource: Resource
+    kind: type[R]
+    sink: Sink[R]
+    on_forbidden: Callable[[ApiError], None] | None = None
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
+    last_heard: float = 0.0  # monotonic
+    lists: int = 0
+
+    def __post_init__(self) -> None:
+        self._version = ""
+        self._object = msgspec.json.Decoder(self.kind)
+        self._event = msgspec.json.Decoder(_Event)
+        self._list = msgspec.json.Decoder(_List[self.kind])  # type: ignore[name-defined]
+
+    def age(self) -> float:
+        """Seconds since anything was heard from the API server on this stream."""
+        return time.monotonic() - self.last_heard
+
+    async def run(self) -> None:
+        """List, watch, and begin again, for ever."""
+        backoff, failures = BACKOFF_SECONDS[0], 0
+        while True:
+            try:
+                if not self._version:
+                    await self._relist()
+                await self._watch()
+                backoff, failures = BACKOFF_SECONDS[0], 0
+                continue  # the server ended the watch in good order
+            except ExpiredError:
+                log.info("%s: version expired, listing again", self.resource.name)
+                self._version = ""
+                failures = 0
+            except ApiError as error:
+                log.warning("%s: %s", self.resource.name, error)
+                if error.status == 403 and self.on_forbidden is not None:
+                    self.on_forbidden(error)
+                backoff = max(backoff, error.retry_after or 0.0)
+                failures += 1
+            except (ApiUnreachableError, msgspec.DecodeError, ValueError) as error:
+                log.warning("%s: %s", self.resource.name, error)
+                failures += 1
+            if failures >= FAILURES_BEFORE_RELIST:
+                self._version, failures = "", 0
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+            backoff = min(backoff * 2, BACKOFF_SECONDS[1])
+
+    async def _relist(self) -> None:
+        records: list[R] = []
+        params = {**self.resource.params, "limit": str(PAGE)}
+        while True:
+            try:
+                page = self._list.decode(
+                    await self.client.request("GET", self.resource.path, params=params)
+                )
+            except ApiError as error:
+                if error.status == 410:
+                    raise ExpiredError from error
+                raise
+            records += page.items or []
+            if not page.metadata.continue_:
+                break
+            params["continue"] = page.metadata.continue_
+        self._version = page.metadata.resourceVersion
+        self.lists += 1
+        self._heard()
+        self.sink.replace(self.resource.scope, records, int(self._version))
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        params: Mapping[str, str] = {
+            **self.resource.params,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),
+        }
+        try:
+            async with self.client.stream(self.resource.path, params, idle=IDLE_SECONDS) as chunks:
+                async for line in _lines(chunks):
+                    self._heard()
+                    self._handle(line)
+        except ApiError as error:
+            if error.status == 410:
+                raise ExpiredError from error
+            raise
+
+    def _handle(self, line: bytes) -> None:
+        event = self._event.decode(line)
+        if event.type == "BOOKMARK":
+            bookmark = msgspec.json.decode(event.object, type=_BookmarkObject)
+            self._version = bookmark.metadata.resource_version
+            return
+        if event.type == "ERROR":
+            failure = msgspec.json.decode(event.object, type=_ErrorObject)
+            if failure.code == 410:
+                raise ExpiredError
+            raise ApiError(failure.code, "WatchError", failure.message, None)
+        record = self._object.decode(event.object)
+        if event.type == "DELETED":
+            self.sink.drop(record)
+        else:
+            self.sink.put(record)
+        self._version = record.metadata.resource_version
+
+    def _heard(self) -> None:
+        self.last_heard = time.monotonic()
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Whole lines of a stream, of any length up to a bound; an unfinished last one is left out."""
+    buffer = bytearray()
+    async for chunk in chunks:
+        if b"\n" not in chunk:
+            buffer += chunk
+            if len(buffer) > MAX_LINE:
+                raise ValueError(f"a watch event of more than {MAX_LINE} bytes")
+            continue
+        *whole, rest = chunk.split(b"\n")
+        if buffer:
+            whole[0] = bytes(buffer) + whole[0]
+        for line in whole:
+            if line:
+                yield line
+        buffer = bytearray(rest)

@@ -1,0 +1,46 @@
+"""The API server's paths for every kind the operator touches."""
+
+from sglang_operator.api import names
+
+_CHILDREN = {
+    "Service": ("/api/v1", "services"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+}
+CHILD_KINDS = tuple(_CHILDREN)
+NODES = "/api/v1/nodes"
+EVENTS_GROUP = "/apis/events.k8s.io/v1"
+
+
+def _collection(group: str, plural: str, namespace: str) -> str:
+    """A collection in one namespace, or in all of them if the namespace is empty."""
+    return f"{group}/namespaces/{namespace}/{plural}" if namespace else f"{group}/{plural}"
+
+
+def pods(namespace: str) -> str:
+    return _collection("/api/v1", "pods", namespace)
+
+
+def pod(namespace: str, name: str) -> str:
+    return f"{pods(namespace)}/{name}"
+
+
+def pools(namespace: str) -> str:
+    return _collection(f"/apis/{names.API_VERSION}", names.PLURAL, namespace)
+
+
+def pool(namespace: str, name: str) -> str:
+    return f"{pools(namespace)}/{name}"
+
+
+def children(kind: str, namespace: str) -> str:
+    group, plural = _CHILDREN[kind]
+    return _collection(group, plural, namespace)
+
+
+def child(kind: str, namespace: str, name: str) -> str:
+    return f"{children(kind, namespace)}/{name}"
+
+
+def events(namespace: str) -> str:
+    return _collection(EVENTS_GROUP, "events", namespace)

@@ -1,0 +1,270 @@
+"""What the informers know, indexed the way a pass asks for it.
+
+A store also takes what our own writes returned (``put`` of the answer's object), so that the next
+pass does not wait for the watch: an older version of an object never overwrites a newer one.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sglang_operator.api import names
+from sglang_operator.cluster import wire
+from sglang_operator.planner.observed import ObservedChild, ObservedNode, ObservedPod
+
+# Objects seen to be gone, so that a late answer of our own write does not bring them back.
+TOMBSTONES = 10_000
+
+
+class PoolKey(NamedTuple):
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+Wake = Callable[[PoolKey, bool], None]  # the pool, and whether it is urgent
+
+
+class _Tombstones:
+    def __init__(self) -> None:
+        self._uids: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, uid: str) -> None:
+        self._uids[uid] = None
+        if len(self._uids) > TOMBSTONES:
+            self._uids.popitem(last=False)
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._uids
+
+
+class PoolStore:
+    """The pools, by namespace and name."""
+
+    def __init__(self, wake: Wake) -> None:
+        self._wake = wake
+        self._pools: dict[PoolKey, wire.CustomResource] = {}
+
+    def get(self, key: PoolKey) -> wire.CustomResource | None:
+        return self._pools.get(key)
+
+    def known(self) -> list[PoolKey]:
+        """The keys of all pools."""
+        return list(self._pools)
+
+    def replace(self, scope: str, records: list[wire.CustomResource], version: int) -> None:
+        listed = {_key(record.metadata) for record in records}
+        for key, known in list(self._pools.items()):
+            missing = _in_scope(key.namespace, scope) and key not in listed
+            if missing and known.metadata.version <= version:
+                self.drop(known)
+        for record in records:
+            self.put(record)
+
+    def put(self, record: wire.CustomResource) -> None:
+        key = _key(record.metadata)
+        known = self._pools.get(key)
+        if known and known.metadata.version >= record.metadata.version:
+            return
+        self._pools[key] = record
+        same_spec = (
+            known is not None
+            and known.metadata.uid == record.metadata.uid
+            and known.metadata.generation == record.metadata.generation
+            and known.metadata.deletion_timestamp == record.metadata.deletion_timestamp
+        )
+        self._wake(key, not same_spec)
+
+    def drop(self, record: wire.CustomResource) -> None:
+        key = _key(record.metadata)
+        known = self._pools.get(key)
+        if known and known.metadata.uid == record.metadata.uid:
+            del self._pools[key]
+            self._wake(key, True)
+
+
+@dataclass(frozen=True, slots=True)
+class PodEntry:
+    """A pod and whose it is."""
+
+    pod: ObservedPod
+    pool: PoolKey
+    owner: names.Uid
+
+
+class PodStore:
+    """Pods that are controlled by some pool, by pool."""
+
+    def __init__(self, wake: Wake) -> None:
+        self._wake = wake
+        self._entries: dict[str, PodEntry] = {}
+        self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
+        self._gone = _Tombstones()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def of(self, key: PoolKey) -> Iterator[PodEntry]:
+        """All pods of pools of this name, whichever UID the pool had."""
+        return iter(self._by_pool.get(key, {}).values())
+
+    def pools_on(self, node: str) -> set[PoolKey]:
+        """The pools that have a pod on this node."""
+        return {entry.pool for entry in self._entries.values() if entry.pod.node == node}
+
+    def replace(self, scope: str, records: list[wire.Pod], version: int) -> None:
+        listed = {record.metadata.uid for record in records}
+        for uid, entry in list(self._entries.items()):
+            missing = _in_scope(entry.pool.namespace, scope) and uid not in listed
+            if missing and entry.pod.resource_version <= version:
+                self._forget(uid)
+        for record in records:
+            self.put(record)
+
+    def put(self, record: wire.Pod) -> None:
+        uid = record.metadata.uid
+        if uid in self._gone:
+            return
+        known = self._entries.get(uid)
+        if known and known.pod.resource_version >= record.metadata.version:
+            return
+        entry = _pod_entry(record)
+        if entry is None:
+            if known:
+                self._forget(uid)  # its owner let go of it
+            return
+        self._entries[uid] = entry
+        self._by_pool[entry.pool][uid] = entry
+        self._wake(entry.pool, known is None or _worsened(known.pod, entry.pod))
+
+    def drop(self, record: wire.Pod) -> None:
+        self._gone.add(record.metadata.uid)
+        self._forget(record.metadata.uid)
+
+    def _forget(self, uid: str) -> None:
+        entry = self._entries.pop(uid, None)
+        if entry is None:
+            return
+        pods = self._by_pool[entry.pool]
+        del pods[uid]
+        if not pods:
+            del self._by_pool[entry.pool]
+        self._wake(entry.pool, True)
+
+
+def _pod_entry(record: wire.Pod) -> PodEntry | None:
+    """The pod with its pool; None if no pool controls it, whatever its labels say."""
+    controller = record.metadata.controller
+    if controller is None or controller.kind != names.KIND:
+        return None
+    return PodEntry(
+        pod=wire.observed_pod(record),
+        pool=PoolKey(record.metadata.namespace, controller.name),
+        owner=names.Uid(controller.uid),
+    )
+
+
+def _worsened(before: ObservedPod, after: ObservedPod) -> bool:
+    """Whether something happened that should not wait to be answered."""
+    return (
+        (after.deleting and not before.deleting)
+        or (after.ended and not before.ended)
+        or bool(after.disruption and not before.disruption)
+        or (before.containers_ready and not after.containers_ready)
+    )
+
+
+class ChildStore:
+    """Services, ConfigMaps and PodDisruptionBudgets that carry the operator's labels."""
+
+    def __init__(self, kind: str, wake: Wake) -> None:
+        self.kind = kind
+        self._wake = wake
+        self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
+        self._by_pool: defaultdict[PoolKey, set[tuple[str, str]]] = defaultdict(set)
+
+    def of(self, key: PoolKey) -> Iterator[tuple[str, ObservedChild]]:
+        """Name and object of each child of this kind under the pool's label."""
+        for child in self._by_pool.get(key, ()):
+            yield child[1], self._children[child][0]
+
+    def replace(self, scope: str, records: list[wire.Child], version: int) -> None:
+        listed = {(r.metadata.namespace, r.metadata.name) for r in records}
+        for key, (_, known, _pool) in list(self._children.items()):
+            if _in_scope(key[0], scope) and key not in listed and known <= version:
+                self._forget(key)
+        for record in records:
+            self.put(record)
+
+    def put(self, record: wire.Child) -> None:
+        key = (record.metadata.namespace, record.metadata.name)
+        pool = PoolKey(key[0], record.metadata.labels.get(names.LABEL_POOL, ""))
+        known = self._children.get(key)
+        if known and known[1] >= record.metadata.version:
+            return
+        if known and known[2] != pool:
+            self._forget(key)
+        self._children[key] = (wire.observed_child(record), record.metadata.version, pool)
+        self._by_pool[pool].add(key)
+        self._wake(pool, False)
+
+    def drop(self, record: wire.Child) -> None:
+        key = (record.metadata.namespace, record.metadata.name)
+        known = self._children.get(key)
+        if known and known[0].uid == record.metadata.uid:
+            self._forget(key)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        _, _, pool = self._children.pop(key)
+        self._by_pool[pool].discard(key)
+        if not self._by_pool[pool]:
+            del self._by_pool[pool]
+        self._wake(pool, False)
+
+
+class NodeStore:
+    """Nodes by name; one that was deleted stays as gone until it is seen again."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self.nodes: dict[str, ObservedNode] = {}
+        self._versions: dict[str, int] = {}
+
+    def replace(self, scope: str, records: list[wire.Node], version: int) -> None:
+        listed = {record.metadata.name for record in records}
+        for name in list(self.nodes):
+            if name not in listed:
+                self._lose(name)
+        for record in records:
+            self.put(record)
+
+    def put(self, record: wire.Node) -> None:
+        name = record.metadata.name
+        known = self.nodes.get(name)
+        if known and not known.gone and self._versions[name] >= record.metadata.version:
+            return
+        node = wire.observed_node(record)
+        self.nodes[name] = node
+        self._versions[name] = record.metadata.version
+        if known != node:
+            self._changed(name)
+
+    def drop(self, record: wire.Node) -> None:
+        self._lose(record.metadata.name)
+
+    def _lose(self, name: str) -> None:
+        known = self.nodes.get(name)
+        if known is None or not known.gone:
+            self.nodes[name] = ObservedNode(name=name, ready=False, gone=True)
+            self._changed(name)
+
+
+def _key(meta: wire.Meta) -> PoolKey:
+    return PoolKey(meta.namespace, meta.name)
+
+
+def _in_scope(namespace: str, scope: str) -> bool:
+    return not scope or namespace == scope

@@ -1,0 +1,239 @@
+"""Objects as the API server sends them, reduced to what is used, and turned into what was seen.
+
+Decoding goes straight from bytes into these structs: unknown fields are skipped, never built
+(``runtime.md`` A3: 5 µs instead of 20 for a pod, a fortieth of the memory).
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from sglang_operator.api import names
+from sglang_operator.planner.observed import (
+    ObservedChild,
+    ObservedNode,
+    ObservedPod,
+    Termination,
+)
+
+
+class OwnerReference(msgspec.Struct, frozen=True):
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool = False
+
+
+class Meta(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = "0"
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    owner_references: list[OwnerReference] = []
+
+    @property
+    def version(self) -> int:
+        """Resource versions are ordered integers (Kubernetes KEP-5504)."""
+        return int(self.resource_version)
+
+    @property
+    def controller(self) -> OwnerReference | None:
+        return next((owner for owner in self.owner_references if owner.controller), None)
+
+
+class Condition(msgspec.Struct, frozen=True, rename="camel"):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_transition_time: datetime | None = None
+
+
+class Terminated(msgspec.Struct, frozen=True, rename="camel"):
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    finished_at: datetime | None = None
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(msgspec.Struct, frozen=True):
+    terminated: Terminated | None = None
+    waiting: Waiting | None = None
+
+
+class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    restart_count: int = 0
+    container_id: str = msgspec.field(name="containerID", default="")
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+
+
+class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
+    node_name: str = ""
+
+
+class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    pod_ip: str = msgspec.field(name="podIP", default="")
+    conditions: list[Condition] = []
+    container_statuses: list[ContainerStatus] = []
+
+
+class Pod(msgspec.Struct, frozen=True):
+    metadata: Meta
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class Taint(msgspec.Struct, frozen=True):
+    key: str = ""
+    effect: str = ""
+
+
+class NodeSpec(msgspec.Struct, frozen=True):
+    taints: list[Taint] = []
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    conditions: list[Condition] = []
+
+
+class Node(msgspec.Struct, frozen=True):
+    metadata: Meta
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class CustomResource(msgspec.Struct, frozen=True):
+    metadata: Meta
+    spec: dict[str, Any] = {}
+    status: dict[str, Any] = {}
+
+
+class Child(msgspec.Struct, frozen=True):
+    """A Service, ConfigMap or PodDisruptionBudget: what is compared with the desired one."""
+
+    metadata: Meta
+    spec: dict[str, Any] | None = None
+    data: dict[str, str] | None = None
+
+
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+
+
+def seconds(time: datetime | None) -> float:
+    """Seconds since the epoch; 0 if there is no time."""
+    return time.timestamp() if time else 0.0
+
+
+def observed_pod(pod: Pod) -> ObservedPod:
+    """What the planner sees of an engine pod."""
+    meta, status = pod.metadata, pod.status
+    conditions = {condition.type: condition for condition in status.conditions}
+    engine = next(
+        (c for c in status.container_statuses if c.name == names.ENGINE_CONTAINER),
+        ContainerStatus(),
+    )
+    waiting = engine.state.waiting or Waiting()
+    scheduled = conditions.get("PodScheduled", Condition())
+    disruption = conditions.get("DisruptionTarget", Condition())
+    return ObservedPod(
+        name=meta.name,
+        uid=names.Uid(meta.uid),
+        resource_version=meta.version,
+        group=names.GroupName(meta.labels.get(names.LABEL_ENGINE, "")),
+        attempt=_integer(meta.annotations.get(names.ANNOTATION_ATTEMPT)),
+        revision=meta.labels.get(names.LABEL_REVISION, ""),
+        devices=_integers(meta.annotations.get(names.ANNOTATION_DEVICES, "")),
+        failures=_integer(meta.annotations.get(names.ANNOTATION_FAILURES)),
+        node=pod.spec.node_name,
+        phase=status.phase,
+        reason=status.reason,
+        message=status.message,
+        created=seconds(meta.creation_timestamp),
+        deleting=meta.deletion_timestamp is not None,
+        containers_ready=_true(conditions, "ContainersReady"),
+        ready=_true(conditions, "Ready"),
+        gate_open=_true(conditions, names.CONDITION_WEIGHTS_SYNCED),
+        unschedulable=scheduled.message if scheduled.status == "False" else "",
+        disruption=disruption.reason if disruption.status == "True" else "",
+        waiting_reason=waiting.reason,
+        waiting_message=waiting.message,
+        termination=_termination(engine.state.terminated),
+        last_termination=_termination(engine.last_state.terminated),
+        restarts=engine.restart_count,
+        container_id=engine.container_id,
+        ip=status.pod_ip,
+    )
+
+
+def observed_node(node: Node, *, gone: bool = False) -> ObservedNode:
+    """What the planner sees of a node."""
+    ready = next((c for c in node.status.conditions if c.type == "Ready"), Condition())
+    return ObservedNode(
+        name=node.metadata.name,
+        # A node that has not reported yet is new, not lost.
+        ready=ready.status in ("True", ""),
+        ready_changed=seconds(ready.last_transition_time),
+        out_of_service=any(taint.key == OUT_OF_SERVICE for taint in node.spec.taints),
+        gone=gone,
+    )
+
+
+def observed_child(child: Child) -> ObservedChild:
+    """What the differ sees of a Service, ConfigMap or PodDisruptionBudget."""
+    controller = child.metadata.controller
+    body: dict[str, Any] = {
+        "metadata": {
+            "name": child.metadata.name,
+            "namespace": child.metadata.namespace,
+            "labels": child.metadata.labels,
+        }
+    }
+    for key in ("spec", "data"):
+        value = getattr(child, key)
+        if value is not None:
+            body[key] = value
+    return ObservedChild(
+        uid=names.Uid(child.metadata.uid),
+        owner=names.Uid(controller.uid) if controller else None,
+        body=body,
+    )
+
+
+def _true(conditions: dict[str, Condition], type_: str) -> bool:
+    condition = conditions.get(type_)
+    return condition is not None and condition.status == "True"
+
+
+def _termination(terminated: Terminated | None) -> Termination | None:
+    if terminated is None:
+        return None
+    return Termination(
+        exit_code=terminated.exit_code,
+        reason=terminated.reason,
+        message=terminated.message,
+        finished=seconds(terminated.finished_at),
+    )
+
+
+def _integer(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part.isdecimal())

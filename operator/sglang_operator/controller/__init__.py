@@ -1,0 +1,1 @@
+"""The loop: what wakes it, one pass of it, and the process around it."""

@@ -1,0 +1,215 @@
+"""The engine room: informers fill the stores, the stores wake pools, passes are run.
+
+Everything that must not be lost lives here.  kopf stands beside it and may die at any time.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from sglang_operator import __version__
+from sglang_operator.api import names
+from sglang_operator.cluster import informer, paths, wire
+from sglang_operator.cluster.client import ApiClient, ApiError
+from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.executor import Executor
+from sglang_operator.cluster.recorder import Recorder
+from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.controller.reconcile import Reconciler, View
+from sglang_operator.controller.settings import Settings
+from sglang_operator.controller.workqueue import WorkQueue
+
+OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+# Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:
+# so planning takes a bounded share of the time however large the pool is.
+SPACING = (0.02, 2.0)
+SPACING_FACTOR = 5.0
+UNEXPECTED_BACKOFF = (1.0, 60.0)
+# A stream that heard nothing for so long (bookmarks come every minute) fails the probe.
+STALE_SECONDS = 180.0
+
+log = logging.getLogger(__name__)
+
+
+class EngineRoom:
+    """One operator's loop.  ``run`` ends when it is cancelled or ``stop`` is called."""
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self.settings = settings
+        self._client = ApiClient(connection, user_agent=f"sglang-operator/{__version__}")
+        self.queue = WorkQueue()
+        self._ended: dict[PoolKey, tuple[float, float]] = {}  # end and cost of the last pass
+        self._crashes: dict[PoolKey, int] = {}
+        self._stopping = asyncio.Event()
+        self.dispatching = False
+        self.pools = PoolStore(self.wake)
+        self.pods = PodStore(self.wake)
+        self.children = {kind: ChildStore(kind, self.wake) for kind in paths.CHILD_KINDS}
+        self.nodes = NodeStore(self._wake_node)
+        self._nodes_granted = settings.watch_nodes
+        self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
+
+    # --- waking
+
+    def wake(self, key: PoolKey, urgent: bool) -> None:
+        """Something about this pool changed."""
+        ended, cost = self._ended.get(key, (0.0, 0.0))
+        low, high = SPACING
+        spacing = cost if urgent else min(high, max(low, cost * SPACING_FACTOR))
+        self.queue.add(key, ended + spacing - time.monotonic())
+
+    def hint(self, namespace: str, name: str) -> None:
+        """kopf saw an event of this pool; the store decides whether there is anything to do."""
+        key = PoolKey(namespace, name)
+        if self.pools.get(key) is not None:
+            self.wake(key, False)
+
+    def _wake_node(self, name: str) -> None:
+        for key in self.pods.pools_on(name):
+            self.wake(key, True)
+
+    # --- running
+
+    async def run(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Sync, then serve until ``stop``; ``ready`` is awaited once in between."""
+        async with self._client:
+            self._make_informers()
+            streams = [asyncio.create_task(i.run(), name=i.resource.name) for i in self.informers]
+            try:
+                await self._synced()
+                log.info("in sync: %d pools, %d pods", len(self.pools.known()), len(self.pods))
+                if ready is not None:
+                    await ready()
+                await self._dispatch(self._reconciler())
+            finally:
+                for stream in streams:
+                    stream.cancel()
+                await asyncio.gather(*streams, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Begin nothing new; what is under way may finish."""
+        self._stopping.set()
+
+    async def stopped(self) -> None:
+        """Return once ``stop`` was called."""
+        await self._stopping.wait()
+
+    def _make_informers(self) -> None:
+        for scope in self.settings.scopes:
+            self._inform(paths.pools(scope), scope, wire.CustomResource, self.pools, "")
+            self._inform(paths.pods(scope), scope, wire.Pod, self.pods, OWN_OBJECTS)
+            for kind, store in self.children.items():
+                path = paths.children(kind, scope)
+                self._inform(path, scope, wire.Child, store, OWN_OBJECTS)
+        if self.settings.watch_nodes:
+            self._inform(paths.NODES, "", wire.Node, self.nodes, "", self._nodes_refused)
+
+    def _inform(
+        self,
+        path: str,
+        scope: str,
+        kind: type,
+        sink: object,
+        selector: str,
+        on_forbidden: Callable[[ApiError], None] | None = None,
+    ) -> None:
+        plural = path.rsplit("/", 1)[-1]
+        resource = informer.Resource(
+            path=path,
+            scope=scope,
+            selector=selector,
+            name=f"{plural} in {scope}" if scope else plural,
+        )
+        self.informers.append(
+            informer.Informer(self._client, resource, kind, sink, on_forbidden)  # type: ignore[arg-type]
+        )
+
+    def _nodes_refused(self, error: ApiError) -> None:
+        """Without nodes everything still works, from pod conditions alone."""
+        if self._nodes_granted:
+            log.info(
+                "no access to nodes (%s): lost nodes are seen through their pods", error.message
+            )
+        self._nodes_granted = False
+        self._node_informer().synced.set()
+
+    def _node_informer(self) -> informer.Informer[object]:  # type: ignore[type-var]
+        return next(i for i in self.informers if i.resource.path == paths.NODES)
+
+    async def _synced(self) -> None:
+        for stream in self.informers:
+            await stream.synced.wait()
+
+    def _reconciler(self) -> Reconciler:
+        executor = Executor(self._client, self.pods, self.children, self.pools)
+        view = View(
+            pools=self.pools,
+            pods=self.pods,
+            children=self.children,
+            nodes=self.nodes if self._nodes_granted else None,
+        )
+        return Reconciler(
+            view,
+            executor,
+            Recorder(self._client, self.settings.identity),
+            publish_interval=self.settings.publish_interval,
+        )
+
+    async def _dispatch(self, reconciler: Reconciler) -> None:
+        """Hand due pools to passes, a bounded number at a time."""
+        self.dispatching = True
+        free = asyncio.Semaphore(self.settings.passes)
+        running: set[asyncio.Task[None]] = set()
+        stopping = asyncio.create_task(self._stopping.wait())
+        for key in self.pools.known():
+            self.queue.add(key)
+        try:
+            while not self._stopping.is_set():
+                await free.acquire()
+                getting = asyncio.create_task(self.queue.get())
+                await asyncio.wait({getting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    getting.cancel()
+                    break
+                task = asyncio.create_task(self._pass(reconciler, getting.result(), free))
+                running.add(task)
+                task.add_done_callback(running.discard)
+        finally:
+            self.dispatching = False
+            stopping.cancel()
+            if running:
+                await asyncio.wait(running, timeout=self.settings.drain_seconds)
+
+    async def _pass(self, reconciler: Reconciler, key: PoolKey, free: asyncio.Semaphore) -> None:
+        try:
+            delay = await reconciler.reconcile(key)
+            self._crashes.pop(key, None)
+        except Exception:
+            # A defect in one pool's pass must not take the others down, nor spin.
+            count = self._crashes[key] = self._crashes.get(key, 0) + 1
+            first, most = UNEXPECTED_BACKOFF
+            delay = min(most, first * 2 ** min(count - 1, 10))
+            log.exception("%s: unexpected error, next try in %.0f s", key, delay)
+        finally:
+            free.release()
+            self._ended[key] = (time.monotonic(), reconciler.planning_seconds(key))
+            self.queue.done(key)
+        if self.pools.get(key) is None:
+            self._ended.pop(key, None)
+        elif delay is not None:
+            self.queue.add(key, delay)
+
+    # --- probes
+
+    def synced(self) -> bool:
+        """Every store has been filled once."""
+        return bool(self.informers) and all(stream.synced.is_set() for stream in self.informers)
+
+    def stale(self) -> list[str]:
+        """The streams that have been silent for too long."""
+        return [
+            stream.resource.name
+            for stream in self.informers
+            if stream.synced.is_set() and stream.lists and stream.age() > STALE_SECONDS
+        ]

@@ -1,0 +1,111 @@
+"""What the loop remembers of a pool between two passes: nothing it could not lose.
+
+A restart of the operator begins with an empty memory and comes to the same decisions; it only
+asks the API server once more what it had refused.
+"""
+
+from dataclasses import dataclass, field
+
+from sglang_operator.api import conditions, names, texts
+from sglang_operator.cluster.client import ApiError
+from sglang_operator.cluster.executor import Outcome
+from sglang_operator.planner.pool import Pool, Refused
+from sglang_operator.status import Trouble
+
+# Seconds between two tries of creates that the API server refused: first and most.
+REFUSED_BACKOFF = (5.0, 300.0)
+CONFLICT_BACKOFF = 30.0
+# Seconds between two passes while the server is overloaded or away: first and most.
+ERROR_BACKOFF = (0.2, 30.0)
+# An outage this short is nobody's business.
+ERRORS_BEFORE_TOLD = 4
+# A quorum read of the pool is good for this long.
+CONFIRMED_SECONDS = 10.0
+
+
+@dataclass
+class Failures:
+    """Failures in a row of one kind of work against the API server."""
+
+    count: int = 0
+    message: str = ""
+
+    def failed(self, error: Exception) -> float:
+        """The server is away or overloaded; seconds until the next try."""
+        first, most = ERROR_BACKOFF
+        self.message = error.message if isinstance(error, ApiError) else str(error)
+        delay = min(most, first * 2 ** min(self.count, 10))
+        self.count += 1
+        return delay
+
+    def succeeded(self) -> None:
+        self.count = 0
+
+
+@dataclass
+class Memory:
+    """One pool's memory; times are seconds since the epoch unless said otherwise."""
+
+    uid: names.Uid
+    planned: Pool | Refused | None = None
+    template: dict[str, object] | None = None
+    recorded: set[names.Uid] = field(default_factory=set)
+    published_at: float = float("-inf")  # monotonic
+    confirmed_at: float = float("-inf")  # monotonic
+    blocked_until: float = 0.0
+    refusals: int = 0
+    refused: Trouble | None = None
+    pods_when_refused: int = 0
+    conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
+    planning_seconds: float = 0.0
+    acting: Failures = field(default_factory=Failures)
+    telling: Failures = field(default_factory=Failures)
+
+    def forget_expired(self, pods: int, now: float) -> None:
+        """A pod of the pool went away, or time passed: what was refused may be asked again."""
+        if pods < self.pods_when_refused:
+            self.blocked_until = 0.0
+        self.pods_when_refused = min(self.pods_when_refused, pods)
+        self.conflicts = {key: due for key, due in self.conflicts.items() if due > now}
+
+    def learn(self, outcome: Outcome, pods: int, now: float) -> None:
+        """Take in what came of a batch of pod actions."""
+        for conflict in outcome.conflicts:
+            self.conflicts[conflict] = now + CONFLICT_BACKOFF
+        if outcome.quota or outcome.rejected:
+            self._refuse(outcome, pods, now)
+        elif outcome.created:
+            self.refusals, self.refused, self.blocked_until = 0, None, 0.0
+
+    def _refuse(self, outcome: Outcome, pods: int, now: float) -> None:
+        first, most = REFUSED_BACKOFF
+        delay = min(most, first * 2 ** min(self.refusals, 10))
+        self.refusals += 1
+        self.blocked_until = now + delay
+        self.pods_when_refused = pods
+        when = texts.TRY_AGAIN.format(seconds=int(most))
+        if outcome.quota:
+            message = texts.QUOTA_EXCEEDED.format(message=outcome.quota.message, when=when)
+            self.refused = Trouble(reason=conditions.QUOTA_EXCEEDED, message=message)
+            return
+        name, error = outcome.rejected[0]
+        message = texts.POD_REJECTED.format(name=name, message=error.message, when=when)
+        self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
+
+    def troubles(self) -> list[Trouble]:
+        """What keeps plans from being carried out, the worst first."""
+        told = [
+            Trouble(
+                reason=conditions.NAME_CONFLICT,
+                message=texts.NAME_CONFLICT.format(kind=kind, name=name),
+                stalled=True,
+            )
+            for kind, name in sorted(self.conflicts)
+        ]
+        if self.refused:
+            told.append(self.refused)
+        if self.acting.count >= ERRORS_BEFORE_TOLD:
+            when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
+            message = texts.API_ERROR.format(message=self.acting.message, when=when)
+            told.append(Trouble(reason=conditions.API_ERROR, message=message))
+        return sorted(told, key=lambda trouble: not trouble.stalled)

@@ -1,0 +1,53 @@
+"""The process: the loop, kopf beside it, the probes, and an orderly end."""
+
+import asyncio
+import logging
+import signal
+
+from sglang_operator.cluster import connection
+from sglang_operator.controller.loop import EngineRoom
+from sglang_operator.controller.probes import Probes
+from sglang_operator.controller.settings import Settings
+from sglang_operator.controller.shell import Shell
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run the operator until SIGTERM or SIGINT.
+
+    Raises ``kubernetes.config.ConfigException`` if no cluster is configured.
+    """
+    credentials = connection.load(settings.kubeconfig, settings.context)
+    room = EngineRoom(credentials, settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, room.stop)
+
+    def hint(namespace: str, name: str) -> None:
+        loop.call_soon_threadsafe(room.hint, namespace, name)
+
+    shell = Shell(credentials, settings.namespaces, hint)
+    probes = None
+    if settings.health_address:
+        probes = Probes(settings.health_address, synced=room.synced, stale=room.stale)
+        await probes.start()
+
+    async def ready() -> None:
+        shell.start()
+
+    running = asyncio.create_task(room.run(ready))
+    stopping = asyncio.create_task(room.stopped())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            # Before the stores are filled there is nothing under way that could finish.
+            await asyncio.wait({running}, timeout=settings.drain_seconds if room.synced() else 0)
+            running.cancel()
+        await asyncio.gather(running, return_exceptions=stopping.done())
+    finally:
+        stopping.cancel()
+        log.info("ending")
+        await asyncio.to_thread(shell.stop, 5.0)
+        if probes is not None:
+            await probes.stop()

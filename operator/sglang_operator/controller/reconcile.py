@@ -1,0 +1,259 @@
+"""One pass over one pool: read, decide, act, tell.  It ignores what woke it.
+
+``parse → plan → desired → diff → act → status``; everything before "act" is pure.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_operator import actions, status, transitions
+from sglang_operator.api import names, spec
+from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.executor import Executor, Outcome
+from sglang_operator.cluster.recorder import Recorder
+from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.wire import CustomResource
+from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
+from sglang_operator.desired import engine_pod
+from sglang_operator.planner import plan as planner
+from sglang_operator.planner.observed import Observed
+from sglang_operator.planner.plan import Plan
+from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
+
+# A pass performs pod actions for so long; what is left is planned again, with a status between.
+ACTING_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The stores of one cluster."""
+
+    pools: PoolStore
+    pods: PodStore
+    children: Mapping[str, ChildStore]
+    nodes: NodeStore | None  # None: no access to nodes
+
+
+class Reconciler:
+    """Runs passes.  The queue sees to it that a pool has one at a time."""
+
+    def __init__(
+        self, view: View, executor: Executor, recorder: Recorder, *, publish_interval: float
+    ) -> None:
+        self._view = view
+        self._executor = executor
+        self._recorder = recorder
+        self._publish_interval = publish_interval
+        self._memories: dict[PoolKey, Memory] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def reconcile(self, key: PoolKey) -> float | None:
+        """One pass; seconds until the next is needed without any event, or None."""
+        record = self._view.pools.get(key)
+        if record is None:
+            self._memories.pop(key, None)
+            self._recorder.forget(key)
+            return None
+        if record.metadata.deletion_timestamp is not None:
+            return None  # its children go with it; nothing is ours to do any more
+        memory = self._memory(key, record)
+        pool = self._planned(memory, record)
+        if isinstance(pool, Refused):
+            return await self._refuse(key, memory, record, pool)
+        return await self._run(key, memory, record, pool)
+
+    # --- read
+
+    def _memory(self, key: PoolKey, record: CustomResource) -> Memory:
+        uid = names.Uid(record.metadata.uid)
+        memory = self._memories.get(key)
+        if memory is None or memory.uid != uid:
+            memory = self._memories[key] = Memory(uid=uid)
+        return memory
+
+    def _planned(self, memory: Memory, record: CustomResource) -> Pool | Refused:
+        """The pool of this generation; judged once."""
+        meta = record.metadata
+        if memory.planned is None or memory.planned.owner.generation != meta.generation:
+            owner = Owner(
+                name=meta.name,
+                namespace=meta.namespace,
+                uid=memory.uid,
+                generation=meta.generation,
+            )
+            memory.planned = plan_pool(owner, record.spec)
+            memory.template = None
+            # A changed spec deserves a fresh try of what was refused before.
+            memory.blocked_until, memory.refusals, memory.refused = 0.0, 0, None
+        return memory.planned
+
+    def planning_seconds(self, key: PoolKey) -> float:
+        """What reading and deciding cost in the last pass of this pool."""
+        memory = self._memories.get(key)
+        return memory.planning_seconds if memory else 0.0
+
+    def _observe(self, key: PoolKey, memory: Memory, now: float) -> Observed:
+        own, taken = [], {}
+        for entry in self._view.pods.of(key):
+            if entry.owner == memory.uid:
+                own.append(entry.pod)
+            else:
+                group = entry.pod.group
+                taken[group] = max(taken.get(group, -1), entry.pod.attempt)
+        memory.recorded &= {pod.uid for pod in own}
+        memory.forget_expired(len(own), now)
+        return Observed(
+            pods=tuple(own),
+            taken=taken,
+            nodes=self._view.nodes.nodes if self._view.nodes else None,
+            children={
+                (store.kind, name): child
+                for store in self._view.children.values()
+                for name, child in store.of(key)
+            },
+            recorded=frozenset(memory.recorded),
+            creates_blocked_until=memory.blocked_until,
+        )
+
+    # --- decide, act, tell
+
+    async def _refuse(
+        self, key: PoolKey, memory: Memory, record: CustomResource, refused: Refused
+    ) -> float | None:
+        now = time.time()
+        new = status.compute_refused(
+            refused,
+            self._observe(key, memory, now),
+            ignored=spec.ignored_fields(record.spec),
+            previous=record.status,
+            now=now,
+        )
+        return await self._publish_status(key, memory, record, new)
+
+    async def _run(
+        self, key: PoolKey, memory: Memory, record: CustomResource, pool: Pool
+    ) -> float | None:
+        now, begun = time.time(), time.perf_counter()
+        observed = self._observe(key, memory, now)
+        plan = planner.plan(pool, observed, now)
+        memory.planning_seconds = time.perf_counter() - begun
+        outcome = await self._act(key, memory, pool, plan)
+        memory.learn(outcome, len(observed.pods), now)
+        again = []
+        if outcome.failed is not None:
+            delay = memory.acting.failed(outcome.failed)
+            log.warning("%s: %s; next try in %.1f s", key, outcome.failed, delay)
+            again.append(delay)
+        else:
+            memory.acting.succeeded()
+            if not outcome.done and memory.blocked_until <= now:
+                again.append(0.0)
+        told = await self._publish(key, memory, record, pool, plan, observed)
+        if plan.wake_at is not None:
+            again.append(max(0.0, plan.wake_at - time.time()))
+        if memory.conflicts:
+            again.append(max(0.0, min(memory.conflicts.values()) - time.time()))
+        if memory.blocked_until > now:
+            again.append(memory.blocked_until - now)
+        if told is not None:
+            again.append(told)
+        return min(again, default=None)
+
+    async def _act(self, key: PoolKey, memory: Memory, pool: Pool, plan: Plan) -> Outcome:
+        if not plan.creates and not plan.removals:
+            return Outcome()
+        if memory.template is None:
+            memory.template = engine_pod.template(pool)
+        batch = [
+            action
+            for action in actions.pod_actions(pool, plan, memory.template)
+            if ("Pod", action.name) not in memory.conflicts
+        ]
+        for action in batch:
+            log.debug("%s: %s %s: %s", key, type(action).__name__, action.name, action.reason)
+
+        async def confirm() -> bool:
+            there = await self._executor.confirm_pool(key, memory.uid)
+            memory.confirmed_at = time.monotonic() if there else float("-inf")
+            return there
+
+        fresh = time.monotonic() - memory.confirmed_at < CONFIRMED_SECONDS
+        return await self._executor.pods(
+            key,
+            memory.uid,
+            batch,
+            confirm=None if fresh or not plan.creates else confirm,
+            deadline=time.monotonic() + ACTING_SECONDS,
+        )
+
+    async def _publish(
+        self,
+        key: PoolKey,
+        memory: Memory,
+        record: CustomResource,
+        pool: Pool,
+        plan: Plan,
+        observed: Observed,
+    ) -> float | None:
+        """Registry, Services and status, each only if it changed, and not too often."""
+        wait = memory.published_at + self._publish_interval - time.monotonic()
+        if wait > 0:
+            return wait
+        wanted = [
+            action
+            for action in actions.child_actions(pool, plan, observed)
+            if (action.kind, action.name) not in memory.conflicts
+        ]
+        outcome = await self._executor.children(key, memory.uid, wanted)
+        for conflict in (
+            *outcome.conflicts,
+            *actions.foreign_children(pool, plan, observed),
+        ):
+            memory.conflicts.setdefault(conflict, time.time() + CONFLICT_BACKOFF)
+        if outcome.failed is not None:
+            return memory.telling.failed(outcome.failed)
+        new = status.compute(
+            pool,
+            plan,
+            ignored=spec.ignored_fields(record.spec),
+            troubles=memory.troubles(),
+            previous=record.status,
+            now=time.time(),
+        )
+        later = await self._publish_status(key, memory, record, new)
+        ended = {pod.uid for pod in plan.ended}
+        if later is None and not ended <= memory.recorded:
+            memory.recorded |= ended
+            later = 0.0  # they may be deleted now
+        if wanted or later is not None:
+            memory.published_at = time.monotonic()
+        return later
+
+    async def _publish_status(
+        self, key: PoolKey, memory: Memory, record: CustomResource, new: dict[str, Any]
+    ) -> float | None:
+        """Write the status if it changed, then tell; seconds until a retry if that failed."""
+        if new == record.status:
+            return None
+        memory.published_at = time.monotonic()
+        try:
+            await self._executor.status(key, memory.uid, new)
+        except ApiUnreachableError as error:
+            return memory.telling.failed(error)
+        except ApiError as error:
+            if error.status in (404, 409):
+                return None  # deleted or re-created: its informer will say so
+            return memory.telling.failed(error)
+        memory.telling.succeeded()
+        events = list(transitions.events(record.status, new))
+        if events:
+            task = asyncio.create_task(self._recorder.post(key, memory.uid, events))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+        return None

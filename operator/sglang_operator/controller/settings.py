@@ -1,0 +1,24 @@
+"""What the person who installs the operator may decide."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of one operator process.  Times in seconds."""
+
+    namespaces: tuple[str, ...] = ()  # none: the whole cluster
+    watch_nodes: bool = True  # given up by itself where access to nodes is not granted
+    kubeconfig: Path | None = None
+    context: str | None = None
+    health_address: str | None = None  # "host:port" of the probes; None: no server
+    identity: str = "sglang-operator"
+    passes: int = 8  # pools in work at a time
+    publish_interval: float = 1.0  # between two writes of one pool's status or registry
+    drain_seconds: float = 10.0  # what is under way may finish for so long at the end
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The namespaces to watch one by one, or "" for all at once."""
+        return self.namespaces or ("",)

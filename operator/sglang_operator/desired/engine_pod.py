@@ -1,0 +1,189 @@
+"""The engine pod (design.md §3).
+
+``template`` renders what all engines of a revision share; ``pod`` adds what makes one engine.
+A template of a large pool is rendered once and stamped a thousand times.
+"""
+
+from typing import Any
+
+from sglang_operator.api import names, pod_template, spec
+from sglang_operator.desired import metadata
+from sglang_operator.engine import arguments, environment, probes
+from sglang_operator.planner.pool import Engine, Pool
+
+NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+
+
+def pod(
+    pool: Pool, shared: dict[str, Any], engine: Engine, attempt: int, failures: int
+) -> dict[str, Any]:
+    """One engine's pod.  ``shared`` is ``template(pool)``; it is not changed."""
+    meta = shared["metadata"]
+    annotations = {
+        **meta["annotations"],
+        names.ANNOTATION_ATTEMPT: str(attempt),
+        names.ANNOTATION_DEVICES: ",".join(map(str, engine.devices)),
+    }
+    if failures:
+        annotations[names.ANNOTATION_FAILURES] = str(failures)
+    return {
+        **shared,
+        "metadata": {
+            **meta,
+            "name": names.pod_name(pool.owner.name, engine.group, attempt),
+            "labels": {**meta["labels"], names.LABEL_ENGINE: engine.group},
+            "annotations": annotations,
+        },
+    }
+
+
+def template(pool: Pool) -> dict[str, Any]:
+    """Everything that the engine pods of one revision have in common."""
+    overlay = pool.template
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": pool.owner.namespace,
+            "labels": {
+                **overlay.labels,
+                **metadata.labels(pool.owner, "engine"),
+                names.LABEL_REVISION: pool.revision,
+            },
+            "annotations": dict(overlay.annotations),
+            "ownerReferences": [metadata.owner_reference(pool.owner)],
+        },
+        "spec": {**overlay.spec, **_pod_spec(pool)},
+    }
+
+
+def _pod_spec(pool: Pool) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        # A gated engine never comes back in place: it would do so with random weights.
+        "restartPolicy": "Never" if pool.gated else "Always",
+        # SGLang that crashes as PID 1 exits with 0 (rl-semantics.md §3.6).
+        "shareProcessNamespace": True,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": pool.spec.drain.grace_period_seconds,
+        "securityContext": _pod_security(pool.spec.security),
+        "tolerations": _tolerations(pool),
+        "containers": [_container(pool)],
+        "volumes": _volumes(pool),
+    }
+    if pool.gated:
+        body["readinessGates"] = [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}]
+    if pool.spec.network.headless_service:
+        body["subdomain"] = names.engines_service_name(pool.owner.name)
+    if pool.spec.scheduling.scheduler_name:
+        body["schedulerName"] = pool.spec.scheduling.scheduler_name
+    if pool.spec.scheduling.priority_class_name:
+        body["priorityClassName"] = pool.spec.scheduling.priority_class_name
+    return body
+
+
+def _container(pool: Pool) -> dict[str, Any]:
+    overlay = dict(pool.template.container)
+    mounts = [{"name": pod_template.SHM_VOLUME, "mountPath": "/dev/shm"}]
+    if not _mounted(overlay, environment.CACHE_DIR):
+        mounts.append({"name": pod_template.CACHE_VOLUME, "mountPath": environment.CACHE_DIR})
+    resources = overlay.get("resources", {})
+    gpus = {pool.spec.placement.resource_name: str(pool.gpus)}
+    return {
+        **overlay,
+        "name": names.ENGINE_CONTAINER,
+        "image": pool.image,
+        "command": arguments.command(()),
+        "args": list(pool.arguments.argv),
+        "env": _environment(pool),
+        "ports": [{"name": names.ENGINE_PORT_NAME, "containerPort": pool.spec.network.port}],
+        "resources": {
+            **resources,
+            "limits": {**resources.get("limits", {}), **gpus},
+            "requests": {**resources.get("requests", {}), **gpus},
+        },
+        "volumeMounts": [*mounts, *overlay.get("volumeMounts", [])],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": _container_security(pool),
+        **probes.probes(
+            pool.features,
+            port=pool.spec.network.port,
+            startup_seconds=pool.spec.startup.timeout_seconds,
+            has_api_key=pool.spec.security.api_key is not None,
+        ),
+    }
+
+
+def _environment(pool: Pool) -> list[dict[str, Any]]:
+    """The operator's variables, then the user's own: of two with one name Kubernetes takes the
+    last, so a user's podTemplate has the final word over a default."""
+    keys = [
+        ("SGLANG_API_KEY", pool.spec.security.api_key),
+        ("SGLANG_ADMIN_API_KEY", pool.spec.security.admin_api_key),
+    ]
+    given = pool.template.container.get("env", [])
+    overridden = {variable.get("name") for variable in given}
+    plain = [
+        {"name": name, "value": value}
+        for name, value in sorted(pool.environment.items())
+        if name not in overridden
+    ]
+    secret = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
+        for name, ref in keys
+        if ref is not None
+    ]
+    return [*plain, *secret, *given]
+
+
+def _pod_security(security: spec.Security) -> dict[str, Any]:
+    optional = {
+        "runAsUser": security.run_as_user,
+        "runAsGroup": security.run_as_group,
+        "runAsNonRoot": security.run_as_non_root,
+        "fsGroup": security.fs_group,
+    }
+    chosen = {key: value for key, value in optional.items() if value is not None}
+    return {"seccompProfile": {"type": "RuntimeDefault"}, **chosen}
+
+
+def _container_security(pool: Pool) -> dict[str, Any]:
+    capabilities: dict[str, list[str]] = {"drop": ["ALL"]}
+    if pool.spec.network.rdma:
+        capabilities["add"] = ["IPC_LOCK"]  # RDMA pins memory
+    return {"allowPrivilegeEscalation": False, "capabilities": capabilities}
+
+
+def _tolerations(pool: Pool) -> list[dict[str, Any]]:
+    """How long a pod stays bound to a node that is silent; for ever if it is to wait for it."""
+    policy = pool.spec.restart
+    bound = (
+        {"tolerationSeconds": policy.node_lost_seconds}
+        if policy.on_node_lost is spec.OnNodeLost.REPLACE
+        else {}
+    )
+    own = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", **bound} for key in NODE_TAINTS
+    ]
+    return [*own, *pool.template.spec.get("tolerations", [])]
+
+
+def _volumes(pool: Pool) -> list[dict[str, Any]]:
+    given = [dict(volume) for volume in pool.template.volumes]
+    taken = {volume.get("name") for volume in given}
+    own: list[dict[str, Any]] = [
+        {
+            "name": pod_template.SHM_VOLUME,
+            # Counted as the pod's memory; NCCL and the tokenizer processes share it.
+            "emptyDir": {"medium": "Memory", "sizeLimit": f"{8 + 2 * pool.gpus}Gi"},
+        }
+    ]
+    if pod_template.CACHE_VOLUME not in taken and not _mounted(
+        pool.template.container, environment.CACHE_DIR
+    ):
+        own.append({"name": pod_template.CACHE_VOLUME, "emptyDir": {}})
+    return [*own, *given]
+
+
+def _mounted(container: Any, path: str) -> bool:
+    return any(mount.get("mountPath") == path for mount in container.get("volumeMounts", []))

@@ -1,0 +1,1 @@
+"""SGLang's side: versions, command line, environment, probes, and how engines die."""

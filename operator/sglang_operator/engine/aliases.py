@@ -1,0 +1,101 @@
+"""The many spellings of one argument (rl-semantics.md §2.2, §2.3 and §6.1, rule 1).
+
+``strategy_config`` takes names of ServerArgs fields; people also write the names of flags and,
+in ROLL files, the long names of the parallel sizes.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sglang_operator.api import errors
+
+FIELD = "spec.strategy_args.strategy_config"
+
+# Other spellings of a field.  The long parallel sizes are ROLL's and the first flags of SGLang up
+# to 0.5.9; the rest are flags with two names.
+ALIASES = {
+    "tensor_parallel_size": "tp_size",
+    "pipeline_parallel_size": "pp_size",
+    "data_parallel_size": "dp_size",
+    "expert_parallel_size": "ep_size",
+    "ep": "ep_size",
+    "attention_context_parallel_size": "attn_cp_size",
+    "moe_data_parallel_size": "moe_dp_size",
+    "model": "model_path",
+    "nccl_init_addr": "dist_init_addr",
+    "speculative_draft_model": "speculative_draft_model_path",
+    "fp8_gemm_backend": "fp8_gemm_runner_backend",
+    "fp4_gemm_backend": "fp4_gemm_runner_backend",
+    "elastic_ep_join_mode": "ep_join_mode",
+    "elastic_ep_join_rank_offset": "ep_join_rank_offset",
+}
+# Fields whose flag is not their name; the same in every version that has them.
+_FLAGS = {
+    "fp8_gemm_runner_backend": "--fp8-gemm-backend",
+    "fp4_gemm_runner_backend": "--fp4-gemm-backend",
+    "ep_join_mode": "--elastic-ep-join-mode",
+    "ep_join_rank_offset": "--elastic-ep-join-rank-offset",
+}
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(kw_only=True)
+class Given:
+    """The arguments still to be rendered, by the name of their field.
+
+    The rules of ``arguments`` take out what they answer for and put in what they decide.
+    """
+
+    values: dict[str, object] = field(default_factory=dict)
+    spelled: dict[str, str] = field(default_factory=dict)  # field -> as the user wrote it
+
+    def spelling(self, key: str) -> str:
+        """An argument's name in the user's spelling, for messages."""
+        return self.spelled.get(key, key)
+
+    def path(self, key: str) -> str:
+        """Where in the object the user wrote the argument."""
+        return f"{FIELD}.{self.spelling(key)}"
+
+
+def canonical(name: str) -> str:
+    """The field behind a spelling: underscores, and of two names the short one."""
+    underscored = name.replace("-", "_")
+    return ALIASES.get(underscored, underscored)
+
+
+def flag(key: str) -> str:
+    """The flag of a field."""
+    return _FLAGS.get(key, "--" + key.replace("_", "-"))
+
+
+def normalise(config: Mapping[str, object]) -> tuple[Given, list[errors.Problem]]:
+    """A ``strategy_config`` under canonical names; null counts as absent, as in ROLL."""
+    given, problems = Given(), list[errors.Problem]()
+    for name, value in config.items():
+        if value is None:
+            continue
+        key = canonical(name) if isinstance(name, str) else ""
+        if not _KEY.fullmatch(key):
+            problems.append(errors.ARGUMENT_KEY(FIELD, key=errors.shown(name)))
+        elif key not in given.values:
+            given.values[key], given.spelled[key] = value, name
+        elif not _same(given.values[key], value):
+            problems.append(_conflict(given, key, name, value))
+    return given, problems
+
+
+def _same(one: object, other: object) -> bool:
+    """Equal, and not only to Python, for which True is 1."""
+    return isinstance(one, bool) is isinstance(other, bool) and one == other
+
+
+def _conflict(given: Given, key: str, name: str, value: object) -> errors.Problem:
+    return errors.ARGUMENT_CONFLICT(
+        f"{FIELD}.{name}",
+        first=given.spelling(key),
+        first_value=errors.shown(given.values[key]),
+        second=name,
+        second_value=errors.shown(value),
+    )

@@ -1,0 +1,282 @@
+"""From ROLL's strategy to the command line of one engine (rl-semantics.md §6.1).
+
+``render`` applies the rules of ``RULES`` in order.  Each takes out of what was given the
+arguments it answers for, puts in what it decides, and says what is wrong; nothing stops at the
+first problem, and nothing raises.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_operator.api import errors
+from sglang_operator.engine import aliases, generation, ownership, topology, values, versions
+
+SENTINEL = "unsynced"  # the weight version of an engine that no trainer has written to
+DEFAULT_LOAD_FORMAT = "auto"  # SGLang's own
+API_KEY_VARIABLE = "SGLANG_API_KEY"
+ADMIN_API_KEY_VARIABLE = "SGLANG_ADMIN_API_KEY"
+
+# ROLL's spelling of a dtype -> SGLang's; without one ROLL takes bf16 (its ModelArguments).
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "auto": "auto"}
+DEFAULT_DTYPE = "bf16"
+
+# ROLL's defaults where the user says nothing.  ROLL forces the first two; here they can be set to
+# false, because a pool for agents needs the tokenizer and a careful one trusts no remote code.
+DEFAULTS: Mapping[str, object] = {
+    "skip_tokenizer_init": True,
+    "trust_remote_code": True,
+    "disable_custom_all_reduce": True,
+    "log_level": "info",
+    "log_level_http": "warning",
+}
+_SWITCHES = (
+    "skip_tokenizer_init",
+    "trust_remote_code",
+    "disable_custom_all_reduce",
+    "enable_memory_saver",
+    "enable_dp_attention",
+    "grpc_mode",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """What one engine is to be; of a spec exactly the parts that its command line depends on."""
+
+    model: str | None
+    dtype: object  # model_args.dtype in ROLL's spelling; anything a user may write
+    strategy_config: Mapping[str, object]
+    gpus: int  # of the engine, at least 1
+    seed: int
+    router_replay_mode: str
+    sampling: Mapping[str, object] | None  # defaults of the server; None: requests bring them
+    extra_args: Sequence[str]
+    port: int
+    version: versions.Version
+    has_api_key: bool
+    has_admin_api_key: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The command line of one engine, and everything there is to say about it.
+
+    It can be run only if none of the problems is an error.
+    """
+
+    argv: tuple[str, ...]  # flags in alphabetical order, then extraArgs as they are
+    load_format: str
+    tp_size: int
+    pp_size: int
+    problems: tuple[errors.Problem, ...]
+
+
+Rule = Callable[[EngineRequest, aliases.Given], Iterator[errors.Problem]]
+
+
+def command(argv: Sequence[str]) -> list[str]:
+    """The process of an engine; ``python3 -m`` works with every version, ``sglang serve`` not."""
+    return ["python3", "-m", "sglang.launch_server", *argv]
+
+
+def render(request: EngineRequest) -> Arguments:
+    """One engine's command line, with every problem of the request; never raises."""
+    given, problems = aliases.normalise(request.strategy_config)
+    for rule in RULES:
+        problems += rule(request, given)
+    sizes = topology.parallelism(given, request.gpus)
+    given.values |= {"tp_size": sizes.tp, "pp_size": sizes.pp if sizes.pp > 1 else None}
+    return Arguments(
+        argv=(*_flags(request, given), *request.extra_args),
+        load_format=str(given.values.get("load_format", DEFAULT_LOAD_FORMAT)),
+        tp_size=sizes.tp,
+        pp_size=sizes.pp,
+        problems=(*problems, *sizes.problems),
+    )
+
+
+def _flags(request: EngineRequest, given: aliases.Given) -> Iterator[str]:
+    groups = {
+        flag: values.tokens(flag, value)
+        for flag, value in ((aliases.flag(key), value) for key, value in given.values.items())
+    }
+    groups |= _key_references(request)
+    for flag in sorted(groups):
+        yield from groups[flag]
+
+
+def _key_references(request: EngineRequest) -> dict[str, tuple[str, ...]]:
+    """Keys by reference: the kubelet fills them in from the container's environment."""
+    keys = (
+        ("--api-key", API_KEY_VARIABLE, request.has_api_key),
+        ("--admin-api-key", ADMIN_API_KEY_VARIABLE, request.has_admin_api_key),
+    )
+    return {flag: (f"{flag}=$({variable})",) for flag, variable, wanted in keys if wanted}
+
+
+def _owned(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    yield from ownership.refuse(given)
+    yield from ownership.refuse_extra(request.extra_args)
+
+
+def _decided(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """What ROLL overwrites in silence, in the words of the fields that decide it."""
+    dtype = given.values.get("dtype")
+    if isinstance(dtype, str) and dtype in DTYPES:
+        given.values["dtype"] = DTYPES[dtype]
+    wanted = request.dtype if isinstance(request.dtype, str) else DEFAULT_DTYPE
+    decisions: dict[str, tuple[object, str]] = {
+        "port": (request.port, "network.port"),
+        "dtype": (DTYPES.get(wanted, DTYPES[DEFAULT_DTYPE]), "model_args.dtype"),
+        "random_seed": (request.seed, "seed"),
+        "enable_return_routed_experts": (_replays(request), "router_replay.mode"),
+    }
+    yield from ownership.override(
+        given,
+        {
+            key: ownership.Decision(value=value, owner=owner)
+            for key, (value, owner) in decisions.items()
+        },
+    )
+
+
+def _replays(request: EngineRequest) -> bool:
+    return request.router_replay_mode == "R3"
+
+
+def _writable(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """Drop values that no command line can carry, so that later rules need not mind them."""
+    for key, value in list(given.values.items()):
+        problem = values.problem(given.path(key), given.spelling(key), value)
+        if problem is not None:
+            yield problem
+            del given.values[key]
+    for index, argument in enumerate(request.extra_args):
+        fault = values.text_fault(argument)
+        if fault is not None:
+            yield errors.FIELD_RANGE(
+                f"spec.extraArgs[{index}]",
+                found=errors.shown(argument),
+                expected=fault[0],
+                advice=fault[1],
+            )
+
+
+def _model(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    path = "spec.model_args.model_name_or_path"
+    if request.model is None or not request.model.strip():
+        yield errors.MODEL_MISSING(path)
+        return
+    problem = values.problem(path, "model_name_or_path", request.model)
+    if problem is not None:
+        yield problem
+    else:
+        given.values["model_path"] = request.model
+
+
+def _dtype(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    if request.dtype is None or request.dtype in tuple(DTYPES):
+        return
+    row = errors.UNRESOLVED if values.unresolved(request.dtype) else errors.MODEL_DTYPE
+    yield row("spec.model_args.dtype", found=errors.shown(request.dtype))
+
+
+def _switches(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """Arguments known to be flags are true or false."""
+    for key in _SWITCHES:
+        value = given.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            yield _wrong(given, key, "true or false", "correct it")
+            del given.values[key]
+
+
+def _wrong(given: aliases.Given, key: str, expected: str, advice: str) -> errors.Problem:
+    return errors.ARGUMENT_VALUE(
+        given.path(key),
+        key=given.spelling(key),
+        found=errors.shown(given.values[key]),
+        expected=expected,
+        advice=advice,
+    )
+
+
+def _own(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """What the operator says itself, and ROLL's defaults under what the user says."""
+    given.values = {**DEFAULTS, **given.values}
+    # SGLang listens on 127.0.0.1 unless told otherwise, where no other pod reaches it.
+    given.values["host"] = "0.0.0.0"
+    if versions.features(request.version).weight_version_flag:
+        given.values["weight_version"] = SENTINEL
+    yield from ()
+
+
+def _grpc_mode(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """ROLL's own switch, no argument: false means the HTTP server, which is what engines are."""
+    if given.values.pop("grpc_mode", False):
+        yield errors.GRPC_MODE(given.path("grpc_mode"))
+
+
+def _memory(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    key = "mem_fraction_static"
+    value = given.values.get(key)
+    if value is None:
+        if key not in given.spelled:  # else its value was refused
+            yield errors.MEM_FRACTION_MISSING(given.path(key))
+    elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        yield _wrong(given, key, "a number above 0 and below 1", "use 0.6 to 0.85")
+
+
+def _load_format(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """The gate of a pool depends on it, so it has to be what it seems."""
+    value = given.values.get("load_format")
+    if value is not None and not (isinstance(value, str) and value):
+        yield _wrong(given, "load_format", "a string such as auto or dummy", "correct it")
+        del given.values["load_format"]
+
+
+def _router_replay(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """R3 replays the experts that the engine chose; ROLL raises NotImplementedError for R2."""
+    mode, path = request.router_replay_mode, "spec.router_replay.mode"
+    if mode not in ("disable", "R3"):
+        yield errors.ROUTER_REPLAY_MODE(
+            path, found=errors.shown(mode), advice="ROLL itself implements no other"
+        )
+    elif mode == "R3" and not versions.features(request.version).return_routed_experts:
+        yield errors.ROUTER_REPLAY_VERSION(
+            path, version=request.version, needed=versions.ROUTED_EXPERTS_SINCE
+        )
+
+
+def _keys(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    if request.has_admin_api_key and not versions.features(request.version).admin_api_key:
+        yield errors.ARGUMENT_VERSION(
+            "spec.security.adminApiKey",
+            key="admin_api_key",
+            needed=versions.ADMIN_API_KEY_SINCE,
+            version=request.version,
+            advice="use apiKey, which guards everything but the probes, or a newer image",
+        )
+
+
+def _sampling(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    if request.sampling is not None:
+        yield from generation.set_defaults(given, request.sampling, request.version)
+
+
+# The order is the specification: first what is not the user's, then what cannot be written down,
+# then single arguments; ROLL's defaults come before what depends on them.
+RULES: tuple[Rule, ...] = (
+    _owned,
+    _decided,
+    _writable,
+    _switches,
+    _own,
+    _model,
+    _dtype,
+    _grpc_mode,
+    _memory,
+    _load_format,
+    _router_replay,
+    _keys,
+    _sampling,
+)

@@ -1,0 +1,136 @@
+"""The environment of an engine's container: ours, then ROLL's ``system_envs``.
+
+Values come out as Kubernetes takes them: strings, with every ``$`` doubled, because the kubelet
+would expand ``$(NAME)`` in them.  Secrets and ``podTemplate`` add theirs elsewhere.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from sglang_operator.api import errors
+from sglang_operator.engine import values, versions
+
+CACHE_DIR = "/cache"  # a volume of every engine pod, which survives the pod where the user says so
+FIELD = "spec.system_envs"
+
+HEALTH_GENERATION = "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"
+MODELSCOPE = "SGLANG_USE_MODELSCOPE"
+
+# Defaults; system_envs may say otherwise.
+DEFAULTS: Mapping[str, str] = {
+    # Caches of compiled kernels: with them an engine starts in 50 s instead of 140 s (measured,
+    # engine-on-h200.md).  HOME holds what has no variable of its own, and must be writable for
+    # any user id; without a directory of its own, inductor asks who that user is, and fails.
+    "HOME": CACHE_DIR,
+    "FLASHINFER_WORKSPACE_BASE": CACHE_DIR,
+    "TRITON_CACHE_DIR": f"{CACHE_DIR}/triton",
+    "TORCHINDUCTOR_CACHE_DIR": f"{CACHE_DIR}/inductor",
+    # ROLL roll/platforms/cuda.py; the trainer's side of the NCCL group has the same.
+    "NCCL_CUMEM_ENABLE": "0",
+    "NCCL_NVLS_ENABLE": "0",
+}
+# ROLL and slime remove it: expandable segments break the allocator that lets an engine release
+# its memory.  The second name is PyTorch's newer one for the same setting.
+REMOVED = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+# Refused, with what to do instead.
+OWNED: Mapping[str, str] = {
+    "CUDA_VISIBLE_DEVICES": "the device plugin gives an engine its GPUs",
+    "NVIDIA_VISIBLE_DEVICES": "the device plugin gives an engine its GPUs",
+    "SGLANG_API_KEY": "name a Secret in security.apiKey",
+    "SGLANG_ADMIN_API_KEY": "name a Secret in security.adminApiKey",
+}
+_NAME = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")  # what every Kubernetes version takes
+_FALSE = ("false", "0", "no", "n")  # SGLang srt/environ.py; all else is the default, true
+
+
+def environment(
+    system_envs: Mapping[str, object], features: versions.Features
+) -> tuple[dict[str, str], tuple[errors.Problem, ...]]:
+    """The variables by name, in alphabetical order, and every problem of ``system_envs``."""
+    written = {name: value for name, value in system_envs.items() if value is not None}
+    problems = [problem for rule in _RULES for problem in rule(written, features)]
+    given = {
+        name: text
+        for name, value in written.items()
+        if _is_name(name) and name not in REMOVED and (text := _text(value)) is not None
+    }
+    own = {**DEFAULTS, **_health(features), **_modelscope(given)}
+    merged = {**own, **{name: values.literal(text) for name, text in given.items()}}
+    return {name: merged[name] for name in sorted(merged)}, tuple(problems)
+
+
+def _health(features: versions.Features) -> dict[str, str]:
+    """Where it can be had, a /health that does not generate (see ``probes``)."""
+    return {HEALTH_GENERATION: "false"} if features.health_without_generation else {}
+
+
+def _modelscope(given: Mapping[str, str]) -> dict[str, str]:
+    """ROLL's files say USE_MODELSCOPE; SGLang listens to a name of its own."""
+    wanted = given.get("USE_MODELSCOPE", "0").lower() in ("1", "true")
+    return {MODELSCOPE: "true"} if wanted else {}
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def _text(value: object) -> str | None:
+    """A value as Kubernetes takes it; None if it is none.  YAML's true stays ``true``."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str() if "\0" not in value:
+            return value
+        case int() | float() if values.number_fault(value) is None:
+            return str(value)
+    return None
+
+
+def _written(
+    written: Mapping[str, object], features: versions.Features
+) -> Iterator[errors.Problem]:
+    """Names and values that no environment can hold, and what ROLL's loader was to fill in."""
+    for name, value in written.items():
+        path = f"{FIELD}.{errors.shown(name)}"
+        if values.unresolved(value):
+            yield errors.UNRESOLVED(path, found=errors.shown(value))
+        elif not _is_name(name) or _text(value) is None:
+            yield errors.SYSTEM_ENV(path, key=errors.shown(name), found=errors.shown(value))
+
+
+def _owned(written: Mapping[str, object], features: versions.Features) -> Iterator[errors.Problem]:
+    for name in sorted(written.keys() & OWNED.keys()):
+        found = "set" if "API_KEY" in name else errors.shown(written[name])
+        yield errors.SYSTEM_ENV_OWNED(f"{FIELD}.{name}", key=name, found=found, advice=OWNED[name])
+
+
+def _generating(
+    written: Mapping[str, object], features: versions.Features
+) -> Iterator[errors.Problem]:
+    """A generating /health would have the kubelet kill engines that sleep."""
+    value = _text(written.get(HEALTH_GENERATION, False))
+    if value is not None and value.lower() not in _FALSE:
+        yield errors.SYSTEM_ENV_OWNED(
+            f"{FIELD}.{HEALTH_GENERATION}",
+            key=HEALTH_GENERATION,
+            found=errors.shown(value),
+            advice="the kubelet asks /health, and one that generates kills a sleeping engine",
+        )
+
+
+def _removed(
+    written: Mapping[str, object], features: versions.Features
+) -> Iterator[errors.Problem]:
+    for name in REMOVED:
+        if name in written:
+            yield errors.SYSTEM_ENV_REMOVED(
+                f"{FIELD}.{name}",
+                key=name,
+                found=errors.shown(written[name]),
+                advice="it breaks the release of GPU memory, and ROLL removes it too",
+            )
+
+
+_RULES: tuple[
+    Callable[[Mapping[str, object], versions.Features], Iterator[errors.Problem]], ...
+] = (_written, _owned, _generating, _removed)

@@ -1,0 +1,104 @@
+"""Arguments that are not the user's to set here (rl-semantics.md §6.1, rule 2)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_operator.api import errors
+from sglang_operator.engine import aliases
+
+_TOPOLOGY = "the operator places engines by device_mapping and num_gpus_per_worker"
+_PYTHON_ONLY = "it takes a Python object, which no command line can carry"
+_ONE_COMMAND_LINE = "write its keys into strategy_config"
+
+# Refused.  ROLL overwrites model_path, host, nnodes, node_rank and dist_init_addr in silence.
+OWNED: Mapping[str, str] = {
+    "model_path": "write model_args.model_name_or_path",
+    "host": "an engine listens on all addresses of its pod",
+    "nnodes": _TOPOLOGY,
+    "node_rank": _TOPOLOGY,
+    "dist_init_addr": _TOPOLOGY,
+    "base_gpu_id": "the pod sees only the GPUs of its engine",
+    "gpu_id_step": "the pod sees only the GPUs of its engine",
+    "config": _ONE_COMMAND_LINE,
+    "use_ray": "the operator starts engines, not Ray",
+    "custom_sigquit_handler": _PYTHON_ONLY,
+    "stat_loggers": _PYTHON_ONLY,
+    "smg_grpc_mode": "engines are reached over HTTP",
+    "api_key": "name a Secret in security.apiKey",
+    "admin_api_key": "name a Secret in security.adminApiKey",
+    "weight_version": "every engine starts as unsynced, and trainers set it",
+}
+# Not to be set behind the operator's back: it decides by these, or sets them by other fields.
+_DECIDES_BY: Mapping[str, str] = {
+    **OWNED,
+    "port": "write network.port",
+    "load_format": "write it into strategy_config",
+    "tp_size": "write it into strategy_config",
+    "pp_size": "write it into strategy_config",
+    "dp_size": "write it into strategy_config",
+}
+_SHORTEST_PREFIX = 2  # "--tp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A value that another field of the object decides, and that field."""
+
+    value: object
+    owner: str
+
+
+def refuse(given: aliases.Given) -> Iterator[errors.Problem]:
+    """Take the operator's own arguments out, each with advice on where to say it instead."""
+    for key in sorted(given.values.keys() & OWNED.keys()):
+        # A key in the wrong place is still a secret: it is not repeated.
+        found = "a value" if "api_key" in key else errors.shown(given.values[key])
+        yield errors.ARGUMENT_OWNED(
+            given.path(key), key=given.spelling(key), found=found, advice=OWNED[key]
+        )
+        del given.values[key]
+
+
+def override(given: aliases.Given, decided: Mapping[str, Decision]) -> Iterator[errors.Problem]:
+    """Put the decided values in the place of the user's, with a warning where they differ."""
+    for key, decision in decided.items():
+        found = given.values.get(key)
+        if found is not None and found != decision.value:
+            yield errors.ARGUMENT_OVERRIDDEN(
+                given.path(key),
+                key=given.spelling(key),
+                found=errors.shown(found),
+                owner=decision.owner,
+                value=errors.shown(decision.value),
+            )
+        given.values[key] = decision.value
+
+
+def refuse_extra(extra_args: Sequence[str]) -> Iterator[errors.Problem]:
+    """Refuse what in ``extraArgs`` would make the operator wrong about its engines.
+
+    The last of two equal flags wins, so ``--load-format=dummy`` there would start engines with
+    random weights behind an open gate.  argparse also takes unique beginnings of flags.
+    """
+    for index, argument in enumerate(extra_args):
+        key = _owned_key(argument)
+        if key is not None:
+            yield errors.EXTRA_ARGUMENT_OWNED(
+                f"spec.extraArgs[{index}]",
+                found=argument.partition("=")[0],
+                key=key,
+                advice=_DECIDES_BY[key],
+            )
+
+
+def _owned_key(argument: str) -> str | None:
+    if not argument.startswith("--"):
+        return None
+    key = aliases.canonical(argument[2:].partition("=")[0])
+    if key in _DECIDES_BY:
+        return key
+    if len(key) < _SHORTEST_PREFIX:
+        return None
+    spellings = {**{name: name for name in _DECIDES_BY}, **aliases.ALIASES}
+    owners = {owner for name, owner in spellings.items() if name.startswith(key)}
+    return next((owner for owner in sorted(owners) if owner in _DECIDES_BY), None)

@@ -1,0 +1,267 @@
+"""What a log says that ends with an engine's death: one table, read by ``failures``.
+
+The texts are SGLang's, PyTorch's, transformers' and argparse's own, compared with the wheels of
+0.5.2 to 0.5.23 and with real ends of real engines (tests/data/engine-logs).  The first signature
+that matches wins, so the specific ones stand first.
+"""
+
+import re
+from dataclasses import dataclass
+
+KV_CACHE_TOO_SMALL = "KVCacheTooSmall"
+CUDA_OUT_OF_MEMORY = "CUDAOutOfMemory"
+GRAPH_CAPTURE_FAILED = "GraphCaptureFailed"
+GPU_SHARED = "GPUShared"
+GPU_MISSING = "GPUMissing"
+MODEL_NOT_FOUND = "ModelNotFound"
+MODEL_ACCESS_DENIED = "ModelAccessDenied"
+MODEL_HUB_UNREACHABLE = "ModelHubUnreachable"
+ARGUMENT_UNKNOWN = "ArgumentUnknown"
+ARGUMENT_INVALID = "ArgumentInvalid"
+REQUEST_WHILE_ASLEEP = "RequestWhileAsleep"
+RELEASED_WHILE_BUSY = "ReleasedWhileBusy"
+RESUMED_WHILE_AWAKE = "ResumedWhileAwake"
+WEIGHT_GROUP_UNKNOWN = "WeightGroupUnknown"
+OUT_OF_HOST_MEMORY = "OOMKilled"  # the kubelet's own word
+PORT_IN_USE = "PortInUse"
+WARM_UP_FAILED = "WarmUpFailed"
+SCHEDULER_DIED = "SchedulerDied"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """A text that SGLang, PyTorch or transformers writes; groups of the pattern fill the texts.
+
+    ``{key}`` is the name of a field, where the pattern has a ``flag``; ``{error}`` is the last
+    exception in the text.
+    """
+
+    reason: str
+    pattern: re.Pattern[str]
+    message: str
+    advice: str
+
+
+def _signature(reason: str, pattern: str, message: str, advice: str) -> Signature:
+    return Signature(
+        reason=reason,
+        pattern=re.compile(pattern, re.MULTILINE),
+        message=message,
+        advice=advice,
+    )
+
+
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_SIZE = rf"{_NUMBER} [KMGT]?i?B"
+_KV_CACHE = "the weights leave no GPU memory for the KV cache"
+_MODEL = "correct model_args.model_name_or_path, or mount a volume with the model there"
+MORE_MEMORY = "raise the memory limit in podTemplate, which /dev/shm counts towards too"
+
+SIGNATURES: tuple[Signature, ...] = (
+    # --- the command line: argparse's last line, exit code 2 (rl-semantics.md §2.4)
+    _signature(
+        ARGUMENT_UNKNOWN,
+        r"error: unrecognized arguments: (?P<arguments>.+)$",
+        "this SGLang version does not know {arguments}",
+        "correct or remove it in strategy_config or extraArgs, or use an image that knows it",
+    ),
+    _signature(
+        ARGUMENT_UNKNOWN,
+        r"error: ambiguous option: (?P<flag>[\w=.-]+) could match (?P<candidates>.+)$",
+        "{flag} could mean {candidates}",
+        "replace {key} by one of these",
+    ),
+    _signature(
+        ARGUMENT_INVALID,
+        r"error: argument (?P<flag>[^:\s]+): invalid choice: (?P<found>\S+) "
+        r"\(choose from (?P<choices>.+)\)$",
+        "{flag} is {found}, which this SGLang version does not offer",
+        "set {key} to one of {choices}",
+    ),
+    _signature(
+        ARGUMENT_INVALID,
+        r"error: argument (?P<flag>[^:\s]+): invalid (?P<type>\w+) value: (?P<found>.+)$",
+        "{flag} is {found}, which is no {type}",
+        "set {key} to a value of type {type}",
+    ),
+    _signature(
+        ARGUMENT_INVALID,
+        r"error: argument (?P<flag>[^:\s]+): (?P<detail>.+)$",
+        "{flag}: {detail}",
+        "correct {key}",
+    ),
+    _signature(
+        ARGUMENT_INVALID,
+        r"error: the following arguments are required: (?P<flag>.+)$",
+        "{flag} is missing",
+        "check extraArgs: an item there may have swallowed it",
+    ),
+    # --- GPU memory
+    _signature(
+        KV_CACHE_TOO_SMALL,
+        rf"leave no GPU memory for the KV cache under --mem-fraction-static=(?P<now>{_NUMBER})\. "
+        rf"Raise --mem-fraction-static above (?P<needed>{_NUMBER})",
+        _KV_CACHE,
+        "raise mem_fraction_static above {needed} (now {now})",
+    ),
+    _signature(
+        KV_CACHE_TOO_SMALL,
+        rf"Not enough memory\. Please try to increase --mem-fraction-static\. "
+        rf"Current value: [\w.]*mem_fraction_static=(?P<now>{_NUMBER})",
+        _KV_CACHE,
+        "raise mem_fraction_static (now {now}), or use more GPUs for each engine",
+    ),
+    _signature(
+        KV_CACHE_TOO_SMALL,
+        r"Not enough memory\. Please try to increase --mem-fraction-static",
+        _KV_CACHE,
+        "raise mem_fraction_static, or use more GPUs for each engine",
+    ),
+    _signature(
+        GRAPH_CAPTURE_FAILED,
+        r"Capture cuda graph failed: (?P<detail>.+)$",
+        "capturing CUDA graphs failed: {detail}",
+        "lower mem_fraction_static or the largest batch size of CUDA graphs",
+    ),
+    _signature(
+        CUDA_OUT_OF_MEMORY,
+        rf"CUDA out of memory\. Tried to allocate (?P<wanted>{_SIZE})\. GPU (?P<gpu>\d+) has a "
+        rf"total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free\. "
+        rf"Process \d+ has (?P<other>{_SIZE}) memory in use",
+        "no {wanted} free on GPU {gpu}: of {total}, another process holds {other}",
+        "free the GPU of the other process, or lower mem_fraction_static",
+    ),
+    _signature(
+        CUDA_OUT_OF_MEMORY,
+        rf"CUDA out of memory\. Tried to allocate (?P<wanted>{_SIZE})\. GPU (?P<gpu>\d+) has a "
+        rf"total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free",
+        "no {wanted} free on GPU {gpu}: of {total}, {free} are left",
+        "lower mem_fraction_static, or use more GPUs for each engine",
+    ),
+    _signature(
+        CUDA_OUT_OF_MEMORY,
+        r"CUDA out of memory|CUDA error: out of memory",
+        "a GPU of the engine ran out of memory",
+        "lower mem_fraction_static, or use more GPUs for each engine",
+    ),
+    _signature(
+        GPU_SHARED,
+        r"The memory capacity is unbalanced\. Some GPUs may be occupied by other processes",
+        "the engine's GPUs have unequal free memory: another process uses some of them",
+        "free the GPUs of other processes",
+    ),
+    _signature(
+        GPU_MISSING,
+        r"CUDA error: invalid device ordinal",
+        "the engine needs more GPUs than its pod sees",
+        "make tp_size x pp_size the GPUs of the pod, and check the node's device plugin",
+    ),
+    _signature(
+        GPU_MISSING,
+        r"No CUDA GPUs are available|Found no NVIDIA driver|no CUDA-capable device is detected",
+        "the pod sees no GPU",
+        "check the node's driver, device plugin and runtime class",
+    ),
+    # --- the model
+    _signature(
+        MODEL_NOT_FOUND,
+        r"Repo id must be in the form .*?: '(?P<model>[^']+)'",
+        "there is no model at {model}",
+        _MODEL,
+    ),
+    _signature(
+        MODEL_ACCESS_DENIED,
+        r"You are trying to access a gated repo|(?:401|403) Client Error",
+        "the model hub refuses access: {error}",
+        "give the engine a token (HF_TOKEN from a Secret, in podTemplate) that may read the model",
+    ),
+    _signature(
+        MODEL_NOT_FOUND,
+        r"(?P<model>\S+) is not a local folder and is not a valid model identifier",
+        "there is no model {model}, neither in the pod nor on the hub",
+        _MODEL,
+    ),
+    _signature(
+        MODEL_NOT_FOUND,
+        r"(?P<model>\S+) does not appear to have a file named (?P<file>[\w.-]+)",
+        "{model} holds no {file}",
+        _MODEL,
+    ),
+    _signature(
+        MODEL_HUB_UNREACHABLE,
+        r"couldn't connect to '(?P<hub>[^']+)' to load the files",
+        "the model is not in the pod, and {hub} is out of reach",
+        "mount a volume with the model, or let the pod reach the hub",
+    ),
+    # --- trainers: what kills an engine from outside
+    _signature(
+        REQUEST_WHILE_ASLEEP,
+        r"Pointer argument \(at \d+\) cannot be accessed from Triton \(cpu tensor\?\)",
+        "a request reached the engine while its GPU memory was released",
+        "close the gate before memory is released, and probe no path that generates",
+    ),
+    _signature(
+        RELEASED_WHILE_BUSY,
+        r"release_memory_occupation should be called only when (?:no ongoing request|.*idle)",
+        "a trainer released the engine's GPU memory while requests ran",
+        "pause the engine and wait until it is idle before release_memory_occupation",
+    ),
+    _signature(
+        RESUMED_WHILE_AWAKE,
+        r"in resume_memory_occupation\n(?:.*\n)*?KeyError: ",
+        "a trainer resumed GPU memory that this engine had not released: it has restarted since",
+        "resume only engines of the epoch in which they were released",
+    ),
+    _signature(
+        WEIGHT_GROUP_UNKNOWN,
+        r"Group (?P<group>\S+) not in .*init_weights_update_group",
+        "a trainer sent weights in group {group}, which this engine has not joined: it has "
+        "restarted since",
+        "start a new transaction, with a new group, whenever the epoch changes",
+    ),
+    # --- the process and its surroundings
+    _signature(
+        OUT_OF_HOST_MEMORY,
+        r"Rank (?P<rank>\d+) scheduler died during initialization \(exit code: -9\)",
+        "scheduler {rank} was killed while it started, usually for want of memory in the pod",
+        MORE_MEMORY,
+    ),
+    _signature(
+        PORT_IN_USE,
+        r"bind on address \((?P<address>.+?)\): (?:\[errno 98\] )?address already in use",
+        "the address {address} is in use in the pod",
+        "set network.port to another port, and remove hostNetwork or sidecars on this one",
+    ),
+    _signature(
+        PORT_IN_USE,
+        r"(?P<name>\w+) at (?P<port>\S+) is not available in \d+ seconds",
+        "port {port} ({name}) is in use in the pod",
+        "set network.port to another port: SGLang counts its other ports from it",
+    ),
+    _signature(
+        WARM_UP_FAILED,
+        r"Initialization failed\. warmup error:",
+        "the first request failed: {error}",
+        "read the engine's log; the model may not fit this SGLang version",
+    ),
+    _signature(
+        ARGUMENT_INVALID,
+        r"^(?:AssertionError|ValueError): (?P<detail>.*\bmust be (?:divisible by|greater than|"
+        r"less than|set|one of)\b.*)$",
+        "SGLang refuses the arguments: {detail}",
+        "correct strategy_config",
+    ),
+    _signature(
+        SCHEDULER_DIED,
+        r"Rank (?P<rank>\d+) scheduler (?:died during initialization \(exit code: (?P<code>\S+)\)|"
+        r"is dead)",
+        "scheduler {rank} died: {error}",
+        "read the engine's log from before this",
+    ),
+    _signature(
+        SCHEDULER_DIED,
+        r"SIGQUIT received|Received sigquit|crashed with exit code",
+        "a process of the engine died: {error}",
+        "read the engine's log from before this",
+    ),
+)

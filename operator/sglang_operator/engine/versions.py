@@ -1,0 +1,178 @@
+"""SGLang versions: which one an image holds, and what it can do.
+
+Everything that differs between versions is a field of :class:`Features`; no other module
+compares versions.  The facts are from the released wheels.
+"""
+
+import re
+from dataclasses import dataclass
+
+from sglang_operator.api import errors
+
+DEFAULT_IMAGE = "lmsysorg/sglang:v0.5.7"
+
+_NOT_A_POST_RELEASE = -1
+_RELEASE = r"v?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})(?:\.post([0-9]{1,4}))?"
+_VERSION = re.compile(_RELEASE)
+# A tag may go on with the platform (-cu129, -rocm700-mi30x) or the flavour (-runtime).
+_TAG = re.compile(_RELEASE + r"(?:-[A-Za-z0-9_.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Version:
+    """A released version; post-releases come after what they correct."""
+
+    major: int
+    minor: int
+    patch: int
+    post: int = _NOT_A_POST_RELEASE
+
+    def __str__(self) -> str:
+        base = f"{self.major}.{self.minor}.{self.patch}"
+        return base if self.post == _NOT_A_POST_RELEASE else f"{base}.post{self.post}"
+
+
+def parse(text: str) -> Version:
+    """A version from ``0.5.5.post3`` or ``v0.5.7``.
+
+    Raises :class:`errors.InvalidError` for anything else, pre-releases included: what a release
+    candidate can do is not known from its number.
+    """
+    version = _matched(_VERSION, text)
+    if version is None:
+        raise errors.InvalidError(
+            errors.ENGINE_VERSION("spec.engineVersion", found=errors.shown(text))
+        )
+    return version
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> Version | None:
+    match = pattern.fullmatch(text)
+    if match is None:
+        return None
+    major, minor, patch, post = match.groups()
+    return Version(
+        major=int(major),
+        minor=int(minor),
+        patch=int(patch),
+        post=_NOT_A_POST_RELEASE if post is None else int(post),
+    )
+
+
+# ROLL roll/third_party/sglang/__init__.py: all others raise NotImplementedError in its trainer.
+ROLL_VERSIONS = tuple(
+    map(
+        parse,
+        (
+            "0.4.6.post1",
+            "0.4.6.post4",
+            "0.4.6.post5",
+            "0.4.10.post2",
+            "0.5.2",
+            "0.5.4.post2",
+            "0.5.5.post3",
+            "0.5.6.post2",
+            "0.5.7",
+        ),
+    )
+)
+NEWEST_KNOWN = parse("0.5.23")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detected:
+    """The version to go by; ``known`` is false where it is only assumed."""
+
+    version: Version
+    known: bool
+    problems: tuple[errors.Problem, ...]
+
+
+def detect(image: str, engine_version: str | None) -> Detected:
+    """The SGLang version in an image: what the user says, else its tag, else the newest known.
+
+    Never raises; an ``engine_version`` that is none is among the problems, as an error.
+    """
+    tagged = _matched(_TAG, _tag(image))
+    if engine_version is None:
+        return _of_tag(image, tagged)
+    try:
+        said = parse(engine_version)
+    except errors.InvalidError as error:
+        return Detected(version=tagged or NEWEST_KNOWN, known=False, problems=(error.problem,))
+    problems = _outside_roll(said)
+    if tagged is not None and tagged != said:
+        mismatch = errors.VERSION_MISMATCH(
+            "spec.engineVersion", found=said, image=errors.shown(image), version=tagged
+        )
+        problems = (mismatch, *problems)
+    return Detected(version=said, known=True, problems=problems)
+
+
+def _of_tag(image: str, tagged: Version | None) -> Detected:
+    if tagged is not None:
+        return Detected(version=tagged, known=True, problems=_outside_roll(tagged))
+    unknown = errors.VERSION_UNKNOWN("spec.image", image=errors.shown(image), version=NEWEST_KNOWN)
+    return Detected(version=NEWEST_KNOWN, known=False, problems=(unknown,))
+
+
+def _outside_roll(version: Version) -> tuple[errors.Problem, ...]:
+    if version in ROLL_VERSIONS:
+        return ()
+    supported = ", ".join(map(str, ROLL_VERSIONS))
+    return (errors.VERSION_OUTSIDE_ROLL("spec.image", version=version, versions=supported),)
+
+
+def _tag(image: str) -> str:
+    """The tag of an image reference, without registry, port and digest; empty if it has none."""
+    name = image.partition("@")[0].rpartition("/")[2]
+    return name.partition(":")[2]
+
+
+# The first versions with each feature; sources at the fields of Features.
+HEALTH_WITHOUT_GENERATION_SINCE = parse("0.5.6")
+WEIGHT_VERSION_SINCE = parse("0.5.2")
+READY_SINCE = parse("0.5.20")
+MODEL_INFO_SINCE = parse("0.5.6")
+ROUTED_EXPERTS_SINCE = parse("0.5.6.post3")
+PREFERRED_SAMPLING_SINCE = parse("0.4.6.post5")
+ADMIN_API_KEY_SINCE = parse("0.5.8")
+WEIGHT_SESSION_SINCE = parse("0.5.21")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What an engine of one version can do."""
+
+    # SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false makes /health answer without generating.
+    # 0.5.5.post3 has the variable, but tests the object instead of its value (http_server.py:
+    # `not envs.SGLANG_…` without `.get()`), so that it has no effect there.
+    health_without_generation: bool
+    # --weight-version: in the wheel of 0.5.2, not in 0.4.10.post2.
+    weight_version_flag: bool
+    # GET /ready: in 0.5.20, a 404 in 0.5.14.
+    ready_endpoint: bool
+    # GET, needs the API key if there is one: /model_info since 0.5.6, an older name before.
+    model_info_path: str
+    # --enable-return-routed-experts: ROLL asserts 0.5.6.post3; in 0.5.7, not in 0.5.6.post2.
+    return_routed_experts: bool
+    # --preferred-sampling-params: in 0.4.6.post5, not in 0.4.6.post1.
+    preferred_sampling_params: bool
+    # --admin-api-key: in 0.5.8, not in 0.5.7.
+    admin_api_key: bool
+    # /begin_weight_update and /end_weight_update, obligatory around updates since 0.5.21.
+    begin_end_weight_update: bool
+
+
+def features(version: Version) -> Features:
+    """What an engine of this version can do."""
+    return Features(
+        health_without_generation=version >= HEALTH_WITHOUT_GENERATION_SINCE,
+        weight_version_flag=version >= WEIGHT_VERSION_SINCE,
+        ready_endpoint=version >= READY_SINCE,
+        model_info_path="/model_info" if version >= MODEL_INFO_SINCE else "/get_model_info",
+        return_routed_experts=version >= ROUTED_EXPERTS_SINCE,
+        preferred_sampling_params=version >= PREFERRED_SAMPLING_SINCE,
+        admin_api_key=version >= ADMIN_API_KEY_SINCE,
+        begin_end_weight_update=version >= WEIGHT_SESSION_SINCE,
+    )

@@ -1,0 +1,1 @@
+"""Decisions: what there should be, and the next step towards it.  Pure."""

@@ -1,0 +1,63 @@
+"""What state an engine pod is in, from what is seen now.
+
+Never from the pod's own gate condition, which stays True on a dead node, and Ready with it.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+
+from sglang_operator.api import spec
+from sglang_operator.planner.observed import ObservedNode, ObservedPod
+
+
+class Health(Enum):
+    UP = "Up"  # all containers ready: the engine answers
+    STARTING = "Starting"  # on a node, not answering yet
+    PENDING = "Pending"  # not on a node
+    LOST = "Lost"  # its node is gone or silent
+    DYING = "Dying"  # being deleted, evicted or preempted
+    ENDED = "Ended"  # its container ended for good
+
+
+def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart) -> float | None:
+    """The time from which the pod counts as lost with its node; None if the node is well."""
+    if node is None:
+        return None
+    if node.gone or node.out_of_service:
+        return 0.0
+    if not node.ready:
+        return node.ready_changed + policy.node_lost_seconds
+    return None
+
+
+def health(
+    pod: ObservedPod,
+    nodes: Mapping[str, ObservedNode] | None,
+    policy: spec.Restart,
+    now: float,
+) -> Health:
+    """The pod's state at this moment.  Without access to nodes, from its conditions alone."""
+    if pod.ended:
+        return Health.ENDED
+    node = nodes.get(pod.node) if nodes is not None else None
+    lost = lost_from(pod, node, policy)
+    if lost is not None and lost <= now:
+        return Health.LOST
+    if pod.dying:
+        return Health.DYING
+    if pod.containers_ready:
+        return Health.UP
+    return Health.STARTING if pod.node else Health.PENDING
+
+
+def next_loss(
+    pods: tuple[ObservedPod, ...],
+    nodes: Mapping[str, ObservedNode] | None,
+    policy: spec.Restart,
+    now: float,
+) -> float | None:
+    """When the next pod will count as lost if its node does not come back before; or None."""
+    if not nodes or all(node.ready for node in nodes.values()):
+        return None
+    times = (lost_from(pod, nodes.get(pod.node), policy) for pod in pods if not pod.ended)
+    return min((time for time in times if time is not None and time > now), default=None)

@@ -1,0 +1,106 @@
+"""What was seen: one frozen snapshot of a pool's surroundings, read once for each pass.
+
+``cluster`` fills it.  Times are seconds since the epoch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sglang_operator.api.names import GroupName, Uid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Termination:
+    """How the engine container ended, as kubelet told it."""
+
+    exit_code: int
+    reason: str
+    message: str
+    finished: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObservedPod:
+    """One engine pod of the pool."""
+
+    name: str
+    uid: Uid
+    resource_version: int
+    group: GroupName
+    attempt: int
+    revision: str
+    devices: tuple[int, ...] = ()
+    failures: int = 0  # failures in a row that led to this attempt
+    node: str = ""
+    phase: str = "Pending"
+    reason: str = ""  # of the pod as a whole, e.g. Evicted
+    message: str = ""
+    created: float = 0.0
+    deleting: bool = False
+    containers_ready: bool = False
+    ready: bool = False
+    gate_open: bool = False
+    unschedulable: str = ""  # the scheduler's message
+    disruption: str = ""  # reason of DisruptionTarget while True
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    termination: Termination | None = None
+    last_termination: Termination | None = None
+    restarts: int = 0
+    container_id: str = ""
+    ip: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """The pod will never run again.  Succeeded is a failure too: an engine has no end."""
+        return self.phase in ("Failed", "Succeeded")
+
+    @property
+    def dying(self) -> bool:
+        """The pod is on its way out by somebody's decision."""
+        return self.deleting or (bool(self.disruption) and not self.ended)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObservedNode:
+    """One node, as far as the health of its engines depends on it."""
+
+    name: str
+    ready: bool = True
+    ready_changed: float = 0.0
+    out_of_service: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObservedChild:
+    """A child other than a pod: a Service, the registry, the PodDisruptionBudget."""
+
+    uid: Uid
+    owner: Uid | None
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineReport:
+    """What an engine said of itself.  Nothing asks yet, so there are none."""
+
+    instance: str
+    weight_version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Everything a plan may depend on, besides the pool itself and the time."""
+
+    pods: tuple[ObservedPod, ...] = ()
+    # Names held by the pods of an earlier pool of this name that are not yet collected.
+    taken: Mapping[GroupName, int] = field(default_factory=dict)
+    nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
+    children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
+    reports: Mapping[str, EngineReport] = field(default_factory=dict)
+    # Failures that stand in the stored status: only these pods may be deleted.
+    recorded: frozenset[Uid] = frozenset()
+    # Creates were refused (quota, admission): no more of them before this time.
+    creates_blocked_until: float = 0.0

@@ -1,0 +1,311 @@
+"""From the spec to the pool as it should be: its engines, their GPUs and how each is started.
+
+``plan_pool`` is the only place where a spec is judged as a whole.  It finds every problem, not
+only the first, and returns a plan only if none of them is an error.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_operator.api import errors, names, pod_template, spec
+from sglang_operator.api.spec import PoolSpec, WeightsGate
+from sglang_operator.engine import arguments, environment, versions
+from sglang_operator.planner import revision
+from sglang_operator.roll import device_mapping, sampling
+
+_POOL_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The object a pool comes from; children refer to it by its UID."""
+
+    name: str
+    namespace: str
+    uid: names.Uid
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """One engine: identified by its group, addressed by its rank (ROLL's dp_rank)."""
+
+    rank: int
+    group: names.GroupName
+    devices: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A pool that can be run."""
+
+    owner: Owner
+    spec: PoolSpec
+    image: str
+    version: versions.Version
+    features: versions.Features
+    engines: tuple[Engine, ...]  # the capacity, by rank
+    active: int  # engines to run: the ranks below it
+    arguments: arguments.Arguments
+    environment: Mapping[str, str]
+    gate: WeightsGate  # resolved: never Auto
+    template: pod_template.Overlay
+    sampling: Mapping[str, object]
+    revision: str
+    warnings: tuple[errors.Problem, ...]
+
+    @property
+    def gated(self) -> bool:
+        """Whether requests are kept away until somebody says that the weights are right."""
+        return self.gate is not WeightsGate.OFF
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one engine."""
+        return self.spec.num_gpus_per_worker
+
+    @property
+    def running(self) -> tuple[Engine, ...]:
+        """The engines to run, by rank."""
+        return self.engines[: self.active]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A pool that cannot be run, and everything that is wrong with it."""
+
+    owner: Owner
+    problems: tuple[errors.Problem, ...]
+
+    @property
+    def errors(self) -> tuple[errors.Problem, ...]:
+        return tuple(p for p in self.problems if p.severity is errors.Severity.ERROR)
+
+
+def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
+    """The pool that this spec describes, or all that is wrong with it."""
+    try:
+        parsed = spec.parse(raw)
+    except errors.InvalidError as error:
+        return Refused(owner=owner, problems=(error.problem,))
+    problems: list[errors.Problem] = [
+        *_name_problems(owner.name),
+        *_strategy_problems(parsed),
+        *_range_problems(parsed),
+        *_unsupported(parsed),
+    ]
+    engines = _engines(parsed, problems)
+    image = parsed.image or versions.DEFAULT_IMAGE
+    version, features = _version(image, parsed.engine_version, problems)
+    rendered = arguments.render(_request(parsed, version))
+    problems += rendered.problems
+    env, env_problems = environment.environment(parsed.system_envs, features)
+    problems += env_problems
+    overlay, template_problems = pod_template.parse(parsed.pod_template)
+    problems += template_problems
+    gate = _gate(parsed, rendered.load_format)
+    problems += _gate_problems(gate, version, features)
+    active = _active(parsed, len(engines), problems)
+    if any(problem.severity is errors.Severity.ERROR for problem in problems):
+        return Refused(owner=owner, problems=tuple(problems))
+    return Pool(
+        owner=owner,
+        spec=parsed,
+        image=image,
+        version=version,
+        features=features,
+        engines=engines,
+        active=active,
+        arguments=rendered,
+        environment=env,
+        gate=gate,
+        template=overlay,
+        sampling=sampling.sampling_params(parsed.generating_args),
+        revision=revision.digest(
+            revision.inputs(parsed, image, rendered.argv, env, gate is not WeightsGate.OFF)
+        ),
+        warnings=tuple(problems),
+    )
+
+
+def _name_problems(name: str) -> Iterator[errors.Problem]:
+    if len(name) > names.MAX_POOL_NAME or not _POOL_NAME.fullmatch(name):
+        yield errors.POOL_NAME(
+            "metadata.name", found=name, length=len(name), limit=names.MAX_POOL_NAME
+        )
+
+
+def _strategy_problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
+    strategy = parsed.strategy_args.strategy_name
+    if strategy is None:
+        yield errors.FIELD_MISSING(
+            "spec.strategy_args.strategy_name", advice="write strategy_name: sglang"
+        )
+    elif strategy != "sglang":
+        yield errors.STRATEGY_NAME("spec.strategy_args.strategy_name", found=strategy)
+    if parsed.infer_batch_size is not None:
+        yield errors.INFER_BATCH_SIZE("spec.infer_batch_size")
+
+
+_BOUNDS: tuple[tuple[str, str, int, int], ...] = (
+    ("num_gpus_per_worker", "num_gpus_per_worker", 1, 1024),
+    ("num_gpus_per_node", "num_gpus_per_node", 1, 64),
+    ("replicas", "replicas", 0, 4096),
+    ("rollout.max_unavailable", "rollout.maxUnavailable", 1, 4096),
+    ("rollout.max_surge", "rollout.maxSurge", 0, 4096),
+    ("rollout.partition", "rollout.partition", 0, 4096),
+    ("restart.node_lost_seconds", "restart.nodeLostSeconds", 0, 86400),
+    ("restart.backoff_seconds", "restart.backoffSeconds", 1, 3600),
+    ("restart.max_backoff_seconds", "restart.maxBackoffSeconds", 1, 86400),
+    ("restart.reset_seconds", "restart.resetSeconds", 1, 86400),
+    ("drain.grace_period_seconds", "drain.gracePeriodSeconds", 0, 86400),
+    ("startup.timeout_seconds", "startup.timeoutSeconds", 30, 86400),
+    ("network.port", "network.port", 1024, 65535),
+)
+
+
+def _range_problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
+    for path, shown, low, high in _BOUNDS:
+        value: Any = parsed
+        for part in path.split("."):
+            value = getattr(value, part)
+        if value is not None and not low <= value <= high:
+            advice = "correct it"
+            yield errors.FIELD_RANGE(
+                f"spec.{shown}", found=value, expected=f"{low} to {high}", advice=advice
+            )
+
+
+def _unsupported(parsed: PoolSpec) -> Iterator[errors.Problem]:
+    mode = parsed.placement.mode
+    if mode is not spec.PlacementMode.COUNT:
+        yield errors.NOT_YET_SUPPORTED(
+            "spec.placement.mode", found=mode.value, advice="use Count, or leave placement out"
+        )
+    if parsed.router is not None:
+        yield errors.NOT_YET_SUPPORTED(
+            "spec.router", found="a router", advice="send requests to the pool's Service"
+        )
+    if parsed.rollout.max_surge > 0:
+        yield errors.NOT_YET_SUPPORTED(
+            "spec.rollout.maxSurge",
+            found=parsed.rollout.max_surge,
+            advice="use 0; rollouts go by maxUnavailable",
+        )
+    per_worker, per_node = parsed.num_gpus_per_worker, parsed.num_gpus_per_node
+    if per_worker > per_node >= 1:
+        yield errors.ENGINE_SPANS_NODES(
+            "spec.num_gpus_per_worker", per_worker=per_worker, per_node=per_node
+        )
+
+
+def _engines(parsed: PoolSpec, problems: list[errors.Problem]) -> tuple[Engine, ...]:
+    """The engines by rank; what is wrong with the mapping goes to ``problems``."""
+    if parsed.num_gpus_per_worker < 1 or parsed.num_gpus_per_node < 1:
+        return ()  # said by the range check
+    if parsed.device_mapping is None:
+        return _unmapped_engines(parsed, problems)
+    try:
+        ids = device_mapping.parse(parsed.device_mapping)
+        groups = device_mapping.groups(ids, parsed.num_gpus_per_worker)
+    except errors.InvalidError as error:
+        problems.append(error.problem)
+        return ()
+    if parsed.num_gpus_per_worker <= parsed.num_gpus_per_node:
+        problems.extend(_straddling(groups, parsed))
+    return tuple(
+        Engine(rank=rank, group=device_mapping.group_name(group), devices=group)
+        for rank, group in enumerate(groups)
+    )
+
+
+def _unmapped_engines(parsed: PoolSpec, problems: list[errors.Problem]) -> tuple[Engine, ...]:
+    """Engines of a pool that counts replicas: they have no GPU ids, so the rank is the group."""
+    if parsed.replicas is None:
+        problems.append(errors.MAPPING_OR_REPLICAS("spec.device_mapping"))
+        return ()
+    return tuple(
+        Engine(rank=rank, group=names.GroupName(f"r{rank}"), devices=())
+        for rank in range(min(parsed.replicas, 4096))
+    )
+
+
+def _straddling(groups: tuple[tuple[int, ...], ...], parsed: PoolSpec) -> Iterator[errors.Problem]:
+    """The first engine whose GPUs lie on more than one node: ROLL would see only one of them."""
+    for rank, group in enumerate(groups):
+        nodes = sorted({device_mapping.node_rank(i, parsed.num_gpus_per_node) for i in group})
+        if len(nodes) > 1:
+            yield errors.ENGINE_STRADDLES_NODES(
+                "spec.device_mapping",
+                rank=rank,
+                devices=device_mapping.describe(group),
+                nodes=device_mapping.describe(nodes),
+                per_node=parsed.num_gpus_per_node,
+                per_worker=parsed.num_gpus_per_worker,
+            )
+            return
+
+
+def _version(
+    image: str, engine_version: str | None, problems: list[errors.Problem]
+) -> tuple[versions.Version, versions.Features]:
+    detected = versions.detect(image, engine_version)
+    problems.extend(detected.problems)
+    return detected.version, versions.features(detected.version)
+
+
+def _request(parsed: PoolSpec, version: versions.Version) -> arguments.EngineRequest:
+    model = parsed.model_args.get("model_name_or_path")
+    defaults = (
+        sampling.sampling_params(parsed.generating_args)
+        if parsed.generation is spec.Generation.SERVER_DEFAULT
+        else None
+    )
+    return arguments.EngineRequest(
+        model=model if isinstance(model, str) else None,
+        dtype=parsed.model_args.get("dtype"),
+        strategy_config=parsed.strategy_args.strategy_config or {},
+        gpus=parsed.num_gpus_per_worker,
+        seed=parsed.seed,
+        router_replay_mode=parsed.router_replay.mode,
+        sampling=defaults,
+        extra_args=tuple(parsed.extra_args),
+        port=parsed.network.port,
+        version=version,
+        has_api_key=parsed.security.api_key is not None,
+        has_admin_api_key=parsed.security.admin_api_key is not None,
+    )
+
+
+def _gate(parsed: PoolSpec, load_format: str) -> WeightsGate:
+    """Auto: a pool that starts with random weights is gated, one that loads them is not."""
+    if parsed.weights.gate is not WeightsGate.AUTO:
+        return parsed.weights.gate
+    return WeightsGate.COMMITTED if load_format == "dummy" else WeightsGate.OFF
+
+
+def _gate_problems(
+    gate: WeightsGate, version: versions.Version, features: versions.Features
+) -> Iterator[errors.Problem]:
+    if gate is WeightsGate.VERSIONED and not features.weight_version_flag:
+        yield errors.VERSIONED_GATE("spec.weights.gate", version=version, needed="0.5.2")
+
+
+def _active(parsed: PoolSpec, capacity: int, problems: list[errors.Problem]) -> int:
+    """How many engines to run: ``replicas`` may use less than the mapping has room for."""
+    if parsed.suspend:
+        return 0
+    if parsed.replicas is None or parsed.device_mapping is None:
+        return capacity
+    if parsed.replicas > capacity:
+        problems.append(
+            errors.REPLICAS_ABOVE_CAPACITY(
+                "spec.replicas",
+                found=parsed.replicas,
+                capacity=capacity,
+                per_worker=parsed.num_gpus_per_worker,
+            )
+        )
+    return min(parsed.replicas, capacity)

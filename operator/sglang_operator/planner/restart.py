@@ -1,0 +1,33 @@
+"""How a lost engine comes back: at once the first time, then ever later, until it has run well.
+
+The pods are the only memory: each carries how many failures in a row led to it, and a pod that
+failed stays until its replacement exists.
+"""
+
+from sglang_operator.api import spec
+from sglang_operator.planner.observed import ObservedPod
+
+
+def finished(pod: ObservedPod) -> float:
+    """When the pod ended, in seconds since the epoch; its creation if nothing tells."""
+    return pod.termination.finished if pod.termination else pod.created
+
+
+def failures(pod: ObservedPod, policy: spec.Restart) -> int:
+    """Failures in a row with this one counted; a pod that ran long enough starts anew."""
+    ran = finished(pod) - pod.created
+    return 1 if ran >= policy.reset_seconds else pod.failures + 1
+
+
+def delay(count: int, policy: spec.Restart) -> float:
+    """Seconds to wait before the replacement after ``count`` failures in a row."""
+    if count <= 1:
+        return 0.0
+    # The exponent is bounded so that a long-dead engine does not overflow the arithmetic.
+    grown = policy.backoff_seconds * 2 ** min(count - 2, 20)
+    return float(min(grown, policy.max_backoff_seconds))
+
+
+def due(pod: ObservedPod, policy: spec.Restart) -> float:
+    """When the replacement of an ended pod may be created."""
+    return finished(pod) + delay(failures(pod, policy), policy)

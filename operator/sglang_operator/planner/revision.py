@@ -1,0 +1,51 @@
+"""The revision of an engine: a hash of everything whose change asks for a new pod.
+
+It is taken from what the pod is *made of*, not from the pod as rendered, and only of what
+differs from the default: so an operator upgrade that adds a label, or a field with a default,
+restarts no engine.  Golden files guard it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from sglang_operator.api import spec
+
+# Sections of the spec that shape the pod.  Not here: restart (its tolerations reach the next
+# pod), drain (the grace period is given with each delete), scheduling of what already runs.
+_SECTIONS = ("startup", "security", "scheduling", "placement")
+
+
+def inputs(
+    parsed: spec.PoolSpec,
+    image: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    gated: bool,
+) -> dict[str, Any]:
+    """What an engine pod is made of, as JSON, without what is at its default."""
+    made_of: dict[str, Any] = {
+        "image": image,
+        "args": list(argv),
+        "env": dict(environment),
+        "gpus": parsed.num_gpus_per_worker,
+        "gated": gated,
+        "podTemplate": parsed.pod_template,
+        "rdma": parsed.network.rdma,
+        "headless": parsed.network.headless_service,
+    }
+    for section in _SECTIONS:
+        value = getattr(parsed, section)
+        default = type(value)()
+        if value != default:
+            made_of[section] = msgspec.to_builtins(value)
+    return {key: value for key, value in made_of.items() if value not in (None, False, {}, [])}
+
+
+def digest(made_of: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits."""
+    canonical = json.dumps(made_of, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]

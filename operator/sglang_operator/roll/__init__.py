@@ -1,0 +1,1 @@
+"""ROLL's side: what the fields mean that are ROLL's own."""

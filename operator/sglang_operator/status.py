@@ -1,0 +1,349 @@
+"""Plan × observed × outcome → status, by kstatus' rules (design.md §6).  Pure.
+
+``compute`` gives the whole status; ``events`` what is worth an Event between two of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_operator import failures
+from sglang_operator.api import conditions, errors, names, spec, texts
+from sglang_operator.api.conditions import Condition
+from sglang_operator.planner.observed import Observed
+from sglang_operator.planner.plan import EngineState, Plan
+from sglang_operator.planner.pool import Pool, Refused
+
+MAX_WARNINGS = 32
+MAX_MESSAGE = 2048
+
+_UP = (EngineState.IN_SERVICE, EngineState.UP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What kept the executor from carrying out a plan, in condition form."""
+
+    reason: str
+    message: str
+    stalled: bool = False  # only a human can help
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """The engines of a pool, counted by where they stand."""
+
+    desired: int
+    up: int
+    in_service: int
+    created: int
+    updated: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Tally":
+        views = plan.engines
+        return cls(
+            desired=len(views),
+            up=sum(view.state in _UP for view in views),
+            in_service=sum(view.state is EngineState.IN_SERVICE for view in views),
+            created=sum(view.pod is not None for view in views),
+            updated=sum(view.pod is not None and view.current for view in views),
+        )
+
+
+def compute(
+    pool: Pool,
+    plan: Plan,
+    *,
+    ignored: Sequence[str],
+    troubles: Sequence[Trouble],
+    previous: Mapping[str, Any],
+    now: float,
+) -> dict[str, Any]:
+    """The status of a pool that can be run."""
+    tally = Tally.of(plan)
+    remembered = failures.merge(previous.get("lastFailures", []), failures.seen(plan))
+    wanted = _conditions(pool, plan, tally, troubles, remembered)
+    status: dict[str, Any] = {
+        "observedGeneration": pool.owner.generation,
+        "conditions": conditions.merge(
+            previous.get("conditions", []),
+            wanted,
+            generation=pool.owner.generation,
+            now=failures.rfc3339(now),
+        ),
+        "replicas": tally.created,
+        "selector": names.selector_text(pool.owner.name),
+        "readySummary": f"{tally.up}/{tally.desired}",
+        "syncedSummary": f"{tally.in_service}/{tally.desired}",
+        "engines": {
+            "desired": tally.desired,
+            "created": tally.created,
+            "up": tally.up,
+            "inService": tally.in_service,
+            "gpus": tally.desired * pool.gpus,
+        },
+        "revision": pool.revision,
+        "placement": pool.spec.placement.mode.value,
+        "resolved": {
+            "image": pool.image,
+            "engineVersion": str(pool.version),
+            "numGpusPerWorker": pool.gpus,
+            "tensorParallelSize": pool.arguments.tp_size,
+            "gate": pool.gate.value,
+            "loadFormat": pool.arguments.load_format,
+        },
+    }
+    return status | _lists(ignored, pool.warnings, remembered)
+
+
+def compute_refused(
+    refused: Refused,
+    observed: Observed,
+    *,
+    ignored: Sequence[str],
+    previous: Mapping[str, Any],
+    now: float,
+) -> dict[str, Any]:
+    """The status of a pool whose spec is wrong: its pods stay as they are, and it says why."""
+    found = refused.errors
+    message = _bounded("; ".join(str(problem) for problem in found))
+    reason = found[0].reason
+    wanted = [
+        Condition(type=conditions.READY, status=conditions.FALSE, reason=reason, message=message),
+        conditions.abnormal(conditions.STALLED, reason, message),
+    ]
+    up = sum(pod.containers_ready and not pod.dying for pod in observed.pods)
+    in_service = sum(pod.ready and not pod.dying for pod in observed.pods)
+    engines = previous.get("engines", {})
+    desired = engines.get("desired", 0)
+    kept = {key: previous[key] for key in ("revision", "resolved", "placement") if key in previous}
+    status: dict[str, Any] = {
+        "observedGeneration": refused.owner.generation,
+        "conditions": conditions.merge(
+            previous.get("conditions", []),
+            wanted,
+            generation=refused.owner.generation,
+            now=failures.rfc3339(now),
+        ),
+        "replicas": len(observed.pods),
+        "selector": names.selector_text(refused.owner.name),
+        "readySummary": f"{up}/{desired}",
+        "syncedSummary": f"{in_service}/{desired}",
+        "engines": {
+            "desired": desired,
+            "created": len(observed.pods),
+            "up": up,
+            "inService": in_service,
+            "gpus": engines.get("gpus", 0),
+        },
+        **kept,
+    }
+    warnings = [p for p in refused.problems if p.severity is errors.Severity.WARNING]
+    return status | _lists(ignored, warnings, previous.get("lastFailures", []))
+
+
+def _lists(
+    ignored: Sequence[str],
+    warnings: Sequence[errors.Problem],
+    remembered: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The lists of the status; an empty one is left out."""
+    lists = {
+        "ignoredFields": list(ignored),
+        "warnings": [
+            {"reason": p.reason, "field": p.field, "message": _bounded(p.message)}
+            for p in warnings[:MAX_WARNINGS]
+        ],
+        "lastFailures": list(remembered),
+    }
+    return {key: value for key, value in lists.items() if value}
+
+
+def _bounded(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
+
+
+# --- conditions, in the order in which kstatus walks them
+
+
+def _conditions(
+    pool: Pool,
+    plan: Plan,
+    tally: Tally,
+    troubles: Sequence[Trouble],
+    remembered: Sequence[Mapping[str, Any]],
+) -> list[Condition]:
+    negative = _negative(pool, plan, tally, troubles, remembered)
+    return [
+        _ready(pool, tally, negative),
+        *negative,
+        _engines_ready(tally, negative),
+        _devices_assigned(pool, plan),
+        _weights_synced(pool, tally),
+    ]
+
+
+def _negative(
+    pool: Pool,
+    plan: Plan,
+    tally: Tally,
+    troubles: Sequence[Trouble],
+    remembered: Sequence[Mapping[str, Any]],
+) -> list[Condition]:
+    """The abnormal conditions: at most one of Stalled and Reconciling, and Suspended."""
+    found: list[Condition] = []
+    stalled = next((trouble for trouble in troubles if trouble.stalled), None)
+    progress = None if stalled else _progress(pool, plan, tally, troubles, remembered)
+    if stalled:
+        found.append(
+            conditions.abnormal(conditions.STALLED, stalled.reason, _bounded(stalled.message))
+        )
+    elif progress:
+        found.append(conditions.abnormal(conditions.RECONCILING, *progress))
+    if pool.spec.suspend:
+        found.append(
+            conditions.abnormal(conditions.SUSPENDED, conditions.SUSPENDED_REASON, texts.SUSPENDED)
+        )
+    return found
+
+
+def _progress(
+    pool: Pool,
+    plan: Plan,
+    tally: Tally,
+    troubles: Sequence[Trouble],
+    remembered: Sequence[Mapping[str, Any]],
+) -> tuple[str, str] | None:
+    """Reason and message of what is still to happen, the most telling first."""
+    if troubles:
+        return troubles[0].reason, _bounded(troubles[0].message)
+    for check in (_lost, _failing, _pending):
+        if told := check(pool, plan, remembered):
+            return told
+    if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
+        return conditions.ROLLING_UPDATE, texts.ROLLING.format(
+            updated=tally.updated,
+            desired=tally.desired,
+            revision=pool.revision,
+            budget=pool.spec.rollout.max_unavailable,
+        )
+    if tally.created < tally.desired:
+        message = texts.CREATING.format(up=tally.up, desired=tally.desired, created=tally.created)
+        return conditions.CREATING, message
+    if tally.up < tally.desired:
+        return conditions.ENGINES_STARTING, texts.STARTING.format(
+            up=tally.up, desired=tally.desired, starting=tally.created - tally.up
+        )
+    if plan.obsolete:
+        return conditions.SCALING, texts.SCALING.format(obsolete=plan.obsolete)
+    return None
+
+
+def _moving(pool: Pool, plan: Plan) -> bool:
+    """Whether an outdated engine is going to be replaced: those below the partition are not."""
+    partition = pool.spec.rollout.partition
+    return any(not view.current and view.engine.rank >= partition for view in plan.engines)
+
+
+def _lost(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    lost = [view.pod for view in plan.engines if view.state is EngineState.LOST and view.pod]
+    if not lost:
+        return None
+    nodes = ", ".join(sorted({pod.node for pod in lost})[:5])
+    return conditions.NODE_LOST, texts.NODE_LOST.format(count=len(lost), nodes=nodes)
+
+
+def _failing(
+    pool: Pool, plan: Plan, remembered: Sequence[Mapping[str, Any]]
+) -> tuple[str, str] | None:
+    waiting = [view for view in plan.engines if view.state is EngineState.BACKOFF]
+    if not waiting:
+        return None
+    groups = {view.engine.group for view in waiting}
+    cause = next((e for e in remembered if groups & set(e.get("engines", []))), None)
+    if cause is None:
+        return conditions.ENGINES_FAILING, texts.FAILING_UNKNOWN.format(count=len(waiting))
+    message = texts.FAILING.format(
+        count=len(waiting), reason=cause["reason"], message=cause.get("advice") or cause["message"]
+    )
+    return conditions.ENGINES_FAILING, _bounded(message)
+
+
+def _pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    told = [
+        view.pod
+        for view in plan.engines
+        if view.state is EngineState.PENDING and view.pod and view.pod.unschedulable
+    ]
+    if not told:
+        return None
+    return conditions.DEVICES_PENDING, _bounded(
+        texts.DEVICES_PENDING.format(
+            count=len(told),
+            gpus=pool.gpus,
+            resource=pool.spec.placement.resource_name,
+            message=told[0].unschedulable,
+        )
+    )
+
+
+def _ready(pool: Pool, tally: Tally, negative: Sequence[Condition]) -> Condition:
+    if negative:
+        first = negative[0]
+        return Condition(
+            type=conditions.READY,
+            status=conditions.FALSE,
+            reason=first.reason,
+            message=first.message,
+        )
+    text = texts.READY if tally.desired else texts.READY_EMPTY
+    return Condition(
+        type=conditions.READY,
+        status=conditions.TRUE,
+        reason=conditions.POOL_READY,
+        message=text.format(up=tally.up, desired=tally.desired, gpus=pool.gpus),
+    )
+
+
+def _engines_ready(tally: Tally, negative: Sequence[Condition]) -> Condition:
+    complete = tally.up == tally.desired
+    reason = conditions.ALL_ENGINES_UP
+    if not complete:
+        reason = negative[0].reason if negative else conditions.ENGINES_STARTING
+    return Condition(
+        type=conditions.ENGINES_READY,
+        status=conditions.TRUE if complete else conditions.FALSE,
+        reason=reason,
+        message=texts.ENGINES_UP.format(up=tally.up, desired=tally.desired),
+    )
+
+
+def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
+    placed = [view.pod for view in plan.engines if view.pod and view.pod.node]
+    complete = len(placed) == len(plan.engines)
+    return Condition(
+        type=conditions.DEVICES_ASSIGNED,
+        status=conditions.TRUE if complete else conditions.FALSE,
+        reason=conditions.COUNTED if complete else conditions.DEVICES_PENDING,
+        message=texts.DEVICES_COUNTED.format(
+            gpus=len(placed) * pool.gpus, nodes=len({pod.node for pod in placed})
+        ),
+    )
+
+
+def _weights_synced(pool: Pool, tally: Tally) -> Condition:
+    values = {"synced": tally.in_service, "desired": tally.desired}
+    if pool.gate is spec.WeightsGate.OFF:
+        status, reason, text = conditions.TRUE, conditions.GATE_OFF, texts.GATE_OFF
+    elif tally.desired and tally.in_service == tally.desired:
+        status, reason, text = conditions.TRUE, conditions.SYNCED, texts.SYNCED
+    else:
+        reason = conditions.WAITING_FOR_TRAINER if tally.desired else conditions.NO_ENGINES
+        status, text = conditions.FALSE, texts.WAITING_FOR_TRAINER
+    return Condition(
+        type=conditions.WEIGHTS_SYNCED,
+        status=status,
+        reason=reason,
+        message=text.format(**values),
+    )

@@ -1,0 +1,146 @@
+"""``python -m sglang_operator.testing``: a control plane from the shell.
+
+::
+
+    up [--nodes 3x8] [--detach]     start one and print `export KUBECONFIG=…`
+    down                            end the one that `up` started
+    kubeconfig                      print the path of its kubeconfig
+    run [--nodes 3x8] -- CMD…       start one for a command, and end it with the command
+    demo [--once]                   the guide's example on a plane of its own, to look at
+    tools                           print the folder of the programs, built first where needed
+
+``--name`` tells several named planes apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from sglang_operator.testing import binaries, controlplane, errors, named
+
+CHECK_SECONDS = 1.0
+SIGNAL_EXIT = 128  # what a shell adds to the number of the signal that ended a command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.action(options))
+    except errors.KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return SIGNAL_EXIT + signal.SIGINT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sglang_operator.testing",
+        description="Run a real Kubernetes control plane with fake GPU nodes on this machine.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    name = argparse.ArgumentParser(add_help=False)
+    name.add_argument("--name", default="default", help="which plane (default: default)")
+    size = argparse.ArgumentParser(add_help=False)
+    size.add_argument("--nodes", default="3x8", help="NODESxGPUS, such as 3x8 or 2x8,1x4")
+
+    up = commands.add_parser("up", parents=[name, size], help="start a plane")
+    up.add_argument("--detach", action="store_true", help="go on in the background, until down")
+    up.set_defaults(action=_up)
+    down = commands.add_parser("down", parents=[name], help="end a plane")
+    down.set_defaults(action=_down)
+    kubeconfig = commands.add_parser(
+        "kubeconfig", parents=[name], help="print a plane's kubeconfig"
+    )
+    kubeconfig.set_defaults(action=_kubeconfig)
+    run = commands.add_parser("run", parents=[size], help="run a command with a plane of its own")
+    run.add_argument("command", nargs="+", metavar="CMD", help="after --, with its arguments")
+    run.set_defaults(action=_run)
+    demo = commands.add_parser("demo", help="the guide's example, with a live view")
+    demo.add_argument("--once", action="store_true", help="end when the pool is Ready")
+    demo.set_defaults(action=_demo)
+    tools = commands.add_parser("tools", help="print the folder of the programs")
+    tools.set_defaults(action=_tools)
+    return parser
+
+
+def _up(options: argparse.Namespace) -> int:
+    slot = named.Slot(options.name, os.environ)
+    if options.detach:
+        binaries.locate()  # here, where its progress can be seen
+        print(f"export KUBECONFIG={slot.detach(options.nodes)}")
+        return 0
+    _end_on(signal.SIGTERM, signal.SIGHUP)
+    with slot.held(), controlplane.ControlPlane(options.nodes) as plane:
+        slot.publish(plane.kubeconfig)
+        print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
+        binaries.to_stderr(f"up after {plane.start_seconds:.1f} s; Ctrl-C or `down` ends it")
+        while True:
+            plane.check()
+            time.sleep(CHECK_SECONDS)
+
+
+def _down(options: argparse.Namespace) -> int:
+    if not named.Slot(options.name, os.environ).end():
+        print(f"no control plane named {options.name!r} is up", file=sys.stderr)
+    return 0
+
+
+def _kubeconfig(options: argparse.Namespace) -> int:
+    print(named.Slot(options.name, os.environ).kubeconfig())
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    _end_on(signal.SIGTERM, signal.SIGHUP)
+    with controlplane.ControlPlane(options.nodes) as plane:
+        try:
+            process = subprocess.Popen(options.command, env=plane.environment())
+        except OSError as error:
+            print(f"error: {options.command[0]}: {error.strerror}", file=sys.stderr)
+            return 127
+        try:
+            # Ctrl-C reaches the command as well; how to take it is the command's choice.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            code = process.wait()
+        except SystemExit:
+            process.terminate()
+            process.wait()
+            raise
+        try:
+            plane.check()
+        except errors.PlaneError as error:
+            print(f"warning: {error}", file=sys.stderr)
+    return code if code >= 0 else SIGNAL_EXIT - code
+
+
+def _tools(options: argparse.Namespace) -> int:
+    print(binaries.locate())
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from sglang_operator.testing import demo  # needs rich, which the rest does not
+
+    _end_on(signal.SIGTERM, signal.SIGHUP)
+    return demo.main(once=options.once)
+
+
+def _end_on(*signals: signal.Signals) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(SIGNAL_EXIT + number)
+
+    for each in signals:
+        signal.signal(each, end)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

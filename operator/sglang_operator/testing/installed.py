@@ -1,0 +1,148 @@
+"""The operator on a control plane of the kit, as it is installed on a cluster.
+
+It runs as its own ServiceAccount with exactly the roles that are shipped, never as the
+administrator: a verb that is missing there fails the test that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from sglang_operator.testing import errors
+from sglang_operator.testing.controlplane import ControlPlane
+
+NAMESPACE = "sglang-operator"
+ACCOUNT = "sglang-operator"
+COMPONENT = "sglang-operator"
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+
+def manifests() -> Path:
+    """The folder of the manifests: in the installed package, or beside it in a checkout.
+
+    Raises FileNotFoundError if they are in neither place.
+    """
+    packaged = Path(__file__).parent / "manifests"
+    checkout = Path(__file__).parents[3] / "manifests"
+    for folder in (packaged, checkout):
+        if (folder / "crd").is_dir():
+            return folder
+    raise FileNotFoundError(f"the operator's manifests are neither in {packaged} nor {checkout}")
+
+
+class InstalledOperator:
+    """The operator's process, and what an installation brings with it.
+
+    ``namespaces`` asks for namespaced mode: a Role in each of them, nothing cluster-wide.
+    """
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        *,
+        namespaces: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        name: str = COMPONENT,
+    ) -> None:
+        self._plane = plane
+        self._namespaces = tuple(namespaces)
+        self._arguments = tuple(arguments)
+        self.name = name
+
+    @property
+    def user(self) -> str:
+        """The name by which the API server knows it."""
+        return f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._plane.pids.get(self.name)
+
+    @property
+    def log(self) -> Path:
+        """The file with its output."""
+        return self._plane.log(self.name)
+
+    def __enter__(self) -> Self:
+        self.install()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(errors.PlaneError):
+            self.stop()
+
+    def install(self) -> None:
+        """The custom resource definition, the account and its roles; raises CommandError."""
+        plane, folder = self._plane, manifests()
+        plane.kubectl("apply", "-f", str(folder / "crd"))
+        plane.kubectl(
+            "wait", "--for=condition=Established", "--timeout=30s", "-f", str(folder / "crd")
+        )
+        plane.kubectl("apply", "-f", str(folder / "controller" / "namespace.yaml"))
+        self._apply(NAMESPACE, "service_account.yaml")
+        if not self._namespaces:
+            self._apply(NAMESPACE, "cluster_role.yaml", "cluster_role_binding.yaml")
+        for namespace in self._namespaces:
+            plane.namespace(namespace)
+            self._apply(namespace, "role.yaml")
+            # The binding as shipped is for an operator that lives in the namespace it serves.
+            plane.kubectl(
+                "create",
+                "rolebinding",
+                ACCOUNT,
+                f"--role={ACCOUNT}",
+                f"--serviceaccount={NAMESPACE}:{ACCOUNT}",
+                f"--namespace={namespace}",
+            )
+
+    def _apply(self, namespace: str, *files: str) -> None:
+        for file in files:
+            path = manifests() / "rbac" / file
+            self._plane.kubectl("apply", "-f", str(path), "--namespace", namespace)
+
+    def start(self) -> None:
+        """Start the process and wait until its stores are filled; raises PlaneError."""
+        kubeconfig = self._plane.service_account_kubeconfig(NAMESPACE, ACCOUNT)
+        before = self.log.stat().st_size if self.log.exists() else 0
+        self._plane.spawn(
+            self.name,
+            [
+                sys.executable,
+                "-m",
+                "sglang_operator",
+                f"--kubeconfig={kubeconfig}",
+                *(f"--namespace={namespace}" for namespace in self._namespaces),
+                *self._arguments,
+            ],
+        )
+        self._plane.wait(
+            lambda: b"in sync:" in self.log.read_bytes()[before:],
+            READY_SECONDS,
+            "the operator to be in sync",
+        )
+
+    def stop(self) -> None:
+        """End it as Kubernetes would, by SIGTERM; killed if it takes too long."""
+        pid = self.pid
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGTERM)
+        try:
+            self._plane.await_end(self.name, STOP_SECONDS)
+        except errors.WaitTimeoutError:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._plane.stop_component(self.name)

@@ -1,0 +1,132 @@
+"""What there is of a plane only while it is up: its folder, port, processes and client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sglang_operator.testing import (
+    client,
+    components,
+    credentials,
+    datadir,
+    errors,
+    ports,
+    processes,
+)
+
+T = TypeVar("T")
+
+START_SECONDS = 60.0
+PROBE_SECONDS = 2.0
+POLL_SECONDS = 0.05
+PORT_TAKEN = "address already in use"
+
+
+class Running:
+    """One plane that is up, or on the way there; ``close`` ends it."""
+
+    def __init__(self, options: components.Options, *, tools: Path, keep: bool) -> None:
+        datadir.sweep()
+        self.data, lock = datadir.create(keep=keep)
+        try:
+            self.settings = _settings(options, tools=tools, data=self.data)
+            components.write_files(self.settings)
+            self.processes = processes.Processes(self.data, lock=lock)
+            self.api = self._client(client.TIMEOUT_SECONDS)
+        except BaseException:
+            shutil.rmtree(self.data, ignore_errors=True)
+            raise
+        finally:
+            os.close(lock)  # the guard holds it from here on
+
+    @property
+    def url(self) -> str:
+        """The API server's address."""
+        return components.url(self.settings)
+
+    def start(self, component: str) -> None:
+        """Start one component; raises PlaneError."""
+        self.processes.start(component, components.command(component, self.settings))
+
+    def wait_for_api(self) -> None:
+        """Return when the API server is ready; raises WaitTimeoutError and PlaneError."""
+        # Impatient, for somebody else may listen on a port that this API server did not get.
+        with contextlib.closing(self._client(PROBE_SECONDS)) as probe:
+            self.wait(lambda: _is_ready(probe), START_SECONDS, "the API server to be ready")
+
+    def check(self) -> None:
+        """Raise PlaneError when a component has died, PortTakenError when for its port."""
+        for name in list(self.processes.deaths):
+            if PORT_TAKEN in self.processes.tail(name):
+                raise errors.PortTakenError(f"{name}:\n{self.processes.tail(name)}")
+        self.processes.check()
+
+    def wait(self, predicate: Callable[[], T], timeout: float, what: str) -> T:
+        """Ask until the answer is true; see ``ControlPlane.wait``."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                answer = predicate()
+                if answer:
+                    return answer
+                last = f"the last answer was {answer!r}"
+            except (errors.CommandError, errors.ApiError, AssertionError, ConnectionError) as error:
+                last = f"the last answer was {type(error).__name__}: {error}"
+            self.check()
+            if time.monotonic() >= deadline:
+                raise errors.WaitTimeoutError(f"waited {timeout:g} s for {what}; {last}")
+            time.sleep(POLL_SECONDS)
+
+    def close(self) -> Path | None:
+        """End every process and remove the folder; return it where it is kept."""
+        self.api.close()
+        self.processes.close()
+        if (self.data / datadir.KEEP).exists():
+            return self.data
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.data)  # the guard was killed
+        return None
+
+    def _client(self, timeout: float) -> client.Client:
+        secrets = self.settings.secrets
+        return client.Client(
+            port=self.settings.port, ca=secrets.ca, token=secrets.tokens["admin"], timeout=timeout
+        )
+
+
+def _is_ready(probe: client.Client) -> bool:
+    try:
+        probe.get("/readyz")
+    except (OSError, errors.ApiError):
+        return False
+    return True
+
+
+def _settings(options: components.Options, *, tools: Path, data: Path) -> components.Settings:
+    port = ports.free()
+    (data / "logs").mkdir()
+    secrets = credentials.create(data / "secrets")
+    kubeconfigs = {
+        user: credentials.write_kubeconfig(
+            data / f"{user.removeprefix('system:')}.kubeconfig",
+            url=f"https://{ports.HOST}:{port}",
+            ca=secrets.ca,
+            token=token,
+            namespace="default",
+        )
+        for user, token in secrets.tokens.items()
+    }
+    return components.Settings(
+        options=options,
+        tools=tools,
+        data=data,
+        port=port,
+        secrets=secrets,
+        kubeconfigs=kubeconfigs,
+    )

@@ -1,0 +1,113 @@
+"""Objects that tests begin with: a valid pool, and pods in every state."""
+
+from typing import Any
+
+from sglang_operator.api import names
+from sglang_operator.planner.observed import Observed, ObservedPod, Termination
+from sglang_operator.planner.plan import Plan, plan
+from sglang_operator.planner.pool import Engine, Owner, Pool, Refused, plan_pool
+
+NOW = 1_800_000_000.0
+
+OWNER = Owner(
+    name="actor-infer",
+    namespace="rl",
+    uid=names.Uid("1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"),
+    generation=1,
+)
+
+
+def guide_spec(**changes: Any) -> dict[str, Any]:
+    """The example of ROLL's guide to SGLang: 24 GPUs, 2 for each engine."""
+    spec: dict[str, Any] = {
+        "model_args": {
+            "model_name_or_path": "Qwen/Qwen3-30B-A3B-Base",
+            "disable_gradient_checkpointing": True,
+            "dtype": "bf16",
+        },
+        "generating_args": {"max_new_tokens": 4096, "top_p": 0.99, "top_k": 100},
+        "strategy_args": {
+            "strategy_name": "sglang",
+            "strategy_config": {"mem_fraction_static": 0.7, "load_format": "dummy"},
+        },
+        "num_gpus_per_worker": 2,
+        "device_mapping": "list(range(0,24))",
+    }
+    return {**spec, **changes}
+
+
+def with_config(**config: Any) -> dict[str, Any]:
+    """The guide's spec with this strategy_config on top of its own."""
+    base = {"mem_fraction_static": 0.7, "load_format": "dummy"}
+    return guide_spec(
+        strategy_args={"strategy_name": "sglang", "strategy_config": {**base, **config}}
+    )
+
+
+def a_pool(raw: dict[str, Any] | None = None, **changes: Any) -> Pool:
+    """A pool that can be run: the guide's, with changes to its spec."""
+    planned = plan_pool(OWNER, raw if raw is not None else guide_spec(**changes))
+    assert isinstance(planned, Pool), planned
+    return planned
+
+
+def refused(raw: dict[str, Any] | None = None, **changes: Any) -> Refused:
+    """A pool that cannot be run."""
+    planned = plan_pool(OWNER, raw if raw is not None else guide_spec(**changes))
+    assert isinstance(planned, Refused), planned
+    return planned
+
+
+def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:
+    """The pod of this engine: up, its gate closed."""
+    name = names.pod_name(pool.owner.name, engine.group, attempt)
+    values: dict[str, Any] = {
+        "name": name,
+        "uid": names.Uid(f"uid-{name}"),
+        "resource_version": 100,
+        "group": engine.group,
+        "attempt": attempt,
+        "revision": pool.revision,
+        "devices": engine.devices,
+        "node": "gpu-node-0",
+        "phase": "Running",
+        "created": NOW - 100,
+        "containers_ready": True,
+        "ip": "10.0.0.1",
+    }
+    return ObservedPod(**{**values, **changes})
+
+
+def an_ended_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:
+    """The pod of this engine after its container crashed at this moment."""
+    return a_pod(
+        pool,
+        engine,
+        attempt,
+        **{
+            "phase": "Failed",
+            "containers_ready": False,
+            "termination": Termination(exit_code=137, reason="Error", message="", finished=NOW),
+            **changes,
+        },
+    )
+
+
+def all_pods(pool: Pool, **changes: Any) -> list[ObservedPod]:
+    """One pod for each engine that is to run."""
+    return [a_pod(pool, engine, **changes) for engine in pool.running]
+
+
+def planned(pool: Pool, pods: list[ObservedPod], now: float = NOW, **observed: Any) -> Plan:
+    """The plan for exactly these pods."""
+    return plan(pool, Observed(pods=tuple(pods), **observed), now)
+
+
+def created(result: Plan) -> list[tuple[str, int]]:
+    """Group and attempt of each pod that the plan creates."""
+    return [(create.engine.group, create.attempt) for create in result.creates]
+
+
+def removed(result: Plan) -> list[str]:
+    """Name of each pod that the plan removes."""
+    return [removal.pod.name for removal in result.removals]

@@ -1,0 +1,139 @@
+"""A pool on a control plane, as a test handles it: apply, look, wait, break."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sglang_operator.api import conditions, names
+from sglang_operator.testing import ControlPlane
+from tests.builders import guide_spec
+
+WAIT = 30.0
+
+Json = dict[str, Any]
+
+
+class PoolUnderTest:
+    """One SGLangInference and everything that belongs to it."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, name: str = "actor-infer") -> None:
+        self.plane = plane
+        self.namespace = namespace
+        self.name = name
+
+    # --- writing
+
+    def apply(self, **changes: Any) -> None:
+        """Apply the guide's spec with these changes; a field set to None is left out."""
+        spec = {k: v for k, v in guide_spec(**changes).items() if v is not None}
+        self.kubectl(
+            "apply",
+            "-f",
+            "-",
+            input=json.dumps(
+                {
+                    "apiVersion": names.API_VERSION,
+                    "kind": names.KIND,
+                    "metadata": {"name": self.name},
+                    "spec": spec,
+                }
+            ),
+        )
+
+    def patch(self, spec: Json) -> None:
+        """Merge this into the spec."""
+        self.kubectl("patch", "sgi", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def delete(self, *arguments: str) -> None:
+        self.kubectl("delete", "sgi", self.name, *arguments)
+
+    def kubectl(self, *arguments: str, **options: Any) -> str:
+        return self.plane.kubectl(*arguments, "--namespace", self.namespace, **options).stdout
+
+    def break_pod(self, name: str, exit_code: int = 137, message: str = "", reason: str = "Error"):
+        """Let the engine container of this pod end."""
+        self.kubectl(
+            "annotate",
+            "pod",
+            name,
+            f"fake.sglang/fail={exit_code}",
+            f"fake.sglang/fail-message={message}",
+            f"fake.sglang/fail-reason={reason}",
+        )
+
+    # --- looking
+
+    def object(self) -> Json:
+        path = f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/{names.PLURAL}/{self.name}"
+        return self.plane.api.get(path)
+
+    @property
+    def status(self) -> Json:
+        return self.object().get("status", {})
+
+    def condition(self, type_: str) -> Json:
+        return dict(conditions.find(self.status.get("conditions", []), type_) or {})
+
+    def pods(self) -> list[Json]:
+        """The pods whose controller is this very pool."""
+        uid = self.object()["metadata"]["uid"]
+        return [pod for pod in self.all_pods() if _controller(pod) == uid]
+
+    def all_pods(self) -> list[Json]:
+        return self.plane.api.get(f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+
+    def uids(self) -> dict[str, str]:
+        """UID of each engine's pod, by engine; those being deleted are left out."""
+        return {
+            pod["metadata"]["labels"][names.LABEL_ENGINE]: pod["metadata"]["uid"]
+            for pod in self.pods()
+            if not pod["metadata"].get("deletionTimestamp")
+            and pod["status"].get("phase") not in ("Failed", "Succeeded")
+        }
+
+    def events(self) -> list[Json]:
+        listed = self.plane.api.get(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")
+        uid = self.object()["metadata"]["uid"]
+        return [e for e in listed["items"] if e.get("regarding", {}).get("uid") == uid]
+
+    def registry(self) -> Json:
+        path = f"/api/v1/namespaces/{self.namespace}/configmaps/{self.name}-engines"
+        return json.loads(self.plane.api.get(path)["data"]["engines.json"])
+
+    # --- waiting
+
+    def wait(self, check: Callable[[], Any], what: str, seconds: float = WAIT) -> Any:
+        return self.plane.wait(check, seconds, f"{self.namespace}/{self.name}: {what}")
+
+    def is_current(self) -> bool:
+        found = self.object()
+        return found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+
+    def is_ready(self) -> bool:
+        return self.is_current() and self.condition(conditions.READY).get("status") == "True"
+
+    def wait_ready(self, seconds: float = WAIT) -> dict[str, str]:
+        """Wait until the pool is Ready at its present generation; the UIDs of its pods."""
+        self.wait(self.is_ready, "Ready", seconds)
+        return self.uids()
+
+    def wait_for(self, type_: str, reason: str, seconds: float = WAIT) -> Json:
+        """Wait for a condition with this reason at the present generation."""
+
+        def check() -> Json | None:
+            condition = self.condition(type_)
+            return condition if self.is_current() and condition.get("reason") == reason else None
+
+        found: Json = self.wait(check, f"{type_} with reason {reason}", seconds)
+        return found
+
+    def wait_engines(self, engines: Iterable[str], seconds: float = WAIT) -> dict[str, str]:
+        """Wait until exactly these engines have a pod, and the pool is Ready."""
+        wanted = set(engines)
+        self.wait(lambda: set(self.uids()) == wanted and self.is_ready(), f"{wanted}", seconds)
+        return self.uids()
+
+
+def _controller(pod: Json) -> str | None:
+    owners = pod["metadata"].get("ownerReferences", [])
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

@@ -1,0 +1,75 @@
+"""The window of requests under way: it grows with success and gives way to an overloaded server."""
+
+import asyncio
+
+from sglang_operator.cluster.window import Window
+
+
+def test_it_grows_by_one_for_a_full_window_of_successes():
+    window = Window(start=4, limit=8)
+    for _ in range(5):
+        window.succeeded()
+    assert window.size == 5
+
+
+def test_it_never_grows_above_its_limit():
+    window = Window(start=4, limit=6)
+    for _ in range(1000):
+        window.succeeded()
+    assert window.size == 6
+
+
+def test_one_overload_halves_it_once_for_all_that_was_under_way():
+    window = Window(start=16)
+    for _ in range(10):
+        window.congested(None)
+    assert window.size == 8
+
+
+def test_it_never_closes_altogether():
+    window = Window(start=1)
+    window.congested(None)
+    assert window.size == 1
+
+
+def test_no_more_than_its_size_are_under_way_and_all_get_their_turn():
+    async def story() -> None:
+        window = Window(start=3, limit=3)
+        under_way, most, finished = 0, 0, 0
+
+        async def request() -> None:
+            nonlocal under_way, most, finished
+            async with window.slot():
+                under_way += 1
+                most = max(most, under_way)
+                await asyncio.sleep(0)
+                under_way -= 1
+            finished += 1
+
+        await asyncio.gather(*(request() for _ in range(50)))
+        assert most == 3
+        assert finished == 50
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_request_gives_its_place_back():
+    async def story() -> None:
+        window = Window(start=1, limit=1)
+        release = asyncio.Event()
+
+        async def hold() -> None:
+            async with window.slot():
+                await release.wait()
+
+        first = asyncio.create_task(hold())
+        second = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        release.set()
+        await first
+        async with asyncio.timeout(1), window.slot():
+            pass
+
+    asyncio.run(story())

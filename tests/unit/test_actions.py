@@ -1,0 +1,121 @@
+"""What is asked of the API server, and that nothing is asked when nothing differs."""
+
+import copy
+import dataclasses
+
+import pytest
+
+from sglang_operator import actions
+from sglang_operator.api import names
+from sglang_operator.desired import engine_pod, objects
+from sglang_operator.planner.observed import Observed, ObservedChild
+from sglang_operator.planner.plan import plan
+from tests.builders import NOW, OWNER, a_pool, all_pods
+
+
+def a_plan(pool, pods, **observed):
+    return plan(pool, Observed(pods=tuple(pods), **observed), NOW)
+
+
+def as_observed(bodies, owner=OWNER.uid):
+    return {
+        (body["kind"], body["metadata"]["name"]): ObservedChild(
+            uid=names.Uid(f"uid-{body['kind']}"), owner=owner, body=copy.deepcopy(body)
+        )
+        for body in bodies
+    }
+
+
+def test_deletes_come_before_creates_and_name_the_exact_pod():
+    old = a_pool(device_mapping="list(range(0,4))")
+    new = a_pool(device_mapping="list(range(2,6))")
+    batch = actions.pod_actions(new, a_plan(new, all_pods(old)), engine_pod.template(new))
+    assert [type(action).__name__ for action in batch] == ["DeletePod", "CreatePod"]
+    delete, create = batch
+    assert isinstance(delete, actions.DeletePod)
+    assert (delete.name, delete.uid, delete.resource_version) == (
+        "actor-infer-g0-1-0",
+        "uid-actor-infer-g0-1-0",
+        100,
+    )
+    assert create.name == "actor-infer-g4-5-0"
+
+
+def test_a_new_pool_gets_its_service_budget_and_registry():
+    pool = a_pool()
+    batch = actions.child_actions(pool, a_plan(pool, []), Observed())
+    assert [(type(a).__name__, a.kind, a.name) for a in batch] == [
+        ("CreateChild", "Service", "actor-infer"),
+        ("CreateChild", "PodDisruptionBudget", "actor-infer-engines"),
+        ("CreateChild", "ConfigMap", "actor-infer-engines"),
+    ]
+
+
+def test_children_as_they_should_be_are_left_alone_whatever_the_server_added():
+    pool = a_pool()
+    planned = a_plan(pool, all_pods(pool))
+    bodies = objects.children(pool, planned.engines)
+    children = as_observed(bodies)
+    service = children["Service", "actor-infer"].body
+    service["spec"]["clusterIP"] = "10.96.0.7"
+    service["spec"]["ports"][0]["nodePort"] = 0
+    assert actions.child_actions(pool, planned, Observed(children=children)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "path"),
+    [
+        pytest.param("Service", {"ports": []}, ".spec.ports", id="port removed"),
+        pytest.param("Service", {"selector": {}}, ".spec.selector", id="selector emptied"),
+        pytest.param("PodDisruptionBudget", {"minAvailable": 0}, ".spec.minAvailable", id="budget"),
+    ],
+)
+def test_a_changed_child_is_put_right_and_the_difference_is_named(kind, change, path):
+    pool = a_pool()
+    planned = a_plan(pool, all_pods(pool))
+    children = as_observed(objects.children(pool, planned.engines))
+    key = next(key for key in children if key[0] == kind)
+    children[key].body["spec"].update(change)
+    batch = actions.child_actions(pool, planned, Observed(children=children))
+    assert [(type(a).__name__, a.kind) for a in batch] == [("UpdateChild", kind)]
+    assert batch[0].reason.startswith(path)
+
+
+def test_a_child_of_somebody_else_is_reported_and_not_touched():
+    pool = a_pool()
+    planned = a_plan(pool, all_pods(pool))
+    bodies = objects.children(pool, planned.engines)
+    children = as_observed(bodies) | as_observed(bodies[:1], owner=names.Uid("another"))
+    children["Service", "actor-infer"].body["spec"]["ports"] = []
+    observed = Observed(children=children)
+    assert actions.child_actions(pool, planned, observed) == []
+    assert actions.foreign_children(pool, planned, observed) == [("Service", "actor-infer")]
+
+
+def test_the_headless_service_goes_when_it_is_no_longer_asked_for():
+    with_names = a_pool(network={"headlessService": True})
+    planned = a_plan(with_names, all_pods(with_names))
+    children = as_observed(objects.children(with_names, planned.engines))
+    assert ("Service", "actor-infer-engines") in children
+    plain = a_pool()
+    batch = actions.child_actions(plain, a_plan(plain, []), Observed(children=children))
+    dropped = [a for a in batch if isinstance(a, actions.DeleteChild)]
+    assert [(a.kind, a.name) for a in dropped] == [("Service", "actor-infer-engines")]
+
+
+def test_a_pod_names_its_failures_and_its_attempt():
+    pool = a_pool()
+    template = engine_pod.template(pool)
+    pod = engine_pod.pod(pool, template, pool.engines[0], 3, 2)
+    assert pod["metadata"]["name"] == "actor-infer-g0-1-3"
+    assert pod["metadata"]["annotations"][names.ANNOTATION_FAILURES] == "2"
+    assert names.LABEL_ENGINE not in template["metadata"]["labels"]  # the template is not changed
+
+
+def test_the_same_pool_of_another_generation_has_the_same_revision():
+    pool = a_pool()
+    later = dataclasses.replace(pool, owner=dataclasses.replace(pool.owner, generation=7))
+    assert (
+        engine_pod.template(later)["metadata"]["labels"]
+        == engine_pod.template(pool)["metadata"]["labels"]
+    )

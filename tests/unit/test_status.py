@@ -1,0 +1,215 @@
+"""Status by kstatus' and Flux's rules, and the words in it."""
+
+import pytest
+
+from sglang_operator import status
+from sglang_operator.api import conditions, spec
+from sglang_operator.planner.observed import Observed, Termination
+from sglang_operator.planner.plan import plan
+from sglang_operator.status import Trouble
+from tests import gitops
+from tests.builders import (
+    NOW,
+    OWNER,
+    a_pod,
+    a_pool,
+    all_pods,
+    an_ended_pod,
+    guide_spec,
+    refused,
+)
+
+
+def compute(pool, pods, troubles=(), previous=None, now=NOW, **observed):
+    planned = plan(pool, Observed(pods=tuple(pods), **observed), now)
+    return status.compute(
+        pool,
+        planned,
+        ignored=spec.ignored_fields(guide_spec()),
+        troubles=troubles,
+        previous=previous or {},
+        now=now,
+    )
+
+
+def condition(found, type_):
+    return conditions.find(found["conditions"], type_)
+
+
+def as_object(found):
+    return {"metadata": {"generation": OWNER.generation}, "status": found}
+
+
+def _situations():
+    pool = a_pool()
+    pods = all_pods(pool)
+    stalled = Trouble(reason=conditions.NAME_CONFLICT, message="a foreign pod", stalled=True)
+    quota = Trouble(reason=conditions.QUOTA_EXCEEDED, message="no more")
+    suspended = a_pool(suspend=True)
+    failing = [an_ended_pod(pool, pool.engines[0], 3, failures=3, created=NOW - 5), *pods[1:]]
+    return {
+        "empty": (pool, [], ()),
+        "starting": (pool, all_pods(pool, containers_ready=False), ()),
+        "unschedulable": (
+            pool,
+            all_pods(pool, containers_ready=False, node="", unschedulable="0/3 nodes"),
+            (),
+        ),
+        "up": (pool, pods, ()),
+        "in service": (pool, all_pods(pool, ready=True), ()),
+        "failing": (pool, failing, ()),
+        "rolling": (pool, all_pods(pool, revision="0" * 10), ()),
+        "conflict": (pool, pods[1:], (stalled,)),
+        "quota": (pool, pods[1:], (quota,)),
+        "suspending": (suspended, pods, ()),
+        "suspended": (suspended, [], ()),
+        "empty by choice": (a_pool(replicas=0), [], ()),
+    }
+
+
+SITUATIONS = _situations()
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_flux_has_nothing_to_complain_about(name):
+    found = compute(*SITUATIONS[name])
+    assert list(gitops.flux_complaints(as_object(found))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("empty", "InProgress"),
+        ("starting", "InProgress"),
+        ("unschedulable", "InProgress"),
+        ("up", "Current"),
+        ("in service", "Current"),
+        ("failing", "InProgress"),
+        ("rolling", "InProgress"),
+        ("conflict", "Failed"),
+        ("quota", "InProgress"),
+        ("suspending", "InProgress"),
+        ("suspended", "InProgress"),
+        ("empty by choice", "Current"),
+    ],
+)
+def test_kstatus_reads_each_situation_as_meant(name, verdict):
+    assert gitops.kstatus(as_object(compute(*SITUATIONS[name]))) == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("empty", "Creating"),
+        ("starting", "EnginesStarting"),
+        ("unschedulable", "DevicesPending"),
+        ("up", "PoolReady"),
+        ("failing", "EnginesFailing"),
+        ("rolling", "RollingUpdate"),
+        ("conflict", "NameConflict"),
+        ("quota", "QuotaExceeded"),
+        ("suspending", "Scaling"),
+        ("suspended", "Suspended"),
+    ],
+)
+def test_ready_names_the_reason(name, reason):
+    assert condition(compute(*SITUATIONS[name]), conditions.READY)["reason"] == reason
+
+
+def test_a_refused_pool_is_stalled_with_every_error_in_words():
+    pool = refused(device_mapping="[0, 0]", placement={"mode": "Slot"})
+    found = status.compute_refused(
+        pool, Observed(), ignored=(), previous={"engines": {"desired": 12}}, now=NOW
+    )
+    assert gitops.kstatus(as_object(found)) == "Failed"
+    assert list(gitops.flux_complaints(as_object(found))) == []
+    message = condition(found, conditions.STALLED)["message"]
+    assert "names GPU 0 more than once" in message
+    assert "not yet supported" in message
+    assert found["readySummary"] == "0/12"
+
+
+def test_a_dummy_pool_is_ready_before_any_trainer_and_says_that_it_is_not_synced():
+    found = compute(*SITUATIONS["up"])
+    assert found["readySummary"] == "12/12"
+    assert found["syncedSummary"] == "0/12"
+    synced = condition(found, conditions.WEIGHTS_SYNCED)
+    assert (synced["status"], synced["reason"]) == ("False", conditions.WAITING_FOR_TRAINER)
+
+
+def test_a_pool_that_loads_its_weights_has_no_gate():
+    raw = guide_spec(
+        strategy_args={"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
+    )
+    pool = a_pool(raw)
+    found = compute(pool, all_pods(pool, ready=True))
+    assert condition(found, conditions.WEIGHTS_SYNCED)["reason"] == conditions.GATE_OFF
+
+
+def test_computing_the_same_again_changes_nothing_even_later():
+    pool, pods, troubles = SITUATIONS["failing"]
+    first = compute(pool, pods, troubles)
+    assert compute(pool, pods, troubles, previous=first, now=NOW + 1) == first
+
+
+def test_a_transition_time_moves_on_a_flip_only():
+    pool = a_pool()
+    before = compute(pool, all_pods(pool, containers_ready=False))
+    starting = compute(pool, all_pods(pool, containers_ready=False), previous=before, now=NOW + 60)
+    up = compute(pool, all_pods(pool), previous=starting, now=NOW + 120)
+    times = [condition(s, conditions.READY)["lastTransitionTime"] for s in (before, starting, up)]
+    assert times[0] == times[1] != times[2]
+
+
+def test_the_first_cause_stays_when_other_failures_follow():
+    pool = a_pool(replicas=2)
+    first = an_ended_pod(
+        pool,
+        pool.engines[0],
+        termination=Termination(exit_code=137, reason="OOMKilled", message="", finished=NOW - 50),
+    )
+    remembered = compute(pool, [first])
+    later = an_ended_pod(
+        pool,
+        pool.engines[1],
+        termination=Termination(
+            exit_code=1, reason="Error", message="OSError: nothing", finished=NOW
+        ),
+    )
+    found = compute(pool, [a_pod(pool, pool.engines[0], 1), later], previous=remembered)
+    reasons = [failure["reason"] for failure in found["lastFailures"]]
+    assert reasons[0] == "OOMKilled"
+    assert len(reasons) == 2
+    assert found["lastFailures"][0]["pod"] == first.name
+
+
+def test_one_cause_on_many_engines_is_told_once():
+    pool = a_pool()
+    ended = [
+        an_ended_pod(
+            pool,
+            engine,
+            termination=Termination(exit_code=137, reason="OOMKilled", message="", finished=NOW),
+        )
+        for engine in pool.engines
+    ]
+    failures = compute(pool, ended)["lastFailures"]
+    assert len(failures) == 1
+    assert len(failures[0]["engines"]) == 12
+
+
+def test_what_the_pool_was_resolved_to_is_told():
+    resolved = compute(*SITUATIONS["up"])["resolved"]
+    assert resolved == {
+        "image": "lmsysorg/sglang:v0.5.7",
+        "engineVersion": "0.5.7",
+        "numGpusPerWorker": 2,
+        "tensorParallelSize": 2,
+        "gate": "Committed",
+        "loadFormat": "dummy",
+    }
+
+
+def test_count_placement_says_that_ids_are_not_places():
+    message = condition(compute(*SITUATIONS["up"]), conditions.DEVICES_ASSIGNED)["message"]
+    assert message.startswith("24 GPUs on 1 nodes; the ids in device_mapping are honoured as a ")
