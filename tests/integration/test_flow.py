@@ -97,7 +97,7 @@ def test_an_engine_that_ended_comes_back_and_its_first_cause_stays_in_status(poo
     pool.wait(lambda: pool.uids().get("g0-1", before["g0-1"]) != before["g0-1"], "a new pod")
     after = pool.wait_ready()
     assert after["g2-3"] == before["g2-3"]
-    failures = pool.status["lastFailures"]
+    failures = pool.wait(lambda: pool.status.get("lastFailures"), "the failure in the status")
     assert [failure["pod"] for failure in failures] == ["actor-infer-g0-1-0"]
     assert failures[0]["exitCode"] == exit_code
     pool.wait(lambda: len(pool.pods()) == 2, "the ended pod to be tidied away")

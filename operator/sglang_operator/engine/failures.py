@@ -33,7 +33,7 @@ class Diagnosis:
 _ENDS: Mapping[int, tuple[str, str, str]] = {
     0: (
         EXITED,
-        "the engine exited with code 0, though nothing told it to",
+        "the engine exited with code 0",
         "read the engine's log: SGLang exits with 0 after some crashes too",
     ),
     137: (
