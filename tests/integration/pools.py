@@ -65,11 +65,13 @@ class PoolUnderTest:
 
     def object(self) -> Json:
         path = f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/{names.PLURAL}/{self.name}"
-        return self.plane.api.get(path)
+        found: Json = self.plane.api.get(path)
+        return found
 
     @property
     def status(self) -> Json:
-        return self.object().get("status", {})
+        status: Json = self.object().get("status", {})
+        return status
 
     def condition(self, type_: str) -> Json:
         return dict(conditions.find(self.status.get("conditions", []), type_) or {})
@@ -80,7 +82,8 @@ class PoolUnderTest:
         return [pod for pod in self.all_pods() if _controller(pod) == uid]
 
     def all_pods(self) -> list[Json]:
-        return self.plane.api.get(f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+        listed = self.plane.api.get(f"/api/v1/namespaces/{self.namespace}/pods")
+        return list(listed["items"])
 
     def uids(self) -> dict[str, str]:
         """UID of each engine's pod, by engine; those being deleted are left out."""
@@ -98,7 +101,8 @@ class PoolUnderTest:
 
     def registry(self) -> Json:
         path = f"/api/v1/namespaces/{self.namespace}/configmaps/{self.name}-engines"
-        return json.loads(self.plane.api.get(path)["data"]["engines.json"])
+        document: Json = json.loads(self.plane.api.get(path)["data"]["engines.json"])
+        return document
 
     # --- waiting
 
@@ -107,7 +111,8 @@ class PoolUnderTest:
 
     def is_current(self) -> bool:
         found = self.object()
-        return found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        observed = found.get("status", {}).get("observedGeneration")
+        return bool(observed == found["metadata"]["generation"])
 
     def is_ready(self) -> bool:
         return self.is_current() and self.condition(conditions.READY).get("status") == "True"

@@ -192,7 +192,7 @@ def test_a_change_of_what_engines_are_made_of_rolls_through_one_at_a_time(pool, 
             for p in pool.pods()
         )
         fewest[0] = min(fewest[0], up)
-        return pool.is_ready()
+        return bool(pool.is_ready())
 
     pool.wait(rolled, "the rollout")
     after = pool.uids()

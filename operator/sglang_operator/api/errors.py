@@ -7,6 +7,7 @@ it can check itself; a test compares.  ``authority`` names who would have refuse
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -55,6 +56,7 @@ class Row:
 
 
 _SHOWN_LENGTH = 80  # characters of a found value that a message quotes
+_LOOKS_OTHERWISE = re.compile(r"[-+]?[0-9.]{1,20}(e[-+]?[0-9]{1,3})?|(?i:true|false|null|yes|no)")
 
 
 def shown(value: object) -> str:
@@ -64,6 +66,13 @@ def shown(value: object) -> str:
     if not line.strip():
         return f'"{line[:_SHOWN_LENGTH]}"'
     return line if len(line) <= _SHOWN_LENGTH else line[: _SHOWN_LENGTH - 1] + "…"
+
+
+def typed(value: object) -> str:
+    """The same where the type is what is wrong: text that looks like something else is quoted."""
+    if isinstance(value, str) and _LOOKS_OTHERWISE.fullmatch(value):
+        return f'"{value}"'
+    return shown(value)
 
 
 def _notation(value: object) -> str:

@@ -231,9 +231,11 @@ class NodeStore:
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
         self.nodes: dict[str, ObservedNode] = {}
+        self.filled = False  # nothing is known, not even that there are none, before the first list
         self._versions: dict[str, int] = {}
 
     def replace(self, scope: str, records: list[wire.Node], version: int) -> None:
+        self.filled = True
         listed = {record.metadata.name for record in records}
         for name in list(self.nodes):
             if name not in listed:

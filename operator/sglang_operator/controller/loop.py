@@ -47,7 +47,7 @@ class EngineRoom:
         self.pods = PodStore(self.wake)
         self.children = {kind: ChildStore(kind, self.wake) for kind in paths.CHILD_KINDS}
         self.nodes = NodeStore(self._wake_node)
-        self._nodes_granted = settings.watch_nodes
+        self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
 
     # --- waking
@@ -127,11 +127,9 @@ class EngineRoom:
 
     def _nodes_refused(self, error: ApiError) -> None:
         """Without nodes everything still works, from pod conditions alone."""
-        if self._nodes_granted:
-            log.info(
-                "no access to nodes (%s): lost nodes are seen through their pods", error.message
-            )
-        self._nodes_granted = False
+        if not self._told_of_nodes:
+            log.info("no access to nodes: lost nodes are seen through their pods (%s)", error)
+        self._told_of_nodes = True
         self._node_informer().synced.set()
 
     def _node_informer(self) -> informer.Informer[object]:  # type: ignore[type-var]
@@ -147,7 +145,7 @@ class EngineRoom:
             pools=self.pools,
             pods=self.pods,
             children=self.children,
-            nodes=self.nodes if self._nodes_granted else None,
+            nodes=self.nodes,
         )
         return Reconciler(
             view,

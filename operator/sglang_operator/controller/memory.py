@@ -34,7 +34,7 @@ class Failures:
         """The server is away or overloaded; seconds until the next try."""
         first, most = ERROR_BACKOFF
         self.message = error.message if isinstance(error, ApiError) else str(error)
-        delay = min(most, first * 2 ** min(self.count, 10))
+        delay = float(min(most, first * 2 ** min(self.count, 10)))
         self.count += 1
         return delay
 

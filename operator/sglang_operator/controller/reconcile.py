@@ -20,7 +20,7 @@ from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner import plan as planner
-from sglang_operator.planner.observed import Observed
+from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
 
@@ -37,7 +37,7 @@ class View:
     pools: PoolStore
     pods: PodStore
     children: Mapping[str, ChildStore]
-    nodes: NodeStore | None  # None: no access to nodes
+    nodes: NodeStore
 
 
 class Reconciler:
@@ -99,7 +99,8 @@ class Reconciler:
         return memory.planning_seconds if memory else 0.0
 
     def _observe(self, key: PoolKey, memory: Memory, now: float) -> Observed:
-        own, taken = [], {}
+        own: list[ObservedPod] = []
+        taken: dict[names.GroupName, int] = {}
         for entry in self._view.pods.of(key):
             if entry.owner == memory.uid:
                 own.append(entry.pod)
@@ -111,7 +112,7 @@ class Reconciler:
         return Observed(
             pods=tuple(own),
             taken=taken,
-            nodes=self._view.nodes.nodes if self._view.nodes else None,
+            nodes=self._view.nodes.nodes if self._view.nodes.filled else None,
             children={
                 (store.kind, name): child
                 for store in self._view.children.values()

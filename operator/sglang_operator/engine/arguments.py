@@ -194,7 +194,7 @@ def _wrong(given: aliases.Given, key: str, expected: str, advice: str) -> errors
     return errors.ARGUMENT_VALUE(
         given.path(key),
         key=given.spelling(key),
-        found=errors.shown(given.values[key]),
+        found=errors.typed(given.values[key]),
         expected=expected,
         advice=advice,
     )

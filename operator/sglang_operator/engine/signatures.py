@@ -183,7 +183,7 @@ SIGNATURES: tuple[Signature, ...] = (
     ),
     _signature(
         MODEL_NOT_FOUND,
-        r"(?P<model>\S+) does not appear to have a file named (?P<file>[\w.-]+)",
+        r"(?P<model>\S+) does not appear to have a file named (?P<file>[\w-]+(?:\.[\w-]+)*)",
         "{model} holds no {file}",
         _MODEL,
     ),

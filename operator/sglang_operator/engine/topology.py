@@ -18,13 +18,14 @@ class Parallelism:
 
 
 def parallelism(given: aliases.Given, gpus: int) -> Parallelism:
-    """The sizes that use exactly the engine's GPUs; ``gpus`` is at least 1.
+    """The sizes that use exactly the engine's GPUs.
 
     tp x pp has to be the GPUs.  With ``dp_size`` alone each replica has GPUs of its own (SGLang
     ``managers/data_parallel_controller.py``), so it divides them too; with attention data
     parallelism the replicas lie within tp.
     """
     problems: list[errors.Problem] = []
+    gpus = max(1, gpus)  # fewer are refused where num_gpus_per_worker is judged
     pp = _size(given, "pp_size", problems) or 1
     dp = _size(given, "dp_size", problems) or 1
     replicas = 1 if _attention_parallel(given) else dp
@@ -54,7 +55,7 @@ def _value(given: aliases.Given, key: str, expected: str, advice: str) -> errors
     return errors.ARGUMENT_VALUE(
         given.path(key),
         key=given.spelling(key),
-        found=errors.shown(given.values[key]),
+        found=errors.typed(given.values[key]),
         expected=expected,
         advice=advice,
     )

@@ -53,7 +53,7 @@ def problem(field: str, key: str, value: object) -> errors.Problem | None:
         return None
     expected, advice = fault
     return errors.ARGUMENT_VALUE(
-        field, key=key, found=errors.shown(value), expected=expected, advice=advice
+        field, key=key, found=errors.typed(value), expected=expected, advice=advice
     )
 
 

@@ -50,11 +50,11 @@ def problems(generating_args: Mapping[str, object]) -> Iterator[errors.Problem]:
             yield errors.UNRESOLVED(path, found=errors.shown(value))
         elif key in (*_NUMBERS, "num_beams") and value is not None and not _is_number(value):
             yield errors.FIELD_RANGE(
-                path, found=errors.shown(value), expected="a number", advice="correct it"
+                path, found=errors.typed(value), expected="a number", advice="correct it"
             )
         elif key == "stop_strings" and not _are_strings(value):
             yield errors.FIELD_RANGE(
-                path, found=errors.shown(value), expected="a list of strings", advice="correct it"
+                path, found=errors.typed(value), expected="a list of strings", advice="correct it"
             )
 
 

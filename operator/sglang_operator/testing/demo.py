@@ -53,7 +53,8 @@ class Picture:
 
     @property
     def status(self) -> Mapping[str, Any]:
-        return self.pool.get("status", {})
+        status: Mapping[str, Any] = self.pool.get("status", {})
+        return status
 
     def condition(self, type_: str) -> Mapping[str, Any]:
         return conditions.find(self.status.get("conditions", []), type_) or {}

@@ -63,7 +63,7 @@ def test_moving_the_window_keeps_the_engines_in_both_and_changes_their_ranks():
     plan = planned(after, all_pods(before))
     assert removed(plan) == ["actor-infer-g0-1-0", "actor-infer-g2-3-0"]
     assert created(plan) == [("g8-9", 0), ("g10-11", 0)]
-    ranks = {view.engine.group: view.engine.rank for view in plan.engines}
+    ranks = {str(view.engine.group): view.engine.rank for view in plan.engines}
     assert ranks["g4-5"] == 0  # was 2, and its pod stays
 
 

@@ -61,7 +61,7 @@ def test_every_form_that_roll_files_use_is_understood(text, ids):
     ],
 )
 def test_what_python_would_make_of_it_is_what_comes_out(text, ids):
-    assert device_mapping.parse(text) == ids == tuple(eval(text.strip()))  # noqa: S307
+    assert device_mapping.parse(text) == ids == tuple(eval(text.strip()))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_anything_else_is_refused_with_an_example_of_what_is_meant(text):
         pytest.param("(" * 2000 + "[0]" + ")" * 2000, id="parentheses"),
         pytest.param("[" * 2000 + "0" + "]" * 2000, id="lists"),
         pytest.param("[" + "-" * 4000 + "1]", id="signs"),
-        pytest.param("list(" * 800 + "[0]" + ")" * 800, id="calls"),
+        pytest.param("list(" * 600 + "[0]" + ")" * 600, id="calls"),
     ],
 )
 def test_deep_nesting_is_refused_and_not_a_crash(text):
@@ -250,7 +250,7 @@ def test_a_mapping_that_does_not_come_out_even_says_which_numbers_would():
 
 
 def test_a_mapping_smaller_than_one_worker_gets_one_number_as_advice():
-    with pytest.raises(errors.InvalidError, match="use 5 GPUs$"):
+    with pytest.raises(errors.InvalidError, match=r"use 5 GPUs$"):
         device_mapping.groups((0, 1, 2), 5)
 
 
@@ -302,7 +302,8 @@ def test_ids_are_described_as_ranges_in_the_order_given(ids, text):
         ((4, 5, 12, 13), "g4-5x12-13"),
         (tuple(range(8)), "g0-7"),
         ((65534, 65535), "g65534-65535"),
-        ((1, 3, 5, 7, 9, 11, 13), "g1x3x5x7x9x11x13"[:0] or "h8b69f0ee0f12"),
+        ((1, 3, 5, 7, 9, 11), "g1x3x5x7x9x11"),
+        ((1, 3, 5, 7, 9, 11, 13), "h338722f3ad50"),
     ],
 )
 def test_a_group_is_named_by_its_ids_or_where_they_are_many_by_a_digest(ids, name):
@@ -352,7 +353,7 @@ def test_no_text_of_the_grammars_letters_raises_anything_else(text):
         ids = device_mapping.parse(text)
     except errors.InvalidError:
         return
-    assert ids == tuple(eval(text.strip()))  # noqa: S307
+    assert ids == tuple(eval(text.strip()))
 
 
 @given(st.text(max_size=40))

@@ -65,7 +65,9 @@ def test_each_argument_is_translated_as_roll_does(args, params):
 
 def test_the_arguments_are_not_changed():
     args = {"num_beams": 4, "stop_strings": ["a"]}
-    sampling.sampling_params(args)["stop"].append("b")
+    stop = sampling.sampling_params(args)["stop"]
+    assert isinstance(stop, list)
+    stop.append("b")
     assert args == {"num_beams": 4, "stop_strings": ["a"]}
 
 
@@ -98,7 +100,7 @@ def test_good_arguments_have_no_problems():
         pytest.param(
             {"top_k": "100"},
             "SpecInvalid",
-            "spec.generating_args.top_k: found 100, expected a number",
+            'spec.generating_args.top_k: found "100", expected a number',
             id="a string for a number",
         ),
         pytest.param(

@@ -1,0 +1,48 @@
+"""kopf is started again whatever it dies of, and its end is nobody else's."""
+
+import threading
+
+import pytest
+
+from sglang_operator.controller import shell
+from sglang_operator.controller.shell import Shell
+
+
+class Dying(Shell):
+    """A shell whose kopf ends at once, in one way after another."""
+
+    def __init__(self, ends: list[BaseException | None]) -> None:
+        super().__init__(None, (), lambda namespace, name: None)  # type: ignore[arg-type]
+        self.ends = ends
+        self.all_over = threading.Event()
+
+    async def _kopf(self) -> None:
+        if not self.ends:
+            self.all_over.set()
+            return
+        end = self.ends.pop(0)
+        if end is not None:
+            raise end
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(shell, "BACKOFF_SECONDS", (0.0, 0.0))
+
+
+def test_kopf_is_started_again_after_every_kind_of_end(at_once):
+    ends = [RuntimeError("watch stream"), None, SystemExit(1), KeyboardInterrupt()]
+    supervised = Dying(list(ends))
+    supervised.start()
+    assert supervised.all_over.wait(10)
+    supervised.stop(10)
+    assert supervised.starts > len(ends)
+    assert not supervised._thread.is_alive()
+
+
+def test_a_stop_during_the_pause_ends_it_at_once(monkeypatch):
+    monkeypatch.setattr(shell, "BACKOFF_SECONDS", (60.0, 60.0))
+    supervised = Dying([RuntimeError("once")])
+    supervised.start()
+    supervised.stop(10)
+    assert not supervised._thread.is_alive()
