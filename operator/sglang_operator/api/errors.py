@@ -363,7 +363,7 @@ REPLICAS_ABOVE_CAPACITY = _warning(
     "{per_worker} GPUs; {capacity} are run",
     POLICY,
 )
-SEED_MISSING = _warning(
+GENERATION_DEFAULT = _warning(
     "GenerationDefaultsIgnored",
     "{key} cannot be a default of the server; {advice}",
     SERVER_ARGS,

@@ -45,6 +45,11 @@ class Overlay:
     container: Mapping[str, Any] = field(default_factory=dict)
     volumes: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the environment variables that the template sets."""
+        return tuple(str(item.get("name")) for item in _items(self.container.get("env")))
+
 
 def parse(template: Mapping[str, Any]) -> tuple[Overlay, tuple[errors.Problem, ...]]:
     """The template's parts, and what in it is not allowed."""

@@ -118,8 +118,8 @@ def _environment(pool: Pool) -> list[dict[str, Any]]:
     """The operator's variables, then the user's own: of two with one name Kubernetes takes the
     last, so a user's podTemplate has the final word over a default."""
     keys = [
-        ("SGLANG_API_KEY", pool.spec.security.api_key),
-        ("SGLANG_ADMIN_API_KEY", pool.spec.security.admin_api_key),
+        (arguments.API_KEY_VARIABLE, pool.spec.security.api_key),
+        (arguments.ADMIN_API_KEY_VARIABLE, pool.spec.security.admin_api_key),
     ]
     given = pool.template.container.get("env", [])
     overridden = {variable.get("name") for variable in given}

@@ -5,7 +5,7 @@ would expand ``$(NAME)`` in them.  Secrets and ``podTemplate`` add theirs elsewh
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sglang_operator.api import errors
 from sglang_operator.engine import values, versions
@@ -39,6 +39,7 @@ OWNED: Mapping[str, str] = {
     "SGLANG_API_KEY": "name a Secret in security.apiKey",
     "SGLANG_ADMIN_API_KEY": "name a Secret in security.adminApiKey",
 }
+_HEALTH_ADVICE = "the kubelet asks /health, and one that generates kills a sleeping engine"
 _NAME = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")  # what every Kubernetes version takes
 _FALSE = ("false", "0", "no", "n")  # SGLang srt/environ.py; all else is the default, true
 
@@ -57,6 +58,18 @@ def environment(
     own = {**DEFAULTS, **_health(features), **_modelscope(given)}
     merged = {**own, **{name: values.literal(text) for name, text in given.items()}}
     return {name: merged[name] for name in sorted(merged)}, tuple(problems)
+
+
+def template_problems(variables: Iterable[str]) -> Iterator[errors.Problem]:
+    """Which variables of a pod template's container are the operator's own."""
+    owned = {**OWNED, HEALTH_GENERATION: _HEALTH_ADVICE}
+    for name in sorted(owned.keys() & set(variables)):
+        yield errors.SYSTEM_ENV_OWNED(
+            f"spec.podTemplate.spec.containers.env.{name}",
+            key=name,
+            found="set",
+            advice=owned[name],
+        )
 
 
 def _health(features: versions.Features) -> dict[str, str]:
@@ -114,7 +127,7 @@ def _generating(
             f"{FIELD}.{HEALTH_GENERATION}",
             key=HEALTH_GENERATION,
             found=errors.shown(value),
-            advice="the kubelet asks /health, and one that generates kills a sleeping engine",
+            advice=_HEALTH_ADVICE,
         )
 
 

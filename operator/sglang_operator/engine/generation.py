@@ -50,7 +50,7 @@ def _leave_to_requests(
 ) -> Iterator[errors.Problem]:
     """Take out what SGLang cannot have as a default."""
     if defaults.pop("n", 1) != 1:
-        yield errors.SEED_MISSING(
+        yield errors.GENERATION_DEFAULT(
             f"{_FIELD}.num_return_sequences",
             key="num_return_sequences",
             advice="SGLang reads n before it adds defaults: send it with each request",
@@ -59,7 +59,7 @@ def _leave_to_requests(
     # (schedule_batch.py, tail_str).
     if given.values.get("skip_tokenizer_init") and defaults.pop("stop", None):
         defaults.pop("no_stop_trim", None)
-        yield errors.SEED_MISSING(
+        yield errors.GENERATION_DEFAULT(
             f"{_FIELD}.stop_strings",
             key="stop_strings",
             advice="the engine has no tokenizer to find them: set skip_tokenizer_init: false",

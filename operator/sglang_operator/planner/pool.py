@@ -95,6 +95,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
         *_strategy_problems(parsed),
         *_range_problems(parsed),
         *_unsupported(parsed),
+        *sampling.problems(parsed.generating_args),
     ]
     engines = _engines(parsed, problems)
     image = parsed.image or versions.DEFAULT_IMAGE
@@ -105,6 +106,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
     problems += env_problems
     overlay, template_problems = pod_template.parse(parsed.pod_template)
     problems += template_problems
+    problems += environment.template_problems(overlay.variables)
     gate = _gate(parsed, rendered.load_format)
     problems += _gate_problems(gate, version, features)
     active = _active(parsed, len(engines), problems)

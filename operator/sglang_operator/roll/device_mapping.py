@@ -16,7 +16,7 @@ from sglang_operator.api import errors, names
 FIELD = "spec.device_mapping"
 MAX_TEXT = 4096  # characters
 MAX_GPUS = 8192
-MAX_ID = 65535
+MAX_ID = 999_999
 
 # What the grammar is made of; a digit before a letter is no number (and Python would warn).
 _ALPHABET = re.compile(r"[\s0-9a-z_,+()\[\]-]*")
