@@ -5,9 +5,14 @@ the official client's work; the connection itself is ours.
 """
 
 import ssl
+import time
 from pathlib import Path
 
 from kubernetes import client, config
+
+
+# Asking the official client whether its token is still good costs more than a request of ours.
+AUTHORIZATION_SECONDS = 10.0
 
 
 class Connection:
@@ -20,11 +25,17 @@ class Connection:
         self.cert_file: str | None = configuration.cert_file
         self.key_file: str | None = configuration.key_file
         self.verify: bool = configuration.verify_ssl is not False
+        self._authorization: str | None = None
+        self._asked = float("-inf")
 
     def authorization(self) -> str | None:
         """The Authorization header, refreshed when it is about to expire; None without one."""
-        value = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
-        return str(value) if value else None
+        now = time.monotonic()
+        if now - self._asked > AUTHORIZATION_SECONDS:
+            value = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
+            self._authorization = str(value) if value else None
+            self._asked = now
+        return self._authorization
 
     def ssl_context(self) -> ssl.SSLContext:
         """TLS as the configuration asks for it."""

@@ -27,7 +27,7 @@ from sglang_operator.cluster.window import Window
 
 # Creates of one pool begin with one request and widen with each success, so that a quota or an
 # admission policy that refuses them costs one request, not a thousand.
-MOST_WORKERS = 48
+MOST_WORKERS = 32
 
 _pod_decoder = msgspec.json.Decoder(wire.Pod)
 _child_decoder = msgspec.json.Decoder(wire.Child)

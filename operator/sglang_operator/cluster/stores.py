@@ -138,7 +138,7 @@ class PodStore:
             return
         self._entries[uid] = entry
         self._by_pool[entry.pool][uid] = entry
-        self._wake(entry.pool, known is None or _worsened(known.pod, entry.pod))
+        self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
 
     def drop(self, record: wire.Pod) -> None:
         self._gone.add(record.metadata.uid)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 START = 16.0
-LIMIT = 48.0
+LIMIT = 32.0
 
 
 class Window:

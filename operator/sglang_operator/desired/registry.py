@@ -4,9 +4,10 @@ It lists pod addresses, which ignore readiness: a trainer reaches an engine to g
 before any client may reach it for answers.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
+
+import orjson
 
 from sglang_operator.api import names
 from sglang_operator.desired import metadata
@@ -25,7 +26,7 @@ def registry(pool: Pool, engines: Sequence[EngineView]) -> dict[str, Any]:
         "ConfigMap",
         names.registry_name(pool.owner.name),
         "registry",
-        data={ENGINES_KEY: json.dumps(document(pool, engines), separators=(",", ":"))},
+        data={ENGINES_KEY: orjson.dumps(document(pool, engines)).decode()},
     )
 
 

@@ -203,6 +203,8 @@ class _Planner:
         return group.kept if group else None
 
     def _replace_outdated_engines(self) -> None:
+        if all(pod.revision == self.pool.revision for pod in self.observed.pods):
+            return  # as nearly always
         outdated: list[Engine] = []
         away = 0
         for name, engine in self.wanted.items():

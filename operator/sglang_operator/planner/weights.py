@@ -14,10 +14,11 @@ EPOCH_DIGITS = 16
 
 def epoch(engines: Iterable[EngineView]) -> str:
     """Digest of the ordered (rank, pod UID, container ID, GPUs); sixteen hexadecimal digits."""
-    digest = hashlib.sha256()
-    for view in engines:
-        pod = view.pod
-        instance = (pod.uid, pod.container_id) if pod else ("", "")
-        devices = ",".join(map(str, view.engine.devices))
-        digest.update(f"{view.engine.rank}|{instance[0]}|{instance[1]}|{devices}\n".encode())
-    return digest.hexdigest()[:EPOCH_DIGITS]
+    lines = "\n".join(_line(view) for view in engines)
+    return hashlib.sha256(lines.encode()).hexdigest()[:EPOCH_DIGITS]
+
+
+def _line(view: EngineView) -> str:
+    pod, engine = view.pod, view.engine
+    instance = f"{pod.uid}|{pod.container_id}" if pod else "|"
+    return f"{engine.rank}|{instance}|{','.join(map(str, engine.devices))}"
