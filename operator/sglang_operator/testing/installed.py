@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from sglang_operator.api import names
 from sglang_operator.testing import errors
 from sglang_operator.testing.controlplane import ControlPlane
 
@@ -84,17 +85,17 @@ class InstalledOperator:
     def install(self) -> None:
         """The custom resource definition, the account and its roles; raises CommandError."""
         plane, folder = self._plane, manifests()
-        plane.kubectl("apply", "-f", str(folder / "crd"))
-        plane.kubectl(
-            "wait", "--for=condition=Established", "--timeout=30s", "-f", str(folder / "crd")
-        )
-        plane.kubectl("apply", "-f", str(folder / "controller" / "namespace.yaml"))
-        self._apply(NAMESPACE, "service_account.yaml")
+        plane.kubectl("apply", "-k", str(folder / "crd"))
+        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", names.CRD_NAME)
+        plane.kubectl("apply", "-f", str(folder / "namespace.yaml"))
+        account = folder / "controller" / "service_account.yaml"
+        plane.kubectl("apply", "-f", str(account), "--namespace", NAMESPACE)
         if not self._namespaces:
-            self._apply(NAMESPACE, "cluster_role.yaml", "cluster_role_binding.yaml")
+            plane.kubectl("apply", "-k", str(folder / "rbac" / "cluster"))
         for namespace in self._namespaces:
             plane.namespace(namespace)
-            self._apply(namespace, "role.yaml")
+            role = folder / "rbac" / "namespaced" / "role.yaml"
+            plane.kubectl("apply", "-f", str(role), "--namespace", namespace)
             # The binding as shipped is for an operator that lives in the namespace it serves.
             plane.kubectl(
                 "create",
@@ -104,11 +105,6 @@ class InstalledOperator:
                 f"--serviceaccount={NAMESPACE}:{ACCOUNT}",
                 f"--namespace={namespace}",
             )
-
-    def _apply(self, namespace: str, *files: str) -> None:
-        for file in files:
-            path = manifests() / "rbac" / file
-            self._plane.kubectl("apply", "-f", str(path), "--namespace", namespace)
 
     def start(self) -> None:
         """Start the process and wait until its stores are filled; raises PlaneError."""

@@ -1,0 +1,98 @@
+"""The two ways to install: for the whole cluster, or for namespaces and nothing cluster-wide."""
+
+import datetime
+
+import pytest
+import yaml
+
+from sglang_operator.api import names
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator, manifests
+from tests.integration.pools import PoolUnderTest
+
+
+@pytest.fixture(scope="module")
+def plane():
+    with ControlPlane("1x8") as plane:
+        yield plane
+
+
+def test_one_command_installs_the_operator_for_the_cluster(plane):
+    plane.kubectl("apply", "-k", str(manifests()))
+    plane.kubectl("wait", "--for=condition=Established", "crd", names.CRD_NAME)
+    account = plane.service_account_kubeconfig("sglang-operator", "sglang-operator")
+    pools = f"{names.PLURAL}.{names.GROUP}"
+    plane.wait(
+        lambda: plane.kubectl("auth", "can-i", "list", pools, "-A", as_=account).stdout == "yes\n",
+        10,
+        "the operator to be allowed to list pools",
+    )
+    plane.kubectl(
+        "wait", "--for=condition=Available", "deployment/sglang-operator", "-n", "sglang-operator"
+    )
+    plane.kubectl("delete", "-k", str(manifests()))
+
+
+def test_one_command_installs_the_operator_for_one_namespace(plane):
+    plane.namespace("team")
+    plane.kubectl("apply", "-k", str(manifests() / "crd"))
+    plane.kubectl("apply", "-k", str(manifests() / "namespaced"), "-n", "team")
+    account = plane.service_account_kubeconfig("team", "sglang-operator")
+    asked = ("auth", "can-i", "create", "pods")
+    assert plane.kubectl(*asked, "-n", "team", as_=account).stdout.strip() == "yes"
+    refused = plane.kubectl(*asked, "-n", "default", as_=account, check=False)
+    assert refused.stdout.strip() == "no"
+    plane.kubectl("wait", "--for=condition=Available", "deployment/sglang-operator", "-n", "team")
+
+
+def test_the_operator_may_read_no_secret_and_enter_no_pod(plane):
+    plane.kubectl("apply", "-k", str(manifests()))
+    account = plane.service_account_kubeconfig("sglang-operator", "sglang-operator")
+    for asked in (
+        ["get", "secrets"],
+        ["list", "secrets"],
+        ["create", "pods", "--subresource=exec"],
+        ["patch", "sgi"],
+        ["update", "sgi"],
+        ["delete", "sgi"],
+        ["create", "clusterroles"],
+    ):
+        answer = plane.kubectl("auth", "can-i", *asked, "-A", as_=account, check=False)
+        assert answer.stdout.strip() == "no", asked
+    plane.kubectl("delete", "-k", str(manifests()))
+
+
+def test_only_the_named_namespaces_are_served_and_nothing_else_is_asked_for(plane):
+    with InstalledOperator(plane, namespaces=["inside"], arguments=["--no-nodes"]) as operator:
+        inside = PoolUnderTest(plane, plane.namespace("inside"))
+        outside = PoolUnderTest(plane, plane.namespace("outside"))
+        since = datetime.datetime.now(datetime.UTC)
+        inside.apply(replicas=2)
+        outside.apply(replicas=2)
+        before = inside.wait_ready()
+        inside.kubectl("delete", "pod", "actor-infer-g0-1-0", "--wait=false")
+        inside.wait(lambda: inside.uids().get("g0-1") not in (None, before["g0-1"]), "a new pod")
+        assert outside.status == {"observedGeneration": -1}
+        assert outside.all_pods() == []
+        asked = plane.audit(user=operator.user, since=since)
+        assert {event.namespace for event in asked if event.resource != ""} == {"inside"}
+        assert [event.uri for event in asked if event.code == 403] == []
+
+
+def test_an_operator_that_may_not_see_nodes_works_without_them(plane):
+    with InstalledOperator(plane, namespaces=["blind"]) as operator:
+        pool = PoolUnderTest(plane, plane.namespace("blind"))
+        pool.apply(replicas=1)
+        pool.wait_ready()
+        assert "no access to nodes" in operator.log.read_text()
+
+
+def test_the_shipped_roles_are_one_set_of_rules():
+    """The ClusterRole is the Role in every namespace, and nodes."""
+    role = yaml.safe_load((manifests() / "rbac" / "namespaced" / "role.yaml").read_text())["rules"]
+    cluster = yaml.safe_load((manifests() / "rbac" / "cluster" / "cluster_role.yaml").read_text())[
+        "rules"
+    ]
+    nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
+    assert cluster == [*role, nodes]
+    assert names.PLURAL in role[0]["resources"]
