@@ -10,7 +10,6 @@ from pathlib import Path
 
 from kubernetes import client, config
 
-
 # Asking the official client whether its token is still good costs more than a request of ours.
 AUTHORIZATION_SECONDS = 10.0
 
