@@ -1,0 +1,152 @@
+"""What a spec should lead to, said a second time and independently of the operator.
+
+Enough for pools of one pod per engine.  Deliberately naive, so that it can be read at a glance;
+where it and the operator disagree, one of them is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Json = Mapping[str, Any]
+_LIST = re.compile(r"(?:list\()?\[([^\]]*)\]\)?|list\(range\(([^)]*)\)\)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expected:
+    """The end state of one spec."""
+
+    groups: Mapping[str, tuple[int, ...]]  # of the engines that are to run, in order of rank
+    gpus: int
+    max_unavailable: int
+    suspended: bool
+    headless: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.groups)
+
+
+def devices(mapping: str) -> list[int]:
+    """The GPU ids of a device_mapping."""
+    ids: list[int] = []
+    for listed, ranged in _LIST.findall(mapping):
+        numbers = [int(part) for part in (listed or ranged).split(",") if part.strip()]
+        ids += numbers if listed else range(*numbers)
+    return ids
+
+
+def expected(spec: Json) -> Expected:
+    """The end state of this spec, which must be a valid one."""
+    gpus = spec.get("num_gpus_per_worker") or 1
+    replicas = spec.get("replicas")
+    if spec.get("device_mapping") is None:
+        groups = {f"r{rank}": tuple[int, ...]() for rank in range(replicas or 0)}
+    else:
+        ids = devices(spec["device_mapping"])
+        slices = [tuple(ids[at : at + gpus]) for at in range(0, len(ids), gpus)]
+        groups = {_name(part): part for part in slices}
+    active = len(groups) if replicas is None else min(replicas, len(groups))
+    active = 0 if spec.get("suspend") else active
+    return Expected(
+        groups=dict(list(groups.items())[:active]),
+        gpus=gpus,
+        max_unavailable=spec.get("rollout", {}).get("maxUnavailable", 1),
+        suspended=bool(spec.get("suspend")),
+        headless=bool(spec.get("network", {}).get("headlessService")),
+    )
+
+
+def _name(part: Sequence[int]) -> str:
+    if len(part) == 1:
+        return f"g{part[0]}"
+    assert list(part) == list(range(part[0], part[-1] + 1)), "name of a group with holes"
+    return f"g{part[0]}-{part[-1]}"
+
+
+def differences(pool: Json, pods: Sequence[Json], others: Mapping[str, Json]) -> list[str]:
+    """How the world differs from what this pool's spec should lead to; empty when it does not.
+
+    ``pods`` are all pods of its UID; ``others`` its other children by ``Kind/name``.
+    """
+    want, name = expected(pool["spec"]), pool["metadata"]["name"]
+    found = [*_pods(want, pods), *_status(want, pool), *_others(want, name, others)]
+    if not found:
+        found = _registry(want, name, pods, others)
+    return found
+
+
+def _pods(want: Expected, pods: Sequence[Json]) -> list[str]:
+    told: list[str] = []
+    by_group: dict[str, list[Json]] = {}
+    for pod in pods:
+        by_group.setdefault(pod["metadata"]["labels"]["sglang-operator.dev/engine"], []).append(pod)
+    if sorted(by_group) != sorted(want.groups):
+        told.append(f"engines {sorted(by_group)}, expected {sorted(want.groups)}")
+    for group, members in by_group.items():
+        if len(members) > 1:
+            told.append(f"{group} has {len(members)} pods")
+        for pod in members:
+            told += [f"{pod['metadata']['name']} {what}" for what in _pod(want, pod)]
+    revisions = {p["metadata"]["labels"]["sglang-operator.dev/revision"] for p in pods}
+    return [*told, f"revisions {revisions}"] if len(revisions) > 1 else told
+
+
+def _pod(want: Expected, pod: Json) -> list[str]:
+    limits = pod["spec"]["containers"][0]["resources"]["limits"]
+    ready = any(
+        c["type"] == "ContainersReady" and c["status"] == "True"
+        for c in pod["status"].get("conditions", [])
+    )
+    checks = {
+        "is being deleted": "deletionTimestamp" in pod["metadata"],
+        "is not up": not ready,
+        "has other GPUs": limits.get("nvidia.com/gpu") != str(want.gpus),
+    }
+    return [what for what, wrong in checks.items() if wrong]
+
+
+def _status(want: Expected, pool: Json) -> list[str]:
+    status, generation = pool.get("status", {}), pool["metadata"]["generation"]
+    conditions = {c["type"]: c for c in status.get("conditions", [])}
+    told = []
+    if status.get("observedGeneration") != generation:
+        told.append(f"observedGeneration {status.get('observedGeneration')} of {generation}")
+    engines = status.get("engines", {})
+    counts = [engines.get(key) for key in ("desired", "created", "up")]
+    if counts != [want.count] * 3:
+        told.append(f"status.engines {counts}, expected {want.count}")
+    ready = conditions.get("Ready", {}).get("status")
+    if (ready != "True") != want.suspended:
+        told.append(f"Ready is {ready}")
+    for kind in ("Reconciling", "Stalled"):
+        if conditions.get(kind, {}).get("status") == "True":
+            told.append(f"{kind}: {conditions[kind]['message']}")
+    stale = [k for k, c in conditions.items() if c.get("observedGeneration") != generation]
+    return [*told, f"conditions {stale} of an old generation"] if stale else told
+
+
+def _others(want: Expected, name: str, others: Mapping[str, Json]) -> list[str]:
+    names = {f"Service/{name}", f"ConfigMap/{name}-engines", f"PodDisruptionBudget/{name}-engines"}
+    names |= {f"Service/{name}-engines"} if want.headless else set()
+    if set(others) != names:
+        return [f"children {sorted(others)}, expected {sorted(names)}"]
+    least = others[f"PodDisruptionBudget/{name}-engines"]["spec"]["minAvailable"]
+    right = max(0, want.count - want.max_unavailable)
+    return [] if least == right else [f"minAvailable {least}, expected {right}"]
+
+
+def _registry(
+    want: Expected, name: str, pods: Sequence[Json], others: Mapping[str, Json]
+) -> list[str]:
+    document = json.loads(others[f"ConfigMap/{name}-engines"]["data"]["engines.json"])
+    address = {
+        p["metadata"]["labels"]["sglang-operator.dev/engine"]: p["status"]["podIP"] for p in pods
+    }
+    listed = [(e["rank"], e["engine"], tuple(e["devices"]), e["podIP"]) for e in document["engines"]]
+    right = [(r, g, ids, address[g]) for r, (g, ids) in enumerate(want.groups.items())]
+    return [] if listed == right else [f"the registry lists {listed}, expected {right}"]

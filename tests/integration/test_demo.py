@@ -1,0 +1,40 @@
+"""``make demo``, as somebody sees it who runs it for the first time, in a pipe."""
+
+import os
+import signal
+import subprocess
+import sys
+
+DEMO = [sys.executable, "-m", "sglang_operator.testing", "demo"]
+
+
+def test_the_demo_ends_when_the_pool_is_ready():
+    shown = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert any("READY 12/12" in line for line in lines)
+    assert any(line.startswith("SYNCED 0/12: the gate is closed") for line in lines)
+    grid = [line for line in lines if "gpu-node-" in line]
+    assert len(grid) == 3
+    assert all("·" not in line for line in grid)  # all 24 GPUs are in use
+
+
+def test_the_demo_stays_up_until_it_is_told_to_end():
+    demo = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert demo.stdout is not None
+    try:
+        shown = []
+        for line in demo.stdout:
+            shown.append(line)
+            if "export KUBECONFIG=" in line:
+                break
+        kubeconfig = shown[-1].strip().removeprefix("export KUBECONFIG=")
+        assert os.path.exists(kubeconfig)  # noqa: PTH110
+        assert demo.poll() is None
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == 0
+        assert not os.path.exists(kubeconfig)  # noqa: PTH110
+    finally:
+        demo.kill()
+        demo.stdout.close()
+        demo.wait()

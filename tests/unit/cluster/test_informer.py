@@ -1,0 +1,189 @@
+"""The informer against every way a stream can go wrong, without a server."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from sglang_operator.cluster import informer, wire
+from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+
+
+def pod(name: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": str(version)}}
+
+
+def event(kind: str, body: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": body}).encode() + b"\n"
+
+
+class Store:
+    """A sink that is a plain dictionary."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.lists = 0
+        self.seen: defaultdict[str, int] = defaultdict(int)
+
+    def replace(self, scope: str, records: list[wire.Pod], version: int) -> None:
+        self.names = {record.metadata.name for record in records}
+        self.lists += 1
+
+    def put(self, record: wire.Pod) -> None:
+        self.names.add(record.metadata.name)
+        self.seen[record.metadata.name] += 1
+
+    def drop(self, record: wire.Pod) -> None:
+        self.names.discard(record.metadata.name)
+
+
+class Server:
+    """Answers lists and watches from scripts; a watch without a script never says anything."""
+
+    def __init__(self, lists: list[Any], watches: list[Any]) -> None:
+        self.lists, self.watches = lists, watches
+        self.asked: list[dict[str, str]] = []
+        self.quiet = asyncio.Event()
+
+    async def request(self, method: str, path: str, *, params: dict[str, str]) -> bytes:
+        answer = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return json.dumps(answer).encode()
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, params: dict[str, str], *, idle: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.asked.append(dict(params))
+        script = self.watches.pop(0) if self.watches else None
+        if isinstance(script, Exception):
+            raise script
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for chunk in script or []:
+                yield chunk
+            if script is None:
+                self.quiet.set()
+                await asyncio.Event().wait()
+
+        yield chunks()
+
+
+def a_list(*pods: dict[str, Any], version: int = 10, more: str = "") -> dict[str, Any]:
+    return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(pods)}
+
+
+def play(monkeypatch: pytest.MonkeyPatch, lists: list[Any], watches: list[Any]):
+    """Run an informer until the server has nothing more to say; its store and the requests."""
+    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.0, 0.0))
+
+    async def main() -> tuple[Store, Server, Any]:
+        server, store = Server(lists, watches), Store()
+        resource = informer.Resource(path="/api/v1/pods", scope="", name="pods")
+        stream = informer.Informer(server, resource, wire.Pod, store)  # type: ignore[arg-type]
+        task = asyncio.create_task(stream.run())
+        await asyncio.wait_for(server.quiet.wait(), 5)
+        assert not task.done()
+        task.cancel()
+        return store, server, stream
+
+    return asyncio.run(main())
+
+
+def test_it_lists_and_then_follows(monkeypatch):
+    store, server, _ = play(
+        monkeypatch,
+        [a_list(pod("a", 1), pod("b", 2))],
+        [[event("ADDED", pod("c", 11)), event("DELETED", pod("a", 12))]],
+    )
+    assert store.names == {"b", "c"}
+    assert server.asked[0]["resourceVersion"] == "10"
+    assert server.asked[0]["allowWatchBookmarks"] == "true"
+
+
+def test_a_list_in_pages_is_one_list(monkeypatch):
+    store, *_ = play(monkeypatch, [a_list(pod("a", 1), more="next"), a_list(pod("b", 2))], [])
+    assert store.names == {"a", "b"}
+    assert store.lists == 1
+
+
+def test_a_watch_that_ends_is_taken_up_where_it_was(monkeypatch):
+    _, server, _ = play(monkeypatch, [a_list()], [[event("ADDED", pod("a", 15))], []])
+    assert [asked["resourceVersion"] for asked in server.asked] == ["10", "15", "15"]
+
+
+def test_a_bookmark_moves_the_version_on(monkeypatch):
+    bookmark = event("BOOKMARK", {"metadata": {"resourceVersion": "99"}})
+    _, server, _ = play(monkeypatch, [a_list()], [[bookmark]])
+    assert server.asked[-1]["resourceVersion"] == "99"
+
+
+GONE = ApiError(410, "Expired", "too old", None)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param([event("ERROR", {"code": 410, "message": "too old"})], id="in the stream"),
+        pytest.param(GONE, id="on the request"),
+    ],
+)
+def test_after_a_410_what_vanished_meanwhile_is_gone(monkeypatch, end):
+    store, _, _ = play(
+        monkeypatch, [a_list(pod("a", 1), pod("ghost", 2)), a_list(pod("a", 1), version=50)], [end]
+    )
+    assert store.names == {"a"}
+    assert store.lists == 2
+
+
+def test_a_410_while_paging_begins_the_list_anew(monkeypatch):
+    store, *_ = play(monkeypatch, [a_list(pod("x", 1), more="next"), GONE, a_list(pod("a", 1))], [])
+    assert store.names == {"a"}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param([event("ERROR", {"code": 500, "message": "boom"})], id="error event"),
+        pytest.param([b'{"type": "ADDED", "obj'], id="truncated"),
+        pytest.param([b"nonsense\n"], id="no JSON"),
+        pytest.param(ApiUnreachableError("reset"), id="reset"),
+        pytest.param(ApiError(503, "ServiceUnavailable", "away", None), id="503"),
+        pytest.param(ApiError(401, "Unauthorized", "who?", None), id="401"),
+        pytest.param(ApiError(403, "Forbidden", "no", None), id="403"),
+        pytest.param(ApiError(429, "TooManyRequests", "slow", 0.0), id="429"),
+    ],
+)
+def test_any_other_fault_is_outlived_without_listing_again(monkeypatch, end):
+    store, server, _ = play(
+        monkeypatch, [a_list(pod("a", 1))], [end, [event("ADDED", pod("b", 11))]]
+    )
+    assert store.names == {"a", "b"}
+    assert store.lists == 1
+    assert server.asked[1]["resourceVersion"] == "10"
+
+
+def test_a_version_that_only_ever_fails_is_given_up(monkeypatch):
+    faults = [ApiError(500, "InternalError", "boom", None)] * informer.FAILURES_BEFORE_RELIST
+    store, _, _ = play(monkeypatch, [a_list(pod("a", 1))], faults)
+    assert store.lists == 2
+
+
+def test_a_failed_first_list_is_tried_again(monkeypatch):
+    store, *_ = play(monkeypatch, [ApiUnreachableError("refused"), a_list(pod("a", 1))], [])
+    assert store.names == {"a"}
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 10_000_000])
+def test_events_are_whole_however_the_stream_is_cut(monkeypatch, size):
+    big = pod("big", 12)
+    big["spec"] = {"ignored": "x" * 3_000_000 if size > 100 else "x" * 100}
+    stream = b"".join(event("ADDED", body) for body in (pod("a", 11), big, pod("b", 13)))
+    pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
+    store, *_ = play(monkeypatch, [a_list()], [pieces])
+    assert store.names == {"a", "big", "b"}

@@ -1,0 +1,172 @@
+"""What the stores keep, what they forget, and whom they wake how urgently."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from sglang_operator.api import names
+from sglang_operator.cluster import wire
+from sglang_operator.cluster.stores import NodeStore, PodStore, PoolKey, PoolStore
+
+KEY = PoolKey("rl", "actor-infer")
+
+
+class Wakes(list[tuple[PoolKey, bool]]):
+    def __call__(self, key: PoolKey, urgent: bool) -> None:
+        self.append((key, urgent))
+
+
+def a_pod(name="p", version=10, owner="pool-uid", kind=names.KIND, **status: Any) -> wire.Pod:
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": "rl",
+        "uid": f"uid-{name}",
+        "resourceVersion": str(version),
+        "labels": {names.LABEL_ENGINE: "g0-1", names.LABEL_POOL: "actor-infer"},
+        "ownerReferences": [
+            {"kind": kind, "name": "actor-infer", "uid": owner, "controller": True}
+        ],
+    }
+    if status.pop("deleting", False):
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return msgspec.convert({"metadata": metadata, "status": status}, wire.Pod)
+
+
+UP = {"conditions": [{"type": "ContainersReady", "status": "True"}], "phase": "Running"}
+
+
+def test_a_pod_is_found_under_its_owner_whatever_its_labels_say():
+    store = PodStore(Wakes())
+    store.put(a_pod())
+    assert [entry.owner for entry in store.of(KEY)] == ["pool-uid"]
+
+
+def test_a_pod_with_our_labels_and_another_owner_is_not_ours():
+    store = PodStore(Wakes())
+    store.put(a_pod(kind="ReplicaSet"))
+    assert len(store) == 0
+
+
+def test_an_older_version_never_overwrites_a_newer_one():
+    store = PodStore(Wakes())
+    store.put(a_pod(version=20, **UP))
+    store.put(a_pod(version=15))
+    assert next(store.of(KEY)).pod.containers_ready
+
+
+def test_a_late_answer_does_not_bring_a_deleted_pod_back():
+    store = PodStore(Wakes())
+    store.put(a_pod())
+    store.drop(a_pod(version=11))
+    store.put(a_pod(version=12))
+    assert len(store) == 0
+
+
+def test_a_list_takes_away_what_is_not_in_it_but_for_what_is_newer_than_the_list():
+    store = PodStore(Wakes())
+    store.put(a_pod("old", 10))
+    store.put(a_pod("just-created", 30))
+    store.replace("", [], 20)
+    assert [entry.pod.name for entry in store.of(KEY)] == ["just-created"]
+
+
+def test_a_list_of_one_namespace_says_nothing_about_another():
+    store = PodStore(Wakes())
+    store.put(a_pod())
+    store.replace("elsewhere", [], 99)
+    assert len(store) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "urgent"),
+    [
+        pytest.param({}, {"phase": "Running"}, False, id="it starts"),
+        pytest.param({}, {"deleting": True}, True, id="it is deleted"),
+        pytest.param(UP, {"phase": "Failed"}, True, id="it fails"),
+        pytest.param(UP, {"phase": "Running"}, True, id="it no longer answers"),
+        pytest.param(
+            UP,
+            {
+                **UP,
+                "conditions": [
+                    *UP["conditions"],
+                    {
+                        "type": "DisruptionTarget",
+                        "status": "True",
+                        "reason": "EvictionByEvictionAPI",
+                    },
+                ],
+            },
+            True,
+            id="it is evicted",
+        ),
+    ],
+)
+def test_bad_news_is_urgent_and_good_news_can_wait(before, after, urgent):
+    wakes = Wakes()
+    store = PodStore(wakes)
+    store.put(a_pod(version=10, **before))
+    store.put(a_pod(version=11, **after))
+    assert wakes == [(KEY, False), (KEY, urgent)]
+
+
+def a_pool(version=10, generation=1, uid="pool-uid", **metadata: Any) -> wire.CustomResource:
+    meta = {
+        "name": "actor-infer",
+        "namespace": "rl",
+        "uid": uid,
+        "resourceVersion": str(version),
+        "generation": generation,
+        **metadata,
+    }
+    return msgspec.convert({"metadata": meta}, wire.CustomResource)
+
+
+def test_a_changed_spec_is_urgent_and_a_changed_status_is_not():
+    wakes = Wakes()
+    store = PoolStore(wakes)
+    store.put(a_pool())
+    store.put(a_pool(version=11))
+    store.put(a_pool(version=12, generation=2))
+    assert [urgent for _, urgent in wakes] == [True, False, True]
+
+
+def test_a_pool_created_anew_replaces_the_old_one_and_its_deletion_comes_too_late():
+    store = PoolStore(Wakes())
+    store.put(a_pool())
+    store.put(a_pool(version=20, uid="another"))
+    store.drop(a_pool(version=15))
+    found = store.get(KEY)
+    assert found is not None
+    assert found.metadata.uid == "another"
+
+
+def a_node(ready="True", version=10, taints=()) -> wire.Node:
+    return msgspec.convert(
+        {
+            "metadata": {"name": "n", "resourceVersion": str(version)},
+            "spec": {"taints": [{"key": key, "effect": "NoExecute"} for key in taints]},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        },
+        wire.Node,
+    )
+
+
+def test_only_what_matters_about_a_node_wakes_its_pools():
+    changed: list[str] = []
+    store = NodeStore(changed.append)
+    store.put(a_node())
+    store.put(a_node(version=11))  # a heartbeat
+    store.put(a_node("Unknown", version=12))
+    store.put(a_node("Unknown", version=13, taints=[wire.OUT_OF_SERVICE]))
+    assert len(changed) == 3
+
+
+def test_a_deleted_node_is_gone_until_it_is_seen_again():
+    store = NodeStore(lambda name: None)
+    store.replace("", [a_node()], 10)
+    store.drop(a_node(version=11))
+    assert store.nodes["n"].gone
+    store.put(a_node(version=5))  # another node object under the name, with versions of its own
+    assert not store.nodes["n"].gone
