@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sglang_operator.api import conditions, names
+from sglang_operator.api import conditions, names, texts
 from sglang_operator.engine import failures
 from sglang_operator.planner.observed import ObservedPod, Termination
-from sglang_operator.planner.plan import Plan
+from sglang_operator.planner.plan import LostPod, Plan
 
 MAX_ENTRIES = 10
 MAX_ENGINES = 64
@@ -34,11 +34,24 @@ class Failure:
 def seen(plan: Plan) -> list[Failure]:
     """The failures that the present pods show, oldest first."""
     found = [_ended(pod) for pod in plan.ended]
+    found += [_lost(lost) for lost in plan.lost]
     for view in plan.engines:
         pod = view.pod
         if pod is not None and pod.last_termination is not None:
             found.append(_terminated(pod, pod.last_termination))
     return sorted(found, key=lambda failure: (failure.time, failure.pod))
+
+
+def _lost(lost: LostPod) -> Failure:
+    return Failure(
+        pod=lost.pod.name,
+        group=lost.pod.group,
+        reason=conditions.NODE_LOST,
+        message=texts.POD_LOST.format(pod=lost.pod.name, node=lost.pod.node),
+        advice=texts.STARTED_AGAIN,
+        exit_code=None,
+        time=lost.since,
+    )
 
 
 def _ended(pod: ObservedPod) -> Failure:
@@ -47,8 +60,9 @@ def _ended(pod: ObservedPod) -> Failure:
             pod=pod.name,
             group=pod.group,
             reason=_disruption_reason(pod),
-            message=pod.message or f"pod {pod.name} was taken away: {pod.disruption or pod.reason}",
-            advice="nothing: the engine is started again",
+            message=pod.message
+            or texts.POD_TAKEN.format(pod=pod.name, reason=pod.disruption or pod.reason),
+            advice=texts.STARTED_AGAIN,
             exit_code=pod.termination.exit_code if pod.termination else None,
             time=pod.termination.finished if pod.termination else pod.created,
         )

@@ -17,6 +17,8 @@ from sglang_operator.planner.pool import Pool, Refused
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 
+# Why a container waits while everything is in order.
+_ON_THE_WAY = ("ContainerCreating", "PodInitializing")
 _UP = (EngineState.IN_SERVICE, EngineState.UP)
 
 
@@ -218,7 +220,7 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    for check in (_lost, _failing, _pending):
+    for check in (_lost, _failing, _waiting, _pending):
         if told := check(pool, plan, remembered):
             return told
     if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
@@ -268,6 +270,20 @@ def _failing(
         count=len(waiting), reason=cause["reason"], message=cause.get("advice") or cause["message"]
     )
     return conditions.ENGINES_FAILING, _bounded(message)
+
+
+def _waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Containers that kubelet cannot start, in its own reason: ImagePullBackOff and the like."""
+    stuck = [
+        view.pod
+        for view in plan.engines
+        if view.pod and view.pod.waiting_reason not in ("", *_ON_THE_WAY)
+    ]
+    if not stuck:
+        return None
+    first = stuck[0]
+    message = first.waiting_message or first.waiting_reason
+    return first.waiting_reason, _bounded(texts.WAITING.format(count=len(stuck), message=message))
 
 
 def _pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ import pytest
 
 from sglang_operator import status
 from sglang_operator.api import conditions, spec
-from sglang_operator.planner.observed import Observed, Termination
+from sglang_operator.planner.observed import Observed, ObservedNode, Termination
 from sglang_operator.planner.plan import plan
 from sglang_operator.status import Trouble
 from tests import gitops
@@ -213,3 +213,26 @@ def test_what_the_pool_was_resolved_to_is_told():
 def test_count_placement_says_that_ids_are_not_places():
     message = condition(compute(*SITUATIONS["up"]), conditions.DEVICES_ASSIGNED)["message"]
     assert message.startswith("24 GPUs on 1 nodes; the ids in device_mapping are honoured as a ")
+
+
+def test_an_image_that_cannot_be_pulled_is_told_in_kubelets_words():
+    pool = a_pool()
+    pods = all_pods(
+        pool,
+        containers_ready=False,
+        waiting_reason="ImagePullBackOff",
+        waiting_message='Back-off pulling image "x"',
+    )
+    ready = condition(compute(pool, pods), conditions.READY)
+    assert ready["reason"] == "ImagePullBackOff"
+    assert ready["message"] == '12 engines cannot start: Back-off pulling image "x"'
+
+
+def test_a_lost_node_is_remembered_once():
+    pool = a_pool(replicas=1)
+    nodes = {"gpu-node-0": ObservedNode(name="gpu-node-0", ready=False, ready_changed=NOW - 60)}
+    pods = all_pods(pool, deleting=True)
+    first = compute(pool, pods, nodes=nodes)
+    again = compute(pool, pods, nodes=nodes, previous=first, now=NOW + 30)
+    assert [failure["reason"] for failure in again["lastFailures"]] == [conditions.NODE_LOST]
+    assert again == first

@@ -19,6 +19,10 @@ DEVICES_COUNTED = (
     "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
     "places"
 )
+WAITING = "{count} engines cannot start: {message}"
+POD_LOST = "pod {pod} was lost with its node {node}"
+POD_TAKEN = "pod {pod} was taken away: {reason}"
+STARTED_AGAIN = "nothing to do: the engine is started again"
 SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
 GATE_OFF = "engines load their weights themselves; nothing keeps requests away"
 SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"

@@ -4,6 +4,7 @@ A store also takes what our own writes returned (``put`` of the answer's object)
 pass does not wait for the watch: an older version of an object never overwrites a newer one.
 """
 
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -260,7 +261,9 @@ class NodeStore:
     def _lose(self, name: str) -> None:
         known = self.nodes.get(name)
         if known is None or not known.gone:
-            self.nodes[name] = ObservedNode(name=name, ready=False, gone=True)
+            self.nodes[name] = ObservedNode(
+                name=name, ready=False, ready_changed=time.time(), gone=True
+            )
             self._changed(name)
 
 

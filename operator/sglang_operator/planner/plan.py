@@ -55,6 +55,14 @@ class RemovePod:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LostPod:
+    """A pod that was given up with its node, and since when the node is lost."""
+
+    pod: ObservedPod
+    since: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to do now, how the engines stand, and when to look again without an event."""
@@ -64,6 +72,7 @@ class Plan:
     engines: tuple[EngineView, ...] = ()
     obsolete: int = 0  # pods that still run for engines that are not wanted any more
     ended: tuple[ObservedPod, ...] = ()  # failures to record
+    lost: tuple[LostPod, ...] = ()
     wake_at: float | None = None
 
 
@@ -123,6 +132,7 @@ class _Planner:
                 len(group.live) for name, group in self.groups.items() if name not in self.wanted
             ),
             ended=tuple(pod for group in self.groups.values() for pod in group.ended),
+            lost=tuple(self._lost_pods()),
             wake_at=min(self.wakes, default=None),
         )
 
@@ -291,6 +301,12 @@ class _Planner:
                     self._remove(pod, "ended, and another pod took over")
 
     # --- what comes out
+
+    def _lost_pods(self) -> Iterable[LostPod]:
+        nodes = self.observed.nodes or {}
+        for group in self.groups.values():
+            for pod in group.lost:
+                yield LostPod(pod=pod, since=nodes[pod.node].ready_changed)
 
     def _views(self) -> Iterable[EngineView]:
         creating = {create.engine.group for create in self.creates}
