@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-nodes", action="store_true", help="do not watch nodes, even where it is allowed"
     )
+    parser.add_argument(
+        "--lease-namespace",
+        default=os.environ.get("POD_NAMESPACE", ""),
+        metavar="NAME",
+        help="elect one writer among the replicas by a Lease in this namespace "
+        "(default: $POD_NAMESPACE; without either there is no election)",
+    )
     parser.add_argument("--kubeconfig", type=Path, help="default: the pod's own credentials")
     parser.add_argument("--context", help="context of the kubeconfig")
     parser.add_argument(
@@ -49,7 +57,9 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         kubeconfig=arguments.kubeconfig,
         context=arguments.context,
         health_address=arguments.health_address,
-        identity=os.environ.get("POD_NAME") or socket.gethostname(),
+        # A restarted container is another candidate: what its predecessor sent may still arrive.
+        identity=f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        lease_namespace=arguments.lease_namespace,
     )
 
 
@@ -62,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    asyncio.run(process.serve(settings_from(arguments)))
-    return 0
+    return asyncio.run(process.serve(settings_from(arguments)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ KIND = "SGLangInference"
 PLURAL = "sglanginferences"
 CRD_NAME = f"{PLURAL}.{GROUP}"
 
+LEASE_NAME = "sglang-operator"
 FIELD_MANAGER = "sglang-operator"
 STATUS_FIELD_MANAGER = "sglang-operator-status"
 MANAGED_BY = "sglang-operator"

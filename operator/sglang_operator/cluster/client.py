@@ -8,7 +8,7 @@ does not need (a create through the official client's models costs seven times a
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -62,10 +62,18 @@ class ApiUnreachableError(Exception):
     """No answer: refused, reset or timed out.  Whether a write happened is not known."""
 
 
+class FencedError(ApiUnreachableError):
+    """The write was not sent: this process may not write now."""
+
+
 class ApiClient:
-    """One identity's requests.  Counts them by method and status in ``requests``."""
+    """One identity's requests.  Counts them by method and status in ``requests``.
+
+    ``fence`` is asked before every write, in this one place; writes of the Lease itself pass.
+    """
 
     def __init__(self, connection: Connection, *, user_agent: str) -> None:
+        self.fence: Callable[[], bool] = lambda: True
         self._connection = connection
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
@@ -111,12 +119,16 @@ class ApiClient:
         content_type: str = JSON,
         params: Mapping[str, str] | None = None,
         timeout: float = REQUEST_TIMEOUT,
+        fenced: bool = True,
     ) -> bytes:
         """The body of a successful answer.
 
-        Raises :class:`ApiError` for an error status, :class:`ApiUnreachableError` for none.
+        Raises :class:`ApiError` for an error status, :class:`ApiUnreachableError` for none,
+        :class:`FencedError` for a write that was not sent.
         """
         assert self._session is not None, "use the client as a context manager"
+        if fenced and method != "GET" and not self.fence():
+            raise FencedError(f"{method} {path}: another operator holds the Lease")
         try:
             async with self._session.request(
                 method,

@@ -53,7 +53,7 @@ class Outcome:
 
 
 class Executor:
-    """Performs actions for one identity.  ``allowed`` is asked before each write."""
+    """Performs actions for one identity."""
 
     def __init__(
         self,
@@ -61,14 +61,11 @@ class Executor:
         pods: stores.PodStore,
         children: Mapping[str, stores.ChildStore],
         pools: stores.PoolStore,
-        *,
-        allowed: Callable[[], bool] = lambda: True,
     ) -> None:
         self._client = client
         self._pods = pods
         self._children = children
         self._pools = pools
-        self._allowed = allowed
         self.window = Window()
 
     # --- pods
@@ -97,7 +94,7 @@ class Executor:
                 if outcome.stop and isinstance(action, actions.CreatePod):
                     outcome.done = False
                     return
-                if time.monotonic() > deadline or not self._allowed():
+                if time.monotonic() > deadline:
                     outcome.done = False
                     return
                 await self._pod(key, owner, action, outcome)
@@ -232,9 +229,6 @@ class Executor:
         """Create, update and delete the children that are not pods, one after another."""
         outcome = Outcome()
         for action in batch:
-            if not self._allowed():
-                outcome.done = False
-                break
             try:
                 await self._child(key, owner, action, outcome)
             except ApiUnreachableError as error:
@@ -288,8 +282,6 @@ class Executor:
 
         Raises :class:`ApiError`, :class:`ApiUnreachableError`.
         """
-        if not self._allowed():
-            return
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,

@@ -60,11 +60,13 @@ class Resource:
     path: str
     scope: str  # the namespace, or "" for all
     selector: str = ""
+    field_selector: str = ""
     name: str = ""  # for logs and probes
 
     @property
     def params(self) -> dict[str, str]:
-        return {"labelSelector": self.selector} if self.selector else {}
+        chosen = {"labelSelector": self.selector, "fieldSelector": self.field_selector}
+        return {key: value for key, value in chosen.items() if value}
 
 
 class _ListMeta(msgspec.Struct):

@@ -42,5 +42,13 @@ def child(kind: str, namespace: str, name: str) -> str:
     return f"{children(kind, namespace)}/{name}"
 
 
+def leases(namespace: str) -> str:
+    return _collection("/apis/coordination.k8s.io/v1", "leases", namespace)
+
+
+def lease(namespace: str, name: str) -> str:
+    return f"{leases(namespace)}/{name}"
+
+
 def events(namespace: str) -> str:
     return _collection(EVENTS_GROUP, "events", namespace)

@@ -14,6 +14,7 @@ from sglang_operator.cluster import informer, paths, wire
 from sglang_operator.cluster.client import ApiClient, ApiError
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.executor import Executor
+from sglang_operator.cluster.lease import Elector, Lease
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 from sglang_operator.controller.reconcile import Reconciler, View
@@ -30,6 +31,10 @@ UNEXPECTED_BACKOFF = (1.0, 60.0)
 STALE_SECONDS = 180.0
 
 log = logging.getLogger(__name__)
+
+
+class LeadershipLostError(Exception):
+    """This process may not write any more; it ends, and comes back as a standby."""
 
 
 class EngineRoom:
@@ -49,6 +54,7 @@ class EngineRoom:
         self.nodes = NodeStore(self._wake_node)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
+        self.elector = self._elector()
 
     # --- waking
 
@@ -81,11 +87,47 @@ class EngineRoom:
                 log.info("in sync: %d pools, %d pods", len(self.pools.known()), len(self.pods))
                 if ready is not None:
                     await ready()
-                await self._dispatch(self._reconciler())
+                await self._lead()
             finally:
                 for stream in streams:
                     stream.cancel()
                 await asyncio.gather(*streams, return_exceptions=True)
+
+    async def _lead(self) -> None:
+        """Serve while the Lease is held; without one, at once and for ever."""
+        if self.elector is None:
+            await self._dispatch(self._reconciler())
+            return
+        election = asyncio.create_task(self.elector.run(), name="elector")
+        leading = asyncio.create_task(self._serve_when_elected(self.elector), name="leading")
+        try:
+            await asyncio.wait({election, leading}, return_when=asyncio.FIRST_COMPLETED)
+            if not leading.done():
+                election.result()
+                raise LeadershipLostError("the Lease is lost; another operator goes on")
+            leading.result()
+        finally:
+            for task in (leading, election):
+                task.cancel()
+            await asyncio.gather(leading, election, return_exceptions=True)
+        await self.elector.release()
+
+    async def _serve_when_elected(self, elector: Elector) -> None:
+        acquired = asyncio.create_task(elector.acquired.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({acquired, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        acquired.cancel()
+        stopping.cancel()
+        if not self._stopping.is_set():
+            await self._dispatch(self._reconciler())
+
+    def _elector(self) -> Elector | None:
+        namespace = self.settings.lease_namespace
+        if not namespace:
+            return None
+        elector = Elector(self._client, namespace, names.LEASE_NAME, self.settings.identity)
+        self._client.fence = elector.holds
+        return elector
 
     def stop(self) -> None:
         """Begin nothing new; what is under way may finish."""
@@ -103,7 +145,14 @@ class EngineRoom:
                 path = paths.children(kind, scope)
                 self._inform(path, scope, wire.Child, store, OWN_OBJECTS)
         if self.settings.watch_nodes:
-            self._inform(paths.NODES, "", wire.Node, self.nodes, "", self._nodes_refused)
+            self._inform(
+                paths.NODES, "", wire.Node, self.nodes, "", on_forbidden=self._nodes_refused
+            )
+        if self.elector is not None:
+            namespace = self.settings.lease_namespace
+            only = f"metadata.name={names.LEASE_NAME}"
+            path = paths.leases(namespace)
+            self._inform(path, namespace, Lease, self.elector, "", field_selector=only)
 
     def _inform(
         self,
@@ -112,6 +161,8 @@ class EngineRoom:
         kind: type,
         sink: object,
         selector: str,
+        *,
+        field_selector: str = "",
         on_forbidden: Callable[[ApiError], None] | None = None,
     ) -> None:
         plural = path.rsplit("/", 1)[-1]
@@ -119,10 +170,11 @@ class EngineRoom:
             path=path,
             scope=scope,
             selector=selector,
+            field_selector=field_selector,
             name=f"{plural} in {scope}" if scope else plural,
         )
         self.informers.append(
-            informer.Informer(self._client, resource, kind, sink, on_forbidden)  # type: ignore[arg-type]
+            informer.Informer(self._client, resource, kind, sink, on_forbidden=on_forbidden)  # type: ignore[arg-type]
         )
 
     def _nodes_refused(self, error: ApiError) -> None:

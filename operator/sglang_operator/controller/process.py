@@ -5,7 +5,7 @@ import logging
 import signal
 
 from sglang_operator.cluster import connection
-from sglang_operator.controller.loop import EngineRoom
+from sglang_operator.controller.loop import EngineRoom, LeadershipLostError
 from sglang_operator.controller.probes import Probes
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.shell import Shell
@@ -13,8 +13,8 @@ from sglang_operator.controller.shell import Shell
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings) -> None:
-    """Run the operator until SIGTERM or SIGINT.
+async def serve(settings: Settings) -> int:
+    """Run the operator until SIGTERM or SIGINT; the exit code.
 
     Raises ``kubernetes.config.ConfigException`` if no cluster is configured.
     """
@@ -45,9 +45,13 @@ async def serve(settings: Settings) -> None:
             await asyncio.wait({running}, timeout=settings.drain_seconds if room.synced() else 0)
             running.cancel()
         await asyncio.gather(running, return_exceptions=stopping.done())
+    except LeadershipLostError as error:
+        log.error("%s", error)
+        return 1
     finally:
         stopping.cancel()
         log.info("ending")
         await asyncio.to_thread(shell.stop, 5.0)
         if probes is not None:
             await probes.stop()
+    return 0

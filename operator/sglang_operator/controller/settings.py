@@ -14,6 +14,7 @@ class Settings:
     context: str | None = None
     health_address: str | None = None  # "host:port" of the probes; None: no server
     identity: str = "sglang-operator"
+    lease_namespace: str = ""  # where the Lease is by which one replica writes; "": no election
     passes: int = 8  # pools in work at a time
     publish_interval: float = 1.0  # between two writes of one pool's status or registry
     drain_seconds: float = 10.0  # what is under way may finish for so long at the end

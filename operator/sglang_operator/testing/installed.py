@@ -90,6 +90,7 @@ class InstalledOperator:
         plane.kubectl("apply", "-f", str(folder / "namespace.yaml"))
         account = folder / "controller" / "service_account.yaml"
         plane.kubectl("apply", "-f", str(account), "--namespace", NAMESPACE)
+        plane.kubectl("apply", "-k", str(folder / "rbac" / "lease"), "--namespace", NAMESPACE)
         if not self._namespaces:
             plane.kubectl("apply", "-k", str(folder / "rbac" / "cluster"))
         for namespace in self._namespaces:
@@ -117,6 +118,7 @@ class InstalledOperator:
                 "-m",
                 "sglang_operator",
                 f"--kubeconfig={kubeconfig}",
+                f"--lease-namespace={NAMESPACE}",
                 *(f"--namespace={namespace}" for namespace in self._namespaces),
                 *self._arguments,
             ],

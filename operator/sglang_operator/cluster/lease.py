@@ -1,0 +1,249 @@
+"""Who of several operators writes: a Lease, held by one (``runtime.md`` A5).
+
+Every replica keeps its stores warm; the holder alone writes, and asks ``holds`` before each write.
+The fence is the holder's own monotonic clock, counted from *before* its last successful renewal
+and shorter than what others wait: so a process that was stopped and goes on finds its fence down.
+Renewals of others are noticed by a changed record, never by comparing clocks.
+
+Nothing correct rests on this: names, UIDs and preconditions keep two writers harmless.  It keeps
+them from doing the work twice.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+import orjson
+
+from sglang_operator.cluster import paths, wire
+from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Seconds.  A holder that cannot renew gives up well before others may take over."""
+
+    duration: float = 15.0  # others wait so long after the last renewal they saw
+    deadline: float = 10.0  # the holder counts on its last renewal for so long
+    retry: float = 2.0
+
+
+class LeaseSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """``coordination.k8s.io/v1`` LeaseSpec."""
+
+    holder_identity: str = ""
+    lease_duration_seconds: int = 0
+    acquire_time: str = ""
+    renew_time: str = ""
+    lease_transitions: int = 0
+
+
+class Lease(msgspec.Struct, frozen=True):
+    metadata: wire.Meta
+    spec: LeaseSpec = LeaseSpec()
+
+
+_decoder = msgspec.json.Decoder(Lease)
+
+
+class Elector:
+    """One candidate.  ``run`` returns when the Lease was held and is lost."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        namespace: str,
+        name: str,
+        identity: str,
+        *,
+        terms: Terms | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._terms = terms or Terms()
+        self._clock = clock
+        self._seen: Lease | None = None
+        self._seen_at = float("-inf")  # when the record was seen to change
+        self._renewed_at = float("-inf")  # before the last renewal was sent
+        self._holding = False
+        self._news = asyncio.Event()
+        self.acquired = asyncio.Event()
+
+    def holds(self) -> bool:
+        """Whether this process may write at this moment: the fence."""
+        return self._holding and self._clock() < self._renewed_at + self._terms.deadline
+
+    # --- what the informer of Leases tells
+
+    def replace(self, scope: str, records: list[Lease], version: int) -> None:
+        for record in records:
+            self.put(record)
+
+    def put(self, record: Lease) -> None:
+        """The Lease changed: a standby may have its turn."""
+        self._note(record)
+
+    def drop(self, record: Lease) -> None:
+        """Somebody deleted the Lease: it is made again."""
+        if record.metadata.name == self._name:
+            self._seen = None
+            self._news.set()
+
+    def _note(self, record: Lease) -> None:
+        if record.metadata.name != self._name:
+            return
+        known = self._seen
+        if known is None or known.metadata.version < record.metadata.version:
+            self._seen, self._seen_at = record, self._clock()
+            self._news.set()
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Take the Lease when it is free, keep it, and return once it is lost."""
+        while True:
+            self._news.clear()
+            await self._try()
+            if self._holding and not self.holds():
+                self._holding = False
+                log.error("the Lease %s could not be renewed in time", self._name)
+                return
+            if self.acquired.is_set() and not self._holding:
+                log.error("the Lease %s was taken by another", self._name)
+                return
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """The holder renews by the clock; a standby also wakes for news or when the term ends."""
+        terms = self._terms
+        wait = terms.retry * random.uniform(0.8, 1.2)
+        if self._holding:
+            await asyncio.sleep(wait)
+            return
+        if self._seen is not None and self._seen.spec.holder_identity:
+            wait = max(0.05, self._seen_at + terms.duration - self._clock())
+        try:
+            await asyncio.wait_for(self._news.wait(), wait)
+        except TimeoutError:
+            return
+
+    async def _try(self) -> None:
+        """One attempt to take or renew; what goes wrong is tried again."""
+        begun = self._clock()
+        try:
+            if self._seen is None:
+                await self._create_or_read(begun)
+            elif self._free():
+                await self._write(begun, self._record(self._identity))
+        except ApiError as error:
+            if error.status == 409:
+                await self._read()
+            elif error.status == 404:
+                self._seen = None
+            else:
+                log.warning("Lease %s: %s", self._name, error)
+        except ApiUnreachableError as error:
+            log.warning("Lease %s: %s", self._name, error)
+
+    def _free(self) -> bool:
+        assert self._seen is not None
+        holder = self._seen.spec.holder_identity
+        if holder in ("", self._identity):
+            return True
+        return self._clock() >= self._seen_at + self._terms.duration
+
+    def _timeout(self) -> float:
+        """No call may outlast the time in which its answer is of use."""
+        if not self._holding:
+            return self._terms.retry
+        left = self._renewed_at + self._terms.deadline - self._clock()
+        return max(0.1, min(self._terms.retry, left))
+
+    async def _create_or_read(self, begun: float) -> None:
+        await self._read()
+        if self._seen is not None:
+            return
+        body = self._body(self._record(self._identity))
+        answer = await self._client.request(
+            "POST", paths.leases(self._namespace), body=body, timeout=self._timeout(), fenced=False
+        )
+        self._took(begun, _decoder.decode(answer))
+
+    async def _read(self) -> None:
+        try:
+            answer = await self._client.request(
+                "GET", paths.lease(self._namespace, self._name), timeout=self._timeout()
+            )
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self._seen = None
+            return
+        self._note(_decoder.decode(answer))
+        if self._seen and self._seen.spec.holder_identity != self._identity:
+            self._holding = False
+
+    async def _write(self, begun: float, spec: LeaseSpec) -> None:
+        """Replace exactly the version that was seen: who is later gets a conflict."""
+        answer = await self._client.request(
+            "PUT",
+            paths.lease(self._namespace, self._name),
+            body=self._body(spec),
+            timeout=self._timeout(),
+            fenced=False,
+        )
+        self._took(begun, _decoder.decode(answer))
+
+    def _took(self, begun: float, record: Lease) -> None:
+        self._seen, self._seen_at = record, self._clock()
+        self._holding = record.spec.holder_identity == self._identity
+        if self._holding:
+            self._renewed_at = begun
+            if not self.acquired.is_set():
+                log.info("holding the Lease %s as %s", self._name, self._identity)
+            self.acquired.set()
+
+    def _record(self, holder: str) -> LeaseSpec:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        before = self._seen.spec if self._seen else LeaseSpec()
+        same = before.holder_identity == holder
+        return LeaseSpec(
+            holder_identity=holder,
+            lease_duration_seconds=int(self._terms.duration) or 1,
+            acquire_time=before.acquire_time if same else now,
+            renew_time=now,
+            lease_transitions=before.lease_transitions + (0 if same else 1),
+        )
+
+    def _body(self, spec: LeaseSpec) -> bytes:
+        metadata = {"name": self._name, "namespace": self._namespace}
+        if self._seen is not None:
+            metadata["resourceVersion"] = self._seen.metadata.resource_version
+        return orjson.dumps(
+            {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": metadata,
+                "spec": msgspec.to_builtins(spec),
+            }
+        )
+
+    async def release(self) -> None:
+        """Give the Lease back, so that a standby goes on at once.  Call when nothing writes."""
+        if not self.holds():
+            return
+        self._holding = False
+        try:
+            await self._write(self._clock(), self._record(""))
+        except (ApiError, ApiUnreachableError) as error:
+            log.warning("Lease %s not given back: %s", self._name, error)
