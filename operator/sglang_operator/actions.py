@@ -134,7 +134,10 @@ def difference(wanted: Any, found: Any, path: str = "") -> str:
     """The first place where ``found`` lacks what is wanted, or "" if it has all of it.
 
     What the server or others added is not a difference, except inside lists, whose length counts.
+    An empty list or mapping that is wanted is there when it is absent: the server drops it.
     """
+    if found is None and wanted in ({}, []):
+        return ""
     if isinstance(wanted, Mapping):
         if not isinstance(found, Mapping):
             return path or "."

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sglang_operator.api import conditions, names, texts
-from sglang_operator.engine import failures
+from sglang_operator.engine import diagnosis
 from sglang_operator.planner.observed import ObservedPod, Termination
 from sglang_operator.planner.plan import LostPod, Plan
 
@@ -80,13 +80,13 @@ def _disruption_reason(pod: ObservedPod) -> str:
 
 def _terminated(pod: ObservedPod, ended: Termination) -> Failure:
     code = ended.exit_code if ended.exit_code >= 0 else None
-    diagnosis = failures.diagnose(ended.message, code, ended.reason)
+    told = diagnosis.diagnose(ended.message, code, ended.reason)
     return Failure(
         pod=pod.name,
         group=pod.group,
-        reason=diagnosis.reason,
-        message=diagnosis.message,
-        advice=diagnosis.advice,
+        reason=told.reason,
+        message=told.message,
+        advice=told.advice,
         exit_code=code,
         time=ended.finished,
     )

@@ -3,7 +3,6 @@
 import datetime
 
 import pytest
-import yaml
 
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
@@ -85,14 +84,3 @@ def test_an_operator_that_may_not_see_nodes_works_without_them(plane):
         pool.apply(replicas=1)
         pool.wait_ready()
         assert "no access to nodes" in operator.log.read_text()
-
-
-def test_the_shipped_roles_are_one_set_of_rules():
-    """The ClusterRole is the Role in every namespace, and nodes."""
-    role = yaml.safe_load((manifests() / "rbac" / "namespaced" / "role.yaml").read_text())["rules"]
-    cluster = yaml.safe_load((manifests() / "rbac" / "cluster" / "cluster_role.yaml").read_text())[
-        "rules"
-    ]
-    nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
-    assert cluster == [*role, nodes]
-    assert names.PLURAL in role[0]["resources"]

@@ -252,9 +252,15 @@ class EngineRoom:
 
     # --- probes
 
+    def unsynced(self) -> list[str]:
+        """The stores that have not been filled yet, by the name of their stream."""
+        if not self.informers:
+            return ["everything"]
+        return [stream.resource.name for stream in self.informers if not stream.synced.is_set()]
+
     def synced(self) -> bool:
         """Every store has been filled once."""
-        return bool(self.informers) and all(stream.synced.is_set() for stream in self.informers)
+        return not self.unsynced()
 
     def stale(self) -> list[str]:
         """The streams that have been silent for too long."""

@@ -12,11 +12,11 @@ class Probes:
     """``/healthz``: no stream is dead.  ``/readyz``: every store has been filled."""
 
     def __init__(
-        self, address: str, *, synced: Callable[[], bool], stale: Callable[[], list[str]]
+        self, address: str, *, unsynced: Callable[[], list[str]], stale: Callable[[], list[str]]
     ) -> None:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._synced = synced
+        self._unsynced = unsynced
         self._stale = stale
         self._runner: web.AppRunner | None = None
 
@@ -40,6 +40,7 @@ class Probes:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        if not self._synced():
-            return web.Response(status=503, text="not in sync yet\n")
+        missing = self._unsynced()
+        if missing:
+            return web.Response(status=503, text="not in sync yet: " + ", ".join(missing) + "\n")
         return web.Response(text="ok\n")

@@ -30,7 +30,7 @@ async def serve(settings: Settings) -> int:
     shell = Shell(credentials, settings.namespaces, hint)
     probes = None
     if settings.health_address:
-        probes = Probes(settings.health_address, synced=room.synced, stale=room.stale)
+        probes = Probes(settings.health_address, unsynced=room.unsynced, stale=room.stale)
         await probes.start()
 
     async def ready() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from sglang_operator.cluster import lease
 from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 from sglang_operator.cluster.lease import Elector, Lease, Terms
 
@@ -163,7 +162,7 @@ def test_who_comes_second_in_a_race_gets_a_conflict_and_does_not_hold():
     ],
 )
 def test_a_holder_outlives_a_short_outage_and_gives_up_in_a_long_one(monkeypatch, fault):
-    monkeypatch.setattr(lease.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
 
     async def story(server, clock):
         a = candidate(server, clock, "a")

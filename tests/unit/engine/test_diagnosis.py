@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from sglang_operator.engine import failures, signatures
+from sglang_operator.engine import diagnosis, signatures
 
 LOGS = pathlib.Path(__file__).parents[2] / "data" / "engine-logs"
 
@@ -83,7 +83,7 @@ LOGS = pathlib.Path(__file__).parents[2] / "data" / "engine-logs"
 )
 def test_real_ends_are_diagnosed(log, exit_code, reason, message, advice):
     text = (LOGS / f"{log}.txt").read_text()
-    assert failures.diagnose(text, exit_code, "Error") == failures.Diagnosis(
+    assert diagnosis.diagnose(text, exit_code, "Error") == diagnosis.Diagnosis(
         reason=reason, message=message, advice=advice
     )
 
@@ -92,7 +92,7 @@ def test_every_real_log_is_recognised_by_its_text_alone():
     logs = sorted(LOGS.glob("*.txt"))
     assert len(logs) >= 8
     for log in logs:
-        assert not failures.diagnose(log.read_text(), None, None).reason.startswith("Engine"), log
+        assert not diagnosis.diagnose(log.read_text(), None, None).reason.startswith("Engine"), log
 
 
 KILL = (
@@ -311,23 +311,23 @@ KILL = (
     ],
 )
 def test_texts_from_sglangs_source_are_diagnosed(text, reason, message, advice):
-    assert failures.diagnose(text, 137, "Error") == failures.Diagnosis(
+    assert diagnosis.diagnose(text, 137, "Error") == diagnosis.Diagnosis(
         reason=reason, message=message, advice=advice
     )
 
 
 def test_the_kubelets_word_for_lack_of_memory_needs_no_text():
-    diagnosis = failures.diagnose(KILL, 137, "OOMKilled")
-    assert diagnosis.reason == "OOMKilled"
-    assert "memory limit" in diagnosis.advice
+    told = diagnosis.diagnose(KILL, 137, "OOMKilled")
+    assert told.reason == "OOMKilled"
+    assert "memory limit" in told.advice
 
 
 @pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun"])
 def test_a_container_that_never_started_is_told_from_an_engine_that_failed(reason):
     text = 'exec: "python3": executable file not found in $PATH: unknown'
-    diagnosis = failures.diagnose(text, 128, reason)
-    assert diagnosis.reason == "EngineStartFailed"
-    assert diagnosis.message == f"the container could not be started: {text}"
+    told = diagnosis.diagnose(text, 128, reason)
+    assert told.reason == "EngineStartFailed"
+    assert told.message == f"the container could not be started: {text}"
 
 
 @pytest.mark.parametrize(
@@ -344,21 +344,21 @@ def test_a_container_that_never_started_is_told_from_an_engine_that_failed(reaso
 )
 def test_without_a_text_the_exit_code_speaks(exit_code, reason, message):
     for text in ("", "\n"):
-        diagnosis = failures.diagnose(text, exit_code, None)
-        assert (diagnosis.reason, diagnosis.message) == (reason, message)
-        assert diagnosis.advice
+        told = diagnosis.diagnose(text, exit_code, None)
+        assert (told.reason, told.message) == (reason, message)
+        assert told.advice
 
 
 def test_a_text_nobody_knows_is_shown_by_its_last_exception():
     text = "[2026-11-23 10:00:00] hello\nValueError: strange\n  at the end\n"
-    assert failures.diagnose(text, 1, "Error").message == (
+    assert diagnosis.diagnose(text, 1, "Error").message == (
         "the engine failed (exit code 1): ValueError: strange"
     )
 
 
 def test_a_text_without_an_exception_is_shown_by_its_last_line():
     text = "first\n[2026-11-23 10:00:00] last\n\n"
-    assert failures.diagnose(text, 0, "Completed").message == "the engine exited with code 0: last"
+    assert diagnosis.diagnose(text, 0, "Completed").message == "the engine exited with code 0: last"
 
 
 @pytest.mark.parametrize(
@@ -372,8 +372,8 @@ def test_a_text_without_an_exception_is_shown_by_its_last_line():
     ],
 )
 def test_whatever_an_engine_writes_becomes_one_short_printable_line(text):
-    diagnosis = failures.diagnose(text, 1, "Error")
-    for line in (diagnosis.message, diagnosis.advice):
+    told = diagnosis.diagnose(text, 1, "Error")
+    for line in (told.message, told.advice):
         assert line.isprintable()
         assert 0 < len(line) <= 300
 

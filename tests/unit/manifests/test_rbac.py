@@ -1,0 +1,52 @@
+"""The shipped roles against the code: every verb that is used, and none that must not be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sglang_operator.api import names
+from sglang_operator.cluster import paths
+
+RBAC = Path(__file__).parents[3] / "manifests" / "rbac"
+ROLES = sorted(RBAC.rglob("*role.yaml"))
+
+
+def _rules(path: Path) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = yaml.safe_load(path.read_text())["rules"]
+    return rules
+
+
+ROLE = _rules(RBAC / "namespaced" / "role.yaml")
+
+
+def test_the_cluster_role_is_the_role_in_every_namespace_and_nodes():
+    nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
+    assert _rules(RBAC / "cluster" / "cluster_role.yaml") == [*ROLE, nodes]
+
+
+@pytest.mark.parametrize("kind", paths.CHILD_KINDS)
+def test_every_kind_of_child_may_be_watched_made_changed_and_removed(kind):
+    plural = paths.children(kind, "").rsplit("/", 1)[-1]
+    verbs = {verb for rule in ROLE if plural in rule["resources"] for verb in rule["verbs"]}
+    assert verbs == {"get", "list", "watch", "create", "patch", "delete"}
+
+
+def test_the_pools_themselves_are_never_written_but_for_their_status():
+    granted = {
+        resource: set(rule["verbs"])
+        for rule in ROLE
+        if names.GROUP in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert granted[names.PLURAL] == {"get", "list", "watch"}
+    assert granted[f"{names.PLURAL}/status"] == {"patch"}
+
+
+@pytest.mark.parametrize("path", ROLES, ids=lambda path: path.parent.name)
+def test_no_role_reaches_for_what_an_operator_must_not_have(path):
+    for rule in _rules(path):
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        assert not {"secrets", "pods/exec", "roles", "clusterroles"} & set(rule["resources"])
+        assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
