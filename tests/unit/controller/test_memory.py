@@ -1,0 +1,84 @@
+"""What the loop remembers of refusals, and how it lets go of them."""
+
+import pytest
+
+from sglang_operator.api import conditions, names
+from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.executor import Outcome
+from sglang_operator.controller.memory import Failures, Memory
+from tests.builders import NOW
+
+QUOTA = ApiError(403, "Forbidden", "exceeded quota: gpus, requested: nvidia.com/gpu=2", None)
+DENIED = ApiError(403, "Forbidden", "violates PodSecurity", None)
+
+
+def a_memory() -> Memory:
+    return Memory(uid=names.Uid("pool"))
+
+
+def test_a_quota_is_told_and_asked_again_ever_more_rarely():
+    memory, waits = a_memory(), []
+    for _ in range(9):
+        memory.learn(Outcome(quota=QUOTA), pods=2, now=NOW)
+        waits.append(memory.blocked_until - NOW)
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert [trouble.reason for trouble in memory.troubles()] == [conditions.QUOTA_EXCEEDED]
+    assert not memory.troubles()[0].stalled
+
+
+def test_a_pod_that_went_away_makes_room_to_ask_at_once():
+    memory = a_memory()
+    memory.learn(Outcome(quota=QUOTA), pods=2, now=NOW)
+    memory.forget_expired(2, NOW + 1)
+    assert memory.blocked_until > NOW + 1
+    memory.forget_expired(1, NOW + 1)
+    assert memory.blocked_until == 0
+
+
+def test_success_clears_what_was_refused():
+    memory = a_memory()
+    memory.learn(Outcome(quota=QUOTA), pods=2, now=NOW)
+    memory.learn(Outcome(created=1), pods=2, now=NOW + 5)
+    assert memory.troubles() == []
+    assert memory.blocked_until == 0
+
+
+def test_a_rejected_pod_needs_a_human():
+    memory = a_memory()
+    memory.learn(Outcome(rejected=[("actor-infer-g0-1-0", DENIED)]), pods=0, now=NOW)
+    trouble = memory.troubles()[0]
+    assert trouble.stalled
+    assert "actor-infer-g0-1-0: violates PodSecurity" in trouble.message
+
+
+def test_a_foreign_object_is_told_until_it_is_tried_again():
+    memory = a_memory()
+    memory.learn(Outcome(conflicts=[("Pod", "p")]), pods=0, now=NOW)
+    assert [trouble.reason for trouble in memory.troubles()] == [conditions.NAME_CONFLICT]
+    memory.forget_expired(0, NOW + 29)
+    assert memory.conflicts
+    memory.forget_expired(0, NOW + 31)
+    assert not memory.conflicts
+
+
+def test_what_only_a_human_can_help_comes_first():
+    memory = a_memory()
+    memory.learn(Outcome(quota=QUOTA, conflicts=[("Pod", "p")]), pods=0, now=NOW)
+    assert [trouble.stalled for trouble in memory.troubles()] == [True, False]
+
+
+@pytest.mark.parametrize("error", [ApiUnreachableError("refused"), ApiError(500, "", "boom", None)])
+def test_an_outage_is_waited_for_ever_longer_and_told_only_if_it_lasts(error):
+    memory = a_memory()
+    waits = [memory.acting.failed(error) for _ in range(3)]
+    assert waits == [0.2, 0.4, 0.8]
+    assert memory.troubles() == []
+    memory.acting.failed(error)
+    assert [trouble.reason for trouble in memory.troubles()] == [conditions.API_ERROR]
+    memory.acting.succeeded()
+    assert memory.troubles() == []
+
+
+def test_waits_are_bounded():
+    failures = Failures()
+    assert max(failures.failed(ApiUnreachableError("x")) for _ in range(50)) == 30.0
