@@ -248,8 +248,9 @@ class Reconciler:
         except ApiUnreachableError as error:
             return memory.telling.failed(error)
         except ApiError as error:
-            if error.status in (404, 409):
-                return None  # deleted or re-created: its informer will say so
+            if error.status == 404:
+                return None  # deleted: its informer will say so
+            # A conflict too: the pool may have been created anew, then its own pass follows.
             return memory.telling.failed(error)
         memory.telling.succeeded()
         events = list(transitions.events(record.status, new))
