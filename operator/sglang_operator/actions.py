@@ -121,7 +121,10 @@ def foreign_children(pool: Pool, plan: Plan, observed: Observed) -> list[tuple[s
 
 
 def _is_foreign(pool: Pool, child: ObservedChild | None) -> bool:
-    return child is not None and child.owner != pool.owner.uid
+    """Somebody else's.  One of an earlier pool of this name is not: it is about to be collected."""
+    return (
+        child is not None and child.owner != pool.owner.uid and child.owner_pool != pool.owner.name
+    )
 
 
 def _content(body: Mapping[str, Any]) -> dict[str, Any]:

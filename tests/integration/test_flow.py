@@ -12,6 +12,9 @@ from tests.integration.pools import PoolUnderTest
 
 _namespaces = itertools.count()
 
+# Garbage collection learns of a new kind of owner every 30 s only.
+COLLECTED = 60.0
+
 GUIDE_ENGINES = [f"g{2 * i}-{2 * i + 1}" for i in range(12)]
 
 
@@ -239,7 +242,7 @@ def test_a_deleted_pool_leaves_nothing_behind(pool, control_plane):
     pool.apply(replicas=3)
     pool.wait_ready()
     pool.delete()
-    pool.wait(lambda: not pool.all_pods(), "no pods")
+    pool.wait(lambda: not pool.all_pods(), "no pods", COLLECTED)
 
     def children() -> list[str]:
         found = control_plane.kubectl(
@@ -247,7 +250,7 @@ def test_a_deleted_pool_leaves_nothing_behind(pool, control_plane):
         ).stdout.split()
         return [name for name in found if "actor-infer" in name]
 
-    pool.wait(lambda: not children(), "no children")
+    pool.wait(lambda: not children(), "no children", COLLECTED)
 
 
 def test_two_pools_live_side_by_side(pool, control_plane):
@@ -257,7 +260,7 @@ def test_two_pools_live_side_by_side(pool, control_plane):
     first, second = pool.wait_ready(), other.wait_ready()
     assert len(first) == len(second) == 4
     other.delete("--wait=true")
-    pool.wait(lambda: len(pool.all_pods()) == 4, "the other pool's pods to be collected")
+    pool.wait(lambda: len(pool.all_pods()) == 4, "the other's pods to be collected", COLLECTED)
     assert pool.uids() == first
 
 
@@ -267,10 +270,10 @@ def test_a_pool_created_again_under_the_same_name_gets_pods_of_its_own(pool):
     pool.delete("--wait=false")
     pool.wait(lambda: not pool.kubectl("get", "sgi", "-o", "name"), "the object to be gone")
     pool.apply(replicas=3)
-    after = pool.wait_ready()
+    after = pool.wait_ready(10)
     assert set(after) == set(before)
     assert not set(after.values()) & set(before.values())
-    pool.wait(lambda: len(pool.all_pods()) == 3, "the earlier pods to be collected")
+    pool.wait(lambda: len(pool.all_pods()) == 3, "the earlier pods to go", COLLECTED)
 
 
 def test_a_foreign_pod_with_the_name_of_an_engine_is_never_touched(pool):

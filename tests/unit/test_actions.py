@@ -92,6 +92,20 @@ def test_a_child_of_somebody_else_is_reported_and_not_touched():
     assert actions.foreign_children(pool, planned, observed) == [("Service", "actor-infer")]
 
 
+def test_children_of_an_earlier_pool_of_this_name_are_waited_for():
+    pool = a_pool()
+    planned = a_plan(pool, all_pods(pool))
+    children = {
+        key: dataclasses.replace(child, owner_pool=OWNER.name)
+        for key, child in as_observed(
+            objects.children(pool, planned.engines), owner=names.Uid("earlier")
+        ).items()
+    }
+    observed = Observed(children=children)
+    assert actions.child_actions(pool, planned, observed) == []
+    assert actions.foreign_children(pool, planned, observed) == []
+
+
 def test_the_headless_service_goes_when_it_is_no_longer_asked_for():
     with_names = a_pool(network={"headlessService": True})
     planned = a_plan(with_names, all_pods(with_names))

@@ -170,9 +170,8 @@ class Executor:
         if controller is not None and controller.uid == owner:
             self._pods.put(pod)
             return
-        if controller is not None and (controller.kind, controller.name) == (names.KIND, key.name):
-            # Left from an earlier pool of this name; it is about to be collected.
-            self._pods.put(pod)
+        if _of_earlier_pool(controller, key, owner):
+            self._pods.put(pod)  # from now on it is stepped around
             outcome.done = False
             return
         outcome.conflicts.append(("Pod", name))
@@ -234,7 +233,8 @@ class Executor:
             except ApiUnreachableError as error:
                 outcome.failed = error
             except ApiError as error:
-                if error.status not in (404, 409):
+                # A conflict or a missing object: what was seen is old, so it is tried again.
+                if not (error.status == 404 and isinstance(action, actions.DeleteChild)):
                     outcome.failed = error
             outcome.done = outcome.done and outcome.failed is None
         return outcome
@@ -268,6 +268,8 @@ class Executor:
                 raise
             answer = await self._client.request("GET", path)
             controller = _child_decoder.decode(answer).metadata.controller
+            if _of_earlier_pool(controller, key, owner):
+                raise  # it is about to be collected: tried again until then
             if controller is None or controller.uid != owner:
                 outcome.conflicts.append((action.kind, action.name))
                 return
@@ -320,6 +322,17 @@ class Executor:
             return await self._client.request(
                 method, path, body=orjson.dumps(body), content_type=content_type, params=params
             )
+
+
+def _of_earlier_pool(
+    controller: wire.OwnerReference | None, key: stores.PoolKey, owner: names.Uid
+) -> bool:
+    """Whether an object belongs to a pool of this name that is gone: it will be collected."""
+    return (
+        controller is not None
+        and controller.uid != owner
+        and (controller.kind, controller.name) == (names.KIND, key.name)
+    )
 
 
 async def _confirmed(confirm: Callable[[], Awaitable[bool]] | None) -> bool:

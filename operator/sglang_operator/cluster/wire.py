@@ -211,6 +211,7 @@ def observed_child(child: Child) -> ObservedChild:
     return ObservedChild(
         uid=names.Uid(child.metadata.uid),
         owner=names.Uid(controller.uid) if controller else None,
+        owner_pool=controller.name if controller and controller.kind == names.KIND else "",
         body=body,
     )
 

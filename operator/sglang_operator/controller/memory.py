@@ -4,6 +4,7 @@ A restart of the operator begins with an empty memory and comes to the same deci
 asks the API server once more what it had refused.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sglang_operator.api import conditions, names, texts
@@ -92,15 +93,18 @@ class Memory:
         message = texts.POD_REJECTED.format(name=name, message=error.message, when=when)
         self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
 
-    def troubles(self) -> list[Trouble]:
-        """What keeps plans from being carried out, the worst first."""
+    def troubles(self, foreign: Iterable[tuple[str, str]] = ()) -> list[Trouble]:
+        """What keeps plans from being carried out, the worst first.
+
+        ``foreign`` are objects that stand in the way and are seen all the time.
+        """
         told = [
             Trouble(
                 reason=conditions.NAME_CONFLICT,
                 message=texts.NAME_CONFLICT.format(kind=kind, name=name),
                 stalled=True,
             )
-            for kind, name in sorted(self.conflicts)
+            for kind, name in sorted({*self.conflicts, *foreign})
         ]
         if self.refused:
             told.append(self.refused)

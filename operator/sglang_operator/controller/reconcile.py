@@ -212,18 +212,15 @@ class Reconciler:
             if (action.kind, action.name) not in memory.conflicts
         ]
         outcome = await self._executor.children(key, memory.uid, wanted)
-        for conflict in (
-            *outcome.conflicts,
-            *actions.foreign_children(pool, plan, observed),
-        ):
-            memory.conflicts.setdefault(conflict, time.time() + CONFLICT_BACKOFF)
+        for conflict in outcome.conflicts:
+            memory.conflicts[conflict] = time.time() + CONFLICT_BACKOFF
         if outcome.failed is not None:
             return memory.telling.failed(outcome.failed)
         new = status.compute(
             pool,
             plan,
             ignored=spec.ignored_fields(record.spec),
-            troubles=memory.troubles(),
+            troubles=memory.troubles(actions.foreign_children(pool, plan, observed)),
             previous=record.status,
             now=time.time(),
         )

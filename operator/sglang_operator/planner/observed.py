@@ -80,6 +80,7 @@ class ObservedChild:
     uid: Uid
     owner: Uid | None
     body: Mapping[str, Any]
+    owner_pool: str = ""  # name of the pool that controls it, whichever UID that has
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -99,8 +99,10 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
     ]
     engines = _engines(parsed, problems)
     image = parsed.image or versions.DEFAULT_IMAGE
-    version, features = _version(image, parsed.engine_version, problems)
-    rendered = arguments.render(_request(parsed, version))
+    detected = versions.detect(image, parsed.engine_version)
+    problems += detected.problems
+    version, features = detected.version, versions.features(detected.version)
+    rendered = arguments.render(_request(parsed, detected))
     problems += rendered.problems
     env, env_problems = environment.environment(parsed.system_envs, features)
     problems += env_problems
@@ -250,15 +252,7 @@ def _straddling(groups: tuple[tuple[int, ...], ...], parsed: PoolSpec) -> Iterat
             return
 
 
-def _version(
-    image: str, engine_version: str | None, problems: list[errors.Problem]
-) -> tuple[versions.Version, versions.Features]:
-    detected = versions.detect(image, engine_version)
-    problems.extend(detected.problems)
-    return detected.version, versions.features(detected.version)
-
-
-def _request(parsed: PoolSpec, version: versions.Version) -> arguments.EngineRequest:
+def _request(parsed: PoolSpec, detected: versions.Detected) -> arguments.EngineRequest:
     model = parsed.model_args.get("model_name_or_path")
     defaults = (
         sampling.sampling_params(parsed.generating_args)
@@ -275,7 +269,8 @@ def _request(parsed: PoolSpec, version: versions.Version) -> arguments.EngineReq
         sampling=defaults,
         extra_args=tuple(parsed.extra_args),
         port=parsed.network.port,
-        version=version,
+        version=detected.version,
+        version_known=detected.known,
         has_api_key=parsed.security.api_key is not None,
         has_admin_api_key=parsed.security.admin_api_key is not None,
     )
