@@ -38,6 +38,9 @@ class Seen:
     created: dict[str, float] = field(default_factory=dict)
     up: dict[str, float] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    names: dict[str, str] = field(default_factory=dict)
+    deleting: set[str] = field(default_factory=set)
+    dying: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def replace(self, scope: str, records: list[wire.Pod], version: int) -> None:
@@ -47,6 +50,10 @@ class Seen:
     def put(self, record: wire.Pod) -> None:
         now, uid = time.perf_counter(), record.metadata.uid
         self.created.setdefault(uid, now)
+        self.names[uid] = record.metadata.name
+        if record.metadata.deletion_timestamp is not None:
+            self.deleting.add(uid)
+            self.dying.set()
         if any(
             c.type == "ContainersReady" and c.status == "True" for c in record.status.conditions
         ):
@@ -54,6 +61,8 @@ class Seen:
         self.changed.set()
 
     def drop(self, record: wire.Pod) -> None:
+        self.deleting.add(record.metadata.uid)
+        self.dying.set()
         self.gone.add(record.metadata.uid)
         self.changed.set()
 
@@ -146,9 +155,86 @@ async def _clean(client: ApiClient, namespace: str, contender: str) -> None:
         await client.request("DELETE", paths.pods(namespace), body=options, timeout=120)
 
 
+# --- from a deleted pod to its replacement
+
+
+async def recreate(
+    plane: ControlPlane, client: ApiClient, contender: str, namespace: str, count: int
+) -> list[float]:
+    """Milliseconds from DELETE sent to the replacement seen, one deletion after another."""
+    plane.namespace(namespace)
+    async with watching(client, namespace) as seen:
+        helper = asyncio.create_task(_bare_loop(client, namespace, seen))
+        await {"bare": _bare_pods, "ours": ours, "deployment": _deployment}[contender](
+            client, namespace, 8
+        )
+        await seen.until(lambda: len(seen.up) >= 8)
+        if contender != "bare":
+            helper.cancel()
+        times = [await _one(client, namespace, seen) for _ in range(count)]
+        helper.cancel()
+    plane.kubectl("delete", "namespace", namespace, "--wait=false")
+    return times
+
+
+async def _one(client: ApiClient, namespace: str, seen: Seen) -> float:
+    uid = next(uid for uid in seen.up if uid not in seen.gone)
+    before, begun = len(seen.created), time.perf_counter()
+    await client.request("DELETE", paths.pod(namespace, seen.names[uid]))
+    await seen.until(lambda: len(seen.created) > before)
+    took = 1000 * (max(seen.created.values()) - begun)
+    await seen.until(lambda: uid in seen.gone and len(seen.up) > before)
+    return took
+
+
+async def _bare_pods(client: ApiClient, namespace: str, size: int) -> None:
+    for number in range(size):
+        await _bare_pod(client, namespace, f"bare-{number}")
+
+
+async def _bare_pod(client: ApiClient, namespace: str, name: str) -> None:
+    pool, _ = a_pool(namespace, 1)
+    body = engine_pod.pod(pool, engine_pod.template(pool), pool.engines[0], 0, 0)
+    body["metadata"] = {"name": name, "namespace": namespace}
+    await client.request("POST", paths.pods(namespace), body=orjson.dumps(body))
+
+
+async def _bare_loop(client: ApiClient, namespace: str, seen: Seen) -> None:
+    """The floor: as soon as a pod is seen to be deleted, another is created."""
+    answered: set[str] = set()
+    while True:
+        await seen.dying.wait()
+        seen.dying.clear()
+        for uid in seen.deleting - answered:
+            answered.add(uid)
+            await _bare_pod(client, namespace, f"bare-again-{len(answered)}")
+
+
+async def _deployment(client: ApiClient, namespace: str, size: int) -> None:
+    pool, _ = a_pool(namespace, 1)
+    spec = engine_pod.template(pool)["spec"] | {"restartPolicy": "Always"}
+    labels = {"app": "bench"}
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "bench"},
+        "spec": {
+            "replicas": size,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    await client.request("POST", path, body=orjson.dumps(body))
+
+
+# --- the run
+
+
 async def rounds(size: int, count: int) -> dict[str, Any]:
-    nodes = f"{-(-size // GPUS_PER_NODE) + 1}x{GPUS_PER_NODE}"
+    nodes = f"{-(-size // GPUS_PER_NODE) + 4}x{GPUS_PER_NODE}"
     results: list[dict[str, dict[str, float]]] = []
+    latencies: dict[str, list[float]] = {"bare": [], "ours": [], "deployment": []}
     with ControlPlane(nodes) as plane, InstalledOperator(plane) as operator:
         async with ApiClient(connection.load(plane.kubeconfig), user_agent="bench") as client:
             await measure(plane, client, "raw", "warm-up", 40)
@@ -161,9 +247,16 @@ async def rounds(size: int, count: int) -> dict[str, Any]:
                         for who in order
                     }
                 )
+                for who, times in latencies.items():
+                    times += await recreate(plane, client, who, f"again-{who}-{number}", 20)
                 print(json.dumps(results[-1]), file=sys.stderr)
             rss = plane.rss()[operator.name]
-    return {"size": size, "rounds": results, "rss_mb": {"before": idle / 1e6, "after": rss / 1e6}}
+    return {
+        "size": size,
+        "rounds": results,
+        "recreate_ms": latencies,
+        "rss_mb": {"before": idle / 1e6, "after": rss / 1e6},
+    }
 
 
 def _spread(values: Iterable[float]) -> str:
@@ -184,6 +277,11 @@ def report(result: dict[str, Any]) -> None:
     print(f"  {'creates/s, ours : raw':32} {_spread(ratios)}")
     ratios = (r["raw"]["all_up_s"] / r["ours"]["all_up_s"] for r in runs)
     print(f"  {'all up, raw : ours':32} {_spread(ratios)}")
+    print("  deleted → replacement seen, ms:")
+    for who, times in result["recreate_ms"].items():
+        ordered = sorted(times)
+        p99 = ordered[int(len(ordered) * 0.99)]
+        print(f"    {who:12} p50 {statistics.median(ordered):6.1f}   p99 {p99:6.1f}")
     rss = result["rss_mb"]
     print(f"  operator's memory: {rss['before']:.0f} MB idle, {rss['after']:.0f} MB at the end")
 
