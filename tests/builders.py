@@ -80,6 +80,7 @@ def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> Obser
 
 def an_ended_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:
     """The pod of this engine after its container crashed at this moment."""
+    started = changes.get("created", NOW - 100)
     return a_pod(
         pool,
         engine,
@@ -87,7 +88,10 @@ def an_ended_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -
         **{
             "phase": "Failed",
             "containers_ready": False,
-            "termination": Termination(exit_code=137, reason="Error", message="", finished=NOW),
+            "termination": Termination(
+                exit_code=137, reason="Error", message="", finished=NOW, started=started
+            ),
+            "ended_at": NOW,
             **changes,
         },
     )

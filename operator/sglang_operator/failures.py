@@ -16,6 +16,7 @@ from sglang_operator.planner.plan import LostPod, Plan
 
 MAX_ENTRIES = 10
 MAX_ENGINES = 64
+_TEXTS = ("message", "advice", "exitCode")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ def seen(plan: Plan) -> list[Failure]:
     for view in plan.engines:
         pod = view.pod
         if pod is not None and pod.last_termination is not None:
-            found.append(_terminated(pod, pod.last_termination))
+            ended = pod.last_termination
+            found.append(_terminated(pod, ended, ended.finished or pod.created))
     return sorted(found, key=lambda failure: (failure.time, failure.pod))
 
 
@@ -64,12 +66,12 @@ def _ended(pod: ObservedPod) -> Failure:
             or texts.POD_TAKEN.format(pod=pod.name, reason=pod.disruption or pod.reason),
             advice=texts.STARTED_AGAIN,
             exit_code=pod.termination.exit_code if pod.termination else None,
-            time=pod.termination.finished if pod.termination else pod.created,
+            time=pod.ended_at,
         )
     ended = pod.termination or Termination(
-        exit_code=-1, reason="", message=pod.message, finished=pod.created
+        exit_code=-1, reason="", message=pod.message, finished=pod.ended_at
     )
-    return _terminated(pod, ended)
+    return _terminated(pod, ended, pod.ended_at)
 
 
 def _disruption_reason(pod: ObservedPod) -> str:
@@ -78,7 +80,7 @@ def _disruption_reason(pod: ObservedPod) -> str:
     return pod.reason or pod.disruption
 
 
-def _terminated(pod: ObservedPod, ended: Termination) -> Failure:
+def _terminated(pod: ObservedPod, ended: Termination, time: float) -> Failure:
     code = ended.exit_code if ended.exit_code >= 0 else None
     told = diagnosis.diagnose(ended.message, code, ended.reason)
     return Failure(
@@ -88,7 +90,7 @@ def _terminated(pod: ObservedPod, ended: Termination) -> Failure:
         message=told.message,
         advice=told.advice,
         exit_code=code,
-        time=ended.finished,
+        time=time,
     )
 
 
@@ -103,10 +105,20 @@ def merge(previous: Sequence[Mapping[str, Any]], found: Iterable[Failure]) -> li
             continue
         engines = sorted({*entry.get("engines", []), failure.group})[:MAX_ENGINES]
         entry["engines"] = engines
+        if time >= entry["lastTime"]:
+            # The numbers in it may have changed since; which pod was first has not.
+            entry |= {k: v for k, v in _entry(failure, time).items() if k in _TEXTS}
         entry["firstTime"] = min(entry["firstTime"], time)
         entry["lastTime"] = max(entry["lastTime"], time)
-    # The oldest causes stay: what came first is what the rest often follow from.
-    return sorted(entries.values(), key=lambda entry: entry["firstTime"])[:MAX_ENTRIES]
+    return _bounded(sorted(entries.values(), key=lambda entry: str(entry["firstTime"])))
+
+
+def _bounded(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The very first cause, which the rest often follow from, and the most recent others."""
+    if len(entries) <= MAX_ENTRIES:
+        return entries
+    recent = sorted(entries[1:], key=lambda entry: str(entry["lastTime"]))[-(MAX_ENTRIES - 1) :]
+    return [entries[0], *sorted(recent, key=lambda entry: str(entry["firstTime"]))]
 
 
 def _entry(failure: Failure, time: str) -> dict[str, Any]:

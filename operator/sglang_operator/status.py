@@ -11,7 +11,7 @@ from sglang_operator import failures
 from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.planner.observed import Observed
-from sglang_operator.planner.plan import EngineState, Plan
+from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
 
 MAX_WARNINGS = 32
@@ -64,8 +64,9 @@ def compute(
 ) -> dict[str, Any]:
     """The status of a pool that can be run."""
     tally = Tally.of(plan)
-    remembered = failures.merge(previous.get("lastFailures", []), failures.seen(plan))
-    wanted = _conditions(pool, plan, tally, troubles, remembered)
+    seen = failures.seen(plan)
+    remembered = failures.merge(previous.get("lastFailures", []), seen)
+    wanted = _conditions(pool, plan, tally, troubles, seen)
     status: dict[str, Any] = {
         "observedGeneration": pool.owner.generation,
         "conditions": conditions.merge(
@@ -174,9 +175,9 @@ def _conditions(
     plan: Plan,
     tally: Tally,
     troubles: Sequence[Trouble],
-    remembered: Sequence[Mapping[str, Any]],
+    seen: Sequence[failures.Failure],
 ) -> list[Condition]:
-    negative = _negative(pool, plan, tally, troubles, remembered)
+    negative = _negative(pool, plan, tally, troubles, seen)
     return [
         _ready(pool, tally, negative),
         *negative,
@@ -191,12 +192,12 @@ def _negative(
     plan: Plan,
     tally: Tally,
     troubles: Sequence[Trouble],
-    remembered: Sequence[Mapping[str, Any]],
+    seen: Sequence[failures.Failure],
 ) -> list[Condition]:
     """The abnormal conditions: at most one of Stalled and Reconciling, and Suspended."""
     found: list[Condition] = []
     stalled = next((trouble for trouble in troubles if trouble.stalled), None)
-    progress = None if stalled else _progress(pool, plan, tally, troubles, remembered)
+    progress = None if stalled else _progress(pool, plan, tally, troubles, seen)
     if stalled:
         found.append(
             conditions.abnormal(conditions.STALLED, stalled.reason, _bounded(stalled.message))
@@ -215,13 +216,13 @@ def _progress(
     plan: Plan,
     tally: Tally,
     troubles: Sequence[Trouble],
-    remembered: Sequence[Mapping[str, Any]],
+    seen: Sequence[failures.Failure],
 ) -> tuple[str, str] | None:
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
     for check in (_lost, _failing, _waiting, _pending):
-        if told := check(pool, plan, remembered):
+        if told := check(pool, plan, seen):
             return told
     if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
         return conditions.ROLLING_UPDATE, texts.ROLLING.format(
@@ -256,20 +257,27 @@ def _lost(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     return conditions.NODE_LOST, texts.NODE_LOST.format(count=len(lost), nodes=nodes)
 
 
-def _failing(
-    pool: Pool, plan: Plan, remembered: Sequence[Mapping[str, Any]]
-) -> tuple[str, str] | None:
-    waiting = [view for view in plan.engines if view.state is EngineState.BACKOFF]
+def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[str, str] | None:
+    """Engines that wait after a failure, or are started again in place, and what they died of."""
+    waiting = {
+        view.engine.group
+        for view in plan.engines
+        if view.state is EngineState.BACKOFF or (view.pod and _restarting(view))
+    }
     if not waiting:
         return None
-    groups = {view.engine.group for view in waiting}
-    cause = next((e for e in remembered if groups & set(e.get("engines", []))), None)
+    cause = next((f for f in reversed(seen) if f.group in waiting), None)
     if cause is None:
         return conditions.ENGINES_FAILING, texts.FAILING_UNKNOWN.format(count=len(waiting))
     message = texts.FAILING.format(
-        count=len(waiting), reason=cause["reason"], message=cause.get("advice") or cause["message"]
+        count=len(waiting), reason=cause.reason, message=cause.advice or cause.message
     )
     return conditions.ENGINES_FAILING, _bounded(message)
+
+
+def _restarting(view: EngineView) -> bool:
+    pod = view.pod
+    return pod is not None and pod.last_termination is not None and view.state not in _UP
 
 
 def _waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
@@ -314,11 +322,19 @@ def _ready(pool: Pool, tally: Tally, negative: Sequence[Condition]) -> Condition
             message=first.message,
         )
     text = texts.READY if tally.desired else texts.READY_EMPTY
+    if tally.updated < tally.created:
+        text = texts.READY_PAUSED
     return Condition(
         type=conditions.READY,
         status=conditions.TRUE,
         reason=conditions.POOL_READY,
-        message=text.format(up=tally.up, desired=tally.desired, gpus=pool.gpus),
+        message=text.format(
+            up=tally.up,
+            desired=tally.desired,
+            gpus=pool.gpus,
+            updated=tally.updated,
+            revision=pool.revision,
+        ),
     )
 
 

@@ -10,7 +10,10 @@ CREATING = "{up}/{desired} engines are up; {created} pods exist"
 STARTING = "{up}/{desired} engines are up; {starting} load their model or warm up"
 SCALING = "{obsolete} pods of engines that are no longer wanted are on their way out"
 ROLLING = "{updated}/{desired} engines run revision {revision}; at most {budget} are away at a time"
-ROLLING_PAUSED = "the rollout is paused with {updated}/{desired} engines on revision {revision}"
+READY_PAUSED = (
+    "{up}/{desired} engines of {gpus} GPUs are up, {updated} of them on revision {revision}: "
+    "rollout.paused or rollout.partition keeps the others as they are"
+)
 FAILING = "{count} engines wait to be started again after {reason}: {message}"
 FAILING_UNKNOWN = "{count} engines wait to be started again"
 NODE_LOST = "{count} engines wait for their lost nodes ({nodes}); restart.onNodeLost is Wait"
@@ -36,6 +39,10 @@ NAME_CONFLICT = (
 )
 QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
 POD_REJECTED = "the API server refuses pod {name}: {message}; correct the cause, tried again {when}"
+CHILD_REFUSED = (
+    "the API server refuses a Service, ConfigMap or PodDisruptionBudget of this pool: {message}; "
+    "the engines run; tried again {when}"
+)
 API_ERROR = "the API server could not be asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"
 EVENT_READY = "{up}/{desired} engines are up"

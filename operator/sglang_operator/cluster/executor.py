@@ -6,7 +6,7 @@ name, a delete carries the UID and version it means (``runtime.md`` A8.2, A8.3).
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from sglang_operator.cluster import paths, stores, wire
 from sglang_operator.cluster.client import (
     APPLY_PATCH,
     JSON,
+    MERGE_PATCH,
     ApiClient,
     ApiError,
     ApiUnreachableError,
@@ -45,11 +46,13 @@ class Outcome:
     rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
     conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects
     failed: Exception | None = None  # the server is overloaded or away
+    refused_delete: ApiError | None = None  # no reason not to create
+    gone: bool = False  # the pool itself does not exist any more
 
     @property
     def stop(self) -> bool:
         """Whether more creates of this pool would meet the same end."""
-        return bool(self.quota or self.rejected or self.failed)
+        return bool(self.quota or self.rejected or self.failed or self.gone)
 
 
 class Executor:
@@ -76,7 +79,7 @@ class Executor:
         owner: names.Uid,
         batch: Sequence[actions.PodAction],
         *,
-        confirm: Callable[[], Awaitable[bool]] | None,
+        confirm: Callable[[], Coroutine[None, None, bool]] | None,
         deadline: float,
     ) -> Outcome:
         """Perform deletes and creates until done, refused, or ``deadline`` (monotonic).
@@ -86,7 +89,7 @@ class Executor:
         """
         outcome = Outcome()
         queue = iter(batch)
-        confirmed = asyncio.create_task(_confirmed(confirm))
+        confirmed = asyncio.create_task(confirm()) if confirm else None
         workers: set[asyncio.Task[None]] = set()
 
         async def work() -> None:
@@ -98,8 +101,7 @@ class Executor:
                     outcome.done = False
                     return
                 await self._pod(key, owner, action, outcome)
-                if not await confirmed:
-                    outcome.done = False
+                if not await _confirmed(confirmed, outcome):
                     return
                 if len(workers) < min(MOST_WORKERS, self.window.size, len(batch)):
                     workers.add(asyncio.create_task(work()))
@@ -111,7 +113,8 @@ class Executor:
             for task in workers:
                 task.result()
         finally:
-            confirmed.cancel()
+            if confirmed is not None:
+                confirmed.cancel()
             for task in workers:
                 task.cancel()
         return outcome
@@ -169,6 +172,10 @@ class Executor:
         controller = pod.metadata.controller
         if controller is not None and controller.uid == owner:
             self._pods.put(pod)
+            if pod.metadata.uid in self._pods:
+                outcome.created += 1  # before, but it was not seen
+            else:
+                outcome.conflicts.append(("Pod", name))  # ours, and out of our sight
             return
         if _of_earlier_pool(controller, key, owner):
             self._pods.put(pod)  # from now on it is stepped around
@@ -210,15 +217,26 @@ class Executor:
             if error.status == 404:
                 return
             outcome.done = False
-            if error.congested:
+            if error.status == 409:  # changed meanwhile: what was seen is old
+                await self._look_again(key, action.name)
+            elif error.congested:
                 self.window.congested(error.retry_after)
-            if error.status != 409:  # changed meanwhile: what we saw is old, plan again
                 outcome.failed = error
+            else:
+                outcome.refused_delete = error
             return
         outcome.deleted += 1
         pod = _pod_decoder.decode(answer)
         if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
             self._pods.put(pod)
+
+    async def _look_again(self, key: stores.PoolKey, name: str) -> None:
+        """Take in the pod as it is now; the watch is behind."""
+        try:
+            answer = await self._client.request("GET", paths.pod(key.namespace, name))
+        except ApiError:
+            return
+        self._pods.put(_pod_decoder.decode(answer))
 
     # --- other children
 
@@ -254,10 +272,13 @@ class Executor:
             await self._send("DELETE", path, options, JSON, {})
             return
         if isinstance(action, actions.UpdateChild):
-            # The UID makes it an update of this very object, never a take-over of another.
-            metadata = {**action.body["metadata"], "uid": action.uid}
-            body = {**action.body, "metadata": metadata}
-            answer = await self._send("PATCH", path, body, APPLY_PATCH, {**params, "force": "true"})
+            # The UID makes it an update of this very object, never a take-over of another.  A
+            # merge patch, because what was created by POST keeps, under server-side apply, what
+            # is no longer wanted of it (a port under its old number).
+            content = {key: action.body[key] for key in ("spec", "data") if key in action.body}
+            metadata = {"uid": action.uid, "labels": action.body["metadata"]["labels"]}
+            body = {"metadata": metadata, **content}
+            answer = await self._send("PATCH", path, body, MERGE_PATCH, params)
             store.put(_child_decoder.decode(answer))
             return
         try:
@@ -319,9 +340,14 @@ class Executor:
         params: Mapping[str, str],
     ) -> bytes:
         async with self.window.slot():
-            return await self._client.request(
-                method, path, body=orjson.dumps(body), content_type=content_type, params=params
-            )
+            try:
+                return await self._client.request(
+                    method, path, body=orjson.dumps(body), content_type=content_type, params=params
+                )
+            except ApiError as error:
+                if error.congested:
+                    self.window.congested(error.retry_after)
+                raise
 
 
 def _of_earlier_pool(
@@ -335,11 +361,15 @@ def _of_earlier_pool(
     )
 
 
-async def _confirmed(confirm: Callable[[], Awaitable[bool]] | None) -> bool:
-    """The answer of ``confirm``; no answer counts as a no, and the pass is tried again."""
-    if confirm is None:
+async def _confirmed(confirmed: asyncio.Task[bool] | None, outcome: Outcome) -> bool:
+    """Whether to go on: the pool is there, or it was asked a moment ago."""
+    if confirmed is None:
         return True
     try:
-        return await confirm()
-    except (ApiError, ApiUnreachableError):
+        outcome.gone = not await confirmed
+    except (ApiError, ApiUnreachableError) as error:
+        outcome.failed = error
+    if outcome.gone or outcome.failed:
+        outcome.done = False
         return False
+    return True

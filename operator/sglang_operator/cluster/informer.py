@@ -24,6 +24,8 @@ MAX_LINE = 32 * 1024 * 1024
 IDLE_SECONDS = 75.0
 WATCH_SECONDS = (300, 600)
 BACKOFF_SECONDS = (0.1, 30.0)
+# A stream that was up for so long was a good one, however it ended.
+GOOD_SECONDS = 20.0
 # A stream that only ever fails from one version on is not going to get better from there.
 FAILURES_BEFORE_RELIST = 5
 
@@ -124,6 +126,7 @@ class Informer(Generic[R]):
         """List, watch, and begin again, for ever."""
         backoff, failures = BACKOFF_SECONDS[0], 0
         while True:
+            begun = time.monotonic()
             try:
                 if not self._version:
                     await self._relist()
@@ -143,6 +146,8 @@ class Informer(Generic[R]):
             except (ApiUnreachableError, msgspec.DecodeError, ValueError) as error:
                 log.warning("%s: %s", self.resource.name, error)
                 failures += 1
+            if time.monotonic() - begun > GOOD_SECONDS:
+                backoff, failures = BACKOFF_SECONDS[0], 0  # it only broke in the end
             if failures >= FAILURES_BEFORE_RELIST:
                 self._version, failures = "", 0
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
@@ -164,10 +169,10 @@ class Informer(Generic[R]):
             if not page.metadata.continue_:
                 break
             params["continue"] = page.metadata.continue_
-        self._version = page.metadata.resourceVersion
-        self.lists += 1
         self._heard()
-        self.sink.replace(self.resource.scope, records, int(self._version))
+        self.sink.replace(self.resource.scope, records, int(page.metadata.resourceVersion))
+        self._version = page.metadata.resourceVersion  # only now is the list done
+        self.lists += 1
         self.synced.set()
 
     async def _watch(self) -> None:

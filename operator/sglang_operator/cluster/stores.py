@@ -16,6 +16,7 @@ from sglang_operator.planner.observed import ObservedChild, ObservedNode, Observ
 
 # Objects seen to be gone, so that a late answer of our own write does not bring them back.
 TOMBSTONES = 10_000
+GONE_NODE_SECONDS = 3600.0
 
 
 class PoolKey(NamedTuple):
@@ -30,16 +31,22 @@ Wake = Callable[[PoolKey, bool], None]  # the pool, and whether it is urgent
 
 
 class _Tombstones:
+    """Up to which version an object is known to be gone.
+
+    A newer version is not: an object leaves the selector's sight with its label, and comes back.
+    """
+
     def __init__(self) -> None:
-        self._uids: OrderedDict[str, None] = OrderedDict()
+        self._versions: OrderedDict[str, int] = OrderedDict()
 
-    def add(self, uid: str) -> None:
-        self._uids[uid] = None
-        if len(self._uids) > TOMBSTONES:
-            self._uids.popitem(last=False)
+    def add(self, uid: str, version: int) -> None:
+        self._versions[uid] = max(version, self._versions.get(uid, 0))
+        if len(self._versions) > TOMBSTONES:
+            self._versions.popitem(last=False)
 
-    def __contains__(self, uid: str) -> bool:
-        return uid in self._uids
+    def cover(self, meta: wire.Meta) -> bool:
+        """Whether this state of the object is from before it went."""
+        return meta.version <= self._versions.get(meta.uid, -1)
 
 
 class PoolStore:
@@ -48,6 +55,7 @@ class PoolStore:
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
         self._pools: dict[PoolKey, wire.CustomResource] = {}
+        self._gone = _Tombstones()
 
     def get(self, key: PoolKey) -> wire.CustomResource | None:
         return self._pools.get(key)
@@ -61,13 +69,15 @@ class PoolStore:
         for key, known in list(self._pools.items()):
             missing = _in_scope(key.namespace, scope) and key not in listed
             if missing and known.metadata.version <= version:
-                self.drop(known)
+                self._forget(known, version)
         for record in records:
             self.put(record)
 
     def put(self, record: wire.CustomResource) -> None:
         key = _key(record.metadata)
         known = self._pools.get(key)
+        if self._gone.cover(record.metadata):
+            return
         if known and known.metadata.version >= record.metadata.version:
             return
         self._pools[key] = record
@@ -80,6 +90,16 @@ class PoolStore:
         self._wake(key, not same_spec)
 
     def drop(self, record: wire.CustomResource) -> None:
+        self._forget(record, record.metadata.version)
+
+    def gone(self, key: PoolKey, uid: str) -> None:
+        """A quorum read did not find this pool any more."""
+        known = self._pools.get(key)
+        if known and known.metadata.uid == uid:
+            self._forget(known, known.metadata.version)
+
+    def _forget(self, record: wire.CustomResource, version: int) -> None:
+        self._gone.add(record.metadata.uid, version)
         key = _key(record.metadata)
         known = self._pools.get(key)
         if known and known.metadata.uid == record.metadata.uid:
@@ -121,18 +141,19 @@ class PodStore:
         for uid, entry in list(self._entries.items()):
             missing = _in_scope(entry.pool.namespace, scope) and uid not in listed
             if missing and entry.pod.resource_version <= version:
+                self._gone.add(uid, version)
                 self._forget(uid)
         for record in records:
             self.put(record)
 
     def put(self, record: wire.Pod) -> None:
         uid = record.metadata.uid
-        if uid in self._gone:
+        if self._gone.cover(record.metadata):
             return
         known = self._entries.get(uid)
         if known and known.pod.resource_version >= record.metadata.version:
             return
-        entry = _pod_entry(record)
+        entry = _pod_entry(record, known)
         if entry is None:
             if known:
                 self._forget(uid)  # its owner let go of it
@@ -142,8 +163,11 @@ class PodStore:
         self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
 
     def drop(self, record: wire.Pod) -> None:
-        self._gone.add(record.metadata.uid)
+        self._gone.add(record.metadata.uid, record.metadata.version)
         self._forget(record.metadata.uid)
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._entries
 
     def _forget(self, uid: str) -> None:
         entry = self._entries.pop(uid, None)
@@ -156,13 +180,18 @@ class PodStore:
         self._wake(entry.pool, True)
 
 
-def _pod_entry(record: wire.Pod) -> PodEntry | None:
-    """The pod with its pool; None if no pool controls it, whatever its labels say."""
+def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
+    """The pod with its pool; None if no pool controls it, whatever its labels say.
+
+    When a pod ended is decided once, when it is first seen to have: nodes' clocks may be wrong,
+    and kubelet does not always tell.
+    """
     controller = record.metadata.controller
     if controller is None or controller.kind != names.KIND:
         return None
+    ended_at = known.pod.ended_at if known and known.pod.ended else time.time()
     return PodEntry(
-        pod=wire.observed_pod(record),
+        pod=wire.observed_pod(record, ended_at),
         pool=PoolKey(record.metadata.namespace, controller.name),
         owner=names.Uid(controller.uid),
     )
@@ -185,10 +214,11 @@ class ChildStore:
         self.kind = kind
         self._wake = wake
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
+        self._gone = _Tombstones()
         self._by_pool: defaultdict[PoolKey, set[tuple[str, str]]] = defaultdict(set)
 
     def of(self, key: PoolKey) -> Iterator[tuple[str, ObservedChild]]:
-        """Name and object of each child of this kind under the pool's label."""
+        """Name and object of each child of this kind that has the pool's name for an owner."""
         for child in self._by_pool.get(key, ()):
             yield child[1], self._children[child][0]
 
@@ -196,14 +226,17 @@ class ChildStore:
         listed = {(r.metadata.namespace, r.metadata.name) for r in records}
         for key, (_, known, _pool) in list(self._children.items()):
             if _in_scope(key[0], scope) and key not in listed and known <= version:
+                self._gone.add(self._children[key][0].uid, version)
                 self._forget(key)
         for record in records:
             self.put(record)
 
     def put(self, record: wire.Child) -> None:
         key = (record.metadata.namespace, record.metadata.name)
-        pool = PoolKey(key[0], record.metadata.labels.get(names.LABEL_POOL, ""))
+        pool = PoolKey(key[0], _pool_of_child(record.metadata))
         known = self._children.get(key)
+        if self._gone.cover(record.metadata):
+            return
         if known and known[1] >= record.metadata.version:
             return
         if known and known[2] != pool:
@@ -214,6 +247,7 @@ class ChildStore:
 
     def drop(self, record: wire.Child) -> None:
         key = (record.metadata.namespace, record.metadata.name)
+        self._gone.add(record.metadata.uid, record.metadata.version)
         known = self._children.get(key)
         if known and known[0].uid == record.metadata.uid:
             self._forget(key)
@@ -224,6 +258,14 @@ class ChildStore:
         if not self._by_pool[pool]:
             del self._by_pool[pool]
         self._wake(pool, False)
+
+
+def _pool_of_child(meta: wire.Meta) -> str:
+    """By its owner; by its label only where it has none, so that it is seen to be in the way."""
+    controller = meta.controller
+    if controller is not None and controller.kind == names.KIND:
+        return controller.name
+    return meta.labels.get(names.LABEL_POOL, "")
 
 
 class NodeStore:
@@ -249,6 +291,7 @@ class NodeStore:
         known = self.nodes.get(name)
         if known and not known.gone and self._versions[name] >= record.metadata.version:
             return
+        self._purge()
         node = wire.observed_node(record)
         self.nodes[name] = node
         self._versions[name] = record.metadata.version
@@ -257,6 +300,14 @@ class NodeStore:
 
     def drop(self, record: wire.Node) -> None:
         self._lose(record.metadata.name)
+
+    def _purge(self) -> None:
+        """Forget nodes that have been gone for long: their pods are gone too."""
+        oldest = time.time() - GONE_NODE_SECONDS
+        for name in [n for n, node in self.nodes.items() if node.gone]:
+            if self.nodes[name].ready_changed < oldest:
+                del self.nodes[name]
+                self._versions.pop(name, None)
 
     def _lose(self, name: str) -> None:
         known = self.nodes.get(name)

@@ -33,6 +33,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     generation: int = 0
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
+    deletion_grace_period_seconds: int = 0
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     owner_references: list[OwnerReference] = []
@@ -59,6 +60,7 @@ class Terminated(msgspec.Struct, frozen=True, rename="camel"):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    started_at: datetime | None = None
     finished_at: datetime | None = None
 
 
@@ -132,6 +134,8 @@ class Child(msgspec.Struct, frozen=True):
     data: dict[str, str] | None = None
 
 
+_MAX_DIGITS = 9
+_MAX_LIST = 16_384
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 
@@ -140,8 +144,8 @@ def seconds(time: datetime | None) -> float:
     return time.timestamp() if time else 0.0
 
 
-def observed_pod(pod: Pod) -> ObservedPod:
-    """What the planner sees of an engine pod."""
+def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
+    """What the planner sees of an engine pod; ``ended_at`` is when it was first seen to end."""
     meta, status = pod.metadata, pod.status
     conditions = {condition.type: condition for condition in status.conditions}
     engine = next(
@@ -166,6 +170,8 @@ def observed_pod(pod: Pod) -> ObservedPod:
         message=status.message,
         created=seconds(meta.creation_timestamp),
         deleting=meta.deletion_timestamp is not None,
+        deletion_asked=_deletion_asked(meta),
+        ended_at=_ended_at(engine.state.terminated, seconds(meta.creation_timestamp), ended_at),
         containers_ready=_true(conditions, "ContainersReady"),
         ready=_true(conditions, "Ready"),
         gate_open=_true(conditions, names.CONDITION_WEIGHTS_SYNCED),
@@ -228,13 +234,28 @@ def _termination(terminated: Terminated | None) -> Termination | None:
         exit_code=terminated.exit_code,
         reason=terminated.reason,
         message=terminated.message,
+        started=seconds(terminated.started_at),
         finished=seconds(terminated.finished_at),
     )
 
 
+def _deletion_asked(meta: Meta) -> float:
+    """When the deletion was asked for: the timestamp in the object is the end of its grace."""
+    if meta.deletion_timestamp is None:
+        return 0.0
+    return seconds(meta.deletion_timestamp) - meta.deletion_grace_period_seconds
+
+
+def _ended_at(terminated: Terminated | None, created: float, first_seen: float) -> float:
+    """When the pod ended, by a clock that can be trusted to lie between these two."""
+    finished = seconds(terminated.finished_at) if terminated else 0.0
+    return min(first_seen, max(created, finished)) if finished else first_seen
+
+
 def _integer(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
+    # Anybody who may edit pods may write anything here, and int() of thousands of digits raises.
+    return int(text) if text and len(text) <= _MAX_DIGITS and text.isdecimal() else 0
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part.isdecimal())
+    return tuple(_integer(part) for part in text[:_MAX_LIST].split(",") if part.isdecimal())

@@ -58,8 +58,10 @@ class Memory:
     refused: Trouble | None = None
     pods_when_refused: int = 0
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
+    child_error: str = ""
     planning_seconds: float = 0.0
     acting: Failures = field(default_factory=Failures)
+    again: Failures = field(default_factory=Failures)  # passes that got nowhere
     telling: Failures = field(default_factory=Failures)
 
     def forget_expired(self, pods: int, now: float) -> None:
@@ -69,13 +71,16 @@ class Memory:
         self.pods_when_refused = min(self.pods_when_refused, pods)
         self.conflicts = {key: due for key, due in self.conflicts.items() if due > now}
 
-    def learn(self, outcome: Outcome, pods: int, now: float) -> None:
-        """Take in what came of a batch of pod actions."""
+    def learn(self, outcome: Outcome, pods: int, now: float, *, complete: bool = False) -> None:
+        """Take in what came of a batch of pod actions.
+
+        ``complete``: no pod is missing, so what was refused is of no account any more.
+        """
         for conflict in outcome.conflicts:
             self.conflicts[conflict] = now + CONFLICT_BACKOFF
         if outcome.quota or outcome.rejected:
             self._refuse(outcome, pods, now)
-        elif outcome.created:
+        elif outcome.created or complete:
             self.refusals, self.refused, self.blocked_until = 0, None, 0.0
 
     def _refuse(self, outcome: Outcome, pods: int, now: float) -> None:
@@ -108,6 +113,10 @@ class Memory:
         ]
         if self.refused:
             told.append(self.refused)
+        if self.child_error:
+            when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
+            message = texts.CHILD_REFUSED.format(message=self.child_error, when=when)
+            told.append(Trouble(reason=conditions.CHILD_REFUSED, message=message))
         if self.acting.count >= ERRORS_BEFORE_TOLD:
             when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
             message = texts.API_ERROR.format(message=self.acting.message, when=when)

@@ -30,6 +30,10 @@ ACTING_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
+class StaleViewError(Exception):
+    """A pass found nothing as it had been seen."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """The stores of one cluster."""
@@ -145,16 +149,12 @@ class Reconciler:
         plan = planner.plan(pool, observed, now)
         memory.planning_seconds = time.perf_counter() - begun
         outcome = await self._act(key, memory, pool, plan)
-        memory.learn(outcome, len(observed.pods), now)
-        again = []
-        if outcome.failed is not None:
-            delay = memory.acting.failed(outcome.failed)
-            log.warning("%s: %s; next try in %.1f s", key, outcome.failed, delay)
-            again.append(delay)
-        else:
-            memory.acting.succeeded()
-            if not outcome.done and memory.blocked_until <= now:
-                again.append(0.0)
+        if outcome.gone:
+            self._view.pools.gone(key, memory.uid)
+            return None
+        complete = not plan.creates and all(view.pod is not None for view in plan.engines)
+        memory.learn(outcome, len(observed.pods), now, complete=complete)
+        again = self._next_tries(key, memory, outcome, now)
         told = await self._publish(key, memory, record, pool, plan, observed)
         if plan.wake_at is not None:
             again.append(max(0.0, plan.wake_at - time.time()))
@@ -165,6 +165,24 @@ class Reconciler:
         if told is not None:
             again.append(told)
         return min(again, default=None)
+
+    def _next_tries(
+        self, key: PoolKey, memory: Memory, outcome: Outcome, now: float
+    ) -> list[float]:
+        """Seconds until what could not be done is tried again; ever longer if nothing moves."""
+        error = outcome.failed or outcome.refused_delete
+        if error is not None:
+            delay = memory.acting.failed(error)
+            log.warning("%s: %s; next try in %.1f s", key, error, delay)
+            return [delay]
+        memory.acting.succeeded()
+        if outcome.done or memory.blocked_until > now:
+            memory.again.succeeded()
+            return []
+        if outcome.created or outcome.deleted:
+            memory.again.succeeded()
+            return [0.0]
+        return [memory.again.failed(StaleViewError("what was seen is old"))]
 
     async def _act(self, key: PoolKey, memory: Memory, pool: Pool, plan: Plan) -> Outcome:
         if not plan.creates and not plan.removals:
@@ -214,8 +232,12 @@ class Reconciler:
         outcome = await self._executor.children(key, memory.uid, wanted)
         for conflict in outcome.conflicts:
             memory.conflicts[conflict] = time.time() + CONFLICT_BACKOFF
+        retry = None
+        memory.child_error = ""
         if outcome.failed is not None:
-            return memory.telling.failed(outcome.failed)
+            retry = memory.telling.failed(outcome.failed)
+            if isinstance(outcome.failed, ApiError) and outcome.failed.status not in (404, 409):
+                memory.child_error = outcome.failed.message
         new = status.compute(
             pool,
             plan,
@@ -231,7 +253,7 @@ class Reconciler:
             later = 0.0  # they may be deleted now
         if wanted or later is not None:
             memory.published_at = time.monotonic()
-        return later
+        return min((wait for wait in (later, retry) if wait is not None), default=None)
 
     async def _publish_status(
         self, key: PoolKey, memory: Memory, record: CustomResource, new: dict[str, Any]
@@ -239,6 +261,9 @@ class Reconciler:
         """Write the status if it changed, then tell; seconds until a retry if that failed."""
         if new == record.status:
             return None
+        wait = memory.published_at + self._publish_interval - time.monotonic()
+        if isinstance(memory.planned, Refused) and wait > 0:
+            return wait
         memory.published_at = time.monotonic()
         try:
             await self._executor.status(key, memory.uid, new)
@@ -249,7 +274,8 @@ class Reconciler:
                 return None  # deleted: its informer will say so
             # A conflict too: the pool may have been created anew, then its own pass follows.
             return memory.telling.failed(error)
-        memory.telling.succeeded()
+        if not memory.child_error:
+            memory.telling.succeeded()
         events = list(transitions.events(record.status, new))
         if events:
             task = asyncio.create_task(self._recorder.post(key, memory.uid, events))

@@ -23,10 +23,13 @@ def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart)
     """The time from which the pod counts as lost with its node; None if the node is well."""
     if node is None:
         return None
-    if node.gone or node.out_of_service:
+    if node.gone:
         return 0.0
+    # A pod that was put there since gets its time too, else it would be replaced without end.
+    if node.out_of_service:
+        return pod.created + policy.node_lost_seconds
     if not node.ready:
-        return node.ready_changed + policy.node_lost_seconds
+        return max(node.ready_changed, pod.created) + policy.node_lost_seconds
     return None
 
 
@@ -37,7 +40,7 @@ def health(
     now: float,
 ) -> Health:
     """The pod's state at this moment.  Without access to nodes, from its conditions alone."""
-    if pod.ended:
+    if pod.failed:
         return Health.ENDED
     node = nodes.get(pod.node) if nodes is not None else None
     lost = lost_from(pod, node, policy)

@@ -18,6 +18,7 @@ class Termination:
     reason: str
     message: str
     finished: float
+    started: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,8 @@ class ObservedPod:
     message: str = ""
     created: float = 0.0
     deleting: bool = False
+    deletion_asked: float = 0.0
+    ended_at: float = 0.0  # when it was seen to end, bounded by clocks of the control plane
     containers_ready: bool = False
     ready: bool = False
     gate_open: bool = False
@@ -57,9 +60,20 @@ class ObservedPod:
         return self.phase in ("Failed", "Succeeded")
 
     @property
+    def failed(self) -> bool:
+        """The pod ended by itself.  One that ended because it was deleted did not."""
+        if not self.ended:
+            return False
+        if not self.deleting:
+            return True
+        if self.termination is None:
+            return bool(self.disruption)
+        return self.termination.finished < self.deletion_asked
+
+    @property
     def dying(self) -> bool:
         """The pod is on its way out by somebody's decision."""
-        return self.deleting or (bool(self.disruption) and not self.ended)
+        return (self.deleting and not self.failed) or (bool(self.disruption) and not self.ended)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -197,13 +197,10 @@ class _Planner:
             obsolete={name: group.live[0].devices for name, group in holding.items()},
             obsolete_up=frozenset(n for n, group in holding.items() if self._is_up(group.kept)),
         )
-        going = (
-            rollout.unneeded(self.pool.running, footing)
-            if self.pool.spec.rollout.paused
-            else rollout.obsolete_to_remove(
-                self.pool.running, footing, self.pool.spec.rollout.max_unavailable
-            )
-        )
+        budget = self.pool.spec.rollout.max_unavailable
+        going = rollout.unneeded_to_remove(self.pool.running, footing, budget)
+        if not self.pool.spec.rollout.paused:
+            going |= rollout.obsolete_to_remove(self.pool.running, footing, budget)
         for name in holding:
             if name in going:
                 self._remove(holding[name].live[0], "no longer wanted")
@@ -259,6 +256,8 @@ class _Planner:
                 self.waits[engine.group] = EngineState.BACKOFF
                 continue
             last = max(group.ended, key=lambda pod: pod.attempt, default=None) if group else None
+            if last is not None and last.revision != self.pool.revision:
+                last = None  # what failed is not what is started now
             if last is not None and (due := restart.due(last, self.policy)) > self.now:
                 self.wakes.append(due)
                 self.waits[engine.group] = EngineState.BACKOFF

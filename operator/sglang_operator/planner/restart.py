@@ -8,15 +8,15 @@ from sglang_operator.api import spec
 from sglang_operator.planner.observed import ObservedPod
 
 
-def finished(pod: ObservedPod) -> float:
-    """When the pod ended, in seconds since the epoch; its creation if nothing tells."""
-    return pod.termination.finished if pod.termination else pod.created
+def ran(pod: ObservedPod) -> float:
+    """Seconds for which the engine's container ran, by its node's own clock; 0 if not told."""
+    ended = pod.termination
+    return max(0.0, ended.finished - ended.started) if ended and ended.started else 0.0
 
 
 def failures(pod: ObservedPod, policy: spec.Restart) -> int:
     """Failures in a row with this one counted; a pod that ran long enough starts anew."""
-    ran = finished(pod) - pod.created
-    return 1 if ran >= policy.reset_seconds else pod.failures + 1
+    return 1 if ran(pod) >= policy.reset_seconds else pod.failures + 1
 
 
 def delay(count: int, policy: spec.Restart) -> float:
@@ -30,4 +30,4 @@ def delay(count: int, policy: spec.Restart) -> float:
 
 def due(pod: ObservedPod, policy: spec.Restart) -> float:
     """When the replacement of an ended pod may be created."""
-    return finished(pod) + delay(failures(pod, policy), policy)
+    return pod.ended_at + delay(failures(pod, policy), policy)

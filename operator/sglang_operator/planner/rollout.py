@@ -46,11 +46,25 @@ def away(wanted: Iterable[Engine], footing: Footing) -> frozenset[GroupName]:
 
 
 def unneeded(wanted: Iterable[Engine], footing: Footing) -> frozenset[GroupName]:
-    """The obsolete engines whose GPUs no wanted engine needs: they go at once."""
+    """The obsolete engines whose GPUs no wanted engine needs."""
     needed = frozenset(device for engine in wanted for device in engine.devices)
     return frozenset(
         group for group, devices in footing.obsolete.items() if needed.isdisjoint(devices)
     )
+
+
+def unneeded_to_remove(
+    wanted: Sequence[Engine], footing: Footing, max_unavailable: int
+) -> frozenset[GroupName]:
+    """Of these, the ones to remove now: all that are more than the new pool needs.
+
+    Where the mapping moved, they serve on until the engines that take their place are up.
+    """
+    surplus = len(footing.up) + len(footing.obsolete_up) - (len(wanted) - max_unavailable)
+    candidates = unneeded(wanted, footing)
+    serving = sorted(candidates & footing.obsolete_up, key=lambda g: footing.obsolete[g])
+    going = serving[len(serving) - min(len(serving), max(0, surplus)) :]
+    return frozenset(candidates - footing.obsolete_up) | frozenset(going)
 
 
 def obsolete_to_remove(
@@ -63,9 +77,14 @@ def obsolete_to_remove(
     one is cleared all the same: otherwise overlapping chains ([0,1],[2,3] → [1,2],[3,4]) would
     never move.
     """
-    removed = {group for group in footing.obsolete if group not in footing.obsolete_up}
-    removed |= unneeded(wanted, footing)
-    holder = {device: group for group, devices in footing.obsolete.items() for device in devices}
+    aside = unneeded(wanted, footing)  # they block nobody
+    removed = {g for g in footing.obsolete if g not in footing.obsolete_up and g not in aside}
+    holder = {
+        device: group
+        for group, devices in footing.obsolete.items()
+        if group not in aside
+        for device in devices
+    }
     missing = away(wanted, footing)
     in_progress = any(
         engine.group not in footing.up and not _blockers(engine, holder, removed)

@@ -86,7 +86,9 @@ class InstalledOperator:
         """The custom resource definition, the account and its roles; raises CommandError."""
         plane, folder = self._plane, manifests()
         plane.kubectl("apply", "-k", str(folder / "crd"))
-        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", names.CRD_NAME)
+        # kubectl wait fails on a definition that has no conditions yet, so it is tried again.
+        established = ("wait", "--for=condition=Established", "crd", names.CRD_NAME)
+        plane.wait(lambda: plane.kubectl(*established), READY_SECONDS, "the definition")
         plane.kubectl("apply", "-f", str(folder / "namespace.yaml"))
         account = folder / "controller" / "service_account.yaml"
         plane.kubectl("apply", "-f", str(account), "--namespace", NAMESPACE)

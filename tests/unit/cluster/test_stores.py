@@ -58,9 +58,34 @@ def test_an_older_version_never_overwrites_a_newer_one():
 def test_a_late_answer_does_not_bring_a_deleted_pod_back():
     store = PodStore(Wakes())
     store.put(a_pod())
-    store.drop(a_pod(version=11))
-    store.put(a_pod(version=12))
+    store.drop(a_pod(version=12))
+    store.put(a_pod(version=11))
     assert len(store) == 0
+
+
+def test_a_pod_that_gets_its_label_back_is_seen_again():
+    store = PodStore(Wakes())
+    store.put(a_pod())
+    store.drop(a_pod(version=12))
+    store.put(a_pod(version=13))
+    assert len(store) == 1
+
+
+def test_a_late_answer_does_not_bring_a_deleted_pool_back():
+    store = PoolStore(Wakes())
+    store.put(a_pool())
+    store.drop(a_pool(version=12))
+    store.put(a_pool(version=11))
+    assert store.get(KEY) is None
+
+
+def test_an_annotation_that_is_no_number_harms_nobody():
+    store = PodStore(Wakes())
+    pod = a_pod()
+    pod.metadata.annotations[names.ANNOTATION_ATTEMPT] = "9" * 5000
+    pod.metadata.annotations[names.ANNOTATION_DEVICES] = "1," * 50_000 + "x"
+    store.put(pod)
+    assert next(store.of(KEY)).pod.attempt == 0
 
 
 def test_a_list_takes_away_what_is_not_in_it_but_for_what_is_newer_than_the_list():
