@@ -132,7 +132,8 @@ def test_engines_that_fail_again_and_again_wait_ever_longer(pool):
     told = pool.wait_for(conditions.RECONCILING, conditions.ENGINES_FAILING)
     assert "1 engines wait" in told["message"]
     pool.wait(lambda: pool.uids(), "the third attempt after ten seconds", 20)
-    pod = next(iter(pool.pods()))
+    uid = pool.uids()["g0-1"]
+    pod = next(pod for pod in pool.pods() if pod["metadata"]["uid"] == uid)
     assert pod["metadata"]["name"] == "actor-infer-g0-1-2"
     assert pod["metadata"]["annotations"][names.ANNOTATION_FAILURES] == "2"
 

@@ -79,10 +79,14 @@ class Executor:
         owner: names.Uid,
         batch: Sequence[actions.PodAction],
         *,
+        generation: int,
         confirm: Callable[[], Coroutine[None, None, bool]] | None,
         deadline: float,
     ) -> Outcome:
         """Perform deletes and creates until done, refused, or ``deadline`` (monotonic).
+
+        Creates end at once when the pool is seen to be deleted or changed: what they were planned
+        for is no more.
 
         ``confirm`` asks whether the pool really is still there; only one create goes out before
         it has answered yes.
@@ -94,7 +98,8 @@ class Executor:
 
         async def work() -> None:
             for action in queue:
-                if outcome.stop and isinstance(action, actions.CreatePod):
+                create = isinstance(action, actions.CreatePod)
+                if create and (outcome.stop or not self._asked_for(key, owner, generation)):
                     outcome.done = False
                     return
                 if time.monotonic() > deadline:
@@ -118,6 +123,16 @@ class Executor:
             for task in workers:
                 task.cancel()
         return outcome
+
+    def _asked_for(self, key: stores.PoolKey, owner: names.Uid, generation: int) -> bool:
+        """Whether the pool is still the one that the batch was planned for, as far as is seen."""
+        record = self._pools.get(key)
+        return (
+            record is not None
+            and record.metadata.uid == owner
+            and record.metadata.generation == generation
+            and record.metadata.deletion_timestamp is None
+        )
 
     async def _pod(
         self,

@@ -24,6 +24,8 @@ from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
 
+# Conflicts in a row on a child that are nobody's business.
+CONFLICTS_UNTOLD = 2
 # A pass performs pod actions for so long; what is left is planned again, with a status between.
 ACTING_SECONDS = 2.0
 
@@ -207,6 +209,7 @@ class Reconciler:
             key,
             memory.uid,
             batch,
+            generation=pool.owner.generation,
             confirm=None if fresh or not plan.creates else confirm,
             deadline=time.monotonic() + ACTING_SECONDS,
         )
@@ -236,7 +239,10 @@ class Reconciler:
         memory.child_error = ""
         if outcome.failed is not None:
             retry = memory.telling.failed(outcome.failed)
-            if isinstance(outcome.failed, ApiError) and outcome.failed.status not in (404, 409):
+            # A conflict is nothing to tell, unless it stays: then a trainer lacks the registry.
+            if isinstance(outcome.failed, ApiError) and (
+                outcome.failed.status not in (404, 409) or memory.telling.count > CONFLICTS_UNTOLD
+            ):
                 memory.child_error = outcome.failed.message
         new = status.compute(
             pool,
@@ -247,6 +253,8 @@ class Reconciler:
             now=time.time(),
         )
         later = await self._publish_status(key, memory, record, new)
+        if later is None and retry is None:
+            memory.telling.succeeded()
         ended = {pod.uid for pod in plan.ended}
         if later is None and not ended <= memory.recorded:
             memory.recorded |= ended
@@ -274,8 +282,6 @@ class Reconciler:
                 return None  # deleted: its informer will say so
             # A conflict too: the pool may have been created anew, then its own pass follows.
             return memory.telling.failed(error)
-        if not memory.child_error:
-            memory.telling.succeeded()
         events = list(transitions.events(record.status, new))
         if events:
             task = asyncio.create_task(self._recorder.post(key, memory.uid, events))

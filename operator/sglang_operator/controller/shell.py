@@ -37,6 +37,10 @@ class Shell:
         self._namespaces = namespaces
         self._hint = hint
         self._stop = threading.Event()
+        # kopf's own flag, in its own loop.  A threading.Event would be waited for in a thread of
+        # the loop's executor, which asyncio.run joins at the end: a dead kopf would never end.
+        self._lock = threading.Lock()
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
         self.starts = 0
 
@@ -46,7 +50,12 @@ class Shell:
     def stop(self, timeout: float) -> None:
         """Ask kopf to end and wait for it, at most ``timeout`` seconds."""
         self._stop.set()
-        self._thread.join(timeout)
+        with self._lock:
+            if self._running is not None:
+                loop, flag = self._running
+                loop.call_soon_threadsafe(flag.set)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     def _supervise(self) -> None:
         pause, most = BACKOFF_SECONDS
@@ -54,7 +63,7 @@ class Shell:
             self.starts += 1
             begun = datetime.now(UTC)
             try:
-                asyncio.run(self._kopf())
+                asyncio.run(self._run())
             except BaseException as error:  # whatever it is, kopf is started again
                 log.warning("kopf ended: %s: %s", type(error).__name__, error)
             if self._stop.is_set():
@@ -64,14 +73,26 @@ class Shell:
             log.warning("kopf is started again in %.0f s", pause)
             self._stop.wait(pause)
 
-    async def _kopf(self) -> None:
+    async def _run(self) -> None:
+        flag = asyncio.Event()
+        with self._lock:
+            self._running = (asyncio.get_running_loop(), flag)
+            if self._stop.is_set():
+                flag.set()
+        try:
+            await self._kopf(flag)
+        finally:
+            with self._lock:
+                self._running = None
+
+    async def _kopf(self, flag: asyncio.Event) -> None:
         await kopf.operator(
             registry=self._registry(),
             settings=_settings(),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
-            stop_flag=self._stop,
+            stop_flag=flag,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:

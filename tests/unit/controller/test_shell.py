@@ -1,5 +1,6 @@
 """kopf is started again whatever it dies of, and its end is nobody else's."""
 
+import asyncio
 import threading
 
 import pytest
@@ -16,7 +17,7 @@ class Dying(Shell):
         self.ends = ends
         self.all_over = threading.Event()
 
-    async def _kopf(self) -> None:
+    async def _kopf(self, flag: asyncio.Event) -> None:
         if not self.ends:
             self.all_over.set()
             return
