@@ -14,6 +14,10 @@ from kubernetes import client, config
 AUTHORIZATION_SECONDS = 10.0
 
 
+class NoClusterError(Exception):
+    """There are no credentials of any cluster."""
+
+
 class Connection:
     """One cluster and one identity.  ``authorization`` is asked for each request."""
 
@@ -50,7 +54,7 @@ class Connection:
 def load(kubeconfig: Path | None = None, context: str | None = None) -> Connection:
     """In-cluster credentials where there are any and no kubeconfig is named, else a kubeconfig.
 
-    Raises ``kubernetes.config.ConfigException`` if there is neither.
+    Raises :class:`NoClusterError` if there is neither.
     """
     configuration = client.Configuration()
     if kubeconfig is None and context is None:
@@ -59,9 +63,16 @@ def load(kubeconfig: Path | None = None, context: str | None = None) -> Connecti
             return Connection(configuration)
         except config.ConfigException:
             pass  # not inside a pod
-    config.load_kube_config(  # type: ignore[no-untyped-call]
-        config_file=str(kubeconfig) if kubeconfig else None,
-        context=context,
-        client_configuration=configuration,
-    )
+    try:
+        config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=str(kubeconfig) if kubeconfig else None,
+            context=context,
+            client_configuration=configuration,
+        )
+    except config.ConfigException as error:
+        where = kubeconfig or "$KUBECONFIG or ~/.kube/config"
+        raise NoClusterError(
+            f"no cluster is configured: not inside a pod, and {where}: {error}; name a kubeconfig "
+            "with --kubeconfig"
+        ) from error
     return Connection(configuration)

@@ -14,11 +14,12 @@ log = logging.getLogger(__name__)
 
 
 async def serve(settings: Settings) -> int:
-    """Run the operator until SIGTERM or SIGINT; the exit code.
-
-    Raises ``kubernetes.config.ConfigException`` if no cluster is configured.
-    """
-    credentials = connection.load(settings.kubeconfig, settings.context)
+    """Run the operator until SIGTERM or SIGINT; the exit code."""
+    try:
+        credentials = connection.load(settings.kubeconfig, settings.context)
+    except connection.NoClusterError as error:
+        log.error("%s", error)
+        return 2
     room = EngineRoom(credentials, settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
