@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration lint format bench build clean tools
+.PHONY: help demo test unit integration faults lint format bench build schema golden proof clean tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,15 @@ format: $(STAMP) ## Bring the sources into form
 
 bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
+
+schema: $(STAMP) ## Argument schema of an SGLang version from its wheel: make schema VERSION=0.5.24
+	$(BIN)/python -m tests.schema $(VERSION)
+
+golden: $(STAMP) ## Write the golden pods of the samples anew; a changed revision restarts engines
+	$(BIN)/python -m tests.golden
+
+proof: $(STAMP) ## Rendered command lines against each SGLang version's own parser, all cases
+	$(BIN)/python -m tests.proof $(ARGS)
 
 build: $(STAMP) ## Wheel and source distribution in dist/
 	$(BIN)/python -m build --outdir dist .

@@ -95,6 +95,7 @@ POLICY = "policy"
 ROLL_WORKER_CONFIG = "ROLL roll/configs/worker_config.py"
 ROLL_STRATEGY = "ROLL roll/distributed/strategy/sglang_strategy.py"
 SERVER_ARGS = "SGLang sglang/srt/server_args.py"
+SERVER_PARSER = "SGLang's argument parser: "  # and what it says
 KUBERNETES = "Kubernetes"
 
 # --- the object as a whole
@@ -233,6 +234,70 @@ ARGUMENT_KEY = _error(
 ARGUMENT_VALUE = _error(
     "ArgumentInvalid", "{key} is {found}; expected {expected}; {advice}", SERVER_ARGS
 )
+# What has no form on a command line that is read back as it was meant, in any version: text over
+# several lines, infinity, more than 64 bits, lists in lists, items with a leading dash; and true in
+# quotes, which SGLang would take for a word.
+ARGUMENT_FORM = _error("ArgumentInvalid", "{key} is {found}; expected {expected}; {advice}", POLICY)
+ARGUMENT_UNKNOWN = _error(
+    "ArgumentUnknown",
+    "{key} is not an argument of SGLang {version}; {advice}",
+    SERVER_ARGS + ": unexpected keyword argument",
+)
+ARGUMENT_REMOVED = _error(
+    "ArgumentUnsupported",
+    "{key} is not an argument of SGLang {version}: {last} is the last version known to have it; "
+    "{advice}",
+    SERVER_ARGS + ": unexpected keyword argument",
+)
+ARGUMENT_LATER = _error(
+    "ArgumentUnsupported",
+    "{key} is not an argument of SGLang {version}: {first} is the first version known to have "
+    "it; {advice}",
+    SERVER_ARGS + ": unexpected keyword argument",
+)
+ARGUMENT_PYTHON_ONLY = _error(
+    "ArgumentUnsupported",
+    "{key} can be set in Python only: SGLang {version} has no flag for it; remove it",
+    SERVER_PARSER + "unrecognized arguments",
+)
+ARGUMENT_RETIRED = _error(
+    "ArgumentUnsupported",
+    "{key} is {found}, but SGLang does not start with it any more; {advice}",
+    "SGLang sglang/srt/server_args.py, DeprecatedAction",
+)
+ARGUMENT_FLAG = _error(
+    "ArgumentInvalid",
+    "{key} is {found}; expected true or false; correct it",
+    SERVER_PARSER + "ignored explicit argument",
+)
+ARGUMENT_FALSE = _error(
+    "ArgumentInvalid",
+    "{key} is false, which SGLang's command line cannot say: without the flag SGLang decides by "
+    "itself; remove it",
+    SERVER_ARGS + ": store_true with the default None",
+)
+ARGUMENT_TYPE = _error(
+    "ArgumentInvalid",
+    "{key} is {found}; expected {expected}; {advice}",
+    SERVER_PARSER + "invalid value",
+)
+ARGUMENT_CHOICE = _error(
+    "ArgumentInvalid",
+    "{key} is {found}; expected {expected}; {advice}",
+    SERVER_PARSER + "invalid choice",
+)
+# SGLang's parser would read these, and ROLL would hand them to the engine as they are: a text for
+# a number, or one value for a list.  YAML has lost how a number was written, as in 1.10.
+ARGUMENT_TEXT = _error("ArgumentInvalid", "{key} is {found}; expected {expected}; {advice}", POLICY)
+ARGUMENT_LIST = _error(
+    "ArgumentInvalid", "{key} is {found}; expected {expected}; write it as a list", POLICY
+)
+ARGUMENT_JSON = _error("ArgumentInvalid", "{key} is {found}; expected {expected}; {advice}", POLICY)
+ARGUMENT_LORA = _error(
+    "ArgumentInvalid",
+    "{key} is {found}; expected {expected}; correct it",
+    "SGLang sglang/srt/server_args.py, LoRAPathAction and check_lora_server_args",
+)
 PARALLELISM = _error(
     "ParallelismMismatch",
     "tp_size {tp} x pp_size {pp} = {product}, but num_gpus_per_worker is {per_worker}; expected "
@@ -246,6 +311,12 @@ PARALLELISM_REPLICAS = _error(
     "enable_dp_attention each of dp_size copies has GPUs of its own; set tp_size to {advice}, or "
     "leave it out",
     SERVER_ARGS,
+)
+PARALLELISM_ATTENTION = _error(
+    "ParallelismMismatch",
+    "dp_size is {dp} and attn_dp_size is {attention}, but SGLang does not combine copies of the "
+    "engine with attention data parallelism; keep attn_dp_size, and make more engines instead",
+    "SGLang sglang/srt/arg_groups/parallel_hook.py",
 )
 ARGUMENT_VERSION = _error(
     "ArgumentUnsupported",
@@ -321,6 +392,11 @@ ARGUMENT_OVERRIDDEN = _warning(
     "ArgumentOverridden",
     "{key} is {found}, but {owner} decides it, as in ROLL: {value} is used",
     ROLL_STRATEGY,
+)
+ARGUMENT_DEPRECATED = _warning(
+    "ArgumentDeprecated",
+    "{key} is deprecated in SGLang {version}; {advice}",
+    SERVER_ARGS,
 )
 TP_SIZE_HONOURED = _warning(
     "TensorParallelHonoured",

@@ -4,11 +4,13 @@
 in ROLL files, the long names of the parallel sizes.
 """
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sglang_operator.api import errors
+from sglang_operator.engine.schema import Schema
 
 FIELD = "spec.strategy_args.strategy_config"
 
@@ -37,6 +39,8 @@ _FLAGS = {
     "ep_join_mode": "--elastic-ep-join-mode",
     "ep_join_rank_offset": "--elastic-ep-join-rank-offset",
 }
+_LONGEST_NAME = 80  # comparing words takes time with the square of their length
+_SECRET = re.compile(r"(^|_)(api_key|password|secret|watermark_config)$")
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -59,43 +63,60 @@ class Given:
         return f"{FIELD}.{self.spelling(key)}"
 
 
-def canonical(name: str) -> str:
-    """The field behind a spelling: underscores, and of two names the short one."""
+def canonical(name: str, schema: Schema | None = None) -> str:
+    """The field behind a spelling: as the version has it, else of two names the short one."""
     underscored = name.replace("-", "_")
-    return ALIASES.get(underscored, underscored)
+    known = schema.key(underscored) if schema else None
+    return known or ALIASES.get(underscored, underscored)
 
 
 def flag(key: str) -> str:
-    """The flag of a field."""
+    """The flag of a field that no schema knows."""
     return _FLAGS.get(key, "--" + key.replace("_", "-"))
 
 
-def normalise(config: Mapping[str, object]) -> tuple[Given, list[errors.Problem]]:
+def normalise(config: Mapping[str, object], schema: Schema) -> tuple[Given, list[errors.Problem]]:
     """A ``strategy_config`` under canonical names; null counts as absent, as in ROLL."""
     given, problems = Given(), list[errors.Problem]()
     for name, value in config.items():
         if value is None:
             continue
-        key = canonical(name) if isinstance(name, str) else ""
+        key = canonical(name, schema) if isinstance(name, str) else ""
         if not _KEY.fullmatch(key):
             problems.append(errors.ARGUMENT_KEY(FIELD, key=errors.shown(name)))
         elif key not in given.values:
             given.values[key], given.spelled[key] = value, name
-        elif not _same(given.values[key], value):
-            problems.append(_conflict(given, key, name, value))
+        elif not same(given.values[key], value):
+            problems.append(conflict(given, key, name, value))
     return given, problems
 
 
-def _same(one: object, other: object) -> bool:
+def same(one: object, other: object) -> bool:
     """Equal, and not only to Python, for which True is 1."""
     return isinstance(one, bool) is isinstance(other, bool) and one == other
 
 
-def _conflict(given: Given, key: str, name: str, value: object) -> errors.Problem:
+def conflict(given: Given, key: str, name: str, value: object) -> errors.Problem:
+    """Two spellings with different values: that of ``key``, and ``name`` with ``value``."""
     return errors.ARGUMENT_CONFLICT(
         f"{FIELD}.{name}",
         first=given.spelling(key),
-        first_value=errors.shown(given.values[key]),
+        first_value=shown(key, given.values[key]),
         second=name,
-        second_value=errors.shown(value),
+        second_value=shown(key, value),
     )
+
+
+def shown(key: str, value: object) -> str:
+    """A value as messages quote it; one that may be a secret is not repeated."""
+    return "a value" if _SECRET.search(key) else errors.typed(value)
+
+
+def either(words: Sequence[str]) -> str:
+    """``a, b or c``."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def close(word: str, candidates: Sequence[str]) -> list[str]:
+    """The candidates that look most like a word, the likeliest first."""
+    return difflib.get_close_matches(word[:_LONGEST_NAME], candidates, n=3, cutoff=0.6)

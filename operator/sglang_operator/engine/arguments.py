@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api import errors
-from sglang_operator.engine import aliases, generation, ownership, topology, values, versions
+from sglang_operator.engine import (
+    aliases,
+    checking,
+    generation,
+    ownership,
+    schema,
+    topology,
+    values,
+    versions,
+)
 
 SENTINEL = "unsynced"  # the weight version of an engine that no trainer has written to
 DEFAULT_LOAD_FORMAT = "auto"  # SGLang's own
@@ -29,6 +38,20 @@ DEFAULTS: Mapping[str, object] = {
     "log_level": "info",
     "log_level_http": "warning",
 }
+# What other rules decide, or judge in words of their own.
+_OWN_RULES = frozenset(
+    {
+        "port",
+        "dtype",
+        "random_seed",
+        "enable_return_routed_experts",
+        "grpc_mode",
+        "mem_fraction_static",
+        "tp_size",
+        "pp_size",
+        "dp_size",
+    }
+)
 _SWITCHES = (
     "skip_tokenizer_init",
     "trust_remote_code",
@@ -53,6 +76,7 @@ class EngineRequest:
     extra_args: Sequence[str]
     port: int
     version: versions.Version
+    version_known: bool = True  # false: only assumed, so that its schema can only warn
     has_api_key: bool
     has_admin_api_key: bool
 
@@ -81,7 +105,7 @@ def command(argv: Sequence[str]) -> list[str]:
 
 def render(request: EngineRequest) -> Arguments:
     """One engine's command line, with every problem of the request; never raises."""
-    given, problems = aliases.normalise(request.strategy_config)
+    given, problems = aliases.normalise(request.strategy_config, schema.nearest(request.version))
     for rule in RULES:
         problems += rule(request, given)
     sizes = topology.parallelism(given, request.gpus)
@@ -96,11 +120,15 @@ def render(request: EngineRequest) -> Arguments:
 
 
 def _flags(request: EngineRequest, given: aliases.Given) -> Iterator[str]:
-    groups = {
-        flag: values.tokens(flag, value)
-        for flag, value in ((aliases.flag(key), value) for key, value in given.values.items())
-    }
-    groups |= _key_references(request)
+    known = schema.nearest(request.version)
+    groups = _key_references(request)
+    for key, value in given.values.items():
+        argument = known.argument(key)
+        if argument is not None:
+            groups[argument.flag] = values.argument_tokens(argument, value)
+        else:
+            flag = aliases.flag(key)
+            groups[flag] = values.tokens(flag, value)
     for flag in sorted(groups):
         yield from groups[flag]
 
@@ -146,20 +174,29 @@ def _replays(request: EngineRequest) -> bool:
 
 def _writable(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
     """Drop values that no command line can carry, so that later rules need not mind them."""
+    known = schema.nearest(request.version)
     for key, value in list(given.values.items()):
-        problem = values.problem(given.path(key), given.spelling(key), value)
+        argument = known.argument(key)
+        as_json = argument is not None and argument.is_json
+        problem = values.problem(given.path(key), given.spelling(key), value, as_json=as_json)
         if problem is not None:
             yield problem
             del given.values[key]
-    for index, argument in enumerate(request.extra_args):
-        fault = values.text_fault(argument)
+    for index, extra in enumerate(request.extra_args):
+        fault = values.text_fault(extra)
         if fault is not None:
             yield errors.FIELD_RANGE(
                 f"spec.extraArgs[{index}]",
-                found=errors.shown(argument),
+                found=errors.shown(extra),
                 expected=fault[0],
                 advice=fault[1],
             )
+
+
+def _checked(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    known = schema.nearest(request.version)
+    exact = request.version_known and known.version == request.version
+    yield from checking.check(given, known, exact, _OWN_RULES)
 
 
 def _model(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
@@ -269,6 +306,7 @@ RULES: tuple[Rule, ...] = (
     _owned,
     _decided,
     _writable,
+    _checked,
     _switches,
     _own,
     _model,

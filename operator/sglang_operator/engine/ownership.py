@@ -52,7 +52,7 @@ def refuse(given: aliases.Given) -> Iterator[errors.Problem]:
     """Take the operator's own arguments out, each with advice on where to say it instead."""
     for key in sorted(given.values.keys() & OWNED.keys()):
         # A key in the wrong place is still a secret: it is not repeated.
-        found = "a value" if "api_key" in key else errors.shown(given.values[key])
+        found = aliases.shown(key, given.values[key])
         yield errors.ARGUMENT_OWNED(
             given.path(key), key=given.spelling(key), found=found, advice=OWNED[key]
         )

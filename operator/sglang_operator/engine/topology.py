@@ -22,13 +22,19 @@ def parallelism(given: aliases.Given, gpus: int) -> Parallelism:
 
     tp x pp has to be the GPUs.  With ``dp_size`` alone each replica has GPUs of its own (SGLang
     ``managers/data_parallel_controller.py``), so it divides them too; with attention data
-    parallelism the replicas lie within tp.
+    parallelism the replicas lie within tp, and then there are no others (0.5.23:
+    ``arg_groups/parallel_hook.py``).
     """
     problems: list[errors.Problem] = []
     gpus = max(1, gpus)  # fewer are refused where num_gpus_per_worker is judged
     pp = _size(given, "pp_size", problems) or 1
     dp = _size(given, "dp_size", problems) or 1
-    replicas = 1 if _attention_parallel(given) else dp
+    attention = _size(given, "attn_dp_size", problems) or 1
+    replicas = 1 if given.values.get("enable_dp_attention") is True or attention > 1 else dp
+    if attention > 1 and dp > 1:
+        problems.append(
+            errors.PARALLELISM_ATTENTION(given.path("dp_size"), dp=dp, attention=attention)
+        )
     problems += _divides(given, "pp_size", pp, gpus)
     if not problems:
         problems += _divides(given, "dp_size", replicas, gpus // pp)
@@ -61,22 +67,12 @@ def _value(given: aliases.Given, key: str, expected: str, advice: str) -> errors
     )
 
 
-def _attention_parallel(given: aliases.Given) -> bool:
-    """Whether dp_size is of attention only; ``attn_dp_size`` is its newer name."""
-    wider = given.values.get("attn_dp_size") not in (None, 1)
-    return given.values.get("enable_dp_attention") is True or wider
-
-
 def _divides(given: aliases.Given, key: str, size: int, gpus: int) -> Iterator[errors.Problem]:
     if gpus % size:
         divisors = [str(n) for n in range(1, gpus + 1) if gpus % n == 0]
         yield _value(
-            given, key, f"a divisor of the engine's {gpus} GPUs", f"use {_either(divisors)}"
+            given, key, f"a divisor of the engine's {gpus} GPUs", f"use {aliases.either(divisors)}"
         )
-
-
-def _either(words: list[str]) -> str:
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _product(

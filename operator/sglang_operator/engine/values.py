@@ -1,9 +1,9 @@
 """Values of ``strategy_config`` as command line tokens (rl-semantics.md §6.1, rule 5).
 
-The form follows from the Python type alone: ``True`` is a bare flag, a list is a flag and its
-items, a map is JSON, the rest is ``--flag=value``, which is safe for values that begin with a
-dash.  ``problem`` says first whether a value has such a form.  A schema of the arguments of the
-image's version can stand in front of it and know more; nothing here needs to change for that.
+Where the version's schema has the argument, ``tokens`` goes by its action; else by the value's
+type alone: ``True`` is a bare flag, a list is a flag and its items, a map is JSON, the rest is
+``--flag=value``, which is safe for values that begin with a dash.  ``problem`` says first whether
+a value has such a form.
 """
 
 import json
@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator, Mapping
 
 from sglang_operator.api import errors
+from sglang_operator.engine import aliases
+from sglang_operator.engine.schema import Argument
 
 _MAX_DEPTH = 32  # levels of lists and maps in one value
 _MAX_INTEGER = 2**63
@@ -26,6 +28,17 @@ def literal(text: str) -> str:
     ``$``; so each ``$`` is doubled, which is what it takes for all texts to come out as they were.
     """
     return text.replace("$", "$$")
+
+
+def argument_tokens(argument: Argument, value: object) -> tuple[str, ...]:
+    """The tokens of an argument that the version's schema has."""
+    if argument.action == "boolean_optional" and value is False:
+        return (argument.negated,)
+    if argument.is_json and isinstance(value, (list, tuple)):
+        return (f"{argument.flag}={literal(_json(value))}",)
+    if argument.action == "lora_paths" and isinstance(value, Mapping):
+        return tokens(argument.flag, [f"{name}={path}" for name, path in value.items()])
+    return tokens(argument.flag, value)
 
 
 def tokens(flag: str, value: object) -> tuple[str, ...]:
@@ -44,16 +57,16 @@ def tokens(flag: str, value: object) -> tuple[str, ...]:
             return (f"{flag}={literal(_text(value))}",)
 
 
-def problem(field: str, key: str, value: object) -> errors.Problem | None:
-    """Why a value cannot stand on a command line, if it cannot."""
+def problem(field: str, key: str, value: object, *, as_json: bool = False) -> errors.Problem | None:
+    """Why a value cannot stand on a command line, if it cannot; ``as_json`` lists are one value."""
     if unresolved(value):
-        return errors.UNRESOLVED(field, found=errors.shown(value))
-    fault = _fault(value)
+        return errors.UNRESOLVED(field, found=aliases.shown(key, value))
+    fault = _json_fault(value) if as_json and isinstance(value, (list, tuple)) else _fault(value)
     if fault is None:
         return None
     expected, advice = fault
-    return errors.ARGUMENT_VALUE(
-        field, key=key, found=errors.typed(value), expected=expected, advice=advice
+    return errors.ARGUMENT_FORM(
+        field, key=key, found=aliases.shown(key, value), expected=expected, advice=advice
     )
 
 
@@ -132,7 +145,7 @@ def _item_fault(item: object) -> _Fault | None:
     return _scalar_fault(item)
 
 
-def _json_fault(value: Mapping[object, object]) -> _Fault | None:
+def _json_fault(value: object) -> _Fault | None:
     if _depth_exceeds(value, _MAX_DEPTH):
         return f"a map of at most {_MAX_DEPTH} levels", "correct it"
     if not all(isinstance(key, str) for key in _keys(value)):
@@ -174,7 +187,11 @@ def _children(value: object) -> list[object]:
 def _text(value: object) -> str:
     """One value as text; whole floats as integers, since YAML's 8.0 may arrive as 8."""
     if isinstance(value, Mapping):
-        return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+        return _json(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_INTEGER:
         return str(int(value))
     return str(value)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)

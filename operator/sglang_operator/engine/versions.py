@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from sglang_operator.api import errors
+from sglang_operator.engine.schemas import index
 
 DEFAULT_IMAGE = "lmsysorg/sglang:v0.5.7"
 
@@ -76,7 +77,7 @@ ROLL_VERSIONS = tuple(
         ),
     )
 )
-NEWEST_KNOWN = parse("0.5.23")
+NEWEST_KNOWN = parse(index.VERSIONS[-1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,6 @@ def test_the_request_is_not_changed():
             {"fp8_gemm_runner_backend": "auto"}, ["--fp8-gemm-backend=auto"], id="another flag"
         ),
         pytest.param({"fp8-gemm-backend": "auto"}, ["--fp8-gemm-backend=auto"], id="that flag"),
-        pytest.param({"ep_join_mode": "scale"}, ["--elastic-ep-join-mode=scale"], id="ep join"),
         pytest.param(
             {"cuda_graph_max_bs": 8, "cuda-graph-max-bs": 8},
             ["--cuda-graph-max-bs=8"],

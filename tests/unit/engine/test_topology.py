@@ -28,7 +28,6 @@ def reasons(rendered):
         pytest.param(
             {"dp_size": 4, "enable_dp_attention": True}, 8, 8, 1, id="attention data parallelism"
         ),
-        pytest.param({"dp_size": 4, "attn_dp_size": 4}, 8, 8, 1, id="its newer name"),
         pytest.param({"ep_size": 4}, 8, 8, 1, id="expert parallelism needs no more GPUs"),
     ],
 )
@@ -38,6 +37,21 @@ def test_sizes_that_fit(config, gpus, tp, pp):
     assert rendered.problems == ()
     assert f"--tp-size={tp}" in rendered.argv
     assert not any(token.startswith("--pp-size") for token in rendered.argv)
+
+
+def test_attention_data_parallelism_has_a_newer_name():
+    rendered = render({**ROLL_GUIDE, "attn_dp_size": 4}, gpus=8, version="0.5.23")
+    assert rendered.tp_size == 8
+    assert rendered.problems == ()
+    assert {"--tp-size=8", "--attn-dp-size=4"} <= set(rendered.argv)
+
+
+def test_replicas_and_attention_data_parallelism_do_not_go_together():
+    """0.5.23 asserts it: see arg_groups/parallel_hook.py."""
+    config = {**ROLL_GUIDE, "dp_size": 2, "attn_dp_size": 4}
+    (problem, *_) = render(config, gpus=8, version="0.5.23").problems
+    assert problem.reason == "ParallelismMismatch"
+    assert "dp_size is 2 and attn_dp_size is 4" in problem.message
 
 
 @pytest.mark.parametrize("key", ["pp_size", "pipeline_parallel_size", "pp-size"])
@@ -158,3 +172,9 @@ def test_too_few_gpus_are_said_elsewhere_and_raise_nothing(gpus):
 
 def test_one_gpu_has_one_divisor():
     assert "use 1" in sized({"pp_size": 2}, gpus=1).problems[0].message
+
+
+def test_attention_data_parallelism_under_its_newer_name_is_too_new_for_older_versions():
+    (problem, *_) = render({**ROLL_GUIDE, "attn_dp_size": 4}, gpus=8, version="0.5.7").problems
+    assert problem.reason == "ArgumentUnsupported"
+    assert "0.5.23 is the first version known to have it" in problem.message

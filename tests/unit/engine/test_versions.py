@@ -100,7 +100,7 @@ def test_a_tag_that_tells_nothing_is_a_warning_and_the_newest_version_is_assumed
     (warning,) = detected.problems
     assert warning.reason == "EngineVersionUnknown"
     assert warning.severity is errors.Severity.WARNING
-    assert "0.5.23 is assumed; set engineVersion" in warning.message
+    assert f"{versions.NEWEST_KNOWN} is assumed; set engineVersion" in warning.message
 
 
 def test_engine_version_tells_what_a_digest_does_not():
@@ -127,7 +127,9 @@ def test_engine_version_that_agrees_with_the_tag_is_no_matter():
     ("image", "version"),
     [
         pytest.param("lmsysorg/sglang:v0.5.7", "0.5.7", id="goes on with the tag"),
-        pytest.param("lmsysorg/sglang:latest", "0.5.23", id="goes on with the newest"),
+        pytest.param(
+            "lmsysorg/sglang:latest", str(versions.NEWEST_KNOWN), id="goes on with the newest"
+        ),
     ],
 )
 def test_an_engine_version_that_is_none_is_an_error(image, version):

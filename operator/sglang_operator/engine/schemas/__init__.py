@@ -1,0 +1,38 @@
+"""What each known SGLang version accepts: generated from its wheel by ``make schema``.
+
+The modules ``v…`` are literals, one for each version; ``index`` imports the one that is asked
+for, and ``history`` says which versions have which argument.  ``engine.schema`` reads them.
+"""
+
+from typing import TypedDict
+
+
+class Argument(TypedDict, total=False):
+    """One argument; what is at its default is left out."""
+
+    flags: tuple[str, ...]  # option strings; none: the name with dashes
+    # store, store_true, store_const, boolean_optional and lora_paths are what argparse does;
+    # ignored is accepted without effect, refused stops the start with a message.
+    action: str
+    field: str  # of ServerArgs that it sets, where that is not its own name; "" for none
+    type: str  # of each value: str, int, float, human_int, json, json_list, json_object, lora…
+    nargs: str  # ?, * or +; without it one value
+    const: str | int | float | bool  # what the flag alone means
+    choices: tuple[str | int, ...]  # none: anything
+    keys: dict[str, tuple[str, ...]]  # of a json_object, and of the maps in it
+    default: object  # none: null, or false for a flag
+    undecided: bool  # null without its flag, and SGLang decides: there is no way to say false
+    help: str
+    deprecated: bool
+    replacement: str
+
+
+class Schema(TypedDict):
+    """One version."""
+
+    version: str
+    arguments: dict[str, Argument]
+    fields_without_flag: tuple[str, ...]  # of ServerArgs: for Python only
+    endpoints: tuple[str, ...]
+    # What SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false does: works, no effect, or absent.
+    health_without_generation: str

@@ -1,0 +1,14 @@
+"""The versions out of their wheels, for the tests that need them."""
+
+import pytest
+
+from tests.schema import wheels
+from tests.schema.sglang import SGLang, opened
+
+
+def sglang_or_skip(version: str) -> SGLang:
+    """A version; skips the test where its wheel is neither cached nor can be downloaded."""
+    try:
+        return opened(version)
+    except wheels.UnavailableError as error:
+        pytest.skip(str(error))
