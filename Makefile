@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration faults lint format bench build schema golden proof clean tools
+.PHONY: help demo test unit integration faults faults-subset lint format bench docs build schema golden proof clean tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,13 +15,19 @@ help: ## Show this list
 demo: $(STAMP) ## The guide's example on a real control plane; ARGS=--once ends when it is Ready
 	@$(BIN)/python -m sglang_operator.testing demo $(ARGS)
 
-test: unit integration ## All tests
+test: unit integration faults-subset ## All tests, faults by a seeded subset
 
 unit: $(STAMP) ## Tests without a cluster
 	$(PYTEST) tests/unit $(ARGS)
 
 integration: $(STAMP) tools ## Tests on a real control plane
 	$(PYTEST) tests/integration $(ARGS)
+
+faults-subset: $(STAMP) tools
+	$(PYTEST) tests/faults $(ARGS)
+
+faults: $(STAMP) tools ## The loop under fire, everything: one table, most of an hour
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(STAMP) ## Format, lint and type checks
 	$(BIN)/ruff format --check .
@@ -43,6 +49,9 @@ golden: $(STAMP) ## Write the golden pods of the samples anew; a changed revisio
 
 proof: $(STAMP) ## Rendered command lines against each SGLang version's own parser, all cases
 	$(BIN)/python -m tests.proof $(ARGS)
+
+docs: $(STAMP) ## errors.md and the CLI's picture of the CRD, from the code and the manifests
+	$(BIN)/python -m sglang_operator.cli.generate
 
 build: $(STAMP) ## Wheel and source distribution in dist/
 	$(BIN)/python -m build --outdir dist .

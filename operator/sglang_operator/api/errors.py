@@ -12,6 +12,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+_SECRET_NAME = re.compile(
+    r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
+    r"|(^|[_.-])(API|ACCESS|SECRET|PRIVATE|AUTH|LICENSE|ENCRYPTION|SIGNING|ACCOUNT)[_.-]?KEY([_.-]|$)"
+    r"|_KEY$"
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name is likely to hold a secret."""
+    return _SECRET_NAME.search(name) is not None
+
 
 class Severity(Enum):
     """An error stops the pool before any pod exists; a warning is only told."""

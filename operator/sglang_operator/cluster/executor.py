@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -35,6 +36,14 @@ _child_decoder = msgspec.json.Decoder(wire.Child)
 _pool_decoder = msgspec.json.Decoder(wire.CustomResource)
 
 
+class Confirmation(Enum):
+    """How a pool stands against what was seen of it."""
+
+    UNCHANGED = "unchanged"
+    CHANGED = "changed"
+    GONE = "gone"
+
+
 @dataclass
 class Outcome:
     """What came of a batch of actions."""
@@ -48,11 +57,12 @@ class Outcome:
     failed: Exception | None = None  # the server is overloaded or away
     refused_delete: ApiError | None = None  # no reason not to create
     gone: bool = False  # the pool itself does not exist any more
+    stale: bool = False  # the pool asks for something else by now
 
     @property
     def stop(self) -> bool:
         """Whether more creates of this pool would meet the same end."""
-        return bool(self.quota or self.rejected or self.failed or self.gone)
+        return bool(self.quota or self.rejected or self.failed or self.gone or self.stale)
 
 
 class Executor:
@@ -80,7 +90,7 @@ class Executor:
         batch: Sequence[actions.PodAction],
         *,
         generation: int,
-        confirm: Callable[[], Coroutine[None, None, bool]] | None,
+        confirm: Callable[[], Coroutine[None, None, Confirmation]] | None,
         deadline: float,
     ) -> Outcome:
         """Perform deletes and creates until done, refused, or ``deadline`` (monotonic).
@@ -88,12 +98,17 @@ class Executor:
         Creates end at once when the pool is seen to be deleted or changed: what they were planned
         for is no more.
 
-        ``confirm`` asks whether the pool really is still there; only one create goes out before
-        it has answered yes.
+        ``confirm`` asks whether the pool really is still there and unchanged.  Only one create
+        goes out before it has answered yes, and no delete: a view that is behind must not take
+        away what the present spec wants.
         """
         outcome = Outcome()
         queue = iter(batch)
         confirmed = asyncio.create_task(confirm()) if confirm else None
+        if any(isinstance(action, actions.DeletePod) for action in batch) and not (
+            await _confirmed(confirmed, outcome)
+        ):
+            return outcome
         workers: set[asyncio.Task[None]] = set()
 
         async def work() -> None:
@@ -314,16 +329,21 @@ class Executor:
     # --- the pool itself
 
     async def status(
-        self, key: stores.PoolKey, owner: names.Uid, status: Mapping[str, Any]
+        self, key: stores.PoolKey, record: wire.CustomResource, status: Mapping[str, Any]
     ) -> None:
-        """Write the whole status of exactly this pool.
+        """Write the whole status of exactly this pool in this state: 409 if it changed since.
 
         Raises :class:`ApiError`, :class:`ApiUnreachableError`.
         """
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            "metadata": {"name": key.name, "namespace": key.namespace, "uid": owner},
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": record.metadata.uid,
+                "resourceVersion": record.metadata.resource_version,
+            },
             "status": status,
         }
         answer = await self._send(
@@ -335,16 +355,25 @@ class Executor:
         )
         self._pools.put(_pool_decoder.decode(answer))
 
-    async def confirm_pool(self, key: stores.PoolKey, owner: names.Uid) -> bool:
-        """Whether the pool exists at this moment, by a quorum read, and is not being deleted."""
+    async def confirm_pool(
+        self, key: stores.PoolKey, owner: names.Uid, generation: int
+    ) -> Confirmation:
+        """How the pool stands at this moment, by a quorum read, which the store takes in.
+
+        Raises :class:`ApiError`, :class:`ApiUnreachableError`.
+        """
         try:
             answer = await self._client.request("GET", paths.pool(key.namespace, key.name))
         except ApiError as error:
             if error.status == 404:
-                return False
+                return Confirmation.GONE
             raise
-        metadata = _pool_decoder.decode(answer).metadata
-        return metadata.uid == owner and metadata.deletion_timestamp is None
+        record = _pool_decoder.decode(answer)
+        if record.metadata.uid != owner or record.metadata.deletion_timestamp is not None:
+            return Confirmation.GONE
+        self._pools.put(record)
+        unchanged = record.metadata.generation == generation
+        return Confirmation.UNCHANGED if unchanged else Confirmation.CHANGED
 
     async def _send(
         self,
@@ -376,15 +405,17 @@ def _of_earlier_pool(
     )
 
 
-async def _confirmed(confirmed: asyncio.Task[bool] | None, outcome: Outcome) -> bool:
-    """Whether to go on: the pool is there, or it was asked a moment ago."""
+async def _confirmed(confirmed: asyncio.Task[Confirmation] | None, outcome: Outcome) -> bool:
+    """Whether to go on: the pool is there unchanged, or it was asked a moment ago."""
     if confirmed is None:
         return True
     try:
-        outcome.gone = not await confirmed
+        answer = await confirmed
+        outcome.gone = answer is Confirmation.GONE
+        outcome.stale = answer is Confirmation.CHANGED
     except (ApiError, ApiUnreachableError) as error:
         outcome.failed = error
-    if outcome.gone or outcome.failed:
+    if outcome.gone or outcome.stale or outcome.failed:
         outcome.done = False
         return False
     return True

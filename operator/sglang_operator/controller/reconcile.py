@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from sglang_operator import actions, status, transitions
 from sglang_operator.api import names, spec
 from sglang_operator.cluster.client import ApiError, ApiUnreachableError
-from sglang_operator.cluster.executor import Executor, Outcome
+from sglang_operator.cluster.executor import Confirmation, Executor, Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.wire import CustomResource
@@ -181,7 +182,7 @@ class Reconciler:
         if outcome.done or memory.blocked_until > now:
             memory.again.succeeded()
             return []
-        if outcome.created or outcome.deleted:
+        if outcome.created or outcome.deleted or outcome.stale:
             memory.again.succeeded()
             return [0.0]
         return [memory.again.failed(StaleViewError("what was seen is old"))]
@@ -199,18 +200,21 @@ class Reconciler:
         for action in batch:
             log.debug("%s: %s %s: %s", key, type(action).__name__, action.name, action.reason)
 
-        async def confirm() -> bool:
-            there = await self._executor.confirm_pool(key, memory.uid)
-            memory.confirmed_at = time.monotonic() if there else float("-inf")
-            return there
+        generation = pool.owner.generation
 
-        fresh = time.monotonic() - memory.confirmed_at < CONFIRMED_SECONDS
+        async def confirm() -> Confirmation:
+            answer = await self._executor.confirm_pool(key, memory.uid, generation)
+            unchanged = answer is Confirmation.UNCHANGED
+            memory.confirmed_at = time.monotonic() if unchanged else float("-inf")
+            return answer
+
+        asked = time.monotonic() - memory.confirmed_at < CONFIRMED_SECONDS
         return await self._executor.pods(
             key,
             memory.uid,
             batch,
-            generation=pool.owner.generation,
-            confirm=None if fresh or not plan.creates else confirm,
+            generation=generation,
+            confirm=None if asked and not plan.removals else confirm,
             deadline=time.monotonic() + ACTING_SECONDS,
         )
 
@@ -263,6 +267,21 @@ class Reconciler:
             memory.published_at = time.monotonic()
         return min((wait for wait in (later, retry) if wait is not None), default=None)
 
+    def _latest(self, key: PoolKey, record: CustomResource) -> CustomResource:
+        """The pool as it is known by now, if it still asks for the same."""
+        known = self._view.pools.get(key)
+        same = (
+            known is not None
+            and known.metadata.uid == record.metadata.uid
+            and known.metadata.generation == record.metadata.generation
+        )
+        return known if known is not None and same else record
+
+    async def _look_again(self, key: PoolKey, memory: Memory, record: CustomResource) -> None:
+        """The pool is not in the state that was seen: take in the one it is in."""
+        with contextlib.suppress(ApiError, ApiUnreachableError):
+            await self._executor.confirm_pool(key, memory.uid, record.metadata.generation)
+
     async def _publish_status(
         self, key: PoolKey, memory: Memory, record: CustomResource, new: dict[str, Any]
     ) -> float | None:
@@ -274,13 +293,14 @@ class Reconciler:
             return wait
         memory.published_at = time.monotonic()
         try:
-            await self._executor.status(key, memory.uid, new)
+            await self._executor.status(key, self._latest(key, record), new)
         except ApiUnreachableError as error:
             return memory.telling.failed(error)
         except ApiError as error:
             if error.status == 404:
                 return None  # deleted: its informer will say so
-            # A conflict too: the pool may have been created anew, then its own pass follows.
+            if error.status == 409:
+                await self._look_again(key, memory, record)
             return memory.telling.failed(error)
         events = list(transitions.events(record.status, new))
         if events:

@@ -64,11 +64,11 @@ def template_problems(variables: Iterable[str]) -> Iterator[errors.Problem]:
     """Which variables of a pod template's container are the operator's own."""
     owned = {**OWNED, HEALTH_GENERATION: _HEALTH_ADVICE}
     for name in sorted(owned.keys() & set(variables)):
-        yield errors.SYSTEM_ENV_OWNED(
+        yield errors.POD_TEMPLATE(
             f"spec.podTemplate.spec.containers.env.{name}",
-            key=name,
-            found="set",
-            advice=owned[name],
+            found=f"the variable {name}",
+            expected="variables that the operator does not set",
+            advice=f"remove it: {owned[name]}",
         )
 
 
@@ -106,9 +106,14 @@ def _written(
     for name, value in written.items():
         path = f"{FIELD}.{errors.shown(name)}"
         if values.unresolved(value):
-            yield errors.UNRESOLVED(path, found=errors.shown(value))
+            yield errors.UNRESOLVED(path, found=_shown(name, value))
         elif not _is_name(name) or _text(value) is None:
-            yield errors.SYSTEM_ENV(path, key=errors.shown(name), found=errors.shown(value))
+            yield errors.SYSTEM_ENV(path, key=errors.shown(name), found=_shown(name, value))
+
+
+def _shown(name: object, value: object) -> str:
+    """A value as a message may show it: never one under a name that secrets have."""
+    return "a secret's value" if errors.is_secret(str(name)) else errors.shown(value)
 
 
 def _owned(written: Mapping[str, object], features: versions.Features) -> Iterator[errors.Problem]:

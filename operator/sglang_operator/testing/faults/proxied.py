@@ -72,9 +72,9 @@ class ProxiedOperator(installed.InstalledOperator):
         os.kill(self._running(), signal.SIGCONT)
 
     def errors(self) -> list[str]:
-        """The lines of its log that tell of an unexpected error."""
+        """The lines of its log that tell of an unexpected error of its own; kopf may die."""
         lines = self.log.read_text(errors="replace").splitlines()
-        return [line for line in lines if " ERROR " in line]
+        return [line for line in lines if " ERROR sglang_operator" in line]
 
     def _running(self) -> int:
         pid = self.pid

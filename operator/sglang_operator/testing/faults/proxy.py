@@ -32,6 +32,7 @@ from sglang_operator.testing.ports import HOST
 # Not those of a connection, nor the ones aiohttp writes itself.
 HOP = frozenset({"host", "connection", "accept-encoding", "content-length", "transfer-encoding"})
 START_SECONDS = 10.0
+CLOSE_SECONDS = 0.25
 
 
 class Side(Enum):
@@ -53,6 +54,15 @@ class Stop:
     def wait(self, timeout: float) -> bool:
         """Wait until the write has come, at most ``timeout`` seconds."""
         return self.reached.wait(timeout)
+
+
+async def _let_go() -> None:
+    """End what is still held, and let TLS connections close: they need their loop for it."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(CLOSE_SECONDS)
 
 
 class Proxy:
@@ -175,7 +185,11 @@ class Proxy:
             self.port = runner.addresses[0][1]
             self._ready.set()
             await self._ending.wait()
+            for connection in server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()  # a killed operator's never close by themselves
             await runner.cleanup()
+        await _let_go()
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         body = await http.read()
@@ -218,7 +232,6 @@ class Proxy:
     async def _watch(self, exchange: _Exchange) -> web.StreamResponse:
         assert self._session is not None
         http, stream = exchange.http, Stream(exchange.request, self._loop)
-        epoch = self._epoch
         async with self._session.get(
             self._server + http.path_qs, headers=_forwarded(http.headers)
         ) as upstream:
@@ -234,7 +247,7 @@ class Proxy:
                 end = await stream.relay(response, self._frozen)
             finally:
                 feeding.cancel()
-        if end is End.RESET or epoch != self._epoch:
+        if end is End.RESET:
             return _reset(http)
         await response.write_eof()
         return response
@@ -325,7 +338,9 @@ def _reset(http: web.BaseRequest) -> web.StreamResponse:
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in headers.items() if key.lower() not in HOP}
+    kept = {key: value for key, value in headers.items() if key.lower() not in HOP}
+    # Said out loud, for aiohttp would ask for compressed answers by itself.
+    return {**kept, "Accept-Encoding": "identity"}
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -147,6 +147,8 @@ def _registry(
     address = {
         p["metadata"]["labels"]["sglang-operator.dev/engine"]: p["status"]["podIP"] for p in pods
     }
-    listed = [(e["rank"], e["engine"], tuple(e["devices"]), e["podIP"]) for e in document["engines"]]
+    listed = [
+        (e["rank"], e["engine"], tuple(e["devices"]), e["podIP"]) for e in document["engines"]
+    ]
     right = [(r, g, ids, address[g]) for r, (g, ids) in enumerate(want.groups.items())]
     return [] if listed == right else [f"the registry lists {listed}, expected {right}"]

@@ -34,7 +34,7 @@ class Exchange(Protocol):
         """Return never: the operator gives up, or ends."""
 
 
-class Reset(Exception):  # noqa: N818 - an instruction, not an error
+class Reset(Exception):
     """The operator's connection is to be reset."""
 
 
@@ -83,7 +83,7 @@ class BlackHole:
         raise Reset
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Reply:
     """Answer in the API server's place, with a Status object unless there is a ``body``."""
 

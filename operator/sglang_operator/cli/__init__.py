@@ -1,0 +1,1 @@
+"""The command line for people: ``kubectl sglang``.  Nothing imports it."""

@@ -1,0 +1,246 @@
+"""A ROLL pipeline as SGLangInference objects: one for each worker whose strategy is sglang.
+
+What an engine depends on is carried over, with what ROLL's config classes fill in; a worker's
+other fields mean nothing to an engine and are left out.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sglang_operator.api import errors, names
+from sglang_operator.cli import (
+    emitting,
+    judge,
+    nodes,
+    notes,
+    pipeline,
+    roles,
+    rows,
+    structure,
+)
+from sglang_operator.cli.findings import Finding, stop
+from sglang_operator.cli.nodes import Mark, Node
+from sglang_operator.cli.notes import Converted
+from sglang_operator.cli.references import Resolver
+from sglang_operator.cli.roles import SGLANG, Role
+
+# Of the worker, in the order in which ROLL's examples write them.
+CARRIED = (
+    "model_args",
+    "generating_args",
+    "strategy_args",
+    "num_gpus_per_worker",
+    "device_mapping",
+    "router_replay",
+)
+OF_PIPELINE = ("num_gpus_per_node", "seed")
+_NOT_A_LABEL = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(kw_only=True)
+class Conversion:
+    """All that came out of one file."""
+
+    objects: list[Converted] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may ask of a conversion."""
+
+    roles: tuple[str, ...] = ()
+    name: str | None = None
+    namespace: str | None = None
+    environment: bool = False
+
+
+def convert(document: Node, options: Options, folder: Path | None) -> Conversion:
+    """The objects of a pipeline, each judged as the operator would judge it."""
+    composed = pipeline.compose(document, folder=folder)
+    root = composed.root
+    result = Conversion()
+    if not roles.is_pipeline(root):
+        raise stop(document.mark, _unrecognised(document))
+    found = roles.find(root)
+    chosen = _chosen(found, options, document.mark)
+    if chosen:  # else nothing depends on what is missing
+        result.findings += composed.findings
+    taken: set[str] = set()
+    for role in chosen:
+        name = _name(role, options, len(chosen), taken)
+        converted, findings = _object(root, role, options, name)
+        result.objects.append(converted)
+        result.findings += findings
+    result.notes += notes.notes(result.objects, found, chosen)
+    return result
+
+
+def _unrecognised(document: Node) -> errors.Problem:
+    is_map = isinstance(document.value, dict)
+    return rows.UNRECOGNISED(
+        "",
+        found="a map without any field of either" if is_map else "no map",
+        advice="give the whole pipeline file, not one section of it",
+    )
+
+
+def _chosen(found: list[Role], options: Options, mark: Mark) -> list[Role]:
+    if not options.roles:
+        return [role for role in found if role.strategy == SGLANG and role.known]
+    chosen = []
+    for wanted in options.roles:
+        role = next((role for role in found if role.name == wanted), None)
+        if role is None or role.strategy != SGLANG:
+            there = ", ".join(r.name for r in found if r.strategy == SGLANG) or "none"
+            strategy = role.strategy or "no strategy" if role else "not there"
+            problem = rows.UNRECOGNISED(
+                wanted,
+                found=f"that role {errors.shown(wanted)} is {strategy}",
+                advice=f"roles with strategy sglang: {there}",
+            )
+            raise stop(role.mark if role else mark, problem)
+        chosen.append(role)
+    return chosen
+
+
+def _name(role: Role, options: Options, count: int, taken: set[str]) -> str:
+    """The object's name: as asked for, else that of its role as Kubernetes can have it."""
+    own = "-".join(_NOT_A_LABEL.sub("-", part.lower()).strip("-") for part in role.path)
+    name = own if options.name is None else options.name if count == 1 else f"{options.name}-{own}"
+    if options.name is None:
+        name = f"r-{name}" if not name[:1].isalpha() else name
+        name = name[: names.MAX_POOL_NAME].rstrip("-")
+    unique, number = name, 2
+    while unique in taken:
+        unique, number = f"{name[: names.MAX_POOL_NAME - 4]}-{number}", number + 1
+    taken.add(unique)
+    return unique
+
+
+# --- one object
+
+
+def _object(root: Node, role: Role, options: Options, name: str) -> tuple[Converted, list[Finding]]:
+    own = Resolver(root, environment=options.environment)
+    section = own.at(*role.path)
+    assert section is not None
+    filled = roles.fill(role, section, own)
+    section = filled.section
+    spec, secrets = _spec(section, own, name)
+    body = _body(role, options, name, spec)
+    carried = [f for f in own.findings if _is_carried(f, role)]
+    findings = [
+        *(Finding(mark=f.mark, problem=f.problem, subject=role.name) for f in carried),
+        *filled.findings,
+        *_unknown_fields(section, role),
+    ]
+    # What could not be resolved is no value to judge.
+    unresolved = {finding.mark for finding in carried}
+    findings += [f for f in judge.judge(body, role.name) if f.mark not in unresolved]
+    left_out = tuple(
+        str(key)
+        for key, node in section.mapping.items()
+        if key not in (*CARRIED, "system_envs")
+        and key in structure.roll_fields()
+        and node.value is not None
+    )
+    return Converted(role=role, body=body, left_out=left_out, secrets=secrets), findings
+
+
+def _is_carried(finding: Finding, role: Role) -> bool:
+    """Whether an unresolved value is in a part of the section that an engine depends on."""
+    field_ = finding.problem.field
+    if not field_.startswith(f"{role.name}."):
+        return True  # somewhere that the section refers to
+    return field_.removeprefix(f"{role.name}.").partition(".")[0] in (*CARRIED, "system_envs")
+
+
+def _spec(section: Node, pipeline_: Resolver, name: str) -> tuple[Node, tuple[str, ...]]:
+    spec = Node(section.mark, {})
+    for key in CARRIED:
+        node = section.get(key)
+        if node is not None and node.value is not None:
+            spec.put(key, node)
+            spec.keys[key] = section.keys.get(key, node.mark)
+    for key in OF_PIPELINE:
+        node = pipeline_.at(key)
+        if node is not None and node.value is not None:
+            spec.put(key, Node(node.mark, node.value, node.keys, node.origin or key))
+    envs, secrets = _environment(roles.system_envs(section, pipeline_))
+    if envs is not None and envs.value not in (None, {}):
+        spec.put("system_envs", envs)
+    if secrets is not None:
+        spec.put("podTemplate", _secret_template(secrets, name))
+    return spec, tuple(map(str, secrets.mapping)) if secrets is not None else ()
+
+
+def _environment(envs: Node | None) -> tuple[Node | None, Node | None]:
+    """The variables that may stand in an object, and those that belong into a Secret."""
+    if envs is None or not isinstance(envs.value, dict):
+        return envs, None
+    plain, secret = Node(envs.mark, {}), Node(envs.mark, {})
+    for key, node in envs.mapping.items():
+        hidden = isinstance(key, str) and errors.is_secret(key) and node.value not in (None, "")
+        (secret if hidden else plain).put(key, node)
+        (secret if hidden else plain).keys[key] = envs.keys[key]
+    return plain, secret if secret.value else None
+
+
+def _secret_template(secrets: Node, pool: str) -> Node:
+    """A podTemplate that takes variables from a Secret instead of from the file."""
+    variables = Node(secrets.mark, [])
+    for key, node in secrets.mapping.items():
+        reference = {"name": notes.secret_name(pool), "key": key}
+        value = {"name": key, "valueFrom": {"secretKeyRef": reference}}
+        variables.items.append(nodes.of(value, node.mark, node.origin))
+    container = nodes.of({"name": names.ENGINE_CONTAINER}, secrets.mark)
+    container.put("env", variables)
+    containers = Node(secrets.mark, [container])
+    spec = Node(secrets.mark, {"containers": containers}, {"containers": secrets.mark})
+    return Node(secrets.mark, {"spec": spec}, {"spec": secrets.mark})
+
+
+def _body(role: Role, options: Options, name: str, spec: Node) -> Node:
+    mark = role.mark
+    body = Node(mark, {})
+    ours = Mark(mark.file, 0, 0)  # nobody wrote it
+    body.put("apiVersion", Node(ours, names.API_VERSION))
+    body.put("kind", Node(ours, names.KIND))
+    metadata = Node(mark, {})
+    metadata.put("name", Node(mark, name, {}, "--name" if options.name else f"role {role.name}"))
+    if options.namespace:
+        metadata.put("namespace", Node(mark, options.namespace, {}, "--namespace"))
+    body.put("metadata", metadata)
+    body.put("spec", spec)
+    return body
+
+
+def _unknown_fields(section: Node, role: Role) -> Iterable[Finding]:
+    """ROLL's loader drops what it does not know without a word."""
+    known = structure.roll_fields()
+    for key in section.mapping:
+        if key not in known:
+            name = str(key)
+            problem = rows.ROLL_FIELD(
+                f"{role.name}.{name}", key=errors.shown(name), advice=structure.roll_advice(name)
+            )
+            yield Finding(mark=section.keys[key], problem=problem, subject=role.name)
+
+
+def document(converted: Converted, source: str) -> str:
+    """An object as YAML; each value says where it came from."""
+    head = f"# {converted.role.name} of {errors.shown(source)}, by kubectl sglang convert"
+    return "\n".join([head, *emitting.lines(converted.body, _comment), ""])
+
+
+def _comment(node: Node) -> str:
+    """The field that a value was taken from, if another one, and its file and line."""
+    if node.mark.line == 0:
+        return ""
+    name = "stdin" if node.mark.file == "-" else Path(node.mark.file).name
+    where = f"{errors.shown(name)}:{node.mark.line}"
+    return f"{errors.shown(node.origin)}, {where}" if node.origin else where

@@ -1,0 +1,87 @@
+"""The command ``convert``: one file in, objects out, nothing half."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sglang_operator.api import errors
+from sglang_operator.cli import convert, findings, linting, reading, rows
+from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
+from sglang_operator.cli.nodes import Mark, Node
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What to print where, and how to exit."""
+
+    code: int
+    text: str = ""
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def run(
+    file: str, stdin: Any, options: convert.Options, output: str | None, *, force: bool
+) -> Outcome:
+    """Convert a file; with any error nothing is written."""
+    try:
+        document, found = _document(file, stdin)
+        folder = Path() if file == reading.STDIN else Path(file).parent
+        conversion = convert.convert(document, options, folder)
+    except StopError as stopped:
+        return _refused(stopped.findings, [])
+    found = findings.ordered([*found, *conversion.findings])
+    if findings.exit_code(found) == FAILED:
+        return _refused(found, conversion.notes)
+    problems = [finding.line() for finding in found]
+    notes = list(conversion.notes)
+    if not conversion.objects:
+        return Outcome(code=WARNED, problems=problems, notes=notes)
+    texts = {c.name: convert.document(c, file) for c in conversion.objects}
+    if output is None:
+        return Outcome(code=OK, text="---\n".join(texts.values()), problems=problems, notes=notes)
+    try:
+        notes += _write(texts, Path(output), force=force)
+    except StopError as stopped:
+        return _refused([*found, *stopped.findings], notes)
+    return Outcome(code=OK, problems=problems, notes=notes)
+
+
+def _refused(found: Any, notes: list[str]) -> Outcome:
+    lines = [finding.line() for finding in found]
+    return Outcome(code=FAILED, problems=lines, notes=[*notes, "nothing is written"])
+
+
+def _document(file: str, stdin: Any) -> tuple[Node, list[Finding]]:
+    """The one document of a pipeline file."""
+    loaded = reading.load(reading.read(file, stdin), file)
+    count = len(loaded.documents)
+    if count != 1:
+        mark = loaded.documents[1].mark if count else Mark(file, 1, 1)
+        found = f"{count} documents" if count else "an empty file"
+        raise findings.stop(mark, rows.UNRECOGNISED("", found=found, advice="give one pipeline"))
+    document = loaded.documents[0]
+    if linting.is_object(document):
+        found = errors.shown(document.text("kind") or "an object")
+        advice = "it needs no conversion: lint, render or apply it"
+        raise findings.stop(document.mark, rows.UNRECOGNISED("", found=found, advice=advice))
+    return document, loaded.findings
+
+
+def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
+    """One file for each object; none at all if one of them is in the way."""
+    paths = {folder / f"{name}.yaml": text for name, text in texts.items()}
+    for path, text in paths.items():
+        if not force and path.exists() and path.read_text(errors="replace") != text:
+            detail = "it exists and differs; --force replaces it"
+            raise findings.stop(Mark(str(path), 1, 1), rows.FILE_UNREADABLE("", detail=detail))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in paths.items():
+            path.write_text(text)
+    except OSError as error:
+        detail = error.strerror or "it cannot be written"
+        raise findings.stop(
+            Mark(str(folder), 1, 1), rows.FILE_UNREADABLE("", detail=detail)
+        ) from error
+    return [f"written: {errors.shown(str(path))}" for path in paths]

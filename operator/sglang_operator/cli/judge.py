@@ -1,0 +1,217 @@
+"""One object judged before it is applied, in the operator's own words.
+
+The planner finds everything that is wrong with a spec; here each of its problems gets a place,
+and what only the API server's structural check would refuse is added.
+"""
+
+import difflib
+from collections.abc import Iterator
+
+from sglang_operator.api import errors, names, spec
+from sglang_operator.api.errors import Problem
+from sglang_operator.cli import redaction, rows, structure
+from sglang_operator.cli.findings import Finding
+from sglang_operator.cli.nodes import Mark, Node, locate, plain
+from sglang_operator.planner import pool as pools
+
+# These are about the key, so they point at it; all others at the value.
+_ABOUT_KEYS = frozenset(
+    row.reason
+    for row in (
+        errors.ARGUMENT_UNKNOWN,
+        errors.ARGUMENT_REMOVED,
+        errors.ARGUMENT_OWNED,
+        errors.ARGUMENT_DEPRECATED,
+        errors.INFER_BATCH_SIZE,
+        errors.SYSTEM_ENV_OWNED,
+        errors.SYSTEM_ENV_REMOVED,
+        errors.POD_TEMPLATE,
+        rows.UNKNOWN_FIELD,
+    )
+)
+# What follows from a field that had to be left out, and would only confuse.
+_CONSEQUENCES = {
+    "num_gpus_per_worker": ("DeviceMapping", "Parallelism", "Replicas", "NotYet", "WeightSync"),
+    "num_gpus_per_node": ("DeviceMapping", "NotYet"),
+    "device_mapping": ("DeviceMapping", "Replicas"),
+    "replicas": ("DeviceMapping",),
+    "image": ("EngineVersion", "Argument", "RouterReplay", "Gate"),
+    "engineVersion": ("EngineVersion", "Argument", "RouterReplay", "Gate"),
+    "model_args": ("ModelMissing",),
+    "strategy_args": ("SpecInvalid", "MemFraction"),
+}
+_OWNER = pools.Owner(name="", namespace="", uid=names.Uid(""), generation=0)
+_GENERATED = "00000"  # what the API server appends to a generateName
+_METADATA = frozenset(
+    {
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    }
+)
+_TOP = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+
+
+def owner(body: Node) -> pools.Owner:
+    """The object as its children will know it; without a cluster it has no UID."""
+    name = body.text("metadata", "name")
+    if name is None and (generated := body.text("metadata", "generateName")):
+        name = generated + _GENERATED
+    return pools.Owner(
+        name=name or "",
+        namespace=body.text("metadata", "namespace") or "default",
+        uid=names.Uid("00000000-0000-0000-0000-000000000000"),
+        generation=1,
+    )
+
+
+def plan(body: Node) -> pools.Pool | pools.Refused:
+    """What the operator makes of an object."""
+    section = body.get("spec")
+    raw = plain(section) if section is not None else {}
+    return pools.plan_pool(owner(body), raw if isinstance(raw, dict) else {})
+
+
+def judge(body: Node, subject: str = "") -> list[Finding]:
+    """Everything that is wrong with one SGLangInference."""
+    found = [*_envelope(body)]
+    section = body.get("spec")
+    if section is None or not isinstance(section.value, dict):
+        mark = section.mark if section is not None else body.mark
+        found.append(Finding(mark=mark, problem=rows.FIELD_REQUIRED("spec", key="spec")))
+    else:
+        found += _judge_spec(body, section)
+    return [
+        Finding(mark=item.mark, problem=_redacted(item.problem, body), subject=subject)
+        for item in found
+    ]
+
+
+def _redacted(problem: Problem, body: Node) -> Problem:
+    return redaction.problem(problem, locate(body, problem.field).node)
+
+
+def _judge_spec(body: Node, section: Node) -> Iterator[Finding]:
+    structural = structure.check(section)
+    wrong = [item.problem.field for item in structural if item.problem.reason == "SpecInvalid"]
+    kept, left_out = _without(section, wrong)
+    planned = pools.plan_pool(owner(body), kept)
+    problems = planned.warnings if isinstance(planned, pools.Pool) else planned.problems
+    said = []
+    for problem in problems:
+        if not _follows(problem, left_out):
+            said.append(problem.field)
+            yield Finding(mark=place(body, problem), problem=problem)
+    for item in structural:
+        if item.problem.field not in said:
+            yield Finding(mark=item.mark, problem=_operators_words(section, item.problem))
+
+
+def _without(section: Node, wrong: list[str]) -> tuple[dict[str, object], list[str]]:
+    """The spec without the fields whose type is wrong: they would hide everything else.
+
+    A field that the planner judges itself stays, so that it is judged in its words.
+    """
+    raw = plain(section)
+    assert isinstance(raw, dict)
+    left_out = []
+    for _ in range(len(wrong) + 1):
+        try:
+            spec.parse(raw)
+        except errors.InvalidError as error:
+            name = error.problem.field.removeprefix("spec.").partition(".")[0].partition("[")[0]
+            if name not in raw:
+                break
+            left_out.append(name)
+            del raw[name]
+        else:
+            break
+    return raw, left_out
+
+
+def _follows(problem: Problem, left_out: list[str]) -> bool:
+    return any(problem.reason.startswith(_CONSEQUENCES.get(name, ("\0",))) for name in left_out)
+
+
+def _operators_words(section: Node, problem: Problem) -> Problem:
+    """A wrong type as the operator would tell it, if it would."""
+    name = problem.field.removeprefix("spec.").partition(".")[0].partition("[")[0]
+    value = section.get(name)
+    if problem.reason != "SpecInvalid" or value is None:
+        return problem
+    try:
+        spec.parse({name: plain(value)})
+    except errors.InvalidError as error:
+        return error.problem if error.problem.field == problem.field else problem
+    return problem
+
+
+def place(body: Node, problem: Problem) -> Mark:
+    """Where a problem of the planner stands."""
+    found = locate(body, problem.field)
+    about_key = problem.reason in _ABOUT_KEYS or isinstance(found.node.value, (dict, list))
+    return found.key if about_key or not found.complete else found.node.mark
+
+
+def _envelope(body: Node) -> Iterator[Finding]:
+    """The object around the spec."""
+    version = body.get("apiVersion")
+    if version is None:
+        yield Finding(mark=body.mark, problem=rows.FIELD_REQUIRED("apiVersion", key="apiVersion"))
+    elif version.value != names.API_VERSION:
+        found = errors.shown(version.value) if isinstance(version.value, str) else "not text"
+        problem = rows.API_VERSION("apiVersion", found=found, expected=names.API_VERSION)
+        yield Finding(mark=version.mark, problem=problem)
+    yield from _unknown(body, _TOP, "the object")
+    metadata = body.get("metadata")
+    if metadata is not None and isinstance(metadata.value, dict):
+        yield from _unknown(metadata, _METADATA, "metadata")
+        for section in ("labels", "annotations"):
+            yield from _texts(metadata.get(section), f"metadata.{section}")
+    if body.get("metadata", "name") is None and body.get("metadata", "generateName") is None:
+        mark = metadata.mark if metadata is not None else body.mark
+        yield Finding(mark=mark, problem=rows.FIELD_REQUIRED("metadata.name", key="metadata.name"))
+
+
+def _unknown(node: Node, known: frozenset[str], parent: str) -> Iterator[Finding]:
+    prefix = "" if parent == "the object" else f"{parent}."
+    for key in node.mapping:
+        if key not in known:
+            name, listed = str(key), ", ".join(sorted(known))
+            problem = rows.UNKNOWN_FIELD(
+                f"{prefix}{name}",
+                key=errors.shown(name),
+                parent=parent,
+                advice=_top_advice(name, parent, listed),
+            )
+            yield Finding(mark=node.keys[key], problem=problem)
+
+
+def _top_advice(name: str, parent: str, listed: str) -> str:
+    if parent == "the object" and name in structure.spec_schema()["properties"]:
+        return f"write it below spec: spec.{name}"
+    near = difflib.get_close_matches(name[:80], listed.split(", "), n=1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {listed}"
+
+
+def _texts(node: Node | None, path: str) -> Iterator[Finding]:
+    """Labels and annotations are text."""
+    for key, child in node.mapping.items() if node is not None else ():
+        if not isinstance(child.value, str):
+            found = errors.typed(plain(child))
+            problem = rows.FIELD_STRUCTURE(
+                f"{path}.{key}", found=found, expected="text, so in quotes"
+            )
+            yield Finding(mark=child.mark, problem=problem)

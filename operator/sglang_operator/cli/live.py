@@ -1,0 +1,135 @@
+"""A pool as it is on a cluster: the object and its pods, from a file or from kubectl."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from sglang_operator.api import errors, names
+from sglang_operator.cli import findings, reading, rows
+from sglang_operator.cli.nodes import Mark, Node
+from sglang_operator.cluster import wire
+from sglang_operator.planner.observed import ObservedPod
+
+_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class LivePool:
+    """What a cluster has under the name of a pool; no spec if there is no such object."""
+
+    name: str
+    namespace: str
+    spec: Mapping[str, Any] | None
+    pods: tuple[ObservedPod, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where live pools are looked up."""
+
+    file: str | None = None
+    namespace: str | None = None
+    context: str | None = None
+    kubeconfig: str | None = None
+
+    def pool(self, body: Node) -> LivePool:
+        """The live pool of this object's name.
+
+        Raises :class:`findings.StopError` if it cannot be told.
+        """
+        name = body.text("metadata", "name") or ""
+        namespace = self.namespace or body.text("metadata", "namespace")
+        objects = list(self._objects(name, namespace))
+        ours = [item for item in objects if item.get("kind") == names.KIND and _is(item, name)]
+        pods = [
+            _pod(item) for item in objects if item.get("kind") == "Pod" and _belongs(item, name)
+        ]
+        where = namespace or next((_metadata(item).get("namespace") for item in ours), None)
+        fitting = [i for i in ours if not where or _metadata(i).get("namespace", where) == where]
+        spec = fitting[0].get("spec") if fitting else None
+        return LivePool(
+            name=name,
+            namespace=where or "default",
+            spec=spec if isinstance(spec, dict) else None,
+            pods=tuple(
+                pod for pod, found in pods if pod is not None and (not where or found == where)
+            ),
+        )
+
+    def _objects(self, name: str, namespace: str | None) -> Iterator[dict[str, Any]]:
+        if self.file is not None:
+            yield from _flat(_decoded(reading.read(self.file), self.file))
+            return
+        scope = ["--namespace", namespace] if namespace else []
+        plural = f"{names.PLURAL}.{names.GROUP}"
+        yield from _flat(self._get([plural, name, "--ignore-not-found", *scope]))
+        yield from _flat(self._get(["pods", "--selector", names.selector_text(name), *scope]))
+
+    def _get(self, arguments: list[str]) -> Any:
+        command = ["kubectl", "get", "--output", "json", *arguments]
+        command += ["--context", self.context] if self.context else []
+        command += ["--kubeconfig", self.kubeconfig] if self.kubeconfig else []
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+            )
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise _failed(command, "it cannot be run, or does not answer") from error
+        if done.returncode:
+            raise _failed(command, done.stderr)
+        return _decoded(done.stdout, "kubectl") if done.stdout.strip() else {}
+
+
+def _failed(command: list[str], detail: str) -> findings.StopError:
+    shown = errors.shown(" ".join(command[:4]))
+    return findings.stop(
+        Mark("kubectl", 1, 1),
+        rows.CLUSTER_UNREADABLE("", command=shown, detail=errors.shown(detail)),
+    )
+
+
+def _decoded(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        problem = rows.FILE_UNREADABLE("", detail="it is no JSON, as kubectl get -o json writes it")
+        raise findings.stop(Mark(name, line, 1), problem) from error
+
+
+def _flat(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects of a list, or the one object."""
+    waiting = [value]
+    while waiting:
+        top = waiting.pop(0)
+        if isinstance(top, dict) and isinstance(top.get("items"), list):
+            waiting += top["items"]
+        elif isinstance(top, dict):
+            yield top
+
+
+def _metadata(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = item.get("metadata")
+    return found if isinstance(found, dict) else {}
+
+
+def _is(item: Mapping[str, Any], name: str) -> bool:
+    return _metadata(item).get("name") == name
+
+
+def _belongs(item: Mapping[str, Any], pool: str) -> bool:
+    labels = _metadata(item).get("labels")
+    return isinstance(labels, dict) and labels.get(names.LABEL_POOL) == pool
+
+
+def _pod(item: dict[str, Any]) -> tuple[ObservedPod | None, str]:
+    """The pod as the operator would see it, with its namespace."""
+    try:
+        decoded = msgspec.convert(item, wire.Pod)
+        return wire.observed_pod(decoded, 0.0), decoded.metadata.namespace
+    except (msgspec.ValidationError, ValueError):
+        return None, ""

@@ -1,0 +1,60 @@
+"""The command ``render``: pods as the operator would create them, by its own code."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from sglang_operator.cli import judge, redaction
+from sglang_operator.cli.nodes import Node
+from sglang_operator.desired import engine_pod
+from sglang_operator.engine import arguments
+from sglang_operator.planner.pool import Pool
+from sglang_operator.roll import device_mapping
+
+
+def render(bodies: list[Node], form: str) -> str:
+    """All pods of these pools, or their command lines."""
+    planned = [judge.plan(body) for body in bodies]
+    pools = [pool for pool in planned if isinstance(pool, Pool)]
+    if form == "argv":
+        return "".join(map(_command, pools))
+    found = [pod for pool in pools for pod in pods(pool)]
+    if form == "json":
+        listed = {"apiVersion": "v1", "kind": "List", "items": found}
+        return json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
+    import yaml
+
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    dumper.ignore_aliases = lambda self, data: True  # the pods share their parts
+    text: str = yaml.dump_all(found, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def pods(pool: Pool) -> Iterator[dict[str, Any]]:
+    """The first pod of each engine that runs; values of secrets are hidden."""
+    shared = shown(engine_pod.template(pool))
+    for engine in pool.running:
+        yield engine_pod.pod(pool, shared, engine, attempt=0, failures=0)
+
+
+def shown(pod: dict[str, Any]) -> dict[str, Any]:
+    """A pod without the values of secrets."""
+    containers = [
+        {
+            **container,
+            "args": redaction.arguments(container.get("args", ())),
+            "env": redaction.variables(container.get("env", ())),
+        }
+        for container in pod["spec"]["containers"]
+    ]
+    return {**pod, "spec": {**pod["spec"], "containers": containers}}
+
+
+def _command(pool: Pool) -> str:
+    """The command line, which all engines of a pool share."""
+    command = arguments.command(redaction.arguments(pool.arguments.argv))
+    ids = [device for engine in pool.running for device in engine.devices]
+    where = f", GPUs {device_mapping.describe(ids)}" if ids else ""
+    head = f"# {pool.owner.name}: {len(pool.running)} engines of {pool.gpus} GPUs{where}"
+    return f"{head}; SGLang {pool.version}; revision {pool.revision}\n{shlex.join(command)}\n"

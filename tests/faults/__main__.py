@@ -1,0 +1,170 @@
+"""``python -m tests.faults``: every fault, and one table of what came of them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from sglang_operator.testing import ControlPlane
+from tests.faults import fields, kills, nodes, requests, test_model, watches, world
+from tests.faults.lab import NODES, Lab, Result, lab
+
+Explore = Callable[[Lab], Iterator[Result]]
+MODEL_STEPS = 1_000_000
+
+
+def _kills(workload: kills.Workload, every: int, lab: Lab) -> Iterator[Result]:
+    """Every point of a workload; the points explored are the points counted, or it fails."""
+    try:
+        reference = kills.fault_free(lab, workload)
+    except AssertionError as error:
+        yield Result(point=f"{workload.name}: no fault", problems=[str(error)])
+        return
+    explored = 0
+    for result in kills.explore(lab, workload, reference, every=every):
+        if not result.reached:
+            result.problems.append("this write was counted and not reached")
+        explored += result.reached
+        yield result
+    counted = 2 * len(range(1, reference.counted + 1, every))
+    if explored < counted:
+        problem = f"{explored} points explored, {counted} counted"
+        yield Result(point=f"{workload.name}: count", problems=[problem])
+
+
+def scenarios(every: int = 1) -> dict[str, Explore]:
+    """Every fault by name, those of a plane with common nodes."""
+    found: dict[str, Explore] = {
+        f"F1 kill: {workload.name}": partial(_kills, workload, every)
+        for workload in kills.WORKLOADS
+    }
+    found |= {
+        "F2 SIGTERM amid a scale-up": world.terminated,
+        "F6 overload (429)": requests.overload,
+        "F7 server errors": requests.server_errors,
+        "F8 lost replies": requests.lost_replies,
+        "F9 black holes": requests.black_holes,
+        "F10 foreign objects": world.foreign_objects,
+        "F11 conflicts": requests.conflicts,
+        "F12 denials": requests.denials,
+        "F13 unauthorized": requests.unauthorized,
+        "F14 broken watches": watches.broken_watches,
+        "F14 silent watches": watches.silent_watches,
+        "F15 ghosts": watches.ghosts,
+        "F16 late events": watches.late_events,
+        "F17 old lists": watches.old_lists,
+        "F18 dying pods": world.dying_pods,
+        "F19 deleted pools": world.deleted_pools,
+        "F20 flapping specs": world.flapping,
+        "F21 rights, namespace": world.rights,
+        "F22 outages": world.outages,
+        "F23 event storm": world.storm,
+        "fields of the spec": fields.mutated_fields,
+    }
+    return found
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table."""
+
+    fault: str
+    results: list[Result] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> list[Result]:
+        return [result for result in self.results if result.problems]
+
+    def cells(self) -> tuple[str, ...]:
+        times = sorted(result.seconds for result in self.results) or [0.0]
+        extra = [result.extra_writes for result in self.results]
+        return (
+            self.fault,
+            str(len(self.results)),
+            str(len(self.results) - len(self.failed)),
+            f"{times[len(times) // 2]:.1f}",
+            f"{times[min(len(times) - 1, int(len(times) * 0.99))]:.1f}",
+            str(max(extra, default=0)),
+            f"{self.seconds:.0f}",
+        )
+
+
+HEAD = ("fault", "points", "passed", "p50 s", "p99 s", "extra writes", "took s")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table as text."""
+    lines = [HEAD, *(row.cells() for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(HEAD))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def explore(lab: Lab, fault: str, explored: Explore) -> Row:
+    """Run one fault; failures are told as they come."""
+    row, begun = Row(fault), time.monotonic()
+    try:
+        for result in explored(lab):
+            row.results.append(result)
+            for problem in result.problems:
+                print(f"  {fault}: {result.point}: {problem}", flush=True)
+    except Exception as error:  # the others are explored all the same
+        problem = f"{type(error).__name__}: {error}"
+        row.results.append(Result(point="the exploration itself", problems=[problem]))
+        print(f"  {fault}: {problem}", flush=True)
+    row.seconds = time.monotonic() - begun
+    print(f"{fault}: {len(row.results) - len(row.failed)}/{len(row.results)}", flush=True)
+    return row
+
+
+def model(steps: int) -> Row:
+    """The random walks of the planner."""
+    row, begun = Row(f"planner against the model, {steps} steps"), time.monotonic()
+    try:
+        test_model.run(steps)
+        row.results.append(Result(point="walks"))
+    except AssertionError as error:
+        row.results.append(Result(point="walks", problems=[str(error)]))
+        print(f"  model: {error}", flush=True)
+    row.seconds = time.monotonic() - begun
+    return row
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Explore; 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--only", default="", help="faults whose name contains this text")
+    parser.add_argument("--every", type=int, default=1, help="every n-th write is a point")
+    parser.add_argument("--steps", type=int, default=MODEL_STEPS, help="steps on the model")
+    parser.add_argument("--package", type=Path, help="a source root to run instead")
+    arguments = parser.parse_args(argv)
+    rows: list[Row] = []
+    chosen = {
+        name: how for name, how in scenarios(arguments.every).items() if arguments.only in name
+    }
+    if chosen:
+        with ControlPlane(NODES) as plane, lab(plane, arguments.package) as made:
+            rows += [explore(made, name, how) for name, how in chosen.items()]
+    if arguments.only in "lost nodes":
+        plane = ControlPlane(NODES, node_monitor_grace_seconds=nodes.GRACE_SECONDS)
+        with plane, lab(plane, arguments.package) as made:
+            rows.append(explore(made, "lost nodes", nodes.lost_nodes))
+    if arguments.only in "model":
+        rows.append(model(arguments.steps))
+    print(table(rows))
+    return int(any(row.failed for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

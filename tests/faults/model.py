@@ -1,0 +1,304 @@
+"""A small API server and kubelets in memory, and the pure planner between them.
+
+Every byte of a walk is one step: a pass of the planner (whole, cut short by a crash, or on an old
+snapshot), something a kubelet or a node does, or something a user does.  What the planner may do
+is checked at each pass, and after a walk the world must come to rest as the spec says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from functools import lru_cache
+
+from sglang_operator.api import names
+from sglang_operator.planner.health import Health, health
+from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod, Termination
+from sglang_operator.planner.plan import Plan, plan
+from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from tests.builders import NOW, OWNER, a_pod, guide_spec
+
+MAPPINGS = (
+    "list(range(0,8))",
+    "list(range(4,12))",
+    "list(range(0,4))",
+    "list(range(1,7))",
+    "[4, 5, 0, 1]",
+    "list(range(8,16))",
+    "[1, 0, 3, 2, 5, 4, 7, 6]",
+)
+CAPACITY = (4, 4, 2, 3, 2, 4, 4)
+PASSES = 80  # in which a world that is left alone must come to rest
+
+
+@lru_cache(maxsize=4096)
+def _pool(
+    uid: str, mapping: int, replicas: int, version: int, suspend: bool, budget: int, wait: bool
+) -> Pool:
+    owner = Owner(name=OWNER.name, namespace=OWNER.namespace, uid=names.Uid(uid), generation=1)
+    spec = guide_spec(
+        device_mapping=MAPPINGS[mapping],
+        replicas=min(replicas, CAPACITY[mapping]),
+        seed=version,
+        suspend=suspend,
+        rollout={"maxUnavailable": budget},
+        restart={"onNodeLost": "Wait" if wait else "Replace"},
+    )
+    made = plan_pool(owner, spec)
+    assert isinstance(made, Pool), made
+    return made
+
+
+class Model:
+    """The world of one pool.  ``step`` raises AssertionError when a promise is broken."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.version = 100
+        self.pods: dict[str, ObservedPod] = {}
+        self.old: dict[str, tuple[names.GroupName, int]] = {}  # pods of earlier pools of the name
+        self.nodes = {name: ObservedNode(name=name) for name in ("n0", "n1", "n2")}
+        self.recorded: set[names.Uid] = set()
+        self.snapshots: deque[tuple[ObservedPod, ...]] = deque(maxlen=32)
+        self.born = 0
+        self.mapping, self.replicas, self.seed, self.budget = 0, 4, 1, 1
+        self.suspend = self.wait = False
+
+    @property
+    def pool(self) -> Pool:
+        return _pool(
+            f"uid-{self.born}",
+            self.mapping,
+            self.replicas,
+            self.seed,
+            self.suspend,
+            self.budget,
+            self.wait,
+        )
+
+    # --- steps
+
+    def step(self, byte: int) -> None:
+        """One step: the low bits say which, the others on what."""
+        self.now += 1
+        which, argument = byte % 16, byte // 16
+        STEPS[which](self, argument)
+        self.snapshots.append(tuple(self.pods.values()))
+
+    def whole_pass(self, _: int) -> None:
+        self.run(tuple(self.pods.values()), fresh=True)
+
+    def crashed_pass(self, argument: int) -> None:
+        self.run(tuple(self.pods.values()), fresh=True, actions=argument % 5)
+        self.recorded.clear()
+
+    def stale_pass(self, argument: int) -> None:
+        if self.snapshots:
+            self.run(self.snapshots[argument * 2 % len(self.snapshots)], fresh=False)
+
+    def start_pod(self, argument: int) -> None:
+        self._change(argument, lambda pod: not pod.ended, phase="Running", containers_ready=True)
+
+    def fail_pod(self, argument: int) -> None:
+        end = Termination(exit_code=137, reason="Error", message="", finished=self.now)
+        running = {"phase": "Failed", "containers_ready": False, "ready": False}
+        self._change(argument, lambda pod: not pod.ended, termination=end, **running)
+
+    def remove_pod(self, argument: int) -> None:
+        """A pod that is being deleted is gone."""
+        dying = [pod for pod in self.pods.values() if pod.deleting]
+        if dying:
+            del self.pods[dying[argument % len(dying)].name]
+
+    def delete_pod(self, argument: int) -> None:
+        self._change(argument, lambda pod: not pod.deleting, deleting=True)
+
+    def open_gate(self, argument: int) -> None:
+        self._change(argument, lambda pod: pod.containers_ready, ready=True)
+
+    def move(self, argument: int) -> None:
+        self.mapping = argument % len(MAPPINGS)
+
+    def scale(self, argument: int) -> None:
+        self.replicas = argument % 5
+
+    def revise(self, argument: int) -> None:
+        self.seed = argument % 3 + 1
+        self.budget = argument // 4 + 1
+
+    def suspended(self, argument: int) -> None:
+        self.suspend, self.wait = argument % 4 == 0, argument // 4 % 2 == 1
+
+    def advance(self, argument: int) -> None:
+        self.now += 7.0 * (argument + 1)
+
+    def flip_node(self, argument: int) -> None:
+        node = self.nodes[f"n{argument % 3}"]
+        self.nodes[node.name] = dataclasses.replace(
+            node, ready=not node.ready, ready_changed=self.now, gone=argument > 12
+        )
+
+    def recreate(self, argument: int) -> None:
+        """The pool is deleted and created again; its pods wait for the garbage collector."""
+        if argument % 4 == 0:
+            self.old = {pod.name: (pod.group, pod.attempt) for pod in self.pods.values()}
+            self.pods, self.recorded, self.born = {}, set(), self.born + 1
+            self.snapshots.clear()
+
+    def collect(self, _: int) -> None:
+        self.old.clear()
+
+    # --- the operator
+
+    def observed(self, pods: tuple[ObservedPod, ...]) -> Observed:
+        taken: dict[names.GroupName, int] = {}
+        for group, attempt in self.old.values():
+            taken[group] = max(attempt, taken.get(group, -1))
+        return Observed(pods=pods, taken=taken, nodes=self.nodes, recorded=frozenset(self.recorded))
+
+    def run(self, pods: tuple[ObservedPod, ...], *, fresh: bool, actions: int = 1000) -> Plan:
+        """One pass on this snapshot; the API server refuses what the snapshot was wrong about."""
+        pool = self.pool
+        result = plan(pool, self.observed(pods), self.now)
+        if fresh:
+            self.check(pool, pods, result)
+        for removal in result.removals[:actions]:
+            there = self.pods.get(removal.pod.name)
+            if there and there.resource_version == removal.pod.resource_version:
+                self._put(there, deleting=True)
+        for create in result.creates[: max(0, actions - len(result.removals))]:
+            name = names.pod_name(pool.owner.name, create.engine.group, create.attempt)
+            if name not in self.pods and name not in self.old:
+                self._create(pool, name, create.engine.group, create.attempt, create.failures)
+        if actions == 1000:
+            self.recorded |= {pod.uid for pod in result.ended}
+        return result
+
+    def check(self, pool: Pool, pods: tuple[ObservedPod, ...], result: Plan) -> None:
+        """I1 to I3 and I5 of what is decided on the present world."""
+        states = {pod.name: health(pod, self.nodes, pool.spec.restart, self.now) for pod in pods}
+        wanted = {engine.group: engine for engine in pool.running}
+        leaving = {removal.pod.name for removal in result.removals}
+        live = [pod for pod in pods if states[pod.name] in _LIVE]
+        staying = [pod for pod in live if pod.name not in leaving]
+        assert leaving <= {pod.name for pod in pods}, "I3: a pod that is not there is removed"
+        groups = [pod.group for pod in staying]
+        assert len(groups) == len(set(groups)), "I1: two live pods of an engine are kept"
+        held = {device for pod in staying for device in pod.devices}
+        for create in result.creates:
+            group = create.engine.group
+            assert group in wanted, "I2: an engine that is not wanted is created"
+            assert group not in {pod.group for pod in live}, "I1: a live engine is created again"
+            assert held.isdisjoint(create.engine.devices), "I1: GPUs are given out twice"
+        creating = [create.engine.group for create in result.creates]
+        assert len(creating) == len(set(creating)), "I1: an engine is created twice"
+        kept = [pod for pod in staying if pod.group in wanted]
+        assert len(kept) + len(creating) <= pool.active, "I2: more pods than engines"
+        up = [pod for pod in live if states[pod.name] is Health.UP]
+        self._check_budget(pool, up, [pod for pod in up if pod in staying])
+
+    def _check_budget(
+        self, pool: Pool, before: list[ObservedPod], after: list[ObservedPod]
+    ) -> None:
+        """I5: by our own decision no more engines are away than the budget allows.
+
+        ``before`` and ``after`` are the pods that answer.  An engine whose GPUs are all in use by
+        engines it replaces is stood in for; clearing its place may take three of those with it.
+        """
+        budget = pool.spec.rollout.max_unavailable
+        kept = {engine.group for engine in pool.running}
+        if {pod.group for pod in before} & kept - {pod.group for pod in after}:
+            left = {pod.group for pod in after} & kept
+            assert pool.active - len(left) <= budget, "I5: more engines away than allowed"
+        newly = self._away(pool, after) - self._away(pool, before)
+        assert len(newly) <= max(budget, 3), "I5: more engines made way than allowed"
+
+    def _away(self, pool: Pool, up: list[ObservedPod]) -> set[names.GroupName]:
+        covered = {device for pod in up for device in pod.devices}
+        return {e.group for e in pool.running if not covered.issuperset(e.devices)}
+
+    # --- the API server
+
+    def _create(
+        self, pool: Pool, name: str, group: names.GroupName, attempt: int, failures: int
+    ) -> None:
+        engine = next(engine for engine in pool.engines if engine.group == group)
+        self.version += 1
+        well = [node.name for node in self.nodes.values() if node.ready and not node.gone]
+        self.pods[name] = a_pod(
+            pool,
+            engine,
+            attempt,
+            uid=names.Uid(f"{name}-{self.version}"),
+            resource_version=self.version,
+            node=well[self.version % len(well)] if well else "",
+            phase="Pending",
+            created=self.now,
+            containers_ready=False,
+            failures=failures,
+        )
+
+    def _put(self, pod: ObservedPod, **changes: object) -> None:
+        self.version += 1
+        self.pods[pod.name] = dataclasses.replace(
+            pod,
+            resource_version=self.version,
+            **changes,  # type: ignore[arg-type]
+        )
+
+    def _change(self, argument: int, which: object, **changes: object) -> None:
+        found = [pod for pod in self.pods.values() if which(pod)]  # type: ignore[operator]
+        if found:
+            self._put(found[argument % len(found)], **changes)
+
+    # --- at rest
+
+    def settle(self) -> None:
+        """Nothing is broken any more: the world comes to rest as the spec says (I10, I8)."""
+        self.nodes = {name: ObservedNode(name=name) for name in self.nodes}
+        self.old.clear()
+        for _ in range(PASSES):
+            known = set(self.recorded)
+            result = self.run(tuple(self.pods.values()), fresh=True)
+            # A failure that is recorded now lets its pod go in the next pass.
+            idle = not result.creates and not result.removals and self.recorded <= known
+            if idle and not any(self._kubelets()):
+                break
+            list(self._kubelets(act=True))
+            self.now += 400
+        else:
+            raise AssertionError(f"I10: not at rest after {PASSES} passes: {result}")
+        groups = sorted(pod.group for pod in self.pods.values())
+        assert groups == sorted(engine.group for engine in self.pool.running), "I10: other engines"
+        assert {pod.revision for pod in self.pods.values()} <= {self.pool.revision}, "I10: revision"
+
+    def _kubelets(self, *, act: bool = False) -> list[str]:
+        """The pods with which kubelets have something to do."""
+        busy = [p for p in self.pods.values() if p.deleting or (not p.ended and not p.ready)]
+        for pod in busy if act else ():
+            if pod.deleting:
+                del self.pods[pod.name]
+            else:
+                self._put(pod, phase="Running", containers_ready=True, ready=True, node="n0")
+        return [pod.name for pod in busy]
+
+
+_LIVE = (Health.UP, Health.STARTING, Health.PENDING)
+STEPS = (
+    Model.whole_pass,
+    Model.crashed_pass,
+    Model.stale_pass,
+    Model.start_pod,
+    Model.fail_pod,
+    Model.remove_pod,
+    Model.delete_pod,
+    Model.open_gate,
+    Model.move,
+    Model.scale,
+    Model.revise,
+    Model.suspended,
+    Model.advance,
+    Model.flip_node,
+    Model.recreate,
+    Model.collect,
+)

@@ -1,0 +1,72 @@
+"""The planner against a model of the world: random walks, shrunk to the shortest that fails.
+
+``FAULT_STEPS`` is how many steps the long run takes, ``FAULT_SEED`` where the short one begins.
+"""
+
+import os
+import time
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from tests.faults.model import Model
+
+SHORT_STEPS = 40_000
+WALK = 64  # steps of one rule, at most
+RULES = 8  # of one example
+PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
+
+taken = 0
+
+
+class Walks(RuleBasedStateMachine):
+    """Walks of one world; at the end it is left alone and must come to rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+
+    @rule(walk=st.binary(min_size=8, max_size=WALK))
+    def walk(self, walk: bytes) -> None:
+        global taken
+        taken += len(walk)
+        for byte in walk:
+            self.model.step(byte)
+
+    @rule(times=st.integers(1, 8))
+    def work(self, times: int) -> None:
+        """The operator and the kubelets get to do their work."""
+        global taken
+        taken += times
+        for _ in range(times):
+            self.model.step(0)
+            self.model._kubelets(act=True)
+
+    def teardown(self) -> None:
+        self.model.settle()
+
+
+def run(steps: int, begin: int = 0) -> tuple[int, float]:
+    """Walk at least so many steps; how many, and in how many seconds.  Raises on a failure."""
+    global taken
+    taken, begun, number = 0, time.monotonic(), begin
+    how = settings(
+        max_examples=200,
+        stateful_step_count=RULES,
+        deadline=None,
+        database=None,
+        phases=PHASES,
+        suppress_health_check=list(HealthCheck),
+    )
+    while taken < steps:
+        machine = seed(number)(type("Walks", (Walks,), {}))
+        run_state_machine_as_test(machine, settings=how)
+        number += 1
+    return taken, time.monotonic() - begun
+
+
+def test_the_planner_keeps_its_promises_and_comes_to_rest_on_random_walks():
+    steps = int(os.environ.get("FAULT_STEPS", SHORT_STEPS))
+    taken, _ = run(steps, int(os.environ.get("FAULT_SEED", "0")))
+    assert taken >= steps

@@ -1,0 +1,228 @@
+"""What would run, and what a change would do to what runs."""
+
+import json
+import stat
+from typing import Any
+
+import pytest
+import yaml
+
+from sglang_operator.api import errors, names
+from sglang_operator.desired import engine_pod
+from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from tests.builders import OWNER
+from tests.unit.cli.world import GUIDE, WITHOUT_SGLANG, converted, run
+
+
+def _body(**changes: Any) -> dict[str, Any]:
+    body = converted(GUIDE)[0]
+    body["metadata"]["namespace"] = "rl"
+    body["spec"].update(changes)
+    return body
+
+
+def _pool(body: dict[str, Any]) -> Pool:
+    owner = Owner(name="actor-infer", namespace="rl", uid=OWNER.uid, generation=1)
+    pool = plan_pool(owner, body["spec"])
+    assert isinstance(pool, Pool), pool
+    return pool
+
+
+def _live(tmp_path, body, **of_pods):
+    """What kubectl would say of a pool that is up."""
+    pool = _pool(body)
+    shared = engine_pod.template(pool)
+    pods = []
+    for engine in pool.running:
+        pod = engine_pod.pod(pool, shared, engine, 0, 0)
+        metadata = {**pod["metadata"], "uid": f"uid-{engine.rank}", "resourceVersion": "7"}
+        ready = [{"type": kind, "status": "True"} for kind in ("ContainersReady", "Ready")]
+        status = {"phase": "Running", "conditions": ready, **of_pods}
+        pods.append({**pod, "metadata": metadata, "status": status})
+    path = tmp_path / "live.json"
+    path.write_text(json.dumps({"kind": "List", "items": [body, *pods]}))
+    return path
+
+
+def _write(tmp_path, body):
+    path = tmp_path / "pool.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return path
+
+
+def _diff(tmp_path, old, new):
+    live, file = _live(tmp_path, old), _write(tmp_path, new)
+    result = run("diff", file, "--against", live, "-o", "json")
+    assert result.exit_code in (0, 1), result.output
+    (difference,) = json.loads(result.stdout)
+    return result.exit_code, difference
+
+
+def _actions(difference):
+    return {change["engine"]: change["action"] for change in difference["changes"]}
+
+
+def test_render_shows_the_operators_own_pods(tmp_path):
+    body = _body()
+    result = run("render", _write(tmp_path, body), "-o", "json")
+    found = json.loads(result.stdout)["items"]
+    pool = _pool(body)
+    shared = engine_pod.template(pool)
+    wanted = [engine_pod.pod(pool, shared, engine, 0, 0) for engine in pool.running]
+    for pod in wanted:
+        pod["metadata"] = {**pod["metadata"]}
+        (reference,) = pod["metadata"]["ownerReferences"]
+        pod["metadata"]["ownerReferences"] = [
+            {**reference, "uid": "00000000-0000-0000-0000-000000000000"}
+        ]
+    assert found == wanted
+    assert list(yaml.safe_load_all(run("render", _write(tmp_path, body)).stdout)) == wanted
+
+
+def test_render_shows_the_command_line_of_a_pipeline():
+    result = run("render", GUIDE, "-o", "argv")
+    head, command = result.stdout.splitlines()
+    assert head.startswith("# actor-infer: 12 engines of 2 GPUs, GPUs 0-23; SGLang 0.5.7")
+    assert command.startswith("python3 -m sglang.launch_server --disable-custom-all-reduce ")
+    assert "--tp-size=2" in command
+
+
+def test_render_of_nothing_says_so():
+    assert run("render", WITHOUT_SGLANG).exit_code == 1
+
+
+def test_render_hides_the_values_of_secrets(tmp_path):
+    body = _body(
+        system_envs={"HF_TOKEN": "hunter2", "HTTP_PROXY": "http://me:hunter2@proxy", "A": "b"},
+        extraArgs=["--ssl-keyfile-password", "hunter2", "--some-api-key=hunter2"],
+    )
+    path = _write(tmp_path, body)
+    for form in ("yaml", "json", "argv"):
+        result = run("render", path, "-o", form)
+        assert result.exit_code == 0
+        assert "hunter2" not in result.output
+    assert "value: b" in run("render", path).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("HF_TOKEN", True),
+        ("WANDB_API_KEY", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("OSS_ACCESS_KEY_ID", True),
+        ("DB_PASSWORD", True),
+        ("USE_MODELSCOPE", False),
+        ("TOKENIZERS_PARALLELISM", False),
+        ("NCCL_MONKEY", False),
+        ("KEYBOARD", False),
+    ],
+)
+def test_secrets_are_known_by_their_names(name, secret):
+    assert errors.is_secret(name) is secret
+
+
+def test_the_same_object_touches_nothing(tmp_path):
+    code, difference = _diff(tmp_path, _body(), _body())
+    assert code == 0
+    assert set(_actions(difference).values()) == {"keeps"}
+
+
+def test_an_argument_restarts_all_engines_and_is_named(tmp_path):
+    new = _body()
+    new["spec"]["strategy_args"]["strategy_config"]["mem_fraction_static"] = 0.8
+    code, difference = _diff(tmp_path, _body(), new)
+    assert code == 1
+    assert set(_actions(difference).values()) == {"restarts"}
+    assert {change["why"] for change in difference["changes"]} == {"with --mem-fraction-static=0.8"}
+    assert len(difference["first_step"]) == 1  # maxUnavailable is 1
+
+
+def test_a_longer_mapping_starts_engines_and_keeps_the_others(tmp_path):
+    _, difference = _diff(tmp_path, _body(), _body(device_mapping="list(range(0,28))"))
+    actions = _actions(difference)
+    assert [engine for engine, action in actions.items() if action == "starts"] == [
+        "g24-25",
+        "g26-27",
+    ]
+    assert sum(action == "keeps" for action in actions.values()) == 12
+
+
+def test_an_engine_whose_rank_changes_moves_and_keeps_its_pod(tmp_path):
+    mapping = "list(range(22,24)) + list(range(0,22))"
+    code, difference = _diff(tmp_path, _body(), _body(device_mapping=mapping))
+    assert code == 0
+    assert set(_actions(difference).values()) == {"moves"}
+    assert difference["changes"][0]["why"] == "from rank 11; its pod stays"
+
+
+def test_a_shifted_mapping_regroups_the_gpus(tmp_path):
+    _, difference = _diff(
+        tmp_path, _body(device_mapping="[0,1,2,3]"), _body(device_mapping="[0,2,1,3]")
+    )
+    assert _actions(difference) == {
+        "g0x2": "starts",
+        "g1x3": "starts",
+        "g0-1": "goes",
+        "g2-3": "goes",
+    }
+    assert difference["changes"][0]["why"] == "takes GPUs of g0-1, g2-3"
+    assert difference["changes"][2]["why"] == "its GPUs are grouped otherwise"
+
+
+def test_fewer_replicas_take_the_highest_ranks(tmp_path):
+    _, difference = _diff(tmp_path, _body(), _body(replicas=10))
+    gone = [change for change in difference["changes"] if change["action"] == "goes"]
+    assert [(change["engine"], change["why"]) for change in gone] == [
+        ("g20-21", "replicas is 10"),
+        ("g22-23", "replicas is 10"),
+    ]
+
+
+def test_fields_that_reach_no_pod_are_told_as_such(tmp_path):
+    code, difference = _diff(tmp_path, _body(), _body(rollout={"maxUnavailable": 3}))
+    assert code == 0
+    assert difference["also"] == ["spec.rollout"]
+
+
+def test_a_pool_that_is_not_there_starts(tmp_path):
+    live = tmp_path / "live.json"
+    live.write_text("{}")
+    result = run("diff", _write(tmp_path, _body()), "--against", live)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("rl/actor-infer: 12 starts")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, {}]", '{"items": [{"kind": "Pod"}]}', "[" * 9999])
+def test_a_live_file_may_hold_anything(tmp_path, text):
+    live = tmp_path / "live.json"
+    live.write_text(text)
+    result = run("diff", _write(tmp_path, _body()), "--against", live)
+    assert result.exit_code in (1, 2)
+    assert not result.exception or isinstance(result.exception, SystemExit)
+
+
+def test_the_live_pool_is_asked_of_kubectl(tmp_path, monkeypatch):
+    """With the object's name, the pods' labels, and the flags as given."""
+    body = _body()
+    live = _live(tmp_path, body)
+    tool = tmp_path / "kubectl"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncat {live}\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    result = run("diff", _write(tmp_path, body), "--context", "lab")
+    assert result.exit_code == 0, result.output
+    objects, pods = (tmp_path / "calls").read_text().splitlines()
+    plural = f"{names.PLURAL}.{names.GROUP}"
+    assert (
+        objects
+        == f"get --output json {plural} actor-infer --ignore-not-found --namespace rl --context lab"
+    )
+    assert f"pods --selector {names.selector_text('actor-infer')} --namespace rl" in pods
+
+
+def test_kubectl_that_fails_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("diff", _write(tmp_path, _body()))
+    assert result.exit_code == 2
+    assert "kubectl get --output json failed" in result.stderr
