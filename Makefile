@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration faults faults-subset lint format bench docs build schema golden proof clean tools
+.PHONY: help demo test unit integration faults faults-subset lint format bench docs build schema policies golden proof clean tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client i
 
 schema: $(STAMP) ## Argument schema of an SGLang version from its wheel: make schema VERSION=0.5.24
 	$(BIN)/python -m tests.schema $(VERSION)
+
+policies: $(STAMP) ## The optional admission policies, one for each SGLang version, from the schemas
+	$(BIN)/python -m tests.policies
 
 golden: $(STAMP) ## Write the golden pods of the samples anew; a changed revision restarts engines
 	$(BIN)/python -m tests.golden

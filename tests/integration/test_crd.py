@@ -604,7 +604,6 @@ STATUS: dict[str, Any] = {
             "advice": "raise mem_fraction_static",
             "exitCode": 1,
             "engines": ["g0-1"],
-            "count": 2,
             "pod": "pool-g0-1-0",
             "firstTime": "2026-11-01T00:00:00Z",
             "lastTime": "2026-11-01T00:01:00Z",

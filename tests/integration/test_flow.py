@@ -19,6 +19,13 @@ GUIDE_ENGINES = [f"g{2 * i}-{2 * i + 1}" for i in range(12)]
 
 
 @pytest.fixture(scope="module")
+def control_plane() -> Iterator[ControlPlane]:
+    """A plane of its own: every GPU in it is these tests'."""
+    with ControlPlane("3x8") as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module")
 def operator(control_plane: ControlPlane) -> Iterator[InstalledOperator]:
     with InstalledOperator(control_plane) as operator:
         yield operator
