@@ -8,6 +8,10 @@ import sys
 DEMO = [sys.executable, "-m", "sglang_operator.testing", "demo"]
 
 
+def _take_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_demo_ends_when_the_pool_is_ready():
     shown = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stderr
@@ -20,7 +24,14 @@ def test_the_demo_ends_when_the_pool_is_ready():
 
 
 def test_the_demo_stays_up_until_it_is_told_to_end():
-    demo = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    demo = subprocess.Popen(
+        DEMO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Whatever runs the tests in the background ignores Ctrl-C, and its children would too.
+        preexec_fn=_take_ctrl_c,
+    )
     assert demo.stdout is not None
     try:
         shown = []
