@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.desired import engine_pod, objects
+from sglang_operator.desired import engine_pod
 from sglang_operator.planner.observed import Observed, ObservedChild
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
@@ -82,9 +82,10 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
     return deletes + creates
 
 
-def child_actions(pool: Pool, plan: Plan, observed: Observed) -> list[ChildAction]:
-    """What makes the Services, the budget and the registry as they should be."""
-    wanted = objects.children(pool, plan.engines)
+def child_actions(
+    pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
+) -> list[ChildAction]:
+    """What makes the ``wanted`` Services, budget and registry (``desired.objects``) so."""
     return [*_to_have(pool, wanted, observed), *_to_drop(pool, wanted, observed)]
 
 
@@ -111,11 +112,13 @@ def _to_drop(
             yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")
 
 
-def foreign_children(pool: Pool, plan: Plan, observed: Observed) -> list[tuple[str, str]]:
+def foreign_children(
+    pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
+) -> list[tuple[str, str]]:
     """Kind and name of objects that stand where a child should, and are somebody else's."""
     return [
         (body["kind"], body["metadata"]["name"])
-        for body in objects.children(pool, plan.engines)
+        for body in wanted
         if _is_foreign(pool, observed.children.get((body["kind"], body["metadata"]["name"])))
     ]
 

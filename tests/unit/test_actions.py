@@ -43,7 +43,9 @@ def test_deletes_come_before_creates_and_name_the_exact_pod():
 
 def test_a_new_pool_gets_its_service_budget_and_registry():
     pool = a_pool()
-    batch = actions.child_actions(pool, a_plan(pool, []), Observed())
+    batch = actions.child_actions(
+        pool, objects.children(pool, a_plan(pool, []).engines), Observed()
+    )
     assert [(type(a).__name__, a.kind, a.name) for a in batch] == [
         ("CreateChild", "Service", "actor-infer"),
         ("CreateChild", "PodDisruptionBudget", "actor-infer-engines"),
@@ -59,7 +61,12 @@ def test_children_as_they_should_be_are_left_alone_whatever_the_server_added():
     service = children["Service", "actor-infer"].body
     service["spec"]["clusterIP"] = "10.96.0.7"
     service["spec"]["ports"][0]["nodePort"] = 0
-    assert actions.child_actions(pool, planned, Observed(children=children)) == []
+    assert (
+        actions.child_actions(
+            pool, objects.children(pool, planned.engines), Observed(children=children)
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,9 @@ def test_a_changed_child_is_put_right_and_the_difference_is_named(kind, change, 
     children = as_observed(objects.children(pool, planned.engines))
     key = next(key for key in children if key[0] == kind)
     children[key].body["spec"].update(change)
-    batch = actions.child_actions(pool, planned, Observed(children=children))
+    batch = actions.child_actions(
+        pool, objects.children(pool, planned.engines), Observed(children=children)
+    )
     assert [(type(a).__name__, a.kind) for a in batch] == [("UpdateChild", kind)]
     assert batch[0].reason.startswith(path)
 
@@ -88,8 +97,10 @@ def test_a_child_of_somebody_else_is_reported_and_not_touched():
     children = as_observed(bodies) | as_observed(bodies[:1], owner=names.Uid("another"))
     children["Service", "actor-infer"].body["spec"]["ports"] = []
     observed = Observed(children=children)
-    assert actions.child_actions(pool, planned, observed) == []
-    assert actions.foreign_children(pool, planned, observed) == [("Service", "actor-infer")]
+    assert actions.child_actions(pool, objects.children(pool, planned.engines), observed) == []
+    assert actions.foreign_children(pool, objects.children(pool, planned.engines), observed) == [
+        ("Service", "actor-infer")
+    ]
 
 
 def test_children_of_an_earlier_pool_of_this_name_are_waited_for():
@@ -102,8 +113,8 @@ def test_children_of_an_earlier_pool_of_this_name_are_waited_for():
         ).items()
     }
     observed = Observed(children=children)
-    assert actions.child_actions(pool, planned, observed) == []
-    assert actions.foreign_children(pool, planned, observed) == []
+    assert actions.child_actions(pool, objects.children(pool, planned.engines), observed) == []
+    assert actions.foreign_children(pool, objects.children(pool, planned.engines), observed) == []
 
 
 def test_the_headless_service_goes_when_it_is_no_longer_asked_for():
@@ -112,7 +123,9 @@ def test_the_headless_service_goes_when_it_is_no_longer_asked_for():
     children = as_observed(objects.children(with_names, planned.engines))
     assert ("Service", "actor-infer-engines") in children
     plain = a_pool()
-    batch = actions.child_actions(plain, a_plan(plain, []), Observed(children=children))
+    batch = actions.child_actions(
+        plain, objects.children(plain, a_plan(plain, []).engines), Observed(children=children)
+    )
     dropped = [a for a in batch if isinstance(a, actions.DeleteChild)]
     assert [(a.kind, a.name) for a in dropped] == [("Service", "actor-infer-engines")]
 

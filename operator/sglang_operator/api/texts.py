@@ -45,4 +45,3 @@ CHILD_REFUSED = (
 )
 API_ERROR = "the API server could not be asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"
-EVENT_READY = "{up}/{desired} engines are up"

@@ -19,7 +19,7 @@ from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
-from sglang_operator.desired import engine_pod
+from sglang_operator.desired import engine_pod, objects
 from sglang_operator.planner import plan as planner
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
@@ -231,9 +231,10 @@ class Reconciler:
         wait = memory.published_at + self._publish_interval - time.monotonic()
         if wait > 0:
             return wait
+        children = objects.children(pool, plan.engines)
         wanted = [
             action
-            for action in actions.child_actions(pool, plan, observed)
+            for action in actions.child_actions(pool, children, observed)
             if (action.kind, action.name) not in memory.conflicts
         ]
         outcome = await self._executor.children(key, memory.uid, wanted)
@@ -252,7 +253,7 @@ class Reconciler:
             pool,
             plan,
             ignored=spec.ignored_fields(record.spec),
-            troubles=memory.troubles(actions.foreign_children(pool, plan, observed)),
+            troubles=memory.troubles(actions.foreign_children(pool, children, observed)),
             previous=record.status,
             now=time.time(),
         )
