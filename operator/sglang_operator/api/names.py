@@ -33,6 +33,20 @@ ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"
 ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
 
+# On the Lease <pool>-weights (api/weights.py says who writes which).
+_WEIGHTS = f"{GROUP}/weights-"
+ANNOTATION_PHASE = f"{_WEIGHTS}phase"
+ANNOTATION_TRANSACTION = f"{_WEIGHTS}transaction"
+ANNOTATION_EPOCH = f"{_WEIGHTS}epoch"
+ANNOTATION_TARGET_VERSION = f"{_WEIGHTS}target-version"
+ANNOTATION_VERSION = f"{_WEIGHTS}version"
+ANNOTATION_INSTANCES = f"{_WEIGHTS}instances"
+ANNOTATION_CHECKPOINT = f"{_WEIGHTS}checkpoint"
+ANNOTATION_RELEASED = f"{_WEIGHTS}released"
+ANNOTATION_BEGUN = f"{_WEIGHTS}begun"
+ANNOTATION_COMMITTED = f"{_WEIGHTS}committed"
+ANNOTATION_MESSAGE = f"{_WEIGHTS}message"
+
 CONDITION_WEIGHTS_SYNCED = f"{GROUP}/weights-synced"
 
 ENGINE_CONTAINER = "engine"
@@ -71,6 +85,11 @@ def registry_name(pool: str) -> str:
 def disruption_budget_name(pool: str) -> str:
     """The PodDisruptionBudget over the pool's engine pods."""
     return f"{pool}-engines"
+
+
+def weights_lease_name(pool: str) -> str:
+    """The Lease by which a trainer takes hold of the pool's weights."""
+    return f"{pool}-weights"
 
 
 def selector(pool: str) -> dict[str, str]:
