@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import socket
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_operator import __version__
-from sglang_operator.controller import process
+from sglang_operator.controller import logs, process
 from sglang_operator.controller.settings import Settings
 
 
@@ -44,7 +43,16 @@ def _parser() -> argparse.ArgumentParser:
         "--health-address", metavar="HOST:PORT", help="serve /healthz and /readyz here"
     )
     parser.add_argument(
+        "--metrics-address", metavar="HOST:PORT", help="serve /metrics for Prometheus here"
+    )
+    parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    parser.add_argument(
+        "--log-format",
+        default=logs.TEXT,
+        choices=[logs.TEXT, logs.JSON],
+        help="json: one object a line, with the pool that it is about",
     )
     return parser
 
@@ -57,6 +65,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         kubeconfig=arguments.kubeconfig,
         context=arguments.context,
         health_address=arguments.health_address,
+        metrics_address=arguments.metrics_address,
         # A restarted container is another candidate: what its predecessor sent may still arrive.
         identity=f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}",
         lease_namespace=arguments.lease_namespace,
@@ -66,12 +75,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the operator; the exit code."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logs.setup(arguments.log_level, arguments.log_format)
     return asyncio.run(process.serve(settings_from(arguments)))
 
 

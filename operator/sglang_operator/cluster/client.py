@@ -81,6 +81,11 @@ class ApiClient:
         self._watches: aiohttp.ClientSession | None = None
         self.requests: Counter[tuple[str, int]] = Counter()
 
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return self._connection.server
+
     async def __aenter__(self) -> "ApiClient":
         # Watches live in a session of their own: they must not take the writes' connections.
         context = self._connection.ssl_context()

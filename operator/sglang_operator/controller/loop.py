@@ -17,6 +17,7 @@ from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Lease
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.controller.meters import PassMeter
 from sglang_operator.controller.reconcile import Reconciler, View
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.workqueue import WorkQueue
@@ -42,8 +43,10 @@ class EngineRoom:
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self.settings = settings
-        self._client = ApiClient(connection, user_agent=f"sglang-operator/{__version__}")
+        self.client = ApiClient(connection, user_agent=f"sglang-operator/{__version__}")
         self.queue = WorkQueue()
+        self.passes = PassMeter()
+        self.reconciler: Reconciler | None = None
         self._ended: dict[PoolKey, tuple[float, float]] = {}  # end and cost of the last pass
         self._crashes: dict[PoolKey, int] = {}
         self._stopping = asyncio.Event()
@@ -79,7 +82,7 @@ class EngineRoom:
 
     async def run(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Sync, then serve until ``stop``; ``ready`` is awaited once in between."""
-        async with self._client:
+        async with self.client:
             self._make_informers()
             streams = [asyncio.create_task(i.run(), name=i.resource.name) for i in self.informers]
             try:
@@ -96,7 +99,7 @@ class EngineRoom:
     async def _lead(self) -> None:
         """Serve while the Lease is held; without one, at once and for ever."""
         if self.elector is None:
-            await self._dispatch(self._reconciler())
+            await self._dispatch()
             return
         election = asyncio.create_task(self.elector.run(), name="elector")
         leading = asyncio.create_task(self._serve_when_elected(self.elector), name="leading")
@@ -119,14 +122,14 @@ class EngineRoom:
         acquired.cancel()
         stopping.cancel()
         if not self._stopping.is_set():
-            await self._dispatch(self._reconciler())
+            await self._dispatch()
 
     def _elector(self) -> Elector | None:
         namespace = self.settings.lease_namespace
         if not namespace:
             return None
-        elector = Elector(self._client, namespace, names.LEASE_NAME, self.settings.identity)
-        self._client.fence = elector.holds
+        elector = Elector(self.client, namespace, names.LEASE_NAME, self.settings.identity)
+        self.client.fence = elector.holds
         return elector
 
     def stop(self) -> None:
@@ -174,7 +177,7 @@ class EngineRoom:
             name=f"{plural} in {scope}" if scope else plural,
         )
         self.informers.append(
-            informer.Informer(self._client, resource, kind, sink, on_forbidden=on_forbidden)  # type: ignore[arg-type]
+            informer.Informer(self.client, resource, kind, sink, on_forbidden=on_forbidden)  # type: ignore[arg-type]
         )
 
     def _nodes_refused(self, error: ApiError) -> None:
@@ -192,7 +195,7 @@ class EngineRoom:
             await stream.synced.wait()
 
     def _reconciler(self) -> Reconciler:
-        executor = Executor(self._client, self.pods, self.children, self.pools)
+        executor = Executor(self.client, self.pods, self.children, self.pools)
         view = View(
             pools=self.pools,
             pods=self.pods,
@@ -202,12 +205,13 @@ class EngineRoom:
         return Reconciler(
             view,
             executor,
-            Recorder(self._client, self.settings.identity),
+            Recorder(self.client, self.settings.identity),
             publish_interval=self.settings.publish_interval,
         )
 
-    async def _dispatch(self, reconciler: Reconciler) -> None:
+    async def _dispatch(self) -> None:
         """Hand due pools to passes, a bounded number at a time."""
+        reconciler = self.reconciler = self._reconciler()
         self.dispatching = True
         free = asyncio.Semaphore(self.settings.passes)
         running: set[asyncio.Task[None]] = set()
@@ -232,16 +236,21 @@ class EngineRoom:
                 await asyncio.wait(running, timeout=self.settings.drain_seconds)
 
     async def _pass(self, reconciler: Reconciler, key: PoolKey, free: asyncio.Semaphore) -> None:
+        begun = time.monotonic()
+        self.passes.active += 1
         try:
             delay = await reconciler.reconcile(key)
             self._crashes.pop(key, None)
+            self.passes.ended(time.monotonic() - begun, again=delay is not None)
         except Exception:
+            self.passes.crashed(time.monotonic() - begun)
             # A defect in one pool's pass must not take the others down, nor spin.
             count = self._crashes[key] = self._crashes.get(key, 0) + 1
             first, most = UNEXPECTED_BACKOFF
             delay = min(most, first * 2 ** min(count - 1, 10))
             log.exception("%s: unexpected error, next try in %.0f s", key, delay)
         finally:
+            self.passes.active -= 1
             free.release()
             self._ended[key] = (time.monotonic(), reconciler.planning_seconds(key))
             self.queue.done(key)

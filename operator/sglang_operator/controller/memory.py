@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.cluster.client import ApiError
 from sglang_operator.cluster.executor import Outcome
+from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.planner.pool import Pool, Refused
 from sglang_operator.status import Trouble
 
@@ -60,6 +61,7 @@ class Memory:
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
     child_error: str = ""
     planning_seconds: float = 0.0
+    meter: PoolMeter = field(default_factory=PoolMeter)
     acting: Failures = field(default_factory=Failures)
     again: Failures = field(default_factory=Failures)  # passes that got nowhere
     telling: Failures = field(default_factory=Failures)

@@ -1,37 +1,24 @@
-"""The operator's own probes, answered from the loop's state.
-
-Not kopf's: they must go on answering while kopf is being started again.
-"""
+"""The operator's own probes, answered from the loop's state."""
 
 from collections.abc import Callable
 
 from aiohttp import web
+
+from sglang_operator.controller.server import Handler
 
 
 class Probes:
     """``/healthz``: no stream is dead.  ``/readyz``: every store has been filled."""
 
     def __init__(
-        self, address: str, *, unsynced: Callable[[], list[str]], stale: Callable[[], list[str]]
+        self, *, unsynced: Callable[[], list[str]], stale: Callable[[], list[str]]
     ) -> None:
-        self._host, _, port = address.rpartition(":")
-        self._port = int(port)
         self._unsynced = unsynced
         self._stale = stale
-        self._runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
-        """Listen.  Raises :class:`OSError` if the address cannot be had."""
-        app = web.Application()
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host or "0.0.0.0", self._port).start()
-
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+    @property
+    def routes(self) -> dict[str, Handler]:
+        return {"/healthz": self._healthz, "/readyz": self._readyz}
 
     async def _healthz(self, _: web.Request) -> web.Response:
         stale = self._stale()

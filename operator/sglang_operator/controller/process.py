@@ -5,8 +5,10 @@ import logging
 import signal
 
 from sglang_operator.cluster import connection
+from sglang_operator.controller.exposition import Metrics
 from sglang_operator.controller.loop import EngineRoom, LeadershipLostError
 from sglang_operator.controller.probes import Probes
+from sglang_operator.controller.server import Handler, Server
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.shell import Shell
 
@@ -29,10 +31,9 @@ async def serve(settings: Settings) -> int:
         loop.call_soon_threadsafe(room.hint, namespace, name)
 
     shell = Shell(credentials, settings.namespaces, hint)
-    probes = None
-    if settings.health_address:
-        probes = Probes(settings.health_address, unsynced=room.unsynced, stale=room.stale)
-        await probes.start()
+    servers = _servers(settings, room, shell)
+    for server in servers:
+        await server.start()
 
     async def ready() -> None:
         shell.start()
@@ -53,6 +54,18 @@ async def serve(settings: Settings) -> int:
         stopping.cancel()
         log.info("ending")
         await asyncio.to_thread(shell.stop, 5.0)
-        if probes is not None:
-            await probes.stop()
+        for server in servers:
+            await server.stop()
     return 0
+
+
+def _servers(settings: Settings, room: EngineRoom, shell: Shell) -> list[Server]:
+    """A server for each address that is asked for: probes and metrics may share one."""
+    routes: dict[str, dict[str, Handler]] = {}
+    if settings.health_address:
+        probes = Probes(unsynced=room.unsynced, stale=room.stale)
+        routes.setdefault(settings.health_address, {}).update(probes.routes)
+    if settings.metrics_address:
+        metrics = Metrics(room, lambda: shell.starts)
+        routes.setdefault(settings.metrics_address, {}).update(metrics.routes)
+    return [Server(address, handlers) for address, handlers in routes.items()]

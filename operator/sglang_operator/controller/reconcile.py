@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ from sglang_operator.cluster.executor import Confirmation, Executor, Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.wire import CustomResource
+from sglang_operator.controller import logs
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
+from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.desired import engine_pod, objects
 from sglang_operator.planner import plan as planner
 from sglang_operator.planner.observed import Observed, ObservedPod
@@ -70,10 +73,29 @@ class Reconciler:
         if record.metadata.deletion_timestamp is not None:
             return None  # its children go with it; nothing is ours to do any more
         memory = self._memory(key, record)
-        pool = self._planned(memory, record)
-        if isinstance(pool, Refused):
-            return await self._refuse(key, memory, record, pool)
-        return await self._run(key, memory, record, pool)
+        with logs.about(record.metadata):
+            pool = self._planned(memory, record)
+            if isinstance(pool, Refused):
+                return await self._refuse(key, memory, record, pool)
+            return await self._run(key, memory, record, pool)
+
+    # --- what is counted
+
+    def meters(self) -> Iterator[tuple[PoolKey, PoolMeter]]:
+        """The meter of each pool that is there."""
+        for key in self._view.pools.known():
+            if memory := self._memories.get(key):
+                yield key, memory.meter
+
+    @property
+    def window_size(self) -> int:
+        """Writes that may be under way at a time."""
+        return self._executor.window.size
+
+    @property
+    def events_told(self) -> Counter[str]:
+        """What became of Events, by result."""
+        return self._recorder.told
 
     # --- read
 
@@ -151,6 +173,7 @@ class Reconciler:
         observed = self._observe(key, memory, now)
         plan = planner.plan(pool, observed, now)
         memory.planning_seconds = time.perf_counter() - begun
+        memory.meter.planned(pool, plan, now)
         outcome = await self._act(key, memory, pool, plan)
         if outcome.gone:
             self._view.pools.gone(key, memory.uid)

@@ -13,6 +13,7 @@ class Settings:
     kubeconfig: Path | None = None
     context: str | None = None
     health_address: str | None = None  # "host:port" of the probes; None: no server
+    metrics_address: str | None = None  # the same for /metrics
     identity: str = "sglang-operator"
     lease_namespace: str = ""  # where the Lease is by which one replica writes; "": no election
     passes: int = 8  # pools in work at a time

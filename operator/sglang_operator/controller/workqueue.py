@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller.meters import QUEUE_BUCKETS, Histogram
 
 
 class WorkQueue:
@@ -16,16 +17,20 @@ class WorkQueue:
         self._clock = clock
         self._heap: list[tuple[float, int, PoolKey]] = []
         self._due: dict[PoolKey, float] = {}
-        self._working: set[PoolKey] = set()
+        self._working: dict[PoolKey, float] = {}  # since when
         self._again: dict[PoolKey, float] = {}  # asked for while being worked on
         self._order = itertools.count()
         self._changed = asyncio.Event()
+        self.adds = 0
+        self.waited = Histogram(QUEUE_BUCKETS)  # from being due to being in work
+        self.worked = Histogram(QUEUE_BUCKETS)
 
     def __len__(self) -> int:
         return len(self._due) + len(self._working)
 
     def add(self, key: PoolKey, delay: float = 0.0) -> None:
         """Look at this pool after ``delay`` seconds, or earlier if it was to be anyway."""
+        self.adds += 1
         self._add_at(key, self._clock() + max(0.0, delay))
 
     def _add_at(self, key: PoolKey, when: float) -> None:
@@ -52,7 +57,8 @@ class WorkQueue:
             if wait <= 0:
                 heapq.heappop(self._heap)
                 del self._due[key]
-                self._working.add(key)
+                self._working[key] = self._clock()
+                self.waited.observe(-wait)
                 return key
             try:
                 await asyncio.wait_for(self._changed.wait(), wait)
@@ -61,7 +67,9 @@ class WorkQueue:
 
     def done(self, key: PoolKey) -> None:
         """The key is no longer in work; what was asked for meanwhile is due again."""
-        self._working.discard(key)
+        begun = self._working.pop(key, None)
+        if begun is not None:
+            self.worked.observe(self._clock() - begun)
         when = self._again.pop(key, None)
         if when is not None:
             self._add_at(key, when)
@@ -69,3 +77,13 @@ class WorkQueue:
     def oldest(self) -> float:
         """Seconds by which the most overdue key waits for its turn."""
         return max(0.0, self._clock() - min(self._due.values(), default=self._clock()))
+
+    def due(self) -> int:
+        """How many keys could be in work now, and wait for their turn."""
+        now = self._clock()
+        return sum(when <= now for when in self._due.values())
+
+    def working_seconds(self) -> list[float]:
+        """For how long each key has been in work."""
+        now = self._clock()
+        return [now - begun for begun in self._working.values()]

@@ -1,0 +1,194 @@
+"""The loop's state as Prometheus text, read when somebody asks.
+
+Nothing is kept for Prometheus between two scrapes, so a deleted pool has no series any more.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from sglang_operator import __version__
+from sglang_operator.api import names
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller import families
+from sglang_operator.controller.families import Family
+from sglang_operator.controller.logs import CONTROLLER
+from sglang_operator.controller.loop import EngineRoom
+from sglang_operator.controller.meters import Histogram
+from sglang_operator.controller.server import Handler
+from sglang_operator.planner.plan import EngineState
+
+Labels = tuple[str, ...]
+MAX_REASON = 64
+_QUEUE = (CONTROLLER, CONTROLLER)
+
+
+class Metrics:
+    """``/metrics``.  The state is read in the loop, the text is made beside it."""
+
+    def __init__(self, room: EngineRoom, shell_starts: Callable[[], int]) -> None:
+        self._reader = Reader(room, shell_starts)
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        GCCollector(registry=self._process)
+
+    @property
+    def routes(self) -> dict[str, Handler]:
+        return {"/metrics": self._metrics}
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        found = list(self._reader.collect())
+        body = await asyncio.to_thread(self._text, found)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _text(self, found: list[Metric]) -> bytes:
+        registry = CollectorRegistry()
+        registry.register(_Fixed(found))
+        return generate_latest(registry) + generate_latest(self._process)
+
+
+class _Fixed(Collector):
+    """Metrics that were read already."""
+
+    def __init__(self, found: list[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._found)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one loop."""
+
+    room: EngineRoom
+    shell_starts: Callable[[], int]
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of the table, with what it is now."""
+        yield from self._passes()
+        yield from self._queue()
+        yield from self._server()
+        yield from self._pools()
+
+    def _passes(self) -> Iterator[Metric]:
+        meter, controller = self.room.passes, (CONTROLLER,)
+        results = {(CONTROLLER, result): 0.0 for result in ("success", "requeue_after", "error")}
+        results |= {(CONTROLLER, name): float(n) for name, n in meter.results.items()}
+        yield _metric(families.RECONCILES, results)
+        yield _metric(families.RECONCILE_ERRORS, {controller: meter.panics})
+        yield _metric(families.RECONCILE_PANICS, {controller: meter.panics})
+        yield _histogram(families.RECONCILE_SECONDS, controller, meter.seconds)
+        yield _metric(families.MAX_CONCURRENT, {controller: self.room.settings.passes})
+        yield _metric(families.ACTIVE_WORKERS, {controller: meter.active})
+
+    def _queue(self) -> Iterator[Metric]:
+        queue = self.room.queue
+        working = queue.working_seconds()
+        yield _metric(families.QUEUE_DEPTH, {_QUEUE: queue.due()})
+        yield _metric(families.QUEUE_ADDS, {_QUEUE: queue.adds})
+        yield _metric(families.QUEUE_RETRIES, {_QUEUE: self.room.passes.results["requeue_after"]})
+        yield _histogram(families.QUEUE_WAIT, _QUEUE, queue.waited)
+        yield _histogram(families.QUEUE_WORK, _QUEUE, queue.worked)
+        yield _metric(families.QUEUE_UNFINISHED, {_QUEUE: sum(working)})
+        yield _metric(families.QUEUE_LONGEST, {_QUEUE: max(working, default=0.0)})
+
+    def _server(self) -> Iterator[Metric]:
+        room = self.room
+        host = urlsplit(room.client.server).netloc
+        requests: dict[Labels, float] = {}
+        for (method, status), count in room.client.requests.items():
+            key = (str(status or "<error>"), "GET" if method == "WATCH" else method, host)
+            requests[key] = requests.get(key, 0.0) + count
+        yield _metric(families.REQUESTS, requests)
+        if room.elector is not None:
+            held = {(names.LEASE_NAME,): float(room.elector.holds())}
+            yield _metric(families.LEADER, held)
+        streams = [stream for stream in room.informers if stream.lists]
+        ages: dict[Labels, float] = {(s.resource.name,): s.age() for s in streams}
+        yield _metric(families.STREAM_AGE, ages)
+        yield _metric(families.STREAM_LISTS, {(s.resource.name,): s.lists for s in streams})
+        if room.reconciler is not None:
+            yield _metric(families.WRITE_WINDOW, {(): room.reconciler.window_size})
+            told = room.reconciler.events_told
+            yield _metric(families.EVENTS, {(result,): n for result, n in told.items()})
+        yield _metric(families.SHELL_STARTS, {(): self.shell_starts()})
+        yield _metric(families.BUILD, {(__version__,): 1})
+
+    def _pools(self) -> Iterator[Metric]:
+        """A standby tells of no pools, else each would count twice."""
+        engines: dict[Labels, float] = {}
+        wanted: dict[Labels, float] = {}
+        bound: dict[Labels, float] = {}
+        causes: dict[Labels, float] = {}
+        closed: dict[Labels, float] = {}
+        info: dict[Labels, float] = {}
+        told: dict[Labels, float] = {}
+        now = time.time()
+        reconciler = self.room.reconciler if self.room.dispatching else None
+        for key, meter in reconciler.meters() if reconciler else ():
+            pool = (key.namespace, key.name)
+            states = meter.states()
+            engines |= {(*pool, state.value): states[state] for state in EngineState}
+            wanted[pool] = meter.gpus_wanted
+            bound[pool] = meter.gpus_bound
+            causes |= {(*pool, _word(cause)): n for cause, n in meter.failures.items()}
+            closed[pool] = meter.gate_closed_seconds(now)
+            status = self._status(key)
+            told |= dict.fromkeys(_conditions(pool, status), 1.0)
+            if resolved := status.get("resolved"):
+                version = str(resolved.get("engineVersion", ""))
+                gate = str(resolved.get("gate", ""))
+                info[(*pool, version, gate, str(status.get("placement", "")))] = 1.0
+        yield _metric(families.POOL_INFO, info)
+        yield _metric(families.POOL_CONDITION, told)
+        yield _metric(families.POOL_ENGINES, engines)
+        yield _metric(families.POOL_GPUS_WANTED, wanted)
+        yield _metric(families.POOL_GPUS_BOUND, bound)
+        yield _metric(families.POOL_FAILURES, causes)
+        yield _metric(families.POOL_GATE_CLOSED, closed)
+
+    def _status(self, key: PoolKey) -> dict[str, Any]:
+        record = self.room.pools.get(key)
+        return record.status if record else {}
+
+
+def _conditions(pool: Labels, status: Mapping[str, Any]) -> Iterator[Labels]:
+    for condition in status.get("conditions", ()):
+        yield (*pool, condition["type"], condition["status"], _word(condition["reason"]))
+
+
+def _word(reason: str) -> str:
+    """A reason as a label's value: some come from kubelet, so they are bounded."""
+    return (
+        reason if reason.isascii() and reason.isalnum() and len(reason) <= MAX_REASON else "Other"
+    )
+
+
+def _metric(family: Family, values: Mapping[Any, float]) -> Metric:
+    """One family; ``values`` by the values of its labels."""
+    kind = GaugeMetricFamily if family.kind == families.GAUGE else CounterMetricFamily
+    metric = kind(family.name, family.help, labels=family.labels)
+    for labels, value in values.items():
+        metric.add_metric(labels, float(value))
+    return metric
+
+
+def _histogram(family: Family, labels: Labels, histogram: Histogram) -> Metric:
+    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    metric.add_metric(labels, buckets=list(histogram.cumulative()), sum_value=histogram.sum)
+    return metric

@@ -1,0 +1,68 @@
+"""What the operator logs, as text or as one JSON object a line.
+
+A line that is written during a pass carries the pool it is about: the pass says so once, in a
+context variable, and every task that it starts inherits it.  Specs, bodies and headers are never
+logged: they may hold secrets.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+from sglang_operator.cluster.wire import Meta
+
+CONTROLLER = "sglanginference"
+TEXT = "text"
+JSON = "json"
+_TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_about: ContextVar[Meta | None] = ContextVar("pool that is in work", default=None)
+
+
+@contextmanager
+def about(pool: Meta) -> Iterator[None]:
+    """Lines logged in here, and by tasks started in here, are about this pool."""
+    token = _about.set(pool)
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+class JsonFormatter(OrjsonFormatter):
+    """Keys as controller-runtime's logs have them: ``ts``, ``level``, ``logger``, ``msg``."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "%(levelname)s %(name)s %(message)s",
+            rename_fields={"levelname": "level", "name": "logger", "message": "msg"},
+        )
+
+    def add_fields(
+        self,
+        log_data: dict[str, Any],
+        record: logging.LogRecord,
+        message_dict: dict[str, Any],
+    ) -> None:
+        log_data["ts"] = round(record.created, 3)
+        super().add_fields(log_data, record, message_dict)
+        pool = _about.get()
+        if pool is not None:
+            log_data["controller"] = CONTROLLER
+            log_data["namespace"] = pool.namespace
+            log_data["name"] = pool.name
+            log_data["uid"] = pool.uid
+            log_data["generation"] = pool.generation
+
+
+def setup(level: str, form: str) -> None:
+    """Send everything from this level on to standard error, in this form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == JSON else logging.Formatter(_TEXT_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("kopf").setLevel(logging.WARNING)

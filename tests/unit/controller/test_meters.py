@@ -1,0 +1,96 @@
+"""What the loop counts: engines, GPUs, failures once each, the time behind a closed gate."""
+
+import dataclasses
+
+from sglang_operator.controller.meters import (
+    MAX_CAUSES,
+    OTHER_CAUSE,
+    Histogram,
+    PassMeter,
+    PoolMeter,
+)
+from sglang_operator.planner.observed import Termination
+from sglang_operator.planner.plan import EngineState
+from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod, planned
+
+
+def test_values_are_counted_under_the_first_bound_that_is_not_below_them():
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 99.0):
+        histogram.observe(value)
+    assert list(histogram.cumulative()) == [("1", 2.0), ("2", 3.0), ("+Inf", 4.0)]
+    assert (histogram.count, histogram.sum) == (4, 102.0)
+
+
+def test_a_pass_counts_under_its_result():
+    meter = PassMeter()
+    meter.ended(0.1, again=False)
+    meter.ended(0.1, again=True)
+    meter.crashed(0.1)
+    assert meter.results == {"success": 1, "requeue_after": 1, "error": 1}
+    assert meter.panics == 1
+    assert meter.seconds.count == 3
+
+
+def test_engines_and_gpus_are_those_of_the_last_plan():
+    pool, meter = a_pool(), PoolMeter()
+    pods = [*all_pods(pool)[:10], a_pod(pool, pool.engines[10], node="", containers_ready=False)]
+    meter.planned(pool, planned(pool, pods), NOW)
+    assert meter.states() == {
+        EngineState.UP: 10,
+        EngineState.PENDING: 1,
+        EngineState.CREATING: 1,
+    }
+    assert (meter.gpus_wanted, meter.gpus_bound) == (24, 20)
+
+
+def test_the_time_behind_a_closed_gate_adds_up_over_engines():
+    pool, meter = a_pool(), PoolMeter()
+    closed = planned(pool, all_pods(pool))
+    half_open = planned(pool, all_pods(pool)[:6] + all_pods(pool, ready=True)[6:])
+    meter.planned(pool, closed, NOW)
+    meter.planned(pool, half_open, NOW + 10)
+    assert meter.gate_closed_seconds(NOW + 10) == 120
+    assert meter.gate_closed_seconds(NOW + 15) == 150  # six more engines for five seconds
+
+
+def test_a_clock_that_goes_back_takes_nothing_away():
+    pool, meter = a_pool(), PoolMeter()
+    meter.planned(pool, planned(pool, all_pods(pool)), NOW)
+    assert meter.gate_closed_seconds(NOW - 100) == 0
+
+
+def test_an_ended_pod_counts_once_however_often_it_is_seen():
+    pool, meter = a_pool(), PoolMeter()
+    plan = planned(pool, [an_ended_pod(pool, pool.engines[0]), *all_pods(pool)[1:]])
+    for _ in range(3):
+        meter.planned(pool, plan, NOW)
+    assert meter.failures == {"EngineKilled": 1}
+
+
+def test_a_second_end_of_the_same_engine_counts_again():
+    pool, meter = a_pool(), PoolMeter()
+    meter.planned(pool, planned(pool, [an_ended_pod(pool, pool.engines[0])]), NOW)
+    meter.planned(pool, planned(pool, all_pods(pool)), NOW)
+    meter.planned(pool, planned(pool, [an_ended_pod(pool, pool.engines[0], 1)]), NOW)
+    assert meter.failures == {"EngineKilled": 2}
+
+
+def test_a_restart_in_place_counts_by_its_number():
+    pool, meter = a_pool(), PoolMeter()
+    ended = Termination(exit_code=137, reason="OOMKilled", message="", finished=NOW)
+    for restarts in (1, 1, 2):
+        pods = [a_pod(pool, pool.engines[0], restarts=restarts, last_termination=ended)]
+        meter.planned(pool, planned(pool, pods), NOW)
+    assert sum(meter.failures.values()) == 2
+
+
+def test_causes_are_bounded():
+    pool, meter = a_pool(), PoolMeter()
+    for number in range(MAX_CAUSES + 5):
+        pod = an_ended_pod(pool, pool.engines[0], number, reason=f"Evicted{number}")
+        meter.planned(
+            pool, planned(pool, [dataclasses.replace(pod, termination=None, message="x")]), NOW
+        )
+    assert len(meter.failures) == MAX_CAUSES + 1
+    assert meter.failures[OTHER_CAUSE] == 5

@@ -1,0 +1,54 @@
+"""The HTTP server: addresses, probes and their words."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from sglang_operator.controller.probes import Probes
+from sglang_operator.controller.server import Address, Server
+from sglang_operator.testing import ports
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("0.0.0.0:8080", "0.0.0.0", 8080), (":80", "0.0.0.0", 80), ("[::1]:8081", "::1", 8081)],
+)
+def test_an_address_is_host_and_port(text, host, port):
+    assert Address.parse(text) == Address(host, port)
+
+
+@pytest.mark.parametrize("text", ["", "8080", "host:", "host:http", "host:70000"])
+def test_what_is_no_address_is_told(text):
+    with pytest.raises(ValueError, match="expected HOST:PORT"):
+        Address.parse(text)
+
+
+def test_probes_name_what_is_missing():
+    unsynced, stale = ["pods"], ["services"]
+    answers = asyncio.run(_ask(Probes(unsynced=lambda: unsynced, stale=lambda: stale)))
+    assert answers == {
+        "/readyz": (503, "not in sync yet: pods\n"),
+        "/healthz": (503, "no news on: services\n"),
+        "/other": (404, "404: Not Found"),
+    }
+
+
+def test_probes_are_well():
+    answers = asyncio.run(_ask(Probes(unsynced=list, stale=list)))
+    assert answers["/readyz"] == answers["/healthz"] == (200, "ok\n")
+
+
+async def _ask(probes: Probes) -> dict[str, tuple[int, str]]:
+    port = ports.free()
+    server = Server(f"127.0.0.1:{port}", probes.routes)
+    await server.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            found = {}
+            for path in ("/readyz", "/healthz", "/other"):
+                async with session.get(f"http://127.0.0.1:{port}{path}") as answer:
+                    found[path] = (answer.status, await answer.text())
+            return found
+    finally:
+        await server.stop()
