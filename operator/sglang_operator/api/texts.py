@@ -45,3 +45,19 @@ CHILD_REFUSED = (
 )
 API_ERROR = "the API server could not be asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"
+
+# --- the weights Lease (api/weights.py): why a step was refused, and why a transaction was aborted
+WEIGHTS_HELD = (
+    "{holder} holds the weights of this pool ({phase} since {since}, until {until} unless it "
+    "renews); wait until it commits or aborts, or run only one trainer for each pool"
+)
+WEIGHTS_NOT_HELD = (
+    "the transaction {transaction} is not the present one: the Lease is in phase {phase}{by}; "
+    "begin again, and write all weights again"
+)
+WEIGHTS_PHASE = "{step} is not possible in phase {phase}; expected {expected}"
+WEIGHTS_ASLEEP = (
+    "the engines' {released} memory is still released; wake them before the commit opens their "
+    "gates, because a request to a sleeping engine kills it"
+)
+WEIGHTS_NO_INSTANCES = "the commit names no engine; expected the instances whose weights it covers"

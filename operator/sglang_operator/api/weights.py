@@ -1,10 +1,13 @@
 """What a trainer does to a pool's weights, as it stands in the Lease ``<pool>-weights``.
 
 A sync is a transaction (design.md §5): begin, renew, commit or abort; one that is not renewed has
-aborted.  Sleep and wake go through the same Lease.  Operator and trainers read it by this module.
+aborted.  Sleep and wake go through the same Lease.  Operator and trainers read it by this module,
+and go from one state to the next by those of ``weights_steps``.
+
+Standard library only: the trainer's client is built on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -12,6 +15,8 @@ from typing import Any
 
 from sglang_operator.api import names
 
+WEIGHTS = "weights"
+MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
 LEASE_SECONDS = 30
 MAX_INSTANCES = 4096
 
@@ -39,12 +44,16 @@ class Transaction:
     version: str = ""  # last committed
     instances: frozenset[str] = frozenset()  # that the last commit covered
     checkpoint: str = ""  # a path with exactly the committed weights
+    intact: bool = False  # nothing was written over the committed weights, and none released
     released: tuple[str, ...] = ()  # SGLang's memory tags, while asleep
+    asleep: tuple[str, ...] = ()  # the instances whose memory is released
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
+    acquired: float = 0.0
     renewed: float = 0.0  # by the holder's clock, which may be wrong: see ``expires``
     duration: float = float(LEASE_SECONDS)
+    transitions: int = 0  # transactions so far
 
     def expires(self, seen: float) -> float:
         """When the holder counts as gone, unless it renews before.
@@ -53,6 +62,10 @@ class Transaction:
         of different machines are never compared (runtime.md A5).
         """
         return seen + self.duration
+
+    def held_against(self, holder: str, seen: float, now: float) -> bool:
+        """Whether another than ``holder`` holds the Lease; ``seen`` as in ``expires``."""
+        return bool(self.holder) and self.holder != holder and now <= self.expires(seen)
 
 
 def read(lease: Mapping[str, Any]) -> Transaction:
@@ -72,13 +85,57 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         version=notes.get(names.ANNOTATION_VERSION, ""),
         instances=frozenset(_words(notes.get(names.ANNOTATION_INSTANCES, ""))),
         checkpoint=notes.get(names.ANNOTATION_CHECKPOINT, ""),
+        intact=notes.get(names.ANNOTATION_INTACT) == _TRUE,
         released=_words(notes.get(names.ANNOTATION_RELEASED, "")),
+        asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=notes.get(names.ANNOTATION_MESSAGE, ""),
+        acquired=seconds(spec.get("acquireTime")),
         renewed=seconds(spec.get("renewTime")),
         duration=_duration(spec.get("leaseDurationSeconds")),
+        transitions=_count(spec.get("leaseTransitions")),
     )
+
+
+def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
+    """The Lease as it is to be put: this state, and everything else as it was read."""
+    metadata = dict(lease.get("metadata") or {})
+    kept = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in _ANNOTATIONS}
+    own = {key: form(state) for key, form in _ANNOTATIONS.items()}
+    metadata["annotations"] = kept | {key: text for key, text in own.items() if text}
+    spec = {
+        **(lease.get("spec") or {}),
+        "holderIdentity": state.holder or None,
+        "leaseDurationSeconds": max(1, round(state.duration)),
+        "leaseTransitions": state.transitions,
+        "acquireTime": _time(state.acquired) or None,
+        "renewTime": _time(state.renewed) or None,
+    }
+    spec = {key: value for key, value in spec.items() if value is not None}
+    return {**lease, "metadata": metadata, "spec": spec}
+
+
+_TRUE = "true"
+_ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
+    names.ANNOTATION_PHASE: lambda t: "" if t.phase is Phase.IDLE else t.phase.value,
+    names.ANNOTATION_TRANSACTION: lambda t: t.id,
+    names.ANNOTATION_EPOCH: lambda t: t.epoch,
+    names.ANNOTATION_TARGET_VERSION: lambda t: t.target_version,
+    names.ANNOTATION_VERSION: lambda t: t.version,
+    names.ANNOTATION_INSTANCES: lambda t: ",".join(sorted(t.instances)),
+    names.ANNOTATION_CHECKPOINT: lambda t: t.checkpoint,
+    names.ANNOTATION_INTACT: lambda t: _TRUE if t.intact else "",
+    names.ANNOTATION_RELEASED: lambda t: ",".join(t.released),
+    names.ANNOTATION_ASLEEP: lambda t: ",".join(t.asleep),
+    names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
+    names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
+    names.ANNOTATION_MESSAGE: lambda t: t.message,
+}
+
+
+def _time(moment: float) -> str:
+    return micro_time(moment) if moment else ""
 
 
 def _phase(text: str) -> Phase:
@@ -98,6 +155,10 @@ def _duration(value: object) -> float:
     return float(value) if isinstance(value, int) and value > 0 else float(LEASE_SECONDS)
 
 
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
 def seconds(text: object) -> float:
     """An RFC 3339 time as seconds since the epoch; 0 for anything else."""
     if not isinstance(text, str):
@@ -112,3 +173,10 @@ def seconds(text: object) -> float:
 def micro_time(now: float) -> str:
     """A time as Kubernetes' MicroTime."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def shown(moment: float) -> str:
+    """A time in a message: UTC, to the second."""
+    if not moment:
+        return "an unknown time"
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,268 @@
+"""The weights Lease: each step as a sentence, and what holds over any order of steps."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_operator.api import names, weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.api.weights_steps import Refusal, RefusedError, Trainer
+
+NOW = 1_800_000_000.0
+A, B, C = "aaaaaaaa", "bbbbbbbb", "cccccccc"
+BOTH = frozenset({A, B})
+MINE = Trainer(holder="trainer-0", transaction="t1")
+LATER = Trainer(holder="trainer-0", transaction="t3")
+OTHER = Trainer(holder="trainer-1", transaction="t2")
+
+
+def syncing(
+    state: Transaction | None = None, trainer: Trainer = MINE, now: float = NOW, seen: float = NOW
+) -> Transaction:
+    state = state or Transaction()
+    return steps.begin(state, trainer, epoch="e1", version="step-1", now=now, seen=seen)
+
+
+def committed() -> Transaction:
+    return steps.commit(syncing(), MINE, instances=[A, B], now=NOW + 1)
+
+
+def sleeping(*tags: str, state: Transaction | None = None) -> Transaction:
+    state = state or committed()
+    return steps.sleep(state, MINE, tags=tags, now=NOW + 2, seen=NOW + 2)
+
+
+def refusal(call: Any, *arguments: Any, **options: Any) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        call(*arguments, **options)
+    return caught.value
+
+
+def test_a_sync_begins_and_is_committed():
+    begun = syncing()
+    assert (begun.phase, begun.holder, begun.transitions) == (Phase.SYNCING, "trainer-0", 1)
+    done = steps.commit(begun, MINE, instances=[B, A, A], now=NOW + 1, checkpoint="/c/1")
+    assert (done.phase, done.holder, done.version) == (Phase.COMMITTED, "", "step-1")
+    assert (done.instances, done.intact) == (BOTH, True)
+    assert (done.checkpoint, done.committed) == ("/c/1", NOW + 1)
+
+
+def test_a_second_trainer_is_refused_in_words():
+    refused = refusal(syncing, syncing(), OTHER)
+    assert refused.reason is Refusal.HELD
+    assert str(refused) == (
+        "trainer-0 holds the weights of this pool (Syncing since 2027-01-15T08:00:00Z, until "
+        "2027-01-15T08:00:30Z unless it renews); wait until it commits or aborts, or run only one "
+        "trainer for each pool"
+    )
+
+
+def test_a_holder_is_taken_over_only_after_it_was_seen_not_to_renew():
+    """The clock of the holder is never asked: it may be wrong."""
+    gone = NOW + weights.LEASE_SECONDS + 1
+    assert refusal(syncing, syncing(), OTHER, now=gone, seen=gone).reason is Refusal.HELD
+    taken = syncing(syncing(), OTHER, now=gone, seen=NOW)
+    assert (taken.holder, taken.id, taken.acquired) == ("trainer-1", "t2", gone)
+    assert refusal(steps.renew, taken, MINE, now=gone).reason is Refusal.NOT_HELD
+
+
+def test_renewing_moves_the_time_and_nothing_else():
+    renewed = steps.renew(syncing(), MINE, now=NOW + 25)
+    assert renewed == dataclasses.replace(syncing(), renewed=NOW + 25)
+
+
+def test_a_transaction_that_was_aborted_cannot_be_committed():
+    over = steps.aborted(syncing(), "trainer-0 went silent")
+    assert (over.phase, over.holder, over.intact) == (Phase.ABORTED, "", False)
+    late = refusal(steps.commit, over, MINE, instances=[A], now=NOW)
+    assert late.reason is Refusal.NOT_HELD
+    assert "phase Aborted (trainer-0 went silent)" in str(late)
+    assert refusal(steps.abort, over, MINE, message="").reason is Refusal.NOT_HELD
+
+
+def test_an_earlier_transaction_of_the_same_trainer_cannot_commit():
+    late = refusal(steps.commit, syncing(syncing(), LATER), MINE, instances=[A], now=NOW)
+    assert late.reason is Refusal.NOT_HELD
+
+
+def test_a_commit_must_name_engines():
+    refused = refusal(steps.commit, syncing(), MINE, instances=[], now=NOW)
+    assert refused.reason is Refusal.NO_INSTANCES
+
+
+def test_from_the_beginning_of_a_sync_the_committed_weights_are_not_intact():
+    begun = syncing(committed())
+    assert (begun.version, begun.instances, begun.intact) == ("step-1", BOTH, False)
+    aborted = steps.abort(begun, MINE, message="torn at bucket 3")
+    assert (aborted.phase, aborted.version, aborted.intact) == (Phase.ABORTED, "step-1", False)
+    assert aborted.message == "torn at bucket 3"
+
+
+def test_wake_opens_the_same_gates_if_weights_were_kept():
+    asleep = steps.slept(sleeping("kv_cache"), MINE, instances=[A])
+    assert (asleep.phase, asleep.holder, asleep.asleep) == (Phase.SLEEPING, "trainer-0", (A,))
+    awake = steps.wake(asleep, MINE, now=NOW + 3)
+    assert (awake.phase, awake.holder, awake.instances) == (Phase.COMMITTED, "", BOTH)
+    assert (awake.released, awake.asleep) == ((), ())
+
+
+def test_wake_opens_nothing_after_weights_were_released():
+    awake = steps.wake(sleeping("weights", "kv_cache"), MINE, now=NOW + 3)
+    assert (awake.phase, awake.holder) == (Phase.AWAKE, "trainer-0")
+
+
+def test_wake_after_a_sleep_over_torn_weights_opens_nothing():
+    torn = steps.abort(syncing(committed()), MINE, message="torn")
+    assert steps.wake(sleeping("kv_cache", state=torn), MINE, now=NOW + 3).phase is Phase.AWAKE
+
+
+def test_memory_may_be_resumed_in_parts():
+    asleep = sleeping("kv_cache", "weights")
+    assert asleep.released == ("weights", "kv_cache")
+    half = steps.wake(asleep, MINE, tags=["weights"], now=NOW + 3)
+    assert (half.phase, half.released) == (Phase.AWAKE, ("kv_cache",))
+    kept = steps.wake(sleeping("kv_cache", "cuda_graph"), MINE, tags=["kv_cache"], now=NOW + 3)
+    assert (kept.phase, kept.released) == (Phase.SLEEPING, ("cuda_graph",))
+
+
+def test_a_sync_over_sleeping_engines_cannot_commit_before_they_are_awake():
+    begun = syncing(sleeping("weights", "kv_cache"))
+    refused = refusal(steps.commit, begun, MINE, instances=[A], now=NOW)
+    assert refused.reason is Refusal.STILL_ASLEEP
+    assert "weights and kv_cache memory is still released" in str(refused)
+    woken = steps.wake(begun, MINE, now=NOW + 1)
+    assert woken.phase is Phase.SYNCING
+    assert steps.commit(woken, MINE, instances=[A], now=NOW).phase is Phase.COMMITTED
+
+
+def test_no_sleep_during_a_sync():
+    refused = refusal(steps.sleep, syncing(), MINE, tags=["weights"], now=NOW, seen=NOW)
+    assert refused.reason is Refusal.WRONG_PHASE
+    assert str(refused) == (
+        "sleep is not possible in phase Syncing; expected Idle or Committed or Aborted or "
+        "Sleeping or Awake"
+    )
+
+
+def test_a_sleeping_pool_is_taken_over_with_what_is_released():
+    assert refusal(syncing, sleeping("weights"), OTHER).reason is Refusal.HELD
+    taken = syncing(sleeping("weights"), OTHER, now=NOW + 33, seen=NOW + 2)
+    assert (taken.phase, taken.released) == (Phase.SYNCING, ("weights",))
+
+
+def test_a_state_survives_the_lease():
+    full = Transaction(
+        phase=Phase.SLEEPING,
+        id="t1",
+        holder="trainer-0",
+        epoch="e1",
+        target_version="step-2",
+        version="step-1",
+        instances=frozenset({A, B}),
+        checkpoint="/c/1",
+        intact=True,
+        released=("kv_cache",),
+        asleep=(A,),
+        begun=NOW,
+        committed=NOW + 0.25,
+        message="why",
+        acquired=NOW,
+        renewed=NOW + 0.5,
+        duration=20,
+        transitions=4,
+    )
+    unset = [f.name for f in dataclasses.fields(full) if getattr(full, f.name) == f.default]
+    assert not unset, "the state of this test has a value in each field"
+    assert weights.read(weights.written({}, full)) == full
+
+
+def test_writing_keeps_what_belongs_to_others():
+    notes = {"a": "b", names.ANNOTATION_MESSAGE: "old"}
+    lease = {
+        "kind": "Lease",
+        "metadata": {"resourceVersion": "7", "annotations": notes},
+        "spec": {"strategy": "x", "holderIdentity": "somebody"},
+    }
+    put = weights.written(lease, Transaction())
+    assert put["metadata"] == {"resourceVersion": "7", "annotations": {"a": "b"}}
+    assert put["spec"] == {"strategy": "x", "leaseDurationSeconds": 30, "leaseTransitions": 0}
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [
+        {},
+        {"metadata": {"annotations": None}, "spec": None},
+        {"metadata": {"annotations": {}}, "spec": {"leaseDurationSeconds": "x", "renewTime": 3}},
+    ],
+    ids=str,
+)
+def test_an_empty_or_broken_lease_is_idle(lease):
+    assert weights.read(lease) == Transaction()
+
+
+def test_an_unknown_phase_counts_as_aborted():
+    lease = {"metadata": {"annotations": {names.ANNOTATION_PHASE: "Singing"}}}
+    assert weights.read(lease).phase is Phase.ABORTED
+
+
+# --- any order of steps
+
+TRAINERS = st.sampled_from([MINE, LATER, OTHER])
+TAGS = st.sets(st.sampled_from(weights.MEMORY_TAGS))
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["begin", "renew", "commit", "abort", "sleep", "wake", "expire", "pass"]),
+        TRAINERS,
+        TAGS,
+        st.floats(0, 40),
+    ),
+    max_size=25,
+)
+
+
+@given(STEPS)
+def test_gates_open_only_over_weights_that_a_commit_named_and_nothing_took_since(taken):
+    state, now, seen, whole = Transaction(), NOW, NOW, False
+    for name, trainer, tags, passed in taken:
+        if name == "pass":
+            now += passed
+            continue
+        try:
+            after = _step(state, now, seen, name, trainer, tags)
+        except RefusedError:
+            continue
+        state, seen = after, now
+        # What the engines hold, told apart from what the module says of it.
+        if name in ("begin", "abort") or weights.WEIGHTS in state.released:
+            whole = False
+        elif name == "commit":
+            whole = True
+        assert state.intact <= whole
+        if state.phase is Phase.COMMITTED:
+            assert whole and state.instances and not state.released and not state.holder
+        assert weights.read(weights.written({}, state)).phase is state.phase
+
+
+def _step(
+    state: Transaction, now: float, seen: float, name: str, trainer: Trainer, tags: set[str]
+) -> Transaction:
+    match name:
+        case "begin":
+            return syncing(state, trainer, now, seen)
+        case "renew":
+            return steps.renew(state, trainer, now=now)
+        case "commit":
+            return steps.commit(state, trainer, now=now, instances=[A, C])
+        case "abort":
+            return steps.abort(state, trainer, message="")
+        case "sleep":
+            return steps.sleep(state, trainer, now=now, seen=seen, tags=tags)
+        case "wake":
+            return steps.wake(state, trainer, now=now, tags=tags)
+    expired = state.phase is Phase.SYNCING and now > state.expires(seen)
+    return steps.aborted(state, "expired") if expired else state
