@@ -31,6 +31,12 @@ def _parser() -> argparse.ArgumentParser:
         "--no-nodes", action="store_true", help="do not watch nodes, even where it is allowed"
     )
     parser.add_argument(
+        "--no-engine-requests",
+        action="store_true",
+        help="send engines no requests: no Versioned gate opens, no hang is detected, and what "
+        "engines really run with is not recorded",
+    )
+    parser.add_argument(
         "--lease-namespace",
         default=os.environ.get("POD_NAMESPACE", ""),
         metavar="NAME",
@@ -62,6 +68,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     return Settings(
         namespaces=tuple(arguments.namespace),
         watch_nodes=not arguments.no_nodes,
+        ask_engines=not arguments.no_engine_requests,
         kubeconfig=arguments.kubeconfig,
         context=arguments.context,
         health_address=arguments.health_address,

@@ -10,7 +10,8 @@ from typing import Any
 from sglang_operator import failures
 from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
-from sglang_operator.planner.observed import Observed
+from sglang_operator.planner import reported
+from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
 
@@ -61,9 +62,11 @@ def compute(
     troubles: Sequence[Trouble],
     previous: Mapping[str, Any],
     now: float,
+    reports: Mapping[str, EngineReport] | None = None,
 ) -> dict[str, Any]:
     """The status of a pool that can be run."""
     tally = Tally.of(plan)
+    said = reported.reported(pool, plan.engines, reports or {}, previous)
     seen = failures.seen(plan)
     remembered = failures.merge(previous.get("lastFailures", []), seen)
     wanted = _conditions(pool, plan, tally, troubles, seen)
@@ -97,7 +100,10 @@ def compute(
             "loadFormat": pool.arguments.load_format,
         },
     }
-    return status | _lists(ignored, pool.warnings, remembered)
+    if said:
+        status["reported"] = said
+    warnings = [*pool.warnings, *reported.warnings(pool, said)]
+    return status | _lists(ignored, warnings, remembered)
 
 
 def compute_refused(
@@ -120,7 +126,11 @@ def compute_refused(
     in_service = sum(pod.ready and not pod.dying for pod in observed.pods)
     engines = previous.get("engines", {})
     desired = engines.get("desired", 0)
-    kept = {key: previous[key] for key in ("revision", "resolved", "placement") if key in previous}
+    kept = {
+        key: previous[key]
+        for key in ("revision", "resolved", "reported", "placement")
+        if key in previous
+    }
     status: dict[str, Any] = {
         "observedGeneration": refused.owner.generation,
         "conditions": conditions.merge(

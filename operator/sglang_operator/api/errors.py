@@ -433,6 +433,12 @@ VERSION_OUTSIDE_ROLL = _warning(
     "trainer refuses it",
     "ROLL roll/third_party/sglang/__init__.py",
 )
+VERSION_REPORTED = _warning(
+    "EngineVersionReported",
+    "the engines say that they are SGLang {found}, and were started as {version}; set "
+    "engineVersion or the image's tag to what they are, so that arguments and probes fit",
+    POLICY,
+)
 VERSION_MISMATCH = _warning(
     "EngineVersionMismatch",
     "engineVersion is {found} but image {image} says {version}; engineVersion is believed; "

@@ -21,6 +21,8 @@ from sglang_operator.controller.meters import PassMeter
 from sglang_operator.controller.reconcile import Reconciler, View
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.workqueue import WorkQueue
+from sglang_operator.fleet.client import EngineClient
+from sglang_operator.fleet.poller import Poller
 
 OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:
@@ -43,7 +45,10 @@ class EngineRoom:
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self.settings = settings
-        self.client = ApiClient(connection, user_agent=f"sglang-operator/{__version__}")
+        user_agent = f"sglang-operator/{__version__}"
+        self.client = ApiClient(connection, user_agent=user_agent)
+        self.engines = EngineClient(user_agent=user_agent)
+        self.poller = Poller(self.engines, self.wake) if settings.ask_engines else None
         self.queue = WorkQueue()
         self.passes = PassMeter()
         self.reconciler: Reconciler | None = None
@@ -82,7 +87,7 @@ class EngineRoom:
 
     async def run(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Sync, then serve until ``stop``; ``ready`` is awaited once in between."""
-        async with self.client:
+        async with self.client, self.engines:
             self._make_informers()
             streams = [asyncio.create_task(i.run(), name=i.resource.name) for i in self.informers]
             try:
@@ -95,6 +100,8 @@ class EngineRoom:
                 for stream in streams:
                     stream.cancel()
                 await asyncio.gather(*streams, return_exceptions=True)
+                if self.poller is not None:
+                    await self.poller.close()
 
     async def _lead(self) -> None:
         """Serve while the Lease is held; without one, at once and for ever."""
@@ -206,6 +213,7 @@ class EngineRoom:
             view,
             executor,
             Recorder(self.client, self.settings.identity),
+            self.poller,
             publish_interval=self.settings.publish_interval,
         )
 

@@ -23,7 +23,9 @@ from sglang_operator.controller import logs
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.desired import engine_pod, objects
+from sglang_operator.fleet.poller import Poller
 from sglang_operator.planner import plan as planner
+from sglang_operator.planner import questions, weights
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
@@ -54,11 +56,18 @@ class Reconciler:
     """Runs passes.  The queue sees to it that a pool has one at a time."""
 
     def __init__(
-        self, view: View, executor: Executor, recorder: Recorder, *, publish_interval: float
+        self,
+        view: View,
+        executor: Executor,
+        recorder: Recorder,
+        poller: Poller | None,  # None: engines are not asked
+        *,
+        publish_interval: float,
     ) -> None:
         self._view = view
         self._executor = executor
         self._recorder = recorder
+        self._poller = poller
         self._publish_interval = publish_interval
         self._memories: dict[PoolKey, Memory] = {}
         self._telling: set[asyncio.Task[None]] = set()
@@ -69,8 +78,10 @@ class Reconciler:
         if record is None:
             self._memories.pop(key, None)
             self._recorder.forget(key)
+            self._ask_nothing(key)
             return None
         if record.metadata.deletion_timestamp is not None:
+            self._ask_nothing(key)
             return None  # its children go with it; nothing is ours to do any more
         memory = self._memory(key, record)
         with logs.about(record.metadata):
@@ -147,9 +158,21 @@ class Reconciler:
                 for store in self._view.children.values()
                 for name, child in store.of(key)
             },
+            reports=self._poller.reports(key) if self._poller else {},
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
         )
+
+    def _ask_engines(self, key: PoolKey, pool: Pool, plan: Plan, observed: Observed) -> None:
+        """Have the engines asked what the next passes want to know."""
+        if self._poller is None:
+            return
+        instances = filter(None, map(weights.instance, observed.pods))
+        self._poller.ask(key, questions.questions(pool, plan.engines), instances)
+
+    def _ask_nothing(self, key: PoolKey) -> None:
+        if self._poller is not None:
+            self._poller.forget(key)
 
     # --- decide, act, tell
 
@@ -174,6 +197,7 @@ class Reconciler:
         plan = planner.plan(pool, observed, now)
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, now)
+        self._ask_engines(key, pool, plan, observed)
         outcome = await self._act(key, memory, pool, plan)
         if outcome.gone:
             self._view.pools.gone(key, memory.uid)
@@ -279,6 +303,7 @@ class Reconciler:
             troubles=memory.troubles(actions.foreign_children(pool, children, observed)),
             previous=record.status,
             now=time.time(),
+            reports=observed.reports,
         )
         later = await self._publish_status(key, memory, record, new)
         if later is None and retry is None:

@@ -10,6 +10,7 @@ class Settings:
 
     namespaces: tuple[str, ...] = ()  # none: the whole cluster
     watch_nodes: bool = True  # given up by itself where access to nodes is not granted
+    ask_engines: bool = True  # else what only engines can tell is not known
     kubeconfig: Path | None = None
     context: str | None = None
     health_address: str | None = None  # "host:port" of the probes; None: no server

@@ -139,6 +139,8 @@ ROUTED_EXPERTS_SINCE = parse("0.5.6.post3")
 PREFERRED_SAMPLING_SINCE = parse("0.4.6.post5")
 ADMIN_API_KEY_SINCE = parse("0.5.8")
 WEIGHT_SESSION_SINCE = parse("0.5.21")
+GET_LOAD_SINCE = parse("0.4.10.post2")
+LOADS_SINCE = parse("0.5.9")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,12 @@ class Features:
     ready_endpoint: bool
     # GET, needs the API key if there is one: /model_info since 0.5.6, an older name before.
     model_info_path: str
+    # GET, needs the API key if there is one: /server_info since 0.5.6, an older name before.  The
+    # scheduler has to answer, and it shows every argument in clear, keys too.
+    server_info_path: str
+    # GET: requests and tokens in work.  /get_load since 0.4.10.post2 (gone in 0.5.21), /v1/loads
+    # since 0.5.9; empty: nothing tells.
+    load_path: str
     # --enable-return-routed-experts: ROLL asserts 0.5.6.post3; in 0.5.7, not in 0.5.6.post2.
     return_routed_experts: bool
     # --preferred-sampling-params: in 0.4.6.post5, not in 0.4.6.post1.
@@ -172,8 +180,16 @@ def features(version: Version) -> Features:
         weight_version_flag=version >= WEIGHT_VERSION_SINCE,
         ready_endpoint=version >= READY_SINCE,
         model_info_path="/model_info" if version >= MODEL_INFO_SINCE else "/get_model_info",
+        server_info_path="/server_info" if version >= MODEL_INFO_SINCE else "/get_server_info",
+        load_path=_load_path(version),
         return_routed_experts=version >= ROUTED_EXPERTS_SINCE,
         preferred_sampling_params=version >= PREFERRED_SAMPLING_SINCE,
         admin_api_key=version >= ADMIN_API_KEY_SINCE,
         begin_end_weight_update=version >= WEIGHT_SESSION_SINCE,
     )
+
+
+def _load_path(version: Version) -> str:
+    if version >= LOADS_SINCE:
+        return "/v1/loads?include=core"
+    return "/get_load" if version >= GET_LOAD_SINCE else ""

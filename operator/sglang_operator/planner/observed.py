@@ -98,11 +98,40 @@ class ObservedChild:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    """What an engine says it runs with, asked once; None where it does not say."""
+
+    version: str = ""  # SGLang's own, as the process knows it
+    mem_fraction_static: float | None = None
+    max_total_tokens: int | None = None  # of the KV cache
+    max_running_requests: int | None = None
+    context_length: int | None = None
+    attention_backend: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loading:
+    """Weights that the operator has told an engine to read from disk, and what came of it."""
+
+    path: str
+    version: str
+    done: bool = False
+    error: str = ""  # the engine's words, if it could not
+    tries: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineReport:
-    """What an engine said of itself.  Nothing asks yet, so there are none."""
+    """What one engine instance said of itself, as far as it was asked (``planner.questions``).
+
+    Times are not part of it unless they matter: a report that equals the last one is no news.
+    """
 
     instance: str
-    weight_version: str = ""
+    weight_version: str | None = None  # None: not asked, or no answer yet
+    resolved: Resolved | None = None
+    stuck_since: float | None = None  # it has work, and got nothing done since then
+    loading: Loading | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +143,7 @@ class Observed:
     taken: Mapping[GroupName, int] = field(default_factory=dict)
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
-    reports: Mapping[str, EngineReport] = field(default_factory=dict)
+    reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
     # Failures that stand in the stored status: only these pods may be deleted.
     recorded: frozenset[Uid] = frozenset()
     # Creates were refused (quota, admission): no more of them before this time.

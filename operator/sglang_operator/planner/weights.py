@@ -7,15 +7,25 @@ restart changes it (design.md §5).
 import hashlib
 from collections.abc import Iterable
 
+from sglang_operator.planner.observed import ObservedPod
 from sglang_operator.planner.plan import EngineView
 
 EPOCH_DIGITS = 16
+INSTANCE_DIGITS = 8
 
 
 def epoch(engines: Iterable[EngineView]) -> str:
     """Digest of the ordered (rank, pod UID, container ID, GPUs); sixteen hexadecimal digits."""
     lines = "\n".join(_line(view) for view in engines)
     return hashlib.sha256(lines.encode()).hexdigest()[:EPOCH_DIGITS]
+
+
+def instance(pod: ObservedPod | None) -> str | None:
+    """One life of an engine: eight hexadecimal digits; None while there is no container."""
+    if pod is None or not pod.container_id:
+        return None
+    digest = hashlib.sha256(f"{pod.uid}|{pod.container_id}".encode())
+    return digest.hexdigest()[:INSTANCE_DIGITS]
 
 
 def _line(view: EngineView) -> str:

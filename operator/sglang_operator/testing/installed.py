@@ -43,6 +43,8 @@ class InstalledOperator:
     """The operator's process, and what an installation brings with it.
 
     ``namespaces`` asks for namespaced mode: a Role in each of them, nothing cluster-wide.
+    ``ask_engines`` lets it send requests to engines; on fake nodes pods have made-up addresses,
+    at which somebody else may answer.
     """
 
     def __init__(
@@ -51,11 +53,12 @@ class InstalledOperator:
         *,
         namespaces: Sequence[str] = (),
         arguments: Sequence[str] = (),
+        ask_engines: bool = False,
         name: str = COMPONENT,
     ) -> None:
         self._plane = plane
         self._namespaces = tuple(namespaces)
-        self._arguments = tuple(arguments)
+        self._arguments = (*([] if ask_engines else ["--no-engine-requests"]), *arguments)
         self.name = name
 
     @property

@@ -193,6 +193,20 @@ def test_the_models_path_changed_its_name(version, path):
     assert versions.features(versions.parse(version)).model_info_path == path
 
 
+@pytest.mark.parametrize(
+    ("version", "path"),
+    [
+        ("0.4.6.post5", ""),
+        ("0.4.10.post2", "/get_load"),
+        ("0.5.7", "/get_load"),
+        ("0.5.9", "/v1/loads?include=core"),
+        ("0.5.23", "/v1/loads?include=core"),
+    ],
+)
+def test_the_loads_path_changed_too(version, path):
+    assert versions.features(versions.parse(version)).load_path == path
+
+
 def test_a_newer_version_loses_no_feature():
     known = sorted({*versions.ROLL_VERSIONS, versions.NEWEST_KNOWN})
     rows = [versions.features(version) for version in known]

@@ -1,0 +1,71 @@
+"""Which engines are to be asked, what, and how often.  Pure; ``fleet`` asks.
+
+The rule is silence: a pool whose state Kubernetes tells is not asked, and one with an API key
+never is, because the operator reads no Secrets (design.md §5).  What is asked:
+
+- once for each life of an engine, what it runs: its real version and arguments;
+- for a Versioned gate, the version of its weights;
+- for hang detection, which is off by default, whether its work moves.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from sglang_operator.api.spec import WeightsGate
+from sglang_operator.engine import versions
+from sglang_operator.planner import weights
+from sglang_operator.planner.plan import EngineState, EngineView
+from sglang_operator.planner.pool import Pool
+
+WEIGHTS_SECONDS = 3.0
+_UP = (EngineState.UP, EngineState.IN_SERVICE)
+
+
+class Topic(Enum):
+    RESOLVED = "resolved"
+    WEIGHTS = "weights"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One thing to ask of one instance of an engine."""
+
+    instance: str
+    topic: Topic
+    url: str  # of the engine, without a path
+    features: versions.Features
+    every: float | None = None  # seconds between two times; None: until it has answered
+
+
+def url(address: str, port: int) -> str:
+    """Where an engine answers, without a path."""
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
+
+
+def questions(pool: Pool, engines: Sequence[EngineView]) -> tuple[Question, ...]:
+    """Everything to ask of this pool's engines while they stand like this."""
+    security = pool.spec.security
+    if security.api_key is not None or security.admin_api_key is not None:
+        return ()
+    return tuple(question for view in engines for question in _of_engine(pool, view))
+
+
+def _of_engine(pool: Pool, view: EngineView) -> Iterator[Question]:
+    pod = view.pod
+    instance = weights.instance(pod)
+    # An engine of another revision may be of another version, and is on its way out.
+    if view.state not in _UP or not view.current or pod is None or not pod.ip or not instance:
+        return
+    to_ask: list[tuple[Topic, float | None]] = [(Topic.RESOLVED, None)]
+    if pool.gate is WeightsGate.VERSIONED:
+        to_ask.append((Topic.WEIGHTS, WEIGHTS_SECONDS))
+    for topic, every in to_ask:
+        yield Question(
+            instance=instance,
+            topic=topic,
+            url=url(pod.ip, pool.spec.network.port),
+            features=pool.features,
+            every=every,
+        )

@@ -1,0 +1,58 @@
+"""What the engines say they really run with, where that is known.  Pure.
+
+An engine is asked once (``questions``); afterwards the status is the memory, so that a new
+operator does not take back what an earlier one has learnt.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sglang_operator.api import errors
+from sglang_operator.planner import weights
+from sglang_operator.planner.observed import EngineReport, Resolved
+from sglang_operator.planner.plan import EngineView
+from sglang_operator.planner.pool import Pool
+
+_FIELDS = {
+    "engineVersion": "version",
+    "memFractionStatic": "mem_fraction_static",
+    "maxTotalTokens": "max_total_tokens",
+    "maxRunningRequests": "max_running_requests",
+    "contextLength": "context_length",
+    "attentionBackend": "attention_backend",
+}
+
+
+def reported(
+    pool: Pool,
+    engines: Sequence[EngineView],
+    reports: Mapping[str, EngineReport],
+    previous: Mapping[str, Any],
+) -> dict[str, Any]:
+    """As the status has it: of the lowest rank that has told; {} if none has.
+
+    Engines of one revision are equal but for the memory that was free when they started.
+    """
+    told = next(_told(engines, reports), None)
+    if told is not None:
+        values = {name: getattr(told, field) for name, field in _FIELDS.items()}
+        return {name: value for name, value in values.items() if value not in (None, "")}
+    if previous.get("revision") != pool.revision:
+        return {}
+    return dict(previous.get("reported", {}))
+
+
+def warnings(pool: Pool, said: Mapping[str, Any]) -> Iterator[errors.Problem]:
+    """What is odd about it: the operator speaks to another version than it thinks."""
+    version = said.get("engineVersion", "")
+    if version and version != str(pool.version):
+        yield errors.VERSION_REPORTED(
+            "spec.engineVersion", found=errors.shown(version), version=pool.version
+        )
+
+
+def _told(engines: Sequence[EngineView], reports: Mapping[str, EngineReport]) -> Iterator[Resolved]:
+    for view in engines:
+        report = reports.get(weights.instance(view.pod) or "")
+        if view.current and report is not None and report.resolved is not None:
+            yield report.resolved

@@ -1,0 +1,149 @@
+"""Requests to engines: bounded, decoded, and not trusted."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sglang_operator.fleet import answers, client
+from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
+from tests.unit.fleet.engines import Engine, an_engine
+
+INFO: dict[str, Any] = {
+    "version": "0.5.14",
+    "mem_fraction_static": 0.7,
+    "max_total_num_tokens": 123456,
+    "max_running_requests": 256,
+    "context_length": None,
+    "attention_backend": "fa3",
+    "api_key": "secret",
+    "admin_api_key": "secret",
+    "internal_states": [{"anything": [1, 2, 3]}],
+}
+
+
+def with_engine(
+    test: Callable[[EngineClient, Engine], Awaitable[None]], timeout: float = 5.0, **told: Any
+) -> None:
+    """Run the test with a client and an engine that answers this."""
+
+    async def run() -> None:
+        async with (
+            EngineClient(user_agent="test", timeout=timeout) as requests,
+            an_engine(**told) as engine,
+        ):
+            await test(requests, engine)
+
+    asyncio.run(run())
+
+
+def test_the_weight_version_is_read():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        info = await requests.get(engine.url, "/model_info", answers.ModelInfo)
+        assert info.weight_version == "step-7"
+        assert requests.requests == {("/model_info", 200): 1}
+
+    with_engine(test, model_info={"weight_version": "step-7", "model_path": "/models/m"})
+
+
+def test_what_an_engine_runs_with_is_read_without_its_keys():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        info = await requests.get(engine.url, "/server_info", answers.ServerInfo)
+        assert info.resolved.version == "0.5.14"
+        assert info.resolved.max_total_tokens == 123456
+        assert info.resolved.context_length is None
+        assert "secret" not in repr(info)
+
+    with_engine(test, server_info=INFO)
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        pytest.param("no JSON", 200, id="no JSON"),
+        pytest.param([1, 2], 200, id="a list"),
+        pytest.param({"weight_version": 7}, 200, id="a number"),
+        pytest.param(503, 503, id="an error status"),
+        pytest.param(302, 302, id="a redirect"),
+    ],
+)
+def test_an_answer_that_is_not_expected_is_an_error(told, status):
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineError) as error:
+            await requests.get(engine.url, "/model_info", answers.ModelInfo)
+        assert error.value.status == status
+
+    with_engine(test, model_info=told)
+
+
+def test_an_answer_without_end_is_cut_off(monkeypatch):
+    monkeypatch.setattr(client, "MAX_ANSWER", 1000)
+
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineError, match="larger than 1000 bytes"):
+            await requests.get(engine.url, "/model_info", answers.ModelInfo)
+
+    with_engine(test, model_info="x" * 70_000)
+
+
+def test_an_engine_that_does_not_answer_in_time_is_unreachable():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineUnreachableError, match="no answer in time"):
+            await requests.get(engine.url, "/model_info", answers.ModelInfo)
+        assert requests.requests == {("/model_info", 0): 1}
+
+    with_engine(test, timeout=0.05, model_info=None)
+
+
+def test_an_engine_that_is_not_there_is_unreachable():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineUnreachableError):
+            await requests.get("http://127.0.0.1:9", "/model_info", answers.ModelInfo)
+
+    with_engine(test)
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        assert await requests.probe(engine.url, "/ready")
+
+    with_engine(test, ready={})
+
+
+def test_a_refusal_is_told_from_a_passing_error():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        for path, refused in (("/locked", True), ("/nowhere", True), ("/busy", False)):
+            with pytest.raises(EngineError) as error:
+                await requests.get(engine.url, path, answers.ModelInfo)
+            assert error.value.refused is refused
+
+    with_engine(test, locked=401, busy=500)
+
+
+def test_weights_are_read_from_disk_in_a_format_that_a_dummy_engine_takes():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        await requests.update_weights_from_disk(engine.url, path="/ckpt/7", version="step-7")
+        method, path, body = engine.asked[0]
+        assert (method, path) == ("POST", "/update_weights_from_disk")
+        assert body == {
+            "model_path": "/ckpt/7",
+            "load_format": "auto",
+            "weight_version": "step-7",
+            "flush_cache": True,
+        }
+
+    with_engine(test, update_weights_from_disk={"success": True, "message": "ok"})
+
+
+def test_an_engine_that_cannot_read_the_weights_says_why():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineError) as error:
+            await requests.update_weights_from_disk(engine.url, path="/nope", version="v")
+        assert error.value.message == "Failed to get model loader"
+
+    body = {"success": False, "message": "Failed to get model loader"}
+    with_engine(test, update_weights_from_disk={"status": 400, "body": body})

@@ -1,0 +1,41 @@
+"""What engines say they run with, and how long it is known."""
+
+from sglang_operator.planner import reported, weights
+from sglang_operator.planner.observed import EngineReport, Resolved
+from sglang_operator.planner.plan import Plan
+from sglang_operator.planner.pool import Pool
+from tests.builders import a_pool, all_pods, planned
+
+RESOLVED = Resolved(version="0.5.7", max_total_tokens=1000)
+
+
+def up(pool: Pool) -> Plan:
+    return planned(pool, all_pods(pool, container_id="containerd://1"))
+
+
+def said_by(plan: Plan, rank: int, resolved: Resolved = RESOLVED) -> dict[str, EngineReport]:
+    instance = weights.instance(plan.engines[rank].pod) or ""
+    return {instance: EngineReport(instance=instance, resolved=resolved)}
+
+
+def test_the_first_engine_that_has_told_speaks_for_all():
+    pool = a_pool()
+    plan = up(pool)
+    reports = said_by(plan, 3) | said_by(plan, 1, Resolved(version="0.5.9"))
+    assert reported.reported(pool, plan.engines, reports, {}) == {"engineVersion": "0.5.9"}
+
+
+def test_what_was_told_is_kept_while_the_revision_stays():
+    pool = a_pool()
+    before = {"revision": pool.revision, "reported": {"engineVersion": "0.5.7"}}
+    assert reported.reported(pool, (), {}, before) == {"engineVersion": "0.5.7"}
+    assert reported.reported(pool, (), {}, {**before, "revision": "older"}) == {}
+
+
+def test_an_engine_of_another_version_than_it_was_started_as_is_a_warning():
+    pool = a_pool(image="lmsysorg/sglang:v0.5.7")
+    assert not list(reported.warnings(pool, {"engineVersion": "0.5.7"}))
+    assert not list(reported.warnings(pool, {}))
+    (warning,) = reported.warnings(pool, {"engineVersion": "0.5.9"})
+    assert warning.reason == "EngineVersionReported"
+    assert "SGLang 0.5.9, and were started as 0.5.7" in warning.message
