@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration faults faults-subset lint format bench docs build schema policies golden proof clean tools
+.PHONY: help demo test unit integration faults faults-subset lint format bench chart docs build schema policies golden proof clean tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +53,10 @@ golden: $(STAMP) ## Write the golden pods of the samples anew; a changed revisio
 proof: $(STAMP) ## Rendered command lines against each SGLang version's own parser, all cases
 	$(BIN)/python -m tests.proof $(ARGS)
 
-docs: $(STAMP) ## errors.md and the CLI's picture of the CRD, from the code and the manifests
+chart: $(STAMP) ## What the Helm chart takes from the manifests, and its README
+	$(BIN)/python -m tests.chart
+
+docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests
 	$(BIN)/python -m sglang_operator.cli.generate
 
 build: $(STAMP) ## Wheel and source distribution in dist/

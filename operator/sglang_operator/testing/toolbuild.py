@@ -26,6 +26,7 @@ REPORT_SECONDS = 15.0
 TAIL_LINES = 30
 GO_DIRECTIVE = re.compile(r"^go (?P<version>\d+\.\d+)", re.MULTILINE)
 GO_VERSION = re.compile(r"go(?P<version>\d+\.\d+)")
+HELM_PACKAGES = ("helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules")
 RENAMED = {"server": "etcd"}  # a Go program is named after its folder
 
 Progress = Callable[[str], None]
@@ -82,8 +83,12 @@ def build(
     environ: Mapping[str, str],
     is_complete: Callable[[Path], bool],
     progress: Progress,
+    what: str | None = None,
 ) -> None:
-    """Build every tool into ``target`` unless another process has; raises ToolsError."""
+    """Build every tool into ``target`` unless another process has; raises ToolsError.
+
+    ``version`` is that of Kubernetes; ``what`` names the programs to a person.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target.with_name(target.name + ".lock"), progress):
         if is_complete(target):
@@ -92,7 +97,8 @@ def build(
         for left in target.parent.glob(f"{prefix}*"):  # by a builder that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
-            _build_in(Path(folder), go, module, version, environ, progress)
+            named = what or f"Kubernetes {version}, etcd, KWOK and Helm"
+            _build_in(Path(folder), go, module, version, environ, progress, named)
             made = Path(folder) / "bin"
             if not is_complete(made):
                 names = ", ".join(sorted(path.name for path in made.iterdir())) or "nothing"
@@ -111,6 +117,9 @@ def command(go: str, output: Path, version: str) -> list[str]:
         f"{base}.gitMinor={minor}",
         f"{client}.gitVersion=v{version}",
     ]
+    # Helm 3 takes a cluster that it does not ask for one of Kubernetes 1.20.
+    for package in HELM_PACKAGES:
+        values += [f"{package}.k8sVersionMajor={major}", f"{package}.k8sVersionMinor={minor}"]
     flags = " ".join(["-s", "-w", *(f"-X {value}" for value in values)])
     return [
         go,
@@ -133,6 +142,7 @@ def _build_in(
     version: str,
     environ: Mapping[str, str],
     progress: Progress,
+    what: str,
 ) -> None:
     # The package may be installed where nobody may write, and Go wants to.
     source, output = folder / "module", folder / "bin"
@@ -141,8 +151,7 @@ def _build_in(
     for name in ("go.mod", "go.sum"):
         shutil.copyfile(module / name, source / name)
     progress(
-        f"building Kubernetes {version}, etcd, KWOK and Helm with {describe(go, environ)}; "
-        "this happens once and takes some minutes"
+        f"building {what} with {describe(go, environ)}; this happens once and takes some minutes"
     )
     process = subprocess.Popen(
         command(go, output, version),

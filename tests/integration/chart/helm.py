@@ -1,0 +1,75 @@
+"""Helm as a test runs it: with a home of its own, and what it renders as objects."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sglang_operator.testing import binaries, extratools
+from tests.chart.generated import CHART
+
+SECONDS = 120
+RELEASE = "sglang-operator"
+NAMESPACE = "sglang-operator"
+
+Json = dict[str, Any]
+
+
+class HelmError(Exception):
+    """Helm's own words."""
+
+
+class Helm:
+    """One Helm program.  ``environ`` is more environment, such as a KUBECONFIG."""
+
+    def __init__(self, program: Path, home: Path, environ: dict[str, str] | None = None) -> None:
+        self._program = program
+        self._environ = {
+            **os.environ,
+            **(environ or {}),
+            "HELM_CACHE_HOME": str(home / "cache"),
+            "HELM_CONFIG_HOME": str(home / "config"),
+            "HELM_DATA_HOME": str(home / "data"),
+        }
+
+    def __call__(self, *arguments: str, values: Any = None) -> str:
+        """What Helm writes; raises HelmError.  ``values`` is what a values file would hold."""
+        more = ["--values=-"] if values is not None else []
+        result = subprocess.run(
+            [str(self._program), *arguments, *more],
+            input=None if values is None else json.dumps(values),
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        if result.returncode != 0:
+            raise HelmError(f"helm {' '.join(arguments)}: {result.stderr or result.stdout}")
+        return result.stdout
+
+    def objects(self, values: Any = None, *arguments: str, chart: Path = CHART) -> list[Json]:
+        """The objects of a release by the usual name."""
+        given = values if values is not None else {}
+        text = self(
+            "template", RELEASE, str(chart), f"--namespace={NAMESPACE}", *arguments, values=given
+        )
+        return [found for found in yaml.safe_load_all(text) if found]
+
+
+def programs() -> dict[str, Path]:
+    """Helm 4 and Helm 3, by name."""
+    return {"helm4": binaries.locate() / "helm", "helm3": extratools.helm3()}
+
+
+def named(objects: list[Json], kind: str, name: str = RELEASE) -> Json:
+    """The one object of this kind and name."""
+    (found,) = [o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def kinds(objects: list[Json]) -> set[str]:
+    """The kinds that occur."""
+    return {found["kind"] for found in objects}
