@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration faults faults-subset lint format bench chart docs build schema policies golden proof clean tools
+.PHONY: help demo test unit integration contract faults faults-subset lint format bench chart docs build schema policies golden proof clean tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ unit: $(STAMP) ## Tests without a cluster
 
 integration: $(STAMP) tools ## Tests on a real control plane
 	$(PYTEST) tests/integration $(ARGS)
+
+contract: $(STAMP) ## What engines do, on fakes of all versions; SGLANG_CONTRACT_… points it at a real one
+	$(PYTEST) tests/contract $(ARGS)
 
 faults-subset: $(STAMP) tools
 	$(PYTEST) tests/faults $(ARGS)

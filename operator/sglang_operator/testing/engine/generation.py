@@ -1,0 +1,145 @@
+"""POST /generate: one request, several samples, streams, and what an answer says."""
+
+import asyncio
+import json
+import time
+import uuid
+from typing import Any
+
+from aiohttp import web
+
+from sglang_operator.testing.engine import bodies
+from sglang_operator.testing.engine.behaviour import Behaviour
+from sglang_operator.testing.engine.commands import Commands
+from sglang_operator.testing.engine.manager import Manager
+from sglang_operator.testing.engine.scheduler import Request
+
+_LOOK_SECONDS = 1.0  # how often a client that has gone is noticed
+_NO_TOKENIZER = (
+    "The engine initialized with skip_tokenizer_init=True cannot accept text prompts. Please "
+    "provide input_ids or re-initialize the engine with skip_tokenizer_init=False."
+)
+_NO_PROMPT = "Either text, input_ids or input_embeds should be provided."
+
+
+class Generation:
+    """Answers to /generate."""
+
+    def __init__(self, manager: Manager, commands: Commands, behaviour: Behaviour) -> None:
+        self._manager = manager
+        self._commands = commands
+        self._behaviour = behaviour
+        self._text = not getattr(manager.args, "skip_tokenizer_init", False)
+
+    async def generate(self, http: web.Request) -> web.StreamResponse:
+        """POST or PUT /generate."""
+        body = await bodies.read(http, self._behaviour)
+        if problem := self._problem(body):
+            return bodies.refused(problem)
+        requests = self._requests(body)
+        begun = time.monotonic()
+        if body.get("stream"):
+            return await self._stream(http, requests, begun)
+        async with self._manager.admitted(requests):
+            for request in requests:
+                if not await self._finished(http, request):
+                    return bodies.refused("Request is disconnected from the client side.")
+            answers = [self._answer(request, begun) for request in requests]
+        single = not _batched(body) and len(answers) == 1
+        return web.json_response(answers[0] if single else answers)
+
+    def _problem(self, body: dict[str, Any]) -> str:
+        if body.get("text") is not None and not self._text:
+            return _NO_TOKENIZER
+        return _NO_PROMPT if body.get("text") is None and body.get("input_ids") is None else ""
+
+    def _requests(self, body: dict[str, Any]) -> list[Request]:
+        prompts = _prompts(body)
+        sampling = body.get("sampling_params") or {}
+        if isinstance(sampling, list):
+            sampling = sampling[0] if sampling else {}
+        samples = [prompt for prompt in prompts for _ in range(int(sampling.get("n", 1)))]
+        loop = asyncio.get_running_loop()
+        given = body.get("rid")
+        ids: list[str] = given if isinstance(given, list) else [given or ""]
+        return [
+            Request(
+                rid=ids[i] if i < len(ids) and ids[i] else uuid.uuid4().hex,
+                prompt=prompt,
+                max_new_tokens=int(sampling.get("max_new_tokens", 128)),
+                finished=loop.create_future(),
+            )
+            for i, prompt in enumerate(samples)
+        ]
+
+    async def _finished(self, http: web.Request, request: Request) -> bool:
+        """Wait for the end; false if the client has gone, with which the request is aborted."""
+        while not request.finished.done():
+            await asyncio.wait({request.finished}, timeout=_LOOK_SECONDS)
+            if http.transport is None or http.transport.is_closing():
+                self._manager.abort(request.rid, everything=False)
+                return False
+        return True
+
+    async def _stream(
+        self, http: web.Request, requests: list[Request], begun: float
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(http)
+        try:
+            async with self._manager.admitted(requests):
+                for index, request in enumerate(requests):
+                    await self._events(response, request, index if len(requests) > 1 else -1, begun)
+            await response.write(b"data: [DONE]\n\n")
+        except ConnectionError:
+            for request in requests:
+                self._manager.scheduler.abort(request.rid, everything=False)
+        return response
+
+    async def _events(
+        self, response: web.StreamResponse, request: Request, index: int, begun: float
+    ) -> None:
+        sent = -1
+        while sent < request.generated or not request.finished.done():
+            await request.progress.wait()
+            request.progress.clear()
+            if request.generated == sent and not request.finished.done():
+                continue
+            sent = request.generated
+            answer = self._answer(request, begun)
+            if index >= 0:
+                answer["index"] = index
+            await response.write(b"data: " + json.dumps(answer).encode() + b"\n\n")
+            if request.finished.done():
+                return
+
+    def _answer(self, request: Request, begun: float) -> dict[str, Any]:
+        weights = self._commands.weights.describe()
+        ids = request.output_ids(weights["checksum"])
+        meta: dict[str, Any] = {
+            "id": request.rid,
+            "finish_reason": request.finished.result() if request.finished.done() else None,
+            "prompt_tokens": len(request.prompt),
+        }
+        if self._behaviour.features.weight_version_flag:
+            meta["weight_version"] = self._manager.weight_version
+        meta |= {
+            "completion_tokens": len(ids),
+            "cached_tokens": 0,
+            "e2e_latency": time.monotonic() - begun,
+        }
+        text = {"text": "".join(f" t{i}" for i in ids)} if self._text else {}
+        return {**text, "output_ids": ids, "meta_info": meta, "fake_weights": weights}
+
+
+def _batched(body: dict[str, Any]) -> bool:
+    ids = body.get("input_ids")
+    return isinstance(body.get("text"), list) or bool(ids and isinstance(ids[0], list))
+
+
+def _prompts(body: dict[str, Any]) -> list[tuple[int, ...]]:
+    if (ids := body.get("input_ids")) is not None:
+        rows = ids if ids and isinstance(ids[0], list) else [ids]
+        return [tuple(map(int, row)) for row in rows]
+    texts = body["text"] if isinstance(body["text"], list) else [body["text"]]
+    return [tuple(text.encode()) or (0,) for text in texts]

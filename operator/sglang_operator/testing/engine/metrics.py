@@ -1,0 +1,85 @@
+"""GET /metrics, /get_load and /v1/loads: SGLang's names for what this engine can count.
+
+srt/metrics/collector.py, from 0.5.9 srt/observability/metrics_collector.py; the names here are the
+same in all versions from 0.4.6.post5 to 0.5.23, except where ``_SINCE`` says otherwise.
+"""
+
+import time
+from typing import Any
+
+from sglang_operator.engine import versions
+from sglang_operator.testing.engine.behaviour import Behaviour
+from sglang_operator.testing.engine.manager import Manager
+
+_MAX_TOKENS = 100_000  # of the KV cache
+_SINCE = {
+    "sglang:num_aborted_requests_total": versions.parse("0.5.2"),
+    "sglang:num_paused_reqs": versions.parse("0.5.6"),
+}
+
+
+def _used_tokens(manager: Manager) -> int:
+    return sum(len(r.prompt) + r.generated for r in manager.scheduler.running)
+
+
+def loads(manager: Manager) -> dict[str, Any]:
+    """The core of one entry of /v1/loads (0.5.14)."""
+    used = _used_tokens(manager)
+    running = len(manager.scheduler.running)
+    return {
+        "dp_rank": 0,
+        "timestamp": time.time(),
+        "num_running_reqs": 0 if manager.scheduler.paused else running,
+        "num_waiting_reqs": running if manager.scheduler.paused else 0,
+        "num_waiting_uncached_tokens": 0,
+        "num_used_tokens": used,
+        "num_total_tokens": used,
+        "max_total_num_tokens": _MAX_TOKENS,
+        "token_usage": used / _MAX_TOKENS,
+        "gen_throughput": 0.0,
+        "cache_hit_rate": 0.0,
+        "utilization": 0.0,
+        "max_running_requests": 2048,
+    }
+
+
+def load(manager: Manager) -> dict[str, Any]:
+    """One entry of /get_load."""
+    core = loads(manager)
+    return {
+        "dp_rank": 0,
+        "num_reqs": core["num_running_reqs"] + core["num_waiting_reqs"],
+        "num_waiting_reqs": core["num_waiting_reqs"],
+        "num_tokens": core["num_used_tokens"],
+        "ts_tic": time.perf_counter(),
+    }
+
+
+def render(manager: Manager, behaviour: Behaviour) -> str:
+    """The text of /metrics."""
+    scheduler, core = manager.scheduler, loads(manager)
+    gauges = {
+        "sglang:num_running_reqs": core["num_running_reqs"],
+        "sglang:num_queue_reqs": core["num_waiting_reqs"],
+        "sglang:num_used_tokens": core["num_used_tokens"],
+        "sglang:token_usage": core["token_usage"],
+        "sglang:gen_throughput": core["gen_throughput"],
+        "sglang:cache_hit_rate": core["cache_hit_rate"],
+        "sglang:num_paused_reqs": core["num_waiting_reqs"],
+    }
+    counters = {
+        "sglang:prompt_tokens_total": scheduler.prompt_tokens,
+        "sglang:generation_tokens_total": scheduler.generated_tokens,
+        "sglang:num_requests_total": scheduler.finished_requests,
+        "sglang:num_aborted_requests_total": scheduler.aborted_requests,
+    }
+    labels = f'model_name="{manager.args.served_model_name}"'
+    ranks = f',engine_type="unified",pp_rank="0",tp_rank="0",{labels}'.lstrip(",")
+    lines: list[str] = []
+    for kind, values in (("gauge", gauges), ("counter", counters)):
+        for name, value in values.items():
+            if name in _SINCE and behaviour.version < _SINCE[name]:
+                continue
+            lines += [f"# HELP {name} {name}", f"# TYPE {name} {kind}"]
+            lines.append(f"{name}{{{ranks if kind == 'gauge' else labels}}} {float(value)}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,190 @@
+"""The scheduler: one loop that runs requests and obeys commands in the order of their coming.
+
+It is a process of its own in SGLang.  A command that blocks (a group whose ranks never come) blocks
+everything behind it, and an exception in it is the end of the engine.
+"""
+
+import asyncio
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, overload
+
+_STEP_SECONDS = 0.01  # between looks at the running requests; idle, there are none
+_VOCABULARY = 32_000
+
+T = TypeVar("T")
+
+
+class SchedulerError(Exception):
+    """What the scheduler dies of; the text is the last line of its traceback."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Request:
+    """One sequence to generate."""
+
+    rid: str
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    finished: asyncio.Future[dict[str, Any]]  # the finish_reason
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
+    health_check: bool = False
+    tokens: float = 0.0  # generated so far; steps may be worth less than one
+    retractions: int = 0
+
+    @property
+    def generated(self) -> int:
+        """Whole tokens."""
+        return min(int(self.tokens), self.max_new_tokens)
+
+    def output_ids(self, checksum: str) -> list[int]:
+        """Tokens that follow from the prompt and from the weights that the engine has now."""
+        seed = hashlib.sha256(f"{checksum}{self.prompt}".encode()).digest()
+        return [
+            int.from_bytes(hashlib.sha256(seed + i.to_bytes(4, "big")).digest()[:4], "big")
+            % _VOCABULARY
+            for i in range(self.generated)
+        ]
+
+    def finish(self, reason: dict[str, Any]) -> None:
+        """End it, if it has not ended."""
+        if not self.finished.done():
+            self.finished.set_result(reason)
+        self.progress.set()
+
+
+class Scheduler:
+    """``crashed`` is called with the last line of a traceback, once."""
+
+    def __init__(self, token_seconds: float, crashed: Callable[[str], None]) -> None:
+        self._tokens_per_step = _STEP_SECONDS / max(token_seconds, 1e-6)
+        self._crashed = crashed
+        self._inbox: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._going = asyncio.Event()
+        self._going.set()
+        self.running: list[Request] = []
+        self.paused = False
+        self.unmapped: set[str] = set()  # memory that a forward pass would fail on
+        self.dead = False
+        self.outputs = 0  # whatever was sent back so far: a sign of life
+        self.generated_tokens = 0
+        self.prompt_tokens = 0
+        self.finished_requests = 0
+        self.aborted_requests = 0
+
+    async def run(self) -> None:
+        """Until the end of the engine."""
+        try:
+            while True:
+                await self._turn()
+        except SchedulerError as error:
+            self.dead = True
+            self._crashed(str(error))
+
+    @overload
+    async def call(self, command: Callable[[], Awaitable[T]]) -> T: ...
+
+    @overload
+    async def call(self, command: Callable[[], T]) -> T: ...
+
+    async def call(self, command: Callable[[], Any]) -> Any:
+        """Have a command done in its turn; never returns if the scheduler is dead or blocked."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        async def work() -> None:
+            result = command()
+            value = await result if inspect.isawaitable(result) else result
+            self.outputs += 1
+            if not done.done():
+                done.set_result(value)
+
+        self._inbox.put_nowait(work)
+        return await done
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Have a command done in its turn, without waiting."""
+
+        async def work() -> None:
+            command()
+
+        self._inbox.put_nowait(work)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request."""
+        self.post(lambda: self._admit(request))
+
+    def abort(self, rid: str, *, everything: bool) -> None:
+        """End requests whose id begins with ``rid``, or all."""
+        self.post(lambda: self._abort(rid, everything))
+
+    def stall(self) -> None:
+        """Do nothing any more, as a scheduler that hangs in a kernel."""
+        self._going.clear()
+
+    def go_on(self) -> None:
+        """End a ``stall``."""
+        self._going.set()
+
+    def fail(self, error: str) -> None:
+        """Die of an exception, in turn."""
+
+        def raising() -> None:
+            raise SchedulerError(error)
+
+        self.post(raising)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in it."""
+        return not self.running
+
+    async def _turn(self) -> None:
+        busy = bool(self.running) and not self.paused
+        if not busy:
+            await self._do(await self._inbox.get())
+            return
+        while not self._inbox.empty():
+            await self._do(self._inbox.get_nowait())
+        await asyncio.sleep(_STEP_SECONDS)
+        await self._going.wait()
+        if not self.paused:
+            self._step()
+
+    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._going.wait()
+        await work()
+
+    def _admit(self, request: Request) -> None:
+        if request.health_check and self.running:
+            return  # what runs shows that it lives
+        self.running.append(request)
+        self.prompt_tokens += len(request.prompt)
+
+    def _step(self) -> None:
+        if self.running and self.unmapped:
+            raise SchedulerError(
+                "ValueError: Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)"
+            )
+        for request in list(self.running):
+            before = request.generated
+            request.tokens += self._tokens_per_step
+            self.generated_tokens += request.generated - before
+            request.progress.set()
+            if request.generated >= request.max_new_tokens:
+                self._end(request, {"type": "length", "length": request.max_new_tokens})
+        self.outputs += 1
+
+    def _end(self, request: Request, reason: dict[str, Any]) -> None:
+        self.running.remove(request)
+        self.finished_requests += 1
+        self.outputs += 1
+        request.finish(reason)
+
+    def _abort(self, rid: str, everything: bool) -> None:
+        for request in list(self.running):
+            if everything or request.rid.startswith(rid):
+                self.aborted_requests += 1
+                reason = {"type": "abort", "message": "Aborted", "status_code": None}
+                self._end(request, {**reason, "err_type": None})

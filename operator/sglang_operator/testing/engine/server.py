@@ -1,0 +1,143 @@
+"""An engine's life: load, listen, warm up, serve, drain."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from typing import NoReturn
+
+from aiohttp import web
+
+from sglang_operator.testing.engine import death, failures, log
+from sglang_operator.testing.engine import weights as weights_module
+from sglang_operator.testing.engine.api import Api
+from sglang_operator.testing.engine.behaviour import Behaviour
+from sglang_operator.testing.engine.commands import Commands
+from sglang_operator.testing.engine.control import Control, Faults
+from sglang_operator.testing.engine.manager import UNHEALTHY, UP, Manager
+from sglang_operator.testing.engine.nodes import Nodes
+from sglang_operator.testing.engine.scheduler import Request, Scheduler
+from sglang_operator.testing.engine.settings import Settings
+
+_KEEP_ALIVE_SECONDS = 5  # SGLANG_TIMEOUT_KEEP_ALIVE
+_BACKLOG = 2048  # uvicorn's
+
+
+class Engine:
+    """One process of SGLang, of rank 0 of an engine; ``nodes`` has what the other ranks do."""
+
+    def __init__(self, args: argparse.Namespace, behaviour: Behaviour, settings: Settings) -> None:
+        self._args = args
+        self._behaviour = behaviour
+        self._settings = settings
+        self._running = False  # from the first request on signals are handled
+        self._scheduler = Scheduler(settings.token_seconds, self._crashed)
+        self._manager = Manager(args, behaviour, self._scheduler)
+        self._manager.touched = self._handle_signals
+        layers = weights_module.config(args.model_path).get("num_hidden_layers", settings.layers)
+        weights = weights_module.Weights(
+            weights_module.names(int(layers)),
+            dummy=args.load_format == "dummy",
+            source=args.model_path,
+        )
+        self._commands = Commands(args, behaviour, settings, self._scheduler, weights)
+        self._faults = Faults(settings.answer_seconds)
+
+    async def run(self) -> None:
+        """Until its end, which it does not return from."""
+        nodes = Nodes(self._args)
+        await nodes.meet()
+        await asyncio.sleep(self._settings.load_seconds)
+        work = asyncio.create_task(self._scheduler.run())
+        api = Api(self._manager, self._commands, self._behaviour, self._faults)
+        await listen(api.application(), self._args.host, self._args.port)
+        if self._settings.control_port:
+            control = Control(self._manager, self._commands, self._faults)
+            await listen(control.application(), self._args.host, self._settings.control_port)
+        watch = asyncio.create_task(self._watch(nodes))
+        await self._warm_up()
+        log.line("The server is fired up and ready to roll!")
+        await self._manager.exiting.wait()
+        await self._drain()
+        work.cancel()
+        watch.cancel()
+        self._end()
+
+    async def _warm_up(self) -> None:
+        if getattr(self._args, "checkpoint_engine_wait_weights_before_ready", False):
+            await self._wait_for_weights()
+        if not getattr(self._args, "skip_server_warmup", False):
+            await asyncio.sleep(self._settings.warm_up_seconds)
+            finished = asyncio.get_running_loop().create_future()
+            request = Request(
+                rid="warm-up", prompt=(10, 11, 12), max_new_tokens=8, finished=finished
+            )
+            async with self._manager.admitted([request]):
+                await finished
+        self._manager.status = UP
+
+    async def _wait_for_weights(self) -> None:
+        limit = int(os.environ.get("SGLANG_WAIT_WEIGHTS_READY_TIMEOUT", "120"))
+        try:
+            await asyncio.wait_for(self._manager.first_weights.wait(), limit)
+        except TimeoutError:
+            log.line(f"Weights are not ready after waiting {limit} seconds.")
+
+    def _handle_signals(self) -> None:
+        """From its first request on, SGLang handles SIGTERM (auto_create_handle_loop).
+
+        Before it, SIGTERM is the end; as PID 1 of a container it is ignored by the kernel.
+        """
+        if self._running:
+            return
+        self._running = True
+        self._started = time.monotonic()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+
+    def _terminate(self) -> None:
+        log.line("SIGTERM received. signum=None frame=None. Draining requests and shutting down...")
+        self._manager.exiting.set()
+
+    async def _drain(self) -> None:
+        """Wait for the requests, without end (sigterm_watchdog)."""
+        poll = self._settings.drain_poll_seconds
+        await asyncio.sleep(poll - (time.monotonic() - self._started) % poll)
+        while True:
+            if self._manager.status == UNHEALTHY or self._manager.health_failed:
+                log.line("Signal SIGTERM received while health check failed. Force exiting.")
+                return
+            if os.environ.get("SGL_FORCE_SHUTDOWN", "").lower() in ("true", "1"):
+                log.line("Signal SIGTERM received while force shutdown flag set. Force exiting.")
+                return
+            open_requests = self._manager.open_requests
+            log.line(f"Gracefully exiting... Remaining number of requests {open_requests}.")
+            if not open_requests:
+                return
+            await asyncio.sleep(poll)
+
+    def _end(self) -> NoReturn:
+        if self._behaviour.drains_to_zero:
+            sys.stderr.flush()
+            os._exit(0)
+        death.kill_tree()
+
+    async def _watch(self, nodes: Nodes) -> None:
+        await nodes.lost()
+        self._crashed("RuntimeError: [gloo] Connection closed by peer")
+
+    def _crashed(self, error: str) -> None:
+        frames = (("srt/managers/scheduler.py", "run_scheduler_process"),)
+        death.scheduler_failed(death.traceback(error, *frames), launching=not self._running)
+        asyncio.get_running_loop().call_later(self._settings.crash_seconds, death.kill_tree)
+
+
+async def listen(app: web.Application, host: str, port: int) -> None:
+    """Serve on an address; ends the process as uvicorn does if it is taken."""
+    runner = web.AppRunner(app, keepalive_timeout=_KEEP_ALIVE_SECONDS, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+    except OSError:
+        failures.port_in_use(host, port)
