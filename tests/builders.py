@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from sglang_operator.api import names
-from sglang_operator.planner.observed import Observed, ObservedPod, Termination
+from sglang_operator.api import names, spec
+from sglang_operator.planner import weights
+from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod, Termination
 from sglang_operator.planner.plan import Plan, plan
 from sglang_operator.planner.pool import Engine, Owner, Pool, Refused, plan_pool
 
@@ -19,7 +20,7 @@ OWNER = Owner(
 
 def guide_spec(**changes: Any) -> dict[str, Any]:
     """The example of ROLL's guide to SGLang: 24 GPUs, 2 for each engine."""
-    spec: dict[str, Any] = {
+    guide: dict[str, Any] = {
         "model_args": {
             "model_name_or_path": "Qwen/Qwen3-30B-A3B-Base",
             "disable_gradient_checkpointing": True,
@@ -33,7 +34,7 @@ def guide_spec(**changes: Any) -> dict[str, Any]:
         "num_gpus_per_worker": 2,
         "device_mapping": "list(range(0,24))",
     }
-    return {**spec, **changes}
+    return {**guide, **changes}
 
 
 def with_config(**config: Any) -> dict[str, Any]:
@@ -105,6 +106,32 @@ def all_pods(pool: Pool, **changes: Any) -> list[ObservedPod]:
 def planned(pool: Pool, pods: list[ObservedPod], now: float = NOW, **observed: Any) -> Plan:
     """The plan for exactly these pods."""
     return plan(pool, Observed(pods=tuple(pods), **observed), now)
+
+
+def a_lease(pool: Pool, *, seen: float = NOW, **annotations: str) -> dict[Any, ObservedChild]:
+    """The weights' Lease as a child of the pool; annotations by the end of their name, ``_`` for
+    ``-``; ``holder`` and ``duration`` go to its spec."""
+    holder, duration = annotations.pop("holder", None), annotations.pop("duration", "30")
+    notes = {
+        f"{names.GROUP}/weights-{key.replace('_', '-')}": value
+        for key, value in annotations.items()
+    }
+    name = names.weights_lease_name(pool.owner.name)
+    body = {
+        "metadata": {"name": name, "annotations": notes, "resourceVersion": "7"},
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": int(duration)},
+    }
+    child = ObservedChild(uid=names.Uid("uid-lease"), owner=pool.owner.uid, body=body, seen=seen)
+    return {("Lease", name): child}
+
+
+def weighed(
+    pool: Pool, pods: list[ObservedPod], now: float = NOW, **observed: Any
+) -> weights.WeightsPlan:
+    """What is decided about the weights of exactly these pods."""
+    seen = Observed(pods=tuple(pods), **observed)
+    policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
+    return weights.decide(pool.owner, policy, plan(pool, seen, now).engines, seen, now)
 
 
 def created(result: Plan) -> list[tuple[str, int]]:

@@ -11,7 +11,8 @@ from sglang_operator.api import names
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner.observed import Observed, ObservedChild
 from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Pool
+from sglang_operator.planner.pool import Owner, Pool
+from sglang_operator.planner.weights import WeightsPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,30 @@ class DeleteChild:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetGate:
+    """Set the readiness gate of exactly this pod."""
+
+    name: str
+    uid: names.Uid
+    is_open: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbortSync:
+    """End a transaction whose holder is gone, if its Lease is still as it was seen."""
+
+    name: str
+    uid: names.Uid
+    resource_version: str
+    message: str
+    reason: str
+
+
 PodAction = CreatePod | DeletePod
+WeightsAction = SetGate | AbortSync
 ChildAction = CreateChild | UpdateChild | DeleteChild
 
 
@@ -80,6 +104,29 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
         name = body["metadata"]["name"]
         creates.append(CreatePod(name=name, body=body, reason=create.reason))
     return deletes + creates
+
+
+def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
+    """The abort comes alone: what follows from it is planned when it stands in the Lease."""
+    if plan.abort is not None:
+        abort = AbortSync(
+            name=names.weights_lease_name(owner.name),
+            uid=plan.abort.uid,
+            resource_version=plan.abort.resource_version,
+            message=plan.abort.message,
+            reason="its holder does not renew",
+        )
+        return [abort]
+    return [
+        SetGate(
+            name=gate.pod.name,
+            uid=gate.pod.uid,
+            is_open=gate.is_open,
+            reason=gate.reason,
+            message=gate.message,
+        )
+        for gate in plan.gates
+    ]
 
 
 def child_actions(

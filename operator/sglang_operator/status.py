@@ -10,13 +10,18 @@ from typing import Any
 from sglang_operator import failures
 from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
+from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.planner import reported
 from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
+from sglang_operator.planner.weights import WeightsPlan
 
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
+MAX_HISTORY = 10
+# What a refused spec says nothing about stays as it was.
+KEPT = ("revision", "resolved", "reported", "placement", "weights")
 
 # Why a container waits while everything is in order.
 _ON_THE_WAY = ("ContainerCreating", "PodInitializing")
@@ -57,6 +62,7 @@ class Tally:
 def compute(
     pool: Pool,
     plan: Plan,
+    weights: WeightsPlan,
     *,
     ignored: Sequence[str],
     troubles: Sequence[Trouble],
@@ -69,7 +75,7 @@ def compute(
     said = reported.reported(pool, plan.engines, reports or {}, previous)
     seen = failures.seen(plan)
     remembered = failures.merge(previous.get("lastFailures", []), seen)
-    wanted = _conditions(pool, plan, tally, troubles, seen)
+    wanted = _conditions(pool, plan, weights, tally, troubles, seen)
     status: dict[str, Any] = {
         "observedGeneration": pool.owner.generation,
         "conditions": conditions.merge(
@@ -81,7 +87,8 @@ def compute(
         "replicas": tally.created,
         "selector": names.selector_text(pool.owner.name),
         "readySummary": f"{tally.up}/{tally.desired}",
-        "syncedSummary": f"{tally.in_service}/{tally.desired}",
+        "syncedSummary": f"{_synced(pool, weights, tally)}/{tally.desired}",
+        "weights": _weights(weights, previous.get("weights", {})),
         "engines": {
             "desired": tally.desired,
             "created": tally.created,
@@ -126,11 +133,7 @@ def compute_refused(
     in_service = sum(pod.ready and not pod.dying for pod in observed.pods)
     engines = previous.get("engines", {})
     desired = engines.get("desired", 0)
-    kept = {
-        key: previous[key]
-        for key in ("revision", "resolved", "reported", "placement")
-        if key in previous
-    }
+    kept = {key: previous[key] for key in KEPT if key in previous}
     status: dict[str, Any] = {
         "observedGeneration": refused.owner.generation,
         "conditions": conditions.merge(
@@ -173,6 +176,48 @@ def _lists(
     return {key: value for key, value in lists.items() if value}
 
 
+def gate_of(status: Mapping[str, Any]) -> spec.WeightsGate:
+    """The gate that a stored status says was resolved; Off if none ever was."""
+    return spec.WeightsGate(status.get("resolved", {}).get("gate", spec.WeightsGate.OFF.value))
+
+
+def _synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> int:
+    """Engines whose weights somebody vouches for; without a gate, those that serve."""
+    return weights.synced if pool.gated else tally.in_service
+
+
+def _weights(weights: WeightsPlan, previous: Mapping[str, Any]) -> dict[str, Any]:
+    current = weights.transaction
+    told: dict[str, Any] = {
+        "epoch": weights.epoch,
+        "phase": current.phase.value,
+        "version": current.version,
+        "synced": weights.synced,
+        "skew": weights.skew,
+        "message": current.message if current.phase is Phase.ABORTED else "",
+        "history": _history(current, previous.get("history", [])),
+    }
+    return {key: value for key, value in told.items() if value not in ("", [])}
+
+
+def _history(
+    current: Transaction, previous: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The last commits, the latest first."""
+    if current.phase is not Phase.COMMITTED or not current.committed:
+        return list(previous)
+    entry = {
+        "version": current.version,
+        "engines": len(current.instances),
+        "seconds": round(max(0.0, current.committed - current.begun), 3),
+        "committed": failures.rfc3339(current.committed),
+        "transaction": current.id,
+    }
+    if previous and previous[0].get("transaction") == current.id:
+        return list(previous)
+    return [entry, *previous][:MAX_HISTORY]
+
+
 def _bounded(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
@@ -183,6 +228,7 @@ def _bounded(message: str) -> str:
 def _conditions(
     pool: Pool,
     plan: Plan,
+    weights: WeightsPlan,
     tally: Tally,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
@@ -193,7 +239,7 @@ def _conditions(
         *negative,
         _engines_ready(tally, negative),
         _devices_assigned(pool, plan),
-        _weights_synced(pool, tally),
+        _weights_synced(pool, weights, tally),
     ]
 
 
@@ -374,12 +420,17 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
     )
 
 
-def _weights_synced(pool: Pool, tally: Tally) -> Condition:
-    values = {"synced": tally.in_service, "desired": tally.desired}
+def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition:
+    synced = _synced(pool, weights, tally)
+    current = weights.transaction
     if pool.gate is spec.WeightsGate.OFF:
         status, reason, text = conditions.TRUE, conditions.GATE_OFF, texts.GATE_OFF
-    elif tally.desired and tally.in_service == tally.desired:
+    elif tally.desired and synced == tally.desired:
         status, reason, text = conditions.TRUE, conditions.SYNCED, texts.SYNCED
+    elif current.phase is Phase.ABORTED:
+        status, reason, text = conditions.FALSE, conditions.SYNC_ABORTED, texts.SYNC_ABORTED
+    elif pool.gate is spec.WeightsGate.VERSIONED and tally.desired:
+        status, reason, text = conditions.FALSE, conditions.WAITING_FOR_VERSION, texts.UNVERSIONED
     else:
         reason = conditions.WAITING_FOR_TRAINER if tally.desired else conditions.NO_ENGINES
         status, text = conditions.FALSE, texts.WAITING_FOR_TRAINER
@@ -387,5 +438,7 @@ def _weights_synced(pool: Pool, tally: Tally) -> Condition:
         type=conditions.WEIGHTS_SYNCED,
         status=status,
         reason=reason,
-        message=text.format(**values),
+        message=_bounded(
+            text.format(synced=synced, desired=tally.desired, message=current.message)
+        ),
     )

@@ -10,11 +10,15 @@ from sglang_operator.api import names
 from sglang_operator.desired import engine_pod, objects
 from sglang_operator.planner.observed import Observed, ObservedChild
 from sglang_operator.planner.plan import plan
-from tests.builders import NOW, OWNER, a_pool, all_pods
+from tests.builders import NOW, OWNER, a_pool, all_pods, weighed
 
 
 def a_plan(pool, pods, **observed):
     return plan(pool, Observed(pods=tuple(pods), **observed), NOW)
+
+
+def wanted(pool, pods):
+    return objects.children(pool, weighed(pool, pods))
 
 
 def as_observed(bodies, owner=OWNER.uid):
@@ -41,31 +45,26 @@ def test_deletes_come_before_creates_and_name_the_exact_pod():
     assert create.name == "actor-infer-g4-5-0"
 
 
-def test_a_new_pool_gets_its_service_budget_and_registry():
+def test_a_new_pool_gets_its_service_budget_lease_and_registry():
     pool = a_pool()
-    batch = actions.child_actions(
-        pool, objects.children(pool, a_plan(pool, []).engines), Observed()
-    )
+    batch = actions.child_actions(pool, wanted(pool, []), Observed())
     assert [(type(a).__name__, a.kind, a.name) for a in batch] == [
         ("CreateChild", "Service", "actor-infer"),
         ("CreateChild", "PodDisruptionBudget", "actor-infer-engines"),
+        ("CreateChild", "Lease", "actor-infer-weights"),
         ("CreateChild", "ConfigMap", "actor-infer-engines"),
     ]
 
 
 def test_children_as_they_should_be_are_left_alone_whatever_the_server_added():
     pool = a_pool()
-    planned = a_plan(pool, all_pods(pool))
-    bodies = objects.children(pool, planned.engines)
+    bodies = wanted(pool, all_pods(pool))
     children = as_observed(bodies)
     service = children["Service", "actor-infer"].body
     service["spec"]["clusterIP"] = "10.96.0.7"
     service["spec"]["ports"][0]["nodePort"] = 0
     assert (
-        actions.child_actions(
-            pool, objects.children(pool, planned.engines), Observed(children=children)
-        )
-        == []
+        actions.child_actions(pool, wanted(pool, all_pods(pool)), Observed(children=children)) == []
     )
 
 
@@ -79,53 +78,45 @@ def test_children_as_they_should_be_are_left_alone_whatever_the_server_added():
 )
 def test_a_changed_child_is_put_right_and_the_difference_is_named(kind, change, path):
     pool = a_pool()
-    planned = a_plan(pool, all_pods(pool))
-    children = as_observed(objects.children(pool, planned.engines))
+    children = as_observed(wanted(pool, all_pods(pool)))
     key = next(key for key in children if key[0] == kind)
     children[key].body["spec"].update(change)
-    batch = actions.child_actions(
-        pool, objects.children(pool, planned.engines), Observed(children=children)
-    )
+    batch = actions.child_actions(pool, wanted(pool, all_pods(pool)), Observed(children=children))
     assert [(type(a).__name__, a.kind) for a in batch] == [("UpdateChild", kind)]
     assert batch[0].reason.startswith(path)
 
 
 def test_a_child_of_somebody_else_is_reported_and_not_touched():
     pool = a_pool()
-    planned = a_plan(pool, all_pods(pool))
-    bodies = objects.children(pool, planned.engines)
+    bodies = wanted(pool, all_pods(pool))
     children = as_observed(bodies) | as_observed(bodies[:1], owner=names.Uid("another"))
     children["Service", "actor-infer"].body["spec"]["ports"] = []
     observed = Observed(children=children)
-    assert actions.child_actions(pool, objects.children(pool, planned.engines), observed) == []
-    assert actions.foreign_children(pool, objects.children(pool, planned.engines), observed) == [
+    assert actions.child_actions(pool, wanted(pool, all_pods(pool)), observed) == []
+    assert actions.foreign_children(pool, wanted(pool, all_pods(pool)), observed) == [
         ("Service", "actor-infer")
     ]
 
 
 def test_children_of_an_earlier_pool_of_this_name_are_waited_for():
     pool = a_pool()
-    planned = a_plan(pool, all_pods(pool))
     children = {
         key: dataclasses.replace(child, owner_pool=OWNER.name)
         for key, child in as_observed(
-            objects.children(pool, planned.engines), owner=names.Uid("earlier")
+            wanted(pool, all_pods(pool)), owner=names.Uid("earlier")
         ).items()
     }
     observed = Observed(children=children)
-    assert actions.child_actions(pool, objects.children(pool, planned.engines), observed) == []
-    assert actions.foreign_children(pool, objects.children(pool, planned.engines), observed) == []
+    assert actions.child_actions(pool, wanted(pool, all_pods(pool)), observed) == []
+    assert actions.foreign_children(pool, wanted(pool, all_pods(pool)), observed) == []
 
 
 def test_the_headless_service_goes_when_it_is_no_longer_asked_for():
     with_names = a_pool(network={"headlessService": True})
-    planned = a_plan(with_names, all_pods(with_names))
-    children = as_observed(objects.children(with_names, planned.engines))
+    children = as_observed(wanted(with_names, all_pods(with_names)))
     assert ("Service", "actor-infer-engines") in children
     plain = a_pool()
-    batch = actions.child_actions(
-        plain, objects.children(plain, a_plan(plain, []).engines), Observed(children=children)
-    )
+    batch = actions.child_actions(plain, wanted(plain, []), Observed(children=children))
     dropped = [a for a in batch if isinstance(a, actions.DeleteChild)]
     assert [(a.kind, a.name) for a in dropped] == [("Service", "actor-infer-engines")]
 

@@ -17,6 +17,7 @@ from tests.builders import (
     an_ended_pod,
     guide_spec,
     refused,
+    weighed,
 )
 
 
@@ -25,6 +26,7 @@ def compute(pool, pods, troubles=(), previous=None, now=NOW, **observed):
     return status.compute(
         pool,
         planned,
+        weighed(pool, list(pods), now, **observed),
         ignored=spec.ignored_fields(guide_spec()),
         troubles=troubles,
         previous=previous or {},

@@ -39,6 +39,8 @@ COUNTED = "Counted"
 GATE_OFF = "GateOff"
 SYNCED = "Synced"
 WAITING_FOR_TRAINER = "WaitingForTrainer"
+WAITING_FOR_VERSION = "WaitingForVersion"
+SYNC_ABORTED = "SyncAborted"
 NO_ENGINES = "NoEngines"
 
 

@@ -35,6 +35,11 @@ class WeightsGate(Enum):
     OFF = "Off"
 
 
+class Recovery(Enum):
+    WAIT = "Wait"
+    FROM_CHECKPOINT = "FromCheckpoint"
+
+
 class OnNodeLost(Enum):
     REPLACE = "Replace"
     WAIT = "Wait"
@@ -65,6 +70,7 @@ class Placement(_Section, frozen=True, kw_only=True):
 
 class Weights(_Section, frozen=True, kw_only=True):
     gate: WeightsGate = WeightsGate.AUTO
+    recovery: Recovery = Recovery.WAIT
 
 
 class Rollout(_Section, frozen=True, kw_only=True):

@@ -33,6 +33,22 @@ WAITING_FOR_TRAINER = (
     "{synced}/{desired} engines hold weights that a trainer committed; the others started with "
     "random weights and get no requests until then"
 )
+UNVERSIONED = (
+    "{synced}/{desired} engines name a weight version that a trainer gave them; the others get no "
+    "requests until then"
+)
+SYNC_ABORTED = (
+    "a weight update was aborted: {message}; no engine gets requests until a trainer commits one"
+)
+SYNC_EXPIRED = (
+    "{holder} began a weight update and has not renewed the Lease for {seconds} s: the engines may "
+    "hold half of it"
+)
+GATE_NOT_COVERED = "the commit of version {version} did not cover this engine"
+GATE_ABORTED = "the weight update was aborted ({message}); the next committed one opens the gate"
+GATE_SLEEPING = "the trainer released this engine's memory; a request would end it"
+GATE_AWAKE = "the memory is back, its weights are not; the next committed update opens the gate"
+GATE_INITIAL = "the engine still names the weight version that it started with"
 NAME_CONFLICT = (
     "{kind} {name} exists and does not belong to this pool; it is left as it is: delete or rename "
     "it, or give the pool another name"

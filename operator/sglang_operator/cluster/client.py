@@ -19,6 +19,7 @@ from sglang_operator.cluster.connection import Connection
 JSON = "application/json"
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 
 REQUEST_TIMEOUT = 30.0
 MAX_CONNECTIONS = 64

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -16,11 +17,13 @@ import orjson
 
 from sglang_operator import actions
 from sglang_operator.api import names
+from sglang_operator.api.weights import Phase
 from sglang_operator.cluster import paths, stores, wire
 from sglang_operator.cluster.client import (
     APPLY_PATCH,
     JSON,
     MERGE_PATCH,
+    STRATEGIC_PATCH,
     ApiClient,
     ApiError,
     ApiUnreachableError,
@@ -50,6 +53,7 @@ class Outcome:
 
     created: int = 0
     deleted: int = 0
+    moved: int = 0  # gates set, transactions ended
     done: bool = True  # nothing was left for the next pass
     quota: ApiError | None = None
     rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
@@ -267,6 +271,69 @@ class Executor:
         except ApiError:
             return
         self._pods.put(_pod_decoder.decode(answer))
+
+    # --- the weights
+
+    async def weights(self, key: stores.PoolKey, batch: Sequence[actions.WeightsAction]) -> Outcome:
+        """Set gates, as many at a time as the server bears, or end a transaction.
+
+        What changed meanwhile is left alone: the next pass sees it as it is.
+        """
+        outcome = Outcome()
+        results = await asyncio.gather(*(self._weights(key, action, outcome) for action in batch))
+        outcome.moved = sum(results)
+        return outcome
+
+    async def _weights(
+        self, key: stores.PoolKey, action: actions.WeightsAction, outcome: Outcome
+    ) -> bool:
+        try:
+            if isinstance(action, actions.SetGate):
+                await self._set_gate(key, action)
+            else:
+                await self._abort_sync(key, action)
+        except ApiUnreachableError as error:
+            outcome.failed = error
+        except ApiError as error:
+            if error.status not in (404, 409):
+                outcome.failed = error
+        else:
+            return True
+        outcome.done = False
+        return False
+
+    async def _set_gate(self, key: stores.PoolKey, action: actions.SetGate) -> None:
+        condition = {
+            "type": names.CONDITION_WEIGHTS_SYNCED,
+            "status": "True" if action.is_open else "False",
+            "reason": action.reason,
+            "message": action.message,
+            "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        # The UID makes it this very pod; conditions are merged by their type.
+        body = {"metadata": {"uid": action.uid}, "status": {"conditions": [condition]}}
+        path = paths.pod(key.namespace, action.name) + "/status"
+        params = {"fieldManager": names.FIELD_MANAGER}
+        answer = await self._send("PATCH", path, body, STRATEGIC_PATCH, params)
+        self._pods.put(_pod_decoder.decode(answer))
+
+    async def _abort_sync(self, key: stores.PoolKey, action: actions.AbortSync) -> None:
+        body = {
+            "metadata": {
+                "uid": action.uid,
+                "resourceVersion": action.resource_version,
+                "annotations": {
+                    names.ANNOTATION_PHASE: Phase.ABORTED.value,
+                    names.ANNOTATION_MESSAGE: action.message,
+                    names.ANNOTATION_INTACT: None,
+                },
+            },
+            "spec": {"holderIdentity": None},
+        }
+        path = paths.child("Lease", key.namespace, action.name)
+        params = {"fieldManager": names.FIELD_MANAGER}
+        answer = await self._send("PATCH", path, body, MERGE_PATCH, params)
+        self._children["Lease"].put(_child_decoder.decode(answer))
 
     # --- other children
 

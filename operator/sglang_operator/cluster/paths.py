@@ -2,10 +2,12 @@
 
 from sglang_operator.api import names
 
+_LEASES_GROUP = "/apis/coordination.k8s.io/v1"
 _CHILDREN = {
     "Service": ("/api/v1", "services"),
     "ConfigMap": ("/api/v1", "configmaps"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "Lease": (_LEASES_GROUP, "leases"),
 }
 CHILD_KINDS = tuple(_CHILDREN)
 NODES = "/api/v1/nodes"
@@ -43,7 +45,7 @@ def child(kind: str, namespace: str, name: str) -> str:
 
 
 def leases(namespace: str) -> str:
-    return _collection("/apis/coordination.k8s.io/v1", "leases", namespace)
+    return _collection(_LEASES_GROUP, "leases", namespace)
 
 
 def lease(namespace: str, name: str) -> str:

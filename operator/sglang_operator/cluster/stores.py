@@ -208,7 +208,7 @@ def _worsened(before: ObservedPod, after: ObservedPod) -> bool:
 
 
 class ChildStore:
-    """Services, ConfigMaps and PodDisruptionBudgets that carry the operator's labels."""
+    """Services, ConfigMaps, PodDisruptionBudgets and Leases that carry the operator's labels."""
 
     def __init__(self, kind: str, wake: Wake) -> None:
         self.kind = kind
@@ -241,9 +241,12 @@ class ChildStore:
             return
         if known and known[2] != pool:
             self._forget(key)
-        self._children[key] = (wire.observed_child(record), record.metadata.version, pool)
+        child = wire.observed_child(record, time.time())
+        before = known[0] if known and known[2] == pool else None
+        self._children[key] = (child, record.metadata.version, pool)
         self._by_pool[pool].add(key)
-        self._wake(pool, False)
+        if before is None or self._matters(before, child):
+            self._wake(pool, self._urgent)
 
     def drop(self, record: wire.Child) -> None:
         key = (record.metadata.namespace, record.metadata.name)
@@ -252,12 +255,44 @@ class ChildStore:
         if known and known[0].uid == record.metadata.uid:
             self._forget(key)
 
+    _urgent = False
+
+    def _matters(self, before: ObservedChild, after: ObservedChild) -> bool:
+        """Whether the step between two states of a child is worth a pass."""
+        return True
+
     def _forget(self, key: tuple[str, str]) -> None:
         _, _, pool = self._children.pop(key)
         self._by_pool[pool].discard(key)
         if not self._by_pool[pool]:
             del self._by_pool[pool]
         self._wake(pool, False)
+
+
+class LeaseStore(ChildStore):
+    """The Leases by which trainers say what they do to the weights.
+
+    A trainer waits for the answer, so a change is urgent.  A renewal changes nothing: when it
+    fails to come, the clock wakes the pool, not the Lease.
+    """
+
+    _urgent = True
+
+    def __init__(self, wake: Wake) -> None:
+        super().__init__("Lease", wake)
+
+    def _matters(self, before: ObservedChild, after: ObservedChild) -> bool:
+        return _without_renewal(before) != _without_renewal(after)
+
+
+def child_store(kind: str, wake: Wake) -> ChildStore:
+    """The store for this kind of child."""
+    return LeaseStore(wake) if kind == "Lease" else ChildStore(kind, wake)
+
+
+def _without_renewal(lease: ObservedChild) -> tuple[names.Uid, object, object]:
+    spec = {key: value for key, value in lease.body.get("spec", {}).items() if key != "renewTime"}
+    return lease.uid, lease.body["metadata"]["annotations"], spec
 
 
 def _pool_of_child(meta: wire.Meta) -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from sglang_operator.api import names
 from sglang_operator.planner.observed import (
+    Gate,
     ObservedChild,
     ObservedNode,
     ObservedPod,
@@ -127,7 +128,7 @@ class CustomResource(msgspec.Struct, frozen=True):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A Service, ConfigMap or PodDisruptionBudget: what is compared with the desired one."""
+    """A Service, ConfigMap, PodDisruptionBudget or Lease: what is compared with the desired one."""
 
     metadata: Meta
     spec: dict[str, Any] | None = None
@@ -174,7 +175,7 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
         ended_at=_ended_at(engine.state.terminated, seconds(meta.creation_timestamp), ended_at),
         containers_ready=_true(conditions, "ContainersReady"),
         ready=_true(conditions, "Ready"),
-        gate_open=_true(conditions, names.CONDITION_WEIGHTS_SYNCED),
+        gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
         unschedulable=scheduled.message if scheduled.status == "False" else "",
         disruption=disruption.reason if disruption.status == "True" else "",
         waiting_reason=waiting.reason,
@@ -200,14 +201,16 @@ def observed_node(node: Node, *, gone: bool = False) -> ObservedNode:
     )
 
 
-def observed_child(child: Child) -> ObservedChild:
-    """What the differ sees of a Service, ConfigMap or PodDisruptionBudget."""
+def observed_child(child: Child, seen: float = 0.0) -> ObservedChild:
+    """What the differ sees of a child that is not a pod; ``seen`` is the present time."""
     controller = child.metadata.controller
     body: dict[str, Any] = {
         "metadata": {
             "name": child.metadata.name,
             "namespace": child.metadata.namespace,
             "labels": child.metadata.labels,
+            "annotations": child.metadata.annotations,
+            "resourceVersion": child.metadata.resource_version,
         }
     }
     for key in ("spec", "data"):
@@ -219,12 +222,25 @@ def observed_child(child: Child) -> ObservedChild:
         owner=names.Uid(controller.uid) if controller else None,
         owner_pool=controller.name if controller and controller.kind == names.KIND else "",
         body=body,
+        seen=seen,
     )
 
 
 def _true(conditions: dict[str, Condition], type_: str) -> bool:
     condition = conditions.get(type_)
     return condition is not None and condition.status == "True"
+
+
+def _gate(condition: Condition | None) -> Gate | None:
+    """The readiness gate's condition; its message is the version that it was opened with."""
+    if condition is None:
+        return None
+    is_open = condition.status == "True"
+    return Gate(
+        is_open=is_open,
+        version=condition.message if is_open else "",
+        reason=condition.reason,
+    )
 
 
 def _termination(terminated: Terminated | None) -> Termination | None:

@@ -16,7 +16,7 @@ from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Lease
 from sglang_operator.cluster.recorder import Recorder
-from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.stores import NodeStore, PodStore, PoolKey, PoolStore, child_store
 from sglang_operator.controller.meters import PassMeter
 from sglang_operator.controller.reconcile import Reconciler, View
 from sglang_operator.controller.settings import Settings
@@ -58,7 +58,7 @@ class EngineRoom:
         self.dispatching = False
         self.pools = PoolStore(self.wake)
         self.pods = PodStore(self.wake)
-        self.children = {kind: ChildStore(kind, self.wake) for kind in paths.CHILD_KINDS}
+        self.children = {kind: child_store(kind, self.wake) for kind in paths.CHILD_KINDS}
         self.nodes = NodeStore(self._wake_node)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]

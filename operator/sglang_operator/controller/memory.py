@@ -65,6 +65,8 @@ class Memory:
     acting: Failures = field(default_factory=Failures)
     again: Failures = field(default_factory=Failures)  # passes that got nowhere
     telling: Failures = field(default_factory=Failures)
+    gating: Failures = field(default_factory=Failures)
+    acknowledged: str = ""  # the transaction that the registry last named
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""
@@ -119,8 +121,9 @@ class Memory:
             when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
             message = texts.CHILD_REFUSED.format(message=self.child_error, when=when)
             told.append(Trouble(reason=conditions.CHILD_REFUSED, message=message))
-        if self.acting.count >= ERRORS_BEFORE_TOLD:
-            when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
-            message = texts.API_ERROR.format(message=self.acting.message, when=when)
-            told.append(Trouble(reason=conditions.API_ERROR, message=message))
+        for work in (self.gating, self.acting):
+            if work.count >= ERRORS_BEFORE_TOLD:
+                when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
+                message = texts.API_ERROR.format(message=work.message, when=when)
+                told.append(Trouble(reason=conditions.API_ERROR, message=message))
         return sorted(told, key=lambda trouble: not trouble.stalled)

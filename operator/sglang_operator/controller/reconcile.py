@@ -29,6 +29,7 @@ from sglang_operator.planner import questions, weights
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
+from sglang_operator.planner.weights import WeightsPlan
 
 # Conflicts in a row on a child that are nobody's business.
 CONFLICTS_UNTOLD = 2
@@ -163,12 +164,17 @@ class Reconciler:
             creates_blocked_until=memory.blocked_until,
         )
 
-    def _ask_engines(self, key: PoolKey, pool: Pool, plan: Plan, observed: Observed) -> None:
-        """Have the engines asked what the next passes want to know."""
+    def _ask_engines(
+        self, key: PoolKey, pool: Pool, plan: Plan, weights_plan: WeightsPlan, observed: Observed
+    ) -> None:
+        """Have the engines asked what the next passes want to know, and let some catch up."""
         if self._poller is None:
             return
         instances = filter(None, map(weights.instance, observed.pods))
         self._poller.ask(key, questions.questions(pool, plan.engines), instances)
+        for wanted in weights_plan.recoveries:
+            url = questions.url(wanted.pod.ip, pool.spec.network.port)
+            self._poller.load(key, wanted.instance, url, wanted.checkpoint, wanted.version)
 
     def _ask_nothing(self, key: PoolKey) -> None:
         if self._poller is not None:
@@ -180,14 +186,22 @@ class Reconciler:
         self, key: PoolKey, memory: Memory, record: CustomResource, refused: Refused
     ) -> float | None:
         now = time.time()
+        observed = self._observe(key, memory, now)
+        # Its engines run on, and so does their trainer.
+        policy = spec.Weights(gate=status.gate_of(record.status))
+        weights_plan = weights.decide(refused.owner, policy, (), observed, now)
+        moved, again = await self._act_on_weights(key, memory, refused.owner, weights_plan)
+        if moved:
+            return 0.0
         new = status.compute_refused(
             refused,
-            self._observe(key, memory, now),
+            observed,
             ignored=spec.ignored_fields(record.spec),
             previous=record.status,
             now=now,
         )
-        return await self._publish_status(key, memory, record, new)
+        later = await self._publish_status(key, memory, record, new)
+        return min((wait for wait in (again, later) if wait is not None), default=None)
 
     async def _run(
         self, key: PoolKey, memory: Memory, record: CustomResource, pool: Pool
@@ -195,9 +209,13 @@ class Reconciler:
         now, begun = time.time(), time.perf_counter()
         observed = self._observe(key, memory, now)
         plan = planner.plan(pool, observed, now)
+        policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
+        weights_plan = weights.decide(pool.owner, policy, plan.engines, observed, now)
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, now)
-        self._ask_engines(key, pool, plan, observed)
+        self._ask_engines(key, pool, plan, weights_plan, observed)
+        # Gates first: what must be kept from clients cannot wait for pods.
+        moved, look_again = await self._act_on_weights(key, memory, pool.owner, weights_plan)
         outcome = await self._act(key, memory, pool, plan)
         if outcome.gone:
             self._view.pools.gone(key, memory.uid)
@@ -205,16 +223,35 @@ class Reconciler:
         complete = not plan.creates and all(view.pod is not None for view in plan.engines)
         memory.learn(outcome, len(observed.pods), now, complete=complete)
         again = self._next_tries(key, memory, outcome, now)
-        told = await self._publish(key, memory, record, pool, plan, observed)
+        if moved:
+            return 0.0  # what is told is what stands when they are seen to have moved
+        told = await self._publish(key, memory, record, pool, plan, weights_plan, observed)
         if plan.wake_at is not None:
             again.append(max(0.0, plan.wake_at - time.time()))
         if memory.conflicts:
             again.append(max(0.0, min(memory.conflicts.values()) - time.time()))
         if memory.blocked_until > now:
             again.append(memory.blocked_until - now)
-        if told is not None:
-            again.append(told)
+        again.extend(wait for wait in (told, look_again) if wait is not None)
         return min(again, default=None)
+
+    async def _act_on_weights(
+        self, key: PoolKey, memory: Memory, owner: Owner, plan: WeightsPlan
+    ) -> tuple[int, float | None]:
+        """How many gates moved, and seconds until the next look without an event."""
+        batch = actions.weights_actions(owner, plan)
+        waits = [] if plan.wake_at is None else [max(0.0, plan.wake_at - time.time())]
+        if not batch:
+            memory.gating.succeeded()
+            return 0, min(waits, default=None)
+        outcome = await self._executor.weights(key, batch)
+        if outcome.done:
+            memory.gating.succeeded()
+        else:
+            error = outcome.failed or StaleViewError("what was seen is old")
+            waits.append(memory.gating.failed(error))
+            log.warning("%s: gates: %s; next try in %.1f s", key, error, waits[-1])
+        return outcome.moved, min(waits, default=None)
 
     def _next_tries(
         self, key: PoolKey, memory: Memory, outcome: Outcome, now: float
@@ -272,13 +309,19 @@ class Reconciler:
         record: CustomResource,
         pool: Pool,
         plan: Plan,
+        weights_plan: WeightsPlan,
         observed: Observed,
     ) -> float | None:
-        """Registry, Services and status, each only if it changed, and not too often."""
+        """Registry, Services and status, each only if it changed, and not too often.
+
+        A trainer that waits for its transaction to be acknowledged does not wait for that.
+        """
+        asked = weights_plan.transaction.id if weights_plan.settled else memory.acknowledged
         wait = memory.published_at + self._publish_interval - time.monotonic()
-        if wait > 0:
+        if wait > 0 and asked == memory.acknowledged:
             return wait
-        children = objects.children(pool, plan.engines)
+        memory.acknowledged = asked
+        children = objects.children(pool, weights_plan)
         wanted = [
             action
             for action in actions.child_actions(pool, children, observed)
@@ -299,6 +342,7 @@ class Reconciler:
         new = status.compute(
             pool,
             plan,
+            weights_plan,
             ignored=spec.ignored_fields(record.spec),
             troubles=memory.troubles(actions.foreign_children(pool, children, observed)),
             previous=record.status,

@@ -1,17 +1,17 @@
 """All children of a pool but its pods, in the order they are applied."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from sglang_operator.desired import disruption_budget, registry, service
-from sglang_operator.planner.plan import EngineView
+from sglang_operator.desired import disruption_budget, registry, service, weights_lease
 from sglang_operator.planner.pool import Pool
+from sglang_operator.planner.weights import WeightsPlan
 
 
-def children(pool: Pool, engines: Sequence[EngineView]) -> list[dict[str, Any]]:
-    """The Services, the PodDisruptionBudget and the registry as they should be."""
+def children(pool: Pool, weights: WeightsPlan) -> list[dict[str, Any]]:
+    """Services, PodDisruptionBudget, the weights' Lease and the registry as they should be."""
     wanted = [service.client_service(pool), disruption_budget.disruption_budget(pool)]
     if pool.spec.network.headless_service:
         wanted.append(service.engines_service(pool))
-    wanted.append(registry.registry(pool, engines))
+    wanted.append(weights_lease.weights_lease(pool))
+    wanted.append(registry.registry(pool, weights))
     return wanted

@@ -4,7 +4,7 @@ It lists pod addresses, which ignore readiness: a trainer reaches an engine to g
 before any client may reach it for answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -14,43 +14,70 @@ from sglang_operator.desired import metadata
 from sglang_operator.planner import weights
 from sglang_operator.planner.plan import EngineView
 from sglang_operator.planner.pool import Pool
+from sglang_operator.planner.weights import WeightsPlan
 
 ENGINES_KEY = "engines.json"
+# The same addresses as other trainers take them, by rank.
+SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
+AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
+VERL_KEY = "verl"  # a JSON list of host:port
 
 
-def registry(pool: Pool, engines: Sequence[EngineView]) -> dict[str, Any]:
-    """The ConfigMap with every engine by rank."""
+def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
+    """The ConfigMap with every engine by rank.
+
+    An engine takes about 300 bytes, so the 1 MiB of a ConfigMap holds the registry of some 3,000.
+    """
+    addresses = list(_addresses(pool, plan.engines))
     return metadata.child(
         pool.owner,
         "v1",
         "ConfigMap",
         names.registry_name(pool.owner.name),
         "registry",
-        data={ENGINES_KEY: orjson.dumps(document(pool, engines)).decode()},
+        data={
+            ENGINES_KEY: orjson.dumps(document(pool, plan)).decode(),
+            SLIME_KEY: " ".join(addresses),
+            AREAL_KEY: ",".join(addresses),
+            VERL_KEY: orjson.dumps(addresses).decode(),
+        },
     )
 
 
-def document(pool: Pool, engines: Sequence[EngineView]) -> dict[str, Any]:
+def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     """The registry's content.
 
     ``worldSize`` and ``rankOffset`` follow ROLL's NCCL group: the trainer is rank 0, engine i
     begins at ``1 + i * gpus`` (ROLL roll/distributed/strategy/sglang_strategy.py).
+
+    ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
+    asks.  Empty while that is still to be done.
     """
+    current = plan.transaction
     return {
         "pool": pool.owner.name,
         "namespace": pool.owner.namespace,
-        "epoch": weights.epoch(engines),
+        "epoch": plan.epoch,
         "engineVersion": str(pool.version),
-        "worldSize": 1 + len(engines) * pool.gpus,
+        "port": pool.spec.network.port,
+        "worldSize": 1 + len(plan.engines) * pool.gpus,
         "generation": dict(pool.sampling),
-        "engines": [_engine(pool, view) for view in engines],
+        "weights": {
+            "gate": pool.gate.value,
+            "lease": names.weights_lease_name(pool.owner.name),
+            "phase": current.phase.value,
+            "version": current.version,
+            "transaction": current.id if plan.settled else "",
+        },
+        "engines": [_engine(pool, view) for view in plan.engines],
     }
 
 
 def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
     pod = view.pod
-    address = pod.ip if pod else ""
-    host = f"[{address}]" if ":" in address else address
+    host = _host(view)
+    gate = pod.gate if pod else None
+    is_open = gate is not None and gate.is_open
     return {
         "rank": view.engine.rank,
         "engine": view.engine.group,
@@ -59,6 +86,22 @@ def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
         "rankOffset": 1 + view.engine.rank * pool.gpus,
         "state": view.state.value,
         "pod": pod.name if pod else None,
-        "podIP": address or None,
-        "url": f"http://{host}:{pool.spec.network.port}" if address else None,
+        "podIP": (pod.ip if pod else "") or None,
+        "url": f"http://{host}:{pool.spec.network.port}" if host else None,
+        "instance": weights.instance(pod) if pod else None,
+        "gate": ("Open" if is_open else "Closed") if pool.gated else None,
+        "version": gate.version if gate and is_open else None,
     }
+
+
+def _addresses(pool: Pool, engines: Iterable[EngineView]) -> Iterable[str]:
+    for view in engines:
+        host = _host(view)
+        if host:
+            yield f"{host}:{pool.spec.network.port}"
+
+
+def _host(view: EngineView) -> str:
+    """The pod's address as it stands in a URL; empty while it has none."""
+    address = view.pod.ip if view.pod else ""
+    return f"[{address}]" if ":" in address else address

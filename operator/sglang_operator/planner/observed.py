@@ -22,6 +22,15 @@ class Termination:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """A pod's readiness gate, as the operator last set it."""
+
+    is_open: bool
+    version: str = ""  # of the weights, while it is open
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObservedPod:
     """One engine pod of the pool."""
 
@@ -43,7 +52,7 @@ class ObservedPod:
     ended_at: float = 0.0  # when it was seen to end, bounded by clocks of the control plane
     containers_ready: bool = False
     ready: bool = False
-    gate_open: bool = False
+    gate: Gate | None = None  # None: never set, which keeps a gated pod out of service
     unschedulable: str = ""  # the scheduler's message
     disruption: str = ""  # reason of DisruptionTarget while True
     waiting_reason: str = ""
@@ -95,6 +104,7 @@ class ObservedChild:
     owner: Uid | None
     body: Mapping[str, Any]
     owner_pool: str = ""  # name of the pool that controls it, whichever UID that has
+    seen: float = 0.0  # since when it is known in this state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,17 +1,109 @@
-"""Which weights the engines hold, as far as it can be known.  The gate itself comes with syncs.
+"""Which engines hold the right weights, and which gates that opens and closes.  Pure.
+
+``decide`` looks at the transaction in the pool's Lease, at the pods and at what engines said, and
+tells each pod's gate where it differs from what it should be (design.md §5).  What a pod holds is
+remembered by the pod alone: its condition ``weights-synced``.
 
 The *epoch* names one exact set of running engines: two operators compute the same, and any
-restart changes it (design.md §5).
+restart changes it.  An *instance* names one run of one engine, so that a commit opens exactly the
+engines that it covered.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
-from sglang_operator.planner.observed import ObservedPod
+from sglang_operator.api import names, texts
+from sglang_operator.api.spec import Recovery, Weights, WeightsGate
+from sglang_operator.api.weights import Phase, Transaction, read
+from sglang_operator.engine import arguments
+from sglang_operator.planner.observed import EngineReport, Observed, ObservedChild, ObservedPod
 from sglang_operator.planner.plan import EngineView
+from sglang_operator.planner.pool import Owner
 
 EPOCH_DIGITS = 16
 INSTANCE_DIGITS = 8
+
+# Reasons of the gate's condition.
+COMMITTED = "Committed"
+RECOVERED = "Recovered"
+VERSIONED = "Versioned"
+NOT_COVERED = "NotCovered"
+INITIAL_WEIGHTS = "InitialWeights"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetGate:
+    """Open or close the gate of exactly this pod."""
+
+    pod: ObservedPod
+    is_open: bool
+    reason: str
+    message: str  # the version while it is open, else why it is closed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AbortExpired:
+    """Write into exactly this Lease that its holder is gone."""
+
+    uid: names.Uid
+    resource_version: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recover:
+    """Load the committed weights from their checkpoint into an engine that lacks them."""
+
+    pod: ObservedPod
+    instance: str
+    checkpoint: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsPlan:
+    """What to do about the weights, and how they stand.
+
+    What is only told, not acted upon, is computed when it is asked for.
+    """
+
+    engines: tuple[EngineView, ...]
+    transaction: Transaction
+    gates: tuple[SetGate, ...] = ()
+    abort: AbortExpired | None = None
+    recoveries: tuple[Recover, ...] = ()
+    wake_at: float | None = None
+
+    @cached_property
+    def epoch(self) -> str:
+        """The name of exactly these running engines."""
+        return epoch(self.engines)
+
+    @cached_property
+    def versions(self) -> Mapping[names.GroupName, str]:
+        """The version that each engine holds by the last word on it; others are absent."""
+        return dict(_versions(self.engines, self.transaction))
+
+    @property
+    def settled(self) -> bool:
+        """Whether every gate is as the transaction asks: only then is it acknowledged."""
+        return not self.gates and self.abort is None
+
+    @property
+    def synced(self) -> int:
+        """Engines that hold weights which somebody vouches for."""
+        return len(self.versions)
+
+    @property
+    def skew(self) -> int:
+        """Engines that hold another version than most lately committed (or, without, most)."""
+        found = list(self.versions.values())
+        if not found:
+            return 0
+        newest = self.transaction.version or max(sorted(set(found)), key=found.count)
+        return sum(version != newest for version in found)
 
 
 def epoch(engines: Iterable[EngineView]) -> str:
@@ -30,5 +122,198 @@ def instance(pod: ObservedPod | None) -> str | None:
 
 def _line(view: EngineView) -> str:
     pod, engine = view.pod, view.engine
-    instance = f"{pod.uid}|{pod.container_id}" if pod else "|"
-    return f"{engine.rank}|{instance}|{','.join(map(str, engine.devices))}"
+    run = f"{pod.uid}|{pod.container_id}" if pod else "|"
+    return f"{engine.rank}|{run}|{','.join(map(str, engine.devices))}"
+
+
+def decide(
+    owner: Owner,
+    policy: Weights,
+    engines: tuple[EngineView, ...],
+    observed: Observed,
+    now: float,
+) -> WeightsPlan:
+    """The gates that have to move, from this snapshot at this time.
+
+    ``policy.gate`` is resolved: never Auto.  A pool whose spec is refused has no ``engines``, and
+    its gates still close and open: its engines run, and their trainer does not stop.
+    """
+    lease = observed.children.get(("Lease", names.weights_lease_name(owner.name)))
+    if lease is not None and lease.owner != owner.uid:
+        lease = None
+    current = read(lease.body) if lease is not None else Transaction()
+    abort, wake_at = _expiry(lease, current, now) if lease is not None else (None, None)
+    gates: tuple[SetGate, ...] = ()
+    recoveries: tuple[Recover, ...] = ()
+    if policy.gate is not WeightsGate.OFF and abort is None:
+        alive = (pod for pod in observed.pods if not pod.ended)
+        wanted = (_wanted(policy.gate, pod, current, observed) for pod in alive)
+        gates = tuple(change for change in wanted if change is not None)
+        if policy.recovery is Recovery.FROM_CHECKPOINT:
+            recoveries = tuple(_recoveries(engines, current, observed))
+    return WeightsPlan(
+        engines=engines,
+        transaction=current,
+        gates=gates,
+        abort=abort,
+        recoveries=recoveries,
+        wake_at=wake_at,
+    )
+
+
+# --- the transaction's end
+
+
+def _expiry(
+    lease: ObservedChild, current: Transaction, now: float
+) -> tuple[AbortExpired | None, float | None]:
+    """A sync whose holder does not renew has aborted.  A sleeper may sleep for ever."""
+    if current.phase is not Phase.SYNCING:
+        return None, None
+    expires = current.expires(lease.seen)
+    if current.holder and now < expires:
+        return None, expires
+    message = texts.SYNC_EXPIRED.format(
+        holder=current.holder or "nobody", seconds=int(current.duration)
+    )
+    version = lease.body["metadata"]["resourceVersion"]
+    return AbortExpired(uid=lease.uid, resource_version=version, message=message), None
+
+
+# --- gates
+
+
+def _wanted(
+    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+) -> SetGate | None:
+    """How this pod's gate has to change, or None if it is as it should be."""
+    if current.phase is Phase.SYNCING:
+        return None  # the trainer paused the engines: what is open stays, what is closed stays
+    if current.phase in _CLOSED:
+        return _closed(pod, current.phase.value, _why_closed(current))
+    if pod.dying:
+        return None  # it leaves the Services by itself
+    vouched = _vouched(gate, pod, current, observed)
+    if vouched is not None:
+        return _opened(pod, *vouched)
+    if gate is WeightsGate.VERSIONED:
+        initial = _says_initial(pod, observed)
+        return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
+    if current.phase is Phase.IDLE or _recovered(pod, current):
+        return None
+    return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
+
+
+def _recovered(pod: ObservedPod, current: Transaction) -> bool:
+    """Whether the pod caught up with this very version by itself."""
+    gate = pod.gate
+    return gate is not None and gate.reason == RECOVERED and gate.version == current.version
+
+
+_CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
+
+
+def _why_closed(current: Transaction) -> str:
+    text = {
+        Phase.ABORTED: texts.GATE_ABORTED,
+        Phase.SLEEPING: texts.GATE_SLEEPING,
+        Phase.AWAKE: texts.GATE_AWAKE,
+    }[current.phase]
+    return text.format(message=current.message or "no reason was given")
+
+
+def _vouched(
+    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+) -> tuple[str, str] | None:
+    """Reason and version by which this pod's weights are good; None if nobody says so."""
+    run = instance(pod)
+    if run is None:
+        return None
+    if current.phase is Phase.COMMITTED and run in current.instances:
+        return COMMITTED, current.version
+    report = observed.reports.get(run)
+    if report is None:
+        return None
+    if _loaded(report, current):
+        return RECOVERED, current.version
+    if gate is WeightsGate.VERSIONED and report.weight_version not in (None, *_INITIAL):
+        return VERSIONED, report.weight_version
+    return None
+
+
+def _loaded(report: EngineReport, current: Transaction) -> bool:
+    """Whether the engine has read the checkpoint of the last commit, and nothing came between."""
+    loading = report.loading
+    return (
+        current.phase is Phase.COMMITTED
+        and loading is not None
+        and loading.done
+        and (loading.path, loading.version) == (current.checkpoint, current.version)
+    )
+
+
+# What --weight-version was given at the start, and what an engine says that was given nothing.
+_INITIAL = ("", "default", arguments.SENTINEL)
+
+
+def _says_initial(pod: ObservedPod, observed: Observed) -> bool:
+    report = observed.reports.get(instance(pod) or "")
+    return report is not None and report.weight_version in _INITIAL
+
+
+def _opened(pod: ObservedPod, reason: str, version: str) -> SetGate | None:
+    if pod.gate is not None and pod.gate.is_open and pod.gate.version == version:
+        return None
+    return SetGate(pod=pod, is_open=True, reason=reason, message=version)
+
+
+def _closed(pod: ObservedPod, reason: str, message: str) -> SetGate | None:
+    """A gate that was never set is closed, and stays without a word."""
+    if pod.gate is None or not pod.gate.is_open:
+        return None
+    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
+
+
+# --- recovery
+
+
+def _recoveries(
+    engines: tuple[EngineView, ...], current: Transaction, observed: Observed
+) -> Iterable[Recover]:
+    """Engines that came up after the commit, and can catch up from the trainer's checkpoint."""
+    if current.phase is not Phase.COMMITTED or not current.checkpoint or not current.version:
+        return
+    for view in engines:
+        pod = view.pod
+        if pod is None or not pod.containers_ready or pod.dying:
+            continue
+        run = instance(pod)
+        if run is None or run in current.instances or (pod.gate and pod.gate.is_open):
+            continue
+        report = observed.reports.get(run)
+        if report is not None and _loaded(report, current):
+            continue  # its gate opens in this pass
+        yield Recover(pod=pod, instance=run, checkpoint=current.checkpoint, version=current.version)
+
+
+# --- what is told
+
+
+def _versions(
+    engines: tuple[EngineView, ...], current: Transaction
+) -> Iterable[tuple[names.GroupName, str]]:
+    """By engine, the version that was last vouched for.
+
+    Through a sync and through sleep it is that of the last commit: the count of synced engines
+    does not follow the training step (design.md §5).  After an abort nobody vouches for anything.
+    """
+    if current.phase is Phase.ABORTED:
+        return
+    for view in engines:
+        pod = view.pod
+        if pod is None:
+            continue
+        if pod.gate is not None and pod.gate.is_open:
+            yield view.engine.group, pod.gate.version
+        elif current.version and instance(pod) in current.instances:
+            yield view.engine.group, current.version

@@ -30,7 +30,9 @@ def test_the_cluster_role_is_the_role_in_every_namespace_and_nodes():
 def test_every_kind_of_child_may_be_watched_made_changed_and_removed(kind):
     plural = paths.children(kind, "").rsplit("/", 1)[-1]
     verbs = {verb for rule in ROLE if plural in rule["resources"] for verb in rule["verbs"]}
-    assert verbs == {"get", "list", "watch", "create", "patch", "delete"}
+    # A Lease goes with its pool alone: what a trainer wrote into it is not ours to take away.
+    kept = {"delete"} if kind == "Lease" else set()
+    assert verbs == {"get", "list", "watch", "create", "patch", "delete"} - kept
 
 
 def test_the_pools_themselves_are_never_written_but_for_their_status():

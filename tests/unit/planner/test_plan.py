@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.planner.observed import ObservedNode
+from sglang_operator.planner.observed import Gate, ObservedNode
 from sglang_operator.planner.plan import EngineState
 from tests.builders import (
     NOW,
@@ -37,7 +37,7 @@ def test_a_complete_pool_needs_nothing_and_no_later_look():
 
 def test_a_pod_with_an_open_gate_is_in_service():
     pool = a_pool()
-    plan = planned(pool, all_pods(pool, ready=True, gate_open=True))
+    plan = planned(pool, all_pods(pool, ready=True, gate=Gate(is_open=True)))
     assert {view.state for view in plan.engines} == {EngineState.IN_SERVICE}
 
 
@@ -234,7 +234,7 @@ def _on_a_node(ready=True, gone=False, since=NOW - 100.0, out_of_service=False):
 )
 def test_engines_of_a_lost_node_are_replaced_beside_their_old_pods(nodes):
     pool = a_pool(replicas=1)
-    pod = a_pod(pool, pool.engines[0], ready=True, gate_open=True)
+    pod = a_pod(pool, pool.engines[0], ready=True, gate=Gate(is_open=True))
     plan = planned(pool, [pod], nodes=nodes)
     assert created(plan) == [("g0-1", 1)]
     assert removed(plan) == [pod.name]

@@ -1,0 +1,314 @@
+"""Which gates open and close, for every phase of a transaction, told one rule at a time."""
+
+import dataclasses
+
+import pytest
+
+from sglang_operator.api import names, texts
+from sglang_operator.api.weights import Phase
+from sglang_operator.planner import weights
+from sglang_operator.planner.observed import EngineReport, Gate, Loading
+from tests.builders import NOW, a_lease, a_pod, a_pool, all_pods, weighed
+
+OPEN = Gate(is_open=True, version="step-1", reason=weights.COMMITTED)
+
+
+def running(pool, **changes):
+    """One pod for each engine, each with a container of its own."""
+    return [
+        dataclasses.replace(pod, container_id=f"containerd://{pod.name}")
+        for pod in all_pods(pool, **changes)
+    ]
+
+
+def run_of(pod):
+    run = weights.instance(pod)
+    assert run is not None
+    return run
+
+
+def instances(pods):
+    return ",".join(run_of(pod) for pod in pods)
+
+
+def committed(pool, pods, version="step-1", **more):
+    return a_lease(
+        pool,
+        phase="Committed",
+        version=version,
+        instances=instances(pods),
+        transaction="t1",
+        **more,
+    )
+
+
+def moved(plan):
+    return {(gate.pod.name, gate.is_open, gate.reason, gate.message) for gate in plan.gates}
+
+
+def test_a_commit_opens_exactly_the_engines_that_it_covered():
+    pool = a_pool(device_mapping="list(range(0,6))")
+    pods = running(pool)
+    plan = weighed(pool, pods, children=committed(pool, pods[:2]))
+    assert moved(plan) == {(pod.name, True, weights.COMMITTED, "step-1") for pod in pods[:2]}
+    assert not plan.settled
+
+
+def test_a_gate_that_is_open_at_the_committed_version_is_not_written_again():
+    pool = a_pool()
+    pods = running(pool, gate=OPEN)
+    plan = weighed(pool, pods, children=committed(pool, pods))
+    assert plan.gates == ()
+    assert plan.settled
+    assert (plan.synced, plan.skew) == (12, 0)
+
+
+def test_the_next_commit_writes_its_version_on_every_open_gate():
+    pool = a_pool()
+    pods = running(pool, gate=OPEN)
+    plan = weighed(pool, pods, children=committed(pool, pods, version="step-2"))
+    assert {gate.message for gate in plan.gates} == {"step-2"}
+    assert len(plan.gates) == 12
+
+
+def test_an_open_engine_that_a_later_commit_did_not_cover_is_closed():
+    pool = a_pool(device_mapping="list(range(0,4))")
+    pods = running(pool, gate=OPEN)
+    plan = weighed(pool, pods, children=committed(pool, pods[:1], version="step-2"))
+    assert (pods[1].name, False, weights.NOT_COVERED) in {m[:3] for m in moved(plan)}
+
+
+def test_a_new_container_under_an_old_pod_is_not_the_instance_that_was_covered():
+    pool = a_pool(device_mapping="[0, 1]")
+    (pod,) = running(pool)
+    lease = committed(pool, [pod])
+    again = dataclasses.replace(pod, container_id="containerd://another", gate=OPEN)
+    assert moved(weighed(pool, [again], children=lease)) == {
+        (pod.name, False, weights.NOT_COVERED, texts.GATE_NOT_COVERED.format(version="step-1"))
+    }
+
+
+def test_a_replacement_stays_closed_and_the_others_stay_open():
+    pool = a_pool(device_mapping="list(range(0,4))")
+    pods = running(pool, gate=OPEN)
+    lease = committed(pool, pods)
+    fresh = a_pod(pool, pool.engines[0], 1, container_id="containerd://fresh")
+    plan = weighed(pool, [fresh, pods[1]], children=lease)
+    assert plan.gates == ()
+    assert plan.synced == 1
+
+
+def test_nothing_moves_while_a_trainer_writes():
+    pool = a_pool()
+    pods = [*running(pool, gate=OPEN)[:6], *running(pool)[6:]]
+    lease = a_lease(pool, phase="Syncing", holder="trainer", version="step-1")
+    plan = weighed(pool, pods, now=NOW + 29, children=lease)
+    assert plan.gates == ()
+    assert plan.abort is None
+    assert plan.wake_at == NOW + 30
+
+
+@pytest.mark.parametrize("phase", ["Aborted", "Sleeping", "Awake", "a phase of the future"])
+def test_in_these_phases_every_open_gate_closes_also_those_of_pods_that_are_leaving(phase):
+    pool = a_pool(device_mapping="list(range(0,4))")
+    pods = running(pool, gate=OPEN)
+    pods[0] = dataclasses.replace(pods[0], deleting=True)
+    plan = weighed(pool, pods, children=a_lease(pool, phase=phase, instances=instances(pods)))
+    assert {(gate.pod.name, gate.is_open) for gate in plan.gates} == {
+        (pod.name, False) for pod in pods
+    }
+
+
+def test_gates_that_were_never_set_are_closed_without_a_write():
+    pool = a_pool()
+    assert weighed(pool, running(pool), children=a_lease(pool, phase="Sleeping")).gates == ()
+
+
+def test_a_sync_that_is_not_renewed_is_aborted_first_and_closes_gates_once_that_stands():
+    pool = a_pool()
+    pods = running(pool, gate=OPEN)
+    lease = a_lease(pool, phase="Syncing", holder="trainer-0", duration="10")
+    plan = weighed(pool, pods, now=NOW + 10, children=lease)
+    assert plan.gates == ()
+    assert plan.abort is not None
+    assert (plan.abort.uid, plan.abort.resource_version) == ("uid-lease", "7")
+    assert plan.abort.message == texts.SYNC_EXPIRED.format(holder="trainer-0", seconds=10)
+
+
+def test_a_sync_without_a_holder_is_aborted_at_once():
+    pool = a_pool()
+    assert weighed(pool, [], children=a_lease(pool, phase="Syncing")).abort is not None
+
+
+def test_the_holders_clock_is_not_believed():
+    pool = a_pool()
+    lease = a_lease(pool, seen=NOW - 5, phase="Syncing", holder="trainer")
+    (child,) = lease.values()
+    child.body["spec"]["renewTime"] = "1999-01-01T00:00:00.000000Z"
+    assert weighed(pool, [], children=lease).abort is None
+
+
+def test_a_sleeper_that_is_gone_sleeps_on():
+    pool = a_pool()
+    lease = a_lease(pool, phase="Sleeping", holder="gone")
+    plan = weighed(pool, running(pool), now=NOW + 1e6, children=lease)
+    assert plan.abort is None
+    assert plan.wake_at is None
+
+
+def test_a_pool_without_a_gate_moves_none_and_still_ends_lost_transactions():
+    pool = a_pool(weights={"gate": "Off"})
+    pods = running(pool)
+    assert weighed(pool, pods, children=a_lease(pool, phase="Aborted")).gates == ()
+    assert weighed(pool, pods, children=a_lease(pool, phase="Syncing")).abort is not None
+
+
+def test_the_lease_of_an_earlier_pool_of_this_name_says_nothing():
+    pool = a_pool()
+    pods = running(pool)
+    lease = {
+        key: dataclasses.replace(child, owner=names.Uid("earlier"))
+        for key, child in committed(pool, pods).items()
+    }
+    plan = weighed(pool, pods, children=lease)
+    assert plan.gates == ()
+    assert plan.transaction.phase is Phase.IDLE
+
+
+def test_synced_does_not_follow_the_training_step():
+    pool = a_pool()
+    pods = running(pool, gate=Gate(is_open=False, reason="Sleeping"))
+    for phase in ("Syncing", "Sleeping", "Awake", "Committed"):
+        lease = a_lease(
+            pool, phase=phase, version="step-1", instances=instances(pods), holder="trainer"
+        )
+        assert weighed(pool, pods, children=lease).synced == 12, phase
+
+
+def test_after_an_abort_nobody_vouches_for_any_engine():
+    pool = a_pool()
+    pods = running(pool, gate=OPEN)
+    lease = a_lease(pool, phase="Aborted", version="step-1", instances=instances(pods))
+    assert weighed(pool, pods, children=lease).synced == 0
+
+
+def test_versions_beside_the_committed_one_are_counted_as_skew():
+    pool = a_pool()
+    pods = running(pool, gate=OPEN)
+    lease = a_lease(pool, phase="Syncing", holder="t", version="step-2", instances="")
+    assert weighed(pool, pods, children=lease).skew == 12
+
+
+class TestVersioned:
+    def pool(self):
+        return a_pool(weights={"gate": "Versioned"}, device_mapping="list(range(0,4))")
+
+    def reports(self, pods, *versions):
+        found = zip(pods, versions, strict=True)
+        return {
+            run_of(pod): EngineReport(instance=run_of(pod), weight_version=version)
+            for pod, version in found
+        }
+
+    def test_the_gate_opens_when_an_engine_names_a_version_of_its_trainer(self):
+        pool = self.pool()
+        pods = running(pool)
+        plan = weighed(pool, pods, reports=self.reports(pods, "unsynced", "7"))
+        assert moved(plan) == {(pods[1].name, True, weights.VERSIONED, "7")}
+
+    def test_an_engine_that_is_back_at_its_first_version_is_closed(self):
+        pool = self.pool()
+        pods = running(pool, gate=OPEN)
+        plan = weighed(pool, pods, reports=self.reports(pods, "default", "step-1"))
+        assert {m[:3] for m in moved(plan)} == {(pods[0].name, False, weights.INITIAL_WEIGHTS)}
+
+    def test_an_engine_that_was_not_asked_stays_as_it_is(self):
+        pool = self.pool()
+        assert weighed(pool, running(pool, gate=OPEN)).gates == ()
+
+    def test_sleep_closes_whatever_version_an_engine_names(self):
+        pool = self.pool()
+        pods = running(pool, gate=OPEN)
+        lease = a_lease(pool, phase="Sleeping")
+        plan = weighed(pool, pods, children=lease, reports=self.reports(pods, "7", "7"))
+        assert {gate.is_open for gate in plan.gates} == {False}
+
+
+class TestFromCheckpoint:
+    def pool(self):
+        return a_pool(weights={"recovery": "FromCheckpoint"}, device_mapping="list(range(0,4))")
+
+    def lease(self, pool, pods, **more):
+        return committed(pool, pods, checkpoint="/ckpt/step-1", **more)
+
+    def loaded(self, run, version, **changes):
+        loading = Loading(path=f"/ckpt/{version}", version=version, **{"done": True, **changes})
+        return {run: EngineReport(instance=run, loading=loading)}
+
+    def test_an_engine_that_came_up_after_the_commit_catches_up_from_the_checkpoint(self):
+        pool = self.pool()
+        pods = running(pool)
+        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]))
+        (recovery,) = plan.recoveries
+        assert recovery.pod.name == pods[1].name
+        assert (recovery.checkpoint, recovery.version) == ("/ckpt/step-1", "step-1")
+
+    def test_its_gate_opens_at_that_version_once_it_has_loaded_it(self):
+        pool = self.pool()
+        pods = running(pool)
+        run = run_of(pods[1])
+        report = self.loaded(run, "step-1")
+        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]), reports=report)
+        assert (pods[1].name, True, weights.RECOVERED, "step-1") in moved(plan)
+        assert plan.recoveries == ()
+
+    def test_a_recovered_engine_stays_open_when_the_operator_forgot_having_done_it(self):
+        pool = self.pool()
+        pods = running(pool, gate=OPEN)
+        gate = Gate(is_open=True, version="step-1", reason=weights.RECOVERED)
+        pods[1] = dataclasses.replace(pods[1], gate=gate)
+        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]))
+        assert plan.gates == ()
+        assert plan.recoveries == ()
+
+    @pytest.mark.parametrize("changes", [{"done": False}, {"done": False, "error": "no such path"}])
+    def test_what_is_not_loaded_yet_or_failed_to_opens_nothing(self, changes):
+        pool = self.pool()
+        pods = running(pool)
+        report = self.loaded(run_of(pods[1]), "step-1", **changes)
+        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]), reports=report)
+        assert {gate.pod.name for gate in plan.gates} == {pods[0].name}
+        assert [recovery.pod.name for recovery in plan.recoveries] == [pods[1].name]
+
+    def test_nothing_is_loaded_while_a_trainer_writes_or_sleeps(self):
+        pool = self.pool()
+        pods = running(pool)
+        for phase in ("Syncing", "Sleeping", "Awake", "Aborted"):
+            lease = a_lease(
+                pool, phase=phase, holder="t", version="step-1", checkpoint="/ckpt", instances=""
+            )
+            assert weighed(pool, pods, children=lease).recoveries == ()
+
+    def test_what_was_loaded_for_an_earlier_version_opens_nothing(self):
+        pool = self.pool()
+        pods = running(pool)
+        run = run_of(pods[1])
+        report = self.loaded(run, "step-0")
+        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]), reports=report)
+        assert {gate.pod.name for gate in plan.gates} == {pods[0].name}
+
+    def test_without_a_checkpoint_it_waits_for_the_trainer(self):
+        pool = self.pool()
+        pods = running(pool)
+        assert weighed(pool, pods, children=committed(pool, pods[:1])).recoveries == ()
+
+
+def test_any_restart_changes_the_epoch_and_nothing_else_does():
+    pool = a_pool()
+    pods = running(pool)
+    before = weighed(pool, pods).epoch
+    assert weighed(pool, [dataclasses.replace(p, gate=OPEN, ready=True) for p in pods]).epoch == (
+        before
+    )
+    pods[3] = dataclasses.replace(pods[3], container_id="containerd://again")
+    assert weighed(pool, pods).epoch != before
