@@ -115,6 +115,9 @@ OPERATOR: dict[str, Spec] = {
     "EXTRA_ARGUMENT_OWNED": _with(extraArgs=["--load-format=dummy"]),
     "ROUTER_REPLAY_VERSION": _image("0.5.2", _with(router_replay={"mode": "R3"})),
     "VERSIONED_GATE": _image("0.4.10.post2", _with(weights={"gate": "Versioned"})),
+    "WEIGHTS_KEYED": _with(
+        weights={"gate": "Versioned"}, security={"apiKey": {"name": "keys", "key": "api"}}
+    ),
     "SYSTEM_ENV": _with(system_envs={"TWO WORDS": "1"}),
     "SYSTEM_ENV_OWNED": _with(system_envs={"SGLANG_API_KEY": "1"}),
 }

@@ -368,6 +368,20 @@ VERSIONED_GATE = _error(
     SERVER_ARGS,
 )
 
+WEIGHTS_KEYED = _error(
+    "EnginesKeyed",
+    "{field} is {found}, for which the operator has to ask the engines, but security.{key} is set "
+    "and the operator reads no Secrets; expected engines without a key; use {instead}, or leave "
+    "the key out and keep others away by a NetworkPolicy",
+    POLICY,
+)
+RECOVERY_UNGATED = _warning(
+    "RecoveryWithoutGate",
+    "weights.recovery is FromCheckpoint but the gate is Off: engines load their weights "
+    "themselves; remove it, or set weights.gate: Committed",
+    POLICY,
+)
+
 # --- the pod
 POD_TEMPLATE = _error(
     "PodTemplateForbidden",

@@ -110,7 +110,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
     problems += template_problems
     problems += environment.template_problems(overlay.variables)
     gate = _gate(parsed, rendered.load_format)
-    problems += _gate_problems(gate, version, features)
+    problems += _gate_problems(parsed, gate, version, features)
     active = _active(parsed, len(engines), problems)
     if any(problem.severity is errors.Severity.ERROR for problem in problems):
         return Refused(owner=owner, problems=tuple(problems))
@@ -284,10 +284,27 @@ def _gate(parsed: PoolSpec, load_format: str) -> WeightsGate:
 
 
 def _gate_problems(
-    gate: WeightsGate, version: versions.Version, features: versions.Features
+    parsed: PoolSpec, gate: WeightsGate, version: versions.Version, features: versions.Features
 ) -> Iterator[errors.Problem]:
     if gate is WeightsGate.VERSIONED and not features.weight_version_flag:
         yield errors.VERSIONED_GATE("spec.weights.gate", version=version, needed="0.5.2")
+    recovers = parsed.weights.recovery is spec.Recovery.FROM_CHECKPOINT
+    if recovers and gate is WeightsGate.OFF:
+        yield errors.RECOVERY_UNGATED("spec.weights.recovery")
+    keys = (("apiKey", parsed.security.api_key), ("adminApiKey", parsed.security.admin_api_key))
+    key = next((name for name, reference in keys if reference is not None), None)
+    if key is None:
+        return
+    if gate is WeightsGate.VERSIONED:
+        yield _keyed("gate", "Versioned", key, "Committed")
+    if recovers and gate is not WeightsGate.OFF:
+        yield _keyed("recovery", "FromCheckpoint", key, "Wait")
+
+
+def _keyed(field: str, found: str, key: str, instead: str) -> errors.Problem:
+    return errors.WEIGHTS_KEYED(
+        f"spec.weights.{field}", field=f"weights.{field}", found=found, key=key, instead=instead
+    )
 
 
 def _active(parsed: PoolSpec, capacity: int, problems: list[errors.Problem]) -> int:

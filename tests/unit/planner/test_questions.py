@@ -47,7 +47,7 @@ def test_no_other_pool_is_polled(gate):
 
 @pytest.mark.parametrize("security", [{"apiKey": KEY}, {"adminApiKey": KEY}], ids=str)
 def test_a_pool_with_a_key_is_never_asked(security):
-    pool = a_pool(weights={"gate": "Versioned"}, security=security, image="lmsysorg/sglang:v0.5.9")
+    pool = a_pool(security=security, image="lmsysorg/sglang:v0.5.9")
     assert asked(pool) == ()
 
 
