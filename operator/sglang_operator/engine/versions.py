@@ -141,6 +141,8 @@ ADMIN_API_KEY_SINCE = parse("0.5.8")
 WEIGHT_SESSION_SINCE = parse("0.5.21")
 GET_LOAD_SINCE = parse("0.4.10.post2")
 LOADS_SINCE = parse("0.5.9")
+PAUSE_SINCE = parse("0.4.10.post2")
+PAUSE_MODES_SINCE = parse("0.5.6.post2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,10 @@ class Features:
     admin_api_key: bool
     # /begin_weight_update and /end_weight_update, obligatory around updates since 0.5.21.
     begin_end_weight_update: bool
+    # /pause_generation: in 0.4.10.post2, not in 0.4.6.post5.
+    pause: bool
+    # Its modes: PauseGenerationReqInput is in 0.5.6.post2, not in 0.5.5.post3, which only aborts.
+    pause_modes: bool
 
 
 def features(version: Version) -> Features:
@@ -186,6 +192,8 @@ def features(version: Version) -> Features:
         preferred_sampling_params=version >= PREFERRED_SAMPLING_SINCE,
         admin_api_key=version >= ADMIN_API_KEY_SINCE,
         begin_end_weight_update=version >= WEIGHT_SESSION_SINCE,
+        pause=version >= PAUSE_SINCE,
+        pause_modes=version >= PAUSE_MODES_SINCE,
     )
 
 

@@ -1,0 +1,95 @@
+"""Requests to engines: one to one, or the same to many at once."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import aiohttp
+
+from sglang_operator.client.errors import EngineError
+from sglang_operator.client.registry import Engine
+
+CONNECT_SECONDS = 5.0
+CONTROL_SECONDS = 60.0  # pause, continue, flush and the like
+MAX_SAID = 500  # characters of an engine's answer in a message
+
+Json = dict[str, Any]
+Payload = Mapping[str, Any] | Callable[[Engine], Mapping[str, Any]]
+
+
+class EngineCalls:
+    """Posts JSON to engines.  With keys, SGLang's control endpoints take the admin key."""
+
+    def __init__(self, api_key: str | None, admin_api_key: str | None) -> None:
+        key = admin_api_key or api_key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._session = aiohttp.ClientSession(
+            # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
+            headers=headers,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def post(
+        self,
+        engine: Engine,
+        path: str,
+        payload: Mapping[str, Any],
+        *,
+        timeout: float | None = CONTROL_SECONDS,
+    ) -> Json:
+        """POST to one engine; its answer, {} where it is no object.  Raises EngineError."""
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._session.post(
+                f"{engine.url}{path}", json=dict(payload), timeout=limits
+            ) as response:
+                text = await response.text(errors="replace")
+                status = response.status
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
+            raise _error(engine, path, 0, said or type(error).__name__) from error
+        answer = _object(text)
+        if status >= 400 or answer.get("success") is False:
+            raise _error(engine, path, status, str(answer.get("message") or text))
+        return answer
+
+    async def post_all(
+        self,
+        engines: Iterable[Engine],
+        path: str,
+        payload: Payload,
+        *,
+        timeout: float | None = CONTROL_SECONDS,
+    ) -> list[Json]:
+        """POST to all at once, and wait for each; answers in the engines' order.
+
+        Raises the EngineError of the lowest rank once every engine has answered.
+        """
+        bodies = [(e, payload(e) if callable(payload) else payload) for e in engines]
+        answers = await asyncio.gather(
+            *(self.post(engine, path, body, timeout=timeout) for engine, body in bodies),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+def _object(text: str) -> Json:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _error(engine: Engine, path: str, status: int, said: str) -> EngineError:
+    return EngineError(
+        rank=engine.rank, url=engine.url or "-", path=path, status=status, said=said[:MAX_SAID]
+    )

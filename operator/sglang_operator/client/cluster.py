@@ -1,0 +1,152 @@
+"""Requests to the API server: one ConfigMap and one Lease, as the trainer's Role allows."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+
+from sglang_operator.api import names
+from sglang_operator.client import texts
+from sglang_operator.client.credentials import Credentials
+from sglang_operator.client.errors import ClusterError, NotReady
+from sglang_operator.client.registry import Registry, parse
+
+REQUEST_SECONDS = 10.0
+WATCH_SECONDS = 300
+IDLE_SECONDS = 60.0  # the API server sends a bookmark about once a minute
+MAX_EVENT = 4 << 20  # bytes; a ConfigMap has at most 1 MiB, and JSON in JSON grows
+
+Json = dict[str, Any]
+
+
+class Cluster:
+    """One pool's registry and Lease at the API server."""
+
+    def __init__(self, credentials: Credentials, namespace: str, pool: str) -> None:
+        self._credentials = credentials
+        self.namespace = namespace
+        self.pool = pool
+        self.registry_name = names.registry_name(pool)
+        self.lease_name = names.weights_lease_name(pool)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=credentials.tls or True, limit=8),
+            headers={"User-Agent": "sglang-operator-client", "Accept": "application/json"},
+            trust_env=False,
+            read_bufsize=MAX_EVENT,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def registry(self) -> Registry:
+        """The registry now.  Raises NotReady if there is none, ClusterError."""
+        try:
+            return parse(await self._request("GET", self._registry_path))
+        except ClusterError as error:
+            raise self._missing(error, texts.NO_REGISTRY, self.registry_name) from error
+
+    async def watch(self, since: int) -> AsyncIterator[Registry]:
+        """The registry whenever it changes after ``since``.
+
+        Ends when the API server ends it.  Raises ClusterError when it breaks, or ``since`` is too
+        old.
+        """
+        params = {
+            "watch": "1",
+            "fieldSelector": f"metadata.name={self.registry_name}",
+            "resourceVersion": str(since),
+            "timeoutSeconds": str(WATCH_SECONDS),
+            "allowWatchBookmarks": "true",
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=IDLE_SECONDS * 2)
+        url = self._credentials.server + self._registries
+        try:
+            async with self._session.get(
+                url, params=params, headers=self._headers(), timeout=timeout
+            ) as response:
+                if response.status >= 400:
+                    raise self._error("watch", response.status, await response.text())
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise self._error("watch", status.get("code", 0), json.dumps(status))
+                    if event["type"] in ("ADDED", "MODIFIED"):
+                        yield parse(event["object"])
+                    elif event["type"] == "DELETED":  # with the pool
+                        yield dataclasses.replace(parse(event["object"]), epoch="", engines=())
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._unreachable(error) from error
+
+    async def lease(self) -> Json:
+        """The Lease.  Raises NotReady if there is none, ClusterError."""
+        try:
+            return await self._request("GET", self._lease_path)
+        except ClusterError as error:
+            raise self._missing(error, texts.NO_LEASE, self.lease_name) from error
+
+    async def put_lease(self, lease: Mapping[str, Any]) -> Json:
+        """Replace the Lease, if it is still the version that was read (else 409)."""
+        return await self._request("PUT", self._lease_path, lease)
+
+    # --- the requests themselves
+
+    @property
+    def _registries(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/configmaps"
+
+    @property
+    def _registry_path(self) -> str:
+        return f"{self._registries}/{self.registry_name}"
+
+    @property
+    def _lease_path(self) -> str:
+        group = "/apis/coordination.k8s.io/v1"
+        return f"{group}/namespaces/{self.namespace}/leases/{self.lease_name}"
+
+    def _headers(self) -> dict[str, str]:
+        authorization = self._credentials.authorization()
+        return {"Authorization": authorization} if authorization else {}
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+        try:
+            async with self._session.request(
+                method,
+                self._credentials.server + path,
+                json=body,
+                headers=self._headers(),
+                timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=5),
+            ) as response:
+                text = await response.text()
+                if response.status >= 400:
+                    raise self._error(method, response.status, text, path)
+                answer: Json = json.loads(text)
+                return answer
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._unreachable(error) from error
+
+    def _error(self, verb: str, status: int, text: str, path: str = "") -> ClusterError:
+        try:
+            message = json.loads(text).get("message", text)
+        except (ValueError, AttributeError):
+            message = text[:500]
+        words = texts.FORBIDDEN if status in (401, 403) else texts.REFUSED
+        what = path or self._registries
+        return ClusterError(
+            words.format(verb=verb, what=what, status=status, message=message), status
+        )
+
+    def _unreachable(self, error: BaseException) -> ClusterError:
+        detail = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
+        server = self._credentials.server
+        return ClusterError(
+            texts.UNREACHABLE.format(server=server, detail=detail or type(error).__name__)
+        )
+
+    def _missing(self, error: ClusterError, text: str, name: str) -> ClusterError | NotReady:
+        if error.status != 404:
+            return error
+        return NotReady(text.format(namespace=self.namespace, name=name, pool=self.pool))

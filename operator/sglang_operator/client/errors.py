@@ -1,0 +1,52 @@
+"""What can go wrong for a trainer; each error says what was found and what to do."""
+
+
+class PoolError(Exception):
+    """The base of all errors of this package."""
+
+
+class ClusterError(PoolError):
+    """The API server cannot be reached, refuses, or there are no credentials of any cluster."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status  # of HTTP; 0 without an answer
+
+
+class NotReady(PoolError):
+    """Not all engines are up, or the operator has not (yet) done its part."""
+
+
+class StaleEpoch(PoolError):
+    """Engines are not those any more that the caller counted on: plan anew, write all again."""
+
+
+class Held(PoolError):
+    """Another trainer holds the weights.  Times are seconds since the Unix epoch."""
+
+    def __init__(self, message: str, *, holder: str, since: float, until: float) -> None:
+        super().__init__(message)
+        self.holder = holder
+        self.since = since
+        self.until = until
+
+
+class Expired(PoolError):
+    """The transaction is over: not renewed in time, aborted, or taken over."""
+
+
+class Unsupported(PoolError):
+    """The engines' version of SGLang cannot do what was asked."""
+
+
+class EngineError(PoolError):
+    """An engine refused a call or did not answer.  ``status`` is 0 without an answer."""
+
+    def __init__(self, *, rank: int, url: str, path: str, status: int, said: str) -> None:
+        answer = f"{status} {said}" if status else said
+        super().__init__(f"engine {rank} ({url}) on {path}: {answer}")
+        self.rank = rank
+        self.url = url
+        self.path = path
+        self.status = status
+        self.said = said

@@ -1,0 +1,209 @@
+"""The Lease ``<pool>-weights``, one step at a time: read, decide, put if nobody was quicker."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_operator.api import weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Transaction
+from sglang_operator.client import texts
+from sglang_operator.client.cluster import Cluster
+from sglang_operator.client.errors import ClusterError, Expired, Held, PoolError, Unsupported
+
+RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
+MAX_RETRY_SECONDS = 2.0
+POLL_SECONDS = 0.5  # while another holds the Lease
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """When the Lease was looked at, and since when it was seen in its state; one clock, ours."""
+
+    now: float
+    seen: float
+
+
+Step = Callable[[Transaction, Sight], Transaction]
+
+
+class LeaseFile:
+    """The Lease of one pool.  Steps of one process are taken one after the other."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._lock = asyncio.Lock()
+        # Of the state as last read: the whole but for its resource version, and when it appeared.
+        self._state: Transaction | None = None
+        self._since = 0.0
+        self.put_at = 0.0  # when the last put was sent, by the monotonic clock
+
+    async def read(self) -> Transaction:
+        """What stands in the Lease now.  Raises PoolError."""
+        _, state = await self._read()
+        return state
+
+    async def step(self, step: Step, *, patience: float) -> Transaction:
+        """Take one step; the state after it.  ``patience``: seconds to go on without an API server.
+
+        Raises the typed form of a refusal, or ClusterError once patience ends.
+        """
+        async with self._lock:
+            return await self._step(step, time.monotonic() + patience)
+
+    async def step_when_free(self, step: Step, *, wait: float, patience: float) -> Transaction:
+        """The same for a step that another holder is in the way of, for ``wait`` seconds.
+
+        A holder that says itself that its time is over is waited for until that was also seen:
+        its clock may be wrong.
+        """
+        begun = time.monotonic()
+        while True:
+            try:
+                return await self.step(step, patience=patience)
+            except Held as held:
+                waited = time.monotonic() - begun
+                claimed = held.until < time.time()
+                limit = max(wait, self._duration() + 1) if claimed else wait
+                if waited >= limit:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _duration(self) -> float:
+        return self._state.duration if self._state else float(weights.LEASE_SECONDS)
+
+    async def _step(self, step: Step, deadline: float) -> Transaction:
+        sent: Transaction | None = None
+        wait = RETRY_SECONDS
+        while True:
+            try:
+                lease, state = await self._read()
+                if sent is not None and state == sent:
+                    return state  # it was written; the answer got lost
+                body = weights.written(lease, _refusing(step, state, self._sight()))
+                sent = weights.read(body)
+                self.put_at = time.monotonic()
+                return self._note(await self._cluster.put_lease(body))
+            except ClusterError as error:
+                if error.status == 409:
+                    sent = None
+                    continue
+                if not _worth_another_try(error) or time.monotonic() + wait > deadline:
+                    raise
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, MAX_RETRY_SECONDS)
+
+    async def _read(self) -> tuple[Mapping[str, Any], Transaction]:
+        lease = await self._cluster.lease()
+        return lease, self._note(lease)
+
+    def _note(self, lease: Mapping[str, Any]) -> Transaction:
+        state = weights.read(lease)
+        if state != self._state:
+            self._state, self._since = state, time.monotonic()
+        return state
+
+    def _sight(self) -> Sight:
+        now = time.time()
+        return Sight(now=now, seen=now - (time.monotonic() - self._since))
+
+
+def _worth_another_try(error: ClusterError) -> bool:
+    return error.status in (0, 429) or error.status >= 500
+
+
+def _refusing(step: Step, state: Transaction, sight: Sight) -> Transaction:
+    try:
+        return step(state, sight)
+    except steps.RefusedError as refused:
+        raise _typed(refused) from refused
+
+
+def _typed(refused: steps.RefusedError) -> PoolError:
+    state, words = refused.state, str(refused)
+    if refused.reason is steps.Refusal.HELD:
+        until = state.renewed + state.duration
+        return Held(words, holder=state.holder, since=state.acquired, until=until)
+    if refused.reason is steps.Refusal.NOT_HELD:
+        return Expired(words)
+    return Unsupported(words)
+
+
+class Hold:
+    """The Lease, held: renewed in the background until ``stop``.
+
+    ``lost`` is told once, with the reason, as soon as the transaction counts as over: it is
+    another's, was aborted, or could not be renewed for most of its duration.  From then on
+    ``alive`` is false; nothing may be written to an engine.
+    """
+
+    def __init__(
+        self, lease: LeaseFile, trainer: steps.Trainer, lost: Callable[[PoolError], None]
+    ) -> None:
+        self.trainer = trainer
+        self._lease = lease
+        self._lost = lost
+        self._renewed = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def margin(self) -> float:
+        """Seconds for which the holder counts on its last renewal: less than others wait."""
+        return self.trainer.duration * 0.7
+
+    def alive(self) -> bool:
+        """Whether this trainer may write to the engines at this moment: the fence.
+
+        By the monotonic clock: a process that was stopped and goes on finds its fence down.
+        """
+        return time.monotonic() < self._renewed + self.margin
+
+    def left(self) -> float:
+        """Seconds until the fence comes down."""
+        return max(0.0, self._renewed + self.margin - time.monotonic())
+
+    async def taking(self, step: Awaitable[Transaction]) -> Transaction:
+        """Await a step that renews the Lease; the fence counts from before it was sent."""
+        state = await step
+        self._renewed = self._lease.put_at
+        return state
+
+    async def renew(self) -> Transaction:
+        """Renew now.  Raises PoolError."""
+
+        def renewal(state: Transaction, sight: Sight) -> Transaction:
+            return steps.renew(state, self.trainer, now=sight.now)
+
+        return await self.taking(self._lease.step(renewal, patience=self.left()))
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="lease renewal")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _run(self) -> None:
+        wait, detail = self.trainer.duration / 3, ""
+        while self.alive():
+            await asyncio.sleep(min(wait, self.left()))
+            try:
+                async with asyncio.timeout(self.left()):
+                    await self.renew()
+                wait, detail = self.trainer.duration / 3, ""
+            except ClusterError as error:
+                wait, detail = RETRY_SECONDS, str(error)
+            except TimeoutError:
+                detail = detail or texts.NO_ANSWER
+            except PoolError as error:
+                self._lost(error)
+                return
+        self._lost(_not_renewed(time.monotonic() - self._renewed, detail))
+
+
+def _not_renewed(seconds: float, detail: str) -> Expired:
+    return Expired(texts.NOT_RENEWED.format(seconds=seconds, detail=detail))

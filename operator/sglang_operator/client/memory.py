@@ -1,0 +1,158 @@
+"""Sleep and wake: gates close before memory goes, because a request to a sleeping engine kills it.
+
+Sleep: the Lease says Sleeping; the operator closes every gate; once it has said so, and no engine
+is in service any more, Services get a moment to forget the engines.  Then the engines are paused,
+so that a late request over an old connection waits instead of reaching them, and only then is
+memory released.  The Lease keeps which instances sleep: waking one that restarted would kill it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sglang_operator.api import weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.client import texts
+from sglang_operator.client.errors import NotReady, PoolError, Unsupported
+from sglang_operator.client.lease import Hold, Sight
+from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+SETTLE_SECONDS = 1.0
+ACKNOWLEDGE_SECONDS = 30.0
+PATIENCE = 10.0
+
+
+class Sleeper:
+    """The part of a pool that puts engines to sleep, and stays their holder meanwhile."""
+
+    def __init__(self, pool: "AsyncPool") -> None:
+        self._pool = pool
+        self._hold: Hold | None = None
+
+    async def stop(self) -> None:
+        """Renew no more."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            await hold.stop()
+
+    async def sleep(self, tags: tuple[str, ...], *, settle: float, timeout: float) -> None:
+        """See ``AsyncPool.sleep``."""
+        before = await self._pool.transaction()
+        fresh = set(tags) - set(before.released)
+        hold = await self._take(tags)
+        registry = await self._closed(hold.trainer.transaction, timeout)
+        await asyncio.sleep(settle)
+        engines = [engine for engine in registry.engines if engine.up]
+        if self._pool.features(registry).pause:
+            await self._pool.calls.post_all(engines, "/pause_generation", {"mode": "abort"})
+        await self._pool.drain(e for e in engines if e.instance not in before.asleep)
+        await self._release(hold, engines, before, fresh)
+
+    async def _release(
+        self, hold: Hold, engines: list[Engine], before: Transaction, fresh: set[str]
+    ) -> None:
+        """Each engine releases what it still has; the Lease is told of those that did."""
+        sleepers = [e for e in engines if e.instance in before.asleep]
+        others = [e for e in engines if e.instance not in before.asleep]
+        both = sorted({*before.released, *fresh})
+        outcomes = await asyncio.gather(
+            *(self._pool.release_memory([e], sorted(fresh)) for e in sleepers if fresh),
+            *(self._pool.release_memory([e], both) for e in others if both),
+            return_exceptions=True,
+        )
+        asked = [*(sleepers if fresh else ()), *(others if both else ())]
+        done = [
+            e.instance
+            for e, outcome in zip(asked, outcomes, strict=True)
+            if outcome is None and e.instance
+        ]
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            return steps.slept(state, hold.trainer, instances=done)
+
+        await self._pool.lease.step(step, patience=PATIENCE)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    async def _take(self, tags: Iterable[str]) -> Hold:
+        trainer = self._pool.trainer(weights.LEASE_SECONDS)
+        hold = Hold(self._pool.lease, trainer, self._lost)
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            return steps.sleep(state, trainer, tags=tags, now=sight.now, seen=sight.seen)
+
+        await hold.taking(self._pool.lease.step_when_free(step, wait=0, patience=PATIENCE))
+        await self.stop()
+        self._hold = hold
+        hold.start()
+        return hold
+
+    def _lost(self, reason: PoolError) -> None:
+        """Whoever takes over a sleeping pool finds in the Lease what sleeps; nothing to do here."""
+
+    async def _closed(self, transaction: str, timeout: float) -> Registry:
+        """Wait until the operator has closed every gate, and says so."""
+        seen: Registry | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                async for registry in self._pool.changes():
+                    seen = registry
+                    acted = registry.weights.transaction == transaction
+                    served = any(engine.state == IN_SERVICE for engine in registry.engines)
+                    if acted and (not served or registry.weights.gate == GATE_OFF):
+                        return registry
+        except TimeoutError:
+            pass
+        found = seen.weights if seen else None
+        raise NotReady(
+            texts.NOT_ACKNOWLEDGED.format(
+                what="closed the gates",
+                seconds=timeout,
+                transaction=found.transaction if found else "-",
+                phase=found.phase if found else "-",
+            )
+        )
+
+    async def wake(self, tags: tuple[str, ...]) -> Transaction:
+        """See ``AsyncPool.wake``."""
+        hold = await self._own()
+        state = await hold.renew()
+        registry = await self._pool.fresh()
+        asleep = [e for e in registry.engines if e.up and e.instance in state.asleep]
+        wanted = sorted(set(state.released) & set(tags))
+        if wanted and asleep:
+            await self._pool.resume_memory(asleep, wanted)
+        awake = set(state.released) <= set(tags)
+        if awake and state.intact and self._pool.features(registry).pause:
+            # Only those that hold the committed version; the others wait, paused, for a sync.
+            whole = [e for e in registry.engines if e.up and e.instance in state.instances]
+            await hold.renew()
+            await self._pool.calls.post_all(whole, "/continue_generation", {}, timeout=hold.left())
+
+        def step(current: Transaction, sight: Sight) -> Transaction:
+            return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
+
+        after = await hold.taking(self._pool.lease.step(step, patience=hold.left()))
+        if after.phase is Phase.COMMITTED:
+            await self.stop()
+        return after
+
+    async def _own(self) -> Hold:
+        """The hold of the sleep: ours, that of an earlier process of this name, or taken over."""
+        state = await self._pool.transaction()
+        if self._hold is not None and self._hold.trainer.transaction == state.id:
+            return self._hold
+        if state.phase not in (Phase.SLEEPING, Phase.AWAKE):
+            raise Unsupported(texts.NOTHING_SLEEPS.format(phase=state.phase.value))
+        if state.holder != self._pool.holder:
+            return await self._take(())
+        trainer = steps.Trainer(holder=state.holder, transaction=state.id, duration=state.duration)
+        await self.stop()
+        self._hold = Hold(self._pool.lease, trainer, self._lost)
+        self._hold.start()
+        return self._hold

@@ -1,0 +1,272 @@
+"""A pool for asyncio: its engines, and what a trainer does to their weights."""
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Self
+
+from sglang_operator.api import weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.client import credentials, memory, texts
+from sglang_operator.client.calls import EngineCalls
+from sglang_operator.client.cluster import Cluster
+from sglang_operator.client.errors import EngineError, NotReady
+from sglang_operator.client.lease import LeaseFile
+from sglang_operator.client.registry import Engine, NcclPlan, Registry
+from sglang_operator.client.sync import IDLE_POLL_SECONDS, IDLE_SECONDS, AsyncSync, SyncOptions
+from sglang_operator.client.watching import Watcher
+from sglang_operator.engine import versions
+
+SLEEP_TAGS = ("weights", "kv_cache")
+
+
+def default_holder() -> str:
+    """Who this process is: the pod's (host's) name and the process id."""
+    return f"{socket.gethostname()}_{os.getpid()}"
+
+
+class AsyncPool:
+    """One pool.  Use as an asynchronous context manager, or call ``close``.
+
+    ``namespace``: by default that of the pod or of the kubeconfig's context.  ``holder``: a name
+    that no other living process uses.  ``api_key``, ``admin_api_key``: as the engines were given
+    them; neither is sent to the API server.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        namespace: str | None = None,
+        *,
+        kubeconfig: str | Path | None = None,
+        context: str | None = None,
+        holder: str | None = None,
+        api_key: str | None = None,
+        admin_api_key: str | None = None,
+        identity: credentials.Credentials | None = None,
+    ) -> None:
+        self.name = name
+        self.holder = holder or default_holder()
+        self._identity = identity or credentials.load(kubeconfig, context)
+        self.namespace = namespace or self._identity.namespace
+        self._keys = (api_key, admin_api_key)
+        self._cluster: Cluster | None = None
+        self._lease: LeaseFile | None = None
+        self._watcher: Watcher | None = None
+        self._calls: EngineCalls | None = None
+        self._sleeper: memory.Sleeper | None = None
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the watch and the connections.  What is held stays held until it expires."""
+        if self._sleeper is not None:
+            await self._sleeper.stop()
+        if self._watcher is not None:
+            await self._watcher.close()
+        if self._cluster is not None:
+            await self._cluster.close()
+        if self._calls is not None:
+            await self._calls.close()
+        self._cluster = self._lease = self._watcher = self._calls = self._sleeper = None
+
+    def _open(self) -> Cluster:
+        if self._cluster is None:
+            self._cluster = Cluster(self._identity, self.namespace, self.name)
+            self._lease = LeaseFile(self._cluster)
+            self._watcher = Watcher(self._cluster)
+            self._calls = EngineCalls(*self._keys)
+            self._sleeper = memory.Sleeper(self)
+        return self._cluster
+
+    # --- what there is
+
+    async def registry(self) -> Registry:
+        """The registry as last seen by the watch.  Raises NotReady, ClusterError."""
+        return await self._watching.latest()
+
+    async def engines(self) -> tuple[Engine, ...]:
+        """The engines by rank, up or not."""
+        return (await self.registry()).engines
+
+    async def epoch(self) -> str:
+        """The name of exactly these running engines: any restart changes it."""
+        return (await self.registry()).epoch
+
+    async def fresh(self) -> Registry:
+        """The registry, read now."""
+        return await self._watching.fresh()
+
+    async def changes(self) -> AsyncIterator[Registry]:
+        """The registry now and after each change."""
+        async for registry in self._watching.changes():
+            yield registry
+
+    watch = changes
+
+    async def wait_ready(self, timeout: float | None = None) -> Registry:
+        """Wait until all engines are up, so that a trainer can attach.
+
+        ``timeout`` in seconds.  Raises NotReady in the end, with what is missing.
+        """
+        begun = time.monotonic()
+        missing = NotReady(texts.NO_ENGINES)
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        async for registry in self.changes():
+                            try:
+                                registry.require_up()
+                                return registry
+                            except NotReady as error:
+                                missing = error
+                    except NotReady as error:  # no registry yet
+                        missing = error
+                        await asyncio.sleep(1.0)
+        except TimeoutError:
+            waited = time.monotonic() - begun
+            raise NotReady(texts.WAITED.format(what=missing, seconds=waited)) from missing
+
+    async def wait_synced(self, version: str, timeout: float | None = None) -> Registry:
+        """Wait until every gate is open at this version.  Raises NotReady in the end."""
+        begun = time.monotonic()
+        done = 0
+        try:
+            async with asyncio.timeout(timeout):
+                async for registry in self.changes():
+                    done = sum(e.version == version for e in registry.engines)
+                    if registry.engines and done == len(registry.engines):
+                        return registry
+        except TimeoutError:
+            pass
+        what = texts.NOT_SYNCED.format(synced=done, version=version)
+        raise NotReady(texts.WAITED.format(what=what, seconds=time.monotonic() - begun))
+
+    async def nccl_plan(
+        self, master_address: str, master_port: int, *, group_name: str = "weight_update_group"
+    ) -> NcclPlan:
+        """The process group over the engines as they are now; see :class:`NcclPlan`."""
+        registry = await self.fresh()
+        return registry.nccl_plan(master_address, master_port, group_name=group_name)
+
+    async def transaction(self) -> weights.Transaction:
+        """What stands in the Lease."""
+        return await self.lease.read()
+
+    # --- what a trainer does
+
+    def sync(
+        self,
+        version: str,
+        *,
+        epoch: str | None = None,
+        pause: str | None = "abort",
+        label: bool = True,
+        wait: float = 0.0,
+        duration: float = float(weights.LEASE_SECONDS),
+        interrupts: bool = True,
+    ) -> AsyncSync:
+        """A sync to ``version``, to be used as a context manager; see :class:`SyncOptions`.
+
+        ``epoch``: of a plan that was made before; StaleEpoch if the engines changed since.
+        """
+        options = SyncOptions(pause=pause, label=label, wait=wait, duration=duration)
+        return AsyncSync(self, version, options, epoch=epoch, interrupts=interrupts)
+
+    async def update_from_disk(
+        self, path: str, version: str, *, load_format: str = "auto", **options: object
+    ) -> None:
+        """A whole sync from a checkpoint that every engine can read, and that stays there."""
+        async with self.sync(version, **options) as sync:  # type: ignore[arg-type]
+            await sync.update_weights_from_disk(path, load_format=load_format)
+            sync.checkpoint = path
+
+    async def sleep(
+        self,
+        tags: Iterable[str] = SLEEP_TAGS,
+        *,
+        settle: float = memory.SETTLE_SECONDS,
+        timeout: float = memory.ACKNOWLEDGE_SECONDS,
+    ) -> None:
+        """Close the gates, then release the engines' memory of these tags.
+
+        ``settle``: seconds that Services are given to forget the engines after the gates closed.
+        Raises Held, NotReady, EngineError.
+        """
+        self._open()
+        assert self._sleeper is not None
+        await self._sleeper.sleep(tuple(tags), settle=settle, timeout=timeout)
+
+    async def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
+        """Resume the engines' memory.  If weights were kept, the same gates open again.
+
+        Engines that restarted meanwhile are left alone: resuming what was never released kills
+        them.  Raises Held, Expired, EngineError.
+        """
+        self._open()
+        assert self._sleeper is not None
+        return await self._sleeper.wake(tuple(tags))
+
+    # --- for sync and sleep
+
+    @property
+    def lease(self) -> LeaseFile:
+        self._open()
+        assert self._lease is not None
+        return self._lease
+
+    @property
+    def calls(self) -> EngineCalls:
+        self._open()
+        assert self._calls is not None
+        return self._calls
+
+    @property
+    def _watching(self) -> Watcher:
+        self._open()
+        assert self._watcher is not None
+        return self._watcher
+
+    def trainer(self, duration: float) -> steps.Trainer:
+        """This process in a new transaction."""
+        return steps.Trainer(
+            holder=self.holder, transaction=secrets.token_hex(6), duration=duration
+        )
+
+    def features(self, registry: Registry) -> versions.Features:
+        """What the engines' version can do."""
+        return versions.features(versions.parse(registry.engine_version))
+
+    async def drain(self, engines: Iterable[Engine]) -> None:
+        """Wait until paused engines are idle, and empty their caches of the old weights.
+
+        SGLang refuses to flush while requests run, so that a flush that succeeds tells both.
+        """
+        await asyncio.gather(*(self._drain(engine) for engine in engines))
+
+    async def _drain(self, engine: Engine) -> None:
+        deadline = time.monotonic() + IDLE_SECONDS
+        while True:
+            try:
+                await self.calls.post(engine, "/flush_cache", {})
+                return
+            except EngineError as error:
+                if error.status != 400 or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(IDLE_POLL_SECONDS)
+
+    async def release_memory(self, engines: Iterable[Engine], tags: list[str]) -> None:
+        await self.calls.post_all(engines, "/release_memory_occupation", {"tags": tags})
+
+    async def resume_memory(self, engines: Iterable[Engine], tags: list[str]) -> None:
+        await self.calls.post_all(engines, "/resume_memory_occupation", {"tags": tags})

@@ -1,0 +1,172 @@
+"""The registry ``<pool>-engines``, read: every engine by rank, and the NCCL plan over them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sglang_operator.client import texts
+from sglang_operator.client.errors import NotReady, PoolError
+
+UP_STATES = frozenset({"InService", "Up"})  # planner/plan.py, EngineState
+IN_SERVICE = "InService"
+GATE_OFF = "Off"
+DEFAULT_GROUP = "weight_update_group"  # SGLang's own default
+_CONFIG_KEY = "engines.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One engine.  ``instance`` names this very run of it; None while no container exists."""
+
+    rank: int
+    engine: str
+    devices: tuple[int, ...]
+    gpus: int
+    rank_offset: int
+    state: str
+    pod: str | None
+    pod_ip: str | None
+    url: str | None
+    instance: str | None
+    gate: str | None  # Open, Closed; None in a pool without gates
+    version: str | None  # that its gate was opened with
+
+    @property
+    def up(self) -> bool:
+        """It answers, whether or not clients may reach it."""
+        return self.state in UP_STATES and self.url is not None and self.instance is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """How the pool's weights stand, as far as the operator has acted upon it."""
+
+    gate: str = GATE_OFF
+    phase: str = ""
+    version: str = ""
+    transaction: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """The pool's engines at one moment."""
+
+    pool: str
+    namespace: str
+    epoch: str
+    engine_version: str
+    world_size: int
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    weights: Gates = Gates()
+    engines: tuple[Engine, ...] = ()
+    resource_version: int = 0
+
+    def require_up(self) -> None:
+        """Raises :class:`NotReady` unless there are engines and all of them are up."""
+        if not self.engines:
+            raise NotReady(texts.NO_ENGINES)
+        missing = [engine for engine in self.engines if not engine.up]
+        if missing:
+            which = ", ".join(f"engine {e.rank} ({e.engine}): {e.state}" for e in missing[:8])
+            which += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+            up = len(self.engines) - len(missing)
+            raise NotReady(texts.NOT_UP.format(up=up, wanted=len(self.engines), which=which))
+
+    def nccl_plan(
+        self,
+        master_address: str,
+        master_port: int,
+        *,
+        group_name: str = DEFAULT_GROUP,
+        backend: str = "nccl",
+    ) -> "NcclPlan":
+        """The process group of trainer and engines; the trainer is its master and rank 0."""
+        self.require_up()
+        return NcclPlan(
+            epoch=self.epoch,
+            master_address=master_address,
+            master_port=master_port,
+            world_size=self.world_size,
+            group_name=group_name,
+            backend=backend,
+            rank_offsets={engine.rank: engine.rank_offset for engine in self.engines},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NcclPlan:
+    """What each side passes to form the group.
+
+    The trainer's rank 0 listens on ``master_address:master_port``; engine i takes ranks from
+    ``rank_offsets[i]``, one for each of its GPUs (ROLL, slime: 1 + GPUs of the engines before it).
+    """
+
+    epoch: str
+    master_address: str
+    master_port: int
+    world_size: int
+    group_name: str
+    backend: str
+    rank_offsets: Mapping[int, int]
+
+    def payload(self, rank: int) -> dict[str, Any]:
+        """The body of ``/init_weights_update_group`` for the engine of this rank."""
+        return {
+            "master_address": self.master_address,
+            "master_port": self.master_port,
+            "rank_offset": self.rank_offsets[rank],
+            "world_size": self.world_size,
+            "group_name": self.group_name,
+            "backend": self.backend,
+        }
+
+
+def parse(config_map: Mapping[str, Any]) -> Registry:
+    """The registry in a ConfigMap.  Raises :class:`PoolError` if it is none."""
+    metadata = config_map.get("metadata") or {}
+    try:
+        document = json.loads((config_map.get("data") or {})[_CONFIG_KEY])
+        return Registry(
+            pool=document["pool"],
+            namespace=document["namespace"],
+            epoch=document["epoch"],
+            engine_version=document["engineVersion"],
+            world_size=document["worldSize"],
+            generation=document.get("generation") or {},
+            weights=_gates(document.get("weights") or {}),
+            engines=tuple(_engine(item) for item in document["engines"]),
+            resource_version=int(metadata.get("resourceVersion") or 0),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PoolError(
+            texts.BROKEN_REGISTRY.format(
+                namespace=metadata.get("namespace"), name=metadata.get("name"), detail=repr(error)
+            )
+        ) from error
+
+
+def _gates(section: Mapping[str, Any]) -> Gates:
+    return Gates(
+        gate=section.get("gate") or GATE_OFF,
+        phase=section.get("phase") or "",
+        version=section.get("version") or "",
+        transaction=section.get("transaction") or "",
+    )
+
+
+def _engine(item: Mapping[str, Any]) -> Engine:
+    return Engine(
+        rank=item["rank"],
+        engine=item["engine"],
+        devices=tuple(item.get("devices") or ()),
+        gpus=item["gpus"],
+        rank_offset=item["rankOffset"],
+        state=item["state"],
+        pod=item.get("pod"),
+        pod_ip=item.get("podIP"),
+        url=item.get("url"),
+        instance=item.get("instance"),
+        gate=item.get("gate"),
+        version=item.get("version"),
+    )

@@ -1,0 +1,392 @@
+"""One sync of weights as a transaction over the engines of one epoch.
+
+The order, and why (design.md §5):
+
+1. *begin* in the Lease.  Gates stay as they are.
+2. *pause* every engine, before the first byte is written: a request that comes through an open
+   gate, or over a connection opened earlier, waits in the engine.
+3. the trainer's own updates.
+4. *continue* every engine, while the Lease is still held.  Were it given back first, the next
+   trainer could have paused the same engines already, and this would set its half-written weights
+   free.  Every engine holds the whole new version here, so what it answers is right already.
+5. *commit*: the operator opens the gates of the covered instances, and closes all others.
+
+An error in between *aborts*: gates close, and **engines stay paused**.  What they hold may be half
+of two versions, and requests that wait in them would be answered from it.  They wait on; the next
+sync writes everything anew and lets them go.  The same holds where the trainer dies: nobody
+continues its engines, the Lease expires, and the operator closes the gates.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from sglang_operator.api import weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Transaction
+from sglang_operator.client import texts
+from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
+from sglang_operator.client.errors import EngineError, Expired, PoolError, StaleEpoch, Unsupported
+from sglang_operator.client.lease import Hold, Sight
+from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.client.updates import Updates
+from sglang_operator.engine.versions import Features
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+PATIENCE = 10.0  # seconds to go on trying without an API server
+ABORT_PATIENCE = 2.0  # an abort that cannot be told expires by itself
+IDLE_SECONDS = 60.0  # that paused engines may take to become idle
+IDLE_POLL_SECONDS = 0.05
+# How long an engine that does not answer is waited for to be seen to have restarted.
+BLAME_SECONDS = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOptions:
+    """How a sync treats requests.
+
+    ``pause``: SGLang's mode: ``abort`` ends running requests, ``retract`` computes their cache anew
+    afterwards, ``in_place`` lets them go on with the old cache; None: the trainer knows that nobody
+    sends any.  ``label``: engines name the version in each answer (``meta_info.weight_version``).
+    ``wait``: seconds to wait for another trainer to finish.
+    """
+
+    pause: str | None = "abort"
+    label: bool = True
+    wait: float = 0.0
+    duration: float = float(weights.LEASE_SECONDS)
+
+
+class AsyncSync(Updates):
+    """A sync; an asynchronous context manager that commits at the end, or aborts on an error.
+
+    From the moment an engine restarts under it, or the Lease is lost, every call raises
+    :class:`StaleEpoch` or :class:`Expired`, one that waits at once; in a task, the body of
+    ``async with`` is interrupted too.
+    """
+
+    def __init__(
+        self,
+        pool: "AsyncPool",
+        version: str,
+        options: SyncOptions,
+        *,
+        epoch: str | None = None,
+        interrupts: bool = True,
+    ) -> None:
+        super().__init__()
+        self._pool = pool
+        self._options = options
+        self._given_epoch = epoch
+        self._interrupts = interrupts
+        self.version = version
+        self.checkpoint = ""  # a path with exactly these weights, for weights.recovery
+        self.engines: tuple[Engine, ...] = ()
+        self.registry: Registry | None = None
+        self._hold: Hold | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._body: asyncio.Task[Any] | None = None
+        self._interrupted = False
+        self._over = False
+
+    # --- the transaction
+
+    async def begin(self) -> None:
+        """Take the Lease over the engines that are up now, and pause them.
+
+        Raises NotReady, StaleEpoch, Held, Unsupported, EngineError or ClusterError.
+        """
+        registry = await self._pool.fresh()
+        registry.require_up()
+        if self._given_epoch is not None and self._given_epoch != registry.epoch:
+            raise StaleEpoch(
+                texts.STALE_BEFORE.format(given=self._given_epoch, epoch=registry.epoch)
+            )
+        self.registry, self.engines = registry, registry.engines
+        self._check_pause(registry)
+        await self._take(registry)
+        try:
+            self._watch = asyncio.create_task(self._stale(), name="stale epoch")
+            state = await self._pool.lease.read()
+            await self._pause(state)
+            await self._resume(state, {weights.WEIGHTS} & set(state.released))
+        except BaseException as error:
+            await self.abort(_reason(error))
+            raise
+
+    async def _take(self, registry: Registry) -> None:
+        trainer = self._pool.trainer(self._options.duration)
+        hold = Hold(self._pool.lease, trainer, self._lose)
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            return steps.begin(
+                state,
+                trainer,
+                epoch=registry.epoch,
+                version=self.version,
+                now=sight.now,
+                seen=sight.seen,
+            )
+
+        await hold.taking(
+            self._pool.lease.step_when_free(step, wait=self._options.wait, patience=PATIENCE)
+        )
+        self._hold = hold
+        hold.start()
+
+    async def finish(self) -> None:
+        """Let the engines go on, and commit.  Raises PoolError; then the sync is aborted."""
+        try:
+            await self.end_weight_update()
+            state = await self._pool.lease.read()
+            await self._resume(state, set(state.released))
+            if self._options.label and self._features.weight_version_flag:
+                payload = {"new_version": self.version, "abort_all_requests": False}
+                await self.call("/update_weight_version", payload)
+            assert self._hold is not None
+            # The Lease is asked, not only the clock: another may hold it already.
+            await self._guarded(self._hold.renew())
+            if self._options.pause is not None:
+                await self.call("/continue_generation", {}, timeout=self._hold.left())
+            await self._guarded(self._commit())
+        except BaseException as error:
+            await self.abort(_reason(error))
+            raise
+        await self._close()
+
+    async def _commit(self) -> None:
+        assert self._hold is not None
+        trainer = self._hold.trainer
+        covered = [engine.instance for engine in self.engines if engine.instance]
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            return steps.commit(
+                state, trainer, instances=covered, now=sight.now, checkpoint=self.checkpoint
+            )
+
+        await self._pool.lease.step(step, patience=self._hold.left())
+
+    async def abort(self, message: str) -> None:
+        """End the sync without a commit: gates close, engines stay paused.  Never raises."""
+        if self._over:
+            return
+        hold = self._hold
+        await self._close()
+        if hold is None:
+            return
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            return steps.abort(state, hold.trainer, message=message)
+
+        with contextlib.suppress(PoolError):  # it expires by itself, or is over already
+            await asyncio.shield(self._pool.lease.step(step, patience=ABORT_PATIENCE))
+
+    async def __aenter__(self) -> Self:
+        await self.begin()
+        if self._interrupts:
+            self._body = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        body, self._body = self._body, None
+        # As asyncio.timeout: our own interruption becomes its reason, anybody else's stays.
+        ours = self._interrupted and body is not None and body.uncancel() == 0
+        if kind is None:
+            await self.finish()
+        elif ours and kind is asyncio.CancelledError:
+            reason = self._lost.exception()
+            assert reason is not None
+            await self.abort(_reason(reason))
+            raise reason from error
+        else:
+            await self.abort(_reason(error))
+
+    async def _close(self) -> None:
+        self._over = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._hold is not None:
+            await self._hold.stop()
+
+    # --- whether it still holds
+
+    def check(self) -> None:
+        """Raises StaleEpoch or Expired if the sync is over: call it between long steps."""
+        if self._lost.done():
+            reason = self._lost.exception()
+            assert reason is not None
+            raise reason
+        if self._over or self._hold is None:
+            raise Expired(texts.OVER)
+        if not self._hold.alive():
+            raise Expired(
+                texts.NOT_RENEWED.format(
+                    seconds=self._hold.margin, detail="this process stood still"
+                )
+            )
+
+    async def lost(self) -> None:
+        """Wait until the sync is lost, and raise why: for trainers with waits of their own."""
+        await asyncio.shield(self._lost)
+
+    def when_lost(self, call: Callable[[PoolError], None]) -> None:
+        """Call this once, in the loop's thread, if the sync is lost."""
+
+        def told(lost: asyncio.Future[None]) -> None:
+            reason = None if lost.cancelled() else lost.exception()
+            if isinstance(reason, PoolError):
+                call(reason)
+
+        self._lost.add_done_callback(told)
+
+    def _lose(self, reason: PoolError) -> None:
+        if self._lost.done():
+            return
+        self._lost.set_exception(reason)
+        self._lost.exception()  # whoever asks gets it; nobody has to
+        if self._body is not None and not self._over:
+            self._interrupted = True
+            self._body.cancel()
+
+    async def _stale(self) -> None:
+        """Watch the registry until a covered engine is not the same any more."""
+        async for registry in self._pool.changes():
+            changed = _changed(self.engines, registry)
+            if changed:
+                what = "; ".join(changed[:4])
+                self._lose(StaleEpoch(texts.STALE_DURING.format(what=what, version=self.version)))
+                return
+
+    async def _guarded(self, awaitable: Awaitable[T]) -> T:
+        """Await it, unless the sync is lost before: then that is raised, and it is cancelled."""
+        task = asyncio.ensure_future(awaitable)
+        try:
+            self.check()
+            either: set[asyncio.Future[Any]] = {task, self._lost}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.check()
+            return await task
+        except EngineError as error:
+            await self._blame(error)
+            raise
+        finally:
+            if not task.done():
+                task.cancel()
+
+    async def _blame(self, error: EngineError) -> None:
+        """An engine that does not answer has probably ended: say so, if that is seen soon."""
+        if error.status == 0:
+            with contextlib.suppress(TimeoutError):
+                try:
+                    await asyncio.wait_for(asyncio.shield(self._lost), BLAME_SECONDS)
+                except PoolError as reason:
+                    raise reason from error
+
+    # --- what a trainer does in between
+
+    async def call(
+        self,
+        path: str,
+        payload: Payload,
+        *,
+        timeout: float | None = CONTROL_SECONDS,
+    ) -> list[Json]:
+        """POST to all engines of the sync at once; ``payload`` may be a function of the engine.
+
+        ``timeout`` in seconds, None for none.  Answers are by rank.  Raises EngineError,
+        StaleEpoch, Expired.
+        """
+        self.check()
+        return await self._guarded(
+            self._pool.calls.post_all(self.engines, path, payload, timeout=timeout)
+        )
+
+    async def call_one(
+        self,
+        engine: Engine,
+        path: str,
+        payload: Mapping[str, Any],
+        *,
+        timeout: float | None = CONTROL_SECONDS,
+    ) -> Json:
+        """POST to one engine of the sync; raises as ``call``."""
+        self.check()
+        return await self._guarded(self._pool.calls.post(engine, path, payload, timeout=timeout))
+
+    # --- pause and memory
+
+    @property
+    def _features(self) -> Features:
+        assert self.registry is not None
+        return self._pool.features(self.registry)
+
+    def _check_pause(self, registry: Registry) -> None:
+        mode = self._options.pause
+        if mode is None:
+            return
+        if not self._features.pause:
+            raise Unsupported(texts.NO_PAUSE.format(version=registry.engine_version))
+        if mode != "abort" and not self._features.pause_modes:
+            version = registry.engine_version
+            raise Unsupported(texts.PAUSE_MODE.format(version=version, mode=mode))
+
+    async def _pause(self, state: Transaction) -> None:
+        if self._options.pause is None:
+            return
+        await self.call("/pause_generation", {"mode": self._options.pause})
+        if self._options.pause == "abort":
+            awake = [e for e in self.engines if e.instance not in state.asleep]
+            await self._guarded(self._pool.drain(awake))
+
+    async def _resume(self, state: Transaction, tags: set[str]) -> None:
+        """Resume memory that a sleep released: weights before, the rest after the update."""
+        if not tags or self._hold is None:
+            return
+        asleep = [e for e in self.engines if e.instance in state.asleep]
+        await self._guarded(self._pool.resume_memory(asleep, sorted(tags)))
+        trainer = self._hold.trainer
+
+        def step(current: Transaction, sight: Sight) -> Transaction:
+            return steps.wake(current, trainer, now=sight.now, tags=tags)
+
+        await self._guarded(self._pool.lease.step(step, patience=PATIENCE))
+
+
+def _changed(covered: tuple[Engine, ...], registry: Registry) -> list[str]:
+    """What became of the covered engines, in words; empty while all are the same."""
+    now = {engine.engine: engine for engine in registry.engines}
+    changed = []
+    for engine in covered:
+        found = now.get(engine.engine)
+        if found is None:
+            changed.append(texts.GONE.format(rank=engine.rank, engine=engine.engine))
+        elif found.instance != engine.instance:
+            changed.append(texts.RESTARTED.format(rank=engine.rank, engine=engine.engine))
+        elif found.rank != engine.rank:
+            changed.append(
+                texts.MOVED.format(rank=engine.rank, engine=engine.engine, now=found.rank)
+            )
+    return changed
+
+
+_MAX_REASON = 300
+
+
+def _reason(error: BaseException | None) -> str:
+    """An error as the Lease tells it to others."""
+    text = texts.ABORTED.format(kind=type(error).__name__, message=str(error) or "no message")
+    return " ".join(text.split())[:_MAX_REASON]

@@ -1,0 +1,56 @@
+"""The client's messages: what was found, what was expected, what to do."""
+
+NO_CLUSTER = (
+    "no cluster is configured: not inside a pod (no ServiceAccount token), and {detail}; give "
+    "kubeconfig=, set KUBECONFIG, or run inside the cluster"
+)
+KUBECONFIG = "{path}: {detail}; expected a kubeconfig as kubectl reads it"
+EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"
+UNREACHABLE = "the API server {server} does not answer: {detail}"
+REFUSED = "the API server refuses {verb} {what}: {status} {message}"
+FORBIDDEN = (
+    "the API server refuses {verb} {what}: {message}; bind the trainer's Role "
+    "(manifests/samples/trainer) to this identity"
+)
+NO_REGISTRY = (
+    "there is no registry {namespace}/{name}; expected a pool {pool} that the operator has seen: "
+    "check the name, the namespace and that the operator runs"
+)
+NO_LEASE = (
+    "there is no Lease {namespace}/{name}; the operator makes it for each pool: check that it runs "
+    "and is new enough"
+)
+BROKEN_REGISTRY = "the registry {namespace}/{name} cannot be read: {detail}"
+NOT_UP = "{up}/{wanted} engines are up; waiting for {which}"
+NO_ENGINES = "the pool has no engines: its replicas are 0 or it is suspended"
+WAITED = "{what} after {seconds:.0f} s"
+STALE_BEFORE = (
+    "the engines are not those of epoch {given} any more (now {epoch}); make the plan and the "
+    "process group anew, then begin again"
+)
+STALE_DURING = (
+    "{what}; the sync to {version} is aborted and every gate closes: wait until the pool is ready, "
+    "make the process group anew, and write all weights again"
+)
+RESTARTED = "engine {rank} ({engine}) restarted"
+GONE = "engine {rank} ({engine}) is gone"
+MOVED = "engine {engine} is rank {now} now, was {rank}"
+NOT_RENEWED = (
+    "the Lease could not be renewed for {seconds:.0f} s ({detail}); the transaction counts as "
+    "aborted, and every gate closes"
+)
+NO_ANSWER = "the API server does not answer"
+OVER = "this sync is over; begin another one"
+NO_PAUSE = (
+    "SGLang {version} has no /pause_generation, so requests would be answered while weights are "
+    "written; make sure that nobody sends any, then pass pause=None"
+)
+PAUSE_MODE = "SGLang {version} cannot pause in mode {mode}; expected abort"
+BUSY = "still busy after {seconds:.0f} s of pause: {said}"
+NOT_ACKNOWLEDGED = (
+    "the operator has not {what} within {seconds:.0f} s (its registry has transaction "
+    "{transaction}, phase {phase}); check that the operator runs. Nothing was released"
+)
+ABORTED = "{kind}: {message}"
+NOTHING_SLEEPS = "there is nothing to wake: the pool is in phase {phase}"
+NOT_SYNCED = "{synced} engines have their gate open at version {version}"

@@ -1,0 +1,140 @@
+"""What a trainer does to the engines within a sync: SGLang's calls, as its version wants them.
+
+``weight_version`` is never sent with a bucket: whoever reads it would take the first bucket for the
+whole.  The end of the sync labels all engines at once.
+"""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
+from sglang_operator.client.errors import EngineError
+from sglang_operator.client.registry import Engine, NcclPlan, Registry
+from sglang_operator.engine.versions import Features
+
+_SESSION_OPEN = "already open"  # SGLang managers/scheduler_components/weight_updater.py
+
+
+class Updates(ABC):
+    """The update calls of a sync, over all of its engines at once."""
+
+    engines: tuple[Engine, ...]
+    registry: Registry | None
+
+    def __init__(self) -> None:
+        self._session_open = False
+
+    @abstractmethod
+    async def call(
+        self, path: str, payload: Payload, *, timeout: float | None = CONTROL_SECONDS
+    ) -> list[Json]:
+        """POST to all engines."""
+
+    @abstractmethod
+    async def call_one(
+        self,
+        engine: Engine,
+        path: str,
+        payload: Mapping[str, Any],
+        *,
+        timeout: float | None = CONTROL_SECONDS,
+    ) -> Json:
+        """POST to one engine."""
+
+    @property
+    @abstractmethod
+    def _features(self) -> Features:
+        """What the engines' version can do."""
+
+    def nccl_plan(self, master_address: str, master_port: int, **options: Any) -> NcclPlan:
+        """As ``Registry.nccl_plan``, over the engines of this sync."""
+        assert self.registry is not None
+        return self.registry.nccl_plan(master_address, master_port, **options)
+
+    async def init_weights_update_group(
+        self, plan: NcclPlan, *, timeout: float | None = None
+    ) -> None:
+        """Let every engine join the group.  Blocks until the trainer has joined as rank 0 too."""
+        await self.call(
+            "/init_weights_update_group", lambda e: plan.payload(e.rank), timeout=timeout
+        )
+
+    async def destroy_weights_update_group(self, group_name: str) -> None:
+        """Let every engine leave the group."""
+        await self.call("/destroy_weights_update_group", {"group_name": group_name})
+
+    async def update_weights_from_distributed(
+        self,
+        names: list[str],
+        dtypes: list[str],
+        shapes: list[list[int]],
+        *,
+        group_name: str,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> None:
+        """One bucket that the trainer broadcasts in the group meanwhile."""
+        await self.begin_weight_update()
+        payload = {
+            "names": names,
+            "dtypes": [dtype.removeprefix("torch.") for dtype in dtypes],
+            "shapes": shapes,
+            "group_name": group_name,
+            "flush_cache": False,
+            **options,
+        }
+        await self.call("/update_weights_from_distributed", payload, timeout=timeout)
+
+    async def update_weights_from_tensor(
+        self, payload: Payload, *, timeout: float | None = None
+    ) -> None:
+        """One bucket by handle or value; ``payload`` is SGLang's, one for all or by engine."""
+        await self.begin_weight_update()
+
+        def body(engine: Engine) -> Mapping[str, Any]:
+            own = payload(engine) if callable(payload) else payload
+            return {"flush_cache": False, **own}
+
+        await self.call("/update_weights_from_tensor", body, timeout=timeout)
+
+    async def update_weights_from_disk(
+        self,
+        path: str,
+        *,
+        load_format: str = "auto",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> None:
+        """All weights from a path that every engine can read.
+
+        The format is always sent: a server that started with dummy weights would else use its own.
+        """
+        payload = {"model_path": path, "load_format": load_format, **options}
+        await self.call("/update_weights_from_disk", payload, timeout=timeout)
+
+    async def begin_weight_update(self) -> None:
+        """Open SGLang's session for buckets, where the version has one; else nothing."""
+        if self._session_open or not self._features.begin_end_weight_update:
+            return
+        try:
+            await self.call("/begin_weight_update", {})
+        except EngineError as error:
+            # Left open by a sync that was torn: its weights are written over anyway.
+            if _SESSION_OPEN not in error.said:
+                raise
+            await asyncio.gather(*(self._reopen(engine) for engine in self.engines))
+        self._session_open = True
+
+    async def end_weight_update(self) -> None:
+        """Close the session, if one is open; the end of the sync does it by itself."""
+        if self._session_open:
+            await self.call("/end_weight_update", {}, timeout=None)
+            self._session_open = False
+
+    async def _reopen(self, engine: Engine) -> None:
+        with contextlib.suppress(EngineError):
+            await self.call_one(engine, "/end_weight_update", {}, timeout=None)
+        await self.call_one(engine, "/begin_weight_update", {})

@@ -1,0 +1,79 @@
+"""The newest registry, kept by a watch: whoever waits for a change is woken by it."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+from sglang_operator.client.cluster import Cluster
+from sglang_operator.client.errors import PoolError
+from sglang_operator.client.registry import Registry
+
+RETRY_SECONDS = 0.2  # after a watch that broke, doubling
+MAX_RETRY_SECONDS = 5.0
+
+
+class Watcher:
+    """The registry as last seen.  The watch starts with the first use, and ends with ``close``."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._latest: Registry | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def fresh(self) -> Registry:
+        """The registry as it stands at the API server now.  Raises PoolError."""
+        self._note(await self._cluster.registry())
+        self._start()
+        assert self._latest is not None
+        return self._latest
+
+    async def latest(self) -> Registry:
+        """The registry as last seen.  Raises PoolError if it was never seen and cannot be read."""
+        return await self.fresh() if self._latest is None else self._latest
+
+    async def changes(self) -> AsyncIterator[Registry]:
+        """The registry now, and again after each change; what came in between may be left out."""
+        seen = await self.latest()
+        while True:
+            yield seen
+            while self._latest is None or self._latest.resource_version <= seen.resource_version:
+                await self._changed.wait()
+            seen = self._latest
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def _note(self, registry: Registry) -> None:
+        known = self._latest
+        if known is not None and registry.resource_version <= known.resource_version:
+            return
+        self._latest = registry
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="registry watch")
+
+    async def _run(self) -> None:
+        wait = RETRY_SECONDS
+        while True:
+            try:
+                assert self._latest is not None
+                async for registry in self._cluster.watch(self._latest.resource_version):
+                    self._note(registry)
+                    wait = RETRY_SECONDS
+                # Ended by the API server: what happened meanwhile is read, not assumed.
+                self._note(await self._cluster.registry())
+                wait = RETRY_SECONDS
+            except PoolError:
+                await asyncio.sleep(wait * random.uniform(0.8, 1.2))
+                wait = min(wait * 2, MAX_RETRY_SECONDS)
+                with contextlib.suppress(PoolError):
+                    self._note(await self._cluster.registry())

@@ -1,0 +1,130 @@
+"""Finding the API server without the official client: a ServiceAccount, or a kubeconfig."""
+
+import base64
+import json
+import stat
+import sys
+
+import pytest
+
+from sglang_operator.client import ClusterError, credentials
+from sglang_operator.testing import credentials as kit
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A certificate authority, and a certificate with its key."""
+    return kit.create(tmp_path / "kit")
+
+
+def kubeconfig(tmp_path, user, cluster=None, **context):
+    config = {
+        "current-context": "here",
+        "contexts": [
+            {"name": "here", "context": {"cluster": "c", "user": "u", **context}},
+            {"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "far"}},
+        ],
+        "clusters": [
+            {"name": "c", "cluster": {"server": "http://127.0.0.1:1/", **(cluster or {})}}
+        ],
+        "users": [{"name": "u", "user": user}],
+    }
+    path = tmp_path / "config"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return path
+
+
+def test_a_token_in_a_kubeconfig(tmp_path):
+    found = credentials.load(kubeconfig(tmp_path, {"token": "abc"}, namespace="rl"))
+    assert (found.server, found.namespace) == ("http://127.0.0.1:1", "rl")
+    assert found.authorization() == "Bearer abc"
+    assert credentials.load(tmp_path / "config", "there").namespace == "far"
+
+
+def test_kubeconfig_is_found_in_the_environment(tmp_path, monkeypatch):
+    path = kubeconfig(tmp_path, {"username": "me", "password": "it"})
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/nowhere:{path}")
+    found = credentials.load()
+    assert found.namespace == "default"
+    assert found.authorization() == f"Basic {base64.b64encode(b'me:it').decode()}"
+
+
+def test_no_cluster_is_said_in_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ClusterError, match=r"not inside a pod .*nowhere; give kubeconfig="):
+        credentials.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "while parsing"),
+        ("current-context: x", "it has no 'x' among its contexts"),
+        ("a: 1", "no 'current-context'"),
+        ("- 1", "indices must be"),
+    ],
+)
+def test_a_broken_kubeconfig_is_said_in_words(tmp_path, text, words):
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(ClusterError, match=words) as caught:
+        credentials.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_plugin_is_asked_once_until_its_token_ends(tmp_path):
+    plugin = tmp_path / "plugin"
+    plugin.write_text(
+        f"#!{sys.executable}\n"
+        "import json, os, pathlib\n"
+        "log = pathlib.Path(os.environ['LOG'])\n"
+        "log.write_text(log.read_text() + 'x')\n"
+        "about = json.loads(os.environ['KUBERNETES_EXEC_INFO'])\n"
+        "ends = '2999-01-01T00:00:00Z' if len(log.read_text()) > 1 else '2000-01-01T00:00:00Z'\n"
+        "status = {'token': about['kind'], 'expirationTimestamp': ends}\n"
+        "print(json.dumps({'status': status}))\n"
+    )
+    plugin.chmod(plugin.stat().st_mode | stat.S_IXUSR)
+    log = tmp_path / "log"
+    log.write_text("")
+    entry = {"command": str(plugin), "env": [{"name": "LOG", "value": str(log)}]}
+    found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
+    assert [found.authorization() for _ in range(3)] == ["Bearer ExecCredential"] * 3
+    assert log.read_text() == "xx"
+
+
+def test_a_plugin_that_fails_is_said_in_words(tmp_path):
+    entry = {"command": "sh", "args": ["-c", "echo no login >&2; exit 1"]}
+    found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
+    with pytest.raises(ClusterError, match=r"credential plugin sh of .* failed: no login"):
+        found.authorization()
+
+
+def test_a_client_certificate_and_an_authority_are_loaded(tmp_path, made):
+    encoded = {
+        "client-certificate-data": base64.b64encode(made.server_cert.read_bytes()).decode(),
+        "client-key-data": base64.b64encode(made.server_key.read_bytes()).decode(),
+    }
+    (tmp_path / "ca.crt").write_bytes(made.ca.read_bytes())
+    path = kubeconfig(
+        tmp_path, encoded, {"server": "https://127.0.0.1:1", "certificate-authority": "ca.crt"}
+    )
+    tls = credentials.load(path).tls
+    assert tls is not None and len(tls.get_ca_certs()) == 1
+
+
+def test_the_service_account_of_a_pod(tmp_path, monkeypatch, made):
+    (tmp_path / "ca.crt").write_bytes(made.ca.read_bytes())
+    (tmp_path / "namespace").write_text("rl\n")
+    (tmp_path / "token").write_text("first")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", tmp_path)
+    found = credentials.load()
+    assert (found.server, found.namespace) == ("https://[fd00::1]:6443", "rl")
+    assert found.authorization() == "Bearer first"
+    (tmp_path / "token").write_text("second")
+    assert found.authorization() == "Bearer first"
+    monkeypatch.setattr(credentials, "TOKEN_SECONDS", 0)
+    assert credentials.load().authorization() == "Bearer second"

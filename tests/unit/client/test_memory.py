@@ -1,0 +1,113 @@
+"""Sleep and wake: nothing is released behind an open gate, nobody is woken who did not sleep."""
+
+import pytest
+
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import Held, NotReady, Pool, Unsupported
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        yield made
+
+
+@pytest.fixture
+def pool(world):
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
+        yield made
+
+
+def sleep(pool, *tags):
+    pool.sleep(tags or ("weights", "kv_cache"), settle=0)
+
+
+def test_sleep_closes_the_gates_before_it_releases(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    assert {engine.gate for engine in world.engines} == {"Open"}
+    sleep(pool)  # the engines assert that their gate is closed, and that they are paused
+    assert {frozenset(engine.released) for engine in world.engines} == {
+        frozenset({"weights", "kv_cache"})
+    }
+    assert world.state.phase is Phase.SLEEPING
+    assert set(world.state.asleep) == {engine.instance for engine in world.engines}
+
+
+def test_nothing_is_released_before_the_operator_has_acted(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    world.operates = False
+    with pytest.raises(NotReady, match="the operator has not closed the gates within 0 s"):
+        pool.sleep(settle=0, timeout=0.2)
+    assert not any(engine.released for engine in world.engines)
+    world.operates = True
+    assert pool.wake().phase is Phase.AWAKE
+
+
+def test_wake_after_weights_were_kept_opens_the_same_gates(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    assert pool.wake().phase is Phase.COMMITTED
+    assert {(e.gate, e.paused, len(e.released)) for e in world.engines} == {("Open", False, 0)}
+    assert (world.state.version, world.state.holder) == ("step-1", "")
+
+
+def test_wake_after_weights_were_released_leaves_engines_paused_and_closed(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool)
+    assert pool.wake().phase is Phase.AWAKE
+    assert {(e.gate, e.paused, len(e.released)) for e in world.engines} == {("Closed", True, 0)}
+
+
+def test_an_engine_that_restarted_asleep_is_not_woken(world, pool):
+    sleep(pool)
+    world.restart(1)
+    pool.wake()
+    assert ["/resume_memory_occupation" in e.paths() for e in world.engines] == [True, False, True]
+
+
+def test_a_sync_wakes_weights_before_the_update_and_the_rest_after(world, pool):
+    sleep(pool)
+    pool.update_from_disk("/c/1", "step-1")
+    resumed = [
+        (path, body.get("tags"))
+        for path, body in world.engines[0].asked
+        if path in ("/resume_memory_occupation", "/update_weights_from_disk")
+    ]
+    assert resumed == [
+        ("/resume_memory_occupation", ["weights"]),
+        ("/update_weights_from_disk", None),
+        ("/resume_memory_occupation", ["kv_cache"]),
+    ]
+    assert {(e.gate, e.paused) for e in world.engines} == {("Open", False)}
+
+
+def test_a_trainer_that_came_back_wakes_what_it_put_to_sleep(world, pool):
+    sleep(pool)
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as again:
+        assert again.wake().phase is Phase.AWAKE
+    assert not any(engine.released for engine in world.engines)
+
+
+def test_another_trainer_may_not_wake_it(world, pool):
+    sleep(pool)
+    with (
+        Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-b") as other,
+        pytest.raises(Held, match="trainer-a holds the weights"),
+    ):
+        other.wake()
+    assert all(engine.released for engine in world.engines)
+
+
+def test_sleeping_deeper_releases_only_what_is_not_released(world, pool):
+    sleep(pool, "kv_cache")
+    sleep(pool, "kv_cache", "weights")
+    released = [b["tags"] for p, b in world.engines[0].asked if p == "/release_memory_occupation"]
+    assert released == [["kv_cache"], ["weights"]]
+
+
+def test_wake_of_a_pool_that_does_not_sleep_says_so(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    with pytest.raises(Unsupported, match="nothing to wake: the pool is in phase Committed"):
+        pool.wake()
+    assert {engine.gate for engine in world.engines} == {"Open"}

@@ -1,0 +1,371 @@
+"""A sync as a trainer sees it: what it does to engines and Lease, and how it ends."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.client import (
+    AsyncPool,
+    EngineError,
+    Expired,
+    Held,
+    NotReady,
+    Pool,
+    StaleEpoch,
+    Unsupported,
+)
+from tests.unit.client.world import NAMESPACE, POOL, World, other
+
+STORY = 5.0  # seconds that anything here may take
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        yield made
+
+
+@pytest.fixture
+def pool(world):
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
+        yield made
+
+
+def wait(check, seconds=STORY):
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def test_a_sync_pauses_updates_continues_and_commits(world, pool):
+    with pool.sync("step-1") as sync:
+        assert all(engine.paused for engine in world.engines)
+        assert world.state.phase is Phase.SYNCING
+        sync.update_weights_from_disk("/c/step-1")
+    for engine in world.engines:
+        assert engine.paths() == [
+            "/pause_generation",
+            "/flush_cache",
+            "/update_weights_from_disk",
+            "/update_weight_version",
+            "/continue_generation",
+        ]
+        assert (engine.weights, engine.label, engine.gate) == ("/c/step-1", "step-1", "Open")
+        assert not engine.paused
+    assert (world.state.phase, world.state.version) == (Phase.COMMITTED, "step-1")
+    assert world.state.instances == {engine.instance for engine in world.engines}
+    assert pool.wait_synced("step-1", STORY).weights.version == "step-1"
+
+
+def test_the_engines_go_on_while_the_lease_is_held(world, pool):
+    """Were the Lease free already, another trainer's pause could be undone."""
+    seen = []
+
+    def note(payload):
+        seen.append(world.state.holder)
+        return 200, {}
+
+    for engine in world.engines:
+        engine._continue_generation = note
+    with pool.sync("step-1"):
+        pass
+    assert seen == ["trainer-a"] * 3
+
+
+def test_an_error_aborts_and_leaves_the_engines_paused(world, pool):
+    with pytest.raises(ValueError, match="torn"), pool.sync("step-1"):
+        raise ValueError("torn at bucket 3")
+    assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+    assert world.state.message == "ValueError: torn at bucket 3"
+    assert all(engine.paused for engine in world.engines)
+
+
+def test_the_next_sync_covers_what_an_abort_left(world, pool):
+    with pytest.raises(ValueError), pool.sync("step-1"):
+        raise ValueError
+    pool.update_from_disk("/c/step-2", "step-2")
+    assert {(e.weights, e.gate, e.paused) for e in world.engines} == {("/c/step-2", "Open", False)}
+    assert world.state.checkpoint == "/c/step-2"
+
+
+def test_an_engine_that_refuses_aborts_the_sync_and_is_named(world, pool):
+    world.engines[1].refuse["/update_weights_from_disk"] = (400, "Failed to get model loader")
+    with pytest.raises(EngineError, match=r"engine 1 .* 400 Failed to get model loader") as caught:
+        pool.update_from_disk("/nowhere", "step-1")
+    assert (caught.value.rank, caught.value.status) == (1, 400)
+    assert world.state.phase is Phase.ABORTED
+    assert "engine 1" in world.state.message
+
+
+def test_a_restart_during_a_call_raises_stale_epoch_at_once(world, pool):
+    for engine in world.engines:
+        engine.stuck.add("/update_weights_from_distributed")
+    with (
+        pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted") as caught,
+        pool.sync("step-1") as sync,
+    ):
+        threading.Timer(0.1, world.restart, [1]).start()
+        begun = time.monotonic()
+        sync.update_weights_from_distributed(["w"], ["bfloat16"], [[2]], group_name="g")
+    assert time.monotonic() - begun < 2
+    assert "make the process group anew" in str(caught.value)
+    assert world.state.phase is Phase.ABORTED
+    assert [engine.paused for engine in world.engines] == [True, False, True]
+
+
+def test_a_trainer_in_its_own_code_is_told_of_a_restart(world, pool):
+    told = threading.Event()
+    with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda reason: told.set()) as sync:
+        world.restart(2)
+        assert told.wait(2)
+        sync.check()
+
+
+def test_a_restart_that_nobody_looked_for_still_voids_the_commit(world, pool):
+    told = threading.Event()
+    with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda _: told.set()):
+        world.restart(0)
+        assert told.wait(2)
+    assert world.state.phase is Phase.ABORTED
+
+
+def test_an_engine_that_answers_no_more_is_said_to_have_restarted(world, pool):
+    """The connection breaks before the operator has published that the engine is another."""
+    with pytest.raises(StaleEpoch) as caught, pool.sync("step-1") as sync:
+        world.call(lambda: setattr(world.engines[1], "dead", True))
+        threading.Timer(0.3, world.restart, [1]).start()
+        sync.update_weights_from_disk("/c/step-1")
+    assert isinstance(caught.value.__cause__, EngineError)
+
+
+def test_the_body_of_an_asynchronous_sync_is_interrupted(world):
+    async def train() -> float:
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            begun = time.monotonic()
+            with pytest.raises(StaleEpoch):
+                async with pool.sync("step-1"):
+                    asyncio.get_running_loop().run_in_executor(None, world.restart, 0)
+                    await asyncio.sleep(60)
+            task = asyncio.current_task()
+            assert task is not None and task.cancelling() == 0
+            return time.monotonic() - begun
+
+    assert asyncio.run(train()) < 2
+    assert world.state.phase is Phase.ABORTED
+
+
+def test_a_cancellation_from_outside_stays_one_and_aborts(world):
+    async def train() -> None:
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    async with pool.sync("step-1"):
+                        await asyncio.sleep(60)
+
+    asyncio.run(train())
+    assert world.state.phase is Phase.ABORTED
+
+
+def test_a_second_trainer_is_refused_in_words(world, pool):
+    with (
+        pool.sync("step-1"),
+        Pool(POOL, NAMESPACE, identity=world.identity) as second,
+        pytest.raises(Held, match=r"^trainer-a holds the weights of this pool") as caught,
+    ):
+        second.update_from_disk("/c/other", "other")
+    assert caught.value.holder == "trainer-a"
+    assert caught.value.until - caught.value.since >= 30
+    assert world.state.version == "step-1"
+
+
+def test_a_second_trainer_can_wait_for_its_turn(world, pool):
+    with Pool(POOL, NAMESPACE, identity=world.identity) as second:
+        with pool.sync("step-1"):
+            turn = threading.Thread(
+                target=second.update_from_disk, args=("/c/2", "step-2"), kwargs={"wait": STORY}
+            )
+            turn.start()
+            time.sleep(0.1)
+            assert world.state.holder == "trainer-a"
+        turn.join(STORY)
+    assert world.state.version == "step-2"
+
+
+def test_a_sync_that_was_taken_over_cannot_write_on(world, pool):
+    with pytest.raises(Expired, match="held by trainer-b"), pool.sync("step-1", duration=3):
+        taken = steps.begin(world.state, other(), epoch="e", version="v", now=time.time(), seen=0)
+        world.write_lease(taken)
+    assert world.state.holder == "trainer-b"
+    assert all("/continue_generation" not in engine.paths() for engine in world.engines)
+
+
+def test_a_sync_renews_in_the_background(world, pool):
+    with pool.sync("step-1", duration=1):
+        first = world.state.renewed
+        wait(lambda: world.state.renewed > first + 0.5)
+    assert world.state.phase is Phase.COMMITTED
+
+
+def test_a_sync_that_cannot_renew_is_over_before_others_may_take_over(world, pool):
+    told: list[float] = []
+    lost = pool.sync("step-1", duration=1, on_lost=lambda _: told.append(time.time()))
+    with pytest.raises(Expired, match="could not be renewed"), lost as sync:
+        begun = world.state.renewed
+        world.failures = [503] * 1000
+        wait(lambda: told)
+        world.failures = []
+        sync.call("/update_weights_from_disk", {"model_path": "/c/1"})
+    assert told[0] < begun + 1
+    assert all("/update_weights_from_disk" not in engine.paths() for engine in world.engines)
+
+
+def test_a_process_that_stood_still_finds_its_fence_down(world, pool):
+    with (
+        pytest.raises(Expired, match="this process stood still"),
+        pool.sync("step-1", duration=1) as sync,
+    ):
+        sync._inner._hold._renewed -= 10
+        sync.update_weights_from_disk("/c/1")
+    assert all("/update_weights_from_disk" not in engine.paths() for engine in world.engines)
+
+
+def test_a_lost_answer_to_a_commit_is_not_taken_for_a_refusal(world, pool):
+    with pool.sync("step-1") as sync:
+        sync.update_weights_from_disk("/c/1")
+        world.lose_answers = 2  # the renewal before the engines go on, and the commit
+    assert world.state.phase is Phase.COMMITTED
+
+
+def test_an_api_server_that_is_away_for_a_moment_is_waited_for(world, pool):
+    world.failures = [0, 503, 429]
+    with pool.sync("step-1"):
+        world.failures = [500]
+    assert world.state.phase is Phase.COMMITTED
+
+
+def test_engines_that_are_not_up_are_named(world, pool):
+    world.call(lambda: setattr(world.engines[2], "state", "Starting"))
+    with pytest.raises(NotReady, match=r"2/3 engines are up; waiting for engine 2 .*: Starting"):
+        pool.update_from_disk("/c/1", "step-1")
+    assert not world.puts
+    with pytest.raises(NotReady, match=r"2/3 engines are up.* after 0 s"):
+        pool.wait_ready(0.1)
+
+
+def test_a_plan_of_another_epoch_is_stale(world, pool):
+    plan = pool.nccl_plan("10.0.0.1", 29500)
+    world.restart(0)
+    with (
+        pytest.raises(StaleEpoch, match="make the plan and the process group anew"),
+        pool.sync("step-1", epoch=plan.epoch),
+    ):
+        pass
+    assert not world.puts
+
+
+def test_waits_until_paused_engines_are_idle(world, pool):
+    world.call(lambda: setattr(world.engines[0], "busy", 3))
+    with pool.sync("step-1"):
+        assert world.engines[0].paths().count("/flush_cache") == 4
+
+
+@pytest.mark.parametrize("version", ["0.5.20", "0.5.23"])
+def test_buckets_are_sent_within_a_session_where_there_is_one(version):
+    with World(version=version) as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+        with pool.sync("step-1") as sync:
+            for name in ("a", "b"):
+                sync.update_weights_from_distributed(
+                    [name], ["torch.bfloat16"], [[2]], group_name="g"
+                )
+        asked = made.engines[0].asked
+        session = version == "0.5.23"
+        assert [path for path, _ in asked][2:] == [
+            *(["/begin_weight_update"] if session else []),
+            "/update_weights_from_distributed",
+            "/update_weights_from_distributed",
+            *(["/end_weight_update"] if session else []),
+            "/update_weight_version",
+            "/continue_generation",
+        ]
+        bucket = next(body for path, body in asked if path == "/update_weights_from_distributed")
+        assert bucket["dtypes"] == ["bfloat16"]
+        assert "weight_version" not in bucket
+
+
+def test_a_session_that_a_torn_sync_left_open_is_opened_anew():
+    with World(version="0.5.23") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+        with pytest.raises(ValueError), pool.sync("step-1") as sync:
+            sync.update_weights_from_tensor({"serialized_named_tensors": ["x"]})
+            raise ValueError
+        assert all(engine.session for engine in made.engines)
+        with pool.sync("step-2") as sync:
+            sync.update_weights_from_tensor(
+                lambda engine: {"serialized_named_tensors": [f"for {engine.rank}"]}
+            )
+        assert made.state.version == "step-2"
+        assert not any(engine.session for engine in made.engines)
+        assert made.engines[2].asked[-4][1]["serialized_named_tensors"] == ["for 2"]
+
+
+def test_versions_without_pause_are_refused_unless_the_trainer_vouches():
+    with (
+        World(version="0.4.6.post5") as made,
+        Pool(POOL, NAMESPACE, identity=made.identity) as pool,
+    ):
+        with pytest.raises(Unsupported, match="has no /pause_generation"):
+            pool.update_from_disk("/c/1", "step-1")
+        pool.update_from_disk("/c/1", "step-1", pause=None)
+        assert made.engines[0].paths() == ["/update_weights_from_disk"]
+
+
+def test_pause_modes_are_those_of_the_version():
+    with (
+        World(version="0.5.2") as made,
+        Pool(POOL, NAMESPACE, identity=made.identity) as pool,
+        pytest.raises(Unsupported, match="cannot pause in mode retract"),
+    ):
+        pool.update_from_disk("/c/1", "step-1", pause="retract")
+
+
+def test_every_engine_gets_its_place_in_the_group(world, pool):
+    with pool.sync("step-1") as sync:
+        plan = sync.nccl_plan("10.0.0.1", 29500, group_name="g1", backend="gloo")
+        sync.submit("init_weights_update_group", plan).result(STORY)
+        sync.destroy_weights_update_group("g1")
+    bodies = [
+        body
+        for engine in world.engines
+        for path, body in engine.asked
+        if path == "/init_weights_update_group"
+    ]
+    assert [body["rank_offset"] for body in bodies] == [1, 3, 5]
+    assert bodies[0] == {
+        "master_address": "10.0.0.1",
+        "master_port": 29500,
+        "rank_offset": 1,
+        "world_size": 7,
+        "group_name": "g1",
+        "backend": "gloo",
+    }
+
+
+def test_a_watch_that_ends_is_taken_up_again(world, pool):
+    told = threading.Event()
+    with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda _: told.set()) as sync:
+        world.break_watches()
+        world.restart(0)
+        assert told.wait(2)
+        sync.check()
+
+
+def test_the_state_before_is_kept_by_an_abort_before_anything_was_written(world, pool):
+    world.write_lease(Transaction(phase=Phase.COMMITTED, version="step-0", intact=True))
+    world.engines[0].refuse["/pause_generation"] = (500, "no")
+    with pytest.raises(EngineError):
+        pool.update_from_disk("/c/1", "step-1")
+    assert (world.state.phase, world.state.version) == (Phase.ABORTED, "step-0")

@@ -1,0 +1,377 @@
+"""A pool for the client's tests: an API server with one registry and one Lease, and engines.
+
+Everything runs in a thread of its own.  The API server compares and swaps, and streams watches;
+the operator in it acts as design.md §5 says, as soon as the Lease changes.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from sglang_operator.api import names, weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.client.credentials import Credentials
+
+NAMESPACE = "rl"
+POOL = "actor-infer"
+_CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
+
+Json = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class FakeEngine:
+    """What one engine holds and was asked."""
+
+    rank: int
+    url: str = ""
+    instance: str = ""
+    gate: str = "Closed"
+    gate_version: str | None = None
+    state: str = "Up"
+    weights: str = "random"
+    label: str = "unsynced"
+    paused: bool = False
+    released: set[str] = field(default_factory=set)
+    session: bool = False
+    dead: bool = False
+    asked: list[tuple[str, Json]] = field(default_factory=list)
+    refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
+    stuck: set[str] = field(default_factory=set)  # paths that never answer
+    busy: int = 0  # flushes that are refused
+
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.asked]
+
+    def answer(self, path: str, payload: Json) -> tuple[int, Json]:
+        """What SGLang would say (rl-semantics.md §3.2)."""
+        self.asked.append((path, payload))
+        if path in self.refuse:
+            status, message = self.refuse[path]
+            return status, {"success": False, "message": message}
+        handler = getattr(self, "_" + path.strip("/"), None)
+        return handler(payload) if handler else (200, {"success": True, "message": ""})
+
+    def _pause_generation(self, payload: Json) -> tuple[int, Json]:
+        self.paused = True
+        return 200, {}
+
+    def _continue_generation(self, payload: Json) -> tuple[int, Json]:
+        self.paused = False
+        return 200, {}
+
+    def _flush_cache(self, payload: Json) -> tuple[int, Json]:
+        if self.busy:
+            self.busy -= 1
+            return 400, {"message": "busy"}
+        return 200, {}
+
+    def _update_weight_version(self, payload: Json) -> tuple[int, Json]:
+        self.label = payload["new_version"]
+        return 200, {"success": True}
+
+    def _update_weights_from_disk(self, payload: Json) -> tuple[int, Json]:
+        assert "weights" not in self.released, "writing into released memory"
+        self.weights = payload["model_path"]
+        return 200, {"success": True}
+
+    def _begin_weight_update(self, payload: Json) -> tuple[int, Json]:
+        if self.session:
+            return 400, {"success": False, "message": "a weight-update session is already open"}
+        self.session = True
+        return 200, {"success": True}
+
+    def _end_weight_update(self, payload: Json) -> tuple[int, Json]:
+        self.session = False
+        return 200, {"success": True}
+
+    def _release_memory_occupation(self, payload: Json) -> tuple[int, Json]:
+        assert self.gate == "Closed", "released behind an open gate"
+        assert self.paused, "a late request would kill it"
+        self.released |= set(payload["tags"])
+        return 200, {}
+
+    def _resume_memory_occupation(self, payload: Json) -> tuple[int, Json]:
+        self.released -= set(payload["tags"])  # KeyError in SGLang, which kills it
+        return 200, {}
+
+
+class World:
+    """The API server, the operator and the engines; used as a context manager."""
+
+    def __init__(self, engines: int = 3, version: str = "0.5.7", gate: str = "Committed") -> None:
+        self.version = version
+        self.gate = gate
+        self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
+        self.operates = True
+        self.lease: Json = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": names.weights_lease_name(POOL), "resourceVersion": "1"},
+            "spec": {},
+        }
+        self.puts: list[Transaction] = []
+        self.server = ""
+        self.failures: list[int] = []  # statuses for the next writes of the Lease; 0: drop it
+        self.lose_answers = 0  # writes that are done, and whose answer is not sent
+        self._acted = ""
+        self._resource_version = 100
+        self._restarts = 0
+        self._watchers: list[asyncio.Queue[Json]] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._runners: list[web.AppRunner] = []
+
+    def __enter__(self) -> "World":
+        self._thread.start()
+        self.call(self._start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(self._stop)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Run this in the world's thread."""
+
+        async def run() -> Any:
+            result = function()
+            return await result if asyncio.iscoroutine(result) else result
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    @property
+    def identity(self) -> Credentials:
+        return Credentials(
+            server=self.server, namespace=NAMESPACE, tls=None, authorization=lambda: "Bearer t"
+        )
+
+    @property
+    def state(self) -> Transaction:
+        return weights.read(self.lease)
+
+    # --- what happens to it
+
+    def restart(self, rank: int, *, told: bool = True) -> None:
+        """The engine ends and comes back with random weights behind a closed gate."""
+        self.call(lambda: self._restart(rank, told))
+
+    def _restart(self, rank: int, told: bool) -> None:
+        old = self.engines[rank]
+        old.dead = True
+        self._restarts += 1
+        self.engines[rank] = FakeEngine(
+            rank=rank, url=old.url, instance=f"{self._restarts:04x}{rank:04x}"
+        )
+        if told:
+            self.publish()
+
+    def write_lease(self, state: Transaction) -> None:
+        """Somebody else writes the Lease."""
+
+        def write() -> None:
+            self.lease = weights.written(self.lease, state)
+            self._bump_lease()
+
+        self.call(write)
+
+    def publish(self) -> None:
+        self._resource_version += 1
+        event = {"type": "MODIFIED", "object": self._config_map()}
+        for queue in self._watchers:
+            queue.put_nowait(event)
+
+    # --- the operator
+
+    def _operate(self) -> None:
+        if not self.operates:
+            return
+        state = self.state
+        for engine in self.engines:
+            if state.phase is Phase.COMMITTED:
+                covered = engine.instance in state.instances
+                self._set(engine, "Open" if covered else "Closed", state.version)
+            elif state.phase in _CLOSED:
+                self._set(engine, "Closed", "")
+        self._acted = state.id
+        self.publish()
+
+    def _set(self, engine: FakeEngine, gate: str, version: str) -> None:
+        engine.gate = gate
+        engine.gate_version = version if gate == "Open" else None
+        engine.state = "InService" if gate == "Open" else "Up"
+
+    def _config_map(self) -> Json:
+        state = self.state
+        document = {
+            "pool": POOL,
+            "namespace": NAMESPACE,
+            "epoch": "-".join(engine.instance for engine in self.engines),
+            "engineVersion": self.version,
+            "worldSize": 1 + 2 * len(self.engines),
+            "port": 30000,
+            "generation": {"temperature": 0.99},
+            "weights": {
+                "gate": self.gate,
+                "lease": names.weights_lease_name(POOL),
+                "phase": state.phase.value,
+                "version": state.version,
+                "transaction": self._acted,
+            },
+            "engines": [self._entry(engine) for engine in self.engines],
+        }
+        return {
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": names.registry_name(POOL),
+                "namespace": NAMESPACE,
+                "resourceVersion": str(self._resource_version),
+            },
+            "data": {"engines.json": json.dumps(document)},
+        }
+
+    def _entry(self, engine: FakeEngine) -> Json:
+        return {
+            "rank": engine.rank,
+            "engine": f"g{2 * engine.rank}-{2 * engine.rank + 1}",
+            "devices": [2 * engine.rank, 2 * engine.rank + 1],
+            "gpus": 2,
+            "rankOffset": 1 + 2 * engine.rank,
+            "state": engine.state,
+            "pod": f"{POOL}-{engine.rank}",
+            "podIP": "127.0.0.1",
+            "url": engine.url,
+            "instance": engine.instance or None,
+            "gate": engine.gate,
+            "version": engine.gate_version,
+        }
+
+    # --- HTTP
+
+    async def _start(self) -> None:
+        api = web.Application()
+        config_maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+        lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{POOL}-weights"
+        api.router.add_get(config_maps, self._watch)
+        api.router.add_get(f"{config_maps}/{POOL}-engines", self._get_registry)
+        api.router.add_get(lease, self._get_lease)
+        api.router.add_put(lease, self._put_lease)
+        self.server = await self._serve(api)
+        for engine in self.engines:
+            app = web.Application()
+            app.router.add_post("/{path:.*}", self._engine_handler(engine.rank))
+            engine.url = await self._serve(app)
+            engine.instance = f"ffff{engine.rank:04x}"
+
+    async def _serve(self, app: web.Application) -> str:
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        return f"http://{host}:{port}"
+
+    async def _stop(self) -> None:
+        for queue in self._watchers:
+            queue.put_nowait({})
+        for runner in self._runners:
+            await runner.cleanup()
+
+    def _engine_handler(self, rank: int) -> Any:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            engine = self.engines[rank]
+            path = request.path
+            if engine.dead:
+                _drop(request)
+            while path in engine.stuck:
+                await asyncio.sleep(0.01)
+                if self.engines[rank] is not engine:  # it ended while it worked on this
+                    _drop(request)
+            status, body = engine.answer(path, await request.json())
+            return web.json_response(body, status=status)
+
+        return handle
+
+    async def _get_registry(self, request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == "Bearer t"
+        return web.json_response(self._config_map())
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        assert request.query["fieldSelector"] == f"metadata.name={POOL}-engines"
+        response = web.StreamResponse()
+        await response.prepare(request)
+        queue: asyncio.Queue[Json] = asyncio.Queue()
+        self._watchers.append(queue)
+        if int(request.query["resourceVersion"]) < self._resource_version:
+            queue.put_nowait({"type": "MODIFIED", "object": self._config_map()})
+        with contextlib.suppress(ConnectionError):
+            while event := await queue.get():
+                await response.write(json.dumps(event).encode() + b"\n")
+        self._watchers.remove(queue)
+        return response
+
+    def break_watches(self) -> None:
+        """Every watch ends, as the API server ends them after some minutes."""
+
+        def end() -> None:
+            for queue in self._watchers:
+                queue.put_nowait({})
+
+        self.call(end)
+
+    async def _get_lease(self, request: web.Request) -> web.Response:
+        return web.json_response(self.lease)
+
+    async def _put_lease(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.failures:
+            status = self.failures.pop(0)
+            if not status:
+                _drop(request)
+            return web.json_response({"message": "try later"}, status=status)
+        if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            return web.json_response({"reason": "Conflict", "message": "changed"}, status=409)
+        before = self.state
+        self.lease = body
+        self.puts.append(self.state)
+        self._bump_lease(renewal=dataclasses.replace(self.state, renewed=before.renewed) == before)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            _drop(request)
+        return web.json_response(self.lease)
+
+    def _bump_lease(self, *, renewal: bool = False) -> None:
+        version = int(self.lease["metadata"]["resourceVersion"]) + 1
+        metadata = {**self.lease["metadata"], "resourceVersion": str(version)}
+        self.lease = {**self.lease, "metadata": metadata}
+        if not renewal:
+            self._operate()
+
+
+def _drop(request: web.Request) -> None:
+    """End the connection without an answer."""
+    assert request.transport is not None
+    request.transport.abort()
+    raise asyncio.CancelledError
+
+
+@contextlib.contextmanager
+def world(**options: Any) -> Iterator[World]:
+    with World(**options) as made:
+        yield made
+
+
+def other(transaction: str = "t-other") -> steps.Trainer:
+    """Another trainer than the tests'."""
+    return steps.Trainer(holder="trainer-b", transaction=transaction)
