@@ -5,16 +5,15 @@ does not need (a create through the official client's models costs seven times a
 ``runtime.md`` A7).
 """
 
-import asyncio
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import urlencode
 
-import aiohttp
 import msgspec
 
 from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.transport import Response, Server
 
 JSON = "application/json"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -78,8 +77,8 @@ class ApiClient:
         self.fence: Callable[[], bool] = lambda: True
         self._connection = connection
         self._user_agent = user_agent
-        self._session: aiohttp.ClientSession | None = None
-        self._watches: aiohttp.ClientSession | None = None
+        self._requests: Server | None = None
+        self._watches: Server | None = None
         self.requests: Counter[tuple[str, int]] = Counter()
 
     @property
@@ -88,24 +87,22 @@ class ApiClient:
         return self._connection.server
 
     async def __aenter__(self) -> "ApiClient":
-        # Watches live in a session of their own: they must not take the writes' connections.
-        context = self._connection.ssl_context()
-        self._session = self._new_session(context, MAX_CONNECTIONS)
-        self._watches = self._new_session(context, 0)
+        # Watches have connections of their own: they must not take those of the writes.
+        self._requests = self._server(MAX_CONNECTIONS)
+        self._watches = self._server(0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for session in (self._session, self._watches):
-            if session is not None:
-                await session.close()
+        for server in (self._requests, self._watches):
+            if server is not None:
+                await server.close()
 
-    def _new_session(self, context: ssl.SSLContext, limit: int) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=limit, keepalive_timeout=30),
+    def _server(self, limit: int) -> Server:
+        return Server(
+            self._connection.server,
+            tls=self._connection.ssl_context(),
             headers={"User-Agent": self._user_agent, "Accept": JSON},
-            # The service account's token never goes through a proxy of the environment.
-            trust_env=False,
-            auto_decompress=True,
+            limit=limit,
         )
 
     def _headers(self, content_type: str | None) -> dict[str, str]:
@@ -133,26 +130,21 @@ class ApiClient:
         Raises :class:`ApiError` for an error status, :class:`ApiUnreachableError` for none,
         :class:`FencedError` for a write that was not sent.
         """
-        assert self._session is not None, "use the client as a context manager"
+        assert self._requests is not None, "use the client as a context manager"
         if fenced and method != "GET" and not self.fence():
             raise FencedError(f"{method} {path}: another operator holds the Lease")
+        headers = self._headers(content_type if body is not None else None)
         try:
-            async with self._session.request(
-                method,
-                self._connection.server + path,
-                data=body,
-                params=params,
-                headers=self._headers(content_type if body is not None else None),
-                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=5),
-            ) as response:
-                content = await response.read()
-                self.requests[method, response.status] += 1
-                if response.status >= 400:
-                    raise _error(response, content)
-                return content
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            response = await self._requests.request(
+                method, _target(path, params), headers, body, timeout
+            )
+        except (TimeoutError, OSError) as error:
             self.requests[method, 0] += 1
             raise ApiUnreachableError(f"{method} {path}: {_words(error)}") from error
+        self.requests[method, response.status] += 1
+        if response.status >= 400:
+            raise _error(response)
+        return response.body
 
     @asynccontextmanager
     async def stream(
@@ -160,32 +152,33 @@ class ApiClient:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """A watch: chunks of the answer as they come.  ``idle``: seconds without any = broken."""
         assert self._watches is not None, "use the client as a context manager"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=idle)
         try:
-            async with self._watches.get(
-                self._connection.server + path,
-                params=params,
-                headers=self._headers(None),
-                timeout=timeout,
-            ) as response:
-                self.requests["WATCH", response.status] += 1
-                if response.status >= 400:
-                    raise _error(response, await response.read())
-                yield response.content.iter_any()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            async with self._watches.stream(
+                _target(path, params), self._headers(None), idle=idle
+            ) as (status, answered, chunks):
+                self.requests["WATCH", status] += 1
+                if status >= 400:
+                    body = b"".join([chunk async for chunk in chunks])
+                    raise _error(Response(status, answered, body))
+                yield chunks
+        except (TimeoutError, OSError) as error:
             raise ApiUnreachableError(f"watch {path}: {_words(error)}") from error
 
 
-def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
+def _target(path: str, params: Mapping[str, str] | None) -> str:
+    return f"{path}?{urlencode(params)}" if params else path
+
+
+def _error(response: Response) -> ApiError:
     try:
-        status = msgspec.json.decode(content, type=_Status)
+        status = msgspec.json.decode(response.body, type=_Status)
     except (msgspec.DecodeError, msgspec.ValidationError):
-        status = _Status(message=content[:500].decode(errors="replace"))
+        status = _Status(message=response.body[:500].decode(errors="replace"))
     return ApiError(
         response.status,
-        status.reason or (response.reason or ""),
+        status.reason,
         status.message,
-        _retry_after(response.headers.get("Retry-After")),
+        _retry_after(response.headers.get("retry-after")),
     )
 
 
@@ -197,6 +190,6 @@ def _retry_after(header: str | None) -> float | None:
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, asyncio.TimeoutError):
+    if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__

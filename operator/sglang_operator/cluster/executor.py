@@ -96,6 +96,7 @@ class Executor:
         generation: int,
         confirm: Callable[[], Coroutine[None, None, Confirmation]] | None,
         deadline: float,
+        proven: bool = False,
     ) -> Outcome:
         """Perform deletes and creates until done, refused, or ``deadline`` (monotonic).
 
@@ -105,6 +106,9 @@ class Executor:
         ``confirm`` asks whether the pool really is still there and unchanged.  Only one create
         goes out before it has answered yes, and no delete: a view that is behind must not take
         away what the present spec wants.
+
+        ``proven``: creates of this very pool went through a moment ago, so the whole window is
+        used from the start, unless there is something to confirm.
         """
         outcome = Outcome()
         queue = iter(batch)
@@ -130,7 +134,9 @@ class Executor:
                 if len(workers) < min(MOST_WORKERS, self.window.size, len(batch)):
                     workers.add(asyncio.create_task(work()))
 
-        workers.add(asyncio.create_task(work()))
+        widest = min(MOST_WORKERS, self.window.size, len(batch))
+        at_once = widest if proven and not confirm else 1
+        workers |= {asyncio.create_task(work()) for _ in range(at_once)}
         try:
             while pending := [task for task in workers if not task.done()]:
                 await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

@@ -81,9 +81,9 @@ class _List(msgspec.Struct, Generic[R]):
     items: list[R] | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, Generic[R]):
     type: str
-    object: msgspec.Raw
+    object: R  # of a bookmark, its metadata alone
 
 
 class _ErrorObject(msgspec.Struct):
@@ -91,8 +91,9 @@ class _ErrorObject(msgspec.Struct):
     message: str = ""
 
 
-class _BookmarkObject(msgspec.Struct):
-    metadata: Meta
+class _Error(msgspec.Struct):
+    type: str
+    object: _ErrorObject
 
 
 class ExpiredError(Exception):
@@ -114,8 +115,7 @@ class Informer(Generic[R]):
 
     def __post_init__(self) -> None:
         self._version = ""
-        self._object = msgspec.json.Decoder(self.kind)
-        self._event = msgspec.json.Decoder(_Event)
+        self._event = msgspec.json.Decoder(_Event[self.kind])  # type: ignore[name-defined]
         self._list = msgspec.json.Decoder(_List[self.kind])  # type: ignore[name-defined]
 
     def age(self) -> float:
@@ -194,22 +194,26 @@ class Informer(Generic[R]):
             raise
 
     def _handle(self, line: bytes) -> None:
-        event = self._event.decode(line)
-        if event.type == "BOOKMARK":
-            bookmark = msgspec.json.decode(event.object, type=_BookmarkObject)
-            self._version = bookmark.metadata.resource_version
-            return
+        try:
+            event = self._event.decode(line)
+        except msgspec.ValidationError:
+            self._fail(line)  # an error's object is of another kind
+            raise
         if event.type == "ERROR":
-            failure = msgspec.json.decode(event.object, type=_ErrorObject)
-            if failure.code == 410:
+            self._fail(line)
+        elif event.type == "DELETED":
+            self.sink.drop(event.object)
+        elif event.type != "BOOKMARK":
+            self.sink.put(event.object)
+        self._version = event.object.metadata.resource_version
+
+    def _fail(self, line: bytes) -> None:
+        """Raise what the API server tells by an event of type ERROR, if this is one."""
+        told = msgspec.json.decode(line, type=_Error)
+        if told.type == "ERROR":
+            if told.object.code == 410:
                 raise ExpiredError
-            raise ApiError(failure.code, "WatchError", failure.message, None)
-        record = self._object.decode(event.object)
-        if event.type == "DELETED":
-            self.sink.drop(record)
-        else:
-            self.sink.put(record)
-        self._version = record.metadata.resource_version
+            raise ApiError(told.object.code, "WatchError", told.object.message, None)
 
     def _heard(self) -> None:
         self.last_heard = time.monotonic()

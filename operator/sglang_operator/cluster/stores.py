@@ -160,7 +160,8 @@ class PodStore:
             return
         self._entries[uid] = entry
         self._by_pool[entry.pool][uid] = entry
-        self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
+        if entry != known:  # else nothing that a decision depends on
+            self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
 
     def drop(self, record: wire.Pod) -> None:
         self._gone.add(record.metadata.uid, record.metadata.version)

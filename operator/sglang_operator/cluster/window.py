@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-START = 16.0
-LIMIT = 32.0
+# More than 32 in flight gained nothing (``runtime.md`` B3); a pool's own creates begin with one.
+START = LIMIT = 32.0
 
 
 class Window:

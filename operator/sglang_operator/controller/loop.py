@@ -28,7 +28,7 @@ OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:
 # so planning takes a bounded share of the time however large the pool is.
 SPACING = (0.05, 2.0)
-SPACING_FACTOR = 10.0
+SPACING_FACTOR = 50.0
 UNEXPECTED_BACKOFF = (1.0, 60.0)
 # A stream that heard nothing for so long (bookmarks come every minute) fails the probe.
 STALE_SECONDS = 180.0

@@ -23,6 +23,8 @@ ERROR_BACKOFF = (0.2, 30.0)
 ERRORS_BEFORE_TOLD = 4
 # A quorum read of the pool is good for this long.
 CONFIRMED_SECONDS = 10.0
+# Creates that went through say for so long that more of them will.
+PROVEN_SECONDS = 10.0
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Memory:
     recorded: set[names.Uid] = field(default_factory=set)
     published_at: float = float("-inf")  # monotonic
     confirmed_at: float = float("-inf")  # monotonic
+    proven_until: float = 0.0  # creates went through and may be taken to go on doing so
     blocked_until: float = 0.0
     refusals: int = 0
     refused: Trouble | None = None
@@ -82,6 +85,10 @@ class Memory:
         """
         for conflict in outcome.conflicts:
             self.conflicts[conflict] = now + CONFLICT_BACKOFF
+        if outcome.stop:
+            self.proven_until = 0.0
+        elif outcome.created:
+            self.proven_until = now + PROVEN_SECONDS
         if outcome.quota or outcome.rejected:
             self._refuse(outcome, pods, now)
         elif outcome.created or complete:

@@ -300,6 +300,7 @@ class Reconciler:
             generation=generation,
             confirm=None if asked and not plan.removals else confirm,
             deadline=time.monotonic() + ACTING_SECONDS,
+            proven=time.time() < memory.proven_until,
         )
 
     async def _publish(

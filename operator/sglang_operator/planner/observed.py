@@ -36,7 +36,8 @@ class ObservedPod:
 
     name: str
     uid: Uid
-    resource_version: int
+    # What a delete is bound to; no difference by itself: kubelets touch pods all the time.
+    resource_version: int = field(compare=False)
     group: GroupName
     attempt: int
     revision: str

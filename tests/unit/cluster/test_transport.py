@@ -1,0 +1,318 @@
+"""Our HTTP against a real socket whose answers are written byte by byte."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from sglang_operator.cluster import transport
+from sglang_operator.cluster.transport import DisconnectedError, Server
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Peer:
+    """What the other side of the connections saw."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            await self._script(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client hung up
+        finally:
+            writer.transport.abort()
+
+
+async def read(reader: asyncio.StreamReader) -> bytes:
+    """One request without a body."""
+    return await reader.readuntil(b"\r\n\r\n")
+
+
+def always(*answers: bytes) -> Script:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers or [OK] * 100:
+            await read(reader)
+            writer.write(answer)
+
+    return script
+
+
+@asynccontextmanager
+async def served(script: Script, limit: int = 8) -> AsyncIterator[tuple[Server, Peer]]:
+    peer = Peer(script)
+    listening = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    tls = ssl.create_default_context()
+    server = Server(f"http://127.0.0.1:{port}", tls=tls, headers={"Accept": "x"}, limit=limit)
+    try:
+        yield server, peer
+    finally:
+        await server.close()
+        listening.close()
+        await listening.wait_closed()
+
+
+async def get(server: Server, timeout: float = 5.0) -> transport.Response:
+    return await server.request("GET", "/", {}, None, timeout)
+
+
+def run(check: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(check())  # type: ignore[arg-type]
+
+
+def test_a_connection_is_kept_for_the_next_request():
+    async def check() -> None:
+        async with served(always()) as (server, peer):
+            for _ in range(3):
+                assert (await get(server)).body == b"ok"
+            assert peer.connections == 1
+
+    run(check)
+
+
+def test_what_is_sent_is_a_request_with_its_length_and_headers():
+    heard = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await read(reader))
+        heard.append(await reader.readexactly(3))
+        writer.write(OK)
+
+    async def check() -> None:
+        async with served(script) as (server, _):
+            await server.request("POST", "/a?b=c", {"Authorization": "Bearer t"}, b"{ }", 5)
+
+    run(check)
+    head, body = heard
+    assert head.startswith(b"POST /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert b"\r\nAccept: x\r\nAuthorization: Bearer t\r\nContent-Length: 3\r\n\r\n" in head
+    assert body == b"{ }"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_an_answer_may_come_in_pieces_of_any_size(size):
+    whole = CHUNKED + b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await read(reader)
+            for at in range(0, len(whole), size):
+                writer.write(whole[at : at + size])
+                await asyncio.sleep(0)
+
+    async def check() -> None:
+        async with served(script) as (server, peer):
+            assert (await get(server)).body == b"hello world"
+            assert (await get(server)).body == b"hello world"
+            assert peer.connections == 1
+
+    run(check)
+
+
+def test_an_informational_answer_is_not_the_answer():
+    async def check() -> None:
+        async with served(always(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)) as (server, _):
+            assert await get(server) == (200, {"content-length": "2"}, b"ok")
+
+    run(check)
+
+
+def test_errors_come_with_their_headers():
+    answer = b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 1\r\n\r\nx"
+
+    async def check() -> None:
+        async with served(always(answer)) as (server, _):
+            response = await get(server)
+            assert (response.status, response.headers["retry-after"]) == (429, "7")
+
+    run(check)
+
+
+async def once_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One answer; the next request is read, and who knows what came of it."""
+    await read(reader)
+    writer.write(OK)
+    await read(reader)
+
+
+def test_a_read_on_a_connection_that_gave_way_is_sent_once_more():
+    async def check() -> None:
+        async with served(once_and_hang_up) as (server, peer):
+            await get(server)
+            assert (await get(server)).status == 200
+            assert peer.connections == 2
+
+    run(check)
+
+
+def test_a_write_is_never_sent_twice():
+    async def check() -> None:
+        async with served(once_and_hang_up) as (server, peer):
+            await get(server)
+            with pytest.raises(DisconnectedError):
+                await server.request("POST", "/", {}, b"", 5)
+            assert peer.connections == 1
+
+    run(check)
+
+
+def test_an_answer_that_breaks_off_is_an_error():
+    async def check() -> None:
+        broken = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nbut"
+        async with served(always(broken)) as (server, _):
+            with pytest.raises(DisconnectedError):
+                await get(server)
+
+    run(check)
+
+
+def test_what_is_no_http_is_an_error():
+    async def check() -> None:
+        async with served(always(b"\x15\x03\x01\x00\x02")) as (server, _):
+            with pytest.raises(DisconnectedError, match="not HTTP"):
+                await get(server)
+
+    run(check)
+
+
+def test_an_answer_that_does_not_come_in_time_costs_its_connection():
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await read(reader) and peers[0].connections > 1:
+            writer.write(OK)
+        await reader.read()
+
+    peers: list[Peer] = []
+
+    async def check() -> None:
+        async with served(script) as (server, peer):
+            peers.append(peer)
+            with pytest.raises(TimeoutError):
+                await get(server, timeout=0.05)
+            assert (await get(server)).body == b"ok"
+
+    run(check)
+
+
+def test_a_server_that_wants_to_close_is_left():
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+
+    async def check() -> None:
+        async with served(always(answer, answer)) as (server, peer):
+            await get(server)
+            await get(server)
+            assert peer.connections == 2
+
+    run(check)
+
+
+def test_no_more_requests_are_under_way_than_allowed():
+    now, most = 0, 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        while True:
+            await read(reader)
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.01)
+            now -= 1
+            writer.write(OK)
+
+    async def check() -> None:
+        async with served(script, limit=3) as (server, peer):
+            await asyncio.gather(*(get(server) for _ in range(12)))
+            assert (most, peer.connections) == (3, 3)
+
+    run(check)
+
+
+def test_nobody_listens():
+    async def check() -> None:
+        async with served(always()) as (server, _):
+            server._port = 1
+            with pytest.raises(OSError, match="Connect"):
+                await get(server)
+
+    run(check)
+
+
+def test_a_stream_hands_on_what_comes_as_it_comes():
+    go_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(CHUNKED + b"4\r\none\n\r\n")
+        await go_on.wait()
+        writer.write(b"4\r\ntwo\n\r\n0\r\n\r\n")
+        await reader.read()
+
+    async def check() -> None:
+        async with served(script) as (server, _), server.stream("/", {}, idle=5) as stream:
+            assert stream.status == 200
+            assert await anext(stream.chunks) == b"one\n"
+            go_on.set()
+            assert [chunk async for chunk in stream.chunks] == [b"two\n"]
+
+    run(check)
+
+
+def test_a_silent_stream_is_given_up():
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(CHUNKED)
+        await reader.read()
+
+    async def check() -> None:
+        async with served(script) as (server, _), server.stream("/", {}, idle=0.05) as stream:
+            with pytest.raises(TimeoutError):
+                await anext(stream.chunks)
+
+    run(check)
+
+
+def test_a_stream_that_is_read_slowly_is_not_read_further(monkeypatch):
+    monkeypatch.setattr(transport, "MAX_UNREAD", 10_000)
+    piece, count = b"3e8\r\n" + b"x" * 1000 + b"\r\n", 30_000
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(CHUNKED)
+        for _ in range(count):
+            writer.write(piece)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+
+    async def check() -> None:
+        async with served(script) as (server, _), server.stream("/", {}, idle=5) as stream:
+            await asyncio.sleep(0.2)
+            channel = next(iter(server._open))
+            assert channel._unread < 1_000_000
+            assert sum([len(chunk) async for chunk in stream.chunks]) == count * 1000
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [("/a b", {}), ("/a\r\nX: y", {}), ("/ä", {}), ("/", {"Authorization": "a\r\nX: y"})],
+)
+def test_nothing_smuggles_a_second_request(target, headers):
+    async def check() -> None:
+        async with served(always()) as (server, peer):
+            with pytest.raises(ValueError, match=r"."):
+                await server.request("GET", target, headers, None, 5)
+            assert peer.connections == 0
+
+    run(check)
