@@ -108,7 +108,7 @@ def explore(
         k = 1
         while True:
             result = kill_at(lab, workload, reference, k, side)
-            if not result.reached and k > reference.counted:
+            if (result.skipped or not result.reached) and k > reference.counted:
                 break
             yield result
             k += every
@@ -117,6 +117,8 @@ def explore(
 def kill_at(lab: Lab, workload: Workload, reference: Reference, k: int, side: Side) -> Result:
     """One point.  A run that comes to rest before its k-th write is tried again."""
     point = f"{workload.name}: {side.value} write {k}"
+    if not lab.chosen(result := Result(point=point)):
+        return result
     for _ in range(TRIES if k <= reference.counted else 1):
         result = _run(lab, workload, point, (k, side), reference).result
         if result.reached:

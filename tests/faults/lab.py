@@ -118,6 +118,7 @@ class Result:
     seconds: float = 0.0  # from the last fault to convergence
     extra_writes: int = 0
     reached: bool = True
+    skipped: bool = False  # not among the points that were asked for
 
 
 class Lab:
@@ -125,8 +126,22 @@ class Lab:
 
     def __init__(self, plane: ControlPlane, proxy: Proxy, monitor: Monitor, package: Path | None):
         self.plane, self.proxy, self.monitor = plane, proxy, monitor
+        self.package = package  # a source root from which operators run instead
         self.operator = ProxiedOperator(plane, proxy, package=package)
+        self.only = ""  # points whose name contains this text; the others are skipped
         self._numbers = itertools.count()
+
+    def replace_operator(self, package: Path | None) -> None:
+        """From now on the operator runs from this source root, or as it is."""
+        if self.operator.pid is not None:
+            self.operator.kill()
+        self.package = package
+        self.operator = ProxiedOperator(self.plane, self.proxy, package=package)
+
+    def chosen(self, result: Result) -> bool:
+        """Whether this point is among those that were asked for; notes it if it is not."""
+        result.skipped = self.only not in result.point
+        return not result.skipped
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[FaultPool]:
@@ -224,7 +239,7 @@ def lab(plane: ControlPlane, package: Path | None = None) -> Iterator[Lab]:
     """A lab on this plane; its operator is started."""
     with Proxy(plane.url, ca_file=plane.ca_file) as proxy:
         ProxiedOperator(plane, proxy, name="installer").install()
-        _teach_garbage_collector(plane)
+        teach_garbage_collector(plane)
         with Monitor(plane.url, ca_file=plane.ca_file, token=plane.admin_token) as monitor:
             made = Lab(plane, proxy, monitor, package)
             made.operator.start()
@@ -234,7 +249,7 @@ def lab(plane: ControlPlane, package: Path | None = None) -> Iterator[Lab]:
                 made.operator.kill()
 
 
-def _teach_garbage_collector(plane: ControlPlane) -> None:
+def teach_garbage_collector(plane: ControlPlane) -> None:
     """It looks for new kinds every 30 s, and at its start; until then it collects no pool."""
     plane.stop_component("kube-controller-manager")
     plane.start_component("kube-controller-manager")

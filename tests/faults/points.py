@@ -64,6 +64,9 @@ def with_fault(
     ``fault`` breaks something and returns what mends it, called ``hold`` seconds after the
     change; the time to converge counts from there.
     """
+    result = Result(point=point)
+    if not lab.chosen(result):
+        return result
     reference, writes = _reference(lab, change)
 
     def act(lab: Lab, pool: FaultPool) -> list[str]:
@@ -82,7 +85,6 @@ def with_fault(
         result.extra_writes = lab.writes() - writes
         return problems
 
-    result = Result(point=point)
     return judged(lab, result, change.setup, act)
 
 
@@ -110,6 +112,8 @@ def _set_up(lab: Lab, pool: FaultPool, setup: Callable[[FaultPool], None] | None
 
 def judged(lab: Lab, result: Result, setup: Callable[[FaultPool], None] | None, act: Act) -> Result:
     """Run one act on a settled pool; the promises hold and the process is the same after it."""
+    if not lab.chosen(result):
+        return result
     with lab.pool() as pool:
         try:
             _set_up(lab, pool, setup)

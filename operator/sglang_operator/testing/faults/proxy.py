@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ssl
 import threading
 import time
@@ -194,7 +195,8 @@ class Proxy:
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         body = await http.read()
         agent = http.headers.get("User-Agent", "")
-        request = traffic.parse(http.method, http.path, http.query_string, agent)
+        authorization = http.headers.get("Authorization", "")
+        request = traffic.parse(http.method, http.path, http.query_string, agent, authorization)
         sent: dict[str, Any] = {}
         if request.verb in traffic.WRITES:
             sent = _object(body)
@@ -358,12 +360,4 @@ def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _numbered(request: Request, number: int, sent: Mapping[str, Any]) -> Request:
     name = request.name or sent.get("metadata", {}).get("name", "")
-    return Request(
-        agent=request.agent,
-        verb=request.verb,
-        resource=request.resource,
-        subresource=request.subresource,
-        namespace=request.namespace,
-        name=name,
-        write=number,
-    )
+    return dataclasses.replace(request, name=name, write=number)

@@ -127,11 +127,15 @@ class Gate:
         """Let go what is held, and hold no more."""
         self._open.set()
 
-    async def __call__(self, exchange: Exchange, /) -> Answer:
+    async def opened(self) -> None:
+        """Return once ``open`` is called."""
         self.waiting += 1
         while not self._open.is_set():
             await asyncio.sleep(0.005)
         self.waiting -= 1
+
+    async def __call__(self, exchange: Exchange, /) -> Answer:
+        await self.opened()
         return await exchange.forward()
 
 

@@ -28,6 +28,7 @@ class Request:
     namespace: str = ""
     name: str = ""
     write: int = 0
+    token: str = dataclasses.field(default="", repr=False)  # by which it is authorized
 
     @property
     def kind(self) -> str:
@@ -64,6 +65,7 @@ class Match:
     subresource: str | None = None
     namespace: str | None = None
     name: str | None = None
+    token: str | None = None
 
     def __call__(self, request: Request) -> bool:
         """Whether the request is meant."""
@@ -74,10 +76,11 @@ class Match:
             and self.subresource in (None, request.subresource)
             and self.namespace in (None, request.namespace)
             and self.name in (None, request.name)
+            and self.token in (None, request.token)
         )
 
 
-def parse(method: str, path: str, query: str, user_agent: str) -> Request:
+def parse(method: str, path: str, query: str, user_agent: str, authorization: str = "") -> Request:
     """The request in Kubernetes' terms; a path that is none of its resources is one itself."""
     parts = [part for part in path.split("/") if part]
     rest = parts[2:] if parts[:1] == ["api"] else parts[3:] if parts[:1] == ["apis"] else []
@@ -92,6 +95,7 @@ def parse(method: str, path: str, query: str, user_agent: str) -> Request:
         subresource=subresource,
         namespace=namespace,
         name=name,
+        token=authorization.removeprefix("Bearer ").strip(),
     )
 
 
