@@ -1,0 +1,96 @@
+"""``python -m tests.mutants``: each mutant runs under the points that are to catch it.
+
+The same points are run on the package as it is first: what they catch there proves nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sglang_operator.testing import ControlPlane
+from tests.faults.__main__ import scenarios
+from tests.faults.lab import NODES, Lab, lab
+from tests.mutants.catalogue import MUTANTS, Mutant
+from tests.mutants.killers import KILLERS, MODEL, Killer
+from tests.mutants.planted import source_root
+
+MODEL_STEPS = 40_000
+
+
+def caught(lab: Lab, killers: Iterable[Killer], package: Path | None) -> str:
+    """What the first point that catches it says; "" if none does."""
+    for killer in killers:
+        problem = _walk(package) if killer == MODEL else _explore(lab, killer, package)
+        if problem:
+            return f"{killer.fault}: {problem}"
+    return ""
+
+
+def _explore(lab: Lab, killer: Killer, package: Path | None) -> str:
+    lab.replace_operator(package)
+    lab.only = killer.point
+    ran = 0
+    try:
+        for result in scenarios()[killer.fault](lab):
+            ran += not result.skipped
+            if result.problems:
+                return f"{result.point}: {result.problems[0][:160]}"
+    finally:
+        lab.only = ""
+    assert ran, f"no point of {killer.fault} has {killer.point!r} in its name"
+    return ""
+
+
+def _walk(package: Path | None) -> str:
+    """The walks of the planner, in a process that imports it from there."""
+    search = os.pathsep.join(str(path) for path in (package, Path.cwd()) if path)
+    command = [sys.executable, "-m", "tests.faults", "--only=model", f"--steps={MODEL_STEPS}"]
+    ran = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True
+    )
+    told = [line.strip() for line in ran.stdout.splitlines() if "model:" in line]
+    return told[0][:160] if ran.returncode and told else ran.stderr[-160:] if ran.returncode else ""
+
+
+def run(lab: Lab, mutants: Sequence[Mutant]) -> list[str]:
+    """Try these mutants; what is wrong with the suite."""
+    wrong = []
+    needed = sorted({killer for mutant in mutants for killer in KILLERS[mutant.name]})
+    for killer in needed:
+        if problem := caught(lab, [killer], None):
+            wrong.append(f"no mutant at all: {problem}")
+            print(wrong[-1], flush=True)
+    for mutant in mutants:
+        begun = time.monotonic()
+        with source_root(mutant) as package:
+            problem = caught(lab, KILLERS[mutant.name], package)
+        took = time.monotonic() - begun
+        print(
+            f"{mutant.name:28} {took:4.0f} s  {problem or 'SURVIVED: ' + mutant.harm}", flush=True
+        )
+        if not problem:
+            wrong.append(f"{mutant.name} survived: {mutant.harm}")
+    lab.replace_operator(None)
+    return wrong
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Try all of them; 1 if one survives, or if a point fails without any."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--only", default="", help="mutants whose name contains this text")
+    chosen = parser.parse_args(argv).only
+    mutants = [mutant for mutant in MUTANTS if chosen in mutant.name]
+    with ControlPlane(NODES) as plane, lab(plane) as made:
+        wrong = run(made, mutants)
+    print(f"{len(mutants)} mutants, {len(wrong)} problems")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

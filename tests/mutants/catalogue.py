@@ -1,0 +1,200 @@
+"""The mutants: one defect each, as it could be written by mistake, told as text to replace.
+
+Written from the loop's source and the list of what goes wrong in controllers, without a look at
+the suite that is to catch them.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """``before`` stands exactly once in ``path`` (below the package) and becomes ``after``."""
+
+    path: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """A defect, and what it does to a user."""
+
+    name: str
+    harm: str
+    edits: tuple[Edit, ...]
+
+
+def _mutant(name: str, harm: str, path: str, before: str, after: str) -> Mutant:
+    return Mutant(name=name, harm=harm, edits=(Edit(path=path, before=before, after=after),))
+
+
+MUTANTS = (
+    _mutant(
+        "duplicate-create",
+        "a pod's name differs from try to try: a lost answer makes two pods of one engine",
+        "desired/engine_pod.py",
+        '"name": names.pod_name(pool.owner.name, engine.group, attempt),',
+        '"name": names.pod_name(pool.owner.name, engine.group, attempt)\n'
+        '            + __import__("secrets").token_hex(2),',
+    ),
+    _mutant(
+        "ghost-after-410",
+        "what was deleted while the watch was blind stays in the store",
+        "cluster/stores.py",
+        "            if missing and entry.pod.resource_version <= version:\n",
+        "            if False and missing and entry.pod.resource_version <= version:\n",
+    ),
+    Mutant(
+        name="ownership-by-label",
+        harm="a pod that carries our labels counts as ours, whoever controls it",
+        edits=(
+            Edit(
+                path="cluster/stores.py",
+                before="class PoolKey(NamedTuple):\n",
+                after="_UIDS: dict[tuple[str, str], str] = {}\n\n\nclass PoolKey(NamedTuple):\n",
+            ),
+            Edit(
+                path="cluster/stores.py",
+                before="    if controller is None or controller.kind != names.KIND:\n"
+                "        return None\n    ended_at",
+                after="    if controller is None or controller.kind != names.KIND:\n"
+                "        pool = record.metadata.labels.get(names.LABEL_POOL, '')\n"
+                "        uid = _UIDS.get((record.metadata.namespace, pool))\n"
+                "        if uid is None:\n            return None\n"
+                "        controller = wire.OwnerReference(names.KIND, pool, uid, True)\n"
+                "    _UIDS[record.metadata.namespace, controller.name] = controller.uid\n"
+                "    ended_at",
+            ),
+        ),
+    ),
+    _mutant(
+        "ownership-by-name",
+        "pods of an earlier pool of the same name count as those of the present one",
+        "controller/reconcile.py",
+        "            if entry.owner == memory.uid:\n",
+        "            if entry.pool == key:\n",
+    ),
+    _mutant(
+        "stale-leader-writes-status",
+        "an operator that lost the Lease still writes the status of pools",
+        "cluster/client.py",
+        'if fenced and method != "GET" and not self.fence():',
+        'if fenced and method not in ("GET", "PATCH") and not self.fence():',
+    ),
+    _mutant(
+        "no-fence",
+        "an operator that lost the Lease goes on creating and deleting",
+        "cluster/client.py",
+        'if fenced and method != "GET" and not self.fence():',
+        "if False:",
+    ),
+    _mutant(
+        "no-delete-preconditions",
+        "a delete meant for one pod hits whatever has its name by then",
+        "cluster/executor.py",
+        '            "preconditions": {\n'
+        '                "uid": action.uid,\n'
+        '                "resourceVersion": str(action.resource_version),\n'
+        "            },\n",
+        "",
+    ),
+    _mutant(
+        "delete-on-stale-list",
+        "an old view of the pool takes away engines that its present spec wants",
+        "cluster/executor.py",
+        "        if any(isinstance(action, actions.DeletePod) for action in batch) and not (\n",
+        "        if False and not (\n",
+    ),
+    _mutant(
+        "attempt-reused",
+        "a replacement has the name of the pod it replaces, which may never go",
+        "planner/plan.py",
+        "attempt=(group.highest if group else -1) + 1,",
+        "attempt=0,",
+    ),
+    _mutant(
+        "failure-not-recorded",
+        "a failed pod is deleted before its cause stands in the status",
+        "planner/plan.py",
+        "if superseded and pod.uid in self.observed.recorded:",
+        "if superseded:",
+    ),
+    _mutant(
+        "budget-ignored",
+        "a changed argument restarts all engines at once",
+        "planner/rollout.py",
+        "    budget = max(0, max_unavailable - away)\n",
+        "    budget = len(candidates)\n",
+    ),
+    _mutant(
+        "deleted-comes-back",
+        "a late answer of an own write brings a deleted pod back into the store",
+        "cluster/stores.py",
+        "        uid = record.metadata.uid\n        if self._gone.cover(record.metadata):\n"
+        "            return\n",
+        "        uid = record.metadata.uid\n",
+    ),
+    _mutant(
+        "older-wins",
+        "an older state of a pod overwrites a newer one",
+        "cluster/stores.py",
+        "        if known and known.pod.resource_version >= record.metadata.version:\n"
+        "            return\n",
+        "",
+    ),
+    _mutant(
+        "creates-for-the-deleted",
+        "a pool that is deleted or changed while it grows goes on growing",
+        "cluster/executor.py",
+        "if create and (outcome.stop or not self._asked_for(key, owner, generation)):",
+        "if create and outcome.stop:",
+    ),
+    _mutant(
+        "foreign-adopted",
+        "a stranger's pod that has an engine's name counts as the engine",
+        "cluster/executor.py",
+        "        if controller is not None and controller.uid == owner:\n"
+        "            self._pods.put(pod)\n"
+        "            if pod.metadata.uid in self._pods:\n",
+        "        if True:\n            self._pods.put(pod)\n            if True:\n",
+    ),
+    _mutant(
+        "hot-refusals",
+        "a full quota is asked again at once, without end",
+        "controller/memory.py",
+        "        self.blocked_until = now + delay\n",
+        "        self.blocked_until = now + 0 * delay\n",
+    ),
+    _mutant(
+        "failures-forgotten",
+        "what the API server failed to do is not tried again",
+        "controller/reconcile.py",
+        '            log.warning("%s: %s; next try in %.1f s", key, error, delay)\n'
+        "            return [delay]\n",
+        '            log.warning("%s: %s; next try in %.1f s", key, error, delay)\n'
+        "            return []\n",
+    ),
+    _mutant(
+        "lost-wakeups",
+        "what happens to a pool while it is worked on is not looked at again",
+        "controller/workqueue.py",
+        "        when = self._again.pop(key, None)\n        if when is not None:\n",
+        "        when = self._again.pop(key, None)\n        if False and when is not None:\n",
+    ),
+    _mutant(
+        "lease-taken-early",
+        "a standby does not wait for the holder's term to end",
+        "cluster/lease.py",
+        "        return self._clock() >= self._seen_at + self._terms.duration\n",
+        "        return True\n",
+    ),
+    _mutant(
+        "status-of-another",
+        "a late status lands on a pool that was made anew under the same name",
+        "cluster/executor.py",
+        '                "uid": record.metadata.uid,\n'
+        '                "resourceVersion": record.metadata.resource_version,\n',
+        "",
+    ),
+)

@@ -1,0 +1,48 @@
+"""Which points of the suite are to catch a mutant: a fault of the table, and text of the point.
+
+One that catches is enough; they are tried in this order.  ``MODEL`` is the planner's own walks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Killer(NamedTuple):
+    fault: str
+    point: str
+
+
+MODEL = Killer("model", "")
+
+KILLERS: dict[str, tuple[Killer, ...]] = {
+    "duplicate-create": (
+        Killer("F8 lost replies", "create pods reset after commit, create 12"),
+        Killer("F3 two writers", "two writers, create 12"),
+    ),
+    "ghost-after-410": (Killer("F15 ghosts", "pods: 410 behind deletes × 1"),),
+    "ownership-by-label": (Killer("F10 foreign objects", "with our labels"),),
+    "ownership-by-name": (
+        Killer("F19 deleted pools", "background, after 12 creates"),
+        Killer("F19 deleted pools", "orphaned"),
+    ),
+    "stale-leader-writes-status": (Killer("F4 stopped holder", "holder stopped"),),
+    "no-fence": (Killer("F4 stopped holder", "holder stopped"),),
+    "no-delete-preconditions": (Killer("F17 old lists", "there and back"),),
+    "delete-on-stale-list": (Killer("F17 old lists", "old lists 3 s"),),
+    "attempt-reused": (MODEL, Killer("F18 dying pods", "stuck while terminating")),
+    "failure-not-recorded": (Killer("F8 late replies", "failure while the status is refused"),),
+    "budget-ignored": (MODEL, Killer("F1 kill: change an argument", "before write 1")),
+    "deleted-comes-back": (Killer("F8 late replies", "create after its pod is gone"),),
+    "older-wins": (Killer("F8 late replies", "create after its pod is up"),),
+    "creates-for-the-deleted": (Killer("F9 slow server", "deleted amid slow creates"),),
+    "foreign-adopted": (Killer("F10 foreign objects", "with no labels"),),
+    "hot-refusals": (Killer("F12 denials", "exceeded quota"),),
+    "failures-forgotten": (
+        Killer("F8 lost replies", "delete pods reset before commit"),
+        Killer("F7 server errors", "503 100%"),
+    ),
+    "lost-wakeups": (Killer("F9 slow server", "every write takes 1 s"),),
+    "lease-taken-early": (Killer("F3 two writers", "a pair at rest"),),
+    "status-of-another": (Killer("F8 late replies", "status for a pool that was made again"),),
+}
