@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration contract faults faults-subset lint format bench chart docs build schema policies golden proof clean tools
+.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-peers mutants chart docs build schema policies golden proof clean tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ format: $(STAMP) ## Bring the sources into form
 
 bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-peers: $(STAMP) tools ## The same against KubeRay, LeaderWorkerSet and JobSet as shipped (builds them)
+	$(BIN)/python -m tests.bench.peers $(ARGS)
+
+mutants: $(STAMP) tools ## Planted defects that the suite under fire must catch
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 schema: $(STAMP) ## Argument schema of an SGLang version from its wheel: make schema VERSION=0.5.24
 	$(BIN)/python -m tests.schema $(VERSION)
