@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-peers mutants chart docs build schema policies golden proof clean tools
+.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-peers mutants soak chart docs build schema policies golden proof clean tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client i
 
 bench-peers: $(STAMP) tools ## The same against KubeRay, LeaderWorkerSet and JobSet as shipped (builds them)
 	$(BIN)/python -m tests.bench.peers $(ARGS)
+
+soak: $(STAMP) tools ## Half an hour of 200 pools under churn and faults; the process must not grow
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 mutants: $(STAMP) tools ## Planted defects that the suite under fire must catch
 	$(BIN)/python -m tests.mutants $(ARGS)

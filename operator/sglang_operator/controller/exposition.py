@@ -126,6 +126,7 @@ class Reader:
             yield _metric(families.WRITE_WINDOW, {(): room.reconciler.window_size})
             told = room.reconciler.events_told
             yield _metric(families.EVENTS, {(result,): n for result, n in told.items()})
+        yield _metric(families.TASKS, {(): _tasks()})
         yield _metric(families.SHELL_STARTS, {(): self.shell_starts()})
         yield _metric(families.BUILD, {(__version__,): 1})
 
@@ -170,6 +171,14 @@ class Reader:
 def _conditions(pool: Labels, status: Mapping[str, Any]) -> Iterator[Labels]:
     for condition in status.get("conditions", ()):
         yield (*pool, condition["type"], condition["status"], _word(condition["reason"]))
+
+
+def _tasks() -> int:
+    """The tasks of the loop in which this is asked; none outside of one."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
 
 
 def _word(reason: str) -> str:

@@ -133,6 +133,9 @@ EVENTS = _family(
     ("result",),
     "Events about pools: posted, aggregated into an earlier one, dropped for their rate, failed.",
 )
+TASKS = _family(
+    "sglang_operator_tasks", GAUGE, (), "Tasks of the loop; without work as many as streams."
+)
 SHELL_STARTS = _family(
     "sglang_operator_kopf_starts_total",
     COUNTER,
