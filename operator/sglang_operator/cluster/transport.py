@@ -58,6 +58,7 @@ class Channel(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._heard = self._begun = self._complete = False
         self._keeps = True
+        self._streaming = False
         self._heard_at = 0.0
         self._status = 0
         self._unread = 0
@@ -89,6 +90,7 @@ class Channel(asyncio.Protocol):
 
     async def stream(self, idle: float) -> Stream:
         """The answer once its headers are there, and its body as it comes."""
+        self._streaming = True
         self._watch_silence(idle)
         while not self._begun:
             await self._news()
@@ -139,7 +141,7 @@ class Channel(asyncio.Protocol):
     def _take(self) -> bytes:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
-        if self._unread > MAX_UNREAD and self._transport is not None:
+        if self._streaming and self._unread > MAX_UNREAD and self._transport is not None:
             self._transport.resume_reading()
         self._unread = 0
         return body
@@ -192,7 +194,8 @@ class Channel(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
         before, self._unread = self._unread, self._unread + len(body)
-        if before <= MAX_UNREAD < self._unread and self._transport is not None:
+        # A whole answer is not read before it is complete: to stop there would be for ever.
+        if self._streaming and before <= MAX_UNREAD < self._unread and self._transport:
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:

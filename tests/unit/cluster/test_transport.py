@@ -119,6 +119,18 @@ def test_an_answer_may_come_in_pieces_of_any_size(size):
     run(check)
 
 
+def test_a_whole_answer_may_be_longer_than_what_a_stream_holds(monkeypatch):
+    monkeypatch.setattr(transport, "MAX_UNREAD", 1000)
+    body = b"x" * 300_000
+
+    async def check() -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + body
+        async with served(always(answer)) as (server, _):
+            assert (await get(server)).body == body
+
+    run(check)
+
+
 def test_an_informational_answer_is_not_the_answer():
     async def check() -> None:
         async with served(always(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)) as (server, _):
