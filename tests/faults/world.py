@@ -239,6 +239,9 @@ def _orphaned(lab: Lab, pool: FaultPool) -> list[str]:
         pool.plane.api.delete(f"/api/v1/namespaces/{pool.namespace}/{plural}")
     budget = f"/apis/policy/v1/namespaces/{pool.namespace}/poddisruptionbudgets/pool-engines"
     pool.plane.api.delete(budget)
+    pool.plane.api.delete(
+        f"/apis/coordination.k8s.io/v1/namespaces/{pool.namespace}/leases/pool-weights"
+    )
     return lab.settle(pool, 45)
 
 
