@@ -51,20 +51,18 @@ MUTANTS = (
         edits=(
             Edit(
                 path="cluster/stores.py",
-                before="class PoolKey(NamedTuple):\n",
-                after="_UIDS: dict[tuple[str, str], str] = {}\n\n\nclass PoolKey(NamedTuple):\n",
-            ),
-            Edit(
-                path="cluster/stores.py",
                 before="    if controller is None or controller.kind != names.KIND:\n"
                 "        return None\n    ended_at",
                 after="    if controller is None or controller.kind != names.KIND:\n"
-                "        pool = record.metadata.labels.get(names.LABEL_POOL, '')\n"
-                "        uid = _UIDS.get((record.metadata.namespace, pool))\n"
-                "        if uid is None:\n            return None\n"
-                "        controller = wire.OwnerReference(names.KIND, pool, uid, True)\n"
-                "    _UIDS[record.metadata.namespace, controller.name] = controller.uid\n"
+                "        pool = record.metadata.labels.get(names.LABEL_POOL)\n"
+                "        if pool is None:\n            return None\n"
+                "        controller = wire.OwnerReference(names.KIND, pool, '', True)\n"
                 "    ended_at",
+            ),
+            Edit(
+                path="controller/reconcile.py",
+                before="            if entry.owner == memory.uid:\n",
+                after="            if entry.owner in ('', memory.uid):\n",
             ),
         ),
     ),

@@ -200,6 +200,7 @@ class Reconciler:
             previous=record.status,
             now=now,
         )
+        await self._told(memory)
         later = await self._publish_status(key, memory, record, new)
         return min((wait for wait in (again, later) if wait is not None), default=None)
 
@@ -225,7 +226,13 @@ class Reconciler:
         again = self._next_tries(key, memory, outcome, now)
         if moved:
             return 0.0  # what is told is what stands when they are seen to have moved
-        told = await self._publish(key, memory, record, pool, plan, weights_plan, observed)
+        told = await self._told(memory)
+        telling = self._publish(key, memory, record, pool, plan, weights_plan, observed)
+        if again == [0.0] and told is None:
+            # Many creates are left: they do not wait for this to be told.
+            memory.publishing = asyncio.create_task(telling)
+            return 0.0
+        told = min((wait for wait in (told, await telling) if wait is not None), default=None)
         if plan.wake_at is not None:
             again.append(max(0.0, plan.wake_at - time.time()))
         if memory.conflicts:
@@ -234,6 +241,11 @@ class Reconciler:
             again.append(memory.blocked_until - now)
         again.extend(wait for wait in (told, look_again) if wait is not None)
         return min(again, default=None)
+
+    async def _told(self, memory: Memory) -> float | None:
+        """Let what the pass before is still telling be told; seconds until it is to be retried."""
+        publishing, memory.publishing = memory.publishing, None
+        return await publishing if publishing else None
 
     async def _act_on_weights(
         self, key: PoolKey, memory: Memory, owner: Owner, plan: WeightsPlan
