@@ -98,6 +98,34 @@ def an_ended_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -
     )
 
 
+CUDA_OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA error: out of memory"
+
+
+def a_failed_start(
+    pool: Pool,
+    engine: Engine,
+    attempt: int = 0,
+    *,
+    startup_failures: int = 0,
+    message: str = CUDA_OUT_OF_MEMORY,
+    reason: str = "CUDAOutOfMemory",
+    **changes: Any,
+) -> ObservedPod:
+    """The pod of this engine after it ended before it was up, as those before it did."""
+    ended = Termination(
+        exit_code=137, reason="Error", message=message, finished=NOW, started=NOW - 60
+    )
+    values: dict[str, Any] = {
+        "containers_ready_changed": NOW - 61,
+        "termination": ended,
+        "startup_failures": startup_failures,
+        "startup_reason": reason if startup_failures else "",
+        "failures": startup_failures,
+        "ended_at": NOW - 1000,
+    }
+    return an_ended_pod(pool, engine, attempt, **{**values, **changes})
+
+
 def all_pods(pool: Pool, **changes: Any) -> list[ObservedPod]:
     """One pod for each engine that is to run."""
     return [a_pod(pool, engine, **changes) for engine in pool.running]

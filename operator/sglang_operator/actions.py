@@ -100,7 +100,9 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
     ]
     creates: list[PodAction] = []
     for create in plan.creates:
-        body = engine_pod.pod(pool, shared, create.engine, create.attempt, create.failures)
+        body = engine_pod.pod(
+            pool, shared, create.engine, create.attempt, create.failures, create.chain
+        )
         name = body["metadata"]["name"]
         creates.append(CreatePod(name=name, body=body, reason=create.reason))
     return deletes + creates

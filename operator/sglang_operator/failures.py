@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sglang_operator.api import conditions, names, texts
-from sglang_operator.engine import diagnosis
+from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.planner import causes
 from sglang_operator.planner.observed import ObservedPod, Termination
 from sglang_operator.planner.plan import LostPod, Plan
+from sglang_operator.planner.pool import Pool
 
 MAX_ENTRIES = 10
 MAX_ENGINES = 64
@@ -32,66 +34,52 @@ class Failure:
     time: float
 
 
-def seen(plan: Plan) -> list[Failure]:
+def seen(pool: Pool, plan: Plan) -> list[Failure]:
     """The failures that the present pods show, oldest first."""
-    found = [_ended(pod) for pod in plan.ended]
+    about = causes.context(pool)
+    found = [
+        _failure(pod, causes.of_end(pod, about), pod.ended_at, _code(pod.termination))
+        for pod in plan.ended
+    ]
+    found += [
+        _failure(pod, causes.of_taking(pod, about), pod.deletion_asked or pod.created)
+        for pod in plan.taken
+    ]
     found += [_lost(lost) for lost in plan.lost]
+    for pod in (*plan.taken_over, *(view.pod for view in plan.engines)):
+        if pod is not None and (ended := pod.last_termination) is not None:
+            told = causes.of_termination(pod, ended, about)
+            found.append(_failure(pod, told, ended.finished or pod.created, _code(ended)))
     for view in plan.engines:
-        pod = view.pod
-        if pod is not None and pod.last_termination is not None:
-            ended = pod.last_termination
-            found.append(_terminated(pod, ended, ended.finished or pod.created))
+        if view.pod is not None and not view.pod.containers_ready:
+            told_of_wait = causes.of_wait(view.pod, about)
+            if told_of_wait is not None:
+                found.append(_failure(view.pod, told_of_wait, view.pod.created))
     return sorted(found, key=lambda failure: (failure.time, failure.pod))
 
 
-def _lost(lost: LostPod) -> Failure:
-    return Failure(
-        pod=lost.pod.name,
-        group=lost.pod.group,
-        reason=conditions.NODE_LOST,
-        message=texts.POD_LOST.format(pod=lost.pod.name, node=lost.pod.node),
-        advice=texts.STARTED_AGAIN,
-        exit_code=None,
-        time=lost.since,
-    )
-
-
-def _ended(pod: ObservedPod) -> Failure:
-    if pod.disruption or (pod.reason and pod.termination is None):
-        return Failure(
-            pod=pod.name,
-            group=pod.group,
-            reason=_disruption_reason(pod),
-            message=pod.message
-            or texts.POD_TAKEN.format(pod=pod.name, reason=pod.disruption or pod.reason),
-            advice=texts.STARTED_AGAIN,
-            exit_code=pod.termination.exit_code if pod.termination else None,
-            time=pod.ended_at,
-        )
-    ended = pod.termination or Termination(
-        exit_code=-1, reason="", message=pod.message, finished=pod.ended_at
-    )
-    return _terminated(pod, ended, pod.ended_at)
-
-
-def _disruption_reason(pod: ObservedPod) -> str:
-    if pod.disruption in ("DeletionByPodGC", "DeletionByTaintManager"):
-        return conditions.NODE_LOST
-    return pod.reason or pod.disruption
-
-
-def _terminated(pod: ObservedPod, ended: Termination, time: float) -> Failure:
-    code = ended.exit_code if ended.exit_code >= 0 else None
-    told = diagnosis.diagnose(ended.message, code, ended.reason)
+def _failure(
+    pod: ObservedPod, told: Diagnosis, time: float, exit_code: int | None = None
+) -> Failure:
     return Failure(
         pod=pod.name,
         group=pod.group,
         reason=told.reason,
         message=told.message,
         advice=told.advice,
-        exit_code=code,
+        exit_code=exit_code,
         time=time,
     )
+
+
+def _code(ended: Termination | None) -> int | None:
+    return ended.exit_code if ended is not None and ended.exit_code >= 0 else None
+
+
+def _lost(lost: LostPod) -> Failure:
+    message = texts.POD_LOST.format(pod=lost.pod.name, node=lost.pod.node)
+    told = Diagnosis(reason=conditions.NODE_LOST, message=message, advice=texts.STARTED_AGAIN)
+    return _failure(lost.pod, told, lost.since)
 
 
 def merge(previous: Sequence[Mapping[str, Any]], found: Iterable[Failure]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 ``compute`` gives the whole status; ``events`` what is worth an Event between two of them.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from sglang_operator import failures
 from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.planner import reported
+from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.planner import causes, reported
 from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
@@ -23,8 +25,6 @@ MAX_HISTORY = 10
 # What a refused spec says nothing about stays as it was.
 KEPT = ("revision", "resolved", "reported", "placement", "weights")
 
-# Why a container waits while everything is in order.
-_ON_THE_WAY = ("ContainerCreating", "PodInitializing")
 _UP = (EngineState.IN_SERVICE, EngineState.UP)
 
 
@@ -73,7 +73,7 @@ def compute(
     """The status of a pool that can be run."""
     tally = Tally.of(plan)
     said = reported.reported(pool, plan.engines, reports or {}, previous)
-    seen = failures.seen(plan)
+    seen = failures.seen(pool, plan)
     remembered = failures.merge(previous.get("lastFailures", []), seen)
     wanted = _conditions(pool, plan, weights, tally, troubles, seen)
     status: dict[str, Any] = {
@@ -252,7 +252,7 @@ def _negative(
 ) -> list[Condition]:
     """The abnormal conditions: at most one of Stalled and Reconciling, and Suspended."""
     found: list[Condition] = []
-    stalled = next((trouble for trouble in troubles if trouble.stalled), None)
+    stalled = next((trouble for trouble in troubles if trouble.stalled), None) or _stalled(plan)
     progress = None if stalled else _progress(pool, plan, tally, troubles, seen)
     if stalled:
         found.append(
@@ -265,6 +265,22 @@ def _negative(
             conditions.abnormal(conditions.SUSPENDED, conditions.SUSPENDED_REASON, texts.SUSPENDED)
         )
     return found
+
+
+def _stalled(plan: Plan) -> Trouble | None:
+    """Engines that are given up; of several causes the one with most engines is told."""
+    worst = max(plan.stalls, key=lambda stall: len(stall.groups), default=None)
+    if worst is None:
+        return None
+    cause = worst.cause
+    message = texts.STALLED.format(
+        count=len(worst.groups),
+        restarts=worst.restarts,
+        reason=cause.reason,
+        message=cause.message,
+        advice=cause.advice,
+    )
+    return Trouble(reason=cause.reason, message=message, stalled=True)
 
 
 def _progress(
@@ -337,17 +353,17 @@ def _restarting(view: EngineView) -> bool:
 
 
 def _waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
-    """Containers that kubelet cannot start, in its own reason: ImagePullBackOff and the like."""
-    stuck = [
-        view.pod
-        for view in plan.engines
-        if view.pod and view.pod.waiting_reason not in ("", *_ON_THE_WAY)
-    ]
-    if not stuck:
+    """Containers that kubelet cannot start, by the cause that most of them have."""
+    about = causes.context(pool)
+    found: Counter[Diagnosis] = Counter()
+    for view in plan.engines:
+        if view.pod and view.state not in _UP and (told := causes.of_wait(view.pod, about)):
+            found[told] += 1
+    if not found:
         return None
-    first = stuck[0]
-    message = first.waiting_message or first.waiting_reason
-    return first.waiting_reason, _bounded(texts.WAITING.format(count=len(stuck), message=message))
+    told, count = found.most_common(1)[0]
+    message = texts.WAITING.format(count=count, message=told.message, advice=told.advice)
+    return told.reason, _bounded(message)
 
 
 def _pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:

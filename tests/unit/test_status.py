@@ -11,6 +11,7 @@ from tests import gitops
 from tests.builders import (
     NOW,
     OWNER,
+    a_failed_start,
     a_pod,
     a_pool,
     all_pods,
@@ -217,17 +218,44 @@ def test_count_placement_says_that_ids_are_not_places():
     assert message.startswith("24 GPUs on 1 nodes; the ids in device_mapping are honoured as a ")
 
 
-def test_an_image_that_cannot_be_pulled_is_told_in_kubelets_words():
+def test_engines_that_cannot_start_are_told_once_with_a_count_and_remembered():
     pool = a_pool()
     pods = all_pods(
         pool,
         containers_ready=False,
         waiting_reason="ImagePullBackOff",
-        waiting_message='Back-off pulling image "x"',
+        waiting_message='Back-off pulling image "x": ErrImagePull: not found',
     )
-    ready = condition(compute(pool, pods), conditions.READY)
-    assert ready["reason"] == "ImagePullBackOff"
-    assert ready["message"] == '12 engines cannot start: Back-off pulling image "x"'
+    found = compute(pool, pods)
+    ready = condition(found, conditions.READY)
+    assert ready["reason"] == "ImageNotFound"
+    assert ready["message"] == (
+        "12 engines cannot start: there is no image lmsysorg/sglang:v0.5.7; correct spec.image"
+    )
+    (failure,) = found["lastFailures"]
+    assert failure["reason"] == "ImageNotFound"
+    assert len(failure["engines"]) == 12
+    assert compute(pool, pods, previous=found, now=NOW + 600)["lastFailures"] == [failure]
+
+
+def test_engines_given_up_stall_the_pool_in_one_message():
+    pool = a_pool()
+    pods = [
+        a_failed_start(pool, engine, startup_failures=5 * (engine.rank == 0))
+        for engine in pool.running
+    ]
+    found = compute(pool, pods)
+    stalled = condition(found, conditions.STALLED)
+    assert stalled["reason"] == "CUDAOutOfMemory"
+    assert stalled["message"] == (
+        "12 engines fail at their start with CUDAOutOfMemory, after 5 restarts too, and are not "
+        "started again until the spec changes or the failed pods are deleted: a GPU of the engine "
+        "ran out of memory; lower mem_fraction_static (now 0.7), or use more GPUs for each engine"
+    )
+    assert condition(found, conditions.READY)["reason"] == "CUDAOutOfMemory"
+    assert condition(found, conditions.RECONCILING) is None
+    assert gitops.kstatus(as_object(found)) == "Failed"
+    assert len(found["lastFailures"]) == 1
 
 
 def test_a_lost_node_is_remembered_once():

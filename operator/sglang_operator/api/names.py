@@ -32,6 +32,8 @@ LABEL_NODE_RANK = f"{GROUP}/node-rank"
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"
 ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
+ANNOTATION_STARTUP_FAILURES = f"{GROUP}/startup-failures"
+ANNOTATION_STARTUP_REASON = f"{GROUP}/startup-failure-reason"
 
 # On the Lease <pool>-weights (api/weights.py says who writes which).
 _WEIGHTS = f"{GROUP}/weights-"

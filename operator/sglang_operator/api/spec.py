@@ -88,6 +88,7 @@ class Restart(_Section, frozen=True, kw_only=True):
     backoff_seconds: int = 10
     max_backoff_seconds: int = 300
     reset_seconds: int = 600
+    startup_budget: int = 5  # restarts in vain before the pool is Stalled
 
 
 class Drain(_Section, frozen=True, kw_only=True):

@@ -22,10 +22,23 @@ DEVICES_COUNTED = (
     "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
     "places"
 )
-WAITING = "{count} engines cannot start: {message}"
+WAITING = "{count} engines cannot start: {message}; {advice}"
 POD_LOST = "pod {pod} was lost with its node {node}"
 POD_TAKEN = "pod {pod} was taken away: {reason}"
 STARTED_AGAIN = "nothing to do: the engine is started again"
+STARTUP_TIMEOUT = "the engine gave no healthy answer in {ran} s (it may take {budget} s)"
+STARTUP_TIMEOUT_ADVICE = (
+    "read the engine's log for what it waits for; if it only loads, raise startup.timeoutSeconds"
+)
+LIVENESS_FAILED = "the engine's HTTP server stopped answering, and the kubelet killed it"
+LIVENESS_FAILED_ADVICE = (
+    "read the engine's log; its CPUs may be too few (podTemplate's resources), or it hung"
+)
+WAITING_ADVICE = "describe the pod for what the kubelet says"
+STALLED = (
+    "{count} engines fail at their start with {reason}, after {restarts} restarts too, and are "
+    "not started again until the spec changes or the failed pods are deleted: {message}; {advice}"
+)
 SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
 GATE_OFF = "engines load their weights themselves; nothing keeps requests away"
 SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"

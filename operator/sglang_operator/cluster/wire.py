@@ -156,6 +156,7 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
     waiting = engine.state.waiting or Waiting()
     scheduled = conditions.get("PodScheduled", Condition())
     disruption = conditions.get("DisruptionTarget", Condition())
+    containers_ready = conditions.get("ContainersReady", Condition())
     return ObservedPod(
         name=meta.name,
         uid=names.Uid(meta.uid),
@@ -165,6 +166,8 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
         revision=meta.labels.get(names.LABEL_REVISION, ""),
         devices=_integers(meta.annotations.get(names.ANNOTATION_DEVICES, "")),
         failures=_integer(meta.annotations.get(names.ANNOTATION_FAILURES)),
+        startup_failures=_integer(meta.annotations.get(names.ANNOTATION_STARTUP_FAILURES)),
+        startup_reason=meta.annotations.get(names.ANNOTATION_STARTUP_REASON, ""),
         node=pod.spec.node_name,
         phase=status.phase,
         reason=status.reason,
@@ -174,6 +177,7 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
         deletion_asked=_deletion_asked(meta),
         ended_at=_ended_at(engine.state.terminated, seconds(meta.creation_timestamp), ended_at),
         containers_ready=_true(conditions, "ContainersReady"),
+        containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
         gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
         unschedulable=scheduled.message if scheduled.status == "False" else "",

@@ -83,7 +83,7 @@ class PoolMeter:
         self._closed = sum(view.state is EngineState.UP for view in plan.engines)
         self.engines = plan.engines
         self.gpus = pool.gpus
-        self._count_failures(plan)
+        self._count_failures(pool, plan)
 
     def gate_closed_seconds(self, now: float) -> float:
         """Engine-seconds spent up, but kept from requests because the gate was closed."""
@@ -102,24 +102,26 @@ class PoolMeter:
         """GPUs of engines that have a node."""
         return self.gpus * sum(bool(view.pod and view.pod.node) for view in self.engines)
 
-    def _count_failures(self, plan: Plan) -> None:
+    def _count_failures(self, pool: Pool, plan: Plan) -> None:
         """Each end of each engine once; only new ones are diagnosed."""
         ended = {(pod.uid, pod.restarts): pod for pod in plan.ended}
         lost = {(lost.pod.uid, -1): lost for lost in plan.lost}
         again = {
-            (view.pod.uid, view.pod.restarts): view
-            for view in plan.engines
-            if view.pod is not None and view.pod.last_termination is not None
+            (pod.uid, pod.restarts): pod
+            for pod in (*plan.taken_over, *(view.pod for view in plan.engines))
+            if pod is not None and pod.last_termination is not None
         }
-        if not (ended or lost or again):
+        taken = {(pod.uid, -2): pod for pod in plan.taken}
+        if not (ended or lost or again or taken):
             self._counted = frozenset()
             return
         fresh = Plan(
             ended=tuple(pod for key, pod in ended.items() if key not in self._counted),
             lost=tuple(pod for key, pod in lost.items() if key not in self._counted),
-            engines=tuple(view for key, view in again.items() if key not in self._counted),
+            taken_over=tuple(pod for key, pod in again.items() if key not in self._counted),
+            taken=tuple(pod for key, pod in taken.items() if key not in self._counted),
         )
-        self._counted = frozenset({*ended, *lost, *again})
-        for failure in failures.seen(fresh):
+        self._counted = frozenset({*ended, *lost, *again, *taken})
+        for failure in failures.seen(pool, fresh):
             known = failure.reason in self.failures or len(self.failures) < MAX_CAUSES
             self.failures[failure.reason if known else OTHER_CAUSE] += 1

@@ -10,14 +10,23 @@ from sglang_operator.api import names, pod_template, spec
 from sglang_operator.desired import metadata
 from sglang_operator.engine import arguments, environment, probes
 from sglang_operator.planner.pool import Engine, Pool
+from sglang_operator.planner.startup import Chain
 
 NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
 def pod(
-    pool: Pool, shared: dict[str, Any], engine: Engine, attempt: int, failures: int
+    pool: Pool,
+    shared: dict[str, Any],
+    engine: Engine,
+    attempt: int,
+    failures: int = 0,
+    chain: Chain | None = None,
 ) -> dict[str, Any]:
     """One engine's pod.  ``shared`` is ``template(pool)``; it is not changed."""
+    if chain is not None:
+        # What fails at its start is started again by the operator, which counts and gives up.
+        shared = {**shared, "spec": {**shared["spec"], "restartPolicy": "Never"}}
     meta = shared["metadata"]
     annotations = {
         **meta["annotations"],
@@ -26,6 +35,9 @@ def pod(
     }
     if failures:
         annotations[names.ANNOTATION_FAILURES] = str(failures)
+    if chain is not None:
+        annotations[names.ANNOTATION_STARTUP_FAILURES] = str(chain.count)
+        annotations[names.ANNOTATION_STARTUP_REASON] = chain.reason
     return {
         **shared,
         "metadata": {

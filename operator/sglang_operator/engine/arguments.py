@@ -92,6 +92,7 @@ class Arguments:
     load_format: str
     tp_size: int
     pp_size: int
+    mem_fraction_static: float | None  # None: SGLang decides
     problems: tuple[errors.Problem, ...]
 
 
@@ -115,8 +116,13 @@ def render(request: EngineRequest) -> Arguments:
         load_format=str(given.values.get("load_format", DEFAULT_LOAD_FORMAT)),
         tp_size=sizes.tp,
         pp_size=sizes.pp,
+        mem_fraction_static=_number(given.values.get("mem_fraction_static")),
         problems=(*problems, *sizes.problems),
     )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _flags(request: EngineRequest, given: aliases.Given) -> Iterator[str]:

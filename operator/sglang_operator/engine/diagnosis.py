@@ -13,7 +13,6 @@ from sglang_operator.engine import signatures
 
 _MESSAGE_LENGTH = 300  # characters
 
-START_FAILED = "EngineStartFailed"
 EXITED = "EngineExited"
 KILLED = "EngineKilled"
 TERMINATED = "EngineTerminated"
@@ -48,36 +47,56 @@ _ENDS: Mapping[int, tuple[str, str, str]] = {
         "look for who deleted or evicted the pod",
     ),
 }
-_START_REASONS = ("StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError")
 
 
-def diagnose(message: str, exit_code: int | None, reason: str | None) -> Diagnosis:
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The pool's own numbers, for advice; empty where the user gave none."""
+
+    mem_fraction_static: str = ""
+    memory_limit: str = ""
+
+
+def diagnose(
+    message: str, exit_code: int | None, reason: str | None, numbers: Numbers | None = None
+) -> Diagnosis:
     """What an engine died of: by the kubelet's reason, then the text, then the exit code.
 
     ``message`` is the termination message, ``reason`` the kubelet's word for the end of the
     container; either may be empty.
     """
+    known = _known(numbers or Numbers())
     if reason == signatures.OUT_OF_HOST_MEMORY:
-        text = "the kernel killed the engine: its pod reached its memory limit"
-        return Diagnosis(reason=reason, message=text, advice=signatures.MORE_MEMORY)
-    if reason in _START_REASONS:
-        text = f"the container could not be started: {_last_line(message)}"
-        advice = "check the image: it has to hold python3 and SGLang"
-        return Diagnosis(reason=START_FAILED, message=_line(text), advice=advice)
+        return Diagnosis(
+            reason=reason,
+            message="the kernel killed the engine: its pod reached its memory limit",
+            advice=signatures.MORE_MEMORY.format(**known),
+        )
     for signature in signatures.SIGNATURES:
         if match := signature.pattern.search(message):
-            return _filled(signature, match, message)
+            return _filled(signature, match, message, known)
     return _by_exit_code(message, exit_code)
 
 
-def _filled(signature: signatures.Signature, match: re.Match[str], message: str) -> Diagnosis:
+def _known(numbers: Numbers) -> dict[str, str]:
+    """As the texts take them: in brackets, or nothing."""
+    return {
+        "fraction": f" (now {numbers.mem_fraction_static})" if numbers.mem_fraction_static else "",
+        "limit": f" (now {numbers.memory_limit})" if numbers.memory_limit else "",
+    }
+
+
+def _filled(
+    signature: signatures.Signature, match: re.Match[str], message: str, known: Mapping[str, str]
+) -> Diagnosis:
     found: dict[str, str] = {name: text or "" for name, text in match.groupdict().items()}
+    found.update(known)
     found["key"] = _key(found.get("flag", ""))
     found["error"] = _last_error(message)
     return Diagnosis(
         reason=signature.reason,
-        message=_line(signature.message.format(**found)),
-        advice=_line(signature.advice.format(**found)),
+        message=line(signature.message.format(**found)),
+        advice=line(signature.advice.format(**found)),
     )
 
 
@@ -89,7 +108,7 @@ def _by_exit_code(message: str, exit_code: int | None) -> Diagnosis:
         text = "the engine failed" + ("" if exit_code is None else f" (exit code {exit_code})")
     last = _last_error(message) if message.strip() else ""
     return Diagnosis(
-        reason=reason, message=_line(f"{text}: {last}" if last else text), advice=advice
+        reason=reason, message=line(f"{text}: {last}" if last else text), advice=advice
     )
 
 
@@ -115,7 +134,7 @@ def _last_line(message: str) -> str:
     return _TIME.sub("", lines[-1]) if lines else "no message"
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """On one line, without what a terminal would obey, and not too long."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= _MESSAGE_LENGTH else line[: _MESSAGE_LENGTH - 1] + "…"

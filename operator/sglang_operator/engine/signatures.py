@@ -32,6 +32,7 @@ SCHEDULER_DIED = "SchedulerDied"
 class Signature:
     """A text that SGLang, PyTorch or transformers writes; groups of the pattern fill the texts.
 
+    ``{fraction}`` and ``{limit}`` are the pool's mem_fraction_static and memory limit, in brackets;
     ``{key}`` is the name of a field, where the pattern has a ``flag``; ``{error}`` is the last
     exception in the text.
     """
@@ -55,7 +56,7 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SIZE = rf"{_NUMBER} [KMGT]?i?B"
 _KV_CACHE = "the weights leave no GPU memory for the KV cache"
 _MODEL = "correct model_args.model_name_or_path, or mount a volume with the model there"
-MORE_MEMORY = "raise the memory limit in podTemplate, which /dev/shm counts towards too"
+MORE_MEMORY = "raise the memory limit in podTemplate{limit}, which /dev/shm counts towards too"
 
 SIGNATURES: tuple[Signature, ...] = (
     # --- the command line: argparse's last line, exit code 2 (rl-semantics.md §2.4)
@@ -115,13 +116,13 @@ SIGNATURES: tuple[Signature, ...] = (
         KV_CACHE_TOO_SMALL,
         r"Not enough memory\. Please try to increase --mem-fraction-static",
         _KV_CACHE,
-        "raise mem_fraction_static, or use more GPUs for each engine",
+        "raise mem_fraction_static{fraction}, or use more GPUs for each engine",
     ),
     _signature(
         GRAPH_CAPTURE_FAILED,
         r"Capture cuda graph failed: (?P<detail>.+)$",
         "capturing CUDA graphs failed: {detail}",
-        "lower mem_fraction_static or the largest batch size of CUDA graphs",
+        "lower mem_fraction_static{fraction} or the largest batch size of CUDA graphs",
     ),
     _signature(
         CUDA_OUT_OF_MEMORY,
@@ -129,20 +130,20 @@ SIGNATURES: tuple[Signature, ...] = (
         rf"total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free\. "
         rf"Process \d+ has (?P<other>{_SIZE}) memory in use",
         "no {wanted} free on GPU {gpu}: of {total}, another process holds {other}",
-        "free the GPU of the other process, or lower mem_fraction_static",
+        "free the GPU of the other process, or lower mem_fraction_static{fraction}",
     ),
     _signature(
         CUDA_OUT_OF_MEMORY,
         rf"CUDA out of memory\. Tried to allocate (?P<wanted>{_SIZE})\. GPU (?P<gpu>\d+) has a "
         rf"total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free",
         "no {wanted} free on GPU {gpu}: of {total}, {free} are left",
-        "lower mem_fraction_static, or use more GPUs for each engine",
+        "lower mem_fraction_static{fraction}, or use more GPUs for each engine",
     ),
     _signature(
         CUDA_OUT_OF_MEMORY,
         r"CUDA out of memory|CUDA error: out of memory",
         "a GPU of the engine ran out of memory",
-        "lower mem_fraction_static, or use more GPUs for each engine",
+        "lower mem_fraction_static{fraction}, or use more GPUs for each engine",
     ),
     _signature(
         GPU_SHARED,

@@ -31,6 +31,14 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PodEvent:
+    """What kubelet or scheduler told of a pod in an Event, latest first."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObservedPod:
     """One engine pod of the pool."""
 
@@ -43,6 +51,8 @@ class ObservedPod:
     revision: str
     devices: tuple[int, ...] = ()
     failures: int = 0  # failures in a row that led to this attempt
+    startup_failures: int = 0  # those of them before the engine was up, all for this reason
+    startup_reason: str = ""
     node: str = ""
     phase: str = "Pending"
     reason: str = ""  # of the pod as a whole, e.g. Evicted
@@ -52,6 +62,7 @@ class ObservedPod:
     deletion_asked: float = 0.0
     ended_at: float = 0.0  # when it was seen to end, bounded by clocks of the control plane
     containers_ready: bool = False
+    containers_ready_changed: float = 0.0
     ready: bool = False
     gate: Gate | None = None  # None: never set, which keeps a gated pod out of service
     unschedulable: str = ""  # the scheduler's message
@@ -63,6 +74,7 @@ class ObservedPod:
     restarts: int = 0
     container_id: str = ""
     ip: str = ""
+    events: tuple[PodEvent, ...] = ()  # asked for only where nothing else explains its state
 
     @property
     def ended(self) -> bool:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from sglang_operator.api import names, spec
-from sglang_operator.planner import health, restart, rollout
+from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.planner import causes, health, restart, rollout, startup
 from sglang_operator.planner.health import Health
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.pool import Engine, Pool
+from sglang_operator.planner.startup import Chain, Stall, Standing
 
 
 class EngineState(Enum):
@@ -47,6 +49,7 @@ class CreateEngine:
     attempt: int
     failures: int
     reason: str
+    chain: Chain | None = None  # the failures at its start that it follows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +76,9 @@ class Plan:
     obsolete: int = 0  # pods that still run for engines that are not wanted any more
     ended: tuple[ObservedPod, ...] = ()  # failures to record
     lost: tuple[LostPod, ...] = ()
+    taken: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
+    taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
+    stalls: tuple[Stall, ...] = ()  # given up until the spec changes
     wake_at: float | None = None
 
 
@@ -112,6 +118,10 @@ class _Planner:
         self.wakes: list[float] = []
         # Views are final only after the pass; this keeps why an engine has no pod.
         self.waits: dict[names.GroupName, EngineState] = {}
+        self.taken_over: list[ObservedPod] = []
+        self._stood: list[Standing] | None = None
+        self.about = causes.context(pool)
+        self.given_up: dict[str, list[tuple[names.GroupName, Diagnosis]]] = defaultdict(list)
 
     def run(self) -> Plan:
         self._resolve_extra_pods()
@@ -119,6 +129,7 @@ class _Planner:
         self._remove_obsolete_engines()
         if not self.pool.spec.rollout.paused:
             self._replace_outdated_engines()
+        self._take_over_crash_loops()
         self._create_missing_engines()
         self._tidy_ended_pods()
         loss = health.next_loss(self.observed.pods, self.observed.nodes, self.policy, self.now)
@@ -133,6 +144,11 @@ class _Planner:
             ),
             ended=tuple(pod for group in self.groups.values() for pod in group.ended),
             lost=tuple(self._lost_pods()),
+            taken=tuple(
+                pod for group in self.groups.values() for pod in group.dying if pod.disruption
+            ),
+            taken_over=tuple(self.taken_over),
+            stalls=tuple(self._stalls()),
             wake_at=min(self.wakes, default=None),
         )
 
@@ -241,6 +257,49 @@ class _Planner:
         # Its replacement is created in the next pass, when the old pod is seen to be on its way.
         self.waits[engine.group] = EngineState.WAITING
 
+    def _take_over_crash_loops(self) -> None:
+        """Kubelet starts the container of an ungated engine again, for ever.
+
+        One that fails at its start gets a new pod instead, which stays when it fails (``desired``
+        gives it restartPolicy Never), so that the next failures are counted here.
+        """
+        for engine in self.pool.running:
+            pod = self._kept(engine.group)
+            if pod is None or pod.restarts == 0 or pod.last_termination is None:
+                continue
+            told = causes.of_termination(pod, pod.last_termination, self.about)
+            failed = startup.chain_in_place(pod, told)
+            if failed is None or pod.revision != self.pool.revision:
+                continue
+            self._remove(pod, f"its container fails at its start: {told.reason}")
+            group = self.groups[engine.group]
+            group.live.remove(pod)
+            self.taken_over.append(pod)
+            self._create(
+                engine, group, reason=f"pod {pod.name} is taken over", failures=1, chain=failed
+            )
+
+    def _create(
+        self,
+        engine: Engine,
+        group: _Group | None,
+        *,
+        reason: str,
+        failures: int = 0,
+        chain: Chain | None = None,
+    ) -> None:
+        self.creates.append(
+            CreateEngine(
+                engine=engine,
+                attempt=(group.highest if group else -1) + 1,
+                failures=failures,
+                reason=reason,
+                chain=chain,
+            )
+        )
+        # Its pod comes with the next snapshot; until then nothing else is done for the engine.
+        self.waits[engine.group] = EngineState.CREATING
+
     def _create_missing_engines(self) -> None:
         held = self._held_devices()
         blocked_until = self.observed.creates_blocked_until
@@ -258,17 +317,75 @@ class _Planner:
             last = max(group.ended, key=lambda pod: pod.attempt, default=None) if group else None
             if last is not None and last.revision != self.pool.revision:
                 last = None  # what failed is not what is started now
+            failed = self._chain(last)
+            if last is not None and failed is not None and self._holds_back(last, failed):
+                self.waits[engine.group] = EngineState.BACKOFF
+                continue
             if last is not None and (due := restart.due(last, self.policy)) > self.now:
                 self.wakes.append(due)
                 self.waits[engine.group] = EngineState.BACKOFF
                 continue
-            self.creates.append(
-                CreateEngine(
-                    engine=engine,
-                    attempt=(group.highest if group else -1) + 1,
-                    failures=restart.failures(last, self.policy) if last else 0,
-                    reason=self._why_missing(group, last),
-                )
+            self._create(
+                engine,
+                group,
+                reason=self._why_missing(group, last),
+                failures=restart.failures(last, self.policy) if last else 0,
+                chain=failed,
+            )
+
+    # --- failures at the start
+
+    def _chain(self, last: ObservedPod | None) -> Chain | None:
+        return startup.chain(last, causes.of_end(last, self.about)) if last else None
+
+    def _holds_back(self, last: ObservedPod, failed: Chain) -> bool:
+        """Whether this engine is not started again now: given up, or tried by another first."""
+        if self._proven():
+            tried = failed.count - 1
+        elif self._is_tried(failed.reason):
+            return True
+        else:
+            tried = startup.restarts(self._standings(), failed.reason)
+        if tried < self.policy.startup_budget:
+            return False
+        cause = causes.of_end(last, self.about)
+        self.given_up[failed.reason].append((last.group, cause))
+        return True
+
+    def _is_tried(self, reason: str) -> bool:
+        """One engine is tried on behalf of all: a live one, or the one created a moment ago."""
+        return startup.is_tried(self._standings(), reason) or any(
+            create.chain is not None and create.chain.reason == reason for create in self.creates
+        )
+
+    def _proven(self) -> bool:
+        """Whether an engine of the present revision is up."""
+        return any(
+            engine.up and engine.pod is not None and engine.pod.revision == self.pool.revision
+            for engine in self._standings()
+        )
+
+    def _standings(self) -> list[Standing]:
+        """How the wanted engines stand in the snapshot, for failures at their start."""
+        if self._stood is None:
+            self._stood = [self._standing(name) for name in self.wanted]
+        return self._stood
+
+    def _standing(self, name: names.GroupName) -> Standing:
+        group = self.groups.get(name)
+        pod = self._kept(name)
+        current = pod if pod is not None and pod.revision == self.pool.revision else None
+        last = max(group.ended, key=lambda p: p.attempt, default=None) if group else None
+        if current is not None or (last is not None and last.revision != self.pool.revision):
+            last = None
+        return Standing(group=name, up=self._is_up(pod), pod=current, chain=self._chain(last))
+
+    def _stalls(self) -> Iterable[Stall]:
+        for reason, found in sorted(self.given_up.items()):
+            yield Stall(
+                cause=found[-1][1],
+                groups=tuple(group for group, _ in found),
+                restarts=startup.restarts(self._standings(), reason),
             )
 
     def _held_devices(self) -> frozenset[int]:
@@ -308,7 +425,6 @@ class _Planner:
                 yield LostPod(pod=pod, since=nodes[pod.node].ready_changed)
 
     def _views(self) -> Iterable[EngineView]:
-        creating = {create.engine.group for create in self.creates}
         for engine in self.pool.running:
             pod = self._kept(engine.group)
             if pod is not None:
@@ -318,8 +434,6 @@ class _Planner:
                     pod=pod,
                     current=pod.revision == self.pool.revision,
                 )
-            elif engine.group in creating:
-                yield EngineView(engine=engine, state=EngineState.CREATING)
             else:
                 state = self.waits.get(engine.group, EngineState.CREATING)
                 yield EngineView(engine=engine, state=state)

@@ -67,6 +67,11 @@ class Pool:
         return self.spec.num_gpus_per_worker
 
     @property
+    def startup_seconds(self) -> int:
+        """How long an engine may take from its container's start to its first healthy answer."""
+        return self.spec.startup.timeout_seconds
+
+    @property
     def running(self) -> tuple[Engine, ...]:
         """The engines to run, by rank."""
         return self.engines[: self.active]
@@ -164,6 +169,7 @@ _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     ("restart.backoff_seconds", "restart.backoffSeconds", 1, 3600),
     ("restart.max_backoff_seconds", "restart.maxBackoffSeconds", 1, 86400),
     ("restart.reset_seconds", "restart.resetSeconds", 1, 86400),
+    ("restart.startup_budget", "restart.startupBudget", 1, 100),
     ("drain.grace_period_seconds", "drain.gracePeriodSeconds", 0, 86400),
     ("startup.timeout_seconds", "startup.timeoutSeconds", 30, 86400),
     ("network.port", "network.port", 1024, 65535),

@@ -32,6 +32,7 @@ def test_the_roll_guides_example_becomes_this_command_line():
         load_format="dummy",
         tp_size=2,
         pp_size=1,
+        mem_fraction_static=0.7,
         problems=(),
     )
     assert arguments.command(rendered.argv)[:4] == [

@@ -322,12 +322,12 @@ def test_the_kubelets_word_for_lack_of_memory_needs_no_text():
     assert "memory limit" in told.advice
 
 
-@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun"])
-def test_a_container_that_never_started_is_told_from_an_engine_that_failed(reason):
-    text = 'exec: "python3": executable file not found in $PATH: unknown'
-    told = diagnosis.diagnose(text, 128, reason)
-    assert told.reason == "EngineStartFailed"
-    assert told.message == f"the container could not be started: {text}"
+def test_advice_has_the_pools_own_numbers_where_they_are_known():
+    numbers = diagnosis.Numbers(mem_fraction_static="0.9", memory_limit="64Gi")
+    told = diagnosis.diagnose("CUDA error: out of memory", 137, "Error", numbers)
+    assert told.advice.startswith("lower mem_fraction_static (now 0.9), or")
+    told = diagnosis.diagnose("", 137, "OOMKilled", numbers)
+    assert "raise the memory limit in podTemplate (now 64Gi)" in told.advice
 
 
 @pytest.mark.parametrize(
@@ -380,6 +380,8 @@ def test_whatever_an_engine_writes_becomes_one_short_printable_line(text):
 
 def test_every_signature_has_its_texts_filled():
     for signature in signatures.SIGNATURES:
-        fields = dict.fromkeys((*signature.pattern.groupindex, "key", "error"), "x")
+        fields = dict.fromkeys(
+            (*signature.pattern.groupindex, "key", "error", "fraction", "limit"), "x"
+        )
         assert signature.message.format(**fields)
         assert signature.advice.format(**fields)

@@ -1,0 +1,195 @@
+"""Why an engine ended, or does not start: from everything that Kubernetes tells of its pod.  Pure.
+
+What the engine itself said is read by ``engine.diagnosis``; this adds what only the pod shows:
+whether the engine was ever up, and what kubelet and scheduler did to it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sglang_operator.api import conditions, texts
+from sglang_operator.engine import diagnosis, signatures
+from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.planner import pod_signatures
+from sglang_operator.planner.observed import ObservedPod, PodEvent, Termination
+from sglang_operator.planner.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What of a pool is in the causes and the advice."""
+
+    image: str = ""
+    startup_seconds: float = 1800.0
+    numbers: diagnosis.Numbers | None = None
+
+
+def context(pool: Pool) -> Context:
+    """Of this pool."""
+    fraction = pool.arguments.mem_fraction_static
+    limits = pool.template.container.get("resources", {}).get("limits", {})
+    return Context(
+        image=pool.image,
+        startup_seconds=pool.startup_seconds,
+        numbers=diagnosis.Numbers(
+            mem_fraction_static="" if fraction is None else f"{fraction:g}",
+            memory_limit=str(limits.get("memory", "")),
+        ),
+    )
+
+
+STARTUP_TIMEOUT = "StartupTimeout"
+LIVENESS_FAILED = "EngineUnresponsive"
+# Nothing in the text says why: what Kubernetes did to the container may.
+UNEXPLAINED = (diagnosis.KILLED, diagnosis.TERMINATED, diagnosis.EXITED, diagnosis.FAILED)
+# These are ends before the first answer, whatever the clocks say.
+_STARTUP_REASONS = frozenset(
+    {
+        signatures.KV_CACHE_TOO_SMALL,
+        signatures.GRAPH_CAPTURE_FAILED,
+        signatures.GPU_SHARED,
+        signatures.MODEL_NOT_FOUND,
+        signatures.MODEL_ACCESS_DENIED,
+        signatures.MODEL_HUB_UNREACHABLE,
+        signatures.ARGUMENT_UNKNOWN,
+        signatures.ARGUMENT_INVALID,
+        signatures.PORT_IN_USE,
+        signatures.WARM_UP_FAILED,
+        pod_signatures.START_FAILED,
+        pod_signatures.PYTHON_MISSING,
+        pod_signatures.GPU_RUNTIME_FAILED,
+        STARTUP_TIMEOUT,
+    }
+)
+_POD_GC = ("DeletionByPodGC", "DeletionByTaintManager")
+# Why a container waits while everything is in order.
+_ON_THE_WAY = ("", "ContainerCreating", "PodInitializing")
+
+
+def of_end(pod: ObservedPod, about: Context) -> Diagnosis:
+    """Why this pod ended; it has."""
+    if pod.disruption or (pod.reason and pod.termination is None):
+        return _taken(pod, about)
+    ended = pod.termination or Termination(
+        exit_code=-1, reason="", message=pod.message, finished=pod.ended_at
+    )
+    return of_termination(pod, ended, about)
+
+
+def of_termination(pod: ObservedPod, ended: Termination, about: Context) -> Diagnosis:
+    """Why the engine's container ended like this."""
+    if ended.reason in pod_signatures.CREATE_REASONS:
+        return _by_kubernetes(ended.reason, ended.message, about) or _unknown(pod, ended.reason)
+    code = ended.exit_code if ended.exit_code >= 0 else None
+    told = _diagnosed(ended.message, code, ended.reason, about.numbers)
+    if told.reason not in UNEXPLAINED:
+        return told
+    return _killed_by_kubelet(pod, ended, about.startup_seconds) or told
+
+
+_diagnosed = lru_cache(maxsize=1024)(diagnosis.diagnose)
+
+
+def _killed_by_kubelet(
+    pod: ObservedPod, ended: Termination, startup_seconds: float
+) -> Diagnosis | None:
+    """Kubelet ends a container whose probes fail, and says so in an event only.
+
+    Without it, an engine that was never up, and ran as long as it may, is one of these.
+    """
+    said = next((e.message for e in pod.events if e.reason == "Killing"), "")
+    ran = ended.finished - ended.started if ended.started else 0.0
+    overdue = never_up(pod, ended) and ran >= 0.9 * startup_seconds
+    if "failed startup probe" in said or overdue:
+        return Diagnosis(
+            reason=STARTUP_TIMEOUT,
+            message=texts.STARTUP_TIMEOUT.format(ran=round(ran), budget=round(startup_seconds)),
+            advice=texts.STARTUP_TIMEOUT_ADVICE,
+        )
+    if "failed liveness probe" in said:
+        return Diagnosis(
+            reason=LIVENESS_FAILED,
+            message=texts.LIVENESS_FAILED,
+            advice=texts.LIVENESS_FAILED_ADVICE,
+        )
+    return None
+
+
+def never_up(pod: ObservedPod, ended: Termination) -> bool:
+    """Whether the container ended without having been ready: both times are the kubelet's."""
+    return 0.0 < pod.containers_ready_changed < ended.finished
+
+
+def at_startup(pod: ObservedPod, ended: Termination, told: Diagnosis) -> bool:
+    """Whether this end came before the engine's first answer."""
+    return told.reason in _STARTUP_REASONS or never_up(pod, ended)
+
+
+def of_taking(pod: ObservedPod, about: Context) -> Diagnosis:
+    """Why a pod that still runs is being taken away; it has a disruption."""
+    return _taken(pod, about)
+
+
+def _taken(pod: ObservedPod, about: Context) -> Diagnosis:
+    reason = pod.reason or pod.disruption
+    if pod.disruption in _POD_GC:
+        return Diagnosis(
+            reason=conditions.NODE_LOST,
+            message=pod.message or texts.POD_LOST.format(pod=pod.name, node=pod.node),
+            advice=texts.STARTED_AGAIN,
+        )
+    known = _by_kubernetes(reason, pod.message, about)
+    if known is None and pod.disruption:
+        known = _by_kubernetes(pod.disruption, pod.message, about)
+    return known or Diagnosis(
+        reason=reason,
+        message=pod.message or texts.POD_TAKEN.format(pod=pod.name, reason=reason),
+        advice=texts.STARTED_AGAIN,
+    )
+
+
+def of_wait(pod: ObservedPod, about: Context) -> Diagnosis | None:
+    """Why the engine's container cannot be started; None if all is in order."""
+    reason = pod.waiting_reason
+    if reason == "CrashLoopBackOff":
+        return None  # its last end says why
+    if reason in _ON_THE_WAY:
+        return _by_events(pod.events, about)
+    return _by_kubernetes(reason, pod.waiting_message, about) or Diagnosis(
+        reason=reason,
+        message=diagnosis.line(pod.waiting_message or reason),
+        advice=texts.WAITING_ADVICE,
+    )
+
+
+def _by_events(events: Iterable[PodEvent], about: Context) -> Diagnosis | None:
+    for event in events:
+        if event.reason in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
+            return _by_kubernetes(event.reason, event.message, about)
+    return None
+
+
+def _by_kubernetes(reason: str, said: str, about: Context) -> Diagnosis | None:
+    found = pod_signatures.find(reason, said)
+    if found is None:
+        return None
+    row, match = found
+    values = {
+        **match.groupdict(),
+        "image": about.image,
+        "said": said.strip().splitlines()[-1] if said.strip() else reason,
+    }
+    return Diagnosis(
+        reason=row.reason,
+        message=diagnosis.line(row.message.format(**values)),
+        advice=diagnosis.line(row.advice.format(**values)),
+    )
+
+
+def _unknown(pod: ObservedPod, reason: str) -> Diagnosis:
+    return Diagnosis(
+        reason=reason,
+        message=texts.POD_TAKEN.format(pod=pod.name, reason=reason),
+        advice=texts.STARTED_AGAIN,
+    )

@@ -1,0 +1,83 @@
+"""Engines that fail before they are up: started again one at a time, and not for ever.  Pure.
+
+An engine that fails at its start for the same reason again and again only burns GPUs.  While no
+engine of the present revision has ever come up, one is tried on behalf of all that failed for
+that reason; ``restart.startupBudget`` bounds how often, and then the pool is Stalled until its
+spec changes.  Once one is up the others follow, each with a budget of its own.
+
+The pods are the memory: each carries how many failures of which kind led to it, and one that
+failed stays until its replacement exists.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sglang_operator.api.names import GroupName
+from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.planner import causes
+from sglang_operator.planner.observed import ObservedPod
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chain:
+    """Failures in a row at the start of one engine, all for one reason."""
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stall:
+    """Engines that are not started again, because it would only fail once more."""
+
+    cause: Diagnosis
+    groups: tuple[GroupName, ...]
+    restarts: int  # that were tried in vain
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where one wanted engine stands."""
+
+    group: GroupName
+    up: bool
+    pod: ObservedPod | None  # that stands for it, live
+    chain: Chain | None  # of its last pod, if that ended at its start
+
+
+def chain(pod: ObservedPod, told: Diagnosis) -> Chain | None:
+    """The row of failures that this ended pod is the last of; None if it had been up."""
+    if pod.termination is None or not causes.at_startup(pod, pod.termination, told):
+        return None
+    before = pod.startup_failures if pod.startup_reason == told.reason else 0
+    return Chain(reason=told.reason, count=before + 1)
+
+
+def chain_in_place(pod: ObservedPod, told: Diagnosis) -> Chain | None:
+    """The same of a pod whose container kubelet starts again and again."""
+    if pod.last_termination is None or pod.containers_ready:
+        return None
+    if not causes.at_startup(pod, pod.last_termination, told):
+        return None
+    return Chain(reason=told.reason, count=max(1, pod.restarts))
+
+
+def restarts(standings: Iterable[Standing], reason: str) -> int:
+    """How often engines that are not up were started again after failures of this kind."""
+    total = 0
+    for engine in standings:
+        if engine.up:
+            continue
+        if engine.pod is not None and engine.pod.startup_reason == reason:
+            total += engine.pod.startup_failures
+        elif engine.chain is not None and engine.chain.reason == reason:
+            total += engine.chain.count - 1
+    return total
+
+
+def is_tried(standings: Iterable[Standing], reason: str) -> bool:
+    """Whether an engine is on its way up again after a failure of this kind."""
+    return any(
+        engine.pod is not None and not engine.up and engine.pod.startup_reason == reason
+        for engine in standings
+    )

@@ -1,0 +1,128 @@
+"""Engines that cannot start, on a real control plane: diagnosed, given up, healed by a new spec."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from sglang_operator.api import conditions, names
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator
+from tests.builders import with_config
+from tests.integration.pools import Json, PoolUnderTest
+
+_namespaces = itertools.count()
+
+OUT_OF_MEMORY = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB. GPU 0 has a total "
+    "capacity of 79.10 GiB of which 300.75 MiB is free."
+)
+QUICK = {"backoffSeconds": 1, "maxBackoffSeconds": 1}
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    with ControlPlane("3x8") as plane, InstalledOperator(plane):
+        yield plane
+
+
+@pytest.fixture
+def pool(plane: ControlPlane) -> Iterator[PoolUnderTest]:
+    pool = PoolUnderTest(plane, plane.namespace(f"failing-{next(_namespaces)}"))
+    yield pool
+    pool.delete("--wait=false")
+    pool.kubectl("delete", "pods", "--all", "--wait=false", "--grace-period=0", "--force")
+    pool.wait(lambda: not pool.all_pods(), "no pod left")
+
+
+def dying(message: str = OUT_OF_MEMORY, exit_code: int = 137) -> Json:
+    """A podTemplate by which every engine ends before it was ever up."""
+    return {
+        "metadata": {
+            "annotations": {
+                "fake.sglang/start-delay": "1h",
+                "fake.sglang/fail": str(exit_code),
+                # Kubernetes tells whole seconds: the end has to lie in another than the start.
+                "fake.sglang/fail-delay": "1500ms",
+                "fake.sglang/fail-message": message,
+            }
+        }
+    }
+
+
+def attempts(pool: PoolUnderTest) -> int:
+    """Pods that were made so far, the present ones by their number included."""
+    return sum(
+        1 + int(pod["metadata"]["annotations"][names.ANNOTATION_ATTEMPT])
+        for pod in newest(pool).values()
+    )
+
+
+def newest(pool: PoolUnderTest) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for pod in sorted(
+        pool.pods(), key=lambda p: int(p["metadata"]["annotations"][names.ANNOTATION_ATTEMPT])
+    ):
+        found[pod["metadata"]["labels"][names.LABEL_ENGINE]] = pod
+    return found
+
+
+def test_engines_that_all_run_out_of_memory_stall_the_pool_and_a_corrected_spec_heals_it(pool):
+    config = with_config(mem_fraction_static=0.95)["strategy_args"]
+    pool.apply(
+        strategy_args=config,
+        restart={**QUICK, "startupBudget": 3},
+        podTemplate=dying(),
+    )
+    pool.wait_for(conditions.STALLED, "CUDAOutOfMemory", 60)
+    pool.wait(
+        lambda: pool.condition(conditions.STALLED)["message"].startswith("12 engines"), "all 12"
+    )
+    assert pool.condition(conditions.STALLED)["message"] == (
+        "12 engines fail at their start with CUDAOutOfMemory, after 3 restarts too, and are not "
+        "started again until the spec changes or the failed pods are deleted: no 896.00 MiB free "
+        "on GPU 0: of 79.10 GiB, 300.75 MiB are left; lower mem_fraction_static (now 0.95), or use "
+        "more GPUs for each engine"
+    )
+    assert attempts(pool) == 12 + 3
+    assert {pod["status"]["phase"] for pod in newest(pool).values()} == {"Failed"}
+    (failure,) = pool.status["lastFailures"]
+    assert failure["reason"] == "CUDAOutOfMemory"
+    assert len(failure["engines"]) == 12
+    shown = pool.kubectl("get", "sgi", pool.name, "--no-headers").split()
+    assert shown[:4] == [pool.name, "0/12", "0/12", "CUDAOutOfMemory"]
+    told = [e for e in pool.events() if e["reason"] == "CUDAOutOfMemory"]
+    assert len(told) == 2  # the failure, and that it is final
+    pool.apply(
+        strategy_args=with_config(mem_fraction_static=0.7)["strategy_args"],
+        restart={**QUICK, "startupBudget": 3},
+    )
+    pool.wait_ready(60)
+    assert pool.condition(conditions.STALLED) == {}
+
+
+def test_deleting_the_failed_pods_starts_the_engines_again(pool):
+    pool.apply(replicas=1, restart={**QUICK, "startupBudget": 1}, podTemplate=dying())
+    pool.wait_for(conditions.STALLED, "CUDAOutOfMemory")
+    assert attempts(pool) == 2
+    pool.kubectl("delete", "pods", "--all", "--wait=false")
+    pool.wait(lambda: attempts(pool) == 1, "a first attempt again")
+
+
+def test_an_ungated_engine_is_taken_over_from_kubelets_crash_loop(pool):
+    config = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
+    template = dying()
+    template["metadata"]["annotations"]["fake.sglang/restarts"] = "100"
+    pool.apply(
+        replicas=2,
+        strategy_args=config,
+        restart={**QUICK, "startupBudget": 1},
+        podTemplate=template,
+    )
+    pool.wait_for(conditions.STALLED, "CUDAOutOfMemory", 60)
+    pods = newest(pool)
+    assert {pod["spec"]["restartPolicy"] for pod in pods.values()} == {"Never"}
+    assert {pod["status"]["phase"] for pod in pods.values()} == {"Failed"}
+    pool.apply(replicas=2, strategy_args=config)
+    pool.wait_ready()
+    assert {pod["spec"]["restartPolicy"] for pod in newest(pool).values()} == {"Always"}
