@@ -68,6 +68,13 @@ proof: $(STAMP) ## Rendered command lines against each SGLang version's own pars
 chart: $(STAMP) ## What the Helm chart takes from the manifests, and its README
 	$(BIN)/python -m tests.chart
 
+.PHONY: fuzz
+FUZZ_SECONDS ?= 600
+fuzz: $(STAMP) ## Parser and converter under anything, FUZZ_SECONDS=600 each (atheris: Linux, CPython)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	$(BIN)/python -m tests.fuzz parser --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz converter --seconds $(FUZZ_SECONDS)
+
 docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests
 	$(BIN)/python -m sglang_operator.cli.generate
 

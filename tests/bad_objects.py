@@ -79,6 +79,7 @@ RULE: dict[str, Spec] = {
     "UNRESOLVED": _with(model_args={**_MODEL, "model_name_or_path": "${pretrain}"}),
     "ARGUMENT_VALUE": _config(mem_fraction_static=1.2),
     "PARALLELISM": _config(tp_size=1),
+    "PARALLELISM_REPLICAS": _config(tp_size=2, dp_size=2),
     "GRPC_MODE": _config(grpc_mode=True),
     "ROUTER_REPLAY_MODE": _with(router_replay={"mode": "R2"}),
     "ENGINE_VERSION": _with(engineVersion="latest"),
@@ -97,7 +98,6 @@ OPERATOR: dict[str, Spec] = {
     "MAPPING_DUPLICATE": _with(device_mapping="[0, 0]"),
     "ENGINE_STRADDLES_NODES": _with(device_mapping="[7, 8]"),
     "ENGINE_SPANS_NODES": _with(num_gpus_per_worker=16, device_mapping="list(range(0,16))"),
-    # The API server sorts the keys of maps, and the first spelling is named first.
     "ARGUMENT_CONFLICT": _config(**{"context-length": 8192, "context_length": 4096}),
     "ARGUMENT_FORM": _config(served_model_name="two\nlines"),
     "ARGUMENT_RETIRED": _image("0.4.6.post5", _config(enable_flashmla=True)),
@@ -109,11 +109,12 @@ OPERATOR: dict[str, Spec] = {
     "ARGUMENT_LIST": _config(cuda_graph_bs=4),
     "ARGUMENT_JSON": _config(mm_process_config=3),
     "ARGUMENT_LORA": _config(lora_paths=[1]),
-    "PARALLELISM_REPLICAS": _config(tp_size=2, dp_size=2),
     "PARALLELISM_ATTENTION": _image("0.5.23", _config(dp_size=2, attn_dp_size=2)),
     "ARGUMENT_VERSION": _with(security={"adminApiKey": {"name": "keys", "key": "admin"}}),
     "EXTRA_ARGUMENT_OWNED": _with(extraArgs=["--load-format=dummy"]),
     "ROUTER_REPLAY_VERSION": _image("0.5.2", _with(router_replay={"mode": "R3"})),
+    "ARGUMENT_TLS": _image("0.5.23", _config(ssl_keyfile_password="hunter2")),
+    "LORA_SYNC": _with(model_args={**_MODEL, "lora_target": "all-linear"}),
     "VERSIONED_GATE": _image("0.4.10.post2", _with(weights={"gate": "Versioned"})),
     "WEIGHTS_KEYED": _with(
         weights={"gate": "Versioned"}, security={"apiKey": {"name": "keys", "key": "api"}}

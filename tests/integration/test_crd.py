@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from sglang_operator.api import errors, names
+from sglang_operator.planner.pool import plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
+from tests.builders import OWNER
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 CRD_FILE = MANIFESTS / "crd" / "sglanginferences.yaml"
@@ -134,6 +136,42 @@ def rule_said(text: str, field: str, words: str) -> bool:
 
 def mapped(mapping: object, **fields: object) -> dict[str, Any]:
     return {"model_args": MODEL, "strategy_args": SGLANG, "device_mapping": mapping, **fields}
+
+
+# --- parallel sizes
+
+
+def sizes() -> list[dict[str, Any]]:
+    """Every way to divide one, two, four or six GPUs, right and wrong."""
+    found = []
+    for gpus, tp, pp, dp, within in itertools.product(
+        (1, 2, 4, 6), (None, 1, 2, 4), (None, 1, 2), (None, 1, 2, 3), (None, True)
+    ):
+        config = {"tp_size": tp, "pipeline_parallel_size": pp, "data_parallel_size": dp}
+        config |= {"enable_dp_attention": within}
+        written = {key: value for key, value in config.items() if value is not None}
+        strategy = {**SGLANG, "strategy_config": written}
+        found.append({"num_gpus_per_worker": gpus, "strategy_args": strategy})
+    return found
+
+
+def test_sizes_are_refused_at_apply_only_if_the_operator_refuses_them_and_in_its_words(plane):
+    path = collection("default") + "?fieldValidation=Strict&dryRun=All"
+    refused_here, left = 0, set[str]()
+    for fields in sizes():
+        spec = mapped(f"list(range(0,{fields['num_gpus_per_worker']}))", **fields)
+        planned = plan_pool(OWNER, spec)
+        words = [problem.message for problem in getattr(planned, "errors", ())]
+        try:
+            plane.api.post(path, pool(spec))
+        except ApiError as error:
+            refused_here += 1
+            assert any(str(error).endswith(word) for word in words), (spec, str(error), words)
+        else:
+            left.update(word.split(" is ")[0] for word in words)
+    assert refused_here > 100
+    # Sizes that divide nothing are left to the operator.
+    assert left == {"pipeline_parallel_size", "data_parallel_size"}
 
 
 # --- device_mapping

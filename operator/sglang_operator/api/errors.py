@@ -45,11 +45,12 @@ class Problem:
 
 
 class InvalidError(ValueError):
-    """Raised where parsing cannot go on; carries the problem."""
+    """Raised where parsing cannot go on; carries the problem, or all of them."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
+    def __init__(self, problem: Problem, *more: Problem) -> None:
+        super().__init__("; ".join(map(str, (problem, *more))))
         self.problem = problem
+        self.problems = (problem, *more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,9 @@ POOL_NAME = _error(
     KUBERNETES,
 )
 FIELD_TYPE = _error(
-    "SpecInvalid", "{detail}; correct the field, kubectl explain sgi.{field} tells its form", POLICY
+    "SpecInvalid",
+    "{detail}; correct the field, kubectl explain sgi.spec.{field} tells its form",
+    POLICY,
 )
 FIELD_RANGE = _error("SpecInvalid", "found {found}, expected {expected}; {advice}", POLICY)
 FIELD_MISSING = _error("SpecInvalid", "missing; {advice}", POLICY)
@@ -361,6 +364,20 @@ ENGINE_VERSION = _error(
     "engineVersion is {found}; expected a released SGLang version such as 0.5.7 or 0.5.6.post2",
     POLICY,
 )
+ARGUMENT_TLS = _error(
+    "ArgumentUnsupported",
+    "{key} is set to {found}, but engines are reached over plain HTTP: by the kubelet's probes, by "
+    "the addresses in the registry and by ROLL's trainer; remove it, and let a service mesh or the "
+    "cluster's network encrypt",
+    POLICY,
+)
+LORA_SYNC = _error(
+    "LoRAUnsupported",
+    "model_args.lora_target is {found}, but ROLL's trainer cannot bring LoRA weights to SGLang "
+    "engines; expected full weights where a trainer commits them; remove lora_target here and in "
+    "the trainer, or set weights.gate: Off for engines that load all weights themselves",
+    ROLL_STRATEGY + ": lora training is not supported with sglang",
+)
 VERSIONED_GATE = _error(
     "GateUnsupported",
     "weights.gate is Versioned but SGLang {version} has no --weight-version; expected {needed} or "
@@ -434,6 +451,12 @@ PARALLEL_SYNC = _warning(
     "{key} is {found}: SGLang's weight update over NCCL covers tensor parallelism only; update "
     "from disk, or use {advice}",
     SERVER_ARGS,
+)
+LORA_ADAPTERS = _warning(
+    "WeightSyncUnsupported",
+    "{key} is set: what a trainer commits is the base model, and the adapters stay as they were "
+    "loaded; load them anew after each commit, or remove it",
+    "SGLang sglang/srt/lora/lora_manager.py",
 )
 VERSION_UNKNOWN = _warning(
     "EngineVersionUnknown",

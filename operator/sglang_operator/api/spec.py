@@ -5,7 +5,8 @@ checked the structure against the custom resource definition; what it could not 
 was stored under an older definition, is refused here in the words of the table of errors.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -172,13 +173,45 @@ def ignored_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
 def parse(spec: Mapping[str, Any]) -> PoolSpec:
     """The spec as types; a null counts as absent, as it does in ROLL.
 
-    Raises :class:`errors.InvalidError` with the first field whose type does not fit.
+    Raises :class:`errors.InvalidError` with every field whose type does not fit.
     """
     present = {key: value for key, value in spec.items() if value is not None}
     try:
         return msgspec.convert(present, PoolSpec)
     except msgspec.ValidationError as error:
-        detail, _, path = str(error).partition(" - at ")
-        field = path.strip("`").removeprefix("$").removeprefix(".")
-        problem = errors.FIELD_TYPE(f"spec.{field}", detail=detail.replace("`", ""), field=field)
-        raise errors.InvalidError(problem) from error
+        raise errors.InvalidError(*_misfits(present, error)) from error
+
+
+def _misfits(present: dict[str, Any], first: msgspec.ValidationError) -> Iterator[errors.Problem]:
+    """Each field that does not fit: msgspec stops at one, so that one is left out and the rest
+    is tried again."""
+    left, gone = copy.deepcopy(present), list[str]()
+    error: msgspec.ValidationError | None = first
+    while error is not None:
+        detail, _, place = str(error).partition(" - at ")
+        # "`$.seed`", or "`key` in `$.model_args`"
+        field = place.rpartition("`$")[2].strip("`").removeprefix(".")
+        # What is left of a map may lack what was left out of it.
+        if not (detail.startswith(_LACKING) and any(name.startswith(field) for name in gone)):
+            yield errors.FIELD_TYPE(
+                f"spec.{field}", detail=detail.replace("`", ""), field=field.partition("[")[0]
+            )
+        gone.append(field)
+        error = _without(left, field)
+
+
+_LACKING = "Object missing required field"
+
+
+def _without(left: dict[str, Any], field: str) -> msgspec.ValidationError | None:
+    """Take a field out, in place, and say what then does not fit."""
+    *parents, last = field.partition("[")[0].split(".")
+    holder: Any = left
+    for name in parents:
+        holder = holder[name]
+    del holder[last]
+    try:
+        msgspec.convert(left, PoolSpec)
+    except msgspec.ValidationError as error:
+        return error
+    return None

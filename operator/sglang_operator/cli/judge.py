@@ -105,8 +105,7 @@ def _redacted(problem: Problem, body: Node) -> Problem:
 
 def _judge_spec(body: Node, section: Node) -> Iterator[Finding]:
     structural = structure.check(section)
-    wrong = [item.problem.field for item in structural if item.problem.reason == "SpecInvalid"]
-    kept, left_out = _without(section, wrong)
+    kept, left_out = _without(section)
     planned = pools.plan_pool(owner(body), kept)
     problems = planned.warnings if isinstance(planned, pools.Pool) else planned.problems
     said = []
@@ -119,26 +118,29 @@ def _judge_spec(body: Node, section: Node) -> Iterator[Finding]:
             yield Finding(mark=item.mark, problem=_operators_words(section, item.problem))
 
 
-def _without(section: Node, wrong: list[str]) -> tuple[dict[str, object], list[str]]:
+def _without(section: Node) -> tuple[dict[str, object], list[str]]:
     """The spec without the fields whose type is wrong: they would hide everything else.
 
     A field that the planner judges itself stays, so that it is judged in its words.
     """
     raw = plain(section)
     assert isinstance(raw, dict)
-    left_out = []
-    for _ in range(len(wrong) + 1):
-        try:
-            spec.parse(raw)
-        except errors.InvalidError as error:
-            name = error.problem.field.removeprefix("spec.").partition(".")[0].partition("[")[0]
-            if name not in raw:
-                break
-            left_out.append(name)
-            del raw[name]
-        else:
-            break
-    return raw, left_out
+    left_out = list(dict.fromkeys(_top(problem) for problem in _misfits(raw)))
+    return {key: value for key, value in raw.items() if key not in left_out}, left_out
+
+
+def _misfits(raw: dict[str, object]) -> tuple[Problem, ...]:
+    """The fields whose type is wrong, in the operator's words."""
+    try:
+        spec.parse(raw)
+    except errors.InvalidError as error:
+        return error.problems
+    return ()
+
+
+def _top(problem: Problem) -> str:
+    """The field of the spec that a problem is in."""
+    return problem.field.removeprefix("spec.").partition(".")[0].partition("[")[0]
 
 
 def _follows(problem: Problem, left_out: list[str]) -> bool:
@@ -147,15 +149,12 @@ def _follows(problem: Problem, left_out: list[str]) -> bool:
 
 def _operators_words(section: Node, problem: Problem) -> Problem:
     """A wrong type as the operator would tell it, if it would."""
-    name = problem.field.removeprefix("spec.").partition(".")[0].partition("[")[0]
+    name = _top(problem)
     value = section.get(name)
     if problem.reason != "SpecInvalid" or value is None:
         return problem
-    try:
-        spec.parse({name: plain(value)})
-    except errors.InvalidError as error:
-        return error.problem if error.problem.field == problem.field else problem
-    return problem
+    told = _misfits({name: plain(value)})
+    return next((item for item in told if item.field == problem.field), problem)
 
 
 def place(body: Node, problem: Problem) -> Mark:

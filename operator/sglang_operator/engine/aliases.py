@@ -78,10 +78,13 @@ def flag(key: str) -> str:
 def normalise(config: Mapping[str, object], schema: Schema) -> tuple[Given, list[errors.Problem]]:
     """A ``strategy_config`` under canonical names; null counts as absent, as in ROLL."""
     given, problems = Given(), list[errors.Problem]()
-    for name, value in config.items():
+    named = [(canonical(n, schema) if isinstance(n, str) else "", n) for n in config]
+    # A field's own name before its other spellings: what is said does not hang on the order in
+    # which a file, or the API server, has the keys.
+    for key, name in sorted(named, key=lambda pair: (pair[0], pair[0] != pair[1], str(pair[1]))):
+        value = config[name]
         if value is None:
             continue
-        key = canonical(name, schema) if isinstance(name, str) else ""
         if not _KEY.fullmatch(key):
             problems.append(errors.ARGUMENT_KEY(FIELD, key=errors.shown(name)))
         elif key not in given.values:

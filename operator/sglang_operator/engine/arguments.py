@@ -205,6 +205,10 @@ def _checked(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Pr
     yield from checking.check(given, known, exact, _OWN_RULES)
 
 
+def _tls(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    yield from ownership.refuse_tls(given)
+
+
 def _model(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
     path = "spec.model_args.model_name_or_path"
     if request.model is None or not request.model.strip():
@@ -313,6 +317,7 @@ RULES: tuple[Rule, ...] = (
     _decided,
     _writable,
     _checked,
+    _tls,
     _switches,
     _own,
     _model,

@@ -28,6 +28,8 @@ OWNED: Mapping[str, str] = {
     "admin_api_key": "name a Secret in security.adminApiKey",
     "weight_version": "every engine starts as unsynced, and trainers set it",
 }
+# Refused.  A password would stand in clear on the command line besides, for all who may read pods.
+TLS = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_keyfile_password", "enable_ssl_refresh")
 # Not to be set behind the operator's back: it decides by these, or sets them by other fields.
 _DECIDES_BY: Mapping[str, str] = {
     **OWNED,
@@ -36,6 +38,7 @@ _DECIDES_BY: Mapping[str, str] = {
     "tp_size": "write it into strategy_config",
     "pp_size": "write it into strategy_config",
     "dp_size": "write it into strategy_config",
+    **dict.fromkeys(TLS, "engines are reached over plain HTTP"),
 }
 _SHORTEST_PREFIX = 2  # "--tp"
 
@@ -57,6 +60,15 @@ def refuse(given: aliases.Given) -> Iterator[errors.Problem]:
             given.path(key), key=given.spelling(key), found=found, advice=OWNED[key]
         )
         del given.values[key]
+
+
+def refuse_tls(given: aliases.Given) -> Iterator[errors.Problem]:
+    """Take out what would make an engine answer nobody who knows it by plain HTTP."""
+    for key in TLS:
+        value = given.values.pop(key, None)
+        if value not in (None, False):
+            found = aliases.shown(key, value)
+            yield errors.ARGUMENT_TLS(given.path(key), key=given.spelling(key), found=found)
 
 
 def override(given: aliases.Given, decided: Mapping[str, Decision]) -> Iterator[errors.Problem]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sglang_operator.api import errors, names, pod_template, spec
 from sglang_operator.api.spec import PoolSpec, WeightsGate
-from sglang_operator.engine import arguments, environment, versions
+from sglang_operator.engine import aliases, arguments, environment, versions
 from sglang_operator.planner import revision
 from sglang_operator.roll import device_mapping, sampling
 
@@ -94,7 +94,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
     try:
         parsed = spec.parse(raw)
     except errors.InvalidError as error:
-        return Refused(owner=owner, problems=(error.problem,))
+        return Refused(owner=owner, problems=error.problems)
     problems: list[errors.Problem] = [
         *_name_problems(owner.name),
         *_strategy_problems(parsed),
@@ -116,6 +116,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
     problems += environment.template_problems(overlay.variables)
     gate = _gate(parsed, rendered.load_format)
     problems += _gate_problems(parsed, gate, version, features)
+    problems += _lora_problems(gate, parsed)
     active = _active(parsed, len(engines), problems)
     if any(problem.severity is errors.Severity.ERROR for problem in problems):
         return Refused(owner=owner, problems=tuple(problems))
@@ -311,6 +312,19 @@ def _keyed(field: str, found: str, key: str, instead: str) -> errors.Problem:
     return errors.WEIGHTS_KEYED(
         f"spec.weights.{field}", field=f"weights.{field}", found=found, key=key, instead=instead
     )
+
+
+def _lora_problems(gate: WeightsGate, parsed: PoolSpec) -> Iterator[errors.Problem]:
+    """LoRA where a trainer brings the weights."""
+    if gate is WeightsGate.OFF:
+        return
+    target = parsed.model_args.get("lora_target")
+    if target is not None:
+        yield errors.LORA_SYNC("spec.model_args.lora_target", found=errors.shown(target))
+    config = parsed.strategy_args.strategy_config or {}
+    for name in sorted(filter(config.get, config)):
+        if aliases.canonical(name) in ("enable_lora", "lora_paths"):
+            yield errors.LORA_ADAPTERS(f"{aliases.FIELD}.{name}", key=name)
 
 
 def _active(parsed: PoolSpec, capacity: int, problems: list[errors.Problem]) -> int:

@@ -94,7 +94,7 @@ def test_render_of_nothing_says_so():
 def test_render_hides_the_values_of_secrets(tmp_path):
     body = _body(
         system_envs={"HF_TOKEN": "hunter2", "HTTP_PROXY": "http://me:hunter2@proxy", "A": "b"},
-        extraArgs=["--ssl-keyfile-password", "hunter2", "--some-api-key=hunter2"],
+        extraArgs=["--wandb-password", "hunter2", "--some-api-key=hunter2"],
     )
     path = _write(tmp_path, body)
     for form in ("yaml", "json", "argv"):

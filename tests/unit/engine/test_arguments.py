@@ -3,7 +3,7 @@
 import pytest
 
 from sglang_operator.api import errors
-from sglang_operator.engine import arguments
+from sglang_operator.engine import aliases, arguments
 from tests.unit.engine.requests import ROLL_GUIDE, added, only_problem, problems, render
 
 CONFIG = "spec.strategy_args.strategy_config"
@@ -87,10 +87,11 @@ def test_keys_may_be_spelled_in_several_ways(config, tokens):
         pytest.param({"enable_metrics": True, "enable-metrics": 1}, id="equal only in Python"),
     ],
 )
-def test_two_spellings_that_differ_are_refused(config):
+def test_two_spellings_that_differ_are_refused_in_the_same_words_in_any_order(config):
     problem = only_problem(config)
+    assert only_problem(dict(reversed(config.items()))) == problem
     assert problem.reason == "ArgumentConflict"
-    first, second = config
+    first, second = sorted(config, key=lambda name: (name != aliases.canonical(name), name))
     assert problem.field == f"{CONFIG}.{second}"
     assert f"{second} is " in problem.message
     assert problem.message.startswith(f"{first} is ")
@@ -528,3 +529,35 @@ def test_every_problem_is_said_not_only_the_first():
         "RouterReplayUnsupported",
         "ParallelismMismatch",
     ]
+
+
+# --- TLS
+
+
+@pytest.mark.parametrize("key", ["ssl_keyfile", "ssl_certfile", "ssl_ca_certs"])
+def test_tls_is_refused_because_probes_registry_and_trainers_speak_plain_http(key):
+    problem = only_problem({key: "/tls/file"}, version="0.5.23")
+    assert (problem.reason, problem.field) == ("ArgumentUnsupported", f"{CONFIG}.{key}")
+    assert problem.message.startswith(f"{key} is set to /tls/file, but engines are reached over")
+
+
+@pytest.mark.parametrize("key", ["ssl_keyfile_password", "ssl-keyfile-password"])
+def test_a_password_reaches_neither_the_command_line_nor_a_message(key):
+    rendered = render({**ROLL_GUIDE, key: "hunter2"}, version="0.5.23")
+    assert [problem.reason for problem in rendered.problems] == ["ArgumentUnsupported"]
+    assert "hunter2" not in str((rendered.argv, rendered.problems))
+
+
+@pytest.mark.parametrize("extra", ["--ssl-keyfile-password=hunter2", "--ssl-keyfile-passw=hunter2"])
+def test_a_password_is_refused_in_extra_args_too(extra):
+    problem = only_problem(extra_args=[extra], version="0.5.23")
+    assert problem.reason == "ArgumentOwned"
+    assert "hunter2" not in problem.message
+
+
+def test_tls_that_is_off_is_nothing():
+    assert problems({"enable_ssl_refresh": False, "ssl_certfile": None}, version="0.5.23") == ()
+
+
+def test_a_version_that_knows_no_tls_says_that_it_does_not():
+    assert "0.5.14 is the first" in only_problem({"ssl_certfile": "/tls/file"}).message
