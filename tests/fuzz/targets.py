@@ -86,9 +86,11 @@ def converter(data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     for environment in (False, True):
         options = convert.Options(environment=environment)
-        for finding in linting.lint([str(path)], None, options).findings:
-            assert finding.line().isprintable()
+        judged = linting.lint([str(path)], None, options)
+        for finding in judged.findings:
+            assert finding.line().isprintable(), finding
             assert finding.mark.line >= 1
+        assert all(note.isprintable() for note in judged.notes), judged.notes
     code, written = _run("convert", path)
     if code == 0:
         again = folder / "again.yaml"

@@ -29,7 +29,7 @@ class Finding:
         problem = self.problem
         where = f"{self.subject}: " if self.subject else ""
         severity = problem.severity.value
-        return f"{self.mark}: {severity}: {where}{one_line(str(problem))} [{problem.reason}]"
+        return one_line(f"{self.mark}: {severity}: {where}{problem} [{problem.reason}]")
 
     def record(self) -> dict[str, object]:
         """The same for programs."""

@@ -378,6 +378,16 @@ def test_no_secret_is_repeated(tmp_path):
         assert "hunter2" not in result.output
 
 
+def test_nothing_in_a_file_reaches_the_terminal_as_more_than_text(tmp_path):
+    text = OBJECT.replace("name: actor-infer", 'name: "a\\e[2Jb"').replace("seed: 42", "sed: 42")
+    text += '---\napiVersion: v1\nkind: "S\\e[2J"\nmetadata: {name: "s\\e[2J"}\n'
+    path = tmp_path / "pool.yaml"
+    path.write_text(text)
+    result = run("lint", path)
+    assert result.exit_code == 2
+    assert "\x1b" not in result.output
+
+
 def test_lint_imports_nothing_heavy():
     code = (
         "import sys; from sglang_operator.cli.main import cli\n"
