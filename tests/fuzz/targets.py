@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
+from omegaconf import OmegaConf
 
 from sglang_operator.api import errors
 from sglang_operator.cli import convert, linting
@@ -143,6 +144,8 @@ class Executed(BaseException):
 
 def watch(folder: Path) -> None:
     """From now on this process starts nothing, and runs no code but that of modules."""
+    # Imported late by the converter, with a parser that is made when it is first used.
+    assert OmegaConf.create({"a": "${oc.decode:'[1]'}"}).a == [1]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _NEVER:
