@@ -13,7 +13,7 @@ from sglang_operator.api import conditions, names, texts
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.planner import causes
 from sglang_operator.planner.observed import ObservedPod, Termination
-from sglang_operator.planner.plan import LostPod, Plan
+from sglang_operator.planner.plan import HungPod, LostPod, Plan
 from sglang_operator.planner.pool import Pool
 
 MAX_ENTRIES = 10
@@ -46,6 +46,7 @@ def seen(pool: Pool, plan: Plan) -> list[Failure]:
         for pod in plan.taken
     ]
     found += [_lost(lost) for lost in plan.lost]
+    found += [_hung(pool, hung) for hung in plan.hung]
     for pod in (*plan.taken_over, *(view.pod for view in plan.engines)):
         if pod is not None and (ended := pod.last_termination) is not None:
             told = causes.of_termination(pod, ended, about)
@@ -80,6 +81,15 @@ def _lost(lost: LostPod) -> Failure:
     message = texts.POD_LOST.format(pod=lost.pod.name, node=lost.pod.node)
     told = Diagnosis(reason=conditions.NODE_LOST, message=message, advice=texts.STARTED_AGAIN)
     return _failure(lost.pod, told, lost.since)
+
+
+def _hung(pool: Pool, hung: HungPod) -> Failure:
+    told = Diagnosis(
+        reason=conditions.ENGINE_HUNG,
+        message=texts.ENGINE_HUNG.format(seconds=pool.spec.restart.hang_seconds),
+        advice=texts.ENGINE_HUNG_ADVICE,
+    )
+    return _failure(hung.pod, told, hung.since)
 
 
 def merge(previous: Sequence[Mapping[str, Any]], found: Iterable[Failure]) -> list[dict[str, Any]]:

@@ -307,6 +307,19 @@ VERSIONED_GATE = _error(
     SERVER_ARGS,
 )
 
+HANG_DETECTION = _error(
+    "HangDetectionUnsupported",
+    "restart.hangSeconds is set but SGLang {version} does not tell its load; expected {needed} or "
+    "newer; leave it out, or use a newer image",
+    "SGLang sglang/srt/entrypoints/http_server.py",
+)
+HANG_DETECTION_KEYED = _error(
+    "EnginesKeyed",
+    "restart.hangSeconds is set, for which the operator has to ask the engines, but security.{key} "
+    "is set and the operator reads no Secrets; expected engines without a key; leave one of the "
+    "two out",
+    POLICY,
+)
 WEIGHTS_KEYED = _error(
     "EnginesKeyed",
     "{field} is {found}, for which the operator has to ask the engines, but security.{key} is set "

@@ -90,6 +90,7 @@ class Restart(_Section, frozen=True, kw_only=True):
     max_backoff_seconds: int = 300
     reset_seconds: int = 600
     startup_budget: int = 5  # restarts in vain before the pool is Stalled
+    hang_seconds: int | None = None  # with work and without progress; None: not looked at
 
 
 class Drain(_Section, frozen=True, kw_only=True):

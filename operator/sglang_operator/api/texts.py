@@ -34,6 +34,11 @@ LIVENESS_FAILED = "the engine's HTTP server stopped answering, and the kubelet k
 LIVENESS_FAILED_ADVICE = (
     "read the engine's log; its CPUs may be too few (podTemplate's resources), or it hung"
 )
+ENGINE_HUNG = "the engine had requests, and nothing moved for {seconds} s"
+ENGINE_HUNG_ADVICE = (
+    "nothing to do: the engine is started again; if it only worked on a long prompt, or a trainer "
+    "synced without the pool's Lease, raise restart.hangSeconds"
+)
 WAITING_ADVICE = "describe the pod for what the kubelet says"
 STALLED = (
     "{count} engines fail at their start with {reason}, after {restarts} restarts too, and are "

@@ -171,7 +171,9 @@ class Reconciler:
         if self._poller is None:
             return
         instances = filter(None, map(weights.instance, observed.pods))
-        self._poller.ask(key, questions.questions(pool, plan.engines), instances)
+        self._poller.ask(
+            key, questions.questions(pool, plan.engines, weights_plan.transaction.phase), instances
+        )
         for wanted in weights_plan.recoveries:
             url = questions.url(wanted.pod.ip, pool.spec.network.port)
             self._poller.load(key, wanted.instance, url, wanted.checkpoint, wanted.version)
@@ -365,7 +367,7 @@ class Reconciler:
         later = await self._publish_status(key, memory, record, new)
         if later is None and retry is None:
             memory.telling.succeeded()
-        ended = {pod.uid for pod in plan.ended}
+        ended = {pod.uid for pod in plan.ended} | {hung.pod.uid for hung in plan.hung}
         if later is None and not ended <= memory.recorded:
             memory.recorded |= ended
             later = 0.0  # they may be deleted now

@@ -9,16 +9,17 @@ import msgspec
 
 from sglang_operator.planner.observed import Resolved
 
-Answer = TypeVar("Answer", bound=msgspec.Struct)
+Answer = TypeVar("Answer")
+Kind = msgspec.json.Decoder[Answer]
 
 
-class ModelInfo(msgspec.Struct, frozen=True):
+class _ModelInfo(msgspec.Struct, frozen=True):
     """``/model_info``, or ``/get_model_info`` before 0.5.6."""
 
     weight_version: str | None = None
 
 
-class ServerInfo(msgspec.Struct, frozen=True):
+class _ServerInfo(msgspec.Struct, frozen=True):
     """``/server_info``, or ``/get_server_info`` before 0.5.6: arguments as they are in use."""
 
     version: str = ""
@@ -38,3 +39,36 @@ class ServerInfo(msgspec.Struct, frozen=True):
             context_length=self.context_length,
             attention_backend=self.attention_backend and self.attention_backend[:64],
         )
+
+
+class _RankLoad(msgspec.Struct, frozen=True):
+    """The load of one scheduler, by the names of all versions; what is not told is 0."""
+
+    num_reqs: int = 0
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+    num_tokens: int = 0
+    num_used_tokens: int = 0
+    num_total_tokens: int = 0
+    timestamp: float = 0.0  # of the scheduler's last step, where it keeps a snapshot
+
+
+class _Loads(msgspec.Struct, frozen=True):
+    """``/v1/loads``; ``load`` alone is ``/get_load`` up to 0.5.2: tokens, no requests."""
+
+    loads: list[_RankLoad] = []
+    load: int = 0
+
+
+MODEL_INFO = msgspec.json.Decoder(_ModelInfo)
+SERVER_INFO = msgspec.json.Decoder(_ServerInfo)
+LOADS: Kind[_Loads | list[_RankLoad]] = msgspec.json.Decoder(_Loads | list[_RankLoad])
+
+
+def load(told: _Loads | list[_RankLoad]) -> tuple[bool, tuple[float, ...]]:
+    """Whether there is work, and numbers that change as it is done."""
+    ranks = told if isinstance(told, list) else told.loads
+    tokens = 0 if isinstance(told, list) else told.load
+    busy = tokens > 0 or any(r.num_reqs + r.num_running_reqs + r.num_waiting_reqs for r in ranks)
+    marks = [value for rank in ranks for value in msgspec.structs.astuple(rank)]
+    return busy, (*map(float, marks), float(tokens))

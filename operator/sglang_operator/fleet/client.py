@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 import orjson
 
-from sglang_operator.fleet.answers import Answer
+from sglang_operator.fleet.answers import Answer, Kind
 
 # An answer that takes longer than this is none: asking must not pile up.
 TIMEOUT = 5.0
@@ -69,11 +69,11 @@ class EngineClient:
         if self._session is not None:
             await self._session.close()
 
-    async def get(self, url: str, path: str, kind: type[Answer]) -> Answer:
+    async def get(self, url: str, path: str, kind: Kind[Answer]) -> Answer:
         """The answer to a GET, decoded.  Raises EngineError, EngineUnreachableError."""
         body = await self._request("GET", url, path, None, self._timeout)
         try:
-            return msgspec.json.decode(body, type=kind)
+            return kind.decode(body)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise EngineError(200, f"{path} answers with what is not expected: {error}") from error
 

@@ -7,14 +7,17 @@ answer that is news wakes the pool.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.fleet import answers
+from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
+from sglang_operator.planner import progress
 from sglang_operator.planner.observed import EngineReport, Loading
+from sglang_operator.planner.progress import Load, Progress
 from sglang_operator.planner.questions import Question, Topic
 
 # Requests at a time, over all pools.
@@ -43,6 +46,7 @@ class Poller:
         self._reports: dict[PoolKey, dict[str, EngineReport]] = {}
         self._tasks: dict[_Asked, tuple[Question, asyncio.Task[None]]] = {}
         self._loading: dict[tuple[PoolKey, str], asyncio.Task[None]] = {}
+        self._works: dict[tuple[PoolKey, str], Progress] = {}
         self._finished: set[_Asked] = set()
 
     # --- for a pass
@@ -60,6 +64,10 @@ class Poller:
         for asked in [a for a in self._tasks if a.key == key]:
             if questions.get(asked) != self._tasks[asked][0]:
                 self._tasks.pop(asked)[1].cancel()
+                if asked.topic is Topic.LOAD:
+                    # Asked again later, it begins anew: what stood still meanwhile was to.
+                    self._works.pop((key, asked.instance), None)
+                    self._learn(key, asked.instance, stuck_since=None)
         self._forget_others(key, set(instances))
         for asked, question in questions.items():
             if asked not in self._tasks and asked not in self._finished:
@@ -85,7 +93,7 @@ class Poller:
                 return
             tries = known.tries
         loading = Loading(path=path, version=version, tries=tries + 1)
-        self._learn(key, replace(self._report(key, instance), loading=loading))
+        self._learn(key, instance, loading=loading)
         self._loading[key, instance] = asyncio.create_task(self._load(key, instance, url, loading))
 
     async def close(self) -> None:
@@ -104,8 +112,8 @@ class Poller:
         while True:
             try:
                 async with self._free:
-                    report = await self._put(question, self._report(asked.key, asked.instance))
-                self._learn(asked.key, report)
+                    told = await self._put(asked, question)
+                self._learn(asked.key, asked.instance, **told)
                 failures = 0
                 if question.every is None:
                     break
@@ -123,15 +131,22 @@ class Poller:
         self._finished.add(asked)
         self._tasks.pop(asked, None)
 
-    async def _put(self, question: Question, known: EngineReport) -> EngineReport:
-        """Ask, and add the answer to what is known of the engine."""
+    async def _put(self, asked: _Asked, question: Question) -> dict[str, Any]:
+        """Ask; what is to change in what is known of the engine."""
+        url, features = question.url, question.features
         if question.topic is Topic.RESOLVED:
-            path = question.features.server_info_path
-            server = await self._client.get(question.url, path, answers.ServerInfo)
-            return replace(known, resolved=server.resolved)
-        path = question.features.model_info_path
-        model = await self._client.get(question.url, path, answers.ModelInfo)
-        return replace(known, weight_version=model.weight_version)
+            return {"resolved": await asking.resolved(self._client, url, features)}
+        if question.topic is Topic.WEIGHTS:
+            return {"weight_version": await asking.weight_version(self._client, url, features)}
+        try:
+            seen = await asking.load(self._client, url, features)
+        except (EngineError, EngineUnreachableError):
+            seen = Load(moves=True)  # who does not answer at all is the liveness probe's
+        now = time.time()
+        work = self._works[asked.key, asked.instance] = progress.advance(
+            self._works.get((asked.key, asked.instance)), seen, now
+        )
+        return {"stuck_since": progress.stuck_since(work, now)}
 
     async def _load(self, key: PoolKey, instance: str, url: str, loading: Loading) -> None:
         if loading.tries > 1:
@@ -146,7 +161,7 @@ class Poller:
         except EngineUnreachableError as error:
             ended = replace(loading, error=str(error))
         self._loading.pop((key, instance), None)
-        self._learn(key, replace(self._report(key, instance), loading=ended))
+        self._learn(key, instance, loading=ended)
 
     # --- what is known
 
@@ -154,10 +169,12 @@ class Poller:
         known = self._reports.get(key, {}).get(instance)
         return known or EngineReport(instance=instance)
 
-    def _learn(self, key: PoolKey, report: EngineReport) -> None:
-        known = self._reports.setdefault(key, {})
-        if known.get(report.instance) != report:
-            known[report.instance] = report
+    def _learn(self, key: PoolKey, instance: str, **told: Any) -> None:
+        """Take in what changed since; of several questions each has its own part of the report."""
+        known = self._report(key, instance)
+        report = replace(known, **told)
+        if report != known:
+            self._reports.setdefault(key, {})[instance] = report
             self._wake(key, False)
 
     def _forget_others(self, key: PoolKey, instances: set[str]) -> None:

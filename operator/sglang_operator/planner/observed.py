@@ -3,11 +3,14 @@
 ``cluster`` fills it.  Times are seconds since the epoch.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_operator.api.names import GroupName, Uid
+
+INSTANCE_DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +78,14 @@ class ObservedPod:
     container_id: str = ""
     ip: str = ""
     events: tuple[PodEvent, ...] = ()  # asked for only where nothing else explains its state
+
+    @property
+    def instance(self) -> str | None:
+        """One life of the engine: eight hexadecimal digits; None while there is no container."""
+        if not self.container_id:
+            return None
+        digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
+        return digest.hexdigest()[:INSTANCE_DIGITS]
 
     @property
     def ended(self) -> bool:

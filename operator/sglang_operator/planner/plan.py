@@ -66,6 +66,14 @@ class LostPod:
     since: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HungPod:
+    """A pod whose engine has work, and since when nothing moves."""
+
+    pod: ObservedPod
+    since: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to do now, how the engines stand, and when to look again without an event."""
@@ -77,6 +85,7 @@ class Plan:
     ended: tuple[ObservedPod, ...] = ()  # failures to record
     lost: tuple[LostPod, ...] = ()
     taken: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
+    hung: tuple[HungPod, ...] = ()  # with work, and nothing moves: recorded, then removed
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes
     wake_at: float | None = None
@@ -119,6 +128,7 @@ class _Planner:
         # Views are final only after the pass; this keeps why an engine has no pod.
         self.waits: dict[names.GroupName, EngineState] = {}
         self.taken_over: list[ObservedPod] = []
+        self.hung: list[HungPod] = []
         self._stood: list[Standing] | None = None
         self.about = causes.context(pool)
         self.given_up: dict[str, list[tuple[names.GroupName, Diagnosis]]] = defaultdict(list)
@@ -130,6 +140,7 @@ class _Planner:
         if not self.pool.spec.rollout.paused:
             self._replace_outdated_engines()
         self._take_over_crash_loops()
+        self._remove_hung_engines()
         self._create_missing_engines()
         self._tidy_ended_pods()
         loss = health.next_loss(self.observed.pods, self.observed.nodes, self.policy, self.now)
@@ -147,6 +158,7 @@ class _Planner:
             taken=tuple(
                 pod for group in self.groups.values() for pod in group.dying if pod.disruption
             ),
+            hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
             stalls=tuple(self._stalls()),
             wake_at=min(self.wakes, default=None),
@@ -278,6 +290,25 @@ class _Planner:
             self._create(
                 engine, group, reason=f"pod {pod.name} is taken over", failures=1, chain=failed
             )
+
+    def _remove_hung_engines(self) -> None:
+        """What hangs is removed once it is recorded, and comes back like any lost engine."""
+        patience = self.policy.hang_seconds
+        if patience is None:
+            return
+        for name in self.wanted:
+            pod = self._kept(name)
+            if pod is None or not self._is_up(pod):
+                continue
+            report = self.observed.reports.get(pod.instance or "")
+            if report is None or report.stuck_since is None:
+                continue
+            if report.stuck_since + patience > self.now:
+                self.wakes.append(report.stuck_since + patience)
+                continue
+            self.hung.append(HungPod(pod=pod, since=report.stuck_since))
+            if pod.uid in self.observed.recorded:
+                self._remove(pod, f"nothing moved for {patience} s")
 
     def _create(
         self,

@@ -115,7 +115,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
     problems += template_problems
     problems += environment.template_problems(overlay.variables)
     gate = _gate(parsed, rendered.load_format)
-    problems += _gate_problems(parsed, gate, version, features)
+    problems += _asking_problems(parsed, gate, version, features)
     problems += _lora_problems(gate, parsed)
     active = _active(parsed, len(engines), problems)
     if any(problem.severity is errors.Severity.ERROR for problem in problems):
@@ -171,6 +171,7 @@ _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     ("restart.max_backoff_seconds", "restart.maxBackoffSeconds", 1, 86400),
     ("restart.reset_seconds", "restart.resetSeconds", 1, 86400),
     ("restart.startup_budget", "restart.startupBudget", 1, 100),
+    ("restart.hang_seconds", "restart.hangSeconds", 30, 86400),
     ("drain.grace_period_seconds", "drain.gracePeriodSeconds", 0, 86400),
     ("startup.timeout_seconds", "startup.timeoutSeconds", 30, 86400),
     ("network.port", "network.port", 1024, 65535),
@@ -290,7 +291,7 @@ def _gate(parsed: PoolSpec, load_format: str) -> WeightsGate:
     return WeightsGate.COMMITTED if load_format == "dummy" else WeightsGate.OFF
 
 
-def _gate_problems(
+def _asking_problems(
     parsed: PoolSpec, gate: WeightsGate, version: versions.Version, features: versions.Features
 ) -> Iterator[errors.Problem]:
     if gate is WeightsGate.VERSIONED and not features.weight_version_flag:
@@ -298,10 +299,17 @@ def _gate_problems(
     recovers = parsed.weights.recovery is spec.Recovery.FROM_CHECKPOINT
     if recovers and gate is WeightsGate.OFF:
         yield errors.RECOVERY_UNGATED("spec.weights.recovery")
+    hang = parsed.restart.hang_seconds
+    if hang is not None and not features.load_path:
+        yield errors.HANG_DETECTION(
+            "spec.restart.hangSeconds", version=version, needed=versions.GET_LOAD_SINCE
+        )
     keys = (("apiKey", parsed.security.api_key), ("adminApiKey", parsed.security.admin_api_key))
     key = next((name for name, reference in keys if reference is not None), None)
     if key is None:
         return
+    if hang is not None:
+        yield errors.HANG_DETECTION_KEYED("spec.restart.hangSeconds", key=key)
     if gate is WeightsGate.VERSIONED:
         yield _keyed("gate", "Versioned", key, "Committed")
     if recovers and gate is not WeightsGate.OFF:

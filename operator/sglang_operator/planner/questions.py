@@ -13,18 +13,24 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api.spec import WeightsGate
+from sglang_operator.api.weights import Phase
 from sglang_operator.engine import versions
 from sglang_operator.planner import weights
 from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Pool
 
 WEIGHTS_SECONDS = 3.0
+# Seconds between two looks at an engine's work: a quarter of the time after which it hangs.
+LOAD_SECONDS = (5.0, 30.0)
+# The engines are a trainer's, and their work stands still because it says so.
+QUIET_PHASES = (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
 _UP = (EngineState.UP, EngineState.IN_SERVICE)
 
 
 class Topic(Enum):
     RESOLVED = "resolved"
     WEIGHTS = "weights"
+    LOAD = "load"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,15 +50,17 @@ def url(address: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
-def questions(pool: Pool, engines: Sequence[EngineView]) -> tuple[Question, ...]:
-    """Everything to ask of this pool's engines while they stand like this."""
+def questions(
+    pool: Pool, engines: Sequence[EngineView], phase: Phase = Phase.IDLE
+) -> tuple[Question, ...]:
+    """Everything to ask of this pool's engines while they and their weights stand like this."""
     security = pool.spec.security
     if security.api_key is not None or security.admin_api_key is not None:
         return ()
-    return tuple(question for view in engines for question in _of_engine(pool, view))
+    return tuple(question for view in engines for question in _of_engine(pool, view, phase))
 
 
-def _of_engine(pool: Pool, view: EngineView) -> Iterator[Question]:
+def _of_engine(pool: Pool, view: EngineView, phase: Phase) -> Iterator[Question]:
     pod = view.pod
     instance = weights.instance(pod)
     # An engine of another revision may be of another version, and is on its way out.
@@ -61,6 +69,10 @@ def _of_engine(pool: Pool, view: EngineView) -> Iterator[Question]:
     to_ask: list[tuple[Topic, float | None]] = [(Topic.RESOLVED, None)]
     if pool.gate is WeightsGate.VERSIONED:
         to_ask.append((Topic.WEIGHTS, WEIGHTS_SECONDS))
+    hang = pool.spec.restart.hang_seconds
+    if hang is not None and phase not in QUIET_PHASES:
+        least, most = LOAD_SECONDS
+        to_ask.append((Topic.LOAD, min(most, max(least, hang / 4))))
     for topic, every in to_ask:
         yield Question(
             instance=instance,

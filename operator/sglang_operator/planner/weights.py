@@ -23,7 +23,6 @@ from sglang_operator.planner.plan import EngineView
 from sglang_operator.planner.pool import Owner
 
 EPOCH_DIGITS = 16
-INSTANCE_DIGITS = 8
 
 # Reasons of the gate's condition.
 COMMITTED = "Committed"
@@ -114,10 +113,7 @@ def epoch(engines: Iterable[EngineView]) -> str:
 
 def instance(pod: ObservedPod | None) -> str | None:
     """One life of an engine: eight hexadecimal digits; None while there is no container."""
-    if pod is None or not pod.container_id:
-        return None
-    digest = hashlib.sha256(f"{pod.uid}|{pod.container_id}".encode())
-    return digest.hexdigest()[:INSTANCE_DIGITS]
+    return pod.instance if pod is not None else None
 
 
 def _line(view: EngineView) -> str:

@@ -40,7 +40,7 @@ def with_engine(
 
 def test_the_weight_version_is_read():
     async def test(requests: EngineClient, engine: Engine) -> None:
-        info = await requests.get(engine.url, "/model_info", answers.ModelInfo)
+        info = await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
         assert info.weight_version == "step-7"
         assert requests.requests == {("/model_info", 200): 1}
 
@@ -49,7 +49,7 @@ def test_the_weight_version_is_read():
 
 def test_what_an_engine_runs_with_is_read_without_its_keys():
     async def test(requests: EngineClient, engine: Engine) -> None:
-        info = await requests.get(engine.url, "/server_info", answers.ServerInfo)
+        info = await requests.get(engine.url, "/server_info", answers.SERVER_INFO)
         assert info.resolved.version == "0.5.14"
         assert info.resolved.max_total_tokens == 123456
         assert info.resolved.context_length is None
@@ -71,7 +71,7 @@ def test_what_an_engine_runs_with_is_read_without_its_keys():
 def test_an_answer_that_is_not_expected_is_an_error(told, status):
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineError) as error:
-            await requests.get(engine.url, "/model_info", answers.ModelInfo)
+            await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
         assert error.value.status == status
 
     with_engine(test, model_info=told)
@@ -82,7 +82,7 @@ def test_an_answer_without_end_is_cut_off(monkeypatch):
 
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineError, match="larger than 1000 bytes"):
-            await requests.get(engine.url, "/model_info", answers.ModelInfo)
+            await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
 
     with_engine(test, model_info="x" * 70_000)
 
@@ -90,7 +90,7 @@ def test_an_answer_without_end_is_cut_off(monkeypatch):
 def test_an_engine_that_does_not_answer_in_time_is_unreachable():
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineUnreachableError, match="no answer in time"):
-            await requests.get(engine.url, "/model_info", answers.ModelInfo)
+            await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
         assert requests.requests == {("/model_info", 0): 1}
 
     with_engine(test, timeout=0.05, model_info=None)
@@ -99,7 +99,7 @@ def test_an_engine_that_does_not_answer_in_time_is_unreachable():
 def test_an_engine_that_is_not_there_is_unreachable():
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineUnreachableError):
-            await requests.get("http://127.0.0.1:9", "/model_info", answers.ModelInfo)
+            await requests.get("http://127.0.0.1:9", "/model_info", answers.MODEL_INFO)
 
     with_engine(test)
 
@@ -118,7 +118,7 @@ def test_a_refusal_is_told_from_a_passing_error():
     async def test(requests: EngineClient, engine: Engine) -> None:
         for path, refused in (("/locked", True), ("/nowhere", True), ("/busy", False)):
             with pytest.raises(EngineError) as error:
-                await requests.get(engine.url, path, answers.ModelInfo)
+                await requests.get(engine.url, path, answers.MODEL_INFO)
             assert error.value.refused is refused
 
     with_engine(test, locked=401, busy=500)

@@ -1,0 +1,43 @@
+"""Each question to an engine, put in the words of its version.
+
+Raises EngineError and EngineUnreachableError as the client does.
+"""
+
+from sglang_operator.engine import versions
+from sglang_operator.fleet import answers
+from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
+from sglang_operator.planner.observed import Resolved
+from sglang_operator.planner.progress import Load
+
+
+async def resolved(client: EngineClient, url: str, features: versions.Features) -> Resolved:
+    """What the engine runs with."""
+    return (await client.get(url, features.server_info_path, answers.SERVER_INFO)).resolved
+
+
+async def weight_version(client: EngineClient, url: str, features: versions.Features) -> str | None:
+    """The version of its weights, by its own word."""
+    return (await client.get(url, features.model_info_path, answers.MODEL_INFO)).weight_version
+
+
+async def load(client: EngineClient, url: str, features: versions.Features) -> Load:
+    """Its work.  Never by a path that generates: that would be work, and kill one that sleeps.
+
+    From 0.5.20 the HTTP server tells everything itself: the load from the scheduler's last
+    snapshot, and whether the engine is paused.  Before, a pause shows nowhere, so the scheduler
+    itself is asked (``/server_info``): one that answers does not hang, paused or not.  If it is
+    silent while the HTTP server answers (``/model_info``), nothing moves.
+    """
+    if features.ready_endpoint:
+        busy, mark = answers.load(await client.get(url, features.load_path, answers.LOADS))
+        return Load(busy=busy, mark=mark, moves=not await client.probe(url, "/ready"))
+    seen = Load()
+    try:
+        busy, mark = answers.load(await client.get(url, features.load_path, answers.LOADS))
+        seen = Load(busy=busy, mark=mark)
+        await client.get(url, features.server_info_path, answers.SERVER_INFO)
+    except EngineUnreachableError:
+        # From 0.5.4 to 0.5.9 the load too is the scheduler's to tell.
+        await client.get(url, features.model_info_path, answers.MODEL_INFO)
+        return seen
+    return Load(busy=seen.busy, mark=seen.mark, moves=True)
