@@ -34,11 +34,25 @@ async def bench(nodes: str) -> AsyncIterator[tuple[ControlPlane, ApiClient, Inst
             yield plane, client, operator
 
 
-async def with_nodes(options: argparse.Namespace) -> list[Figure]:
+class Found:
+    """The figures so far; told and written as they come, for the whole takes long."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self.figures: list[Figure] = []
+
+    def add(self, figures: Sequence[Figure]) -> None:
+        self.figures += figures
+        print(table(figures), flush=True)
+        if self._file:
+            records = [figure.record() for figure in self.figures]
+            self._file.write_text(json.dumps(records, indent=1, ensure_ascii=False))
+
+
+async def with_nodes(options: argparse.Namespace, found: Found) -> None:
     """What needs pods that come up."""
     largest = max(options.sizes)
     nodes = f"{-(-largest // GPUS_PER_NODE) + 4}x{GPUS_PER_NODE}"
-    found: list[Figure] = []
     async with bench(nodes) as (plane, client, operator), raw_client(plane) as raw:
         ours, deployment = Ours(plane, operator.name), Deployment(plane)
         contenders: Sequence[Contender] = (raw, ours, deployment)
@@ -50,26 +64,23 @@ async def with_nodes(options: argparse.Namespace) -> list[Figure]:
                 runs = await creating.rounds(
                     plane, client, contenders, size, options.rounds, operator.user
                 )
-                found += creating.figures(runs, size)
+                found.add(creating.figures(runs, size))
         if "replace" in options.parts:
             who = (replacing.Bare(), ours, deployment)
             times = await replacing.rounds(plane, client, who, options.rounds, options.deletes)
-            found += replacing.figures(times)
+            found.add(replacing.figures(times))
         if "rest" in options.parts:
-            found += await resting.measure(plane, client, ours, operator.user)
-    return found
+            found.add(await resting.measure(plane, client, ours, operator.user))
 
 
-async def without_nodes(options: argparse.Namespace) -> list[Figure]:
+async def without_nodes(options: argparse.Namespace, found: Found) -> None:
     """What needs many pods, and nobody who runs them."""
-    found: list[Figure] = []
     for part, measure in _LARGE.items():
         if part not in options.parts:
             continue
         async with bench("0") as (plane, client, operator):
             plane.stop_component("kube-scheduler")
-            found += await measure(plane, client, operator, options)
-    return found
+            found.add(await measure(plane, client, operator, options))
 
 
 async def _events(
@@ -122,13 +133,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print the table."""
     options = _parser().parse_args(argv)
-    begun, found = time.monotonic(), list[Figure]()
+    begun, found = time.monotonic(), Found(options.json)
     if {"create", "replace", "rest"} & set(options.parts):
-        found += asyncio.run(with_nodes(options))
-    found += asyncio.run(without_nodes(options))
-    print(f"\n{table(found)}\n\n{time.monotonic() - begun:.0f} s")
-    if options.json:
-        options.json.write_text(json.dumps([figure.record() for figure in found], indent=1))
+        asyncio.run(with_nodes(options, found))
+    asyncio.run(without_nodes(options, found))
+    print(f"\n{table(found.figures)}\n\n{time.monotonic() - begun:.0f} s")
     return 0
 
 

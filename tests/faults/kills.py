@@ -152,7 +152,7 @@ def _run(
         ledger = lab.ledger(pool).since(before)
         problems += lab.broken(pool)
         if reference:
-            problems += ledger.differences(reference.ledger)
+            problems += lab.differences(pool, ledger, reference.ledger)
         return _Run(
             result=Result(
                 point=f"{point} ({stop.request})" if stop and stop.request else point,

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,26 @@ class Lab:
 
     def ledger(self, pool: FaultPool) -> Ledger:
         return Ledger.of(self.monitor.of(pool.namespace, pool.name))
+
+    def differences(self, pool: FaultPool, found: Ledger, reference: Ledger) -> list[str]:
+        """What was created and deleted more or less often than without faults."""
+        if not found.differences(reference):
+            return []
+        slips = self._slips(pool)
+        return found.without(slips).differences(reference.without(slips))
+
+    def _slips(self, pool: FaultPool) -> set[str]:
+        """Engines whose new pod KWOK removed instead of an old one of the same name.
+
+        It deletes by name alone, and at times twice; kubelets name the UID.
+        """
+        spare: Counter[str] = Counter()
+        for event in self.plane.audit():
+            place = (event.verb, event.resource, event.namespace, event.code)
+            if place == ("delete", "pods", pool.namespace, 200):
+                spare[event.name] += 1 if event.user == "kwok" else -1
+        taken = [name for name, count in spare.items() if count > 0]
+        return {name.removeprefix(f"{pool.name}-").rpartition("-")[0] for name in taken}
 
     def broken(self, pool: FaultPool) -> list[str]:
         """The promises that were broken in the pool's namespace so far."""

@@ -98,7 +98,7 @@ def _both_write(change: Change) -> Callable[[Lab, FaultPool], list[str]]:
             silent = [o.name for o in (pair.first, pair.second) if not pair.writes(o)]
             return [
                 *problems,
-                *lab.ledger(pool).since(before).differences(reference),
+                *lab.differences(pool, lab.ledger(pool).since(before), reference),
                 *(f"{name} wrote nothing: this was no race" for name in silent),
             ]
 

@@ -81,7 +81,7 @@ def with_fault(
         problems = lab.settle(pool, seconds)
         result.seconds = time.monotonic() - begun
         if ledger:
-            problems += lab.ledger(pool).since(before).differences(reference)
+            problems += lab.differences(pool, lab.ledger(pool).since(before), reference)
         result.extra_writes = lab.writes() - writes
         return problems
 

@@ -13,7 +13,7 @@ import pytest
 from sglang_operator.testing.faults import Match
 from sglang_operator.testing.faults.proxy import Side
 from sglang_operator.testing.faults.rules import Drop, Reply
-from tests.faults import fields, kills, points, requests, watches, world
+from tests.faults import fields, kills, leaders, points, replies, requests, watches, world
 from tests.faults.lab import OURS, FaultPool, Lab, Result
 
 SEED = int(os.environ.get("FAULT_SEED", "1"))
@@ -101,3 +101,12 @@ def test_a_pool_deleted_amid_its_scale_up_leaves_nothing_of_itself(lab: Lab):
 def test_fields_that_are_changed_back_leave_no_trace(lab: Lab):
     for result in fields.mutated_fields(lab, every=24):
         _passed(result)
+
+
+def test_answers_that_come_late_are_not_believed(lab: Lab):
+    for result in replies.late_replies(lab):
+        _passed(result)
+
+
+def test_two_operators_that_both_write_waste_requests_and_no_pods(lab: Lab):
+    _passed(_some(leaders.two_writers(lab), 1)[0])

@@ -14,6 +14,7 @@ from tests.faults.points import ARGUMENT, MOVE, RECREATE, SHRINK, judged, with_f
 
 RESYNC_SECONDS = 90.0
 SOON_SECONDS = 15.0
+OLD_SECONDS = 3.0  # in which an operator acts on what it sees
 # Every stream of the process, by name.
 STREAMS: dict[str, Match] = {
     "pools": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="sglanginferences"),
@@ -167,6 +168,7 @@ def old_lists(lab: Lab) -> Iterator[Result]:
         for hold in (0.0, 3.0):
             yield _time_travel(lab, change.name, change.setup, change.act, hold)
     yield _there_and_back(lab)
+    yield _old_pool(lab)
 
 
 def _time_travel(
@@ -235,6 +237,37 @@ def _there_and_back(lab: Lab) -> Result:
         return [*problems, f"newer pods were deleted: {lost}"] if lost else problems
 
     return judged_restarted(lab, Result(point="there and back"), _small, act)
+
+
+def _old_pool(lab: Lab) -> Result:
+    """Present pods under a spec of before: what it does not want is wanted by now."""
+
+    def act(lab: Lab, pool: FaultPool) -> list[str]:
+        lab.monitor.strict = False
+        pool.patch(replicas=2)
+        problems = lab.settle(pool)
+        pools = OldList()
+        match = Match(agent=Agent.OPERATOR, verbs=["list"], resource="sglanginferences")
+        lab.proxy.add(match, pools)
+        lab.crash()  # records the list
+        pool.patch(replicas=4)
+        problems += lab.settle(pool)
+        before = pool.uids()
+        lab.operator.kill()
+        pools.replaying = True
+        watches = Match(agent=Agent.OPERATOR, verbs=["watch"], resource="sglanginferences")
+        lab.proxy.add(watches, Reply(503))
+        lab.operator.start()
+        time.sleep(OLD_SECONDS)
+        lab.proxy.clear()
+        problems += lab.settle(pool)
+        after = pool.uids()
+        lost = sorted(engine for engine in before if after.get(engine) != before[engine])
+        if not pools.replayed:
+            problems.append("no old list was replayed")
+        return [*problems, f"wanted pods were deleted: {lost}"] if lost else problems
+
+    return judged_restarted(lab, Result(point="old pool, present pods"), _small, act)
 
 
 def judged_restarted(

@@ -60,16 +60,17 @@ def _walk(package: Path | None) -> str:
 
 def run(lab: Lab, mutants: Sequence[Mutant]) -> list[str]:
     """Try these mutants; what is wrong with the suite."""
-    wrong = []
-    needed = sorted({killer for mutant in mutants for killer in KILLERS[mutant.name]})
-    for killer in needed:
+    wrong, blunt = [], set()
+    for killer in sorted({killer for mutant in mutants for killer in KILLERS[mutant.name]}):
         if problem := caught(lab, [killer], None):
+            blunt.add(killer)
             wrong.append(f"no mutant at all: {problem}")
             print(wrong[-1], flush=True)
     for mutant in mutants:
         begun = time.monotonic()
         with source_root(mutant) as package:
-            problem = caught(lab, KILLERS[mutant.name], package)
+            killers = [killer for killer in KILLERS[mutant.name] if killer not in blunt]
+            problem = caught(lab, killers, package)
         took = time.monotonic() - begun
         print(
             f"{mutant.name:28} {took:4.0f} s  {problem or 'SURVIVED: ' + mutant.harm}", flush=True

@@ -29,7 +29,7 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     "stale-leader-writes-status": (Killer("F4 stopped holder", "holder stopped"),),
     "no-fence": (Killer("F4 stopped holder", "holder stopped"),),
     "no-delete-preconditions": (Killer("F17 old lists", "there and back"),),
-    "delete-on-stale-list": (Killer("F17 old lists", "old lists 3 s"),),
+    "delete-on-stale-list": (Killer("F17 old lists", "old pool, present pods"),),
     "attempt-reused": (MODEL, Killer("F18 dying pods", "stuck while terminating")),
     "failure-not-recorded": (Killer("F8 late replies", "failure while the status is refused"),),
     "budget-ignored": (MODEL, Killer("F1 kill: change an argument", "before write 1")),

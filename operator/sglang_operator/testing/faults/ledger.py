@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from sglang_operator.testing.faults.lives import PodLife
 from sglang_operator.testing.faults.monitor import Violation
@@ -38,6 +38,13 @@ class Ledger:
         return Ledger(
             creates=Counter(self.creates) - Counter(before.creates),
             deletes=Counter(self.deletes) - Counter(before.deletes),
+        )
+
+    def without(self, groups: Collection[str]) -> Ledger:
+        """The ledger of the other engines."""
+        return Ledger(
+            creates={g: n for g, n in self.creates.items() if g not in groups},
+            deletes={g: n for g, n in self.deletes.items() if g not in groups},
         )
 
     def differences(self, reference: Ledger) -> list[str]:
