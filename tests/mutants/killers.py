@@ -39,8 +39,8 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     "foreign-adopted": (Killer("F10 foreign objects", "with no labels"),),
     "hot-refusals": (Killer("F12 denials", "exceeded quota"),),
     "failures-forgotten": (
-        Killer("F8 lost replies", "delete pods reset before commit"),
-        Killer("F7 server errors", "503 100%"),
+        Killer("F7 server errors", "503 × 6 on delete pods"),
+        Killer("F7 server errors", "503 × 6 on create pods"),
     ),
     "lost-wakeups": (Killer("F9 slow server", "every write takes 1 s"),),
     "lease-taken-early": (Killer("F3 two writers", "a pair at rest"),),
