@@ -81,7 +81,12 @@ def _pair(lab: Lab, *, elected: bool) -> Iterator[Pair]:
 
 
 def two_writers(lab: Lab) -> Iterator[Result]:
-    """F3: two that both think they may write: requests are wasted, and no pod."""
+    """F3: two that both think they may write.
+
+    Where no pod of an engine is about to go, both give its pod one name: only requests are wasted.
+    Where one sees the old pod go and the other not yet, both may make one, which is resolved: the
+    monitor sees to it that never two are in service, and that an extra one does not stay.
+    """
     for change in (CREATE, SHRINK, MOVE, ARGUMENT, RECREATE):
         result = Result(point=f"two writers, {change.name}")
         yield judged_restarted(lab, result, change.setup, _both_write(change))
@@ -95,10 +100,12 @@ def _both_write(change: Change) -> Callable[[Lab, FaultPool], list[str]]:
         with _pair(lab, elected=False) as pair:
             change.act(pool)
             problems = lab.settle(pool)
+            if change in (CREATE, SHRINK):
+                found = lab.ledger(pool).since(before)
+                problems += lab.differences(pool, found, reference)
             silent = [o.name for o in (pair.first, pair.second) if not pair.writes(o)]
             return [
                 *problems,
-                *lab.differences(pool, lab.ledger(pool).since(before), reference),
                 *(f"{name} wrote nothing: this was no race" for name in silent),
             ]
 
