@@ -5,7 +5,6 @@ name, a delete carries the UID and version it means (``runtime.md`` A8.2, A8.3).
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -95,10 +94,10 @@ class Executor:
         *,
         generation: int,
         confirm: Callable[[], Coroutine[None, None, Confirmation]] | None,
-        deadline: float,
+        go_on: Callable[[], bool],
         proven: bool = False,
     ) -> Outcome:
-        """Perform deletes and creates until done, refused, or ``deadline`` (monotonic).
+        """Perform deletes and creates until done, refused, or told by ``go_on`` to stop.
 
         Creates end at once when the pool is seen to be deleted or changed: what they were planned
         for is no more.
@@ -125,7 +124,7 @@ class Executor:
                 if create and (outcome.stop or not self._asked_for(key, owner, generation)):
                     outcome.done = False
                     return
-                if time.monotonic() > deadline:
+                if not go_on():
                     outcome.done = False
                     return
                 await self._pod(key, owner, action, outcome)

@@ -4,7 +4,6 @@ A restart of the operator begins with an empty memory and comes to the same deci
 asks the API server once more what it had refused.
 """
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -56,7 +55,6 @@ class Memory:
     template: dict[str, object] | None = None
     recorded: set[names.Uid] = field(default_factory=set)
     published_at: float = float("-inf")  # monotonic
-    publishing: asyncio.Task[float | None] | None = None  # while more is being created
     confirmed_at: float = float("-inf")  # monotonic
     proven_until: float = 0.0  # creates went through and may be taken to go on doing so
     blocked_until: float = 0.0

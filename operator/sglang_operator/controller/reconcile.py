@@ -33,8 +33,8 @@ from sglang_operator.planner.weights import WeightsPlan
 
 # Conflicts in a row on a child that are nobody's business.
 CONFLICTS_UNTOLD = 2
-# A pass performs pod actions for so long; what is left is planned again, with a status between.
-ACTING_SECONDS = 2.0
+# A pass performs pod actions for so long at most; what is left is planned again.
+ACTING_SECONDS = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -202,39 +202,27 @@ class Reconciler:
             previous=record.status,
             now=now,
         )
-        await self._told(memory)
         later = await self._publish_status(key, memory, record, new)
         return min((wait for wait in (again, later) if wait is not None), default=None)
 
     async def _run(
         self, key: PoolKey, memory: Memory, record: CustomResource, pool: Pool
     ) -> float | None:
-        now, begun = time.time(), time.perf_counter()
-        observed = self._observe(key, memory, now)
-        plan = planner.plan(pool, observed, now)
-        policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
-        weights_plan = weights.decide(pool.owner, policy, plan.engines, observed, now)
-        memory.planning_seconds = time.perf_counter() - begun
-        memory.meter.planned(pool, plan, now)
-        self._ask_engines(key, pool, plan, weights_plan, observed)
+        now = time.time()
+        observed, plan, weights_plan = self._decide(key, memory, pool, now)
         # Gates first: what must be kept from clients cannot wait for pods.
         moved, look_again = await self._act_on_weights(key, memory, pool.owner, weights_plan)
-        outcome = await self._act(key, memory, pool, plan)
+        outcome, long = await self._act_and_tell(key, memory, record, pool, plan)
         if outcome.gone:
             self._view.pools.gone(key, memory.uid)
             return None
         complete = not plan.creates and all(view.pod is not None for view in plan.engines)
         memory.learn(outcome, len(observed.pods), now, complete=complete)
         again = self._next_tries(key, memory, outcome, now)
-        if moved:
-            return 0.0  # what is told is what stands when they are seen to have moved
-        told = await self._told(memory)
-        telling = self._publish(key, memory, record, pool, plan, weights_plan, observed)
-        if again == [0.0] and told is None:
-            # Many creates are left: they do not wait for this to be told.
-            memory.publishing = asyncio.create_task(telling)
-            return 0.0
-        told = min((wait for wait in (told, await telling) if wait is not None), default=None)
+        if moved or long:
+            # What is told is what stands once gates are seen to have moved, and pods to be there.
+            return min(again, default=0.0) if long else 0.0
+        told = await self._publish(key, memory, record, pool, plan, weights_plan, observed)
         if plan.wake_at is not None:
             again.append(max(0.0, plan.wake_at - time.time()))
         if memory.conflicts:
@@ -244,10 +232,46 @@ class Reconciler:
         again.extend(wait for wait in (told, look_again) if wait is not None)
         return min(again, default=None)
 
-    async def _told(self, memory: Memory) -> float | None:
-        """Let what the pass before is still telling be told; seconds until it is to be retried."""
-        publishing, memory.publishing = memory.publishing, None
-        return await publishing if publishing else None
+    def _decide(
+        self, key: PoolKey, memory: Memory, pool: Pool, now: float
+    ) -> tuple[Observed, Plan, WeightsPlan]:
+        begun = time.perf_counter()
+        observed = self._observe(key, memory, now)
+        plan = planner.plan(pool, observed, now)
+        policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
+        weights_plan = weights.decide(pool.owner, policy, plan.engines, observed, now)
+        memory.planning_seconds = time.perf_counter() - begun
+        memory.meter.planned(pool, plan, now)
+        self._ask_engines(key, pool, plan, weights_plan, observed)
+        return observed, plan, weights_plan
+
+    async def _act_and_tell(
+        self, key: PoolKey, memory: Memory, record: CustomResource, pool: Pool, plan: Plan
+    ) -> tuple[Outcome, bool]:
+        """Create and delete; what came of it, and whether it took so long that the plan is old.
+
+        While it does, gates are moved and the status is told.
+        """
+        stop = asyncio.Event()
+        acting = asyncio.create_task(self._act(key, memory, pool, plan, stop))
+        asked = {create.engine.group for create in plan.creates}
+        long = False
+        try:
+            while not (await asyncio.wait({acting}, timeout=self._publish_interval))[0]:
+                long = True
+                record = self._latest(key, record)
+                if record is not self._view.pools.get(key):
+                    stop.set()  # another spec, or none
+                    continue
+                observed, fresh, weights_plan = self._decide(key, memory, pool, time.time())
+                if fresh.removals or not {c.engine.group for c in fresh.creates} <= asked:
+                    stop.set()  # there is more to do than was known: plan it anew
+                moved, _ = await self._act_on_weights(key, memory, pool.owner, weights_plan)
+                if not moved:
+                    await self._publish(key, memory, record, pool, fresh, weights_plan, observed)
+            return acting.result(), long
+        finally:
+            acting.cancel()
 
     async def _act_on_weights(
         self, key: PoolKey, memory: Memory, owner: Owner, plan: WeightsPlan
@@ -285,7 +309,9 @@ class Reconciler:
             return [0.0]
         return [memory.again.failed(StaleViewError("what was seen is old"))]
 
-    async def _act(self, key: PoolKey, memory: Memory, pool: Pool, plan: Plan) -> Outcome:
+    async def _act(
+        self, key: PoolKey, memory: Memory, pool: Pool, plan: Plan, stop: asyncio.Event
+    ) -> Outcome:
         if not plan.creates and not plan.removals:
             return Outcome()
         if memory.template is None:
@@ -307,13 +333,14 @@ class Reconciler:
             return answer
 
         asked = time.monotonic() - memory.confirmed_at < CONFIRMED_SECONDS
+        deadline = time.monotonic() + ACTING_SECONDS
         return await self._executor.pods(
             key,
             memory.uid,
             batch,
             generation=generation,
             confirm=None if asked and not plan.removals else confirm,
-            deadline=time.monotonic() + ACTING_SECONDS,
+            go_on=lambda: not stop.is_set() and time.monotonic() < deadline,
             proven=time.time() < memory.proven_until,
         )
 
