@@ -1,6 +1,7 @@
 """The process: the loop, kopf beside it, the probes, and an orderly end."""
 
 import asyncio
+import gc
 import logging
 import signal
 
@@ -11,6 +12,10 @@ from sglang_operator.controller.probes import Probes
 from sglang_operator.controller.server import Handler, Server
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.shell import Shell
+
+# Allocations between two searches for garbage; Python's 700 have a burst of pods search, again
+# and again, through what lives as long as the process.
+GARBAGE_THRESHOLDS = (20_000, 20, 20)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +35,7 @@ async def serve(settings: Settings) -> int:
     def hint(namespace: str, name: str) -> None:
         loop.call_soon_threadsafe(room.hint, namespace, name)
 
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     shell = Shell(credentials, settings.namespaces, hint)
     servers = _servers(settings, room, shell)
     for server in servers:
@@ -37,6 +43,8 @@ async def serve(settings: Settings) -> int:
 
     async def ready() -> None:
         shell.start()
+        gc.collect()
+        gc.freeze()  # the code, and the world as it was listed
 
     running = asyncio.create_task(room.run(ready))
     stopping = asyncio.create_task(room.stopped())
