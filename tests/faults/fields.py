@@ -235,7 +235,7 @@ def _pod(pod: Json) -> Json:
 def _child(item: Json) -> Json:
     spec = {k: v for k, v in item.get("spec", {}).items() if k not in ("clusterIP", "clusterIPs")}
     document = json.loads(item.get("data", {}).get("engines.json", "{}"))
-    passing = ("epoch", "namespace", "podIP", "pod", "url")
+    passing = ("epoch", "namespace", "podIP", "pod", "url", "instance")
     listed = [
         {k: v for k, v in engine.items() if k not in passing}
         for engine in document.get("engines", [])
