@@ -156,7 +156,10 @@ def late_events(lab: Lab) -> Iterator[Result]:
                     _stream(lab, name).delay = delay
 
                 point = f"{name} {delay:g} s late, {change.name}"
-                result = with_fault(lab, point, change, slow, seconds=40 + 4 * delay)
+                # Before it is asked whether the pool is still there, one create is on its way.
+                spare = 1 if name == "pools" and change is RECREATE else 0
+                seconds = 40 + 4 * delay
+                result = with_fault(lab, point, change, slow, seconds=seconds, spare=spare)
                 for stream in lab.proxy.live(STREAMS[name]):
                     stream.cut()
                 yield result

@@ -124,9 +124,18 @@ class PodStore:
         self._entries: dict[str, PodEntry] = {}
         self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
         self._gone = _Tombstones()
+        self._lost_at: dict[PoolKey, float] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def lost_at(self, key: PoolKey) -> float:
+        """When a pod of the pool was last seen to be deleted (monotonic): by whom, and why?"""
+        return self._lost_at.get(key, float("-inf"))
+
+    def forget_losses(self, key: PoolKey) -> None:
+        """The pool is gone."""
+        self._lost_at.pop(key, None)
 
     def of(self, key: PoolKey) -> Iterator[PodEntry]:
         """All pods of pools of this name, whichever UID the pool had."""
@@ -160,6 +169,8 @@ class PodStore:
             return
         self._entries[uid] = entry
         self._by_pool[entry.pool][uid] = entry
+        if entry.pod.deleting and not (known and known.pod.deleting):
+            self._lost_at[entry.pool] = time.monotonic()
         if entry != known:  # else nothing that a decision depends on
             self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
 
@@ -178,6 +189,7 @@ class PodStore:
         del pods[uid]
         if not pods:
             del self._by_pool[entry.pool]
+        self._lost_at[entry.pool] = time.monotonic()
         self._wake(entry.pool, True)
 
 

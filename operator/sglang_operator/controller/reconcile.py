@@ -78,6 +78,7 @@ class Reconciler:
         record = self._view.pools.get(key)
         if record is None:
             self._memories.pop(key, None)
+            self._view.pods.forget_losses(key)
             self._recorder.forget(key)
             self._ask_nothing(key)
             return None
@@ -332,7 +333,10 @@ class Reconciler:
             memory.confirmed_at = time.monotonic() if unchanged else float("-inf")
             return answer
 
-        asked = time.monotonic() - memory.confirmed_at < CONFIRMED_SECONDS
+        # Pods that go may be the first that is heard of the end of their pool.
+        asked = memory.confirmed_at > max(
+            self._view.pods.lost_at(key), time.monotonic() - CONFIRMED_SECONDS
+        )
         deadline = time.monotonic() + ACTING_SECONDS
         return await self._executor.pods(
             key,

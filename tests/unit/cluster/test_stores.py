@@ -63,6 +63,30 @@ def test_a_late_answer_does_not_bring_a_deleted_pod_back():
     assert len(store) == 0
 
 
+def test_a_pod_that_begins_to_go_is_a_loss_and_so_is_one_that_is_gone():
+    store = PodStore(Wakes())
+    store.put(a_pod(**UP))
+    assert store.lost_at(KEY) == float("-inf")
+    store.put(a_pod(version=11, deleting=True, **UP))
+    going = store.lost_at(KEY)
+    assert going > 0
+    store.put(a_pod(version=12, deleting=True))
+    assert store.lost_at(KEY) == going
+    store.drop(a_pod(version=13))
+    assert store.lost_at(KEY) > going
+    store.forget_losses(KEY)
+    assert store.lost_at(KEY) == float("-inf")
+
+
+def test_news_without_meaning_wakes_nobody():
+    store = PodStore(wakes := Wakes())
+    store.put(a_pod(**UP))
+    wakes.clear()
+    store.put(a_pod(version=11, **UP))
+    assert not wakes
+    assert next(store.of(KEY)).pod.resource_version == 11
+
+
 def test_a_pod_that_gets_its_label_back_is_seen_again():
     store = PodStore(Wakes())
     store.put(a_pod())
