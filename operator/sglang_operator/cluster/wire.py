@@ -137,6 +137,7 @@ class Child(msgspec.Struct, frozen=True):
 
 _MAX_DIGITS = 9
 _MAX_LIST = 16_384
+ENDED = ("Failed", "Succeeded")
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 
@@ -175,7 +176,9 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
         created=seconds(meta.creation_timestamp),
         deleting=meta.deletion_timestamp is not None,
         deletion_asked=_deletion_asked(meta),
-        ended_at=_ended_at(engine.state.terminated, seconds(meta.creation_timestamp), ended_at),
+        ended_at=_ended_at(engine.state.terminated, seconds(meta.creation_timestamp), ended_at)
+        if status.phase in ENDED
+        else 0.0,
         containers_ready=_true(conditions, "ContainersReady"),
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
