@@ -15,7 +15,7 @@ help: ## Show this list
 demo: $(STAMP) ## The guide's example on a real control plane; ARGS=--once ends when it is Ready
 	@$(BIN)/python -m sglang_operator.testing demo $(ARGS)
 
-test: unit integration faults-subset ## All tests, faults by a seeded subset
+test: unit contract integration faults-subset ## All tests, faults by a seeded subset
 
 unit: $(STAMP) ## Tests without a cluster
 	$(PYTEST) tests/unit $(ARGS)

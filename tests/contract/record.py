@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from tests.contract import scenarios
 from tests.contract.subject import Subject
-from tests.contract.targets import Target, targets
+from tests.contract.targets import Target, command, targets
 
 _AT_A_TIME = int(os.environ.get("SGLANG_CONTRACT_PARALLEL", "6"))
 _ADDRESSES = re.compile(r"0x[0-9a-f]{6,}|/tmp/[\w./-]*site-packages|/tmp/site(?=/)")
@@ -84,7 +84,7 @@ async def talk(target: Target, scenario: scenarios.Scenario) -> list[scenarios.E
     """Start an engine, have the conversation, end it."""
     if scenario.alone:
         namespaces = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-        target = dataclasses.replace(target, command=namespaces + target.command)
+        target = dataclasses.replace(target, command=namespaces + command(target))
     async with Subject(
         target, scenario.arguments, scenario.environment, base=scenario.base
     ) as engine:

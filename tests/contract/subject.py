@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from tests.contract.targets import ARGUMENTS, Target, free_port
+from tests.contract.targets import ARGUMENTS, Target, free_port, model
+from tests.contract.zygote import Child, Zygote
 
 TOKENS = {"input_ids": [5, 6, 7], "sampling_params": {"max_new_tokens": 4, "temperature": 0}}
 # For ever, for a test: the longest that a fake's or a tiny model's context allows.
@@ -51,15 +53,20 @@ class Subject:
         self.arguments = (*base, *arguments)
         self.environment = {**target.settings, **(environment or {})}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Child | None = None
 
     def start(self) -> Self:
         """Start the process, without waiting."""
         if not self.target.url:
-            command = [*self.target.command, f"--port={self.port}", *self.arguments]
+            own = [f"--port={self.port}", *self.arguments]
+            env = {**os.environ, **self.environment}
+            if not self.target.command:
+                model_path = f"--model-path={model()}"
+                self.process = _zygote().start([model_path, *own], env, self._log)
+                return self
             self.process = subprocess.Popen(
-                command,
-                env={**os.environ, **self.environment},
+                [*self.target.command, *own],
+                env=env,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -164,6 +171,11 @@ class Subject:
         assert answer.status == 200
         found: dict[str, Any] = answer.json
         return found
+
+
+@functools.cache
+def _zygote() -> Zygote:
+    return Zygote()
 
 
 async def waits(task: "asyncio.Task[Answer]", seconds: float = 0.5) -> bool:

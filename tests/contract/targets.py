@@ -31,7 +31,7 @@ _MODEL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One version, and how an engine of it is started."""
+    """One version, and how an engine of it is started; without a command it is a fake."""
 
     version: versions.Version
     command: tuple[str, ...] = ()
@@ -44,6 +44,12 @@ class Target:
     def since(self, text: str) -> bool:
         """Whether the version is this or a later one."""
         return self.version >= versions.parse(text)
+
+
+def command(target: Target) -> tuple[str, ...]:
+    """How an engine of it is started as a process of its own."""
+    fake = (sys.executable, "-m", "sglang_operator.testing.engine", f"--model-path={model()}")
+    return target.command or fake
 
 
 def targets() -> Sequence[Target]:
@@ -59,7 +65,6 @@ def targets() -> Sequence[Target]:
 def _fake(version: str) -> Target:
     return Target(
         version=versions.parse(version),
-        command=(sys.executable, "-m", "sglang_operator.testing.engine", f"--model-path={model()}"),
         settings={
             f"{settings.PREFIX}{name}": value
             for name, value in {

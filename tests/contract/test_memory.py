@@ -89,6 +89,15 @@ async def test_a_release_while_requests_run_kills(engine: Subject):
     task.cancel()
 
 
+@contract()
+async def test_a_second_release_kills(engine: Subject):
+    """tests/data/real-engine/0.5.14-release-twice.json."""
+    await release(engine)
+    assert await engine.dropped("POST", "/release_memory_occupation", {})
+    assert await engine.ended() == 137
+    assert "Cannot pause allocation that is not active." in engine.log
+
+
 @contract(base=KEEPS)
 async def test_without_the_memory_saver_nothing_is_released(engine: Subject):
     """torch_memory_saver_adapter.py: the adapter that does nothing."""
@@ -100,12 +109,12 @@ async def test_without_the_memory_saver_nothing_is_released(engine: Subject):
 
 @contract(since="0.4.10", environment=SWITCH)
 async def test_a_pause_protects_a_sleeping_engine_from_requests(engine: Subject):
-    """Requests wait in front of the scheduler (tokenizer_manager.py) until the pause ends."""
+    """tests/data/real-engine/0.5.14-sleep-in-a-pause.json: it waits, and is answered."""
     await pause(engine)
     await release(engine)
     task = engine.later("POST", "/generate", TOKENS)
     assert await waits(task)
-    await resume(engine)
+    await resume(engine)  # the request goes on waiting: the pause holds it, not the memory
     assert await waits(task, 0.2)
     await go_on(engine)
     assert (await task).status == 200

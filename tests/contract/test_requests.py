@@ -166,7 +166,10 @@ async def test_the_cache_is_flushed_only_while_nothing_runs(engine: Subject):
     assert answer.text.startswith("Cache flushed.\n")
     task = engine.later("POST", "/generate", {**LONG, "rid": "long-2"})
     assert await waits(task, 0.3)
-    assert (await engine.post("/flush_cache", None)).status == 400
+    refused = await engine.post("/flush_cache", None)
+    assert refused.status == 400
+    if engine.target.since("0.5.14"):
+        assert refused.text == "Flush cache failed.\n"
     await engine.post("/abort_request", {"rid": "long-2"})
     await task
 
@@ -192,9 +195,12 @@ async def test_the_switch_makes_health_answer_at_once_from_0_5_6(engine: Subject
     assert (await engine.get("/health_generate")).seconds >= 0.99
 
 
-@contract(shared=True)
+@contract()
 async def test_load_can_be_asked_for_by_version(engine: Subject):
-    """http_server.py and v1_loads.py: /get_load until 0.5.20, /v1/loads from 0.5.9."""
+    """http_server.py and v1_loads.py: /get_load until 0.5.20, /v1/loads from 0.5.9.
+
+    Without --enable-metrics: its middleware answers 500 for /v1/loads under FastAPI 0.165.
+    """
     if "/get_load" in schema.nearest(engine.target.version).endpoints:
         load = (await engine.get("/get_load")).json[0]
         assert load["num_reqs"] == 0

@@ -40,6 +40,8 @@ class Api:
         self._args = manager.args
         self._generation = Generation(manager, commands, behaviour)
         self._trainer = TrainerApi(manager, commands, behaviour)
+        self._open: set[asyncio.Task[Any]] = set()
+        self._ending = False
         self._config = weights.config(manager.args.model_path)
         self._health_timeout = float(os.environ.get("SGLANG_HEALTH_CHECK_TIMEOUT", "20"))
         switched_off = os.environ.get(_SWITCH, "true").lower() in ("false", "0", "no", "n")
@@ -95,13 +97,31 @@ class Api:
             return web.json_response({"error": "Unauthorized"}, status=401)
         if self._faults.answer_seconds:
             await asyncio.sleep(self._faults.answer_seconds)
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
         try:
             return await handler(request)
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            return web.Response(text="Internal Server Error", status=500)
         except web.HTTPNotFound:
             return web.json_response({"detail": "Not Found"}, status=404)
         except web.HTTPMethodNotAllowed as error:
             body = {"detail": "Method Not Allowed"}
             return web.json_response(body, status=405, headers={"Allow": error.headers["Allow"]})
+        finally:
+            self._open.discard(task)
+
+    def give_up(self) -> None:
+        """Answer 500 to all open requests: the end of a process that SIGKILL does not end.
+
+        Seen on 0.5.14 as PID 1: uvicorn shuts down on the SystemExit that follows.
+        """
+        self._ending = True
+        for task in self._open:
+            task.cancel()
 
     # --- probes
 
@@ -169,17 +189,23 @@ class Api:
         return web.json_response({"weight_version": self._manager.weight_version})
 
     async def _models(self, request: web.Request) -> web.Response:
-        card = {"id": self._args.served_model_name, "object": "model", "owned_by": "sglang"}
+        name = self._args.served_model_name
+        card = {"id": name, "object": "model", "owned_by": "sglang", "root": name}
         return web.json_response({"object": "list", "data": [card]})
 
     # --- load
 
     async def _get_load(self, request: web.Request) -> web.Response:
-        load = await self._manager.scheduler.call(lambda: metrics.load(self._manager))
+        load = await self._seen(lambda: metrics.load(self._manager, self._behaviour))
         return web.json_response([load])
 
+    async def _seen(self, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if self._behaviour.loads_from_snapshot:
+            return look()
+        return await self._manager.scheduler.call(look)
+
     async def _loads(self, request: web.Request) -> web.Response:
-        loads = await self._manager.scheduler.call(lambda: metrics.loads(self._manager))
+        loads = await self._seen(lambda: metrics.loads(self._manager))
         return web.json_response(
             {
                 "timestamp": datetime.now(UTC).isoformat(),

@@ -57,6 +57,13 @@ class Behaviour:
     abort_all: bool  # /abort_request knows abort_all
     levels: bool  # endpoints of administration have a key of their own
     loads: bool  # GET /v1/loads
+    # /get_load and /v1/loads read what the scheduler wrote last, and answer when it blocks.
+    loads_from_snapshot: bool
+    pending_tokens: bool  # /get_load has num_pending_tokens
+    failed_flush_text: bool  # /flush_cache says so; before, the text is always the same
+    # Of an answer's meta_info: how often the request was retracted.
+    retractions: str
+    port_in_use_code: int  # uvicorn's, which is not pinned: 3 was seen with 0.5.14
     sticky_unhealthy: bool  # once a health check failed, SIGTERM does not drain
 
 
@@ -99,6 +106,11 @@ def of(version: versions.Version) -> Behaviour:
         abort_all=since("0.4.10"),
         levels=features.admin_api_key,
         loads=since("0.5.9"),
+        loads_from_snapshot=since("0.5.14"),
+        pending_tokens=since("0.5.14"),
+        failed_flush_text=since("0.5.14"),
+        retractions=_retractions(version),
+        port_in_use_code=3 if since("0.5.14") else 1,
         sticky_unhealthy=not since("0.5.2"),
     )
 
@@ -115,6 +127,12 @@ def _tags(version: versions.Version) -> tuple[str, ...]:
     if version < versions.parse("0.5.4.post2"):
         return (WEIGHTS, KV_CACHE)
     return (KV_CACHE, WEIGHTS, CUDA_GRAPH)
+
+
+def _retractions(version: versions.Version) -> str:
+    if version < versions.parse("0.5.7"):
+        return ""
+    return "num_retractions" if version >= versions.parse("0.5.14") else "total_retractions"
 
 
 def _busy_release(version: versions.Version) -> str:

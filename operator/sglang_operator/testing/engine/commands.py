@@ -14,11 +14,15 @@ from typing import Any
 from sglang_operator.testing.engine import rendezvous
 from sglang_operator.testing.engine import weights as weights_module
 from sglang_operator.testing.engine.behaviour import KV_CACHE, WEIGHTS, Behaviour
-from sglang_operator.testing.engine.scheduler import Scheduler, SchedulerError
+from sglang_operator.testing.engine.scheduler import Scheduler, SchedulerError, SchedulerExit
 from sglang_operator.testing.engine.settings import Settings
 
 Outcome = tuple[bool, str]
 
+_RELEASED = (
+    "[torch_memory_saver.cpp] Cannot pause allocation that is not active. tag={tag} "
+    "file=csrc/core.cpp func=pause"
+)
 _ONLINE = "Succeeded to update parameter online."
 _PARTIAL = (
     "Failed to update parameter online: {error}. The full weights of the ModelRunner are partially "
@@ -64,6 +68,9 @@ class Commands:
         if not self._scheduler.idle and not queued_only:
             raise SchedulerError(self._behaviour.busy_release)
         wanted = self._tags(tags)
+        again = [tag for tag in tags or self._everything if tag in self.released]
+        if again and self._saves_memory:
+            raise SchedulerExit(_RELEASED.format(tag=again[0]))
         self.released |= wanted
         if self._saves_memory:
             self._scheduler.unmapped = set(self.released)
@@ -249,8 +256,8 @@ class Commands:
             self.weights.snapshot()
         elif action == "reset_tensors":
             self.weights.reset()
-        elif error := self.weights.compare():
-            return False, error, None
+        elif (error := self.weights.compare()) != "":
+            return False, error or "", None  # an assertion without words: no snapshot
         return True, "Success.", None
 
 

@@ -16,10 +16,22 @@ def kill_tree() -> NoReturn:
     srt/utils/common.py, kill_process_tree: ``itself.kill(); sys.exit(0)``; both ends were seen
     (engine-on-h200.md, rl-semantics.md §3.6).
     """
+    try_kill()
+    os._exit(0)
+
+
+def try_kill() -> None:
+    """SIGKILL of itself; returns only as PID 1."""
     pid = os.getpid()
     log.line(f"kill_process_tree called: parent_pid={pid}, include_parent=True, pid={pid}")
     os.kill(pid, signal.SIGKILL)
-    os._exit(0)
+
+
+def scheduler_exited(last_words: str) -> None:
+    """Log what a scheduler that exited said, and what its parent noticed (seen on 0.5.14)."""
+    log.raw(last_words)
+    log.line("Subprocess scheduler_0 crashed with exit code 1. Triggering SIGQUIT for cleanup...")
+    log.line(_RUNNING)
 
 
 def scheduler_failed(traceback: str, *, launching: bool) -> None:

@@ -115,13 +115,13 @@ def model_not_found(path: str) -> NoReturn:
     launcher(_NOT_FOUND.format(path=path))
 
 
-def port_in_use(host: str, port: int) -> NoReturn:
-    """Uvicorn's words; it ends with 1 (newer uvicorn: 3, rl-semantics.md §3.6)."""
+def port_in_use(host: str, port: int, code: int) -> NoReturn:
+    """Uvicorn's words and exit code."""
     log.raw(
         f"ERROR:    [Errno 98] error while attempting to bind on address ('{host}', {port}): "
         "address already in use"
     )
-    os._exit(1)
+    os._exit(code)
 
 
 def check(args: argparse.Namespace, settings: Settings) -> None:

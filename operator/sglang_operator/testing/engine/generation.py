@@ -123,6 +123,8 @@ class Generation:
         }
         if self._behaviour.features.weight_version_flag:
             meta["weight_version"] = self._manager.weight_version
+        if self._behaviour.retractions:
+            meta[self._behaviour.retractions] = request.retractions
         meta |= {
             "completion_tokens": len(ids),
             "cached_tokens": 0,

@@ -1,7 +1,8 @@
 """GET /metrics, /get_load and /v1/loads: SGLang's names for what this engine can count.
 
 srt/metrics/collector.py, from 0.5.9 srt/observability/metrics_collector.py; the names here are the
-same in all versions from 0.4.6.post5 to 0.5.23, except where ``_SINCE`` says otherwise.
+same in all versions from 0.4.6.post5 to 0.5.23, except where ``_SINCE`` says otherwise.  The labels
+are those of 0.5.14 (tests/data/real-engine), of which older versions have fewer.
 """
 
 import time
@@ -14,7 +15,6 @@ from sglang_operator.testing.engine.manager import Manager
 _MAX_TOKENS = 100_000  # of the KV cache
 _SINCE = {
     "sglang:num_aborted_requests_total": versions.parse("0.5.2"),
-    "sglang:num_paused_reqs": versions.parse("0.5.6"),
 }
 
 
@@ -23,14 +23,12 @@ def _used_tokens(manager: Manager) -> int:
 
 
 def loads(manager: Manager) -> dict[str, Any]:
-    """The core of one entry of /v1/loads (0.5.14)."""
+    """The core of one entry of /v1/loads (0.5.14); what is held in place counts as running."""
     used = _used_tokens(manager)
-    running = len(manager.scheduler.running)
     return {
         "dp_rank": 0,
-        "timestamp": time.time(),
-        "num_running_reqs": 0 if manager.scheduler.paused else running,
-        "num_waiting_reqs": running if manager.scheduler.paused else 0,
+        "num_running_reqs": len(manager.scheduler.running),
+        "num_waiting_reqs": 0,
         "num_waiting_uncached_tokens": 0,
         "num_used_tokens": used,
         "num_total_tokens": used,
@@ -40,17 +38,20 @@ def loads(manager: Manager) -> dict[str, Any]:
         "cache_hit_rate": 0.0,
         "utilization": 0.0,
         "max_running_requests": 2048,
+        "queues": {"waiting": 0, "grammar": 0, "paused": 0, "retracted": 0},
     }
 
 
-def load(manager: Manager) -> dict[str, Any]:
+def load(manager: Manager, behaviour: Behaviour) -> dict[str, Any]:
     """One entry of /get_load."""
     core = loads(manager)
+    pending = {"num_pending_tokens": 0} if behaviour.pending_tokens else {}
     return {
         "dp_rank": 0,
         "num_reqs": core["num_running_reqs"] + core["num_waiting_reqs"],
         "num_waiting_reqs": core["num_waiting_reqs"],
         "num_tokens": core["num_used_tokens"],
+        **pending,
         "ts_tic": time.perf_counter(),
     }
 
@@ -65,7 +66,6 @@ def render(manager: Manager, behaviour: Behaviour) -> str:
         "sglang:token_usage": core["token_usage"],
         "sglang:gen_throughput": core["gen_throughput"],
         "sglang:cache_hit_rate": core["cache_hit_rate"],
-        "sglang:num_paused_reqs": core["num_waiting_reqs"],
     }
     counters = {
         "sglang:prompt_tokens_total": scheduler.prompt_tokens,
@@ -73,8 +73,8 @@ def render(manager: Manager, behaviour: Behaviour) -> str:
         "sglang:num_requests_total": scheduler.finished_requests,
         "sglang:num_aborted_requests_total": scheduler.aborted_requests,
     }
-    labels = f'model_name="{manager.args.served_model_name}"'
-    ranks = f',engine_type="unified",pp_rank="0",tp_rank="0",{labels}'.lstrip(",")
+    labels = f'engine_type="unified",model_name="{manager.args.served_model_name}"'
+    ranks = f'{labels},moe_ep_rank="0",pp_rank="0",tp_rank="0"'
     lines: list[str] = []
     for kind, values in (("gauge", gauges), ("counter", counters)):
         for name, value in values.items():

@@ -21,6 +21,10 @@ class SchedulerError(Exception):
     """What the scheduler dies of; the text is the last line of its traceback."""
 
 
+class SchedulerExit(SchedulerError):
+    """What makes the scheduler's process exit without an exception; the text is its last line."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Request:
     """One sequence to generate."""
@@ -56,9 +60,9 @@ class Request:
 
 
 class Scheduler:
-    """``crashed`` is called with the last line of a traceback, once."""
+    """``crashed`` is called with what the scheduler died of, once."""
 
-    def __init__(self, token_seconds: float, crashed: Callable[[str], None]) -> None:
+    def __init__(self, token_seconds: float, crashed: Callable[[SchedulerError], None]) -> None:
         self._tokens_per_step = _STEP_SECONDS / max(token_seconds, 1e-6)
         self._crashed = crashed
         self._inbox: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
@@ -81,7 +85,7 @@ class Scheduler:
                 await self._turn()
         except SchedulerError as error:
             self.dead = True
-            self._crashed(str(error))
+            self._crashed(error)
 
     @overload
     async def call(self, command: Callable[[], Awaitable[T]]) -> T: ...

@@ -18,11 +18,17 @@ from sglang_operator.testing.engine.commands import Commands
 from sglang_operator.testing.engine.control import Control, Faults
 from sglang_operator.testing.engine.manager import UNHEALTHY, UP, Manager
 from sglang_operator.testing.engine.nodes import Nodes
-from sglang_operator.testing.engine.scheduler import Request, Scheduler
+from sglang_operator.testing.engine.scheduler import (
+    Request,
+    Scheduler,
+    SchedulerError,
+    SchedulerExit,
+)
 from sglang_operator.testing.engine.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 5  # SGLANG_TIMEOUT_KEEP_ALIVE
 _BACKLOG = 2048  # uvicorn's
+_LAST_ANSWERS_SECONDS = 0.2
 
 
 class Engine:
@@ -44,6 +50,7 @@ class Engine:
         )
         self._commands = Commands(args, behaviour, settings, self._scheduler, weights)
         self._faults = Faults(settings.answer_seconds)
+        self._api = Api(self._manager, self._commands, behaviour, self._faults)
 
     async def run(self) -> None:
         """Until its end, which it does not return from."""
@@ -51,11 +58,10 @@ class Engine:
         await nodes.meet()
         await asyncio.sleep(self._settings.load_seconds)
         work = asyncio.create_task(self._scheduler.run())
-        api = Api(self._manager, self._commands, self._behaviour, self._faults)
-        await listen(api.application(), self._args.host, self._args.port)
+        await self._listen(self._api.application(), self._args.port)
         if self._settings.control_port:
             control = Control(self._manager, self._commands, self._faults)
-            await listen(control.application(), self._args.host, self._settings.control_port)
+            await self._listen(control.application(), self._settings.control_port)
         watch = asyncio.create_task(self._watch(nodes))
         await self._warm_up()
         log.line("The server is fired up and ready to roll!")
@@ -125,19 +131,28 @@ class Engine:
 
     async def _watch(self, nodes: Nodes) -> None:
         await nodes.lost()
-        self._crashed("RuntimeError: [gloo] Connection closed by peer")
+        self._crashed(SchedulerError("RuntimeError: [gloo] Connection closed by peer"))
 
-    def _crashed(self, error: str) -> None:
-        frames = (("srt/managers/scheduler.py", "run_scheduler_process"),)
-        death.scheduler_failed(death.traceback(error, *frames), launching=not self._running)
-        asyncio.get_running_loop().call_later(self._settings.crash_seconds, death.kill_tree)
+    def _crashed(self, error: SchedulerError) -> None:
+        if isinstance(error, SchedulerExit):
+            death.scheduler_exited(str(error))
+        else:
+            frames = ("srt/managers/scheduler.py", "run_scheduler_process")
+            trace = death.traceback(str(error), frames)
+            death.scheduler_failed(trace, launching=not self._running)
+        asyncio.get_running_loop().call_later(self._settings.crash_seconds, self._die)
 
+    def _die(self) -> None:
+        death.try_kill()
+        self._api.give_up()
+        asyncio.get_running_loop().call_later(_LAST_ANSWERS_SECONDS, os._exit, 0)
 
-async def listen(app: web.Application, host: str, port: int) -> None:
-    """Serve on an address; ends the process as uvicorn does if it is taken."""
-    runner = web.AppRunner(app, keepalive_timeout=_KEEP_ALIVE_SECONDS, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
-    except OSError:
-        failures.port_in_use(host, port)
+    async def _listen(self, app: web.Application, port: int) -> None:
+        """Serve on a port; ends the process as uvicorn does if it is taken."""
+        runner = web.AppRunner(app, keepalive_timeout=_KEEP_ALIVE_SECONDS, access_log=None)
+        await runner.setup()
+        host = self._args.host
+        try:
+            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+        except OSError:
+            failures.port_in_use(host, port, self._behaviour.port_in_use_code)

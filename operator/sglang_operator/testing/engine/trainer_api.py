@@ -16,6 +16,7 @@ _FLUSHED = (
     "Cache flushed.\nPlease check backend logs for more details. (When there are running or "
     "waiting requests, the operation will not be performed.)\n"
 )
+_NOT_FLUSHED = "Flush cache failed.\n"
 
 
 class TrainerApi:
@@ -81,7 +82,8 @@ class TrainerApi:
     async def _flush(self, request: web.Request) -> web.Response:
         self._manager.touched()
         idle = await self._scheduler.call(lambda: self._scheduler.idle)
-        return web.Response(text=_FLUSHED, status=200 if idle else 400)
+        failed = _NOT_FLUSHED if self._behaviour.failed_flush_text else _FLUSHED
+        return web.Response(text=_FLUSHED if idle else failed, status=200 if idle else 400)
 
     # --- memory: the answer has no content, as a function that returns nothing has in FastAPI
 

@@ -58,12 +58,14 @@ class Weights:
         """Keep the present content for ``compare``."""
         self._snapshot = dict(self._contents)
 
-    def compare(self) -> str:
-        """Empty if nothing differs from the snapshot, else an error as SGLang's."""
+    def compare(self) -> str | None:
+        """Empty if nothing differs from the snapshot, else an error; None without a snapshot."""
         if self._snapshot is None:
-            return "AssertionError: no snapshot"
+            return None
         changed = [name for name in self._contents if self._snapshot.get(name) != self[name]]
-        return f"check tensor equality failed: {', '.join(changed)}" if changed else ""
+        if not changed:
+            return ""
+        return "check tensor equality failed:\n" + "\n".join(f"name={name}" for name in changed)
 
     def __getitem__(self, name: str) -> Content:
         return self._contents[name]
