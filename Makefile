@@ -7,12 +7,13 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-peers mutants soak chart docs build schema policies golden proof clean tools
+.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-peers mutants soak chart docs build schema policies golden proof clean tools node-tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## The guide's example on a real control plane; ARGS=--once ends when it is Ready
+demo: $(STAMP) ## The guide's example on real nodes where they can run; ARGS='--once --kwok'
+	-@$(MAKE) --no-print-directory node-tools
 	@$(BIN)/python -m sglang_operator.testing demo $(ARGS)
 
 test: unit contract integration faults-subset ## All tests, faults by a seeded subset
@@ -83,6 +84,17 @@ build: $(STAMP) ## Wheel and source distribution in dist/
 
 tools: $(STAMP) # etcd, kube-apiserver and the rest: built once into the user's cache
 	@$(BIN)/python -m sglang_operator.testing tools >/dev/null
+	@$(MAKE) --no-print-directory node-tools
+
+# What real nodes need beside: Debian's programs where root may install them, and the kit's own build.
+# Without root, or elsewhere than on Linux, their tests say why they skip.
+node-tools: $(STAMP)
+	@if [ "$$(uname -s)-$$(id -u)" = Linux-0 ]; then \
+	  ( [ -e /usr/include/seccomp.h ] && for each in nft ip nsenter gcc pkg-config; do \
+	      command -v $$each >/dev/null || exit 1; done ) \
+	    || sh .ci/debian iproute2 nftables util-linux gcc libc6-dev pkg-config libseccomp-dev; \
+	fi
+	@$(BIN)/python -m sglang_operator.testing tools --real >/dev/null
 
 clean: ## Remove everything that was made in this folder (the tools' cache stays)
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

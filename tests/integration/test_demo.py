@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+from sglang_operator.testing.pytest_plugin import require_real_node
+
 DEMO = [sys.executable, "-m", "sglang_operator.testing", "demo"]
 
 
@@ -13,7 +15,7 @@ def _take_ctrl_c() -> None:
 
 
 def test_the_demo_ends_when_the_pool_is_ready():
-    shown = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, timeout=120)
+    shown = subprocess.run([*DEMO, "--once", "--kwok"], capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert any("READY 12/12" in line for line in lines)
@@ -23,9 +25,21 @@ def test_the_demo_ends_when_the_pool_is_ready():
     assert all("·" not in line for line in grid)  # all 24 GPUs are in use
 
 
+def test_the_demo_on_real_nodes_lets_engines_be_talked_to_until_it_is_told_to_end():
+    require_real_node()
+    shown = _until_ctrl_c([])
+    assert any("12 containers answer HTTP" in line for line in shown)
+    assert any("READY 12/12" in line for line in shown)
+
+
 def test_the_demo_stays_up_until_it_is_told_to_end():
+    _until_ctrl_c(["--kwok"])
+
+
+def _until_ctrl_c(arguments):
+    """Run the demo until it tells how to reach the cluster, then end it; what it showed."""
     demo = subprocess.Popen(
-        DEMO,
+        [*DEMO, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,6 +59,7 @@ def test_the_demo_stays_up_until_it_is_told_to_end():
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 0
         assert not os.path.exists(kubeconfig)  # noqa: PTH110
+        return shown
     finally:
         demo.kill()
         demo.stdout.close()

@@ -121,6 +121,16 @@ def test_the_headless_service_goes_when_it_is_no_longer_asked_for():
     assert [(a.kind, a.name) for a in dropped] == [("Service", "actor-infer-engines")]
 
 
+def test_a_pod_says_its_host_name_where_a_service_is_to_name_it():
+    """Seen on a real node: without it the headless Service has no name for the pod."""
+    for pool, expected in (
+        (a_pool(network={"headlessService": True}), "actor-infer-g0-1-3"),
+        (a_pool(), None),
+    ):
+        pod = engine_pod.pod(pool, engine_pod.template(pool), pool.engines[0], 3)
+        assert pod["spec"].get("hostname") == expected
+
+
 def test_a_pod_names_its_failures_and_its_attempt():
     pool = a_pool()
     template = engine_pod.template(pool)

@@ -24,10 +24,13 @@ def pod(
     chain: Chain | None = None,
 ) -> dict[str, Any]:
     """One engine's pod.  ``shared`` is ``template(pool)``; it is not changed."""
+    meta, own = shared["metadata"], {}
     if chain is not None:
         # What fails at its start is started again by the operator, which counts and gives up.
-        shared = {**shared, "spec": {**shared["spec"], "restartPolicy": "Never"}}
-    meta = shared["metadata"]
+        own["restartPolicy"] = "Never"
+    if pool.spec.network.headless_service:
+        # A Service names only pods that say their host name, though it would be this anyway.
+        own["hostname"] = names.pod_name(pool.owner.name, engine.group, attempt)
     annotations = {
         **meta["annotations"],
         names.ANNOTATION_ATTEMPT: str(attempt),
@@ -40,6 +43,8 @@ def pod(
         annotations[names.ANNOTATION_STARTUP_REASON] = chain.reason
     return {
         **shared,
+        # As it is where there is nothing of its own: a large pool shares one for all.
+        "spec": {**shared["spec"], **own} if own else shared["spec"],
         "metadata": {
             **meta,
             "name": names.pod_name(pool.owner.name, engine.group, attempt),
@@ -120,7 +125,7 @@ def _container(pool: Pool) -> dict[str, Any]:
         **probes.probes(
             pool.features,
             port=pool.spec.network.port,
-            startup_seconds=pool.startup_seconds,
+            startup_seconds=pool.spec.startup.timeout_seconds,
             has_api_key=pool.spec.security.api_key is not None,
         ),
     }

@@ -7,23 +7,28 @@
     kubeconfig                      print the path of its kubeconfig
     run [--nodes 3x8] -- CMD…       start one for a command, and end it with the command
     demo [--once]                   the guide's example on a plane of its own, to look at
-    tools                           print the folder of the programs, built first where needed
+    tools [--real]                  print the folder of the programs, built first where needed
 
-``--name`` tells several named planes apart.
+``--name`` tells several named planes apart.  ``--real`` after up and run asks for real nodes, with
+the fake engine's image on them; the command then runs in their network.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import Literal
 
 from sglang_operator.testing import binaries, controlplane, errors, named
+from sglang_operator.testing.realnode import requirements
+from sglang_operator.testing.realnode import tools as nodetools
 
 CHECK_SECONDS = 1.0
 SIGNAL_EXIT = 128  # what a shell adds to the number of the signal that ended a command
@@ -51,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     name.add_argument("--name", default="default", help="which plane (default: default)")
     size = argparse.ArgumentParser(add_help=False)
     size.add_argument("--nodes", default="3x8", help="NODESxGPUS, such as 3x8 or 2x8,1x4")
+    size.add_argument("--real", action="store_true", help="real nodes: kubelet and containerd")
 
     up = commands.add_parser("up", parents=[name, size], help="start a plane")
     up.add_argument("--detach", action="store_true", help="go on in the background, until down")
@@ -66,8 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(action=_run)
     demo = commands.add_parser("demo", help="the guide's example, with a live view")
     demo.add_argument("--once", action="store_true", help="end when the pool is Ready")
+    demo.add_argument(
+        "--kwok", action="store_true", help="nodes without containers, also where real ones can run"
+    )
     demo.set_defaults(action=_demo)
     tools = commands.add_parser("tools", help="print the folder of the programs")
+    tools.add_argument("--real", action="store_true", help="those of real nodes")
     tools.set_defaults(action=_tools)
     return parser
 
@@ -76,10 +86,10 @@ def _up(options: argparse.Namespace) -> int:
     slot = named.Slot(options.name, os.environ)
     if options.detach:
         binaries.locate()  # here, where its progress can be seen
-        print(f"export KUBECONFIG={slot.detach(options.nodes)}")
+        print(f"export KUBECONFIG={slot.detach(options.nodes, real=options.real)}")
         return 0
     _end_on(signal.SIGTERM, signal.SIGHUP)
-    with slot.held(), controlplane.ControlPlane(options.nodes) as plane:
+    with slot.held(), _plane(options) as plane:
         slot.publish(plane.kubeconfig)
         print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
         binaries.to_stderr(f"up after {plane.start_seconds:.1f} s; Ctrl-C or `down` ends it")
@@ -101,9 +111,10 @@ def _kubeconfig(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     _end_on(signal.SIGTERM, signal.SIGHUP)
-    with controlplane.ControlPlane(options.nodes) as plane:
+    with _plane(options) as plane:
         try:
-            process = subprocess.Popen(options.command, env=plane.environment())
+            with plane.inside() if options.real else contextlib.nullcontext():
+                process = subprocess.Popen(options.command, env=plane.environment())
         except OSError as error:
             print(f"error: {options.command[0]}: {error.strerror}", file=sys.stderr)
             return 127
@@ -122,8 +133,26 @@ def _run(options: argparse.Namespace) -> int:
     return code if code >= 0 else SIGNAL_EXIT - code
 
 
+@contextlib.contextmanager
+def _plane(options: argparse.Namespace) -> Iterator[controlplane.ControlPlane]:
+    kind: Literal["kwok", "real"] = "real" if options.real else "kwok"
+    with controlplane.ControlPlane(options.nodes, kind=kind) as plane:
+        if options.real:
+            from sglang_operator.testing.realnode import kitimages
+
+            plane.load_image(kitimages.default_engine())
+        yield plane
+
+
 def _tools(options: argparse.Namespace) -> int:
-    print(binaries.locate())
+    if not options.real:
+        print(binaries.locate())
+    elif (reason := requirements.missing()) is None:
+        print(nodetools.locate())
+    elif os.environ.get("CI"):
+        raise errors.PlaneError(f"in CI real nodes must run: {reason}")
+    else:
+        binaries.to_stderr(f"no real nodes on this machine: {reason}")
     return 0
 
 
@@ -131,7 +160,7 @@ def _demo(options: argparse.Namespace) -> int:
     from sglang_operator.testing import demo  # needs rich, which the rest does not
 
     _end_on(signal.SIGTERM, signal.SIGHUP)
-    return demo.main(once=options.once)
+    return demo.main(once=options.once, kwok=options.kwok)
 
 
 def _end_on(*signals: signal.Signals) -> None:

@@ -49,12 +49,15 @@ def locate(progress: Progress = to_stderr, *, environ: Mapping[str, str] | None 
     """
     environ = os.environ if environ is None else environ
     version = kubernetes_version()
-    for source, folder in _candidates(environ):
-        reason = reject(folder, version)
+    for source, candidate in _candidates(environ):
+        reason = reject(candidate, version)
         if reason is None:
-            return folder
-        progress(f"not using {source} ({folder}): {reason}")
-    return _own_build(progress, environ, version)
+            return candidate
+        progress(f"not using {source} ({candidate}): {reason}")
+    folder = built(plan(), "", progress, environ)
+    if folder is None:
+        raise errors.ToolsError(_nothing_found(version))
+    return folder
 
 
 def kubernetes_version() -> str:
@@ -109,18 +112,19 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return home / ".cache" / "sglang-operator"
 
 
-def module_key() -> str:
-    """A digest of the Go module's files: what is built, without the compiler."""
+def source_key(plan: toolbuild.Plan) -> str:
+    """A digest of the files of a plan's modules: what is built, without the compiler."""
     digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum"):
-        content = (MODULE / name).read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode() + content)
+    for module in plan.modules:
+        for file in toolbuild.sources(module.folder):
+            content = file.read_bytes()
+            digest.update(f"{file.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 
-def build_key(go_version: str) -> str:
-    """The name of a build's folder; it begins with the module's key."""
-    return f"{module_key()}-{hashlib.sha256(go_version.encode()).hexdigest()[:8]}"
+def build_key(plan: toolbuild.Plan, go_version: str) -> str:
+    """The name of a build's folder; it begins with the sources' key."""
+    return f"{source_key(plan)}-{hashlib.sha256(go_version.encode()).hexdigest()[:8]}"
 
 
 def _candidates(environ: Mapping[str, str]) -> list[tuple[str, Path]]:
@@ -132,34 +136,37 @@ def _candidates(environ: Mapping[str, str]) -> list[tuple[str, Path]]:
     return found
 
 
-def _own_build(progress: Progress, environ: Mapping[str, str], version: str) -> Path:
+def plan() -> toolbuild.Plan:
+    """How the control plane's programs are built."""
+    version = kubernetes_version()
+    return toolbuild.Plan(
+        title=f"Kubernetes {version}, etcd, KWOK and Helm",
+        modules=[toolbuild.Module(folder=MODULE)],
+        tools=TOOLS,
+        version=version,
+    )
+
+
+def built(
+    plan: toolbuild.Plan, prefix: str, progress: Progress, environ: Mapping[str, str]
+) -> Path | None:
+    """The folder of the cache with a plan's programs, built first where needed.
+
+    ``prefix`` of its name tells it from that of another plan.  None when they are not there and
+    there is no Go to build them; raises ToolsError.
+    """
     builds = cache_folder(environ) / "tools"
     go = toolbuild.find_go(environ)
     if go is None:
-        # A build of the same module by whichever compiler does as well.
-        for folder in sorted(builds.glob(f"{module_key()}-*")):
-            if is_complete(folder):
-                return folder
-        raise errors.ToolsError(_nothing_found(version))
-    toolbuild.require_version(go, MODULE / "go.mod", environ)
-    folder = builds / build_key(toolbuild.describe(go, environ))
-    if is_complete(folder):
-        return folder
-    toolbuild.build(
-        go,
-        module=MODULE,
-        target=folder,
-        version=version,
-        environ=environ,
-        is_complete=is_complete,
-        progress=progress,
-    )
+        # A build of the same modules by whichever compiler does as well.
+        known = sorted(builds.glob(f"{prefix}{source_key(plan)}-*"))
+        return next((folder for folder in known if plan.is_complete(folder)), None)
+    for module in plan.modules:
+        toolbuild.require_version(go, module.folder / "go.mod", environ)
+    folder = builds / (prefix + build_key(plan, toolbuild.describe(go, environ)))
+    if not plan.is_complete(folder):
+        toolbuild.build(go, plan, target=folder, environ=environ, progress=progress)
     return folder
-
-
-def is_complete(folder: Path) -> bool:
-    """Tell whether a folder of the cache holds every tool."""
-    return all((folder / tool).is_file() for tool in TOOLS)
 
 
 def _nothing_found(version: str) -> str:

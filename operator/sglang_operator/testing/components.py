@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sglang_operator.testing import audit, credentials, nodes
 from sglang_operator.testing.ports import HOST
+from sglang_operator.testing.realnode import network
 
 STAGES = Path(__file__).parent / "stages"
 ETCD = "etcd"
@@ -40,11 +41,12 @@ class Settings:
     port: int
     secrets: credentials.Credentials
     kubeconfigs: Mapping[str, Path]  # by user
+    real: bool = False  # the nodes are, and the plane has a network of its own
 
 
 def write_files(settings: Settings) -> None:
     """Write the configuration files that the command lines name."""
-    _audit_policy(settings).write_text(json.dumps(audit.POLICY))
+    _audit_policy(settings).write_text(to_json(audit.POLICY))
     scheduler = {
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
@@ -56,7 +58,7 @@ def write_files(settings: Settings) -> None:
             "burst": 2000,
         },
     }
-    _scheduler_config(settings).write_text(json.dumps(scheduler))
+    _scheduler_config(settings).write_text(to_json(scheduler))
     kwok = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
@@ -71,7 +73,12 @@ def write_files(settings: Settings) -> None:
             "nodeLeaseDurationSeconds": lease_seconds(settings.options.node_monitor_grace_seconds),
         },
     }
-    _kwok_config(settings).write_text(json.dumps(kwok))
+    _kwok_config(settings).write_text(to_json(kwok))
+
+
+def to_json(value: object) -> str:
+    """A configuration file's text: JSON, which is YAML too."""
+    return json.dumps(value)
 
 
 def lease_seconds(grace: float | None) -> int:
@@ -110,8 +117,7 @@ def _api_server(settings: Settings) -> list[str]:
     return [
         f"--etcd-servers={_etcd_socket(settings)}",
         f"--secure-port={settings.port}",
-        f"--bind-address={HOST}",
-        f"--advertise-address={HOST}",
+        *_reachable(settings),
         f"--cert-dir={settings.data / 'certs'}",
         f"--tls-cert-file={secrets.server_cert}",
         f"--tls-private-key-file={secrets.server_key}",
@@ -119,16 +125,36 @@ def _api_server(settings: Settings) -> list[str]:
         f"--service-account-key-file={secrets.account_public_key}",
         f"--service-account-signing-key-file={secrets.account_key}",
         f"--token-auth-file={secrets.token_file}",
-        "--authorization-mode=RBAC",
         "--service-cluster-ip-range=10.96.0.0/16",
-        # No endpoints for the "kubernetes" Service: a loopback address is refused there.
-        "--endpoint-reconciler-type=none",
         "--allow-privileged=true",
         f"--audit-policy-file={_audit_policy(settings)}",
         f"--audit-log-path={audit_log(settings.data)}",
         # Written before the request ends, and never rotated away.
         "--audit-log-mode=blocking",
         "--audit-log-maxsize=100000",
+    ]
+
+
+def _reachable(settings: Settings) -> list[str]:
+    """Where the API server listens, and whom it lets in by what."""
+    if not settings.real:
+        return [
+            f"--bind-address={HOST}",
+            f"--advertise-address={HOST}",
+            "--authorization-mode=RBAC",
+            # No endpoints for the "kubernetes" Service: a loopback address is refused there.
+            "--endpoint-reconciler-type=none",
+        ]
+    secrets = settings.secrets
+    return [
+        "--bind-address=0.0.0.0",  # of a network that has no way out
+        f"--advertise-address={network.CONTROL_PLANE}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        f"--client-ca-file={secrets.ca}",
+        f"--kubelet-client-certificate={secrets.kubelet_client_cert}",
+        f"--kubelet-client-key={secrets.kubelet_client_key}",
+        "--kubelet-preferred-address-types=InternalIP",
     ]
 
 

@@ -1,38 +1,47 @@
-"""A real Kubernetes control plane on the loopback interface, with fake GPU nodes.
+"""A real Kubernetes control plane with GPU nodes: KWOK's, or real ones that only lack the GPUs.
 
 ::
 
     with ControlPlane("3x8") as plane:
         plane.kubectl("get", "nodes")
 
+    with ControlPlane("1x24", kind="real") as plane:
+        plane.load_image("kit.invalid/server:v1", folder, entrypoint=["/server"])
+
 Each plane starts from an empty etcd in a temporary folder: etcd, kube-apiserver (RBAC and audit
 log on), kube-controller-manager, kube-scheduler and, for the nodes, KWOK with stages of the kit's
-own.  Planes do not know of each other; any number may run side by side.
+own; or kubelet and containerd for each node, kube-proxy and CoreDNS, all in a network of the
+plane's own (see ``testing.realnode``).  Planes do not know of each other; any number may run side
+by side.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-import subprocess
+import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from sglang_operator.testing import (
+    access,
     audit,
     binaries,
-    client,
     components,
-    credentials,
     errors,
     nodes,
+    ports,
     processes,
     running,
 )
+from sglang_operator.testing.realnode import images, requirements
+from sglang_operator.testing.realnode import nodes as realnodes
+from sglang_operator.testing.realnode import tools as nodetools
 
 T = TypeVar("T")
 
@@ -41,13 +50,14 @@ TOKEN_SECONDS = 24 * 3600
 KEEP_VARIABLE = "SGLANG_OPERATOR_KEEP"
 
 
-class ControlPlane:
+class ControlPlane(access.Access):
     """One control plane; a context manager, or ``start`` and ``stop``."""
 
     def __init__(
         self,
         nodes: str = "3x8",
         *,
+        kind: Literal["kwok", "real"] = "kwok",
         product: str = "NVIDIA-H100-80GB-HBM3",
         tools: Path | None = None,
         pod_cidr: str = "10.240.0.0/16",
@@ -60,11 +70,14 @@ class ControlPlane:
         """Describe the plane; ``start`` makes it.
 
         ``nodes`` is ``3x8`` for three nodes with eight GPUs of ``product`` each (see
-        ``testing.nodes``); ``0`` also leaves KWOK out.  ``node_monitor_grace_seconds`` is how long
-        a silent node counts as ready; None leaves Kubernetes' default.  ``flags`` are more flags
-        by component, such as ``{"kube-apiserver": ["--v=4"]}``.  ``keep`` leaves the data folder
-        behind; None keeps it when $SGLANG_OPERATOR_KEEP is set.
+        ``testing.nodes``); ``0`` also leaves KWOK out.  ``kind`` says what the nodes are; real
+        ones need Linux and root (see ``realnode.requirements``).  ``node_monitor_grace_seconds``
+        is how long a silent node counts as ready; None leaves Kubernetes' default.  ``flags`` are
+        more flags by component, such as ``{"kube-apiserver": ["--v=4"]}``.  ``keep`` leaves the
+        data folder behind; None keeps it when $SGLANG_OPERATOR_KEEP is set.
         """
+        super().__init__()
+        self.kind = kind
         self._specs = _parse_nodes(nodes)
         self._product = product
         self._tools = tools
@@ -76,7 +89,7 @@ class ControlPlane:
         )
         self._keep = bool(os.environ.get(KEEP_VARIABLE)) if keep is None else keep
         self._progress = progress
-        self._running: running.Running | None = None
+        self._real: realnodes.RealNodes | None = None
         self._node_count = 0
         self.start_seconds = 0.0
 
@@ -104,6 +117,10 @@ class ControlPlane:
         if self._running is not None:
             raise errors.PlaneError("this control plane is running already")
         tools = self._tools or binaries.locate(self._progress)
+        if self.kind == "real":
+            if reason := requirements.missing():
+                raise errors.PlaneError(reason)
+            nodetools.locate(self._progress)  # here, where it may take its time
         began = time.monotonic()
         for attempt in range(1, START_TRIES + 1):
             try:
@@ -132,160 +149,115 @@ class ControlPlane:
         return errors.PlaneError("\n".join([str(error), *tails]))
 
     def _start_once(self, tools: Path) -> None:
-        up = self._running = running.Running(self._options, tools=tools, keep=self._keep)
+        real = self.kind == "real"
+        up = self._running = running.Running(self._options, tools=tools, keep=self._keep, real=real)
+        if real:
+            up.start_network()
         up.start(components.ETCD)
         up.start(components.API_SERVER)
         up.wait_for_api()
         up.start(components.CONTROLLER_MANAGER)
         up.start(components.SCHEDULER)
-        if self._specs:
-            up.start(components.KWOK)
-        self._node_count = 0
-        for spec in self._specs:
-            self._create_node(spec, {})
+        self._node_count, self._real = 0, None
+        if real:
+            located = nodetools.locate(self._progress)
+            self._real = realnodes.RealNodes(up, tools=located, product=self._product)
+            self._real.start_names()
+            self._real.start(self._specs)
+            if self._specs:
+                self._real.start_proxy(self._specs[0].name)
+        else:
+            if self._specs:
+                up.start(components.KWOK)
+            for spec in self._specs:
+                self._create_node(spec, {})
         self.wait(
             self._nodes_ready, running.START_SECONDS, "every node to be ready and without taints"
         )
         self._wait_for_account("default")
 
+    def _api_nodes(self) -> list[Any]:
+        return list(self._up.api.get("/api/v1/nodes")["items"])
+
     def _nodes_ready(self) -> bool:
-        listed = self._up.api.get("/api/v1/nodes")["items"]
-        return len(listed) == len(self._specs) and all(nodes.is_ready(node) for node in listed)
+        listed = self._api_nodes()
+        wanted = {spec.name: spec.gpus for spec in self._specs}
+        return len(listed) == len(wanted) and all(
+            nodes.is_ready(node, gpus=wanted[node["metadata"]["name"]]) for node in listed
+        )
 
-    @property
-    def _up(self) -> running.Running:
-        if self._running is None:
-            raise errors.PlaneError("this control plane is not running; call start() first")
-        return self._running
+    # ---- what only a plane with real nodes has
 
-    # ---- access
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Put this thread into the plane's network, where pods and Services have addresses.
 
-    @property
-    def url(self) -> str:
-        """The API server's address."""
-        return self._up.url
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig."""
-        return self._up.settings.kubeconfigs["admin"]
-
-    @property
-    def ca_file(self) -> Path:
-        """The certificate by which the API server is known."""
-        return self._up.settings.secrets.ca
-
-    @property
-    def admin_token(self) -> str:
-        """The administrator's bearer token."""
-        return self._up.settings.secrets.tokens["admin"]
-
-    @property
-    def data(self) -> Path:
-        """The folder that holds everything of this plane, its logs among it."""
-        return self._up.settings.data
-
-    @property
-    def tools(self) -> Path:
-        """The folder of the programs, kubectl and helm among them."""
-        return self._up.settings.tools
-
-    @property
-    def api(self) -> client.Client:
-        """The administrator's HTTP client."""
-        return self._up.api
-
-    def environment(self, kubeconfig: Path | None = None) -> dict[str, str]:
-        """This process's environment with kubectl and helm on PATH and pointed at the plane."""
-        return {
-            **os.environ,
-            "KUBECONFIG": str(kubeconfig or self.kubeconfig),
-            # Else two planes that had the same port share what kubectl knows of their resources.
-            "KUBECACHEDIR": str(self.data / "kubectl-cache"),
-            "PATH": f"{self.tools}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
-
-    def kubectl(
-        self,
-        *args: str,
-        input: str | None = None,  # noqa: A002 - as in subprocess.run
-        check: bool = True,
-        as_: str | Path | None = None,
-        timeout: float = 60.0,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run kubectl as the administrator and return what it wrote.
-
-        ``as_`` is another kubeconfig, or the name of a user to impersonate; ``timeout`` is in
-        seconds.  Raises CommandError with kubectl's own words when it fails and ``check`` is set.
+        Sockets made meanwhile stay there, and so do threads and processes started meanwhile.
+        Raises PlaneError on a plane without a network.
         """
-        argv = [str(self.tools / "kubectl"), *args]
-        if isinstance(as_, str):
-            argv[1:1] = [f"--as={as_}"]
-        environ = self.environment(as_ if isinstance(as_, Path) else None)
-        try:
-            result = subprocess.run(
-                argv, input=input, env=environ, capture_output=True, text=True, timeout=timeout
-            )
-        except subprocess.TimeoutExpired as error:
-            self.check()
-            text = f"kubectl {' '.join(args)}: no end after {timeout:g} s"
-            raise errors.CommandError(text) from error
-        if check and result.returncode != 0:
-            said = (result.stderr or result.stdout).strip()
-            raise errors.CommandError(
-                f"kubectl {' '.join(args)}: exit code {result.returncode}: {said}"
-            )
-        return result
+        network = self._up.network
+        if network is None:
+            raise errors.PlaneError("only a plane with real nodes has a network of its own")
+        with network.inside():
+            yield
 
-    def service_account_kubeconfig(
-        self, namespace: str, name: str, *, create: bool = False
-    ) -> Path:
-        """Return a new kubeconfig of a ServiceAccount, by a token of 24 hours; raises ApiError.
+    def expose(self, host: str, port: int) -> str:
+        """Let an address in the network, ``host:port``, be reached from outside of it.
 
-        ``create`` makes the namespace and the account where they are missing.
+        Returns where, as ``127.0.0.1:PORT``; it stays so while the plane is up.
         """
-        accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
-        if create:
-            self.namespace(namespace)
-            if not self.api.exists(f"{accounts}/{name}"):
-                self.api.post(accounts, {"metadata": {"name": name}})
-        answer = self.api.post(
-            f"{accounts}/{name}/token",
-            {
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenRequest",
-                "spec": {"expirationSeconds": TOKEN_SECONDS},
-            },
-        )
-        return credentials.write_kubeconfig(
-            self.data / f"account-{namespace}-{name}-{uuid.uuid4().hex[:8]}.kubeconfig",
-            url=self.url,
-            ca=self.ca_file,
-            token=answer["status"]["token"],
-            namespace=namespace,
-        )
+        outside = ports.free()
+        self._up.relay(f"relay-{outside}", outside, host, port)
+        self.wait(lambda: ports.is_listening(outside), running.START_SECONDS, "the relay")
+        return f"{ports.HOST}:{outside}"
 
-    def namespace(self, name: str) -> str:
-        """Make sure that a namespace exists in which pods can be created; return its name."""
-        if not self.api.exists(f"/api/v1/namespaces/{name}"):
-            self.api.post("/api/v1/namespaces", {"metadata": {"name": name}})
-        self._wait_for_account(name)
-        return name
+    def load_image(
+        self, image: images.Image | str, root: Path | None = None, **config: Any
+    ) -> images.Image:
+        """Give the real nodes an image, which pods then find under its name without a registry.
 
-    def _wait_for_account(self, namespace: str) -> None:
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
-        self.wait(
-            lambda: self.api.exists(path),
-            running.START_SECONDS,
-            f"the ServiceAccount default in {namespace}",
-        )
+        Either an Image (``realnode.pythonimage`` builds those with an interpreter), or a name and
+        the folder that is to be its root, with what else an Image has, such as ``entrypoint``.
+        Raises KitError on a name without a tag and on a plane without real nodes.
+        """
+        if self._real is None:
+            raise errors.PlaneError("only a plane with real nodes holds images")
+        if isinstance(image, str):
+            if root is None:
+                raise errors.KitError(f"image {image}: a folder is needed to make it of")
+            layer = images.write_layer(root, self.data / f"layer-{uuid.uuid4().hex}.tar")
+            image = images.Image(name=image, layers=[layer], **config)
+        self._real.load([image])
+        return image
+
+    def signal_daemon(
+        self, node: str, daemon: Literal["kubelet", "containerd"], number: signal.Signals
+    ) -> None:
+        """Send a signal to a daemon of a real node; one that ends is started again by the node."""
+        self._real_nodes.signal_daemon(node, daemon, number)
+
+    @property
+    def _real_nodes(self) -> realnodes.RealNodes:
+        if self._real is None:
+            raise errors.PlaneError("this plane has no real nodes; start it with kind='real'")
+        return self._real
 
     # ---- nodes
 
     def add_node(
-        self, name: str | None = None, *, gpus: int = 8, labels: Mapping[str, str] | None = None
+        self,
+        name: str | None = None,
+        *,
+        gpus: int = 8,
+        labels: Mapping[str, str] | None = None,
+        kind: Literal["kwok", "real"] | None = None,
     ) -> str:
-        """Add a node, wait until it is ready, and return its name; raises ApiError."""
+        """Add a node, wait until it is ready, and return its name; raises ApiError.
+
+        A plane with real nodes may have KWOK's beside them.
+        """
+        if (kind or self.kind) == "real":
+            return self._add_real(name, gpus, labels or {})
         if components.KWOK not in self._up.processes.pids:
             self._up.start(components.KWOK)
         chosen = name or nodes.NAME.format(self._node_count)
@@ -301,16 +273,52 @@ class ControlPlane:
 
     def silence_node(self, name: str) -> None:
         """Stop a node's heartbeats and its kubelet's work, as when its power fails."""
-        self._label_node(name, None)
+        if self._is_real(name):
+            self._real_nodes.cut_power(name)
+        else:
+            self._label_node(name, None)
 
     def fail_node(self, name: str) -> None:
-        """Let a node report that it is not ready, its heartbeats going on."""
-        self._annotate_node(name, "false")
+        """Let a node report that it is not ready, its heartbeats going on.
+
+        A real one has lost the network of its pods.
+        """
+        if self._is_real(name):
+            self._real_nodes.take_pod_network(name)
+        else:
+            self._annotate_node(name, "false")
 
     def restore_node(self, name: str) -> None:
         """Undo ``silence_node`` and ``fail_node`` and wait until the node is ready."""
+        if self._is_real(name):
+            self._restore_real(name)
+            return
         self._annotate_node(name, None)
         self._label_node(name, nodes.MANAGED_VALUE)
+        self._wait_for_node(name)
+
+    def _is_real(self, name: str) -> bool:
+        return self._real is not None and self._real.is_real(name)
+
+    def _add_real(self, name: str | None, gpus: int, labels: Mapping[str, str]) -> str:
+        chosen = name or nodes.NAME.format(len(self._api_nodes()))
+        self._real_nodes.start([nodes.NodeSpec(name=chosen, gpus=gpus)])
+        self.api.merge(f"/api/v1/nodes/{chosen}", {"metadata": {"labels": dict(labels)}})
+        self._wait_for_node(chosen, gpus)
+        return chosen
+
+    def _restore_real(self, name: str) -> None:
+        path = f"/api/v1/nodes/{name}"
+        if name in self.pids:
+            self._real_nodes.give_pod_network(name)
+        else:
+            before = nodes.heartbeat(self.api.get(path))
+            self._real_nodes.boot(name)
+            self.wait(
+                lambda: nodes.heartbeat(self.api.get(path)) != before,
+                running.START_SECONDS,
+                f"node {name} to report",
+            )
         self._wait_for_node(name)
 
     def _create_node(self, spec: nodes.NodeSpec, labels: Mapping[str, str]) -> None:
@@ -327,10 +335,10 @@ class ControlPlane:
         body = {"metadata": {"annotations": {nodes.READY_ANNOTATION: value}}}
         self.api.merge(f"/api/v1/nodes/{name}", body)
 
-    def _wait_for_node(self, name: str) -> None:
+    def _wait_for_node(self, name: str, gpus: int = 0) -> None:
         path = f"/api/v1/nodes/{name}"
         self.wait(
-            lambda: nodes.is_ready(self.api.get(path)),
+            lambda: nodes.is_ready(self.api.get(path), gpus=gpus),
             running.START_SECONDS,
             f"node {name} to be ready and without taints",
         )
@@ -357,9 +365,10 @@ class ControlPlane:
     def spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Start a process beside the components, such as an operator, and return its id.
 
-        It has a log like theirs, and ends with the plane at the latest; raises PlaneError.
+        It is in their network, has a log like theirs, and ends with the plane at the latest;
+        raises PlaneError.
         """
-        return self._up.processes.start(name, argv, env)
+        return self._up.spawn(name, argv, env)
 
     def await_end(self, name: str, timeout: float) -> None:
         """Wait until a process that was told to end has done so, which is then no failure.
@@ -382,18 +391,6 @@ class ControlPlane:
         self._up.start(name)
         if name in (components.ETCD, components.API_SERVER):
             self._up.wait_for_api()
-
-    def check(self) -> None:
-        """Raise PlaneError, with the end of the log, when a component has died by itself."""
-        self._up.check()
-
-    def wait(self, predicate: Callable[[], T], timeout: float, what: str) -> T:
-        """Ask until the answer is true in the sense of ``if``, and return it.
-
-        A CommandError, ApiError, AssertionError or ConnectionError counts as no.  Raises
-        WaitTimeoutError after ``timeout`` seconds, and PlaneError when a component dies meanwhile.
-        """
-        return self._up.wait(predicate, timeout, what)
 
     # ---- audit
 

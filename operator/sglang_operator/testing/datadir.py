@@ -13,6 +13,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from sglang_operator.testing import guard
+
 PREFIX = "sglang-plane-"
 LOCK = "lock"
 KEEP = "keep"  # a folder with this file in it is left where it is
@@ -43,6 +45,7 @@ def _remove_unused(folder: Path) -> None:
     descriptor = os.open(folder / LOCK, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        guard.remove_groups(folder)
         shutil.rmtree(folder)
     finally:
         os.close(descriptor)

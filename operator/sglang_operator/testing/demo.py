@@ -1,7 +1,8 @@
 """``make demo``: the guide's example from nothing to a Ready pool, to look at.
 
 A control plane with three nodes of eight GPUs, the operator installed on it, the pool applied
-with kubectl; a live view while its engines come up; then a cluster to play with.
+with kubectl; a live view while its engines come up; then a cluster to play with.  Where they can
+run, the nodes are real, and the engines are containers that answer HTTP.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import conditions, names
-from sglang_operator.testing import errors
+from sglang_operator.testing import demo_engines, errors
 from sglang_operator.testing.controlplane import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator, manifests
 
@@ -65,12 +66,20 @@ class Picture:
         return fresh and self.condition(conditions.READY).get("status") == conditions.TRUE
 
 
-def run(*, once: bool, console: Console | None = None) -> int:
-    """Show the demo; the exit code.  ``once`` ends it when the pool is Ready."""
+def run(*, once: bool, kwok: bool = False, console: Console | None = None) -> int:
+    """Show the demo; the exit code.
+
+    ``once`` ends it when the pool is Ready; ``kwok`` asks for nodes that run no containers.
+    """
     console = console or Console()
-    console.print(f"[bold]1[/] a control plane with {NODES} GPUs (built on first use: minutes)")
-    with ControlPlane(NODES, progress=lambda text: console.print(f"  {text}")) as plane:
+    kind = demo_engines.kind(console, kwok=kwok)
+    console.print(
+        f"[bold]1[/] a control plane with {NODES} GPUs, {demo_engines.NODES[kind]} "
+        "(built on first use: minutes)"
+    )
+    with ControlPlane(NODES, kind=kind, progress=lambda text: console.print(f"  {text}")) as plane:
         console.print(f"  up after {plane.start_seconds:.1f} s")
+        demo_engines.load(plane, console)
         console.print("[bold]2[/] the operator, as its own ServiceAccount with the shipped roles")
         with InstalledOperator(plane):
             sample = manifests() / "samples" / SAMPLE
@@ -79,6 +88,7 @@ def run(*, once: bool, console: Console | None = None) -> int:
             plane.kubectl("apply", "-f", str(sample))
             picture = _watch(plane, console, begun)
             _conclude(plane, console, picture, time.monotonic() - begun)
+            demo_engines.show(plane, console)
             if not once:
                 _stay(plane, console)
     return 0
@@ -136,7 +146,8 @@ def _stay(plane: ControlPlane, console: Console) -> None:
     console.print("The cluster stays up until Ctrl-C. In another shell:\n")
     path = f"{plane.tools}:$PATH"
     console.print(
-        f"  export KUBECONFIG={plane.kubeconfig}\n  export PATH={path}\n  kubectl get sgi,pods",
+        f"  export KUBECONFIG={plane.kubeconfig}\n  export PATH={path}\n  kubectl get sgi,pods\n"
+        + demo_engines.commands(plane),
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -242,10 +253,10 @@ def _legend(picture: Picture) -> Iterator[str]:
         yield f"{count} {state} ({_STATES[state]})"
 
 
-def main(*, once: bool) -> int:
+def main(*, once: bool, kwok: bool = False) -> int:
     """The demo as a command: errors in words, Ctrl-C is a good end."""
     try:
-        return run(once=once)
+        return run(once=once, kwok=kwok)
     except KeyboardInterrupt:
         return 0
     except errors.KitError as error:

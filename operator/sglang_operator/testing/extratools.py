@@ -6,7 +6,6 @@ as the control plane's programs.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -38,34 +37,18 @@ def locate(
     if not (module / "go.mod").is_file():
         known = ", ".join(sorted(path.parent.name for path in MODULES.glob("*/go.mod")))
         raise errors.ToolsError(f"there is no module {name!r} of more tools; known are {known}")
-    builds, key = binaries.cache_folder(environ) / "tools", module_key(module)
     names = programs(module)
-
-    def is_complete(folder: Path) -> bool:
-        return all((folder / program).is_file() for program in names)
-
-    go = toolbuild.find_go(environ)
-    if go is None:
-        for folder in sorted(builds.glob(f"{name}-{key}-*")):
-            if is_complete(folder):
-                return folder
+    plan = toolbuild.Plan(
+        title=f"{', '.join(names)} ({name})",
+        modules=[toolbuild.Module(folder=module)],
+        tools=names,
+        version=kubernetes_version(module),
+    )
+    folder = binaries.built(plan, f"{name}-", progress, environ)
+    if folder is None:
         raise errors.ToolsError(
             f"{', '.join(names)} of {module.name} must be built, and there is no `go` on PATH; "
             f"install Go {toolbuild.go_needed(module / 'go.mod')} or newer"
-        )
-    toolbuild.require_version(go, module / "go.mod", environ)
-    compiler = hashlib.sha256(toolbuild.describe(go, environ).encode()).hexdigest()[:8]
-    folder = builds / f"{name}-{key}-{compiler}"
-    if not is_complete(folder):
-        toolbuild.build(
-            go,
-            module=module,
-            target=folder,
-            version=kubernetes_version(module),
-            environ=environ,
-            is_complete=is_complete,
-            progress=progress,
-            what=f"{', '.join(names)} ({name})",
         )
     return folder
 
@@ -79,12 +62,3 @@ def kubernetes_version(module: Path) -> str:
     """The Kubernetes version of a module, which its programs then report as their own."""
     match = binaries.KUBERNETES.search((module / "go.mod").read_text())
     return match["version"] if match else binaries.kubernetes_version()
-
-
-def module_key(module: Path) -> str:
-    """A digest of a module's files."""
-    digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum"):
-        content = (module / name).read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]

@@ -26,6 +26,7 @@ from typing import Any, Protocol, cast
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
 STOP_SECONDS = 10.0
+GROUPS = "control-groups"  # in the data folder: those to remove, a line each
 
 
 class _Prctl(Protocol):
@@ -119,6 +120,7 @@ class Guard:
         for name in reversed(list(self.running)):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.stop(name)
+        remove_groups(self.data)
         if not self.keep_file.exists():
             remove_tree(self.data)
 
@@ -136,6 +138,28 @@ def remove_tree(path: Path) -> None:
         if not path.exists():
             return
         time.sleep(POLL_SECONDS)
+
+
+def remove_groups(data: Path) -> None:
+    """Remove the control groups of a plane, as soon as the last process in them is gone."""
+    try:
+        folders = [Path(line) for line in (data / GROUPS).read_text().split()]
+    except FileNotFoundError:
+        return
+    deadline = time.monotonic() + STOP_SECONDS
+    while folders:
+        folders = [folder for folder in folders if not remove_group(folder)]
+        if time.monotonic() > deadline:
+            return
+        time.sleep(POLL_SECONDS / 5)
+
+
+def remove_group(folder: Path) -> bool:
+    """Remove a control group with those in it, as far as they are empty; tell if all are gone."""
+    for inner, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # a process in it is not quite gone
+            Path(inner).rmdir()
+    return not folder.exists()
 
 
 def main() -> None:

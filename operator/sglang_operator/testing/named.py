@@ -73,14 +73,17 @@ class Slot:
             raise errors.KitError(f"no control plane named {self.name!r} is up")
         return Path(state["kubeconfig"])
 
-    def detach(self, nodes: str) -> Path:
+    def detach(self, nodes: str, *, real: bool = False) -> Path:
         """Start a plane in a process of its own and return its kubeconfig; raises KitError."""
         if self._occupied():
             with self.held():  # says why not
                 pass
         with self._log.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", PROGRAM, "up", "--name", self.name, "--nodes", nodes],
+                [
+                    *(sys.executable, "-m", PROGRAM, "up", "--name", self.name),
+                    *("--nodes", nodes, *(["--real"] if real else [])),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -57,10 +57,8 @@ def manifest(
 ) -> dict[str, Any]:
     """Return the Node object for one fake node; ``labels`` win over the usual ones."""
     resources = {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "4Ti", "pods": "250"}
-    gpu_labels: dict[str, str] = {}
     if spec.gpus:
         resources[GPU] = str(spec.gpus)
-        gpu_labels = {"nvidia.com/gpu.product": product, "nvidia.com/gpu.count": str(spec.gpus)}
     addresses = [{"type": "Hostname", "address": spec.name}]
     if address is not None:
         addresses.insert(0, {"type": "InternalIP", "address": address})
@@ -77,7 +75,7 @@ def manifest(
                 "topology.kubernetes.io/region": "region-0",
                 "topology.kubernetes.io/zone": "zone-0",
                 MANAGED_LABEL: MANAGED_VALUE,
-                **gpu_labels,
+                **gpu_labels(spec.gpus, product),
                 **(labels or {}),
             },
         },
@@ -85,13 +83,28 @@ def manifest(
     }
 
 
+def gpu_labels(gpus: int, product: str) -> dict[str, str]:
+    """The labels by which NVIDIA's feature discovery tells of a node's GPUs."""
+    if not gpus:
+        return {}
+    return {"nvidia.com/gpu.product": product, "nvidia.com/gpu.count": str(gpus)}
+
+
 def address(number: int) -> str:
     """The made-up address of the node with this number."""
     return f"10.250.{number // 250}.{number % 250 + 1}"
 
 
-def is_ready(node: Mapping[str, Any]) -> bool:
-    """Tell whether a Node object is Ready and free of taints."""
-    conditions = node.get("status", {}).get("conditions", [])
+def is_ready(node: Mapping[str, Any], *, gpus: int = 0) -> bool:
+    """Tell whether a Node object is Ready, free of taints, and has so many GPUs to give."""
+    status = node.get("status", {})
+    conditions = status.get("conditions", [])
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return ready and not node.get("spec", {}).get("taints")
+    has_gpus = int(status.get("allocatable", {}).get(GPU, 0)) >= gpus
+    return ready and has_gpus and not node.get("spec", {}).get("taints")
+
+
+def heartbeat(node: Mapping[str, Any]) -> str:
+    """When a node's kubelet last said how it is; empty before it has."""
+    conditions = node.get("status", {}).get("conditions", [])
+    return next((c["lastHeartbeatTime"] for c in conditions if c["type"] == "Ready"), "")

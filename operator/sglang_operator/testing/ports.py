@@ -26,6 +26,12 @@ def free() -> int:
     raise errors.PlaneError(f"no free port between {LOWEST} and {HIGHEST} on {HOST}")
 
 
+def is_listening(port: int) -> bool:
+    """Tell whether somebody takes connections to a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         # As servers do: a port in TIME_WAIT is free, one that is listened on is not.

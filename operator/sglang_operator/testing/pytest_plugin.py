@@ -4,11 +4,23 @@ In the topmost conftest.py: ``pytest_plugins = ["sglang_operator.testing.pytest_
 Override ``control_plane_nodes`` for other nodes than three with eight GPUs each.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from sglang_operator.testing import controlplane
+from sglang_operator.testing.realnode import requirements
+
+
+def require_real_node() -> None:
+    """Skip the test where real nodes cannot run, and say why; in CI ($CI is set) fail it."""
+    reason = requirements.missing()
+    if reason is None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"in CI the tests of real nodes must run: {reason}")
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +17,11 @@ from sglang_operator.testing import (
     credentials,
     datadir,
     errors,
+    guard,
     ports,
     processes,
 )
+from sglang_operator.testing.realnode import network, relay, requirements
 
 T = TypeVar("T")
 
@@ -26,16 +29,21 @@ START_SECONDS = 60.0
 PROBE_SECONDS = 2.0
 POLL_SECONDS = 0.05
 PORT_TAKEN = "address already in use"
+API_RELAY = "api-relay"
 
 
 class Running:
     """One plane that is up, or on the way there; ``close`` ends it."""
 
-    def __init__(self, options: components.Options, *, tools: Path, keep: bool) -> None:
+    def __init__(
+        self, options: components.Options, *, tools: Path, keep: bool, real: bool = False
+    ) -> None:
+        """Make the folder and start the guard; ``real`` also makes a network."""
         datadir.sweep()
+        self.network: network.Network | None = None
         self.data, lock = datadir.create(keep=keep)
         try:
-            self.settings = _settings(options, tools=tools, data=self.data)
+            self.settings = _settings(options, tools=tools, data=self.data, real=real)
             components.write_files(self.settings)
             self.processes = processes.Processes(self.data, lock=lock)
             self.api = self._client(client.TIMEOUT_SECONDS)
@@ -52,7 +60,28 @@ class Running:
 
     def start(self, component: str) -> None:
         """Start one component; raises PlaneError."""
-        self.processes.start(component, components.command(component, self.settings))
+        self.spawn(component, components.command(component, self.settings))
+
+    def spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+        """Start a process where the control plane is, and return its id; raises PlaneError."""
+        if self.network is not None:
+            argv = self.network.wrapped(argv)
+        return self.processes.start(name, argv, env)
+
+    def start_network(self) -> None:
+        """Make the plane's network, and the way to the API server from outside of it."""
+        ready = self.data / "network-ready"
+        path = {"PATH": requirements.search_path()}
+        pid = self.processes.start(network.COMPONENT, network.holder_command(ready), path)
+        self.wait(ready.exists, START_SECONDS, "the plane's network")
+        self.network = network.Network(pid)
+        self.relay(API_RELAY, self.settings.port, network.CONTROL_PLANE, self.settings.port)
+
+    def relay(self, name: str, outside: int, host: str, port: int) -> None:
+        """Let 127.0.0.1:outside lead to an address in the network; raises PlaneError."""
+        assert self.network is not None
+        arguments = [str(self.network.path), str(outside), host, str(port)]
+        self.processes.start(name, [sys.executable, "-I", relay.__file__, *arguments])
 
     def wait_for_api(self) -> None:
         """Return when the API server is ready; raises WaitTimeoutError and PlaneError."""
@@ -63,7 +92,7 @@ class Running:
     def check(self) -> None:
         """Raise PlaneError when a component has died, PortTakenError when for its port."""
         for name in list(self.processes.deaths):
-            if PORT_TAKEN in self.processes.tail(name):
+            if PORT_TAKEN in self.processes.tail(name).lower():
                 raise errors.PortTakenError(f"{name}:\n{self.processes.tail(name)}")
         self.processes.check()
 
@@ -87,10 +116,11 @@ class Running:
         """End every process and remove the folder; return it where it is kept."""
         self.api.close()
         self.processes.close()
+        guard.remove_groups(self.data)  # unless the guard has, who may have been killed
         if (self.data / datadir.KEEP).exists():
             return self.data
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.data)  # the guard was killed
+            shutil.rmtree(self.data)
         return None
 
     def _client(self, timeout: float) -> client.Client:
@@ -108,7 +138,9 @@ def _is_ready(probe: client.Client) -> bool:
     return True
 
 
-def _settings(options: components.Options, *, tools: Path, data: Path) -> components.Settings:
+def _settings(
+    options: components.Options, *, tools: Path, data: Path, real: bool
+) -> components.Settings:
     port = ports.free()
     (data / "logs").mkdir()
     secrets = credentials.create(data / "secrets")
@@ -129,4 +161,5 @@ def _settings(options: components.Options, *, tools: Path, data: Path) -> compon
         port=port,
         secrets=secrets,
         kubeconfigs=kubeconfigs,
+        real=real,
     )

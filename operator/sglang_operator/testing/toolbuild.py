@@ -1,4 +1,4 @@
-"""Builds the control plane's programs from the kit's Go module, once and for all to see.
+"""Builds the kit's programs from its Go modules, once and for all to see.
 
 The build goes to a temporary folder that takes its final name only when it is whole, under a lock
 that lets one process build while the others wait for its result.
@@ -16,7 +16,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -26,10 +27,32 @@ REPORT_SECONDS = 15.0
 TAIL_LINES = 30
 GO_DIRECTIVE = re.compile(r"^go (?P<version>\d+\.\d+)", re.MULTILINE)
 GO_VERSION = re.compile(r"go(?P<version>\d+\.\d+)")
-HELM_PACKAGES = ("helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules")
 RENAMED = {"server": "etcd"}  # a Go program is named after its folder
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """One Go module of the kit: what it builds and how."""
+
+    folder: Path
+    package: str = "tool"  # every tool that its go.mod names
+    tags: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Programs that are built, kept and used together."""
+
+    title: str  # what progress calls them
+    modules: Sequence[Module]
+    tools: Sequence[str]
+    version: str  # Kubernetes', which its programs are told
+
+    def is_complete(self, folder: Path) -> bool:
+        """Tell whether a folder holds every tool."""
+        return all((folder / tool).is_file() for tool in self.tools)
 
 
 def find_go(environ: Mapping[str, str]) -> str | None:
@@ -75,39 +98,28 @@ def require_version(go: str, go_mod: Path, environ: Mapping[str, str]) -> None:
 
 
 def build(
-    go: str,
-    *,
-    module: Path,
-    target: Path,
-    version: str,
-    environ: Mapping[str, str],
-    is_complete: Callable[[Path], bool],
-    progress: Progress,
-    what: str | None = None,
+    go: str, plan: Plan, *, target: Path, environ: Mapping[str, str], progress: Progress
 ) -> None:
-    """Build every tool into ``target`` unless another process has; raises ToolsError.
-
-    ``version`` is that of Kubernetes; ``what`` names the programs to a person.
-    """
+    """Build every tool into ``target`` unless another process has; raises ToolsError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target.with_name(target.name + ".lock"), progress):
-        if is_complete(target):
+        if plan.is_complete(target):
             return
         prefix = f"building-{target.name}-"
         for left in target.parent.glob(f"{prefix}*"):  # by a builder that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
-            named = what or f"Kubernetes {version}, etcd, KWOK and Helm"
-            _build_in(Path(folder), go, module, version, environ, progress, named)
             made = Path(folder) / "bin"
-            if not is_complete(made):
+            made.mkdir()
+            _build_in(Path(folder), made, go, plan, environ, progress)
+            if not plan.is_complete(made):
                 names = ", ".join(sorted(path.name for path in made.iterdir())) or "nothing"
                 raise errors.ToolsError(f"`go build` succeeded but made only {names}")
             shutil.rmtree(target, ignore_errors=True)  # what an interrupted disk left of it
             made.rename(target)
 
 
-def command(go: str, output: Path, version: str) -> list[str]:
+def command(go: str, output: Path, version: str, *, package: str, tags: str) -> list[str]:
     """The ``go build`` command; -v makes it name the packages as they are compiled."""
     major, minor, _ = version.split(".")
     base, client = "k8s.io/component-base/version", "k8s.io/client-go/pkg/version"
@@ -117,9 +129,6 @@ def command(go: str, output: Path, version: str) -> list[str]:
         f"{base}.gitMinor={minor}",
         f"{client}.gitVersion=v{version}",
     ]
-    # Helm 3 takes a cluster that it does not ask for one of Kubernetes 1.20.
-    for package in HELM_PACKAGES:
-        values += [f"{package}.k8sVersionMajor={major}", f"{package}.k8sVersionMinor={minor}"]
     flags = " ".join(["-s", "-w", *(f"-X {value}" for value in values)])
     return [
         go,
@@ -127,34 +136,55 @@ def command(go: str, output: Path, version: str) -> list[str]:
         "-v",
         "-mod=readonly",
         "-trimpath",
+        f"-tags={tags}",
         "-ldflags",
         flags,
         "-o",
         f"{output}/",
-        "tool",
+        package,
     ]
 
 
 def _build_in(
     folder: Path,
+    output: Path,
     go: str,
-    module: Path,
-    version: str,
+    plan: Plan,
     environ: Mapping[str, str],
     progress: Progress,
-    what: str,
 ) -> None:
-    # The package may be installed where nobody may write, and Go wants to.
-    source, output = folder / "module", folder / "bin"
-    source.mkdir()
-    output.mkdir()
-    for name in ("go.mod", "go.sum"):
-        shutil.copyfile(module / name, source / name)
     progress(
-        f"building {what} with {describe(go, environ)}; this happens once and takes some minutes"
+        f"building {plan.title} with {describe(go, environ)}; "
+        "this happens once and takes some minutes"
     )
+    started = time.monotonic()
+    for module in plan.modules:
+        # The package may be installed where nobody may write, and Go wants to.
+        source = folder / module.folder.name
+        source.mkdir()
+        for file in sources(module.folder):
+            shutil.copyfile(file, source / file.name)
+        _run(
+            command(go, output, plan.version, package=module.package, tags=module.tags),
+            source,
+            environ,
+            progress,
+        )
+    for name, renamed in RENAMED.items():
+        if (output / name).exists():
+            (output / name).rename(output / renamed)
+    progress(f"built in {time.monotonic() - started:.0f} s")
+
+
+def sources(module: Path) -> list[Path]:
+    """The files of a module, which are all that its build depends on."""
+    files = [module / name for name in ("go.mod", "go.sum") if (module / name).exists()]
+    return files + sorted(module.glob("*.go"))
+
+
+def _run(argv: Sequence[str], source: Path, environ: Mapping[str, str], progress: Progress) -> None:
     process = subprocess.Popen(
-        command(go, output, version),
+        argv,
         cwd=source,
         env={**environ, "GOTOOLCHAIN": "local", "GOWORK": "off"},
         stdin=subprocess.DEVNULL,
@@ -171,10 +201,6 @@ def _build_in(
             f"`go build` ended with exit code {process.returncode} after {seconds:.0f} s; "
             "the end of what it said:\n" + "\n".join(f"  {line}" for line in tail)
         )
-    for name, renamed in RENAMED.items():
-        if (output / name).exists():
-            (output / name).rename(output / renamed)
-    progress(f"built in {seconds:.0f} s")
 
 
 def _watch(
@@ -220,7 +246,7 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "?"
-            progress(f"waiting for process {holder}, which builds the control plane")
+            progress(f"waiting for process {holder}, which builds the same")
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -3,6 +3,7 @@
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 # What the fake Go builds, under the names that the real one gives.
@@ -35,7 +36,12 @@ def tools(folder: Path, version: str, *, without: str = "") -> Path:
 
 
 def go(
-    folder: Path, *, version: str = "go1.26.9", fail: str = "", gate: Path | None = None
+    folder: Path,
+    *,
+    version: str = "go1.26.9",
+    fail: str = "",
+    gate: Path | None = None,
+    built: Sequence[str] = BUILT,
 ) -> Path:
     """Write a ``go`` that notes each build in ``builds`` beside it.
 
@@ -57,7 +63,7 @@ def go(
             print({fail!r}, file=sys.stderr)
             sys.exit(3)
         output = sys.argv[sys.argv.index("-o") + 1]
-        for name in {BUILT!r}:
+        for name in {built!r}:
             open(os.path.join(output, name), "w").close()
         """,
     )

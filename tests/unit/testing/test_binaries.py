@@ -113,13 +113,14 @@ def test_another_go_builds_anew(locate, tmp_path):
 
 def test_the_cache_key_depends_on_go_mod_go_sum_and_go(monkeypatch, tmp_path):
     monkeypatch.setattr(binaries, "MODULE", tmp_path)
+    monkeypatch.setattr(binaries, "kubernetes_version", lambda: "1.37.2")
     keys = set()
     for mod, total, go in [("a", "b", "1"), ("ab", "", "1"), ("a", "c", "1"), ("a", "b", "2")]:
         (tmp_path / "go.mod").write_text(mod)
         (tmp_path / "go.sum").write_text(total)
-        keys.add(binaries.build_key(go))
+        keys.add(binaries.build_key(binaries.plan(), go))
     assert len(keys) == 4
-    assert binaries.build_key("2") in keys
+    assert binaries.build_key(binaries.plan(), "2") in keys
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ def settings(tmp_path):
             port=20001,
             secrets=credentials.Credentials(
                 ca=secrets / "ca.crt",
+                ca_key=secrets / "ca.key",
+                kubelet_client_cert=secrets / "kubelet-client.crt",
+                kubelet_client_key=secrets / "kubelet-client.key",
                 server_cert=secrets / "server.crt",
                 server_key=secrets / "server.key",
                 account_key=secrets / "sa.key",

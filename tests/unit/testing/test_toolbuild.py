@@ -89,7 +89,7 @@ def test_a_build_that_fails_leaves_nothing_that_looks_like_one(tmp_path):
         binaries.locate(Progress(), environ=environ(go, tmp_path))
     assert [path.suffix for path in (tmp_path / "cache" / "tools").iterdir()] == [".lock"]
     fakes.go(tmp_path / "go")
-    assert binaries.is_complete(binaries.locate(Progress(), environ=environ(go, tmp_path)))
+    assert binaries.plan().is_complete(binaries.locate(Progress(), environ=environ(go, tmp_path)))
 
 
 def test_what_a_killed_builder_left_is_removed_by_the_next_one(tmp_path):
@@ -107,11 +107,11 @@ def test_what_is_left_of_a_half_removed_build_is_built_anew(tmp_path):
     folder = binaries.locate(Progress(), environ=environ(go, tmp_path))
     (folder / "kwok").unlink()
     assert binaries.locate(Progress(), environ=environ(go, tmp_path)) == folder
-    assert binaries.is_complete(folder)
+    assert binaries.plan().is_complete(folder)
 
 
 def test_every_component_is_told_its_version(tmp_path):
-    argv = toolbuild.command("go", tmp_path, "1.37.2")
+    argv = toolbuild.command("go", tmp_path, "1.37.2", package="tool", tags="")
     flags = argv[argv.index("-ldflags") + 1]
     assert "-s -w" in flags
     assert "k8s.io/component-base/version.gitVersion=v1.37.2" in flags

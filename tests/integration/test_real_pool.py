@@ -1,0 +1,192 @@
+"""A pool of fake engines on real nodes: containers, probes, exit codes and addresses are real."""
+
+import contextlib
+import itertools
+import json
+import time
+import urllib.request
+
+import pytest
+
+from sglang_operator.api import conditions, names
+from sglang_operator.client import Pool
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator
+from sglang_operator.testing.pytest_plugin import require_real_node
+from sglang_operator.testing.realnode import kitimages
+from tests.builders import with_config
+from tests.integration.pools import PoolUnderTest
+
+READY_SECONDS = 60.0
+WAIT_SECONDS = 60.0
+COUNTER = itertools.count()
+CONTROL_PORT = 9999  # of the fake, where a test breaks it
+SMALL = "list(range(0,4))"  # two engines
+
+
+@pytest.fixture(scope="module")
+def plane():
+    require_real_node()
+    with ControlPlane("3x8", kind="real") as plane:
+        plane.load_image(kitimages.default_engine())
+        with InstalledOperator(plane):
+            yield plane
+
+
+@pytest.fixture
+def pool(plane):
+    namespace = plane.namespace(f"pool-{next(COUNTER)}")
+    pool = PoolUnderTest(plane, namespace)
+    yield pool
+    pool.delete("--ignore-not-found", "--wait=false")
+    # The next test needs the GPUs.
+    plane.wait(lambda: not pool.all_pods(), WAIT_SECONDS, "the pods to go")
+
+
+def engine_env(**variables):
+    """A podTemplate that tells the fake engines something, and has them end quickly."""
+    env = [{"name": f"FAKE_SGLANG_{key}", "value": str(value)} for key, value in variables.items()]
+    return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
+
+
+def ask(pool, url, body=None, timeout=10):
+    """GET or POST from inside the cluster's network."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with pool.plane.inside(), urllib.request.urlopen(request, timeout=timeout) as answer:
+        raw = answer.read()
+    return json.loads(raw) if raw else None
+
+
+def answers(pool, url):
+    try:
+        return ask(pool, url, timeout=2) is not None
+    except OSError:
+        return False
+
+
+def service_url(pool):
+    path = f"/api/v1/namespaces/{pool.namespace}/services/{names.service_name(pool.name)}"
+    spec = pool.plane.api.get(path)["spec"]
+    return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+
+
+def break_engine(pool, engine, **fault):
+    """Inject a fault into a running fake engine, which may not live to answer."""
+    host = engine["url"].removeprefix("http://").rsplit(":", 1)[0]
+    with contextlib.suppress(OSError):
+        ask(pool, f"http://{host}:{CONTROL_PORT}/fault", fault)
+
+
+def test_the_guides_pool_is_ready_and_answers_until_and_after_the_gate_opens(plane, pool):
+    began = time.monotonic()
+    pool.apply()
+    pool.wait_ready(READY_SECONDS)
+    print(f"\n12 engines Ready after {time.monotonic() - began:.1f} s")
+    registry = pool.registry()
+    assert len(registry["engines"]) == 12
+    for engine in registry["engines"]:
+        assert ask(pool, f"{engine['url']}/model_info")["weight_version"] == "unsynced"
+    service = f"{service_url(pool)}/model_info"
+    assert not answers(pool, service)  # nobody gets what random weights say
+    with (
+        plane.inside(),
+        Pool(pool.name, namespace=pool.namespace, kubeconfig=str(plane.kubeconfig)) as trainer,
+        trainer.sync("step-1") as sync,
+    ):
+        sync.update_weights_from_disk("/checkpoints/step-1")
+    pool.wait(lambda: pool.status["syncedSummary"] == "12/12", "SYNCED 12/12", WAIT_SECONDS)
+    plane.wait(lambda: answers(pool, service), WAIT_SECONDS, "the Service to answer")
+    assert pool.condition(conditions.WEIGHTS_SYNCED)["status"] == "True"
+
+
+def test_an_engine_that_crashes_is_seen_diagnosed_and_replaced(pool):
+    pool.apply(device_mapping=SMALL, podTemplate=engine_env(CONTROL_PORT=CONTROL_PORT))
+    before = pool.wait_ready(READY_SECONDS)
+    first, _ = pool.registry()["engines"]
+    break_engine(pool, first, fault="crash")
+    pool.wait(
+        lambda: (now := pool.uids()).keys() == before.keys() and now != before, "a replacement"
+    )
+    after = pool.wait_ready(READY_SECONDS)
+    assert [group for group in before if before[group] != after[group]] == [first["engine"]]
+    (failure,) = pool.status["lastFailures"]
+    print("\n", json.dumps(failure, indent=1))
+    assert failure["exitCode"] != 0
+    assert "illegal memory access" in json.dumps(failure)
+
+
+def test_an_engine_that_ends_well_has_failed_too(pool):
+    pool.apply(device_mapping=SMALL, podTemplate=engine_env(CONTROL_PORT=CONTROL_PORT))
+    before = pool.wait_ready(READY_SECONDS)
+    break_engine(pool, pool.registry()["engines"][1], fault="exit", code=0)
+    pool.wait(lambda: before != pool.uids(), "a replacement")
+    after = pool.wait_ready(READY_SECONDS)
+    assert len(set(before.values()) - set(after.values())) == 1
+
+
+def test_a_pool_without_a_gate_answers_through_its_service_and_restarts_in_place(plane, pool):
+    pool.apply(
+        strategy_args=with_config(load_format="auto")["strategy_args"],
+        device_mapping=SMALL,
+        podTemplate=engine_env(CONTROL_PORT=CONTROL_PORT),
+    )
+    before = pool.wait_ready(READY_SECONDS)
+    service = f"{service_url(pool)}/model_info"
+    plane.wait(lambda: answers(pool, service), WAIT_SECONDS, "the Service to answer")
+    break_engine(pool, pool.registry()["engines"][0], fault="kill")
+
+    def restarted():
+        counts = [s["restartCount"] for p in pool.pods() for s in p["status"]["containerStatuses"]]
+        return sorted(counts) == [0, 1] or before != pool.uids()
+
+    pool.wait(restarted, "the restart to be seen", WAIT_SECONDS)
+    pool.wait_ready(READY_SECONDS)
+
+
+def test_a_failing_start_leaves_its_reason(pool):
+    pool.apply(device_mapping=SMALL, podTemplate=engine_env(FAIL="kv-cache-too-small"))
+
+    def reasons():
+        return {each["reason"] for each in pool.status.get("lastFailures", [])}
+
+    pool.wait(lambda: "KVCacheTooSmall" in reasons(), "the diagnosis", WAIT_SECONDS)
+
+
+def test_a_pool_scaled_to_nothing_drains_its_engines(pool):
+    pool.apply(device_mapping=SMALL)
+    pool.wait_ready(READY_SECONDS)
+    pool.patch({"replicas": 0})
+    pool.wait(lambda: not pool.all_pods(), "the engines to go", WAIT_SECONDS)
+
+
+def test_each_engine_has_a_name_where_the_pool_asks_for_names(plane, pool):
+    pool.apply(device_mapping=SMALL, network={"headlessService": True})
+    pool.wait_ready(READY_SECONDS)
+    service = names.engines_service_name(pool.name)
+    looking, looked_for = sorted(pod["metadata"]["name"] for pod in pool.pods())
+    name = f"{looked_for}.{service}.{pool.namespace}.svc"
+    script = f"import socket; print(socket.gethostbyname({name!r}))"
+    look = ("exec", "-n", pool.namespace, looking, "--", "python3", "-c", script)
+    expected = next(
+        pod["status"]["podIP"] for pod in pool.pods() if pod["metadata"]["name"] == looked_for
+    )
+    pool.wait(
+        lambda: plane.kubectl(*look).stdout.strip() == expected,
+        f"{name} to be known",
+        WAIT_SECONDS,
+    )
+
+
+def test_the_operators_own_image_runs_as_it_would_in_a_cluster(plane):
+    image = plane.load_image(kitimages.operator())
+    namespace = plane.namespace("image")
+    plane.kubectl(
+        *("run", "operator", f"--image={image.name}", "-n", namespace, "--restart=Never"),
+        *("--", "--help"),
+    )
+    path = f"/api/v1/namespaces/{namespace}/pods/operator"
+    plane.wait(
+        lambda: plane.api.get(path)["status"]["phase"] == "Succeeded", WAIT_SECONDS, "the end"
+    )
+    assert "usage" in plane.kubectl("logs", "operator", "-n", namespace).stdout.lower()
