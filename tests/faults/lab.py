@@ -178,8 +178,22 @@ class Lab:
 
     # --- waiting
 
+    def heal(self) -> None:
+        """Start what gave up again, as a kubelet would.
+
+        kube-scheduler does when, after an outage, a pod's name stands for another pod elsewhere.
+        """
+        for name in ("kube-scheduler", "kube-controller-manager"):
+            if name not in self.plane.pids:
+                self.plane.await_end(name, 1.0)
+                self.plane.start_component(name)
+
     def wait(self, check: Callable[[], Any], what: str, seconds: float = CONVERGE_SECONDS) -> Any:
-        return self.plane.wait(check, seconds, what)
+        def healed() -> Any:
+            self.heal()
+            return check()
+
+        return self.plane.wait(healed, seconds, what)
 
     def quiet(self) -> bool:
         """Whether the operator has written nothing for a moment."""
@@ -201,6 +215,7 @@ class Lab:
         while not self.settled(pool, foreign):
             if time.monotonic() > deadline:
                 return [f"not converged after {seconds:g} s: {self._why(pool, foreign)}"]
+            self.heal()
             self.plane.check()
             time.sleep(0.03)
         return []

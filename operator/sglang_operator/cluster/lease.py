@@ -77,10 +77,17 @@ class Elector:
         self._renewed_at = float("-inf")  # before the last renewal was sent
         self._holding = False
         self._news = asyncio.Event()
+        self._deleted = asyncio.Event()
         self.acquired = asyncio.Event()
 
     def holds(self) -> bool:
-        """Whether this process may write at this moment: the fence."""
+        """Whether this process may write at this moment: the fence.
+
+        Down while there is no Lease that anybody could hold.
+        """
+        return self._current() and self._seen is not None
+
+    def _current(self) -> bool:
         return self._holding and self._clock() < self._renewed_at + self._terms.deadline
 
     # --- what the informer of Leases tells
@@ -98,6 +105,7 @@ class Elector:
         if record.metadata.name == self._name:
             self._seen = None
             self._news.set()
+            self._deleted.set()
 
     def _note(self, record: Lease) -> None:
         if record.metadata.name != self._name:
@@ -113,8 +121,9 @@ class Elector:
         """Take the Lease when it is free, keep it, and return once it is lost."""
         while True:
             self._news.clear()
+            self._deleted.clear()
             await self._try()
-            if self._holding and not self.holds():
+            if self._holding and not self._current():
                 self._holding = False
                 log.error("the Lease %s could not be renewed in time", self._name)
                 return
@@ -127,13 +136,11 @@ class Elector:
         """The holder renews by the clock; a standby also wakes for news or when the term ends."""
         terms = self._terms
         wait = terms.retry * random.uniform(0.8, 1.2)
-        if self._holding:
-            await asyncio.sleep(wait)
-            return
-        if self._seen is not None and self._seen.spec.holder_identity:
+        wakes = self._deleted if self._holding else self._news
+        if not self._holding and self._seen is not None and self._seen.spec.holder_identity:
             wait = max(0.05, self._seen_at + terms.duration - self._clock())
         try:
-            await asyncio.wait_for(self._news.wait(), wait)
+            await asyncio.wait_for(wakes.wait(), wait)
         except TimeoutError:
             return
 

@@ -18,7 +18,7 @@ from sglang_operator.status import Trouble
 REFUSED_BACKOFF = (5.0, 300.0)
 CONFLICT_BACKOFF = 30.0
 # Seconds between two passes while the server is overloaded or away: first and most.
-ERROR_BACKOFF = (0.2, 30.0)
+ERROR_BACKOFF = (0.2, 8.0)
 # An outage this short is nobody's business.
 ERRORS_BEFORE_TOLD = 4
 # A quorum read of the pool is good for this long.

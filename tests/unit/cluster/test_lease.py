@@ -92,6 +92,36 @@ def test_a_second_candidate_does_not_hold_it_while_it_is_renewed():
     run(story)
 
 
+def test_while_there_is_no_lease_nobody_writes_and_its_holder_may_make_it_anew():
+    async def story(server, clock):
+        a = candidate(server, clock, "a")
+        await a._try()
+        server.tell(a)
+        deleted = msgspec.convert(server.stored, Lease)
+        server.stored = None
+        a.drop(deleted)
+        assert not a.holds()
+        await a._try()
+        assert a.holds()
+
+    run(story)
+
+
+def test_a_holder_is_woken_by_the_end_of_its_lease():
+    async def story(server, clock):
+        a, b = candidate(server, clock, "a"), candidate(server, clock, "b")
+        running = asyncio.create_task(a.run())
+        await a.acquired.wait()
+        deleted = msgspec.convert(server.stored, Lease)
+        server.stored = None
+        await b._try()
+        a.drop(deleted)
+        await asyncio.wait_for(running, 1)  # at once, not when it would have renewed
+        assert b.holds()
+
+    run(story)
+
+
 def test_never_do_two_hold_it_at_one_moment_whoever_stops():
     """a stops renewing at some moment; b takes over only when a's fence has long been down."""
 

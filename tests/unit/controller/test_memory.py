@@ -81,4 +81,4 @@ def test_an_outage_is_waited_for_ever_longer_and_told_only_if_it_lasts(error):
 
 def test_waits_are_bounded():
     failures = Failures()
-    assert max(failures.failed(ApiUnreachableError("x")) for _ in range(50)) == 30.0
+    assert max(failures.failed(ApiUnreachableError("x")) for _ in range(50)) == 8.0
