@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from sglang_operator.testing import ApiError
-from tests.faults.lab import FaultPool, Lab, Result
+from tests.faults.lab import FaultPool, Json, Lab, Result
 from tests.faults.points import judged
 
 GRACE_SECONDS = 6.0  # of the lab's plane
@@ -111,9 +111,16 @@ def _waited(
 
 
 def _still_there(pool: FaultPool, before: dict[str, str]) -> bool:
-    """Whether all old pods exist, so that nothing called for a new one."""
-    there = {pod["metadata"]["uid"] for pod in pool.pods().values()}
+    """Whether all old pods exist and nobody is taking them, so that nothing called for a new one."""
+    there = {pod["metadata"]["uid"] for pod in pool.pods().values() if not _taken(pod)}
     return set(before.values()) <= there
+
+
+def _taken(pod: Json) -> bool:
+    """Whether Kubernetes itself has decided that the pod goes."""
+    listed = pod["status"].get("conditions", [])
+    disrupted = any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in listed)
+    return disrupted or "deletionTimestamp" in pod["metadata"]
 
 
 def _restore(lab: Lab, way: str, node: str) -> None:

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from sys import intern
 from typing import NamedTuple
 
 from sglang_operator.api import names
@@ -205,8 +206,8 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
     ended_at = known.pod.ended_at if known and known.pod.ended else time.time()
     return PodEntry(
         pod=wire.observed_pod(record, ended_at),
-        pool=PoolKey(record.metadata.namespace, controller.name),
-        owner=names.Uid(controller.uid),
+        pool=PoolKey(intern(record.metadata.namespace), intern(controller.name)),
+        owner=names.Uid(intern(controller.uid)),
     )
 
 

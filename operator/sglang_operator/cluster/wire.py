@@ -5,6 +5,7 @@ Decoding goes straight from bytes into these structs: unknown fields are skipped
 """
 
 from datetime import datetime
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -164,13 +165,14 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
         resource_version=meta.version,
         group=names.GroupName(meta.labels.get(names.LABEL_ENGINE, "")),
         attempt=_integer(meta.annotations.get(names.ANNOTATION_ATTEMPT)),
-        revision=meta.labels.get(names.LABEL_REVISION, ""),
+        # What a thousand pods have in common is kept once.
+        revision=intern(meta.labels.get(names.LABEL_REVISION, "")),
         devices=_integers(meta.annotations.get(names.ANNOTATION_DEVICES, "")),
         failures=_integer(meta.annotations.get(names.ANNOTATION_FAILURES)),
         startup_failures=_integer(meta.annotations.get(names.ANNOTATION_STARTUP_FAILURES)),
         startup_reason=meta.annotations.get(names.ANNOTATION_STARTUP_REASON, ""),
-        node=pod.spec.node_name,
-        phase=status.phase,
+        node=intern(pod.spec.node_name),
+        phase=intern(status.phase),
         reason=status.reason,
         message=status.message,
         created=seconds(meta.creation_timestamp),
@@ -183,7 +185,7 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
         gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
-        unschedulable=scheduled.message if scheduled.status == "False" else "",
+        unschedulable=intern(scheduled.message) if scheduled.status == "False" else "",
         disruption=disruption.reason if disruption.status == "True" else "",
         waiting_reason=waiting.reason,
         waiting_message=waiting.message,
