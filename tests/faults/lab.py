@@ -31,6 +31,7 @@ CONVERGE_SECONDS = 40.0
 QUIET_SECONDS = 0.3
 OURS = Match(agent=Agent.OPERATOR)
 NODES = "12x8"
+CONTROLLER_MANAGER = "kube-controller-manager"
 
 
 class FaultPool:
@@ -129,6 +130,7 @@ class Lab:
         self.plane, self.proxy, self.monitor = plane, proxy, monitor
         self.package = package  # a source root from which operators run instead
         self.operator = ProxiedOperator(plane, proxy, package=package)
+        self.away: set[str] = set()  # components that a fault has stopped
         self.only = ""  # points whose name contains this text; the others are skipped
         self._numbers = itertools.count()
 
@@ -183,7 +185,7 @@ class Lab:
 
         kube-scheduler does when, after an outage, a pod's name stands for another pod elsewhere.
         """
-        for name in ("kube-scheduler", "kube-controller-manager"):
+        for name in {"kube-scheduler", CONTROLLER_MANAGER} - self.away:
             if name not in self.plane.pids:
                 self.plane.await_end(name, 1.0)
                 self.plane.start_component(name)
@@ -287,8 +289,8 @@ def lab(plane: ControlPlane, package: Path | None = None) -> Iterator[Lab]:
 
 def teach_garbage_collector(plane: ControlPlane) -> None:
     """It looks for new kinds every 30 s, and at its start; until then it collects no pool."""
-    plane.stop_component("kube-controller-manager")
-    plane.start_component("kube-controller-manager")
+    plane.stop_component(CONTROLLER_MANAGER)
+    plane.start_component(CONTROLLER_MANAGER)
     made = {
         "apiVersion": "sglang-operator.dev/v1alpha1",
         "kind": KIND,

@@ -111,7 +111,7 @@ def _waited(
 
 
 def _still_there(pool: FaultPool, before: dict[str, str]) -> bool:
-    """Whether all old pods exist and nobody is taking them, so that nothing called for a new one."""
+    """Whether all old pods exist and nobody takes them, so that nothing called for a new one."""
     there = {pod["metadata"]["uid"] for pod in pool.pods().values() if not _taken(pod)}
     return set(before.values()) <= there
 

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from sglang_operator.testing import ApiError, errors, installed
 from sglang_operator.testing.faults import Match
 from sglang_operator.testing.faults.traffic import WRITES
-from tests.faults.lab import FaultPool, Json, Lab, Result
+from tests.faults.lab import CONTROLLER_MANAGER, FaultPool, Json, Lab, Result
 from tests.faults.points import judged
 from tests.faults.watches import judged_restarted
 
 OUTAGE_SECONDS = 6.0
 STORM_ENGINES = 90
+DELETING = "deletionTimestamp"
 
 
 def four(pool: FaultPool) -> None:
@@ -207,6 +208,8 @@ def deleted_pools(lab: Lab) -> Iterator[Result]:
             point = f"{propagation.lower()}, after {seen} creates"
             yield judged(lab, Result(point=point), None, act)
     yield judged(lab, Result(point="orphaned, and created again"), four, _orphaned)
+    result = Result(point="created again, the garbage collector away")
+    yield judged(lab, result, four, _uncollected)
 
 
 def _created(pool: FaultPool, spec: Json) -> bool:
@@ -243,6 +246,24 @@ def _orphaned(lab: Lab, pool: FaultPool) -> list[str]:
         f"/apis/coordination.k8s.io/v1/namespaces/{pool.namespace}/leases/pool-weights"
     )
     return lab.settle(pool, 45)
+
+
+def _uncollected(lab: Lab, pool: FaultPool) -> list[str]:
+    """The pods of the earlier pool are still there, and no concern of the new one."""
+    old = set(pool.uids().values())
+    lab.away.add(CONTROLLER_MANAGER)
+    lab.plane.stop_component(CONTROLLER_MANAGER)
+    try:
+        pool.delete()
+        lab.wait(lambda: not pool.plane.api.get(pool.path)["items"], "the pool to be gone")
+        four(pool)
+        lab.wait(lambda: len(pool.uids()) == 4, "four pods of its own", 15)
+        left = {p["metadata"]["uid"] for p in pool.all_pods() if not p["metadata"].get(DELETING)}
+        problems = [] if old <= left else ["pods of the earlier pool were touched"]
+    finally:
+        lab.away.discard(CONTROLLER_MANAGER)
+        lab.plane.start_component(CONTROLLER_MANAGER)
+    return problems + lab.settle(pool, 60)
 
 
 # --- F20

@@ -22,10 +22,7 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     ),
     "ghost-after-410": (Killer("F15 ghosts", "pods: 410 behind deletes × 1"),),
     "ownership-by-label": (Killer("F10 foreign objects", "with our labels"),),
-    "ownership-by-name": (
-        Killer("F19 deleted pools", "background, after 12 creates"),
-        Killer("F19 deleted pools", "orphaned"),
-    ),
+    "ownership-by-name": (Killer("F19 deleted pools", "the garbage collector away"),),
     "stale-leader-writes-status": (Killer("F4 stopped holder", "holder stopped"),),
     "no-fence": (Killer("F4 stopped holder", "holder stopped"),),
     "no-delete-preconditions": (Killer("F17 old lists", "there and back"),),
