@@ -165,26 +165,28 @@ def model(steps: int) -> Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """Explore; 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--only", default="", help="faults whose name contains this text")
+    parser.add_argument("--only", nargs="+", default=[""], help="faults with one of these texts")
     parser.add_argument("--point", default="", help="of these, points whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="every n-th write is a point")
     parser.add_argument("--steps", type=int, default=MODEL_STEPS, help="steps on the model")
     parser.add_argument("--package", type=Path, help="a source root to run instead")
     arguments = parser.parse_args(argv)
     rows: list[Row] = []
-    chosen = {
-        name: how for name, how in scenarios(arguments.every).items() if arguments.only in name
-    }
-    if chosen:
+
+    def chosen(name: str) -> bool:
+        return any(text in name for text in arguments.only)
+
+    found = {name: how for name, how in scenarios(arguments.every).items() if chosen(name)}
+    if found:
         with ControlPlane(NODES) as plane, lab(plane, arguments.package) as made:
             made.only = arguments.point
-            rows += [explore(made, name, how) for name, how in chosen.items()]
-    if arguments.only in "lost nodes":
+            rows += [explore(made, name, how) for name, how in found.items()]
+    if chosen("lost nodes"):
         plane = ControlPlane(NODES, node_monitor_grace_seconds=nodes.GRACE_SECONDS)
         with plane, lab(plane, arguments.package) as made:
             made.only = arguments.point
             rows.append(explore(made, "lost nodes", nodes.lost_nodes))
-    if arguments.only in "model":
+    if chosen("model"):
         rows.append(model(arguments.steps))
     print(table(rows))
     return int(any(row.failed for row in rows))
