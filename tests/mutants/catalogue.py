@@ -141,12 +141,22 @@ MUTANTS = (
         "            return\n",
         "",
     ),
-    _mutant(
-        "creates-for-the-deleted",
-        "a pool that is deleted or changed while it grows goes on growing",
-        "cluster/executor.py",
-        "if create and (outcome.stop or not self._asked_for(key, owner, generation)):",
-        "if create and outcome.stop:",
+    Mutant(
+        name="creates-for-the-deleted",
+        harm="a pool that is deleted or changed while it grows goes on growing",
+        edits=(
+            Edit(
+                path="cluster/executor.py",
+                before="if create and "
+                "(outcome.stop or not self._asked_for(key, owner, generation)):",
+                after="if create and outcome.stop:",
+            ),
+            Edit(
+                path="controller/reconcile.py",
+                before="                    stop.set()  # another spec, or none\n",
+                after="",
+            ),
+        ),
     ),
     _mutant(
         "foreign-adopted",
