@@ -39,6 +39,12 @@ def slow_server(lab: Lab) -> Iterator[Result]:
         return lambda: lab.proxy.remove(rule)
 
     yield with_fault(lab, "every write takes 1 s, create 12", CREATE, slow, hold=12)
+
+    def late(lab: Lab, pool: FaultPool) -> None:
+        lab.proxy.add(OUR_STATUS, Delay(after=3.0), times=1)
+
+    # All that the pods have to tell comes while a pass waits for this answer.
+    yield with_fault(lab, "status answered 3 s late, create 12", CREATE, late)
     yield judged(lab, Result(point="pool deleted amid slow creates"), None, _deleted_slowly)
 
 

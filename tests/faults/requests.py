@@ -58,10 +58,11 @@ def server_errors(lab: Lab) -> Iterator[Result]:
             arm = _rule(OURS, Reply(status), share=share, seed=7)
             yield with_fault(lab, point, CREATE, arm, hold=OUTAGE_SECONDS, seconds=15)
     for verb, change in (("create", CREATE), ("delete", SHRINK)):
-        # More often than there is anything new to tell, whose own event would wake the pool.
+        # For longer than there is anything new to tell, whose own event would wake the pool.
         match = Match(agent=Agent.OPERATOR, verbs=[verb], resource="pods")
-        arm = _rule(match, Reply(503), times=6)
-        yield with_fault(lab, f"503 × 6 on {verb} pods", change, arm, seconds=25)
+        arm = _rule(match, Reply(503))
+        point = f"503 on {verb} pods alone"
+        yield with_fault(lab, point, change, arm, hold=OUTAGE_SECONDS, seconds=15)
     yield _no_hot_loop(lab)
 
 

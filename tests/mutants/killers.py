@@ -36,10 +36,10 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     "foreign-adopted": (Killer("F10 foreign objects", "with no labels"),),
     "hot-refusals": (Killer("F12 denials", "exceeded quota"),),
     "failures-forgotten": (
-        Killer("F7 server errors", "503 × 6 on delete pods"),
-        Killer("F7 server errors", "503 × 6 on create pods"),
+        Killer("F7 server errors", "503 on create pods alone"),
+        Killer("F7 server errors", "503 on delete pods alone"),
     ),
-    "lost-wakeups": (Killer("F9 slow server", "every write takes 1 s"),),
+    "lost-wakeups": (Killer("F9 slow server", "status answered 3 s late"),),
     "lease-taken-early": (Killer("F3 two writers", "a pair at rest"),),
     "status-of-another": (Killer("F8 late replies", "status for a pool that was made again"),),
 }
