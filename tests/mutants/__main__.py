@@ -84,9 +84,9 @@ def run(lab: Lab, mutants: Sequence[Mutant]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Try all of them; 1 if one survives, or if a point fails without any."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("--only", default="", help="mutants whose name contains this text")
-    chosen = parser.parse_args(argv).only
-    mutants = [mutant for mutant in MUTANTS if chosen in mutant.name]
+    parser.add_argument("--only", nargs="+", default=[""], help="mutants with one of these texts")
+    only = parser.parse_args(argv).only
+    mutants = [mutant for mutant in MUTANTS if any(text in mutant.name for text in only)]
     with ControlPlane(NODES) as plane, lab(plane) as made:
         wrong = run(made, mutants)
     print(f"{len(mutants)} mutants, {len(wrong)} problems")
