@@ -13,7 +13,7 @@ from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.engine.diagnosis import Diagnosis
-from sglang_operator.planner import causes, reported
+from sglang_operator.planner import causes, reported, tuning
 from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
@@ -23,7 +23,7 @@ MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 MAX_HISTORY = 10
 # What a refused spec says nothing about stays as it was.
-KEPT = ("revision", "resolved", "reported", "placement", "weights")
+KEPT = ("revision", "resolved", "reported", "placement", "weights", "tuning")
 
 _UP = (EngineState.IN_SERVICE, EngineState.UP)
 
@@ -109,6 +109,8 @@ def compute(
     }
     if said:
         status["reported"] = said
+    if plan.tuning is not None and pool.bounds is not None:
+        status["tuning"] = tuning.written(plan.tuning, pool.bounds)
     warnings = [*pool.warnings, *reported.warnings(pool, said)]
     return status | _lists(ignored, warnings, remembered)
 

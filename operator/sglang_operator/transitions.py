@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api import conditions
+from sglang_operator.api import conditions, texts
 
 NORMAL = "Normal"
 WARNING = "Warning"
@@ -24,6 +24,14 @@ def events(previous: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Even
     """The Events that the step from ``previous`` to ``new`` is worth, the causes first."""
     yield from _new_entries(previous, new, "warnings", ("reason", "field"))
     yield from _new_entries(previous, new, "lastFailures", ("reason",))
+    tuned = new.get("tuning")
+    if tuned and tuned != previous.get("tuning"):
+        message = texts.TUNED.format(
+            before=previous.get("tuning", {}).get("memFractionStatic", tuned["from"]),
+            after=tuned["memFractionStatic"],
+            **{key: tuned[key] for key in ("reason", "engine", "changes", "limit")},
+        )
+        yield Event(type=WARNING, reason=conditions.TUNED, message=message)
     for type_, level in (
         (conditions.STALLED, WARNING),
         (conditions.RECONCILING, NORMAL),

@@ -126,3 +126,39 @@ def test_an_ungated_engine_is_taken_over_from_kubelets_crash_loop(pool):
     pool.apply(replicas=2, strategy_args=config)
     pool.wait_ready()
     assert {pod["spec"]["restartPolicy"] for pod in newest(pool).values()} == {"Always"}
+
+
+def fractions(pool: PoolUnderTest) -> dict[str, str]:
+    """mem_fraction_static in the newest pod of each engine."""
+    return {
+        engine: next(
+            arg.partition("=")[2]
+            for arg in pod["spec"]["containers"][0]["args"]
+            if arg.startswith("--mem-fraction-static")
+        )
+        for engine, pod in newest(pool).items()
+    }
+
+
+def test_too_small_a_cache_is_tuned_on_one_engine_and_never_silently(pool):
+    message = (
+        "Loaded weights leave no GPU memory for the KV cache under --mem-fraction-static=0.7. "
+        "Raise --mem-fraction-static above 0.8"
+    )
+    tune = {"mem_fraction_static": {"min": 0.6, "max": 0.9, "step": 0.05, "tries": 2}}
+    pool.apply(
+        replicas=3,
+        restart={**QUICK, "startupBudget": 3, "autoTune": tune},
+        podTemplate=dying(message),
+    )
+    pool.wait_for(conditions.STALLED, "KVCacheTooSmall", 60)
+    found = pool.status["tuning"]
+    assert (found["from"], found["memFractionStatic"], found["changes"]) == (0.7, 0.8, 2)
+    told = [e["note"] for e in pool.events() if e["reason"] == "MemFractionTuned"]
+    assert sorted(note.split(" after ")[0] for note in told) == [
+        "mem_fraction_static goes from 0.7 to 0.75",
+        "mem_fraction_static goes from 0.75 to 0.8",
+    ]
+    # One engine tried both values, the others still stand at what they first failed with.
+    assert sorted(fractions(pool).values()) == ["0.7", "0.7", "0.8"]
+    assert attempts(pool) == 3 + 3

@@ -307,6 +307,11 @@ VERSIONED_GATE = _error(
     SERVER_ARGS,
 )
 
+AUTO_TUNE = _error(
+    "AutoTuneInvalid",
+    "restart.autoTune.mem_fraction_static is {found}; expected {expected}; {advice}",
+    POLICY,
+)
 HANG_DETECTION = _error(
     "HangDetectionUnsupported",
     "restart.hangSeconds is set but SGLang {version} does not tell its load; expected {needed} or "

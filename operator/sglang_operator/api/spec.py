@@ -81,6 +81,19 @@ class Rollout(_Section, frozen=True, kw_only=True):
     paused: bool = False
 
 
+class TuneRange(_Section, frozen=True, kw_only=True):
+    """Bounds within which a share of GPU memory may be changed, and how."""
+
+    min: float
+    max: float
+    step: float = 0.02
+    tries: int = 3
+
+
+class AutoTune(_Section, frozen=True, kw_only=True):
+    mem_fraction_static: TuneRange | None = msgspec.field(name="mem_fraction_static", default=None)
+
+
 class Restart(_Section, frozen=True, kw_only=True):
     """How a lost engine comes back; all times in seconds."""
 
@@ -90,6 +103,7 @@ class Restart(_Section, frozen=True, kw_only=True):
     max_backoff_seconds: int = 300
     reset_seconds: int = 600
     startup_budget: int = 5  # restarts in vain before the pool is Stalled
+    auto_tune: AutoTune | None = None
     hang_seconds: int | None = None  # with work and without progress; None: not looked at
 
 
@@ -98,7 +112,7 @@ class Drain(_Section, frozen=True, kw_only=True):
 
 
 class Startup(_Section, frozen=True, kw_only=True):
-    timeout_seconds: int = 1800
+    timeout_seconds: int | None = None  # None: by the size of the model
 
 
 class Network(_Section, frozen=True, kw_only=True):

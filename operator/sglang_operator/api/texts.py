@@ -39,6 +39,10 @@ ENGINE_HUNG_ADVICE = (
     "nothing to do: the engine is started again; if it only worked on a long prompt, or a trainer "
     "synced without the pool's Lease, raise restart.hangSeconds"
 )
+TUNED = (
+    "mem_fraction_static goes from {before} to {after} after {reason} on engine {engine} (change "
+    "{changes} of {limit} that restart.autoTune allows); one engine tries it first"
+)
 WAITING_ADVICE = "describe the pod for what the kubelet says"
 STALLED = (
     "{count} engines fail at their start with {reason}, after {restarts} restarts too, and are "

@@ -165,7 +165,9 @@ def advice(name: str, path: str) -> str:
     """What may have been meant by a field that does not exist."""
     beside = _fields(path)
     near = difflib.get_close_matches(name[:80], beside, n=1, cutoff=0.75)
-    elsewhere = [found for found in _all_fields() if found.rpartition(".")[2] == name]
+    # autoTune has bounds for arguments under the arguments' names.
+    fields = (found for found in _all_fields() if ".autoTune." not in found)
+    elsewhere = [found for found in fields if found.rpartition(".")[2] == name]
     if elsewhere:
         return f"write it as {elsewhere[0]}"
     if near:

@@ -12,6 +12,7 @@ from sglang_operator.cluster.client import ApiError
 from sglang_operator.cluster.executor import Outcome
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.planner.pool import Pool, Refused
+from sglang_operator.planner.tuning import Tuning
 from sglang_operator.status import Trouble
 
 # Seconds between two tries of creates that the API server refused: first and most.
@@ -52,6 +53,7 @@ class Memory:
 
     uid: names.Uid
     planned: Pool | Refused | None = None
+    tuning: Tuning | None = None  # that it was planned with
     template: dict[str, object] | None = None
     recorded: set[names.Uid] = field(default_factory=set)
     published_at: float = float("-inf")  # monotonic

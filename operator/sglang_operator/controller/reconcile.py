@@ -25,7 +25,7 @@ from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.desired import engine_pod, objects
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.planner import plan as planner
-from sglang_operator.planner import questions, weights
+from sglang_operator.planner import questions, tuning, weights
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
@@ -120,19 +120,22 @@ class Reconciler:
         return memory
 
     def _planned(self, memory: Memory, record: CustomResource) -> Pool | Refused:
-        """The pool of this generation; judged once."""
-        meta = record.metadata
-        if memory.planned is None or memory.planned.owner.generation != meta.generation:
+        """The pool of this generation, as it is tuned; judged once."""
+        meta, tuned = record.metadata, tuning.read(record.status)
+        changed = memory.planned is None or memory.planned.owner.generation != meta.generation
+        if memory.planned is None or changed or memory.tuning != tuned:
             owner = Owner(
                 name=meta.name,
                 namespace=meta.namespace,
                 uid=memory.uid,
                 generation=meta.generation,
             )
-            memory.planned = plan_pool(owner, record.spec)
+            memory.planned = plan_pool(owner, record.spec, tuned)
+            memory.tuning = tuned
             memory.template = None
-            # A changed spec deserves a fresh try of what was refused before.
-            memory.blocked_until, memory.refusals, memory.refused = 0.0, 0, None
+            if changed:
+                # A changed spec deserves a fresh try of what was refused before.
+                memory.blocked_until, memory.refusals, memory.refused = 0.0, 0, None
         return memory.planned
 
     def planning_seconds(self, key: PoolKey) -> float:
@@ -402,6 +405,8 @@ class Reconciler:
         if later is None and not ended <= memory.recorded:
             memory.recorded |= ended
             later = 0.0  # they may be deleted now
+        if later is None and plan.tuning != pool.tuning:
+            later = 0.0  # it is in force now
         if wanted or later is not None:
             memory.published_at = time.monotonic()
         return min((wait for wait in (later, retry) if wait is not None), default=None)

@@ -125,7 +125,7 @@ def _container(pool: Pool) -> dict[str, Any]:
         **probes.probes(
             pool.features,
             port=pool.spec.network.port,
-            startup_seconds=pool.spec.startup.timeout_seconds,
+            startup_seconds=pool.startup_seconds,
             has_api_key=pool.spec.security.api_key is not None,
         ),
     }

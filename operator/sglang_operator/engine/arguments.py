@@ -75,6 +75,7 @@ class EngineRequest:
     sampling: Mapping[str, object] | None  # defaults of the server; None: requests bring them
     extra_args: Sequence[str]
     port: int
+    tuned_mem_fraction: float | None = None  # instead of the one in strategy_config
     version: versions.Version
     version_known: bool = True  # false: only assumed, so that its schema can only warn
     has_api_key: bool
@@ -271,6 +272,8 @@ def _memory(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Pro
             yield errors.MEM_FRACTION_MISSING(given.path(key))
     elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         yield _wrong(given, key, "a number above 0 and below 1", "use 0.6 to 0.85")
+    elif request.tuned_mem_fraction is not None:
+        given.values[key] = request.tuned_mem_fraction
 
 
 def _load_format(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:

@@ -10,14 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from sglang_operator.api import names, spec
-from sglang_operator.engine.diagnosis import Diagnosis
-from sglang_operator.planner import causes, health, restart, rollout, startup
+from sglang_operator.planner import causes, health, restart, rollout, startup, tuning
 from sglang_operator.planner.health import Health
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.pool import Engine, Pool
-from sglang_operator.planner.startup import Chain, Stall, Standing
+from sglang_operator.planner.startup import Chain, Stall, Standing, Trials
+from sglang_operator.planner.tuning import Tuning
 
 
 class EngineState(Enum):
@@ -88,6 +89,7 @@ class Plan:
     hung: tuple[HungPod, ...] = ()  # with work, and nothing moves: recorded, then removed
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes
+    tuning: Tuning | None = None  # to be in force from the next pass on
     wake_at: float | None = None
 
 
@@ -129,9 +131,8 @@ class _Planner:
         self.waits: dict[names.GroupName, EngineState] = {}
         self.taken_over: list[ObservedPod] = []
         self.hung: list[HungPod] = []
-        self._stood: list[Standing] | None = None
+        self.tuned: Tuning | None = None
         self.about = causes.context(pool)
-        self.given_up: dict[str, list[tuple[names.GroupName, Diagnosis]]] = defaultdict(list)
 
     def run(self) -> Plan:
         self._resolve_extra_pods()
@@ -141,6 +142,7 @@ class _Planner:
             self._replace_outdated_engines()
         self._take_over_crash_loops()
         self._remove_hung_engines()
+        self._tune()
         self._create_missing_engines()
         self._tidy_ended_pods()
         loss = health.next_loss(self.observed.pods, self.observed.nodes, self.policy, self.now)
@@ -160,7 +162,8 @@ class _Planner:
             ),
             hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
-            stalls=tuple(self._stalls()),
+            stalls=tuple(self.trials.stalls()) if self._any_ended() else (),
+            tuning=self.tuned or self.pool.tuning,
             wake_at=min(self.wakes, default=None),
         )
 
@@ -192,7 +195,10 @@ class _Planner:
     def _preference(self, pod: ObservedPod) -> tuple[bool, bool, bool, int]:
         """The pod to keep comes first: in service, up, of the present revision, oldest."""
         up = self.healths[pod.uid] is Health.UP
-        return (not (up and pod.ready), not up, pod.revision != self.pool.revision, pod.attempt)
+        return (not (up and pod.ready), not up, not self._is_current(pod), pod.attempt)
+
+    def _is_current(self, pod: ObservedPod) -> bool:
+        return pod.revision in self.pool.accepted
 
     def _is_up(self, pod: ObservedPod | None) -> bool:
         return pod is not None and self.healths[pod.uid] is Health.UP
@@ -238,7 +244,7 @@ class _Planner:
         return group.kept if group else None
 
     def _replace_outdated_engines(self) -> None:
-        if all(pod.revision == self.pool.revision for pod in self.observed.pods):
+        if all(self._is_current(pod) for pod in self.observed.pods):
             return  # as nearly always
         outdated: list[Engine] = []
         away = 0
@@ -246,7 +252,7 @@ class _Planner:
             pod = self._kept(name)
             if not self._is_up(pod):
                 away += 1
-            if pod is None or pod.revision == self.pool.revision:
+            if pod is None or self._is_current(pod):
                 continue
             if self._is_up(pod):
                 outdated.append(engine)
@@ -281,7 +287,7 @@ class _Planner:
                 continue
             told = causes.of_termination(pod, pod.last_termination, self.about)
             failed = startup.chain_in_place(pod, told)
-            if failed is None or pod.revision != self.pool.revision:
+            if failed is None or not self._is_current(pod):
                 continue
             self._remove(pod, f"its container fails at its start: {told.reason}")
             group = self.groups[engine.group]
@@ -328,6 +334,8 @@ class _Planner:
                 chain=chain,
             )
         )
+        if chain is not None:
+            self.trials.begin(chain)
         # Its pod comes with the next snapshot; until then nothing else is done for the engine.
         self.waits[engine.group] = EngineState.CREATING
 
@@ -346,10 +354,10 @@ class _Planner:
                 self.waits[engine.group] = EngineState.BACKOFF
                 continue
             last = max(group.ended, key=lambda pod: pod.attempt, default=None) if group else None
-            if last is not None and last.revision != self.pool.revision:
+            if last is not None and not self._is_current(last):
                 last = None  # what failed is not what is started now
             failed = self._chain(last)
-            if last is not None and failed is not None and self._holds_back(last, failed):
+            if self._waits_for_tuning(last) or self._holds_back(last, failed):
                 self.waits[engine.group] = EngineState.BACKOFF
                 continue
             if last is not None and (due := restart.due(last, self.policy)) > self.now:
@@ -366,58 +374,54 @@ class _Planner:
 
     # --- failures at the start
 
+    def _tune(self) -> None:
+        """Another mem_fraction_static, if the user gave bounds and engines failed for memory."""
+        pool, start = self.pool, self.pool.arguments.mem_fraction_static
+        if pool.bounds is None or start is None:
+            return
+        failed = [
+            (name, causes.of_end(last, self.about))
+            for name in self.wanted
+            if not (group := self.groups.get(name, _Group())).live
+            and (last := max(group.ended, key=lambda pod: pod.attempt, default=None))
+            and last.revision == pool.revision
+        ]
+        first = pool.tuning.start if pool.tuning else start
+        self.tuned = tuning.next_change(pool.base_revision, first, pool.tuning, pool.bounds, failed)
+
+    def _waits_for_tuning(self, last: ObservedPod | None) -> bool:
+        """Whether a new value is about to come, or another engine tries it first."""
+        if self.tuned is not None and last is not None:
+            return True
+        if self.pool.tuning is None or self.trials.proven:
+            return False
+        return bool(self.creates) or self.trials.under_way
+
+    def _holds_back(self, last: ObservedPod | None, failed: Chain | None) -> bool:
+        if last is None or failed is None:
+            return False
+        return self.trials.hold_back(last.group, failed, causes.of_end(last, self.about))
+
+    def _any_ended(self) -> bool:
+        return any(group.ended for group in self.groups.values())
+
     def _chain(self, last: ObservedPod | None) -> Chain | None:
         return startup.chain(last, causes.of_end(last, self.about)) if last else None
 
-    def _holds_back(self, last: ObservedPod, failed: Chain) -> bool:
-        """Whether this engine is not started again now: given up, or tried by another first."""
-        if self._proven():
-            tried = failed.count - 1
-        elif self._is_tried(failed.reason):
-            return True
-        else:
-            tried = startup.restarts(self._standings(), failed.reason)
-        if tried < self.policy.startup_budget:
-            return False
-        cause = causes.of_end(last, self.about)
-        self.given_up[failed.reason].append((last.group, cause))
-        return True
-
-    def _is_tried(self, reason: str) -> bool:
-        """One engine is tried on behalf of all: a live one, or the one created a moment ago."""
-        return startup.is_tried(self._standings(), reason) or any(
-            create.chain is not None and create.chain.reason == reason for create in self.creates
-        )
-
-    def _proven(self) -> bool:
-        """Whether an engine of the present revision is up."""
-        return any(
-            engine.up and engine.pod is not None and engine.pod.revision == self.pool.revision
-            for engine in self._standings()
-        )
-
-    def _standings(self) -> list[Standing]:
+    @cached_property
+    def trials(self) -> Trials:
         """How the wanted engines stand in the snapshot, for failures at their start."""
-        if self._stood is None:
-            self._stood = [self._standing(name) for name in self.wanted]
-        return self._stood
+        standings = [self._standing(name) for name in self.wanted]
+        return Trials(standings, self.pool.revision, self.policy.startup_budget)
 
     def _standing(self, name: names.GroupName) -> Standing:
         group = self.groups.get(name)
         pod = self._kept(name)
-        current = pod if pod is not None and pod.revision == self.pool.revision else None
+        current = pod if pod is not None and self._is_current(pod) else None
         last = max(group.ended, key=lambda p: p.attempt, default=None) if group else None
-        if current is not None or (last is not None and last.revision != self.pool.revision):
+        if current is not None or (last is not None and not self._is_current(last)):
             last = None
         return Standing(group=name, up=self._is_up(pod), pod=current, chain=self._chain(last))
-
-    def _stalls(self) -> Iterable[Stall]:
-        for reason, found in sorted(self.given_up.items()):
-            yield Stall(
-                cause=found[-1][1],
-                groups=tuple(group for group, _ in found),
-                restarts=startup.restarts(self._standings(), reason),
-            )
 
     def _held_devices(self) -> frozenset[int]:
         """GPUs of obsolete engines: nobody else gets them before they are seen to go."""
@@ -463,7 +467,7 @@ class _Planner:
                     engine=engine,
                     state=self._pod_state(pod),
                     pod=pod,
-                    current=pod.revision == self.pool.revision,
+                    current=self._is_current(pod),
                 )
             else:
                 state = self.waits.get(engine.group, EngineState.CREATING)

@@ -6,13 +6,14 @@ only the first, and returns a plan only if none of them is an error.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_operator.api import errors, names, pod_template, spec
-from sglang_operator.api.spec import PoolSpec, WeightsGate
-from sglang_operator.engine import aliases, arguments, environment, versions
-from sglang_operator.planner import revision
+from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
+from sglang_operator.engine import aliases, arguments, environment, model_size, versions
+from sglang_operator.planner import revision, tuning
+from sglang_operator.planner.tuning import Tuning
 from sglang_operator.roll import device_mapping, sampling
 
 _POOL_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -55,6 +56,17 @@ class Pool:
     sampling: Mapping[str, object]
     revision: str
     warnings: tuple[errors.Problem, ...]
+    tuning: Tuning | None = None  # in force
+    base_revision: str = ""  # of the spec as it is written, without the tuning
+    # Revisions of pods that run as well as those of the present one would: what was tuned since
+    # reaches them with their next pod.
+    accepted: frozenset[str] = frozenset()
+
+    @property
+    def bounds(self) -> TuneRange | None:
+        """Within which mem_fraction_static may be tuned; None: it may not."""
+        tune = self.spec.restart.auto_tune
+        return tune.mem_fraction_static if tune is not None else None
 
     @property
     def gated(self) -> bool:
@@ -69,7 +81,11 @@ class Pool:
     @property
     def startup_seconds(self) -> int:
         """How long an engine may take from its container's start to its first healthy answer."""
-        return self.spec.startup.timeout_seconds
+        given = self.spec.startup.timeout_seconds
+        if given is not None:
+            return given
+        model = self.spec.model_args.get("model_name_or_path")
+        return model_size.startup_seconds(str(model), self.arguments.load_format)
 
     @property
     def running(self) -> tuple[Engine, ...]:
@@ -89,8 +105,12 @@ class Refused:
         return tuple(p for p in self.problems if p.severity is errors.Severity.ERROR)
 
 
-def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
-    """The pool that this spec describes, or all that is wrong with it."""
+def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None) -> Pool | Refused:
+    """The pool that this spec describes, or all that is wrong with it.
+
+    ``tuned`` is what the status remembers of ``restart.autoTune``; it counts only for the spec
+    that it was found for.
+    """
     try:
         parsed = spec.parse(raw)
     except errors.InvalidError as error:
@@ -117,10 +137,17 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
     gate = _gate(parsed, rendered.load_format)
     problems += _asking_problems(parsed, gate, version, features)
     problems += _lora_problems(gate, parsed)
+    problems += _tuning_problems(parsed, rendered)
     active = _active(parsed, len(engines), problems)
     if any(problem.severity is errors.Severity.ERROR for problem in problems):
         return Refused(owner=owner, problems=tuple(problems))
-    return Pool(
+
+    def revised(argv: tuple[str, ...]) -> str:
+        gated = gate is not WeightsGate.OFF
+        return revision.digest(revision.inputs(parsed, image, argv, env, gated))
+
+    base = revised(rendered.argv)
+    pool = Pool(
         owner=owner,
         spec=parsed,
         image=image,
@@ -133,11 +160,43 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any]) -> Pool | Refused:
         gate=gate,
         template=overlay,
         sampling=sampling.sampling_params(parsed.generating_args),
-        revision=revision.digest(
-            revision.inputs(parsed, image, rendered.argv, env, gate is not WeightsGate.OFF)
-        ),
+        revision=base,
         warnings=tuple(problems),
+        base_revision=base,
+        accepted=frozenset({base}),
     )
+    if tuned is None or pool.bounds is None or tuned.base != base:
+        return pool
+    request = _request(parsed, detected)
+    for value in tuning.values(tuned, pool.bounds):
+        rendered = arguments.render(replace(request, tuned_mem_fraction=value))
+        now = revised(rendered.argv)
+        accepted = pool.accepted | {now}
+        pool = replace(pool, arguments=rendered, revision=now, accepted=accepted, tuning=tuned)
+    return pool
+
+
+def _tuning_problems(parsed: PoolSpec, rendered: arguments.Arguments) -> Iterator[errors.Problem]:
+    tune = parsed.restart.auto_tune
+    bounds = tune.mem_fraction_static if tune is not None else None
+    if bounds is None:
+        return
+    shown = f"{bounds.min:g} to {bounds.max:g} in steps of {bounds.step:g}"
+    field = "spec.restart.autoTune.mem_fraction_static"
+    fits = 0 < bounds.min < bounds.max < 1 and 0 < bounds.step < 1 and 1 <= bounds.tries <= 10
+    if not fits:
+        expected = "0 < min < max < 1, a step above 0, and 1 to 10 tries"
+        yield errors.AUTO_TUNE(field, found=shown, expected=expected, advice="correct it")
+        return
+    start = rendered.mem_fraction_static
+    if start is None or not bounds.min <= start <= bounds.max:
+        found = "nothing" if start is None else f"{start:g}"
+        yield errors.AUTO_TUNE(
+            field,
+            found=shown,
+            expected=f"bounds around strategy_config's mem_fraction_static, which is {found}",
+            advice="set one of the two so that tuning begins within its bounds",
+        )
 
 
 def _name_problems(name: str) -> Iterator[errors.Problem]:

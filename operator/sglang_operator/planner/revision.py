@@ -17,6 +17,8 @@ from sglang_operator.api import spec
 # Sections of the spec that shape the pod.  Not here: restart (its tolerations reach the next
 # pod), drain (the grace period is given with each delete), scheduling of what already runs.
 _SECTIONS = ("startup", "security", "scheduling", "placement")
+# Written out, these were the defaults of an earlier operator: they restart nothing.
+_ALSO_DEFAULT = (spec.Startup(timeout_seconds=1800),)
 
 
 def inputs(
@@ -39,8 +41,7 @@ def inputs(
     }
     for section in _SECTIONS:
         value = getattr(parsed, section)
-        default = type(value)()
-        if value != default:
+        if value not in (type(value)(), *_ALSO_DEFAULT):
             made_of[section] = msgspec.to_builtins(value)
     return {key: value for key, value in made_of.items() if value not in (None, False, {}, [])}
 

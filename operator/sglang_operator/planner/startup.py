@@ -9,7 +9,8 @@ The pods are the memory: each carries how many failures of which kind led to it,
 failed stays until its replacement exists.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api.names import GroupName
@@ -60,6 +61,59 @@ def chain_in_place(pod: ObservedPod, told: Diagnosis) -> Chain | None:
     if not causes.at_startup(pod, pod.last_termination, told):
         return None
     return Chain(reason=told.reason, count=max(1, pod.restarts))
+
+
+class Trials:
+    """What one pass decides about engines that failed at their start."""
+
+    def __init__(self, standings: Sequence[Standing], revision: str, budget: int) -> None:
+        self._standings = standings
+        self._revision = revision
+        self._budget = budget
+        self._given_up: dict[str, list[tuple[GroupName, Diagnosis]]] = defaultdict(list)
+        self._begun: set[str] = set()  # reasons for which an engine is started in this pass
+
+    @property
+    def proven(self) -> bool:
+        """Whether an engine of exactly the present revision is up."""
+        return any(
+            engine.up and engine.pod is not None and engine.pod.revision == self._revision
+            for engine in self._standings
+        )
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an engine of exactly the present revision exists, up or not."""
+        return any(
+            engine.pod is not None and engine.pod.revision == self._revision
+            for engine in self._standings
+        )
+
+    def begin(self, chain: Chain) -> None:
+        """An engine is started after these failures."""
+        self._begun.add(chain.reason)
+
+    def hold_back(self, group: GroupName, failed: Chain, cause: Diagnosis) -> bool:
+        """Whether this engine is not started again now: given up, or tried by another first."""
+        if self.proven:
+            tried = failed.count - 1
+        elif failed.reason in self._begun or is_tried(self._standings, failed.reason):
+            return True
+        else:
+            tried = restarts(self._standings, failed.reason)
+        if tried < self._budget:
+            return False
+        self._given_up[failed.reason].append((group, cause))
+        return True
+
+    def stalls(self) -> Iterable[Stall]:
+        """The engines that were given up, by cause."""
+        for reason, found in sorted(self._given_up.items()):
+            yield Stall(
+                cause=found[-1][1],
+                groups=tuple(group for group, _ in found),
+                restarts=restarts(self._standings, reason),
+            )
 
 
 def restarts(standings: Iterable[Standing], reason: str) -> int:

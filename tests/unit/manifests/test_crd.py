@@ -163,7 +163,14 @@ def test_a_section_declares_what_the_code_reads_and_no_more(path):
     assert set(DECLARED[path].get("required", [])) == {f.encode_name for f in fields if f.required}
 
 
-JSON_TYPES = {int: "integer", str: "string", bool: "boolean", dict: "object", list: "array"}
+JSON_TYPES = {
+    int: "integer",
+    str: "string",
+    bool: "boolean",
+    dict: "object",
+    list: "array",
+    float: "number",
+}
 
 
 @pytest.mark.parametrize("path", LEAVES)
