@@ -381,7 +381,7 @@ def _pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
             count=len(told),
             gpus=pool.gpus,
             resource=pool.spec.placement.resource_name,
-            message=told[0].unschedulable,
+            message="; ".join(filter(None, (plan.capacity, told[0].unschedulable))),
         )
     )
 

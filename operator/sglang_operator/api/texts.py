@@ -18,6 +18,15 @@ FAILING = "{count} engines wait to be started again after {reason}: {message}"
 FAILING_UNKNOWN = "{count} engines wait to be started again"
 NODE_LOST = "{count} engines wait for their lost nodes ({nodes}); restart.onNodeLost is Wait"
 DEVICES_PENDING = "{count} engines wait for a node with {gpus} free {resource}: {message}"
+CAPACITY = (
+    "an engine wants {wanted} on one node; {free} of {total} {resource} are free in the cluster; "
+    "nearest is {node} with {node_free} of {node_total} free{holders}"
+)
+CAPACITY_TOO_SMALL = (
+    "an engine wants {wanted} {resource} on one node, and the largest node has {largest}: lower "
+    "num_gpus_per_worker, or add larger nodes"
+)
+CAPACITY_NONE = "no node that takes pods has {resource}: check the nodes' device plugin"
 DEVICES_COUNTED = (
     "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
     "places"

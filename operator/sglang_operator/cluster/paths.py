@@ -52,5 +52,10 @@ def lease(namespace: str, name: str) -> str:
     return f"{leases(namespace)}/{name}"
 
 
+def core_events(namespace: str) -> str:
+    """Events by what they are about, which only this API can be asked for."""
+    return _collection("/api/v1", "events", namespace)
+
+
 def events(namespace: str) -> str:
     return _collection(EVENTS_GROUP, "events", namespace)

@@ -110,10 +110,12 @@ class Taint(msgspec.Struct, frozen=True):
 
 class NodeSpec(msgspec.Struct, frozen=True):
     taints: list[Taint] = []
+    unschedulable: bool = False
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
     conditions: list[Condition] = []
+    allocatable: dict[str, str] = {}
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -207,6 +209,10 @@ def observed_node(node: Node, *, gone: bool = False) -> ObservedNode:
         ready_changed=seconds(ready.last_transition_time),
         out_of_service=any(taint.key == OUT_OF_SERVICE for taint in node.spec.taints),
         gone=gone,
+        cordoned=node.spec.unschedulable,
+        resources={
+            name: _integer(count) for name, count in node.status.allocatable.items() if "/" in name
+        },
     )
 
 

@@ -15,6 +15,7 @@ from sglang_operator.cluster.client import ApiClient, ApiError
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Lease
+from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import NodeStore, PodStore, PoolKey, PoolStore, child_store
 from sglang_operator.controller.meters import PassMeter
@@ -214,6 +215,7 @@ class EngineRoom:
             executor,
             Recorder(self.client, self.settings.identity),
             self.poller,
+            Lookups(self.client),
             publish_interval=self.settings.publish_interval,
         )
 

@@ -11,6 +11,7 @@ from sglang_operator.api import conditions, names, texts
 from sglang_operator.cluster.client import ApiError
 from sglang_operator.cluster.executor import Outcome
 from sglang_operator.controller.meters import PoolMeter
+from sglang_operator.planner.observed import PodEvent
 from sglang_operator.planner.pool import Pool, Refused
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.status import Trouble
@@ -65,6 +66,8 @@ class Memory:
     pods_when_refused: int = 0
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
     child_error: str = ""
+    # What kubelet told of pods that nothing else explains: when it was asked, for which life.
+    events: dict[names.Uid, tuple[float, int, tuple[PodEvent, ...]]] = field(default_factory=dict)
     planning_seconds: float = 0.0
     meter: PoolMeter = field(default_factory=PoolMeter)
     acting: Failures = field(default_factory=Failures)

@@ -16,16 +16,17 @@ from sglang_operator import actions, status, transitions
 from sglang_operator.api import names, spec
 from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 from sglang_operator.cluster.executor import Confirmation, Executor, Outcome
+from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.wire import CustomResource
-from sglang_operator.controller import logs
+from sglang_operator.controller import explaining, logs
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.desired import engine_pod, objects
 from sglang_operator.fleet.poller import Poller
+from sglang_operator.planner import inquiries, questions, tuning, weights
 from sglang_operator.planner import plan as planner
-from sglang_operator.planner import questions, tuning, weights
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
@@ -62,6 +63,7 @@ class Reconciler:
         executor: Executor,
         recorder: Recorder,
         poller: Poller | None,  # None: engines are not asked
+        lookups: Lookups,
         *,
         publish_interval: float,
     ) -> None:
@@ -69,6 +71,7 @@ class Reconciler:
         self._executor = executor
         self._recorder = recorder
         self._poller = poller
+        self._lookups = lookups
         self._publish_interval = publish_interval
         self._memories: dict[PoolKey, Memory] = {}
         self._telling: set[asyncio.Task[None]] = set()
@@ -155,7 +158,7 @@ class Reconciler:
         memory.recorded &= {pod.uid for pod in own}
         memory.forget_expired(len(own), now)
         return Observed(
-            pods=tuple(own),
+            pods=explaining.with_events(memory, tuple(own)),
             taken=taken,
             nodes=self._view.nodes.nodes if self._view.nodes.filled else None,
             children={
@@ -227,8 +230,9 @@ class Reconciler:
             # What is told is what stands once gates are seen to have moved, and pods to be there.
             return min(again, default=0.0) if long else 0.0
         told = await self._publish(key, memory, record, pool, plan, weights_plan, observed)
-        if plan.wake_at is not None:
-            again.append(max(0.0, plan.wake_at - time.time()))
+        for wake_at in (plan.wake_at, inquiries.next_look(plan, now)):
+            if wake_at is not None:
+                again.append(max(0.0, wake_at - time.time()))
         if memory.conflicts:
             again.append(max(0.0, min(memory.conflicts.values()) - time.time()))
         if memory.blocked_until > now:
@@ -388,6 +392,8 @@ class Reconciler:
                 outcome.failed.status not in (404, 409) or memory.telling.count > CONFLICTS_UNTOLD
             ):
                 memory.child_error = outcome.failed.message
+        now = time.time()
+        plan = await explaining.explained(self._lookups, key, memory, pool, plan, observed, now)
         new = status.compute(
             pool,
             plan,

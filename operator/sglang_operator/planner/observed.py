@@ -118,6 +118,8 @@ class ObservedNode:
     ready_changed: float = 0.0
     out_of_service: bool = False
     gone: bool = False
+    cordoned: bool = False
+    resources: Mapping[str, int] = field(default_factory=dict)  # extended ones: GPUs and the like
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

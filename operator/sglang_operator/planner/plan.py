@@ -90,6 +90,7 @@ class Plan:
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes
     tuning: Tuning | None = None  # to be in force from the next pass on
+    capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None
 
 
