@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-peers mutants soak chart docs build schema policies golden proof clean tools node-tools
+.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-weights bench-peers mutants soak chart docs build schema policies golden proof clean tools node-tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ soak: $(STAMP) tools ## Half an hour of 200 pools under churn and faults; the pr
 
 mutants: $(STAMP) tools ## Planted defects that the suite under fire must catch
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+bench-weights: $(STAMP) tools ## What weight updates cost: registry, epoch, gates, writes for each engine
+	$(BIN)/python -m tests.bench_weights $(ARGS)
 
 schema: $(STAMP) ## Argument schema of an SGLang version from its wheel: make schema VERSION=0.5.24
 	$(BIN)/python -m tests.schema $(VERSION)

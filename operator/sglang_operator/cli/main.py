@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from sglang_operator.cli.weights import weights
+
 _FILE = "FILE may be - for standard input."
 
 
@@ -173,6 +175,9 @@ def diff(
         sys.exit(findings.FAILED)
     click.echo(diffing.as_json(differences) if output == "json" else diffing.as_text(differences))
     sys.exit(int(any(difference.touches for difference in differences)))
+
+
+cli.add_command(weights)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Transaction
+from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import EngineError, Expired, PoolError, StaleEpoch, Unsupported
@@ -188,6 +188,39 @@ class AsyncSync(Updates):
 
         with contextlib.suppress(PoolError):  # it expires by itself, or is over already
             await asyncio.shield(self._pool.lease.step(step, patience=ABORT_PATIENCE))
+
+    # --- across processes: one begins, another ends
+
+    async def detach(self) -> None:
+        """Leave the sync as it is, to be ended by ``attach`` before its duration is over."""
+        await self._close()
+
+    async def attach(self) -> None:
+        """Go on with the sync that this holder began and left.
+
+        Raises Expired if there is none, StaleEpoch if engines restarted since: then it is aborted.
+        """
+        state = await self._pool.lease.read()
+        if state.holder != self._pool.holder or state.phase is not Phase.SYNCING:
+            raise Expired(
+                texts.NOT_BEGUN.format(
+                    holder=self._pool.holder,
+                    phase=state.phase.value,
+                    found=state.holder or "nobody",
+                )
+            )
+        trainer = steps.Trainer(holder=state.holder, transaction=state.id, duration=state.duration)
+        self._hold = Hold(self._pool.lease, trainer, self._lose)
+        self.version, self.checkpoint = state.target_version, state.checkpoint
+        registry = await self._pool.fresh()
+        self.registry, self.engines = registry, registry.engines
+        if registry.epoch != state.epoch:
+            stale = StaleEpoch(texts.STALE_BEFORE.format(given=state.epoch, epoch=registry.epoch))
+            await self.abort(_reason(stale))
+            raise stale
+        await self._hold.renew()
+        self._hold.start()
+        self._watch = asyncio.create_task(self._stale(), name="stale epoch")
 
     async def __aenter__(self) -> Self:
         await self.begin()

@@ -40,6 +40,10 @@ NOT_RENEWED = (
     "aborted, and every gate closes"
 )
 NO_ANSWER = "the API server does not answer"
+NOT_BEGUN = (
+    "{holder} has no sync to end: the pool is in phase {phase}, held by {found}; begin one, or say "
+    "with --holder who began it"
+)
 OVER = "this sync is over; begin another one"
 NO_PAUSE = (
     "SGLang {version} has no /pause_generation, so requests would be answered while weights are "

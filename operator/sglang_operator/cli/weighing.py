@@ -1,0 +1,208 @@
+"""What ``kubectl sglang weights`` does, and what it says of it."""
+
+import asyncio
+import getpass
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_operator.api import weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Phase, Transaction, shown
+from sglang_operator.client.lease import Sight
+from sglang_operator.client.pool import AsyncPool
+from sglang_operator.client.registry import Registry
+
+ABORT_SECONDS = 10.0
+Lines = Iterable[str]
+
+
+def holder() -> str:
+    """Who somebody at a terminal is on the Lease: the same from one command to the next."""
+    return f"kubectl-sglang_{getpass.getuser()}@{socket.gethostname()}"
+
+
+def run(act: Callable[[AsyncPool], Awaitable[Lines]], pool: str, **options: Any) -> Lines:
+    """Do this to a pool.  Raises PoolError."""
+
+    async def main() -> Lines:
+        chosen = {**options, "holder": options.get("holder") or holder()}
+        async with AsyncPool(pool, chosen.pop("namespace"), **chosen) as opened:
+            return await act(opened)
+
+    return asyncio.run(main())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begin:
+    """Take the Lease, pause, and leave it to the user."""
+
+    version: str
+    epoch: str | None
+    duration: int
+    wait: float
+    pause: bool
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        sync = pool.sync(
+            self.version,
+            epoch=self.epoch,
+            duration=self.duration,
+            wait=self.wait,
+            pause="abort" if self.pause else None,
+        )
+        await sync.begin()
+        await sync.detach()
+        state = await pool.transaction()
+        paused = "paused" if self.pause else "not paused"
+        return [
+            f"begun: {pool.holder} writes {self.version} until "
+            f"{shown(state.renewed + state.duration)}; {len(sync.engines)} engines are {paused}:",
+            *(f"  {engine.rank} {engine.url}" for engine in sync.engines),
+            f"write their weights, then: kubectl sglang weights commit {pool.name}",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    checkpoint: str
+    pause: bool
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        sync = pool.sync("", pause="abort" if self.pause else None)
+        await sync.attach()
+        sync.checkpoint = self.checkpoint
+        await sync.finish()
+        count = len(sync.engines)
+        return [f"committed: {count} engines hold {sync.version}; their gates open"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abort:
+    message: str
+    force: bool
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        state = await pool.transaction()
+        who = state.holder if self.force else pool.holder
+        trainer = steps.Trainer(holder=who, transaction=state.id)
+
+        def step(current: Transaction, sight: Sight) -> Transaction:
+            return steps.abort(current, trainer, message=self.message)
+
+        await pool.lease.step(step, patience=ABORT_SECONDS)
+        return [
+            f"aborted: every gate of {pool.name} closes, and paused engines stay paused; the next "
+            "sync writes all weights and continues them"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sleep:
+    tags: tuple[str, ...]
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        await pool.sleep(self.tags)
+        state = await pool.transaction()
+        released = " and ".join(state.released)
+        return [f"asleep: {len(state.asleep)} engines have released {released}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wake:
+    tags: tuple[str, ...]
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        state = await pool.wake(self.tags)
+        if state.phase is Phase.COMMITTED:
+            return [f"awake: the weights were kept, the gates of {state.version} open again"]
+        if state.released:
+            return [f"still released: {' and '.join(state.released)}"]
+        return ["awake: the weights are gone, and the gates stay closed until a sync commits"]
+
+
+# --- status
+
+
+def status(pool: str, *, as_json: bool, **options: Any) -> tuple[str, bool]:
+    """What there is to know about the weights, and whether every engine is synced."""
+    found: list[tuple[Registry, Transaction]] = []
+
+    async def look(opened: AsyncPool) -> Lines:
+        found.append((await opened.fresh(), await opened.transaction()))
+        return ()
+
+    run(look, pool, **options)
+    registry, state = found[0]
+    open_ = [engine for engine in registry.engines if engine.gate in ("Open", None)]
+    synced = bool(registry.engines) and len(open_) == len(registry.engines)
+    text = _json(registry, state) if as_json else _text(registry, state, len(open_))
+    return text, synced
+
+
+def _json(registry: Registry, state: Transaction) -> str:
+    return json.dumps(
+        {
+            "pool": registry.pool,
+            "namespace": registry.namespace,
+            "epoch": registry.epoch,
+            "gate": registry.weights.gate,
+            "phase": state.phase.value,
+            "version": state.version or None,
+            "targetVersion": state.target_version or None,
+            "holder": state.holder or None,
+            "begun": weights.micro_time(state.begun) if state.begun else None,
+            "committed": weights.micro_time(state.committed) if state.committed else None,
+            "released": list(state.released),
+            "message": state.message or None,
+            "engines": [
+                {
+                    "rank": engine.rank,
+                    "engine": engine.engine,
+                    "state": engine.state,
+                    "gate": engine.gate,
+                    "version": engine.version,
+                    "url": engine.url,
+                }
+                for engine in registry.engines
+            ],
+        },
+        indent=2,
+    )
+
+
+def _text(registry: Registry, state: Transaction, synced: int) -> str:
+    facts = {
+        "pool": f"{registry.namespace}/{registry.pool}, gate {registry.weights.gate}",
+        "phase": _phase(state),
+        "version": _version(state),
+        "synced": f"{synced}/{len(registry.engines)}",
+        "released": " and ".join(state.released),
+        "message": state.message,
+        "epoch": registry.epoch,
+    }
+    lines = [f"{key:<9} {value}" for key, value in facts.items() if value]
+    rows = [("RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL")]
+    rows += [
+        (str(e.rank), e.engine, e.state, e.gate or "-", e.version or "-", e.url or "-")
+        for e in registry.engines
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join([*lines, "", *table])
+
+
+def _phase(state: Transaction) -> str:
+    held = f", held by {state.holder} until {shown(state.renewed + state.duration)}"
+    return state.phase.value + (held if state.holder else "")
+
+
+def _version(state: Transaction) -> str:
+    committed = f"{state.version}, committed {shown(state.committed)}" if state.version else "none"
+    writing = state.phase is Phase.SYNCING
+    return committed + (f"; {state.target_version} is being written" if writing else "")

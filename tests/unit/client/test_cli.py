@@ -1,0 +1,107 @@
+"""``kubectl sglang weights``, command by command, as somebody types it."""
+
+import json
+
+import pytest
+
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import Expired, Pool
+from tests.unit.cli.world import run
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+
+@pytest.fixture
+def world():
+    with World(engines=2) as made:
+        yield made
+
+
+@pytest.fixture
+def weights(world, tmp_path):
+    """Runs a command against the world."""
+    config = {
+        "current-context": "w",
+        "contexts": [
+            {"name": "w", "context": {"cluster": "w", "user": "w", "namespace": NAMESPACE}}
+        ],
+        "clusters": [{"name": "w", "cluster": {"server": world.server}}],
+        "users": [{"name": "w", "user": {"token": "t"}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+
+    def command(name, *arguments, code=0):
+        result = run("weights", name, POOL, *arguments, "--kubeconfig", path)
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return command
+
+
+def test_a_sync_by_hand(world, weights):
+    begun = weights("begin", "step-1")
+    assert "2 engines are paused:" in begun and world.engines[1].url in begun
+    assert all(engine.paused for engine in world.engines)
+    assert "step-1 is being written" in weights("status", code=1)
+    assert weights("commit", "--checkpoint", "/c/1") == (
+        "committed: 2 engines hold step-1; their gates open\n"
+    )
+    assert (world.state.version, world.state.checkpoint) == ("step-1", "/c/1")
+    assert not any(engine.paused for engine in world.engines)
+    shown = weights("status")
+    assert "phase     Committed\n" in shown
+    assert "synced    2/2\n" in shown
+    assert f"1     g2-3    InService  Open  step-1   {world.engines[1].url}\n" in shown
+
+
+def test_status_for_programs(world, weights):
+    found = json.loads(weights("status", "-o", "json", code=1))
+    assert (found["phase"], found["version"], found["holder"]) == ("Idle", None, None)
+    assert [engine["gate"] for engine in found["engines"]] == ["Closed", "Closed"]
+
+
+def test_a_restart_between_begin_and_commit_is_refused(world, weights):
+    weights("begin", "step-1")
+    world.restart(0)
+    assert "StaleEpoch: the engines are not those of epoch" in weights("commit", code=1)
+    assert world.state.phase is Phase.ABORTED
+
+
+def test_somebody_else_is_at_it(world, weights):
+    with (
+        Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as pool,
+        pytest.raises(Expired, match="Lease is in phase Aborted"),
+        pool.sync("step-1"),
+    ):
+        assert "Held: trainer-a holds the weights" in weights("begin", "step-2", code=1)
+        assert "Expired: kubectl-sglang_" in weights("commit", code=1)
+        assert "Expired: the transaction" in weights("abort", code=1)
+        assert "aborted: every gate" in weights("abort", "--force", "-m", "it hangs")
+    assert (world.state.phase, world.state.message) == (Phase.ABORTED, "it hangs")
+
+
+def test_sleep_and_wake(world, weights):
+    assert "2 engines have released kv_cache" in weights("sleep", "--tags", "kv_cache")
+    assert "nothing to wake" not in weights("status", code=1)
+    assert "the gates stay closed until a sync commits" in weights("wake")
+    assert (
+        "Unsupported: there is nothing to wake"
+        in (
+            weights("begin", "s"),
+            weights("commit"),
+            weights("wake", code=1),
+        )[-1]
+    )
+
+
+def test_what_cannot_be_reached_is_an_error(weights, world):
+    assert "NotReady: there is no registry nowhere/" in weights(
+        "begin", "v", "-n", "nowhere", code=1
+    )
+    result = run("weights", "status", POOL, "--kubeconfig", "/nowhere")
+    assert result.exit_code == 2
+    assert "ClusterError: no cluster is configured" in result.output
+
+
+def test_tags_must_be_named(weights):
+    assert "name at least one of SGLang's memory tags" in weights("sleep", "--tags", ",", code=2)
