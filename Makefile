@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-weights bench-peers mutants soak chart docs build schema policies golden proof clean tools node-tools
+.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart docs build schema policies golden proof clean tools node-tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: $(STAMP) ## Bring the sources into form
 
 bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
+
+weights-model: $(STAMP) ## 100,000 runs of everything between a trainer's bytes and a client's answer
+	$(BIN)/python -m tests.weights $(ARGS)
 
 bench-peers: $(STAMP) tools ## The same against KubeRay, LeaderWorkerSet and JobSet as shipped (builds them)
 	$(BIN)/python -m tests.bench.peers $(ARGS)

@@ -144,7 +144,7 @@ def sleep(
 
 
 def slept(state: Transaction, trainer: Trainer, *, instances: Iterable[str]) -> Transaction:
-    """The memory of these instances is released now.  Raises :class:`RefusedError`."""
+    """The memory of these instances is about to be released.  Raises :class:`RefusedError`."""
     _own(state, trainer)
     _in_phase(state, "sleep", Phase.SLEEPING)
     return dataclasses.replace(state, asleep=tuple(sorted({*state.asleep, *instances})))

@@ -55,26 +55,27 @@ class Sleeper:
     async def _release(
         self, hold: Hold, engines: list[Engine], before: Transaction, fresh: set[str]
     ) -> None:
-        """Each engine releases what it still has; the Lease is told of those that did."""
+        """The Lease is told which engines are about to sleep, then they release what they have.
+
+        In this order, because a trainer may die in between: an engine that sleeps and is not on
+        record would be written to, and die of its first request behind an open gate.  One that is
+        on record and did not sleep dies of being woken, and comes back closed.
+        """
         sleepers = [e for e in engines if e.instance in before.asleep]
         others = [e for e in engines if e.instance not in before.asleep]
         both = sorted({*before.released, *fresh})
+        asked = [*(sleepers if fresh else ()), *(others if both else ())]
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            instances = [engine.instance for engine in asked if engine.instance]
+            return steps.slept(state, hold.trainer, instances=instances)
+
+        await self._pool.lease.step(step, patience=PATIENCE)
         outcomes = await asyncio.gather(
             *(self._pool.release_memory([e], sorted(fresh)) for e in sleepers if fresh),
             *(self._pool.release_memory([e], both) for e in others if both),
             return_exceptions=True,
         )
-        asked = [*(sleepers if fresh else ()), *(others if both else ())]
-        done = [
-            e.instance
-            for e, outcome in zip(asked, outcomes, strict=True)
-            if outcome is None and e.instance
-        ]
-
-        def step(state: Transaction, sight: Sight) -> Transaction:
-            return steps.slept(state, hold.trainer, instances=done)
-
-        await self._pool.lease.step(step, patience=PATIENCE)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome

@@ -1,0 +1,47 @@
+"""``make weights-model``: many runs of the model of a pool's weights, and what they found."""
+
+import argparse
+import random
+import sys
+import time
+
+from tests.weights import model
+
+CONTROLS = (
+    ("no gate", "Committed"),
+    ("opens at begin", "Committed"),
+    ("does not pause", "Committed"),
+    ("does not pause", "Versioned"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1_000_000, help="of the first run")
+    options = parser.parse_args()
+    begun, answers, steps, wrong = time.monotonic(), 0, 0, 0
+    for seed in range(options.seed, options.seed + options.runs):
+        world = model.run(random.Random(seed).randrange)
+        answers += world.answers
+        steps += world.steps
+        if world.violations or not world.synced():
+            wrong += 1
+            told = world.violations[:3] or ["not every engine is synced in the end"]
+            print(f"seed {seed}: {'; '.join(told)}")
+    seconds = time.monotonic() - begun
+    print(f"{options.runs} runs, {steps} steps, {answers} answers, {wrong} wrong, {seconds:.0f} s")
+    blind = 0
+    for defect, gate in CONTROLS:
+        runs = min(options.runs, 2000)
+        found = sum(
+            bool(model.run(random.Random(seed).randrange, defect=defect, gate=gate).violations)
+            for seed in range(runs)
+        )
+        blind += not found
+        print(f"control: {defect}, gate {gate}: found in {found} of {runs} runs")
+    return 1 if wrong or blind else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
