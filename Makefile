@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart docs build schema policies golden proof clean tools node-tools
+.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ golden: $(STAMP) ## Write the golden pods of the samples anew; a changed revisio
 
 proof: $(STAMP) ## Rendered command lines against each SGLang version's own parser, all cases
 	$(BIN)/python -m tests.proof $(ARGS)
+
+requirements: $(STAMP) ## The hashed requirements of the image, after a change of constraints.txt
+	$(BIN)/python -m tests.image
 
 chart: $(STAMP) ## What the Helm chart takes from the manifests, and its README
 	$(BIN)/python -m tests.chart

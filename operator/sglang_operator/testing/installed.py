@@ -55,11 +55,13 @@ class InstalledOperator:
         arguments: Sequence[str] = (),
         ask_engines: bool = False,
         name: str = COMPONENT,
+        source: Path | None = None,
     ) -> None:
         self._plane = plane
         self._namespaces = tuple(namespaces)
         self._arguments = (*([] if ask_engines else ["--no-engine-requests"]), *arguments)
         self.name = name
+        self._environ = {"PYTHONPATH": str(source)} if source else None
 
     @property
     def user(self) -> str:
@@ -127,6 +129,7 @@ class InstalledOperator:
                 *(f"--namespace={namespace}" for namespace in self._namespaces),
                 *self._arguments,
             ],
+            self._environ,
         )
         self._plane.wait(
             lambda: b"in sync:" in self.log.read_bytes()[before:],

@@ -1,0 +1,1 @@
+"""The operator's image: what goes into it."""

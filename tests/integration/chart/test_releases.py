@@ -1,0 +1,139 @@
+"""Releases under running pools: no engine notices, and nothing hangs.
+
+The nodes are KWOK's, so the operator's pods only look as if they ran; beside them the operator
+runs as a process with the ServiceAccount that the release made.
+"""
+
+import base64
+import gzip
+import json
+
+import pytest
+
+from sglang_operator.api import names
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator
+from tests.chart import versions
+from tests.chart.generated import CHART
+from tests.integration.chart.helm import NAMESPACE, RELEASE, Helm, programs
+from tests.integration.pools import PoolUnderTest
+
+SECRET_LIMIT = 1024 * 1024  # of etcd objects, and so of a release
+
+
+@pytest.fixture(scope="module")
+def plane():
+    with ControlPlane("3x8") as plane:
+        plane.api.post(
+            "/api/v1/namespaces",
+            {
+                "metadata": {
+                    "name": NAMESPACE,
+                    "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+                }
+            },
+        )
+        plane.namespace(NAMESPACE)
+        yield plane
+
+
+@pytest.fixture
+def use(plane, tmp_path):
+    """Helm of this name, on the plane."""
+
+    def use(name: str) -> Helm:
+        return Helm(programs()[name], tmp_path, {"KUBECONFIG": str(plane.kubeconfig)})
+
+    return use
+
+
+@pytest.fixture
+def helm(use):
+    return use("helm4")
+
+
+def in_namespace(helm: Helm, command: str, *arguments: str) -> str:
+    return helm(command, RELEASE, *arguments, f"--namespace={NAMESPACE}")
+
+
+def definition(plane: ControlPlane):
+    return plane.api.get(
+        f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{names.CRD_NAME}"
+    )
+
+
+def exists(plane: ControlPlane) -> bool:
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{names.CRD_NAME}"
+    return plane.api.exists(path)
+
+
+@pytest.mark.parametrize("version", ["helm4", "helm3"])
+def test_an_upgrade_a_rollback_and_a_removal_leave_every_engine_alone(
+    plane, use, version, tmp_path
+):
+    helm, pool = use(version), PoolUnderTest(plane, plane.namespace(f"rl-{version}"))
+    earlier, later = versions.earlier(tmp_path), versions.later(tmp_path)
+    old = InstalledOperator(plane, source=earlier.operator)
+    new = InstalledOperator(plane, source=later.operator)
+    in_namespace(helm, "install", str(earlier.chart), "--wait")
+    old.start()
+    pool.apply()
+    before = pool.wait_ready()
+    assert len(before) == 12
+
+    in_namespace(helm, "upgrade", str(later.chart), "--wait")
+    assert versions.has_added_field(definition(plane))
+    old.stop()
+    new.start()
+    pool.patch({versions.ADDED_FIELD: "new"})
+    assert pool.wait_ready() == before
+
+    in_namespace(helm, "rollback", "1", "--wait")
+    assert not versions.has_added_field(definition(plane))
+    new.stop()
+    old.start()
+    pool.patch({"num_gpus_per_node": 8})  # says what was so before
+    assert pool.wait_ready() == before
+
+    old.stop()
+    in_namespace(helm, "uninstall", "--wait")
+    assert exists(plane)  # crds.keep
+    assert pool.uids() == before
+
+    in_namespace(helm, "install", str(CHART), "--wait")  # takes the definition that was kept
+    new.start()
+    pool.patch({"num_gpus_per_node": None})
+    assert pool.wait_ready() == before
+    new.stop()
+    in_namespace(helm, "uninstall", "--wait")
+    pool.delete("--wait")
+
+
+def test_a_release_that_does_not_keep_the_definition_takes_its_pools_along(plane, helm):
+    pool = PoolUnderTest(plane, plane.namespace("rl-removed"))
+    in_namespace(helm, "upgrade", "--install", str(CHART), "--set=crds.keep=false", "--wait")
+    operator = InstalledOperator(plane)
+    operator.start()
+    pool.apply(replicas=2)
+    pool.wait_ready()
+    in_namespace(helm, "uninstall", "--wait", "--timeout=60s")
+    plane.wait(lambda: not exists(plane), 30, "the definition to go")
+    plane.wait(lambda: pool.all_pods() == [], 60, "the pods to go")
+    operator.stop()
+
+
+def test_a_release_with_everything_in_it_fits_into_its_secret(plane, helm):
+    values = CHART / "ci" / "everything-values.yaml"
+    plane.namespace("rl")
+    kinds = ("podMonitor", "serviceMonitor", "engines")  # there is no Prometheus operator here
+    off = [f"--set=metrics.{kind}.enabled=false" for kind in kinds]
+    in_namespace(helm, "install", str(CHART), f"--values={values}", *off)
+    secrets = plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets")["items"]
+    releases = [s for s in secrets if s["type"] == "helm.sh/release.v1"]
+    (release,) = [s for s in releases if s["metadata"]["labels"]["status"] == "deployed"]
+    assert len(json.dumps(release)) < SECRET_LIMIT / 2
+    inner = json.loads(
+        gzip.decompress(base64.b64decode(base64.b64decode(release["data"]["release"])))
+    )
+    assert inner["name"] == RELEASE
+    in_namespace(helm, "uninstall", "--wait")
