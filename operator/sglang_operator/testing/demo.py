@@ -89,6 +89,7 @@ def run(*, once: bool, kwok: bool = False, console: Console | None = None) -> in
             picture = _watch(plane, console, begun)
             _conclude(plane, console, picture, time.monotonic() - begun)
             demo_engines.show(plane, console)
+            demo_engines.train(plane, console)
             if not once:
                 _stay(plane, console)
     return 0

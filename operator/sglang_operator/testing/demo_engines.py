@@ -7,11 +7,13 @@ import time
 import urllib.request
 from typing import Any, Literal
 
+import yaml
 from rich.console import Console
 
 from sglang_operator.api import names
 from sglang_operator.testing import errors
 from sglang_operator.testing.controlplane import ControlPlane
+from sglang_operator.testing.installed import manifests
 from sglang_operator.testing.realnode import kitimages, requirements, tools
 
 Kind = Literal["kwok", "real"]
@@ -62,6 +64,38 @@ def show(plane: ControlPlane, console: Console) -> None:
     for path, said in (("/model_info", models[0]), ("/generate", answer)):
         console.print(f"  {path}  {json.dumps(said)}", highlight=False, markup=False)
     console.print()
+
+
+def train(plane: ControlPlane, console: Console) -> None:
+    """The sample trainer, as a Job in the cluster: one sync, after which clients get answers.
+
+    Raises CommandError, and WaitTimeoutError when not every engine is synced.
+    """
+    if plane.kind != "real":
+        return
+    folder = manifests() / "samples" / "trainer"
+    chosen = yaml.safe_load((folder / "kustomization.yaml").read_text())["images"][0]
+    plane.load_image(kitimages.operator(f"{chosen['newName']}:{chosen['newTag']}"))
+    console.print(
+        "[bold]4[/] kubectl apply -k manifests/samples/trainer: a Job that syncs the weights"
+    )
+    begun = time.monotonic()
+    plane.kubectl("apply", "-k", str(folder))
+    plane.kubectl("wait", "--for=condition=WeightsSynced", f"sgi/{POOL}", "--timeout=120s")
+    console.print(f"  SYNCED after {time.monotonic() - begun:.1f} s:", highlight=False)
+    plane.wait(
+        lambda: "committed" in plane.kubectl("logs", "job/trainer").stdout, 30, "the trainer"
+    )
+    said = plane.kubectl("logs", "job/trainer").stdout
+    for line in said.splitlines():
+        console.print(f"  trainer: {line}", highlight=False, markup=False)
+    console.print(plane.kubectl("get", "sgi").stdout, highlight=False, markup=False)
+    path = f"/api/v1/namespaces/default/services/{names.service_name(POOL)}"
+    spec = plane.api.get(path)["spec"]
+    url = f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+    with plane.inside():
+        answer = _ask(f"{url}/generate", TOKENS)
+    console.print(f"the Service answers: {json.dumps(answer)}\n", highlight=False, markup=False)
 
 
 def commands(plane: ControlPlane) -> str:
