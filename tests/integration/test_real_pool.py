@@ -3,13 +3,14 @@
 import contextlib
 import itertools
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 
 import pytest
 
 from sglang_operator.api import conditions, names
-from sglang_operator.client import Pool
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.pytest_plugin import require_real_node
@@ -21,6 +22,13 @@ READY_SECONDS = 60.0
 WAIT_SECONDS = 60.0
 COUNTER = itertools.count()
 CONTROL_PORT = 9999  # of the fake, where a test breaks it
+TRAINER = """
+import sys
+from sglang_operator.client import Pool
+name, namespace, kubeconfig = sys.argv[1:]
+with Pool(name, namespace=namespace, kubeconfig=kubeconfig) as pool, pool.sync("step-1") as sync:
+    sync.update_weights_from_disk("/checkpoints/step-1")
+"""
 SMALL = "list(range(0,4))"  # two engines
 
 
@@ -39,12 +47,13 @@ def pool(plane):
     pool = PoolUnderTest(plane, namespace)
     yield pool
     pool.delete("--ignore-not-found", "--wait=false")
-    # The next test needs the GPUs.
+    # The next test needs the GPUs, and drains are looked at elsewhere.
+    pool.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false")
     plane.wait(lambda: not pool.all_pods(), WAIT_SECONDS, "the pods to go")
 
 
 def engine_env(**variables):
-    """A podTemplate that tells the fake engines something, and has them end quickly."""
+    """A podTemplate that tells the fake engines something."""
     env = [{"name": f"FAKE_SGLANG_{key}", "value": str(value)} for key, value in variables.items()]
     return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
 
@@ -89,12 +98,12 @@ def test_the_guides_pool_is_ready_and_answers_until_and_after_the_gate_opens(pla
         assert ask(pool, f"{engine['url']}/model_info")["weight_version"] == "unsynced"
     service = f"{service_url(pool)}/model_info"
     assert not answers(pool, service)  # nobody gets what random weights say
-    with (
-        plane.inside(),
-        Pool(pool.name, namespace=pool.namespace, kubeconfig=str(plane.kubeconfig)) as trainer,
-        trainer.sync("step-1") as sync,
-    ):
-        sync.update_weights_from_disk("/checkpoints/step-1")
+    with plane.inside():  # a trainer is a process of its own
+        subprocess.run(
+            [sys.executable, "-c", TRAINER, pool.name, pool.namespace, str(plane.kubeconfig)],
+            check=True,
+            timeout=WAIT_SECONDS,
+        )
     pool.wait(lambda: pool.status["syncedSummary"] == "12/12", "SYNCED 12/12", WAIT_SECONDS)
     plane.wait(lambda: answers(pool, service), WAIT_SECONDS, "the Service to answer")
     assert pool.condition(conditions.WEIGHTS_SYNCED)["status"] == "True"
