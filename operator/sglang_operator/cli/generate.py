@@ -1,7 +1,8 @@
 """What is generated from the code and the manifests: ``python -m sglang_operator.cli.generate``.
 
-It runs in a checkout: it reads ``manifests/crd`` and writes ``cli/structure.json`` and
-``operator/docs/errors.md``.  Tests compare both with what it would write now.
+It runs in a checkout: it reads ``manifests/crd`` and writes ``cli/structure.json``,
+``operator/docs/errors.md`` and ``operator/docs/reference``.  Tests compare all with what it would
+write now.
 """
 
 import ast
@@ -14,12 +15,14 @@ from typing import Any
 import yaml
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import rows, structure
+from sglang_operator.cli import main as main_command
+from sglang_operator.cli import reference, rows, structure
 
 PACKAGE = Path(__file__).parents[1]
 ROOT = PACKAGE.parents[1]
 DEFINITION = ROOT / "manifests" / "crd" / f"{names.PLURAL}.yaml"
 DOCUMENT = PACKAGE.parent / "docs" / "errors.md"
+REFERENCE = PACKAGE.parent / "docs" / "reference"
 
 # A piece of text in a rule's expression.
 _LITERAL = re.compile(r"'((?:[^'\\]|\\.)*)'")
@@ -47,10 +50,22 @@ wrong types with `kubectl`'s strict validation, which is its default), or they a
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     structure.FILE.write_text(structure_text())
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(document())
+    REFERENCE.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text)
+
+
+def pages() -> dict[str, str]:
+    """The pages of the reference by the names of their files."""
+    return {
+        "resource.md": reference.resource(definition()),
+        "cli.md": reference.commands(main_command.cli),
+        "metrics.md": reference.metrics(),
+    }
 
 
 def definition() -> dict[str, Any]:

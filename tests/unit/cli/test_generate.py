@@ -1,5 +1,7 @@
 """What is generated is what stands in the tree."""
 
+import pytest
+
 from sglang_operator.api import errors
 from sglang_operator.cli import generate, rows, structure
 
@@ -10,6 +12,11 @@ def test_the_structure_is_that_of_the_definition():
 
 def test_the_page_of_errors_is_that_of_the_tables():
     assert generate.DOCUMENT.read_text() == generate.document(), "run make docs"
+
+
+@pytest.mark.parametrize("name", ["resource.md", "cli.md", "metrics.md"])
+def test_the_reference_is_that_of_the_code_and_the_manifests(name):
+    assert (generate.REFERENCE / name).read_text() == generate.pages()[name], "run make docs"
 
 
 def test_every_row_has_an_entry_and_is_checked_somewhere():

@@ -1,0 +1,1 @@
+"""The documentation is run: which blocks there are, and what each is for."""

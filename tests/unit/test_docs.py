@@ -1,0 +1,94 @@
+"""The documentation without a cluster: links, examples, and what is not run."""
+
+import ast
+
+import pytest
+import yaml
+
+from sglang_operator.api import names
+from sglang_operator.cli import convert, linting
+from tests.builders import guide_spec
+from tests.docs import pages
+from tests.docs.pages import PAGES
+
+BLOCKS = [block for path in PAGES for block in pages.blocks(path)]
+
+
+def of(language):
+    found = [block for block in BLOCKS if block.language == language]
+    return pytest.mark.parametrize("block", found, ids=[f"{b.page}:{b.line}" for b in found])
+
+
+@pytest.mark.parametrize("path", PAGES, ids=pages.name)
+def test_every_block_has_a_language_that_says_what_is_done_with_it(path):
+    assert {block.language for block in pages.blocks(path)} <= pages.LANGUAGES
+    lines = path.read_text().splitlines()
+    assert sum(line.lstrip().startswith("```") for line in lines) == 2 * len(pages.blocks(path))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=pages.name)
+def test_every_link_leads_somewhere(path):
+    for target in pages.links(path):
+        file, _, anchor = target.partition("#")
+        found = path.parent / file
+        assert found.exists(), target
+        if anchor and found.suffix == ".md":
+            assert anchor in anchors(found.read_text()), target
+
+
+def anchors(text):
+    titles = [line.lstrip("#").strip() for line in text.splitlines() if line.startswith("#")]
+    kept = ("".join(c for c in title.lower() if c.isalnum() or c in " -_") for title in titles)
+    return {title.replace(" ", "-") for title in kept}
+
+
+def test_what_is_not_run_is_still_there_and_little():
+    unrun = [block for block in BLOCKS if block.not_run]
+    for start in pages.NOT_RUN:
+        assert any(block.text.startswith(start) for block in unrun), f"{start} is in no page"
+    run = [block for block in BLOCKS if block.language == "sh" and not block.not_run]
+    assert len(run) > 2 * len(unrun), (len(run), len(unrun))
+
+
+@of("yaml")
+def test_an_example_is_without_errors(block, tmp_path):
+    for document in yaml.safe_load_all(block.text):
+        is_part = set(document) == {"spec"}
+        whole = pool(merged(guide_spec(), document["spec"])) if is_part else document
+        if whole.get("kind") == names.KIND:
+            wrong = (block.file or "").startswith("mistake")
+            assert bool(errors_in(tmp_path, whole)) is wrong
+        else:  # judged by the API server, or by kustomize
+            assert {"apiVersion", "kind"} <= document.keys()
+
+
+def errors_in(tmp_path, document):
+    path = tmp_path / "file.yaml"
+    path.write_text(yaml.safe_dump(document))
+    judged = linting.lint([str(path)], None, convert.Options())
+    return [finding.line() for finding in judged.findings if finding.is_error]
+
+
+def pool(spec):
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": "actor-infer"},
+        "spec": spec,
+    }
+
+
+def merged(base, over):
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {key: merged(base.get(key), over.get(key, base.get(key))) for key in {**base, **over}}
+
+
+@of("python")
+def test_the_imports_of_an_example_are_there_and_the_rest_compiles(block):
+    tree = ast.parse(block.text)
+    imports: list[ast.stmt] = [
+        node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert imports
+    exec(compile(ast.Module(body=imports, type_ignores=[]), block.page, "exec"), {})
