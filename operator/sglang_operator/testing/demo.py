@@ -145,7 +145,8 @@ def _conclude(plane: ControlPlane, console: Console, picture: Picture, seconds: 
 
 def _stay(plane: ControlPlane, console: Console) -> None:
     console.print("The cluster stays up until Ctrl-C. In another shell:\n")
-    path = f"{plane.tools}:$PATH"
+    # With kubectl-sglang beside this interpreter, kubectl has the command sglang.
+    path = f"{plane.tools}:{Path(sys.executable).parent}:$PATH"
     console.print(
         f"  export KUBECONFIG={plane.kubeconfig}\n  export PATH={path}\n  kubectl get sgi,pods\n"
         + demo_engines.commands(plane),
