@@ -38,12 +38,13 @@ def test_a_page_does_what_it_says(plane, tmp_path, path):
     try:
         printed = None
         for block in pages.blocks(path):
+            if block.language == "text":
+                assert printed is None or block.text.strip() in printed
+            printed = None
             if block.language == "yaml":
                 example(block, tmp_path, environment)
-            elif block.language == "sh":
-                printed = None if block.not_run else run(block, block.text, tmp_path, environment)
-            elif block.language == "text" and printed is not None:
-                assert block.text.strip() in printed
+            elif block.language == "sh" and not block.not_run:
+                printed = run(block, block.text, tmp_path, environment)
     finally:
         # The next page wants the GPUs.
         plane.kubectl("delete", "sgi", "--all", "-n", namespace, "--wait=false", check=False)
