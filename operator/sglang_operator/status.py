@@ -428,12 +428,15 @@ def _engines_ready(tally: Tally, negative: Sequence[Condition]) -> Condition:
 def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
     placed = [view.pod for view in plan.engines if view.pod and view.pod.node]
     complete = len(placed) == len(plan.engines)
+    text = texts.DEVICES_COUNTED if complete else texts.DEVICES_MISSING
     return Condition(
         type=conditions.DEVICES_ASSIGNED,
         status=conditions.TRUE if complete else conditions.FALSE,
         reason=conditions.COUNTED if complete else conditions.DEVICES_PENDING,
-        message=texts.DEVICES_COUNTED.format(
-            gpus=len(placed) * pool.gpus, nodes=len({pod.node for pod in placed})
+        message=text.format(
+            gpus=len(placed) * pool.gpus,
+            nodes=len({pod.node for pod in placed}),
+            wanted=len(plan.engines) * pool.gpus,
         ),
     )
 

@@ -266,3 +266,12 @@ def test_a_lost_node_is_remembered_once():
     again = compute(pool, pods, nodes=nodes, previous=first, now=NOW + 30)
     assert [failure["reason"] for failure in again["lastFailures"]] == [conditions.NODE_LOST]
     assert again == first
+
+
+def test_devices_that_are_missing_are_counted_against_those_that_are_wanted():
+    pool = a_pool()
+    pods = all_pods(pool)
+    waiting = a_pod(pool, pool.engines[0], containers_ready=False, node="", unschedulable="no")
+    told = condition(compute(pool, [waiting, *pods[1:]]), conditions.DEVICES_ASSIGNED)
+    assert (told["status"], told["reason"]) == ("False", conditions.DEVICES_PENDING)
+    assert told["message"].startswith("22 of 24 GPUs are assigned, on ")

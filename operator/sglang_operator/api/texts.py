@@ -31,6 +31,9 @@ DEVICES_COUNTED = (
     "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
     "places"
 )
+DEVICES_MISSING = (
+    "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"
+)
 WAITING = "{count} engines cannot start: {message}; {advice}"
 POD_LOST = "pod {pod} was lost with its node {node}"
 POD_TAKEN = "pod {pod} was taken away: {reason}"

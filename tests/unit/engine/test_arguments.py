@@ -561,3 +561,13 @@ def test_tls_that_is_off_is_nothing():
 
 def test_a_version_that_knows_no_tls_says_that_it_does_not():
     assert "0.5.14 is the first" in only_problem({"ssl_certfile": "/tls/file"}).message
+
+
+# --- what follows from a typo
+
+
+def test_a_misspelt_mem_fraction_static_is_not_missing_besides():
+    config = {"mem_fraction_statc": 0.7, "load_format": "dummy"}
+    (problem,) = render(config).problems
+    assert problem.reason == "ArgumentUnknown"
+    assert [p.reason for p in render({"load_format": "dummy"}).problems] == ["MemFractionMissing"]
