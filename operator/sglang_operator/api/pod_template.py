@@ -4,6 +4,7 @@ The engine's image, command, ports, probes and GPUs are the operator's; what a p
 around them (placement, volumes, environment, requests) is the user's.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,10 @@ SHM_VOLUME = "dshm"
 CACHE_VOLUME = "cache"
 
 _FIELD = "spec.podTemplate"
+# As the definition has it; nothing below zero can be asked for.
+_QUANTITY = re.compile(
+    r"[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?", re.ASCII
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,22 @@ def _container_problems(containers: list[Mapping[str, Any]]) -> Iterator[errors.
         )
     for container in containers:
         yield from _unexpected(container, CONTAINER_FIELDS, where)
+        yield from _quantity_problems(_mapping(container.get("resources")), f"{where}.resources")
+
+
+def _quantity_problems(resources: Mapping[str, Any], where: str) -> Iterator[errors.Problem]:
+    """Amounts that the API server would refuse in every pod of the pool."""
+    for section in ("requests", "limits"):
+        for name, value in sorted(_mapping(resources.get(section)).items()):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            text = str(value) if isinstance(value, (str, int)) or is_number else ""
+            if not _QUANTITY.fullmatch(text):
+                yield errors.FIELD_RANGE(
+                    f"{where}.{section}.{name}",
+                    found=errors.shown(value),
+                    expected="a quantity such as 8, 500m or 64Gi",
+                    advice="correct it",
+                )
 
 
 def _volume_problems(volumes: tuple[Mapping[str, Any], ...]) -> Iterator[errors.Problem]:

@@ -187,7 +187,8 @@ def _writable(request: EngineRequest, given: aliases.Given) -> Iterator[errors.P
         as_json = argument is not None and argument.is_json
         problem = values.problem(given.path(key), given.spelling(key), value, as_json=as_json)
         if problem is not None:
-            yield problem
+            if key in given.spelled:  # else it is told at the field that decides it
+                yield problem
             del given.values[key]
     for index, extra in enumerate(request.extra_args):
         fault = values.text_fault(extra)

@@ -222,6 +222,8 @@ _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     ("num_gpus_per_worker", "num_gpus_per_worker", 1, 1024),
     ("num_gpus_per_node", "num_gpus_per_node", 1, 64),
     ("replicas", "replicas", 0, 4096),
+    # NumPy's limit: SGLang seeds it too (srt/utils, set_random_seed), and dies of more.
+    ("seed", "seed", 0, 2**32 - 1),
     ("rollout.max_unavailable", "rollout.maxUnavailable", 1, 4096),
     ("rollout.max_surge", "rollout.maxSurge", 0, 4096),
     ("rollout.partition", "rollout.partition", 0, 4096),

@@ -37,3 +37,26 @@ def test_adapters_that_no_commit_reaches_are_warned_of(config):
     told = ("WeightSyncUnsupported", errors.Severity.WARNING)
     assert reasons(with_config(**config)) == [(*told, f"spec.strategy_args.strategy_config.{name}")]
     assert a_pool({**with_config(**config), "weights": {"gate": "Off"}}).warnings == ()
+
+
+def resources(**amounts):
+    container = {"name": "engine", "resources": {"requests": amounts}}
+    return guide_spec(podTemplate={"spec": {"containers": [container]}})
+
+
+@pytest.mark.parametrize(
+    "amount", ["banana", "", "-1", "1e400Gi", "1 Gi", "64GiB", True, [1], float("inf"), "1\n"]
+)
+def test_an_amount_that_is_no_quantity_is_refused_before_a_pod_is(amount):
+    path = "spec.podTemplate.spec.containers.resources.requests.memory"
+    assert reasons(resources(memory=amount)) == [("SpecInvalid", errors.Severity.ERROR, path)]
+
+
+@pytest.mark.parametrize("amount", [8, 0.5, "500m", "64Gi", "1e3", ".5", "2.", "9" * 40])
+def test_an_amount_that_is_a_quantity_is_taken(amount):
+    assert reasons(resources(memory=amount)) == []
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+def test_a_seed_that_numpy_does_not_take_is_refused_at_the_seed(seed):
+    assert reasons(guide_spec(seed=seed)) == [("SpecInvalid", errors.Severity.ERROR, "spec.seed")]
