@@ -56,16 +56,12 @@ def test_without_a_policy_the_operator_names_the_typo_within_a_second_and_makes_
     plane, operator
 ):
     pool = PoolUnderTest(plane, plane.namespace("typo"))
-    applied = time.monotonic()
     pool.apply(**with_config(mem_fraction_statc=0.8))
     stalled = pool.wait_for(conditions.STALLED, "ArgumentUnknown")
-    took = time.monotonic() - applied
     assert MEANT in stalled["message"]
-    # From the object's creation, by the API server's own clock, which counts whole seconds; and
-    # with kubectl's start and the reading back on top, by ours.
+    # By the API server's and the operator's clocks, which are one; they count whole seconds.
     created = _seconds(pool.object()["metadata"]["creationTimestamp"])
     assert _seconds(stalled["lastTransitionTime"]) - created <= 1
-    assert took < 3
     assert pool.all_pods() == []
     assert "Ready" not in {c["type"] for c in pool.status["conditions"] if c["status"] == "True"}
 
