@@ -131,6 +131,7 @@ class Lab:
         self.package = package  # a source root from which operators run instead
         self.operator = ProxiedOperator(plane, proxy, package=package)
         self.away: set[str] = set()  # components that a fault has stopped
+        self.mortal: set[str] = set()  # operators that end when they lose the Lease, as they should
         self.only = ""  # points whose name contains this text; the others are skipped
         self._numbers = itertools.count()
 
@@ -189,6 +190,8 @@ class Lab:
             if name not in self.plane.pids:
                 self.plane.await_end(name, 1.0)
                 self.plane.start_component(name)
+        for name in self.mortal - self.plane.pids.keys():
+            self.plane.await_end(name, 1.0)  # which makes it no failure of the plane
 
     def wait(self, check: Callable[[], Any], what: str, seconds: float = CONVERGE_SECONDS) -> Any:
         def healed() -> Any:

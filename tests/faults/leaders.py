@@ -63,6 +63,7 @@ def _pair(lab: Lab, *, elected: bool) -> Iterator[Pair]:
     with Proxy(lab.plane.url, ca_file=lab.plane.ca_file) as other:
         first = ProxiedOperator(lab.plane, lab.proxy, arguments=arguments, package=package)
         second = ProxiedOperator(lab.plane, other, arguments=arguments, package=package)
+        lab.mortal = {first.name, second.name}
         try:
             first.start()
             if elected:
@@ -76,6 +77,7 @@ def _pair(lab: Lab, *, elected: bool) -> Iterator[Pair]:
                     operator.kill()
                 with contextlib.suppress(Exception):  # it may have ended by itself, as it should
                     lab.plane.await_end(operator.name, 0.1)
+            lab.mortal = set()
             lab.plane.api.delete(LEASE, missing_ok=True)
             lab.operator.start()
 
