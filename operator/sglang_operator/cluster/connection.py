@@ -36,7 +36,8 @@ class Connection:
         now = time.monotonic()
         if now - self._asked > AUTHORIZATION_SECONDS:
             value = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
-            self._authorization = str(value) if value else None
+            # A token that comes from a file may end in a line break, which no header may.
+            self._authorization = str(value).strip() if value else None
             self._asked = now
         return self._authorization
 
