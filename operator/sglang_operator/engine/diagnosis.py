@@ -129,9 +129,15 @@ def _last_error(message: str) -> str:
 _TIME = re.compile(r"^\[[0-9][^\]]*\] *")
 
 
+# SGLang logs all its arguments in one line, keys in clear: however much of it is left, it is no
+# reason for an end, and does not belong into anybody's status.
+_ARGUMENTS = re.compile(r"(?:\b\w+=[^=]*){6}")
+
+
 def _last_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return _TIME.sub("", lines[-1]) if lines else "no message"
+    telling = [line for line in lines if not _ARGUMENTS.search(line)]
+    return _TIME.sub("", telling[-1]) if telling else "no message"
 
 
 def line(text: str) -> str:

@@ -378,6 +378,15 @@ def test_whatever_an_engine_writes_becomes_one_short_printable_line(text):
         assert 0 < len(line) <= 300
 
 
+def test_the_line_with_all_arguments_is_never_shown_because_keys_are_in_it():
+    arguments = ", ".join(f"argument_{n}=None" for n in range(50)) + ", api_key='secret'"
+    for text in (f"server_args=ServerArgs({arguments})", arguments[200:]):
+        told = diagnosis.diagnose(f"[2026-11-23 10:00:00] before\n{text}\n", 1, "Error")
+        assert told.message == "the engine failed (exit code 1): before"
+        told = diagnosis.diagnose(text, 1, "Error")
+        assert "secret" not in told.message + told.advice
+
+
 def test_every_signature_has_its_texts_filled():
     for signature in signatures.SIGNATURES:
         fields = dict.fromkeys(
