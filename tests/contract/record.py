@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from tests.contract import scenarios
 from tests.contract.subject import Subject
-from tests.contract.targets import Target, command, targets
+from tests.contract.targets import Target, command, free_port, targets
 
 _AT_A_TIME = int(os.environ.get("SGLANG_CONTRACT_PARALLEL", "6"))
 _ADDRESSES = re.compile(r"0x[0-9a-f]{6,}|/tmp/[\w./-]*site-packages|/tmp/site(?=/)")
@@ -38,7 +38,8 @@ _kept: list[Any] = []
 class _GpuTrainer:
     """Rank 0 of a group over gloo: NCCL refuses two ranks on one GPU."""
 
-    port = 29222
+    def __init__(self) -> None:
+        self.port = free_port()
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._join, daemon=True)
@@ -99,6 +100,13 @@ async def talk(target: Target, scenario: scenarios.Scenario) -> list[scenarios.E
         return recorder.entries
 
 
+def use_gpu_if_real() -> None:
+    """Where the engine is a real one, its trainer has to be, too."""
+    if targets()[0].real:
+        scenarios.serialize = _gpu_bucket
+        scenarios.make_trainer = _GpuTrainer
+
+
 async def _all(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target = targets()[0]
@@ -107,7 +115,5 @@ async def _all(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if targets()[0].real:
-        scenarios.serialize = _gpu_bucket
-        scenarios.make_trainer = _GpuTrainer
+    use_gpu_if_real()
     asyncio.run(_all(Path(sys.argv[1]), sys.argv[2:] or list(scenarios.SCENARIOS)))

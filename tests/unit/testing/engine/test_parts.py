@@ -1,0 +1,140 @@
+"""What only the fake has: faults on demand, several nodes, other ranks."""
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from sglang_operator.testing import ports
+from sglang_operator.testing.engine import rendezvous, weights
+from sglang_operator.testing.engine.process import FakeEngine
+
+QUICK: dict[str, Any] = {"load_seconds": 0.0, "warm_up_seconds": 0.0, "drain_poll_seconds": 0.05}
+
+
+def ask(url: str, body: object = None, timeout: float = 10) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=timeout) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+GENERATE = {"text": "hi", "sampling_params": {"max_new_tokens": 2}}
+
+
+def test_faults_can_be_injected_while_it_runs():
+    port = ports.free()
+    with FakeEngine(control_port=port, **QUICK) as engine:
+        engine.wait_ready()
+        control = f"http://127.0.0.1:{port}"
+        assert ask(f"{control}/state")["weights"]["state"] == "whole"
+        ask(f"{control}/fault", {"fault": "hang"})
+        with pytest.raises((TimeoutError, urllib.error.URLError)):
+            ask(f"{engine.url}/generate", GENERATE, timeout=0.5)
+        assert ask(f"{control}/state")["requests"] > 0
+        ask(f"{control}/fault", {"fault": "resume"})
+        assert ask(f"{engine.url}/generate", GENERATE)["output_ids"]
+        ask(f"{control}/fault", {"fault": "slow", "seconds": 0.3})
+        begun = time.monotonic()
+        ask(f"{engine.url}/get_model_info")
+        assert time.monotonic() - begun >= 0.3
+        ask(f"{control}/fault", {"fault": "crash", "error": "torch.OutOfMemoryError: CUDA out of"})
+        assert engine.wait() == 137
+        assert "torch.OutOfMemoryError: CUDA out of" in engine.log
+
+
+def test_a_fault_that_is_not_known_names_those_that_are():
+    port = ports.free()
+    with FakeEngine(control_port=port, **QUICK) as engine:
+        engine.wait_ready()
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(f"http://127.0.0.1:{port}/fault", {"fault": "flood"})
+        with caught.value as answer:
+            assert "crash, exit, kill, hang, resume, slow" in answer.read().decode()
+
+
+def nodes(stack: ExitStack) -> list[FakeEngine]:
+    where = f"127.0.0.1:{ports.free()}"
+    shared = ["--nnodes=2", f"--dist-init-addr={where}", "--tp-size=2"]
+    return [
+        stack.enter_context(FakeEngine([*shared, f"--node-rank={rank}"], **QUICK))
+        for rank in (1, 0)
+    ]
+
+
+def test_an_engine_of_two_nodes_is_up_when_both_are():
+    with ExitStack() as stack:
+        follower, leader = nodes(stack)
+        leader.wait_ready()
+        follower.wait_listening()
+        assert ask(f"{follower.url}/health") is None  # 200, and nothing more
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(f"{follower.url}/get_model_info")
+        caught.value.close()
+        assert ask(f"{leader.url}/generate", GENERATE)["output_ids"]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_nodes_of_an_engine_die_together(killed: int):
+    with ExitStack() as stack:
+        engines = nodes(stack)
+        engines[1].wait_ready()
+        engines[killed].process.kill()
+        assert engines[1 - killed].wait() == 137
+
+
+def test_a_follower_alone_waits():
+    with (
+        FakeEngine(
+            ["--nnodes=2", f"--dist-init-addr=127.0.0.1:{ports.free()}", "--node-rank=1"], **QUICK
+        ) as follower,
+        pytest.raises(subprocess.TimeoutExpired),
+    ):
+        follower.process.wait(0.5)
+
+
+def test_two_engines_of_two_gpus_take_four_ranks_of_a_trainer_s_group():
+    names = weights.names(2)
+    with ExitStack() as stack:
+        engines = [
+            stack.enter_context(FakeEngine(["--tp-size=2", "--load-format=dummy"], **QUICK))
+            for _ in range(2)
+        ]
+        trainer = stack.enter_context(rendezvous.Trainer(5))
+        for engine in engines:
+            engine.wait_ready()
+        where = {"master_address": trainer.host, "master_port": trainer.port, "world_size": 5}
+        joining = [
+            _in_thread(f"{engine.url}/init_weights_update_group", {**where, "rank_offset": offset})
+            for engine, offset in zip(engines, (1, 3), strict=True)
+        ]
+        trainer.wait(10)
+        assert all(join()["success"] for join in joining)
+        body = {"names": names, "dtypes": ["bf16"] * len(names), "shapes": [[1]] * len(names)}
+        updates = [
+            _in_thread(f"{engine.url}/update_weights_from_distributed", body) for engine in engines
+        ]
+        trainer.broadcast(names, "step-1")
+        assert all(update()["success"] for update in updates)
+        told = [ask(f"{engine.url}/generate", GENERATE)["fake_weights"] for engine in engines]
+        assert told[0] == told[1]
+        assert (told[0]["state"], told[0]["stamp"]) == ("whole", "step-1")
+
+
+def test_a_group_names_the_ranks_that_are_missing():
+    with rendezvous.Trainer(3) as trainer, pytest.raises(TimeoutError, match=r"\[1, 2\]"):
+        trainer.wait(0.1)
+
+
+def _in_thread(url: str, body: object) -> Any:
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(ask, url, body)
+    pool.shutdown(wait=False)
+    return lambda: future.result(10)
