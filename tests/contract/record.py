@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,8 +24,9 @@ _ADDRESSES = re.compile(r"0x[0-9a-f]{6,}|/tmp/[\w./-]*site-packages|/tmp/site(?=
 
 def _gpu_bucket(name: str, value: float) -> str:
     """One tensor on the GPU, serialised as SGLang's own trainers do it."""
-    import torch
-    from sglang.srt.utils import MultiprocessingSerializer
+    with warnings.catch_warnings(action="ignore"):  # of other people's sources
+        import torch
+        from sglang.srt.utils import MultiprocessingSerializer
 
     shape = (32000, 512) if name.startswith(("lm_head", "model.embed")) else (512,)
     tensor = torch.full(shape, value, dtype=torch.bfloat16, device="cuda")
@@ -50,7 +52,8 @@ class _GpuTrainer:
         pass
 
     def _join(self) -> None:
-        from sglang.srt.utils import init_custom_process_group
+        with warnings.catch_warnings(action="ignore"):
+            from sglang.srt.utils import init_custom_process_group
 
         self._group = init_custom_process_group(
             backend="gloo",

@@ -1,7 +1,7 @@
 """What only the fake has: faults on demand, several nodes, other ranks."""
 
 import json
-import subprocess
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -88,14 +88,17 @@ def test_the_nodes_of_an_engine_die_together(killed: int):
         assert engines[1 - killed].wait() == 137
 
 
-def test_a_follower_alone_waits():
-    with (
-        FakeEngine(
-            ["--nnodes=2", f"--dist-init-addr=127.0.0.1:{ports.free()}", "--node-rank=1"], **QUICK
-        ) as follower,
-        pytest.raises(subprocess.TimeoutExpired),
-    ):
-        follower.process.wait(0.5)
+def test_a_follower_waits_for_a_leader_that_says_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as leader:
+        where = f"--dist-init-addr=127.0.0.1:{leader.getsockname()[1]}"
+        leader.settimeout(30)
+        ranks = ["--tp-size=2", "--nnodes=2", "--node-rank=1"]
+        with FakeEngine([*ranks, where], **QUICK) as follower:
+            connection, _ = leader.accept()
+            with connection:
+                assert connection.makefile().readline() == "1\n"
+                time.sleep(0.3)
+                assert follower.process.poll() is None, follower.log
 
 
 def test_two_engines_of_two_gpus_take_four_ranks_of_a_trainer_s_group():
