@@ -85,6 +85,10 @@ fuzz: $(STAMP) ## Parser and converter under anything, FUZZ_SECONDS=600 each (at
 	$(BIN)/python -m tests.fuzz parser --seconds $(FUZZ_SECONDS)
 	$(BIN)/python -m tests.fuzz converter --seconds $(FUZZ_SECONDS)
 
+.PHONY: dashboards
+dashboards: $(STAMP) ## Grafana's dashboards in manifests/monitoring, from tests/monitoring
+	$(BIN)/python -m tests.monitoring
+
 docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests
 	$(BIN)/python -m sglang_operator.cli.generate
 

@@ -22,10 +22,11 @@ LAYERS = (
     "transitions",
     "cluster",
     "fleet",
+    "picture",
     "controller",
     "__main__",
 )
-PURE = LAYERS[: LAYERS.index("cluster")]
+PURE = (*LAYERS[: LAYERS.index("cluster")], "picture")
 # They import what they need, and nothing imports them.
 LEAVES = ("cli", "client", "testing", "__main__")
 

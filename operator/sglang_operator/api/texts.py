@@ -96,6 +96,108 @@ CHILD_REFUSED = (
 API_ERROR = "the API server could not be asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"
 
+# --- kubectl sglang
+NOT_SEEN_YET = "NotSeenYet"
+MAP_NODES = "where the engines are: nodes × GPUs"
+MAP_IDS = "what device_mapping names: node_rank × gpu_rank"
+MAP_COUNTED = (
+    "Kubernetes tells how many GPUs of a node an engine has, not which ones: engines are drawn "
+    "from the left"
+)
+MAP_COUNTED_NO_NODES = (
+    "nodes may not be read, so free GPUs are not shown; which GPUs of a node an engine has is not "
+    "known: engines are drawn from the left"
+)
+MAP_IDS_NOTE = "ids as ROLL counts them; a cell that is split is named by two pools"
+MAP_HIDDEN = "and {nodes} more rows without engines, {gpus} GPUs"
+MAP_OVERLAP = (
+    "{first} and {second} both name GPUs {ids}: in Count mode each pool gets GPUs of its own, so "
+    "these are counted twice"
+)
+MAP_EMPTY = "no node has GPUs, and no engine has a node"
+MAP_FREE = "· a GPU that no pool has"
+MAP_MORE_HOMELESS = "and {count} more engines without a node"
+KUBECTL_FAILED = "{command}: {detail}"
+KUBECTL_MISSING = "kubectl cannot be run: install it and put it on the PATH, or name it in $KUBECTL"
+KUBECTL_SLOW = "no answer in time: is the cluster reachable?"
+NO_SUCH_POOL = "there is no SGLangInference {name} in {namespace}; kubectl get sgi -A lists all"
+NODES_UNREADABLE = "nodes cannot be read: {detail}"
+DELETING = "the pool is being deleted; its engines go with it"
+UNSEEN = "the operator has not looked at generation {generation} of this pool yet"
+GATES_CLOSED = (
+    "{closed} of {desired} engines are up, but clients do not reach them: the weights gate "
+    "({gate}) is closed until a trainer commits"
+)
+ROLLOUT_HELD = "{old} of {desired} engines run an older revision: rollout.paused keeps them"
+FAILED_BEFORE = "engines {engines} ended, last at {time}: {message}"
+DO_EDIT = "kubectl edit sgi {name} -n {namespace}"
+DO_DOCTOR = "kubectl sglang doctor"
+DO_MAP = "kubectl sglang map -A: who has the GPUs; kubectl describe nodes: taints and capacity"
+DO_QUOTA = "kubectl describe resourcequota -n {namespace}"
+DO_NODES = "kubectl get nodes; with restart.onNodeLost: Replace the engines go elsewhere"
+DO_LOGS = "kubectl sglang logs {name} -n {namespace}"
+DO_UNSUSPEND = (
+    'kubectl patch sgi {name} -n {namespace} --type=merge -p \'{{"spec": {{"suspend": false}}}}\''
+)
+DO_ROLLOUT = "kubectl sglang rollout status {name} -n {namespace}"
+DO_IMAGE = "check spec.image and podTemplate.spec.imagePullSecrets; kubectl describe pods says more"
+DO_COMMIT = "let the trainer commit through the Lease {name}-weights (sglang_operator.client)"
+DO_RESUME = "kubectl sglang rollout resume {name} -n {namespace}"
+POOL_GONE = "there is no such pool, or it was deleted meanwhile"
+WAIT_TIMED_OUT = "not {aim} after {seconds} s"
+ROLLOUT_REFUSED = (
+    "the spec of {name} is refused, so nothing rolls; kubectl sglang status {name} -n {namespace}"
+)
+ROLLOUT_STATUS = "{current}/{desired} engines run revision {revision}"
+ROLLOUT_PAUSED = "rollout.paused: the others stay as they are until it is resumed"
+ROLLOUT_GOES_ON = "the others follow, at most {budget} away at a time"
+ROLLOUT_PARTITION = "rollout.partition {partition}: engines of lower rank stay as they are"
+ROLLOUT_HISTORY = (
+    "earlier revisions are not stored: to go back, apply the earlier object, from Git for example"
+)
+ROLLOUT_NOW_PAUSED = "rollout of {namespace}/{name} paused: changes wait, failures are still mended"
+ROLLOUT_RESUMED = "rollout of {namespace}/{name} goes on"
+ROLLOUT_RESTARTED = (
+    "engines of {namespace}/{name} are replaced within rollout.maxUnavailable; a pool that Git "
+    "owns needs the annotation {annotation} in spec.podTemplate.metadata there too"
+)
+NO_SUCH_ENGINE = "there is no pod of engine {engine}; there are {known}"
+NO_LOG = "(no log: {detail})"
+NO_DURATION = "found {found}, expected a time such as 90s, 5m or 2h"
+DOCTOR_UNKNOWN = "could not be looked at: {detail}"
+DO_REACH = "kubectl cluster-info; check --context and --kubeconfig"
+KUBERNETES_OLD = "{found} is older than {oldest}, which the resource definition needs"
+KUBERNETES_UNTESTED = "it should work; tested are 1.34 and newer"
+DO_UPGRADE_CLUSTER = "upgrade the cluster"
+CRD_MISSING = "the cluster does not know SGLangInference"
+CRD_NOT_SERVED = "the definition serves another version only"
+CRD_OLD = "the definition is older than this program: it lacks {missing}"
+CRD_NEW = "the definition is newer than this program"
+CRD_CURRENT = "as new as this program"
+DO_INSTALL = (
+    "install: helm install sglang-operator charts/sglang-operator, or kubectl apply -k manifests"
+)
+DO_UPGRADE_CRD = "kubectl apply --server-side -k manifests/crd, then upgrade the operator"
+DO_UPGRADE_CLI = "upgrade this program: lint and render may refuse fields that exist"
+OPERATOR_NOWHERE = "no operator runs here: nobody holds the Lease sglang-operator"
+OPERATOR_DEPLOYED = "deployed ({deployed}), but nobody holds the Lease sglang-operator"
+OPERATOR_LEADS = "{holder} leads in {namespaces}"
+DO_OPERATOR_LOGS = "kubectl get pods -A -l app.kubernetes.io/name=sglang-operator, and their logs"
+GPUS_NONE = "no node has GPUs to give"
+GPUS_FOUND = "{told} on {nodes} nodes, {away} of them not usable now"
+DO_PLUGIN = "install the GPU vendor's device plugin (or GPU operator); kubectl describe nodes"
+DO_RESOURCE_NAME = "name the resource in spec.placement.resourceName"
+DO_NODES_AWAY = "kubectl get nodes: those that are NotReady or cordoned"
+RIGHTS_GOOD = "you may work with pools in {namespace}"
+RIGHTS_MISSING = "in {namespace} you may not: {missing}"
+DO_RIGHTS = "ask for a role with these verbs; who may create a pool may run pods"
+SECURITY = "{namespace} enforces the level {level}"
+DO_SECURITY = "engines fit; hostPath volumes and network.rdma need privileged"
+QUOTA_GPUS = "{name} in {namespace}: {used} of {hard} {key} in use"
+DO_QUOTA_FULL = "a pool waits until somebody gives GPUs back, or the quota grows"
+MONITORING_THERE = "the Prometheus Operator is there: kubectl apply -k manifests/monitoring"
+MONITORING_MISSING = "no Prometheus Operator; /metrics is served all the same"
+
 # --- the weights Lease (api/weights.py): why a step was refused, and why a transaction was aborted
 WEIGHTS_HELD = (
     "{holder} holds the weights of this pool ({phase} since {since}, until {until} unless it "

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from sglang_operator.cli import commands
 from sglang_operator.cli.weights import weights
 
 _FILE = "FILE may be - for standard input."
@@ -177,12 +178,27 @@ def diff(
     sys.exit(int(any(difference.touches for difference in differences)))
 
 
-cli.add_command(weights)
+for _command in (*commands.COMMANDS, weights):
+    cli.add_command(_command)
 
 
 def main() -> None:
     """The console script."""
-    cli(prog_name="kubectl sglang")
+    cli(prog_name="kubectl sglang", complete_var="_KUBECTL_SGLANG_COMPLETE")
+
+
+def complete() -> None:
+    """The console script ``kubectl_complete-sglang``: what kubectl asks at the tab key.
+
+    The last argument is the word that is being written.  Each line is a word and what it does;
+    ``:4`` tells the shell to offer no file names (kubectl's protocol, that of cobra).
+    """
+    from click.shell_completion import ShellComplete
+
+    *words, incomplete = sys.argv[1:] or [""]
+    for item in ShellComplete(cli, {}, "kubectl sglang", "").get_completions(words, incomplete):
+        click.echo(f"{item.value}\t{item.help or ''}".rstrip("\t"))
+    click.echo(":4")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class _Composer:
         if self._files > _MAX_FILES:
             problem = rows.TOO_LARGE("defaults", found="too many files", limit=str(_MAX_FILES))
             raise StopError([Finding(mark=mark, problem=problem)])
-        if path is None or not path.is_file():
+        if path is None or not _is_file(path):
             if not parts.optional:
                 found = errors.shown(str(path) if path is not None else parts.name)
                 self._tell(mark, rows.DEFAULTS_FILE("defaults", found=found))
@@ -103,6 +103,14 @@ class _Composer:
 
     def _tell(self, mark: Mark, problem: errors.Problem) -> None:
         self.findings.append(Finding(mark=mark, problem=problem))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have (too long) is of none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

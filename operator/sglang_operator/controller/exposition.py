@@ -84,6 +84,7 @@ class Reader:
         yield from self._queue()
         yield from self._server()
         yield from self._pools()
+        yield from self._weights()
 
     def _passes(self) -> Iterator[Metric]:
         meter, controller = self.room.passes, (CONTROLLER,)
@@ -163,6 +164,30 @@ class Reader:
         yield _metric(families.POOL_FAILURES, causes)
         yield _metric(families.POOL_GATE_CLOSED, closed)
 
+    def _weights(self) -> Iterator[Metric]:
+        """How the weights of each pool stand."""
+        syncs: dict[Labels, float] = {}
+        seconds: dict[Labels, Histogram] = {}
+        phases: dict[Labels, float] = {}
+        skew: dict[Labels, float] = {}
+        asleep: dict[Labels, float] = {}
+        now = time.time()
+        reconciler = self.room.reconciler if self.room.dispatching else None
+        for key, meter in reconciler.meters() if reconciler else ():
+            if meter.weights is None:
+                continue
+            pool = (key.namespace, key.name)
+            syncs |= {(*pool, result): meter.syncs[result] for result in ("committed", "aborted")}
+            seconds[pool] = meter.sync_seconds
+            phases[(*pool, meter.weights.transaction.phase.value)] = 1.0
+            skew[pool] = meter.weights.skew
+            asleep[pool] = meter.asleep_seconds(now)
+        yield _histograms(families.POOL_SYNC_SECONDS, seconds)
+        yield _metric(families.POOL_SYNCS, syncs)
+        yield _metric(families.POOL_PHASE, phases)
+        yield _metric(families.POOL_SKEW, skew)
+        yield _metric(families.POOL_ASLEEP, asleep)
+
     def _status(self, key: PoolKey) -> dict[str, Any]:
         record = self.room.pools.get(key)
         return record.status if record else {}
@@ -198,6 +223,11 @@ def _metric(family: Family, values: Mapping[Any, float]) -> Metric:
 
 
 def _histogram(family: Family, labels: Labels, histogram: Histogram) -> Metric:
+    return _histograms(family, {labels: histogram})
+
+
+def _histograms(family: Family, values: Mapping[Labels, Histogram]) -> Metric:
     metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    metric.add_metric(labels, buckets=list(histogram.cumulative()), sum_value=histogram.sum)
+    for labels, histogram in values.items():
+        metric.add_metric(labels, buckets=list(histogram.cumulative()), sum_value=histogram.sum)
     return metric

@@ -182,6 +182,37 @@ POOL_GATE_CLOSED = _family(
     "Engine-seconds spent up behind a closed weights gate: paid for, and serving nobody.",
 )
 
+POOL_SYNC_SECONDS = _family(
+    "sglang_operator_pool_weight_sync_seconds",
+    HISTOGRAM,
+    _POOL,
+    "How long trainers took from begin to commit, by their own clock.",
+)
+POOL_SYNCS = _family(
+    "sglang_operator_pool_weight_syncs_total",
+    COUNTER,
+    (*_POOL, "result"),
+    "Transactions that ended: committed, aborted (by the trainer, or because it went away).",
+)
+POOL_PHASE = _family(
+    "sglang_operator_pool_weight_phase",
+    GAUGE,
+    (*_POOL, "phase"),
+    "1 for the phase in which the weights Lease is.",
+)
+POOL_SKEW = _family(
+    "sglang_operator_pool_weight_skew",
+    GAUGE,
+    _POOL,
+    "Engines that hold another version of the weights than was committed last.",
+)
+POOL_ASLEEP = _family(
+    "sglang_operator_pool_sleep_seconds_total",
+    COUNTER,
+    _POOL,
+    "Seconds in which a trainer had released the engines' memory.",
+)
+
 
 def families() -> list[Family]:
     """All of them, in the order they stand here."""

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sglang_operator import failures
+from sglang_operator.api.weights import Phase
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool
+from sglang_operator.planner.weights import WeightsPlan
 
 # Upper bounds in seconds, those of controller-runtime, so that its dashboards read ours.
 PASS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SYNC_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 QUEUE_BUCKETS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 # A pool has few causes of failure; whoever makes up more shares one series.
 MAX_CAUSES = 32
@@ -71,6 +74,11 @@ class PoolMeter:
     engines: tuple[EngineView, ...] = ()
     gpus: int = 0  # of one engine
     failures: Counter[str] = field(default_factory=Counter)  # by diagnosed cause
+    weights: WeightsPlan | None = None
+    syncs: Counter[str] = field(default_factory=Counter)  # committed, aborted
+    sync_seconds: Histogram = field(default_factory=lambda: Histogram(SYNC_BUCKETS))
+    _asleep_seconds: float = 0.0
+    _weights_at: float = 0.0
     _counted: frozenset[tuple[str, int]] = frozenset()
     _closed: int = 0  # engines that are up behind a closed gate
     _closed_seconds: float = 0.0
@@ -88,6 +96,26 @@ class PoolMeter:
     def gate_closed_seconds(self, now: float) -> float:
         """Engine-seconds spent up, but kept from requests because the gate was closed."""
         return self._closed_seconds + self._closed * max(0.0, now - self._since)
+
+    def weighed(self, plan: WeightsPlan, now: float) -> None:
+        """Take in how the weights stand.  What ended before this process began does not count."""
+        before, after = self.weights, plan.transaction
+        self._asleep_seconds = self.asleep_seconds(now)
+        self._weights_at, self.weights = now, plan
+        if before is None:
+            return
+        was = before.transaction
+        if after.phase is Phase.COMMITTED and after.committed > was.committed:
+            self.syncs["committed"] += 1
+            if after.begun:
+                self.sync_seconds.observe(max(0.0, after.committed - after.begun))
+        if after.phase is Phase.ABORTED and was.phase is not Phase.ABORTED:
+            self.syncs["aborted"] += 1
+
+    def asleep_seconds(self, now: float) -> float:
+        """Seconds in which a trainer had released the memory of the engines."""
+        asleep = self.weights is not None and self.weights.transaction.phase is Phase.SLEEPING
+        return self._asleep_seconds + (max(0.0, now - self._weights_at) if asleep else 0.0)
 
     def states(self) -> Counter[EngineState]:
         """How many engines stand where."""

@@ -250,6 +250,7 @@ class Reconciler:
         weights_plan = weights.decide(pool.owner, policy, plan.engines, observed, now)
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, now)
+        memory.meter.weighed(weights_plan, now)
         self._ask_engines(key, pool, plan, weights_plan, observed)
         return observed, plan, weights_plan
 

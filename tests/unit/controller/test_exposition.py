@@ -7,6 +7,7 @@ import pytest
 from kubernetes import client
 from prometheus_client.core import Metric
 
+from sglang_operator.api.weights import Transaction
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.wire import CustomResource, Meta
@@ -15,6 +16,7 @@ from sglang_operator.controller.exposition import Reader
 from sglang_operator.controller.loop import EngineRoom
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.settings import Settings
+from sglang_operator.planner.weights import WeightsPlan
 from tests.builders import NOW, OWNER, a_pool, all_pods, an_ended_pod, planned
 
 KEY = PoolKey(OWNER.namespace, OWNER.name)
@@ -38,6 +40,7 @@ def a_room(*, leading: bool = True, conditions: list[dict[str, Any]] | None = No
     meter = PoolMeter()
     pods = [*all_pods(pool)[:11], an_ended_pod(pool, pool.engines[11])]
     meter.planned(pool, planned(pool, pods), NOW)
+    meter.weighed(WeightsPlan(engines=meter.engines, transaction=Transaction()), NOW)
     room.reconciler = Passes({KEY: meter})  # type: ignore[assignment]
     room.dispatching = leading
     status = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.controller.meters import (
     MAX_CAUSES,
     OTHER_CAUSE,
@@ -11,6 +12,7 @@ from sglang_operator.controller.meters import (
 )
 from sglang_operator.planner.observed import Termination
 from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.weights import WeightsPlan
 from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod, planned
 
 
@@ -94,3 +96,36 @@ def test_causes_are_bounded():
         )
     assert len(meter.failures) == MAX_CAUSES + 1
     assert meter.failures[OTHER_CAUSE] == 5
+
+
+def _weighed(*states: tuple[float, Transaction]) -> PoolMeter:
+    meter = PoolMeter()
+    for now, transaction in states:
+        meter.weighed(WeightsPlan(engines=(), transaction=transaction), now)
+    return meter
+
+
+def test_a_commit_counts_once_with_the_time_it_took():
+    syncing = Transaction(phase=Phase.SYNCING, begun=NOW)
+    committed = Transaction(phase=Phase.COMMITTED, begun=NOW, committed=NOW + 7)
+    meter = _weighed((NOW, syncing), (NOW + 8, committed), (NOW + 9, committed))
+    assert meter.syncs == {"committed": 1}
+    assert (meter.sync_seconds.count, meter.sync_seconds.sum) == (1, 7)
+
+
+def test_what_was_committed_before_this_process_began_does_not_count():
+    committed = Transaction(phase=Phase.COMMITTED, begun=NOW - 60, committed=NOW - 50)
+    assert not _weighed((NOW, committed), (NOW + 1, committed)).syncs
+
+
+def test_waking_with_kept_weights_is_no_sync_and_sleep_adds_up():
+    committed = Transaction(phase=Phase.COMMITTED, begun=NOW - 9, committed=NOW - 2)
+    asleep = dataclasses.replace(committed, phase=Phase.SLEEPING)
+    meter = _weighed((NOW, committed), (NOW + 1, asleep), (NOW + 31, committed))
+    assert not meter.syncs
+    assert meter.asleep_seconds(NOW + 100) == 30
+
+
+def test_an_abort_counts_once():
+    syncing, aborted = Transaction(phase=Phase.SYNCING), Transaction(phase=Phase.ABORTED)
+    assert _weighed((NOW, syncing), (NOW, aborted), (NOW, aborted)).syncs == {"aborted": 1}

@@ -1,0 +1,80 @@
+"""From a cluster to a scene: pools, their pods and the nodes, asked for at once."""
+
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from sglang_operator.api import names, texts
+from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
+from sglang_operator.cluster import paths, wire
+from sglang_operator.picture.scene import Node, Scene, scene
+
+T = TypeVar("T")
+
+_OWN = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+
+class _List(msgspec.Struct, frozen=True):
+    items: list[msgspec.Raw] | None = None
+
+
+def look(cluster: Cluster, pools: Sequence[str] = (), *, nodes: bool = True) -> Scene:
+    """The scene of these pools, or of all in the namespace.
+
+    Raises :class:`ClusterError`, also for a pool that is not there.
+    """
+    scope = cluster.scope()
+    selector = _OWN
+    if len(pools) == 1:
+        selector = names.selector_text(pools[0])
+    questions = {
+        "pools": (paths.pools(scope), {}),
+        "pods": (paths.pods(scope), {"labelSelector": selector}),
+    }
+    if nodes:
+        questions["nodes"] = (paths.NODES, {})
+    answers = cluster.gather(questions)
+    records = _items(_or_raise(answers["pools"]), wire.CustomResource)
+    if pools:
+        records = [record for record in records if record.metadata.name in pools]
+        missing = sorted({*pools} - {record.metadata.name for record in records})
+        if missing:
+            raise ClusterError(
+                "kubectl get sgi",
+                texts.NO_SUCH_POOL.format(name=missing[0], namespace=scope or "any namespace"),
+                Why.NOT_FOUND,
+            )
+    notes: list[str] = []
+    found_nodes = None
+    if nodes:
+        answer = answers["nodes"]
+        if isinstance(answer, ClusterError):
+            notes.append(texts.NODES_UNREADABLE.format(detail=answer.detail))
+        else:
+            found_nodes = _items(answer, Node)
+    return scene(
+        records,
+        _items(_or_raise(answers["pods"]), wire.Pod),
+        found_nodes,
+        now=time.time(),
+        notes=notes,
+    )
+
+
+def _or_raise(answer: bytes | ClusterError) -> bytes:
+    if isinstance(answer, ClusterError):
+        raise answer
+    return answer
+
+
+def _items(text: bytes, kind: type[T]) -> list[T]:
+    """The objects of a list; one that is not as it should be does not hide the others."""
+    found = []
+    for item in msgspec.json.decode(text, type=_List).items or ():
+        try:
+            found.append(msgspec.json.decode(item, type=kind))
+        except msgspec.ValidationError:
+            continue
+    return found

@@ -1,0 +1,94 @@
+"""What the commands that ask a cluster have in common: options, a console, how they end."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from sglang_operator.cli.kubectl import Cluster
+
+OK, NOT_SO, FAILED = 0, 1, 2  # exit codes
+
+Command = Callable[..., Any]
+
+
+def complete_pool(
+    context: click.Context, _: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Names of pools, for the shell."""
+    from click.shell_completion import CompletionItem
+
+    from sglang_operator.cli.kubectl import ClusterError
+
+    try:
+        found = cluster(context.params).run("get", "sgi", "--output", "name")
+    except ClusterError:
+        return []
+    pools = [line.rpartition("/")[2] for line in found.decode().splitlines()]
+    return [CompletionItem(name) for name in pools if name.startswith(incomplete)]
+
+
+def where(command: Command) -> Command:
+    """The options that say which cluster and namespace, handed on as one ``Cluster``."""
+
+    @functools.wraps(command)
+    def with_cluster(**given: Any) -> Any:
+        chosen = cluster(given)
+        rest = {key: value for key, value in given.items() if key not in _WHERE}
+        return command(chosen, **rest)
+
+    for option in reversed(_OPTIONS):
+        with_cluster = option(with_cluster)
+    return with_cluster
+
+
+_WHERE = ("namespace", "all_namespaces", "context", "kubeconfig")
+_OPTIONS = (
+    click.option("-n", "--namespace", help="Look in this namespace, not in the context's."),
+    click.option("-A", "--all-namespaces", is_flag=True, help="Look in all namespaces."),
+    click.option("--context", help="kubectl's context."),
+    click.option("--kubeconfig", help="kubectl's configuration file."),
+)
+
+
+def cluster(given: dict[str, Any]) -> "Cluster":
+    """The cluster that these options name."""
+    from sglang_operator.cli.kubectl import Cluster
+
+    return Cluster(**{key: given.get(key) or None for key in _WHERE if key != "all_namespaces"},
+                   all_namespaces=bool(given.get("all_namespaces")))  # fmt: skip
+
+
+def ends(command: Command) -> Command:
+    """Give the command's result as exit code; a cluster that refuses is an error in words."""
+
+    @functools.wraps(command)
+    def ended(*arguments: Any, **given: Any) -> None:
+        from sglang_operator.cli.findings import one_line
+        from sglang_operator.cli.kubectl import ClusterError
+
+        try:
+            sys.exit(command(*arguments, **given))
+        except ClusterError as error:
+            click.echo(f"error: {one_line(str(error))}", err=True)
+            sys.exit(FAILED)
+        except BrokenPipeError:  # the reader of a pipe went away
+            sys.stderr.close()
+            sys.exit(OK)
+
+    return ended
+
+
+def show(renderable: Any) -> None:
+    """Print for people: in colour where there is a terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=max(console.width, 160))
+    console.print(renderable)

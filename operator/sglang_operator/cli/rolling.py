@@ -1,0 +1,86 @@
+"""The command ``rollout``: how far a change has come, hold it, let it go on, start all anew."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from sglang_operator.api import texts
+from sglang_operator.cli.kubectl import Cluster
+from sglang_operator.picture.scene import SeenPool
+from sglang_operator.planner.pool import Pool
+
+# kubectl's own key for the same purpose, so that dashboards and people know it.
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+
+
+def complete(pool: SeenPool) -> bool:
+    """Whether every engine runs the present revision and the pool is Ready."""
+    return pool.ready and all(view.pod and view.current for view in pool.plan.engines)
+
+
+def status(pool: SeenPool) -> Iterator[str]:
+    """In words: how many engines run what, and what holds the others."""
+    planned = pool.planned
+    if not isinstance(planned, Pool):
+        yield texts.ROLLOUT_REFUSED.format(name=pool.name, namespace=pool.namespace)
+        return
+    engines = pool.plan.engines
+    current = sum(view.pod is not None and view.current for view in engines)
+    yield texts.ROLLOUT_STATUS.format(
+        current=current, desired=len(engines), revision=planned.revision
+    )
+    rollout = planned.spec.rollout
+    if rollout.paused:
+        yield texts.ROLLOUT_PAUSED
+    elif current < len(engines):
+        yield texts.ROLLOUT_GOES_ON.format(budget=rollout.max_unavailable)
+    if rollout.partition:
+        yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
+
+
+def history(pool: SeenPool) -> Iterator[str]:
+    """The revisions that run now, the newest first; earlier ones are nowhere stored."""
+    counts: Counter[str] = Counter()
+    since: dict[str, float] = {}
+    for pod in pool.pods:
+        if pod.ended or pod.deleting:
+            continue
+        counts[pod.revision] += 1
+        since[pod.revision] = min(pod.created, since.get(pod.revision, pod.created))
+    wanted = pool.planned.revision if isinstance(pool.planned, Pool) else ""
+    for revision in sorted(counts, key=lambda found: -since[found]):
+        begun = datetime.fromtimestamp(since[revision], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        mark = "  (the spec's)" if revision == wanted else ""
+        yield f"{revision}  {counts[revision]} engines since {begun}{mark}"
+    yield texts.ROLLOUT_HISTORY
+
+
+def pause(cluster: Cluster, pool: SeenPool, *, paused: bool) -> str:
+    """Write ``rollout.paused``; what was done."""
+    _patch(cluster, pool, {"rollout": {"paused": paused}})
+    text = texts.ROLLOUT_NOW_PAUSED if paused else texts.ROLLOUT_RESUMED
+    return text.format(name=pool.name, namespace=pool.namespace)
+
+
+def restart(cluster: Cluster, pool: SeenPool, now: float) -> str:
+    """Give every engine a new revision, so that they are replaced within the budget."""
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    annotations = {"metadata": {"annotations": {RESTARTED_AT: stamp}}}
+    _patch(cluster, pool, {"podTemplate": annotations})
+    return texts.ROLLOUT_RESTARTED.format(
+        name=pool.name, namespace=pool.namespace, annotation=RESTARTED_AT
+    )
+
+
+def _patch(cluster: Cluster, pool: SeenPool, spec: dict[str, object]) -> None:
+    cluster.run(
+        "patch",
+        "sgi",
+        pool.name,
+        "--namespace",
+        pool.namespace,
+        "--type=merge",
+        "--patch",
+        json.dumps({"spec": spec}),
+    )

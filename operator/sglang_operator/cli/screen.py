@@ -1,0 +1,292 @@
+"""The command ``status``: one screen, the verdict first."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sglang_operator.api import conditions
+from sglang_operator.cli.doctor import Check, Grade
+from sglang_operator.cli.findings import one_line
+from sglang_operator.cli.verdict import Level, Verdict, verdicts
+from sglang_operator.picture.grid import STATES
+from sglang_operator.picture.scene import Scene, SeenPool
+from sglang_operator.planner.plan import EngineState, EngineView
+from sglang_operator.planner.pool import Pool
+from sglang_operator.roll import device_mapping
+
+MAX_ENGINES = 10
+MAX_NOTES = 5
+_SIGNS = {Level.BROKEN: ("✘", "bold red"), Level.WORKING: ("…", "yellow"), Level.NOTE: ("·", "dim")}
+
+
+def document(scene: Scene, now: float) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "pools": [_record(pool, now) for pool in scene.pools],
+        "notes": list(scene.notes),
+    }
+
+
+def render(scene: Scene, now: float, *, detail: bool) -> RenderableType:
+    """A line for each pool and what is wrong with those that are not well; or all about each."""
+    if detail:
+        return Group(*(_whole(pool, now) for pool in scene.pools), *_notes(scene))
+    return Group(_list(scene.pools, now), *_troubled(scene.pools, now), *_notes(scene))
+
+
+def _notes(scene: Scene) -> Iterator[Text]:
+    for note in scene.notes:
+        yield Text(f"note: {one_line(note)}", style="dim")
+
+
+def _record(pool: SeenPool, now: float) -> dict[str, Any]:
+    return {
+        "name": pool.name,
+        "namespace": pool.namespace,
+        "ready": pool.ready,
+        "observed": pool.observed,
+        "engines": {state.value: n for state, n in _states(pool)},
+        "desired": len(pool.plan.engines),
+        "verdicts": [verdict.record() for verdict in verdicts(pool, now)],
+        "troubled": [_engine_record(view) for view in _troubled_engines(pool)],
+    }
+
+
+def _engine_record(view: EngineView) -> dict[str, Any]:
+    return {
+        "rank": view.engine.rank,
+        "engine": view.engine.group,
+        "state": view.state.value,
+        "pod": view.pod.name if view.pod else None,
+        "node": (view.pod.node or None) if view.pod else None,
+        "why": _why(view),
+    }
+
+
+def _states(pool: SeenPool) -> list[tuple[EngineState, int]]:
+    counts = [(state, pool.count(state)) for state in STATES]
+    return [(state, count) for state, count in counts if count]
+
+
+def _why(view: EngineView) -> str:
+    pod = view.pod
+    return (pod.unschedulable or pod.waiting_message or pod.waiting_reason) if pod else ""
+
+
+def _troubled_engines(pool: SeenPool) -> list[EngineView]:
+    """Those that do not answer."""
+    well = (EngineState.IN_SERVICE, EngineState.UP)
+    return [view for view in pool.plan.engines if view.state not in well]
+
+
+# --- one pool
+
+
+def _whole(pool: SeenPool, now: float) -> RenderableType:
+    return Group(
+        _heading(pool, now),
+        Padding(_facts(pool), (0, 0, 0, 2), expand=False),
+        *_sayings(verdicts(pool, now)),
+        *_engines(pool),
+        Text(""),
+    )
+
+
+def _heading(pool: SeenPool, now: float) -> Text:
+    worst = next(iter(verdicts(pool, now)), None)
+    if pool.ready:
+        sign, style, words = "✔", "bold green", "Ready"
+    elif worst and worst.level is Level.BROKEN:
+        sign, style, words = "✘", "bold red", worst.reason
+    else:
+        sign, style, words = "…", "bold yellow", worst.reason if worst else "not Ready yet"
+    line = Text(f"{sign} {pool.namespace}/{pool.name}: {words}", style=style)
+    return line.append(f"   {_age(pool, now)}", style="dim not bold")
+
+
+def _facts(pool: SeenPool) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, text in _told(pool):
+        table.add_row(name, one_line(text))
+    return table
+
+
+def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
+    planned, status = pool.planned, pool.record.status
+    if not isinstance(planned, Pool):
+        return
+    model = planned.spec.model_args.get("model_name_or_path")
+    yield "model", f"{model} · SGLang {planned.version} · {planned.image}"
+    states = ", ".join(f"{count} {STATES[state][1]}" for state, count in _states(pool))
+    yield "engines", f"{len(pool.plan.engines)} of {planned.gpus} GPUs: {states or 'none'}"
+    placed = [view.pod for view in pool.plan.engines if view.pod and view.pod.node]
+    nodes = len({pod.node for pod in placed})
+    wanted = len(pool.plan.engines) * planned.gpus
+    mode = planned.spec.placement.mode.value
+    yield "GPUs", f"{len(placed) * planned.gpus}/{wanted} on {nodes} nodes · placement {mode}"
+    synced = pool.condition(conditions.WEIGHTS_SYNCED)
+    format_ = planned.arguments.load_format
+    yield (
+        "weights",
+        f"gate {planned.gate.value} · SYNCED {status.get('syncedSummary', '-')} · "
+        f"load_format {format_}" + (f" · {synced['reason']}" if synced else ""),
+    )
+    current = sum(view.pod is not None and view.current for view in pool.plan.engines)
+    rollout = planned.spec.rollout
+    held = " · paused" if rollout.paused else ""
+    yield (
+        "revision",
+        f"{planned.revision} on {current}/{len(pool.plan.engines)} · maxUnavailable "
+        f"{rollout.max_unavailable}{held}",
+    )
+
+
+def _sayings(found: Sequence[Verdict]) -> Iterator[RenderableType]:
+    """What is wrong, each with what to do; of mere notes only some."""
+    notes = 0
+    for verdict in found:
+        notes += verdict.level is Level.NOTE
+        if notes > MAX_NOTES:
+            break
+        yield _saying(verdict)
+    left_out = sum(verdict.level is Level.NOTE for verdict in found) - MAX_NOTES
+    if left_out > 0:
+        yield Text(f"  · and {left_out} more notes: kubectl sglang status -o yaml", style="dim")
+
+
+def _saying(verdict: Verdict) -> RenderableType:
+    sign, style = _SIGNS[verdict.level]
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=3, justify="right", style=style)
+    grid.add_column()
+    line = Text(one_line(verdict.reason), style=style).append(": ", style="default not bold")
+    grid.add_row(sign, line.append(one_line(verdict.what), style="default not bold not dim"))
+    if verdict.do:
+        grid.add_row("→", Text(one_line(verdict.do), style="bold"))
+    return grid
+
+
+def _engines(pool: SeenPool) -> Iterator[RenderableType]:
+    troubled = _troubled_engines(pool)
+    if not troubled:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("RANK", "ENGINE", "GPUS", "STATE", "POD", "NODE", "WHY"):
+        table.add_column(column, overflow="fold", header_style="dim")
+    for view in troubled[:MAX_ENGINES]:
+        devices = device_mapping.describe(view.engine.devices) if view.engine.devices else "-"
+        pod = view.pod
+        table.add_row(
+            str(view.engine.rank),
+            view.engine.group,
+            devices,
+            view.state.value,
+            pod.name if pod else "-",
+            (pod.node or "-") if pod else "-",
+            one_line(_why(view)),
+        )
+    yield Padding(table, (1, 0, 0, 2), expand=False)
+    if len(troubled) > MAX_ENGINES:
+        yield Text(f"  and {len(troubled) - MAX_ENGINES} more", style="dim")
+
+
+# --- many pools
+
+
+def _list(pools: Sequence[SeenPool], now: float) -> RenderableType:
+    if not pools:
+        return Text("no SGLangInference here; -A looks in all namespaces")
+    several = len({pool.namespace for pool in pools}) > 1
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    columns = ("", *(("NAMESPACE",) if several else ()), "NAME", "READY", "SYNCED", "REASON", "AGE")
+    for column in columns:
+        table.add_column(column, header_style="dim")
+    for pool in pools:
+        worst = next(iter(verdicts(pool, now)), None)
+        broken = worst is not None and worst.level is Level.BROKEN
+        sign, style = (
+            ("✔", "green") if pool.ready else _SIGNS[Level.BROKEN if broken else Level.WORKING]
+        )
+        reason = pool.condition(conditions.READY).get("reason", "") if pool.observed else ""
+        table.add_row(
+            Text(sign, style=style),
+            *((pool.namespace,) if several else ()),
+            pool.name,
+            _summary(pool, "readySummary"),
+            _summary(pool, "syncedSummary"),
+            one_line(reason or (worst.reason if worst else "")),
+            _age(pool, now),
+        )
+    return table
+
+
+def _summary(pool: SeenPool, key: str) -> str:
+    return str(pool.record.status.get(key, "-"))
+
+
+def _troubled(pools: Sequence[SeenPool], now: float) -> Iterator[RenderableType]:
+    """For each pool that is not well, the worst there is to say."""
+    for pool in pools:
+        if pool.ready:
+            continue
+        worst = next(iter(verdicts(pool, now)), None)
+        if worst is None:
+            continue
+        yield Text(f"\n{pool.namespace}/{pool.name}", style="bold")
+        yield _saying(worst)
+
+
+def checks(found: Sequence[Check]) -> RenderableType:
+    """What ``doctor`` found."""
+    signs = {
+        Grade.GOOD: ("✔", "green"),
+        Grade.WARNING: ("!", "yellow"),
+        Grade.BAD: ("✘", "bold red"),
+        Grade.UNKNOWN: ("?", "dim"),
+    }
+    grid = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        grid.add_column(overflow="fold")
+    for check in found:
+        sign, style = signs[check.grade]
+        grid.add_row(Text(sign, style=style), check.name, one_line(check.what))
+        if check.do:
+            grid.add_row("", "", Text(f"→ {one_line(check.do)}", style="bold"))
+    return grid
+
+
+def _age(pool: SeenPool, now: float) -> str:
+    created = pool.record.metadata.creation_timestamp
+    return age(now - created.timestamp()) if created else "-"
+
+
+def age(seconds: float) -> str:
+    """As kubectl writes ages: 42s, 7m, 5h, 12d."""
+    whole = max(0, int(seconds))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if whole >= size * 2 or (unit == "d" and whole >= size):
+            return f"{whole // size}{unit}"
+    return f"{whole}s"
+
+
+def when(now: float) -> str:
+    """A time for people, in UTC."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def as_mapping(value: Mapping[str, Any], form: str) -> str:
+    """JSON or YAML text."""
+    if form == "json":
+        import json
+
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    import yaml
+
+    return str(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)).rstrip("\n")

@@ -1,0 +1,186 @@
+"""What is wrong with a pool and what to do next, in the order in which it matters.  Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sglang_operator.api import conditions, texts
+from sglang_operator.api.spec import WeightsGate
+from sglang_operator.picture.scene import SeenPool
+from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.pool import Pool, Refused
+
+# A pool that nobody looked at for so long has no operator.
+UNSEEN_SECONDS = 15.0
+
+
+class Level(Enum):
+    """How bad it is."""
+
+    BROKEN = "broken"  # a human has to do something
+    WORKING = "working"  # it gets better by itself, or should
+    NOTE = "note"  # good to know
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One thing to say about a pool."""
+
+    level: Level
+    reason: str
+    what: str
+    do: str = ""
+
+    def record(self) -> dict[str, str]:
+        return {
+            "level": self.level.value,
+            "reason": self.reason,
+            "what": self.what,
+            "do": self.do,
+        }
+
+
+def verdicts(pool: SeenPool, now: float) -> list[Verdict]:
+    """Everything there is to say, the worst first."""
+    found = list(_found(pool, now))
+    order = list(Level)
+    return sorted(found, key=lambda verdict: order.index(verdict.level))
+
+
+def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
+    if pool.record.metadata.deletion_timestamp is not None:
+        yield Verdict(level=Level.WORKING, reason="Deleting", what=texts.DELETING)
+        return
+    if isinstance(pool.planned, Refused):
+        for problem in pool.planned.errors:
+            yield Verdict(
+                level=Level.BROKEN,
+                reason=problem.reason,
+                what=str(problem),
+                do=texts.DO_EDIT.format(name=pool.name, namespace=pool.namespace),
+            )
+    unseen = _unseen(pool, now)
+    if unseen:
+        yield unseen
+    elif isinstance(pool.planned, Pool):
+        yield from _condition(pool)
+        yield from _weights(pool, pool.planned)
+        yield from _outdated(pool, pool.planned)
+    yield from _failures(pool)
+    yield from _warnings(pool)
+
+
+def _unseen(pool: SeenPool, now: float) -> Verdict | None:
+    """The operator has not looked at the spec as it is now."""
+    if pool.observed:
+        return None
+    created = pool.record.metadata.creation_timestamp
+    young = created is not None and now - created.timestamp() < UNSEEN_SECONDS
+    generation = pool.record.metadata.generation
+    return Verdict(
+        level=Level.WORKING if young else Level.BROKEN,
+        reason=texts.NOT_SEEN_YET,
+        what=texts.UNSEEN.format(generation=generation),
+        do="" if young else texts.DO_DOCTOR,
+    )
+
+
+def _condition(pool: SeenPool) -> Iterator[Verdict]:
+    """What the operator says: at most one of Stalled and Reconciling, and Suspended."""
+    stalled = pool.condition(conditions.STALLED)
+    working = pool.condition(conditions.RECONCILING)
+    suspended = pool.condition(conditions.SUSPENDED)
+    if stalled:
+        yield _told(pool, stalled, Level.BROKEN)
+    elif working:
+        bad = working["reason"] not in _PROGRESS
+        yield _told(pool, working, Level.BROKEN if bad else Level.WORKING)
+    if suspended:
+        yield _told(pool, suspended, Level.NOTE)
+
+
+# Reasons for which there is nothing to do but wait.
+_PROGRESS = frozenset(
+    {
+        conditions.CREATING,
+        conditions.SCALING,
+        conditions.ROLLING_UPDATE,
+        conditions.ENGINES_STARTING,
+    }
+)
+
+_NEXT = {
+    conditions.DEVICES_PENDING: texts.DO_MAP,
+    conditions.QUOTA_EXCEEDED: texts.DO_QUOTA,
+    conditions.NODE_LOST: texts.DO_NODES,
+    conditions.ENGINES_FAILING: texts.DO_LOGS,
+    conditions.POD_REJECTED: texts.DO_EDIT,
+    conditions.SUSPENDED_REASON: texts.DO_UNSUSPEND,
+    conditions.ENGINES_STARTING: texts.DO_LOGS,
+    conditions.ROLLING_UPDATE: texts.DO_ROLLOUT,
+    "ImagePullBackOff": texts.DO_IMAGE,
+    "ErrImagePull": texts.DO_IMAGE,
+    "InvalidImageName": texts.DO_IMAGE,
+}
+
+
+def _told(pool: SeenPool, condition: Any, level: Level) -> Verdict:
+    template = _NEXT.get(condition["reason"], "")
+    return Verdict(
+        level=level,
+        reason=condition["reason"],
+        what=condition["message"],
+        do=template.format(name=pool.name, namespace=pool.namespace),
+    )
+
+
+def _weights(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
+    """Engines that are up and kept from requests."""
+    closed = pool.count(EngineState.UP)
+    if closed and planned.gate is not WeightsGate.OFF:
+        yield Verdict(
+            level=Level.NOTE,
+            reason=pool.condition(conditions.WEIGHTS_SYNCED).get(
+                "reason", conditions.WAITING_FOR_TRAINER
+            ),
+            what=texts.GATES_CLOSED.format(
+                closed=closed, desired=len(pool.plan.engines), gate=planned.gate.value
+            ),
+            do=texts.DO_COMMIT.format(name=pool.name, namespace=pool.namespace),
+        )
+
+
+def _outdated(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
+    old = sum(view.pod is not None and not view.current for view in pool.plan.engines)
+    if old and planned.spec.rollout.paused:
+        yield Verdict(
+            level=Level.NOTE,
+            reason="RolloutPaused",
+            what=texts.ROLLOUT_HELD.format(old=old, desired=len(pool.plan.engines)),
+            do=texts.DO_RESUME.format(name=pool.name, namespace=pool.namespace),
+        )
+
+
+def _failures(pool: SeenPool) -> Iterator[Verdict]:
+    """The causes that the operator remembers, the latest first."""
+    remembered: Sequence[Any] = pool.record.status.get("lastFailures", [])
+    troubled = pool.count(EngineState.BACKOFF, EngineState.LOST) > 0
+    for entry in sorted(remembered, key=lambda entry: str(entry["lastTime"]), reverse=True):
+        engines = entry.get("engines", [])
+        more = f" and {len(engines) - 3} more" if len(engines) > 3 else ""
+        yield Verdict(
+            level=Level.BROKEN if troubled else Level.NOTE,
+            reason=entry["reason"],
+            what=texts.FAILED_BEFORE.format(
+                engines=", ".join(engines[:3]) + more,
+                time=entry["lastTime"],
+                message=entry["message"],
+            ),
+            do=entry.get("advice", ""),
+        )
+
+
+def _warnings(pool: SeenPool) -> Iterator[Verdict]:
+    for problem in pool.planned.warnings if isinstance(pool.planned, Pool) else ():
+        yield Verdict(level=Level.NOTE, reason=problem.reason, what=str(problem))

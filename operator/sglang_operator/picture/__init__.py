@@ -1,0 +1,1 @@
+"""What people see: pools, engines and GPUs as one scene, and its map as text, SVG and HTML."""

@@ -1,0 +1,369 @@
+"""The map of GPUs as a grid, before anybody draws it: which engine is in which cell, in what state.
+
+Two pictures.  *Nodes*: where the engines are.  Kubernetes tells how many GPUs of a node a pod has,
+not which ones, so the cells of a node are filled from the left and the picture says so.  *Ids*:
+what the ``device_mapping`` of each pool names, as ROLL counts GPUs: node_rank and gpu_rank.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sglang_operator.api import texts
+from sglang_operator.picture.scene import DEFAULT_RESOURCE, Node, Scene, SeenPool
+from sglang_operator.planner.plan import EngineState, EngineView
+from sglang_operator.planner.pool import Pool
+from sglang_operator.roll import device_mapping
+
+MAX_EMPTY_ROWS = 16
+
+# A sign that can be read without colour, and words.
+STATES: dict[EngineState, tuple[str, str]] = {
+    EngineState.IN_SERVICE: ("", "in service"),
+    EngineState.UP: ("○", "up behind a closed weights gate"),
+    EngineState.STARTING: ("…", "starting"),
+    EngineState.PENDING: ("?", "waits for a node"),
+    EngineState.LOST: ("×", "its node is lost"),
+    EngineState.BACKOFF: ("!", "waits after a failure"),
+    EngineState.WAITING: ("↻", "being replaced"),
+    EngineState.CREATING: ("+", "has no pod yet"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """One engine, as it is drawn."""
+
+    letter: str
+    pool: int  # index in ``Map.pools``
+    engine: str
+    rank: int
+    gpus: int
+    devices: tuple[int, ...]
+    state: EngineState
+    pod: str
+    node: str
+    why: str  # what keeps it, if anything does
+
+    @property
+    def badge(self) -> str:
+        return STATES[self.state][0]
+
+    @property
+    def words(self) -> str:
+        return STATES[self.state][1]
+
+    @property
+    def ids(self) -> str:
+        """Its GPU ids for people, empty without a mapping."""
+        return device_mapping.describe(self.devices) if self.devices else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Legend:
+    """One pool."""
+
+    name: str
+    namespace: str
+    ready: str  # engines up / wanted
+    synced: str
+    gpus: int
+    letters: str  # "A-L"
+    reason: str
+    good: bool
+    mode: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One GPU: who has it (several: it is named twice), and its global id where it is known."""
+
+    tenants: tuple[Tenant, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    name: str
+    cells: tuple[Cell, ...]
+    flag: str = ""  # what is wrong with the node
+    tally: str = ""  # GPUs held / there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    title: str
+    note: str
+    rows: tuple[Row, ...]
+    numbered: bool = False  # columns mean something: not where places are only counted
+    hidden: str = ""  # rows that are left out
+
+    @property
+    def columns(self) -> int:
+        return max((len(row.cells) for row in self.rows), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """Everything a renderer needs."""
+
+    pools: tuple[Legend, ...]
+    tenants: tuple[Tenant, ...]
+    grids: tuple[Grid, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def states(self) -> list[EngineState]:
+        """The states that occur, in the order of the table."""
+        found = {tenant.state for tenant in self.tenants}
+        return [state for state in STATES if state in found]
+
+    @property
+    def homeless(self) -> list[Tenant]:
+        """Engines without a node."""
+        return [tenant for tenant in self.tenants if not tenant.node]
+
+
+def gpu_map(scene: Scene, *, nodes: bool = True, ids: bool | None = None) -> Map:
+    """The map of these pools.
+
+    ``ids`` adds the picture of the mappings; None: where it says more than the nodes do, which is
+    when pools share ids.
+    """
+    tenants = list(_tenants(scene.pools))
+    shared = list(_overlaps(scene.pools))
+    grids = []
+    if nodes:
+        grids.append(_nodes_grid(scene, tenants))
+    if ids or (ids is None and shared):
+        grids += _ids_grids(scene.pools, tenants)
+    return Map(
+        pools=tuple(_legend(index, pool, tenants) for index, pool in enumerate(scene.pools)),
+        tenants=tuple(tenants),
+        grids=tuple(grids),
+        notes=(*shared, *scene.notes),
+    )
+
+
+# --- engines
+
+
+def letters(number: int) -> str:
+    """0 → A, 25 → Z, 26 → AA, as spreadsheets count."""
+    text = ""
+    number += 1
+    while number:
+        number, digit = divmod(number - 1, 26)
+        text = chr(ord("A") + digit) + text
+    return text
+
+
+def _tenants(pools: Sequence[SeenPool]) -> Iterator[Tenant]:
+    number = 0
+    for index, pool in enumerate(pools):
+        if not isinstance(pool.planned, Pool):
+            continue
+        for view in pool.plan.engines:
+            yield _tenant(letters(number), index, pool.planned, view)
+            number += 1
+
+
+def _tenant(letter: str, index: int, pool: Pool, view: EngineView) -> Tenant:
+    pod = view.pod
+    return Tenant(
+        letter=letter,
+        pool=index,
+        engine=view.engine.group,
+        rank=view.engine.rank,
+        gpus=pool.gpus,
+        devices=view.engine.devices,
+        state=view.state,
+        pod=pod.name if pod else "",
+        node=pod.node if pod else "",
+        why=(pod.unschedulable or pod.waiting_message or pod.waiting_reason) if pod else "",
+    )
+
+
+def _legend(index: int, pool: SeenPool, tenants: Iterable[Tenant]) -> Legend:
+    own = [tenant for tenant in tenants if tenant.pool == index]
+    reason = pool.condition("Ready").get("reason", "") if pool.observed else ""
+    mode = pool.planned.spec.placement.mode.value if isinstance(pool.planned, Pool) else ""
+    up = pool.count(EngineState.UP, EngineState.IN_SERVICE)
+    return Legend(
+        name=pool.name,
+        namespace=pool.namespace,
+        ready=f"{up}/{len(own)}",
+        synced=f"{pool.count(EngineState.IN_SERVICE)}/{len(own)}",
+        gpus=sum(tenant.gpus for tenant in own),
+        letters=_span([tenant.letter for tenant in own]),
+        reason=reason or texts.NOT_SEEN_YET,
+        good=pool.ready,
+        mode=mode,
+    )
+
+
+def _span(found: Sequence[str]) -> str:
+    if len(found) < 2:
+        return "".join(found)
+    return f"{found[0]}–{found[-1]}"
+
+
+# --- where the engines are
+
+
+def _nodes_grid(scene: Scene, tenants: Sequence[Tenant]) -> Grid:
+    held: defaultdict[str, list[Tenant]] = defaultdict(list)
+    for tenant in tenants:
+        if tenant.node:
+            held[tenant.node].append(tenant)
+    resources = {
+        pool.planned.spec.placement.resource_name
+        for pool in scene.pools
+        if isinstance(pool.planned, Pool)
+    } or {DEFAULT_RESOURCE}
+    if scene.nodes is None:
+        rows = [_node_row(name, None, found, 0) for name, found in sorted(held.items())]
+    else:
+        known = {node.metadata.name: node for node in scene.nodes}
+        capacity = {
+            name: max(node.gpus(resource) for resource in resources) for name, node in known.items()
+        }
+        wanted = [name for name in known if capacity[name] or name in held]
+        wanted += sorted(held.keys() - known.keys())
+        rows = [
+            _node_row(name, known.get(name), held[name], capacity.get(name, 0)) for name in wanted
+        ]
+    rows, hidden = _without_most_empty(rows)
+    note = texts.MAP_COUNTED if scene.nodes is not None else texts.MAP_COUNTED_NO_NODES
+    return Grid(title=texts.MAP_NODES, note=note, rows=tuple(rows), hidden=hidden)
+
+
+def _node_row(name: str, node: Node | None, found: Sequence[Tenant], gpus: int) -> Row:
+    cells = [Cell(tenants=(tenant,)) for tenant in found for _ in range(tenant.gpus)]
+    held = len(cells)
+    cells += [Cell()] * (gpus - held)
+    return Row(name=name, cells=tuple(cells), flag=_flag(node), tally=f"{held}/{gpus or '?'}")
+
+
+def _flag(node: Node | None) -> str:
+    if node is None:
+        return ""
+    ready = next((c for c in node.status.conditions if c.type == "Ready"), None)
+    if ready is not None and ready.status != "True":
+        return "NotReady"
+    return "cordoned" if node.spec.unschedulable else ""
+
+
+def _without_most_empty(rows: Sequence[Row]) -> tuple[list[Row], str]:
+    """All rows with engines, and some of the others."""
+    empty = [row for row in rows if not any(cell.tenants for cell in row.cells)]
+    left_out = empty[MAX_EMPTY_ROWS:]
+    if not left_out:
+        return list(rows), ""
+    gone = {row.name for row in left_out}
+    gpus = sum(len(row.cells) for row in left_out)
+    hidden = texts.MAP_HIDDEN.format(nodes=len(left_out), gpus=gpus)
+    return [row for row in rows if row.name not in gone], hidden
+
+
+# --- what the mappings name
+
+
+def _ids_grids(pools: Sequence[SeenPool], tenants: Sequence[Tenant]) -> Iterator[Grid]:
+    """One for each namespace: ids of different trainers have nothing to do with each other."""
+    mapped = [(tenant, pools[tenant.pool]) for tenant in tenants if tenant.devices]
+    by_namespace = groupby(mapped, key=lambda found: found[1].namespace)
+    several = len({pool.namespace for _, pool in mapped}) > 1
+    for namespace, group in by_namespace:
+        found = list(group)
+        where = f" in {namespace}" if several else ""
+        yield _ids_grid(texts.MAP_IDS + where, found)
+
+
+def _ids_grid(title: str, found: Sequence[tuple[Tenant, SeenPool]]) -> Grid:
+    owners: defaultdict[int, list[Tenant]] = defaultdict(list)
+    per_node = 1
+    for tenant, pool in found:
+        if isinstance(pool.planned, Pool):
+            per_node = max(per_node, pool.planned.spec.num_gpus_per_node)
+        for device in tenant.devices:
+            owners[device].append(tenant)
+    rows = []
+    for rank in range(max(owners) // per_node + 1):
+        ids = range(rank * per_node, (rank + 1) * per_node)
+        cells = tuple(Cell(tenants=tuple(owners.get(i, ())), caption=str(i)) for i in ids)
+        rows.append(Row(name=f"node_rank {rank}", cells=cells))
+    kept, hidden = _without_most_empty(rows)
+    return Grid(
+        title=title, note=texts.MAP_IDS_NOTE, rows=tuple(kept), hidden=hidden, numbered=True
+    )
+
+
+def _overlaps(pools: Sequence[SeenPool]) -> Iterator[str]:
+    """In words: the ids that two pools of a namespace both name."""
+    mapped = [
+        (pool, {device for engine in pool.planned.running for device in engine.devices})
+        for pool in pools
+        if isinstance(pool.planned, Pool)
+    ]
+    for number, (first, ids) in enumerate(mapped):
+        for second, others in mapped[number + 1 :]:
+            both = sorted(ids & others)
+            if both and first.namespace == second.namespace:
+                yield texts.MAP_OVERLAP.format(
+                    first=first.name, second=second.name, ids=device_mapping.describe(both)
+                )
+
+
+# --- for programs
+
+
+def document(picture: Map) -> dict[str, object]:
+    """The map as plain values: pools, engines, and each grid as rows of letters."""
+    return {
+        "pools": [
+            {
+                "name": pool.name,
+                "namespace": pool.namespace,
+                "ready": pool.ready,
+                "synced": pool.synced,
+                "gpus": pool.gpus,
+                "reason": pool.reason,
+                "placement": pool.mode,
+            }
+            for pool in picture.pools
+        ],
+        "engines": [
+            {
+                "letter": tenant.letter,
+                "pool": picture.pools[tenant.pool].name,
+                "namespace": picture.pools[tenant.pool].namespace,
+                "engine": tenant.engine,
+                "rank": tenant.rank,
+                "devices": list(tenant.devices),
+                "gpus": tenant.gpus,
+                "state": tenant.state.value,
+                "pod": tenant.pod or None,
+                "node": tenant.node or None,
+                "why": tenant.why or None,
+            }
+            for tenant in picture.tenants
+        ],
+        "grids": [
+            {
+                "title": grid.title,
+                "note": grid.note,
+                "rows": [
+                    {
+                        "name": row.name,
+                        "flag": row.flag or None,
+                        "cells": ["/".join(t.letter for t in cell.tenants) for cell in row.cells],
+                    }
+                    for row in grid.rows
+                ],
+            }
+            for grid in picture.grids
+        ],
+        "notes": list(picture.notes),
+    }

@@ -1,0 +1,161 @@
+"""A scene: pools and nodes as they are, seen with the operator's own eyes.
+
+The objects are decoded and judged by the code that the operator runs, so what is shown here is
+what it would decide, also while it is away.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from sglang_operator.api import conditions, names
+from sglang_operator.cluster import wire
+from sglang_operator.planner import plan as plans
+from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
+from sglang_operator.planner.plan import EngineState, Plan
+from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
+
+DEFAULT_RESOURCE = "nvidia.com/gpu"
+
+
+class _Capacity(msgspec.Struct, frozen=True):
+    allocatable: dict[str, str] = {}
+    conditions: list[wire.Condition] = []
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    taints: list[wire.Taint] = []
+    unschedulable: bool = False
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node as the API server sends it, with what it has to give."""
+
+    metadata: wire.Meta
+    spec: _Spec = _Spec()
+    status: _Capacity = _Capacity()
+
+    def gpus(self, resource: str) -> int:
+        """How many of this resource its pods may have."""
+        quantity = self.status.allocatable.get(resource, "0")
+        return int(quantity) if quantity.isdecimal() and len(quantity) < 9 else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenPool:
+    """One pool and its pods."""
+
+    record: wire.CustomResource
+    planned: Pool | Refused
+    pods: tuple[ObservedPod, ...]
+    plan: Plan  # empty for one that cannot be run
+
+    @property
+    def name(self) -> str:
+        return self.record.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.record.metadata.namespace
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        return self.record.status
+
+    def condition(self, type_: str) -> Mapping[str, str]:
+        """The condition of this type in the status, or an empty one."""
+        found: Mapping[str, str] | None = conditions.find(
+            self.record.status.get("conditions", []), type_
+        )
+        return found or {}
+
+    @property
+    def observed(self) -> bool:
+        """Whether the status is about the spec as it is now."""
+        known = self.record.status.get("observedGeneration")
+        return bool(known == self.record.metadata.generation)
+
+    @property
+    def ready(self) -> bool:
+        return self.observed and self.condition(conditions.READY).get("status") == conditions.TRUE
+
+    def count(self, *states: EngineState) -> int:
+        """How many engines stand in one of these."""
+        return sum(view.state in states for view in self.plan.engines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Pools by namespace and name, and the nodes; None where nodes may not be seen."""
+
+    pools: tuple[SeenPool, ...]
+    nodes: tuple[Node, ...] | None
+    notes: tuple[str, ...] = field(default=())  # what could not be seen
+
+
+def scene(
+    records: Iterable[wire.CustomResource],
+    pods: Iterable[wire.Pod],
+    nodes: Sequence[Node] | None,
+    *,
+    now: float,
+    notes: Sequence[str] = (),
+) -> Scene:
+    """The scene at this time (seconds since the epoch)."""
+    by_pool: dict[str, list[ObservedPod]] = {}
+    for pod in pods:
+        controller = pod.metadata.controller
+        if controller is not None and controller.kind == names.KIND:
+            by_pool.setdefault(controller.uid, []).append(wire.observed_pod(pod, now))
+    observed = _observed_nodes(nodes)
+    seen = [_pool(record, by_pool, observed, now) for record in records]
+    return Scene(
+        pools=tuple(sorted(seen, key=lambda pool: (pool.namespace, pool.name))),
+        nodes=None if nodes is None else tuple(sorted(nodes, key=_by_number)),
+        notes=tuple(notes),
+    )
+
+
+def _pool(
+    record: wire.CustomResource,
+    by_pool: Mapping[str, Sequence[ObservedPod]],
+    nodes: Mapping[str, ObservedNode] | None,
+    now: float,
+) -> SeenPool:
+    meta = record.metadata
+    owner = Owner(
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=names.Uid(meta.uid),
+        generation=meta.generation,
+    )
+    pods = tuple(by_pool.get(meta.uid, ()))
+    planned = plan_pool(owner, record.spec)
+    plan = Plan()
+    if isinstance(planned, Pool):
+        plan = plans.plan(planned, Observed(pods=pods, nodes=nodes), now)
+    return SeenPool(record=record, planned=planned, pods=pods, plan=plan)
+
+
+def _observed_nodes(nodes: Sequence[Node] | None) -> dict[str, ObservedNode] | None:
+    if nodes is None:
+        return None
+    return {
+        node.metadata.name: wire.observed_node(
+            wire.Node(
+                metadata=node.metadata,
+                spec=wire.NodeSpec(taints=node.spec.taints),
+                status=wire.NodeStatus(conditions=node.status.conditions),
+            )
+        )
+        for node in nodes
+    }
+
+
+def _by_number(node: Node) -> tuple[str, int, str]:
+    """gpu-node-2 before gpu-node-10."""
+    name = node.metadata.name
+    stem = name.rstrip("0123456789")
+    digits = name[len(stem) :]
+    return (stem, int(digits) if digits and len(digits) < 9 else -1, name)

@@ -1,0 +1,126 @@
+"""The map for a terminal: letters and signs that need no colour, and colour where there is one."""
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from sglang_operator.api import texts
+from sglang_operator.picture import colours
+from sglang_operator.picture.grid import STATES, Cell, Grid, Legend, Map, Row, Tenant
+from sglang_operator.picture.words import printable
+
+MAX_HOMELESS = 8
+
+
+def render(picture: Map, *, title: str = "") -> RenderableType:
+    """Grids, the pools' legend, engines without a node, and what else there is to know."""
+    parts: list[RenderableType] = []
+    for grid in picture.grids:
+        parts.append(_panel(grid, picture, title))
+        parts.append(Padding(Text(grid.note, style="dim"), (0, 1), expand=False))
+    parts.append(_legend(picture))
+    parts += [Padding(line, (0, 1), expand=False) for line in _homeless(picture)]
+    parts += [
+        Padding(Text(f"note: {printable(note)}"), (0, 1), expand=False) for note in picture.notes
+    ]
+    return Group(*parts)
+
+
+def _panel(grid: Grid, picture: Map, title: str) -> Panel:
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("")
+    for column in range(grid.columns):
+        heading = str(column) if grid.numbered else ""
+        table.add_column(Text(heading, style="dim"), justify="center", no_wrap=True)
+    table.add_column("", justify="right")
+    table.show_header = grid.numbered
+    width = _width(grid)
+    for row in grid.rows:
+        cells = [_cell(cell, picture, width) for cell in row.cells]
+        missing = [Text("")] * (grid.columns - len(cells))
+        table.add_row(_name(row), *cells, *missing, Text(row.tally, style="dim"))
+    body: RenderableType = table
+    if not grid.rows:
+        body = Text(texts.MAP_EMPTY, style="dim")
+    elif grid.hidden:
+        body = Group(table, Text(grid.hidden, style="dim"))
+    name = f"{title}: {grid.title}" if title else grid.title
+    return Panel(body, title=name, title_align="left", expand=False, padding=(0, 1))
+
+
+def _name(row: Row) -> Text:
+    return Text(row.name).append(f" {row.flag}" if row.flag else "", style="bold red")
+
+
+def _width(grid: Grid) -> int:
+    """Characters that the longest label takes, one more at each side where there is room."""
+    labels = (
+        "/".join(_label(t, cell) for t in cell.tenants) for row in grid.rows for cell in row.cells
+    )
+    longest = max(map(len, labels), default=1)
+    return longest + 2 if longest < 4 else longest
+
+
+def _cell(cell: Cell, picture: Map, width: int) -> Text:
+    if not cell.tenants:
+        return Text("·".center(width), style="dim")
+    text = Text()
+    for number, tenant in enumerate(cell.tenants):
+        style = _style(tenant, picture)
+        text.append("/" if number else "", style=style)
+        text.append(_label(tenant, cell), style=style)
+    left = (width - len(text)) // 2
+    first, last = _style(cell.tenants[0], picture), _style(cell.tenants[-1], picture)
+    return Text(" " * left, style=first) + text.append(" " * (width - len(text) - left), style=last)
+
+
+def _label(tenant: Tenant, cell: Cell) -> str:
+    """Its letter and sign; in a shared cell there is room for the letter only."""
+    return tenant.letter + (tenant.badge if len(cell.tenants) == 1 else "")
+
+
+def _style(tenant: Tenant, picture: Map) -> Style:
+    fill = colours.fill(tenant, picture)
+    return Style(color=colours.ink(fill), bgcolor=fill, bold=True)
+
+
+def _legend(picture: Map) -> RenderableType:
+    table = Table(box=None, padding=(0, 1))
+    for column in ("engines", "pool", "READY", "SYNCED", "GPUs", ""):
+        table.add_column(Text(column, style="dim"), no_wrap=column != "")
+    for index, pool in enumerate(picture.pools):
+        table.add_row(*_pool(index, pool, picture))
+    signs = [
+        f"{STATES[state][0]} {STATES[state][1]}" for state in picture.states if STATES[state][0]
+    ]
+    signs.append(texts.MAP_FREE)
+    return Group(table, Padding(Text(" · ".join(signs), style="dim"), (0, 1), expand=False))
+
+
+def _pool(index: int, pool: Legend, picture: Map) -> Iterator[Text]:
+    fill = colours.pool(index, picture)
+    style = Style(color=colours.ink(fill), bgcolor=fill, bold=True) if fill else Style(bold=True)
+    yield Text(f" {pool.letters or '-'} ", style=style)
+    several = len({legend.namespace for legend in picture.pools}) > 1
+    yield Text(f"{pool.namespace}/{pool.name}" if several else pool.name)
+    yield Text(pool.ready)
+    yield Text(pool.synced)
+    yield Text(str(pool.gpus))
+    yield Text(pool.reason, style="green" if pool.good else "yellow")
+
+
+def _homeless(picture: Map) -> Iterator[Text]:
+    """Engines that are nowhere, and why."""
+    found = picture.homeless
+    for tenant in found[:MAX_HOMELESS]:
+        name = picture.pools[tenant.pool].name
+        line = Text().append(f" {tenant.letter}{tenant.badge} ", style=_style(tenant, picture))
+        line.append(f" {name} {tenant.engine}, {tenant.gpus} GPUs: {tenant.words}")
+        yield line.append(f": {printable(tenant.why)}" if tenant.why else "")
+    if len(found) > MAX_HOMELESS:
+        yield Text(texts.MAP_MORE_HOMELESS.format(count=len(found) - MAX_HOMELESS))

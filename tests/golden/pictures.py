@@ -1,0 +1,38 @@
+"""What people are shown, as it was last looked at: maps and screens of invented clusters.
+
+``python -m tests.golden`` writes them anew; look at them before you commit them.
+"""
+
+import io
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+
+from sglang_operator.cli import screen
+from sglang_operator.picture import svg, text
+from tests.builders import NOW
+from tests.unit.picture import world
+
+FOLDER = Path(__file__).parent
+IMAGES = FOLDER.parents[1] / "operator" / "docs" / "images"
+
+
+def plain(renderable: RenderableType, width: int = 110) -> str:
+    """As in a file: no colours."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def pictures() -> dict[Path, str]:
+    """Every picture, by the file that holds it."""
+    guide, trouble = world.guide(), world.trouble()
+    return {
+        FOLDER / "map-guide.txt": plain(text.render(guide.map(ids=True))),
+        FOLDER / "map-trouble.txt": plain(text.render(trouble.map())),
+        FOLDER / "status-guide.txt": plain(screen.render(guide.scene(), NOW, detail=True)),
+        FOLDER / "status-trouble.txt": plain(screen.render(trouble.scene(), NOW, detail=True)),
+        FOLDER / "status-list.txt": plain(screen.render(trouble.scene(), NOW, detail=False)),
+        IMAGES / "gpu-map.svg": svg.render(trouble.map(), title="GPUs of the namespace rl"),
+    }

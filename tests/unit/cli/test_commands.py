@@ -1,0 +1,225 @@
+"""wait, logs, rollout: what they say and write, over a cluster of the test's own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from sglang_operator.cli import engine_logs, looking, main, rolling, waiting
+from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
+from tests.unit.cli.fake_kubectl import FakeCluster, cluster
+from tests.unit.picture.world import World, guide, trouble
+
+T = "2027-01-15T08:00:0"
+
+
+def _pool(fake: FakeCluster, name: str = "actor-infer"):
+    return looking.look(fake, [name], nodes=False).pools[0]
+
+
+def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
+    told: list[str] = []
+
+    def sleep(_: float) -> None:
+        if change:
+            change()
+
+    end = waiting.wait(cluster(world), ["actor-infer"], aim, seconds, told.append, sleep)
+    return end, told
+
+
+# --- wait
+
+
+def test_a_pool_that_is_ready_is_not_waited_for():
+    end, told = _wait(guide())
+    assert end.reached
+    assert told[0].startswith("rl/actor-infer: READY 12/12 SYNCED 0/12 PoolReady")
+
+
+def test_a_pool_becomes_ready_while_it_is_waited_for():
+    world = World()
+    world.pool(ready=False, reason="Creating", message="3/12 engines are up")
+    ready = World()
+    ready.pool()
+
+    def change() -> None:
+        world.pools[:] = ready.pools
+
+    end, told = _wait(world, change=change)
+    assert end.reached
+    assert len(told) == 2
+
+
+def test_a_stalled_pool_ends_the_wait_with_its_cause():
+    world = World()
+    world.pool(ready=False, reason="PodRejected", message="violates PodSecurity")
+    for condition in world.pools[0]["status"]["conditions"]:
+        if condition["type"] == "Reconciling":
+            condition["type"] = "Stalled"
+    end, _ = _wait(world)
+    assert not end.reached
+    assert end.lines[0].startswith(
+        "rl/actor-infer: PodRejected: violates PodSecurity; kubectl edit"
+    )
+
+
+def test_a_wait_that_takes_too_long_says_how_far_it_came():
+    world = World()
+    world.pool(ready=False, reason="Creating", message="3/12 engines are up")
+    end, _ = _wait(world, seconds=0)
+    assert not end.reached
+    assert end.lines[0] == "not ready after 0 s"
+    assert "Creating: 3/12 engines are up" in end.lines[1]
+
+
+def test_an_old_verdict_is_not_taken_for_the_present_spec():
+    world = guide()
+    world.pools[0]["metadata"]["generation"] = 2
+    end, _ = _wait(world, seconds=0)
+    assert not end.reached
+
+
+def test_a_pool_that_is_gone_ends_the_wait():
+    world = guide()
+    end, _ = _wait(world, aim="deleted", change=lambda: world.pools.clear())
+    assert end.reached
+    end, _ = _wait(world)
+    assert end.lines == ("actor-infer: there is no such pool, or it was deleted meanwhile",)
+
+
+# --- logs
+
+
+def test_lines_of_all_engines_stand_in_the_order_of_their_times():
+    fake = cluster(guide())
+    fake.logs |= {  # type: ignore[attr-defined]
+        "actor-infer-g0-1-0": f"{T}1Z one\n{T}4Z four\n  more of four\n".encode(),
+        "actor-infer-g2-3-0": f"{T}2Z two\n{T}3Z three\x1b[31m\n".encode(),
+    }
+    pool = _pool(fake)
+    wanted = engine_logs.Wanted(engines=("g0-1", "g2-3"))
+    lines = list(engine_logs.merged(fake, pool, engine_logs.select(pool, wanted), wanted))
+    assert lines == [
+        "g0-1 | one",
+        "g2-3 | two",
+        "g2-3 | three [31m",
+        "g0-1 | four",
+        "g0-1 |   more of four",
+    ]
+
+
+def test_an_engine_without_a_log_says_why_and_hides_no_other():
+    fake = cluster(guide())
+    pool = _pool(fake)
+    wanted = engine_logs.Wanted()
+    lines = list(engine_logs.merged(fake, pool, engine_logs.select(pool, wanted), wanted))
+    assert lines[0] == "g0-1   | (no log: no such host)"
+    assert len(lines) == 12
+
+
+def test_what_failed_comes_with_its_cause_and_its_last_lines():
+    fake = cluster(trouble())
+    fake.logs["actor-infer-g14-15-0"] = f"{T}1Z out of memory\n".encode()  # type: ignore[attr-defined]
+    pool = _pool(fake)
+    told = list(engine_logs.last_failures(pool))
+    assert told[0].startswith("✘ 2027-01-15T08:00:00Z KVCacheTooSmall on g14-15")
+    assert told[-1] == "  → raise mem_fraction_static above 0.002 (now 0.001)"
+    wanted = engine_logs.Wanted()
+    failed = list(engine_logs.failed(fake, pool, engine_logs.select(pool, wanted), wanted))
+    assert failed == ["--- actor-infer-g14-15-0 ended", f"{T}1Z out of memory"]
+
+
+def test_an_engine_that_is_not_there_is_told_with_those_that_are():
+    with pytest.raises(ClusterError, match="there is no pod of engine g9; there are g0-1, g10-11"):
+        engine_logs.select(_pool(cluster(guide())), engine_logs.Wanted(engines=("g9",)))
+
+
+@pytest.mark.parametrize(("text", "found"), [("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200)])
+def test_times_are_read(text, found):
+    assert engine_logs.seconds(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "s", "1d", "-5", "1.5h", "9" * 20])
+def test_what_is_no_time_is_told(text):
+    with pytest.raises(ValueError, match="expected a time such as 90s"):
+        engine_logs.seconds(text)
+
+
+# --- rollout
+
+
+def test_a_rollout_tells_how_far_it_is():
+    world = guide()
+    for pod in world.pods[:3]:
+        pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
+    pool = _pool(cluster(world))
+    assert next(iter(rolling.status(pool))).startswith("9/12 engines run revision")
+    assert not rolling.complete(pool)
+    history = list(rolling.history(pool))
+    assert [line.split()[1] for line in history[:2]] in (["9", "3"], ["3", "9"])
+    assert rolling.complete(_pool(cluster(guide())))
+
+
+def test_pausing_and_restarting_write_only_what_they_mean():
+    fake = cluster(guide())
+    pool = _pool(fake)
+    rolling.pause(fake, pool, paused=True)
+    assert json.loads(fake.ran[-1][-1]) == {"spec": {"rollout": {"paused": True}}}
+    rolling.restart(fake, pool, 0.0)
+    template = json.loads(fake.ran[-1][-1])["spec"]["podTemplate"]
+    assert template == {
+        "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "1970-01-01T00:00:00Z"}}
+    }
+    assert fake.ran[-1][:3] == ("patch", "sgi", "actor-infer")
+
+
+# --- the command line
+
+
+def test_commands_need_neither_kopf_nor_the_kubernetes_client():
+    code = (
+        "import sys\n"
+        "from sglang_operator.cli import commands, main, looking, screen, verdict, doctor\n"
+        "from sglang_operator.cli import waiting, rolling, engine_logs\n"
+        "from sglang_operator.picture import grid, text, svg, page\n"
+        "assert not {'kopf', 'kubernetes', 'aiohttp'} & {*sys.modules}, 'heavy'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_kubectl_it_is_said(monkeypatch):
+    monkeypatch.setenv("KUBECTL", "/nonexistent/kubectl")
+    outcome = CliRunner().invoke(main.cli, ["status", "-n", "rl"])
+    assert outcome.exit_code == 2
+    assert "install it and put it on the PATH" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("complaint", "why"),
+    [
+        ('Error from server (Forbidden): pods is forbidden: User "a" cannot list', Why.FORBIDDEN),
+        ("Error from server (NotFound): sgi not found", Why.NOT_FOUND),
+        ("The connection to the server 1.2.3.4 was refused", Why.UNREACHABLE),
+        ("something else", Why.OTHER),
+    ],
+)
+def test_complaints_of_kubectl_are_sorted(tmp_path, monkeypatch, complaint, why):
+    program = tmp_path / "kubectl"
+    program.write_text(f"#!/bin/sh\necho '{complaint}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(program))
+    with pytest.raises(ClusterError) as caught:
+        Cluster().run("get", "pods")
+    assert caught.value.why is why
+    assert complaint in str(caught.value)
+
+
+def test_completion_speaks_kubectls_protocol(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kubectl_complete-sglang", "stat"])
+    main.complete()
+    assert capsys.readouterr().out == (
+        "status\tWhat is wrong with pools, and what to do next.\n:4\n"
+    )

@@ -1,0 +1,93 @@
+"""What is said about a pool: the worst first, and what to do."""
+
+import pytest
+
+from sglang_operator.cli import screen
+from sglang_operator.cli.verdict import Level, Verdict, verdicts
+from sglang_operator.picture.scene import SeenPool
+from tests.builders import NOW
+from tests.unit.picture.world import World, guide, trouble
+
+
+def _pool(world: World) -> SeenPool:
+    return world.scene().pools[0]
+
+
+def _said(world: World, now: float = NOW) -> dict[str, Verdict]:
+    return {verdict.reason: verdict for verdict in verdicts(_pool(world), now)}
+
+
+def test_a_pool_that_is_well_has_only_notes():
+    world = World()
+    world.pool()
+    assert {verdict.level for verdict in verdicts(_pool(world), NOW)} <= {Level.NOTE}
+
+
+def test_closed_gates_are_a_note_that_says_who_opens_them():
+    said = _said(guide())["WaitingForTrainer"]
+    assert said.level is Level.NOTE
+    assert said.what.startswith("12 of 12 engines are up, but clients do not reach them")
+    assert "actor-infer-weights" in said.do
+
+
+def test_a_refused_pool_is_told_in_the_operators_words():
+    world = guide()
+    world.pools[0]["spec"]["num_gpus_per_worker"] = 5
+    first = verdicts(_pool(world), NOW)[0]
+    assert first.level is Level.BROKEN
+    assert "num_gpus_per_worker" in first.what
+    assert first.do == "kubectl edit sgi actor-infer -n rl"
+
+
+@pytest.mark.parametrize(("age", "level"), [(1, Level.WORKING), (60, Level.BROKEN)])
+def test_a_pool_that_no_operator_looked_at_is_told_once_it_is_old(age, level):
+    world = guide()
+    world.pools[0]["status"] = {"observedGeneration": -1}
+    created = _pool(world).record.metadata.creation_timestamp
+    assert created is not None
+    said = _said(world, created.timestamp() + age)["NotSeenYet"]
+    assert said.level is level
+    assert said.do == ("kubectl sglang doctor" if age > 15 else "")
+
+
+def test_failures_come_with_the_advice_that_was_found():
+    said = _said(trouble())
+    assert said["EnginesFailing"].level is Level.BROKEN
+    assert said["KVCacheTooSmall"].do == "raise mem_fraction_static above 0.002 (now 0.001)"
+    assert said["KVCacheTooSmall"].level is Level.BROKEN
+
+
+def test_progress_is_not_a_fault():
+    world = World()
+    world.pool(ready=False, reason="Creating", message="3/12 engines are up")
+    assert _said(world)["Creating"].level is Level.WORKING
+
+
+def test_a_paused_rollout_says_how_it_goes_on():
+    world = World()
+    world.pool(rollout={"paused": True})
+    for pod in world.pods[:3]:
+        pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
+    said = _said(world)["RolloutPaused"]
+    assert said.what.startswith("3 of 12 engines run an older revision")
+    assert said.do == "kubectl sglang rollout resume actor-infer -n rl"
+
+
+def test_a_pool_on_its_way_out_says_only_that():
+    world = guide()
+    world.pools[0]["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z"
+    assert [*_said(world)] == ["Deleting"]
+
+
+def test_the_document_names_engines_that_do_not_answer():
+    record = screen.document(trouble().scene(), NOW)["pools"][0]
+    assert record["engines"] == {"InService": 10, "Up": 2, "Starting": 1, "Backoff": 1}
+    assert [engine["engine"] for engine in record["troubled"]] == ["g10-11", "g14-15"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (90000, "1d")],
+)
+def test_ages_are_written_as_kubectl_does(seconds, text):
+    assert screen.age(seconds) == text

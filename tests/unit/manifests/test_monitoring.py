@@ -1,0 +1,176 @@
+"""Dashboards and alerts: every name, label and state in a query exists in a scrape."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from sglang_operator.api import conditions, names
+from sglang_operator.controller import families
+from sglang_operator.planner.plan import EngineState
+from tests.monitoring import FOLDER
+from tests.monitoring.dashboards import DASHBOARDS
+
+# What Prometheus and the PodMonitors add to every series.
+TARGET = {"namespace", "pod", "instance", "job", "container", "endpoint"}
+# Of the client library, told by the operator too.
+PROCESS: dict[str, set[str]] = {
+    "process_cpu_seconds_total": set(),
+    "process_resident_memory_bytes": set(),
+}
+ENGINE_LABELS = {"pool", "engine", "le", "model_name", "engine_type", "tp_rank", "pp_rank"}
+SGLANG = json.loads((Path(__file__).parents[2] / "data" / "sglang-metrics.json").read_text())
+VALUES = {
+    "state": {state.value for state in EngineState},
+    "condition": {
+        conditions.READY,
+        conditions.STALLED,
+        conditions.RECONCILING,
+        conditions.SUSPENDED,
+    },
+    "status": {"True", "False", "Unknown"},
+}
+
+
+def _known() -> dict[str, set[str]]:
+    """The labels of every series by its name, as a scrape has it."""
+    known = {name: {*labels, *TARGET} for name, labels in PROCESS.items()}
+    for family in families.families():
+        labels = {*family.labels, *TARGET}
+        if family.kind == families.HISTOGRAM:
+            known |= {f"{family.name}_{part}": labels for part in ("count", "sum")}
+            known[f"{family.name}_bucket"] = {*labels, "le"}
+        else:
+            known[family.name] = labels
+    for name, kind in SGLANG.items():
+        suffixes = ("_bucket", "_count", "_sum") if kind["histogram"] else ("",)
+        for suffix in suffixes:
+            known[f"{name}{suffix}"] = {*TARGET, *ENGINE_LABELS}
+    return known
+
+
+KNOWN = _known()
+
+
+def _rules() -> Iterator[tuple[str, str]]:
+    body = yaml.safe_load((FOLDER / "prometheus_rule.yaml").read_text())
+    for group in body["spec"]["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+
+
+QUERIES = [(f"{d.uid}: {panel}", query) for d in DASHBOARDS for panel, query in d.queries()]
+QUERIES += _rules()
+
+
+def _parsed(query: str) -> Any:
+    """The syntax tree, with Grafana's variables filled in as it does."""
+    for name, value in (
+        ("$__rate_interval", "2m"),
+        ("$namespace", "rl"),
+        ("$pool", "actor-infer"),
+    ):
+        query = query.replace(name, value)
+    return promql_parser.parse(query)
+
+
+def _nodes(tree: Any) -> Iterator[Any]:
+    yield tree
+    for child in ("expr", "lhs", "rhs", "param", "vector_selector", "vs"):
+        found = getattr(tree, child, None)
+        if found is not None and not isinstance(found, (str, int, float)):
+            yield from _nodes(found)
+    for argument in getattr(tree, "args", None) or ():
+        yield from _nodes(argument)
+
+
+def _selectors(tree: Any) -> Iterator[tuple[str, list[Any]]]:
+    for node in _nodes(tree):
+        if isinstance(node, promql_parser.VectorSelector):
+            yield node.name or "", list(node.matchers.matchers)
+
+
+def _grouped(tree: Any) -> set[str]:
+    found: set[str] = set()
+    for node in _nodes(tree):
+        if isinstance(node, promql_parser.AggregateExpr) and node.modifier:
+            found |= set(node.modifier.labels)
+    return found
+
+
+def test_the_walk_finds_every_selector():
+    tree = _parsed('sum by (a) (rate(x{b="1"}[5m])) / on (c) max(y) unless z')
+    assert {name for name, _ in _selectors(tree)} == {"x", "y", "z"}
+    assert _grouped(tree) == {"a"}
+
+
+@pytest.mark.parametrize(("where", "query"), QUERIES, ids=[where for where, _ in QUERIES])
+def test_every_metric_and_label_of_a_query_exists(where, query):
+    tree = _parsed(query)
+    selectors = list(_selectors(tree))
+    assert selectors
+    labels: set[str] = set()
+    for name, matchers in selectors:
+        assert name in KNOWN, name
+        labels |= KNOWN[name]
+        for matcher in matchers:
+            assert matcher.name in KNOWN[name], f"{name} has no label {matcher.name}"
+            for value in matcher.value.split("|") if matcher.name in VALUES else ():
+                assert value in VALUES[matcher.name], value
+    assert _grouped(tree) <= labels
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
+def test_a_dashboard_is_as_generated(dashboard):
+    """``make dashboards`` writes it anew."""
+    assert dashboard.path.read_text() == dashboard.text()
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
+def test_panels_stand_side_by_side_and_none_over_another(dashboard):
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(dashboard.text())["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
+def test_variables_ask_for_metrics_that_exist(dashboard):
+    for query in dashboard.variables.values():
+        found = re.match(r"label_values\((\w+).*, (\w+)\)", query)
+        assert found
+        assert found[2] in KNOWN[found[1]]
+
+
+def test_the_monitors_select_what_is_labelled_so():
+    monitors = list(yaml.safe_load_all((FOLDER / "pod_monitors.yaml").read_text()))
+    engines = next(m for m in monitors if m["metadata"]["name"] == "sglang-engines")
+    assert engines["spec"]["selector"]["matchLabels"] == {
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
+        names.LABEL_COMPONENT: "engine",
+    }
+    endpoint = engines["spec"]["podMetricsEndpoints"][0]
+    assert endpoint["port"] == names.ENGINE_PORT_NAME
+    sources = [rule["sourceLabels"][0] for rule in endpoint["relabelings"]]
+    wanted = [names.LABEL_POOL, names.LABEL_ENGINE]
+    assert sources == [f"__meta_kubernetes_pod_label_{re.sub('[^a-z]', '_', w)}" for w in wanted]
+
+
+def test_every_alert_says_what_it_is_and_what_to_do():
+    body = yaml.safe_load((FOLDER / "prometheus_rule.yaml").read_text())
+    for group in body["spec"]["groups"]:
+        for rule in group["rules"]:
+            assert {*rule["annotations"]} == {"summary", "description"}
+            assert rule["labels"]["severity"] in ("critical", "warning", "info")

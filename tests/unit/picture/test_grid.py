@@ -1,0 +1,128 @@
+"""The map before it is drawn: who is in which cell."""
+
+import pytest
+
+from sglang_operator.api import texts
+from sglang_operator.picture import grid
+from sglang_operator.picture.grid import MAX_EMPTY_ROWS, Map
+from sglang_operator.planner.plan import EngineState
+from tests.unit.picture.world import World, guide, trouble
+
+
+def _letters(picture: Map, number: int = 0) -> dict[str, str]:
+    """The letters of each row of a grid; · for a free GPU."""
+    return {
+        row.name: " ".join("/".join(t.letter for t in cell.tenants) or "·" for cell in row.cells)
+        for row in picture.grids[number].rows
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "letters"),
+    [(0, "A"), (25, "Z"), (26, "AA"), (51, "AZ"), (52, "BA"), (701, "ZZ"), (702, "AAA")],
+)
+def test_letters_go_on_as_in_spreadsheets(number, letters):
+    assert grid.letters(number) == letters
+
+
+def test_engines_stand_on_their_nodes_from_the_left():
+    picture = guide().map()
+    assert _letters(picture) == {
+        "gpu-node-0": "A A B B C C D D",
+        "gpu-node-1": "E E F F G G H H",
+        "gpu-node-2": "I I J J K K L L",
+    }
+    assert picture.grids[0].note == texts.MAP_COUNTED
+    assert not picture.grids[0].numbered  # a place says nothing, so it has no number
+    assert [row.tally for row in picture.grids[0].rows] == ["8/8"] * 3
+
+
+def test_nodes_stand_in_the_order_of_their_numbers():
+    world = World(nodes=12)
+    world.pool()
+    names = [*_letters(world.map())]
+    assert names == [f"gpu-node-{number}" for number in range(12)]
+
+
+def test_ids_stand_where_roll_counts_them():
+    picture = guide().map(ids=True)
+    assert _letters(picture, 1)["node_rank 1"] == "E E F F G G H H"
+    assert picture.grids[1].numbered
+    assert picture.grids[1].rows[1].cells[0].caption == "8"
+
+
+def test_pools_that_name_the_same_ids_share_cells_and_it_is_said():
+    picture = trouble().map()
+    assert _letters(picture, 1)["node_rank 2"] == "I/O I/O J/O J/O K/P K/P L/P L/P"
+    assert picture.notes[0].startswith("actor-infer and judge both name GPUs 16-27")
+
+
+def test_pools_of_different_namespaces_share_nothing():
+    world = World(nodes=6)
+    world.pool("one", namespace="a")
+    world.pool("two", namespace="b")
+    picture = world.map()
+    assert len(picture.grids) == 1
+    assert not picture.notes
+    assert len(world.map(ids=True).grids) == 3  # nodes, and the ids of each
+
+
+def test_engines_without_a_node_are_listed_with_the_reason():
+    world = World(nodes=2)
+    world.pool()
+    homeless = world.map().homeless
+    assert [tenant.letter for tenant in homeless] == ["I", "J", "K", "L"]
+    assert homeless[0].state is EngineState.PENDING
+    assert "Insufficient nvidia.com/gpu" in homeless[0].why
+
+
+def test_without_access_to_nodes_only_what_is_held_is_shown():
+    world = guide()
+    picture = grid.gpu_map(world.scene(nodes=False))
+    assert _letters(picture)["gpu-node-0"] == "A A B B C C D D"
+    assert picture.grids[0].note == texts.MAP_COUNTED_NO_NODES
+    assert picture.grids[0].rows[0].tally == "8/?"
+
+
+def test_most_empty_nodes_are_left_out_and_counted():
+    world = World(nodes=100)
+    world.pool()
+    drawn = world.map().grids[0]
+    assert len(drawn.rows) == 3 + MAX_EMPTY_ROWS
+    assert drawn.hidden == "and 81 more rows without engines, 648 GPUs"
+
+
+def test_a_mapping_with_high_ids_has_no_endless_rows():
+    world = World(nodes=3)
+    world.pool(device_mapping="list(range(8000,8024))")
+    drawn = world.map(ids=True).grids[1]
+    assert len(drawn.rows) == 3 + MAX_EMPTY_ROWS
+
+
+def test_a_pool_that_cannot_be_run_is_in_the_legend_only():
+    world = guide()
+    world.pools[0]["spec"]["num_gpus_per_worker"] = 5
+    picture = world.map()
+    assert not picture.tenants
+    assert [pool.name for pool in picture.pools] == ["actor-infer"]
+
+
+def test_a_pool_without_a_mapping_has_no_ids():
+    world = World()
+    world.pool(device_mapping=None, replicas=4)
+    picture = world.map(ids=True)
+    assert len(picture.grids) == 1
+    assert _letters(picture)["gpu-node-0"] == "A A B B C C D D"
+
+
+def test_a_thousand_engines_are_drawn():
+    world = World(nodes=250)
+    world.pool(device_mapping="list(range(0,2000))")
+    picture = world.map(ids=True)
+    assert len(picture.tenants) == 1000
+    assert picture.tenants[-1].letter == "ALL"
+
+
+def test_the_document_is_plain():
+    document = grid.document(trouble().map())
+    assert {*document} == {"pools", "engines", "grids", "notes"}

@@ -1,0 +1,101 @@
+"""The drawings: as they were last looked at, readable without colour, safe to paste anywhere."""
+
+import dataclasses
+import io
+import itertools
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from rich.console import Console
+
+from sglang_operator.picture import colours, page, svg, text
+from sglang_operator.picture.grid import STATES
+from sglang_operator.planner.plan import EngineState
+from tests.golden import pictures
+from tests.unit.picture import world
+
+SVG = "{http://www.w3.org/2000/svg}"
+PICTURES = pictures.pictures()
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_a_picture_is_as_it_was_looked_at(path):
+    """``make golden`` writes them anew."""
+    assert path.read_text() == PICTURES[path]
+
+
+def test_every_state_has_a_sign_of_its_own_and_words():
+    assert {*STATES} == {*EngineState}
+    signs = [sign for sign, _ in STATES.values()]
+    assert len({*signs}) == len(signs)
+    assert all(words for _, words in STATES.values())
+
+
+def test_an_svg_has_a_letter_in_every_cell_and_says_the_rest_on_hover():
+    root = ElementTree.fromstring(svg.render(world.guide().map()))
+    letters = [node.text for node in root.iter(f"{SVG}text") if node.get("font-weight") == "700"]
+    assert letters.count("A") == 2
+    assert letters.count("L") == 2
+    tips = [node.text for node in root.iter(f"{SVG}title")]
+    assert "actor-infer g0-1, rank 0, GPUs 0-1, up behind a closed weights gate" in tips
+
+
+def test_an_svg_brings_nothing_with_it():
+    drawn = svg.render(world.trouble().map(), title="t")
+    for word in ("<script", "href", "<image", "<foreignObject", "@import", "onload"):
+        assert word not in drawn
+
+
+def test_text_of_the_cluster_is_escaped():
+    bad = '<script>alert(1)</script>&"\x1b[31m\x00'
+    picture = world.trouble().map()
+    tenants = tuple(dataclasses.replace(t, why=bad, node="") for t in picture.tenants)
+    picture = dataclasses.replace(picture, tenants=tenants, notes=(bad,))
+    for drawn in (
+        svg.render(picture, title=bad),
+        page.render(picture, title=bad, when=bad),
+    ):
+        assert "<script" not in drawn
+        assert "\x00" not in drawn
+    ElementTree.fromstring(svg.render(picture, title=bad))
+    assert "\x1b" not in pictures.plain(text.render(picture))
+
+
+def test_a_page_lists_every_engine():
+    drawn = page.render(world.guide().map(), title="t", when="now")
+    assert drawn.count("<tr>") == 13
+    assert "actor-infer-g22-23-0" in drawn
+
+
+@pytest.mark.parametrize("hue", colours.HUES)
+def test_letters_can_be_read_on_their_colour(hue):
+    """Contrast of at least 4.5 : 1, as WCAG asks for text."""
+
+    def luminance(colour: str) -> float:
+        red, green, blue = (colours._linear(part / 255) for part in colours._parts(colour))
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for fill in (hue, colours.lighter(hue, 0.45), colours.lighter(hue, 0.75)):
+        values = sorted((luminance(fill), luminance(colours.ink(fill))))
+        assert (values[1] + 0.05) / (values[0] + 0.05) >= 4.5
+
+
+def test_neighbouring_engines_differ_in_colour():
+    picture = world.guide().map()
+    fills = [colours.fill(tenant, picture) for tenant in picture.tenants]
+    assert all(a != b for a, b in itertools.pairwise(fills))
+
+
+def test_pools_differ_in_colour_where_there_are_several():
+    picture = world.trouble().map()
+    hues = {
+        tenant.pool: colours.fill(tenant, picture) for tenant in picture.tenants if tenant.rank == 0
+    }
+    assert len({*hues.values()}) == 2
+
+
+def test_a_terminal_gets_colour():
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(text.render(world.guide().map()))
+    assert isinstance(console.file, io.StringIO)
+    assert "48;2;86;180;233" in console.file.getvalue()
