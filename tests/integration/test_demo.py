@@ -30,6 +30,9 @@ def test_the_demo_on_real_nodes_lets_engines_be_talked_to_until_it_is_told_to_en
     shown = _until_ctrl_c([])
     assert any("12 containers answer HTTP" in line for line in shown)
     assert any("READY 12/12" in line for line in shown)
+    assert any(line.split()[:3] == ["actor-infer", "12/12", "12/12"] for line in shown)
+    (answer,) = (line for line in shown if line.startswith("the Service answers"))
+    assert '"weight_version": "step-1"' in answer
 
 
 def test_the_demo_stays_up_until_it_is_told_to_end():

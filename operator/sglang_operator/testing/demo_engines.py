@@ -95,7 +95,12 @@ def train(plane: ControlPlane, console: Console) -> None:
     url = f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
     with plane.inside():
         answer = _ask(f"{url}/generate", TOKENS)
-    console.print(f"the Service answers: {json.dumps(answer)}\n", highlight=False, markup=False)
+    console.print(
+        f"the Service answers: {json.dumps(answer)}\n",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
 
 
 def commands(plane: ControlPlane) -> str:
