@@ -1,5 +1,7 @@
 """From the command line to the first answer."""
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -69,11 +71,14 @@ async def test_more_ranks_than_gpus_end_with_137(engine: Subject):
     assert "CUDA error: invalid device ordinal" in engine.log
 
 
-@contract(environment={"FAKE_SGLANG_WARM_UP_SECONDS": "0.5"}, ready=False)
+@contract(
+    environment={"FAKE_SGLANG_LOAD_SECONDS": "2", "FAKE_SGLANG_WARM_UP_SECONDS": "3"}, ready=False
+)
 async def test_it_refuses_connections_until_it_has_loaded(engine: Subject):
     """engine-on-h200.md: from exec to the first HTTP answer 38 s, to healthy 94 s."""
     seen: list[int] = []
     while not seen or seen[-1] != 200:
+        await asyncio.sleep(0.05)
         try:
             answer = await engine.get("/health")
         except aiohttp.ClientConnectionError:
