@@ -63,6 +63,11 @@ class Soak:
     checks: int = 0
     writes: int = 0
 
+    def record(self) -> dict[str, object]:
+        """For JSON."""
+        samples = [asdict(sample) for sample in self.samples]
+        return {**vars(self), "samples": samples}
+
 
 # --- churn
 
@@ -302,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             made.operator.start()
     report(soak)
     if options.json:
-        options.json.write_text(json.dumps(asdict(soak), indent=1))
+        options.json.write_text(json.dumps(soak.record(), indent=1))
     return int(bool(soak.problems))
 
 

@@ -1,5 +1,7 @@
 """Figures against their targets, and whether a process has grown."""
 
+import json
+
 import pytest
 
 from tests.bench.figures import Figure, percentile, ratio, table
@@ -47,3 +49,9 @@ def _samples(growth: float) -> list[soak.Sample]:
 def test_a_process_that_grows_is_told():
     assert soak._grown(_samples(0.0)) == []
     assert soak._grown(_samples(2.0)) == ["rss_mb grew from 89 to 129"]
+
+
+def test_what_came_of_a_soak_can_be_written_as_json():
+    told = soak.Soak(samples=_samples(0.0)[:1])
+    told.churned["scale"] += 2
+    assert json.loads(json.dumps(told.record()))["churned"] == {"scale": 2}
