@@ -18,6 +18,7 @@ from sglang_operator.planner.weights import WeightsPlan
 @dataclass(frozen=True, kw_only=True)
 class CreatePod:
     name: str
+    group: names.GroupName
     body: Mapping[str, Any]
     reason: str
 
@@ -104,7 +105,8 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
             pool, shared, create.engine, create.attempt, create.failures, create.chain
         )
         name = body["metadata"]["name"]
-        creates.append(CreatePod(name=name, body=body, reason=create.reason))
+        group = create.engine.group
+        creates.append(CreatePod(name=name, group=group, body=body, reason=create.reason))
     return deletes + creates
 
 

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from sglang_operator.testing.faults import Agent, Match
-from sglang_operator.testing.faults.rules import Answer, Delay, Exchange, Gate, Reply
+from sglang_operator.testing.faults.rules import Answer, Delay, Drop, Exchange, Gate, Reply
+from sglang_operator.testing.faults.streams import EXPIRED
 from sglang_operator.testing.faults.traffic import WRITES
 from tests.faults.lab import FaultPool, Lab, Result
 from tests.faults.points import CREATE, judged, with_fault
+from tests.faults.watches import STREAMS
 from tests.faults.world import FAILED, four
 
 FIRST_POD = "pool-g0-1-0"
@@ -27,6 +29,7 @@ def late_replies(lab: Lab) -> Iterator[Result]:
         ("answer to a create after its pod is gone", _late_create(_gone)),
         ("status for a pool that was made again", _late_status),
         ("failure while the status is refused", _untold_failure),
+        ("create without an answer and without an event", _unheard_create),
     ):
         yield judged(lab, Result(point=name), None, act)
 
@@ -118,6 +121,29 @@ def _untold_failure(lab: Lab, pool: FaultPool) -> list[str]:
     problems += lab.settle(pool)
     told = [entry["pod"] for entry in pool.object()["status"].get("lastFailures", [])]
     return problems if FIRST_POD in told else [*problems, "the failure is not told"]
+
+
+def _unheard_create(lab: Lab, pool: FaultPool) -> list[str]:
+    """A replacement is made, and neither its answer nor its event comes; then the old pod goes.
+
+    Found by the soak: nothing was left by which the next attempt could have got another number.
+    """
+    four(pool)
+    problems = lab.settle(pool)
+    path, second = pool.pod_path(FIRST_POD), "pool-g0-1-1"
+    stream = lab.proxy.live(STREAMS["pods"])[-1]
+    stream.filter = lambda line: () if f'"{second}"'.encode() in line else (line,)
+    match = Match(agent=Agent.OPERATOR, verbs=["create"], resource="pods", name=second)
+    lab.proxy.add(match, Drop(after_commit=True))
+    pool.plane.api.merge(path, {"metadata": {"finalizers": ["tests.example/hold"]}})
+    pool.plane.api.delete(path)
+    lab.wait(lambda: second in pool.pods(), "a replacement")
+    pool.plane.api.merge(path, {"metadata": {"finalizers": None}})
+    lab.wait(lambda: FIRST_POD not in pool.pods(), "the old pod to go")
+    time.sleep(2)
+    lab.proxy.clear()
+    stream.inject(EXPIRED)
+    return problems + lab.settle(pool)
 
 
 # --- a slow server

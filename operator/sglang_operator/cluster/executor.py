@@ -5,6 +5,7 @@ name, a delete carries the UID and version it means (``runtime.md`` A8.2, A8.3).
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from sglang_operator.cluster.client import (
     ApiClient,
     ApiError,
     ApiUnreachableError,
+    FencedError,
 )
 from sglang_operator.cluster.window import Window
 
@@ -56,6 +58,7 @@ class Outcome:
     done: bool = True  # nothing was left for the next pass
     quota: ApiError | None = None
     rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
+    unsure: dict[names.GroupName, str] = field(default_factory=dict)  # they may exist
     conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects
     failed: Exception | None = None  # the server is overloaded or away
     refused_delete: ApiError | None = None  # no reason not to create
@@ -172,8 +175,9 @@ class Executor:
                 await self._delete_pod(key, action, outcome)
         except ApiUnreachableError as error:
             self.window.congested(None)
-            outcome.failed = error
-            outcome.done = False
+            outcome.failed, outcome.done = error, False
+            if isinstance(action, actions.CreatePod) and not isinstance(error, FencedError):
+                outcome.unsure[action.group] = action.name
 
     async def _create_pod(
         self,
@@ -257,7 +261,8 @@ class Executor:
                 return
             outcome.done = False
             if error.status == 409:  # changed meanwhile: what was seen is old
-                await self._look_again(key, action.name)
+                with contextlib.suppress(ApiError, ApiUnreachableError):
+                    await self.look_for(key, action.name)
             elif error.congested:
                 self.window.congested(error.retry_after)
                 outcome.failed = error
@@ -269,11 +274,13 @@ class Executor:
         if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
             self._pods.put(pod)
 
-    async def _look_again(self, key: stores.PoolKey, name: str) -> None:
-        """Take in the pod as it is now; the watch is behind."""
+    async def look_for(self, key: stores.PoolKey, name: str) -> None:
+        """Take in the pod as it is, if there is one; raises what keeps that from being learnt."""
         try:
             answer = await self._client.request("GET", paths.pod(key.namespace, name))
-        except ApiError:
+        except ApiError as error:
+            if error.status != 404:
+                raise
             return
         self._pods.put(_pod_decoder.decode(answer))
 

@@ -65,6 +65,8 @@ class Memory:
     refused: Trouble | None = None
     pods_when_refused: int = 0
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
+    # Creates without an answer: an engine's next pod might get another name beside that one.
+    unsure: dict[names.GroupName, str] = field(default_factory=dict)
     child_error: str = ""
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
     events: dict[names.Uid, tuple[float, int, tuple[PodEvent, ...]]] = field(default_factory=dict)
@@ -90,6 +92,7 @@ class Memory:
         """
         for conflict in outcome.conflicts:
             self.conflicts[conflict] = now + CONFLICT_BACKOFF
+        self.unsure |= outcome.unsure
         if outcome.stop:
             self.proven_until = 0.0
         elif outcome.created:

@@ -215,11 +215,13 @@ class Reconciler:
     async def _run(
         self, key: PoolKey, memory: Memory, record: CustomResource, pool: Pool
     ) -> float | None:
+        doubt = await self._clear_doubts(key, memory)
         now = time.time()
         observed, plan, weights_plan = self._decide(key, memory, pool, now)
         # Gates first: what must be kept from clients cannot wait for pods.
         moved, look_again = await self._act_on_weights(key, memory, pool.owner, weights_plan)
         outcome, long = await self._act_and_tell(key, memory, record, pool, plan)
+        outcome.failed = outcome.failed or doubt
         if outcome.gone:
             self._view.pools.gone(key, memory.uid)
             return None
@@ -239,6 +241,16 @@ class Reconciler:
             again.append(memory.blocked_until - now)
         again.extend(wait for wait in (told, look_again) if wait is not None)
         return min(again, default=None)
+
+    async def _clear_doubts(self, key: PoolKey, memory: Memory) -> Exception | None:
+        """Learn what became of creates that had no answer; why not, if that cannot be learnt."""
+        try:
+            for group, name in list(memory.unsure.items()):
+                await self._executor.look_for(key, name)
+                del memory.unsure[group]
+        except (ApiError, ApiUnreachableError) as error:
+            return error
+        return None
 
     def _decide(
         self, key: PoolKey, memory: Memory, pool: Pool, now: float
@@ -328,7 +340,7 @@ class Reconciler:
         batch = [
             action
             for action in actions.pod_actions(pool, plan, memory.template)
-            if ("Pod", action.name) not in memory.conflicts
+            if ("Pod", action.name) not in memory.conflicts and not _doubtful(action, memory)
         ]
         for action in batch:
             log.debug("%s: %s %s: %s", key, type(action).__name__, action.name, action.reason)
@@ -459,3 +471,7 @@ class Reconciler:
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
         return None
+
+
+def _doubtful(action: actions.PodAction, memory: Memory) -> bool:
+    return isinstance(action, actions.CreatePod) and action.group in memory.unsure
