@@ -10,6 +10,7 @@ Comment = Callable[[Node], str]
 _INDENT = "  "
 _PLAIN_START = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_.$")
 _PLAIN_REST = _PLAIN_START | frozenset("-+@=()")
+_IN_LIST = frozenset(",:[]{}")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -56,7 +57,7 @@ def _flow(node: Node) -> str | None:
     if isinstance(node.value, dict):
         return None if node.value else "{}"
     if isinstance(node.value, list):
-        simple = [_scalar(item.value) for item in node.value if not _nested(item)]
+        simple = [_in_list(item.value) for item in node.value if not _nested(item)]
         if len(simple) < len(node.value):
             return None
         text = f"[{', '.join(simple)}]"
@@ -90,6 +91,13 @@ def _scalar(value: object) -> str:
     return _text(str(value))
 
 
+def _in_list(value: object) -> str:
+    """A scalar between the brackets of a list, where commas, colons and brackets say something."""
+    if isinstance(value, str) and not _IN_LIST.isdisjoint(value):
+        return _quoted(value)
+    return _scalar(value)
+
+
 def _float(value: float) -> str:
     text = repr(value)
     if text in ("inf", "-inf", "nan"):
@@ -108,7 +116,11 @@ def _text(text: str) -> str:
         and text[-1] not in " :"
         and _reads_as_text(text)
     )
-    return text if plain else f'"{"".join(map(_escaped, text))}"'
+    return text if plain else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return f'"{"".join(map(_escaped, text))}"'
 
 
 def _reads_as_text(text: str) -> bool:
