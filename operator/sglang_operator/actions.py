@@ -81,6 +81,10 @@ class AbortSync:
     reason: str
 
 
+# Children that a pool may have or not; the others stay until the pool goes, so that nothing but
+# these may be deleted (manifests/rbac).
+OPTIONAL = frozenset({"Service"})
+
 PodAction = CreatePod | DeletePod
 WeightsAction = SetGate | AbortSync
 ChildAction = CreateChild | UpdateChild | DeleteChild
@@ -159,7 +163,7 @@ def _to_drop(
 ) -> Iterator[ChildAction]:
     kept = {(body["kind"], body["metadata"]["name"]) for body in wanted}
     for (kind, name), child in observed.children.items():
-        if (kind, name) not in kept and child.owner == pool.owner.uid:
+        if kind in OPTIONAL and (kind, name) not in kept and child.owner == pool.owner.uid:
             yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")
 
 

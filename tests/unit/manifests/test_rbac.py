@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
+from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.cluster import paths
 
 RBAC = Path(__file__).parents[3] / "manifests" / "rbac"
+GOLDEN = Path(__file__).parents[2] / "data" / "rbac.txt"
 ROLES = sorted(RBAC.rglob("*role.yaml"))
 
 
@@ -27,12 +29,29 @@ def test_the_cluster_role_is_the_role_in_every_namespace_and_nodes():
 
 
 @pytest.mark.parametrize("kind", paths.CHILD_KINDS)
-def test_every_kind_of_child_may_be_watched_made_changed_and_removed(kind):
+def test_every_kind_of_child_may_be_watched_made_and_changed_and_optional_ones_removed(kind):
     plural = paths.children(kind, "").rsplit("/", 1)[-1]
     verbs = {verb for rule in ROLE if plural in rule["resources"] for verb in rule["verbs"]}
-    # A Lease goes with its pool alone: what a trainer wrote into it is not ours to take away.
-    kept = {"delete"} if kind == "Lease" else set()
-    assert verbs == {"get", "list", "watch", "create", "patch", "delete"} - kept
+    removed = {"delete"} if kind in actions.OPTIONAL else set()
+    assert verbs == {"get", "list", "watch", "create", "patch"} | removed
+
+
+def granted(path: Path) -> list[str]:
+    """One line for each verb that a role grants."""
+    role = yaml.safe_load(path.read_text())
+    return sorted(
+        " ".join([role["kind"], role["metadata"]["name"], group or "core", resource, verb])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    )
+
+
+def test_what_the_roles_grant_is_what_was_agreed_upon():
+    """A verb more or less is a decision: it is made in tests/data/rbac.txt, not in passing."""
+    lines = [line for path in ROLES for line in granted(path)]
+    assert lines == GOLDEN.read_text().splitlines()
 
 
 def test_the_pools_themselves_are_never_written_but_for_their_status():
