@@ -43,6 +43,18 @@ class EngineCalls:
         timeout: float | None = CONTROL_SECONDS,
     ) -> Json:
         """POST to one engine; its answer, {} where it is no object.  Raises EngineError."""
+        answer = await self.post_any(engine, path, payload, timeout=timeout)
+        return answer if isinstance(answer, dict) else {}
+
+    async def post_any(
+        self,
+        engine: Engine,
+        path: str,
+        payload: Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+    ) -> Any:
+        """The same with an answer of any form; None where it is no JSON."""
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.post(
@@ -53,9 +65,10 @@ class EngineCalls:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
             raise _error(engine, path, 0, said or type(error).__name__) from error
-        answer = _object(text)
-        if status >= 400 or answer.get("success") is False:
-            raise _error(engine, path, status, str(answer.get("message") or text))
+        answer = _json(text)
+        told = answer if isinstance(answer, dict) else {}
+        if status >= 400 or told.get("success") is False:
+            raise _error(engine, path, status, str(told.get("message") or text))
         return answer
 
     async def post_all(
@@ -81,12 +94,11 @@ class EngineCalls:
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-def _object(text: str) -> Json:
+def _json(text: str) -> Any:
     try:
-        answer = json.loads(text)
+        return json.loads(text)
     except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+        return None
 
 
 def _error(engine: Engine, path: str, status: int, said: str) -> EngineError:

@@ -58,3 +58,21 @@ NOT_ACKNOWLEDGED = (
 ABORTED = "{kind}: {message}"
 NOTHING_SLEEPS = "there is nothing to wake: the pool is in phase {phase}"
 NOT_SYNCED = "{synced} engines have their gate open at version {version}"
+
+# --- ROLL (client/roll.py)
+ROLL_SIZE = (
+    "ROLL has {workers} inference workers, the pool has {engines} engines; expected as many: give "
+    "both the same device_mapping and num_gpus_per_worker"
+)
+ROLL_VERSION = (
+    "the engines run SGLang {version}; ROLL opens no weight-update session, which SGLang wants "
+    "since 0.5.21: use an image of 0.5.20 or older"
+)
+ROLL_STALE = (
+    "engine {rank} restarted since ROLL formed its process group; set the model update up again "
+    "(setup_model_update), or start the pipeline again from its checkpoint"
+)
+ROLL_FOLLOW = (
+    "worker 0 has not done its part in time: the Lease is in phase {phase}; this call has to be "
+    "made to all inference workers"
+)

@@ -51,7 +51,7 @@ class FakeEngine:
     def paths(self) -> list[str]:
         return [path for path, _ in self.asked]
 
-    def answer(self, path: str, payload: Json) -> tuple[int, Json]:
+    def answer(self, path: str, payload: Json) -> tuple[int, Any]:
         """What SGLang would say (rl-semantics.md §3.2)."""
         self.asked.append((path, payload))
         if path in self.refuse:
@@ -82,6 +82,24 @@ class FakeEngine:
         assert "weights" not in self.released, "writing into released memory"
         self.weights = payload["model_path"]
         return 200, {"success": True}
+
+    def _update_weights_from_distributed(self, payload: Json) -> tuple[int, Json]:
+        assert self.paused, "a request would be answered from half of the weights"
+        self.weights = "+".join(payload["names"])
+        return 200, {"success": True}
+
+    def _generate(self, payload: Json) -> tuple[int, Any]:
+        assert not self.paused and not self.released
+        one = {
+            "output_ids": [7, 8],
+            "meta_info": {
+                "finish_reason": {"type": "stop"},
+                "weight_version": self.label,
+                "output_token_logprobs": [[-0.5, 7, None], [-0.25, 8, None]],
+            },
+        }
+        many = isinstance(payload["input_ids"][0], list)
+        return 200, [one for _ in payload["input_ids"]] if many else one
 
     def _begin_weight_update(self, payload: Json) -> tuple[int, Json]:
         if self.session:

@@ -1,0 +1,361 @@
+"""ROLL on a pool of the operator: an InferenceStrategy that attaches instead of starting engines.
+
+Each of ROLL's inference workers stands for the engine of its rank, and sends it the calls that
+ROLL's own strategy makes (roll/distributed/strategy/sglang_strategy.py at 8eb27cc2, HTTP mode).
+Around them the transaction of design.md §5 is kept, without a change in ROLL's pipeline:
+
+- the first bucket of a model update begins it.  Worker 0 takes the Lease and pauses every engine;
+  the others wait until it stands in the Lease, and pause their own, before they write a byte.
+- ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
+  engines go on and commits.
+- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.
+
+ROLL chooses a strategy by its name, so the name has to be taught to it, in each worker's process::
+
+    from sglang_operator.client import roll
+    roll.install()          # strategy_name: sglang now attaches to an operator's pool
+
+``strategy_config`` takes ``pool`` and ``namespace`` beside what the engines were started with.
+ROLL forms its process groups once: after a restart of an engine they have to be set up again
+(``setup_model_update``), which is what StaleEpoch says.
+"""
+
+import asyncio
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
+
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.client import texts
+from sglang_operator.client.calls import Json
+from sglang_operator.client.errors import NotReady, StaleEpoch, Unsupported
+from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
+from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.client.sync import AsyncSync
+
+DEFAULT_POOL = "actor-infer"
+FOLLOW_SECONDS = 60.0  # that worker 0 may take to do its part
+_POLL_SECONDS = 0.05
+_READY_SECONDS = 1800.0
+_STRATEGY_MODULE = "roll.distributed.strategy.sglang_strategy"
+
+
+def install() -> None:
+    """Make ROLL's ``strategy_name: sglang`` this strategy, in this process.
+
+    ROLL's own module is not imported then, and neither is sglang: its place is taken.
+    """
+    module = types.ModuleType(_STRATEGY_MODULE)
+    module.SgLangStrategy = OperatorPoolStrategy  # type: ignore[attr-defined]
+    sys.modules[_STRATEGY_MODULE] = module
+
+
+class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
+    """One engine of a pool, as ROLL's workers drive it; see the module."""
+
+    strategy_name = "sglang"
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker)
+        config = dict(self.worker_config.strategy_args.strategy_config or {})
+        self._options = {"namespace": config.get("namespace")}
+        self._name = str(config.get("pool") or DEFAULT_POOL)
+        self._pool: AsyncPool | None = None
+        self._attached: Engine | None = None
+        self._sync: AsyncSync | None = None  # worker 0, during a model update
+        self._following = ""  # the others: the transaction whose update they take part in
+        self._step = 0
+        self.is_model_in_gpu = True
+        self.is_kv_cache_in_gpu = True
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker keeps the transaction for all."""
+        return int(self.worker.rank) == 0
+
+    # --- what ROLL's workers call
+
+    async def initialize(self, model_provider: Any = None) -> None:
+        """Wait for the pool, and attach to the engine of this worker's rank.
+
+        Raises NotReady if ROLL has not as many workers as the pool engines, Unsupported.
+        """
+        self._pool = AsyncPool(self._name, **self._options)
+        try:
+            registry = await self.pool.wait_ready(_READY_SECONDS)
+            self._check(registry)
+            state = await self.pool.transaction()
+        except BaseException:
+            await self.pool.close()
+            raise
+        self._attached = registry.engines[int(self.worker.rank)]
+        self._step = _step_of(state.version)
+        self._following = state.id
+        self.tokenizer = self._tokenizer()
+
+    def _check(self, registry: Registry) -> None:
+        if self.pool.features(registry).begin_end_weight_update:
+            raise Unsupported(texts.ROLL_VERSION.format(version=registry.engine_version))
+        engines = len(registry.engines)
+        if int(self.worker.world_size) != engines:
+            raise NotReady(texts.ROLL_SIZE.format(workers=self.worker.world_size, engines=engines))
+
+    def _tokenizer(self) -> Any:
+        from roll.models.model_providers import (  # type: ignore[import-not-found]
+            default_tokenizer_provider,
+        )
+
+        return default_tokenizer_provider(model_args=self.worker_config.model_args)
+
+    def get_url(self) -> str | None:
+        """Where the engine is."""
+        return self.engine.url
+
+    async def setup_collective_group(
+        self,
+        master_address: str,
+        master_port: int,
+        rank_offset: int,
+        world_size: int,
+        group_name: str,
+        backend: str | None = None,
+    ) -> None:
+        """Let the engine join the trainer's process group."""
+        engine = await self._attach_again()
+        payload = {
+            "master_address": master_address,
+            "master_port": master_port,
+            "rank_offset": rank_offset,
+            "world_size": world_size,
+            "group_name": group_name,
+            "backend": backend or "nccl",
+        }
+        await self.pool.calls.post(engine, "/init_weights_update_group", payload, timeout=None)
+
+    async def broadcast_parameter(
+        self,
+        names: Sequence[str],
+        dtypes: Sequence[Any],
+        shapes: Sequence[Sequence[int]],
+        group_name: str,
+        is_lora: bool = False,
+    ) -> None:
+        """One bucket that the trainer broadcasts meanwhile."""
+        assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
+        payload = {
+            "names": list(names),
+            "dtypes": [str(dtype).removeprefix("torch.") for dtype in dtypes],
+            "shapes": [list(shape) for shape in shapes],
+            "group_name": group_name,
+            "flush_cache": False,
+        }
+        await self._write("/update_weights_from_distributed", payload)
+
+    async def update_parameter_in_bucket(
+        self, serialized_named_tensors: Sequence[str], is_lora: bool = False
+    ) -> None:
+        """One bucket by CUDA IPC, from trainers on the engine's own GPUs."""
+        assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
+        payload = {
+            "load_format": "flattened_bucket",
+            "flush_cache": False,
+            "serialized_named_tensors": list(serialized_named_tensors),
+        }
+        await self._write("/update_weights_from_tensor", payload)
+
+    async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
+        """Every bucket has arrived everywhere: the engines go on, and the commit opens gates."""
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            await sync.finish()
+            self._step += 1
+        self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
+
+    async def load_states(self, *_: Any, **__: Any) -> None:
+        """Wake the pool, if it sleeps."""
+        if self.is_model_in_gpu and self.is_kv_cache_in_gpu:
+            return
+        if self.leads:
+            if (await self.pool.transaction()).released:
+                await self.pool.wake()
+        else:
+            await self._until(lambda state: not state.released)
+        self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
+
+    async def offload_states(self, include: Any = None, non_blocking: bool = False) -> None:
+        """Put the pool to sleep, where ROLL would: its trainer needs the same GPUs' memory."""
+        colocated = bool(self.worker.pipeline_config.is_actor_infer_colocated)
+        wanted = include is None or "model_params" in str(include)
+        if not (colocated and wanted and self.is_model_in_gpu):
+            return
+        if self.leads:
+            await self.pool.sleep(SLEEP_TAGS)
+        else:
+            await self._until(lambda state: self.engine.instance in state.asleep)
+        self.is_model_in_gpu = self.is_kv_cache_in_gpu = False
+
+    async def generate_request(self, payload: Mapping[str, Any]) -> Json:
+        """One request of ROLL's router, answered as its own strategy does."""
+        body = {
+            key: payload[key]
+            for key in ("input_ids", "sampling_params", "rid", "return_logprob")
+            if payload.get(key) is not None
+        }
+        return outputs(await self._generate(body))
+
+    async def generate(self, batch: Any, generation_config: Mapping[str, Any]) -> Any:
+        """A batch, left-padded prompts in, prompts and padded answers out (ROLL's DataProto)."""
+        import torch
+        from roll.utils import functionals  # type: ignore[import-not-found]
+
+        input_ids = batch.batch["input_ids"]
+        prompts = functionals.gather_unpadded_input_ids(
+            input_ids=input_ids, attention_mask=batch.batch["attention_mask"]
+        )
+        parameters = sampling(generation_config)
+        found = await self._generate({"input_ids": prompts, "sampling_params": parameters})
+        answers = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(each["output_ids"], device=input_ids.device) for each in found],
+            batch_first=True,
+            padding_value=self.tokenizer.pad_token_id,
+        )
+        return functionals.concatenate_input_and_output(
+            input_ids=input_ids, output_ids=answers, num_return_sequences=parameters["n"]
+        )
+
+    async def abort_requests(self, request_ids: Sequence[str] | None = None) -> None:
+        """End these requests, or all."""
+        bodies: list[Json] = (
+            [{"abort_all": True}] if request_ids is None else [{"rid": rid} for rid in request_ids]
+        )
+        for body in bodies:
+            await self.pool.calls.post(self.engine, "/abort_request", body)
+
+    async def flush_cache(self) -> None:
+        """Forget cached prefixes.  A sync does it by itself."""
+        await self.pool.calls.post(self.engine, "/flush_cache", {})
+
+    # --- the engine, and the transaction around it
+
+    @property
+    def pool(self) -> AsyncPool:
+        assert self._pool is not None, "initialize first"
+        return self._pool
+
+    @property
+    def engine(self) -> Engine:
+        assert self._attached is not None, "initialize first"
+        return self._attached
+
+    async def _attach_again(self) -> Engine:
+        registry = await self.pool.fresh()
+        registry.require_up()
+        self._attached = registry.engines[int(self.worker.rank)]
+        return self._attached
+
+    async def _write(self, path: str, payload: Json) -> None:
+        """Write a bucket into the own engine, within the transaction."""
+        if self.leads:
+            sync = await self._leading()
+            try:
+                await sync.call_one(self.engine, path, payload, timeout=None)
+            except BaseException as error:
+                self._sync = None
+                await sync.abort(f"{type(error).__name__}: {error}")
+                raise
+            return
+        await self._follow()
+        await self.pool.calls.post(self.engine, path, payload, timeout=None)
+
+    async def _leading(self) -> AsyncSync:
+        if self._sync is None:
+            await self._same_engine()
+            # ROLL runs each call of a worker as a task of its own: none is the body of the sync.
+            self._sync = self.pool.sync(f"step-{self._step + 1}", interrupts=False)
+            try:
+                await self._sync.begin()
+            except BaseException:
+                self._sync = None
+                raise
+        return self._sync
+
+    async def _follow(self) -> None:
+        """Before a bucket: the transaction stands in the Lease, and the own engine is paused."""
+        state = await self.pool.transaction()
+        if state.phase is Phase.SYNCING and state.id == self._following:
+            return
+        await self._same_engine()
+        before = self._following
+
+        def begun(state: Transaction) -> bool:
+            return state.phase is Phase.SYNCING and state.id != before
+
+        following = (await self._until(begun)).id
+        # Worker 0 pauses every engine too, at about this time: to do it twice does no harm.
+        await self.pool.calls.post(self.engine, "/pause_generation", {"mode": "abort"})
+        await self.pool.drain([self.engine])
+        self._following = following
+
+    async def _same_engine(self) -> None:
+        """The process group is of the engine that joined it, not of one that came after."""
+        registry = await self.pool.fresh()
+        now = {engine.engine: engine.instance for engine in registry.engines}
+        if now.get(self.engine.engine) != self.engine.instance:
+            raise StaleEpoch(texts.ROLL_STALE.format(rank=self.engine.rank))
+
+    async def _until(self, check: Callable[[Transaction], bool]) -> Transaction:
+        deadline = time.monotonic() + FOLLOW_SECONDS
+        while not check(state := await self.pool.transaction()):
+            if time.monotonic() > deadline:
+                raise NotReady(texts.ROLL_FOLLOW.format(phase=state.phase.value))
+            await asyncio.sleep(_POLL_SECONDS)
+        return state
+
+    async def _generate(self, body: Json) -> list[Json]:
+        answer: Any = await self.pool.calls.post_any(self.engine, "/generate", body)
+        return answer if isinstance(answer, list) else [answer]
+
+
+# --- forms
+
+
+def sampling(generation: Mapping[str, Any]) -> Json:
+    """ROLL's generating_args as SGLang's sampling parameters (rl-semantics.md §1.1)."""
+    renamed = {
+        "stop_token_ids": generation["eos_token_id"],
+        "n": generation["num_return_sequences"],
+        "stop": generation.get("stop_strings"),
+        "no_stop_trim": generation.get("include_stop_str_in_output", True),
+    }
+    same = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+    return {**{key: generation[key] for key in same}, **renamed}
+
+
+def outputs(answers: Sequence[Mapping[str, Any]]) -> Json:
+    """Answers of /generate in the form that ROLL's schedulers read."""
+    tokens, reasons, logprobs = [], [], []
+    for answer in answers:
+        about = answer["meta_info"]
+        reason = about["finish_reason"]
+        reasons.append(reason["type"] if isinstance(reason, Mapping) else reason)
+        own = list(answer.get("output_ids") or [])
+        chosen = about.get("output_token_logprobs")
+        if chosen is not None:
+            length = min(len(own), len(chosen))
+            own = own[:length]
+            logprobs.append([item[0] for item in chosen[:length]])
+        tokens.append(own)
+    found: Json = {"output_token_ids": tokens, "finish_reasons": reasons}
+    if len(logprobs) == len(tokens):
+        found["output_logprobs"] = logprobs
+    return found
+
+
+def _step_of(version: str) -> int:
+    """The number in a version of ours; 0 for another's."""
+    number = version.removeprefix("step-")
+    return int(number) if version.startswith("step-") and number.isdecimal() else 0

@@ -1,0 +1,253 @@
+"""ROLL on a pool: steps of generate, update, generate, as its workers call a strategy.
+
+The base class is a transcription of ROLL's interface at 8eb27cc2 (roll/distributed/strategy/
+strategy.py), unless ROLL itself can be imported.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import sys
+import types
+from types import SimpleNamespace
+
+import pytest
+
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import EngineError, NotReady, StaleEpoch, Unsupported
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+
+class Transcribed:
+    """ROLL's InferenceStrategy, as far as a strategy for engines uses it."""
+
+    strategy_name = None
+
+    def __init__(self, worker):
+        self.worker = worker
+        self.model = None
+        self.tokenizer = None
+        self.running = False
+        self.worker_config = worker.worker_config
+        self.model_update_comm_plan = {}
+        self.offload_nccl = worker.worker_config.offload_nccl
+
+
+@pytest.fixture
+def roll(monkeypatch):
+    """The module under test, on ROLL's own base class where there is one."""
+    if importlib.util.find_spec("roll") is None:
+        for name in ("roll", "roll.distributed", "roll.distributed.strategy", "roll.models"):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        base = types.ModuleType("roll.distributed.strategy.strategy")
+        monkeypatch.setattr(base, "InferenceStrategy", Transcribed, raising=False)
+        monkeypatch.setitem(sys.modules, base.__name__, base)
+    monkeypatch.delitem(sys.modules, "sglang_operator.client.roll", raising=False)
+    module = importlib.import_module("sglang_operator.client.roll")
+    monkeypatch.setattr(module.OperatorPoolStrategy, "_tokenizer", lambda self: None)
+    yield module
+    sys.modules.pop("sglang_operator.client.roll", None)
+
+
+@pytest.fixture
+def reach(monkeypatch, tmp_path):
+    """Lets strategies find a world by its kubeconfig, as they would on a node of ROLL's."""
+
+    def point(world):
+        config = {
+            "current-context": "w",
+            "contexts": [{"name": "w", "context": {"cluster": "w", "user": "w"}}],
+            "clusters": [{"name": "w", "cluster": {"server": world.server}}],
+            "users": [{"name": "w", "user": {"token": "t"}}],
+        }
+        (tmp_path / "config").write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        return world
+
+    return point
+
+
+class Cluster:
+    """ROLL's inference workers: each call goes to all of them at once."""
+
+    def __init__(self, roll, size, *, colocated=False):
+        self.strategies = [
+            roll.OperatorPoolStrategy(worker(i, size, colocated)) for i in range(size)
+        ]
+
+    async def __aenter__(self):
+        await self.all("initialize", model_provider=None)
+        return self
+
+    async def __aexit__(self, *_):
+        for strategy in self.strategies:
+            await strategy.pool.close()
+
+    async def all(self, method, *arguments, **options):
+        calls = (getattr(each, method)(*arguments, **options) for each in self.strategies)
+        return await asyncio.gather(*calls)
+
+    async def setup(self):
+        for rank, each in enumerate(self.strategies):
+            await each.setup_collective_group("10.0.0.1", 29500, 1 + 2 * rank, 7, "g")
+
+    async def model_update(self, *buckets):
+        """As ROLL's MegatronWeightUpdater and BasePipeline.model_update do it."""
+        for bucket in buckets:
+            await self.all("broadcast_parameter", [bucket], ["torch.bfloat16"], [(2,)], "g")
+        await self.all("process_weights_after_loading")
+        await self.all("load_states")
+
+    async def generate(self):
+        payload = {
+            "input_ids": [1, 2],
+            "sampling_params": {"n": 1},
+            "rid": "r",
+            "return_logprob": True,
+        }
+        return await self.all("generate_request", payload)
+
+
+def worker(rank, size, colocated):
+    config = {"pool": POOL, "namespace": NAMESPACE, "mem_fraction_static": 0.7}
+    return SimpleNamespace(
+        rank=rank,
+        world_size=size,
+        worker_config=SimpleNamespace(
+            strategy_args=SimpleNamespace(strategy_config=config), offload_nccl=False
+        ),
+        pipeline_config=SimpleNamespace(is_actor_infer_colocated=colocated),
+    )
+
+
+def test_steps_of_update_and_generate(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            for step in range(1, 4):
+                await cluster.model_update(f"a{step}", f"b{step}")
+                assert world.state.version == f"step-{step}"
+                assert {e.gate for e in world.engines} == {"Open"}
+                assert {(e.weights, e.label) for e in world.engines} == {
+                    (f"b{step}", f"step-{step}")
+                }
+                answers = await cluster.generate()
+                assert answers[0] == {
+                    "output_token_ids": [[7, 8]],
+                    "finish_reasons": ["stop"],
+                    "output_logprobs": [[-0.5, -0.25]],
+                }
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+        groups = [
+            body["rank_offset"]
+            for engine in world.engines
+            for path, body in engine.asked
+            if path == "/init_weights_update_group"
+        ]
+        assert groups == [1, 3, 5]
+        assert world.state.phase is Phase.COMMITTED
+
+
+def test_the_engines_sleep_where_roll_offloads_them(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3, colocated=True) as cluster:
+            await cluster.model_update("a1")
+            await cluster.all("offload_states")
+            assert all(engine.released for engine in world.engines)
+            assert {engine.gate for engine in world.engines} == {"Closed"}
+            await cluster.model_update("a2")
+            assert not any(engine.released for engine in world.engines)
+            assert {engine.gate for engine in world.engines} == {"Open"}
+            await cluster.all("offload_states", include="OffloadStateType.other_params")
+            assert not any(engine.released for engine in world.engines)
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_pool_of_its_own_never_sleeps(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.all("offload_states")
+            assert not world.puts
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_restart_is_told_to_set_up_again(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await asyncio.get_running_loop().run_in_executor(None, world.restart, 0)
+            with pytest.raises(StaleEpoch, match="set the model update up again"):
+                await cluster.strategies[0].broadcast_parameter(["a"], ["bf16"], [(2,)], "g")
+            await cluster.setup()
+            await cluster.model_update("a1")
+            assert world.state.version == "step-1"
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_bucket_that_fails_aborts(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            world.engines[0].refuse["/update_weights_from_distributed"] = (400, "no such group")
+            with pytest.raises(EngineError, match="no such group"):
+                await cluster.strategies[0].broadcast_parameter(["a"], ["bf16"], [(2,)], "g")
+            assert world.state.phase is Phase.ABORTED
+            world.engines[0].refuse.clear()
+            await cluster.model_update("a1")
+            assert world.state.version == "step-1"
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_as_many_workers_as_engines(roll, reach):
+    async def attach():
+        async with Cluster(roll, 2):
+            pass
+
+    with World() as world:
+        reach(world)
+        with pytest.raises(NotReady, match="2 inference workers, the pool has 3 engines"):
+            asyncio.run(attach())
+
+
+def test_versions_with_sessions_are_refused(roll, reach):
+    async def attach():
+        async with Cluster(roll, 3):
+            pass
+
+    with World(version="0.5.23") as world:
+        reach(world)
+        with pytest.raises(Unsupported, match="ROLL opens no weight-update session"):
+            asyncio.run(attach())
+
+
+def test_rolls_name_for_sglang_leads_here(roll, monkeypatch):
+    name = "roll.distributed.strategy.sglang_strategy"
+    monkeypatch.setitem(sys.modules, name, None)
+    roll.install()
+    assert sys.modules[name].SgLangStrategy is roll.OperatorPoolStrategy
+
+
+def test_generating_args_become_sampling_parameters(roll):
+    generation = {
+        "max_new_tokens": 16,
+        "temperature": 0.9,
+        "top_p": 0.99,
+        "top_k": 100,
+        "repetition_penalty": 1.0,
+        "num_return_sequences": 8,
+        "eos_token_id": [2, 0],
+        "stop_strings": None,
+    }
+    found = roll.sampling(generation)
+    assert (found["n"], found["stop_token_ids"], found["no_stop_trim"]) == (8, [2, 0], True)
+    assert "num_return_sequences" not in found
