@@ -66,6 +66,12 @@ BESIDE: dict[str, Json] = {
     "security.adminApiKey.name": {"security": {"adminApiKey": {"key": "k"}}},
     "security.adminApiKey.key": {"security": {"adminApiKey": {"name": "n"}}},
 }
+# What the definition says reaches an engine with its next pod only, and where it stands in pods.
+NEXT_POD = {
+    "restart.onNodeLost": "tolerations",
+    "restart.nodeLostSeconds": "tolerations",
+    "drain.gracePeriodSeconds": "terminationGracePeriodSeconds",
+}
 
 
 def leaves() -> Iterator[tuple[str, Json]]:
@@ -144,7 +150,7 @@ def _mutate(
         "spec": changed,
     }
     api.post(fresh.path, body)
-    result.problems += [f"after the change: {d}" for d in _compared(lab, pool, fresh)]
+    result.problems += [f"after the change: {d}" for d in _compared(lab, pool, fresh, path)]
     fresh.delete()
     begun = time.monotonic()
     found = pool.object()
@@ -157,16 +163,24 @@ def _mutate(
     return result
 
 
-def _compared(lab: Lab, pool: FaultPool, fresh: FaultPool) -> list[str]:
+def _compared(lab: Lab, pool: FaultPool, fresh: FaultPool, path: str) -> list[str]:
     """Wait until both pools are the same and at rest, as far as they come."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
-        told = _differences(*_comparable(snapshot(pool), snapshot(fresh)))
+        left, right = (_without(snapshot(side), NEXT_POD.get(path)) for side in (pool, fresh))
+        told = _differences(*_comparable(left, right))
         if not told and _current(pool) and _current(fresh) and lab.quiet():
             return []
         if time.monotonic() > deadline:
             return told or ["it does not come to rest"]
         time.sleep(0.1)
+
+
+def _without(seen: Json, part: str | None) -> Json:
+    """Without this part of the pods' specs."""
+    for pod in seen["pods"].values():
+        pod["spec"].pop(part, None)
+    return seen
 
 
 def _comparable(changed: Json, deployed: Json) -> tuple[Json, Json]:
