@@ -7,7 +7,7 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
+.PHONY: help demo test unit integration installs contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ integration: $(STAMP) tools ## Tests on a real control plane
 
 contract: $(STAMP) ## What engines do, on fakes of all versions; SGLANG_CONTRACT_… points it at a real one
 	$(PYTEST) tests/contract $(ARGS)
+
+installs: $(STAMP) tools ## Each way to install, on real nodes; each verb of the roles: minutes
+	$(PYTEST) tests/installs $(ARGS)
 
 faults-subset: $(STAMP) tools
 	$(PYTEST) tests/faults $(ARGS)

@@ -21,6 +21,7 @@ _RBAC = MANIFESTS / "rbac"
 _COPIES = {
     FILES / "crd.yaml": MANIFESTS / "crd" / "sglanginferences.yaml",
     FILES / "health.lua": HEALTH,
+    FILES / "monitoring" / "rules.yaml": MANIFESTS / "monitoring" / "prometheus_rule.yaml",
     FILES / "rbac" / "operator.yaml": _RBAC / "namespaced" / "role.yaml",
     FILES / "rbac" / "lease.yaml": _RBAC / "lease" / "role.yaml",
     FILES / "rbac" / "viewer.yaml": _RBAC / "users" / "viewer.yaml",
@@ -30,9 +31,10 @@ _COPIES = {
 
 def files() -> dict[Path, str]:
     """The content of every generated file, by its path."""
-    policies = MANIFESTS / "policies"
+    policies, dashboards = MANIFESTS / "policies", MANIFESTS / "monitoring"
     copies = {
         **_COPIES,
+        **{FILES / "monitoring" / path.name: path for path in dashboards.glob("*.json")},
         **{FILES / "policies" / path.name: path for path in policies.glob("sglang-*.yaml")},
     }
     made = {target: source.read_text() for target, source in copies.items()}

@@ -125,7 +125,12 @@ def test_a_release_that_does_not_keep_the_definition_takes_its_pools_along(plane
 def test_a_release_with_everything_in_it_fits_into_its_secret(plane, helm):
     values = CHART / "ci" / "everything-values.yaml"
     plane.namespace("rl")
-    kinds = ("podMonitor", "serviceMonitor", "engines")  # there is no Prometheus operator here
+    kinds = (
+        "podMonitor",
+        "serviceMonitor",
+        "engines",
+        "rules",
+    )  # there is no Prometheus operator here
     off = [f"--set=metrics.{kind}.enabled=false" for kind in kinds]
     in_namespace(helm, "install", str(CHART), f"--values={values}", *off)
     secrets = plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets")["items"]

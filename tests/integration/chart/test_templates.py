@@ -107,7 +107,11 @@ def objects_of_values(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from objects_of_values(value, (*path, key))
 
 
-FREE = {("resources", "requests"), ("resources", "limits")}  # any resource may stand there
+FREE = {  # any resource, and any label, may stand there
+    ("resources", "requests"),
+    ("resources", "limits"),
+    ("metrics", "dashboards", "labels"),
+}
 
 
 def test_a_misspelt_value_is_refused_wherever_it_stands(either_helm):
@@ -329,11 +333,29 @@ def test_monitors_find_the_ports_that_there_are(helm):
     assert selector.items() <= pod["metadata"]["labels"].items()
     assert selector == service["spec"]["selector"]
     assert selector.items() <= service["metadata"]["labels"].items()
-    assert pods["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "interval": "15s"}]
-    assert services["spec"]["endpoints"] == [{"port": "metrics", "interval": "15s"}]
+    assert pods["spec"]["podMetricsEndpoints"] == [
+        {"port": "metrics", "honorLabels": True, "interval": "15s"}
+    ]
+    assert services["spec"]["endpoints"] == [
+        {"port": "metrics", "honorLabels": True, "interval": "15s"}
+    ]
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    assert engines["spec"]["podMetricsEndpoints"] == [{"port": "http", "interval": "15s"}]
-    assert engines["spec"]["namespaceSelector"] == {"any": True}
+    plain = list(yaml.safe_load_all((MANIFESTS / "monitoring" / "pod_monitors.yaml").read_text()))
+    for monitor, source in zip((pods, engines), plain, strict=True):
+        (ours,), (theirs,) = (m["spec"].pop("podMetricsEndpoints") for m in (monitor, source))
+        assert {**ours, "interval": ""} == {**theirs, "interval": ""}
+    assert engines["spec"] == plain[1]["spec"]
+
+
+def test_alerts_and_dashboards_are_those_of_the_manifests(helm):
+    on = {"enabled": True}
+    objects = helm.objects({"metrics": {"rules": on, "dashboards": on}})
+    folder = MANIFESTS / "monitoring"
+    rule = yaml.safe_load((folder / "prometheus_rule.yaml").read_text())
+    assert named(objects, "PrometheusRule")["spec"] == rule["spec"]
+    dashboards = named(objects, "ConfigMap", "sglang-operator-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert dashboards["data"] == {path.name: path.read_text() for path in folder.glob("*.json")}
 
 
 def test_the_health_script_comes_as_argo_cd_wants_it(helm):

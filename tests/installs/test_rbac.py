@@ -1,0 +1,112 @@
+"""The roles against what the operator asks for: all of it is used, and none is missing."""
+
+import datetime
+import json
+import time
+
+import pytest
+import yaml
+
+from sglang_operator.api import names
+from sglang_operator.api.weights import micro_time
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator, manifests
+from tests.integration.pools import PoolUnderTest
+from tests.integration.test_weights import annotate, commit, is_known
+
+RBAC = manifests() / "rbac"
+# Granted for what does not come up on its own, and why each is there.
+SELDOM = {
+    ("events", "patch"): "an Event that is told again within minutes counts up",
+    ("events", "list"): "what kubelet says of a pod whose end nothing else explains",
+}
+OWNER_PLUGIN = "--enable-admission-plugins=OwnerReferencesPermissionEnforcement"
+
+
+@pytest.fixture(scope="module")
+def plane():
+    # As OpenShift has it: who sets blockOwnerDeletion must be allowed to set finalizers.
+    with ControlPlane("2x8", flags={"kube-apiserver": [OWNER_PLUGIN]}) as plane:
+        yield plane
+
+
+def grants(*roles):
+    found = set()
+    for path in roles:
+        for rule in yaml.safe_load(path.read_text())["rules"]:
+            found |= {(r, verb) for r in rule["resources"] for verb in rule["verbs"]}
+    return found
+
+
+def asked(plane, operator, since):
+    """Resource, subresource and verb of each request by the operator, with its code."""
+    for event in plane.audit(user=operator.user, since=since):
+        if event.resource:
+            resource = "/".join(filter(None, (event.resource, event.subresource)))
+            yield (resource, event.verb), event.code
+
+
+def strangers(pool):
+    """Objects of somebody else's under the names of the pool's own."""
+    pod = {"containers": [{"name": "a", "image": "a"}], "terminationGracePeriodSeconds": 0}
+    yield "v1", "ConfigMap", f"{pool.name}-engines", {}
+    yield "v1", "Service", pool.name, {"spec": {"ports": [{"port": 80}]}}
+    yield "v1", "Pod", f"{pool.name}-g0-1-0", {"spec": pod}
+    yield "policy/v1", "PodDisruptionBudget", f"{pool.name}-engines", {}
+    yield "coordination.k8s.io/v1", "Lease", f"{pool.name}-weights", {}
+
+
+def live_through_everything(plane, pool):
+    """A pool's life with all that needs a verb of its own."""
+    found = list(strangers(pool))
+    for version, kind, name, body in found:
+        stranger = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **body}
+        pool.kubectl("create", "-f", "-", input=json.dumps(stranger))
+    pool.apply(device_mapping="list(range(0,4))")
+    pool.wait(lambda: "NameConflict" in json.dumps(pool.status), "the conflict")
+    for _, kind, name, _ in found:
+        pool.kubectl("delete", kind, name, "--wait=false")
+    pool.wait_ready(90)  # a name that was taken is tried again after a pause that grows
+    for kind, name, spec in (
+        ("service", pool.name, {"ports": [{"name": "http", "port": 1}]}),
+        ("pdb", f"{pool.name}-engines", {"minAvailable": 0}),
+    ):
+        pool.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps({"spec": spec}))
+        pool.wait(lambda kind=kind, name=name, spec=spec: not _holds(pool, kind, name, spec), kind)
+    pool.patch({"network": {"headlessService": True}})
+    pool.wait_ready()
+    pool.patch({"network": None, "replicas": 1})
+    pool.wait_ready()
+    pool.patch({"replicas": None})
+    pool.wait_ready()
+    pool.wait(lambda: is_known(pool), "instances in the registry")
+    commit(pool, "step-1")
+    pool.wait(lambda: pool.status.get("syncedSummary") == "2/2", "open gates")
+    annotate(pool, "trainer", phase="Syncing", transaction="t2", begun=micro_time(time.time()))
+    pool.wait(lambda: pool.status.get("syncedSummary") == "0/2", "the holder's end")
+    pool.break_pod(min(pod["metadata"]["name"] for pod in pool.pods()))
+    pool.wait_ready()
+
+
+def _holds(pool, kind, name, spec):
+    """Whether a spec is still as it was changed by hand."""
+    found = json.loads(pool.kubectl("get", kind, name, "-o", "json"))["spec"]
+    if "ports" in spec:
+        return found["ports"][0]["port"] == spec["ports"][0]["port"]
+    return spec.items() <= found.items()
+
+
+def test_every_verb_is_used_and_none_is_missing(plane):
+    since = datetime.datetime.now(datetime.UTC)
+    with InstalledOperator(plane) as operator:
+        pool = PoolUnderTest(plane, plane.namespace("life"))
+        live_through_everything(plane, pool)
+        seen = list(asked(plane, operator, since))
+    refused = {what for what, code in seen if code == 403}
+    assert refused == set()
+    used = {what for what, _ in seen}
+    granted = grants(RBAC / "cluster" / "cluster_role.yaml", RBAC / "lease" / "role.yaml")
+    assert used <= granted
+    # Asked by the admission plugin in the operator's name, so it is in no request of its own.
+    owner = (f"{names.PLURAL}/finalizers", "update")
+    assert granted - used - SELDOM.keys() == {owner}
