@@ -29,15 +29,7 @@ def test_many_runs_from_seeds():
     assert answers > RUNS  # it is not for want of requests
 
 
-@pytest.mark.parametrize(
-    ("defect", "gate"),
-    [
-        ("no gate", "Committed"),
-        ("opens at begin", "Committed"),
-        ("does not pause", "Committed"),
-        ("does not pause", "Versioned"),
-    ],
-)
+@pytest.mark.parametrize(("defect", "gate"), model.CONTROLS)
 def test_what_the_design_forbids_is_found(defect, gate):
     found = (
         model.run(random.Random(seed).randrange, defect=defect, gate=gate).violations

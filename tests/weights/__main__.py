@@ -7,13 +7,6 @@ import time
 
 from tests.weights import model
 
-CONTROLS = (
-    ("no gate", "Committed"),
-    ("opens at begin", "Committed"),
-    ("does not pause", "Committed"),
-    ("does not pause", "Versioned"),
-)
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -32,7 +25,7 @@ def main() -> int:
     seconds = time.monotonic() - begun
     print(f"{options.runs} runs, {steps} steps, {answers} answers, {wrong} wrong, {seconds:.0f} s")
     blind = 0
-    for defect, gate in CONTROLS:
+    for defect, gate in model.CONTROLS:
         runs = min(options.runs, 2000)
         found = sum(
             bool(model.run(random.Random(seed).randrange, defect=defect, gate=gate).violations)

@@ -33,6 +33,13 @@ from tests.builders import NOW, OWNER, a_pod, a_pool
 LEASE_SECONDS = 30
 RANDOM, TORN, GARBAGE = "random", "torn", "garbage"
 BAD = (RANDOM, TORN, GARBAGE)
+# Ways in which the design could be wrong, and the pool's gate: each has to be found.
+CONTROLS = (
+    ("no gate", "Committed"),
+    ("opens at begin", "Committed"),
+    ("does not pause", "Committed"),
+    ("does not pause", "Versioned"),
+)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import orjson
 
 from sglang_operator.api import names
 from sglang_operator.desired import metadata
-from sglang_operator.planner import weights
+from sglang_operator.planner import questions, weights
 from sglang_operator.planner.plan import EngineView
 from sglang_operator.planner.pool import Pool
 from sglang_operator.planner.weights import WeightsPlan
@@ -75,7 +75,6 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
 
 def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
     pod = view.pod
-    host = _host(view)
     gate = pod.gate if pod else None
     is_open = gate is not None and gate.is_open
     return {
@@ -87,7 +86,7 @@ def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
         "state": view.state.value,
         "pod": pod.name if pod else None,
         "podIP": (pod.ip if pod else "") or None,
-        "url": f"http://{host}:{pool.spec.network.port}" if host else None,
+        "url": _url(pool, view),
         "instance": weights.instance(pod) if pod else None,
         "gate": ("Open" if is_open else "Closed") if pool.gated else None,
         "version": gate.version if gate and is_open else None,
@@ -96,12 +95,12 @@ def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
 
 def _addresses(pool: Pool, engines: Iterable[EngineView]) -> Iterable[str]:
     for view in engines:
-        host = _host(view)
-        if host:
-            yield f"{host}:{pool.spec.network.port}"
+        url = _url(pool, view)
+        if url is not None:
+            yield url.removeprefix("http://")
 
 
-def _host(view: EngineView) -> str:
-    """The pod's address as it stands in a URL; empty while it has none."""
+def _url(pool: Pool, view: EngineView) -> str | None:
+    """Where the engine answers; None while it has no address."""
     address = view.pod.ip if view.pod else ""
-    return f"[{address}]" if ":" in address else address
+    return questions.url(address, pool.spec.network.port) if address else None
