@@ -6,7 +6,7 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator, manifests
+from sglang_operator.testing.installed import NAMESPACE, InstalledOperator, manifests
 from tests.integration.pools import PoolUnderTest
 
 
@@ -74,7 +74,10 @@ def test_only_the_named_namespaces_are_served_and_nothing_else_is_asked_for(plan
         assert outside.status == {"observedGeneration": -1}
         assert outside.all_pods() == []
         asked = plane.audit(user=operator.user, since=since)
-        assert {event.namespace for event in asked if event.resource != ""} == {"inside"}
+        served = {e.namespace for e in asked if e.resource not in ("", "leases")}
+        assert served == {"inside"}
+        leases = {e.namespace for e in asked if e.resource == "leases"}
+        assert leases <= {"inside", NAMESPACE}  # its own, renewed every 2 s
         assert [event.uri for event in asked if event.code == 403] == []
 
 

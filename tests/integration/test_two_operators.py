@@ -125,8 +125,11 @@ def test_a_holder_that_was_stopped_and_goes_on_writes_nothing_late(plane, pair, 
 def test_a_deleted_lease_is_made_again_and_nobody_ends(plane, pair, pool):
     first, second = pair
     path = "/apis/coordination.k8s.io/v1/namespaces/sglang-operator/leases/sglang-operator"
+    was = holder(plane)
     plane.api.delete(path)
     plane.wait(lambda: plane.api.exists(path) and holder(plane), 20, "a new Lease")
-    assert first.pid is not None or second.pid is not None
+    assert holder(plane) == was
     pool.apply(replicas=1)
     pool.wait_ready()
+    assert first.pid is not None
+    assert second.pid is not None

@@ -74,6 +74,7 @@ class Elector:
         self._clock = clock
         self._seen: Lease | None = None
         self._seen_at = float("-inf")  # when the record was seen to change
+        self._others_until = float("-inf")  # when the term of another's last renewal is over
         self._renewed_at = float("-inf")  # before the last renewal was sent
         self._holding = False
         self._news = asyncio.Event()
@@ -112,8 +113,13 @@ class Elector:
             return
         known = self._seen
         if known is None or known.metadata.version < record.metadata.version:
-            self._seen, self._seen_at = record, self._clock()
+            self._see(record)
             self._news.set()
+
+    def _see(self, record: Lease) -> None:
+        self._seen, self._seen_at = record, self._clock()
+        other = record.spec.holder_identity not in ("", self._identity)
+        self._others_until = self._seen_at + self._terms.duration if other else float("-inf")
 
     # --- the loop
 
@@ -137,8 +143,8 @@ class Elector:
         terms = self._terms
         wait = terms.retry * random.uniform(0.8, 1.2)
         wakes = self._deleted if self._holding else self._news
-        if not self._holding and self._seen is not None and self._seen.spec.holder_identity:
-            wait = max(0.05, self._seen_at + terms.duration - self._clock())
+        if not self._holding and self._clock() < self._others_until:
+            wait = max(0.05, self._others_until - self._clock())
         try:
             await asyncio.wait_for(wakes.wait(), wait)
         except TimeoutError:
@@ -149,7 +155,7 @@ class Elector:
         begun = self._clock()
         try:
             if self._seen is None:
-                await self._create_or_read(begun)
+                await self._read_or_create(begun)
             elif self._free():
                 await self._write(begun, self._record(self._identity))
         except ApiError as error:
@@ -163,22 +169,25 @@ class Elector:
             log.warning("Lease %s: %s", self._name, error)
 
     def _free(self) -> bool:
-        assert self._seen is not None
-        holder = self._seen.spec.holder_identity
-        if holder in ("", self._identity):
-            return True
-        return self._clock() >= self._seen_at + self._terms.duration
+        return self._clock() >= self._others_until
 
     def _timeout(self) -> float:
-        """No call may outlast the time in which its answer is of use."""
+        """No call may outlast the time in which its answer is of use.
+
+        A holder waits for a slow API server, but keeps time for a second call on a fresh
+        connection: half of what is left for each.
+        """
         if not self._holding:
             return self._terms.retry
         left = self._renewed_at + self._terms.deadline - self._clock()
-        return max(0.1, min(self._terms.retry, left))
+        return max(0.1, min(left, max(self._terms.retry, left / 2)))
 
-    async def _create_or_read(self, begun: float) -> None:
+    async def _read_or_create(self, begun: float) -> None:
+        """A Lease that somebody deleted is its holder's to make again, until its term is over:
+        it may be in the middle of a write.
+        """
         await self._read()
-        if self._seen is not None:
+        if self._seen is not None or not self._free():
             return
         body = self._body(self._record(self._identity))
         answer = await self._client.request(
@@ -212,7 +221,7 @@ class Elector:
         self._took(begun, _decoder.decode(answer))
 
     def _took(self, begun: float, record: Lease) -> None:
-        self._seen, self._seen_at = record, self._clock()
+        self._see(record)
         self._holding = record.spec.holder_identity == self._identity
         if self._holding:
             self._renewed_at = begun

@@ -23,7 +23,9 @@ SECRET_LIMIT = 1024 * 1024  # of etcd objects, and so of a release
 
 @pytest.fixture(scope="module")
 def plane():
-    with ControlPlane("3x8") as plane:
+    # Room for each test's pool: after a definition went and came, garbage collection learns of it
+    # up to 30 s later, and until then the pods of a deleted pool keep their GPUs.
+    with ControlPlane("8x8") as plane:
         plane.api.post(
             "/api/v1/namespaces",
             {

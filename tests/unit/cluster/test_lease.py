@@ -107,6 +107,43 @@ def test_while_there_is_no_lease_nobody_writes_and_its_holder_may_make_it_anew()
     run(story)
 
 
+def test_a_standby_leaves_a_deleted_lease_to_its_holder_until_the_term_is_over():
+    async def story(server, clock):
+        a, b = candidate(server, clock, "a"), candidate(server, clock, "b")
+        await a._try()
+        await b._try()
+        deleted = msgspec.convert(server.stored, Lease)
+        server.stored = None
+        b.drop(deleted)
+        await b._try()
+        assert not b.holds()  # a may be in the middle of a write
+        assert server.stored is None
+        clock.now += 14.9
+        await b._try()
+        assert not b.holds()
+        clock.now += 0.2
+        await b._try()
+        assert b.holds()
+
+    run(story)
+
+
+def test_a_lease_that_was_given_back_and_deleted_is_free_at_once():
+    async def story(server, clock):
+        a, b = candidate(server, clock, "a"), candidate(server, clock, "b")
+        await a._try()
+        await b._try()
+        await a.release()
+        server.tell(b)
+        deleted = msgspec.convert(server.stored, Lease)
+        server.stored = None
+        b.drop(deleted)
+        await b._try()
+        assert b.holds()
+
+    run(story)
+
+
 def test_a_holder_is_woken_by_the_end_of_its_lease():
     async def story(server, clock):
         a, b = candidate(server, clock, "a"), candidate(server, clock, "b")
