@@ -7,10 +7,10 @@ ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration installs contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
+.PHONY: help demo test unit integration test-k8s installs contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## The guide's example on real nodes where they can run; ARGS='--once --kwok'
 	-@$(MAKE) --no-print-directory node-tools
@@ -23,6 +23,9 @@ unit: $(STAMP) ## Tests without a cluster
 
 integration: $(STAMP) tools ## Tests on a real control plane
 	$(PYTEST) tests/integration $(ARGS)
+
+test-k8s: $(STAMP) tools ## Definition, policies, guide pool on an older Kubernetes: make test-k8s VERSION=1.34
+	SGLANG_OPERATOR_KUBERNETES=$(VERSION) $(PYTEST) tests/integration -m each_kubernetes $(ARGS)
 
 contract: $(STAMP) ## What engines do, on fakes of all versions; SGLANG_CONTRACT_… points it at a real one
 	$(PYTEST) tests/contract $(ARGS)

@@ -15,7 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from sglang_operator.testing import CommandError, ControlPlane, PlaneError, WaitTimeoutError, ports
+from sglang_operator.testing import (
+    CommandError,
+    ControlPlane,
+    PlaneError,
+    WaitTimeoutError,
+    binaries,
+    extratools,
+    ports,
+)
 
 WAIT_SECONDS = 30.0
 GRACE_SECONDS = 3.0
@@ -114,6 +122,16 @@ class Pods:
 @pytest.fixture
 def pods(plane, namespace):
     return Pods(plane, namespace)
+
+
+@pytest.mark.each_kubernetes
+def test_the_servers_are_of_the_version_that_was_asked_for(plane):
+    default = binaries.minor(binaries.kubernetes_version())
+    asked = os.environ.get(extratools.VERSION_VARIABLE) or default
+    answered = plane.api.get("/version")
+    assert f"{answered['major']}.{answered['minor']}" == asked
+    for name in binaries.VERSIONED:
+        assert f"v{asked}." in binaries.version_of(plane.tools / name)
 
 
 def is_gone(pid):

@@ -15,6 +15,8 @@ from sglang_operator.planner.pool import plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER
 
+pytestmark = pytest.mark.each_kubernetes
+
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 CRD_FILE = MANIFESTS / "crd" / "sglanginferences.yaml"
 SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))

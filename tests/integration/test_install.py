@@ -9,6 +9,8 @@ from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import NAMESPACE, InstalledOperator, manifests
 from tests.integration.pools import PoolUnderTest
 
+pytestmark = pytest.mark.each_kubernetes
+
 
 @pytest.fixture(scope="module")
 def plane():

@@ -12,6 +12,8 @@ from sglang_operator.testing.installed import InstalledOperator, manifests
 from tests import gitops
 from tests.integration.pools import PoolUnderTest
 
+pytestmark = pytest.mark.each_kubernetes
+
 GUIDE = manifests() / "samples" / "roll-guide.yaml"
 IDLE_SECONDS = 60
 

@@ -19,6 +19,8 @@ from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER, with_config
 from tests.policies import manifest, nearest
 
+pytestmark = pytest.mark.each_kubernetes
+
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
 COLLECTION = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}"

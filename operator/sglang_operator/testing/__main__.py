@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Literal
 
-from sglang_operator.testing import binaries, controlplane, errors, named
+from sglang_operator.testing import binaries, controlplane, errors, extratools, named
 from sglang_operator.testing.realnode import requirements
 from sglang_operator.testing.realnode import tools as nodetools
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 def _up(options: argparse.Namespace) -> int:
     slot = named.Slot(options.name, os.environ)
     if options.detach:
-        binaries.locate()  # here, where its progress can be seen
+        extratools.control_plane()  # here, where its progress can be seen
         print(f"export KUBECONFIG={slot.detach(options.nodes, real=options.real)}")
         return 0
     _end_on(signal.SIGTERM, signal.SIGHUP)
@@ -146,7 +146,7 @@ def _plane(options: argparse.Namespace) -> Iterator[controlplane.ControlPlane]:
 
 def _tools(options: argparse.Namespace) -> int:
     if not options.real:
-        print(binaries.locate())
+        print(extratools.control_plane())
     elif (reason := requirements.missing()) is None:
         print(nodetools.locate())
     elif os.environ.get("CI"):

@@ -34,6 +34,7 @@ from sglang_operator.testing import (
     binaries,
     components,
     errors,
+    extratools,
     nodes,
     ports,
     processes,
@@ -116,9 +117,9 @@ class ControlPlane(access.Access):
         """Bring the plane up with all nodes ready, in seconds; raises PlaneError or ToolsError."""
         if self._running is not None:
             raise errors.PlaneError("this control plane is running already")
-        tools = self._tools or binaries.locate(self._progress)
+        tools = self._tools or extratools.control_plane(self._progress)
         if self.kind == "real":
-            if reason := requirements.missing():
+            if reason := extratools.no_real_nodes() or requirements.missing():
                 raise errors.PlaneError(reason)
             nodetools.locate(self._progress)  # here, where it may take its time
         began = time.monotonic()
