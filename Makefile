@@ -44,6 +44,14 @@ lint: $(STAMP) ## Format, lint and type checks
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+VALIDATORS := $(VENV)/validate
+.PHONY: validate
+validate: $(STAMP) tools ## Chart, manifests and samples against schemas of each Kubernetes, and checkov
+	@[ -x $(VALIDATORS)/bin/checkov ] || { $(PYTHON) -m venv $(VALIDATORS) && $(VALIDATORS)/bin/python -m pip install --quiet --upgrade "pip>=25.1" \
+	  && $(VALIDATORS)/bin/python -m pip install \
+	  --quiet --constraint tests/validate/constraints.txt --group validate; }
+	$(BIN)/python -m tests.validate $(VALIDATORS)/bin
+
 format: $(STAMP) ## Bring the sources into form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
