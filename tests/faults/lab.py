@@ -130,7 +130,6 @@ class Lab:
         self.plane, self.proxy, self.monitor = plane, proxy, monitor
         self.package = package  # a source root from which operators run instead
         self.operator = ProxiedOperator(plane, proxy, package=package)
-        self.away: set[str] = set()  # components that a fault has stopped
         self.mortal: set[str] = set()  # operators that end when they lose the Lease, as they should
         self.only = ""  # points whose name contains this text; the others are skipped
         self._numbers = itertools.count()
@@ -181,21 +180,14 @@ class Lab:
 
     # --- waiting
 
-    def heal(self) -> None:
-        """Start what gave up again, as a kubelet would.
-
-        kube-scheduler does when, after an outage, a pod's name stands for another pod elsewhere.
-        """
-        for name in {"kube-scheduler", CONTROLLER_MANAGER} - self.away:
-            if name not in self.plane.pids:
-                self.plane.await_end(name, 1.0)
-                self.plane.start_component(name)
+    def forgive(self) -> None:
+        """Forget what was meant to end."""
         for name in self.mortal - self.plane.pids.keys():
             self.plane.await_end(name, 1.0)  # which makes it no failure of the plane
 
     def wait(self, check: Callable[[], Any], what: str, seconds: float = CONVERGE_SECONDS) -> Any:
         def healed() -> Any:
-            self.heal()
+            self.forgive()
             return check()
 
         return self.plane.wait(healed, seconds, what)
@@ -220,7 +212,7 @@ class Lab:
         while not self.settled(pool, foreign):
             if time.monotonic() > deadline:
                 return [f"not converged after {seconds:g} s: {self._why(pool, foreign)}"]
-            self.heal()
+            self.forgive()
             self.plane.check()
             time.sleep(0.03)
         return []

@@ -251,7 +251,6 @@ def _orphaned(lab: Lab, pool: FaultPool) -> list[str]:
 def _uncollected(lab: Lab, pool: FaultPool) -> list[str]:
     """The pods of the earlier pool are still there, and no concern of the new one."""
     old = set(pool.uids().values())
-    lab.away.add(CONTROLLER_MANAGER)
     lab.plane.stop_component(CONTROLLER_MANAGER)
     try:
         pool.delete()
@@ -261,7 +260,6 @@ def _uncollected(lab: Lab, pool: FaultPool) -> list[str]:
         left = {p["metadata"]["uid"] for p in pool.all_pods() if not p["metadata"].get(DELETING)}
         problems = [] if old <= left else ["pods of the earlier pool were touched"]
     finally:
-        lab.away.discard(CONTROLLER_MANAGER)
         lab.plane.start_component(CONTROLLER_MANAGER)
     return problems + lab.settle(pool, 60)
 

@@ -18,6 +18,9 @@ CONTROLLER_MANAGER = "kube-controller-manager"
 SCHEDULER = "kube-scheduler"
 KWOK = "kwok"
 ALL = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER, KWOK)
+# A cluster's kubelet starts these again when they end themselves, as kube-scheduler does after an
+# outage of the API server in which a pod's name came to stand for another pod on another node.
+REVIVED = (CONTROLLER_MANAGER, SCHEDULER)
 LEASE_SECONDS = 40  # as a kubelet's; renewed every quarter of it
 
 

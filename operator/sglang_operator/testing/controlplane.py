@@ -176,6 +176,7 @@ class ControlPlane(access.Access):
             self._nodes_ready, running.START_SECONDS, "every node to be ready and without taints"
         )
         self._wait_for_account("default")
+        up.started()
 
     def _api_nodes(self) -> list[Any]:
         return list(self._up.api.get("/api/v1/nodes")["items"])

@@ -30,6 +30,7 @@ PROBE_SECONDS = 2.0
 POLL_SECONDS = 0.05
 PORT_TAKEN = "address already in use"
 API_RELAY = "api-relay"
+MOST_REVIVALS = 10  # in a plane's life: more is a crash loop, which must be seen
 
 
 class Running:
@@ -40,6 +41,7 @@ class Running:
     ) -> None:
         """Make the folder and start the guard; ``real`` also makes a network."""
         datadir.sweep()
+        self._revivals: int | None = None  # None while the plane starts
         self.network: network.Network | None = None
         self.data, lock = datadir.create(keep=keep)
         try:
@@ -89,12 +91,24 @@ class Running:
         with contextlib.closing(self._client(PROBE_SECONDS)) as probe:
             self.wait(lambda: _is_ready(probe), START_SECONDS, "the API server to be ready")
 
+    def started(self) -> None:
+        """Every component is up: from now on what a cluster starts again is started again."""
+        self._revivals = 0
+
     def check(self) -> None:
         """Raise PlaneError when a component has died, PortTakenError when for its port."""
-        for name in list(self.processes.deaths):
+        for name, code in list(self.processes.deaths.items()):
             if PORT_TAKEN in self.processes.tail(name).lower():
                 raise errors.PortTakenError(f"{name}:\n{self.processes.tail(name)}")
+            if code > 0 and name in components.REVIVED and self._may_revive():
+                self.start(name)
         self.processes.check()
+
+    def _may_revive(self) -> bool:
+        if self._revivals is None or self._revivals >= MOST_REVIVALS:
+            return False
+        self._revivals += 1
+        return True
 
     def wait(self, predicate: Callable[[], T], timeout: float, what: str) -> T:
         """Ask until the answer is true; see ``ControlPlane.wait``."""
