@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
+# A file's tests share what they start, such as a control plane, and so stay in one process.
+PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit integration test-k8s installs contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
@@ -16,13 +18,15 @@ demo: $(STAMP) ## The guide's example on real nodes where they can run; ARGS='--
 	-@$(MAKE) --no-print-directory node-tools
 	@$(BIN)/python -m sglang_operator.testing demo $(ARGS)
 
-test: unit contract integration faults-subset ## All tests, faults by a seeded subset
+test: $(STAMP) tools ## All tests, faults by a seeded subset
+	$(PYTEST) $(PARALLEL) tests/unit tests/contract $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/integration tests/faults $(ARGS)
 
 unit: $(STAMP) ## Tests without a cluster
-	$(PYTEST) tests/unit $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/unit $(ARGS)
 
 integration: $(STAMP) tools ## Tests on a real control plane
-	$(PYTEST) tests/integration $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
 
 test-k8s: $(STAMP) tools ## Definition, policies, guide pool on an older Kubernetes: make test-k8s VERSION=1.34
 	SGLANG_OPERATOR_KUBERNETES=$(VERSION) $(PYTEST) tests/integration -m each_kubernetes $(ARGS)

@@ -194,7 +194,7 @@ MUTANTS = (
         "lease-taken-early",
         "a standby does not wait for the holder's term to end",
         "cluster/lease.py",
-        "        return self._clock() >= self._seen_at + self._terms.duration\n",
+        "        return self._clock() >= self._others_until\n",
         "        return True\n",
     ),
     _mutant(

@@ -7,6 +7,7 @@ import yaml
 
 from sglang_operator.api import names
 from sglang_operator.cli import convert, linting
+from tests import roll_interface
 from tests.builders import guide_spec
 from tests.docs import pages
 from tests.docs.pages import PAGES
@@ -85,10 +86,12 @@ def merged(base, over):
 
 
 @of("python")
-def test_the_imports_of_an_example_are_there_and_the_rest_compiles(block):
+def test_the_imports_of_an_example_are_there_and_the_rest_compiles(block, monkeypatch):
+    roll_interface.make_importable(monkeypatch)
     tree = ast.parse(block.text)
     imports: list[ast.stmt] = [
         node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
     assert imports
     exec(compile(ast.Module(body=imports, type_ignores=[]), block.page, "exec"), {})
+    roll_interface.forget()

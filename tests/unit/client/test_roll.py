@@ -1,53 +1,30 @@
 """ROLL on a pool: steps of generate, update, generate, as its workers call a strategy.
 
-The base class is a transcription of ROLL's interface at 8eb27cc2 (roll/distributed/strategy/
-strategy.py), unless ROLL itself can be imported.
+The base class is a transcription of ROLL's interface, unless ROLL itself can be imported.
 """
 
 import asyncio
 import importlib
-import importlib.util
 import json
 import sys
-import types
 from types import SimpleNamespace
 
 import pytest
 
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import EngineError, NotReady, StaleEpoch, Unsupported
+from tests import roll_interface
 from tests.unit.client.world import NAMESPACE, POOL, World
-
-
-class Transcribed:
-    """ROLL's InferenceStrategy, as far as a strategy for engines uses it."""
-
-    strategy_name = None
-
-    def __init__(self, worker):
-        self.worker = worker
-        self.model = None
-        self.tokenizer = None
-        self.running = False
-        self.worker_config = worker.worker_config
-        self.model_update_comm_plan = {}
-        self.offload_nccl = worker.worker_config.offload_nccl
 
 
 @pytest.fixture
 def roll(monkeypatch):
     """The module under test, on ROLL's own base class where there is one."""
-    if importlib.util.find_spec("roll") is None:
-        for name in ("roll", "roll.distributed", "roll.distributed.strategy", "roll.models"):
-            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-        base = types.ModuleType("roll.distributed.strategy.strategy")
-        monkeypatch.setattr(base, "InferenceStrategy", Transcribed, raising=False)
-        monkeypatch.setitem(sys.modules, base.__name__, base)
-    monkeypatch.delitem(sys.modules, "sglang_operator.client.roll", raising=False)
-    module = importlib.import_module("sglang_operator.client.roll")
+    roll_interface.make_importable(monkeypatch)
+    module = importlib.import_module(roll_interface.STRATEGY)
     monkeypatch.setattr(module.OperatorPoolStrategy, "_tokenizer", lambda self: None)
     yield module
-    sys.modules.pop("sglang_operator.client.roll", None)
+    roll_interface.forget()
 
 
 @pytest.fixture
