@@ -96,6 +96,7 @@ POLICY: dict[str, Spec] = {
 OPERATOR: dict[str, Spec] = {
     "NOT_YET_SUPPORTED": _with(rollout={"maxSurge": 1}),
     "MAPPING_DUPLICATE": _with(device_mapping="[0, 0]"),
+    "POOL_TOO_LARGE": _with(num_gpus_per_worker=1, device_mapping="list(range(0,8192))"),
     "ENGINE_STRADDLES_NODES": _with(device_mapping="[7, 8]"),
     "ENGINE_SPANS_NODES": _with(num_gpus_per_worker=16, device_mapping="list(range(0,16))"),
     "ARGUMENT_CONFLICT": _config(**{"context-length": 8192, "context_length": 4096}),

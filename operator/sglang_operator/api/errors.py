@@ -106,6 +106,12 @@ MAPPING_NOT_DIVISIBLE = _error(
     "divisible by {per_worker}; use {advice} GPUs",
     ROLL_WORKER_CONFIG,
 )
+POOL_TOO_LARGE = _error(
+    "PoolTooLarge",
+    "the registry of {engines} engines may take {size} KiB; expected at most {limit} KiB, which a "
+    "ConfigMap holds, about {most} engines like these; split them over several pools",
+    KUBERNETES,
+)
 MAPPING_OR_REPLICAS = _error(
     "DeviceMappingInvalid",
     "neither device_mapping nor replicas is set; expected device_mapping, as in ROLL, or replicas "

@@ -11,7 +11,7 @@ import orjson
 
 from sglang_operator.api import names
 from sglang_operator.desired import metadata
-from sglang_operator.planner import questions, weights
+from sglang_operator.planner import questions, registry_size, weights
 from sglang_operator.planner.plan import EngineView
 from sglang_operator.planner.pool import Pool
 from sglang_operator.planner.weights import WeightsPlan
@@ -26,22 +26,29 @@ VERL_KEY = "verl"  # a JSON list of host:port
 def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     """The ConfigMap with every engine by rank.
 
-    An engine takes about 300 bytes, so the 1 MiB of a ConfigMap holds the registry of some 3,000.
+    What other trainers take is left out where it has no room (from some 3,400 engines on): a pool
+    whose engines alone have none is refused (planner/registry_size.py).
     """
-    addresses = list(_addresses(pool, plan.engines))
+    engines = orjson.dumps(document(pool, plan))
+    renderings = _renderings(list(_addresses(pool, plan.engines)))
+    if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
+        renderings = dict.fromkeys(renderings, "")
     return metadata.child(
         pool.owner,
         "v1",
         "ConfigMap",
         names.registry_name(pool.owner.name),
         "registry",
-        data={
-            ENGINES_KEY: orjson.dumps(document(pool, plan)).decode(),
-            SLIME_KEY: " ".join(addresses),
-            AREAL_KEY: ",".join(addresses),
-            VERL_KEY: orjson.dumps(addresses).decode(),
-        },
+        data={ENGINES_KEY: engines.decode(), **renderings},
     )
+
+
+def _renderings(addresses: list[str]) -> dict[str, str]:
+    return {
+        SLIME_KEY: " ".join(addresses),
+        AREAL_KEY: ",".join(addresses),
+        VERL_KEY: orjson.dumps(addresses).decode(),
+    }
 
 
 def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 only the first, and returns a plan only if none of them is an error.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 from sglang_operator.api import errors, names, pod_template, spec
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import aliases, arguments, environment, model_size, versions
-from sglang_operator.planner import revision, tuning
+from sglang_operator.planner import registry_size, revision, tuning
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.roll import device_mapping, sampling
 
@@ -139,6 +140,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
     problems += _lora_problems(gate, parsed)
     problems += _tuning_problems(parsed, rendered)
     active = _active(parsed, len(engines), problems)
+    problems += _size_problems(owner, engines[:active], parsed)
     if any(problem.severity is errors.Severity.ERROR for problem in problems):
         return Refused(owner=owner, problems=tuple(problems))
 
@@ -203,6 +205,23 @@ def _name_problems(name: str) -> Iterator[errors.Problem]:
     if len(name) > names.MAX_POOL_NAME or not _POOL_NAME.fullmatch(name):
         yield errors.POOL_NAME(
             "metadata.name", found=name, length=len(name), limit=names.MAX_POOL_NAME
+        )
+
+
+def _size_problems(
+    owner: Owner, engines: tuple[Engine, ...], parsed: PoolSpec
+) -> Iterator[errors.Problem]:
+    """Whether the registry has room for all engines."""
+    written = [(engine.group, len(json.dumps(engine.devices))) for engine in engines]
+    gpus, generation = parsed.num_gpus_per_worker, parsed.generating_args
+    size = registry_size.most(owner.name, written, gpus, generation)
+    if size > registry_size.LIMIT:
+        yield errors.POOL_TOO_LARGE(
+            "spec",
+            engines=len(engines),
+            size=size // 1024,
+            limit=registry_size.LIMIT // 1024,
+            most=len(engines) * registry_size.LIMIT // size,
         )
 
 
