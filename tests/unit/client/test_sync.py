@@ -1,8 +1,10 @@
 """A sync as a trainer sees it: what it does to engines and Lease, and how it ends."""
 
 import asyncio
+import gc
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -369,3 +371,20 @@ def test_the_state_before_is_kept_by_an_abort_before_anything_was_written(world,
     with pytest.raises(EngineError):
         pool.update_from_disk("/c/1", "step-1")
     assert (world.state.phase, world.state.version) == (Phase.ABORTED, "step-0")
+
+
+def test_what_was_submitted_and_not_waited_for_ends_with_the_pool(world):
+    for engine in world.engines:
+        engine.stuck.add("/update_weights_from_disk")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pool = Pool(POOL, NAMESPACE, identity=world.identity)
+        with pytest.raises(ValueError), pool.sync("step-1") as sync:
+            submitted = sync.submit("update_weights_from_disk", "/c/step-1")
+            wait(lambda: all(engine.held for engine in world.engines))
+            raise ValueError
+        pool.close()
+        assert submitted.done()
+        del pool, sync
+        gc.collect()
+    assert [str(warning.message) for warning in told] == []

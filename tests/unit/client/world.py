@@ -41,11 +41,13 @@ class FakeEngine:
     label: str = "unsynced"
     paused: bool = False
     released: set[str] = field(default_factory=set)
+    sessions: bool = False  # updates need one
     session: bool = False
     dead: bool = False
     asked: list[tuple[str, Json]] = field(default_factory=list)
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)  # paths that never answer
+    held: int = 0  # requests to those
     busy: int = 0  # flushes that are refused
 
     def paths(self) -> list[str]:
@@ -84,6 +86,9 @@ class FakeEngine:
         return 200, {"success": True}
 
     def _update_weights_from_distributed(self, payload: Json) -> tuple[int, Json]:
+        if self.sessions and not self.session:
+            text = "update_weights_from_distributed must run between begin_weight_update() and "
+            return 400, {"success": False, "message": text + "end_weight_update()"}
         assert self.paused, "a request would be answered from half of the weights"
         self.weights = "+".join(payload["names"])
         return 200, {"success": True}
@@ -305,6 +310,11 @@ class World:
             queue.put_nowait({})
         for runner in self._runners:
             await runner.cleanup()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:  # requests to engines that are stuck
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0)
 
     def _engine_handler(self, rank: int) -> Any:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -312,6 +322,7 @@ class World:
             path = request.path
             if engine.dead:
                 _drop(request)
+            engine.held += path in engine.stuck
             while path in engine.stuck:
                 await asyncio.sleep(0.01)
                 if self.engines[rank] is not engine:  # it ended while it worked on this
