@@ -15,6 +15,7 @@ from sglang_operator.client.errors import ClusterError, Expired, Held, PoolError
 
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0
+MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
 
 
@@ -70,6 +71,10 @@ class LeaseFile:
                 if waited >= limit:
                     raise
             await asyncio.sleep(POLL_SECONDS)
+
+    def age(self) -> float:
+        """Seconds since the state as last read was first seen: its holder renewed before that."""
+        return time.monotonic() - self._since
 
     def _duration(self) -> float:
         return self._state.duration if self._state else float(weights.LEASE_SECONDS)
@@ -151,7 +156,7 @@ class Hold:
     @property
     def margin(self) -> float:
         """Seconds for which the holder counts on its last renewal: less than others wait."""
-        return self.trainer.duration * 0.7
+        return self.trainer.duration * MARGIN
 
     def alive(self) -> bool:
         """Whether this trainer may write to the engines at this moment: the fence.

@@ -6,9 +6,12 @@ Around them the transaction of design.md §5 is kept, without a change in ROLL's
 
 - the first bucket of a model update begins it.  Worker 0 takes the Lease and pauses every engine;
   the others wait until it stands in the Lease, and pause their own, before they write a byte.
+  They look at the Lease all through the update, and send no bucket once worker 0 has not renewed
+  it for most of its duration: by then another trainer may write.
 - ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
   engines go on and commits.
-- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.
+- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.  Parts of it cannot
+  sleep (ROLL's ``partial_gpu_mode``).
 
 ROLL chooses a strategy by its name, so the name has to be taught to it, in each worker's process::
 
@@ -21,6 +24,7 @@ ROLL forms its process groups once: after a restart of an engine they have to be
 """
 
 import asyncio
+import contextlib
 import sys
 import time
 import types
@@ -29,16 +33,26 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
-from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
 from sglang_operator.client import texts
 from sglang_operator.client.calls import Json
-from sglang_operator.client.errors import NotReady, StaleEpoch, Unsupported
+from sglang_operator.client.errors import (
+    EngineError,
+    Expired,
+    NotReady,
+    PoolError,
+    StaleEpoch,
+    Unsupported,
+)
+from sglang_operator.client.lease import MARGIN
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.sync import AsyncSync
 
 DEFAULT_POOL = "actor-infer"
 FOLLOW_SECONDS = 60.0  # that worker 0 may take to do its part
+LOOK_SECONDS = 3.0  # between two looks at the Lease during an update
+_NO_SESSION = "between begin_weight_update() and end_weight_update()"  # SGLang's words
 _POLL_SECONDS = 0.05
 _READY_SECONDS = 1800.0
 _STRATEGY_MODULE = "roll.distributed.strategy.sglang_strategy"
@@ -68,6 +82,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._attached: Engine | None = None
         self._sync: AsyncSync | None = None  # worker 0, during a model update
         self._following = ""  # the others: the transaction whose update they take part in
+        self._looking: asyncio.Task[None] | None = None  # theirs: at the Lease, during an update
         self._step = 0
         self.is_model_in_gpu = True
         self.is_kv_cache_in_gpu = True
@@ -98,8 +113,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self.tokenizer = self._tokenizer()
 
     def _check(self, registry: Registry) -> None:
-        if self.pool.features(registry).begin_end_weight_update:
-            raise Unsupported(texts.ROLL_VERSION.format(version=registry.engine_version))
+        if _is_partial(self.worker.pipeline_config):
+            raise Unsupported(texts.ROLL_PARTIAL)
         engines = len(registry.engines)
         if int(self.worker.world_size) != engines:
             raise NotReady(texts.ROLL_SIZE.format(workers=self.worker.world_size, engines=engines))
@@ -170,6 +185,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
         """Every bucket has arrived everywhere: the engines go on, and the commit opens gates."""
         sync, self._sync = self._sync, None
+        await self._stop_looking()
         if sync is not None:
             await sync.finish()
             self._step += 1
@@ -269,7 +285,17 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                 raise
             return
         await self._follow()
-        await self.pool.calls.post(self.engine, path, payload, timeout=None)
+        deadline = time.monotonic() + FOLLOW_SECONDS
+        while True:
+            self._fence()
+            try:
+                await self.pool.calls.post(self.engine, path, payload, timeout=None)
+                return
+            except EngineError as error:
+                # Worker 0 opens the session of every engine, where the version has one.
+                if _NO_SESSION not in error.said or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _leading(self) -> AsyncSync:
         if self._sync is None:
@@ -278,6 +304,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             self._sync = self.pool.sync(f"step-{self._step + 1}", interrupts=False)
             try:
                 await self._sync.begin()
+                await self._sync.begin_weight_update()
             except BaseException:
                 self._sync = None
                 raise
@@ -288,6 +315,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         state = await self.pool.transaction()
         if state.phase is Phase.SYNCING and state.id == self._following:
             return
+        await self._stop_looking()
         await self._same_engine()
         before = self._following
 
@@ -299,6 +327,29 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         await self.pool.calls.post(self.engine, "/pause_generation", {"mode": "abort"})
         await self.pool.drain([self.engine])
         self._following = following
+        self._looking = asyncio.create_task(self._look(), name="worker 0's Lease")
+
+    async def _look(self) -> None:
+        """Keep the age of worker 0's last renewal known."""
+        while True:
+            with contextlib.suppress(PoolError):
+                await self.pool.transaction()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _stop_looking(self) -> None:
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
+            await asyncio.wait({looking})
+
+    def _fence(self) -> None:
+        """Raises Expired once worker 0 may have lost the Lease, by this process's own clock.
+
+        A renewal is seen up to LOOK_SECONDS after it was made.
+        """
+        age = self.pool.lease.age() + LOOK_SECONDS
+        if age > LEASE_SECONDS * MARGIN:
+            raise Expired(texts.NOT_RENEWED.format(seconds=age, detail=texts.ROLL_LEADER))
 
     async def _same_engine(self) -> None:
         """The process group is of the engine that joined it, not of one that came after."""
@@ -353,6 +404,20 @@ def outputs(answers: Sequence[Mapping[str, Any]]) -> Json:
     if len(logprobs) == len(tokens):
         found["output_logprobs"] = logprobs
     return found
+
+
+def _is_partial(config: Any) -> bool:
+    """Whether ROLL would load and offload parts of the pool (agentic_pipeline.py at 8eb27cc2).
+
+    It does so where the trainer's GPUs lie within the engines'.
+    """
+    if not getattr(config, "partial_gpu_mode", False):
+        return False
+    train, infer = (
+        set(getattr(getattr(config, role, None), "device_mapping", None) or ())
+        for role in ("actor_train", "actor_infer")
+    )
+    return bool(train) and train < infer
 
 
 def _step_of(version: str) -> int:

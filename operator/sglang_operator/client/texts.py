@@ -64,10 +64,12 @@ ROLL_SIZE = (
     "ROLL has {workers} inference workers, the pool has {engines} engines; expected as many: give "
     "both the same device_mapping and num_gpus_per_worker"
 )
-ROLL_VERSION = (
-    "the engines run SGLang {version}; ROLL opens no weight-update session, which SGLang wants "
-    "since 0.5.21: use an image of 0.5.20 or older"
+ROLL_PARTIAL = (
+    "actor_train's GPUs lie within actor_infer's and partial_gpu_mode is on: ROLL would offload a "
+    "part of the engines, but a pool sleeps as a whole; give the two disjoint device_mappings, or "
+    "set partial_gpu_mode: false"
 )
+ROLL_LEADER = "worker 0 keeps it, and may have ended"
 ROLL_STALE = (
     "engine {rank} restarted since ROLL formed its process group; set the model update up again "
     "(setup_model_update), or start the pipeline again from its checkpoint"

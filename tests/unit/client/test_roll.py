@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_operator.api.weights import Phase
-from sglang_operator.client import EngineError, NotReady, StaleEpoch, Unsupported
+from sglang_operator.client import EngineError, Expired, NotReady, StaleEpoch, Unsupported
 from tests import roll_interface
 from tests.unit.client.world import NAMESPACE, POOL, World
 
@@ -63,7 +63,11 @@ class Cluster:
 
     async def all(self, method, *arguments, **options):
         calls = (getattr(each, method)(*arguments, **options) for each in self.strategies)
-        return await asyncio.gather(*calls)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        for each in found:  # once all have ended, and closed what they had opened
+            if isinstance(each, BaseException):
+                raise each
+        return found
 
     async def setup(self):
         for rank, each in enumerate(self.strategies):
@@ -196,15 +200,62 @@ def test_as_many_workers_as_engines(roll, reach):
             asyncio.run(attach())
 
 
-def test_versions_with_sessions_are_refused(roll, reach):
-    async def attach():
-        async with Cluster(roll, 3):
-            pass
+def test_worker_0_opens_the_sessions_of_all_engines_and_the_others_wait_for_that(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            first, *others = cluster.strategies
+            bucket = (["a1"], ["bf16"], [(2,)], "g")
+            early = [asyncio.create_task(each.broadcast_parameter(*bucket)) for each in others]
+            await asyncio.sleep(0.2)
+            assert not any(task.done() for task in early)
+            await asyncio.gather(first.broadcast_parameter(*bucket), *early)
+            assert all(engine.session for engine in world.engines)
+            await cluster.all("process_weights_after_loading")
+            assert not any(engine.session for engine in world.engines)
+            assert {(e.weights, e.gate) for e in world.engines} == {("a1", "Open")}
 
     with World(version="0.5.23") as world:
+        for engine in world.engines:
+            engine.sessions = True
+        asyncio.run(train(reach(world)))
+
+
+def test_no_worker_writes_once_worker_0_does_not_renew(roll, reach, monkeypatch):
+    monkeypatch.setattr(roll, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(roll, "LOOK_SECONDS", 0.05)
+
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            bucket = (["a1"], ["bf16"], [(2,)], "g")
+            await cluster.all("broadcast_parameter", *bucket)
+            await cluster.all("broadcast_parameter", *bucket)
+            await asyncio.sleep(0.8)  # worker 0 renews every ten seconds
+            sent = [len(engine.asked) for engine in world.engines]
+            with pytest.raises(Expired, match="worker 0 keeps it, and may have ended"):
+                await cluster.strategies[1].broadcast_parameter(*bucket)
+            assert [len(engine.asked) for engine in world.engines] == sent
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_pool_sleeps_as_a_whole_so_that_partial_gpu_mode_is_refused(roll, reach):
+    async def attach(train, infer, mode=True):
+        cluster = Cluster(roll, 3)
+        for each in cluster.strategies:
+            config = each.worker.pipeline_config
+            config.partial_gpu_mode = mode
+            config.actor_train = SimpleNamespace(device_mapping=train)
+            config.actor_infer = SimpleNamespace(device_mapping=infer)
+        async with cluster:
+            pass
+
+    with World() as world:
         reach(world)
-        with pytest.raises(Unsupported, match="ROLL opens no weight-update session"):
-            asyncio.run(attach())
+        with pytest.raises(Unsupported, match="a pool sleeps as a whole"):
+            asyncio.run(attach([0, 1], [0, 1, 2, 3]))
+        asyncio.run(attach([4, 5], [0, 1, 2, 3]))
+        asyncio.run(attach([0, 1], [0, 1, 2, 3], mode=False))
 
 
 def test_rolls_name_for_sglang_leads_here(roll, monkeypatch):
