@@ -11,6 +11,7 @@ from sglang_operator.api import conditions, names, texts
 from sglang_operator.cluster.client import ApiError
 from sglang_operator.cluster.executor import Outcome
 from sglang_operator.controller.meters import PoolMeter
+from sglang_operator.planner import weights
 from sglang_operator.planner.observed import PodEvent
 from sglang_operator.planner.pool import Pool, Refused
 from sglang_operator.planner.tuning import Tuning
@@ -76,7 +77,7 @@ class Memory:
     again: Failures = field(default_factory=Failures)  # passes that got nowhere
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
-    acknowledged: str = ""  # the transaction that the registry last named
+    awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

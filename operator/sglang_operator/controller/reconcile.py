@@ -380,13 +380,13 @@ class Reconciler:
     ) -> float | None:
         """Registry, Services and status, each only if it changed, and not too often.
 
-        A trainer that waits for its transaction to be acknowledged does not wait for that.
+        What a trainer waits for does not wait for that.
         """
-        asked = weights_plan.transaction.id if weights_plan.settled else memory.acknowledged
+        awaited = weights_plan.awaited(memory.awaited)
         wait = memory.published_at + self._publish_interval - time.monotonic()
-        if wait > 0 and asked == memory.acknowledged:
+        if wait > 0 and awaited == memory.awaited:
             return wait
-        memory.acknowledged = asked
+        memory.awaited = awaited
         children = objects.children(pool, weights_plan)
         wanted = [
             action

@@ -13,13 +13,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from sglang_operator.api import names, texts
 from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.api.weights import Phase, Transaction, read
 from sglang_operator.engine import arguments
 from sglang_operator.planner.observed import EngineReport, Observed, ObservedChild, ObservedPod
-from sglang_operator.planner.plan import EngineView
+from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Owner
 
 EPOCH_DIGITS = 16
@@ -61,6 +62,14 @@ class Recover:
     version: str
 
 
+class Awaited(NamedTuple):
+    """What trainers wait to read in the registry: a change of it is published at once."""
+
+    step: tuple[str, Phase] = ("", Phase.IDLE)  # of the transaction, that was acted upon
+    epoch: str = ""  # during a sync: whether it is stale
+    serves: bool = False  # before memory is released: whether clients may still reach an engine
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsPlan:
     """What to do about the weights, and how they stand.
@@ -89,6 +98,18 @@ class WeightsPlan:
     def settled(self) -> bool:
         """Whether every gate is as the transaction asks: only then is it acknowledged."""
         return not self.gates and self.abort is None
+
+    def awaited(self, before: Awaited) -> Awaited:
+        """What is awaited now; ``before`` where nobody waits for it at present."""
+        phase = self.transaction.phase
+        step, epoch, serves = before
+        if self.settled:
+            step = (self.transaction.id, phase)
+        if phase is Phase.SYNCING:
+            epoch = self.epoch
+        if phase is Phase.SLEEPING:
+            serves = any(view.state is EngineState.IN_SERVICE for view in self.engines)
+        return Awaited(step=step, epoch=epoch, serves=serves)
 
     @property
     def synced(self) -> int:

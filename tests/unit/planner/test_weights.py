@@ -11,6 +11,8 @@ from sglang_operator.planner.observed import EngineReport, Gate, Loading
 from tests.builders import NOW, a_lease, a_pod, a_pool, all_pods, weighed
 
 OPEN = Gate(is_open=True, version="step-1", reason=weights.COMMITTED)
+CLOSED = Gate(is_open=False, version="", reason="Sleeping")
+NOTHING = weights.Awaited()
 
 
 def running(pool, **changes):
@@ -197,6 +199,41 @@ def test_versions_beside_the_committed_one_are_counted_as_skew():
     pods = running(pool, gate=OPEN)
     lease = a_lease(pool, phase="Syncing", holder="t", version="step-2", instances="")
     assert weighed(pool, pods, children=lease).skew == 12
+
+
+class TestAwaited:
+    """What a trainer waits to read is told at once, and nothing else is."""
+
+    def of(self, phase, pods, before=NOTHING, **lease):
+        pool = a_pool(device_mapping="list(range(0,4))")
+        children = a_lease(pool, phase=phase, transaction="t", holder="trainer", **lease)
+        return weighed(pool, pods or running(pool), children=children).awaited(before)
+
+    def test_begin_and_commit_are_two_steps_of_one_transaction(self):
+        begun = self.of("Syncing", None)
+        assert begun.step == ("t", Phase.SYNCING)
+        pods = running(a_pool(device_mapping="list(range(0,4))"), gate=OPEN)
+        ended = self.of("Committed", pods, begun, version="step-1", instances=instances(pods))
+        assert ended.step == ("t", Phase.COMMITTED)
+
+    def test_a_step_that_is_not_acted_upon_is_not_told(self):
+        pods = running(a_pool(device_mapping="list(range(0,4))"), gate=OPEN)
+        assert self.of("Aborted", pods).step == NOTHING.step
+
+    def test_a_restart_is_awaited_during_a_sync_alone(self):
+        pods = running(a_pool(device_mapping="list(range(0,4))"))
+        again = [pods[0], dataclasses.replace(pods[1], container_id="containerd://again")]
+        before = self.of("Syncing", pods)
+        assert self.of("Syncing", again, before).epoch != before.epoch
+        idle = self.of("Idle", pods)
+        assert self.of("Idle", again, idle) == idle
+
+    def test_who_is_about_to_sleep_is_told_when_the_last_engine_leaves_service(self):
+        pods = running(a_pool(device_mapping="list(range(0,4))"), gate=CLOSED, ready=True)
+        before = self.of("Sleeping", pods)
+        assert before.serves
+        left = [dataclasses.replace(pod, ready=False) for pod in pods]
+        assert not self.of("Sleeping", left, before).serves
 
 
 class TestVersioned:
