@@ -69,15 +69,21 @@ class Cluster:
             ) as response:
                 if response.status >= 400:
                     raise self._error("watch", response.status, await response.text())
-                async for line in response.content:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        status = event["object"]
-                        raise self._error("watch", status.get("code", 0), json.dumps(status))
-                    if event["type"] in ("ADDED", "MODIFIED"):
-                        yield parse(event["object"])
-                    elif event["type"] == "DELETED":  # with the pool
-                        yield dataclasses.replace(parse(event["object"]), epoch="", engines=())
+                connection = response.connection
+                try:
+                    async for line in response.content:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            status = event["object"]
+                            raise self._error("watch", status.get("code", 0), json.dumps(status))
+                        if event["type"] in ("ADDED", "MODIFIED"):
+                            yield parse(event["object"])
+                        elif event["type"] == "DELETED":  # with the pool
+                            yield dataclasses.replace(parse(event["object"]), epoch="", engines=())
+                finally:
+                    # Left amid the stream, TLS would wait for the server's farewell.
+                    if connection is not None and connection.transport is not None:
+                        connection.transport.abort()
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise self._unreachable(error) from error
 
