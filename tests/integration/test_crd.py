@@ -87,7 +87,9 @@ ROLL_WORKER = {
 @pytest.fixture(scope="module")
 def plane(control_plane: ControlPlane) -> ControlPlane:
     control_plane.kubectl("apply", "-f", str(CRD_FILE))
-    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{names.CRD_NAME}")
+    # kubectl wait fails on a definition that has no conditions yet, so it is tried again.
+    established = ("wait", "--for=condition=Established", f"crd/{names.CRD_NAME}")
+    control_plane.wait(lambda: control_plane.kubectl(*established), WAIT_SECONDS, "the definition")
     path = f"/apis/{names.API_VERSION}/{names.PLURAL}"
     control_plane.wait(lambda: control_plane.api.get(path), WAIT_SECONDS, "the resource")
     control_plane.wait(

@@ -1,4 +1,7 @@
-"""CEL, made from the table of errors and what ``words`` knows."""
+"""CEL, made from the table of errors and what ``words`` knows.
+
+Only what Kubernetes 1.34 has: no ``sort``, ``slice`` or ``lists.range``, which came with 1.35.
+"""
 
 import re
 import string
@@ -74,7 +77,7 @@ def variables(names: words.Names) -> dict[str, str]:
             f"&& has({_STRATEGY}.strategy_config) && {_STRATEGY}.strategy_config != null\n"
             f"? dyn({_STRATEGY}.strategy_config) : dyn({{}})"
         ),
-        "given": "variables.config.map(k, variables.config[k] != null, string(k)).sort()",
+        "given": "variables.config.map(k, variables.config[k] != null, string(k))",
         "names": texts(names.similar),
         "accepted": texts(names.accepted),
         "owned": table(names.owned),
@@ -88,14 +91,14 @@ def variables(names: words.Names) -> dict[str, str]:
             "&& !(k.replace('-', '_') in variables.owned)\n"
             f"&& [variables.config[k]].all(v, {_writable('v')})"
         ),
-        "word": "variables.unknown[0].replace('-', '_')",
+        "word": f"{_first('unknown')}.replace('-', '_')",
         "reasons": (
             "variables.elsewhere.filter(group, variables.word in group.names)"
             ".map(group, group.says)"
         ),
         **_similar(),
         "found": _found(names),
-        "impossibleText": "variables.impossible[0]",
+        "impossibleText": _first("impossible"),
         "impossibleLine": line("variables.impossibleText"),
         "foundLine": line("variables.found"),
     }
@@ -103,6 +106,20 @@ def variables(names: words.Names) -> dict[str, str]:
 
 def _keys(condition: str) -> str:
     return f"variables.given.filter(k, {condition})"
+
+
+def _first(keys: str) -> str:
+    """The key that the operator names: the first of these in their order."""
+    return f"variables.{keys}.min()"
+
+
+def _sorted(variable: str, most: int) -> str:
+    """A list of different strings in their order, of which there are at most so many."""
+    found = f"variables.{variable}"
+    return (
+        f"{list(range(most))}.filter(i, i < {found}.size())\n"
+        f".map(i, {found}.filter(s, {found}.filter(t, t < s).size() == i)[0])"
+    )
 
 
 def _elsewhere(groups: Mapping[str, tuple[str, ...]]) -> str:
@@ -134,7 +151,8 @@ def _similar() -> dict[str, str]:
             f"? variables.word.substring(0, {longest}) : variables.word) + {mark}"
         ),
         "pairs": (
-            f"lists.range(variables.marked.size() - {width - 1})"
+            _wrapped(f"{list(range(longest + 1))}")
+            + f"\n.filter(i, i <= variables.marked.size() - {width})"
             f".map(i, variables.marked.substring(i, i + {width}))"
         ),
         "scored": (
@@ -142,24 +160,27 @@ def _similar() -> dict[str, str]:
             f"'share': dyn(200 * variables.pairs.filter(p, ({mark} + n + {mark}).contains(p))"
             f".size()\n/ (variables.pairs.size() + n.size() + {3 - width}))}})\n"
             f".filter(s, int(s.share) >= {nearest.SHARE})\n"
-            ".map(s, '%d'.format([100 + 100 - int(s.share)]) + string(s.name)).sort()"
-            ".map(s, s.substring(3))"
+            ".map(s, '%d'.format([100 + 100 - int(s.share)]) + string(s.name))"
         ),
-        "nearest": (f"variables.scored.slice(0, [{nearest.MOST}, variables.scored.size()].min())"),
+        "best": (
+            f"variables.scored.filter(s, variables.scored.filter(t, t < s).size() < {nearest.MOST})"
+        ),
+        "nearest": f"{_sorted('best', nearest.MOST)}.map(s, s.substring(3))",
         "advice": (
             "variables.nearest.size() == 0 ? 'correct its name, or remove it'\n"
             ": 'did you mean ' + (variables.nearest.size() == 1 ? variables.nearest[0]\n"
-            ": variables.nearest.slice(0, variables.nearest.size() - 1).join(', ')\n"
-            "+ ' or ' + variables.nearest[variables.nearest.size() - 1]) + '?'"
+            ": [variables.nearest[variables.nearest.size() - 1]].map(last,\n"
+            "variables.nearest.filter(n, n != last).join(', ') + ' or ' + last)[0]) + '?'"
         ),
     }
 
 
 def _found(names: words.Names) -> str:
     """The value of the first owned key, as text; CEL cannot write lists and maps as JSON."""
+    first = _first("refused")
     return (
-        f"variables.refused[0].replace('-', '_') in {texts(names.secret)} ? 'a value'\n"
-        ": [variables.config[variables.refused[0]]].map(v,\n"
+        f"{first}.replace('-', '_') in {texts(names.secret)} ? 'a value'\n"
+        f": [variables.config[{first}]].map(v,\n"
         f"type(v) == string ? (v.matches({text(_LOOKS_OTHERWISE)}) ? '\"' + string(v) + '\"'"
         " : string(v))\n"
         ": type(v) == map ? 'a map' : type(v) == list ? 'a list' : string(v))[0]"
@@ -197,7 +218,7 @@ def said(row: errors.Row, field: str, **values: str) -> str:
 
 def validations(names: words.Names) -> list[dict[str, str]]:
     """What is refused, in the operator's order: only the first that fails is told."""
-    key, owned = "variables.unknown[0]", "variables.refused[0]"
+    key, owned = _first("unknown"), _first("refused")
     advice = f"variables.owned[{owned}.replace('-', '_')]"
     unknown = said(
         errors.ARGUMENT_UNKNOWN,

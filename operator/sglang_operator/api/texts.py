@@ -192,7 +192,14 @@ RIGHTS_GOOD = "you may work with pools in {namespace}"
 RIGHTS_MISSING = "in {namespace} you may not: {missing}"
 DO_RIGHTS = "ask for a role with these verbs; who may create a pool may run pods"
 SECURITY = "{namespace} enforces the level {level}"
-DO_SECURITY = "engines fit; hostPath volumes and network.rdma need privileged"
+DO_SECURITY = {
+    "privileged": "",
+    "baseline": "engines fit; hostPath volumes and network.rdma need privileged",
+    "restricted": (
+        "engines fit with security.runAsNonRoot: true and a runAsUser other than 0; "
+        "hostPath volumes and network.rdma need privileged"
+    ),
+}
 QUOTA_GPUS = "{name} in {namespace}: {used} of {hard} {key} in use"
 DO_QUOTA_FULL = "a pool waits until somebody gives GPUs back, or the quota grows"
 MONITORING_THERE = "the Prometheus Operator is there: kubectl apply -k manifests/monitoring"

@@ -296,14 +296,14 @@ def _allows(rule: Json, group: str, resource: str, verb: str) -> bool:
 
 
 def _namespace(scope: str, answer: bytes | ClusterError) -> Iterator[Check]:
-    """Pod Security: engines fit into all levels, hostPath and RDMA do not."""
+    """Pod Security: which level is enforced, and what engines need under it."""
     name = "Pod Security"
     if isinstance(answer, ClusterError):
         yield _unknown(name, answer)
         return
     labels = json.loads(answer)["metadata"].get("labels", {})
     level = labels.get("pod-security.kubernetes.io/enforce", "privileged")
-    do = texts.DO_SECURITY if level != "privileged" else ""
+    do = texts.DO_SECURITY.get(level, "")
     yield Check(
         name=name, grade=Grade.GOOD, what=texts.SECURITY.format(namespace=scope, level=level), do=do
     )

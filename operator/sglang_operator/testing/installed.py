@@ -114,8 +114,11 @@ class InstalledOperator:
                 f"--namespace={namespace}",
             )
 
-    def start(self) -> None:
-        """Start the process and wait until its stores are filled; raises PlaneError."""
+    def start(self, *, wait: bool = True) -> None:
+        """Start the process and, unless told otherwise, wait until its stores are filled.
+
+        Raises PlaneError.
+        """
         kubeconfig = self._plane.service_account_kubeconfig(NAMESPACE, ACCOUNT)
         before = self.log.stat().st_size if self.log.exists() else 0
         self._plane.spawn(
@@ -131,6 +134,8 @@ class InstalledOperator:
             ],
             self._environ,
         )
+        if not wait:
+            return
         self._plane.wait(
             lambda: b"in sync:" in self.log.read_bytes()[before:],
             READY_SECONDS,
