@@ -48,6 +48,10 @@ lint: $(STAMP) ## Format, lint and type checks
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+.PHONY: promql
+promql: $(STAMP) tools ## Dashboards and alerts by Prometheus' own engine (builds it), on a real pool's metrics
+	$(PYTEST) tests/promql $(ARGS)
+
 VALIDATORS := $(VENV)/validate
 .PHONY: validate
 validate: $(STAMP) tools ## Chart, manifests and samples against schemas of each Kubernetes, and checkov

@@ -224,6 +224,8 @@ async def test_metrics_have_sglang_s_names(engine: Subject):
             await asyncio.sleep(0.1)
     for name in ("num_running_reqs", "num_queue_reqs", "token_usage", "num_requests_total"):
         assert f"\nsglang:{name}{{" in text, name
+    for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency"):
+        assert f"\nsglang:{name}_seconds_bucket{{" in text, name
     assert 'model_name="' in text
 
 

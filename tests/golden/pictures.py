@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from sglang_operator.cli import screen
 from sglang_operator.picture import svg, text
+from sglang_operator.picture.scene import Leader
 from tests.builders import NOW
 from tests.unit.picture import world
 
@@ -28,11 +29,15 @@ def plain(renderable: RenderableType, width: int = 110) -> str:
 def pictures() -> dict[Path, str]:
     """Every picture, by the file that holds it."""
     guide, trouble = world.guide(), world.trouble()
+    leader = Leader(namespace="sglang-operator", identity="sglang-operator-6b9f-x2x4_1", silent=2.0)
+    led = guide.scene(leaders=[leader])
     return {
         FOLDER / "map-guide.txt": plain(text.render(guide.map(ids=True))),
         FOLDER / "map-trouble.txt": plain(text.render(trouble.map())),
-        FOLDER / "status-guide.txt": plain(screen.render(guide.scene(), NOW, detail=True)),
+        FOLDER / "status-guide.txt": plain(screen.render(led, NOW, detail=True)),
         FOLDER / "status-trouble.txt": plain(screen.render(trouble.scene(), NOW, detail=True)),
-        FOLDER / "status-list.txt": plain(screen.render(trouble.scene(), NOW, detail=False)),
+        FOLDER / "status-list.txt": plain(
+            screen.render(trouble.scene(leaders=[]), NOW, detail=False)
+        ),
         IMAGES / "gpu-map.svg": svg.render(trouble.map(), title="GPUs of the namespace rl"),
     }

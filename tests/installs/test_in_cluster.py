@@ -17,7 +17,7 @@ from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
 from tests.chart.generated import CHART
 from tests.image import contents
-from tests.integration.chart.helm import NAMESPACE, RELEASE, Helm, programs
+from tests.integration.chart.helm import NAMESPACE, RELEASE, Helm, HelmError, programs
 from tests.integration.pools import PoolUnderTest
 
 WAIT_SECONDS = 120.0
@@ -50,7 +50,12 @@ def remove_pool(pool):
 
 def operator_pods(plane):
     listed = plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]
-    return [pod for pod in listed if not pod["metadata"].get("deletionTimestamp")]
+    return [
+        pod
+        for pod in listed
+        if not pod["metadata"].get("deletionTimestamp")
+        and pod["metadata"]["labels"].get("app.kubernetes.io/name") == "sglang-operator"
+    ]
 
 
 def available(plane):
@@ -89,6 +94,7 @@ def test_helm_leads_to_a_ready_pool_and_an_upgrade_leaves_its_engines_alone(
     place = f"--namespace={NAMESPACE}"
     helm("install", RELEASE, str(CHART), place, "--wait")
     a_pool_comes_up(plane, pool)
+    assert "holds the Lease, renewed" in helm("test", RELEASE, place, "--logs")
     before, operators = pool.uids(), {pod["metadata"]["uid"] for pod in operator_pods(plane)}
     helm("upgrade", RELEASE, str(CHART), place, "--wait", "--set=log.level=debug")
     assert not operators & {pod["metadata"]["uid"] for pod in operator_pods(plane)}
@@ -96,6 +102,12 @@ def test_helm_leads_to_a_ready_pool_and_an_upgrade_leaves_its_engines_alone(
     helm("rollback", RELEASE, "1", place, "--wait")
     assert pool.wait_ready(WAIT_SECONDS) == before
     remove_pool(pool)
+    plane.kubectl("scale", f"deployment/{RELEASE}", f"-n={NAMESPACE}", "--replicas=0")
+    plane.wait(lambda: not operator_pods(plane), WAIT_SECONDS, "the operator's pods to go")
+    with pytest.raises(HelmError):
+        helm("test", RELEASE, place)
+    said = plane.kubectl("logs", f"{RELEASE}-test", f"-n={NAMESPACE}").stdout
+    assert "nobody holds the Lease sglang-operator" in said
     helm("uninstall", RELEASE, place, "--wait")
 
 

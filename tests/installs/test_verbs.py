@@ -171,7 +171,7 @@ def lose_node(pool: Pool) -> None:
 
 def node_of_first(pool: Pool) -> str:
     name = first(pool)["name"]
-    return next(p["spec"]["nodeName"] for p in pool.pods() if p["metadata"]["name"] == name)
+    return next(str(p["spec"]["nodeName"]) for p in pool.pods() if p["metadata"]["name"] == name)
 
 
 # --- what comes about

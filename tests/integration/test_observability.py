@@ -159,6 +159,11 @@ def test_status_says_that_all_is_well(plane, pool):
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("✔ seen/actor-infer: Ready")
     assert "EngineKilled: engines g0-1 ended" in shown.stdout
+    lease = plane.api.get(
+        "/apis/coordination.k8s.io/v1/namespaces/sglang-operator/leases/sglang-operator"
+    )
+    holder = lease["spec"]["holderIdentity"]
+    assert f"operator: {holder} in sglang-operator, renewed " in shown.stdout
 
 
 def test_the_map_shows_every_gpu_of_every_node(plane, pool):

@@ -6,6 +6,17 @@ FLEET, POOL = "sglang-fleet", "sglang-pool"
 
 _ALL = '{namespace=~"$namespace"}'
 _ONE = '{namespace="$namespace", pool="$pool"}'
+
+
+def _counted(label: str, series: str) -> str:
+    """Events of the last hour by a label, for counters that are there from their first event on.
+
+    ``increase`` sees what comes after a first sample, so it misses the event that a series begins
+    with: of one that was not there an hour ago the count itself is taken.
+    """
+    return f"sum by ({label}) (({series} unless {series} offset 1h) or increase({series}[1h]))"
+
+
 _STATES = "InService|Up|Starting|Pending|Lost|Backoff|Waiting|Creating"
 _QUEUE = 'name="sglanginference"'
 _LOOP = 'controller="sglanginference"'
@@ -86,7 +97,8 @@ _FLEET = Dashboard(
                         "share": 'sum(sglang_operator_pool_engines{namespace=~"$namespace", '
                         'state="InService"} * on (namespace, pool) group_left () '
                         f"(sglang_operator_pool_gpus_wanted{_ALL} / on (namespace, pool) "
-                        f"sum by (namespace, pool) (sglang_operator_pool_engines{_ALL}))) / "
+                        # A pool that cannot run has none, and 0/0 would be the share of all.
+                        f"(sum by (namespace, pool) (sglang_operator_pool_engines{_ALL}) > 0))) / "
                         f"sum(sglang_operator_pool_gpus_bound{_ALL})"
                     },
                 ),
@@ -112,8 +124,9 @@ _FLEET = Dashboard(
                     title="Engines that ended, by cause (1 h)",
                     width=12,
                     queries={
-                        "{{cause}}": "sum by (cause) "
-                        f"(increase(sglang_operator_pool_engine_failures_total{_ALL}[1h]))"
+                        "{{cause}}": _counted(
+                            "cause", f"sglang_operator_pool_engine_failures_total{_ALL}"
+                        )
                     },
                 ),
                 Panel(
@@ -260,8 +273,9 @@ _POOL = Dashboard(
                 Panel(
                     title="Engines that ended, by cause (1 h)",
                     queries={
-                        "{{cause}}": "sum by (cause) "
-                        f"(increase(sglang_operator_pool_engine_failures_total{_ONE}[1h]))"
+                        "{{cause}}": _counted(
+                            "cause", f"sglang_operator_pool_engine_failures_total{_ONE}"
+                        )
                     },
                 ),
                 Panel(
@@ -286,8 +300,9 @@ _POOL = Dashboard(
                     title="Syncs (1 h)",
                     width=6,
                     queries={
-                        "{{result}}": "sum by (result) "
-                        f"(increase(sglang_operator_pool_weight_syncs_total{_ONE}[1h]))"
+                        "{{result}}": _counted(
+                            "result", f"sglang_operator_pool_weight_syncs_total{_ONE}"
+                        )
                     },
                 ),
                 Panel(

@@ -121,6 +121,13 @@ KUBECTL_FAILED = "{command}: {detail}"
 KUBECTL_MISSING = "kubectl cannot be run: install it and put it on the PATH, or name it in $KUBECTL"
 KUBECTL_SLOW = "no answer in time: is the cluster reachable?"
 NO_SUCH_POOL = "there is no SGLangInference {name} in {namespace}; kubectl get sgi -A lists all"
+LEASES_UNREADABLE = "who holds the operator's Lease cannot be seen: {detail}"
+LEADER = "operator: {holder} in {namespace}, renewed {age} ago"
+NO_LEADER = (
+    "operator: nobody holds the Lease sglang-operator: engines go on, but nothing is restarted, "
+    "scaled or opened"
+)
+DO_FIND_OPERATOR = "kubectl sglang doctor"
 NODES_UNREADABLE = "nodes cannot be read: {detail}"
 DELETING = "the pool is being deleted; its engines go with it"
 UNSEEN = "the operator has not looked at generation {generation} of this pool yet"

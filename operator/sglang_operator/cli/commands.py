@@ -23,14 +23,14 @@ def status(cluster: "Cluster", pools: tuple[str, ...], output: str) -> int:
     """Say on one screen how pools are, what is wrong with them and what to do next.
 
     With a POOL, or only one there, everything about it; else a line for each and the worst of
-    those that are not well. The engines are judged by the operator's own code, from what the
-    cluster says at this moment.
+    those that are not well; and which operator acts, or that none does. The engines are judged
+    by the operator's own code, from what the cluster says at this moment.
 
     Exit codes: 0 all are Ready; 1 some are not; 2 errors.
     """
     from sglang_operator.cli import looking, screen
 
-    scene = looking.look(cluster, pools)
+    scene = looking.look(cluster, pools, operator=True)
     now = time.time()
     if output == "text":
         show(screen.render(scene, now, detail=bool(pools) or len(scene.pools) == 1))

@@ -6,19 +6,17 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
-from sglang_operator.cli import structure
+from sglang_operator.cli import leading, structure
 from sglang_operator.cli.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
 
 OLDEST_KUBERNETES = (1, 30)
 TESTED_KUBERNETES = (1, 34)
-LEASE_FRESH_SECONDS = 60.0
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "habana.ai/gaudi", "huawei.com/Ascend910")
 
 Json = Mapping[str, Any]
@@ -52,7 +50,6 @@ Facts = Mapping[str, bytes | ClusterError]
 def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
     """The namespace, and everything that is looked at, asked for at once."""
     scope = cluster.scope() or "default"
-    leases = "/apis/coordination.k8s.io/v1/leases"
     questions: dict[str, tuple[str, Mapping[str, str]]] = {
         "version": ("/version", {}),
         "definition": (
@@ -60,7 +57,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
             {},
         ),
         "nodes": (paths.NODES, {}),
-        "leases": (leases, {"fieldSelector": f"metadata.name={names.LEASE_NAME}"}),
+        "leases": leading.QUESTION,
         "deployments": (
             "/apis/apps/v1/deployments",
             {"labelSelector": f"{names.LABEL_NAME}=sglang-operator"},
@@ -118,7 +115,9 @@ def _version(answer: bytes | ClusterError) -> Check:
         return Check(
             name=name,
             grade=Grade.BAD,
-            what=texts.KUBERNETES_OLD.format(found=told, oldest="1.30"),
+            what=texts.KUBERNETES_OLD.format(
+                found=told, oldest=".".join(map(str, OLDEST_KUBERNETES))
+            ),
             do=texts.DO_UPGRADE_CLUSTER,
         )
     grade = Grade.GOOD if digits >= TESTED_KUBERNETES else Grade.WARNING
@@ -180,12 +179,7 @@ def _operator(found: Facts, now: float) -> Check:
     leases = found["leases"]
     if isinstance(leases, ClusterError):
         return _unknown(name, leases)
-    holders = []
-    for lease in json.loads(leases)["items"]:
-        spec = lease.get("spec", {})
-        renewed = _seconds(spec.get("renewTime"))
-        if spec.get("holderIdentity") and now - renewed < LEASE_FRESH_SECONDS:
-            holders.append((lease["metadata"]["namespace"], spec["holderIdentity"]))
+    holders = leading.leaders(leases, now)
     deployed = _deployed(found["deployments"])
     if not holders:
         where = (
@@ -195,8 +189,8 @@ def _operator(found: Facts, now: float) -> Check:
         )
         do = texts.DO_OPERATOR_LOGS if deployed else texts.DO_INSTALL
         return Check(name=name, grade=Grade.BAD, what=where, do=do)
-    namespaces = ", ".join(sorted({namespace for namespace, _ in holders}))
-    what = texts.OPERATOR_LEADS.format(holder=holders[0][1], namespaces=namespaces)
+    namespaces = ", ".join(holder.namespace for holder in holders)
+    what = texts.OPERATOR_LEADS.format(holder=holders[0].identity, namespaces=namespaces)
     if deployed:
         what += f" · {deployed}"
     return Check(name=name, grade=Grade.GOOD, what=what)
@@ -211,13 +205,6 @@ def _deployed(answer: bytes | ClusterError) -> str:
         ready = item.get("status", {}).get("readyReplicas", 0)
         told.append(f"{image} {ready}/{item['spec'].get('replicas', 1)} ready")
     return "; ".join(told)
-
-
-def _seconds(text: object) -> float:
-    try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _gpus(answer: bytes | ClusterError) -> Check:

@@ -1,12 +1,13 @@
 """From a cluster to a scene: pools, their pods and the nodes, asked for at once."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from sglang_operator.api import names, texts
+from sglang_operator.cli import leading
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cluster import paths, wire
 from sglang_operator.picture.scene import Node, Scene, scene
@@ -20,8 +21,14 @@ class _List(msgspec.Struct, frozen=True):
     items: list[msgspec.Raw] | None = None
 
 
-def look(cluster: Cluster, pools: Sequence[str] = (), *, nodes: bool = True) -> Scene:
-    """The scene of these pools, or of all in the namespace.
+def look(
+    cluster: Cluster,
+    pools: Sequence[str] = (),
+    *,
+    nodes: bool = True,
+    operator: bool = False,
+) -> Scene:
+    """The scene of these pools, or of all in the namespace; ``operator``: and who acts for them.
 
     Raises :class:`ClusterError`, also for a pool that is not there.
     """
@@ -29,12 +36,14 @@ def look(cluster: Cluster, pools: Sequence[str] = (), *, nodes: bool = True) -> 
     selector = _OWN
     if len(pools) == 1:
         selector = names.selector_text(pools[0])
-    questions = {
+    questions: dict[str, tuple[str, Mapping[str, str]]] = {
         "pools": (paths.pools(scope), {}),
         "pods": (paths.pods(scope), {"labelSelector": selector}),
     }
     if nodes:
         questions["nodes"] = (paths.NODES, {})
+    if operator:
+        questions["leases"] = leading.QUESTION
     answers = cluster.gather(questions)
     records = _items(_or_raise(answers["pools"]), wire.CustomResource)
     if pools:
@@ -54,12 +63,20 @@ def look(cluster: Cluster, pools: Sequence[str] = (), *, nodes: bool = True) -> 
             notes.append(texts.NODES_UNREADABLE.format(detail=answer.detail))
         else:
             found_nodes = _items(answer, Node)
+    leaders = None
+    if operator:
+        answer = answers["leases"]
+        if isinstance(answer, ClusterError):
+            notes.append(texts.LEASES_UNREADABLE.format(detail=answer.detail))
+        else:
+            leaders = leading.leaders(answer, time.time())
     return scene(
         records,
         _items(_or_raise(answers["pods"]), wire.Pod),
         found_nodes,
         now=time.time(),
         notes=notes,
+        leaders=leaders,
     )
 
 

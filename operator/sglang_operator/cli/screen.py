@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sglang_operator.api import conditions
+from sglang_operator.api import conditions, texts
 from sglang_operator.cli.doctor import Check, Grade
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.verdict import Level, Verdict, verdicts
@@ -28,15 +28,34 @@ def document(scene: Scene, now: float) -> dict[str, Any]:
     """The same for programs."""
     return {
         "pools": [_record(pool, now) for pool in scene.pools],
+        "operators": None
+        if scene.leaders is None
+        else [
+            {"namespace": each.namespace, "holder": each.identity, "renewedSecondsAgo": each.silent}
+            for each in scene.leaders
+        ],
         "notes": list(scene.notes),
     }
 
 
 def render(scene: Scene, now: float, *, detail: bool) -> RenderableType:
     """A line for each pool and what is wrong with those that are not well; or all about each."""
+    about = (*_operators(scene), *_notes(scene))
     if detail:
-        return Group(*(_whole(pool, now) for pool in scene.pools), *_notes(scene))
-    return Group(_list(scene.pools, now), *_troubled(scene.pools, now), *_notes(scene))
+        return Group(*(_whole(pool, now) for pool in scene.pools), *about)
+    return Group(_list(scene.pools, now), *_troubled(scene.pools, now), *about)
+
+
+def _operators(scene: Scene) -> Iterator[Text]:
+    """Who acts for these pools."""
+    if scene.leaders == ():
+        yield Text(f"✘ {texts.NO_LEADER}", style="bold red")
+        yield Text(f"→ {texts.DO_FIND_OPERATOR}", style="bold")
+    for leader in scene.leaders or ():
+        told = texts.LEADER.format(
+            holder=leader.identity, namespace=leader.namespace, age=age(leader.silent)
+        )
+        yield Text(one_line(told), style="dim")
 
 
 def _notes(scene: Scene) -> Iterator[Text]:

@@ -86,12 +86,22 @@ class SeenPool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Leader:
+    """An operator that acts: the holder of its Lease, and how long ago it renewed (seconds)."""
+
+    namespace: str
+    identity: str
+    silent: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """Pools by namespace and name, and the nodes; None where nodes may not be seen."""
 
     pools: tuple[SeenPool, ...]
     nodes: tuple[Node, ...] | None
     notes: tuple[str, ...] = field(default=())  # what could not be seen
+    leaders: tuple[Leader, ...] | None = None  # None: not looked for, or not to be seen
 
 
 def scene(
@@ -101,6 +111,7 @@ def scene(
     *,
     now: float,
     notes: Sequence[str] = (),
+    leaders: Sequence[Leader] | None = None,
 ) -> Scene:
     """The scene at this time (seconds since the epoch)."""
     by_pool: dict[str, list[ObservedPod]] = {}
@@ -114,6 +125,7 @@ def scene(
         pools=tuple(sorted(seen, key=lambda pool: (pool.namespace, pool.name))),
         nodes=None if nodes is None else tuple(sorted(nodes, key=_by_number)),
         notes=tuple(notes),
+        leaders=None if leaders is None else tuple(leaders),
     )
 
 

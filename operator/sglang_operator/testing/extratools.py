@@ -1,4 +1,4 @@
-"""Programs that only some tests need: Helm 3, and other versions of Kubernetes.
+"""Programs that only some tests need: Helm 3, other versions of Kubernetes, Prometheus' queries.
 
 Each stands in a Go module of its own in ``extras/`` and is built on first use, into the same cache
 as the control plane's programs.
@@ -74,6 +74,11 @@ def _linked(folder: Path, programs: Mapping[str, Path]) -> Path:
     return folder
 
 
+def promql(progress: binaries.Progress = binaries.to_stderr) -> Path:
+    """The program that answers PromQL, see its main.go; raises ToolsError."""
+    return locate("promql", progress) / "promql"
+
+
 def locate(
     name: str,
     progress: binaries.Progress = binaries.to_stderr,
@@ -92,7 +97,7 @@ def locate(
     names = programs(module)
     plan = toolbuild.Plan(
         title=f"{', '.join(names)} ({name})",
-        modules=[toolbuild.Module(folder=module)],
+        modules=[toolbuild.Module(folder=module, package="." if _is_program(module) else "tool")],
         tools=names,
         version=kubernetes_version(module),
     )
@@ -106,8 +111,14 @@ def locate(
 
 
 def programs(module: Path) -> list[str]:
-    """The names of the programs that a module's go.mod asks for."""
+    """The names of the programs that a module's go.mod asks for, or that of its own."""
+    if _is_program(module):
+        return [module.name]
     return [match["name"] for match in TOOL.finditer((module / "go.mod").read_text())]
+
+
+def _is_program(module: Path) -> bool:
+    return (module / "main.go").exists()
 
 
 def kubernetes_version(module: Path) -> str:

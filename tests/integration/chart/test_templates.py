@@ -65,6 +65,8 @@ def plain(objects: list[Any]) -> dict[tuple[str, str], Any]:
     kept = {}
     for each in map(strip, objects):
         annotations = each["metadata"].get("annotations", {})
+        if "helm.sh/hook" in annotations:
+            continue
         annotations.pop("helm.sh/resource-policy", None)
         if not annotations:
             each["metadata"].pop("annotations", None)
@@ -152,6 +154,22 @@ def test_a_misspelt_value_is_refused_wherever_it_stands(either_helm):
 def test_a_wrong_value_is_refused_and_named(either_helm, wrong, said):
     with pytest.raises(HelmError, match=said):
         either_helm.objects(wrong)
+
+
+def test_what_helm_test_runs_has_the_operators_account_and_image(helm):
+    """``tests/installs`` runs it; here that it goes where the operator goes."""
+    namespaced = {**NAMESPACED, "image": {"tag": "t"}, "nodeSelector": {"a": "b"}}
+    objects = helm.objects(namespaced)
+    pod = named(objects, "Pod", "sglang-operator-test")
+    operator = named(objects, "Deployment")["spec"]["template"]["spec"]
+    for key in ("serviceAccountName", "nodeSelector", "securityContext"):
+        assert pod["spec"][key] == operator[key]
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == operator["containers"][0]["image"]
+    script, namespace = container["args"]
+    assert script == (CHART / "scripts" / "helm_test.py").read_text()
+    assert "$(" not in script  # Kubernetes would take it for a variable
+    assert namespace == "sglang-operator"
 
 
 # --- scopes

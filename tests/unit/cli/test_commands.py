@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from datetime import datetime
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from sglang_operator.cli import engine_logs, looking, main, rolling, waiting
+from sglang_operator.cli import engine_logs, leading, looking, main, rolling, screen, waiting
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
+from tests.builders import NOW
+from tests.golden import pictures
 from tests.unit.cli.fake_kubectl import FakeCluster, cluster
 from tests.unit.picture.world import World, guide, trouble
 
@@ -28,6 +32,30 @@ def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
 
     end = waiting.wait(cluster(world), ["actor-infer"], aim, seconds, told.append, sleep)
     return end, told
+
+
+# --- status
+
+
+def _shown(*items: Any, now: float = NOW) -> str:
+    found = leading.leaders(json.dumps({"items": items}).encode(), now)
+    return pictures.plain(screen.render(guide().scene(leaders=found), now, detail=False))
+
+
+def test_who_acts_for_pools_is_told():
+    spec = {"holderIdentity": "op-0_1", "renewTime": f"{T}0.000000Z"}
+    lease = {"metadata": {"namespace": "sys"}, "spec": spec}
+    renewed = datetime.fromisoformat(spec["renewTime"]).timestamp()
+    assert "operator: op-0_1 in sys, renewed 3s ago\n" in _shown(lease, now=renewed + 3)
+    nobody = "✘ operator: nobody holds the Lease sglang-operator"
+    assert nobody in _shown(lease, now=renewed + 61)
+    assert nobody in _shown({**lease, "spec": {**spec, "holderIdentity": ""}}, now=renewed)
+    assert "kubectl sglang doctor" in _shown()
+
+
+def test_a_lease_that_may_not_be_read_says_nothing_of_the_operator():
+    shown = pictures.plain(screen.render(guide().scene(), NOW, detail=False))
+    assert "operator:" not in shown
 
 
 # --- wait

@@ -13,7 +13,7 @@ import yaml
 from sglang_operator.api import conditions, names
 from sglang_operator.controller import families
 from sglang_operator.planner.plan import EngineState
-from tests.monitoring import FOLDER
+from tests.monitoring import FOLDER, queries
 from tests.monitoring.dashboards import DASHBOARDS
 
 # What Prometheus and the PodMonitors add to every series.
@@ -57,26 +57,12 @@ def _known() -> dict[str, set[str]]:
 KNOWN = _known()
 
 
-def _rules() -> Iterator[tuple[str, str]]:
-    body = yaml.safe_load((FOLDER / "prometheus_rule.yaml").read_text())
-    for group in body["spec"]["groups"]:
-        for rule in group["rules"]:
-            yield rule["alert"], rule["expr"]
-
-
-QUERIES = [(f"{d.uid}: {panel}", query) for d in DASHBOARDS for panel, query in d.queries()]
-QUERIES += _rules()
+QUERIES = [*queries.panels(), *queries.alerts()]
 
 
 def _parsed(query: str) -> Any:
-    """The syntax tree, with Grafana's variables filled in as it does."""
-    for name, value in (
-        ("$__rate_interval", "2m"),
-        ("$namespace", "rl"),
-        ("$pool", "actor-infer"),
-    ):
-        query = query.replace(name, value)
-    return promql_parser.parse(query)
+    """The syntax tree."""
+    return promql_parser.parse(queries.filled(query))
 
 
 def _nodes(tree: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import msgspec
 from sglang_operator.api import names
 from sglang_operator.cluster import wire
 from sglang_operator.picture import grid
-from sglang_operator.picture.scene import Node, Scene, scene
+from sglang_operator.picture.scene import Leader, Node, Scene, scene
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
 from tests.builders import NOW, guide_spec
 
@@ -151,13 +151,21 @@ class World:
         for condition in self.find(pool, group)["status"]["conditions"]:
             condition["status"] = said.get(condition["type"], condition["status"])
 
-    def scene(self, *, nodes: bool = True, now: float = NOW, notes: Sequence[str] = ()) -> Scene:
+    def scene(
+        self,
+        *,
+        nodes: bool = True,
+        now: float = NOW,
+        notes: Sequence[str] = (),
+        leaders: Sequence[Leader] | None = None,
+    ) -> Scene:
         return scene(
             msgspec.convert(self.pools, list[wire.CustomResource]),
             msgspec.convert(self.pods, list[wire.Pod]),
             msgspec.convert(self.nodes, list[Node]) if nodes else None,
             now=now,
             notes=notes,
+            leaders=leaders,
         )
 
     def map(self, **options: Any) -> grid.Map:

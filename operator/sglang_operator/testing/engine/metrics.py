@@ -5,6 +5,7 @@ same in all versions from 0.4.6.post5 to 0.5.23, except where ``_SINCE`` says ot
 are those of 0.5.14 (tests/data/real-engine), of which older versions have fewer.
 """
 
+import os
 import time
 from typing import Any
 
@@ -15,7 +16,13 @@ from sglang_operator.testing.engine.manager import Manager
 _MAX_TOKENS = 100_000  # of the KV cache
 _SINCE = {
     "sglang:num_aborted_requests_total": versions.parse("0.5.2"),
+    "sglang:num_paused_reqs": versions.parse("0.5.2"),
+    "sglang:num_retracted_reqs": versions.parse("0.5.2"),
+    "sglang:weight_memory_usage_gb": versions.parse("0.5.20"),
+    "sglang:kv_cache_memory_usage_gb": versions.parse("0.5.20"),
 }
+_BY_PROCESS = {"sglang:num_paused_reqs", "sglang:num_retracted_reqs"}  # have its id as a label
+_MEMORY_GB = 1.0  # as if a model and its cache were there
 
 
 def _used_tokens(manager: Manager) -> int:
@@ -66,6 +73,16 @@ def render(manager: Manager, behaviour: Behaviour) -> str:
         "sglang:token_usage": core["token_usage"],
         "sglang:gen_throughput": core["gen_throughput"],
         "sglang:cache_hit_rate": core["cache_hit_rate"],
+        "sglang:num_paused_reqs": len(scheduler.running) if scheduler.paused else 0,
+        "sglang:num_retracted_reqs": 0,
+        "sglang:weight_memory_usage_gb": _MEMORY_GB,
+        "sglang:kv_cache_memory_usage_gb": _MEMORY_GB,
+    }
+    took = scheduler.latencies
+    histograms = {
+        "sglang:time_to_first_token_seconds": took.first_token,
+        "sglang:inter_token_latency_seconds": took.between_tokens,
+        "sglang:e2e_request_latency_seconds": took.whole,
     }
     counters = {
         "sglang:prompt_tokens_total": scheduler.prompt_tokens,
@@ -81,5 +98,10 @@ def render(manager: Manager, behaviour: Behaviour) -> str:
             if name in _SINCE and behaviour.version < _SINCE[name]:
                 continue
             lines += [f"# HELP {name} {name}", f"# TYPE {name} {kind}"]
-            lines.append(f"{name}{{{ranks if kind == 'gauge' else labels}}} {float(value)}")
+            about = ranks if kind == "gauge" else labels
+            if name in _BY_PROCESS:
+                about = f'{about},pid="{os.getpid()}"'
+            lines.append(f"{name}{{{about}}} {float(value)}")
+    for name, histogram in histograms.items():
+        lines += histogram.lines(name, labels)
     return "\n".join(lines) + "\n"

@@ -7,9 +7,12 @@ everything behind it, and an exception in it is the end of the engine.
 import asyncio
 import hashlib
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
+
+from sglang_operator.testing.engine.latencies import Latencies
 
 _STEP_SECONDS = 0.01  # between looks at the running requests; idle, there are none
 _VOCABULARY = 32_000
@@ -37,6 +40,8 @@ class Request:
     health_check: bool = False
     tokens: float = 0.0  # generated so far; steps may be worth less than one
     retractions: int = 0
+    came: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)  # when it had its latest token
 
     @property
     def generated(self) -> int:
@@ -77,6 +82,7 @@ class Scheduler:
         self.prompt_tokens = 0
         self.finished_requests = 0
         self.aborted_requests = 0
+        self.latencies = Latencies()
 
     async def run(self) -> None:
         """Until the end of the engine."""
@@ -174,15 +180,25 @@ class Scheduler:
         for request in list(self.running):
             before = request.generated
             request.tokens += self._tokens_per_step
-            self.generated_tokens += request.generated - before
+            self._progressed(request, before)
             request.progress.set()
             if request.generated >= request.max_new_tokens:
                 self._end(request, {"type": "length", "length": request.max_new_tokens})
         self.outputs += 1
 
+    def _progressed(self, request: Request, before: int) -> None:
+        self.generated_tokens += request.generated - before
+        if request.generated == before or request.health_check:
+            return
+        now = time.monotonic()
+        self.latencies.progressed(now - request.came, before, request.generated, now - request.last)
+        request.last = now
+
     def _end(self, request: Request, reason: dict[str, Any]) -> None:
         self.running.remove(request)
         self.finished_requests += 1
+        if not request.health_check:
+            self.latencies.whole.observe(time.monotonic() - request.came)
         self.outputs += 1
         request.finish(reason)
 

@@ -1,0 +1,1 @@
+"""Dashboards and alerts by Prometheus' own engine, on scrapes of what ran."""
