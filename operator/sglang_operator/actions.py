@@ -138,14 +138,35 @@ def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
 
 
 def child_actions(
-    pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
+    pool: Pool,
+    wanted: Sequence[Mapping[str, Any]],
+    observed: Observed,
+    *,
+    unselecting: bool = False,
 ) -> list[ChildAction]:
-    """What makes the ``wanted`` Services, budget and registry (``desired.objects``) so."""
-    return [*_to_have(pool, wanted, observed), *_to_drop(pool, wanted, observed)]
+    """What makes the ``wanted`` Services, budget and registry (``desired.objects``) so.
+
+    ``unselecting`` leaves out what is not there yet and selects pods: kube-controller-manager
+    works over it at each of their changes.  Engines' own names are needed by the first of them.
+    """
+    made = [body for body in wanted if not (unselecting and _is_postponable(body, observed))]
+    return [*_to_have(pool, made, observed), *_to_drop(pool, wanted, observed)]
+
+
+def _is_postponable(body: Mapping[str, Any], observed: Observed) -> bool:
+    kind, name = body["kind"], body["metadata"]["name"]
+    headless = body.get("spec", {}).get("clusterIP") == "None"
+    return (
+        kind in ("Service", "PodDisruptionBudget")
+        and not headless
+        and (kind, name) not in observed.children
+    )
 
 
 def _to_have(
-    pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
+    pool: Pool,
+    wanted: Sequence[Mapping[str, Any]],
+    observed: Observed,
 ) -> Iterator[ChildAction]:
     for body in wanted:
         kind, name = body["kind"], body["metadata"]["name"]

@@ -56,6 +56,25 @@ def test_a_new_pool_gets_its_service_budget_lease_and_registry():
     ]
 
 
+def test_what_selects_pods_waits_for_them_but_engines_names_do_not():
+    pool = a_pool(network={"headlessService": True})
+    batch = actions.child_actions(pool, wanted(pool, []), Observed(), unselecting=True)
+    assert [(type(a).__name__, a.kind, a.name) for a in batch] == [
+        ("CreateChild", "Service", "actor-infer-engines"),
+        ("CreateChild", "Lease", "actor-infer-weights"),
+        ("CreateChild", "ConfigMap", "actor-infer-engines"),
+    ]
+
+
+def test_a_service_that_is_there_already_does_not_wait_to_be_put_right():
+    pool = a_pool()
+    children = as_observed(wanted(pool, []))
+    children["Service", "actor-infer"].body["spec"]["ports"] = []
+    observed = Observed(children=children)
+    batch = actions.child_actions(pool, wanted(pool, []), observed, unselecting=True)
+    assert [(type(a).__name__, a.kind) for a in batch] == [("UpdateChild", "Service")]
+
+
 def test_children_as_they_should_be_are_left_alone_whatever_the_server_added():
     pool = a_pool()
     bodies = wanted(pool, all_pods(pool))

@@ -4,6 +4,7 @@ A restart of the operator begins with an empty memory and comes to the same deci
 asks the API server once more what it had refused.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ ERRORS_BEFORE_TOLD = 4
 CONFIRMED_SECONDS = 10.0
 # Creates that went through say for so long that more of them will.
 PROVEN_SECONDS = 10.0
+# What selects pods waits for a new pool's first pods, and no longer than this.
+NEW_SECONDS = 30.0
 
 
 @dataclass
@@ -54,6 +57,7 @@ class Memory:
     """One pool's memory; times are seconds since the epoch unless said otherwise."""
 
     uid: names.Uid
+    known_since: float = field(default_factory=time.monotonic)
     planned: Pool | Refused | None = None
     tuning: Tuning | None = None  # that it was planned with
     template: dict[str, object] | None = None
@@ -78,6 +82,11 @@ class Memory:
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
     awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this operator has known the pool for a moment only."""
+        return time.monotonic() - self.known_since < NEW_SECONDS
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

@@ -289,7 +289,9 @@ class Reconciler:
                     stop.set()  # there is more to do than was known: plan it anew
                 moved, _ = await self._act_on_weights(key, memory, pool.owner, weights_plan)
                 if not moved:
-                    await self._publish(key, memory, record, pool, fresh, weights_plan, observed)
+                    await self._publish(
+                        key, memory, record, pool, fresh, weights_plan, observed, creating=True
+                    )
             return acting.result(), long
         finally:
             acting.cancel()
@@ -377,10 +379,14 @@ class Reconciler:
         plan: Plan,
         weights_plan: WeightsPlan,
         observed: Observed,
+        *,
+        creating: bool = False,
     ) -> float | None:
         """Registry, Services and status, each only if it changed, and not too often.
 
         What a trainer waits for does not wait for that.
+        While the first pods are created, what selects them waits: the API server would be kept
+        busy with lists of addresses that are written anew at each of them, and no engine is up.
         """
         awaited = weights_plan.awaited(memory.awaited)
         wait = memory.published_at + self._publish_interval - time.monotonic()
@@ -390,7 +396,9 @@ class Reconciler:
         children = objects.children(pool, weights_plan)
         wanted = [
             action
-            for action in actions.child_actions(pool, children, observed)
+            for action in actions.child_actions(
+                pool, children, observed, unselecting=creating and memory.is_new
+            )
             if (action.kind, action.name) not in memory.conflicts
         ]
         outcome = await self._executor.children(key, memory.uid, wanted)
