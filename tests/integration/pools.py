@@ -99,6 +99,15 @@ class PoolUnderTest:
         uid = self.object()["metadata"]["uid"]
         return [e for e in listed["items"] if e.get("regarding", {}).get("uid") == uid]
 
+    def told(self, reason: str, count: int = 1) -> list[Json]:
+        """The Events with this reason, once there are so many: they come after the status."""
+
+        def found() -> list[Json]:
+            return [event for event in self.events() if event["reason"] == reason]
+
+        self.wait(lambda: len(found()) >= count, f"the Event {reason}")
+        return found()
+
     def registry(self) -> Json:
         path = f"/api/v1/namespaces/{self.namespace}/configmaps/{self.name}-engines"
         document: Json = json.loads(self.plane.api.get(path)["data"]["engines.json"])

@@ -91,7 +91,7 @@ def test_engines_that_all_run_out_of_memory_stall_the_pool_and_a_corrected_spec_
     assert len(failure["engines"]) == 12
     shown = pool.kubectl("get", "sgi", pool.name, "--no-headers").split()
     assert shown[:4] == [pool.name, "0/12", "0/12", "CUDAOutOfMemory"]
-    told = [e for e in pool.events() if e["reason"] == "CUDAOutOfMemory"]
+    told = pool.told("CUDAOutOfMemory", 2)
     assert len(told) == 2  # the failure, and that it is final
     pool.apply(
         strategy_args=with_config(mem_fraction_static=0.7)["strategy_args"],
@@ -155,7 +155,7 @@ def test_too_small_a_cache_is_tuned_on_one_engine_and_never_silently(pool):
     pool.wait_for(conditions.STALLED, "KVCacheTooSmall", 60)
     found = pool.status["tuning"]
     assert (found["from"], found["memFractionStatic"], found["changes"]) == (0.7, 0.8, 2)
-    told = [e["note"] for e in pool.events() if e["reason"] == "MemFractionTuned"]
+    told = [e["note"] for e in pool.told("MemFractionTuned", 2)]
     assert sorted(note.split(" after ")[0] for note in told) == [
         "mem_fraction_static goes from 0.7 to 0.75",
         "mem_fraction_static goes from 0.75 to 0.8",

@@ -190,7 +190,8 @@ class _Planner:
         for name, highest in self.observed.taken.items():
             groups[name].highest = max(groups[name].highest, highest)
         for group in groups.values():
-            group.live.sort(key=self._preference)
+            if len(group.live) > 1:
+                group.live.sort(key=self._preference)
         return groups
 
     def _preference(self, pod: ObservedPod) -> tuple[bool, bool, bool, int]:
