@@ -19,7 +19,8 @@ ARGO, FLUX = "argocd-controller", "kustomize-controller"
 
 @pytest.fixture(scope="module")
 def plane():
-    with ControlPlane("4x8") as plane:
+    # Room for each test's pool, until garbage collection knows their kind, 30 s after the first.
+    with ControlPlane("8x8") as plane:
         yield plane
 
 

@@ -11,7 +11,7 @@ import yaml
 from sglang_operator.engine import schema
 from sglang_operator.testing import binaries
 from tests.chart.generated import CHART, MANIFESTS
-from tests.integration.chart.helm import HelmError, kinds, named
+from tests.integration.chart.helm import LOADER, HelmError, kinds, named
 
 CI_VALUES = sorted((CHART / "ci").glob("*.yaml"))
 CHART_LABELS = (
@@ -77,7 +77,7 @@ def plain(objects: list[Any]) -> dict[tuple[str, str], Any]:
 def kustomized(folder: Path) -> list[Any]:
     kubectl = str(binaries.locate() / "kubectl")
     made = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, check=True)
-    return list(yaml.safe_load_all(made.stdout))
+    return list(yaml.load_all(made.stdout, Loader=LOADER))
 
 
 def test_kustomize_gives_the_same_objects_as_the_charts_defaults(helm):
