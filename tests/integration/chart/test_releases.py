@@ -119,6 +119,12 @@ def test_a_release_that_does_not_keep_the_definition_takes_its_pools_along(plane
     in_namespace(helm, "upgrade", "--install", str(CHART), "--set=crds.keep=false", "--wait")
     operator = InstalledOperator(plane)
     operator.start()
+    # Garbage collection learns of a kind every 30 s; what it has not met before the definition
+    # goes, it never collects.
+    pool.apply(replicas=1)
+    pool.wait_ready()
+    pool.delete()
+    plane.wait(lambda: pool.all_pods() == [], 60, "garbage collection to know of pools")
     pool.apply(replicas=2)
     pool.wait_ready()
     in_namespace(helm, "uninstall", "--wait", "--timeout=60s")
