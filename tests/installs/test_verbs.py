@@ -262,7 +262,8 @@ CASES: dict[Verb, Case] = {
         (resource, "get"): Case(prepare=make, act=apply, done=told_of_conflict)
         for resource, make in STRANGERS.items()
     },
-    (POOLS, "get"): Case(act=apply, done=ready),
+    # By which a pool is confirmed before anything of it is taken away.
+    (POOLS, "get"): Case(prepare=up, act=fewer, done=one_left),
     (f"{POOLS}/status", "patch"): Case(act=apply, done=ready),
     # The admission plugin asks for it in the operator's name; what is refused is the pod.
     (f"{POOLS}/finalizers", "update"): Case(act=apply, done=ready, denied=("pods", "create")),
