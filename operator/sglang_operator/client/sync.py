@@ -91,6 +91,7 @@ class AsyncSync(Updates):
         self.engines: tuple[Engine, ...] = ()
         self.registry: Registry | None = None
         self._hold: Hold | None = None
+        self._state = Transaction()  # as this sync left the Lease: nobody else may change it
         self._watch: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._body: asyncio.Task[Any] | None = None
@@ -112,17 +113,16 @@ class AsyncSync(Updates):
             )
         self.registry, self.engines = registry, registry.engines
         self._check_pause(registry)
-        await self._take(registry)
+        self._state = await self._take(registry)
         try:
             self._watch = asyncio.create_task(self._stale(), name="stale epoch")
-            state = await self._pool.lease.read()
-            await self._pause(state)
-            await self._resume(state, {weights.WEIGHTS} & set(state.released))
+            await self._pause()
+            await self._resume({weights.WEIGHTS} & set(self._state.released))
         except BaseException as error:
             await self.abort(_reason(error))
             raise
 
-    async def _take(self, registry: Registry) -> None:
+    async def _take(self, registry: Registry) -> Transaction:
         trainer = self._pool.trainer(self._options.duration)
         hold = Hold(self._pool.lease, trainer, self._lose)
 
@@ -136,18 +136,18 @@ class AsyncSync(Updates):
                 seen=sight.seen,
             )
 
-        await hold.taking(
+        state = await hold.taking(
             self._pool.lease.step_when_free(step, wait=self._options.wait, patience=PATIENCE)
         )
         self._hold = hold
         hold.start()
+        return state
 
     async def finish(self) -> None:
         """Let the engines go on, and commit.  Raises PoolError; then the sync is aborted."""
         try:
             await self.end_weight_update()
-            state = await self._pool.lease.read()
-            await self._resume(state, set(state.released))
+            await self._resume(set(self._state.released))
             if self._options.label and self._features.weight_version_flag:
                 payload = {"new_version": self.version, "abort_all_requests": False}
                 await self.call("/update_weight_version", payload)
@@ -209,6 +209,7 @@ class AsyncSync(Updates):
                     found=state.holder or "nobody",
                 )
             )
+        self._state = state
         trainer = steps.Trainer(holder=state.holder, transaction=state.id, duration=state.duration)
         self._hold = Hold(self._pool.lease, trainer, self._lose)
         self.version, self.checkpoint = state.target_version, state.checkpoint
@@ -377,26 +378,26 @@ class AsyncSync(Updates):
             version = registry.engine_version
             raise Unsupported(texts.PAUSE_MODE.format(version=version, mode=mode))
 
-    async def _pause(self, state: Transaction) -> None:
+    async def _pause(self) -> None:
         if self._options.pause is None:
             return
         await self.call("/pause_generation", {"mode": self._options.pause})
         if self._options.pause == "abort":
-            awake = [e for e in self.engines if e.instance not in state.asleep]
+            awake = [e for e in self.engines if e.instance not in self._state.asleep]
             await self._guarded(self._pool.drain(awake))
 
-    async def _resume(self, state: Transaction, tags: set[str]) -> None:
+    async def _resume(self, tags: set[str]) -> None:
         """Resume memory that a sleep released: weights before, the rest after the update."""
         if not tags or self._hold is None:
             return
-        asleep = [e for e in self.engines if e.instance in state.asleep]
+        asleep = [e for e in self.engines if e.instance in self._state.asleep]
         await self._guarded(self._pool.resume_memory(asleep, sorted(tags)))
         trainer = self._hold.trainer
 
         def step(current: Transaction, sight: Sight) -> Transaction:
             return steps.wake(current, trainer, now=sight.now, tags=tags)
 
-        await self._guarded(self._pool.lease.step(step, patience=PATIENCE))
+        self._state = await self._guarded(self._pool.lease.step(step, patience=PATIENCE))
 
 
 def _changed(covered: tuple[Engine, ...], registry: Registry) -> list[str]:
