@@ -95,7 +95,7 @@ class Client:
         try:
             connection.request(method, path, data, headers)
             response = connection.getresponse()
-        except (ConnectionError, http.client.HTTPException):
+        except (ConnectionError, ssl.SSLEOFError, http.client.HTTPException):
             self._drop(connection)
             if not reused:
                 raise
