@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration test-k8s installs contract faults faults-subset lint format bench bench-weights weights-model bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
+.PHONY: help demo test unit integration test-k8s installs contract faults faults-subset lint format bench bench-weights weights-model weights-real bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client i
 
 weights-model: $(STAMP) ## 100,000 runs of everything between a trainer's bytes and a client's answer
 	$(BIN)/python -m tests.weights $(ARGS)
+
+weights-real: $(STAMP) tools ## The same on real containers, clients asking all the while; its controls: 20 min
+	$(BIN)/python -m tests.weights_real $(ARGS)
 
 bench-peers: $(STAMP) tools ## The same against KubeRay, LeaderWorkerSet and JobSet as shipped (builds them)
 	$(BIN)/python -m tests.bench.peers $(ARGS)

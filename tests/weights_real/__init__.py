@@ -1,0 +1,1 @@
+"""A pool's weights on real nodes, explored: real containers, trainers and clients."""

@@ -1,0 +1,115 @@
+"""``make weights-real``: interleavings on real nodes, and what clients were told meanwhile."""
+
+import argparse
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator
+from sglang_operator.testing.realnode import kitimages
+from tests.builders import with_config
+from tests.integration.pools import PoolUnderTest
+from tests.mutants.planted import source_root
+from tests.weights_real import steps
+from tests.weights_real.exploring import explore, table
+from tests.weights_real.lab import OPENS_AT_BEGIN, in_network, operators
+from tests.weights_real.lane import Result, Variant
+
+NODE = "1x32"
+LANES = 3
+# Ways in which the design could be wrong: each has to be found.
+CONTROLS = {
+    "no gate": Variant(gate="Off"),
+    "does not pause": Variant(pause=None, bucket_seconds=0.3),
+    "Versioned, the version in every bucket": Variant(
+        gate="Versioned", program="strange", labels_buckets=True, bucket_seconds=1.5
+    ),
+}
+MUTANT = "opens at begin"
+# Between the Lease, by which it begins, and the pause of the first engine, one of which is new.
+AIMED = Variant(program="sync", aimed=(8, "trainer stands still"))
+READY_SECONDS = 120.0
+
+
+@contextlib.contextmanager
+def _operators(
+    plane: ControlPlane, source: Path | None = None
+) -> Iterator[list[InstalledOperator]]:
+    made = operators(plane, source)
+    try:
+        yield made
+    finally:
+        for operator in made:
+            if operator.pid:
+                operator.kill()
+
+
+def _steps(plane: ControlPlane, count: int) -> steps.Steps:
+    """Twelve engines through steps of training, with one operator."""
+    with InstalledOperator(plane):
+        pool = PoolUnderTest(plane, plane.namespace("steps"))
+        pool.apply(**with_config(enable_memory_saver=True))
+        pool.wait_ready(READY_SECONDS)
+        found: steps.Steps = in_network(plane, lambda: steps.measure(plane, pool, count))
+        pool.delete()
+        return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=110)
+    parser.add_argument("--seed", type=int, default=1, help="of the first run")
+    parser.add_argument("--lanes", type=int, default=LANES, help="pools side by side")
+    parser.add_argument("--control-runs", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=50, help="of training, on twelve engines")
+    parser.add_argument("--only", help="a control's name, 'design' or 'steps'")
+    options = parser.parse_args()
+    tables, failed = [], False
+
+    def told(text: str) -> None:
+        tables.append(text)
+        print(f"\n{text}\n", flush=True)
+
+    with ControlPlane(NODE, kind="real") as plane:
+        plane.load_image(kitimages.default_engine())
+
+        def ran(
+            name: str, variant: Variant, made: list[InstalledOperator], runs: int
+        ) -> list[Result]:
+            begun = time.monotonic()
+            seeds = range(options.seed, options.seed + runs)
+            short = "-".join(re.findall("[a-z]+", name.lower())[:3])
+            found: list[Result] = in_network(
+                plane,
+                lambda: explore(plane, made, variant, seeds, name=short, lanes=options.lanes),
+            )
+            told(f"{table(name, found)}\n{time.monotonic() - begun:.0f} s")
+            return found
+
+        wanted = options.only
+        with _operators(plane) as made:
+            if wanted in (None, "design"):
+                found = ran("the design", Variant(), made, options.runs)
+                failed |= any(result.found for result in found)
+            for name, variant in CONTROLS.items():
+                if wanted in (None, name):
+                    found = ran(f"control: {name}", variant, made, options.control_runs)
+                    failed |= not any(result.told.wrong for result in found)
+        if wanted in (None, "steps"):
+            measured = _steps(plane, options.steps)
+            told(measured.table())
+            failed |= not measured.good
+        if wanted in (None, MUTANT):
+            with source_root(OPENS_AT_BEGIN) as source, _operators(plane, source) as made:
+                found = ran(f"control: {MUTANT}", AIMED, made, options.control_runs)
+                failed |= not any(result.told.wrong for result in found)
+    print("\n" + "\n\n".join(tables))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

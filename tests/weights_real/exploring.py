@@ -1,0 +1,77 @@
+"""Many runs on several pools side by side, and what came of them."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator
+from tests.weights_real.clients import Told
+from tests.weights_real.lab import Lab
+from tests.weights_real.lane import Lane, Result, Variant
+
+
+async def explore(
+    plane: ControlPlane,
+    made: list[InstalledOperator],
+    variant: Variant,
+    seeds: Sequence[int],
+    *,
+    name: str,
+    lanes: int,
+) -> list[Result]:
+    """Run all seeds, on several pools side by side."""
+    left = iter(seeds)
+    results: list[Result] = []
+
+    async def lane(lab: Lab, number: int) -> None:
+        namespace = await asyncio.to_thread(plane.namespace, f"{name}-{number}")
+        async with Lane(lab, namespace, variant) as pool:
+            for seed in left:
+                result = await pool.run(seed)
+                results.append(result)
+                _tell(result)
+
+    async with Lab(plane, made) as lab:
+        async with asyncio.TaskGroup() as group:
+            for number in range(lanes):
+                group.create_task(lane(lab, number))
+        print(f"operators killed: {lab.kills}", flush=True)
+    return results
+
+
+def _tell(result: Result) -> None:
+    answers = sum(n for (_, kind), n in result.told.answers.items() if kind.startswith("whole"))
+    print(
+        f"seed {result.seed}: {result.seconds:.1f} s, {len(result.steps)} steps, "
+        f"{answers} answers, {len(result.found)} found",
+        flush=True,
+    )
+    if result.found:
+        print("   steps: " + "\n          ".join(result.steps))
+        for problem, count in Counter(result.found).items():
+            print(f"   {count} × {problem}", flush=True)
+
+
+def table(name: str, results: Sequence[Result]) -> str:
+    """What there was, in a few lines."""
+    told, outcomes, faults = Told(), Counter[str](), Counter[str]()
+    for result in results:
+        told.add(result.told)
+        outcomes += result.outcomes
+        faults += result.faults
+    found = sum(bool(result.found) for result in results)
+    lines = [
+        f"## {name}",
+        f"runs {len(results)}, steps {sum(len(r.steps) for r in results)}, "
+        f"runs with something found {found}, wrong answers {len(told.wrong)}",
+        _counted("faults", faults),
+        _counted("trainers and engines", outcomes),
+        _counted("requests", told.requests),
+        *(f"  {route}: {kind} {n}" for (route, kind), n in sorted(told.answers.items())),
+    ]
+    return "\n".join(lines)
+
+
+def _counted(name: str, counter: Counter[str]) -> str:
+    return f"{name}: " + ", ".join(f"{key} {n}" for key, n in sorted(counter.items()))

@@ -1,0 +1,396 @@
+"""One pool through many runs: trainers held and killed at any of their requests, and what else.
+
+A run is a few things that trainers and people do, chosen by a seed, and then a fair end: nothing
+fails any more, one trainer keeps going, and everything has to come right.  The pool goes on from
+run to run, as pools do.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from sglang_operator.api import names
+from tests.builders import with_config
+from tests.weights_real import trainer
+from tests.weights_real.clients import Checker, Clients, Told
+from tests.weights_real.lab import GROUP, Json, Lab
+from tests.weights_real.trainer import Order
+
+POOL = "actor-infer"
+CONTROL_PORT = 9999
+MAPPINGS = ("[0, 1, 2]", "[2, 0, 1]", "[0, 1, 3]", "[4, 1, 2]", "[0, 1, 2, 3]")
+REPLICAS = (None, 2, 3)
+PROGRAMS = ("sync", "sync", "sync", "torn", "sleep", "wake", "nap", "cycle", "sleep and sync")
+WHILE_TRAINING = ("trainer dies", "trainer dies", "trainer stands still", "second trainer")
+AT_ANY_TIME = (
+    *("engine killed", "engine crashes", "engine killed"),
+    *("scaled", "mapping changed", "operator killed", "operators' Lease lost"),
+)
+# A sync of three engines passes some 60 points.
+POINTS = 64
+UP_SECONDS = 120.0
+FAIR_SECONDS = 150.0
+IN_SERVICE_SECONDS = 15.0
+SERVING_SECONDS = 1.5  # at most, between what trainers do
+# What a scheduler dies of whose memory is gone (testing.engine.scheduler).
+ASKED_ASLEEP = "Pointer argument (at 0)"
+BUSY_RELEASE = "release_memory_occupation should be called only"
+WOKEN_AWAKE = "KeyError: '"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What is explored: the pool's gate, and trainers as they are or as they should not be."""
+
+    gate: str = "Committed"
+    program: str = ""  # instead of any
+    pause: str | None = "abort"
+    labels_buckets: bool = False
+    bucket_seconds: float = 0.0
+    # Aimed: an engine crashes before each trainer, who is held so at this point.
+    aimed: tuple[int, str] | None = None
+
+
+@dataclass
+class Result:
+    """One run: what was done, what it came to, what was wrong."""
+
+    seed: int
+    steps: list[str] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    told: Told = field(default_factory=Told)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def found(self) -> list[str]:
+        """Everything that must not be."""
+        return [*self.told.wrong, *self.problems]
+
+
+def engines_template() -> Json:
+    """A podTemplate for fake engines that start and end quickly, and can be broken."""
+    told = {
+        "CONTROL_PORT": CONTROL_PORT,
+        "LOAD_SECONDS": 0.05,
+        "WARM_UP_SECONDS": 0.05,
+        "CRASH_SECONDS": 0.05,
+        "DRAIN_POLL_SECONDS": 0.2,
+    }
+    env = [{"name": f"FAKE_SGLANG_{key}", "value": str(value)} for key, value in told.items()]
+    return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
+
+
+class Lane:
+    """A pool, its clients and its trainers, one after the other; an asynchronous context manager.
+
+    ``namespace`` exists, and is the pool's alone.
+    """
+
+    def __init__(self, lab: Lab, namespace: str, variant: Variant) -> None:
+        self._lab = lab
+        self._namespace = namespace
+        self._variant = variant
+        self._place = lab.place(namespace, POOL)
+        self._checker = Checker()
+        self._result = Result(0)
+        self._chance = random.Random(0)
+        self._versions = 0
+        self._ends: dict[str, str] = {}  # what pods' containers ended with, by UID
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        await self._api(
+            "POST", f"{GROUP}/namespaces/{self._namespace}/{names.PLURAL}", self._pool()
+        )
+        self._watch = asyncio.create_task(self._follow_pods())
+        await self._until(self._is_up, UP_SECONDS, "the engines to be up")
+        service = await self._api(
+            "GET", f"/api/v1/namespaces/{self._namespace}/services/{names.service_name(POOL)}"
+        )
+        spec = service["spec"]
+        url = f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+        self._clients = Clients(url, self._checker)
+        await self._clients.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._clients.__aexit__(kind, error, trace)
+        self._watch.cancel()
+        await asyncio.gather(self._watch, return_exceptions=True)
+        await self._api("DELETE", self._pool_path)
+
+    def _pool(self) -> Json:
+        spec = {
+            **with_config(enable_memory_saver=True),
+            "num_gpus_per_worker": 1,
+            "device_mapping": MAPPINGS[0],
+            "weights": {"gate": self._variant.gate},
+            "restart": {
+                "backoffSeconds": 1,
+                "maxBackoffSeconds": 1,
+                "resetSeconds": 1,
+                "startupBudget": 100,
+            },
+            "drain": {"gracePeriodSeconds": 2},
+            "podTemplate": engines_template(),
+        }
+        return {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": POOL},
+            "spec": spec,
+        }
+
+    # --- a run
+
+    async def run(self, seed: int) -> Result:
+        """A run of this seed; what came of it."""
+        begun = time.monotonic()
+        self._chance = random.Random(seed)
+        self._result = Result(seed)
+        self._clients.take()
+        if self._chance.random() < 0.25:
+            await self._idle_fault()
+        for _ in range(self._chance.randint(2, 4)):
+            await self._act()
+            await asyncio.sleep(self._chance.uniform(0, SERVING_SECONDS))
+            if self._chance.random() < 0.2:
+                await self._idle_fault()
+        await self._settle()
+        self._result.told = self._clients.take()
+        self._result.problems += self._bad_ends()
+        self._result.seconds = time.monotonic() - begun
+        return self._result
+
+    async def _act(self) -> None:
+        """Somebody trains, and maybe something happens meanwhile."""
+        chance, variant = self._chance, self._variant
+        program = variant.program or chance.choice(PROGRAMS)
+        torn = chance.randrange(3) if program == "torn" else None
+        holds: dict[int, str] = {}
+        if variant.aimed is not None:
+            await self._crash("kill")
+            await asyncio.sleep(1)
+            holds = dict([variant.aimed])
+        for _ in range(0 if variant.aimed else chance.choice((0, 1, 1, 2))):
+            holds[chance.randrange(POINTS)] = self._pick()
+        order = Order(
+            program="sync" if program == "torn" else program,
+            holder=chance.choice(("trainer-a", "trainer-a", "trainer-b")),
+            version=self._version(),
+            buckets=chance.choice((2, 3, 5)),
+            torn_at=torn,
+            tags=chance.choice((("weights", "kv_cache"), ("kv_cache",))),
+            holds=frozenset(holds),
+            wait=chance.choice((0.0, 6.0)),
+            ready=chance.random() < 0.7 or variant.aimed is not None,
+            pause=variant.pause,
+            labels_buckets=variant.labels_buckets,
+            bucket_seconds=variant.bucket_seconds,
+        )
+        self._result.steps.append(program)
+        await self._train(order, holds)
+
+    def _version(self) -> str:
+        self._versions += 1
+        version = f"{self._namespace}-v{self._versions}"
+        self._checker.expect(version)
+        return version
+
+    async def _train(self, order: Order, holds: dict[int, str]) -> str:
+        """Let a trainer carry out its order; the name of what it raised, "died", or nothing."""
+        process, talk = await asyncio.to_thread(trainer.spawn, self._place, order)
+        try:
+            return await self._attend(process, talk, holds)
+        finally:
+            if process.is_alive():
+                process.kill()
+            await asyncio.to_thread(process.join)
+            talk.close()
+
+    async def _attend(self, process: Any, talk: Connection, holds: dict[int, str]) -> str:
+        while True:
+            try:
+                said = await asyncio.to_thread(talk.recv)
+            except (EOFError, ConnectionError):
+                self._result.outcomes["trainer died"] += 1
+                return "died"
+            if said[0] == "at":
+                _, point, name = said
+                fault = holds[point]
+                self._result.steps.append(f"{fault} at {point} ({name})")
+                self._result.faults[fault] += 1
+                await self._faults()[fault](process)
+                with contextlib.suppress(ConnectionError):
+                    talk.send("go on")
+                continue
+            _, error, message = said
+            self._result.outcomes[error or "done"] += 1
+            if error:
+                self._result.steps.append(f"{error}: {message[:160]}")
+            if error.startswith("unexpected"):
+                self._result.problems.append(f"the trainer: {error}: {message}")
+            return str(error)
+
+    # --- faults
+
+    def _faults(self) -> dict[str, Callable[[Any], Any]]:
+        return {
+            "trainer dies": self._kill,
+            "trainer stands still": self._stall,
+            "engine killed": lambda _: self._crash("kill"),
+            "engine crashes": lambda _: self._crash("crash"),
+            "scaled": lambda _: self._scale(),
+            "mapping changed": lambda _: self._remap(),
+            "second trainer": lambda _: self._second_trainer(),
+            "operator killed": lambda _: self._lab.kill_operator(self._chance),
+            "operators' Lease lost": lambda _: self._lab.lose_lease(),
+        }
+
+    def _pick(self, *, nobody_trains: bool = False) -> str:
+        kinds = [*AT_ANY_TIME] if nobody_trains else [*WHILE_TRAINING, *AT_ANY_TIME]
+        return self._chance.choice(kinds)
+
+    async def _kill(self, process: Any) -> None:
+        process.kill()
+
+    async def _stall(self, _: Any) -> None:
+        """Longer than its Lease lasts: the operator has aborted when it goes on."""
+        await asyncio.sleep(trainer.LEASE_SECONDS + 1.5)
+
+    async def _crash(self, kind: str) -> None:
+        engines = [e for e in (await self._registry())["engines"] if e["podIP"]]
+        if engines:
+            await self._break(self._chance.choice(engines)["podIP"], kind)
+
+    async def _break(self, address: str, kind: str) -> None:
+        limits = aiohttp.ClientTimeout(total=5)
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=limits) as session,
+                session.post(f"http://{address}:{CONTROL_PORT}/fault", json={"fault": kind}),
+            ):
+                pass
+
+    async def _scale(self) -> None:
+        await self._patch({"replicas": self._chance.choice(REPLICAS)})
+
+    async def _remap(self) -> None:
+        await self._patch({"device_mapping": self._chance.choice(MAPPINGS)})
+
+    async def _second_trainer(self) -> None:
+        order = Order(program="sync", holder="trainer-c", version=self._version())
+        said = await self._train(order, {})
+        self._result.steps.append(f"the second: {said or 'done'}")
+
+    async def _idle_fault(self) -> None:
+        """Something happens while nobody trains."""
+        fault = self._pick(nobody_trains=True)
+        self._result.steps.append(f"{fault}, nobody trains")
+        self._result.faults[fault] += 1
+        await self._faults()[fault](None)
+
+    # --- a fair end
+
+    async def _settle(self) -> None:
+        """The trainer trains on, step by step: every engine gets its weights in the end."""
+        await self._lab.rest()
+        deadline = time.monotonic() + FAIR_SECONDS
+        order = Order(
+            program="sync", holder="trainer-a", wait=trainer.LEASE_SECONDS + 2, ready=True
+        )
+        said = ""
+        while time.monotonic() < deadline:
+            version = self._version()
+            said = await self._train(replace(order, version=version), {})
+            if said:
+                continue
+            if self._variant.gate != "Committed":
+                return
+            with contextlib.suppress(TimeoutError):
+                # An engine that a change of the spec brought since is covered by the next step.
+                await self._until(partial(self._serves, version), IN_SERVICE_SECONDS, "")
+                return
+        found = json.dumps(await self._registry())
+        self._result.problems.append(f"the trainer kept going, in vain ({said}): {found}")
+
+    async def _serves(self, version: str) -> bool:
+        engines = (await self._registry())["engines"]
+        return bool(engines) and all(
+            (e["state"], e["version"]) == ("InService", version) for e in engines
+        )
+
+    async def _is_up(self) -> bool:
+        with contextlib.suppress(aiohttp.ClientResponseError):
+            engines = (await self._registry())["engines"]
+            return len(engines) == 3 and all(e["instance"] and e["url"] for e in engines)
+        return False
+
+    # --- how engines end
+
+    async def _follow_pods(self) -> None:
+        async for event in self._lab.api.watch(f"/api/v1/namespaces/{self._namespace}/pods"):
+            pod = event["object"]
+            for status in pod.get("status", {}).get("containerStatuses", []):
+                ended = status["state"].get("terminated") or status.get("lastState", {}).get(
+                    "terminated"
+                )
+                if ended:
+                    key = f"{pod['metadata']['name']} {status['containerID'][-8:]}"
+                    self._ends.setdefault(key, ended.get("message", ""))
+
+    def _bad_ends(self) -> list[str]:
+        """Engines that ended as none may; the others' ends are counted."""
+        ends, self._ends = self._ends, {}
+        found = []
+        for pod, message in ends.items():
+            if ASKED_ASLEEP in message:
+                found.append(f"a request reached {pod}, which slept")
+            elif BUSY_RELEASE in message:
+                found.append(f"{pod} was put to sleep amid requests")
+            kind = "woken awake" if WOKEN_AWAKE in message else "ended"
+            self._result.outcomes[f"engine {kind}"] += 1
+        return found
+
+    # --- the API server
+
+    @property
+    def _pool_path(self) -> str:
+        return f"{GROUP}/namespaces/{self._namespace}/{names.PLURAL}/{POOL}"
+
+    async def _api(self, method: str, path: str, body: object = None) -> Json:
+        return await self._lab.api.call(method, path, body)
+
+    async def _patch(self, spec: Json) -> None:
+        await self._api("PATCH", self._pool_path, {"spec": spec})
+
+    async def _registry(self) -> Json:
+        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{names.registry_name(POOL)}"
+        found: Json = json.loads((await self._api("GET", path))["data"]["engines.json"])
+        return found
+
+    async def _until(self, check: Callable[[], Any], seconds: float, what: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not await check():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds:g} s for {what}")
+            await asyncio.sleep(0.1)

@@ -1,0 +1,172 @@
+"""A trainer as a process of its own, on our client, that can be held at each of its requests.
+
+A *point* is the moment before or after one request that the client makes, to an engine or to the
+API server.  At the points that its order names, the whole process stands still until it is told to
+go on, or is killed.
+"""
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from sglang_operator.api import weights as api_weights
+from sglang_operator.client import AsyncPool, PoolError
+from sglang_operator.client.calls import EngineCalls
+from sglang_operator.client.cluster import Cluster
+from sglang_operator.client.registry import Engine
+from sglang_operator.testing.engine import weights
+from sglang_operator.testing.realnode.network import Network
+
+LEASE_SECONDS = 4  # short, so that a run sees leases end
+SETTLE_SECONDS = 0.5
+TENSORS = weights.names(2)  # of the fake engine's model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the pool is, and the thread by whose network its engines are reached."""
+
+    namespace: str
+    pool: str
+    kubeconfig: str
+    thread: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a trainer is to do, and at which points it is to be held."""
+
+    program: str
+    holder: str
+    version: str = ""
+    buckets: int = 3
+    torn_at: int | None = None  # the bucket before which it fails
+    tags: tuple[str, ...] = ("weights", "kv_cache")
+    holds: frozenset[int] = frozenset()
+    wait: float = 0.0  # for another trainer
+    ready: bool = False  # it waits until every engine is up
+    pause: str | None = "abort"
+    labels_buckets: bool = False  # the version goes with every bucket
+    bucket_seconds: float = 0.0  # between two buckets
+
+
+class TornError(Exception):
+    """The trainer fails in the middle of its update."""
+
+
+def spawn(place: Place, order: Order) -> tuple[Any, Connection]:
+    """Start a trainer; the process and the way to talk to it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=main, args=(place, order, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def main(place: Place, order: Order, talk: Connection) -> None:
+    """Carry out the order; tells ``("end", error's name, its message)``."""
+    api_weights.LEASE_SECONDS = LEASE_SECONDS
+    _hold_at(order.holds, talk)
+    try:
+        with Network(place.thread).inside():
+            asyncio.run(_carry_out(place, order))
+        talk.send(("end", "", ""))
+    except (PoolError, TornError) as error:
+        talk.send(("end", type(error).__name__, str(error)))
+    except Exception as error:
+        talk.send(("end", f"unexpected {type(error).__name__}", str(error)))
+    talk.close()
+    os._exit(0)
+
+
+def _hold_at(holds: frozenset[int], talk: Connection) -> None:
+    passed = 0
+
+    def point(name: str) -> None:
+        nonlocal passed
+        if passed in holds:
+            talk.send(("at", passed, name))
+            talk.recv()
+        passed += 1
+
+    def held(owner: type, method: str) -> None:
+        call: Callable[..., Awaitable[Any]] = getattr(owner, method)
+
+        async def calling(self: Any, *arguments: Any, **options: Any) -> Any:
+            path = next((a for a in arguments if isinstance(a, str)), method)
+            point(f"before {path}")
+            answer = await call(self, *arguments, **options)
+            point(f"after {path}")
+            return answer
+
+        setattr(owner, method, calling)
+
+    held(EngineCalls, "post_any")
+    for method in ("registry", "lease", "put_lease"):
+        held(Cluster, method)
+
+
+async def _carry_out(place: Place, order: Order) -> None:
+    pool = AsyncPool(place.pool, place.namespace, kubeconfig=place.kubeconfig, holder=order.holder)
+    async with pool:
+        if order.ready:
+            await pool.wait_ready(60)
+        for step in PROGRAMS[order.program]:
+            await step(pool, order)
+
+
+async def _sync(pool: AsyncPool, order: Order) -> None:
+    sync = pool.sync(order.version, pause=order.pause, wait=order.wait, duration=LEASE_SECONDS)
+    async with sync:
+        for index in range(order.buckets):
+            if index == order.torn_at:
+                raise TornError(f"at bucket {index}")
+            await sync.update_weights_from_tensor(_bucket(order, index))
+            await asyncio.sleep(order.bucket_seconds)
+
+
+def _bucket(order: Order, index: int) -> dict[str, Any]:
+    names = TENSORS[index :: order.buckets]
+    body: dict[str, Any] = {"serialized_named_tensors": [weights.bucket(names, order.version)]}
+    return {**body, "weight_version": order.version} if order.labels_buckets else body
+
+
+async def _sleep(pool: AsyncPool, order: Order) -> None:
+    await pool.sleep(order.tags, settle=SETTLE_SECONDS, timeout=20)
+
+
+async def _wake(pool: AsyncPool, order: Order) -> None:
+    await pool.wake()
+
+
+async def _strange(pool: AsyncPool, order: Order) -> None:
+    """A trainer that does not know of us: it writes to every engine, and pauses nothing."""
+    engines = (await pool.wait_ready(60)).engines
+    for index in range(order.buckets):
+        body = {"flush_cache": False, **_bucket(order, index)}
+        await _each(pool, engines, "/update_weights_from_tensor", body)
+        await asyncio.sleep(order.bucket_seconds)
+
+
+async def _each(
+    pool: AsyncPool, engines: tuple[Engine, ...], path: str, body: dict[str, Any]
+) -> None:
+    await pool.calls.post_all(engines, path, body)
+
+
+Step = Callable[[AsyncPool, Order], Awaitable[None]]
+PROGRAMS: dict[str, tuple[Step, ...]] = {
+    "sync": (_sync,),
+    "sleep": (_sleep,),
+    "wake": (_wake,),
+    "nap": (_sleep, _wake),
+    "cycle": (_sleep, _wake, _sync),
+    "sleep and sync": (_sleep, _sync),
+    "strange": (_strange,),
+}
