@@ -135,6 +135,10 @@ GATES_CLOSED = (
     "{closed} of {desired} engines are up, but clients do not reach them: the weights gate "
     "({gate}) is closed until a trainer commits"
 )
+ENGINES_GO_ON = (
+    "engines that run on as they were: {count} ({gpus} GPUs); nothing restarts or scales them "
+    "until the spec is mended"
+)
 ROLLOUT_HELD = "{old} of {desired} engines run an older revision: rollout.paused keeps them"
 FAILED_BEFORE = "engines {engines} ended, last at {time}: {message}"
 DO_EDIT = "kubectl edit sgi {name} -n {namespace}"
@@ -150,6 +154,7 @@ DO_ROLLOUT = "kubectl sglang rollout status {name} -n {namespace}"
 DO_IMAGE = "check spec.image and podTemplate.spec.imagePullSecrets; kubectl describe pods says more"
 DO_COMMIT = "let the trainer commit through the Lease {name}-weights (sglang_operator.client)"
 DO_RESUME = "kubectl sglang rollout resume {name} -n {namespace}"
+NO_POOLS = "there is no SGLangInference in {namespace} to wait for; -A looks in all namespaces"
 POOL_GONE = "there is no such pool, or it was deleted meanwhile"
 WAIT_TIMED_OUT = "not {aim} after {seconds} s"
 ROLLOUT_REFUSED = (

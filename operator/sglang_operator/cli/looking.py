@@ -45,7 +45,7 @@ def look(
     if operator:
         questions["leases"] = leading.QUESTION
     answers = cluster.gather(questions)
-    records = _items(_or_raise(answers["pools"]), wire.CustomResource)
+    records = _items(_known(answers["pools"]), wire.CustomResource)
     if pools:
         records = [record for record in records if record.metadata.name in pools]
         missing = sorted({*pools} - {record.metadata.name for record in records})
@@ -84,6 +84,14 @@ def _or_raise(answer: bytes | ClusterError) -> bytes:
     if isinstance(answer, ClusterError):
         raise answer
     return answer
+
+
+def _known(answer: bytes | ClusterError) -> bytes:
+    """The answer; that there is no such collection means that the definition is missing."""
+    if isinstance(answer, ClusterError) and answer.why is Why.NOT_FOUND:
+        detail = f"{texts.CRD_MISSING}; {texts.DO_DOCTOR}"
+        raise ClusterError("kubectl get sgi", detail, Why.OTHER)
+    return _or_raise(answer)
 
 
 def _items(text: bytes, kind: type[T]) -> list[T]:

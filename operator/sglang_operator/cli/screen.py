@@ -70,15 +70,15 @@ def _record(pool: SeenPool, now: float) -> dict[str, Any]:
         "ready": pool.ready,
         "observed": pool.observed,
         "engines": {state.value: n for state, n in _states(pool)},
-        "desired": len(pool.plan.engines),
+        "desired": pool.desired,
         "verdicts": [verdict.record() for verdict in verdicts(pool, now)],
-        "troubled": [_engine_record(view) for view in _troubled_engines(pool)],
+        "troubled": [_engine_record(pool, view) for view in _troubled_engines(pool)],
     }
 
 
-def _engine_record(view: EngineView) -> dict[str, Any]:
+def _engine_record(pool: SeenPool, view: EngineView) -> dict[str, Any]:
     return {
-        "rank": view.engine.rank,
+        "rank": view.engine.rank if isinstance(pool.planned, Pool) else None,
         "engine": view.engine.group,
         "state": view.state.value,
         "pod": view.pod.name if view.pod else None,
@@ -139,17 +139,16 @@ def _facts(pool: SeenPool) -> Table:
 
 def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
     planned, status = pool.planned, pool.record.status
+    states = ", ".join(f"{count} {STATES[state][1]}" for state, count in _states(pool))
     if not isinstance(planned, Pool):
+        if pool.plan.engines:
+            yield "engines", f"{pool.desired} of {pool.gpus} GPUs: {states}"
+            yield "GPUs", _held(pool)
         return
     model = planned.spec.model_args.get("model_name_or_path")
     yield "model", f"{model} · SGLang {planned.version} · {planned.image}"
-    states = ", ".join(f"{count} {STATES[state][1]}" for state, count in _states(pool))
     yield "engines", f"{len(pool.plan.engines)} of {planned.gpus} GPUs: {states or 'none'}"
-    placed = [view.pod for view in pool.plan.engines if view.pod and view.pod.node]
-    nodes = len({pod.node for pod in placed})
-    wanted = len(pool.plan.engines) * planned.gpus
-    mode = planned.spec.placement.mode.value
-    yield "GPUs", f"{len(placed) * planned.gpus}/{wanted} on {nodes} nodes · placement {mode}"
+    yield "GPUs", f"{_held(pool)} · placement {planned.spec.placement.mode.value}"
     synced = pool.condition(conditions.WEIGHTS_SYNCED)
     format_ = planned.arguments.load_format
     yield (
@@ -165,6 +164,13 @@ def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
         f"{planned.revision} on {current}/{len(pool.plan.engines)} · maxUnavailable "
         f"{rollout.max_unavailable}{held}",
     )
+
+
+def _held(pool: SeenPool) -> str:
+    """How many GPUs its engines have, and on how many nodes."""
+    placed = [view.pod for view in pool.plan.engines if view.pod and view.pod.node]
+    nodes = len({pod.node for pod in placed})
+    return f"{len(placed) * pool.gpus}/{pool.desired * pool.gpus} on {nodes} nodes"
 
 
 def _sayings(found: Sequence[Verdict]) -> Iterator[RenderableType]:
@@ -203,7 +209,7 @@ def _engines(pool: SeenPool) -> Iterator[RenderableType]:
         devices = device_mapping.describe(view.engine.devices) if view.engine.devices else "-"
         pod = view.pod
         table.add_row(
-            str(view.engine.rank),
+            str(view.engine.rank) if isinstance(pool.planned, Pool) else "-",
             view.engine.group,
             devices,
             view.state.value,

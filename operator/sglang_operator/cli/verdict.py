@@ -60,6 +60,7 @@ def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
                 what=str(problem),
                 do=texts.DO_EDIT.format(name=pool.name, namespace=pool.namespace),
             )
+        yield from _left_running(pool)
     unseen = _unseen(pool, now)
     if unseen:
         yield unseen
@@ -69,6 +70,14 @@ def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
         yield from _outdated(pool, pool.planned)
     yield from _failures(pool)
     yield from _warnings(pool)
+
+
+def _left_running(pool: SeenPool) -> Iterator[Verdict]:
+    """What a refused spec leaves as it is."""
+    count = len(pool.plan.engines)
+    if count:
+        what = texts.ENGINES_GO_ON.format(count=count, gpus=count * pool.gpus)
+        yield Verdict(level=Level.NOTE, reason="SpecNotInForce", what=what)
 
 
 def _unseen(pool: SeenPool, now: float) -> Verdict | None:

@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sglang_operator.api import conditions, texts
 from sglang_operator.cli import looking
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.verdict import Level, verdicts
-from sglang_operator.picture.scene import SeenPool
+from sglang_operator.picture.scene import Scene, SeenPool
 
 READY, SYNCED, DELETED = "ready", "synced", "deleted"
 AIMS = (READY, SYNCED, DELETED)
 # Seconds between two looks: first and most.
 PAUSE = (0.5, 3.0)
+# So long an operator may take to follow another, or to begin after its installation.
+LEADERLESS_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,10 @@ def hopeless(pool: SeenPool, now: float) -> str:
         return texts.DELETING
     if not pool.observed:
         return ""
+    suspended = pool.condition(conditions.SUSPENDED)
+    if suspended:
+        advice = texts.DO_UNSUSPEND.format(name=pool.name, namespace=pool.namespace)
+        return f"{suspended['reason']}: {suspended['message']}; {advice}"
     stalled = pool.condition(conditions.STALLED)
     if not stalled:
         return ""
@@ -55,15 +61,21 @@ def wait(
     sleep: Callable[[float], None] = time.sleep,
 ) -> End:
     """Wait; ``tell`` gets a line whenever something changed.  Raises :class:`ClusterError`."""
-    deadline, pause, told = time.monotonic() + seconds, PAUSE[0], {""}
+    begun = led = time.monotonic()
+    deadline, pause, told = begun + seconds, PAUSE[0], {""}
     while True:
         left: list[str] = []
-        for name, pool in _look(cluster, pools):
+        scene, gone = _look(cluster, pools)
+        if not pools and not scene.pools and aim != DELETED:
+            return End(reached=False, lines=(_nothing(cluster),))
+        if scene.leaders != ():
+            led = time.monotonic()
+        for name, pool in _named(scene, gone):
             if pool is None:
                 if aim != DELETED:
                     return End(reached=False, lines=(f"{name}: {texts.POOL_GONE}",))
                 continue
-            line = f"{name}: {_progress(pool)}"
+            line = f"{name}: {_progress(pool, aim)}"
             if aim == DELETED or not reached(pool, aim):
                 left.append(line)
                 why = "" if aim == DELETED else hopeless(pool, time.time())
@@ -71,9 +83,13 @@ def wait(
                     return End(reached=False, lines=(f"{name}: {why}",))
             if line not in told:
                 told.add(line)
+                led = time.monotonic()  # somebody acts: one that runs alone may hold no Lease
                 tell(line)
         if not left:
             return End(reached=True, lines=())
+        if aim != DELETED and time.monotonic() - led >= LEADERLESS_SECONDS:
+            nobody = f"{texts.NO_LEADER}; {texts.DO_FIND_OPERATOR}"
+            return End(reached=False, lines=(nobody, *left))
         if time.monotonic() >= deadline:
             timed_out = texts.WAIT_TIMED_OUT.format(seconds=int(seconds), aim=aim)
             return End(reached=False, lines=(timed_out, *left))
@@ -81,35 +97,36 @@ def wait(
         pause = min(pause * 1.5, PAUSE[1])
 
 
-def _look(cluster: Cluster, pools: Sequence[str]) -> Iterator[tuple[str, SeenPool | None]]:
-    """Each pool that is meant, None for one that is not there."""
+def _look(cluster: Cluster, pools: Sequence[str]) -> tuple[Scene, list[str]]:
+    """The pools that are meant, and the names of those that are not there."""
     try:
-        scene = looking.look(cluster, pools, nodes=False)
+        return looking.look(cluster, pools, nodes=False, operator=True), []
     except ClusterError as error:
         if error.why is not Why.NOT_FOUND or not pools:
             raise
-        for name in pools:
-            yield from _one(cluster, name)
-        return
-    for pool in scene.pools:
-        yield f"{pool.namespace}/{pool.name}", pool
+    scene = looking.look(cluster, nodes=False, operator=True)
+    there = {pool.name for pool in scene.pools}
+    meant = tuple(pool for pool in scene.pools if pool.name in pools)
+    return replace(scene, pools=meant), [name for name in pools if name not in there]
 
 
-def _one(cluster: Cluster, name: str) -> Iterator[tuple[str, SeenPool | None]]:
-    try:
-        scene = looking.look(cluster, [name], nodes=False)
-    except ClusterError as error:
-        if error.why is not Why.NOT_FOUND:
-            raise
+def _named(scene: Scene, gone: Sequence[str]) -> Iterator[tuple[str, SeenPool | None]]:
+    for name in gone:
         yield name, None
-        return
     for pool in scene.pools:
         yield f"{pool.namespace}/{pool.name}", pool
 
 
-def _progress(pool: SeenPool) -> str:
+def _nothing(cluster: Cluster) -> str:
+    scope = cluster.scope()
+    return texts.NO_POOLS.format(namespace=scope or "any namespace")
+
+
+def _progress(pool: SeenPool, aim: str) -> str:
     if not pool.observed:
         return texts.UNSEEN.format(generation=pool.record.metadata.generation)
-    status, ready = pool.record.status, pool.condition(conditions.READY)
+    status, told = pool.record.status, pool.condition(conditions.READY)
+    if aim == SYNCED and told.get("status") == conditions.TRUE:
+        told = pool.condition(conditions.WEIGHTS_SYNCED) or told
     counts = f"READY {status.get('readySummary', '-')} SYNCED {status.get('syncedSummary', '-')}"
-    return f"{counts} {ready.get('reason', '')}: {ready.get('message', '')}"
+    return f"{counts} {told.get('reason', '')}: {told.get('message', '')}"

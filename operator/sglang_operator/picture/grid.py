@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from sglang_operator.api import texts
+from sglang_operator.api.spec import PoolSpec
 from sglang_operator.picture.scene import DEFAULT_RESOURCE, Node, Scene, SeenPool
 from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Pool
@@ -40,11 +41,17 @@ class Tenant:
     engine: str
     rank: int
     gpus: int
+    ranked: bool  # False: the spec is refused, and ``rank`` only a place in an order
     devices: tuple[int, ...]
     state: EngineState
     pod: str
     node: str
     why: str  # what keeps it, if anything does
+
+    @property
+    def known_rank(self) -> int | None:
+        """ROLL's dp_rank."""
+        return self.rank if self.ranked else None
 
     @property
     def badge(self) -> str:
@@ -162,14 +169,12 @@ def letters(number: int) -> str:
 def _tenants(pools: Sequence[SeenPool]) -> Iterator[Tenant]:
     number = 0
     for index, pool in enumerate(pools):
-        if not isinstance(pool.planned, Pool):
-            continue
         for view in pool.plan.engines:
-            yield _tenant(letters(number), index, pool.planned, view)
+            yield _tenant(letters(number), index, pool, view)
             number += 1
 
 
-def _tenant(letter: str, index: int, pool: Pool, view: EngineView) -> Tenant:
+def _tenant(letter: str, index: int, pool: SeenPool, view: EngineView) -> Tenant:
     pod = view.pod
     return Tenant(
         letter=letter,
@@ -177,6 +182,7 @@ def _tenant(letter: str, index: int, pool: Pool, view: EngineView) -> Tenant:
         engine=view.engine.group,
         rank=view.engine.rank,
         gpus=pool.gpus,
+        ranked=isinstance(pool.planned, Pool),
         devices=view.engine.devices,
         state=view.state,
         pod=pod.name if pod else "",
@@ -193,8 +199,8 @@ def _legend(index: int, pool: SeenPool, tenants: Iterable[Tenant]) -> Legend:
     return Legend(
         name=pool.name,
         namespace=pool.namespace,
-        ready=f"{up}/{len(own)}",
-        synced=f"{pool.count(EngineState.IN_SERVICE)}/{len(own)}",
+        ready=f"{up}/{pool.desired}",
+        synced=f"{pool.count(EngineState.IN_SERVICE)}/{pool.desired}",
         gpus=sum(tenant.gpus for tenant in own),
         letters=_span([tenant.letter for tenant in own]),
         reason=reason or texts.NOT_SEEN_YET,
@@ -285,8 +291,7 @@ def _ids_grid(title: str, found: Sequence[tuple[Tenant, SeenPool]]) -> Grid:
     owners: defaultdict[int, list[Tenant]] = defaultdict(list)
     per_node = 1
     for tenant, pool in found:
-        if isinstance(pool.planned, Pool):
-            per_node = max(per_node, pool.planned.spec.num_gpus_per_node)
+        per_node = max(per_node, _per_node(pool))
         for device in tenant.devices:
             owners[device].append(tenant)
     rows = []
@@ -298,6 +303,13 @@ def _ids_grid(title: str, found: Sequence[tuple[Tenant, SeenPool]]) -> Grid:
     return Grid(
         title=title, note=texts.MAP_IDS_NOTE, rows=tuple(kept), hidden=hidden, numbered=True
     )
+
+
+def _per_node(pool: SeenPool) -> int:
+    """GPUs that the pool counts on a node; of one that is refused, the usual number."""
+    if isinstance(pool.planned, Pool):
+        return pool.planned.spec.num_gpus_per_node
+    return PoolSpec().num_gpus_per_node
 
 
 def _overlaps(pools: Sequence[SeenPool]) -> Iterator[str]:
@@ -340,7 +352,7 @@ def document(picture: Map) -> dict[str, object]:
                 "pool": picture.pools[tenant.pool].name,
                 "namespace": picture.pools[tenant.pool].namespace,
                 "engine": tenant.engine,
-                "rank": tenant.rank,
+                "rank": tenant.known_rank,
                 "devices": list(tenant.devices),
                 "gpus": tenant.gpus,
                 "state": tenant.state.value,

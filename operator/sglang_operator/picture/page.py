@@ -50,7 +50,7 @@ def _cells(tenant: Tenant, picture: Map) -> Iterator[str]:
         f"{tenant.letter}</span></td>"
     )
     yield f"<td>{_safe(picture.pools[tenant.pool].name)}</td>"
-    yield f'<td class="n">{tenant.rank}</td>'
+    yield f'<td class="n">{tenant.rank if tenant.ranked else "-"}</td>'
     for text in (
         tenant.engine,
         tenant.ids,

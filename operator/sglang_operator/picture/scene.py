@@ -11,6 +11,7 @@ import msgspec
 
 from sglang_operator.api import conditions, names
 from sglang_operator.cluster import wire
+from sglang_operator.picture import left_running
 from sglang_operator.planner import plan as plans
 from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
 from sglang_operator.planner.plan import EngineState, Plan
@@ -49,7 +50,7 @@ class SeenPool:
     record: wire.CustomResource
     planned: Pool | Refused
     pods: tuple[ObservedPod, ...]
-    plan: Plan  # empty for one that cannot be run
+    plan: Plan  # of one that cannot be run: the engines that it has
 
     @property
     def name(self) -> str:
@@ -79,6 +80,22 @@ class SeenPool:
     @property
     def ready(self) -> bool:
         return self.observed and self.condition(conditions.READY).get("status") == conditions.TRUE
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one engine."""
+        if isinstance(self.planned, Pool):
+            return self.planned.gpus
+        return left_running.gpus(self.pods, self.status)
+
+    @property
+    def desired(self) -> int:
+        """How many engines there should be; with a refused spec, by the one before it."""
+        found = len(self.plan.engines)
+        if isinstance(self.planned, Pool):
+            return found
+        counts = self.record.status.get("engines", {})
+        return max(found, int(counts.get("desired", 0)))
 
     def count(self, *states: EngineState) -> int:
         """How many engines stand in one of these."""
@@ -144,9 +161,10 @@ def _pool(
     )
     pods = tuple(by_pool.get(meta.uid, ()))
     planned = plan_pool(owner, record.spec)
-    plan = Plan()
     if isinstance(planned, Pool):
         plan = plans.plan(planned, Observed(pods=pods, nodes=nodes), now)
+    else:
+        plan = Plan(engines=tuple(left_running.engines(pods, nodes, now)))
     return SeenPool(record=record, planned=planned, pods=pods, plan=plan)
 
 

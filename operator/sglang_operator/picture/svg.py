@@ -200,7 +200,8 @@ class _Drawing:
         name = self.picture.pools[tenant.pool].name
         ids = f", GPUs {tenant.ids}" if tenant.ids else ""
         why = f": {tenant.why}" if tenant.why else ""
-        return f"{name} {tenant.engine}, rank {tenant.rank}{ids}, {tenant.words}{why}"
+        rank = f", rank {tenant.rank}" if tenant.ranked else ""
+        return f"{name} {tenant.engine}{rank}{ids}, {tenant.words}{why}"
 
     # --- below the grids
 

@@ -1,7 +1,9 @@
 """A cluster that answers from a table, where kubectl would ask a server."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
@@ -17,6 +19,8 @@ class FakeCluster(Cluster):
         object.__setattr__(self, "world", world)
         object.__setattr__(self, "ran", [])
         object.__setattr__(self, "logs", {})
+        object.__setattr__(self, "led", True)
+        object.__setattr__(self, "defined", True)
         return self
 
     def scope(self) -> str:
@@ -50,8 +54,21 @@ class FakeCluster(Cluster):
             "sglanginferences": world.pools,
             "pods": world.pods,
             "nodes": world.nodes,
+            "leases": [_lease()] if self.led else [],  # type: ignore[attr-defined]
         }
+        if plain.endswith("/sglanginferences") and not self.defined:  # type: ignore[attr-defined]
+            detail = "the server could not find the requested resource"
+            raise ClusterError("kubectl get", detail, Why.NOT_FOUND)
         return json.dumps({"items": items[plain.rsplit("/", 1)[-1]]}).encode()
+
+
+def _lease() -> dict[str, Any]:
+    """The operator's, renewed at this moment."""
+    now = datetime.fromtimestamp(time.time(), UTC).isoformat()
+    return {
+        "metadata": {"namespace": "sglang-operator"},
+        "spec": {"holderIdentity": "op-0", "renewTime": now},
+    }
 
 
 def cluster(world: World) -> FakeCluster:

@@ -118,6 +118,69 @@ def test_a_pool_that_is_gone_ends_the_wait():
     assert end.lines == ("actor-infer: there is no such pool, or it was deleted meanwhile",)
 
 
+def test_a_wait_for_no_pool_at_all_has_not_reached_anything():
+    end = waiting.wait(cluster(World()), [], "ready", 5, print, lambda _: None)
+    assert not end.reached
+    assert end.lines[0].startswith("there is no SGLangInference in rl to wait for")
+    assert waiting.wait(cluster(World()), [], "deleted", 5, print, lambda _: None).reached
+
+
+def test_a_suspended_pool_ends_the_wait_with_how_to_start_it():
+    world = World()
+    world.pool(ready=False, reason="Suspended", message="suspend is true")
+    conditions = world.pools[0]["status"]["conditions"]
+    conditions[1] |= {"type": "Suspended"}
+    end, _ = _wait(world)
+    assert not end.reached
+    assert end.lines[0].startswith("rl/actor-infer: Suspended: suspend is true; kubectl patch sgi")
+
+
+def test_a_wait_ends_when_no_operator_comes(monkeypatch):
+    world = World()
+    world.pool(ready=False, reason="Creating", message="3/12 engines are up")
+    fake = cluster(world)
+    object.__setattr__(fake, "led", False)
+    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.0)
+    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, lambda _: None)
+    assert not end.reached
+    assert end.lines[0].startswith("operator: nobody holds the Lease")
+    assert end.lines[0].endswith("kubectl sglang doctor")
+
+
+def test_an_operator_that_comes_in_time_lets_the_wait_go_on():
+    world = World()
+    world.pool(ready=False, reason="Creating", message="3/12 engines are up")
+    ready = World()
+    ready.pool()
+    fake = cluster(world)
+    object.__setattr__(fake, "led", False)
+
+    def sleep(_: float) -> None:
+        world.pools[:] = ready.pools
+
+    assert waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, sleep).reached
+
+
+def test_a_wait_for_weights_tells_of_the_sync_that_was_aborted():
+    world = guide()
+    aborted = {"type": "WeightsSynced", "status": "False", "reason": "SyncAborted"}
+    aborted |= {"message": "a weight update was aborted: out of memory"}
+    world.pools[0]["status"]["conditions"].append(aborted)
+    end, told = _wait(world, aim="synced", seconds=0)
+    assert not end.reached
+    assert told[0].endswith("SyncAborted: a weight update was aborted: out of memory")
+
+
+@pytest.mark.parametrize("pools", [[], ["actor-infer"]])
+def test_without_the_definition_the_examination_is_pointed_to(pools):
+    fake = cluster(World())
+    object.__setattr__(fake, "defined", False)
+    with pytest.raises(ClusterError, match="does not know SGLangInference; kubectl sglang doctor"):
+        looking.look(fake, pools)
+    with pytest.raises(ClusterError, match="does not know SGLangInference"):
+        waiting.wait(fake, pools, "deleted", 5, print, lambda _: None)
+
+
 # --- logs
 
 

@@ -6,6 +6,7 @@ from sglang_operator.cli import screen
 from sglang_operator.cli.verdict import Level, Verdict, verdicts
 from sglang_operator.picture.scene import SeenPool
 from tests.builders import NOW
+from tests.golden import pictures
 from tests.unit.picture.world import World, guide, trouble
 
 
@@ -37,6 +38,20 @@ def test_a_refused_pool_is_told_in_the_operators_words():
     assert first.level is Level.BROKEN
     assert "num_gpus_per_worker" in first.what
     assert first.do == "kubectl edit sgi actor-infer -n rl"
+
+
+def test_engines_that_run_on_under_a_refused_spec_are_told():
+    world = trouble()
+    world.pools[0]["spec"]["num_gpus_per_worker"] = 5
+    said = _said(world)["SpecNotInForce"]
+    assert said.level is Level.NOTE
+    assert said.what.startswith("engines that run on as they were: 13 (26 GPUs)")
+    shown = pictures.plain(screen.render(world.scene(), NOW, detail=True))
+    assert "engines  13 of 2 GPUs: 10 in service, 2 up behind" in shown
+    assert "GPUs     26/26 on 4 nodes" in shown
+    record = screen.document(world.scene(), NOW)["pools"][0]
+    assert record["engines"] == {"InService": 10, "Up": 2, "Starting": 1}
+    assert record["troubled"][0]["rank"] is None
 
 
 @pytest.mark.parametrize(("age", "level"), [(1, Level.WORKING), (60, Level.BROKEN)])

@@ -99,12 +99,41 @@ def test_a_mapping_with_high_ids_has_no_endless_rows():
     assert len(drawn.rows) == 3 + MAX_EMPTY_ROWS
 
 
-def test_a_pool_that_cannot_be_run_is_in_the_legend_only():
+def test_a_refused_pool_without_pods_is_in_the_legend_only():
     world = guide()
+    world.pods.clear()
     world.pools[0]["spec"]["num_gpus_per_worker"] = 5
     picture = world.map()
     assert not picture.tenants
     assert [pool.name for pool in picture.pools] == ["actor-infer"]
+
+
+def test_engines_that_run_on_under_a_refused_spec_keep_their_gpus_on_the_map():
+    world = guide()
+    before = world.map(ids=True)
+    world.pools[0]["spec"]["num_gpus_per_worker"] = 5
+    picture = world.map(ids=True)
+    assert [_letters(picture, number) for number in (0, 1)] == [
+        _letters(before, number) for number in (0, 1)
+    ]
+    assert [tenant.state for tenant in picture.tenants] == [EngineState.UP] * 12
+    legend = picture.pools[0]
+    assert (legend.ready, legend.synced, legend.gpus) == ("12/12", "0/12", 24)
+    assert {(tenant.known_rank, tenant.gpus) for tenant in picture.tenants} == {(None, 2)}
+
+
+def test_without_a_mapping_the_last_accepted_spec_tells_the_gpus_of_a_refused_pools_engines():
+    world = World()
+    world.pool(
+        device_mapping=None,
+        replicas=4,
+        status={"engines": {"desired": 5}, "resolved": {"numGpusPerWorker": 2}},
+    )
+    world.pools[0]["spec"]["replicas"] = -1
+    picture = world.map()
+    assert _letters(picture)["gpu-node-0"] == "A A B B C C D D"
+    assert [tenant.engine for tenant in picture.tenants] == ["r0", "r1", "r2", "r3"]
+    assert picture.pools[0].ready == "4/5"
 
 
 def test_a_pool_without_a_mapping_has_no_ids():

@@ -1,0 +1,49 @@
+"""The engines of a pool whose spec is refused: they run on as they were, so they are still shown.
+
+What the spec no longer tells is taken from their pods and from what the status kept.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sglang_operator.api.spec import Restart
+from sglang_operator.planner import health
+from sglang_operator.planner.health import Health
+from sglang_operator.planner.observed import ObservedNode, ObservedPod
+from sglang_operator.planner.plan import EngineState, EngineView
+from sglang_operator.planner.pool import Engine
+
+_STATES = {
+    Health.LOST: EngineState.LOST,
+    Health.DYING: EngineState.WAITING,
+    Health.PENDING: EngineState.PENDING,
+    Health.STARTING: EngineState.STARTING,
+}
+
+
+def engines(
+    pods: Iterable[ObservedPod], nodes: Mapping[str, ObservedNode] | None, now: float
+) -> Iterator[EngineView]:
+    """A view of each pod that has not ended, in the order of their GPUs.
+
+    The rank of a view is only its place in that order: the ranks stood in the spec.
+    """
+    policy = Restart()
+    alive = [pod for pod in pods if not pod.ended]
+    for place, pod in enumerate(sorted(alive, key=_by_devices)):
+        state = _STATES.get(health.health(pod, nodes, policy, now))
+        if state is None:
+            state = EngineState.IN_SERVICE if pod.ready else EngineState.UP
+        engine = Engine(rank=place, group=pod.group, devices=pod.devices)
+        yield EngineView(engine=engine, state=state, pod=pod)
+
+
+def gpus(pods: Iterable[ObservedPod], status: Mapping[str, Any]) -> int:
+    """GPUs of one engine, as its pods or the last accepted spec have it; 0: nobody knows."""
+    named = next((len(pod.devices) for pod in pods if pod.devices), 0)
+    return named or int(status.get("resolved", {}).get("numGpusPerWorker", 0))
+
+
+def _by_devices(pod: ObservedPod) -> tuple[tuple[int, ...], int, str]:
+    digits = pod.group.lstrip("r")
+    return pod.devices, int(digits) if digits.isdecimal() else -1, pod.name
