@@ -446,6 +446,9 @@ def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition
     current = weights.transaction
     if pool.gate is spec.WeightsGate.OFF:
         status, reason, text = conditions.TRUE, conditions.GATE_OFF, texts.GATE_OFF
+    elif current.version and current.memory_lost:
+        status, reason = conditions.FALSE, conditions.WEIGHTS_RELEASED
+        text = texts.WEIGHTS_RELEASED
     elif tally.desired and synced == tally.desired:
         status, reason, text = conditions.TRUE, conditions.SYNCED, texts.SYNCED
     elif current.phase is Phase.ABORTED:
@@ -460,6 +463,11 @@ def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition
         status=status,
         reason=reason,
         message=_bounded(
-            text.format(synced=synced, desired=tally.desired, message=current.message)
+            text.format(
+                synced=synced,
+                desired=tally.desired,
+                message=current.message,
+                phase=current.phase.value,
+            )
         ),
     )

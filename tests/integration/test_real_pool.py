@@ -167,6 +167,7 @@ def test_a_pool_scaled_to_nothing_drains_its_engines(pool):
     pool.wait_ready(READY_SECONDS)
     pool.patch({"replicas": 0})
     pool.wait(lambda: not pool.all_pods(), "the engines to go", WAIT_SECONDS)
+    assert pool.status.get("lastFailures", []) == []  # they were told to go
 
 
 def test_each_engine_has_a_name_where_the_pool_asks_for_names(plane, pool):

@@ -1,9 +1,12 @@
 """Status by kstatus' and Flux's rules, and the words in it."""
 
+from typing import Any
+
 import pytest
 
 from sglang_operator import status
 from sglang_operator.api import conditions, spec
+from sglang_operator.planner import weights
 from sglang_operator.planner.observed import Observed, ObservedNode, Termination
 from sglang_operator.planner.plan import plan
 from sglang_operator.status import Trouble
@@ -12,6 +15,7 @@ from tests.builders import (
     NOW,
     OWNER,
     a_failed_start,
+    a_lease,
     a_pod,
     a_pool,
     all_pods,
@@ -138,6 +142,23 @@ def test_a_dummy_pool_is_ready_before_any_trainer_and_says_that_it_is_not_synced
     assert found["syncedSummary"] == "0/12"
     synced = condition(found, conditions.WEIGHTS_SYNCED)
     assert (synced["status"], synced["reason"]) == ("False", conditions.WAITING_FOR_TRAINER)
+
+
+@pytest.mark.parametrize("phase", ["Sleeping", "Awake"])
+def test_engines_that_gave_up_their_weights_are_counted_on_and_said_not_to_hold_them(phase):
+    """The column does not follow the training step; the condition says what is so."""
+    pool = a_pool()
+    pods = all_pods(pool, container_id="containerd://1")
+    held = ",".join(filter(None, map(weights.instance, pods)))
+    told: dict[str, Any] = {"instances": held, "version": "step-1"}
+    asleep = compute(pool, pods, children=a_lease(pool, phase=phase, holder="t", **told))
+    synced = condition(asleep, conditions.WEIGHTS_SYNCED)
+    assert asleep["syncedSummary"] == "12/12"
+    assert (synced["status"], synced["reason"]) == ("False", conditions.WEIGHTS_RELEASED)
+    assert "12/12 engines had from the last commit are released" in synced["message"]
+    told["intact"] = "true"
+    kept = compute(pool, pods, children=a_lease(pool, phase=phase, holder="t", **told))
+    assert condition(kept, conditions.WEIGHTS_SYNCED)["status"] == "True"
 
 
 def test_a_pool_that_loads_its_weights_has_no_gate():

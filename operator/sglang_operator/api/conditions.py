@@ -43,6 +43,7 @@ SYNCED = "Synced"
 WAITING_FOR_TRAINER = "WaitingForTrainer"
 WAITING_FOR_VERSION = "WaitingForVersion"
 SYNC_ABORTED = "SyncAborted"
+WEIGHTS_RELEASED = "WeightsReleased"
 NO_ENGINES = "NoEngines"
 
 

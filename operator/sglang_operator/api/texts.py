@@ -74,6 +74,10 @@ UNVERSIONED = (
 SYNC_ABORTED = (
     "a weight update was aborted: {message}; no engine gets requests until a trainer commits one"
 )
+WEIGHTS_RELEASED = (
+    "{phase}: the weights that {synced}/{desired} engines had from the last commit are released; "
+    "no engine gets requests until a trainer commits anew"
+)
 SYNC_EXPIRED = (
     "{holder} began a weight update and has not renewed the Lease for {seconds} s: the engines may "
     "hold half of it"

@@ -55,6 +55,11 @@ class Transaction:
     duration: float = float(LEASE_SECONDS)
     transitions: int = 0  # transactions so far
 
+    @property
+    def memory_lost(self) -> bool:
+        """Whether the engines sleep, or woke from a sleep, in which they gave up their weights."""
+        return self.phase in (Phase.SLEEPING, Phase.AWAKE) and not self.intact
+
     def expires(self, seen: float) -> float:
         """When the holder counts as gone, unless it renews before.
 

@@ -205,7 +205,7 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
         return None
     ended_at = known.pod.ended_at if known and known.pod.ended else time.time()
     return PodEntry(
-        pod=wire.observed_pod(record, ended_at),
+        pod=wire.observed_pod(record, ended_at, known.pod if known else None),
         pool=PoolKey(intern(record.metadata.namespace), intern(controller.name)),
         owner=names.Uid(intern(controller.uid)),
     )

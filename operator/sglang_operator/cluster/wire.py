@@ -149,8 +149,11 @@ def seconds(time: datetime | None) -> float:
     return time.timestamp() if time else 0.0
 
 
-def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
-    """What the planner sees of an engine pod; ``ended_at`` is when it was first seen to end."""
+def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -> ObservedPod:
+    """What the planner sees of an engine pod.
+
+    ``ended_at`` is when it was first seen to end; ``before`` is how the pod was last seen.
+    """
     meta, status = pod.metadata, pod.status
     conditions = {condition.type: condition for condition in status.conditions}
     engine = next(
@@ -179,7 +182,7 @@ def observed_pod(pod: Pod, ended_at: float) -> ObservedPod:
         message=status.message,
         created=seconds(meta.creation_timestamp),
         deleting=meta.deletion_timestamp is not None,
-        deletion_asked=_deletion_asked(meta),
+        deletion_asked=_deletion_asked(meta, before),
         ended_at=_ended_at(engine.state.terminated, seconds(meta.creation_timestamp), ended_at)
         if status.phase in ENDED
         else 0.0,
@@ -270,9 +273,17 @@ def _termination(terminated: Terminated | None) -> Termination | None:
     )
 
 
-def _deletion_asked(meta: Meta) -> float:
-    """When the deletion was asked for: the timestamp in the object is the end of its grace."""
+def _deletion_asked(meta: Meta, before: ObservedPod | None) -> float:
+    """When the deletion was asked for: the timestamp in the object is the end of its grace.
+
+    Kubelet's own delete, its last word on a pod that has ended, moves both to the present (seen
+    on a real node): it tells nothing of when the deletion was asked for before.
+    """
     if meta.deletion_timestamp is None:
+        return 0.0
+    if before is not None and before.deleting:
+        return before.deletion_asked
+    if meta.deletion_grace_period_seconds == 0 and not (before is not None and before.ended):
         return 0.0
     return seconds(meta.deletion_timestamp) - meta.deletion_grace_period_seconds
 

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -89,6 +89,8 @@ class Shell:
         await kopf.operator(
             registry=self._registry(),
             settings=_settings(),
+            # Else kopf makes one of the user's name, which an arbitrary UID has none of.
+            identity=cast(Any, names.FIELD_MANAGER),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,

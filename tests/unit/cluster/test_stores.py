@@ -33,6 +33,19 @@ def a_pod(name="p", version=10, owner="pool-uid", kind=names.KIND, **status: Any
     return msgspec.convert({"metadata": metadata, "status": status}, wire.Pod)
 
 
+def a_deleted_pod(version: int, stamp: str, grace: int, phase: str) -> wire.Pod:
+    metadata = msgspec.to_builtins(a_pod(version=version).metadata)
+    metadata |= {
+        "uid": "uid-p",
+        "deletionTimestamp": f"2026-01-01T00:{stamp}Z",
+        "deletionGracePeriodSeconds": grace,
+    }
+    ended = {"exitCode": 137, "finishedAt": "2026-01-01T00:00:17Z"}
+    state = {"terminated": ended} if phase == "Failed" else {}
+    status = {"phase": phase, "containerStatuses": [{"name": "engine", "state": state}]}
+    return msgspec.convert({"metadata": metadata, "status": status}, wire.Pod)
+
+
 UP = {"conditions": [{"type": "ContainersReady", "status": "True"}], "phase": "Running"}
 
 
@@ -40,6 +53,29 @@ def test_a_pod_is_found_under_its_owner_whatever_its_labels_say():
     store = PodStore(Wakes())
     store.put(a_pod())
     assert [entry.owner for entry in store.of(KEY)] == ["pool-uid"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_pod_that_was_told_to_go_has_not_failed_whatever_kubelet_writes_at_its_end(begun):
+    """Kubelet's own delete moves the timestamp behind the end, as seen on a real node."""
+    store = PodStore(Wakes())
+    if begun:
+        store.put(a_deleted_pod(11, "01:14", 60, "Running"))
+    store.put(a_deleted_pod(12, "00:18", 0, "Failed"))
+    (entry,) = store.of(KEY)
+    assert entry.pod.ended
+    assert not entry.pod.failed
+
+
+def test_a_pod_that_ended_by_itself_has_failed_also_once_it_is_deleted():
+    store = PodStore(Wakes())
+    ended = a_deleted_pod(11, "00:00", 0, "Failed")
+    alive = msgspec.structs.replace(ended.metadata, deletion_timestamp=None)
+    store.put(msgspec.structs.replace(ended, metadata=alive))
+    store.put(a_deleted_pod(12, "01:18", 60, "Failed"))
+    store.put(a_deleted_pod(13, "00:30", 0, "Failed"))
+    (entry,) = store.of(KEY)
+    assert entry.pod.failed
 
 
 def test_a_pod_with_our_labels_and_another_owner_is_not_ours():

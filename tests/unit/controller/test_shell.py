@@ -1,10 +1,13 @@
 """kopf is started again whatever it dies of, and its end is nobody else's."""
 
 import asyncio
+import getpass
 import threading
 
 import pytest
+from kubernetes import client
 
+from sglang_operator.cluster.connection import Connection
 from sglang_operator.controller import shell
 from sglang_operator.controller.shell import Shell
 
@@ -39,6 +42,23 @@ def test_kopf_is_started_again_after_every_kind_of_end(at_once):
     supervised.stop(10)
     assert supervised.starts > len(ends)
     assert not supervised._thread.is_alive()
+
+
+def test_kopf_runs_under_a_uid_that_no_user_has(monkeypatch):
+    """As OpenShift gives them; kopf would make itself a name of the user's."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", unknown)
+
+    async def main() -> None:
+        told_to_end = asyncio.Event()
+        told_to_end.set()
+        connection = Connection(client.Configuration(host="http://127.0.0.1:9"))
+        await Shell(connection, (), lambda namespace, name: None)._kopf(told_to_end)
+
+    asyncio.run(main())
 
 
 def test_a_stop_during_the_pause_ends_it_at_once(monkeypatch):
