@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,11 @@ Lines = Iterable[str]
 
 def holder() -> str:
     """Who somebody at a terminal is on the Lease: the same from one command to the next."""
-    return f"kubectl-sglang_{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user has a number, and often no name
+        user = str(os.getuid())
+    return f"kubectl-sglang_{user}@{socket.gethostname()}"
 
 
 def run(act: Callable[[AsyncPool], Awaitable[Lines]], pool: str, **options: Any) -> Lines:

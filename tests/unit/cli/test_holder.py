@@ -1,0 +1,19 @@
+"""Who somebody is on a pool's Lease."""
+
+import getpass
+import os
+
+from sglang_operator.cli import weighing
+
+
+def test_a_containers_user_without_a_name_goes_by_its_number(monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert weighing.holder().startswith(f"kubectl-sglang_{os.getuid()}@")
+
+
+def test_a_user_with_a_name_goes_by_it(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "me")
+    assert weighing.holder().startswith("kubectl-sglang_me@")
