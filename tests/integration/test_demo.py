@@ -1,9 +1,11 @@
 """``make demo``, as somebody sees it who runs it for the first time, in a pipe."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 
 from sglang_operator.testing.pytest_plugin import require_real_node
 
@@ -33,6 +35,8 @@ def test_the_demo_on_real_nodes_lets_engines_be_talked_to_until_it_is_told_to_en
     assert any(line.split()[:3] == ["actor-infer", "12/12", "12/12"] for line in shown)
     (answer,) = (line for line in shown if line.startswith("the Service answers"))
     assert '"weight_version": "step-1"' in answer
+    (by_hand,) = (line for line in shown if line.startswith("curl says"))
+    assert '"weight_version": "step-1"' in by_hand
 
 
 def test_the_demo_stays_up_until_it_is_told_to_end():
@@ -40,7 +44,7 @@ def test_the_demo_stays_up_until_it_is_told_to_end():
 
 
 def _until_ctrl_c(arguments):
-    """Run the demo until it tells how to reach the cluster, then end it; what it showed."""
+    """Run the demo until it has told what to type, then end it; what it showed, and curl said."""
     demo = subprocess.Popen(
         [*DEMO, *arguments],
         stdout=subprocess.PIPE,
@@ -55,8 +59,11 @@ def _until_ctrl_c(arguments):
         for line in demo.stdout:
             shown.append(line)
             if "export KUBECONFIG=" in line:
+                kubeconfig = line.strip().removeprefix("export KUBECONFIG=")
+            elif line.lstrip().startswith("curl "):
+                shown.append(f"curl says {_curl(line)}")
+            elif line.lstrip().startswith("tail -f "):  # the last of it
                 break
-        kubeconfig = shown[-1].strip().removeprefix("export KUBECONFIG=")
         assert os.path.exists(kubeconfig)  # noqa: PTH110
         assert demo.poll() is None
         demo.send_signal(signal.SIGINT)
@@ -67,3 +74,12 @@ def _until_ctrl_c(arguments):
         demo.kill()
         demo.stdout.close()
         demo.wait()
+
+
+def _curl(command):
+    """What the command would print, also on a machine without curl."""
+    _, url, _, header, _, body = shlex.split(command, comments=True)
+    name, _, value = header.partition(": ")
+    request = urllib.request.Request(url, body.encode(), {name: value})
+    with urllib.request.urlopen(request, timeout=30) as said:
+        return said.read().decode()

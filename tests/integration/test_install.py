@@ -98,3 +98,6 @@ def test_an_operator_that_may_not_see_nodes_works_without_them(plane):
         pool.apply(replicas=1)
         pool.wait_ready()
         assert "no access to nodes" in operator.log.read_text()
+        assert operator.is_permitted()
+        plane.kubectl("delete", "role", "sglang-operator-lease", f"--namespace={NAMESPACE}")
+        assert not operator.is_permitted()

@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("command", nargs="+", metavar="CMD", help="after --, with its arguments")
     run.set_defaults(action=_run)
     demo = commands.add_parser("demo", help="the guide's example, with a live view")
-    demo.add_argument("--once", action="store_true", help="end when the pool is Ready")
+    demo.add_argument(
+        "--once", action="store_true", help="end when all is shown, without waiting for Ctrl-C"
+    )
     demo.add_argument(
         "--kwok", action="store_true", help="nodes without containers, also where real ones can run"
     )

@@ -46,7 +46,7 @@ def run(*, once: bool, kwok: bool = False, console: Console | None = None) -> in
         console.print(f"  up after {plane.start_seconds:.1f} s")
         demo_engines.load(plane, console)
         console.print("[bold]2[/] the operator, as its own ServiceAccount with the shipped roles")
-        with InstalledOperator(plane):
+        with InstalledOperator(plane) as operator:
             sample = manifests() / "samples" / SAMPLE
             console.print(f"[bold]3[/] kubectl apply -f {_shown(sample)}")
             begun = time.monotonic()
@@ -56,7 +56,7 @@ def run(*, once: bool, kwok: bool = False, console: Console | None = None) -> in
             demo_engines.show(plane, console)
             demo_engines.train(plane, console)
             if not once:
-                _stay(plane, console)
+                _stay(plane, operator, console)
     return 0
 
 
@@ -90,7 +90,7 @@ def _watch(plane: ControlPlane, console: Console, begun: float) -> Scene:
 
 def _line(pool: SeenPool) -> str:
     ready = pool.condition(conditions.READY)
-    told = f"{ready['reason']}: {ready['message']}" if ready else "not seen by the operator yet"
+    told = f"{ready['reason']}: {ready['message']}" if ready else "the operator has yet to see it"
     return f"READY {pool.record.status.get('readySummary', '-')}  {told}"
 
 
@@ -109,19 +109,23 @@ def _conclude(plane: ControlPlane, console: Console, seen: Scene, seconds: float
         )
 
 
-def _stay(plane: ControlPlane, console: Console) -> None:
+def _stay(plane: ControlPlane, operator: InstalledOperator, console: Console) -> None:
     console.print("The cluster stays up until Ctrl-C. In another shell:\n")
     # With kubectl-sglang beside this interpreter, kubectl has the command sglang.
     path = f"{plane.tools}:{Path(sys.executable).parent}:$PATH"
     console.print(
         f"  export KUBECONFIG={plane.kubeconfig}\n  export PATH={path}\n  kubectl get sgi,pods\n"
-        + demo_engines.commands(plane),
+        + demo_engines.commands(plane)
+        + f"  tail -f {operator.log}   # the operator: a process outside the cluster\n",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
     try:
         while True:
+            if operator.pid is None and not operator.is_permitted():
+                console.print("\nending: the operator's account or its roles were deleted")
+                return
             plane.check()
             time.sleep(1.0)
     except KeyboardInterrupt:

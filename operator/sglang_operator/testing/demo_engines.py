@@ -90,11 +90,9 @@ def train(plane: ControlPlane, console: Console) -> None:
     for line in said.splitlines():
         console.print(f"  trainer: {line}", highlight=False, markup=False)
     console.print(plane.kubectl("get", "sgi").stdout, highlight=False, markup=False)
-    path = f"/api/v1/namespaces/default/services/{names.service_name(POOL)}"
-    spec = plane.api.get(path)["spec"]
-    url = f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+    host, port = _service(plane)
     with plane.inside():
-        answer = _ask(f"{url}/generate", TOKENS)
+        answer = _ask(f"http://{host}:{port}/generate", TOKENS)
     console.print(
         f"the Service answers: {json.dumps(answer)}\n",
         soft_wrap=True,
@@ -104,16 +102,22 @@ def train(plane: ControlPlane, console: Console) -> None:
 
 
 def commands(plane: ControlPlane) -> str:
-    """What to type to talk to an engine."""
+    """What to type to talk to the pool's Service, which knows only engines with open gates."""
     if plane.kind != "real":
         return ""
-    host, port = _engines(plane)[0]["url"].removeprefix("http://").rsplit(":", 1)
-    outside = plane.expose(host, int(port))
+    outside = plane.expose(*_service(plane))
     return (
         f"  kubectl logs -l {names.selector_text(POOL)}\n"
         f"  curl http://{outside}/generate -H 'Content-Type: application/json' "
-        f"-d '{json.dumps(TOKENS)}'\n"
+        f"-d '{json.dumps(TOKENS)}'   # the Service\n"
     )
+
+
+def _service(plane: ControlPlane) -> tuple[str, int]:
+    """Where the pool's Service is, in the network of the cluster."""
+    path = f"/api/v1/namespaces/default/services/{names.service_name(POOL)}"
+    spec = plane.api.get(path)["spec"]
+    return spec["clusterIP"], spec["ports"][0]["port"]
 
 
 def _engines(plane: ControlPlane) -> list[Any]:

@@ -21,6 +21,7 @@ from sglang_operator.testing.controlplane import ControlPlane
 NAMESPACE = "sglang-operator"
 ACCOUNT = "sglang-operator"
 COMPONENT = "sglang-operator"
+LEASE_ROLE = "sglang-operator-lease"
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -113,6 +114,14 @@ class InstalledOperator:
                 f"--serviceaccount={NAMESPACE}:{ACCOUNT}",
                 f"--namespace={namespace}",
             )
+
+    def is_permitted(self) -> bool:
+        """Whether its account and the roles that every installation has are (still) there."""
+        whole = () if self._namespaces else ("clusterrole", "clusterrolebinding")
+        objects = [f"{kind}/{ACCOUNT}" for kind in ("serviceaccount", *whole)]
+        objects += [f"{kind}/{LEASE_ROLE}" for kind in ("role", "rolebinding")]
+        asked = self._plane.kubectl("get", *objects, "--namespace", NAMESPACE, check=False)
+        return asked.returncode == 0
 
     def start(self, *, wait: bool = True) -> None:
         """Start the process and, unless told otherwise, wait until its stores are filled.
