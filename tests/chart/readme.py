@@ -18,7 +18,7 @@ _TEXT = """\
 {description}.
 
 ```
-helm install sglang-operator charts/sglang-operator --wait \\
+helm upgrade --install sglang-operator charts/sglang-operator --wait \\
   --namespace sglang-operator --create-namespace --set image.repository=REGISTRY/sglang-operator
 ```
 
@@ -27,7 +27,7 @@ Helm 3 and Helm 4 alike, on Kubernetes {kubernetes}. The chart is one release fo
 definition:
 
 ```
-helm install sglang-operator charts/sglang-operator --namespace team \\
+helm upgrade --install sglang-operator charts/sglang-operator --namespace team \\
   --set watch.scope=Namespaced --set crds.enabled=false
 ```
 

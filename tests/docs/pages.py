@@ -26,6 +26,7 @@ REASONS = {
     "docker": "there is no container engine in the test kit",
     "make": "the target is run by CI itself, or by a test of its own",
     "chart": "tests of the chart run it, on a plane without an operator",
+    "image": "the nodes of this plane run no containers",
     "pip": "it installs into the environment that runs the tests",
 }
 
@@ -60,6 +61,7 @@ NOT_RUN: dict[str, str] = {
     "make ": "make",
     "helm ": "chart",
     "pip install": "pip",
+    "kubectl run ": "image",
 }
 
 
