@@ -12,6 +12,8 @@ from typing import Any
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction, shown
+from sglang_operator.client import texts
+from sglang_operator.client.errors import EngineError, NotReady
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Registry
@@ -40,6 +42,21 @@ def run(act: Callable[[AsyncPool], Awaitable[Lines]], pool: str, **options: Any)
     return asyncio.run(main())
 
 
+async def _reach(pool: AsyncPool) -> None:
+    """Before anything is taken from clients: whether the engines can be reached from here.
+
+    A trainer is in the cluster, somebody at a terminal may not be.  Raises NotReady.
+    """
+    registry = await pool.fresh()
+    path = pool.features(registry).model_info_path
+    try:
+        await asyncio.gather(
+            *(pool.calls.find(engine, path) for engine in registry.engines if engine.up)
+        )
+    except EngineError as error:
+        raise NotReady(texts.UNREACHED.format(error=error)) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Begin:
     """Take the Lease, pause, and leave it to the user."""
@@ -51,6 +68,7 @@ class Begin:
     pause: bool
 
     async def __call__(self, pool: AsyncPool) -> Lines:
+        await _reach(pool)
         sync = pool.sync(
             self.version,
             epoch=self.epoch,
@@ -109,6 +127,7 @@ class Sleep:
     tags: tuple[str, ...]
 
     async def __call__(self, pool: AsyncPool) -> Lines:
+        await _reach(pool)
         await pool.sleep(self.tags)
         state = await pool.transaction()
         released = " and ".join(state.released)

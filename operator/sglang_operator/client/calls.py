@@ -12,6 +12,7 @@ from sglang_operator.client.registry import Engine
 
 CONNECT_SECONDS = 5.0
 CONTROL_SECONDS = 60.0  # pause, continue, flush and the like
+_GUARDED = (401, 403)  # where a key is asked for
 MAX_SAID = 500  # characters of an engine's answer in a message
 
 Json = dict[str, Any]
@@ -55,21 +56,35 @@ class EngineCalls:
         timeout: float | None = None,
     ) -> Any:
         """The same with an answer of any form; None where it is no JSON."""
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
-        try:
-            async with self._session.post(
-                f"{engine.url}{path}", json=dict(payload), timeout=limits
-            ) as response:
-                text = await response.text(errors="replace")
-                status = response.status
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
-            raise _error(engine, path, 0, said or type(error).__name__) from error
+        status, text = await self._ask("POST", engine, path, timeout, json=dict(payload))
         answer = _json(text)
         told = answer if isinstance(answer, dict) else {}
         if status >= 400 or told.get("success") is False:
             raise _error(engine, path, status, str(told.get("message") or text))
         return answer
+
+    async def find(self, engine: Engine, path: str) -> None:
+        """See that it is an SGLang that answers at an engine's address.  Raises EngineError.
+
+        ``path``: of its model info, which one that has another key may keep to itself.
+        """
+        status, text = await self._ask("GET", engine, path, CONNECT_SECONDS)
+        told = _json(text)
+        if status not in _GUARDED and not (isinstance(told, dict) and "model_path" in told):
+            raise _error(engine, path, status, f"this is no SGLang: {text.strip()}")
+
+    async def _ask(
+        self, method: str, engine: Engine, path: str, timeout: float | None, **body: Any
+    ) -> tuple[int, str]:
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._session.request(
+                method, f"{engine.url}{path}", timeout=limits, **body
+            ) as response:
+                return response.status, await response.text(errors="replace")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
+            raise _error(engine, path, 0, said or type(error).__name__) from error
 
     async def post_all(
         self,

@@ -40,6 +40,10 @@ NOT_RENEWED = (
     "aborted, and every gate closes"
 )
 NO_ANSWER = "the API server does not answer"
+UNREACHED = (
+    "{error}; nothing was begun, and clients are served as before: run this where the pods' "
+    "addresses lead to the pods, as inside the cluster (manifests/samples/trainer)"
+)
 NOT_BEGUN = (
     "{holder} has no sync to end: the pool is in phase {phase}, held by {found}; begin one, or say "
     "with --holder who began it"

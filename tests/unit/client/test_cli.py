@@ -103,5 +103,16 @@ def test_what_cannot_be_reached_is_an_error(weights, world):
     assert "ClusterError: no cluster is configured" in result.output
 
 
+@pytest.mark.parametrize("command", [("begin", "step-1"), ("sleep",)])
+def test_where_engines_cannot_be_reached_nothing_is_taken_from_clients(world, weights, command):
+    """Outside the cluster somebody else may answer at a pod's address."""
+    world.strangers = True
+    said = weights(*command, code=1)
+    assert "on /model_info: 404 this is no SGLang: 404 page not found; nothing was begun" in said
+    assert "run this where the pods' addresses lead to the pods" in said
+    assert world.state.phase is Phase.IDLE
+    assert not any(engine.paused for engine in world.engines)
+
+
 def test_tags_must_be_named(weights):
     assert "name at least one of SGLang's memory tags" in weights("sleep", "--tags", ",", code=2)

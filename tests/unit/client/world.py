@@ -135,6 +135,7 @@ class World:
         self.gate = gate
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
+        self.strangers = False  # others answer at the engines' addresses
         self.lease: Json = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -293,6 +294,7 @@ class World:
         for engine in self.engines:
             app = web.Application()
             app.router.add_post("/{path:.*}", self._engine_handler(engine.rank))
+            app.router.add_get("/{path:.*model_info}", self._model_info)
             engine.url = await self._serve(app)
             engine.instance = f"ffff{engine.rank:04x}"
 
@@ -315,6 +317,11 @@ class World:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await asyncio.sleep(0)
+
+    async def _model_info(self, request: web.Request) -> web.Response:
+        if self.strangers:
+            raise web.HTTPNotFound(text="404 page not found")
+        return web.json_response({"model_path": "Qwen/Qwen2.5-7B-Instruct"})
 
     def _engine_handler(self, rank: int) -> Any:
         async def handle(request: web.Request) -> web.StreamResponse:
