@@ -26,6 +26,10 @@ CAPACITY_TOO_SMALL = (
     "an engine wants {wanted} {resource} on one node, and the largest node has {largest}: lower "
     "num_gpus_per_worker, or add larger nodes"
 )
+CAPACITY_POOL = (
+    "the pool wants {wanted} {resource} and the nodes that take pods have {total}: lower "
+    "device_mapping or replicas, or add nodes; "
+)
 CAPACITY_NONE = "no node that takes pods has {resource}: check the nodes' device plugin"
 DEVICES_COUNTED = (
     "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
@@ -145,6 +149,7 @@ ENGINES_GO_ON = (
 )
 ROLLOUT_HELD = "{old} of {desired} engines run an older revision: rollout.paused keeps them"
 FAILED_BEFORE = "engines {engines} ended, last at {time}: {message}"
+FAILED_TO_RUN = "engines {engines}, last at {time}: {message}"
 DO_EDIT = "kubectl edit sgi {name} -n {namespace}"
 DO_DOCTOR = "kubectl sglang doctor"
 DO_MAP = "kubectl sglang map -A: who has the GPUs; kubectl describe nodes: taints and capacity"
@@ -167,6 +172,10 @@ ROLLOUT_REFUSED = (
 ROLLOUT_STATUS = "{current}/{desired} engines run revision {revision}"
 ROLLOUT_PAUSED = "rollout.paused: the others stay as they are until it is resumed"
 ROLLOUT_GOES_ON = "the others follow, at most {budget} away at a time"
+ROLLOUT_STUCK = (
+    "{engine} on the new revision does not start, and the others wait for it: {reason}: {message}; "
+    "{advice}"
+)
 ROLLOUT_PARTITION = "rollout.partition {partition}: engines of lower rank stay as they are"
 ROLLOUT_HISTORY = (
     "earlier revisions are not stored: to go back, apply the earlier object, from Git for example"
@@ -191,7 +200,9 @@ CRD_OLD = "the definition is older than this program: it lacks {missing}"
 CRD_NEW = "the definition is newer than this program"
 CRD_CURRENT = "as new as this program"
 DO_INSTALL = (
-    "install: helm install sglang-operator charts/sglang-operator, or kubectl apply -k manifests"
+    "install: helm install sglang-operator charts/sglang-operator --wait --namespace "
+    "sglang-operator --create-namespace --set image.repository=REGISTRY/sglang-operator, the image "
+    "built from operator/Dockerfile; or, with the image set there, kubectl apply -k manifests"
 )
 DO_UPGRADE_CRD = "kubectl apply --server-side -k manifests/crd, then upgrade the operator"
 DO_UPGRADE_CLI = "upgrade this program: lint and render may refuse fields that exist"
@@ -200,7 +211,16 @@ OPERATOR_DEPLOYED = "deployed ({deployed}), but nobody holds the Lease sglang-op
 OPERATOR_LEADS = "{holder} leads in {namespaces}"
 DO_OPERATOR_LOGS = "kubectl get pods -A -l app.kubernetes.io/name=sglang-operator, and their logs"
 GPUS_NONE = "no node has GPUs to give"
-GPUS_FOUND = "{told} on {nodes} nodes, {away} of them not usable now"
+GPUS_FOUND = "{told} on {nodes} nodes"
+GPUS_AWAY = ", {away} of them not usable now"
+GPUS_USED = " · {resource}: {free} that no pool has, pools ask for {wanted}"
+GPUS_LACKING = ", {unplaced} of them find no node"
+DO_FEWER_ENGINES = (
+    "kubectl sglang map -A: who has the GPUs; add nodes, or lower device_mapping or replicas"
+)
+POOLS_NONE = "none yet"
+POOLS_READY = "{ready} of {total} are Ready"
+DO_STATUS_ALL = "kubectl sglang status -A"
 DO_PLUGIN = "install the GPU vendor's device plugin (or GPU operator); kubectl describe nodes"
 DO_RESOURCE_NAME = "name the resource in spec.placement.resourceName"
 DO_NODES_AWAY = "kubectl get nodes: those that are NotReady or cordoned"

@@ -201,12 +201,14 @@ def rollout(cluster: "Cluster", action: str, pool: str) -> int:
 @where
 @ends
 def doctor(cluster: "Cluster", output: str) -> int:
-    """Look at versions, the definition, the operator, GPUs, rights, Pod Security and quotas.
+    """Look at versions, the definition, the operator, GPUs, pools, rights, Pod Security, quotas.
 
-    Exit codes: 0 pools can run; 1 something keeps them from it; 2 errors.
+    Exit codes: 0 pools can run (that some are not Ready is a warning); 1 something keeps them from
+    it; 2 errors.
     """
     from sglang_operator.cli import doctor as examination
     from sglang_operator.cli import screen
+    from sglang_operator.cli.checks import Grade
 
     scope, found = examination.facts(cluster)
     checks = list(examination.examine(scope, found, time.time()))
@@ -214,7 +216,7 @@ def doctor(cluster: "Cluster", output: str) -> int:
         show(screen.checks(checks))
     else:
         click.echo(screen.as_mapping(examination.document(scope, checks), output))
-    bad = any(check.grade is examination.Grade.BAD for check in checks)
+    bad = any(check.grade is Grade.BAD for check in checks)
     return NOT_SO if bad else OK
 
 

@@ -5,43 +5,21 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
-from sglang_operator.cli import leading, structure
+from sglang_operator.cli import deployed, leading, occupancy, structure
+from sglang_operator.cli.checks import Check, Grade, unknown
 from sglang_operator.cli.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
+from sglang_operator.picture.scene import Scene
 
 OLDEST_KUBERNETES = (1, 30)
 TESTED_KUBERNETES = (1, 34)
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "habana.ai/gaudi", "huawei.com/Ascend910")
 
 Json = Mapping[str, Any]
-
-
-class Grade(Enum):
-    """How a check came out."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-    UNKNOWN = "unknown"  # it could not be looked at
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One check."""
-
-    name: str
-    grade: Grade
-    what: str
-    do: str = ""
-
-    def record(self) -> dict[str, str]:
-        return {"name": self.name, "grade": self.grade.value, "what": self.what, "do": self.do}
 
 
 Facts = Mapping[str, bytes | ClusterError]
@@ -58,10 +36,8 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         ),
         "nodes": (paths.NODES, {}),
         "leases": leading.QUESTION,
-        "deployments": (
-            "/apis/apps/v1/deployments",
-            {"labelSelector": f"{names.LABEL_NAME}=sglang-operator"},
-        ),
+        **deployed.QUESTIONS,
+        **occupancy.QUESTIONS,
         "namespace": (f"/api/v1/namespaces/{scope}", {}),
         "quotas": (f"/api/v1/namespaces/{scope}/resourcequotas", {}),
         "groups": ("/apis", {}),
@@ -91,17 +67,15 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     yield _version(found["version"])
     yield _definition(found["definition"])
     yield _operator(found, now)
-    yield _gpus(found["nodes"])
+    pools = occupancy.seen(found, now)
+    yield _gpus(found["nodes"], None if isinstance(pools, ClusterError) else pools)
+    about_pools = occupancy.check(pools)
+    if about_pools:
+        yield about_pools
     yield _rights(scope, found["rules"])
     yield from _namespace(scope, found["namespace"])
     yield from _quotas(scope, found["quotas"])
     yield _monitoring(found["groups"])
-
-
-def _unknown(name: str, error: ClusterError) -> Check:
-    return Check(
-        name=name, grade=Grade.UNKNOWN, what=texts.DOCTOR_UNKNOWN.format(detail=error.detail)
-    )
 
 
 def _version(answer: bytes | ClusterError) -> Check:
@@ -140,7 +114,7 @@ def _definition(answer: bytes | ClusterError) -> Check:
     if isinstance(answer, ClusterError):
         if answer.why.value == "not found":
             return Check(name=name, grade=Grade.BAD, what=texts.CRD_MISSING, do=texts.DO_INSTALL)
-        return _unknown(name, answer)
+        return unknown(name, answer)
     body = json.loads(answer)
     served = [v for v in body["spec"]["versions"] if v["name"] == names.VERSION and v["served"]]
     if not served:
@@ -178,58 +152,57 @@ def _operator(found: Facts, now: float) -> Check:
     name = "operator"
     leases = found["leases"]
     if isinstance(leases, ClusterError):
-        return _unknown(name, leases)
+        return unknown(name, leases)
     holders = leading.leaders(leases, now)
-    deployed = _deployed(found["deployments"])
+    there = deployed.deployed(found["deployments"], found["operator pods"])
     if not holders:
-        where = (
-            texts.OPERATOR_DEPLOYED.format(deployed=deployed)
-            if deployed
-            else texts.OPERATOR_NOWHERE
-        )
-        do = texts.DO_OPERATOR_LOGS if deployed else texts.DO_INSTALL
+        where = texts.OPERATOR_NOWHERE
+        if there.told:
+            where = texts.OPERATOR_DEPLOYED.format(deployed=there.told)
+        do = texts.DO_OPERATOR_LOGS if there.told else texts.DO_INSTALL
         return Check(name=name, grade=Grade.BAD, what=where, do=do)
     namespaces = ", ".join(holder.namespace for holder in holders)
     what = texts.OPERATOR_LEADS.format(holder=holders[0].identity, namespaces=namespaces)
-    if deployed:
-        what += f" · {deployed}"
+    if there.told:
+        what += f" · {there.told}"
+    if not there.ready:
+        return Check(name=name, grade=Grade.WARNING, what=what, do=texts.DO_OPERATOR_LOGS)
     return Check(name=name, grade=Grade.GOOD, what=what)
 
 
-def _deployed(answer: bytes | ClusterError) -> str:
-    if isinstance(answer, ClusterError):
-        return ""
-    told = []
-    for item in json.loads(answer)["items"]:
-        image = item["spec"]["template"]["spec"]["containers"][0]["image"]
-        ready = item.get("status", {}).get("readyReplicas", 0)
-        told.append(f"{image} {ready}/{item['spec'].get('replicas', 1)} ready")
-    return "; ".join(told)
-
-
-def _gpus(answer: bytes | ClusterError) -> Check:
+def _gpus(answer: bytes | ClusterError, pools: Scene | None) -> Check:
     name = "GPUs"
     if isinstance(answer, ClusterError):
-        return _unknown(name, answer)
-    counts: dict[str, int] = {}
-    nodes, away = 0, 0
+        return unknown(name, answer)
+    counts: dict[str, dict[str, int]] = {}  # resource → node → GPUs
+    nodes, away = 0, set[str]()
     for node in json.loads(answer)["items"]:
         allocatable = node.get("status", {}).get("allocatable", {})
         held = {key: _number(allocatable[key]) for key in allocatable if _is_gpu(key)}
         if not any(held.values()):
             continue
         nodes += 1
-        away += not _is_usable(node)
+        if not _is_usable(node):
+            away.add(node["metadata"]["name"])
         for key, count in held.items():
-            counts[key] = counts.get(key, 0) + count
+            counts.setdefault(key, {})[node["metadata"]["name"]] = count
     if not nodes:
         return Check(name=name, grade=Grade.BAD, what=texts.GPUS_NONE, do=texts.DO_PLUGIN)
-    told = ", ".join(f"{count} {key}" for key, count in sorted(counts.items()))
-    what = texts.GPUS_FOUND.format(told=told, nodes=nodes, away=away)
+    told = ", ".join(f"{sum(found.values())} {key}" for key, found in sorted(counts.items()))
+    what = texts.GPUS_FOUND.format(told=told, nodes=nodes)
+    what += texts.GPUS_AWAY.format(away=len(away)) if away else ""
     if names_default() not in counts:
         return Check(name=name, grade=Grade.WARNING, what=what, do=texts.DO_RESOURCE_NAME)
-    grade = Grade.WARNING if away else Grade.GOOD
-    return Check(name=name, grade=grade, what=what, do=texts.DO_NODES_AWAY if away else "")
+    do = texts.DO_NODES_AWAY if away else ""
+    for resource, on in sorted(counts.items()) if pools else ():
+        assert pools is not None
+        used = occupancy.use(pools, resource)
+        free = sum(max(0, on[node] - used.held.get(node, 0)) for node in on.keys() - away)
+        what += texts.GPUS_USED.format(resource=resource, free=free, wanted=used.wanted)
+        if used.unplaced:
+            what += texts.GPUS_LACKING.format(unplaced=used.unplaced)
+            do = texts.DO_FEWER_ENGINES
+    return Check(name=name, grade=Grade.WARNING if do else Grade.GOOD, what=what, do=do)
 
 
 def names_default() -> str:
@@ -259,7 +232,7 @@ def _rights(scope: str, answer: bytes | ClusterError) -> Check:
     """What the user may do in the namespace."""
     name = "your rights"
     if isinstance(answer, ClusterError):
-        return _unknown(name, answer)
+        return unknown(name, answer)
     rules = json.loads(answer).get("status", {}).get("resourceRules", [])
     missing = [
         f"{verb} {resource}"
@@ -286,7 +259,7 @@ def _namespace(scope: str, answer: bytes | ClusterError) -> Iterator[Check]:
     """Pod Security: which level is enforced, and what engines need under it."""
     name = "Pod Security"
     if isinstance(answer, ClusterError):
-        yield _unknown(name, answer)
+        yield unknown(name, answer)
         return
     labels = json.loads(answer)["metadata"].get("labels", {})
     level = labels.get("pod-security.kubernetes.io/enforce", "privileged")
@@ -324,7 +297,7 @@ def _quotas(scope: str, answer: bytes | ClusterError) -> Iterator[Check]:
 def _monitoring(answer: bytes | ClusterError) -> Check:
     name = "monitoring"
     if isinstance(answer, ClusterError):
-        return _unknown(name, answer)
+        return unknown(name, answer)
     groups = {group["name"] for group in json.loads(answer)["groups"]}
     if "monitoring.coreos.com" in groups:
         return Check(name=name, grade=Grade.GOOD, what=texts.MONITORING_THERE)

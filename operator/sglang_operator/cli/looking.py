@@ -45,7 +45,7 @@ def look(
     if operator:
         questions["leases"] = leading.QUESTION
     answers = cluster.gather(questions)
-    records = _items(_known(answers["pools"]), wire.CustomResource)
+    records = items(_known(answers["pools"]), wire.CustomResource)
     if pools:
         records = [record for record in records if record.metadata.name in pools]
         missing = sorted({*pools} - {record.metadata.name for record in records})
@@ -62,7 +62,7 @@ def look(
         if isinstance(answer, ClusterError):
             notes.append(texts.NODES_UNREADABLE.format(detail=answer.detail))
         else:
-            found_nodes = _items(answer, Node)
+            found_nodes = items(answer, Node)
     leaders = None
     if operator:
         answer = answers["leases"]
@@ -72,7 +72,7 @@ def look(
             leaders = leading.leaders(answer, time.time())
     return scene(
         records,
-        _items(_or_raise(answers["pods"]), wire.Pod),
+        items(_or_raise(answers["pods"]), wire.Pod),
         found_nodes,
         now=time.time(),
         notes=notes,
@@ -94,7 +94,7 @@ def _known(answer: bytes | ClusterError) -> bytes:
     return _or_raise(answer)
 
 
-def _items(text: bytes, kind: type[T]) -> list[T]:
+def items(text: bytes, kind: type[T]) -> list[T]:
     """The objects of a list; one that is not as it should be does not hide the others."""
     found = []
     for item in msgspec.json.decode(text, type=_List).items or ():

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from sglang_operator.api import texts
 from sglang_operator.cli.kubectl import Cluster
 from sglang_operator.picture.scene import SeenPool
+from sglang_operator.planner import causes
 from sglang_operator.planner.pool import Pool
 
 # kubectl's own key for the same purpose, so that dashboards and people know it.
@@ -34,9 +35,28 @@ def status(pool: SeenPool) -> Iterator[str]:
     if rollout.paused:
         yield texts.ROLLOUT_PAUSED
     elif current < len(engines):
-        yield texts.ROLLOUT_GOES_ON.format(budget=rollout.max_unavailable)
+        held = _kept_back(pool, planned)
+        yield held or texts.ROLLOUT_GOES_ON.format(budget=rollout.max_unavailable)
     if rollout.partition:
         yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
+
+
+def _kept_back(pool: SeenPool, planned: Pool) -> str:
+    """Why the engines of the present revision do not come up; empty if they may."""
+    about = causes.context(planned)
+    for view in pool.plan.engines:
+        pod = view.pod
+        if pod is None or not view.current or pod.containers_ready:
+            continue
+        told = causes.of_wait(pod, about)
+        if told is not None:
+            return texts.ROLLOUT_STUCK.format(
+                engine=view.engine.group,
+                reason=told.reason,
+                message=told.message,
+                advice=told.advice,
+            )
+    return ""
 
 
 def history(pool: SeenPool) -> Iterator[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import conditions, texts
-from sglang_operator.cli.doctor import Check, Grade
+from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.verdict import Level, Verdict, verdicts
 from sglang_operator.picture.grid import STATES
@@ -205,21 +205,39 @@ def _engines(pool: SeenPool) -> Iterator[RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("RANK", "ENGINE", "GPUS", "STATE", "POD", "NODE", "WHY"):
         table.add_column(column, overflow="fold", header_style="dim")
-    for view in troubled[:MAX_ENGINES]:
-        devices = device_mapping.describe(view.engine.devices) if view.engine.devices else "-"
-        pod = view.pod
+    groups = _alike(troubled)
+    for group in groups[:MAX_ENGINES]:
+        first = group[0]
+        ranks = device_mapping.describe(sorted(view.engine.rank for view in group))
+        devices = sorted(device for view in group for device in view.engine.devices)
         table.add_row(
-            str(view.engine.rank) if isinstance(pool.planned, Pool) else "-",
-            view.engine.group,
-            devices,
-            view.state.value,
-            pod.name if pod else "-",
-            (pod.node or "-") if pod else "-",
-            one_line(_why(view)),
+            ranks if isinstance(pool.planned, Pool) else "-",
+            _some([view.engine.group for view in group]),
+            device_mapping.describe(devices) if devices else "-",
+            first.state.value,
+            _some([view.pod.name for view in group if view.pod]),
+            _some(sorted({view.pod.node for view in group if view.pod and view.pod.node})),
+            one_line(_why(first)),
         )
     yield Padding(table, (1, 0, 0, 2), expand=False)
-    if len(troubled) > MAX_ENGINES:
-        yield Text(f"  and {len(troubled) - MAX_ENGINES} more", style="dim")
+    left_out = sum(map(len, groups[MAX_ENGINES:]))
+    if left_out:
+        yield Text(f"  and {left_out} more", style="dim")
+
+
+def _alike(troubled: Sequence[EngineView]) -> list[list[EngineView]]:
+    """Engines of which there is the same to say, together."""
+    groups: dict[tuple[EngineState, str], list[EngineView]] = {}
+    for view in troubled:
+        groups.setdefault((view.state, _why(view)), []).append(view)
+    return list(groups.values())
+
+
+def _some(told: Sequence[str]) -> str:
+    """One name, and how many more there are."""
+    if not told:
+        return "-"
+    return told[0] + (f" and {len(told) - 1} more" if len(told) > 1 else "")
 
 
 # --- many pools

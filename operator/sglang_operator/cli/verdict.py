@@ -181,7 +181,7 @@ def _failures(pool: SeenPool) -> Iterator[Verdict]:
         yield Verdict(
             level=Level.BROKEN if troubled else Level.NOTE,
             reason=entry["reason"],
-            what=texts.FAILED_BEFORE.format(
+            what=(texts.FAILED_BEFORE if "exitCode" in entry else texts.FAILED_TO_RUN).format(
                 engines=", ".join(engines[:3]) + more,
                 time=entry["lastTime"],
                 message=entry["message"],

@@ -71,4 +71,5 @@ async def _capacity(lookups: Lookups, pool: Pool, plan: Plan, observed: Observed
         return ""
     resource = pool.spec.placement.resource_name
     holders = await lookups.census(resource)
-    return capacity.explain(resource, pool.gpus, observed.nodes.values(), holders)
+    every = pool.active * pool.gpus
+    return capacity.explain(resource, pool.gpus, observed.nodes.values(), holders, every)

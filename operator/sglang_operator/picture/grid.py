@@ -28,7 +28,7 @@ STATES: dict[EngineState, tuple[str, str]] = {
     EngineState.LOST: ("×", "its node is lost"),
     EngineState.BACKOFF: ("!", "waits after a failure"),
     EngineState.WAITING: ("↻", "being replaced"),
-    EngineState.CREATING: ("+", "has no pod yet"),
+    EngineState.CREATING: ("+", "without a pod yet"),
 }
 
 

@@ -33,10 +33,12 @@ def explain(
     wanted: int,
     nodes: Iterable[ObservedNode],
     holders: Mapping[str, tuple[Holder, ...]] | None,
+    pool: int = 0,
 ) -> str:
     """One sentence about the GPUs of the cluster; "" where nodes tell nothing.
 
     ``holders`` is None where pods of others may not be seen: then only what nodes have is told.
+    ``wanted`` are the GPUs of one engine, ``pool`` those of all its engines.
     """
     rooms = [_room(node, resource, holders or {}) for node in nodes if node.resources.get(resource)]
     usable = [room for room in rooms if room is not None]
@@ -45,16 +47,20 @@ def explain(
     largest = max(room.total for room in usable)
     if largest < wanted:
         return texts.CAPACITY_TOO_SMALL.format(wanted=wanted, resource=resource, largest=largest)
+    total = sum(room.total for room in usable)
+    short = ""
+    if pool > total:
+        short = texts.CAPACITY_POOL.format(wanted=pool, resource=resource, total=total)
     if holders is None:
-        return ""
+        return short.rstrip("; ")
     nearest = max(usable, key=lambda room: (room.free, room.total, room.node))
     held = sorted(nearest.holders, key=lambda holder: (-holder.count, holder.pod))
     told = ", ".join(f"{holder.pod} {holder.count}" for holder in held[:MOST_HOLDERS])
     more = f" and {len(held) - MOST_HOLDERS} more" if len(held) > MOST_HOLDERS else ""
-    return texts.CAPACITY.format(
+    return short + texts.CAPACITY.format(
         wanted=wanted,
         free=sum(room.free for room in usable),
-        total=sum(room.total for room in usable),
+        total=total,
         resource=resource,
         node=nearest.node,
         node_free=nearest.free,

@@ -254,6 +254,21 @@ def test_a_rollout_tells_how_far_it_is():
     assert rolling.complete(_pool(cluster(guide())))
 
 
+def test_a_rollout_whose_first_engine_does_not_start_says_so_and_why():
+    world = guide()
+    for pod in world.pods[1:]:
+        pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
+    world.starting("actor-infer", "g0-1")
+    assert list(rolling.status(_pool(cluster(world))))[1].startswith("the others follow")
+    waiting = {"reason": "ErrImagePull", "message": "dial tcp: lookup registry: no such host"}
+    status = {"name": "engine", "state": {"waiting": waiting}}
+    world.find("actor-infer", "g0-1")["status"]["containerStatuses"] = [status]
+    told = list(rolling.status(_pool(cluster(world))))[1]
+    assert told.startswith("g0-1 on the new revision does not start, and the others wait for it: ")
+    assert "RegistryUnreachable: " in told
+    assert "the others follow" not in told
+
+
 def test_pausing_and_restarting_write_only_what_they_mean():
     fake = cluster(guide())
     pool = _pool(fake)

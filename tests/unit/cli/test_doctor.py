@@ -7,17 +7,18 @@ import pytest
 import yaml
 
 from sglang_operator.cli import doctor
-from sglang_operator.cli.doctor import Check, Grade
+from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.generate import DEFINITION
 from sglang_operator.cli.kubectl import ClusterError, Why
 from tests.builders import NOW
+from tests.unit.picture.world import World, guide
 
 RENEWED = "2027-01-15T07:59:50.000000Z"
 
 
-def _node(gpus: str = "8", ready: str = "True", **spec: Any) -> dict[str, Any]:
+def _node(gpus: str = "8", ready: str = "True", name: str = "n", **spec: Any) -> dict[str, Any]:
     return {
-        "metadata": {"name": "n"},
+        "metadata": {"name": name},
         "spec": spec,
         "status": {
             "allocatable": {"nvidia.com/gpu": gpus, "cpu": "8"},
@@ -41,6 +42,9 @@ def _facts() -> dict[str, Any]:
             ]
         },
         "deployments": {"items": []},
+        "operator pods": {"items": []},
+        "pools": {"items": []},
+        "engines": {"items": []},
         "namespace": {"metadata": {"name": "rl"}},
         "quotas": {"items": []},
         "groups": {"groups": []},
@@ -105,7 +109,11 @@ def test_a_lease_that_nobody_renews_is_no_operator():
     [
         ([], Grade.BAD, "no node has GPUs to give"),
         ([_node("0")], Grade.BAD, "no node has GPUs to give"),
-        ([_node(), _node(ready="False")], Grade.WARNING, "16 nvidia.com/gpu on 2 nodes, 1 of them"),
+        (
+            [_node(), _node(ready="False", name="m")],
+            Grade.WARNING,
+            "16 nvidia.com/gpu on 2 nodes, 1 of them",
+        ),
         ([_node(unschedulable=True)], Grade.WARNING, "8 nvidia.com/gpu on 1 nodes, 1 of them"),
     ],
 )
@@ -139,3 +147,66 @@ def test_a_full_quota_is_a_warning():
     check = _examine(quotas={"items": [quota]})["quota"]
     assert check.grade is Grade.WARNING
     assert check.what == "gpus in rl: 8 of 8 nvidia.com/gpu in use"
+
+
+def _deployment(ready: int) -> dict[str, Any]:
+    containers = [{"image": "registry/sglang-operator:1"}]
+    return {
+        "spec": {"replicas": 2, "template": {"spec": {"containers": containers}}},
+        "status": {"readyReplicas": ready},
+    }
+
+
+def _pulling() -> dict[str, Any]:
+    waiting = {"reason": "ErrImagePull", "message": "no such host"}
+    return {"status": {"containerStatuses": [{"state": {"waiting": waiting}}]}}
+
+
+def test_an_operator_whose_pods_are_not_ready_is_a_warning_with_the_reason():
+    deployments, pods = {"items": [_deployment(0)]}, {"items": [_pulling(), _pulling()]}
+    check = _examine(deployments=deployments, **{"operator pods": pods})["operator"]
+    assert check.grade is Grade.WARNING
+    assert check.what.endswith("sglang-operator:1 0/2 ready; ErrImagePull: no such host")
+    alone = _examine(deployments=deployments, leases={"items": []}, **{"operator pods": pods})[
+        "operator"
+    ]
+    assert alone.grade is Grade.BAD
+    assert "ErrImagePull: no such host" in alone.what
+    assert _examine(deployments={"items": [_deployment(2)]})["operator"].grade is Grade.GOOD
+
+
+def _with(world: World) -> dict[str, Check]:
+    nodes, pools, pods = world.nodes, world.pools, world.pods
+    return _examine(nodes={"items": nodes}, pools={"items": pools}, engines={"items": pods})
+
+
+def test_gpus_are_told_with_those_that_pools_have_and_want():
+    checks = _with(guide())
+    assert checks["GPUs"].grade is Grade.GOOD
+    assert checks["GPUs"].what == (
+        "24 nvidia.com/gpu on 3 nodes · nvidia.com/gpu: 0 that no pool has, pools ask for 24"
+    )
+    world = World(nodes=2)
+    world.pool()
+    check = _with(world)["GPUs"]
+    assert check.grade is Grade.WARNING
+    assert check.what.endswith("0 that no pool has, pools ask for 24, 8 of them find no node")
+    assert "lower device_mapping or replicas" in check.do
+
+
+def test_pools_that_are_not_ready_are_counted_with_their_reasons():
+    assert _with(guide())["pools"].what == "1 of 1 are Ready"
+    world = guide()
+    world.pool("judge", ready=False, reason="RegistryUnreachable")
+    check = _with(world)["pools"]
+    assert check.grade is Grade.WARNING
+    assert check.what == "1 of 2 are Ready: rl/judge RegistryUnreachable"
+    assert check.do == "kubectl sglang status -A"
+
+
+def test_pools_that_may_not_be_seen_leave_the_gpus_as_they_are():
+    checks = _examine(pools=ClusterError("kubectl", "forbidden", Why.FORBIDDEN))
+    assert checks["pools"].grade is Grade.UNKNOWN
+    assert checks["GPUs"].what == "8 nvidia.com/gpu on 1 nodes"
+    gone = _examine(pools=ClusterError("kubectl", "not found", Why.NOT_FOUND))
+    assert "pools" not in gone

@@ -1,5 +1,7 @@
 """What is said about a pool: the worst first, and what to do."""
 
+from typing import Any
+
 import pytest
 
 from sglang_operator.cli import screen
@@ -98,6 +100,32 @@ def test_the_document_names_engines_that_do_not_answer():
     record = screen.document(trouble().scene(), NOW)["pools"][0]
     assert record["engines"] == {"InService": 10, "Up": 2, "Starting": 1, "Backoff": 1}
     assert [engine["engine"] for engine in record["troubled"]] == ["g10-11", "g14-15"]
+
+
+def test_engines_of_which_there_is_the_same_to_say_share_a_line():
+    world = guide()
+    waiting = {"reason": "ErrImagePull", "message": "no such host"}
+    for pod in world.pods[:10]:
+        world.starting("actor-infer", pod["metadata"]["labels"]["sglang-operator.dev/engine"])
+        status = {"name": "engine", "state": {"waiting": waiting}}
+        pod["status"]["containerStatuses"] = [status]
+    shown = pictures.plain(screen.render(world.scene(), NOW, detail=True), width=160)
+    assert shown.count("no such host") == 1
+    assert "0-9   g0-1 and 9 more  0-19  Starting" in shown
+
+
+def test_engines_that_never_started_are_not_said_to_have_ended():
+    world = guide()
+    entry: dict[str, Any] = {
+        "reason": "RegistryUnreachable",
+        "message": "no such host",
+        "engines": ["g0-1"],
+    }
+    entry |= {"lastTime": "2027-01-15T08:00:00Z", "advice": ""}
+    world.pools[0]["status"]["lastFailures"] = [entry]
+    assert _said(world)["RegistryUnreachable"].what.startswith("engines g0-1, last at ")
+    entry["exitCode"] = 1
+    assert _said(world)["RegistryUnreachable"].what.startswith("engines g0-1 ended, last at ")
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,7 @@ def trouble() -> World:
                     "reason": "KVCacheTooSmall",
                     "message": "Not enough memory for the KV cache",
                     "advice": "raise mem_fraction_static above 0.002 (now 0.001)",
+                    "exitCode": 1,
                     "engines": ["g14-15"],
                     "pod": "actor-infer-g14-15-0",
                     "firstTime": TIME,

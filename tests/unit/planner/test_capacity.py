@@ -36,5 +36,16 @@ def test_a_cluster_without_gpus_is_told_so():
     assert "no node that takes pods has nvidia.com/gpu" in explain(GPU, 2, [node("a", 0)], {})
 
 
+def test_a_pool_that_wants_more_than_the_cluster_has_is_told_so_first():
+    told = explain(GPU, 2, [node("a"), node("b")], {}, 32)
+    assert told.startswith(
+        "the pool wants 32 nvidia.com/gpu and the nodes that take pods have 16: lower "
+        "device_mapping or replicas, or add nodes; an engine wants 2 on one node; 16 of 16"
+    )
+    alone = explain(GPU, 2, [node("a")], None, 32)
+    assert alone.endswith("have 8: lower device_mapping or replicas, or add nodes")
+    assert "the pool wants" not in explain(GPU, 2, [node("a"), node("b")], {}, 16)
+
+
 def test_where_pods_of_others_may_not_be_seen_nothing_is_guessed():
     assert explain(GPU, 2, [node("a")], None) == ""

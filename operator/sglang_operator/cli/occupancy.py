@@ -1,0 +1,84 @@
+"""The pools of a cluster as ``doctor`` sees them: who has the GPUs, and which are not well."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sglang_operator.api import conditions, names, texts
+from sglang_operator.cli import looking
+from sglang_operator.cli.checks import Check, Grade, unknown
+from sglang_operator.cli.kubectl import ClusterError, Why
+from sglang_operator.cluster import paths, wire
+from sglang_operator.picture.scene import DEFAULT_RESOURCE, Scene, SeenPool, scene
+from sglang_operator.planner.pool import Pool
+
+QUESTIONS = {
+    "pools": (paths.pools(""), {}),
+    "engines": (paths.pods(""), {"labelSelector": f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"}),
+}
+_SHOWN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """GPUs of one resource: those that engines have, by node, and those that pools ask for."""
+
+    held: Mapping[str, int]
+    wanted: int
+    unplaced: int  # of engines that no node takes
+
+
+def seen(found: Mapping[str, bytes | ClusterError], now: float) -> Scene | ClusterError:
+    """The pools and their pods; the refusal where they may not be seen."""
+    pools, pods = found["pools"], found["engines"]
+    if isinstance(pools, ClusterError):
+        return pools
+    if isinstance(pods, ClusterError):
+        return pods
+    records = looking.items(pools, wire.CustomResource)
+    return scene(records, looking.items(pods, wire.Pod), None, now=now)
+
+
+def use(pools: Scene, resource: str) -> Use:
+    """What all pools do with this resource."""
+    held: Counter[str] = Counter()
+    wanted = unplaced = 0
+    for pool in pools.pools:
+        if _resource(pool) != resource:
+            continue
+        wanted += pool.desired * pool.gpus
+        for view in pool.plan.engines:
+            if view.pod and view.pod.node:
+                held[view.pod.node] += pool.gpus
+            elif view.pod and view.pod.unschedulable:
+                unplaced += pool.gpus
+    return Use(held=held, wanted=wanted, unplaced=unplaced)
+
+
+def _resource(pool: SeenPool) -> str:
+    if isinstance(pool.planned, Pool):
+        return pool.planned.spec.placement.resource_name
+    return DEFAULT_RESOURCE
+
+
+def check(pools: Scene | ClusterError) -> Check | None:
+    """How many pools are Ready, and what keeps the others; None without a definition."""
+    name = "pools"
+    if isinstance(pools, ClusterError):
+        return None if pools.why is Why.NOT_FOUND else unknown(name, pools)
+    if not pools.pools:
+        return Check(name=name, grade=Grade.GOOD, what=texts.POOLS_NONE)
+    bad = [pool for pool in pools.pools if not pool.ready]
+    total = len(pools.pools)
+    what = texts.POOLS_READY.format(ready=total - len(bad), total=total)
+    if not bad:
+        return Check(name=name, grade=Grade.GOOD, what=what)
+    told = [f"{pool.namespace}/{pool.name} {_reason(pool)}" for pool in bad[:_SHOWN]]
+    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    what += f": {', '.join(told)}{more}"
+    return Check(name=name, grade=Grade.WARNING, what=what, do=texts.DO_STATUS_ALL)
+
+
+def _reason(pool: SeenPool) -> str:
+    said = pool.condition(conditions.READY).get("reason", "") if pool.observed else ""
+    return said or texts.NOT_SEEN_YET
