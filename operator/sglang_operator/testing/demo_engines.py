@@ -109,7 +109,7 @@ def commands(plane: ControlPlane) -> str:
     return (
         f"  kubectl logs -l {names.selector_text(POOL)}\n"
         f"  curl http://{outside}/generate -H 'Content-Type: application/json' "
-        f"-d '{json.dumps(TOKENS)}'   # the Service\n"
+        f"-d '{json.dumps(TOKENS)}'   # the Service: no answer while all gates are closed\n"
     )
 
 
