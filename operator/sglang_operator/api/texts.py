@@ -124,6 +124,7 @@ MAP_OVERLAP = (
 )
 MAP_EMPTY = "no node has GPUs, and no engine has a node"
 MAP_FREE = "· a GPU that no pool has"
+MAP_STUCK = "cannot start"
 MAP_MORE_HOMELESS = "and {count} more engines without a node"
 KUBECTL_FAILED = "{command}: {detail}"
 KUBECTL_MISSING = "kubectl cannot be run: install it and put it on the PATH, or name it in $KUBECTL"

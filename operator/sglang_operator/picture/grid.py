@@ -19,6 +19,9 @@ from sglang_operator.roll import device_mapping
 
 MAX_EMPTY_ROWS = 16
 
+# What kubelet says of a container that is only not there yet.
+_ON_THE_WAY = ("", "ContainerCreating", "PodInitializing")
+
 # A sign that can be read without colour, and words.
 STATES: dict[EngineState, tuple[str, str]] = {
     EngineState.IN_SERVICE: ("", "in service"),
@@ -125,6 +128,16 @@ class Map:
         """The states that occur, in the order of the table."""
         found = {tenant.state for tenant in self.tenants}
         return [state for state in STATES if state in found]
+
+    @property
+    def stuck(self) -> list[list[Tenant]]:
+        """Engines with a node whose containers cannot be started, together with those alike."""
+        groups: dict[tuple[int, str], list[Tenant]] = {}
+        for tenant in self.tenants:
+            cannot = tenant.state is EngineState.STARTING and tenant.why not in _ON_THE_WAY
+            if tenant.node and cannot:
+                groups.setdefault((tenant.pool, tenant.why), []).append(tenant)
+        return list(groups.values())
 
     @property
     def homeless(self) -> list[Tenant]:

@@ -24,7 +24,9 @@ def render(picture: Map, *, title: str = "") -> RenderableType:
         parts.append(_panel(grid, picture, title))
         parts.append(Padding(Text(grid.note, style="dim"), (0, 1), expand=False))
     parts.append(_legend(picture))
-    parts += [Padding(line, (0, 1), expand=False) for line in _homeless(picture)]
+    parts += [
+        Padding(line, (0, 1), expand=False) for line in (*_stuck(picture), *_homeless(picture))
+    ]
     parts += [
         Padding(Text(f"note: {printable(note)}"), (0, 1), expand=False) for note in picture.notes
     ]
@@ -112,6 +114,16 @@ def _pool(index: int, pool: Legend, picture: Map) -> Iterator[Text]:
     yield Text(pool.synced)
     yield Text(str(pool.gpus))
     yield Text(pool.reason, style="green" if pool.good else "yellow")
+
+
+def _stuck(picture: Map) -> Iterator[Text]:
+    """Engines that have a node and cannot start there, and why: a line for each reason."""
+    for group in picture.stuck[:MAX_HOMELESS]:
+        first = group[0]
+        line = Text().append(f" {first.letter}{first.badge} ", style=_style(first, picture))
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        line.append(f" {picture.pools[first.pool].name} {first.engine}{more}: {texts.MAP_STUCK}")
+        yield line.append(f": {printable(first.why)}")
 
 
 def _homeless(picture: Map) -> Iterator[Text]:

@@ -61,6 +61,19 @@ def test_text_of_the_cluster_is_escaped():
     assert "\x1b" not in pictures.plain(text.render(picture))
 
 
+def test_engines_that_cannot_start_are_told_with_the_reason_on_one_line():
+    seen = world.guide()
+    for engine, reason in (("g0-1", "ErrImagePull"), ("g2-3", "ErrImagePull"), ("g4-5", "")):
+        seen.starting("actor-infer", engine)
+        waiting = {"reason": reason or "ContainerCreating"}
+        waiting |= {"message": "no such host"} if reason else {}
+        status = {"name": "engine", "state": {"waiting": waiting}}
+        seen.find("actor-infer", engine)["status"]["containerStatuses"] = [status]
+    lines = pictures.plain(text.render(seen.map())).splitlines()
+    told = [line.strip() for line in lines if "cannot start" in line]
+    assert told == ["A…  actor-infer g0-1 and 1 more: cannot start: no such host"]
+
+
 def test_a_page_lists_every_engine():
     drawn = page.render(world.guide().map(), title="t", when="now")
     assert drawn.count("<tr>") == 13
