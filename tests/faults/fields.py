@@ -237,6 +237,8 @@ def snapshot(pool: FaultPool) -> Json:
 
 def _pod(pod: Json) -> Json:
     spec = {k: v for k, v in pod["spec"].items() if k != "nodeName"}
+    if spec.get("hostname") == pod["metadata"]["name"]:
+        spec["hostname"] = "its name"  # which counts its attempts
     passing = ("sglang-operator.dev/attempt", "sglang-operator.dev/failures-in-a-row")
     annotations = pod["metadata"].get("annotations", {})
     return {
