@@ -55,6 +55,7 @@ def pool(plane: ControlPlane, operator: InstalledOperator) -> PoolUnderTest:
     pool.break_pod("actor-infer-g0-1-0")
     pool.wait(lambda: pool.uids().get("g0-1") not in (None, before["g0-1"]), "a new pod")
     pool.wait_ready(60)
+    pool.wait(lambda: pool.status.get("lastFailures"), "the failure to be told")
     return pool
 
 
