@@ -13,6 +13,12 @@ WAIT = 30.0
 Json = dict[str, Any]
 
 
+def engine_env(**variables: object) -> Json:
+    """A podTemplate that tells the fake engines something."""
+    env = [{"name": f"FAKE_SGLANG_{key}", "value": str(value)} for key, value in variables.items()]
+    return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
+
+
 class PoolUnderTest:
     """One SGLangInference and everything that belongs to it."""
 

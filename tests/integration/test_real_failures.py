@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
-from tests.integration.pools import PoolUnderTest
+from tests.integration.pools import PoolUnderTest, engine_env
 
 COUNTER = itertools.count()
 GOLDEN = Path(__file__).parents[1] / "data" / "described-failures.txt"
@@ -46,11 +47,6 @@ def namespace(plane):
     plane.kubectl(
         "delete", "pods", "--all", "-n", name, "--wait=false", "--grace-period=0", "--force"
     )
-
-
-def variables(**values):
-    env = [{"name": f"FAKE_SGLANG_{key}", "value": str(value)} for key, value in values.items()]
-    return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
 
 
 def told(pool):
@@ -81,7 +77,9 @@ MISSING_SECRET = {
 
 def specs():
     """A pool that fails in each way."""
-    found = {name: {"podTemplate": variables(FAIL=name)} for name in failures.AT_START}
+    found: dict[str, dict[str, Any]] = {
+        name: {"podTemplate": engine_env(FAIL=name)} for name in failures.AT_START
+    }
     found["argument"] = {"extraArgs": ["--no-such-flag=1"]}
     found["secret-missing"] = {"podTemplate": MISSING_SECRET}
     found["image-never"] = {

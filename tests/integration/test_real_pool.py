@@ -16,7 +16,7 @@ from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
-from tests.integration.pools import PoolUnderTest
+from tests.integration.pools import PoolUnderTest, engine_env
 
 READY_SECONDS = 60.0
 WAIT_SECONDS = 60.0
@@ -50,12 +50,6 @@ def pool(plane):
     # The next test needs the GPUs, and drains are looked at elsewhere.
     pool.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false")
     plane.wait(lambda: not pool.all_pods(), WAIT_SECONDS, "the pods to go")
-
-
-def engine_env(**variables):
-    """A podTemplate that tells the fake engines something."""
-    env = [{"name": f"FAKE_SGLANG_{key}", "value": str(value)} for key, value in variables.items()]
-    return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
 
 
 def ask(pool, url, body=None, timeout=10):

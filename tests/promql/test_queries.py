@@ -21,8 +21,8 @@ from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
-from tests.integration.pools import PoolUnderTest
-from tests.integration.test_real_pool import CONTROL_PORT, break_engine, engine_env
+from tests.integration.pools import PoolUnderTest, engine_env
+from tests.integration.test_real_pool import CONTROL_PORT, break_engine
 from tests.monitoring import queries
 from tests.promql.scrapes import Answer, Scrape, ask
 

@@ -1,9 +1,8 @@
 """Who holds the operator's Lease: which process acts for pools, if any."""
 
 import json
-from datetime import datetime
 
-from sglang_operator.api import names
+from sglang_operator.api import names, weights
 from sglang_operator.picture.scene import Leader
 
 # Of all namespaces, for any of them may be the operator's.
@@ -19,17 +18,10 @@ def leaders(answer: bytes, now: float) -> tuple[Leader, ...]:
     found = []
     for lease in json.loads(answer)["items"]:
         spec = lease.get("spec", {})
-        silent = now - _seconds(spec.get("renewTime"))
+        silent = now - weights.seconds(spec.get("renewTime"))
         if spec.get("holderIdentity") and silent < FRESH_SECONDS:
             namespace = lease["metadata"]["namespace"]
             found.append(
                 Leader(namespace=namespace, identity=spec["holderIdentity"], silent=max(0, silent))
             )
     return tuple(sorted(found, key=lambda leader: leader.namespace))
-
-
-def _seconds(text: object) -> float:
-    try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
-        return 0.0
