@@ -113,12 +113,13 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 def source_key(plan: toolbuild.Plan) -> str:
-    """A digest of the files of a plan's modules: what is built, without the compiler."""
+    """A digest of a plan's modules and their flags: what is built, without the compiler."""
     digest = hashlib.sha256()
     for module in plan.modules:
         for file in toolbuild.sources(module.folder):
             content = file.read_bytes()
             digest.update(f"{file.name} {len(content)}\n".encode() + content)
+        digest.update("\n".join(toolbuild.flags(plan.version, module)).encode())
     return digest.hexdigest()[:16]
 
 

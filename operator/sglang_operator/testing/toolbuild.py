@@ -25,6 +25,7 @@ from sglang_operator.testing import errors
 
 REPORT_SECONDS = 15.0
 TAIL_LINES = 30
+HELM_PACKAGES = ("helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules")
 GO_DIRECTIVE = re.compile(r"^go (?P<version>\d+\.\d+)", re.MULTILINE)
 GO_VERSION = re.compile(r"go(?P<version>\d+\.\d+)")
 RENAMED = {"server": "etcd"}  # a Go program is named after its folder
@@ -119,8 +120,13 @@ def build(
             made.rename(target)
 
 
-def command(go: str, output: Path, version: str, *, package: str, tags: str) -> list[str]:
+def command(go: str, output: Path, version: str, module: Module) -> list[str]:
     """The ``go build`` command; -v makes it name the packages as they are compiled."""
+    return [go, "build", "-v", *flags(version, module), "-o", f"{output}/", module.package]
+
+
+def flags(version: str, module: Module) -> list[str]:
+    """What of the command makes a difference to the programs; versions as they shall report."""
     major, minor, _ = version.split(".")
     base, client = "k8s.io/component-base/version", "k8s.io/client-go/pkg/version"
     values = [
@@ -129,20 +135,11 @@ def command(go: str, output: Path, version: str, *, package: str, tags: str) -> 
         f"{base}.gitMinor={minor}",
         f"{client}.gitVersion=v{version}",
     ]
-    flags = " ".join(["-s", "-w", *(f"-X {value}" for value in values)])
-    return [
-        go,
-        "build",
-        "-v",
-        "-mod=readonly",
-        "-trimpath",
-        f"-tags={tags}",
-        "-ldflags",
-        flags,
-        "-o",
-        f"{output}/",
-        package,
-    ]
+    # Helm 3 takes a cluster that it does not ask for one of Kubernetes 1.20.
+    for package in HELM_PACKAGES:
+        values += [f"{package}.k8sVersionMajor={major}", f"{package}.k8sVersionMinor={minor}"]
+    told = " ".join(["-s", "-w", *(f"-X {value}" for value in values)])
+    return ["-mod=readonly", "-trimpath", f"-tags={module.tags}", "-ldflags", told]
 
 
 def _build_in(
@@ -165,7 +162,7 @@ def _build_in(
         for file in sources(module.folder):
             shutil.copyfile(file, source / file.name)
         _run(
-            command(go, output, plan.version, package=module.package, tags=module.tags),
+            command(go, output, plan.version, module),
             source,
             environ,
             progress,

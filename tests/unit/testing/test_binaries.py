@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_operator.testing import binaries, errors
+from sglang_operator.testing import binaries, errors, toolbuild
 from tests.unit.testing import fakes
 
 
@@ -121,6 +121,12 @@ def test_the_cache_key_depends_on_go_mod_go_sum_and_go(monkeypatch, tmp_path):
         keys.add(binaries.build_key(binaries.plan(), go))
     assert len(keys) == 4
     assert binaries.build_key(binaries.plan(), "2") in keys
+
+
+def test_the_cache_key_depends_on_what_the_build_is_told(monkeypatch):
+    before = binaries.build_key(binaries.plan(), "1")
+    monkeypatch.setattr(toolbuild, "HELM_PACKAGES", ())
+    assert binaries.build_key(binaries.plan(), "1") != before
 
 
 @pytest.mark.parametrize(

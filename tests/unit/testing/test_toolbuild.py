@@ -111,12 +111,13 @@ def test_what_is_left_of_a_half_removed_build_is_built_anew(tmp_path):
 
 
 def test_every_component_is_told_its_version(tmp_path):
-    argv = toolbuild.command("go", tmp_path, "1.37.2", package="tool", tags="")
+    argv = toolbuild.command("go", tmp_path, "1.37.2", toolbuild.Module(folder=tmp_path))
     flags = argv[argv.index("-ldflags") + 1]
     assert "-s -w" in flags
     assert "k8s.io/component-base/version.gitVersion=v1.37.2" in flags
     assert "k8s.io/component-base/version.gitMinor=37" in flags
     assert "k8s.io/client-go/pkg/version.gitVersion=v1.37.2" in flags
+    assert "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37" in flags
     assert "-trimpath" in argv
 
 
