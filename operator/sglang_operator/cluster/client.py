@@ -12,13 +12,16 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from sglang_operator.cluster.channel import Response
 from sglang_operator.cluster.connection import Connection
-from sglang_operator.cluster.transport import Response, Server
+from sglang_operator.cluster.transport import Server
 
 JSON = "application/json"
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+# An answer without spec and status: what was asked for is known.  Errors come as ever.
+METADATA_ONLY = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 
 REQUEST_TIMEOUT = 30.0
 MAX_CONNECTIONS = 64
@@ -101,12 +104,12 @@ class ApiClient:
         return Server(
             self._connection.server,
             tls=self._connection.ssl_context(),
-            headers={"User-Agent": self._user_agent, "Accept": JSON},
+            headers={"User-Agent": self._user_agent},
             limit=limit,
         )
 
-    def _headers(self, content_type: str | None) -> dict[str, str]:
-        headers = {}
+    def _headers(self, accept: str, content_type: str | None = None) -> dict[str, str]:
+        headers = {"Accept": accept}
         authorization = self._connection.authorization()
         if authorization:
             headers["Authorization"] = authorization
@@ -121,6 +124,7 @@ class ApiClient:
         *,
         body: bytes | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
         params: Mapping[str, str] | None = None,
         timeout: float = REQUEST_TIMEOUT,
         fenced: bool = True,
@@ -133,7 +137,7 @@ class ApiClient:
         assert self._requests is not None, "use the client as a context manager"
         if fenced and method != "GET" and not self.fence():
             raise FencedError(f"{method} {path}: another operator holds the Lease")
-        headers = self._headers(content_type if body is not None else None)
+        headers = self._headers(accept, content_type if body is not None else None)
         try:
             response = await self._requests.request(
                 method, _target(path, params), headers, body, timeout
@@ -154,7 +158,7 @@ class ApiClient:
         assert self._watches is not None, "use the client as a context manager"
         try:
             async with self._watches.stream(
-                _target(path, params), self._headers(None), idle=idle
+                _target(path, params), self._headers(JSON), idle=idle
             ) as (status, answered, chunks):
                 self.requests["WATCH", status] += 1
                 if status >= 400:

@@ -23,6 +23,7 @@ from sglang_operator.cluster.client import (
     APPLY_PATCH,
     JSON,
     MERGE_PATCH,
+    METADATA_ONLY,
     STRATEGIC_PATCH,
     ApiClient,
     ApiError,
@@ -189,7 +190,9 @@ class Executor:
         path = paths.pods(key.namespace)
         try:
             async with self.window.slot():
-                answer = await self._client.request("POST", path, body=orjson.dumps(action.body))
+                answer = await self._client.request(
+                    "POST", path, body=orjson.dumps(action.body), accept=METADATA_ONLY
+                )
             self.window.succeeded()
         except ApiError as error:
             if error.already_exists:

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sglang_operator.cluster import transport
-from sglang_operator.cluster.transport import DisconnectedError, Server
+from sglang_operator.cluster import channel, transport
+from sglang_operator.cluster.channel import DisconnectedError, Response
+from sglang_operator.cluster.transport import Server
+from sglang_operator.testing import credentials
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -47,13 +49,33 @@ def always(*answers: bytes) -> Script:
     return script
 
 
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory) -> credentials.Credentials:
+    return credentials.create(tmp_path_factory.mktemp("tls") / "secrets")
+
+
+def server_side(secrets: credentials.Credentials) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(secrets.server_cert, secrets.server_key)
+    return context
+
+
 @asynccontextmanager
-async def served(script: Script, limit: int = 8) -> AsyncIterator[tuple[Server, Peer]]:
+async def served(
+    script: Script,
+    limit: int = 8,
+    secrets: credentials.Credentials | None = None,
+    host: str = "127.0.0.1",
+    trusted: bool = True,
+) -> AsyncIterator[tuple[Server, Peer]]:
+    """A server of this script; over TLS if there are ``secrets``, trusted by the client or not."""
     peer = Peer(script)
-    listening = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    theirs = server_side(secrets) if secrets else None
+    listening = await asyncio.start_server(peer.serve, host, 0, ssl=theirs)
     port = listening.sockets[0].getsockname()[1]
-    tls = ssl.create_default_context()
-    server = Server(f"http://127.0.0.1:{port}", tls=tls, headers={"Accept": "x"}, limit=limit)
+    tls = ssl.create_default_context(cafile=secrets.ca if secrets and trusted else None)
+    url = f"http{'s' if secrets else ''}://{host}:{port}"
+    server = Server(url, tls=tls, headers={"Accept": "x"}, limit=limit)
     try:
         yield server, peer
     finally:
@@ -62,7 +84,7 @@ async def served(script: Script, limit: int = 8) -> AsyncIterator[tuple[Server, 
         await listening.wait_closed()
 
 
-async def get(server: Server, timeout: float = 5.0) -> transport.Response:
+async def get(server: Server, timeout: float = 5.0) -> Response:
     return await server.request("GET", "/", {}, None, timeout)
 
 
@@ -120,7 +142,7 @@ def test_an_answer_may_come_in_pieces_of_any_size(size):
 
 
 def test_a_whole_answer_may_be_longer_than_what_a_stream_holds(monkeypatch):
-    monkeypatch.setattr(transport, "MAX_UNREAD", 1000)
+    monkeypatch.setattr(channel, "MAX_UNREAD", 1000)
     body = b"x" * 300_000
 
     async def check() -> None:
@@ -293,7 +315,7 @@ def test_a_silent_stream_is_given_up():
 
 
 def test_a_stream_that_is_read_slowly_is_not_read_further(monkeypatch):
-    monkeypatch.setattr(transport, "MAX_UNREAD", 10_000)
+    monkeypatch.setattr(channel, "MAX_UNREAD", 10_000)
     piece, count = b"3e8\r\n" + b"x" * 1000 + b"\r\n", 30_000
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -326,5 +348,118 @@ def test_nothing_smuggles_a_second_request(target, headers):
             with pytest.raises(ValueError, match=r"."):
                 await server.request("GET", target, headers, None, 5)
             assert peer.connections == 0
+
+    run(check)
+
+
+# --- TLS
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+def test_over_tls_answers_of_any_size_come_whole(secrets, size):
+    heard = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read(reader)
+            heard.append(await reader.readexactly(size))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            for at in range(0, size, 30_000):
+                writer.write(heard[-1][at : at + 30_000])
+                await writer.drain()
+
+    async def check() -> None:
+        async with served(script, secrets=secrets) as (server, peer):
+            for number in range(3):
+                body = bytes([65 + number]) * size
+                assert (await server.request("POST", "/", {}, body, 5)).body == body
+            assert peer.connections == 1
+
+    run(check)
+    assert [len(body) for body in heard] == [size] * 3
+
+
+def test_over_tls_a_stream_hands_on_what_comes_as_it_comes(secrets):
+    go_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(CHUNKED + b"4\r\none\n\r\n")
+        await go_on.wait()
+        writer.write(b"4\r\ntwo\n\r\n0\r\n\r\n")
+        await reader.read()
+
+    async def check() -> None:
+        served_it = served(script, secrets=secrets)
+        async with served_it as (server, _), server.stream("/", {}, idle=5) as stream:
+            assert await anext(stream.chunks) == b"one\n"
+            go_on.set()
+            assert [chunk async for chunk in stream.chunks] == [b"two\n"]
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "says"),
+    [
+        ("127.0.0.1", False, "unable to get local issuer"),
+        ("127.0.0.2", True, "IP address mismatch"),
+    ],
+)
+def test_a_server_that_is_not_who_it_should_be_hears_nothing(secrets, host, trusted, says):
+    heard = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+
+    async def check() -> None:
+        async with served(script, secrets=secrets, host=host, trusted=trusted) as (server, _):
+            with pytest.raises(ssl.SSLCertVerificationError, match=says):
+                await get(server)
+
+    run(check)
+    assert not any(heard)
+
+
+def test_a_server_that_speaks_no_tls_is_an_error(secrets):
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+
+    async def check() -> None:
+        async with served(script) as (plain, _):
+            port = plain._port
+            tls = ssl.create_default_context(cafile=secrets.ca)
+            server = Server(f"https://127.0.0.1:{port}", tls=tls, headers={}, limit=1)
+            with pytest.raises(ssl.SSLError, match=r"(?i)wrong.version.number"):
+                await get(server)
+
+    run(check)
+
+
+def test_over_tls_a_connection_that_ends_without_an_answer_is_an_error(secrets):
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+
+    async def check() -> None:
+        async with served(script, secrets=secrets) as (server, peer):
+            with pytest.raises(DisconnectedError):
+                await get(server)
+            assert peer.connections == 1
+
+    run(check)
+
+
+def test_a_server_that_never_shakes_hands_is_given_up(secrets, monkeypatch):
+    monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.05)
+
+    async def check() -> None:
+        async with served(always()) as (plain, _):
+            tls = ssl.create_default_context(cafile=secrets.ca)
+            url = f"https://127.0.0.1:{plain._port}"
+            server = Server(url, tls=tls, headers={}, limit=1)
+            with pytest.raises(TimeoutError):
+                await get(server)
 
     run(check)
