@@ -24,7 +24,7 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 METADATA_ONLY = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 
 REQUEST_TIMEOUT = 30.0
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 96
 
 
 class _Status(msgspec.Struct):

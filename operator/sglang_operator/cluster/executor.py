@@ -32,10 +32,6 @@ from sglang_operator.cluster.client import (
 )
 from sglang_operator.cluster.window import Window
 
-# Creates of one pool begin with one request and widen with each success, so that a quota or an
-# admission policy that refuses them costs one request, not a thousand.
-MOST_WORKERS = 32
-
 _pod_decoder = msgspec.json.Decoder(wire.Pod)
 _child_decoder = msgspec.json.Decoder(wire.Child)
 _pool_decoder = msgspec.json.Decoder(wire.CustomResource)
@@ -103,6 +99,8 @@ class Executor:
     ) -> Outcome:
         """Perform deletes and creates until done, refused, or told by ``go_on`` to stop.
 
+        It begins with one and widens with each success, so that a quota or an admission policy
+        that refuses them costs one request, not a thousand.
         Creates end at once when the pool is seen to be deleted or changed: what they were planned
         for is no more.
 
@@ -134,11 +132,10 @@ class Executor:
                 await self._pod(key, owner, action, outcome)
                 if not await _confirmed(confirmed, outcome):
                     return
-                if len(workers) < min(MOST_WORKERS, self.window.size, len(batch)):
+                if len(workers) < min(self.window.size, len(batch)):
                     workers.add(asyncio.create_task(work()))
 
-        widest = min(MOST_WORKERS, self.window.size, len(batch))
-        at_once = widest if proven and not confirm else 1
+        at_once = min(self.window.size, len(batch)) if proven and not confirm else 1
         workers |= {asyncio.create_task(work()) for _ in range(at_once)}
         try:
             while pending := [task for task in workers if not task.done()]:

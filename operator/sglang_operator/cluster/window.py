@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-# More than 32 in flight gained nothing (``runtime.md`` B3); a pool's own creates begin with one.
-START = LIMIT = 32.0
+# An API server that has nothing else to do gains nothing from more than 32 in flight
+# (``runtime.md`` B3); one that scheduler, controllers and kubelets keep busy creates a tenth more
+# pods with 64 (``make bench``).  Each costs a connection.  A pool's own creates begin with one.
+START = LIMIT = 64.0
 
 
 class Window:

@@ -29,7 +29,9 @@ ERRORS_BEFORE_TOLD = 4
 CONFIRMED_SECONDS = 10.0
 # Creates that went through say for so long that more of them will.
 PROVEN_SECONDS = 10.0
-# What selects pods waits for a new pool's first pods, and no longer than this.
+# What selects pods waits until a new pool's pods are made and no more engines than this are yet to
+# come up; and no longer than so many seconds.
+MANY_COMING = 50
 NEW_SECONDS = 30.0
 
 
@@ -83,10 +85,14 @@ class Memory:
     gating: Failures = field(default_factory=Failures)
     awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
 
-    @property
-    def is_new(self) -> bool:
-        """Whether this operator has known the pool for a moment only."""
-        return time.monotonic() - self.known_since < NEW_SECONDS
+    def selecting_waits(self, coming: int, *, creating: bool) -> float:
+        """Seconds for which what selects pods still waits, with so many engines yet to come up.
+
+        The API server would be kept busy with lists of addresses, written anew at each pod.
+        """
+        if not creating and coming <= MANY_COMING:
+            return 0.0
+        return max(0.0, self.known_since + NEW_SECONDS - time.monotonic())
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

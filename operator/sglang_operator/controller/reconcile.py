@@ -385,8 +385,7 @@ class Reconciler:
         """Registry, Services and status, each only if it changed, and not too often.
 
         What a trainer waits for does not wait for that.
-        While the first pods are created, what selects them waits: the API server would be kept
-        busy with lists of addresses that are written anew at each of them, and no engine is up.
+        While many first pods are created and come up, what selects them waits.
         """
         awaited = weights_plan.awaited(memory.awaited)
         wait = memory.published_at + self._publish_interval - time.monotonic()
@@ -394,11 +393,10 @@ class Reconciler:
             return wait
         memory.awaited = awaited
         children = objects.children(pool, weights_plan)
+        waits = memory.selecting_waits(plan.coming, creating=creating)
         wanted = [
             action
-            for action in actions.child_actions(
-                pool, children, observed, unselecting=creating and memory.is_new
-            )
+            for action in actions.child_actions(pool, children, observed, unselecting=waits > 0)
             if (action.kind, action.name) not in memory.conflicts
         ]
         outcome = await self._executor.children(key, memory.uid, wanted)
@@ -436,7 +434,8 @@ class Reconciler:
             later = 0.0  # it is in force now
         if wanted or later is not None:
             memory.published_at = time.monotonic()
-        return min((wait for wait in (later, retry) if wait is not None), default=None)
+        again = (later, retry, waits or None)
+        return min((wait for wait in again if wait is not None), default=None)
 
     def _latest(self, key: PoolKey, record: CustomResource) -> CustomResource:
         """The pool as it is known by now, if it still asks for the same."""

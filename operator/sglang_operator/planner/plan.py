@@ -93,6 +93,12 @@ class Plan:
     capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None
 
+    @property
+    def coming(self) -> int:
+        """Wanted engines that are not up."""
+        up = (EngineState.UP, EngineState.IN_SERVICE)
+        return sum(view.state not in up for view in self.engines)
+
 
 @dataclass(kw_only=True)
 class _Group:

@@ -1,11 +1,13 @@
 """What the loop remembers of refusals, and how it lets go of them."""
 
+import time
+
 import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 from sglang_operator.cluster.executor import Outcome
-from sglang_operator.controller.memory import Failures, Memory
+from sglang_operator.controller.memory import MANY_COMING, NEW_SECONDS, Failures, Memory
 from tests.builders import NOW
 
 QUOTA = ApiError(403, "Forbidden", "exceeded quota: gpus, requested: nvidia.com/gpu=2", None)
@@ -82,3 +84,21 @@ def test_an_outage_is_waited_for_ever_longer_and_told_only_if_it_lasts(error):
 def test_waits_are_bounded():
     failures = Failures()
     assert max(failures.failed(ApiUnreachableError("x")) for _ in range(50)) == 8.0
+
+
+@pytest.mark.parametrize(
+    ("age", "coming", "creating", "seconds"),
+    [
+        (0, MANY_COMING + 1, False, NEW_SECONDS),  # a large pool comes up
+        (10, 4096, False, NEW_SECONDS - 10),
+        (10, 0, True, NEW_SECONDS - 10),  # its pods are still being made
+        (10, MANY_COMING, False, 0),  # few are left
+        (0, 12, False, 0),  # a small pool never waits
+        (NEW_SECONDS, 4096, True, 0),  # nor does anything for longer than this
+    ],
+)
+def test_what_selects_pods_waits_for_a_new_pools_many_engines(age, coming, creating, seconds):
+    memory = a_memory()
+    memory.known_since = time.monotonic() - age
+    waits = memory.selecting_waits(coming, creating=creating)
+    assert waits == pytest.approx(seconds, abs=0.5)

@@ -33,6 +33,12 @@ def test_a_complete_pool_needs_nothing_and_no_later_look():
     assert not plan.removals
     assert plan.wake_at is None
     assert {view.state for view in plan.engines} == {EngineState.UP}
+    assert plan.coming == 0
+
+
+def test_engines_without_a_pod_that_is_up_are_coming():
+    pool = a_pool()
+    assert planned(pool, all_pods(pool)[:5]).coming == 7
 
 
 def test_a_pod_with_an_open_gate_is_in_service():
