@@ -1,8 +1,9 @@
 """How many requests may be under way at once: as many as the API server takes gladly.
 
 Grows by one for each full window of successes, halves when the server is overloaded (429, 5xx,
-no answer), never above the point where more in flight gained nothing (``runtime.md`` A8.7).  One
-window for all pools, first come first served, so that no pool starves another.
+no answer) down to a few, never above the point where more in flight gained nothing
+(``runtime.md`` A8.7).  One window for all pools, first come first served, so that no pool starves
+another.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from contextlib import asynccontextmanager
 # (``runtime.md`` B3); one that scheduler, controllers and kubelets keep busy creates a tenth more
 # pods with 64 (``make bench``).  Each costs a connection.  A pool's own creates begin with one.
 START = LIMIT = 64.0
+# However overloaded the server: one request that is never answered must not hold up all pools.
+LEAST = 4.0
 
 
 class Window:
@@ -29,7 +32,7 @@ class Window:
     @property
     def size(self) -> int:
         """Requests that may be under way now."""
-        return max(1, int(self._size))
+        return int(self._size)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -71,5 +74,5 @@ class Window:
         if retry_after:
             self._paused_until = max(self._paused_until, now + min(retry_after, 30.0))
         if now - self._shrunk_at > 1.0:
-            self._size = max(1.0, self._size / 2)
+            self._size = max(LEAST, self._size / 2)
             self._shrunk_at = now
