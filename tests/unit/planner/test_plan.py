@@ -296,6 +296,14 @@ def test_of_two_equal_pods_the_older_attempt_stays():
     assert removed(planned(pool, pods)) == [pods[0].name]
 
 
+def test_of_two_equal_pods_the_one_that_was_created_first_stays_whatever_its_attempt():
+    pool = a_pool(replicas=1)
+    engine = pool.engines[0]
+    running = a_pod(pool, engine, 1, created=NOW - 100)
+    again = a_pod(pool, engine, 0, created=NOW - 1)
+    assert removed(planned(pool, [again, running])) == [again.name]
+
+
 # --- rolling updates
 
 
