@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
@@ -69,14 +70,12 @@ class AsyncPool:
 
     async def close(self) -> None:
         """End the watch and the connections.  What is held stays held until it expires."""
-        if self._sleeper is not None:
-            await self._sleeper.stop()
-        if self._watcher is not None:
-            await self._watcher.close()
-        if self._cluster is not None:
-            await self._cluster.close()
-        if self._calls is not None:
-            await self._calls.close()
+        async with AsyncExitStack() as rest:  # all of it, also where it is cancelled on the way
+            for part in (self._calls, self._cluster, self._watcher):
+                if part is not None:
+                    rest.push_async_callback(part.close)
+            if self._sleeper is not None:
+                rest.push_async_callback(self._sleeper.stop)
         self._cluster = self._lease = self._watcher = self._calls = self._sleeper = None
 
     def _open(self) -> Cluster:

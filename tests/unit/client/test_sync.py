@@ -388,3 +388,22 @@ def test_what_was_submitted_and_not_waited_for_ends_with_the_pool(world):
         del pool, sync
         gc.collect()
     assert [str(warning.message) for warning in told] == []
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_close_that_is_cancelled_on_its_way_ends_the_connections_all_the_same(world, turns):
+    async def story() -> None:
+        pool = AsyncPool(POOL, NAMESPACE, identity=world.identity)
+        await pool.fresh()
+        cluster, calls = pool._cluster, pool._calls
+        assert cluster is not None and calls is not None
+        closing = asyncio.create_task(pool.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        started = turns > 0
+        closing.cancel()
+        await asyncio.wait({closing})
+        assert not started or (cluster._session.closed and calls._session.closed)
+        await pool.close()
+
+    asyncio.run(story())
