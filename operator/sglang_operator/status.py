@@ -276,7 +276,7 @@ def _stalled(plan: Plan) -> Trouble | None:
         return None
     cause = worst.cause
     message = texts.STALLED.format(
-        count=len(worst.groups),
+        engines=texts.engines(len(worst.groups)),
         restarts=worst.restarts,
         reason=cause.reason,
         message=cause.message,
@@ -328,7 +328,9 @@ def _lost(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     if not lost:
         return None
     nodes = ", ".join(sorted({pod.node for pod in lost})[:5])
-    return conditions.NODE_LOST, texts.NODE_LOST.format(count=len(lost), nodes=nodes)
+    return conditions.NODE_LOST, texts.NODE_LOST.format(
+        engines=texts.engines(len(lost)), nodes=nodes
+    )
 
 
 def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[str, str] | None:
@@ -340,11 +342,12 @@ def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[
     }
     if not waiting:
         return None
+    engines = texts.engines(len(waiting))
     cause = next((f for f in reversed(seen) if f.group in waiting), None)
     if cause is None:
-        return conditions.ENGINES_FAILING, texts.FAILING_UNKNOWN.format(count=len(waiting))
+        return conditions.ENGINES_FAILING, texts.FAILING_UNKNOWN.format(engines=engines)
     message = texts.FAILING.format(
-        count=len(waiting), reason=cause.reason, message=cause.advice or cause.message
+        engines=engines, reason=cause.reason, message=cause.advice or cause.message
     )
     return conditions.ENGINES_FAILING, _bounded(message)
 
@@ -364,7 +367,9 @@ def _waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     if not found:
         return None
     told, count = found.most_common(1)[0]
-    message = texts.WAITING.format(count=count, message=told.message, advice=told.advice)
+    message = texts.WAITING.format(
+        engines=texts.engines(count), message=told.message, advice=told.advice
+    )
     return told.reason, _bounded(message)
 
 
@@ -378,7 +383,7 @@ def _pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
         return None
     return conditions.DEVICES_PENDING, _bounded(
         texts.DEVICES_PENDING.format(
-            count=len(told),
+            engines=texts.engines(len(told)),
             gpus=pool.gpus,
             resource=pool.spec.placement.resource_name,
             message="; ".join(filter(None, (plan.capacity, told[0].unschedulable))),

@@ -79,8 +79,8 @@ def test_engines_that_all_run_out_of_memory_stall_the_pool_and_a_corrected_spec_
         lambda: pool.condition(conditions.STALLED)["message"].startswith("12 engines"), "all 12"
     )
     assert pool.condition(conditions.STALLED)["message"] == (
-        "12 engines fail at their start with CUDAOutOfMemory, after 3 restarts too, and are not "
-        "started again until the spec changes or the failed pods are deleted: no 896.00 MiB free "
+        "12 engines failed at the start with CUDAOutOfMemory, after 3 restarts too, to be started "
+        "again only when the spec changes or the failed pods are deleted: no 896.00 MiB free "
         "on GPU 0: of 79.10 GiB, 300.75 MiB are left; lower mem_fraction_static (now 0.95), or use "
         "more GPUs for each engine"
     )
@@ -181,9 +181,9 @@ def test_engines_without_room_are_told_in_numbers(pool, plane):
     pool.apply(replicas=1)
     told = pool.wait_for(conditions.RECONCILING, conditions.DEVICES_PENDING)
     assert told["message"].startswith(
-        "1 engines wait for a node with 2 free nvidia.com/gpu: an engine wants 2 on one node; 3 of "
-        "24 nvidia.com/gpu are free in the cluster; nearest is gpu-node-2 with 1 of 8 free, held "
-        f"by {pool.namespace}/trainer-"
+        "1 engine waiting for a node with 2 free nvidia.com/gpu: an engine wants 2 on one node; "
+        "3 of 24 nvidia.com/gpu are free in the cluster; nearest is gpu-node-2 with 1 of 8 free, "
+        f"held by {pool.namespace}/trainer-"
     )
 
 

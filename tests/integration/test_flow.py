@@ -137,7 +137,7 @@ def test_engines_that_fail_again_and_again_wait_ever_longer(pool):
     pool.wait_ready()
     pool.break_pod("actor-infer-g0-1-1", 137, "second")
     told = pool.wait_for(conditions.RECONCILING, conditions.ENGINES_FAILING)
-    assert "1 engines wait" in told["message"]
+    assert "1 engine waiting" in told["message"]
     pool.wait(lambda: pool.uids(), "the third attempt after ten seconds", 20)
     uid = pool.uids()["g0-1"]
     pod = next(pod for pod in pool.pods() if pod["metadata"]["uid"] == uid)
@@ -360,7 +360,7 @@ def test_events_tell_transitions_once(pool):
 def test_too_few_gpus_are_told_in_the_schedulers_words_and_kept_trying(pool):
     pool.apply(device_mapping="list(range(0,28))")
     told = pool.wait_for(conditions.RECONCILING, conditions.DEVICES_PENDING)
-    assert "2 engines wait for a node with 2 free nvidia.com/gpu" in told["message"]
+    assert "2 engines waiting for a node with 2 free nvidia.com/gpu" in told["message"]
     assert "Insufficient nvidia.com/gpu" in told["message"]
 
 

@@ -269,8 +269,8 @@ def test_engines_given_up_stall_the_pool_in_one_message():
     stalled = condition(found, conditions.STALLED)
     assert stalled["reason"] == "CUDAOutOfMemory"
     assert stalled["message"] == (
-        "12 engines fail at their start with CUDAOutOfMemory, after 5 restarts too, and are not "
-        "started again until the spec changes or the failed pods are deleted: a GPU of the engine "
+        "12 engines failed at the start with CUDAOutOfMemory, after 5 restarts too, to be started "
+        "again only when the spec changes or the failed pods are deleted: a GPU of the engine "
         "ran out of memory; lower mem_fraction_static (now 0.7), or use more GPUs for each engine"
     )
     assert condition(found, conditions.READY)["reason"] == "CUDAOutOfMemory"

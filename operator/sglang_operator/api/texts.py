@@ -3,6 +3,12 @@
 Errors and warnings about the spec stand in ``errors``; nothing else words a message.
 """
 
+
+def engines(count: int) -> str:
+    """``1 engine``, ``4 engines``: the ``{engines}`` of the texts below."""
+    return f"{count} engine{'' if count == 1 else 's'}"
+
+
 READY = "{up}/{desired} engines of {gpus} GPUs are up; a trainer can attach"
 READY_EMPTY = "replicas is 0: there is nothing to run"
 ENGINES_UP = "{up}/{desired} engines are up"
@@ -14,10 +20,10 @@ READY_PAUSED = (
     "{up}/{desired} engines of {gpus} GPUs are up, {updated} of them on revision {revision}: "
     "rollout.paused or rollout.partition keeps the others as they are"
 )
-FAILING = "{count} engines wait to be started again after {reason}: {message}"
-FAILING_UNKNOWN = "{count} engines wait to be started again"
-NODE_LOST = "{count} engines wait for their lost nodes ({nodes}); restart.onNodeLost is Wait"
-DEVICES_PENDING = "{count} engines wait for a node with {gpus} free {resource}: {message}"
+FAILING = "{engines} waiting to be started again after {reason}: {message}"
+FAILING_UNKNOWN = "{engines} waiting to be started again"
+NODE_LOST = "{engines} waiting for lost nodes ({nodes}); restart.onNodeLost is Wait"
+DEVICES_PENDING = "{engines} waiting for a node with {gpus} free {resource}: {message}"
 CAPACITY = (
     "an engine wants {wanted} on one node; {free} of {total} {resource} are free in the cluster; "
     "nearest is {node} with {node_free} of {node_total} free{holders}"
@@ -38,7 +44,7 @@ DEVICES_COUNTED = (
 DEVICES_MISSING = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"
 )
-WAITING = "{count} engines cannot start: {message}; {advice}"
+WAITING = "{engines} cannot start: {message}; {advice}"
 POD_LOST = "pod {pod} was lost with its node {node}"
 POD_TAKEN = "pod {pod} was taken away: {reason}"
 STARTED_AGAIN = "nothing to do: the engine is started again"
@@ -61,8 +67,8 @@ TUNED = (
 )
 WAITING_ADVICE = "describe the pod for what the kubelet says"
 STALLED = (
-    "{count} engines fail at their start with {reason}, after {restarts} restarts too, and are "
-    "not started again until the spec changes or the failed pods are deleted: {message}; {advice}"
+    "{engines} failed at the start with {reason}, after {restarts} restarts too, to be started "
+    "again only when the spec changes or the failed pods are deleted: {message}; {advice}"
 )
 SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
 GATE_OFF = "engines load their weights themselves; nothing keeps requests away"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sglang_operator.api import names
+from sglang_operator.api import names, texts
 from sglang_operator.cli import judge, roles
 from sglang_operator.cli.nodes import Node
 from sglang_operator.cli.roles import SGLANG, Role
@@ -56,8 +56,9 @@ def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
     planned = judge.plan(converted.body)
     if isinstance(planned, pools.Pool):
         yield (
-            f"{role.name} -> {names.KIND} {converted.name}: {len(planned.engines)} engines of "
-            f"{planned.gpus} GPUs, SGLang {planned.version}"
+            f"{role.name} -> {names.KIND} {converted.name}: "
+            f"{texts.engines(len(planned.engines))} of {planned.gpus} GPUs, "
+            f"SGLang {planned.version}"
         )
     shared = roles.overlaps(role, list(found))
     if shared:

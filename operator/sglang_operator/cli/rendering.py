@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from sglang_operator.api import texts
 from sglang_operator.cli import judge, redaction
 from sglang_operator.cli.nodes import Node
 from sglang_operator.desired import engine_pod
@@ -56,5 +57,5 @@ def _command(pool: Pool) -> str:
     command = arguments.command(redaction.arguments(pool.arguments.argv))
     ids = [device for engine in pool.running for device in engine.devices]
     where = f", GPUs {device_mapping.describe(ids)}" if ids else ""
-    head = f"# {pool.owner.name}: {len(pool.running)} engines of {pool.gpus} GPUs{where}"
+    head = f"# {pool.owner.name}: {texts.engines(len(pool.running))} of {pool.gpus} GPUs{where}"
     return f"{head}; SGLang {pool.version}; revision {pool.revision}\n{shlex.join(command)}\n"

@@ -72,7 +72,7 @@ def history(pool: SeenPool) -> Iterator[str]:
     for revision in sorted(counts, key=lambda found: -since[found]):
         begun = datetime.fromtimestamp(since[revision], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         mark = "  (the spec's)" if revision == wanted else ""
-        yield f"{revision}  {counts[revision]} engines since {begun}{mark}"
+        yield f"{revision}  {texts.engines(counts[revision])} since {begun}{mark}"
     yield texts.ROLLOUT_HISTORY
 
 

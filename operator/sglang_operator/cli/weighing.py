@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_operator.api import texts as wording
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction, shown
@@ -82,7 +83,8 @@ class Begin:
         paused = "paused" if self.pause else "not paused"
         return [
             f"begun: {pool.holder} writes {self.version} until "
-            f"{shown(state.renewed + state.duration)}; {len(sync.engines)} engines are {paused}:",
+            f"{shown(state.renewed + state.duration)}; "
+            f"{wording.engines(len(sync.engines))} {paused}:",
             *(f"  {engine.rank} {engine.url}" for engine in sync.engines),
             f"write their weights, then: kubectl sglang weights commit {pool.name}",
         ]
@@ -98,8 +100,8 @@ class Commit:
         await sync.attach()
         sync.checkpoint = self.checkpoint
         await sync.finish()
-        count = len(sync.engines)
-        return [f"committed: {count} engines hold {sync.version}; their gates open"]
+        engines = wording.engines(len(sync.engines))
+        return [f"committed {sync.version} to {engines}; their gates open"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ class Sleep:
         await pool.sleep(self.tags)
         state = await pool.transaction()
         released = " and ".join(state.released)
-        return [f"asleep: {len(state.asleep)} engines have released {released}"]
+        return [f"asleep: {wording.engines(len(state.asleep))}, released: {released}"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,11 @@ def weights(world, tmp_path):
 
 def test_a_sync_by_hand(world, weights):
     begun = weights("begin", "step-1")
-    assert "2 engines are paused:" in begun and world.engines[1].url in begun
+    assert "2 engines paused:" in begun and world.engines[1].url in begun
     assert all(engine.paused for engine in world.engines)
     assert "step-1 is being written" in weights("status", code=1)
     assert weights("commit", "--checkpoint", "/c/1") == (
-        "committed: 2 engines hold step-1; their gates open\n"
+        "committed step-1 to 2 engines; their gates open\n"
     )
     assert (world.state.version, world.state.checkpoint) == ("step-1", "/c/1")
     assert not any(engine.paused for engine in world.engines)
@@ -81,7 +81,7 @@ def test_somebody_else_is_at_it(world, weights):
 
 
 def test_sleep_and_wake(world, weights):
-    assert "2 engines have released kv_cache" in weights("sleep", "--tags", "kv_cache")
+    assert "2 engines, released: kv_cache" in weights("sleep", "--tags", "kv_cache")
     assert "nothing to wake" not in weights("status", code=1)
     assert "the gates stay closed until a sync commits" in weights("wake")
     assert (

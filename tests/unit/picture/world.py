@@ -187,7 +187,7 @@ def trouble() -> World:
     world.pool(
         ready=False,
         reason="EnginesFailing",
-        message="1 engines wait to be started again after KVCacheTooSmall: raise "
+        message="1 engine waiting to be started again after KVCacheTooSmall: raise "
         "mem_fraction_static above 0.002 (now 0.001)",
         status={
             "readySummary": "12/14",
@@ -211,7 +211,7 @@ def trouble() -> World:
         "judge",
         ready=False,
         reason="DevicesPending",
-        message="1 engines wait for a node with 4 free nvidia.com/gpu: 0/6 nodes are available",
+        message="1 engine waiting for a node with 4 free nvidia.com/gpu: 0/6 nodes are available",
         status={"readySummary": "5/6", "syncedSummary": "5/6"},
         device_mapping="list(range(16,40))",
         num_gpus_per_worker=4,
