@@ -111,6 +111,11 @@ def figures(runs: dict[str, list[Run]], size: int) -> list[Figure]:
             deployment["creates_per_s"],
             least=0.9,
         ),
+        ratio(
+            f"{head} creates/s, raw : Deployment",
+            raw["creates_per_s"],
+            deployment["creates_per_s"],
+        ),
         ratio(f"{head} time to all up, raw : ours", raw["all_up_s"], ours["all_up_s"], least=0.9),
         ratio(
             f"{head} time to all up, Deployment : ours",

@@ -79,13 +79,14 @@ class ObservedPod:
     ip: str = ""
     events: tuple[PodEvent, ...] = ()  # asked for only where nothing else explains its state
 
-    @property
-    def instance(self) -> str | None:
-        """One life of the engine: eight hexadecimal digits; None while there is no container."""
-        if not self.container_id:
-            return None
-        digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
-        return digest.hexdigest()[:INSTANCE_DIGITS]
+    # One life of the engine: eight hexadecimal digits; None while there is no container.
+    instance: str | None = field(init=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        # Each pass asks for it several times, so it is computed when the pod is seen.
+        if self.container_id:
+            digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
+            object.__setattr__(self, "instance", digest.hexdigest()[:INSTANCE_DIGITS])
 
     @property
     def ended(self) -> bool:
