@@ -366,7 +366,12 @@ def _waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
             found[told] += 1
     if not found:
         return None
-    told, count = found.most_common(1)[0]
+    # By reason: the words differ with what a kubelet did last, and would make the count jump.
+    counts: Counter[str] = Counter()
+    for told, count in found.items():
+        counts[told.reason] += count
+    reason, count = counts.most_common(1)[0]
+    told = next(told for told, _ in found.most_common() if told.reason == reason)
     message = texts.WAITING.format(
         engines=texts.engines(count), message=told.message, advice=told.advice
     )

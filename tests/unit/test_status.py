@@ -1,5 +1,6 @@
 """Status by kstatus' and Flux's rules, and the words in it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -257,6 +258,18 @@ def test_engines_that_cannot_start_are_told_once_with_a_count_and_remembered():
     assert failure["reason"] == "ImageNotFound"
     assert len(failure["engines"]) == 12
     assert compute(pool, pods, previous=found, now=NOW + 600)["lastFailures"] == [failure]
+
+
+def test_engines_that_cannot_start_for_one_reason_are_counted_together_whatever_the_words():
+    pool = a_pool()
+    pods = list(all_pods(pool, containers_ready=False, waiting_reason="ErrImagePull"))
+    words = ("dial tcp: lookup a.example: no such host", "dial tcp 10.0.0.1:443: i/o timeout")
+    pods = [replace(pod, waiting_message=words[n % 3 > 0]) for n, pod in enumerate(pods)]
+    pods[11] = replace(pods[11], waiting_message="not found")
+    assert condition(compute(pool, pods), conditions.READY)["message"].startswith(
+        "11 engines cannot start: the registry of image lmsysorg/sglang:v0.5.7 does not answer "
+        "the node: dial tcp 10.0.0.1:443: i/o timeout;"
+    )
 
 
 def test_engines_given_up_stall_the_pool_in_one_message():

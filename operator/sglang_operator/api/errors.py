@@ -292,6 +292,12 @@ ENGINE_VERSION = _error(
     "engineVersion is {found}; expected a released SGLang version such as 0.5.7 or 0.5.6.post2",
     POLICY,
 )
+IMAGE_NAME = _error(
+    "ImageNameInvalid",
+    "image is {found}; expected [registry/]name[:tag][@digest], the name in lower case and without "
+    "spaces, such as lmsysorg/sglang:v0.5.7",
+    KUBERNETES,
+)
 ARGUMENT_TLS = _error(
     "ArgumentUnsupported",
     "{key} is set to {found}, but engines are reached over plain HTTP: by the kubelet's probes, by "

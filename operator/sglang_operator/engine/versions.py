@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from sglang_operator.api import errors
+from sglang_operator.engine import images
 from sglang_operator.engine.schemas import index
 
 DEFAULT_IMAGE = "lmsysorg/sglang:v0.5.7"
@@ -94,7 +95,7 @@ def detect(image: str, engine_version: str | None) -> Detected:
 
     Never raises; an ``engine_version`` that is none is among the problems, as an error.
     """
-    tagged = _matched(_TAG, _tag(image))
+    tagged = _matched(_TAG, images.tag(image))
     if engine_version is None:
         return _of_tag(image, tagged)
     try:
@@ -122,12 +123,6 @@ def _outside_roll(version: Version) -> tuple[errors.Problem, ...]:
         return ()
     supported = ", ".join(map(str, ROLL_VERSIONS))
     return (errors.VERSION_OUTSIDE_ROLL("spec.image", version=version, versions=supported),)
-
-
-def _tag(image: str) -> str:
-    """The tag of an image reference, without registry, port and digest; empty if it has none."""
-    name = image.partition("@")[0].rpartition("/")[2]
-    return name.partition(":")[2]
 
 
 # The first versions with each feature; sources at the fields of Features.

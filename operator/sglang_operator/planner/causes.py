@@ -4,6 +4,7 @@ What the engine itself said is read by ``engine.diagnosis``; this adds what only
 whether the engine was ever up, and what kubelet and scheduler did to it.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,8 @@ def context(pool: Pool) -> Context:
     )
 
 
+# What a kubelet puts before the cause while it waits for its next try.
+_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": ErrImagePull: ')
 STARTUP_TIMEOUT = "StartupTimeout"
 LIVENESS_FAILED = "EngineUnresponsive"
 # Nothing in the text says why: what Kubernetes did to the container may.
@@ -178,7 +181,7 @@ def _by_kubernetes(reason: str, said: str, about: Context) -> Diagnosis | None:
     values = {
         **match.groupdict(),
         "image": about.image,
-        "said": said.strip().splitlines()[-1] if said.strip() else reason,
+        "said": _BACK_OFF.sub("", said.strip().splitlines()[-1]) if said.strip() else reason,
     }
     return Diagnosis(
         reason=row.reason,

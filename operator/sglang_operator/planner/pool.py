@@ -12,7 +12,7 @@ from typing import Any
 
 from sglang_operator.api import errors, names, pod_template, spec
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
-from sglang_operator.engine import aliases, arguments, environment, model_size, versions
+from sglang_operator.engine import aliases, arguments, environment, images, model_size, versions
 from sglang_operator.planner import registry_size, revision, tuning
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.roll import device_mapping, sampling
@@ -125,6 +125,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
     ]
     engines = _engines(parsed, problems)
     image = parsed.image or versions.DEFAULT_IMAGE
+    problems += images.problems(image)
     detected = versions.detect(image, parsed.engine_version)
     problems += detected.problems
     version, features = detected.version, versions.features(detected.version)

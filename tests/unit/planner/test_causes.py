@@ -103,6 +103,13 @@ def pull(cause: str) -> str:
             id="no cause",
         ),
         pytest.param(
+            "ImagePullBackOff",
+            f'Back-off pulling image "{IMAGE}": ErrImagePull: no route to host',
+            "ImagePullFailed",
+            f"image {IMAGE} cannot be pulled: no route to host",
+            id="as before the back-off",
+        ),
+        pytest.param(
             "InvalidImageName",
             "Failed to apply default image tag: couldn't parse image name",
             "ImageNameInvalid",
