@@ -281,6 +281,24 @@ def test_without_access_to_nodes_an_eviction_is_seen_on_the_pod():
 # --- extra pods
 
 
+@pytest.mark.parametrize(
+    "leaving",
+    [
+        {"deleting": True, "deletion_asked": NOW - 40},
+        {"disruption": "EvictionByEvictionAPI"},
+    ],
+)
+def test_a_pod_that_was_leaving_when_its_node_was_lost_does_not_take_its_replacement_along(leaving):
+    pool = a_pool(replicas=1, restart={"onNodeLost": "Wait"})
+    engine = pool.engines[0]
+    old = a_pod(pool, engine, 0, created=NOW - 5000, **leaving)
+    new = a_pod(pool, engine, 1, node="other", containers_ready=False, created=NOW - 30)
+    nodes = {**_on_a_node(ready=False), "other": ObservedNode(name="other")}
+    plan = planned(pool, [old, new], nodes=nodes)
+    assert new.name not in removed(plan)
+    assert plan.engines[0].pod == new
+
+
 def test_of_two_pods_of_an_engine_the_one_in_service_stays():
     pool = a_pool(replicas=1)
     engine = pool.engines[0]
