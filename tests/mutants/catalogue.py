@@ -147,9 +147,8 @@ MUTANTS = (
         edits=(
             Edit(
                 path="cluster/executor.py",
-                before="if create and "
-                "(outcome.stop or not self._asked_for(key, owner, generation)):",
-                after="if create and outcome.stop:",
+                before=" and not outcome.stop and self._asked_for(key, owner, generation)\n",
+                after=" and not outcome.stop\n",
             ),
             Edit(
                 path="controller/reconcile.py",
@@ -162,7 +161,7 @@ MUTANTS = (
         "foreign-adopted",
         "a stranger's pod that has an engine's name counts as the engine",
         "cluster/executor.py",
-        "        if controller is not None and controller.uid == owner:\n"
+        "        if controller is not None and controller.uid == batch.owner:\n"
         "            self._pods.put(pod)\n"
         "            if pod.metadata.uid in self._pods:\n",
         "        if True:\n            self._pods.put(pod)\n            if True:\n",

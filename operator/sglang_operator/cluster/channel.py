@@ -102,7 +102,9 @@ class Channel(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._heard = self._begun = self._complete = False
         self._keeps = True
+        self._asked = False  # a request is to be answered
         self._streaming = False
+        self._silence: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         self._status = 0
         self._unread = 0
@@ -133,6 +135,7 @@ class Channel(asyncio.BufferedProtocol):
         if self._error is not None or self._transport is None:
             raise DisconnectedError("the connection is closed")
         self._heard = self._begun = self._complete = False
+        self._asked = True
         self._heard_at = self._loop.time()
         self._headers = {}
         if self._tls is not None:
@@ -183,10 +186,12 @@ class Channel(asyncio.BufferedProtocol):
             self.abort()
             self._wake()
         else:
-            self._loop.call_later(idle - silent, self._watch_silence, idle)
+            self._silence = self._loop.call_later(idle - silent, self._watch_silence, idle)
 
     def abort(self) -> None:
         """Cut the connection: nobody waits for the rest of the answer."""
+        if self._silence is not None:
+            self._silence.cancel()  # else it keeps the channel until then
         if self._transport is not None:
             self._transport.abort()
 
@@ -270,6 +275,11 @@ class Channel(asyncio.BufferedProtocol):
 
     # --- what the parser tells
 
+    def on_message_begin(self) -> None:
+        if not self._asked:
+            # It would be taken for the answer to the next request.  The parser ends with this.
+            raise DisconnectedError("an answer that nobody asked for")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
@@ -286,4 +296,5 @@ class Channel(asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         self._complete = self._begun  # else it was a 1xx, and the answer is still to come
+        self._asked = not self._complete
         self._keeps = self._parser.should_keep_alive()

@@ -137,8 +137,8 @@ class ApiClient:
         assert self._requests is not None, "use the client as a context manager"
         if fenced and method != "GET" and not self.fence():
             raise FencedError(f"{method} {path}: another operator holds the Lease")
-        headers = self._headers(accept, content_type if body is not None else None)
         try:
+            headers = self._headers(accept, content_type if body is not None else None)
             response = await self._requests.request(
                 method, _target(path, params), headers, body, timeout
             )

@@ -4,6 +4,7 @@ Reading kubeconfig files and in-cluster credentials, exec plugins and token refr
 the official client's work; the connection itself is ours.
 """
 
+import logging
 import ssl
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from kubernetes import client, config
 
 # Asking the official client whether its token is still good costs more than a request of ours.
 AUTHORIZATION_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class NoClusterError(Exception):
@@ -32,12 +35,24 @@ class Connection:
         self._asked = float("-inf")
 
     def authorization(self) -> str | None:
-        """The Authorization header, refreshed when it is about to expire; None without one."""
+        """The Authorization header, refreshed when it is about to expire; None without one.
+
+        Credentials that cannot be read for a moment are what they were.  Raises OSError if there
+        never were any.
+        """
         now = time.monotonic()
         if now - self._asked > AUTHORIZATION_SECONDS:
-            value = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
-            # A token that comes from a file may end in a line break, which no header may.
-            self._authorization = str(value).strip() if value else None
+            try:
+                value = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
+            except Exception as error:  # of a file or a plugin: whatever the official client asks
+                # Its type alone: the text may quote what was read.
+                what = f"credentials cannot be read: {type(error).__name__}"
+                if self._authorization is None:
+                    raise OSError(what) from error
+                log.warning("%s; the last ones are used on", what)
+            else:
+                # A token that comes from a file may end in a line break, which no header may.
+                self._authorization = str(value).strip() if value else None
             self._asked = now
         return self._authorization
 

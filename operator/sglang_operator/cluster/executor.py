@@ -68,6 +68,16 @@ class Outcome:
         return bool(self.quota or self.rejected or self.failed or self.gone or self.stale)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """A pool's pod actions that are performed together, and what came of them so far."""
+
+    key: stores.PoolKey
+    owner: names.Uid
+    outcome: Outcome
+    creating: Callable[[], bool]  # whether what it creates is still wanted
+
+
 class Executor:
     """Performs actions for one identity."""
 
@@ -120,16 +130,17 @@ class Executor:
             return outcome
         workers: set[asyncio.Task[None]] = set()
 
+        def creating() -> bool:
+            return go_on() and not outcome.stop and self._asked_for(key, owner, generation)
+
+        together = _Batch(key=key, owner=owner, outcome=outcome, creating=creating)
+
         async def work() -> None:
             for action in queue:
-                create = isinstance(action, actions.CreatePod)
-                if create and (outcome.stop or not self._asked_for(key, owner, generation)):
+                if not (creating() if isinstance(action, actions.CreatePod) else go_on()):
                     outcome.done = False
                     return
-                if not go_on():
-                    outcome.done = False
-                    return
-                await self._pod(key, owner, action, outcome)
+                await self._pod(together, action)
                 if not await _confirmed(confirmed, outcome):
                     return
                 if len(workers) < min(self.window.size, len(batch)):
@@ -159,51 +170,41 @@ class Executor:
             and record.metadata.deletion_timestamp is None
         )
 
-    async def _pod(
-        self,
-        key: stores.PoolKey,
-        owner: names.Uid,
-        action: actions.PodAction,
-        outcome: Outcome,
-    ) -> None:
+    async def _pod(self, batch: _Batch, action: actions.PodAction) -> None:
+        outcome = batch.outcome
         try:
             if isinstance(action, actions.CreatePod):
-                await self._create_pod(key, owner, action, outcome)
+                await self._create_pod(batch, action)
             else:
-                await self._delete_pod(key, action, outcome)
+                await self._delete_pod(batch.key, action, outcome)
         except ApiUnreachableError as error:
             self.window.congested(None)
             outcome.failed, outcome.done = error, False
             if isinstance(action, actions.CreatePod) and not isinstance(error, FencedError):
                 outcome.unsure[action.group] = action.name
 
-    async def _create_pod(
-        self,
-        key: stores.PoolKey,
-        owner: names.Uid,
-        action: actions.CreatePod,
-        outcome: Outcome,
-    ) -> None:
-        path = paths.pods(key.namespace)
+    async def _create_pod(self, batch: _Batch, action: actions.CreatePod) -> None:
+        path, outcome = paths.pods(batch.key.namespace), batch.outcome
+        body = orjson.dumps(action.body)
         try:
             async with self.window.slot():
-                answer = await self._client.request(
-                    "POST", path, body=orjson.dumps(action.body), accept=METADATA_ONLY
-                )
+                if not batch.creating():  # any more: it may have waited for long
+                    outcome.done = False
+                    return
+                answer = await self._client.request("POST", path, body=body, accept=METADATA_ONLY)
             self.window.succeeded()
         except ApiError as error:
             if error.already_exists:
-                await self._meet(key, owner, action.name, outcome)
+                await self._meet(batch, action.name)
             else:
                 self._refused(action.name, error, outcome)
             return
         outcome.created += 1
         self._pods.put(_pod_decoder.decode(answer))
 
-    async def _meet(
-        self, key: stores.PoolKey, owner: names.Uid, name: str, outcome: Outcome
-    ) -> None:
+    async def _meet(self, batch: _Batch, name: str) -> None:
         """A pod of that name exists: it is ours and we had not seen it, or it is foreign."""
+        key, outcome = batch.key, batch.outcome
         try:
             answer = await self._client.request("GET", paths.pod(key.namespace, name))
         except ApiError as error:
@@ -213,14 +214,14 @@ class Executor:
             return
         pod = _pod_decoder.decode(answer)
         controller = pod.metadata.controller
-        if controller is not None and controller.uid == owner:
+        if controller is not None and controller.uid == batch.owner:
             self._pods.put(pod)
             if pod.metadata.uid in self._pods:
                 outcome.created += 1  # before, but it was not seen
             else:
                 outcome.conflicts.append(("Pod", name))  # ours, and out of our sight
             return
-        if _of_earlier_pool(controller, key, owner):
+        if _of_earlier_pool(controller, key, batch.owner):
             self._pods.put(pod)  # from now on it is stepped around
             outcome.done = False
             return
@@ -477,11 +478,9 @@ def _of_earlier_pool(
     controller: wire.OwnerReference | None, key: stores.PoolKey, owner: names.Uid
 ) -> bool:
     """Whether an object belongs to a pool of this name that is gone: it will be collected."""
-    return (
-        controller is not None
-        and controller.uid != owner
-        and (controller.kind, controller.name) == (names.KIND, key.name)
-    )
+    if controller is None or controller.uid == owner:
+        return False
+    return (controller.kind, controller.name) == (names.KIND, key.name)
 
 
 async def _confirmed(confirmed: asyncio.Task[Confirmation] | None, outcome: Outcome) -> bool:

@@ -26,6 +26,8 @@ WATCH_SECONDS = (300, 600)
 BACKOFF_SECONDS = (0.1, 30.0)
 # A stream that was up for so long was a good one, however it ended.
 GOOD_SECONDS = 20.0
+# One that ends sooner, however politely, was none: a server that shuts down, or a proxy's answer.
+SHORT_SECONDS = 1.0
 # A stream that only ever fails from one version on is not going to get better from there.
 FAILURES_BEFORE_RELIST = 5
 
@@ -130,9 +132,12 @@ class Informer(Generic[R]):
             try:
                 if not self._version:
                     await self._relist()
+                watching = time.monotonic()
                 await self._watch()
-                backoff, failures = BACKOFF_SECONDS[0], 0
-                continue  # the server ended the watch in good order
+                if time.monotonic() - watching > SHORT_SECONDS:
+                    backoff, failures = BACKOFF_SECONDS[0], 0
+                    continue  # the server ended the watch in good order
+                failures += 1
             except ExpiredError:
                 log.info("%s: version expired, listing again", self.resource.name)
                 self._version = ""
@@ -141,7 +146,7 @@ class Informer(Generic[R]):
                 log.warning("%s: %s", self.resource.name, error)
                 if error.status == 403 and self.on_forbidden is not None:
                     self.on_forbidden(error)
-                backoff = max(backoff, error.retry_after or 0.0)
+                backoff = max(backoff, min(error.retry_after or 0.0, BACKOFF_SECONDS[1]))
                 failures += 1
             except (ApiUnreachableError, msgspec.DecodeError, ValueError) as error:
                 log.warning("%s: %s", self.resource.name, error)

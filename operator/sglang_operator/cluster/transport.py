@@ -61,11 +61,15 @@ class Server:
         it gives way.  A read whose kept connection had been closed meanwhile is sent once more.
         """
         data = self._head(method, target, headers, body)
-        async with asyncio.timeout(timeout):
-            if self._turns is None:
-                return await self._exchange(data, again=method == "GET")
-            async with self._turns:
-                return await self._exchange(data, again=method == "GET")
+        try:
+            async with asyncio.timeout(timeout):
+                if self._turns is None:
+                    return await self._exchange(data, again=method == "GET")
+                async with self._turns:
+                    return await self._exchange(data, again=method == "GET")
+        except TimeoutError:
+            self._drop_kept()
+            raise
 
     async def _exchange(self, data: bytes, *, again: bool) -> Response:
         kept = self._keeping()
@@ -130,6 +134,13 @@ class Server:
                 return channel
             channel.abort()
         return None
+
+    def _drop_kept(self) -> None:
+        """What is idle leads to the server that does not answer, and would hold up one request
+        after the other: the next one gets a connection of its own.
+        """
+        while self._kept:
+            self._kept.pop().abort()
 
     def _keep(self, channel: Channel) -> None:
         if not channel.usable:

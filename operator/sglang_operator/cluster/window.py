@@ -36,9 +36,7 @@ class Window:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """A place in the window for one request."""
-        while (pause := self._paused_until - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
+        """A place in the window for one request; not before a pause that was asked for is over."""
         if self._in_flight >= self.size:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -51,6 +49,8 @@ class Window:
         else:
             self._in_flight += 1
         try:
+            while (pause := self._paused_until - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
             yield
         finally:
             self._hand_on()

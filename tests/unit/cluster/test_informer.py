@@ -174,6 +174,36 @@ def test_a_version_that_only_ever_fails_is_given_up(monkeypatch):
     assert store.lists == 2
 
 
+@pytest.mark.parametrize(
+    ("ends", "most"),
+    [
+        pytest.param([[]] * 4, 0.8, id="watches that end as soon as they begin"),
+        pytest.param([ApiError(503, "", "maintenance", 3600.0)], 30.0, id="a pause of an hour"),
+        pytest.param([ApiError(503, "", "", float("inf"))], 30.0, id="a pause for ever"),
+    ],
+)
+def test_it_waits_before_it_asks_again_and_for_no_longer_than_its_longest(monkeypatch, ends, most):
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def sleeping(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    async def main() -> None:
+        server = Server([a_list()], list(ends))
+        resource = informer.Resource(path="/api/v1/pods", scope="", name="pods")
+        stream = informer.Informer(server, resource, wire.Pod, Store())  # type: ignore[arg-type]
+        task = asyncio.create_task(stream.run())
+        await asyncio.wait_for(server.quiet.wait(), 5)
+        task.cancel()
+
+    monkeypatch.setattr(asyncio, "sleep", sleeping)
+    asyncio.run(main())
+    assert len(slept) == len(ends)
+    assert most / 2 <= slept[-1] <= most
+
+
 def test_a_failed_first_list_is_tried_again(monkeypatch):
     store, *_ = play(monkeypatch, [ApiUnreachableError("refused"), a_list(pod("a", 1))], [])
     assert store.names == {"a"}

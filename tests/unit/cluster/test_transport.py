@@ -237,6 +237,92 @@ def test_an_answer_that_does_not_come_in_time_costs_its_connection():
     run(check)
 
 
+def test_kept_connections_to_a_server_that_vanished_cost_one_request_not_one_each():
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = peers[0].connections
+        await read(reader)
+        if connection <= 8:
+            await all_there.wait()
+        writer.write(OK)
+        if connection > 8:
+            await always()(reader, writer)
+        await reader.read()  # no answer any more, and no sign of why
+
+    peers: list[Peer] = []
+    all_there = asyncio.Event()
+
+    async def check() -> None:
+        async with served(script) as (server, peer):
+            peers.append(peer)
+            first = [asyncio.create_task(get(server)) for _ in range(8)]
+            while peer.connections < 8:
+                await asyncio.sleep(0.01)
+            all_there.set()
+            await asyncio.gather(*first)
+            with pytest.raises(TimeoutError):
+                await get(server, timeout=0.1)
+            assert (await get(server)).body == b"ok"
+            assert peer.connections == 9
+
+    run(check)
+
+
+STALE = b"HTTP/1.1 500 Stale\r\nContent-Length: 5\r\n\r\nstale"
+
+
+def test_an_answer_that_nobody_asked_for_is_not_the_next_ones():
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(OK)
+        await asyncio.sleep(0.05)
+        writer.write(STALE)
+        await always()(reader, writer)
+
+    async def check() -> None:
+        async with served(script) as (server, peer):
+            assert (await get(server)).body == b"ok"
+            await asyncio.sleep(0.15)
+            answer = await get(server)
+            assert (answer.status, answer.body, peer.connections) == (200, b"ok", 2)
+
+    run(check)
+
+
+def test_an_answer_that_comes_with_another_is_whole_and_the_last_of_its_connection():
+    async def check() -> None:
+        async with served(always(OK + STALE, OK)) as (server, peer):
+            for connections in (1, 2):
+                answer = await get(server)
+                assert (answer.status, answer.body) == (200, b"ok")
+                assert peer.connections == connections
+
+    run(check)
+
+
+def test_a_stream_that_is_over_leaves_no_timer(monkeypatch):
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await reader.read()
+
+    async def check() -> None:
+        loop, timers = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+
+        def noting(*args, **more) -> asyncio.TimerHandle:
+            timers.append(call_later(*args, **more))
+            return timers[-1]
+
+        monkeypatch.setattr(loop, "call_later", noting)
+        async with served(script) as (server, _):
+            async with server.stream("/", {}, idle=75.0) as stream:
+                assert [chunk async for chunk in stream.chunks] == [b"ok"]
+            (silence,) = (timer for timer in timers if timer.when() > loop.time() + 60)
+            assert silence.cancelled()
+
+    run(check)
+
+
 def test_a_server_that_wants_to_close_is_left():
     answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
 

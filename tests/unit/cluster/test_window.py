@@ -77,3 +77,22 @@ def test_a_cancelled_request_gives_its_place_back():
             pass
 
     asyncio.run(story())
+
+
+def test_a_pause_holds_those_too_who_already_wait_for_their_turn():
+    async def story() -> None:
+        window = Window(start=2, limit=2)
+        begun, started = time.monotonic(), []
+
+        async def request(number: int) -> None:
+            async with window.slot():
+                started.append(time.monotonic() - begun)
+                await asyncio.sleep(0.01)
+                if number == 0:
+                    window.congested(0.3)
+
+        await asyncio.gather(*(request(number) for number in range(6)))
+        assert len(started) == 6
+        assert max(started[:2]) < 0.3 <= min(started[2:])
+
+    asyncio.run(story())
