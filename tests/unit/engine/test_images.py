@@ -49,7 +49,7 @@ def test_what_a_runtime_reads_is_no_problem(image):
         "lmsysorg/sg___lang",
         "lmsysorg/sglang@sha256:0a",
         "lmsysorg/sglang@v0.5.7",
-        "https://registry.example/sglang",
+        "https://lmsysorg/sglang",
         "docker://lmsysorg/sglang",
         "{{ image }}",
         "0a" * 32,
