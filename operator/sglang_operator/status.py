@@ -367,10 +367,7 @@ def _waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     if not found:
         return None
     # By reason: the words differ with what a kubelet did last, and would make the count jump.
-    counts: Counter[str] = Counter()
-    for told, count in found.items():
-        counts[told.reason] += count
-    reason, count = counts.most_common(1)[0]
+    reason, count = Counter(told.reason for told in found.elements()).most_common(1)[0]
     told = next(told for told, _ in found.most_common() if told.reason == reason)
     message = texts.WAITING.format(
         engines=texts.engines(count), message=told.message, advice=told.advice

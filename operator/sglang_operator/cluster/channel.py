@@ -100,9 +100,9 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._heard = self._begun = self._complete = False
+        self._heard = self._begun = False
+        self._complete = True  # nothing is asked yet
         self._keeps = True
-        self._asked = False  # a request is to be answered
         self._streaming = False
         self._silence: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
@@ -135,7 +135,6 @@ class Channel(asyncio.BufferedProtocol):
         if self._error is not None or self._transport is None:
             raise DisconnectedError("the connection is closed")
         self._heard = self._begun = self._complete = False
-        self._asked = True
         self._heard_at = self._loop.time()
         self._headers = {}
         if self._tls is not None:
@@ -276,7 +275,7 @@ class Channel(asyncio.BufferedProtocol):
     # --- what the parser tells
 
     def on_message_begin(self) -> None:
-        if not self._asked:
+        if self._complete:
             # It would be taken for the answer to the next request.  The parser ends with this.
             raise DisconnectedError("an answer that nobody asked for")
 
@@ -296,5 +295,4 @@ class Channel(asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         self._complete = self._begun  # else it was a 1xx, and the answer is still to come
-        self._asked = not self._complete
         self._keeps = self._parser.should_keep_alive()

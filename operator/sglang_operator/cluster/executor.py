@@ -176,7 +176,7 @@ class Executor:
             if isinstance(action, actions.CreatePod):
                 await self._create_pod(batch, action)
             else:
-                await self._delete_pod(batch.key, action, outcome)
+                await self._delete_pod(batch, action)
         except ApiUnreachableError as error:
             self.window.congested(None)
             outcome.failed, outcome.done = error, False
@@ -239,9 +239,8 @@ class Executor:
         else:
             outcome.failed = error
 
-    async def _delete_pod(
-        self, key: stores.PoolKey, action: actions.DeletePod, outcome: Outcome
-    ) -> None:
+    async def _delete_pod(self, batch: _Batch, action: actions.DeletePod) -> None:
+        key, outcome = batch.key, batch.outcome
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from urllib.parse import urlsplit
 
 from sglang_operator.cluster.channel import (
@@ -42,7 +42,7 @@ class Server:
         self._prefix = parts.path.rstrip("/")
         self._tls = tls if secure else None
         self._common = _lines({"Host": parts.netloc.rpartition("@")[2], **headers})
-        self._turns = asyncio.Semaphore(limit) if limit else None
+        self._turns = asyncio.Semaphore(limit) if limit else nullcontext()
         self._kept: deque[Channel] = deque()
         self._open: set[Channel] = set()
         self._buffers = Buffers()
@@ -62,11 +62,8 @@ class Server:
         """
         data = self._head(method, target, headers, body)
         try:
-            async with asyncio.timeout(timeout):
-                if self._turns is None:
-                    return await self._exchange(data, again=method == "GET")
-                async with self._turns:
-                    return await self._exchange(data, again=method == "GET")
+            async with asyncio.timeout(timeout), self._turns:
+                return await self._exchange(data, again=method == "GET")
         except TimeoutError:
             self._drop_kept()
             raise

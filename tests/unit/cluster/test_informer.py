@@ -78,9 +78,14 @@ def a_list(*pods: dict[str, Any], version: int = 10, more: str = "") -> dict[str
     return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(pods)}
 
 
-def play(monkeypatch: pytest.MonkeyPatch, lists: list[Any], watches: list[Any]):
+def play(
+    monkeypatch: pytest.MonkeyPatch,
+    lists: list[Any],
+    watches: list[Any],
+    backoff: tuple[float, float] = (0.0, 0.0),
+):
     """Run an informer until the server has nothing more to say; its store and the requests."""
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(informer, "BACKOFF_SECONDS", backoff)
 
     async def main() -> tuple[Store, Server, Any]:
         server, store = Server(lists, watches), Store()
@@ -190,16 +195,8 @@ def test_it_waits_before_it_asks_again_and_for_no_longer_than_its_longest(monkey
         slept.append(seconds)
         await sleep(0)
 
-    async def main() -> None:
-        server = Server([a_list()], list(ends))
-        resource = informer.Resource(path="/api/v1/pods", scope="", name="pods")
-        stream = informer.Informer(server, resource, wire.Pod, Store())  # type: ignore[arg-type]
-        task = asyncio.create_task(stream.run())
-        await asyncio.wait_for(server.quiet.wait(), 5)
-        task.cancel()
-
     monkeypatch.setattr(asyncio, "sleep", sleeping)
-    asyncio.run(main())
+    play(monkeypatch, [a_list()], list(ends), informer.BACKOFF_SECONDS)
     assert len(slept) == len(ends)
     assert most / 2 <= slept[-1] <= most
 
