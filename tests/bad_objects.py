@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from sglang_operator.api import errors
-from tests.builders import guide_spec, with_config
+from tests.builders import guide_spec, nested, with_config
 
 Spec = dict[str, Any]
 
@@ -98,6 +98,7 @@ OPERATOR: dict[str, Spec] = {
     "IMAGE_NAME": _with(image="lmsysorg/SGLang:v0.5.7"),
     "MAPPING_DUPLICATE": _with(device_mapping="[0, 0]"),
     "POOL_TOO_LARGE": _with(num_gpus_per_worker=1, device_mapping="list(range(0,8192))"),
+    "SPEC_SHAPE": _with(data_args={"x": nested(100)}),
     "ENGINE_STRADDLES_NODES": _with(device_mapping="[7, 8]"),
     "ENGINE_SPANS_NODES": _with(num_gpus_per_worker=16, device_mapping="list(range(0,16))"),
     "ARGUMENT_CONFLICT": _config(**{"context-length": 8192, "context_length": 4096}),

@@ -170,3 +170,11 @@ def created(result: Plan) -> list[tuple[str, int]]:
 def removed(result: Plan) -> list[str]:
     """Name of each pod that the plan removes."""
     return [removal.pod.name for removal in result.removals]
+
+
+def nested(levels: int) -> Any:
+    """A list in a list in a list …"""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -28,7 +28,9 @@ class Seen:
     dying: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def replace(self, scope: str, records: list[wire.Pod], version: int) -> None:
+    def replace(
+        self, scope: str, records: list[wire.Pod], version: int, unread: Sequence[wire.Meta] = ()
+    ) -> None:
         for record in records:
             self.put(record)
 

@@ -45,6 +45,7 @@ FIELD_TYPE = _error(
     "{detail}; correct the field, kubectl explain sgi.spec.{field} tells its form",
     POLICY,
 )
+SPEC_SHAPE = _error("SpecInvalid", "the object {found}; expected {expected}; {advice}", POLICY)
 FIELD_RANGE = _error("SpecInvalid", "found {found}, expected {expected}; {advice}", POLICY)
 FIELD_MISSING = _error("SpecInvalid", "missing; {advice}", POLICY)
 NOT_YET_SUPPORTED = _error(

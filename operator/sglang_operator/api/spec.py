@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sglang_operator.api import errors
+from sglang_operator.api import errors, shape
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -190,6 +190,9 @@ def parse(spec: Mapping[str, Any]) -> PoolSpec:
 
     Raises :class:`errors.InvalidError` with every field whose type does not fit.
     """
+    too_large = shape.problem(spec)
+    if too_large is not None:
+        raise errors.InvalidError(too_large)
     present = {key: value for key, value in spec.items() if value is not None}
     try:
         return msgspec.convert(present, PoolSpec)

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-import msgspec
 import orjson
 
 from sglang_operator import actions
@@ -30,11 +29,12 @@ from sglang_operator.cluster.client import (
     ApiUnreachableError,
     FencedError,
 )
+from sglang_operator.cluster.decoding import Decoder
 from sglang_operator.cluster.window import Window
 
-_pod_decoder = msgspec.json.Decoder(wire.Pod)
-_child_decoder = msgspec.json.Decoder(wire.Child)
-_pool_decoder = msgspec.json.Decoder(wire.CustomResource)
+_pod_decoder = Decoder(wire.Pod)
+_child_decoder = Decoder(wire.Child)
+_pool_decoder = Decoder(wire.CustomResource)
 
 
 class Confirmation(Enum):
@@ -200,7 +200,7 @@ class Executor:
                 self._refused(action.name, error, outcome)
             return
         outcome.created += 1
-        self._pods.put(_pod_decoder.decode(answer))
+        self._pods.put(_pod_decoder.object(answer))
 
     async def _meet(self, batch: _Batch, name: str) -> None:
         """A pod of that name exists: it is ours and we had not seen it, or it is foreign."""
@@ -212,7 +212,7 @@ class Executor:
                 self._refused(name, error, outcome)
             outcome.done = False  # it went away meanwhile: plan again
             return
-        pod = _pod_decoder.decode(answer)
+        pod = _pod_decoder.object(answer)
         controller = pod.metadata.controller
         if controller is not None and controller.uid == batch.owner:
             self._pods.put(pod)
@@ -270,7 +270,7 @@ class Executor:
                 outcome.refused_delete = error
             return
         outcome.deleted += 1
-        pod = _pod_decoder.decode(answer)
+        pod = _pod_decoder.object(answer)
         if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
             self._pods.put(pod)
 
@@ -282,7 +282,7 @@ class Executor:
             if error.status != 404:
                 raise
             return
-        self._pods.put(_pod_decoder.decode(answer))
+        self._pods.put(_pod_decoder.object(answer))
 
     # --- the weights
 
@@ -327,7 +327,7 @@ class Executor:
         path = paths.pod(key.namespace, action.name) + "/status"
         params = {"fieldManager": names.FIELD_MANAGER}
         answer = await self._send("PATCH", path, body, STRATEGIC_PATCH, params)
-        self._pods.put(_pod_decoder.decode(answer))
+        self._pods.put(_pod_decoder.object(answer))
 
     async def _abort_sync(self, key: stores.PoolKey, action: actions.AbortSync) -> None:
         body = {
@@ -345,7 +345,7 @@ class Executor:
         path = paths.child("Lease", key.namespace, action.name)
         params = {"fieldManager": names.FIELD_MANAGER}
         answer = await self._send("PATCH", path, body, MERGE_PATCH, params)
-        self._children["Lease"].put(_child_decoder.decode(answer))
+        self._children["Lease"].put(_child_decoder.object(answer))
 
     # --- other children
 
@@ -388,7 +388,7 @@ class Executor:
             metadata = {"uid": action.uid, "labels": action.body["metadata"]["labels"]}
             body = {"metadata": metadata, **content}
             answer = await self._send("PATCH", path, body, MERGE_PATCH, params)
-            store.put(_child_decoder.decode(answer))
+            store.put(_child_decoder.object(answer))
             return
         try:
             collection = paths.children(action.kind, key.namespace)
@@ -397,13 +397,13 @@ class Executor:
             if not error.already_exists:
                 raise
             answer = await self._client.request("GET", path)
-            controller = _child_decoder.decode(answer).metadata.controller
+            controller = _child_decoder.object(answer).metadata.controller
             if _of_earlier_pool(controller, key, owner):
                 raise  # it is about to be collected: tried again until then
             if controller is None or controller.uid != owner:
                 outcome.conflicts.append((action.kind, action.name))
                 return
-        store.put(_child_decoder.decode(answer))
+        store.put(_child_decoder.object(answer))
 
     # --- the pool itself
 
@@ -432,7 +432,7 @@ class Executor:
             APPLY_PATCH,
             {"fieldManager": names.STATUS_FIELD_MANAGER, "force": "true"},
         )
-        self._pools.put(_pool_decoder.decode(answer))
+        self._pools.put(_pool_decoder.object(answer))
 
     async def confirm_pool(
         self, key: stores.PoolKey, owner: names.Uid, generation: int
@@ -447,7 +447,7 @@ class Executor:
             if error.status == 404:
                 return Confirmation.GONE
             raise
-        record = _pool_decoder.decode(answer)
+        record = _pool_decoder.object(answer)
         if record.metadata.uid != owner or record.metadata.deletion_timestamp is not None:
             return Confirmation.GONE
         self._pools.put(record)

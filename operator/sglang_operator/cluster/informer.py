@@ -9,13 +9,24 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
 import msgspec
 
+from sglang_operator.cluster import supervision
 from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError
+from sglang_operator.cluster.decoding import (
+    Decoder,
+    Event,
+    Page,
+    R,
+    Unread,
+    UnreadError,
+    called,
+    is_named,
+)
 from sglang_operator.cluster.wire import Meta
 
 PAGE = 500
@@ -34,21 +45,16 @@ FAILURES_BEFORE_RELIST = 5
 log = logging.getLogger(__name__)
 
 
-class Record(Protocol):
-    """What every decoded object has."""
-
-    @property
-    def metadata(self) -> Meta: ...
-
-
-R = TypeVar("R", bound=Record)
-
-
 class Sink(Protocol[R]):
     """Where an informer puts what it learns."""
 
-    def replace(self, scope: str, records: list[R], version: int) -> None:
-        """These are all objects of the scope; others in it are gone unless newer."""
+    def replace(
+        self, scope: str, records: list[R], version: int, unread: Sequence[Meta] = ()
+    ) -> None:
+        """These are all objects of the scope; others in it are gone unless newer.
+
+        ``unread`` are there too, but what they are is not known: they stay as they were.
+        """
 
     def put(self, record: R) -> None:
         """This object is there, in this state."""
@@ -71,21 +77,6 @@ class Resource:
     def params(self) -> dict[str, str]:
         chosen = {"labelSelector": self.selector, "fieldSelector": self.field_selector}
         return {key: value for key, value in chosen.items() if value}
-
-
-class _ListMeta(msgspec.Struct):
-    resourceVersion: str = "0"  # the wire's name
-    continue_: str = msgspec.field(name="continue", default="")
-
-
-class _List(msgspec.Struct, Generic[R]):
-    metadata: _ListMeta
-    items: list[R] | None = None
-
-
-class _Event(msgspec.Struct, Generic[R]):
-    type: str
-    object: R  # of a bookmark, its metadata alone
 
 
 class _ErrorObject(msgspec.Struct):
@@ -112,20 +103,22 @@ class Informer(Generic[R]):
     sink: Sink[R]
     on_forbidden: Callable[[ApiError], None] | None = None
     synced: asyncio.Event = field(default_factory=asyncio.Event)
-    last_heard: float = 0.0  # monotonic
+    last_heard: float = field(default_factory=time.monotonic)  # or when it was made
     lists: int = 0
 
     def __post_init__(self) -> None:
         self._version = ""
-        self._event = msgspec.json.Decoder(_Event[self.kind])  # type: ignore[name-defined]
-        self._list = msgspec.json.Decoder(_List[self.kind])  # type: ignore[name-defined]
+        self._decoder = Decoder(self.kind)
+        self._missed = False  # an event of nobody knows what
+        self.unread: dict[tuple[str, str], Unread] = {}  # by namespace and name
 
     def age(self) -> float:
         """Seconds since anything was heard from the API server on this stream."""
         return time.monotonic() - self.last_heard
 
     async def run(self) -> None:
-        """List, watch, and begin again, for ever."""
+        """List, watch, and begin again, for ever; run again, it lists anew."""
+        self._version = ""
         backoff, failures = BACKOFF_SECONDS[0], 0
         while True:
             begun = time.monotonic()
@@ -136,6 +129,7 @@ class Informer(Generic[R]):
                 await self._watch()
                 if time.monotonic() - watching > SHORT_SECONDS:
                     backoff, failures = BACKOFF_SECONDS[0], 0
+                    self._version = "" if self._missed else self._version
                     continue  # the server ended the watch in good order
                 failures += 1
             except ExpiredError:
@@ -160,25 +154,45 @@ class Informer(Generic[R]):
 
     async def _relist(self) -> None:
         records: list[R] = []
+        unread: list[Unread] = []
         params = {**self.resource.params, "limit": str(PAGE)}
         while True:
             try:
-                page = self._list.decode(
-                    await self.client.request("GET", self.resource.path, params=params)
-                )
+                page = await self._page(params)
             except ApiError as error:
                 if error.status == 410:
                     raise ExpiredError from error
                 raise
-            records += page.items or []
-            if not page.metadata.continue_:
+            records += page.records
+            unread += page.unread
+            if not page.more:
                 break
-            params["continue"] = page.metadata.continue_
+            params["continue"] = page.more
         self._heard()
-        self.sink.replace(self.resource.scope, records, int(page.metadata.resourceVersion))
-        self._version = page.metadata.resourceVersion  # only now is the list done
+        self._note_unread(unread)
+        # What cannot be read is there: an object is never deleted for that.
+        there = ([known.metadata for known in unread],) if unread else ()
+        self.sink.replace(self.resource.scope, records, int(page.version), *there)
+        self._version = page.version  # only now is the list done
+        self._missed = False
         self.lists += 1
         self.synced.set()
+
+    async def _page(self, params: Mapping[str, str]) -> Page[R]:
+        body = await self.client.request("GET", self.resource.path, params=params)
+        try:
+            return self._decoder.page(body)
+        except Exception:  # of one object, or of the list itself
+            return await asyncio.to_thread(self._decoder.page_in_pieces, body)
+
+    def _note_unread(self, unread: list[Unread]) -> None:
+        """These are all that cannot be read; who is new among them is told."""
+        before, self.unread = self.unread, {}
+        for known in unread:
+            key = (known.metadata.namespace, known.metadata.name)
+            if key not in before:
+                log.error("%s: %s; it stays as it was last seen", self.resource.name, known)
+            self.unread[key] = known
 
     async def _watch(self) -> None:
         params: Mapping[str, str] = {
@@ -192,29 +206,56 @@ class Informer(Generic[R]):
             async with self.client.stream(self.resource.path, params, idle=IDLE_SECONDS) as chunks:
                 async for line in _lines(chunks):
                     self._heard()
-                    self._handle(line)
+                    await self._handle(line)
         except ApiError as error:
             if error.status == 410:
                 raise ExpiredError from error
             raise
 
-    def _handle(self, line: bytes) -> None:
+    async def _handle(self, line: bytes) -> None:
         try:
-            event = self._event.decode(line)
-        except msgspec.ValidationError:
+            event = self._decoder.event(line)
+        except Exception:
+            # Where nothing can be made of the line at all, this raises ValueError.
             self._fail(line)  # an error's object is of another kind
-            raise
+            try:
+                event = await asyncio.to_thread(self._decoder.event_in_pieces, line)
+            except UnreadError as error:
+                self._pass_over(error.unread)
+                return
         if event.type == "ERROR":
             self._fail(line)
-        elif event.type == "DELETED":
+        meta = event.object.metadata
+        self.unread.pop((meta.namespace, meta.name), None)
+        # An object that a store cannot take costs itself alone.
+        try:
+            self._take(event)
+        except Exception as error:
+            supervision.failed(self.resource.name, error, about=called(event.object))
+        self._version = meta.resource_version
+
+    def _take(self, event: Event[R]) -> None:
+        if event.type == "DELETED":
             self.sink.drop(event.object)
         elif event.type != "BOOKMARK":
             self.sink.put(event.object)
-        self._version = event.object.metadata.resource_version
+
+    def _pass_over(self, unread: Unread) -> None:
+        """Go on without an event; what it was about stays as it was last seen."""
+        meta = unread.metadata
+        if is_named(meta):
+            self._note_unread([*self.unread.values(), unread])
+            self._version = meta.resource_version
+        else:
+            log.error("%s: an event is passed over: %s", self.resource.name, unread)
+            self._missed = True  # the next list tells
 
     def _fail(self, line: bytes) -> None:
         """Raise what the API server tells by an event of type ERROR, if this is one."""
-        told = msgspec.json.decode(line, type=_Error)
+        try:
+            told = msgspec.json.decode(line, type=_Error)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return
         if told.type == "ERROR":
             if told.object.code == 410:
                 raise ExpiredError

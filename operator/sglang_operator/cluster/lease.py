@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -93,7 +93,9 @@ class Elector:
 
     # --- what the informer of Leases tells
 
-    def replace(self, scope: str, records: list[Lease], version: int) -> None:
+    def replace(
+        self, scope: str, records: list[Lease], version: int, unread: Sequence[wire.Meta] = ()
+    ) -> None:
         for record in records:
             self.put(record)
 

@@ -6,13 +6,15 @@ pass does not wait for the watch: an older version of an object never overwrites
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import NamedTuple
 
+import msgspec
+
 from sglang_operator.api import names
-from sglang_operator.cluster import wire
+from sglang_operator.cluster import decoding, supervision, wire
 from sglang_operator.planner.observed import ObservedChild, ObservedNode, ObservedPod
 
 # Objects seen to be gone, so that a late answer of our own write does not bring them back.
@@ -65,14 +67,19 @@ class PoolStore:
         """The keys of all pools."""
         return list(self._pools)
 
-    def replace(self, scope: str, records: list[wire.CustomResource], version: int) -> None:
-        listed = {_key(record.metadata) for record in records}
+    def replace(
+        self,
+        scope: str,
+        records: list[wire.CustomResource],
+        version: int,
+        unread: Sequence[wire.Meta] = (),
+    ) -> None:
+        listed = {_key(meta) for meta in _there(records, unread)}
         for key, known in list(self._pools.items()):
-            missing = _in_scope(key.namespace, scope) and key not in listed
+            missing = _in_scope(key.namespace, scope) and key not in listed and _told(unread)
             if missing and known.metadata.version <= version:
                 self._forget(known, version)
-        for record in records:
-            self.put(record)
+        supervision.each("pools", self.put, records, decoding.called)
 
     def put(self, record: wire.CustomResource) -> None:
         key = _key(record.metadata)
@@ -81,11 +88,15 @@ class PoolStore:
             return
         if known and known.metadata.version >= record.metadata.version:
             return
+        if record.unreadable and not record.status and known:
+            # What was told of it stands; without it nobody knew of the gate, or of the engines.
+            record = msgspec.structs.replace(record, status=known.status)
         self._pools[key] = record
         same_spec = (
             known is not None
             and known.metadata.uid == record.metadata.uid
             and known.metadata.generation == record.metadata.generation
+            and known.unreadable == record.unreadable
             and known.metadata.deletion_timestamp == record.metadata.deletion_timestamp
         )
         self._wake(key, not same_spec)
@@ -146,15 +157,20 @@ class PodStore:
         """The pools that have a pod on this node."""
         return {entry.pool for entry in self._entries.values() if entry.pod.node == node}
 
-    def replace(self, scope: str, records: list[wire.Pod], version: int) -> None:
-        listed = {record.metadata.uid for record in records}
+    def replace(
+        self,
+        scope: str,
+        records: list[wire.Pod],
+        version: int,
+        unread: Sequence[wire.Meta] = (),
+    ) -> None:
+        listed = {meta.uid for meta in _there(records, unread)}
         for uid, entry in list(self._entries.items()):
             missing = _in_scope(entry.pool.namespace, scope) and uid not in listed
-            if missing and entry.pod.resource_version <= version:
+            if missing and _told(unread) and entry.pod.resource_version <= version:
                 self._gone.add(uid, version)
                 self._forget(uid)
-        for record in records:
-            self.put(record)
+        supervision.each("pods", self.put, records, decoding.called)
 
     def put(self, record: wire.Pod) -> None:
         uid = record.metadata.uid
@@ -236,14 +252,20 @@ class ChildStore:
         for child in self._by_pool.get(key, ()):
             yield child[1], self._children[child][0]
 
-    def replace(self, scope: str, records: list[wire.Child], version: int) -> None:
-        listed = {(r.metadata.namespace, r.metadata.name) for r in records}
+    def replace(
+        self,
+        scope: str,
+        records: list[wire.Child],
+        version: int,
+        unread: Sequence[wire.Meta] = (),
+    ) -> None:
+        listed = {(meta.namespace, meta.name) for meta in _there(records, unread)}
         for key, (_, known, _pool) in list(self._children.items()):
-            if _in_scope(key[0], scope) and key not in listed and known <= version:
+            missing = _in_scope(key[0], scope) and key not in listed and _told(unread)
+            if missing and known <= version:
                 self._gone.add(self._children[key][0].uid, version)
                 self._forget(key)
-        for record in records:
-            self.put(record)
+        supervision.each(self.kind, self.put, records, decoding.called)
 
     def put(self, record: wire.Child) -> None:
         key = (record.metadata.namespace, record.metadata.name)
@@ -326,14 +348,19 @@ class NodeStore:
         self.filled = False  # nothing is known, not even that there are none, before the first list
         self._versions: dict[str, int] = {}
 
-    def replace(self, scope: str, records: list[wire.Node], version: int) -> None:
+    def replace(
+        self,
+        scope: str,
+        records: list[wire.Node],
+        version: int,
+        unread: Sequence[wire.Meta] = (),
+    ) -> None:
         self.filled = True
-        listed = {record.metadata.name for record in records}
+        listed = {meta.name for meta in _there(records, unread)}
         for name in list(self.nodes):
-            if name not in listed:
+            if name not in listed and _told(unread):
                 self._lose(name)
-        for record in records:
-            self.put(record)
+        supervision.each("nodes", self.put, records, decoding.called)
 
     def put(self, record: wire.Node) -> None:
         name = record.metadata.name
@@ -365,6 +392,17 @@ class NodeStore:
                 name=name, ready=False, ready_changed=time.time(), gone=True
             )
             self._changed(name)
+
+
+def _there(records: Sequence[decoding.Record], unread: Sequence[wire.Meta]) -> Iterator[wire.Meta]:
+    """Who is listed, whether or not it could be read."""
+    yield from (record.metadata for record in records)
+    yield from unread
+
+
+def _told(unread: Sequence[wire.Meta]) -> bool:
+    """Whether who is not listed is gone: one that cannot even be named may be anybody."""
+    return all(map(decoding.is_named, unread))
 
 
 def _key(meta: wire.Meta) -> PoolKey:

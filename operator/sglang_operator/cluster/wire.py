@@ -128,6 +128,8 @@ class CustomResource(msgspec.Struct, frozen=True):
     metadata: Meta
     spec: dict[str, Any] = {}
     status: dict[str, Any] = {}
+    # Why the rest of it could not be read; of no field of the object.
+    unreadable: str = msgspec.field(name="/unreadable", default="")
 
 
 class Child(msgspec.Struct, frozen=True):

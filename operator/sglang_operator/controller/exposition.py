@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from sglang_operator import __version__
 from sglang_operator.api import names
+from sglang_operator.cluster import supervision
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
 from sglang_operator.controller.families import Family
@@ -123,6 +124,10 @@ class Reader:
         ages: dict[Labels, float] = {(s.resource.name,): s.age() for s in streams}
         yield _metric(families.STREAM_AGE, ages)
         yield _metric(families.STREAM_LISTS, {(s.resource.name,): s.lists for s in streams})
+        unread = {(s.resource.name,): float(len(s.unread)) for s in streams}
+        yield _metric(families.STREAM_UNREAD, unread)
+        failures = {(name,): float(n) for name, n in supervision.FAILURES.items()}
+        yield _metric(families.UNEXPECTED, failures)
         if room.reconciler is not None:
             yield _metric(families.WRITE_WINDOW, {(): room.reconciler.window_size})
             told = room.reconciler.events_told

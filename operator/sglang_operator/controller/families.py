@@ -121,6 +121,18 @@ STREAM_LISTS = _family(
     ("resource",),
     "Lists of a resource: one at the start; more mean broken or expired watches.",
 )
+STREAM_UNREAD = _family(
+    "sglang_operator_unreadable_objects",
+    GAUGE,
+    ("resource",),
+    "Objects that cannot be decoded; each stays as it was last seen, and is named in the log.",
+)
+UNEXPECTED = _family(
+    "sglang_operator_unexpected_errors_total",
+    COUNTER,
+    ("task",),
+    "Errors that nobody expected, by what they happened in; each is in the log with its traceback.",
+)
 WRITE_WINDOW = _family(
     "sglang_operator_write_window",
     GAUGE,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from sglang_operator import __version__
 from sglang_operator.api import names
-from sglang_operator.cluster import informer, paths, wire
+from sglang_operator.cluster import informer, paths, supervision, wire
 from sglang_operator.cluster.client import ApiClient, ApiError
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.executor import Executor
@@ -90,7 +90,10 @@ class EngineRoom:
         """Sync, then serve until ``stop``; ``ready`` is awaited once in between."""
         async with self.client, self.engines:
             self._make_informers()
-            streams = [asyncio.create_task(i.run(), name=i.resource.name) for i in self.informers]
+            streams = [
+                asyncio.create_task(supervision.kept(i.resource.name, i.run), name=i.resource.name)
+                for i in self.informers
+            ]
             try:
                 await self._synced()
                 log.info("in sync: %d pools, %d pods", len(self.pools.known()), len(self.pods))
@@ -282,9 +285,9 @@ class EngineRoom:
         return not self.unsynced()
 
     def stale(self) -> list[str]:
-        """The streams that have been silent for too long."""
+        """The streams that have been silent for too long, or never said anything."""
         return [
             stream.resource.name
             for stream in self.informers
-            if stream.synced.is_set() and stream.lists and stream.age() > STALE_SECONDS
+            if stream.age() > STALE_SECONDS and (stream.lists or not stream.synced.is_set())
         ]

@@ -61,6 +61,7 @@ class Memory:
     uid: names.Uid
     known_since: float = field(default_factory=time.monotonic)
     planned: Pool | Refused | None = None
+    judged: tuple[int, str] = (-1, "")  # generation, and why it could not be read
     tuning: Tuning | None = None  # that it was planned with
     template: dict[str, object] | None = None
     recorded: set[names.Uid] = field(default_factory=set)

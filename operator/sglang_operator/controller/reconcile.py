@@ -20,7 +20,7 @@ from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.wire import CustomResource
-from sglang_operator.controller import explaining, logs
+from sglang_operator.controller import explaining, logs, planning
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.desired import engine_pod, objects
@@ -29,7 +29,7 @@ from sglang_operator.planner import inquiries, questions, tuning, weights
 from sglang_operator.planner import plan as planner
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
+from sglang_operator.planner.pool import Owner, Pool, Refused
 from sglang_operator.planner.weights import WeightsPlan
 
 # Conflicts in a row on a child that are nobody's business.
@@ -125,7 +125,8 @@ class Reconciler:
     def _planned(self, memory: Memory, record: CustomResource) -> Pool | Refused:
         """The pool of this generation, as it is tuned; judged once."""
         meta, tuned = record.metadata, tuning.read(record.status)
-        changed = memory.planned is None or memory.planned.owner.generation != meta.generation
+        judged = (meta.generation, record.unreadable)
+        changed = memory.judged != judged
         if memory.planned is None or changed or memory.tuning != tuned:
             owner = Owner(
                 name=meta.name,
@@ -133,8 +134,8 @@ class Reconciler:
                 uid=memory.uid,
                 generation=meta.generation,
             )
-            memory.planned = plan_pool(owner, record.spec, tuned)
-            memory.tuning = tuned
+            memory.planned = planning.judge(owner, record, tuned)
+            memory.judged, memory.tuning = judged, tuned
             memory.template = None
             if changed:
                 # A changed spec deserves a fresh try of what was refused before.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.cluster import informer, wire
+from sglang_operator.cluster import informer, supervision, wire
 from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 
 
@@ -214,3 +214,107 @@ def test_events_are_whole_however_the_stream_is_cut(monkeypatch, size):
     pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
     store, *_ = play(monkeypatch, [a_list()], [pieces])
     assert store.names == {"a", "big", "b"}
+
+
+DEEP = b"[" * 3000 + b"]" * 3000
+
+
+def bad_event(kind: str = "MODIFIED", version: int = 12) -> bytes:
+    return event(kind, {**pod("bad", version), "status": "DEEP"}).replace(b'"DEEP"', DEEP)
+
+
+@pytest.mark.parametrize(
+    ("bad", "version"),
+    [
+        pytest.param(bad_event(), "13", id="nested too deep"),
+        pytest.param(event("MODIFIED", {**pod("bad", 12), "status": 3}), "13", id="another type"),
+        pytest.param(b'{"type": "BOOKMARK"}\n', "13", id="a bookmark without an object"),
+        pytest.param(b'{"type": "ADDED", "object": null}\n', "13", id="no object"),
+        pytest.param(b'{"type": "ADDED", "object": {"metadata": 3}}\n', "13", id="no metadata"),
+        pytest.param(b'{"type": "ADDED", "object": {}}\n', "13", id="an object that is nobody's"),
+    ],
+)
+def test_an_event_that_cannot_be_read_costs_itself_alone(monkeypatch, bad, version):
+    store, server, _ = play(
+        monkeypatch, [a_list(pod("a", 1))], [[bad, event("ADDED", pod("b", 13))]]
+    )
+    assert store.names == {"a", "b"}
+    assert store.lists == 1
+    assert server.asked[-1]["resourceVersion"] == version
+
+
+def test_who_cannot_be_read_stays_as_it_was_and_is_told_once(monkeypatch, caplog):
+    def bad(version: int) -> bytes:
+        metadata = {**pod("bad", version)["metadata"], "namespace": "rl"}
+        return event("MODIFIED", {"metadata": metadata, "status": 3})
+
+    events = [bad(12), bad(13), bad(14)]
+    store, _, stream = play(monkeypatch, [a_list(pod("bad", 1))], [events])
+    assert store.names == {"bad"}
+    assert store.seen["bad"] == 0
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1
+    assert "pods: rl/bad cannot be read: " in told[0]
+    assert list(stream.unread) == [("rl", "bad")]
+
+
+def test_who_can_be_read_again_is_well(monkeypatch):
+    events = [event("MODIFIED", {**pod("bad", 12), "status": 3}), event("MODIFIED", pod("bad", 13))]
+    store, _, stream = play(monkeypatch, [a_list(pod("bad", 1))], [events])
+    assert store.seen["bad"] == 1
+    assert not stream.unread
+
+
+def test_an_event_of_nobody_knows_what_is_followed_by_a_list(monkeypatch):
+    monkeypatch.setattr(informer, "SHORT_SECONDS", -1.0)  # every watch ends in good order
+    nameless = b'{"type": "ADDED", "object": {}}\n'
+    store, *_ = play(monkeypatch, [a_list(), a_list(pod("a", 1))], [[nameless]])
+    assert store.names == {"a"}
+    assert store.lists == 2
+
+
+@pytest.mark.parametrize("kind", ["put", "drop"])
+def test_an_object_that_a_store_cannot_take_costs_itself_alone(monkeypatch, kind):
+    def failing(self: Store, record: wire.Pod) -> None:
+        if record.metadata.name == "bad":
+            raise RuntimeError("a defect")
+        self.names.add(record.metadata.name)
+
+    monkeypatch.setattr(Store, kind, failing)
+    monkeypatch.setattr(Store, "put", failing)
+    type_ = "ADDED" if kind == "put" else "DELETED"
+    store, server, _ = play(
+        monkeypatch, [a_list()], [[event(type_, pod("bad", 11)), event("ADDED", pod("b", 12))]]
+    )
+    assert store.names == {"b"}
+    assert [asked["resourceVersion"] for asked in server.asked] == ["10", "12"]
+
+
+def test_it_lists_anew_when_it_is_run_again(monkeypatch):
+    """What a supervisor does after an error that nobody expected."""
+    failing = iter([RuntimeError("a defect")])
+    handle = informer.Informer._handle
+
+    async def once(self: Any, line: bytes) -> None:
+        for error in failing:
+            raise error
+        await handle(self, line)
+
+    monkeypatch.setattr(informer.Informer, "_handle", once)
+    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(supervision, "BACKOFF_SECONDS", (0.0, 0.0))
+    before = supervision.FAILURES["pods"]
+
+    async def main() -> Store:
+        server = Server(
+            [a_list(pod("a", 1)), a_list(pod("b", 1))], [[event("ADDED", pod("c", 11))]]
+        )
+        store, resource = Store(), informer.Resource(path="/api/v1/pods", scope="", name="pods")
+        stream = informer.Informer(server, resource, wire.Pod, store)  # type: ignore[arg-type]
+        task = asyncio.create_task(supervision.kept("pods", stream.run))
+        await asyncio.wait_for(server.quiet.wait(), 5)
+        task.cancel()
+        return store
+
+    assert asyncio.run(main()).names == {"b"}
+    assert supervision.FAILURES["pods"] == before + 1

@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.cluster import wire
-from sglang_operator.cluster.stores import NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 
 KEY = PoolKey("rl", "actor-infer")
 
@@ -255,3 +255,63 @@ def test_a_deleted_node_is_gone_until_it_is_seen_again():
     assert store.nodes["n"].gone
     store.put(a_node(version=5))  # another node object under the name, with versions of its own
     assert not store.nodes["n"].gone
+
+
+def test_what_a_list_names_but_cannot_tell_stays_as_it_was():
+    """However it came to be unreadable: no engine goes because its pod, its Service or its node
+    could not be read."""
+    pods, pools = PodStore(Wakes()), PoolStore(Wakes())
+    services, nodes = ChildStore("Service", Wakes()), NodeStore(lambda name: None)
+    node, service = a_node(), a_service()
+    pods.put(a_pod())
+    pools.put(a_pool())
+    services.put(service)
+    nodes.put(node)
+    pods.replace("", [], 99, [a_pod(version=12).metadata])
+    pools.replace("", [], 99, [a_pool(version=12).metadata])
+    services.replace("", [], 99, [service.metadata])
+    nodes.replace("", [], 99, [node.metadata])
+    assert len(pods) == 1
+    assert pools.get(KEY) is not None
+    assert len(list(services.of(KEY))) == 1
+    assert not nodes.nodes[node.metadata.name].gone
+
+
+def test_nobody_is_gone_by_a_list_in_which_somebody_could_not_be_named():
+    pods = PodStore(Wakes())
+    pods.put(a_pod("a"))
+    pods.put(a_pod("b"))
+    pods.replace("", [a_pod("a")], 99, [wire.Meta()])
+    assert len(pods) == 2
+
+
+def test_one_object_that_makes_a_store_fail_does_not_keep_the_list_from_it(monkeypatch):
+    observed = wire.observed_pod
+
+    def failing(pod: wire.Pod, *rest: Any) -> Any:
+        if pod.metadata.name == "bad":
+            raise RuntimeError("a defect")
+        return observed(pod, *rest)
+
+    monkeypatch.setattr(wire, "observed_pod", failing)
+    pods = PodStore(Wakes())
+    pods.replace("", [a_pod("bad"), a_pod("good")], 99)
+    assert [entry.pod.name for entry in pods.of(KEY)] == ["good"]
+
+
+def test_a_pool_that_turned_unreadable_keeps_what_was_told_of_it_and_wakes():
+    wakes = Wakes()
+    store = PoolStore(wakes)
+    told = {"resolved": {"gate": "Committed"}}
+    store.put(msgspec.structs.replace(a_pool(), status=told))
+    wakes.clear()
+    bad = msgspec.structs.replace(a_pool(version=12), unreadable="it is nested too deep")
+    store.put(bad)
+    found = store.get(KEY)
+    assert found is not None
+    assert (found.status, found.unreadable) == (told, bad.unreadable)
+    assert wakes == [(KEY, True)]
+
+
+def a_service() -> wire.Child:
+    return wire.Child(metadata=msgspec.structs.replace(a_pod().metadata, name="actor-infer"))

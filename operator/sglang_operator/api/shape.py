@@ -1,0 +1,68 @@
+"""How large an object may be before anybody looks at what it says.
+
+The definition bounds single fields; these bound the whole, so that the work for one object has
+an end (etcd takes objects of 1.5 MB, nested as deep as anybody likes).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sglang_operator.api import errors
+
+MAX_DEPTH = 64
+MAX_VALUES = 10_000  # keys of maps and elements of lists, all together
+MAX_CHARACTERS = 512 * 1024
+
+
+def problem(spec: Mapping[str, Any]) -> errors.Problem | None:
+    """What is too large about it, if anything; found without recursion, and soon."""
+    values = characters = 0
+    level: list[Any] = [spec]
+    for _ in range(MAX_DEPTH + 1):
+        following: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                characters += len(value)
+            elif isinstance(value, Mapping | list):
+                values += len(value)
+                if values > MAX_VALUES:
+                    return _too_large(f"{MAX_VALUES:,} keys and values")
+                following.extend(_parts(value))
+        if characters > MAX_CHARACTERS:
+            return _too_large(f"{MAX_CHARACTERS // 1024} KiB of text")
+        if not following:
+            return None
+        level = following
+    return errors.SPEC_SHAPE(
+        "spec",
+        found=f"is nested more than {MAX_DEPTH} levels deep",
+        expected=f"at most {MAX_DEPTH}",
+        advice="take out what no engine needs, or write it as text",
+    )
+
+
+def unreadable(why: str) -> errors.Problem:
+    """An object that could not even be decoded."""
+    return errors.SPEC_SHAPE(
+        "",
+        found=f"cannot be read: {why}",
+        expected=f"numbers of 64 bits, and maps and lists nested at most {MAX_DEPTH} deep",
+        advice="correct it; the engines that run stay as they are",
+    )
+
+
+def _parts(value: Mapping[str, Any] | list[Any]) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield from value
+        yield from value.values()
+    else:
+        yield from value
+
+
+def _too_large(limit: str) -> errors.Problem:
+    return errors.SPEC_SHAPE(
+        "spec",
+        found=f"has more than {limit}",
+        expected="at most that",
+        advice="take out what no engine needs",
+    )

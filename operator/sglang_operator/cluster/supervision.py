@@ -1,0 +1,89 @@
+"""The one supervisor: nothing that must live dies in silence.
+
+Whoever runs a task runs it through here.  What it did not expect is logged with its traceback,
+counted by the task's name, and then either begun again (``kept``), or handed on so that the
+process ends (``essential``: who holds the Lease may not go on as if nothing were).  Work that is
+begun and left alone (``begun``) is told of too.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+BACKOFF_SECONDS = (0.5, 30.0)
+# What ran for so long was well: the next failure begins with the shortest pause again.
+GOOD_SECONDS = 60.0
+
+T = TypeVar("T")
+
+# Unexpected errors by the name of what they happened to, since this process began.
+FAILURES: Counter[str] = Counter()
+
+log = logging.getLogger(__name__)
+
+
+class EndedError(Exception):
+    """What must go on for ever came to an end."""
+
+
+def failed(name: str, error: BaseException, *, about: str = "") -> None:
+    """Tell of an error that nobody expected.  ``name`` is one of few, ``about`` is any object."""
+    FAILURES[name] += 1
+    where = f"{name}: {about}" if about else name
+    log.error("%s: unexpected %s: %s", where, type(error).__name__, error, exc_info=error)
+
+
+async def kept(name: str, run: Callable[[], Awaitable[object]]) -> None:
+    """Run what must go on for ever; however it ends, it is begun again, until cancelled."""
+    first, most = BACKOFF_SECONDS
+    pause = first
+    while True:
+        begun = time.monotonic()
+        try:
+            await run()
+            raise EndedError("it ended by itself")
+        except Exception as error:
+            failed(name, error)
+        if time.monotonic() - begun > GOOD_SECONDS:
+            pause = first
+        log.warning("%s: begun again in %.1f s", name, pause)
+        await asyncio.sleep(pause)
+        pause = min(most, pause * 2)
+
+
+async def essential(name: str, work: Awaitable[T], *expected: type[Exception]) -> T:
+    """Await what cannot be begun again; an error that is not expected is told and goes on up."""
+    try:
+        return await work
+    except expected:
+        raise
+    except Exception as error:
+        failed(name, error)
+        raise
+
+
+def begun(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
+    """Begin what nobody waits for; it ends with None where it failed."""
+
+    async def watched() -> T | None:
+        try:
+            return await work
+        except Exception as error:
+            failed(name, error)
+            return None
+
+    return asyncio.create_task(watched(), name=name)
+
+
+def each(
+    name: str, do: Callable[[T], object], things: Iterable[T], called: Callable[[T], str]
+) -> None:
+    """Do this to each; one that makes it fail costs itself alone, and is told as it is called."""
+    for thing in things:
+        try:
+            do(thing)
+        except Exception as error:
+            failed(name, error, about=called(thing))

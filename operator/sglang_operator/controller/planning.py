@@ -1,0 +1,28 @@
+"""A pool as it is written → a pool to run or a refusal, whatever is written.
+
+One object never costs more than itself: what cannot be read, and what the operator itself fails
+at, is told in its status like any other mistake, and its engines stay.
+"""
+
+from sglang_operator.api import errors, shape
+from sglang_operator.cluster import supervision
+from sglang_operator.cluster.wire import CustomResource
+from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
+from sglang_operator.planner.tuning import Tuning
+
+
+def judge(owner: Owner, record: CustomResource, tuned: Tuning | None) -> Pool | Refused:
+    """What this record asks for."""
+    if record.unreadable:
+        return Refused(owner=owner, problems=(shape.unreadable(record.unreadable),))
+    try:
+        return plan_pool(owner, record.spec, tuned)
+    except Exception as error:  # a defect of ours, and this object's alone
+        supervision.failed("planning", error, about=f"{owner.namespace}/{owner.name}")
+        problem = errors.SPEC_SHAPE(
+            "spec",
+            found=f"makes the operator fail: {type(error).__name__}: {errors.shown(str(error))}",
+            expected="a refusal in better words",
+            advice="report it with the object; the engines that run stay as they are",
+        )
+        return Refused(owner=owner, problems=(problem,))
