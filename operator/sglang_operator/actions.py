@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.desired import engine_pod
-from sglang_operator.planner.observed import Observed, ObservedChild
+from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool
 from sglang_operator.planner.weights import WeightsPlan
@@ -85,6 +85,9 @@ class AbortSync:
 # these may be deleted (manifests/rbac).
 OPTIONAL = frozenset({"Service"})
 
+# What another container of an ended engine's pod gets to stop.
+ENDED_GRACE_SECONDS = 5
+
 PodAction = CreatePod | DeletePod
 WeightsAction = SetGate | AbortSync
 ChildAction = CreateChild | UpdateChild | DeleteChild
@@ -98,7 +101,7 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
             name=removal.pod.name,
             uid=removal.pod.uid,
             resource_version=removal.pod.resource_version,
-            grace_seconds=pool.spec.drain.grace_period_seconds,
+            grace_seconds=_grace(pool, removal.pod),
             reason=removal.reason,
         )
         for removal in plan.removals
@@ -112,6 +115,12 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
         group = create.engine.group
         creates.append(CreatePod(name=name, group=group, body=body, reason=create.reason))
     return deletes + creates
+
+
+def _grace(pool: Pool, pod: ObservedPod) -> int:
+    """An engine that has ended has nothing to drain; what runs beside it gives its GPUs free."""
+    grace = pool.spec.drain.grace_period_seconds
+    return min(grace, ENDED_GRACE_SECONDS) if pod.ended else grace
 
 
 def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:

@@ -38,8 +38,7 @@ def seen(pool: Pool, plan: Plan) -> list[Failure]:
     """The failures that the present pods show, oldest first."""
     about = causes.context(pool)
     found = [
-        _failure(pod, causes.of_end(pod, about), pod.ended_at, _code(pod.termination))
-        for pod in plan.ended
+        _failure(pod, causes.of_end(pod, about), pod.ended_at, _code(pod.end)) for pod in plan.ended
     ]
     found += [
         _failure(pod, causes.of_taking(pod, about), pod.deletion_asked or pod.created)

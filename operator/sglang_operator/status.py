@@ -131,8 +131,9 @@ def compute_refused(
         Condition(type=conditions.READY, status=conditions.FALSE, reason=reason, message=message),
         conditions.abnormal(conditions.STALLED, reason, message),
     ]
-    up = sum(pod.containers_ready and not pod.dying for pod in observed.pods)
-    in_service = sum(pod.ready and not pod.dying for pod in observed.pods)
+    alive = [pod for pod in observed.pods if not pod.ended and not pod.dying]
+    up = sum(pod.containers_ready for pod in alive)
+    in_service = sum(pod.ready for pod in alive)
     engines = previous.get("engines", {})
     desired = engines.get("desired", 0)
     kept = {key: previous[key] for key in KEPT if key in previous}

@@ -45,6 +45,15 @@ DEVICES_MISSING = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"
 )
 WAITING = "{engines} cannot start: {message}; {advice}"
+INIT_CONTAINER_FAILED = "init container {container} failed (exit code {code}){said}"
+SIDECAR_ENDED = (
+    "container {container} beside the engine ended (exit code {code}), and is not started again, "
+    "so that the pod can never be Ready{said}"
+)
+COMPANION_ADVICE = (
+    "kubectl logs POD -c {container}; if a webhook put it there, mend it, or keep its webhook away "
+    "from engines by the label or annotation that it knows (podTemplate.metadata)"
+)
 POD_LOST = "pod {pod} was lost with its node {node}"
 POD_TAKEN = "pod {pod} was taken away: {reason}"
 STARTED_AGAIN = "nothing to do: the engine is started again"

@@ -4,6 +4,8 @@ Decoding goes straight from bytes into these structs: unknown fields are skipped
 (``runtime.md`` A3: 5 µs instead of 20 for a pod, a fortieth of the memory).
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from sys import intern
 from typing import Any
@@ -12,6 +14,8 @@ import msgspec
 
 from sglang_operator.api import names
 from sglang_operator.planner.observed import (
+    Companion,
+    ContainerKind,
     Gate,
     ObservedChild,
     ObservedNode,
@@ -71,21 +75,46 @@ class Waiting(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class Running(msgspec.Struct, frozen=True, rename="camel"):
+    started_at: datetime | None = None
+
+
 class ContainerState(msgspec.Struct, frozen=True):
     terminated: Terminated | None = None
     waiting: Waiting | None = None
+    running: Running | None = None
 
 
 class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
+    ready: bool = False
     restart_count: int = 0
     container_id: str = msgspec.field(name="containerID", default="")
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
 
 
+class Resources(msgspec.Struct, frozen=True):
+    limits: dict[str, str] = {}
+
+
+class Container(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    restart_policy: str = ""  # its own; empty: the pod's
+    resources: Resources = Resources()
+
+
+class SchedulingGate(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
 class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     node_name: str = ""
+    restart_policy: str = ""
+    scheduler_name: str = ""
+    scheduling_gates: list[SchedulingGate] = []
+    containers: list[Container] = []
+    init_containers: list[Container] = []
 
 
 class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -95,6 +124,7 @@ class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
     pod_ip: str = msgspec.field(name="podIP", default="")
     conditions: list[Condition] = []
     container_statuses: list[ContainerStatus] = []
+    init_container_statuses: list[ContainerStatus] = []
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -142,7 +172,6 @@ class Child(msgspec.Struct, frozen=True):
 
 _MAX_DIGITS = 9
 _MAX_LIST = 16_384
-ENDED = ("Failed", "Succeeded")
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 
@@ -166,7 +195,11 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
     scheduled = conditions.get("PodScheduled", Condition())
     disruption = conditions.get("DisruptionTarget", Condition())
     containers_ready = conditions.get("ContainersReady", Condition())
-    return ObservedPod(
+    companions = tuple(_companions(pod))
+    termination = _termination(engine.state.terminated)
+    own = next((c for c in pod.spec.containers if c.name == names.ENGINE_CONTAINER), Container())
+    over = termination is not None and not _restarts(pod.spec, own, termination.exit_code)
+    seen = ObservedPod(
         name=meta.name,
         uid=names.Uid(meta.uid),
         resource_version=meta.version,
@@ -185,22 +218,76 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         created=seconds(meta.creation_timestamp),
         deleting=meta.deletion_timestamp is not None,
         deletion_asked=_deletion_asked(meta, before),
-        ended_at=_ended_at(engine.state.terminated, seconds(meta.creation_timestamp), ended_at)
-        if status.phase in ENDED
-        else 0.0,
+        over=over,
+        companions=companions,
+        engine_ready=engine.ready,
+        engine_runs=engine.state.running is not None,
+        answered=engine.ready
+        or (before is not None and before.answered and before.container_id == engine.container_id),
         containers_ready=_true(conditions, "ContainersReady"),
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
         gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
         unschedulable=intern(scheduled.message) if scheduled.status == "False" else "",
+        scheduling=intern(scheduled.reason) if scheduled.status == "False" else scheduled.status,
+        scheduling_gates=tuple(intern(gate.name) for gate in pod.spec.scheduling_gates),
+        scheduler=intern(pod.spec.scheduler_name),
+        has_sandbox=_true(conditions, "PodReadyToStartContainers"),
+        memory_limit=intern(own.resources.limits.get("memory", "")),
         disruption=disruption.reason if disruption.status == "True" else "",
         waiting_reason=waiting.reason,
         waiting_message=waiting.message,
-        termination=_termination(engine.state.terminated),
+        termination=termination,
         last_termination=_termination(engine.last_state.terminated),
         restarts=engine.restart_count,
         container_id=engine.container_id,
         ip=status.pod_ip,
+    )
+    return replace(seen, ended_at=_ended_at(seen, ended_at)) if seen.ended else seen
+
+
+def _restarts(spec: PodSpec, container: Container, exit_code: int) -> bool:
+    """Whether kubelet starts a container again that ended with this code.
+
+    The pod's phase does not say so: it is Running while any container of the pod runs, and a
+    webhook may have put others beside the engine.
+    """
+    policy = container.restart_policy or spec.restart_policy
+    return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
+
+
+def _companions(pod: Pod) -> Iterator[Companion]:
+    """The containers beside the engine that are not as they should be, in the pod's order."""
+    for kind, specs, statuses in (
+        (ContainerKind.INIT, pod.spec.init_containers, pod.status.init_container_statuses),
+        (ContainerKind.SIDECAR, pod.spec.containers, pod.status.container_statuses),
+    ):
+        told = {container.name: container for container in specs}
+        for status in statuses:
+            if status.name == names.ENGINE_CONTAINER:
+                continue
+            seen = _companion(kind, pod.spec, told.get(status.name, Container()), status)
+            if not seen.well:
+                yield seen
+
+
+def _companion(
+    kind: ContainerKind, spec: PodSpec, container: Container, status: ContainerStatus
+) -> Companion:
+    if kind is ContainerKind.INIT and container.restart_policy == "Always":
+        kind = ContainerKind.NATIVE_SIDECAR
+    waiting = status.state.waiting or Waiting()
+    ended = _termination(status.state.terminated)
+    return Companion(
+        name=intern(status.name),
+        kind=kind,
+        ready=status.ready,
+        runs=status.state.running is not None,
+        waiting_reason=waiting.reason,
+        waiting_message=waiting.message,
+        termination=ended,
+        last_termination=_termination(status.last_state.terminated),
+        over=ended is not None and not _restarts(spec, container, ended.exit_code),
     )
 
 
@@ -290,10 +377,10 @@ def _deletion_asked(meta: Meta, before: ObservedPod | None) -> float:
     return seconds(meta.deletion_timestamp) - meta.deletion_grace_period_seconds
 
 
-def _ended_at(terminated: Terminated | None, created: float, first_seen: float) -> float:
+def _ended_at(pod: ObservedPod, first_seen: float) -> float:
     """When the pod ended, by a clock that can be trusted to lie between these two."""
-    finished = seconds(terminated.finished_at) if terminated else 0.0
-    return min(first_seen, max(created, finished)) if finished else first_seen
+    finished = pod.end.finished if pod.end else 0.0
+    return min(first_seen, max(pod.created, finished)) if finished else first_seen
 
 
 def _integer(text: str | None) -> int:

@@ -106,7 +106,7 @@ def _by_exit_code(message: str, exit_code: int | None) -> Diagnosis:
     else:
         reason, advice = FAILED, "read the engine's log"
         text = "the engine failed" + ("" if exit_code is None else f" (exit code {exit_code})")
-    last = _last_error(message) if message.strip() else ""
+    last = last_words(message)
     return Diagnosis(
         reason=reason, message=line(f"{text}: {last}" if last else text), advice=advice
     )
@@ -138,6 +138,11 @@ def _last_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     telling = [line for line in lines if not _ARGUMENTS.search(line)]
     return _TIME.sub("", telling[-1]) if telling else "no message"
+
+
+def last_words(message: str) -> str:
+    """The last exception in a log, or its last line; empty if it says nothing."""
+    return _last_error(message) if message.strip() else ""
 
 
 def line(text: str) -> str:

@@ -13,7 +13,13 @@ from sglang_operator.api import conditions, texts
 from sglang_operator.engine import diagnosis, signatures
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.planner import pod_signatures
-from sglang_operator.planner.observed import ObservedPod, PodEvent, Termination
+from sglang_operator.planner.observed import (
+    Companion,
+    ContainerKind,
+    ObservedPod,
+    PodEvent,
+    Termination,
+)
 from sglang_operator.planner.pool import Pool
 
 
@@ -44,6 +50,8 @@ def context(pool: Pool) -> Context:
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": ErrImagePull: ')
 STARTUP_TIMEOUT = "StartupTimeout"
 LIVENESS_FAILED = "EngineUnresponsive"
+INIT_CONTAINER_FAILED = "InitContainerFailed"
+SIDECAR_ENDED = "SidecarEnded"
 # Nothing in the text says why: what Kubernetes did to the container may.
 UNEXPLAINED = (diagnosis.KILLED, diagnosis.TERMINATED, diagnosis.EXITED, diagnosis.FAILED)
 # These are ends before the first answer, whatever the clocks say.
@@ -63,6 +71,7 @@ _STARTUP_REASONS = frozenset(
         pod_signatures.PYTHON_MISSING,
         pod_signatures.GPU_RUNTIME_FAILED,
         STARTUP_TIMEOUT,
+        INIT_CONTAINER_FAILED,
     }
 )
 _POD_GC = ("DeletionByPodGC", "DeletionByTaintManager")
@@ -72,12 +81,31 @@ _ON_THE_WAY = ("", "ContainerCreating", "PodInitializing")
 
 def of_end(pod: ObservedPod, about: Context) -> Diagnosis:
     """Why this pod ended; it has."""
-    if pod.disruption or (pod.reason and pod.termination is None):
+    if pod.disruption or (pod.reason and pod.end is None):
         return _taken(pod, about)
+    broken = pod.broken
+    if broken is not None and broken.termination is not None and pod.end is broken.termination:
+        return _of_companion(broken, broken.termination)
     ended = pod.termination or Termination(
         exit_code=-1, reason="", message=pod.message, finished=pod.ended_at
     )
     return of_termination(pod, ended, about)
+
+
+def _of_companion(broken: Companion, ended: Termination) -> Diagnosis:
+    """The end of a container beside the engine, without which the pod cannot be Ready."""
+    init = broken.kind is ContainerKind.INIT
+    text = texts.INIT_CONTAINER_FAILED if init else texts.SIDECAR_ENDED
+    told = diagnosis.last_words(ended.message) or (ended.reason if ended.reason != "Error" else "")
+    return Diagnosis(
+        reason=INIT_CONTAINER_FAILED if init else SIDECAR_ENDED,
+        message=diagnosis.line(
+            text.format(
+                container=broken.name, code=ended.exit_code, said=f": {told}" if told else ""
+            )
+        ),
+        advice=texts.COMPANION_ADVICE.format(container=broken.name),
+    )
 
 
 def of_termination(pod: ObservedPod, ended: Termination, about: Context) -> Diagnosis:
@@ -121,6 +149,8 @@ def _killed_by_kubelet(
 
 def never_up(pod: ObservedPod, ended: Termination) -> bool:
     """Whether the container ended without having been ready: both times are the kubelet's."""
+    if ended is pod.termination and pod.answered:
+        return False  # a container beside the engine may have been what was not ready
     return 0.0 < pod.containers_ready_changed < ended.finished
 
 

@@ -6,11 +6,13 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from sglang_operator.api.names import GroupName, Uid
 
 INSTANCE_DIGITS = 8
+_DONE = ("Failed", "Succeeded")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +24,41 @@ class Termination:
     message: str
     finished: float
     started: float = 0.0
+
+
+class ContainerKind(Enum):
+    """What a container is to the engine's pod."""
+
+    INIT = "init container"
+    NATIVE_SIDECAR = "native sidecar"  # an init container that runs on
+    SIDECAR = "container"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Companion:
+    """A container that somebody else put into the pod, and that is not as it should be."""
+
+    name: str
+    kind: ContainerKind
+    ready: bool = False
+    runs: bool = False
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    termination: Termination | None = None
+    last_termination: Termination | None = None
+    over: bool = False  # it ended, and is not started again
+
+    @property
+    def well(self) -> bool:
+        """As it should be: an init container has done its work, any other runs and is ready."""
+        if self.kind is ContainerKind.INIT:
+            return self.termination is not None and self.termination.exit_code == 0
+        return self.runs and self.ready
+
+    @property
+    def fatal(self) -> bool:
+        """Without it the pod can never be Ready, and it is not started again."""
+        return self.over and not self.well
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +100,22 @@ class ObservedPod:
     created: float = 0.0
     deleting: bool = False
     deletion_asked: float = 0.0
+    over: bool = False  # the engine's container ended, and kubelet does not start it again
+    companions: tuple[Companion, ...] = ()  # containers beside the engine that are not well
+    engine_ready: bool = False  # the engine's container, whatever stands beside it
+    engine_runs: bool = False
+    answered: bool = False  # this container of the engine was seen to be ready
     ended_at: float = 0.0  # when it was seen to end, bounded by clocks of the control plane
     containers_ready: bool = False
     containers_ready_changed: float = 0.0
     ready: bool = False
     gate: Gate | None = None  # None: never set, which keeps a gated pod out of service
     unschedulable: str = ""  # the scheduler's message
+    scheduling: str = ""  # True, or the reason why not; empty: no scheduler has looked at it
+    scheduling_gates: tuple[str, ...] = ()
+    scheduler: str = ""
+    has_sandbox: bool = False  # with its network, so that containers can start
+    memory_limit: str = ""  # of the engine's container, whoever set it
     disruption: str = ""  # reason of DisruptionTarget while True
     waiting_reason: str = ""
     waiting_message: str = ""
@@ -90,8 +137,33 @@ class ObservedPod:
 
     @property
     def ended(self) -> bool:
-        """The pod will never run again.  Succeeded is a failure too: an engine has no end."""
-        return self.phase in ("Failed", "Succeeded")
+        """The engine will never run again in this pod.  Succeeded is a failure too.
+
+        Its life is its container's.  The phase follows late, and never while another container
+        of the pod runs.
+        """
+        if self.over or self.phase in _DONE:
+            return True
+        return any(companion.fatal for companion in self.companions)
+
+    @property
+    def holds_gpus(self) -> bool:
+        """For scheduler and quota a pod is done only when its phase says so."""
+        return self.phase not in _DONE
+
+    @property
+    def broken(self) -> Companion | None:
+        """The container without which the pod can never be Ready, and that ended for good."""
+        return next((c for c in self.companions if c.fatal), None)
+
+    @property
+    def end(self) -> Termination | None:
+        """How it ended: the engine's container, else the one without which it cannot serve."""
+        own = self.termination
+        if own is not None and not (self.deleting and own.finished >= self.deletion_asked):
+            return own
+        broken = self.broken
+        return broken.termination if broken is not None else own
 
     @property
     def failed(self) -> bool:
@@ -100,9 +172,9 @@ class ObservedPod:
             return False
         if not self.deleting:
             return True
-        if self.termination is None:
+        if self.end is None:
             return bool(self.disruption)
-        return self.termination.finished < self.deletion_asked
+        return self.end.finished < self.deletion_asked
 
     @property
     def dying(self) -> bool:

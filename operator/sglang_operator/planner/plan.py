@@ -457,10 +457,12 @@ class _Planner:
 
     def _tidy_ended_pods(self) -> None:
         """An ended pod goes when its failure is recorded and its memory is handed on."""
+        # A container that runs on beside the dead engine may use up its replacement's quota.
+        blocked = self.observed.creates_blocked_until > self.now
         for name, group in self.groups.items():
             replaced = name not in self.wanted or bool(group.live)
             for pod in group.ended:
-                superseded = replaced or pod.attempt < group.highest
+                superseded = replaced or pod.attempt < group.highest or (blocked and pod.holds_gpus)
                 if superseded and pod.uid in self.observed.recorded:
                     self._remove(pod, "ended, and another pod took over")
 

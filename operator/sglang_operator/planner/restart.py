@@ -10,7 +10,7 @@ from sglang_operator.planner.observed import ObservedPod
 
 def ran(pod: ObservedPod) -> float:
     """Seconds for which the engine's container ran, by its node's own clock; 0 if not told."""
-    ended = pod.termination
+    ended = pod.end
     return max(0.0, ended.finished - ended.started) if ended and ended.started else 0.0
 
 

@@ -48,7 +48,7 @@ class Standing:
 
 def chain(pod: ObservedPod, told: Diagnosis) -> Chain | None:
     """The row of failures that this ended pod is the last of; None if it had been up."""
-    if pod.termination is None or not causes.at_startup(pod, pod.termination, told):
+    if pod.end is None or not causes.at_startup(pod, pod.end, told):
         return None
     before = pod.startup_failures if pod.startup_reason == told.reason else 0
     return Chain(reason=told.reason, count=before + 1)

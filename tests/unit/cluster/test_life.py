@@ -1,0 +1,300 @@
+"""An engine's life is its container's, whatever else runs in its pod or has run there."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from sglang_operator import actions, failures, status
+from sglang_operator.api import names
+from sglang_operator.cluster import wire
+from sglang_operator.cluster.stores import PodStore, PoolKey
+from sglang_operator.desired import engine_pod
+from sglang_operator.planner import causes, startup
+from sglang_operator.planner.health import Health, health
+from sglang_operator.planner.observed import Observed, ObservedPod
+from sglang_operator.planner.plan import EngineState, Plan, plan
+from tests.builders import OWNER, a_lease, a_pool, refused, weighed
+
+POOL = a_pool(device_mapping="[0,1]")
+ENGINE = POOL.running[0]
+NOW = 1_795_863_660.0
+BORN, BEGUN, DIED = "2026-11-28T10:00:00Z", "2026-11-28T10:00:05Z", "2026-11-28T11:00:00Z"
+RUNS = {"running": {"startedAt": BEGUN}}
+DEAD = {
+    "terminated": {
+        "exitCode": 137,
+        "reason": "OOMKilled",
+        "startedAt": BEGUN,
+        "finishedAt": DIED,
+    }
+}
+CRASHED = {
+    "terminated": {
+        "exitCode": 3,
+        "reason": "Error",
+        "message": "no control plane",
+        "startedAt": BEGUN,
+        "finishedAt": DIED,
+    }
+}
+DONE = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": BEGUN}}
+
+
+def container(name: str, state: dict[str, Any], *, ready: bool | None = None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "containerID": f"containerd://{name}",
+        "ready": "running" in state if ready is None else ready,
+        "state": state,
+    }
+
+
+def raw(
+    *containers: dict[str, Any],
+    init: tuple[dict[str, Any], ...] = (),
+    native: tuple[str, ...] = (),
+    policy: str = "Never",
+    phase: str = "Running",
+    changed: str = DIED,
+    version: int = 9,
+    attempt: int = 0,
+    **metadata: Any,
+) -> wire.Pod:
+    """The engine's pod as the API server sends it."""
+    ready = all(one["ready"] for one in containers)
+    body = {
+        "metadata": {
+            "name": names.pod_name(OWNER.name, ENGINE.group, attempt),
+            "namespace": OWNER.namespace,
+            "uid": f"u{attempt}",
+            "resourceVersion": str(version),
+            "creationTimestamp": BORN,
+            "labels": {
+                names.LABEL_ENGINE: ENGINE.group,
+                names.LABEL_REVISION: POOL.revision,
+            },
+            "annotations": {
+                names.ANNOTATION_ATTEMPT: str(attempt),
+                names.ANNOTATION_DEVICES: "0,1",
+            },
+            "ownerReferences": [
+                {"kind": names.KIND, "name": OWNER.name, "uid": OWNER.uid, "controller": True}
+            ],
+            **metadata,
+        },
+        "spec": {
+            "nodeName": "gpu-node-0",
+            "restartPolicy": policy,
+            "containers": [{"name": one["name"]} for one in containers],
+            "initContainers": [
+                {"name": one["name"]}
+                | ({"restartPolicy": "Always"} if one["name"] in native else {})
+                for one in init
+            ],
+        },
+        "status": {
+            "phase": phase,
+            "conditions": [
+                {
+                    "type": "ContainersReady",
+                    "status": str(ready),
+                    "lastTransitionTime": changed,
+                }
+            ],
+            "containerStatuses": list(containers),
+            "initContainerStatuses": list(init),
+        },
+    }
+    return msgspec.convert(body, wire.Pod)
+
+
+def seen(*containers: dict[str, Any], **more: Any) -> ObservedPod:
+    return wire.observed_pod(raw(*containers, **more), NOW)
+
+
+def planned(*pods: ObservedPod, **more: Any) -> Plan:
+    return plan(POOL, Observed(pods=pods, **more), NOW)
+
+
+def told(made: Plan) -> list[tuple[str, int | None]]:
+    return [(one.reason, one.exit_code) for one in failures.seen(POOL, made)]
+
+
+ENGINE_DIED = container("engine", DEAD)
+ENGINE_RUNS = container("engine", RUNS)
+PROXY = container("istio-proxy", RUNS)
+SICK_PROXY = container("istio-proxy", RUNS, ready=False)
+DEAD_PROXY = container("istio-proxy", CRASHED)
+
+
+@pytest.mark.parametrize(
+    "containers",
+    [
+        pytest.param([ENGINE_DIED, PROXY], id="beside a sidecar"),
+        pytest.param([PROXY, ENGINE_DIED], id="behind a sidecar"),
+        pytest.param([ENGINE_DIED, SICK_PROXY], id="beside one that is not ready"),
+        pytest.param([ENGINE_DIED], id="before its phase says so"),
+    ],
+)
+def test_an_engine_whose_container_ended_is_replaced_though_its_pod_runs(containers):
+    pod = seen(*containers)
+    made = planned(pod)
+    assert health(pod, None, POOL.spec.restart, NOW) is Health.ENDED
+    assert [create.attempt for create in made.creates] == [1]
+    assert told(made) == [("OOMKilled", 137)]
+    assert [view.pod for view in made.engines] == [None]
+
+
+@pytest.mark.parametrize("policy", ["Always", "OnFailure"])
+def test_a_container_that_kubelet_starts_again_has_not_ended(policy):
+    made = planned(seen(ENGINE_DIED, PROXY, policy=policy))
+    assert not made.creates
+    assert not made.ended
+    assert [view.state for view in made.engines] == [EngineState.STARTING]
+
+
+def test_on_failure_a_container_that_exited_with_0_is_not_started_again():
+    assert seen(container("engine", DONE), PROXY, policy="OnFailure").ended
+
+
+def test_a_dead_engine_beside_a_sidecar_is_removed_when_its_successor_is_there():
+    dead = seen(ENGINE_DIED, PROXY)
+    successor = seen(ENGINE_RUNS, PROXY, attempt=1)
+    assert not planned(dead, successor).removals  # its failure is not on record yet
+    made = planned(dead, successor, recorded=frozenset({dead.uid}))
+    assert [removal.pod.uid for removal in made.removals] == [dead.uid]
+    (delete,) = actions.pod_actions(POOL, made, engine_pod.template(POOL))
+    assert isinstance(delete, actions.DeletePod)
+    assert delete.grace_seconds == actions.ENDED_GRACE_SECONDS  # nothing of it has to drain
+
+
+def test_a_sidecar_that_uses_up_the_quota_goes_before_the_successor_can_come():
+    dead = seen(ENGINE_DIED, PROXY)
+    known = {"recorded": frozenset({dead.uid}), "creates_blocked_until": NOW + 30}
+    assert [removal.pod.uid for removal in planned(dead, **known).removals] == [dead.uid]
+    done = seen(ENGINE_DIED, DEAD_PROXY, phase="Failed")  # counts for no quota, and remembers
+    assert not planned(done, **known).removals
+
+
+def test_the_wait_before_the_next_try_counts_from_the_end_of_the_container():
+    again = {names.ANNOTATION_FAILURES: "3", names.ANNOTATION_DEVICES: "0,1"}
+    pod = seen(ENGINE_DIED, PROXY, annotations=again, attempt=1)
+    assert pod.ended_at == NOW - 60  # 11:00:00, by its node
+    policy = POOL.spec.restart
+    assert startup.chain(pod, causes.of_end(pod, causes.context(POOL))) is None
+    made = planned(pod)
+    assert made.wake_at is None or made.wake_at >= pod.ended_at + policy.backoff_seconds
+
+
+def test_the_trainer_and_the_gates_know_a_dead_engine_no_more():
+    alive, dead = seen(ENGINE_RUNS, PROXY), seen(ENGINE_DIED, PROXY)
+    lease = a_lease(POOL, phase="Committed", version="step-1", instances=alive.instance or "")
+    assert [gate.pod.uid for gate in weighed(POOL, [alive], children=lease).gates] == [alive.uid]
+    made = weighed(POOL, [dead], children=lease)
+    assert not made.gates
+    assert made.synced == 0
+    assert made.epoch != weighed(POOL, [alive], children=lease).epoch
+
+
+def test_an_end_is_urgent_news_before_the_phase_follows():
+    wakes: list[bool] = []
+    store = PodStore(lambda _, urgent: wakes.append(urgent))
+    store.put(raw(ENGINE_RUNS, PROXY))
+    store.put(raw(ENGINE_DIED, PROXY, version=10))
+    assert wakes == [False, True]
+    (entry,) = store.of(PoolKey(OWNER.namespace, OWNER.name))
+    assert entry.pod.ended
+
+
+def test_a_refused_spec_counts_no_dead_engine_as_up():
+    pods = (replace(seen(ENGINE_DIED, PROXY), containers_ready=True),)
+    told = status.compute_refused(
+        refused(engineVersion="none"), Observed(pods=pods), ignored=[], previous={}, now=NOW
+    )
+    assert told["engines"]["up"] == 0
+
+
+DELETED = {"deletionTimestamp": "2026-11-28T11:01:00Z", "deletionGracePeriodSeconds": 60}
+
+
+def test_a_container_that_ends_because_its_pod_is_deleted_has_not_failed():
+    for containers in ([ENGINE_DIED, PROXY], [ENGINE_RUNS, DEAD_PROXY], [ENGINE_DIED, DEAD_PROXY]):
+        pod = seen(*containers, **DELETED)
+        assert not pod.failed
+        assert pod.dying
+        assert not planned(pod).ended
+
+
+def test_an_engine_that_died_before_its_pod_was_deleted_has_failed():
+    later = {"deletionTimestamp": "2026-11-28T11:01:40Z", "deletionGracePeriodSeconds": 60}
+    assert seen(ENGINE_DIED, DEAD_PROXY, **later).failed
+
+
+# --- the containers beside it
+
+
+def test_a_sidecar_that_ended_for_good_is_told_and_the_engine_replaced():
+    """Its pod can never be Ready again: Kubernetes counts every container."""
+    made = planned(seen(ENGINE_RUNS, DEAD_PROXY))
+    (failure,) = failures.seen(POOL, made)
+    assert (failure.reason, failure.exit_code) == ("SidecarEnded", 3)
+    assert failure.message == (
+        "container istio-proxy beside the engine ended (exit code 3), and is not started again, "
+        "so that the pod can never be Ready: no control plane"
+    )
+    assert "istio-proxy" in failure.advice
+    assert [create.attempt for create in made.creates] == [1]
+
+
+def test_a_sidecar_that_is_started_again_costs_no_engine():
+    assert not planned(seen(ENGINE_RUNS, DEAD_PROXY, policy="Always")).creates
+    native = seen(ENGINE_RUNS, init=(DEAD_PROXY,), native=("istio-proxy",))
+    assert not planned(native).creates
+
+
+def test_after_its_sidecar_ended_the_engine_that_was_removed_for_it_is_told_of_once():
+    """The delete ends the engine too; why it was removed stays the cause."""
+    terminated = {"exitCode": 143, "reason": "Error", "finishedAt": "2026-11-28T11:02:00Z"}
+    pod = seen(
+        container("engine", {"terminated": terminated}),
+        DEAD_PROXY,
+        deletionTimestamp="2026-11-28T11:01:05Z",
+        deletionGracePeriodSeconds=5,
+    )
+    assert pod.failed
+    assert told(planned(pod)) == [("SidecarEnded", 3)]
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Failed"])
+def test_an_init_container_that_failed_is_the_cause(phase):
+    waiting = {"waiting": {"reason": "PodInitializing"}}
+    pod = seen(
+        container("engine", waiting),
+        init=(container("vault-agent-init", CRASHED),),
+        phase=phase,
+        changed=BORN,
+    )
+    made = planned(pod)
+    (failure,) = failures.seen(POOL, made)
+    assert (failure.reason, failure.exit_code) == ("InitContainerFailed", 3)
+    assert failure.message == (
+        "init container vault-agent-init failed (exit code 3): no control plane"
+    )
+    (create,) = made.creates
+    assert create.chain == startup.Chain(reason="InitContainerFailed", count=1)  # not for ever
+
+
+def test_an_init_container_that_has_done_its_work_is_not_told_of():
+    pod = seen(ENGINE_RUNS, PROXY, init=(container("istio-init", DONE),))
+    assert not pod.companions
+    assert not pod.ended
+
+
+def test_an_engine_that_had_answered_did_not_fail_at_its_start_because_a_sidecar_was_not_ready():
+    """ContainersReady went when the sidecar did, long before the engine's end."""
+    before = seen(ENGINE_RUNS, SICK_PROXY, changed=BEGUN)
+    after = wire.observed_pod(raw(ENGINE_DIED, SICK_PROXY, changed=BEGUN), NOW, before)
+    (failed,) = planned(after).creates
+    assert failed.chain is None
