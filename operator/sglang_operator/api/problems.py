@@ -59,8 +59,21 @@ class Row:
     severity: Severity = Severity.ERROR
 
     def __call__(self, field: str, /, **values: object) -> Problem:
-        message = self.text.format(**values)
-        return Problem(reason=self.reason, field=field, message=message, severity=self.severity)
+        return Problem(
+            reason=self.reason,
+            field=_cut(field, _FIELD_LENGTH),
+            message=_cut(self.text.format(**values), _MESSAGE_LENGTH),
+            severity=self.severity,
+        )
+
+
+# A name that somebody wrote may be as long as an object.
+_FIELD_LENGTH = 512
+_MESSAGE_LENGTH = 4096
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 _SHOWN_LENGTH = 80  # characters of a found value that a message quotes

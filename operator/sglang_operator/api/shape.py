@@ -10,8 +10,11 @@ from typing import Any
 from sglang_operator.api import errors
 
 MAX_DEPTH = 64
-MAX_VALUES = 10_000  # keys of maps and elements of lists, all together
-MAX_CHARACTERS = 512 * 1024
+MAX_KEYS = 1024  # of one map; SGLang has some 500 arguments
+MAX_ITEMS = 4096  # of one list
+MAX_VALUES = 10_000  # of all maps and lists together
+MAX_TEXT = 128 * 1024  # Linux takes no argument and no variable that is longer
+MAX_CHARACTERS = 512 * 1024  # of all texts together
 
 
 def problem(spec: Mapping[str, Any]) -> errors.Problem | None:
@@ -23,13 +26,19 @@ def problem(spec: Mapping[str, Any]) -> errors.Problem | None:
         for value in level:
             if isinstance(value, str):
                 characters += len(value)
+                if len(value) > MAX_TEXT:
+                    return _too_large("a text", f"{MAX_TEXT // 1024} KiB")
             elif isinstance(value, Mapping | list):
                 values += len(value)
+                if isinstance(value, Mapping) and len(value) > MAX_KEYS:
+                    return _too_large("a map", f"{MAX_KEYS} keys")
+                if len(value) > MAX_ITEMS:
+                    return _too_large("a list", f"{MAX_ITEMS} items")
                 if values > MAX_VALUES:
-                    return _too_large(f"{MAX_VALUES:,} keys and values")
+                    return _too_large("maps and lists", f"{MAX_VALUES} keys and items together")
                 following.extend(_parts(value))
         if characters > MAX_CHARACTERS:
-            return _too_large(f"{MAX_CHARACTERS // 1024} KiB of text")
+            return _too_large("texts", f"{MAX_CHARACTERS // 1024} KiB together")
         if not following:
             return None
         level = following
@@ -59,10 +68,10 @@ def _parts(value: Mapping[str, Any] | list[Any]) -> Iterator[Any]:
         yield from value
 
 
-def _too_large(limit: str) -> errors.Problem:
+def _too_large(what: str, limit: str) -> errors.Problem:
     return errors.SPEC_SHAPE(
         "spec",
-        found=f"has more than {limit}",
+        found=f"has {what} of more than {limit}",
         expected="at most that",
         advice="take out what no engine needs",
     )

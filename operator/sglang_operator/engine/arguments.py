@@ -282,7 +282,8 @@ def _is_misspelt(request: EngineRequest, given: aliases.Given, key: str) -> bool
     """Whether a name that the version does not have was meant for this one."""
     known = schema.nearest(request.version)
     strange = [name for name in given.spelled if known.argument(name) is None]
-    return any(key in schema.similar(known.version, name) for name in strange)
+    few = strange[: schema.MOST_SUGGESTED]
+    return any(key in schema.similar(known.version, name) for name in few)
 
 
 def _load_format(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:

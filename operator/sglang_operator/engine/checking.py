@@ -12,7 +12,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sglang_operator.api import errors
 from sglang_operator.engine import aliases
-from sglang_operator.engine.schema import Argument, Schema, replacement, similar, versions_with
+from sglang_operator.engine.schema import (
+    MOST_SUGGESTED,
+    Argument,
+    Schema,
+    replacement,
+    similar,
+    versions_with,
+)
 from sglang_operator.engine.versions import Version
 
 # Names that people bring from ROLL's other backend, vLLM, to which nothing in SGLang is similar.
@@ -44,9 +51,10 @@ def check(
     given: aliases.Given, schema: Schema, exact: bool, decided: Collection[str]
 ) -> Iterator[errors.Problem]:
     """Judge what the user wrote, except ``decided`` keys, which have rules of their own."""
+    suggestions = iter(range(MOST_SUGGESTED))
     for key in [key for key in given.spelled if key in given.values and key not in decided]:
         argument = schema.argument(key)
-        problem = _unknown(given, key, schema) if argument is None else None
+        problem = _unknown(given, key, schema, suggestions) if argument is None else None
         if argument is not None:
             problem = _wrong(given, argument)
             yield from _deprecated(given, argument, schema)
@@ -69,7 +77,9 @@ def _softened(problem: errors.Problem, schema: Schema) -> errors.Problem:
 # --- names
 
 
-def _unknown(given: aliases.Given, key: str, schema: Schema) -> errors.Problem:
+def _unknown(
+    given: aliases.Given, key: str, schema: Schema, suggestions: Iterator[object]
+) -> errors.Problem:
     """Why a version does not have a name: too old, too new, for Python only, or no such name."""
     path, spelling = given.path(key), given.spelling(key)
     having = versions_with(key)
@@ -85,7 +95,10 @@ def _unknown(given: aliases.Given, key: str, schema: Schema) -> errors.Problem:
             path, key=spelling, last=having[-1], version=schema.version, advice=_newer(key)
         )
     return errors.ARGUMENT_UNKNOWN(
-        path, key=spelling, version=schema.version, advice=_instead(key, schema.version)
+        path,
+        key=spelling,
+        version=schema.version,
+        advice=_instead(key, schema.version, suggestions),
     )
 
 
@@ -107,8 +120,9 @@ def _as_key(flag: str) -> str:
     return name if re.fullmatch("[a-z0-9_]+", name) else flag
 
 
-def _instead(key: str, version: Version) -> str:
-    names = similar(version, key)
+def _instead(key: str, version: Version, suggestions: Iterator[object]) -> str:
+    """What it might mean, for as long as there are suggestions left."""
+    names = similar(version, key) if next(suggestions, None) is not None else ()
     if key in OTHER_BACKENDS:
         names = (OTHER_BACKENDS[key],)
     if not names:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from sglang_operator.engine import schemas, versions
 from sglang_operator.engine.schemas import history, index
 
+# Of so many unknown names it is said what they might mean; who has more has another problem.
+MOST_SUGGESTED = 8
 _MOST_SIMILAR = 3  # names that are offered instead of one that is unknown
 _SIMILARITY = 0.75
 _LONGEST_NAME = 80  # comparing names takes time with the square of their length
@@ -149,9 +151,15 @@ def replacement(name: str) -> str:
     return history.REPLACEMENTS.get(name, "")
 
 
-@functools.lru_cache(maxsize=1024)
 def similar(version: versions.Version, name: str) -> tuple[str, ...]:
-    """The names in a known version that look most like this one, the likeliest first."""
+    """The names in a known version that look most like this one, the likeliest first.
+
+    It costs a millisecond: whoever asks for many names asks for the first few.
+    """
+    return _similar(version, name[:_LONGEST_NAME])
+
+
+@functools.lru_cache(maxsize=1024)
+def _similar(version: versions.Version, name: str) -> tuple[str, ...]:
     candidates = list(load(str(version)).keys)
-    found = difflib.get_close_matches(name[:_LONGEST_NAME], candidates, _MOST_SIMILAR, _SIMILARITY)
-    return tuple(found)
+    return tuple(difflib.get_close_matches(name, candidates, _MOST_SIMILAR, _SIMILARITY))

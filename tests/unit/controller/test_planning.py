@@ -37,13 +37,15 @@ def test_a_pool_that_the_operator_fails_at_is_refused_and_told(monkeypatch, capl
     [
         pytest.param({"data_args": {"x": nested(shape.MAX_DEPTH)}}, "levels deep", id="depth"),
         pytest.param(
-            {"model_args": {f"k{i}": 1 for i in range(shape.MAX_VALUES)}}, "keys and", id="keys"
+            {"model_args": {f"k{i}": 1 for i in range(shape.MAX_KEYS + 1)}}, "a map of", id="keys"
         ),
-        pytest.param({"data_args": {"x": [1] * shape.MAX_VALUES}}, "keys and", id="a long list"),
-        pytest.param({"data_args": {"x": "y" * shape.MAX_CHARACTERS}}, "KiB of text", id="text"),
+        pytest.param({"data_args": [1] * (shape.MAX_ITEMS + 1)}, "a list of", id="a long list"),
         pytest.param(
-            {"data_args": {"y" * shape.MAX_CHARACTERS: 1}}, "KiB of text", id="text of a key"
+            {"data_args": [[1] * 1000] * 10}, "keys and items together", id="many short lists"
         ),
+        pytest.param({"data_args": "y" * (shape.MAX_TEXT + 1)}, "a text of", id="text"),
+        pytest.param({"data_args": {"y" * (shape.MAX_TEXT + 1): 1}}, "a text of", id="a key"),
+        pytest.param({"data_args": ["y" * shape.MAX_TEXT] * 5}, "KiB together", id="texts"),
     ],
 )
 def test_what_is_larger_than_any_pool_is_refused_as_a_whole(changes, words):

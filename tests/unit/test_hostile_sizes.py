@@ -1,0 +1,125 @@
+"""The work for one object has an end: whatever its size, it is planned or refused in little time.
+
+CPU time of this process, the best of a few runs, against a bound far above what it takes: without
+bounds the same objects cost seconds to minutes, in which no other pool is looked at.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import shape
+from sglang_operator.planner.pool import Pool, Refused, plan_pool
+from tests.builders import OWNER, guide_spec, nested, with_config
+
+SECONDS = 0.25
+TEXT = "x" * shape.MAX_TEXT
+LIST: list[Any] = ["x"] * shape.MAX_ITEMS
+KEYS = range(shape.MAX_KEYS - 8)
+MAP = {f"mem_fraction_statik_{i}": 1 for i in KEYS}
+DEEP = nested(shape.MAX_DEPTH - 8)
+ENGINE = {"name": "engine"}
+
+
+def template(**spec: Any) -> dict[str, Any]:
+    return guide_spec(podTemplate={"spec": spec})
+
+
+def of_engine(**fields: Any) -> dict[str, Any]:
+    return template(containers=[{**ENGINE, **fields}])
+
+
+LARGE: dict[str, dict[str, Any]] = {
+    "misspelt keys": with_config(**MAP),
+    "misspelt keys, each long": with_config(**{"-" * 500 + str(i): 1 for i in KEYS}),
+    "one long key": with_config(**{TEXT: 1}),
+    "a long text where one of few is expected": with_config(kv_cache_dtype=TEXT),
+    "a long number": with_config(context_length="9" * shape.MAX_TEXT),
+    "a long JSON": with_config(json_model_override_args="[" * shape.MAX_TEXT),
+    "long JSON of another kind": with_config(json_model_override_args='{"' * 60_000),
+    "what looks like a variable": with_config(served_model_name="${" * 60_000),
+    "a long list": with_config(cuda_graph_bs=LIST),
+    "a list of paths": with_config(lora_paths=LIST),
+    "a map as JSON": with_config(json_model_override_args=MAP),
+    "depth": with_config(json_model_override_args=DEEP),
+    "variables": guide_spec(system_envs={f"A{i}": "x" for i in KEYS}),
+    "variables that are none": guide_spec(system_envs={f"A {i}": [1] for i in KEYS}),
+    "a long variable": guide_spec(system_envs={"A": "$" * shape.MAX_TEXT}),
+    "a long name of a variable": guide_spec(system_envs={TEXT: "1"}),
+    "sampling": guide_spec(generating_args={**MAP, "stop_strings": LIST}),
+    "a model's fields": guide_spec(model_args={"model_name_or_path": TEXT, **MAP}),
+    "what LoRA is for": guide_spec(
+        model_args={"model_name_or_path": "m", "lora_target": LIST, "dtype": TEXT}
+    ),
+    "a list of GPUs": guide_spec(device_mapping=json.dumps(list(range(18_000)))),
+    "a sum of lists": guide_spec(device_mapping="+".join(["[0]"] * 30_000)),
+    "brackets": guide_spec(device_mapping="[" * shape.MAX_TEXT),
+    "GPUs": guide_spec(device_mapping="list(range(0,8192))", num_gpus_per_worker=8),
+    "engines": guide_spec(device_mapping="list(range(0,4096))", num_gpus_per_worker=1),
+    "arguments": guide_spec(extraArgs=LIST),
+    "an image": guide_spec(image="a:" * 60_000),
+    "a version": guide_spec(engineVersion="1." * 60_000),
+    "labels": guide_spec(podTemplate={"metadata": {"labels": MAP, "annotations": MAP}}),
+    "unknown fields of a pod": template(**MAP),
+    "tolerations": template(tolerations=[{"key": f"k{i}"} for i in range(1000)]),
+    "volumes": template(volumes=[{"name": f"v{i}", "emptyDir": {}} for i in range(1000)]),
+    "containers": template(containers=[{"name": f"c{i}"} for i in range(1000)]),
+    "a container's variables": of_engine(env=[{"name": f"A{i}"} for i in range(1000)]),
+    "mounts": of_engine(volumeMounts=[{"name": "v", "mountPath": f"/a{i}"} for i in range(1000)]),
+    "affinity": template(affinity={"nodeAffinity": DEEP}),
+    "everything of another type": dict.fromkeys(guide_spec(), LIST[:1000]),
+    "fields of nobody": guide_spec(**MAP),
+}
+TOO_LARGE: dict[str, dict[str, Any]] = {
+    "keys": with_config(**{f"mem_fraction_statik_{i}": 1 for i in range(45_000)}),
+    "keys of maps": guide_spec(data_args=[{f"k{j}": 1 for j in range(900)} for _ in range(50)]),
+    "items": guide_spec(extraArgs=["x"] * 500_000),
+    "text": guide_spec(model_args={"model_name_or_path": "x" * 1_400_000}),
+    "texts": guide_spec(data_args=[TEXT] * 10),
+    "depth": guide_spec(data_args=nested(900)),
+    "depth of keys": guide_spec(training_args={"x": {"x": nested(400)}}),
+}
+
+
+def fields(problems: Any) -> Iterator[int]:
+    for problem in problems:
+        yield len(problem.field) + len(problem.message)
+
+
+def cpu_seconds(spec: dict[str, Any]) -> float:
+    begun = time.process_time()
+    plan_pool(OWNER, spec)
+    return time.process_time() - begun
+
+
+@pytest.mark.parametrize("spec", LARGE.values(), ids=LARGE.keys())
+def test_the_largest_that_is_looked_at_costs_little(spec):
+    planned = plan_pool(OWNER, spec)
+    told = planned.problems if isinstance(planned, Refused) else planned.warnings
+    assert max(fields(told), default=0) < 5000
+    assert shape.problem(spec) is None, "it is not looked at"
+    assert min(cpu_seconds(spec) for _ in range(3)) < SECONDS
+
+
+@pytest.mark.parametrize("spec", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+def test_what_is_larger_is_refused_before_it_is_looked_at(spec):
+    planned = plan_pool(OWNER, spec)
+    assert isinstance(planned, Refused)
+    assert [problem.reason for problem in planned.errors] == ["SpecInvalid"]
+    assert min(cpu_seconds(spec) for _ in range(3)) < SECONDS
+
+
+def test_of_many_misspelt_names_the_first_are_told_what_they_might_be():
+    planned = plan_pool(OWNER, with_config(**MAP))
+    assert isinstance(planned, Refused)
+    told = [problem for problem in planned.errors if "statik" in problem.field]
+    assert len(told) == len(MAP)
+    assert "did you mean mem_fraction_static" in told[0].message
+    assert "did you mean" not in told[-1].message
+
+
+def test_a_pool_of_many_engines_is_planned():
+    assert isinstance(plan_pool(OWNER, LARGE["engines"]), Pool)
