@@ -1,6 +1,7 @@
 """``python -m tests.mutants``: each mutant runs under the points that are to catch it.
 
-The same points are run on the package as it is first: what they catch there proves nothing.
+The same points are run on the package as it is first: what they catch there proves nothing.  Before
+them come the mutants that are generated: every write to the API server without each of its guards.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tests.faults.lab import NODES, Lab, lab
 from tests.mutants.catalogue import MUTANTS, Mutant
 from tests.mutants.killers import KILLERS, MODEL, Killer
 from tests.mutants.planted import source_root
+from tests.writes import check
 
 MODEL_STEPS = 40_000
 
@@ -81,15 +83,28 @@ def run(lab: Lab, mutants: Sequence[Mutant]) -> list[str]:
     return wrong
 
 
+def run_generated() -> list[str]:
+    """Every write without each of its guards; what is wrong with the suite."""
+    wrong = list(check.problems())
+    for mutant in check.mutants():
+        problems = check.problems(mutant)
+        print(f"{mutant!s:70} {problems[0] if problems else 'SURVIVED'}", flush=True)
+        if not problems:
+            wrong.append(f"{mutant} survived")
+    return wrong
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Try all of them; 1 if one survives, or if a point fails without any."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[""], help="mutants with one of these texts")
     only = parser.parse_args(argv).only
     mutants = [mutant for mutant in MUTANTS if any(text in mutant.name for text in only)]
+    wrong = run_generated()
     with ControlPlane(NODES) as plane, lab(plane) as made:
-        wrong = run(made, mutants)
-    print(f"{len(mutants)} mutants, {len(wrong)} problems")
+        wrong += run(made, mutants)
+    generated = sum(1 for _ in check.mutants())
+    print(f"{len(mutants)} mutants and {generated} generated ones, {len(wrong)} problems")
     return int(bool(wrong))
 
 

@@ -1,0 +1,79 @@
+"""Whether every write carries the guards that it must, and whether each of them holds."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+from tests.memory_api import MemoryApi
+from tests.writes.guards import Guard, Guarded, Mutant
+from tests.writes.sites import Site, sites
+from tests.writes.stories import STORIES
+
+UID, VERSION, FENCE = Guard.UID, Guard.VERSION, Guard.FENCE
+
+# By write, what it has to carry.  A create names an object that is not there yet: its name is the
+# lock.  An Event has a name that nobody else gives.  Whoever holds a Lease may change it, so only
+# its version tells that it is still the same; and the fence is made of the operator's own Lease.
+REQUIRED: Mapping[tuple[str, str, str], frozenset[Guard]] = {
+    ("cluster/executor.py", "_create_pod", "POST"): frozenset({FENCE}),
+    ("cluster/executor.py", "_delete_pod", "DELETE"): frozenset({UID, VERSION, FENCE}),
+    ("cluster/executor.py", "_set_gate", "PATCH"): frozenset({UID, FENCE}),
+    ("cluster/executor.py", "_abort_sync", "PATCH"): frozenset({UID, VERSION, FENCE}),
+    ("cluster/executor.py", "_child", "DELETE"): frozenset({UID, FENCE}),
+    ("cluster/executor.py", "_child", "PATCH"): frozenset({UID, FENCE}),
+    ("cluster/executor.py", "_child", "POST"): frozenset({FENCE}),
+    ("cluster/executor.py", "status", "PATCH"): frozenset({UID, VERSION, FENCE}),
+    ("cluster/lease.py", "_read_or_create", "POST"): frozenset(),
+    ("cluster/lease.py", "_write", "PUT"): frozenset({VERSION}),
+    ("cluster/recorder.py", "_tell", "PATCH"): frozenset({FENCE}),
+    ("cluster/recorder.py", "_tell", "POST"): frozenset({FENCE}),
+    ("client/cluster.py", "put_lease", "PUT"): frozenset({UID, VERSION}),
+}
+
+
+def mutants() -> Iterator[Mutant]:
+    """Each write that there is, without each of its guards."""
+    for site in sites():
+        for guard in sorted(_required(site), key=lambda guard: guard.key):
+            yield Mutant(site, guard)
+
+
+def problems(mutant: Mutant | None = None) -> list[str]:
+    """What is wrong with the writes, of which ``mutant`` spoils one."""
+    return asyncio.run(_problems(mutant))
+
+
+async def _problems(mutant: Mutant | None) -> list[str]:
+    carried: dict[Site, set[Guard]] = {}
+    harmed: set[tuple[Site, Guard]] = set()
+    for tried in (None, *Guard):
+        for story in STORIES:
+            api = MemoryApi()
+            client = Guarded(api, tried, mutant)
+            await story(api, client)
+            for site, guards in client.carried.items():
+                carried.setdefault(site, set()).update(guards)
+            if tried is not None:
+                harmed |= {(site, tried) for site in client.harmed}
+    found = []
+    for site in sites():
+        required = _required(site)
+        if site not in carried:
+            found.append(f"{site}: no story makes this write (tests/writes/stories.py)")
+        elif carried[site] != required:
+            found.append(f"{site}: carries {_words(carried[site])}, not {_words(required)}")
+        found += [
+            f"{site}: went through although only its {guard.key} stood against it"
+            for guard in required
+            if (site, guard) in harmed
+        ]
+    return found
+
+
+def _required(site: Site) -> frozenset[Guard]:
+    key = (site.path, site.function, site.method)
+    assert key in REQUIRED, f"{site}: a write that tests/writes/check.py has nothing about"
+    return REQUIRED[key]
+
+
+def _words(guards: set[Guard] | frozenset[Guard]) -> str:
+    return " and ".join(sorted(guard.key for guard in guards)) or "nothing"
