@@ -91,6 +91,10 @@ schema: $(STAMP) ## Argument schema of an SGLang version from its wheel: make sc
 policies: $(STAMP) ## The optional admission policies, one for each SGLang version, from the schemas
 	$(BIN)/python -m tests.policies
 
+.PHONY: pod-schema
+pod-schema: $(STAMP) tools ## What podTemplate may have, from the control plane's own OpenAPI, after a new Kubernetes
+	$(BIN)/python -m tests.podschema
+
 golden: $(STAMP) ## Write the golden pods of the samples anew; a changed revision restarts engines
 	$(BIN)/python -m tests.golden
 

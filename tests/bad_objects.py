@@ -94,6 +94,7 @@ POLICY: dict[str, Spec] = {
     "ARGUMENT_PYTHON_ONLY": _image("0.5.23", _config(grpc_worker_threads=2)),
 }
 OPERATOR: dict[str, Spec] = {
+    "POD_FIELD": _with(podTemplate={"spec": {"tolerations": [{"operator": "Equals"}]}}),
     "NOT_YET_SUPPORTED": _with(rollout={"maxSurge": 1}),
     "IMAGE_NAME": _with(image="lmsysorg/SGLang:v0.5.7"),
     "MAPPING_DUPLICATE": _with(device_mapping="[0, 0]"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sglang_operator.api import errors, names
+from sglang_operator.api import errors, names, pod_volumes
 from sglang_operator.planner.pool import plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER
@@ -435,7 +435,7 @@ def test_a_mapping_that_is_a_YAML_list_is_refused_as_ROLL_does(plane):
             {"podTemplate": {"spec": {"volumes": [{"name": "dshm", "emptyDir": {}}]}}},
             "spec.podTemplate.spec.volumes[0].name",
             errors.POD_TEMPLATE(
-                "", found="dshm", expected="another name", advice="the operator mounts /dev/shm"
+                "", found="dshm", expected="another name", advice=pod_volumes.SHM_ADVICE
             ),
         ),
         (

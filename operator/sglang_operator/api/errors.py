@@ -358,6 +358,18 @@ POD_TEMPLATE = _error(
     "{found} is not allowed here; expected only {expected}; {advice}",
     POLICY,
 )
+POD_FIELD = _error("SpecInvalid", "found {found}, expected {expected}; {advice}", KUBERNETES)
+POD_FIELD_UNKNOWN = _warning(
+    "PodTemplateFieldUnknown",
+    "{key} is no field of a pod in Kubernetes {version}, and the API server leaves out what it does"
+    " not know; {advice}",
+    KUBERNETES,
+)
+POD_VOLUME_UNUSED = _warning(
+    "PodTemplateVolumeUnused",
+    "volume {name} is mounted nowhere, and does nothing; {advice}",
+    POLICY,
+)
 SYSTEM_ENV = _error(
     "SystemEnvInvalid",
     "{key} is {found}; expected a string or a number under the name of an environment variable; "

@@ -1,43 +1,34 @@
 """What ``podTemplate`` may add to an engine pod: an allow-list, nothing that raises privilege.
 
 The engine's image, command, ports, probes and GPUs are the operator's; what a platform needs
-around them (placement, volumes, environment, requests) is the user's.
+around them (placement, volumes, environment, requests) is the user's.  A template has the form
+that Kubernetes' own schema gives it (``pod_shape``), and then keeps the rules that the API server
+has beyond it (``pod_scheduling``, ``pod_container``, ``pod_volumes``): so no pod is refused for it.
 """
 
-import re
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_operator.api import errors, names
+from sglang_operator.api import (
+    errors,
+    names,
+    pod_container,
+    pod_scheduling,
+    pod_shape,
+    pod_volumes,
+    syntax,
+)
 
-SPEC_FIELDS = frozenset(
-    {
-        "nodeSelector",
-        "tolerations",
-        "affinity",
-        "topologySpreadConstraints",
-        "runtimeClassName",
-        "imagePullSecrets",
-        "volumes",
-        "containers",
-    }
-)
-CONTAINER_FIELDS = frozenset(
-    {"name", "env", "envFrom", "volumeMounts", "resources", "imagePullPolicy"}
-)
-VOLUME_KINDS = frozenset(
-    {"persistentVolumeClaim", "hostPath", "image", "configMap", "secret", "emptyDir", "ephemeral"}
-)
-# Names of the volumes that every engine pod has.
-SHM_VOLUME = "dshm"
-CACHE_VOLUME = "cache"
+SPEC_FIELDS = pod_shape.allowed("spec")
+CONTAINER_FIELDS = pod_shape.allowed("spec", "containers")
+VOLUME_KINDS = pod_shape.allowed("spec", "volumes") - {"name"}
 
-_FIELD = "spec.podTemplate"
-# As the definition has it; nothing below zero can be asked for.
-_QUANTITY = re.compile(
-    r"[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?", re.ASCII
-)
+FIELD = pod_shape.FIELD
+_CONTAINER = f"{FIELD}.spec.containers[0]"
+_MOST_PROBLEMS = 100
+_GPUS = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,125 +43,83 @@ class Overlay:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The names of the environment variables that the template sets."""
-        return tuple(str(item.get("name")) for item in _items(self.container.get("env")))
+        """The names of the environment variables that the template sets, in its order."""
+        return tuple(str(item.get("name")) for item in self.container.get("env", ()))
+
+    def mounts_at(self, path: str) -> bool:
+        """Whether the user has something mounted exactly there."""
+        return pod_volumes.mounted(self.container.get("volumeMounts", ()), path)
 
 
-def parse(template: Mapping[str, Any]) -> tuple[Overlay, tuple[errors.Problem, ...]]:
-    """The template's parts, and what in it is not allowed."""
-    metadata = _mapping(template.get("metadata"))
-    body = _mapping(template.get("spec"))
-    containers = _items(body.get("containers"))
-    volumes = tuple(_items(body.get("volumes")))
-    problems = (
-        *_unexpected(template, frozenset({"metadata", "spec"}), _FIELD),
-        *_unexpected(metadata, frozenset({"labels", "annotations"}), f"{_FIELD}.metadata"),
-        *_own_keys(metadata),
-        *_unexpected(body, SPEC_FIELDS, f"{_FIELD}.spec"),
-        *_container_problems(containers),
-        *_volume_problems(volumes),
-    )
+def parse(
+    template: Mapping[str, Any], gpus: str = _GPUS
+) -> tuple[Overlay, tuple[errors.Problem, ...]]:
+    """The template's parts, and what in it is not allowed.
+
+    ``gpus`` is the resource whose amount the operator sets.
+    """
+    kept = pod_shape.kept(template)
+    misshapen = tuple(itertools.islice(pod_shape.problems(template), _MOST_PROBLEMS))
+    broken = any(item.severity is errors.Severity.ERROR for item in misshapen)
+    # The rules look at what has its form.
+    found = () if broken else itertools.islice(_problems(kept, gpus), _MOST_PROBLEMS)
+    body = kept.get("spec", {})
+    containers, volumes = body.get("containers", []), tuple(body.get("volumes", []))
     container = dict(containers[0]) if containers else {}
-    container["volumeMounts"] = _mounts(container, volumes)
-    return (
-        Overlay(
-            labels=_mapping(metadata.get("labels")),
-            annotations=_mapping(metadata.get("annotations")),
-            spec={k: v for k, v in body.items() if k not in ("containers", "volumes")},
-            container=container,
-            volumes=volumes,
-        ),
-        problems,
+    mounts = container.get("volumeMounts", [])
+    overlay = Overlay(
+        labels=kept.get("metadata", {}).get("labels", {}),
+        annotations=kept.get("metadata", {}).get("annotations", {}),
+        spec={k: v for k, v in body.items() if k not in ("containers", "volumes")},
+        container={**container, "volumeMounts": [pod_volumes.mount(m, volumes) for m in mounts]},
+        volumes=volumes,
     )
+    return overlay, (*misshapen, *found)
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _items(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
-
-
-def _unexpected(
-    found: Mapping[str, Any], allowed: frozenset[str], where: str
-) -> Iterator[errors.Problem]:
-    for key in sorted(found.keys() - allowed):
-        yield errors.POD_TEMPLATE(
-            f"{where}.{key}",
-            found=key,
-            expected=", ".join(sorted(allowed)),
-            advice="remove it",
-        )
-
-
-def _own_keys(metadata: Mapping[str, Any]) -> Iterator[errors.Problem]:
-    for section in ("labels", "annotations"):
-        for key in sorted(_mapping(metadata.get(section))):
-            if names.is_own_key(key):
-                yield errors.POD_TEMPLATE(
-                    f"{_FIELD}.metadata.{section}",
-                    found=key,
-                    expected="keys that are not the operator's own",
-                    advice="choose another key",
-                )
+def _problems(kept: Mapping[str, Any], gpus: str) -> Iterator[errors.Problem]:
+    body, where = kept.get("spec", {}), f"{FIELD}.spec"
+    containers = body.get("containers", [])
+    container = containers[0] if containers else {}
+    yield from pod_scheduling.metadata(kept.get("metadata", {}), f"{FIELD}.metadata")
+    yield from pod_scheduling.label_map(body.get("nodeSelector", {}), f"{where}.nodeSelector")
+    yield from pod_scheduling.tolerations(body.get("tolerations", ()), f"{where}.tolerations")
+    yield from pod_scheduling.affinity(body.get("affinity", {}), f"{where}.affinity")
+    spread = body.get("topologySpreadConstraints", ())
+    yield from pod_scheduling.spreading(spread, f"{where}.topologySpreadConstraints")
+    runtime = body.get("runtimeClassName")
+    if runtime is not None and not syntax.is_subdomain(runtime):
+        yield syntax.wrong(f"{where}.runtimeClassName", runtime, syntax.SUBDOMAIN)
+    yield from _container_problems(containers)
+    yield from pod_volumes.problems(
+        body.get("volumes", ()),
+        container.get("volumeMounts", ()),
+        VOLUME_KINDS,
+        f"{where}.volumes",
+        f"{_CONTAINER}.volumeMounts",
+    )
+    yield from pod_volumes.unused(
+        body.get("volumes", ()),
+        container.get("volumeMounts", ()),
+        container.get("env", ()),
+        f"{where}.volumes",
+    )
+    yield from pod_container.environment(container.get("env", ()), f"{_CONTAINER}.env")
+    yield from pod_container.whole_sources(container.get("envFrom", ()), f"{_CONTAINER}.envFrom")
+    resources = container.get("resources", {})
+    yield from pod_container.resources(resources, f"{_CONTAINER}.resources", gpus)
+    policy = container.get("imagePullPolicy", "Always")
+    if policy and policy not in pod_container.PULL_POLICIES:
+        known = pod_container.PULL_POLICIES
+        yield syntax.not_one_of(f"{_CONTAINER}.imagePullPolicy", policy, known)
 
 
 def _container_problems(containers: list[Mapping[str, Any]]) -> Iterator[errors.Problem]:
-    where = f"{_FIELD}.spec.containers"
     if len(containers) > 1 or any(c.get("name") != names.ENGINE_CONTAINER for c in containers):
         found = ", ".join(str(container.get("name")) for container in containers)
         yield errors.POD_TEMPLATE(
-            where,
-            found=f"containers {found}",
+            f"{FIELD}.spec.containers",
+            found=f"containers {errors.shown(found)}",
             expected=f"one container called {names.ENGINE_CONTAINER}",
             advice="run anything else in a pod of its own",
         )
-    for container in containers:
-        yield from _unexpected(container, CONTAINER_FIELDS, where)
-        yield from _quantity_problems(_mapping(container.get("resources")), f"{where}.resources")
-
-
-def _quantity_problems(resources: Mapping[str, Any], where: str) -> Iterator[errors.Problem]:
-    """Amounts that the API server would refuse in every pod of the pool."""
-    for section in ("requests", "limits"):
-        for name, value in sorted(_mapping(resources.get(section)).items()):
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            text = str(value) if isinstance(value, (str, int)) or is_number else ""
-            if not _QUANTITY.fullmatch(text):
-                yield errors.FIELD_RANGE(
-                    f"{where}.{section}.{name}",
-                    found=errors.shown(value),
-                    expected="a quantity such as 8, 500m or 64Gi",
-                    advice="correct it",
-                )
-
-
-def _volume_problems(volumes: tuple[Mapping[str, Any], ...]) -> Iterator[errors.Problem]:
-    for volume in volumes:
-        name = volume.get("name")
-        where = f"{_FIELD}.spec.volumes[{name}]"
-        yield from _unexpected(volume, VOLUME_KINDS | {"name"}, where)
-        sources = sorted(volume.keys() & VOLUME_KINDS)
-        if len(sources) != 1:
-            yield errors.POD_TEMPLATE(
-                where,
-                found=f"volume {name} with {len(sources)} sources",
-                expected="one source",
-                advice=f"write one of {', '.join(sorted(VOLUME_KINDS))}",
-            )
-        if name == SHM_VOLUME:
-            yield errors.POD_TEMPLATE(
-                where, found=name, expected="another name", advice="the operator mounts /dev/shm"
-            )
-
-
-def _mounts(
-    container: Mapping[str, Any], volumes: tuple[Mapping[str, Any], ...]
-) -> list[dict[str, Any]]:
-    """The mounts as asked for, those of host folders read-only: a model is read, never written."""
-    host = {volume.get("name") for volume in volumes if "hostPath" in volume}
-    return [
-        {**mount, "readOnly": True} if mount.get("name") in host else dict(mount)
-        for mount in _items(container.get("volumeMounts"))
-    ]

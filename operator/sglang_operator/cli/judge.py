@@ -6,6 +6,7 @@ and what only the API server's structural check would refuse is added.
 
 import difflib
 from collections.abc import Iterator
+from typing import Any
 
 from sglang_operator.api import errors, names, spec
 from sglang_operator.api.errors import Problem
@@ -26,6 +27,7 @@ _ABOUT_KEYS = frozenset(
         errors.SYSTEM_ENV_OWNED,
         errors.SYSTEM_ENV_REMOVED,
         errors.POD_TEMPLATE,
+        errors.POD_FIELD_UNKNOWN,
         rows.UNKNOWN_FIELD,
     )
 )
@@ -80,8 +82,14 @@ def owner(body: Node) -> pools.Owner:
 def plan(body: Node) -> pools.Pool | pools.Refused:
     """What the operator makes of an object."""
     section = body.get("spec")
-    raw = plain(section) if section is not None else {}
-    return pools.plan_pool(owner(body), raw if isinstance(raw, dict) else {})
+    raw = as_kept(section) if section is not None else {}
+    return pools.plan_pool(owner(body), raw)
+
+
+def as_kept(section: Node) -> dict[str, Any]:
+    """A spec as the API server keeps it, which is what the operator sees."""
+    raw = structure.pruned(plain(section), structure.spec_schema())
+    return raw if isinstance(raw, dict) else {}
 
 
 def judge(body: Node, subject: str = "") -> list[Finding]:
@@ -123,8 +131,7 @@ def _without(section: Node) -> tuple[dict[str, object], list[str]]:
 
     A field that the planner judges itself stays, so that it is judged in its words.
     """
-    raw = plain(section)
-    assert isinstance(raw, dict)
+    raw = as_kept(section)
     left_out = list(dict.fromkeys(_top(problem) for problem in _misfits(raw)))
     return {key: value for key, value in raw.items() if key not in left_out}, left_out
 

@@ -8,7 +8,7 @@ to read.
 import difflib
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sglang_operator.cli.nodes import Mark, Node, plain
 
 FILE = Path(__file__).with_name("structure.json")
 UNKNOWN = "x-kubernetes-preserve-unknown-fields"
+KEYS = "x-kubernetes-list-map-keys"
 INT_OR_STRING = "x-kubernetes-int-or-string"
 KEPT = (
     "type",
@@ -32,6 +33,7 @@ KEPT = (
     "maxItems",
     "maxProperties",
     "required",
+    KEYS,
     UNKNOWN,
     INT_OR_STRING,
 )
@@ -83,7 +85,42 @@ def _check(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
     if isinstance(node.value, dict):
         yield from _check_fields(node, schema, path)
     for index, item in enumerate(node.items):
+        if item.value is None and "type" in schema.get("items", {}):
+            # In a map a null is dropped; in a list it is an item.
+            expected = _NAMES[schema["items"]["type"]]
+            yield _finding(item.mark, f"{path}[{index}]", item, expected)
         yield from _check(item, schema.get("items", {}), f"{path}[{index}]")
+    yield from _twice(node, schema.get(KEYS, ()), path)
+
+
+def _twice(node: Node, keys: Sequence[str], path: str) -> Iterator[Finding]:
+    """Items of a list that are the same to the server, which knows them by these keys."""
+    seen: set[str] = set()
+    for index, item in enumerate(node.items if keys else ()):
+        found = [item.get(key) for key in keys]
+        name = ", ".join(errors.shown(plain(key)) for key in found if key is not None)
+        if name and name in seen:
+            at = found[0] or item
+            problem = rows.FIELD_STRUCTURE(
+                f"{path}[{index}].{keys[0]}", found=name, expected="an item that is there once"
+            )
+            yield Finding(mark=at.mark, problem=problem)
+        seen.add(name)
+
+
+def pruned(value: Any, schema: Schema) -> Any:
+    """A value as the server keeps it: without the nulls of fields that may not be null."""
+    if isinstance(value, list):
+        return [pruned(item, schema.get("items", {})) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+    kept = {}
+    for key, item in value.items():
+        inner = fields.get(key, others)
+        if item is not None or not inner or inner.get("nullable"):
+            kept[key] = pruned(item, inner)
+    return kept
 
 
 def _check_fields(node: Node, schema: Schema, path: str) -> Iterator[Finding]:

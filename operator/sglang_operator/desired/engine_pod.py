@@ -6,12 +6,17 @@ A template of a large pool is rendered once and stamped a thousand times.
 
 from typing import Any
 
-from sglang_operator.api import names, pod_template, spec
+from sglang_operator.api import names, pod_volumes, spec
 from sglang_operator.desired import metadata
-from sglang_operator.engine import arguments, environment, probes
+from sglang_operator.engine import arguments, probes
 from sglang_operator.planner.pool import Engine, Pool
 from sglang_operator.planner.startup import Chain
 
+# Volumes of every pod, and where they are mounted; what the user mounts there takes their place.
+_OWN_MOUNTS = (
+    (pod_volumes.SHM_VOLUME, pod_volumes.SHM_DIR),
+    (pod_volumes.CACHE_VOLUME, pod_volumes.CACHE_DIR),
+)
 NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -101,9 +106,12 @@ def _pod_spec(pool: Pool) -> dict[str, Any]:
 
 def _container(pool: Pool) -> dict[str, Any]:
     overlay = dict(pool.template.container)
-    mounts = [{"name": pod_template.SHM_VOLUME, "mountPath": "/dev/shm"}]
-    if not _mounted(overlay, environment.CACHE_DIR):
-        mounts.append({"name": pod_template.CACHE_VOLUME, "mountPath": environment.CACHE_DIR})
+    volumes = _volumes(pool)
+    mounts = [
+        pod_volumes.mount({"name": name, "mountPath": path}, volumes)
+        for name, path in _OWN_MOUNTS
+        if not pool.template.mounts_at(path)
+    ]
     resources = overlay.get("resources", {})
     gpus = {pool.spec.placement.resource_name: str(pool.gpus)}
     return {
@@ -188,19 +196,21 @@ def _tolerations(pool: Pool) -> list[dict[str, Any]]:
 def _volumes(pool: Pool) -> list[dict[str, Any]]:
     given = [dict(volume) for volume in pool.template.volumes]
     taken = {volume.get("name") for volume in given}
-    own: list[dict[str, Any]] = [
-        {
-            "name": pod_template.SHM_VOLUME,
-            # Counted as the pod's memory; NCCL and the tokenizer processes share it.
-            "emptyDir": {"medium": "Memory", "sizeLimit": f"{8 + 2 * pool.gpus}Gi"},
-        }
+    sources: dict[str, dict[str, Any]] = {
+        # Counted as the pod's memory; NCCL and the tokenizer processes share it.
+        pod_volumes.SHM_VOLUME: {
+            "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_gib(pool.gpus)}Gi"}
+        },
+        pod_volumes.CACHE_VOLUME: {"emptyDir": {}},
+    }
+    own = [
+        {"name": name, **sources[name]}
+        for name, path in _OWN_MOUNTS
+        if name not in taken and not pool.template.mounts_at(path)
     ]
-    if pod_template.CACHE_VOLUME not in taken and not _mounted(
-        pool.template.container, environment.CACHE_DIR
-    ):
-        own.append({"name": pod_template.CACHE_VOLUME, "emptyDir": {}})
     return [*own, *given]
 
 
-def _mounted(container: Any, path: str) -> bool:
-    return any(mount.get("mountPath") == path for mount in container.get("volumeMounts", []))
+def shm_gib(gpus: int) -> int:
+    """The size of /dev/shm for an engine of so many GPUs, unless the user mounts one."""
+    return 8 + 2 * gpus

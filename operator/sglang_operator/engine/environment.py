@@ -7,10 +7,10 @@ would expand ``$(NAME)`` in them.  Secrets and ``podTemplate`` add theirs elsewh
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from sglang_operator.api import errors
+from sglang_operator.api import errors, pod_template, pod_volumes
 from sglang_operator.engine import values, versions
 
-CACHE_DIR = "/cache"  # a volume of every engine pod, which survives the pod where the user says so
+CACHE_DIR = pod_volumes.CACHE_DIR  # it survives the pod where the user says so
 FIELD = "spec.system_envs"
 
 HEALTH_GENERATION = "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"
@@ -35,7 +35,22 @@ REMOVED = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 # Refused, with what to do instead.
 OWNED: Mapping[str, str] = {
     "CUDA_VISIBLE_DEVICES": "the device plugin gives an engine its GPUs",
-    "NVIDIA_VISIBLE_DEVICES": "the device plugin gives an engine its GPUs",
+    # By these the runtimes of GPUs and other accelerators give a container devices of the node,
+    # without anybody having counted them.
+    **dict.fromkeys(
+        (
+            "NVIDIA_VISIBLE_DEVICES",
+            "NVIDIA_MIG_CONFIG_DEVICES",
+            "NVIDIA_MIG_MONITOR_DEVICES",
+            "NVIDIA_IMEX_CHANNELS",
+            "AMD_VISIBLE_DEVICES",
+            "ASCEND_VISIBLE_DEVICES",
+            "HABANA_VISIBLE_DEVICES",
+            "MTHREADS_VISIBLE_DEVICES",
+            "METAX_VISIBLE_DEVICES",
+        ),
+        "the device plugin gives an engine its GPUs",
+    ),
     "SGLANG_API_KEY": "name a Secret in security.apiKey",
     "SGLANG_ADMIN_API_KEY": "name a Secret in security.adminApiKey",
 }
@@ -63,9 +78,11 @@ def environment(
 def template_problems(variables: Iterable[str]) -> Iterator[errors.Problem]:
     """Which variables of a pod template's container are the operator's own."""
     owned = {**OWNED, HEALTH_GENERATION: _HEALTH_ADVICE}
-    for name in sorted(owned.keys() & set(variables)):
+    for index, name in enumerate(variables):
+        if name not in owned:
+            continue
         yield errors.POD_TEMPLATE(
-            f"spec.podTemplate.spec.containers.env.{name}",
+            f"{pod_template.FIELD}.spec.containers[0].env[{index}].name",
             found=f"the variable {name}",
             expected="variables that the operator does not set",
             advice=f"remove it: {owned[name]}",

@@ -22,6 +22,7 @@ REQUEST_WHILE_ASLEEP = "RequestWhileAsleep"
 RELEASED_WHILE_BUSY = "ReleasedWhileBusy"
 RESUMED_WHILE_AWAKE = "ResumedWhileAwake"
 WEIGHT_GROUP_UNKNOWN = "WeightGroupUnknown"
+SHM_FULL = "SharedMemoryExceeded"
 OUT_OF_HOST_MEMORY = "OOMKilled"  # the kubelet's own word
 PORT_IN_USE = "PortInUse"
 WARM_UP_FAILED = "WarmUpFailed"
@@ -56,6 +57,10 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SIZE = rf"{_NUMBER} [KMGT]?i?B"
 _KV_CACHE = "the weights leave no GPU memory for the KV cache"
 _MODEL = "correct model_args.model_name_or_path, or mount a volume with the model there"
+MORE_SHM = (
+    "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory and a larger sizeLimit, "
+    "which takes the place of the operator's"
+)
 MORE_MEMORY = "raise the memory limit in podTemplate{limit}, which /dev/shm counts towards too"
 
 SIGNATURES: tuple[Signature, ...] = (
@@ -96,6 +101,14 @@ SIGNATURES: tuple[Signature, ...] = (
         r"error: the following arguments are required: (?P<flag>.+)$",
         "{flag} is missing",
         "check extraArgs: an item there may have swallowed it",
+    ),
+    # --- shared memory: NCCL's shmutils.cc, PyTorch's data loader
+    _signature(
+        SHM_FULL,
+        r"(?:/dev/shm/nccl-\S+|insufficient shared memory|shared memory object).*"
+        r"(?:No space left on device|\(shm\)|size \d+)",
+        "/dev/shm is full",
+        MORE_SHM,
     ),
     # --- GPU memory
     _signature(

@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sglang_operator.api import pod_volumes
+from sglang_operator.engine import signatures
+
 IMAGE_NOT_FOUND = "ImageNotFound"
 IMAGE_ACCESS_DENIED = "ImageAccessDenied"
 REGISTRY_UNREACHABLE = "RegistryUnreachable"
@@ -30,7 +33,7 @@ VOLUME_MISSING = "VolumeMissing"
 VOLUME_NOT_MOUNTED = "VolumeNotMounted"
 EVICTED_FOR_MEMORY = "NodeMemoryPressure"
 EVICTED_FOR_DISK = "NodeDiskPressure"
-EVICTED_FOR_SHM = "SharedMemoryExceeded"
+EVICTED_FOR_SHM = signatures.SHM_FULL
 EVICTED_FOR_VOLUME = "VolumeLimitExceeded"
 EVICTED = "Evicted"
 PREEMPTED = "Preempted"
@@ -232,9 +235,10 @@ SIGNATURES: tuple[PodSignature, ...] = (
     # --- taken away by the node
     _evicted(
         EVICTED_FOR_SHM,
-        r'Usage of EmptyDir volume "(?P<name>shm)" exceeds the limit "(?P<limit>[^"]+)"',
+        rf'Usage of EmptyDir volume "(?P<name>{pod_volumes.SHM_VOLUME})" exceeds the limit '
+        r'"(?P<limit>[^"]+)"',
         "the engine filled /dev/shm beyond its {limit}",
-        "set a volume named shm with a larger sizeLimit in podTemplate.spec.volumes",
+        signatures.MORE_SHM,
     ),
     _evicted(
         EVICTED_FOR_VOLUME,

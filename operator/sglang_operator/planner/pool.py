@@ -133,7 +133,9 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
     problems += rendered.problems
     env, env_problems = environment.environment(parsed.system_envs, features)
     problems += env_problems
-    overlay, template_problems = pod_template.parse(parsed.pod_template)
+    overlay, template_problems = pod_template.parse(
+        parsed.pod_template, parsed.placement.resource_name
+    )
     problems += template_problems
     problems += environment.template_problems(overlay.variables)
     gate = _gate(parsed, rendered.load_format)

@@ -1,6 +1,7 @@
 """Each mistake is told once, in the operator's words, at the line where it was made."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -226,6 +227,85 @@ ONLY_IN_OBJECTS = {
         "leave other workers to ROLL",
     ),
 }
+
+
+PODS = {
+    "a list with an item twice": (
+        "    spec:\n      imagePullSecrets:\n      - name: a\n      - name: a\n",
+        8,
+        "spec.podTemplate.spec.imagePullSecrets[1].name",
+        "there once",
+    ),
+    "a variable twice": (
+        "    spec:\n      containers:\n      - name: engine\n        env:\n"
+        "        - {name: A, value: b}\n        - {name: A, value: c}\n",
+        10,
+        "spec.podTemplate.spec.containers[0].env[1].name",
+        "there once",
+    ),
+    "a toleration": (
+        "    spec:\n      tolerations:\n      - operator: Equals\n",
+        7,
+        "spec.podTemplate.spec.tolerations[0].operator",
+        "one of Equal, Exists",
+    ),
+    "a mount of no volume": (
+        "    spec:\n      containers:\n      - name: engine\n        volumeMounts:\n"
+        "        - mountPath: /m\n          name: models\n",
+        10,
+        "spec.podTemplate.spec.containers[0].volumeMounts[0].name",
+        "a volume that there is",
+    ),
+    "an item that is null": (
+        "    spec:\n      tolerations:\n      -\n",
+        7,
+        "spec.podTemplate.spec.tolerations[0]",
+        "a map",
+    ),
+    "a misspelt part of an affinity": (
+        "    spec:\n      affinity:\n        nodeAffinity:\n          required: {}\n",
+        8,
+        "spec.podTemplate.spec.affinity.nodeAffinity.required",
+        "the fields are preferredDuringSchedulingIgnoredDuringExecution",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", PODS.values(), ids=PODS.keys())
+def test_a_mistake_in_a_pod_template_is_told_once_at_its_line(tmp_path, mistake):
+    template, below, field, words = mistake
+    text = OBJECT + "  podTemplate:\n" + template
+    first = line_of(text, "podTemplate:")
+    found = linted(tmp_path, text).findings
+    told = [(f.problem.field, f.mark.line - first + 4) for f in found]
+    assert told == [(field, below)], [f.line() for f in found]
+    assert words in found[0].problem.message
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        "  podTemplate:\n    spec:\n      tolerations:\n",
+        "  podTemplate:\n    spec:\n      containers:\n      - name: engine\n        env:\n",
+        "  podTemplate:\n    metadata:\n    spec:\n",
+        "  podTemplate:\n",
+        "  network:\n    port:\n",
+        "  security:\n    apiKey:\n",
+        "  restart:\n    autoTune:\n",
+    ],
+)
+def test_a_key_that_is_left_empty_counts_as_absent_in_every_command(tmp_path, empty):
+    """The API server drops it; rendering ended with a traceback."""
+    path = tmp_path / "pool.yaml"
+    path.write_text(OBJECT + empty)
+    lint, render = run("lint", path), run("render", path)
+    assert (lint.exit_code, render.exit_code) == (0, 0), lint.stdout + render.stderr
+    path.write_text(OBJECT)
+    texts = (run("render", path).stdout, render.stdout)
+    absent, left = (
+        list(yaml.safe_load_all(re.sub("revision: .*", "revision: any", text))) for text in texts
+    )
+    assert absent == left
 
 
 @pytest.mark.parametrize("mistake", ONLY_IN_OBJECTS.values(), ids=list(ONLY_IN_OBJECTS))

@@ -394,3 +394,21 @@ def test_every_signature_has_its_texts_filled():
         )
         assert signature.message.format(**fields)
         assert signature.advice.format(**fields)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NCCL WARN Error: failed to extend /dev/shm/nccl-Ab12Cd to 33030532 bytes, error: "
+        "No space left on device (28)",
+        "NCCL WARN Error while creating shared memory segment /dev/shm/nccl-a2 (size 9637888)",
+        "ERROR: Unexpected bus error encountered in worker. This might be caused by insufficient "
+        "shared memory (shm).",
+        "RuntimeError: unable to write to shared memory object </torch_12_34>: No space left on "
+        "device (28)",
+    ],
+)
+def test_a_full_dev_shm_is_told_by_the_way_that_makes_it_larger(line):
+    told = diagnosis.diagnose(line, 1, "Error")
+    assert told.reason == "SharedMemoryExceeded"
+    assert "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory" in told.advice

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.desired import engine_pod
 from sglang_operator.planner import causes, pod_signatures
 from sglang_operator.planner.observed import ObservedPod, PodEvent, Termination
 from tests.builders import NOW, a_failed_start, a_pod, a_pool, an_ended_pod
@@ -245,9 +246,16 @@ def test_a_volume_that_cannot_be_mounted_is_told_by_events(said, expected, messa
         pytest.param(
             "Evicted",
             "",
-            'Usage of EmptyDir volume "shm" exceeds the limit "12Gi". ',
+            'Usage of EmptyDir volume "dshm" exceeds the limit "12Gi". ',
             "SharedMemoryExceeded",
             id="shm",
+        ),
+        pytest.param(
+            "Evicted",
+            "",
+            'Usage of EmptyDir volume "big" exceeds the limit "64Gi". ',
+            "VolumeLimitExceeded",
+            id="the user's own volume",
         ),
         pytest.param("Evicted", "", "something else", "Evicted", id="evicted"),
         pytest.param("", "PreemptionByScheduler", "", "Preempted", id="scheduler"),
@@ -281,6 +289,33 @@ def test_a_pod_that_was_taken_away_says_by_whom(reason, disruption, said, expect
     assert told.reason == expected
     assert told.message
     assert told.advice
+
+
+def test_the_volume_at_dev_shm_is_told_by_the_way_that_makes_it_larger():
+    """The advice named a volume that no pod has; what it says now is what a pool may say."""
+    (volume,) = (v for v in engine_pod.template(a_pool())["spec"]["volumes"] if "dshm" in v["name"])
+    limit = volume["emptyDir"]["sizeLimit"]
+    said = f'Usage of EmptyDir volume "{volume["name"]}" exceeds the limit "{limit}". '
+    pod = dataclasses.replace(
+        ended(reason="", termination=None), reason="Evicted", disruption="", message=said
+    )
+    told = causes.of_end(pod, ABOUT)
+    assert (told.reason, told.message) == (
+        "SharedMemoryExceeded",
+        f"the engine filled /dev/shm beyond its {limit}",
+    )
+    assert "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory" in told.advice
+    template = {
+        "spec": {
+            "volumes": [{"name": "x", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}}],
+            "containers": [
+                {"name": "engine", "volumeMounts": [{"name": "x", "mountPath": "/dev/shm"}]}
+            ],
+        }
+    }
+    body = engine_pod.template(a_pool(podTemplate=template))["spec"]
+    (mount,) = (m for m in body["containers"][0]["volumeMounts"] if m["mountPath"] == "/dev/shm")
+    assert mount["name"] == "x"
 
 
 def test_a_killed_tree_is_told_from_a_pod_at_its_memory_limit():

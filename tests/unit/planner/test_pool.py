@@ -48,7 +48,7 @@ def resources(**amounts):
     "amount", ["banana", "", "-1", "1e400Gi", "1 Gi", "64GiB", True, [1], float("inf"), "1\n"]
 )
 def test_an_amount_that_is_no_quantity_is_refused_before_a_pod_is(amount):
-    path = "spec.podTemplate.spec.containers.resources.requests.memory"
+    path = "spec.podTemplate.spec.containers[0].resources.requests.memory"
     assert reasons(resources(memory=amount)) == [("SpecInvalid", errors.Severity.ERROR, path)]
 
 

@@ -1,0 +1,132 @@
+"""What a pod may do to its node, told by looking at the pod alone: the engine's rights are few, and
+everything else is told of.  It shares nothing with the code that makes the pods.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+POD_FIELDS = {
+    "affinity",
+    "automountServiceAccountToken",
+    "containers",
+    "enableServiceLinks",
+    "hostname",
+    "imagePullSecrets",
+    "nodeSelector",
+    "priorityClassName",
+    "readinessGates",
+    "restartPolicy",
+    "runtimeClassName",
+    "schedulerName",
+    "securityContext",
+    "shareProcessNamespace",
+    "subdomain",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+    "volumes",
+}
+CONTAINER_FIELDS = {
+    "args",
+    "command",
+    "env",
+    "envFrom",
+    "image",
+    "imagePullPolicy",
+    "livenessProbe",
+    "name",
+    "ports",
+    "readinessProbe",
+    "resources",
+    "securityContext",
+    "startupProbe",
+    "terminationMessagePolicy",
+    "volumeMounts",
+}
+VOLUMES = {
+    "configMap": {"name", "items", "defaultMode", "optional"},
+    "emptyDir": {"medium", "sizeLimit"},
+    "ephemeral": {"volumeClaimTemplate"},
+    "hostPath": {"path", "type"},
+    "image": {"reference", "pullPolicy"},
+    "persistentVolumeClaim": {"claimName", "readOnly"},
+    "secret": {"secretName", "items", "defaultMode", "optional"},
+}
+MOUNT_FIELDS = {"name", "mountPath", "subPath", "subPathExpr", "readOnly", "recursiveReadOnly"}
+ENV_FIELDS = {"name", "value", "valueFrom"}
+NODES_OWN = ("/etc", "/run", "/var/run", "/proc", "/sys", "/dev", "/var/lib/kubelet", "/root/.ssh")
+DEVICE_WORDS = {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES"}
+
+
+def excess(pod: dict[str, Any]) -> list[str]:
+    """Every right of this pod that engines do not have."""
+    return [*_of_pod(pod["spec"]), *_of_metadata(pod["metadata"])]
+
+
+def _of_pod(spec: dict[str, Any]) -> Iterator[str]:
+    yield from (f"spec.{name}" for name in spec.keys() - POD_FIELDS)
+    if spec["automountServiceAccountToken"] is not False:
+        yield "a token of its service account"
+    if spec["securityContext"] != {"seccompProfile": {"type": "RuntimeDefault"}}:
+        yield f"securityContext {spec['securityContext']}"
+    if len(spec["containers"]) != 1:
+        yield "more containers"
+    hosts = {}
+    for volume in spec["volumes"]:
+        sources = volume.keys() - {"name"}
+        if len(sources) != 1 or not sources <= VOLUMES.keys():
+            yield f"volume {volume}"
+            continue
+        (kind,) = sources
+        yield from (f"{kind}.{name}" for name in volume[kind].keys() - VOLUMES[kind])
+        if kind == "hostPath":
+            hosts[volume["name"]] = volume[kind]
+            yield from _of_host(volume[kind])
+    names = [volume["name"] for volume in spec["volumes"]]
+    if len(names) != len(set(names)):
+        yield f"volumes of one name: {names}"
+    for container in spec["containers"]:
+        yield from _of_container(container, hosts)
+
+
+def _of_host(source: dict[str, Any]) -> Iterator[str]:
+    parts = [part for part in source["path"].split("/") if part not in ("", ".")]
+    path = "/" + "/".join(parts)
+    if ".." in parts or not parts or any(f"{path}/".startswith(f"{own}/") for own in NODES_OWN):
+        yield f"the node's {source['path']}"
+    if any(own.startswith(f"{path}/") for own in NODES_OWN):
+        yield f"what is below the node's {source['path']}"
+    if source.get("type", "") not in ("", "Directory", "File"):
+        yield f"a {source['type']} of the node"
+
+
+def _of_container(container: dict[str, Any], hosts: dict[str, Any]) -> Iterator[str]:
+    yield from (f"container.{name}" for name in container.keys() - CONTAINER_FIELDS)
+    expected = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    if container["securityContext"] != expected:
+        yield f"securityContext {container['securityContext']}"
+    if container["resources"].keys() - {"requests", "limits"}:
+        yield f"resources {container['resources']}"
+    paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+    if len(paths) != len(set(paths)):
+        yield f"mounts at one path: {paths}"
+    for mount in container["volumeMounts"]:
+        yield from (f"volumeMounts.{name}" for name in mount.keys() - MOUNT_FIELDS)
+        is_read = mount.get("readOnly") is True and mount.get("recursiveReadOnly") == "IfPossible"
+        if mount["name"] in hosts and not is_read:
+            yield f"writing to the node's {hosts[mount['name']]['path']}"
+        if mount["mountPath"].startswith(("/proc", "/sys", "/var/run/secrets/kubernetes.io")):
+            yield f"a mount at {mount['mountPath']}"
+    for variable in container["env"]:
+        yield from (f"env.{name}" for name in variable.keys() - ENV_FIELDS)
+        if variable["name"] in DEVICE_WORDS:
+            yield f"the variable {variable['name']}"
+
+
+def _of_metadata(metadata: dict[str, Any]) -> Iterator[str]:
+    for key in metadata["annotations"]:
+        if "apparmor" in key or "seccomp" in key or "cdi.k8s.io" in key or "nri.io" in key:
+            yield f"the annotation {key}"
+    for key in metadata["labels"]:
+        if key.startswith("app.kubernetes.io/") and metadata["labels"][key] == "hostile":
+            yield f"the label {key}"

@@ -1,0 +1,526 @@
+"""What a podTemplate may say, and that nothing in it raises privilege."""
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from sglang_operator.api import errors, pod_shape, pod_template
+from sglang_operator.desired import engine_pod
+from sglang_operator.planner.pool import Pool, plan_pool
+from tests import podtemplates, privileges
+from tests.builders import OWNER, a_pool, guide_spec, refused
+
+
+def problems(template):
+    found = pod_template.parse(template)[1]
+    return [(item.reason, item.field) for item in found if item.severity is errors.Severity.ERROR]
+
+
+def volumes(*items, mounts=()):
+    container = {"name": "engine", "volumeMounts": list(mounts)}
+    return {"spec": {"volumes": list(items), "containers": [container]}}
+
+
+def rendered(template):
+    return engine_pod.template(a_pool(podTemplate=template))
+
+
+def mounts_of(template):
+    return rendered(template)["spec"]["containers"][0]["volumeMounts"]
+
+
+def test_a_template_that_says_everything_is_taken_as_it_is():
+    assert pod_template.parse(podtemplates.EVERYTHING)[1] == ()
+
+
+# --- what lint let pass (each was found on a cluster, or not at all)
+
+TWELVE = {
+    "affinity": (
+        {
+            "spec": {
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [
+                                {
+                                    "matchExpressions": [
+                                        {"key": "gpu", "operator": "Equals", "values": ["h100"]}
+                                    ]
+                                }
+                            ]
+                        }
+                    }
+                }
+            }
+        },
+        "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+        ".nodeSelectorTerms[0].matchExpressions[0].operator",
+    ),
+    "label": ({"metadata": {"labels": {"team": "rl team"}}}, "metadata.labels.team"),
+    "mount of no volume": (
+        volumes(mounts=[{"name": "models", "mountPath": "/models"}]),
+        "spec.containers[0].volumeMounts[0].name",
+    ),
+    "request above limit": (
+        {
+            "spec": {
+                "containers": [
+                    {
+                        "name": "engine",
+                        "resources": {"limits": {"memory": "64Gi"}, "requests": {"memory": "128G"}},
+                    }
+                ]
+            }
+        },
+        "spec.containers[0].resources.requests.memory",
+    ),
+    "selector": ({"spec": {"nodeSelector": {"gpu": "H100 80GB"}}}, "spec.nodeSelector.gpu"),
+    "spread": (
+        {
+            "spec": {
+                "topologySpreadConstraints": [
+                    {"maxSkew": 0, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}
+                ]
+            }
+        },
+        "spec.topologySpreadConstraints[0].maxSkew",
+    ),
+    "value beside Exists": (
+        {"spec": {"tolerations": [{"key": "a", "operator": "Exists", "value": "true"}]}},
+        "spec.tolerations[0].value",
+    ),
+    "toleration": (
+        {"spec": {"tolerations": [{"key": "a", "operator": "Equals"}]}},
+        "spec.tolerations[0].operator",
+    ),
+    "two mounts": (
+        volumes(
+            {"name": "a", "emptyDir": {}},
+            mounts=[{"name": "a", "mountPath": "/a"}, {"name": "a", "mountPath": "/a/"}],
+        ),
+        "spec.containers[0].volumeMounts[1].mountPath",
+    ),
+    "variable": (
+        {"spec": {"containers": [{"name": "engine", "env": [{"name": "A=B", "value": "x"}]}]}},
+        "spec.containers[0].env[0].name",
+    ),
+    "volume": (volumes({"name": "Model_Volume", "emptyDir": {}}), "spec.volumes[0].name"),
+    "volume twice": (
+        volumes({"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}),
+        "spec.volumes[1].name",
+    ),
+}
+
+
+@pytest.mark.parametrize(("template", "field"), TWELVE.values(), ids=TWELVE.keys())
+def test_a_mistake_is_told_at_the_templates_own_path(template, field):
+    expected = ("SpecInvalid", f"spec.podTemplate.{field}")
+    assert problems(template) == [expected]
+    found = refused(podTemplate=template)
+    assert [(item.reason, item.field) for item in found.errors] == [expected]
+
+
+def test_a_misspelt_field_that_the_API_server_would_drop_is_warned_of():
+    misspelt: dict[str, Any] = {"nodeAffinity": {"requiredDuringScheduling": {}}}
+    template = {"spec": {"affinity": misspelt}}
+    (warning,) = pod_template.parse(template)[1]
+    assert warning.severity is errors.Severity.WARNING
+    assert "did you mean requiredDuringSchedulingIgnoredDuringExecution?" in warning.message
+    # A newer Kubernetes may know it: it is passed on.
+    assert rendered(template)["spec"]["affinity"] == template["spec"]["affinity"]
+
+
+def test_many_misspelt_fields_are_told_of_within_bounds():
+    strange: dict[str, Any] = {f"field{number}": 1 for number in range(45_000)}
+    found = pod_template.parse({"spec": {"affinity": {"nodeAffinity": strange}}, **strange})[1]
+    assert len(found) <= 100
+
+
+PLACES = [path for path, _ in podtemplates.places(podtemplates.EVERYTHING)]
+
+
+def test_a_null_counts_as_absent_wherever_it_stands():
+    for path in PLACES:
+        if isinstance(path[-1], int):
+            continue  # an item of a list is there, whatever it is
+        null = podtemplates.changed(podtemplates.EVERYTHING, path, None)
+        absent = podtemplates.without(podtemplates.EVERYTHING, path)
+        assert pod_template.parse(null) == pod_template.parse(absent), path
+        planned = plan_pool(OWNER, guide_spec(podTemplate=null))
+        if isinstance(planned, Pool):
+            engine_pod.template(planned)
+
+
+def test_a_null_in_a_list_is_no_item():
+    assert problems({"spec": {"tolerations": [None]}}) == [
+        ("SpecInvalid", "spec.podTemplate.spec.tolerations[0]")
+    ]
+
+
+@pytest.mark.parametrize("value", ["\0 x", -1, [[]], {"x": {"y": 1}}, 1.5, True], ids=repr)
+def test_no_value_in_any_place_is_more_than_told_of(value):
+    for path in PLACES:
+        template = podtemplates.changed(podtemplates.EVERYTHING, path, value)
+        planned = plan_pool(OWNER, guide_spec(podTemplate=template))
+        if isinstance(planned, Pool):
+            engine_pod.template(planned)
+
+
+def test_a_volume_that_nothing_mounts_is_warned_of():
+    """A volume called shm was what an advice asked for, and it did nothing."""
+    template = volumes({"name": "shm", "emptyDir": {"medium": "Memory"}})
+    (warning,) = pod_template.parse(template)[1]
+    assert (warning.reason, warning.field) == (
+        "PodTemplateVolumeUnused",
+        "spec.podTemplate.spec.volumes[0]",
+    )
+
+
+# --- the GPUs' amount is the operator's
+
+
+def resources(**given):
+    container = {"name": "engine", "resources": given}
+    return {"spec": {"containers": [container]}}
+
+
+def test_an_amount_of_GPUs_is_not_judged_because_it_is_not_taken():
+    template = resources(requests={"nvidia.com/gpu": 8})
+    assert problems(template) == []
+    container = rendered(template)["spec"]["containers"][0]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    at = "spec.podTemplate.spec.containers[0].resources.requests.amd.com/gpu"
+    assert problems(resources(requests={"amd.com/gpu": 8})) == [("SpecInvalid", at)]
+
+
+# --- the node's folders
+
+
+def host(path, name="m", kind=None):
+    source = {"path": path} if kind is None else {"path": path, "type": kind}
+    return {"name": name, "hostPath": source}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "//", "/.", "/etc", "/etc/", "//etc//kubernetes", "/./etc", "/var", "/var/lib"),
+        *("/var/run/docker.sock", "/run", "/run/containerd/containerd.sock", "/proc/1/root"),
+        *("/sys", "/dev", "/dev/nvidia0", "/dev/infiniband", "/boot", "/var/lib/kubelet/pods"),
+        *("/var/lib/docker", "/var/lib/containerd", "/var/lib/etcd/member", "/var/log/pods"),
+        *("/var/lib/rancher/k3s", "/root", "/root/.ssh", "/root/.kube/config", "/home"),
+        *("/home/alice", "/home/alice/.ssh", "/home/alice/.docker/config.json"),
+    ],
+)
+def test_a_folder_by_which_one_becomes_somebody_else_is_refused(path):
+    mounts = [{"name": "m", "mountPath": "/models"}]
+    at = "spec.podTemplate.spec.volumes[0].hostPath.path"
+    assert problems(volumes(host(path), mounts=mounts)) == [("PodTemplateForbidden", at)]
+
+
+@pytest.mark.parametrize("path", ["/data/../etc", "..", "etc", "", "models"])
+def test_a_folder_that_is_no_absolute_path_is_refused(path):
+    found = problems(volumes(host(path), mounts=[{"name": "m", "mountPath": "/m"}]))
+    assert found == [("SpecInvalid", "spec.podTemplate.spec.volumes[0].hostPath.path")]
+
+
+@pytest.mark.parametrize("kind", ["Socket", "CharDevice", "BlockDevice", "DirectoryOrCreate"])
+def test_a_type_that_makes_or_opens_something_on_the_node_is_refused(kind):
+    found = problems(volumes(host("/data", kind=kind), mounts=[{"name": "m", "mountPath": "/m"}]))
+    assert found == [("PodTemplateForbidden", "spec.podTemplate.spec.volumes[0].hostPath.type")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/data", "/mnt/models", "/var/lib/models", "/etcetera", "/home/alice/models"),
+        *("/root/.cache/huggingface", "/home/alice/.cache/huggingface", "/opt/models/"),
+    ],
+)
+def test_a_folder_with_models_is_mounted_read_only_with_all_below_it(path):
+    asked = [{"name": "m", "mountPath": "/models", "readOnly": False}]
+    (mount,) = [m for m in mounts_of(volumes(host(path), mounts=asked)) if m["name"] == "m"]
+    assert mount["readOnly"] is True
+    assert mount["recursiveReadOnly"] == "IfPossible"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"hostPath": {"path": "/data"}},
+        {"configMap": {"name": "c"}},
+        {"image": {"reference": "a"}},
+        {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+    ],
+)
+def test_what_takes_the_place_of_the_cache_can_be_written(source):
+    """It was mounted by the operator, without the rule that host folders are read-only."""
+    found = problems(volumes({"name": "cache", **source}))
+    assert found == [("PodTemplateForbidden", "spec.podTemplate.spec.volumes[0]")]
+
+
+def test_a_volume_called_cache_is_mounted_where_caches_are():
+    claim = {"name": "cache", "persistentVolumeClaim": {"claimName": "c"}}
+    assert {"name": "cache", "mountPath": "/cache"} in mounts_of(volumes(claim))
+
+
+@pytest.mark.parametrize("path", ["/cache", "/cache/", "cache", "//cache", "/x/../cache"])
+def test_a_path_is_what_the_kubelet_takes_it_for(path):
+    template = volumes({"name": "c", "emptyDir": {}}, mounts=[{"name": "c", "mountPath": path}])
+    assert [m["name"] for m in mounts_of(template)] == ["dshm", "c"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/",
+            "/proc/1",
+            "/sys/fs/cgroup",
+            "/dev",
+            "/dev/nvidia0",
+            "dev/shm/x",
+            "/usr",
+            "/usr/lib",
+        ),
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+        "/var/run/nvidia-container-devices/all",
+    ],
+)
+def test_a_mount_over_what_is_not_the_users_is_refused(path):
+    template = volumes({"name": "c", "emptyDir": {}}, mounts=[{"name": "c", "mountPath": path}])
+    at = "spec.podTemplate.spec.containers[0].volumeMounts[0].mountPath"
+    assert problems(template) == [("PodTemplateForbidden", at)]
+
+
+# --- /dev/shm
+
+
+@pytest.mark.parametrize("path", ["/dev/shm", "/dev/shm/", "dev/shm"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}},
+        {"persistentVolumeClaim": {"claimName": "shared"}},
+    ],
+)
+def test_a_volume_of_the_users_at_dev_shm_takes_the_place_of_the_operators(path, source):
+    mounts = [{"name": "big", "mountPath": path}]
+    body = rendered(volumes({"name": "big", **source}, mounts=mounts))["spec"]
+    assert [volume["name"] for volume in body["volumes"]] == ["cache", "big"]
+    assert [m["name"] for m in body["containers"][0]["volumeMounts"]] == ["cache", "big"]
+
+
+@pytest.mark.parametrize(
+    ("source", "mount"),
+    [
+        ({"emptyDir": {}}, {}),
+        ({"emptyDir": {"medium": "Memory"}}, {"readOnly": True}),
+        ({"hostPath": {"path": "/data"}}, {}),
+        ({"image": {"reference": "a"}}, {}),
+        ({"persistentVolumeClaim": {"claimName": "c", "readOnly": True}}, {}),
+    ],
+)
+def test_shared_memory_that_is_none_is_refused(source, mount):
+    mounts = [{"name": "big", "mountPath": "/dev/shm", **mount}]
+    at = "spec.podTemplate.spec.containers[0].volumeMounts[0].mountPath"
+    found = problems(volumes({"name": "big", **source}, mounts=mounts))
+    assert found == [("PodTemplateForbidden", at)]
+
+
+def test_the_operators_name_for_it_is_not_to_be_had_and_the_advice_says_what_is():
+    found = pod_template.parse(volumes({"name": "dshm", "emptyDir": {"medium": "Memory"}}))[1]
+    assert "mount a volume of your own at /dev/shm" in found[0].message
+
+
+# --- annotations by which runtimes give more than a pod asks for
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "container.apparmor.security.beta.kubernetes.io/engine",
+        "container.seccomp.security.alpha.kubernetes.io/engine",
+        "seccomp.security.alpha.kubernetes.io/pod",
+        "cdi.k8s.io/gpus",
+        "nvidia.cdi.k8s.io/gpus",
+        "devices.nri.io/container.engine",
+        "io.kubernetes.cri-o.Devices",
+        "kubernetes.io/config.mirror",
+        "scheduler.alpha.kubernetes.io/tolerations",
+    ],
+)
+def test_an_annotation_that_gives_more_than_a_pod_asks_for_is_refused(key):
+    at = f"spec.podTemplate.metadata.annotations.{key}"
+    found = problems({"metadata": {"annotations": {key: "unconfined"}}})
+    assert found == [("PodTemplateForbidden", at)]
+
+
+# --- everything at once
+
+HOSTILE_SPEC = {
+    "hostNetwork": True,
+    "hostPID": True,
+    "hostIPC": True,
+    "hostUsers": True,
+    "serviceAccountName": "admin",
+    "automountServiceAccountToken": True,
+    "nodeName": "master",
+    "initContainers": [{"name": "x", "securityContext": {"privileged": True}}],
+    "ephemeralContainers": [{"name": "x"}],
+    "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]},
+    "shareProcessNamespace": False,
+    "resourceClaims": [{"name": "gpu", "resourceClaimName": "all"}],
+    "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a"]}],
+    "priorityClassName": "system-node-critical",
+    "overhead": {"cpu": 1},
+    "os": {"name": "windows"},
+}
+HOSTILE_CONTAINER = {
+    "securityContext": {"privileged": True, "procMount": "Unmasked", "runAsUser": 0},
+    "volumeDevices": [{"name": "m", "devicePath": "/dev/sda"}],
+    "lifecycle": {"postStart": {"exec": {"command": ["sh"]}}},
+    "command": ["sh"],
+    "ports": [{"containerPort": 1, "hostPort": 1}],
+    "image": "evil",
+    "stdin": True,
+}
+HOSTILE_VOLUMES: tuple[dict[str, Any], ...] = (
+    {"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+    {"csi": {"driver": "secrets-store.csi.k8s.io"}},
+    {"nfs": {"server": "a", "path": "/"}},
+    {"downwardAPI": {"items": []}},
+    {"emptyDir": {}, "hostPath": {"path": "/"}},
+    {"hostPath": {"path": "/run/docker.sock", "type": "Socket"}},
+    {"hostPath": {"path": "/dev/kmsg", "type": "CharDevice"}},
+    {"ephemeral": {"volumeClaimTemplate": {}, "hostPath": {"path": "/"}}},
+)
+PATHS = st.lists(
+    st.sampled_from(
+        [
+            *("", ".", "..", "etc", "var", "run", "lib", "kubelet", "data", "dev", "shm", "root"),
+            *(".ssh", "proc", "cache", "usr", "secrets", "kubernetes.io"),
+        ]
+    ),
+    max_size=4,
+).map(lambda parts: "/" + "/".join(parts))
+NAMES = st.sampled_from(["cache", "dshm", "m", "n"])
+SOURCES = st.one_of(
+    PATHS.map(lambda path: {"hostPath": {"path": path}}),
+    PATHS.map(lambda path: {"hostPath": {"path": f"/data{path}", "type": "Directory"}}),
+    st.just({"emptyDir": {"medium": "Memory"}}),
+    st.just({"persistentVolumeClaim": {"claimName": "c"}}),
+    st.just({"configMap": {"name": "c"}}),
+    st.sampled_from(HOSTILE_VOLUMES),
+)
+VOLUMES = st.builds(lambda name, source: {"name": name, **source}, NAMES, SOURCES)
+MOUNTS = st.builds(
+    lambda name, path, more: {"name": name, "mountPath": path, **more},
+    NAMES,
+    PATHS,
+    st.sampled_from(
+        [
+            *({}, {}, {}, {"readOnly": False}, {"readOnly": True}, {"readOnly": None}),
+            *({"mountPropagation": "Bidirectional"}, {"recursiveReadOnly": "Disabled"}),
+            *({"subPath": "../.."}, {"subPath": "a"}, {"subPathExpr": "$(A)/.."}),
+        ]
+    ),
+)
+VARIABLES = st.builds(
+    lambda name: {"name": name, "value": "all"},
+    st.sampled_from(["A", "NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES", "HOME"]),
+)
+ANNOTATIONS = st.dictionaries(
+    st.sampled_from(["a", "cdi.k8s.io/x", "container.apparmor.security.beta.kubernetes.io/engine"]),
+    st.just("unconfined"),
+    max_size=1,
+)
+
+
+def some(choices):
+    """At most one of these fields: most templates stay valid."""
+    return st.one_of(st.just({}), st.just({}), st.sampled_from(sorted(choices))).map(
+        lambda name: {name: choices[name]} if name else {}
+    )
+
+
+@st.composite
+def templates(draw):
+    container = {
+        "name": "engine",
+        "volumeMounts": draw(st.lists(MOUNTS, max_size=3)),
+        "env": draw(st.lists(VARIABLES, max_size=1)),
+        **draw(some(HOSTILE_CONTAINER)),
+    }
+    return {
+        "metadata": {"annotations": draw(ANNOTATIONS)},
+        "spec": {
+            "volumes": draw(st.lists(VOLUMES, max_size=3)),
+            "containers": [container, *draw(st.sampled_from([[], [], [{"name": "side"}]]))],
+            **draw(some(HOSTILE_SPEC)),
+        },
+    }
+
+
+@settings(max_examples=1000, deadline=None)
+@given(templates())
+def test_no_template_gives_a_pod_more_than_engines_have(template):
+    planned = plan_pool(OWNER, guide_spec(podTemplate=copy.deepcopy(template)))
+    event("rendered" if isinstance(planned, Pool) else "refused")
+    if isinstance(planned, Pool):
+        assert privileges.excess(engine_pod.template(planned)) == []
+
+
+MODEST = st.sampled_from(
+    ["/data", "/mnt/a", "/root/.cache", "/models/", "/dev/shm", "/cache", "/x/"]
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.sets(NAMES, min_size=1, max_size=3), st.data())
+def test_no_mount_of_a_folder_that_may_be_seen_can_be_written(named, data):
+    """Mostly valid: what the generator above seldom reaches."""
+    kinds = st.one_of(
+        MODEST.map(lambda path: {"hostPath": {"path": path}}),
+        st.just({"emptyDir": {"medium": "Memory"}}),
+    )
+    items = [{"name": name, **data.draw(kinds)} for name in sorted(named)]
+    paths = data.draw(st.lists(MODEST, unique=True, max_size=3))
+    mounts = [
+        {"name": data.draw(st.sampled_from(sorted(named))), "mountPath": path, "readOnly": False}
+        for path in paths
+    ]
+    planned = plan_pool(OWNER, guide_spec(podTemplate=volumes(*items, mounts=mounts)))
+    event("rendered" if isinstance(planned, Pool) else "refused")
+    if isinstance(planned, Pool):
+        assert privileges.excess(engine_pod.template(planned)) == []
+
+
+@pytest.mark.parametrize("name", HOSTILE_SPEC)
+def test_a_hostile_field_of_a_pod_is_refused(name):
+    assert problems({"spec": {name: HOSTILE_SPEC[name]}})
+
+
+@pytest.mark.parametrize("name", HOSTILE_CONTAINER)
+def test_a_hostile_field_of_the_container_is_refused(name):
+    container = {"name": "engine", name: HOSTILE_CONTAINER[name]}
+    assert problems({"spec": {"containers": [container]}})
+
+
+@pytest.mark.parametrize("source", HOSTILE_VOLUMES)
+def test_a_hostile_volume_is_refused(source):
+    assert problems(volumes({"name": "m", **source}, mounts=[{"name": "m", "mountPath": "/m"}]))
+
+
+def test_nothing_outside_the_schema_comes_through_even_where_it_was_refused():
+    template = volumes({"name": "m", "csi": {}, "emptyDir": {}})
+    template["spec"] |= HOSTILE_SPEC
+    template["spec"]["containers"][0] |= HOSTILE_CONTAINER
+    overlay, _ = pod_template.parse(template)
+    assert not overlay.spec.keys() & HOSTILE_SPEC.keys()
+    assert overlay.container.keys() <= pod_shape.allowed("spec", "containers")
+    assert overlay.volumes == ({"name": "m", "emptyDir": {}},)
