@@ -8,6 +8,7 @@ does not need (a create through the official client's models costs seven times a
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from enum import Enum
 from urllib.parse import urlencode
 
 import msgspec
@@ -24,7 +25,18 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 METADATA_ONLY = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 
 REQUEST_TIMEOUT = 30.0
-MAX_CONNECTIONS = 96
+
+
+class Lane(Enum):
+    """Requests that do not wait for each other's connections; and how many each may have.
+
+    The windows of the executor are what keeps the server from being overloaded; these bound what
+    requests that hang may pile up to.
+    """
+
+    WORK = 512
+    GATES = 256  # by which requests are kept from engines: a trainer waits for them
+    LEASE = 4  # on which it rests who writes
 
 
 class _Status(msgspec.Struct):
@@ -61,6 +73,11 @@ class ApiError(Exception):
     def congested(self) -> bool:
         return self.status == 429 or self.status >= 500
 
+    @property
+    def of_admission(self) -> bool:
+        """A webhook refused it, failed or gave no answer: the server itself may be well."""
+        return "webhook" in self.message or "denied the request" in self.message
+
 
 class ApiUnreachableError(Exception):
     """No answer: refused, reset or timed out.  Whether a write happened is not known."""
@@ -80,7 +97,7 @@ class ApiClient:
         self.fence: Callable[[], bool] = lambda: True
         self._connection = connection
         self._user_agent = user_agent
-        self._requests: Server | None = None
+        self._lanes: dict[Lane, Server] = {}
         self._watches: Server | None = None
         self.requests: Counter[tuple[str, int]] = Counter()
 
@@ -91,12 +108,12 @@ class ApiClient:
 
     async def __aenter__(self) -> "ApiClient":
         # Watches have connections of their own: they must not take those of the writes.
-        self._requests = self._server(MAX_CONNECTIONS)
+        self._lanes = {lane: self._server(lane.value) for lane in Lane}
         self._watches = self._server(0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for server in (self._requests, self._watches):
+        for server in (*self._lanes.values(), self._watches):
             if server is not None:
                 await server.close()
 
@@ -128,18 +145,19 @@ class ApiClient:
         params: Mapping[str, str] | None = None,
         timeout: float = REQUEST_TIMEOUT,
         fenced: bool = True,
+        lane: Lane = Lane.WORK,
     ) -> bytes:
         """The body of a successful answer.
 
         Raises :class:`ApiError` for an error status, :class:`ApiUnreachableError` for none,
         :class:`FencedError` for a write that was not sent.
         """
-        assert self._requests is not None, "use the client as a context manager"
+        assert self._lanes, "use the client as a context manager"
         if fenced and method != "GET" and not self.fence():
             raise FencedError(f"{method} {path}: another operator holds the Lease")
         try:
             headers = self._headers(accept, content_type if body is not None else None)
-            response = await self._requests.request(
+            response = await self._lanes[lane].request(
                 method, _target(path, params), headers, body, timeout
             )
         except (TimeoutError, OSError) as error:

@@ -28,9 +28,11 @@ from sglang_operator.cluster.client import (
     ApiError,
     ApiUnreachableError,
     FencedError,
+    Lane,
 )
 from sglang_operator.cluster.decoding import Decoder
 from sglang_operator.cluster.window import Window
+from sglang_operator.cluster.writer import Writer
 
 _pod_decoder = Decoder(wire.Pod)
 _child_decoder = Decoder(wire.Child)
@@ -78,6 +80,10 @@ class _Batch:
     creating: Callable[[], bool]  # whether what it creates is still wanted
 
 
+class _UnwantedError(Exception):
+    """What was to be created is not asked for any more."""
+
+
 class Executor:
     """Performs actions for one identity."""
 
@@ -92,7 +98,14 @@ class Executor:
         self._pods = pods
         self._children = children
         self._pools = pools
-        self.window = Window()
+        self._work = Writer(client, Lane.WORK)
+        # What trainers wait for does not wait for pods, wherever those have to wait.
+        self._gates = Writer(client, Lane.GATES)
+
+    @property
+    def window(self) -> Window:
+        """What bounds the writes that are no gates."""
+        return self._work.window
 
     # --- pods
 
@@ -178,7 +191,6 @@ class Executor:
             else:
                 await self._delete_pod(batch, action)
         except ApiUnreachableError as error:
-            self.window.congested(None)
             outcome.failed, outcome.done = error, False
             if isinstance(action, actions.CreatePod) and not isinstance(error, FencedError):
                 outcome.unsure[action.group] = action.name
@@ -187,12 +199,13 @@ class Executor:
         path, outcome = paths.pods(batch.key.namespace), batch.outcome
         body = orjson.dumps(action.body)
         try:
-            async with self.window.slot():
+            async with self._work.turn(batch.key.namespace):
                 if not batch.creating():  # any more: it may have waited for long
-                    outcome.done = False
-                    return
+                    raise _UnwantedError
                 answer = await self._client.request("POST", path, body=body, accept=METADATA_ONLY)
-            self.window.succeeded()
+        except _UnwantedError:
+            outcome.done = False
+            return
         except ApiError as error:
             if error.already_exists:
                 await self._meet(batch, action.name)
@@ -230,7 +243,6 @@ class Executor:
     def _refused(self, name: str, error: ApiError, outcome: Outcome) -> None:
         outcome.done = False
         if error.congested:
-            self.window.congested(error.retry_after)
             outcome.failed = error
         elif error.quota:
             outcome.quota = error
@@ -251,11 +263,10 @@ class Executor:
             },
         }
         try:
-            async with self.window.slot():
+            async with self._work.turn(key.namespace):
                 answer = await self._client.request(
                     "DELETE", paths.pod(key.namespace, action.name), body=orjson.dumps(body)
                 )
-            self.window.succeeded()
         except ApiError as error:
             if error.status == 404:
                 return
@@ -264,7 +275,6 @@ class Executor:
                 with contextlib.suppress(ApiError, ApiUnreachableError):
                     await self.look_for(key, action.name)
             elif error.congested:
-                self.window.congested(error.retry_after)
                 outcome.failed = error
             else:
                 outcome.refused_delete = error
@@ -326,7 +336,7 @@ class Executor:
         body = {"metadata": {"uid": action.uid}, "status": {"conditions": [condition]}}
         path = paths.pod(key.namespace, action.name) + "/status"
         params = {"fieldManager": names.FIELD_MANAGER}
-        answer = await self._send("PATCH", path, body, STRATEGIC_PATCH, params)
+        answer = await self._gates.send("PATCH", key.namespace, path, body, STRATEGIC_PATCH, params)
         self._pods.put(_pod_decoder.object(answer))
 
     async def _abort_sync(self, key: stores.PoolKey, action: actions.AbortSync) -> None:
@@ -344,7 +354,7 @@ class Executor:
         }
         path = paths.child("Lease", key.namespace, action.name)
         params = {"fieldManager": names.FIELD_MANAGER}
-        answer = await self._send("PATCH", path, body, MERGE_PATCH, params)
+        answer = await self._gates.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)
         self._children["Lease"].put(_child_decoder.object(answer))
 
     # --- other children
@@ -378,7 +388,7 @@ class Executor:
         params = {"fieldManager": names.FIELD_MANAGER}
         if isinstance(action, actions.DeleteChild):
             options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
-            await self._send("DELETE", path, options, JSON, {})
+            await self._work.send("DELETE", key.namespace, path, options, JSON, {})
             return
         if isinstance(action, actions.UpdateChild):
             # The UID makes it an update of this very object, never a take-over of another.  A
@@ -387,12 +397,14 @@ class Executor:
             content = {key: action.body[key] for key in ("spec", "data") if key in action.body}
             metadata = {"uid": action.uid, "labels": action.body["metadata"]["labels"]}
             body = {"metadata": metadata, **content}
-            answer = await self._send("PATCH", path, body, MERGE_PATCH, params)
+            answer = await self._work.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)
             store.put(_child_decoder.object(answer))
             return
         try:
             collection = paths.children(action.kind, key.namespace)
-            answer = await self._send("POST", collection, action.body, JSON, params)
+            answer = await self._work.send(
+                "POST", key.namespace, collection, action.body, JSON, params
+            )
         except ApiError as error:
             if not error.already_exists:
                 raise
@@ -425,8 +437,9 @@ class Executor:
             },
             "status": status,
         }
-        answer = await self._send(
+        answer = await self._work.send(
             "PATCH",
+            key.namespace,
             paths.pool(key.namespace, key.name) + "/status",
             body,
             APPLY_PATCH,
@@ -453,24 +466,6 @@ class Executor:
         self._pools.put(record)
         unchanged = record.metadata.generation == generation
         return Confirmation.UNCHANGED if unchanged else Confirmation.CHANGED
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any],
-        content_type: str,
-        params: Mapping[str, str],
-    ) -> bytes:
-        async with self.window.slot():
-            try:
-                return await self._client.request(
-                    method, path, body=orjson.dumps(body), content_type=content_type, params=params
-                )
-            except ApiError as error:
-                if error.congested:
-                    self.window.congested(error.retry_after)
-                raise
 
 
 def _of_earlier_pool(

@@ -21,7 +21,7 @@ import msgspec
 import orjson
 
 from sglang_operator.cluster import paths, wire
-from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError
+from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError, Lane
 
 log = logging.getLogger(__name__)
 
@@ -193,14 +193,22 @@ class Elector:
             return
         body = self._body(self._record(self._identity))
         answer = await self._client.request(
-            "POST", paths.leases(self._namespace), body=body, timeout=self._timeout(), fenced=False
+            "POST",
+            paths.leases(self._namespace),
+            body=body,
+            timeout=self._timeout(),
+            fenced=False,
+            lane=Lane.LEASE,
         )
         self._took(begun, _decoder.decode(answer))
 
     async def _read(self) -> None:
         try:
             answer = await self._client.request(
-                "GET", paths.lease(self._namespace, self._name), timeout=self._timeout()
+                "GET",
+                paths.lease(self._namespace, self._name),
+                timeout=self._timeout(),
+                lane=Lane.LEASE,
             )
         except ApiError as error:
             if error.status != 404:
@@ -219,6 +227,7 @@ class Elector:
             body=self._body(spec),
             timeout=self._timeout(),
             fenced=False,
+            lane=Lane.LEASE,
         )
         self._took(begun, _decoder.decode(answer))
 

@@ -22,6 +22,7 @@ from sglang_operator.cluster.client import (
     ApiUnreachableError,
 )
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.window import Window
 from sglang_operator.transitions import Event
 
 CONTROLLER = f"{names.GROUP}/operator"
@@ -31,6 +32,7 @@ PER_SECOND = 1.0
 # The same words within so many seconds continue an Event's series (as client-go has it).
 SERIES_SECONDS = 360.0
 REMEMBERED = 32  # Events of a pool
+MOST_AT_ONCE = 16.0
 ACTION = "Reconcile"
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class Recorder:
     def __init__(self, client: ApiClient, instance: str) -> None:
         self._client = client
         self._instance = instance
+        # A namespace whose Events hang keeps few of them, and none of the others'.
+        self._window = Window(MOST_AT_ONCE, MOST_AT_ONCE)
         self._buckets: dict[PoolKey, _Bucket] = {}
         self._recent: dict[PoolKey, OrderedDict[Event, _Told]] = {}
         self.told: Counter[str] = Counter(posted=0, aggregated=0, dropped=0, failed=0)
@@ -90,7 +94,8 @@ class Recorder:
                 self.told["dropped" if known is None else "aggregated"] += 1
                 continue
             try:
-                await self._tell(key, uid, event, known, now)
+                async with self._window.slot(key.namespace):
+                    await self._tell(key, uid, event, known, now)
             except (ApiError, ApiUnreachableError) as error:
                 self.told["failed"] += 1
                 log.warning("%s: Event %s not posted: %s", key, event.reason, error)

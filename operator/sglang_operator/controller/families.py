@@ -60,7 +60,7 @@ MAX_CONCURRENT = _family(
     "controller_runtime_max_concurrent_reconciles",
     GAUGE,
     _CONTROLLER,
-    "Pools that may be in work at a time.",
+    "Passes that may run at a time; one that waits for the API server lets another begin.",
 )
 ACTIVE_WORKERS = _family(
     "controller_runtime_active_workers", GAUGE, _CONTROLLER, "Pools in work at this moment."

@@ -31,6 +31,9 @@ OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 SPACING = (0.05, 2.0)
 SPACING_FACTOR = 50.0
 UNEXPECTED_BACKOFF = (1.0, 60.0)
+# A pass that takes longer waits for the API server, and lets another begin in its place: however
+# many pools meet a server that does not answer them, the others have their turn.
+PROMPT_SECONDS = 0.05
 # A stream that heard nothing for so long (bookmarks come every minute) fails the probe.
 STALE_SECONDS = 180.0
 
@@ -251,6 +254,7 @@ class EngineRoom:
     async def _pass(self, reconciler: Reconciler, key: PoolKey, free: asyncio.Semaphore) -> None:
         begun = time.monotonic()
         self.passes.active += 1
+        place = _Place(free)
         try:
             delay = await reconciler.reconcile(key)
             self._crashes.pop(key, None)
@@ -264,7 +268,7 @@ class EngineRoom:
             log.exception("%s: unexpected error, next try in %.0f s", key, delay)
         finally:
             self.passes.active -= 1
-            free.release()
+            place.leave()
             self._ended[key] = (time.monotonic(), reconciler.planning_seconds(key))
             self.queue.done(key)
         if self.pools.get(key) is None:
@@ -291,3 +295,18 @@ class EngineRoom:
             for stream in self.informers
             if stream.age() > STALE_SECONDS and (stream.lists or not stream.synced.is_set())
         ]
+
+
+class _Place:
+    """A pass's place among those that may run at a time, until it ends or turns out to be slow."""
+
+    def __init__(self, free: asyncio.Semaphore) -> None:
+        self._free: asyncio.Semaphore | None = free
+        self._slow = asyncio.get_running_loop().call_later(PROMPT_SECONDS, self.leave)
+
+    def leave(self) -> None:
+        """Give the place to another; once."""
+        self._slow.cancel()
+        if self._free is not None:
+            self._free.release()
+            self._free = None

@@ -29,7 +29,7 @@ class Server:
         self.writes = 0
 
     async def request(
-        self, method: str, path: str, *, body: bytes = b"", timeout: float, fenced: bool = True
+        self, method: str, path: str, *, body: bytes = b"", timeout: float, **_: object
     ) -> bytes:
         if self.fault:
             raise self.fault

@@ -3,7 +3,10 @@
 import asyncio
 import time
 
-from sglang_operator.cluster.window import Window
+import pytest
+
+from sglang_operator.cluster import window as window_module
+from sglang_operator.cluster.window import LIMIT, Window
 
 
 def test_it_grows_by_one_for_a_full_window_of_successes():
@@ -94,5 +97,116 @@ def test_a_pause_holds_those_too_who_already_wait_for_their_turn():
         await asyncio.gather(*(request(number) for number in range(6)))
         assert len(started) == 6
         assert max(started[:2]) < 0.3 <= min(started[2:])
+
+    asyncio.run(story())
+
+
+def test_namespaces_take_turns_however_many_requests_one_of_them_has():
+    async def story() -> list[str]:
+        window, order = Window(start=1, limit=1), list[str]()
+
+        async def request(namespace: str) -> None:
+            async with window.slot(namespace):
+                await asyncio.sleep(0)
+                order.append(namespace)
+
+        many = [asyncio.create_task(request("many")) for _ in range(10)]
+        await asyncio.sleep(0)
+        few = [asyncio.create_task(request("few")) for _ in range(2)]
+        await asyncio.gather(*many, *few)
+        return order
+
+    assert [i for i, name in enumerate(asyncio.run(story())) if name == "few"][-1] < 8
+
+
+async def hanging(window: Window, namespaces: list[str], each: int) -> list[asyncio.Task[None]]:
+    """Requests that are never answered."""
+
+    async def hang(namespace: str) -> None:
+        async with window.slot(namespace):
+            await asyncio.Event().wait()
+
+    tasks = [asyncio.create_task(hang(name)) for name in namespaces for _ in range(each)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@pytest.mark.parametrize(("namespaces", "each"), [(1, 100), (40, 20), (400, 3)])
+def test_requests_that_hang_hold_up_no_other_namespace(monkeypatch, namespaces, each):
+    monkeypatch.setattr(window_module, "SLOW_SECONDS", 0.02)
+
+    async def story() -> None:
+        window = Window()
+        tasks = await hanging(window, [f"bad-{i}" for i in range(namespaces)], each)
+        for _ in range(20):
+            async with asyncio.timeout(2), window.slot("good"):
+                pass
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # All places are given back: as many as ever are there.
+        held = await hanging(window, ["a"], int(LIMIT))
+        waiting = asyncio.create_task(hanging(window, ["b"], 1))
+        await waiting
+        for task in (*held, *waiting.result()):
+            task.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_namespace_has_few_requests_that_hang(monkeypatch):
+    monkeypatch.setattr(window_module, "SLOW_SECONDS", 0.01)
+
+    async def story() -> int:
+        window, begun = Window(start=8, limit=8), 0
+
+        async def hang() -> None:
+            nonlocal begun
+            async with window.slot("bad"):
+                begun += 1
+                await asyncio.Event().wait()
+
+        tasks = [asyncio.create_task(hang()) for _ in range(50)]
+        await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        return begun
+
+    assert asyncio.run(story()) == 8  # what was under way before the first was seen to hang
+
+
+def test_what_fails_in_one_namespace_shrinks_its_own_share():
+    window = Window()
+    for _ in range(5):
+        window.failed("bad", 5.0)
+    assert window.size == LIMIT
+
+    async def story() -> None:
+        async with asyncio.timeout(1), window.slot("good"):
+            pass
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), window.slot("bad"):
+                pass
+
+    asyncio.run(story())
+
+
+def test_a_missing_answer_is_the_servers_fault_only_if_nobody_has_one():
+    alone, among = Window(), Window()
+    among.succeeded("good")
+    for window in (alone, among):
+        window.unanswered("bad")
+    assert (alone.size, among.size) == (LIMIT / 2, LIMIT)
+
+
+def test_nothing_is_remembered_of_namespaces_that_are_well(monkeypatch):
+    monkeypatch.setattr(window_module, "WELL_SECONDS", 0.0)
+
+    async def story() -> None:
+        window = Window()
+        for number in range(1000):
+            async with window.slot(f"n{number}"):
+                window.succeeded(f"n{number}")
+        assert len(window._shares) < 10
 
     asyncio.run(story())

@@ -1,0 +1,229 @@
+"""The loop on an API server of the test's own: objects in memory, watches, and requests that hang.
+
+It keeps just enough of the rules (versions, names, merging of conditions) that passes go through;
+what a real one refuses is tested on a real one.
+"""
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from sglang_operator.api import names
+from sglang_operator.cluster import paths
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller.loop import EngineRoom
+from sglang_operator.controller.settings import Settings
+from sglang_operator.planner import weights
+from tests.builders import guide_spec
+from tests.memory_api import MemoryApi
+
+Json = dict[str, Any]
+SECONDS = 10.0
+
+
+class Api(MemoryApi):
+    """What an ``ApiClient`` is to the loop.  ``hangs`` and ``fails`` are asked of each request."""
+
+    server = "https://test"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fence: Callable[[], bool] = lambda: True
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.hangs: Callable[[str, str], bool] = lambda method, path: False
+        self.fails: Callable[[str, str], Exception | None] = lambda method, path: None
+        self.seen: list[tuple[str, str]] = []
+        self.hanging = 0
+        self._watches: defaultdict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
+
+    async def __aenter__(self) -> "Api":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def request(self, method: str, path: str, **rest: Any) -> bytes:
+        self.seen.append((method, path))
+        if self.hangs(method, path):
+            self.hanging += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.hanging -= 1
+        error = self.fails(method, path)
+        if error is not None:
+            raise error
+        await asyncio.sleep(0)
+        return _deepened(await super().request(method, path, **rest))
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, params: Mapping[str, str], *, idle: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        events: asyncio.Queue[bytes] = asyncio.Queue()
+        self._watches[path].append(events)
+
+        async def lines() -> AsyncIterator[bytes]:
+            while True:
+                yield await events.get()
+
+        try:
+            yield lines()
+        finally:
+            self._watches[path].remove(events)
+
+    # --- what changes, and who hears of it
+
+    def add(self, path: str, body: Mapping[str, Any], *, version: str = "", uid: str = "") -> Json:
+        made = super().add(path, body, version=version, uid=uid)
+        if "/pods/" in path:
+            made["status"] = _running(made["metadata"]["name"])
+        self._tell("ADDED", path, made)
+        return made
+
+    def _found(self, path: str) -> Json:
+        if path in self.objects or _is_item(path):
+            return super()._found(path)
+        items = [body for known, body in self.objects.items() if _collection(known) == path]
+        return {"metadata": {"resourceVersion": str(next(self._versions))}, "items": items}
+
+    def _delete(self, path: str, options: Json) -> Json:
+        found = super()._delete(path, options)
+        self._tell("DELETED", path, found)
+        return found
+
+    def _stored(self, path: str) -> Json:
+        stored = super()._stored(path)
+        self._tell("MODIFIED", path, stored)
+        return stored
+
+    def _tell(self, kind: str, path: str, body: Json) -> None:
+        line = _deepened(json.dumps({"type": kind, "object": body}).encode())
+        for events in self._watches[_collection(path)]:
+            events.put_nowait(line + b"\n")
+
+    # --- what tests do
+
+    def make(self, namespace: str, name: str, **changes: Any) -> None:
+        """Somebody makes a pool."""
+        spec = guide_spec(device_mapping="[0, 1]", **changes)
+        path = paths.pool(namespace, name)
+        self.add(path, {"metadata": {"generation": 1}, "spec": spec})
+
+    def change(self, namespace: str, name: str, spec: Json) -> None:
+        """Somebody gives a pool another spec."""
+        path = paths.pool(namespace, name)
+        self.objects[path]["spec"] = spec
+        self.touch(path, {"metadata": {"generation": self.generation(namespace, name) + 1}})
+
+    def generation(self, namespace: str, name: str) -> int:
+        return int(self.pool(namespace, name)["metadata"]["generation"])
+
+    def pool(self, namespace: str, name: str) -> Json:
+        return self.objects[paths.pool(namespace, name)]
+
+    def reason(self, namespace: str, name: str) -> str:
+        """The reason of Ready; empty before any was told."""
+        told = self.pool(namespace, name).get("status", {}).get("conditions", ())
+        return next((c["reason"] for c in told if c["type"] == "Ready"), "")
+
+    def pods(self, namespace: str) -> list[Json]:
+        start = paths.pods(namespace) + "/"
+        return [body for path, body in self.objects.items() if path.startswith(start)]
+
+    def gate(self, namespace: str) -> str:
+        """The status of the first pod's gate."""
+        conditions = self.pods(namespace)[0]["status"]["conditions"]
+        found = (c for c in conditions if c["type"] == names.CONDITION_WEIGHTS_SYNCED)
+        return next((str(c["status"]) for c in found), "")
+
+    def transact(self, namespace: str, name: str, phase: str, instances: str = "") -> None:
+        """A trainer writes into the pool's Lease."""
+        path = paths.child("Lease", namespace, names.weights_lease_name(name))
+        notes = {
+            names.ANNOTATION_PHASE: phase,
+            names.ANNOTATION_VERSION: "step-1",
+            names.ANNOTATION_TRANSACTION: phase,
+            names.ANNOTATION_INSTANCES: instances,
+        }
+        self.touch(path, {"metadata": {"annotations": notes}})
+
+    async def until(self, check: Callable[[], object], seconds: float = SECONDS) -> float:
+        """Wait until this is so; how long it took."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with asyncio.timeout(seconds):
+            while not check():
+                await asyncio.sleep(0.002)
+        return loop.time() - begun
+
+
+class _Connection:
+    server = Api.server
+
+
+@asynccontextmanager
+async def operator(api: Api, **settings: Any) -> AsyncIterator[EngineRoom]:
+    """The loop at work on this server."""
+    made = Settings(ask_engines=False, publish_interval=0.02, drain_seconds=0.0, **settings)
+    room = EngineRoom(_Connection(), made)  # type: ignore[arg-type]
+    room.client = api  # type: ignore[assignment]
+    if room.elector is not None:
+        room.elector._client = api  # type: ignore[assignment]
+        api.fence = room.elector.holds
+    ready = asyncio.Event()
+
+    async def told() -> None:
+        ready.set()
+
+    running = asyncio.create_task(room.run(told))
+    waiting = asyncio.create_task(ready.wait())
+    try:
+        async with asyncio.timeout(SECONDS):
+            await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        yield room
+    finally:
+        waiting.cancel()
+        room.stop()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+def instances(room: EngineRoom, key: PoolKey) -> str:
+    """The runs of the pool's engines, as a commit names them."""
+    found = (weights.instance(entry.pod) for entry in room.pods.of(key))
+    return ",".join(run for run in found if run)
+
+
+def _deepened(body: bytes) -> bytes:
+    """JSON; what says DEEP in it is nested deeper than any decoder goes."""
+    return body.replace(b'"DEEP"', b"[" * 1500 + b"]" * 1500)
+
+
+def _is_item(path: str) -> bool:
+    parts = path.split("/")
+    after = parts[parts.index("namespaces") + 2 :] if "namespaces" in parts else []
+    return len(after) > 1
+
+
+def _collection(path: str) -> str:
+    """The collection of all namespaces that an object is in."""
+    parts = path.split("/")
+    where = parts.index("namespaces")
+    return "/".join([*parts[:where], parts[where + 2]])
+
+
+def _running(name: str) -> Json:
+    up = [{"type": kind, "status": "True"} for kind in ("ContainersReady", "PodScheduled")]
+    return {
+        "phase": "Running",
+        "podIP": "10.0.0.1",
+        "conditions": up,
+        "containerStatuses": [
+            {"name": names.ENGINE_CONTAINER, "containerID": f"containerd://{name}"}
+        ],
+    }
