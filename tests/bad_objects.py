@@ -66,6 +66,7 @@ STRUCTURE: dict[str, Spec] = {
 RULE: dict[str, Spec] = {
     "POOL_NAME": _with(),
     "FIELD_MISSING": _with(strategy_args=None),
+    "ROLLOUT_SHARE": _with(rollout={"maxUnavailable": "half"}),
     "MAPPING_GRAMMAR": _with(device_mapping="range(0,8)"),
     "MAPPING_UNRESOLVED": _with(device_mapping="${mapping}"),
     "MAPPING_EMPTY": _with(device_mapping="[]"),

@@ -13,10 +13,11 @@ from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.engine.diagnosis import Diagnosis
-from sglang_operator.planner import causes, reported, tuning
+from sglang_operator.planner import causes, reported, tuning, waits
 from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
+from sglang_operator.planner.rollout import Waits
 from sglang_operator.planner.weights import WeightsPlan
 
 MAX_WARNINGS = 32
@@ -255,7 +256,9 @@ def _negative(
 ) -> list[Condition]:
     """The abnormal conditions: at most one of Stalled and Reconciling, and Suspended."""
     found: list[Condition] = []
-    stalled = next((trouble for trouble in troubles if trouble.stalled), None) or _stalled(plan)
+    stalled = next((trouble for trouble in troubles if trouble.stalled), None) or _stalled(
+        pool, plan
+    )
     progress = None if stalled else _progress(pool, plan, tally, troubles, seen)
     if stalled:
         found.append(
@@ -270,11 +273,15 @@ def _negative(
     return found
 
 
-def _stalled(plan: Plan) -> Trouble | None:
+def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
     """Engines that are given up; of several causes the one with most engines is told."""
     worst = max(plan.stalls, key=lambda stall: len(stall.groups), default=None)
     if worst is None:
-        return None
+        waiting = plan.waiting
+        if waiting is None or waiting.what is not Waits.FOR_ROOM:
+            return None
+        text = waits.message(pool, waiting)
+        return Trouble(reason=conditions.NO_ROOM, message=text, stalled=True)
     cause = worst.cause
     message = texts.STALLED.format(
         engines=texts.engines(len(worst.groups)),
@@ -299,12 +306,14 @@ def _progress(
     for check in (_lost, _failing, _waiting, _pending):
         if told := check(pool, plan, seen):
             return told
+    if plan.waiting is not None:
+        return conditions.ROLLOUT_WAITING, waits.message(pool, plan.waiting)
     if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
         return conditions.ROLLING_UPDATE, texts.ROLLING.format(
             updated=tally.updated,
             desired=tally.desired,
             revision=pool.revision,
-            budget=pool.spec.rollout.max_unavailable,
+            budget=pool.max_unavailable,
         )
     if tally.created < tally.desired:
         message = texts.CREATING.format(up=tally.up, desired=tally.desired, created=tally.created)

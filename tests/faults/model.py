@@ -194,22 +194,23 @@ class Model:
         assert len(creating) == len(set(creating)), "I1: an engine is created twice"
         kept = [pod for pod in staying if pod.group in wanted]
         assert len(kept) + len(creating) <= pool.active, "I2: more pods than engines"
-        up = [pod for pod in live if states[pod.name] is Health.UP]
-        self._check_budget(pool, up, [pod for pod in up if pod in staying])
+        serving = [pod for pod in live if states[pod.name] is Health.UP and pod.ready]
+        self._check_budget(pool, serving, [pod for pod in serving if pod in staying])
 
     def _check_budget(
         self, pool: Pool, before: list[ObservedPod], after: list[ObservedPod]
     ) -> None:
-        """I5: by our own decision no more engines are away than the budget allows.
+        """I5: by our own decision no more engines stop serving than the budget allows.
 
-        ``before`` and ``after`` are the pods that answer.  An engine whose GPUs are all in use by
-        engines it replaces is stood in for; clearing its place may take three of those with it.
+        ``before`` and ``after`` are the pods that clients reach.  An engine whose GPUs are all in
+        use by engines it replaces is stood in for; clearing its place may take three of those
+        with it.
         """
-        budget = pool.spec.rollout.max_unavailable
+        budget = pool.max_unavailable
         kept = {engine.group for engine in pool.running}
         if {pod.group for pod in before} & kept - {pod.group for pod in after}:
-            left = {pod.group for pod in after} & kept
-            assert pool.active - len(left) <= budget, "I5: more engines away than allowed"
+            left = {pod.group for pod in after}
+            assert pool.active - len(left) <= budget, "I5: fewer engines serve than allowed"
         newly = self._away(pool, after) - self._away(pool, before)
         assert len(newly) <= max(budget, 3), "I5: more engines made way than allowed"
 

@@ -122,8 +122,8 @@ MUTANTS = (
         "budget-ignored",
         "a changed argument restarts all engines at once",
         "planner/rollout.py",
-        "    budget = max(0, max_unavailable - away)\n",
-        "    budget = len(candidates)\n",
+        "            if self.spare < self.footing.gpus:\n                return\n",
+        "",
     ),
     _mutant(
         "deleted-comes-back",

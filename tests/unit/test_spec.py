@@ -16,7 +16,7 @@ def test_every_field_of_a_wrong_type_is_told_and_not_only_the_first():
     told = misfits(
         seed="one",
         replicas=[],
-        rollout={"maxUnavailable": "two", "paused": 1, "partition": 0},
+        rollout={"maxUnavailable": [2], "paused": 1, "partition": 0},
         generation="Never",
         podTemplate=[],
     )
@@ -29,8 +29,8 @@ def test_every_field_of_a_wrong_type_is_told_and_not_only_the_first():
         "spec.seed",
     ]
     assert told["spec.rollout.maxUnavailable"] == (
-        "Expected int, got str; correct the field, kubectl explain sgi.spec.rollout.maxUnavailable "
-        "tells its form"
+        "Expected int | str, got array; correct the field, kubectl explain "
+        "sgi.spec.rollout.maxUnavailable tells its form"
     )
 
 

@@ -66,7 +66,7 @@ def _situations():
         "up": (pool, pods, ()),
         "in service": (pool, all_pods(pool, ready=True), ()),
         "failing": (pool, failing, ()),
-        "rolling": (pool, all_pods(pool, revision="0" * 10), ()),
+        "rolling": (pool, all_pods(pool, revision="0" * 10, ready=True), ()),
         "conflict": (pool, pods[1:], (stalled,)),
         "quota": (pool, pods[1:], (quota,)),
         "suspending": (suspended, pods, ()),

@@ -47,6 +47,12 @@ FIELD_TYPE = _error(
 )
 SPEC_SHAPE = _error("SpecInvalid", "the object {found}; expected {expected}; {advice}", POLICY)
 FIELD_RANGE = _error("SpecInvalid", "found {found}, expected {expected}; {advice}", POLICY)
+ROLLOUT_SHARE = _error(
+    "SpecInvalid",
+    "rollout.{field} is {found}; expected a number of engines from {low} to 4096, or a "
+    "percentage of them from {low} to 100; correct it",
+    KUBERNETES,
+)
 FIELD_MISSING = _error("SpecInvalid", "missing; {advice}", POLICY)
 NOT_YET_SUPPORTED = _error(
     "NotYetSupported", "found {found}, which is not yet supported; {advice}", POLICY

@@ -75,8 +75,8 @@ class Weights(_Section, frozen=True, kw_only=True):
 
 
 class Rollout(_Section, frozen=True, kw_only=True):
-    max_unavailable: int = 1
-    max_surge: int = 0
+    max_unavailable: int | str = 1
+    max_surge: int | str = 0
     partition: int = 0
     paused: bool = False
 

@@ -16,6 +16,26 @@ CREATING = "{up}/{desired} engines are up; {created} pods exist"
 STARTING = "{up}/{desired} engines are up; {starting} load their model or warm up"
 SCALING = "{obsolete} pods of engines that are no longer wanted are on their way out"
 ROLLING = "{updated}/{desired} engines run revision {revision}; at most {budget} are away at a time"
+ROLLOUT_WAITS_FOR_SYNC = (
+    "the rollout waits for the end of the weight update that a trainer is writing"
+)
+ROLLOUT_WAITS_FOR_WAKE = (
+    "the rollout waits until the trainer wakes the engines: until then their memory is its own"
+)
+ROLLOUT_WAITS_FOR_WEIGHTS = (
+    "the rollout waits for the next sync: {engines} on revision {revision} without weights, and "
+    "at most {budget} may be out of service; if no trainer syncs any more, this goes on without, "
+    "until nobody serves: {command}"
+)
+ROLLOUT_WAITS_FOR_ROOM = (
+    "engine {group} needs {gpus} {resource} on one node, and no node gets as many free while "
+    "rollout.maxUnavailable is {budget}; let more engines go at a time: {command}"
+)
+ROLLOUT_WAITS_FOR_ADMISSION = "the rollout waits: the API server would refuse its pods"
+DO_ALLOW = (
+    "kubectl patch sgi {name} -n {namespace} --type=merge -p "
+    '\'{{"spec": {{"rollout": {{"maxUnavailable": {value}}}}}}}\''
+)
 READY_PAUSED = (
     "{up}/{desired} engines of {gpus} GPUs are up, {updated} of them on revision {revision}: "
     "rollout.paused or rollout.partition keeps the others as they are"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sglang_operator.api import texts
 from sglang_operator.cli.kubectl import Cluster
 from sglang_operator.picture.scene import SeenPool
-from sglang_operator.planner import causes
+from sglang_operator.planner import causes, waits
 from sglang_operator.planner.pool import Pool
 
 # kubectl's own key for the same purpose, so that dashboards and people know it.
@@ -36,7 +36,9 @@ def status(pool: SeenPool) -> Iterator[str]:
         yield texts.ROLLOUT_PAUSED
     elif current < len(engines):
         held = _kept_back(pool, planned)
-        yield held or texts.ROLLOUT_GOES_ON.format(budget=rollout.max_unavailable)
+        goes_on = texts.ROLLOUT_GOES_ON.format(budget=planned.max_unavailable)
+        waiting = pool.plan.waiting
+        yield held or (waits.message(planned, waiting) if waiting else goes_on)
     if rollout.partition:
         yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
 

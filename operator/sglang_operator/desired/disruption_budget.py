@@ -16,7 +16,7 @@ def disruption_budget(pool: Pool) -> dict[str, Any]:
         names.disruption_budget_name(pool.owner.name),
         "engines",
         spec={
-            "minAvailable": max(0, pool.active - pool.spec.rollout.max_unavailable),
+            "minAvailable": max(0, pool.active - pool.max_unavailable),
             "selector": {"matchLabels": names.selector(pool.owner.name)},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },

@@ -124,6 +124,7 @@ class ObservedPod:
     restarts: int = 0
     container_id: str = ""
     ip: str = ""
+    limits: tuple[tuple[str, int], ...] = ()  # extended resources that its engine holds: GPUs
     events: tuple[PodEvent, ...] = ()  # asked for only where nothing else explains its state
 
     # One life of the engine: eight hexadecimal digits; None while there is no container.
@@ -257,3 +258,7 @@ class Observed:
     recorded: frozenset[Uid] = frozenset()
     # Creates were refused (quota, admission): no more of them before this time.
     creates_blocked_until: float = 0.0
+    # When a pod of the pool was last seen to leave, or to be on its way.
+    last_gone: float = 0.0
+    # The API server would refuse a pod of this revision: no running engine goes for it.
+    refused_revision: str = ""

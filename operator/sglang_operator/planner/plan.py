@@ -13,10 +13,11 @@ from enum import Enum
 from functools import cached_property
 
 from sglang_operator.api import names, spec
-from sglang_operator.planner import causes, health, restart, rollout, startup, tuning
+from sglang_operator.planner import causes, footing, health, restart, rollout, startup, tuning
 from sglang_operator.planner.health import Health
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.pool import Engine, Pool
+from sglang_operator.planner.rollout import Waiting
 from sglang_operator.planner.startup import Chain, Stall, Standing, Trials
 from sglang_operator.planner.tuning import Tuning
 
@@ -90,6 +91,7 @@ class Plan:
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes
     tuning: Tuning | None = None  # to be in force from the next pass on
+    waiting: Waiting | None = None  # why a change does not go on
     capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None
 
@@ -129,7 +131,7 @@ class _Planner:
         self.now = now
         self.policy = pool.spec.restart
         self.wanted: dict[names.GroupName, Engine] = {e.group: e for e in pool.running}
-        self.healths: dict[str, Health] = {}
+        self.healths: dict[names.Uid, Health] = {}
         self.groups = self._sorted_pods()
         self.removals: dict[str, RemovePod] = {}
         self.creates: list[CreateEngine] = []
@@ -138,15 +140,14 @@ class _Planner:
         self.waits: dict[names.GroupName, EngineState] = {}
         self.taken_over: list[ObservedPod] = []
         self.hung: list[HungPod] = []
+        self.waiting: Waiting | None = None
         self.tuned: Tuning | None = None
         self.about = causes.context(pool)
 
     def run(self) -> Plan:
         self._resolve_extra_pods()
         self._remove_lost_pods()
-        self._remove_obsolete_engines()
-        if not self.pool.spec.rollout.paused:
-            self._replace_outdated_engines()
+        self._make_way()
         self._take_over_crash_loops()
         self._remove_hung_engines()
         self._tune()
@@ -171,6 +172,7 @@ class _Planner:
             taken_over=tuple(self.taken_over),
             stalls=tuple(self.trials.stalls()) if self._any_ended() else (),
             tuning=self.tuned or self.pool.tuning,
+            waiting=self.waiting,
             wake_at=min(self.wakes, default=None),
         )
 
@@ -234,53 +236,27 @@ class _Planner:
             for pod in group.lost:
                 self._remove(pod, f"node {pod.node} is lost")
 
-    def _remove_obsolete_engines(self) -> None:
-        obsolete = {name: group for name, group in self.groups.items() if name not in self.wanted}
-        holding = {name: group for name, group in obsolete.items() if group.live}
-        if not holding:
-            return
-        footing = rollout.Footing(
-            up=frozenset(name for name in self.wanted if self._is_up(self._kept(name))),
-            obsolete={name: group.live[0].devices for name, group in holding.items()},
-            obsolete_up=frozenset(n for n, group in holding.items() if self._is_up(group.kept)),
+    def _make_way(self) -> None:
+        """Engines go for the sake of the pool as it is wanted now."""
+        live = {name: group.live[0] for name, group in self.groups.items() if group.live}
+        if live.keys() <= self.wanted.keys() and all(map(self._is_current, live.values())):
+            return  # as nearly always
+        leaving = any(group.dying for group in self.groups.values()) or bool(self.removals)
+        standing = footing.Standing(
+            pool=self.pool, live=live, healths=self.healths, leaving=leaving, now=self.now
         )
-        budget = self.pool.spec.rollout.max_unavailable
-        going = rollout.unneeded_to_remove(self.pool.running, footing, budget)
-        if not self.pool.spec.rollout.paused:
-            going |= rollout.obsolete_to_remove(self.pool.running, footing, budget)
-        for name in holding:
-            if name in going:
-                self._remove(holding[name].live[0], "no longer wanted")
+        going = rollout.going(standing.footing(self.observed))
+        self.waiting = going.waiting
+        self.wakes.extend(standing.wakes(self.observed))
+        for name, pod in live.items():
+            if name in going.obsolete:
+                self._remove(pod, "no longer wanted")
+            elif name in going.outdated:
+                self._replace(self.wanted[name], pod)
 
     def _kept(self, name: names.GroupName) -> ObservedPod | None:
         group = self.groups.get(name)
         return group.kept if group else None
-
-    def _replace_outdated_engines(self) -> None:
-        if all(self._is_current(pod) for pod in self.observed.pods):
-            return  # as nearly always
-        outdated: list[Engine] = []
-        away = 0
-        for name, engine in self.wanted.items():
-            pod = self._kept(name)
-            if not self._is_up(pod):
-                away += 1
-            if pod is None or self._is_current(pod):
-                continue
-            if self._is_up(pod):
-                outdated.append(engine)
-            elif engine.rank >= self.pool.spec.rollout.partition:
-                # It serves nobody: a fixed spec must reach it whatever else is down.
-                self._replace(engine, pod)
-        for engine in rollout.outdated_to_replace(
-            outdated,
-            away=away,
-            max_unavailable=self.pool.spec.rollout.max_unavailable,
-            partition=self.pool.spec.rollout.partition,
-        ):
-            pod = self._kept(engine.group)
-            if pod is not None:
-                self._replace(engine, pod)
 
     def _replace(self, engine: Engine, pod: ObservedPod) -> None:
         self._remove(pod, f"revision {pod.revision} is replaced by {self.pool.revision}")

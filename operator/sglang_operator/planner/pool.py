@@ -13,7 +13,7 @@ from typing import Any
 from sglang_operator.api import errors, names, pod_template, spec
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import aliases, arguments, environment, images, model_size, versions
-from sglang_operator.planner import registry_size, revision, tuning
+from sglang_operator.planner import registry_size, revision, shares, tuning
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.roll import device_mapping, sampling
 
@@ -80,6 +80,11 @@ class Pool:
         return self.spec.num_gpus_per_worker
 
     @property
+    def max_unavailable(self) -> int:
+        """Engines that may be out of service for the sake of a change."""
+        return shares.engines(self.spec.rollout.max_unavailable, self.active)
+
+    @property
     def startup_seconds(self) -> int:
         """How long an engine may take from its container's start to its first healthy answer."""
         given = self.spec.startup.timeout_seconds
@@ -120,6 +125,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
         *_name_problems(owner.name),
         *_strategy_problems(parsed),
         *_range_problems(parsed),
+        *_share_problems(parsed.rollout),
         *_unsupported(parsed),
         *sampling.problems(parsed.generating_args),
     ]
@@ -246,8 +252,6 @@ _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     ("replicas", "replicas", 0, 4096),
     # NumPy's limit: SGLang seeds it too (srt/utils, set_random_seed), and dies of more.
     ("seed", "seed", 0, 2**32 - 1),
-    ("rollout.max_unavailable", "rollout.maxUnavailable", 1, 4096),
-    ("rollout.max_surge", "rollout.maxSurge", 0, 4096),
     ("rollout.partition", "rollout.partition", 0, 4096),
     ("restart.node_lost_seconds", "restart.nodeLostSeconds", 0, 86400),
     ("restart.backoff_seconds", "restart.backoffSeconds", 1, 3600),
@@ -273,6 +277,18 @@ def _range_problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
             )
 
 
+def _share_problems(rollout: spec.Rollout) -> Iterator[errors.Problem]:
+    """Numbers of engines that may be percentages."""
+    for name, value, low in (
+        ("maxUnavailable", rollout.max_unavailable, 1),
+        ("maxSurge", rollout.max_surge, 0),
+    ):
+        if not shares.is_share(value, low=low, high=4096):
+            yield errors.ROLLOUT_SHARE(
+                f"spec.rollout.{name}", field=name, found=errors.shown(value), low=low
+            )
+
+
 def _unsupported(parsed: PoolSpec) -> Iterator[errors.Problem]:
     mode = parsed.placement.mode
     if mode is not spec.PlacementMode.COUNT:
@@ -283,7 +299,7 @@ def _unsupported(parsed: PoolSpec) -> Iterator[errors.Problem]:
         yield errors.NOT_YET_SUPPORTED(
             "spec.router", found="a router", advice="send requests to the pool's Service"
         )
-    if parsed.rollout.max_surge > 0:
+    if parsed.rollout.max_surge not in (0, "0%"):
         yield errors.NOT_YET_SUPPORTED(
             "spec.rollout.maxSurge",
             found=parsed.rollout.max_surge,

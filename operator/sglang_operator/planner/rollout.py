@@ -3,116 +3,265 @@
 Two kinds of change take a running engine away by our own decision.  A new *revision* replaces
 the pod of an engine by another; a new *grouping* of the GPUs (``num_gpus_per_worker``, a shifted
 mapping) replaces engines by others that need the same GPUs.  Both share one budget,
-``maxUnavailable``, counted in engines of the new pool.
+``maxUnavailable``, counted in what serves: by our own decision no fewer GPUs answer clients than
+those of all engines of the new pool but so many.  What serves nobody costs nothing, and goes.
+
+Ids say which engine replaces which; they are no places.  Where the nodes are known, engines are
+chosen so that one node gets room for the next; where the scheduler finds none all the same, more
+of the old ones go, from one node, or it is said why none may (``planner/places``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from enum import Enum
 
 from sglang_operator.api.names import GroupName
+from sglang_operator.planner import places
+from sglang_operator.planner.places import Old
 from sglang_operator.planner.pool import Engine
+
+# So many engines without room are looked at for a node that could get it: one is enough to go on.
+MOST_TRIES = 8
+
+
+class Waits(Enum):
+    """What a change that could go on waits for."""
+
+    FOR_SYNC = "ForSync"  # a trainer writes weights to these engines
+    FOR_WAKE = "ForWake"  # a trainer has their memory
+    FOR_WEIGHTS = "ForWeights"  # replaced engines are up and hold no weights yet
+    FOR_ROOM = "ForRoom"  # no node gets room for an engine by what may go
+    FOR_ADMISSION = "ForAdmission"  # the API server would refuse the replacement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """Why a change does not go on, and the numbers to say it with."""
+
+    what: Waits
+    engines: int = 0  # that are up with a closed gate
+    group: GroupName | None = None  # the engine that finds no room
+    needed: int = 0  # the maxUnavailable with which it would go on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footing:
-    """Where the wanted engines stand before a voluntary change."""
+    """Where the engines stand before a voluntary change."""
 
-    up: frozenset[GroupName]  # wanted engines with a pod that answers
-    # Obsolete engines that still hold GPUs wanted by others, and whether they answer.
-    obsolete: Mapping[GroupName, tuple[int, ...]]
-    obsolete_up: frozenset[GroupName]
+    wanted: Sequence[Engine]
+    gpus: int  # of one wanted engine
+    max_unavailable: int
+    serving: Set[GroupName]  # wanted engines that clients reach, whichever revision they run
+    closed: Set[GroupName] = frozenset()  # of the present revision, up, and without weights
+    # Engines that are not wanted and have a pod, and wanted ones of an older revision.
+    obsolete: Mapping[GroupName, Old] = field(default_factory=dict)
+    outdated: Mapping[GroupName, Old] = field(default_factory=dict)
+    placed: Set[GroupName] = frozenset()  # wanted ones whose pod has a node
+    stuck: Sequence[GroupName] = ()  # wanted ones whose pod waits in vain for a place
+    free: places.Free = field(default_factory=dict)  # at most, on each node
+    free_known: bool = False  # by the nodes; else it is a guess about those that have our pods
+    paused: bool = False
+    held: Waits | None = None  # running engines are left alone for now
 
 
-def outdated_to_replace(
-    candidates: Sequence[Engine], *, away: int, max_unavailable: int, partition: int
-) -> tuple[Engine, ...]:
-    """Of the engines that run an old revision and answer: those to replace now, from the top."""
-    budget = max(0, max_unavailable - away)
-    ordered = sorted(candidates, key=lambda engine: -engine.rank)
-    return tuple(engine for engine in ordered if engine.rank >= partition)[:budget]
+@dataclass(frozen=True, kw_only=True)
+class Going:
+    """The engines to take away now, and what keeps the others."""
+
+    obsolete: Set[GroupName]
+    outdated: Set[GroupName]
+    waiting: Waiting | None
 
 
-def away(wanted: Iterable[Engine], footing: Footing) -> frozenset[GroupName]:
-    """The wanted engines that are neither up nor stood in for by the engines they replace."""
-    covered = frozenset(
-        device for group in footing.obsolete_up for device in footing.obsolete[group]
+def going(footing: Footing) -> Going:
+    """What may go now."""
+    change = _Change(footing)
+    change.remove_unneeded()
+    if not footing.paused:
+        change.remove_idle()
+        if footing.held is None:
+            change.make_room() if footing.stuck else change.clear()
+            change.replace_outdated()
+    return Going(
+        obsolete=change.gone & footing.obsolete.keys(),
+        outdated=change.gone & footing.outdated.keys(),
+        waiting=None if footing.paused else change.waiting(),
     )
-    return frozenset(
-        engine.group
-        for engine in wanted
-        if engine.group not in footing.up
-        and not (engine.devices and covered.issuperset(engine.devices))
-    )
 
 
-def unneeded(wanted: Iterable[Engine], footing: Footing) -> frozenset[GroupName]:
-    """The obsolete engines whose GPUs no wanted engine needs."""
-    needed = frozenset(device for engine in wanted for device in engine.devices)
-    return frozenset(
-        group for group, devices in footing.obsolete.items() if needed.isdisjoint(devices)
-    )
+class _Change:
+    """One pass of decisions; ``spare`` is what of the budget is left."""
 
+    def __init__(self, footing: Footing) -> None:
+        self.footing = footing
+        self.gone: set[GroupName] = set()
+        self.lacks_room: Waiting | None = None
+        least = (len(footing.wanted) - footing.max_unavailable) * footing.gpus
+        serving = len(footing.serving) * footing.gpus
+        serving += sum(old.gpus for old in footing.obsolete.values() if old.serves)
+        self.spare = serving if least <= 0 else serving - least
+        needed = {device for engine in footing.wanted for device in engine.devices}
+        self.aside = {g for g, old in footing.obsolete.items() if needed.isdisjoint(old.devices)}
+        self.holder = {
+            device: group
+            for group, old in footing.obsolete.items()
+            if group not in self.aside
+            for device in old.devices
+        }
 
-def unneeded_to_remove(
-    wanted: Sequence[Engine], footing: Footing, max_unavailable: int
-) -> frozenset[GroupName]:
-    """Of these, the ones to remove now: all that are more than the new pool needs.
+    # --- the rules, in order
 
-    Where the mapping moved, they serve on until the engines that take their place are up.
-    """
-    surplus = len(footing.up) + len(footing.obsolete_up) - (len(wanted) - max_unavailable)
-    candidates = unneeded(wanted, footing)
-    serving = sorted(candidates & footing.obsolete_up, key=lambda g: footing.obsolete[g])
-    going = serving[len(serving) - min(len(serving), max(0, surplus)) :]
-    return frozenset(candidates - footing.obsolete_up) | frozenset(going)
+    def remove_unneeded(self) -> None:
+        """Engines whose GPUs no wanted engine needs: all that are more than the pool needs.
 
+        Where the mapping moved, they serve on until the engines that take their place do.
+        """
+        for group, old in sorted(
+            ((group, self.footing.obsolete[group]) for group in self.aside),
+            key=lambda found: (found[1].devices, found[0]),
+            reverse=True,
+        ):
+            if not old.serves or old.gpus <= self.spare:
+                self._take({group})
 
-def obsolete_to_remove(
-    wanted: Sequence[Engine], footing: Footing, max_unavailable: int
-) -> frozenset[GroupName]:
-    """The obsolete engines to remove now so that the engines which need their GPUs can start.
+    def remove_idle(self) -> None:
+        """What serves nobody stands in for nobody; while it is held, only what is not up."""
+        if self.footing.held is Waits.FOR_ADMISSION:
+            return
+        for group, old in {**self.footing.obsolete, **self.footing.outdated}.items():
+            if not old.serves and not (self.footing.held and old.up):
+                self._take({group})
 
-    One that does not answer stands in for nobody and goes at once; the others go as the budget
-    allows.  If nothing is on its way up and the budget is used by engines that wait for GPUs,
-    one is cleared all the same: otherwise overlapping chains ([0,1],[2,3] → [1,2],[3,4]) would
-    never move.
-    """
-    aside = unneeded(wanted, footing)  # they block nobody
-    removed = {g for g in footing.obsolete if g not in footing.obsolete_up and g not in aside}
-    holder = {
-        device: group
-        for group, devices in footing.obsolete.items()
-        if group not in aside
-        for device in devices
-    }
-    missing = away(wanted, footing)
-    in_progress = any(
-        engine.group not in footing.up and not _blockers(engine, holder, removed)
-        for engine in wanted
-    )
-    for engine in sorted(wanted, key=lambda e: (e.group not in missing, e.rank)):
-        blockers = _blockers(engine, holder, removed)
-        if not blockers:
-            continue
-        if in_progress and len(missing) > max_unavailable:
-            break
-        after = away(wanted, _without(footing, removed | blockers))
-        if in_progress and len(after) > max_unavailable:
-            break
-        removed |= blockers
-        missing = after
-        in_progress = True
-    return frozenset(removed)
+    def clear(self) -> None:
+        """Let old engines make way for those that need their GPUs, as the budget allows.
 
+        If nothing is on its way and the first step is larger than the budget, it is taken all the
+        same: otherwise overlapping chains ([0,1],[2,3] → [1,2],[3,4]) would never move.
+        """
+        rooms, tries = self._rooms(), MOST_TRIES
+        moving = self._in_progress()
+        blocked = [(e, found) for e in self.footing.wanted if (found := self._blockers(e))]
+        fits = {e.group: rooms is None or rooms.fits_after(self._olds(b)) for e, b in blocked}
+        for engine, _ in sorted(
+            blocked, key=lambda b: (not fits[b[0].group], self._cost(b[1]), b[0].rank)
+        ):
+            leaving = self._blockers(engine)
+            fit = rooms is None or rooms.fits_after(self._olds(leaving))
+            if rooms is not None and not fit and tries:
+                tries -= 1
+                leaving |= self._others_there(rooms, leaving)
+            cost = self._cost(leaving)
+            if cost <= max(0, self.spare) or (fit and not moving):
+                self._take(leaving)
+                moving = True
+                if rooms is not None:
+                    rooms.leave(self._olds(leaving))
+                    rooms.come()
+            elif not fit and not moving and self.lacks_room is None:
+                self._say_no_room(engine.group, cost)
+            if self.spare <= 0 and moving:
+                return
 
-def _blockers(
-    engine: Engine, holder: Mapping[int, GroupName], removed: set[GroupName]
-) -> set[GroupName]:
-    """The obsolete engines that hold GPUs of this one."""
-    return {holder[device] for device in engine.devices if device in holder} - removed
+    def make_room(self) -> None:
+        """The scheduler finds no place: old engines of one node go until one has room."""
+        footing = self.footing
+        if self.gone:
+            return  # see first what that brings
+        most = footing.gpus - 1  # the scheduler says that no node has enough
+        at_most = {node: min(count, most) for node, count in footing.free.items()}
+        found = places.room(footing.gpus, self._movable(), at_most)
+        if found is None:
+            return  # no old engine stands where one would fit: it waits like any pod
+        cost = self._cost(found)
+        if cost <= max(0, self.spare):
+            self._take(found)
+        elif not self._in_progress():
+            self._say_no_room(footing.stuck[0], cost)
 
+    def replace_outdated(self) -> None:
+        """Engines of an older revision that serve, from the top."""
+        ranks = {engine.group: engine.rank for engine in self.footing.wanted}
+        for group in sorted(self.footing.outdated.keys() - self.gone, key=lambda g: -ranks[g]):
+            if self.spare < self.footing.gpus:
+                return
+            self._take({group})
 
-def _without(footing: Footing, removed: set[GroupName]) -> Footing:
-    """The footing once these obsolete engines are gone."""
-    left = {group: d for group, d in footing.obsolete.items() if group not in removed}
-    return replace(footing, obsolete=left, obsolete_up=footing.obsolete_up & left.keys())
+    # --- what comes of it
+
+    def waiting(self) -> Waiting | None:
+        """What the rest of the change waits for, if not simply for engines to start."""
+        left = (self.footing.outdated.keys() | set(self.holder.values())) - self.gone
+        if not left:
+            return None
+        if self.footing.held is not None:
+            return Waiting(what=self.footing.held)
+        if self.lacks_room is not None:
+            return self.lacks_room
+        if self.footing.closed and not self.gone:
+            return Waiting(what=Waits.FOR_WEIGHTS, engines=len(self.footing.closed))
+        return None
+
+    # --- how they count
+
+    def _cost(self, groups: Iterable[GroupName]) -> int:
+        """GPUs that serve now and would not if these went."""
+        total = 0
+        for group in set(groups) - self.gone:
+            old = self.footing.obsolete.get(group)
+            if old is not None:
+                total += old.gpus if old.serves else 0
+            elif group in self.footing.serving:
+                total += self.footing.gpus
+        return total
+
+    def _take(self, groups: Set[GroupName]) -> None:
+        self.spare -= self._cost(groups)
+        self.gone |= groups
+
+    def _blockers(self, engine: Engine) -> Set[GroupName]:
+        found = {self.holder[device] for device in engine.devices if device in self.holder}
+        return found - self.gone
+
+    def _in_progress(self) -> bool:
+        """Whether an engine is on its way already: it has its GPUs and does not serve yet."""
+        stuck = set(self.footing.stuck)
+        return any(
+            engine.group not in self.footing.serving
+            and engine.group not in stuck
+            and not self._blockers(engine)
+            for engine in self.footing.wanted
+        )
+
+    def _others_there(self, rooms: places.Rooms, leaving: Set[GroupName]) -> Set[GroupName]:
+        """Who goes beside these so that one node gets room; nobody, where none can have it."""
+        after = places.Rooms(rooms.free, self.footing.gpus, rooms.waiting)
+        after.leave(self._olds(leaving))
+        movable = self._movable(leaving)
+        return places.room(self.footing.gpus, movable, after.free) or frozenset()
+
+    def _olds(self, groups: Set[GroupName]) -> list[Old]:
+        return [self.footing.obsolete[g] for g in sorted(groups) if g in self.footing.obsolete]
+
+    def _movable(self, but: Set[GroupName] = frozenset()) -> Mapping[GroupName, Old]:
+        """The old engines whose going leaves more room than what replaces them takes."""
+        smaller = {g: o for g, o in self.footing.outdated.items() if o.gpus < self.footing.gpus}
+        every = {**smaller, **self.footing.obsolete}
+        return {group: every[group] for group in every.keys() - self.gone - but}
+
+    def _rooms(self) -> places.Rooms | None:
+        """What is free on each node once those that have a way to go have gone and come."""
+        footing = self.footing
+        if not footing.free_known:
+            return None
+        rooms = places.Rooms(footing.free, footing.gpus)
+        rooms.leave(self._olds(self.gone))
+        placed = footing.serving | footing.placed
+        for engine in footing.wanted:
+            if engine.group not in placed and not self._blockers(engine):
+                rooms.come()
+        return rooms
+
+    def _say_no_room(self, group: GroupName, cost: int) -> None:
+        more = -(-(cost - self.spare) // self.footing.gpus)
+        needed = min(len(self.footing.wanted), self.footing.max_unavailable + more)
+        self.lacks_room = Waiting(what=Waits.FOR_ROOM, group=group, needed=needed)

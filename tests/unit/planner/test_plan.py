@@ -50,7 +50,7 @@ def test_a_pod_with_an_open_gate_is_in_service():
 def test_growing_keeps_the_pods_of_unchanged_groups():
     before = a_pool(device_mapping="list(range(0,8))")
     after = a_pool(device_mapping="list(range(0,12))")
-    plan = planned(after, all_pods(before))
+    plan = planned(after, all_pods(before, ready=True))
     assert created(plan) == [("g8-9", 0), ("g10-11", 0)]
     assert not plan.removals
 
@@ -66,7 +66,7 @@ def test_shrinking_removes_the_engines_whose_group_is_gone():
 def test_moving_the_window_keeps_the_engines_in_both_and_changes_their_ranks():
     before = a_pool(device_mapping="list(range(0,8))")
     after = a_pool(device_mapping="list(range(4,12))")
-    plan = planned(after, all_pods(before))
+    plan = planned(after, all_pods(before, ready=True))
     assert created(plan) == [("g8-9", 0), ("g10-11", 0)]
     # One engine may be away; the other serves on until the first new one is up.
     assert removed(plan) == ["actor-infer-g2-3-0"]
@@ -77,7 +77,7 @@ def test_moving_the_window_keeps_the_engines_in_both_and_changes_their_ranks():
 def test_a_mapping_that_moved_away_goes_by_the_budget_and_comes_to_an_end():
     before = a_pool(device_mapping="list(range(0,8))")
     after = a_pool(device_mapping="list(range(8,16))")
-    pods, worst = _roll(after, all_pods(before), lambda up: max(0, 4 - len(up) // 2))
+    pods, worst = _roll(after, all_pods(before, ready=True), lambda up: max(0, 4 - len(up) // 2))
     assert worst <= 1
     assert {pod.group for pod in pods} == {engine.group for engine in after.engines}
 
@@ -326,7 +326,7 @@ def test_of_two_equal_pods_the_one_that_was_created_first_stays_whatever_its_att
 
 
 def _outdated(pool, **changes):
-    return all_pods(pool, **{"revision": "0" * 10, **changes})
+    return all_pods(pool, **{"revision": "0" * 10, "ready": True, **changes})
 
 
 def test_a_new_revision_replaces_the_highest_rank_first_and_one_at_a_time():
@@ -350,7 +350,7 @@ def test_nothing_is_taken_away_while_another_engine_is_down():
 
 def test_outdated_engines_that_do_not_answer_are_replaced_whatever_else_is_down():
     pool = a_pool()
-    pods = _outdated(pool, containers_ready=False, node="")
+    pods = _outdated(pool, containers_ready=False, ready=False, node="")
     assert len(planned(pool, pods).removals) == 12
 
 
@@ -370,9 +370,9 @@ def test_engines_below_the_partition_keep_their_revision():
 
 
 def _settle(pods):
-    """What kubelet does: the pods that were told to go are gone, the others come up."""
+    """The pods that were told to go are gone, the others come up, and a trainer commits."""
     return [
-        dataclasses.replace(pod, containers_ready=True, node="gpu-node-0")
+        dataclasses.replace(pod, containers_ready=True, ready=True, node="gpu-node-0")
         for pod in pods
         if not pod.deleting
     ]
@@ -401,12 +401,7 @@ def _roll(pool, pods, away=None):
         if not plan.creates and not plan.removals:
             return pods, worst
         pods = _apply(pool, plan, pods)
-        up = {
-            device
-            for pod in pods
-            if pod.containers_ready and not pod.deleting
-            for device in pod.devices
-        }
+        up = {device for pod in pods if pod.ready and not pod.deleting for device in pod.devices}
         worst = max(worst, away(up))
         if not plan.creates:
             # The replacement is planned while the old pod is still on its way out.
@@ -437,7 +432,7 @@ def test_a_whole_rollout_keeps_to_its_budget(budget):
 def test_regrouping_the_gpus_goes_by_the_same_budget(before, after, engines):
     old = a_pool(num_gpus_per_worker=before)
     new = a_pool(num_gpus_per_worker=after, rollout={"maxUnavailable": 1})
-    pods, worst = _roll(new, all_pods(old))
+    pods, worst = _roll(new, all_pods(old, ready=True))
     assert len(pods) == engines
     assert {pod.group for pod in pods} == {engine.group for engine in new.engines}
     # An old engine that makes room for several new ones takes them away together.
@@ -447,16 +442,16 @@ def test_regrouping_the_gpus_goes_by_the_same_budget(before, after, engines):
 def test_a_mapping_shifted_by_one_gpu_comes_to_an_end():
     old = a_pool(device_mapping="list(range(0,6))")
     new = a_pool(device_mapping="list(range(1,7))", num_gpus_per_node=64)
-    pods, _ = _roll(new, all_pods(old))
+    pods, _ = _roll(new, all_pods(old, ready=True))
     assert {pod.group for pod in pods} == {"g1-2", "g3-4", "g5-6"}
 
 
 def test_two_engines_never_hold_the_same_gpu():
     old = a_pool(num_gpus_per_worker=2)
     new = a_pool(num_gpus_per_worker=4)
-    plan = planned(new, all_pods(old))
+    plan = planned(new, all_pods(old, ready=True))
     assert not plan.creates
-    held = _apply(new, plan, all_pods(old))
+    held = _apply(new, plan, all_pods(old, ready=True))
     follow_up = planned(new, held)
     assert created(follow_up) == [("g0-3", 0)]
 

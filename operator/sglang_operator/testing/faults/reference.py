@@ -55,10 +55,14 @@ def expected(spec: Json) -> Expected:
     return Expected(
         groups=dict(list(groups.items())[:active]),
         gpus=gpus,
-        max_unavailable=spec.get("rollout", {}).get("maxUnavailable", 1),
+        max_unavailable=_share(spec.get("rollout", {}).get("maxUnavailable", 1), active),
         suspended=bool(spec.get("suspend")),
         headless=bool(spec.get("network", {}).get("headlessService")),
     )
+
+
+def _share(value: int | str, of: int) -> int:
+    return value if isinstance(value, int) else max(1, int(value[:-1]) * of // 100)
 
 
 def _name(part: Sequence[int]) -> str:

@@ -1,0 +1,101 @@
+"""Where a pool's engines stand before a change takes some of them away.  Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.planner import places, rollout, turns
+from sglang_operator.planner.health import Health
+from sglang_operator.planner.observed import Observed, ObservedPod
+from sglang_operator.planner.pool import Pool
+
+# A pod for which the scheduler finds no place is given so long after the last one left: it tries
+# again within ten seconds.
+PLACE_SECONDS = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The one pod that stands for each engine, wanted or not, and how it is."""
+
+    pool: Pool
+    live: Mapping[GroupName, ObservedPod]
+    healths: Mapping[Uid, Health]
+    leaving: bool  # whether pods are on their way out
+    now: float
+
+    def footing(self, observed: Observed) -> rollout.Footing:
+        """What ``rollout.going`` decides by."""
+        pool, resource = self.pool, self.pool.spec.placement.resource_name
+        ranks = {engine.group: engine.rank for engine in pool.running}
+        kept = {name: self.live[name] for name in ranks if name in self.live}
+        free, known = places.free(
+            observed.nodes,
+            resource,
+            self.live.values(),
+            otherwise=pool.gpus,
+            per_node=pool.spec.num_gpus_per_node,
+        )
+        return rollout.Footing(
+            wanted=pool.running,
+            gpus=pool.gpus,
+            max_unavailable=pool.max_unavailable,
+            serving=frozenset(name for name, pod in kept.items() if self._serves(pod)),
+            closed=frozenset(name for name, pod in kept.items() if self._is_closed(pod)),
+            obsolete={n: self._old(pod) for n, pod in self.live.items() if n not in ranks},
+            outdated={
+                name: self._old(pod)
+                for name, pod in kept.items()
+                if not self._is_current(pod) and ranks[name] >= pool.spec.rollout.partition
+            },
+            placed=frozenset(name for name, pod in kept.items() if pod.node),
+            stuck=[n for n in kept if (due := self._stuck_from(n, observed)) and due <= self.now],
+            free=free,
+            free_known=known,
+            paused=pool.spec.rollout.paused,
+            held=turns.held(pool, observed),
+        )
+
+    def wakes(self, observed: Observed) -> Iterator[float]:
+        """When pods will have waited too long for a place."""
+        for name in self.live:
+            due = self._stuck_from(name, observed)
+            if due is not None and due > self.now:
+                yield due
+
+    def _old(self, pod: ObservedPod) -> places.Old:
+        return places.Old(
+            devices=pod.devices,
+            gpus=places.gpus(pod, self.pool.spec.placement.resource_name, self.pool.gpus),
+            node=pod.node,
+            up=self._is_up(pod),
+            serves=self._serves(pod),
+        )
+
+    def _is_up(self, pod: ObservedPod) -> bool:
+        return self.healths[pod.uid] is Health.UP
+
+    def _serves(self, pod: ObservedPod) -> bool:
+        """Whether clients reach it: what its gate says counts only while the engine answers."""
+        return self._is_up(pod) and pod.ready
+
+    def _is_current(self, pod: ObservedPod) -> bool:
+        return pod.revision in self.pool.accepted
+
+    def _is_closed(self, pod: ObservedPod) -> bool:
+        """Whether it only lacks weights."""
+        up = self._is_up(pod) and self._is_current(pod)
+        return up and self.pool.gated and not pod.ready
+
+    def _stuck_from(self, name: GroupName, observed: Observed) -> float | None:
+        """From when on the pod of a wanted engine counts as one that finds no GPUs.
+
+        None while it has a place, or some may become free because pods of ours are leaving.
+        """
+        pod = self.live[name]
+        lacking = self.pool.spec.placement.resource_name in pod.unschedulable
+        if self.healths[pod.uid] is not Health.PENDING or not lacking or self.leaving:
+            return None
+        if not self._is_current(pod):
+            return None
+        return max(pod.created, observed.last_gone) + PLACE_SECONDS

@@ -1,0 +1,235 @@
+"""What may be taken away for the sake of a change: what serves counts, and nothing else does."""
+
+import pytest
+
+from sglang_operator.api import names
+from sglang_operator.desired import disruption_budget
+from sglang_operator.planner import waits
+from sglang_operator.planner.observed import Gate
+from sglang_operator.planner.rollout import Waiting, Waits
+from tests.builders import (
+    a_lease,
+    a_pod,
+    a_pool,
+    all_pods,
+    created,
+    guide_spec,
+    planned,
+    refused,
+    removed,
+)
+
+OPEN = Gate(is_open=True, version="step-9")
+OLD = "0" * 10
+
+
+def serving(pool, **changes):
+    """All engines, reached by clients."""
+    return all_pods(pool, **{"ready": True, "gate": OPEN, **changes})
+
+
+def loaded(**changes):
+    """Four engines that load their weights themselves: no gate."""
+    config = {"mem_fraction_static": 0.7}
+    strategy = {"strategy_name": "sglang", "strategy_config": config}
+    return a_pool(strategy_args=strategy, device_mapping="list(range(0,8))", **changes)
+
+
+def four(**changes):
+    """Four engines that a trainer gives weights to."""
+    return a_pool(device_mapping="list(range(0,8))", **changes)
+
+
+# --- what serves
+
+
+def test_engines_that_serve_nobody_are_all_replaced_at_once():
+    pool = a_pool()
+    assert len(removed(planned(pool, all_pods(pool, revision=OLD)))) == 12
+
+
+def test_engines_that_serve_nobody_are_regrouped_at_once():
+    assert len(removed(planned(a_pool(num_gpus_per_worker=4), all_pods(a_pool())))) == 12
+
+
+def test_a_replaced_engine_without_weights_counts_as_away():
+    pool = four()
+    pods = serving(pool, revision=OLD)
+    pods[3] = a_pod(pool, pool.engines[3], 1, gate=None)
+    plan = planned(pool, pods)
+    assert not plan.removals
+    assert plan.waiting == Waiting(what=Waits.FOR_WEIGHTS, engines=1)
+
+
+def test_after_the_next_sync_the_rollout_goes_on():
+    pool = four()
+    pods = serving(pool, revision=OLD)
+    pods[3] = a_pod(pool, pool.engines[3], 1, ready=True, gate=OPEN)
+    plan = planned(pool, pods)
+    assert removed(plan) == ["actor-infer-g4-5-0"]
+    assert plan.waiting is None
+
+
+def test_of_a_pool_that_serves_in_part_the_idle_engines_go_first_and_together():
+    pool = four(rollout={"maxUnavailable": 3})
+    pods = serving(pool, revision=OLD)
+    pods[0] = a_pod(pool, pool.engines[0], revision=OLD)
+    pods[1] = a_pod(pool, pool.engines[1], revision=OLD)
+    # Two serve nobody and are replaced; one of those that serve may still be away.
+    assert sorted(removed(planned(pool, pods))) == [
+        "actor-infer-g0-1-0",
+        "actor-infer-g2-3-0",
+        "actor-infer-g6-7-0",
+    ]
+
+
+def test_without_a_gate_an_engine_serves_as_soon_as_it_is_ready():
+    pool = loaded()
+    pods = serving(pool, revision=OLD, gate=None)
+    pods[3] = a_pod(pool, pool.engines[3], 1, ready=True)
+    assert removed(planned(pool, pods)) == ["actor-infer-g4-5-0"]
+
+
+def test_an_engine_on_a_dead_node_serves_nobody_whatever_its_gate_says():
+    pool = four()
+    pods = serving(pool, revision=OLD)
+    pods[0] = a_pod(pool, pool.engines[0], ready=True, gate=OPEN, containers_ready=False)
+    assert not planned(pool, pods).removals
+
+
+def test_a_regrouping_of_a_serving_pool_waits_for_the_next_sync_too():
+    old = four()
+    new = four(num_gpus_per_worker=4)
+    pods = [
+        *serving(old)[2:],
+        a_pod(new, new.engines[0]),
+    ]
+    plan = planned(new, pods)
+    assert not plan.removals
+    assert plan.waiting == Waiting(what=Waits.FOR_WEIGHTS, engines=1)
+
+
+def test_with_all_allowed_away_a_rollout_waits_for_no_sync():
+    pool = four(rollout={"maxUnavailable": "100%"})
+    pods = serving(pool, revision=OLD)
+    pods[3] = a_pod(pool, pool.engines[3], 1)
+    plan = planned(pool, pods)
+    assert len(plan.removals) == 3
+    assert plan.waiting is None
+
+
+def test_a_waiting_rollout_says_how_to_go_on_without_a_trainer():
+    pool = four()
+    text = waits.message(pool, Waiting(what=Waits.FOR_WEIGHTS, engines=1))
+    assert text == (
+        f"the rollout waits for the next sync: 1 engine on revision {pool.revision} without "
+        "weights, and at most 1 may be out of service; if no trainer syncs any more, this goes on "
+        "without, until nobody serves: kubectl patch sgi actor-infer -n rl --type=merge -p "
+        '\'{"spec": {"rollout": {"maxUnavailable": "100%"}}}\''
+    )
+
+
+# --- the trainer's turn
+
+
+@pytest.mark.parametrize(
+    ("phase", "what"), [("Syncing", Waits.FOR_SYNC), ("Sleeping", Waits.FOR_WAKE)]
+)
+def test_running_engines_are_left_alone_while_a_trainer_has_them(phase, what):
+    pool = four(rollout={"maxUnavailable": "100%"})
+    lease = a_lease(pool, phase=phase, holder="trainer")
+    for pods in (serving(pool, revision=OLD), all_pods(pool, revision=OLD)):
+        plan = planned(pool, pods, children=lease)
+        assert not plan.removals
+        assert plan.waiting == Waiting(what=what)
+
+
+def test_during_a_sync_an_engine_that_is_not_up_is_replaced_all_the_same():
+    pool = four()
+    pods = serving(pool, revision=OLD)
+    pods[1] = a_pod(pool, pool.engines[1], revision=OLD, containers_ready=False)
+    lease = a_lease(pool, phase="Syncing", holder="trainer")
+    assert removed(planned(pool, pods, children=lease)) == ["actor-infer-g2-3-0"]
+
+
+def test_during_a_sync_engines_that_the_user_does_not_want_go():
+    pool = four(replicas=2)
+    lease = a_lease(pool, phase="Syncing", holder="trainer")
+    assert len(removed(planned(pool, serving(four()), children=lease))) == 2
+
+
+@pytest.mark.parametrize("phase", ["Awake", "Aborted"])
+def test_engines_that_wait_for_a_commit_serve_nobody_and_may_go(phase):
+    pool = four()
+    lease = a_lease(pool, phase=phase)
+    assert len(planned(pool, all_pods(pool, revision=OLD), children=lease).removals) == 4
+
+
+def test_another_pools_lease_holds_nothing():
+    pool = four()
+    ((key, child),) = a_lease(pool, phase="Syncing").items()
+    theirs = {key: child.__class__(uid=child.uid, owner=names.Uid("other"), body=child.body)}
+    assert planned(pool, all_pods(pool, revision=OLD), children=theirs).removals
+
+
+# --- a revision that the API server would refuse
+
+
+def test_no_engine_goes_for_a_revision_that_admission_refuses():
+    pool = four()
+    for pods in (serving(pool, revision=OLD), all_pods(pool, revision=OLD)):
+        plan = planned(pool, pods, refused_revision=pool.revision)
+        assert not plan.removals
+        assert plan.waiting == Waiting(what=Waits.FOR_ADMISSION)
+    assert planned(pool, all_pods(pool, revision=OLD), refused_revision="another").removals
+
+
+# --- how many
+
+
+@pytest.mark.parametrize(
+    ("value", "engines", "budget"),
+    [
+        pytest.param(1, 12, 1, id="a number"),
+        pytest.param(5, 3, 5, id="more than there are"),
+        pytest.param("25%", 12, 3, id="a share"),
+        pytest.param("25%", 11, 2, id="rounded down"),
+        pytest.param("1%", 12, 1, id="but at least one"),
+        pytest.param("100%", 12, 12, id="all"),
+        pytest.param("50%", 0, 1, id="of none"),
+    ],
+)
+def test_max_unavailable_is_a_number_or_a_share_of_all_engines(value, engines, budget):
+    pool = a_pool(replicas=engines, rollout={"maxUnavailable": value})
+    assert pool.max_unavailable == budget
+    body = disruption_budget.disruption_budget(pool)
+    assert body["spec"]["minAvailable"] == max(0, engines - budget)
+    if engines:
+        plan = planned(pool, serving(pool, revision=OLD))
+        assert len(plan.removals) == min(budget, engines)
+
+
+@pytest.mark.parametrize(
+    "value", [0, 4097, "0%", "101%", "two", "5", "1.5%", "-1%", "025%", "٣%", ""]
+)
+def test_what_is_neither_a_number_nor_a_share_is_refused(value):
+    (problem,) = refused(rollout={"maxUnavailable": value}).errors
+    assert problem.field == "spec.rollout.maxUnavailable"
+    assert "expected a number of engines from 1 to 4096, or a percentage" in problem.message
+
+
+@pytest.mark.parametrize(("value", "reason"), [("25%", "NotYetSupported"), ("x", "SpecInvalid")])
+def test_a_surge_is_a_number_or_a_share_too_but_only_none_is_supported(value, reason):
+    assert {p.reason for p in refused(rollout={"maxSurge": value}).errors} >= {reason}
+    assert a_pool(rollout={"maxSurge": "0%"}).revision == a_pool().revision
+
+
+# --- a pool without ids
+
+
+def test_ranks_without_ids_count_by_engines_when_they_grow():
+    raw = guide_spec(replicas=4)
+    del raw["device_mapping"]
+    old, new = a_pool(raw), a_pool({**raw, "num_gpus_per_worker": 4})
+    assert removed(planned(new, serving(old))) == ["actor-infer-r3-0"]
+    assert created(planned(new, serving(old)[:3])) == [("r3", 0)]
