@@ -517,6 +517,11 @@ def test_a_field_that_does_not_exist_is_refused_by_name(plane, fields, unknown):
         ({"replicas": -1}, "spec.replicas in body should be greater than or equal to 0"),
         ({"replicas": 4097}, "should be less than or equal to 4096"),
         ({"rollout": {"maxUnavailable": 0}}, "should be greater than or equal to 1"),
+        ({"rollout": {"maxUnavailable": "half"}}, "maxUnavailable is half; expected a number of"),
+        ({"rollout": {"maxUnavailable": "0%"}}, "or a percentage of them from 1 to 100; correct"),
+        ({"rollout": {"maxUnavailable": "101%"}}, "or a percentage of them from 1 to 100; correct"),
+        ({"rollout": {"maxUnavailable": True}}, "must be of type integer,string"),
+        ({"rollout": {"maxSurge": "lots"}}, "or a percentage of them from 0 to 100; correct"),
         ({"rollout": {"maxSurge": -1}}, "should be greater than or equal to 0"),
         ({"rollout": {"partition": -1}}, "should be greater than or equal to 0"),
         ({"network": {"port": 80}}, "spec.network.port in body should be greater than or equal"),
@@ -605,6 +610,13 @@ def test_the_definition_can_be_applied_again_without_a_change(plane):
 # --- what kubectl shows
 
 
+@pytest.mark.parametrize("value", [1, 4096, "1%", "25%", "100%"])
+def test_numbers_of_engines_may_be_shares_of_all(plane, value):
+    spec = mapped("[0]", rollout={"maxUnavailable": value, "maxSurge": "0%"})
+    made = create(plane, plane.namespace(f"share-{str(value).strip('%')}"), spec)
+    assert made["spec"]["rollout"]["maxUnavailable"] == value
+
+
 def test_kubectl_explains_the_fields(plane):
     def explained(field: str) -> str:
         return " ".join(plane.kubectl("explain", f"sgi.spec.{field}").stdout.split())
@@ -617,6 +629,8 @@ def test_kubectl_explains_the_fields(plane):
     assert "Anybody who may read the object reads them" in explained("system_envs")
     assert "accepted and kept, without effect on an engine." in explained("data_args")
     assert "Becomes --model-path." in explained("model_args.model_name_or_path")
+    assert "FIELD: maxUnavailable <" in explained("rollout.maxUnavailable")
+    assert "a share of all such as 25%" in explained("rollout.maxUnavailable")
     assert "ENUM: Count Slot Exact" in explained("placement.mode")
 
 

@@ -234,6 +234,11 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         scheduler=intern(pod.spec.scheduler_name),
         has_sandbox=_true(conditions, "PodReadyToStartContainers"),
         memory_limit=intern(own.resources.limits.get("memory", "")),
+        limits=tuple(
+            (intern(name), _integer(count))
+            for name, count in own.resources.limits.items()
+            if "/" in name
+        ),
         disruption=disruption.reason if disruption.status == "True" else "",
         waiting_reason=waiting.reason,
         waiting_message=waiting.message,

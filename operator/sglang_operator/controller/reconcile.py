@@ -170,6 +170,7 @@ class Reconciler:
             reports=self._poller.reports(key) if self._poller else {},
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
+            last_gone=now - time.monotonic() + self._view.pods.lost_at(key),
         )
 
     def _ask_engines(
