@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.desired import engine_pod
+from sglang_operator.desired import drift, engine_pod
 from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool
@@ -182,10 +182,12 @@ def _to_have(
         child = observed.children.get((kind, name))
         if child is None:
             yield CreateChild(kind=kind, name=name, body=body, reason="it does not exist")
-        elif child.owner == pool.owner.uid and (path := difference(_content(body), child.body)):
-            yield UpdateChild(
-                kind=kind, name=name, uid=child.uid, body=body, reason=f"{path} differs"
-            )
+        elif child.owner == pool.owner.uid and (found := drift.drift(body, child.body)):
+            why = f"{found.path} differs"
+            if found.immutable and kind in OPTIONAL:
+                yield DeleteChild(kind=kind, name=name, uid=child.uid, reason=why)
+            else:
+                yield UpdateChild(kind=kind, name=name, uid=child.uid, body=found.body, reason=why)
 
 
 def _to_drop(
@@ -213,36 +215,3 @@ def _is_foreign(pool: Pool, child: ObservedChild | None) -> bool:
     return (
         child is not None and child.owner != pool.owner.uid and child.owner_pool != pool.owner.name
     )
-
-
-def _content(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an object is compared: its kind and owner are part of finding it."""
-    content = {key: body[key] for key in ("spec", "data") if key in body}
-    return {"metadata": {"labels": body["metadata"]["labels"]}, **content}
-
-
-def difference(wanted: Any, found: Any, path: str = "") -> str:
-    """The first place where ``found`` lacks what is wanted, or "" if it has all of it.
-
-    What the server or others added is not a difference, except inside lists, whose length counts.
-    An empty list or mapping that is wanted is there when it is absent: the server drops it.
-    """
-    if found is None and wanted in ({}, []):
-        return ""
-    if isinstance(wanted, Mapping):
-        if not isinstance(found, Mapping):
-            return path or "."
-        for key, value in wanted.items():
-            below = difference(value, found.get(key), f"{path}.{key}")
-            if below:
-                return below
-        return ""
-    if isinstance(wanted, list):
-        if not isinstance(found, list) or len(found) != len(wanted):
-            return path or "."
-        for index, value in enumerate(wanted):
-            below = difference(value, found[index], f"{path}[{index}]")
-            if below:
-                return below
-        return ""
-    return "" if wanted == found else path or "."
