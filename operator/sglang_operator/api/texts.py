@@ -274,6 +274,19 @@ DO_SECURITY = {
 }
 QUOTA_GPUS = "{name} in {namespace}: {used} of {hard} {key} in use"
 DO_QUOTA_FULL = "a pool waits until somebody gives GPUs back, or the quota grows"
+LIMIT_GIVEN = (
+    "LimitRange {name} in {scope} gives {amount} of {resource} to each container that names no "
+    "limit; {needed}"
+)
+LIMIT_MOST = "LimitRange {name} in {scope} allows no more than {amount} of {resource}; {needed}"
+LIMIT_FOR = "; for now that is {pools}"
+LIMIT_NEEDS_MEMORY = "the /dev/shm of an engine alone may hold {least} GiB"
+LIMIT_NEEDS_CPU = "an engine has several processes, and needs {least} and more"
+DO_LIMIT_GIVEN = (
+    "set resources.limits.{resource} for the container engine in each pool's podTemplate, or raise "
+    "the default of the LimitRange"
+)
+DO_LIMIT_MOST = "have the max of the LimitRange raised, or use another namespace"
 MONITORING_THERE = "the Prometheus Operator is there: kubectl apply -k manifests/monitoring"
 MONITORING_MISSING = "no Prometheus Operator; /metrics is served all the same"
 

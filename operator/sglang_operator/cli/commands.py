@@ -201,7 +201,8 @@ def rollout(cluster: "Cluster", action: str, pool: str) -> int:
 @where
 @ends
 def doctor(cluster: "Cluster", output: str) -> int:
-    """Look at versions, the definition, the operator, GPUs, pools, rights, Pod Security, quotas.
+    """Look at versions, the definition, the operator, GPUs, pools, rights, Pod Security, quotas
+    and limits.
 
     Exit codes: 0 pools can run (that some are not Ready is a warning); 1 something keeps them from
     it; 2 errors.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
-from sglang_operator.cli import deployed, leading, occupancy, structure
+from sglang_operator.cli import deployed, leading, limits, occupancy, structure
 from sglang_operator.cli.checks import Check, Grade, unknown
 from sglang_operator.cli.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
@@ -40,6 +40,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         **occupancy.QUESTIONS,
         "namespace": (f"/api/v1/namespaces/{scope}", {}),
         "quotas": (f"/api/v1/namespaces/{scope}/resourcequotas", {}),
+        "limits": (f"/api/v1/namespaces/{scope}/limitranges", {}),
         "groups": ("/apis", {}),
     }
     found = cluster.gather(questions)
@@ -68,13 +69,15 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     yield _definition(found["definition"])
     yield _operator(found, now)
     pools = occupancy.seen(found, now)
-    yield _gpus(found["nodes"], None if isinstance(pools, ClusterError) else pools)
+    seen = None if isinstance(pools, ClusterError) else pools
+    yield _gpus(found["nodes"], seen)
     about_pools = occupancy.check(pools)
     if about_pools:
         yield about_pools
     yield _rights(scope, found["rules"])
     yield from _namespace(scope, found["namespace"])
     yield from _quotas(scope, found["quotas"])
+    yield from limits.check(scope, found["limits"], seen)
     yield _monitoring(found["groups"])
 
 

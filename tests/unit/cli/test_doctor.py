@@ -10,7 +10,7 @@ from sglang_operator.cli import doctor
 from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.generate import DEFINITION
 from sglang_operator.cli.kubectl import ClusterError, Why
-from tests.builders import NOW
+from tests.builders import NOW, guide_spec
 from tests.unit.picture.world import World, guide
 
 RENEWED = "2027-01-15T07:59:50.000000Z"
@@ -47,6 +47,7 @@ def _facts() -> dict[str, Any]:
         "engines": {"items": []},
         "namespace": {"metadata": {"name": "rl"}},
         "quotas": {"items": []},
+        "limits": {"items": []},
         "groups": {"groups": []},
         "rules": {"status": {"resourceRules": [rule]}},
     }
@@ -147,6 +148,71 @@ def test_a_full_quota_is_a_warning():
     check = _examine(quotas={"items": [quota]})["quota"]
     assert check.grade is Grade.WARNING
     assert check.what == "gpus in rl: 8 of 8 nvidia.com/gpu in use"
+
+
+def _limits(**limit: Any) -> dict[str, Any]:
+    container = {"type": "Container", **limit}
+    return {"items": [{"metadata": {"name": "defaults"}, "spec": {"limits": [container]}}]}
+
+
+def _pool(**changes: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "actor-infer", "namespace": "rl", "uid": "u", "generation": 1},
+        "spec": guide_spec(**changes),
+        "status": {},
+    }
+
+
+def _limited(memory: str) -> dict[str, Any]:
+    container = {"name": "engine", "resources": {"limits": {"memory": memory}}}
+    return {"spec": {"containers": [container]}}
+
+
+def test_a_default_that_no_engine_lives_in_is_named_with_what_to_set():
+    limits = _limits(default={"cpu": "8", "memory": "1Gi"}, defaultRequest={"memory": "512Mi"})
+    check = _examine(limits=limits)["limits"]
+    assert check.grade is Grade.WARNING
+    assert check.what == (
+        "LimitRange defaults in rl gives 1Gi of memory to each container that names no limit; the "
+        "/dev/shm of an engine alone may hold 10 GiB"
+    )
+    assert "set resources.limits.memory for the container engine" in check.do
+
+
+def test_a_pool_that_names_its_limit_is_not_under_the_default():
+    limits = _limits(default={"memory": "1Gi"})
+    named = {"items": [_pool(podTemplate=_limited("64Gi"))]}
+    assert "limits" not in _examine(limits=limits, pools=named)
+    check = _examine(limits=limits, pools={"items": [_pool()]})["limits"]
+    assert check.what.endswith("may hold 12 GiB; for now that is actor-infer")
+
+
+@pytest.mark.parametrize("kind", ["Container", "Pod"])
+def test_a_most_below_every_engine_is_bad_whatever_pools_say(kind):
+    limits = _limits(type=kind, max={"memory": "4Gi"})
+    check = _examine(limits=limits, pools={"items": [_pool(podTemplate=_limited("64Gi"))]})[
+        "limits"
+    ]
+    assert check.grade is Grade.BAD
+    assert check.what.startswith("LimitRange defaults in rl allows no more than 4Gi of memory")
+
+
+def test_few_cpus_by_default_are_told_too():
+    check = _examine(limits=_limits(default={"cpu": "500m"}))["limits"]
+    assert "500m of cpu" in check.what
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"default": {"memory": "64Gi", "cpu": 8}},
+        {"defaultRequest": {"memory": "1Gi", "cpu": 1}},
+        {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}},
+        {"type": "Pod", "min": {"memory": "1Gi"}},
+    ],
+)
+def test_a_range_that_engines_fit_into_is_not_told_of(limit):
+    assert "limits" not in _examine(limits=_limits(**limit))
 
 
 def _deployment(ready: int) -> dict[str, Any]:
