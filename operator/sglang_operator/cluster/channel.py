@@ -12,12 +12,18 @@ import httptools
 
 # A stream that is read too slowly is not read further before it was caught up with.
 MAX_UNREAD = 4 * 1024 * 1024
+# A whole answer of more is none: it would be kept twice.
+MOST_BYTES = 32 * 1024 * 1024
 # Most of what an event costs is waking up for it.  A stream whose news have followed each other
 # this closely for so many times is read in gulps, until there is a pause.
 BUSY_SECONDS, BUSY_TIMES = 0.01, 16
 GULP_SECONDS = 0.02
 RECEIVED_BYTES = 256 * 1024
 DECRYPTED_BYTES = 16 * 1024  # a TLS record holds no more
+
+
+class TooLargeError(ConnectionError):
+    """The answer is larger than whoever asked wants to keep."""
 
 
 class DisconnectedError(ConnectionError):
@@ -102,6 +108,8 @@ class Channel(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._heard = self._begun = False
         self._complete = True  # nothing is asked yet
+        self._most = 0
+        self._by_end = False  # the answer's end is that of the connection
         self._keeps = True
         self._streaming = False
         self._silence: asyncio.TimerHandle | None = None
@@ -130,11 +138,15 @@ class Channel(asyncio.BufferedProtocol):
         while self._shaking:
             await self._news()
 
-    def send(self, data: bytes) -> None:
-        """Send a request; the answer before must have been read to its end."""
+    def send(self, data: bytes, most: int = MOST_BYTES) -> None:
+        """Send a request, of whose whole answer so many bytes are kept.
+
+        The answer before must have been read to its end.
+        """
         if self._error is not None or self._transport is None:
             raise DisconnectedError("the connection is closed")
         self._heard = self._begun = self._complete = False
+        self._most = most
         self._heard_at = self._loop.time()
         self._headers = {}
         if self._tls is not None:
@@ -236,7 +248,7 @@ class Channel(asyncio.BufferedProtocol):
                 self._tls.feed(data)
                 self._decrypt(self._tls)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._error = DisconnectedError(f"not HTTP: {error}")
+            self._error = self._error or DisconnectedError(f"not HTTP: {error}")
             self.abort()
         except ssl.SSLError as error:
             self._error = error
@@ -259,11 +271,22 @@ class Channel(asyncio.BufferedProtocol):
                 self._hear(plain[:count])
         self._send(tls)
         if tls.ended:
+            self._end()
             self.abort()
 
     def _send(self, tls: Tls) -> None:
         if self._transport is not None and (data := tls.outgoing()):
             self._transport.write(data)
+
+    def eof_received(self) -> None:
+        if self._tls is None:  # else its own goodbye counts: whoever cuts a connection has none
+            self._end()
+
+    def _end(self) -> None:
+        """The server has nothing more to say: the end of an answer that has no length."""
+        if self._begun and not self._complete and self._by_end:
+            self._complete, self._keeps = True, False
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._error is None:
@@ -285,10 +308,15 @@ class Channel(asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
         self._begun = self._status >= 200
+        # RFC 9112 6.3
+        self._by_end = not {"content-length", "transfer-encoding"} & self._headers.keys()
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
         before, self._unread = self._unread, self._unread + len(body)
+        if not self._streaming and self._unread > self._most:
+            self._error = TooLargeError(f"an answer of more than {self._most} bytes")
+            raise self._error  # the parser ends with this
         # A whole answer is not read before it is complete: to stop there would be for ever.
         if self._streaming and before <= MAX_UNREAD < self._unread and self._transport:
             self._transport.pause_reading()

@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from sglang_operator.cluster.channel import Response
+from sglang_operator.cluster.authorization import Authorization
+from sglang_operator.cluster.channel import MOST_BYTES, Response, TooLargeError
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.transport import Server
 
@@ -83,6 +84,10 @@ class ApiUnreachableError(Exception):
     """No answer: refused, reset or timed out.  Whether a write happened is not known."""
 
 
+class ApiTooLargeError(ApiUnreachableError):
+    """The answer was larger than is kept."""
+
+
 class FencedError(ApiUnreachableError):
     """The write was not sent: this process may not write now."""
 
@@ -97,6 +102,7 @@ class ApiClient:
         self.fence: Callable[[], bool] = lambda: True
         self._connection = connection
         self._user_agent = user_agent
+        self._authorization = Authorization(lambda: connection.authorization())
         self._lanes: dict[Lane, Server] = {}
         self._watches: Server | None = None
         self.requests: Counter[tuple[str, int]] = Counter()
@@ -123,11 +129,12 @@ class ApiClient:
             tls=self._connection.ssl_context(),
             headers={"User-Agent": self._user_agent},
             limit=limit,
+            tls_name=getattr(self._connection, "tls_name", None),
         )
 
-    def _headers(self, accept: str, content_type: str | None = None) -> dict[str, str]:
+    async def _headers(self, accept: str, content_type: str | None = None) -> dict[str, str]:
         headers = {"Accept": accept}
-        authorization = self._connection.authorization()
+        authorization = await self._authorization.header()
         if authorization:
             headers["Authorization"] = authorization
         if content_type:
@@ -146,6 +153,7 @@ class ApiClient:
         timeout: float = REQUEST_TIMEOUT,
         fenced: bool = True,
         lane: Lane = Lane.WORK,
+        most: int = MOST_BYTES,
     ) -> bytes:
         """The body of a successful answer.
 
@@ -156,15 +164,18 @@ class ApiClient:
         if fenced and method != "GET" and not self.fence():
             raise FencedError(f"{method} {path}: another operator holds the Lease")
         try:
-            headers = self._headers(accept, content_type if body is not None else None)
+            headers = await self._headers(accept, content_type if body is not None else None)
             response = await self._lanes[lane].request(
-                method, _target(path, params), headers, body, timeout
+                method, _target(path, params), headers, body, timeout, most
             )
+        except TooLargeError as error:
+            self.requests[method, 0] += 1
+            raise ApiTooLargeError(f"{method} {path}: {error}") from error
         except (TimeoutError, OSError) as error:
             self.requests[method, 0] += 1
             raise ApiUnreachableError(f"{method} {path}: {_words(error)}") from error
         self.requests[method, response.status] += 1
-        if response.status >= 400:
+        if response.status >= 300:
             raise _error(response)
         return response.body
 
@@ -176,10 +187,10 @@ class ApiClient:
         assert self._watches is not None, "use the client as a context manager"
         try:
             async with self._watches.stream(
-                _target(path, params), self._headers(JSON), idle=idle
+                _target(path, params), await self._headers(JSON), idle=idle
             ) as (status, answered, chunks):
                 self.requests["WATCH", status] += 1
-                if status >= 400:
+                if status >= 300:
                     body = b"".join([chunk async for chunk in chunks])
                     raise _error(Response(status, answered, body))
                 yield chunks
@@ -192,6 +203,10 @@ def _target(path: str, params: Mapping[str, str] | None) -> str:
 
 
 def _error(response: Response) -> ApiError:
+    if response.status < 400:
+        place = response.headers.get("location", "elsewhere")[:500]
+        message = f"the API server refers to {place}: no redirect is followed, correct its address"
+        return ApiError(response.status, "Redirect", message, None)
     try:
         status = msgspec.json.decode(response.body, type=_Status)
     except (msgspec.DecodeError, msgspec.ValidationError):

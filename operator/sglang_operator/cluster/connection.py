@@ -8,8 +8,10 @@ import logging
 import ssl
 import time
 from pathlib import Path
+from typing import Any
 
 from kubernetes import client, config
+from kubernetes.config import kube_config
 
 # Asking the official client whether its token is still good costs more than a request of ours.
 AUTHORIZATION_SECONDS = 10.0
@@ -22,7 +24,7 @@ class NoClusterError(Exception):
 
 
 class Connection:
-    """One cluster and one identity.  ``authorization`` is asked for each request."""
+    """One cluster and one identity.  ``authorization`` may block, for as long as it likes."""
 
     def __init__(self, configuration: "client.Configuration") -> None:
         self._configuration = configuration
@@ -30,6 +32,8 @@ class Connection:
         self.ca_file: str | None = configuration.ssl_ca_cert
         self.cert_file: str | None = configuration.cert_file
         self.key_file: str | None = configuration.key_file
+        # Whose certificate the server has, if it is not reached by its own name.
+        self.tls_name: str | None = configuration.tls_server_name
         self.verify: bool = configuration.verify_ssl is not False
         self._authorization: str | None = None
         self._asked = float("-inf")
@@ -91,4 +95,33 @@ def load(kubeconfig: Path | None = None, context: str | None = None) -> Connecti
             f"no cluster is configured: not inside a pod, and {where}: {error}; name a kubeconfig "
             "with --kubeconfig"
         ) from error
+    _refuse_what_is_ignored(str(kubeconfig or kube_config.KUBE_CONFIG_DEFAULT_LOCATION), context)
     return Connection(configuration)
+
+
+# Of a cluster and of a user, what would change where requests go or as whom.
+_IGNORED = {"clusters": ("proxy-url",), "users": ("as", "as-uid", "as-groups", "as-user-extra")}
+
+
+def _refuse_what_is_ignored(path: str, context: str | None) -> None:
+    """Requests that go another way than the file says, or as somebody else, are worse than none."""
+    written = kube_config.KubeConfigMerger(path).config.value  # type: ignore[no-untyped-call]
+    named = {
+        kind: {each.get("name"): each.get(kind[:-1]) or {} for each in map(_plain, found)}
+        for kind in ("contexts", *_IGNORED)
+        if (found := written.get(kind) or ())
+    }
+    chosen = named.get("contexts", {}).get(context or written.get("current-context"), {})
+    for kind, keys in _IGNORED.items():
+        name = chosen.get(kind[:-1])
+        for key in keys:
+            if named.get(kind, {}).get(name, {}).get(key):
+                raise NoClusterError(
+                    f"{path}: {kind[:-1]} {name} has {key}, which the operator does not follow; "
+                    "remove it, or name a kubeconfig without it with --kubeconfig"
+                )
+
+
+def _plain(node: Any) -> Any:
+    """What the official client has wrapped for its own messages."""
+    return getattr(node, "value", node)

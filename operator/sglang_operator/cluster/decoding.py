@@ -28,6 +28,9 @@ _IDENTITY = tuple(
         "deletionTimestamp",
     )
 )
+# What is larger is not built: a namespace full of such would take all memory.
+MOST_BYTES = 512 * 1024
+_PLAIN_PAGE = 8 * 1024 * 1024  # a page of pools that cannot all be looked at as they are
 _WORDS = 300  # of what the decoder said
 
 
@@ -98,12 +101,14 @@ class Decoder(Generic[R]):
     def object(self, data: bytes) -> R:
         """One object.  Raises :class:`UnreadError`."""
         try:
+            self._refuse(len(data) > MOST_BYTES)
             return _usable(self._object.decode(data))
         except Exception as error:  # whatever is wrong with it
             return self._mended(data, error)
 
     def page(self, body: bytes) -> Page[R]:
         """A page in which everything can be read.  Raises anything if that is not so."""
+        self._refuse(len(body) > _PLAIN_PAGE)
         page = self._list.decode(body)
         return Page(
             version=page.metadata.resource_version,
@@ -132,6 +137,7 @@ class Decoder(Generic[R]):
 
     def event(self, line: bytes) -> Event[R]:
         """One event of a watch.  Raises anything if it cannot be read."""
+        self._refuse(len(line) > MOST_BYTES)
         event = self._event.decode(line)
         _usable(event.object)
         return event
@@ -150,6 +156,11 @@ class Decoder(Generic[R]):
         if not is_named(meta):
             raise UnreadError(Unread(metadata=meta, why="its metadata is not as expected"))
         return Event(kind, self._kind(metadata=meta))  # type: ignore[call-arg]
+
+    def _refuse(self, large: bool) -> None:
+        """Pools are kept as they are written; of others only little is kept in any case."""
+        if large and self._kind is wire.CustomResource:
+            raise ValueError(f"it has more than {MOST_BYTES // 1024} KiB")
 
     def _mended(self, data: bytes, error: Exception) -> R:
         """A pool that cannot be read is one whose spec says nothing; others are not known."""

@@ -16,7 +16,12 @@ from typing import Generic, Protocol
 import msgspec
 
 from sglang_operator.cluster import supervision
-from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError
+from sglang_operator.cluster.client import (
+    ApiClient,
+    ApiError,
+    ApiTooLargeError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.decoding import (
     Decoder,
     Event,
@@ -178,8 +183,16 @@ class Informer(Generic[R]):
         self.lists += 1
         self.synced.set()
 
-    async def _page(self, params: Mapping[str, str]) -> Page[R]:
-        body = await self.client.request("GET", self.resource.path, params=params)
+    async def _page(self, params: dict[str, str]) -> Page[R]:
+        """The next page, with fewer objects from then on if these are too large together."""
+        while True:
+            try:
+                body = await self.client.request("GET", self.resource.path, params=params)
+                break
+            except ApiTooLargeError:
+                if params["limit"] == "1":
+                    raise
+                params["limit"] = str(max(1, int(params["limit"]) // 8))
         try:
             return self._decoder.page(body)
         except Exception:  # of one object, or of the list itself

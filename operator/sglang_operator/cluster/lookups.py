@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -20,6 +21,13 @@ TIMEOUT = 5.0
 MOST_PODS = 16  # whose events are asked for at a time
 MOST_EVENTS = 50
 CENSUS_SECONDS = 30.0  # the answer for one pool is good enough for the others
+# Of the nodes that have GPUs: so many are asked about, and two a second on the average.
+MOST_NODES = 1024
+SECONDS_OF_NODE = 0.5
+MOST_PODS_OF_NODE = 500
+MOST_BYTES = 16 * 1024 * 1024  # of one answer; a node's pods take some hundreds of KB
+# What decoding raises at what is not as it should be.
+UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +38,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 class _Events(msgspec.Struct, frozen=True):
-    items: list[_Event] = []
+    items: list[_Event] | None = None
 
 
 class _Resources(msgspec.Struct, frozen=True):
@@ -57,7 +65,7 @@ class _Pod(msgspec.Struct, frozen=True):
 
 
 class _Pods(msgspec.Struct, frozen=True):
-    items: list[_Pod] = []
+    items: list[_Pod] | None = None
 
 
 _events = msgspec.json.Decoder(_Events)
@@ -71,7 +79,8 @@ class Lookups:
         self._client = client
         self._events_refused = False
         self._pods_refused = False
-        self._census: tuple[float, str, Mapping[str, tuple[Holder, ...]]] | None = None
+        self._census: _Census | None = None
+        self._counting = asyncio.Lock()
 
     async def events(
         self, namespace: str, pods: Iterable[names.Uid]
@@ -90,7 +99,11 @@ class Lookups:
         params = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(MOST_EVENTS)}
         try:
             answer = await self._client.request(
-                "GET", paths.core_events(namespace), params=params, timeout=TIMEOUT
+                "GET",
+                paths.core_events(namespace),
+                params=params,
+                timeout=TIMEOUT,
+                most=MOST_BYTES,
             )
         except ApiError as error:
             if error.status == 403 and not self._events_refused:
@@ -99,43 +112,86 @@ class Lookups:
             return ()
         except ApiUnreachableError:
             return ()
-        told = _events.decode(answer).items
+        try:
+            told = _events.decode(answer).items or ()
+        except UNDECODABLE as error:
+            log.info("Events about %s cannot be read: %s", uid, error)
+            return ()
         return tuple(PodEvent(reason=e.reason, message=e.message[:2048]) for e in reversed(told))
 
-    async def census(self, resource: str) -> Mapping[str, tuple[Holder, ...]] | None:
-        """Who holds how much of a resource on each node, in the whole cluster; None: not allowed.
+    async def census(
+        self, resource: str, nodes: Iterable[str] = ()
+    ) -> Mapping[str, tuple[Holder, ...]] | None:
+        """Who holds how much of a resource on each of these nodes; None: it cannot be learnt.
 
-        From the API server's cache, and at most every CENSUS_SECONDS for all pools together.
+        Only the nodes that have the resource are asked about, one after another and from the API
+        server's cache, which knows the pods of a node without looking at the others'.  All pools
+        share the answer, which is good for as long as it took requests.
         """
-        known = self._census
-        if known is not None and known[1] == resource and _is_fresh(known[0]):
-            return known[2]
-        if self._pods_refused:
+        wanted = sorted(nodes)
+        if self._pods_refused or len(wanted) > MOST_NODES:
             return None
+        async with self._counting:  # of many pools one asks, and all have the answer
+            known = self._census
+            if known is not None and known.answers(resource, wanted):
+                return known.holders
+            begun = time.monotonic()
+            holders = await self._all_holders(resource, wanted)
+            self._census = _Census(begun, resource, tuple(wanted), holders)
+            return holders
+
+    async def _all_holders(
+        self, resource: str, nodes: list[str]
+    ) -> Mapping[str, tuple[Holder, ...]] | None:
+        holders = {}
+        for node in nodes:
+            found = await self._holders(resource, node)
+            if found is None:
+                return None  # who lacks a part does not know what is free
+            if found:
+                holders[node] = found
+        return holders
+
+    async def _holders(self, resource: str, node: str) -> tuple[Holder, ...] | None:
         params = {
             "resourceVersion": "0",
-            "fieldSelector": "spec.nodeName!=,status.phase!=Failed,status.phase!=Succeeded",
+            "limit": str(MOST_PODS_OF_NODE),
+            "fieldSelector": f"spec.nodeName={node},status.phase!=Failed,status.phase!=Succeeded",
         }
         try:
-            answer = await self._client.request("GET", paths.pods(""), params=params)
+            answer = await self._client.request(
+                "GET", paths.pods(""), params=params, timeout=TIMEOUT, most=MOST_BYTES
+            )
+            pods = _pods.decode(answer).items or ()
         except ApiError as error:
             self._pods_refused = error.status == 403
             return None
-        except ApiUnreachableError:
+        except (ApiUnreachableError, *UNDECODABLE) as error:
+            log.info("the pods of node %s cannot be counted: %s", node, error)
             return None
-        holders: dict[str, list[Holder]] = {}
-        for pod in _pods.decode(answer).items:
+        found = []
+        for pod in pods:
             count = sum(_count(c.resources.limits.get(resource)) for c in pod.spec.containers)
-            if count:
+            if count and pod.spec.node_name == node:
                 name = f"{pod.metadata.namespace}/{pod.metadata.name}"
-                holders.setdefault(pod.spec.node_name, []).append(Holder(pod=name, count=count))
-        found = {node: tuple(pods) for node, pods in holders.items()}
-        self._census = (time.monotonic(), resource, found)
-        return found
+                found.append(Holder(pod=name, count=count))
+        return tuple(found)
 
 
-def _is_fresh(asked: float) -> bool:
-    return time.monotonic() - asked < CENSUS_SECONDS
+@dataclass(frozen=True)
+class _Census:
+    """What was learnt last, or that nothing could be."""
+
+    asked: float  # monotonic
+    resource: str
+    nodes: tuple[str, ...]
+    holders: Mapping[str, tuple[Holder, ...]] | None
+
+    def answers(self, resource: str, nodes: list[str]) -> bool:
+        """Whether it need not be asked again: a request for each node has its price."""
+        fresh = max(CENSUS_SECONDS, len(self.nodes) * SECONDS_OF_NODE)
+        same = (self.resource, self.nodes) == (resource, tuple(nodes))
+        return same and time.monotonic() - self.asked < fresh
 
 
 def _count(quantity: str | None) -> int:

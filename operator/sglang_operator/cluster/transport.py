@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from urllib.parse import urlsplit
 
 from sglang_operator.cluster.channel import (
+    MOST_BYTES,
     Buffers,
     Channel,
     DisconnectedError,
@@ -33,7 +34,13 @@ class Server:
     """The connections to one server.  ``limit`` requests at a time; 0 is no limit."""
 
     def __init__(
-        self, url: str, *, tls: ssl.SSLContext, headers: Mapping[str, str], limit: int
+        self,
+        url: str,
+        *,
+        tls: ssl.SSLContext,
+        headers: Mapping[str, str],
+        limit: int,
+        tls_name: str | None = None,
     ) -> None:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
@@ -41,6 +48,7 @@ class Server:
         self._port = parts.port or (443 if secure else 80)
         self._prefix = parts.path.rstrip("/")
         self._tls = tls if secure else None
+        self._tls_name = tls_name or self._host  # whose certificate it must be
         self._common = _lines({"Host": parts.netloc.rpartition("@")[2], **headers})
         self._turns = asyncio.Semaphore(limit) if limit else nullcontext()
         self._kept: deque[Channel] = deque()
@@ -54,8 +62,9 @@ class Server:
         headers: Mapping[str, str],
         body: bytes | None,
         timeout: float,
+        most: int = MOST_BYTES,
     ) -> Response:
-        """One request and its whole answer.
+        """One request and its whole answer, of ``most`` bytes.
 
         Raises TimeoutError after ``timeout`` seconds and OSError when there is no connection or
         it gives way.  A read whose kept connection had been closed meanwhile is sent once more.
@@ -63,24 +72,24 @@ class Server:
         data = self._head(method, target, headers, body)
         try:
             async with asyncio.timeout(timeout), self._turns:
-                return await self._exchange(data, again=method == "GET")
+                return await self._exchange(data, most, again=method == "GET")
         except TimeoutError:
             self._drop_kept()
             raise
 
-    async def _exchange(self, data: bytes, *, again: bool) -> Response:
+    async def _exchange(self, data: bytes, most: int, *, again: bool) -> Response:
         kept = self._keeping()
         if kept is not None:
             try:
-                return await self._ask(kept, data)
+                return await self._ask(kept, data, most)
             except DisconnectedError:
                 if not (again and kept.unheard):
                     raise
-        return await self._ask(await self._connect(), data)
+        return await self._ask(await self._connect(), data, most)
 
-    async def _ask(self, channel: Channel, data: bytes) -> Response:
+    async def _ask(self, channel: Channel, data: bytes, most: int) -> Response:
         try:
-            channel.send(data)
+            channel.send(data, most)
             response = await channel.response()
         except BaseException:
             channel.abort()  # half an answer is left on it
@@ -148,7 +157,7 @@ class Server:
 
     async def _connect(self) -> Channel:
         async with asyncio.timeout(CONNECT_SECONDS):
-            tls = Tls(self._tls, self._host) if self._tls else None
+            tls = Tls(self._tls, self._tls_name) if self._tls else None
             _, channel = await asyncio.get_running_loop().create_connection(
                 lambda: Channel(self._buffers, tls), self._host, self._port
             )

@@ -70,6 +70,7 @@ async def _capacity(lookups: Lookups, pool: Pool, plan: Plan, observed: Observed
     if observed.nodes is None or not inquiries.lacks_room(plan):
         return ""
     resource = pool.spec.placement.resource_name
-    holders = await lookups.census(resource)
+    having = [node.name for node in observed.nodes.values() if node.resources.get(resource)]
+    holders = await lookups.census(resource, having)
     every = pool.active * pool.gpus
     return capacity.explain(resource, pool.gpus, observed.nodes.values(), holders, every)

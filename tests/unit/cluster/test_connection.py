@@ -44,3 +44,46 @@ def test_credentials_that_never_could_be_read_are_an_error_of_the_connection(cre
     for _ in range(2):
         with pytest.raises(OSError, match="credentials cannot be read: ValueError"):
             found.authorization()
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: c
+contexts:
+- {{name: c, context: {{cluster: k, user: u}}}}
+- {{name: plain, context: {{cluster: plain, user: plain}}}}
+clusters:
+- {{name: k, cluster: {{server: "https://10.0.0.1:6443"{cluster}}}}}
+- {{name: plain, cluster: {{server: "https://10.0.0.2:6443"}}}}
+users:
+- {{name: u, user: {{token: t{user}}}}}
+- {{name: plain, user: {{token: t}}}}
+"""
+
+
+def kubeconfig(folder, *, cluster="", user=""):
+    path = folder / "config"
+    path.write_text(KUBECONFIG.format(cluster=cluster, user=user))
+    return path
+
+
+def test_the_name_of_the_certificate_is_taken_from_the_kubeconfig(tmp_path):
+    path = kubeconfig(tmp_path, cluster=", tls-server-name: kubernetes.example.com")
+    assert connection.load(path).tls_name == "kubernetes.example.com"
+    assert connection.load(path, "plain").tls_name is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cluster": ', proxy-url: "http://proxy:3128"'}, "cluster k has proxy-url"),
+        ({"user": ", as: somebody-else"}, "user u has as,"),
+        ({"user": ", as-groups: [admins]"}, "user u has as-groups"),
+    ],
+)
+def test_what_would_be_ignored_is_refused_in_words(tmp_path, given, words):
+    path = kubeconfig(tmp_path, **given)
+    with pytest.raises(connection.NoClusterError, match=words):
+        connection.load(path)
+    assert connection.load(path, "plain").server == "https://10.0.0.2:6443"

@@ -166,3 +166,17 @@ def test_parts_lie_where_they_are_whatever_is_written():
         data = json.dumps(body, indent=random_.choice([None, 2])).encode()
         found = {key.decode(): json.loads(data[i:j]) for key, i, j in salvage.members(data)}
         assert found == body
+
+
+def test_a_pool_that_is_too_large_to_be_kept_is_known_by_name():
+    large = written({"metadata": meta("large"), "spec": {"x": "y" * 1_400_000}})
+    line = b'{"type": "ADDED", "object": ' + large + b"}"
+    with pytest.raises(ValueError, match="more than 512 KiB"):
+        POOLS.event(line)
+    records = [POOLS.object(large), POOLS.event_in_pieces(line).object]
+    body = a_page(*[large] * 6, GOOD)
+    with pytest.raises(ValueError, match="more than"):
+        POOLS.page(body)
+    records += POOLS.page_in_pieces(body).records
+    assert [record.metadata.name for record in records] == ["large"] * 8 + ["good"]
+    assert {record.unreadable for record in records[:-1]} == {"it has more than 512 KiB"}

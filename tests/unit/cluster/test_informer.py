@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.cluster import informer, supervision, wire
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.client import ApiError, ApiTooLargeError, ApiUnreachableError
 
 
 def pod(name: str, version: int) -> dict[str, Any]:
@@ -318,3 +318,20 @@ def test_it_lists_anew_when_it_is_run_again(monkeypatch):
 
     assert asyncio.run(main()).names == {"b"}
     assert supervision.FAILURES["pods"] == before + 1
+
+
+def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(monkeypatch):
+    """Else a few hundred large objects would keep a stream from ever being filled."""
+    asked: list[str] = []
+    request = Server.request
+
+    async def bounded(self: Server, method: str, path: str, *, params: dict[str, str]) -> bytes:
+        asked.append(params["limit"])
+        if int(params["limit"]) > 10:
+            raise ApiTooLargeError("an answer of more than 32 MiB")
+        return await request(self, method, path, params=params)
+
+    monkeypatch.setattr(Server, "request", bounded)
+    store, *_ = play(monkeypatch, [a_list(pod("a", 1), more="next"), a_list(pod("b", 2))], [])
+    assert store.names == {"a", "b"}
+    assert asked == ["500", "62", "7", "7"]

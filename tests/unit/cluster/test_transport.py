@@ -1,6 +1,7 @@
 """Our HTTP against a real socket whose answers are written byte by byte."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -67,6 +68,7 @@ async def served(
     secrets: credentials.Credentials | None = None,
     host: str = "127.0.0.1",
     trusted: bool = True,
+    tls_name: str | None = None,
 ) -> AsyncIterator[tuple[Server, Peer]]:
     """A server of this script; over TLS if there are ``secrets``, trusted by the client or not."""
     peer = Peer(script)
@@ -75,7 +77,7 @@ async def served(
     port = listening.sockets[0].getsockname()[1]
     tls = ssl.create_default_context(cafile=secrets.ca if secrets and trusted else None)
     url = f"http{'s' if secrets else ''}://{host}:{port}"
-    server = Server(url, tls=tls, headers={"Accept": "x"}, limit=limit)
+    server = Server(url, tls=tls, headers={"Accept": "x"}, limit=limit, tls_name=tls_name)
     try:
         yield server, peer
     finally:
@@ -546,6 +548,92 @@ def test_a_server_that_never_shakes_hands_is_given_up(secrets, monkeypatch):
             url = f"https://127.0.0.1:{plain._port}"
             server = Server(url, tls=tls, headers={}, limit=1)
             with pytest.raises(TimeoutError):
+                await get(server)
+
+    run(check)
+
+
+def ending(answer: bytes) -> Script:
+    """An answer, and the end of the connection."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 200 OK\r\nConnection: close\r\n"]
+)
+@pytest.mark.parametrize("over_tls", [False, True])
+@pytest.mark.parametrize("body", [b"", b"{}", b"x" * 300_000])
+def test_an_answer_without_a_length_ends_with_its_connection(secrets, head, over_tls, body):
+    async def check() -> None:
+        served_by = secrets if over_tls else None
+        async with served(ending(head + b"\r\n" + body), secrets=served_by) as (server, peer):
+            for _ in range(2):
+                assert (await get(server)).body == body
+            assert peer.connections == 2
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", id="a length"),
+        pytest.param(CHUNKED + b"2\r\nab\r\n", id="chunks"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnec", id="headers"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_an_answer_that_says_how_long_it_is_does_not_end_with_its_connection(answer):
+    async def check() -> None:
+        async with served(ending(answer)) as (server, _):
+            with pytest.raises(DisconnectedError):
+                await get(server)
+
+    run(check)
+
+
+def test_over_tls_who_cuts_the_connection_ends_no_answer(secrets):
+    """Else anybody on the way could shorten a list, and what is missing in it would be gone."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nab")
+        await writer.drain()
+        writer.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    async def check() -> None:
+        async with served(script, secrets=secrets) as (server, _):
+            with pytest.raises(DisconnectedError):
+                await get(server)
+
+    run(check)
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 5000\r\n\r\n", b"Connection: close\r\n\r\n"])
+def test_an_answer_that_is_larger_than_is_wanted_is_given_up(head):
+    async def check() -> None:
+        async with served(ending(b"HTTP/1.1 200 OK\r\n" + head + b"x" * 5000)) as (server, _):
+            with pytest.raises(channel.TooLargeError, match="more than 1000 bytes"):
+                await server.request("GET", "/", {}, None, 5.0, 1000)
+            assert len((await get(server)).body) == 5000
+
+    run(check)
+
+
+def test_the_certificate_may_be_of_another_name_than_the_address(secrets):
+    async def check() -> None:
+        async with served(always(), secrets=secrets, tls_name="localhost") as (server, _):
+            assert (await get(server)).body == b"ok"
+        async with served(always(), secrets=secrets, tls_name="other.example.com") as (server, _):
+            with pytest.raises(ssl.SSLCertVerificationError):
                 await get(server)
 
     run(check)

@@ -1,0 +1,150 @@
+"""What the client makes of answers, and where its credentials come from."""
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sglang_operator.cluster import authorization
+from sglang_operator.cluster.authorization import Authorization
+from sglang_operator.cluster.client import ApiClient, ApiError, ApiTooLargeError
+
+
+class Connection:
+    tls_name = None
+
+    def __init__(self, port: int) -> None:
+        self.server = f"http://127.0.0.1:{port}"
+
+    def authorization(self) -> str | None:
+        return None
+
+    def ssl_context(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+
+def ask(answer: bytes, question: Callable[[ApiClient], Awaitable[Any]]) -> Any:
+    """What the client makes of exactly these bytes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def story() -> Any:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+        connection = Connection(listening.sockets[0].getsockname()[1])
+        async with listening, ApiClient(connection, user_agent="test") as client:  # type: ignore[arg-type]
+            return await question(client)
+
+    return asyncio.run(story())
+
+
+async def get(client: ApiClient) -> bytes:
+    return await client.request("GET", "/x", timeout=5.0)
+
+
+async def watch(client: ApiClient) -> bytes:
+    async with client.stream("/x", {}, idle=5.0) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+@pytest.mark.parametrize("question", [get, watch])
+@pytest.mark.parametrize("status", [301, 302, 304, 307, 308])
+def test_a_redirect_is_no_success(question, status):
+    head = f"HTTP/1.1 {status} Moved\r\nLocation: https://login.example.com/\r\n"
+    length = "" if status == 304 else "Content-Length: 0\r\n"
+    with pytest.raises(ApiError) as raised:
+        ask(f"{head}{length}\r\n".encode(), question)
+    assert raised.value.status == status
+    assert "refers to https://login.example.com/: no redirect is followed" in str(raised.value)
+
+
+def test_a_watch_may_end_with_its_connection():
+    assert ask(b"HTTP/1.0 200 OK\r\n\r\n{}\n", watch) == b"{}\n"
+
+
+def test_what_is_larger_than_is_wanted_is_told_apart():
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde"
+    with pytest.raises(ApiTooLargeError, match="more than 3 bytes"):
+        ask(answer, lambda client: client.request("GET", "/x", most=3))
+
+
+# --- credentials that come from a plugin
+
+
+def test_a_plugin_that_takes_its_time_does_not_hold_up_the_loop(monkeypatch):
+    monkeypatch.setattr(authorization, "FRESH_SECONDS", 0.0)
+    release, asked = threading.Event(), []
+
+    def plugin() -> str:
+        asked.append(threading.current_thread())
+        if len(asked) > 1:
+            release.wait(10)
+        return f"Bearer {len(asked)}"
+
+    async def story() -> None:
+        found = Authorization(plugin)
+        assert await found.header() == "Bearer 1"
+        begun = time.monotonic()
+        for _ in range(100):  # while the plugin hangs
+            assert await found.header() == "Bearer 1"
+        assert time.monotonic() - begun < 5
+        assert len(asked) == 2
+        assert threading.main_thread() not in asked
+        release.set()
+        async with asyncio.timeout(10):
+            while await found.header() == "Bearer 1":
+                await asyncio.sleep(0.005)
+
+    try:
+        asyncio.run(story())
+    finally:
+        release.set()
+
+
+def test_a_plugin_that_never_answers_is_an_error_in_time(monkeypatch):
+    monkeypatch.setattr(authorization, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(authorization, "GIVEN_UP_SECONDS", 0.0)
+    release, asked = threading.Event(), []
+
+    def plugin() -> None:
+        asked.append(1)
+        release.wait(10)
+
+    async def story() -> None:
+        found = Authorization(plugin)
+        for _ in range(2 * authorization.MOST_THREADS):
+            with pytest.raises(OSError, match=r"credentials: no answer in 0\.05 s"):
+                await found.header()
+
+    try:
+        asyncio.run(story())
+    finally:
+        release.set()
+    assert len(asked) == authorization.MOST_THREADS
+
+
+@pytest.mark.parametrize("error", [ValueError("of s3cret"), SystemExit(3), OSError("no such file")])
+def test_a_plugin_that_fails_is_an_error_of_the_request_and_asked_again(error):
+    answers = [error, None]
+
+    def plugin() -> str:
+        found = answers.pop(0)
+        if found is not None:
+            raise found
+        return "Bearer x"
+
+    async def story() -> None:
+        found = Authorization(plugin)
+        with pytest.raises(OSError, match=r"credentials|no such") as raised:
+            await found.header()
+        assert "s3cret" not in str(raised.value)
+        assert await found.header() == "Bearer x"
+
+    asyncio.run(story())
