@@ -199,6 +199,14 @@ def _to_drop(
             yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")
 
 
+def foreign(
+    pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
+) -> list[tuple[str, str]]:
+    """Kind and name of everything that is seen to stand where something of the pool's should."""
+    pods = [("Pod", name) for name in sorted(observed.orphans)]
+    return [*foreign_children(pool, wanted, observed), *pods]
+
+
 def foreign_children(
     pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
 ) -> list[tuple[str, str]]:

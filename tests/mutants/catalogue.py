@@ -51,17 +51,12 @@ MUTANTS = (
         edits=(
             Edit(
                 path="cluster/stores.py",
-                before="    if controller is None or controller.kind != names.KIND:\n"
-                "        return None\n    ended_at",
-                after="    if controller is None or controller.kind != names.KIND:\n"
-                "        pool = record.metadata.labels.get(names.LABEL_POOL)\n"
-                "        if pool is None:\n            return None\n"
-                "        controller = wire.OwnerReference(names.KIND, pool, '', True)\n"
-                "    ended_at",
+                before="    elif controller is None and _has_engine_name(meta):\n",
+                after="    elif names.LABEL_POOL in meta.labels:\n",
             ),
             Edit(
                 path="controller/reconcile.py",
-                before="            if entry.owner == memory.uid:\n",
+                before="            if entry.owner == memory.uid and not entry.aside:\n",
                 after="            if entry.owner in ('', memory.uid):\n",
             ),
         ),
@@ -70,7 +65,7 @@ MUTANTS = (
         "ownership-by-name",
         "pods of an earlier pool of the same name count as those of the present one",
         "controller/reconcile.py",
-        "            if entry.owner == memory.uid:\n",
+        "            if entry.owner == memory.uid and not entry.aside:\n",
         "            if entry.pool == key:\n",
     ),
     _mutant(
@@ -163,7 +158,7 @@ MUTANTS = (
         "cluster/executor.py",
         "        if controller is not None and controller.uid == batch.owner:\n"
         "            self._pods.put(pod)\n"
-        "            if pod.metadata.uid in self._pods:\n",
+        "            if self._pods.has(pod.metadata.uid, batch.owner):\n",
         "        if True:\n            self._pods.put(pod)\n            if True:\n",
     ),
     _mutant(

@@ -71,6 +71,18 @@ def pod_name(pool: str, group: GroupName, attempt: int, node_rank: int | None = 
     return name if node_rank is None else f"{name}-{node_rank}"
 
 
+def attempt_of(name: str) -> int:
+    """The attempt in the name of an engine pod; 0 where there is none."""
+    digits = name.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
+
+
+def group_of(name: str, pool: str) -> GroupName:
+    """The engine in the name of one of its pods; empty if it is no such name."""
+    group = name.removeprefix(f"{pool}-").rpartition("-")[0]
+    return GroupName(group if name.startswith(f"{pool}-") else "")
+
+
 def service_name(pool: str) -> str:
     """The Service that clients use: it holds only pods that are Ready."""
     return pool

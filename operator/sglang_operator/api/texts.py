@@ -127,8 +127,12 @@ GATE_SLEEPING = "the trainer released this engine's memory; a request would end 
 GATE_AWAKE = "the memory is back, its weights are not; the next committed update opens the gate"
 GATE_INITIAL = "the engine still names the weight version that it started with"
 NAME_CONFLICT = (
-    "{kind} {name} exists and does not belong to this pool; it is left as it is: delete or rename "
-    "it, or give the pool another name"
+    "{objects} exists and does not belong to this pool; it is left as it is: delete it "
+    "({command}), or give the pool another name"
+)
+NAME_CONFLICTS = (
+    "{objects} exist and do not belong to this pool; they are left as they are: delete them "
+    "({command}), or give the pool another name"
 )
 QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
 POD_REJECTED = "the API server refuses pod {name}: {message}; correct the cause, tried again {when}"

@@ -58,6 +58,8 @@ class Outcome:
     quota: ApiError | None = None
     rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
     unsure: dict[names.GroupName, str] = field(default_factory=dict)  # they may exist
+    # Engines with a pod that is out of our sight, and its attempt.
+    aside: dict[names.GroupName, int] = field(default_factory=dict)
     conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects
     failed: Exception | None = None  # the server is overloaded or away
     refused_delete: ApiError | None = None  # no reason not to create
@@ -208,16 +210,16 @@ class Executor:
             return
         except ApiError as error:
             if error.already_exists:
-                await self._meet(batch, action.name)
+                await self._meet(batch, action)
             else:
                 self._refused(action.name, error, outcome)
             return
         outcome.created += 1
         self._pods.put(_pod_decoder.object(answer))
 
-    async def _meet(self, batch: _Batch, name: str) -> None:
+    async def _meet(self, batch: _Batch, action: actions.CreatePod) -> None:
         """A pod of that name exists: it is ours and we had not seen it, or it is foreign."""
-        key, outcome = batch.key, batch.outcome
+        key, outcome, name = batch.key, batch.outcome, action.name
         try:
             answer = await self._client.request("GET", paths.pod(key.namespace, name))
         except ApiError as error:
@@ -229,10 +231,11 @@ class Executor:
         controller = pod.metadata.controller
         if controller is not None and controller.uid == batch.owner:
             self._pods.put(pod)
-            if pod.metadata.uid in self._pods:
+            if self._pods.has(pod.metadata.uid, batch.owner):
                 outcome.created += 1  # before, but it was not seen
-            else:
-                outcome.conflicts.append(("Pod", name))  # ours, and out of our sight
+            else:  # ours, and its labels were taken away: it is stepped around
+                outcome.aside[action.group] = names.attempt_of(name)
+                outcome.done = False
             return
         if _of_earlier_pool(controller, key, batch.owner):
             self._pods.put(pod)  # from now on it is stepped around

@@ -4,6 +4,7 @@ A store also takes what our own writes returned (``put`` of the answer's object)
 pass does not wait for the watch: an older version of an object never overwrites a newer one.
 """
 
+import dataclasses
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +126,8 @@ class PodEntry:
 
     pod: ObservedPod
     pool: PoolKey
-    owner: names.Uid
+    owner: names.Uid  # empty: an orphan under an engine's name, and in the pool's Service
+    aside: bool = False  # its labels were taken away: it belongs to no Service any more
 
 
 class PodStore:
@@ -195,8 +197,10 @@ class PodStore:
         self._gone.add(record.metadata.uid, record.metadata.version)
         self._forget(record.metadata.uid)
 
-    def __contains__(self, uid: str) -> bool:
-        return uid in self._entries
+    def has(self, uid: str, owner: str) -> bool:
+        """Whether this pod is known as one of this pool's engines."""
+        entry = self._entries.get(uid)
+        return entry is not None and entry.owner == owner and not entry.aside
 
     def _forget(self, uid: str) -> None:
         entry = self._entries.pop(uid, None)
@@ -211,20 +215,40 @@ class PodStore:
 
 
 def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
-    """The pod with its pool; None if no pool controls it, whatever its labels say.
+    """The pod with its pool; None if it has nothing to do with one.
+
+    A pool's pods are those that it controls.  Its labels matter beside that: without them a pod is
+    put aside, and an orphan with them and an engine's name stands where an engine should.
 
     When a pod ended is decided once, when it is first seen to have: nodes' clocks may be wrong,
     and kubelet does not always tell.
     """
-    controller = record.metadata.controller
-    if controller is None or controller.kind != names.KIND:
+    meta = record.metadata
+    controller = meta.controller
+    if controller is not None and controller.kind == names.KIND:
+        pool, owner = controller.name, controller.uid
+    elif controller is None and _has_engine_name(meta):
+        pool, owner = meta.labels[names.LABEL_POOL], ""
+    else:
         return None
     ended_at = known.pod.ended_at if known and known.pod.ended else time.time()
+    pod = wire.observed_pod(record, ended_at, known.pod if known else None)
+    group = names.group_of(meta.name, pool)
+    if group and group != pod.group:
+        pod = dataclasses.replace(pod, group=group)  # a name cannot be edited, a label can
     return PodEntry(
-        pod=wire.observed_pod(record, ended_at, known.pod if known else None),
-        pool=PoolKey(intern(record.metadata.namespace), intern(controller.name)),
-        owner=names.Uid(intern(controller.uid)),
+        pod=pod,
+        pool=PoolKey(intern(meta.namespace), intern(pool)),
+        owner=names.Uid(intern(owner)),
+        aside=not names.selector(pool).items() <= meta.labels.items(),
     )
+
+
+def _has_engine_name(meta: wire.Meta) -> bool:
+    pool, group = meta.labels.get(names.LABEL_POOL), meta.labels.get(names.LABEL_ENGINE)
+    if not pool or not group or not names.selector(pool).items() <= meta.labels.items():
+        return False
+    return meta.name == names.pod_name(pool, names.GroupName(group), names.attempt_of(meta.name))
 
 
 def _worsened(before: ObservedPod, after: ObservedPod) -> bool:

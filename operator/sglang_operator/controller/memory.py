@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.cluster.client import ApiError
 from sglang_operator.cluster.executor import Outcome
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller import conflicts
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import PodEvent
@@ -33,6 +35,7 @@ PROVEN_SECONDS = 10.0
 # come up; and no longer than so many seconds.
 MANY_COMING = 50
 NEW_SECONDS = 30.0
+_ANY = PoolKey("", "")
 
 
 @dataclass
@@ -75,6 +78,8 @@ class Memory:
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
     # Creates without an answer: an engine's next pod might get another name beside that one.
     unsure: dict[names.GroupName, str] = field(default_factory=dict)
+    # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
+    aside: dict[names.GroupName, int] = field(default_factory=dict)
     child_error: str = ""
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
     events: dict[names.Uid, tuple[float, int, tuple[PodEvent, ...]]] = field(default_factory=dict)
@@ -110,6 +115,7 @@ class Memory:
         for conflict in outcome.conflicts:
             self.conflicts[conflict] = now + CONFLICT_BACKOFF
         self.unsure |= outcome.unsure
+        self.aside |= outcome.aside
         if outcome.stop:
             self.proven_until = 0.0
         elif outcome.created:
@@ -134,19 +140,17 @@ class Memory:
         message = texts.POD_REJECTED.format(name=name, message=error.message, when=when)
         self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
 
-    def troubles(self, foreign: Iterable[tuple[str, str]] = ()) -> list[Trouble]:
+    def troubles(
+        self, foreign: Iterable[tuple[str, str]] = (), key: PoolKey = _ANY
+    ) -> list[Trouble]:
         """What keeps plans from being carried out, the worst first.
 
         ``foreign`` are objects that stand in the way and are seen all the time.
         """
-        told = [
-            Trouble(
-                reason=conditions.NAME_CONFLICT,
-                message=texts.NAME_CONFLICT.format(kind=kind, name=name),
-                stalled=True,
-            )
-            for kind, name in sorted({*self.conflicts, *foreign})
-        ]
+        told = []
+        if taken := sorted({*self.conflicts, *foreign}):
+            message = conflicts.message(taken, key.namespace, key.name)
+            told.append(Trouble(reason=conditions.NAME_CONFLICT, message=message, stalled=True))
         if self.refused:
             told.append(self.refused)
         if self.child_error:

@@ -149,18 +149,21 @@ class Reconciler:
 
     def _observe(self, key: PoolKey, memory: Memory, now: float) -> Observed:
         own: list[ObservedPod] = []
-        taken: dict[names.GroupName, int] = {}
+        taken, orphans = dict(memory.aside), dict[str, names.GroupName]()
         for entry in self._view.pods.of(key):
-            if entry.owner == memory.uid:
+            if entry.owner == memory.uid and not entry.aside:
                 own.append(entry.pod)
-            else:
-                group = entry.pod.group
-                taken[group] = max(taken.get(group, -1), entry.pod.attempt)
+                continue
+            if not (entry.owner or entry.pod.ended or entry.pod.deleting):
+                orphans[entry.pod.name] = entry.pod.group
+            group = names.group_of(entry.pod.name, key.name)
+            taken[group] = max(taken.get(group, -1), names.attempt_of(entry.pod.name))
         memory.recorded &= {pod.uid for pod in own}
         memory.forget_expired(len(own), now)
         return Observed(
             pods=explaining.with_events(memory, tuple(own)),
             taken=taken,
+            orphans=orphans,
             nodes=self._view.nodes.nodes if self._view.nodes.filled else None,
             children={
                 (store.kind, name): child
@@ -420,7 +423,7 @@ class Reconciler:
             plan,
             weights_plan,
             ignored=spec.ignored_fields(record.spec),
-            troubles=memory.troubles(actions.foreign_children(pool, children, observed)),
+            troubles=memory.troubles(actions.foreign(pool, children, observed), key),
             previous=record.status,
             now=time.time(),
             reports=observed.reports,

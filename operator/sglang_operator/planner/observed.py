@@ -251,6 +251,9 @@ class Observed:
     pods: tuple[ObservedPod, ...] = ()
     # Names held by the pods of an earlier pool of this name that are not yet collected.
     taken: Mapping[GroupName, int] = field(default_factory=dict)
+    # Orphans under engines' names that are in the pool's Service, with their engines: nothing is
+    # put beside them, because clients would reach both.
+    orphans: Mapping[str, GroupName] = field(default_factory=dict)
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance

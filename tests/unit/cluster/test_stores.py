@@ -23,7 +23,7 @@ def a_pod(name="p", version=10, owner="pool-uid", kind=names.KIND, **status: Any
         "namespace": "rl",
         "uid": f"uid-{name}",
         "resourceVersion": str(version),
-        "labels": {names.LABEL_ENGINE: "g0-1", names.LABEL_POOL: "actor-infer"},
+        "labels": {names.LABEL_ENGINE: "g0-1", **names.selector("actor-infer")},
         "ownerReferences": [
             {"kind": kind, "name": "actor-infer", "uid": owner, "controller": True}
         ],
@@ -315,3 +315,62 @@ def test_a_pool_that_turned_unreadable_keeps_what_was_told_of_it_and_wakes():
 
 def a_service() -> wire.Child:
     return wire.Child(metadata=msgspec.structs.replace(a_pod().metadata, name="actor-infer"))
+
+
+# --- pods that are not where they should be
+
+
+def relabelled(name: str, *, owned: bool, **labels: str | None) -> wire.Pod:
+    """A pod of engine g0-1 with other labels; None takes one away."""
+    metadata = msgspec.to_builtins(a_pod(name).metadata)
+    metadata["uid"] = "uid-p"
+    keys = {
+        "pool": names.LABEL_POOL,
+        "component": names.LABEL_COMPONENT,
+        "engine": names.LABEL_ENGINE,
+    }
+    changed = {keys[key]: value for key, value in labels.items()}
+    metadata["labels"] = {
+        key: value for key, value in (metadata["labels"] | changed).items() if value is not None
+    }
+    made = msgspec.convert({"metadata": metadata}, wire.Pod)
+    if owned:
+        owners = a_pod(name).metadata.owner_references
+        return msgspec.structs.replace(
+            made, metadata=msgspec.structs.replace(made.metadata, owner_references=owners)
+        )
+    bare = msgspec.structs.replace(made.metadata, owner_references=[])
+    return msgspec.structs.replace(made, metadata=bare)
+
+
+@pytest.mark.parametrize("label", ["pool", "component"])
+@pytest.mark.parametrize("value", [None, "else"])
+def test_a_pod_without_the_labels_that_the_service_selects_by_is_put_aside(label, value):
+    store = PodStore(Wakes())
+    store.put(relabelled("actor-infer-g0-1-0", owned=True, **{label: value}))
+    (entry,) = store.of(KEY)
+    assert entry.aside
+    assert not store.has("uid-p", "pool-uid")
+
+
+def test_an_engine_is_known_by_its_pods_name_whatever_its_label_says():
+    store = PodStore(Wakes())
+    store.put(relabelled("actor-infer-g0-1-0", owned=True, engine="g8-9"))
+    (entry,) = store.of(KEY)
+    assert (entry.pod.group, entry.aside) == ("g0-1", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "stands"),
+    [
+        pytest.param("actor-infer-g0-1-0", {}, True, id="an engine that lost its owner"),
+        pytest.param("actor-infer-g0-1-3", {}, True, id="its fourth pod"),
+        pytest.param("actor-infer-g0-1-0", {"component": None}, False, id="in no Service"),
+        pytest.param("bystander", {}, False, id="another name"),
+        pytest.param("actor-infer-g0-1-x", {}, False, id="almost its name"),
+    ],
+)
+def test_an_orphan_in_an_engines_place_is_seen_and_is_nobodys(name, labels, stands):
+    store = PodStore(Wakes())
+    store.put(relabelled(name, owned=False, **labels))
+    assert [(entry.owner, entry.pod.group) for entry in store.of(KEY)] == [("", "g0-1")] * stands

@@ -7,6 +7,7 @@ import pytest
 from sglang_operator.api import conditions, names
 from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 from sglang_operator.cluster.executor import Outcome
+from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import MANY_COMING, NEW_SECONDS, Failures, Memory
 from tests.builders import NOW
 
@@ -102,3 +103,38 @@ def test_what_selects_pods_waits_for_a_new_pools_many_engines(age, coming, creat
     memory.known_since = time.monotonic() - age
     waits = memory.selecting_waits(coming, creating=creating)
     assert waits == pytest.approx(seconds, abs=0.5)
+
+
+# --- names that are taken
+
+
+def test_all_taken_names_are_told_at_once_with_the_command_that_clears_them():
+    memory = a_memory()
+    memory.learn(Outcome(conflicts=[("Pod", "pool-g0-1-0")]), pods=0, now=NOW)
+    (trouble,) = memory.troubles(
+        [("Service", "pool"), ("ConfigMap", "pool-engines"), ("Pod", "pool-g2-3-0")],
+        PoolKey("rl", "pool"),
+    )
+    assert trouble.stalled
+    assert trouble.message == (
+        "ConfigMap pool-engines, Pod pool-g0-1-0, Pod pool-g2-3-0 and Service pool exist and do "
+        "not belong to this pool; they are left as they are: delete them (kubectl delete -n rl "
+        "configmap/pool-engines pod/pool-g0-1-0 pod/pool-g2-3-0 service/pool), or give the pool "
+        "another name"
+    )
+
+
+def test_very_many_taken_names_are_cleared_by_their_label():
+    pods = [("Pod", f"pool-g{i}-0") for i in range(500)]
+    (trouble,) = a_memory().troubles([*pods, ("Service", "pool")], PoolKey("rl", "pool"))
+    assert len(trouble.message) < 1000
+    assert "and 485 more exist" in trouble.message
+    command = "kubectl delete -n rl pod,service -l sglang-operator.dev/pool=pool"
+    assert command in trouble.message
+
+
+def test_a_pod_that_was_put_aside_keeps_its_name():
+    memory = a_memory()
+    memory.learn(Outcome(aside={names.GroupName("g0-1"): 0}), pods=3, now=NOW)
+    assert memory.aside == {"g0-1": 0}
+    assert not memory.troubles()

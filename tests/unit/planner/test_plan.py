@@ -460,3 +460,18 @@ def test_planning_twice_decides_the_same():
     pool = a_pool()
     pods = _outdated(pool)[:7]
     assert planned(pool, pods) == planned(pool, pods)
+
+
+# --- what stands in the way
+
+
+def test_nothing_is_put_beside_an_orphan_that_clients_reach():
+    pool = a_pool(replicas=2)
+    plan = planned(pool, [], orphans={"actor-infer-g0-1-0": "g0-1"}, taken={"g0-1": 0})
+    assert created(plan) == [("g2-3", 0)]
+    assert [view.state.value for view in plan.engines] == ["Waiting", "Creating"]
+
+
+def test_beside_a_pod_that_was_put_aside_the_engine_gets_the_next_name():
+    pool = a_pool(replicas=2)
+    assert created(planned(pool, [], taken={"g0-1": 4})) == [("g0-1", 5), ("g2-3", 0)]

@@ -1,0 +1,154 @@
+"""Names that are taken, and children that somebody changed, on a real control plane."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import conditions, names
+from sglang_operator.testing import ControlPlane
+from sglang_operator.testing.installed import InstalledOperator
+from tests.integration.pools import PoolUnderTest
+
+_namespaces = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[ControlPlane]:
+    with ControlPlane("3x8") as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def operator(control_plane: ControlPlane) -> Iterator[InstalledOperator]:
+    with InstalledOperator(control_plane) as operator:
+        yield operator
+    errors = [line for line in operator.log.read_text().splitlines() if " ERROR " in line]
+    assert not errors
+
+
+@pytest.fixture
+def pool(control_plane: ControlPlane, operator: InstalledOperator) -> Iterator[PoolUnderTest]:
+    namespace = control_plane.namespace(f"names-{next(_namespaces)}")
+    pool = PoolUnderTest(control_plane, namespace)
+    yield pool
+    control_plane.kubectl("delete", "sgi", "--all", "-n", namespace, "--wait=false")
+    control_plane.kubectl(
+        "delete", "pods", "--all", "-n", namespace, "--wait=false", "--grace-period=0", "--force"
+    )
+    pool.wait(lambda: not pool.all_pods(), "no pod left")
+
+
+def test_orphans_are_told_all_at_once_and_one_command_clears_them(pool):
+    pool.apply(device_mapping="list(range(0,8))")
+    before = pool.wait_ready()
+    pool.delete("--cascade=orphan")
+    pool.wait(
+        lambda: not any(pod["metadata"].get("ownerReferences") for pod in pool.all_pods()),
+        "orphans",
+    )
+    pool.apply(device_mapping="list(range(0,8))")
+    told = pool.wait_for(conditions.STALLED, conditions.NAME_CONFLICT)
+    taken = {
+        "configmap/actor-infer-engines",
+        "lease/actor-infer-weights",
+        "poddisruptionbudget/actor-infer-engines",
+        "service/actor-infer",
+        *(f"pod/actor-infer-{engine}-0" for engine in before),
+    }
+    command = re.search(r"\(kubectl (delete .*?)\)", told["message"])
+    assert command, told["message"]
+    words = command[1].split()
+    assert set(words[3:]) == taken
+    assert {pod["metadata"]["uid"] for pod in pool.all_pods()} == set(before.values())
+    pool.plane.kubectl(*words, "--wait=false")
+    after = pool.wait_ready(60)
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+
+
+@pytest.mark.parametrize("label", [names.LABEL_POOL, names.LABEL_COMPONENT, names.LABEL_MANAGED_BY])
+def test_a_pod_that_was_put_aside_by_a_label_is_replaced_beside_it(pool, label):
+    pool.apply(device_mapping="list(range(0,8))")
+    before = pool.wait_ready()
+    pool.kubectl("label", "pod", "actor-infer-g0-1-0", f"{label}-")
+
+    def replaced() -> bool:
+        there = {pod["metadata"]["name"] for pod in pool.all_pods()}
+        return pool.is_ready() and {"actor-infer-g0-1-0", "actor-infer-g0-1-1"} <= there
+
+    pool.wait(replaced, "another pod beside it", 30)
+    aside = {pod["metadata"]["uid"] for pod in pool.all_pods()} & set(before.values())
+    assert aside == set(before.values())  # nobody touched it
+
+
+CHANGES: list[tuple[str, str, dict[str, object], Callable[[dict[str, Any]], bool]]] = [
+    (
+        "service",
+        "actor-infer",
+        {"publishNotReadyAddresses": True},
+        lambda spec: not spec.get("publishNotReadyAddresses"),
+    ),
+    (
+        "service",
+        "actor-infer",
+        {"selector": {"zone": "a"}},
+        lambda spec: spec["selector"] == names.selector("actor-infer"),
+    ),
+    ("service", "actor-infer", {"type": "NodePort"}, lambda spec: spec["type"] == "ClusterIP"),
+    (
+        "service",
+        "actor-infer",
+        {"externalIPs": ["192.0.2.1"]},
+        lambda spec: not spec.get("externalIPs"),
+    ),
+    (
+        "service",
+        "actor-infer",
+        {"internalTrafficPolicy": "Local"},
+        lambda spec: spec["internalTrafficPolicy"] == "Cluster",
+    ),
+    (
+        "service",
+        "actor-infer",
+        {"type": "ExternalName", "externalName": "example.com"},
+        lambda spec: spec["type"] == "ClusterIP" and spec.get("clusterIP", "None") != "None",
+    ),
+    (
+        "pdb",
+        "actor-infer-engines",
+        {"minAvailable": None, "maxUnavailable": "100%"},
+        lambda spec: spec.get("minAvailable") == 3 and "maxUnavailable" not in spec,
+    ),
+    (
+        "pdb",
+        "actor-infer-engines",
+        {"selector": {"matchLabels": {"zone": "a"}}},
+        lambda spec: spec["selector"] == {"matchLabels": names.selector("actor-infer")},
+    ),
+]
+
+
+def test_what_decides_who_is_served_is_put_right_whoever_changed_it(pool):
+    pool.apply(device_mapping="list(range(0,8))")
+    pool.wait_ready()
+    for kind, name, change, right in CHANGES:
+        pool.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps({"spec": change}))
+
+        def is_right(kind=kind, name=name, right=right) -> bool:
+            return bool(right(json.loads(pool.kubectl("get", kind, name, "-o", "json"))["spec"]))
+
+        pool.wait(is_right, f"{kind} {name} after {change}", 20)
+    pool.kubectl("annotate", "service", "actor-infer", "note=x")
+    pool.kubectl(
+        "patch", "service", "actor-infer", "-p", '{"spec": {"sessionAffinity": "ClientIP"}}'
+    )
+    service = json.loads(pool.kubectl("get", "service", "actor-infer", "-o", "json"))
+    pool.kubectl("scale", "sgi", pool.name, "--replicas=3")
+    pool.wait(lambda: pool.status["readySummary"] == "3/3", "a pass")
+    after = json.loads(pool.kubectl("get", "service", "actor-infer", "-o", "json"))
+    assert after["metadata"]["annotations"]["note"] == "x"
+    assert after["spec"] == service["spec"]
