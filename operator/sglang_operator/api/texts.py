@@ -299,6 +299,11 @@ WEIGHTS_HELD = (
     "{holder} holds the weights of this pool ({phase} since {since}, until {until} unless it "
     "renews); wait until it commits or aborts, or run only one trainer for each pool"
 )
+WEIGHTS_HELD_BY_NAMESAKE = (
+    "{holder}, which is this trainer's name too, holds the weights of this pool in another "
+    "transaction ({phase} since {since}, until {until} unless it renews); wait until it ends, or "
+    "if nobody is at it any more: kubectl sglang weights abort --holder {holder}"
+)
 WEIGHTS_NOT_HELD = (
     "the transaction {transaction} is not the present one: the Lease is in phase {phase}{by}; "
     "begin again, and write all weights again"

@@ -7,6 +7,7 @@ and go from one state to the next by those of ``weights_steps``.
 Standard library only: the trainer's client is built on it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,9 +69,16 @@ class Transaction:
         """
         return seen + self.duration
 
-    def held_against(self, holder: str, seen: float, now: float) -> bool:
-        """Whether another than ``holder`` holds the Lease; ``seen`` as in ``expires``."""
-        return bool(self.holder) and self.holder != holder and now <= self.expires(seen)
+    def held_against(self, holder: str, transaction: str, seen: float, now: float) -> bool:
+        """Whether somebody else holds the Lease than ``holder`` in this transaction.
+
+        In a sync every other transaction is somebody else, of the same holder too: an earlier life
+        of it, or a second thread, may still write.  What its holder put to sleep it takes on.
+        ``seen`` as in ``expires``.
+        """
+        taken_on = self.id == transaction or self.phase is not Phase.SYNCING
+        own = self.holder == holder and taken_on
+        return bool(self.holder) and not own and now <= self.expires(seen)
 
 
 def read(lease: Mapping[str, Any]) -> Transaction:
@@ -112,7 +120,8 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
     spec = {
         **(lease.get("spec") or {}),
         "holderIdentity": state.holder or None,
-        "leaseDurationSeconds": max(1, round(state.duration)),
+        # Others may never wait for less than the holder counts on.
+        "leaseDurationSeconds": max(1, math.ceil(state.duration)),
         "leaseTransitions": state.transitions,
         "acquireTime": _time(state.acquired) or None,
         "renewTime": _time(state.renewed) or None,

@@ -57,7 +57,7 @@ def begin(
 ) -> Transaction:
     """A sync to ``version`` begins over the engines of ``epoch``.
 
-    From any phase, unless another trainer holds the Lease.  ``seen``: since when the caller has
+    From any phase, unless another transaction holds the Lease.  ``seen``: since when the caller has
     seen the Lease in this state, by its own clock; ``now``: the same clock.  Released memory stays
     on record: it has to be resumed before weights are written into it.
 
@@ -125,6 +125,17 @@ def aborted(state: Transaction, message: str) -> Transaction:
     return dataclasses.replace(state, phase=Phase.ABORTED, holder="", intact=False, message=message)
 
 
+def disclaim(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
+    """The Lease was deleted under this sync and made anew: it too says that gates are to close.
+
+    An empty one says nothing, so that gates which were open stay so, over weights that are torn.
+    Raises :class:`RefusedError` if somebody has begun something since.
+    """
+    if state.holder or state.phase is not Phase.IDLE:
+        _own(state, trainer)
+    return dataclasses.replace(aborted(state, message), id=trainer.transaction)
+
+
 def sleep(
     state: Transaction, trainer: Trainer, *, tags: Iterable[str], now: float, seen: float
 ) -> Transaction:
@@ -177,11 +188,12 @@ def wake(
 
 
 def _taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Transaction:
-    if state.held_against(trainer.holder, seen, now):
+    if state.held_against(trainer.holder, trainer.transaction, seen, now):
+        namesake = state.holder == trainer.holder
         raise _refused(
             Refusal.HELD,
             state,
-            texts.WEIGHTS_HELD,
+            texts.WEIGHTS_HELD_BY_NAMESAKE if namesake else texts.WEIGHTS_HELD,
             holder=state.holder,
             since=shown(state.acquired),
             until=shown(state.renewed + state.duration),
@@ -192,10 +204,15 @@ def _taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Tra
         holder=trainer.holder,
         duration=trainer.duration,
         message="",
-        acquired=state.acquired if state.holder == trainer.holder else now,
+        acquired=state.acquired if _goes_on(state, trainer) else now,
         renewed=now,
         transitions=state.transitions + 1,
     )
+
+
+def _goes_on(state: Transaction, trainer: Trainer) -> bool:
+    """Whether the holder only takes its next step: a sync is taken from nobody but the dead."""
+    return state.holder == trainer.holder and state.phase is not Phase.SYNCING
 
 
 def _own(state: Transaction, trainer: Trainer) -> None:

@@ -95,8 +95,14 @@ class Cluster:
             raise self._missing(error, texts.NO_LEASE, self.lease_name) from error
 
     async def put_lease(self, lease: Mapping[str, Any]) -> Json:
-        """Replace the Lease, if it is still the version that was read (else 409)."""
-        return await self._request("PUT", self._lease_path, lease)
+        """Replace the Lease, if it is still the version that was read (else 409).
+
+        Raises NotReady if there is none any more, ClusterError.
+        """
+        try:
+            return await self._request("PUT", self._lease_path, lease)
+        except ClusterError as error:
+            raise self._missing(error, texts.NO_LEASE, self.lease_name) from error
 
     # --- the requests themselves
 

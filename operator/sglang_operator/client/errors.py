@@ -32,7 +32,14 @@ class Held(PoolError):
 
 
 class Expired(PoolError):
-    """The transaction is over: not renewed in time, aborted, or taken over."""
+    """The transaction is over: not renewed in time, aborted, or taken over.
+
+    ``deleted``: somebody deleted its Lease.
+    """
+
+    def __init__(self, message: str, *, deleted: bool = False) -> None:
+        super().__init__(message)
+        self.deleted = deleted
 
 
 class Unsupported(PoolError):

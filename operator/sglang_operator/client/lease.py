@@ -1,8 +1,9 @@
 """The Lease ``<pool>-weights``, one step at a time: read, decide, put if nobody was quicker."""
 
 import asyncio
+import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,18 @@ from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Transaction
 from sglang_operator.client import texts
 from sglang_operator.client.cluster import Cluster
-from sglang_operator.client.errors import ClusterError, Expired, Held, PoolError, Unsupported
+from sglang_operator.client.errors import (
+    ClusterError,
+    Expired,
+    Held,
+    NotReady,
+    PoolError,
+    Unsupported,
+)
 
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0
+CONFLICT_SECONDS = 0.02  # after somebody else was quicker, doubling; as often as patience lasts
 MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
 
@@ -25,6 +34,16 @@ class Sight:
 
     now: float
     seen: float
+    lease: str = ""  # the UID of this very Lease
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A state that was put, into which Lease, and when it was sent, by the monotonic clock."""
+
+    state: Transaction
+    lease: str
+    at: float
 
 
 Step = Callable[[Transaction, Sight], Transaction]
@@ -39,22 +58,22 @@ class LeaseFile:
         # Of the state as last read: the whole but for its resource version, and when it appeared.
         self._state: Transaction | None = None
         self._since = 0.0
-        self.put_at = 0.0  # when the last put was sent, by the monotonic clock
 
     async def read(self) -> Transaction:
         """What stands in the Lease now.  Raises PoolError."""
         _, state = await self._read()
         return state
 
-    async def step(self, step: Step, *, patience: float) -> Transaction:
-        """Take one step; the state after it.  ``patience``: seconds to go on without an API server.
+    async def step(self, step: Step, *, patience: float) -> Written:
+        """Take one step; the state after it.
 
-        Raises the typed form of a refusal, or ClusterError once patience ends.
+        ``patience``: seconds to go on without an API server, or while others are quicker.  Raises
+        the typed form of a refusal, NotReady without a Lease, or ClusterError once patience ends.
         """
         async with self._lock:
             return await self._step(step, time.monotonic() + patience)
 
-    async def step_when_free(self, step: Step, *, wait: float, patience: float) -> Transaction:
+    async def step_when_free(self, step: Step, *, wait: float, patience: float) -> Written:
         """The same for a step that another holder is in the way of, for ``wait`` seconds.
 
         A holder that says itself that its time is over is waited for until that was also seen:
@@ -79,26 +98,34 @@ class LeaseFile:
     def _duration(self) -> float:
         return self._state.duration if self._state else float(weights.LEASE_SECONDS)
 
-    async def _step(self, step: Step, deadline: float) -> Transaction:
-        sent: Transaction | None = None
-        wait = RETRY_SECONDS
+    async def _step(self, step: Step, deadline: float) -> Written:
+        begun, retry, conflicts = time.monotonic(), RETRY_SECONDS, 0
+        sent: list[Written] = []
         while True:
             try:
                 lease, state = await self._read()
-                if sent is not None and state == sent:
-                    return state  # it was written; the answer got lost
-                body = weights.written(lease, _refusing(step, state, self._sight()))
-                sent = weights.read(body)
-                self.put_at = time.monotonic()
-                return self._note(await self._cluster.put_lease(body))
+                for earlier in sent:
+                    if earlier.state == state:
+                        return earlier  # it was written; the answer got lost
+                sight = self._sight(lease)
+                body = weights.written(lease, _refusing(step, state, sight))
+                put = Written(state=weights.read(body), lease=sight.lease, at=time.monotonic())
+                sent.append(put)
+                self._note(await self._cluster.put_lease(body))
+                return put
             except ClusterError as error:
                 if error.status == 409:
-                    sent = None
-                    continue
-                if not _worth_another_try(error) or time.monotonic() + wait > deadline:
+                    conflicts += 1
+                    wait = _after_conflict(conflicts)
+                    error = _conflicts(conflicts, time.monotonic() - begun, error)
+                elif _worth_another_try(error):
+                    wait = retry
+                    retry = min(retry * 2, MAX_RETRY_SECONDS)
+                else:
                     raise
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, MAX_RETRY_SECONDS)
+                if time.monotonic() + wait > deadline:
+                    raise error
+            await asyncio.sleep(wait)
 
     async def _read(self) -> tuple[Mapping[str, Any], Transaction]:
         lease = await self._cluster.lease()
@@ -110,9 +137,21 @@ class LeaseFile:
             self._state, self._since = state, time.monotonic()
         return state
 
-    def _sight(self) -> Sight:
+    def _sight(self, lease: Mapping[str, Any]) -> Sight:
         now = time.time()
-        return Sight(now=now, seen=now - (time.monotonic() - self._since))
+        uid = lease.get("metadata", {}).get("uid") or ""
+        return Sight(now=now, seen=now - (time.monotonic() - self._since), lease=uid)
+
+
+def _after_conflict(conflicts: int) -> float:
+    """Seconds to let others write; of chance, so that two that met do not meet again."""
+    most = CONFLICT_SECONDS * float(1 << min(conflicts - 1, 10))
+    return min(most, MAX_RETRY_SECONDS) * random.uniform(0.5, 1.0)
+
+
+def _conflicts(count: int, seconds: float, error: ClusterError) -> ClusterError:
+    words = texts.CONFLICTS.format(count=count, seconds=seconds, detail=error)
+    return ClusterError(words, error.status)
 
 
 def _worth_another_try(error: ClusterError) -> bool:
@@ -148,9 +187,10 @@ class Hold:
         self, lease: LeaseFile, trainer: steps.Trainer, lost: Callable[[PoolError], None]
     ) -> None:
         self.trainer = trainer
-        self._lease = lease
+        self._file = lease
         self._lost = lost
         self._renewed = time.monotonic()
+        self._uid: str | None = None  # of the Lease that was taken; None: not known yet
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -169,11 +209,35 @@ class Hold:
         """Seconds until the fence comes down."""
         return max(0.0, self._renewed + self.margin - time.monotonic())
 
-    async def taking(self, step: Awaitable[Transaction]) -> Transaction:
-        """Await a step that renews the Lease; the fence counts from before it was sent."""
-        state = await step
-        self._renewed = self._lease.put_at
-        return state
+    async def take(self, step: Step, *, wait: float, patience: float) -> Transaction:
+        """Take the Lease by this step, for ``wait`` seconds while another holds it.
+
+        Raises Held, NotReady without a Lease, ClusterError.
+        """
+        return self._took(await self._file.step_when_free(step, wait=wait, patience=patience))
+
+    async def step(self, step: Step, *, patience: float) -> Transaction:
+        """Take the next step of this transaction, which renews it too.
+
+        A Lease that was deleted is nobody's any more, and the one that the operator makes in its
+        place is another: Expired, as of a transaction that is over.  Raises ClusterError.
+        """
+
+        def own(state: Transaction, sight: Sight) -> Transaction:
+            anew = state.phase is weights.Phase.IDLE and not state.id
+            if anew or sight.lease != (sight.lease if self._uid is None else self._uid):
+                raise Expired(texts.LEASE_ANEW, deleted=True)
+            return step(state, sight)
+
+        try:
+            return self._took(await self._file.step(own, patience=patience))
+        except NotReady as error:
+            raise Expired(texts.LEASE_DELETED, deleted=True) from error
+
+    def _took(self, written: Written) -> Transaction:
+        self._uid = written.lease
+        self._renewed = max(self._renewed, written.at)
+        return written.state
 
     async def renew(self) -> Transaction:
         """Renew now.  Raises PoolError."""
@@ -181,7 +245,38 @@ class Hold:
         def renewal(state: Transaction, sight: Sight) -> Transaction:
             return steps.renew(state, self.trainer, now=sight.now)
 
-        return await self.taking(self._lease.step(renewal, patience=self.left()))
+        return await self.step(renewal, patience=self.left())
+
+    async def abort(self, message: str, *, patience: float) -> None:
+        """All gates close.  Raises PoolError.
+
+        Under a Lease that was deleted too: as soon as the operator has made another one.
+        """
+
+        def abort(state: Transaction, sight: Sight) -> Transaction:
+            return steps.abort(state, self.trainer, message=message)
+
+        def disclaim(state: Transaction, sight: Sight) -> Transaction:
+            return steps.disclaim(state, self.trainer, message=message)
+
+        deadline = time.monotonic() + patience
+        try:
+            await self.step(abort, patience=patience)
+        except Expired as error:
+            if not error.deleted:
+                raise
+            await self._when_made(disclaim, deadline)
+
+    async def _when_made(self, step: Step, deadline: float) -> None:
+        """A step into the Lease that the operator makes in place of one that was deleted."""
+        while True:
+            try:
+                await self._file.step(step, patience=max(0.0, deadline - time.monotonic()))
+                return
+            except NotReady:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="lease renewal")

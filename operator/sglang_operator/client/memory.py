@@ -14,7 +14,7 @@ from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import texts
-from sglang_operator.client.errors import NotReady, PoolError, Unsupported
+from sglang_operator.client.errors import Expired, NotReady, PoolError, Unsupported
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
 
@@ -41,6 +41,11 @@ class Sleeper:
 
     async def sleep(self, tags: tuple[str, ...], *, settle: float, timeout: float) -> None:
         """See ``AsyncPool.sleep``."""
+        with self._pool.turn.taken("sleep()"):
+            await self._sleep(tags, settle, timeout)
+
+    async def _sleep(self, tags: tuple[str, ...], settle: float, timeout: float) -> None:
+        await self._renewed()
         before = await self._pool.transaction()
         fresh = set(tags) - set(before.released)
         hold = await self._take(tags)
@@ -70,7 +75,7 @@ class Sleeper:
             instances = [engine.instance for engine in asked if engine.instance]
             return steps.slept(state, hold.trainer, instances=instances)
 
-        await self._pool.lease.step(step, patience=PATIENCE)
+        await hold.step(step, patience=PATIENCE)
         outcomes = await asyncio.gather(
             *(self._pool.release_memory([e], sorted(fresh)) for e in sleepers if fresh),
             *(self._pool.release_memory([e], both) for e in others if both),
@@ -87,7 +92,7 @@ class Sleeper:
         def step(state: Transaction, sight: Sight) -> Transaction:
             return steps.sleep(state, trainer, tags=tags, now=sight.now, seen=sight.seen)
 
-        await hold.taking(self._pool.lease.step_when_free(step, wait=0, patience=PATIENCE))
+        await hold.take(step, wait=0, patience=PATIENCE)
         await self.stop()
         self._hold = hold
         hold.start()
@@ -121,8 +126,11 @@ class Sleeper:
 
     async def wake(self, tags: tuple[str, ...]) -> Transaction:
         """See ``AsyncPool.wake``."""
-        hold = await self._own()
-        state = await hold.renew()
+        with self._pool.turn.taken("wake()"):
+            return await self._wake(tags)
+
+    async def _wake(self, tags: tuple[str, ...]) -> Transaction:
+        hold, state = await self._own()
         registry = await self._pool.fresh()
         asleep = [e for e in registry.engines if e.up and e.instance in state.asleep]
         wanted = sorted(set(state.released) & set(tags))
@@ -138,22 +146,43 @@ class Sleeper:
         def step(current: Transaction, sight: Sight) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
-        after = await hold.taking(self._pool.lease.step(step, patience=hold.left()))
+        after = await hold.step(step, patience=hold.left())
         if after.phase is Phase.COMMITTED:
             await self.stop()
         return after
 
-    async def _own(self) -> Hold:
+    async def _own(self) -> tuple[Hold, Transaction]:
         """The hold of the sleep: ours, that of an earlier process of this name, or taken over."""
+        held = await self._renewed()
+        if held is not None:
+            return held
         state = await self._pool.transaction()
-        if self._hold is not None and self._hold.trainer.transaction == state.id:
-            return self._hold
-        if state.phase not in (Phase.SLEEPING, Phase.AWAKE):
+        if state.phase not in (Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING):
             raise Unsupported(texts.NOTHING_SLEEPS.format(phase=state.phase.value))
-        if state.holder != self._pool.holder:
-            return await self._take(())
-        trainer = steps.Trainer(holder=state.holder, transaction=state.id, duration=state.duration)
-        await self.stop()
-        self._hold = Hold(self._pool.lease, trainer, self._lost)
-        self._hold.start()
-        return self._hold
+        if state.holder == self._pool.holder and state.phase is not Phase.SYNCING:
+            trainer = steps.Trainer(
+                holder=state.holder, transaction=state.id, duration=state.duration
+            )
+            await self.stop()
+            self._hold = Hold(self._pool.lease, trainer, self._lost)
+            self._hold.start()
+        else:  # refused in words, unless nobody is at it any more
+            await self._take(())
+        assert self._hold is not None
+        return self._hold, await self._hold.renew()
+
+    async def _renewed(self) -> tuple[Hold, Transaction] | None:
+        """The hold that there is, renewed; None if somebody went on since.
+
+        Raises Expired if the Lease was deleted: what sleeps stood there alone.
+        """
+        hold = self._hold
+        if hold is None:
+            return None
+        try:
+            return hold, await hold.renew()
+        except Expired as error:
+            if error.deleted:
+                await self.stop()
+                raise
+            return None

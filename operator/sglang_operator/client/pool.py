@@ -19,23 +19,29 @@ from sglang_operator.client.errors import EngineError, NotReady
 from sglang_operator.client.lease import LeaseFile
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.client.sync import IDLE_POLL_SECONDS, IDLE_SECONDS, AsyncSync, SyncOptions
+from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
 from sglang_operator.engine import versions
 
 SLEEP_TAGS = ("weights", "kv_cache")
 
 
+# Host and process do not tell pods of one node apart that share its network: each is process 1.
+_PROCESS = secrets.token_hex(4)
+
+
 def default_holder() -> str:
-    """Who this process is: the pod's (host's) name and the process id."""
-    return f"{socket.gethostname()}_{os.getpid()}"
+    """Who this process is: the pod's (host's) name, the process id, and what nobody else has."""
+    return f"{socket.gethostname()}_{os.getpid()}_{_PROCESS}"
 
 
 class AsyncPool:
     """One pool.  Use as an asynchronous context manager, or call ``close``.
 
     ``namespace``: by default that of the pod or of the kubeconfig's context.  ``holder``: a name
-    that no other living process uses.  ``api_key``, ``admin_api_key``: as the engines were given
-    them; neither is sent to the API server.
+    that no other living process uses, by default one that is new with each process; given, a later
+    process of this name takes on what an earlier one put to sleep.  ``api_key``,
+    ``admin_api_key``: as the engines were given them; neither is sent to the API server.
     """
 
     def __init__(
@@ -202,9 +208,7 @@ class AsyncPool:
         ``settle``: seconds that Services are given to forget the engines after the gates closed.
         Raises Held, NotReady, EngineError.
         """
-        self._open()
-        assert self._sleeper is not None
-        await self._sleeper.sleep(tuple(tags), settle=settle, timeout=timeout)
+        await self.sleeper.sleep(tuple(tags), settle=settle, timeout=timeout)
 
     async def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
         """Resume the engines' memory.  If weights were kept, the same gates open again.
@@ -212,9 +216,7 @@ class AsyncPool:
         Engines that restarted meanwhile are left alone: resuming what was never released kills
         them.  Raises Held, Expired, EngineError.
         """
-        self._open()
-        assert self._sleeper is not None
-        return await self._sleeper.wake(tuple(tags))
+        return await self.sleeper.wake(tuple(tags))
 
     # --- for sync and sleep
 
@@ -223,6 +225,17 @@ class AsyncPool:
         self._open()
         assert self._lease is not None
         return self._lease
+
+    @property
+    def sleeper(self) -> memory.Sleeper:
+        self._open()
+        assert self._sleeper is not None
+        return self._sleeper
+
+    @property
+    def turn(self) -> Turn:
+        """Whose turn it is among the threads and tasks of this process."""
+        return Turn(Who(self._identity.server, self.namespace, self.name, self.holder))
 
     @property
     def calls(self) -> EngineCalls:

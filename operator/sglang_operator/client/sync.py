@@ -127,6 +127,7 @@ class AsyncSync(Updates):
         hold = Hold(self._pool.lease, trainer, self._lose)
 
         def step(state: Transaction, sight: Sight) -> Transaction:
+            self._pool.turn.check()
             return steps.begin(
                 state,
                 trainer,
@@ -136,9 +137,8 @@ class AsyncSync(Updates):
                 seen=sight.seen,
             )
 
-        state = await hold.taking(
-            self._pool.lease.step_when_free(step, wait=self._options.wait, patience=PATIENCE)
-        )
+        state = await hold.take(step, wait=self._options.wait, patience=PATIENCE)
+        await self._pool.sleeper.stop()  # its Lease, if it had one, is this sync's now
         self._hold = hold
         hold.start()
         return state
@@ -172,7 +172,7 @@ class AsyncSync(Updates):
                 state, trainer, instances=covered, now=sight.now, checkpoint=self.checkpoint
             )
 
-        await self._pool.lease.step(step, patience=self._hold.left())
+        await self._hold.step(step, patience=self._hold.left())
 
     async def abort(self, message: str) -> None:
         """End the sync without a commit: gates close, engines stay paused.  Never raises."""
@@ -182,12 +182,8 @@ class AsyncSync(Updates):
         await self._close()
         if hold is None:
             return
-
-        def step(state: Transaction, sight: Sight) -> Transaction:
-            return steps.abort(state, hold.trainer, message=message)
-
         with contextlib.suppress(PoolError):  # it expires by itself, or is over already
-            await asyncio.shield(self._pool.lease.step(step, patience=ABORT_PATIENCE))
+            await asyncio.shield(hold.abort(message, patience=ABORT_PATIENCE))
 
     # --- across processes: one begins, another ends
 
@@ -212,7 +208,8 @@ class AsyncSync(Updates):
         self._state = state
         trainer = steps.Trainer(holder=state.holder, transaction=state.id, duration=state.duration)
         self._hold = Hold(self._pool.lease, trainer, self._lose)
-        self.version, self.checkpoint = state.target_version, state.checkpoint
+        # The checkpoint in the Lease is that of the last commit, of other weights.
+        self.version, self.checkpoint = state.target_version, ""
         registry = await self._pool.fresh()
         self.registry, self.engines = registry, registry.engines
         if registry.epoch != state.epoch:
@@ -392,12 +389,12 @@ class AsyncSync(Updates):
             return
         asleep = [e for e in self.engines if e.instance in self._state.asleep]
         await self._guarded(self._pool.resume_memory(asleep, sorted(tags)))
-        trainer = self._hold.trainer
+        hold = self._hold
 
         def step(current: Transaction, sight: Sight) -> Transaction:
-            return steps.wake(current, trainer, now=sight.now, tags=tags)
+            return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
-        self._state = await self._guarded(self._pool.lease.step(step, patience=PATIENCE))
+        self._state = await self._guarded(hold.step(step, patience=PATIENCE))
 
 
 def _changed(covered: tuple[Engine, ...], registry: Registry) -> list[str]:

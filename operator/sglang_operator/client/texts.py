@@ -39,6 +39,22 @@ NOT_RENEWED = (
     "the Lease could not be renewed for {seconds:.0f} s ({detail}); the transaction counts as "
     "aborted, and every gate closes"
 )
+TURN = (
+    "{holder} is in {call} since {since}, in another thread or task; wait until that call returns, "
+    "one changes the engines' memory at a time"
+)
+CONFLICTS = (
+    "the Lease was changed by others {count} times in {seconds:.1f} s, each time before it could "
+    "be written ({detail}); look who writes it: kubectl get lease -o yaml --show-managed-fields"
+)
+LEASE_DELETED = (
+    "the Lease was deleted under this transaction, which is over; nobody vouches for what the "
+    "engines hold: begin again, and write all weights again"
+)
+LEASE_ANEW = (
+    "the Lease was deleted under this transaction, and made anew: it is over, and nobody vouches "
+    "for what the engines hold; begin again, and write all weights again"
+)
 NO_ANSWER = "the API server does not answer"
 UNREACHED = (
     "{error}; nothing was begun, and clients are served as before: run this where the pods' "

@@ -84,8 +84,27 @@ def test_a_transaction_that_was_aborted_cannot_be_committed():
     assert refusal(steps.abort, over, MINE, message="").reason is Refusal.NOT_HELD
 
 
+def test_a_second_sync_of_one_name_is_refused_in_words():
+    refused = refusal(syncing, syncing(), LATER)
+    assert refused.reason is Refusal.HELD
+    assert str(refused) == (
+        "trainer-0, which is this trainer's name too, holds the weights of this pool in another "
+        "transaction (Syncing since 2027-01-15T08:00:00Z, until 2027-01-15T08:00:30Z unless it "
+        "renews); wait until it ends, or if nobody is at it any more: kubectl sglang weights abort "
+        "--holder trainer-0"
+    )
+    asleep = refusal(steps.sleep, syncing(), LATER, tags=["weights"], now=NOW, seen=NOW)
+    assert asleep.reason is Refusal.HELD
+
+
+def test_what_its_holder_put_to_sleep_it_takes_on():
+    taken = syncing(sleeping("weights"), LATER)
+    assert (taken.phase, taken.id, taken.released) == (Phase.SYNCING, "t3", ("weights",))
+
+
 def test_an_earlier_transaction_of_the_same_trainer_cannot_commit():
-    late = refusal(steps.commit, syncing(syncing(), LATER), MINE, instances=[A], now=NOW)
+    gone = NOW + weights.LEASE_SECONDS + 1
+    late = refusal(steps.commit, syncing(syncing(), LATER, now=gone), MINE, instances=[A], now=NOW)
     assert late.reason is Refusal.NOT_HELD
 
 
@@ -152,6 +171,20 @@ def test_a_sleeping_pool_is_taken_over_with_what_is_released():
     assert refusal(syncing, sleeping("weights"), OTHER).reason is Refusal.HELD
     taken = syncing(sleeping("weights"), OTHER, now=NOW + 33, seen=NOW + 2)
     assert (taken.phase, taken.released) == (Phase.SYNCING, ("weights",))
+
+
+def test_a_lease_that_was_made_anew_under_a_sync_is_aborted_too():
+    torn = steps.disclaim(Transaction(), MINE, message="torn")
+    assert (torn.phase, torn.id, torn.message) == (Phase.ABORTED, "t1", "torn")
+    for since in (syncing(trainer=OTHER), committed(), sleeping("kv_cache")):
+        refused = refusal(steps.disclaim, since, LATER, message="torn")
+        assert refused.reason is Refusal.NOT_HELD
+
+
+@pytest.mark.parametrize(("duration", "told"), [(0.2, 1), (1.4, 2), (30, 30)])
+def test_others_never_wait_for_less_than_the_holder_counts_on(duration, told):
+    put = weights.written({}, Transaction(duration=duration))
+    assert put["spec"]["leaseDurationSeconds"] == told
 
 
 def test_a_state_survives_the_lease():

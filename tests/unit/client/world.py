@@ -141,12 +141,19 @@ class World:
         self.lease: Json = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": names.weights_lease_name(POOL), "resourceVersion": "1"},
+            "metadata": {
+                "name": names.weights_lease_name(POOL),
+                "uid": "lease-1",
+                "resourceVersion": "1",
+            },
             "spec": {},
         }
+        self.lease_is_there = True
+        self.put_lease = self._put_lease  # who answers writes of it
         self.puts: list[Transaction] = []
         self.server = ""
         self.failures: list[int] = []  # statuses for the next writes of the Lease; 0: drop it
+        self.conflicts = 0  # writes that others are quicker than
         self.lose_answers = 0  # writes that are done, and whose answer is not sent
         self._acted = ""
         self._resource_version = 100
@@ -215,6 +222,28 @@ class World:
             self._bump_lease()
 
         self.call(write)
+
+    def delete_lease(self) -> None:
+        """Somebody deletes the Lease."""
+        self.call(lambda: setattr(self, "lease_is_there", False))
+
+    def make_lease(self, state: Transaction | None = None) -> None:
+        """The operator makes it again, empty; or somebody restores it from a file."""
+
+        def make() -> None:
+            number = int(self.lease["metadata"]["resourceVersion"]) + 1
+            metadata = {
+                "name": self.lease["metadata"]["name"],
+                "uid": f"lease-{number}",
+                "resourceVersion": str(number),
+            }
+            self.lease = weights.written(
+                {**self.lease, "metadata": metadata, "spec": {}}, state or Transaction()
+            )
+            self.lease_is_there = True
+            self._bump_lease()
+
+        self.call(make)
 
     def publish(self) -> None:
         self._resource_version += 1
@@ -296,7 +325,7 @@ class World:
         api.router.add_get(config_maps, self._watch)
         api.router.add_get(f"{config_maps}/{POOL}-engines", self._get_registry)
         api.router.add_get(lease, self._get_lease)
-        api.router.add_put(lease, self._put_lease)
+        api.router.add_put(lease, self._handle_put)
         self.server = await self._serve(api)
         for engine in self.engines:
             app = web.Application()
@@ -374,7 +403,12 @@ class World:
         self.call(end)
 
     async def _get_lease(self, request: web.Request) -> web.Response:
+        if not self.lease_is_there:
+            return web.json_response({"message": "not found"}, status=404)
         return web.json_response(self.lease)
+
+    async def _handle_put(self, request: web.Request) -> web.StreamResponse:
+        return await self.put_lease(request)
 
     async def _put_lease(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -383,7 +417,15 @@ class World:
             if not status:
                 _drop(request)
             return web.json_response({"message": "try later"}, status=status)
-        if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+        if self.conflicts:
+            self.conflicts -= 1
+            self._bump_lease(renewal=True)
+        same = all(
+            body["metadata"][key] == self.lease["metadata"][key]
+            for key in ("uid", "resourceVersion")
+        )
+        # A real API server would make a Lease that is not there, were it not for the UID.
+        if not same or not self.lease_is_there:
             return web.json_response({"reason": "Conflict", "message": "changed"}, status=409)
         before = self.state
         self.lease = body

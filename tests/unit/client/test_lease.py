@@ -1,0 +1,354 @@
+"""The Lease under a trainer: who else holds it, who else writes it, and who deletes it."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from sglang_operator.api import names, weights
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.client import (
+    AsyncPool,
+    ClusterError,
+    Expired,
+    Held,
+    NotReady,
+    Pool,
+    PoolError,
+    lease,
+)
+from sglang_operator.client import pool as pools
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+STORY = 5.0
+BUCKET = (["bfloat16"], [[1]])
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        yield made
+
+
+@pytest.fixture
+def pool(world):
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
+        yield made
+
+
+def another(world, holder="trainer-a"):
+    return Pool(POOL, NAMESPACE, identity=world.identity, holder=holder)
+
+
+def wait(check, seconds=STORY):
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+# --- one at a time
+
+
+def test_two_pods_of_one_host_are_two_holders(monkeypatch):
+    """Both are process 1 of a host of the same name."""
+    first = pools.default_holder()
+    assert pools.default_holder() == first, "one process has one name"
+    monkeypatch.setattr(pools, "_PROCESS", "another")
+    assert pools.default_holder() != first
+
+
+@pytest.mark.parametrize("holder", [None, "trainer-a"])
+def test_a_second_sync_of_one_process_is_refused(world, holder):
+    options = {"identity": world.identity, "holder": holder}
+    with Pool(POOL, NAMESPACE, **options) as a, Pool(POOL, NAMESPACE, **options) as b:
+        with a.sync("step-A") as first:
+            first.update_weights_from_distributed(["A1"], *BUCKET, group_name="g")
+            for other in (a, b):
+                with pytest.raises(Held, match="in another transaction"), other.sync("step-B"):
+                    pass
+            first.update_weights_from_distributed(["A2"], *BUCKET, group_name="g")
+        b.update_from_disk("/c/B", "step-B")
+    assert {(e.weights, e.gate_version) for e in world.engines} == {("/c/B", "step-B")}
+
+
+def test_a_second_sync_can_wait_for_the_first_of_the_same_pool(world, pool):
+    with pool.sync("step-1"):
+        turn = threading.Thread(
+            target=pool.update_from_disk, args=("/c/2", "step-2"), kwargs={"wait": STORY}
+        )
+        turn.start()
+        wait(lambda: world.state.target_version == "step-1")
+    turn.join(STORY)
+    assert [put.version for put in world.puts if put.phase is Phase.COMMITTED] == [
+        "step-1",
+        "step-2",
+    ]
+
+
+def test_two_syncs_of_one_event_loop(world):
+    async def story():
+        made = AsyncPool(POOL, NAMESPACE, identity=world.identity)
+        async with made, made.sync("step-1"):
+            with pytest.raises(Held):
+                await made.update_from_disk("/c/2", "step-2")
+
+    asyncio.run(story())
+    assert world.state.version == "step-1"
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same pool", "another pool"])
+def test_no_sleep_and_no_wake_during_a_sync_of_the_same_holder(world, pool, same):
+    with another(world) as second:
+        other = pool if same else second
+        with pool.sync("step-1"):
+            with pytest.raises(Held):
+                other.sleep(settle=0)
+            with pytest.raises(Held):
+                other.wake()
+    assert world.state.version == "step-1"
+    assert not any("memory" in path for e in world.engines for path in e.paths())
+
+
+@pytest.mark.parametrize("call", ["sleep", "wake"])
+@pytest.mark.parametrize("same", [True, False], ids=["the same pool", "another pool"])
+def test_nothing_else_while_memory_is_changed(world, pool, call, same):
+    """Memory that is resumed before it was released kills an engine."""
+    if call == "wake":
+        pool.sleep(settle=0)
+    path = "release" if call == "sleep" else "resume"
+    for engine in world.engines:
+        engine.stuck.add(f"/{path}_memory_occupation")
+    running = threading.Thread(target=getattr(pool, call))
+    running.start()
+    wait(lambda: all(engine.held for engine in world.engines))
+    with another(world) as second:
+        other = pool if same else second
+        for refused in (other.wake, other.sleep, lambda: other.update_from_disk("/c/1", "step-1")):
+            with pytest.raises(Held, match=rf"trainer-a is in {call}\(\) since"):
+                refused()
+    for engine in world.engines:
+        engine.stuck.clear()
+    running.join(STORY)
+    assert world.state.phase is (Phase.SLEEPING if call == "sleep" else Phase.AWAKE)
+
+
+def test_a_sync_takes_on_what_its_own_pool_put_to_sleep(world, pool):
+    pool.sleep(settle=0)
+    pool.update_from_disk("/c/1", "step-1")
+    assert pool._pool.sleeper._hold is None
+    assert (world.state.phase, world.state.released) == (Phase.COMMITTED, ())
+
+
+def test_the_dead_are_followed_under_their_name_once_their_time_is_over(world):
+    state = Transaction(
+        phase=Phase.SYNCING, id="t0", holder="trainer-a", duration=1, renewed=time.time()
+    )
+    world.write_lease(state)
+    with another(world) as pool:
+        with pytest.raises(Held):
+            pool.update_from_disk("/c/1", "step-1")
+        pool.update_from_disk("/c/1", "step-1", wait=STORY)
+    assert world.state.version == "step-1"
+
+
+# --- what is taken over from the last commit
+
+
+def test_who_attaches_does_not_inherit_the_checkpoint_of_the_commit_before(world):
+    async def story():
+        options = {"identity": world.identity, "holder": "trainer-a"}
+        async with AsyncPool(POOL, NAMESPACE, **options) as made:
+            await made.update_from_disk("/c/1", "step-1")
+            begun = made.sync("step-2")
+            await begun.begin()
+            await begun.detach()
+        async with AsyncPool(POOL, NAMESPACE, **options) as made:
+            attached = made.sync("step-2")
+            await attached.attach()
+            assert attached.checkpoint == ""
+            await attached.finish()
+
+    asyncio.run(story())
+    assert (world.state.version, world.state.checkpoint) == ("step-2", "")
+
+
+# --- others write it
+
+
+def test_a_write_that_others_are_quicker_than_is_tried_again(world, pool):
+    world.conflicts = 5
+    with pool.sync("step-1"):
+        world.conflicts = 3
+    assert world.state.version == "step-1"
+
+
+def test_a_lease_that_others_always_write_is_given_up_in_words(world, pool, monkeypatch):
+    monkeypatch.setattr("sglang_operator.client.sync.PATIENCE", 0.5)
+    world.conflicts = 1_000_000
+    begun = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"was changed by others \d+ times in 0\.\d s") as caught,
+        pool.sync("step-1"),
+    ):
+        pass
+    assert caught.value.status == 409
+    assert time.monotonic() - begun < STORY
+    tries = 1_000_000 - world.conflicts
+    assert 3 <= tries <= 20, "a pause between two tries, ever longer"
+    assert not any(engine.asked for engine in world.engines)
+
+
+def test_pauses_after_conflicts_grow_and_are_of_chance():
+    pauses = [[lease._after_conflict(n) for n in range(1, 20)] for _ in range(20)]
+    assert all(
+        0.5 * 0.02 <= row[0] <= 0.02 and row[-1] <= lease.MAX_RETRY_SECONDS for row in pauses
+    )
+    assert len({row[0] for row in pauses}) > 10
+
+
+def test_a_sync_that_others_outwrite_is_lost_before_others_may_take_it(world, pool):
+    told: list[float] = []
+    lost = pool.sync("step-1", duration=1, on_lost=lambda _: told.append(time.time()))
+    with pytest.raises(Expired, match=r"could not be renewed.*was changed by others"), lost as sync:
+        begun = world.state.renewed
+        world.conflicts = 1_000_000
+        wait(lambda: told)
+        world.conflicts = 0
+        sync.check()
+    assert told[0] < begun + 1
+
+
+def test_an_answer_that_got_lost_before_a_conflict_is_still_no_refusal(world, pool):
+    """A connection that breaks has the request sent twice: the second finds the first's write."""
+    with pool.sync("step-1") as sync:
+        sync.update_weights_from_disk("/c/1")
+        put = world._put_lease
+        twice: list[int] = []
+
+        async def written_and_refused(request):
+            answer = await put(request)
+            if world.state.phase is Phase.COMMITTED and not twice:
+                twice.append(answer.status)
+                answer.set_status(409)
+                answer.text = "{}"
+            return answer
+
+        world.put_lease = written_and_refused
+    assert twice == [200]
+    assert world.state.version == "step-1"
+
+
+# --- others delete it
+
+GONE = "the Lease was deleted under this transaction"
+
+
+def test_a_sync_whose_lease_is_deleted_is_over_at_once(world, pool):
+    told: list[PoolError] = []
+    with (
+        pytest.raises(Expired, match=GONE),
+        pool.sync("s", duration=1, on_lost=told.append) as sync,
+    ):
+        world.delete_lease()
+        wait(lambda: told)
+        with pytest.raises(Expired, match=GONE):
+            sync.update_weights_from_disk("/c/1")
+    assert isinstance(told[0], Expired)
+    assert not world.lease_is_there, "nobody made a Lease of this transaction"
+    assert all(engine.paused for engine in world.engines)
+
+
+RESTORED = Transaction(phase=Phase.COMMITTED, version="step-0", id="t0", intact=True)
+
+
+@pytest.mark.parametrize("state", [None, RESTORED], ids=["made anew", "restored from a file"])
+def test_nothing_is_committed_into_another_lease_of_the_name(world, pool, state):
+    with pytest.raises(Expired, match=f"{GONE}, and made anew") as caught, pool.sync("step-1"):
+        world.delete_lease()
+        world.make_lease(state)
+    assert "begin again, and write all weights again" in str(caught.value)
+    assert world.state.version == ("step-0" if state else "")
+    assert all(engine.paused for engine in world.engines)
+
+
+def test_the_very_same_state_in_another_lease_is_not_this_transactions(world, pool):
+    """What happened while it was away is not known: somebody else may have written."""
+    with pytest.raises(Expired, match=GONE), pool.sync("step-1"):
+        state = world.state
+        world.delete_lease()
+        world.make_lease(state)
+    assert world.state.phase is Phase.ABORTED
+
+
+def test_gates_close_under_the_new_lease_when_a_sync_was_torn(world, pool):
+    """The empty one would leave them open, over weights that nobody vouches for."""
+    pool.update_from_disk("/c/1", "step-1")
+    assert {engine.gate for engine in world.engines} == {"Open"}
+    with pytest.raises(Expired, match=GONE), pool.sync("step-2"):
+        world.delete_lease()
+        threading.Timer(0.3, world.make_lease).start()
+    assert world.state.phase is Phase.ABORTED
+    assert f"Expired: {GONE}" in world.state.message
+    wait(lambda: {engine.gate for engine in world.engines} == {"Closed"})
+
+
+def test_who_began_since_is_left_alone(world, pool):
+    begun = Transaction(phase=Phase.SYNCING, id="t9", holder="trainer-b", target_version="b")
+    with pytest.raises(Expired), pool.sync("step-1"):
+        world.delete_lease()
+        world.make_lease(begun)
+    assert (world.state.phase, world.state.holder) == (Phase.SYNCING, "trainer-b")
+
+
+def test_no_sync_begins_without_a_lease(world, pool):
+    world.delete_lease()
+    for call in (pool.sleep, pool.wake, lambda: pool.update_from_disk("/c/1", "step-1")):
+        with pytest.raises(
+            NotReady, match="there is no Lease rl/actor-infer-weights; the operator"
+        ):
+            call()
+    assert not any(engine.asked for engine in world.engines)
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["missing", "made anew"])
+@pytest.mark.parametrize("call", ["wake", "sleep"])
+def test_a_sleep_whose_lease_is_deleted_is_told(world, pool, call, anew):
+    """Which engines sleep stood there alone: to wake one that does not would kill it."""
+    pool.sleep(("kv_cache",), settle=0)
+    asked = [len(engine.asked) for engine in world.engines]
+    world.delete_lease()
+    if anew:
+        world.make_lease()
+    with pytest.raises(Expired, match=GONE):
+        getattr(pool, call)()
+    assert [len(engine.asked) for engine in world.engines] == asked
+
+
+def test_annotations_of_others_are_kept_and_are_no_obstacle(world, pool):
+    def annotate(key):
+        def write():
+            notes = {**world.lease["metadata"].get("annotations", {}), key: "x"}
+            world.lease = {
+                **world.lease,
+                "metadata": {**world.lease["metadata"], "annotations": notes},
+            }
+            world._bump_lease(renewal=True)
+
+        world.call(write)
+
+    annotate("a.example/before")
+    with pool.sync("step-1"):
+        annotate("a.example/during")
+    pool.sleep(("kv_cache",), settle=0)
+    annotate("a.example/asleep")
+    assert pool.wake().phase is Phase.COMMITTED
+    notes = world.lease["metadata"]["annotations"]
+    assert {key for key in notes if key.startswith("a.example/")} == {
+        "a.example/before",
+        "a.example/during",
+        "a.example/asleep",
+    }
+    assert notes[names.ANNOTATION_VERSION] == "step-1"
+    assert weights.read(world.lease).phase is Phase.COMMITTED
