@@ -12,6 +12,7 @@ from pathlib import Path
 from sglang_operator import __version__
 from sglang_operator.controller import logs, process
 from sglang_operator.controller.settings import Settings
+from sglang_operator.engine import arguments as engine_arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
         help="elect one writer among the replicas by a Lease in this namespace "
         "(default: $POD_NAMESPACE; without either there is no election)",
     )
+    parser.add_argument(
+        "--pod-address",
+        default=os.environ.get("POD_IP", ""),
+        metavar="ADDRESS",
+        help="an address as pods have it first in this cluster: engines listen on all addresses of "
+        "its family (default: $POD_IP; without either it is IPv4)",
+    )
     parser.add_argument("--kubeconfig", type=Path, help="default: the pod's own credentials")
     parser.add_argument("--context", help="context of the kubeconfig")
     parser.add_argument(
@@ -68,6 +76,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     return Settings(
         namespaces=tuple(arguments.namespace),
         watch_nodes=not arguments.no_nodes,
+        engine_host=engine_arguments.any_address(arguments.pod_address),
         ask_engines=not arguments.no_engine_requests,
         kubeconfig=arguments.kubeconfig,
         context=arguments.context,

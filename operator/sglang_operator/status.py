@@ -112,7 +112,7 @@ def compute(
         status["reported"] = said
     if plan.tuning is not None and pool.bounds is not None:
         status["tuning"] = tuning.written(plan.tuning, pool.bounds)
-    warnings = [*pool.warnings, *reported.warnings(pool, said)]
+    warnings = [*pool.warnings, *reported.warnings(pool, said, plan.engines)]
     return status | _lists(ignored, warnings, remembered)
 
 

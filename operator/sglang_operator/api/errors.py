@@ -447,6 +447,12 @@ VERSION_REPORTED = _warning(
     "engineVersion or the image's tag to what they are, so that arguments and probes fit",
     POLICY,
 )
+ADDRESS_FAMILY = _warning(
+    "AddressFamilyMismatch",
+    "engine pods have addresses such as {found}, but engines listen on {host}, which is {family} "
+    "alone; start the operator with --pod-address={found}, or $POD_IP from status.podIP of its pod",
+    POLICY,
+)
 VERSION_MISMATCH = _warning(
     "EngineVersionMismatch",
     "engineVersion is {found} but image {image} says {version}; engineVersion is believed; "

@@ -278,6 +278,17 @@ DO_SECURITY = {
 }
 QUOTA_GPUS = "{name} in {namespace}: {used} of {hard} {key} in use"
 DO_QUOTA_FULL = "a pool waits until somebody gives GPUs back, or the quota grows"
+FAMILIES = "pods have {pods} addresses first, Services {services}"
+FAMILIES_UNTOLD = "; the operator is not told so, and engines listen on IPv4 alone"
+DO_FAMILIES = "upgrade the operator's Deployment: $POD_IP from status.podIP, or --pod-address"
+FAMILIES_DIFFER = (
+    "; engines listen where their pods have their first address, and a Service does not reach "
+    "them there"
+)
+DO_FAMILIES_DIFFER = (
+    "put the same family first in the cluster's pod and Service ranges; trainers, which use the "
+    "registry's addresses, are not affected"
+)
 LIMIT_GIVEN = (
     "LimitRange {name} in {scope} gives {amount} of {resource} to each container that names no "
     "limit; {needed}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
-from sglang_operator.cli import deployed, leading, limits, occupancy, structure
+from sglang_operator.cli import deployed, families, leading, limits, occupancy, structure
 from sglang_operator.cli.checks import Check, Grade, unknown
 from sglang_operator.cli.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
@@ -37,6 +37,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         "nodes": (paths.NODES, {}),
         "leases": leading.QUESTION,
         **deployed.QUESTIONS,
+        **families.QUESTIONS,
         **occupancy.QUESTIONS,
         "namespace": (f"/api/v1/namespaces/{scope}", {}),
         "quotas": (f"/api/v1/namespaces/{scope}/resourcequotas", {}),
@@ -68,6 +69,7 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     yield _version(found["version"])
     yield _definition(found["definition"])
     yield _operator(found, now)
+    yield from families.check(found)
     pools = occupancy.seen(found, now)
     seen = None if isinstance(pools, ClusterError) else pools
     yield _gpus(found["nodes"], seen)

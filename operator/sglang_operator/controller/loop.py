@@ -223,6 +223,7 @@ class EngineRoom:
             self.poller,
             Lookups(self.client),
             publish_interval=self.settings.publish_interval,
+            engine_host=self.settings.engine_host,
         )
 
     async def _dispatch(self) -> None:

@@ -4,19 +4,27 @@ One object never costs more than itself: what cannot be read, and what the opera
 at, is told in its status like any other mistake, and its engines stay.
 """
 
+from dataclasses import replace
+
 from sglang_operator.api import errors, shape
 from sglang_operator.cluster import supervision
 from sglang_operator.cluster.wire import CustomResource
+from sglang_operator.engine import arguments
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
 from sglang_operator.planner.tuning import Tuning
 
 
-def judge(owner: Owner, record: CustomResource, tuned: Tuning | None) -> Pool | Refused:
-    """What this record asks for."""
+def judge(
+    owner: Owner,
+    record: CustomResource,
+    tuned: Tuning | None,
+    host: str = arguments.ANY_ADDRESS,
+) -> Pool | Refused:
+    """What this record asks for, of engines that listen there."""
     if record.unreadable:
         return Refused(owner=owner, problems=(shape.unreadable(record.unreadable),))
     try:
-        return plan_pool(owner, record.spec, tuned)
+        planned = plan_pool(owner, record.spec, tuned)
     except Exception as error:  # a defect of ours, and this object's alone
         supervision.failed("planning", error, about=f"{owner.namespace}/{owner.name}")
         problem = errors.SPEC_SHAPE(
@@ -26,3 +34,4 @@ def judge(owner: Owner, record: CustomResource, tuned: Tuning | None) -> Pool | 
             advice="report it with the object; the engines that run stay as they are",
         )
         return Refused(owner=owner, problems=(problem,))
+    return replace(planned, host=host) if isinstance(planned, Pool) else planned

@@ -24,6 +24,7 @@ from sglang_operator.controller import explaining, logs, planning
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.desired import engine_pod, objects
+from sglang_operator.engine import arguments
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.planner import inquiries, questions, tuning, weights
 from sglang_operator.planner import plan as planner
@@ -66,6 +67,7 @@ class Reconciler:
         lookups: Lookups,
         *,
         publish_interval: float,
+        engine_host: str = arguments.ANY_ADDRESS,
     ) -> None:
         self._view = view
         self._executor = executor
@@ -73,6 +75,7 @@ class Reconciler:
         self._poller = poller
         self._lookups = lookups
         self._publish_interval = publish_interval
+        self._engine_host = engine_host
         self._memories: dict[PoolKey, Memory] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -134,7 +137,7 @@ class Reconciler:
                 uid=memory.uid,
                 generation=meta.generation,
             )
-            memory.planned = planning.judge(owner, record, tuned)
+            memory.planned = planning.judge(owner, record, tuned, self._engine_host)
             memory.judged, memory.tuning = judged, tuned
             memory.template = None
             if changed:

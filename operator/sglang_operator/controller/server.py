@@ -3,6 +3,8 @@
 It is run by the loop itself, not by kopf: it must go on answering while kopf is started again.
 """
 
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,11 +20,27 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """``HOST:PORT`` or ``:PORT``.  Raises :class:`ValueError`."""
+        """``HOST:PORT``, or ``:PORT`` for all addresses.  Raises :class:`ValueError`."""
         host, colon, port = text.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65535:
-            raise ValueError(f"found {text!r}, expected HOST:PORT such as 0.0.0.0:8080")
-        return cls(host.strip("[]") or "0.0.0.0", int(port))
+            raise ValueError(f"found {text!r}, expected HOST:PORT, or :PORT such as :8080")
+        return cls(host.strip("[]"), int(port))
+
+    def bound(self) -> socket.socket:
+        """A socket there.  Raises :class:`OSError`.
+
+        All addresses are those of both families, where the machine has both: a pod is probed on
+        whichever it has.
+        """
+        if self.host:
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            return socket.create_server((self.host, self.port), family=family)
+        if socket.has_dualstack_ipv6():
+            with contextlib.suppress(OSError):  # IPv6 may be there and switched off
+                return socket.create_server(
+                    ("", self.port), family=socket.AF_INET6, dualstack_ipv6=True
+                )
+        return socket.create_server(("", self.port))
 
 
 class Server:
@@ -40,7 +58,7 @@ class Server:
             app.router.add_get(path, handler)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._address.host, self._address.port).start()
+        await web.SockSite(self._runner, self._address.bound()).start()
 
     async def stop(self) -> None:
         if self._runner is not None:

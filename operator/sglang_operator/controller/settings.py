@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_operator.engine import arguments
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -10,6 +12,7 @@ class Settings:
 
     namespaces: tuple[str, ...] = ()  # none: the whole cluster
     watch_nodes: bool = True  # given up by itself where access to nodes is not granted
+    engine_host: str = arguments.ANY_ADDRESS  # where engines listen in their pods
     ask_engines: bool = True  # else what only engines can tell is not known
     kubeconfig: Path | None = None
     context: str | None = None

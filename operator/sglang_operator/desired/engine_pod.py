@@ -119,7 +119,7 @@ def _container(pool: Pool) -> dict[str, Any]:
         "name": names.ENGINE_CONTAINER,
         "image": pool.image,
         "command": arguments.command(()),
-        "args": list(pool.arguments.argv),
+        "args": list(pool.argv),
         "env": _environment(pool),
         "ports": [{"name": names.ENGINE_PORT_NAME, "containerPort": pool.spec.network.port}],
         "resources": {

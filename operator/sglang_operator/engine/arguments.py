@@ -100,6 +100,22 @@ class Arguments:
 Rule = Callable[[EngineRequest, aliases.Given], Iterator[errors.Problem]]
 
 
+# Where an engine listens: on all addresses of one family, that of its pod's first address.  "::" is
+# IPv6 alone: SGLang's server (uvicorn on uvloop) takes no IPv4 there.
+ANY_ADDRESS = "0.0.0.0"
+ANY_IPV6_ADDRESS = "::"
+
+
+def any_address(pod_address: str) -> str:
+    """Where engines listen in a cluster whose pods have such addresses first."""
+    return ANY_IPV6_ADDRESS if ":" in pod_address else ANY_ADDRESS
+
+
+def listening(argv: Sequence[str], host: str) -> tuple[str, ...]:
+    """A command line, for engines that listen there."""
+    return tuple(f"--host={host}" if item == f"--host={ANY_ADDRESS}" else item for item in argv)
+
+
 def command(argv: Sequence[str]) -> list[str]:
     """The process of an engine; ``python3 -m`` works with every version, ``sglang serve`` not."""
     return ["python3", "-m", "sglang.launch_server", *argv]
@@ -253,7 +269,7 @@ def _own(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Proble
     """What the operator says itself, and ROLL's defaults under what the user says."""
     given.values = {**DEFAULTS, **given.values}
     # SGLang listens on 127.0.0.1 unless told otherwise, where no other pod reaches it.
-    given.values["host"] = "0.0.0.0"
+    given.values["host"] = ANY_ADDRESS
     if versions.features(request.version).weight_version_flag:
         given.values["weight_version"] = SENTINEL
     yield from ()

@@ -13,7 +13,7 @@ _ONE_COMMAND_LINE = "write its keys into strategy_config"
 # Refused.  ROLL overwrites model_path, host, nnodes, node_rank and dist_init_addr in silence.
 OWNED: Mapping[str, str] = {
     "model_path": "write model_args.model_name_or_path",
-    "host": "an engine listens on all addresses of its pod",
+    "host": "an engine listens where its pod is reached, by the family of the pod's first address",
     "nnodes": _TOPOLOGY,
     "node_rank": _TOPOLOGY,
     "dist_init_addr": _TOPOLOGY,

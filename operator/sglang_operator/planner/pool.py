@@ -13,6 +13,7 @@ from typing import Any
 from sglang_operator.api import errors, names, pod_template, spec
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import aliases, arguments, environment, images, model_size, versions
+from sglang_operator.engine.arguments import ANY_ADDRESS
 from sglang_operator.planner import registry_size, revision, shares, tuning
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.roll import device_mapping, sampling
@@ -62,6 +63,13 @@ class Pool:
     # Revisions of pods that run as well as those of the present one would: what was tuned since
     # reaches them with their next pod.
     accepted: frozenset[str] = frozenset()
+    # Where engines listen.  It is the cluster's, not the spec's, and no part of the revision.
+    host: str = ANY_ADDRESS
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command line of every engine, as its pod has it."""
+        return arguments.listening(self.arguments.argv, self.host)
 
     @property
     def bounds(self) -> TuneRange | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_operator.api import errors
+from sglang_operator.engine import arguments
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import EngineReport, Resolved
 from sglang_operator.planner.plan import EngineView
@@ -42,8 +43,16 @@ def reported(
     return dict(previous.get("reported", {}))
 
 
-def warnings(pool: Pool, said: Mapping[str, Any]) -> Iterator[errors.Problem]:
-    """What is odd about it: the operator speaks to another version than it thinks."""
+def warnings(
+    pool: Pool, said: Mapping[str, Any], engines: Sequence[EngineView]
+) -> Iterator[errors.Problem]:
+    """What is odd about them: they are of another version than the operator thinks, or are
+    reached by addresses on which they do not listen."""
+    found = (view.pod.ip for view in engines if view.pod is not None and view.pod.ip)
+    address = next(found, "")
+    if address and arguments.any_address(address) != pool.host:
+        family = "IPv6" if pool.host == arguments.ANY_IPV6_ADDRESS else "IPv4"
+        yield errors.ADDRESS_FAMILY("spec", found=address, host=pool.host, family=family)
     version = said.get("engineVersion", "")
     if version and version != str(pool.version):
         yield errors.VERSION_REPORTED(

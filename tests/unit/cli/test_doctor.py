@@ -33,6 +33,7 @@ def _facts() -> dict[str, Any]:
         "version": {"major": "1", "minor": "37+", "gitVersion": "v1.37.2"},
         "definition": yaml.safe_load(DEFINITION.read_text()),
         "nodes": {"items": [_node()]},
+        "kubernetes service": {"spec": {"ipFamilies": ["IPv4"]}},
         "leases": {
             "items": [
                 {
@@ -148,6 +149,48 @@ def test_a_full_quota_is_a_warning():
     check = _examine(quotas={"items": [quota]})["quota"]
     assert check.grade is Grade.WARNING
     assert check.what == "gpus in rl: 8 of 8 nvidia.com/gpu in use"
+
+
+def _operator_pod(address: str, *variables: str) -> dict[str, Any]:
+    env = [{"name": name} for name in variables]
+    return {"spec": {"containers": [{"env": env}]}, "status": {"podIP": address}}
+
+
+def _families(pods: list[dict[str, Any]], *services: str, **nodes: Any) -> dict[str, Check]:
+    return _examine(
+        **{
+            "operator pods": {"items": pods},
+            "kubernetes service": {"spec": {"ipFamilies": list(services)}},
+            **nodes,
+        }
+    )
+
+
+def test_a_cluster_of_IPv6_addresses_is_well_where_the_operator_is_told_of_them():
+    check = _families([_operator_pod("fd00::7", "POD_IP")], "IPv6")["addresses"]
+    assert (check.grade, check.what) == (
+        Grade.GOOD,
+        "pods have IPv6 addresses first, Services IPv6",
+    )
+
+
+def test_an_operator_that_is_not_told_of_IPv6_is_named():
+    check = _families([_operator_pod("fd00::7")], "IPv6")["addresses"]
+    assert check.grade is Grade.BAD
+    assert "engines listen on IPv4 alone" in check.what
+    assert "--pod-address" in check.do
+
+
+def test_pods_and_services_of_different_families_are_named():
+    check = _families([_operator_pod("fd00::7", "POD_IP")], "IPv4", "IPv6")["addresses"]
+    assert check.grade is Grade.BAD
+    assert "a Service does not reach them there" in check.what
+    nodes = {"nodes": {"items": [_node(podCIDR="fd00::/64")]}}
+    assert _families([], "IPv4", **nodes)["addresses"].grade is Grade.BAD
+
+
+def test_nothing_is_told_of_addresses_where_all_are_IPv4():
+    assert "addresses" not in _families([_operator_pod("10.0.0.7")], "IPv4", "IPv6")
 
 
 def _limits(**limit: Any) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import pytest
 from sglang_operator.controller.probes import Probes
 from sglang_operator.controller.server import Address, Server
 from sglang_operator.testing import ports
+from tests import private_network
 
 
 @pytest.mark.parametrize(
     ("text", "host", "port"),
-    [("0.0.0.0:8080", "0.0.0.0", 8080), (":80", "0.0.0.0", 80), ("[::1]:8081", "::1", 8081)],
+    [("0.0.0.0:8080", "0.0.0.0", 8080), (":80", "", 80), ("[::1]:8081", "::1", 8081)],
 )
 def test_an_address_is_host_and_port(text, host, port):
     assert Address.parse(text) == Address(host, port)
@@ -37,6 +38,29 @@ def test_probes_name_what_is_missing():
 def test_probes_are_well():
     answers = asyncio.run(_ask(Probes(unsynced=list, stale=list)))
     assert answers["/readyz"] == answers["/healthz"] == (200, "ok\n")
+
+
+BOTH = """
+import asyncio, urllib.request
+from sglang_operator.controller.probes import Probes
+from sglang_operator.controller.server import Server
+
+async def main():
+    server = Server(":8080", Probes(unsynced=list, stale=list).routes)
+    await server.start()
+    for host in ("127.0.0.1", "[::1]"):
+        opened = await asyncio.to_thread(urllib.request.urlopen, f"http://{host}:8080/healthz")
+        print(host, opened.status)
+    await server.stop()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(bool(private_network.lacking()), reason=private_network.lacking() or "-")
+def test_without_a_host_both_families_are_answered():
+    """In a cluster of IPv6 addresses the kubelet probes one, and the operator never was ready."""
+    assert private_network.run(BOTH) == "127.0.0.1 200\n[::1] 200\n"
 
 
 async def _ask(probes: Probes) -> dict[str, tuple[int, str]]:

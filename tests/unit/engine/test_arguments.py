@@ -115,7 +115,7 @@ def test_what_cannot_be_a_key_is_refused(key):
     [
         ("model_path", "write model_args.model_name_or_path"),
         ("model", "write model_args.model_name_or_path"),
-        ("host", "an engine listens on all addresses of its pod"),
+        ("host", "an engine listens where its pod is reached"),
         ("nnodes", "the operator places engines by device_mapping and num_gpus_per_worker"),
         ("node-rank", "the operator places engines by device_mapping and num_gpus_per_worker"),
         ("dist_init_addr", "the operator places engines"),

@@ -1,5 +1,9 @@
 """What engines say they run with, and how long it is known."""
 
+import dataclasses
+
+import pytest
+
 from sglang_operator.planner import reported, weights
 from sglang_operator.planner.observed import EngineReport, Resolved
 from sglang_operator.planner.plan import Plan
@@ -34,8 +38,26 @@ def test_what_was_told_is_kept_while_the_revision_stays():
 
 def test_an_engine_of_another_version_than_it_was_started_as_is_a_warning():
     pool = a_pool(image="lmsysorg/sglang:v0.5.7")
-    assert not list(reported.warnings(pool, {"engineVersion": "0.5.7"}))
-    assert not list(reported.warnings(pool, {}))
-    (warning,) = reported.warnings(pool, {"engineVersion": "0.5.9"})
+    assert not list(reported.warnings(pool, {"engineVersion": "0.5.7"}, ()))
+    assert not list(reported.warnings(pool, {}, ()))
+    (warning,) = reported.warnings(pool, {"engineVersion": "0.5.9"}, ())
     assert warning.reason == "EngineVersionReported"
     assert "SGLang 0.5.9, and were started as 0.5.7" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "told"),
+    [
+        ("0.0.0.0", "10.0.0.1", []),
+        ("::", "fd00::1", []),
+        ("0.0.0.0", "fd00::1", ["AddressFamilyMismatch"]),
+        ("::", "10.0.0.1", ["AddressFamilyMismatch"]),
+        ("0.0.0.0", None, []),
+    ],
+)
+def test_engines_that_do_not_listen_where_their_pods_are_reached_are_a_warning(host, address, told):
+    pool = dataclasses.replace(a_pool(), host=host)
+    plan = planned(pool, all_pods(pool, ip=address, containers_ready=False))
+    found = list(reported.warnings(pool, {}, plan.engines))
+    assert [warning.reason for warning in found] == told
+    assert all(f"--pod-address={address}" in warning.message for warning in found)

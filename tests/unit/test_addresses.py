@@ -1,0 +1,73 @@
+"""Engines listen where their pods are reached, whatever family the cluster's addresses have."""
+
+import dataclasses
+
+import pytest
+
+from sglang_operator.__main__ import _parser, settings_from
+from sglang_operator.cluster.wire import CustomResource, Meta
+from sglang_operator.controller import planning
+from sglang_operator.desired import engine_pod, service
+from sglang_operator.planner.pool import Pool
+from tests import private_network
+from tests.builders import OWNER, a_pool, guide_spec
+
+
+def judged(pod_address: str) -> Pool:
+    """The guide's pool by an operator whose pod has this address."""
+    settings = settings_from(_parser().parse_args([f"--pod-address={pod_address}"]))
+    record = CustomResource(
+        metadata=Meta(name="actor-infer", namespace="rl", uid="u"), spec=guide_spec()
+    )
+    pool = planning.judge(OWNER, record, None, settings.engine_host)
+    assert isinstance(pool, Pool)
+    return pool
+
+
+def host(pool: Pool) -> str:
+    (container,) = engine_pod.template(pool)["spec"]["containers"]
+    (flag,) = (item for item in container["args"] if item.startswith("--host="))
+    return str(flag.removeprefix("--host="))
+
+
+@pytest.mark.parametrize(
+    ("address", "listens"), [("", "0.0.0.0"), ("10.0.0.7", "0.0.0.0"), ("fd00:10::7", "::")]
+)
+def test_engines_listen_on_the_family_of_the_operators_own_address(address, listens):
+    assert host(judged(address)) == listens
+
+
+def test_the_family_restarts_no_engine():
+    """It is the cluster's and not the spec's: no part of a revision, so none of an upgrade."""
+    assert judged("fd00::7").revision == judged("10.0.0.7").revision == a_pool().revision
+
+
+def test_the_operators_address_comes_from_its_pod(monkeypatch):
+    monkeypatch.setenv("POD_IP", "fd00::7")
+    assert settings_from(_parser().parse_args([])).engine_host == "::"
+
+
+def test_a_service_takes_the_family_that_the_cluster_has_first():
+    """As the pods' first address has it; nothing is said, so nothing of an old one changes."""
+    pool = dataclasses.replace(a_pool(), host="::")
+    for made in (service.client_service(pool), service.engines_service(pool)):
+        assert not made["spec"].keys() & {"ipFamilies", "ipFamilyPolicy"}
+
+
+ASKED = """
+import urllib.request
+from sglang_operator.testing.engine.process import FakeEngine
+
+quick = dict(load_seconds=0.0, warm_up_seconds=0.0, drain_poll_seconds=0.05)
+with FakeEngine(["--host={host}", "--load-format=dummy"], **quick) as engine:
+    engine.wait_ready()
+    port = engine.url.rpartition(":")[2]
+    print(urllib.request.urlopen(f"http://{client}:{{port}}/ping", timeout=10).status)
+"""
+
+
+@pytest.mark.skipif(bool(private_network.lacking()), reason=private_network.lacking() or "-")
+@pytest.mark.parametrize(("address", "client"), [("fd00::7", "[::1]"), ("10.0.0.7", "127.0.0.1")])
+def test_an_engine_answers_on_its_pods_family(address, client):
+    asked = ASKED.format(host=host(judged(address)), client=client)
+    assert private_network.run(asked) == "200\n"
