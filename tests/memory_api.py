@@ -64,6 +64,8 @@ class MemoryApi:
         **_: object,
     ) -> bytes:
         """As ``ApiClient.request``; raises ApiError."""
+        if method == "POST" and (params or {}).get("dryRun") == "All":
+            return orjson.dumps(self._tried(path, orjson.loads(body or b"{}")))
         if method == "GET":
             return orjson.dumps(self._found(path))
         self.calls.append((method, path))
@@ -84,6 +86,12 @@ class MemoryApi:
         if path in self.objects:
             raise ApiError(409, "AlreadyExists", f"{path} already exists", None)
         return self.add(path, content)
+
+    def _tried(self, collection: str, content: Json) -> Json:
+        """A create that is not carried out."""
+        if f"{collection}/{content['metadata']['name']}" in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{collection}: it already exists", None)
+        return content
 
     def _delete(self, path: str, options: Json) -> Json:
         found = self._found(path)

@@ -81,3 +81,16 @@ def test_engines_whose_gates_are_closed_are_all_replaced_at_once(pool):
         lambda: pool.is_ready() and not set(pool.uids().values()) & set(before.values()),
         "twelve new engines",
     )
+
+
+def test_a_revision_that_admission_refuses_touches_no_engine(pool):
+    pool.apply(device_mapping="list(range(0,8))")
+    before = pool.wait_ready()
+    pool.patch({"scheduling": {"priorityClassName": "none-such"}})
+    told = pool.wait_for(conditions.STALLED, conditions.POD_REJECTED)
+    assert "no PriorityClass with name none-such was found" in told["message"]
+    assert "the engines run on" in told["message"]
+    assert pool.uids() == before
+    pool.patch({"scheduling": None})
+    pool.wait_ready()
+    assert pool.uids() == before

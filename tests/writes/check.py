@@ -8,7 +8,7 @@ from tests.writes.guards import Guard, Guarded, Mutant
 from tests.writes.sites import Site, sites
 from tests.writes.stories import STORIES
 
-UID, VERSION, FENCE = Guard.UID, Guard.VERSION, Guard.FENCE
+UID, VERSION, FENCE, DRY_RUN = Guard.UID, Guard.VERSION, Guard.FENCE, Guard.DRY_RUN
 
 # By write, what it has to carry.  A create names an object that is not there yet: its name is the
 # lock.  An Event has a name that nobody else gives.  Whoever holds a Lease may change it, so only
@@ -26,6 +26,7 @@ REQUIRED: Mapping[tuple[str, str, str], frozenset[Guard]] = {
     ("cluster/lease.py", "_write", "PUT"): frozenset({VERSION}),
     ("cluster/recorder.py", "_tell", "PATCH"): frozenset({FENCE}),
     ("cluster/recorder.py", "_tell", "POST"): frozenset({FENCE}),
+    ("cluster/trial.py", "pod", "POST"): frozenset({FENCE, DRY_RUN}),
     ("client/cluster.py", "put_lease", "PUT"): frozenset({UID, VERSION}),
 }
 

@@ -26,6 +26,7 @@ class Guard(Enum):
     UID = ("uid", ("preconditions", "metadata"))
     VERSION = ("resourceVersion", ("preconditions", "metadata"))
     FENCE = ("fence", ())
+    DRY_RUN = ("dryRun", ())  # of a create that is not to be carried out
 
     def __init__(self, key: str, parts: tuple[str, ...]) -> None:
         self.key = key
@@ -80,9 +81,13 @@ class Guarded:
         lost = self._mutant.guard if self._mutant and self._mutant.site == site else None
         if lost is Guard.FENCE:
             fenced = False
+        elif lost is Guard.DRY_RUN:
+            rest["params"] = {}
         elif lost is not None:
             lost.lose(content)
         guards = {guard for guard in Guard if guard.carried(content)} if method != "POST" else set()
+        if (rest.get("params") or {}).get(Guard.DRY_RUN.key) == "All":
+            guards.add(Guard.DRY_RUN)
         # A second try is made of what was read after the first: that one may go through.
         tried = self._tried if site not in self.carried else None
         self.carried.setdefault(site, set()).update(guards | ({Guard.FENCE} if fenced else set()))
@@ -91,8 +96,10 @@ class Guarded:
             if tried is Guard.FENCE and fenced:
                 raise FencedError(f"{method} {path}: another operator holds the Lease")
             self._turn(path, tried)
+            before = len(self.api.objects)
             answer = await self.api.request(method, path, body=orjson.dumps(content), **rest)
-            if tried is not None:
+            made = len(self.api.objects) > before
+            if tried is not None and (tried is not Guard.DRY_RUN or made):
                 self.harmed.add(site)
             return answer
         finally:

@@ -19,6 +19,7 @@ from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Terms
 from sglang_operator.cluster.recorder import Recorder
+from sglang_operator.cluster.trial import Trials
 from sglang_operator.transitions import Event
 from tests.memory_api import Json, MemoryApi
 from tests.writes.guards import Guarded
@@ -63,6 +64,11 @@ async def a_pod_is_created(api: MemoryApi, client: Guarded) -> None:
     body = {"metadata": {"name": POD, **_owned()}}
     action = actions.CreatePod(name=POD, group=names.GroupName("g0"), body=body, reason="")
     await _pods(api, client, action)
+
+
+async def a_pod_is_tried(api: MemoryApi, client: Guarded) -> None:
+    trials = Trials(client)  # type: ignore[arg-type]
+    await trials.pod(KEY, {"metadata": {"name": POD, **_owned()}})
 
 
 async def a_pod_is_deleted(api: MemoryApi, client: Guarded) -> None:
@@ -205,6 +211,7 @@ async def a_trainer_takes_a_step(api: MemoryApi, client: Guarded) -> None:
 
 STORIES: tuple[Story, ...] = (
     a_pod_is_created,
+    a_pod_is_tried,
     a_pod_is_deleted,
     a_gate_is_set,
     a_sync_is_aborted,

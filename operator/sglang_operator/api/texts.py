@@ -136,6 +136,10 @@ NAME_CONFLICTS = (
 )
 QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
 POD_REJECTED = "the API server refuses pod {name}: {message}; correct the cause, tried again {when}"
+REVISION_REFUSED = (
+    "the rollout does not start, and the engines run on: the API server would refuse pods of "
+    "revision {revision}: {message}; correct the cause, tried again {when}"
+)
 CHILD_REFUSED = (
     "the API server refuses a Service, ConfigMap or PodDisruptionBudget of this pool: {message}; "
     "the engines run; tried again {when}"

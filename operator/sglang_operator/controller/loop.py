@@ -18,6 +18,7 @@ from sglang_operator.cluster.lease import Elector, Lease
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import NodeStore, PodStore, PoolKey, PoolStore, child_store
+from sglang_operator.cluster.trial import Trials
 from sglang_operator.controller.meters import PassMeter
 from sglang_operator.controller.reconcile import Reconciler, View
 from sglang_operator.controller.settings import Settings
@@ -222,6 +223,7 @@ class EngineRoom:
             Recorder(self.client, self.settings.identity),
             self.poller,
             Lookups(self.client),
+            Trials(self.client),
             publish_interval=self.settings.publish_interval,
             engine_host=self.settings.engine_host,
         )

@@ -5,7 +5,7 @@ asks the API server once more what it had refused.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sglang_operator.api import conditions, names, texts
@@ -14,6 +14,8 @@ from sglang_operator.cluster.executor import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import conflicts
 from sglang_operator.controller.meters import PoolMeter
+from sglang_operator.controller.trying import Trial
+from sglang_operator.desired import origin
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import PodEvent
 from sglang_operator.planner.pool import Pool, Refused
@@ -81,6 +83,7 @@ class Memory:
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.GroupName, int] = field(default_factory=dict)
     child_error: str = ""
+    trial: Trial = field(default_factory=Trial)
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
     events: dict[names.Uid, tuple[float, int, tuple[PodEvent, ...]]] = field(default_factory=dict)
     planning_seconds: float = 0.0
@@ -106,6 +109,11 @@ class Memory:
             self.blocked_until = 0.0
         self.pods_when_refused = min(self.pods_when_refused, pods)
         self.conflicts = {key: due for key, due in self.conflicts.items() if due > now}
+
+    def next_tries(self, now: float) -> Iterator[float]:
+        """Seconds until what was refused is asked again."""
+        yield from (max(0.0, due - now) for due in self.conflicts.values())
+        yield from (due - now for due in (self.blocked_until, self.trial.until) if due > now)
 
     def learn(self, outcome: Outcome, pods: int, now: float, *, complete: bool = False) -> None:
         """Take in what came of a batch of pod actions.
@@ -137,7 +145,10 @@ class Memory:
             self.refused = Trouble(reason=conditions.QUOTA_EXCEEDED, message=message)
             return
         name, error = outcome.rejected[0]
-        message = texts.POD_REJECTED.format(name=name, message=error.message, when=when)
+        said = error.message
+        if isinstance(self.planned, Pool):
+            said = origin.message(self.planned, said)
+        message = texts.POD_REJECTED.format(name=name, message=said, when=when)
         self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
 
     def troubles(
@@ -151,8 +162,8 @@ class Memory:
         if taken := sorted({*self.conflicts, *foreign}):
             message = conflicts.message(taken, key.namespace, key.name)
             told.append(Trouble(reason=conditions.NAME_CONFLICT, message=message, stalled=True))
-        if self.refused:
-            told.append(self.refused)
+        pool = self.planned if isinstance(self.planned, Pool) else None
+        told += filter(None, (self.refused, self.trial.trouble(pool)))
         if self.child_error:
             when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
             message = texts.CHILD_REFUSED.format(message=self.child_error, when=when)

@@ -19,8 +19,9 @@ from sglang_operator.cluster.executor import Confirmation, Executor, Outcome
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.trial import Trials
 from sglang_operator.cluster.wire import CustomResource
-from sglang_operator.controller import explaining, logs, planning
+from sglang_operator.controller import explaining, logs, planning, trying
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.desired import engine_pod, objects
@@ -65,6 +66,7 @@ class Reconciler:
         recorder: Recorder,
         poller: Poller | None,  # None: engines are not asked
         lookups: Lookups,
+        trials: Trials,
         *,
         publish_interval: float,
         engine_host: str = arguments.ANY_ADDRESS,
@@ -74,6 +76,7 @@ class Reconciler:
         self._recorder = recorder
         self._poller = poller
         self._lookups = lookups
+        self._trials = trials
         self._publish_interval = publish_interval
         self._engine_host = engine_host
         self._memories: dict[PoolKey, Memory] = {}
@@ -176,6 +179,7 @@ class Reconciler:
             reports=self._poller.reports(key) if self._poller else {},
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
+            refused_revision=memory.trial.refused(now),
             last_gone=now - time.monotonic() + self._view.pods.lost_at(key),
         )
 
@@ -243,10 +247,7 @@ class Reconciler:
         for wake_at in (plan.wake_at, inquiries.next_look(plan, now)):
             if wake_at is not None:
                 again.append(max(0.0, wake_at - time.time()))
-        if memory.conflicts:
-            again.append(max(0.0, min(memory.conflicts.values()) - time.time()))
-        if memory.blocked_until > now:
-            again.append(memory.blocked_until - now)
+        again.extend(memory.next_tries(time.time()))
         again.extend(wait for wait in (told, look_again) if wait is not None)
         return min(again, default=None)
 
@@ -345,6 +346,10 @@ class Reconciler:
     ) -> Outcome:
         if not plan.creates and not plan.removals:
             return Outcome()
+        if trying.is_due(memory.trial, pool, plan):
+            memory.trial = await trying.attempt(self._trials, key, memory.trial, pool, plan)
+            if memory.trial.refusal:
+                return Outcome(done=False)  # planned anew, with that known
         if memory.template is None:
             memory.template = engine_pod.template(pool)
         batch = [

@@ -58,6 +58,7 @@ class CreateEngine:
 class RemovePod:
     pod: ObservedPod
     reason: str
+    replaced: bool = False  # it could run on: it makes way for the pool as it is wanted now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +93,7 @@ class Plan:
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes
     tuning: Tuning | None = None  # to be in force from the next pass on
     waiting: Waiting | None = None  # why a change does not go on
+    untried: bool = False  # there is no pod of the present revision
     capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None
 
@@ -173,6 +175,7 @@ class _Planner:
             stalls=tuple(self.trials.stalls()) if self._any_ended() else (),
             tuning=self.tuned or self.pool.tuning,
             waiting=self.waiting,
+            untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
             wake_at=min(self.wakes, default=None),
         )
 
@@ -218,9 +221,10 @@ class _Planner:
     def _is_up(self, pod: ObservedPod | None) -> bool:
         return pod is not None and self.healths[pod.uid] is Health.UP
 
-    def _remove(self, pod: ObservedPod, reason: str) -> None:
+    def _remove(self, pod: ObservedPod, reason: str, *, replaced: bool = False) -> None:
         if not pod.deleting:
-            self.removals.setdefault(pod.uid, RemovePod(pod=pod, reason=reason))
+            removal = RemovePod(pod=pod, reason=reason, replaced=replaced)
+            self.removals.setdefault(pod.uid, removal)
 
     # --- the rules, in order
 
@@ -250,7 +254,7 @@ class _Planner:
         self.wakes.extend(standing.wakes(self.observed))
         for name, pod in live.items():
             if name in going.obsolete:
-                self._remove(pod, "no longer wanted")
+                self._remove(pod, "no longer wanted", replaced=name in going.replaced)
             elif name in going.outdated:
                 self._replace(self.wanted[name], pod)
 
@@ -259,7 +263,9 @@ class _Planner:
         return group.kept if group else None
 
     def _replace(self, engine: Engine, pod: ObservedPod) -> None:
-        self._remove(pod, f"revision {pod.revision} is replaced by {self.pool.revision}")
+        self._remove(
+            pod, f"revision {pod.revision} is replaced by {self.pool.revision}", replaced=True
+        )
         self.groups[engine.group].live.remove(pod)
         # Its replacement is created in the next pass, when the old pod is seen to be on its way.
         self.waits[engine.group] = EngineState.WAITING

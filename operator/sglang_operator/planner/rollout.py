@@ -71,6 +71,7 @@ class Going:
     obsolete: Set[GroupName]
     outdated: Set[GroupName]
     waiting: Waiting | None
+    replaced: Set[GroupName] = frozenset()  # those whose GPUs others need
 
 
 def going(footing: Footing) -> Going:
@@ -86,6 +87,7 @@ def going(footing: Footing) -> Going:
         obsolete=change.gone & footing.obsolete.keys(),
         outdated=change.gone & footing.outdated.keys(),
         waiting=None if footing.paused else change.waiting(),
+        replaced=change.gone - change.aside,
     )
 
 

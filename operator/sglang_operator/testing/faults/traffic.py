@@ -111,6 +111,8 @@ def _verb(method: str, name: str, query: str) -> str:
             return "get"
         watched = {"watch=1", "watch=true"} & set(query.split("&"))
         return "watch" if watched else "list"
+    if method == "POST" and "dryRun=All" in query.split("&"):
+        return "try"  # nothing is written
     return {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
         method, method.lower()
     )

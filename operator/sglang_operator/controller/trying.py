@@ -1,0 +1,70 @@
+"""A new revision is tried on the API server before the first running engine goes for it.
+
+Once for each revision: a pod of it that exists was taken.  One that would be refused is tried again
+now and then, because a policy can be mended where the spec cannot.
+"""
+
+import time
+from dataclasses import dataclass
+
+from sglang_operator.api import conditions, texts
+from sglang_operator.cluster.client import ApiError
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.trial import Trials
+from sglang_operator.desired import engine_pod, origin
+from sglang_operator.planner.plan import Plan
+from sglang_operator.planner.pool import Pool
+from sglang_operator.status import Trouble
+
+# Seconds between two tries of a revision that would be refused: first and most.
+RETRY = (5.0, 300.0)
+
+
+@dataclass
+class Trial:
+    """What the API server said of one revision."""
+
+    revision: str = ""
+    refusal: str = ""  # empty: it would be taken
+    stalled: bool = False  # only a human can help
+    until: float = 0.0  # a refusal is good for so long
+    count: int = 0
+
+    def refused(self, now: float) -> str:
+        """The revision for which no engine may go at present; "" if there is none."""
+        return self.revision if self.refusal and now < self.until else ""
+
+    def trouble(self, pool: Pool | None) -> Trouble | None:
+        """What is to be told of it."""
+        if pool is None or not self.refusal or self.revision != pool.revision:
+            return None
+        when = texts.TRY_AGAIN.format(seconds=int(RETRY[1]))
+        message = texts.REVISION_REFUSED.format(
+            revision=self.revision, message=self.refusal, when=when
+        )
+        return Trouble(reason=conditions.POD_REJECTED, message=message, stalled=self.stalled)
+
+
+def is_due(trial: Trial, pool: Pool, plan: Plan) -> bool:
+    """Whether a running engine is about to go for a revision that nothing is known of."""
+    known = trial.revision == pool.revision and not trial.refusal
+    return plan.untried and not known and any(removal.replaced for removal in plan.removals)
+
+
+async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: Plan) -> Trial:
+    """Try the revision; what is known of it now."""
+    view = plan.engines[0]
+    name = view.pod.attempt + 1 if view.pod else 0
+    body = engine_pod.pod(pool, engine_pod.template(pool), view.engine, name)
+    error = await trials.pod(key, body)
+    if error is None:
+        return Trial(revision=pool.revision)
+    said = error.message if isinstance(error, ApiError) else str(error)
+    count = trial.count if trial.revision == pool.revision else 0
+    return Trial(
+        revision=pool.revision,
+        refusal=origin.message(pool, said),
+        stalled=isinstance(error, ApiError) and error.rejected,
+        until=time.time() + min(RETRY[1], RETRY[0] * 2 ** min(count, 10)),
+        count=count + 1,
+    )
