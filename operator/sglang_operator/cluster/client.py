@@ -72,7 +72,13 @@ class ApiError(Exception):
 
     @property
     def congested(self) -> bool:
-        return self.status == 429 or self.status >= 500
+        return (self.status == 429 or self.status >= 500) and not self.of_schema
+
+    @property
+    def of_schema(self) -> bool:
+        """The definition of the resource does not take it; from an apply that is a 500."""
+        untyped = self.status == 500 and "typed patch object" in self.message
+        return untyped or self.status in (400, 422)
 
     @property
     def of_admission(self) -> bool:

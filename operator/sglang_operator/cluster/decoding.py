@@ -150,10 +150,10 @@ class Decoder(Generic[R]):
         found = {key: line[i:j] for key, i, j in salvage.members(line)}
         kind = msgspec.json.decode(found.get(b"type", b""), type=str)
         body = found.get(b"object", b"null")
-        if kind != "DELETED":
+        if kind not in ("DELETED", "BOOKMARK"):
             return Event(kind, self.object(body))
         meta = _identity(body)
-        if not is_named(meta):
+        if not (is_named(meta) or (kind == "BOOKMARK" and meta.version)):
             raise UnreadError(Unread(metadata=meta, why="its metadata is not as expected"))
         return Event(kind, self._kind(metadata=meta))  # type: ignore[call-arg]
 

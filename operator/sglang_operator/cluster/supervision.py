@@ -22,6 +22,8 @@ T = TypeVar("T")
 # Unexpected errors by the name of what they happened to, since this process began.
 FAILURES: Counter[str] = Counter()
 
+_UNDER_WAY: set[asyncio.Task[Any]] = set()
+
 log = logging.getLogger(__name__)
 
 
@@ -75,7 +77,10 @@ def begun(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
             failed(name, error)
             return None
 
-    return asyncio.create_task(watched(), name=name)
+    task = asyncio.create_task(watched(), name=name)
+    _UNDER_WAY.add(task)  # a loop keeps no task alive by itself
+    task.add_done_callback(_UNDER_WAY.discard)
+    return task
 
 
 def each(

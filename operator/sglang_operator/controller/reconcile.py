@@ -4,15 +4,13 @@
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from sglang_operator import actions, status, transitions
+from sglang_operator import actions, status
 from sglang_operator.api import names, spec
 from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 from sglang_operator.cluster.executor import Confirmation, Executor, Outcome
@@ -24,6 +22,7 @@ from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller import explaining, logs, planning, trying
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
+from sglang_operator.controller.telling import Teller
 from sglang_operator.desired import engine_pod, objects
 from sglang_operator.engine import arguments
 from sglang_operator.fleet.poller import Poller
@@ -80,7 +79,7 @@ class Reconciler:
         self._publish_interval = publish_interval
         self._engine_host = engine_host
         self._memories: dict[PoolKey, Memory] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._teller = Teller(view.pools, executor, recorder, interval=publish_interval)
 
     async def reconcile(self, key: PoolKey) -> float | None:
         """One pass; seconds until the next is needed without any event, or None."""
@@ -221,7 +220,7 @@ class Reconciler:
             previous=record.status,
             now=now,
         )
-        later = await self._publish_status(key, memory, record, new)
+        later = await self._teller.tell(key, memory, record, new, waits=True)
         return min((wait for wait in (again, later) if wait is not None), default=None)
 
     async def _run(
@@ -289,7 +288,7 @@ class Reconciler:
         try:
             while not (await asyncio.wait({acting}, timeout=self._publish_interval))[0]:
                 long = True
-                record = self._latest(key, record)
+                record = self._teller.latest(key, record)
                 if record is not self._view.pools.get(key):
                     stop.set()  # another spec, or none
                     continue
@@ -436,7 +435,7 @@ class Reconciler:
             now=time.time(),
             reports=observed.reports,
         )
-        later = await self._publish_status(key, memory, record, new)
+        later = await self._teller.tell(key, memory, record, new)
         if later is None and retry is None:
             memory.telling.succeeded()
         ended = {pod.uid for pod in plan.ended} | {hung.pod.uid for hung in plan.hung}
@@ -449,48 +448,6 @@ class Reconciler:
             memory.published_at = time.monotonic()
         again = (later, retry, waits or None)
         return min((wait for wait in again if wait is not None), default=None)
-
-    def _latest(self, key: PoolKey, record: CustomResource) -> CustomResource:
-        """The pool as it is known by now, if it still asks for the same."""
-        known = self._view.pools.get(key)
-        same = (
-            known is not None
-            and known.metadata.uid == record.metadata.uid
-            and known.metadata.generation == record.metadata.generation
-        )
-        return known if known is not None and same else record
-
-    async def _look_again(self, key: PoolKey, memory: Memory, record: CustomResource) -> None:
-        """The pool is not in the state that was seen: take in the one it is in."""
-        with contextlib.suppress(ApiError, ApiUnreachableError):
-            await self._executor.confirm_pool(key, memory.uid, record.metadata.generation)
-
-    async def _publish_status(
-        self, key: PoolKey, memory: Memory, record: CustomResource, new: dict[str, Any]
-    ) -> float | None:
-        """Write the status if it changed, then tell; seconds until a retry if that failed."""
-        if new == record.status:
-            return None
-        wait = memory.published_at + self._publish_interval - time.monotonic()
-        if isinstance(memory.planned, Refused) and wait > 0:
-            return wait
-        memory.published_at = time.monotonic()
-        try:
-            await self._executor.status(key, self._latest(key, record), new)
-        except ApiUnreachableError as error:
-            return memory.telling.failed(error)
-        except ApiError as error:
-            if error.status == 404:
-                return None  # deleted: its informer will say so
-            if error.status == 409:
-                await self._look_again(key, memory, record)
-            return memory.telling.failed(error)
-        events = list(transitions.events(record.status, new))
-        if events:
-            task = asyncio.create_task(self._recorder.post(key, memory.uid, events))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
-        return None
 
 
 def _doubtful(action: actions.PodAction, memory: Memory) -> bool:

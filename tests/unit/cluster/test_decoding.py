@@ -180,3 +180,10 @@ def test_a_pool_that_is_too_large_to_be_kept_is_known_by_name():
     records += POOLS.page_in_pieces(body).records
     assert [record.metadata.name for record in records] == ["large"] * 8 + ["good"]
     assert {record.unreadable for record in records[:-1]} == {"it has more than 512 KiB"}
+
+
+def test_of_a_bookmark_only_the_version_counts():
+    """The API server sends an object of nulls around it."""
+    body = {"metadata": {"resourceVersion": "9", "creationTimestamp": None}, "status": {"phase": 1}}
+    event = PODS.event_in_pieces(written({"type": "BOOKMARK", "object": body}))
+    assert (event.type, event.object.metadata.version) == ("BOOKMARK", 9)

@@ -1,0 +1,156 @@
+"""The last step of a pass: the status, if it changed, and then what is told about the change.
+
+A status that cannot be written is logged with its cause, whatever that is.  A field that the
+definition on the server does not know (it is older than this operator: a rollback, an upgrade
+that stopped half-way) costs that field, not the status.
+"""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sglang_operator import transitions
+from sglang_operator.cluster import supervision
+from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.executor import Confirmation, Executor
+from sglang_operator.cluster.recorder import Recorder
+from sglang_operator.cluster.stores import PoolKey, PoolStore
+from sglang_operator.cluster.wire import CustomResource
+from sglang_operator.controller.memory import Memory
+
+# After so long a field that was refused is tried again: the definition may be another by now.
+LEFT_OUT_SECONDS = 600.0
+# ".status.engines.up: field not declared in schema", "status.conditions[0].type: Unsupported …"
+_FIELD = re.compile(r"(?<![\w.])\.?status((?:\.\w+)+)(?:\[[^]]*\][.\w\[\]]*)?: ")
+
+log = logging.getLogger(__name__)
+
+Path = tuple[str, ...]
+
+
+class Declared:
+    """Which fields of a status the definition on the server takes; the same for all pools."""
+
+    def __init__(self) -> None:
+        self._left_out: dict[Path, float] = {}  # when it was refused, monotonic
+
+    def known(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        """The status without the fields that were refused lately."""
+        oldest = time.monotonic() - LEFT_OUT_SECONDS
+        self._left_out = {path: at for path, at in self._left_out.items() if at > oldest}
+        told = dict(status)
+        for path in self._left_out:
+            told = _without(told, path)
+        return told
+
+    def learn(self, error: ApiError, status: Mapping[str, Any]) -> bool:
+        """Take in a refusal; whether there is something to leave out that was written."""
+        if not error.of_schema:
+            return False
+        found = {tuple(match[1].split(".")[1:]) for match in _FIELD.finditer(error.message)}
+        new = {path for path in found - self._left_out.keys() if _without(status, path) != status}
+        for path in sorted(new):
+            log.error(
+                "the API server takes no status.%s: its definition is of another version, apply "
+                "that of this one; until then the status is told without it (%s)",
+                ".".join(path),
+                error.message[:500],
+            )
+            self._left_out[path] = time.monotonic()
+        return bool(new)
+
+
+def _without(status: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A copy without this field."""
+    name, *rest = path
+    left = dict(status)
+    if rest and isinstance(left.get(name), Mapping):
+        left[name] = _without(left[name], tuple(rest))
+    elif not rest:
+        left.pop(name, None)
+    return left
+
+
+class Teller:
+    """Writes statuses and has Events posted."""
+
+    def __init__(
+        self, pools: PoolStore, executor: Executor, recorder: Recorder, *, interval: float
+    ) -> None:
+        self._pools = pools
+        self._executor = executor
+        self._recorder = recorder
+        self._interval = interval
+        self._declared = Declared()
+
+    def latest(self, key: PoolKey, record: CustomResource) -> CustomResource:
+        """The pool as it is known by now, if it still asks for the same."""
+        known = self._pools.get(key)
+        same = (
+            known is not None
+            and known.metadata.uid == record.metadata.uid
+            and known.metadata.generation == record.metadata.generation
+        )
+        return known if known is not None and same else record
+
+    async def tell(
+        self,
+        key: PoolKey,
+        memory: Memory,
+        record: CustomResource,
+        status: Mapping[str, Any],
+        *,
+        waits: bool = False,
+    ) -> float | None:
+        """Write the status if it changed, then tell; seconds until a retry if that failed.
+
+        ``waits``: not sooner than the last time allows.
+        """
+        new = self._declared.known(status)
+        if new == record.status:
+            return None
+        wait = memory.published_at + self._interval - time.monotonic()
+        if waits and wait > 0:
+            return wait
+        memory.published_at = time.monotonic()
+        try:
+            told = await self._write(key, record, new)
+        except (ApiError, ApiUnreachableError) as error:
+            if isinstance(error, ApiError) and await self._is_gone(key, memory, record, error):
+                return None  # deleted: its informer will say so
+            delay = memory.telling.failed(error)
+            log.warning("%s: the status is not written: %s; next try in %.1f s", key, error, delay)
+            return delay
+        events = list(transitions.events(record.status, told))
+        if events:
+            supervision.begun("events", self._recorder.post(key, memory.uid, events))
+        return None
+
+    async def _write(
+        self, key: PoolKey, record: CustomResource, status: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Write as much of the status as the server takes; what that is."""
+        while True:
+            try:
+                await self._executor.status(key, self.latest(key, record), status)
+            except ApiError as error:
+                if not self._declared.learn(error, status):
+                    raise
+                status = self._declared.known(status)
+            else:
+                return status
+
+    async def _is_gone(
+        self, key: PoolKey, memory: Memory, record: CustomResource, error: ApiError
+    ) -> bool:
+        """Take in the pool as it is, where it is not in the state that was seen."""
+        if error.status not in (404, 409):
+            return False
+        with contextlib.suppress(ApiError, ApiUnreachableError):
+            generation = record.metadata.generation
+            found = await self._executor.confirm_pool(key, memory.uid, generation)
+            return found is Confirmation.GONE
+        return False
