@@ -13,8 +13,7 @@ from sglang_operator.api import texts as wording
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction, shown
-from sglang_operator.client import texts
-from sglang_operator.client.errors import EngineError, NotReady
+from sglang_operator.client import given
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Registry
@@ -36,26 +35,12 @@ def run(act: Callable[[AsyncPool], Awaitable[Lines]], pool: str, **options: Any)
     """Do this to a pool.  Raises PoolError."""
 
     async def main() -> Lines:
-        chosen = {**options, "holder": options.get("holder") or holder()}
+        named = options.get("holder")
+        chosen = {**options, "holder": holder() if named is None else named}
         async with AsyncPool(pool, chosen.pop("namespace"), **chosen) as opened:
             return await act(opened)
 
     return asyncio.run(main())
-
-
-async def _reach(pool: AsyncPool) -> None:
-    """Before anything is taken from clients: whether the engines can be reached from here.
-
-    A trainer is in the cluster, somebody at a terminal may not be.  Raises NotReady.
-    """
-    registry = await pool.fresh()
-    path = pool.features(registry).model_info_path
-    try:
-        await asyncio.gather(
-            *(pool.calls.find(engine, path) for engine in registry.engines if engine.up)
-        )
-    except EngineError as error:
-        raise NotReady(texts.UNREACHED.format(error=error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +54,6 @@ class Begin:
     pause: bool
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        await _reach(pool)
         sync = pool.sync(
             self.version,
             epoch=self.epoch,
@@ -96,8 +80,8 @@ class Commit:
     pause: bool
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        sync = pool.sync("", pause="abort" if self.pause else None)
-        await sync.attach()
+        given.checkpoint(self.checkpoint)
+        sync = await pool.attach(pause="abort" if self.pause else None)
         sync.checkpoint = self.checkpoint
         await sync.finish()
         engines = wording.engines(len(sync.engines))
@@ -110,6 +94,7 @@ class Abort:
     force: bool
 
     async def __call__(self, pool: AsyncPool) -> Lines:
+        given.text(self.message, "message", most=given.MAX_PATH)
         state = await pool.transaction()
         who = state.holder if self.force else pool.holder
         trainer = steps.Trainer(holder=who, transaction=state.id)
@@ -129,7 +114,6 @@ class Sleep:
     tags: tuple[str, ...]
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        await _reach(pool)
         await pool.sleep(self.tags)
         state = await pool.transaction()
         released = " and ".join(state.released)

@@ -4,11 +4,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
+from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sglang_operator.api import weights
-from sglang_operator.client import memory
+from sglang_operator.client import given, memory
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import PoolError
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
@@ -123,7 +124,7 @@ class Pool:
         """Wait until all engines are up.  Raises NotReady after ``timeout`` seconds."""
         return self._loop.run(self._pool.wait_ready(timeout))
 
-    def wait_synced(self, version: str, timeout: float | None = None) -> Registry:
+    def wait_synced(self, version: str | int, timeout: float | None = None) -> Registry:
         """Wait until every gate is open at this version.  Raises NotReady in the end."""
         return self._loop.run(self._pool.wait_synced(version, timeout))
 
@@ -140,7 +141,7 @@ class Pool:
 
     def sync(
         self,
-        version: str,
+        version: str | int,
         *,
         on_lost: Callable[[PoolError], None] | None = None,
         **options: Any,
@@ -150,9 +151,11 @@ class Pool:
         ``on_lost`` is called once, from another thread, the moment an engine restarts under the
         sync or the Lease is lost: there a trainer ends a broadcast that would wait for ever.
         """
-        return Sync(self._pool, self._loop, version, on_lost, options)
+        return Sync(self._pool, self._loop, given.version(version), on_lost, options)
 
-    def update_from_disk(self, path: str, version: str, **options: Any) -> None:
+    def update_from_disk(
+        self, path: str | PathLike[str], version: str | int, **options: Any
+    ) -> None:
         """A whole sync from a checkpoint that every engine can read, and that stays there."""
         self._loop.run(self._pool.update_from_disk(path, version, **options))
 
@@ -235,7 +238,7 @@ class Sync:
         return self._inner.checkpoint
 
     @checkpoint.setter
-    def checkpoint(self, path: str) -> None:
+    def checkpoint(self, path: str | PathLike[str]) -> None:
         self._inner.checkpoint = path
 
     def check(self) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from sglang_operator.client.errors import EngineError
 from sglang_operator.client.registry import Engine
 
 CONNECT_SECONDS = 5.0
+FIND_SECONDS = 15.0  # for one that is busy to say what it is
 CONTROL_SECONDS = 60.0  # pause, continue, flush and the like
 _GUARDED = (401, 403)  # where a key is asked for
 MAX_SAID = 500  # characters of an engine's answer in a message
@@ -25,6 +28,7 @@ class EngineCalls:
     def __init__(self, api_key: str | None, admin_api_key: str | None) -> None:
         key = admin_api_key or api_key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
         self._session = aiohttp.ClientSession(
             # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
@@ -61,6 +65,7 @@ class EngineCalls:
         told = answer if isinstance(answer, dict) else {}
         if status >= 400 or told.get("success") is False:
             raise _error(engine, path, status, str(told.get("message") or text))
+        self._note(engine)
         return answer
 
     async def find(self, engine: Engine, path: str) -> None:
@@ -68,10 +73,19 @@ class EngineCalls:
 
         ``path``: of its model info, which one that has another key may keep to itself.
         """
-        status, text = await self._ask("GET", engine, path, CONNECT_SECONDS)
+        status, text = await self._ask("GET", engine, path, FIND_SECONDS)
         told = _json(text)
         if status not in _GUARDED and not (isinstance(told, dict) and "model_path" in told):
             raise _error(engine, path, status, f"this is no SGLang: {text.strip()}")
+        self._note(engine)
+
+    def silent(self, engine: Engine) -> float:
+        """Seconds since this very run of the engine answered a call of ours."""
+        instance, heard = self._heard.get(engine.url or "", (None, 0.0))
+        return time.monotonic() - heard if instance == engine.instance else math.inf
+
+    def _note(self, engine: Engine) -> None:
+        self._heard[engine.url or ""] = engine.instance, time.monotonic()
 
     async def _ask(
         self, method: str, engine: Engine, path: str, timeout: float | None, **body: Any

@@ -5,6 +5,10 @@ class PoolError(Exception):
     """The base of all errors of this package."""
 
 
+class InvalidArgument(PoolError, ValueError):
+    """What the caller gave cannot be used; nothing was begun."""
+
+
 class ClusterError(PoolError):
     """The API server cannot be reached, refuses, or there are no credentials of any cluster."""
 

@@ -16,6 +16,7 @@ from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import texts
 from sglang_operator.client.errors import Expired, NotReady, PoolError, Unsupported
 from sglang_operator.client.lease import Hold, Sight
+from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Sleeper:
 
     async def _sleep(self, tags: tuple[str, ...], settle: float, timeout: float) -> None:
         await self._renewed()
+        await reach(self._pool, await self._pool.fresh())
         before = await self._pool.transaction()
         fresh = set(tags) - set(before.released)
         hold = await self._take(tags)

@@ -7,12 +7,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
+from os import PathLike
 from pathlib import Path
 from typing import Self
 
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.client import credentials, memory, texts
+from sglang_operator.client import credentials, given, memory, texts
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import EngineError, NotReady
@@ -56,11 +57,12 @@ class AsyncPool:
         admin_api_key: str | None = None,
         identity: credentials.Credentials | None = None,
     ) -> None:
-        self.name = name
-        self.holder = holder or default_holder()
+        self.name = given.name(name, "name")
+        self.holder = given.optional(given.text, holder, "holder") or default_holder()
+        self._keys = given.key(api_key, "api_key"), given.key(admin_api_key, "admin_api_key")
+        namespace = given.optional(given.name, namespace or None, "namespace")
         self._identity = identity or credentials.load(kubeconfig, context)
         self.namespace = namespace or self._identity.namespace
-        self._keys = (api_key, admin_api_key)
         self._cluster: Cluster | None = None
         self._lease: LeaseFile | None = None
         self._watcher: Watcher | None = None
@@ -142,8 +144,9 @@ class AsyncPool:
             waited = time.monotonic() - begun
             raise NotReady(texts.WAITED.format(what=missing, seconds=waited)) from missing
 
-    async def wait_synced(self, version: str, timeout: float | None = None) -> Registry:
+    async def wait_synced(self, version: str | int, timeout: float | None = None) -> Registry:
         """Wait until every gate is open at this version.  Raises NotReady in the end."""
+        version = given.version(version)
         begun = time.monotonic()
         done = 0
         try:
@@ -172,7 +175,7 @@ class AsyncPool:
 
     def sync(
         self,
-        version: str,
+        version: str | int,
         *,
         epoch: str | None = None,
         pause: str | None = "abort",
@@ -183,15 +186,40 @@ class AsyncPool:
     ) -> AsyncSync:
         """A sync to ``version``, to be used as a context manager; see :class:`SyncOptions`.
 
-        ``epoch``: of a plan that was made before; StaleEpoch if the engines changed since.
+        ``epoch``: of a plan that was made before; StaleEpoch if the engines changed since.  Raises
+        InvalidArgument.
         """
-        options = SyncOptions(pause=pause, label=label, wait=wait, duration=duration)
-        return AsyncSync(self, version, options, epoch=epoch, interrupts=interrupts)
+        options = SyncOptions(
+            pause=given.optional(given.text, pause, "pause"),
+            label=label,
+            wait=given.seconds(wait, "wait"),
+            duration=given.seconds(duration, "duration", above=0, most=given.MAX_DURATION),
+        )
+        epoch = given.optional(given.text, epoch, "epoch")
+        named = given.version(version)
+        return AsyncSync(self, named, options, epoch=epoch, interrupts=interrupts)
+
+    async def attach(self, *, pause: str | None = "abort", label: bool = True) -> AsyncSync:
+        """Go on with the sync that this holder began in another process and left (``detach``).
+
+        Raises Expired if there is none, StaleEpoch if engines restarted since: then it is aborted.
+        """
+        pause = given.optional(given.text, pause, "pause")
+        sync = AsyncSync(self, "", SyncOptions(pause=pause, label=label), interrupts=False)
+        await sync.attach()
+        return sync
 
     async def update_from_disk(
-        self, path: str, version: str, *, load_format: str = "auto", **options: object
+        self,
+        path: str | PathLike[str],
+        version: str | int,
+        *,
+        load_format: str = "auto",
+        **options: object,
     ) -> None:
         """A whole sync from a checkpoint that every engine can read, and that stays there."""
+        path = given.path(path)
+        given.text(load_format, "load_format")
         async with self.sync(version, **options) as sync:  # type: ignore[arg-type]
             await sync.update_weights_from_disk(path, load_format=load_format)
             sync.checkpoint = path

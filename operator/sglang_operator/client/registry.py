@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_operator.client import texts
+from sglang_operator.client import given, texts
 from sglang_operator.client.errors import NotReady, PoolError
 
 UP_STATES = frozenset({"InService", "Up"})  # planner/plan.py, EngineState
@@ -85,11 +85,11 @@ class Registry:
         self.require_up()
         return NcclPlan(
             epoch=self.epoch,
-            master_address=master_address,
-            master_port=master_port,
+            master_address=given.text(master_address, "master_address"),
+            master_port=given.port(master_port, "master_port"),
             world_size=self.world_size,
-            group_name=group_name,
-            backend=backend,
+            group_name=given.version(group_name, "group_name"),
+            backend=given.text(backend, "backend"),
             rank_offsets={engine.rank: engine.rank_offset for engine in self.engines},
         )
 

@@ -21,16 +21,18 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.client import texts
+from sglang_operator.client import given, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import EngineError, Expired, PoolError, StaleEpoch, Unsupported
 from sglang_operator.client.lease import Hold, Sight
+from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.updates import Updates
 from sglang_operator.engine.versions import Features
@@ -87,7 +89,7 @@ class AsyncSync(Updates):
         self._given_epoch = epoch
         self._interrupts = interrupts
         self.version = version
-        self.checkpoint = ""  # a path with exactly these weights, for weights.recovery
+        self._checkpoint = ""
         self.engines: tuple[Engine, ...] = ()
         self.registry: Registry | None = None
         self._hold: Hold | None = None
@@ -97,6 +99,15 @@ class AsyncSync(Updates):
         self._body: asyncio.Task[Any] | None = None
         self._interrupted = False
         self._over = False
+
+    @property
+    def checkpoint(self) -> str:
+        """A path with exactly these weights, for weights.recovery; "" if there is none."""
+        return self._checkpoint
+
+    @checkpoint.setter
+    def checkpoint(self, path: str | PathLike[str]) -> None:
+        self._checkpoint = given.checkpoint(path)
 
     # --- the transaction
 
@@ -113,6 +124,7 @@ class AsyncSync(Updates):
             )
         self.registry, self.engines = registry, registry.engines
         self._check_pause(registry)
+        await reach(self._pool, registry)
         self._state = await self._take(registry)
         try:
             self._watch = asyncio.create_task(self._stale(), name="stale epoch")
@@ -216,6 +228,7 @@ class AsyncSync(Updates):
             stale = StaleEpoch(texts.STALE_BEFORE.format(given=state.epoch, epoch=registry.epoch))
             await self.abort(_reason(stale))
             raise stale
+        await reach(self._pool, registry, texts.UNREACHED_LATER)
         await self._hold.renew()
         self._hold.start()
         self._watch = asyncio.create_task(self._stale(), name="stale epoch")

@@ -60,6 +60,11 @@ UNREACHED = (
     "{error}; nothing was begun, and clients are served as before: run this where the pods' "
     "addresses lead to the pods, as inside the cluster (manifests/samples/trainer)"
 )
+UNREACHED_LATER = (
+    "{error}; the sync that was begun is left as it is until its time is over: run this where the "
+    "pods' addresses lead to the pods, as inside the cluster (manifests/samples/trainer)"
+)
+SEVERAL = "{failed} of {asked} engines cannot be reached, the first: {error}"
 NOT_BEGUN = (
     "{holder} has no sync to end: the pool is in phase {phase}, held by {found}; begin one, or say "
     "with --holder who began it"
@@ -98,3 +103,16 @@ ROLL_FOLLOW = (
     "worker 0 has not done its part in time: the Lease is in phase {phase}; this call has to be "
     "made to all inference workers"
 )
+
+# --- what a trainer gives (client/given.py)
+WRONG_ARGUMENT = "{argument} is {found} ({kind}); expected {expected}"
+WRONG_KEY = "{argument} ({kind}, not shown); expected one line of ASCII text"
+EXPECTED_TEXT = "text"
+EXPECTED_NOT_EMPTY = "text that is not empty"
+EXPECTED_PRINTABLE = "one line of text, without control characters"
+EXPECTED_SHORT = "at most {most} characters, found {length}"
+EXPECTED_NAME = "the name of an object of Kubernetes: lower-case letters, digits, '-' and '.'"
+EXPECTED_SECONDS = "seconds, 0 or more"
+EXPECTED_ABOVE = ", above {above:g}"
+EXPECTED_AT_MOST = ", at most {most:g}"
+EXPECTED_PORT = "a TCP port, 1 to 65535"

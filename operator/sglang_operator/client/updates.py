@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from sglang_operator.client import given
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
@@ -64,6 +65,7 @@ class Updates(ABC):
 
     async def destroy_weights_update_group(self, group_name: str) -> None:
         """Let every engine leave the group."""
+        group_name = given.version(group_name, "group_name")
         await self.call("/destroy_weights_update_group", {"group_name": group_name})
 
     async def update_weights_from_distributed(
@@ -77,6 +79,7 @@ class Updates(ABC):
         **options: Any,
     ) -> None:
         """One bucket that the trainer broadcasts in the group meanwhile."""
+        group_name = given.version(group_name, "group_name")
         await self.begin_weight_update()
         payload = {
             "names": names,
@@ -112,6 +115,7 @@ class Updates(ABC):
 
         The format is always sent: a server that started with dummy weights would else use its own.
         """
+        path = given.path(path)
         payload = {"model_path": path, "load_format": load_format, **options}
         await self.call("/update_weights_from_disk", payload, timeout=timeout)
 

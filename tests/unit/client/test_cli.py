@@ -116,3 +116,30 @@ def test_where_engines_cannot_be_reached_nothing_is_taken_from_clients(world, we
 
 def test_tags_must_be_named(weights):
     assert "name at least one of SGLang's memory tags" in weights("sleep", "--tags", ",", code=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("begin", ""), "version is ''"),
+        (("begin", "a\tb"), "one line of text"),
+        (("begin", "v", "--holder", ""), "holder is ''"),
+        (("commit", "--checkpoint", "a\nb"), "checkpoint is"),
+        (("abort", "-m", ""), "message is ''"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_taken(world, weights, command, words):
+    said = weights(*command, code=2)
+    assert "InvalidArgument: " in said and words in said
+    assert not world.puts
+
+
+def test_a_commit_from_where_engines_cannot_be_reached_leaves_the_sync_to_another(world, weights):
+    weights("begin", "step-1")
+    world.strangers = True
+    said = weights("commit", code=1)
+    assert "this is no SGLang" in said and "left as it is until its time is over" in said
+    assert world.state.phase is Phase.SYNCING
+    world.strangers = False
+    weights("commit")
+    assert world.state.version == "step-1"

@@ -61,5 +61,5 @@ def test_the_states_are_those_of_the_operator():
 def test_every_error_is_a_pool_error():
     errors = [getattr(client, name) for name in client.__all__]
     kinds = [e for e in errors if isinstance(e, type) and issubclass(e, Exception)]
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     assert all(issubclass(kind, client.PoolError) for kind in kinds)

@@ -137,6 +137,8 @@ class World:
         self.gate = gate
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
+        self.looked: list[int] = []  # engines that were asked what they are
+        self.slow = 0.0  # seconds that they take to say so
         self.strangers = False  # others answer at the engines' addresses
         self.lease: Json = {
             "apiVersion": "coordination.k8s.io/v1",
@@ -330,7 +332,7 @@ class World:
         for engine in self.engines:
             app = web.Application()
             app.router.add_post("/{path:.*}", self._engine_handler(engine.rank))
-            app.router.add_get("/{path:.*model_info}", self._model_info)
+            app.router.add_get("/{path:.*model_info}", self._model_info(engine.rank))
             engine.url = await self._serve(app)
             engine.instance = f"ffff{engine.rank:04x}"
 
@@ -354,10 +356,17 @@ class World:
         await asyncio.gather(*rest, return_exceptions=True)
         await asyncio.sleep(0)
 
-    async def _model_info(self, request: web.Request) -> web.Response:
-        if self.strangers:
-            raise web.HTTPNotFound(text="404 page not found")
-        return web.json_response({"model_path": "Qwen/Qwen2.5-7B-Instruct"})
+    def _model_info(self, rank: int) -> Any:
+        async def handle(request: web.Request) -> web.Response:
+            self.looked.append(rank)
+            if self.engines[rank].dead:
+                _drop(request)
+            await asyncio.sleep(self.slow)
+            if self.strangers:
+                raise web.HTTPNotFound(text="404 page not found")
+            return web.json_response({"model_path": "Qwen/Qwen2.5-7B-Instruct"})
+
+        return handle
 
     def _engine_handler(self, rank: int) -> Any:
         async def handle(request: web.Request) -> web.StreamResponse:

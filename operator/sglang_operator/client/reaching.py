@@ -1,0 +1,55 @@
+"""Whether the engines can be reached from here, asked before anything is taken from clients.
+
+A trainer outside the pods' network would take the Lease, fail at its first call, and abort: that
+closes every gate.  Only engines that have not answered lately are asked, all at once.
+"""
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from sglang_operator.client import texts
+from sglang_operator.client.errors import EngineError, NotReady, StaleEpoch
+from sglang_operator.client.registry import Engine, Registry
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+LATELY_SECONDS = 30.0
+# How long an engine that does not answer is waited for to be seen to have ended.
+ENDED_SECONDS = 2.0
+
+
+async def reach(pool: "AsyncPool", registry: Registry, words: str = texts.UNREACHED) -> None:
+    """Raises NotReady, or StaleEpoch if an engine does not answer because it has ended."""
+    path = pool.features(registry).model_info_path
+    calls = pool.calls
+    asked = [e for e in registry.engines if e.up and calls.silent(e) > LATELY_SECONDS]
+    outcomes = await asyncio.gather(
+        *(calls.find(engine, path) for engine in asked), return_exceptions=True
+    )
+    failed = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and outcome not in failed:
+            raise outcome
+    if not failed:
+        return
+    silent = {error.rank for error in failed if error.status == 0}
+    await _ended(pool, [e for e in asked if e.rank in silent], registry.epoch)
+    error = str(failed[0])
+    if len(failed) > 1:
+        error = texts.SEVERAL.format(error=error, failed=len(failed), asked=len(asked))
+    raise NotReady(words.format(error=error)) from failed[0]
+
+
+async def _ended(pool: "AsyncPool", silent: list[Engine], epoch: str) -> None:
+    """Raises StaleEpoch if one of these is seen soon to be another than it was."""
+    if not silent:
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ENDED_SECONDS):
+            async for registry in pool.changes():
+                now = {e.instance for e in registry.engines if e.up}
+                if any(engine.instance not in now for engine in silent):
+                    words = texts.STALE_BEFORE.format(given=epoch, epoch=registry.epoch)
+                    raise StaleEpoch(words)

@@ -1,0 +1,97 @@
+"""A trainer that cannot reach the engines finds out before it takes anything from clients."""
+
+import threading
+import time
+
+import pytest
+
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import NotReady, Pool, StaleEpoch, calls
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+STORY = 5.0
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        yield made
+
+
+@pytest.fixture
+def pool(world):
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
+        yield made
+
+
+CALLS = {
+    "sync": lambda pool: pool.update_from_disk("/c/2", "step-2"),
+    "sleep": lambda pool: pool.sleep(settle=0),
+}
+
+
+@pytest.fixture(params=CALLS)
+def begin(request):
+    return CALLS[request.param]
+
+
+@pytest.fixture
+def served(world):
+    """Another trainer has committed: every gate is open."""
+    with Pool(POOL, NAMESPACE, identity=world.identity) as earlier:
+        earlier.update_from_disk("/c/1", "step-1")
+    for engine in world.engines:
+        engine.asked.clear()
+    world.puts.clear()
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("why", ["nobody answers", "another answers"])
+def test_nothing_is_taken_where_engines_cannot_be_reached(world, pool, begin, why):
+    if why == "another answers":
+        world.strangers = True
+    else:
+        for engine in world.engines:
+            engine.dead = True
+    with pytest.raises(NotReady, match=r"^3 of 3 engines cannot be reached, the first: engine 0 "):
+        begin(pool)
+    assert not world.puts
+    assert not any(engine.asked for engine in world.engines)
+    assert {engine.gate for engine in world.engines} == {"Open"}
+    assert (world.state.phase, world.state.version) == (Phase.COMMITTED, "step-1")
+
+
+@pytest.mark.usefixtures("served")
+def test_an_engine_that_has_just_ended_is_said_to_have_restarted(world, pool, begin):
+    world.call(lambda: setattr(world.engines[1], "dead", True))
+    threading.Timer(0.3, world.restart, [1]).start()
+    with pytest.raises(StaleEpoch):
+        begin(pool)
+    assert not world.puts
+
+
+def test_engines_are_asked_all_at_once(world, pool):
+    world.slow = 1.0
+    begun = time.monotonic()
+    pool.update_from_disk("/c/1", "step-1")
+    assert time.monotonic() - begun < 2.8  # one after the other: 3
+    assert sorted(world.looked) == [0, 1, 2]
+
+
+def test_one_that_does_not_say_what_it_is_holds_up_nobody_for_long(world, pool, monkeypatch):
+    monkeypatch.setattr(calls, "FIND_SECONDS", 0.2)
+    world.slow = 60
+    begun = time.monotonic()
+    with pytest.raises(NotReady, match="no answer in time"):
+        pool.update_from_disk("/c/1", "step-1")
+    assert time.monotonic() - begun < STORY
+    assert not world.puts
+
+
+def test_engines_that_answered_lately_are_not_asked_again(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    pool.update_from_disk("/c/2", "step-2")
+    assert sorted(world.looked) == [0, 1, 2]
+    world.restart(1)
+    pool.update_from_disk("/c/3", "step-3")
+    assert sorted(world.looked) == [0, 1, 1, 2]
