@@ -309,3 +309,44 @@ def test_devices_that_are_missing_are_counted_against_those_that_are_wanted():
     told = condition(compute(pool, [waiting, *pods[1:]]), conditions.DEVICES_ASSIGNED)
     assert (told["status"], told["reason"]) == ("False", conditions.DEVICES_PENDING)
     assert told["message"].startswith("22 of 24 GPUs are assigned, on ")
+
+
+# --- a change that waits
+
+
+def rolling(**observed):
+    """A serving pool of another revision, and what else is seen."""
+    pool = a_pool(device_mapping="list(range(0,8))")
+    pods = all_pods(pool, ready=True, revision="0" * 10)
+    return compute(pool, pods, **observed)
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [("Syncing", "the end of the weight update"), ("Sleeping", "until the trainer wakes")],
+)
+def test_a_rollout_that_waits_for_a_trainer_is_in_progress_and_says_so(phase, words):
+    lease = a_lease(a_pool(), phase=phase, holder="trainer")
+    told = rolling(children=lease)
+    assert condition(told, conditions.READY)["reason"] == "RolloutWaiting"
+    assert words in condition(told, conditions.RECONCILING)["message"]
+    assert condition(told, conditions.STALLED) is None
+
+
+def test_a_rollout_that_waits_for_the_next_sync_says_so():
+    pool = a_pool(device_mapping="list(range(0,8))")
+    pods = all_pods(pool, ready=True, revision="0" * 10)
+    pods[3] = replace(pods[3], revision=pool.revision, ready=False)
+    told = condition(compute(pool, pods), conditions.RECONCILING)
+    assert told["reason"] == "RolloutWaiting"
+    assert "waits for the next sync: 1 engine on revision" in told["message"]
+
+
+def test_a_regrouping_without_room_is_stalled_with_the_command_that_helps():
+    old = a_pool(device_mapping="list(range(0,8))")
+    new = a_pool(device_mapping="list(range(0,8))", num_gpus_per_worker=4)
+    pods = [replace(p, node=f"n{i % 2}") for i, p in enumerate(all_pods(old, ready=True))]
+    nodes = {n: ObservedNode(name=n, resources={"nvidia.com/gpu": 4}) for n in ("n0", "n1")}
+    stalled = condition(compute(new, pods, nodes=nodes), conditions.STALLED)
+    assert stalled["reason"] == "NoRoomOnANode"
+    assert '{"spec": {"rollout": {"maxUnavailable": 2}}}' in stalled["message"]

@@ -17,10 +17,12 @@ STARTING = "{up}/{desired} engines are up; {starting} load their model or warm u
 SCALING = "{obsolete} pods of engines that are no longer wanted are on their way out"
 ROLLING = "{updated}/{desired} engines run revision {revision}; at most {budget} are away at a time"
 ROLLOUT_WAITS_FOR_SYNC = (
-    "the rollout waits for the end of the weight update that a trainer is writing"
+    "the rollout waits for the end of the weight update that a trainer is writing; if it hangs: "
+    "kubectl sglang weights abort {name} -n {namespace} --force"
 )
 ROLLOUT_WAITS_FOR_WAKE = (
-    "the rollout waits until the trainer wakes the engines: until then their memory is its own"
+    "the rollout waits until the trainer wakes the engines: until then their memory is its own; if "
+    "it is gone: kubectl sglang weights wake {name} -n {namespace}"
 )
 ROLLOUT_WAITS_FOR_WEIGHTS = (
     "the rollout waits for the next sync: {engines} on revision {revision} without weights, and "
@@ -148,6 +150,7 @@ API_ERROR = "the API server could not be asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"
 
 # --- kubectl sglang
+DIFF_NO_ROOM = "on the nodes where its engines stand now, this change will stall: {message}"
 NOT_SEEN_YET = "NotSeenYet"
 MAP_NODES = "where the engines are: nodes × GPUs"
 MAP_IDS = "what device_mapping names: node_rank × gpu_rank"

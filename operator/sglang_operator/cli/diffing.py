@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import judge, redaction
+from sglang_operator.cli import foreseeing, judge, redaction
 from sglang_operator.cli.live import LivePool
 from sglang_operator.cli.nodes import Node
 from sglang_operator.planner import plan as plans
@@ -46,6 +46,7 @@ class Difference:
     changes: tuple[Change, ...]
     first_step: tuple[str, ...]
     also: tuple[str, ...]  # changed fields that touch no engine
+    warnings: tuple[str, ...] = ()  # what the change will come to wait for
 
     @property
     def touches(self) -> bool:
@@ -69,6 +70,7 @@ def compare(body: Node, live: LivePool) -> Difference:
             *(f"create {create.engine.group}: {create.reason}" for create in step.creates),
         ),
         also=tuple(_also(live.spec or {}, wanted, before, body)),
+        warnings=tuple(foreseeing.warnings(wanted, live.pods, now + 60)),
     )
 
 
@@ -231,6 +233,7 @@ def as_text(differences: list[Difference]) -> str:
         counts = _counts(difference)
         lines.append(f"{difference.pool}: {counts}")
         lines += [change.line() for change in difference.changes]
+        lines += [f"  warning: {warning}" for warning in difference.warnings]
         if difference.also:
             lines.append(f"  changed without touching a pod: {', '.join(difference.also)}")
         if difference.first_step:

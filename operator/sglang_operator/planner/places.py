@@ -104,12 +104,17 @@ def room(size: int, movable: Mapping[GroupName, Old], known: Free) -> Set[GroupN
 
     Those that cost the least, from the node that then has the most.
     """
+    by_node: dict[str, list[tuple[GroupName, Old]]] = {}
+    for group, old in movable.items():
+        by_node.setdefault(old.node, []).append((group, old))
     found: list[tuple[int, int, str, Set[GroupName]]] = []
-    for node, count in known.items():
-        here = [(group, old) for group, old in movable.items() if old.node == node]
+    for node, here in by_node.items():
+        count = known.get(node)
+        if count is None:
+            continue  # it takes no pods
         here.sort(key=lambda item: (item[1].serves, item[1].gpus, item[1].devices, item[0]))
         potential = count + sum(old.gpus for _, old in here)
-        if not here or potential < size:
+        if potential < size:
             continue
         chosen: set[GroupName] = set()
         cost = 0

@@ -21,7 +21,7 @@ from sglang_operator.planner.places import Old
 from sglang_operator.planner.pool import Engine
 
 # So many engines without room are looked at for a node that could get it: one is enough to go on.
-MOST_TRIES = 8
+MOST_TRIES = 4
 
 
 class Waits(Enum):

@@ -12,6 +12,8 @@ def message(pool: Pool, waiting: Waiting) -> str:
         name=pool.owner.name, namespace=pool.owner.namespace, value=value
     )
     return _TEXTS[waiting.what].format(
+        name=pool.owner.name,
+        namespace=pool.owner.namespace,
         engines=texts.engines(waiting.engines),
         revision=pool.revision,
         budget=pool.spec.rollout.max_unavailable,

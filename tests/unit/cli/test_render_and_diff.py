@@ -226,3 +226,40 @@ def test_kubectl_that_fails_is_told(tmp_path, monkeypatch):
     result = run("diff", _write(tmp_path, _body()))
     assert result.exit_code == 2
     assert "kubectl get --output json failed" in result.stderr
+
+
+# --- whether there will be room
+
+
+def _serving(tmp_path, nodes):
+    """Engines of two GPUs, which serve, on these nodes; the file of the live pool."""
+    body = _body(device_mapping=f"list(range(0,{2 * len(nodes)}))", num_gpus_per_node=4)
+    live = _live(tmp_path, body)
+    items = json.loads(live.read_text())
+    pods = [item for item in items["items"] if item["kind"] == "Pod"]
+    for pod, node in zip(pods, nodes, strict=True):
+        pod["spec"]["nodeName"] = node
+        kinds = ("PodScheduled", "ContainersReady", "Ready")
+        pod["status"]["conditions"] = [{"type": kind, "status": "True"} for kind in kinds]
+    live.write_text(json.dumps(items))
+    return live
+
+
+@pytest.mark.parametrize(
+    ("nodes", "warned"),
+    [
+        pytest.param(["n0", "n1", "n0", "n1"], True, id="scattered"),
+        pytest.param(["n0", "n0", "n1", "n1"], False, id="side by side"),
+        pytest.param(["n0", "n0", "n1", "n2", "n1", "n2"], True, id="in part"),
+    ],
+)
+def test_a_regrouping_that_will_find_no_room_is_told_before(tmp_path, nodes, warned):
+    live = _serving(tmp_path, nodes)
+    mapping = f"list(range(0,{2 * len(nodes)}))"
+    new = {"device_mapping": mapping, "num_gpus_per_node": 4, "num_gpus_per_worker": 4}
+    file = _write(tmp_path, _body(**new))
+    result = run("diff", file, "--against", live)
+    assert ("warning: on the nodes where its engines stand now" in result.output) is warned
+    assert ('"maxUnavailable": 2' in result.output) is warned
+    allowed = _write(tmp_path, _body(**new, rollout={"maxUnavailable": 2}))
+    assert "warning" not in run("diff", allowed, "--against", live).output

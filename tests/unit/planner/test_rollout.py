@@ -118,6 +118,20 @@ def test_with_all_allowed_away_a_rollout_waits_for_no_sync():
     assert plan.waiting is None
 
 
+@pytest.mark.parametrize(
+    ("what", "command"),
+    [
+        (Waits.FOR_SYNC, "kubectl sglang weights abort actor-infer -n rl --force"),
+        (Waits.FOR_WAKE, "kubectl sglang weights wake actor-infer -n rl"),
+        (Waits.FOR_WEIGHTS, '"maxUnavailable": "100%"'),
+        (Waits.FOR_ROOM, '"maxUnavailable": 3'),
+    ],
+)
+def test_whatever_a_rollout_waits_for_there_is_a_way_on(what, command):
+    text = waits.message(four(), Waiting(what=what, needed=3 * (what is Waits.FOR_ROOM)))
+    assert command in text
+
+
 def test_a_waiting_rollout_says_how_to_go_on_without_a_trainer():
     pool = four()
     text = waits.message(pool, Waiting(what=Waits.FOR_WEIGHTS, engines=1))

@@ -1,0 +1,85 @@
+"""Whether a change of groups will find room on the nodes, played to its end before it is made."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from sglang_operator.api import names, texts
+from sglang_operator.planner import plan as plans
+from sglang_operator.planner import waits
+from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
+from sglang_operator.planner.plan import CreateEngine, Plan
+from sglang_operator.planner.pool import Pool
+from sglang_operator.planner.rollout import Waits
+
+MOST_ENGINES = 512  # of a pool that is played
+MOST_STEPS = 200
+
+
+def warnings(pool: Pool, pods: tuple[ObservedPod, ...], now: float) -> Iterator[str]:
+    """What the change would come to wait for, on the nodes where the pool's pods stand now."""
+    sizes = {len(pod.devices) for pod in pods if pod.devices}
+    if not sizes or min(sizes) >= pool.gpus or max(len(pods), pool.active) > MOST_ENGINES:
+        return
+    resource = pool.spec.placement.resource_name
+    held = _held(pods)
+    nodes = {
+        name: ObservedNode(
+            name=name, resources={resource: max(pool.spec.num_gpus_per_node, held[name])}
+        )
+        for name in held
+    }
+    for _ in range(MOST_STEPS):
+        step = plans.plan(pool, Observed(pods=pods, nodes=nodes), now)
+        if step.waiting is not None and step.waiting.what is Waits.FOR_ROOM:
+            yield texts.DIFF_NO_ROOM.format(message=waits.message(pool, step.waiting))
+            return
+        if not step.creates and not step.removals:
+            return
+        pods = _after(pool, pods, step, nodes)
+
+
+def _held(pods: tuple[ObservedPod, ...]) -> Counter[str]:
+    held: Counter[str] = Counter()
+    for pod in pods:
+        if pod.node and not pod.ended:
+            held[pod.node] += len(pod.devices)
+    return held
+
+
+def _after(
+    pool: Pool,
+    pods: tuple[ObservedPod, ...],
+    step: Plan,
+    nodes: dict[str, ObservedNode],
+) -> tuple[ObservedPod, ...]:
+    """The pods once those that go have gone, and those that come serve where they fit."""
+    going = {removal.pod.uid for removal in step.removals}
+    left = [pod for pod in pods if pod.uid not in going]
+    for create in step.creates:
+        held = _held(tuple(left))
+        resource = pool.spec.placement.resource_name
+        free = {name: node.resources[resource] - held[name] for name, node in nodes.items()}
+        fitting = [name for name, count in free.items() if count >= pool.gpus]
+        left.append(
+            _pod(pool, create, min(fitting, key=lambda name: (free[name], name), default=""))
+        )
+    return tuple(left)
+
+
+def _pod(pool: Pool, create: CreateEngine, node: str) -> ObservedPod:
+    name = names.pod_name(pool.owner.name, create.engine.group, create.attempt)
+    lacking = "" if node else f"Insufficient {pool.spec.placement.resource_name}"
+    return ObservedPod(
+        name=name,
+        uid=names.Uid(name),
+        resource_version=0,
+        group=create.engine.group,
+        attempt=create.attempt,
+        revision=pool.revision,
+        devices=create.engine.devices,
+        node=node,
+        phase="Running" if node else "Pending",
+        containers_ready=bool(node),
+        ready=bool(node),
+        unschedulable=lacking,
+    )
