@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 import msgspec
 import orjson
 
-from sglang_operator.cluster import paths, wire
+from sglang_operator.cluster import paths, supervision, wire
 from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError, Lane
 
 log = logging.getLogger(__name__)
@@ -169,6 +169,9 @@ class Elector:
                 log.warning("Lease %s: %s", self._name, error)
         except ApiUnreachableError as error:
             log.warning("Lease %s: %s", self._name, error)
+        except Exception as error:
+            # Tried again for as long as the term lasts; then the holder ends, as after any other.
+            supervision.failed("election", error)
 
     def _free(self) -> bool:
         return self._clock() >= self._others_until

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 BACKOFF_SECONDS = (0.5, 30.0)
@@ -36,6 +36,12 @@ def failed(name: str, error: BaseException, *, about: str = "") -> None:
     FAILURES[name] += 1
     where = f"{name}: {about}" if about else name
     log.error("%s: unexpected %s: %s", where, type(error).__name__, error, exc_info=error)
+
+
+def unhandled(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """A loop's handler of what no task and no callback of it caught."""
+    error = context.get("exception") or EndedError(context.get("message", "nobody knows what"))
+    failed("loop", error, about=str(context.get("message", "")))
 
 
 async def kept(name: str, run: Callable[[], Awaitable[object]]) -> None:

@@ -200,7 +200,8 @@ class Reader:
 
 def _conditions(pool: Labels, status: Mapping[str, Any]) -> Iterator[Labels]:
     for condition in status.get("conditions", ()):
-        yield (*pool, condition["type"], condition["status"], _word(condition["reason"]))
+        told = (str(condition.get(key, "")) for key in ("type", "status", "reason"))
+        yield (*pool, *map(_word, told))
 
 
 def _tasks() -> int:

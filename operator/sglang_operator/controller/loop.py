@@ -114,9 +114,12 @@ class EngineRoom:
     async def _lead(self) -> None:
         """Serve while the Lease is held; without one, at once and for ever."""
         if self.elector is None:
-            await self._dispatch()
+            await supervision.essential("dispatch", self._dispatch())
             return
-        election = asyncio.create_task(self.elector.run(), name="elector")
+        # Neither can be begun again: who is no longer known to hold the Lease may not go on.
+        election = asyncio.create_task(
+            supervision.essential("election", self.elector.run()), name="elector"
+        )
         leading = asyncio.create_task(self._serve_when_elected(self.elector), name="leading")
         try:
             await asyncio.wait({election, leading}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,7 +140,7 @@ class EngineRoom:
         acquired.cancel()
         stopping.cancel()
         if not self._stopping.is_set():
-            await self._dispatch()
+            await supervision.essential("dispatch", self._dispatch())
 
     def _elector(self) -> Elector | None:
         namespace = self.settings.lease_namespace
@@ -262,13 +265,13 @@ class EngineRoom:
             delay = await reconciler.reconcile(key)
             self._crashes.pop(key, None)
             self.passes.ended(time.monotonic() - begun, again=delay is not None)
-        except Exception:
+        except Exception as error:
             self.passes.crashed(time.monotonic() - begun)
             # A defect in one pool's pass must not take the others down, nor spin.
             count = self._crashes[key] = self._crashes.get(key, 0) + 1
             first, most = UNEXPECTED_BACKOFF
             delay = min(most, first * 2 ** min(count - 1, 10))
-            log.exception("%s: unexpected error, next try in %.0f s", key, delay)
+            supervision.failed("pass", error, about=f"{key}, next try in {delay:.0f} s")
         finally:
             self.passes.active -= 1
             place.leave()

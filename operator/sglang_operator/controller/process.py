@@ -5,7 +5,7 @@ import gc
 import logging
 import signal
 
-from sglang_operator.cluster import connection
+from sglang_operator.cluster import connection, supervision
 from sglang_operator.controller.exposition import Metrics
 from sglang_operator.controller.loop import EngineRoom, LeadershipLostError
 from sglang_operator.controller.probes import Probes
@@ -35,6 +35,7 @@ async def serve(settings: Settings) -> int:
     def hint(namespace: str, name: str) -> None:
         loop.call_soon_threadsafe(room.hint, namespace, name)
 
+    loop.set_exception_handler(supervision.unhandled)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     shell = Shell(credentials, settings.namespaces, hint)
     servers = _servers(settings, room, shell)

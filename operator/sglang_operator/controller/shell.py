@@ -16,6 +16,7 @@ from typing import Any, cast
 import kopf
 
 from sglang_operator.api import names
+from sglang_operator.cluster import supervision
 from sglang_operator.cluster.connection import Connection
 
 BACKOFF_SECONDS = (1.0, 30.0)
@@ -65,7 +66,7 @@ class Shell:
             try:
                 asyncio.run(self._run())
             except BaseException as error:  # whatever it is, kopf is started again
-                log.warning("kopf ended: %s: %s", type(error).__name__, error)
+                supervision.failed("kopf", error)
             if self._stop.is_set():
                 return
             ran = (datetime.now(UTC) - begun).total_seconds()

@@ -19,7 +19,8 @@ from sglang_operator.fleet.answers import Answer, Kind
 TIMEOUT = 5.0
 # Reading a large model from disk takes as long as its engine's start.
 LOADING_TIMEOUT = 3600.0
-MAX_CONNECTIONS = 32
+# Far more than are asked at a time: engines that hang, or load for an hour, keep theirs.
+MAX_CONNECTIONS = 1024
 MAX_ANSWER = 4 * 2**20  # bytes; /server_info with all its arguments is some 20 KB
 
 

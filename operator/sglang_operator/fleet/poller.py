@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from sglang_operator.cluster import supervision
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.window import Window
 from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
 from sglang_operator.planner import progress
@@ -21,7 +23,7 @@ from sglang_operator.planner.progress import Load, Progress
 from sglang_operator.planner.questions import Question, Topic
 
 # Requests at a time, over all pools.
-CONCURRENCY = 16
+CONCURRENCY = 16.0
 # Seconds between two tries of an engine that does not answer: first and most.
 RETRY = (2.0, 120.0)
 # A question that is asked once is given up after so many tries: nothing depends on it.
@@ -42,7 +44,8 @@ class Poller:
     def __init__(self, client: EngineClient, wake: Callable[[PoolKey, bool], None]) -> None:
         self._client = client
         self._wake = wake
-        self._free = asyncio.Semaphore(CONCURRENCY)
+        # A pool whose engines hang takes no turns from those of others.
+        self._turns = Window(CONCURRENCY, CONCURRENCY)
         self._reports: dict[PoolKey, dict[str, EngineReport]] = {}
         self._tasks: dict[_Asked, tuple[Question, asyncio.Task[None]]] = {}
         self._loading: dict[tuple[PoolKey, str], asyncio.Task[None]] = {}
@@ -111,7 +114,7 @@ class Poller:
         failures = 0
         while True:
             try:
-                async with self._free:
+                async with self._turns.slot(str(asked.key)):
                     told = await self._put(asked, question)
                 self._learn(asked.key, asked.instance, **told)
                 failures = 0
@@ -125,6 +128,9 @@ class Poller:
             except EngineUnreachableError as error:
                 failures += 1
                 log.debug("%s: engine %s: %s", asked.key, asked.instance, error)
+            except Exception as error:
+                failures += 1
+                supervision.failed("questions", error, about=f"{asked.key} {asked.instance}")
             if question.every is None and failures >= TRIES:
                 break
             await asyncio.sleep(_pause(question, failures))
@@ -160,6 +166,9 @@ class Poller:
             ended = replace(loading, error=error.message)
         except EngineUnreachableError as error:
             ended = replace(loading, error=str(error))
+        except Exception as error:
+            supervision.failed("recovery", error, about=f"{key} {instance}")
+            ended = replace(loading, error=f"{type(error).__name__}: {error}")
         self._loading.pop((key, instance), None)
         self._learn(key, instance, loading=ended)
 

@@ -165,15 +165,21 @@ class _Connection:
     server = Api.server
 
 
-@asynccontextmanager
-async def operator(api: Api, **settings: Any) -> AsyncIterator[EngineRoom]:
-    """The loop at work on this server."""
+def a_room(api: Api, **settings: Any) -> EngineRoom:
+    """A loop on this server that does not run yet."""
     made = Settings(ask_engines=False, publish_interval=0.02, drain_seconds=0.0, **settings)
     room = EngineRoom(_Connection(), made)  # type: ignore[arg-type]
     room.client = api  # type: ignore[assignment]
     if room.elector is not None:
         room.elector._client = api  # type: ignore[assignment]
         api.fence = room.elector.holds
+    return room
+
+
+@asynccontextmanager
+async def operator(api: Api, **settings: Any) -> AsyncIterator[EngineRoom]:
+    """The loop at work on this server; how it ends by itself is raised."""
+    room = a_room(api, **settings)
     ready = asyncio.Event()
 
     async def told() -> None:
