@@ -89,6 +89,7 @@ RULE: dict[str, Spec] = {
 POLICY: dict[str, Spec] = {
     "ARGUMENT_OWNED": _config(host="10.0.0.1"),
     "ARGUMENT_KEY": _config(**{"two words": 1}),
+    "ARGUMENT_ENVIRONMENT": _config(VLLM_USE_V1=1),
     "ARGUMENT_UNKNOWN": _config(mem_fraction_statc=0.7),
     "ARGUMENT_REMOVED": _image("0.5.23", _config(cuda_graph_bs=[1])),
     "ARGUMENT_LATER": _config(attn_dp_size=2),

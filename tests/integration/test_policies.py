@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import errors, names
-from sglang_operator.engine import aliases, checking, ownership, schema, versions
+from sglang_operator.engine import aliases, habits, ownership, schema, versions
 from sglang_operator.planner.pool import Refused, plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER, with_config
@@ -92,6 +92,7 @@ def in_a(version: str, **config: object) -> Json:
 # Of the rows about names, words that no other row has.
 _MARKS = (
     "is not a possible argument name",
+    "is the name of a variable of the environment",
     ", but the operator sets it",
     "can be set in Python only",
     "is not an argument of SGLang",
@@ -111,7 +112,7 @@ def in_cel(problem: errors.Problem, version: str) -> str:
     """The problem as the policy prints it: only the list of nearest names may differ."""
     word = problem.field.rpartition(".")[2].replace("-", "_")
     start, found, _ = str(problem).partition(f"is not an argument of SGLang {version}; ")
-    if not found or word in checking.OTHER_BACKENDS:
+    if not found or word in habits.NAMES:
         return str(problem)
     near = nearest.nearest(word, schema.load(version).keys)
     advice = f"did you mean {aliases.either(near)}?" if near else "correct its name, or remove it"
@@ -192,7 +193,7 @@ def test_a_list_or_map_in_an_owned_key_is_named_by_its_kind_which_is_all_that_CE
 
 
 @pytest.mark.parametrize(
-    "key", ["", "  ", "x y", "é", "a\nb", "1st", "_hidden", "A", "x" * 99 + "!"]
+    "key", ["", "  ", "x y", "é", "a\nb", "1st", "_hidden", "A", "x" * 99 + "!", "VLLM_USE_V1"]
 )
 def test_a_key_that_can_be_no_argument_is_refused(plane, key):
     spec = with_config(**{key: 1})
@@ -239,7 +240,7 @@ def some_key(rng: random.Random) -> str:
 
 ANY_KEY = sorted(
     {key for known in schema.KNOWN for key in schema.load(str(known)).keys}
-    | {*aliases.ALIASES, *checking.OTHER_BACKENDS}
+    | {*aliases.ALIASES, *habits.NAMES}
 )
 VALUES = [None, True, 1, 0.5, "word", "true", "${x}", ["a"], ["-a"], [True], {"a": 1}]
 

@@ -9,12 +9,13 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from sglang_operator.api import errors
-from sglang_operator.engine import aliases, versions
+from sglang_operator.engine import aliases, habits, versions
 from tests.policies import nearest, words
 
 _STRATEGY = "object.spec.strategy_args"
 _SHOWN = 80  # characters of a found value, as in errors.shown
 _LOOKS_OTHERWISE = "^([-+]?[0-9.]{1,20}(e[-+]?[0-9]{1,3})?|(?i:true|false|null|yes|no))$"
+_VARIABLE = f"^{habits.VARIABLE}$"
 _PRINTABLE = r"^[\pL\pM\pN\pP\pS ]$"
 _WIDTH = 96
 
@@ -82,7 +83,10 @@ def variables(names: words.Names) -> dict[str, str]:
         "accepted": texts(names.accepted),
         "owned": table(names.owned),
         "elsewhere": _elsewhere(names.elsewhere),
-        "impossible": _keys("!k.replace('-', '_').matches('^[a-z][a-z0-9_]*$')"),
+        "environment": _keys(f"k.matches({text(_VARIABLE)})"),
+        "impossible": _keys(
+            f"!k.replace('-', '_').matches('^[a-z][a-z0-9_]*$') && !k.matches({text(_VARIABLE)})"
+        ),
         "refused": _keys("k.replace('-', '_') in variables.owned"),
         "unknown": _keys(
             "k.replace('-', '_').matches('^[a-z][a-z0-9_]*$')\n"
@@ -98,6 +102,8 @@ def variables(names: words.Names) -> dict[str, str]:
         ),
         **_similar(),
         "found": _found(names),
+        "environmentText": _first("environment"),
+        "environmentLine": line("variables.environmentText"),
         "impossibleText": _first("impossible"),
         "impossibleLine": line("variables.impossibleText"),
         "foundLine": line("variables.found"),
@@ -228,10 +234,27 @@ def validations(names: words.Names) -> list[dict[str, str]]:
         advice="variables.advice",
     )
     elsewhere = f"'{aliases.FIELD}.%s: %s%s'.format([{key}, {key}, variables.reasons[0]])"
+    ours = f"variables.environmentText.startsWith({text(habits.VLLM)})"
+    others = f"variables.environmentText in {texts(habits.READ_BY_SGLANG)}"
     return [
         _validation(
+            "environment",
+            said(
+                errors.ARGUMENT_ENVIRONMENT,
+                "",
+                key="variables.environmentLine",
+                advice=f"{ours} && !({others}) ? {text(habits.OF_VLLM)} : {text(habits.OF_OTHERS)}",
+            ),
+            "a key of strategy_config is the name of a variable of the environment",
+        ),
+        _validation(
             "impossible",
-            said(errors.ARGUMENT_KEY, "", key="variables.impossibleLine"),
+            said(
+                errors.ARGUMENT_KEY,
+                "",
+                key="variables.impossibleLine",
+                expected=text(aliases.EXPECTED_KEY),
+            ),
             "a key of strategy_config is not a possible argument name",
         ),
         _validation(

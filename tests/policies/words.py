@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import errors
-from sglang_operator.engine import aliases, arguments, checking, ownership, schema, versions
+from sglang_operator.engine import aliases, arguments, habits, ownership, schema, versions
 from sglang_operator.engine.schemas import history
 
 _VALUE = True  # names are judged before values, so any will do
@@ -48,7 +48,7 @@ def _candidates(known: schema.Schema) -> list[str]:
             *known.keys,
             *history.NAMES,
             *aliases.ALIASES,
-            *checking.OTHER_BACKENDS,
+            *habits.NAMES,
             *ownership.OWNED,
             *known.fields_without_flag,
             "grpc_mode",

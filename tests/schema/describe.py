@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 from sglang_operator.engine.schemas import Argument, Schema
+from tests.schema import later
 from tests.schema.sglang import SGLang
 
 HEALTH_VARIABLE = "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"
@@ -58,6 +59,7 @@ def describe(sglang: SGLang) -> Schema:
         arguments[key] = _argument(action, key, fields.get(action.dest, ""))
         if arguments[key].get("type") == "json_object":
             arguments[key]["keys"] = _cuda_graph_keys(sglang)
+        later.add(sglang.world, key, arguments[key])
     reached = {argument.get("field", key) for key, argument in arguments.items()}
     return {
         "version": sglang.version,

@@ -176,9 +176,14 @@ ARGUMENT_CONFLICT = _error(
 )
 ARGUMENT_KEY = _error(
     "ArgumentInvalid",
-    "{key} is not a possible argument name; expected the name of an SGLang ServerArgs field, for "
-    "example mem_fraction_static",
+    "{key} is not a possible argument name; expected {expected}",
     SERVER_ARGS,
+)
+ARGUMENT_ENVIRONMENT = _error(
+    "ArgumentInvalid",
+    "{key} is the name of a variable of the environment; expected the name of an argument; "
+    "{advice}",
+    SERVER_ARGS + ": unexpected keyword argument",
 )
 ARGUMENT_VALUE = _error(
     "ArgumentInvalid", "{key} is {found}; expected {expected}; {advice}", SERVER_ARGS
@@ -250,7 +255,8 @@ ARGUMENT_LORA = _error(
 PARALLELISM = _error(
     "ParallelismMismatch",
     "tp_size {tp} x pp_size {pp} = {product}, but num_gpus_per_worker is {per_worker}; expected "
-    "the product to be the GPUs of one engine; set tp_size to {advice}, or leave it out",
+    "the product to be the GPUs of one engine; write num_gpus_per_worker: {product}, which ROLL "
+    "takes from these sizes for vLLM only, or set tp_size to {advice}",
     ROLL_STRATEGY,
 )
 PARALLELISM_REPLICAS = _error(
@@ -411,6 +417,12 @@ ARGUMENT_DEPRECATED = _warning(
     "{key} is deprecated in SGLang {version}; {advice}",
     SERVER_ARGS,
 )
+ARGUMENT_FILE = _warning(
+    "ArgumentInvalid",
+    "{key} is {found}, but this version of SGLang reads no file there; expected {expected}; write "
+    "a map, or use an image of SGLang 0.5.9 or newer",
+    "SGLang sglang/srt/mem_cache/hiradix_cache.py",
+)
 TP_SIZE_HONOURED = _warning(
     "TensorParallelHonoured",
     "tp_size {tp} is honoured here; ROLL overwrites it in silence with its worker's GPUs, and "
@@ -463,6 +475,11 @@ SYSTEM_ENV_REMOVED = _warning(
     "SystemEnvRemoved",
     "{key} is {found}, and is not passed on: {advice}",
     ROLL_STRATEGY,
+)
+SYSTEM_ENV_OF_VLLM = _warning(
+    "SystemEnvIgnored",
+    "{key} is a variable of vLLM's, which SGLang does not read; remove it",
+    "SGLang sglang/srt/environ.py",
 )
 REPLICAS_ABOVE_CAPACITY = _warning(
     "ReplicasAboveCapacity",

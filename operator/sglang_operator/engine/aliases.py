@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sglang_operator.api import errors
+from sglang_operator.engine import habits
 from sglang_operator.engine.schema import Schema
 
 FIELD = "spec.strategy_args.strategy_config"
@@ -40,6 +41,7 @@ _FLAGS = {
     "ep_join_rank_offset": "--elastic-ep-join-rank-offset",
 }
 _LONGEST_NAME = 80  # comparing words takes time with the square of their length
+EXPECTED_KEY = "the name of an SGLang ServerArgs field, for example mem_fraction_static"
 _SECRET = re.compile(r"(^|_)(api_key|password|secret|watermark_config)$")
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -53,6 +55,7 @@ class Given:
 
     values: dict[str, object] = field(default_factory=dict)
     spelled: dict[str, str] = field(default_factory=dict)  # field -> as the user wrote it
+    meant: set[str] = field(default_factory=set)  # fields that names which are refused stand for
 
     def spelling(self, key: str) -> str:
         """An argument's name in the user's spelling, for messages."""
@@ -86,12 +89,28 @@ def normalise(config: Mapping[str, object], schema: Schema) -> tuple[Given, list
         if value is None:
             continue
         if not _KEY.fullmatch(key):
-            problems.append(errors.ARGUMENT_KEY(FIELD, key=errors.shown(name)))
+            problems.append(_impossible(given, name, schema))
         elif key not in given.values:
             given.values[key], given.spelled[key] = value, name
         elif not same(given.values[key], value):
             problems.append(conflict(given, key, name, value))
     return given, problems
+
+
+def _impossible(given: Given, name: object, schema: Schema) -> errors.Problem:
+    """What a name is that no argument can have."""
+    shown_name = errors.shown(name)
+    if not isinstance(name, str):
+        return errors.ARGUMENT_KEY(FIELD, key=shown_name, expected=EXPECTED_KEY)
+    if habits.is_variable(name):
+        advice = habits.OF_VLLM if habits.is_vllm_variable(name) else habits.OF_OTHERS
+        return errors.ARGUMENT_ENVIRONMENT(FIELD, key=shown_name, advice=advice)
+    known = filter(None, map(schema.key, habits.spellings(name[:_LONGEST_NAME])))
+    key = next(known, None)
+    if key is None:
+        return errors.ARGUMENT_KEY(FIELD, key=shown_name, expected=EXPECTED_KEY)
+    given.meant.add(key)
+    return errors.ARGUMENT_KEY(FIELD, key=shown_name, expected=f"{key}; write it so")
 
 
 def same(one: object, other: object) -> bool:

@@ -286,20 +286,12 @@ def _memory(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Pro
     value = given.values.get(key)
     if value is None:
         # It is there, and its value was refused, or its name.
-        if key not in given.spelled and not _is_misspelt(request, given, key):
+        if key not in given.spelled and key not in given.meant:
             yield errors.MEM_FRACTION_MISSING(given.path(key))
     elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         yield _wrong(given, key, "a number above 0 and below 1", "use 0.6 to 0.85")
     elif request.tuned_mem_fraction is not None:
         given.values[key] = request.tuned_mem_fraction
-
-
-def _is_misspelt(request: EngineRequest, given: aliases.Given, key: str) -> bool:
-    """Whether a name that the version does not have was meant for this one."""
-    known = schema.nearest(request.version)
-    strange = [name for name in given.spelled if known.argument(name) is None]
-    few = strange[: schema.MOST_SUGGESTED]
-    return any(key in schema.similar(known.version, name) for name in few)
 
 
 def _load_format(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sglang_operator.api import errors, pod_template, pod_volumes
-from sglang_operator.engine import values, versions
+from sglang_operator.engine import habits, values, versions
 
 CACHE_DIR = pod_volumes.CACHE_DIR  # it survives the pod where the user says so
 FIELD = "spec.system_envs"
@@ -166,6 +166,14 @@ def _removed(
             )
 
 
+def _of_vllm(
+    written: Mapping[str, object], features: versions.Features
+) -> Iterator[errors.Problem]:
+    for name in filter(_is_name, written):
+        if habits.is_vllm_variable(name):
+            yield errors.SYSTEM_ENV_OF_VLLM(f"{FIELD}.{name}", key=name)
+
+
 _RULES: tuple[
     Callable[[Mapping[str, object], versions.Features], Iterator[errors.Problem]], ...
-] = (_written, _owned, _generating, _removed)
+] = (_written, _owned, _generating, _removed, _of_vllm)

@@ -3,19 +3,12 @@
 The schemas are generated (``engine/schemas``); this gives them types and looks names up.
 """
 
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.engine import schemas, versions
 from sglang_operator.engine.schemas import history, index
-
-# Of so many unknown names it is said what they might mean; who has more has another problem.
-MOST_SUGGESTED = 8
-_MOST_SIMILAR = 3  # names that are offered instead of one that is unknown
-_SIMILARITY = 0.75
-_LONGEST_NAME = 80  # comparing names takes time with the square of their length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +24,7 @@ class Argument:
     const: object
     choices: tuple[str | int, ...]
     keys: Mapping[str, tuple[str, ...]]
+    json: schemas.Json  # how its text is read later; empty: as text
     undecided: bool  # a flag without which SGLang decides: false cannot be said
     deprecated: bool
     replacement: str
@@ -125,6 +119,7 @@ def _argument(key: str, raw: schemas.Argument) -> Argument:
         const=raw.get("const"),
         choices=raw.get("choices", ()),
         keys=raw.get("keys", {}),
+        json=raw.get("json", {}),
         undecided=raw.get("undecided", False),
         deprecated=raw.get("deprecated", False),
         replacement=raw.get("replacement", ""),
@@ -149,17 +144,3 @@ def versions_with(name: str) -> tuple[versions.Version, ...]:
 def replacement(name: str) -> str:
     """What SGLang has ever said to use instead of an argument, if anything."""
     return history.REPLACEMENTS.get(name, "")
-
-
-def similar(version: versions.Version, name: str) -> tuple[str, ...]:
-    """The names in a known version that look most like this one, the likeliest first.
-
-    It costs a millisecond: whoever asks for many names asks for the first few.
-    """
-    return _similar(version, name[:_LONGEST_NAME])
-
-
-@functools.lru_cache(maxsize=1024)
-def _similar(version: versions.Version, name: str) -> tuple[str, ...]:
-    candidates = list(load(str(version)).keys)
-    return tuple(difflib.get_close_matches(name, candidates, _MOST_SIMILAR, _SIMILARITY))

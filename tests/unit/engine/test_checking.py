@@ -25,7 +25,8 @@ CONFIG = "spec.strategy_args.strategy_config"
         pytest.param(
             "0.5.7",
             "gpu_memory_utilization",
-            "is not an argument of SGLang 0.5.7; did you mean mem_fraction_static?",
+            "is not an argument of SGLang 0.5.7; it is vLLM's: write mem_fraction_static instead "
+            "(of weights and KV cache alone, so mostly a little lower)",
             id="vLLM's name",
         ),
         pytest.param(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sglang_operator.engine import schema, versions
+from sglang_operator.engine import schema, typos, versions
 from sglang_operator.engine.schemas import index
 from tests.schema import __main__ as generator
 from tests.schema import source
@@ -75,7 +75,7 @@ def test_every_version_has_what_the_operator_always_says(version):
 
 def test_only_the_version_in_use_is_imported():
     code = (
-        "import sys, json; from sglang_operator.engine import schema, versions;"
+        "import sys, json; from sglang_operator.engine import schema, typos, versions;"
         "schema.nearest(versions.parse('0.5.7'));"
         "print(json.dumps([m for m in sys.modules if '.schemas.v' in m]))"
     )
@@ -151,6 +151,6 @@ def test_the_history_of_a_name_is_known():
 
 
 def test_similar_names_are_found_in_the_version_itself():
-    names = schema.similar(versions.parse("0.5.7"), "mem_fraction_statc")
+    names = typos.similar(versions.parse("0.5.7"), "mem_fraction_statc")
     assert names[0] == "mem_fraction_static"
-    assert schema.similar(versions.parse("0.5.7"), "x" * 10_000) == ()
+    assert typos.similar(versions.parse("0.5.7"), "x" * 10_000) == ()

@@ -98,21 +98,24 @@ def test_a_tp_size_that_roll_would_discard_is_honoured_with_a_warning(config, ex
             {"tp_size": 4},
             2,
             "tp_size 4 x pp_size 1 = 4, but num_gpus_per_worker is 2; expected the product to be "
-            "the GPUs of one engine; set tp_size to 2, or leave it out",
+            "the GPUs of one engine; write num_gpus_per_worker: 4, which ROLL takes "
+            "from these sizes for vLLM only, or set tp_size to 2",
             id="too many",
         ),
         pytest.param(
             {"tensor_parallel_size": 2},
             8,
             "tp_size 2 x pp_size 1 = 2, but num_gpus_per_worker is 8; expected the product to be "
-            "the GPUs of one engine; set tp_size to 8, or leave it out",
+            "the GPUs of one engine; write num_gpus_per_worker: 2, which ROLL takes "
+            "from these sizes for vLLM only, or set tp_size to 8",
             id="too few",
         ),
         pytest.param(
             {"tp_size": 8, "pp_size": 2},
             8,
             "tp_size 8 x pp_size 2 = 16, but num_gpus_per_worker is 8; expected the product to be "
-            "the GPUs of one engine; set tp_size to 4, or leave it out",
+            "the GPUs of one engine; write num_gpus_per_worker: 16, which ROLL takes "
+            "from these sizes for vLLM only, or set tp_size to 4",
             id="with a pipeline",
         ),
         pytest.param(

@@ -11,6 +11,7 @@ import yaml
 
 from sglang_operator.api import errors, names
 from sglang_operator.engine import aliases, ownership, schema, versions
+from sglang_operator.engine.typos import similar
 from tests.builders import refused, with_config
 from tests.policies import expressions, manifest, nearest, words
 from tests.policies.__main__ import FOLDER
@@ -162,7 +163,7 @@ def test_the_nearest_name_is_mostly_that_of_the_operator(version):
     typos = [typo(rng, rng.choice(list(known.keys))) for _ in range(TYPOS)]
     unknown = [word for word in typos if word not in known.keys]
     same = [
-        nearest.nearest(word, known.keys)[:1] == list(schema.similar(known.version, word))[:1]
+        nearest.nearest(word, known.keys)[:1] == list(similar(known.version, word))[:1]
         for word in unknown
     ]
     assert sum(same) >= 0.95 * len(same), f"{sum(same)} of {len(same)}"

@@ -7,6 +7,16 @@ for, and ``history`` says which versions have which argument.  ``engine.schema``
 from typing import TypedDict
 
 
+class Json(TypedDict, total=False):
+    """How an argument that the parser takes as text is read later; what is not so is left out."""
+
+    reads: str  # text: all of it is JSON; braces: what does not begin as JSON is a path or a word
+    empty: bool  # no text at all is as good as nothing
+    at_file: bool  # @path is a file with JSON in it; false: only in other versions
+    words: tuple[str, ...]  # that mean something of their own
+    endings: tuple[str, ...]  # of paths
+
+
 class Argument(TypedDict, total=False):
     """One argument; what is at its default is left out."""
 
@@ -20,6 +30,7 @@ class Argument(TypedDict, total=False):
     const: str | int | float | bool  # what the flag alone means
     choices: tuple[str | int, ...]  # none: anything
     keys: dict[str, tuple[str, ...]]  # of a json_object, and of the maps in it
+    json: Json  # a map, which a text of the parser's is read as later
     default: object  # none: null, or false for a flag
     undecided: bool  # null without its flag, and SGLang decides: there is no way to say false
     help: str
