@@ -194,3 +194,50 @@ def test_the_operators_own_image_runs_as_it_would_in_a_cluster(plane):
         lambda: plane.api.get(path)["status"]["phase"] == "Succeeded", WAIT_SECONDS, "the end"
     )
     assert "usage" in plane.kubectl("logs", "operator", "-n", namespace).stdout.lower()
+
+
+VOLUMES = """
+import json, os
+def written(path):
+    try:
+        open(path + "/written", "w").write("x")
+    except OSError as error:
+        return error.strerror
+    return "written"
+found = os.statvfs("/dev/shm")
+print(json.dumps({
+    "model": open("/models/config.json").read(),
+    "models": written("/models"),
+    "shm": written("/dev/shm"),
+    "gib": found.f_frsize * found.f_blocks / 2**30,
+    "mounts": [line.split()[5] for line in open("/proc/self/mountinfo") if " /models " in line],
+}))
+"""
+
+
+def test_a_volume_at_dev_shm_is_what_engines_get_and_the_nodes_folder_is_not_written(
+    pool, tmp_path
+):
+    (tmp_path / "config.json").write_text("a model")
+    volumes = [
+        {"name": "big", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        {"name": "models", "hostPath": {"path": str(tmp_path), "type": "Directory"}},
+    ]
+    mounts = [
+        {"name": "big", "mountPath": "/dev/shm"},
+        {"name": "models", "mountPath": "/models", "readOnly": False},
+    ]
+    template = {
+        "spec": {"volumes": volumes, "containers": [{"name": "engine", "volumeMounts": mounts}]}
+    }
+    pool.apply(device_mapping="[0, 1]", podTemplate=template)
+    pool.wait_ready(READY_SECONDS)
+    (pod,) = pool.all_pods()
+    name = pod["metadata"]["name"]
+    ran = pool.plane.kubectl("exec", "-n", pool.namespace, name, "--", "python3", "-c", VOLUMES)
+    told = json.loads(ran.stdout)
+    assert told["model"] == "a model"
+    assert told["models"] == "Read-only file system"
+    assert all(options.split(",")[0] == "ro" for options in told["mounts"])
+    assert told["shm"] == "written"
+    assert told["gib"] == pytest.approx(1, rel=0.01)

@@ -225,8 +225,9 @@ def _label_keys(term: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
         *(chosen or {}).get("matchLabels", {}),
         *(item.get("key") for item in (chosen or {}).get("matchExpressions", ())),
     }
+    selected |= {*taken[1]}
     for index, key in enumerate(taken[0]):
-        if key in selected or key in taken[1]:
+        if key in selected:
             expected = "keys that neither labelSelector nor mismatchLabelKeys has"
             yield syntax.wrong(f"{at}.matchLabelKeys[{index}]", key, expected)
 
