@@ -116,7 +116,7 @@ def _problems(kept: Mapping[str, Any], gpus: str) -> Iterator[errors.Problem]:
 
 def _container_problems(containers: list[Mapping[str, Any]]) -> Iterator[errors.Problem]:
     if len(containers) > 1 or any(c.get("name") != names.ENGINE_CONTAINER for c in containers):
-        found = ", ".join(str(container.get("name")) for container in containers)
+        found = ", ".join(str(container.get("name", "without a name")) for container in containers)
         yield errors.POD_TEMPLATE(
             f"{FIELD}.spec.containers",
             found=f"containers {errors.shown(found)}",

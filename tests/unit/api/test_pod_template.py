@@ -180,6 +180,14 @@ def test_a_volume_that_nothing_mounts_is_warned_of():
     )
 
 
+def test_the_value_of_a_variable_is_never_repeated():
+    """It may be a secret, and the status is read by many."""
+    container = {"name": "engine", "env": [{"name": "HF_TOKEN", "value": 4711}]}
+    (problem,) = pod_template.parse({"spec": {"containers": [container]}})[1]
+    assert "4711" not in problem.message
+    assert problem.message.startswith("found a int, expected text")
+
+
 # --- the GPUs' amount is the operator's
 
 
