@@ -113,7 +113,7 @@ class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     restart_policy: str = ""
     scheduler_name: str = ""
     scheduling_gates: list[SchedulingGate] = []
-    containers: list[Container] = []
+    containers: list[Container] | None = None  # null in a bookmark, which is an object of its kind
     init_containers: list[Container] = []
 
 
@@ -197,7 +197,9 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
     containers_ready = conditions.get("ContainersReady", Condition())
     companions = tuple(_companions(pod))
     termination = _termination(engine.state.terminated)
-    own = next((c for c in pod.spec.containers if c.name == names.ENGINE_CONTAINER), Container())
+    own = next(
+        (c for c in pod.spec.containers or () if c.name == names.ENGINE_CONTAINER), Container()
+    )
     over = termination is not None and not _restarts(pod.spec, own, termination.exit_code)
     seen = ObservedPod(
         name=meta.name,
@@ -265,7 +267,7 @@ def _companions(pod: Pod) -> Iterator[Companion]:
     """The containers beside the engine that are not as they should be, in the pod's order."""
     for kind, specs, statuses in (
         (ContainerKind.INIT, pod.spec.init_containers, pod.status.init_container_statuses),
-        (ContainerKind.SIDECAR, pod.spec.containers, pod.status.container_statuses),
+        (ContainerKind.SIDECAR, pod.spec.containers or [], pod.status.container_statuses),
     ):
         told = {container.name: container for container in specs}
         for status in statuses:

@@ -187,3 +187,15 @@ def test_of_a_bookmark_only_the_version_counts():
     body = {"metadata": {"resourceVersion": "9", "creationTimestamp": None}, "status": {"phase": 1}}
     event = PODS.event_in_pieces(written({"type": "BOOKMARK", "object": body}))
     assert (event.type, event.object.metadata.version) == ("BOOKMARK", 9)
+
+
+BOOKMARK = (
+    b'{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"12746",'
+    b'"creationTimestamp":null},"spec":{"containers":null},"status":{}}'
+)
+
+
+def test_a_bookmark_of_pods_is_read_as_the_API_server_writes_it():
+    """Go writes a list without elements as null where it may not be left out."""
+    pod = msgspec.json.decode(BOOKMARK, type=wire.Pod)
+    assert pod.metadata.version == 12746
