@@ -1,7 +1,8 @@
 """From a cluster to a scene: pools, their pods and the nodes, asked for at once."""
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -9,12 +10,16 @@ import msgspec
 from sglang_operator.api import names, texts
 from sglang_operator.cli import leading
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
-from sglang_operator.cluster import paths, wire
+from sglang_operator.cluster import decoding, paths, salvage, wire
 from sglang_operator.picture.scene import Node, Scene, scene
 
 T = TypeVar("T")
 
 _OWN = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+_pools = decoding.Decoder(wire.CustomResource)
 
 
 class _List(msgspec.Struct, frozen=True):
@@ -95,11 +100,24 @@ def _known(answer: bytes | ClusterError) -> bytes:
 
 
 def items(text: bytes, kind: type[T]) -> list[T]:
-    """The objects of a list; one that is not as it should be does not hide the others."""
-    found = []
-    for item in msgspec.json.decode(text, type=_List).items or ():
+    """The objects of a list; one that is not as it should be does not hide the others.
+
+    A pool that cannot be read is shown with what is told of it: its status says the rest.
+    """
+    found: list[T] = []
+    for item in _each(text):
         try:
             found.append(msgspec.json.decode(item, type=kind))
-        except msgspec.ValidationError:
-            continue
+        except _UNDECODABLE:
+            if kind is wire.CustomResource:
+                with contextlib.suppress(decoding.UnreadError):
+                    found.append(_pools.object(bytes(item)))  # type: ignore[arg-type]
     return found
+
+
+def _each(text: bytes) -> Iterable[bytes | msgspec.Raw]:
+    try:
+        return msgspec.json.decode(text, type=_List).items or ()
+    except RecursionError:
+        whole = salvage.member(text, b"items") or b"[]"
+        return [whole[start:end] for start, end in salvage.elements(whole, 0)]

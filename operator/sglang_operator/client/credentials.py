@@ -81,6 +81,7 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Credentials:
         entry = _named(config, "contexts", chosen)["context"]
         cluster = _named(config, "clusters", entry["cluster"])["cluster"]
         user = _named(config, "users", entry["user"])["user"] if entry.get("user") else {}
+        _refuse_what_is_not_followed(cluster, user)
         server = cluster["server"].rstrip("/")
         tls = _tls(cluster, user, path) if server.startswith("https:") else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
@@ -109,6 +110,16 @@ def _named(config: Json, kind: str, name: str) -> Json:
             found: Json = item
             return found
     raise ValueError(f"it has no {name!r} among its {kind}")
+
+
+# What would change where requests go, whom they trust, or as whom they are made.
+_NOT_FOLLOWED = ("proxy-url", "tls-server-name", "as", "as-uid", "as-groups", "as-user-extra")
+
+
+def _refuse_what_is_not_followed(cluster: Json, user: Json) -> None:
+    for key in _NOT_FOLLOWED:
+        if cluster.get(key) or user.get(key):
+            raise ValueError(f"it has {key}, which is not followed here: remove it")
 
 
 def _tls(cluster: Json, user: Json, path: Path) -> ssl.SSLContext:

@@ -128,3 +128,20 @@ def test_the_service_account_of_a_pod(tmp_path, monkeypatch, made):
     assert found.authorization() == "Bearer first"
     monkeypatch.setattr(credentials, "TOKEN_SECONDS", 0)
     assert credentials.load().authorization() == "Bearer second"
+
+
+@pytest.mark.parametrize(
+    ("user", "cluster"),
+    [
+        ({"as": "somebody-else"}, {}),
+        ({"as-groups": ["admins"]}, {}),
+        ({}, {"proxy-url": "http://proxy:3128"}),
+        ({}, {"tls-server-name": "kubernetes.example.com"}),
+    ],
+)
+def test_what_would_be_ignored_is_refused_in_words(tmp_path, user, cluster):
+    """Else requests go another way, or as somebody else, than the file says."""
+    path = kubeconfig(tmp_path, {"token": "t", **user}, cluster)
+    (key,) = {**user, **cluster}
+    with pytest.raises(ClusterError, match=f"it has {key}, which is not followed here"):
+        credentials.load(path)
