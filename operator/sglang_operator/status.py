@@ -3,7 +3,6 @@
 ``compute`` gives the whole status; ``events`` what is worth an Event between two of them.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,7 @@ from sglang_operator import failures
 from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.engine.diagnosis import Diagnosis
-from sglang_operator.planner import causes, reported, tuning, waits
+from sglang_operator.planner import holdups, reported, tuning, waits
 from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
@@ -76,7 +74,7 @@ def compute(
     said = reported.reported(pool, plan.engines, reports or {}, previous)
     seen = failures.seen(pool, plan)
     remembered = failures.merge(previous.get("lastFailures", []), seen)
-    wanted = _conditions(pool, plan, weights, tally, troubles, seen)
+    wanted = _conditions(pool, plan, weights, tally, troubles, seen, remembered)
     status: dict[str, Any] = {
         "observedGeneration": pool.owner.generation,
         "conditions": conditions.merge(
@@ -236,8 +234,9 @@ def _conditions(
     tally: Tally,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
+    remembered: Sequence[Mapping[str, Any]],
 ) -> list[Condition]:
-    negative = _negative(pool, plan, tally, troubles, seen)
+    negative = _negative(pool, plan, tally, troubles, seen, remembered)
     return [
         _ready(pool, tally, negative),
         *negative,
@@ -253,13 +252,14 @@ def _negative(
     tally: Tally,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
+    remembered: Sequence[Mapping[str, Any]],
 ) -> list[Condition]:
     """The abnormal conditions: at most one of Stalled and Reconciling, and Suspended."""
     found: list[Condition] = []
     stalled = next((trouble for trouble in troubles if trouble.stalled), None) or _stalled(
         pool, plan
     )
-    progress = None if stalled else _progress(pool, plan, tally, troubles, seen)
+    progress = None if stalled else _progress(pool, plan, tally, troubles, seen, remembered)
     if stalled:
         found.append(
             conditions.abnormal(conditions.STALLED, stalled.reason, _bounded(stalled.message))
@@ -299,13 +299,16 @@ def _progress(
     tally: Tally,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
+    remembered: Sequence[Mapping[str, Any]],
 ) -> tuple[str, str] | None:
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    for check in (_lost, _failing, _waiting, _pending):
+    for check in (_lost, _failing, holdups.waiting, holdups.pending):
         if told := check(pool, plan, seen):
-            return told
+            return told[0], _bounded(told[1])
+    if told := _retrying(plan, tally, remembered):
+        return told
     if plan.waiting is not None:
         return conditions.ROLLOUT_WAITING, waits.message(pool, plan.waiting)
     if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
@@ -357,50 +360,32 @@ def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[
     if cause is None:
         return conditions.ENGINES_FAILING, texts.FAILING_UNKNOWN.format(engines=engines)
     message = texts.FAILING.format(
-        engines=engines, reason=cause.reason, message=cause.advice or cause.message
+        engines=engines, reason=cause.reason, message=cause.message, advice=cause.advice
     )
     return conditions.ENGINES_FAILING, _bounded(message)
+
+
+def _retrying(
+    plan: Plan, tally: Tally, remembered: Sequence[Mapping[str, Any]]
+) -> tuple[str, str] | None:
+    """Engines that start after a failure: its cause stays in sight until they are up."""
+    again = {
+        view.engine.group
+        for view in plan.engines
+        if view.pod and view.pod.failures and view.state not in _UP
+    }
+    found = [entry for entry in remembered if not again.isdisjoint(entry.get("engines", ()))]
+    if not found:
+        return None
+    last = max(found, key=lambda entry: str(entry["lastTime"]))
+    told = {"reason": last["reason"], "message": last["message"], "advice": last.get("advice", "")}
+    counts = {"up": tally.up, "desired": tally.desired, "engines": texts.engines(len(again))}
+    return conditions.ENGINES_FAILING, _bounded(texts.RETRYING.format(**counts, **told))
 
 
 def _restarting(view: EngineView) -> bool:
     pod = view.pod
     return pod is not None and pod.last_termination is not None and view.state not in _UP
-
-
-def _waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
-    """Containers that kubelet cannot start, by the cause that most of them have."""
-    about = causes.context(pool)
-    found: Counter[Diagnosis] = Counter()
-    for view in plan.engines:
-        if view.pod and view.state not in _UP and (told := causes.of_wait(view.pod, about)):
-            found[told] += 1
-    if not found:
-        return None
-    # By reason: the words differ with what a kubelet did last, and would make the count jump.
-    reason, count = Counter(told.reason for told in found.elements()).most_common(1)[0]
-    told = next(told for told, _ in found.most_common() if told.reason == reason)
-    message = texts.WAITING.format(
-        engines=texts.engines(count), message=told.message, advice=told.advice
-    )
-    return told.reason, _bounded(message)
-
-
-def _pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
-    told = [
-        view.pod
-        for view in plan.engines
-        if view.state is EngineState.PENDING and view.pod and view.pod.unschedulable
-    ]
-    if not told:
-        return None
-    return conditions.DEVICES_PENDING, _bounded(
-        texts.DEVICES_PENDING.format(
-            engines=texts.engines(len(told)),
-            gpus=pool.gpus,
-            resource=pool.spec.placement.resource_name,
-            message="; ".join(filter(None, (plan.capacity, told[0].unschedulable))),
-        )
-    )
 
 
 def _ready(pool: Pool, tally: Tally, negative: Sequence[Condition]) -> Condition:

@@ -350,3 +350,28 @@ def test_a_regrouping_without_room_is_stalled_with_the_command_that_helps():
     stalled = condition(compute(new, pods, nodes=nodes), conditions.STALLED)
     assert stalled["reason"] == "NoRoomOnANode"
     assert '{"spec": {"rollout": {"maxUnavailable": 2}}}' in stalled["message"]
+
+
+def test_while_a_failed_engine_is_tried_again_the_cause_stays_in_sight():
+    pool = a_pool()
+    dead = an_ended_pod(pool, pool.engines[0], created=NOW - 5)
+    before = compute(pool, [dead, *all_pods(pool)[1:]])
+    again = a_pod(pool, pool.engines[0], 1, failures=1, containers_ready=False)
+    found = compute(pool, [again, *all_pods(pool)[1:]], previous=before)
+    told = condition(found, conditions.READY)
+    assert told["reason"] == conditions.ENGINES_FAILING
+    (failure,) = found["lastFailures"]
+    assert told["message"] == (
+        f"11/12 engines are up; 1 engine starting again after {failure['reason']}: "
+        f"{failure['message']}; {failure['advice']}"
+    )
+    up = compute(pool, [a_pod(pool, pool.engines[0], 1, failures=1), *all_pods(pool)[1:]])
+    assert condition(up, conditions.READY)["reason"] == conditions.POOL_READY
+
+
+def test_what_nobody_understands_is_told_in_the_engines_words_before_any_advice():
+    pool = a_pool()
+    end = Termination(exit_code=1, reason="Error", message="foo.WeirdError: no idea", finished=NOW)
+    dead = an_ended_pod(pool, pool.engines[0], failures=3, created=NOW - 5, termination=end)
+    told = condition(compute(pool, [dead, *all_pods(pool)[1:]]), conditions.READY)
+    assert "foo.WeirdError: no idea" in told["message"]

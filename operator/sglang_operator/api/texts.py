@@ -42,7 +42,10 @@ READY_PAUSED = (
     "{up}/{desired} engines of {gpus} GPUs are up, {updated} of them on revision {revision}: "
     "rollout.paused or rollout.partition keeps the others as they are"
 )
-FAILING = "{engines} waiting to be started again after {reason}: {message}"
+FAILING = "{engines} waiting to be started again after {reason}: {message}; {advice}"
+RETRYING = (
+    "{up}/{desired} engines are up; {engines} starting again after {reason}: {message}; {advice}"
+)
 FAILING_UNKNOWN = "{engines} waiting to be started again"
 NODE_LOST = "{engines} waiting for lost nodes ({nodes}); restart.onNodeLost is Wait"
 DEVICES_PENDING = "{engines} waiting for a node with {gpus} free {resource}: {message}"

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sglang_operator.engine import signatures
+from sglang_operator.engine import endings, signatures
+from sglang_operator.engine.signature import Signature
 
 _MESSAGE_LENGTH = 300  # characters
 
@@ -33,13 +34,38 @@ _ENDS: Mapping[int, tuple[str, str, str]] = {
     0: (
         EXITED,
         "the engine exited with code 0",
-        "read the engine's log: SGLang exits with 0 after some crashes too",
+        "kubectl sglang logs: SGLang exits with 0 after some crashes too",
     ),
     137: (
         KILLED,
-        "the engine was killed (exit code 137)",
-        "read the engine's log and the pod's events: the kubelet kills for probes, SGLang kills "
-        "itself when a child fails",
+        "the engine was killed (exit code 137), and not for its memory limit",
+        "kubectl sglang logs and the pod's events: the kubelet kills for probes, SGLang kills "
+        "itself when a child fails, the kernel kills when the whole node lacks memory",
+    ),
+    126: (
+        FAILED,
+        "the engine's command could not be run (exit code 126)",
+        "use an image of SGLang in spec.image",
+    ),
+    127: (
+        FAILED,
+        "the image holds no python3 (exit code 127)",
+        "use an image of SGLang in spec.image",
+    ),
+    132: (
+        endings.CPU_UNSUPPORTED,
+        "the node's CPU lacks an instruction that the image uses (exit code 132)",
+        "use nodes with a newer CPU, or an image built for this one",
+    ),
+    135: (
+        endings.SHARED_MEMORY,
+        "the engine got a bus error (exit code 135): /dev/shm is likely too small",
+        signatures.MORE_SHM,
+    ),
+    139: (
+        endings.SEGMENTATION_FAULT,
+        "the engine crashed in native code (exit code 139)",
+        "try another SGLang version or attention_backend",
     ),
     143: (
         TERMINATED,
@@ -72,10 +98,52 @@ def diagnose(
             message="the kernel killed the engine: its pod reached its memory limit",
             advice=signatures.MORE_MEMORY.format(**known),
         )
+    if told := _by_other_process(message, known):
+        return told
     for signature in signatures.SIGNATURES:
         if match := signature.pattern.search(message):
             return _filled(signature, match, message, known)
     return _by_exit_code(message, exit_code)
+
+
+_FULL = re.compile(
+    r"CUDA out of memory\. Tried to allocate (?P<wanted>[\d.]+ \w+)\. GPU (?P<gpu>\d+) has a total "
+    r"capacity of (?P<total>[\d.]+ \w+) of which (?P<free>[\d.]+ \w+) is free\.(?P<rest>[^\n]*)"
+)
+_OTHER = re.compile(r"Process \d+ has ([\d.]+ \w+) memory in use")
+_OWN = re.compile(r"this process has ([\d.]+ \w+) memory in use")
+_UNITS = {"bytes": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+# A CUDA context of a helper process is smaller than this part of a GPU.
+_MUCH = 0.1
+
+
+def _by_other_process(message: str, known: Mapping[str, str]) -> Diagnosis | None:
+    """A GPU that somebody else fills: no number of the engine's own would help."""
+    full = _FULL.search(message)
+    if full is None:
+        return None
+    total, free = _size(full["total"]), _size(full["free"])
+    others = sum(_size(found) for found in _OTHER.findall(full["rest"]))
+    own = _OWN.search(full["rest"])
+    if own is not None and not others:
+        others = total - free - _size(own[1])
+    if others < _MUCH * total:
+        return None
+    told = {**full.groupdict(), **known, "other": f"{others / _UNITS['GiB']:.2f} GiB"}
+    return Diagnosis(
+        reason=signatures.GPU_SHARED,
+        message=signatures.OTHER_PROCESS.format(**told),
+        advice=signatures.OTHER_PROCESS_ADVICE.format(**told),
+    )
+
+
+def _size(text: str) -> float:
+    """As PyTorch writes sizes: ``896.00 MiB``."""
+    number, _, unit = text.partition(" ")
+    try:
+        return float(number) * _UNITS.get(unit, 1.0)
+    except ValueError:
+        return 0.0
 
 
 def _known(numbers: Numbers) -> dict[str, str]:
@@ -87,12 +155,14 @@ def _known(numbers: Numbers) -> dict[str, str]:
 
 
 def _filled(
-    signature: signatures.Signature, match: re.Match[str], message: str, known: Mapping[str, str]
+    signature: Signature, match: re.Match[str], message: str, known: Mapping[str, str]
 ) -> Diagnosis:
     found: dict[str, str] = {name: text or "" for name, text in match.groupdict().items()}
     found.update(known)
     found["key"] = _key(found.get("flag", ""))
     found["error"] = _last_error(message)
+    words = last_words(message)
+    found["because"] = f": {words}" if words else ""
     return Diagnosis(
         reason=signature.reason,
         message=line(signature.message.format(**found)),
@@ -104,7 +174,7 @@ def _by_exit_code(message: str, exit_code: int | None) -> Diagnosis:
     if exit_code is not None and exit_code in _ENDS:
         reason, text, advice = _ENDS[exit_code]
     else:
-        reason, advice = FAILED, "read the engine's log"
+        reason, advice = FAILED, "kubectl sglang logs shows what came before its end"
         text = "the engine failed" + ("" if exit_code is None else f" (exit code {exit_code})")
     last = last_words(message)
     return Diagnosis(
@@ -114,19 +184,42 @@ def _by_exit_code(message: str, exit_code: int | None) -> Diagnosis:
 
 def _key(flag: str) -> str:
     """The ServerArgs field behind a flag: of ``--a-b/--c`` the last, of ``--a-b=1`` the name."""
-    return flag.rpartition("/")[2].partition("=")[0].lstrip("-").replace("-", "_")
+    key = flag.rpartition("/")[2].partition("=")[0].lstrip("-").replace("-", "_")
+    return _FIELDS.get(key, key)
 
 
-_ERROR = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception)(?::.*)?$", re.MULTILINE)
+# Where SGLang's own code calls the value of a field otherwise.
+_FIELDS = {"model_override_args": "json_model_override_args"}
+
+
+_PREFIX = re.compile(r"^(?:\[[^\]\n]*\]:? ?)+|^(?:ERROR|CRITICAL):\s+")
+_ERROR = re.compile(
+    r"^(?:\[[^\]\n]*\]:? ?)*((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit"
+    r"|OutOfResources|Timeout|NotFound)(?::.*)?)$",
+    re.MULTILINE,
+)
+# What follows an end, and says nothing of its cause.
+_NOISE = re.compile(
+    r"resource_tracker|kill_process_tree|[Rr]eceived sigquit|SIGQUIT received|leaked \w+ objects"
+    r"|warnings\.warn|^Traceback \(|^ *File \"|^ *[\^~]+ *$|^Killed$|^Fatal Python error: Aborted"
+    r"|destroy_process_group|It usually means the child failed|Rank \d+ scheduler (?:is dead|died)"
+    r"|Please check if there are relevant logs|terminate called|Stopping the reloader"
+    r"|(?:Waiting for|Finished) (?:application|server)|Shutting down",
+)
+# Exceptions that only tell that another process has gone.
+_ECHO = re.compile(
+    r"(?:EOFError|KeyboardInterrupt|SystemExit|BrokenPipeError|ConnectionResetError"
+    r"|\S*CancelledError)\b|RuntimeError: Rank \d+ scheduler"
+)
 
 
 def _last_error(message: str) -> str:
-    """The last exception in a log, or the last line if it holds none."""
-    found = _ERROR.findall(message)
-    return found[-1] if found else _last_line(message)
-
-
-_TIME = re.compile(r"^\[[0-9][^\]]*\] *")
+    """The last exception in a log that is a cause, else the last line that tells anything."""
+    found: list[str] = _ERROR.findall(message)
+    causes = [error for error in found if not _ECHO.match(error)]
+    if causes or found:
+        return (causes or found)[-1]
+    return _last_line(message) or "no message"
 
 
 # SGLang logs all its arguments in one line, keys in clear: however much of it is left, it is no
@@ -136,13 +229,14 @@ _ARGUMENTS = re.compile(r"(?:\b\w+=[^=]*){6}")
 
 def _last_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if not _ARGUMENTS.search(line)]
-    return _TIME.sub("", telling[-1]) if telling else "no message"
+    telling = [line for line in lines if not _ARGUMENTS.search(line) and not _NOISE.search(line)]
+    return _PREFIX.sub("", telling[-1]) if telling else ""
 
 
 def last_words(message: str) -> str:
     """The last exception in a log, or its last line; empty if it says nothing."""
-    return _last_error(message) if message.strip() else ""
+    found = _last_error(message)
+    return "" if found == "no message" else found
 
 
 def line(text: str) -> str:

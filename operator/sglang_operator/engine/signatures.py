@@ -1,12 +1,14 @@
-"""What a log says that ends with an engine's death: one table, read by ``failures``.
+"""What a log says that ends with an engine's death: one table, read by ``diagnosis``.
 
 The texts are SGLang's, PyTorch's, transformers' and argparse's own, compared with the wheels of
 0.5.2 to 0.5.23 and with real ends of real engines (tests/data/engine-logs).  The first signature
 that matches wins, so the specific ones stand first.
 """
 
-import re
-from dataclasses import dataclass
+from sglang_operator.engine import endings
+from sglang_operator.engine.signature import MORE_SHM as MORE_SHM
+from sglang_operator.engine.signature import Signature
+from sglang_operator.engine.signature import signature as _signature
 
 KV_CACHE_TOO_SMALL = "KVCacheTooSmall"
 CUDA_OUT_OF_MEMORY = "CUDAOutOfMemory"
@@ -29,38 +31,16 @@ WARM_UP_FAILED = "WarmUpFailed"
 SCHEDULER_DIED = "SchedulerDied"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signature:
-    """A text that SGLang, PyTorch or transformers writes; groups of the pattern fill the texts.
-
-    ``{fraction}`` and ``{limit}`` are the pool's mem_fraction_static and memory limit, in brackets;
-    ``{key}`` is the name of a field, where the pattern has a ``flag``; ``{error}`` is the last
-    exception in the text.
-    """
-
-    reason: str
-    pattern: re.Pattern[str]
-    message: str
-    advice: str
-
-
-def _signature(reason: str, pattern: str, message: str, advice: str) -> Signature:
-    return Signature(
-        reason=reason,
-        pattern=re.compile(pattern, re.MULTILINE),
-        message=message,
-        advice=advice,
-    )
-
-
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SIZE = rf"{_NUMBER} [KMGT]?i?B"
 _KV_CACHE = "the weights leave no GPU memory for the KV cache"
 _MODEL = "correct model_args.model_name_or_path, or mount a volume with the model there"
-MORE_SHM = (
-    "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory and a larger sizeLimit, "
-    "which takes the place of the operator's"
+OTHER_PROCESS = "no {wanted} free on GPU {gpu}: of {total}, other processes hold {other}"
+OTHER_PROCESS_ADVICE = (
+    "free the GPU of the other processes; only if one shares it on purpose, lower "
+    "mem_fraction_static{fraction}"
 )
+_READ = "kubectl sglang logs shows what came before it"
 MORE_MEMORY = "raise the memory limit in podTemplate{limit}, which /dev/shm counts towards too"
 
 SIGNATURES: tuple[Signature, ...] = (
@@ -140,14 +120,6 @@ SIGNATURES: tuple[Signature, ...] = (
     _signature(
         CUDA_OUT_OF_MEMORY,
         rf"CUDA out of memory\. Tried to allocate (?P<wanted>{_SIZE})\. GPU (?P<gpu>\d+) has a "
-        rf"total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free\. "
-        rf"Process \d+ has (?P<other>{_SIZE}) memory in use",
-        "no {wanted} free on GPU {gpu}: of {total}, another process holds {other}",
-        "free the GPU of the other process, or lower mem_fraction_static{fraction}",
-    ),
-    _signature(
-        CUDA_OUT_OF_MEMORY,
-        rf"CUDA out of memory\. Tried to allocate (?P<wanted>{_SIZE})\. GPU (?P<gpu>\d+) has a "
         rf"total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free",
         "no {wanted} free on GPU {gpu}: of {total}, {free} are left",
         "lower mem_fraction_static{fraction}, or use more GPUs for each engine",
@@ -184,8 +156,20 @@ SIGNATURES: tuple[Signature, ...] = (
         _MODEL,
     ),
     _signature(
+        MODEL_NOT_FOUND,
+        r"(?:Repository|Revision|Entry) Not Found for url: (?P<url>\S+?)\.?(?:\s|$)",
+        "the hub has no {url}, or hides it from this token",
+        _MODEL + "; a private model needs HF_TOKEN from a Secret, in podTemplate",
+    ),
+    _signature(
+        MODEL_NOT_FOUND,
+        r"404 Client Error: (?P<detail>.+)$",
+        "the hub does not have it: 404 {detail}",
+        _MODEL,
+    ),
+    _signature(
         MODEL_ACCESS_DENIED,
-        r"You are trying to access a gated repo|(?:401|403) Client Error",
+        r"You are trying to access a gated repo|(?:401|403) Client Error|GatedRepoError",
         "the model hub refuses access: {error}",
         "give the engine a token (HF_TOKEN from a Secret, in podTemplate) that may read the model",
     ),
@@ -233,6 +217,8 @@ SIGNATURES: tuple[Signature, ...] = (
         "restarted since",
         "start a new transaction, with a new group, whenever the epoch changes",
     ),
+    # --- the GPU, the model, the image, the node
+    *endings.ENDINGS,
     # --- the process and its surroundings
     _signature(
         OUT_OF_HOST_MEMORY,
@@ -269,13 +255,13 @@ SIGNATURES: tuple[Signature, ...] = (
         SCHEDULER_DIED,
         r"Rank (?P<rank>\d+) scheduler (?:died during initialization \(exit code: (?P<code>\S+)\)|"
         r"is dead)",
-        "scheduler {rank} died: {error}",
-        "read the engine's log from before this",
+        "scheduler {rank} died{because}",
+        _READ,
     ),
     _signature(
         SCHEDULER_DIED,
         r"SIGQUIT received|Received sigquit|crashed with exit code",
-        "a process of the engine died: {error}",
-        "read the engine's log from before this",
+        "a process of the engine died{because}",
+        _READ,
     ),
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sglang_operator.api import conditions, texts
-from sglang_operator.engine import diagnosis, signatures
+from sglang_operator.engine import diagnosis, endings, signatures
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.planner import pod_signatures
 from sglang_operator.planner.observed import (
@@ -70,6 +70,7 @@ _STARTUP_REASONS = frozenset(
         pod_signatures.START_FAILED,
         pod_signatures.PYTHON_MISSING,
         pod_signatures.GPU_RUNTIME_FAILED,
+        *endings.AT_STARTUP,
         STARTUP_TIMEOUT,
         INIT_CONTAINER_FAILED,
     }

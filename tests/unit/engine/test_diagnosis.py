@@ -24,9 +24,10 @@ LOGS = pathlib.Path(__file__).parents[2] / "data" / "engine-logs"
         pytest.param(
             "cuda-out-of-memory",
             137,
-            "CUDAOutOfMemory",
-            "no 896.00 MiB free on GPU 0: of 139.80 GiB, another process holds 120.51 GiB",
-            "free the GPU of the other process, or lower mem_fraction_static",
+            "GPUShared",
+            "no 896.00 MiB free on GPU 0: of 139.80 GiB, other processes hold 120.51 GiB",
+            "free the GPU of the other processes; only if one shares it on purpose, lower "
+            "mem_fraction_static",
             id="cuda memory",
         ),
         pytest.param(
@@ -267,7 +268,7 @@ KILL = (
             "logs.\nEOFError",
             "SchedulerDied",
             "scheduler 1 died: EOFError",
-            "read the engine's log from before this",
+            "kubectl sglang logs shows what came before it",
             id="scheduler up to 0.5.9",
         ),
         pytest.param(
@@ -275,14 +276,14 @@ KILL = (
             "SchedulerDied",
             "scheduler 2 died: RuntimeError: Rank 2 scheduler died during initialization (exit "
             "code: 1).",
-            "read the engine's log from before this",
+            "kubectl sglang logs shows what came before it",
             id="scheduler since 0.5.14",
         ),
         pytest.param(
             f"Traceback (most recent call last):\nfoo.bar.WeirdError: no idea\n\n{KILL}",
             "SchedulerDied",
             "a process of the engine died: foo.bar.WeirdError: no idea",
-            "read the engine's log from before this",
+            "kubectl sglang logs shows what came before it",
             id="a crash nobody knows",
         ),
         pytest.param(
@@ -334,7 +335,12 @@ def test_advice_has_the_pools_own_numbers_where_they_are_known():
     ("exit_code", "reason", "message"),
     [
         pytest.param(0, "EngineExited", "the engine exited with code 0", id="0"),
-        pytest.param(137, "EngineKilled", "the engine was killed (exit code 137)", id="137"),
+        pytest.param(
+            137,
+            "EngineKilled",
+            "the engine was killed (exit code 137), and not for its memory limit",
+            id="137",
+        ),
         pytest.param(
             143, "EngineTerminated", "the engine ended on SIGTERM (exit code 143)", id="143"
         ),
@@ -390,7 +396,7 @@ def test_the_line_with_all_arguments_is_never_shown_because_keys_are_in_it():
 def test_every_signature_has_its_texts_filled():
     for signature in signatures.SIGNATURES:
         fields = dict.fromkeys(
-            (*signature.pattern.groupindex, "key", "error", "fraction", "limit"), "x"
+            (*signature.pattern.groupindex, "key", "error", "because", "fraction", "limit"), "x"
         )
         assert signature.message.format(**fields)
         assert signature.advice.format(**fields)
