@@ -219,3 +219,18 @@ async def test_a_trainer_that_dies_leaves_the_engine_waiting(engine: Subject):
     assert await waits(task, 0.5)
     await engine.versioned_info()
     task.cancel()
+
+
+@contract(since="0.4.10")
+async def test_the_name_of_a_group_is_taken_until_the_engine_leaves_it(engine: Subject):
+    """torch keeps names for the life of a process; measured on 0.5.14, as is what follows."""
+    with scenarios.make_trainer() as trainer:
+        assert (await join(engine, trainer)).status == 200
+    again = await join(engine, trainer)
+    assert again.status == 400
+    assert "The specified group name has already been created" in again.json["message"]
+    if engine.target.since("0.5.4.post2"):
+        left = await engine.post("/destroy_weights_update_group", {"group_name": "g"})
+        assert left.status == 200  # although its peer is gone
+        with scenarios.make_trainer() as trainer:
+            assert (await join(engine, trainer)).status == 200

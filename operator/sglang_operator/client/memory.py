@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.client import texts
+from sglang_operator.client import pausing, texts
 from sglang_operator.client.errors import Expired, NotReady, PoolError, Unsupported
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
@@ -54,9 +54,12 @@ class Sleeper:
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
         engines = [engine for engine in registry.engines if engine.up]
-        if self._pool.features(registry).pause:
-            await self._pool.calls.post_all(engines, "/pause_generation", {"mode": "abort"})
-        await self._pool.drain(e for e in engines if e.instance not in before.asleep)
+        calls, features, asleep = self._pool.calls, self._pool.features(registry), before.asleep
+        if features.pause:
+            whole = before.intact or before.phase is Phase.IDLE
+            await pausing.stop(calls, engines, pausing.ABORT, features, asleep=asleep, whole=whole)
+        else:
+            await pausing.drain(calls, (e for e in engines if e.instance not in asleep))
         await self._release(hold, engines, before, fresh)
 
     async def _release(

@@ -16,10 +16,10 @@ from sglang_operator.api import weights_steps as steps
 from sglang_operator.client import credentials, given, memory, texts
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
-from sglang_operator.client.errors import EngineError, NotReady
+from sglang_operator.client.errors import NotReady
 from sglang_operator.client.lease import LeaseFile
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
-from sglang_operator.client.sync import IDLE_POLL_SECONDS, IDLE_SECONDS, AsyncSync, SyncOptions
+from sglang_operator.client.sync import AsyncSync, SyncOptions
 from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
 from sglang_operator.engine import versions
@@ -286,24 +286,6 @@ class AsyncPool:
     def features(self, registry: Registry) -> versions.Features:
         """What the engines' version can do."""
         return versions.features(versions.parse(registry.engine_version))
-
-    async def drain(self, engines: Iterable[Engine]) -> None:
-        """Wait until paused engines are idle, and empty their caches of the old weights.
-
-        SGLang refuses to flush while requests run, so that a flush that succeeds tells both.
-        """
-        await asyncio.gather(*(self._drain(engine) for engine in engines))
-
-    async def _drain(self, engine: Engine) -> None:
-        deadline = time.monotonic() + IDLE_SECONDS
-        while True:
-            try:
-                await self.calls.post(engine, "/flush_cache", {})
-                return
-            except EngineError as error:
-                if error.status != 400 or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(IDLE_POLL_SECONDS)
 
     async def release_memory(self, engines: Iterable[Engine], tags: list[str]) -> None:
         await self.calls.post_all(engines, "/release_memory_occupation", {"tags": tags})

@@ -1,12 +1,14 @@
 """The registry ``<pool>-engines``, read: every engine by rank, and the NCCL plan over them."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_operator.client import given, texts
 from sglang_operator.client.errors import NotReady, PoolError
+from sglang_operator.engine import versions
 
 UP_STATES = frozenset({"InService", "Up"})  # planner/plan.py, EngineState
 IN_SERVICE = "InService"
@@ -81,8 +83,14 @@ class Registry:
         group_name: str = DEFAULT_GROUP,
         backend: str = "nccl",
     ) -> "NcclPlan":
-        """The process group of trainer and engines; the trainer is its master and rank 0."""
+        """The process group of trainer and engines; the trainer is its master and rank 0.
+
+        Both sides use the plan's ``group_name``: where engines cannot leave a group, each plan has
+        a name of its own, because torch keeps names for the life of a process.
+        """
         self.require_up()
+        if not versions.features(versions.parse(self.engine_version)).destroy_group:
+            group_name = f"{group_name}-{secrets.token_hex(4)}"
         return NcclPlan(
             epoch=self.epoch,
             master_address=given.text(master_address, "master_address"),

@@ -34,7 +34,7 @@ from typing import Any
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
 from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
-from sglang_operator.client import texts
+from sglang_operator.client import pausing, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
     EngineError,
@@ -48,6 +48,7 @@ from sglang_operator.client.lease import MARGIN
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.sync import AsyncSync
+from sglang_operator.client.updates import leave_group
 
 DEFAULT_POOL = "actor-infer"
 FOLLOW_SECONDS = 60.0  # that worker 0 may take to do its part
@@ -149,7 +150,10 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             "group_name": group_name,
             "backend": backend or "nccl",
         }
-        await self.pool.calls.post(engine, "/init_weights_update_group", payload, timeout=None)
+        calls = self.pool.calls
+        if self.pool.features(await self.pool.registry()).destroy_group:
+            await leave_group(calls.post, engine, group_name)  # of a trainer that is gone
+        await calls.post(engine, "/init_weights_update_group", payload, timeout=None)
 
     async def broadcast_parameter(
         self,
@@ -324,8 +328,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         following = (await self._until(begun)).id
         # Worker 0 pauses every engine too, at about this time: to do it twice does no harm.
-        await self.pool.calls.post(self.engine, "/pause_generation", {"mode": "abort"})
-        await self.pool.drain([self.engine])
+        features = self.pool.features(await self.pool.registry())
+        await pausing.stop(self.pool.calls, [self.engine], pausing.ABORT, features)
         self._following = following
         self._looking = asyncio.create_task(self._look(), name="worker 0's Lease")
 

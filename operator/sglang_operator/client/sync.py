@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.client import given, texts
+from sglang_operator.client import given, pausing, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
-from sglang_operator.client.errors import EngineError, Expired, PoolError, StaleEpoch, Unsupported
+from sglang_operator.client.errors import EngineError, Expired, PoolError, StaleEpoch
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0  # seconds to go on trying without an API server
 ABORT_PATIENCE = 2.0  # an abort that cannot be told expires by itself
-IDLE_SECONDS = 60.0  # that paused engines may take to become idle
-IDLE_POLL_SECONDS = 0.05
 # How long an engine that does not answer is waited for to be seen to have restarted.
 BLAME_SECONDS = 2.0
 
@@ -54,9 +52,9 @@ T = TypeVar("T")
 class SyncOptions:
     """How a sync treats requests.
 
-    ``pause``: SGLang's mode: ``abort`` ends running requests, ``retract`` computes their cache anew
-    afterwards, ``in_place`` lets them go on with the old cache; None: the trainer knows that nobody
-    sends any.  ``label``: engines name the version in each answer (``meta_info.weight_version``).
+    ``pause``: ``abort`` ends running requests, ``retract`` keeps them and has their cache computed
+    anew afterwards; None: the trainer knows that nobody sends any.
+    ``label``: engines name the version in each answer (``meta_info.weight_version``).
     ``wait``: seconds to wait for another trainer to finish.
     """
 
@@ -93,6 +91,7 @@ class AsyncSync(Updates):
         self.engines: tuple[Engine, ...] = ()
         self.registry: Registry | None = None
         self._hold: Hold | None = None
+        self._before = Transaction()  # as this sync found the Lease
         self._state = Transaction()  # as this sync left the Lease: nobody else may change it
         self._watch: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -123,7 +122,7 @@ class AsyncSync(Updates):
                 texts.STALE_BEFORE.format(given=self._given_epoch, epoch=registry.epoch)
             )
         self.registry, self.engines = registry, registry.engines
-        self._check_pause(registry)
+        pausing.check(self._options.pause, self._features, registry.engine_version)
         await reach(self._pool, registry)
         self._state = await self._take(registry)
         try:
@@ -140,6 +139,7 @@ class AsyncSync(Updates):
 
         def step(state: Transaction, sight: Sight) -> Transaction:
             self._pool.turn.check()
+            self._before = state
             return steps.begin(
                 state,
                 trainer,
@@ -160,6 +160,8 @@ class AsyncSync(Updates):
         try:
             await self.end_weight_update()
             await self._resume(set(self._state.released))
+            # The trainer may have let something run in between: the commit vouches for caches too.
+            await self._guarded(pausing.drain(self._pool.calls, self.engines))
             if self._options.label and self._features.weight_version_flag:
                 payload = {"new_version": self.version, "abort_all_requests": False}
                 await self.call("/update_weight_version", payload)
@@ -378,23 +380,18 @@ class AsyncSync(Updates):
         assert self.registry is not None
         return self._pool.features(self.registry)
 
-    def _check_pause(self, registry: Registry) -> None:
-        mode = self._options.pause
-        if mode is None:
-            return
-        if not self._features.pause:
-            raise Unsupported(texts.NO_PAUSE.format(version=registry.engine_version))
-        if mode != "abort" and not self._features.pause_modes:
-            version = registry.engine_version
-            raise Unsupported(texts.PAUSE_MODE.format(version=version, mode=mode))
-
     async def _pause(self) -> None:
-        if self._options.pause is None:
-            return
-        await self.call("/pause_generation", {"mode": self._options.pause})
-        if self._options.pause == "abort":
-            awake = [e for e in self.engines if e.instance not in self._state.asleep]
-            await self._guarded(self._pool.drain(awake))
+        """No request runs any more, and no engine has a cache of the old weights."""
+        calls, mode, asleep = self._pool.calls, self._options.pause, self._state.asleep
+        if mode is None:
+            awake = [e for e in self.engines if e.instance not in asleep]
+            stopped = pausing.drain(calls, awake, limit=pausing.UNPAUSED_SECONDS)
+        else:
+            whole = self._before.phase in (Phase.IDLE, Phase.COMMITTED)
+            stopped = pausing.stop(
+                calls, self.engines, mode, self._features, asleep=asleep, whole=whole
+            )
+        await self._guarded(stopped)
 
     async def _resume(self, tags: set[str]) -> None:
         """Resume memory that a sleep released: weights before, the rest after the update."""

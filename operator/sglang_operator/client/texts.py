@@ -75,7 +75,19 @@ NO_PAUSE = (
     "written; make sure that nobody sends any, then pass pause=None"
 )
 PAUSE_MODE = "SGLang {version} cannot pause in mode {mode}; expected abort"
-BUSY = "still busy after {seconds:.0f} s of pause: {said}"
+PAUSE_KEEPS_CACHE = (
+    "SGLang {version} cannot empty its prefix cache while requests wait, so that pause={mode} "
+    "would leave answers from the old weights' cache under the new version; use pause='abort'"
+)
+PAUSE_UNKNOWN = (
+    "pause={mode!r}: expected 'abort', 'retract' (which keeps requests, and has their cache "
+    "computed anew) or None; a mode that keeps the old weights' cache, as 'in_place' does, would "
+    "leave answers from it under the new version"
+)
+BUSY = (
+    "requests still run after {seconds:.0f} s, so that the cache of the old weights cannot be "
+    "emptied; see that nobody sends any, or give the sync a pause"
+)
 NOT_ACKNOWLEDGED = (
     "the operator has not {what} within {seconds:.0f} s (its registry has transaction "
     "{transaction}, phase {phase}); check that the operator runs. Nothing was released"

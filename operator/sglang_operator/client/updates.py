@@ -7,7 +7,7 @@ whole.  The end of the sync labels all engines at once.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from sglang_operator.client import given
@@ -17,6 +17,17 @@ from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine.versions import Features
 
 _SESSION_OPEN = "already open"  # SGLang managers/scheduler_components/weight_updater.py
+
+
+async def leave_group(
+    post: Callable[[Engine, str, Mapping[str, Any]], Awaitable[Json]], engine: Engine, name: str
+) -> None:
+    """Let an engine leave the group of this name, if it is in one.  Raises EngineError."""
+    try:
+        await post(engine, "/destroy_weights_update_group", {"group_name": name})
+    except EngineError as error:
+        if error.status != 400:  # it has no such group
+            raise
 
 
 class Updates(ABC):
@@ -58,7 +69,14 @@ class Updates(ABC):
     async def init_weights_update_group(
         self, plan: NcclPlan, *, timeout: float | None = None
     ) -> None:
-        """Let every engine join the group.  Blocks until the trainer has joined as rank 0 too."""
+        """Let every engine join the group.  Blocks until the trainer has joined as rank 0 too.
+
+        An older group of this name, which an earlier sync or a trainer that is gone has left, ends
+        before: torch keeps names for the life of a process.
+        """
+        if self._features.destroy_group:
+            name = plan.group_name
+            await asyncio.gather(*(leave_group(self.call_one, e, name) for e in self.engines))
         await self.call(
             "/init_weights_update_group", lambda e: plan.payload(e.rank), timeout=timeout
         )

@@ -138,6 +138,9 @@ GET_LOAD_SINCE = parse("0.4.10.post2")
 LOADS_SINCE = parse("0.5.9")
 PAUSE_SINCE = parse("0.4.10.post2")
 PAUSE_MODES_SINCE = parse("0.5.6.post2")
+DESTROY_GROUP_SINCE = parse("0.5.4.post2")
+# /flush_cache while paused minds requests that wait, from the one on and until the other.
+FLUSH_MINDS_WAITING = (parse("0.5.10"), parse("0.5.21"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +175,12 @@ class Features:
     pause: bool
     # Its modes: PauseGenerationReqInput is in 0.5.6.post2, not in 0.5.5.post3, which only aborts.
     pause_modes: bool
+    # /destroy_weights_update_group: in the wheel of 0.5.4.post2, not in 0.5.2.
+    destroy_group: bool
+    # /flush_cache goes through while requests wait that a pause retracted: scheduler.py,
+    # _is_no_request until 0.5.9; is_fully_idle from 0.5.10 counts them, and from 0.5.21 not in a
+    # pause (ignore_waiting).
+    flush_keeps_requests: bool
 
 
 def features(version: Version) -> Features:
@@ -189,7 +198,14 @@ def features(version: Version) -> Features:
         begin_end_weight_update=version >= WEIGHT_SESSION_SINCE,
         pause=version >= PAUSE_SINCE,
         pause_modes=version >= PAUSE_MODES_SINCE,
+        destroy_group=version >= DESTROY_GROUP_SINCE,
+        flush_keeps_requests=version >= PAUSE_MODES_SINCE and not _flush_minds_waiting(version),
     )
+
+
+def _flush_minds_waiting(version: Version) -> bool:
+    begun, ended = FLUSH_MINDS_WAITING
+    return begun <= version < ended
 
 
 def _load_path(version: Version) -> str:

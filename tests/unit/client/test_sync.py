@@ -19,6 +19,7 @@ from sglang_operator.client import (
     Pool,
     StaleEpoch,
     Unsupported,
+    pausing,
 )
 from tests.unit.client.world import NAMESPACE, POOL, World, other
 
@@ -52,8 +53,10 @@ def test_a_sync_pauses_updates_continues_and_commits(world, pool):
     for engine in world.engines:
         assert engine.paths() == [
             "/pause_generation",
+            "/abort_request",
             "/flush_cache",
             "/update_weights_from_disk",
+            "/flush_cache",
             "/update_weight_version",
             "/continue_generation",
         ]
@@ -286,11 +289,12 @@ def test_buckets_are_sent_within_a_session_where_there_is_one(version):
                 )
         asked = made.engines[0].asked
         session = version == "0.5.23"
-        assert [path for path, _ in asked][2:] == [
+        assert [path for path, _ in asked][3:] == [
             *(["/begin_weight_update"] if session else []),
             "/update_weights_from_distributed",
             "/update_weights_from_distributed",
             *(["/end_weight_update"] if session else []),
+            "/flush_cache",
             "/update_weight_version",
             "/continue_generation",
         ]
@@ -311,7 +315,7 @@ def test_a_session_that_a_torn_sync_left_open_is_opened_anew():
             )
         assert made.state.version == "step-2"
         assert not any(engine.session for engine in made.engines)
-        assert made.engines[2].asked[-4][1]["serialized_named_tensors"] == ["for 2"]
+        assert made.engines[2].asked[-5][1]["serialized_named_tensors"] == ["for 2"]
 
 
 def test_versions_without_pause_are_refused_unless_the_trainer_vouches():
@@ -322,7 +326,11 @@ def test_versions_without_pause_are_refused_unless_the_trainer_vouches():
         with pytest.raises(Unsupported, match="has no /pause_generation"):
             pool.update_from_disk("/c/1", "step-1")
         pool.update_from_disk("/c/1", "step-1", pause=None)
-        assert made.engines[0].paths() == ["/update_weights_from_disk"]
+        assert made.engines[0].paths() == [
+            "/flush_cache",
+            "/update_weights_from_disk",
+            "/flush_cache",
+        ]
 
 
 def test_pause_modes_are_those_of_the_version():
@@ -332,6 +340,110 @@ def test_pause_modes_are_those_of_the_version():
         pytest.raises(Unsupported, match="cannot pause in mode retract"),
     ):
         pool.update_from_disk("/c/1", "step-1", pause="retract")
+
+
+@pytest.mark.parametrize("version", ["0.5.10", "0.5.14", "0.5.20"])
+def test_requests_are_not_kept_where_the_cache_of_the_old_weights_would_stay(version):
+    with (
+        World(version=version) as made,
+        Pool(POOL, NAMESPACE, identity=made.identity) as pool,
+        pytest.raises(Unsupported, match="cannot empty its prefix cache while requests wait"),
+    ):
+        pool.update_from_disk("/c/1", "step-1", pause="retract")
+    assert not made.puts
+
+
+@pytest.mark.parametrize("version", ["0.5.7", "0.5.9", "0.5.23"])
+def test_requests_are_kept_where_the_cache_can_be_emptied_under_them(version):
+    with (
+        World(version=version) as made,
+        Pool(POOL, NAMESPACE, identity=made.identity) as pool,
+    ):
+        pool.update_from_disk("/c/1", "step-1", pause="retract")
+        assert made.engines[0].asked[0] == ("/pause_generation", {"mode": "retract"})
+        assert "/abort_request" not in made.engines[0].paths()
+
+
+@pytest.mark.parametrize("mode", ["in_place", "abort "])
+def test_a_pause_that_keeps_the_old_cache_or_does_not_exist_is_refused(world, pool, mode):
+    with pytest.raises(Unsupported, match="expected 'abort', 'retract'"):
+        pool.update_from_disk("/c/1", "step-1", pause=mode)
+    assert not world.puts
+
+
+def test_versions_without_modes_pause_in_their_own_way():
+    with (
+        World(version="0.5.5.post3") as made,
+        Pool(POOL, NAMESPACE, identity=made.identity) as pool,
+    ):
+        pool.update_from_disk("/c/1", "step-1")
+        assert made.engines[0].asked[0] == ("/pause_generation", {"mode": "abort"})
+        assert "/abort_request" not in made.engines[0].paths()
+
+
+def test_what_comes_late_in_a_pause_is_ended_too(world, pool):
+    """It was on its way to the scheduler when the pause began, and would wait there for ever."""
+    world.write_lease(Transaction(phase=Phase.ABORTED))
+    world.call(lambda: setattr(world.engines[0], "busy", 2))
+    pool.update_from_disk("/c/1", "step-1")
+    assert world.engines[0].paths().count("/abort_request") == 3
+
+
+def test_requests_that_a_standing_scheduler_cannot_end_are_ended_by_a_working_one(
+    world, pool, monkeypatch
+):
+    """Requests that wait for their grammar; these weights are whole, so they may be answered."""
+    monkeypatch.setattr(pausing, "QUICK_SECONDS", 0.0)
+    world.call(lambda: setattr(world.engines[0], "busy", 1))
+    pool.update_from_disk("/c/1", "step-1")
+    asked = [body for path, body in world.engines[0].asked if path == "/pause_generation"]
+    assert asked == [{"mode": "retract"}, {"mode": "abort"}]
+    assert world.engines[1].paths().count("/pause_generation") == 1
+
+
+def test_torn_weights_are_never_let_go_on_to_end_requests(world, pool, monkeypatch):
+    monkeypatch.setattr(pausing, "QUICK_SECONDS", 0.0)
+    world.write_lease(Transaction(phase=Phase.ABORTED, version="step-0"))
+    world.call(lambda: setattr(world.engines[0], "busy", 1))
+    pool.update_from_disk("/c/1", "step-1")
+    assert world.engines[0].paths().count("/continue_generation") == 1  # the sync's own
+
+
+def test_a_commit_vouches_for_the_cache_too(world, pool, monkeypatch):
+    """The trainer has let requests run in between: what they left is of the old weights."""
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.0)
+    with pytest.raises(EngineError, match="requests still run"), pool.sync("step-1", pause=None):
+        world.call(lambda: setattr(world.engines[1], "busy", 1000))
+    assert world.state.phase is Phase.ABORTED
+
+
+def test_engines_leave_an_older_group_of_the_name_before_they_join(world, pool):
+    """An earlier sync made it, or a trainer that is gone: torch keeps names."""
+    world.engines[1].refuse["/destroy_weights_update_group"] = (400, "does not exist")
+    for step in range(2):
+        with pool.sync(f"step-{step}") as sync:
+            plan = sync.nccl_plan("10.0.0.1", 29500)
+            sync.submit("init_weights_update_group", plan).result(STORY)
+    for engine in world.engines:
+        groups = [path for path in engine.paths() if path.endswith("_group")]
+        assert groups == ["/destroy_weights_update_group", "/init_weights_update_group"] * 2
+
+
+def test_a_group_that_cannot_be_left_ends_the_sync(world, pool):
+    world.engines[1].refuse["/destroy_weights_update_group"] = (500, "boom")
+    with pytest.raises(EngineError, match="boom"), pool.sync("step-1") as sync:
+        sync.init_weights_update_group(sync.nccl_plan("10.0.0.1", 29500))
+    assert not world.engines[0].paths().count("/init_weights_update_group")
+
+
+def test_where_engines_cannot_leave_a_group_each_plan_has_a_name_of_its_own():
+    with World(version="0.5.2") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+        names = {pool.nccl_plan("10.0.0.1", 29500, group_name="g").group_name for _ in range(3)}
+        assert len(names) == 3
+        assert all(name.startswith("g-") for name in names)
+        with pool.sync("step-1") as sync:
+            sync.init_weights_update_group(sync.nccl_plan("10.0.0.1", 29500))
+        assert "/destroy_weights_update_group" not in made.engines[0].paths()
 
 
 def test_every_engine_gets_its_place_in_the_group(world, pool):

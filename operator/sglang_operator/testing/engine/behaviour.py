@@ -60,6 +60,7 @@ class Behaviour:
     # /get_load and /v1/loads read what the scheduler wrote last, and answer when it blocks.
     loads_from_snapshot: bool
     pending_tokens: bool  # /get_load has num_pending_tokens
+    flush_minds_waiting: bool  # in a pause, too
     failed_flush_text: bool  # /flush_cache says so; before, the text is always the same
     # Of an answer's meta_info: how often the request was retracted.
     retractions: str
@@ -108,6 +109,7 @@ def of(version: versions.Version) -> Behaviour:
         loads=since("0.5.9"),
         loads_from_snapshot=since("0.5.14"),
         pending_tokens=since("0.5.14"),
+        flush_minds_waiting=since("0.5.10") and not since("0.5.21"),
         failed_flush_text=since("0.5.14"),
         retractions=_retractions(version),
         port_in_use_code=3 if since("0.5.14") else 1,

@@ -28,6 +28,11 @@ _PARTIAL = (
     "Failed to update parameter online: {error}. The full weights of the ModelRunner are partially "
     "updated. Please discard the whole weights."
 )
+# torch.distributed's own words; seen on SGLang 0.5.14.
+_GROUP_EXISTS = (
+    "Failed to initialize custom process group: The specified group name has already been created, "
+    "please use a different group name."
+)
 _NO_GROUP = "Group {name} not in {known}. Please call `init_weights_update_group` first."
 _NO_SESSION = "{what} must run between begin_weight_update() and end_weight_update()"
 _NOT_FLUSHED = (
@@ -54,6 +59,7 @@ class Commands:
         self.weights = weights
         self.released: set[str] = set()
         self._groups: dict[str, rendezvous.Group] = {}
+        self._created: set[str] = set()  # torch keeps names for the life of the process
         self._session = False
 
     # --- memory
@@ -72,6 +78,8 @@ class Commands:
         if again and self._saves_memory:
             raise SchedulerExit(_RELEASED.format(tag=again[0]))
         self.released |= wanted
+        if KV_CACHE in wanted:
+            self._scheduler.cache.clear()
         if self._saves_memory:
             self._scheduler.unmapped = set(self.released)
 
@@ -101,6 +109,8 @@ class Commands:
         """POST /init_weights_update_group: blocks until all ranks are there."""
         ranks = [int(body["rank_offset"]) + rank for rank in range(self._args.tp_size)]
         name = body.get("group_name", "weight_update_group")
+        if name in self._created:
+            return False, _GROUP_EXISTS
         hello = {"group": name, "ranks": ranks, "world_size": body["world_size"]}
         joining = rendezvous.join(body["master_address"], int(body["master_port"]), hello)
         try:
@@ -111,6 +121,7 @@ class Commands:
                 f"{self._settings.rendezvous_seconds:g} seconds waiting for clients."
             )
         self._groups[self._key(name)] = group
+        self._created.add(name)
         return True, "Succeeded to initialize custom process group."
 
     def destroy_group(self, name: str) -> Outcome:
@@ -119,6 +130,7 @@ class Commands:
         if group is None:
             return False, "The group to be destroyed does not exist."
         group.leave()
+        self._created.discard(name)
         return True, "Succeeded to destroy custom process group."
 
     def _key(self, name: str) -> str:
@@ -238,7 +250,7 @@ class Commands:
             await asyncio.sleep(self._settings.update_seconds)
 
     def _flushed(self, body: dict[str, Any], message: str) -> Outcome:
-        if not body.get("flush_cache", True) or self._scheduler.idle:
+        if not body.get("flush_cache", True) or self._scheduler.flush():
             return True, message
         if self._behaviour.failed_flush_kills:
             raise SchedulerError("AssertionError: Cache flush failed after updating weights")

@@ -13,6 +13,7 @@ from sglang_operator.testing.engine.behaviour import Behaviour
 from sglang_operator.testing.engine.commands import Commands
 from sglang_operator.testing.engine.manager import Manager
 from sglang_operator.testing.engine.scheduler import Request
+from sglang_operator.testing.engine.weights import STALE
 
 _LOOK_SECONDS = 1.0  # how often a client that has gone is noticed
 _NO_TOKENIZER = (
@@ -115,7 +116,9 @@ class Generation:
 
     def _answer(self, request: Request, begun: float) -> dict[str, Any]:
         weights = self._commands.weights.describe()
-        ids = request.output_ids(weights["checksum"])
+        if request.stale:
+            weights = {**weights, "state": STALE}
+        ids = request.output_ids(weights["checksum"] + (STALE if request.stale else ""))
         meta: dict[str, Any] = {
             "id": request.rid,
             "finish_reason": request.finished.result() if request.finished.done() else None,
@@ -127,7 +130,7 @@ class Generation:
             meta[self._behaviour.retractions] = request.retractions
         meta |= {
             "completion_tokens": len(ids),
-            "cached_tokens": 0,
+            "cached_tokens": request.cached_tokens,
             "e2e_latency": time.monotonic() - begun,
         }
         text = {"text": "".join(f" t{i}" for i in ids)} if self._text else {}

@@ -16,6 +16,8 @@ from sglang_operator.testing.engine.behaviour import Behaviour
 from sglang_operator.testing.engine.locks import ReadWriteLock
 from sglang_operator.testing.engine.scheduler import Request, Scheduler
 
+_LOOK_SECONDS = 1.0  # tokenizer_manager.py: between looks whether what was aborted has ended
+
 STARTING, UP, UNHEALTHY = "Starting", "Up", "UnHealthy"
 
 T = TypeVar("T")
@@ -80,11 +82,11 @@ class Manager:
         async with self.pause:
             self.paused = True
             if mode != "abort":
-                await self.scheduler.call(lambda: self._hold(True))
+                await self.scheduler.call(lambda: self.scheduler.hold(mode))
                 return
             self.abort("", everything=True)
             while self.behaviour.pause_waits and self.updates.held:
-                await asyncio.sleep(0.05)  # SGLang looks once a second
+                await asyncio.sleep(_LOOK_SECONDS)
                 self.abort("", everything=True)
 
     async def continue_generation(self) -> None:
@@ -92,11 +94,8 @@ class Manager:
         async with self.pause:
             self.paused = False
             if self.scheduler.paused:
-                await self.scheduler.call(lambda: self._hold(False))
+                await self.scheduler.call(self.scheduler.release)
             self.pause.notify_all()
-
-    def _hold(self, paused: bool) -> None:
-        self.scheduler.paused = paused
 
     def abort(self, rid: str, *, everything: bool) -> None:
         """POST /abort_request; an id that is not known is ignored."""

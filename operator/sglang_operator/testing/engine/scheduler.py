@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
 from sglang_operator.testing.engine.latencies import Latencies
+from sglang_operator.testing.engine.prefix_cache import PrefixCache
 
 _STEP_SECONDS = 0.01  # between looks at the running requests; idle, there are none
 _VOCABULARY = 32_000
+
+_ABORTED = {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}
 
 T = TypeVar("T")
 
@@ -40,6 +43,10 @@ class Request:
     health_check: bool = False
     tokens: float = 0.0  # generated so far; steps may be worth less than one
     retractions: int = 0
+    waiting: bool = False  # for its turn, on no GPU
+    to_end: bool = False  # aborted on the GPU: with its next step
+    stale: bool = False  # its prompt came from a cache that other weights had filled
+    cached_tokens: int = 0
     came: float = field(default_factory=time.monotonic)
     last: float = field(default_factory=time.monotonic)  # when it had its latest token
 
@@ -73,8 +80,11 @@ class Scheduler:
         self._inbox: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._going = asyncio.Event()
         self._going.set()
-        self.running: list[Request] = []
+        self.running: list[Request] = []  # and waiting
         self.paused = False
+        self.minds_waiting = True  # whether a flush in a pause is refused for requests that wait
+        self.cache = PrefixCache(on=True)
+        self.checksum: Callable[[], str] = lambda: ""  # of the weights as they are
         self.unmapped: set[str] = set()  # memory that a forward pass would fail on
         self.dead = False
         self.outputs = 0  # whatever was sent back so far: a sign of life
@@ -150,6 +160,34 @@ class Scheduler:
         """Whether no request is in it."""
         return not self.running
 
+    @property
+    def flushable(self) -> bool:
+        """Whether no request keeps the cache."""
+        if self.paused and not self.minds_waiting:
+            return all(request.waiting for request in self.running)
+        return self.idle
+
+    def flush(self) -> bool:
+        """Empty the cache, unless a request keeps it."""
+        if not self.flushable:
+            return False
+        self.cache.clear()
+        return True
+
+    def hold(self, mode: str) -> None:
+        """Stand still; ``retract`` takes requests off the GPU, ``in_place`` leaves them there."""
+        self.paused = True
+        if mode == "retract":
+            for request in self.running:
+                request.retractions += not request.waiting
+                request.waiting = True
+
+    def release(self) -> None:
+        """Go on."""
+        self.paused = False
+        for request in self.running:
+            request.waiting = False
+
     async def _turn(self) -> None:
         busy = bool(self.running) and not self.paused
         if not busy:
@@ -169,6 +207,7 @@ class Scheduler:
     def _admit(self, request: Request) -> None:
         if request.health_check and self.running:
             return  # what runs shows that it lives
+        request.waiting = self.paused
         self.running.append(request)
         self.prompt_tokens += len(request.prompt)
 
@@ -178,6 +217,10 @@ class Scheduler:
                 "ValueError: Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)"
             )
         for request in list(self.running):
+            if request.to_end:
+                self._end(request, _ABORTED)
+                continue
+            self._prefilled(request)
             before = request.generated
             request.tokens += self._tokens_per_step
             self._progressed(request, before)
@@ -185,6 +228,14 @@ class Scheduler:
             if request.generated >= request.max_new_tokens:
                 self._end(request, {"type": "length", "length": request.max_new_tokens})
         self.outputs += 1
+
+    def _prefilled(self, request: Request) -> None:
+        if request.health_check or request.tokens:
+            return
+        now, cached = self.checksum(), self.cache.cached(request.prompt)
+        request.stale = cached is not None and cached != now
+        request.cached_tokens = len(request.prompt) - 1 if cached is not None else 0
+        self.cache.fill(request.prompt, now)
 
     def _progressed(self, request: Request, before: int) -> None:
         self.generated_tokens += request.generated - before
@@ -204,7 +255,10 @@ class Scheduler:
 
     def _abort(self, rid: str, everything: bool) -> None:
         for request in list(self.running):
-            if everything or request.rid.startswith(rid):
-                self.aborted_requests += 1
-                reason = {"type": "abort", "message": "Aborted", "status_code": None}
-                self._end(request, {**reason, "err_type": None})
+            if not (everything or request.rid.startswith(rid)):
+                continue
+            self.aborted_requests += 1
+            if self.paused and not request.waiting:
+                request.to_end = True  # it is on the GPU, where nothing moves
+            else:
+                self._end(request, _ABORTED)

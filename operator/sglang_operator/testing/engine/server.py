@@ -18,6 +18,7 @@ from sglang_operator.testing.engine.commands import Commands
 from sglang_operator.testing.engine.control import Control, Faults
 from sglang_operator.testing.engine.manager import UNHEALTHY, UP, Manager
 from sglang_operator.testing.engine.nodes import Nodes
+from sglang_operator.testing.engine.prefix_cache import PrefixCache
 from sglang_operator.testing.engine.scheduler import (
     Request,
     Scheduler,
@@ -48,6 +49,9 @@ class Engine:
             dummy=args.load_format == "dummy",
             source=args.model_path,
         )
+        self._scheduler.minds_waiting = behaviour.flush_minds_waiting
+        self._scheduler.cache = PrefixCache(on=not getattr(args, "disable_radix_cache", False))
+        self._scheduler.checksum = weights.checksum
         self._commands = Commands(args, behaviour, settings, self._scheduler, weights)
         self._faults = Faults(settings.answer_seconds)
         self._api = Api(self._manager, self._commands, behaviour, self._faults)

@@ -81,9 +81,9 @@ class TrainerApi:
 
     async def _flush(self, request: web.Request) -> web.Response:
         self._manager.touched()
-        idle = await self._scheduler.call(lambda: self._scheduler.idle)
+        done = await self._scheduler.call(self._scheduler.flush)
         failed = _NOT_FLUSHED if self._behaviour.failed_flush_text else _FLUSHED
-        return web.Response(text=_FLUSHED if idle else failed, status=200 if idle else 400)
+        return web.Response(text=_FLUSHED if done else failed, status=200 if done else 400)
 
     # --- memory: the answer has no content, as a function that returns nothing has in FastAPI
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RANDOM, WHOLE, TORN, GARBAGE = "random", "whole", "torn", "garbage"
+STALE = "stale"  # an answer from the cache of other weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,135 @@
+"""Pause: nothing is answered while weights are written, nor from a cache of the old ones after it.
+
+A prefix cache that the old weights filled outlives them: what is answered from it is of no version
+at all.  So a pause ends with a flush, which SGLang refuses while requests hold memory; it tells
+that they are gone, too.  What the modes of ``/pause_generation`` leave (managers/scheduler.py and
+tokenizer_manager.py of the wheels; measured on SGLang 0.5.14, 2026-11-28, 16 clients, one H200):
+
+- ``abort`` ends what runs, and then looks once a second whether it has ended: 1.0 s under load.
+  ``retract`` takes requests off the GPU in 2 ms; ``/abort_request`` ends them where they wait then,
+  and the flush goes through at once: 20 to 60 ms for a whole sync, the same partial answers.
+- ``retract`` alone keeps requests.  Whether a flush minds those that wait depends on the version.
+- ``in_place`` keeps them on the GPU, where no version flushes.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from sglang_operator.client import texts
+from sglang_operator.client.errors import EngineError, Unsupported
+from sglang_operator.client.registry import Engine
+
+if TYPE_CHECKING:
+    from sglang_operator.client.calls import EngineCalls
+    from sglang_operator.engine.versions import Features
+
+ABORT, RETRACT = "abort", "retract"
+IDLE_SECONDS = 60.0  # that paused engines may take to become idle
+IDLE_POLL_SECONDS = 0.02
+# What runs without a pause, because the trainer says that nothing does, is not waited for.
+UNPAUSED_SECONDS = 1.0
+# Requests that wait for their grammar are not ended while the scheduler stands still.
+QUICK_SECONDS = 1.0
+
+_MODES = (ABORT, RETRACT)
+
+
+def check(mode: str | None, features: "Features", version: str) -> None:
+    """Raises Unsupported where engines of this version cannot be paused like this."""
+    if mode is None:
+        return
+    if not features.pause:
+        raise Unsupported(texts.NO_PAUSE.format(version=version))
+    if mode not in _MODES:
+        raise Unsupported(texts.PAUSE_UNKNOWN.format(mode=mode))
+    if mode == RETRACT and not features.pause_modes:
+        raise Unsupported(texts.PAUSE_MODE.format(version=version, mode=mode))
+    if mode == RETRACT and not features.flush_keeps_requests:
+        raise Unsupported(texts.PAUSE_KEEPS_CACHE.format(version=version, mode=mode))
+
+
+def ends_quickly(mode: str, features: "Features") -> bool:
+    """Whether requests are ended where a retraction left them."""
+    return mode == ABORT and features.pause_modes
+
+
+async def stop(
+    calls: "EngineCalls",
+    engines: Sequence[Engine],
+    mode: str,
+    features: "Features",
+    *,
+    asleep: Collection[str | None] = (),
+    whole: bool = False,
+) -> None:
+    """Pause, until no request runs and no cache is left.  Raises EngineError.
+
+    ``asleep``: the instances that have no memory to flush.  ``whole``: their weights are those that
+    they are to be answered from, so that they may run on for a moment where that is what it takes.
+    """
+    quick = ends_quickly(mode, features)
+    sent = {"mode": RETRACT if quick else mode}
+    await calls.post_all(engines, "/pause_generation", sent)
+    if quick:
+        await _abort_all(calls, engines)
+    awake = [engine for engine in engines if engine.instance not in asleep]
+    if quick and whole:
+        awake = await _flush_all(calls, awake, quick, QUICK_SECONDS)
+        # SGLang's own way: once a second, with a scheduler that works.
+        await calls.post_all(awake, "/continue_generation", {})
+        await calls.post_all(awake, "/pause_generation", {"mode": ABORT})
+    await drain(calls, awake, aborts=quick)
+
+
+async def drain(
+    calls: "EngineCalls",
+    engines: Iterable[Engine],
+    *,
+    aborts: bool = False,
+    limit: float | None = None,
+) -> None:
+    """Empty the caches; raises EngineError for one that is still busy after ``limit`` seconds.
+
+    ``aborts``: what comes late, because it was on its way when the pause began, is ended too.
+    """
+    limit = IDLE_SECONDS if limit is None else limit
+    for engine in await _flush_all(calls, list(engines), aborts, limit):
+        raise EngineError(
+            rank=engine.rank,
+            url=engine.url or "-",
+            path="/flush_cache",
+            status=400,
+            said=texts.BUSY.format(seconds=limit),
+        )
+
+
+async def _abort_all(calls: "EngineCalls", engines: Iterable[Engine]) -> None:
+    """End all requests; clients get what was generated so far."""
+    await calls.post_all(engines, "/abort_request", {"rid": "", "abort_all": True})
+
+
+async def _flush_all(
+    calls: "EngineCalls", engines: Sequence[Engine], aborts: bool, limit: float
+) -> list[Engine]:
+    """The engines that are still busy in the end."""
+    deadline = time.monotonic() + limit
+    flushed = (_flush(calls, engine, aborts, deadline) for engine in engines)
+    idle = await asyncio.gather(*flushed)
+    return [engine for engine, done in zip(engines, idle, strict=True) if not done]
+
+
+async def _flush(calls: "EngineCalls", engine: Engine, aborts: bool, deadline: float) -> bool:
+    while True:
+        try:
+            await calls.post(engine, "/flush_cache", {})
+            return True
+        except EngineError as error:
+            if error.status != 400:
+                raise
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(IDLE_POLL_SECONDS)
+        if aborts:
+            await _abort_all(calls, [engine])
