@@ -82,7 +82,12 @@ EVERYTHING: Template = {
             },
             {
                 "name": "secret",
-                "secret": {"secretName": "s", "items": _ITEMS, "defaultMode": 256},
+                "secret": {
+                    "secretName": "s",
+                    "items": _ITEMS,
+                    "defaultMode": 256,
+                    "optional": True,
+                },
             },
             {"name": "big", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}},
             {
@@ -101,6 +106,33 @@ EVERYTHING: Template = {
                     }
                 },
             },
+            {"name": "scratch", "emptyDir": {}},
+            {
+                "name": "copy",
+                "ephemeral": {
+                    "volumeClaimTemplate": {
+                        "spec": {
+                            "accessModes": ["ReadWriteOncePod"],
+                            "resources": {
+                                "requests": {"storage": "1Gi"},
+                                "limits": {"storage": "2Gi"},
+                            },
+                            "volumeAttributesClassName": "gold",
+                            "volumeName": "v",
+                            "dataSourceRef": {
+                                "apiGroup": "snapshot.storage.k8s.io",
+                                "kind": "VolumeSnapshot",
+                                "name": "a",
+                            },
+                            "dataSource": {
+                                "apiGroup": "snapshot.storage.k8s.io",
+                                "kind": "VolumeSnapshot",
+                                "name": "a",
+                            },
+                        },
+                    }
+                },
+            },
         ],
         "containers": [
             {
@@ -112,8 +144,18 @@ EVERYTHING: Template = {
                         "name": "B",
                         "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}},
                     },
-                    {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
-                    {"name": "D", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                    {
+                        "name": "C",
+                        "valueFrom": {
+                            "configMapKeyRef": {"name": "c", "key": "k", "optional": True}
+                        },
+                    },
+                    {
+                        "name": "D",
+                        "valueFrom": {
+                            "fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}
+                        },
+                    },
                     {
                         "name": "E",
                         "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['team']"}},
@@ -121,13 +163,28 @@ EVERYTHING: Template = {
                     {
                         "name": "F",
                         "valueFrom": {
-                            "resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}
+                            "resourceFieldRef": {
+                                "containerName": "engine",
+                                "resource": "limits.memory",
+                                "divisor": "1Mi",
+                            }
+                        },
+                    },
+                    {
+                        "name": "G",
+                        "valueFrom": {
+                            "fileKeyRef": {
+                                "volumeName": "scratch",
+                                "path": "a/env",
+                                "key": "K",
+                                "optional": True,
+                            }
                         },
                     },
                 ],
                 "envFrom": [
                     {"prefix": "P_", "configMapRef": {"name": "c", "optional": True}},
-                    {"secretRef": {"name": "s"}},
+                    {"secretRef": {"name": "s", "optional": False}},
                 ],
                 "volumeMounts": [
                     {"name": "claim", "mountPath": "/models", "readOnly": True, "subPath": "a/b"},
@@ -137,6 +194,7 @@ EVERYTHING: Template = {
                     {"name": "secret", "mountPath": "/keys"},
                     {"name": "big", "mountPath": "/dev/shm"},
                     {"name": "own", "mountPath": "/cache", "subPathExpr": "$(A)"},
+                    {"name": "copy", "mountPath": "/copy"},
                 ],
                 "resources": {
                     "requests": {

@@ -2,7 +2,7 @@
 (Kubernetes pkg/apis/core/validation)."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -32,10 +32,12 @@ _STANDARD = ("cpu", "memory", "ephemeral-storage")
 _HUGE = "hugepages-"
 
 
-def environment(items: Items, where: str) -> Iterator[errors.Problem]:
-    """Variables, one by one."""
+def environment(items: Items, where: str, folders: Collection[str]) -> Iterator[errors.Problem]:
+    """Variables, one by one; ``folders`` are the volumes that are an emptyDir."""
     for index, item in enumerate(items):
         at = f"{where}[{index}]"
+        if "fileKeyRef" in item.get("valueFrom", ()):
+            yield from _file(item["valueFrom"]["fileKeyRef"], f"{at}.valueFrom.fileKeyRef", folders)
         if not syntax.is_variable(item.get("name", "")):
             yield syntax.wrong(f"{at}.name", item.get("name", ""), syntax.VARIABLE)
         if "valueFrom" in item:
@@ -57,6 +59,18 @@ def _source(item: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
         yield from _field(found["fieldRef"], f"{at}.fieldRef")
     if "resourceFieldRef" in found:
         yield from _amount_of(found["resourceFieldRef"], f"{at}.resourceFieldRef")
+
+
+def _file(found: Mapping[str, Any], at: str, folders: Collection[str]) -> Iterator[errors.Problem]:
+    """A key of a file with variables, in a volume of the pod."""
+    if not syntax.is_variable(found.get("key", "")):
+        yield syntax.wrong(f"{at}.key", found.get("key", ""), syntax.VARIABLE)
+    if found.get("volumeName", "") not in folders:
+        expected = "a volume of the kind emptyDir"
+        yield syntax.wrong(f"{at}.volumeName", found.get("volumeName", ""), expected)
+    path = found.get("path", "")
+    if not path or ".." in path.split("/"):
+        yield syntax.wrong(f"{at}.path", path, 'a path without ".."')
 
 
 def _reference(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:

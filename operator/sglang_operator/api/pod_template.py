@@ -104,7 +104,9 @@ def _problems(kept: Mapping[str, Any], gpus: str) -> Iterator[errors.Problem]:
         container.get("env", ()),
         f"{where}.volumes",
     )
-    yield from pod_container.environment(container.get("env", ()), f"{_CONTAINER}.env")
+    folders = pod_volumes.folders(body.get("volumes", ()), container.get("volumeMounts", ()))
+    variables = container.get("env", ())
+    yield from pod_container.environment(variables, f"{_CONTAINER}.env", folders)
     yield from pod_container.whole_sources(container.get("envFrom", ()), f"{_CONTAINER}.envFrom")
     resources = container.get("resources", {})
     yield from pod_container.resources(resources, f"{_CONTAINER}.resources", gpus)

@@ -300,6 +300,13 @@ def _claim_spec(spec: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
     for name in ("dataSource", "dataSourceRef"):
         if name in spec:
             yield from _data_source(spec[name], f"{at}.{name}")
+    one, other = (
+        [spec[name].get(part) for part in ("apiGroup", "kind", "name")] if name in spec else None
+        for name in ("dataSource", "dataSourceRef")
+    )
+    if one is not None and other is not None and one != other:
+        expected = "the same as dataSourceRef"
+        yield syntax.wrong(f"{at}.dataSource", spec["dataSource"], expected, "remove dataSource")
 
 
 def _data_source(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
@@ -328,11 +335,22 @@ _SOURCES = {
 # --- mounts
 
 
+def _own(mounts: Items) -> set[str]:
+    """The operator's volumes that nothing takes the place of."""
+    places = ((SHM_VOLUME, SHM_DIR), (CACHE_VOLUME, CACHE_DIR))
+    return {name for name, path in places if not mounted(mounts, path)}
+
+
+def folders(volumes: Items, mounts: Items) -> set[str]:
+    """Names of the volumes that are an emptyDir, as one without a source is."""
+    own = _own(mounts) - {volume.get("name") for volume in volumes}
+    given = (volume for volume in volumes if "emptyDir" in volume or volume.keys() == {"name"})
+    return own | {volume.get("name", "") for volume in given}
+
+
 def _mounts(volumes: Items, mounts: Items, where: str) -> Iterator[errors.Problem]:
     there = {volume.get("name", ""): volume for volume in volumes}
-    own = {SHM_VOLUME} if not mounted(mounts, SHM_DIR) else set()
-    if not mounted(mounts, CACHE_DIR):
-        own.add(CACHE_VOLUME)
+    own = _own(mounts)
     seen: set[str] = set()
     for index, item in enumerate(mounts):
         at = f"{where}[{index}]"
