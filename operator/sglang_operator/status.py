@@ -16,7 +16,7 @@ from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
 from sglang_operator.planner.rollout import Waits
-from sglang_operator.planner.weights import WeightsPlan
+from sglang_operator.planner.weights import WeightsPlan, reachable
 
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
@@ -133,6 +133,7 @@ def compute_refused(
     alive = [pod for pod in observed.pods if not pod.ended and not pod.dying]
     up = sum(pod.containers_ready for pod in alive)
     in_service = sum(pod.ready for pod in alive)
+    synced = sum(map(reachable, alive))
     engines = previous.get("engines", {})
     desired = engines.get("desired", 0)
     kept = {key: previous[key] for key in KEPT if key in previous}
@@ -147,7 +148,7 @@ def compute_refused(
         "replicas": len(observed.pods),
         "selector": names.selector_text(refused.owner.name),
         "readySummary": f"{up}/{desired}",
-        "syncedSummary": f"{in_service}/{desired}",
+        "syncedSummary": f"{synced}/{desired}",
         "engines": {
             "desired": desired,
             "created": len(observed.pods),
@@ -184,7 +185,7 @@ def gate_of(status: Mapping[str, Any]) -> spec.WeightsGate:
 
 
 def _synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> int:
-    """Engines whose weights somebody vouches for; without a gate, those that serve."""
+    """SYNCED: engines whose gate is open; without a gate, those that serve."""
     return weights.synced if pool.gated else tally.in_service
 
 
@@ -195,6 +196,7 @@ def _weights(weights: WeightsPlan, previous: Mapping[str, Any]) -> dict[str, Any
         "phase": current.phase.value,
         "version": current.version,
         "synced": weights.synced,
+        "holding": weights.holding,
         "skew": weights.skew,
         "message": current.message if current.phase is Phase.ABORTED else "",
         "history": _history(current, previous.get("history", [])),
@@ -446,17 +448,21 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
 def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition:
     synced = _synced(pool, weights, tally)
     current = weights.transaction
-    if pool.gate is spec.WeightsGate.OFF:
-        status, reason, text = conditions.TRUE, conditions.GATE_OFF, texts.GATE_OFF
-    elif current.version and current.memory_lost:
+    if current.version and current.memory_lost and pool.gated:
         status, reason = conditions.FALSE, conditions.WEIGHTS_RELEASED
         text = texts.WEIGHTS_RELEASED
+    elif current.phase is Phase.SLEEPING:
+        status, reason, text = conditions.FALSE, conditions.ASLEEP, texts.ASLEEP
+    elif pool.gate is spec.WeightsGate.OFF:
+        status, reason, text = conditions.TRUE, conditions.GATE_OFF, texts.GATE_OFF
     elif tally.desired and synced == tally.desired:
         status, reason, text = conditions.TRUE, conditions.SYNCED, texts.SYNCED
     elif current.phase is Phase.ABORTED:
         status, reason, text = conditions.FALSE, conditions.SYNC_ABORTED, texts.SYNC_ABORTED
     elif pool.gate is spec.WeightsGate.VERSIONED and tally.desired:
         status, reason, text = conditions.FALSE, conditions.WAITING_FOR_VERSION, texts.UNVERSIONED
+    elif tally.desired and weights.holding == tally.desired:
+        status, reason, text = conditions.FALSE, conditions.GATES_OPENING, texts.GATES_OPENING
     else:
         reason = conditions.WAITING_FOR_TRAINER if tally.desired else conditions.NO_ENGINES
         status, text = conditions.FALSE, texts.WAITING_FOR_TRAINER
@@ -467,6 +473,9 @@ def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition
         message=_bounded(
             text.format(
                 synced=synced,
+                holding=weights.holding,
+                covered=weights.covered,
+                released=" and ".join(current.released) or "GPU",
                 desired=tally.desired,
                 message=current.message,
                 phase=current.phase.value,

@@ -118,7 +118,7 @@ def test_sleep_closes_the_gates_before_it_is_acknowledged_and_the_pool_stays_rea
     pool.wait(lambda: pool.registry()["weights"]["transaction"] == "nap", "acknowledged")
     assert {engine["gate"] for engine in pool.registry()["engines"]} == {"Closed"}
     pool.wait(lambda: in_service(pool) == [], "nobody in service")
-    assert synced(pool) == "4/4"
+    pool.wait(lambda: synced(pool) == "0/4", "nobody reaches them")
     assert pool.condition(conditions.READY)["status"] == "True"
     annotate(pool, "trainer", phase="Awake", transaction="up")
     pool.wait(lambda: pool.registry()["weights"]["transaction"] == "up", "acknowledged")

@@ -8,7 +8,7 @@ import pytest
 from sglang_operator import status
 from sglang_operator.api import conditions, spec
 from sglang_operator.planner import weights
-from sglang_operator.planner.observed import Observed, ObservedNode, Termination
+from sglang_operator.planner.observed import Gate, Observed, ObservedNode, Termination
 from sglang_operator.planner.plan import plan
 from sglang_operator.status import Trouble
 from tests import gitops
@@ -146,20 +146,60 @@ def test_a_dummy_pool_is_ready_before_any_trainer_and_says_that_it_is_not_synced
 
 
 @pytest.mark.parametrize("phase", ["Sleeping", "Awake"])
-def test_engines_that_gave_up_their_weights_are_counted_on_and_said_not_to_hold_them(phase):
-    """The column does not follow the training step; the condition says what is so."""
+def test_engines_that_gave_up_their_weights_are_said_not_to_hold_them(phase):
     pool = a_pool()
     pods = all_pods(pool, container_id="containerd://1")
     held = ",".join(filter(None, map(weights.instance, pods)))
     told: dict[str, Any] = {"instances": held, "version": "step-1"}
     asleep = compute(pool, pods, children=a_lease(pool, phase=phase, holder="t", **told))
     synced = condition(asleep, conditions.WEIGHTS_SYNCED)
-    assert asleep["syncedSummary"] == "12/12"
+    assert asleep["syncedSummary"] == "0/12"
+    assert asleep["weights"]["holding"] == 0
     assert (synced["status"], synced["reason"]) == ("False", conditions.WEIGHTS_RELEASED)
     assert "12/12 engines had from the last commit are released" in synced["message"]
-    told["intact"] = "true"
-    kept = compute(pool, pods, children=a_lease(pool, phase=phase, holder="t", **told))
-    assert condition(kept, conditions.WEIGHTS_SYNCED)["status"] == "True"
+
+
+def asleep_with_its_weights(pool, pods):
+    """What the status says of it."""
+    told: dict[str, Any] = {
+        "instances": ",".join(filter(None, map(weights.instance, pods))),
+        "version": "step-1",
+        "intact": "true",
+        "released": "kv_cache",
+    }
+    return compute(pool, pods, children=a_lease(pool, phase="Sleeping", holder="t", **told))
+
+
+def test_a_pool_asleep_with_its_weights_says_that_nobody_reaches_it_and_what_helps():
+    pool = a_pool()
+    gate = Gate(is_open=False, version="", reason="Sleeping")
+    found = asleep_with_its_weights(pool, all_pods(pool, container_id="containerd://1", gate=gate))
+    assert found["syncedSummary"] == "0/12"
+    assert (found["weights"]["synced"], found["weights"]["holding"]) == (0, 12)
+    synced = condition(found, conditions.WEIGHTS_SYNCED)
+    assert (synced["status"], synced["reason"]) == ("False", conditions.ASLEEP)
+    assert "kv_cache memory is released" in synced["message"]
+    assert synced["message"].endswith("wake them")
+
+
+def test_a_pool_without_a_gate_is_not_synced_while_it_sleeps():
+    raw = guide_spec(
+        strategy_args={"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
+    )
+    pool = a_pool(raw)
+    found = asleep_with_its_weights(pool, all_pods(pool, container_id="containerd://1", ready=True))
+    synced = condition(found, conditions.WEIGHTS_SYNCED)
+    assert (synced["status"], synced["reason"]) == ("False", conditions.ASLEEP)
+
+
+def test_committed_weights_behind_gates_that_still_open_are_told_as_such():
+    pool = a_pool()
+    pods = all_pods(pool, container_id="containerd://1")
+    held = ",".join(filter(None, map(weights.instance, pods)))
+    lease = a_lease(pool, phase="Committed", instances=held, version="step-1", intact="true")
+    synced = condition(compute(pool, pods, children=lease), conditions.WEIGHTS_SYNCED)
+    assert (synced["status"], synced["reason"]) == ("False", conditions.GATES_OPENING)
+    assert "0/12 gates are open" in synced["message"]
 
 
 def test_a_pool_that_loads_its_weights_has_no_gate():

@@ -46,6 +46,8 @@ WAITING_FOR_TRAINER = "WaitingForTrainer"
 WAITING_FOR_VERSION = "WaitingForVersion"
 SYNC_ABORTED = "SyncAborted"
 WEIGHTS_RELEASED = "WeightsReleased"
+ASLEEP = "Asleep"
+GATES_OPENING = "GatesOpening"
 NO_ENGINES = "NoEngines"
 
 

@@ -107,8 +107,15 @@ STALLED = (
 SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
 GATE_OFF = "engines load their weights themselves; nothing keeps requests away"
 SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"
+ASLEEP = (
+    "the engines' {released} memory is released, and {synced}/{desired} gates are open; wake them"
+)
+GATES_OPENING = (
+    "{holding}/{desired} engines hold weights that a trainer committed; {synced}/{desired} gates "
+    "are open, the others follow"
+)
 WAITING_FOR_TRAINER = (
-    "{synced}/{desired} engines hold weights that a trainer committed; the others started with "
+    "{holding}/{desired} engines hold weights that a trainer committed; the others started with "
     "random weights and get no requests until then"
 )
 UNVERSIONED = (
@@ -119,7 +126,7 @@ SYNC_ABORTED = (
     "a weight update was aborted: {message}; no engine gets requests until a trainer commits one"
 )
 WEIGHTS_RELEASED = (
-    "{phase}: the weights that {synced}/{desired} engines had from the last commit are released; "
+    "{phase}: the weights that {covered}/{desired} engines had from the last commit are released; "
     "no engine gets requests until a trainer commits anew"
 )
 SYNC_EXPIRED = (
@@ -193,6 +200,10 @@ GATES_CLOSED = (
     "{closed} of {desired} engines are up, but clients do not reach them: the weights gate "
     "({gate}) is closed until a trainer commits"
 )
+GATES_ASLEEP = (
+    "{closed} of {desired} engines are up, but clients do not reach them: the trainer put them to "
+    "sleep, and their weights are kept"
+)
 ENGINES_GO_ON = (
     "engines that run on as they were: {count} ({gpus} GPUs); nothing restarts or scales them "
     "until the spec is mended"
@@ -212,6 +223,7 @@ DO_UNSUSPEND = (
 DO_ROLLOUT = "kubectl sglang rollout status {name} -n {namespace}"
 DO_IMAGE = "check spec.image and podTemplate.spec.imagePullSecrets; kubectl describe pods says more"
 DO_COMMIT = "let the trainer commit through the Lease {name}-weights (sglang_operator.client)"
+DO_WAKE = "let the trainer wake them, or: kubectl sglang weights wake {name} -n {namespace}"
 DO_RESUME = "kubectl sglang rollout resume {name} -n {namespace}"
 NO_POOLS = "there is no SGLangInference in {namespace} to wait for; -A looks in all namespaces"
 POOL_GONE = "there is no such pool, or it was deleted meanwhile"

@@ -147,12 +147,22 @@ def _told(pool: SeenPool, condition: Any, level: Level) -> Verdict:
 def _weights(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
     """Engines that are up and kept from requests."""
     closed = pool.count(EngineState.UP)
-    if closed and planned.gate is not WeightsGate.OFF:
+    told = pool.condition(conditions.WEIGHTS_SYNCED)
+    reason = told.get("reason", conditions.WAITING_FOR_TRAINER)
+    gated = planned.gate is not WeightsGate.OFF
+    if reason == conditions.ASLEEP:
+        desired = len(pool.plan.engines)
+        asleep = texts.GATES_ASLEEP.format(closed=closed, desired=desired)
         yield Verdict(
             level=Level.NOTE,
-            reason=pool.condition(conditions.WEIGHTS_SYNCED).get(
-                "reason", conditions.WAITING_FOR_TRAINER
-            ),
+            reason=reason,
+            what=asleep if gated else told["message"],
+            do=texts.DO_WAKE.format(name=pool.name, namespace=pool.namespace),
+        )
+    elif closed and gated:
+        yield Verdict(
+            level=Level.NOTE,
+            reason=reason,
             what=texts.GATES_CLOSED.format(
                 closed=closed, desired=len(pool.plan.engines), gate=planned.gate.value
             ),

@@ -16,7 +16,7 @@ from sglang_operator.api.weights import Phase, Transaction, shown
 from sglang_operator.client import given
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.pool import AsyncPool
-from sglang_operator.client.registry import Registry
+from sglang_operator.client.registry import IN_SERVICE, Engine, Registry
 
 ABORT_SECONDS = 10.0
 Lines = Iterable[str]
@@ -146,10 +146,15 @@ def status(pool: str, *, as_json: bool, **options: Any) -> tuple[str, bool]:
 
     run(look, pool, **options)
     registry, state = found[0]
-    open_ = [engine for engine in registry.engines if engine.gate in ("Open", None)]
-    synced = bool(registry.engines) and len(open_) == len(registry.engines)
+    open_ = [engine for engine in registry.engines if _open(engine)]
+    synced = state.phase is not Phase.SLEEPING and 0 < len(open_) == len(registry.engines)
     text = _json(registry, state) if as_json else _text(registry, state, len(open_))
     return text, synced
+
+
+def _open(engine: Engine) -> bool:
+    """Whether it counts as SYNCED, as in the pool's status: without a gate, if it serves."""
+    return engine.gate == "Open" if engine.gate else engine.state == IN_SERVICE
 
 
 def _json(registry: Registry, state: Transaction) -> str:

@@ -15,6 +15,7 @@ from sglang_operator.api.spec import PoolSpec
 from sglang_operator.picture.scene import DEFAULT_RESOURCE, Node, Scene, SeenPool
 from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Pool
+from sglang_operator.planner.weights import reachable
 from sglang_operator.roll import device_mapping
 
 MAX_EMPTY_ROWS = 16
@@ -213,7 +214,8 @@ def _legend(index: int, pool: SeenPool, tenants: Iterable[Tenant]) -> Legend:
         name=pool.name,
         namespace=pool.namespace,
         ready=f"{up}/{pool.desired}",
-        synced=f"{pool.count(EngineState.IN_SERVICE)}/{pool.desired}",
+        synced=f"{sum(view.pod is not None and reachable(view.pod) for view in pool.plan.engines)}"
+        f"/{pool.desired}",
         gpus=sum(tenant.gpus for tenant in own),
         letters=_span([tenant.letter for tenant in own]),
         reason=reason or texts.NOT_SEEN_YET,

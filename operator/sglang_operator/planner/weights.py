@@ -111,10 +111,22 @@ class WeightsPlan:
             serves = any(view.state is EngineState.IN_SERVICE for view in self.engines)
         return Awaited(step=step, epoch=epoch, serves=serves)
 
-    @property
+    @cached_property
     def synced(self) -> int:
-        """Engines that hold weights which somebody vouches for."""
+        """SYNCED: engines that clients reach now, as far as it is for the weights."""
+        closing = {change.pod.uid for change in self.gates if not change.is_open}
+        pods = (view.pod for view in self.engines)
+        return sum(pod is not None and pod.uid not in closing and reachable(pod) for pod in pods)
+
+    @property
+    def holding(self) -> int:
+        """Engines that hold weights which somebody vouches for, reachable or not."""
         return len(self.versions)
+
+    @property
+    def covered(self) -> int:
+        """Engines that the last commit covered, whatever became of their weights."""
+        return sum(instance(view.pod) in self.transaction.instances for view in self.engines)
 
     @property
     def skew(self) -> int:
@@ -130,6 +142,16 @@ def epoch(engines: Iterable[EngineView]) -> str:
     """Digest of the ordered (rank, pod UID, container ID, GPUs); sixteen hexadecimal digits."""
     lines = "\n".join(_line(view) for view in engines)
     return hashlib.sha256(lines.encode()).hexdigest()[:EPOCH_DIGITS]
+
+
+def reachable(pod: ObservedPod) -> bool:
+    """Whether clients reach it, as far as it is for the weights: its gate is open.
+
+    A pod without a gate serves as soon as it is ready; one whose gate was never set is not.
+    """
+    if pod.ended or pod.deleting:
+        return False
+    return pod.gate.is_open if pod.gate is not None else pod.ready
 
 
 def instance(pod: ObservedPod | None) -> str | None:
@@ -321,10 +343,10 @@ def _versions(
 ) -> Iterable[tuple[names.GroupName, str]]:
     """By engine, the version that was last vouched for.
 
-    Through a sync and through sleep it is that of the last commit: the count of synced engines
-    does not follow the training step (design.md §5).  After an abort nobody vouches for anything.
+    Through a sync and through a sleep that keeps the weights it is that of the last commit.  After
+    an abort, and once the memory of the weights was released, nobody vouches for anything.
     """
-    if current.phase is Phase.ABORTED:
+    if current.phase is Phase.ABORTED or current.memory_lost:
         return
     for view in engines:
         pod = view.pod

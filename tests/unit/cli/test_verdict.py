@@ -33,6 +33,16 @@ def test_closed_gates_are_a_note_that_says_who_opens_them():
     assert "actor-infer-weights" in said.do
 
 
+def test_a_pool_asleep_with_its_weights_is_to_be_woken():
+    world = guide()
+    world.pools[0]["status"]["conditions"].append(
+        {"type": "WeightsSynced", "status": "False", "reason": "Asleep", "message": "wake them"}
+    )
+    said = _said(world)
+    assert "commit" not in said["Asleep"].what + said["Asleep"].do
+    assert "kubectl sglang weights wake actor-infer -n rl" in said["Asleep"].do
+
+
 def test_a_refused_pool_is_told_in_the_operators_words():
     world = guide()
     world.pools[0]["spec"]["num_gpus_per_worker"] = 5

@@ -54,6 +54,15 @@ def test_a_sync_by_hand(world, weights):
     assert f"1     g2-3    InService  Open  step-1   {world.engines[1].url}\n" in shown
 
 
+def test_a_pool_asleep_with_its_weights_is_not_synced_until_it_is_woken(world, weights):
+    weights("begin", "step-1")
+    weights("commit")
+    weights("sleep", "--tags", "kv_cache")
+    assert "synced    0/2\n" in weights("status", code=1)
+    weights("wake", "--tags", "kv_cache")
+    assert "synced    2/2\n" in weights("status")
+
+
 def test_status_for_programs(world, weights):
     found = json.loads(weights("status", "-o", "json", code=1))
     assert (found["phase"], found["version"], found["holder"]) == ("Idle", None, None)

@@ -177,14 +177,40 @@ def test_the_lease_of_an_earlier_pool_of_this_name_says_nothing():
     assert plan.transaction.phase is Phase.IDLE
 
 
-def test_synced_does_not_follow_the_training_step():
+def counts(pool, pods, phase, **lease):
+    """What clients reach, and what holds committed weights."""
+    told = {"version": "step-1", "instances": instances(pods), "holder": "trainer"}
+    plan = weighed(pool, pods, children=a_lease(pool, phase=phase, **told, **lease))
+    return plan.synced, plan.holding
+
+
+def test_a_sync_changes_neither_what_clients_reach_nor_what_holds_weights():
     pool = a_pool()
-    pods = running(pool, gate=Gate(is_open=False, reason="Sleeping"))
-    for phase in ("Syncing", "Sleeping", "Awake", "Committed"):
-        lease = a_lease(
-            pool, phase=phase, version="step-1", instances=instances(pods), holder="trainer"
-        )
-        assert weighed(pool, pods, children=lease).synced == 12, phase
+    for intact in ("", "true"):
+        assert counts(pool, running(pool, gate=OPEN), "Syncing", intact=intact) == (12, 12)
+        assert counts(pool, running(pool, gate=OPEN), "Committed", intact=intact) == (12, 12)
+
+
+@pytest.mark.parametrize("gate", [OPEN, CLOSED])
+def test_engines_asleep_with_their_weights_hold_them_and_nobody_reaches_them(gate):
+    """A gate that is about to close counts as closed."""
+    pool = a_pool()
+    for tags in ("kv_cache", "kv_cache,cuda_graph"):
+        found = counts(pool, running(pool, gate=gate), "Sleeping", intact="true", released=tags)
+        assert found == (0, 12)
+
+
+@pytest.mark.parametrize("phase", ["Sleeping", "Awake"])
+def test_engines_that_gave_up_their_weights_hold_none(phase):
+    pool = a_pool()
+    assert counts(pool, running(pool, gate=CLOSED), phase) == (0, 0)
+
+
+def test_an_engine_on_its_way_out_is_reached_by_nobody():
+    pool = a_pool()
+    pods = running(pool, gate=OPEN)
+    pods[0] = dataclasses.replace(pods[0], deleting=True)
+    assert counts(pool, pods, "Committed", intact="true")[0] == 11
 
 
 def test_after_an_abort_nobody_vouches_for_any_engine():
