@@ -325,7 +325,7 @@ def _progress(
         return conditions.CREATING, message
     if tally.up < tally.desired:
         return conditions.ENGINES_STARTING, texts.STARTING.format(
-            up=tally.up, desired=tally.desired, starting=tally.created - tally.up
+            up=tally.up, desired=tally.desired, phases=holdups.phases(plan)
         )
     if plan.obsolete:
         return conditions.SCALING, texts.SCALING.format(obsolete=plan.obsolete)

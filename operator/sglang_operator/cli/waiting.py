@@ -9,6 +9,7 @@ from sglang_operator.cli import looking
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.verdict import Level, verdicts
 from sglang_operator.picture.scene import Scene, SeenPool
+from sglang_operator.planner import pod_signatures
 
 READY, SYNCED, DELETED = "ready", "synced", "deleted"
 AIMS = (READY, SYNCED, DELETED)
@@ -16,6 +17,8 @@ AIMS = (READY, SYNCED, DELETED)
 PAUSE = (0.5, 3.0)
 # So long an operator may take to follow another, or to begin after its installation.
 LEADERLESS_SECONDS = 15.0
+# So long what the pool refers to may still be on its way, applied together with it.
+MISSING_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,20 @@ def hopeless(pool: SeenPool, now: float) -> str:
     return f"{stalled['reason']}: {stalled['message']}{advice}"
 
 
+def _missing(pool: SeenPool, since: dict[str, tuple[str, float]]) -> str:
+    """What only a human can make, once it has been missing for a while; or nothing."""
+    key, told = f"{pool.namespace}/{pool.name}", pool.condition(conditions.RECONCILING)
+    reason, now = told.get("reason", ""), time.monotonic()
+    if reason not in pod_signatures.ONLY_A_HUMAN:
+        since.pop(key, None)
+        return ""
+    before = since.get(key)
+    if before is None or before[0] != reason:
+        since[key] = (reason, now)
+        return ""
+    return f"{reason}: {told['message']}" if now - before[1] >= MISSING_SECONDS else ""
+
+
 def wait(
     cluster: Cluster,
     pools: Sequence[str],
@@ -62,6 +79,7 @@ def wait(
 ) -> End:
     """Wait; ``tell`` gets a line whenever something changed.  Raises :class:`ClusterError`."""
     begun = led = time.monotonic()
+    missing: dict[str, tuple[str, float]] = {}
     deadline, pause, told = begun + seconds, PAUSE[0], {""}
     while True:
         left: list[str] = []
@@ -79,6 +97,8 @@ def wait(
             if aim == DELETED or not reached(pool, aim):
                 left.append(line)
                 why = "" if aim == DELETED else hopeless(pool, time.time())
+                if not why and aim != DELETED:
+                    why = _missing(pool, missing)
                 if why:
                     return End(reached=False, lines=(f"{name}: {why}",))
             if line not in told:

@@ -185,6 +185,10 @@ def _taken(pod: ObservedPod, about: Context) -> Diagnosis:
 
 def of_wait(pod: ObservedPod, about: Context) -> Diagnosis | None:
     """Why the engine's container cannot be started; None if all is in order."""
+    if pod.unschedulable and not pod.node:
+        return _by_kubernetes("Unschedulable", pod.unschedulable, about)
+    if told := _companion_holds_up(pod, about):
+        return told
     reason = pod.waiting_reason
     if reason == "CrashLoopBackOff":
         return None  # its last end says why
@@ -197,9 +201,26 @@ def of_wait(pod: ObservedPod, about: Context) -> Diagnosis | None:
     )
 
 
+def _companion_holds_up(pod: ObservedPod, about: Context) -> Diagnosis | None:
+    """A container beside the engine that does not start."""
+    for one in pod.companions:
+        ended = one.last_termination or one.termination
+        if one.waiting_reason == "CrashLoopBackOff" and ended is not None:
+            return _of_companion(one, ended)
+        if one.waiting_reason not in (*_ON_THE_WAY, "CrashLoopBackOff"):
+            told = _by_kubernetes(one.waiting_reason, one.waiting_message, about)
+            said = one.waiting_message or one.waiting_reason
+            return Diagnosis(
+                reason=told.reason if told else one.waiting_reason,
+                message=diagnosis.line(f"{one.kind.value} {one.name}: {said}"),
+                advice=texts.COMPANION_ADVICE.format(container=one.name),
+            )
+    return None
+
+
 def _by_events(events: Iterable[PodEvent], about: Context) -> Diagnosis | None:
     for event in events:
-        if event.reason in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
+        if event.reason in pod_signatures.BEFORE_CONTAINERS:
             return _by_kubernetes(event.reason, event.message, about)
     return None
 

@@ -1,14 +1,70 @@
 """What the engines that are not up wait for, in the words of a status.  Pure."""
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from sglang_operator.api import conditions, texts
+from sglang_operator.api import conditions, names, texts
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.planner import causes
+from sglang_operator.planner.observed import ContainerKind, ObservedPod
 from sglang_operator.planner.plan import EngineState, Plan
 from sglang_operator.planner.pool import Pool
 
 UP = (EngineState.IN_SERVICE, EngineState.UP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Phase:
+    """A part of an engine's way up; the first that fits is the one it is in."""
+
+    words: str
+    fits: Callable[[ObservedPod], bool]
+
+
+_PHASES = (
+    _Phase(words=texts.PHASE_GATED, fits=lambda pod: bool(pod.scheduling_gates and not pod.node)),
+    _Phase(
+        words=texts.PHASE_NO_SCHEDULER,
+        fits=lambda pod: not pod.node and not pod.scheduling and bool(pod.scheduler),
+    ),
+    _Phase(words=texts.PHASE_NODE, fits=lambda pod: not pod.node),
+    _Phase(
+        words=texts.PHASE_INIT,
+        fits=lambda pod: (
+            pod.waiting_reason == "PodInitializing"
+            and any(c.kind is not ContainerKind.SIDECAR for c in pod.companions)
+        ),
+    ),
+    _Phase(
+        words=texts.PHASE_SANDBOX,
+        fits=lambda pod: pod.waiting_reason == "ContainerCreating" and not pod.has_sandbox,
+    ),
+    _Phase(
+        words=texts.PHASE_IMAGE,
+        fits=lambda pod: pod.waiting_reason in ("ContainerCreating", "PodInitializing"),
+    ),
+    _Phase(
+        words=texts.PHASE_AGAIN,
+        fits=lambda pod: pod.termination is not None or pod.waiting_reason == "CrashLoopBackOff",
+    ),
+    _Phase(words=texts.PHASE_COMPANION, fits=lambda pod: pod.engine_ready),
+    _Phase(words=texts.PHASE_LOADING, fits=lambda pod: True),
+)
+
+
+def phases(plan: Plan) -> str:
+    """How many of the engines that are not up are in which part of their way."""
+    found: Counter[str] = Counter()
+    for view in plan.engines:
+        pod = view.pod
+        if pod is not None and view.state not in UP:
+            words = next(phase.words for phase in _PHASES if phase.fits(pod))
+            container = pod.companions[0].name if pod.companions else names.ENGINE_CONTAINER
+            gates = ", ".join(pod.scheduling_gates)
+            told = words.format(scheduler=pod.scheduler, gates=gates, container=container)
+            found[told] += 1
+    return ", ".join(f"{count} {words}" for words, count in found.items())
 
 
 def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:

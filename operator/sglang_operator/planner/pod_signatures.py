@@ -31,6 +31,14 @@ PYTHON_MISSING = "PythonMissing"
 GPU_RUNTIME_FAILED = "GPURuntimeFailed"
 VOLUME_MISSING = "VolumeMissing"
 VOLUME_NOT_MOUNTED = "VolumeNotMounted"
+CLAIM_MISSING = "VolumeClaimMissing"
+CLAIM_UNBOUND = "VolumeClaimUnbound"
+CLAIM_ELSEWHERE = "VolumeElsewhere"
+DEVICE_CLAIM = "DeviceClaimPending"
+SANDBOX_FAILED = "PodSandboxFailed"
+NETWORK_FAILED = "PodNetworkFailed"
+RUNTIME_CLASS_MISSING = "RuntimeClassMissing"
+DEVICES_NOT_PREPARED = "DevicesNotPrepared"
 EVICTED_FOR_MEMORY = "NodeMemoryPressure"
 EVICTED_FOR_DISK = "NodeDiskPressure"
 EVICTED_FOR_SHM = signatures.SHM_FULL
@@ -42,6 +50,16 @@ NODE_REFUSED = "NodeRefused"
 NODE_SHUTDOWN = "NodeShutdown"
 
 PULL_REASONS = ("ErrImagePull", "ImagePullBackOff")
+# Reasons of Events about what comes before any container.
+BEFORE_CONTAINERS = (
+    "FailedMount",
+    "FailedAttachVolume",
+    "FailedMapVolume",
+    "FailedCreatePodSandBox",
+    "NetworkNotReady",
+    "FailedPrepareDynamicResources",
+    "FailedResourceClaimCreation",
+)
 CONFIG_REASONS = ("CreateContainerConfigError",)
 CREATE_REASONS = (
     "StartError",
@@ -81,6 +99,8 @@ def _for(where: tuple[str, ...]) -> Callable[[str, str, str, str], PodSignature]
 _pull, _config, _create = _for(PULL_REASONS), _for(CONFIG_REASONS), _for(CREATE_REASONS)
 _EVICTED = ("Evicted",)
 _evicted = _for(_EVICTED)
+_unscheduled = _for(("Unschedulable",))
+_sandbox = _for(("FailedCreatePodSandBox", "NetworkNotReady"))
 _mount = _for(("FailedMount", "FailedAttachVolume", "FailedMapVolume"))
 
 _PULL_SECRET = (
@@ -232,6 +252,65 @@ SIGNATURES: tuple[PodSignature, ...] = (
         "a volume cannot be mounted: {said}",
         "check podTemplate.spec.volumes, and the driver of the volume on the node",
     ),
+    # --- no node, for another reason than GPUs: the scheduler's condition
+    _unscheduled(
+        CLAIM_MISSING,
+        r'persistentvolumeclaim "(?P<name>[^"]+)" not found',
+        "there is no PersistentVolumeClaim {name} in the pool's namespace",
+        "create it, or correct its name in podTemplate.spec.volumes",
+    ),
+    _unscheduled(
+        CLAIM_MISSING,
+        r'persistentvolumeclaim "(?P<name>[^"]+)" (?:is being deleted|bound to non-existent)',
+        "PersistentVolumeClaim {name} is on its way out, or its volume is gone",
+        "create it anew, or name another in podTemplate.spec.volumes",
+    ),
+    _unscheduled(
+        CLAIM_UNBOUND,
+        r"unbound immediate PersistentVolumeClaims"
+        r"|didn't find available persistent volumes to bind",
+        "a PersistentVolumeClaim of podTemplate has no volume yet",
+        "kubectl describe pvc says what it waits for: its storage class, or a provisioner",
+    ),
+    _unscheduled(
+        CLAIM_ELSEWHERE,
+        r"(?P<what>\d+ node\(s\) had volume node affinity conflict)",
+        "no node may have both the volume and the engine: {what}",
+        "use a volume that all GPU nodes reach, or choose nodes that do",
+    ),
+    _unscheduled(
+        DEVICE_CLAIM,
+        r"(?P<what>cannot allocate all claims|resourceclaim[^,;.]*(?:not found|not created)[^,;.]*"
+        r"|waiting for (?:dynamic )?resource[ -]?claim[^,;.]*)",
+        "a ResourceClaim of podTemplate cannot be had: {what}",
+        "kubectl describe resourceclaims; check the DRA driver and the device class",
+    ),
+    # --- before any container: told by events only
+    _sandbox(
+        RUNTIME_CLASS_MISSING,
+        r'no runtime for "(?P<name>[^"]+)" is configured|RuntimeClass "(?P<other>[^"]+)" not found',
+        "the node knows no runtime class {name}{other}",
+        "correct podTemplate.spec.runtimeClassName, or set the runtime up on the GPU nodes",
+    ),
+    _sandbox(
+        NETWORK_FAILED,
+        r"(?i)network|cni|failed to setup|no IP addresses|ipam",
+        "the node's network plugin cannot give the pod a network: {said}",
+        "check the network plugin on the node, and whether its addresses are used up",
+    ),
+    _sandbox(
+        SANDBOX_FAILED,
+        r"",
+        "the node cannot set the pod up: {said}",
+        "check the container runtime on the node",
+    ),
+    _row(
+        DEVICES_NOT_PREPARED,
+        ("FailedPrepareDynamicResources", "FailedResourceClaimCreation"),
+        r"",
+        "the devices of a ResourceClaim cannot be prepared: {said}",
+        "check the DRA driver on the node",
+    ),
     # --- taken away by the node
     _evicted(
         EVICTED_FOR_SHM,
@@ -289,6 +368,27 @@ SIGNATURES: tuple[PodSignature, ...] = (
         "a pod of higher priority took the engine's place",
         "name a PriorityClass in scheduling.priorityClassName that others do not preempt",
     ),
+)
+
+
+# Nothing gets better until somebody changes the spec, or makes what it names.
+ONLY_A_HUMAN = frozenset(
+    {
+        IMAGE_NOT_FOUND,
+        IMAGE_ACCESS_DENIED,
+        IMAGE_NOT_FOR_NODE,
+        IMAGE_NAME_INVALID,
+        IMAGE_NOT_ON_NODE,
+        SECRET_MISSING,
+        SECRET_KEY_MISSING,
+        CONFIG_MAP_MISSING,
+        USER_NOT_ALLOWED,
+        CONTAINER_CONFIG,
+        PYTHON_MISSING,
+        VOLUME_MISSING,
+        CLAIM_MISSING,
+        RUNTIME_CLASS_MISSING,
+    }
 )
 
 

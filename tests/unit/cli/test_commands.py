@@ -94,6 +94,18 @@ def test_a_stalled_pool_ends_the_wait_with_its_cause():
     )
 
 
+def test_what_only_a_human_can_make_ends_the_wait_once_it_has_been_missing(monkeypatch):
+    world = World()
+    message = "1 engine cannot start: there is no Secret hub; create it"
+    world.pool(ready=False, reason="SecretMissing", message=message)
+    end, _ = _wait(world, seconds=0)
+    assert "not ready" in end.lines[0]
+    monkeypatch.setattr(waiting, "MISSING_SECONDS", 0.0)
+    end, _ = _wait(world, seconds=60)
+    assert not end.reached
+    assert "SecretMissing: 1 engine cannot start: there is no Secret hub" in end.lines[0]
+
+
 def test_a_wait_that_takes_too_long_says_how_far_it_came():
     world = World()
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
