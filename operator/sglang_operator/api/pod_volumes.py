@@ -117,7 +117,7 @@ def problems(
 
 def unused(volumes: Items, mounts: Items, variables: Items, where: str) -> Iterator[errors.Problem]:
     """Volumes that nothing mounts, and no variable is read from."""
-    used = {CACHE_VOLUME, *(mount.get("name") for mount in mounts)}
+    used = {CACHE_VOLUME, SHM_VOLUME, *(mount.get("name") for mount in mounts)}
     for variable in variables:
         used.add(variable.get("valueFrom", {}).get("fileKeyRef", {}).get("volumeName"))
     for index, volume in enumerate(volumes):
