@@ -22,6 +22,7 @@ class Standing:
     live: Mapping[GroupName, ObservedPod]
     healths: Mapping[Uid, Health]
     leaving: bool  # whether pods are on their way out
+    failing: bool  # whether the present revision fails at its start
     now: float
 
     def footing(self, observed: Observed) -> rollout.Footing:
@@ -53,6 +54,7 @@ class Standing:
             free=free,
             free_known=known,
             paused=pool.spec.rollout.paused,
+            failing=self.failing,
             held=turns.held(pool, observed),
         )
 

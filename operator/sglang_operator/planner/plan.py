@@ -247,7 +247,12 @@ class _Planner:
             return  # as nearly always
         leaving = any(group.dying for group in self.groups.values()) or bool(self.removals)
         standing = footing.Standing(
-            pool=self.pool, live=live, healths=self.healths, leaving=leaving, now=self.now
+            pool=self.pool,
+            live=live,
+            healths=self.healths,
+            leaving=leaving,
+            failing=self._trials().failing,
+            now=self.now,
         )
         going = rollout.going(standing.footing(self.observed))
         self.waiting = going.waiting
@@ -406,7 +411,10 @@ class _Planner:
 
     @cached_property
     def trials(self) -> Trials:
-        """How the wanted engines stand in the snapshot, for failures at their start."""
+        """How the wanted engines stand, for failures at their start, once others made way."""
+        return self._trials()
+
+    def _trials(self) -> Trials:
         standings = [self._standing(name) for name in self.wanted]
         return Trials(standings, self.pool.revision, self.policy.startup_budget)
 

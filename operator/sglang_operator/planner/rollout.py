@@ -61,6 +61,7 @@ class Footing:
     free: places.Free = field(default_factory=dict)  # at most, on each node
     free_known: bool = False  # by the nodes; else it is a guess about those that have our pods
     paused: bool = False
+    failing: bool = False  # the present revision fails at its start: none that runs goes for it
     held: Waits | None = None  # running engines are left alone for now
 
 
@@ -80,7 +81,7 @@ def going(footing: Footing) -> Going:
     change.remove_unneeded()
     if not footing.paused:
         change.remove_idle()
-        if footing.held is None:
+        if footing.held is None and not footing.failing:
             change.make_room() if footing.stuck else change.clear()
             change.replace_outdated()
     return Going(
@@ -127,11 +128,15 @@ class _Change:
                 self._take({group})
 
     def remove_idle(self) -> None:
-        """What serves nobody stands in for nobody; while it is held, only what is not up."""
+        """What serves nobody stands in for nobody.
+
+        While it is held, or the revision that comes for it fails at its start, only what is not up.
+        """
+        spared = self.footing.held is not None or self.footing.failing
         if self.footing.held is Waits.FOR_ADMISSION:
             return
         for group, old in {**self.footing.obsolete, **self.footing.outdated}.items():
-            if not old.serves and not (self.footing.held and old.up):
+            if not old.serves and not (spared and old.up):
                 self._take({group})
 
     def clear(self) -> None:
@@ -199,7 +204,7 @@ class _Change:
             return Waiting(what=self.footing.held)
         if self.lacks_room is not None:
             return self.lacks_room
-        if self.footing.closed and not self.gone:
+        if self.footing.closed and not self.gone and not self.footing.failing:
             return Waiting(what=Waits.FOR_WEIGHTS, engines=len(self.footing.closed))
         return None
 

@@ -82,6 +82,15 @@ class Trials:
         )
 
     @property
+    def failing(self) -> bool:
+        """Whether engines of the present revision failed at their start, and none came up yet."""
+        return not self.proven and any(
+            engine.chain is not None
+            or (engine.pod is not None and not engine.up and engine.pod.startup_failures > 0)
+            for engine in self._standings
+        )
+
+    @property
     def under_way(self) -> bool:
         """Whether an engine of exactly the present revision exists, up or not."""
         return any(

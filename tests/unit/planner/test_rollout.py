@@ -8,6 +8,7 @@ from sglang_operator.planner import waits
 from sglang_operator.planner.observed import Gate
 from sglang_operator.planner.rollout import Waiting, Waits
 from tests.builders import (
+    a_failed_start,
     a_lease,
     a_pod,
     a_pool,
@@ -247,3 +248,39 @@ def test_ranks_without_ids_count_by_engines_when_they_grow():
     old, new = a_pool(raw), a_pool({**raw, "num_gpus_per_worker": 4})
     assert removed(planned(new, serving(old))) == ["actor-infer-r3-0"]
     assert created(planned(new, serving(old)[:3])) == [("r3", 0)]
+
+
+# --- a revision that fails at its start
+
+
+def test_no_engine_that_runs_goes_for_a_revision_that_fails_at_its_start():
+    pool = four(rollout={"maxUnavailable": "100%"})
+    failed = a_failed_start(pool, pool.engines[3])
+    for pods in (serving(pool, revision=OLD), all_pods(pool, revision=OLD)):
+        plan = planned(pool, [*pods[:3], failed])
+        assert not plan.removals
+    trying = a_pod(pool, pool.engines[3], 1, containers_ready=False, startup_failures=1)
+    assert not planned(pool, [*all_pods(pool, revision=OLD)[:3], trying]).removals
+
+
+def test_once_it_came_up_somewhere_the_others_follow():
+    pool = four()
+    pods = [
+        *all_pods(pool, revision=OLD)[:2],
+        a_pod(pool, pool.engines[2]),
+        a_failed_start(pool, pool.engines[3]),
+    ]
+    assert len(planned(pool, pods).removals) == 2
+
+
+def test_what_does_not_answer_is_replaced_though_the_revision_fails():
+    pool = four()
+    pods = all_pods(pool, revision=OLD, containers_ready=False)[:3]
+    plan = planned(pool, [*pods, a_failed_start(pool, pool.engines[3])])
+    assert len(plan.removals) == 3
+
+
+def test_another_revision_is_not_judged_by_the_one_that_failed():
+    pool = four()
+    failed = a_failed_start(pool, pool.engines[3], revision="1" * 10)
+    assert len(planned(pool, [*all_pods(pool, revision=OLD)[:3], failed]).removals) == 3
