@@ -28,6 +28,12 @@ def pod_uids(api: world.Api) -> set[str]:
     return {pod["metadata"]["uid"] for pod in api.pods(KEY.namespace)}
 
 
+def is_replaced(api: world.Api, before: set[str]) -> bool:
+    """Whether another pod is there instead."""
+    now = pod_uids(api)
+    return bool(now) and not now & before and api.reason(*KEY) == "PoolReady"
+
+
 def rolled(
     error: Exception | None, done: Callable[[world.Api], bool], *, times: int = 10**6
 ) -> tuple[world.Api, set[str], set[str]]:
@@ -97,7 +103,7 @@ def test_nor_while_it_cannot_be_told(error):
 def test_what_says_nothing_of_the_revision_holds_nothing_up(error):
     def done(api: world.Api) -> bool:
         seen.append(pod_uids(api))
-        return api.reason(*KEY) == "PoolReady" and not seen[0] & seen[-1]
+        return is_replaced(api, seen[0])
 
     seen: list[set[str]] = []
     _, before, after = rolled(error, done, times=1)
@@ -110,7 +116,7 @@ def test_a_policy_that_was_mended_lets_the_rollout_start(monkeypatch):
 
     def done(api: world.Api) -> bool:
         seen.append(pod_uids(api))
-        return api.reason(*KEY) == "PoolReady" and not seen[0] & seen[-1]
+        return is_replaced(api, seen[0])
 
     _, before, after = rolled(REFUSED, done, times=3)
     assert not before & after
@@ -125,7 +131,7 @@ def test_a_revision_is_tried_once_and_really_not_created():
             before = pod_uids(api)
             api.seen.clear()
             api.change(*KEY, changed(seed=7))
-            await api.until(lambda: api.reason(*KEY) == "PoolReady" and not pod_uids(api) & before)
+            await api.until(lambda: is_replaced(api, before))
             return [call for call in api.seen if call[0] == "POST" and call[1].endswith("/pods")]
 
     assert len(asyncio.run(story())) == 2  # the try, and the pod
