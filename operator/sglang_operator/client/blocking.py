@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sglang_operator.api import weights
-from sglang_operator.client import given, memory
+from sglang_operator.client import given, memory, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import PoolError
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
@@ -33,6 +33,9 @@ class _Loop:
                 target=self._loop.run_forever, name="sglang-operator-client", daemon=True
             )
             self._thread.start()
+        if self._thread is None or not self._thread.is_alive():
+            coroutine.close()
+            raise RuntimeError(texts.LOOP_ENDED)
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -204,8 +207,15 @@ class Sync:
         sync = self._pool.sync(self.version, interrupts=False, **self._options)
         await sync.begin()
         if self._on_lost is not None:
-            sync.when_lost(self._on_lost)
+            sync.when_lost(self._tell)
         return sync
+
+    def _tell(self, reason: PoolError) -> None:
+        """In a thread of its own: it may wait, or end the thread, and ours renews the Lease."""
+        assert self._on_lost is not None
+        threading.Thread(
+            target=self._on_lost, args=(reason,), name="sglang-operator-on-lost", daemon=True
+        ).start()
 
     def __exit__(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.registry import Engine
 
@@ -93,8 +94,13 @@ class EngineCalls:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.request(
-                method, f"{engine.url}{path}", timeout=limits, **body
+                method, f"{engine.url}{path}", timeout=limits, allow_redirects=False, **body
             ) as response:
+                if 300 <= response.status < 400:
+                    location = response.headers.get("Location", "nowhere")
+                    raise _error(
+                        engine, path, response.status, texts.REDIRECT.format(location=location)
+                    )
                 return response.status, await response.text(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)

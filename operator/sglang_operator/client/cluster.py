@@ -13,6 +13,7 @@ from sglang_operator.client import texts
 from sglang_operator.client.credentials import Credentials
 from sglang_operator.client.errors import ClusterError, NotReady
 from sglang_operator.client.registry import Registry, parse
+from sglang_operator.cluster.authorization import Authorization
 
 REQUEST_SECONDS = 10.0
 WATCH_SECONDS = 300
@@ -27,6 +28,7 @@ class Cluster:
 
     def __init__(self, credentials: Credentials, namespace: str, pool: str) -> None:
         self._credentials = credentials
+        self._authorization = Authorization(credentials.told)
         self.namespace = namespace
         self.pool = pool
         self.registry_name = names.registry_name(pool)
@@ -65,10 +67,15 @@ class Cluster:
         url = self._credentials.server + self._registries
         try:
             async with self._session.get(
-                url, params=params, headers=self._headers(), timeout=timeout
+                url,
+                params=params,
+                headers=await self._headers(),
+                timeout=timeout,
+                allow_redirects=False,
+                server_hostname=self._credentials.tls_server_name,
             ) as response:
-                if response.status >= 400:
-                    raise self._error("watch", response.status, await response.text())
+                if response.status >= 300:
+                    raise self._error("watch", response.status, await _said(response))
                 connection = response.connection
                 try:
                     async for line in response.content:
@@ -119,8 +126,11 @@ class Cluster:
         group = "/apis/coordination.k8s.io/v1"
         return f"{group}/namespaces/{self.namespace}/leases/{self.lease_name}"
 
-    def _headers(self) -> dict[str, str]:
-        authorization = self._credentials.authorization()
+    async def _headers(self) -> dict[str, str]:
+        try:
+            authorization = await self._authorization.header()
+        except OSError as error:
+            raise ClusterError(str(error)) from error
         return {"Authorization": authorization} if authorization else {}
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
@@ -129,11 +139,13 @@ class Cluster:
                 method,
                 self._credentials.server + path,
                 json=body,
-                headers=self._headers(),
+                headers=await self._headers(),
                 timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=5),
+                allow_redirects=False,
+                server_hostname=self._credentials.tls_server_name,
             ) as response:
-                text = await response.text()
-                if response.status >= 400:
+                text = await _said(response)
+                if response.status >= 300:
                     raise self._error(method, response.status, text, path)
                 answer: Json = json.loads(text)
                 return answer
@@ -162,3 +174,10 @@ class Cluster:
         if error.status != 404:
             return error
         return NotReady(text.format(namespace=self.namespace, name=name, pool=self.pool))
+
+
+async def _said(response: aiohttp.ClientResponse) -> str:
+    """The answer; of a redirect, which is never followed, where it leads."""
+    if 300 <= response.status < 400:
+        return texts.REDIRECT.format(location=response.headers.get("Location", "nowhere"))
+    return await response.text(errors="replace")

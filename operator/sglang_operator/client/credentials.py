@@ -5,8 +5,10 @@ tokens, client certificates and exec plugins (client.authentication.k8s.io).
 """
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -22,7 +24,7 @@ from sglang_operator.client.errors import ClusterError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS = 60.0  # kubelet rotates a token long before it ends
-EXEC_SECONDS = 60.0
+EXEC_SECONDS = 30.0
 _EXEC_MARGIN = 30.0  # a plugin's token is asked for anew so long before it ends
 
 Json = Mapping[str, Any]
@@ -35,7 +37,15 @@ class Credentials:
     server: str
     namespace: str
     tls: ssl.SSLContext | None  # None: plain http
-    authorization: Callable[[], str | None]  # the header, asked for each request
+    authorization: Callable[[], str | None]  # the header; may take its time
+    tls_server_name: str | None = None  # whom the certificate is of, where it is not the host
+
+    def told(self) -> str | None:
+        """The same, with what goes wrong as an OSError that keeps its words."""
+        try:
+            return self.authorization()
+        except ClusterError as error:
+            raise OSError(str(error)) from error
 
 
 def load(kubeconfig: str | Path | None = None, context: str | None = None) -> Credentials:
@@ -83,6 +93,8 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Credentials:
         user = _named(config, "users", entry["user"])["user"] if entry.get("user") else {}
         _refuse_what_is_not_followed(cluster, user)
         server = cluster["server"].rstrip("/")
+        if not server.startswith(("https://", "http://")):
+            raise ValueError(f"server {server} has no https:// or http:// before it")
         tls = _tls(cluster, user, path) if server.startswith("https:") else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         detail = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -92,6 +104,7 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Credentials:
         namespace=entry.get("namespace") or "default",
         tls=tls,
         authorization=_authorization(user, path),
+        tls_server_name=str(cluster.get("tls-server-name") or "") or None,
     )
 
 
@@ -112,8 +125,8 @@ def _named(config: Json, kind: str, name: str) -> Json:
     raise ValueError(f"it has no {name!r} among its {kind}")
 
 
-# What would change where requests go, whom they trust, or as whom they are made.
-_NOT_FOLLOWED = ("proxy-url", "tls-server-name", "as", "as-uid", "as-groups", "as-user-extra")
+# What would change where requests go, as whom, or who is asked for the token.
+_NOT_FOLLOWED = ("proxy-url", "as", "as-uid", "as-groups", "as-user-extra", "auth-provider")
 
 
 def _refuse_what_is_not_followed(cluster: Json, user: Json) -> None:
@@ -201,13 +214,33 @@ class _Plugin:
         }
         environment = {**os.environ, "KUBERNETES_EXEC_INFO": json.dumps(about), **extra}
         try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, timeout=EXEC_SECONDS, check=True
-            )
-            status: Json = json.loads(done.stdout)["status"]
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
+            status: Json = json.loads(_output(command, environment))["status"]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
             said = getattr(error, "stderr", b"") or b""
             detail = said.decode(errors="replace").strip() or str(error)
             message = texts.EXEC_FAILED.format(command=command[0], path=self._path, detail=detail)
             raise ClusterError(message) from error
+        if not status.get("token") and status.get("clientCertificateData"):
+            raise ClusterError(texts.EXEC_CERTIFICATE.format(command=command[0], path=self._path))
         return status
+
+
+def _output(command: list[str], environment: Mapping[str, str]) -> bytes:
+    """What a plugin prints.  It gets no terminal, and goes with all that it started."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, said = process.communicate(timeout=EXEC_SECONDS)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, said)
+    return out

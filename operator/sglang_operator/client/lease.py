@@ -20,6 +20,7 @@ from sglang_operator.client.errors import (
     PoolError,
     Unsupported,
 )
+from sglang_operator.cluster import supervision
 
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0
@@ -300,9 +301,20 @@ class Hold:
             except TimeoutError:
                 detail = detail or texts.NO_ANSWER
             except PoolError as error:
-                self._lost(error)
+                self._tell(error)
                 return
-        self._lost(_not_renewed(time.monotonic() - self._renewed, detail))
+            except Exception as error:  # not this alone may keep the Lease from being renewed
+                wait, told = RETRY_SECONDS, f"unexpected {type(error).__name__}: {error}"
+                if told != detail:
+                    supervision.failed("lease renewal", error)
+                detail = told
+        self._tell(_not_renewed(time.monotonic() - self._renewed, detail))
+
+    def _tell(self, reason: PoolError) -> None:
+        try:
+            self._lost(reason)
+        except Exception as error:
+            supervision.failed("a lost transaction", error)
 
 
 def _not_renewed(seconds: float, detail: str) -> Expired:

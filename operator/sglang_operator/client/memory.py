@@ -7,6 +7,7 @@ memory released.  The Lease keeps which instances sleep: waking one that restart
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 30.0
 PATIENCE = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class Sleeper:
@@ -104,7 +107,8 @@ class Sleeper:
         return hold
 
     def _lost(self, reason: PoolError) -> None:
-        """Whoever takes over a sleeping pool finds in the Lease what sleeps; nothing to do here."""
+        """Whoever takes over a sleeping pool finds in the Lease what sleeps."""
+        log.warning(texts.SLEEP_LOST.format(reason=reason))
 
     async def _closed(self, transaction: str, timeout: float) -> Registry:
         """Wait until the operator has closed every gate, and says so."""

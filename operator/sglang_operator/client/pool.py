@@ -142,7 +142,8 @@ class AsyncPool:
                         await asyncio.sleep(1.0)
         except TimeoutError:
             waited = time.monotonic() - begun
-            raise NotReady(texts.WAITED.format(what=missing, seconds=waited)) from missing
+            what = self._with_trouble(str(missing))
+            raise NotReady(texts.WAITED.format(what=what, seconds=waited)) from missing
 
     async def wait_synced(self, version: str | int, timeout: float | None = None) -> Registry:
         """Wait until every gate is open at this version.  Raises NotReady in the end."""
@@ -157,8 +158,13 @@ class AsyncPool:
                         return registry
         except TimeoutError:
             pass
-        what = texts.NOT_SYNCED.format(synced=done, version=version)
+        what = self._with_trouble(texts.NOT_SYNCED.format(synced=done, version=version))
         raise NotReady(texts.WAITED.format(what=what, seconds=time.monotonic() - begun))
+
+    def _with_trouble(self, what: str) -> str:
+        """What is missing, and whether news of it could be missing too."""
+        trouble = self._watching.trouble
+        return f"{what} ({texts.NOT_FOLLOWED.format(detail=trouble)})" if trouble else what
 
     async def nccl_plan(
         self, master_address: str, master_port: int, *, group_name: str = "weight_update_group"

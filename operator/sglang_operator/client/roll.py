@@ -24,7 +24,6 @@ ROLL forms its process groups once: after a restart of an engine they have to be
 """
 
 import asyncio
-import contextlib
 import sys
 import time
 import types
@@ -49,6 +48,7 @@ from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.client.updates import leave_group
+from sglang_operator.cluster import supervision
 
 DEFAULT_POOL = "actor-infer"
 FOLLOW_SECONDS = 60.0  # that worker 0 may take to do its part
@@ -336,8 +336,12 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     async def _look(self) -> None:
         """Keep the age of worker 0's last renewal known."""
         while True:
-            with contextlib.suppress(PoolError):
+            try:
                 await self.pool.transaction()
+            except PoolError:
+                pass  # its age tells, before each bucket
+            except Exception as error:
+                supervision.failed("worker 0's Lease", error)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _stop_looking(self) -> None:

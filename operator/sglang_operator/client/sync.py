@@ -19,6 +19,7 @@ continues its engines, the Lease expires, and the operator closes the gates.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -35,6 +36,7 @@ from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.updates import Updates
+from sglang_operator.cluster import supervision
 from sglang_operator.engine.versions import Features
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ PATIENCE = 10.0  # seconds to go on trying without an API server
 ABORT_PATIENCE = 2.0  # an abort that cannot be told expires by itself
 # How long an engine that does not answer is waited for to be seen to have restarted.
 BLAME_SECONDS = 2.0
+# How long a sync goes on while nobody can see whether its engines are the same.
+BLIND_SECONDS = 10.0
+BLIND_POLL_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -294,7 +299,10 @@ class AsyncSync(Updates):
         def told(lost: asyncio.Future[None]) -> None:
             reason = None if lost.cancelled() else lost.exception()
             if isinstance(reason, PoolError):
-                call(reason)
+                try:
+                    call(reason)
+                except Exception as error:
+                    supervision.failed("on_lost", error)
 
         self._lost.add_done_callback(told)
 
@@ -309,12 +317,28 @@ class AsyncSync(Updates):
 
     async def _stale(self) -> None:
         """Watch the registry until a covered engine is not the same any more."""
-        async for registry in self._pool.changes():
-            changed = _changed(self.engines, registry)
-            if changed:
-                what = "; ".join(changed[:4])
-                self._lose(StaleEpoch(texts.STALE_DURING.format(what=what, version=self.version)))
+        seen, told = time.monotonic(), ""
+        while True:
+            try:
+                async for registry in self._pool.changes():
+                    changed = _changed(self.engines, registry)
+                    if changed:
+                        what = "; ".join(changed[:4])
+                        words = texts.STALE_DURING.format(what=what, version=self.version)
+                        self._lose(StaleEpoch(words))
+                        return
+                    seen = time.monotonic()
+            except Exception as error:
+                detail = f"{type(error).__name__}: {error}"
+                if detail != told:
+                    supervision.failed("stale epoch", error)
+                told = detail
+            blind = time.monotonic() - seen
+            if blind > BLIND_SECONDS:
+                words = texts.BLIND.format(seconds=blind, detail=told, version=self.version)
+                self._lose(StaleEpoch(words))
                 return
+            await asyncio.sleep(BLIND_POLL_SECONDS)
 
     async def _guarded(self, awaitable: Awaitable[T]) -> T:
         """Await it, unless the sync is lost before: then that is raised, and it is cancelled."""

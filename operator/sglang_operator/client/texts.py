@@ -6,6 +6,10 @@ NO_CLUSTER = (
 )
 KUBECONFIG = "{path}: {detail}; expected a kubeconfig as kubectl reads it"
 EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"
+EXEC_CERTIFICATE = (
+    "the credential plugin {command} of {path} gives a client certificate; expected a token"
+)
+REDIRECT = "it redirects to {location}, which is not followed"
 UNREACHABLE = "the API server {server} does not answer: {detail}"
 REFUSED = "the API server refuses {verb} {what}: {status} {message}"
 FORBIDDEN = (
@@ -23,6 +27,13 @@ NO_LEASE = (
 BROKEN_REGISTRY = "the registry {namespace}/{name} cannot be read: {detail}"
 NOT_UP = "{up}/{wanted} engines are up; waiting for {which}"
 NO_ENGINES = "the pool has no engines: its replicas are 0 or it is suspended"
+NOT_FOLLOWED = "the registry cannot be followed: {detail}"
+BLIND = (
+    "for {seconds:.0f} s it could not be seen whether engines restarted ({detail}); the sync to "
+    "{version} is aborted and every gate closes"
+)
+SLEEP_LOST = "the Lease of the sleep is lost: {reason}"
+LOOP_ENDED = "the client's thread has ended; make another Pool"
 WAITED = "{what} after {seconds:.0f} s"
 STALE_BEFORE = (
     "the engines are not those of epoch {given} any more (now {epoch}); make the plan and the "

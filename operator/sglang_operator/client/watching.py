@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import AsyncIterator
 
+from sglang_operator.client import texts
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import PoolError
 from sglang_operator.client.registry import Registry
+from sglang_operator.cluster import supervision
 
 RETRY_SECONDS = 0.2  # after a watch that broke, doubling
 MAX_RETRY_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Watcher:
@@ -20,6 +25,7 @@ class Watcher:
         self._cluster = cluster
         self._latest: Registry | None = None
         self._changed = asyncio.Event()
+        self.trouble = ""  # why the registry cannot be followed at present
         self._task: asyncio.Task[None] | None = None
 
     async def fresh(self) -> Registry:
@@ -59,7 +65,21 @@ class Watcher:
 
     def _start(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="registry watch")
+            self._task = asyncio.create_task(
+                supervision.kept("registry watch", self._follow), name="registry watch"
+            )
+
+    async def _follow(self) -> None:
+        try:
+            await self._run()
+        except Exception as error:
+            self._trouble(f"unexpected {type(error).__name__}: {error}")
+            raise
+
+    def _trouble(self, detail: str) -> None:
+        if detail and detail != self.trouble:
+            log.warning(texts.NOT_FOLLOWED.format(detail=detail))
+        self.trouble = detail
 
     async def _run(self) -> None:
         wait = RETRY_SECONDS
@@ -69,10 +89,13 @@ class Watcher:
                 async for registry in self._cluster.watch(self._latest.resource_version):
                     self._note(registry)
                     wait = RETRY_SECONDS
+                    self._trouble("")
                 # Ended by the API server: what happened meanwhile is read, not assumed.
                 self._note(await self._cluster.registry())
                 wait = RETRY_SECONDS
-            except PoolError:
+                self._trouble("")
+            except PoolError as error:
+                self._trouble(str(error))
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))
                 wait = min(wait * 2, MAX_RETRY_SECONDS)
                 with contextlib.suppress(PoolError):

@@ -136,7 +136,7 @@ def test_the_service_account_of_a_pod(tmp_path, monkeypatch, made):
         ({"as": "somebody-else"}, {}),
         ({"as-groups": ["admins"]}, {}),
         ({}, {"proxy-url": "http://proxy:3128"}),
-        ({}, {"tls-server-name": "kubernetes.example.com"}),
+        ({"auth-provider": {"name": "gcp"}}, {}),
     ],
 )
 def test_what_would_be_ignored_is_refused_in_words(tmp_path, user, cluster):
@@ -145,3 +145,24 @@ def test_what_would_be_ignored_is_refused_in_words(tmp_path, user, cluster):
     (key,) = {**user, **cluster}
     with pytest.raises(ClusterError, match=f"it has {key}, which is not followed here"):
         credentials.load(path)
+
+
+def test_the_name_in_a_certificate_is_that_of_the_kubeconfig(tmp_path):
+    cluster = {"server": "https://10.0.0.1:6443", "tls-server-name": "kubernetes.example.com"}
+    found = credentials.load(kubeconfig(tmp_path, {"token": "t"}, cluster))
+    assert found.tls_server_name == "kubernetes.example.com"
+    assert credentials.load(kubeconfig(tmp_path, {"token": "t"})).tls_server_name is None
+
+
+def test_a_server_without_a_scheme_is_said_in_words(tmp_path):
+    path = kubeconfig(tmp_path, {"token": "t"}, {"server": "10.0.0.1:6443"})
+    with pytest.raises(ClusterError, match="no https:// or http:// before it"):
+        credentials.load(path)
+
+
+def test_a_plugin_that_gives_a_certificate_is_said_in_words(tmp_path):
+    status = json.dumps({"status": {"clientCertificateData": "x", "clientKeyData": "y"}})
+    entry = {"command": "echo", "args": [status]}
+    found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
+    with pytest.raises(ClusterError, match="gives a client certificate; expected a token"):
+        found.authorization()
