@@ -88,6 +88,7 @@ COMPANION_ADVICE = (
     "kubectl logs POD -c {container}; if a webhook put it there, mend it, or keep its webhook away "
     "from engines by the label or annotation that it knows (podTemplate.metadata)"
 )
+LIMIT_OF_NAMESPACE = "{limit}, which a LimitRange of the namespace gives"
 POD_LOST = "pod {pod} was lost with its node {node}"
 POD_TAKEN = "pod {pod} was taken away: {reason}"
 STARTED_AGAIN = "nothing to do: the engine is started again"

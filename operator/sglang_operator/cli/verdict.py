@@ -181,11 +181,17 @@ def _outdated(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
         )
 
 
+_TELLING = (conditions.STALLED, conditions.RECONCILING)
+
+
 def _failures(pool: SeenPool) -> Iterator[Verdict]:
     """The causes that the operator remembers, the latest first."""
     remembered: Sequence[Any] = pool.record.status.get("lastFailures", [])
     troubled = pool.count(EngineState.BACKOFF, EngineState.LOST) > 0
+    said = [pool.condition(type_).get("message", "") for type_ in _TELLING]
     for entry in sorted(remembered, key=lambda entry: str(entry["lastTime"]), reverse=True):
+        if any(entry["message"] in message for message in said):
+            continue  # told above, with its advice
         engines = entry.get("engines", [])
         more = f" and {len(engines) - 3} more" if len(engines) > 3 else ""
         yield Verdict(

@@ -6,7 +6,7 @@ whether the engine was ever up, and what kubelet and scheduler did to it.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sglang_operator.api import conditions, texts
@@ -114,10 +114,19 @@ def of_termination(pod: ObservedPod, ended: Termination, about: Context) -> Diag
     if ended.reason in pod_signatures.CREATE_REASONS:
         return _by_kubernetes(ended.reason, ended.message, about) or _unknown(pod, ended.reason)
     code = ended.exit_code if ended.exit_code >= 0 else None
-    told = _diagnosed(ended.message, code, ended.reason, about.numbers)
+    told = _diagnosed(ended.message, code, ended.reason, _numbers(pod, about))
     if told.reason not in UNEXPLAINED:
         return told
     return _killed_by_kubelet(pod, ended, about.startup_seconds) or told
+
+
+def _numbers(pod: ObservedPod, about: Context) -> diagnosis.Numbers:
+    """The pool's numbers; a memory limit that podTemplate does not give is a LimitRange's."""
+    numbers = about.numbers or diagnosis.Numbers()
+    if numbers.memory_limit or not pod.memory_limit:
+        return numbers
+    given = texts.LIMIT_OF_NAMESPACE.format(limit=pod.memory_limit)
+    return replace(numbers, memory_limit=given)
 
 
 _diagnosed = lru_cache(maxsize=1024)(diagnosis.diagnose)

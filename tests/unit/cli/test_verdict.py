@@ -144,3 +144,18 @@ def test_engines_that_never_started_are_not_said_to_have_ended():
 )
 def test_ages_are_written_as_kubectl_does(seconds, text):
     assert screen.age(seconds) == text
+
+
+def test_a_cause_that_the_condition_tells_is_not_told_again():
+    world = World()
+    cause = "there is no Secret hub in the pool's namespace"
+    world.pool(ready=False, reason="SecretMissing", message=f"1 engine cannot start: {cause}; x")
+    times = {"firstTime": "2026-11-28T10:00:00Z", "lastTime": "2026-11-28T10:00:00Z"}
+    entries = [
+        {"reason": "SecretMissing", "message": cause, "engines": ["g0-1"], "pod": "p", **times},
+        {"reason": "NodeLost", "message": "another", "engines": ["g2-3"], "pod": "q", **times},
+    ]
+    world.pools[0]["status"]["lastFailures"] = entries
+    told = verdicts(_pool(world), NOW)
+    assert [verdict.reason for verdict in told if cause in verdict.what] == ["SecretMissing"]
+    assert "NodeLost" in {verdict.reason for verdict in told}

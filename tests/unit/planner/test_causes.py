@@ -379,3 +379,12 @@ def test_every_row_can_fill_its_texts():
         values = dict.fromkeys((*row.pattern.groupindex, "image", "said"), "x")
         assert row.message.format(**values)
         assert row.advice.format(**values)
+
+
+def test_a_memory_limit_that_pod_template_does_not_give_is_named_with_its_source():
+    killed = ended("OOMKilled", memory_limit="1Gi")
+    told = causes.of_end(killed, ABOUT)
+    assert "(now 1Gi, which a LimitRange of the namespace gives)" in told.advice
+    own = {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"memory": "2Gi"}}}]}}
+    told = causes.of_end(killed, causes.context(a_pool(podTemplate=own)))
+    assert "(now 2Gi)" in told.advice
