@@ -5,6 +5,7 @@ that dies of a child's failure kills itself, so the exit code says little: 137 l
 of memory, and 0 is no success.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,7 +92,21 @@ def diagnose(
     ``message`` is the termination message, ``reason`` the kubelet's word for the end of the
     container; either may be empty.
     """
-    known = _known(numbers or Numbers())
+    text = _LONG_WORD.sub(r"\1…", message[:_LONGEST_MESSAGE])
+    return _diagnosed(text, exit_code, reason, numbers or Numbers())
+
+
+# What an engine writes at its end is its user's text.  Patterns that begin with any word take the
+# square of its length, so a word has a bound; and one end is read once, not at every pass.
+_LONGEST_MESSAGE = 8192
+_LONG_WORD = re.compile(r"(\S{256})\S+")
+
+
+@functools.lru_cache(maxsize=4096)
+def _diagnosed(
+    message: str, exit_code: int | None, reason: str | None, numbers: Numbers
+) -> Diagnosis:
+    known = _known(numbers)
     if reason == signatures.OUT_OF_HOST_MEMORY:
         return Diagnosis(
             reason=reason,

@@ -312,7 +312,7 @@ ENDINGS: tuple[Signature, ...] = (
     ),
     _row(
         ARGUMENT_INVALID,
-        r"(?P<dtype>\S+) is not supported for quantization method (?P<method>\S+?)\. "
+        r"(?<!\S)(?P<dtype>\S+) is not supported for quantization method (?P<method>\S+?)\. "
         r"Supported dtypes: (?P<known>.+)$",
         "dtype {dtype} does not go with quantization {method}",
         "set dtype to one of {known}",

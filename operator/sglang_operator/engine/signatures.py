@@ -175,13 +175,13 @@ SIGNATURES: tuple[Signature, ...] = (
     ),
     _signature(
         MODEL_NOT_FOUND,
-        r"(?P<model>\S+) is not a local folder and is not a valid model identifier",
+        r"(?<!\S)(?P<model>\S+) is not a local folder and is not a valid model identifier",
         "there is no model {model}, neither in the pod nor on the hub",
         _MODEL,
     ),
     _signature(
         MODEL_NOT_FOUND,
-        r"(?P<model>\S+) does not appear to have a file named (?P<file>[\w-]+(?:\.[\w-]+)*)",
+        r"(?<!\S)(?P<model>\S+) does not appear to have a file named (?P<file>[\w-]+(?:\.[\w-]+)*)",
         "{model} holds no {file}",
         _MODEL,
     ),
@@ -234,7 +234,7 @@ SIGNATURES: tuple[Signature, ...] = (
     ),
     _signature(
         PORT_IN_USE,
-        r"(?P<name>\w+) at (?P<port>\S+) is not available in \d+ seconds",
+        r"\b(?P<name>\w+) at (?P<port>\S+) is not available in \d+ seconds",
         "port {port} ({name}) is in use in the pod",
         "set network.port to another port: SGLang counts its other ports from it",
     ),

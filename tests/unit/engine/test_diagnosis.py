@@ -1,6 +1,7 @@
 """Why engines ended: real ends of real engines, and texts read in SGLang's source."""
 
 import pathlib
+import time
 
 import pytest
 
@@ -418,3 +419,33 @@ def test_a_full_dev_shm_is_told_by_the_way_that_makes_it_larger(line):
     told = diagnosis.diagnose(line, 1, "Error")
     assert told.reason == "SharedMemoryExceeded"
     assert "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory" in told.advice
+
+
+HOSTILE = {
+    "one word": "a" * 4096,
+    "dots": "a." * 2048,
+    "keys": "a_b=" * 1024,
+    "errors": "Error " * 682,
+    "a log": "RuntimeError: CUDA error " * 170,
+    "lines": "\n" * 4096,
+    "brackets": "[" * 4096,
+    "spaces": " " * 4095 + "x",
+    "paths": "/lib.so" * 600,
+    "numbers": "1 is not divisible by " * 200,
+    "megabytes": "a b" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_an_engine_writes_at_its_end_costs_little_to_read(message):
+    """It is its user's text, and is read for every engine that ended, at every pass."""
+    seconds = []
+    for number in range(3):
+        begun = time.process_time()
+        diagnosis.diagnose(f"{number} {message}", 1, "Error")
+        seconds.append(time.process_time() - begun)
+    assert min(seconds) < 0.15
+    begun = time.process_time()
+    for _ in range(100):
+        diagnosis.diagnose(f"0 {message[:4000]}", 1, "Error")
+    assert time.process_time() - begun < 0.5
