@@ -3,6 +3,7 @@
 from typing import Any
 
 from sglang_operator.api import names, spec
+from sglang_operator.api.weights import Transaction, written
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod, Termination
 from sglang_operator.planner.plan import Plan, plan
@@ -153,13 +154,30 @@ def a_lease(pool: Pool, *, seen: float = NOW, **annotations: str) -> dict[Any, O
     return {("Lease", name): child}
 
 
+def a_lease_saying(
+    pool: Pool, state: Transaction, *, seen: float = NOW
+) -> dict[Any, ObservedChild]:
+    """The weights' Lease as a child of the pool, in this state since then."""
+    name = names.weights_lease_name(pool.owner.name)
+    body = written({"metadata": {"name": name, "resourceVersion": "7"}}, state)
+    child = ObservedChild(uid=names.Uid("uid-lease"), owner=pool.owner.uid, body=body, seen=seen)
+    return {("Lease", name): child}
+
+
+OPERATOR = "operator-a"
+
+
 def weighed(
-    pool: Pool, pods: list[ObservedPod], now: float = NOW, **observed: Any
+    pool: Pool,
+    pods: list[ObservedPod],
+    now: float = NOW,
+    operator: str = OPERATOR,
+    **observed: Any,
 ) -> weights.WeightsPlan:
     """What is decided about the weights of exactly these pods."""
     seen = Observed(pods=tuple(pods), **observed)
     policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
-    return weights.decide(pool.owner, policy, plan(pool, seen, now).engines, seen, now)
+    return weights.decide(pool.owner, policy, plan(pool, seen, now).engines, seen, now, operator)
 
 
 def created(result: Plan) -> list[tuple[str, int]]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api import names
-from sglang_operator.desired import drift, engine_pod
+from sglang_operator.api import names, weights
+from sglang_operator.desired import drift, engine_pod, weights_lease
+from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool
@@ -71,13 +72,11 @@ class SetGate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbortSync:
-    """End a transaction whose holder is gone, if its Lease is still as it was seen."""
+class WriteLease:
+    """Take the operator's own step in the weights Lease, if that is still as it was seen."""
 
     name: str
-    uid: names.Uid
-    resource_version: str
-    message: str
+    patch: Mapping[str, Any]  # bound to UID and version of the Lease that was seen
     reason: str
 
 
@@ -89,7 +88,7 @@ OPTIONAL = frozenset({"Service"})
 ENDED_GRACE_SECONDS = 5
 
 PodAction = CreatePod | DeletePod
-WeightsAction = SetGate | AbortSync
+WeightsAction = SetGate | WriteLease | CreateChild
 ChildAction = CreateChild | UpdateChild | DeleteChild
 
 
@@ -125,16 +124,14 @@ def _grace(pool: Pool, pod: ObservedPod) -> int:
 
 def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
     """The abort comes alone: what follows from it is planned when it stands in the Lease."""
+    name = names.weights_lease_name(owner.name)
     if plan.abort is not None:
-        abort = AbortSync(
-            name=names.weights_lease_name(owner.name),
-            uid=plan.abort.uid,
-            resource_version=plan.abort.resource_version,
-            message=plan.abort.message,
-            reason="its holder does not renew",
-        )
-        return [abort]
-    return [
+        return [_write_lease(name, plan.abort)]
+    if plan.restore is not None:
+        body = weights_lease.weights_lease(owner, plan.restore)
+        return [CreateChild(kind="Lease", name=name, body=body, reason="it is gone")]
+    step = [] if plan.recovery is None else [_write_lease(name, plan.recovery)]
+    gates = [
         SetGate(
             name=gate.pod.name,
             uid=gate.pod.uid,
@@ -144,6 +141,14 @@ def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
         )
         for gate in plan.gates
     ]
+    return [*step, *gates]
+
+
+def _write_lease(name: str, step: LeaseStep) -> WriteLease:
+    patch = weights.patch(step.lease.body, step.state)
+    exactly = {"uid": step.uid, "resourceVersion": step.resource_version}
+    metadata = {**patch["metadata"], **exactly}
+    return WriteLease(name=name, patch={**patch, "metadata": metadata}, reason=step.reason)
 
 
 def child_actions(

@@ -247,8 +247,7 @@ class World:
         decided = self._decide(operator)
         if decided.abort is not None:
             if decided.abort.resource_version == self.lease["metadata"]["resourceVersion"]:
-                state = lease_state.read(self.lease)
-                self._put(weights_steps.aborted(state, decided.abort.message))
+                self._put(decided.abort.state)
             return
         self.registry = Registry(
             epoch=decided.epoch,

@@ -20,6 +20,10 @@ from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Terms
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.trial import Trials
+from sglang_operator.planner.lease import LeaseStep
+from sglang_operator.planner.observed import ObservedChild
+from sglang_operator.planner.pool import Owner
+from sglang_operator.planner.weights import WeightsPlan
 from sglang_operator.transitions import Event
 from tests.memory_api import Json, MemoryApi
 from tests.writes.guards import Guarded
@@ -87,7 +91,7 @@ async def a_gate_is_set(api: MemoryApi, client: Guarded) -> None:
     meta = api.add(POD_PATH, {"metadata": _owned(), "status": {}})["metadata"]
     executor, _ = _executor(api, client)
     gate = actions.SetGate(name=POD, uid=meta["uid"], is_open=True, reason="r", message="v")
-    await executor.weights(KEY, [gate])
+    await executor.weights(KEY, OWNER, [gate])
 
 
 async def a_sync_is_aborted(api: MemoryApi, client: Guarded) -> None:
@@ -95,14 +99,13 @@ async def a_sync_is_aborted(api: MemoryApi, client: Guarded) -> None:
     lease = weights.written({"metadata": _owned()}, state)
     meta = api.add(paths.lease(KEY.namespace, LEASE), lease)["metadata"]
     executor, _ = _executor(api, client)
-    abort = actions.AbortSync(
-        name=LEASE,
-        uid=meta["uid"],
-        resource_version=meta["resourceVersion"],
-        message="gone",
-        reason="",
+    owner = Owner(name=KEY.name, namespace=KEY.namespace, uid=OWNER, generation=1)
+    child = ObservedChild(uid=meta["uid"], owner=OWNER, body={**lease, "metadata": meta})
+    after = steps.aborted(state, "gone")
+    plan = WeightsPlan(
+        engines=(), transaction=state, abort=LeaseStep(lease=child, state=after, reason="")
     )
-    await executor.weights(KEY, [abort])
+    await executor.weights(KEY, OWNER, actions.weights_actions(owner, plan))
 
 
 async def _children(api: MemoryApi, client: Guarded, action: actions.ChildAction) -> None:

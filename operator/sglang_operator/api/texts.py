@@ -143,6 +143,14 @@ SYNC_EXPIRED = (
     "{holder} began a weight update and has not renewed the Lease for {seconds} s: the engines may "
     "hold half of it"
 )
+LEASE_FORGOTTEN = (
+    "the Lease {lease} was deleted, emptied or made anew, maybe amid an update, and nobody else "
+    "knows what the engines hold"
+)
+GATE_FORGOTTEN = (
+    "the Lease {lease} belongs to somebody else, so that nobody vouches for these weights; delete "
+    "it, and the operator makes it anew: the next committed update opens the gate"
+)
 GATE_NOT_COVERED = "the commit of version {version} did not cover this engine"
 GATE_ABORTED = "the weight update was aborted ({message}); the next committed one opens the gate"
 GATE_SLEEPING = "the trainer released this engine's memory; a request would end it"
@@ -346,6 +354,15 @@ WEIGHTS_HELD_BY_NAMESAKE = (
     "{holder}, which is this trainer's name too, holds the weights of this pool in another "
     "transaction ({phase} since {since}, until {until} unless it renews); wait until it ends, or "
     "if nobody is at it any more: kubectl sglang weights abort --holder {holder}"
+)
+WEIGHTS_RECOVERING = (
+    "the operator ({holder}) loads version {version} from {checkpoint} into {count} of the engines "
+    "since {since}, until {until} unless it renews; it is done when they have read it, and nothing "
+    "else may be written to them meanwhile: try again then"
+)
+WEIGHTS_NOTHING_TO_LOAD = (
+    "there is nothing to load; expected engines that lack the committed weights, and a commit that "
+    "named a checkpoint"
 )
 WEIGHTS_NOT_HELD = (
     "the transaction {transaction} is not the present one: the Lease is in phase {phase}{by}; "

@@ -1,8 +1,9 @@
 """What a trainer does to a pool's weights, as it stands in the Lease ``<pool>-weights``.
 
 A sync is a transaction (design.md §5): begin, renew, commit or abort; one that is not renewed has
-aborted.  Sleep and wake go through the same Lease.  Operator and trainers read it by this module,
-and go from one state to the next by those of ``weights_steps``.
+aborted.  Sleep and wake go through the same Lease, and so does the operator, which holds it while
+it loads the committed weights into engines that came up later.  Operator and trainers read it by
+this module, and go from one state to the next by those of ``weights_steps``.
 
 Standard library only: the trainer's client is built on it.
 """
@@ -18,6 +19,7 @@ from sglang_operator.api import names
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
+SLEEP_TAGS = (WEIGHTS, "kv_cache")  # that a trainer releases unless it says otherwise
 LEASE_SECONDS = 30
 MAX_INSTANCES = 4096
 
@@ -48,6 +50,7 @@ class Transaction:
     intact: bool = False  # nothing was written over the committed weights, and none released
     released: tuple[str, ...] = ()  # SGLang's memory tags, while asleep
     asleep: tuple[str, ...] = ()  # the instances whose memory is released
+    recovering: frozenset[str] = frozenset()  # that the holder, an operator, loads the version into
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -60,6 +63,14 @@ class Transaction:
     def memory_lost(self) -> bool:
         """Whether the engines sleep, or woke from a sleep, in which they gave up their weights."""
         return self.phase in (Phase.SLEEPING, Phase.AWAKE) and not self.intact
+
+    @property
+    def recovers(self) -> bool:
+        """Whether an operator holds the Lease, and loads the committed weights into engines.
+
+        Others, of an earlier version, may leave ``recovering`` as it was when they take the Lease.
+        """
+        return self.phase is Phase.COMMITTED and bool(self.holder and self.recovering)
 
     def expires(self, seen: float) -> float:
         """When the holder counts as gone, unless it renews before.
@@ -101,6 +112,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         intact=notes.get(names.ANNOTATION_INTACT) == _TRUE,
         released=_words(notes.get(names.ANNOTATION_RELEASED, "")),
         asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
+        recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=notes.get(names.ANNOTATION_MESSAGE, ""),
@@ -130,6 +142,23 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
     return {**lease, "metadata": metadata, "spec": spec}
 
 
+def patch(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
+    """What ``written`` changes of a Lease, as a merge patch: for who does not hold all of it."""
+    after = written(lease, state)
+    notes, spec = after["metadata"]["annotations"], after["spec"]
+    return {
+        "metadata": {"annotations": {key: notes.get(key) for key in _ANNOTATIONS}},
+        "spec": {key: spec.get(key) for key in _SPEC},
+    }
+
+
+_SPEC = (
+    "holderIdentity",
+    "leaseDurationSeconds",
+    "leaseTransitions",
+    "acquireTime",
+    "renewTime",
+)
 _TRUE = "true"
 _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_PHASE: lambda t: "" if t.phase is Phase.IDLE else t.phase.value,
@@ -142,6 +171,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_INTACT: lambda t: _TRUE if t.intact else "",
     names.ANNOTATION_RELEASED: lambda t: ",".join(t.released),
     names.ANNOTATION_ASLEEP: lambda t: ",".join(t.asleep),
+    names.ANNOTATION_RECOVERING: lambda t: ",".join(sorted(t.recovering)),
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,

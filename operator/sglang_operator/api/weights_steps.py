@@ -17,6 +17,7 @@ from sglang_operator.api import texts
 from sglang_operator.api.weights import (
     LEASE_SECONDS,
     MEMORY_TAGS,
+    SLEEP_TAGS,
     WEIGHTS,
     Phase,
     Transaction,
@@ -28,6 +29,7 @@ class Refusal(Enum):
     """Why a step is not possible."""
 
     HELD = "Held"  # another trainer is at it
+    RECOVERING = "Recovering"  # the operator loads weights into engines
     NOT_HELD = "NotHeld"  # the caller's transaction is over
     WRONG_PHASE = "WrongPhase"
     STILL_ASLEEP = "StillAsleep"
@@ -122,7 +124,35 @@ def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
 
 def aborted(state: Transaction, message: str) -> Transaction:
     """What an abort leaves, by the trainer or by the operator once the holder is gone."""
-    return dataclasses.replace(state, phase=Phase.ABORTED, holder="", intact=False, message=message)
+    return dataclasses.replace(
+        state,
+        phase=Phase.ABORTED,
+        holder="",
+        intact=False,
+        message=message,
+        recovering=frozenset(),
+    )
+
+
+def forgotten(
+    state: Transaction, operator: Trainer, *, asleep: Iterable[str], message: str, now: float
+) -> Transaction:
+    """What the operator leaves of a Lease that does not know any more what it said of gates.
+
+    It was deleted, emptied or made anew, maybe during a sync: nobody can say what engines hold.
+    The operator holds it for as long as the trainer who lost it may take to notice.  Those that
+    slept are woken by the next sync: of which tags is not known, and the usual ones are taken.
+    """
+    sleepers = tuple(sorted(asleep))
+    return dataclasses.replace(
+        aborted(state, message),
+        released=SLEEP_TAGS if sleepers else (),
+        asleep=sleepers,
+        holder=operator.holder,
+        duration=operator.duration,
+        acquired=now,
+        renewed=now,
+    )
 
 
 def disclaim(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
@@ -187,17 +217,105 @@ def wake(
     return dataclasses.replace(woken, phase=Phase.COMMITTED, holder="")
 
 
-def _taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Transaction:
-    if state.held_against(trainer.holder, trainer.transaction, seen, now):
+# --- the operator's own: engines that came up after a commit catch up from its checkpoint
+
+
+def recover(
+    state: Transaction, operator: Trainer, *, instances: Iterable[str], now: float, seen: float
+) -> Transaction:
+    """The committed weights are about to be loaded into these instances, and into no others.
+
+    From here on nobody else begins anything, unless the operator does not renew.  It stands in the
+    Lease before the first request leaves.  ``operator``: a holder that no other process has; the
+    transaction stays that of the commit.  Raises :class:`RefusedError`.
+    """
+    _free(state, operator, now, seen)
+    _in_phase(state, "a load of the checkpoint", Phase.COMMITTED)
+    wanted = frozenset(instances)
+    if not wanted or not state.checkpoint:
+        raise _refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NOTHING_TO_LOAD)
+    goes_on = state.holder == operator.holder
+    return dataclasses.replace(
+        state,
+        holder=operator.holder,
+        duration=operator.duration,
+        recovering=wanted,
+        acquired=state.acquired if goes_on else now,
+        renewed=now,
+    )
+
+
+def recovered(
+    state: Transaction,
+    operator: Trainer,
+    *,
+    loaded: Iterable[str],
+    failed: Iterable[str] = (),
+    now: float,
+) -> Transaction:
+    """These loads ended.  What was loaded is covered like the rest; the last one frees the Lease.
+
+    Raises :class:`RefusedError` if the operator is not the holder any more: then others may have
+    written meanwhile, and what was loaded opens nothing.
+    """
+    _loads(state, operator)
+    whole = state.recovering & frozenset(loaded)
+    left = state.recovering - whole - frozenset(failed)
+    return dataclasses.replace(
+        state,
+        holder=state.holder if left else "",
+        instances=state.instances | whole,
+        recovering=left,
+        renewed=now,
+    )
+
+
+def still_recovering(state: Transaction, operator: Trainer, *, now: float) -> Transaction:
+    """The loads go on.  Raises :class:`RefusedError` if the operator is the holder no more."""
+    _loads(state, operator)
+    return dataclasses.replace(state, renewed=now)
+
+
+def left_behind(state: Transaction) -> Transaction:
+    """The Lease without the loads of an operator that is gone: nobody is in the way any more."""
+    return dataclasses.replace(state, holder="", recovering=frozenset())
+
+
+def _loads(state: Transaction, operator: Trainer) -> None:
+    if state.recovers and state.holder == operator.holder:
+        return
+    by = f", held by {state.holder}" if state.holder else ""
+    raise _refused(
+        Refusal.NOT_HELD, state, texts.WEIGHTS_NOT_HELD, transaction=operator.holder, by=by
+    )
+
+
+def _free(state: Transaction, trainer: Trainer, now: float, seen: float) -> None:
+    """Raises :class:`RefusedError` while somebody else holds the Lease."""
+    if not state.held_against(trainer.holder, trainer.transaction, seen, now):
+        return
+    values = {
+        "holder": state.holder,
+        "since": shown(state.acquired),
+        "until": shown(state.renewed + state.duration),
+    }
+    if not state.recovers:
         namesake = state.holder == trainer.holder
-        raise _refused(
-            Refusal.HELD,
-            state,
-            texts.WEIGHTS_HELD_BY_NAMESAKE if namesake else texts.WEIGHTS_HELD,
-            holder=state.holder,
-            since=shown(state.acquired),
-            until=shown(state.renewed + state.duration),
-        )
+        text = texts.WEIGHTS_HELD_BY_NAMESAKE if namesake else texts.WEIGHTS_HELD
+        raise _refused(Refusal.HELD, state, text, **values)
+    raise _refused(
+        Refusal.RECOVERING,
+        state,
+        texts.WEIGHTS_RECOVERING,
+        version=state.version,
+        checkpoint=state.checkpoint,
+        count=len(state.recovering),
+        **values,
+    )
+
+
+def _taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Transaction:
+    _free(state, trainer, now, seen)
     return dataclasses.replace(
         state,
         id=trainer.transaction,
@@ -207,6 +325,7 @@ def _taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Tra
         acquired=state.acquired if _goes_on(state, trainer) else now,
         renewed=now,
         transitions=state.transitions + 1,
+        recovering=frozenset(),
     )
 
 

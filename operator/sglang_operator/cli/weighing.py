@@ -214,6 +214,8 @@ def _text(registry: Registry, state: Transaction, synced: int) -> str:
 
 def _phase(state: Transaction) -> str:
     held = f", held by {state.holder} until {shown(state.renewed + state.duration)}"
+    if state.recovers:
+        held += f", which loads it into {wording.engines(len(state.recovering))}"
     return state.phase.value + (held if state.holder else "")
 
 

@@ -26,13 +26,19 @@ class StaleEpoch(PoolError):
 
 
 class Held(PoolError):
-    """Another trainer holds the weights.  Times are seconds since the Unix epoch."""
+    """Another trainer holds the weights.  Times are seconds since the Unix epoch.
 
-    def __init__(self, message: str, *, holder: str, since: float, until: float) -> None:
+    ``recovering``: it is the operator, which loads them into engines that restarted.
+    """
+
+    def __init__(
+        self, message: str, *, holder: str, since: float, until: float, recovering: bool = False
+    ) -> None:
         super().__init__(message)
         self.holder = holder
         self.since = since
         self.until = until
+        self.recovering = recovering
 
 
 class Expired(PoolError):

@@ -27,6 +27,9 @@ MAX_RETRY_SECONDS = 2.0
 CONFLICT_SECONDS = 0.02  # after somebody else was quicker, doubling; as often as patience lasts
 MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
+# For which the operator's loads are waited for, by everybody: an engine that reads its weights
+# does nothing else before it is done.  A large model from a slow volume takes minutes.
+RECOVERY_SECONDS = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,8 @@ class LeaseFile:
         """The same for a step that another holder is in the way of, for ``wait`` seconds.
 
         A holder that says itself that its time is over is waited for until that was also seen:
-        its clock may be wrong.
+        its clock may be wrong.  The operator, which loads weights into engines that restarted, is
+        waited for until it is done.
         """
         begun = time.monotonic()
         while True:
@@ -88,6 +92,8 @@ class LeaseFile:
                 waited = time.monotonic() - begun
                 claimed = held.until < time.time()
                 limit = max(wait, self._duration() + 1) if claimed else wait
+                if held.recovering:
+                    limit = max(limit, RECOVERY_SECONDS)
                 if waited >= limit:
                     raise
             await asyncio.sleep(POLL_SECONDS)
@@ -168,9 +174,14 @@ def _refusing(step: Step, state: Transaction, sight: Sight) -> Transaction:
 
 def _typed(refused: steps.RefusedError) -> PoolError:
     state, words = refused.state, str(refused)
-    if refused.reason is steps.Refusal.HELD:
-        until = state.renewed + state.duration
-        return Held(words, holder=state.holder, since=state.acquired, until=until)
+    if refused.reason in (steps.Refusal.HELD, steps.Refusal.RECOVERING):
+        return Held(
+            words,
+            holder=state.holder,
+            since=state.acquired,
+            until=state.renewed + state.duration,
+            recovering=refused.reason is steps.Refusal.RECOVERING,
+        )
     if refused.reason is steps.Refusal.NOT_HELD:
         return Expired(words)
     return Unsupported(words)

@@ -24,7 +24,7 @@ from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
 from sglang_operator.engine import versions
 
-SLEEP_TAGS = ("weights", "kv_cache")
+SLEEP_TAGS = weights.SLEEP_TAGS
 
 
 # Host and process do not tell pods of one node apart that share its network: each is process 1.

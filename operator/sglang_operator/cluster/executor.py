@@ -16,7 +16,6 @@ import orjson
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.api.weights import Phase
 from sglang_operator.cluster import paths, stores, wire
 from sglang_operator.cluster.client import (
     APPLY_PATCH,
@@ -53,7 +52,8 @@ class Outcome:
 
     created: int = 0
     deleted: int = 0
-    moved: int = 0  # gates set, transactions ended
+    moved: int = 0  # gates set, steps taken in the Lease
+    stepped: bool = False  # one of them in the Lease
     done: bool = True  # nothing was left for the next pass
     quota: ApiError | None = None
     rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
@@ -299,24 +299,36 @@ class Executor:
 
     # --- the weights
 
-    async def weights(self, key: stores.PoolKey, batch: Sequence[actions.WeightsAction]) -> Outcome:
-        """Set gates, as many at a time as the server bears, or end a transaction.
+    async def weights(
+        self, key: stores.PoolKey, owner: names.Uid, batch: Sequence[actions.WeightsAction]
+    ) -> Outcome:
+        """Set gates, as many at a time as the server bears, or take a step in the Lease.
 
         What changed meanwhile is left alone: the next pass sees it as it is.
         """
         outcome = Outcome()
-        results = await asyncio.gather(*(self._weights(key, action, outcome) for action in batch))
+        results = await asyncio.gather(
+            *(self._weights(key, owner, action, outcome) for action in batch)
+        )
         outcome.moved = sum(results)
         return outcome
 
     async def _weights(
-        self, key: stores.PoolKey, action: actions.WeightsAction, outcome: Outcome
+        self,
+        key: stores.PoolKey,
+        owner: names.Uid,
+        action: actions.WeightsAction,
+        outcome: Outcome,
     ) -> bool:
         try:
             if isinstance(action, actions.SetGate):
                 await self._set_gate(key, action)
+            elif isinstance(action, actions.CreateChild):
+                await self._child(key, owner, action, outcome)
+                return not outcome.conflicts
             else:
-                await self._abort_sync(key, action)
+                await self._write_lease(key, action)
+                outcome.stepped = True
         except ApiUnreachableError as error:
             outcome.failed = error
         except ApiError as error:
@@ -342,22 +354,12 @@ class Executor:
         answer = await self._gates.send("PATCH", key.namespace, path, body, STRATEGIC_PATCH, params)
         self._pods.put(_pod_decoder.object(answer))
 
-    async def _abort_sync(self, key: stores.PoolKey, action: actions.AbortSync) -> None:
-        body = {
-            "metadata": {
-                "uid": action.uid,
-                "resourceVersion": action.resource_version,
-                "annotations": {
-                    names.ANNOTATION_PHASE: Phase.ABORTED.value,
-                    names.ANNOTATION_MESSAGE: action.message,
-                    names.ANNOTATION_INTACT: None,
-                },
-            },
-            "spec": {"holderIdentity": None},
-        }
+    async def _write_lease(self, key: stores.PoolKey, action: actions.WriteLease) -> None:
         path = paths.child("Lease", key.namespace, action.name)
         params = {"fieldManager": names.FIELD_MANAGER}
-        answer = await self._gates.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)
+        answer = await self._gates.send(
+            "PATCH", key.namespace, path, action.patch, MERGE_PATCH, params
+        )
         self._children["Lease"].put(_child_decoder.object(answer))
 
     # --- other children

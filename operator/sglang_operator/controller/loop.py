@@ -5,6 +5,7 @@ Everything that must not be lost lives here.  kopf stands beside it and may die 
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 
@@ -229,6 +230,7 @@ class EngineRoom:
             Trials(self.client),
             publish_interval=self.settings.publish_interval,
             engine_host=self.settings.engine_host,
+            holder=f"{self.settings.identity}_{secrets.token_hex(4)}",
         )
 
     async def _dispatch(self) -> None:

@@ -17,7 +17,7 @@ from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.trying import Trial
 from sglang_operator.desired import origin
 from sglang_operator.planner import weights
-from sglang_operator.planner.observed import PodEvent
+from sglang_operator.planner.observed import ObservedChild, PodEvent
 from sglang_operator.planner.pool import Pool, Refused
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.status import Trouble
@@ -92,6 +92,7 @@ class Memory:
     again: Failures = field(default_factory=Failures)  # passes that got nowhere
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
+    stepped_at: float = float("-inf")  # monotonic: when the last own step in the Lease was sent
     awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
 
     def selecting_waits(self, coming: int, *, creating: bool) -> float:
@@ -102,6 +103,16 @@ class Memory:
         if not creating and coming <= MANY_COMING:
             return 0.0
         return max(0.0, self.known_since + NEW_SECONDS - time.monotonic())
+
+    def out_of_sight(self) -> dict[tuple[str, str], ObservedChild]:
+        """A Lease of somebody else, without our labels, that was met where the pool's should be."""
+        return {
+            (kind, name): ObservedChild(
+                uid=names.Uid(""), owner=None, body={"metadata": {"name": name}}
+            )
+            for kind, name in self.conflicts
+            if kind == "Lease"
+        }
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

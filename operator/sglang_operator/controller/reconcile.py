@@ -20,13 +20,14 @@ from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, Pool
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller import explaining, logs, planning, trying
+from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.telling import Teller
 from sglang_operator.desired import engine_pod, objects
 from sglang_operator.engine import arguments
 from sglang_operator.fleet.poller import Poller
-from sglang_operator.planner import inquiries, questions, tuning, weights
+from sglang_operator.planner import inquiries, tuning, weights
 from sglang_operator.planner import plan as planner
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
@@ -69,11 +70,12 @@ class Reconciler:
         *,
         publish_interval: float,
         engine_host: str = arguments.ANY_ADDRESS,
+        holder: str = "",  # of weights Leases, while engines load their checkpoint
     ) -> None:
         self._view = view
         self._executor = executor
         self._recorder = recorder
-        self._poller = poller
+        self._asker = Asker(poller, holder)
         self._lookups = lookups
         self._trials = trials
         self._publish_interval = publish_interval
@@ -88,10 +90,10 @@ class Reconciler:
             self._memories.pop(key, None)
             self._view.pods.forget_losses(key)
             self._recorder.forget(key)
-            self._ask_nothing(key)
+            self._asker.nothing(key)
             return None
         if record.metadata.deletion_timestamp is not None:
-            self._ask_nothing(key)
+            self._asker.nothing(key)
             return None  # its children go with it; nothing is ours to do any more
         memory = self._memory(key, record)
         with logs.about(record.metadata):
@@ -170,35 +172,18 @@ class Reconciler:
             taken=taken,
             orphans=orphans,
             nodes=self._view.nodes.nodes if self._view.nodes.filled else None,
-            children={
+            children=memory.out_of_sight()
+            | {
                 (store.kind, name): child
                 for store in self._view.children.values()
                 for name, child in store.of(key)
             },
-            reports=self._poller.reports(key) if self._poller else {},
+            reports=self._asker.reports(key),
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
             refused_revision=memory.trial.refused(now),
             last_gone=now - time.monotonic() + self._view.pods.lost_at(key),
         )
-
-    def _ask_engines(
-        self, key: PoolKey, pool: Pool, plan: Plan, weights_plan: WeightsPlan, observed: Observed
-    ) -> None:
-        """Have the engines asked what the next passes want to know, and let some catch up."""
-        if self._poller is None:
-            return
-        instances = filter(None, map(weights.instance, observed.pods))
-        self._poller.ask(
-            key, questions.questions(pool, plan.engines, weights_plan.transaction.phase), instances
-        )
-        for wanted in weights_plan.recoveries:
-            url = questions.url(wanted.pod.ip, pool.spec.network.port)
-            self._poller.load(key, wanted.instance, url, wanted.checkpoint, wanted.version)
-
-    def _ask_nothing(self, key: PoolKey) -> None:
-        if self._poller is not None:
-            self._poller.forget(key)
 
     # --- decide, act, tell
 
@@ -209,7 +194,8 @@ class Reconciler:
         observed = self._observe(key, memory, now)
         # Its engines run on, and so does their trainer.
         policy = spec.Weights(gate=status.gate_of(record.status))
-        weights_plan = weights.decide(refused.owner, policy, (), observed, now)
+        weights_plan = weights.decide(refused.owner, policy, (), observed, now, self._asker.holder)
+        self._asker.permit(key, memory, weights_plan)
         moved, again = await self._act_on_weights(key, memory, refused.owner, weights_plan)
         if moved:
             return 0.0
@@ -267,11 +253,13 @@ class Reconciler:
         observed = self._observe(key, memory, now)
         plan = planner.plan(pool, observed, now)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
-        weights_plan = weights.decide(pool.owner, policy, plan.engines, observed, now)
+        weights_plan = weights.decide(
+            pool.owner, policy, plan.engines, observed, now, self._asker.holder
+        )
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, now)
         memory.meter.weighed(weights_plan, now)
-        self._ask_engines(key, pool, plan, weights_plan, observed)
+        self._asker.ask(key, memory, pool, plan, weights_plan, observed)
         return observed, plan, weights_plan
 
     async def _act_and_tell(
@@ -313,7 +301,12 @@ class Reconciler:
         if not batch:
             memory.gating.succeeded()
             return 0, min(waits, default=None)
-        outcome = await self._executor.weights(key, batch)
+        sent = time.monotonic()
+        outcome = await self._executor.weights(key, owner.uid, batch)
+        if outcome.stepped:
+            memory.stepped_at = sent  # others count from when they see it, which is later
+        for conflict in outcome.conflicts:
+            memory.conflicts[conflict] = time.time() + CONFLICT_BACKOFF
         if outcome.done:
             memory.gating.succeeded()
         else:

@@ -5,7 +5,9 @@ bound and decoded into what is expected; redirects are not followed.
 """
 
 import asyncio
+import socket
 from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +23,9 @@ TIMEOUT = 5.0
 LOADING_TIMEOUT = 3600.0
 # Far more than are asked at a time: engines that hang, or load for an hour, keep theirs.
 MAX_CONNECTIONS = 1024
+CONTINUE_TIMEOUT = 60.0
+# What was sent and is not acknowledged for so long never arrives: the connection is given up.
+DELIVERY_SECONDS = 10.0
 MAX_ANSWER = 4 * 2**20  # bytes; /server_info with all its arguments is some 20 KB
 
 
@@ -39,7 +44,18 @@ class EngineError(Exception):
 
 
 class EngineUnreachableError(Exception):
-    """No answer: refused, reset or not in time."""
+    """No answer: refused, reset or not in time.
+
+    ``sent``: the engine may have got the request all the same, or may get it yet.
+    """
+
+    sent = True
+
+
+class NotAllowedError(EngineUnreachableError):
+    """By the time that the request was to leave, it might not any more: nothing was sent."""
+
+    sent = False
 
 
 class EngineClient:
@@ -49,17 +65,26 @@ class EngineClient:
         self._user_agent = user_agent
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._writing: aiohttp.ClientSession | None = None  # requests that take long
         self.requests: Counter[tuple[str, int]] = Counter()
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            # Engines come and go, and are asked seldom: no connection is worth keeping for long.
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=10),
+        # Engines come and go, and are asked seldom: no connection is worth keeping for long.
+        self._session = self._opened(
+            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=10)
+        )
+        self._writing = self._opened(
+            aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_impatient)
+        )
+        return self
+
+    def _opened(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
             headers={"User-Agent": self._user_agent, "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
-        return self
 
     async def __aexit__(
         self,
@@ -67,8 +92,9 @@ class EngineClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._writing):
+            if session is not None:
+                await session.close()
 
     async def get(self, url: str, path: str, kind: Kind[Answer]) -> Answer:
         """The answer to a GET, decoded.  Raises EngineError, EngineUnreachableError."""
@@ -87,14 +113,22 @@ class EngineClient:
         return True
 
     async def update_weights_from_disk(
-        self, url: str, *, path: str, version: str, timeout: float = LOADING_TIMEOUT
+        self,
+        url: str,
+        *,
+        path: str,
+        version: str,
+        allowed: Callable[[], bool],
+        timeout: float = LOADING_TIMEOUT,
     ) -> None:
         """Tell an engine to read these weights, which lie under ``path`` in its own pod.
 
+        ``allowed`` is asked at the moment when the request is to leave.
+
         ``load_format`` is said explicitly: an engine that was started with dummy weights would
         else make new ones (rl-semantics.md §3.2).  Needs no weight session in any version.
-        Raises EngineError with the engine's words, EngineUnreachableError; after the latter the
-        weights may be anything.
+        Raises EngineError with the engine's words, NotAllowedError, EngineUnreachableError; after
+        the latter the weights may be anything.
         """
         body = {
             "model_path": path,
@@ -102,19 +136,60 @@ class EngineClient:
             "weight_version": version,
             "flush_cache": True,
         }
-        await self._request("POST", url, "/update_weights_from_disk", body, timeout)
+        await self._write(url, "/update_weights_from_disk", body, timeout, allowed)
+
+    async def continue_generation(self, url: str, *, allowed: Callable[[], bool]) -> None:
+        """Let an engine go on that a trainer had paused; raises as ``update_weights_from_disk``."""
+        await self._write(url, "/continue_generation", {}, CONTINUE_TIMEOUT, allowed)
+
+    async def _write(
+        self, url: str, path: str, body: object, timeout: float, allowed: Callable[[], bool]
+    ) -> None:
+        """POST what changes an engine, if it is still allowed once there is a connection.
+
+        The body goes by itself: a request without its body is none.
+        """
+        content, refused = orjson.dumps(body), False
+
+        async def leaving() -> AsyncIterator[bytes]:
+            nonlocal refused
+            refused = not allowed()
+            if refused:
+                raise NotAllowedError(path)
+            yield content
+
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        try:
+            await self._ask(self._writing, "POST", url, path, leaving(), headers, timeout)
+        except EngineUnreachableError as error:
+            if refused:
+                raise NotAllowedError(f"POST {path}: it may not be sent any more") from error
+            raise
 
     async def _request(
         self, method: str, url: str, path: str, body: object, timeout: float
     ) -> bytes:
-        assert self._session is not None, "use the client as a context manager"
-        plain = path.partition("?")[0]
+        content = None if body is None else orjson.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
+        return await self._ask(self._session, method, url, path, content, headers, timeout)
+
+    async def _ask(
+        self,
+        session: aiohttp.ClientSession | None,
+        method: str,
+        url: str,
+        path: str,
+        content: bytes | AsyncIterator[bytes] | None,
+        headers: Mapping[str, str],
+        timeout: float,
+    ) -> bytes:
+        assert session is not None, "use the client as a context manager"
+        plain = path.partition("?")[0]
         try:
-            async with self._session.request(
+            async with session.request(
                 method,
                 url + path,
-                data=None if body is None else orjson.dumps(body),
+                data=content,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, TIMEOUT)),
                 allow_redirects=False,
@@ -126,7 +201,20 @@ class EngineClient:
                 return content
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.requests[plain, 0] += 1
-            raise EngineUnreachableError(f"{method} {plain}: {_words(error)}") from error
+            unreachable = EngineUnreachableError(f"{method} {plain}: {_words(error)}")
+            # A connection that was never made carried nothing.
+            unreachable.sent = not isinstance(error, _NOT_CONNECTED)
+            raise unreachable from error
+
+
+def _impatient(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket on which nothing is sent again and again for longer than others wait for it."""
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = int(DELIVERY_SECONDS * 1000)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    return made
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -136,6 +224,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(content) > MAX_ANSWER:
             raise EngineError(response.status, f"the answer is larger than {MAX_ANSWER} bytes")
     return bytes(content)
+
+
+_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 class _Refusal(msgspec.Struct):

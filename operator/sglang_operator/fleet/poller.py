@@ -3,6 +3,9 @@
 A pool's questions are replaced as a whole after each pass (``ask``); each has a task of its own
 that lives as long as it is asked.  What is learnt is read by the next pass (``reports``), and an
 answer that is news wakes the pool.
+
+Weights are loaded under a permit alone (``permit``): what stands in the pool's Lease, and until
+when, by this process's own clock, a request may leave.
 """
 
 import asyncio
@@ -10,13 +13,18 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from sglang_operator.cluster import supervision
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.window import Window
 from sglang_operator.fleet import asking
-from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
+from sglang_operator.fleet.client import (
+    DELIVERY_SECONDS,
+    EngineClient,
+    EngineError,
+    EngineUnreachableError,
+)
 from sglang_operator.planner import progress
 from sglang_operator.planner.observed import EngineReport, Loading
 from sglang_operator.planner.progress import Load, Progress
@@ -29,7 +37,17 @@ RETRY = (2.0, 120.0)
 # A question that is asked once is given up after so many tries: nothing depends on it.
 TRIES = 8
 
+NOT_PERMITTED = "no load of these weights into this engine stands in the Lease"
+
 log = logging.getLogger(__name__)
+
+
+class Permit(NamedTuple):
+    """The loads that the Lease knows of."""
+
+    commit: str  # the transaction whose weights are loaded
+    instances: frozenset[str]
+    until: float  # that requests may leave, by the monotonic clock
 
 
 class _Asked(NamedTuple):
@@ -49,6 +67,7 @@ class Poller:
         self._reports: dict[PoolKey, dict[str, EngineReport]] = {}
         self._tasks: dict[_Asked, tuple[Question, asyncio.Task[None]]] = {}
         self._loading: dict[tuple[PoolKey, str], asyncio.Task[None]] = {}
+        self._permits: dict[PoolKey, Permit] = {}
         self._works: dict[tuple[PoolKey, str], Progress] = {}
         self._finished: set[_Asked] = set()
 
@@ -79,25 +98,63 @@ class Poller:
 
     def forget(self, key: PoolKey) -> None:
         """The pool is gone."""
+        self.permit(key, None)
         self.ask(key, (), ())
 
-    def load(self, key: PoolKey, instance: str, url: str, path: str, version: str) -> None:
+    def permit(self, key: PoolKey, permit: Permit | None) -> None:
+        """From now on these loads of the pool are allowed, and no others go on.
+
+        An engine that has got its request goes on reading; nobody waits for it any more.
+        """
+        self._permits.pop(key, None)
+        if permit is not None:
+            self._permits[key] = permit
+        for of, instance in [a for a in self._loading if a[0] == key]:
+            loading = self._report(key, instance).loading
+            if loading is None or not _covers(permit, instance, loading.commit):
+                self._loading.pop((of, instance)).cancel()
+                self._learn(key, instance, loading=None)
+
+    def load(
+        self,
+        key: PoolKey,
+        instance: str,
+        url: str,
+        path: str,
+        version: str,
+        *,
+        commit: str = "",
+        resume: bool = False,
+    ) -> None:
         """Let an engine read weights from disk; its report says how that goes (``loading``).
 
-        Asking again for the same while it goes on, or after it is done, does nothing; after an
-        error it is tried again, ever later.
+        ``commit``: the transaction that committed them; without a permit for it nothing is sent.
+        ``resume``: the engine may be paused, and is continued after.  Asking again for the same
+        does nothing while it goes on or is done, nor after an error before its time (``again``).
         """
         if (key, instance) in self._loading:
             return  # one after another: the engine is busy with the last
         known = self._report(key, instance).loading
         tries = 0
-        if known is not None and (known.path, known.version) == (path, version):
-            if not known.error:
+        if known is not None and (known.path, known.version, known.commit) == (
+            path,
+            version,
+            commit,
+        ):
+            if not known.error or time.time() < known.again:
                 return
             tries = known.tries
-        loading = Loading(path=path, version=version, tries=tries + 1)
+        loading = Loading(path=path, version=version, commit=commit, tries=tries + 1)
+        if not self._allowed(key, instance, commit):
+            self._learn(key, instance, loading=_failed(loading, NOT_PERMITTED))
+            return
         self._learn(key, instance, loading=loading)
-        self._loading[key, instance] = asyncio.create_task(self._load(key, instance, url, loading))
+        task = asyncio.create_task(self._load(key, instance, url, loading, resume))
+        self._loading[key, instance] = task
+
+    def _allowed(self, key: PoolKey, instance: str, commit: str) -> bool:
+        permit = self._permits.get(key)
+        return _covers(permit, instance, commit) and time.monotonic() < permit.until
 
     async def close(self) -> None:
         """End everything that is under way."""
@@ -154,21 +211,35 @@ class Poller:
         )
         return {"stuck_since": progress.stuck_since(work, now)}
 
-    async def _load(self, key: PoolKey, instance: str, url: str, loading: Loading) -> None:
-        if loading.tries > 1:
-            await asyncio.sleep(_grown(loading.tries - 1))
+    async def _load(
+        self, key: PoolKey, instance: str, url: str, loading: Loading, resume: bool
+    ) -> None:
+        def allowed() -> bool:
+            return self._allowed(key, instance, loading.commit)
+
         try:
             await self._client.update_weights_from_disk(
-                url, path=loading.path, version=loading.version
+                url, path=loading.path, version=loading.version, allowed=allowed
             )
+            if resume:
+                await self._client.continue_generation(url, allowed=allowed)
             ended = replace(loading, done=True)
         except EngineError as error:
-            ended = replace(loading, error=error.message)
+            ended = _failed(loading, error.message)
         except EngineUnreachableError as error:
-            ended = replace(loading, error=str(error))
-        except Exception as error:
+            if error.sent:
+                # It may be on its way: nobody else may begin before it is there, or never comes.
+                await asyncio.sleep(DELIVERY_SECONDS)
+            ended = _failed(loading, str(error))
+        except Exception as error:  # the Lease is held for as long as this has not ended
             supervision.failed("recovery", error, about=f"{key} {instance}")
-            ended = replace(loading, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(DELIVERY_SECONDS)
+            ended = _failed(loading, f"{type(error).__name__}: {error}")
+        if ended.error:
+            log.warning(
+                "%s: engine %s could not load %s from %s (try %d): %s",
+                *(key, instance, loading.version, loading.path, loading.tries, ended.error),
+            )
         self._loading.pop((key, instance), None)
         self._learn(key, instance, loading=ended)
 
@@ -195,6 +266,15 @@ class Poller:
         self._finished = {a for a in self._finished if a.key != key or a.instance in instances}
         for loading in [a for a in self._loading if a[0] == key and a[1] not in instances]:
             self._loading.pop(loading).cancel()
+
+
+def _covers(permit: Permit | None, instance: str, commit: str) -> TypeGuard[Permit]:
+    return permit is not None and permit.commit == commit and instance in permit.instances
+
+
+def _failed(loading: Loading, error: str) -> Loading:
+    again = time.time() + _grown(loading.tries)
+    return replace(loading, error=error or "it does not say why", again=again)
 
 
 def _pause(question: Question, failures: int) -> float:

@@ -225,9 +225,11 @@ class Loading:
 
     path: str
     version: str
+    commit: str = ""  # the transaction that it follows
     done: bool = False
     error: str = ""  # the engine's words, if it could not
     tries: int = 1
+    again: float = 0.0  # not before, if it could not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,25 +11,31 @@ engines that it covered.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from sglang_operator.api import names, texts
+from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.api.weights import Phase, Transaction, read
 from sglang_operator.engine import arguments
-from sglang_operator.planner.observed import EngineReport, Observed, ObservedChild, ObservedPod
+from sglang_operator.planner import lease as leases
+from sglang_operator.planner import recovery
+from sglang_operator.planner.lease import LeaseStep
+from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod
 from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Owner
+from sglang_operator.planner.recovery import Recover
 
 EPOCH_DIGITS = 16
 
 # Reasons of the gate's condition.
 COMMITTED = "Committed"
-RECOVERED = "Recovered"
+RECOVERED = "Recovered"  # as earlier versions opened the gate of what had loaded a checkpoint
 VERSIONED = "Versioned"
 NOT_COVERED = "NotCovered"
+FORGOTTEN = "LeaseForgotten"
 INITIAL_WEIGHTS = "InitialWeights"
 
 
@@ -41,25 +47,6 @@ class SetGate:
     is_open: bool
     reason: str
     message: str  # the version while it is open, else why it is closed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AbortExpired:
-    """Write into exactly this Lease that its holder is gone."""
-
-    uid: names.Uid
-    resource_version: str
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recover:
-    """Load the committed weights from their checkpoint into an engine that lacks them."""
-
-    pod: ObservedPod
-    instance: str
-    checkpoint: str
-    version: str
 
 
 class Awaited(NamedTuple):
@@ -80,8 +67,10 @@ class WeightsPlan:
     engines: tuple[EngineView, ...]
     transaction: Transaction
     gates: tuple[SetGate, ...] = ()
-    abort: AbortExpired | None = None
-    recoveries: tuple[Recover, ...] = ()
+    abort: LeaseStep | None = None
+    restore: Transaction | None = None  # for a Lease to be made in place of one that is gone
+    recovery: LeaseStep | None = None
+    recoveries: tuple[Recover, ...] = ()  # by what stands in the Lease
     wake_at: float | None = None
 
     @cached_property
@@ -97,7 +86,7 @@ class WeightsPlan:
     @property
     def settled(self) -> bool:
         """Whether every gate is as the transaction asks: only then is it acknowledged."""
-        return not self.gates and self.abort is None
+        return not self.gates and self.abort is None and self.restore is None
 
     def awaited(self, before: Awaited) -> Awaited:
         """What is awaited now; ``before`` where nobody waits for it at present."""
@@ -171,52 +160,63 @@ def decide(
     engines: tuple[EngineView, ...],
     observed: Observed,
     now: float,
+    operator: str = "",
 ) -> WeightsPlan:
     """The gates that have to move, from this snapshot at this time.
 
     ``policy.gate`` is resolved: never Auto.  A pool whose spec is refused has no ``engines``, and
-    its gates still close and open: its engines run, and their trainer does not stop.
+    its gates still close and open: its engines run, and their trainer does not stop.  ``operator``
+    is the holder's name of this process, where it may load weights into engines.
     """
-    lease = observed.children.get(("Lease", names.weights_lease_name(owner.name)))
-    if lease is not None and lease.owner != owner.uid:
-        lease = None
-    current = read(lease.body) if lease is not None else Transaction()
-    abort, wake_at = _expiry(lease, current, now) if lease is not None else (None, None)
-    gates: tuple[SetGate, ...] = ()
-    recoveries: tuple[Recover, ...] = ()
-    if policy.gate is not WeightsGate.OFF and abort is None:
-        alive = (pod for pod in observed.pods if not pod.ended)
-        wanted = (_wanted(policy.gate, pod, current, observed) for pod in alive)
-        gates = tuple(change for change in wanted if change is not None)
-        if policy.recovery is Recovery.FROM_CHECKPOINT:
-            recoveries = tuple(_recoveries(engines, current, observed))
-    return WeightsPlan(
-        engines=engines,
-        transaction=current,
-        gates=gates,
-        abort=abort,
-        recoveries=recoveries,
-        wake_at=wake_at,
+    me = steps.Trainer(holder=operator or names.FIELD_MANAGER, transaction="")
+    name = names.weights_lease_name(owner.name)
+    lease = observed.children.get(("Lease", name))
+    ours = lease if lease is not None and lease.owner == owner.uid else None
+    current = read(ours.body) if ours is not None else Transaction()
+    alive = [pod for pod in observed.pods if not pod.ended]
+    plan = WeightsPlan(engines=engines, transaction=current)
+    # Those that engines open by the version they name (Versioned) never needed a Lease.
+    if policy.gate is WeightsGate.COMMITTED and leases.has_forgotten(current, alive):
+        state = leases.forgotten(name, current, alive, me, now)
+        return _forgotten(plan, lease, ours, alive, state)
+    abort, wake_at = leases.expiry(ours, current, now) if ours is not None else (None, None)
+    if policy.gate is WeightsGate.OFF or abort is not None:
+        return replace(plan, abort=abort, wake_at=wake_at)
+    wanted = (_wanted(policy.gate, pod, current, observed) for pod in alive)
+    loads = recovery.Recovery()
+    if ours is not None and operator:
+        recovers = policy.recovery is Recovery.FROM_CHECKPOINT
+        loads = recovery.plan(me, ours, current, engines, observed, now, wanted=recovers)
+    times = [time for time in (wake_at, loads.wake_at) if time is not None]
+    return replace(
+        plan,
+        gates=tuple(change for change in wanted if change is not None),
+        recovery=loads.step,
+        recoveries=loads.loads,
+        wake_at=min(times, default=None),
     )
 
 
-# --- the transaction's end
+def _forgotten(
+    plan: WeightsPlan,
+    lease: ObservedChild | None,
+    ours: ObservedChild | None,
+    pods: list[ObservedPod],
+    state: Transaction,
+) -> WeightsPlan:
+    """Nobody knows any more what engines hold whose gates were set: they close.
 
-
-def _expiry(
-    lease: ObservedChild, current: Transaction, now: float
-) -> tuple[AbortExpired | None, float | None]:
-    """A sync whose holder does not renew has aborted.  A sleeper may sleep for ever."""
-    if current.phase is not Phase.SYNCING:
-        return None, None
-    expires = current.expires(lease.seen)
-    if current.holder and now < expires:
-        return None, expires
-    message = texts.SYNC_EXPIRED.format(
-        holder=current.holder or "nobody", seconds=int(current.duration)
-    )
-    version = lease.body["metadata"]["resourceVersion"]
-    return AbortExpired(uid=lease.uid, resource_version=version, message=message), None
+    That is written into the Lease first.  One that is not there is made, which finds it if it was
+    only out of sight; one that is somebody else's stays as it is.
+    """
+    if lease is None:
+        return replace(plan, restore=state)
+    if ours is not None:
+        step = LeaseStep(lease=ours, state=state, reason="it says nothing of gates that were set")
+        return replace(plan, abort=step)
+    message = texts.GATE_FORGOTTEN.format(lease=lease.body["metadata"]["name"])
+    closed = (_closed(pod, FORGOTTEN, message) for pod in pods)
+    return replace(plan, gates=tuple(change for change in closed if change is not None))
 
 
 # --- gates
@@ -228,6 +228,10 @@ def _wanted(
     """How this pod's gate has to change, or None if it is as it should be."""
     if current.phase is Phase.SYNCING:
         return None  # the trainer paused the engines: what is open stays, what is closed stays
+    if current.phase is Phase.SLEEPING and not _marked(pod):
+        # Also of one that is closed already: that it sleeps is remembered by the pod alone.
+        why = _why_closed(current)
+        return SetGate(pod=pod, is_open=False, reason=current.phase.value, message=why)
     if current.phase in _CLOSED:
         return _closed(pod, current.phase.value, _why_closed(current))
     if pod.dying:
@@ -238,7 +242,7 @@ def _wanted(
     if gate is WeightsGate.VERSIONED:
         initial = _says_initial(pod, observed)
         return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
-    if current.phase is Phase.IDLE or _recovered(pod, current):
+    if _recovered(pod, current):
         return None
     return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
 
@@ -247,6 +251,12 @@ def _recovered(pod: ObservedPod, current: Transaction) -> bool:
     """Whether the pod caught up with this very version by itself."""
     gate = pod.gate
     return gate is not None and gate.reason == RECOVERED and gate.version == current.version
+
+
+def _marked(pod: ObservedPod) -> bool:
+    """Whether the pod's gate is closed because it sleeps, or is about to."""
+    gate = pod.gate
+    return gate is not None and not gate.is_open and gate.reason == Phase.SLEEPING.value
 
 
 _CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
@@ -271,24 +281,11 @@ def _vouched(
     if current.phase is Phase.COMMITTED and run in current.instances:
         return COMMITTED, current.version
     report = observed.reports.get(run)
-    if report is None:
+    if gate is not WeightsGate.VERSIONED or report is None:
         return None
-    if _loaded(report, current):
-        return RECOVERED, current.version
-    if gate is WeightsGate.VERSIONED and report.weight_version not in (None, *_INITIAL):
+    if report.weight_version not in (None, *_INITIAL):
         return VERSIONED, report.weight_version
     return None
-
-
-def _loaded(report: EngineReport, current: Transaction) -> bool:
-    """Whether the engine has read the checkpoint of the last commit, and nothing came between."""
-    loading = report.loading
-    return (
-        current.phase is Phase.COMMITTED
-        and loading is not None
-        and loading.done
-        and (loading.path, loading.version) == (current.checkpoint, current.version)
-    )
 
 
 # What --weight-version was given at the start, and what an engine says that was given nothing.
@@ -311,28 +308,6 @@ def _closed(pod: ObservedPod, reason: str, message: str) -> SetGate | None:
     if pod.gate is None or not pod.gate.is_open:
         return None
     return SetGate(pod=pod, is_open=False, reason=reason, message=message)
-
-
-# --- recovery
-
-
-def _recoveries(
-    engines: tuple[EngineView, ...], current: Transaction, observed: Observed
-) -> Iterable[Recover]:
-    """Engines that came up after the commit, and can catch up from the trainer's checkpoint."""
-    if current.phase is not Phase.COMMITTED or not current.checkpoint or not current.version:
-        return
-    for view in engines:
-        pod = view.pod
-        if pod is None or not pod.containers_ready or pod.dying:
-            continue
-        run = instance(pod)
-        if run is None or run in current.instances or (pod.gate and pod.gate.is_open):
-            continue
-        report = observed.reports.get(run)
-        if report is not None and _loaded(report, current):
-            continue  # its gate opens in this pass
-        yield Recover(pod=pod, instance=run, checkpoint=current.checkpoint, version=current.version)
 
 
 # --- what is told

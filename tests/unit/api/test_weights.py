@@ -200,6 +200,7 @@ def test_a_state_survives_the_lease():
         intact=True,
         released=("kv_cache",),
         asleep=(A,),
+        recovering=frozenset({C}),
         begun=NOW,
         committed=NOW + 0.25,
         message="why",
@@ -211,6 +212,28 @@ def test_a_state_survives_the_lease():
     unset = [f.name for f in dataclasses.fields(full) if getattr(full, f.name) == f.default]
     assert not unset, "the state of this test has a value in each field"
     assert weights.read(weights.written({}, full)) == full
+
+
+def merged(lease: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """RFC 7386, as the API server merges."""
+    found = dict(lease)
+    for key, value in patch.items():
+        if value is None:
+            found.pop(key, None)
+        elif isinstance(value, dict):
+            found[key] = merged(found.get(key) or {}, value)
+        else:
+            found[key] = value
+    return found
+
+
+@pytest.mark.parametrize("after", [Transaction(), committed(), sleeping("weights")], ids=str)
+def test_a_patch_makes_of_a_lease_what_writing_it_would(after):
+    notes = {"a": "b"}
+    lease = {"metadata": {"resourceVersion": "7", "annotations": notes}, "spec": {"strategy": "x"}}
+    for before in (Transaction(), committed(), sleeping("kv_cache")):
+        stood = weights.written(lease, before)
+        assert merged(stood, weights.patch(stood, after)) == weights.written(stood, after)
 
 
 def test_writing_keeps_what_belongs_to_others():
@@ -243,13 +266,92 @@ def test_an_unknown_phase_counts_as_aborted():
     assert weights.read(lease).phase is Phase.ABORTED
 
 
+class TestRecovery:
+    """The operator loads the committed weights into engines that came up later."""
+
+    OPERATOR = Trainer(holder="operator-a", transaction="")
+    SECOND = Trainer(holder="operator-b", transaction="")
+
+    def free(self) -> Transaction:
+        begun = syncing()
+        return steps.commit(begun, MINE, instances=[A], now=NOW, checkpoint="/c/1")
+
+    def loading(self) -> Transaction:
+        return steps.recover(self.free(), self.OPERATOR, instances=[B, C], now=NOW, seen=NOW)
+
+    def test_no_sync_and_no_sleep_begins_meanwhile(self):
+        loading = self.loading()
+        for call in (syncing, lambda *_: steps.sleep(loading, MINE, tags=[], now=NOW, seen=NOW)):
+            refused = refusal(call, loading)
+            assert refused.reason is Refusal.RECOVERING
+            assert "loads version step-1 from /c/1 into 2 of the engines" in str(refused)
+
+    def test_what_was_loaded_is_covered_and_the_last_one_frees_the_lease(self):
+        one = steps.recovered(self.loading(), self.OPERATOR, loaded=[B], now=NOW + 5)
+        assert (one.holder, one.instances) == ("operator-a", BOTH)
+        assert one.recovering == {C}
+        both = steps.recovered(one, self.OPERATOR, loaded=[], failed=[C], now=NOW + 6)
+        assert (both.holder, both.instances, both.recovering) == (
+            "",
+            frozenset({A, B}),
+            frozenset(),
+        )
+        assert syncing(both).phase is Phase.SYNCING
+
+    def test_what_was_not_named_before_is_not_covered_after(self):
+        alone = steps.recover(self.free(), self.OPERATOR, instances=[B], now=NOW, seen=NOW)
+        after = steps.recovered(alone, self.OPERATOR, loaded=[B, C], now=NOW)
+        assert after.instances == {A, B}
+
+    def test_it_goes_on_only_while_nobody_took_the_lease(self):
+        loading = self.loading()
+        taken = syncing(loading, OTHER, now=NOW + 31, seen=NOW)
+        assert taken.recovering == frozenset()
+        done = steps.commit(taken, OTHER, instances=[A], now=NOW + 40, checkpoint="/c/2")
+        other = steps.recover(loading, self.SECOND, instances=[B], now=NOW + 31, seen=NOW)
+        for state in (taken, done, other):
+            for step in (steps.still_recovering, steps.recovered):
+                options = {} if step is steps.still_recovering else {"loaded": [B]}
+                refused = refusal(step, state, self.OPERATOR, now=NOW + 41, **options)
+                assert refused.reason is Refusal.NOT_HELD
+
+    def test_only_committed_weights_with_a_checkpoint_are_loaded(self):
+        for state in (Transaction(), syncing(), sleeping("kv_cache")):
+            refused = refusal(
+                steps.recover, state, self.OPERATOR, instances=[A], now=NOW + 99, seen=NOW
+            )
+            assert refused.reason is Refusal.WRONG_PHASE
+        assert (
+            refusal(
+                steps.recover, committed(), self.OPERATOR, instances=[C], now=NOW, seen=NOW
+            ).reason
+            is Refusal.NO_INSTANCES
+        )
+
+    def test_two_operators_never_load_at_once(self):
+        loading = self.loading()
+        refused = refusal(
+            steps.recover, loading, self.SECOND, instances=[B], now=NOW + 29, seen=NOW
+        )
+        assert refused.reason is Refusal.RECOVERING
+
+    def test_an_abort_by_force_ends_it(self):
+        aborted = steps.aborted(self.loading(), "by hand")
+        assert (aborted.recovers, aborted.recovering) == (False, frozenset())
+
+
 # --- any order of steps
 
 TRAINERS = st.sampled_from([MINE, LATER, OTHER])
 TAGS = st.sets(st.sampled_from(weights.MEMORY_TAGS))
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "renew", "commit", "abort", "sleep", "wake", "expire", "pass"]),
+        st.sampled_from(
+            [
+                *("begin", "renew", "commit", "abort", "sleep", "wake", "expire", "pass"),
+                *("recover", "recovered"),
+            ]
+        ),
         TRAINERS,
         TAGS,
         st.floats(0, 40),
@@ -277,7 +379,8 @@ def test_gates_open_only_over_weights_that_a_commit_named_and_nothing_took_since
             whole = True
         assert state.intact <= whole
         if state.phase is Phase.COMMITTED:
-            assert whole and state.instances and not state.released and not state.holder
+            assert whole and state.instances and not state.released
+            assert state.recovers == bool(state.holder)
         assert weights.read(weights.written({}, state)).phase is state.phase
 
 
@@ -290,12 +393,16 @@ def _step(
         case "renew":
             return steps.renew(state, trainer, now=now)
         case "commit":
-            return steps.commit(state, trainer, now=now, instances=[A, C])
+            return steps.commit(state, trainer, now=now, instances=[A, C], checkpoint="/c")
         case "abort":
             return steps.abort(state, trainer, message="")
         case "sleep":
             return steps.sleep(state, trainer, now=now, seen=seen, tags=tags)
         case "wake":
             return steps.wake(state, trainer, now=now, tags=tags)
+        case "recover":
+            return steps.recover(state, trainer, instances=[B], now=now, seen=seen)
+        case "recovered":
+            return steps.recovered(state, trainer, loaded=[B], now=now)
     expired = state.phase is Phase.SYNCING and now > state.expires(seen)
     return steps.aborted(state, "expired") if expired else state

@@ -1,13 +1,21 @@
 """Requests to engines: bounded, decoded, and not trusted."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from sglang_operator.api.weights import LEASE_SECONDS
+from sglang_operator.controller.asking import SENDING_SECONDS
 from sglang_operator.fleet import answers, client
-from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
+from sglang_operator.fleet.client import (
+    EngineClient,
+    EngineError,
+    EngineUnreachableError,
+    NotAllowedError,
+)
 from tests.unit.fleet.engines import Engine, an_engine
 
 INFO: dict[str, Any] = {
@@ -126,7 +134,9 @@ def test_a_refusal_is_told_from_a_passing_error():
 
 def test_weights_are_read_from_disk_in_a_format_that_a_dummy_engine_takes():
     async def test(requests: EngineClient, engine: Engine) -> None:
-        await requests.update_weights_from_disk(engine.url, path="/ckpt/7", version="step-7")
+        await requests.update_weights_from_disk(
+            engine.url, path="/ckpt/7", version="step-7", allowed=lambda: True
+        )
         method, path, body = engine.asked[0]
         assert (method, path) == ("POST", "/update_weights_from_disk")
         assert body == {
@@ -142,8 +152,55 @@ def test_weights_are_read_from_disk_in_a_format_that_a_dummy_engine_takes():
 def test_an_engine_that_cannot_read_the_weights_says_why():
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineError) as error:
-            await requests.update_weights_from_disk(engine.url, path="/nope", version="v")
+            await requests.update_weights_from_disk(
+                engine.url, path="/nope", version="v", allowed=lambda: True
+            )
         assert error.value.message == "Failed to get model loader"
 
     body = {"success": False, "message": "Failed to get model loader"}
     with_engine(test, update_weights_from_disk={"status": 400, "body": body})
+
+
+def test_what_may_not_leave_any_more_once_there_is_a_connection_is_not_sent():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        asked = []
+
+        def allowed() -> bool:
+            asked.append(True)
+            return False
+
+        with pytest.raises(NotAllowedError) as error:
+            await requests.update_weights_from_disk(
+                engine.url, path="/ckpt/7", version="step-7", allowed=allowed
+            )
+        assert asked
+        assert not error.value.sent
+        await requests.probe(engine.url, "/ready")
+        assert [path for _, path, body in engine.asked if body] == []
+
+    with_engine(test, update_weights_from_disk={"success": True}, ready={})
+
+
+def test_an_engine_that_is_not_there_may_have_been_sent_nothing_or_something():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineUnreachableError) as error:
+            await requests.update_weights_from_disk(
+                "http://127.0.0.1:9", path="/c", version="v", allowed=lambda: True
+            )
+        assert not error.value.sent
+        with pytest.raises(EngineUnreachableError) as error:
+            await requests.update_weights_from_disk(
+                engine.url, path="/c", version="v", allowed=lambda: True, timeout=0.1
+            )
+        assert error.value.sent
+
+    with_engine(test, update_weights_from_disk=None)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+def test_a_load_is_not_delivered_for_longer_than_others_wait_for_it():
+    made = client._impatient((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)))
+    with made:
+        told = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert told == client.DELIVERY_SECONDS * 1000
+    assert SENDING_SECONDS + client.DELIVERY_SECONDS < LEASE_SECONDS

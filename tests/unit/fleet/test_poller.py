@@ -1,6 +1,7 @@
 """The poller: asks what it is told to, no more; news wakes the pool, and nothing else does."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.engine import versions
 from sglang_operator.fleet import poller as module
-from sglang_operator.fleet.client import EngineClient
-from sglang_operator.fleet.poller import Poller
+from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
+from sglang_operator.fleet.poller import Permit, Poller
 from sglang_operator.planner.observed import Loading
 from sglang_operator.planner.questions import Question, Topic
 from tests.unit.fleet.engines import Engine, an_engine, eventually
@@ -29,7 +30,10 @@ def quick(monkeypatch):
 class World:
     """A poller, an engine, and how often the pool was woken."""
 
-    def __init__(self, poller: Poller, engine: Engine, woken: list[PoolKey]) -> None:
+    def __init__(
+        self, poller: Poller, engine: Engine, woken: list[PoolKey], client: EngineClient
+    ) -> None:
+        self.client = client
         self.poller = poller
         self.engine = engine
         self.woken = woken
@@ -61,7 +65,7 @@ def in_a_world(test: Callable[[World], Awaitable[None]], **told: Any) -> None:
         ):
             poller = Poller(client, lambda key, urgent: woken.append(key))
             try:
-                await test(World(poller, engine, woken))
+                await test(World(poller, engine, woken, client))
             finally:
                 await poller.close()
 
@@ -195,41 +199,159 @@ def test_only_so_many_requests_are_under_way(monkeypatch):
     in_a_world(test, model_info={"weight_version": "v"})
 
 
+RUN = "0a1b2c3d"
+
+
+class Loads:
+    """Loads of one engine under a permit."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.woken = world.woken
+
+    def permit(self, commit: str = "t1", instance: str = RUN, seconds: float = 60.0) -> None:
+        until = time.monotonic() + seconds
+        permit = Permit(commit=commit, instances=frozenset({instance}), until=until)
+        self.world.poller.permit(KEY, permit)
+
+    def load(self, commit: str = "t1", *, resume: bool = False) -> None:
+        self.world.poller.load(
+            KEY, RUN, self.world.engine.url, "/ckpt/7", "step-7", commit=commit, resume=resume
+        )
+
+    @property
+    def sent(self) -> int:
+        return self.world.engine.times("/update_weights_from_disk")
+
+    @property
+    def loading(self) -> Loading | None:
+        report = self.world.poller.reports(KEY).get(RUN)
+        return report.loading if report else None
+
+    async def its_time(self) -> None:
+        """Until it may be tried again."""
+        assert self.loading is not None
+        again = self.loading.again
+        await eventually(lambda: time.time() >= again, "its time")
+
+    async def ends(self) -> Loading:
+        def ended() -> bool:
+            return self.loading is not None and bool(self.loading.done or self.loading.error)
+
+        await eventually(ended, "the end of the load")
+        assert self.loading is not None
+        return self.loading
+
+
+SUCCESS = {"success": True, "message": ""}
+
+
 def test_weights_are_loaded_once_and_the_report_says_so():
     async def test(world: World) -> None:
-        def loading() -> Loading | None:
-            report = world.poller.reports(KEY).get("0a1b2c3d")
-            return report.loading if report else None
-
+        loads = Loads(world)
+        loads.permit()
         for _ in range(3):
-            world.poller.load(KEY, "0a1b2c3d", world.engine.url, "/ckpt/7", "step-7")
-        assert loading() == Loading(path="/ckpt/7", version="step-7")
-        done = Loading(path="/ckpt/7", version="step-7", done=True)
-        await eventually(lambda: loading() == done, "the weights")
-        world.poller.load(KEY, "0a1b2c3d", world.engine.url, "/ckpt/7", "step-7")
-        assert world.engine.times("/update_weights_from_disk") == 1
+            loads.load()
+        assert loads.loading == Loading(path="/ckpt/7", version="step-7", commit="t1")
+        assert (await loads.ends()).done
+        loads.load()
+        assert loads.sent == 1
         assert len(world.woken) == 2
 
-    in_a_world(test, update_weights_from_disk={"success": True, "message": ""})
+    in_a_world(test, update_weights_from_disk=SUCCESS)
 
 
-def test_weights_that_could_not_be_loaded_are_told_and_tried_again():
+def test_an_engine_that_may_be_paused_goes_on_once_it_has_its_weights():
     async def test(world: World) -> None:
-        def loading() -> Loading:
-            found = world.poller.reports(KEY)["0a1b2c3d"].loading
-            assert found is not None
-            return found
+        loads = Loads(world)
+        loads.permit()
+        loads.load(resume=True)
+        assert (await loads.ends()).done
+        paths = [path for _, path, _ in world.engine.asked]
+        assert paths == ["/update_weights_from_disk", "/continue_generation"]
 
-        def load() -> None:
-            world.poller.load(KEY, "0a1b2c3d", world.engine.url, "/ckpt/7", "step-7")
+    in_a_world(test, update_weights_from_disk=SUCCESS, continue_generation={})
 
-        load()
-        await eventually(lambda: loading().error, "the error")
-        assert loading().error == "no such file"
-        world.engine.answers["/update_weights_from_disk"] = {"success": True}
-        load()
-        assert loading() == Loading(path="/ckpt/7", version="step-7", tries=2)
-        await eventually(lambda: loading().done, "success")
+
+def test_nothing_is_sent_of_what_the_lease_does_not_know():
+    async def test(world: World) -> None:
+        loads = Loads(world)
+        loads.load()
+        assert loads.loading is not None
+        assert loads.loading.error == module.NOT_PERMITTED
+        for permit in (
+            {"commit": "t0"},
+            {"instance": "ffffffff"},
+            {"seconds": -1.0},
+        ):
+            loads.permit(**permit)
+            await loads.its_time()
+            loads.load()
+        await asyncio.sleep(0.05)
+        assert loads.sent == 0
+
+    in_a_world(test, update_weights_from_disk=SUCCESS)
+
+
+def test_a_permit_that_ends_ends_its_loads_and_a_later_one_begins_anew():
+    async def test(world: World) -> None:
+        loads = Loads(world)
+        loads.permit()
+        loads.load()
+        await eventually(lambda: loads.sent, "the request")
+        loads.permit()  # another pass: it goes on
+        assert loads.loading is not None
+        loads.permit("t2")  # a trainer was there
+        assert loads.loading is None
+        world.engine.answers["/update_weights_from_disk"] = SUCCESS
+        loads.load("t2")
+        assert (await loads.ends()).done
+        world.poller.permit(KEY, None)
+        assert loads.sent == 2
+
+    in_a_world(test, update_weights_from_disk=None)
+
+
+def test_weights_that_could_not_be_loaded_are_told_and_tried_again_in_their_time():
+    async def test(world: World) -> None:
+        loads = Loads(world)
+        loads.permit()
+        loads.load()
+        failed = await loads.ends()
+        assert failed.error == "no such file"
+        assert failed.again > time.time() - 1
+        world.engine.answers["/update_weights_from_disk"] = SUCCESS
+        await eventually(lambda: time.time() >= failed.again, "its time")
+        loads.load()
+        assert loads.loading == Loading(path="/ckpt/7", version="step-7", commit="t1", tries=2)
+        assert (await loads.ends()).done
 
     body = {"success": False, "message": "no such file"}
     in_a_world(test, update_weights_from_disk={"status": 400, "body": body})
+
+
+def test_a_load_whose_end_is_not_known_ends_once_its_request_cannot_arrive_any_more(monkeypatch):
+    monkeypatch.setattr(module, "DELIVERY_SECONDS", 0.2)
+
+    async def test(world: World) -> None:
+        loads = Loads(world)
+        loads.permit()
+        begun = time.monotonic()
+
+        async def vanish(*_: object, **__: object) -> None:
+            raise EngineUnreachableError("reset")
+
+        world.client.update_weights_from_disk = vanish  # type: ignore[method-assign]
+        loads.load()
+        assert (await loads.ends()).error == "reset"
+        assert time.monotonic() - begun >= 0.2
+
+        async def break_(*_: object, **__: object) -> None:
+            raise RuntimeError("a defect")
+
+        world.client.update_weights_from_disk = break_  # type: ignore[method-assign]
+        await loads.its_time()
+        loads.load()
+        assert (await loads.ends()).error == "RuntimeError: a defect"
+
+    in_a_world(test)

@@ -5,10 +5,19 @@ import dataclasses
 import pytest
 
 from sglang_operator.api import names, texts
-from sglang_operator.api.weights import Phase
+from sglang_operator.api.weights import LEASE_SECONDS, SLEEP_TAGS, Phase
 from sglang_operator.planner import weights
-from sglang_operator.planner.observed import EngineReport, Gate, Loading
-from tests.builders import NOW, a_lease, a_pod, a_pool, all_pods, weighed
+from sglang_operator.planner.observed import EngineReport, Gate
+from tests.builders import (
+    NOW,
+    OPERATOR,
+    a_lease,
+    a_lease_saying,
+    a_pod,
+    a_pool,
+    all_pods,
+    weighed,
+)
 
 OPEN = Gate(is_open=True, version="step-1", reason=weights.COMMITTED)
 CLOSED = Gate(is_open=False, version="", reason="Sleeping")
@@ -123,7 +132,26 @@ def test_in_these_phases_every_open_gate_closes_also_those_of_pods_that_are_leav
 
 def test_gates_that_were_never_set_are_closed_without_a_write():
     pool = a_pool()
-    assert weighed(pool, running(pool), children=a_lease(pool, phase="Sleeping")).gates == ()
+    for phase in ("Aborted", "Awake", "Committed"):
+        assert weighed(pool, running(pool), children=a_lease(pool, phase=phase)).gates == (), phase
+
+
+def test_that_an_engine_sleeps_is_remembered_by_its_pod_also_where_it_was_closed_before():
+    pool = a_pool(device_mapping="list(range(0,4))")
+    never, aborted = running(pool)
+    aborted = dataclasses.replace(aborted, gate=Gate(is_open=False, reason="Aborted"))
+    lease = a_lease(pool, phase="Sleeping")
+    plan = weighed(pool, [never, aborted], children=lease)
+    assert {(gate.pod.name, gate.is_open, gate.reason) for gate in plan.gates} == {
+        (pod.name, False, "Sleeping") for pod in (never, aborted)
+    }
+    marked = [dataclasses.replace(pod, gate=CLOSED) for pod in (never, aborted)]
+    assert weighed(pool, marked, children=lease).gates == ()
+    # And the Lease that is made in place of a lost one has the next sync wake them.
+    restored = weighed(pool, marked).restore
+    assert restored is not None
+    assert set(restored.asleep) == {pod.instance for pod in marked}
+    assert restored.released == SLEEP_TAGS
 
 
 def test_a_sync_that_is_not_renewed_is_aborted_first_and_closes_gates_once_that_stands():
@@ -134,7 +162,8 @@ def test_a_sync_that_is_not_renewed_is_aborted_first_and_closes_gates_once_that_
     assert plan.gates == ()
     assert plan.abort is not None
     assert (plan.abort.uid, plan.abort.resource_version) == ("uid-lease", "7")
-    assert plan.abort.message == texts.SYNC_EXPIRED.format(holder="trainer-0", seconds=10)
+    assert plan.abort.state.phase is Phase.ABORTED
+    assert plan.abort.state.message == texts.SYNC_EXPIRED.format(holder="trainer-0", seconds=10)
 
 
 def test_a_sync_without_a_holder_is_aborted_at_once():
@@ -297,73 +326,56 @@ class TestVersioned:
         assert {gate.is_open for gate in plan.gates} == {False}
 
 
-class TestFromCheckpoint:
-    def pool(self):
-        return a_pool(weights={"recovery": "FromCheckpoint"}, device_mapping="list(range(0,4))")
+class TestALeaseThatHasForgotten:
+    """Deleted, emptied or made anew, maybe amid a sync: the pods remember that there was one."""
 
-    def lease(self, pool, pods, **more):
-        return committed(pool, pods, checkpoint="/ckpt/step-1", **more)
+    def pool(self, **weights_of):
+        return a_pool(device_mapping="list(range(0,4))", **weights_of)
 
-    def loaded(self, run, version, **changes):
-        loading = Loading(path=f"/ckpt/{version}", version=version, **{"done": True, **changes})
-        return {run: EngineReport(instance=run, loading=loading)}
-
-    def test_an_engine_that_came_up_after_the_commit_catches_up_from_the_checkpoint(self):
+    @pytest.mark.parametrize("gate", [OPEN, CLOSED])
+    def test_one_that_is_gone_is_made_anew_as_aborted_and_is_held_for_a_while(self, gate):
         pool = self.pool()
-        pods = running(pool)
-        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]))
-        (recovery,) = plan.recoveries
-        assert recovery.pod.name == pods[1].name
-        assert (recovery.checkpoint, recovery.version) == ("/ckpt/step-1", "step-1")
+        plan = weighed(pool, running(pool, gate=gate))
+        assert plan.gates == ()  # it may only be out of sight: then it is found when it is made
+        assert not plan.settled
+        assert plan.restore is not None
+        assert (plan.restore.phase, plan.restore.holder) == (Phase.ABORTED, OPERATOR)
+        assert plan.restore.held_against("trainer", "t", NOW, NOW + LEASE_SECONDS - 1)
+        assert plan.restore.message == texts.LEASE_FORGOTTEN.format(lease="actor-infer-weights")
 
-    def test_its_gate_opens_at_that_version_once_it_has_loaded_it(self):
+    def test_a_pool_whose_gates_were_never_set_gets_an_empty_one(self):
         pool = self.pool()
-        pods = running(pool)
-        run = run_of(pods[1])
-        report = self.loaded(run, "step-1")
-        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]), reports=report)
-        assert (pods[1].name, True, weights.RECOVERED, "step-1") in moved(plan)
-        assert plan.recoveries == ()
+        assert weighed(pool, running(pool)).restore is None
 
-    def test_a_recovered_engine_stays_open_when_the_operator_forgot_having_done_it(self):
+    def test_one_that_was_emptied_is_aborted_first_and_closes_gates_once_that_stands(self):
         pool = self.pool()
         pods = running(pool, gate=OPEN)
-        gate = Gate(is_open=True, version="step-1", reason=weights.RECOVERED)
-        pods[1] = dataclasses.replace(pods[1], gate=gate)
-        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]))
+        plan = weighed(pool, pods, children=a_lease(pool, holder="trainer"))
         assert plan.gates == ()
-        assert plan.recoveries == ()
+        assert plan.abort is not None
+        assert (plan.abort.uid, plan.abort.resource_version) == ("uid-lease", "7")
+        after = weighed(pool, pods, children=a_lease_saying(pool, plan.abort.state))
+        assert {(gate.is_open, gate.reason) for gate in after.gates} == {(False, "Aborted")}
 
-    @pytest.mark.parametrize("changes", [{"done": False}, {"done": False, "error": "no such path"}])
-    def test_what_is_not_loaded_yet_or_failed_to_opens_nothing(self, changes):
+    def test_one_that_lost_its_owner_or_is_anothers_vouches_for_nobody(self):
         pool = self.pool()
-        pods = running(pool)
-        report = self.loaded(run_of(pods[1]), "step-1", **changes)
-        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]), reports=report)
-        assert {gate.pod.name for gate in plan.gates} == {pods[0].name}
-        assert [recovery.pod.name for recovery in plan.recoveries] == [pods[1].name]
+        pods = running(pool, gate=OPEN)
+        lease = {
+            key: dataclasses.replace(child, owner=None)
+            for key, child in committed(pool, pods).items()
+        }
+        plan = weighed(pool, pods, children=lease)
+        assert {(gate.is_open, gate.reason) for gate in plan.gates} == {(False, weights.FORGOTTEN)}
+        assert plan.restore is None
+        assert plan.abort is None
 
-    def test_nothing_is_loaded_while_a_trainer_writes_or_sleeps(self):
-        pool = self.pool()
-        pods = running(pool)
-        for phase in ("Syncing", "Sleeping", "Awake", "Aborted"):
-            lease = a_lease(
-                pool, phase=phase, holder="t", version="step-1", checkpoint="/ckpt", instances=""
-            )
-            assert weighed(pool, pods, children=lease).recoveries == ()
-
-    def test_what_was_loaded_for_an_earlier_version_opens_nothing(self):
-        pool = self.pool()
-        pods = running(pool)
-        run = run_of(pods[1])
-        report = self.loaded(run, "step-0")
-        plan = weighed(pool, pods, children=self.lease(pool, pods[:1]), reports=report)
-        assert {gate.pod.name for gate in plan.gates} == {pods[0].name}
-
-    def test_without_a_checkpoint_it_waits_for_the_trainer(self):
-        pool = self.pool()
-        pods = running(pool)
-        assert weighed(pool, pods, children=committed(pool, pods[:1])).recoveries == ()
+    @pytest.mark.parametrize("gate", ["Versioned", "Off"])
+    def test_gates_that_never_needed_one_stay(self, gate):
+        pool = self.pool(weights={"gate": gate})
+        pods = running(pool, gate=OPEN)
+        for children in ({}, a_lease(pool)):
+            plan = weighed(pool, pods, children=children)
+            assert (plan.gates, plan.restore, plan.abort) == ((), None, None)
 
 
 def test_any_restart_changes_the_epoch_and_nothing_else_does():

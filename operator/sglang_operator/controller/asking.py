@@ -1,0 +1,77 @@
+"""What a pass has the poller do: ask engines, and let those catch up that the Lease names."""
+
+from collections.abc import Mapping
+
+from sglang_operator.api.weights import LEASE_SECONDS
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller.memory import Memory
+from sglang_operator.fleet.poller import Permit, Poller
+from sglang_operator.planner import questions, weights
+from sglang_operator.planner.observed import EngineReport, Observed
+from sglang_operator.planner.plan import Plan
+from sglang_operator.planner.pool import Pool
+from sglang_operator.planner.weights import WeightsPlan
+
+# Of its duration for which a hold lets requests leave.  The rest is for those under way: they
+# reach their engine before others may take the Lease, or never (``fleet.client``).
+SENDING_SECONDS = LEASE_SECONDS / 2
+
+
+class Asker:
+    """The poller, as passes use it; without one, engines are not asked.
+
+    ``holder``: of weights Leases, while engines load; no other process has it.
+    """
+
+    def __init__(self, poller: Poller | None, holder: str) -> None:
+        self._poller = poller
+        self.holder = holder if poller is not None else ""
+
+    def reports(self, key: PoolKey) -> Mapping[str, EngineReport]:
+        """What is known of this pool's engines, by instance."""
+        return self._poller.reports(key) if self._poller is not None else {}
+
+    def ask(
+        self,
+        key: PoolKey,
+        memory: Memory,
+        pool: Pool,
+        plan: Plan,
+        weights_plan: WeightsPlan,
+        observed: Observed,
+    ) -> None:
+        """Have the engines asked what the next passes want to know, and let some catch up."""
+        if self._poller is None:
+            return
+        self.permit(key, memory, weights_plan)
+        phase = weights_plan.transaction.phase
+        instances = filter(None, map(weights.instance, observed.pods))
+        self._poller.ask(key, questions.questions(pool, plan.engines, phase), instances)
+        for wanted in weights_plan.recoveries:
+            self._poller.load(
+                key,
+                wanted.instance,
+                questions.url(wanted.pod.ip, pool.spec.network.port),
+                wanted.checkpoint,
+                wanted.version,
+                commit=wanted.commit,
+                resume=pool.features.pause,
+            )
+
+    def permit(self, key: PoolKey, memory: Memory, plan: WeightsPlan) -> None:
+        """Loads are under way by what the Lease says of them, and for as long as that counts."""
+        if self._poller is None:
+            return
+        permit = None
+        if plan.recoveries:
+            permit = Permit(
+                commit=plan.transaction.id,
+                instances=frozenset(wanted.instance for wanted in plan.recoveries),
+                until=memory.stepped_at + SENDING_SECONDS,
+            )
+        self._poller.permit(key, permit)
+
+    def nothing(self, key: PoolKey) -> None:
+        """The pool is gone, or on its way."""
+        if self._poller is not None:
+            self._poller.forget(key)
