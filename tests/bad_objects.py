@@ -105,6 +105,7 @@ OPERATOR: dict[str, Spec] = {
     "ENGINE_STRADDLES_NODES": _with(device_mapping="[7, 8]"),
     "ENGINE_SPANS_NODES": _with(num_gpus_per_worker=16, device_mapping="list(range(0,16))"),
     "ARGUMENT_CONFLICT": _config(**{"context-length": 8192, "context_length": 4096}),
+    "ARGUMENT_COMBINATION": _config(max_loras_per_batch=0),
     "ARGUMENT_FORM": _config(served_model_name="two\nlines"),
     "ARGUMENT_RETIRED": _image("0.4.6.post5", _config(enable_flashmla=True)),
     "ARGUMENT_FLAG": _config(disable_radix_cache=1),

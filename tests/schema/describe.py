@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from sglang_operator.engine.schemas import Argument, Schema
-from tests.schema import later
+from tests.schema import later, rules
 from tests.schema.sglang import SGLang
 
 HEALTH_VARIABLE = "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"
@@ -64,6 +64,7 @@ def describe(sglang: SGLang) -> Schema:
     return {
         "version": sglang.version,
         "arguments": dict(sorted(arguments.items())),
+        "rules": rules.places(sglang),
         "fields_without_flag": tuple(sorted(set(sglang.names) - reached)),
         "endpoints": tuple(sorted(set(_endpoints(sglang)))),
         "health_without_generation": _health(sglang),

@@ -71,6 +71,16 @@ class Stub:
     __lt__ = __le__ = __gt__ = __ge__ = __exit__ = _no
 
 
+class _Torch(Stub):
+    """torch, as far as somebody reads its numbers."""
+
+    __version__ = "2.9.0"
+    version = types.SimpleNamespace(cuda="12.9", hip=None)
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+
+
 class _Namespace(dict[str, Any]):
     """The globals of one module; a name that is missing is defined by its own statement."""
 
@@ -214,7 +224,7 @@ class World:
                 return self.module(name if wanted else top)
             if top in sys.stdlib_module_names or top in _REAL:
                 return importlib.__import__(name, None, None, wanted, 0)
-            return Stub(name)
+            return _Torch() if name == "torch" else Stub(name)
 
         return import_
 

@@ -12,18 +12,11 @@ from sglang_operator.api.problems import InvalidError as InvalidError
 from sglang_operator.api.problems import Problem as Problem
 from sglang_operator.api.problems import Row as Row
 from sglang_operator.api.problems import Severity as Severity
+from sglang_operator.api.problems import error_row as _error
 from sglang_operator.api.problems import is_secret as is_secret
 from sglang_operator.api.problems import shown as shown
 from sglang_operator.api.problems import typed as typed
-
-
-def _error(reason: str, text: str, authority: str) -> Row:
-    return Row(reason=reason, text=text, authority=authority)
-
-
-def _warning(reason: str, text: str, authority: str) -> Row:
-    return Row(reason=reason, text=text, authority=authority, severity=Severity.WARNING)
-
+from sglang_operator.api.problems import warning_row as _warning
 
 POLICY = "policy"
 ROLL_WORKER_CONFIG = "ROLL roll/configs/worker_config.py"
@@ -272,6 +265,11 @@ PARALLELISM_ATTENTION = _error(
     "dp_size is {dp} and attn_dp_size is {attention}, but SGLang does not combine copies of the "
     "engine with attention data parallelism; keep attn_dp_size, and make more engines instead",
     "SGLang sglang/srt/arg_groups/parallel_hook.py",
+)
+ARGUMENT_COMBINATION = _error(
+    "ArgumentConflict",
+    "{found}, with which SGLang {version} does not start ({place}); expected {expected}; {advice}",
+    "SGLang's own checks, in __post_init__ and check_server_args",
 )
 ARGUMENT_VERSION = _error(
     "ArgumentUnsupported",

@@ -76,6 +76,16 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def error_row(reason: str, text: str, authority: str) -> Row:
+    """A row that stops the pool."""
+    return Row(reason=reason, text=text, authority=authority)
+
+
+def warning_row(reason: str, text: str, authority: str) -> Row:
+    """A row that is only told."""
+    return Row(reason=reason, text=text, authority=authority, severity=Severity.WARNING)
+
+
 _SHOWN_LENGTH = 80  # characters of a found value that a message quotes
 _LOOKS_OTHERWISE = re.compile(r"[-+]?[0-9.]{1,20}(e[-+]?[0-9]{1,3})?|(?i:true|false|null|yes|no)")
 

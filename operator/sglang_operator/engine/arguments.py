@@ -12,6 +12,7 @@ from sglang_operator.api import errors
 from sglang_operator.engine import (
     aliases,
     checking,
+    combinations,
     generation,
     ownership,
     schema,
@@ -128,6 +129,7 @@ def render(request: EngineRequest) -> Arguments:
         problems += rule(request, given)
     sizes = topology.parallelism(given, request.gpus)
     given.values |= {"tp_size": sizes.tp, "pp_size": sizes.pp if sizes.pp > 1 else None}
+    problems += _together(request, given)
     return Arguments(
         argv=(*_flags(request, given), *request.extra_args),
         load_format=str(given.values.get("load_format", DEFAULT_LOAD_FORMAT)),
@@ -136,6 +138,12 @@ def render(request: EngineRequest) -> Arguments:
         mem_fraction_static=_number(given.values.get("mem_fraction_static")),
         problems=(*problems, *sizes.problems),
     )
+
+
+def _together(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    known = schema.nearest(request.version)
+    exact = request.version_known and known.version == request.version
+    yield from combinations.check(given, known, exact, request.extra_args)
 
 
 def _number(value: object) -> float | None:

@@ -67,6 +67,8 @@ class Schema:
     version: versions.Version
     arguments: Mapping[str, Argument]
     keys: Mapping[str, str]  # every spelling with underscores -> key of ``arguments``
+    defaults: Mapping[str, object]  # of fields, where they are not null or false
+    rules: Mapping[str, str]  # of ``combinations``, with their places in SGLang's source
     fields_without_flag: frozenset[str]
     endpoints: frozenset[str]
     health_without_generation: str
@@ -102,10 +104,18 @@ def load(version: str) -> Schema:
         version=versions.parse(version),
         arguments=arguments,
         keys=dict(_spellings(arguments)),
+        defaults=dict(_defaults(raw)),
+        rules=raw["rules"],
         fields_without_flag=frozenset(raw["fields_without_flag"]),
         endpoints=frozenset(raw["endpoints"]),
         health_without_generation=raw["health_without_generation"],
     )
+
+
+def _defaults(raw: schemas.Schema) -> Iterator[tuple[str, object]]:
+    for key, argument in raw["arguments"].items():
+        if "default" in argument and (field := argument.get("field", key)):
+            yield field, argument["default"]
 
 
 def _argument(key: str, raw: schemas.Argument) -> Argument:

@@ -43,6 +43,7 @@ class Schema(TypedDict):
 
     version: str
     arguments: dict[str, Argument]
+    rules: dict[str, str]  # of engine.combinations that it has, with their places in its source
     fields_without_flag: tuple[str, ...]  # of ServerArgs: for Python only
     endpoints: tuple[str, ...]
     # What SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false does: works, no effect, or absent.

@@ -157,6 +157,11 @@ SCHEMA: Schema = {
         "warmups": {"action": "store", "type": "str", "help": "Specify custom warmup functions (csv) to run before server starts eg"},
         "watchdog_timeout": {"action": "store", "type": "float", "default": 300, "help": "Set watchdog timeout in seconds"},
     },
+    "rules": {
+        "dp-lm-head": "server_args:340",
+        "dense-tp": "server_args:280",
+        "draft-steps": "server_args:406",
+    },
     "fields_without_flag": (),
     "endpoints": ("/abort_request", "/classify", "/close_session", "/configure_logging", "/dump_expert_distribution_record", "/encode", "/flush_cache", "/generate", "/generate_from_file", "/get_model_info", "/get_server_info", "/get_weights_by_name", "/health", "/health_generate", "/init_weights_update_group", "/invocations", "/open_session", "/parse_function_call", "/ping", "/release_memory_occupation", "/resume_memory_occupation", "/separate_reasoning", "/set_internal_state", "/slow_down", "/start_expert_distribution_record", "/start_profile", "/stop_expert_distribution_record", "/stop_profile", "/update_weights_from_disk", "/update_weights_from_distributed", "/update_weights_from_tensor", "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/cancel", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content", "/v1/models"),
     "health_without_generation": "absent",
