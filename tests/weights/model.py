@@ -6,7 +6,8 @@ operator, ``api.weights_steps`` for the trainer in the order of ``client.sync`` 
 ``client.memory``.  The rest is written here, as the real parts were seen to behave.
 
 ``World.step`` takes one step that ``choose`` picks; ``World.violations`` holds every answer that a
-client got from weights that are random, torn, released or of a version that is not whole.
+client got from weights that are random, torn, released or of a version that is not whole, or from
+the cache of other weights.
 """
 
 from collections.abc import Callable, Generator
@@ -39,6 +40,7 @@ CONTROLS = (
     ("opens at begin", "Committed"),
     ("does not pause", "Committed"),
     ("does not pause", "Versioned"),
+    ("does not flush", "Committed"),
 )
 
 
@@ -48,6 +50,7 @@ class Engine:
 
     pod: ObservedPod
     holds: str = RANDOM
+    cached: str = ""  # the weights that filled the prefix cache; all requests share their prefix
     paused: bool = False
     released: frozenset[str] = frozenset()
     waiting: int = 0  # requests that a pause holds back
@@ -180,6 +183,11 @@ class World:
             self._end(engine)
         elif engine.holds in BAD:
             self.violations.append(f"{engine.pod.name} answered from {engine.holds} weights")
+        elif engine.cached not in ("", engine.holds):
+            told = f"{engine.pod.name} answered from the cache of {engine.cached}"
+            self.violations.append(f"{told}, and holds {engine.holds}")
+        else:
+            engine.cached = engine.holds
 
     def _continue(self, engine: Engine) -> None:
         engine.paused = False
@@ -347,8 +355,11 @@ class World:
     ) -> Generator[None, None, None]:
         if self.defect != "does not pause":
             for instance in covered:
-                self._find(instance).paused = True
+                engine = self._find(instance)
+                engine.paused = True
                 yield
+                if self.defect != "does not flush":
+                    engine.cached = ""
         self._resume(lease_state.read(self.lease))
         self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
         for last in (False, True):
@@ -399,6 +410,7 @@ class World:
         for instance in covered:
             engine = self._find(instance)
             engine.released |= set(tags)
+            engine.cached = ""
             if "weights" in tags:
                 engine.holds = GARBAGE
             yield
