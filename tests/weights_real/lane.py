@@ -57,6 +57,7 @@ class Variant:
     program: str = ""  # instead of any
     pause: str | None = "abort"
     labels_buckets: bool = False
+    flushes: bool = True
     bucket_seconds: float = 0.0
     # Aimed: an engine crashes before each trainer, who is held so at this point.
     aimed: tuple[int, str] | None = None
@@ -205,6 +206,7 @@ class Lane:
             ready=chance.random() < 0.7 or variant.aimed is not None,
             pause=variant.pause,
             labels_buckets=variant.labels_buckets,
+            flushes=variant.flushes,
             bucket_seconds=variant.bucket_seconds,
         )
         self._result.steps.append(program)
