@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0  # seconds to go on trying without an API server
 ABORT_PATIENCE = 2.0  # an abort that cannot be told expires by itself
-# How long an engine that does not answer is waited for to be seen to have restarted.
-BLAME_SECONDS = 2.0
+# How long an engine that does not answer is waited for to be seen to have ended: a kubelet told of
+# containers killed outright after 1.0 s, and of their pods' phase after 2.1 s.
+BLAME_SECONDS = 5.0
 # How long a sync goes on while nobody can see whether its engines are the same.
 BLIND_SECONDS = 10.0
 BLIND_POLL_SECONDS = 0.5
@@ -321,11 +322,7 @@ class AsyncSync(Updates):
         while True:
             try:
                 async for registry in self._pool.changes():
-                    changed = _changed(self.engines, registry)
-                    if changed:
-                        what = "; ".join(changed[:4])
-                        words = texts.STALE_DURING.format(what=what, version=self.version)
-                        self._lose(StaleEpoch(words))
+                    if self._compare(registry):
                         return
                     seen = time.monotonic()
             except Exception as error:
@@ -339,6 +336,14 @@ class AsyncSync(Updates):
                 self._lose(StaleEpoch(words))
                 return
             await asyncio.sleep(BLIND_POLL_SECONDS)
+
+    def _compare(self, registry: Registry) -> bool:
+        """Whether the sync is lost, because the registry names other engines than it covers."""
+        changed = _changed(self.engines, registry)
+        if changed:
+            what = "; ".join(changed[:4])
+            self._lose(StaleEpoch(texts.STALE_DURING.format(what=what, version=self.version)))
+        return bool(changed)
 
     async def _guarded(self, awaitable: Awaitable[T]) -> T:
         """Await it, unless the sync is lost before: then that is raised, and it is cancelled."""
@@ -358,13 +363,21 @@ class AsyncSync(Updates):
                 task.cancel()
 
     async def _blame(self, error: EngineError) -> None:
-        """An engine that does not answer has probably ended: say so, if that is seen soon."""
-        if error.status == 0:
-            with contextlib.suppress(TimeoutError):
-                try:
-                    await asyncio.wait_for(asyncio.shield(self._lost), BLAME_SECONDS)
-                except PoolError as reason:
-                    raise reason from error
+        """An engine that does not answer has probably ended: say so, if that is seen soon.
+
+        The registry is read once more in the end: the watch may have broken meanwhile.
+        """
+        if error.status != 0:
+            return
+        try:
+            await asyncio.wait_for(asyncio.shield(self._lost), BLAME_SECONDS)
+        except TimeoutError:
+            with contextlib.suppress(PoolError):
+                self._compare(await self._pool.fresh())
+            if self._lost.done():
+                self.check()
+        except PoolError as reason:
+            raise reason from error
 
     # --- what a trainer does in between
 

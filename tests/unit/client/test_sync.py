@@ -123,6 +123,27 @@ def test_a_restart_during_a_call_raises_stale_epoch_at_once(world, pool):
     assert [engine.paused for engine in world.engines] == [True, False, True]
 
 
+def test_an_engine_whose_end_is_told_seconds_later_raises_stale_epoch(world, pool):
+    world.engines[1].stuck.add("/update_weights_from_disk")
+    with pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted"), pool.sync("1") as sync:
+        threading.Timer(0.1, world.restart, [1], {"told": False}).start()
+        threading.Timer(2.6, world.call, [world.publish]).start()  # a kubelet was seen to take 2.1 s
+        sync.update_weights_from_disk("/w")
+
+
+def test_an_end_that_a_broken_watch_did_not_tell_is_read(world, pool, monkeypatch):
+    monkeypatch.setattr("sglang_operator.client.sync.BLAME_SECONDS", 0.3)
+    monkeypatch.setattr("sglang_operator.client.sync.AsyncSync._stale", _sees_nothing)
+    world.engines[1].stuck.add("/update_weights_from_disk")
+    with pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted"), pool.sync("1") as sync:
+        threading.Timer(0.1, world.restart, [1]).start()
+        sync.update_weights_from_disk("/w")
+
+
+async def _sees_nothing(self):
+    await asyncio.Event().wait()
+
+
 def test_a_trainer_in_its_own_code_is_told_of_a_restart(world, pool):
     told = threading.Event()
     with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda reason: told.set()) as sync:
