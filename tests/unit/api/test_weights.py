@@ -227,7 +227,9 @@ def merged(lease: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("after", [Transaction(), committed(), sleeping("weights")], ids=lambda state: state.phase.value)
+@pytest.mark.parametrize(
+    "after", [Transaction(), committed(), sleeping("weights")], ids=lambda state: state.phase.value
+)
 def test_a_patch_makes_of_a_lease_what_writing_it_would(after):
     notes = {"a": "b"}
     lease = {"metadata": {"resourceVersion": "7", "annotations": notes}, "spec": {"strategy": "x"}}

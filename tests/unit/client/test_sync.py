@@ -127,7 +127,9 @@ def test_an_engine_whose_end_is_told_seconds_later_raises_stale_epoch(world, poo
     world.engines[1].stuck.add("/update_weights_from_disk")
     with pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted"), pool.sync("1") as sync:
         threading.Timer(0.1, world.restart, [1], {"told": False}).start()
-        threading.Timer(2.6, world.call, [world.publish]).start()  # a kubelet was seen to take 2.1 s
+        threading.Timer(
+            2.6, world.call, [world.publish]
+        ).start()  # a kubelet was seen to take 2.1 s
         sync.update_weights_from_disk("/w")
 
 
