@@ -51,6 +51,7 @@ class Transaction:
     released: tuple[str, ...] = ()  # SGLang's memory tags, while asleep
     asleep: tuple[str, ...] = ()  # the instances whose memory is released
     recovering: frozenset[str] = frozenset()  # that the holder, an operator, loads the version into
+    woken: frozenset[str] = frozenset()  # "instance/tag": resumed already, while others failed to
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -71,6 +72,12 @@ class Transaction:
         Others, of an earlier version, may leave ``recovering`` as it was when they take the Lease.
         """
         return self.phase is Phase.COMMITTED and bool(self.holder and self.recovering)
+
+    def sleeps(self, instance: str | None) -> frozenset[str]:
+        """The tags whose memory this instance has released."""
+        if instance not in self.asleep:
+            return frozenset()
+        return frozenset(tag for tag in self.released if f"{instance}/{tag}" not in self.woken)
 
     def expires(self, seen: float) -> float:
         """When the holder counts as gone, unless it renews before.
@@ -113,6 +120,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         released=_words(notes.get(names.ANNOTATION_RELEASED, "")),
         asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
         recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
+        woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""))),
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=notes.get(names.ANNOTATION_MESSAGE, ""),
@@ -172,6 +180,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_RELEASED: lambda t: ",".join(t.released),
     names.ANNOTATION_ASLEEP: lambda t: ",".join(t.asleep),
     names.ANNOTATION_RECOVERING: lambda t: ",".join(sorted(t.recovering)),
+    names.ANNOTATION_WOKEN: lambda t: ",".join(sorted(t.woken)),
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,

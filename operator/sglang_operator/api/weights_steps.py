@@ -188,7 +188,26 @@ def slept(state: Transaction, trainer: Trainer, *, instances: Iterable[str]) -> 
     """The memory of these instances is about to be released.  Raises :class:`RefusedError`."""
     _own(state, trainer)
     _in_phase(state, "sleep", Phase.SLEEPING)
-    return dataclasses.replace(state, asleep=tuple(sorted({*state.asleep, *instances})))
+    again = frozenset(instances)
+    return dataclasses.replace(
+        state,
+        asleep=tuple(sorted({*state.asleep, *again})),
+        woken=frozenset(each for each in state.woken if each.split("/")[0] not in again),
+    )
+
+
+def woke(
+    state: Transaction, trainer: Trainer, *, instances: Iterable[str], tags: Iterable[str]
+) -> Transaction:
+    """These instances have resumed the memory of these tags, and others could not.
+
+    Resuming what was never released kills an engine: whoever tries again leaves them out.
+    Raises :class:`RefusedError`.
+    """
+    _own(state, trainer)
+    _in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
+    resumed = {f"{instance}/{tag}" for instance in instances for tag in tags}
+    return dataclasses.replace(state, woken=state.woken | resumed)
 
 
 def wake(
@@ -205,7 +224,11 @@ def wake(
     _in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
     left = _ordered(set(state.released) - set(tags))
     woken = dataclasses.replace(
-        state, released=left, asleep=state.asleep if left else (), renewed=now
+        state,
+        released=left,
+        asleep=state.asleep if left else (),
+        woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
+        renewed=now,
     )
     if state.phase is Phase.SYNCING:
         return woken

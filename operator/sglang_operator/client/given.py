@@ -8,7 +8,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import InvalidArgument
@@ -65,6 +65,17 @@ def key(value: object, argument: str) -> str | None:
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         raise InvalidArgument(texts.WRONG_KEY.format(argument=argument, kind=type(value).__name__))
     return value
+
+
+def tags(value: object, argument: str = "tags") -> tuple[str, ...]:
+    """SGLang's memory tags, as a list or the like.  Raises InvalidArgument."""
+    # A text is a list of letters to Python, and a mapping one of its keys.
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise _wrong(argument, value, texts.EXPECTED_TAGS)
+    found = tuple(text(each, f"{argument}[{index}]") for index, each in enumerate(value))
+    if not found:
+        raise _wrong(argument, value, texts.EXPECTED_TAGS)
+    return tuple(dict.fromkeys(found))
 
 
 def optional(check: Callable[[object, str], str], value: object, argument: str) -> str | None:

@@ -8,26 +8,91 @@ memory released.  The Lease keeps which instances sleep: waking one that restart
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import pausing, texts
-from sglang_operator.client.errors import Expired, NotReady, PoolError, Unsupported
+from sglang_operator.client.errors import EngineError, Expired, NotReady, PoolError, Unsupported
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
+    from sglang_operator.engine.versions import Features
 
 SETTLE_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 30.0
 PATIENCE = 10.0
 
 log = logging.getLogger(__name__)
+
+
+async def resume(
+    pool: "AsyncPool",
+    hold: Hold,
+    state: Transaction,
+    engines: Iterable[Engine],
+    tags: Iterable[str],
+) -> None:
+    """Let engines resume what of these tags each has released.
+
+    Where one fails, those that did not are put on record before its error is raised: to resume an
+    engine twice kills it.  Raises EngineError, PoolError.
+    """
+    todo: dict[tuple[str, ...], list[Engine]] = {}
+    for engine in engines:
+        released = state.sleeps(engine.instance) & set(tags)
+        if released:
+            todo.setdefault(tuple(sorted(released)), []).append(engine)
+    each = [(engine, wanted) for wanted, group in todo.items() for engine in group]
+    outcomes = await asyncio.gather(
+        *(pool.resume_memory([engine], list(wanted)) for engine, wanted in each),
+        return_exceptions=True,
+    )
+    failed = [outcome for outcome in outcomes if outcome is not None]
+    if not failed:
+        return
+    done = [one for one, outcome in zip(each, outcomes, strict=True) if outcome is None]
+    await _note_awake(hold, done)
+    raise failed[0]
+
+
+async def _note_awake(hold: Hold, done: Sequence[tuple[Engine, Sequence[str]]]) -> None:
+    """Put on record which engines have their memory of these tags.  Raises PoolError."""
+    if not done:
+        return
+
+    def step(current: Transaction, sight: Sight) -> Transaction:
+        for engine, tags in done:
+            instances = (engine.instance,) if engine.instance else ()
+            current = steps.woke(current, hold.trainer, instances=instances, tags=tags)
+        return current
+
+    await hold.step(step, patience=PATIENCE)
+
+
+def _check(tags: tuple[str, ...], registry: Registry, features: "Features") -> None:
+    """Raises Unsupported where these engines cannot release this memory."""
+    version, known = registry.engine_version, features.memory_tags
+    named = " and ".join(tags)
+    if unknown := [tag for tag in tags if tag not in weights.MEMORY_TAGS or tag not in known]:
+        apart = not known and set(tags) <= set(weights.MEMORY_TAGS)
+        if not apart:
+            raise Unsupported(
+                texts.TAGS_UNKNOWN.format(
+                    version=version,
+                    tags=" and ".join(unknown),
+                    known=", ".join(known or weights.SLEEP_TAGS),
+                )
+            )
+    if not known and not set(weights.SLEEP_TAGS) <= set(tags):
+        raise Unsupported(texts.TAGS_NOT_APART.format(version=version, tags=named))
+    if registry.memory_saver is False:
+        raise Unsupported(texts.NO_MEMORY_SAVER)
 
 
 class Sleeper:
@@ -50,7 +115,9 @@ class Sleeper:
 
     async def _sleep(self, tags: tuple[str, ...], settle: float, timeout: float) -> None:
         await self._renewed()
-        await reach(self._pool, await self._pool.fresh())
+        registry = await self._pool.fresh()
+        _check(tags, registry, self._pool.features(registry))
+        await reach(self._pool, registry)
         before = await self._pool.transaction()
         fresh = set(tags) - set(before.released)
         hold = await self._take(tags)
@@ -74,24 +141,30 @@ class Sleeper:
         record would be written to, and die of its first request behind an open gate.  One that is
         on record and did not sleep dies of being woken, and comes back closed.
         """
-        sleepers = [e for e in engines if e.instance in before.asleep]
-        others = [e for e in engines if e.instance not in before.asleep]
-        both = sorted({*before.released, *fresh})
-        asked = [*(sleepers if fresh else ()), *(others if both else ())]
+        both = {*before.released, *fresh}
+        # Releasing what is released already is the end of an engine, too.
+        todo = [(engine, sorted(both - before.sleeps(engine.instance))) for engine in engines]
+        todo = [(engine, tags) for engine, tags in todo if tags]
 
         def step(state: Transaction, sight: Sight) -> Transaction:
-            instances = [engine.instance for engine in asked if engine.instance]
+            instances = [engine.instance for engine, _ in todo if engine.instance]
             return steps.slept(state, hold.trainer, instances=instances)
 
         await hold.step(step, patience=PATIENCE)
         outcomes = await asyncio.gather(
-            *(self._pool.release_memory([e], sorted(fresh)) for e in sleepers if fresh),
-            *(self._pool.release_memory([e], both) for e in others if both),
+            *(self._pool.release_memory([engine], tags) for engine, tags in todo),
             return_exceptions=True,
         )
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
+        failed = [outcome for outcome in outcomes if outcome is not None]
+        if not failed:
+            return
+        refused = [
+            one
+            for one, outcome in zip(todo, outcomes, strict=True)
+            if isinstance(outcome, EngineError) and outcome.status
+        ]
+        await _note_awake(hold, refused)  # they answered, and have released nothing
+        raise failed[0]
 
     async def _take(self, tags: Iterable[str]) -> Hold:
         trainer = self._pool.trainer(weights.LEASE_SECONDS)
@@ -141,10 +214,8 @@ class Sleeper:
     async def _wake(self, tags: tuple[str, ...]) -> Transaction:
         hold, state = await self._own()
         registry = await self._pool.fresh()
-        asleep = [e for e in registry.engines if e.up and e.instance in state.asleep]
-        wanted = sorted(set(state.released) & set(tags))
-        if wanted and asleep:
-            await self._pool.resume_memory(asleep, wanted)
+        up = [engine for engine in registry.engines if engine.up]
+        await resume(self._pool, hold, state, up, tags)
         awake = set(state.released) <= set(tags)
         if awake and state.intact and self._pool.features(registry).pause:
             # Only those that hold the committed version; the others wait, paused, for a sync.

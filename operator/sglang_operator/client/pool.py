@@ -239,10 +239,12 @@ class AsyncPool:
     ) -> None:
         """Close the gates, then release the engines' memory of these tags.
 
+        Raises Unsupported, before anything is taken, where engines do not know a tag or cannot
+        release any memory.
         ``settle``: seconds that Services are given to forget the engines after the gates closed.
         Raises Held, NotReady, EngineError.
         """
-        await self.sleeper.sleep(tuple(tags), settle=settle, timeout=timeout)
+        await self.sleeper.sleep(given.tags(tags), settle=settle, timeout=timeout)
 
     async def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
         """Resume the engines' memory.  If weights were kept, the same gates open again.
@@ -250,7 +252,7 @@ class AsyncPool:
         Engines that restarted meanwhile are left alone: resuming what was never released kills
         them.  Raises Held, Expired, EngineError.
         """
-        return await self.sleeper.wake(tuple(tags))
+        return await self.sleeper.wake(given.tags(tags))
 
     # --- for sync and sleep
 

@@ -61,6 +61,7 @@ class Registry:
     world_size: int
     generation: Mapping[str, Any] = field(default_factory=dict)
     weights: Gates = Gates()
+    memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
     resource_version: int = 0
 
@@ -143,6 +144,7 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
             world_size=document["worldSize"],
             generation=document.get("generation") or {},
             weights=_gates(document.get("weights") or {}),
+            memory_saver=document.get("memorySaver"),
             engines=tuple(_engine(item) for item in document["engines"]),
             resource_version=int(metadata.get("resourceVersion") or 0),
         )

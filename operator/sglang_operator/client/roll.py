@@ -24,6 +24,7 @@ ROLL forms its process groups once: after a restart of an engine they have to be
 """
 
 import asyncio
+import logging
 import sys
 import time
 import types
@@ -49,6 +50,8 @@ from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.client.updates import leave_group
 from sglang_operator.cluster import supervision
+
+log = logging.getLogger(__name__)
 
 DEFAULT_POOL = "actor-infer"
 FOLLOW_SECONDS = 60.0  # that worker 0 may take to do its part
@@ -211,6 +214,9 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         colocated = bool(self.worker.pipeline_config.is_actor_infer_colocated)
         wanted = include is None or "model_params" in str(include)
         if not (colocated and wanted and self.is_model_in_gpu):
+            return
+        if (await self.pool.registry()).memory_saver is False:
+            log.warning(texts.NO_MEMORY_SAVER)
             return
         if self.leads:
             await self.pool.sleep(SLEEP_TAGS)

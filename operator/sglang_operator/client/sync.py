@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.client import given, pausing, texts
+from sglang_operator.client import given, memory, pausing, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import EngineError, Expired, PoolError, StaleEpoch
 from sglang_operator.client.lease import Hold, Sight
@@ -434,9 +434,13 @@ class AsyncSync(Updates):
         """Resume memory that a sleep released: weights before, the rest after the update."""
         if not tags or self._hold is None:
             return
-        asleep = [e for e in self.engines if e.instance in self._state.asleep]
-        await self._guarded(self._pool.resume_memory(asleep, sorted(tags)))
         hold = self._hold
+        resuming = asyncio.create_task(
+            memory.resume(self._pool, hold, self._state, self.engines, tags), name="resume"
+        )
+        resuming.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # It goes on where the sync is lost: what was resumed has to be on record.
+        await self._guarded(asyncio.shield(resuming))
 
         def step(current: Transaction, sight: Sight) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)

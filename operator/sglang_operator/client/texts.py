@@ -99,6 +99,18 @@ BUSY = (
     "requests still run after {seconds:.0f} s, so that the cache of the old weights cannot be "
     "emptied; see that nobody sends any, or give the sync a pause"
 )
+TAGS_UNKNOWN = (
+    "SGLang {version} does not know the memory {tags}; it knows {known}. Nothing was taken, "
+    "nothing released"
+)
+TAGS_NOT_APART = (
+    "SGLang {version} releases weights and KV cache together, so that {tags} alone cannot be "
+    "released; name both"
+)
+NO_MEMORY_SAVER = (
+    "the engines cannot release memory: enable_memory_saver is not set. SGLang would answer 200 "
+    "and free nothing; set it in strategy_config, e.g. enable_memory_saver: true"
+)
 NOT_ACKNOWLEDGED = (
     "the operator has not {what} within {seconds:.0f} s (its registry has transaction "
     "{transaction}, phase {phase}); check that the operator runs. Nothing was released"
@@ -131,6 +143,7 @@ ROLL_FOLLOW = (
 WRONG_ARGUMENT = "{argument} is {found} ({kind}); expected {expected}"
 WRONG_KEY = "{argument} ({kind}, not shown); expected one line of ASCII text"
 EXPECTED_TEXT = "text"
+EXPECTED_TAGS = "a list of SGLang's memory tags, such as ['weights', 'kv_cache']"
 EXPECTED_NOT_EMPTY = "text that is not empty"
 EXPECTED_PRINTABLE = "one line of text, without control characters"
 EXPECTED_SHORT = "at most {most} characters, found {length}"

@@ -67,6 +67,7 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
         "epoch": plan.epoch,
         "engineVersion": str(pool.version),
         "port": pool.spec.network.port,
+        "memorySaver": pool.saves_memory,
         "worldSize": 1 + len(plan.engines) * pool.gpus,
         "generation": dict(pool.sampling),
         "weights": {

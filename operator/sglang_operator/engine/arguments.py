@@ -53,6 +53,7 @@ _OWN_RULES = frozenset(
         "dp_size",
     }
 )
+MEMORY_SAVER = "--enable-memory-saver"  # without it, what is released stays where it is
 _SWITCHES = (
     "skip_tokenizer_init",
     "trust_remote_code",

@@ -177,6 +177,9 @@ class Features:
     pause_modes: bool
     # /destroy_weights_update_group: in the wheel of 0.5.4.post2, not in 0.5.2.
     destroy_group: bool
+    # The tags of /release_memory_occupation; empty: it takes none, and releases everything.
+    # Wheels of 0.4.10.post2 (constants.py: two) and 0.5.4.post2 (cuda_graph).
+    memory_tags: tuple[str, ...]
     # /flush_cache goes through while requests wait that a pause retracted: scheduler.py,
     # _is_no_request until 0.5.9; is_fully_idle from 0.5.10 counts them, and from 0.5.21 not in a
     # pause (ignore_waiting).
@@ -199,8 +202,16 @@ def features(version: Version) -> Features:
         pause=version >= PAUSE_SINCE,
         pause_modes=version >= PAUSE_MODES_SINCE,
         destroy_group=version >= DESTROY_GROUP_SINCE,
+        memory_tags=_memory_tags(version),
         flush_keeps_requests=version >= PAUSE_MODES_SINCE and not _flush_minds_waiting(version),
     )
+
+
+def _memory_tags(version: Version) -> tuple[str, ...]:
+    if version < PAUSE_SINCE:
+        return ()
+    since = ("weights", "kv_cache")
+    return (*since, "cuda_graph") if version >= DESTROY_GROUP_SINCE else since
 
 
 def _flush_minds_waiting(version: Version) -> bool:

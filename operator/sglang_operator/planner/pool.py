@@ -67,6 +67,11 @@ class Pool:
     host: str = ANY_ADDRESS
 
     @property
+    def saves_memory(self) -> bool:
+        """Whether its engines can release their memory."""
+        return arguments.MEMORY_SAVER in self.argv
+
+    @property
     def argv(self) -> tuple[str, ...]:
         """The command line of every engine, as its pod has it."""
         return arguments.listening(self.arguments.argv, self.host)

@@ -201,6 +201,7 @@ def test_a_state_survives_the_lease():
         released=("kv_cache",),
         asleep=(A,),
         recovering=frozenset({C}),
+        woken=frozenset({f"{A}/kv_cache"}),
         begun=NOW,
         committed=NOW + 0.25,
         message="why",
@@ -408,3 +409,24 @@ def _step(
             return steps.recovered(state, trainer, loaded=[B], now=now)
     expired = state.phase is Phase.SYNCING and now > state.expires(seen)
     return steps.aborted(state, "expired") if expired else state
+
+
+def test_who_woke_is_no_sleeper_any_more_until_it_sleeps_again():
+    trainer = steps.Trainer(holder="a", transaction="t")
+    asleep = Transaction(
+        phase=Phase.SLEEPING,
+        holder="a",
+        id="t",
+        released=("weights", "kv_cache"),
+        asleep=("i", "j"),
+    )
+    partly = steps.woke(asleep, trainer, instances=["i"], tags=["weights"])
+    assert partly.sleeps("i") == {"kv_cache"}
+    assert partly.sleeps("j") == {"weights", "kv_cache"}
+    assert partly.sleeps("stranger") == set()
+    assert weights.read(weights.written({}, partly)) == partly
+    again = steps.slept(partly, trainer, instances=["i"])
+    assert again.sleeps("i") == {"weights", "kv_cache"}
+    left = steps.wake(partly, trainer, now=1.0, tags=["weights"])
+    assert (left.released, left.woken) == (("kv_cache",), frozenset())
+    assert left.sleeps("i") == left.sleeps("j") == {"kv_cache"}

@@ -3,7 +3,14 @@
 import pytest
 
 from sglang_operator.api.weights import Phase
-from sglang_operator.client import Held, NotReady, Pool, Unsupported
+from sglang_operator.client import (
+    EngineError,
+    Held,
+    InvalidArgument,
+    NotReady,
+    Pool,
+    Unsupported,
+)
 from tests.unit.client.world import NAMESPACE, POOL, World
 
 
@@ -111,3 +118,109 @@ def test_wake_of_a_pool_that_does_not_sleep_says_so(world, pool):
     with pytest.raises(Unsupported, match="nothing to wake: the pool is in phase Committed"):
         pool.wake()
     assert {engine.gate for engine in world.engines} == {"Open"}
+
+
+def strictly(world):
+    for engine in world.engines:
+        engine.strict = True
+
+
+def test_a_wake_that_failed_at_one_engine_wakes_only_the_rest_when_it_is_called_again(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    strictly(world)
+    world.engines[1].refuse["/resume_memory_occupation"] = (500, "a hiccup")
+    with pytest.raises(EngineError, match="a hiccup"):
+        pool.wake()
+    assert world.state.phase is Phase.SLEEPING
+    world.engines[1].refuse.clear()
+    assert pool.wake().phase is Phase.COMMITTED
+    assert [e.paths().count("/resume_memory_occupation") for e in world.engines] == [1, 2, 1]
+    assert {(e.gate, e.paused, len(e.released)) for e in world.engines} == {("Open", False, 0)}
+    assert not world.state.woken
+
+
+def test_what_woke_is_put_to_sleep_again_with_the_rest(world, pool):
+    sleep(pool)
+    strictly(world)
+    world.engines[1].refuse["/resume_memory_occupation"] = (500, "a hiccup")
+    with pytest.raises(EngineError):
+        pool.wake(["weights"])
+    world.engines[1].refuse.clear()
+    assert [sorted(e.released) for e in world.engines] == [
+        ["kv_cache"],
+        ["kv_cache", "weights"],
+        ["kv_cache"],
+    ]
+    sleep(pool)
+    released = [b["tags"] for p, b in world.engines[0].asked if p == "/release_memory_occupation"]
+    assert released == [["kv_cache", "weights"], ["weights"]]
+    assert world.engines[1].paths().count("/release_memory_occupation") == 1
+    pool.wake()
+    assert not any(engine.released for engine in world.engines)
+
+
+def test_another_trainer_that_takes_over_wakes_only_what_sleeps(world, pool):
+    sleep(pool)
+    strictly(world)
+    world.engines[1].refuse["/resume_memory_occupation"] = (500, "a hiccup")
+    with pytest.raises(EngineError):
+        pool.wake()
+    world.engines[1].refuse.clear()
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as again:
+        again.wake()
+    assert not any(engine.released for engine in world.engines)
+
+
+def test_a_sync_that_could_not_resume_one_engine_leaves_the_others_out_the_next_time(world, pool):
+    sleep(pool)
+    strictly(world)
+    world.engines[2].refuse["/resume_memory_occupation"] = (500, "a hiccup")
+    with pytest.raises(EngineError, match="a hiccup"):
+        pool.update_from_disk("/c/1", "step-1")
+    assert world.state.phase is Phase.ABORTED
+    world.engines[2].refuse.clear()
+    pool.update_from_disk("/c/2", "step-2")
+    assert {(e.gate, e.weights, len(e.released)) for e in world.engines} == {("Open", "/c/2", 0)}
+
+
+def test_an_engine_that_refused_to_sleep_is_not_woken(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    strictly(world)
+    world.engines[0].refuse["/release_memory_occupation"] = (400, "not now")
+    with pytest.raises(EngineError, match="not now"):
+        sleep(pool, "kv_cache")
+    world.engines[0].refuse.clear()
+    assert pool.wake().phase is Phase.COMMITTED
+    assert "/resume_memory_occupation" not in world.engines[0].paths()
+
+
+@pytest.mark.parametrize("tags", ["weights", b"weights", {"weights": 1}, 7, None, [], [7], [""]])
+def test_tags_of_another_kind_are_refused_before_anything_is_taken(world, pool, tags):
+    with pytest.raises(InvalidArgument, match="tags"):
+        pool.sleep(tags, settle=0)
+    assert not world.puts
+
+
+@pytest.mark.parametrize(
+    ("version", "tags", "words"),
+    [
+        ("0.5.14", ["weight"], "does not know the memory weight; it knows weights, kv_cache"),
+        ("0.5.2", ["weights", "cuda_graph"], "does not know the memory cuda_graph"),
+        ("0.4.6.post5", ["kv_cache"], "together, so that kv_cache alone cannot be released"),
+        ("0.4.6.post5", ["all"], "does not know the memory all"),
+    ],
+)
+def test_tags_that_a_version_does_not_know_are_refused(version, tags, words):
+    with World(version=version) as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+        with pytest.raises(Unsupported, match=words):
+            pool.sleep(tags, settle=0)
+        assert not made.puts
+
+
+def test_engines_that_cannot_release_memory_are_not_put_to_sleep(world, pool):
+    world.memory_saver = False
+    world.publish()
+    with pytest.raises(Unsupported, match="enable_memory_saver is not set"):
+        sleep(pool)
+    assert not world.puts

@@ -43,6 +43,7 @@ class FakeEngine:
     label: str = "unsynced"
     paused: bool = False
     released: set[str] = field(default_factory=set)
+    strict: bool = False  # dies of being woken twice, as SGLang does
     sessions: bool = False  # updates need one
     session: bool = False
     dead: bool = False
@@ -125,7 +126,9 @@ class FakeEngine:
         return 200, {}
 
     def _resume_memory_occupation(self, payload: Json) -> tuple[int, Json]:
-        self.released -= set(payload["tags"])  # KeyError in SGLang, which kills it
+        for tag in payload["tags"]:
+            assert not self.strict or tag in self.released, "KeyError in SGLang, which kills it"
+        self.released -= set(payload["tags"])
         return 200, {}
 
 
@@ -135,6 +138,7 @@ class World:
     def __init__(self, engines: int = 3, version: str = "0.5.7", gate: str = "Committed") -> None:
         self.version = version
         self.gate = gate
+        self.memory_saver: bool | None = None
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
         self.looked: list[int] = []  # engines that were asked what they are
@@ -280,6 +284,7 @@ class World:
             "namespace": NAMESPACE,
             "epoch": "-".join(engine.instance for engine in self.engines),
             "engineVersion": self.version,
+            "memorySaver": self.memory_saver,
             "worldSize": 1 + 2 * len(self.engines),
             "port": 30000,
             "generation": {"temperature": 0.99},
