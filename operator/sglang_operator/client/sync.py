@@ -435,10 +435,7 @@ class AsyncSync(Updates):
         if not tags or self._hold is None:
             return
         hold = self._hold
-        resuming = asyncio.create_task(
-            memory.resume(self._pool, hold, self._state, self.engines, tags), name="resume"
-        )
-        resuming.add_done_callback(lambda task: task.cancelled() or task.exception())
+        resuming = memory.resume(self._pool, hold, self._state, self.engines, tags)
         # It goes on where the sync is lost: what was resumed has to be on record.
         await self._guarded(asyncio.shield(resuming))
 
