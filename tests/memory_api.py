@@ -17,8 +17,8 @@ from sglang_operator.cluster.client import (
     JSON,
     MERGE_PATCH,
     STRATEGIC_PATCH,
-    ApiError,
 )
+from sglang_operator.cluster.errors import ApiError
 
 Json = dict[str, Any]
 

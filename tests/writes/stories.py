@@ -15,7 +15,10 @@ from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import ClusterError
 from sglang_operator.client.lease import LeaseFile
 from sglang_operator.cluster import paths, stores, wire
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Terms
 from sglang_operator.cluster.recorder import Recorder

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from sglang_operator.cluster import salvage, wire
-from sglang_operator.cluster.client import ApiUnreachableError
+from sglang_operator.cluster.errors import ApiUnreachableError
 from sglang_operator.cluster.wire import Meta
 
 # An object's own keys in its metadata that can be read one by one.

@@ -24,12 +24,14 @@ from sglang_operator.cluster.client import (
     METADATA_ONLY,
     STRATEGIC_PATCH,
     ApiClient,
-    ApiError,
-    ApiUnreachableError,
-    FencedError,
     Lane,
 )
 from sglang_operator.cluster.decoding import Decoder
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+    FencedError,
+)
 from sglang_operator.cluster.window import Window
 from sglang_operator.cluster.writer import Writer
 

@@ -16,12 +16,7 @@ from typing import Generic, Protocol
 import msgspec
 
 from sglang_operator.cluster import supervision
-from sglang_operator.cluster.client import (
-    ApiClient,
-    ApiError,
-    ApiTooLargeError,
-    ApiUnreachableError,
-)
+from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.decoding import (
     Decoder,
     Event,
@@ -31,6 +26,11 @@ from sglang_operator.cluster.decoding import (
     UnreadError,
     called,
     is_named,
+)
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiTooLargeError,
+    ApiUnreachableError,
 )
 from sglang_operator.cluster.wire import Meta
 

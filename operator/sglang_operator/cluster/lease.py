@@ -21,7 +21,14 @@ import msgspec
 import orjson
 
 from sglang_operator.cluster import paths, supervision, wire
-from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError, Lane
+from sglang_operator.cluster.client import (
+    ApiClient,
+    Lane,
+)
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 
 log = logging.getLogger(__name__)
 

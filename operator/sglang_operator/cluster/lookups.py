@@ -13,7 +13,11 @@ import msgspec
 
 from sglang_operator.api import names
 from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import ApiClient, ApiError, ApiUnreachableError
+from sglang_operator.cluster.client import ApiClient
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.planner.capacity import Holder
 from sglang_operator.planner.observed import PodEvent
 

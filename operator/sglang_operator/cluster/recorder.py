@@ -18,6 +18,8 @@ from sglang_operator.cluster import paths
 from sglang_operator.cluster.client import (
     MERGE_PATCH,
     ApiClient,
+)
+from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
 )

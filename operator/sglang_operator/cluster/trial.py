@@ -6,7 +6,14 @@ from typing import Any
 import orjson
 
 from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import METADATA_ONLY, ApiClient, ApiError, ApiUnreachableError
+from sglang_operator.cluster.client import (
+    METADATA_ONLY,
+    ApiClient,
+)
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.stores import PoolKey
 
 DRY_RUN = {"dryRun": "All"}

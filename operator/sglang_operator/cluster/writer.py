@@ -8,12 +8,14 @@ import orjson
 
 from sglang_operator.cluster.client import (
     ApiClient,
-    ApiError,
-    ApiUnreachableError,
-    FencedError,
     Lane,
 )
 from sglang_operator.cluster.decoding import UnreadError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+    FencedError,
+)
 from sglang_operator.cluster.window import Window
 
 

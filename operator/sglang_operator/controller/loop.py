@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from sglang_operator import __version__
 from sglang_operator.api import names
 from sglang_operator.cluster import informer, paths, supervision, wire
-from sglang_operator.cluster.client import ApiClient, ApiError
+from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Lease
 from sglang_operator.cluster.lookups import Lookups

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sglang_operator.api import conditions, names, texts
-from sglang_operator.cluster.client import ApiError
+from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.executor import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import conflicts

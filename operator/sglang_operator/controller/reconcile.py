@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 from sglang_operator import actions, status
 from sglang_operator.api import names, spec
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.executor import Confirmation, Executor, Outcome
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.recorder import Recorder

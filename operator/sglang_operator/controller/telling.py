@@ -14,7 +14,10 @@ from typing import Any
 
 from sglang_operator import transitions
 from sglang_operator.cluster import supervision
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.executor import Confirmation, Executor
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey, PoolStore

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, texts
-from sglang_operator.cluster.client import ApiError
+from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.desired import engine_pod, origin

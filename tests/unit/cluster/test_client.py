@@ -11,7 +11,11 @@ import pytest
 
 from sglang_operator.cluster import authorization
 from sglang_operator.cluster.authorization import Authorization
-from sglang_operator.cluster.client import ApiClient, ApiError, ApiTooLargeError
+from sglang_operator.cluster.client import ApiClient
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiTooLargeError,
+)
 
 
 class Connection:

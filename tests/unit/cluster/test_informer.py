@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from sglang_operator.cluster import informer, supervision, wire
-from sglang_operator.cluster.client import ApiError, ApiTooLargeError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiTooLargeError,
+    ApiUnreachableError,
+)
 
 
 def pod(name: str, version: int) -> dict[str, Any]:

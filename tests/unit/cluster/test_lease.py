@@ -7,7 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.lease import Elector, Lease, Terms
 
 

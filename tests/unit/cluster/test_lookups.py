@@ -10,7 +10,10 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.cluster import lookups
-from sglang_operator.cluster.client import ApiError, ApiTooLargeError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiTooLargeError,
+)
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.planner.capacity import Holder
 

@@ -5,7 +5,10 @@ import json
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.recorder import BURST, REMEMBERED, Recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.transitions import NORMAL, WARNING, Event

@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.stores import PoolKey
 from tests.builders import guide_spec
 from tests.unit.controller import world

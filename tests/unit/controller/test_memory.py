@@ -5,7 +5,10 @@ import time
 import pytest
 
 from sglang_operator.api import conditions, names
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.executor import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import MANY_COMING, NEW_SECONDS, Failures, Memory

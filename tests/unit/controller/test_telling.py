@@ -8,8 +8,11 @@ import orjson
 import pytest
 
 from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
 from sglang_operator.cluster.decoding import Unread, UnreadError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.wire import Meta
 from sglang_operator.controller import telling
 from tests.unit.controller import world

@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sglang_operator.cluster.client import ApiError, ApiUnreachableError
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import trying
 from tests.builders import guide_spec

@@ -30,10 +30,15 @@ def test_no_lora_target_is_no_lora():
 
 
 @pytest.mark.parametrize(
-    "config", [{"enable_lora": True}, {"lora_paths": ["a=/a"]}, {"lora-paths": ["a=/a"]}]
+    "config",
+    [
+        {"enable_lora": True, "max_lora_rank": 8, "lora_target_modules": ["all"]},
+        {"lora_paths": ["a=/a"]},
+        {"lora-paths": ["a=/a"]},
+    ],
 )
 def test_adapters_that_no_commit_reaches_are_warned_of(config):
-    (name,) = config
+    name = next(iter(config))
     told = ("WeightSyncUnsupported", errors.Severity.WARNING)
     assert reasons(with_config(**config)) == [(*told, f"spec.strategy_args.strategy_config.{name}")]
     assert a_pool({**with_config(**config), "weights": {"gate": "Off"}}).warnings == ()

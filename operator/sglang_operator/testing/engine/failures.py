@@ -25,9 +25,9 @@ _KV_CACHE = (
 )
 _OUT_OF_MEMORY = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB. GPU 0 has a total "
-    "capacity of 79.10 GiB of which 300.75 MiB is free. Process 1820 has 59.81 GiB memory in use. "
-    "Including non-PyTorch memory, this process has 18.99 GiB memory in use. Of the allocated "
-    "memory 18.30 GiB is allocated by PyTorch, and 19.42 MiB is reserved by PyTorch but "
+    "capacity of 79.10 GiB of which 300.75 MiB is free. "
+    "Including non-PyTorch memory, this process has 78.80 GiB memory in use. Of the allocated "
+    "memory 78.11 GiB is allocated by PyTorch, and 19.42 MiB is reserved by PyTorch but "
     "unallocated. If reserved but unallocated memory is large try setting "
     "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation "
     "for Memory Management  "

@@ -83,7 +83,7 @@ REAL = Path(__file__).parents[3] / "data" / "engine-logs"
     ("name", "file"),
     [
         ("kv-cache-too-small", "kv-cache-too-small.txt"),
-        ("cuda-out-of-memory", "cuda-out-of-memory.txt"),
+        ("gpu-shared", "cuda-out-of-memory.txt"),  # another process had filled the GPU
         ("gpu-missing", "gpu-missing.txt"),
         ("model-not-found", "model-not-found.txt"),
     ],
