@@ -48,6 +48,7 @@ async def kept(name: str, run: Callable[[], Awaitable[object]]) -> None:
     """Run what must go on for ever; however it ends, it is begun again, until cancelled."""
     first, most = BACKOFF_SECONDS
     pause = first
+    FAILURES[name] += 0  # so that its series is there before the first
     while True:
         begun = time.monotonic()
         try:

@@ -147,7 +147,8 @@ def test_a_release_with_everything_in_it_fits_into_its_secret(plane, helm):
     secrets = plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets")["items"]
     releases = [s for s in secrets if s["type"] == "helm.sh/release.v1"]
     (release,) = [s for s in releases if s["metadata"]["labels"]["status"] == "deployed"]
-    assert len(json.dumps(release)) < SECRET_LIMIT / 2
+    # Each SGLang version's policy adds some 50 KB: with four more they need a chart of their own.
+    assert len(json.dumps(release)) < SECRET_LIMIT * 0.75
     inner = json.loads(
         gzip.decompress(base64.b64decode(base64.b64decode(release["data"]["release"])))
     )
