@@ -20,13 +20,14 @@ LAYERS = (
     "failures",
     "status",
     "transitions",
+    "supervision",
     "cluster",
     "fleet",
     "picture",
     "controller",
     "__main__",
 )
-PURE = (*LAYERS[: LAYERS.index("cluster")], "picture")
+PURE = (*LAYERS[: LAYERS.index("supervision")], "picture")
 # They import what they need, and nothing imports them.
 LEAVES = ("cli", "client", "testing", "__main__")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_operator import supervision
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Transaction
@@ -20,7 +21,6 @@ from sglang_operator.client.errors import (
     PoolError,
     Unsupported,
 )
-from sglang_operator.cluster import supervision
 
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0

@@ -33,6 +33,7 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
+from sglang_operator import supervision
 from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
 from sglang_operator.client import pausing, texts
 from sglang_operator.client.calls import Json
@@ -49,7 +50,6 @@ from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.client.updates import leave_group
-from sglang_operator.cluster import supervision
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from sglang_operator import supervision
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
@@ -36,7 +37,6 @@ from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.client.updates import Updates
-from sglang_operator.cluster import supervision
 from sglang_operator.engine.versions import Features
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import logging
 import random
 from collections.abc import AsyncIterator
 
+from sglang_operator import supervision
 from sglang_operator.client import texts
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import PoolError
 from sglang_operator.client.registry import Registry
-from sglang_operator.cluster import supervision
 
 RETRY_SECONDS = 0.2  # after a watch that broke, doubling
 MAX_RETRY_SECONDS = 5.0

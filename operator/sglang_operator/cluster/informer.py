@@ -15,7 +15,7 @@ from typing import Generic, Protocol
 
 import msgspec
 
-from sglang_operator.cluster import supervision
+from sglang_operator import supervision
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.decoding import (
     Decoder,

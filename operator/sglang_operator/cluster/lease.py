@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 import msgspec
 import orjson
 
-from sglang_operator.cluster import paths, supervision, wire
+from sglang_operator import supervision
+from sglang_operator.cluster import paths, wire
 from sglang_operator.cluster.client import (
     ApiClient,
     Lane,

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from sglang_operator import supervision
 from sglang_operator.api import names
-from sglang_operator.cluster import decoding, supervision, wire
+from sglang_operator.cluster import decoding, wire
 from sglang_operator.planner.observed import ObservedChild, ObservedNode, ObservedPod
 
 # Objects seen to be gone, so that a late answer of our own write does not bring them back.

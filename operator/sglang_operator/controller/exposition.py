@@ -21,9 +21,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from sglang_operator import __version__
+from sglang_operator import __version__, supervision
 from sglang_operator.api import names
-from sglang_operator.cluster import supervision
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
 from sglang_operator.controller.families import Family

@@ -9,9 +9,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from sglang_operator import __version__
+from sglang_operator import __version__, supervision
 from sglang_operator.api import names
-from sglang_operator.cluster import informer, paths, supervision, wire
+from sglang_operator.cluster import informer, paths, wire
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.errors import ApiError

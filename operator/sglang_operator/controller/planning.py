@@ -6,8 +6,8 @@ at, is told in its status like any other mistake, and its engines stay.
 
 from dataclasses import replace
 
+from sglang_operator import supervision
 from sglang_operator.api import errors, shape
-from sglang_operator.cluster import supervision
 from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.engine import arguments
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool

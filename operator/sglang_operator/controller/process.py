@@ -5,7 +5,8 @@ import gc
 import logging
 import signal
 
-from sglang_operator.cluster import connection, supervision
+from sglang_operator import supervision
+from sglang_operator.cluster import connection
 from sglang_operator.controller.exposition import Metrics
 from sglang_operator.controller.loop import EngineRoom, LeadershipLostError
 from sglang_operator.controller.probes import Probes

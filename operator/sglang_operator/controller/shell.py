@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import kopf
 
+from sglang_operator import supervision
 from sglang_operator.api import names
-from sglang_operator.cluster import supervision
 from sglang_operator.cluster.connection import Connection
 
 BACKOFF_SECONDS = (1.0, 30.0)

@@ -12,8 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sglang_operator import transitions
-from sglang_operator.cluster import supervision
+from sglang_operator import supervision, transitions
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,

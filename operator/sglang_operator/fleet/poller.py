@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
-from sglang_operator.cluster import supervision
+from sglang_operator import supervision
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.window import Window
 from sglang_operator.fleet import asking

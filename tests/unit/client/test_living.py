@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sglang_operator import supervision
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import (
@@ -24,7 +25,6 @@ from sglang_operator.client import (
     sync,
     watching,
 )
-from sglang_operator.cluster import supervision
 from tests import roll_interface
 from tests.unit.client.world import NAMESPACE, POOL, World
 

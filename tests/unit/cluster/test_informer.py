@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.cluster import informer, supervision, wire
+from sglang_operator import supervision
+from sglang_operator.cluster import informer, wire
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiTooLargeError,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.cluster import informer, lease, recorder, supervision
+from sglang_operator import supervision
+from sglang_operator.cluster import informer, lease, recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import loop, process, reconcile, shell
 from sglang_operator.controller.shell import Shell
