@@ -74,6 +74,14 @@ async def essential(name: str, work: Awaitable[T], *expected: type[Exception]) -
         raise
 
 
+def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Begin what goes on where whoever waits for it is cancelled."""
+    task = asyncio.get_running_loop().create_task(work)
+    _UNDER_WAY.add(task)  # a loop keeps no task alive by itself
+    task.add_done_callback(_UNDER_WAY.discard)
+    return task
+
+
 def begun(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
     """Begin what nobody waits for; it ends with None where it failed."""
 

@@ -51,7 +51,7 @@ class Transaction:
     released: tuple[str, ...] = ()  # SGLang's memory tags, while asleep
     asleep: tuple[str, ...] = ()  # the instances whose memory is released
     recovering: frozenset[str] = frozenset()  # that the holder, an operator, loads the version into
-    woken: frozenset[str] = frozenset()  # "instance/tag": resumed already, while others failed to
+    woken: frozenset[str] = frozenset()  # "instance/tag" of sleepers that have this memory
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""

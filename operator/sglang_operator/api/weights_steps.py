@@ -175,11 +175,15 @@ def sleep(
     """
     taken = _taken(state, trainer, now, seen)
     _in_phase(state, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
+    tags = set(tags)
     released = _ordered({*state.released, *tags})
+    # Whoever sleeps has not released these yet: that is said with ``slept``.
+    kept = {f"{instance}/{tag}" for instance in state.asleep for tag in tags - {*state.released}}
     return dataclasses.replace(
         taken,
         phase=Phase.SLEEPING,
         released=released,
+        woken=state.woken | kept,
         intact=state.intact and WEIGHTS not in released,
     )
 

@@ -7,10 +7,12 @@ memory released.  The Lease keeps which instances sleep: waking one that restart
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sglang_operator import supervision
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
@@ -30,6 +32,28 @@ PATIENCE = 10.0
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must not be left half-way; who is cancelled meanwhile is so afterwards.
+
+    What engines were told and what stands in the Lease have to agree: an engine whose memory is
+    resumed or released twice dies of it.
+    """
+    task = supervision.detached(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        with contextlib.suppress(PoolError):
+            task.result()
+        raise cancelled
+    return task.result()
+
 
 async def resume(
     pool: "AsyncPool",
@@ -41,7 +65,8 @@ async def resume(
     """Let engines resume what of these tags each has released.
 
     Where one fails, those that did not are put on record before its error is raised: to resume an
-    engine twice kills it.  Raises EngineError, PoolError.
+    engine twice kills it.  The caller records the rest, ``to_its_end``.  Raises EngineError,
+    PoolError.
     """
     todo: dict[tuple[str, ...], list[Engine]] = {}
     for engine in engines:
@@ -118,9 +143,7 @@ class Sleeper:
         registry = await self._pool.fresh()
         _check(tags, registry, self._pool.features(registry))
         await reach(self._pool, registry)
-        before = await self._pool.transaction()
-        fresh = set(tags) - set(before.released)
-        hold = await self._take(tags)
+        hold, before = await self._take(tags)
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
         engines = [engine for engine in registry.engines if engine.up]
@@ -130,10 +153,10 @@ class Sleeper:
             await pausing.stop(calls, engines, pausing.ABORT, features, asleep=asleep, whole=whole)
         else:
             await pausing.drain(calls, (e for e in engines if e.instance not in asleep))
-        await self._release(hold, engines, before, fresh)
+        await to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
 
     async def _release(
-        self, hold: Hold, engines: list[Engine], before: Transaction, fresh: set[str]
+        self, hold: Hold, engines: list[Engine], before: Transaction, wanted: set[str]
     ) -> None:
         """The Lease is told which engines are about to sleep, then they release what they have.
 
@@ -141,9 +164,8 @@ class Sleeper:
         record would be written to, and die of its first request behind an open gate.  One that is
         on record and did not sleep dies of being woken, and comes back closed.
         """
-        both = {*before.released, *fresh}
         # Releasing what is released already is the end of an engine, too.
-        todo = [(engine, sorted(both - before.sleeps(engine.instance))) for engine in engines]
+        todo = [(engine, sorted(wanted - before.sleeps(engine.instance))) for engine in engines]
         todo = [(engine, tags) for engine, tags in todo if tags]
 
         def step(state: Transaction, sight: Sight) -> Transaction:
@@ -166,18 +188,22 @@ class Sleeper:
         await _note_awake(hold, refused)  # they answered, and have released nothing
         raise failed[0]
 
-    async def _take(self, tags: Iterable[str]) -> Hold:
+    async def _take(self, tags: Iterable[str]) -> tuple[Hold, Transaction]:
+        """The Lease, taken to sleep on these tags, and how it stood before."""
+        before = Transaction()
         trainer = self._pool.trainer(weights.LEASE_SECONDS)
         hold = Hold(self._pool.lease, trainer, self._lost)
 
         def step(state: Transaction, sight: Sight) -> Transaction:
+            nonlocal before
+            before = state
             return steps.sleep(state, trainer, tags=tags, now=sight.now, seen=sight.seen)
 
         await hold.take(step, wait=0, patience=PATIENCE)
         await self.stop()
         self._hold = hold
         hold.start()
-        return hold
+        return hold, before
 
     def _lost(self, reason: PoolError) -> None:
         """Whoever takes over a sleeping pool finds in the Lease what sleeps."""
@@ -209,17 +235,18 @@ class Sleeper:
     async def wake(self, tags: tuple[str, ...]) -> Transaction:
         """See ``AsyncPool.wake``."""
         with self._pool.turn.taken("wake()"):
-            return await self._wake(tags)
+            return await to_its_end(self._wake(tags))
 
     async def _wake(self, tags: tuple[str, ...]) -> Transaction:
         hold, state = await self._own()
         registry = await self._pool.fresh()
-        up = [engine for engine in registry.engines if engine.up]
-        await resume(self._pool, hold, state, up, tags)
+        # One that misses a probe sleeps on: it is on record by its instance, up or not.
+        reached = [e for e in registry.engines if e.url and (e.up or e.instance in state.asleep)]
+        await resume(self._pool, hold, state, reached, tags)
         awake = set(state.released) <= set(tags)
         if awake and state.intact and self._pool.features(registry).pause:
             # Only those that hold the committed version; the others wait, paused, for a sync.
-            whole = [e for e in registry.engines if e.up and e.instance in state.instances]
+            whole = [engine for engine in reached if engine.instance in state.instances]
             await hold.renew()
             await self._pool.calls.post_all(whole, "/continue_generation", {}, timeout=hold.left())
 

@@ -432,17 +432,17 @@ class AsyncSync(Updates):
 
     async def _resume(self, tags: set[str]) -> None:
         """Resume memory that a sleep released: weights before, the rest after the update."""
-        if not tags or self._hold is None:
-            return
-        hold = self._hold
-        resuming = memory.resume(self._pool, hold, self._state, self.engines, tags)
-        # It goes on where the sync is lost: what was resumed has to be on record.
-        await self._guarded(asyncio.shield(resuming))
+        if tags and self._hold is not None:
+            self._state = await memory.to_its_end(self._resumed(self._hold, tags))
+            self.check()
+
+    async def _resumed(self, hold: Hold, tags: set[str]) -> Transaction:
+        await memory.resume(self._pool, hold, self._state, self.engines, tags)
 
         def step(current: Transaction, sight: Sight) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
-        self._state = await self._guarded(hold.step(step, patience=PATIENCE))
+        return await hold.step(step, patience=PATIENCE)
 
 
 def _changed(covered: tuple[Engine, ...], registry: Registry) -> list[str]:

@@ -1,15 +1,20 @@
 """Sleep and wake: nothing is released behind an open gate, nobody is woken who did not sleep."""
 
+import asyncio
+import contextlib
+
 import pytest
 
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import (
+    AsyncPool,
     EngineError,
     Held,
     InvalidArgument,
     NotReady,
     Pool,
     Unsupported,
+    turns,
 )
 from tests.unit.client.world import NAMESPACE, POOL, World
 
@@ -224,3 +229,114 @@ def test_engines_that_cannot_release_memory_are_not_put_to_sleep(world, pool):
     with pytest.raises(Unsupported, match="enable_memory_saver is not set"):
         sleep(pool)
     assert not world.puts
+
+
+def test_an_engine_that_misses_a_probe_sleeps_on_and_is_woken(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    world.engines[1].state = "Starting"
+    world.publish()
+    assert pool.wake().phase is Phase.COMMITTED
+    assert not any(engine.released or engine.paused for engine in world.engines)
+
+
+def test_a_sleeper_that_cannot_be_reached_keeps_the_pool_asleep(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    strictly(world)
+    world.engines[1].state = "Starting"
+    world.engines[1].refuse["/resume_memory_occupation"] = (503, "not yet")
+    world.publish()
+    with pytest.raises(EngineError, match="not yet"):
+        pool.wake()
+    assert world.state.phase is Phase.SLEEPING
+    assert world.engines[1].gate == "Closed"
+    world.engines[1].refuse.clear()
+    assert pool.wake().phase is Phase.COMMITTED
+
+
+def test_a_second_sleep_that_fails_before_it_releases_says_nothing_of_what_it_asked_for(
+    world, pool
+):
+    sleep(pool, "weights")
+    strictly(world)
+    world.operates = False
+    with pytest.raises(NotReady):
+        pool.sleep(["weights", "kv_cache"], settle=0, timeout=0.2)
+    world.operates = True
+    assert {tuple(sorted(world.state.sleeps(e.instance))) for e in world.engines} == {("weights",)}
+    pool.wake()
+    resumed = [b["tags"] for p, b in world.engines[0].asked if p == "/resume_memory_occupation"]
+    assert resumed == [["weights"]]
+
+
+def slowly(pool, monkeypatch):
+    """Let engines take their time to resume; the event is set once they have been asked."""
+    asked, resume = asyncio.Event(), pool.resume_memory
+
+    async def slow(engines, tags):
+        await resume(engines, tags)
+        asked.set()
+        await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(pool, "resume_memory", slow)
+    return asked
+
+
+async def interrupted(work, asked):
+    task = asyncio.create_task(work)
+    await asyncio.wait_for(asked.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_wake_that_is_cancelled_leaves_nobody_to_be_woken_twice(world, monkeypatch):
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            await pool.sleep(["kv_cache"], settle=0)
+            strictly(world)
+            await interrupted(pool.wake(), slowly(pool, monkeypatch))
+            assert not any(world.state.sleeps(engine.instance) for engine in world.engines)
+            await pool.update_from_disk("/c/2", "step-2")
+
+    asyncio.run(story())
+    assert {(engine.weights, engine.gate) for engine in world.engines} == {("/c/2", "Open")}
+
+
+def test_a_sync_that_is_cancelled_while_it_wakes_engines_has_that_on_record(world, monkeypatch):
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            await pool.sleep(settle=0)
+            strictly(world)
+            await interrupted(pool.update_from_disk("/c/1", "1"), slowly(pool, monkeypatch))
+            assert world.state.phase is Phase.ABORTED
+            assert world.state.released == ("kv_cache",)
+            await pool.update_from_disk("/c/2", "step-2")
+
+    asyncio.run(story())
+    assert {(engine.weights, engine.gate) for engine in world.engines} == {("/c/2", "Open")}
+
+
+def test_what_sleeps_is_read_where_the_lease_is_taken(world, monkeypatch):
+    """Two processes of one holder: another sleep comes between the look and the taking."""
+
+    async def story():
+        one = AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="u@h")
+        other = AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="u@h")
+        # Their turns are each process's own.
+        monkeypatch.setattr(turns.Turn, "taken", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(turns.Turn, "check", lambda _: None)
+        async with one, other:
+            take = other.lease.step_when_free
+
+            async def late(step, **options):
+                await one.sleep(settle=0)
+                return await take(step, **options)
+
+            monkeypatch.setattr(other.lease, "step_when_free", late)
+            await other.sleep(settle=0)
+
+    asyncio.run(story())
+    assert [e.paths().count("/release_memory_occupation") for e in world.engines] == [1, 1, 1]
