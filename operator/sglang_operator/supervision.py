@@ -23,6 +23,7 @@ T = TypeVar("T")
 FAILURES: Counter[str] = Counter()
 
 _UNDER_WAY: set[asyncio.Task[Any]] = set()
+_TO_ITS_END: set[asyncio.Task[Any]] = set()
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +75,27 @@ async def essential(name: str, work: Awaitable[T], *expected: type[Exception]) -
         raise
 
 
-def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Begin what goes on where whoever waits for it is cancelled."""
+def interruptible(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Of these, the ones that may be cancelled where a loop ends."""
+    return [task for task in tasks if task not in _TO_ITS_END]
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must not be left half-way; who is cancelled meanwhile is so afterwards."""
     task = asyncio.get_running_loop().create_task(work)
-    _UNDER_WAY.add(task)  # a loop keeps no task alive by itself
-    task.add_done_callback(_UNDER_WAY.discard)
-    return task
+    _TO_ITS_END.add(task)
+    task.add_done_callback(_TO_ITS_END.discard)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # whoever is cancelled does not ask how it ended
+        raise cancelled
+    return task.result()
 
 
 def begun(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:

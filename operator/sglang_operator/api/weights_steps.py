@@ -205,11 +205,12 @@ def woke(
 ) -> Transaction:
     """These instances have resumed the memory of these tags, and others could not.
 
-    Resuming what was never released kills an engine: whoever tries again leaves them out.
+    Resuming what was never released kills an engine: whoever tries again leaves them out.  It is
+    so whoever holds the Lease by now, unless another transaction may have put them to sleep again.
     Raises :class:`RefusedError`.
     """
-    _own(state, trainer)
-    _in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
+    if state.id != trainer.transaction:
+        _own(state, trainer)
     resumed = {f"{instance}/{tag}" for instance in instances for tag in tags}
     return dataclasses.replace(state, woken=state.woken | resumed)
 

@@ -8,6 +8,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sglang_operator import supervision
 from sglang_operator.api import weights
 from sglang_operator.client import given, memory, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
@@ -15,6 +16,8 @@ from sglang_operator.client.errors import PoolError
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.client.sync import AsyncSync
+
+SETTLE_SECONDS = 5.0  # for what was interrupted to come to its end
 
 T = TypeVar("T")
 
@@ -25,6 +28,7 @@ class _Loop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._interrupted: set[asyncio.Task[Any]] = set()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop is None:
@@ -39,12 +43,31 @@ class _Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        future = self.submit(coroutine)
+        begun: list[asyncio.Task[Any]] = []
+
+        async def work() -> T:
+            task = asyncio.current_task()
+            assert task is not None
+            begun.append(task)
+            return await coroutine
+
+        try:
+            future = self.submit(work())
+        except RuntimeError:
+            coroutine.close()
+            raise
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # the caller was interrupted: nobody waits for it any more
+            if future.cancel():  # the caller was interrupted: nobody waits for it any more
+                self._interrupted.update(begun)
             raise
+
+    def settle(self) -> None:
+        """Let what was interrupted end what it began: a sync tells the Lease that it aborts."""
+        interrupted, self._interrupted = self._interrupted, set()
+        if interrupted:
+            self.run(_ended(interrupted))
 
     def stop(self) -> None:
         loop, thread = self._loop, self._thread
@@ -56,10 +79,14 @@ class _Loop:
             loop.close()
 
 
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks, timeout=SETTLE_SECONDS)
+
+
 async def _rest() -> None:
     """What was submitted and nobody waited for ends, and with it its connections."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
+    for task in supervision.interruptible(tasks):
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()
@@ -84,6 +111,7 @@ class Pool:
 
     def close(self) -> None:
         """End the watch, the connections and the thread."""
+        self._loop.settle()
         self._loop.run(self._pool.close())
         self._loop.stop()
 

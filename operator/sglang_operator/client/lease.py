@@ -118,7 +118,8 @@ class LeaseFile:
                 body = weights.written(lease, _refusing(step, state, sight))
                 put = Written(state=weights.read(body), lease=sight.lease, at=time.monotonic())
                 sent.append(put)
-                self._note(await self._cluster.put_lease(body))
+                # Who is cancelled here is told how it ended, else nobody would know whose it is.
+                self._note(await supervision.to_its_end(self._cluster.put_lease(body)))
                 return put
             except ClusterError as error:
                 if error.status == 409:

@@ -7,10 +7,9 @@ memory released.  The Lease keeps which instances sleep: waking one that restart
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
 from sglang_operator.api import weights
@@ -32,28 +31,6 @@ PATIENCE = 10.0
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await what must not be left half-way; who is cancelled meanwhile is so afterwards.
-
-    What engines were told and what stands in the Lease have to agree: an engine whose memory is
-    resumed or released twice dies of it.
-    """
-    task = supervision.detached(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        with contextlib.suppress(PoolError):
-            task.result()
-        raise cancelled
-    return task.result()
-
 
 async def resume(
     pool: "AsyncPool",
@@ -64,9 +41,8 @@ async def resume(
 ) -> None:
     """Let engines resume what of these tags each has released.
 
-    Where one fails, those that did not are put on record before its error is raised: to resume an
-    engine twice kills it.  The caller records the rest, ``to_its_end``.  Raises EngineError,
-    PoolError.
+    Who did is put on record before anything else is asked of anybody: to resume an engine twice
+    kills it.  Called by ``supervision.to_its_end``.  Raises EngineError, PoolError.
     """
     todo: dict[tuple[str, ...], list[Engine]] = {}
     for engine in engines:
@@ -78,12 +54,11 @@ async def resume(
         *(pool.resume_memory([engine], list(wanted)) for engine, wanted in each),
         return_exceptions=True,
     )
-    failed = [outcome for outcome in outcomes if outcome is not None]
-    if not failed:
-        return
     done = [one for one, outcome in zip(each, outcomes, strict=True) if outcome is None]
     await _note_awake(hold, done)
-    raise failed[0]
+    for outcome in outcomes:
+        if outcome is not None:
+            raise outcome
 
 
 async def _note_awake(hold: Hold, done: Sequence[tuple[Engine, Sequence[str]]]) -> None:
@@ -153,7 +128,9 @@ class Sleeper:
             await pausing.stop(calls, engines, pausing.ABORT, features, asleep=asleep, whole=whole)
         else:
             await pausing.drain(calls, (e for e in engines if e.instance not in asleep))
-        await to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
+        await supervision.to_its_end(
+            self._release(hold, engines, before, {*before.released, *tags})
+        )
 
     async def _release(
         self, hold: Hold, engines: list[Engine], before: Transaction, wanted: set[str]
@@ -235,7 +212,7 @@ class Sleeper:
     async def wake(self, tags: tuple[str, ...]) -> Transaction:
         """See ``AsyncPool.wake``."""
         with self._pool.turn.taken("wake()"):
-            return await to_its_end(self._wake(tags))
+            return await supervision.to_its_end(self._wake(tags))
 
     async def _wake(self, tags: tuple[str, ...]) -> Transaction:
         hold, state = await self._own()

@@ -32,7 +32,14 @@ from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import given, memory, pausing, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
-from sglang_operator.client.errors import EngineError, Expired, PoolError, StaleEpoch
+from sglang_operator.client.errors import (
+    ClusterError,
+    EngineError,
+    Expired,
+    PoolError,
+    StaleEpoch,
+    Unsupported,
+)
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry
@@ -121,6 +128,8 @@ class AsyncSync(Updates):
 
         Raises NotReady, StaleEpoch, Held, Unsupported, EngineError or ClusterError.
         """
+        if self._over or self._hold is not None:
+            raise Unsupported(texts.BEGUN_BEFORE)
         registry = await self._pool.fresh()
         registry.require_up()
         if self._given_epoch is not None and self._given_epoch != registry.epoch:
@@ -130,8 +139,8 @@ class AsyncSync(Updates):
         self.registry, self.engines = registry, registry.engines
         pausing.check(self._options.pause, self._features, registry.engine_version)
         await reach(self._pool, registry)
-        self._state = await self._take(registry)
         try:
+            self._state = await self._take(registry)
             self._watch = asyncio.create_task(self._stale(), name="stale epoch")
             await self._pause()
             await self._resume({weights.WEIGHTS} & set(self._state.released))
@@ -142,9 +151,12 @@ class AsyncSync(Updates):
     async def _take(self, registry: Registry) -> Transaction:
         trainer = self._pool.trainer(self._options.duration)
         hold = Hold(self._pool.lease, trainer, self._lose)
+        taking = False
 
         def step(state: Transaction, sight: Sight) -> Transaction:
+            nonlocal taking
             self._pool.turn.check()
+            taking = True
             self._before = state
             return steps.begin(
                 state,
@@ -155,7 +167,11 @@ class AsyncSync(Updates):
                 seen=sight.seen,
             )
 
-        state = await hold.take(step, wait=self._options.wait, patience=PATIENCE)
+        try:
+            state = await hold.take(step, wait=self._options.wait, patience=PATIENCE)
+        except (asyncio.CancelledError, ClusterError):
+            self._hold = hold if taking else None  # its write may have come through: it is aborted
+            raise
         await self._pool.sleeper.stop()  # its Lease, if it had one, is this sync's now
         self._hold = hold
         hold.start()
@@ -203,7 +219,7 @@ class AsyncSync(Updates):
         if hold is None:
             return
         with contextlib.suppress(PoolError):  # it expires by itself, or is over already
-            await asyncio.shield(hold.abort(message, patience=ABORT_PATIENCE))
+            await supervision.to_its_end(hold.abort(message, patience=ABORT_PATIENCE))
 
     # --- across processes: one begins, another ends
 
@@ -432,8 +448,10 @@ class AsyncSync(Updates):
 
     async def _resume(self, tags: set[str]) -> None:
         """Resume memory that a sleep released: weights before, the rest after the update."""
+        if tags and not self._features.memory_tags:  # it resumes everything, whatever it is told
+            tags = set(self._state.released)
         if tags and self._hold is not None:
-            self._state = await memory.to_its_end(self._resumed(self._hold, tags))
+            self._state = await supervision.to_its_end(self._resumed(self._hold, tags))
             self.check()
 
     async def _resumed(self, hold: Hold, tags: set[str]) -> Transaction:

@@ -115,6 +115,7 @@ NOT_ACKNOWLEDGED = (
     "the operator has not {what} within {seconds:.0f} s (its registry has transaction "
     "{transaction}, phase {phase}); check that the operator runs. Nothing was released"
 )
+BEGUN_BEFORE = "this sync was begun before; make another for each try: pool.sync(version)"
 ABORTED = "{kind}: {message}"
 NOTHING_SLEEPS = "there is nothing to wake: the pool is in phase {phase}"
 NOT_SYNCED = "{synced} engines have their gate open at version {version}"

@@ -44,9 +44,11 @@ class Asker:
         if self._poller is None:
             return
         self.permit(key, memory, weights_plan)
-        phase = weights_plan.transaction.phase
+        current = weights_plan.transaction
+        loading = current.recovering if current.recovers else ()
+        asked = questions.questions(pool, plan.engines, current.phase, loading)
         instances = filter(None, map(weights.instance, observed.pods))
-        self._poller.ask(key, questions.questions(pool, plan.engines, phase), instances)
+        self._poller.ask(key, asked, instances)
         for wanted in weights_plan.recoveries:
             self._poller.load(
                 key,

@@ -8,7 +8,7 @@ never is, because the operator reads no Secrets (design.md §5).  What is asked:
 - for hang detection, which is off by default, whether its work moves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -51,16 +51,26 @@ def url(address: str, port: int) -> str:
 
 
 def questions(
-    pool: Pool, engines: Sequence[EngineView], phase: Phase = Phase.IDLE
+    pool: Pool,
+    engines: Sequence[EngineView],
+    phase: Phase = Phase.IDLE,
+    loading: Collection[str] = (),
 ) -> tuple[Question, ...]:
-    """Everything to ask of this pool's engines while they and their weights stand like this."""
+    """Everything to ask of this pool's engines while they and their weights stand like this.
+
+    ``loading``: the instances that read a checkpoint for the operator: they answer nothing.
+    """
     security = pool.spec.security
     if security.api_key is not None or security.admin_api_key is not None:
         return ()
-    return tuple(question for view in engines for question in _of_engine(pool, view, phase))
+    return tuple(
+        question for view in engines for question in _of_engine(pool, view, phase, loading)
+    )
 
 
-def _of_engine(pool: Pool, view: EngineView, phase: Phase) -> Iterator[Question]:
+def _of_engine(
+    pool: Pool, view: EngineView, phase: Phase, loading: Collection[str]
+) -> Iterator[Question]:
     pod = view.pod
     instance = weights.instance(pod)
     # An engine of another revision may be of another version, and is on its way out.
@@ -70,7 +80,7 @@ def _of_engine(pool: Pool, view: EngineView, phase: Phase) -> Iterator[Question]
     if pool.gate is WeightsGate.VERSIONED:
         to_ask.append((Topic.WEIGHTS, WEIGHTS_SECONDS))
     hang = pool.spec.restart.hang_seconds
-    if hang is not None and phase not in QUIET_PHASES:
+    if hang is not None and phase not in QUIET_PHASES and instance not in loading:
         least, most = LOAD_SECONDS
         to_ask.append((Topic.LOAD, min(most, max(least, hang / 4))))
     for topic, every in to_ask:

@@ -1,5 +1,6 @@
 """The Lease under a trainer: who else holds it, who else writes it, and who deletes it."""
 
+import _thread
 import asyncio
 import threading
 import time
@@ -16,6 +17,7 @@ from sglang_operator.client import (
     NotReady,
     Pool,
     PoolError,
+    Unsupported,
     lease,
 )
 from sglang_operator.client import pool as pools
@@ -352,3 +354,59 @@ def test_annotations_of_others_are_kept_and_are_no_obstacle(world, pool):
     }
     assert notes[names.ANNOTATION_VERSION] == "step-1"
     assert weights.read(world.lease).phase is Phase.COMMITTED
+
+
+def test_a_sync_object_is_begun_once(world, pool):
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as made:
+            sync = made.sync("step-1")
+            async with sync:
+                pass
+            with pytest.raises(Unsupported, match="begun before"):
+                await sync.begin()
+
+    asyncio.run(story())
+    assert world.state.phase is Phase.COMMITTED
+    assert not world.state.holder
+
+
+def test_a_begin_that_is_cancelled_while_it_takes_the_lease_gives_it_back(world, monkeypatch):
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as made:
+            put, asked = made._open().put_lease, asyncio.Event()
+
+            async def slow(body):
+                answer = await put(body)
+                asked.set()
+                await asyncio.sleep(0.2)
+                return answer
+
+            monkeypatch.setattr(made._open(), "put_lease", slow)
+            task = asyncio.create_task(made.sync("step-1", duration=600).begin())
+            await asyncio.wait_for(asked.wait(), 5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(story())
+    assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+
+
+def test_a_begin_that_is_interrupted_in_a_blocking_trainer_aborts_before_it_closes(world):
+    for engine in world.engines:
+        engine.stuck.add("/pause_generation")
+
+    def interrupt():
+        wait(lambda: all(engine.held for engine in world.engines))
+        _thread.interrupt_main()
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Pool(POOL, NAMESPACE, identity=world.identity, holder="a") as made,
+        made.sync("step-1", duration=600),
+    ):
+        pass
+    interrupter.join()
+    assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")

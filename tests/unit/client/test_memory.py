@@ -340,3 +340,28 @@ def test_what_sleeps_is_read_where_the_lease_is_taken(world, monkeypatch):
 
     asyncio.run(story())
     assert [e.paths().count("/release_memory_occupation") for e in world.engines] == [1, 1, 1]
+
+
+def test_what_woke_is_on_record_before_anything_else_is_asked(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    strictly(world)
+    world.engines[1].refuse["/continue_generation"] = (500, "a hiccup")
+    with pytest.raises(EngineError, match="a hiccup"):
+        pool.wake()
+    assert not any(world.state.sleeps(engine.instance) for engine in world.engines)
+    world.engines[1].refuse.clear()
+    assert pool.wake().phase is Phase.COMMITTED
+
+
+def test_engines_that_resume_everything_at_once_are_asked_once():
+    with (
+        World(version="0.4.6.post5") as made,
+        Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-a") as pool,
+    ):
+        for engine in made.engines:
+            engine.paused = True  # this version has no pause: nobody sends anything
+        pool.sleep(settle=0)
+        pool.update_from_disk("/c/1", "step-1", pause=None)
+        assert [e.paths().count("/resume_memory_occupation") for e in made.engines] == [1, 1, 1]
+        assert made.state.phase is Phase.COMMITTED

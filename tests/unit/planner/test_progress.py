@@ -108,3 +108,13 @@ def test_engines_whose_trainer_syncs_or_sleeps_are_not_even_asked(phase):
     loads = [q for q in questions(pool, engines, phase) if q.topic is Topic.LOAD]
     assert len(loads) == (0 if phase in QUIET_PHASES else 12)
     assert all(question.every == 30 for question in loads)
+
+
+def test_an_engine_that_loads_its_checkpoint_for_the_operator_is_not_asked_for_its_work():
+    pool = a_pool(device_mapping="list(range(0,4))", restart={"hangSeconds": 60})
+    pods = [a_pod(pool, engine, container_id=f"c{engine.rank}") for engine in pool.running]
+    engines = planned(pool, pods).engines
+    first, second = (pod.instance or "" for pod in pods)
+    asked = questions(pool, engines, Phase.COMMITTED, {first})
+    assert {question.instance for question in asked} == {first, second}
+    assert [q.instance for q in asked if q.topic is Topic.LOAD] == [second]
