@@ -136,7 +136,8 @@ def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> Recovery:
     loaded, failed = set(), set()
     for run in current.recovering:
         loading = view.loading(run)
-        if run not in running or (loading is not None and loading.error):
+        # An error whose time is over is that of the try before: this one is yet to be sent.
+        if run not in running or (loading is not None and loading.error and now < loading.again):
             failed.add(run)
         elif loading is not None and loading.done:
             loaded.add(run)

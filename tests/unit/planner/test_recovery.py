@@ -114,7 +114,15 @@ def test_what_failed_opens_nothing_frees_the_lease_and_is_tried_again_in_its_tim
     case.state = plan.recovery.state
     assert case.weigh(pods=pods, reports=failed).wake_at == NOW + 60
     again = case.weigh(NOW + 60, pods=pods, reports=failed)
-    assert again.recovery.state.recovering == {case.pods[1].instance}
+    case.state = again.recovery.state
+    assert case.state.recovering == {case.pods[1].instance}
+    # The error of the time before is not the end of this one.
+    plan = case.weigh(NOW + 61, pods=pods, reports=failed, seen=NOW + 60)
+    assert plan.recovery is None
+    assert [load.instance for load in plan.recoveries] == [case.pods[1].instance]
+    anew = loading(case.pods[1], error="no such file", again=NOW + 66, tries=2)
+    case.state = case.weigh(NOW + 62, pods=pods, reports=anew, seen=NOW + 60).recovery.state
+    assert (case.state.holder, case.state.recovering) == ("", frozenset())
 
 
 def test_an_engine_that_ended_while_it_loaded_is_waited_for_no_more():
