@@ -13,17 +13,19 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first run")
     options = parser.parse_args()
-    begun, answers, steps, wrong = time.monotonic(), 0, 0, 0
+    begun, answers, steps, loaded, wrong = time.monotonic(), 0, 0, 0, 0
     for seed in range(options.seed, options.seed + options.runs):
         world = model.run(random.Random(seed).randrange)
         answers += world.answers
         steps += world.steps
+        loaded += world.loaded
         if world.violations or not world.synced():
             wrong += 1
             told = world.violations[:3] or ["not every engine is synced in the end"]
             print(f"seed {seed}: {'; '.join(told)}")
     seconds = time.monotonic() - begun
-    print(f"{options.runs} runs, {steps} steps, {answers} answers, {wrong} wrong, {seconds:.0f} s")
+    done = f"{options.runs} runs, {steps} steps, {answers} answers, {loaded} loads of checkpoints"
+    print(f"{done}, {wrong} wrong, {seconds:.0f} s")
     blind = 0
     for defect, gate in model.CONTROLS:
         runs = min(options.runs, 2000)

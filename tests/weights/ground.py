@@ -1,0 +1,258 @@
+"""What operators and trainers work on in the model: engines, pods, clients, the Lease, and time."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from sglang_operator.api import weights as lease_state
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.fleet.client import DELIVERY_SECONDS
+from sglang_operator.planner import weights
+from sglang_operator.planner.observed import (
+    Gate,
+    ObservedPod,
+)
+from sglang_operator.planner.pool import Pool
+from tests.builders import NOW, a_pod, a_pool
+from tests.weights.loads import Message
+
+LEASE_SECONDS = 30
+STEP_SECONDS = 0.2
+RANDOM, TORN, GARBAGE, READING = "random", "torn", "garbage", "half of a checkpoint"
+BAD = (RANDOM, TORN, GARBAGE, READING)
+Choose = Callable[[int], int]
+
+
+@dataclass
+class Engine:
+    """One run of one engine, and its pod."""
+
+    pod: ObservedPod
+    holds: str = RANDOM
+    cached: str = ""  # the weights that filled the prefix cache; all requests share their prefix
+    paused: bool = False
+    released: frozenset[str] = frozenset()
+    waiting: int = 0  # requests that a pause holds back
+    alive: bool = True
+    label: str = "unsynced"
+    writer: str = ""  # the transaction that has written a part
+    inbox: list[Message] = field(default_factory=list)  # what it got, and works off in order
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the registry, as it was when that was written."""
+
+    instance: str
+    up: bool
+    in_service: bool
+
+
+@dataclass(frozen=True)
+class Registry:
+    epoch: str = ""
+    transaction: str = ""
+    engines: tuple[Entry, ...] = ()
+
+
+class TrainerDiesError(Exception):
+    """A call that cannot succeed any more."""
+
+
+@cache
+def _pool(engines: int, gate: str) -> Pool:
+    mapping = f"list(range(0,{engines}))"
+    return a_pool(device_mapping=mapping, num_gpus_per_worker=1, weights={"gate": gate})
+
+
+class Ground:
+    """``gate``: the pool's; ``defect``: a way in which the design could be wrong, for controls."""
+
+    def __init__(
+        self, choose: Choose, *, engines: int = 3, gate: str = "Committed", defect: str = ""
+    ) -> None:
+        self.choose = choose
+        self.defect = defect
+        self.pool = _pool(engines, gate)
+        self.now = NOW
+        self.attempts = 0
+        self.engines = [self._started(rank) for rank in range(engines)]
+        self.lease: dict[str, Any] | None = {"metadata": {"resourceVersion": "1"}, "spec": {}}
+        self.revision = 1  # of the Lease
+        self.wires: list[Message] = []  # what operators sent, and has not arrived
+        self.loaded = 0
+        self.registry = Registry()
+        self.service: set[str] = set()  # instances that kube-proxy sends new connections to
+        self.kept: list[Engine] = []  # connections that clients opened earlier
+        self.trainer: Generator[None, None, None] | None = None
+        self.versions = 0
+        self.violations: list[str] = []
+        self.answers = 0
+        self.steps = 0
+        self.fair = False
+
+    # --- engines and kubelet
+
+    def _started(self, rank: int) -> Engine:
+        self.attempts += 1
+        engine = self.pool.engines[rank]
+        pod = a_pod(self.pool, engine, self.attempts, container_id=f"c{self.attempts}")
+        return Engine(pod=pod)
+
+    def crash(self) -> None:
+        """An engine ends; the planner's replacement is up at once, under a new pod."""
+        rank = self.choose(len(self.engines))
+        self._end(self.engines[rank])
+
+    def _end(self, engine: Engine) -> None:
+        engine.alive = False
+        engine.waiting = 0
+        self.kept = [kept for kept in self.kept if kept is not engine]
+        rank = self.engines.index(engine)
+        self.engines[rank] = self._started(rank)
+
+    def kubelet(self) -> None:
+        """One pod's Ready follows its gate."""
+        engine = self.engines[self.choose(len(self.engines))]
+        gated = self.pool.gated and self.defect != "no gate"
+        open_ = engine.pod.gate is not None and engine.pod.gate.is_open
+        engine.pod = replace(engine.pod, ready=not gated or open_)
+
+    def proxy(self) -> None:
+        """One engine's endpoint follows its pod's Ready."""
+        engine = self.engines[self.choose(len(self.engines))]
+        run = run_of(engine)
+        (self.service.add if engine.pod.ready else self.service.discard)(run)
+
+    # --- clients
+
+    def request(self) -> None:
+        """A client asks the Service over a new connection, which it keeps."""
+        routed = [e for e in self.engines if e.alive and run_of(e) in self.service]
+        if routed:
+            engine = routed[self.choose(len(routed))]
+            self.kept.append(engine)
+            del self.kept[:-8]
+            self._ask(engine)
+
+    def request_again(self) -> None:
+        """A client asks over a connection that it opened before."""
+        if self.kept:
+            self._ask(self.kept[self.choose(len(self.kept))])
+
+    def _ask(self, engine: Engine) -> None:
+        if engine.paused:
+            engine.waiting += 1
+        else:
+            self._answer(engine)
+
+    def _answer(self, engine: Engine) -> None:
+        self.answers += 1
+        if engine.released:
+            self.violations.append(f"a request reached sleeping {engine.pod.name}: it is dead")
+            self._end(engine)
+        elif engine.holds in BAD:
+            self.violations.append(f"{engine.pod.name} answered from {engine.holds} weights")
+        elif _older(engine.holds, engine.pod.gate):
+            self.violations.append(f"{engine.pod.name} answered from {engine.holds}, in service")
+        elif engine.cached not in ("", engine.holds):
+            told = f"{engine.pod.name} answered from the cache of {engine.cached}"
+            self.violations.append(f"{told}, and holds {engine.holds}")
+        else:
+            engine.cached = engine.holds
+
+    def _continue(self, engine: Engine) -> None:
+        engine.paused = False
+        while engine.waiting and engine.alive:
+            engine.waiting -= 1
+            self._answer(engine)
+
+    # --- what engines got from operators, in order
+
+    def _deliver(self, message: Message) -> None:
+        for engine in self.engines:
+            if run_of(engine) == message.instance and engine.alive:
+                engine.inbox.append(message)
+
+    def _work_off(self, engine: Engine) -> None:
+        self._read(engine, fails=self.choose(4) == 0)
+
+    def _read(self, engine: Engine, *, fails: bool = False) -> None:
+        message = engine.inbox[0]
+        if message.resumes:
+            engine.inbox.pop(0)
+            self._continue(engine)
+        elif not message.begun:
+            message.begun = True
+            self._write_checkpoint(engine, message)
+            return
+        else:
+            engine.inbox.pop(0)
+            # What cannot be read is rolled back: to what the engine was started with.
+            engine.holds = RANDOM if fails else message.version
+            engine.cached = ""
+            self.loaded += not fails
+        message.answered(failed=fails, now=self.now)
+
+    def _write_checkpoint(self, engine: Engine, message: Message) -> None:
+        name = f"{message.version} into {engine.pod.name}"
+        if engine.released:
+            self.violations.append(f"loaded {name}, which sleeps: it is dead")
+            self._end(engine)
+            return
+        said = self.said
+        if said.phase is Phase.SYNCING and said.id == engine.writer:
+            self.violations.append(f"loaded {name} amid a sync to {said.target_version}")
+        elif engine.holds not in BAD and _number(engine.holds) > _number(message.version):
+            self.violations.append(f"loaded {name}, which holds {engine.holds}")
+        engine.holds = READING
+
+    def _find(self, instance: str) -> Engine:
+        """The engine, which has worked off what it got before."""
+        for engine in self.engines:
+            if run_of(engine) == instance:
+                while engine.inbox and engine.alive:
+                    self._read(engine)
+                if engine.alive:
+                    return engine
+        raise TrainerDiesError(f"{instance} does not answer")
+
+    # --- the Lease, and time
+
+    @property
+    def said(self) -> Transaction:
+        """What the Lease says."""
+        return lease_state.read(self.lease) if self.lease is not None else Transaction()
+
+    def _put(self, state: Transaction) -> None:
+        self.revision += 1
+        self.lease = lease_state.written(self.lease or {}, state)
+        self.lease["metadata"]["resourceVersion"] = str(self.revision)
+
+    def pass_time(self) -> None:
+        """Long enough for a Lease that nobody renews, and for whatever is on its way."""
+        self._go_on(LEASE_SECONDS / 2 + 1)
+
+    def _go_on(self, seconds: float) -> None:
+        """Time passes: what was sent long ago is there by then, or never will be."""
+        self.now += seconds
+        for message in [m for m in self.wires if self.now >= m.sent + DELIVERY_SECONDS]:
+            self.wires.remove(message)
+            if self.choose(2):
+                self._deliver(message)
+
+
+def run_of(engine: Engine) -> str:
+    run = weights.instance(engine.pod)
+    assert run is not None
+    return run
+
+
+def _number(version: str) -> int:
+    return int(version.removeprefix("v")) if version.startswith("v") else -1
+
+
+def _older(holds: str, gate: Gate | None) -> bool:
+    """Whether an engine in service holds less than its gate says."""
+    return gate is not None and gate.is_open and _number(holds) < _number(gate.version)
