@@ -1,0 +1,189 @@
+"""The operator's loads and a trainer's steps exclude each other: real client, real poller."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import names, spec, weights
+from sglang_operator.client import Pool
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller.asking import Asker
+from sglang_operator.controller.memory import Memory
+from sglang_operator.fleet import poller as polling
+from sglang_operator.fleet.client import EngineClient
+from sglang_operator.fleet.poller import Poller
+from sglang_operator.planner import plan as planner
+from sglang_operator.planner import questions, recovery
+from sglang_operator.planner.observed import Observed, ObservedChild
+from sglang_operator.planner.weights import WeightsPlan, decide
+from tests.builders import OWNER, a_pod, a_pool
+from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.fleet.engines import eventually
+
+KEY = PoolKey(NAMESPACE, POOL)
+LOAD = "/update_weights_from_disk"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(polling, "RETRY", (0.1, 0.1))
+    monkeypatch.setattr(recovery, "REST_SECONDS", 0.0)
+
+
+class Operator:
+    """What a pass does about weights, with the same calls; gates are the world's."""
+
+    def __init__(self, world: World, poller: Poller) -> None:
+        self.world = world
+        self.asker = Asker(poller, "operator-a")
+        self.memory = Memory(uid=OWNER.uid)
+        self.pool = a_pool(
+            device_mapping="list(range(0,4))",
+            weights={"gate": "Committed", "recovery": "FromCheckpoint"},
+        )
+        self.lives = [0, 0]
+        self.observed = Observed()
+
+    def restart(self, rank: int) -> None:
+        """An engine is replaced: random weights under another instance."""
+        self.lives[rank] += 1
+        self.world.restart(rank)
+        self.name_engines()
+
+    def name_engines(self) -> list[Any]:
+        """Pods and engines are of the same instances."""
+        pods = []
+        for engine in self.pool.running:
+            life = self.lives[engine.rank]
+            run = f"containerd://{engine.rank}-{life}"
+            pod = a_pod(self.pool, engine, life, container_id=run, ip="127.0.0.1")
+            self.world.engines[engine.rank].instance = pod.instance or ""
+            pods.append(pod)
+        self.world.call(self.world.publish)
+        return pods
+
+    def one_pass(self) -> WeightsPlan:
+        now, body = time.time(), self.world.lease
+        key = ("Lease", names.weights_lease_name(OWNER.name))
+        lease = ObservedChild(uid=names.Uid("l"), owner=OWNER.uid, body=body, seen=now)
+        self.observed = Observed(
+            pods=tuple(self.name_engines()), children={key: lease}, reports=self.asker.reports(KEY)
+        )
+        plan = planner.plan(self.pool, self.observed, now)
+        policy = spec.Weights(gate=self.pool.gate, recovery=self.pool.spec.weights.recovery)
+        decided = decide(OWNER, policy, plan.engines, self.observed, now, self.asker.holder)
+        self.asker.ask(KEY, self.memory, self.pool, plan, decided, self.observed)
+        if decided.recovery is not None:
+            sent = time.monotonic()
+            version = body["metadata"]["resourceVersion"]
+            if self.world.lease["metadata"]["resourceVersion"] == version:
+                self.world.write_lease(decided.recovery.state)
+                self.memory.stepped_at = sent
+        return decided
+
+    async def passes(self, check: Callable[[], Any], what: str) -> None:
+        """Passes until this holds."""
+
+        def passed() -> Any:
+            self.one_pass()
+            return check()
+
+        await eventually(passed, what)
+
+
+def in_a_world(test: Callable[[World, Operator, Pool], Awaitable[None]], monkeypatch: Any) -> None:
+    async def run(world: World) -> None:
+        def url(address: str, port: int) -> str:
+            return urls[0]
+
+        urls = [world.engines[1].url]
+        monkeypatch.setattr(questions, "url", url)
+        async with EngineClient(user_agent="test") as client:
+            poller = Poller(client, lambda key, urgent: None)
+            operator = Operator(world, poller)
+            operator.name_engines()
+            with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer") as trainer:
+                await asyncio.to_thread(trainer.update_from_disk, "/c/step-1", "step-1")
+                operator.restart(1)
+                try:
+                    await test(world, operator, trainer)
+                finally:
+                    await poller.close()
+
+    with World(engines=2) as world:
+        asyncio.run(run(world))
+
+
+def held(world: World) -> list[str]:
+    return [engine.weights for engine in world.engines]
+
+
+def test_an_engine_that_restarted_catches_up_is_covered_and_continued(monkeypatch):
+    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+        world.engines[1].paused = True  # it slept with the others before it had its weights
+        instance = world.engines[1].instance
+        await operator.passes(lambda: instance in world.state.instances, "the commit covers it")
+        assert held(world) == ["/c/step-1"] * 2
+        assert not world.engines[1].paused
+        assert (world.state.holder, world.state.recovering) == ("", frozenset())
+        # Slept and woken like any other.
+        await asyncio.to_thread(trainer.sleep, ("kv_cache",), settle=0)
+        await asyncio.to_thread(trainer.wake)
+        assert [engine.paused for engine in world.engines] == [False, False]
+        assert [engine.gate for engine in world.engines] == ["Open", "Open"]
+
+    in_a_world(test, monkeypatch)
+
+
+def test_a_sync_waits_for_the_load_that_is_under_way_and_then_has_the_last_word(monkeypatch):
+    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+        world.engines[1].stuck.add(LOAD)
+        await operator.passes(lambda: world.engines[1].held, "the load has begun")
+        sync = asyncio.create_task(
+            asyncio.to_thread(trainer.update_from_disk, "/c/step-2", "step-2")
+        )
+        await asyncio.sleep(0.8)  # more than one look at the Lease
+        assert not sync.done()
+        assert world.state.recovers
+        assert held(world)[0] == "/c/step-1"
+        world.engines[1].stuck.clear()
+        await operator.passes(sync.done, "the sync")
+        await sync
+        assert held(world) == ["/c/step-2"] * 2
+        assert world.engines[1].paths().count(LOAD) == 2
+
+    in_a_world(test, monkeypatch)
+
+
+def test_a_load_that_failed_is_tried_again_but_never_over_a_later_commit(monkeypatch):
+    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+        engine = world.engines[1]
+        engine.refuse[LOAD] = (400, "no such file")
+        await operator.passes(lambda: engine.paths().count(LOAD) >= 3, "it is tried again")
+        engine.refuse.clear()
+        await asyncio.to_thread(trainer.update_from_disk, "/c/step-2", "step-2")
+        later = time.monotonic() + 0.5  # five times its time
+        await operator.passes(lambda: time.monotonic() > later, "passes go on")
+        assert held(world) == ["/c/step-2"] * 2
+        assert not world.state.recovers
+
+    in_a_world(test, monkeypatch)
+
+
+def test_a_sleeping_engine_is_never_written_to(monkeypatch):
+    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+        engine = world.engines[1]
+        engine.refuse[LOAD] = (400, "no such file")
+        await operator.passes(lambda: engine.paths().count(LOAD), "it failed once")
+        await operator.passes(lambda: not world.state.recovers, "the Lease is given back")
+        await asyncio.to_thread(trainer.sleep, settle=0)
+        tried = engine.paths().count(LOAD)
+        later = time.monotonic() + 0.5
+        await operator.passes(lambda: time.monotonic() > later, "passes go on")
+        assert engine.paths().count(LOAD) == tried
+        assert world.state.phase is weights.Phase.SLEEPING
+
+    in_a_world(test, monkeypatch)
