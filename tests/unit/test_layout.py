@@ -21,6 +21,7 @@ LAYERS = (
     "status",
     "transitions",
     "supervision",
+    "sending",
     "cluster",
     "fleet",
     "picture",

@@ -7,13 +7,13 @@ from typing import Any
 
 from sglang_operator.api import weights as lease_state
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.fleet.client import DELIVERY_SECONDS
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import (
     Gate,
     ObservedPod,
 )
 from sglang_operator.planner.pool import Pool
+from sglang_operator.sending import DELIVERY_SECONDS
 from tests.builders import NOW, a_pod, a_pool
 from tests.weights.loads import Message
 

@@ -10,8 +10,9 @@ from typing import Any
 import aiohttp
 
 from sglang_operator.client import texts
-from sglang_operator.client.errors import EngineError
+from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
+from sglang_operator.sending import Allowed, Body, impatient
 
 CONNECT_SECONDS = 5.0
 FIND_SECONDS = 15.0  # for one that is busy to say what it is
@@ -24,7 +25,11 @@ Payload = Mapping[str, Any] | Callable[[Engine], Mapping[str, Any]]
 
 
 class EngineCalls:
-    """Posts JSON to engines.  With keys, SGLang's control endpoints take the admin key."""
+    """Posts JSON to engines.  With keys, SGLang's control endpoints take the admin key.
+
+    ``allowed`` is a fence: it is asked as the request leaves, and where it says no, nothing is
+    sent and Expired raised.  What changes an engine has one.
+    """
 
     def __init__(self, api_key: str | None, admin_api_key: str | None) -> None:
         key = admin_api_key or api_key
@@ -32,7 +37,7 @@ class EngineCalls:
         self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
         self._session = aiohttp.ClientSession(
             # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3, socket_factory=impatient),
             headers=headers,
             trust_env=False,
         )
@@ -47,9 +52,10 @@ class EngineCalls:
         payload: Mapping[str, Any],
         *,
         timeout: float | None = CONTROL_SECONDS,
+        allowed: Allowed | None = None,
     ) -> Json:
-        """POST to one engine; its answer, {} where it is no object.  Raises EngineError."""
-        answer = await self.post_any(engine, path, payload, timeout=timeout)
+        """POST to one engine; its answer, {} if it is no object.  Raises EngineError, Expired."""
+        answer = await self.post_any(engine, path, payload, timeout=timeout, allowed=allowed)
         return answer if isinstance(answer, dict) else {}
 
     async def post_any(
@@ -59,9 +65,18 @@ class EngineCalls:
         payload: Mapping[str, Any],
         *,
         timeout: float | None = None,
+        allowed: Allowed | None = None,
     ) -> Any:
         """The same with an answer of any form; None where it is no JSON."""
-        status, text = await self._ask("POST", engine, path, timeout, json=dict(payload))
+        content = json.dumps(dict(payload)).encode()
+        body = Body(content, allowed or _always)
+        try:
+            status, text = await self._ask("POST", engine, path, timeout, body)
+        except EngineError as error:
+            if body.refused:
+                late = texts.NOT_SENT.format(path=path, rank=engine.rank, url=engine.url)
+                raise Expired(late) from error
+            raise
         answer = _json(text)
         told = answer if isinstance(answer, dict) else {}
         if status >= 400 or told.get("success") is False:
@@ -89,12 +104,22 @@ class EngineCalls:
         self._heard[engine.url or ""] = engine.instance, time.monotonic()
 
     async def _ask(
-        self, method: str, engine: Engine, path: str, timeout: float | None, **body: Any
+        self,
+        method: str,
+        engine: Engine,
+        path: str,
+        timeout: float | None,
+        body: Body | None = None,
     ) -> tuple[int, str]:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.request(
-                method, f"{engine.url}{path}", timeout=limits, allow_redirects=False, **body
+                method,
+                f"{engine.url}{path}",
+                timeout=limits,
+                allow_redirects=False,
+                data=body,
+                headers=body.headers if body else {},
             ) as response:
                 if 300 <= response.status < 400:
                     location = response.headers.get("Location", "nowhere")
@@ -113,20 +138,28 @@ class EngineCalls:
         payload: Payload,
         *,
         timeout: float | None = CONTROL_SECONDS,
+        allowed: Allowed | None = None,
     ) -> list[Json]:
         """POST to all at once, and wait for each; answers in the engines' order.
 
-        Raises the EngineError of the lowest rank once every engine has answered.
+        Raises the error of the lowest rank once every engine has answered.
         """
         bodies = [(e, payload(e) if callable(payload) else payload) for e in engines]
         answers = await asyncio.gather(
-            *(self.post(engine, path, body, timeout=timeout) for engine, body in bodies),
+            *(
+                self.post(engine, path, body, timeout=timeout, allowed=allowed)
+                for engine, body in bodies
+            ),
             return_exceptions=True,
         )
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
         return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+def _always() -> bool:
+    return True
 
 
 def _json(text: str) -> Any:

@@ -98,6 +98,11 @@ class LeaseFile:
                     raise
             await asyncio.sleep(POLL_SECONDS)
 
+    @property
+    def seen(self) -> Transaction | None:
+        """The state as last read, here or by a step."""
+        return self._state
+
     def age(self) -> float:
         """Seconds since the state as last read was first seen: its holder renewed before that."""
         return time.monotonic() - self._since

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Unsupported
 from sglang_operator.client.registry import Engine
+from sglang_operator.sending import Allowed
 
 if TYPE_CHECKING:
     from sglang_operator.client.calls import EngineCalls
@@ -63,24 +64,26 @@ async def stop(
     *,
     asleep: Collection[str | None] = (),
     whole: bool = False,
+    allowed: Allowed | None = None,
 ) -> None:
-    """Pause, until no request runs and no cache is left.  Raises EngineError.
+    """Pause, until no request runs and no cache is left.  Raises EngineError, Expired.
 
     ``asleep``: the instances that have no memory to flush.  ``whole``: their weights are those that
     they are to be answered from, so that they may run on for a moment where that is what it takes.
+    ``allowed``: the fence of whoever pauses; late, this would pause what another has let go on.
     """
     quick = ends_quickly(mode, features)
     sent = {"mode": RETRACT if quick else mode}
-    await calls.post_all(engines, "/pause_generation", sent)
+    await calls.post_all(engines, "/pause_generation", sent, allowed=allowed)
     if quick:
-        await _abort_all(calls, engines)
+        await _abort_all(calls, engines, allowed)
     awake = [engine for engine in engines if engine.instance not in asleep]
     if quick and whole:
-        awake = await _flush_all(calls, awake, quick, QUICK_SECONDS)
+        awake = await _flush_all(calls, awake, quick, QUICK_SECONDS, allowed)
         # SGLang's own way: once a second, with a scheduler that works.
-        await calls.post_all(awake, "/continue_generation", {})
-        await calls.post_all(awake, "/pause_generation", {"mode": ABORT})
-    await drain(calls, awake, aborts=quick)
+        await calls.post_all(awake, "/continue_generation", {}, allowed=allowed)
+        await calls.post_all(awake, "/pause_generation", {"mode": ABORT}, allowed=allowed)
+    await drain(calls, awake, aborts=quick, allowed=allowed)
 
 
 async def drain(
@@ -89,13 +92,14 @@ async def drain(
     *,
     aborts: bool = False,
     limit: float | None = None,
+    allowed: Allowed | None = None,
 ) -> None:
     """Empty the caches; raises EngineError for one that is still busy after ``limit`` seconds.
 
     ``aborts``: what comes late, because it was on its way when the pause began, is ended too.
     """
     limit = IDLE_SECONDS if limit is None else limit
-    for engine in await _flush_all(calls, list(engines), aborts, limit):
+    for engine in await _flush_all(calls, list(engines), aborts, limit, allowed):
         raise EngineError(
             rank=engine.rank,
             url=engine.url or "-",
@@ -105,25 +109,37 @@ async def drain(
         )
 
 
-async def _abort_all(calls: "EngineCalls", engines: Iterable[Engine]) -> None:
+async def _abort_all(
+    calls: "EngineCalls", engines: Iterable[Engine], allowed: Allowed | None
+) -> None:
     """End all requests; clients get what was generated so far."""
-    await calls.post_all(engines, "/abort_request", {"rid": "", "abort_all": True})
+    await calls.post_all(engines, "/abort_request", {"rid": "", "abort_all": True}, allowed=allowed)
 
 
 async def _flush_all(
-    calls: "EngineCalls", engines: Sequence[Engine], aborts: bool, limit: float
+    calls: "EngineCalls",
+    engines: Sequence[Engine],
+    aborts: bool,
+    limit: float,
+    allowed: Allowed | None,
 ) -> list[Engine]:
     """The engines that are still busy in the end."""
     deadline = time.monotonic() + limit
-    flushed = (_flush(calls, engine, aborts, deadline) for engine in engines)
+    flushed = (_flush(calls, engine, aborts, deadline, allowed) for engine in engines)
     idle = await asyncio.gather(*flushed)
     return [engine for engine, done in zip(engines, idle, strict=True) if not done]
 
 
-async def _flush(calls: "EngineCalls", engine: Engine, aborts: bool, deadline: float) -> bool:
+async def _flush(
+    calls: "EngineCalls",
+    engine: Engine,
+    aborts: bool,
+    deadline: float,
+    allowed: Allowed | None,
+) -> bool:
     while True:
         try:
-            await calls.post(engine, "/flush_cache", {})
+            await calls.post(engine, "/flush_cache", {}, allowed=allowed)
             return True
         except EngineError as error:
             if error.status != 400:
@@ -132,4 +148,4 @@ async def _flush(calls: "EngineCalls", engine: Engine, aborts: bool, deadline: f
             return False
         await asyncio.sleep(IDLE_POLL_SECONDS)
         if aborts:
-            await _abort_all(calls, [engine])
+            await _abort_all(calls, [engine], allowed)

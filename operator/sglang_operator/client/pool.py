@@ -23,6 +23,7 @@ from sglang_operator.client.sync import AsyncSync, SyncOptions
 from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
 from sglang_operator.engine import versions
+from sglang_operator.sending import Allowed
 
 SLEEP_TAGS = weights.SLEEP_TAGS
 
@@ -295,8 +296,14 @@ class AsyncPool:
         """What the engines' version can do."""
         return versions.features(versions.parse(registry.engine_version))
 
-    async def release_memory(self, engines: Iterable[Engine], tags: list[str]) -> None:
-        await self.calls.post_all(engines, "/release_memory_occupation", {"tags": tags})
+    async def release_memory(
+        self, engines: Iterable[Engine], tags: list[str], allowed: Allowed | None = None
+    ) -> None:
+        payload = {"tags": tags}
+        await self.calls.post_all(engines, "/release_memory_occupation", payload, allowed=allowed)
 
-    async def resume_memory(self, engines: Iterable[Engine], tags: list[str]) -> None:
-        await self.calls.post_all(engines, "/resume_memory_occupation", {"tags": tags})
+    async def resume_memory(
+        self, engines: Iterable[Engine], tags: list[str], allowed: Allowed | None = None
+    ) -> None:
+        payload = {"tags": tags}
+        await self.calls.post_all(engines, "/resume_memory_occupation", payload, allowed=allowed)

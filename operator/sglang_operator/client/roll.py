@@ -295,11 +295,12 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                 raise
             return
         await self._follow()
+        following = self._following
         deadline = time.monotonic() + FOLLOW_SECONDS
         while True:
-            self._fence()
+            self._fence(following)
             try:
-                await self.pool.calls.post(self.engine, path, payload, timeout=None)
+                await self._post(following, path, payload)
                 return
             except EngineError as error:
                 # Worker 0 opens the session of every engine, where the version has one.
@@ -335,7 +336,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         following = (await self._until(begun)).id
         # Worker 0 pauses every engine too, at about this time: to do it twice does no harm.
         features = self.pool.features(await self.pool.registry())
-        await pausing.stop(self.pool.calls, [self.engine], pausing.ABORT, features)
+        own, may = [self.engine], lambda: self._over(following) is None
+        await pausing.stop(self.pool.calls, own, pausing.ABORT, features, allowed=may)
         self._following = following
         self._looking = asyncio.create_task(self._look(), name="worker 0's Lease")
 
@@ -356,14 +358,32 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             looking.cancel()
             await asyncio.wait({looking})
 
-    def _fence(self) -> None:
-        """Raises Expired once worker 0 may have lost the Lease, by this process's own clock.
+    async def _post(self, following: str, path: str, payload: Json) -> None:
+        """POST to the own engine, unless the transaction is over by the time that it leaves."""
 
-        A renewal is seen up to LOOK_SECONDS after it was made.
+        def may() -> bool:
+            return self._over(following) is None
+
+        await self.pool.calls.post(self.engine, path, payload, timeout=None, allowed=may)
+
+    def _fence(self, following: str) -> None:
+        """Raises Expired once the transaction is over, or may be."""
+        if over := self._over(following):
+            raise over
+
+    def _over(self, following: str) -> Expired | None:
+        """Why this transaction of worker 0 may be over, by this process's own clock.
+
+        A renewal is seen up to LOOK_SECONDS after it was made.  A process that stood still may
+        find that the Lease is fresh, and another's.
         """
+        seen = self.pool.lease.seen or Transaction()
+        if seen.phase is not Phase.SYNCING or seen.id != following:
+            return Expired(texts.ROLL_OVER.format(transaction=following, phase=seen.phase.value))
         age = self.pool.lease.age() + LOOK_SECONDS
         if age > LEASE_SECONDS * MARGIN:
-            raise Expired(texts.NOT_RENEWED.format(seconds=age, detail=texts.ROLL_LEADER))
+            return Expired(texts.NOT_RENEWED.format(seconds=age, detail=texts.ROLL_LEADER))
+        return None
 
     async def _same_engine(self) -> None:
         """The process group is of the engine that joined it, not of one that came after."""

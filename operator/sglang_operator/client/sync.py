@@ -183,7 +183,9 @@ class AsyncSync(Updates):
             await self.end_weight_update()
             await self._resume(set(self._state.released))
             # The trainer may have let something run in between: the commit vouches for caches too.
-            await self._guarded(pausing.drain(self._pool.calls, self.engines))
+            await self._guarded(
+                pausing.drain(self._pool.calls, self.engines, allowed=self._may_write)
+            )
             if self._options.label and self._features.weight_version_flag:
                 payload = {"new_version": self.version, "abort_all_requests": False}
                 await self.call("/update_weight_version", payload)
@@ -306,6 +308,11 @@ class AsyncSync(Updates):
                 )
             )
 
+    def _may_write(self) -> bool:
+        """The fence, asked as each request to an engine leaves."""
+        hold = self._hold
+        return hold is not None and hold.alive() and not self._over and not self._lost.done()
+
     async def lost(self) -> None:
         """Wait until the sync is lost, and raise why: for trainers with waits of their own."""
         await asyncio.shield(self._lost)
@@ -374,6 +381,9 @@ class AsyncSync(Updates):
         except EngineError as error:
             await self._blame(error)
             raise
+        except Expired:
+            self.check()  # why it is over
+            raise
         finally:
             if not task.done():
                 task.cancel()
@@ -411,7 +421,9 @@ class AsyncSync(Updates):
         """
         self.check()
         return await self._guarded(
-            self._pool.calls.post_all(self.engines, path, payload, timeout=timeout)
+            self._pool.calls.post_all(
+                self.engines, path, payload, timeout=timeout, allowed=self._may_write
+            )
         )
 
     async def call_one(
@@ -424,7 +436,9 @@ class AsyncSync(Updates):
     ) -> Json:
         """POST to one engine of the sync; raises as ``call``."""
         self.check()
-        return await self._guarded(self._pool.calls.post(engine, path, payload, timeout=timeout))
+        return await self._guarded(
+            self._pool.calls.post(engine, path, payload, timeout=timeout, allowed=self._may_write)
+        )
 
     # --- pause and memory
 
@@ -436,13 +450,14 @@ class AsyncSync(Updates):
     async def _pause(self) -> None:
         """No request runs any more, and no engine has a cache of the old weights."""
         calls, mode, asleep = self._pool.calls, self._options.pause, self._state.asleep
+        may = self._may_write
         if mode is None:
             awake = [e for e in self.engines if e.instance not in asleep]
-            stopped = pausing.drain(calls, awake, limit=pausing.UNPAUSED_SECONDS)
+            stopped = pausing.drain(calls, awake, limit=pausing.UNPAUSED_SECONDS, allowed=may)
         else:
             whole = self._before.phase in (Phase.IDLE, Phase.COMMITTED)
             stopped = pausing.stop(
-                calls, self.engines, mode, self._features, asleep=asleep, whole=whole
+                calls, self.engines, mode, self._features, asleep=asleep, whole=whole, allowed=may
             )
         await self._guarded(stopped)
 

@@ -50,6 +50,11 @@ NOT_RENEWED = (
     "the Lease could not be renewed for {seconds:.0f} s ({detail}); the transaction counts as "
     "aborted, and every gate closes"
 )
+NOT_SENT = (
+    "POST {path} was not sent to engine {rank} ({url}): by the time that it was to leave, the "
+    "Lease had not been renewed for too long, or the transaction was over; begin again, and write "
+    "all weights again"
+)
 TURN = (
     "{holder} is in {call} since {since}, in another thread or task; wait until that call returns, "
     "one changes the engines' memory at a time"
@@ -130,6 +135,7 @@ ROLL_PARTIAL = (
     "part of the engines, but a pool sleeps as a whole; give the two disjoint device_mappings, or "
     "set partial_gpu_mode: false"
 )
+ROLL_OVER = "the transaction {transaction} of worker 0 is over: the Lease is in phase {phase}"
 ROLL_LEADER = "worker 0 keeps it, and may have ended"
 ROLL_STALE = (
     "engine {rank} restarted since ROLL formed its process group; set the model update up again "

@@ -5,9 +5,8 @@ bound and decoded into what is expected; redirects are not followed.
 """
 
 import asyncio
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +15,7 @@ import msgspec
 import orjson
 
 from sglang_operator.fleet.answers import Answer, Kind
+from sglang_operator.sending import Allowed, Body, impatient
 
 # An answer that takes longer than this is none: asking must not pile up.
 TIMEOUT = 5.0
@@ -24,8 +24,6 @@ LOADING_TIMEOUT = 3600.0
 # Far more than are asked at a time: engines that hang, or load for an hour, keep theirs.
 MAX_CONNECTIONS = 1024
 CONTINUE_TIMEOUT = 60.0
-# What was sent and is not acknowledged for so long never arrives: the connection is given up.
-DELIVERY_SECONDS = 10.0
 MAX_ANSWER = 4 * 2**20  # bytes; /server_info with all its arguments is some 20 KB
 
 
@@ -74,7 +72,7 @@ class EngineClient:
             aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=10)
         )
         self._writing = self._opened(
-            aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_impatient)
+            aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=impatient)
         )
         return self
 
@@ -118,7 +116,7 @@ class EngineClient:
         *,
         path: str,
         version: str,
-        allowed: Callable[[], bool],
+        allowed: Allowed,
         timeout: float = LOADING_TIMEOUT,
     ) -> None:
         """Tell an engine to read these weights, which lie under ``path`` in its own pod.
@@ -138,31 +136,19 @@ class EngineClient:
         }
         await self._write(url, "/update_weights_from_disk", body, timeout, allowed)
 
-    async def continue_generation(self, url: str, *, allowed: Callable[[], bool]) -> None:
+    async def continue_generation(self, url: str, *, allowed: Allowed) -> None:
         """Let an engine go on that a trainer had paused; raises as ``update_weights_from_disk``."""
         await self._write(url, "/continue_generation", {}, CONTINUE_TIMEOUT, allowed)
 
     async def _write(
-        self, url: str, path: str, body: object, timeout: float, allowed: Callable[[], bool]
+        self, url: str, path: str, body: object, timeout: float, allowed: Allowed
     ) -> None:
-        """POST what changes an engine, if it is still allowed once there is a connection.
-
-        The body goes by itself: a request without its body is none.
-        """
-        content, refused = orjson.dumps(body), False
-
-        async def leaving() -> AsyncIterator[bytes]:
-            nonlocal refused
-            refused = not allowed()
-            if refused:
-                raise NotAllowedError(path)
-            yield content
-
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        """POST what changes an engine, if it is still allowed once there is a connection."""
+        content = Body(orjson.dumps(body), allowed)
         try:
-            await self._ask(self._writing, "POST", url, path, leaving(), headers, timeout)
+            await self._ask(self._writing, "POST", url, path, content, content.headers, timeout)
         except EngineUnreachableError as error:
-            if refused:
+            if content.refused:
                 raise NotAllowedError(f"POST {path}: it may not be sent any more") from error
             raise
 
@@ -179,7 +165,7 @@ class EngineClient:
         method: str,
         url: str,
         path: str,
-        content: bytes | AsyncIterator[bytes] | None,
+        content: bytes | Body | None,
         headers: Mapping[str, str],
         timeout: float,
     ) -> bytes:
@@ -205,16 +191,6 @@ class EngineClient:
             # A connection that was never made carried nothing.
             unreachable.sent = not isinstance(error, _NOT_CONNECTED)
             raise unreachable from error
-
-
-def _impatient(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket on which nothing is sent again and again for longer than others wait for it."""
-    made = socket.socket(*address[:3])
-    made.setblocking(False)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = int(DELIVERY_SECONDS * 1000)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-    return made
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -20,7 +20,6 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.window import Window
 from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import (
-    DELIVERY_SECONDS,
     EngineClient,
     EngineError,
     EngineUnreachableError,
@@ -29,6 +28,7 @@ from sglang_operator.planner import progress
 from sglang_operator.planner.observed import EngineReport, Loading
 from sglang_operator.planner.progress import Load, Progress
 from sglang_operator.planner.questions import Question, Topic
+from sglang_operator.sending import DELIVERY_SECONDS
 
 # Requests at a time, over all pools.
 CONCURRENCY = 16.0

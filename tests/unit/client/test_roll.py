@@ -4,6 +4,7 @@ The base class is a transcription of ROLL's interface, unless ROLL itself can be
 """
 
 import asyncio
+import dataclasses
 import importlib
 import json
 import sys
@@ -279,3 +280,28 @@ def test_generating_args_become_sampling_parameters(roll):
     found = roll.sampling(generation)
     assert (found["n"], found["stop_token_ids"], found["no_stop_trim"]) == (8, [2, 0], True)
     assert "num_return_sequences" not in found
+
+
+def test_a_follower_that_stood_still_writes_nothing_into_another_trainers_update(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 2) as cluster:
+            await cluster.setup()
+            bucket = (["a1"], ["torch.bfloat16"], [(2,)], "g")
+            await cluster.all("broadcast_parameter", *bucket)
+            follower = cluster.strategies[1]
+            real = follower.pool.calls._ask
+
+            async def late(*arguments):
+                begun = dataclasses.replace(world.state, id="another", holder="trainer-b")
+                await asyncio.to_thread(world.write_lease, begun)
+                await follower.pool.transaction()  # as the look at the Lease does
+                return await real(*arguments)
+
+            follower.pool.calls._ask = late
+            with pytest.raises(Expired):
+                await follower.broadcast_parameter(["b1"], *bucket[1:])
+
+    with World(engines=2) as world:
+        reach(world)
+        asyncio.run(train(world))
+        assert world.engines[1].weights == "a1"

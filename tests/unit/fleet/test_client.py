@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from sglang_operator import sending
 from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.controller.asking import SENDING_SECONDS
-from sglang_operator.fleet import answers, client
+from sglang_operator.fleet import answers
 from sglang_operator.fleet.client import (
     EngineClient,
     EngineError,
@@ -86,7 +87,7 @@ def test_an_answer_that_is_not_expected_is_an_error(told, status):
 
 
 def test_an_answer_without_end_is_cut_off(monkeypatch):
-    monkeypatch.setattr(client, "MAX_ANSWER", 1000)
+    monkeypatch.setattr("sglang_operator.fleet.client.MAX_ANSWER", 1000)
 
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineError, match="larger than 1000 bytes"):
@@ -199,8 +200,8 @@ def test_an_engine_that_is_not_there_may_have_been_sent_nothing_or_something():
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
 def test_a_load_is_not_delivered_for_longer_than_others_wait_for_it():
-    made = client._impatient((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)))
+    made = sending.impatient((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)))
     with made:
         told = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-    assert told == client.DELIVERY_SECONDS * 1000
-    assert SENDING_SECONDS + client.DELIVERY_SECONDS < LEASE_SECONDS
+    assert told == sending.DELIVERY_SECONDS * 1000
+    assert SENDING_SECONDS + sending.DELIVERY_SECONDS < LEASE_SECONDS

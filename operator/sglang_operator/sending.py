@@ -1,0 +1,55 @@
+"""Requests that change an engine: each leaves only while it may, for the operator and for trainers.
+
+A process may stand still at any moment: its loop blocked, stopped, its cgroup frozen.  By the time
+that it goes on, the Lease may be another's.  So whoever writes is asked once there is a connection,
+as each piece of the body leaves; a request without the whole of its body is none to an engine.
+What the kernel has taken and cannot deliver is given up while others still wait.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import aiohttp
+
+# What was sent and is not acknowledged for so long never arrives: the connection is given up.
+DELIVERY_SECONDS = 8.0
+_PIECE = 2**16  # bytes; what a connection buffers before the next piece is asked for
+
+Allowed = Callable[[], bool]
+
+
+class _RefusedError(Exception):
+    """Ends a request whose body may not leave any more."""
+
+
+class Body:
+    """The body of a request, sent in pieces while ``allowed`` says so.
+
+    ``refused``: not all of it has left, and none will.
+    """
+
+    def __init__(self, content: bytes, allowed: Allowed) -> None:
+        self._content = content
+        self._allowed = allowed
+        self.refused = False
+        self.headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+        }
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._content), _PIECE):
+            if not self._allowed():
+                self.refused = True
+                raise _RefusedError
+            yield self._content[start : start + _PIECE]
+
+
+def impatient(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket on which nothing is sent again and again for longer than others wait for it."""
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = int(DELIVERY_SECONDS * 1000)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    return made

@@ -1,0 +1,136 @@
+"""The fence: what changes an engine leaves only while its trainer holds the Lease, by then."""
+
+import asyncio
+import math
+import socket
+
+import pytest
+
+from sglang_operator import sending
+from sglang_operator.api.weights import LEASE_SECONDS
+from sglang_operator.client import AsyncPool, Expired, calls
+from sglang_operator.client.lease import MARGIN
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        yield made
+
+
+def before(pool, path, happens):
+    """This happens once a request to this path is on its way, and has no connection yet."""
+    real = pool.calls._ask
+
+    async def late(method, engine, asked, *arguments):
+        if asked == path:
+            await happens()
+        return await real(method, engine, asked, *arguments)
+
+    pool.calls._ask = late
+
+
+def told(world, path):
+    """The engines that were asked this."""
+    return [engine.rank for engine in world.engines if path in engine.paths()]
+
+
+PATHS = (
+    "/pause_generation",
+    "/abort_request",
+    "/flush_cache",
+    "/update_weights_from_disk",
+    "/update_weight_version",
+    "/continue_generation",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_a_sync_sends_does_not_leave_once_its_fence_is_down(world, path):
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            sync = pool.sync("step-1", interrupts=False)
+
+            async def stands_still():
+                assert sync._hold is not None
+                sync._hold._renewed = -math.inf
+
+            before(pool, path, stands_still)
+            await sync.begin()
+            await sync.update_weights_from_disk("/c/1")
+            await sync.finish()
+
+    with pytest.raises(Expired):
+        asyncio.run(train())
+    assert told(world, path) == []
+
+
+def test_what_is_sent_to_one_engine_has_the_same_fence(world):
+    async def train():
+        async with (
+            AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool,
+            pool.sync("step-1", interrupts=False) as sync,
+        ):
+
+            async def stands_still():
+                assert sync._hold is not None
+                sync._hold._renewed = -math.inf
+
+            before(pool, "/update_weights_from_tensor", stands_still)
+            await sync.call_one(sync.engines[1], "/update_weights_from_tensor", {})
+
+    with pytest.raises(Expired, match="this process stood still"):
+        asyncio.run(train())
+    assert told(world, "/update_weights_from_tensor") == []
+
+
+def test_what_is_on_its_way_when_the_sync_aborts_does_not_leave(world):
+    """Its Lease is free from then on, though it was renewed a moment ago."""
+
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            sync = pool.sync("step-1", interrupts=False)
+            await sync.begin()
+            before(pool, "/update_weights_from_disk", lambda: sync.abort("the trainer gives up"))
+            await sync.update_weights_from_disk("/c/1")
+
+    with pytest.raises(Expired):
+        asyncio.run(train())
+    assert told(world, "/update_weights_from_disk") == []
+
+
+def test_a_body_that_has_left_in_part_is_not_sent_to_its_end(world):
+    answers = iter([True, True, False])
+
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            engine = (await pool.engines())[0]
+            large = {"serialized_named_tensors": ["x" * 10**6]}
+            with pytest.raises(Expired, match="was not sent to engine 0"):
+                await pool.calls.post(
+                    engine, "/update_weights_from_tensor", large, allowed=lambda: next(answers)
+                )
+            assert await pool.calls.post(engine, "/update_weights_from_tensor", large)
+
+    asyncio.run(train())
+    assert world.engines[0].paths() == ["/update_weights_from_tensor"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+def test_nothing_is_delivered_for_longer_than_others_wait_for_it(world, monkeypatch):
+    made = []
+
+    def factory(address):
+        made.append(sending.impatient(address))
+        return made[-1]
+
+    monkeypatch.setattr(calls, "impatient", factory)
+
+    async def ask():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            await pool.calls.post_all(await pool.engines(), "/flush_cache", {})
+            return {each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for each in made}
+
+    assert asyncio.run(ask()) == {sending.DELIVERY_SECONDS * 1000}
+    assert LEASE_SECONDS * MARGIN + sending.DELIVERY_SECONDS < LEASE_SECONDS
