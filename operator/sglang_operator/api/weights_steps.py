@@ -81,6 +81,19 @@ def renew(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
     return dataclasses.replace(state, renewed=now)
 
 
+def attach(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
+    """The holder's sync goes on in this transaction; whoever had it before has lost it.
+
+    Two that end one sync must not both count as its trainer: the slower would write to engines
+    that the next trainer has paused.  Raises :class:`RefusedError`.
+    """
+    _own(state, dataclasses.replace(trainer, transaction=state.id))
+    _in_phase(state, "attach", Phase.SYNCING)
+    return dataclasses.replace(
+        state, id=trainer.transaction, renewed=now, transitions=state.transitions + 1
+    )
+
+
 def commit(
     state: Transaction,
     trainer: Trainer,

@@ -230,34 +230,40 @@ class AsyncSync(Updates):
         await self._close()
 
     async def attach(self) -> None:
-        """Go on with the sync that this holder began and left.
+        """Go on with the sync that this holder began and left, in a transaction of its own.
+
+        Whoever attached to it before is Expired at its next step.
 
         Raises Expired if there is none, StaleEpoch if engines restarted since: then it is aborted.
         """
-        state = await self._pool.lease.read()
-        if state.holder != self._pool.holder or state.phase is not Phase.SYNCING:
-            raise Expired(
-                texts.NOT_BEGUN.format(
-                    holder=self._pool.holder,
-                    phase=state.phase.value,
-                    found=state.holder or "nobody",
-                )
-            )
-        self._state = state
-        trainer = steps.Trainer(holder=state.holder, transaction=state.id, duration=state.duration)
-        self._hold = Hold(self._pool.lease, trainer, self._lose)
+        found = self._begun(await self._pool.lease.read())
+        registry = await self._pool.fresh()
+        if registry.epoch == found.epoch:
+            await reach(self._pool, registry, texts.UNREACHED_LATER)
+        trainer = self._pool.trainer(found.duration)
+        hold = Hold(self._pool.lease, trainer, self._lose)
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            return steps.attach(self._begun(state), trainer, now=sight.now)
+
+        self._state = state = await hold.take(step, wait=0, patience=PATIENCE)
+        self._hold = hold
         # The checkpoint in the Lease is that of the last commit, of other weights.
         self.version, self.checkpoint = state.target_version, ""
-        registry = await self._pool.fresh()
         self.registry, self.engines = registry, registry.engines
         if registry.epoch != state.epoch:
             stale = StaleEpoch(texts.STALE_BEFORE.format(given=state.epoch, epoch=registry.epoch))
             await self.abort(_reason(stale))
             raise stale
-        await reach(self._pool, registry, texts.UNREACHED_LATER)
-        await self._hold.renew()
-        self._hold.start()
+        hold.start()
         self._watch = asyncio.create_task(self._stale(), name="stale epoch")
+
+    def _begun(self, state: Transaction) -> Transaction:
+        """This state, if a sync of this holder stands in it; else raises Expired."""
+        if state.holder == self._pool.holder and state.phase is Phase.SYNCING:
+            return state
+        phase, found = state.phase.value, state.holder or "nobody"
+        raise Expired(texts.NOT_BEGUN.format(holder=self._pool.holder, phase=phase, found=found))
 
     async def __aenter__(self) -> Self:
         await self.begin()

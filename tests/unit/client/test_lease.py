@@ -176,6 +176,44 @@ def test_who_attaches_does_not_inherit_the_checkpoint_of_the_commit_before(world
     assert (world.state.version, world.state.checkpoint) == ("step-2", "")
 
 
+def test_of_two_that_attach_to_one_sync_the_earlier_is_expired_before_it_continues_engines(
+    world, monkeypatch
+):
+    """Late, it would set the half-written weights of the next trainer free."""
+
+    async def story():
+        options = {"identity": world.identity, "holder": "user@host"}
+        async with (
+            AsyncPool(POOL, NAMESPACE, **options) as one,
+            AsyncPool(POOL, NAMESPACE, **options) as two,
+            AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="trainer-b") as third,
+        ):
+            left = one.sync("step-1", interrupts=False, duration=600)
+            await left.begin()
+            await left.detach()
+            earlier, later = await one.attach(), await two.attach()
+            following = third.sync("step-2", interrupts=False)
+            real = one.calls.post_all
+
+            async def late(engines, path, payload, **rest):
+                if path == "/continue_generation":
+                    await later.finish()
+                    await following.begin()
+                return await real(engines, path, payload, **rest)
+
+            monkeypatch.setattr(one.calls, "post_all", late)
+            with pytest.raises(Expired, match="is not the present one"):
+                await earlier.finish()
+            assert all(engine.paused for engine in world.engines)
+            assert (world.state.phase, world.state.duration) == (Phase.SYNCING, 600)
+            await later.finish()
+            await following.begin()
+            await following.finish()
+
+    asyncio.run(story())
+    assert (world.state.phase, world.state.version) == (Phase.COMMITTED, "step-2")
+
+
 # --- others write it
 
 
