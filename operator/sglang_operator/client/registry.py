@@ -180,3 +180,20 @@ def _engine(item: Mapping[str, Any]) -> Engine:
         gate=item.get("gate"),
         version=item.get("version"),
     )
+
+
+def changes(covered: tuple[Engine, ...], registry: Registry) -> list[str]:
+    """What became of the covered engines, in words; empty while all are the same."""
+    now = {engine.engine: engine for engine in registry.engines}
+    changed = []
+    for engine in covered:
+        found = now.get(engine.engine)
+        if found is None:
+            changed.append(texts.GONE.format(rank=engine.rank, engine=engine.engine))
+        elif found.instance != engine.instance:
+            changed.append(texts.RESTARTED.format(rank=engine.rank, engine=engine.engine))
+        elif found.rank != engine.rank:
+            changed.append(
+                texts.MOVED.format(rank=engine.rank, engine=engine.engine, now=found.rank)
+            )
+    return changed

@@ -42,7 +42,7 @@ from sglang_operator.client.errors import (
 )
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
-from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.updates import Updates
 from sglang_operator.engine.versions import Features
 
@@ -368,7 +368,7 @@ class AsyncSync(Updates):
 
     def _compare(self, registry: Registry) -> bool:
         """Whether the sync is lost, because the registry names other engines than it covers."""
-        changed = _changed(self.engines, registry)
+        changed = changes(self.engines, registry)
         if changed:
             what = "; ".join(changed[:4])
             self._lose(StaleEpoch(texts.STALE_DURING.format(what=what, version=self.version)))
@@ -482,23 +482,6 @@ class AsyncSync(Updates):
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
         return await hold.step(step, patience=PATIENCE)
-
-
-def _changed(covered: tuple[Engine, ...], registry: Registry) -> list[str]:
-    """What became of the covered engines, in words; empty while all are the same."""
-    now = {engine.engine: engine for engine in registry.engines}
-    changed = []
-    for engine in covered:
-        found = now.get(engine.engine)
-        if found is None:
-            changed.append(texts.GONE.format(rank=engine.rank, engine=engine.engine))
-        elif found.instance != engine.instance:
-            changed.append(texts.RESTARTED.format(rank=engine.rank, engine=engine.engine))
-        elif found.rank != engine.rank:
-            changed.append(
-                texts.MOVED.format(rank=engine.rank, engine=engine.engine, now=found.rank)
-            )
-    return changed
 
 
 _MAX_REASON = 300
