@@ -269,13 +269,20 @@ class ChildStore:
         self.kind = kind
         self._wake = wake
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
+        self._since: dict[tuple[str, str], float] = {}  # by the monotonic clock
         self._gone = _Tombstones()
         self._by_pool: defaultdict[PoolKey, set[tuple[str, str]]] = defaultdict(set)
 
-    def of(self, key: PoolKey) -> Iterator[tuple[str, ObservedChild]]:
-        """Name and object of each child of this kind that has the pool's name for an owner."""
+    def of(self, key: PoolKey, now: float | None = None) -> Iterator[tuple[str, ObservedChild]]:
+        """Name and object of each child of this kind that has the pool's name for an owner.
+
+        Since when it is seen in its state is told by the clock that ``now`` was read from, and kept
+        by one that nobody sets: a wall clock that is put right must not end a holder's time.
+        """
+        now = time.time() if now is None else now
         for child in self._by_pool.get(key, ()):
-            yield child[1], self._children[child][0]
+            age = time.monotonic() - self._since[child]
+            yield child[1], dataclasses.replace(self._children[child][0], seen=now - age)
 
     def replace(
         self,
@@ -302,9 +309,10 @@ class ChildStore:
             return
         if known and known[2] != pool:
             self._forget(key)
-        child = wire.observed_child(record, time.time())
+        child = wire.observed_child(record)
         before = known[0] if known and known[2] == pool else None
         self._children[key] = (child, record.metadata.version, pool)
+        self._since[key] = time.monotonic()
         self._by_pool[pool].add(key)
         if before is None or self._matters(before, child):
             self._wake(pool, self._urgent)
@@ -324,6 +332,7 @@ class ChildStore:
 
     def _forget(self, key: tuple[str, str]) -> None:
         _, _, pool = self._children.pop(key)
+        del self._since[key]
         self._by_pool[pool].discard(key)
         if not self._by_pool[pool]:
             del self._by_pool[pool]

@@ -315,8 +315,8 @@ def observed_node(node: Node, *, gone: bool = False) -> ObservedNode:
     )
 
 
-def observed_child(child: Child, seen: float = 0.0) -> ObservedChild:
-    """What the differ sees of a child that is not a pod; ``seen`` is the present time."""
+def observed_child(child: Child) -> ObservedChild:
+    """What the differ sees of a child that is not a pod."""
     controller = child.metadata.controller
     body: dict[str, Any] = {
         "metadata": {
@@ -336,7 +336,6 @@ def observed_child(child: Child, seen: float = 0.0) -> ObservedChild:
         owner=names.Uid(controller.uid) if controller else None,
         owner_pool=controller.name if controller and controller.kind == names.KIND else "",
         body=body,
-        seen=seen,
     )
 
 

@@ -179,7 +179,7 @@ class Reconciler:
             | {
                 (store.kind, name): child
                 for store in self._view.children.values()
-                for name, child in store.of(key)
+                for name, child in store.of(key, now)
             },
             reports=self._asker.reports(key),
             recorded=frozenset(memory.recorded),

@@ -141,7 +141,8 @@ def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> Recovery:
             failed.add(run)
         elif loading is not None and loading.done:
             loaded.add(run)
-    renew_at = current.renewed + operator.duration / 3
+    # Its time is by a wall clock, and one that was set back must not keep it from being renewed.
+    renew_at = min(current.renewed, view.lease.seen) + operator.duration / 3
     step = None
     if loaded or failed:
         state = steps.recovered(current, operator, loaded=loaded, failed=failed, now=now)

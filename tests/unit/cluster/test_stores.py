@@ -1,5 +1,6 @@
 """What the stores keep, what they forget, and whom they wake how urgently."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -7,7 +8,14 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.cluster import wire
-from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.stores import (
+    ChildStore,
+    NodeStore,
+    PodStore,
+    PoolKey,
+    PoolStore,
+    child_store,
+)
 
 KEY = PoolKey("rl", "actor-infer")
 
@@ -154,6 +162,34 @@ def test_a_list_takes_away_what_is_not_in_it_but_for_what_is_newer_than_the_list
     store.put(a_pod("just-created", 30))
     store.replace("", [], 20)
     assert [entry.pod.name for entry in store.of(KEY)] == ["just-created"]
+
+
+def a_lease(version: int) -> wire.Child:
+    owner = {"kind": names.KIND, "name": "actor-infer", "uid": "pool-uid", "controller": True}
+    metadata = {
+        "name": "actor-infer-weights",
+        "namespace": "rl",
+        "uid": "uid-lease",
+        "resourceVersion": str(version),
+        "ownerReferences": [owner],
+    }
+    return msgspec.convert({"metadata": metadata}, wire.Child)
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_a_wall_clock_that_is_put_right_makes_no_lease_older_or_younger(monkeypatch, step):
+    wall, monotonic = time.time(), time.monotonic()
+    store = child_store("Lease", Wakes())
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic)
+    store.put(a_lease(1))
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic + 5)
+    monkeypatch.setattr(time, "time", lambda: wall + 5 + step)
+    for now in (None, wall + 5 + step):
+        ((_, lease),) = store.of(KEY, now)
+        assert lease.seen == pytest.approx(wall + step)
+    store.put(a_lease(2))  # a renewal
+    ((_, lease),) = store.of(KEY)
+    assert lease.seen == pytest.approx(wall + 5 + step)
 
 
 def test_a_list_of_one_namespace_says_nothing_about_another():

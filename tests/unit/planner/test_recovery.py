@@ -139,6 +139,14 @@ def test_an_engine_that_misses_its_probes_while_it_reads_loads_on():
     ]
 
 
+def test_the_hold_is_renewed_though_the_wall_clock_was_set_back():
+    case = Case().held(*(case := Case()).pods[1:])
+    back = NOW - 3600  # and what was seen moves with it
+    later = back + LEASE_SECONDS / 3
+    plan = case.weigh(now=later, seen=back)
+    assert plan.recovery.state == dataclasses.replace(case.state, renewed=later)
+
+
 def test_the_hold_is_renewed_while_loads_go_on():
     case = Case().held(*(case := Case()).pods[1:])
     plan = case.weigh(now=NOW + LEASE_SECONDS / 3 - 1)
