@@ -143,6 +143,10 @@ SYNC_EXPIRED = (
     "{holder} began a weight update and has not renewed the Lease for {seconds} s: the engines may "
     "hold half of it"
 )
+SYNC_VACANT = (
+    "the Lease of a weight update names its holder no more, so it was edited: the engines may hold "
+    "half of it"
+)
 LEASE_FORGOTTEN = (
     "the Lease {lease} was deleted, emptied or made anew, maybe amid an update, and nobody else "
     "knows what the engines hold"
@@ -354,6 +358,14 @@ WEIGHTS_HELD_BY_NAMESAKE = (
     "{holder}, which is this trainer's name too, holds the weights of this pool in another "
     "transaction ({phase} since {since}, until {until} unless it renews); wait until it ends, or "
     "if nobody is at it any more: kubectl sglang weights abort --holder {holder}"
+)
+WEIGHTS_FENCED = (
+    "{holder} ended what was under way in this pool ({why}) at {since}, and whoever was at it may "
+    "not know yet: nothing new begins before {until}; try again then, or wait for longer"
+)
+WEIGHTS_VACANT = (
+    "the Lease is in phase {phase} and names no holder, so it was edited, and whoever was at it "
+    "may not know yet: it is free once it was seen so for as long as it is held without renewal"
 )
 WEIGHTS_RECOVERING = (
     "the operator ({holder}) loads version {version} from {checkpoint} into {count} of the engines "

@@ -92,11 +92,26 @@ class Transaction:
 
         In a sync every other transaction is somebody else, of the same holder too: an earlier life
         of it, or a second thread, may still write.  What its holder put to sleep it takes on.
-        ``seen`` as in ``expires``.
+        What was aborted under its holder is nobody's, and one whose holder was edited away may
+        still be at it.  ``seen`` as in ``expires``.
         """
         taken_on = self.id == transaction or self.phase is not Phase.SYNCING
-        own = self.holder == holder and taken_on
-        return bool(self.holder) and not own and now <= self.expires(seen)
+        own = self.holder == holder and taken_on and not self.fenced
+        held = bool(self.holder) or self.vacant
+        return held and not own and now <= self.expires(seen)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether somebody else than its holder ended a transaction, which its holder may not know.
+
+        Who ended it stands as the holder then, and begins nothing by that either.
+        """
+        return self.phase is Phase.ABORTED and bool(self.holder)
+
+    @property
+    def vacant(self) -> bool:
+        """Whether something is under way and the Lease does not say by whom: it was edited."""
+        return not self.holder and self.phase in (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
 
 
 def read(lease: Mapping[str, Any]) -> Transaction:

@@ -136,7 +136,7 @@ def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
 
 
 def aborted(state: Transaction, message: str) -> Transaction:
-    """What an abort leaves, by the trainer or by the operator once the holder is gone."""
+    """What an abort leaves, by the holder or once it has not renewed for the whole duration."""
     return dataclasses.replace(
         state,
         phase=Phase.ABORTED,
@@ -145,6 +145,18 @@ def aborted(state: Transaction, message: str) -> Transaction:
         message=message,
         recovering=frozenset(),
     )
+
+
+def ended(state: Transaction, by: str, *, message: str, now: float) -> Transaction:
+    """What an abort by another than the holder leaves.
+
+    The holder writes on until it learns of it, which takes less than the rest of its duration: for
+    so long nobody begins anything, not even who aborted it, whose name stands as the holder.
+    """
+    over = aborted(state, message)
+    if state.fenced or not (state.holder or state.vacant):
+        return dataclasses.replace(over, holder=state.holder)  # nobody, or it holds on as it was
+    return dataclasses.replace(over, holder=by, acquired=now, renewed=now)
 
 
 def forgotten(
@@ -336,10 +348,13 @@ def _free(state: Transaction, trainer: Trainer, now: float, seen: float) -> None
     if not state.held_against(trainer.holder, trainer.transaction, seen, now):
         return
     values = {
-        "holder": state.holder,
+        "holder": state.holder or "nobody",
         "since": shown(state.acquired),
         "until": shown(state.renewed + state.duration),
     }
+    if state.fenced or state.vacant:
+        text = texts.WEIGHTS_FENCED if state.fenced else texts.WEIGHTS_VACANT
+        raise _refused(Refusal.HELD, state, text, why=state.message, **values)
     if not state.recovers:
         namesake = state.holder == trainer.holder
         text = texts.WEIGHTS_HELD_BY_NAMESAKE if namesake else texts.WEIGHTS_HELD
@@ -376,7 +391,8 @@ def _goes_on(state: Transaction, trainer: Trainer) -> bool:
 
 
 def _own(state: Transaction, trainer: Trainer) -> None:
-    if state.holder == trainer.holder and state.id == trainer.transaction:
+    own = state.holder == trainer.holder and state.id == trainer.transaction
+    if own and not state.fenced:
         return
     by = f", held by {state.holder}" if state.holder else ""
     by += f" ({state.message})" if state.message else ""

@@ -96,17 +96,25 @@ class Abort:
     async def __call__(self, pool: AsyncPool) -> Lines:
         given.text(self.message, "message", most=given.MAX_PATH)
         state = await pool.transaction()
-        who = state.holder if self.force else pool.holder
-        trainer = steps.Trainer(holder=who, transaction=state.id)
+        trainer = steps.Trainer(holder=pool.holder, transaction=state.id)
 
         def step(current: Transaction, sight: Sight) -> Transaction:
+            own = current.holder == pool.holder and not current.fenced
+            if self.force and not own and current.id == state.id:
+                return steps.ended(current, pool.holder, message=self.message, now=sight.now)
             return steps.abort(current, trainer, message=self.message)
 
-        await pool.lease.step(step, patience=ABORT_SECONDS)
-        return [
+        after = (await pool.lease.step(step, patience=ABORT_SECONDS)).state
+        told = [
             f"aborted: every gate of {pool.name} closes, and paused engines stay paused; the next "
             "sync writes all weights and continues them"
         ]
+        if after.fenced:
+            free = shown(after.renewed + after.duration)
+            told.append(
+                f"{state.holder or 'its holder'} may not know yet, so it begins after {free}"
+            )
+        return told
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,22 +32,27 @@ class LeaseStep:
 
 
 def expiry(
-    lease: ObservedChild, current: Transaction, now: float
+    lease: ObservedChild, current: Transaction, operator: steps.Trainer, now: float
 ) -> tuple[LeaseStep | None, float | None]:
     """The end of a sync whose holder does not renew, or when it may come to that.
 
-    A sleeper may sleep for ever.
+    Who has not renewed for the whole duration writes no more, and the Lease is free.  Who is not
+    named any more may still write, and the operator holds the Lease for that long.  A sleeper may
+    sleep for ever.
     """
     if current.phase is not Phase.SYNCING:
         return None, None
     expires = current.expires(lease.seen)
     if current.holder and now < expires:
         return None, expires
-    message = texts.SYNC_EXPIRED.format(
-        holder=current.holder or "nobody", seconds=int(current.duration)
-    )
-    state = steps.aborted(current, message)
-    return LeaseStep(lease=lease, state=state, reason="its holder does not renew"), None
+    if now >= expires:
+        message = texts.SYNC_EXPIRED.format(
+            holder=current.holder or "nobody", seconds=int(current.duration)
+        )
+        state = steps.aborted(current, message)
+        return LeaseStep(lease=lease, state=state, reason="its holder does not renew"), None
+    state = steps.ended(current, operator.holder, message=texts.SYNC_VACANT, now=now)
+    return LeaseStep(lease=lease, state=state, reason="it names no holder"), None
 
 
 def has_forgotten(current: Transaction, pods: Iterable[ObservedPod]) -> bool:

@@ -179,10 +179,12 @@ def decide(
     if policy.gate is WeightsGate.COMMITTED and leases.has_forgotten(current, alive):
         state = leases.forgotten(name, current, alive, me, now)
         return _forgotten(plan, lease, ours, alive, state)
-    abort, wake_at = leases.expiry(ours, current, now) if ours is not None else (None, None)
+    abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
     if policy.gate is WeightsGate.OFF or abort is not None:
         return replace(plan, abort=abort, wake_at=wake_at)
-    wanted = (_wanted(policy.gate, pod, current, observed) for pod in alive)
+    wanted = (
+        _wanted(policy.gate, pod, current, observed) or _unmarked(pod, current) for pod in alive
+    )
     loads = recovery.Recovery()
     if ours is not None and operator:
         recovers = policy.recovery is Recovery.FROM_CHECKPOINT
@@ -228,7 +230,7 @@ def _wanted(
     """How this pod's gate has to change, or None if it is as it should be."""
     if current.phase is Phase.SYNCING:
         return None  # the trainer paused the engines: what is open stays, what is closed stays
-    if current.phase is Phase.SLEEPING and not _marked(pod):
+    if current.phase is Phase.SLEEPING and not _marked(pod) and _may_sleep(pod, current):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
         why = _why_closed(current)
         return SetGate(pod=pod, is_open=False, reason=current.phase.value, message=why)
@@ -257,6 +259,34 @@ def _marked(pod: ObservedPod) -> bool:
     """Whether the pod's gate is closed because it sleeps, or is about to."""
     gate = pod.gate
     return gate is not None and not gate.is_open and gate.reason == Phase.SLEEPING.value
+
+
+def _may_sleep(pod: ObservedPod, current: Transaction) -> bool:
+    """Whether the pod's memory may be released, as far as the Lease says who sleeps.
+
+    Before the first release it names nobody yet, and each engine is about to sleep.  Once it does,
+    what came up since is awake.
+    """
+    run = instance(pod)
+    if run in current.asleep:
+        return bool(current.sleeps(run))
+    return bool(current.released) and not current.asleep
+
+
+def _unmarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
+    """That a pod sleeps is taken off it once the Lease knows better: it stays closed.
+
+    Who believes the pod, because the Lease was lost, has it resumed: that kills one that is awake.
+    """
+    if not _marked(pod) or current.phase is Phase.IDLE or _may_sleep(pod, current):
+        return None
+    if current.phase is Phase.COMMITTED:
+        reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)
+    elif current.phase is Phase.ABORTED:
+        reason, why = Phase.ABORTED.value, _why_closed(current)
+    else:
+        reason, why = Phase.AWAKE.value, texts.GATE_AWAKE
+    return SetGate(pod=pod, is_open=False, reason=reason, message=why)
 
 
 _CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)

@@ -84,6 +84,49 @@ def test_a_transaction_that_was_aborted_cannot_be_committed():
     assert refusal(steps.abort, over, MINE, message="").reason is Refusal.NOT_HELD
 
 
+def test_an_abort_by_another_keeps_the_lease_for_as_long_as_its_holder_may_not_know():
+    begun = syncing()
+    over = steps.ended(begun, "admin", message="it hangs", now=NOW + 5)
+    assert (over.phase, over.intact, over.recovering) == (Phase.ABORTED, False, frozenset())
+    for refused in (
+        refusal(steps.renew, over, MINE, now=NOW),
+        refusal(steps.commit, over, MINE, now=NOW, instances=[A]),
+        refusal(steps.abort, over, MINE, message=""),
+    ):
+        assert refused.reason is Refusal.NOT_HELD
+    admin = Trainer(holder="admin", transaction=over.id)  # not even in the name of who ended it
+    assert refusal(steps.abort, over, admin, message="").reason is Refusal.NOT_HELD
+    until = NOW + 5 + begun.duration
+    for trainer in (MINE, LATER, OTHER, admin, Trainer(holder="admin", transaction="t9")):
+        refused = refusal(syncing, over, trainer, now=until - 1, seen=NOW + 5)
+        assert refused.reason is Refusal.HELD
+        assert str(refused) == (
+            "admin ended what was under way in this pool (it hangs) at 2027-01-15T08:00:05Z, and "
+            "whoever was at it may not know yet: nothing new begins before 2027-01-15T08:00:35Z; "
+            "try again then, or wait for longer"
+        )
+        assert syncing(over, trainer, now=until + 1, seen=NOW + 5).phase is Phase.SYNCING
+    # Once more ends nothing sooner; and where nobody was at it nobody has to be waited for.
+    again = steps.ended(over, "another", message="", now=NOW + 6)
+    assert (again.holder, again.renewed) == ("admin", NOW + 5)
+    assert steps.ended(committed(), "admin", message="", now=NOW).holder == ""
+
+
+def test_an_abort_by_the_holder_frees_the_lease_at_once():
+    over = steps.abort(syncing(), MINE, message="torn")
+    assert syncing(over, OTHER, now=NOW, seen=NOW).holder == OTHER.holder
+
+
+@pytest.mark.parametrize("phase", [Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE])
+def test_a_holder_that_was_edited_away_may_still_be_at_it(phase):
+    state = dataclasses.replace(syncing(), phase=phase, holder="")
+    for trainer in (MINE, OTHER):
+        refused = refusal(syncing, state, trainer, now=NOW + 29, seen=NOW)
+        assert refused.reason is Refusal.HELD
+        assert "names no holder" in str(refused)
+    assert syncing(state, OTHER, now=NOW + 31, seen=NOW).holder == OTHER.holder
+
+
 def test_a_second_sync_of_one_name_is_refused_in_words():
     refused = refusal(syncing, syncing(), LATER)
     assert refused.reason is Refusal.HELD
@@ -352,7 +395,7 @@ STEPS = st.lists(
         st.sampled_from(
             [
                 *("begin", "renew", "commit", "abort", "sleep", "wake", "expire", "pass"),
-                *("recover", "recovered"),
+                *("recover", "recovered", "end"),
             ]
         ),
         TRAINERS,
@@ -376,7 +419,7 @@ def test_gates_open_only_over_weights_that_a_commit_named_and_nothing_took_since
             continue
         state, seen = after, now
         # What the engines hold, told apart from what the module says of it.
-        if name in ("begin", "abort") or weights.WEIGHTS in state.released:
+        if name in ("begin", "abort", "end") or weights.WEIGHTS in state.released:
             whole = False
         elif name == "commit":
             whole = True
@@ -399,6 +442,8 @@ def _step(
             return steps.commit(state, trainer, now=now, instances=[A, C], checkpoint="/c")
         case "abort":
             return steps.abort(state, trainer, message="")
+        case "end":
+            return steps.ended(state, trainer.holder, message="", now=now)
         case "sleep":
             return steps.sleep(state, trainer, now=now, seen=seen, tags=tags)
         case "wake":

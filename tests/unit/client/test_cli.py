@@ -89,6 +89,30 @@ def test_somebody_else_is_at_it(world, weights):
     assert (world.state.phase, world.state.message) == (Phase.ABORTED, "it hangs")
 
 
+def test_an_abort_by_force_leaves_its_trainer_time_to_notice(world, weights):
+    with (
+        Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as pool,
+        pytest.raises(Expired, match="Lease is in phase Aborted"),
+        pool.sync("step-1"),
+    ):
+        assert "trainer-a may not know yet" in weights("abort", "--force")
+        for by in ("trainer-a", "trainer-b"):
+            refused = weights("begin", "step-2", "--holder", by, code=1)
+            assert "Held: kubectl-sglang_" in refused and "nothing new begins before" in refused
+        # Who ended it is told the same, and cannot free it by giving up what is not its own.
+        assert "nothing new begins before" in weights("begin", "step-2", code=1)
+        assert "Expired: the transaction" in weights("abort", code=1)
+        assert "trainer-a" not in weights("abort", "--force")
+        assert "nothing new begins before" in weights("begin", "step-2", code=1)
+
+
+def test_who_gives_up_its_own_sync_begins_again_at_once(world, weights):
+    for more in ((), ("--force",)):
+        weights("begin", "step-1")
+        assert "may not know" not in weights("abort", *more)
+    assert "2 engines paused:" in weights("begin", "step-2")
+
+
 def test_sleep_and_wake(world, weights):
     assert "2 engines, released: kv_cache" in weights("sleep", "--tags", "kv_cache")
     assert "nothing to wake" not in weights("status", code=1)

@@ -140,7 +140,7 @@ def test_that_an_engine_sleeps_is_remembered_by_its_pod_also_where_it_was_closed
     pool = a_pool(device_mapping="list(range(0,4))")
     never, aborted = running(pool)
     aborted = dataclasses.replace(aborted, gate=Gate(is_open=False, reason="Aborted"))
-    lease = a_lease(pool, phase="Sleeping")
+    lease = a_lease(pool, phase="Sleeping", released="weights,kv_cache")
     plan = weighed(pool, [never, aborted], children=lease)
     assert {(gate.pod.name, gate.is_open, gate.reason) for gate in plan.gates} == {
         (pod.name, False, "Sleeping") for pod in (never, aborted)
@@ -152,6 +152,70 @@ def test_that_an_engine_sleeps_is_remembered_by_its_pod_also_where_it_was_closed
     assert restored is not None
     assert set(restored.asleep) == {pod.instance for pod in marked}
     assert restored.released == SLEEP_TAGS
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason"),
+    [
+        ("Awake", "Awake"),
+        ("Syncing", "Awake"),
+        ("Aborted", "Aborted"),
+        ("Committed", weights.NOT_COVERED),
+    ],
+)
+def test_who_woke_is_remembered_as_a_sleeper_no_more(phase, reason):
+    """Also where an earlier operator left the mark; else a lost Lease has the awake resumed."""
+    pool = a_pool(device_mapping="list(range(0,4))")
+    pods = running(pool, gate=CLOSED)
+    lease = a_lease(pool, phase=phase, holder="trainer", version="step-1")
+    plan = weighed(pool, pods, children=lease)
+    assert {m[:3] for m in moved(plan)} == {(pod.name, False, reason) for pod in pods}
+    after = [dataclasses.replace(pod, gate=Gate(is_open=False, reason=reason)) for pod in pods]
+    assert weighed(pool, after, children=lease).gates == ()  # it is written once
+    restored = weighed(pool, after).restore
+    assert restored is not None
+    assert (restored.asleep, restored.released) == ((), ())
+
+
+@pytest.mark.parametrize("phase", ["Sleeping", "Syncing", "Aborted"])
+def test_who_sleeps_by_the_lease_keeps_its_mark_and_who_resumed_all_of_it_loses_it(phase):
+    pool = a_pool(device_mapping="list(range(0,6))")
+    _sleeper, half, woke = pods = running(pool, gate=CLOSED)
+    lease = a_lease(
+        pool,
+        phase=phase,
+        holder="trainer",
+        released="weights,kv_cache",
+        asleep=instances(pods),
+        woken=f"{half.instance}/weights,{woke.instance}/weights,{woke.instance}/kv_cache",
+    )
+    plan = weighed(pool, pods, children=lease)
+    assert {gate.pod.name for gate in plan.gates} == {woke.name}
+    assert not any(gate.is_open for gate in plan.gates)
+
+
+def test_an_engine_that_came_up_while_the_others_sleep_is_remembered_as_awake():
+    pool = a_pool(device_mapping="list(range(0,4))")
+    sleeper, fresh = running(pool)
+    sleeper = dataclasses.replace(sleeper, gate=CLOSED)
+    lease = a_lease(
+        pool, phase="Sleeping", released="weights,kv_cache", asleep=instances([sleeper])
+    )
+    assert weighed(pool, [sleeper, fresh], children=lease).gates == ()
+    restored = weighed(pool, [sleeper, fresh]).restore
+    assert restored is not None
+    assert restored.asleep == (sleeper.instance,)
+    early = dataclasses.replace(fresh, gate=CLOSED)  # it was up before the Lease named anybody
+    plan = weighed(pool, [sleeper, early], children=lease)
+    assert {m[:3] for m in moved(plan)} == {(early.name, False, "Awake")}
+
+
+def test_a_sleep_that_has_released_nothing_yet_keeps_every_mark_until_the_lease_says_more():
+    pool = a_pool(device_mapping="list(range(0,4))")
+    pods = running(pool, gate=CLOSED)
+    for phase in ("Sleeping", "Syncing", "Aborted"):
+        lease = a_lease(pool, phase=phase, holder="trainer", released="weights,kv_cache")
+        assert weighed(pool, pods, children=lease).gates == (), phase
 
 
 def test_a_sync_that_is_not_renewed_is_aborted_first_and_closes_gates_once_that_stands():
@@ -166,9 +230,26 @@ def test_a_sync_that_is_not_renewed_is_aborted_first_and_closes_gates_once_that_
     assert plan.abort.state.message == texts.SYNC_EXPIRED.format(holder="trainer-0", seconds=10)
 
 
-def test_a_sync_without_a_holder_is_aborted_at_once():
+def test_who_did_not_renew_for_the_whole_duration_is_waited_for_no_more():
     pool = a_pool()
-    assert weighed(pool, [], children=a_lease(pool, phase="Syncing")).abort is not None
+    lease = a_lease(pool, phase="Syncing", holder="trainer-0", duration="10")
+    plan = weighed(pool, [], now=NOW + 10, children=lease)
+    assert plan.abort is not None
+    assert plan.abort.state.holder == ""
+
+
+def test_a_sync_without_a_holder_is_aborted_at_once_and_its_trainer_has_time_to_notice():
+    pool = a_pool()
+    plan = weighed(pool, [], children=a_lease(pool, phase="Syncing", duration="60"))
+    assert plan.abort is not None
+    after = plan.abort.state
+    assert (after.phase, after.holder, after.message) == (
+        Phase.ABORTED,
+        OPERATOR,
+        texts.SYNC_VACANT,
+    )
+    assert after.held_against("trainer", "t", NOW, NOW + 59)
+    assert not after.held_against("trainer", "t", NOW, NOW + 61)
 
 
 def test_the_holders_clock_is_not_believed():
