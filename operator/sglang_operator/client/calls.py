@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import aiohttp
@@ -145,17 +145,19 @@ class EngineCalls:
         Raises the error of the lowest rank once every engine has answered.
         """
         bodies = [(e, payload(e) if callable(payload) else payload) for e in engines]
-        answers = await asyncio.gather(
-            *(
-                self.post(engine, path, body, timeout=timeout, allowed=allowed)
-                for engine, body in bodies
-            ),
-            return_exceptions=True,
+        return await together(
+            self.post(engine, path, body, timeout=timeout, allowed=allowed)
+            for engine, body in bodies
         )
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+async def together(each: Iterable[Awaitable[Json]]) -> list[Json]:
+    """Wait for all; raises the first one's error once every one has ended."""
+    answers = await asyncio.gather(*each, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def _always() -> bool:

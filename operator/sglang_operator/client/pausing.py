@@ -15,8 +15,10 @@ tokenizer_manager.py of the wheels; measured on SGLang 0.5.14, 2026-11-28, 16 cl
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Unsupported
 from sglang_operator.client.registry import Engine
@@ -35,6 +37,22 @@ UNPAUSED_SECONDS = 1.0
 QUICK_SECONDS = 1.0
 
 _MODES = (ABORT, RETRACT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOptions:
+    """How a sync treats requests.
+
+    ``pause``: ``abort`` ends running requests, ``retract`` keeps them and has their cache computed
+    anew afterwards; None: the trainer knows that nobody sends any.
+    ``label``: engines name the version in each answer (``meta_info.weight_version``).
+    ``wait``: seconds to wait for another trainer to finish.
+    """
+
+    pause: str | None = "abort"
+    label: bool = True
+    wait: float = 0.0
+    duration: float = float(LEASE_SECONDS)
 
 
 def check(mode: str | None, features: "Features", version: str) -> None:

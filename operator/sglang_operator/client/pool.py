@@ -18,8 +18,9 @@ from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import NotReady
 from sglang_operator.client.lease import LeaseFile
+from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
-from sglang_operator.client.sync import AsyncSync, SyncOptions
+from sglang_operator.client.sync import AsyncSync
 from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
 from sglang_operator.engine import versions

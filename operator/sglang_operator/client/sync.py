@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -31,7 +30,7 @@ from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import given, memory, pausing, texts
-from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
+from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import (
     ClusterError,
     EngineError,
@@ -41,6 +40,7 @@ from sglang_operator.client.errors import (
     Unsupported,
 )
 from sglang_operator.client.lease import Hold, Sight
+from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.updates import Updates
@@ -59,22 +59,6 @@ BLIND_SECONDS = 10.0
 BLIND_POLL_SECONDS = 0.5
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncOptions:
-    """How a sync treats requests.
-
-    ``pause``: ``abort`` ends running requests, ``retract`` keeps them and has their cache computed
-    anew afterwards; None: the trainer knows that nobody sends any.
-    ``label``: engines name the version in each answer (``meta_info.weight_version``).
-    ``wait``: seconds to wait for another trainer to finish.
-    """
-
-    pause: str | None = "abort"
-    label: bool = True
-    wait: float = 0.0
-    duration: float = float(weights.LEASE_SECONDS)
 
 
 class AsyncSync(Updates):
@@ -178,8 +162,12 @@ class AsyncSync(Updates):
         return state
 
     async def finish(self) -> None:
-        """Let the engines go on, and commit.  Raises PoolError; then the sync is aborted."""
+        """Let the engines go on, and commit.  Raises PoolError; then the sync is aborted.
+
+        Waits for updates under way; one that failed and was not made good aborts: see Ledger.
+        """
         try:
+            await self._guarded(self._writes.settled())
             await self.end_weight_update()
             await self._resume(set(self._state.released))
             # The trainer may have let something run in between: the commit vouches for caches too.
@@ -192,6 +180,7 @@ class AsyncSync(Updates):
             assert self._hold is not None
             # The Lease is asked, not only the clock: another may hold it already.
             await self._guarded(self._hold.renew())
+            self._writes.vouch()
             if self._options.pause is not None:
                 await self.call("/continue_generation", {}, timeout=self._hold.left())
             await self._guarded(self._commit())
@@ -226,7 +215,15 @@ class AsyncSync(Updates):
     # --- across processes: one begins, another ends
 
     async def detach(self) -> None:
-        """Leave the sync as it is, to be ended by ``attach`` before its duration is over."""
+        """Leave the sync as it is, to be ended by ``attach`` before its duration is over.
+
+        Updates that failed, or do not end, abort it as in ``finish``.
+        """
+        try:
+            await self._guarded(self._writes.settled())
+        except BaseException as error:
+            await self.abort(_reason(error))
+            raise
         await self._close()
 
     async def attach(self) -> None:
@@ -426,11 +423,10 @@ class AsyncSync(Updates):
         StaleEpoch, Expired.
         """
         self.check()
-        return await self._guarded(
-            self._pool.calls.post_all(
-                self.engines, path, payload, timeout=timeout, allowed=self._may_write
-            )
-        )
+        with self._writes.update(path, payload, self.engines):
+            bodies = [(e, payload(e) if callable(payload) else payload) for e in self.engines]
+            each = (self._post(engine, path, body, timeout) for engine, body in bodies)
+            return await self._guarded(together(each))
 
     async def call_one(
         self,
@@ -442,9 +438,15 @@ class AsyncSync(Updates):
     ) -> Json:
         """POST to one engine of the sync; raises as ``call``."""
         self.check()
-        return await self._guarded(
-            self._pool.calls.post(engine, path, payload, timeout=timeout, allowed=self._may_write)
-        )
+        with self._writes.update(path, payload, (engine,)):
+            return await self._guarded(self._post(engine, path, payload, timeout))
+
+    async def _post(
+        self, engine: Engine, path: str, payload: Mapping[str, Any], timeout: float | None
+    ) -> Json:
+        post, may = self._pool.calls.post, self._may_write
+        with self._writes.update(path, payload, (engine,)):
+            return await post(engine, path, payload, timeout=timeout, allowed=may)
 
     # --- pause and memory
 

@@ -85,6 +85,18 @@ NOT_BEGUN = (
     "{holder} has no sync to end: the pool is in phase {phase}, held by {found}; begin one, or say "
     "with --holder who began it"
 )
+UNDER_WAY = (
+    "updates of this sync ({count} calls) are still under way after {seconds:.0f} s; wait for each "
+    "before the sync ends (the result of submit(), the task), and see that the trainer broadcasts"
+)
+UPDATE_LATE = (
+    "POST {path} comes after the sync was told to commit, and was not sent; wait for each update "
+    "before the sync ends (the result of submit(), the task)"
+)
+UPDATE_CANCELLED = (
+    "POST {path} was cancelled before every engine had answered, so that nobody knows what they "
+    "hold; make this update again, or all of them from disk, before the sync ends"
+)
 OVER = "this sync is over; begin another one"
 NO_PAUSE = (
     "SGLang {version} has no /pause_generation, so requests would be answered while weights are "

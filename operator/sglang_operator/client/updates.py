@@ -13,6 +13,7 @@ from typing import Any
 from sglang_operator.client import given
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import EngineError
+from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine.versions import Features
 
@@ -38,6 +39,8 @@ class Updates(ABC):
 
     def __init__(self) -> None:
         self._session_open = False
+        self._opening = asyncio.Lock()
+        self._writes = Ledger()
 
     @abstractmethod
     async def call(
@@ -97,29 +100,32 @@ class Updates(ABC):
         **options: Any,
     ) -> None:
         """One bucket that the trainer broadcasts in the group meanwhile."""
-        group_name = given.version(group_name, "group_name")
-        await self.begin_weight_update()
-        payload = {
-            "names": names,
-            "dtypes": [dtype.removeprefix("torch.") for dtype in dtypes],
-            "shapes": shapes,
-            "group_name": group_name,
-            "flush_cache": False,
-            **options,
-        }
-        await self.call("/update_weights_from_distributed", payload, timeout=timeout)
+        path = "/update_weights_from_distributed"
+        with self._writes.update(path, names, self.engines):
+            payload = {
+                "names": names,
+                "dtypes": [dtype.removeprefix("torch.") for dtype in dtypes],
+                "shapes": shapes,
+                "group_name": given.version(group_name, "group_name"),
+                "flush_cache": False,
+                **options,
+            }
+            await self.begin_weight_update()
+            await self.call(path, payload, timeout=timeout)
 
     async def update_weights_from_tensor(
         self, payload: Payload, *, timeout: float | None = None
     ) -> None:
         """One bucket by handle or value; ``payload`` is SGLang's, one for all or by engine."""
-        await self.begin_weight_update()
 
         def body(engine: Engine) -> Mapping[str, Any]:
             own = payload(engine) if callable(payload) else payload
             return {"flush_cache": False, **own}
 
-        await self.call("/update_weights_from_tensor", body, timeout=timeout)
+        path = "/update_weights_from_tensor"
+        with self._writes.update(path, payload, self.engines):
+            await self.begin_weight_update()
+            await self.call(path, body, timeout=timeout)
 
     async def update_weights_from_disk(
         self,
@@ -133,14 +139,19 @@ class Updates(ABC):
 
         The format is always sent: a server that started with dummy weights would else use its own.
         """
-        path = given.path(path)
-        payload = {"model_path": path, "load_format": load_format, **options}
-        await self.call("/update_weights_from_disk", payload, timeout=timeout)
+        with self._writes.update(WHOLE, path, self.engines):
+            payload = {"model_path": given.path(path), "load_format": load_format, **options}
+            await self.call(WHOLE, payload, timeout=timeout)
 
     async def begin_weight_update(self) -> None:
         """Open SGLang's session for buckets, where the version has one; else nothing."""
-        if self._session_open or not self._features.begin_end_weight_update:
-            return
+        if self._features.begin_end_weight_update:
+            async with self._opening:  # buckets that are sent at once share one session
+                if not self._session_open:
+                    await self._open()
+                    self._session_open = True
+
+    async def _open(self) -> None:
         try:
             await self.call("/begin_weight_update", {})
         except EngineError as error:
@@ -148,7 +159,6 @@ class Updates(ABC):
             if _SESSION_OPEN not in error.said:
                 raise
             await asyncio.gather(*(self._reopen(engine) for engine in self.engines))
-        self._session_open = True
 
     async def end_weight_update(self) -> None:
         """Close the session, if one is open; the end of the sync does it by itself."""

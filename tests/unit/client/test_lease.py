@@ -193,15 +193,15 @@ def test_of_two_that_attach_to_one_sync_the_earlier_is_expired_before_it_continu
             await left.detach()
             earlier, later = await one.attach(), await two.attach()
             following = third.sync("step-2", interrupts=False)
-            real = one.calls.post_all
+            real = one.calls.post
 
-            async def late(engines, path, payload, **rest):
-                if path == "/continue_generation":
+            async def late(engine, path, payload, **rest):
+                if path == "/continue_generation" and engine.rank == 0:
                     await later.finish()
                     await following.begin()
-                return await real(engines, path, payload, **rest)
+                return await real(engine, path, payload, **rest)
 
-            monkeypatch.setattr(one.calls, "post_all", late)
+            monkeypatch.setattr(one.calls, "post", late)
             with pytest.raises(Expired, match="is not the present one"):
                 await earlier.finish()
             assert all(engine.paused for engine in world.engines)

@@ -1,0 +1,102 @@
+"""What a sync writes to its engines, kept until the commit: nothing is vouched for that failed.
+
+The rule: a commit waits for the updates that are under way.  One that failed, was cancelled or came
+too late is in the way of the commit, whether the trainer has looked at its error or not, until on
+every engine that it concerned an update that was begun afterwards succeeds: the same one again, or
+all weights from disk.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sglang_operator.client import texts
+from sglang_operator.client.errors import NotReady
+from sglang_operator.client.registry import Engine
+
+WHOLE = "/update_weights_from_disk"
+# SGLang's calls that change weights.
+_WRITES = ("/update_weights", "/post_process_weights")
+# That a commit waits for updates which nobody waited for.
+UNDER_WAY_SECONDS = 60.0
+
+
+@dataclass(kw_only=True)
+class _Failed:
+    path: str
+    what: object
+    engines: set[str]  # that still lack it
+    error: Exception
+
+
+class Ledger:
+    """The updates of one sync; used in its loop's thread."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._failed: list[_Failed] = []
+        self._over = False
+
+    @contextmanager
+    def update(self, path: str, what: object, engines: Iterable[Engine]) -> Iterator[None]:
+        """An update of these engines, from its first moment to its end.
+
+        ``what`` is equal for an update that is made again.  Raises NotReady for one that comes
+        after the trainer has said that all are done.  Calls that change no weights are let through.
+        """
+        if not path.startswith(_WRITES):
+            yield
+            return
+        concerned = {engine.engine for engine in engines}
+        before = list(self._failed)
+        self._under_way += 1
+        try:
+            if self._over:
+                raise NotReady(texts.UPDATE_LATE.format(path=path))
+            yield
+        except BaseException as error:
+            self._fail(path, what, concerned, error)
+            raise
+        else:
+            self._make_good(before, path, what, concerned)
+        finally:
+            self._under_way -= 1
+            self._idle.set()
+
+    def _fail(self, path: str, what: object, engines: set[str], error: BaseException) -> None:
+        if any(failed.error is error for failed in self._failed):
+            return  # engine by engine
+        if not isinstance(error, Exception):
+            error = NotReady(texts.UPDATE_CANCELLED.format(path=path))
+        self._failed.append(_Failed(path=path, what=what, engines=engines, error=error))
+
+    def _make_good(self, before: list[_Failed], path: str, what: object, done: set[str]) -> None:
+        for failed in before:
+            if path == WHOLE or (failed.path, failed.what) == (path, what):
+                failed.engines -= done
+        self._failed = [failed for failed in self._failed if failed.engines]
+
+    async def settled(self) -> None:
+        """Wait for what is under way; from then on nothing may come.
+
+        Raises the first error that was not made good, NotReady if an update does not end.
+        """
+        await asyncio.sleep(0)  # tasks that were just created take their first step
+        try:
+            async with asyncio.timeout(UNDER_WAY_SECONDS):
+                while self._under_way:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            raise NotReady(
+                texts.UNDER_WAY.format(count=self._under_way, seconds=UNDER_WAY_SECONDS)
+            ) from None
+        self._over = True
+        self.vouch()
+
+    def vouch(self) -> None:
+        """Raises the first error that was not made good."""
+        for failed in self._failed:
+            raise failed.error
