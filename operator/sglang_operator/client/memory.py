@@ -51,7 +51,7 @@ async def resume(
             todo.setdefault(tuple(sorted(released)), []).append(engine)
     each = [(engine, wanted) for wanted, group in todo.items() for engine in group]
     outcomes = await asyncio.gather(
-        *(pool.resume_memory([engine], list(wanted)) for engine, wanted in each),
+        *(pool.resume_memory([engine], list(wanted), hold.alive) for engine, wanted in each),
         return_exceptions=True,
     )
     done = [one for one, outcome in zip(each, outcomes, strict=True) if outcome is None]
@@ -125,7 +125,15 @@ class Sleeper:
         calls, features, asleep = self._pool.calls, self._pool.features(registry), before.asleep
         if features.pause:
             whole = before.intact or before.phase is Phase.IDLE
-            await pausing.stop(calls, engines, pausing.ABORT, features, asleep=asleep, whole=whole)
+            await pausing.stop(
+                calls,
+                engines,
+                pausing.ABORT,
+                features,
+                asleep=asleep,
+                whole=whole,
+                allowed=hold.alive,
+            )
         else:
             await pausing.drain(calls, (e for e in engines if e.instance not in asleep))
         await supervision.to_its_end(
@@ -151,7 +159,7 @@ class Sleeper:
 
         await hold.step(step, patience=PATIENCE)
         outcomes = await asyncio.gather(
-            *(self._pool.release_memory([engine], tags) for engine, tags in todo),
+            *(self._pool.release_memory([engine], tags, hold.alive) for engine, tags in todo),
             return_exceptions=True,
         )
         failed = [outcome for outcome in outcomes if outcome is not None]
@@ -225,7 +233,9 @@ class Sleeper:
             # Only those that hold the committed version; the others wait, paused, for a sync.
             whole = [engine for engine in reached if engine.instance in state.instances]
             await hold.renew()
-            await self._pool.calls.post_all(whole, "/continue_generation", {}, timeout=hold.left())
+            await self._pool.calls.post_all(
+                whole, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
+            )
 
         def step(current: Transaction, sight: Sight) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)

@@ -66,7 +66,9 @@ class Shell:
             try:
                 asyncio.run(self._run())
             except BaseException as error:  # whatever it is, kopf is started again
-                supervision.failed("kopf", error)
+                # It gives up on a 401, an error in a stream or a 410: that is known of it.
+                supervision.FAILURES["kopf"] += 1
+                log.warning("kopf ended: %s: %s", type(error).__name__, error, exc_info=error)
             if self._stop.is_set():
                 return
             ran = (datetime.now(UTC) - begun).total_seconds()

@@ -134,3 +134,34 @@ def test_nothing_is_delivered_for_longer_than_others_wait_for_it(world, monkeypa
 
     assert asyncio.run(ask()) == {sending.DELIVERY_SECONDS * 1000}
     assert LEASE_SECONDS * MARGIN + sending.DELIVERY_SECONDS < LEASE_SECONDS
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/pause_generation",
+        "/abort_request",
+        "/flush_cache",
+        "/release_memory_occupation",
+        "/resume_memory_occupation",
+        "/continue_generation",
+    ],
+)
+def test_what_sleep_and_wake_send_does_not_leave_once_their_fence_is_down(world, path):
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            for engine in world.engines:
+                engine.asked.clear()
+
+            async def stands_still():
+                assert pool.sleeper._hold is not None
+                pool.sleeper._hold._renewed = -math.inf
+
+            before(pool, path, stands_still)
+            with pytest.raises(Expired):
+                await pool.sleep(["kv_cache"], settle=0)
+                await pool.wake()
+
+    asyncio.run(train())
+    assert told(world, path) == []

@@ -274,8 +274,8 @@ def slowly(pool, monkeypatch):
     """Let engines take their time to resume; the event is set once they have been asked."""
     asked, resume = asyncio.Event(), pool.resume_memory
 
-    async def slow(engines, tags):
-        await resume(engines, tags)
+    async def slow(engines, tags, *more):
+        await resume(engines, tags, *more)
         asked.set()
         await asyncio.sleep(0.3)
 
