@@ -1,9 +1,9 @@
 """The Lease under a trainer: who else holds it, who else writes it, and who deletes it."""
 
-import _thread
 import asyncio
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
@@ -430,21 +430,25 @@ def test_a_begin_that_is_cancelled_while_it_takes_the_lease_gives_it_back(world,
     assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
 
 
-def test_a_begin_that_is_interrupted_in_a_blocking_trainer_aborts_before_it_closes(world):
+def test_a_begin_that_is_interrupted_in_a_blocking_trainer_aborts_before_it_closes(
+    world, monkeypatch
+):
+    """Ctrl-C, without the signal, which a run in the background ignores."""
     for engine in world.engines:
         engine.stuck.add("/pause_generation")
+    armed, result = threading.Event(), Future.result
 
-    def interrupt():
-        wait(lambda: all(engine.held for engine in world.engines))
-        _thread.interrupt_main()
+    def interrupted(future, timeout=None):
+        if armed.is_set() and threading.current_thread() is waiting:
+            armed.clear()
+            wait(lambda: all(engine.held for engine in world.engines))
+            raise KeyboardInterrupt
+        return result(future, timeout)
 
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        Pool(POOL, NAMESPACE, identity=world.identity, holder="a") as made,
-        made.sync("step-1", duration=600),
-    ):
-        pass
-    interrupter.join()
+    waiting = threading.current_thread()
+    monkeypatch.setattr(Future, "result", interrupted)
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="a") as made:
+        armed.set()
+        with pytest.raises(KeyboardInterrupt), made.sync("step-1", duration=600):
+            pass
     assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")

@@ -151,7 +151,7 @@ def test_a_registry_that_cannot_be_read_is_told(world, pool, caplog):
 
 
 def test_a_look_out_that_fails_once_still_sees_the_restart(world, pool, monkeypatch):
-    breaking(monkeypatch, sync, "_changed", 1)
+    breaking(monkeypatch, sync, "changes", 1)
     told = threading.Event()
     with pytest.raises(StaleEpoch, match="restarted"), pool.sync("s", on_lost=lambda _: told.set()):
         world.restart(0)
@@ -161,7 +161,7 @@ def test_a_look_out_that_fails_once_still_sees_the_restart(world, pool, monkeypa
 def test_one_that_sees_nothing_any_more_ends_the_sync_in_words(world, pool, monkeypatch):
     monkeypatch.setattr(sync, "BLIND_SECONDS", 0.2)
     monkeypatch.setattr(sync, "BLIND_POLL_SECONDS", 0.05)
-    breaking(monkeypatch, sync, "_changed", 1_000_000)
+    breaking(monkeypatch, sync, "changes", 1_000_000)
     told = []
     lost = pool.sync("step-1", on_lost=lambda reason: told.append(reason))
     with pytest.raises(StaleEpoch, match=r"could not be seen .* \(RecursionError: nobody"), lost:

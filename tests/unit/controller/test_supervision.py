@@ -132,6 +132,9 @@ def test_a_holder_whose_renewals_fail_as_nobody_expects_gives_up_in_time(monkeyp
             api.fails = lambda method, path: RuntimeError("a defect") if method == "PUT" else None
             await api.until(lambda: not room.dispatching and room.reconciler)
             assert not room.elector.holds()
+            await api.until(
+                lambda: "operator" not in map(asyncio.Task.get_name, asyncio.all_tasks())
+            )
 
     with pytest.raises(loop.LeadershipLostError):
         asyncio.run(story())

@@ -185,7 +185,7 @@ async def operator(api: Api, **settings: Any) -> AsyncIterator[EngineRoom]:
     async def told() -> None:
         ready.set()
 
-    running = asyncio.create_task(room.run(told))
+    running = asyncio.create_task(room.run(told), name="operator")
     waiting = asyncio.create_task(ready.wait())
     try:
         async with asyncio.timeout(SECONDS):
