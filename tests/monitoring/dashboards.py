@@ -17,7 +17,13 @@ def _counted(label: str, series: str) -> str:
     return f"sum by ({label}) (({series} unless {series} offset 1h) or increase({series}[1h]))"
 
 
+def _ours(series: str) -> str:
+    """Of this operator: other controllers have metrics of the same name."""
+    return f"({series} and on (job, instance) sglang_operator_build_info)"
+
+
 _STATES = "InService|Up|Starting|Pending|Lost|Backoff|Waiting|Creating"
+_LEADER = 'leader_election_master_status{name="sglang-operator"}'
 _QUEUE = 'name="sglanginference"'
 _LOOP = 'controller="sglanginference"'
 
@@ -27,6 +33,12 @@ def _quantile(share: float, metric: str, where: str) -> str:
     return (
         f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket{where}[$__rate_interval])))"
     )
+
+
+def _loop_quantile(share: float, metric: str, where: str) -> str:
+    """A quantile over all replicas of the operator."""
+    rates = _ours(f"rate({metric}_bucket{where}[$__rate_interval])")
+    return f"histogram_quantile({share}, sum by (le) {rates})"
 
 
 def _engines(metric: str) -> str:
@@ -151,9 +163,7 @@ _FLEET = Dashboard(
                     kind="stat",
                     width=4,
                     height=5,
-                    queries={
-                        "replicas": 'sum(leader_election_master_status{name="sglang-operator"})'
-                    },
+                    queries={"replicas": f"sum{_ours(_LEADER)}"},
                 ),
                 Panel(
                     title="Version",
@@ -168,8 +178,10 @@ _FLEET = Dashboard(
                     height=5,
                     unit="ops",
                     queries={
-                        "{{result}}": "sum by (result) (rate(controller_runtime_reconcile_total"
-                        f"{{{_LOOP}}}[$__rate_interval]))"
+                        "{{result}}": "sum by (result) "
+                        + _ours(
+                            f"rate(controller_runtime_reconcile_total{{{_LOOP}}}[$__rate_interval])"
+                        )
                     },
                 ),
                 Panel(
@@ -178,10 +190,10 @@ _FLEET = Dashboard(
                     height=5,
                     unit="s",
                     queries={
-                        "p50": _quantile(
+                        "p50": _loop_quantile(
                             0.5, "controller_runtime_reconcile_time_seconds", f"{{{_LOOP}}}"
                         ),
-                        "p99": _quantile(
+                        "p99": _loop_quantile(
                             0.99, "controller_runtime_reconcile_time_seconds", f"{{{_LOOP}}}"
                         ),
                     },
@@ -189,17 +201,22 @@ _FLEET = Dashboard(
                 Panel(
                     title="Queue",
                     queries={
-                        "due": f"sum(workqueue_depth{{{_QUEUE}}})",
-                        "in work": f"sum(controller_runtime_active_workers{{{_LOOP}}})",
-                        "at most": f"max(controller_runtime_max_concurrent_reconciles{{{_LOOP}}})",
+                        "due": f"sum{_ours(f'workqueue_depth{{{_QUEUE}}}')}",
+                        "in work": f"sum{_ours(f'controller_runtime_active_workers{{{_LOOP}}}')}",
+                        "at most": "max"
+                        + _ours(f"controller_runtime_max_concurrent_reconciles{{{_LOOP}}}"),
                     },
                 ),
                 Panel(
                     title="Wait in the queue",
                     unit="s",
                     queries={
-                        "p50": _quantile(0.5, "workqueue_queue_duration_seconds", f"{{{_QUEUE}}}"),
-                        "p99": _quantile(0.99, "workqueue_queue_duration_seconds", f"{{{_QUEUE}}}"),
+                        "p50": _loop_quantile(
+                            0.5, "workqueue_queue_duration_seconds", f"{{{_QUEUE}}}"
+                        ),
+                        "p99": _loop_quantile(
+                            0.99, "workqueue_queue_duration_seconds", f"{{{_QUEUE}}}"
+                        ),
                     },
                 ),
                 Panel(
@@ -207,7 +224,7 @@ _FLEET = Dashboard(
                     unit="reqps",
                     queries={
                         "{{method}} {{code}}": "sum by (method, code) "
-                        "(rate(rest_client_requests_total[$__rate_interval]))"
+                        + _ours("rate(rest_client_requests_total[$__rate_interval])")
                     },
                 ),
                 Panel(
@@ -221,18 +238,12 @@ _FLEET = Dashboard(
                 Panel(
                     title="CPU",
                     unit="percentunit",
-                    queries={
-                        "{{pod}}": "rate(process_cpu_seconds_total[$__rate_interval]) "
-                        "and on (instance) sglang_operator_build_info"
-                    },
+                    queries={"{{pod}}": _ours("rate(process_cpu_seconds_total[$__rate_interval])")},
                 ),
                 Panel(
                     title="Memory",
                     unit="bytes",
-                    queries={
-                        "{{pod}}": "process_resident_memory_bytes "
-                        "and on (instance) sglang_operator_build_info"
-                    },
+                    queries={"{{pod}}": _ours("process_resident_memory_bytes")},
                 ),
             ),
         ),

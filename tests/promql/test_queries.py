@@ -225,3 +225,36 @@ def refused(text: str) -> str:
 
 def test_every_alert_is_seen_to_fire():
     assert {*FIRING, *CHANGED} == {*ALERTS}
+
+
+# What any controller of controller-runtime tells, in names that ours has too.
+SHARED = """\
+leader_election_master_status{name="sglang-operator"} 1
+rest_client_requests_total{code="403",method="GET",host="api"} %d
+controller_runtime_reconcile_panics_total{controller="sglanginference"} %d
+workqueue_queue_duration_seconds_bucket{name="sglanginference",le="1"} 0
+workqueue_queue_duration_seconds_bucket{name="sglanginference",le="60"} %d
+workqueue_queue_duration_seconds_bucket{name="sglanginference",le="+Inf"} %d
+"""
+OWN = 'sglang_operator_build_info{version="0.1.0"} 1\n'
+ABOUT_THE_OPERATOR = {
+    name: ALERTS[name]
+    for name in ("SGLangOperatorDefect", "SGLangOperatorRefused", "SGLangOperatorSlow")
+}
+
+
+def _scraped(job: str, text: str) -> list[Scrape]:
+    """A target every half minute, its counters growing fast."""
+    labels = {"job": job, "instance": f"{job}:8081", "namespace": job, "pod": job}
+    return [
+        Scrape(at=1.8e9 + 30 * n, labels=labels, honor_labels=True, text=text % ((n * 1000,) * 4))
+        for n in range(20)
+    ]
+
+
+def test_what_another_controller_tells_is_not_taken_for_ours():
+    absent = {"SGLangOperatorAbsent": ALERTS["SGLangOperatorAbsent"]}
+    of_another = ask(_scraped("another", SHARED), {**ABOUT_THE_OPERATOR, **absent})
+    assert {name for name, answer in of_another.items() if answer.series} == {*absent}
+    ours = ask(_scraped("ours", OWN + SHARED), {**ABOUT_THE_OPERATOR, **absent})
+    assert {name for name, answer in ours.items() if answer.series} == {*ABOUT_THE_OPERATOR}

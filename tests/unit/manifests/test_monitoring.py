@@ -111,6 +111,48 @@ def test_every_metric_and_label_of_a_query_exists(where, query):
     assert _grouped(tree) <= labels
 
 
+def _strangers(tree: Any) -> Iterator[str]:
+    """The series of a query that other programs have too, and that nothing holds to ours."""
+    if isinstance(tree, promql_parser.BinaryExpr):
+        if _holds_to_ours(tree):
+            return
+        yield from _strangers(tree.lhs)
+        yield from _strangers(tree.rhs)
+    elif isinstance(tree, promql_parser.VectorSelector):
+        ours = (tree.name or "").startswith("sglang_operator_")
+        engines = {"pool", "engine"} & {matcher.name for matcher in tree.matchers.matchers}
+        if not ours and not ((tree.name or "").startswith("sglang:") and engines):
+            yield tree.name or ""
+    else:
+        for child in ("expr", "vector_selector", "vs"):
+            found = getattr(tree, child, None)
+            if found is not None:
+                yield from _strangers(found)
+        for argument in getattr(tree, "args", None) or ():
+            yield from _strangers(argument)
+
+
+def _holds_to_ours(tree: Any) -> bool:
+    """``… and on (job, instance) sglang_operator_build_info``."""
+    matching = tree.modifier.matching if tree.modifier else None
+    joined = matching is not None and {*matching.labels} == {"job", "instance"}
+    return bool(
+        joined
+        and str(tree.op) == "and"
+        and [name for name, _ in _selectors(tree.rhs)] == ["sglang_operator_build_info"]
+    )
+
+
+@pytest.mark.parametrize(("where", "query"), QUERIES, ids=[where for where, _ in QUERIES])
+def test_no_query_counts_what_other_programs_tell_under_the_same_name(where, query):
+    assert [*_strangers(_parsed(query))] == []
+
+
+def test_a_series_that_others_have_too_is_found():
+    for query in ("sum(rate(rest_client_requests_total[5m]))", "max(sglang:token_usage)"):
+        assert [*_strangers(_parsed(query))] != []
+
+
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
 def test_a_dashboard_is_as_generated(dashboard):
     """``make dashboards`` writes it anew."""
