@@ -30,14 +30,14 @@ def pictures() -> dict[Path, str]:
     """Every picture, by the file that holds it."""
     guide, trouble = world.guide(), world.trouble()
     leader = Leader(namespace="sglang-operator", identity="sglang-operator-6b9f-x2x4_1", silent=2.0)
-    led = guide.scene(leaders=[leader])
+    led = guide.scene(holders=[leader])
     return {
         FOLDER / "map-guide.txt": plain(text.render(guide.map(ids=True))),
         FOLDER / "map-trouble.txt": plain(text.render(trouble.map())),
         FOLDER / "status-guide.txt": plain(screen.render(led, NOW, detail=True)),
         FOLDER / "status-trouble.txt": plain(screen.render(trouble.scene(), NOW, detail=True)),
         FOLDER / "status-list.txt": plain(
-            screen.render(trouble.scene(leaders=[]), NOW, detail=False)
+            screen.render(trouble.scene(holders=[]), NOW, detail=False)
         ),
         IMAGES / "gpu-map.svg": svg.render(trouble.map(), title="GPUs of the namespace rl"),
     }

@@ -30,7 +30,7 @@ def status(cluster: "Cluster", pools: tuple[str, ...], output: str) -> int:
     """
     from sglang_operator.cli import looking, screen
 
-    scene = looking.look(cluster, pools, operator=True)
+    scene = looking.look(cluster, pools, operator=True, again=True)
     now = time.time()
     if output == "text":
         show(screen.render(scene, now, detail=bool(pools) or len(scene.pools) == 1))
@@ -62,7 +62,7 @@ def gpu_map(
     Exit codes: 0 drawn; 2 errors.
     """
     from sglang_operator.cli import looking, screen
-    from sglang_operator.picture import grid
+    from sglang_operator.picture import ages, grid
 
     picture = grid.gpu_map(looking.look(cluster, pools), ids=ids)
     if output == "text":
@@ -76,7 +76,7 @@ def gpu_map(
     elif output == "html":
         from sglang_operator.picture import page
 
-        when = screen.when(time.time())
+        when = ages.when(time.time())
         click.echo(page.render(picture, title=title or "GPU map", when=when), nl=False)
     else:
         click.echo(screen.as_mapping(grid.document(picture), output))

@@ -4,12 +4,13 @@
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
-from sglang_operator.cli import deployed, families, leading, limits, occupancy, structure
+from sglang_operator.cli import deployed, families, leading, limits, occupancy, operators, structure
 from sglang_operator.cli.checks import Check, Grade, unknown
 from sglang_operator.cli.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
@@ -45,6 +46,9 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         "groups": ("/apis", {}),
     }
     found = cluster.gather(questions)
+    again = leading.second_look(cluster, found["leases"], time.time())
+    if again is not None:
+        found["leases again"] = again
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectRulesReview",
@@ -68,7 +72,7 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     """Every check, in the order in which they build on each other."""
     yield _version(found["version"])
     yield _definition(found["definition"])
-    yield _operator(found, now)
+    yield from operators.check(found, now)
     yield from families.check(found)
     pools = occupancy.seen(found, now)
     seen = None if isinstance(pools, ClusterError) else pools
@@ -150,29 +154,6 @@ def _fields(node: Any, at: str = "spec") -> set[str]:
     for key, child in (node.get("properties") or {}).items():
         found |= {f"{at}.{key}"} | _fields(child, f"{at}.{key}")
     return found
-
-
-def _operator(found: Facts, now: float) -> Check:
-    """Whether somebody holds the Lease and renews it."""
-    name = "operator"
-    leases = found["leases"]
-    if isinstance(leases, ClusterError):
-        return unknown(name, leases)
-    holders = leading.leaders(leases, now)
-    there = deployed.deployed(found["deployments"], found["operator pods"])
-    if not holders:
-        where = texts.OPERATOR_NOWHERE
-        if there.told:
-            where = texts.OPERATOR_DEPLOYED.format(deployed=there.told)
-        do = texts.DO_OPERATOR_LOGS if there.told else texts.DO_INSTALL
-        return Check(name=name, grade=Grade.BAD, what=where, do=do)
-    namespaces = ", ".join(holder.namespace for holder in holders)
-    what = texts.OPERATOR_LEADS.format(holder=holders[0].identity, namespaces=namespaces)
-    if there.told:
-        what += f" · {there.told}"
-    if not there.ready:
-        return Check(name=name, grade=Grade.WARNING, what=what, do=texts.DO_OPERATOR_LOGS)
-    return Check(name=name, grade=Grade.GOOD, what=what)
 
 
 def _gpus(answer: bytes | ClusterError, pools: Scene | None) -> Check:

@@ -11,7 +11,7 @@ from sglang_operator.api import names, texts
 from sglang_operator.cli import leading
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cluster import decoding, paths, salvage, wire
-from sglang_operator.picture.scene import Node, Scene, scene
+from sglang_operator.picture.scene import Leader, Node, Scene, scene
 
 T = TypeVar("T")
 
@@ -32,8 +32,11 @@ def look(
     *,
     nodes: bool = True,
     operator: bool = False,
+    again: bool = False,
 ) -> Scene:
     """The scene of these pools, or of all in the namespace; ``operator``: and who acts for them.
+
+    ``again``: who seems to have stopped is looked at twice, some seconds apart.
 
     Raises :class:`ClusterError`, also for a pool that is not there.
     """
@@ -68,21 +71,25 @@ def look(
             notes.append(texts.NODES_UNREADABLE.format(detail=answer.detail))
         else:
             found_nodes = items(answer, Node)
-    leaders = None
-    if operator:
-        answer = answers["leases"]
-        if isinstance(answer, ClusterError):
-            notes.append(texts.LEASES_UNREADABLE.format(detail=answer.detail))
-        else:
-            leaders = leading.leaders(answer, time.time())
+    holders = _holders(cluster, answers["leases"], again) if operator else None
+    if isinstance(holders, ClusterError):
+        notes.append(texts.LEASES_UNREADABLE.format(detail=holders.detail))
+        holders = None
     return scene(
         records,
         items(_or_raise(answers["pods"]), wire.Pod),
         found_nodes,
         now=time.time(),
         notes=notes,
-        leaders=leaders,
+        holders=holders,
     )
+
+
+def _holders(
+    cluster: Cluster, answer: bytes | ClusterError, again: bool
+) -> tuple[Leader, ...] | ClusterError:
+    second = leading.second_look(cluster, answer, time.time()) if again else None
+    return leading.seen(answer, second, time.time())
 
 
 def _or_raise(answer: bytes | ClusterError) -> bytes:

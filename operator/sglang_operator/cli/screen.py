@@ -1,7 +1,6 @@
 """The command ``status``: one screen, the verdict first."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import conditions, texts
+from sglang_operator.cli import leading
 from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.verdict import Level, Verdict, verdicts
+from sglang_operator.picture.ages import age
 from sglang_operator.picture.grid import STATES
 from sglang_operator.picture.scene import Scene, SeenPool
 from sglang_operator.planner.plan import EngineState, EngineView
@@ -49,7 +50,7 @@ def render(scene: Scene, now: float, *, detail: bool) -> RenderableType:
 def _operators(scene: Scene) -> Iterator[Text]:
     """Who acts for these pools."""
     if scene.leaders == ():
-        yield Text(f"✘ {texts.NO_LEADER}", style="bold red")
+        yield Text(one_line(f"✘ {leading.nobody_acts(scene)}"), style="bold red")
         yield Text(f"→ {texts.DO_FIND_OPERATOR}", style="bold")
     for leader in scene.leaders or ():
         told = texts.LEADER.format(
@@ -308,20 +309,6 @@ def checks(found: Sequence[Check]) -> RenderableType:
 def _age(pool: SeenPool, now: float) -> str:
     created = pool.record.metadata.creation_timestamp
     return age(now - created.timestamp()) if created else "-"
-
-
-def age(seconds: float) -> str:
-    """As kubectl writes ages: 42s, 7m, 5h, 12d."""
-    whole = max(0, int(seconds))
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if whole >= size * 2 or (unit == "d" and whole >= size):
-            return f"{whole // size}{unit}"
-    return f"{whole}s"
-
-
-def when(now: float) -> str:
-    """A time for people, in UTC."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def as_mapping(value: Mapping[str, Any], form: str) -> str:

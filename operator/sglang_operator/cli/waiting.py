@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_operator.api import conditions, texts
-from sglang_operator.cli import looking
+from sglang_operator.cli import leading, looking
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.verdict import Level, verdicts
-from sglang_operator.picture.scene import Scene, SeenPool
+from sglang_operator.picture.scene import Leader, Scene, SeenPool
 from sglang_operator.planner import pod_signatures
 
 READY, SYNCED, DELETED = "ready", "synced", "deleted"
@@ -16,7 +16,7 @@ AIMS = (READY, SYNCED, DELETED)
 # Seconds between two looks: first and most.
 PAUSE = (0.5, 3.0)
 # So long an operator may take to follow another, or to begin after its installation.
-LEADERLESS_SECONDS = 15.0
+LEADERLESS_SECONDS = 20.0
 # So long what the pool refers to may still be on its way, applied together with it.
 MISSING_SECONDS = 10.0
 
@@ -79,6 +79,7 @@ def wait(
 ) -> End:
     """Wait; ``tell`` gets a line whenever something changed.  Raises :class:`ClusterError`."""
     begun = led = time.monotonic()
+    before: Sequence[Leader] | None = None
     missing: dict[str, tuple[str, float]] = {}
     deadline, pause, told = begun + seconds, PAUSE[0], {""}
     while True:
@@ -86,8 +87,8 @@ def wait(
         scene, gone = _look(cluster, pools)
         if not pools and not scene.pools and aim != DELETED:
             return End(reached=False, lines=(_nothing(cluster),))
-        if scene.leaders != ():
-            led = time.monotonic()
+        led = max(led, time.monotonic() - _leaderless(scene, before))
+        before = scene.holders
         for name, pool in _named(scene, gone):
             if pool is None:
                 if aim != DELETED:
@@ -108,13 +109,27 @@ def wait(
         if not left:
             return End(reached=True, lines=())
         if aim != DELETED and time.monotonic() - led >= LEADERLESS_SECONDS:
-            nobody = f"{texts.NO_LEADER}; {texts.DO_FIND_OPERATOR}"
+            nobody = f"{leading.nobody_acts(scene)}; {texts.DO_FIND_OPERATOR}"
             return End(reached=False, lines=(nobody, *left))
         if time.monotonic() >= deadline:
             timed_out = texts.WAIT_TIMED_OUT.format(seconds=int(seconds), aim=aim)
             return End(reached=False, lines=(timed_out, *left))
         sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(pause * 1.5, PAUSE[1])
+
+
+def _leaderless(scene: Scene, before: Sequence[Leader] | None) -> float:
+    """For how many seconds nobody has acted; a renewal since the last look is one now."""
+    if scene.holders is None:
+        return 0.0
+    known = {holder.namespace: holder.renewed for holder in before or ()}
+    return min(
+        (
+            0.0 if known.get(each.namespace, each.renewed) != each.renewed else each.silent
+            for each in scene.holders
+        ),
+        default=float("inf"),
+    )
 
 
 def _look(cluster: Cluster, pools: Sequence[str]) -> tuple[Scene, list[str]]:

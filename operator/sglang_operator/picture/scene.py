@@ -104,11 +104,23 @@ class SeenPool:
 
 @dataclass(frozen=True, kw_only=True)
 class Leader:
-    """An operator that acts: the holder of its Lease, and how long ago it renewed (seconds)."""
+    """The holder of an operator's Lease, and how long ago it renewed (seconds)."""
 
     namespace: str
     identity: str
     silent: float
+    term: float = 15.0  # for so long after a renewal nobody else may take the Lease
+    renewed: str = ""  # as the Lease has it
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it acts no more."""
+        return self.silent >= self.term
+
+    @property
+    def pod(self) -> str:
+        """The pod that it is, if it is one."""
+        return self.identity.rpartition("_")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +130,14 @@ class Scene:
     pools: tuple[SeenPool, ...]
     nodes: tuple[Node, ...] | None
     notes: tuple[str, ...] = field(default=())  # what could not be seen
-    leaders: tuple[Leader, ...] | None = None  # None: not looked for, or not to be seen
+    holders: tuple[Leader, ...] | None = None  # None: not looked for, or not to be seen
+
+    @property
+    def leaders(self) -> tuple[Leader, ...] | None:
+        """The operators that act."""
+        if self.holders is None:
+            return None
+        return tuple(holder for holder in self.holders if not holder.stopped)
 
 
 def scene(
@@ -128,7 +147,7 @@ def scene(
     *,
     now: float,
     notes: Sequence[str] = (),
-    leaders: Sequence[Leader] | None = None,
+    holders: Sequence[Leader] | None = None,
 ) -> Scene:
     """The scene at this time (seconds since the epoch)."""
     by_pool: dict[str, list[ObservedPod]] = {}
@@ -142,7 +161,7 @@ def scene(
         pools=tuple(sorted(seen, key=lambda pool: (pool.namespace, pool.name))),
         nodes=None if nodes is None else tuple(sorted(nodes, key=_by_number)),
         notes=tuple(notes),
-        leaders=None if leaders is None else tuple(leaders),
+        holders=None if holders is None else tuple(holders),
     )
 
 

@@ -1,9 +1,11 @@
 """wait, logs, rollout: what they say and write, over a cluster of the test's own."""
 
+import itertools
 import json
 import subprocess
 import sys
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from sglang_operator.cli import engine_logs, leading, looking, main, rolling, sc
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
 from tests.builders import NOW
 from tests.golden import pictures
+from tests.unit.cli import fake_kubectl
 from tests.unit.cli.fake_kubectl import FakeCluster, cluster
 from tests.unit.picture.world import World, guide, trouble
 
@@ -38,8 +41,8 @@ def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
 
 
 def _shown(*items: Any, now: float = NOW) -> str:
-    found = leading.leaders(json.dumps({"items": items}).encode(), now)
-    return pictures.plain(screen.render(guide().scene(leaders=found), now, detail=False))
+    found = leading.holders(json.dumps({"items": items}).encode(), now)
+    return pictures.plain(screen.render(guide().scene(holders=found), now, detail=False))
 
 
 def test_who_acts_for_pools_is_told():
@@ -47,8 +50,14 @@ def test_who_acts_for_pools_is_told():
     lease = {"metadata": {"namespace": "sys"}, "spec": spec}
     renewed = datetime.fromisoformat(spec["renewTime"]).timestamp()
     assert "operator: op-0_1 in sys, renewed 3s ago\n" in _shown(lease, now=renewed + 3)
+    assert "op-0_1 in sys, renewed 14s ago" in _shown(lease, now=renewed + 14)
+    stopped = (
+        "✘ operator: op-0_1 in sys, which held the Lease sglang-operator, stopped 15s ago, and"
+    )
+    assert stopped in _shown(lease, now=renewed + 15)
+    longer = {**lease, "spec": {**spec, "leaseDurationSeconds": 30}}
+    assert "renewed 29s ago" in _shown(longer, now=renewed + 29)
     nobody = "✘ operator: nobody holds the Lease sglang-operator"
-    assert nobody in _shown(lease, now=renewed + 61)
     assert nobody in _shown({**lease, "spec": {**spec, "holderIdentity": ""}}, now=renewed)
     assert "kubectl sglang doctor" in _shown()
 
@@ -157,6 +166,38 @@ def test_a_wait_ends_when_no_operator_comes(monkeypatch):
     assert not end.reached
     assert end.lines[0].startswith("operator: nobody holds the Lease")
     assert end.lines[0].endswith("kubectl sglang doctor")
+
+
+def _unfinished(monkeypatch, renewals) -> FakeCluster:
+    """A pool on its way, and a Lease that was last renewed at these times."""
+    world = World()
+    world.pool(ready=False, reason="Creating", message="3/12 engines are up")
+
+    def lease() -> Any:
+        renewed = datetime.fromtimestamp(next(renewals), UTC).isoformat()
+        spec = {"holderIdentity": "op-0", "renewTime": renewed}
+        return {"metadata": {"namespace": "ops"}, "spec": spec}
+
+    monkeypatch.setattr(fake_kubectl, "_lease", lease)
+    return cluster(world)
+
+
+def test_a_wait_ends_by_saying_which_operator_stopped(monkeypatch):
+    fake = _unfinished(monkeypatch, itertools.repeat(time.time() - 40))
+    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.0)
+    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, lambda _: None)
+    assert end.lines[0].startswith("operator: op-0 in ops, which held the Lease")
+    assert "stopped 4" in end.lines[0]
+
+
+def test_a_lease_that_is_renewed_by_another_clock_lets_the_wait_go_on(monkeypatch):
+    fake = _unfinished(monkeypatch, itertools.count(time.time() - 4000))
+    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.7)
+    nap = 0.05
+    end = waiting.wait(
+        fake, ["actor-infer"], "ready", 1.5, lambda _: None, lambda _: time.sleep(nap)
+    )
+    assert "operator" not in end.lines[0]
 
 
 def test_an_operator_that_comes_in_time_lets_the_wait_go_on():

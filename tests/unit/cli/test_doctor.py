@@ -1,6 +1,8 @@
 """The examination of a cluster, over answers of the test's own."""
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -54,13 +56,16 @@ def _facts() -> dict[str, Any]:
     }
 
 
-def _examine(**changes: Any) -> dict[str, Check]:
+def _answers(changes: dict[str, Any]) -> dict[str, bytes | ClusterError]:
     facts = {**_facts(), **changes}
-    answers = {
+    return {
         name: fact if isinstance(fact, ClusterError) else json.dumps(fact).encode()
         for name, fact in facts.items()
     }
-    return {check.name: check for check in doctor.examine("rl", answers, NOW)}
+
+
+def _examine(**changes: Any) -> dict[str, Check]:
+    return {check.name: check for check in doctor.examine("rl", _answers(changes), NOW)}
 
 
 def test_a_cluster_that_can_run_pools_is_good_in_everything():
@@ -98,12 +103,113 @@ def test_a_definition_with_more_fields_is_newer_than_the_program():
     assert _examine(definition=definition)["resource definition"].grade is Grade.WARNING
 
 
-def test_a_lease_that_nobody_renews_is_no_operator():
-    lease = _facts()["leases"]
-    lease["items"][0]["spec"]["renewTime"] = "2027-01-15T07:00:00.000000Z"
-    check = _examine(leases=lease)["operator"]
+# --- who acts
+
+
+def _lease(namespace: str, holder: str, silent: float = 0, **spec: Any) -> dict[str, Any]:
+    renewed = datetime.fromtimestamp(NOW - silent, UTC).isoformat()
+    return {
+        "metadata": {"namespace": namespace},
+        "spec": {"holderIdentity": holder, "renewTime": renewed, **spec},
+    }
+
+
+def _copy(namespace: str, name: str, *flags: str, elected: bool = True) -> dict[str, Any]:
+    container = {"args": [*flags], "env": [{"name": "POD_NAMESPACE"}] if elected else []}
+    return {
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {"containers": [container]},
+        "status": {"phase": "Running"},
+    }
+
+
+def _led(
+    leases: list[Any], copies: Sequence[Any] = (), again: list[Any] | None = None
+) -> list[Check]:
+    facts: dict[str, Any] = {
+        "leases": {"items": leases},
+        "operator pods": {"items": [*copies]},
+        **({} if again is None else {"leases again": {"items": again}}),
+    }
+    return [
+        check
+        for check in doctor.examine("rl", _answers(facts), NOW)
+        if check.name in ("operator", "operators")
+    ]
+
+
+def test_an_operator_that_stopped_is_not_taken_for_none():
+    (check,) = _led([_lease("ops", "op-0_1", 16)])
     assert check.grade is Grade.BAD
-    assert check.what.startswith("no operator runs here")
+    assert check.what == (
+        "nobody acts: op-0_1 in ops, which held the Lease sglang-operator, stopped 16s ago"
+    )
+    assert _led([_lease("ops", "op-0_1", 14)])[0].grade is Grade.GOOD
+    assert _led([_lease("ops", "op-0_1", 25, leaseDurationSeconds=30)])[0].grade is Grade.GOOD
+    assert _led([_lease("ops", "")])[0].what.startswith("no operator runs here")
+
+
+def test_a_standby_that_waits_is_told():
+    copies = [_copy("ops", "op-0"), _copy("ops", "op-1"), _copy("other", "op-2")]
+    (check,) = _led([_lease("ops", "op-0_1", 16)], copies)
+    assert check.what.endswith("stopped 16s ago; op-1 waits to take its place")
+    assert "logs" in check.do
+
+
+def test_a_clock_that_goes_wrong_makes_no_operator_dead():
+    leases, again = [_lease("ops", "op-0_1", 60)], [_lease("ops", "op-0_1", 58)]
+    (check,) = _led(leases, again=again)
+    assert check.grade is Grade.GOOD
+    (check,) = _led(leases, again=leases)
+    assert check.grade is Grade.BAD
+
+
+@pytest.mark.parametrize(
+    ("flags", "grade"),
+    [
+        (([], []), Grade.BAD),
+        ((["--namespace=a"], []), Grade.BAD),
+        ((["--namespace=a", "--namespace=b"], ["-n", "b"]), Grade.BAD),
+        ((["--namespace=$(POD_NAMESPACE)"], ["--namespace", "one"]), Grade.BAD),
+        ((["--namespace=$(POD_NAMESPACE)"], ["--namespace=$(POD_NAMESPACE)"]), None),
+        ((["--namespace=a"], ["--namespace=b"]), None),
+    ],
+)
+def test_two_operators_that_may_write_to_one_pool_are_told(flags, grade):
+    leases = [_lease("one", "op-0_1"), _lease("two", "op-1_2")]
+    copies = [_copy("one", "op-0", *flags[0]), _copy("two", "op-1", *flags[1])]
+    first, *others = _led(leases, copies)
+    assert first.what.startswith("op-0_1 in one, op-1_2 in two acts")
+    assert [check.grade for check in others] == ([grade] if grade else [])
+    for check in others:
+        assert "2 operators act for the same pools" in check.what
+        assert "helm uninstall" in check.do
+
+
+def test_operators_whose_pods_are_not_seen_may_meet():
+    leases = [_lease("one", "op-0_1"), _lease("two", "laptop_2"), _lease("old", "op-9_1", 99)]
+    (check,) = _led(leases)[1:]
+    assert check.grade is Grade.WARNING
+    assert "laptop_2 in two, op-0_1 in one" in check.what
+    assert "op-9" not in check.what
+
+
+def test_an_operator_without_a_lease_acts_too():
+    alone = _copy("two", "op-1", elected=False)
+    (check,) = _led([_lease("one", "op-0_1")], [_copy("one", "op-0"), alone])[1:]
+    assert check.grade is Grade.BAD
+    assert "op-1 in two, without a Lease" in check.what
+    (check,) = _led([], [alone])
+    assert check.grade is Grade.GOOD
+
+
+def test_releases_that_share_a_lease_serve_the_namespaces_of_one_only():
+    copies = [_copy("ops", "a-0", "--namespace=a"), _copy("ops", "b-0", "--namespace=b")]
+    (check,) = _led([_lease("ops", "a-0_1")], copies)[1:]
+    assert check.grade is Grade.BAD
+    assert check.what.endswith("a-0 serves a, b-0 serves b")
+    alike = [_copy("ops", "a-0", "--namespace=a"), _copy("ops", "a-1", "--namespace=a")]
+    assert len(_led([_lease("ops", "a-0_1")], alike)) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from sglang_operator.cli import screen
 from sglang_operator.cli.verdict import Level, Verdict, verdicts
+from sglang_operator.picture import ages
 from sglang_operator.picture.scene import SeenPool
 from tests.builders import NOW
 from tests.golden import pictures
@@ -143,7 +144,7 @@ def test_engines_that_never_started_are_not_said_to_have_ended():
     [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (90000, "1d")],
 )
 def test_ages_are_written_as_kubectl_does(seconds, text):
-    assert screen.age(seconds) == text
+    assert ages.age(seconds) == text
 
 
 def test_a_cause_that_the_condition_tells_is_not_told_again():

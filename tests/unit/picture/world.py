@@ -157,7 +157,7 @@ class World:
         nodes: bool = True,
         now: float = NOW,
         notes: Sequence[str] = (),
-        leaders: Sequence[Leader] | None = None,
+        holders: Sequence[Leader] | None = None,
     ) -> Scene:
         return scene(
             msgspec.convert(self.pools, list[wire.CustomResource]),
@@ -165,7 +165,7 @@ class World:
             msgspec.convert(self.nodes, list[Node]) if nodes else None,
             now=now,
             notes=notes,
-            leaders=leaders,
+            holders=holders,
         )
 
     def map(self, **options: Any) -> grid.Map:
