@@ -52,6 +52,8 @@ def use(pools: Scene, resource: str) -> Use:
                 held[view.pod.node] += pool.gpus
             elif view.pod and view.pod.unschedulable:
                 unplaced += pool.gpus
+        for pod in pool.leaving:
+            held[pod.node] += pool.gpus
     return Use(held=held, wanted=wanted, unplaced=unplaced)
 
 

@@ -14,7 +14,7 @@ from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.verdict import Level, Verdict, verdicts
 from sglang_operator.picture.ages import age
-from sglang_operator.picture.grid import STATES
+from sglang_operator.picture.grid import LEAVING, STATES
 from sglang_operator.picture.scene import Scene, SeenPool
 from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Pool
@@ -72,6 +72,7 @@ def _record(pool: SeenPool, now: float) -> dict[str, Any]:
         "observed": pool.observed,
         "engines": {state.value: n for state, n in _states(pool)},
         "desired": pool.desired,
+        "leaving": [pod.name for pod in pool.leaving],
         "verdicts": [verdict.record() for verdict in verdicts(pool, now)],
         "troubled": [_engine_record(pool, view) for view in _troubled_engines(pool)],
     }
@@ -140,7 +141,10 @@ def _facts(pool: SeenPool) -> Table:
 
 def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
     planned, status = pool.planned, pool.record.status
-    states = ", ".join(f"{count} {STATES[state][1]}" for state, count in _states(pool))
+    counted = [f"{count} {STATES[state][1]}" for state, count in _states(pool)]
+    if pool.leaving:
+        counted.append(f"{len(pool.leaving)} {LEAVING[1]}")
+    states = ", ".join(counted)
     if not isinstance(planned, Pool):
         if pool.plan.engines:
             yield "engines", f"{pool.desired} of {pool.gpus} GPUs: {states}"

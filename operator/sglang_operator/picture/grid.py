@@ -13,6 +13,7 @@ from itertools import groupby
 from sglang_operator.api import texts
 from sglang_operator.api.spec import PoolSpec
 from sglang_operator.picture.scene import DEFAULT_RESOURCE, Node, Scene, SeenPool
+from sglang_operator.planner.observed import ObservedPod
 from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Pool
 from sglang_operator.planner.weights import reachable
@@ -36,6 +37,10 @@ STATES: dict[EngineState, tuple[str, str]] = {
 }
 
 
+# The same of a pod that stands for no engine any more, and still holds its GPUs.
+LEAVING = ("↓", "on its way out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tenant:
     """One engine, as it is drawn."""
@@ -51,6 +56,7 @@ class Tenant:
     pod: str
     node: str
     why: str  # what keeps it, if anything does
+    leaving: bool = False  # a pod that is on its way out; its engine may be drawn elsewhere too
 
     @property
     def known_rank(self) -> int | None:
@@ -59,11 +65,11 @@ class Tenant:
 
     @property
     def badge(self) -> str:
-        return STATES[self.state][0]
+        return LEAVING[0] if self.leaving else STATES[self.state][0]
 
     @property
     def words(self) -> str:
-        return STATES[self.state][1]
+        return LEAVING[1] if self.leaving else STATES[self.state][1]
 
     @property
     def ids(self) -> str:
@@ -127,8 +133,13 @@ class Map:
     @property
     def states(self) -> list[EngineState]:
         """The states that occur, in the order of the table."""
-        found = {tenant.state for tenant in self.tenants}
+        found = {tenant.state for tenant in self.tenants if not tenant.leaving}
         return [state for state in STATES if state in found]
+
+    @property
+    def leaving(self) -> bool:
+        """Whether pods on their way out are drawn."""
+        return any(tenant.leaving for tenant in self.tenants)
 
     @property
     def stuck(self) -> list[list[Tenant]]:
@@ -183,9 +194,16 @@ def letters(number: int) -> str:
 def _tenants(pools: Sequence[SeenPool]) -> Iterator[Tenant]:
     number = 0
     for index, pool in enumerate(pools):
+        own: dict[str, str] = {}
         for view in pool.plan.engines:
+            own[view.engine.group] = letters(number)
             yield _tenant(letters(number), index, pool, view)
             number += 1
+        for pod in sorted(pool.leaving, key=lambda pod: (pod.devices, pod.name)):
+            letter = own.get(pod.group)
+            if letter is None:
+                letter, number = letters(number), number + 1
+            yield _leaving(letter, index, pool, pod)
 
 
 def _tenant(letter: str, index: int, pool: SeenPool, view: EngineView) -> Tenant:
@@ -205,8 +223,26 @@ def _tenant(letter: str, index: int, pool: SeenPool, view: EngineView) -> Tenant
     )
 
 
+def _leaving(letter: str, index: int, pool: SeenPool, pod: ObservedPod) -> Tenant:
+    rank = next((v.engine.rank for v in pool.plan.engines if v.engine.group == pod.group), None)
+    return Tenant(
+        letter=letter,
+        pool=index,
+        engine=pod.group,
+        rank=rank or 0,
+        gpus=len(pod.devices) or pool.gpus,
+        ranked=rank is not None and isinstance(pool.planned, Pool),
+        devices=() if rank is not None else pod.devices,  # else its engine stands there already
+        state=EngineState.WAITING,
+        pod=pod.name,
+        node=pod.node,
+        why="",
+        leaving=True,
+    )
+
+
 def _legend(index: int, pool: SeenPool, tenants: Iterable[Tenant]) -> Legend:
-    own = [tenant for tenant in tenants if tenant.pool == index]
+    own = [tenant for tenant in tenants if tenant.pool == index and not tenant.leaving]
     reason = pool.condition("Ready").get("reason", "") if pool.observed else ""
     mode = pool.planned.spec.placement.mode.value if isinstance(pool.planned, Pool) else ""
     up = pool.count(EngineState.UP, EngineState.IN_SERVICE)
@@ -370,7 +406,7 @@ def document(picture: Map) -> dict[str, object]:
                 "rank": tenant.known_rank,
                 "devices": list(tenant.devices),
                 "gpus": tenant.gpus,
-                "state": tenant.state.value,
+                "state": "Leaving" if tenant.leaving else tenant.state.value,
                 "pod": tenant.pod or None,
                 "node": tenant.node or None,
                 "why": tenant.why or None,

@@ -97,6 +97,14 @@ class SeenPool:
         counts = self.record.status.get("engines", {})
         return max(found, int(counts.get("desired", 0)))
 
+    @property
+    def leaving(self) -> tuple[ObservedPod, ...]:
+        """Pods that hold GPUs and stand for no engine any more: on their way out."""
+        shown = {view.pod.uid for view in self.plan.engines if view.pod}
+        return tuple(
+            pod for pod in self.pods if pod.node and pod.holds_gpus and pod.uid not in shown
+        )
+
     def count(self, *states: EngineState) -> int:
         """How many engines stand in one of these."""
         return sum(view.state in states for view in self.plan.engines)

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from sglang_operator.api import texts
 from sglang_operator.picture import colours
-from sglang_operator.picture.grid import STATES, Cell, Grid, Legend, Map, Row, Tenant
+from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
 from sglang_operator.picture.words import printable
 from sglang_operator.planner.plan import EngineState
 
@@ -235,9 +235,11 @@ class _Drawing:
     def _signs(self) -> None:
         """What the looks of a cell mean, for those that occur."""
         x = float(MARGIN)
-        for state in self.picture.states:
-            self._sign(x, state)
-            x += 30 + len(STATES[state][1]) * TEXT_CHAR + 18
+        looks = [(state, STATES[state]) for state in self.picture.states]
+        looks += [(EngineState.WAITING, LEAVING)] if self.picture.leaving else []
+        for state, look in looks:
+            self._sign(x, state, look)
+            x += 30 + len(look[1]) * TEXT_CHAR + 18
             if x > self.width - 160:
                 x = float(MARGIN)
                 self.y += 26
@@ -248,9 +250,9 @@ class _Drawing:
         self._text(x + 28, self.y + 14.5, texts.MAP_FREE.lstrip("· "), size=12, colour=MUTED)
         self.y += 32
 
-    def _sign(self, x: float, state: EngineState) -> None:
+    def _sign(self, x: float, state: EngineState, look: tuple[str, str]) -> None:
         box = f'x="{x:.1f}" y="{self.y:.1f}" width="20" height="20" rx="4"'
-        badge, words = STATES[state]
+        badge, words = look
         if state in (*_SOLID, *_HATCHED):
             self.parts.append(f'<rect {box} fill="#afb8c1" stroke="{MUTED}"/>')
         else:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sglang_operator.api import texts
 from sglang_operator.picture import colours
-from sglang_operator.picture.grid import STATES, Cell, Grid, Legend, Map, Row, Tenant
+from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
 from sglang_operator.picture.words import printable
 
 MAX_HOMELESS = 8
@@ -100,6 +100,8 @@ def _legend(picture: Map) -> RenderableType:
     signs = [
         f"{STATES[state][0]} {STATES[state][1]}" for state in picture.states if STATES[state][0]
     ]
+    if picture.leaving:
+        signs.append(" ".join(LEAVING))
     signs.append(texts.MAP_FREE)
     return Group(table, Padding(Text(" · ".join(signs), style="dim"), (0, 1), expand=False))
 

@@ -1,12 +1,17 @@
 """The map before it is drawn: who is in which cell."""
 
+import copy
+
 import pytest
 
 from sglang_operator.api import texts
-from sglang_operator.picture import grid
+from sglang_operator.cli import screen
+from sglang_operator.picture import grid, svg, text
 from sglang_operator.picture.grid import MAX_EMPTY_ROWS, Map
 from sglang_operator.planner.plan import EngineState
-from tests.unit.picture.world import World, guide, trouble
+from tests.builders import NOW
+from tests.golden import pictures
+from tests.unit.picture.world import TIME, World, guide, trouble
 
 
 def _letters(picture: Map, number: int = 0) -> dict[str, str]:
@@ -155,3 +160,53 @@ def test_a_thousand_engines_are_drawn():
 def test_the_document_is_plain():
     document = grid.document(trouble().map())
     assert {*document} == {"pools", "engines", "grids", "notes"}
+
+
+# --- engines on their way out
+
+
+def test_an_engine_that_is_being_replaced_is_still_on_its_node():
+    world = guide()
+    world.leave("actor-infer", "g2-3")
+    picture = world.map()
+    assert _letters(picture)["gpu-node-0"] == "A A C C D D B B"
+    (old,) = [tenant for tenant in picture.tenants if tenant.leaving]
+    assert (old.letter, old.engine, old.node) == ("B", "g2-3", "gpu-node-0")
+    assert (old.badge, old.words) == ("↓", "on its way out")
+    assert picture.pools[0].gpus == 24
+    assert picture.grids[0].rows[0].tally == "8/8"
+
+
+def test_a_replacement_and_the_pod_before_it_share_a_letter():
+    world = World(nodes=4)
+    world.pool()
+    old = copy.deepcopy(world.find("actor-infer", "g2-3"))
+    old["metadata"] |= {"name": "actor-infer-g2-3-1", "uid": "older", "deletionTimestamp": TIME}
+    old["spec"]["nodeName"] = "gpu-node-3"
+    world.pods.append(old)
+    assert _letters(world.map())["gpu-node-3"] == "B B · · · · · ·"
+
+
+def test_an_engine_that_nobody_wants_any_more_is_drawn_until_it_is_gone():
+    world = World()
+    world.pool()
+    world.pools[0]["spec"]["device_mapping"] = "list(range(0,22))"
+    world.leave("actor-infer", "g22-23")
+    picture = world.map(ids=True)
+    assert _letters(picture)["gpu-node-2"] == "I I J J K K L L"
+    assert _letters(picture, 1)["node_rank 2"] == "I I J J K K L L"
+    assert picture.pools[0].letters == "A–K"
+    (engines,) = [v for k, v in grid.document(picture).items() if k == "engines"]
+    assert isinstance(engines, list)
+    assert (engines[-1]["state"], engines[-1]["pod"]) == ("Leaving", "actor-infer-g22-23-0")
+
+
+def test_all_pictures_say_what_is_on_its_way_out():
+    world = guide()
+    world.leave("actor-infer", "g2-3")
+    picture = world.map()
+    assert "B↓" in pictures.plain(text.render(picture))
+    assert "↓ on its way out" in pictures.plain(text.render(picture))
+    assert "on its way out" in svg.render(picture)
+    shown = pictures.plain(screen.render(world.scene(), NOW, detail=True))
+    assert "1 on its way out" in shown

@@ -135,6 +135,10 @@ class World:
         """Up, its gate closed."""
         self._say(pool, group, Ready="False")
 
+    def leave(self, pool: str, group: str) -> None:
+        """Deleted, and not yet gone from its node."""
+        self.find(pool, group)["metadata"]["deletionTimestamp"] = TIME
+
     def starting(self, pool: str, group: str) -> None:
         self._say(pool, group, Ready="False", ContainersReady="False")
 
