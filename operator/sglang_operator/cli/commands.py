@@ -99,7 +99,7 @@ def wait(cluster: "Cluster", pools: tuple[str, ...], aim: str, timeout: str) -> 
     """Wait until pools are Ready (or hold a trainer's weights, or are gone).
 
     Unlike kubectl wait it ends at once, with the cause, when only a human can help: a spec that is
-    refused, a pool that is suspended or not there, and, after 15 s, no operator that acts.
+    refused, a pool that is suspended or not there, and, after 20 s, no operator that acts.
 
     Exit codes: 0 reached; 1 not in time, or it cannot be; 2 errors.
     """

@@ -38,7 +38,7 @@ def _holder(namespace: str, spec: Mapping[str, object], now: float) -> Leader:
     return Leader(
         namespace=namespace,
         identity=str(spec["holderIdentity"]),
-        silent=max(0.0, now - weights.seconds(renewed)),
+        silent=now - weights.seconds(renewed),
         term=float(term) if isinstance(term, int) and term > 0 else TERM_SECONDS,
         renewed=str(renewed),
     )
@@ -57,19 +57,29 @@ def seen(first: Answer, second: Answer | None, now: float) -> tuple[Leader, ...]
     if second is None or isinstance(second, ClusterError):
         return found
     before = {holder.namespace: holder.renewed for holder in found}
-    return tuple(
-        replace(holder, silent=0.0)
-        if before.get(holder.namespace, holder.renewed) != holder.renewed
-        else holder
-        for holder in holders(second, now)
-    )
+    return tuple(_twice(holder, before) for holder in holders(second, now))
+
+
+def _twice(holder: Leader, before: Mapping[str, str]) -> Leader:
+    if before.get(holder.namespace, holder.renewed) != holder.renewed:
+        return replace(holder, silent=0.0)
+    if _ahead(holder):
+        return replace(holder, silent=max(holder.term, holder.silent))
+    return holder
+
+
+def _ahead(holder: Leader) -> bool:
+    """Whether it renewed, by this machine's clock, in the future: that clock tells nothing."""
+    return holder.silent < -SECOND_LOOK_SECONDS
 
 
 def second_look(
     cluster: Cluster, first: Answer, now: float, sleep: Callable[[float], None] = time.sleep
 ) -> Answer | None:
-    """Look again where somebody seems to have stopped: this machine's clock may be wrong."""
-    if isinstance(first, ClusterError) or not any(h.stopped for h in holders(first, now)):
+    """Look again where somebody seems to have stopped, or clocks differ."""
+    if isinstance(first, ClusterError):
+        return None
+    if not any(holder.stopped or _ahead(holder) for holder in holders(first, now)):
         return None
     sleep(SECOND_LOOK_SECONDS)
     return cluster.gather({"leases": QUESTION})["leases"]

@@ -87,7 +87,7 @@ def wait(
         scene, gone = _look(cluster, pools)
         if not pools and not scene.pools and aim != DELETED:
             return End(reached=False, lines=(_nothing(cluster),))
-        led = max(led, time.monotonic() - _leaderless(scene, before))
+        led = time.monotonic() if _acts(scene, before) else led
         before = scene.holders
         for name, pool in _named(scene, gone):
             if pool is None:
@@ -118,17 +118,13 @@ def wait(
         pause = min(pause * 1.5, PAUSE[1])
 
 
-def _leaderless(scene: Scene, before: Sequence[Leader] | None) -> float:
-    """For how many seconds nobody has acted; a renewal since the last look is one now."""
+def _acts(scene: Scene, before: Sequence[Leader] | None) -> bool:
+    """Whether somebody renewed since the last look, or it cannot be seen; no clock is compared."""
     if scene.holders is None:
-        return 0.0
+        return True
     known = {holder.namespace: holder.renewed for holder in before or ()}
-    return min(
-        (
-            0.0 if known.get(each.namespace, each.renewed) != each.renewed else each.silent
-            for each in scene.holders
-        ),
-        default=float("inf"),
+    return before is not None and any(
+        known.get(each.namespace) != each.renewed for each in scene.holders
     )
 
 

@@ -190,6 +190,15 @@ def test_a_wait_ends_by_saying_which_operator_stopped(monkeypatch):
     assert "stopped 4" in end.lines[0]
 
 
+def test_a_wait_ends_whatever_the_clock_of_an_operator_that_stopped_said(monkeypatch):
+    fake = _unfinished(monkeypatch, itertools.repeat(time.time() + 4000))
+    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.5)
+    end = waiting.wait(
+        fake, ["actor-infer"], "ready", 20, lambda _: None, lambda _: time.sleep(0.05)
+    )
+    assert end.lines[0].startswith("operator: op-0 in ops, which held the Lease")
+
+
 def test_a_lease_that_is_renewed_by_another_clock_lets_the_wait_go_on(monkeypatch):
     fake = _unfinished(monkeypatch, itertools.count(time.time() - 4000))
     monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.7)

@@ -162,6 +162,9 @@ def test_a_clock_that_goes_wrong_makes_no_operator_dead():
     assert check.grade is Grade.GOOD
     (check,) = _led(leases, again=leases)
     assert check.grade is Grade.BAD
+    ahead = [_lease("ops", "op-0_1", -600)]
+    assert _led(ahead, again=[_lease("ops", "op-0_1", -602)])[0].grade is Grade.GOOD
+    assert _led(ahead, again=ahead)[0].grade is Grade.BAD
 
 
 @pytest.mark.parametrize(
