@@ -118,7 +118,7 @@ def watched() -> Iterator[Watched]:
 def live(watched: Watched) -> Watched:
     """The pools' lives, with a scrape after each thing."""
     plane, pool = watched.plane, watched.pool
-    spec = with_config(enable_metrics=True)
+    spec = with_config(enable_metrics=True, enable_memory_saver=True)
     fake = engine_env(CONTROL_PORT=CONTROL_PORT)
     more = {"image": IMAGE, "device_mapping": "list(range(0,4))", "podTemplate": fake}
     pool.apply(**{**spec, **more})
@@ -137,13 +137,18 @@ def live(watched: Watched) -> Watched:
         pool.wait(lambda: pool.status["syncedSummary"] == "2/2", "SYNCED 2/2")
         watched.generate()
         watched.scrape()
-    before = pool.uids()
-    break_engine(pool, pool.registry()["engines"][0], fault="crash")
-    pool.wait(lambda: pool.uids().get("g0-1") not in (None, before["g0-1"]), "another pod")
-    pool.wait_ready(READY_SECONDS)
+    crashed = pool.registry()["engines"][0]
+    break_engine(pool, crashed, fault="crash")
+    pool.wait(lambda: restarted(pool, crashed), "another engine in its place", READY_SECONDS)
     watched.generate()
     watched.scrape()
     return watched
+
+
+def restarted(pool: PoolUnderTest, crashed: dict[str, str]) -> bool:
+    """Whether another instance of this engine is up, and the registry says so."""
+    first = pool.registry()["engines"][0]
+    return first["instance"] not in (None, crashed["instance"]) and first["state"] == "Up"
 
 
 @pytest.fixture(scope="module")
