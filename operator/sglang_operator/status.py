@@ -1,4 +1,4 @@
-"""Plan × observed × outcome → status, by kstatus' rules (design.md §6).  Pure.
+"""Plan × observed × outcome → status, by kstatus' rules.  Pure.
 
 ``compute`` gives the whole status; ``events`` what is worth an Event between two of them.
 """

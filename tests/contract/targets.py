@@ -18,7 +18,7 @@ from sglang_operator.engine.schemas import index
 from sglang_operator.testing import ports
 from sglang_operator.testing.engine import settings
 
-# As the pools of the operator and as engine-on-h200.md have it.
+# As the pools of the operator and as explanation/sglang.md have it.
 ARGUMENTS = ("--load-format=dummy", "--skip-tokenizer-init", "--enable-memory-saver")
 _MODEL = (
     '{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 512, '

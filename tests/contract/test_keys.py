@@ -22,7 +22,7 @@ async def _open_to_probes(engine: Subject) -> None:
 
 @contract(arguments=["--api-key=abc", "--enable-metrics"])
 async def test_with_an_api_key_only_probes_and_metrics_are_open(engine: Subject):
-    """rl-semantics.md §3.2."""
+    """explanation/sglang.md, Weights."""
     await _open_to_probes(engine)
     for path in ("/get_model_info", COMMAND):
         assert not await _may(engine, path)
@@ -32,7 +32,7 @@ async def test_with_an_api_key_only_probes_and_metrics_are_open(engine: Subject)
 
 @contract(since="0.5.8", arguments=["--admin-api-key=adm", "--enable-metrics"])
 async def test_with_an_admin_key_alone_only_commands_need_it(engine: Subject):
-    """engine-on-h200.md: release without a key 401; everything else is open."""
+    """explanation/sglang.md: release without a key 401; everything else is open."""
     await _open_to_probes(engine)
     assert await _may(engine, "/model_info")
     assert (await engine.generate()).status == 200
@@ -54,6 +54,6 @@ async def test_with_both_keys_each_opens_its_own(engine: Subject):
 
 @contract(since="0.5.8", arguments=["--admin-api-key=adm"])
 async def test_keys_are_in_the_log_and_in_the_server_s_information(engine: Subject):
-    """rl-semantics.md §3.2: both keys, in clear."""
+    """explanation/sglang.md, Weights: both keys, in clear."""
     assert "adm" in engine.log
     assert (await engine.get("/server_info")).json["admin_api_key"] == "adm"

@@ -23,7 +23,7 @@ async def resume(engine: Subject, tags: list[str] | None = None) -> None:
 
 @contract(environment=SWITCH)
 async def test_a_sleeping_engine_can_be_asked_everything_that_does_not_generate(engine: Subject):
-    """engine-on-h200.md: release, resume, and everything works."""
+    """explanation/sglang.md: release, resume, and everything works."""
     await release(engine)
     await engine.versioned_info()
     if engine.target.since("0.5.6"):
@@ -46,7 +46,7 @@ async def test_memory_can_be_taken_back_in_parts(engine: Subject):
 
 @contract()
 async def test_a_request_kills_a_sleeping_engine(engine: Subject):
-    """engine-on-h200.md: connection dropped, whole server dead, 137."""
+    """explanation/sglang.md: connection dropped, whole server dead, 137."""
     await release(engine)
     assert await engine.dropped("POST", "/generate", TOKENS)
     assert await engine.ended() == 137
@@ -64,7 +64,7 @@ async def test_a_generating_probe_kills_a_sleeping_engine(engine: Subject):
 
 @contract(since="0.5.6", environment=SWITCH)
 async def test_the_switch_does_not_save_health_generate(engine: Subject):
-    """engine-on-h200.md: /health_generate still really generates."""
+    """explanation/sglang.md: /health_generate still really generates."""
     await release(engine)
     assert await engine.dropped("GET", "/health_generate")
     assert await engine.ended() == 137
@@ -72,7 +72,7 @@ async def test_the_switch_does_not_save_health_generate(engine: Subject):
 
 @contract()
 async def test_a_resume_without_a_release_kills(engine: Subject):
-    """rl-semantics.md §3.2: set.remove on the tags that were released."""
+    """explanation/sglang.md, Weights: set.remove on the tags that were released."""
     assert await engine.dropped("POST", "/resume_memory_occupation", {})
     assert await engine.ended() == 137
     wanted = "KeyError" if engine.target.since("0.5.2") else "AttributeError"

@@ -25,7 +25,7 @@ async def go_on(engine: Subject) -> None:
 
 @contract(shared=True, since="0.4.10")
 async def test_a_request_to_a_paused_engine_waits_for_its_end(engine: Subject):
-    """engine-on-h200.md: answered after /continue_generation."""
+    """explanation/sglang.md: answered after /continue_generation."""
     await pause(engine)
     task = engine.later("POST", "/generate", {"input_ids": [1], "sampling_params": {}})
     assert await waits(task)
@@ -76,7 +76,7 @@ async def test_a_pause_needed_no_body_before_0_5_6(engine: Subject):
 
 @contract(since="0.5.6", environment=SWITCH)
 async def test_probes_that_do_not_generate_take_a_pause_for_health(engine: Subject):
-    """engine-on-h200.md; /ready: is_ready in tokenizer_manager.py, from 0.5.20."""
+    """explanation/sglang.md; /ready: is_ready in tokenizer_manager.py, from 0.5.20."""
     await pause(engine)
     assert (await engine.get("/health")).status == 200
     if engine.target.since("0.5.20"):

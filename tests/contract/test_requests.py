@@ -29,7 +29,7 @@ CHANGING = {
 
 @contract(shared=True)
 async def test_endpoints_appear_and_disappear_with_the_version(engine: Subject):
-    """sglang-versions.md; /ready on 0.5.14: 404 (engine-on-h200.md)."""
+    """explanation/sglang.md, Health: /ready is a 404 before 0.5.20."""
     there = schema.nearest(engine.target.version).endpoints
     for path, method in CHANGING.items():
         # Without a body: a command that is there answers that it wants one, and does nothing.
@@ -179,7 +179,7 @@ async def test_the_cache_is_flushed_only_while_nothing_runs(engine: Subject):
 
 @contract(shared=True)
 async def test_health_generates_a_token_and_takes_a_second(engine: Subject):
-    """engine-on-h200.md: 200 after 1.0 s; a constant in 0.4.6."""
+    """explanation/sglang.md: 200 after 1.0 s; a constant in 0.4.6."""
     answer = await engine.get("/health")
     assert answer.status == 200
     assert (answer.seconds >= 0.99) == engine.target.since("0.4.10")
@@ -190,7 +190,7 @@ async def test_health_generates_a_token_and_takes_a_second(engine: Subject):
 
 @contract(environment={"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false"})
 async def test_the_switch_makes_health_answer_at_once_from_0_5_6(engine: Subject):
-    """engine-on-h200.md (0.5.14); without effect in 0.5.5.post3 (wheel: no ``.get()``)."""
+    """explanation/sglang.md (0.5.14); without effect in 0.5.5.post3 (wheel: no ``.get()``)."""
     answer = await engine.get("/health")
     assert answer.status == 200
     at_once = engine.target.since("0.5.6") or not engine.target.since("0.4.10")

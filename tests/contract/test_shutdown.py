@@ -19,7 +19,7 @@ async def test_an_idle_engine_ends_on_sigterm(engine: Subject):
 
 @contract(environment={"FAKE_SGLANG_LOAD_SECONDS": "30"}, ready=False)
 async def test_an_engine_that_loads_has_no_handler_for_sigterm(engine: Subject):
-    """rl-semantics.md §3.5: 143, and nothing at all as PID 1."""
+    """explanation/sglang.md, Shutdown: 143, and nothing at all as PID 1."""
     await engine.until(lambda: "server_args=" in engine.log, 60)
     engine.signal(signal.SIGTERM)
     assert await engine.ended(10) == 143
@@ -27,7 +27,7 @@ async def test_an_engine_that_loads_has_no_handler_for_sigterm(engine: Subject):
 
 @contract()
 async def test_the_drain_has_no_end_while_a_request_runs(engine: Subject):
-    """engine-on-h200.md: /health 503 at once, and it never exits by itself."""
+    """explanation/sglang.md: /health 503 at once, and it never exits by itself."""
     task = engine.later("POST", "/generate", {**LONG, "rid": "stuck"})
     if engine.target.real:
         assert await waits(task, 0.3)

@@ -36,7 +36,7 @@ async def test_a_choice_that_is_none_ends_with_2_and_the_choices(engine: Subject
 
 @contract(arguments=["--trust-remote-code", "true"], ready=False)
 async def test_a_flag_without_value_takes_none(engine: Subject):
-    """rl-semantics.md §2.4."""
+    """explanation/sglang.md, The command line."""
     assert await engine.ended(60) == 2
     assert engine.last_line.endswith("error: unrecognized arguments: true")
 
@@ -75,7 +75,7 @@ async def test_more_ranks_than_gpus_end_with_137(engine: Subject):
     environment={"FAKE_SGLANG_LOAD_SECONDS": "2", "FAKE_SGLANG_WARM_UP_SECONDS": "3"}, ready=False
 )
 async def test_it_refuses_connections_until_it_has_loaded(engine: Subject):
-    """engine-on-h200.md: from exec to the first HTTP answer 38 s, to healthy 94 s."""
+    """explanation/sglang.md: from exec to the first HTTP answer 38 s, to healthy 94 s."""
     seen: list[int] = []
     while not seen or seen[-1] != 200:
         await asyncio.sleep(0.05)
@@ -94,7 +94,7 @@ async def test_it_refuses_connections_until_it_has_loaded(engine: Subject):
 
 @contract(since="0.5.2", arguments=["--weight-version=unset"])
 async def test_the_version_of_weights_begins_with_the_flag(engine: Subject):
-    """engine-on-h200.md: --weight-version is a sentinel for engines that restarted."""
+    """explanation/sglang.md: --weight-version is a sentinel for engines that restarted."""
     assert (await engine.versioned_info())["weight_version"] == "unset"
     answer = await engine.generate()
     assert answer.json["meta_info"]["weight_version"] == "unset"
@@ -102,13 +102,13 @@ async def test_the_version_of_weights_begins_with_the_flag(engine: Subject):
 
 @contract(until="0.5.2", arguments=["--weight-version=unset"], ready=False)
 async def test_there_was_no_version_of_weights_before_0_5_2(engine: Subject):
-    """sglang-versions.md."""
+    """explanation/sglang.md."""
     assert await engine.ended() == 2
 
 
 @contract()
 async def test_a_port_that_is_taken_ends_it(engine: Subject):
-    """rl-semantics.md §3.6: uvicorn's words, after the model has loaded; 3 on a real 0.5.14."""
+    """explanation/sglang.md, Ends: uvicorn's words, after the model has loaded; 3 on 0.5.14."""
     second = Subject(engine.target, environment=engine.environment)
     second.port = engine.port
     async with second:

@@ -81,7 +81,7 @@ async def test_a_group_brings_tensors_and_versions(engine: Subject):
 
 @contract(environment=SWITCH)
 async def test_a_group_that_never_comes_blocks_what_the_scheduler_does(engine: Subject):
-    """engine-on-h200.md; tests/data/real-engine/0.5.14-group-that-never-comes.json."""
+    """explanation/sglang.md; tests/data/real-engine/0.5.14-group-that-never-comes.json."""
     group = {"master_address": "127.0.0.1", "master_port": 29111, "rank_offset": 1}
     joining = engine.later(
         "POST", "/init_weights_update_group", {**group, "world_size": 2, "backend": "gloo"}
@@ -99,7 +99,7 @@ async def test_a_group_that_never_comes_blocks_what_the_scheduler_does(engine: S
 
 @contract(since="0.4.10")
 async def test_an_update_for_an_unknown_group_kills_until_0_5_21(engine: Subject):
-    """rl-semantics.md §3.4; tests/data/real-engine/0.5.14-unknown-group.json."""
+    """explanation/sglang.md, Weights; tests/data/real-engine/0.5.14-unknown-group.json."""
     body = {**of_group(engine, NORM), "group_name": "nobody"}
     if not engine.target.since("0.5.21"):
         assert await engine.dropped("POST", "/update_weights_from_distributed", body)
@@ -127,7 +127,7 @@ async def test_updates_are_refused_outside_of_a_session(engine: Subject):
 
 @contract(since="0.4.10")
 async def test_tensors_can_come_with_the_request(engine: Subject):
-    """colocation.md; tests/data/real-engine/0.5.14-buckets.json."""
+    """explanation/sglang.md; tests/data/real-engine/0.5.14-buckets.json."""
     checker = "/weights_checker" if engine.target.since("0.5.6") else ""
     if checker:
         assert (await engine.post(checker, {"action": "snapshot"})).json["success"]
@@ -146,7 +146,7 @@ async def test_tensors_can_come_with_the_request(engine: Subject):
 
 @contract(since="0.5.14")
 async def test_checksums_tell_which_tensors_differ(engine: Subject):
-    """engine-on-h200.md: differs for the updated tensor only; checksums exist from 0.5.14."""
+    """explanation/sglang.md: differs for the updated tensor only; checksums exist from 0.5.14."""
     before = (await engine.post("/weights_checker", None)).json
     async with session(engine):
         body = scenarios.tensors(HEAD, 0.5)
@@ -170,7 +170,7 @@ async def test_an_unknown_format_of_tensors_kills(engine: Subject):
 
 @contract(shared=True)
 async def test_a_dummy_engine_does_not_load_from_disk_unless_told_how(engine: Subject):
-    """engine-on-h200.md: the server's own load_format is the default."""
+    """explanation/sglang.md: the server's own load_format is the default."""
     answer = await engine.post("/update_weights_from_disk", {"model_path": "/models/missing"})
     assert answer.status == 400
     assert answer.json["message"].startswith("Failed to get model loader: ")
@@ -183,7 +183,7 @@ async def test_a_dummy_engine_does_not_load_from_disk_unless_told_how(engine: Su
 
 @contract(since="0.5.2")
 async def test_the_version_is_a_label_that_anybody_can_set(engine: Subject):
-    """engine-on-h200.md: /update_weight_version."""
+    """explanation/sglang.md: /update_weight_version."""
     answer = await engine.post("/update_weight_version", {"new_version": "step-7"})
     assert answer.status == 200
     assert (await engine.versioned_info())["weight_version"] == "step-7"

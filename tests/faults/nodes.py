@@ -1,4 +1,4 @@
-"""Lost nodes, in the four ways that were seen on a real Kubernetes (verified.md §6)."""
+"""Lost nodes, in the four ways that were seen on a real Kubernetes (explanation/kubernetes.md)."""
 
 from __future__ import annotations
 

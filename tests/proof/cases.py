@@ -42,7 +42,7 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "dp_size": (1, 2),
     "attn_dp_size": (1, 2),
 }
-# Refused whatever the value is (rl-semantics.md §6.1, rule 2): tried, but not often.
+# Refused whatever the value is (explanation/roll.md, rule 2): tried, but not often.
 _OWNED = {
     *("model_path", "model", "host", "nnodes", "node_rank", "dist_init_addr", "nccl_init_addr"),
     *("base_gpu_id", "gpu_id_step", "config", "use_ray", "custom_sigquit_handler", "stat_loggers"),

@@ -1,8 +1,8 @@
 """What an engine is to be told, written from ROLL's and SGLang's semantics, not from our code.
 
 ROLL edits ``strategy_config`` and calls ``Engine(**config)`` (roll/distributed/strategy/
-sglang_strategy.py; rl-semantics.md §1.1), so its keys are fields of ServerArgs; the changes that
-the operator makes to that are those of design.md §2.  Further names are SGLang's own: second
+sglang_strategy.py; explanation/roll.md), so its keys are fields of ServerArgs; the changes that
+the operator makes to that are those of explanation/roll.md.  Further names are SGLang's own: second
 option strings, and what its deprecated actions store (server_args.py, argparse_actions.py).
 """
 
@@ -101,7 +101,7 @@ def arguments(case: Case) -> dict[str, Any]:
         given["enable_return_routed_experts"] = case.replay == "R3"
     else:
         given.pop("enable_return_routed_experts", None)
-    # ROLL's defaults; ROLL forces the first two, design.md lets them be set.
+    # ROLL's defaults; ROLL forces the first two, here they can be set.
     for name, value in (
         ("skip_tokenizer_init", True),
         ("trust_remote_code", True),

@@ -1,6 +1,8 @@
 """The documentation without a cluster: links, examples, and what is not run."""
 
 import ast
+import pathlib
+import re
 
 import pytest
 import yaml
@@ -41,6 +43,48 @@ def anchors(text):
     titles = [line.lstrip("#").strip() for line in text.splitlines() if line.startswith("#")]
     kept = ("".join(c for c in title.lower() if c.isalnum() or c in " -_") for title in titles)
     return {title.replace(" ", "-") for title in kept}
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCES = sorted(
+    path
+    for folder in ("operator/sglang_operator", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+    if "data" not in path.parts
+)
+
+
+def test_every_page_that_the_code_cites_is_there():
+    """A reason that leads to a page which nobody has is no reason."""
+    docs = ROOT / "operator" / "docs"
+    missing = {
+        (str(path.relative_to(ROOT)), cited)
+        for path in SOURCES
+        for cited in re.findall(r"\b(?:explanation|how-to|reference)/[a-z-]+\.md", path.read_text())
+        if not (docs / cited).exists()
+    }
+    named = {path.name for path in [*docs.rglob("*.md"), *ROOT.glob("*.md")]}
+    missing |= {
+        (str(path.relative_to(ROOT)), cited)
+        for path in SOURCES
+        for cited in re.findall(r"(?<![\w/{}-])[a-z0-9-]+\.md\b", path.read_text())
+        if cited not in named
+    }
+    assert not missing
+
+
+def test_every_fault_and_promise_that_the_suite_names_is_explained():
+    page = (ROOT / "operator/docs/explanation/faults.md").read_text()
+    explained = set(re.findall(r"^\| ([FI]\d+) \|", page, re.MULTILINE))
+    folders = ("tests/faults", "tests/mutants", "operator/sglang_operator/testing/faults")
+    named = {
+        name
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\b[FI][1-9]\d?\b", path.read_text())
+    }
+    assert named
+    assert named <= explained
 
 
 def test_what_is_not_run_is_still_there_and_little():

@@ -1,9 +1,9 @@
 """What a trainer does to a pool's weights, as it stands in the Lease ``<pool>-weights``.
 
-A sync is a transaction (design.md §5): begin, renew, commit or abort; one that is not renewed has
-aborted.  Sleep and wake go through the same Lease, and so does the operator, which holds it while
-it loads the committed weights into engines that came up later.  Operator and trainers read it by
-this module, and go from one state to the next by those of ``weights_steps``.
+A sync is a transaction (explanation/weights.md): begin, renew, commit or abort; one that is not
+renewed has aborted.  Sleep and wake go through the same Lease, and so does the operator, which
+holds it while it loads the committed weights into engines that came up later.  Operator and
+trainers read it by this module, and go from one state to the next by those of ``weights_steps``.
 
 Standard library only: the trainer's client is built on it.
 """
@@ -83,7 +83,7 @@ class Transaction:
         """When the holder counts as gone, unless it renews before.
 
         ``seen`` is when this state of the Lease was first seen, by the reader's own clock: clocks
-        of different machines are never compared (runtime.md A5).
+        of different machines are never compared (explanation/kubernetes.md).
         """
         return seen + self.duration
 

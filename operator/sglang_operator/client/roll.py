@@ -2,7 +2,7 @@
 
 Each of ROLL's inference workers stands for the engine of its rank, and sends it the calls that
 ROLL's own strategy makes (roll/distributed/strategy/sglang_strategy.py at 8eb27cc2, HTTP mode).
-Around them the transaction of design.md §5 is kept, without a change in ROLL's pipeline:
+Around them the transaction of explanation/weights.md is kept, without a change in ROLL's pipeline:
 
 - the first bucket of a model update begins it.  Worker 0 takes the Lease and pauses every engine;
   the others wait until it stands in the Lease, and pause their own, before they write a byte.
@@ -409,7 +409,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
 
 def sampling(generation: Mapping[str, Any]) -> Json:
-    """ROLL's generating_args as SGLang's sampling parameters (rl-semantics.md §1.1)."""
+    """ROLL's generating_args as SGLang's sampling parameters (explanation/roll.md)."""
     renamed = {
         "stop_token_ids": generation["eos_token_id"],
         "n": generation["num_return_sequences"],

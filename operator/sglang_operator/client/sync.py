@@ -1,6 +1,6 @@
 """One sync of weights as a transaction over the engines of one epoch.
 
-The order, and why (design.md §5):
+The order, and why (explanation/weights.md):
 
 1. *begin* in the Lease.  Gates stay as they are.
 2. *pause* every engine, before the first byte is written: a request that comes through an open

@@ -2,7 +2,7 @@
 
 Bodies are JSON text that the caller makes and decodes, so that the hot path pays for nothing it
 does not need (a create through the official client's models costs seven times as much CPU,
-``runtime.md`` A7).
+explanation/kubernetes.md).
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Actions → API calls → outcomes.  Decides nothing; learns what the server said.
 
 Ambiguity is harmless here: a create that may or may not have happened is found again under its
-name, a delete carries the UID and version it means (``runtime.md`` A8.2, A8.3).
+name, a delete carries the UID and version it means (explanation/kubernetes.md).
 """
 
 import asyncio

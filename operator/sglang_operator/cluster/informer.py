@@ -1,8 +1,8 @@
 """An informer: a kind's objects as the API server has them, kept current by LIST and WATCH.
 
-The rules (``runtime.md`` A8.5): the list is a quorum read, paged; what vanished between two lists
-is deleted from the store; the watch goes on from the last version seen, bookmarks included; a 410
-in any form lists again; everything else backs off and tries on; nothing ends the process.
+The rules (explanation/kubernetes.md): the list is a quorum read, paged; what vanished between two
+lists is deleted from the store; the watch goes on from the last version seen, bookmarks included; a
+410 in any form lists again; everything else backs off and tries on; nothing ends the process.
 """
 
 import asyncio

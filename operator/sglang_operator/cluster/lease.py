@@ -1,4 +1,4 @@
-"""Who of several operators writes: a Lease, held by one (``runtime.md`` A5).
+"""Who of several operators writes: a Lease, held by one (explanation/kubernetes.md).
 
 Every replica keeps its stores warm; the holder alone writes, and asks ``holds`` before each write.
 The fence is the holder's own monotonic clock, counted from *before* its last successful renewal

@@ -2,7 +2,7 @@
 
 Grows by one for each full window of successes, halves when the server is overloaded (429, 5xx,
 no answer) down to a few, never above the point where more in flight gained nothing
-(``runtime.md`` A8.7).
+(explanation/kubernetes.md).
 
 One window for all pools, and each namespace has its turn in it.  An admission webhook makes the
 requests of one namespace slow, or fail: that is counted where it arises.  A request that is slow
@@ -19,8 +19,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 # An API server that has nothing else to do gains nothing from more than 32 in flight
-# (``runtime.md`` B3); one that scheduler, controllers and kubelets keep busy creates a tenth more
-# pods with 64 (``make bench``).  Each costs a connection.  A pool's own creates begin with one.
+# (explanation/kubernetes.md); one that scheduler, controllers and kubelets keep busy creates a
+# tenth more pods with 64 (``make bench``).  Each costs a connection.  A pool's own creates begin
+# with one.
 START = LIMIT = 64.0
 # However overloaded the server: one request that is never answered must not hold up all pools.
 LEAST = 4.0

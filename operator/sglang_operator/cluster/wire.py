@@ -1,7 +1,7 @@
 """Objects as the API server sends them, reduced to what is used, and turned into what was seen.
 
 Decoding goes straight from bytes into these structs: unknown fields are skipped, never built
-(``runtime.md`` A3: 5 µs instead of 20 for a pod, a fortieth of the memory).
+(explanation/kubernetes.md: 5 µs instead of 20 for a pod, a fortieth of the memory).
 """
 
 from collections.abc import Iterator

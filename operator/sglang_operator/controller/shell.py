@@ -2,8 +2,8 @@
 
 kopf runs in a thread and event loop of its own, because at its end it cancels every task of the
 loop it ran in, and it does end: on a 401, on an error in its watch stream, on an HTTP 410
-(``runtime.md`` A4).  It is then started again; reconciling goes on meanwhile.  It is given one
-handler that returns nothing, so it never writes.
+(explanation/kubernetes.md).  It is then started again; reconciling goes on meanwhile.  It is given
+one handler that returns nothing, so it never writes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The engine pod (design.md §3).
+"""The engine pod.
 
 ``template`` renders what all engines of a revision share; ``pod`` adds what makes one engine.
 A template of a large pool is rendered once and stamped a thousand times.
@@ -83,7 +83,7 @@ def _pod_spec(pool: Pool) -> dict[str, Any]:
     body: dict[str, Any] = {
         # A gated engine never comes back in place: it would do so with random weights.
         "restartPolicy": "Never" if pool.gated else "Always",
-        # SGLang that crashes as PID 1 exits with 0 (rl-semantics.md §3.6).
+        # SGLang that crashes as PID 1 exits with 0 (explanation/sglang.md, Ends).
         "shareProcessNamespace": True,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

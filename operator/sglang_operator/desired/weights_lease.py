@@ -1,5 +1,6 @@
-"""The Lease by which one trainer at a time takes hold of the pool's weights (design.md §5).
+"""The Lease by which one trainer at a time takes hold of the pool's weights.
 
+explanation/weights.md has the transaction that is kept in it.
 The operator makes it, empty, so that a trainer needs no right to create one.  From then on it is
 the trainer's to write: holder, times and annotations are never compared with anything.  One that
 is made in place of a lost one says that nobody knows what the engines hold.

@@ -1,4 +1,4 @@
-"""The many spellings of one argument (rl-semantics.md §2.2, §2.3 and §6.1, rule 1).
+"""The many spellings of one argument (explanation/roll.md, rule 1).
 
 ``strategy_config`` takes names of ServerArgs fields; people also write the names of flags and,
 in ROLL files, the long names of the parallel sizes.

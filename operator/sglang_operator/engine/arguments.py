@@ -1,4 +1,4 @@
-"""From ROLL's strategy to the command line of one engine (rl-semantics.md §6.1).
+"""From ROLL's strategy to the command line of one engine (explanation/roll.md).
 
 ``render`` applies the rules of ``RULES`` in order.  Each takes out of what was given the
 arguments it answers for, puts in what it decides, and says what is wrong; nothing stops at the

@@ -1,4 +1,4 @@
-"""What a version's schema says about the arguments that a user gives (rl-semantics.md §6.1, 6).
+"""What a version's schema says about the arguments that a user gives (explanation/roll.md, rule 6).
 
 Only arguments that a user wrote are judged, and only those that no rule of ours decides.  Where
 the version is exactly known, a finding is an error and the argument is taken out; where another

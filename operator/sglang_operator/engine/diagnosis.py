@@ -1,4 +1,4 @@
-"""Why an engine ended, from what Kubernetes kept of it (rl-semantics.md §3.6).
+"""Why an engine ended, from what Kubernetes kept of it (explanation/sglang.md, Ends).
 
 The termination message is the end of the log (``FallbackToLogsOnError``, 2048 bytes).  SGLang
 that dies of a child's failure kills itself, so the exit code says little: 137 looks like a lack

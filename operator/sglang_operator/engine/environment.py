@@ -19,7 +19,7 @@ MODELSCOPE = "SGLANG_USE_MODELSCOPE"
 # Defaults; system_envs may say otherwise.
 DEFAULTS: Mapping[str, str] = {
     # Caches of compiled kernels: with them an engine starts in 50 s instead of 140 s (measured,
-    # engine-on-h200.md).  HOME holds what has no variable of its own, and must be writable for
+    # explanation/sglang.md).  HOME holds what has no variable of its own, and must be writable for
     # any user id; without a directory of its own, inductor asks who that user is, and fails.
     "HOME": CACHE_DIR,
     "FLASHINFER_WORKSPACE_BASE": CACHE_DIR,

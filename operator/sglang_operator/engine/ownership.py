@@ -1,4 +1,4 @@
-"""Arguments that are not the user's to set here (rl-semantics.md §6.1, rule 2)."""
+"""Arguments that are not the user's to set here (explanation/roll.md, rule 2)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The kubelet's probes of an engine, by SGLang version (design.md §3).
+"""The kubelet's probes of an engine, by SGLang version.
 
 No probe may make an engine generate while it serves: a generating ``/health`` kills an engine
 whose memory is released, and fails while a trainer has it paused (both measured).  A probe that

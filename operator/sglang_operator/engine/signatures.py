@@ -44,7 +44,7 @@ _READ = "kubectl sglang logs shows what came before it"
 MORE_MEMORY = "raise the memory limit in podTemplate{limit}, which /dev/shm counts towards too"
 
 SIGNATURES: tuple[Signature, ...] = (
-    # --- the command line: argparse's last line, exit code 2 (rl-semantics.md §2.4)
+    # --- the command line: argparse's last line, exit code 2
     _signature(
         ARGUMENT_UNKNOWN,
         r"error: unrecognized arguments: (?P<arguments>.+)$",

@@ -1,4 +1,4 @@
-"""How the GPUs of one engine are divided (rl-semantics.md §6.1, rule 3, and §3.3)."""
+"""How the GPUs of one engine are divided (explanation/roll.md, rule 3)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Values of ``strategy_config`` as command line tokens (rl-semantics.md §6.1, rule 5).
+"""Values of ``strategy_config`` as command line tokens (explanation/roll.md, rule 5).
 
 Where the version's schema has the argument, ``tokens`` goes by its action; else by the value's
 type alone: ``True`` is a bare flag, a list is a flag and its items, a map is JSON, the rest is

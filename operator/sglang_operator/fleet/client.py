@@ -124,7 +124,7 @@ class EngineClient:
         ``allowed`` is asked at the moment when the request is to leave.
 
         ``load_format`` is said explicitly: an engine that was started with dummy weights would
-        else make new ones (rl-semantics.md §3.2).  Needs no weight session in any version.
+        else make new ones (explanation/sglang.md, Weights).  No version wants a weight session.
         Raises EngineError with the engine's words, NotAllowedError, EngineUnreachableError; after
         the latter the weights may be anything.
         """

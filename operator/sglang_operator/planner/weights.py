@@ -1,8 +1,8 @@
 """Which engines hold the right weights, and which gates that opens and closes.  Pure.
 
 ``decide`` looks at the transaction in the pool's Lease, at the pods and at what engines said, and
-tells each pod's gate where it differs from what it should be (design.md §5).  What a pod holds is
-remembered by the pod alone: its condition ``weights-synced``.
+tells each pod's gate where it differs from what it should be (explanation/weights.md).  What a pod
+holds is remembered by the pod alone: its condition ``weights-synced``.
 
 The *epoch* names one exact set of running engines: two operators compute the same, and any
 restart changes it.  An *instance* names one run of one engine, so that a commit opens exactly the

@@ -1,7 +1,7 @@
 """A pool for the client's tests: an API server with one registry and one Lease, and engines.
 
 Everything runs in a thread of its own.  The API server compares and swaps, and streams watches;
-the operator in it acts as design.md §5 says, as soon as the Lease changes.
+the operator in it acts as explanation/weights.md says, as soon as the Lease changes.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class FakeEngine:
         return [path for path, _ in self.asked]
 
     def answer(self, path: str, payload: Json) -> tuple[int, Any]:
-        """What SGLang would say (rl-semantics.md §3.2)."""
+        """What SGLang would say (explanation/sglang.md, Weights)."""
         self.asked.append((path, payload))
         if path in self.refuse:
             status, message = self.refuse[path]

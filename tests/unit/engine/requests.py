@@ -6,7 +6,7 @@ ROLL_GUIDE = {"mem_fraction_static": 0.7, "load_format": "dummy"}
 
 
 def request(config=None, *, version="0.5.7", **changes):
-    """The ROLL guide's example (roll-sglang-guide.md) with these changes."""
+    """The example of ROLL's guide to SGLang with these changes."""
     fields = {
         "model": "Qwen/Qwen3-30B-A3B-Base",
         "dtype": "bf16",

@@ -10,7 +10,7 @@ from sglang_operator.engine import diagnosis, signatures
 LOGS = pathlib.Path(__file__).parents[2] / "data" / "engine-logs"
 
 
-# Exit codes as seen on the GPU machines (engine-on-h200.md).
+# Exit codes as seen on the GPU machines (explanation/sglang.md).
 @pytest.mark.parametrize(
     ("log", "exit_code", "reason", "message", "advice"),
     [

@@ -155,7 +155,7 @@ def test_a_version_that_rolls_trainer_refuses_is_a_warning(version):
         assert reasons(detected.problems) == ["EngineVersionOutsideROLL"]
 
 
-# Read in the wheels: sglang-versions.md, and http_server.py and environ.py of each.
+# Read in the wheels: http_server.py and environ.py of each.
 @pytest.mark.parametrize(
     ("feature", "last_without", "first_with"),
     [

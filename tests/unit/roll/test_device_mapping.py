@@ -20,7 +20,7 @@ def problem_of(text):
     return problem
 
 
-# Every form in the YAML of ROLL's examples, tests and docs (rl-semantics.md §1.2).
+# Every form in the YAML of ROLL's examples, tests and docs (explanation/roll.md).
 @pytest.mark.parametrize(
     ("text", "ids"),
     [

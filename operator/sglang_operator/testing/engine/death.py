@@ -14,7 +14,7 @@ def kill_tree() -> NoReturn:
     """SIGKILL of itself: 137 for whoever waits; as PID 1 the kernel ignores it, and 0 follows.
 
     srt/utils/common.py, kill_process_tree: ``itself.kill(); sys.exit(0)``; both ends were seen
-    (engine-on-h200.md, rl-semantics.md §3.6).
+    (explanation/sglang.md, Ends).
     """
     try_kill()
     os._exit(0)

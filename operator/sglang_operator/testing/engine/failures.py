@@ -1,7 +1,7 @@
 """The ways in which an engine fails to start, with the last words of the real one.
 
 The decisive lines are those of real engines (tests/data/engine-logs) or of the sources named in
-rl-semantics.md §3.6; the frames before them are abbreviated.
+explanation/sglang.md, Ends; the frames before them are abbreviated.
 """
 
 import argparse

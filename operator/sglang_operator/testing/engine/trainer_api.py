@@ -203,5 +203,5 @@ class TrainerApi:
 
     async def _by_name(self, request: web.Request) -> web.Response:
         await bodies.read(request, self._behaviour, {"name": str})
-        # Seen with Qwen2 on 0.5.14: the model's class lacks it (engine-on-h200.md).
+        # Seen with Qwen2 on 0.5.14: the model's class lacks it (explanation/sglang.md).
         return bodies.refused("Get parameter by name failed")

@@ -1,6 +1,6 @@
 """An independent eye: watches of its own, and the operator's promises checked on every event.
 
-The promises are I1 to I8 and I10 of the project's list, restated for pools whose engines are one
+The promises are I1 to I8 and I10 of explanation/faults.md, restated for pools whose engines are one
 pod each and whose pods have attempts: an engine has one live pod in service, and an extra one is
 resolved within a bound.  ``end state`` and ``no writes`` are checked by ``reference`` and by the
 proxy's counters, at rest.
