@@ -28,7 +28,8 @@ definition:
 
 ```
 helm upgrade --install sglang-operator charts/sglang-operator --namespace team \\
-  --set watch.scope=Namespaced --set crds.enabled=false
+  --set watch.scope=Namespaced --set crds.enabled=false \\
+  --set image.repository=REGISTRY/sglang-operator
 ```
 
 What to know:

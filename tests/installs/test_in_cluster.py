@@ -17,7 +17,7 @@ from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
 from tests.chart.generated import CHART
 from tests.image import contents
-from tests.integration.chart.helm import NAMESPACE, RELEASE, Helm, HelmError, programs
+from tests.integration.chart.helm import IMAGE, NAMESPACE, RELEASE, Helm, HelmError, programs
 from tests.integration.pools import PoolUnderTest
 
 WAIT_SECONDS = 120.0
@@ -92,11 +92,11 @@ def test_helm_leads_to_a_ready_pool_and_an_upgrade_leaves_its_engines_alone(
             "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"
         )
     place = f"--namespace={NAMESPACE}"
-    helm("install", RELEASE, str(CHART), place, "--wait")
+    helm("install", RELEASE, str(CHART), place, IMAGE, "--wait")
     a_pool_comes_up(plane, pool)
     assert "holds the Lease, renewed" in helm("test", RELEASE, place, "--logs")
     before, operators = pool.uids(), {pod["metadata"]["uid"] for pod in operator_pods(plane)}
-    helm("upgrade", RELEASE, str(CHART), place, "--wait", "--set=log.level=debug")
+    helm("upgrade", RELEASE, str(CHART), place, IMAGE, "--wait", "--set=log.level=debug")
     assert not operators & {pod["metadata"]["uid"] for pod in operator_pods(plane)}
     assert pool.wait_ready(WAIT_SECONDS) == before
     helm("rollback", RELEASE, "1", place, "--wait")

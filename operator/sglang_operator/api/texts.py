@@ -290,7 +290,8 @@ CRD_CURRENT = "as new as this program"
 DO_INSTALL = (
     "install: helm install sglang-operator charts/sglang-operator --wait --namespace "
     "sglang-operator --create-namespace --set image.repository=REGISTRY/sglang-operator, the image "
-    "built from operator/Dockerfile; or, with the image set there, kubectl apply -k manifests"
+    "built from operator/Dockerfile; or kubectl apply -k manifests, with newName set in "
+    "manifests/controller/kustomization.yaml"
 )
 DO_UPGRADE_CRD = "kubectl apply --server-side -k manifests/crd, then upgrade the operator"
 DO_UPGRADE_CLI = "upgrade this program: lint and render may refuse fields that exist"
@@ -318,6 +319,11 @@ DO_ONE_OPERATOR = (
 )
 DO_ONE_LEASE_EACH = (
     "install each release in a namespace of its own, or one release for all: watch.namespaces"
+)
+DO_OPERATOR_IMAGE = (
+    "name an image that the nodes can pull: helm upgrade … --set image.repository=…, with kubectl "
+    "newName in manifests/controller/kustomization.yaml; for a private registry also "
+    "imagePullSecrets (the chart's value)"
 )
 DO_OPERATOR_LOGS = "kubectl get pods -A -l app.kubernetes.io/name=sglang-operator, and their logs"
 GPUS_NONE = "no node has GPUs to give"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api import names
+from sglang_operator.api import names, texts
 from sglang_operator.cli.kubectl import ClusterError
 
 _SELECTOR = {"labelSelector": f"{names.LABEL_NAME}=sglang-operator"}
@@ -14,6 +14,7 @@ QUESTIONS = {
     "operator pods": ("/api/v1/pods", _SELECTOR),
 }
 _ON_THE_WAY = ("ContainerCreating", "PodInitializing")
+_NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,12 @@ class Deployed:
 
     told: str
     ready: bool  # every replica
+    lacks_image: bool = False  # nodes cannot get it
+
+    @property
+    def do(self) -> str:
+        """What helps where not every replica is ready."""
+        return texts.DO_OPERATOR_IMAGE if self.lacks_image else texts.DO_OPERATOR_LOGS
 
 
 def deployed(deployments: bytes | ClusterError, pods: bytes | ClusterError) -> Deployed:
@@ -37,9 +44,11 @@ def deployed(deployments: bytes | ClusterError, pods: bytes | ClusterError) -> D
         )
         complete = complete and ready >= wanted
         told.append(f"{image} {ready}/{wanted} ready")
+    waits: list[str] = []
     if not complete and not isinstance(pods, ClusterError):
-        told += sorted({*_waits(json.loads(pods)["items"])})
-    return Deployed(told="; ".join(told), ready=complete)
+        waits = sorted({*_waits(json.loads(pods)["items"])})
+    lacks_image = any(wait.startswith(_NO_IMAGE) for wait in waits)
+    return Deployed(told="; ".join(told + waits), ready=complete, lacks_image=lacks_image)
 
 
 def _waits(pods: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def check(found: Facts, now: float) -> Iterator[Check]:
     what = texts.OPERATOR_LEADS.format(holders=", ".join(each.told for each in acting))
     if there.told:
         what += f" · {there.told}"
-    grade, do = (Grade.GOOD, "") if there.ready else (Grade.WARNING, texts.DO_OPERATOR_LOGS)
+    grade, do = (Grade.GOOD, "") if there.ready else (Grade.WARNING, there.do)
     yield Check(name=NAME, grade=grade, what=what, do=do)
     yield from _several(acting)
     yield from _divided(copies)
@@ -73,7 +73,7 @@ def _nobody(holders: Sequence[Leader], copies: Sequence[Copy], there: deployed.D
     """What is known of the operator that should act."""
     what, do = texts.OPERATOR_NOWHERE, texts.DO_INSTALL
     if there.told:
-        what, do = texts.OPERATOR_DEPLOYED.format(deployed=there.told), texts.DO_OPERATOR_LOGS
+        what, do = texts.OPERATOR_DEPLOYED.format(deployed=there.told), there.do
     if holders:
         last = min(holders, key=lambda holder: holder.silent)
         what = texts.OPERATOR_STOPPED.format(
@@ -83,7 +83,7 @@ def _nobody(holders: Sequence[Leader], copies: Sequence[Copy], there: deployed.D
         if waits:
             what += texts.STANDBY_WAITS.format(names=", ".join(sorted(waits)))
         what += f" · {there.told}" if there.told else ""
-        do = texts.DO_OPERATOR_LOGS if there.told or copies else texts.DO_INSTALL
+        do = there.do if there.told or copies else texts.DO_INSTALL
     return Check(name=NAME, grade=Grade.BAD, what=what, do=do)
 
 

@@ -16,6 +16,9 @@ SECONDS = 120
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 RELEASE = "sglang-operator"
 NAMESPACE = "sglang-operator"
+# The one value that must be given; as kustomize has it, and the image that tests load.
+REPOSITORY = "sglang-operator"
+IMAGE = f"--set=image.repository={REPOSITORY}"
 
 Json = dict[str, Any]
 
@@ -54,8 +57,13 @@ class Helm:
         return result.stdout
 
     def objects(self, values: Any = None, *arguments: str) -> list[Json]:
-        """The objects of a release by the usual name; what was asked for before is not rendered."""
+        """The objects of a release by the usual name; what was asked for before is not rendered.
+
+        The image is given too, unless a file of values among the arguments says everything.
+        """
         given = values if values is not None else {}
+        if not any(argument.startswith("--values=") for argument in arguments):
+            given = {**given, "image": {"repository": REPOSITORY, **given.get("image", {})}}
         key = (json.dumps(given, sort_keys=True), arguments)
         if key not in self._rendered:
             place = (RELEASE, str(CHART), f"--namespace={NAMESPACE}")

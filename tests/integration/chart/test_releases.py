@@ -18,7 +18,7 @@ from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.chart import versions
 from tests.chart.generated import CHART
-from tests.integration.chart.helm import NAMESPACE, RELEASE, Helm, programs
+from tests.integration.chart.helm import IMAGE, NAMESPACE, RELEASE, Helm, programs
 from tests.integration.pools import PoolUnderTest
 
 SECRET_LIMIT = 1024 * 1024  # of etcd objects, and so of a release
@@ -86,7 +86,7 @@ def live_through_releases(plane: ControlPlane, helm: Helm, folder: Path) -> None
     before = pool.wait_ready()
     assert len(before) == 12
 
-    in_namespace(helm, "upgrade", str(later.chart), "--wait")
+    in_namespace(helm, "upgrade", str(later.chart), IMAGE, "--wait")
     assert versions.has_added_field(definition(plane))
     old.stop()
     new.start()
@@ -105,7 +105,7 @@ def live_through_releases(plane: ControlPlane, helm: Helm, folder: Path) -> None
     assert exists(plane)  # crds.keep
     assert pool.uids() == before
 
-    in_namespace(helm, "install", str(CHART), "--wait")  # takes the definition that was kept
+    in_namespace(helm, "install", str(CHART), IMAGE, "--wait")  # takes the definition that was kept
     new.start()
     pool.patch({"num_gpus_per_node": None})
     assert pool.wait_ready() == before
@@ -116,7 +116,8 @@ def live_through_releases(plane: ControlPlane, helm: Helm, folder: Path) -> None
 
 def test_a_release_that_does_not_keep_the_definition_takes_its_pools_along(plane, helm):
     pool = PoolUnderTest(plane, plane.namespace("rl-removed"))
-    in_namespace(helm, "upgrade", "--install", str(CHART), "--set=crds.keep=false", "--wait")
+    options = (IMAGE, "--set=crds.keep=false", "--wait")
+    in_namespace(helm, "upgrade", "--install", str(CHART), *options)
     operator = InstalledOperator(plane)
     operator.start()
     # Garbage collection learns of a kind every 30 s; what it has not met before the definition
@@ -136,12 +137,7 @@ def test_a_release_that_does_not_keep_the_definition_takes_its_pools_along(plane
 def test_a_release_with_everything_in_it_fits_into_its_secret(plane, helm):
     values = CHART / "ci" / "everything-values.yaml"
     plane.namespace("rl")
-    kinds = (
-        "podMonitor",
-        "serviceMonitor",
-        "engines",
-        "rules",
-    )  # there is no Prometheus operator here
+    kinds = ("podMonitor", "engines", "rules")  # there is no Prometheus operator here
     off = [f"--set=metrics.{kind}.enabled=false" for kind in kinds]
     in_namespace(helm, "install", str(CHART), f"--values={values}", *off)
     secrets = plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets")["items"]

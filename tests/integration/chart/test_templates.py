@@ -1,5 +1,6 @@
 """What the chart renders, by Helm 4 and Helm 3, without a cluster."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from sglang_operator.engine import schema
 from sglang_operator.testing import binaries
 from tests.chart.generated import CHART, MANIFESTS
-from tests.integration.chart.helm import LOADER, HelmError, kinds, named
+from tests.integration.chart.helm import IMAGE, LOADER, HelmError, kinds, named
 
 CI_VALUES = sorted((CHART / "ci").glob("*.yaml"))
 CHART_LABELS = (
@@ -20,6 +21,8 @@ CHART_LABELS = (
     "app.kubernetes.io/version",
     "helm.sh/chart",
 )
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAMESPACED = {"watch": {"scope": "Namespaced"}, "crds": {"enabled": False}}
 
 
@@ -148,12 +151,79 @@ def test_a_misspelt_value_is_refused_wherever_it_stands(either_helm):
         ({"metrics": {"enabled": False, "podMonitor": {"enabled": True}}}, "set metrics.enabled"),
         ({"metrics": {"engines": {"interval": "15"}}}, "/metrics/engines/interval"),
         ({"networkPolicy": {"engines": {"trainers": [{}]}}}, "/networkPolicy/engines/trainers/0"),
+        (
+            {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
+            "everything counted twice; leave one",
+        ),
+        ({"resources": {"limits": {"memory": "lots"}}}, "/resources/limits/memory"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_value_is_refused_and_named(either_helm, wrong, said):
     with pytest.raises(HelmError, match=said):
         either_helm.objects(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"image": {"repository": ""}}, "image.repository is not set.*Build one"),
+        ({"image": {"repository": "REGISTRY/sglang-operator"}}, "REGISTRY stands for your"),
+        ({"image": {"repository": "r.example/op:0.1.0"}}, "/image/repository"),
+        ({"image": {"repository": "r.example/Team/op"}}, "/image/repository"),
+        ({"imagePullSecrets": ["My_Secret"]}, "/imagePullSecrets/0"),
+        ({"nameOverride": "Upper"}, "/nameOverride"),
+        ({"fullnameOverride": "under_score"}, "/fullnameOverride"),
+        ({"fullnameOverride": "x" * 64}, "/fullnameOverride"),
+        ({"serviceAccount": {"name": "a b"}}, "/serviceAccount/name"),
+        ({"serviceAccount": {"annotations": {"a b": "c"}}}, "/serviceAccount/annotations"),
+        ({"priorityClassName": "Highest"}, "/priorityClassName"),
+        ({"commonLabels": {"a b": "c"}}, "/commonLabels"),
+        ({"commonLabels": {"team": "ML platform"}}, "/commonLabels/team"),
+        ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "the chart's own"),
+        ({"podLabels": {"app.kubernetes.io/instance": "x"}}, "are found by the label"),
+        ({"podLabels": {"tier": "-"}}, "/podLabels/tier"),
+        ({"podAnnotations": {"/x": "y"}}, "/podAnnotations"),
+        ({"nodeSelector": {"pool": "a/b"}}, "/nodeSelector/pool"),
+        ({"extraEnv": [{"name": "A=B"}]}, "/extraEnv/0/name"),
+        ({"extraEnv": [{"name": "POD_NAME", "value": "x"}]}, "POD_NAME is there already"),
+        ({"extraEnv": [{"name": "A", "value": "x"}] * 2}, "A is there already"),
+        ({"metrics": {"rules": {"labels": {"a": "b c"}}}}, "/metrics/rules/labels/a"),
+        ({"trainers": [{"pools": ["UPPER"]}]}, "/trainers/0/pools/0"),
+        ({"trainers": [{"serviceAccount": "a b"}]}, "/trainers/0/serviceAccount"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_api_server_or_the_kubelet_would_refuse_is_refused_before(
+    either_helm, wrong, said
+):
+    with pytest.raises(HelmError, match=said):
+        either_helm.objects(wrong)
+
+
+@pytest.mark.parametrize(
+    "release", ["a", "r" * 53, "v1.ml", "sglang-operator-of-team-with-long-name-and-more-0000x"]
+)
+def test_every_name_of_a_release_is_one_whatever_the_release_is_called(helm, release):
+    """A Service's name is a label of 63 characters; the others may be longer and have dots."""
+    everything = yaml.safe_load((CHART / "ci" / "everything-values.yaml").read_text())
+    everything["metrics"]["podMonitor"] = {"enabled": False}
+    everything["metrics"]["serviceMonitor"] = {"enabled": True}
+    made = helm("template", release, str(CHART), "--namespace=sys", values=everything)
+    for found in yaml.load_all(made, Loader=LOADER):
+        if found:
+            kind, name = found["kind"], found["metadata"]["name"]
+            most, form = (63, LABEL) if kind == "Service" else (253, SUBDOMAIN)
+            assert len(name) <= most, (kind, name)
+            assert form.fullmatch(name), (kind, name)
+
+
+def test_a_release_that_begins_with_a_digit_has_no_service(helm):
+    on = {"metrics": {"serviceMonitor": {"enabled": True}}}
+    with pytest.raises(HelmError, match=r"1st-sglang-operator-metrics.*set fullnameOverride"):
+        helm("template", "1st", str(CHART), IMAGE, values=on)
+    helm("template", "1st", str(CHART), IMAGE, values={**on, "fullnameOverride": "first"})
+    helm("template", "1st", str(CHART), IMAGE)
 
 
 def test_what_helm_test_runs_has_the_operators_account_and_image(helm):
@@ -247,7 +317,7 @@ def test_a_digest_wins_over_a_tag(helm):
         return pod["containers"][0]["image"]
 
     digest = "sha256:" + "0" * 64
-    assert image(repository="r.example/op") == "r.example/op:0.1.0"
+    assert image(repository="r.example:5000/ml/op") == "r.example:5000/ml/op:0.1.0"
     assert image(repository="r.example/op", tag="t") == "r.example/op:t"
     assert image(repository="r.example/op", tag="t", digest=digest) == f"r.example/op@{digest}"
 
@@ -338,13 +408,14 @@ def test_the_operator_lets_in_who_scrapes_and_who_probes_and_nobody_else(helm):
 
 def test_monitors_find_the_ports_that_there_are(helm):
     on = {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}
-    objects = helm.objects({"metrics": {"podMonitor": on, "serviceMonitor": on, "engines": on}})
+    objects = helm.objects({"metrics": {"podMonitor": on, "engines": on}})
+    by_service = helm.objects({"metrics": {"serviceMonitor": on}})
     pod = named(objects, "Deployment")["spec"]["template"]
     ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
     pods = named(objects, "PodMonitor")
-    services = named(objects, "ServiceMonitor")
+    services = named(by_service, "ServiceMonitor")
     engines = named(objects, "PodMonitor", "sglang-operator-engines")
-    service = named(objects, "Service", "sglang-operator-metrics")
+    service = named(by_service, "Service", "sglang-operator-metrics")
     for monitor in (pods, services, engines):
         assert monitor["metadata"]["labels"]["release"] == "prometheus"
     selector = pods["spec"]["selector"]["matchLabels"]
@@ -387,7 +458,7 @@ def test_the_health_script_comes_as_argo_cd_wants_it(helm):
 
 
 def test_two_releases_in_one_cluster_share_no_name(helm):
-    other = helm("template", "other", str(CHART), "--namespace=sys", values=NAMESPACED)
+    other = helm("template", "other", str(CHART), "--namespace=sys", IMAGE, values=NAMESPACED)
     names = {(f["kind"], f["metadata"]["name"]) for f in yaml.safe_load_all(other) if f}
     assert not names & {
         (found["kind"], found["metadata"]["name"]) for found in helm.objects(NAMESPACED)

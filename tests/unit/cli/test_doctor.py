@@ -390,6 +390,13 @@ def test_an_operator_whose_pods_are_not_ready_is_a_warning_with_the_reason():
     ]
     assert alone.grade is Grade.BAD
     assert "ErrImagePull: no such host" in alone.what
+    assert "image.repository" in check.do
+    assert alone.do == check.do
+    crashing = {
+        "items": [{"status": {"containerStatuses": [{"state": {"waiting": {"reason": "Crash"}}}]}}]
+    }
+    check = _examine(deployments=deployments, **{"operator pods": crashing})["operator"]
+    assert "logs" in check.do
     assert _examine(deployments={"items": [_deployment(2)]})["operator"].grade is Grade.GOOD
 
 

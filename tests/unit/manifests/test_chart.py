@@ -77,7 +77,7 @@ def test_no_level_of_the_schema_takes_what_it_does_not_know():
 
 def test_the_chart_is_of_the_operators_version():
     assert FACTS["version"] == FACTS["appVersion"] == sglang_operator.__version__
-    kustomization = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
+    kustomization = yaml.safe_load((MANIFESTS / "controller" / "kustomization.yaml").read_text())
     assert [image["newTag"] for image in kustomization["images"]] == [FACTS["appVersion"]]
 
 
