@@ -254,10 +254,13 @@ def spreading(items: Items, where: str) -> Iterator[errors.Problem]:
 def _constraint(item: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
     if item.get("maxSkew", 0) < 1:
         yield syntax.wrong(f"{at}.maxSkew", item.get("maxSkew", "nothing"), "1 or more")
-    if not item.get("topologyKey"):
+    key = item.get("topologyKey")
+    if not key:
         yield syntax.missing(
             f"{at}.topologyKey", "a label of nodes, kubernetes.io/hostname or such"
         )
+    elif not syntax.is_label_key(key):
+        yield syntax.wrong(f"{at}.topologyKey", key, syntax.LABEL_KEY)
     otherwise = item.get("whenUnsatisfiable", "")
     if otherwise not in _UNSATISFIABLE:
         yield syntax.not_one_of(f"{at}.whenUnsatisfiable", otherwise or "nothing", _UNSATISFIABLE)

@@ -90,6 +90,9 @@ def _problems(kept: Mapping[str, Any], gpus: str) -> Iterator[errors.Problem]:
     runtime = body.get("runtimeClassName")
     if runtime is not None and not syntax.is_subdomain(runtime):
         yield syntax.wrong(f"{where}.runtimeClassName", runtime, syntax.SUBDOMAIN)
+    for index, secret in enumerate(body.get("imagePullSecrets", ())):
+        at = f"{where}.imagePullSecrets[{index}]"
+        yield from syntax.object_name(secret, "name", at, "a Secret")
     yield from _container_problems(containers)
     yield from pod_volumes.problems(
         body.get("volumes", ()),

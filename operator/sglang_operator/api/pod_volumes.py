@@ -175,8 +175,7 @@ def _empty(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
 
 
 def _claim(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
-    if not found.get("claimName"):
-        yield syntax.missing(f"{at}.claimName", "the name of a PersistentVolumeClaim")
+    yield from syntax.object_name(found, "claimName", at, "a PersistentVolumeClaim")
 
 
 def _image(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
@@ -196,8 +195,7 @@ def _secret(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
 
 
 def _files(found: Mapping[str, Any], name: str, kind: str, at: str) -> Iterator[errors.Problem]:
-    if not found.get(name):
-        yield syntax.missing(f"{at}.{name}", f"the name of {kind}")
+    yield from syntax.object_name(found, name, at, kind)
     yield from _mode(found, "defaultMode", at)
     for index, item in enumerate(found.get("items", ())):
         path = f"{at}.items[{index}]"
@@ -310,9 +308,9 @@ def _claim_spec(spec: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
 
 
 def _data_source(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
-    for name in ("kind", "name"):
-        if not found.get(name):
-            yield syntax.missing(f"{at}.{name}", f"the {name} of what is copied")
+    if not found.get("kind"):
+        yield syntax.missing(f"{at}.kind", "the kind of what is copied")
+    yield from syntax.object_name(found, "name", at, "what is copied")
     group = found.get("apiGroup", "")
     if not group and found.get("kind", "") not in ("", "PersistentVolumeClaim"):
         expected = "the group of that kind"

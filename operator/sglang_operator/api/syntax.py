@@ -1,8 +1,9 @@
 """What Kubernetes takes for a name, a label or an amount, as its API server has it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Context, Decimal
+from typing import Any
 
 from sglang_operator.api import errors
 
@@ -101,6 +102,18 @@ def quantity(value: object) -> Decimal | None:
 def wrong(where: str, found: object, expected: str, advice: str = "correct it") -> errors.Problem:
     """A value that the API server, or the kubelet after it, would refuse."""
     return errors.POD_FIELD(where, found=errors.typed(found), expected=expected, advice=advice)
+
+
+def object_name(
+    found: Mapping[str, Any], field: str, at: str, kind: str
+) -> Iterator[errors.Problem]:
+    """The name of another object, which the API server often takes as it is: without a check a pod
+    would wait for what cannot exist."""
+    name = found.get(field)
+    if not name:
+        yield missing(f"{at}.{field}", f"the name of {kind}")
+    elif not is_subdomain(name):
+        yield wrong(f"{at}.{field}", name, SUBDOMAIN)
 
 
 def not_one_of(where: str, found: object, choices: Iterable[str]) -> errors.Problem:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sglang_operator.api import errors, names, pod_template, spec
+from sglang_operator.api import errors, names, pod_template, spec, syntax
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import aliases, arguments, environment, images, model_size, versions
 from sglang_operator.engine.arguments import ANY_ADDRESS
@@ -139,6 +139,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
         *_strategy_problems(parsed),
         *_range_problems(parsed),
         *_share_problems(parsed.rollout),
+        *_reference_problems(parsed),
         *_unsupported(parsed),
         *sampling.problems(parsed.generating_args),
     ]
@@ -288,6 +289,21 @@ def _range_problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
             yield errors.FIELD_RANGE(
                 f"spec.{shown}", found=value, expected=f"{low} to {high}", advice=advice
             )
+
+
+def _reference_problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
+    """Names of other objects, which exist by Kubernetes' rules or not at all."""
+    for name, secret in (
+        ("apiKey", parsed.security.api_key),
+        ("adminApiKey", parsed.security.admin_api_key),
+    ):
+        if secret is not None and not syntax.is_subdomain(secret.name):
+            yield syntax.wrong(f"spec.security.{name}.name", secret.name, syntax.SUBDOMAIN)
+        if secret is not None and not syntax.is_config_key(secret.key):
+            yield syntax.wrong(f"spec.security.{name}.key", secret.key, syntax.CONFIG_KEY)
+    priority = parsed.scheduling.priority_class_name
+    if priority and not syntax.is_subdomain(priority):
+        yield syntax.wrong("spec.scheduling.priorityClassName", priority, syntax.SUBDOMAIN)
 
 
 def _share_problems(rollout: spec.Rollout) -> Iterator[errors.Problem]:

@@ -37,6 +37,34 @@ def test_a_template_that_says_everything_is_taken_as_it_is():
     assert pod_template.parse(podtemplates.EVERYTHING)[1] == ()
 
 
+@pytest.mark.parametrize(
+    ("template", "at"),
+    [
+        ({"spec": {"imagePullSecrets": [{"name": "My_Secret"}]}}, "imagePullSecrets[0].name"),
+        ({"spec": {"imagePullSecrets": [{}]}}, "imagePullSecrets[0].name"),
+        (
+            volumes({"name": "v", "persistentVolumeClaim": {"claimName": "My_Claim"}}),
+            "volumes[0].persistentVolumeClaim.claimName",
+        ),
+        (volumes({"name": "v", "configMap": {"name": "a b"}}), "volumes[0].configMap.name"),
+        (volumes({"name": "v", "secret": {"secretName": "A"}}), "volumes[0].secret.secretName"),
+        (
+            {
+                "spec": {
+                    "topologySpreadConstraints": [
+                        {"maxSkew": 1, "topologyKey": "a b", "whenUnsatisfiable": "DoNotSchedule"}
+                    ]
+                }
+            },
+            "topologySpreadConstraints[0].topologyKey",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_name_of_what_cannot_exist_is_refused_before_a_pod_waits_for_it(template, at):
+    assert [field for _, field in problems(template)] == [f"spec.podTemplate.spec.{at}"]
+
+
 def leaves(node, path=""):
     if isinstance(node, str):
         yield path

@@ -44,6 +44,22 @@ def test_adapters_that_no_commit_reaches_are_warned_of(config):
     assert a_pool({**with_config(**config), "weights": {"gate": "Off"}}).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ({"security": {"apiKey": {"name": "My_Secret", "key": "k"}}}, "security.apiKey.name"),
+        ({"security": {"apiKey": {"name": "s", "key": "a b"}}}, "security.apiKey.key"),
+        (
+            {"scheduling": {"priorityClassName": "Highest"}},
+            "scheduling.priorityClassName",
+        ),
+    ],
+)
+def test_names_of_what_cannot_exist_are_refused(section, field):
+    told = ("SpecInvalid", errors.Severity.ERROR, f"spec.{field}")
+    assert reasons(guide_spec(**section)) == [told]
+
+
 def resources(**amounts):
     container = {"name": "engine", "resources": {"requests": amounts}}
     return guide_spec(podTemplate={"spec": {"containers": [container]}})
