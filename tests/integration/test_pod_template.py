@@ -34,6 +34,10 @@ STRICTER = (
     "one of Memory, HugePages",  # kubelet: unknown storage medium
     "Filesystem, which can be mounted",  # kubelet: a block volume has no mounts
     "an absolute path without",  # containerd takes a relative one from its own folder
+    # A pod would wait for an object, or for a node, that cannot exist.
+    *(f"the name of {kind}" for kind in ("a PersistentVolumeClaim", "a ConfigMap", "a Secret")),
+    "the name of what is copied",
+    "a label of nodes, ",
 )
 
 

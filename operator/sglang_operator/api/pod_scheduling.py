@@ -260,7 +260,7 @@ def _constraint(item: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
             f"{at}.topologyKey", "a label of nodes, kubernetes.io/hostname or such"
         )
     elif not syntax.is_label_key(key):
-        yield syntax.wrong(f"{at}.topologyKey", key, syntax.LABEL_KEY)
+        yield syntax.wrong(f"{at}.topologyKey", key, f"a label of nodes, {syntax.LABEL_KEY}")
     otherwise = item.get("whenUnsatisfiable", "")
     if otherwise not in _UNSATISFIABLE:
         yield syntax.not_one_of(f"{at}.whenUnsatisfiable", otherwise or "nothing", _UNSATISFIABLE)

@@ -113,7 +113,7 @@ def object_name(
     if not name:
         yield missing(f"{at}.{field}", f"the name of {kind}")
     elif not is_subdomain(name):
-        yield wrong(f"{at}.{field}", name, SUBDOMAIN)
+        yield wrong(f"{at}.{field}", name, f"the name of {kind}, {SUBDOMAIN}")
 
 
 def not_one_of(where: str, found: object, choices: Iterable[str]) -> errors.Problem:
