@@ -1,6 +1,7 @@
 """What engines answer, reduced to what is used.
 
-Unknown fields are skipped and never kept: ``/server_info`` holds keys in clear.
+Unknown fields are skipped and never kept: ``/server_info`` holds keys in clear.  Of what is kept
+every part is bounded, for an engine is not trusted.
 """
 
 from typing import TypeVar
@@ -63,12 +64,18 @@ class _Loads(msgspec.Struct, frozen=True):
 MODEL_INFO = msgspec.json.Decoder(_ModelInfo)
 SERVER_INFO = msgspec.json.Decoder(_ServerInfo)
 LOADS: Kind[_Loads | list[_RankLoad]] = msgspec.json.Decoder(_Loads | list[_RankLoad])
+MAX_LOAD = 2**18  # bytes; a rank tells some 700, and what is decoded takes ten times its text
+MAX_VERSION = 1024  # characters of a weight version
 
 
-def load(told: _Loads | list[_RankLoad]) -> tuple[bool, tuple[float, ...]]:
-    """Whether there is work, and numbers that change as it is done."""
+def load(told: _Loads | list[_RankLoad]) -> tuple[bool, int]:
+    """Whether there is work, and a number that changes as it is done."""
     ranks = told if isinstance(told, list) else told.loads
     tokens = 0 if isinstance(told, list) else told.load
     busy = tokens > 0 or any(r.num_reqs + r.num_running_reqs + r.num_waiting_reqs for r in ranks)
-    marks = [value for rank in ranks for value in msgspec.structs.astuple(rank)]
-    return busy, (*map(float, marks), float(tokens))
+    return busy, hash((tokens, *map(msgspec.structs.astuple, ranks)))
+
+
+def weight_version(told: _ModelInfo) -> str | None:
+    """The version of the weights; a longer one than any trainer may give is cut."""
+    return told.weight_version and told.weight_version[:MAX_VERSION]

@@ -17,7 +17,8 @@ async def resolved(client: EngineClient, url: str, features: versions.Features) 
 
 async def weight_version(client: EngineClient, url: str, features: versions.Features) -> str | None:
     """The version of its weights, by its own word."""
-    return (await client.get(url, features.model_info_path, answers.MODEL_INFO)).weight_version
+    told = await client.get(url, features.model_info_path, answers.MODEL_INFO)
+    return answers.weight_version(told)
 
 
 async def load(client: EngineClient, url: str, features: versions.Features) -> Load:
@@ -29,11 +30,11 @@ async def load(client: EngineClient, url: str, features: versions.Features) -> L
     silent while the HTTP server answers (``/model_info``), nothing moves.
     """
     if features.ready_endpoint:
-        busy, mark = answers.load(await client.get(url, features.load_path, answers.LOADS))
+        busy, mark = await _load(client, url, features)
         return Load(busy=busy, mark=mark, moves=not await client.probe(url, "/ready"))
     seen = Load()
     try:
-        busy, mark = answers.load(await client.get(url, features.load_path, answers.LOADS))
+        busy, mark = await _load(client, url, features)
         seen = Load(busy=busy, mark=mark)
         await client.get(url, features.server_info_path, answers.SERVER_INFO)
     except EngineUnreachableError:
@@ -41,3 +42,8 @@ async def load(client: EngineClient, url: str, features: versions.Features) -> L
         await client.get(url, features.model_info_path, answers.MODEL_INFO)
         return seen
     return Load(busy=seen.busy, mark=seen.mark, moves=True)
+
+
+async def _load(client: EngineClient, url: str, features: versions.Features) -> tuple[bool, int]:
+    told = await client.get(url, features.load_path, answers.LOADS, most=answers.MAX_LOAD)
+    return answers.load(told)

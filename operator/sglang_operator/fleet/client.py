@@ -24,7 +24,7 @@ LOADING_TIMEOUT = 3600.0
 # Far more than are asked at a time: engines that hang, or load for an hour, keep theirs.
 MAX_CONNECTIONS = 1024
 CONTINUE_TIMEOUT = 60.0
-MAX_ANSWER = 4 * 2**20  # bytes; /server_info with all its arguments is some 20 KB
+MAX_ANSWER = 2**20  # bytes; /server_info with all its arguments is some 20 KB
 
 
 class EngineError(Exception):
@@ -79,7 +79,12 @@ class EngineClient:
     def _opened(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
+            headers={
+                "User-Agent": self._user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            auto_decompress=False,  # a few bytes would become as many as they like
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
@@ -94,18 +99,23 @@ class EngineClient:
             if session is not None:
                 await session.close()
 
-    async def get(self, url: str, path: str, kind: Kind[Answer]) -> Answer:
-        """The answer to a GET, decoded.  Raises EngineError, EngineUnreachableError."""
-        body = await self._request("GET", url, path, None, self._timeout)
+    async def get(
+        self, url: str, path: str, kind: Kind[Answer], *, most: int = MAX_ANSWER
+    ) -> Answer:
+        """The answer to a GET, of ``most`` bytes, decoded.
+
+        Raises EngineError, EngineUnreachableError.
+        """
+        body = await self._request("GET", url, path, self._timeout, most)
         try:
             return kind.decode(body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             raise EngineError(200, f"{path} answers with what is not expected: {error}") from error
 
     async def probe(self, url: str, path: str) -> bool:
         """Whether a GET is answered with success; raises EngineUnreachableError for no answer."""
         try:
-            await self._request("GET", url, path, None, self._timeout)
+            await self._request("GET", url, path, self._timeout, MAX_ANSWER)
         except EngineError:
             return False
         return True
@@ -146,18 +156,16 @@ class EngineClient:
         """POST what changes an engine, if it is still allowed once there is a connection."""
         content = Body(orjson.dumps(body), allowed)
         try:
-            await self._ask(self._writing, "POST", url, path, content, content.headers, timeout)
+            await self._ask(
+                self._writing, "POST", url, path, content, content.headers, timeout, MAX_ANSWER
+            )
         except EngineUnreachableError as error:
             if content.refused:
                 raise NotAllowedError(f"POST {path}: it may not be sent any more") from error
             raise
 
-    async def _request(
-        self, method: str, url: str, path: str, body: object, timeout: float
-    ) -> bytes:
-        content = None if body is None else orjson.dumps(body)
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        return await self._ask(self._session, method, url, path, content, headers, timeout)
+    async def _request(self, method: str, url: str, path: str, timeout: float, most: int) -> bytes:
+        return await self._ask(self._session, method, url, path, None, {}, timeout, most)
 
     async def _ask(
         self,
@@ -165,9 +173,10 @@ class EngineClient:
         method: str,
         url: str,
         path: str,
-        content: bytes | Body | None,
+        content: Body | None,
         headers: Mapping[str, str],
         timeout: float,
+        most: int,
     ) -> bytes:
         assert session is not None, "use the client as a context manager"
         plain = path.partition("?")[0]
@@ -180,11 +189,11 @@ class EngineClient:
                 timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, TIMEOUT)),
                 allow_redirects=False,
             ) as response:
-                content = await _read(response)
+                answer = await _read(response, most)
                 self.requests[plain, response.status] += 1
                 if response.status != 200:
-                    raise EngineError(response.status, _message(content))
-                return content
+                    raise EngineError(response.status, _message(answer))
+                return answer
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.requests[plain, 0] += 1
             unreachable = EngineUnreachableError(f"{method} {plain}: {_words(error)}")
@@ -193,12 +202,12 @@ class EngineClient:
             raise unreachable from error
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     content = bytearray()
     async for chunk in response.content.iter_chunked(2**16):
         content += chunk
-        if len(content) > MAX_ANSWER:
-            raise EngineError(response.status, f"the answer is larger than {MAX_ANSWER} bytes")
+        if len(content) > most:
+            raise EngineError(response.status, f"the answer is larger than {most} bytes")
     return bytes(content)
 
 
@@ -215,7 +224,7 @@ def _message(content: bytes) -> str:
     try:
         told = msgspec.json.decode(content, type=_Refusal)
         text = told.message or told.detail
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (ValueError, RecursionError):
         text = ""
     return (text or content[:300].decode(errors="replace")).strip()[:1024]
 

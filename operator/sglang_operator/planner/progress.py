@@ -19,7 +19,7 @@ class Load:
     """What an engine told of its work at one time."""
 
     busy: bool | None = None  # it has requests; None: it did not say
-    mark: tuple[float, ...] | None = None  # numbers that change as work is done
+    mark: int | None = None  # a number that changes as work is done
     moves: bool = False  # the scheduler answered, or the engine is paused
 
 
@@ -29,7 +29,7 @@ class Progress:
 
     since: float  # the last time at which it was idle, or something moved
     busy: bool = False
-    mark: tuple[float, ...] | None = None
+    mark: int | None = None
 
 
 def advance(before: Progress | None, seen: Load, now: float) -> Progress:

@@ -7,7 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-Answer = dict[str, Any] | list[Any] | int | str | None  # a status, a body; None: no answer
+# A status, a body, the whole answer; None: no answer.
+Answer = dict[str, Any] | list[Any] | int | str | web.Response | None
 
 
 class Engine:
@@ -40,6 +41,8 @@ class Engine:
                 await asyncio.sleep(60)
         finally:
             self.busy -= 1
+        if isinstance(answer, web.Response):
+            return answer
         if isinstance(answer, int):
             return web.Response(status=answer)
         if isinstance(answer, str):

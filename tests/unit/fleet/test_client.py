@@ -1,11 +1,13 @@
 """Requests to engines: bounded, decoded, and not trusted."""
 
 import asyncio
+import gzip
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from sglang_operator import sending
 from sglang_operator.api.weights import LEASE_SECONDS
@@ -87,13 +89,42 @@ def test_an_answer_that_is_not_expected_is_an_error(told, status):
 
 
 def test_an_answer_without_end_is_cut_off(monkeypatch):
-    monkeypatch.setattr("sglang_operator.fleet.client.MAX_ANSWER", 1000)
-
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineError, match="larger than 1000 bytes"):
-            await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
+            await requests.get(engine.url, "/model_info", answers.MODEL_INFO, most=1000)
 
     with_engine(test, model_info="x" * 70_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[" * 200_000, id="nested"),
+        pytest.param('{"weight_version": ' + '{"a":' * 200_000, id="nested where text is expected"),
+        pytest.param('{"x": ' + "[" * 200_000, id="nested where it is skipped"),
+        pytest.param("{", id="cut"),
+        pytest.param("", id="empty"),
+        pytest.param("\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), id="no UTF-8"),
+    ],
+)
+def test_an_answer_that_cannot_be_decoded_is_an_error_whatever_it_is(text):
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineError):
+            await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
+
+    with_engine(test, model_info=text)
+
+
+def test_an_answer_is_read_as_it_was_sent_and_never_unpacked():
+    """A compressed answer of a thousand bytes could be a million, or a thousand million."""
+
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineError, match="not expected"):
+            await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
+        assert engine.headers[-1]["Accept-Encoding"] == "identity"
+
+    body = gzip.compress(b'{"weight_version": "step-7"}')
+    with_engine(test, model_info=web.Response(body=body, headers={"Content-Encoding": "gzip"}))
 
 
 def test_an_engine_that_does_not_answer_in_time_is_unreachable():

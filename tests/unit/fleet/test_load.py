@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator.engine import versions
 from sglang_operator.fleet import asking
-from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
+from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.planner.progress import Load
 from sglang_operator.planner.questions import Question, Topic
@@ -42,6 +42,23 @@ def test_from_0_5_20_the_http_server_tells_it_all():
     assert load("0.5.20", told).mark != seen.mark
     told["/v1/loads"] = {"loads": [IDLE]}
     assert load("0.5.20", told).busy is False
+
+
+@pytest.mark.parametrize("ranks", [[{}] * 100_000, {"loads": [{}] * 100_000}], ids=["old", "new"])
+def test_a_load_of_more_ranks_than_there_are_gpus_is_not_understood(ranks):
+    """What is built of an answer takes ten times its text, and is kept for each engine."""
+    with pytest.raises(EngineError, match="larger than"):
+        load("0.5.20", {"/v1/loads": ranks, "/ready": {}})
+
+
+def test_numbers_that_no_engine_has_are_numbers():
+    huge: dict[str, Answer] = {
+        "/v1/loads": {"loads": [{**RANK, "num_reqs": 10**400}]},
+        "/ready": {},
+    }
+    assert load("0.5.20", huge).busy
+    less = {"/v1/loads": {"loads": [{**RANK, "num_reqs": -(10**400)}]}, "/ready": {}}
+    assert load("0.5.20", less).mark != load("0.5.20", huge).mark
 
 
 def test_a_paused_engine_says_so_from_0_5_20():

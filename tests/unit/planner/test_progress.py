@@ -14,7 +14,7 @@ from sglang_operator.planner.progress import Load, Progress, advance
 from sglang_operator.planner.questions import QUIET_PHASES, Topic, questions
 from tests.builders import NOW, a_pod, a_pool, all_pods, planned, removed
 
-BUSY = Load(busy=True, mark=(4.0, 100.0))
+BUSY = Load(busy=True, mark=4100)
 SILENT = Load()
 
 
@@ -29,8 +29,8 @@ def stuck(*looks: Load) -> float | None:
     return progress.stuck_since(work, now)
 
 
-def moved(tokens: float) -> Load:
-    return Load(busy=True, mark=(4.0, tokens))
+def moved(tokens: int) -> Load:
+    return Load(busy=True, mark=4000 + tokens)
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def moved(tokens: float) -> Load:
         pytest.param([BUSY, SILENT, SILENT], 0.0, id="work, then a silent scheduler"),
         pytest.param([BUSY, moved(101), moved(101)], 10.0, id="moved once since"),
         pytest.param([BUSY, BUSY, moved(7)], None, id="moves again"),
-        pytest.param([Load(busy=False, mark=(0.0,))] * 4, None, id="idle"),
+        pytest.param([Load(busy=False, mark=0)] * 4, None, id="idle"),
         pytest.param([Load(busy=False), SILENT, SILENT], None, id="idle when last heard of"),
         pytest.param([BUSY, BUSY, dataclasses.replace(BUSY, moves=True)], None, id="paused"),
         pytest.param([BUSY, BUSY, Load(moves=True)], None, id="not reached at all"),
-        pytest.param([BUSY, BUSY, Load(busy=False, mark=(0.0,))], None, id="its work is done"),
+        pytest.param([BUSY, BUSY, Load(busy=False, mark=0)], None, id="its work is done"),
     ],
 )
 def test_an_engine_is_stuck_while_it_has_work_and_nothing_moves(looks, since):
