@@ -184,7 +184,7 @@ EVERYTHING: Template = {
                 ],
                 "envFrom": [
                     {"prefix": "P_", "configMapRef": {"name": "c", "optional": True}},
-                    {"secretRef": {"name": "s", "optional": False}},
+                    {"prefix": "S_", "secretRef": {"name": "s", "optional": False}},
                 ],
                 "volumeMounts": [
                     {"name": "claim", "mountPath": "/models", "readOnly": True, "subPath": "a/b"},

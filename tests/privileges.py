@@ -54,8 +54,21 @@ VOLUMES = {
 }
 MOUNT_FIELDS = {"name", "mountPath", "subPath", "subPathExpr", "readOnly", "recursiveReadOnly"}
 ENV_FIELDS = {"name", "value", "valueFrom"}
-NODES_OWN = ("/etc", "/run", "/var/run", "/proc", "/sys", "/dev", "/var/lib/kubelet", "/root/.ssh")
-DEVICE_WORDS = {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES"}
+NODES_OWN = (
+    *("/etc", "/run", "/var/run", "/proc", "/sys", "/dev", "/var/lib/kubelet", "/root/.ssh"),
+    *(
+        "/mnt/stateful_partition/var/lib/kubelet",
+        "/local/var/lib",
+        "/sysroot/etc",
+        "/ostree/deploy",
+    ),
+    *("/mnt/k8s-disks/0/kubelet", "/data/docker", "/data/kubelet", "/srv/kubernetes"),
+)
+DEVICE_WORDS = {
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES"),
+    *("NVIDIA_MOFED", "NVIDIA_GDS", "NVIDIA_GDRCOPY", "NVIDIA_NVSWITCH", "DCU_VISIBLE_DEVICES"),
+}
+RAISING_WORDS = ("apparmor", "seccomp", "cdi.k8s.io", "nri.io", "systemd", "gvisor", "userVolume")
 
 
 def excess(pod: dict[str, Any]) -> list[str]:
@@ -121,11 +134,17 @@ def _of_container(container: dict[str, Any], hosts: dict[str, Any]) -> Iterator[
         yield from (f"env.{name}" for name in variable.keys() - ENV_FIELDS)
         if variable["name"] in DEVICE_WORDS:
             yield f"the variable {variable['name']}"
+    for source in container.get("envFrom", ()):
+        prefix = source.get("prefix", "")
+        if any(word.startswith(prefix) for word in DEVICE_WORDS):
+            yield f"variables of any name under {prefix!r}"
+    if not any("/" in name for name in container["resources"]["limits"]):
+        yield "no device is counted"
 
 
 def _of_metadata(metadata: dict[str, Any]) -> Iterator[str]:
     for key in metadata["annotations"]:
-        if "apparmor" in key or "seccomp" in key or "cdi.k8s.io" in key or "nri.io" in key:
+        if any(word in key for word in RAISING_WORDS):
             yield f"the annotation {key}"
     for key in metadata["labels"]:
         if key.startswith("app.kubernetes.io/") and metadata["labels"][key] == "hostile":

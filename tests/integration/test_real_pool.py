@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import json
+import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -215,13 +217,19 @@ print(json.dumps({
 """
 
 
-def test_a_volume_at_dev_shm_is_what_engines_get_and_the_nodes_folder_is_not_written(
-    pool, tmp_path
-):
-    (tmp_path / "config.json").write_text("a model")
+@pytest.fixture
+def models():
+    """A folder of the node whose name says that it is for data: others are not shown."""
+    with tempfile.TemporaryDirectory(prefix="models-", dir="/tmp") as made:
+        pathlib.Path(made).chmod(0o755)  # engines are no root
+        yield pathlib.Path(made)
+
+
+def test_a_volume_at_dev_shm_is_what_engines_get_and_the_nodes_folder_is_not_written(pool, models):
+    (models / "config.json").write_text("a model")
     volumes = [
         {"name": "big", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
-        {"name": "models", "hostPath": {"path": str(tmp_path), "type": "Directory"}},
+        {"name": "models", "hostPath": {"path": str(models), "type": "Directory"}},
     ]
     mounts = [
         {"name": "big", "mountPath": "/dev/shm"},

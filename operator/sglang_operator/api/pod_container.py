@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from sglang_operator.api import errors, syntax
+from sglang_operator.api import device_variables, errors, syntax
 
 Items = Sequence[Mapping[str, Any]]
 
@@ -30,6 +30,7 @@ _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]", re.DOTALL)
 _AMOUNT = re.compile(r"(limits|requests)\.(cpu|memory|ephemeral-storage|hugepages-.*)", re.DOTALL)
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
 _HUGE = "hugepages-"
+_DEVICE_CLASS = "deviceclass.resource.kubernetes.io/"  # any class of devices, as a resource
 
 
 def environment(items: Items, where: str, folders: Collection[str]) -> Iterator[errors.Problem]:
@@ -112,9 +113,18 @@ def _amount_of(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
 
 
 def whole_sources(items: Items, where: str) -> Iterator[errors.Problem]:
-    """``envFrom``: ConfigMaps and Secrets as a whole."""
+    """``envFrom``: ConfigMaps and Secrets as a whole, under names that give no devices."""
     for index, item in enumerate(items):
         at = f"{where}[{index}]"
+        prefix = item.get("prefix", "")
+        if device_variables.may_begin(prefix):
+            yield errors.POD_TEMPLATE(
+                f"{at}.prefix",
+                found=f"variables of all names that begin with {errors.shown(prefix)}",
+                expected="a prefix under which none can be NVIDIA_VISIBLE_DEVICES or the like",
+                advice=f"{device_variables.ADVICE}; write a prefix such as APP_, or take variables "
+                "one by one: env, with valueFrom",
+            )
         if item.get("prefix") and not syntax.is_variable(item["prefix"]):
             yield syntax.wrong(f"{at}.prefix", item["prefix"], syntax.VARIABLE)
         kinds = [kind for kind in ("configMapRef", "secretRef") if kind in item]
@@ -170,6 +180,11 @@ def _is_resource(name: str) -> bool:
     if "/" not in name:
         return name in _STANDARD or name.startswith(_HUGE)
     return "kubernetes.io/" in name or _is_extended(name)
+
+
+def is_counted(name: str) -> bool:
+    """Whether a resource of this name is devices, by a device plugin or by a device class."""
+    return _is_extended(name) or (name.startswith(_DEVICE_CLASS) and syntax.is_label_key(name))
 
 
 def _is_extended(name: str) -> bool:

@@ -12,11 +12,12 @@ _LIMIT_OF_ANNOTATIONS = 256 * 1024
 # profiles.
 _RAISING = re.compile(
     r"(container\.apparmor\.security\.beta\.kubernetes\.io"
-    r"|(container\.)?seccomp\.security\.alpha\.kubernetes\.io"
-    r"|([^/]+\.)?(cdi\.k8s\.io|nri\.io|noderesource\.dev|containerd\.io|crio\.io)"
+    r"|((container\.)?seccomp\.)?security\.alpha\.kubernetes\.io"
+    r"|([^/]+\.)?(cdi\.k8s\.io|nri\.io|noderesource\.dev|containerd\.io|cri-?o\.io)"
     r"|kubernetes\.io/config\.|scheduler\.alpha\.kubernetes\.io/tolerations|io\.kubernetes\.cri"
-    r"|io\.containerd|io\.katacontainers|run\.oci)",
-    re.ASCII,
+    r"|(io\.(containerd|katacontainers|podman|crun)|run\.oci|org\.(systemd|criu)|dev\.gvisor)[./]"
+    r"|sidecar\.istio\.io/userVolume|inject\.istio\.io/templates)",
+    re.ASCII | re.IGNORECASE,
 )
 _DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 

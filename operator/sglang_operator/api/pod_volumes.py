@@ -3,14 +3,14 @@ an engine, because its pod would get more of the node than its user may have.
 
 Whoever may write a pool may run an image of their own in its namespace, with the namespace's
 Secrets and claims; what they mount over their own image harms nobody.  The node is not theirs:
-its folders are read and never written, and those by which one becomes somebody else are not read.
+its folders are read and never written, and only those for data are read (``host_folders``).
 """
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sglang_operator.api import errors, pod_scheduling, syntax
+from sglang_operator.api import errors, host_folders, pod_scheduling, syntax
 
 # Names of the volumes that every engine pod has, unless the user's take their places.
 SHM_VOLUME = "dshm"
@@ -24,37 +24,8 @@ _WRITABLE = ("emptyDir", "persistentVolumeClaim", "ephemeral")
 # Kubernetes (1.31 and newer) and the node's runtime can do that.
 _READ_ONLY = {"readOnly": True, "recursiveReadOnly": "IfPossible"}
 
-# Folders of a node by which one becomes somebody else, or sees what others do there.
-_HOST_REFUSED: Mapping[str, str] = {
-    "/boot": "it holds the node's kernel",
-    "/dev": "devices come from device plugins, as resources",
-    "/etc": "it holds the node's passwords and keys",
-    "/proc": "it shows all processes of the node",
-    "/run": "it holds the sockets of the node's daemons",
-    "/sys": "it shows the node's hardware, and more than an engine's own",
-    "/var/backups": "it holds the node's passwords",
-    "/var/lib/calico": "it belongs to the cluster's network",
-    "/var/lib/cloud": "it holds the node's credentials",
-    "/var/lib/cni": "it belongs to the cluster's network",
-    "/var/lib/containerd": "it holds what other pods are made of",
-    "/var/lib/containers": "it holds what other pods are made of",
-    "/var/lib/crio": "it holds what other pods are made of",
-    "/var/lib/docker": "it holds what other pods are made of",
-    "/var/lib/etcd": "it holds all Secrets of the cluster",
-    "/var/lib/k0s": "it holds the cluster's credentials",
-    "/var/lib/kubelet": "it holds the Secrets and tokens of other pods",
-    "/var/lib/minikube": "it holds the cluster's credentials",
-    "/var/lib/rancher": "it holds the cluster's credentials",
-    "/var/log": "it holds what other pods have written",
-    "/var/run": "it holds the sockets of the node's daemons",
-    "/var/snap": "it holds the cluster's credentials",
-    "/var/spool": "it holds the node's timed jobs and mail",
-}
 _HOST_TYPES = ("", "Directory", "File")
 _MAKING_TYPES = ("DirectoryOrCreate", "FileOrCreate", "Socket", "CharDevice", "BlockDevice")
-_HOMES_ADVICE = "it holds keys of people; use a folder of its own, or one below it"
-_CACHES = ".cache"  # where a person's downloads from Hugging Face are
-
 # Places in the container that are the kernel's or the operator's, with all below them ...
 _TREES = (
     "/dev",
@@ -230,7 +201,7 @@ def _host(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
     if not path.startswith("/") or ".." in path.split("/"):
         yield syntax.wrong(f"{at}.path", path, 'an absolute path without ".."')
         return
-    reason = _refused_host(place(path))
+    reason = host_folders.refused(place(path))
     if reason:
         yield errors.POD_TEMPLATE(
             f"{at}.path",
@@ -238,23 +209,6 @@ def _host(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
             expected="folders with models or data",
             advice=reason,
         )
-
-
-def _refused_host(path: str) -> str:
-    """Why a folder of the node is not shown to engines; "" if it is."""
-    if path == "/":
-        return "it is the whole node; name the folder with the models"
-    for tree, reason in _HOST_REFUSED.items():
-        if is_at(path, tree):
-            return f"{reason}; use a folder of its own"
-        if is_at(tree, path):
-            return f"{tree} is below it: {reason}; use a folder of its own"
-    _, top, *rest = path.split("/")
-    if top not in ("root", "home"):
-        return ""
-    inside = rest[1:] if top == "home" else rest
-    is_hidden = bool(inside) and inside[0].startswith(".") and inside[0] != _CACHES
-    return _HOMES_ADVICE if not inside or is_hidden else ""
 
 
 _ACCESS = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")

@@ -7,7 +7,7 @@ would expand ``$(NAME)`` in them.  Secrets and ``podTemplate`` add theirs elsewh
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from sglang_operator.api import errors, pod_template, pod_volumes
+from sglang_operator.api import device_variables, errors, pod_template, pod_volumes
 from sglang_operator.engine import habits, values, versions
 
 CACHE_DIR = pod_volumes.CACHE_DIR  # it survives the pod where the user says so
@@ -34,23 +34,6 @@ DEFAULTS: Mapping[str, str] = {
 REMOVED = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 # Refused, with what to do instead.
 OWNED: Mapping[str, str] = {
-    "CUDA_VISIBLE_DEVICES": "the device plugin gives an engine its GPUs",
-    # By these the runtimes of GPUs and other accelerators give a container devices of the node,
-    # without anybody having counted them.
-    **dict.fromkeys(
-        (
-            "NVIDIA_VISIBLE_DEVICES",
-            "NVIDIA_MIG_CONFIG_DEVICES",
-            "NVIDIA_MIG_MONITOR_DEVICES",
-            "NVIDIA_IMEX_CHANNELS",
-            "AMD_VISIBLE_DEVICES",
-            "ASCEND_VISIBLE_DEVICES",
-            "HABANA_VISIBLE_DEVICES",
-            "MTHREADS_VISIBLE_DEVICES",
-            "METAX_VISIBLE_DEVICES",
-        ),
-        "the device plugin gives an engine its GPUs",
-    ),
     "SGLANG_API_KEY": "name a Secret in security.apiKey",
     "SGLANG_ADMIN_API_KEY": "name a Secret in security.adminApiKey",
 }
@@ -75,17 +58,24 @@ def environment(
     return {name: merged[name] for name in sorted(merged)}, tuple(problems)
 
 
+def owner(name: str) -> str | None:
+    """What to do instead of setting a variable that is not the user's; None if it is."""
+    if name in OWNED:
+        return OWNED[name]
+    return device_variables.ADVICE if device_variables.names_devices(name) else None
+
+
 def template_problems(variables: Iterable[str]) -> Iterator[errors.Problem]:
     """Which variables of a pod template's container are the operator's own."""
-    owned = {**OWNED, HEALTH_GENERATION: _HEALTH_ADVICE}
     for index, name in enumerate(variables):
-        if name not in owned:
+        advice = _HEALTH_ADVICE if name == HEALTH_GENERATION else owner(name)
+        if advice is None:
             continue
         yield errors.POD_TEMPLATE(
             f"{pod_template.FIELD}.spec.containers[0].env[{index}].name",
             found=f"the variable {name}",
             expected="variables that the operator does not set",
-            advice=f"remove it: {owned[name]}",
+            advice=f"remove it: {advice}",
         )
 
 
@@ -134,9 +124,12 @@ def _shown(name: object, value: object) -> str:
 
 
 def _owned(written: Mapping[str, object], features: versions.Features) -> Iterator[errors.Problem]:
-    for name in sorted(written.keys() & OWNED.keys()):
+    for name in sorted(filter(_is_name, written)):
+        advice = owner(name)
+        if advice is None:
+            continue
         found = "set" if "API_KEY" in name else errors.shown(written[name])
-        yield errors.SYSTEM_ENV_OWNED(f"{FIELD}.{name}", key=name, found=found, advice=OWNED[name])
+        yield errors.SYSTEM_ENV_OWNED(f"{FIELD}.{name}", key=name, found=found, advice=advice)
 
 
 def _generating(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sglang_operator.api import errors, names, pod_template, spec, syntax
+from sglang_operator.api import errors, names, pod_container, pod_template, spec, syntax
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import aliases, arguments, environment, images, model_size, versions
 from sglang_operator.engine.arguments import ANY_ADDRESS
@@ -319,7 +319,14 @@ def _share_problems(rollout: spec.Rollout) -> Iterator[errors.Problem]:
 
 
 def _unsupported(parsed: PoolSpec) -> Iterator[errors.Problem]:
-    mode = parsed.placement.mode
+    mode, resource = parsed.placement.mode, parsed.placement.resource_name
+    if not pod_container.is_counted(resource):
+        yield syntax.wrong(
+            "spec.placement.resourceName",
+            resource,
+            "a resource that counts devices, such as nvidia.com/gpu or amd.com/gpu",
+            "write what nodes have in status.allocatable",
+        )
     if mode is not spec.PlacementMode.COUNT:
         yield errors.NOT_YET_SUPPORTED(
             "spec.placement.mode", found=mode.value, advice="use Count, or leave placement out"

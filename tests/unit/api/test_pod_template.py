@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sglang_operator.api import errors, pod_shape, pod_template
 from sglang_operator.api.schemas import pod_template as schema
 from sglang_operator.desired import engine_pod
-from sglang_operator.planner.pool import Pool, plan_pool
+from sglang_operator.planner.pool import Pool, Refused, plan_pool
 from tests import podtemplates, privileges
 from tests.builders import OWNER, a_pool, guide_spec, refused
 
@@ -262,6 +262,82 @@ def test_an_amount_of_GPUs_is_not_judged_because_it_is_not_taken():
     assert problems(resources(requests={"amd.com/gpu": 8})) == [("SpecInvalid", at)]
 
 
+# --- the node's devices
+
+
+def engine(**fields):
+    return {"spec": {"containers": [{"name": "engine", **fields}]}}
+
+
+def refusal(**changes):
+    planned = plan_pool(OWNER, guide_spec(**changes))
+    assert isinstance(planned, Refused)
+    return planned
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_MOFED", "NVIDIA_NVSWITCH", "NVIDIA_GDS"),
+        *("NVIDIA_GDRCOPY", "DCU_VISIBLE_DEVICES", "ENFLAME_VISIBLE_DEVICES", "NVIDIA_NEWER"),
+        *("CAMBRICON_VISIBLE_DEVICES", "AWS_NEURON_VISIBLE_DEVICES", "NEURON_RT_VISIBLE_CORES"),
+    ],
+)
+def test_a_variable_that_a_runtime_takes_for_devices_is_refused(name):
+    at = "spec.podTemplate.spec.containers[0].env[0].name"
+    template = engine(env=[{"name": name, "value": "all"}])
+    refused = refusal(podTemplate=template)
+    assert [(p.reason, p.field) for p in refused.errors] == [("PodTemplateForbidden", at)]
+    refused = refusal(system_envs={name: "all"})
+    assert [(p.reason, p.field) for p in refused.errors] == [
+        ("SystemEnvOwned", f"spec.system_envs.{name}")
+    ]
+
+
+@pytest.mark.parametrize("name", ["NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_TF32_OVERRIDE", "VISIBLE"])
+def test_a_variable_that_gives_no_device_is_the_users(name):
+    template = engine(env=[{"name": name, "value": "all"}])
+    assert isinstance(plan_pool(OWNER, guide_spec(podTemplate=template)), Pool)
+    assert isinstance(plan_pool(OWNER, guide_spec(system_envs={name: "all"})), Pool)
+
+
+@pytest.mark.parametrize("prefix", [None, "", "NVIDIA_VISIBLE_", "N", "nvidia_", "CAMBRICON_X"])
+def test_variables_taken_whole_can_be_none_that_give_devices(prefix):
+    """The kubelet puts them behind those of the device plugin, and the last one wins."""
+    item = {"configMapRef": {"name": "c"}} | ({} if prefix is None else {"prefix": prefix})
+    at = "spec.podTemplate.spec.containers[0].envFrom[0].prefix"
+    assert problems(engine(envFrom=[item])) == [("PodTemplateForbidden", at)]
+    assert problems(engine(envFrom=[{**item, "prefix": "HF_"}])) == []
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        *(
+            "cpu",
+            "memory",
+            "pods",
+            "hugepages-2Mi",
+            "Not A Name!",
+            "requests.nvidia.com/gpu",
+            "gpu",
+        ),
+        *("kubernetes.io/x", "ephemeral-storage", "/gpu", "nvidia.com/"),
+    ],
+)
+def test_gpus_are_a_resource_that_is_counted(resource):
+    """Without one, what the image says of its devices would hold: all of the node's."""
+    refused = refusal(placement={"resourceName": resource})
+    assert [problem.field for problem in refused.errors] == ["spec.placement.resourceName"]
+
+
+@pytest.mark.parametrize(
+    "resource", ["amd.com/gpu", "nvidia.com/gpu.shared", "deviceclass.resource.kubernetes.io/gpu"]
+)
+def test_any_resource_of_devices_can_be_the_gpus(resource):
+    assert isinstance(plan_pool(OWNER, guide_spec(placement={"resourceName": resource})), Pool)
+
+
 # --- the node's folders
 
 
@@ -279,6 +355,21 @@ def host(path, name="m", kind=None):
         *("/var/lib/docker", "/var/lib/containerd", "/var/lib/etcd/member", "/var/log/pods"),
         *("/var/lib/rancher/k3s", "/root", "/root/.ssh", "/root/.kube/config", "/home"),
         *("/home/alice", "/home/alice/.ssh", "/home/alice/.docker/config.json"),
+        # The same under the names that systems of nodes have for it.
+        *("/mnt/stateful_partition/var/lib/kubelet", "/mnt/stateful_partition", "/sysroot/etc"),
+        *("/ostree", "/local", "/mnt/k8s-disks/0/kubelet", "/mnt/k8s-disks", "/mnt/aks/kubelet"),
+        *("/mnt/containers", "/data/docker", "/data", "/mnt", "/srv", "/srv/kubernetes", "/opt"),
+        *(
+            "/opt/local-path-provisioner",
+            "/var/lib/kube-proxy",
+            "/var/lib/kubernetes",
+            "/nix/store",
+        ),
+        *("/var/lib/systemd", "/var/lib/waagent", "/var/lib/longhorn", "/var/openebs", "/var/mail"),
+        *("/var/crash", "/var/lock", "/var/tmp", "/tmp", "/tmp/kubelet", "/usr/local/etc", "/efi"),
+        *("/system", "/host", "/rootfs/data", "/home/kubernetes", "/home/kubernetes/kube-env"),
+        *("/models/etc/x", "/data/.ssh", "/root/.cache/.ssh"),
+        *("/models/etcd/member", "/MNT/Kubelet", "/var/lib", "/opt/cni/models", "/private/models"),
     ],
 )
 def test_a_folder_by_which_one_becomes_somebody_else_is_refused(path):
@@ -295,15 +386,18 @@ def test_a_folder_that_is_no_absolute_path_is_refused(path):
 
 @pytest.mark.parametrize("kind", ["Socket", "CharDevice", "BlockDevice", "DirectoryOrCreate"])
 def test_a_type_that_makes_or_opens_something_on_the_node_is_refused(kind):
-    found = problems(volumes(host("/data", kind=kind), mounts=[{"name": "m", "mountPath": "/m"}]))
+    found = problems(volumes(host("/data/a", kind=kind), mounts=[{"name": "m", "mountPath": "/m"}]))
     assert found == [("PodTemplateForbidden", "spec.podTemplate.spec.volumes[0].hostPath.type")]
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        *("/data", "/mnt/models", "/var/lib/models", "/etcetera", "/home/alice/models"),
+        *("/data/models", "/mnt/models", "/var/lib/models", "/models", "/home/alice/models"),
         *("/root/.cache/huggingface", "/home/alice/.cache/huggingface", "/opt/models/"),
+        *("/mnt/disks/ssd0", "/mnt/nfs/home/alice/qwen", "/nvme1n1/hf", "/gpfs01/team/ckpt"),
+        *("/cpfs01/shared/llm", "/scratch/x", "/nfs-data/x", "/llm-models", "/mnt/ssd0/datasets"),
+        *("/workspace/models", "/raid/x", "/var/models", "/tmp/models-7", "/data/runs/dev/tokens"),
     ],
 )
 def test_a_folder_with_models_is_mounted_read_only_with_all_below_it(path):
@@ -316,7 +410,7 @@ def test_a_folder_with_models_is_mounted_read_only_with_all_below_it(path):
 @pytest.mark.parametrize(
     "source",
     [
-        {"hostPath": {"path": "/data"}},
+        {"hostPath": {"path": "/data/a"}},
         {"configMap": {"name": "c"}},
         {"image": {"reference": "a"}},
         {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
@@ -385,7 +479,7 @@ def test_a_volume_of_the_users_at_dev_shm_takes_the_place_of_the_operators(path,
     [
         ({"emptyDir": {}}, {}),
         ({"emptyDir": {"medium": "Memory"}}, {"readOnly": True}),
-        ({"hostPath": {"path": "/data"}}, {}),
+        ({"hostPath": {"path": "/data/a"}}, {}),
         ({"image": {"reference": "a"}}, {}),
         ({"persistentVolumeClaim": {"claimName": "c", "readOnly": True}}, {}),
     ],
@@ -495,12 +589,28 @@ MOUNTS = st.builds(
         ]
     ),
 )
+SAFE = {"prefix": "APP_"}
 VARIABLES = st.builds(
     lambda name: {"name": name, "value": "all"},
-    st.sampled_from(["A", "NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES", "HOME"]),
+    st.sampled_from(
+        ["A", "NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES", "HOME", "NVIDIA_MOFED", "NVIDIA_GDS"]
+    ),
+)
+WHOLE = st.builds(
+    lambda prefix, kind: {**prefix, kind: {"name": "c"}},
+    st.sampled_from(
+        [{}, {"prefix": ""}, {"prefix": "NVIDIA_VISIBLE_"}, {"prefix": "N"}, SAFE, SAFE]
+    ),
+    st.sampled_from(["configMapRef", "secretRef"]),
 )
 ANNOTATIONS = st.dictionaries(
-    st.sampled_from(["a", "cdi.k8s.io/x", "container.apparmor.security.beta.kubernetes.io/engine"]),
+    st.sampled_from(
+        [
+            *("a", "cdi.k8s.io/x", "container.apparmor.security.beta.kubernetes.io/engine"),
+            *("seccomp-profile.kubernetes.cri-o.io/engine", "sidecar.istio.io/userVolume"),
+            *("org.systemd.property.DeviceAllow", "dev.gvisor.spec.mount.a.source"),
+        ]
+    ),
     st.just("unconfined"),
     max_size=1,
 )
@@ -519,6 +629,7 @@ def templates(draw):
         "name": "engine",
         "volumeMounts": draw(st.lists(MOUNTS, max_size=3)),
         "env": draw(st.lists(VARIABLES, max_size=1)),
+        "envFrom": draw(st.lists(WHOLE, max_size=1)),
         **draw(some(HOSTILE_CONTAINER)),
     }
     return {
@@ -541,7 +652,7 @@ def test_no_template_gives_a_pod_more_than_engines_have(template):
 
 
 MODEST = st.sampled_from(
-    ["/data", "/mnt/a", "/root/.cache", "/models/", "/dev/shm", "/cache", "/x/"]
+    ["/data/a", "/mnt/a", "/root/.cache", "/models/", "/dev/shm", "/cache", "/x/"]
 )
 
 

@@ -57,7 +57,10 @@ def test_numbers_that_no_engine_has_are_numbers():
         "/ready": {},
     }
     assert load("0.5.20", huge).busy
-    less = {"/v1/loads": {"loads": [{**RANK, "num_reqs": -(10**400)}]}, "/ready": {}}
+    less: dict[str, Answer] = {
+        "/v1/loads": {"loads": [{**RANK, "num_reqs": -(10**400)}]},
+        "/ready": {},
+    }
     assert load("0.5.20", less).mark != load("0.5.20", huge).mark
 
 

@@ -1,0 +1,90 @@
+"""Which folders of a node an engine may read.
+
+A node has the Secrets, tokens and data of all its pods in folders whose names differ from one
+system to the next (``/var/lib/kubelet`` is also ``/mnt/stateful_partition/var/lib/kubelet``,
+``/local/…``, ``/sysroot/…``), so what is refused cannot be listed.  What is allowed can: folders
+whose names say that data and models are kept there.  For any other, whoever runs the cluster can
+make a PersistentVolume, and the pool names its claim.
+"""
+
+import re
+
+_WORDS = (
+    r"(ai|bucket|cache|ceph|cephfs|checkpoint|ckpt|cpfs|data|dataset|disk|efs|fileset|fsx|gcs|gpfs|gpu"
+    r"|hf|hub|huggingface|juicefs|jfs|llm|local_?ssd|lustre|ml|model|modelscope|mount|nas|nfs|nvme|oss"
+    r"|parallel|pfs|pvc|raid|repo|s3|scratch|share|shared|ssd|storage|store|tos|vol|volume|weight"
+    r"|weka|work|workspace)s?"
+)
+_MODELS_WORDS = r"(model|weight|checkpoint|ckpt|huggingface|hf|modelscope|llm)s?"
+
+
+def _named_for(words: str) -> re.Pattern[str]:
+    """A name that is one of these words, or has one before or after a dash, a dot or a digit."""
+    return re.compile(rf"([a-z0-9]+[-_.])?{words}([-_.0-9][-_.a-z0-9]*)?", re.ASCII)
+
+
+_DATA, _MODELS = _named_for(_WORDS), _named_for(_MODELS_WORDS)
+# Below these everything is somebody's data, apart from what systems keep there (_NODES_OWN).
+_MOUNTS = ("mnt", "media", "srv")
+# Below these only folders that are named for models.
+_SYSTEM = (
+    *(("opt",), ("var",), ("var", "lib"), ("var", "data"), ("usr", "share")),
+    *(("usr", "local"), ("usr", "local", "share"), ("tmp",), ("var", "tmp")),
+)
+_CACHES = ".cache"  # where a person's downloads from Hugging Face are
+# Folders of the node's own, under whatever they are mounted.
+_NODES_OWN = re.compile(
+    r"(kubelet|kubernetes|containerd?s?|docker|crio|cri-o|buildkit|podman|etcd|k3s|k0s|rke2|rancher"
+    r"|minikube|microk8s|longhorn|openebs|rook|local-path-provisioner|csi|cni|calico|cilium|flannel"
+    r"|stateful_partition|aks|k8s-disks|overlay2?|rootfs|sysroot|ostree|etc|proc|sys|boot|var|root"
+    r"|pki|ssl|secrets?|credentials?|lost\+found)"
+    r"|kube.*|.*-(kubelet|containerd|docker)",
+    re.ASCII,
+)
+
+_ADVICE = (
+    "use a folder such as /mnt/models, /data/models or /models, or a claim of a PersistentVolume "
+    "that whoever runs the cluster makes of this one"
+)
+_HOMES_ADVICE = "it holds keys of people; use a folder of its own, or one below it"
+
+
+def refused(path: str) -> str:
+    """Why a folder, by its absolute path without "..", is not shown to engines; "" if it is."""
+    parts = [part for part in path.lower().split("/") if part]
+    if not parts:
+        return "it is the whole node; name the folder with the models"
+    if parts[0] in ("root", "home"):
+        return _of_a_person(parts)
+    own = [part for part in parts if _NODES_OWN.fullmatch(part) or part.startswith(".")]
+    if _is_named_for_models(parts):
+        return "" if not [part for part in own if part != "var"] else _not_shown(own[-1])
+    if own:
+        return _not_shown(own[0])
+    if parts[0] not in _MOUNTS and not _DATA.fullmatch(parts[0]):
+        return f"only folders for data are shown to engines; {_ADVICE}"
+    # Nodes with one large disk have their kubelet and runtime on it, beside the data.
+    return "" if len(parts) > 1 else f"it may hold the node's own folders; {_ADVICE}"
+
+
+def _is_named_for_models(parts: list[str]) -> bool:
+    """Whether the first name below a folder of the system is one for models."""
+    return any(
+        tuple(parts[: len(tree)]) == tree
+        and len(parts) > len(tree)
+        and _MODELS.fullmatch(parts[len(tree)])
+        for tree in ((), *_SYSTEM)
+    )
+
+
+def _not_shown(part: str) -> str:
+    return f'"{part}" is a name of the node\'s own folders; {_ADVICE}'
+
+
+def _of_a_person(parts: list[str]) -> str:
+    inside = parts[2:] if parts[0] == "home" else parts[1:]
+    if not inside:
+        return _HOMES_ADVICE
+    is_hidden = any(part.startswith(".") and part != _CACHES for part in inside)
+    is_nodes_own = any(_NODES_OWN.fullmatch(part) for part in parts[1:])
+    return _HOMES_ADVICE if is_hidden or is_nodes_own else ""
