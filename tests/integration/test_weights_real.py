@@ -20,6 +20,7 @@ from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest
 from tests.weights_real import lane, steps, trainer
+from tests.weights_real.engines import CONTROL_PORT
 from tests.weights_real.exploring import explore
 from tests.weights_real.lab import in_network
 
@@ -124,7 +125,7 @@ def held_by_service(pool):
 
 
 def kill(engine):
-    ask(f"http://{engine['podIP']}:{lane.CONTROL_PORT}/fault", {"fault": "kill"})
+    ask(f"http://{engine['podIP']}:{CONTROL_PORT}/fault", {"fault": "kill"})
 
 
 def test_an_engine_killed_during_a_sync_is_stale_at_once_and_comes_back_closed(pool, train):

@@ -15,9 +15,10 @@ from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest
 from tests.mutants.planted import source_root
 from tests.weights_real import steps
-from tests.weights_real.exploring import explore, table
-from tests.weights_real.lab import OPENS_AT_BEGIN, in_network, operators
+from tests.weights_real.exploring import explore, recovered, table
+from tests.weights_real.lab import in_network, operators
 from tests.weights_real.lane import Result, Variant
+from tests.weights_real.planted import LOADS_OUTSIDE, OPENS_AT_BEGIN
 
 NODE = "1x32"
 LANES = 3
@@ -30,9 +31,12 @@ CONTROLS = {
         gate="Versioned", program="strange", labels_buckets=True, bucket_seconds=1.5
     ),
 }
-MUTANT = "opens at begin"
-# Between the Lease, by which it begins, and the pause of the first engine, one of which is new.
-AIMED = Variant(program="sync", aimed=(8, "trainer stands still"))
+# The same of the operator, and trainers among whom it shows.
+MUTANTS = {
+    # Between the Lease, by which it begins, and the pause of the first engine, one of which is new.
+    "opens at begin": (OPENS_AT_BEGIN, Variant(program="sync", aimed=(8, "trainer stands still"))),
+    "loads outside the Lease": (LOADS_OUTSIDE, Variant(program="sync", recovers=True)),
+}
 READY_SECONDS = 120.0
 
 
@@ -95,7 +99,7 @@ def main() -> int:
         with _operators(plane) as made:
             if wanted in (None, "design"):
                 found = ran("the design", Variant(), made, options.runs)
-                failed |= any(result.found for result in found)
+                failed |= any(result.found for result in found) or not recovered(found)
             for name, variant in CONTROLS.items():
                 if wanted in (None, name):
                     found = ran(f"control: {name}", variant, made, options.control_runs)
@@ -104,10 +108,11 @@ def main() -> int:
             measured = _steps(plane, options.steps)
             told(measured.table())
             failed |= not measured.good
-        if wanted in (None, MUTANT):
-            with source_root(OPENS_AT_BEGIN) as source, _operators(plane, source) as made:
-                found = ran(f"control: {MUTANT}", AIMED, made, options.control_runs)
-                failed |= not any(result.told.wrong for result in found)
+        for name, (mutant, variant) in MUTANTS.items():
+            if wanted in (None, name):
+                with source_root(mutant) as source, _operators(plane, source) as made:
+                    found = ran(f"control: {name}", variant, made, options.control_runs)
+                    failed |= not any(result.told.wrong for result in found)
     print("\n" + "\n\n".join(tables))
     return 1 if failed else 0
 

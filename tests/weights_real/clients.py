@@ -1,20 +1,25 @@
-"""Clients of a pool: they ask all the while, over two routes, and check every answer's weights."""
+"""Clients of a pool: they ask all the while, over three routes, and check each answer's weights."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 
 from sglang_operator.testing.engine import weights
-from tests.weights_real.trainer import TENSORS
+from tests.weights_real.trainer import TENSORS, checkpoint_of
 
 FRESH, KEPT = "Service, new connection", "Service, kept connection"
+COVERED = "an engine that a commit covers"
 FRESH_SECONDS = 0.12  # between two requests over new connections
 KEPT_SECONDS = 0.1  # between an answer and the next request over the same connection
+COVERED_SECONDS = 0.4  # between two requests to each engine that a commit covers
+COVERED_PATIENCE = 5.0
 KEPT_CLIENTS = 4
 IN_FLIGHT = 12  # requests over new connections that may wait at a time
 CONNECT_SECONDS = 1.0
@@ -38,40 +43,76 @@ class Told:
         self.wrong += other.wrong
 
 
+class Covered(NamedTuple):
+    """An engine that a commit covers, by the Lease: what it holds is beyond doubt."""
+
+    url: str
+    instance: str
+    commit: str  # the transaction
+    version: str
+
+
 class Checker:
     """Knows which checksums are whole: those of versions that a trainer began to send."""
 
     def __init__(self) -> None:
         self._whole: dict[str, str] = {}
+        self._versions: list[str] = []
+        self._oldest = 0  # that an engine may still answer from
 
     def expect(self, version: str) -> None:
-        """A trainer is about to send this version."""
-        held = weights.Weights(TENSORS, dummy=True, source="")
-        held.update(None, version)
-        self._whole[held.checksum()] = version
+        """A trainer is about to send this version, or to commit it with its checkpoint."""
+        for stamp in (version, checkpoint_of(version)):
+            held = weights.Weights(TENSORS, dummy=True, source="")
+            held.update(None, stamp)
+            self._whole[held.checksum()] = version
+        self._versions.append(version)
 
-    def problem(self, answer: dict[str, Any]) -> str:
-        """What is wrong with the weights of an answer; empty if they are whole."""
+    def serves(self, version: str) -> None:
+        """Every engine holds this one now, and nobody writes: no older one comes back."""
+        self._oldest = self._versions.index(version)
+
+    @property
+    def oldest(self) -> int:
+        """For ``problem``: the age that a request sent now may be answered from."""
+        return self._oldest
+
+    def problem(self, answer: dict[str, Any], *, oldest: int = 0, version: str = "") -> str:
+        """What is wrong with the weights of an answer; empty if they are whole.
+
+        ``oldest``: as it was when the request left.  ``version``: the only right one.
+        """
         found = answer["fake_weights"]
-        version = self._whole.get(found["checksum"])
-        if version is None or found["state"] != weights.WHOLE:
+        held = self._whole.get(found["checksum"])
+        if held is None or found["state"] != weights.WHOLE:
             return str(found["state"])
-        return "" if version == found["stamp"] else f"{version} for {found['stamp']}"
+        if found["stamp"] not in (held, checkpoint_of(held)):
+            return f"{held} for {found['stamp']}"
+        if version and held != version:
+            return f"{held} instead of {version}'s"
+        older = self._versions.index(held) < oldest
+        return f"{held}, older than {self._versions[oldest]}'s" if older else ""
 
 
 class Clients:
-    """Several clients of one Service; an asynchronous context manager."""
+    """Several clients of one Service, and one who knows what each engine is to hold.
 
-    def __init__(self, url: str, checker: Checker) -> None:
+    ``covered`` tells what the Lease says at this moment.  An asynchronous context manager.
+    """
+
+    def __init__(
+        self, url: str, checker: Checker, covered: Callable[[], Awaitable[set[Covered]]]
+    ) -> None:
         self._url = f"{url}/generate"
         self._checker = checker
+        self._covered = covered
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: set[asyncio.Task[None]] = set()
         self._sent = 0
         self.told = Told()
 
     async def __aenter__(self) -> Self:
-        clients = [self._fresh(), *(self._kept() for _ in range(KEPT_CLIENTS))]
+        clients = [self._fresh(), *(self._kept() for _ in range(KEPT_CLIENTS)), self._direct()]
         self._tasks = [asyncio.create_task(client) for client in clients]
         return self
 
@@ -87,7 +128,10 @@ class Clients:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def take(self) -> Told:
-        """What was told since this was last called."""
+        """What was told since this was last called; raises what a client died of."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
         told, self.told = self.told, Told()
         return told
 
@@ -119,18 +163,14 @@ class Clients:
 
     async def _ask(self, session: aiohttp.ClientSession, route: list[str]) -> None:
         """One request; ``route`` is known once it has a connection."""
-        self._sent += 1
-        tokens = 150 if self._sent % LONG_EVERY == 0 else 2
-        # Few prompts, so that most answers come from what a prefix cache holds.
-        prompt = hashlib.sha256(str(self._sent % PROMPTS).encode()).digest()
-        body = {"input_ids": list(prompt[:4]), "sampling_params": {"max_new_tokens": tokens}}
+        oldest = self._checker.oldest
         kind = "cancelled"
         try:
             limits = aiohttp.ClientTimeout(total=PATIENCE, sock_connect=CONNECT_SECONDS)
-            async with session.post(self._url, json=body, timeout=limits) as response:
+            async with session.post(self._url, json=self._body(), timeout=limits) as response:
                 kind = f"status {response.status}"
                 if response.status == 200:
-                    kind = self._checked(await response.json())
+                    kind = self._checked(await response.json(), oldest=oldest)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             kind = "no connection"  # nobody is behind the Service
         except TimeoutError:
@@ -138,14 +178,53 @@ class Clients:
         except (aiohttp.ClientError, OSError):
             kind = "connection lost"
         finally:
-            (way,) = route
-            self.told.requests[way] += 1
-            self.told.answers[way, kind] += 1
-            if kind.startswith("WRONG"):
-                self.told.wrong.append(f"{way}: {kind}")
+            self._count(route[0], kind)
 
-    def _checked(self, answer: dict[str, Any]) -> str:
-        problem = self._checker.problem(answer)
+    def _body(self) -> dict[str, Any]:
+        self._sent += 1
+        tokens = 150 if self._sent % LONG_EVERY == 0 else 2
+        # Few prompts, so that most answers come from what a prefix cache holds.
+        prompt = hashlib.sha256(str(self._sent % PROMPTS).encode()).digest()
+        return {"input_ids": list(prompt[:4]), "sampling_params": {"max_new_tokens": tokens}}
+
+    def _count(self, way: str, kind: str) -> None:
+        self.told.requests[way] += 1
+        self.told.answers[way, kind] += 1
+        if kind.startswith("WRONG"):
+            self.told.wrong.append(f"{way}: {kind}")
+
+    async def _direct(self) -> None:
+        """Ask each engine that a commit covers; it counts if the commit stands after the answer.
+
+        So an engine that something older is written into is found out, as long as nobody syncs.
+        """
+        connector = aiohttp.TCPConnector(force_close=True, limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            while True:
+                await asyncio.sleep(COVERED_SECONDS)
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    before = list(await self._covered())
+                    found = await asyncio.gather(*(self._answer(session, e) for e in before))
+                    after = await self._covered()
+                    for engine, answer in zip(before, found, strict=True):
+                        if answer is not None and engine in after:
+                            kind = self._checked(answer, version=engine.version)
+                            self._count(COVERED, kind)
+
+    async def _answer(
+        self, session: aiohttp.ClientSession, engine: Covered
+    ) -> dict[str, Any] | None:
+        limits = aiohttp.ClientTimeout(total=COVERED_PATIENCE, sock_connect=CONNECT_SECONDS)
+        url = f"{engine.url}/generate"
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with session.post(url, json=self._body(), timeout=limits) as response:
+                if response.status == 200:
+                    found: dict[str, Any] = await response.json()
+                    return found
+        return None
+
+    def _checked(self, answer: dict[str, Any], *, oldest: int = 0, version: str = "") -> str:
+        problem = self._checker.problem(answer, oldest=oldest, version=version)
         if problem:
             return f"WRONG: {problem} weights"
         reason = answer["meta_info"]["finish_reason"]["type"]

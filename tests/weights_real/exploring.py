@@ -53,6 +53,11 @@ def _tell(result: Result) -> None:
             print(f"   {count} × {problem}", flush=True)
 
 
+def recovered(results: Sequence[Result]) -> int:
+    """Engines that caught up from a checkpoint: without any, nothing was found out about that."""
+    return sum(result.outcomes["engine recovered"] for result in results)
+
+
 def table(name: str, results: Sequence[Result]) -> str:
     """What there was, in a few lines."""
     told, outcomes, faults = Told(), Counter[str](), Counter[str]()

@@ -16,7 +16,6 @@ import aiohttp
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import NAMESPACE, InstalledOperator
-from tests.mutants.catalogue import Edit, Mutant
 from tests.weights_real.trainer import Place
 
 Json = dict[str, Any]
@@ -24,19 +23,6 @@ Json = dict[str, Any]
 GROUP = f"/apis/{names.API_VERSION}"
 OPERATORS_LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{names.LEASE_NAME}"
 MERGE_PATCH = "application/merge-patch+json"
-# What the design forbids, put into a copy of the operator.
-OPENS_AT_BEGIN = Mutant(
-    name="opens-at-begin",
-    harm="every gate opens while a trainer writes",
-    edits=(
-        Edit(
-            path="planner/weights.py",
-            before="        return None  # the trainer paused the engines: "
-            "what is open stays, what is closed stays",
-            after="        return _opened(pod, COMMITTED, current.target_version or '-')",
-        ),
-    ),
-)
 
 
 class Api:

@@ -11,8 +11,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -21,14 +21,16 @@ from typing import Any, Self
 import aiohttp
 
 from sglang_operator.api import names
+from sglang_operator.api.weights import Phase
 from tests.builders import with_config
 from tests.weights_real import trainer
-from tests.weights_real.clients import Checker, Clients, Told
+from tests.weights_real.clients import Checker, Clients, Covered, Told
+from tests.weights_real.engines import CONTROL_PORT, Engines
 from tests.weights_real.lab import GROUP, Json, Lab
+from tests.weights_real.recovery import Recovery, recover
 from tests.weights_real.trainer import Order
 
 POOL = "actor-infer"
-CONTROL_PORT = 9999
 MAPPINGS = ("[0, 1, 2]", "[2, 0, 1]", "[0, 1, 3]", "[4, 1, 2]", "[0, 1, 2, 3]")
 REPLICAS = (None, 2, 3)
 PROGRAMS = ("sync", "sync", "sync", "torn", "sleep", "wake", "nap", "cycle", "sleep and sync")
@@ -37,12 +39,15 @@ AT_ANY_TIME = (
     *("engine killed", "engine crashes", "engine killed"),
     *("scaled", "mapping changed", "operator killed", "operators' Lease lost"),
 )
+WHILE_NOBODY_TRAINS = ("engine recovers",) * 5
 # A sync of three engines passes some 60 points.
 POINTS = 64
 UP_SECONDS = 120.0
 FAIR_SECONDS = 150.0
 IN_SERVICE_SECONDS = 15.0
 SERVING_SECONDS = 1.5  # at most, between what trainers do
+READ_SECONDS = 0.8  # that a fake engine takes for a checkpoint
+CHECKPOINTS = 0.7  # of commits, that name one
 # What a scheduler dies of whose memory is gone (testing.engine.scheduler).
 ASKED_ASLEEP = "Pointer argument (at 0)"
 BUSY_RELEASE = "release_memory_occupation should be called only"
@@ -61,6 +66,8 @@ class Variant:
     bucket_seconds: float = 0.0
     # Aimed: an engine crashes before each trainer, who is held so at this point.
     aimed: tuple[int, str] | None = None
+    # Before each trainer an engine crashes, and may catch up from a checkpoint.
+    recovers: bool = False
 
 
 @dataclass
@@ -89,6 +96,7 @@ def engines_template() -> Json:
         "WARM_UP_SECONDS": 0.05,
         "CRASH_SECONDS": 0.05,
         "DRAIN_POLL_SECONDS": 0.2,
+        "READ_SECONDS": READ_SECONDS,
     }
     env = [{"name": f"FAKE_SGLANG_{key}", "value": str(value)} for key, value in told.items()]
     return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
@@ -110,6 +118,8 @@ class Lane:
         self._chance = random.Random(0)
         self._versions = 0
         self._ends: dict[str, str] = {}  # what pods' containers ended with, by UID
+        self._engines = Engines(lab, namespace, POOL)
+        self._recovery = Recovery(lab, namespace, POOL)
 
     # --- life
 
@@ -117,14 +127,15 @@ class Lane:
         await self._api(
             "POST", f"{GROUP}/namespaces/{self._namespace}/{names.PLURAL}", self._pool()
         )
-        self._watch = asyncio.create_task(self._follow_pods())
+        follow = (self._follow_pods(), self._recovery.follow())
+        self._watches = [asyncio.create_task(each) for each in follow]
         await self._until(self._is_up, UP_SECONDS, "the engines to be up")
         service = await self._api(
             "GET", f"/api/v1/namespaces/{self._namespace}/services/{names.service_name(POOL)}"
         )
         spec = service["spec"]
         url = f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
-        self._clients = Clients(url, self._checker)
+        self._clients = Clients(url, self._checker, self._covered)
         await self._clients.__aenter__()
         return self
 
@@ -135,16 +146,19 @@ class Lane:
         trace: TracebackType | None,
     ) -> None:
         await self._clients.__aexit__(kind, error, trace)
-        self._watch.cancel()
-        await asyncio.gather(self._watch, return_exceptions=True)
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         await self._api("DELETE", self._pool_path)
 
     def _pool(self) -> Json:
+        gate = self._variant.gate
+        closes = gate == "Committed"
         spec = {
             **with_config(enable_memory_saver=True),
             "num_gpus_per_worker": 1,
             "device_mapping": MAPPINGS[0],
-            "weights": {"gate": self._variant.gate},
+            "weights": {"gate": gate, "recovery": "FromCheckpoint" if closes else "Wait"},
             "restart": {
                 "backoffSeconds": 1,
                 "maxBackoffSeconds": 1,
@@ -178,6 +192,8 @@ class Lane:
                 await self._idle_fault()
         await self._settle()
         self._result.told = self._clients.take()
+        self._result.outcomes += self._recovery.counted
+        self._recovery.counted.clear()
         self._result.problems += self._bad_ends()
         self._result.seconds = time.monotonic() - begun
         return self._result
@@ -189,10 +205,12 @@ class Lane:
         torn = chance.randrange(3) if program == "torn" else None
         holds: dict[int, str] = {}
         if variant.aimed is not None:
-            await self._crash("kill")
+            await self._engines.crash("kill", self._chance)
             await asyncio.sleep(1)
             holds = dict([variant.aimed])
-        for _ in range(0 if variant.aimed else chance.choice((0, 1, 1, 2))):
+        if variant.recovers:
+            await self._crash_recoverably()
+        for _ in range(0 if variant.aimed or variant.recovers else chance.choice((0, 1, 1, 2))):
             holds[chance.randrange(POINTS)] = self._pick()
         order = Order(
             program="sync" if program == "torn" else program,
@@ -208,6 +226,7 @@ class Lane:
             labels_buckets=variant.labels_buckets,
             flushes=variant.flushes,
             bucket_seconds=variant.bucket_seconds,
+            checkpoint=chance.random() < CHECKPOINTS,
         )
         self._result.steps.append(program)
         await self._train(order, holds)
@@ -259,18 +278,19 @@ class Lane:
         return {
             "trainer dies": self._kill,
             "trainer stands still": self._stall,
-            "engine killed": lambda _: self._crash("kill"),
-            "engine crashes": lambda _: self._crash("crash"),
+            "engine killed": lambda _: self._engines.crash("kill", self._chance),
+            "engine crashes": lambda _: self._engines.crash("crash", self._chance),
             "scaled": lambda _: self._scale(),
             "mapping changed": lambda _: self._remap(),
             "second trainer": lambda _: self._second_trainer(),
             "operator killed": lambda _: self._lab.kill_operator(self._chance),
             "operators' Lease lost": lambda _: self._lab.lose_lease(),
+            "engine recovers": lambda _: self._recover(),
         }
 
     def _pick(self, *, nobody_trains: bool = False) -> str:
-        kinds = [*AT_ANY_TIME] if nobody_trains else [*WHILE_TRAINING, *AT_ANY_TIME]
-        return self._chance.choice(kinds)
+        others: Sequence[str] = WHILE_NOBODY_TRAINS if nobody_trains else WHILE_TRAINING
+        return self._chance.choice([*others, *AT_ANY_TIME])
 
     async def _kill(self, process: Any) -> None:
         process.kill()
@@ -279,19 +299,24 @@ class Lane:
         """Longer than its Lease lasts: the operator has aborted when it goes on."""
         await asyncio.sleep(trainer.LEASE_SECONDS + 1.5)
 
-    async def _crash(self, kind: str) -> None:
-        engines = [e for e in (await self._registry())["engines"] if e["podIP"]]
-        if engines:
-            await self._break(self._chance.choice(engines)["podIP"], kind)
+    async def _checkpoint(self) -> None:
+        """There is one to catch up from."""
+        if not self._recovery.said.checkpoint:
+            await self._train(self._fair(checkpoint=True), {})
 
-    async def _break(self, address: str, kind: str) -> None:
-        limits = aiohttp.ClientTimeout(total=5)
-        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-            async with (
-                aiohttp.ClientSession(timeout=limits) as session,
-                session.post(f"http://{address}:{CONTROL_PORT}/fault", json={"fault": kind}),
-            ):
-                pass
+    async def _crash_recoverably(self) -> None:
+        """The next trainer begins as soon as the engine is up again."""
+        await self._checkpoint()
+        engine = await self._engines.crash("kill", self._chance)
+        if engine is not None:
+            await self._engines.next_life(engine)
+
+    async def _recover(self) -> None:
+        await self._checkpoint()
+        killed = partial(self._lab.kill_operator, self._chance)
+        found = await recover(self._engines, self._recovery, self._chance, killed)
+        self._result.steps.append(f"recovery: {found}")
+        self._result.faults[f"recovery: {found}"] += 1
 
     async def _scale(self) -> None:
         await self._patch({"replicas": self._chance.choice(REPLICAS)})
@@ -317,13 +342,10 @@ class Lane:
         """The trainer trains on, step by step: every engine gets its weights in the end."""
         await self._lab.rest()
         deadline = time.monotonic() + FAIR_SECONDS
-        order = Order(
-            program="sync", holder="trainer-a", wait=trainer.LEASE_SECONDS + 2, ready=True
-        )
         said = ""
         while time.monotonic() < deadline:
-            version = self._version()
-            said = await self._train(replace(order, version=version), {})
+            order = self._fair(checkpoint=self._chance.random() < CHECKPOINTS)
+            said, version = await self._train(order, {}), order.version
             if said:
                 continue
             if self._variant.gate != "Committed":
@@ -331,19 +353,31 @@ class Lane:
             with contextlib.suppress(TimeoutError):
                 # An engine that a change of the spec brought since is covered by the next step.
                 await self._until(partial(self._serves, version), IN_SERVICE_SECONDS, "")
+                self._checker.serves(version)
                 return
-        found = json.dumps(await self._registry())
+        found = json.dumps(await self._engines.registry())
         self._result.problems.append(f"the trainer kept going, in vain ({said}): {found}")
 
+    def _fair(self, *, checkpoint: bool) -> Order:
+        """A sync that nothing disturbs."""
+        return Order(
+            program="sync",
+            holder="trainer-a",
+            version=self._version(),
+            wait=trainer.LEASE_SECONDS + 2,
+            ready=True,
+            checkpoint=checkpoint,
+        )
+
     async def _serves(self, version: str) -> bool:
-        engines = (await self._registry())["engines"]
+        engines = await self._engines.all()
         return bool(engines) and all(
             (e["state"], e["version"]) == ("InService", version) for e in engines
         )
 
     async def _is_up(self) -> bool:
         with contextlib.suppress(aiohttp.ClientResponseError):
-            engines = (await self._registry())["engines"]
+            engines = await self._engines.all()
             return len(engines) == 3 and all(e["instance"] and e["url"] for e in engines)
         return False
 
@@ -385,10 +419,16 @@ class Lane:
     async def _patch(self, spec: Json) -> None:
         await self._api("PATCH", self._pool_path, {"spec": spec})
 
-    async def _registry(self) -> Json:
-        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{names.registry_name(POOL)}"
-        found: Json = json.loads((await self._api("GET", path))["data"]["engines.json"])
-        return found
+    async def _covered(self) -> set[Covered]:
+        """The engines that the last commit covers, while nothing is under way."""
+        said = await self._recovery.read()
+        if said.phase is not Phase.COMMITTED or self._variant.gate != "Committed":
+            return set()
+        return {
+            Covered(e["url"], e["instance"], said.id, said.version)
+            for e in await self._engines.all()
+            if e["url"] and e["instance"] in said.instances
+        }
 
     async def _until(self, check: Callable[[], Any], seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds

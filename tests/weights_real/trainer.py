@@ -53,6 +53,12 @@ class Order:
     labels_buckets: bool = False  # the version goes with every bucket
     flushes: bool = True  # engines forget what the old weights computed
     bucket_seconds: float = 0.0  # between two buckets
+    checkpoint: bool = False  # the commit names one
+
+
+def checkpoint_of(version: str) -> str:
+    """The path of a checkpoint with this version's weights; a fake engine reads any."""
+    return f"/checkpoints/{version}"
 
 
 class TornError(Exception):
@@ -144,6 +150,8 @@ async def _sync(pool: AsyncPool, order: Order) -> None:
                 raise TornError(f"at bucket {index}")
             await sync.update_weights_from_tensor(_bucket(order, index))
             await asyncio.sleep(order.bucket_seconds)
+        if order.checkpoint:
+            sync.checkpoint = checkpoint_of(order.version)
 
 
 def _bucket(order: Order, index: int) -> dict[str, Any]:

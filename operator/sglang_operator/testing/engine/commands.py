@@ -61,6 +61,7 @@ class Commands:
         self._groups: dict[str, rendezvous.Group] = {}
         self._created: set[str] = set()  # torch keeps names for the life of the process
         self._session = False
+        self.unreadable = False  # the next checkpoint
 
     # --- memory
 
@@ -199,8 +200,11 @@ class Commands:
             return False, (
                 f"Failed to get weights iterator: Cannot find any model weights with `{path}`."
             )
+        if self.unreadable:
+            self.unreadable = False
+            return False, "Failed to get weights iterator: [Errno 5] Input/output error."
         self._need_mapped_weights()
-        await self._take_time()
+        await asyncio.sleep(self._settings.update_seconds + self._settings.read_seconds)
         self.weights.update(None, path)
         return self._flushed(body, "Succeeded to update model weights.")
 

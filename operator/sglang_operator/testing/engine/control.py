@@ -2,8 +2,8 @@
 
 ``POST /fault`` with ``{"fault": "crash"}``; the faults are ``crash`` (``error``: the last line of
 the traceback), ``exit`` (``code``), ``kill`` (SIGKILL), ``hang`` and ``resume`` (the scheduler
-stops and goes on), ``slow`` (``seconds`` before every answer).  ``GET /state`` says what the engine
-holds.  A real engine has no such port: only tests may use it.
+stops and goes on), ``slow`` (``seconds`` before every answer), ``unreadable`` (the next checkpoint).
+``GET /state`` says what the engine holds.  A real engine has no such port: only tests may use it.
 """
 
 import asyncio
@@ -51,6 +51,7 @@ class Control:
             "hang": self._manager.scheduler.stall,
             "resume": self._manager.scheduler.go_on,
             "slow": lambda: setattr(self._faults, "answer_seconds", float(body["seconds"])),
+            "unreadable": lambda: setattr(self._commands, "unreadable", True),
         }
         if body.get("fault") not in faults:
             return web.json_response({"error": f"faults: {', '.join(faults)}"}, status=400)

@@ -18,6 +18,7 @@ class Settings:
     warm_up_seconds: float = 0.1  # listening, /health is 503
     token_seconds: float = 0.002  # for each generated token
     update_seconds: float = 0.0  # that each bucket of weights takes
+    read_seconds: float = 0.0  # that a checkpoint takes
     crash_seconds: float = 0.1  # from a scheduler's exception to the end; 0.5.14 takes 5
     drain_poll_seconds: float = 5.0  # how often SIGTERM is looked at, as in SGLang
     answer_seconds: float = 0.0  # added to every answer

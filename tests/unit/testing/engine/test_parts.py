@@ -43,6 +43,14 @@ def test_faults_can_be_injected_while_it_runs():
         begun = time.monotonic()
         ask(f"{engine.url}/get_model_info")
         assert time.monotonic() - begun >= 0.3
+        ask(f"{control}/fault", {"fault": "unreadable"})
+        read = f"{engine.url}/update_weights_from_disk", {"model_path": "/checkpoints/1"}
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(*read)
+        with caught.value as answer:
+            assert "Failed to get weights iterator" in answer.read().decode()
+        ask(*read)
+        assert ask(f"{control}/state")["weights"]["stamp"] == "/checkpoints/1"
         ask(f"{control}/fault", {"fault": "crash", "error": "torch.OutOfMemoryError: CUDA out of"})
         assert engine.wait() == 137
         assert "torch.OutOfMemoryError: CUDA out of" in engine.log
@@ -55,7 +63,7 @@ def test_a_fault_that_is_not_known_names_those_that_are():
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(f"http://127.0.0.1:{port}/fault", {"fault": "flood"})
         with caught.value as answer:
-            assert "crash, exit, kill, hang, resume, slow" in answer.read().decode()
+            assert "crash, exit, kill, hang, resume, slow, unreadable" in answer.read().decode()
 
 
 def nodes(stack: ExitStack) -> list[FakeEngine]:

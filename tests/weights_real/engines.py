@@ -1,0 +1,66 @@
+"""A pool's engines as its registry names them, and what breaks them."""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+
+import aiohttp
+
+from sglang_operator.api import names
+from tests.weights_real.lab import Json, Lab
+
+CONTROL_PORT = 9999
+LIFE_SECONDS = 30.0  # that an engine may take to be replaced
+LOOK_SECONDS = 0.1
+UP = ("Up", "InService")
+
+
+class Engines:
+    """Those of one pool."""
+
+    def __init__(self, lab: Lab, namespace: str, pool: str) -> None:
+        self._lab = lab
+        self._path = f"/api/v1/namespaces/{namespace}/configmaps/{names.registry_name(pool)}"
+
+    async def all(self) -> list[Json]:
+        """The registry's entries, one for each engine."""
+        found: list[Json] = (await self.registry())["engines"]
+        return found
+
+    async def registry(self) -> Json:
+        found: Json = json.loads(
+            (await self._lab.api.call("GET", self._path))["data"]["engines.json"]
+        )
+        return found
+
+    async def crash(self, kind: str, chance: random.Random) -> Json | None:
+        """One of them ends; which it was."""
+        engines = [engine for engine in await self.all() if engine["podIP"]]
+        if not engines:
+            return None
+        engine = chance.choice(engines)
+        await self.break_(engine["podIP"], kind)
+        return engine
+
+    async def break_(self, address: str, fault: str) -> None:
+        """Have a fake engine be broken so, if it is there."""
+        limits = aiohttp.ClientTimeout(total=5)
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=limits) as session,
+                session.post(f"http://{address}:{CONTROL_PORT}/fault", json={"fault": fault}),
+            ):
+                pass
+
+    async def next_life(self, engine: Json) -> str:
+        """The address of what is up in this engine's place; empty if nothing is in time."""
+        deadline = time.monotonic() + LIFE_SECONDS
+        while time.monotonic() < deadline:
+            for now in await self.all():
+                other = now["engine"] == engine["engine"] and now["pod"] != engine["pod"]
+                if other and now["state"] in UP:
+                    return str(now["podIP"])
+            await asyncio.sleep(LOOK_SECONDS)
+        return ""
