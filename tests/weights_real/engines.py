@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import random
-import time
 
 import aiohttp
 
@@ -56,8 +55,8 @@ class Engines:
 
     async def next_life(self, engine: Json) -> str:
         """The address of what is up in this engine's place; empty if nothing is in time."""
-        deadline = time.monotonic() + LIFE_SECONDS
-        while time.monotonic() < deadline:
+        deadline = self._lab.pace.now() + LIFE_SECONDS
+        while self._lab.pace.now() < deadline:
             for now in await self.all():
                 other = now["engine"] == engine["engine"] and now["pod"] != engine["pod"]
                 if other and now["state"] in UP:

@@ -36,7 +36,8 @@ async def explore(
         async with asyncio.TaskGroup() as group:
             for number in range(lanes):
                 group.create_task(lane(lab, number))
-        print(f"operators killed: {lab.kills}", flush=True)
+        slow = f"the machine was up to {lab.pace.slowest:.1f} times slower than at rest"
+        print(f"operators killed: {lab.kills}; {slow}", flush=True)
     return results
 
 

@@ -16,6 +16,7 @@ import aiohttp
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import NAMESPACE, InstalledOperator
+from tests.weights_real.pace import Pace
 from tests.weights_real.trainer import Place
 
 Json = dict[str, Any]
@@ -82,8 +83,10 @@ class Lab:
         self._changing = asyncio.Lock()
         self._restarts: list[asyncio.Task[None]] = []
         self.kills = 0
+        self.pace = Pace()
 
     async def __aenter__(self) -> Self:
+        await self.pace.__aenter__()
         self.api = Api(self.plane)
         return self
 
@@ -95,6 +98,7 @@ class Lab:
     ) -> None:
         await self.rest()
         await self.api.close()
+        await self.pace.__aexit__(kind, error, trace)
 
     def place(self, namespace: str, pool: str) -> Place:
         """What a trainer is told."""

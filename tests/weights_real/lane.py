@@ -42,9 +42,11 @@ AT_ANY_TIME = (
 WHILE_NOBODY_TRAINS = ("engine recovers",) * 5
 # A sync of three engines passes some 60 points.
 POINTS = 64
+# These by the machine's own pace.
 UP_SECONDS = 120.0
 FAIR_SECONDS = 150.0
 IN_SERVICE_SECONDS = 15.0
+FAIR_LEASE_SECONDS = 30.0  # a busy machine ends no sync that nothing disturbs
 SERVING_SECONDS = 1.5  # at most, between what trainers do
 READ_SECONDS = 0.8  # that a fake engine takes for a checkpoint
 CHECKPOINTS = 0.7  # of commits, that name one
@@ -341,9 +343,9 @@ class Lane:
     async def _settle(self) -> None:
         """The trainer trains on, step by step: every engine gets its weights in the end."""
         await self._lab.rest()
-        deadline = time.monotonic() + FAIR_SECONDS
+        deadline = self._lab.pace.now() + FAIR_SECONDS
         said = ""
-        while time.monotonic() < deadline:
+        while self._lab.pace.now() < deadline:
             order = self._fair(checkpoint=self._chance.random() < CHECKPOINTS)
             said, version = await self._train(order, {}), order.version
             if said:
@@ -366,6 +368,7 @@ class Lane:
             version=self._version(),
             wait=trainer.LEASE_SECONDS + 2,
             ready=True,
+            lease=FAIR_LEASE_SECONDS,
             checkpoint=checkpoint,
         )
 
@@ -431,8 +434,8 @@ class Lane:
         }
 
     async def _until(self, check: Callable[[], Any], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = self._lab.pace.now() + seconds
         while not await check():
-            if time.monotonic() > deadline:
+            if self._lab.pace.now() > deadline:
                 raise TimeoutError(f"waited {seconds:g} s for {what}")
             await asyncio.sleep(0.1)

@@ -7,7 +7,6 @@ a load while it is under way, and so that loads are counted.
 import asyncio
 import contextlib
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -62,9 +61,9 @@ class Recovery:
 
     async def until(self, check: Callable[[Transaction], bool], seconds: float) -> bool:
         """Whether that came to be in time."""
-        deadline = time.monotonic() + seconds
+        deadline = self._lab.pace.now() + seconds
         while not check(self.said):
-            if time.monotonic() > deadline:
+            if self._lab.pace.now() > deadline:
                 return False
             await asyncio.sleep(0.05)
         return True

@@ -48,6 +48,7 @@ class Order:
     tags: tuple[str, ...] = ("weights", "kv_cache")
     holds: frozenset[int] = frozenset()
     wait: float = 0.0  # for another trainer
+    lease: float = LEASE_SECONDS  # after which it counts as gone
     ready: bool = False  # it waits until every engine is up
     pause: str | None = "abort"
     labels_buckets: bool = False  # the version goes with every bucket
@@ -143,7 +144,7 @@ async def _carry_out(place: Place, order: Order) -> None:
 
 
 async def _sync(pool: AsyncPool, order: Order) -> None:
-    sync = pool.sync(order.version, pause=order.pause, wait=order.wait, duration=LEASE_SECONDS)
+    sync = pool.sync(order.version, pause=order.pause, wait=order.wait, duration=order.lease)
     async with sync:
         for index in range(order.buckets):
             if index == order.torn_at:
