@@ -303,7 +303,7 @@ class Lane:
 
     async def _checkpoint(self) -> None:
         """There is one to catch up from."""
-        if not self._recovery.said.checkpoint:
+        if not self._recovery.possible:
             await self._train(self._fair(checkpoint=True), {})
 
     async def _crash_recoverably(self) -> None:

@@ -37,6 +37,11 @@ class Recovery:
         self.said = Transaction()
         self.counted = Counter[str]()
 
+    @property
+    def possible(self) -> bool:
+        """Whether the committed weights have a checkpoint, and nothing else is under way."""
+        return self.said.phase is Phase.COMMITTED and bool(self.said.checkpoint)
+
     async def read(self) -> Transaction:
         """What it says at this moment."""
         with contextlib.suppress(aiohttp.ClientResponseError):
@@ -79,7 +84,7 @@ async def recover(
 
     Where the last commit named no checkpoint, the engine only crashes.
     """
-    can = recovery.said.phase is Phase.COMMITTED and recovery.said.checkpoint
+    can = recovery.possible
     amid = chance.choice(AMID)
     engine = await engines.crash("kill", chance)
     if engine is None or not can:
