@@ -7,7 +7,8 @@ no answer) down to a few, never above the point where more in flight gained noth
 One window for all pools, and each namespace has its turn in it.  An admission webhook makes the
 requests of one namespace slow, or fail: that is counted where it arises.  A request that is slow
 gives its place to others and is from then on its namespace's own burden, which may have few of
-such; failures shrink the namespace's share, and the whole only if it is the server's fault.
+such; failures shrink the namespace's share, and the whole only if it is the server's fault.  Who
+was told to wait does so without a place.
 """
 
 import asyncio
@@ -64,6 +65,7 @@ class Window:
         self._waiting: OrderedDict[str, _Share] = OrderedDict()
         self._paused_until = float("-inf")
         self._shrunk_at = float("-inf")
+        self._alarm: asyncio.TimerHandle | None = None  # when the next pause of who waits is over
 
     @property
     def size(self) -> int:
@@ -89,8 +91,6 @@ class Window:
             self._leave(share)
 
         try:
-            while (pause := self._pause(share)) > 0:
-                await asyncio.sleep(pause)
             slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, give_way)
             yield
         finally:
@@ -108,6 +108,7 @@ class Window:
         turn = asyncio.get_running_loop().create_future()
         share.waiting.append(turn)
         self._waiting[namespace] = share
+        self._set_alarm()
         try:
             await turn
         except asyncio.CancelledError:
@@ -123,6 +124,8 @@ class Window:
 
     def _has_room(self, share: _Share) -> bool:
         """Whether the namespace may have one more under way."""
+        if self._pause(share) > 0:
+            return False
         if share.slow and (share.slow >= SLOW_OF_ONE or self._slow >= SLOW_OF_ALL):
             return False
         return share.counted + share.slow < int(share.limit)
@@ -140,6 +143,16 @@ class Window:
         """Give free places to who waits: a namespace after the other, and of each the first."""
         while self._counted < self.size and (turn := self._next()):
             turn.set_result(None)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Nobody leaves a place when a pause ends: look again by the clock."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        pauses = [pause for share in self._waiting.values() if (pause := self._pause(share)) > 0]
+        if pauses:
+            self._alarm = asyncio.get_running_loop().call_later(min(pauses), self._hand_on)
 
     def _next(self) -> asyncio.Future[None] | None:
         """Whose turn it is; his place is taken already."""

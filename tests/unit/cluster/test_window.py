@@ -101,6 +101,48 @@ def test_a_pause_holds_those_too_who_already_wait_for_their_turn():
     asyncio.run(story())
 
 
+def test_who_was_told_to_wait_keeps_no_place_from_others():
+    """Two namespaces whose webhook is busy could hold every place asleep for half a minute."""
+
+    async def story() -> tuple[float, float]:
+        window, begun = Window(start=4, limit=4), time.monotonic()
+        for namespace in ("a", "b"):
+            window.failed(namespace, 0.4)
+
+        async def request(namespace: str) -> float:
+            async with window.slot(namespace):
+                return time.monotonic() - begun
+
+        told = [asyncio.create_task(request(name)) for name in ("a", "b") for _ in range(8)]
+        await asyncio.sleep(0)
+        others = await asyncio.gather(*(request("other") for _ in range(8)))
+        window.failed("a", 0.6)  # and it grows while they wait
+        return max(others), min(await asyncio.gather(*told))
+
+    others, told = asyncio.run(story())
+    assert others < 0.4 <= told
+
+
+def test_one_who_was_told_to_wait_and_gives_up_leaves_nothing_behind():
+    async def story() -> None:
+        window = Window(start=1, limit=1)
+        window.failed("a", 0.2)
+
+        async def request() -> None:
+            async with window.slot("a"):
+                pass
+
+        gone, stays = asyncio.create_task(request()), asyncio.create_task(request())
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        async with asyncio.timeout(2):
+            await stays
+            await request()
+
+    asyncio.run(story())
+
+
 def test_namespaces_take_turns_however_many_requests_one_of_them_has():
     async def story() -> list[str]:
         window, order = Window(start=1, limit=1), list[str]()
