@@ -2,7 +2,8 @@
 
 A status that cannot be written is logged with its cause, whatever that is.  A field that the
 definition on the server does not know (it is older than this operator: a rollback, an upgrade
-that stopped half-way) costs that field, not the status.
+that stopped half-way) costs that field, not the status.  That a field is not known at all holds for
+every pool; any other refusal is about what one pool has in it, and costs that pool's alone.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from sglang_operator.controller.memory import Memory
 
 # After so long a field that was refused is tried again: the definition may be another by now.
 LEFT_OUT_SECONDS = 600.0
+_UNKNOWN = "field not declared in schema"
 # ".status.engines.up: field not declared in schema", "status.conditions[0].type: Unsupported …"
 _FIELD = re.compile(r"(?<![\w.])\.?status((?:\.\w+)+)(?:\[[^]]*\][.\w\[\]]*)?: ")
 
@@ -34,35 +36,43 @@ Path = tuple[str, ...]
 
 
 class Declared:
-    """Which fields of a status the definition on the server takes; the same for all pools."""
+    """Which fields of a status the definition on the server takes."""
 
     def __init__(self) -> None:
-        self._left_out: dict[Path, float] = {}  # when it was refused, monotonic
+        # When each was refused, monotonic: by the pool's UID, or "" for all pools.
+        self._left_out: dict[tuple[str, Path], float] = {}
 
-    def known(self, status: Mapping[str, Any]) -> dict[str, Any]:
-        """The status without the fields that were refused lately."""
+    def known(self, status: Mapping[str, Any], uid: str) -> dict[str, Any]:
+        """The status of a pool without the fields that were refused lately."""
         oldest = time.monotonic() - LEFT_OUT_SECONDS
-        self._left_out = {path: at for path, at in self._left_out.items() if at > oldest}
+        self._left_out = {refused: at for refused, at in self._left_out.items() if at > oldest}
         told = dict(status)
-        for path in self._left_out:
-            told = _without(told, path)
+        for whose, path in self._left_out:
+            if whose in ("", uid):
+                told = _without(told, path)
         return told
 
-    def learn(self, error: ApiError, status: Mapping[str, Any]) -> bool:
+    def learn(self, error: ApiError, status: Mapping[str, Any], uid: str) -> bool:
         """Take in a refusal; whether there is something to leave out that was written."""
-        if not error.of_schema:
+        if not error.of_schema or error.of_admission:
             return False
-        found = {tuple(match[1].split(".")[1:]) for match in _FIELD.finditer(error.message)}
-        new = {path for path in found - self._left_out.keys() if _without(status, path) != status}
-        for path in sorted(new):
+        new = False
+        for match in _FIELD.finditer(error.message):
+            path = tuple(match[1].split(".")[1:])
+            unknown = error.message.startswith(_UNKNOWN, match.end())
+            refused = ("" if unknown else uid, path)
+            if refused in self._left_out or _without(status, path) == status:
+                continue
+            new = True
             log.error(
-                "the API server takes no status.%s: its definition is of another version, apply "
+                "the API server takes no status.%s%s: its definition is of another version, apply "
                 "that of this one; until then the status is told without it (%s)",
                 ".".join(path),
+                "" if unknown else f" of the pool with the UID {uid}",
                 error.message[:500],
             )
-            self._left_out[path] = time.monotonic()
-        return bool(new)
+            self._left_out[refused] = time.monotonic()
+        return new
 
 
 def _without(status: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -111,7 +121,7 @@ class Teller:
 
         ``waits``: not sooner than the last time allows.
         """
-        new = self._declared.known(status)
+        new = self._declared.known(status, memory.uid)
         if new == record.status:
             return None
         wait = memory.published_at + self._interval - time.monotonic()
@@ -119,7 +129,7 @@ class Teller:
             return wait
         memory.published_at = time.monotonic()
         try:
-            told = await self._write(key, record, new)
+            told = await self._write(key, memory.uid, record, new)
         except (ApiError, ApiUnreachableError) as error:
             if isinstance(error, ApiError) and await self._is_gone(key, memory, record, error):
                 return None  # deleted: its informer will say so
@@ -132,16 +142,16 @@ class Teller:
         return None
 
     async def _write(
-        self, key: PoolKey, record: CustomResource, status: Mapping[str, Any]
+        self, key: PoolKey, uid: str, record: CustomResource, status: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """Write as much of the status as the server takes; what that is."""
         while True:
             try:
                 await self._executor.status(key, self.latest(key, record), status)
             except ApiError as error:
-                if not self._declared.learn(error, status):
+                if not self._declared.learn(error, status, uid):
                     raise
-                status = self._declared.known(status)
+                status = self._declared.known(status, uid)
             else:
                 return status
 

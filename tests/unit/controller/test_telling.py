@@ -18,6 +18,7 @@ from sglang_operator.controller import telling
 from tests.unit.controller import world
 
 KEY = ("rl", "pool")
+UID, OTHER = "uid-of-this-pool", "uid-of-another"
 WORDS = "failed to create typed patch object (rl/pool; sglang-operator.dev/v1alpha1, Kind=X): "
 UNDECLARED = ApiError(
     500,
@@ -59,12 +60,12 @@ STATUS = {
 )
 def test_exactly_the_fields_that_are_refused_are_left_out(error, left):
     declared = telling.Declared()
-    assert declared.learn(error, STATUS)
+    assert declared.learn(error, STATUS, UID)
     expected = dict(left)
     if "placement" in error.message:
         expected.pop("placement")
-    assert declared.known(STATUS) == expected
-    assert not declared.learn(error, STATUS), "a second time there is nothing new to leave out"
+    assert declared.known(STATUS, UID) == expected
+    assert not declared.learn(error, STATUS, UID), "a second time there is nothing new to leave out"
 
 
 @pytest.mark.parametrize(
@@ -74,19 +75,39 @@ def test_exactly_the_fields_that_are_refused_are_left_out(error, left):
         ApiError(500, "InternalError", "etcdserver: request timed out", None),
         ApiError(422, "Invalid", "metadata.name: Invalid", None),
         ApiError(422, "Invalid", "status.nothing.of.this: Invalid", None),
+        ApiError(
+            422,
+            "Invalid",
+            'admission webhook "policy.team-a.example" denied the request: status.tuning: not here',
+            None,
+        ),
+        ApiError(
+            422,
+            "Invalid",
+            "ValidatingAdmissionPolicy 'p' with binding 'b' denied the request: status.tuning: no",
+            None,
+        ),
     ],
 )
 def test_other_refusals_leave_nothing_out(error):
     declared = telling.Declared()
-    assert not declared.learn(error, STATUS)
-    assert declared.known(STATUS) == STATUS
+    assert not declared.learn(error, STATUS, UID)
+    assert declared.known(STATUS, UID) == STATUS
+
+
+@pytest.mark.parametrize(("error", "common"), [(ONE, True), (TYPE, False), (INVALID, False)])
+def test_only_a_field_that_nobody_knows_is_left_out_of_every_status(error, common):
+    declared = telling.Declared()
+    assert declared.learn(error, STATUS, UID)
+    assert declared.known(STATUS, UID) != STATUS
+    assert (declared.known(STATUS, OTHER) != STATUS) is common
 
 
 def test_what_was_refused_is_tried_again_in_time(monkeypatch):
     declared = telling.Declared()
-    declared.learn(ONE, STATUS)
+    declared.learn(ONE, STATUS, UID)
     monkeypatch.setattr(telling, "LEFT_OUT_SECONDS", 0.0)
-    assert declared.known(STATUS) == STATUS
+    assert declared.known(STATUS, UID) == STATUS
 
 
 def writes(api: world.Api) -> int:
