@@ -8,7 +8,7 @@ from typing import Any
 
 from sglang_operator.api import names, pod_volumes, spec
 from sglang_operator.desired import metadata
-from sglang_operator.engine import arguments, probes
+from sglang_operator.engine import arguments, environment, probes
 from sglang_operator.planner.pool import Engine, Pool
 from sglang_operator.planner.startup import Chain
 
@@ -150,7 +150,7 @@ def _environment(pool: Pool) -> list[dict[str, Any]]:
     overridden = {variable.get("name") for variable in given}
     plain = [
         {"name": name, "value": value}
-        for name, value in sorted(pool.environment.items())
+        for name, value in sorted({**environment.beside(pool.features), **pool.environment}.items())
         if name not in overridden
     ]
     secret = [

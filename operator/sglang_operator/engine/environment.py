@@ -29,6 +29,12 @@ DEFAULTS: Mapping[str, str] = {
     "NCCL_CUMEM_ENABLE": "0",
     "NCCL_NVLS_ENABLE": "0",
 }
+# An engine that has crashed ends at once, so that it leaves its Service and the next one comes.
+# Whoever wants the diagnostics, for which its event loop sleeps, sets them in system_envs.
+ENDS_AT_ONCE: Mapping[str, str] = {
+    "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "false",
+    "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "false",
+}
 # ROLL and slime remove it: expandable segments break the allocator that lets an engine release
 # its memory.  The second name is PyTorch's newer one for the same setting.
 REMOVED = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
@@ -63,6 +69,11 @@ def owner(name: str) -> str | None:
     if name in OWNED:
         return OWNED[name]
     return device_variables.ADVICE if device_variables.names_devices(name) else None
+
+
+def beside(features: versions.Features) -> Mapping[str, str]:
+    """Defaults that are no part of the revision: an engine without them is restarted for none."""
+    return ENDS_AT_ONCE if features.crash_diagnostics else {}
 
 
 def template_problems(variables: Iterable[str]) -> Iterator[errors.Problem]:

@@ -139,6 +139,7 @@ LOADS_SINCE = parse("0.5.9")
 PAUSE_SINCE = parse("0.4.10.post2")
 PAUSE_MODES_SINCE = parse("0.5.6.post2")
 DESTROY_GROUP_SINCE = parse("0.5.4.post2")
+CRASH_DIAGNOSTICS_SINCE = parse("0.5.13")
 # /flush_cache while paused minds requests that wait, from the one on and until the other.
 FLUSH_MINDS_WAITING = (parse("0.5.10"), parse("0.5.21"))
 
@@ -184,6 +185,9 @@ class Features:
     # _is_no_request until 0.5.9; is_fully_idle from 0.5.10 counts them, and from 0.5.21 not in a
     # pause (ignore_waiting).
     flush_keeps_requests: bool
+    # Before it ends after a crash, tokenizer_manager.py (dump_requests_before_crash) sleeps 5 s for
+    # diagnostics, and 60 more if a scheduler is left: in 0.5.13, not in 0.5.12.
+    crash_diagnostics: bool
 
 
 def features(version: Version) -> Features:
@@ -204,6 +208,7 @@ def features(version: Version) -> Features:
         destroy_group=version >= DESTROY_GROUP_SINCE,
         memory_tags=_memory_tags(version),
         flush_keeps_requests=version >= PAUSE_MODES_SINCE and not _flush_minds_waiting(version),
+        crash_diagnostics=version >= CRASH_DIAGNOSTICS_SINCE,
     )
 
 

@@ -166,6 +166,7 @@ def test_a_version_that_rolls_trainer_refuses_is_a_warning(version):
         ("preferred_sampling_params", "0.4.6.post1", "0.4.6.post5"),
         ("admin_api_key", "0.5.7", "0.5.8"),
         ("begin_end_weight_update", "0.5.20", "0.5.21"),
+        ("crash_diagnostics", "0.5.12", "0.5.13"),
     ],
 )
 def test_features_begin_with_the_version_that_has_them(feature, last_without, first_with):
