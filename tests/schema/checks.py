@@ -23,8 +23,7 @@ _MEMORY = "get_device_memory_capacity"
 _HOPPER = ("is_cuda", "is_hopper_with_cuda_12_3", "is_sm90_supported", "is_flashinfer_available")
 _BLACKWELL = ("is_cuda", "is_sm100_supported", "is_blackwell_supported", "is_flashinfer_available")
 
-# Functions that ask the hub for a model's files.
-_HUB = (("sglang.srt.utils.hf_transformers_utils", "resolve_hf_gguf_reference"),)
+_HUB = "sglang.srt.utils.hf_transformers_utils"  # with functions that ask the hub
 _ELSEWHERE = ("is_hip", "is_npu", "is_xpu", "is_cpu", "is_hpu")
 
 
@@ -35,13 +34,18 @@ class Ground:
     name: str
     true: tuple[str, ...]  # of the functions that look at the machine
     memory: int = 80 * 1024
+    architecture: str = "Qwen2ForCausalLM"
     mla: bool = False
 
 
+NEWEST = "Blackwell"
 GROUNDS = (
     Ground(name="Hopper", true=_HOPPER),
-    Ground(name="Blackwell", true=_BLACKWELL, memory=180 * 1024),
-    Ground(name="Hopper, MLA", true=_HOPPER, mla=True),
+    Ground(name=NEWEST, true=_BLACKWELL, memory=180 * 1024),
+    Ground(name="Hopper, MLA", true=_HOPPER, architecture="DeepseekV2ForCausalLM", mla=True),
+    Ground(name="Hopper, vision", true=_HOPPER, architecture="Qwen2_5_VLForConditionalGeneration"),
+    Ground(name="Ampere", true=("is_cuda", "is_flashinfer_available"), memory=40 * 1024),
+    Ground(name="AMD", true=("is_hip",), memory=192 * 1024),
 )
 
 
@@ -55,7 +59,7 @@ class Verdict:
     @property
     def is_judgement(self) -> bool:
         """Whether it is SGLang that refuses, and nothing that the stand-ins lack."""
-        return self.message.startswith(("AssertionError", "ValueError"))
+        return self.message.startswith(("AssertionError", "ValueError", "RuntimeError"))
 
 
 class _Model(Stub):
@@ -67,12 +71,13 @@ class _Model(Stub):
         self.is_multimodal = False
         self.is_generation = True
         self.joint_head_config = self.pointer_head = None
-        self.hf_config = SimpleNamespace(
-            architectures=["DeepseekV2ForCausalLM" if ground.mla else "Qwen2ForCausalLM"],
-            model_type="qwen2",
-        )
+        self.hf_config = SimpleNamespace(architectures=[ground.architecture], model_type="qwen2")
         self.hf_text_config = self.hf_config
         self.num_attention_heads = self.num_key_value_heads = 32
+
+
+def _config(ground: Ground) -> SimpleNamespace:
+    return SimpleNamespace(architectures=[ground.architecture], model_type="qwen2")
 
 
 def judge(sglang: SGLang, fields: Mapping[str, Any], ground: Ground) -> Verdict:
@@ -113,17 +118,18 @@ def _standing_in(sglang: SGLang, ground: Ground) -> Iterator[None]:
 
     One by one: what else a run defines in the module has to stay.
     """
-    found: dict[str, Any] = {name: _always(True) for name in ground.true}
-    found |= {name: _always(False) for name in _ELSEWHERE}
+    found: dict[str, Any] = {name: _always(False) for name in _ELSEWHERE}
+    found |= {name: _always(True) for name in ground.true}
     found[_MEMORY] = _always(ground.memory)
     there = [name for name in (SERVER_ARGS, _UTILS) if sglang.world.source(name)]
     modules = [vars(sglang.world.module(name)) for name in there]
     before = [{name: module.get_or_none(name) for name in found} for module in modules]
     for module in modules:
         module.update(found)
-    for path, name in _HUB:
-        if sglang.world.source(path):
-            vars(sglang.world.module(path))[name] = _always(None)
+    if sglang.world.source(_HUB):
+        answers = {"resolve_hf_gguf_reference": None, "get_config": _config(ground)}
+        hub = vars(sglang.world.module(_HUB))
+        hub.update({name: _always(answer) for name, answer in answers.items()})
     try:
         yield
     finally:

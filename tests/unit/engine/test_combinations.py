@@ -5,8 +5,9 @@ import random
 import pytest
 
 from sglang_operator.api import errors
-from sglang_operator.engine import combinations, schema
-from tests.schema import checks, rules
+from sglang_operator.engine import schema
+from sglang_operator.engine.combination_rules import RULES
+from tests.schema import checks, examples, rules
 from tests.unit.engine.requests import only_problem, problems
 from tests.unit.engine.wheels import sglang_or_skip
 
@@ -22,16 +23,15 @@ def broken(config, version, **changes):
 
 
 def test_each_rule_has_its_examples():
-    assert set(rules.EXAMPLES) == set(combinations.RULES)
-    assert len(schema.load("0.5.7").rules) == len(combinations.RULES)
+    assert set(examples.EXAMPLES) == set(RULES)
 
 
 @pytest.mark.parametrize("version", PROVED)
 def test_each_rule_refuses_what_breaks_it_and_takes_what_just_holds(version):
     for name in schema.load(version).rules:
-        breaks, holds = rules.EXAMPLES[name]
+        breaks, holds = examples.EXAMPLES[name]
         said = broken(breaks, version)
-        assert any(combinations.RULES[name].expected in message for message in said), name
+        assert any(RULES[name].expected in message for message in said), name
         assert not broken(holds, version), name
 
 
@@ -46,7 +46,7 @@ def test_the_places_are_those_of_the_wheel(version):
 def test_nothing_is_refused_that_sglang_takes(version):
     """Any mixture of the examples: what a rule refuses, the version's own check refuses too."""
     sglang, rng, refused = sglang_or_skip(version), random.Random(SEED), 0
-    configs = [config for pair in rules.EXAMPLES.values() for config in pair]
+    configs = [config for pair in examples.EXAMPLES.values() for config in pair]
     fields = [item for config in configs for item in config.items() if item[0] in sglang.names]
     for _ in range(CASES):
         config = dict(rng.sample(fields, rng.randrange(1, 6)))

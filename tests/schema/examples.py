@@ -1,0 +1,199 @@
+"""Arguments that break each rule of ``engine.combinations``, and others that just hold."""
+
+from typing import Any
+
+Fields = dict[str, Any]
+_LORA: Fields = {"enable_lora": True, "max_lora_rank": 16, "lora_target_modules": ["q_proj"]}
+_EAGLE: Fields = {"speculative_algorithm": "EAGLE", "attention_backend": "triton"}
+_DRAFTS: Fields = {"speculative_eagle_topk": 1, "speculative_num_draft_tokens": 4}
+_TREE: Fields = {**_EAGLE, "speculative_num_steps": 3, "speculative_num_draft_tokens": 8}
+_TREE |= {"speculative_eagle_topk": 1, "speculative_draft_model_path": "x/d"}
+_COPIES: Fields = {"enable_dp_attention": True, "dp_size": 2}
+_MUX: Fields = {"enable_pdmux": True, "chunked_prefill_size": -1, "disable_overlap_schedule": True}
+_SCORING: Fields = {"multi_item_scoring_delimiter": 5, "disable_radix_cache": True}
+_SPLIT: Fields = {"disaggregation_mode": "decode", "disaggregation_transfer_backend": "nixl"}
+EXAMPLES: dict[str, tuple[Fields, Fields]] = {
+    "loras-per-batch": ({**_LORA, "max_loras_per_batch": 0}, {**_LORA, "max_loras_per_batch": 1}),
+    "hierarchical-without-radix": (
+        {"enable_hierarchical_cache": True, "disable_radix_cache": True},
+        {"enable_hierarchical_cache": True},
+    ),
+    "tokenizer-workers": (
+        {"tokenizer_worker_num": 0, "skip_tokenizer_init": False},
+        {"tokenizer_worker_num": 1, "skip_tokenizer_init": False},
+    ),
+    "conservativeness": ({"schedule_conservativeness": -0.1}, {"schedule_conservativeness": 0.0}),
+    "swa-ratio": ({"swa_full_tokens_ratio": 1.1}, {"swa_full_tokens_ratio": 1.0}),
+    "metrics-file": (
+        {"export_metrics_to_file": True},
+        {"export_metrics_to_file": True, "export_metrics_to_file_dir": "/m"},
+    ),
+    "lora-shape": ({"enable_lora": True, "max_lora_rank": 16}, _LORA),
+    "loaded-loras": (
+        {**_LORA, "max_loaded_loras": 1, "max_loras_per_batch": 2},
+        {**_LORA, "max_loaded_loras": 2, "max_loras_per_batch": 2},
+    ),
+    "lora-all-modules": (
+        {**_LORA, "lora_target_modules": ["all", "q_proj"]},
+        {**_LORA, "lora_target_modules": ["all"]},
+    ),
+    "lora-speculative": ({**_LORA, **_EAGLE, **_DRAFTS, "speculative_num_steps": 3}, _LORA),
+    "priority-policy": (
+        {"enable_priority_scheduling": True, "schedule_policy": "lpm"},
+        {"enable_priority_scheduling": True, "schedule_policy": "lof"},
+    ),
+    "decode-tp": ({**_SPLIT, "disaggregation_decode_tp": 2}, _SPLIT),
+    "decode-dp": ({**_SPLIT, "disaggregation_decode_dp": 2}, _SPLIT),
+    "prefix-mm-cache": (
+        {"enable_prefix_mm_cache": True},
+        {"enable_prefix_mm_cache": True, "encoder_only": True},
+    ),
+    "encoder-and-language": (
+        {"encoder_only": True, "language_only": True, "encoder_urls": ["http://x"]},
+        {"encoder_only": True},
+    ),
+    "encoder-disaggregated": ({"encoder_only": True, **_SPLIT}, {"encoder_only": True}),
+    "two-tokenizer-batches": (
+        {"enable_tokenizer_batch_encode": True, "enable_dynamic_batch_tokenizer": True},
+        {"enable_tokenizer_batch_encode": True},
+    ),
+    "offload-kv": (
+        {"disaggregation_decode_enable_offload_kvcache": True},
+        {
+            **_SPLIT,
+            "disaggregation_decode_enable_offload_kvcache": True,
+            "hicache_storage_backend": "file",
+        },
+    ),
+    "dp-lm-head": (
+        {"enable_dp_lm_head": True, "dp_size": 2},
+        {"enable_dp_lm_head": True, "dp_size": 2, "enable_dp_attention": True},
+    ),
+    "dense-tp": ({"moe_dense_tp_size": 2}, {"moe_dense_tp_size": 1}),
+    "model-name-colon": ({"served_model_name": "a:b"}, {"served_model_name": "a-b"}),
+    "modalities": (
+        {"limit_mm_data_per_request": {"text": 1}},
+        {"limit_mm_data_per_request": {"image": 1}},
+    ),
+    "draft-steps": (
+        {**_EAGLE, **_DRAFTS, "speculative_draft_model_path": "x/d"},
+        {
+            **_EAGLE,
+            **_DRAFTS,
+            "speculative_num_steps": 3,
+            "speculative_draft_model_path": "x/d",
+        },
+    ),
+    "deterministic-attention": (
+        {"enable_deterministic_inference": True, "attention_backend": "torch_native"},
+        {"enable_deterministic_inference": True, "attention_backend": "triton"},
+    ),
+    "flex-speculative": (
+        {"attention_backend": "flex_attention", "speculative_algorithm": "NGRAM"},
+        {"attention_backend": "triton", "speculative_algorithm": "NGRAM"},
+    ),
+    "fa4-decode": (
+        {"decode_attention_backend": "fa4"},
+        {"decode_attention_backend": "triton"},
+    ),
+    "dp-attention-tp": (
+        {"enable_dp_attention": True, "tp_size": 4, "dp_size": 3},
+        {"enable_dp_attention": True, "tp_size": 4, "dp_size": 2},
+    ),
+    "dense-tp-or-all": ({"moe_dense_tp_size": 4}, {"moe_dense_tp_size": 2}),
+    "eplb-without-experts": ({"enable_eplb": True}, {"enable_eplb": True, "ep_size": 2}),
+    "two-batch-overlap": (
+        {"enable_two_batch_overlap": True},
+        {"enable_two_batch_overlap": True, "moe_a2a_backend": "deepep"},
+    ),
+    "cutlass-moe-experts": (
+        {"moe_runner_backend": "flashinfer_cutlass", "tp_size": 4, "ep_size": 2},
+        {"moe_runner_backend": "flashinfer_cutlass", "tp_size": 4, "ep_size": 4},
+    ),
+    "cutlass-fp8-experts": (
+        {"moe_runner_backend": "cutlass", "quantization": "fp8", "ep_size": 2},
+        {"moe_runner_backend": "cutlass", "quantization": "fp8"},
+    ),
+    "decode-tp-multiple": (
+        {**_SPLIT, "disaggregation_mode": "prefill", "disaggregation_decode_tp": 3},
+        {**_SPLIT, "disaggregation_mode": "prefill", "disaggregation_decode_tp": 4},
+    ),
+    "pp-speculative": (
+        {**_TREE, "pp_size": 2, "disable_overlap_schedule": True},
+        {"pp_size": 2, "disable_overlap_schedule": True},
+    ),
+    "pp-mixed-chunk": (
+        {"pp_size": 2, "enable_mixed_chunk": True, "disable_overlap_schedule": True},
+        {"pp_size": 2, "disable_overlap_schedule": True},
+    ),
+    "pdmux-pp": ({**_MUX, "pp_size": 2}, _MUX),
+    "pdmux-chunks": ({**_MUX, "chunked_prefill_size": 4096}, _MUX),
+    "pdmux-disaggregated": ({**_MUX, **_SPLIT, "disaggregation_mode": "prefill"}, _MUX),
+    "pdmux-overlap": ({**_MUX, "disable_overlap_schedule": False}, _MUX),
+    "language-without-encoders": (
+        {"language_only": True},
+        {"language_only": True, "encoder_urls": ["http://x"]},
+    ),
+    "lora-count": (
+        {**_LORA, "lora_paths": ["/a", "/b"], "max_loaded_loras": 1, "max_loras_per_batch": 1},
+        {**_LORA, "lora_paths": ["/a"], "max_loaded_loras": 1, "max_loras_per_batch": 1},
+    ),
+    "speculative-trtllm-moe": (
+        {"speculative_moe_runner_backend": "flashinfer_trtllm"},
+        {"speculative_moe_runner_backend": "triton"},
+    ),
+    "standalone-dp": (
+        {**_TREE, **_COPIES, "speculative_algorithm": "STANDALONE"},
+        {**_TREE, "speculative_algorithm": "STANDALONE"},
+    ),
+    "ngram-dp": (
+        {**_COPIES, "speculative_algorithm": "NGRAM"},
+        {"speculative_algorithm": "NGRAM"},
+    ),
+    "branches-trtllm": (
+        {**_TREE, "speculative_eagle_topk": 2, "attention_backend": "trtllm_mha"},
+        {**_TREE, "speculative_eagle_topk": 2},
+    ),
+    "branches-paged": (
+        {**_TREE, "speculative_eagle_topk": 2, "page_size": 16, "attention_backend": "aiter"},
+        {**_TREE, "speculative_eagle_topk": 2, "page_size": 1},
+    ),
+    "ngram-paged": (
+        {"speculative_algorithm": "NGRAM", "page_size": 16, "attention_backend": "triton"},
+        {"speculative_algorithm": "NGRAM", "page_size": 16, "attention_backend": "flashinfer"},
+    ),
+    "fa4-everywhere": ({"attention_backend": "fa4"}, {"attention_backend": "triton"}),
+    "trtllm-mla-cache": (
+        {"decode_attention_backend": "trtllm_mla", "kv_cache_dtype": "fp8_e5m2"},
+        {"attention_backend": "triton", "kv_cache_dtype": "fp8_e5m2"},
+    ),
+    "fp4-cache": (
+        {"kv_cache_dtype": "fp4_e2m1", "attention_backend": "fa3"},
+        {"attention_backend": "fa3"},
+    ),
+    "cutlass-moe-quantization": (
+        {"moe_runner_backend": "flashinfer_cutlass", "quantization": "awq"},
+        {"moe_runner_backend": "flashinfer_cutlass"},
+    ),
+    "trtllm-moe-quantization": (
+        {"moe_runner_backend": "flashinfer_trtllm", "quantization": "awq"},
+        {"moe_runner_backend": "flashinfer_trtllm", "quantization": "fp8"},
+    ),
+    "chunk-pages": (
+        {"chunked_prefill_size": 100, "page_size": 16},
+        {"chunked_prefill_size": 128, "page_size": 16},
+    ),
+    "scoring-cache": (
+        {**_SCORING, "disable_radix_cache": False, "chunked_prefill_size": -1},
+        {**_SCORING, "chunked_prefill_size": -1},
+    ),
+    "scoring-chunks": (_SCORING, {**_SCORING, "chunked_prefill_size": -1}),
+    "prompt-buckets": (
+        {"prompt_tokens_buckets": ["tse", "1000", "1", "8"]},
+        {"prompt_tokens_buckets": ["tse", "1000", "2", "8"]},
+    ),
+    "generation-buckets": (
+        {"generation_tokens_buckets": ["custom", "8", "8"]},
+        {"generation_tokens_buckets": ["custom", "8", "9"]},
+    ),
+}
