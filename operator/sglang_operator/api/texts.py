@@ -235,8 +235,9 @@ ENGINES_GO_ON = (
     "until the spec is mended"
 )
 ROLLOUT_HELD = "{old} of {desired} engines run an older revision: rollout.paused keeps them"
-FAILED_BEFORE = "engines {engines} ended, last at {time}: {message}"
-FAILED_TO_RUN = "engines {engines}, last at {time}: {message}"
+FAILED_BEFORE = "engines {engines} ended, last {age} ago: {message}"
+FAILED_TO_RUN = "engines {engines}, last {age} ago: {message}"
+FAILED_LAST = " (engines {engines}, last {age} ago)"
 DO_EDIT = "kubectl edit sgi {name} -n {namespace}"
 DO_DOCTOR = "kubectl sglang doctor"
 DO_MAP = "kubectl sglang map -A: who has the GPUs; kubectl describe nodes: taints and capacity"

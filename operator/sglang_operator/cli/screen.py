@@ -12,10 +12,11 @@ from sglang_operator.api import conditions, texts
 from sglang_operator.cli import leading
 from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.findings import one_line
-from sglang_operator.cli.verdict import Level, Verdict, verdicts
+from sglang_operator.cli.verdict import Level, Verdict, remembered, verdicts
 from sglang_operator.picture.ages import age
 from sglang_operator.picture.grid import LEAVING, STATES
 from sglang_operator.picture.scene import Scene, SeenPool
+from sglang_operator.planner import causes
 from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Pool
 from sglang_operator.roll import device_mapping
@@ -99,6 +100,20 @@ def _why(view: EngineView) -> str:
     return (pod.unschedulable or pod.waiting_message or pod.waiting_reason) if pod else ""
 
 
+def _why_else(pool: SeenPool, view: EngineView, said: Sequence[Verdict]) -> str:
+    """What keeps an engine; only its reason where the rest is said above."""
+    pod, why = view.pod, _why(view)
+    if view.state in (EngineState.BACKOFF, EngineState.LOST) or pod is None:
+        of_this = (e for e in remembered(pool) if view.engine.group in e.get("engines", ()))
+        return str(next((entry["reason"] for entry in of_this), why))
+    if isinstance(pool.planned, Pool):
+        cause = causes.of_wait(pod, causes.context(pool.planned))
+        if cause is not None:
+            above = any(cause.reason == v.reason or cause.message in v.what for v in said)
+            return cause.reason if above else f"{cause.reason}: {cause.message}"
+    return next((v.reason for v in said if why and why in v.what), why)
+
+
 def _troubled_engines(pool: SeenPool) -> list[EngineView]:
     """Those that do not answer."""
     well = (EngineState.IN_SERVICE, EngineState.UP)
@@ -113,7 +128,7 @@ def _whole(pool: SeenPool, now: float) -> RenderableType:
         _heading(pool, now),
         Padding(_facts(pool), (0, 0, 0, 2), expand=False),
         *_sayings(verdicts(pool, now)),
-        *_engines(pool),
+        *_engines(pool, verdicts(pool, now)),
         Text(""),
     )
 
@@ -203,14 +218,14 @@ def _saying(verdict: Verdict) -> RenderableType:
     return grid
 
 
-def _engines(pool: SeenPool) -> Iterator[RenderableType]:
+def _engines(pool: SeenPool, said: Sequence[Verdict]) -> Iterator[RenderableType]:
     troubled = _troubled_engines(pool)
     if not troubled:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("RANK", "ENGINE", "GPUS", "STATE", "POD", "NODE", "WHY"):
         table.add_column(column, overflow="fold", header_style="dim")
-    groups = _alike(troubled)
+    groups = _alike(pool, troubled, said)
     for group in groups[:MAX_ENGINES]:
         first = group[0]
         ranks = device_mapping.describe(sorted(view.engine.rank for view in group))
@@ -222,7 +237,7 @@ def _engines(pool: SeenPool) -> Iterator[RenderableType]:
             first.state.value,
             _some([view.pod.name for view in group if view.pod]),
             _some(sorted({view.pod.node for view in group if view.pod and view.pod.node})),
-            one_line(_why(first)),
+            one_line(_why_else(pool, first, said)),
         )
     yield Padding(table, (1, 0, 0, 2), expand=False)
     left_out = sum(map(len, groups[MAX_ENGINES:]))
@@ -230,11 +245,13 @@ def _engines(pool: SeenPool) -> Iterator[RenderableType]:
         yield Text(f"  and {left_out} more", style="dim")
 
 
-def _alike(troubled: Sequence[EngineView]) -> list[list[EngineView]]:
+def _alike(
+    pool: SeenPool, troubled: Sequence[EngineView], said: Sequence[Verdict]
+) -> list[list[EngineView]]:
     """Engines of which there is the same to say, together."""
     groups: dict[tuple[EngineState, str], list[EngineView]] = {}
     for view in troubled:
-        groups.setdefault((view.state, _why(view)), []).append(view)
+        groups.setdefault((view.state, _why_else(pool, view, said)), []).append(view)
     return list(groups.values())
 
 

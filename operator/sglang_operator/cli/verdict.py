@@ -1,12 +1,13 @@
 """What is wrong with a pool and what to do next, in the order in which it matters.  Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from sglang_operator.api import conditions, texts
 from sglang_operator.api.spec import WeightsGate
+from sglang_operator.picture import ages
 from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner.plan import EngineState
 from sglang_operator.planner.pool import Pool, Refused
@@ -65,10 +66,10 @@ def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
     if unseen:
         yield unseen
     elif isinstance(pool.planned, Pool):
-        yield from _condition(pool)
+        yield from _condition(pool, now)
         yield from _weights(pool, pool.planned)
         yield from _outdated(pool, pool.planned)
-    yield from _failures(pool)
+    yield from _failures(pool, now)
     yield from _warnings(pool)
 
 
@@ -95,16 +96,17 @@ def _unseen(pool: SeenPool, now: float) -> Verdict | None:
     )
 
 
-def _condition(pool: SeenPool) -> Iterator[Verdict]:
+def _condition(pool: SeenPool, now: float) -> Iterator[Verdict]:
     """What the operator says: at most one of Stalled and Reconciling, and Suspended."""
     stalled = pool.condition(conditions.STALLED)
     working = pool.condition(conditions.RECONCILING)
     suspended = pool.condition(conditions.SUSPENDED)
+    cause = "".join(_engines_and_age(entry, texts.FAILED_LAST, now) for entry in _told_of(pool)[:1])
     if stalled:
-        yield _told(pool, stalled, Level.BROKEN)
+        yield _told(pool, stalled, Level.BROKEN, cause)
     elif working:
         bad = working["reason"] not in _PROGRESS
-        yield _told(pool, working, Level.BROKEN if bad else Level.WORKING)
+        yield _told(pool, working, Level.BROKEN if bad else Level.WORKING, cause)
     if suspended:
         yield _told(pool, suspended, Level.NOTE)
 
@@ -134,12 +136,12 @@ _NEXT = {
 }
 
 
-def _told(pool: SeenPool, condition: Any, level: Level) -> Verdict:
+def _told(pool: SeenPool, condition: Any, level: Level, cause: str = "") -> Verdict:
     template = _NEXT.get(condition["reason"], "")
     return Verdict(
         level=level,
         reason=condition["reason"],
-        what=condition["message"],
+        what=condition["message"] + cause,
         do=template.format(name=pool.name, namespace=pool.namespace),
     )
 
@@ -184,26 +186,51 @@ def _outdated(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
 _TELLING = (conditions.STALLED, conditions.RECONCILING)
 
 
-def _failures(pool: SeenPool) -> Iterator[Verdict]:
+def remembered(pool: SeenPool) -> list[Any]:
     """The causes that the operator remembers, the latest first."""
-    remembered: Sequence[Any] = pool.record.status.get("lastFailures", [])
+    found: Sequence[Any] = pool.record.status.get("lastFailures", [])
+    return sorted(found, key=lambda entry: str(entry["lastTime"]), reverse=True)
+
+
+def _told_of(pool: SeenPool) -> list[Any]:
+    """Those of them that a condition tells, with their advice."""
+    said = [pool.condition(type_) for type_ in _TELLING if pool.condition(type_)]
+    return [entry for entry in remembered(pool) if any(_tells(each, entry) for each in said)]
+
+
+def _tells(condition: Mapping[str, str], entry: Any) -> bool:
+    """Whether this is the cause that a condition names, in whichever words of several engines."""
+    reason, message = entry["reason"], condition["message"]
+    named = f"after {reason}: ", f"with {reason}, "
+    return (
+        condition["reason"] == reason
+        or entry["message"] in message
+        or any(each in message for each in named)
+    )
+
+
+def _failures(pool: SeenPool, now: float) -> Iterator[Verdict]:
+    """The causes that no condition tells of."""
     troubled = pool.count(EngineState.BACKOFF, EngineState.LOST) > 0
-    said = [pool.condition(type_).get("message", "") for type_ in _TELLING]
-    for entry in sorted(remembered, key=lambda entry: str(entry["lastTime"]), reverse=True):
-        if any(entry["message"] in message for message in said):
-            continue  # told above, with its advice
-        engines = entry.get("engines", [])
-        more = f" and {len(engines) - 3} more" if len(engines) > 3 else ""
+    told = _told_of(pool)
+    for entry in remembered(pool):
+        if entry in told:
+            continue
+        text = texts.FAILED_BEFORE if "exitCode" in entry else texts.FAILED_TO_RUN
         yield Verdict(
             level=Level.BROKEN if troubled else Level.NOTE,
             reason=entry["reason"],
-            what=(texts.FAILED_BEFORE if "exitCode" in entry else texts.FAILED_TO_RUN).format(
-                engines=", ".join(engines[:3]) + more,
-                time=entry["lastTime"],
-                message=entry["message"],
-            ),
+            what=_engines_and_age(entry, text, now),
             do=entry.get("advice", ""),
         )
+
+
+def _engines_and_age(entry: Any, text: str, now: float) -> str:
+    engines = entry.get("engines", [])
+    more = f" and {len(engines) - 3} more" if len(engines) > 3 else ""
+    told = ", ".join(engines[:3]) + more
+    age = ages.since(str(entry["lastTime"]), now)
+    return text.format(engines=told, age=age, message=entry["message"])
 
 
 def _warnings(pool: SeenPool) -> Iterator[Verdict]:

@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 
+from sglang_operator import status
 from sglang_operator.api import names
 from sglang_operator.cluster import wire
 from sglang_operator.picture import grid
 from sglang_operator.picture.scene import Leader, Node, Scene, scene
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
-from tests.builders import NOW, guide_spec
+from tests.builders import NOW, guide_spec, weighed
 
 TIME = "2027-01-15T08:00:00Z"
 
@@ -172,6 +173,22 @@ class World:
             holders=holders,
         )
 
+    def observe(self, now: float = NOW) -> None:
+        """Let the operator's own code write every status."""
+        by_name = {pool["metadata"]["name"]: pool for pool in self.pools}
+        for seen in self.scene(now=now).pools:
+            assert isinstance(seen.planned, Pool)
+            raw = by_name[seen.name]
+            raw["status"] = status.compute(
+                seen.planned,
+                seen.plan,
+                weighed(seen.planned, list(seen.pods), now),
+                ignored=(),
+                troubles=(),
+                previous=raw["status"],
+                now=now,
+            )
+
     def map(self, **options: Any) -> grid.Map:
         return grid.gpu_map(self.scene(), **options)
 
@@ -191,8 +208,8 @@ def trouble() -> World:
     world.pool(
         ready=False,
         reason="EnginesFailing",
-        message="1 engine waiting to be started again after KVCacheTooSmall: raise "
-        "mem_fraction_static above 0.002 (now 0.001)",
+        message="1 engine waiting to be started again after KVCacheTooSmall: "
+        "Not enough memory for the KV cache; raise mem_fraction_static above 0.002 (now 0.001)",
         status={
             "readySummary": "12/14",
             "syncedSummary": "10/14",
