@@ -418,4 +418,12 @@ WEIGHTS_ASLEEP = (
     "the engines' {released} memory is still released; wake them before the commit opens their "
     "gates, because a request to a sleeping engine kills it"
 )
+WEIGHTS_OBJECTION = (
+    "there is no commit over an engine that was not written as it had to be: {why}; mend that, "
+    "begin again, and write all weights again"
+)
+WEIGHTS_NOT_WRITTEN = (
+    "the commit covers instances that nobody vouches for ({which}); expected that whoever writes "
+    "into an engine has said that all of it arrived: begin again, and write all weights again"
+)
 WEIGHTS_NO_INSTANCES = "the commit names no engine; expected the instances whose weights it covers"

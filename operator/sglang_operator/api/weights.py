@@ -52,6 +52,8 @@ class Transaction:
     asleep: tuple[str, ...] = ()  # the instances whose memory is released
     recovering: frozenset[str] = frozenset()  # that the holder, an operator, loads the version into
     woken: frozenset[str] = frozenset()  # "instance/tag" of sleepers that have this memory
+    shared: bool = False  # several processes write in this sync, and vouch for what they wrote
+    wrote: frozenset[str] = frozenset()  # the instances that they have vouched for
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -93,18 +95,20 @@ class Transaction:
         In a sync every other transaction is somebody else, of the same holder too: an earlier life
         of it, or a second thread, may still write.  What its holder put to sleep it takes on.
         What was aborted under its holder is nobody's, and one whose holder was edited away may
-        still be at it.  ``seen`` as in ``expires``.
+        still be at it.  After a shared sync its own job may begin again, whose other processes do
+        not write before they have learnt of it.  ``seen`` as in ``expires``.
         """
         taken_on = self.id == transaction or self.phase is not Phase.SYNCING
-        own = self.holder == holder and taken_on and not self.fenced
+        own = self.holder == holder and taken_on and (self.shared or not self.fenced)
         held = bool(self.holder) or self.vacant
         return held and not own and now <= self.expires(seen)
 
     @property
     def fenced(self) -> bool:
-        """Whether somebody else than its holder ended a transaction, which its holder may not know.
+        """Whether a transaction was ended that somebody who may still write does not know of.
 
-        Who ended it stands as the holder then, and begins nothing by that either.
+        Its holder does not, because another ended it, who stands as the holder then and begins
+        nothing by that either; or others do not, who wrote in a shared sync of this holder.
         """
         return self.phase is Phase.ABORTED and bool(self.holder)
 
@@ -122,20 +126,30 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     """
     notes = lease.get("metadata", {}).get("annotations") or {}
     spec = lease.get("spec") or {}
+    phase = _phase(notes.get(names.ANNOTATION_PHASE, ""))
+    transaction = notes.get(names.ANNOTATION_TRANSACTION, "")
+    instances = frozenset(_words(notes.get(names.ANNOTATION_INSTANCES, "")))
+    # It names its transaction: clients that do not know of it leave it standing in later ones.
+    shared = bool(transaction) and notes.get(names.ANNOTATION_SHARED) == transaction
+    wrote = frozenset(_words(notes.get(names.ANNOTATION_WROTE, ""))) if shared else frozenset()
+    if shared and phase is Phase.COMMITTED:
+        instances &= wrote  # whatever the commit says: the others got nothing
     return Transaction(
-        phase=_phase(notes.get(names.ANNOTATION_PHASE, "")),
-        id=notes.get(names.ANNOTATION_TRANSACTION, ""),
+        phase=phase,
+        id=transaction,
         holder=spec.get("holderIdentity") or "",
         epoch=notes.get(names.ANNOTATION_EPOCH, ""),
         target_version=notes.get(names.ANNOTATION_TARGET_VERSION, ""),
         version=notes.get(names.ANNOTATION_VERSION, ""),
-        instances=frozenset(_words(notes.get(names.ANNOTATION_INSTANCES, ""))),
+        instances=instances,
         checkpoint=notes.get(names.ANNOTATION_CHECKPOINT, ""),
         intact=notes.get(names.ANNOTATION_INTACT) == _TRUE,
         released=_words(notes.get(names.ANNOTATION_RELEASED, "")),
         asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
         recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
         woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""))),
+        shared=shared,
+        wrote=wrote,
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=notes.get(names.ANNOTATION_MESSAGE, ""),
@@ -196,6 +210,8 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_ASLEEP: lambda t: ",".join(t.asleep),
     names.ANNOTATION_RECOVERING: lambda t: ",".join(sorted(t.recovering)),
     names.ANNOTATION_WOKEN: lambda t: ",".join(sorted(t.woken)),
+    names.ANNOTATION_SHARED: lambda t: t.id if t.shared else "",
+    names.ANNOTATION_WROTE: lambda t: ",".join(sorted(t.wrote)) if t.shared else "",
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,

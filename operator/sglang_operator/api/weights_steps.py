@@ -34,6 +34,7 @@ class Refusal(Enum):
     WRONG_PHASE = "WrongPhase"
     STILL_ASLEEP = "StillAsleep"
     NO_INSTANCES = "NoInstances"
+    NOT_WRITTEN = "NotWritten"
 
 
 class RefusedError(Exception):
@@ -55,13 +56,21 @@ class Trainer:
 
 
 def begin(
-    state: Transaction, trainer: Trainer, *, epoch: str, version: str, now: float, seen: float
+    state: Transaction,
+    trainer: Trainer,
+    *,
+    epoch: str,
+    version: str,
+    now: float,
+    seen: float,
+    shared: bool = False,
 ) -> Transaction:
     """A sync to ``version`` begins over the engines of ``epoch``.
 
     From any phase, unless another transaction holds the Lease.  ``seen``: since when the caller has
     seen the Lease in this state, by its own clock; ``now``: the same clock.  Released memory stays
-    on record: it has to be resumed before weights are written into it.
+    on record: it has to be resumed before weights are written into it.  ``shared``: other processes
+    of the trainer write too, and each vouches for its engines (``vouch``) before the commit.
 
     Raises :class:`RefusedError`.
     """
@@ -71,6 +80,8 @@ def begin(
         epoch=epoch,
         target_version=version,
         intact=False,
+        shared=shared,
+        wrote=frozenset(),
         begun=now,
     )
 
@@ -94,18 +105,45 @@ def attach(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
     )
 
 
+def vouch(
+    state: Transaction, trainer: Trainer, *, instances: Iterable[str], retracts: str = ""
+) -> Transaction:
+    """A process of the holder has written all that it had to into these instances.
+
+    ``retracts``: what it has objected before, and has made good.  Raises :class:`RefusedError`
+    unless this very sync goes on.
+    """
+    _own(state, trainer)
+    _in_phase(state, "to vouch for engines", Phase.SYNCING)
+    message = "" if state.message == retracts else state.message
+    return dataclasses.replace(state, wrote=state.wrote | frozenset(instances), message=message)
+
+
+def objection(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
+    """A process of the holder could not write what it had to: there is no commit over that.
+
+    The first one stays.  Raises :class:`RefusedError` unless this very sync goes on.
+    """
+    _own(state, trainer)
+    _in_phase(state, "to object to the commit", Phase.SYNCING)
+    return dataclasses.replace(state, message=state.message or message)
+
+
 def commit(
     state: Transaction,
     trainer: Trainer,
     *,
     instances: Iterable[str],
+    wrote: Iterable[str] = (),
     now: float,
     checkpoint: str = "",
 ) -> Transaction:
     """These instances hold the target version whole: their gates may open.
 
-    Raises :class:`RefusedError` unless the trainer syncs in this very transaction and all memory
-    is resumed.
+    ``wrote``: those that the caller itself vouches for, where the sync is shared.
+
+    Raises :class:`RefusedError` unless the trainer syncs in this very transaction, all memory is
+    resumed, and in a shared sync every instance was vouched for and nobody objects.
     """
     _own(state, trainer)
     _in_phase(state, "commit", Phase.SYNCING)
@@ -116,9 +154,13 @@ def commit(
     covered = frozenset(instances)
     if not covered:
         raise _refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NO_INSTANCES)
+    vouched = state.wrote | frozenset(wrote)
+    if state.shared:
+        _all_written(state, covered - vouched)
     return dataclasses.replace(
         state,
         phase=Phase.COMMITTED,
+        wrote=vouched if state.shared else frozenset(),
         holder="",
         version=state.target_version,
         instances=covered,
@@ -130,9 +172,16 @@ def commit(
 
 
 def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
-    """The sync failed: all gates close.  Raises :class:`RefusedError` if it is over already."""
+    """The sync failed: all gates close.  Raises :class:`RefusedError` if it is over already.
+
+    The other processes of a shared one write on until they learn of it: others than this trainer
+    wait for as long as that may take.
+    """
     _own(state, trainer)
-    return aborted(state, message)
+    over = aborted(state, message)
+    if not state.shared:
+        return over
+    return dataclasses.replace(over, holder=state.holder, shared=True)
 
 
 def aborted(state: Transaction, message: str) -> Transaction:
@@ -144,6 +193,8 @@ def aborted(state: Transaction, message: str) -> Transaction:
         intact=False,
         message=message,
         recovering=frozenset(),
+        shared=False,
+        wrote=frozenset(),
     )
 
 
@@ -318,6 +369,7 @@ def recovered(
         state,
         holder=state.holder if left else "",
         instances=state.instances | whole,
+        wrote=state.wrote | whole if state.shared else state.wrote,
         recovering=left,
         renewed=now,
     )
@@ -341,6 +393,15 @@ def _loads(state: Transaction, operator: Trainer) -> None:
     raise _refused(
         Refusal.NOT_HELD, state, texts.WEIGHTS_NOT_HELD, transaction=operator.holder, by=by
     )
+
+
+def _all_written(state: Transaction, missing: frozenset[str]) -> None:
+    """Raises :class:`RefusedError` if these instances are any, or somebody objects."""
+    if state.message:
+        raise _refused(Refusal.NOT_WRITTEN, state, texts.WEIGHTS_OBJECTION, why=state.message)
+    if missing:
+        which = ", ".join(sorted(missing)[:8])
+        raise _refused(Refusal.NOT_WRITTEN, state, texts.WEIGHTS_NOT_WRITTEN, which=which)
 
 
 def _free(state: Transaction, trainer: Trainer, now: float, seen: float) -> None:

@@ -1,5 +1,9 @@
 """What can go wrong for a trainer; each error says what was found and what to do."""
 
+from sglang_operator.client import texts
+
+_MAX_TOLD = 300
+
 
 class PoolError(Exception):
     """The base of all errors of this package."""
@@ -67,3 +71,9 @@ class EngineError(PoolError):
         self.path = path
         self.status = status
         self.said = said
+
+
+def told(error: BaseException | None) -> str:
+    """An error as the Lease tells it to others: one line."""
+    text = texts.ABORTED.format(kind=type(error).__name__, message=str(error) or "no message")
+    return " ".join(text.split())[:_MAX_TOLD]

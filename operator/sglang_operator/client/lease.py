@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_operator import supervision
@@ -146,14 +146,20 @@ class LeaseFile:
 
     def _note(self, lease: Mapping[str, Any]) -> Transaction:
         state = weights.read(lease)
-        if state != self._state:
-            self._state, self._since = state, time.monotonic()
+        if self._state is None or _of_holder(state) != _of_holder(self._state):
+            self._since = time.monotonic()
+        self._state = state
         return state
 
     def _sight(self, lease: Mapping[str, Any]) -> Sight:
         now = time.time()
         uid = lease.get("metadata", {}).get("uid") or ""
         return Sight(now=now, seen=now - (time.monotonic() - self._since), lease=uid)
+
+
+def _of_holder(state: Transaction) -> Transaction:
+    """Without what others of its job say in it, by which nobody knows whether the holder lives."""
+    return replace(state, wrote=frozenset(), message="")
 
 
 def _after_conflict(conflicts: int) -> float:
@@ -190,6 +196,8 @@ def _typed(refused: steps.RefusedError) -> PoolError:
         )
     if refused.reason is steps.Refusal.NOT_HELD:
         return Expired(words)
+    if refused.reason is steps.Refusal.NOT_WRITTEN:
+        return NotReady(words)
     return Unsupported(words)
 
 

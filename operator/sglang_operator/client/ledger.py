@@ -3,7 +3,7 @@
 The rule: a commit waits for the updates that are under way.  One that failed, was cancelled or came
 too late is in the way of the commit, whether the trainer has looked at its error or not, until on
 every engine that it concerned an update that was begun afterwards succeeds: the same one again, or
-all weights from disk.
+all weights from disk.  An engine that got no update while others did is in the way too.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from sglang_operator.client.registry import Engine
 WHOLE = "/update_weights_from_disk"
 # SGLang's calls that change weights.
 _WRITES = ("/update_weights", "/post_process_weights")
+_UPDATES = "/update_weights"
 # That a commit waits for updates which nobody waited for.
 UNDER_WAY_SECONDS = 60.0
 
@@ -34,9 +35,11 @@ class Ledger:
     """The updates of one sync; used in its loop's thread."""
 
     def __init__(self) -> None:
+        self.elsewhere = False  # whether the sync has updates that another ledger saw
         self._under_way = 0
         self._idle = asyncio.Event()
         self._failed: list[_Failed] = []
+        self._written: set[str] = set()
         self._over = False
 
     @contextmanager
@@ -61,6 +64,7 @@ class Ledger:
             raise
         else:
             self._make_good(before, path, what, concerned)
+            self._written |= concerned if path.startswith(_UPDATES) else set()
         finally:
             self._under_way -= 1
             self._idle.set()
@@ -78,11 +82,17 @@ class Ledger:
                 failed.engines -= done
         self._failed = [failed for failed in self._failed if failed.engines]
 
-    async def settled(self) -> None:
+    async def settled(self, engines: Iterable[Engine] = ()) -> None:
         """Wait for what is under way; from then on nothing may come.
 
-        Raises the first error that was not made good, NotReady if an update does not end.
+        Raises as ``vouch``, NotReady if an update does not end.
         """
+        await self.ended()
+        self._over = True
+        self.vouch(engines)
+
+    async def ended(self) -> None:
+        """Wait for what is under way.  Raises NotReady if an update does not end."""
         await asyncio.sleep(0)  # tasks that were just created take their first step
         try:
             async with asyncio.timeout(UNDER_WAY_SECONDS):
@@ -93,10 +103,28 @@ class Ledger:
             raise NotReady(
                 texts.UNDER_WAY.format(count=self._under_way, seconds=UNDER_WAY_SECONDS)
             ) from None
-        self._over = True
-        self.vouch()
 
-    def vouch(self) -> None:
-        """Raises the first error that was not made good."""
+    def vouch(self, engines: Iterable[Engine] = ()) -> None:
+        """Raises the first error that was not made good; NotReady if one of these got no update.
+
+        Where nothing was written through this ledger, the trainer has means of its own.
+        """
         for failed in self._failed:
             raise failed.error
+        left_out = [engine for engine in engines if engine.engine not in self._written]
+        if left_out and self._written and not self.elsewhere:
+            first = left_out[0]
+            raise NotReady(
+                texts.LEFT_OUT.format(
+                    count=len(left_out), rank=first.rank, engine=first.engine, url=first.url
+                )
+            )
+
+    @property
+    def lacking(self) -> bool:
+        """Whether an update failed and was not made good yet."""
+        return bool(self._failed)
+
+    def written(self, engines: Iterable[Engine]) -> list[Engine]:
+        """Those of these engines that got an update."""
+        return [engine for engine in engines if engine.engine in self._written]

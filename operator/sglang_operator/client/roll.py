@@ -4,12 +4,11 @@ Each of ROLL's inference workers stands for the engine of its rank, and sends it
 ROLL's own strategy makes (roll/distributed/strategy/sglang_strategy.py at 8eb27cc2, HTTP mode).
 Around them the transaction of explanation/weights.md is kept, without a change in ROLL's pipeline:
 
-- the first bucket of a model update begins it.  Worker 0 takes the Lease and pauses every engine;
-  the others wait until it stands in the Lease, and pause their own, before they write a byte.
-  They look at the Lease all through the update, and send no bucket once worker 0 has not renewed
-  it for most of its duration: by then another trainer may write.
+- the first bucket of a model update begins it.  Worker 0 takes the Lease, for the engines that
+  joined ROLL's process groups, and pauses them (``shared``); the others wait until that stands in
+  the Lease, and pause their own, before they write a byte (``following``).
 - ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
-  engines go on and commits.
+  engines go on and commits, as soon as every worker has vouched for its engine.
 - ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.  Parts of it cannot
   sleep (ROLL's ``partial_gpu_mode``).
 
@@ -19,45 +18,32 @@ ROLL chooses a strategy by its name, so the name has to be taught to it, in each
     roll.install()          # strategy_name: sglang now attaches to an operator's pool
 
 ``strategy_config`` takes ``pool`` and ``namespace`` beside what the engines were started with.
-ROLL forms its process groups once: after a restart of an engine they have to be set up again
-(``setup_model_update``), which is what StaleEpoch says.
+ROLL forms its process groups once: after a restart of an engine, or where one came, they have to be
+set up again (``setup_model_update``), which is what StaleEpoch says.
 """
 
 import asyncio
 import logging
 import sys
-import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
-from sglang_operator import supervision
-from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
-from sglang_operator.client import pausing, texts
+from sglang_operator.client import job, texts
 from sglang_operator.client.calls import Json
-from sglang_operator.client.errors import (
-    EngineError,
-    Expired,
-    NotReady,
-    PoolError,
-    StaleEpoch,
-    Unsupported,
-)
-from sglang_operator.client.lease import MARGIN
+from sglang_operator.client.errors import NotReady, StaleEpoch, Unsupported, told
+from sglang_operator.client.following import Follower
+from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
-from sglang_operator.client.registry import Engine, Registry
-from sglang_operator.client.sync import AsyncSync
+from sglang_operator.client.registry import Engine, Registry, changes
+from sglang_operator.client.shared import SharedSync
 from sglang_operator.client.updates import leave_group
 
 log = logging.getLogger(__name__)
 
 DEFAULT_POOL = "actor-infer"
-FOLLOW_SECONDS = 60.0  # that worker 0 may take to do its part
-LOOK_SECONDS = 3.0  # between two looks at the Lease during an update
-_NO_SESSION = "between begin_weight_update() and end_weight_update()"  # SGLang's words
-_POLL_SECONDS = 0.05
 _READY_SECONDS = 1800.0
 _STRATEGY_MODULE = "roll.distributed.strategy.sglang_strategy"
 
@@ -84,9 +70,12 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._name = str(config.get("pool") or DEFAULT_POOL)
         self._pool: AsyncPool | None = None
         self._attached: Engine | None = None
-        self._sync: AsyncSync | None = None  # worker 0, during a model update
-        self._following = ""  # the others: the transaction whose update they take part in
-        self._looking: asyncio.Task[None] | None = None  # theirs: at the Lease, during an update
+        self._sync: SharedSync | None = None  # worker 0, during a model update
+        self._beginning = asyncio.Lock()
+        self._follower: Follower  # the others' part in it
+        self._epoch = ""  # of the process groups; before there are any, of the start
+        self._engines: tuple[Engine, ...] = ()  # all of that epoch
+        self._groups: set[str] = set()
         self._step = 0
         self.is_model_in_gpu = True
         self.is_kv_cache_in_gpu = True
@@ -103,17 +92,17 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         Raises NotReady if ROLL has not as many workers as the pool engines, Unsupported.
         """
-        self._pool = AsyncPool(self._name, **self._options)
+        holder = await job.identity(self.worker)
+        self._pool = AsyncPool(self._name, holder=holder, **self._options)
         try:
             registry = await self.pool.wait_ready(_READY_SECONDS)
-            self._check(registry)
+            self._attach(registry)
             state = await self.pool.transaction()
         except BaseException:
             await self.pool.close()
             raise
-        self._attached = registry.engines[int(self.worker.rank)]
         self._step = _step_of(state.version)
-        self._following = state.id
+        self._follower = Follower(self.pool, state)
         self.tokenizer = self._tokenizer()
 
     def _check(self, registry: Registry) -> None:
@@ -145,6 +134,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     ) -> None:
         """Let the engine join the trainer's process group."""
         engine = await self._attach_again()
+        self._groups.add(group_name)
         payload = {
             "master_address": master_address,
             "master_port": master_port,
@@ -167,6 +157,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         is_lora: bool = False,
     ) -> None:
         """One bucket that the trainer broadcasts meanwhile."""
+        if self._groups and group_name not in self._groups:
+            raise StaleEpoch(texts.ROLL_STALE.format(what=texts.ROLL_GROUP.format(name=group_name)))
         assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
         payload = {
             "names": list(names),
@@ -191,8 +183,9 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
         """Every bucket has arrived everywhere: the engines go on, and the commit opens gates."""
+        if not self.leads:
+            await self._follower.vouch(self.engine)
         sync, self._sync = self._sync, None
-        await self._stop_looking()
         if sync is not None:
             await sync.finish()
             self._step += 1
@@ -206,7 +199,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             if (await self.pool.transaction()).released:
                 await self.pool.wake()
         else:
-            await self._until(lambda state: not state.released)
+            await self._follower.until(lambda state: not state.released)
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
 
     async def offload_states(self, include: Any = None, non_blocking: bool = False) -> None:
@@ -221,7 +214,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if self.leads:
             await self.pool.sleep(SLEEP_TAGS)
         else:
-            await self._until(lambda state: self.engine.instance in state.asleep)
+            await self._follower.until(lambda state: self.engine.instance in state.asleep)
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = False
 
     async def generate_request(self, payload: Mapping[str, Any]) -> Json:
@@ -280,125 +273,54 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     async def _attach_again(self) -> Engine:
         registry = await self.pool.fresh()
         registry.require_up()
+        self._attach(registry)
+        return self.engine
+
+    def _attach(self, registry: Registry) -> None:
+        self._check(registry)
         self._attached = registry.engines[int(self.worker.rank)]
-        return self._attached
+        if registry.epoch != self._epoch:
+            self._groups.clear()  # they were of other engines
+        self._epoch, self._engines = registry.epoch, registry.engines
 
     async def _write(self, path: str, payload: Json) -> None:
         """Write a bucket into the own engine, within the transaction."""
-        if self.leads:
-            sync = await self._leading()
-            try:
-                await sync.call_one(self.engine, path, payload, timeout=None)
-            except BaseException as error:
-                self._sync = None
-                await sync.abort(f"{type(error).__name__}: {error}")
-                raise
+        if not self.leads:
+            self._same_engines(await self.pool.registry())
+            await self._follower.write(self.engine, self._epoch, path, payload)
             return
-        await self._follow()
-        following = self._following
-        deadline = time.monotonic() + FOLLOW_SECONDS
-        while True:
-            self._fence(following)
-            try:
-                await self._post(following, path, payload)
-                return
-            except EngineError as error:
-                # Worker 0 opens the session of every engine, where the version has one.
-                if _NO_SESSION not in error.said or time.monotonic() > deadline:
+        sync = await self._leading()
+        try:
+            await sync.call_one(self.engine, path, payload, timeout=None)
+        except BaseException as error:
+            if self._sync is sync:
+                self._sync = None
+            await sync.abort(told(error))
+            raise
+
+    async def _leading(self) -> SharedSync:
+        async with self._beginning:  # buckets may come at once
+            if self._sync is None:
+                self._same_engines(await self.pool.fresh())
+                version, own = f"step-{self._step + 1}", self.engine
+                sync = SharedSync(self.pool, version, SyncOptions(), own=own, epoch=self._epoch)
+                await sync.begin()
+                try:
+                    await sync.begin_weight_update()
+                except BaseException as error:
+                    await sync.abort(told(error))
                     raise
-            await asyncio.sleep(_POLL_SECONDS)
+                self._sync = sync
+            return self._sync
 
-    async def _leading(self) -> AsyncSync:
-        if self._sync is None:
-            await self._same_engine()
-            # ROLL runs each call of a worker as a task of its own: none is the body of the sync.
-            self._sync = self.pool.sync(f"step-{self._step + 1}", interrupts=False)
-            try:
-                await self._sync.begin()
-                await self._sync.begin_weight_update()
-            except BaseException:
-                self._sync = None
-                raise
-        return self._sync
-
-    async def _follow(self) -> None:
-        """Before a bucket: the transaction stands in the Lease, and the own engine is paused."""
-        state = await self.pool.transaction()
-        if state.phase is Phase.SYNCING and state.id == self._following:
-            return
-        await self._stop_looking()
-        await self._same_engine()
-        before = self._following
-
-        def begun(state: Transaction) -> bool:
-            return state.phase is Phase.SYNCING and state.id != before
-
-        following = (await self._until(begun)).id
-        # Worker 0 pauses every engine too, at about this time: to do it twice does no harm.
-        features = self.pool.features(await self.pool.registry())
-        own, may = [self.engine], lambda: self._over(following) is None
-        await pausing.stop(self.pool.calls, own, pausing.ABORT, features, allowed=may)
-        self._following = following
-        self._looking = asyncio.create_task(self._look(), name="worker 0's Lease")
-
-    async def _look(self) -> None:
-        """Keep the age of worker 0's last renewal known."""
-        while True:
-            try:
-                await self.pool.transaction()
-            except PoolError:
-                pass  # its age tells, before each bucket
-            except Exception as error:
-                supervision.failed("worker 0's Lease", error)
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async def _stop_looking(self) -> None:
-        looking, self._looking = self._looking, None
-        if looking is not None:
-            looking.cancel()
-            await asyncio.wait({looking})
-
-    async def _post(self, following: str, path: str, payload: Json) -> None:
-        """POST to the own engine, unless the transaction is over by the time that it leaves."""
-
-        def may() -> bool:
-            return self._over(following) is None
-
-        await self.pool.calls.post(self.engine, path, payload, timeout=None, allowed=may)
-
-    def _fence(self, following: str) -> None:
-        """Raises Expired once the transaction is over, or may be."""
-        if over := self._over(following):
-            raise over
-
-    def _over(self, following: str) -> Expired | None:
-        """Why this transaction of worker 0 may be over, by this process's own clock.
-
-        A renewal is seen up to LOOK_SECONDS after it was made.  A process that stood still may
-        find that the Lease is fresh, and another's.
-        """
-        seen = self.pool.lease.seen or Transaction()
-        if seen.phase is not Phase.SYNCING or seen.id != following:
-            return Expired(texts.ROLL_OVER.format(transaction=following, phase=seen.phase.value))
-        age = self.pool.lease.age() + LOOK_SECONDS
-        if age > LEASE_SECONDS * MARGIN:
-            return Expired(texts.NOT_RENEWED.format(seconds=age, detail=texts.ROLL_LEADER))
-        return None
-
-    async def _same_engine(self) -> None:
-        """The process group is of the engine that joined it, not of one that came after."""
-        registry = await self.pool.fresh()
-        now = {engine.engine: engine.instance for engine in registry.engines}
-        if now.get(self.engine.engine) != self.engine.instance:
-            raise StaleEpoch(texts.ROLL_STALE.format(rank=self.engine.rank))
-
-    async def _until(self, check: Callable[[Transaction], bool]) -> Transaction:
-        deadline = time.monotonic() + FOLLOW_SECONDS
-        while not check(state := await self.pool.transaction()):
-            if time.monotonic() > deadline:
-                raise NotReady(texts.ROLL_FOLLOW.format(phase=state.phase.value))
-            await asyncio.sleep(_POLL_SECONDS)
-        return state
+    def _same_engines(self, registry: Registry) -> None:
+        """The process groups are of the engines that joined them, not of those that came after."""
+        what = changes(self._engines, registry)
+        known = {engine.engine for engine in self._engines}
+        came = [engine for engine in registry.engines if engine.engine not in known]
+        what += [texts.CAME.format(rank=each.rank, engine=each.engine) for each in came]
+        if what:
+            raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what[:4])))
 
     async def _generate(self, body: Json) -> list[Json]:
         answer: Any = await self.pool.calls.post_any(self.engine, "/generate", body)

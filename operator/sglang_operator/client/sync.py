@@ -38,6 +38,7 @@ from sglang_operator.client.errors import (
     PoolError,
     StaleEpoch,
     Unsupported,
+    told,
 )
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.pausing import SyncOptions
@@ -93,6 +94,7 @@ class AsyncSync(Updates):
         self._watch: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._body: asyncio.Task[Any] | None = None
+        self._shared = False  # whether other processes write too
         self._interrupted = False
         self._over = False
 
@@ -129,7 +131,7 @@ class AsyncSync(Updates):
             await self._pause()
             await self._resume({weights.WEIGHTS} & set(self._state.released))
         except BaseException as error:
-            await self.abort(_reason(error))
+            await self.abort(told(error))
             raise
 
     async def _take(self, registry: Registry) -> Transaction:
@@ -149,6 +151,7 @@ class AsyncSync(Updates):
                 version=self.version,
                 now=sight.now,
                 seen=sight.seen,
+                shared=self._shared,
             )
 
         try:
@@ -167,7 +170,7 @@ class AsyncSync(Updates):
         Waits for updates under way; one that failed and was not made good aborts: see Ledger.
         """
         try:
-            await self._guarded(self._writes.settled())
+            await self._guarded(self._settled())
             await self.end_weight_update()
             await self._resume(set(self._state.released))
             # The trainer may have let something run in between: the commit vouches for caches too.
@@ -180,23 +183,29 @@ class AsyncSync(Updates):
             assert self._hold is not None
             # The Lease is asked, not only the clock: another may hold it already.
             await self._guarded(self._hold.renew())
-            self._writes.vouch()
+            self._writes.vouch(self._mine())
             if self._options.pause is not None:
                 await self.call("/continue_generation", {}, timeout=self._hold.left())
             await self._guarded(self._commit())
         except BaseException as error:
-            await self.abort(_reason(error))
+            await self.abort(told(error))
             raise
         await self._close()
+
+    async def _settled(self) -> None:
+        """Every update is made: none is under way, none failed, none is missing."""
+        await self._writes.settled(self._mine())
 
     async def _commit(self) -> None:
         assert self._hold is not None
         trainer = self._hold.trainer
         covered = [engine.instance for engine in self.engines if engine.instance]
+        wrote = [e.instance for e in self._writes.written(self.engines) if e.instance]
 
         def step(state: Transaction, sight: Sight) -> Transaction:
+            path, now = self.checkpoint, sight.now
             return steps.commit(
-                state, trainer, instances=covered, now=sight.now, checkpoint=self.checkpoint
+                state, trainer, instances=covered, wrote=wrote, now=now, checkpoint=path
             )
 
         await self._hold.step(step, patience=self._hold.left())
@@ -222,7 +231,7 @@ class AsyncSync(Updates):
         try:
             await self._guarded(self._writes.settled())
         except BaseException as error:
-            await self.abort(_reason(error))
+            await self.abort(told(error))
             raise
         await self._close()
 
@@ -247,10 +256,11 @@ class AsyncSync(Updates):
         self._hold = hold
         # The checkpoint in the Lease is that of the last commit, of other weights.
         self.version, self.checkpoint = state.target_version, ""
+        self._writes.elsewhere = True
         self.registry, self.engines = registry, registry.engines
         if registry.epoch != state.epoch:
             stale = StaleEpoch(texts.STALE_BEFORE.format(given=state.epoch, epoch=registry.epoch))
-            await self.abort(_reason(stale))
+            await self.abort(told(stale))
             raise stale
         hold.start()
         self._watch = asyncio.create_task(self._stale(), name="stale epoch")
@@ -282,10 +292,10 @@ class AsyncSync(Updates):
         elif ours and kind is asyncio.CancelledError:
             reason = self._lost.exception()
             assert reason is not None
-            await self.abort(_reason(reason))
+            await self.abort(told(reason))
             raise reason from error
         else:
-            await self.abort(_reason(error))
+            await self.abort(told(error))
 
     async def _close(self) -> None:
         self._over = True
@@ -323,7 +333,7 @@ class AsyncSync(Updates):
     def when_lost(self, call: Callable[[PoolError], None]) -> None:
         """Call this once, in the loop's thread, if the sync is lost."""
 
-        def told(lost: asyncio.Future[None]) -> None:
+        def tell(lost: asyncio.Future[None]) -> None:
             reason = None if lost.cancelled() else lost.exception()
             if isinstance(reason, PoolError):
                 try:
@@ -331,7 +341,7 @@ class AsyncSync(Updates):
                 except Exception as error:
                     supervision.failed("on_lost", error)
 
-        self._lost.add_done_callback(told)
+        self._lost.add_done_callback(tell)
 
     def _lose(self, reason: PoolError) -> None:
         if self._lost.done():
@@ -344,7 +354,7 @@ class AsyncSync(Updates):
 
     async def _stale(self) -> None:
         """Watch the registry until a covered engine is not the same any more."""
-        seen, told = time.monotonic(), ""
+        seen, trouble = time.monotonic(), ""
         while True:
             try:
                 async for registry in self._pool.changes():
@@ -353,12 +363,12 @@ class AsyncSync(Updates):
                     seen = time.monotonic()
             except Exception as error:
                 detail = f"{type(error).__name__}: {error}"
-                if detail != told:
+                if detail != trouble:
                     supervision.failed("stale epoch", error)
-                told = detail
+                trouble = detail
             blind = time.monotonic() - seen
             if blind > BLIND_SECONDS:
-                words = texts.BLIND.format(seconds=blind, detail=told, version=self.version)
+                words = texts.BLIND.format(seconds=blind, detail=trouble, version=self.version)
                 self._lose(StaleEpoch(words))
                 return
             await asyncio.sleep(BLIND_POLL_SECONDS)
@@ -484,12 +494,3 @@ class AsyncSync(Updates):
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
         return await hold.step(step, patience=PATIENCE)
-
-
-_MAX_REASON = 300
-
-
-def _reason(error: BaseException | None) -> str:
-    """An error as the Lease tells it to others."""
-    text = texts.ABORTED.format(kind=type(error).__name__, message=str(error) or "no message")
-    return " ".join(text.split())[:_MAX_REASON]

@@ -45,6 +45,7 @@ STALE_DURING = (
 )
 RESTARTED = "engine {rank} ({engine}) restarted"
 GONE = "engine {rank} ({engine}) is gone"
+CAME = "engine {rank} ({engine}) came"
 MOVED = "engine {engine} is rank {now} now, was {rank}"
 NOT_RENEWED = (
     "the Lease could not be renewed for {seconds:.0f} s ({detail}); the transaction counts as "
@@ -92,6 +93,10 @@ UNDER_WAY = (
 UPDATE_LATE = (
     "POST {path} comes after the sync was told to commit, and was not sent; wait for each update "
     "before the sync ends (the result of submit(), the task)"
+)
+LEFT_OUT = (
+    "{count} engines got no update in this sync while others did, the first: engine {rank} "
+    "({engine}, {url}); a commit covers no engine that was not written: write into all of them"
 )
 UPDATE_CANCELLED = (
     "POST {path} was cancelled before every engine had answered, so that nobody knows what they "
@@ -148,14 +153,24 @@ ROLL_PARTIAL = (
     "set partial_gpu_mode: false"
 )
 ROLL_OVER = "the transaction {transaction} of worker 0 is over: the Lease is in phase {phase}"
+ROLL_GROUP = "the process group {name} is not of the engines as they are now"
 ROLL_LEADER = "worker 0 keeps it, and may have ended"
 ROLL_STALE = (
-    "engine {rank} restarted since ROLL formed its process group; set the model update up again "
+    "{what}, since ROLL formed its process groups; set the model update up again "
     "(setup_model_update), or start the pipeline again from its checkpoint"
 )
 ROLL_FOLLOW = (
-    "worker 0 has not done its part in time: the Lease is in phase {phase}; this call has to be "
-    "made to all inference workers"
+    "worker 0 has not done its part in time: the Lease is in phase {phase}, held by {holder}; this "
+    "call has to be made to all inference workers"
+)
+NOBODY_VOUCHES = (
+    "nobody vouches for {count} engines after {seconds:.0f} s: {which}; their workers have to end "
+    "the model update too (process_weights_after_loading), each after its last bucket"
+)
+OBJECTION = "a worker could not write what it had to ({why}); nothing is committed"
+NO_BUCKET = (
+    "engine {rank} ({engine}, {url}) got no update in this sync while others did; a commit covers "
+    "no engine that was not written: send every bucket to all inference workers"
 )
 
 # --- what a trainer gives (client/given.py)

@@ -42,6 +42,10 @@ class Updates(ABC):
         self._opening = asyncio.Lock()
         self._writes = Ledger()
 
+    def _mine(self) -> tuple[Engine, ...]:
+        """The engines that this process writes into."""
+        return self.engines
+
     @abstractmethod
     async def call(
         self, path: str, payload: Payload, *, timeout: float | None = CONTROL_SECONDS

@@ -245,6 +245,8 @@ def test_a_state_survives_the_lease():
         asleep=(A,),
         recovering=frozenset({C}),
         woken=frozenset({f"{A}/kv_cache"}),
+        shared=True,
+        wrote=frozenset({A}),
         begun=NOW,
         committed=NOW + 0.25,
         message="why",
@@ -475,3 +477,101 @@ def test_who_woke_is_no_sleeper_any_more_until_it_sleeps_again():
     left = steps.wake(partly, trainer, now=1.0, tags=["weights"])
     assert (left.released, left.woken) == (("kv_cache",), frozenset())
     assert left.sleeps("i") == left.sleeps("j") == {"kv_cache"}
+
+
+# --- several processes of one trainer write
+
+
+def shared() -> Transaction:
+    return steps.begin(
+        Transaction(), MINE, epoch="e1", version="step-1", now=NOW, seen=NOW, shared=True
+    )
+
+
+def test_a_shared_sync_is_committed_once_each_engine_was_vouched_for():
+    begun = shared()
+    refused = refusal(steps.commit, begun, MINE, instances=[A, B], wrote=[A], now=NOW)
+    assert refused.reason is Refusal.NOT_WRITTEN
+    assert f"nobody vouches for ({B})" in str(refused)
+    vouched = steps.vouch(begun, MINE, instances=[B])
+    done = steps.commit(vouched, MINE, instances=[A, B], wrote=[A], now=NOW)
+    assert (done.instances, weights.read(weights.written({}, done)).instances) == (BOTH, BOTH)
+
+
+def test_nothing_is_committed_while_a_process_objects():
+    begun = steps.vouch(shared(), MINE, instances=[A])
+    against = steps.objection(begun, MINE, message="engine 1: shape mismatch")
+    against = steps.vouch(against, MINE, instances=[B])
+    refused = refusal(steps.commit, against, MINE, instances=[A, B], now=NOW)
+    assert refused.reason is Refusal.NOT_WRITTEN
+    assert "engine 1: shape mismatch" in str(refused)
+    assert steps.objection(against, MINE, message="another").message == against.message
+    assert steps.vouch(against, MINE, instances=[], retracts="another") == against
+    good = steps.vouch(against, MINE, instances=[], retracts=against.message)
+    assert steps.commit(good, MINE, instances=[A, B], now=NOW).phase is Phase.COMMITTED
+
+
+@pytest.mark.parametrize("step", [steps.vouch, steps.objection], ids=lambda step: step.__name__)
+def test_only_a_process_of_this_very_sync_has_a_say_in_it(step):
+    options = {"instances": [A]} if step is steps.vouch else {"message": "no"}
+    for who in (OTHER, LATER):
+        assert refusal(step, shared(), who, **options).reason is Refusal.NOT_HELD
+    over = steps.abort(shared(), MINE, message="lost")
+    assert refusal(step, over, MINE, **options).reason is Refusal.NOT_HELD
+
+
+def test_what_was_vouched_for_is_forgotten_by_the_next_sync():
+    done = steps.commit(steps.vouch(shared(), MINE, instances=[A]), MINE, instances=[A], now=NOW)
+    again = steps.begin(done, LATER, epoch="e1", version="step-2", now=NOW, seen=NOW, shared=True)
+    assert (again.wrote, again.instances) == (frozenset(), frozenset({A}))
+    refused = refusal(steps.commit, again, LATER, instances=[A], now=NOW)
+    assert refused.reason is Refusal.NOT_WRITTEN
+
+
+def test_a_commit_that_names_more_than_was_written_covers_only_what_was():
+    """Whoever wrote it: the operator opens no other gate."""
+    begun = steps.vouch(shared(), MINE, instances=[A])
+    done = dataclasses.replace(
+        begun, phase=Phase.COMMITTED, holder="", version="step-1", instances=BOTH, intact=True
+    )
+    assert weights.read(weights.written({}, done)).instances == {A}
+
+
+def test_a_client_that_knows_nothing_of_shared_syncs_commits_as_ever():
+    """It leaves the annotations of an earlier one standing, which name that transaction."""
+    done = steps.commit(steps.vouch(shared(), MINE, instances=[A]), MINE, instances=[A], now=NOW)
+    stood = weights.written({}, done)["metadata"]["annotations"]
+    later = steps.commit(syncing(done, OTHER), OTHER, instances=[A, B], now=NOW)
+    lease = weights.written({}, later)
+    left = {k: stood[k] for k in (names.ANNOTATION_SHARED, names.ANNOTATION_WROTE)}
+    lease["metadata"]["annotations"] |= left
+    assert weights.read(lease).instances == BOTH
+
+
+def test_what_the_operator_loads_after_a_shared_sync_is_covered_too():
+    begun = steps.vouch(shared(), MINE, instances=[A])
+    done = steps.commit(begun, MINE, instances=[A], now=NOW, checkpoint="/c/1")
+    operator = Trainer(holder="operator", transaction="")
+    loading = steps.recover(done, operator, instances=[B], now=NOW, seen=NOW)
+    whole = steps.recovered(loading, operator, loaded=[B], now=NOW)
+    assert weights.read(weights.written({}, whole)).instances == BOTH
+
+
+def test_after_a_shared_sync_that_was_aborted_only_its_own_job_begins_at_once():
+    over = steps.abort(shared(), MINE, message="out of memory")
+    assert (over.phase, over.holder) == (Phase.ABORTED, "trainer-0")
+    refused = refusal(syncing, over, OTHER)
+    assert refused.reason is Refusal.HELD
+    assert "out of memory" in str(refused)
+    assert "may not know yet" in str(refused)
+    assert syncing(over, LATER).id == "t3"
+    gone = NOW + weights.LEASE_SECONDS + 1
+    assert syncing(over, OTHER, now=gone, seen=NOW).holder == "trainer-1"
+
+
+def test_who_ends_a_shared_sync_of_others_begins_nothing_by_that():
+    over = steps.ended(shared(), OTHER.holder, message="by force", now=NOW)
+    assert refusal(syncing, over, OTHER).reason is Refusal.HELD
+    assert refusal(syncing, over, LATER).reason is Refusal.HELD
+    own = steps.ended(steps.abort(shared(), MINE, message="x"), "c", message="by force", now=NOW)
+    assert refusal(syncing, own, OTHER).reason is Refusal.HELD

@@ -216,3 +216,40 @@ def test_buckets_that_are_sent_at_once_share_one_session():
             assert engine.paths().count("/end_weight_update") == 1
             assert engine.paths().count("/update_weights_from_distributed") == 3
         assert made.state.version == "step-1"
+
+
+def test_an_engine_that_got_no_update_while_others_did_is_not_committed(world):
+    async def train():
+        async with (
+            AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool,
+            pool.sync("step-1") as sync,
+        ):
+            for engine in sync.engines[:2]:
+                path = {"model_path": "/c/1"}
+                await sync.call_one(engine, "/update_weights_from_disk", path)
+
+    with pytest.raises(NotReady, match=r"1 engines got no update .* engine 2 "):
+        asyncio.run(train())
+    assert aborted(world)
+
+
+def test_a_trainer_with_means_of_its_own_writes_nothing_through_us(world, pool):
+    with pool.sync("step-1"):
+        pass
+    assert {engine.gate_version for engine in world.engines} == {"step-1"}
+
+
+def test_who_takes_a_sync_over_does_not_know_what_was_written_before(world):
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="a") as pool:
+            begun = pool.sync("step-1", interrupts=False)
+            await begun.begin()
+            await begun.update_weights_from_disk("/c/1")
+            await begun.detach()
+            later = await pool.attach()
+            path = {"model_path": "/c/1"}
+            await later.call_one(later.engines[0], "/update_weights_from_disk", path)
+            await later.finish()
+
+    asyncio.run(train())
+    assert {(e.weights, e.gate_version) for e in world.engines} == {("/c/1", "step-1")}

@@ -1,19 +1,19 @@
 """What must live, lives on after what nobody expected, or says loudly that it ends."""
 
 import asyncio
-import importlib
 import json
 import re
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sglang_operator import supervision
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase
+from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import (
     AsyncPool,
     ClusterError,
@@ -22,10 +22,10 @@ from sglang_operator.client import (
     Pool,
     StaleEpoch,
     cluster,
+    following,
     sync,
     watching,
 )
-from tests import roll_interface
 from tests.unit.client.world import NAMESPACE, POOL, World
 
 STORY = 5.0
@@ -217,13 +217,11 @@ def test_a_pool_whose_thread_has_ended_says_so(world):
     loop.close()
 
 
-# --- ROLL's other workers
+# --- those that follow a sync of another process
 
 
-def test_a_look_at_worker_0_that_fails_is_made_again(monkeypatch, caplog):
-    roll_interface.make_importable(monkeypatch)
-    roll = importlib.import_module(roll_interface.STRATEGY)
-    monkeypatch.setattr(roll, "LOOK_SECONDS", 0.001)
+def test_a_look_at_the_leaders_lease_that_fails_is_made_again(monkeypatch, caplog):
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.001)
     looks = []
 
     async def transaction():
@@ -231,16 +229,15 @@ def test_a_look_at_worker_0_that_fails_is_made_again(monkeypatch, caplog):
         raise RecursionError("nobody expected this")
 
     async def story():
-        strategy = SimpleNamespace(pool=SimpleNamespace(transaction=transaction))
-        look = asyncio.create_task(roll.OperatorPoolStrategy._look(strategy))
+        pool: Any = SimpleNamespace(transaction=transaction)
+        look = asyncio.create_task(following.Follower(pool, Transaction())._look())
         async with asyncio.timeout(STORY):
             while len(looks) < 3:
                 await asyncio.sleep(0.001)
         look.cancel()
 
     asyncio.run(story())
-    roll_interface.forget()
-    assert "worker 0's Lease: unexpected RecursionError" in caplog.text
+    assert "the leader's Lease: unexpected RecursionError" in caplog.text
 
 
 # --- credentials

@@ -5,53 +5,29 @@ The base class is a transcription of ROLL's interface, unless ROLL itself can be
 
 import asyncio
 import dataclasses
-import importlib
-import json
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from sglang_operator.api.weights import Phase
-from sglang_operator.client import EngineError, Expired, NotReady, StaleEpoch, Unsupported
-from tests import roll_interface
+from sglang_operator.client import (
+    EngineError,
+    Expired,
+    NotReady,
+    StaleEpoch,
+    Unsupported,
+    following,
+)
 from tests.unit.client.world import NAMESPACE, POOL, World
-
-
-@pytest.fixture
-def roll(monkeypatch):
-    """The module under test, on ROLL's own base class where there is one."""
-    roll_interface.make_importable(monkeypatch)
-    module = importlib.import_module(roll_interface.STRATEGY)
-    monkeypatch.setattr(module.OperatorPoolStrategy, "_tokenizer", lambda self: None)
-    yield module
-    roll_interface.forget()
-
-
-@pytest.fixture
-def reach(monkeypatch, tmp_path):
-    """Lets strategies find a world by its kubeconfig, as they would on a node of ROLL's."""
-
-    def point(world):
-        config = {
-            "current-context": "w",
-            "contexts": [{"name": "w", "context": {"cluster": "w", "user": "w"}}],
-            "clusters": [{"name": "w", "cluster": {"server": world.server}}],
-            "users": [{"name": "w", "user": {"token": "t"}}],
-        }
-        (tmp_path / "config").write_text(json.dumps(config))
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-        return world
-
-    return point
 
 
 class Cluster:
     """ROLL's inference workers: each call goes to all of them at once."""
 
-    def __init__(self, roll, size, *, colocated=False):
+    def __init__(self, roll, size, *, colocated=False, address="10.0.0.1"):
         self.strategies = [
-            roll.OperatorPoolStrategy(worker(i, size, colocated)) for i in range(size)
+            roll.OperatorPoolStrategy(worker(i, size, colocated, address)) for i in range(size)
         ]
 
     async def __aenter__(self):
@@ -70,9 +46,11 @@ class Cluster:
                 raise each
         return found
 
-    async def setup(self):
+    async def setup(self, group="g", only=None):
+        size = 1 + 2 * len(self.strategies)
         for rank, each in enumerate(self.strategies):
-            await each.setup_collective_group("10.0.0.1", 29500, 1 + 2 * rank, 7, "g")
+            if only is None or rank in only:
+                await each.setup_collective_group("10.0.0.1", 29500, 1 + 2 * rank, size, group)
 
     async def model_update(self, *buckets):
         """As ROLL's MegatronWeightUpdater and BasePipeline.model_update do it."""
@@ -91,11 +69,14 @@ class Cluster:
         return await self.all("generate_request", payload)
 
 
-def worker(rank, size, colocated):
+def worker(rank, size, colocated, address):
     config = {"pool": POOL, "namespace": NAMESPACE, "mem_fraction_static": 0.7}
     return SimpleNamespace(
         rank=rank,
         world_size=size,
+        cluster_name="actor_infer",
+        master_addr=address,  # of the cluster's rank 0, as ROLL gives it to each worker
+        master_port=29400,
         worker_config=SimpleNamespace(
             strategy_args=SimpleNamespace(strategy_config=config), offload_nccl=False
         ),
@@ -222,8 +203,8 @@ def test_worker_0_opens_the_sessions_of_all_engines_and_the_others_wait_for_that
 
 
 def test_no_worker_writes_once_worker_0_does_not_renew(roll, reach, monkeypatch):
-    monkeypatch.setattr(roll, "LEASE_SECONDS", 1)
-    monkeypatch.setattr(roll, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(following, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.05)
 
     async def train(world):
         async with Cluster(roll, 3) as cluster:

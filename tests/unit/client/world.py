@@ -220,6 +220,17 @@ class World:
         if told:
             self.publish()
 
+    def grow(self) -> None:
+        """An engine comes, with random weights behind a closed gate."""
+
+        async def come() -> None:
+            engine = FakeEngine(rank=len(self.engines))
+            self.engines.append(engine)
+            await self._start_engine(engine)
+            self.publish()
+
+        self.call(come)
+
     def write_lease(self, state: Transaction) -> None:
         """Somebody else writes the Lease."""
 
@@ -335,11 +346,14 @@ class World:
         api.router.add_put(lease, self._handle_put)
         self.server = await self._serve(api)
         for engine in self.engines:
-            app = web.Application()
-            app.router.add_post("/{path:.*}", self._engine_handler(engine.rank))
-            app.router.add_get("/{path:.*model_info}", self._model_info(engine.rank))
-            engine.url = await self._serve(app)
-            engine.instance = f"ffff{engine.rank:04x}"
+            await self._start_engine(engine)
+
+    async def _start_engine(self, engine: FakeEngine) -> None:
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self._engine_handler(engine.rank))
+        app.router.add_get("/{path:.*model_info}", self._model_info(engine.rank))
+        engine.url = await self._serve(app)
+        engine.instance = f"ffff{engine.rank:04x}"
 
     async def _serve(self, app: web.Application) -> str:
         runner = web.AppRunner(app, shutdown_timeout=0.1)

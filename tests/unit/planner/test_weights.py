@@ -65,6 +65,15 @@ def test_a_commit_opens_exactly_the_engines_that_it_covered():
     assert not plan.settled
 
 
+def test_a_commit_opens_no_engine_that_was_not_written_where_the_lease_tells():
+    pool = a_pool(device_mapping="list(range(0,6))")
+    pods = running(pool)
+    lease = committed(pool, pods, shared="t1", wrote=instances(pods[:2]))
+    plan = weighed(pool, pods, children=lease)
+    assert moved(plan) == {(pod.name, True, weights.COMMITTED, "step-1") for pod in pods[:2]}
+    assert plan.covered == 2
+
+
 def test_a_gate_that_is_open_at_the_committed_version_is_not_written_again():
     pool = a_pool()
     pods = running(pool, gate=OPEN)

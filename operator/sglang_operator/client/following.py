@@ -1,0 +1,265 @@
+"""A process's part in a sync that another process of its job leads (``shared``).
+
+It follows the leader's sync and no other's: the processes of a job have one name as holder, which
+no other job has (``job``).  A bucket leaves only while that very transaction stands in the Lease
+and is renewed, as far as this process has seen within LOOK_SECONDS; after an abort the leader's
+Lease stays held against other jobs for longer than that.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from sglang_operator import supervision
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
+from sglang_operator.client import pausing, texts
+from sglang_operator.client.calls import Json
+from sglang_operator.client.errors import (
+    EngineError,
+    Expired,
+    NotReady,
+    PoolError,
+    StaleEpoch,
+    told,
+)
+from sglang_operator.client.lease import MARGIN, Sight
+from sglang_operator.client.ledger import Ledger
+from sglang_operator.client.registry import Engine
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+FOLLOW_SECONDS = 60.0  # that the leader may take to do its part
+LOOK_SECONDS = 3.0  # between two looks at the Lease during a sync
+# Between the processes' steps: of two at once one has to be taken again.
+STAGGER_SECONDS = 0.01
+PATIENCE = 10.0  # seconds to go on trying without an API server
+_OBJECT_PATIENCE = 2.0  # who cannot object does not vouch either
+_POLL_SECONDS = (0.05, 0.5)  # between two looks while the leader is waited for, growing
+_NO_SESSION = "between begin_weight_update() and end_weight_update()"  # SGLang's words
+
+
+class Follower:
+    """One that writes into an engine of its own, in its leader's syncs."""
+
+    def __init__(self, pool: "AsyncPool", state: Transaction) -> None:
+        self._pool = pool
+        self._id = ""  # the transaction that it takes part in
+        self._left = state.id  # the last one that it takes part in no more
+        self._writes = Ledger()
+        self._objection = ""  # its own, in the transaction
+        self._joining = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+
+    # --- what it does in a sync
+
+    async def write(self, engine: Engine, epoch: str, path: str, payload: Json) -> None:
+        """Write a bucket into its engine, once the leader's sync over this epoch stands.
+
+        Raises EngineError, Expired, NotReady, StaleEpoch; what fails stands in the way of the
+        commit, until it is made good.
+        """
+        transaction = await self._joined(engine, epoch)
+        try:
+            with self._writes.update(path, payload, (engine,)):
+                await self._write(transaction, engine, path, payload)
+        except Expired:
+            raise
+        except Exception as error:
+            await self._object(transaction, told(error))
+            raise
+        if self._objection and not self._writes.lacking:
+            await self._retract(transaction)
+
+    async def vouch(self, engine: Engine) -> None:
+        """All that was to be written into the engine has arrived.
+
+        Raises what is in the way of that, and Expired if the sync is over.  Whoever got no bucket
+        objects: its engine holds what it held before.
+        """
+        transaction = self._id
+        if not transaction:
+            with contextlib.suppress(PoolError):
+                await self._object_to_any(engine)
+            return
+        try:
+            await self._writes.settled((engine,))
+        except Exception as error:
+            await self._object(transaction, told(error))
+            raise
+        finally:
+            await self.leave()
+        await asyncio.sleep(engine.rank * STAGGER_SECONDS)
+        try:
+            await self._retract(transaction, vouched=[engine.instance or ""])
+        except Expired:
+            with contextlib.suppress(PoolError):  # the leader may have begun again meanwhile
+                await self._object_to_any(engine)
+            raise
+
+    async def leave(self) -> None:
+        """Take part no more."""
+        self._left, self._id = self._id or self._left, ""
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
+            await asyncio.wait({looking})
+
+    async def until(self, check: Callable[[Transaction], bool]) -> Transaction:
+        """Wait until the Lease says so.  Raises NotReady."""
+        deadline = time.monotonic() + FOLLOW_SECONDS
+        wait, most = _POLL_SECONDS
+        while not check(state := await self._pool.transaction()):
+            if time.monotonic() > deadline:
+                holder = state.holder or "nobody"
+                words = texts.ROLL_FOLLOW.format(phase=state.phase.value, holder=holder)
+                raise NotReady(words)
+            await self._news(state.id, wait)
+            wait = min(wait * 2, most)
+        return state
+
+    async def _news(self, known: str, seconds: float) -> None:
+        """Wait until the registry, which is watched anyway, tells of another transaction."""
+        end = time.monotonic() + seconds
+        with contextlib.suppress(PoolError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for registry in self._pool.changes():
+                    if registry.weights.transaction not in (known, self._left):
+                        return
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+
+    # --- which sync
+
+    async def _joined(self, engine: Engine, epoch: str) -> str:
+        """The transaction to write in: it stands in the Lease, and the engine is paused."""
+        async with self._joining:
+            if self._id and await self._goes_on():
+                return self._id
+            await self.leave()
+            await self._writes.ended()  # nothing of an earlier sync lands on what comes now
+            await self._news(self._left, _POLL_SECONDS[1])
+            state = await self.until(self._begun)
+            try:
+                if state.epoch != epoch:
+                    what = texts.STALE_BEFORE.format(given=epoch, epoch=state.epoch)
+                    raise StaleEpoch(texts.ROLL_STALE.format(what=what))
+                await self._pause(state.id, engine)
+            except PoolError as error:
+                await self._object(state.id, told(error))
+                raise
+            self._id, self._writes, self._objection = state.id, Ledger(), ""
+            self._looking = asyncio.create_task(self._look(), name="the leader's Lease")
+            return self._id
+
+    def _begun(self, state: Transaction) -> bool:
+        """Whether a sync of the leader stands in the Lease that this process has not left."""
+        return (
+            state.phase is Phase.SYNCING
+            and state.shared
+            and state.holder == self._pool.holder
+            and state.id != self._left
+        )
+
+    async def _goes_on(self) -> bool:
+        """Whether the transaction is still that of the leader.
+
+        The Lease is asked only where the registry, which is watched anyway, has another one.
+        """
+        acted = (await self._pool.registry()).weights
+        if (acted.transaction, acted.phase) != (self._id, Phase.SYNCING.value):
+            with contextlib.suppress(PoolError):  # its age tells, before each bucket
+                await self._pool.transaction()
+        seen = self._pool.lease.seen
+        return seen is not None and seen.id == self._id and self._begun(seen)
+
+    async def _pause(self, transaction: str, engine: Engine) -> None:
+        """The leader pauses every engine too, at about this time: to do it twice does no harm."""
+
+        def may() -> bool:
+            return self._over(transaction) is None
+
+        features = self._pool.features(await self._pool.registry())
+        await pausing.stop(self._pool.calls, [engine], pausing.ABORT, features, allowed=may)
+
+    # --- the fence
+
+    async def _look(self) -> None:
+        """Keep the age of the leader's last renewal known."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._pool.transaction()
+            except PoolError:
+                pass  # its age tells, before each bucket
+            except Exception as error:
+                supervision.failed("the leader's Lease", error)
+
+    def _over(self, transaction: str) -> Expired | None:
+        """Why this transaction of the leader may be over, by this process's own clock.
+
+        A renewal is seen up to LOOK_SECONDS after it was made.  A process that stood still may
+        find that the Lease is fresh, and another's.
+        """
+        seen = self._pool.lease.seen or Transaction()
+        own = seen.id == transaction and seen.holder == self._pool.holder
+        if seen.phase is not Phase.SYNCING or not own:
+            return Expired(texts.ROLL_OVER.format(transaction=transaction, phase=seen.phase.value))
+        age = self._pool.lease.age() + LOOK_SECONDS
+        if age > LEASE_SECONDS * MARGIN:
+            return Expired(texts.NOT_RENEWED.format(seconds=age, detail=texts.ROLL_LEADER))
+        return None
+
+    async def _write(self, transaction: str, engine: Engine, path: str, payload: Json) -> None:
+        def may() -> bool:
+            return self._over(transaction) is None
+
+        deadline = time.monotonic() + FOLLOW_SECONDS
+        while True:
+            if over := self._over(transaction):
+                raise over
+            try:
+                await self._pool.calls.post(engine, path, payload, timeout=None, allowed=may)
+                return
+            except EngineError as error:
+                # The leader opens the session of every engine, where the version has one.
+                if _NO_SESSION not in error.said or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_POLL_SECONDS[0])
+
+    # --- what it tells the leader
+
+    async def _object(self, transaction: str, message: str) -> None:
+        """Stand in the way of the commit, in words.  Who cannot does not vouch either."""
+
+        def step(state: Transaction, _: Sight) -> Transaction:
+            return steps.objection(state, self._trainer(transaction), message=message)
+
+        self._objection = message
+        with contextlib.suppress(PoolError):
+            await self._pool.lease.step(step, patience=_OBJECT_PATIENCE)
+
+    async def _retract(self, transaction: str, vouched: Iterable[str] = ()) -> None:
+        """Take back what this process objected, if it did, and vouch for these instances."""
+        objection = self._objection
+
+        def step(state: Transaction, _: Sight) -> Transaction:
+            me = self._trainer(transaction)
+            return steps.vouch(state, me, instances=vouched, retracts=objection)
+
+        await self._pool.lease.step(step, patience=PATIENCE)
+        self._objection = ""
+
+    async def _object_to_any(self, engine: Engine) -> None:
+        """Object to the sync that goes on, if one does: this process took no part in it."""
+        state = await self._pool.transaction()
+        if self._begun(state):
+            left_out = texts.NO_BUCKET.format(
+                rank=engine.rank, engine=engine.engine, url=engine.url
+            )
+            await self._object(state.id, left_out)
+
+    def _trainer(self, transaction: str) -> steps.Trainer:
+        return steps.Trainer(holder=self._pool.holder, transaction=transaction)

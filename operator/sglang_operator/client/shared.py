@@ -1,0 +1,76 @@
+"""A sync of one job whose processes each write into engines of their own.
+
+One of them, the leader, holds the Lease; the others follow it (``following``).  A commit opens the
+gates of all engines, and the leader cannot know what became of the others' writes.  So each of them
+vouches for its engines in the Lease once all that it had to write has arrived, or objects; the step
+that commits is not possible before everybody has vouched (``api.weights_steps``).
+"""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from sglang_operator.api.weights import Transaction
+from sglang_operator.client import texts
+from sglang_operator.client.errors import ClusterError, NotReady
+from sglang_operator.client.registry import Engine
+from sglang_operator.client.sync import AsyncSync
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pausing import SyncOptions
+    from sglang_operator.client.pool import AsyncPool
+
+VOUCH_SECONDS = 60.0  # that the others may take to vouch, from when the leader is to commit
+_POLL_SECONDS = (0.05, 1.0)  # between two looks, growing
+
+
+class SharedSync(AsyncSync):
+    """The leader's side: a sync over all engines, of which it writes into its own."""
+
+    def __init__(
+        self,
+        pool: "AsyncPool",
+        version: str,
+        options: "SyncOptions",
+        *,
+        own: Engine,
+        epoch: str | None = None,
+    ) -> None:
+        super().__init__(pool, version, options, epoch=epoch, interrupts=False)
+        self._shared = True
+        self._own = own
+
+    def _mine(self) -> tuple[Engine, ...]:
+        return (self._own,)
+
+    async def _settled(self) -> None:
+        """Also those of the others: each has vouched.  Raises NotReady."""
+        await super()._settled()
+        deadline = time.monotonic() + VOUCH_SECONDS
+        wait, most = _POLL_SECONDS
+        while (missing := self._missing(await self._read())) and time.monotonic() < deadline:
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, most)
+        if missing:
+            which = ", ".join(f"engine {e.rank} ({e.engine}, {e.url})" for e in missing[:8])
+            raise NotReady(
+                texts.NOBODY_VOUCHES.format(count=len(missing), which=which, seconds=VOUCH_SECONDS)
+            )
+
+    async def _read(self) -> Transaction | None:
+        try:
+            return await self._pool.lease.read()
+        except ClusterError:
+            return None  # renewal tells when that lasts too long
+
+    def _missing(self, state: Transaction | None) -> list[Engine]:
+        """The others' engines that nobody vouches for yet.  Raises NotReady if anybody objects."""
+        others = [engine for engine in self.engines if engine.engine != self._own.engine]
+        if state is None:
+            return others
+        assert self._hold is not None
+        if state.id != self._hold.trainer.transaction or not state.shared:
+            return []  # it is over, which the next renewal tells
+        if state.message:
+            raise NotReady(texts.OBJECTION.format(why=state.message))
+        return [engine for engine in others if engine.instance not in state.wrote]

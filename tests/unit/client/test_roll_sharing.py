@@ -1,0 +1,357 @@
+"""ROLL's workers write into one sync: into their own job's only, and nobody commits for another."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import AsyncPool, EngineError, Expired, Held, NotReady, StaleEpoch
+from tests.unit.client.test_roll import Cluster
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+WRITE = "/update_weights_from_distributed"
+
+
+def bucket(name):
+    return [name], ["torch.bfloat16"], [(2,)], "g"
+
+
+async def ended(calls):
+    """What became of each: an answer or an error."""
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def writes(world):
+    return [[body["names"] for path, body in e.asked if path == WRITE] for e in world.engines]
+
+
+def served(world, version):
+    """The engines from which clients get this version."""
+    return [e.rank for e in world.engines if e.gate == "Open" and e.gate_version == version]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Nobody waits for a minute."""
+    following = pytest.importorskip("sglang_operator.client.following")
+    shared = pytest.importorskip("sglang_operator.client.shared")
+    monkeypatch.setattr(following, "FOLLOW_SECONDS", 0.5)
+    monkeypatch.setattr(shared, "VOUCH_SECONDS", 0.5)
+
+
+def test_no_worker_writes_into_the_sync_of_another_trainer(roll, reach, impatient):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            other = AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="b")
+            async with other, other.sync("b-1") as sync:
+                await sync.update_weights_from_disk("/b/1")
+                calls = (s.broadcast_parameter(*bucket("a2")) for s in cluster.strategies)
+                found = await ended(calls)
+            assert [type(each) for each in found] == [Held, NotReady, NotReady]
+            assert "held by b" in str(found[1])
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+        assert writes(world) == [[["a1"]]] * 3
+        assert {(e.weights, e.gate_version) for e in world.engines} == {("/b/1", "b-1")}
+
+
+def test_no_worker_writes_into_the_sync_of_another_job_of_roll(roll, reach, impatient):
+    async def train(world):
+        async with Cluster(roll, 3) as one, Cluster(roll, 3, address="10.0.0.2") as two:
+            await one.setup()
+            await one.strategies[0].broadcast_parameter(*bucket("a1"))
+            found = await ended(s.broadcast_parameter(*bucket("b1")) for s in two.strategies)
+            assert [type(each) for each in found] == [Held, NotReady, NotReady]
+            for each in one.strategies[1:]:
+                await each.broadcast_parameter(*bucket("a1"))
+            await one.all("process_weights_after_loading")
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+        assert writes(world) == [[["a1"]]] * 3
+        assert served(world, "step-1") == [0, 1, 2]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_no_commit_over_an_engine_that_refused_its_bucket(roll, reach, told):
+    """Whether or not ROLL tells the follower too that the update is over."""
+
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            world.engines[2].refuse[WRITE] = (400, "shape mismatch")
+            found = await ended(s.broadcast_parameter(*bucket("a2")) for s in cluster.strategies)
+            assert isinstance(found[2], EngineError)
+            which = cluster.strategies if told else cluster.strategies[:1]
+            found = await ended(s.process_weights_after_loading() for s in which)
+            assert isinstance(found[0], NotReady)
+            assert "engine 2" in str(found[0])
+            assert "shape mismatch" in str(found[0])
+            assert world.state.phase is Phase.ABORTED
+            assert "shape mismatch" in world.state.message
+            assert not served(world, "step-2")
+            assert all(engine.paused for engine in world.engines)
+
+            world.engines[2].refuse.clear()
+            await cluster.model_update("a3")  # the same job may begin again at once
+            assert {e.weights for e in world.engines} == {"a3"}
+            assert served(world, "step-2") == [0, 1, 2]
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_bucket_that_is_sent_again_is_made_good(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            world.engines[1].refuse[WRITE] = (503, "busy")
+            await ended(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
+            world.engines[1].refuse.clear()
+            await cluster.model_update("a1")
+            assert served(world, "step-1") == [0, 1, 2]
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_no_commit_while_a_workers_bucket_is_under_way(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            world.engines[2].stuck.add(WRITE)
+            sent = [
+                asyncio.create_task(s.broadcast_parameter(*bucket("a2")))
+                for s in cluster.strategies
+            ]
+            while not world.engines[2].held:
+                await asyncio.sleep(0.01)
+            committing = asyncio.create_task(cluster.all("process_weights_after_loading"))
+            await asyncio.sleep(0.5)
+            assert world.state.phase is Phase.SYNCING
+            assert world.engines[0].paused
+            world.engines[2].stuck.clear()
+            await asyncio.gather(committing, *sent)
+            assert {e.weights for e in world.engines} == {"a2"}
+            assert served(world, "step-2") == [0, 1, 2]
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_no_commit_over_an_engine_whose_worker_got_no_bucket(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            for each in cluster.strategies[:2]:
+                await each.broadcast_parameter(*bucket("a1"))
+            found = await ended(s.process_weights_after_loading() for s in cluster.strategies)
+            assert isinstance(found[0], NotReady)
+            assert "engine 2" in str(found[0])
+            assert "got no update" in str(found[0])
+            assert world.state.phase is Phase.ABORTED
+            assert not served(world, "step-1")
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_no_commit_over_an_engine_whose_worker_says_nothing(roll, reach, impatient):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.all("broadcast_parameter", *bucket("a1"))
+            with pytest.raises(NotReady, match=r"nobody vouches for 2 engines .* engine 1 .* 2 "):
+                await cluster.strategies[0].process_weights_after_loading()
+            assert world.state.phase is Phase.ABORTED
+            # Whoever comes too late vouches for nothing.
+            found = await ended(s.process_weights_after_loading() for s in cluster.strategies[1:])
+            assert [type(each) for each in found] == [Expired, Expired]
+            assert world.state.phase is Phase.ABORTED
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_what_a_worker_wrote_before_an_abort_vouches_for_nothing_after_it(roll, reach):
+    """The leader fails and begins again; a follower that got its last bucket before is missing."""
+
+    async def train(world):
+        async with Cluster(roll, 2) as cluster:
+            await cluster.setup()
+            await cluster.all("broadcast_parameter", *bucket("a1"))
+            world.engines[0].refuse[WRITE] = (500, "out of memory")
+            with pytest.raises(EngineError):
+                await cluster.strategies[0].broadcast_parameter(*bucket("b1"))
+            world.engines[0].refuse.clear()
+            await cluster.strategies[0].broadcast_parameter(*bucket("a2"))
+            found = await ended(s.process_weights_after_loading() for s in cluster.strategies)
+            assert [type(each) for each in found] == [NotReady, Expired]
+            assert "engine 1" in str(found[0])
+            assert world.state.phase is Phase.ABORTED
+
+    with World(engines=2) as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_after_an_abort_other_trainers_wait_until_the_workers_have_noticed(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.all("broadcast_parameter", *bucket("a1"))
+            world.engines[0].refuse[WRITE] = (500, "out of memory")
+            with pytest.raises(EngineError):
+                await cluster.strategies[0].broadcast_parameter(*bucket("b1"))
+            assert world.state.phase is Phase.ABORTED
+            async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="b") as other:
+                with pytest.raises(Held, match="may not know yet"):
+                    await other.sync("b-1").begin()
+            world.engines[0].refuse.clear()
+            await cluster.model_update("a2")
+            assert served(world, "step-1") == [0, 1, 2]
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_what_a_worker_says_does_not_pass_for_the_leaders_renewal(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.all("broadcast_parameter", *bucket("a1"))
+            lease = cluster.strategies[2].pool.lease
+            await lease.read()
+            await asyncio.sleep(0.2)
+            age = lease.age()
+            await cluster.strategies[1].process_weights_after_loading()
+            assert (await lease.read()).wrote
+            assert lease.age() > age
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_an_engine_that_came_while_roll_trains_is_never_covered(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            await asyncio.to_thread(world.grow)
+            found = await ended(s.broadcast_parameter(*bucket("a2")) for s in cluster.strategies)
+            assert isinstance(found[0], StaleEpoch)
+            assert "engine 3" in str(found[0])
+            assert "came" in str(found[0])
+            with pytest.raises(NotReady, match="3 inference workers, the pool has 4 engines"):
+                await cluster.setup()
+            assert world.engines[3].gate == "Closed"
+            assert served(world, "step-1") == [0, 1, 2]
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_an_engine_that_comes_during_an_update_is_never_covered(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.all("broadcast_parameter", *bucket("a1"))
+            await asyncio.to_thread(world.grow)
+            await cluster.all("process_weights_after_loading")
+            assert served(world, "step-1") == [0, 1, 2]
+            assert world.engines[3].gate == "Closed"
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_groups_that_were_set_up_for_different_engines_are_not_used_together(roll, reach):
+    """ROLL sets up one group for each stage of its pipeline parallelism."""
+
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup("pp0")
+            await asyncio.to_thread(world.restart, 1)
+            await cluster.setup("pp1")
+            old = (*bucket("a1")[:3], "pp0")
+            found = await ended(s.broadcast_parameter(*old) for s in cluster.strategies)
+            assert {type(each) for each in found} == {StaleEpoch}
+            assert "pp0" in str(found[1])
+            assert writes(world) == [[], [], []]
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_worker_that_was_set_up_later_than_the_leader_writes_nothing(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await asyncio.to_thread(world.restart, 1)
+            await cluster.setup(only=(0, 2))
+            found = await ended(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
+            assert isinstance(found[1], StaleEpoch)
+            await ended(s.process_weights_after_loading() for s in cluster.strategies)
+            assert world.state.phase is Phase.ABORTED
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_a_worker_asks_the_api_server_three_times_in_an_update(roll, reach, size):
+    """However many buckets it has."""
+
+    async def train(world):
+        async with Cluster(roll, size) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a0")
+            asked = [count(each) for each in cluster.strategies]
+            await cluster.model_update(*(f"a{i}" for i in range(1, 6)))
+            assert served(world, "step-2") == list(range(size))
+            followers = asked[1:]
+            assert max(map(len, followers)) <= 3 + CONFLICTS, followers
+            assert sum(map(len, followers)) <= 3 * len(followers), followers
+
+    with World(engines=size) as world:
+        asyncio.run(train(reach(world)))
+
+
+CONFLICTS = 2  # of two that vouch at once one asks again
+
+
+def count(strategy):
+    cluster, asked = strategy.pool.lease._cluster, []
+    real = cluster._request
+
+    async def request(method, *rest):
+        asked.append(method)
+        return await real(method, *rest)
+
+    cluster._request = request
+    return asked
+
+
+def test_a_follower_never_takes_a_lease_that_only_looks_like_its_leaders(roll, reach, impatient):
+    async def train(world):
+        async with Cluster(roll, 2) as cluster:
+            await cluster.setup()
+            own = cluster.strategies[0].pool.holder
+            for state in (
+                dataclasses.replace(world.state, holder="b", shared=True),
+                dataclasses.replace(world.state, holder=own, shared=False),
+                dataclasses.replace(world.state, holder=own, shared=True, epoch="of others"),
+            ):
+                begun = dataclasses.replace(state, phase=Phase.SYNCING, id=f"t{state.epoch}")
+                await asyncio.to_thread(world.write_lease, begun)
+                with pytest.raises((NotReady, StaleEpoch)):
+                    await cluster.strategies[1].broadcast_parameter(*bucket("a1"))
+            assert writes(world) == [[], []]
+
+    with World(engines=2) as world:
+        asyncio.run(train(reach(world)))
