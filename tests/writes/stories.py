@@ -55,7 +55,7 @@ def _executor(api: MemoryApi, client: Guarded) -> tuple[Executor, wire.CustomRes
         pass
 
     pools = stores.PoolStore(woken)
-    children = {kind: stores.child_store(kind, woken) for kind in paths.CHILD_KINDS}
+    children = {kind: stores.child_store(kind, woken, pools.has) for kind in paths.CHILD_KINDS}
     executor = Executor(client, stores.PodStore(woken), children, pools)  # type: ignore[arg-type]
     pool = _pool(api)
     pools.put(pool)

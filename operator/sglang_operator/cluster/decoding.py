@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from sglang_operator.cluster import salvage, wire
+from sglang_operator.cluster import keeping, salvage, wire
 from sglang_operator.cluster.errors import ApiUnreachableError
 from sglang_operator.cluster.wire import Meta
 
@@ -139,7 +139,7 @@ class Decoder(Generic[R]):
         """One event of a watch.  Raises anything if it cannot be read."""
         self._refuse(len(line) > MOST_BYTES)
         event = self._event.decode(line)
-        _usable(event.object)
+        event.object = _usable(event.object)
         return event
 
     def event_in_pieces(self, line: bytes) -> Event[R]:
@@ -185,7 +185,7 @@ def is_named(meta: Meta) -> bool:
 
 def _usable(record: R) -> R:
     int(record.metadata.resource_version)  # raises ValueError: nothing could be compared with it
-    return record
+    return keeping.of_pod(record) if isinstance(record, wire.Pod) else record  # type: ignore[return-value]
 
 
 def _words(error: Exception) -> str:

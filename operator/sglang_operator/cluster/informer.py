@@ -106,6 +106,7 @@ class Informer(Generic[R]):
     resource: Resource
     kind: type[R]
     sink: Sink[R]
+    kept: Callable[[R], R] | None = None  # as much of an object as the sink keeps
     on_forbidden: Callable[[ApiError], None] | None = None
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     last_heard: float = field(default_factory=time.monotonic)  # or when it was made
@@ -168,7 +169,8 @@ class Informer(Generic[R]):
                 if error.status == 410:
                     raise ExpiredError from error
                 raise
-            records += page.records
+            # Page by page: all that a list brings would not fit.
+            records += map(self.kept, page.records) if self.kept else page.records
             unread += page.unread
             if not page.more:
                 break

@@ -16,12 +16,13 @@ import msgspec
 
 from sglang_operator import supervision
 from sglang_operator.api import names
-from sglang_operator.cluster import decoding, wire
+from sglang_operator.cluster import decoding, keeping, wire
 from sglang_operator.planner.observed import ObservedChild, ObservedNode, ObservedPod
 
 # Objects seen to be gone, so that a late answer of our own write does not bring them back.
 TOMBSTONES = 10_000
 GONE_NODE_SECONDS = 3600.0
+PURGE_SECONDS = 60.0
 
 
 class PoolKey(NamedTuple):
@@ -68,6 +69,11 @@ class PoolStore:
     def known(self) -> list[PoolKey]:
         """The keys of all pools."""
         return list(self._pools)
+
+    def has(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether there is this very pool."""
+        pool = self._pools.get(PoolKey(namespace, name))
+        return pool is not None and pool.metadata.uid == uid
 
     def replace(
         self,
@@ -138,6 +144,7 @@ class PodStore:
         self._wake = wake
         self._entries: dict[str, PodEntry] = {}
         self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
+        self._by_node: defaultdict[str, dict[str, PodEntry]] = defaultdict(dict)
         self._gone = _Tombstones()
         self._lost_at: dict[PoolKey, float] = {}
 
@@ -158,7 +165,7 @@ class PodStore:
 
     def pools_on(self, node: str) -> set[PoolKey]:
         """The pools that have a pod on this node."""
-        return {entry.pool for entry in self._entries.values() if entry.pod.node == node}
+        return {entry.pool for entry in self._by_node.get(node, {}).values()}
 
     def replace(
         self,
@@ -187,8 +194,10 @@ class PodStore:
             if known:
                 self._forget(uid)  # its owner let go of it
             return
+        self._unindex(uid)
         self._entries[uid] = entry
         self._by_pool[entry.pool][uid] = entry
+        self._by_node[entry.pod.node][uid] = entry
         if entry.pod.deleting and not (known and known.pod.deleting):
             self._lost_at[entry.pool] = time.monotonic()
         if entry != known:  # else nothing that a decision depends on
@@ -203,14 +212,21 @@ class PodStore:
         entry = self._entries.get(uid)
         return entry is not None and entry.owner == owner and not entry.aside
 
-    def _forget(self, uid: str) -> None:
+    def _unindex(self, uid: str) -> PodEntry | None:
+        """Take a pod out of where it was."""
         entry = self._entries.pop(uid, None)
         if entry is None:
+            return None
+        for index, place in ((self._by_pool, entry.pool), (self._by_node, entry.pod.node)):
+            del index[place][uid]  # type: ignore[index]
+            if not index[place]:  # type: ignore[index]
+                del index[place]  # type: ignore[arg-type]
+        return entry
+
+    def _forget(self, uid: str) -> None:
+        entry = self._unindex(uid)
+        if entry is None:
             return
-        pods = self._by_pool[entry.pool]
-        del pods[uid]
-        if not pods:
-            del self._by_pool[entry.pool]
         self._lost_at[entry.pool] = time.monotonic()
         self._wake(entry.pool, True)
 
@@ -263,11 +279,16 @@ def _worsened(before: ObservedPod, after: ObservedPod) -> bool:
 
 
 class ChildStore:
-    """Services, ConfigMaps, PodDisruptionBudgets and Leases that carry the operator's labels."""
+    """Services, ConfigMaps, PodDisruptionBudgets and Leases that carry the operator's labels.
 
-    def __init__(self, kind: str, wake: Wake) -> None:
+    ``known`` says which pools there are: of objects that are no pool's little is kept.
+    """
+
+    def __init__(self, kind: str, wake: Wake, known: keeping.Known) -> None:
         self.kind = kind
         self._wake = wake
+        self._keeper = keeping.Keeper(kind, known)
+        self._bare: set[tuple[str, str]] = set()  # of which little is kept
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
         self._since: dict[tuple[str, str], float] = {}  # by the monotonic clock
         self._gone = _Tombstones()
@@ -299,17 +320,28 @@ class ChildStore:
                 self._forget(key)
         supervision.each(self.kind, self.put, records, decoding.called)
 
+    def kept(self, record: wire.Child) -> wire.Child:
+        """As much of a child as is kept."""
+        return self._keeper.kept(record)
+
     def put(self, record: wire.Child) -> None:
         key = (record.metadata.namespace, record.metadata.name)
         pool = PoolKey(key[0], _pool_of_child(record.metadata))
         known = self._children.get(key)
         if self._gone.cover(record.metadata):
             return
-        if known and known[1] >= record.metadata.version:
+        kept = self.kept(record)
+        # The whole of what is known by name alone: its pool has come to be known.
+        completed = key in self._bare and kept is record and kept != keeping.bare(record)
+        if known and known[1] >= record.metadata.version + (1 if completed else 0):
             return
         if known and known[2] != pool:
             self._forget(key)
-        child = wire.observed_child(record)
+        child = wire.observed_child(kept)
+        if kept is record:
+            self._bare.discard(key)
+        else:
+            self._bare.add(key)
         before = known[0] if known and known[2] == pool else None
         self._children[key] = (child, record.metadata.version, pool)
         self._since[key] = time.monotonic()
@@ -333,6 +365,8 @@ class ChildStore:
     def _forget(self, key: tuple[str, str]) -> None:
         _, _, pool = self._children.pop(key)
         del self._since[key]
+        self._bare.discard(key)
+        self._keeper.forget(*key)
         self._by_pool[pool].discard(key)
         if not self._by_pool[pool]:
             del self._by_pool[pool]
@@ -348,16 +382,16 @@ class LeaseStore(ChildStore):
 
     _urgent = True
 
-    def __init__(self, wake: Wake) -> None:
-        super().__init__("Lease", wake)
+    def __init__(self, wake: Wake, known: keeping.Known) -> None:
+        super().__init__("Lease", wake, known)
 
     def _matters(self, before: ObservedChild, after: ObservedChild) -> bool:
         return _without_renewal(before) != _without_renewal(after)
 
 
-def child_store(kind: str, wake: Wake) -> ChildStore:
+def child_store(kind: str, wake: Wake, known: keeping.Known) -> ChildStore:
     """The store for this kind of child."""
-    return LeaseStore(wake) if kind == "Lease" else ChildStore(kind, wake)
+    return LeaseStore(wake, known) if kind == "Lease" else ChildStore(kind, wake, known)
 
 
 def _without_renewal(lease: ObservedChild) -> tuple[names.Uid, object, object]:
@@ -381,6 +415,7 @@ class NodeStore:
         self.nodes: dict[str, ObservedNode] = {}
         self.filled = False  # nothing is known, not even that there are none, before the first list
         self._versions: dict[str, int] = {}
+        self._purged_at = float("-inf")
 
     def replace(
         self,
@@ -413,6 +448,9 @@ class NodeStore:
 
     def _purge(self) -> None:
         """Forget nodes that have been gone for long: their pods are gone too."""
+        if time.monotonic() < self._purged_at + PURGE_SECONDS:
+            return  # each of a list of thousands would look at thousands
+        self._purged_at = time.monotonic()
         oldest = time.time() - GONE_NODE_SECONDS
         for name in [n for n, node in self.nodes.items() if node.gone]:
             if self.nodes[name].ready_changed < oldest:

@@ -65,7 +65,9 @@ class EngineRoom:
         self.dispatching = False
         self.pools = PoolStore(self.wake)
         self.pods = PodStore(self.wake)
-        self.children = {kind: child_store(kind, self.wake) for kind in paths.CHILD_KINDS}
+        self.children = {
+            kind: child_store(kind, self.wake, self.pools.has) for kind in paths.CHILD_KINDS
+        }
         self.nodes = NodeStore(self._wake_node)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
@@ -166,7 +168,7 @@ class EngineRoom:
             self._inform(paths.pods(scope), scope, wire.Pod, self.pods, OWN_OBJECTS)
             for kind, store in self.children.items():
                 path = paths.children(kind, scope)
-                self._inform(path, scope, wire.Child, store, OWN_OBJECTS)
+                self._inform(path, scope, wire.Child, store, OWN_OBJECTS, kept=store.kept)
         if self.settings.watch_nodes:
             self._inform(
                 paths.NODES, "", wire.Node, self.nodes, "", on_forbidden=self._nodes_refused
@@ -187,6 +189,7 @@ class EngineRoom:
         *,
         field_selector: str = "",
         on_forbidden: Callable[[ApiError], None] | None = None,
+        kept: Callable[[wire.Child], wire.Child] | None = None,
     ) -> None:
         plural = path.rsplit("/", 1)[-1]
         resource = informer.Resource(
@@ -197,7 +200,7 @@ class EngineRoom:
             name=f"{plural} in {scope}" if scope else plural,
         )
         self.informers.append(
-            informer.Informer(self.client, resource, kind, sink, on_forbidden=on_forbidden)  # type: ignore[arg-type]
+            informer.Informer(self.client, resource, kind, sink, kept, on_forbidden)  # type: ignore[arg-type]
         )
 
     def _nodes_refused(self, error: ApiError) -> None:

@@ -20,6 +20,11 @@ from sglang_operator.cluster.stores import (
 KEY = PoolKey("rl", "actor-infer")
 
 
+def known(namespace: str, name: str, uid: str) -> bool:
+    """Every pool is."""
+    return True
+
+
 class Wakes(list[tuple[PoolKey, bool]]):
     def __call__(self, key: PoolKey, urgent: bool) -> None:
         self.append((key, urgent))
@@ -179,7 +184,7 @@ def a_lease(version: int) -> wire.Child:
 @pytest.mark.parametrize("step", [3600, -3600])
 def test_a_wall_clock_that_is_put_right_makes_no_lease_older_or_younger(monkeypatch, step):
     wall, monotonic = time.time(), time.monotonic()
-    store = child_store("Lease", Wakes())
+    store = child_store("Lease", Wakes(), known)
     monkeypatch.setattr(time, "monotonic", lambda: monotonic)
     store.put(a_lease(1))
     monkeypatch.setattr(time, "monotonic", lambda: monotonic + 5)
@@ -297,7 +302,7 @@ def test_what_a_list_names_but_cannot_tell_stays_as_it_was():
     """However it came to be unreadable: no engine goes because its pod, its Service or its node
     could not be read."""
     pods, pools = PodStore(Wakes()), PoolStore(Wakes())
-    services, nodes = ChildStore("Service", Wakes()), NodeStore(lambda name: None)
+    services, nodes = ChildStore("Service", Wakes(), known), NodeStore(lambda name: None)
     node, service = a_node(), a_service()
     pods.put(a_pod())
     pools.put(a_pool())
