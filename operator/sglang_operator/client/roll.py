@@ -9,8 +9,8 @@ Around them the transaction of explanation/weights.md is kept, without a change 
   the Lease, and pause their own, before they write a byte (``following``).
 - ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
   engines go on and commits, as soon as every worker has vouched for its engine.
-- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.  Parts of it cannot
-  sleep (ROLL's ``partial_gpu_mode``).
+- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.
+- where the ids of actor_train and actor_infer overlap, nothing begins (``colocated``).
 
 ROLL chooses a strategy by its name, so the name has to be taught to it, in each worker's process::
 
@@ -31,7 +31,7 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
-from sglang_operator.client import job, texts
+from sglang_operator.client import colocated, job, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import NotReady, StaleEpoch, Unsupported, told
 from sglang_operator.client.following import Follower
@@ -92,6 +92,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         Raises NotReady if ROLL has not as many workers as the pool engines, Unsupported.
         """
+        if refusal := colocated.refusal(self.worker):
+            raise Unsupported(refusal)
         holder = await job.identity(self.worker)
         self._pool = AsyncPool(self._name, holder=holder, **self._options)
         try:
@@ -106,8 +108,6 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self.tokenizer = self._tokenizer()
 
     def _check(self, registry: Registry) -> None:
-        if _is_partial(self.worker.pipeline_config):
-            raise Unsupported(texts.ROLL_PARTIAL)
         engines = len(registry.engines)
         if int(self.worker.world_size) != engines:
             raise NotReady(texts.ROLL_SIZE.format(workers=self.worker.world_size, engines=engines))
@@ -172,14 +172,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     async def update_parameter_in_bucket(
         self, serialized_named_tensors: Sequence[str], is_lora: bool = False
     ) -> None:
-        """One bucket by CUDA IPC, from trainers on the engine's own GPUs."""
-        assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
-        payload = {
-            "load_format": "flattened_bucket",
-            "flush_cache": False,
-            "serialized_named_tensors": list(serialized_named_tensors),
-        }
-        await self._write("/update_weights_from_tensor", payload)
+        """A bucket by handles of memory on the trainer's GPU, which no engine of a pool has."""
+        raise Unsupported(colocated.handed_over(self.worker))
 
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
         """Every bucket has arrived everywhere: the engines go on, and the commit opens gates."""
@@ -360,20 +354,6 @@ def outputs(answers: Sequence[Mapping[str, Any]]) -> Json:
     if len(logprobs) == len(tokens):
         found["output_logprobs"] = logprobs
     return found
-
-
-def _is_partial(config: Any) -> bool:
-    """Whether ROLL would load and offload parts of the pool (agentic_pipeline.py at 8eb27cc2).
-
-    It does so where the trainer's GPUs lie within the engines'.
-    """
-    if not getattr(config, "partial_gpu_mode", False):
-        return False
-    train, infer = (
-        set(getattr(getattr(config, role, None), "device_mapping", None) or ())
-        for role in ("actor_train", "actor_infer")
-    )
-    return bool(train) and train < infer
 
 
 def _step_of(version: str) -> int:

@@ -147,10 +147,16 @@ ROLL_SIZE = (
     "ROLL has {workers} inference workers, the pool has {engines} engines; expected as many: give "
     "both the same device_mapping and num_gpus_per_worker"
 )
-ROLL_PARTIAL = (
-    "actor_train's GPUs lie within actor_infer's and partial_gpu_mode is on: ROLL would offload a "
-    "part of the engines, but a pool sleeps as a whole; give the two disjoint device_mappings, or "
-    "set partial_gpu_mode: false"
+ROLL_COLOCATED = (
+    "actor_train has the GPUs {train}, actor_infer {infer}, and they share {shared}: ROLL would "
+    "hand weights over in the memory of GPUs that both have, but a pool's engines have GPUs of "
+    "their own, whatever their ids, and die of it; a pool sleeps as a whole, too. Write in ROLL's "
+    "file, under actor_infer: device_mapping: {mapping}; the pool may stay as it is"
+)
+ROLL_HANDLES = (
+    "update_parameter_in_bucket hands weights over in the memory of a GPU that trainer and engine "
+    "share, but a pool's engines have GPUs of their own, whatever their ids, and die of it; give "
+    "actor_infer in ROLL's file a device_mapping that shares no id with actor_train's"
 )
 ROLL_OVER = "the transaction {transaction} of worker 0 is over: the Lease is in phase {phase}"
 ROLL_GROUP = "the process group {name} is not of the engines as they are now"

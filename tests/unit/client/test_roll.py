@@ -16,7 +16,6 @@ from sglang_operator.client import (
     Expired,
     NotReady,
     StaleEpoch,
-    Unsupported,
     following,
 )
 from tests.unit.client.world import NAMESPACE, POOL, World
@@ -219,25 +218,6 @@ def test_no_worker_writes_once_worker_0_does_not_renew(roll, reach, monkeypatch)
 
     with World() as world:
         asyncio.run(train(reach(world)))
-
-
-def test_a_pool_sleeps_as_a_whole_so_that_partial_gpu_mode_is_refused(roll, reach):
-    async def attach(train, infer, mode=True):
-        cluster = Cluster(roll, 3)
-        for each in cluster.strategies:
-            config = each.worker.pipeline_config
-            config.partial_gpu_mode = mode
-            config.actor_train = SimpleNamespace(device_mapping=train)
-            config.actor_infer = SimpleNamespace(device_mapping=infer)
-        async with cluster:
-            pass
-
-    with World() as world:
-        reach(world)
-        with pytest.raises(Unsupported, match="a pool sleeps as a whole"):
-            asyncio.run(attach([0, 1], [0, 1, 2, 3]))
-        asyncio.run(attach([4, 5], [0, 1, 2, 3]))
-        asyncio.run(attach([0, 1], [0, 1, 2, 3], mode=False))
 
 
 def test_rolls_name_for_sglang_leads_here(roll, monkeypatch):
