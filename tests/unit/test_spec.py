@@ -29,7 +29,7 @@ def test_every_field_of_a_wrong_type_is_told_and_not_only_the_first():
         "spec.seed",
     ]
     assert told["spec.rollout.maxUnavailable"] == (
-        "Expected int | str, got array; correct the field, kubectl explain "
+        "found [2], expected a whole number or text; correct it; kubectl explain "
         "sgi.spec.rollout.maxUnavailable tells its form"
     )
 
@@ -47,7 +47,7 @@ def test_what_a_map_lacks_is_told():
 
 
 def test_an_item_of_a_list_is_told_by_its_index_and_explained_by_the_list():
-    told = misfits(extraArgs=["--a", 1])
+    told = misfits(extraArgs=["--a", []])
     assert list(told) == ["spec.extraArgs[1]"]
     assert "kubectl explain sgi.spec.extraArgs tells" in told["spec.extraArgs[1]"]
 

@@ -33,11 +33,7 @@ POOL_NAME = _error(
     "it; choose another name",
     KUBERNETES,
 )
-FIELD_TYPE = _error(
-    "SpecInvalid",
-    "{detail}; correct the field, kubectl explain sgi.spec.{field} tells its form",
-    POLICY,
-)
+FIELD_TYPE = _error("SpecInvalid", "{detail}; {advice}", POLICY)
 SPEC_SHAPE = _error("SpecInvalid", "the object {found}; expected {expected}; {advice}", POLICY)
 FIELD_RANGE = _error("SpecInvalid", "found {found}, expected {expected}; {advice}", POLICY)
 ROLLOUT_SHARE = _error(

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sglang_operator.api import errors, shape
+from sglang_operator.api import errors, misfit, shape
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -178,6 +178,16 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
 FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(PoolSpec))
 
 
+# The words of the fields that take one of a few.
+_CHOICES: Mapping[str, type[Enum]] = {
+    "generation": Generation,
+    "placement.mode": PlacementMode,
+    "weights.gate": WeightsGate,
+    "weights.recovery": Recovery,
+    "restart.onNodeLost": OnNodeLost,
+}
+
+
 def ignored_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields of the object that are accepted and kept, and mean nothing to an engine."""
     return tuple(
@@ -211,9 +221,7 @@ def _misfits(present: dict[str, Any], first: msgspec.ValidationError) -> Iterato
         field = place.rpartition("`$")[2].strip("`").removeprefix(".")
         # What is left of a map may lack what was left out of it.
         if not (detail.startswith(_LACKING) and any(name.startswith(field) for name in gone)):
-            yield errors.FIELD_TYPE(
-                f"spec.{field}", detail=detail.replace("`", ""), field=field.partition("[")[0]
-            )
+            yield misfit.problem(field, detail, present, _CHOICES)
         gone.append(field)
         error = _without(left, field)
 

@@ -74,7 +74,7 @@ MISTAKES = {
         "num_gpus_per_worker: 2",
         "num_gpus_per_worker: two",
         "SpecInvalid",
-        "Expected int, got str",
+        "found two, expected a whole number",
     ),
     "a size out of range": (
         "num_gpus_per_worker: 2",
@@ -212,7 +212,7 @@ ONLY_IN_OBJECTS = {
         "SpecInvalid",
         "in quotes",
     ),
-    "a list for a map": ("  seed: 42", "  rollout: []", "SpecInvalid", "Expected object"),
+    "a list for a map": ("  seed: 42", "  rollout: []", "SpecInvalid", "found [], expected a map"),
     "no such word": ("  seed: 42", "  generation: Never", "SpecInvalid", "Never"),
     "an argument that is owned": (
         "  seed: 42",
@@ -403,7 +403,7 @@ def test_a_bad_file_does_not_keep_others_from_being_judged(tmp_path):
     good.write_text(OBJECT.replace("num_gpus_per_worker: 2", "num_gpus_per_worker: 5"))
     result = run("lint", tmp_path / "absent.yaml", tmp_path, good)
     assert result.exit_code == 2
-    for words in ("there is no such file", "it is not a file", "not divisible by 5"):
+    for words in ("there is no such file", "it is a folder", "not divisible by 5"):
         assert words in result.stdout
 
 
