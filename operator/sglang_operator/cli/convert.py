@@ -5,7 +5,6 @@ other fields mean nothing to an engine and are left out.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from sglang_operator.api import errors, names
 from sglang_operator.cli import (
     emitting,
     judge,
+    misspelt,
     nodes,
     notes,
     pipeline,
+    recognition,
     roles,
     rows,
     structure,
@@ -58,34 +59,40 @@ class Options:
     environment: bool = False
 
 
-def convert(document: Node, options: Options, folder: Path | None) -> Conversion:
-    """The objects of a pipeline, each judged as the operator would judge it."""
+def convert(
+    document: Node, options: Options, folder: Path | None, expected: str = recognition.PIPELINE
+) -> Conversion:
+    """The objects of a pipeline, each judged as the operator would judge it.
+
+    ``expected`` is what else the document might have been.
+    """
     composed = pipeline.compose(document, folder=folder)
     root = composed.root
     result = Conversion()
-    if not roles.is_pipeline(root):
-        raise stop(document.mark, _unrecognised(document))
-    found = roles.find(root)
+    if not roles.is_pipeline(root) or recognition.is_foreign(root):
+        raise stop(document.mark, recognition.problem(_shown(document, root), expected))
+    found = roles.find(root, environment=options.environment)
     chosen = _chosen(found, options, document.mark)
+    misspelt_fields = [*misspelt.fields(root)]
+    result.findings += (finding for finding, _ in misspelt_fields)
+    lost = ["model_args" for _, field_ in misspelt_fields if field_.endswith("pretrain")]
+    if not options.roles:
+        result.findings += misspelt.strategies(root, environment=options.environment)
     if chosen:  # else nothing depends on what is missing
         result.findings += composed.findings
     taken: set[str] = set()
     for role in chosen:
         name = _name(role, options, len(chosen), taken)
-        converted, findings = _object(root, role, options, name)
+        converted, findings = _object(root, role, options, name, lost)
         result.objects.append(converted)
         result.findings += findings
     result.notes += notes.notes(result.objects, found, chosen)
     return result
 
 
-def _unrecognised(document: Node) -> errors.Problem:
-    is_map = isinstance(document.value, dict)
-    return rows.UNRECOGNISED(
-        "",
-        found="a map without any field of either" if is_map else "no map",
-        advice="give the whole pipeline file, not one section of it",
-    )
+def _shown(document: Node, root: Node) -> Node:
+    """What there is to say about: the whole of a map, and what is no map itself."""
+    return root if isinstance(document.value, dict) else document
 
 
 def _chosen(found: list[Role], options: Options, mark: Mark) -> list[Role]:
@@ -100,6 +107,7 @@ def _chosen(found: list[Role], options: Options, mark: Mark) -> list[Role]:
             problem = rows.UNRECOGNISED(
                 wanted,
                 found=f"that role {errors.shown(wanted)} is {strategy}",
+                expected=f"a role with strategy {SGLANG}",
                 advice=f"roles with strategy sglang: {there}",
             )
             raise stop(role.mark if role else mark, problem)
@@ -124,23 +132,27 @@ def _name(role: Role, options: Options, count: int, taken: set[str]) -> str:
 # --- one object
 
 
-def _object(root: Node, role: Role, options: Options, name: str) -> tuple[Converted, list[Finding]]:
+def _object(
+    root: Node, role: Role, options: Options, name: str, lost: list[str]
+) -> tuple[Converted, list[Finding]]:
     own = Resolver(root, environment=options.environment)
-    section = own.at(*role.path)
-    assert section is not None
-    filled = roles.fill(role, section, own)
+    written = own.at(*role.path)
+    assert written is not None
+    filled = roles.fill(role, written, own)
     section = filled.section
     spec, secrets = _spec(section, own, name)
     body = _body(role, options, name, spec)
+    unknown = [*misspelt.worker(written, role.name, (*CARRIED, "system_envs"))]
     carried = [f for f in own.findings if _is_carried(f, role)]
     findings = [
         *(Finding(mark=f.mark, problem=f.problem, subject=role.name) for f in carried),
         *filled.findings,
-        *_unknown_fields(section, role),
+        *(finding for finding, _ in unknown),
     ]
+    lost = [*lost, *(field_ for _, field_ in unknown if field_)]
     # What could not be resolved is no value to judge.
     unresolved = {finding.mark for finding in carried}
-    findings += [f for f in judge.judge(body, role.name) if f.mark not in unresolved]
+    findings += [f for f in judge.judge(body, role.name, lost) if f.mark not in unresolved]
     left_out = tuple(
         str(key)
         for key, node in section.mapping.items()
@@ -217,18 +229,6 @@ def _body(role: Role, options: Options, name: str, spec: Node) -> Node:
     body.put("metadata", metadata)
     body.put("spec", spec)
     return body
-
-
-def _unknown_fields(section: Node, role: Role) -> Iterable[Finding]:
-    """ROLL's loader drops what it does not know without a word."""
-    known = structure.roll_fields()
-    for key in section.mapping:
-        if key not in known:
-            name = str(key)
-            problem = rows.ROLL_FIELD(
-                f"{role.name}.{name}", key=errors.shown(name), advice=structure.roll_advice(name)
-            )
-            yield Finding(mark=section.keys[key], problem=problem, subject=role.name)
 
 
 def document(converted: Converted, source: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import convert, findings, linting, reading, rows
+from sglang_operator.cli import convert, findings, reading, recognition, rows
 from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
 from sglang_operator.cli.nodes import Mark, Node
 
@@ -55,17 +55,26 @@ def _refused(found: Any, notes: list[str]) -> Outcome:
 def _document(file: str, stdin: Any) -> tuple[Node, list[Finding]]:
     """The one document of a pipeline file."""
     loaded = reading.load(reading.read(file, stdin), file)
-    count = len(loaded.documents)
-    if count != 1:
-        mark = loaded.documents[1].mark if count else Mark(file, 1, 1)
-        found = f"{count} documents" if count else "an empty file"
-        raise findings.stop(mark, rows.UNRECOGNISED("", found=found, advice="give one pipeline"))
-    document = loaded.documents[0]
-    if linting.is_object(document):
-        found = errors.shown(document.text("kind") or "an object")
-        advice = "it needs no conversion: lint, render or apply it"
-        raise findings.stop(document.mark, rows.UNRECOGNISED("", found=found, advice=advice))
+    documents = loaded.documents
+    if len(documents) != 1:
+        mark = documents[1].mark if documents else Mark(file, 1, 1)
+        raise findings.stop(mark, _number(documents))
+    (document,) = documents
+    if recognition.is_object(document):
+        raise findings.stop(document.mark, recognition.problem(document))
     return document, loaded.findings
+
+
+def _number(documents: list[Node]) -> errors.Problem:
+    """No document, or several of which nothing says which one is meant."""
+    if not documents:
+        found, advice = "an empty file", "give the file that ROLL's start script reads"
+    else:
+        first, second = map(recognition.named, documents[:2])
+        found = f"{len(documents)} documents, {first}, then {second}"
+        advice = "give a file with the pipeline alone; lint takes several objects"
+    expected = f"one document, {recognition.PIPELINE}"
+    return rows.UNRECOGNISED("", found=found, expected=expected, advice=advice)
 
 
 def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
@@ -73,15 +82,15 @@ def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
     paths = {folder / f"{name}.yaml": text for name, text in texts.items()}
     for path, text in paths.items():
         if not force and path.exists() and path.read_text(errors="replace") != text:
-            detail = "it exists and differs; --force replaces it"
-            raise findings.stop(Mark(str(path), 1, 1), rows.FILE_UNREADABLE("", detail=detail))
+            detail, advice = "it exists and differs", "--force replaces it"
+            problem = rows.FILE_UNREADABLE("", detail=detail, advice=advice)
+            raise findings.stop(Mark(str(path), 1, 1), problem)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in paths.items():
             path.write_text(text)
     except OSError as error:
         detail = error.strerror or "it cannot be written"
-        raise findings.stop(
-            Mark(str(folder), 1, 1), rows.FILE_UNREADABLE("", detail=detail)
-        ) from error
+        problem = rows.FILE_UNREADABLE("", detail=detail, advice="give another folder")
+        raise findings.stop(Mark(str(folder), 1, 1), problem) from error
     return [f"written: {errors.shown(str(path))}" for path in paths]

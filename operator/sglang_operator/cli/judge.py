@@ -4,11 +4,10 @@ The planner finds everything that is wrong with a spec; here each of its problem
 and what only the API server's structural check would refuse is added.
 """
 
-import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sglang_operator.api import errors, names, spec
+from sglang_operator.api import errors, names, spec, spelling
 from sglang_operator.api.errors import Problem
 from sglang_operator.cli import redaction, rows, structure
 from sglang_operator.cli.findings import Finding
@@ -43,6 +42,7 @@ _CONSEQUENCES = {
     "strategy_args": ("SpecInvalid", "MemFraction"),
 }
 _OWNER = pools.Owner(name="", namespace="", uid=names.Uid(""), generation=0)
+_OF_STRATEGY = frozenset({"strategy_name", "strategy_config"})
 _GENERATED = "00000"  # what the API server appends to a generateName
 _METADATA = frozenset(
     {
@@ -92,15 +92,18 @@ def as_kept(section: Node) -> dict[str, Any]:
     return raw if isinstance(raw, dict) else {}
 
 
-def judge(body: Node, subject: str = "") -> list[Finding]:
-    """Everything that is wrong with one SGLangInference."""
+def judge(body: Node, subject: str = "", lost: Sequence[str] = ()) -> list[Finding]:
+    """Everything that is wrong with one SGLangInference.
+
+    ``lost`` are the fields that are there under names which are refused.
+    """
     found = [*_envelope(body)]
     section = body.get("spec")
     if section is None or not isinstance(section.value, dict):
         mark = section.mark if section is not None else body.mark
         found.append(Finding(mark=mark, problem=rows.FIELD_REQUIRED("spec", key="spec")))
     else:
-        found += _judge_spec(body, section)
+        found += _judge_spec(body, section, lost)
     return [
         Finding(mark=item.mark, problem=_redacted(item.problem, body), subject=subject)
         for item in found
@@ -111,9 +114,10 @@ def _redacted(problem: Problem, body: Node) -> Problem:
     return redaction.problem(problem, locate(body, problem.field).node)
 
 
-def _judge_spec(body: Node, section: Node) -> Iterator[Finding]:
+def _judge_spec(body: Node, section: Node, lost: Sequence[str]) -> Iterator[Finding]:
     structural = structure.check(section)
     kept, left_out = _without(section)
+    left_out += [*lost, *_misspelt(section)]
     planned = pools.plan_pool(owner(body), kept)
     problems = planned.warnings if isinstance(planned, pools.Pool) else planned.problems
     said = []
@@ -124,6 +128,16 @@ def _judge_spec(body: Node, section: Node) -> Iterator[Finding]:
     for item in structural:
         if item.problem.field not in said:
             yield Finding(mark=item.mark, problem=_operators_words(section, item.problem))
+
+
+def _misspelt(section: Node) -> Iterator[str]:
+    """The fields that are there under names which the structural check refuses."""
+    strategy = section.mapping.get("strategy_args", section)
+    for holder, known in ((section, spec.FIELDS), (strategy, _OF_STRATEGY)):
+        for key in holder.mapping if holder.mapping.keys() - known else ():
+            found = structure.near_field(str(key), sorted(known)) if key not in known else None
+            if found is not None and found not in holder.mapping:
+                yield "strategy_args" if known is _OF_STRATEGY else found
 
 
 def _without(section: Node) -> tuple[dict[str, object], list[str]]:
@@ -151,7 +165,12 @@ def _top(problem: Problem) -> str:
 
 
 def _follows(problem: Problem, left_out: list[str]) -> bool:
-    return any(problem.reason.startswith(_CONSEQUENCES.get(name, ("\0",))) for name in left_out)
+    """Whether a problem is there only because of fields that are left out."""
+    return any(
+        problem.reason.startswith(_CONSEQUENCES.get(name, ("\0",)))
+        and (problem.reason != "SpecInvalid" or _top(problem) == name)
+        for name in left_out
+    )
 
 
 def _operators_words(section: Node, problem: Problem) -> Problem:
@@ -206,10 +225,11 @@ def _unknown(node: Node, known: frozenset[str], parent: str) -> Iterator[Finding
 
 
 def _top_advice(name: str, parent: str, listed: str) -> str:
-    if parent == "the object" and name in structure.spec_schema()["properties"]:
-        return f"write it below spec: spec.{name}"
-    near = difflib.get_close_matches(name[:80], listed.split(", "), n=1)
-    return f"did you mean {near[0]}?" if near else f"expected one of {listed}"
+    of_spec = spelling.respelt(name, structure.spec_schema()["properties"])
+    if parent == "the object" and of_spec:
+        return f"write it below spec: spec.{of_spec}"
+    near = structure.near_field(name, listed.split(", "))
+    return f"did you mean {near}?" if near else f"expected one of {listed}"
 
 
 def _texts(node: Node | None, path: str) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import convert, judge, reading, roles, rows
+from sglang_operator.cli import convert, judge, reading, recognition, roles, rows
 from sglang_operator.cli.findings import Finding, StopError
 from sglang_operator.cli.nodes import Node
 
@@ -39,11 +39,6 @@ def _folder(name: str) -> Path | None:
     return Path() if name == reading.STDIN else Path(name).parent
 
 
-def is_object(document: Node) -> bool:
-    """Whether it is meant for the API server."""
-    return "kind" in document.mapping or "apiVersion" in document.mapping
-
-
 def is_ours(document: Node) -> bool:
     """Whether it is meant to be a SGLangInference; also one that is misspelt."""
     group = (document.text("apiVersion") or "").partition("/")[0]
@@ -54,7 +49,7 @@ def _document(
     judged: Judged, document: Node, options: convert.Options, folder: Path | None
 ) -> None:
     try:
-        if not is_object(document):
+        if not recognition.is_object(document):
             _roll(judged, document, options, folder)
         elif document.text("kind") in ("List", f"{names.KIND}List"):
             items = document.get("items")
@@ -82,7 +77,7 @@ def _object(judged: Judged, body: Node) -> None:
 
 
 def _roll(judged: Judged, document: Node, options: convert.Options, folder: Path | None) -> None:
-    conversion = convert.convert(document, options, folder)
+    conversion = convert.convert(document, options, folder, recognition.EITHER)
     judged.findings += conversion.findings
     judged.notes += [f"{document.mark.file}: {note}" for note in conversion.notes]
     judged.pools += [reading.keys_as_text(converted.body) for converted in conversion.objects]
@@ -90,4 +85,4 @@ def _roll(judged: Judged, document: Node, options: convert.Options, folder: Path
 
 def is_roll(document: Node) -> bool:
     """Whether it is a ROLL pipeline."""
-    return not is_object(document) and roles.is_pipeline(document)
+    return not recognition.is_object(document) and roles.is_pipeline(document)

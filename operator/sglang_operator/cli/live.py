@@ -97,7 +97,9 @@ def _decoded(text: str, name: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        problem = rows.FILE_UNREADABLE("", detail="it is no JSON, as kubectl get -o json writes it")
+        problem = rows.FILE_UNREADABLE(
+            "", detail="it is no JSON", advice="give what kubectl get -o json writes"
+        )
         raise findings.stop(Mark(name, line, 1), problem) from error
 
 

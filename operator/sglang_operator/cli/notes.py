@@ -34,7 +34,9 @@ def notes(
     objects: Sequence[Converted], found: Sequence[Role], chosen: Sequence[Role]
 ) -> Iterable[str]:
     """What there is to tell besides what is wrong."""
-    if not chosen:
+    if not found:
+        yield "the file has no role such as actor_infer; nothing to convert"
+    elif not chosen:
         used = sorted({role.strategy for role in found if role.strategy})
         yield f"no role uses sglang (found: {', '.join(used) or 'no strategy'}); nothing to convert"
     for converted in objects:

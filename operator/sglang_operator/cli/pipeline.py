@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from sglang_operator.api import errors
 from sglang_operator.cli import reading, rows
 from sglang_operator.cli.findings import Finding, StopError
-from sglang_operator.cli.nodes import Key, Mark, Node
+from sglang_operator.cli.nodes import Key, Mark, Node, plain
 
 _MAX_FILES = 32
 _PACKAGE = re.compile(r"\s*#\s*@package\s+(\S+)\s*\n?")
@@ -48,6 +48,9 @@ class _Composer:
         result = Node(document.mark, {})
         placed = False
         entries = document.get("defaults")
+        if entries is not None and not isinstance(entries.value, list | None):
+            found = errors.typed(plain(entries))
+            self._tell(entries.mark, rows.DEFAULTS_ENTRY("defaults", found=found))
         for entry in entries.items if entries is not None else []:
             if entry.value == "_self_":
                 placed = True

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sglang_operator.api import errors
 from sglang_operator.cli import rows, scalars
 from sglang_operator.cli.findings import Finding, stop
 from sglang_operator.cli.nodes import Key, Mark, Node
@@ -18,6 +19,7 @@ from sglang_operator.cli.nodes import Key, Mark, Node
 STDIN = "-"
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
+_LOOKED_AT = 4096  # bytes, for those that no text has
 MAX_NODES = 200_000  # with what aliases repeat
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -42,14 +44,16 @@ def read(name: str, stdin: Any = None) -> str:
         if name == STDIN:
             data = stdin.read(MAX_BYTES + 1)
         elif not Path(name).is_file():
-            detail = "it is not a file" if Path(name).exists() else "there is no such file"
-            raise stop(start, rows.FILE_UNREADABLE("", detail=detail))
+            raise stop(start, _no_file(Path(name)))
         else:
             with Path(name).open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or "it has no valid name"
-        raise stop(start, rows.FILE_UNREADABLE("", detail=detail)) from error
+        advice = "correct its name, or who may read it"
+        raise stop(start, rows.FILE_UNREADABLE("", detail=detail, advice=advice)) from error
+    if data.startswith((*_BEGINNINGS, *_UTF_16)) or b"\0" in data[:_LOOKED_AT]:
+        raise stop(start, _no_text(data))
     if len(data) > MAX_BYTES:
         found = "the file is too large"
         raise stop(start, rows.TOO_LARGE("", found=found, limit=f"{MAX_BYTES} bytes"))
@@ -57,8 +61,38 @@ def read(name: str, stdin: Any = None) -> str:
         return str(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        problem = rows.FILE_UNREADABLE("", detail="it is not UTF-8")
-        raise stop(Mark(name, line, 1), problem) from error
+        raise stop(Mark(name, line, 1), _no_text(data)) from error
+
+
+# How files begin that are no text.
+_BEGINNINGS = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"\x7fELF": "a program",
+    b"\x89PNG": "a picture",
+    b"%PDF": "a PDF",
+    b"\x80\x02": "pickled by Python",
+    b"\x80\x04": "pickled by Python",
+}
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def _no_file(path: Path) -> errors.Problem:
+    if path.is_dir():
+        return rows.FILE_UNREADABLE("", detail="it is a folder", advice="give a file in it")
+    detail = "it is no ordinary file" if path.exists() else "there is no such file"
+    return rows.FILE_UNREADABLE("", detail=detail, advice="correct its name, or give - for stdin")
+
+
+def _no_text(data: bytes) -> errors.Problem:
+    """Why bytes are no text that YAML could be in."""
+    if data.startswith(_UTF_16):
+        return rows.FILE_UNREADABLE("", detail="it is UTF-16", advice="save it as UTF-8")
+    kind = next((words for start, words in _BEGINNINGS.items() if data.startswith(start)), None)
+    if kind is None and b"\0" not in data:
+        return rows.FILE_UNREADABLE("", detail="it is not UTF-8", advice="save it as UTF-8")
+    detail = f"it is {kind or 'binary'}"
+    return rows.FILE_UNREADABLE("", detail=detail, advice="give the YAML file itself")
 
 
 def load(text: str, name: str) -> Loaded:
@@ -71,7 +105,9 @@ def load(text: str, name: str) -> Loaded:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
     except yaml.YAMLError as error:
-        raise stop(_error_mark(error, name), rows.BAD_YAML("", detail=_detail(error))) from error
+        mark = _error_mark(error, name)
+        problem = rows.BAD_YAML("", detail=_detail(error), advice=_advice(text, mark))
+        raise stop(mark, problem) from error
     return Loaded(documents=builder.documents, findings=builder.findings)
 
 
@@ -86,6 +122,21 @@ def _detail(error: yaml.YAMLError) -> str:
     """What libyaml says, without the piece of text that PyYAML would quote."""
     said = [getattr(error, "context", None), getattr(error, "problem", None)]
     return ", ".join(filter(None, said)) or getattr(error, "reason", "") or "unreadable characters"
+
+
+def _advice(text: str, mark: Mark) -> str:
+    """What is wrong with a text that looks like something else."""
+    lines = text.splitlines()
+    line = lines[mark.line - 1] if mark.line <= len(lines) else ""
+    if line[: mark.column].endswith("\t") or line.startswith("\t"):
+        return "there is a tab: indent with spaces"
+    if "{{" in text:
+        return "it is a template: render it first, and give what comes out"
+    if text.startswith("#!"):
+        return "it is a script: give the config that it starts with"
+    if text.lstrip().startswith("{"):
+        return "it is JSON: one object in one file, and as JSON has it"
+    return "correct it here or just before"
 
 
 @dataclass(slots=True)
@@ -206,7 +257,7 @@ class _Builder:
     def _merge(self, into: Node, merged: Node) -> None:
         """``<<``: what is written here wins, and of several the first."""
         if not isinstance(merged.value, dict):
-            self._tell(merged.mark, rows.BAD_YAML("", detail="<< takes a map"))
+            self._tell(merged.mark, rows.BAD_YAML("", detail="<< takes a map", advice="correct it"))
         for key, node in merged.mapping.items():
             if key not in into.keys:
                 into.mapping[key] = node

@@ -7,7 +7,7 @@ worker starts (ROLL ``roll/configs/base_config.py`` and ``roll/pipeline/*/*_conf
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sglang_operator.api import errors
+from sglang_operator.api import errors, spelling
 from sglang_operator.cli import nodes, rows
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.nodes import Mark, Node
@@ -55,17 +55,26 @@ class Role:
 
 def is_pipeline(root: Node) -> bool:
     """Whether this looks like a ROLL config."""
-    return bool(_PIPELINE_FIELDS & set(root.mapping))
+    fields = [key for key in root.mapping if isinstance(key, str)]
+    return any(spelling.respelt(key, _PIPELINE_FIELDS) is not None for key in fields)
 
 
-def find(root: Node) -> list[Role]:
+def find(root: Node, *, environment: bool = False) -> list[Role]:
     """All roles, in the order of the file."""
-    resolver = Resolver(root, environment=False)  # what it finds is not about engines
+    resolver = Resolver(root, environment=environment)  # what it finds is told elsewhere
     return [
         _role(resolver, path, mark, known)
         for path, mark, known in _sections(root, resolver)
         if resolver.at(*path) is not None
     ]
+
+
+def known_paths(root: Node) -> Iterator[tuple[tuple[str, ...], Mark]]:
+    """The places of the roles that ROLL knows."""
+    resolver = Resolver(root, environment=False)
+    for path, mark, known in _sections(root, resolver):
+        if known:
+            yield path, mark
 
 
 def _sections(root: Node, resolver: Resolver) -> Iterator[tuple[tuple[str, ...], Mark, bool]]:

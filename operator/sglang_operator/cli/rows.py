@@ -22,10 +22,8 @@ def _warning(reason: str, text: str, authority: str) -> Row:
 
 
 # --- the file
-FILE_UNREADABLE = _error(
-    "FileUnreadable", "the file cannot be read: {detail}; correct its name or its content", POLICY
-)
-BAD_YAML = _error("YAMLInvalid", "this is no YAML: {detail}; correct it here or just before", YAML)
+FILE_UNREADABLE = _error("FileUnreadable", "the file cannot be read: {detail}; {advice}", POLICY)
+BAD_YAML = _error("YAMLInvalid", "this is no YAML: {detail}; {advice}", YAML)
 DUPLICATE_KEY = _error(
     "DuplicateKey",
     "{key} is written twice, first in line {line}; expected each key once; remove one",
@@ -45,7 +43,7 @@ TOO_LARGE = _error(
 )
 UNRECOGNISED = _error(
     "FileUnrecognised",
-    "found {found}; expected a SGLangInference or a ROLL pipeline config; {advice}",
+    "found {found}; expected {expected}; {advice}",
     POLICY,
 )
 
@@ -103,6 +101,16 @@ ROLL_FIELD = _warning(
     "FieldUnknown",
     "{key} is not a field of a ROLL worker, and ROLL drops it in silence; {advice}",
     "ROLL roll/configs/worker_config.py",
+)
+ROLL_FIELD_MISSPELT = _error(
+    "FieldUnknown",
+    "{key} is not a field that ROLL knows here, and ROLL drops it in silence; {advice}",
+    "ROLL roll/configs/worker_config.py",
+)
+PIPELINE_FIELD_MISSPELT = _error(
+    "FieldUnknown",
+    "{key} is not a field of a ROLL pipeline, and ROLL drops it in silence; {advice}",
+    "ROLL roll/configs/base_config.py",
 )
 MODEL_REPLACED = _warning(
     "ModelReplaced",

@@ -8,14 +8,15 @@ to read.
 import difflib
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sglang_operator.api import errors
+from sglang_operator.api import errors, spelling
 from sglang_operator.cli import rows
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.nodes import Mark, Node, plain
+from sglang_operator.cli.nodes import Mark, Node, leaves, plain
 
 FILE = Path(__file__).with_name("structure.json")
 UNKNOWN = "x-kubernetes-preserve-unknown-fields"
@@ -46,6 +47,7 @@ _NAMES = {
     "boolean": "true or false",
 }
 _MOST_SHOWN = 12
+_FINITE = "a finite number: JSON has no other"
 
 Schema = Mapping[str, Any]
 
@@ -132,7 +134,9 @@ def _check_fields(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
         inner = properties.get(name, others)
         if inner is not None:
             yield from _check(child, inner, f"{path}.{name}")
-        elif not free:
+        elif free:
+            yield from _not_finite(child, f"{path}.{name}")
+        else:
             problem = rows.UNKNOWN_FIELD(
                 f"{path}.{name}", key=errors.shown(name), parent=path, advice=advice(name, path)
             )
@@ -141,6 +145,13 @@ def _check_fields(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
         if node.get(name) is None:
             problem = rows.FIELD_REQUIRED(f"{path}.{name}", key=name)
             yield Finding(mark=node.mark, problem=problem)
+
+
+def _not_finite(node: Node, path: str) -> Iterator[Finding]:
+    """Numbers that kubectl cannot send, wherever they are in what has no schema."""
+    for leaf in leaves(node):
+        if isinstance(leaf.value, float) and not math.isfinite(leaf.value):
+            yield _finding(leaf.mark, path, leaf, _FINITE)
 
 
 def _finding(mark: Mark, path: str, node: Node, expected: str) -> Finding:
@@ -175,6 +186,8 @@ def _bound_fault(value: object, schema: Schema) -> str | None:
     if "enum" in schema and value not in schema["enum"]:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            return _FINITE
         low, high = schema.get("minimum", value), schema.get("maximum", value)
         return None if low <= value <= high else _between(schema, "minimum", "maximum", "")
     if isinstance(value, (str, list, dict)):
@@ -201,27 +214,43 @@ def _between(schema: Schema, low: str, high: str, unit: str) -> str:
 def advice(name: str, path: str) -> str:
     """What may have been meant by a field that does not exist."""
     beside = _fields(path)
-    near = difflib.get_close_matches(name[:80], beside, n=1, cutoff=0.75)
+    near = near_field(name, beside)
+    if near is not None and spelling.bare(near) == spelling.bare(name):
+        return f"did you mean {near}?"
     # autoTune has bounds for arguments under the arguments' names.
-    fields = (found for found in _all_fields() if ".autoTune." not in found)
-    elsewhere = [found for found in fields if found.rpartition(".")[2] == name]
-    if elsewhere:
+    fields = [found for found in _all_fields() if ".autoTune." not in found]
+    letters = spelling.bare(name)
+    elsewhere = [f for f in fields if spelling.bare(f.rpartition(".")[2]) == letters]
+    if elsewhere and not _is_ending(name, near):
         return f"write it as {elsewhere[0]}"
     if near:
-        return f"did you mean {near[0]}?"
-    if path == "spec" and _is_argument(name):
+        return f"did you mean {near}?"
+    if path == "spec" and is_argument(name):
         return "it is an argument of SGLang: write it into strategy_args.strategy_config"
     if len(beside) <= _MOST_SHOWN:
         return f"expected one of {', '.join(sorted(beside))}"
     return f"remove it; kubectl explain sgi.{path} lists the fields"
 
 
+def near_field(name: str, known: Sequence[str]) -> str | None:
+    """The field that was meant: another spelling, a slip, a part of its name, or much alike."""
+    if found := spelling.meant(name, known):
+        return found
+    ending = [field for field in known if _is_ending(name, field)]
+    near = ending if len(ending) == 1 else difflib.get_close_matches(name[:80], known, 1, 0.75)
+    return near[0] if near else None
+
+
+def _is_ending(name: str, field: str | None) -> bool:
+    return field is not None and field.endswith(f"_{name}")
+
+
 def roll_advice(name: str) -> str:
     """The same for a worker's section in a ROLL file."""
-    near = difflib.get_close_matches(name[:80], roll_fields(), n=1, cutoff=0.75)
+    near = near_field(name, roll_fields())
     if near:
-        return f"did you mean {near[0]}?"
-    if _is_argument(name):
+        return f"did you mean {near}?"
+    if is_argument(name):
         return "it is an argument of SGLang: write it into strategy_args.strategy_config"
     return "remove it"
 
@@ -233,10 +262,13 @@ def roll_fields() -> tuple[str, ...]:
     return tuple(n for n in spec_schema()["properties"] if n == n.lower() and n not in own)
 
 
-def _is_argument(name: str) -> bool:
+def is_argument(name: str) -> bool:
     from sglang_operator.engine import schema, versions
 
-    return schema.nearest(versions.NEWEST_KNOWN).key(name.replace("-", "_")) is not None
+    known = schema.nearest(versions.NEWEST_KNOWN)
+    if known.key(name.replace("-", "_")) is not None:
+        return True
+    return spelling.respelt(name, known.keys) is not None
 
 
 def _fields(path: str) -> list[str]:

@@ -7,6 +7,7 @@ for ``enable_…``), which is worse than none.
 import difflib
 import functools
 
+from sglang_operator.api.spelling import distance
 from sglang_operator.engine import schema, versions
 
 # Of so many unknown names it is said what they might mean; who has more has another problem.
@@ -73,18 +74,3 @@ def _most_slips(text: str) -> int:
 
 def _begins(words: list[str], others: list[str]) -> bool:
     return others[: len(words)] == words
-
-
-def distance(one: str, other: str) -> int:
-    """How many letters were dropped, added, changed, or exchanged with the next."""
-    before: list[int] = []
-    last = list(range(len(other) + 1))
-    for i, a in enumerate(one, 1):
-        row = [i]
-        for j, b in enumerate(other, 1):
-            cost = min(last[j] + 1, row[-1] + 1, last[j - 1] + (a != b))
-            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
-                cost = min(cost, before[j - 2] + 1)
-            row.append(cost)
-        before, last = last, row
-    return last[-1]

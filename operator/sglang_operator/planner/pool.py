@@ -16,7 +16,7 @@ from sglang_operator.engine import aliases, arguments, environment, images, mode
 from sglang_operator.engine.arguments import ANY_ADDRESS
 from sglang_operator.planner import registry_size, revision, shares, tuning
 from sglang_operator.planner.tuning import Tuning
-from sglang_operator.roll import device_mapping, sampling
+from sglang_operator.roll import device_mapping, sampling, worker
 
 _POOL_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
@@ -136,7 +136,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
         return Refused(owner=owner, problems=error.problems)
     problems: list[errors.Problem] = [
         *_name_problems(owner.name),
-        *_strategy_problems(parsed),
+        *worker.problems(parsed),
         *_range_problems(parsed),
         *_share_problems(parsed.rollout),
         *_reference_problems(parsed),
@@ -246,18 +246,6 @@ def _size_problems(
             limit=registry_size.LIMIT // 1024,
             most=len(engines) * registry_size.LIMIT // size,
         )
-
-
-def _strategy_problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
-    strategy = parsed.strategy_args.strategy_name
-    if strategy is None:
-        yield errors.FIELD_MISSING(
-            "spec.strategy_args.strategy_name", advice="write strategy_name: sglang"
-        )
-    elif strategy != "sglang":
-        yield errors.STRATEGY_NAME("spec.strategy_args.strategy_name", found=strategy)
-    if parsed.infer_batch_size is not None:
-        yield errors.INFER_BATCH_SIZE("spec.infer_batch_size")
 
 
 _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
@@ -396,14 +384,13 @@ def _straddling(groups: tuple[tuple[int, ...], ...], parsed: PoolSpec) -> Iterat
 
 
 def _request(parsed: PoolSpec, detected: versions.Detected) -> arguments.EngineRequest:
-    model = parsed.model_args.get("model_name_or_path")
     defaults = (
         sampling.sampling_params(parsed.generating_args)
         if parsed.generation is spec.Generation.SERVER_DEFAULT
         else None
     )
     return arguments.EngineRequest(
-        model=model if isinstance(model, str) else None,
+        model=worker.model(parsed.model_args),
         dtype=parsed.model_args.get("dtype"),
         strategy_config=parsed.strategy_args.strategy_config or {},
         gpus=parsed.num_gpus_per_worker,
