@@ -11,7 +11,7 @@ from sglang_operator import failures
 from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.planner import holdups, reported, tuning, waits
+from sglang_operator.planner import holdups, reported, shared_memory, tuning, waits
 from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import EngineState, EngineView, Plan
 from sglang_operator.planner.pool import Pool, Refused
@@ -110,7 +110,12 @@ def compute(
         status["reported"] = said
     if plan.tuning is not None and pool.bounds is not None:
         status["tuning"] = tuning.written(plan.tuning, pool.bounds)
-    warnings = [*pool.warnings, *reported.warnings(pool, said, plan.engines)]
+    pods = (view.pod for view in plan.engines if view.pod)
+    warnings = [
+        *pool.warnings,
+        *reported.warnings(pool, said, plan.engines),
+        *shared_memory.of_pods(pool.template, pool.gpus, pods),
+    ]
     return status | _lists(ignored, warnings, remembered)
 
 

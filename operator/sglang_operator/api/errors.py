@@ -407,9 +407,7 @@ ARGUMENT_OVERRIDDEN = _warning(
     ROLL_STRATEGY,
 )
 ARGUMENT_DEPRECATED = _warning(
-    "ArgumentDeprecated",
-    "{key} is deprecated in SGLang {version}; {advice}",
-    SERVER_ARGS,
+    "ArgumentDeprecated", "{key} is deprecated in SGLang {version}; {advice}", SERVER_ARGS
 )
 ARGUMENT_FILE = _warning(
     "ArgumentInvalid",
@@ -482,9 +480,13 @@ REPLICAS_ABOVE_CAPACITY = _warning(
     POLICY,
 )
 GENERATION_DEFAULT = _warning(
-    "GenerationDefaultsIgnored",
-    "{key} cannot be a default of the server; {advice}",
-    SERVER_ARGS,
+    "GenerationDefaultsIgnored", "{key} cannot be a default of the server; {advice}", SERVER_ARGS
+)
+MEMORY_BELOW_SHM = _warning(
+    "MemoryLimitBelowSharedMemory",
+    "the memory limit is {limit}{by}, and /dev/shm alone may hold {size} GiB: the kernel kills an "
+    "engine that fills it; set a limit of that and what the engine needs itself, 64Gi or such",
+    POLICY,
 )
 
 

@@ -17,7 +17,9 @@ SHM_VOLUME = "dshm"
 CACHE_VOLUME = "cache"
 SHM_DIR = "/dev/shm"
 CACHE_DIR = "/cache"
-SHM_ADVICE = "mount a volume of your own at /dev/shm, which takes the place of the operator's"
+SHM_ADVICE = (
+    "mount an emptyDir with medium: Memory at /dev/shm, which takes the place of the operator's"
+)
 
 _WRITABLE = ("emptyDir", "persistentVolumeClaim", "ephemeral")
 # A mount of the node's folder is never written, and nothing that is mounted below it either, where

@@ -366,6 +366,7 @@ DO_FAMILIES_DIFFER = (
     "put the same family first in the cluster's pod and Service ranges; trainers, which use the "
     "registry's addresses, are not affected"
 )
+BY_LIMIT_RANGE = ", by a LimitRange of the namespace"
 LIMIT_GIVEN = (
     "LimitRange {name} in {scope} gives {amount} of {resource} to each container that names no "
     "limit; {needed}"

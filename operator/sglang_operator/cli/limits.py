@@ -7,8 +7,8 @@ from typing import Any
 from sglang_operator.api import syntax, texts
 from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.kubectl import ClusterError
-from sglang_operator.desired import engine_pod
 from sglang_operator.picture.scene import Scene
+from sglang_operator.planner import shared_memory
 from sglang_operator.planner.pool import Pool
 
 NAME = "limits"
@@ -64,8 +64,8 @@ def _least(resource: str, pools: list[Pool]) -> int:
     """What no engine lives below: its /dev/shm alone may hold that much memory."""
     if resource == "cpu":
         return _FEW_CPUS
-    sizes = (engine_pod.shm_gib(pool.gpus) for pool in pools)
-    return min(sizes, default=engine_pod.shm_gib(1)) * _GIB
+    sizes = (shared_memory.size(pool.template, pool.gpus) for pool in pools)
+    return min(filter(None, sizes), default=shared_memory.gib(1) * _GIB)
 
 
 def _is_below(amount: object, least: int) -> bool:

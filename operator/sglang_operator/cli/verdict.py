@@ -234,5 +234,13 @@ def _engines_and_age(entry: Any, text: str, now: float) -> str:
 
 
 def _warnings(pool: SeenPool) -> Iterator[Verdict]:
-    for problem in pool.planned.warnings if isinstance(pool.planned, Pool) else ():
-        yield Verdict(level=Level.NOTE, reason=problem.reason, what=str(problem))
+    """What is odd about the spec, and what the operator saw of its engines beside."""
+    told = set()
+    if isinstance(pool.planned, Pool):
+        for problem in pool.planned.warnings:
+            told.add((problem.reason, problem.field))
+            yield Verdict(level=Level.NOTE, reason=problem.reason, what=str(problem))
+    for entry in pool.record.status.get("warnings", []) if pool.observed else ():
+        if (entry["reason"], entry["field"]) not in told:
+            what = ": ".join(filter(None, (entry["field"], entry["message"])))
+            yield Verdict(level=Level.NOTE, reason=entry["reason"], what=what)

@@ -9,6 +9,7 @@ from typing import Any
 from sglang_operator.api import names, pod_volumes, spec
 from sglang_operator.desired import metadata
 from sglang_operator.engine import arguments, environment, probes
+from sglang_operator.planner import shared_memory
 from sglang_operator.planner.pool import Engine, Pool
 from sglang_operator.planner.startup import Chain
 
@@ -199,7 +200,7 @@ def _volumes(pool: Pool) -> list[dict[str, Any]]:
     sources: dict[str, dict[str, Any]] = {
         # Counted as the pod's memory; NCCL and the tokenizer processes share it.
         pod_volumes.SHM_VOLUME: {
-            "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_gib(pool.gpus)}Gi"}
+            "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory.gib(pool.gpus)}Gi"}
         },
         pod_volumes.CACHE_VOLUME: {"emptyDir": {}},
     }
@@ -209,8 +210,3 @@ def _volumes(pool: Pool) -> list[dict[str, Any]]:
         if name not in taken and not pool.template.mounts_at(path)
     ]
     return [*own, *given]
-
-
-def shm_gib(gpus: int) -> int:
-    """The size of /dev/shm for an engine of so many GPUs, unless the user mounts one."""
-    return 8 + 2 * gpus

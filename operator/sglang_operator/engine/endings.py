@@ -65,7 +65,7 @@ _CUDA = (
     "if it comes back on this node only, the GPU is to blame; else try another attention_backend "
     "or SGLang version, and CUDA_LAUNCH_BLOCKING=1 names the kernel"
 )
-_SHM = MORE_SHM + "; the memory limit has to hold it{limit}"
+_SHM = MORE_SHM + "{limit}"
 _HUB = "let the pod reach the hub (proxy, CA certificates), or mount a volume with the model"
 _HEADS = "choose num_gpus_per_worker, and tp_size with it, so that it divides these sizes"
 _IMAGE = "use SGLang's own image, or one whose parts belong together, in spec.image"
@@ -174,8 +174,8 @@ ENDINGS: tuple[Signature, ...] = (
         r"(?P<what>unhandled (?:system|cuda) error|NCCL error[^\n]{0,120}|ncclInternalError\S*"
         r"|ncclRemoteError\S*|ncclSystemError\S*|ncclInvalidUsage\S*)",
         "the engine's GPUs cannot speak to each other: {what}",
-        "set NCCL_DEBUG=INFO in podTemplate's env to see why; often /dev/shm is too small, or a "
-        "network interface has to be named in NCCL_SOCKET_IFNAME",
+        "set NCCL_DEBUG=INFO in podTemplate's env to see why; often a network "
+        "interface has to be named in NCCL_SOCKET_IFNAME, or /dev/shm is too small: " + MORE_SHM,
     ),
     _row(
         SCHEDULER_HUNG,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 MORE_SHM = (
     "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory and a larger sizeLimit, "
-    "which takes the place of the operator's"
+    "which takes the place of the operator's; the memory limit has to hold it"
 )
 
 

@@ -14,7 +14,7 @@ from sglang_operator.api import errors, names, pod_container, pod_template, spec
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import aliases, arguments, environment, images, model_size, versions
 from sglang_operator.engine.arguments import ANY_ADDRESS
-from sglang_operator.planner import registry_size, revision, shares, tuning
+from sglang_operator.planner import registry_size, revision, shared_memory, shares, tuning
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.roll import device_mapping, sampling, worker
 
@@ -158,6 +158,8 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
     )
     problems += template_problems
     problems += environment.template_problems(overlay.variables)
+    if not any(problem.severity is errors.Severity.ERROR for problem in template_problems):
+        problems += shared_memory.of_template(overlay, parsed.num_gpus_per_worker)
     gate = _gate(parsed, rendered.load_format)
     problems += _asking_problems(parsed, gate, version, features)
     problems += _lora_problems(gate, parsed)

@@ -493,7 +493,7 @@ def test_shared_memory_that_is_none_is_refused(source, mount):
 
 def test_the_operators_name_for_it_is_not_to_be_had_and_the_advice_says_what_is():
     (found,) = pod_template.parse(volumes({"name": "dshm", "emptyDir": {"medium": "Memory"}}))[1]
-    assert "mount a volume of your own at /dev/shm" in found.message
+    assert "mount an emptyDir with medium: Memory at /dev/shm" in found.message
 
 
 # --- annotations by which runtimes give more than a pod asks for
