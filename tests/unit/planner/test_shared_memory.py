@@ -113,7 +113,7 @@ def test_lint_tells_of_the_limit(tmp_path):
 
 
 def test_every_advice_to_have_more_shared_memory_names_the_way_that_works():
-    rows = [*endings.ENDINGS, *signatures.SIGNATURES, *pod_signatures.SIGNATURES]
+    rows: list[Any] = [*endings.ENDINGS, *signatures.SIGNATURES, *pod_signatures.SIGNATURES]
     about = [
         row for row in rows if "/dev/shm is" in row.message or "filled /dev/shm" in row.message
     ]
