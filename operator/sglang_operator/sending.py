@@ -25,13 +25,15 @@ class _RefusedError(Exception):
 class Body:
     """The body of a request, sent in pieces while ``allowed`` says so.
 
-    ``refused``: not all of it has left, and none will.
+    ``refused``: not all of it has left, and none will.  ``left``: all of it was on its way, so that
+    the engine may have got it, or may get it yet; without, the engine has been asked nothing.
     """
 
     def __init__(self, content: bytes, allowed: Allowed) -> None:
         self._content = content
         self._allowed = allowed
         self.refused = False
+        self.left = False
         self.headers = {
             "Content-Type": "application/json",
             "Content-Length": str(len(content)),
@@ -42,6 +44,7 @@ class Body:
             if not self._allowed():
                 self.refused = True
                 raise _RefusedError
+            self.left = start + _PIECE >= len(self._content)
             yield self._content[start : start + _PIECE]
 
 

@@ -80,11 +80,23 @@ def interruptible(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]
     return [task for task in tasks if task not in _TO_ITS_END]
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await what must not be left half-way; who is cancelled meanwhile is so afterwards."""
+def _uninterrupted(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task = asyncio.get_running_loop().create_task(work)
     _TO_ITS_END.add(task)
     task.add_done_callback(_TO_ITS_END.discard)
+    return task
+
+
+async def all_to_their_end(
+    each: Iterable[Coroutine[Any, Any, T]],
+) -> list[T | BaseException]:
+    """The same for several at once, within it; what each ends with, an error too."""
+    return await asyncio.gather(*map(_uninterrupted, each), return_exceptions=True)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must not be left half-way; who is cancelled meanwhile is so afterwards."""
+    task = _uninterrupted(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

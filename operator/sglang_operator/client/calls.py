@@ -75,7 +75,7 @@ class EngineCalls:
         except EngineError as error:
             if body.refused:
                 late = texts.NOT_SENT.format(path=path, rank=engine.rank, url=engine.url)
-                raise Expired(late) from error
+                raise Expired(late, sent=False) from error
             raise
         answer = _json(text)
         told = answer if isinstance(answer, dict) else {}
@@ -129,7 +129,8 @@ class EngineCalls:
                 return response.status, await response.text(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
-            raise _error(engine, path, 0, said or type(error).__name__) from error
+            sent = body is None or body.left
+            raise _error(engine, path, 0, said or type(error).__name__, sent=sent) from error
 
     async def post_all(
         self,
@@ -171,7 +172,6 @@ def _json(text: str) -> Any:
         return None
 
 
-def _error(engine: Engine, path: str, status: int, said: str) -> EngineError:
-    return EngineError(
-        rank=engine.rank, url=engine.url or "-", path=path, status=status, said=said[:MAX_SAID]
-    )
+def _error(engine: Engine, path: str, status: int, said: str, *, sent: bool = True) -> EngineError:
+    url, said = engine.url or "-", said[:MAX_SAID]
+    return EngineError(rank=engine.rank, url=url, path=path, status=status, said=said, sent=sent)

@@ -48,12 +48,14 @@ class Held(PoolError):
 class Expired(PoolError):
     """The transaction is over: not renewed in time, aborted, or taken over.
 
-    ``deleted``: somebody deleted its Lease.
+    ``deleted``: somebody deleted its Lease.  ``sent``: whether an engine may have got the request
+    that found it out.
     """
 
-    def __init__(self, message: str, *, deleted: bool = False) -> None:
+    def __init__(self, message: str, *, deleted: bool = False, sent: bool = True) -> None:
         super().__init__(message)
         self.deleted = deleted
+        self.sent = sent
 
 
 class Unsupported(PoolError):
@@ -61,9 +63,14 @@ class Unsupported(PoolError):
 
 
 class EngineError(PoolError):
-    """An engine refused a call or did not answer.  ``status`` is 0 without an answer."""
+    """An engine refused a call or did not answer.  ``status`` is 0 without an answer.
 
-    def __init__(self, *, rank: int, url: str, path: str, status: int, said: str) -> None:
+    ``sent``: the engine may have got the request; without an answer nobody knows what came of it.
+    """
+
+    def __init__(
+        self, *, rank: int, url: str, path: str, status: int, said: str, sent: bool = True
+    ) -> None:
         answer = f"{status} {said}" if status else said
         super().__init__(f"engine {rank} ({url}) on {path}: {answer}")
         self.rank = rank
@@ -71,6 +78,21 @@ class EngineError(PoolError):
         self.path = path
         self.status = status
         self.said = said
+        self.sent = sent
+
+
+# What a proxy in front of an engine says when it does not know what the engine has done.
+_BETWEEN = (502, 503, 504)
+
+
+def undone(outcome: object) -> bool:
+    """Whether a call to an engine is known to have changed nothing: not sent, or refused.
+
+    Any other error leaves open what the engine has done, or does yet.
+    """
+    if isinstance(outcome, EngineError):
+        return not outcome.sent or bool(outcome.status and outcome.status not in _BETWEEN)
+    return isinstance(outcome, Expired) and not outcome.sent
 
 
 def told(error: BaseException | None) -> str:

@@ -1,6 +1,7 @@
 """The Lease ``<pool>-weights``, one step at a time: read, decide, put if nobody was quicker."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from sglang_operator.client.errors import (
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0
 CONFLICT_SECONDS = 0.02  # after somebody else was quicker, doubling; as often as patience lasts
+CLOSE_SECONDS = 2.0  # that a process which ends gives what it still owes to the Lease
 MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
 # For which the operator's loads are waited for, by everybody: an engine that reads its weights
@@ -52,13 +54,29 @@ class Written:
 
 Step = Callable[[Transaction, Sight], Transaction]
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Owed:
+    """What has happened to engines, and is not on record yet."""
+
+    lease: str | None  # the UID of the one that it belongs into; None: not known
+    step: Step
+
 
 class LeaseFile:
-    """The Lease of one pool.  Steps of one process are taken one after the other."""
+    """The Lease of one pool.  Steps of one process are taken one after the other.
+
+    What has happened to engines stays owed until it stands there, however long the API server is
+    away: it goes with the next step, whichever that is, and is tried by itself meanwhile.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lock = asyncio.Lock()
+        self._owed: list[_Owed] = []
+        self._paying: asyncio.Task[None] | None = None
         # Of the state as last read: the whole but for its resource version, and when it appeared.
         self._state: Transaction | None = None
         self._since = 0.0
@@ -76,6 +94,47 @@ class LeaseFile:
         """
         async with self._lock:
             return await self._step(step, time.monotonic() + patience)
+
+    async def note(self, lease: str | None, step: Step, *, patience: float) -> None:
+        """Put on record what has happened to engines.
+
+        After ``patience`` seconds this raises ClusterError, and it is tried on all the same.  It is
+        given up in a Lease that is another's, or another one, by then.
+        """
+        self._owed.append(_Owed(lease=lease, step=step))
+        try:
+            await self._pay(patience)
+        except PoolError:
+            if self._owed and self._paying is None:
+                self._paying = asyncio.create_task(self._keep_paying(), name="owed to the Lease")
+            raise
+
+    async def close(self) -> None:
+        """One last try to put on record what is owed."""
+        paying, self._paying = self._paying, None
+        if paying is not None:
+            paying.cancel()
+            await asyncio.wait({paying})
+        if self._owed:
+            try:
+                await self._pay(CLOSE_SECONDS)
+            except PoolError as error:
+                log.warning(texts.OWED.format(detail=error))
+
+    async def _pay(self, patience: float) -> None:
+        if self._owed:
+            await self.step(_as_it_is, patience=patience)
+
+    async def _keep_paying(self) -> None:
+        while self._owed:
+            await asyncio.sleep(MAX_RETRY_SECONDS)
+            try:
+                await self._pay(MAX_RETRY_SECONDS)
+            except PoolError as error:
+                log.debug("owed to the Lease: %s", error)
+            except Exception as error:
+                supervision.failed("owed to the Lease", error)
+        self._paying = None
 
     async def step_when_free(self, step: Step, *, wait: float, patience: float) -> Written:
         """The same for a step that another holder is in the way of, for ``wait`` seconds.
@@ -112,19 +171,22 @@ class LeaseFile:
 
     async def _step(self, step: Step, deadline: float) -> Written:
         begun, retry, conflicts = time.monotonic(), RETRY_SECONDS, 0
-        sent: list[Written] = []
+        sent: list[tuple[Written, list[_Owed]]] = []
         while True:
             try:
                 lease, state = await self._read()
-                for earlier in sent:
-                    if earlier.state == state:
-                        return earlier  # it was written; the answer got lost
+                for earlier, paid in sent:
+                    if earlier.state == state:  # it was written; the answer got lost
+                        self._paid(paid)
+                        return earlier
                 sight = self._sight(lease)
+                state, paid = self._with_owed(state, sight)
                 body = weights.written(lease, _refusing(step, state, sight))
                 put = Written(state=weights.read(body), lease=sight.lease, at=time.monotonic())
-                sent.append(put)
+                sent.append((put, paid))
                 # Who is cancelled here is told how it ended, else nobody would know whose it is.
                 self._note(await supervision.to_its_end(self._cluster.put_lease(body)))
+                self._paid(paid)
                 return put
             except ClusterError as error:
                 if error.status == 409:
@@ -139,6 +201,23 @@ class LeaseFile:
                 if time.monotonic() + wait > deadline:
                     raise error
             await asyncio.sleep(wait)
+
+    def _with_owed(self, state: Transaction, sight: Sight) -> tuple[Transaction, list[_Owed]]:
+        """The state with what is owed; what has no place in it any more is given up."""
+        taken = []
+        for owed in list(self._owed):
+            try:
+                if owed.lease not in (None, sight.lease):
+                    raise Expired(texts.LEASE_ANEW, deleted=True)
+                state = _refusing(owed.step, state, sight)
+                taken.append(owed)
+            except PoolError as error:
+                log.warning(texts.OWED.format(detail=error))
+                self._paid([owed])
+        return state, taken
+
+    def _paid(self, done: list[_Owed]) -> None:
+        self._owed = [owed for owed in self._owed if owed not in done]
 
     async def _read(self) -> tuple[Mapping[str, Any], Transaction]:
         lease = await self._cluster.lease()
@@ -160,6 +239,10 @@ class LeaseFile:
 def _of_holder(state: Transaction) -> Transaction:
     """Without what others of its job say in it, by which nobody knows whether the holder lives."""
     return replace(state, wrote=frozenset(), message="")
+
+
+def _as_it_is(state: Transaction, sight: Sight) -> Transaction:
+    return state
 
 
 def _after_conflict(conflicts: int) -> float:
@@ -259,6 +342,13 @@ class Hold:
             return self._took(await self._file.step(own, patience=patience))
         except NotReady as error:
             raise Expired(texts.LEASE_DELETED, deleted=True) from error
+
+    async def note(self, step: Step, *, patience: float) -> None:
+        """Put on record what has happened to engines; see ``LeaseFile.note``.
+
+        That is no renewal, and it counts after the transaction is over, too.  Raises ClusterError.
+        """
+        await self._file.note(self._uid, step, patience=patience)
 
     def _took(self, written: Written) -> Transaction:
         self._uid = written.lease

@@ -7,6 +7,7 @@ memory released.  The Lease keeps which instances sleep: waking one that restart
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import pausing, texts
-from sglang_operator.client.errors import EngineError, Expired, NotReady, PoolError, Unsupported
+from sglang_operator.client.errors import Expired, NotReady, PoolError, Unsupported, undone
 from sglang_operator.client.lease import Hold, Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
@@ -50,19 +51,23 @@ async def resume(
         if released:
             todo.setdefault(tuple(sorted(released)), []).append(engine)
     each = [(engine, wanted) for wanted, group in todo.items() for engine in group]
-    outcomes = await asyncio.gather(
-        *(pool.resume_memory([engine], list(wanted), hold.alive) for engine, wanted in each),
-        return_exceptions=True,
+    outcomes = await supervision.all_to_their_end(
+        pool.resume_memory([engine], list(wanted), hold.alive) for engine, wanted in each
     )
     done = [one for one, outcome in zip(each, outcomes, strict=True) if outcome is None]
-    await _note_awake(hold, done)
+    await _note_awake(hold, done, patience=PATIENCE)
     for outcome in outcomes:
         if outcome is not None:
             raise outcome
 
 
-async def _note_awake(hold: Hold, done: Sequence[tuple[Engine, Sequence[str]]]) -> None:
-    """Put on record which engines have their memory of these tags.  Raises PoolError."""
+async def _note_awake(
+    hold: Hold, done: Sequence[tuple[Engine, Sequence[str]]], *, patience: float
+) -> None:
+    """Put on record which engines have their memory of these tags.  Raises ClusterError.
+
+    It is owed to the Lease from then on: a later step of this process does not go without it.
+    """
     if not done:
         return
 
@@ -72,7 +77,7 @@ async def _note_awake(hold: Hold, done: Sequence[tuple[Engine, Sequence[str]]]) 
             current = steps.woke(current, hold.trainer, instances=instances, tags=tags)
         return current
 
-    await hold.step(step, patience=PATIENCE)
+    await hold.note(step, patience=patience)
 
 
 def _check(tags: tuple[str, ...], registry: Registry, features: "Features") -> None:
@@ -157,20 +162,21 @@ class Sleeper:
             instances = [engine.instance for engine, _ in todo if engine.instance]
             return steps.slept(state, hold.trainer, instances=instances)
 
-        await hold.step(step, patience=PATIENCE)
-        outcomes = await asyncio.gather(
-            *(self._pool.release_memory([engine], tags, hold.alive) for engine, tags in todo),
-            return_exceptions=True,
+        try:
+            await hold.step(step, patience=PATIENCE)
+        except PoolError:  # it may have been written all the same
+            with contextlib.suppress(PoolError):
+                await _note_awake(hold, todo, patience=0)
+            raise
+        outcomes = await supervision.all_to_their_end(
+            self._pool.release_memory([engine], tags, hold.alive) for engine, tags in todo
         )
         failed = [outcome for outcome in outcomes if outcome is not None]
         if not failed:
             return
-        refused = [
-            one
-            for one, outcome in zip(todo, outcomes, strict=True)
-            if isinstance(outcome, EngineError) and outcome.status
-        ]
-        await _note_awake(hold, refused)  # they answered, and have released nothing
+        kept = [one for one, outcome in zip(todo, outcomes, strict=True) if undone(outcome)]
+        with contextlib.suppress(PoolError):  # it is owed
+            await _note_awake(hold, kept, patience=PATIENCE)
         raise failed[0]
 
     async def _take(self, tags: Iterable[str]) -> tuple[Hold, Transaction]:

@@ -81,7 +81,7 @@ class AsyncPool:
     async def close(self) -> None:
         """End the watch and the connections.  What is held stays held until it expires."""
         async with AsyncExitStack() as rest:  # all of it, also where it is cancelled on the way
-            for part in (self._calls, self._cluster, self._watcher):
+            for part in (self._calls, self._cluster, self._lease, self._watcher):
                 if part is not None:
                     rest.push_async_callback(part.close)
             if self._sleeper is not None:

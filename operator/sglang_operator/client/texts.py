@@ -72,6 +72,10 @@ LEASE_ANEW = (
     "the Lease was deleted under this transaction, and made anew: it is over, and nobody vouches "
     "for what the engines hold; begin again, and write all weights again"
 )
+OWED = (
+    "what became of the engines' memory does not stand in the Lease: {detail}; those that it takes "
+    "for asleep and that are awake end when they are woken, and come back behind a closed gate"
+)
 NO_ANSWER = "the API server does not answer"
 UNREACHED = (
     "{error}; nothing was begun, and clients are served as before: run this where the pods' "

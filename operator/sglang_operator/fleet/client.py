@@ -162,6 +162,7 @@ class EngineClient:
         except EngineUnreachableError as error:
             if content.refused:
                 raise NotAllowedError(f"POST {path}: it may not be sent any more") from error
+            error.sent = content.left
             raise
 
     async def _request(self, method: str, url: str, path: str, timeout: float, most: int) -> bytes:
@@ -196,10 +197,7 @@ class EngineClient:
                 return answer
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.requests[plain, 0] += 1
-            unreachable = EngineUnreachableError(f"{method} {plain}: {_words(error)}")
-            # A connection that was never made carried nothing.
-            unreachable.sent = not isinstance(error, _NOT_CONNECTED)
-            raise unreachable from error
+            raise EngineUnreachableError(f"{method} {plain}: {_words(error)}") from error
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
@@ -209,9 +207,6 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
         if len(content) > most:
             raise EngineError(response.status, f"the answer is larger than {most} bytes")
     return bytes(content)
-
-
-_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 class _Refusal(msgspec.Struct):

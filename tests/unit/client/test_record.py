@@ -1,0 +1,314 @@
+"""The record: who sleeps by the Lease, whatever became of a request or of the API server.
+
+Resuming what was never released, and releasing what is released, kill an engine.
+"""
+
+import asyncio
+import dataclasses
+import socket
+
+import pytest
+from aiohttp import web
+
+from sglang_operator import supervision
+from sglang_operator.api import weights
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import (
+    AsyncPool,
+    ClusterError,
+    EngineError,
+    Pool,
+    errors,
+    lease,
+    memory,
+    sync,
+)
+from tests.unit.client.test_lease import wait
+from tests.unit.client.world import NAMESPACE, POOL, World
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        for engine in made.engines:
+            engine.strict = True
+        yield made
+
+
+def opened(world):
+    return AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a")
+
+
+@pytest.fixture
+def pool(world, monkeypatch):
+    for module in (memory, sync):
+        monkeypatch.setattr(module, "PATIENCE", 0.3)
+    monkeypatch.setattr(sync, "ABORT_PATIENCE", 0.1)
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
+        made.update_from_disk("/c/1", "step-1")
+        yield made
+
+
+def sleepers(world):
+    return [e.rank for e in world.engines if world.state.sleeps(e.instance)]
+
+
+def released(world):
+    return [e.rank for e in world.engines if e.released]
+
+
+# --- what became of a request
+
+
+def through(pool, path, otherwise):
+    """Let requests to this path go on as ``otherwise`` does it: (real, engine, arguments)."""
+    real = pool.calls._ask
+
+    async def ask(method, engine, asked, *arguments):
+        if asked != path:
+            return await real(method, engine, asked, *arguments)
+        return await otherwise(lambda to: real(method, to, asked, *arguments), engine)
+
+    pool.calls._ask = ask
+
+
+async def refused(real, engine):
+    """Nobody listens at the address of engine 1 for a moment."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        elsewhere = dataclasses.replace(engine, url=f"http://127.0.0.1:{port}")
+        return await real(elsewhere if engine.rank == 1 else engine)
+
+
+def test_an_engine_that_the_release_never_reached_is_not_woken(world):
+    async def story():
+        async with opened(world) as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            through(pool, "/release_memory_occupation", refused)
+            with pytest.raises(EngineError) as error:
+                await pool.sleep(["kv_cache"], settle=0)
+            assert not error.value.sent
+            assert (sleepers(world), released(world)) == ([0, 2], [0, 2])
+            assert (await pool.wake()).phase is Phase.COMMITTED
+
+    asyncio.run(story())
+    assert not released(world)
+
+
+def test_an_engine_that_the_resume_never_reached_is_resumed_the_next_time(world):
+    async def story():
+        async with opened(world) as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            await pool.sleep(["kv_cache"], settle=0)
+            real = pool.calls._ask
+            through(pool, "/resume_memory_occupation", refused)
+            with pytest.raises(EngineError):
+                await pool.wake()
+            assert (sleepers(world), released(world)) == ([1], [1])
+            pool.calls._ask = real
+            assert (await pool.wake()).phase is Phase.COMMITTED
+
+    asyncio.run(story())
+    assert not released(world)
+
+
+def test_a_release_whose_outcome_nobody_knows_counts_as_done(world):
+    """What a proxy says of an engine, or no answer at all: the engine may have done it."""
+
+    async def lost(real, engine):
+        await real(engine)
+        if engine.rank == 0:
+            return 504, "upstream request timeout"
+        if engine.rank == 1:
+            raise errors.EngineError(rank=1, url="-", path="-", status=0, said="no answer")
+        return 200, "{}"
+
+    async def story():
+        async with opened(world) as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            through(pool, "/release_memory_occupation", lost)
+            with pytest.raises(EngineError, match="504"):
+                await pool.sleep(["kv_cache"], settle=0)
+            assert (sleepers(world), released(world)) == ([0, 1, 2], [0, 1, 2])
+            assert (await pool.wake()).phase is Phase.COMMITTED
+
+    asyncio.run(story())
+
+
+def test_a_release_that_its_fence_kept_back_leaves_nobody_on_record(world):
+    pools: list[AsyncPool] = []
+
+    async def stands_still(real, engine):
+        hold = pools[0].sleeper._hold
+        assert hold is not None
+        hold._renewed -= hold.trainer.duration
+        return await real(engine)
+
+    async def story():
+        async with opened(world) as pool:
+            pools.append(pool)
+            await pool.update_from_disk("/c/1", "step-1")
+            through(pool, "/release_memory_occupation", stands_still)
+            with pytest.raises(errors.Expired, match="was not sent"):
+                await pool.sleep(["kv_cache"], settle=0)
+
+    asyncio.run(story())
+    assert (sleepers(world), released(world)) == ([], [])
+
+
+def test_a_request_that_did_not_leave_whole_was_not_sent(world):
+    """An engine that ends as it reads one has been asked nothing."""
+
+    async def story():
+        async def ends(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(ends, "127.0.0.1", 0)
+        url = "http://{}:{}".format(*server.sockets[0].getsockname())
+        async with server, opened(world) as pool:
+            engine = dataclasses.replace((await pool.engines())[0], url=url)
+            for size, sent in ((10, True), (2**26, False)):
+                with pytest.raises(EngineError) as error:
+                    await pool.calls.post(engine, "/flush_cache", {"x": "x" * size})
+                assert error.value.sent is sent
+
+    asyncio.run(story())
+
+
+# --- what became of the API server
+
+
+class Away:
+    """The API server takes no writes of the Lease from the moment that ``since`` says so."""
+
+    def __init__(self, world, since, *, writes=False):
+        self.world, self.since, self.writes = world, since, writes
+        self.is_away = False
+        self.real = world.put_lease
+        world.put_lease = self._put
+
+    async def _put(self, request):
+        asked = weights.read(await request.json())
+        if not self.is_away and not self.since(asked):
+            return await self.real(request)
+        if self.writes and not self.is_away:  # the first is written, and nobody told
+            await self.real(request)
+        self.is_away = True
+        return web.json_response({"message": "etcd has no leader"}, status=500)
+
+    def comes_back(self):
+        self.world.put_lease = self.real
+
+
+def resumed(world):
+    return all("/resume_memory_occupation" in e.paths() for e in world.engines)
+
+
+def test_what_a_sync_resumed_is_told_once_the_api_server_is_back(world, pool, monkeypatch):
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 0.05)
+    pool.sleep(settle=0)
+    away = Away(world, lambda _: resumed(world))
+    with pytest.raises(ClusterError, match="no leader"):
+        pool.update_from_disk("/c/2", "step-2")
+    away.comes_back()
+    wait(lambda: {tuple(world.state.sleeps(e.instance)) for e in world.engines} == {("kv_cache",)})
+    world.write_lease(dataclasses.replace(world.state, phase=Phase.ABORTED, holder=""))
+    pool.update_from_disk("/c/3", "step-3")
+    assert {(e.weights, e.gate, len(e.released)) for e in world.engines} == {("/c/3", "Open", 0)}
+
+
+def test_the_next_step_of_this_process_does_not_go_without_it(world, pool, monkeypatch):
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
+    pool.sleep(["kv_cache"], settle=0)
+    away = Away(world, lambda _: resumed(world))
+    with pytest.raises(ClusterError, match="no leader"):
+        pool.wake()
+    away.comes_back()
+    assert pool.wake().phase is Phase.COMMITTED
+    assert [e.paths().count("/resume_memory_occupation") for e in world.engines] == [1, 1, 1]
+
+
+def test_a_pool_that_is_closed_tells_the_lease_what_it_owes(world, pool, monkeypatch):
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
+    pool.sleep(["kv_cache"], settle=0)
+    away = Away(world, lambda _: resumed(world))
+    with pytest.raises(ClusterError, match="no leader"):
+        pool.wake()
+    away.comes_back()
+    pool.close()
+    assert sleepers(world) == []
+
+
+def test_who_was_about_to_sleep_and_did_not_is_not_woken(world, pool, monkeypatch):
+    """That they are about to was written, and the answer got lost: nothing was released."""
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
+
+    away = Away(world, lambda asked: asked.asleep, writes=True)
+    cluster = pool._pool._cluster
+    reads = cluster.lease
+
+    async def read():
+        if world.put_lease == away._put and away.is_away:
+            raise ClusterError("etcd has no leader")
+        return await reads()
+
+    monkeypatch.setattr(cluster, "lease", read)
+    with pytest.raises(ClusterError, match="no leader"):
+        pool.sleep(["kv_cache"], settle=0)
+    assert (sleepers(world), released(world)) == ([0, 1, 2], [])
+    away.comes_back()
+    assert pool.wake().phase is Phase.COMMITTED
+
+
+def test_what_is_owed_has_no_place_in_anothers_transaction(world, pool, monkeypatch):
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
+    pool.sleep(["kv_cache"], settle=0)
+    away = Away(world, lambda _: resumed(world))
+    with pytest.raises(ClusterError):
+        pool.wake()
+    away.comes_back()
+    theirs = dataclasses.replace(world.state, id="theirs", holder="trainer-b")
+    world.write_lease(theirs)
+    pool.close()
+    assert world.state == theirs
+
+
+def test_what_is_put_on_record_late_does_not_raise_the_fence(world):
+    async def story():
+        async with opened(world) as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            await pool.sleep(["kv_cache"], settle=0)
+            hold = pool.sleeper._hold
+            hold._renewed -= hold.trainer.duration
+            world.write_lease(dataclasses.replace(world.state, phase=Phase.ABORTED, holder=""))
+            engines = await pool.engines()
+            woken = [(engine, ["kv_cache"]) for engine in engines]
+            await memory._note_awake(hold, woken, patience=1)
+            assert not hold.alive()
+
+    asyncio.run(story())
+    assert sleepers(world) == []
+
+
+def test_requests_whose_end_is_to_be_told_are_not_cut_off_as_a_loop_ends():
+    async def story():
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def request():
+            asked.set()
+            await answer.wait()
+            return 1
+
+        async def both():
+            return await supervision.all_to_their_end(request() for _ in range(2))
+
+        ends = asyncio.create_task(supervision.to_its_end(both()))
+        await asyncio.wait_for(asked.wait(), 5)
+        for task in supervision.interruptible(asyncio.all_tasks() - {asyncio.current_task(), ends}):
+            task.cancel()
+        answer.set()
+        return await ends
+
+    assert asyncio.run(story()) == [1, 1]
