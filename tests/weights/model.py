@@ -143,7 +143,13 @@ class World(Trainers):
         for engine in self.engines:
             if engine.pod.uid == change.pod.uid:
                 version = change.message if change.is_open else ""
-                gate = Gate(is_open=change.is_open, version=version, reason=change.reason)
+                released = None if change.is_open else lease_state.marked(change.message)
+                gate = Gate(
+                    is_open=change.is_open,
+                    version=version,
+                    reason=change.reason,
+                    released=released,
+                )
                 engine.pod = replace(engine.pod, gate=gate)
 
     def publish(self) -> None:

@@ -157,7 +157,8 @@ GATE_FORGOTTEN = (
 )
 GATE_NOT_COVERED = "the commit of version {version} did not cover this engine"
 GATE_ABORTED = "the weight update was aborted ({message}); the next committed one opens the gate"
-GATE_SLEEPING = "the trainer released this engine's memory; a request would end it"
+# Read again by ``weights.marked``: a lost Lease is made anew from it.
+GATE_SLEEPING = "released: {released}; a request would end this engine"
 GATE_AWAKE = "the memory is back, its weights are not; the next committed update opens the gate"
 GATE_INITIAL = "the engine still names the weight version that it started with"
 NAME_CONFLICT = (

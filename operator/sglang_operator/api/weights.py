@@ -9,13 +9,14 @@ Standard library only: the trainer's client is built on it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from sglang_operator.api import names
+from sglang_operator.api import names, texts
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
@@ -241,6 +242,24 @@ def _duration(value: object) -> float:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) and value > 0 else 0
+
+
+def mark(tags: Iterable[str]) -> str:
+    """What a pod's closed gate says while the engine's memory of these tags is released."""
+    found = set(tags)
+    ordered = [tag for tag in MEMORY_TAGS if tag in found]
+    return texts.GATE_SLEEPING.format(released=", ".join([*ordered, *sorted(found - {*ordered})]))
+
+
+def marked(message: str) -> frozenset[str] | None:
+    """The tags in such a message; None in one that names none, as of operators before."""
+    found = _MARK.fullmatch(message)
+    return frozenset(found["released"].split(", ")) if found else None
+
+
+_MARK = re.compile(
+    re.escape(texts.GATE_SLEEPING).replace(r"\{released\}", r"(?P<released>[\w, ]+)")
+)
 
 
 def seconds(text: object) -> float:

@@ -9,7 +9,7 @@ Each step is written back by compare and swap on the resource version that was r
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -211,19 +211,29 @@ def ended(state: Transaction, by: str, *, message: str, now: float) -> Transacti
 
 
 def forgotten(
-    state: Transaction, operator: Trainer, *, asleep: Iterable[str], message: str, now: float
+    state: Transaction,
+    operator: Trainer,
+    *,
+    asleep: Mapping[str, frozenset[str] | None],
+    message: str,
+    now: float,
 ) -> Transaction:
     """What the operator leaves of a Lease that does not know any more what it said of gates.
 
     It was deleted, emptied or made anew, maybe during a sync: nobody can say what engines hold.
     The operator holds it for as long as the trainer who lost it may take to notice.  Those that
-    slept are woken by the next sync: of which tags is not known, and the usual ones are taken.
+    slept are woken by the next sync, of the tags that each one's pod names.  None: it does not say,
+    as of operators before, and the usual ones are taken.  Should it be fewer, the engine dies of
+    being woken, at once and behind a closed gate; of memory that is taken for resumed and is not
+    it would die later, of its first request.
     """
-    sleepers = tuple(sorted(asleep))
+    slept = {run: frozenset(SLEEP_TAGS) if tags is None else tags for run, tags in asleep.items()}
+    released = frozenset().union(*slept.values())
     return dataclasses.replace(
         aborted(state, message),
-        released=SLEEP_TAGS if sleepers else (),
-        asleep=sleepers,
+        released=_ordered(released),
+        asleep=tuple(sorted(slept)),
+        woken=frozenset(f"{run}/{tag}" for run, tags in slept.items() for tag in released - tags),
         holder=operator.holder,
         duration=operator.duration,
         acquired=now,

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sglang_operator.api import names
+from sglang_operator.api import names, weights
 from sglang_operator.planner.observed import (
     Companion,
     ContainerKind,
@@ -353,6 +353,7 @@ def _gate(condition: Condition | None) -> Gate | None:
         is_open=is_open,
         version=condition.message if is_open else "",
         reason=condition.reason,
+        released=None if is_open else weights.marked(condition.message),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sglang_operator.api import names, texts
 from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.spec import WeightsGate
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.planner.observed import ObservedChild, ObservedPod
 
@@ -55,9 +56,22 @@ def expiry(
     return LeaseStep(lease=lease, state=state, reason="it names no holder"), None
 
 
-def has_forgotten(current: Transaction, pods: Iterable[ObservedPod]) -> bool:
-    """Whether the Lease says nothing, though gates were set by what it said: pods remember that."""
-    return current.phase is Phase.IDLE and any(pod.gate is not None for pod in pods)
+def has_forgotten(gate: WeightsGate, current: Transaction, pods: Iterable[ObservedPod]) -> bool:
+    """Whether the Lease says nothing, though gates were set by what it said: pods remember that.
+
+    Gates that open by the version which an engine names need no Lease, but for those that sleep.
+    """
+    if current.phase is not Phase.IDLE:
+        return False
+    if gate is WeightsGate.VERSIONED:
+        return any(sleeps(pod) for pod in pods)
+    return gate is WeightsGate.COMMITTED and any(pod.gate is not None for pod in pods)
+
+
+def sleeps(pod: ObservedPod) -> bool:
+    """Whether the pod's gate is closed because it sleeps, or is about to."""
+    gate = pod.gate
+    return gate is not None and not gate.is_open and gate.reason == Phase.SLEEPING.value
 
 
 def forgotten(
@@ -67,11 +81,11 @@ def forgotten(
     operator: steps.Trainer,
     now: float,
 ) -> Transaction:
-    """What a Lease that has forgotten is to say: gates remember who slept."""
-    asleep = [
-        pod.instance
+    """What a Lease that has forgotten is to say: gates remember who slept, and on what."""
+    asleep = {
+        pod.instance: pod.gate.released
         for pod in pods
-        if pod.instance and pod.gate is not None and pod.gate.reason == Phase.SLEEPING.value
-    ]
+        if pod.instance and pod.gate is not None and sleeps(pod)
+    }
     message = texts.LEASE_FORGOTTEN.format(lease=name)
     return steps.forgotten(current, operator, asleep=asleep, message=message, now=now)

@@ -68,6 +68,8 @@ class Gate:
     is_open: bool
     version: str = ""  # of the weights, while it is open
     reason: str = ""
+    # SGLang's memory tags, while it is closed because the engine sleeps; None: it names none
+    released: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from sglang_operator.api import names, texts
+from sglang_operator.api import names, texts, weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.api.weights import Phase, Transaction, read
@@ -175,15 +175,14 @@ def decide(
     current = read(ours.body) if ours is not None else Transaction()
     alive = [pod for pod in observed.pods if not pod.ended]
     plan = WeightsPlan(engines=engines, transaction=current)
-    # Those that engines open by the version they name (Versioned) never needed a Lease.
-    if policy.gate is WeightsGate.COMMITTED and leases.has_forgotten(current, alive):
+    if leases.has_forgotten(policy.gate, current, alive):
         state = leases.forgotten(name, current, alive, me, now)
         return _forgotten(plan, lease, ours, alive, state)
     abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
     if policy.gate is WeightsGate.OFF or abort is not None:
         return replace(plan, abort=abort, wake_at=wake_at)
     wanted = (
-        _wanted(policy.gate, pod, current, observed) or _unmarked(pod, current) for pod in alive
+        _wanted(policy.gate, pod, current, observed) or _remarked(pod, current) for pod in alive
     )
     loads = recovery.Recovery()
     if ours is not None and operator:
@@ -230,10 +229,10 @@ def _wanted(
     """How this pod's gate has to change, or None if it is as it should be."""
     if current.phase is Phase.SYNCING:
         return None  # the trainer paused the engines: what is open stays, what is closed stays
-    if current.phase is Phase.SLEEPING and not _marked(pod) and _may_sleep(pod, current):
+    released = _released(pod, current)
+    if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
-        why = _why_closed(current)
-        return SetGate(pod=pod, is_open=False, reason=current.phase.value, message=why)
+        return _asleep(pod, released)
     if current.phase in _CLOSED:
         return _closed(pod, current.phase.value, _why_closed(current))
     if pod.dying:
@@ -255,31 +254,33 @@ def _recovered(pod: ObservedPod, current: Transaction) -> bool:
     return gate is not None and gate.reason == RECOVERED and gate.version == current.version
 
 
-def _marked(pod: ObservedPod) -> bool:
-    """Whether the pod's gate is closed because it sleeps, or is about to."""
-    gate = pod.gate
-    return gate is not None and not gate.is_open and gate.reason == Phase.SLEEPING.value
-
-
-def _may_sleep(pod: ObservedPod, current: Transaction) -> bool:
-    """Whether the pod's memory may be released, as far as the Lease says who sleeps.
+def _released(pod: ObservedPod, current: Transaction) -> frozenset[str]:
+    """The tags whose memory the pod may have released, as far as the Lease says.
 
     Before the first release it names nobody yet, and each engine is about to sleep.  Once it does,
     what came up since is awake.
     """
     run = instance(pod)
-    if run in current.asleep:
-        return bool(current.sleeps(run))
-    return bool(current.released) and not current.asleep
+    if not current.asleep:
+        return frozenset(current.released)
+    return current.sleeps(run)
 
 
-def _unmarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
-    """That a pod sleeps is taken off it once the Lease knows better: it stays closed.
+def _asleep(pod: ObservedPod, released: frozenset[str]) -> SetGate:
+    reason, message = Phase.SLEEPING.value, weights.mark(released)
+    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
+
+
+def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
+    """What a pod says of its sleep is put right once the Lease knows better: it stays closed.
 
     Who believes the pod, because the Lease was lost, has it resumed: that kills one that is awake.
     """
-    if not _marked(pod) or current.phase is Phase.IDLE or _may_sleep(pod, current):
+    if not leases.sleeps(pod) or current.phase is Phase.IDLE:
         return None
+    assert pod.gate is not None
+    if released := _released(pod, current):
+        return None if pod.gate.released == released else _asleep(pod, released)
     if current.phase is Phase.COMMITTED:
         reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)
     elif current.phase is Phase.ABORTED:
@@ -295,7 +296,7 @@ _CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
 def _why_closed(current: Transaction) -> str:
     text = {
         Phase.ABORTED: texts.GATE_ABORTED,
-        Phase.SLEEPING: texts.GATE_SLEEPING,
+        Phase.SLEEPING: weights.mark(current.released),
         Phase.AWAKE: texts.GATE_AWAKE,
     }[current.phase]
     return text.format(message=current.message or "no reason was given")

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from sglang_operator.api import names, texts
+from sglang_operator.api import weights as lease_state
 from sglang_operator.api.weights import LEASE_SECONDS, SLEEP_TAGS, Phase
+from sglang_operator.cluster import wire
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import EngineReport, Gate
 from tests.builders import (
@@ -22,6 +24,11 @@ from tests.builders import (
 OPEN = Gate(is_open=True, version="step-1", reason=weights.COMMITTED)
 CLOSED = Gate(is_open=False, version="", reason="Sleeping")
 NOTHING = weights.Awaited()
+
+
+def asleep(*tags):
+    """The gate of a pod that says of which memory it sleeps."""
+    return Gate(is_open=False, reason="Sleeping", released=frozenset(tags))
 
 
 def running(pool, **changes):
@@ -154,7 +161,7 @@ def test_that_an_engine_sleeps_is_remembered_by_its_pod_also_where_it_was_closed
     assert {(gate.pod.name, gate.is_open, gate.reason) for gate in plan.gates} == {
         (pod.name, False, "Sleeping") for pod in (never, aborted)
     }
-    marked = [dataclasses.replace(pod, gate=CLOSED) for pod in (never, aborted)]
+    marked = [dataclasses.replace(pod, gate=asleep(*SLEEP_TAGS)) for pod in (never, aborted)]
     assert weighed(pool, marked, children=lease).gates == ()
     # And the Lease that is made in place of a lost one has the next sync wake them.
     restored = weighed(pool, marked).restore
@@ -187,9 +194,9 @@ def test_who_woke_is_remembered_as_a_sleeper_no_more(phase, reason):
 
 
 @pytest.mark.parametrize("phase", ["Sleeping", "Syncing", "Aborted"])
-def test_who_sleeps_by_the_lease_keeps_its_mark_and_who_resumed_all_of_it_loses_it(phase):
+def test_a_mark_names_what_is_released_by_the_lease_and_ends_with_the_last_of_it(phase):
     pool = a_pool(device_mapping="list(range(0,6))")
-    _sleeper, half, woke = pods = running(pool, gate=CLOSED)
+    _sleeper, half, woke = pods = running(pool, gate=asleep(*SLEEP_TAGS))
     lease = a_lease(
         pool,
         phase=phase,
@@ -199,14 +206,58 @@ def test_who_sleeps_by_the_lease_keeps_its_mark_and_who_resumed_all_of_it_loses_
         woken=f"{half.instance}/weights,{woke.instance}/weights,{woke.instance}/kv_cache",
     )
     plan = weighed(pool, pods, children=lease)
-    assert {gate.pod.name for gate in plan.gates} == {woke.name}
+    assert {(g.pod.name, lease_state.marked(g.message)) for g in plan.gates} == {
+        (half.name, frozenset({"kv_cache"})),
+        (woke.name, None),
+    }
     assert not any(gate.is_open for gate in plan.gates)
+
+
+def test_an_engine_that_sleeps_on_one_memory_is_woken_of_that_alone_if_the_lease_is_lost():
+    pool = a_pool(device_mapping="list(range(0,8))")
+    pods = running(pool)
+    of_all, of_cache, of_graphs, before = (
+        dataclasses.replace(pod, gate=gate)
+        for pod, gate in zip(
+            pods,
+            (asleep(*SLEEP_TAGS), asleep("kv_cache"), asleep("cuda_graph"), CLOSED),
+            strict=True,
+        )
+    )
+    restored = weighed(pool, [of_all, of_cache, of_graphs, before]).restore
+    assert restored is not None
+    assert [
+        sorted(restored.sleeps(pod.instance)) for pod in (of_all, of_cache, of_graphs, before)
+    ] == [["kv_cache", "weights"], ["kv_cache"], ["cuda_graph"], ["kv_cache", "weights"]]
+
+
+@pytest.mark.parametrize("tags", [("kv_cache",), ("cuda_graph", "weights"), ("a_new_one",)])
+def test_what_a_gate_says_of_a_sleep_is_read_again(tags):
+    pool = a_pool(device_mapping="list(range(0,4))")
+    lease = a_lease(pool, phase="Sleeping", released=",".join(tags))
+    (first, *_) = weighed(pool, running(pool, gate=OPEN), children=lease).gates
+    condition = wire.Condition(
+        type=names.CONDITION_WEIGHTS_SYNCED,
+        status="False",
+        reason=first.reason,
+        message=first.message,
+    )
+    assert wire._gate(condition) == asleep(*tags)
+
+
+def test_what_operators_before_said_of_a_sleep_names_no_memory_and_is_put_right():
+    said = "the trainer released this engine's memory; a request would end it"
+    assert lease_state.marked(said) is None
+    pool = a_pool(device_mapping="list(range(0,4))")
+    lease = a_lease(pool, phase="Sleeping", released="kv_cache")
+    plan = weighed(pool, running(pool, gate=CLOSED), children=lease)
+    assert {lease_state.marked(gate.message) for gate in plan.gates} == {frozenset({"kv_cache"})}
 
 
 def test_an_engine_that_came_up_while_the_others_sleep_is_remembered_as_awake():
     pool = a_pool(device_mapping="list(range(0,4))")
     sleeper, fresh = running(pool)
-    sleeper = dataclasses.replace(sleeper, gate=CLOSED)
+    sleeper = dataclasses.replace(sleeper, gate=asleep(*SLEEP_TAGS))
     lease = a_lease(
         pool, phase="Sleeping", released="weights,kv_cache", asleep=instances([sleeper])
     )
@@ -221,7 +272,7 @@ def test_an_engine_that_came_up_while_the_others_sleep_is_remembered_as_awake():
 
 def test_a_sleep_that_has_released_nothing_yet_keeps_every_mark_until_the_lease_says_more():
     pool = a_pool(device_mapping="list(range(0,4))")
-    pods = running(pool, gate=CLOSED)
+    pods = running(pool, gate=asleep(*SLEEP_TAGS))
     for phase in ("Sleeping", "Syncing", "Aborted"):
         lease = a_lease(pool, phase=phase, holder="trainer", released="weights,kv_cache")
         assert weighed(pool, pods, children=lease).gates == (), phase
@@ -458,6 +509,18 @@ class TestALeaseThatHasForgotten:
         assert {(gate.is_open, gate.reason) for gate in plan.gates} == {(False, weights.FORGOTTEN)}
         assert plan.restore is None
         assert plan.abort is None
+
+    def test_a_sleeper_that_names_its_version_is_not_opened(self):
+        """It would be: versioned gates need no Lease, but for those that sleep."""
+        pool = self.pool(weights={"gate": "Versioned"})
+        pods = running(pool, gate=asleep("kv_cache"))
+        reports = {
+            pod.instance: EngineReport(instance=pod.instance, weight_version="7") for pod in pods
+        }
+        plan = weighed(pool, pods, reports=reports)
+        assert plan.gates == ()
+        assert plan.restore is not None
+        assert {tuple(plan.restore.sleeps(pod.instance)) for pod in pods} == {("kv_cache",)}
 
     @pytest.mark.parametrize("gate", ["Versioned", "Off"])
     def test_gates_that_never_needed_one_stay(self, gate):
