@@ -75,6 +75,7 @@ def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> Obser
         "phase": "Running",
         "created": NOW - 100,
         "containers_ready": True,
+        "engine_runs": True,
         "ip": "10.0.0.1",
     }
     return ObservedPod(**{**values, **changes})

@@ -60,7 +60,12 @@ def _situations():
         "starting": (pool, all_pods(pool, containers_ready=False), ()),
         "unschedulable": (
             pool,
-            all_pods(pool, containers_ready=False, node="", unschedulable="0/3 nodes"),
+            all_pods(
+                pool,
+                containers_ready=False,
+                node="",
+                unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+            ),
             (),
         ),
         "up": (pool, pods, ()),

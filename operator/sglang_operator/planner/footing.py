@@ -95,7 +95,7 @@ class Standing:
         None while it has a place, or some may become free because pods of ours are leaving.
         """
         pod = self.live[name]
-        lacking = self.pool.spec.placement.resource_name in pod.unschedulable
+        lacking = pod.lacks(self.pool.spec.placement.resource_name)
         if self.healths[pod.uid] is not Health.PENDING or not lacking or self.leaving:
             return None
         if not self._is_current(pod):

@@ -30,6 +30,13 @@ _PHASES = (
     ),
     _Phase(words=texts.PHASE_NODE, fits=lambda pod: not pod.node),
     _Phase(
+        words=texts.PHASE_KUBELET,
+        fits=lambda pod: (
+            not (pod.engine_runs or pod.waiting_reason or pod.termination or pod.container_id)
+            and not pod.companions
+        ),
+    ),
+    _Phase(
         words=texts.PHASE_INIT,
         fits=lambda pod: (
             pod.waiting_reason == "PodInitializing"
@@ -85,20 +92,48 @@ def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     return told.reason, message
 
 
+# What the scheduler says of nodes that have the GPUs, and what helps.
+_UNFIT: tuple[tuple[str, str], ...] = (
+    ("untolerated taint", texts.DO_TOLERATE),
+    ("node affinity/selector", texts.DO_SELECT),
+    ("topology spread", texts.DO_SPREAD),
+    ("anti-affinity rules", texts.DO_SPREAD),
+    ("affinity rules", texts.DO_SPREAD),
+    ("Too many pods", texts.DO_ADD_NODES),
+    ("Insufficient ", texts.DO_ASK_LESS),
+)
+
+
 def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines for which the scheduler finds no node: for want of GPUs, or whatever it says."""
+    resource = pool.spec.placement.resource_name
     told = [
         view.pod
         for view in plan.engines
         if view.state is EngineState.PENDING and view.pod and view.pod.unschedulable
+        # Who holds them back is told as a part of their way.
+        if not view.pod.scheduling_gates
     ]
+    short = [pod for pod in told if pod.lacks(resource)]
+    if short:
+        return (
+            conditions.DEVICES_PENDING,
+            texts.DEVICES_PENDING.format(
+                engines=texts.engines(len(short)),
+                gpus=pool.gpus,
+                resource=resource,
+                message="; ".join(filter(None, (plan.capacity, short[0].unschedulable))),
+            ),
+        )
     if not told:
         return None
+    said = told[0].unschedulable
+    advice = dict.fromkeys(advice for words, advice in _UNFIT if words in said)
     return (
-        conditions.DEVICES_PENDING,
-        texts.DEVICES_PENDING.format(
+        conditions.UNSCHEDULABLE,
+        texts.UNSCHEDULABLE.format(
             engines=texts.engines(len(told)),
-            gpus=pool.gpus,
-            resource=pool.spec.placement.resource_name,
-            message="; ".join(filter(None, (plan.capacity, told[0].unschedulable))),
+            message=said,
+            advice="".join(f"; {each}" for each in advice),
         ),
     )

@@ -138,6 +138,10 @@ class ObservedPod:
             digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
             object.__setattr__(self, "instance", digest.hexdigest()[:INSTANCE_DIGITS])
 
+    def lacks(self, resource: str) -> bool:
+        """Whether the scheduler finds too little of this on nodes: not a taint by its name."""
+        return f"Insufficient {resource}" in self.unschedulable
+
     @property
     def ended(self) -> bool:
         """The engine will never run again in this pod.  Succeeded is a failure too.

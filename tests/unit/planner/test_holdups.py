@@ -20,7 +20,9 @@ FAILED = Termination(exit_code=3, reason="Error", message="no control plane", fi
 
 
 def starting(**changes: Any) -> ObservedPod:
-    return a_pod(POOL, POOL.engines[0], **{"containers_ready": False, **changes})
+    return a_pod(
+        POOL, POOL.engines[0], **{"containers_ready": False, "engine_runs": False, **changes}
+    )
 
 
 def beside(kind: ContainerKind = ContainerKind.SIDECAR, **changes: Any) -> tuple[Companion, ...]:
@@ -79,6 +81,7 @@ def beside(kind: ContainerKind = ContainerKind.SIDECAR, **changes: Any) -> tuple
             id="sidecar",
         ),
         pytest.param({"engine_runs": True}, "1 load their model or warm up", id="loading"),
+        pytest.param({}, "1 not yet looked at by the kubelet of their node", id="no kubelet"),
     ],
 )
 def test_each_part_of_the_way_has_its_own_words(changes, words):
@@ -124,6 +127,48 @@ def test_a_pod_without_a_node_for_another_reason_than_gpus_says_so(said, reason,
     assert told is not None
     assert told[0] == reason
     assert message in told[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("3 node(s) had untolerated taint {nvidia.com/gpu: present}.", "tolerations"),
+        ("3 node(s) had untolerated taint(s).", "tolerations"),
+        ("3 node(s) didn't match Pod's node affinity/selector.", "nodeSelector"),
+        ("3 Insufficient memory.", "request less"),
+        ("1 Insufficient cpu, 2 node(s) had untolerated taint(s).", "tolerations"),
+        ("3 node(s) didn't match pod anti-affinity rules.", "loosen"),
+        ("3 node(s) didn't match pod topology spread constraints.", "loosen"),
+        ("3 Too many pods.", "maxPods"),
+        ("something that nobody knows yet", ""),
+    ],
+)
+def test_a_pod_that_waits_for_no_gpus_is_not_told_to(said, advice):
+    message = f"0/3 nodes are available: {said}"
+    pod = starting(node="", scheduling="Unschedulable", unschedulable=message)
+    told = holdups.pending(POOL, planned(POOL, [pod]), None)
+    assert told is not None
+    assert told[0] == "Unschedulable"
+    assert "nvidia.com/gpu:" not in told[1].replace(said, "")
+    assert message in told[1]
+    assert advice in told[1].replace(said, "")
+
+
+def test_where_gpus_lack_too_it_is_told_as_that():
+    said = "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 Insufficient memory."
+    pod = starting(node="", scheduling="Unschedulable", unschedulable=said)
+    told = holdups.pending(POOL, planned(POOL, [pod]), None)
+    assert told is not None
+    assert told[0] == "DevicesPending"
+
+
+def test_a_pod_behind_scheduling_gates_waits_for_whoever_lifts_them():
+    said = "Scheduling is blocked due to non-empty scheduling gates"
+    gates = {"scheduling": "SchedulingGated", "scheduling_gates": ("a/b",)}
+    pod = starting(node="", unschedulable=said, **gates)
+    seen = planned(POOL, [pod])
+    assert holdups.pending(POOL, seen, None) is None
+    assert holdups.phases(seen) == "1 held by scheduling gates (a/b)"
 
 
 def test_want_of_gpus_is_still_told_as_that():

@@ -221,6 +221,10 @@ def test_where_the_scheduler_finds_no_place_one_more_of_the_same_node_goes():
     [
         pytest.param({"created": NOW - 5}, id="the scheduler has hardly looked"),
         pytest.param({"unschedulable": "pod has unbound PersistentVolumeClaims"}, id="a volume"),
+        pytest.param(
+            {"unschedulable": f"3 node(s) had untolerated taint {{{RESOURCE}: present}}"},
+            id="a taint by the name of the GPUs",
+        ),
     ],
 )
 def test_no_engine_makes_room_for_one_that_waits_for_something_else(why):
