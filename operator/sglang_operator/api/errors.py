@@ -415,6 +415,11 @@ ARGUMENT_FILE = _warning(
     "a map, or use an image of SGLang 0.5.9 or newer",
     "SGLang sglang/srt/mem_cache/hiradix_cache.py",
 )
+ARGUMENT_SPELLING = _warning(
+    "ArgumentSpelling",
+    "{key} is read as {name}, as flags are spelt; ROLL takes that spelling alone; write {name}",
+    SERVER_ARGS,
+)
 TP_SIZE_HONOURED = _warning(
     "TensorParallelHonoured",
     "tp_size {tp} is honoured here; ROLL overwrites it in silence with its worker's GPUs, and "

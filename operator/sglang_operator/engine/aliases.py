@@ -5,11 +5,12 @@ in ROLL files, the long names of the parallel sizes.
 """
 
 import difflib
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sglang_operator.api import errors
+from sglang_operator.api import errors, spelling
 from sglang_operator.engine import habits
 from sglang_operator.engine.schema import Schema
 
@@ -33,6 +34,8 @@ ALIASES = {
     "elastic_ep_join_mode": "ep_join_mode",
     "elastic_ep_join_rank_offset": "ep_join_rank_offset",
 }
+# The names of sizes that ROLL itself reads.
+_OF_ROLL = frozenset({"tensor_parallel_size", "pipeline_parallel_size"})
 # Fields whose flag is not their name; the same in every version that has them.
 _FLAGS = {
     "fp8_gemm_runner_backend": "--fp8-gemm-backend",
@@ -102,15 +105,35 @@ def _impossible(given: Given, name: object, schema: Schema) -> errors.Problem:
     shown_name = errors.shown(name)
     if not isinstance(name, str):
         return errors.ARGUMENT_KEY(FIELD, key=shown_name, expected=EXPECTED_KEY)
+    is_short = 0 < len(name) <= _LONGEST_NAME and name.isprintable()
+    path = f"{FIELD}.{name}" if is_short else FIELD
+    if key := _by_letters(schema).get(spelling.bare(name)):
+        given.meant.add(key)
+        return errors.ARGUMENT_KEY(path, key=shown_name, expected=f"{key}; write it so")
     if habits.is_variable(name):
         advice = habits.OF_VLLM if habits.is_vllm_variable(name) else habits.OF_OTHERS
-        return errors.ARGUMENT_ENVIRONMENT(FIELD, key=shown_name, advice=advice)
-    known = filter(None, map(schema.key, habits.spellings(name[:_LONGEST_NAME])))
-    key = next(known, None)
-    if key is None:
-        return errors.ARGUMENT_KEY(FIELD, key=shown_name, expected=EXPECTED_KEY)
-    given.meant.add(key)
-    return errors.ARGUMENT_KEY(FIELD, key=shown_name, expected=f"{key}; write it so")
+        return errors.ARGUMENT_ENVIRONMENT(path, key=shown_name, advice=advice)
+    for spelled in habits.spellings(name[:_LONGEST_NAME]):
+        if advice_ := habits.advice(spelled, schema):
+            given.meant.update(filter(None, (habits.meant(spelled),)))
+            version = schema.version
+            return errors.ARGUMENT_UNKNOWN(path, key=shown_name, version=version, advice=advice_)
+    return errors.ARGUMENT_KEY(path, key=shown_name, expected=EXPECTED_KEY)
+
+
+@functools.lru_cache(maxsize=32)
+def _by_letters(schema: Schema) -> Mapping[str, str]:
+    """The arguments of a version by the letters that all spellings of a name share."""
+    return {spelling.bare(name): key for name, key in schema.keys.items()}
+
+
+def respelt(given: Given) -> Iterator[errors.Problem]:
+    """What is said of names with dashes, which are understood all the same."""
+    for key, name in given.spelled.items():
+        if "-" in name and key in given.values:
+            underscored = name.replace("-", "_")
+            right = underscored if underscored in _OF_ROLL else key
+            yield errors.ARGUMENT_SPELLING(given.path(key), key=name, name=right)
 
 
 def same(one: object, other: object) -> bool:

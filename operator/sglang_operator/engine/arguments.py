@@ -232,6 +232,10 @@ def _checked(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Pr
     yield from checking.check(given, known, exact, _OWN_RULES)
 
 
+def _spelled(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    yield from aliases.respelt(given)
+
+
 def _tls(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
     yield from ownership.refuse_tls(given)
 
@@ -349,6 +353,7 @@ RULES: tuple[Rule, ...] = (
     _checked,
     _tls,
     _switches,
+    _spelled,
     _own,
     _model,
     _dtype,

@@ -64,9 +64,10 @@ def _unknown(given: aliases.Given, key: str, schema: Schema, *, look: bool) -> e
             path, key=spelling, last=having[-1], version=schema.version, advice=_newer(key)
         )
     names = typos.similar(schema.version, key) if look and key not in habits.NAMES else ()
-    given.meant.update(filter(None, (*names, habits.meant(key))))
+    others = habits.misspelt(key) if look and not names and key not in habits.NAMES else None
+    given.meant.update(filter(None, (*names, habits.meant(others or key))))
     return errors.ARGUMENT_UNKNOWN(
-        path, key=spelling, version=schema.version, advice=_instead(key, schema, names)
+        path, key=spelling, version=schema.version, advice=_instead(key, schema, names, look=look)
     )
 
 
@@ -88,7 +89,7 @@ def _as_key(flag: str) -> str:
     return name if re.fullmatch("[a-z0-9_]+", name) else flag
 
 
-def _instead(key: str, schema: Schema, names: Sequence[str]) -> str:
+def _instead(key: str, schema: Schema, names: Sequence[str], *, look: bool) -> str:
     """What was meant: somebody else's name, the opposite, or a slip."""
     if advice := habits.advice(key, schema):
         return advice
@@ -96,6 +97,8 @@ def _instead(key: str, schema: Schema, names: Sequence[str]) -> str:
         if other.startswith("enable_"):
             return f"SGLang does it with {other}: true alone: remove it"
         return f"SGLang does it anyway: for true remove it, for false write {other}: true"
+    if not names and look and (others := habits.misspelt(key)):
+        return f"did you mean {others}? {habits.advice(others, schema)}"
     if not names:
         return "correct its name, or remove it"
     return f"did you mean {aliases.either(names)}?"

@@ -4,12 +4,17 @@ A worker of ROLL becomes SGLang's by one word, and what is left in ``strategy_co
 No likeness of letters finds what was meant: each name has its counterpart here, or none.
 """
 
+import difflib
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from sglang_operator.api import spelling
 from sglang_operator.engine.schema import Argument, Schema
 
+_LONGEST_NAME = 80  # comparing names takes time with the square of their length
+_SIMILARITY = 0.85
 _NOTHING_LIKE_IT = "and SGLang has nothing like it: remove it"
 _NO_LONGER = "and this version of SGLang has nothing like it: remove it"
 
@@ -94,6 +99,9 @@ HABITS: Mapping[str, Habit] = {
     "eplb_config": _note(
         "SGLang has an argument for each of its keys, such as ep_num_redundant_experts"
     ),
+    "tp": _to("tp_size", whose="a short form"),
+    "pp": _to("pp_size", whose="a short form"),
+    "dp": _to("dp_size", whose="a short form"),
     "tensor_model_parallel_size": _to("tp_size", whose="Megatron's"),
     "pipeline_model_parallel_size": _to("pp_size", whose="Megatron's"),
     "expert_model_parallel_size": _to("ep_size", whose="Megatron's"),
@@ -253,6 +261,13 @@ def advice(name: str, schema: Schema) -> str | None:
 
 def _more(note: str) -> str:
     return f" ({note})" if note else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def misspelt(name: str) -> str | None:
+    """The name of somebody else's that this one is a slip of, if that is plain."""
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], NAMES, 2, _SIMILARITY)
+    return spelling.meant(name, near)
 
 
 def meant(name: str) -> str | None:

@@ -9,6 +9,12 @@ from sglang_operator.engine import aliases, habits, later_json
 from sglang_operator.engine.schema import Argument
 
 _SHOWN_CHOICES = 12
+# What stands for no value in Python, and for itself, a text, in YAML.
+_NOTHINGS = ("None", "null")
+_NO_VALUE: dict[str, object] = {
+    "expected": "a value; as text it is one word like any other",
+    "advice": "leave the argument out",
+}
 _MAX_INTEGER = 2**63
 # human_readable_int in SGLang: decimals with a decimal unit only.
 _SUFFIXED = re.compile(r"[0-9]+|[0-9]+(\.[0-9]+)?[kMGT]|[0-9]+[KMGT]i", re.ASCII)
@@ -29,6 +35,8 @@ def fault(argument: Argument, value: object) -> Fault | None:
     if argument.action == "refused":
         advice = f"use {argument.replacement}" if argument.replacement else "remove it"
         return None if value is False else (errors.ARGUMENT_RETIRED, {"advice": advice})
+    if value in _NOTHINGS and value not in argument.choices and not argument.is_flag:
+        return errors.ARGUMENT_TEXT, _NO_VALUE
     if argument.is_flag:
         if argument.undecided and value is False:
             return errors.ARGUMENT_FALSE, {}
@@ -99,7 +107,7 @@ def _text_fault(argument: Argument, value: object) -> Fault | None:
         return _later_fault(argument, value)
     if isinstance(value, str):
         return None
-    if any(not isinstance(choice, str) for choice in argument.choices):
+    if argument.choices:
         return None  # judged by the choices
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return errors.ARGUMENT_TEXT, {"expected": "text", "advice": "correct it"}

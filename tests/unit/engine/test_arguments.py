@@ -76,7 +76,28 @@ def test_the_request_is_not_changed():
 )
 def test_keys_may_be_spelled_in_several_ways(config, tokens):
     assert added(config) == tokens
-    assert problems(config) == ()
+    assert not [p for p in problems(config) if p.reason != "ArgumentSpelling"]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"max-running-requests": 8}, "max_running_requests"),
+        ({"fp8-gemm-backend": "auto"}, "fp8_gemm_runner_backend"),
+        ({"tensor-parallel-size": 2}, "tensor_parallel_size"),
+        ({"tp-size": 2}, "tp_size"),
+    ],
+)
+def test_dashes_are_understood_and_told_with_the_name_that_roll_takes(config, name):
+    (spelt,) = (p for p in problems(config) if p.reason == "ArgumentSpelling")
+    assert spelt.severity is errors.Severity.WARNING
+    assert spelt.message.endswith(f"write {name}")
+    assert spelt.field == f"{CONFIG}.{next(iter(config))}"
+
+
+@pytest.mark.parametrize("name", ["max_running_requests", "ep", "tensor_parallel_size"])
+def test_names_with_underscores_need_no_word(name):
+    assert "ArgumentSpelling" not in {p.reason for p in problems({name: 2})}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +124,8 @@ def test_two_spellings_that_differ_are_refused_in_the_same_words_in_any_order(co
 def test_what_cannot_be_a_key_is_refused(key):
     problem = only_problem({key: 1})
     assert problem.reason == "ArgumentInvalid"
-    assert problem.field == CONFIG
+    at_its_name = isinstance(key, str) and key.isprintable() and key
+    assert problem.field == (f"{CONFIG}.{key}" if at_its_name else CONFIG)
     assert "is not a possible argument name" in problem.message
 
 

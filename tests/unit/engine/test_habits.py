@@ -138,3 +138,37 @@ def test_the_work_for_many_unknown_names_is_bounded():
     assert time.process_time() - begun < 5  # with each compared it is more than a minute
     assert len(found) == len(config)
     assert sum("did you mean" in problem.message for problem in found) <= typos.MOST_SUGGESTED
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("TP_SIZE", "expected tp_size; write it so"),
+        ("MEM_FRACTION_STATIC", "expected mem_fraction_static; write it so"),
+        ("mem fraction static", "expected mem_fraction_static; write it so"),
+        ("mem.fraction.static", "expected mem_fraction_static; write it so"),
+        (" mem_fraction_static", "expected mem_fraction_static; write it so"),
+        ("gpuMemoryUtilization", "it is vLLM's: write mem_fraction_static instead"),
+        ("--max-model-len", "it is vLLM's: write context_length instead"),
+        ("gpu-memory-utilization", "it is vLLM's: write mem_fraction_static instead"),
+        ("gpu_memory_utilisation", "did you mean gpu_memory_utilization? it is vLLM's: write mem"),
+        ("enforce_eger", "did you mean enforce_eager? it is vLLM's: write disable_cuda_graph"),
+        ("tp", "it is a short form: write tp_size instead"),
+        ("HF_TOKEN", "a variable of the environment"),
+    ],
+)
+def test_a_name_in_another_spelling_is_told_as_what_it_is(key, words):
+    found = only_problem({key: 1})
+    assert words in found.message
+    assert found.field.endswith(f".{key}")
+
+
+@pytest.mark.parametrize("text", ["None", "null"])
+@pytest.mark.parametrize("key", ["tokenizer_path", "context_length", "quantization"])
+def test_no_value_in_quotes_is_a_word_and_is_to_be_left_out(key, text):
+    assert only_problem({key: text}).message.endswith("leave the argument out")
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True])
+def test_a_number_for_one_of_some_words_is_told_the_words(value):
+    assert "expected one of " in only_problem({"kv_cache_dtype": value}).message

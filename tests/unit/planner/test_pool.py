@@ -29,12 +29,16 @@ def test_no_lora_target_is_no_lora():
     assert reasons(guide_spec(model_args={**LORA, "lora_target": None})) == []
 
 
+def test_adapters_under_a_name_with_dashes_are_warned_of_too():
+    told = [reason for reason, _, _ in reasons(with_config(**{"lora-paths": ["a=/a"]}))]
+    assert told == ["ArgumentSpelling", "WeightSyncUnsupported"]
+
+
 @pytest.mark.parametrize(
     "config",
     [
         {"enable_lora": True, "max_lora_rank": 8, "lora_target_modules": ["all"]},
         {"lora_paths": ["a=/a"]},
-        {"lora-paths": ["a=/a"]},
     ],
 )
 def test_adapters_that_no_commit_reaches_are_warned_of(config):
