@@ -9,7 +9,7 @@ Lease stays held against other jobs for longer than that.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
@@ -42,6 +42,10 @@ _POLL_SECONDS = (0.05, 0.5)  # between two looks while the leader is waited for,
 _NO_SESSION = "between begin_weight_update() and end_weight_update()"  # SGLang's words
 
 
+# Its payload, as soon as it may be sent.
+Bucket = Callable[[], Awaitable[Json]]
+
+
 class Follower:
     """One that writes into an engine of its own, in its leader's syncs."""
 
@@ -56,16 +60,19 @@ class Follower:
 
     # --- what it does in a sync
 
-    async def write(self, engine: Engine, epoch: str, path: str, payload: Json) -> None:
+    async def write(
+        self, engine: Engine, epoch: str, path: str, what: object, bucket: Bucket
+    ) -> None:
         """Write a bucket into its engine, once the leader's sync over this epoch stands.
 
-        Raises EngineError, Expired, NotReady, StaleEpoch; what fails stands in the way of the
-        commit, until it is made good.
+        ``what`` is equal for one that is sent again.  Raises EngineError, Expired, NotReady,
+        StaleEpoch, and as ``bucket``; what fails stands in the way of the commit, until it is made
+        good.
         """
         transaction = await self._joined(engine, epoch)
         try:
-            with self._writes.update(path, payload, (engine,)):
-                await self._write(transaction, engine, path, payload)
+            with self._writes.update(path, what, (engine,)):
+                await self._write(transaction, engine, path, await bucket())
         except Expired:
             raise
         except Exception as error:

@@ -17,6 +17,7 @@ from sglang_operator.client import credentials, given, memory, texts
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import NotReady
+from sglang_operator.client.groups import Groups
 from sglang_operator.client.lease import LeaseFile
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
@@ -65,6 +66,7 @@ class AsyncPool:
         namespace = given.optional(given.name, namespace or None, "namespace")
         self._identity = identity or credentials.load(kubeconfig, context)
         self.namespace = namespace or self._identity.namespace
+        self.groups = Groups()
         self._cluster: Cluster | None = None
         self._lease: LeaseFile | None = None
         self._watcher: Watcher | None = None

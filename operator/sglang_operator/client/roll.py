@@ -31,15 +31,14 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
-from sglang_operator.client import colocated, job, texts
+from sglang_operator.client import colocated, groups, job, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import NotReady, StaleEpoch, Unsupported, told
-from sglang_operator.client.following import Follower
+from sglang_operator.client.following import Bucket, Follower
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.shared import SharedSync
-from sglang_operator.client.updates import leave_group
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +133,6 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     ) -> None:
         """Let the engine join the trainer's process group."""
         engine = await self._attach_again()
-        self._groups.add(group_name)
         payload = {
             "master_address": master_address,
             "master_port": master_port,
@@ -144,9 +142,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             "backend": backend or "nccl",
         }
         calls = self.pool.calls
-        if self.pool.features(await self.pool.registry()).destroy_group:
-            await leave_group(calls.post, engine, group_name)  # of a trainer that is gone
-        await calls.post(engine, "/init_weights_update_group", payload, timeout=None)
+        with self.pool.groups.joining(group_name, [engine]):
+            if self.pool.features(await self.pool.registry()).destroy_group:
+                await groups.leave(calls.post, engine, group_name)  # of a trainer that is gone
+            await calls.post(engine, "/init_weights_update_group", payload, timeout=None)
+        self._groups.add(group_name)
 
     async def broadcast_parameter(
         self,
@@ -157,17 +157,19 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         is_lora: bool = False,
     ) -> None:
         """One bucket that the trainer broadcasts meanwhile."""
-        if self._groups and group_name not in self._groups:
-            raise StaleEpoch(texts.ROLL_STALE.format(what=texts.ROLL_GROUP.format(name=group_name)))
-        assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
-        payload = {
-            "names": list(names),
-            "dtypes": [str(dtype).removeprefix("torch.") for dtype in dtypes],
-            "shapes": [list(shape) for shape in shapes],
-            "group_name": group_name,
-            "flush_cache": False,
-        }
-        await self._write("/update_weights_from_distributed", payload)
+
+        async def bucket() -> Json:
+            assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
+            await self._in_group(group_name)
+            return {
+                "names": list(names),
+                "dtypes": [str(dtype).removeprefix("torch.") for dtype in dtypes],
+                "shapes": [list(shape) for shape in shapes],
+                "group_name": group_name,
+                "flush_cache": False,
+            }
+
+        await self._write("/update_weights_from_distributed", list(names), bucket)
 
     async def update_parameter_in_bucket(
         self, serialized_named_tensors: Sequence[str], is_lora: bool = False
@@ -277,15 +279,17 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             self._groups.clear()  # they were of other engines
         self._epoch, self._engines = registry.epoch, registry.engines
 
-    async def _write(self, path: str, payload: Json) -> None:
-        """Write a bucket into the own engine, within the transaction."""
+    async def _write(self, path: str, what: object, bucket: Bucket) -> None:
+        """Write a bucket into the own engine, within the transaction.
+
+        Whatever is wrong with it stands in the way of the commit: others go without it.
+        """
         if not self.leads:
-            self._same_engines(await self.pool.registry())
-            await self._follower.write(self.engine, self._epoch, path, payload)
+            await self._follower.write(self.engine, self._epoch, path, what, bucket)
             return
         sync = await self._leading()
         try:
-            await sync.call_one(self.engine, path, payload, timeout=None)
+            await sync.call_one(self.engine, path, await bucket(), timeout=None)
         except BaseException as error:
             if self._sync is sync:
                 self._sync = None
@@ -306,6 +310,18 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                     raise
                 self._sync = sync
             return self._sync
+
+    async def _in_group(self, name: str) -> None:
+        """The engine is the one that joined this group, and all others of it are there.
+
+        SGLang ends over a bucket of a group that it is not in.
+        """
+        what = changes((self.engine,), await self.pool.registry())
+        if self._groups and name not in self._groups:
+            what.append(texts.ROLL_GROUP.format(name=name))
+        if what:
+            raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what)))
+        self.pool.groups.require(name, [self.engine])
 
     def _same_engines(self, registry: Registry) -> None:
         """The process groups are of the engines that joined them, not of those that came after."""

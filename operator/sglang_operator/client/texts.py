@@ -121,6 +121,16 @@ PAUSE_UNKNOWN = (
     "computed anew) or None; a mode that keeps the old weights' cache, as 'in_place' does, would "
     "leave answers from it under the new version"
 )
+GROUP_TAKEN = (
+    "{error}; the engine is in a group of this name that it cannot leave, which torch keeps for "
+    "the life of its process: give the group another name on both sides, or restart the engines "
+    "(kubectl sglang rollout restart)"
+)
+NOT_IN_GROUP = (
+    "engine {rank} ({engine}, {url}) is not in the process group {name}: it came, or restarted, "
+    "after the group was set up; nothing was sent, because SGLang ends over a group that it is not "
+    "in. Set the group up again with all engines, and write all weights again"
+)
 BUSY = (
     "requests still run after {seconds:.0f} s, so that the cache of the old weights cannot be "
     "emptied; see that nobody sends any, or give the sync a pause"

@@ -7,28 +7,20 @@ whole.  The end of the sync labels all engines at once.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from sglang_operator.client import given
+from sglang_operator.client import given, groups
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine.versions import Features
 
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
 _SESSION_OPEN = "already open"  # SGLang managers/scheduler_components/weight_updater.py
-
-
-async def leave_group(
-    post: Callable[[Engine, str, Mapping[str, Any]], Awaitable[Json]], engine: Engine, name: str
-) -> None:
-    """Let an engine leave the group of this name, if it is in one.  Raises EngineError."""
-    try:
-        await post(engine, "/destroy_weights_update_group", {"group_name": name})
-    except EngineError as error:
-        if error.status != 400:  # it has no such group
-            raise
 
 
 class Updates(ABC):
@@ -36,6 +28,7 @@ class Updates(ABC):
 
     engines: tuple[Engine, ...]
     registry: Registry | None
+    _pool: "AsyncPool"
 
     def __init__(self) -> None:
         self._session_open = False
@@ -81,16 +74,16 @@ class Updates(ABC):
         An older group of this name, which an earlier sync or a trainer that is gone has left, ends
         before: torch keeps names for the life of a process.
         """
-        if self._features.destroy_group:
-            name = plan.group_name
-            await asyncio.gather(*(leave_group(self.call_one, e, name) for e in self.engines))
-        await self.call(
-            "/init_weights_update_group", lambda e: plan.payload(e.rank), timeout=timeout
-        )
+        name, join = plan.group_name, "/init_weights_update_group"
+        with self._pool.groups.joining(name, self.engines):
+            if self._features.destroy_group:
+                await asyncio.gather(*(groups.leave(self.call_one, e, name) for e in self.engines))
+            await self.call(join, lambda e: plan.payload(e.rank), timeout=timeout)
 
     async def destroy_weights_update_group(self, group_name: str) -> None:
         """Let every engine leave the group."""
         group_name = given.version(group_name, "group_name")
+        self._pool.groups.left(group_name)
         await self.call("/destroy_weights_update_group", {"group_name": group_name})
 
     async def update_weights_from_distributed(
@@ -103,9 +96,14 @@ class Updates(ABC):
         timeout: float | None = None,
         **options: Any,
     ) -> None:
-        """One bucket that the trainer broadcasts in the group meanwhile."""
+        """One bucket that the trainer broadcasts in the group meanwhile.
+
+        Raises StaleEpoch, before anything is sent, if the group was set up without an engine that
+        is here now: SGLang ends over a group that it is not in.
+        """
         path = "/update_weights_from_distributed"
         with self._writes.update(path, names, self.engines):
+            self._pool.groups.require(group_name, self.engines)
             payload = {
                 "names": names,
                 "dtypes": [dtype.removeprefix("torch.") for dtype in dtypes],

@@ -22,6 +22,12 @@ async def ended(calls):
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
+async def noticed(cluster):
+    """Every worker's watch has told it of what the operator did last."""
+    for each in cluster.strategies:
+        await each.pool.fresh()
+
+
 def writes(world):
     return [[body["names"] for path, body in e.asked if path == WRITE] for e in world.engines]
 
@@ -98,6 +104,7 @@ def test_no_commit_over_an_engine_that_refused_its_bucket(roll, reach, told):
             assert all(engine.paused for engine in world.engines)
 
             world.engines[2].refuse.clear()
+            await noticed(cluster)
             await cluster.model_update("a3")  # the same job may begin again at once
             assert {e.weights for e in world.engines} == {"a3"}
             assert served(world, "step-2") == [0, 1, 2]
@@ -213,6 +220,7 @@ def test_after_an_abort_other_trainers_wait_until_the_workers_have_noticed(roll,
                 with pytest.raises(Held, match="may not know yet"):
                     await other.sync("b-1").begin()
             world.engines[0].refuse.clear()
+            await noticed(cluster)
             await cluster.model_update("a2")
             assert served(world, "step-1") == [0, 1, 2]
 

@@ -46,6 +46,7 @@ class FakeEngine:
     strict: bool = False  # dies of being woken twice, as SGLang does
     sessions: bool = False  # updates need one
     session: bool = False
+    groups: set[str] | None = None  # process groups that it is in; None: nobody minds
     dead: bool = False
     asked: list[tuple[str, Json]] = field(default_factory=list)
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -93,7 +94,26 @@ class FakeEngine:
             text = "update_weights_from_distributed must run between begin_weight_update() and "
             return 400, {"success": False, "message": text + "end_weight_update()"}
         assert self.paused, "a request would be answered from half of the weights"
+        if self.groups is not None and payload["group_name"] not in self.groups:
+            self.dead = True  # the scheduler asserts
+            return 500, {"success": False, "message": "Group not in []"}
         self.weights = "+".join(payload["names"])
+        return 200, {"success": True}
+
+    def _init_weights_update_group(self, payload: Json) -> tuple[int, Json]:
+        if self.groups is None:
+            return 200, {"success": True}
+        if payload["group_name"] in self.groups:
+            text = "The specified group name has already been created, please use a different name"
+            return 400, {"success": False, "message": text}
+        self.groups.add(payload["group_name"])
+        return 200, {"success": True}
+
+    def _destroy_weights_update_group(self, payload: Json) -> tuple[int, Json]:
+        if self.groups is not None and payload["group_name"] not in self.groups:
+            text = "The group to be destroyed does not exist."
+            return 400, {"success": False, "message": text}
+        (self.groups or set()).discard(payload["group_name"])
         return 200, {"success": True}
 
     def _generate(self, payload: Json) -> tuple[int, Any]:
