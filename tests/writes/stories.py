@@ -15,6 +15,7 @@ from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import ClusterError
 from sglang_operator.client.lease import LeaseFile
 from sglang_operator.cluster import paths, stores, wire
+from sglang_operator.cluster.client import Lane
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
@@ -23,6 +24,7 @@ from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Terms
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.trial import Trials
+from sglang_operator.cluster.writer import Writer
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import ObservedChild
 from sglang_operator.planner.pool import Owner
@@ -74,7 +76,7 @@ async def a_pod_is_created(api: MemoryApi, client: Guarded) -> None:
 
 
 async def a_pod_is_tried(api: MemoryApi, client: Guarded) -> None:
-    trials = Trials(client)  # type: ignore[arg-type]
+    trials = Trials(client, Writer(client, Lane.WORK))  # type: ignore[arg-type]
     await trials.pod(KEY, {"metadata": {"name": POD, **_owned()}})
 
 

@@ -177,10 +177,23 @@ NAME_CONFLICTS = (
     "({command}), or give the pool another name"
 )
 QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
+LABEL_CHANGED = (
+    "an admission webhook or policy changes its label {label} from {wanted} {found}, by which the "
+    "pool finds its engines; have it leave the label alone"
+)
+LABELS_TAKEN = (
+    "{count} pods of engine {engine} stand aside ({pods}): their labels {labels} were taken away "
+    "or changed after they were made; no more are made until all but one are gone"
+)
 POD_REJECTED = "the API server refuses pod {name}: {message}; correct the cause, tried again {when}"
 REVISION_REFUSED = (
     "the rollout does not start, and the engines run on: the API server would refuse pods of "
     "revision {revision}: {message}; correct the cause, tried again {when}"
+)
+CHANGED_BACK = (
+    "somebody changes {kind} {name} back each time it is written ({times} times by now): a "
+    "webhook, a policy or another operator; see who: kubectl get {kind} {name} -o yaml "
+    "--show-managed-fields"
 )
 CHILD_REFUSED = (
     "the API server refuses a Service, ConfigMap or PodDisruptionBudget of this pool: {message}; "

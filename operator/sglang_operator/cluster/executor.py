@@ -7,16 +7,15 @@ name, a delete carries the UID and version it means (explanation/kubernetes.md).
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any
 
 import orjson
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.cluster import paths, stores, wire
+from sglang_operator.cluster import identity, paths, stores, wire
 from sglang_operator.cluster.client import (
     APPLY_PATCH,
     JSON,
@@ -32,46 +31,13 @@ from sglang_operator.cluster.errors import (
     ApiUnreachableError,
     FencedError,
 )
+from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.window import Window
 from sglang_operator.cluster.writer import Writer
 
 _pod_decoder = Decoder(wire.Pod)
 _child_decoder = Decoder(wire.Child)
 _pool_decoder = Decoder(wire.CustomResource)
-
-
-class Confirmation(Enum):
-    """How a pool stands against what was seen of it."""
-
-    UNCHANGED = "unchanged"
-    CHANGED = "changed"
-    GONE = "gone"
-
-
-@dataclass
-class Outcome:
-    """What came of a batch of actions."""
-
-    created: int = 0
-    deleted: int = 0
-    moved: int = 0  # gates set, steps taken in the Lease
-    stepped: bool = False  # one of them in the Lease
-    done: bool = True  # nothing was left for the next pass
-    quota: ApiError | None = None
-    rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
-    unsure: dict[names.GroupName, str] = field(default_factory=dict)  # they may exist
-    # Engines with a pod that is out of our sight, and its attempt.
-    aside: dict[names.GroupName, int] = field(default_factory=dict)
-    conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects
-    failed: Exception | None = None  # the server is overloaded or away
-    refused_delete: ApiError | None = None  # no reason not to create
-    gone: bool = False  # the pool itself does not exist any more
-    stale: bool = False  # the pool asks for something else by now
-
-    @property
-    def stop(self) -> bool:
-        """Whether more creates of this pool would meet the same end."""
-        return bool(self.quota or self.rejected or self.failed or self.gone or self.stale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +68,14 @@ class Executor:
         self._pods = pods
         self._children = children
         self._pools = pools
-        self._work = Writer(client, Lane.WORK)
+        self.work = Writer(client, Lane.WORK)
         # What trainers wait for does not wait for pods, wherever those have to wait.
         self._gates = Writer(client, Lane.GATES)
 
     @property
     def window(self) -> Window:
         """What bounds the writes that are no gates."""
-        return self._work.window
+        return self.work.window
 
     # --- pods
 
@@ -203,7 +169,7 @@ class Executor:
         path, outcome = paths.pods(batch.key.namespace), batch.outcome
         body = orjson.dumps(action.body)
         try:
-            async with self._work.turn(batch.key.namespace):
+            async with self.work.turn(batch.key.namespace):
                 if not batch.creating():  # any more: it may have waited for long
                     raise _UnwantedError
                 answer = await self._client.request("POST", path, body=body, accept=METADATA_ONLY)
@@ -216,8 +182,13 @@ class Executor:
             else:
                 self._refused(action.name, error, outcome)
             return
+        pod = _pod_decoder.object(answer)
+        if change := identity.changed(action.body, pod):
+            self._refused(action.name, change, outcome)
+            await self._delete_pod(batch, identity.taken_back(pod))
+            return
         outcome.created += 1
-        self._pods.put(_pod_decoder.object(answer))
+        self._pods.put(pod)
 
     async def _meet(self, batch: _Batch, action: actions.CreatePod) -> None:
         """A pod of that name exists: it is ours and we had not seen it, or it is foreign."""
@@ -268,7 +239,7 @@ class Executor:
             },
         }
         try:
-            async with self._work.turn(key.namespace):
+            async with self.work.turn(key.namespace):
                 answer = await self._client.request(
                     "DELETE", paths.pod(key.namespace, action.name), body=orjson.dumps(body)
                 )
@@ -395,7 +366,7 @@ class Executor:
         params = {"fieldManager": names.FIELD_MANAGER}
         if isinstance(action, actions.DeleteChild):
             options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
-            await self._work.send("DELETE", key.namespace, path, options, JSON, {})
+            await self.work.send("DELETE", key.namespace, path, options, JSON, {})
             return
         if isinstance(action, actions.UpdateChild):
             # The UID makes it an update of this very object, never a take-over of another.  A
@@ -404,12 +375,12 @@ class Executor:
             content = {key: action.body[key] for key in ("spec", "data") if key in action.body}
             metadata = {"uid": action.uid, "labels": action.body["metadata"]["labels"]}
             body = {"metadata": metadata, **content}
-            answer = await self._work.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)
+            answer = await self.work.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)
             store.put(_child_decoder.object(answer))
             return
         try:
             collection = paths.children(action.kind, key.namespace)
-            answer = await self._work.send(
+            answer = await self.work.send(
                 "POST", key.namespace, collection, action.body, JSON, params
             )
         except ApiError as error:
@@ -444,7 +415,7 @@ class Executor:
             },
             "status": status,
         }
-        answer = await self._work.send(
+        answer = await self.work.send(
             "PATCH",
             key.namespace,
             paths.pool(key.namespace, key.name) + "/status",

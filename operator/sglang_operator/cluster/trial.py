@@ -15,6 +15,7 @@ from sglang_operator.cluster.errors import (
     ApiUnreachableError,
 )
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.writer import Writer
 
 DRY_RUN = {"dryRun": "All"}
 # What a webhook gets that does not say that it has no side effects: it cannot be tried.
@@ -23,10 +24,11 @@ NOT_TRIED = "does not support dry run"
 
 
 class Trials:
-    """Tries pods."""
+    """Tries pods, each in its namespace's turn: a webhook that hangs holds up no other's writes."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, writer: Writer) -> None:
         self._client = client
+        self._writer = writer
 
     async def pod(
         self, key: PoolKey, body: Mapping[str, Any]
@@ -37,14 +39,15 @@ class Trials:
         """
         path = paths.pods(key.namespace)
         try:
-            await self._client.request(
-                "POST",
-                path,
-                body=orjson.dumps(body),
-                params=DRY_RUN,
-                accept=METADATA_ONLY,
-                timeout=TIMEOUT,
-            )
+            async with self._writer.turn(key.namespace):
+                await self._client.request(
+                    "POST",
+                    path,
+                    body=orjson.dumps(body),
+                    params=DRY_RUN,
+                    accept=METADATA_ONLY,
+                    timeout=TIMEOUT,
+                )
         except ApiError as error:
             untold = error.quota or error.status == 409 or NOT_TRIED in error.message
             return None if untold else error

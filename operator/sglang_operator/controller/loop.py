@@ -231,7 +231,7 @@ class EngineRoom:
             Recorder(self.client, self.settings.identity),
             self.poller,
             Lookups(self.client),
-            Trials(self.client),
+            Trials(self.client, executor.work),
             publish_interval=self.settings.publish_interval,
             engine_host=self.settings.engine_host,
             holder=f"{self.settings.identity}_{secrets.token_hex(4)}",

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.cluster.errors import ApiError
-from sglang_operator.cluster.executor import Outcome
+from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import conflicts
 from sglang_operator.controller.meters import PoolMeter
+from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
 from sglang_operator.desired import origin
 from sglang_operator.planner import weights
@@ -82,6 +83,7 @@ class Memory:
     unsure: dict[names.GroupName, str] = field(default_factory=dict)
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.GroupName, int] = field(default_factory=dict)
+    crowded: dict[names.GroupName, list[str]] = field(default_factory=dict)
     child_error: str = ""
     trial: Trial = field(default_factory=Trial)
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
@@ -92,6 +94,7 @@ class Memory:
     again: Failures = field(default_factory=Failures)  # passes that got nowhere
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
+    rewrites: Rewrites = field(default_factory=Rewrites)
     stepped_at: float = float("-inf")  # monotonic: when the last own step in the Lease was sent
     awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
 
@@ -173,12 +176,25 @@ class Memory:
         if taken := sorted({*self.conflicts, *foreign}):
             message = conflicts.message(taken, key.namespace, key.name)
             told.append(Trouble(reason=conditions.NAME_CONFLICT, message=message, stalled=True))
+        if self.crowded:
+            engine, pods = min(self.crowded.items())
+            message = texts.LABELS_TAKEN.format(
+                count=len(pods),
+                engine=engine,
+                pods=", ".join(sorted(pods)[:3]),
+                labels=" and ".join(names.selector("")),
+            )
+            told.append(Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True))
         pool = self.planned if isinstance(self.planned, Pool) else None
         told += filter(None, (self.refused, self.trial.trouble(pool)))
         if self.child_error:
             when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
             message = texts.CHILD_REFUSED.format(message=self.child_error, when=when)
             told.append(Trouble(reason=conditions.CHILD_REFUSED, message=message))
+        if again := self.rewrites.worst():
+            (kind, name), times = again
+            message = texts.CHANGED_BACK.format(kind=kind.lower(), name=name, times=times)
+            told.append(Trouble(reason=conditions.CHANGED_BACK, message=message))
         for work in (self.gating, self.acting):
             if work.count >= ERRORS_BEFORE_TOLD:
                 when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))

@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,8 +16,9 @@ from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.executor import Confirmation, Executor, Outcome
+from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lookups import Lookups
+from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.trial import Trials
@@ -160,6 +161,7 @@ class Reconciler:
     def _observe(self, key: PoolKey, memory: Memory, now: float) -> Observed:
         own: list[ObservedPod] = []
         taken, orphans = dict(memory.aside), dict[str, names.GroupName]()
+        aside = defaultdict[names.GroupName, list[str]](list)
         for entry in self._view.pods.of(key):
             if entry.owner == memory.uid and not entry.aside:
                 own.append(entry.pod)
@@ -167,13 +169,17 @@ class Reconciler:
             if not (entry.owner or entry.pod.ended or entry.pod.deleting):
                 orphans[entry.pod.name] = entry.pod.group
             group = names.group_of(entry.pod.name, key.name)
+            if entry.owner == memory.uid and not (entry.pod.ended or entry.pod.deleting):
+                aside[group].append(entry.pod.name)
             taken[group] = max(taken.get(group, -1), names.attempt_of(entry.pod.name))
+        memory.crowded = {group: pods for group, pods in aside.items() if len(pods) > 1}
         memory.recorded &= {pod.uid for pod in own}
         memory.forget_expired(len(own), now)
         return Observed(
             pods=explaining.with_events(memory, tuple(own)),
             taken=taken,
             orphans=orphans,
+            crowded=frozenset(memory.crowded),
             nodes=self._view.nodes.nodes if self._view.nodes.filled else None,
             children=memory.out_of_sight()
             | {
@@ -303,6 +309,9 @@ class Reconciler:
         waits = [] if plan.wake_at is None else [max(0.0, plan.wake_at - time.time())]
         if not batch:
             memory.gating.succeeded()
+        batch, held = memory.rewrites.split(batch)
+        waits += held
+        if not batch:
             return 0, min(waits, default=None)
         sent = time.monotonic()
         outcome = await self._executor.weights(key, owner.uid, batch)
@@ -312,6 +321,7 @@ class Reconciler:
             memory.conflicts[conflict] = time.time() + CONFLICT_BACKOFF
         if outcome.done:
             memory.gating.succeeded()
+            memory.rewrites.wrote(batch)
         else:
             error = outcome.failed or StaleViewError("what was seen is old")
             waits.append(memory.gating.failed(error))
@@ -407,7 +417,10 @@ class Reconciler:
             for action in actions.child_actions(pool, children, observed, unselecting=waits > 0)
             if (action.kind, action.name) not in memory.conflicts
         ]
+        wanted, held = memory.rewrites.split(wanted)
         outcome = await self._executor.children(key, memory.uid, wanted)
+        if outcome.failed is None:
+            memory.rewrites.wrote(wanted)
         for conflict in outcome.conflicts:
             memory.conflicts[conflict] = time.time() + CONFLICT_BACKOFF
         retry = None
@@ -442,7 +455,7 @@ class Reconciler:
             later = 0.0  # it is in force now
         if wanted or later is not None:
             memory.published_at = time.monotonic()
-        again = (later, retry, waits or None)
+        again = (later, retry, waits or None, *held)
         return min((wait for wait in again if wait is not None), default=None)
 
 

@@ -18,7 +18,8 @@ from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.executor import Confirmation, Executor
+from sglang_operator.cluster.executor import Executor
+from sglang_operator.cluster.outcome import Confirmation
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey, PoolStore
 from sglang_operator.cluster.wire import CustomResource

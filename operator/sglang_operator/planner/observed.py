@@ -262,6 +262,8 @@ class Observed:
     # Orphans under engines' names that are in the pool's Service, with their engines: nothing is
     # put beside them, because clients would reach both.
     orphans: Mapping[str, GroupName] = field(default_factory=dict)
+    # Engines of which several pods stand aside: whoever takes labels away would have another one.
+    crowded: frozenset[GroupName] = frozenset()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance

@@ -341,13 +341,13 @@ class _Planner:
 
     def _create_missing_engines(self) -> None:
         held = self._held_devices()
-        orphaned = frozenset(self.observed.orphans.values())
+        barred = {*self.observed.orphans.values(), *self.observed.crowded}
         blocked_until = self.observed.creates_blocked_until
         for engine in self.pool.running:
             group = self.groups.get(engine.group)
             if (group and group.live) or engine.group in self.waits:
                 continue
-            if engine.group in orphaned or not held.isdisjoint(engine.devices):
+            if engine.group in barred or not held.isdisjoint(engine.devices):
                 self.waits[engine.group] = EngineState.WAITING
                 continue
             if blocked_until > self.now:

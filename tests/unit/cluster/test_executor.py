@@ -8,7 +8,8 @@ import orjson
 from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.cluster import stores, wire
-from sglang_operator.cluster.executor import Executor, Outcome
+from sglang_operator.cluster.executor import Executor
+from sglang_operator.cluster.outcome import Outcome
 
 KEY, UID = stores.PoolKey("rl", "pool"), names.Uid("uid")
 COUNT = 200

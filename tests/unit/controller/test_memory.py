@@ -9,7 +9,7 @@ from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.executor import Outcome
+from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import MANY_COMING, NEW_SECONDS, Failures, Memory
 from tests.builders import NOW

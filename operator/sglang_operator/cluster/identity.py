@@ -1,0 +1,36 @@
+"""Whether the API server keeps an object as it was asked for, in what it is known by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sglang_operator import actions
+from sglang_operator.api import names, texts
+from sglang_operator.cluster import wire
+from sglang_operator.cluster.errors import ApiError
+
+
+def taken_back(made: wire.Pod) -> actions.DeletePod:
+    """The end of a pod that no pool would know, and that holds GPUs."""
+    meta = made.metadata
+    return actions.DeletePod(
+        name=meta.name,
+        uid=names.Uid(meta.uid),
+        resource_version=meta.version,
+        grace_seconds=0,
+        reason="its labels were changed as it was made",
+    )
+
+
+def changed(asked: Mapping[str, Any], made: wire.Pod) -> ApiError | None:
+    """Why a pod that was just made is not found as the pool's; None if it is.
+
+    An admission webhook or policy may set labels.  A pod without those that the pool's Service
+    selects by serves nobody, and its engine would get one pod after the other.
+    """
+    wanted, got = asked.get("metadata", {}).get("labels", {}), made.metadata.labels
+    for key in (names.LABEL_POOL, names.LABEL_COMPONENT):
+        if key in wanted and got.get(key) != wanted[key]:
+            found = f"to {got[key]}" if key in got else "away"
+            message = texts.LABEL_CHANGED.format(label=key, wanted=wanted[key], found=found)
+            return ApiError(422, "Invalid", message, None)
+    return None

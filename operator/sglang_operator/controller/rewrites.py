@@ -1,0 +1,103 @@
+"""Writes that do not last, because somebody puts back what was written.
+
+An admission webhook, a policy or another operator may change each of our writes.  The first
+repetitions go out at once: people edit things, and what is seen may be behind.  After that each
+waits longer than the one before, and it is told; else two programs write against each other as fast
+as the API server can.
+"""
+
+import time
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import orjson
+
+from sglang_operator import actions
+
+LASTING_SECONDS = 60.0  # what stood for so long was not put back
+FREE = 3  # repetitions without a wait
+BACKOFF = (0.5, 30.0)  # seconds between two repetitions: first and most
+# What must be kept from clients is closed again this soon.
+URGENT_SECONDS = 1.0
+TOLD = 5  # repetitions that are worth a word
+
+
+Action = TypeVar("Action", bound=actions.WeightsAction | actions.ChildAction)
+
+
+class Target(NamedTuple):
+    """What is written."""
+
+    kind: str
+    name: str
+
+
+@dataclass(slots=True)
+class _Written:
+    value: Hashable
+    at: float  # monotonic
+    times: int = 0  # that the same was written again
+
+
+class Rewrites:
+    """What was written lately for one pool, and how often it had to be written again."""
+
+    def __init__(self) -> None:
+        self._written: dict[Target, _Written] = {}
+        self._pruned_at = float("-inf")
+
+    def split(self, batch: Sequence[Action]) -> tuple[list[Action], list[float]]:
+        """The actions for now, and the seconds for which each of the others waits."""
+        waits = [self._wait(action) for action in batch]
+        due = [action for action, wait in zip(batch, waits, strict=True) if wait <= 0]
+        return due, [wait for wait in waits if wait > 0]
+
+    def wrote(self, batch: Iterable[actions.WeightsAction | actions.ChildAction]) -> None:
+        """All this was written, and taken."""
+        now = time.monotonic()
+        for action in batch:
+            target, value = _content(action)
+            known = self._written.get(target)
+            if known is None or known.value != value or known.at < now - LASTING_SECONDS:
+                self._written[target] = _Written(value, now)
+            else:
+                known.at, known.times = now, known.times + 1
+        if self._pruned_at < now - LASTING_SECONDS:
+            self._pruned_at = now
+            lasting = ((t, w) for t, w in self._written.items() if w.at > now - LASTING_SECONDS)
+            self._written = dict(lasting)
+
+    def worst(self) -> tuple[Target, int] | None:
+        """What had to be written again most often, if that is worth a word."""
+        oldest = time.monotonic() - LASTING_SECONDS
+        told = [
+            (known.times, target)
+            for target, known in self._written.items()
+            if known.times >= TOLD and known.at > oldest
+        ]
+        return (max(told)[1], max(told)[0]) if told else None
+
+    def _wait(self, action: actions.WeightsAction | actions.ChildAction) -> float:
+        target, value = _content(action)
+        known = self._written.get(target)
+        if known is None or known.value != value or known.times < FREE:
+            return 0.0
+        first, most = BACKOFF
+        if isinstance(action, actions.SetGate) and not action.is_open:
+            most = URGENT_SECONDS
+        delay = min(most, first * float(2 ** min(known.times - FREE, 10)))
+        return max(0.0, known.at + delay - time.monotonic())
+
+
+def _content(action: actions.WeightsAction | actions.ChildAction) -> tuple[Target, Hashable]:
+    """What an action writes, and what it makes of it."""
+    match action:
+        case actions.SetGate():
+            return Target("Pod", action.name), (action.uid, action.is_open, action.reason)
+        case actions.WriteLease():  # bound to one state of the Lease: never the same again
+            return Target("Lease", action.name), orjson.dumps(action.patch)
+        case actions.CreateChild() | actions.UpdateChild():
+            return Target(action.kind, action.name), hash(orjson.dumps(action.body))
+        case actions.DeleteChild():
+            return Target(action.kind, action.name), action.uid

@@ -1,0 +1,112 @@
+"""Somebody who puts back what the operator writes is not written against without end."""
+
+import asyncio
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sglang_operator import actions
+from sglang_operator.api import names
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller import rewrites
+from sglang_operator.controller.rewrites import Rewrites
+from tests.unit.controller import world
+
+KEY = ("rl", "pool")
+
+
+def gate(is_open=True, uid="u", name="p"):
+    return actions.SetGate(
+        name=name, uid=names.Uid(uid), is_open=is_open, reason="Synced", message="v"
+    )
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+@pytest.mark.parametrize(("is_open", "most"), [(True, 30.0), (False, rewrites.URGENT_SECONDS)])
+def test_each_repetition_waits_longer_than_the_one_before(monkeypatch, is_open, most):
+    clock, known, waits = Clock(monkeypatch), Rewrites(), []
+    for _ in range(14):
+        due, held = known.split([gate(is_open)])
+        waits.append(held[0] if held else 0.0)
+        assert bool(due) is not bool(held)
+        clock.now += waits[-1]
+        assert known.split([gate(is_open)])[0]
+        known.wrote([gate(is_open)])
+    assert waits[: rewrites.FREE + 1] == [0.0] * (rewrites.FREE + 1)
+    assert waits[rewrites.FREE + 1 :] == sorted(waits[rewrites.FREE + 1 :])
+    assert waits[-1] == most
+    assert known.worst() == (("Pod", "p"), 13)
+
+
+def test_what_differs_is_no_repetition(monkeypatch):
+    clock, known = Clock(monkeypatch), Rewrites()
+    for number in range(20):
+        changes = [gate(number % 2 == 0), gate(uid=f"u{number}", name="q")]
+        assert known.split(changes) == (changes, [])
+        known.wrote(changes)
+        clock.now += 0.01
+    assert known.worst() is None
+
+
+def test_what_stood_for_a_minute_was_not_put_back(monkeypatch):
+    clock, known = Clock(monkeypatch), Rewrites()
+    for _ in range(10):
+        known.wrote([gate()])
+    assert known.worst()
+    clock.now += rewrites.LASTING_SECONDS + 1
+    assert known.worst() is None
+    known.wrote([gate()])
+    assert known.split([gate()]) == ([gate()], [])
+
+
+class Contested(world.Api):
+    """Somebody spoils each of these objects whenever it is written."""
+
+    kind = ""
+
+    def _change(self, method: str, path: str, content: Any, content_type: str) -> Any:
+        changed = super()._change(method, path, content, content_type)
+        target = self.objects.get(path.removesuffix("/status"))
+        if self.kind == "services" and target and path.endswith("/services/pool"):
+            target["spec"]["publishNotReadyAddresses"] = True
+            return target
+        if self.kind == "pods" and target and path.endswith("/status") and "/pods/" in path:
+            for condition in target["status"]["conditions"]:
+                if condition["type"] == names.CONDITION_WEIGHTS_SYNCED:
+                    condition |= {"reason": "Theirs", "status": "False"}
+            return target
+        return changed
+
+
+@pytest.mark.parametrize("kind", ["services", "pods"])
+def test_two_programs_do_not_write_against_each_other_as_fast_as_they_can(kind):
+    async def story() -> tuple[int, str]:
+        api = Contested()
+        async with world.operator(api) as room:
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            api.kind = kind
+            if kind == "pods":
+                api.transact(*KEY, "Committed", world.instances(room, PoolKey(*KEY)))
+            else:
+                path = "/api/v1/namespaces/rl/services/pool"
+                api.objects[path]["spec"]["publishNotReadyAddresses"] = True
+                api.touch(path, {})
+            before = len(api.seen)
+            await api.until(lambda: api.reason(*KEY) == "ChangedBack")
+            written = Counter(
+                path for method, path in api.seen[before:] if method == "PATCH" and kind in path
+            )
+            message = api.pool(*KEY)["status"]["conditions"][0]["message"]
+            return max(written.values()), message
+
+    most, message = asyncio.run(story())
+    assert most <= 12
+    assert "somebody changes" in message
