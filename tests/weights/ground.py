@@ -18,6 +18,7 @@ from tests.builders import NOW, a_pod, a_pool
 from tests.weights.loads import Message
 
 LEASE_SECONDS = 30
+MARGIN = 0.7  # of it for which a trainer counts on its last renewal
 STEP_SECONDS = 0.2
 RANDOM, TORN, GARBAGE, READING = "random", "torn", "garbage", "half of a checkpoint"
 BAD = (RANDOM, TORN, GARBAGE, READING)
@@ -33,6 +34,7 @@ class Engine:
     cached: str = ""  # the weights that filled the prefix cache; all requests share their prefix
     paused: bool = False
     released: frozenset[str] = frozenset()
+    announced: frozenset[str] = frozenset()  # tags that it may have released, by any trainer's word
     waiting: int = 0  # requests that a pause holds back
     alive: bool = True
     label: str = "unsynced"
@@ -86,6 +88,8 @@ class Ground:
         self.service: set[str] = set()  # instances that kube-proxy sends new connections to
         self.kept: list[Engine] = []  # connections that clients opened earlier
         self.trainer: Generator[None, None, None] | None = None
+        self.cut_off: list[Generator[None, None, None]] = []  # who lost the Lease unknowingly
+        self.renewed: dict[str, float] = {}  # by transaction: its trainer's own last step
         self.versions = 0
         self.violations: list[str] = []
         self.answers = 0
@@ -111,6 +115,8 @@ class Ground:
         self.kept = [kept for kept in self.kept if kept is not engine]
         rank = self.engines.index(engine)
         self.engines[rank] = self._started(rank)
+        if not self.said.asleep:  # whoever puts engines to sleep finds this one too
+            self.engines[rank].announced = frozenset(self.said.released)
 
     def kubelet(self) -> None:
         """One pod's Ready follows its gate."""

@@ -21,8 +21,8 @@ from typing import Any
 from sglang_operator.api import names
 from sglang_operator.api import weights as lease_state
 from sglang_operator.api.spec import Recovery, Weights
-from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.planner import weights
+from sglang_operator.api.weights import SLEEP_TAGS, Phase, Transaction
+from sglang_operator.planner import sleepers, weights
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import (
     EngineReport,
@@ -35,9 +35,10 @@ from sglang_operator.planner.recovery import Recover
 from tests.builders import NOW, OWNER
 from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
 from tests.weights.loads import Loads
-from tests.weights.trainers import Trainers
+from tests.weights.trainers import EDITED, FREES, Trainers, may_release
 
 FORGETFUL = "believes a Lease that has forgotten"
+USUAL_TAGS = "takes a lost Lease's sleepers for without all of their memory"
 # Ways in which the design could be wrong, and the pool's gate: each has to be found.
 CONTROLS = (
     ("no gate", "Committed"),
@@ -48,6 +49,9 @@ CONTROLS = (
     ("loads without a fence", "Committed"),
     ("begins amid loads", "Committed"),
     (FORGETFUL, "Committed"),
+    (FREES, "Committed"),
+    (EDITED, "Committed"),
+    (USUAL_TAGS, "Committed"),
 )
 
 
@@ -71,6 +75,12 @@ class World(Trainers):
         super().__init__(choose, **options)
         self.lives = 0  # of operators
         self.operators = [self._operator(), self._operator()]
+        self._aimed: dict[str, tuple[Phase, Callable[[], None]]] = {
+            FORGETFUL: (Phase.SYNCING, self.lose_lease),
+            FREES: (Phase.SYNCING, self.abort_by_force),
+            EDITED: (Phase.SYNCING, self.edit_holder),
+            USUAL_TAGS: (Phase.SLEEPING, self.lose_lease),
+        }
 
     def _operator(self) -> Operator:
         self.lives += 1
@@ -125,6 +135,8 @@ class World(Trainers):
         if self.defect == FORGETFUL:
             idle = decided.transaction.phase is Phase.IDLE
             decided = replace(decided, restore=None, abort=None if idle else decided.abort)
+        if self.defect == USUAL_TAGS:
+            decided = _of_all_memory(decided)
         if self.defect == "opens at begin" and decided.transaction.phase is Phase.SYNCING:
             opened = tuple(
                 weights.SetGate(pod=v.pod, is_open=True, reason="begin", message="?")
@@ -167,6 +179,8 @@ class World(Trainers):
         if not any(kind == "Lease" for kind, _ in operator.seen.children) and self.lease is None:
             self._put(decided.restore or Transaction())
             return
+        if operator.lease is self.lease and decided.settled:
+            self._settled()
         self.registry = Registry(
             epoch=decided.epoch,
             transaction=decided.transaction.id if decided.settled else "",
@@ -176,6 +190,14 @@ class World(Trainers):
                 if v.pod is not None
             ),
         )
+
+    def _settled(self) -> None:
+        """Every gate says of its engine's memory what the Lease says: that is what is known."""
+        if not any(
+            change.reason.startswith("Sleeping") for o in self.operators for change in o.pending
+        ):
+            for engine in self.engines:
+                engine.announced &= may_release(engine, self.said)
 
     def _take(self, step: LeaseStep) -> bool:
         """An operator's step in the Lease, if that is still as it was seen."""
@@ -233,12 +255,16 @@ class World(Trainers):
     def lose_lease(self) -> None:
         """An operator acts before the next trainer begins: by a Lease alone nobody else can tell.
 
-        The trainer that is at it goes on until it looks.
+        The trainer that is at it goes on until it looks.  What a stalled operator's late write took
+        off a sleeper's gate is written again by the next pass, which comes first here.
         """
+        if any(engine.released and not sleepers.remembered(engine.pod) for engine in self.engines):
+            return
         if self.choose(2):
             self.lease = None
         else:
             self._put(Transaction())
+        self._cut_off()
         for operator in self.operators:
             self._observe(operator)
             self._publish(operator)
@@ -259,14 +285,18 @@ class World(Trainers):
         """One step of anything."""
         self.steps += 1
         self._go_on(STEP_SECONDS)
-        if self.defect == FORGETFUL and self.choose(40) == 0:
-            self.lose_lease()  # so that it is found in a few runs
+        aimed = self._aimed.get(self.defect)
+        if aimed is not None and self.said.phase is aimed[0] and self.choose(10) == 0:
+            aimed[1]()  # so that it is found in a few runs
         if self.choose(60) == 0:
             faults = (
                 *(self.pass_time, self.crash, self.kill_trainer, self.restart_operator) * 2,
-                *(self.lose_answer, self.lose_lease),
+                *(self.lose_answer, self.lose_lease, self.abort_by_force, self.edit_holder),
             )
             faults[self.choose(len(faults))]()
+            return
+        if self.cut_off and self.choose(2):
+            self.train()  # whoever lost the Lease meets who took it, or nobody
             return
         kinds = (
             *((self.train,) * 24),
@@ -284,6 +314,7 @@ class World(Trainers):
         """From here on nothing fails, and the trainer keeps going: everything has to come right."""
         self.fair = True
         self.trainer = None
+        self.cut_off = []
         self.operators = [self._operator()]
         while self.wires:
             self._deliver(self.wires.pop())
@@ -302,6 +333,7 @@ class World(Trainers):
     def rest(self) -> None:
         """Nobody trains, and one operator does all there is to do."""
         self.trainer = None
+        self.cut_off = []
         self.operators = [self._operator()]
         self._work()
 
@@ -374,6 +406,19 @@ def _loads(state: Transaction, engines: tuple[EngineView, ...]) -> tuple[Recover
     )
 
 
+def _of_all_memory(decided: weights.WeightsPlan) -> weights.WeightsPlan:
+    """What is written of a Lease that has forgotten, without what gates say of tags."""
+    if decided.restore is not None and decided.restore.asleep:
+        return replace(decided, restore=_usual(decided.restore))
+    if decided.abort is not None and decided.abort.state.asleep:
+        return replace(decided, abort=replace(decided.abort, state=_usual(decided.abort.state)))
+    return decided
+
+
+def _usual(state: Transaction) -> Transaction:
+    return replace(state, released=SLEEP_TAGS, woken=frozenset())
+
+
 def _said(lease: dict[str, Any] | None) -> object:
     """What stands in a Lease, renewals too: its expiry counts from the last change."""
     lease = lease or {}
@@ -394,4 +439,6 @@ def run(choose: Choose, *, steps: int = 120, **world: Any) -> World:
         made.settle()
     elif world["defect"] == FORGETFUL:
         made.rest()
+    elif world["defect"] == USUAL_TAGS:
+        made.settle(rounds=1)  # who syncs next wakes the sleepers
     return made

@@ -1,17 +1,40 @@
-"""Trainers of the model, in the order of ``client.sync`` and ``client.memory``."""
+"""Trainers of the model, in the order of ``client.sync`` and ``client.memory``.
+
+What becomes of the Lease a trainer learns with its next step there: until then it goes on, for as
+long as it may count on its last renewal.  Others may end, edit or delete the Lease meanwhile.
+"""
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 
 from sglang_operator.api import weights_steps
 from sglang_operator.api.weights import Phase, Transaction
-from tests.weights.ground import GARBAGE, LEASE_SECONDS, TORN, Ground, TrainerDiesError, run_of
+from tests.weights.ground import (
+    GARBAGE,
+    LEASE_SECONDS,
+    MARGIN,
+    TORN,
+    Engine,
+    Ground,
+    TrainerDiesError,
+    run_of,
+)
+
+FREES = "frees what is aborted by force"
+EDITED = "takes who is not named for gone"
 
 
 class Trainers(Ground):
-    """One at a time is active, and dies between any two steps."""
+    """One at a time is active, and dies between any two steps; others may not know yet."""
 
     def train(self) -> None:
-        """The trainer's next step, or a trainer that begins something."""
+        """The trainer's next step, or a trainer that begins something; or of one cut off."""
+        if self.cut_off and self.choose(4) == 0:  # it is slow, and meets who comes after it
+            try:
+                next(self.cut_off[0])
+            except (StopIteration, TrainerDiesError, weights_steps.RefusedError):
+                del self.cut_off[0]
+            return
         if self.trainer is None:
             programs = (
                 *(self._sync, self._sync, self._sleep, self._wake),
@@ -29,6 +52,30 @@ class Trainers(Ground):
         """It dies where it is, without a word; a later one has another name."""
         self.trainer = None
 
+    def abort_by_force(self) -> None:
+        """``kubectl sglang weights abort --force``, while its trainer goes on."""
+        state = self.said
+        if self.lease is None or not (state.holder or state.vacant):
+            return
+        over = weights_steps.ended(state, "admin", message="by force", now=self.now)
+        self._put(weights_steps.aborted(state, "by force") if self.defect == FREES else over)
+        self._cut_off()
+
+    def edit_holder(self) -> None:
+        """Somebody takes the holder's name out of the Lease, while its trainer goes on.
+
+        Not that of who holds it for another's sake: whoever takes that away means it.
+        """
+        if self.lease is not None and self.said.holder and not self.said.fenced:
+            gone = weights_steps.aborted(self.said, "nobody is at it")
+            self._put(gone if self.defect == EDITED else replace(self.said, holder=""))
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        if self.trainer is not None:
+            self.cut_off.append(self.trainer)
+            self.trainer = None
+
     def _trainer(self) -> weights_steps.Trainer:
         self.versions += 1
         return weights_steps.Trainer(
@@ -42,7 +89,13 @@ class Trainers(Ground):
             raise TrainerDiesError("there is no Lease")
         after = step(self.said)
         self._put(after)
+        self.renewed[after.id] = self.now
         return after
+
+    def _announce(self, tags: tuple[str, ...], instances: list[str]) -> None:
+        for engine in self.engines:
+            if run_of(engine) in instances:
+                engine.announced |= set(tags)
 
     def _seen_since(self) -> float:
         """A trainer that looks for the first time has to wait the whole duration: it renews."""
@@ -79,11 +132,12 @@ class Trainers(Ground):
         if self.defect != "does not pause":
             for instance in covered:
                 engine = self._find(instance)
+                self._own(trainer)
                 engine.paused = True
                 yield
                 if self.defect != "does not flush":
                     engine.cached = ""
-        self._resume(self.said)
+        self._resume(self._step(lambda s: weights_steps.renew(s, trainer, now=self.now)))
         self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
         for last in (False, True):
             for instance in covered:
@@ -110,8 +164,7 @@ class Trainers(Ground):
 
     def _own(self, trainer: weights_steps.Trainer) -> None:
         """The client lets nothing out once its hold may be over, by its own clock."""
-        state = self.said
-        if state.id != trainer.transaction or self.now > state.renewed + LEASE_SECONDS / 2:
+        if self.now > self.renewed[trainer.transaction] + LEASE_SECONDS * MARGIN:
             raise TrainerDiesError("the Lease is lost")
 
     def _generate(self) -> Generator[None, None, None]:
@@ -126,6 +179,7 @@ class Trainers(Ground):
                 s, trainer, tags=tags, now=self.now, seen=self._seen_since()
             )
         )
+        self._announce(tags, [run_of(engine) for engine in self.engines])
         yield
         for _ in range(40):
             acted = self.registry.transaction == trainer.transaction
@@ -136,12 +190,16 @@ class Trainers(Ground):
             return  # NotReady: nothing was released
         covered = [entry.instance for entry in self.registry.engines]
         for instance in covered:
-            self._find(instance).paused = True
+            engine = self._find(instance)
+            self._own(trainer)
+            engine.paused = True
             yield
         self._step(lambda s: weights_steps.slept(s, trainer, instances=covered))
+        self._announce(tags, covered)
         yield
         for instance in covered:
             engine = self._find(instance)
+            self._own(trainer)
             engine.released |= set(tags)
             engine.cached = ""
             if "weights" in tags:
@@ -158,8 +216,10 @@ class Trainers(Ground):
             )
         )
         yield
+        self._own(trainer)
         self._resume(state)
         yield
+        self._own(trainer)
         if state.intact:
             for engine in self.engines:
                 if run_of(engine) in state.instances:
@@ -167,10 +227,25 @@ class Trainers(Ground):
         self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
 
     def _resume(self, state: Transaction) -> None:
-        for engine in self.engines:
-            if run_of(engine) not in state.asleep:
-                continue
-            if engine.released:
-                engine.released = frozenset()
-            else:
-                self._end(engine)  # SGLang dies of resuming what was never released
+        """SGLang dies of resuming what was never released.
+
+        That is no fault where a trainer that died had announced it, or did not tell that it is
+        back; what nobody announced is.
+        """
+        for engine in list(self.engines):
+            wanted = state.sleeps(run_of(engine))
+            unreleased = wanted - engine.released
+            engine.released -= wanted
+            if unreleased - engine.announced:
+                tags = " and ".join(sorted(unreleased - engine.announced))
+                told = f"{engine.pod.name} is resumed of {tags}, which it never released: it dies"
+                self.violations.append(told)
+            if unreleased:
+                self._end(engine)
+
+
+def may_release(engine: Engine, state: Transaction) -> frozenset[str]:
+    """What of its memory may be released, as this state says; before it names anybody, of all."""
+    if state.released and not state.asleep:
+        return frozenset(state.released)
+    return state.sleeps(run_of(engine))

@@ -115,8 +115,13 @@ class Transaction:
 
     @property
     def vacant(self) -> bool:
-        """Whether something is under way and the Lease does not say by whom: it was edited."""
-        return not self.holder and self.phase in (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
+        """Whether something is under way and the Lease does not say by whom: it was edited.
+
+        An operator's load too: its request may be on its way to an engine.
+        """
+        trains = self.phase in (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
+        loads = self.phase is Phase.COMMITTED and bool(self.recovering)
+        return not self.holder and (trains or loads)
 
 
 def read(lease: Mapping[str, Any]) -> Transaction:

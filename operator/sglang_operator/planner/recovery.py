@@ -68,7 +68,8 @@ def plan(
     expires = current.expires(lease.seen)
     if current.recovers and current.holder == operator.holder and wanted:
         return _going_on(view, lacking)
-    if current.holder and now <= expires:  # another's, or nobody wants it any more
+    # Another's, nobody's whose name was edited away, or nobody wants it any more.
+    if (current.holder or current.vacant) and now <= expires:
         return Recovery(wake_at=expires)
     return _beginning(view, lacking)
 
@@ -109,7 +110,7 @@ def _beginning(view: _View, lacking: Mapping[str, ObservedPod]) -> Recovery:
     """Nobody loads, or who did is gone."""
     current, now = view.current, view.now
     if not lacking:
-        if current.holder and current.recovering:
+        if current.recovering:
             state = steps.left_behind(current)
             return Recovery(step=view.step(state, "who loaded is gone"))
         return Recovery()

@@ -117,9 +117,17 @@ def test_an_abort_by_the_holder_frees_the_lease_at_once():
     assert syncing(over, OTHER, now=NOW, seen=NOW).holder == OTHER.holder
 
 
-@pytest.mark.parametrize("phase", [Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE])
-def test_a_holder_that_was_edited_away_may_still_be_at_it(phase):
-    state = dataclasses.replace(syncing(), phase=phase, holder="")
+@pytest.mark.parametrize(
+    ("phase", "recovering"),
+    [
+        (Phase.SYNCING, frozenset()),
+        (Phase.SLEEPING, frozenset()),
+        (Phase.AWAKE, frozenset()),
+        (Phase.COMMITTED, {A}),  # an operator's load may be on its way
+    ],
+)
+def test_a_holder_that_was_edited_away_may_still_be_at_it(phase, recovering):
+    state = dataclasses.replace(syncing(), phase=phase, holder="", recovering=frozenset(recovering))
     for trainer in (MINE, OTHER):
         refused = refusal(syncing, state, trainer, now=NOW + 29, seen=NOW)
         assert refused.reason is Refusal.HELD

@@ -206,10 +206,17 @@ def test_nothing_is_loaded_but_after_a_commit(phase):
     assert (plan.recovery, plan.recoveries) == (None, ())
 
 
-def test_a_commit_by_an_older_client_that_left_the_loads_in_the_lease_is_free():
+def test_loads_whose_holder_was_edited_away_are_waited_for():
+    """So are those that an older client left in the Lease when it took it, once."""
     case = Case()
-    case.state = dataclasses.replace(case.state, recovering=frozenset({"stale"}))
-    assert case.weigh().recovery.state.recovering == {pod.instance for pod in case.pods[1:]}
+    case.state = dataclasses.replace(case.state, recovering=frozenset({"on its way"}))
+    plan = case.weigh()
+    expires = NOW + case.state.duration
+    assert (plan.recovery, plan.recoveries, plan.wake_at) == (None, (), expires)
+    again = case.weigh(expires + 1).recovery.state
+    assert again.recovering == {pod.instance for pod in case.pods[1:]}
+    over = case.weigh(expires + 1, pods=case.pods[:1]).recovery.state
+    assert (over.holder, over.recovering) == ("", frozenset())
 
 
 def test_without_a_checkpoint_or_anybody_who_may_ask_engines_they_wait_for_the_trainer():
