@@ -22,7 +22,8 @@ from sglang_operator.api import names
 from sglang_operator.api import weights as lease_state
 from sglang_operator.api.spec import Recovery, Weights
 from sglang_operator.api.weights import SLEEP_TAGS, Phase, Transaction
-from sglang_operator.planner import sleepers, weights
+from sglang_operator.planner import lease as leases
+from sglang_operator.planner import weights
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import (
     EngineReport,
@@ -193,9 +194,7 @@ class World(Trainers):
 
     def _settled(self) -> None:
         """Every gate says of its engine's memory what the Lease says: that is what is known."""
-        if not any(
-            change.reason.startswith("Sleeping") for o in self.operators for change in o.pending
-        ):
+        if not any(change.reason == "Sleeping" for o in self.operators for change in o.pending):
             for engine in self.engines:
                 engine.announced &= may_release(engine, self.said)
 
@@ -258,7 +257,7 @@ class World(Trainers):
         The trainer that is at it goes on until it looks.  What a stalled operator's late write took
         off a sleeper's gate is written again by the next pass, which comes first here.
         """
-        if any(engine.released and not sleepers.remembered(engine.pod) for engine in self.engines):
+        if any(engine.released and not leases.sleeps(engine.pod) for engine in self.engines):
             return
         if self.choose(2):
             self.lease = None
