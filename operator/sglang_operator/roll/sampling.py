@@ -7,6 +7,7 @@ arguments of the server.
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from sglang_operator.api import errors
 
@@ -20,6 +21,17 @@ _NUMBERS = {
     "top_k": "top_k",
     "repetition_penalty": "repetition_penalty",
     "num_return_sequences": "n",
+}
+_WHOLE = frozenset({"max_new_tokens", "top_k", "num_return_sequences", "num_beams"})
+# What is expected of a number, and what to do about one that is none of these.
+_BOUNDS = {
+    "max_new_tokens": ("a whole number", "correct it"),
+    "temperature": ("a number of 0 or more", "for greedy sampling write 0"),
+    "top_p": ("a number above 0 and up to 1", "for all tokens write 1"),
+    "top_k": ("a whole number of 1 or more, or -1", "for all tokens write -1"),
+    "repetition_penalty": ("a number from 0 to 2", "for none write 1"),
+    "num_return_sequences": ("a whole number of 1 or more", "correct it"),
+    "num_beams": ("a whole number of 1 or more", "correct it"),
 }
 _LISTS = {"stop_strings": "stop", "eos_token_id": "stop_token_ids"}
 
@@ -48,14 +60,48 @@ def problems(generating_args: Mapping[str, object]) -> Iterator[errors.Problem]:
         path = f"{FIELD}.{key}"
         if _unresolved(value):
             yield errors.UNRESOLVED(path, found=errors.shown(value))
-        elif key in (*_NUMBERS, "num_beams") and value is not None and not _is_number(value):
-            yield errors.FIELD_RANGE(
-                path, found=errors.typed(value), expected="a number", advice="correct it"
-            )
+        elif key in _BOUNDS and value is not None:
+            yield from _number_problem(path, value, *_BOUNDS[key])
         elif key == "stop_strings" and not _are_strings(value):
             yield errors.FIELD_RANGE(
                 path, found=errors.typed(value), expected="a list of strings", advice="correct it"
             )
+
+
+def _number_problem(
+    path: str, value: object, expected: str, advice: str
+) -> Iterator[errors.Problem]:
+    if not _is_number(value):
+        is_quoted = isinstance(value, str) and _is_written_number(value)
+        advice = "write it without quotes" if is_quoted else "correct it"
+    elif _fits(path.rpartition(".")[2], value):
+        return
+    yield errors.FIELD_RANGE(path, found=errors.typed(value), expected=expected, advice=advice)
+
+
+def _is_written_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text[:32]))
+    except ValueError:
+        return False
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether SGLang takes a request with it (SamplingParams.verify), and ROLL its type."""
+    if key in _WHOLE and value != int(value):
+        return False
+    match key:
+        case "temperature":
+            return bool(value >= 0)
+        case "top_p":
+            return bool(0 < value <= 1)
+        case "repetition_penalty":
+            return bool(0 <= value <= 2)
+        case "top_k":
+            return bool(value == -1 or value >= 1)
+        case "num_return_sequences" | "num_beams":
+            return bool(value >= 1)
+    return True
 
 
 def _is_number(value: object) -> bool:

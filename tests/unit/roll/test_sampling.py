@@ -100,7 +100,8 @@ def test_good_arguments_have_no_problems():
         pytest.param(
             {"top_k": "100"},
             "SpecInvalid",
-            'spec.generating_args.top_k: found "100", expected a number',
+            'spec.generating_args.top_k: found "100", expected a whole number of 1 or more, or -1; '
+            "write it without quotes",
             id="a string for a number",
         ),
         pytest.param(
@@ -115,6 +116,25 @@ def test_good_arguments_have_no_problems():
             "spec.generating_args.top_p: found true, expected a number",
             id="a bool",
         ),
+        *(
+            pytest.param(
+                {key: value},
+                "SpecInvalid",
+                f"spec.generating_args.{key}: found {value}, expected {words}",
+                id=f"{key} {value}",
+            )
+            for key, value, words in (
+                ("max_new_tokens", 2.5, "a whole number; correct it"),
+                ("top_k", 0, "a whole number of 1 or more, or -1; for all tokens write -1"),
+                ("top_k", -2, "a whole number of 1 or more, or -1; for all tokens write -1"),
+                ("top_p", 0, "a number above 0 and up to 1; for all tokens write 1"),
+                ("top_p", 1.5, "a number above 0 and up to 1; for all tokens write 1"),
+                ("temperature", -0.1, "a number of 0 or more; for greedy sampling write 0"),
+                ("repetition_penalty", 3, "a number from 0 to 2; for none write 1"),
+                ("num_return_sequences", 0, "a whole number of 1 or more; correct it"),
+                ("num_beams", 1.5, "a whole number of 1 or more; correct it"),
+            )
+        ),
         pytest.param(
             {"stop_strings": [1]},
             "SpecInvalid",
@@ -128,6 +148,18 @@ def test_what_cannot_be_translated_is_said(args, reason, text):
     assert problem.reason == reason
     assert str(problem).startswith(text)
     assert problem.severity is errors.Severity.ERROR
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"top_k": -1, "top_p": 1, "temperature": 0},
+        {"top_k": 1.0, "max_new_tokens": 0, "repetition_penalty": 2},
+        {"max_new_tokens": -1, "num_beams": 1},
+    ],
+)
+def test_the_ends_of_what_sglang_takes_are_taken(args):
+    assert list(sampling.problems(args)) == []
 
 
 def test_every_problem_is_said_not_only_the_first():
