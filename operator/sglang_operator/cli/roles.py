@@ -270,6 +270,8 @@ def system_envs(section: Node, pipeline: Resolver) -> Node | None:
     general, own = pipeline.at("system_envs"), section.get("system_envs")
     if own is not None and own.value is not None and not isinstance(own.value, dict):
         return own
+    if general is not None and not isinstance(general.value, dict | None):
+        return Node(general.mark, general.value, general.keys, general.origin or "system_envs")
     if general is None or not general.mapping:
         return own
     merged = Node(own.mark if own is not None else general.mark, {})

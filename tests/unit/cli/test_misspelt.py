@@ -172,3 +172,10 @@ def test_a_number_that_json_has_not_is_told_where_it_stands(tmp_path, number, fi
     result = run("lint", write(tmp_path, body, "pool.yaml"))
     assert result.exit_code == 2
     assert f"spec.{field}" in result.stdout
+
+
+@pytest.mark.parametrize("value", [[], ["A=b"], "A=b", 3, True])
+def test_variables_of_the_pipeline_that_are_no_map_are_told(tmp_path, value):
+    result = run("convert", write(tmp_path, pipeline(system_envs=value)))
+    assert result.exit_code == 2
+    assert "spec.system_envs: found " in result.stderr
