@@ -376,10 +376,11 @@ def _retrying(
     plan: Plan, tally: Tally, remembered: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str] | None:
     """Engines that start after a failure: its cause stays in sight until they are up."""
+    ended = {pod.group for pod in plan.ended}  # some of them have no other pod yet
     again = {
         view.engine.group
         for view in plan.engines
-        if view.pod and view.pod.failures and view.state not in _UP
+        if view.state not in _UP and (view.pod.failures if view.pod else view.engine.group in ended)
     }
     found = [entry for entry in remembered if not again.isdisjoint(entry.get("engines", ()))]
     if not found:

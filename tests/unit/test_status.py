@@ -401,6 +401,8 @@ def test_while_a_failed_engine_is_tried_again_the_cause_stays_in_sight():
     pool = a_pool()
     dead = an_ended_pod(pool, pool.engines[0], created=NOW - 5)
     before = compute(pool, [dead, *all_pods(pool)[1:]])
+    assert condition(before, conditions.READY)["reason"] == conditions.ENGINES_FAILING
+    assert before["lastFailures"][0]["message"] in condition(before, conditions.READY)["message"]
     again = a_pod(pool, pool.engines[0], 1, failures=1, containers_ready=False)
     found = compute(pool, [again, *all_pods(pool)[1:]], previous=before)
     told = condition(found, conditions.READY)
