@@ -36,7 +36,7 @@ from sglang_operator.planner.recovery import Recover
 from tests.builders import NOW, OWNER
 from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
 from tests.weights.loads import Loads
-from tests.weights.trainers import EDITED, FREES, Trainers, may_release
+from tests.weights.trainers import EDITED, FREES, UNVOUCHED, Trainers, may_release
 
 FORGETFUL = "believes a Lease that has forgotten"
 USUAL_TAGS = "takes a lost Lease's sleepers for without all of their memory"
@@ -53,6 +53,7 @@ CONTROLS = (
     (FREES, "Committed"),
     (EDITED, "Committed"),
     (USUAL_TAGS, "Committed"),
+    (UNVOUCHED, "Committed"),
 )
 
 

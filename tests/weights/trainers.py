@@ -6,6 +6,7 @@ long as it may count on its last renewal.  Others may end, edit or delete the Le
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 
 from sglang_operator.api import weights_steps
 from sglang_operator.api.weights import Phase, Transaction
@@ -22,6 +23,7 @@ from tests.weights.ground import (
 
 FREES = "frees what is aborted by force"
 EDITED = "takes who is not named for gone"
+UNVOUCHED = "commits for workers that do not vouch"
 
 
 class Trainers(Ground):
@@ -38,7 +40,7 @@ class Trainers(Ground):
         if self.trainer is None:
             programs = (
                 *(self._sync, self._sync, self._sleep, self._wake),
-                *(self._generate, self._generate),
+                *(self._generate, self._generate, self._roll),
             )
             self.trainer = programs[0 if self.fair else self.choose(len(programs))]()
         try:
@@ -101,7 +103,19 @@ class Trainers(Ground):
         """A trainer that looks for the first time has to wait the whole duration: it renews."""
         return self.said.renewed
 
-    def _sync(self) -> Generator[None, None, None]:
+    def _roll(self) -> Generator[None, None, None]:
+        """ROLL's workers: each writes into the engine that joined its group, as one sync.
+
+        An engine that came since is in no group, and a worker may get no bucket.
+        """
+        joined = [entry.instance for entry in self.registry.engines]
+        yield from (None for _ in range(self.choose(12)))
+        if joined and self.choose(3) == 0:
+            joined.pop(self.choose(len(joined)))
+        yield from self._sync(joined)
+
+    def _sync(self, workers: list[str] | None = None) -> Generator[None, None, None]:
+        """Of one process, or of workers, each with an engine of its own."""
         trainer, registry = self._trainer(), self.registry
         version = f"v{self.versions}"
         if len(registry.engines) < len(self.engines):
@@ -116,18 +130,23 @@ class Trainers(Ground):
                 version=version,
                 now=self.now,
                 seen=self._seen_since(),
+                shared=workers is not None and self.defect != UNVOUCHED,
             )
         )
         yield
         try:
-            yield from self._update(trainer, version, covered)
+            yield from self._update(trainer, version, covered, workers)
         except TrainerDiesError as error:
             message = str(error)
             if self.said.id == trainer.transaction:  # else it is over already
                 self._step(lambda s: weights_steps.abort(s, trainer, message=message))
 
     def _update(
-        self, trainer: weights_steps.Trainer, version: str, covered: list[str]
+        self,
+        trainer: weights_steps.Trainer,
+        version: str,
+        covered: list[str],
+        workers: list[str] | None,
     ) -> Generator[None, None, None]:
         if self.defect != "does not pause":
             for instance in covered:
@@ -140,7 +159,7 @@ class Trainers(Ground):
         self._resume(self._step(lambda s: weights_steps.renew(s, trainer, now=self.now)))
         self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
         for last in (False, True):
-            for instance in covered:
+            for instance in [i for i in covered if workers is None or i in workers]:
                 engine = self._find(instance)
                 self._own(trainer)
                 engine.holds = version if last else TORN
@@ -148,6 +167,12 @@ class Trainers(Ground):
                 if self.defect == "does not pause":
                     engine.label = version  # with every bucket, as some trainers do
                 yield
+        if workers is not None and self.defect != UNVOUCHED:
+            for instance in workers:
+                self._step(partial(weights_steps.vouch, trainer=trainer, instances=[instance]))
+                yield
+            if set(covered) - self.said.wrote:
+                raise TrainerDiesError("nobody vouches for some engines")
         self._step(lambda s: weights_steps.renew(s, trainer, now=self.now))
         for instance in covered:
             engine = self._find(instance)
