@@ -58,6 +58,11 @@ class Follower:
         self._joining = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether it has joined a sync of the leader that it has not vouched for yet."""
+        return bool(self._id)
+
     # --- what it does in a sync
 
     async def write(

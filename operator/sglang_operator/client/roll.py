@@ -285,6 +285,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         Whatever is wrong with it stands in the way of the commit: others go without it.
         """
         if not self.leads:
+            if not self._follower.takes_part:  # worker 0 will not begin with other engines either
+                self._same_engines(await self.pool.registry())
             await self._follower.write(self.engine, self._epoch, path, what, bucket)
             return
         sync = await self._leading()

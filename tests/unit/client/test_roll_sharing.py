@@ -6,7 +6,15 @@ import dataclasses
 import pytest
 
 from sglang_operator.api.weights import Phase
-from sglang_operator.client import AsyncPool, EngineError, Expired, Held, NotReady, StaleEpoch
+from sglang_operator.client import (
+    AsyncPool,
+    ClusterError,
+    EngineError,
+    Expired,
+    Held,
+    NotReady,
+    StaleEpoch,
+)
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.world import NAMESPACE, POOL, World
 
@@ -251,8 +259,9 @@ def test_an_engine_that_came_while_roll_trains_is_never_covered(roll, reach):
             await cluster.setup()
             await cluster.model_update("a1")
             await asyncio.to_thread(world.grow)
+            await noticed(cluster)
             found = await ended(s.broadcast_parameter(*bucket("a2")) for s in cluster.strategies)
-            assert isinstance(found[0], StaleEpoch)
+            assert {type(each) for each in found} == {StaleEpoch}
             assert "engine 3" in str(found[0])
             assert "came" in str(found[0])
             with pytest.raises(NotReady, match="3 inference workers, the pool has 4 engines"):
@@ -322,24 +331,25 @@ def test_a_worker_asks_the_api_server_three_times_in_an_update(roll, reach, size
             asked = [count(each) for each in cluster.strategies]
             await cluster.model_update(*(f"a{i}" for i in range(1, 6)))
             assert served(world, "step-2") == list(range(size))
-            followers = asked[1:]
-            assert max(map(len, followers)) <= 3 + CONFLICTS, followers
-            assert sum(map(len, followers)) <= 3 * len(followers), followers
+            assert max(map(len, asked[1:])) <= 3, asked
 
     with World(engines=size) as world:
         asyncio.run(train(reach(world)))
 
 
-CONFLICTS = 2  # of two that vouch at once one asks again
-
-
 def count(strategy):
+    """Its requests, but for those that others were quicker than: they are made again."""
     cluster, asked = strategy.pool.lease._cluster, []
     real = cluster._request
 
     async def request(method, *rest):
         asked.append(method)
-        return await real(method, *rest)
+        try:
+            return await real(method, *rest)
+        except ClusterError as error:
+            if error.status == 409:
+                del asked[-2:]
+            raise
 
     cluster._request = request
     return asked
