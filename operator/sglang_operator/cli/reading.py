@@ -4,6 +4,7 @@ libyaml finds the events; the tree is built here, without recursion, so that eac
 place and each doubtful key is told.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ _LOOKED_AT = 4096  # bytes, for those that no text has
 MAX_NODES = 200_000  # with what aliases repeat
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_OF_A_KEY = "while scanning a simple key"
 _MERGE = str(b"<<", "ascii")  # this very object: a quoted "<<" is a key like any other
 
 
@@ -113,6 +115,8 @@ def load(text: str, name: str) -> Loaded:
 
 def _error_mark(error: yaml.YAMLError, name: str) -> Mark:
     mark = getattr(error, "problem_mark", None)
+    if getattr(error, "context", None) == _OF_A_KEY:
+        mark = error.context_mark  # type: ignore[attr-defined]  # the next line is told else
     if mark is None:
         return Mark(name, 1, 1)
     return Mark(name, mark.line + 1, mark.column + 1)
@@ -124,10 +128,34 @@ def _detail(error: yaml.YAMLError) -> str:
     return ", ".join(filter(None, said)) or getattr(error, "reason", "") or "unreadable characters"
 
 
+# How a key and its value are written by who is used to something else.
+_EQUALS = re.compile(r"\s*([\w-]+)\s*=\s*[^=]*")
+_NO_SPACE = re.compile(r"\s*([\w-]+):(?!//)[^\s:/].*")
+_NO_COLON = re.compile(r"\s*([\w-]+)(\s+[^\s:#]+)?\s*(#.*)?")
+
+
 def _advice(text: str, mark: Mark) -> str:
-    """What is wrong with a text that looks like something else."""
+    """What is wrong with a text that looks like something else, or with the line before it."""
     lines = text.splitlines()
     line = lines[mark.line - 1] if mark.line <= len(lines) else ""
+    if told := _as_what(text, line, mark):
+        return told
+    before = next((ln for ln in reversed(lines[: mark.line - 1]) if ln.strip()), "")
+    for written in (line, before):
+        if found := _EQUALS.fullmatch(written):
+            return f"write {found[1]}: and the value, with a colon"
+        if found := _NO_SPACE.fullmatch(written):
+            return f"write a space after the colon of {found[1]}"
+        if found := _NO_COLON.fullmatch(written):
+            return f"write a colon after {found[1]}"
+    depth, depth_before = (len(ln) - len(ln.lstrip(" ")) for ln in (line, before))
+    if line.strip() and depth != depth_before:
+        return f"is its indentation meant? it is {depth} here, and {depth_before} just before"
+    return "correct it here or just before"
+
+
+def _as_what(text: str, line: str, mark: Mark) -> str | None:
+    """What a text is besides YAML."""
     if line[: mark.column].endswith("\t") or line.startswith("\t"):
         return "there is a tab: indent with spaces"
     if "{{" in text:
@@ -136,7 +164,7 @@ def _advice(text: str, mark: Mark) -> str:
         return "it is a script: give the config that it starts with"
     if text.lstrip().startswith("{"):
         return "it is JSON: one object in one file, and as JSON has it"
-    return "correct it here or just before"
+    return None
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from sglang_operator.api import errors, spelling
 from sglang_operator.cli import rows
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.nodes import Mark, Node, leaves, plain
+from sglang_operator.roll import worker
 
 FILE = Path(__file__).with_name("structure.json")
 UNKNOWN = "x-kubernetes-preserve-unknown-fields"
@@ -47,6 +48,7 @@ _NAMES = {
     "boolean": "true or false",
 }
 _MOST_SHOWN = 12
+_OF_SGLANG = "it is an argument of SGLang: write it into strategy_args.strategy_config"
 _FINITE = "a finite number: JSON has no other"
 
 Schema = Mapping[str, Any]
@@ -225,8 +227,10 @@ def advice(name: str, path: str) -> str:
         return f"write it as {elsewhere[0]}"
     if near:
         return f"did you mean {near}?"
-    if path == "spec" and is_argument(name):
-        return "it is an argument of SGLang: write it into strategy_args.strategy_config"
+    if path == "spec" and (section := worker.section_of(name)):
+        return f"write it below {section}"
+    if path in ("spec", "spec.strategy_args") and is_argument(name):
+        return _OF_SGLANG
     if len(beside) <= _MOST_SHOWN:
         return f"expected one of {', '.join(sorted(beside))}"
     return f"remove it; kubectl explain sgi.{path} lists the fields"
@@ -250,8 +254,10 @@ def roll_advice(name: str) -> str:
     near = near_field(name, roll_fields())
     if near:
         return f"did you mean {near}?"
+    if section := worker.section_of(name):
+        return f"write it below {section}"
     if is_argument(name):
-        return "it is an argument of SGLang: write it into strategy_args.strategy_config"
+        return _OF_SGLANG
     return "remove it"
 
 

@@ -26,6 +26,14 @@ _OF_GENERATION = """
 """
 _MODEL_ARGS = frozenset(_OF_MODEL.split())
 _GENERATING_ARGS = frozenset(_OF_GENERATION.split())
+# Those of them that something here depends on; a misspelt one of the others does no harm.
+_READ = frozenset({_MODEL, "dtype", "lora_target"}) | _GENERATING_ARGS - {
+    "do_sample",
+    "max_length",
+    "length_penalty",
+    "logprobs",
+    "pad_token_id",
+}
 # Names that others have for the same.
 _OF_OTHERS: Mapping[str, str] = {
     "model": _MODEL,
@@ -60,6 +68,14 @@ def problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
     yield from _unread("generating_args", parsed.generating_args, _GENERATING_ARGS)
 
 
+def section_of(name: str) -> str | None:
+    """The section of a worker that a name belongs into, if it is one of ROLL's."""
+    for section, known in (("model_args", _MODEL_ARGS), ("generating_args", _GENERATING_ARGS)):
+        if spelling.respelt(name, known):
+            return section
+    return None
+
+
 def model(model_args: Mapping[str, object]) -> str | None:
     """The model that is meant, also where its name or its value is told as wrong."""
     found = model_args.get(_MODEL)
@@ -91,11 +107,11 @@ def _unread(
             continue
         left -= 1
         meant = _meant(name, known)
-        if meant is not None and given.get(meant) is None:
+        if meant in _READ and given.get(meant) is None:
             yield errors.FIELD_RANGE(
                 f"spec.{section}.{name}",
                 found=f"the name {errors.shown(name)}",
-                expected=meant,
+                expected=str(meant),
                 advice="write it so: ROLL drops in silence what it does not know",
             )
 

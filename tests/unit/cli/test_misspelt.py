@@ -179,3 +179,45 @@ def test_variables_of_the_pipeline_that_are_no_map_are_told(tmp_path, value):
     result = run("convert", write(tmp_path, pipeline(system_envs=value)))
     assert result.exit_code == 2
     assert "spec.system_envs: found " in result.stderr
+
+
+SLIPS_OF_YAML = [
+    ("    top_p = 0.9\n", "top_p: and the value, with a colon"),
+    ("    top_p:0.9\n", "a space after the colon of top_p"),
+    ("    top_p 0.9\n", "a colon after top_p"),
+    ("    top_p\n", "a colon after top_p"),
+    ("   top_p: 0.9\n", "is its indentation meant?"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), SLIPS_OF_YAML)
+def test_a_slip_of_yaml_is_told_at_its_line_with_what_to_write(tmp_path, line, words):
+    text = f"pretrain: a\nactor_infer:\n  generating_args:\n    top_k: 5\n{line}    num_beams: 1\n"
+    result = run("convert", write(tmp_path, text))
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert any(f"pipeline.yaml:{number}:" in result.stderr for number in (5, 6))
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("temperature", "write it below generating_args"),
+        ("model_name_or_path", "write it below model_args"),
+        ("mem_fraction_static", "write it into strategy_args.strategy_config"),
+    ],
+)
+def test_a_field_at_the_wrong_level_is_told_where_it_belongs(tmp_path, name, advice):
+    config = pipeline()
+    config["actor_infer"][name] = 1
+    assert advice in run("convert", write(tmp_path, config)).stderr
+    (body,) = converted(write(tmp_path, pipeline()))
+    body["spec"][name] = 1
+    assert advice in run("lint", write(tmp_path, body, "pool.yaml")).stdout
+
+
+def test_an_argument_beside_strategy_config_is_told_where_it_belongs(tmp_path):
+    config = pipeline()
+    config["actor_infer"]["strategy_args"]["load_format"] = "dummy"
+    result = run("convert", write(tmp_path, config))
+    assert "write it into strategy_args.strategy_config" in result.stderr

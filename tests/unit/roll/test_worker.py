@@ -78,3 +78,14 @@ def test_a_strategy_is_told_as_what_it_is(name, words):
     ((field, message),) = told(strategy_args={"strategy_name": name, "strategy_config": config})
     assert field == "spec.strategy_args.strategy_name"
     assert words in message
+
+
+def test_a_misspelt_name_that_no_engine_depends_on_does_no_harm():
+    planned = plan_pool(
+        OWNER,
+        guide_spec(
+            model_args={"model_name_or_path": "a/b", "disable-gradient-checkpointing": True},
+            generating_args={"doSample": True},
+        ),
+    )
+    assert not isinstance(planned, Refused)
