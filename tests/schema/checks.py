@@ -59,7 +59,10 @@ class Verdict:
     @property
     def is_judgement(self) -> bool:
         """Whether it is SGLang that refuses, and nothing that the stand-ins lack."""
-        return self.message.startswith(("AssertionError", "ValueError", "RuntimeError"))
+        return self.message.startswith(_REFUSALS)
+
+
+_REFUSALS = ("AssertionError", "ValueError", "RuntimeError", "NotImplementedError")
 
 
 class _Model(Stub):
@@ -105,7 +108,7 @@ def _run(sglang: SGLang, fields: Mapping[str, Any], ground: Ground) -> None:
         "check_torch_2_9_1_cudnn_compatibility": lambda self: None,
     }
     kind = type("ServerArgs", (sglang._server_args,), methods)
-    args = kind(model_path="x/y", device="cuda", **fields)
+    args = kind(**{"model_path": "x/y", "device": "cuda", **fields})
     if hasattr(args, "resolve_once"):
         args.resolve_once()
     if hasattr(args, "check_server_args"):

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from sglang_operator.engine.combination_rules import terms
+from tests.schema.sglang import SGLang
+
 Fields = dict[str, Any]
 _LORA: Fields = {"enable_lora": True, "max_lora_rank": 16, "lora_target_modules": ["q_proj"]}
 _EAGLE: Fields = {"speculative_algorithm": "EAGLE", "attention_backend": "triton"}
@@ -196,4 +199,113 @@ EXAMPLES: dict[str, tuple[Fields, Fields]] = {
         {"generation_tokens_buckets": ["custom", "8", "8"]},
         {"generation_tokens_buckets": ["custom", "8", "9"]},
     ),
+    "contexts-tp": ({"attn_cp_size": 3, "tp_size": 4}, {"attn_cp_size": 2, "tp_size": 4}),
+    "contexts-dp-tp": (
+        {**_COPIES, "attn_cp_size": 4, "tp_size": 4},
+        {**_COPIES, "attn_cp_size": 2, "tp_size": 4},
+    ),
+    "expert-copies-tp": ({"moe_dp_size": 3, "tp_size": 4}, {"moe_dp_size": 2, "tp_size": 4}),
+    "expert-copies-ep": (
+        {"moe_dp_size": 2, "attn_cp_size": 2, "ep_size": 2, "tp_size": 8},
+        {"moe_dp_size": 2, "attn_cp_size": 2, "ep_size": 4, "tp_size": 8},
+    ),
+    "expert-copies-contexts": (
+        {"moe_dp_size": 2, "tp_size": 4},
+        {"moe_dp_size": 2, "attn_cp_size": 2, "tp_size": 4},
+    ),
+    "attention-copies-tp": ({"attn_dp_size": 3, "tp_size": 4}, {"attn_dp_size": 2, "tp_size": 4}),
+    "flashinfer-transport": (
+        {"moe_a2a_backend": "flashinfer", "moe_runner_backend": "flashinfer_cutlass"},
+        {**_COPIES, "moe_a2a_backend": "flashinfer", "moe_runner_backend": "flashinfer_cutlass"},
+    ),
+    "weights-spread-tp": ({"dwdp_size": 2, "tp_size": 4}, {"dwdp_size": 4, "tp_size": 4}),
+    "priority-two-policies": (
+        {"enable_priority_scheduling": True, "schedule_policy": "routing-key"},
+        {"enable_priority_scheduling": True, "schedule_policy": "lof"},
+    ),
+    "collector-thresholds": ({"gc_threshold": [1, 2, 3, 4]}, {"gc_threshold": [1, 2, 3]}),
 }
+
+# What an example of a rule in terms needs beside them.
+_BESIDE: dict[str, Fields] = {
+    "lora_drain_wait_threshold<0 enable_lora": _LORA,
+    "enable_lora_overlap_loading !max_loaded_loras": _LORA,
+}
+_BESIDE_FIRST: dict[str, Fields] = {
+    "enable_kv_cache_sharding": {"disaggregation_mode": "prefill"},
+    "prefill_only_disable_kv_cache": {
+        "is_embedding": True,
+        "chunked_prefill_size": -1,
+        "disable_radix_cache": True,
+    },
+    "enable_return_aux_hidden_states": {"speculative_algorithm": "EAGLE3"},
+    "speculative_algorithm=DFLASH": {"speculative_draft_model_path": "x"},
+    "speculative_dflash_block_size<1": {"speculative_draft_model_path": "x"},
+    "prefill_kv_cache_dequant_dtype!=auto": {"kv_cache_dtype": "fp8_e4m3"},
+}
+
+_SETTING: Fields = {
+    "kv_events_config": '{"publisher": "zmq"}',
+    "return_aux_hidden_state_layer_ids": [2],
+    "sidecar_args": ["x"],
+}
+
+
+def of(sglang: SGLang, name: str) -> tuple[Fields, Fields]:
+    """What breaks a rule, and what just holds; of one in terms, made from them."""
+    if name in EXAMPLES:
+        return EXAMPLES[name]
+    found = terms.parse(name)
+    beside = _BESIDE.get(name) or _BESIDE_FIRST.get(name.split()[0], {})
+    beside = {key: value for key, value in beside.items() if key not in {t.field for t in found}}
+    breaks: Fields = {}
+    for term in found:
+        breaks |= _meeting(sglang, term)
+    last = found[0] if len(found) == 1 or "<" in found[0].sign else found[1]
+    holds = {key: value for key, value in breaks.items() if key != last.field}
+    return {**beside, **breaks}, {**beside, **holds, **_missing(sglang, last)}
+
+
+def _meeting(sglang: SGLang, term: terms.Term) -> Fields:
+    match term.sign:
+        case "":
+            return {term.field: _some(sglang, term.field)}
+        case "=":
+            return {term.field: term.values[0]}
+        case "<" | "<=":
+            return {term.field: int(term.values[0]) - 1}
+        case ">":
+            return {term.field: int(term.values[0]) + 1}
+        case "!" if term.field == "skip_tokenizer_init":
+            return {term.field: False}  # of the usual fields, where it is set
+        case "!=" if sglang.defaults.get(term.field) in term.values:
+            action = sglang.action(term.field)
+            choices = action.choices if action and action.choices else ("x",)
+            return {term.field: next(x for x in choices if x not in term.values)}
+    return {}
+
+
+def _missing(sglang: SGLang, term: terms.Term) -> Fields:
+    """What does not meet a term; nothing, if no word does."""
+    match term.sign:
+        case "!":
+            return {term.field: _some(sglang, term.field)}
+        case "!=":
+            return {term.field: term.values[0]}
+        case "<":
+            return {term.field: int(term.values[0])}
+        case "<=":
+            return {term.field: int(term.values[0]) + 1}
+    return {}
+
+
+def _some(sglang: SGLang, field: str) -> Any:
+    """A value that sets a field."""
+    action = sglang.action(field)
+    if field in _SETTING:
+        return _SETTING[field]
+    if action is None or action.nargs == 0:
+        return True
+    if action.choices:
+        return next(choice for choice in action.choices if choice not in ("none", "auto"))
+    return 2 if action.type is int else "x"

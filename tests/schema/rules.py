@@ -1,13 +1,15 @@
 """Which rules of ``engine.combinations`` a version has, and where: by breaking them.
 
 ``examples`` has arguments that break each rule and others that just hold.  A version has the rule
-if its own check refuses the first on every ground, and takes the second on one or more.
+if its own check refuses the first on every ground, and has nothing there against the second on
+one or more.
 """
 
 from typing import Any
 
-from tests.schema import checks
-from tests.schema.examples import EXAMPLES, Fields
+from sglang_operator.engine.combination_rules import RULES
+from tests.schema import checks, examples
+from tests.schema.examples import Fields
 from tests.schema.sglang import SGLang
 
 BASE: dict[str, Any] = {"mem_fraction_static": 0.7, "skip_tokenizer_init": True, "tp_size": 2}
@@ -15,20 +17,30 @@ BASE: dict[str, Any] = {"mem_fraction_static": 0.7, "skip_tokenizer_init": True,
 
 def places(sglang: SGLang) -> dict[str, str]:
     """The rules of a version with their places in its source."""
-    found = {name: _place(sglang, *EXAMPLES[name]) for name in EXAMPLES}
+    found = {name: _place(sglang, *examples.of(sglang, name)) for name in RULES}
     return {name: place for name, place in found.items() if place}
 
 
 def _place(sglang: SGLang, breaks: Fields, holds: Fields) -> str:
-    if not {*breaks, *holds} <= set(sglang.names):
+    if not {*breaks, *holds} <= set(sglang.names) or not _are_choices(sglang, breaks):
         return ""
     refusals = {ground.name: verdict(sglang, breaks, ground) for ground in checks.GROUNDS}
     if not all(refusal.is_judgement for refusal in refusals.values()):
         return ""
-    if all(verdict(sglang, holds, ground).place for ground in checks.GROUNDS):
-        return ""
     # An older GPU may refuse a part of it for being old.
-    return refusals[checks.NEWEST].place.removeprefix("sglang.srt.")
+    place = refusals[checks.NEWEST].place
+    if all(verdict(sglang, holds, ground).place == place for ground in checks.GROUNDS):
+        return ""
+    return place.removeprefix("sglang.srt.")
+
+
+def _are_choices(sglang: SGLang, fields: Fields) -> bool:
+    """Whether the parser takes these values, where it has a list of them."""
+    actions = {field: sglang.action(field) for field in fields}
+    return all(
+        action is None or not action.choices or isinstance(value, list) or value in action.choices
+        for action, value in zip(actions.values(), fields.values(), strict=True)
+    )
 
 
 def verdict(sglang: SGLang, fields: Fields, ground: checks.Ground) -> checks.Verdict:

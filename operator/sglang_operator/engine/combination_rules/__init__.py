@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 
-from sglang_operator.engine.combination_rules import kernels, parallel, serving, speculative
+from sglang_operator.engine.combination_rules import (
+    kernels,
+    parallel,
+    plain,
+    serving,
+    speculative,
+)
 from sglang_operator.engine.combination_rules.base import Rule, Settings
 
 __all__ = ("RULES", "Rule", "Settings")
@@ -12,4 +18,5 @@ RULES: Mapping[str, Rule] = {
     **serving.RULES,
     **speculative.RULES,
     **kernels.RULES,
+    **plain.RULES,
 }

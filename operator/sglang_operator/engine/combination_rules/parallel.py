@@ -82,10 +82,72 @@ RULES = {
     "cutlass-fp8-experts": rule(
         "ep_size moe_runner_backend quantization moe_a2a_backend",
         lambda s: (
-            s["moe_runner_backend"] == "cutlass" and s["quantization"] == "fp8" and _experts(s) > 1
+            s["moe_runner_backend"] == "cutlass"
+            and s["quantization"] in ("fp8", "mxfp8")
+            and _experts(s) > 1
         ),
         "1 with moe_runner_backend: cutlass and quantization: fp8",
         "remove it, or use another moe_runner_backend",
+    ),
+    "contexts-tp": rule(
+        "attn_cp_size tp_size",
+        lambda s: _indivisible(s, "tp_size", "attn_cp_size"),
+        "a divisor of tp_size",
+        "correct it",
+    ),
+    "contexts-dp-tp": rule(
+        "attn_cp_size dp_size tp_size enable_dp_attention",
+        lambda s: (
+            spreads_attention(s)
+            and size(s, "attn_cp_size") > 1
+            and size(s, "tp_size") % (size(s, "attn_cp_size") * size(s, "dp_size")) != 0
+        ),
+        "such that attn_cp_size times dp_size divides tp_size",
+        "lower one of them",
+    ),
+    "expert-copies-tp": rule(
+        "moe_dp_size tp_size",
+        lambda s: _indivisible(s, "tp_size", "moe_dp_size"),
+        "a divisor of tp_size",
+        "correct it",
+    ),
+    "expert-copies-ep": rule(
+        "moe_dp_size ep_size tp_size moe_a2a_backend",
+        lambda s: (
+            size(s, "moe_dp_size") > 1
+            and _experts(s) > 1
+            and _experts(s) * size(s, "moe_dp_size") != size(s, "tp_size")
+        ),
+        "such that moe_dp_size times ep_size is tp_size",
+        "correct one of them",
+    ),
+    "expert-copies-contexts": rule(
+        "moe_dp_size attn_cp_size",
+        lambda s: size(s, "moe_dp_size") > 1 and size(s, "attn_cp_size") != size(s, "moe_dp_size"),
+        "1, or attn_cp_size",
+        "correct it, or attn_cp_size",
+    ),
+    "attention-copies-tp": rule(
+        "attn_dp_size tp_size",
+        lambda s: _indivisible(s, "tp_size", "attn_dp_size"),
+        "a divisor of tp_size",
+        "correct it",
+    ),
+    "flashinfer-transport": rule(
+        "moe_a2a_backend enable_dp_attention attn_dp_size",
+        lambda s: (
+            s["moe_a2a_backend"] == "flashinfer"
+            and not is_on(s, "enable_dp_attention")
+            and size(s, "attn_dp_size") == 1
+        ),
+        "enable_dp_attention with dp_size: tp_size beside flashinfer",
+        "write both, or use another moe_a2a_backend",
+    ),
+    "weights-spread-tp": rule(
+        "dwdp_size tp_size",
+        lambda s: size(s, "dwdp_size") > 1 and size(s, "dwdp_size") != size(s, "tp_size"),
+        "tp_size",
+        "correct it",
     ),
     "decode-tp": rule(
         "disaggregation_decode_tp disaggregation_mode",

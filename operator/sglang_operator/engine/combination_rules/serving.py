@@ -141,6 +141,21 @@ RULES = {
         "fcfs or lof with enable_priority_scheduling",
         "use fcfs",
     ),
+    "priority-two-policies": rule(
+        "schedule_policy enable_priority_scheduling",
+        lambda s: (
+            is_on(s, "enable_priority_scheduling")
+            and s["schedule_policy"] in ("routing-key", "hybrid-fcfs")
+        ),
+        "fcfs or lof with enable_priority_scheduling",
+        "use fcfs",
+    ),
+    "collector-thresholds": rule(
+        "gc_threshold",
+        lambda s: isinstance(s["gc_threshold"], (list, tuple)) and len(s["gc_threshold"]) > 3,
+        "one to three numbers",
+        "remove the others",
+    ),
     "metrics-file": rule(
         "export_metrics_to_file export_metrics_to_file_dir",
         lambda s: is_on(s, "export_metrics_to_file") and s["export_metrics_to_file_dir"] is None,

@@ -20,7 +20,7 @@ def _lora(s: Settings) -> bool:
 
 def _steps(s: Settings) -> bool:
     given = (s["speculative_eagle_topk"], s["speculative_num_draft_tokens"])
-    drafts = s["speculative_algorithm"] in DRAFTING
+    drafts = s["speculative_algorithm"] in DRAFTING and not s["speculative_adaptive"]
     return drafts and s["speculative_num_steps"] is None and given != (None, None)
 
 
@@ -101,7 +101,7 @@ RULES = {
     ),
     "draft-steps": rule(
         "speculative_num_steps speculative_algorithm speculative_eagle_topk "
-        "speculative_num_draft_tokens",
+        "speculative_num_draft_tokens speculative_adaptive",
         _steps,
         "speculative_num_steps, speculative_eagle_topk and speculative_num_draft_tokens together",
         "write all three, or none",
