@@ -199,6 +199,14 @@ EXAMPLES: dict[str, tuple[Fields, Fields]] = {
         {"generation_tokens_buckets": ["custom", "8", "8"]},
         {"generation_tokens_buckets": ["custom", "8", "9"]},
     ),
+    "two-batch-overlap-dp": (
+        {**_COPIES, "enable_two_batch_overlap": True},
+        {**_COPIES, "enable_two_batch_overlap": True, "moe_a2a_backend": "deepep"},
+    ),
+    "trtllm-routed-quantization": (
+        {"moe_runner_backend": "flashinfer_trtllm_routed", "quantization": "awq"},
+        {"moe_runner_backend": "flashinfer_trtllm_routed", "quantization": "fp8"},
+    ),
     "contexts-tp": ({"attn_cp_size": 3, "tp_size": 4}, {"attn_cp_size": 2, "tp_size": 4}),
     "contexts-dp-tp": (
         {**_COPIES, "attn_cp_size": 4, "tp_size": 4},
@@ -229,7 +237,7 @@ EXAMPLES: dict[str, tuple[Fields, Fields]] = {
 # What an example of a rule in terms needs beside them.
 _BESIDE: dict[str, Fields] = {
     "lora_drain_wait_threshold<0 enable_lora": _LORA,
-    "enable_lora_overlap_loading !max_loaded_loras": _LORA,
+    "enable_lora_overlap_loading !max_loaded_loras enable_lora": _LORA,
 }
 _BESIDE_FIRST: dict[str, Fields] = {
     "enable_kv_cache_sharding": {"disaggregation_mode": "prefill"},
@@ -256,14 +264,20 @@ def of(sglang: SGLang, name: str) -> tuple[Fields, Fields]:
     if name in EXAMPLES:
         return EXAMPLES[name]
     found = terms.parse(name)
+    breaks = meeting(sglang, name)
     beside = _BESIDE.get(name) or _BESIDE_FIRST.get(name.split()[0], {})
     beside = {key: value for key, value in beside.items() if key not in {t.field for t in found}}
-    breaks: Fields = {}
-    for term in found:
-        breaks |= _meeting(sglang, term)
     last = found[0] if len(found) == 1 or "<" in found[0].sign else found[1]
     holds = {key: value for key, value in breaks.items() if key != last.field}
     return {**beside, **breaks}, {**beside, **holds, **_missing(sglang, last)}
+
+
+def meeting(sglang: SGLang, name: str) -> Fields:
+    """What breaks a rule in terms, and no more; it is refused somewhere, if not there."""
+    found: Fields = {}
+    for term in terms.parse(name) if name not in EXAMPLES else ():
+        found |= _meeting(sglang, term)
+    return found
 
 
 def _meeting(sglang: SGLang, term: terms.Term) -> Fields:

@@ -18,7 +18,13 @@ BASE: dict[str, Any] = {"mem_fraction_static": 0.7, "skip_tokenizer_init": True,
 def places(sglang: SGLang) -> dict[str, str]:
     """The rules of a version with their places in its source."""
     found = {name: _place(sglang, *examples.of(sglang, name)) for name in RULES}
-    return {name: place for name, place in found.items() if place}
+    return {name: place for name, place in found.items() if place and _is_refused(sglang, name)}
+
+
+def _is_refused(sglang: SGLang, name: str) -> bool:
+    """Whether the terms of a rule are refused without what else its example has."""
+    alone = examples.meeting(sglang, name)
+    return not alone or all(verdict(sglang, alone, ground).place for ground in checks.GROUNDS)
 
 
 def _place(sglang: SGLang, breaks: Fields, holds: Fields) -> str:

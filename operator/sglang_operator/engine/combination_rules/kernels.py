@@ -75,6 +75,18 @@ RULES = {
         "modelopt_fp4, modelopt_fp8 or none with moe_runner_backend: flashinfer_cutlass",
         "correct it, or use another moe_runner_backend",
     ),
+    "trtllm-routed-quantization": rule(
+        "quantization moe_runner_backend",
+        _quantized(
+            "flashinfer_trtllm_routed",
+            (
+                *("modelopt_fp4", "modelopt_fp8", "modelopt_mixed", "nvfp4_online"),
+                *("fp8", "mxfp8", "mxfp4", "compressed-tensors"),
+            ),
+        ),
+        "fp8, modelopt_fp4 or none with moe_runner_backend: flashinfer_trtllm_routed",
+        "correct it, or use another moe_runner_backend",
+    ),
     "trtllm-moe-quantization": rule(
         "quantization moe_runner_backend",
         _quantized(

@@ -65,8 +65,22 @@ RULES = {
         "raise ep_size, or remove it",
     ),
     "two-batch-overlap": rule(
-        "enable_two_batch_overlap moe_a2a_backend",
-        lambda s: is_on(s, "enable_two_batch_overlap") and s["moe_a2a_backend"] == "none",
+        "enable_two_batch_overlap moe_a2a_backend enable_dp_attention attn_dp_size",
+        lambda s: (
+            is_on(s, "enable_two_batch_overlap")
+            and s["moe_a2a_backend"] == "none"
+            and not is_on(s, "enable_dp_attention")
+            and size(s, "attn_dp_size") == 1
+        ),
+        "a moe_a2a_backend beside it, such as deepep",
+        "write moe_a2a_backend, or remove it",
+    ),
+    "two-batch-overlap-dp": rule(
+        "enable_two_batch_overlap moe_a2a_backend enable_dp_attention",
+        lambda s: (
+            is_on(s, "enable_two_batch_overlap", "enable_dp_attention")
+            and s["moe_a2a_backend"] == "none"
+        ),
         "a moe_a2a_backend beside it, such as deepep",
         "write moe_a2a_backend, or remove it",
     ),
@@ -134,10 +148,10 @@ RULES = {
         "correct it",
     ),
     "flashinfer-transport": rule(
-        "moe_a2a_backend enable_dp_attention attn_dp_size",
+        "moe_a2a_backend enable_dp_attention dp_size attn_dp_size",
         lambda s: (
             s["moe_a2a_backend"] == "flashinfer"
-            and not is_on(s, "enable_dp_attention")
+            and not spreads_attention(s)
             and size(s, "attn_dp_size") == 1
         ),
         "enable_dp_attention with dp_size: tp_size beside flashinfer",

@@ -7,7 +7,7 @@ from sglang_operator.engine.combination_rules.base import Rule
 
 # The first asks for the second, where a third holds.
 _NEEDED = """
-enable_prefill_cp cp_strategy
+enable_prefill_cp cp_strategy !enable_dsa_prefill_context_parallel !enable_prefill_context_parallel
 disaggregation_decode_enable_offload_kvcache hicache_storage_backend disaggregation_mode=decode
 hicache_host_memory_mode=buffer_only hicache_storage_backend enable_hierarchical_cache
 elastic_ep_rejoin elastic_ep_backend
@@ -29,7 +29,17 @@ speculative_skip_dp_mlp_sync speculative_algorithm=EAGLE|NEXTN
 load_publish_endpoint kv_events_config
 moe_runner_backend=flashinfer_cutedsl quantization=modelopt_fp4
 prefill_kv_cache_dequant_dtype!=auto kv_cache_dtype=nvfp4
-enable_lora_overlap_loading max_loaded_loras
+enable_lora_overlap_loading max_loaded_loras enable_lora
+enable_mamba_cache_stochastic_rounding mamba_ssm_dtype=float16
+flashinfer_a2a_dispatch_type!=auto moe_a2a_backend=flashinfer flashinfer_a2a_dispatch_type
+enable_megamoe_for_layernorm_sp enable_layernorm_sp
+speculative_draft_sink_size>0 speculative_draft_window_size
+speculative_use_block_verification speculative_algorithm=EAGLE|EAGLE3|NEXTN|DFLASH|DSPARK
+enable_http_worker_reuseport tokenizer_worker_num>1
+ep_join_rank_offset>0 ep_join_mode=scale
+sampling_backend=intel_xpu device=xpu
+radix_eviction_policy=tlru radix_eviction_policy_config
+enable_linker_mla_dedup enable_unified_cache_external_linker
 speculative_algorithm=DFLASH speculative_draft_model_path
 enable_return_aux_hidden_states speculative_algorithm=EAGLE3|DFLASH|DSPARK
 """
@@ -43,6 +53,11 @@ enable_lmcache dcp_size>1
 enable_lmcache enable_streaming_session
 enable_lmcache disaggregation_mode=prefill|decode
 enable_lmcache speculative_algorithm
+enable_lmcache hicache_host_memory_mode=buffer_only
+language_model_only language_only
+enable_response_store disaggregation_mode=prefill|decode
+ple_offload_embedding cpu_offload_gb>0
+ple_offload_embedding offload_group_size>0
 enable_unified_cache_external_linker disable_radix_cache
 enable_unified_cache_external_linker radix_cache_backend
 enable_unified_cache_external_linker enable_hierarchical_cache
@@ -106,6 +121,8 @@ speculative_algorithm=NGRAM|STANDALONE|DFLASH
 _LEAST: Mapping[str, float] = {
     "pp_max_micro_batch_size": 1,
     "speculative_draft_window_size": 1,
+    "speculative_draft_sink_size": 0,
+    "mamba_cache_philox_rounds": 0,
     "mm_processor_worker_num": 0,
     "mm_io_worker_num": 0,
     "mm_preprocess_cache_size_mb": 0,
@@ -132,17 +149,27 @@ _LEAST_WITH: Mapping[str, tuple[str, float]] = {
     "speculative_dflash_block_size": ("speculative_algorithm=DFLASH", 1),
 }
 
-# What is refused alone, with what is taken instead.
+_SCORING_ATTENTION = ("flashinfer attention with enable_mis", "use that, or remove enable_mis")
+_TOKENSPEED_CACHE = (
+    "kv_cache_dtype: fp8_e4m3 beside tokenspeed_mla",
+    "write that, or use another attention backend",
+)
+_CUTEDSL_CACHE = (
+    "kv_cache_dtype: fp8_e4m3, bf16 or auto beside cutedsl_mla",
+    "use one of these, or another attention backend",
+)
+# What is refused alone, or with what else, and what is taken instead.
 _NEVER: Mapping[str, tuple[str, str]] = {
     "prefill_attention_backend=cutedsl_mla": (
         "cutedsl_mla for decoding alone",
         "write decode_attention_backend: cutedsl_mla instead",
     ),
     "enable_mis attention_backend attention_backend!=flashinfer "
-    "!prefill_attention_backend !decode_attention_backend": (
-        "attention_backend: flashinfer with enable_mis",
-        "use that, or remove enable_mis",
+    "!prefill_attention_backend !decode_attention_backend": _SCORING_ATTENTION,
+    "enable_mis prefill_attention_backend prefill_attention_backend!=flashinfer": (
+        _SCORING_ATTENTION
     ),
+    "enable_mis decode_attention_backend decode_attention_backend!=flashinfer": _SCORING_ATTENTION,
     "cuda_graph_backend_prefill=full": (
         "tc_piecewise, breakable or disabled for prefill",
         "use one of these",
@@ -152,20 +179,41 @@ _NEVER: Mapping[str, tuple[str, str]] = {
         "write linear_attn_prefill_backend: flashkda instead",
     ),
     "speculative_moe_a2a_backend=deepep_v2": ("another one, such as deepep", "use that"),
-    "attention_backend=tokenspeed_mla kv_cache_dtype!=fp8_e4m3": (
-        "kv_cache_dtype: fp8_e4m3 beside it",
-        "write that, or use another attention_backend",
-    ),
+    "attention_backend=tokenspeed_mla kv_cache_dtype!=fp8_e4m3": _TOKENSPEED_CACHE,
+    "decode_attention_backend=tokenspeed_mla kv_cache_dtype!=fp8_e4m3": _TOKENSPEED_CACHE,
     "quantization=nvfp4_online "
     "moe_runner_backend!=auto|flashinfer_trtllm|flashinfer_trtllm_routed": (
         "moe_runner_backend: flashinfer_trtllm with quantization: nvfp4_online",
         "use that",
     ),
-    "moe_runner_backend=flashinfer_trtllm_routed "
-    "quantization=awq|gptq|gguf|bitsandbytes|marlin|w8a8_int8|w8a8_fp8|qoq|quark|modelslim": (
-        "quantization: fp8, modelopt_fp4 or none with moe_runner_backend: flashinfer_trtllm_routed",
-        "correct it, or use another moe_runner_backend",
+    "attention_backend=cutedsl_mla kv_cache_dtype=fp8_e5m2|fp4_e2m1": _CUTEDSL_CACHE,
+    "decode_attention_backend=cutedsl_mla kv_cache_dtype=fp8_e5m2|fp4_e2m1": _CUTEDSL_CACHE,
+    "attention_backend=fa4 enable_deterministic_inference": (
+        "flashinfer, fa3 or triton with enable_deterministic_inference",
+        "use one of these",
     ),
+    "ep_dispatch_algorithm=static moe_a2a_backend=none": (
+        "a moe_a2a_backend beside static, such as deepep",
+        "write moe_a2a_backend, or use another ep_dispatch_algorithm",
+    ),
+    "moe_a2a_backend=pplx attn_dp_size<2 !enable_dp_attention": (
+        "attn_dp_size of 2 or more beside pplx",
+        "write it, or use another moe_a2a_backend",
+    ),
+    "enable_tp_lm_head_all_to_all attn_dp_size<2 !enable_dp_attention": (
+        "attn_dp_size of 2 or more beside it",
+        "write it, or remove enable_tp_lm_head_all_to_all",
+    ),
+    "moe_runner_backend=lora_triton !enable_lora !lora_paths": (
+        "enable_lora beside lora_triton",
+        "write it, or use another moe_runner_backend",
+    ),
+    "disaggregation_decode_host_receive_threshold<0": ("0 to 1", "correct it"),
+    "disaggregation_decode_host_receive_threshold>1": ("0 to 1", "correct it"),
+    "hicache_host_memory_fraction<=0": ("a number above 0 and at most 1", "correct it"),
+    "hicache_host_memory_fraction>1": ("a number above 0 and at most 1", "correct it"),
+    "grpc_port<1": ("1 to 65535", "correct it"),
+    "grpc_port>65535": ("1 to 65535", "correct it"),
 }
 
 _OPPOSITE = {"=": "!=", "!=": "=", ">": "<", "": "!"}

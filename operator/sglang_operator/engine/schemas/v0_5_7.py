@@ -331,6 +331,7 @@ SCHEMA: Schema = {
         "dense-tp": "server_args:4554",
         "eplb-without-experts": "server_args:1892",
         "two-batch-overlap": "server_args:4666",
+        "two-batch-overlap-dp": "server_args:4666",
         "cutlass-moe-experts": "server_args:1826",
         "cutlass-fp8-experts": "server_args:1854",
         "decode-tp": "server_args:2178",
