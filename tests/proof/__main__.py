@@ -5,6 +5,7 @@ a value of every form, ROLL's examples, and random configurations.
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 
 from sglang_operator.api import errors
 from sglang_operator.engine.schemas import index
-from tests.proof import cases
+from tests.proof import cases, together
 from tests.proof.judge import ACCEPTED, Disproved, judge
 from tests.proof.oracle import Case
 from tests.schema.sglang import SGLang, opened
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--count", type=int, default=2000, help="random configurations of each that are accepted"
     )
+    parser.add_argument("--together", type=int, default=2000, help="random command lines of each")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
     total: Counter[str] = Counter()
@@ -41,6 +43,7 @@ def main(argv: list[str]) -> int:
         }
         for kind, found in kinds.items():
             total += _run(sglang, kind, found, given.count if kind == "random" else None)
+        total += _together(sglang, given.seed, given.together)
     _report(total)
     return 1 if total["disproved"] else 0
 
@@ -68,6 +71,20 @@ def _run(sglang: SGLang, kind: str, found: Iterable[Case], most: int | None) -> 
         f"{sglang.version:13} {kind:16} {counts['cases']:6} cases: {counts[ACCEPTED]:6} accepted, "
         f"{counts['refused']:6} refused, {counts['disproved']:3} disproved  ({seconds:.1f} s)"
     )
+    return counts
+
+
+def _together(sglang: SGLang, seed: int, count: int) -> Counter[str]:
+    """Judge so many random command lines by the version's own check of arguments together."""
+    counts: Counter[str] = Counter(cases=count)
+    for case in itertools.islice(together.chance(sglang, seed), count):
+        try:
+            counts[together.judge(sglang, case)] += 1
+        except Disproved as error:
+            counts["disproved"] += 1
+            print(f"  {error}")
+    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    print(f"{sglang.version:13} together         {told}")
     return counts
 
 

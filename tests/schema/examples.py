@@ -253,6 +253,7 @@ _BESIDE_FIRST: dict[str, Fields] = {
 }
 
 _SETTING: Fields = {
+    "radix_eviction_policy_config": {"threshold": 8},
     "kv_events_config": '{"publisher": "zmq"}',
     "return_aux_hidden_state_layer_ids": [2],
     "sidecar_args": ["x"],

@@ -24,15 +24,20 @@ def places(sglang: SGLang) -> dict[str, str]:
 def _is_refused(sglang: SGLang, name: str) -> bool:
     """Whether the terms of a rule are refused without what else its example has."""
     alone = examples.meeting(sglang, name)
-    return not alone or all(verdict(sglang, alone, ground).place for ground in checks.GROUNDS)
+    breaks, _ = examples.of(sglang, name)
+    return alone in ({}, breaks) or all(
+        verdict(sglang, alone, ground).place for ground in checks.GROUNDS
+    )
 
 
 def _place(sglang: SGLang, breaks: Fields, holds: Fields) -> str:
     if not {*breaks, *holds} <= set(sglang.names) or not _are_choices(sglang, breaks):
         return ""
-    refusals = {ground.name: verdict(sglang, breaks, ground) for ground in checks.GROUNDS}
-    if not all(refusal.is_judgement for refusal in refusals.values()):
-        return ""
+    refusals = {}
+    for ground in checks.GROUNDS:
+        refusals[ground.name] = verdict(sglang, breaks, ground)
+        if not refusals[ground.name].is_judgement:
+            return ""
     # An older GPU may refuse a part of it for being old.
     place = refusals[checks.NEWEST].place
     if all(verdict(sglang, holds, ground).place == place for ground in checks.GROUNDS):

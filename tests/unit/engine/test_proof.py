@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 
+from sglang_operator.engine.combination_rules import RULES, terms
 from sglang_operator.engine.schemas import index
-from tests.proof import cases, judge, oracle
+from tests.proof import cases, judge, oracle, together
 from tests.unit.engine.wheels import sglang_or_skip
 
 RANDOM_CONFIGURATIONS = 40
+COMMAND_LINES = 60  # of arguments together
 FORMS_STRIDE = 60  # of the values of every form each 60th case
 
 
@@ -42,6 +44,18 @@ def test_rolls_own_examples_are_read_back(sglang):
 def test_random_configurations_are_read_back(sglang):
     for case in itertools.islice(cases.chance(sglang, seed=1), RANDOM_CONFIGURATIONS):
         judge.judge(sglang, case)
+
+
+def test_of_arguments_together_nothing_is_refused_that_sglang_takes(sglang):
+    found = itertools.islice(together.chance(sglang, seed=1), COMMAND_LINES)
+    assert together.ACCEPTED in {together.judge(sglang, case) for case in found}
+
+
+def test_a_rule_that_sglang_does_not_have_is_disproved(monkeypatch):
+    sglang = sglang_or_skip("0.5.7")
+    monkeypatch.setitem(RULES, "swa-ratio", terms.rule("page_size>1", "1", "lower it"))
+    with pytest.raises(judge.Disproved, match="SGLang takes it"):
+        together.judge(sglang, cases.case(sglang, {**cases.BASE, "page_size": 2}))
 
 
 def test_the_proof_can_fail(monkeypatch):

@@ -15,6 +15,8 @@ from sglang_operator.engine.combination_rules.base import (
 )
 
 _MODALITIES = {"image", "video", "audio"}
+_OWN_PAGE = 16
+_ANY_PAGE = ("fa3", "flashinfer", "triton")  # attention that takes pages of any size
 _PRIORITY = ("fcfs", "lof", "routing-key", "hybrid-fcfs")
 
 
@@ -29,15 +31,21 @@ def _modalities(s: Settings) -> bool:
 
 
 def _part_of_a_page(s: Settings) -> bool:
-    """Chunks that end within a page; who spreads attention gets smaller chunks, untold here."""
+    """Chunks that end within a page.
+
+    Who spreads attention gets smaller chunks, and some attention has pages of its own, of 16
+    tokens or a multiple: nothing is told then.
+    """
     chunk, page = number(s["chunked_prefill_size"]), size(s, "page_size")
     return (
         chunk is not None
         and chunk > 0 < page
         and chunk % page != 0
+        and (chunk % _OWN_PAGE != 0 or s["attention_backend"] in _ANY_PAGE)
         and s["disaggregation_mode"] != "decode"
         and not is_on(s, "enable_dp_attention")
-        and not s["attention_backend"]
+        and s["attention_backend"] in (*_ANY_PAGE, None)
+        and not s["prefill_attention_backend"]
         and not s["decode_attention_backend"]
     )
 
@@ -101,7 +109,7 @@ RULES = {
     ),
     "chunk-pages": rule(
         "chunked_prefill_size page_size disaggregation_mode enable_dp_attention "
-        "attention_backend decode_attention_backend",
+        "attention_backend prefill_attention_backend decode_attention_backend",
         _part_of_a_page,
         "a multiple of page_size",
         "correct it, or page_size",
