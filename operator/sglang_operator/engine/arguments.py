@@ -216,7 +216,7 @@ def _writable(request: EngineRequest, given: aliases.Given) -> Iterator[errors.P
                 yield problem
             del given.values[key]
     for index, extra in enumerate(request.extra_args):
-        fault = values.text_fault(extra)
+        fault = values.text_fault(extra) or values.expansion_fault(extra)
         if fault is not None:
             yield errors.FIELD_RANGE(
                 f"spec.extraArgs[{index}]",

@@ -8,6 +8,7 @@ a value has such a form.
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 from sglang_operator.api import errors
@@ -16,6 +17,9 @@ from sglang_operator.engine.schema import Argument
 
 _MAX_DEPTH = 32  # levels of lists and maps in one value
 _MAX_INTEGER = 2**63
+
+# What the kubelet replaces in a text (Kubernetes' third_party/forked/golang/expansion).
+_EXPANDED = re.compile(r"\$\$|\$\([^)]*\)")
 
 # What a value should have been, and what to do about it.
 _Fault = tuple[str, str]
@@ -82,6 +86,19 @@ def text_fault(text: str) -> _Fault | None:
     if not _encodable(text):
         return "text in UTF-8", "write the characters themselves"
     return None
+
+
+def expansion_fault(text: str) -> _Fault | None:
+    """What is wrong with an argument that is not made literal: a variable's value in its place.
+
+    The kubelet puts it there after every check, so that it could be any argument, one that the
+    operator must know among them.
+    """
+    found = next((match for match in _EXPANDED.finditer(text) if match[0] != "$$"), None)
+    if found is None:
+        return None
+    expected = f"an argument without {errors.shown(found[0])}, which the kubelet would replace"
+    return expected, "write the value itself, or $$( for a dollar sign before a parenthesis"
 
 
 def _encodable(text: str) -> bool:

@@ -466,7 +466,7 @@ def test_sampling_parameters_that_cannot_be_written_are_refused(value, reason):
 
 
 def test_extra_arguments_come_last_and_as_they_are():
-    extra = ("--enable-metrics", "--log-requests-level", "1", "--x=$(POD_IP)", "--a=${b}")
+    extra = ("--enable-metrics", "--log-requests-level", "1", "--x=$$(POD_IP)", "--a=${b}$")
     rendered = render(extra_args=extra)
     assert rendered.argv[-5:] == extra
     assert rendered.problems == ()
@@ -521,6 +521,18 @@ def test_other_extra_arguments_are_nobodys_business(argument):
 
 def test_an_extra_argument_that_no_process_can_take_is_refused():
     assert only_problem(extra_args=("--a=\0",)).field == "spec.extraArgs[0]"
+
+
+@pytest.mark.parametrize("argument", ["$(X)", "--$(X)=dummy", "--a=$$$(X)", "--a=$()", "$$$$$(X)"])
+def test_an_extra_argument_must_not_become_another_after_the_checks(argument):
+    problem = only_problem(extra_args=("--enable-metrics", argument))
+    assert (problem.field, problem.severity) == ("spec.extraArgs[1]", ERROR)
+    assert "which the kubelet would replace; write the value itself" in problem.message
+
+
+@pytest.mark.parametrize("argument", ["$$(X)", "--a=$X", "--a=$(X", "a$$$$(X)", "--a=${X}", "$)"])
+def test_dollar_signs_that_reach_the_process_as_they_are_stay(argument):
+    assert problems(extra_args=(argument,)) == ()
 
 
 # --- all together
