@@ -94,10 +94,10 @@ class Trainers(Ground):
         self.renewed[after.id] = self.now
         return after
 
-    def _announce(self, tags: tuple[str, ...], instances: list[str]) -> None:
+    def _announce(self, tags: set[str], instances: list[str]) -> None:
         for engine in self.engines:
             if run_of(engine) in instances:
-                engine.announced |= set(tags)
+                engine.announced |= tags
 
     def _seen_since(self) -> float:
         """A trainer that looks for the first time has to wait the whole duration: it renews."""
@@ -199,12 +199,14 @@ class Trainers(Ground):
     def _sleep(self) -> Generator[None, None, None]:
         trainer = self._trainer()
         tags = (("weights", "kv_cache"), ("kv_cache",))[self.choose(2)]
+        before = self.said
+        wanted = {*before.released, *tags}
         self._step(
             lambda s: weights_steps.sleep(
                 s, trainer, tags=tags, now=self.now, seen=self._seen_since()
             )
         )
-        self._announce(tags, [run_of(engine) for engine in self.engines])
+        self._announce(wanted, [run_of(engine) for engine in self.engines])
         yield
         for _ in range(40):
             acted = self.registry.transaction == trainer.transaction
@@ -219,15 +221,18 @@ class Trainers(Ground):
             self._own(trainer)
             engine.paused = True
             yield
-        self._step(lambda s: weights_steps.slept(s, trainer, instances=covered))
-        self._announce(tags, covered)
+        # What came up since the others went to sleep releases what they did.
+        todo = {run: wanted - before.sleeps(run) for run in covered}
+        todo = {run: released for run, released in todo.items() if released}
+        self._step(lambda s: weights_steps.slept(s, trainer, instances=todo))
+        self._announce(wanted, list(todo))
         yield
-        for instance in covered:
+        for instance, released in todo.items():
             engine = self._find(instance)
             self._own(trainer)
-            engine.released |= set(tags)
+            engine.released |= released
             engine.cached = ""
-            if "weights" in tags:
+            if "weights" in released:
                 engine.holds = GARBAGE
             yield
 
