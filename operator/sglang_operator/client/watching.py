@@ -30,10 +30,27 @@ class Watcher:
 
     async def fresh(self) -> Registry:
         """The registry as it stands at the API server now.  Raises PoolError."""
-        self._note(await self._cluster.registry())
+        if await self._look():
+            await self.close()  # the watch waits for what will not come again
         self._start()
         assert self._latest is not None
         return self._latest
+
+    async def _look(self) -> bool:
+        """Read the registry; whether the API server has gone back in time.
+
+        What is read is never older than what was seen before, unless the server's data were
+        restored from a backup: then that is what there is.  Only what the watch told meanwhile may
+        be newer.  Raises PoolError.
+        """
+        before = self._latest
+        registry = await self._cluster.registry()
+        back = before is not None and registry.resource_version < before.resource_version
+        if back and self._latest is before:
+            self._take(registry)
+        else:
+            self._note(registry)
+        return back
 
     async def latest(self) -> Registry:
         """The registry as last seen.  Raises PoolError if it was never seen and cannot be read."""
@@ -44,7 +61,7 @@ class Watcher:
         seen = await self.latest()
         while True:
             yield seen
-            while self._latest is None or self._latest.resource_version <= seen.resource_version:
+            while self._latest is seen or self._latest is None:
                 await self._changed.wait()
             seen = self._latest
 
@@ -59,6 +76,9 @@ class Watcher:
         known = self._latest
         if known is not None and registry.resource_version <= known.resource_version:
             return
+        self._take(registry)
+
+    def _take(self, registry: Registry) -> None:
         self._latest = registry
         self._changed.set()
         self._changed = asyncio.Event()
@@ -82,21 +102,20 @@ class Watcher:
         self.trouble = detail
 
     async def _run(self) -> None:
-        wait = RETRY_SECONDS
+        wait, read = RETRY_SECONDS, True
         while True:
             try:
+                if not read:  # what happened meanwhile is read, not assumed
+                    await self._look()
+                    wait = RETRY_SECONDS
+                    self._trouble("")
+                read = False
                 assert self._latest is not None
                 async for registry in self._cluster.watch(self._latest.resource_version):
                     self._note(registry)
                     wait = RETRY_SECONDS
                     self._trouble("")
-                # Ended by the API server: what happened meanwhile is read, not assumed.
-                self._note(await self._cluster.registry())
-                wait = RETRY_SECONDS
-                self._trouble("")
             except PoolError as error:
                 self._trouble(str(error))
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))
                 wait = min(wait * 2, MAX_RETRY_SECONDS)
-                with contextlib.suppress(PoolError):
-                    self._note(await self._cluster.registry())

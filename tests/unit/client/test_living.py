@@ -292,4 +292,10 @@ def test_no_task_of_the_client_is_begun_without_a_supervisor():
     begun = set()
     for module in Path(watching.__file__).parent.glob("*.py"):
         begun |= set(re.findall(r"create_task\(\s*([\w.]+)\(", module.read_text()))
-    assert begun == {"self._run", "self._stale", "self._look", "supervision.kept"}
+    assert begun == {
+        "self._run",
+        "self._stale",
+        "self._look",
+        "self._keep_paying",
+        "supervision.kept",
+    }

@@ -219,6 +219,26 @@ def test_what_a_sync_resumed_is_told_once_the_api_server_is_back(world, pool, mo
     assert {(e.weights, e.gate, len(e.released)) for e in world.engines} == {("/c/3", "Open", 0)}
 
 
+def test_an_error_that_nobody_expected_does_not_end_the_tries(world, pool, monkeypatch):
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 0.02)
+    pool.sleep(["kv_cache"], settle=0)
+    away = Away(world, lambda _: resumed(world))
+    with pytest.raises(ClusterError):
+        pool.wake()
+    real, failed = lease.LeaseFile._pay, []
+
+    async def once(self, patience):
+        if not failed:
+            failed.append(True)
+            raise RuntimeError("a bug")
+        await real(self, patience)
+
+    monkeypatch.setattr(lease.LeaseFile, "_pay", once)
+    wait(lambda: failed)
+    away.comes_back()
+    wait(lambda: sleepers(world) == [])
+
+
 def test_the_next_step_of_this_process_does_not_go_without_it(world, pool, monkeypatch):
     monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
     pool.sleep(["kv_cache"], settle=0)

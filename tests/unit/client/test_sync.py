@@ -491,6 +491,36 @@ def test_every_engine_gets_its_place_in_the_group(world, pool):
     }
 
 
+def restored(world):
+    """The API server's data are those of an earlier day; one engine is another since."""
+    world.call(lambda: setattr(world, "_resource_version", 50))
+    world.restart(0, told=False)
+
+
+def test_a_registry_restored_from_a_backup_is_what_there_is(world, pool):
+    """Its resource version goes back, and no watch of before is ever told of it."""
+    pool.update_from_disk("/c/1", "step-1")
+    restored(world)
+    assert pool.nccl_plan("10.0.0.1", 29500).epoch == "-".join(e.instance for e in world.engines)
+    pool.update_from_disk("/c/2", "step-2")
+    assert {engine.weights for engine in world.engines} == {"/c/2"}
+    world.restart(1)  # its watch goes on from there
+    deadline = time.monotonic() + 5
+    while pool.engines()[1].instance != world.engines[1].instance:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_sync_is_stale_once_its_engines_are_seen_in_a_restored_registry(world, pool):
+    with pytest.raises(StaleEpoch), pool.sync("step-1") as sync:
+        restored(world)
+        world.break_watches()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            sync.check()
+            time.sleep(0.01)
+
+
 def test_a_watch_that_ends_is_taken_up_again(world, pool):
     told = threading.Event()
     with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda _: told.set()) as sync:
