@@ -9,6 +9,7 @@ memory released.  The Lease keeps which instances sleep: waking one that restart
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 30.0
 PATIENCE = 10.0
+ANSWER_SECONDS = 0.5  # between two looks at engines that do not answer yet
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,11 @@ def _check(tags: tuple[str, ...], registry: Registry, features: "Features") -> N
         raise Unsupported(texts.NO_MEMORY_SAVER)
 
 
+def _named(engines: Sequence[Engine]) -> str:
+    shown = ", ".join(f"engine {e.rank} ({e.engine}, {e.state})" for e in engines[:8])
+    return shown + (f" and {len(engines) - 8} more" if len(engines) > 8 else "")
+
+
 class Sleeper:
     """The part of a pool that puts engines to sleep, and stays their holder meanwhile."""
 
@@ -123,10 +130,11 @@ class Sleeper:
         registry = await self._pool.fresh()
         _check(tags, registry, self._pool.features(registry))
         await reach(self._pool, registry)
+        await self._answering(timeout)
         hold, before = await self._take(tags)
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
-        engines = [engine for engine in registry.engines if engine.up]
+        engines = [engine for engine in registry.engines if engine.runs]
         calls, features, asleep = self._pool.calls, self._pool.features(registry), before.asleep
         if features.pause:
             whole = before.intact or before.phase is Phase.IDLE
@@ -144,6 +152,33 @@ class Sleeper:
         await supervision.to_its_end(
             self._release(hold, engines, before, {*before.released, *tags})
         )
+        slept = {engine.instance for engine in engines}
+        registry = await self._pool.fresh()
+        if left := [e for e in registry.engines if e.runs and e.instance not in slept]:
+            raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=_named(left)))
+
+    async def _answering(self, timeout: float) -> None:
+        """Wait until every engine with a process answers, ready or not; else raises NotReady.
+
+        Whoever is told that the pool sleeps takes the memory.  One that only misses a probe
+        releases it like the others; one that loads its model cannot, and would have the trainer
+        run out of memory.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            registry = await self._pool.fresh()
+            path = self._pool.features(registry).model_info_path
+            asked = [engine for engine in registry.engines if engine.runs and not engine.up]
+            outcomes = await asyncio.gather(
+                *(self._pool.calls.find(engine, path) for engine in asked), return_exceptions=True
+            )
+            silent = [e for e, outcome in zip(asked, outcomes, strict=True) if outcome is not None]
+            if not silent:
+                return
+            if time.monotonic() > deadline:
+                words = texts.NOT_TO_SLEEP.format(engines=_named(silent), seconds=timeout)
+                raise NotReady(words)
+            await asyncio.sleep(ANSWER_SECONDS)
 
     async def _release(
         self, hold: Hold, engines: list[Engine], before: Transaction, wanted: set[str]

@@ -246,7 +246,9 @@ class AsyncPool:
         Raises Unsupported, before anything is taken, where engines do not know a tag or cannot
         release any memory.
         ``settle``: seconds that Services are given to forget the engines after the gates closed.
-        Raises Held, NotReady, EngineError.
+        Once it returns, every engine that runs has released its memory.  Raises NotReady before
+        anything is taken for one that runs and does not answer within ``timeout`` seconds, and
+        afterwards for one that came up meanwhile; Held, EngineError.
         """
         await self.sleeper.sleep(given.tags(tags), settle=settle, timeout=timeout)
 

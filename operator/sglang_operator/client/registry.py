@@ -12,6 +12,8 @@ from sglang_operator.engine import versions
 
 UP_STATES = frozenset({"InService", "Up"})  # planner/plan.py, EngineState
 IN_SERVICE = "InService"
+# States of an engine without a process that could hold memory here.
+_NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
 GATE_OFF = "Off"
 DEFAULT_GROUP = "weight_update_group"  # SGLang's own default
 _CONFIG_KEY = "engines.json"
@@ -38,6 +40,11 @@ class Engine:
     def up(self) -> bool:
         """It answers, whether or not clients may reach it."""
         return self.state in UP_STATES and self.url is not None and self.instance is not None
+
+    @property
+    def runs(self) -> bool:
+        """It has a process, up or not: that holds GPU memory."""
+        return self.state not in _NO_PROCESS and self.url is not None and self.instance is not None
 
 
 @dataclass(frozen=True, kw_only=True)

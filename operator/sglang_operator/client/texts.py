@@ -151,6 +151,15 @@ NOT_ACKNOWLEDGED = (
     "the operator has not {what} within {seconds:.0f} s (its registry has transaction "
     "{transaction}, phase {phase}); check that the operator runs. Nothing was released"
 )
+NOT_TO_SLEEP = (
+    "{engines}: running but not ready, and without an answer for {seconds:.0f} s, so that the "
+    "memory it holds cannot be released; nothing was taken, nothing released: wait until it is "
+    "ready (wait_ready), then sleep"
+)
+NOT_ALL_ASLEEP = (
+    "{engines}: came up while the pool was put to sleep, and holds its memory; the others sleep: "
+    "call sleep() again once it is ready"
+)
 BEGUN_BEFORE = "this sync was begun before; make another for each try: pool.sync(version)"
 ABORTED = "{kind}: {message}"
 NOTHING_SLEEPS = "there is nothing to wake: the pool is in phase {phase}"

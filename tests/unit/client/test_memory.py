@@ -240,6 +240,66 @@ def test_an_engine_that_misses_a_probe_sleeps_on_and_is_woken(world, pool):
     assert not any(engine.released or engine.paused for engine in world.engines)
 
 
+def test_an_engine_that_misses_a_probe_is_put_to_sleep_like_the_others(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    operate = world._operate
+
+    def operated():
+        operate()
+        if world.state.phase is Phase.SLEEPING:
+            world.engines[1].state = "Starting"
+            world.publish()
+
+    world._operate = operated
+    sleep(pool)
+    assert all(engine.released for engine in world.engines)
+    assert len(world.state.asleep) == 3
+
+
+def test_an_engine_that_runs_and_does_not_answer_keeps_the_pool_from_sleeping(world, pool):
+    """It loads its model: whoever counts on its memory would run out of it."""
+    pool.update_from_disk("/c/1", "step-1")
+    before = len(world.puts)
+    world.engines[1].state, world.engines[1].dead = "Starting", True
+    world.publish()
+    with pytest.raises(NotReady, match=r"engine 1 \(g2-3, Starting\).* nothing was taken"):
+        pool.sleep(settle=0, timeout=0.1)
+    assert len(world.puts) == before
+    assert not any(engine.released for engine in world.engines)
+    world.engines[1].dead = False
+    sleep(pool)
+    assert all(engine.released for engine in world.engines)
+
+
+def test_an_engine_that_came_up_while_the_others_were_put_to_sleep_is_named(world, pool):
+    release = pool._pool.release_memory
+    come = []
+
+    async def then_another(engines, *arguments):
+        engines = list(engines)
+        await release(engines, *arguments)
+        if engines[0].rank == 2 and not come:
+            come.append(world._restart(2, True))
+
+    def in_the_worlds_thread(rank, told):
+        world._loop.call_soon_threadsafe(restart, rank, told)
+
+    restart, world._restart = world._restart, in_the_worlds_thread
+    pool._pool.release_memory = then_another
+    with pytest.raises(NotReady, match=r"engine 2 \(g4-5, Up\): came up .* the others sleep"):
+        sleep(pool)
+    assert [bool(engine.released) for engine in world.engines] == [True, True, False]
+    sleep(pool)
+    assert all(engine.released for engine in world.engines)
+
+
+def test_an_engine_without_a_process_holds_no_memory(world, pool):
+    world.engines[1].state, world.engines[1].instance = "Pending", ""
+    world.publish()
+    sleep(pool)
+    assert [bool(engine.released) for engine in world.engines] == [True, False, True]
+
+
 def test_a_sleeper_that_cannot_be_reached_keeps_the_pool_asleep(world, pool):
     pool.update_from_disk("/c/1", "step-1")
     sleep(pool, "kv_cache")
