@@ -22,6 +22,7 @@ LAYERS = (
     "transitions",
     "supervision",
     "sending",
+    "clocks",
     "cluster",
     "fleet",
     "picture",

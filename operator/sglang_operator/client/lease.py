@@ -22,11 +22,15 @@ from sglang_operator.client.errors import (
     PoolError,
     Unsupported,
 )
+from sglang_operator.clocks import steady
+from sglang_operator.sending import DELIVERY_SECONDS
 
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0
 CONFLICT_SECONDS = 0.02  # after somebody else was quicker, doubling; as often as patience lasts
 CLOSE_SECONDS = 2.0  # that a process which ends gives what it still owes to the Lease
+# What a request may still take to arrive once it has left, and how exact a holder's timing is.
+_IN_FLIGHT = DELIVERY_SECONDS + 1.0
 MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
 # For which the operator's loads are waited for, by everybody: an engine that reads its weights
@@ -45,7 +49,7 @@ class Sight:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A state that was put, into which Lease, and when it was sent, by the monotonic clock."""
+    """A state that was put, into which Lease, and when it was sent, by the steady clock."""
 
     state: Transaction
     lease: str
@@ -63,6 +67,19 @@ class _Owed:
 
     lease: str | None  # the UID of the one that it belongs into; None: not known
     step: Step
+
+
+def recorded(duration: float) -> float:
+    """The duration that a Lease says, by which others wait, for one that a trainer gives.
+
+    Longer where what left at the last moment could arrive after others have begun.
+    """
+    return max(duration, duration * MARGIN + _IN_FLIGHT)
+
+
+def counted(recorded: float) -> float:
+    """For how long its holder counts on a renewal, of a Lease that says this duration."""
+    return min(recorded * MARGIN, recorded - _IN_FLIGHT)
 
 
 class LeaseFile:
@@ -93,7 +110,7 @@ class LeaseFile:
         the typed form of a refusal, NotReady without a Lease, or ClusterError once patience ends.
         """
         async with self._lock:
-            return await self._step(step, time.monotonic() + patience)
+            return await self._step(step, steady() + patience)
 
     async def note(self, lease: str | None, step: Step, *, patience: float) -> None:
         """Put on record what has happened to engines.
@@ -143,12 +160,12 @@ class LeaseFile:
         its clock may be wrong.  The operator, which loads weights into engines that restarted, is
         waited for until it is done.
         """
-        begun = time.monotonic()
+        begun = steady()
         while True:
             try:
                 return await self.step(step, patience=patience)
             except Held as held:
-                waited = time.monotonic() - begun
+                waited = steady() - begun
                 claimed = held.until < time.time()
                 limit = max(wait, self._duration() + 1) if claimed else wait
                 if held.recovering:
@@ -164,13 +181,13 @@ class LeaseFile:
 
     def age(self) -> float:
         """Seconds since the state as last read was first seen: its holder renewed before that."""
-        return time.monotonic() - self._since
+        return steady() - self._since
 
     def _duration(self) -> float:
         return self._state.duration if self._state else float(weights.LEASE_SECONDS)
 
     async def _step(self, step: Step, deadline: float) -> Written:
-        begun, retry, conflicts = time.monotonic(), RETRY_SECONDS, 0
+        begun, retry, conflicts = steady(), RETRY_SECONDS, 0
         sent: list[tuple[Written, list[_Owed]]] = []
         while True:
             try:
@@ -182,7 +199,7 @@ class LeaseFile:
                 sight = self._sight(lease)
                 state, paid = self._with_owed(state, sight)
                 body = weights.written(lease, _refusing(step, state, sight))
-                put = Written(state=weights.read(body), lease=sight.lease, at=time.monotonic())
+                put = Written(state=weights.read(body), lease=sight.lease, at=steady())
                 sent.append((put, paid))
                 # Who is cancelled here is told how it ended, else nobody would know whose it is.
                 self._note(await supervision.to_its_end(self._cluster.put_lease(body)))
@@ -192,13 +209,13 @@ class LeaseFile:
                 if error.status == 409:
                     conflicts += 1
                     wait = _after_conflict(conflicts)
-                    error = _conflicts(conflicts, time.monotonic() - begun, error)
+                    error = _conflicts(conflicts, steady() - begun, error)
                 elif _worth_another_try(error):
                     wait = retry
                     retry = min(retry * 2, MAX_RETRY_SECONDS)
                 else:
                     raise
-                if time.monotonic() + wait > deadline:
+                if steady() + wait > deadline:
                     raise error
             await asyncio.sleep(wait)
 
@@ -226,14 +243,14 @@ class LeaseFile:
     def _note(self, lease: Mapping[str, Any]) -> Transaction:
         state = weights.read(lease)
         if self._state is None or _of_holder(state) != _of_holder(self._state):
-            self._since = time.monotonic()
+            self._since = steady()
         self._state = state
         return state
 
     def _sight(self, lease: Mapping[str, Any]) -> Sight:
         now = time.time()
         uid = lease.get("metadata", {}).get("uid") or ""
-        return Sight(now=now, seen=now - (time.monotonic() - self._since), lease=uid)
+        return Sight(now=now, seen=now - (steady() - self._since), lease=uid)
 
 
 def _of_holder(state: Transaction) -> Transaction:
@@ -298,25 +315,25 @@ class Hold:
         self.trainer = trainer
         self._file = lease
         self._lost = lost
-        self._renewed = time.monotonic()
+        self._renewed = steady()
         self._uid: str | None = None  # of the Lease that was taken; None: not known yet
         self._task: asyncio.Task[None] | None = None
 
     @property
     def margin(self) -> float:
         """Seconds for which the holder counts on its last renewal: less than others wait."""
-        return self.trainer.duration * MARGIN
+        return counted(self.trainer.duration)
 
     def alive(self) -> bool:
         """Whether this trainer may write to the engines at this moment: the fence.
 
-        By the monotonic clock: a process that was stopped and goes on finds its fence down.
+        By the steady clock: a process that was stopped and goes on finds its fence down.
         """
-        return time.monotonic() < self._renewed + self.margin
+        return steady() < self._renewed + self.margin
 
     def left(self) -> float:
         """Seconds until the fence comes down."""
-        return max(0.0, self._renewed + self.margin - time.monotonic())
+        return max(0.0, self._renewed + self.margin - steady())
 
     async def take(self, step: Step, *, wait: float, patience: float) -> Transaction:
         """Take the Lease by this step, for ``wait`` seconds while another holds it.
@@ -375,7 +392,7 @@ class Hold:
         def disclaim(state: Transaction, sight: Sight) -> Transaction:
             return steps.disclaim(state, self.trainer, message=message)
 
-        deadline = time.monotonic() + patience
+        deadline = steady() + patience
         try:
             await self.step(abort, patience=patience)
         except Expired as error:
@@ -387,10 +404,10 @@ class Hold:
         """A step into the Lease that the operator makes in place of one that was deleted."""
         while True:
             try:
-                await self._file.step(step, patience=max(0.0, deadline - time.monotonic()))
+                await self._file.step(step, patience=max(0.0, deadline - steady()))
                 return
             except NotReady:
-                if time.monotonic() > deadline:
+                if steady() > deadline:
                     raise
             await asyncio.sleep(POLL_SECONDS)
 
@@ -404,13 +421,14 @@ class Hold:
             await asyncio.wait({task})
 
     async def _run(self) -> None:
-        wait, detail = self.trainer.duration / 3, ""
+        every = min(self.trainer.duration / 3, self.margin / 2)
+        wait, detail = every, ""
         while self.alive():
             await asyncio.sleep(min(wait, self.left()))
             try:
                 async with asyncio.timeout(self.left()):
                     await self.renew()
-                wait, detail = self.trainer.duration / 3, ""
+                wait, detail = every, ""
             except ClusterError as error:
                 wait, detail = RETRY_SECONDS, str(error)
             except TimeoutError:
@@ -423,7 +441,7 @@ class Hold:
                 if told != detail:
                     supervision.failed("lease renewal", error)
                 detail = told
-        self._tell(_not_renewed(time.monotonic() - self._renewed, detail))
+        self._tell(_not_renewed(steady() - self._renewed, detail))
 
     def _tell(self, reason: PoolError) -> None:
         try:

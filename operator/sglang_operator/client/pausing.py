@@ -47,6 +47,8 @@ class SyncOptions:
     anew afterwards; None: the trainer knows that nobody sends any.
     ``label``: engines name the version in each answer (``meta_info.weight_version``).
     ``wait``: seconds to wait for another trainer to finish.
+    ``duration``: seconds without renewal after which the sync counts as aborted; of a short one
+    others wait for longer, until what was sent at the last moment cannot arrive any more.
     """
 
     pause: str | None = "abort"

@@ -18,7 +18,7 @@ from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import NotReady
 from sglang_operator.client.groups import Groups
-from sglang_operator.client.lease import LeaseFile
+from sglang_operator.client.lease import LeaseFile, recorded
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.client.sync import AsyncSync
@@ -291,8 +291,10 @@ class AsyncPool:
         assert self._watcher is not None
         return self._watcher
 
-    def trainer(self, duration: float) -> steps.Trainer:
-        """This process in a new transaction."""
+    def trainer(self, duration: float, *, given: bool = True) -> steps.Trainer:
+        """This process in a new transaction; not ``given``: the duration is that of a Lease."""
+        if given:
+            duration = recorded(duration)
         return steps.Trainer(
             holder=self.holder, transaction=secrets.token_hex(6), duration=duration
         )

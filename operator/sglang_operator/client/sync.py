@@ -246,11 +246,14 @@ class AsyncSync(Updates):
         registry = await self._pool.fresh()
         if registry.epoch == found.epoch:
             await reach(self._pool, registry, texts.UNREACHED_LATER)
-        trainer = self._pool.trainer(found.duration)
+        trainer = self._pool.trainer(found.duration, given=False)
         hold = Hold(self._pool.lease, trainer, self._lose)
 
         def step(state: Transaction, sight: Sight) -> Transaction:
-            return steps.attach(self._begun(state), trainer, now=sight.now)
+            # Who stood still meanwhile may find another sync of its holder than it was to end.
+            if self._begun(state).id != found.id:
+                raise Expired(texts.ANOTHER_BEGUN.format(holder=state.holder, found=found.id))
+            return steps.attach(state, trainer, now=sight.now)
 
         self._state = state = await hold.take(step, wait=0, patience=PATIENCE)
         self._hold = hold

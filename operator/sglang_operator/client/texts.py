@@ -90,6 +90,11 @@ NOT_BEGUN = (
     "{holder} has no sync to end: the pool is in phase {phase}, held by {found}; begin one, or say "
     "with --holder who began it"
 )
+ANOTHER_BEGUN = (
+    "the sync of {holder} that was to be ended (transaction {found}) is over or was taken up by "
+    "another process, and {holder} has another one now; look at it (kubectl sglang weights "
+    "status), then end that"
+)
 UNDER_WAY = (
     "updates of this sync ({count} calls) are still under way after {seconds:.0f} s; wait for each "
     "before the sync ends (the result of submit(), the task), and see that the trainer broadcasts"

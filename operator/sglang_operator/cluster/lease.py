@@ -1,7 +1,7 @@
 """Who of several operators writes: a Lease, held by one (explanation/kubernetes.md).
 
 Every replica keeps its stores warm; the holder alone writes, and asks ``holds`` before each write.
-The fence is the holder's own monotonic clock, counted from *before* its last successful renewal
+The fence is the holder's own steady clock, counted from *before* its last successful renewal
 and shorter than what others wait: so a process that was stopped and goes on finds its fence down.
 Renewals of others are noticed by a changed record, never by comparing clocks.
 
@@ -12,7 +12,6 @@ them from doing the work twice.
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import msgspec
 import orjson
 
 from sglang_operator import supervision
+from sglang_operator.clocks import steady
 from sglang_operator.cluster import paths, wire
 from sglang_operator.cluster.client import (
     ApiClient,
@@ -72,7 +72,7 @@ class Elector:
         identity: str,
         *,
         terms: Terms | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._client = client
         self._namespace = namespace

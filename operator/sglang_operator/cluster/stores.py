@@ -16,6 +16,7 @@ import msgspec
 
 from sglang_operator import supervision
 from sglang_operator.api import names
+from sglang_operator.clocks import steady
 from sglang_operator.cluster import decoding, keeping, wire
 from sglang_operator.planner.observed import ObservedChild, ObservedNode, ObservedPod
 
@@ -290,7 +291,7 @@ class ChildStore:
         self._keeper = keeping.Keeper(kind, known)
         self._bare: set[tuple[str, str]] = set()  # of which little is kept
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
-        self._since: dict[tuple[str, str], float] = {}  # by the monotonic clock
+        self._since: dict[tuple[str, str], float] = {}  # by the steady clock
         self._gone = _Tombstones()
         self._by_pool: defaultdict[PoolKey, set[tuple[str, str]]] = defaultdict(set)
 
@@ -302,7 +303,7 @@ class ChildStore:
         """
         now = time.time() if now is None else now
         for child in self._by_pool.get(key, ()):
-            age = time.monotonic() - self._since[child]
+            age = steady() - self._since[child]
             yield child[1], dataclasses.replace(self._children[child][0], seen=now - age)
 
     def replace(
@@ -344,7 +345,7 @@ class ChildStore:
             self._bare.add(key)
         before = known[0] if known and known[2] == pool else None
         self._children[key] = (child, record.metadata.version, pool)
-        self._since[key] = time.monotonic()
+        self._since[key] = steady()
         self._by_pool[pool].add(key)
         if before is None or self._matters(before, child):
             self._wake(pool, self._urgent)

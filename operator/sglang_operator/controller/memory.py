@@ -95,7 +95,7 @@ class Memory:
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
     rewrites: Rewrites = field(default_factory=Rewrites)
-    stepped_at: float = float("-inf")  # monotonic: when the last own step in the Lease was sent
+    stepped_at: float = float("-inf")  # by the steady clock: the last own step in the Lease
     awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
 
     def selecting_waits(self, coming: int, *, creating: bool) -> float:

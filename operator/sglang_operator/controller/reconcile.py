@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sglang_operator import actions, status
 from sglang_operator.api import names, spec
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
@@ -313,7 +314,7 @@ class Reconciler:
         waits += held
         if not batch:
             return 0, min(waits, default=None)
-        sent = time.monotonic()
+        sent = steady()
         outcome = await self._executor.weights(key, owner.uid, batch)
         if outcome.stepped:
             memory.stepped_at = sent  # others count from when they see it, which is later

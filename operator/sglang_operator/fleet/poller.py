@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 from sglang_operator import supervision
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.window import Window
 from sglang_operator.fleet import asking
@@ -47,7 +48,7 @@ class Permit(NamedTuple):
 
     commit: str  # the transaction whose weights are loaded
     instances: frozenset[str]
-    until: float  # that requests may leave, by the monotonic clock
+    until: float  # that requests may leave, by the steady clock
 
 
 class _Asked(NamedTuple):
@@ -154,7 +155,7 @@ class Poller:
 
     def _allowed(self, key: PoolKey, instance: str, commit: str) -> bool:
         permit = self._permits.get(key)
-        return _covers(permit, instance, commit) and time.monotonic() < permit.until
+        return _covers(permit, instance, commit) and steady() < permit.until
 
     async def close(self) -> None:
         """End everything that is under way."""

@@ -3,13 +3,14 @@
 import asyncio
 import math
 import socket
+import time
 
 import pytest
 
 from sglang_operator import sending
 from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.client import AsyncPool, Expired, calls
-from sglang_operator.client.lease import MARGIN
+from sglang_operator.client.lease import counted, recorded
 from tests.unit.client.world import NAMESPACE, POOL, World
 
 
@@ -133,7 +134,47 @@ def test_nothing_is_delivered_for_longer_than_others_wait_for_it(world, monkeypa
             return {each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for each in made}
 
     assert asyncio.run(ask()) == {sending.DELIVERY_SECONDS * 1000}
-    assert LEASE_SECONDS * MARGIN + sending.DELIVERY_SECONDS < LEASE_SECONDS
+
+
+@pytest.mark.parametrize("given", [0.001, 1, 2, 9, 10, 26, 27, LEASE_SECONDS, 600, 7 * 24 * 3600])
+def test_what_left_at_the_last_moment_has_arrived_before_others_begin(given):
+    assert 0 < counted(recorded(given)) <= given * 0.71
+    assert counted(recorded(given)) + sending.DELIVERY_SECONDS < recorded(given)
+    assert recorded(LEASE_SECONDS) == LEASE_SECONDS
+
+
+def test_others_wait_for_a_short_sync_until_nothing_of_it_can_arrive(world):
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            sync = pool.sync("step-1", interrupts=False, duration=2)
+            await sync.begin()
+            assert sync._hold is not None
+            assert sync._hold.margin < 2
+            assert world.state.duration > sync._hold.margin + sending.DELIVERY_SECONDS
+            await sync.abort("enough")
+
+    asyncio.run(train())
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="Linux")
+def test_a_machine_that_was_suspended_finds_its_fence_down(world, monkeypatch):
+    """Its monotonic clock stood still, and its Lease is another's by now."""
+
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            sync = pool.sync("step-1", interrupts=False)
+            await sync.begin()
+            real = time.clock_gettime
+
+            def later(clock):
+                return real(clock) + (3600 if clock == time.CLOCK_BOOTTIME else 0)
+
+            monkeypatch.setattr(time, "clock_gettime", later)
+            with pytest.raises(Expired):
+                await sync.update_weights_from_disk("/c/1")
+
+    asyncio.run(train())
+    assert told(world, "/update_weights_from_disk") == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from sglang_operator.api import names, weights
+from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import (
     AsyncPool,
@@ -174,6 +175,37 @@ def test_who_attaches_does_not_inherit_the_checkpoint_of_the_commit_before(world
 
     asyncio.run(story())
     assert (world.state.version, world.state.checkpoint) == ("step-2", "")
+
+
+def test_who_stood_still_as_it_attached_does_not_end_a_sync_that_was_begun_since(
+    world, monkeypatch
+):
+    """Its own was aborted meanwhile, and somebody writes into another one of the same name."""
+
+    async def story():
+        options = {"identity": world.identity, "holder": "user@host"}
+        async with (
+            AsyncPool(POOL, NAMESPACE, **options) as one,
+            AsyncPool(POOL, NAMESPACE, **options) as two,
+        ):
+            first = one.sync("step-1", interrupts=False, duration=600)
+            await first.begin()
+            await first.detach()
+            take = one.lease.step_when_free
+
+            async def stands_still(step, **more):
+                world.write_lease(steps.aborted(world.state, "it was not renewed"))
+                second = two.sync("step-2", interrupts=False, duration=600)
+                await second.begin()
+                await second.detach()
+                return await take(step, **more)
+
+            monkeypatch.setattr(one.lease, "step_when_free", stands_still)
+            with pytest.raises(Expired, match="has another one now"):
+                await one.attach()
+
+    asyncio.run(story())
+    assert (world.state.phase, world.state.target_version) == (Phase.SYNCING, "step-2")
 
 
 def test_of_two_that_attach_to_one_sync_the_earlier_is_expired_before_it_continues_engines(

@@ -273,7 +273,7 @@ def test_an_engine_that_runs_and_does_not_answer_keeps_the_pool_from_sleeping(wo
 
 def test_an_engine_that_came_up_while_the_others_were_put_to_sleep_is_named(world, pool):
     release = pool._pool.release_memory
-    come = []
+    come: list[None] = []
 
     async def then_another(engines, *arguments):
         engines = list(engines)

@@ -225,7 +225,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_tries(world, pool, monke
     away = Away(world, lambda _: resumed(world))
     with pytest.raises(ClusterError):
         pool.wake()
-    real, failed = lease.LeaseFile._pay, []
+    real, failed = lease.LeaseFile._pay, list[bool]()
 
     async def once(self, patience):
         if not failed:

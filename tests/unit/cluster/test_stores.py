@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from sglang_operator import clocks
 from sglang_operator.api import names
-from sglang_operator.cluster import wire
+from sglang_operator.cluster import stores, wire
 from sglang_operator.cluster.stores import (
     ChildStore,
     NodeStore,
@@ -183,11 +184,11 @@ def a_lease(version: int) -> wire.Child:
 
 @pytest.mark.parametrize("step", [3600, -3600])
 def test_a_wall_clock_that_is_put_right_makes_no_lease_older_or_younger(monkeypatch, step):
-    wall, monotonic = time.time(), time.monotonic()
+    wall, moment = time.time(), clocks.steady()
     store = child_store("Lease", Wakes(), known)
-    monkeypatch.setattr(time, "monotonic", lambda: monotonic)
+    monkeypatch.setattr(stores, "steady", lambda: moment)
     store.put(a_lease(1))
-    monkeypatch.setattr(time, "monotonic", lambda: monotonic + 5)
+    monkeypatch.setattr(stores, "steady", lambda: moment + 5)
     monkeypatch.setattr(time, "time", lambda: wall + 5 + step)
     for now in (None, wall + 5 + step):
         ((_, lease),) = store.of(KEY, now)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.engine import versions
 from sglang_operator.fleet import poller as module
@@ -210,7 +211,7 @@ class Loads:
         self.woken = world.woken
 
     def permit(self, commit: str = "t1", instance: str = RUN, seconds: float = 60.0) -> None:
-        until = time.monotonic() + seconds
+        until = steady() + seconds
         permit = Permit(commit=commit, instances=frozenset({instance}), until=until)
         self.world.poller.permit(KEY, permit)
 

@@ -9,6 +9,7 @@ import pytest
 
 from sglang_operator.api import names, spec, weights
 from sglang_operator.client import Pool
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Memory
@@ -77,7 +78,7 @@ class Operator:
         decided = decide(OWNER, policy, plan.engines, self.observed, now, self.asker.holder)
         self.asker.ask(KEY, self.memory, self.pool, plan, decided, self.observed)
         if decided.recovery is not None:
-            sent = time.monotonic()
+            sent = steady()
             version = body["metadata"]["resourceVersion"]
             if self.world.lease["metadata"]["resourceVersion"] == version:
                 self.world.write_lease(decided.recovery.state)
