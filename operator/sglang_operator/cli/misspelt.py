@@ -27,7 +27,8 @@ _FIELDS = (
     "sequence_length",
 )
 _OF_PIPELINE = frozenset({*roles.ROLES, *roles.GROUPS, *_FIELDS})
-_STRATEGY_ARGS, _STRATEGY_NAME = "strategy_args", "strategy_name"
+_STRATEGY_ARGS = "strategy_args"
+_STRATEGY_NAME, _STRATEGY_CONFIG = "strategy_name", "strategy_config"
 
 
 def fields(root: Node) -> Iterator[tuple[Finding, str]]:
@@ -121,6 +122,11 @@ def worker(section: Node, role: str, carried: Collection[str]) -> Iterator[tuple
         if key in known:
             continue
         name = str(key)
+        if name in (_STRATEGY_NAME, _STRATEGY_CONFIG):
+            row, shown = rows.ROLL_FIELD_MISSPELT, errors.shown(name)
+            problem = row(f"{role}.{name}", key=shown, advice=f"write it below {_STRATEGY_ARGS}")
+            yield Finding(mark=section.keys[key], problem=problem, subject=role), _STRATEGY_ARGS
+            continue
         found = structure.near_field(name, known)
         is_lost = found in carried and found not in section.mapping
         if found is not None and is_lost:

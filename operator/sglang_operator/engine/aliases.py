@@ -46,6 +46,7 @@ _FLAGS = {
 _LONGEST_NAME = 80  # comparing words takes time with the square of their length
 EXPECTED_KEY = "the name of an SGLang ServerArgs field, for example mem_fraction_static"
 _SECRET = re.compile(r"(^|_)(api_key|password|secret|watermark_config)$")
+_NUMBER = re.compile(r"[-+]?[0-9]{1,20}(\.[0-9]{0,20})?", re.ASCII)
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -150,6 +151,12 @@ def conflict(given: Given, key: str, name: str, value: object) -> errors.Problem
         second=name,
         second_value=shown(key, value),
     )
+
+
+def correction(value: object, advice: str) -> str:
+    """What to do about a value that should have been a number: take its quotes off, if it is."""
+    is_quoted = isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
+    return "write it without quotes" if is_quoted else advice
 
 
 def shown(key: str, value: object) -> str:

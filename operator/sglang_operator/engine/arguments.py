@@ -274,7 +274,7 @@ def _wrong(given: aliases.Given, key: str, expected: str, advice: str) -> errors
         key=given.spelling(key),
         found=errors.typed(given.values[key]),
         expected=expected,
-        advice=advice,
+        advice=aliases.correction(given.values[key], advice),
     )
 
 

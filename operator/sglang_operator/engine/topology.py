@@ -51,6 +51,8 @@ def _size(given: aliases.Given, key: str, problems: list[errors.Problem]) -> int
     value = given.values.get(key)
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 2.0 is what JSON may make of 2
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     problems.append(_value(given, key, "a whole number of 1 or more", "correct it"))
@@ -63,7 +65,7 @@ def _value(given: aliases.Given, key: str, expected: str, advice: str) -> errors
         key=given.spelling(key),
         found=errors.typed(given.values[key]),
         expected=expected,
-        advice=advice,
+        advice=aliases.correction(given.values[key], advice),
     )
 
 

@@ -221,3 +221,14 @@ def test_an_argument_beside_strategy_config_is_told_where_it_belongs(tmp_path):
     config["actor_infer"]["strategy_args"]["load_format"] = "dummy"
     result = run("convert", write(tmp_path, config))
     assert "write it into strategy_args.strategy_config" in result.stderr
+
+
+def test_a_strategy_config_beside_strategy_args_is_not_left_out(tmp_path):
+    config = pipeline()
+    worker = config["actor_infer"]
+    worker["strategy_config"] = worker["strategy_args"].pop("strategy_config")
+    result = run("convert", write(tmp_path, config))
+    assert result.exit_code == 2
+    (line,) = [line for line in result.stderr.splitlines() if " error: " in line]
+    assert "strategy_config" in line
+    assert "write it below strategy_args" in line

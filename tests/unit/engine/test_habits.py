@@ -172,3 +172,15 @@ def test_no_value_in_quotes_is_a_word_and_is_to_be_left_out(key, text):
 @pytest.mark.parametrize("value", [0, 1.5, True])
 def test_a_number_for_one_of_some_words_is_told_the_words(value):
     assert "expected one of " in only_problem({"kv_cache_dtype": value}).message
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("mem_fraction_static", "0.8"), ("tp_size", "2"), ("dp_size", " 2 "), ("page_size", "16")],
+)
+def test_a_number_in_quotes_is_to_be_written_without_them(key, text):
+    assert only_problem({key: text}).message.endswith("; write it without quotes")
+
+
+def test_a_whole_size_may_be_written_as_a_float():
+    assert "--tp-size=2" in render({**GUIDE, "tp_size": 2.0}, gpus=2).argv
