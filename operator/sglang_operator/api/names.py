@@ -127,6 +127,15 @@ def selector(pool: str) -> dict[str, str]:
     return {LABEL_POOL: pool, LABEL_COMPONENT: "engine"}
 
 
+def serving_selector(pool: str) -> dict[str, str]:
+    """By what Services choose engines: never one that the operator does not watch.
+
+    Its watch is by the last of these labels.  A pod that loses it is out of the operator's sight,
+    and nobody could close its gate any more.
+    """
+    return {**selector(pool), LABEL_MANAGED_BY: MANAGED_BY}
+
+
 def selector_text(pool: str) -> str:
     """The same selector as the string that the scale subresource and kubectl take."""
     return ",".join(f"{key}={value}" for key, value in sorted(selector(pool).items()))

@@ -28,7 +28,7 @@ def changed(asked: Mapping[str, Any], made: wire.Pod) -> ApiError | None:
     selects by serves nobody, and its engine would get one pod after the other.
     """
     wanted, got = asked.get("metadata", {}).get("labels", {}), made.metadata.labels
-    for key in (names.LABEL_POOL, names.LABEL_COMPONENT):
+    for key in names.serving_selector(""):
         if key in wanted and got.get(key) != wanted[key]:
             found = f"to {got[key]}" if key in got else "away"
             message = texts.LABEL_CHANGED.format(label=key, wanted=wanted[key], found=found)

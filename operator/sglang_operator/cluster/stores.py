@@ -6,7 +6,7 @@ pass does not wait for the watch: an older version of an object never overwrites
 
 import dataclasses
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
@@ -24,6 +24,8 @@ from sglang_operator.planner.observed import ObservedChild, ObservedNode, Observ
 TOMBSTONES = 10_000
 GONE_NODE_SECONDS = 3600.0
 PURGE_SECONDS = 60.0
+VANISHED_SECONDS = 3600.0
+MOST_VANISHED = 16_384
 
 
 class PoolKey(NamedTuple):
@@ -148,6 +150,7 @@ class PodStore:
         self._by_node: defaultdict[str, dict[str, PodEntry]] = defaultdict(dict)
         self._gone = _Tombstones()
         self._lost_at: dict[PoolKey, float] = {}
+        self._vanished: dict[PoolKey, deque[float]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -156,9 +159,17 @@ class PodStore:
         """When a pod of the pool was last seen to be deleted (monotonic): by whom, and why?"""
         return self._lost_at.get(key, float("-inf"))
 
+    def vanished(self, key: PoolKey) -> int:
+        """How many of its pods went within an hour that neither ended nor were asked to."""
+        times = self._vanished.get(key, deque())
+        while times and times[0] < time.monotonic() - VANISHED_SECONDS:
+            times.popleft()
+        return len(times)
+
     def forget_losses(self, key: PoolKey) -> None:
         """The pool is gone."""
         self._lost_at.pop(key, None)
+        self._vanished.pop(key, None)
 
     def of(self, key: PoolKey) -> Iterator[PodEntry]:
         """All pods of pools of this name, whichever UID the pool had."""
@@ -229,6 +240,10 @@ class PodStore:
         if entry is None:
             return
         self._lost_at[entry.pool] = time.monotonic()
+        if not (entry.pod.deleting or entry.pod.ended or entry.aside):
+            self._vanished.setdefault(entry.pool, deque(maxlen=MOST_VANISHED)).append(
+                time.monotonic()
+            )
         self._wake(entry.pool, True)
 
 
@@ -258,7 +273,7 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
         pod=pod,
         pool=PoolKey(intern(meta.namespace), intern(pool)),
         owner=names.Uid(intern(owner)),
-        aside=not names.selector(pool).items() <= meta.labels.items(),
+        aside=not names.serving_selector(pool).items() <= meta.labels.items(),
     )
 
 

@@ -39,6 +39,7 @@ PROVEN_SECONDS = 10.0
 MANY_COMING = 50
 NEW_SECONDS = 30.0
 _ANY = PoolKey("", "")
+FEW_VANISHED = 8  # pods that vanish within an hour; or twice the engines, if they are more
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Memory:
     unsure: dict[names.GroupName, str] = field(default_factory=dict)
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.GroupName, int] = field(default_factory=dict)
+    vanished: int = 0  # pods that went without a word, when that was last looked at
     crowded: dict[names.GroupName, list[str]] = field(default_factory=dict)
     child_error: str = ""
     trial: Trial = field(default_factory=Trial)
@@ -165,6 +167,17 @@ class Memory:
         message = texts.POD_REJECTED.format(name=name, message=said, when=when)
         self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
 
+    def note_vanished(self, count: int, engines: int, now: float) -> None:
+        """Pods that vanish again and again are made more and more slowly: they may live on."""
+        more, self.vanished = count > self.vanished, count
+        if not more or count <= max(FEW_VANISHED, 2 * engines):
+            return
+        first, most = REFUSED_BACKOFF
+        over = count - max(FEW_VANISHED, 2 * engines)
+        self.blocked_until = max(
+            self.blocked_until, now + min(most, first * 2 ** min(over // max(engines, 1), 10))
+        )
+
     def troubles(
         self, foreign: Iterable[tuple[str, str]] = (), key: PoolKey = _ANY
     ) -> list[Trouble]:
@@ -176,13 +189,20 @@ class Memory:
         if taken := sorted({*self.conflicts, *foreign}):
             message = conflicts.message(taken, key.namespace, key.name)
             told.append(Trouble(reason=conditions.NAME_CONFLICT, message=message, stalled=True))
+        if self.vanished > FEW_VANISHED and self.blocked_until > time.time():
+            message = texts.PODS_VANISH.format(
+                count=self.vanished,
+                label=names.LABEL_MANAGED_BY,
+                selector=names.selector_text(key.name),
+            )
+            told.append(Trouble(reason=conditions.POD_REJECTED, message=message))
         if self.crowded:
             engine, pods = min(self.crowded.items())
             message = texts.LABELS_TAKEN.format(
                 count=len(pods),
                 engine=engine,
                 pods=", ".join(sorted(pods)[:3]),
-                labels=" and ".join(names.selector("")),
+                labels=" and ".join(names.serving_selector("")),
             )
             told.append(Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True))
         pool = self.planned if isinstance(self.planned, Pool) else None

@@ -161,16 +161,22 @@ class Reconciler:
 
     def _observe(self, key: PoolKey, memory: Memory, now: float) -> Observed:
         own: list[ObservedPod] = []
+        strays: list[ObservedPod] = []
+        reached: list[str] = []
         taken, orphans = dict(memory.aside), dict[str, names.GroupName]()
         aside = defaultdict[names.GroupName, list[str]](list)
         for entry in self._view.pods.of(key):
             if entry.owner == memory.uid and not entry.aside:
                 own.append(entry.pod)
                 continue
-            if not (entry.owner or entry.pod.ended or entry.pod.deleting):
+            lives = not (entry.pod.ended or entry.pod.deleting)
+            if lives and not entry.owner:
                 orphans[entry.pod.name] = entry.pod.group
+                if entry.pod.gate is not None and entry.pod.gate.is_open:
+                    reached.append(entry.pod.name)
             group = names.group_of(entry.pod.name, key.name)
-            if entry.owner == memory.uid and not (entry.pod.ended or entry.pod.deleting):
+            if lives and entry.owner == memory.uid:
+                strays.append(entry.pod)
                 aside[group].append(entry.pod.name)
             taken[group] = max(taken.get(group, -1), names.attempt_of(entry.pod.name))
         memory.crowded = {group: pods for group, pods in aside.items() if len(pods) > 1}
@@ -180,6 +186,8 @@ class Reconciler:
             pods=explaining.with_events(memory, tuple(own)),
             taken=taken,
             orphans=orphans,
+            aside=tuple(strays),
+            reached=tuple(sorted(reached)),
             crowded=frozenset(memory.crowded),
             nodes=self._view.nodes.nodes if self._view.nodes.filled else None,
             children=memory.out_of_sight()
@@ -224,6 +232,7 @@ class Reconciler:
     ) -> float | None:
         doubt = await self._clear_doubts(key, memory)
         now = time.time()
+        memory.note_vanished(self._view.pods.vanished(key), len(pool.running), now)
         observed, plan, weights_plan = self._decide(key, memory, pool, now)
         # Gates first: what must be kept from clients cannot wait for pods.
         moved, look_again = await self._act_on_weights(key, memory, pool.owner, weights_plan)

@@ -17,7 +17,7 @@ def client_service(pool: Pool) -> dict[str, Any]:
         "service",
         spec={
             "type": "ClusterIP",
-            "selector": names.selector(pool.owner.name),
+            "selector": names.serving_selector(pool.owner.name),
             "ports": _ports(pool),
         },
     )
@@ -35,7 +35,7 @@ def engines_service(pool: Pool) -> dict[str, Any]:
             "type": "ClusterIP",
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": names.selector(pool.owner.name),
+            "selector": names.serving_selector(pool.owner.name),
             "ports": _ports(pool),
         },
     )

@@ -262,6 +262,10 @@ class Observed:
     # Orphans under engines' names that are in the pool's Service, with their engines: nothing is
     # put beside them, because clients would reach both.
     orphans: Mapping[str, GroupName] = field(default_factory=dict)
+    # Pods of the pool that stand aside: they are no engines, and another Service may choose them.
+    aside: tuple[ObservedPod, ...] = ()
+    # Names of orphans that clients reach behind a gate which was opened for this pool.
+    reached: tuple[str, ...] = ()
     # Engines of which several pods stand aside: whoever takes labels away would have another one.
     crowded: frozenset[GroupName] = frozenset()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes

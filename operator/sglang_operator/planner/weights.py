@@ -36,6 +36,7 @@ RECOVERED = "Recovered"  # as earlier versions opened the gate of what had loade
 VERSIONED = "Versioned"
 NOT_COVERED = "NotCovered"
 FORGOTTEN = "LeaseForgotten"
+ASIDE = "Aside"
 INITIAL_WEIGHTS = "InitialWeights"
 
 
@@ -69,6 +70,7 @@ class WeightsPlan:
     gates: tuple[SetGate, ...] = ()
     abort: LeaseStep | None = None
     restore: Transaction | None = None  # for a Lease to be made in place of one that is gone
+    reached: tuple[str, ...] = ()  # pods that are not ours to close, and that clients reach
     recovery: LeaseStep | None = None
     recoveries: tuple[Recover, ...] = ()  # by what stands in the Lease
     wake_at: float | None = None
@@ -86,7 +88,7 @@ class WeightsPlan:
     @property
     def settled(self) -> bool:
         """Whether every gate is as the transaction asks: only then is it acknowledged."""
-        return not self.gates and self.abort is None and self.restore is None
+        return not (self.gates or self.reached or self.abort or self.restore)
 
     def awaited(self, before: Awaited) -> Awaited:
         """What is awaited now; ``before`` where nobody waits for it at present."""
@@ -168,6 +170,20 @@ def decide(
     its gates still close and open: its engines run, and their trainer does not stop.  ``operator``
     is the holder's name of this process, where it may load weights into engines.
     """
+    plan = _decide(owner, policy, engines, observed, now, operator)
+    strays = (_closed(pod, ASIDE, texts.GATE_ASIDE) for pod in observed.aside)
+    gates = (*plan.gates, *(change for change in strays if change is not None))
+    return replace(plan, gates=gates, reached=observed.reached)
+
+
+def _decide(
+    owner: Owner,
+    policy: Weights,
+    engines: tuple[EngineView, ...],
+    observed: Observed,
+    now: float,
+    operator: str,
+) -> WeightsPlan:
     me = steps.Trainer(holder=operator or names.FIELD_MANAGER, transaction="")
     name = names.weights_lease_name(owner.name)
     lease = observed.children.get(("Lease", name))

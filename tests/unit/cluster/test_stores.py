@@ -37,7 +37,7 @@ def a_pod(name="p", version=10, owner="pool-uid", kind=names.KIND, **status: Any
         "namespace": "rl",
         "uid": f"uid-{name}",
         "resourceVersion": str(version),
-        "labels": {names.LABEL_ENGINE: "g0-1", **names.selector("actor-infer")},
+        "labels": {names.LABEL_ENGINE: "g0-1", **names.serving_selector("actor-infer")},
         "ownerReferences": [
             {"kind": kind, "name": "actor-infer", "uid": owner, "controller": True}
         ],

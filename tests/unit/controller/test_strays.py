@@ -1,0 +1,105 @@
+"""No pod that clients reach holds weights that nobody looks after."""
+
+import asyncio
+import json
+from typing import Any
+
+from sglang_operator.api import names
+from sglang_operator.cluster import paths
+from sglang_operator.cluster.stores import PoolKey
+from tests.unit.controller import world
+
+KEY = PoolKey("rl", "pool")
+
+
+async def committed(api: world.Api, room: Any) -> str:
+    """A pool of one engine that serves; the path of its pod."""
+    api.make(*KEY)
+    await api.until(lambda: api.reason(*KEY) == "PoolReady")
+    api.transact(*KEY, "Committed", world.instances(room, KEY))
+    await api.until(lambda: api.gate("rl") == "True")
+    return next(path for path in api.objects if path.startswith(paths.pods("rl") + "/"))
+
+
+def gates(api: world.Api) -> dict[str, str]:
+    return {
+        pod["metadata"]["name"]: condition["status"]
+        for pod in api.pods("rl")
+        for condition in pod["status"]["conditions"]
+        if condition["type"] == names.CONDITION_WEIGHTS_SYNCED
+    }
+
+
+def acknowledged(api: world.Api) -> str:
+    registry = api.objects[paths.child("ConfigMap", "rl", names.registry_name("pool"))]
+    return str(json.loads(registry["data"]["engines.json"])["weights"]["transaction"])
+
+
+def test_services_choose_no_pod_that_the_operator_does_not_watch():
+    async def story() -> dict[str, str]:
+        api = world.Api()
+        async with world.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            return dict(api.objects[paths.child("Service", "rl", "pool")]["spec"]["selector"])
+
+    selector = asyncio.run(story())
+    assert selector[names.LABEL_MANAGED_BY] == names.MANAGED_BY
+    assert names.selector("pool").items() <= selector.items()
+
+
+def test_the_gate_of_a_pod_that_another_pools_label_is_put_on_closes():
+    """It would answer for the other pool, with this one's model and weights."""
+
+    async def story() -> dict[str, str]:
+        api = world.Api()
+        async with world.operator(api) as room:
+            path = await committed(api, room)
+            api.touch(path, {"metadata": {"labels": {names.LABEL_POOL: "other"}}})
+            name = path.rpartition("/")[2]
+            await api.until(lambda: gates(api).get(name) == "False")
+            await api.until(lambda: len(api.pods("rl")) == 2)
+            return gates(api)
+
+    assert asyncio.run(story())["pool-g0-1-0"] == "False"
+
+
+def test_nothing_is_acknowledged_while_clients_reach_an_orphan_with_old_weights():
+    async def story() -> tuple[str, str]:
+        api = world.Api()
+        async with world.operator(api) as room:
+            path = await committed(api, room)
+            await api.until(lambda: acknowledged(api) == "Committed")
+            api.objects[path]["metadata"]["ownerReferences"] = []
+            api.touch(path, {})
+            await api.until(lambda: api.reason(*KEY) == "NameConflict")
+            api.transact(*KEY, "Sleeping")
+            await asyncio.sleep(0.3)
+            before = acknowledged(api)
+            api._delete(path, {})
+            await api.until(lambda: acknowledged(api) == "Sleeping")
+            return before, acknowledged(api)
+
+    before, after = asyncio.run(story())
+    assert (before != "Sleeping", after) == (True, "Sleeping")
+
+
+def test_pods_that_vanish_again_and_again_are_made_more_and_more_slowly():
+    """Whoever takes them out of the operator's sight holds a GPU with each."""
+
+    async def story() -> tuple[int, str]:
+        api = world.Api()
+        made = 0
+        async with world.operator(api):
+            api.make(*KEY)
+            for _ in range(400):
+                for path in [p for p in api.objects if p.startswith(paths.pods("rl") + "/")]:
+                    made += 1
+                    api._delete(path, {})  # as the watch tells it: gone, without a word before
+                await asyncio.sleep(0.005)
+            await api.until(lambda: api.reason(*KEY) == "PodRejected")
+            return made, api.pool(*KEY)["status"]["conditions"][0]["message"]
+
+    made, message = asyncio.run(story())
+    assert 8 <= made <= 12
+    assert "vanished within an hour" in message
