@@ -128,6 +128,14 @@ async def a_child_is_created(api: MemoryApi, client: Guarded) -> None:
     )
 
 
+async def a_child_gets_its_label_back(api: MemoryApi, client: Guarded) -> None:
+    api.add(paths.child("Service", KEY.namespace, CHILD), _service())
+    body = _service(labels={names.LABEL_MANAGED_BY: names.MANAGED_BY})
+    await _children(
+        api, client, actions.CreateChild(kind="Service", name=CHILD, body=body, reason="")
+    )
+
+
 async def a_child_is_updated(api: MemoryApi, client: Guarded) -> None:
     meta = api.add(paths.child("Service", KEY.namespace, CHILD), _service())["metadata"]
     action = actions.UpdateChild(
@@ -224,6 +232,7 @@ STORIES: tuple[Story, ...] = (
     a_gate_is_set,
     a_sync_is_aborted,
     a_child_is_created,
+    a_child_gets_its_label_back,
     a_child_is_updated,
     a_child_is_deleted,
     a_status_is_written,

@@ -387,12 +387,18 @@ class Executor:
             if not error.already_exists:
                 raise
             answer = await self._client.request("GET", path)
-            controller = _child_decoder.object(answer).metadata.controller
-            if _of_earlier_pool(controller, key, owner):
+            meta = _child_decoder.object(answer).metadata
+            if _of_earlier_pool(meta.controller, key, owner):
                 raise  # it is about to be collected: tried again until then
-            if controller is None or controller.uid != owner:
+            if meta.controller is None or meta.controller.uid != owner:
                 outcome.conflicts.append((action.kind, action.name))
                 return
+            if labels := identity.lost(action.body, meta.labels):
+                # It is ours, and out of sight without them: the watch said that it is gone.
+                body = {"metadata": {"uid": meta.uid, "labels": labels}}
+                answer = await self.work.send(
+                    "PATCH", key.namespace, path, body, MERGE_PATCH, params
+                )
         store.put(_child_decoder.object(answer))
 
     # --- the pool itself

@@ -9,6 +9,12 @@ from sglang_operator.cluster import wire
 from sglang_operator.cluster.errors import ApiError
 
 
+def lost(asked: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of the operator that an object of a pool lost; put back by name."""
+    wanted = asked["metadata"].get("labels", {})
+    return {key: wanted[key] for key in wanted if labels.get(key) != wanted[key]}
+
+
 def taken_back(made: wire.Pod) -> actions.DeletePod:
     """The end of a pod that no pool would know, and that holds GPUs."""
     meta = made.metadata

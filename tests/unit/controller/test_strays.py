@@ -4,6 +4,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from sglang_operator.api import names
 from sglang_operator.cluster import paths
 from sglang_operator.cluster.stores import PoolKey
@@ -103,3 +105,46 @@ def test_pods_that_vanish_again_and_again_are_made_more_and_more_slowly():
     made, message = asyncio.run(story())
     assert 8 <= made <= 12
     assert "vanished within an hour" in message
+
+
+class Selecting(world.Api):
+    """Watches and lists choose by the operator's label, as the real one's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hidden: set[str] = set()
+
+    def _tell(self, kind: str, path: str, body: Any) -> None:
+        labels = body["metadata"].get("labels") or {}
+        chosen = "sglanginferences" in path or names.LABEL_MANAGED_BY in labels
+        if not chosen and path in self._hidden:
+            return
+        if chosen:
+            self._hidden.discard(path)
+        else:
+            self._hidden.add(path)
+        super()._tell(kind if chosen else "DELETED", path, body)
+
+
+@pytest.mark.parametrize("kind", ["Lease", "Service", "ConfigMap", "PodDisruptionBudget"])
+def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
+    """Out of the watch's sight it was made and read again 3,000 times a second, for ever."""
+    name = names.children(kind, "pool")[0]
+
+    async def story() -> int:
+        api = Selecting()
+        async with world.operator(api) as room:
+            await committed(api, room)
+            path = paths.child(kind, "rl", name)
+            before = len(api.seen)
+            api.touch(path, {"metadata": {"labels": {names.LABEL_MANAGED_BY: None}}})
+            await api.until(
+                lambda: names.LABEL_MANAGED_BY in api.objects[path]["metadata"]["labels"]
+            )
+            await asyncio.sleep(0.3)
+            assert api.gate("rl") == "True", "what the Lease says still holds"
+            api.transact(*KEY, "Sleeping")
+            await api.until(lambda: api.gate("rl") == "False")
+            return sum(method == "POST" for method, _ in api.seen[before:])
+
+    assert asyncio.run(story()) <= 6
