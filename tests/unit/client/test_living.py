@@ -23,6 +23,7 @@ from sglang_operator.client import (
     StaleEpoch,
     cluster,
     following,
+    lease,
     sync,
     watching,
 )
@@ -285,6 +286,32 @@ def test_a_credential_plugin_that_hangs_ends_with_what_it_started(tmp_path, worl
     ):
         made.registry()
     assert time.monotonic() - begun < STORY
+
+
+def test_what_is_owed_to_the_lease_is_tried_on_after_what_nobody_expected(monkeypatch, caplog):
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 0.02)
+
+    async def story() -> int:
+        file, tries = lease.LeaseFile(SimpleNamespace()), []  # type: ignore[arg-type]
+
+        async def step(*_: Any, **__: Any) -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise ClusterError("the API server is away")
+            if len(tries) < 4:
+                raise RecursionError("nobody expected this")
+            file._owed.clear()
+
+        monkeypatch.setattr(file, "step", step)
+        with pytest.raises(ClusterError):
+            await file.note(None, lambda state, sight: state, patience=0.01)
+        async with asyncio.timeout(STORY):
+            while file._owed:
+                await asyncio.sleep(0.01)
+        return len(tries)
+
+    assert asyncio.run(story()) == 4
+    assert "owed to the Lease: unexpected RecursionError" in caplog.text
 
 
 def test_no_task_of_the_client_is_begun_without_a_supervisor():
