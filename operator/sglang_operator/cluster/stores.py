@@ -241,9 +241,8 @@ class PodStore:
             return
         self._lost_at[entry.pool] = time.monotonic()
         if not (entry.pod.deleting or entry.pod.ended or entry.aside):
-            self._vanished.setdefault(entry.pool, deque(maxlen=MOST_VANISHED)).append(
-                time.monotonic()
-            )
+            times = self._vanished.setdefault(entry.pool, deque(maxlen=MOST_VANISHED))
+            times.append(time.monotonic())
         self._wake(entry.pool, True)
 
 

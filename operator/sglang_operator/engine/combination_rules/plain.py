@@ -72,7 +72,6 @@ enable_aiter_allreduce_fusion attn_cp_size>1
 enable_aiter_allreduce_fusion moe_dp_size>1
 moe_dp_size>1 pp_size>1
 dcp_size>1 enable_prefill_cp
-attn_dp_size>1 dp_size>1
 elastic_ep_backend pp_size>1
 disable_cuda_graph_padding enable_torch_compile
 enable_hisparse prefill_only_disable_kv_cache
@@ -191,10 +190,6 @@ _NEVER: Mapping[str, tuple[str, str]] = {
     "attention_backend=fa4 enable_deterministic_inference": (
         "flashinfer, fa3 or triton with enable_deterministic_inference",
         "use one of these",
-    ),
-    "ep_dispatch_algorithm=static moe_a2a_backend=none": (
-        "a moe_a2a_backend beside static, such as deepep",
-        "write moe_a2a_backend, or use another ep_dispatch_algorithm",
     ),
     "moe_a2a_backend=pplx attn_dp_size<2 !enable_dp_attention": (
         "attn_dp_size of 2 or more beside pplx",

@@ -656,7 +656,6 @@ SCHEMA: Schema = {
         "enable_aiter_allreduce_fusion moe_dp_size>1": "arg_groups.parallel_hook:185",
         "moe_dp_size>1 pp_size>1": "arg_groups.parallel_hook:178",
         "dcp_size>1 enable_prefill_cp": "arg_groups.parallel_hook:250",
-        "attn_dp_size>1 dp_size>1": "arg_groups.parallel_hook:288",
         "elastic_ep_backend pp_size>1": "arg_groups.parallel_hook:538",
         "disable_cuda_graph_padding enable_torch_compile": "arg_groups.validation_hook:188",
         "enable_hisparse prefill_only_disable_kv_cache": "arg_groups.kv_cache_hook:880",
