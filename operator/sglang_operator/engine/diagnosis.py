@@ -5,12 +5,11 @@ that dies of a child's failure kills itself, so the exit code says little: 137 l
 of memory, and 0 is no success.
 """
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sglang_operator.engine import endings, signatures
+from sglang_operator.engine import endings, node_ends, signatures
 from sglang_operator.engine.signature import Signature
 
 _MESSAGE_LENGTH = 300  # characters
@@ -54,7 +53,7 @@ _ENDS: Mapping[int, tuple[str, str, str]] = {
         "use an image of SGLang in spec.image",
     ),
     132: (
-        endings.CPU_UNSUPPORTED,
+        node_ends.CPU_UNSUPPORTED,
         "the node's CPU lacks an instruction that the image uses (exit code 132)",
         "use nodes with a newer CPU, or an image built for this one",
     ),
@@ -64,7 +63,7 @@ _ENDS: Mapping[int, tuple[str, str, str]] = {
         signatures.MORE_SHM,
     ),
     139: (
-        endings.SEGMENTATION_FAULT,
+        node_ends.SEGMENTATION_FAULT,
         "the engine crashed in native code (exit code 139)",
         "try another SGLang version or attention_backend",
     ),
@@ -92,21 +91,8 @@ def diagnose(
     ``message`` is the termination message, ``reason`` the kubelet's word for the end of the
     container; either may be empty.
     """
-    text = _LONG_WORD.sub(r"\1…", message[:_LONGEST_MESSAGE])
-    return _diagnosed(text, exit_code, reason, numbers or Numbers())
-
-
-# What an engine writes at its end is its user's text.  Patterns that begin with any word take the
-# square of its length, so a word has a bound; and one end is read once, not at every pass.
-_LONGEST_MESSAGE = 8192
-_LONG_WORD = re.compile(r"(\S{256})\S+")
-
-
-@functools.lru_cache(maxsize=4096)
-def _diagnosed(
-    message: str, exit_code: int | None, reason: str | None, numbers: Numbers
-) -> Diagnosis:
-    known = _known(numbers)
+    message = bounded(message)
+    known = _known(numbers or Numbers())
     if reason == signatures.OUT_OF_HOST_MEMORY:
         return Diagnosis(
             reason=reason,
@@ -115,10 +101,25 @@ def _diagnosed(
         )
     if told := _by_other_process(message, known):
         return told
+    lowered = message.lower()
     for signature in signatures.SIGNATURES:
-        if match := signature.pattern.search(message):
+        if match := signature.found_in(message, lowered):
             return _filled(signature, match, message, known)
     return _by_exit_code(message, exit_code)
+
+
+# What an engine writes at its end is its user's text: what patterns are tried on has a bound, and
+# so have its words, for those that begin with any word.  Kubelets keep no more than this.
+_LONGEST = 4096
+_LONG_WORD = re.compile(r"(?<!\S)(\S{256})\S+")
+
+
+def bounded(text: str) -> str:
+    """As patterns may be tried on it: of a longer one the beginning and the end."""
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2 - 1
+        text = f"{text[:half]}\n…{text[-half:]}"
+    return _LONG_WORD.sub(r"\1…", text)
 
 
 _FULL = re.compile(
@@ -243,14 +244,16 @@ _ARGUMENTS = re.compile(r"(?:\b\w+=[^=]*){6}")
 
 
 def _last_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if not _ARGUMENTS.search(line) and not _NOISE.search(line)]
-    return _PREFIX.sub("", telling[-1]) if telling else ""
+    for line in reversed(message.splitlines()):
+        told = line.strip()
+        if told and not _ARGUMENTS.search(told) and not _NOISE.search(told):
+            return _PREFIX.sub("", told)
+    return ""
 
 
 def last_words(message: str) -> str:
     """The last exception in a log, or its last line; empty if it says nothing."""
-    found = _last_error(message)
+    found = _last_error(bounded(message))
     return "" if found == "no message" else found
 
 

@@ -1,8 +1,9 @@
-"""Ends of engines that users report: the GPU, the model, the image, the node.  Part of the table.
+"""Ends of engines that users report: the GPU, the model, the arguments.  Part of the table.
 
 The texts are PyTorch's, NCCL's, transformers', huggingface_hub's, FlashInfer's and SGLang's own.
 """
 
+from sglang_operator.engine import node_ends
 from sglang_operator.engine.signature import MORE_SHM, Signature
 from sglang_operator.engine.signature import signature as _row
 
@@ -18,19 +19,10 @@ MODEL_HUB_UNREACHABLE = "ModelHubUnreachable"
 REMOTE_CODE = "RemoteCodeRefused"
 ARGUMENT_INVALID = "ArgumentInvalid"
 KV_CACHE_TOO_SMALL = "KVCacheTooSmall"
-KERNEL_BUILD_FAILED = "KernelBuildFailed"
-MODULE_MISSING = "ModuleMissing"
-LIBRARY_MISSING = "LibraryMissing"
-CPU_UNSUPPORTED = "CPUNotSupported"
-DISK_FULL = "DiskFull"
-PERMISSION_DENIED = "PermissionDenied"
-OUT_OF_HOST_MEMORY = "OOMKilled"
 SHARED_MEMORY = "SharedMemoryExceeded"
-LIMIT_REACHED = "ProcessLimitReached"
 NCCL_FAILED = "NCCLFailed"
 NCCL_TIMEOUT = "NCCLTimeout"
 SCHEDULER_HUNG = "SchedulerHung"
-SEGMENTATION_FAULT = "SegmentationFault"
 
 # Ends before the first answer, whatever the clocks say.
 AT_STARTUP = (
@@ -41,9 +33,9 @@ AT_STARTUP = (
     MODEL_INCOMPLETE,
     MODEL_HUB_BUSY,
     REMOTE_CODE,
-    MODULE_MISSING,
-    LIBRARY_MISSING,
-    CPU_UNSUPPORTED,
+    node_ends.MODULE_MISSING,
+    node_ends.LIBRARY_MISSING,
+    node_ends.CPU_UNSUPPORTED,
 )
 
 JSON_KEYS = (
@@ -68,7 +60,6 @@ _CUDA = (
 _SHM = MORE_SHM + "{limit}"
 _HUB = "let the pod reach the hub (proxy, CA certificates), or mount a volume with the model"
 _HEADS = "choose num_gpus_per_worker, and tp_size with it, so that it divides these sizes"
-_IMAGE = "use SGLang's own image, or one whose parts belong together, in spec.image"
 
 ENDINGS: tuple[Signature, ...] = (
     # --- the GPU and its driver
@@ -117,9 +108,10 @@ ENDINGS: tuple[Signature, ...] = (
     ),
     _row(
         GPU_UNSUPPORTED,
-        r"(?i)bfloat16 (?:is only supported on|is not supported on|.*requires) .*",
+        r"(?i)bfloat16 (?:is (?:only|not) supported on|[^\n]{0,200}requires) ",
         "this GPU cannot compute in bfloat16",
         "set dtype: half in strategy_config, or use newer GPUs",
+        words=("bfloat16",),
     ),
     _row(
         GPU_UNSUPPORTED,
@@ -137,8 +129,8 @@ ENDINGS: tuple[Signature, ...] = (
     ),
     _row(
         CUDA_ERROR,
-        r"(?:CUDA error|AcceleratorError|CUDA Error|HIP error)\S*:? .*?(?P<what>an illegal memory "
-        r"access was encountered|device-side assert triggered|misaligned address"
+        r"(?:CUDA error|AcceleratorError|CUDA Error|HIP error)[^\n]{0,200}?(?P<what>an illegal "
+        r"memory access was encountered|device-side assert triggered|misaligned address"
         r"|unspecified launch failure|an illegal instruction was encountered)",
         "CUDA stopped the engine: {what}",
         _CUDA,
@@ -154,7 +146,7 @@ ENDINGS: tuple[Signature, ...] = (
         NCCL_TIMEOUT,
         r"Watchdog caught collective operation timeout|wait timeout after \d+ms"
         r"|Timed out after \d+ (?:seconds|ms) waiting for clients"
-        r"|DistStoreError: .*[Tt]imed? ?out|Timed out initializing process group",
+        r"|DistStoreError: [^\n]{0,200}[Tt]imed? ?out|Timed out initializing process group",
         "the engine's GPUs waited for each other in vain",
         "read what another rank said before (kubectl sglang logs): one that died or hangs; "
         "dist_timeout gives slow starts more time",
@@ -168,6 +160,14 @@ ENDINGS: tuple[Signature, ...] = (
         r"|insufficient shared memory|exit ?code: -7\b)",
         "/dev/shm is too small for the engine's processes",
         _SHM,
+        words=(
+            "shared memory",
+            "/dev/shm",
+            "posix_fallocate",
+            "bus error",
+            "exit code: -7",
+            "exitcode: -7",
+        ),
     ),
     _row(
         NCCL_FAILED,
@@ -229,10 +229,11 @@ ENDINGS: tuple[Signature, ...] = (
     _row(
         MODEL_INCOMPLETE,
         r"(?i)(?:can't load tokenizer for|couldn't instantiate the backend tokenizer"
-        r"|unable to load vocabulary|no tokenizer file found|tokenizer\.(?:json|model)\S* .*"
-        r"(?:not found|no such file))",
+        r"|unable to load vocabulary|no tokenizer file found|tokenizer\.(?:json|model)"
+        r"[^\n]{0,200}?(?:not found|no such file))",
         "the model holds no tokenizer that can be loaded: {error}",
         "complete the model's folder, or name another in tokenizer_path",
+        words=("tokenizer", "unable to load vocabulary"),
     ),
     _row(
         MODEL_INCOMPLETE,
@@ -316,15 +317,18 @@ ENDINGS: tuple[Signature, ...] = (
         r"Supported dtypes: (?P<known>.+)$",
         "dtype {dtype} does not go with quantization {method}",
         "set dtype to one of {known}",
+        words=(" is not supported for quantization method ",),
     ),
     _row(
         ARGUMENT_INVALID,
         r"(?P<detail>(?:Total )?[Nn]umber of (?:attention|kv|key-value)"
-        r" heads.*(?:divisible|multiple).*"
-        r"|\d+ is not divisible by \d+|.*output_size.* is not divisible by weight quantization.*"
-        r"|.*input_size.* is not divisible by weight quantization.*)$",
+        r" heads[^\n]{0,200}?(?:divisible|multiple).*"
+        r"|(?<!\d)\d{1,12} is not divisible by \d+"
+        r"|^[^\n]{0,1000}?(?:out|in)put_size[^\n]{0,200} is not divisible by weight"
+        r" quantization.*)$",
         "the model cannot be split over so many GPUs: {detail}",
         _HEADS,
+        words=("divisible", "multiple"),
     ),
     _row(
         ARGUMENT_INVALID,
@@ -346,13 +350,15 @@ ENDINGS: tuple[Signature, ...] = (
         r"(?:not found|No such file)",
         "there is no chat template {name}",
         "correct chat_template: a name that SGLang knows, or a file that is mounted",
+        words=("chat template", "chat_template"),
     ),
     _row(
         ARGUMENT_INVALID,
-        r"(?i)(?:failed to load lora|lora.{0,120}(?:not found|no such file|does not exist"
-        r"|is not supported|incompatible|exceeds)|adapter_config\.json)",
+        r"(?i)(?:failed to load lora|lora(?:(?!lora).){0,120}?(?:not found|no such file"
+        r"|does not exist|is not supported|incompatible|exceeds)|adapter_config\.json)",
         "a LoRA adapter cannot be loaded: {error}",
         "correct lora_paths, max_lora_rank and lora_target_modules, and mount the adapter",
+        words=("lora", "adapter_config.json"),
     ),
     _row(
         ARGUMENT_INVALID,
@@ -361,20 +367,20 @@ ENDINGS: tuple[Signature, ...] = (
         r"|must|same|require)",
         "the draft model does not go with the model: {error}",
         "correct speculative_draft_model_path and the other speculative_ keys",
+        words=("draft", "spec", "eagle", "hot_token"),
     ),
     # --- JSON
     _row(
         ARGUMENT_INVALID,
-        r"json\.loads\((?:\w+\.)*(?P<flag>\w+_\w+)\)[^\n]*\n(?:[^\n]*\n){0,12"
-        r"}?[^\n]*JSONDecodeError: "
-        r"(?P<detail>.+)$",
+        r"json\.loads\((?:\w+\.)*(?P<flag>(?=\w+_\w)\w+)\)[^\n]{0,200}\n"
+        r"(?:[^\n]{0,400}\n){0,12}?[^\n]{0,200}JSONDecodeError: (?P<detail>.+)$",
         "{key} is not JSON: {detail}",
         "write {key} as JSON, keys and texts in double quotes (true, not True)",
     ),
     _row(
         MODEL_INCOMPLETE,
-        r"(?:json\.load\(|_dict_from_json_file|(?:config|index|tokenizer\w*)\.json)[^\n]*\n"
-        r"(?:[^\n]*\n){0,12}?[^\n]*JSONDecodeError: (?P<detail>.+)$",
+        r"(?:json\.load\(|_dict_from_json_file|(?:config|index|tokenizer\w*)\.json)"
+        r"[^\n]{0,200}\n(?:[^\n]{0,400}\n){0,12}?[^\n]{0,200}JSONDecodeError: (?P<detail>.+)$",
         "a JSON file of the model is broken: {detail}",
         _FILES,
     ),
@@ -384,98 +390,11 @@ ENDINGS: tuple[Signature, ...] = (
         "an argument's JSON is wrong: {detail}",
         "check the keys that take JSON: " + JSON_KEYS,
     ),
-    # --- the image
-    _row(
-        KERNEL_BUILD_FAILED,
-        r"(?i)could not find nvcc|nvcc(?:: command)? not found|CUDA_HOME environment"
-        r" variable is not "
-        r"set|ninja is required|command '\['ninja'|ninja build failed|nvcc compilation failed"
-        r"|No such file or directory: '[^']*(?:nvcc|ninja)'|fatal error: \S+\.h: No such file"
-        r"|triton\S*CompilationError|error compiling objects for extension"
-        r"|failed to find C compiler",
-        "SGLang could not build a kernel: {error}",
-        "use an image with the CUDA toolkit (nvcc, ninja, gcc), or another attention_backend and "
-        "sampling_backend",
-    ),
-    _row(
-        KERNEL_BUILD_FAILED,
-        r"(?i)(?:deep_?gemm|deep_?ep).{0,200}(?:error|failed|assert)"
-        r"|(?:error|failed|assert).{0,200}deep_?gemm",
-        "a DeepGEMM or DeepEP kernel failed: {error}",
-        "set SGLANG_ENABLE_JIT_DEEPGEMM=0 in system_envs to do without it, or use another SGLang",
-    ),
-    _row(
-        LIBRARY_MISSING,
-        r"(?P<what>version `GLIBC(?:XX)?_[\d.]+' not found|undefined symbol: \S+"
-        r"|\S+\.so[.\d]*: cannot open shared object file[^\n]{0,60})",
-        "the image's libraries do not belong together: {what}",
-        _IMAGE,
-    ),
-    _row(
-        MODULE_MISSING,
-        r"No module named '?(?P<name>[\w.]+)'?",
-        "the image holds no Python module {name}",
-        _IMAGE,
-    ),
-    _row(
-        MODULE_MISSING,
-        r"cannot import name '(?P<name>\w+)' from (?:partially initialized module"
-        r" )?'(?P<where>[\w.]+)'",
-        "the image's {where} has no {name}: it is another version than SGLang wants",
-        _IMAGE,
-    ),
-    _row(
-        MODULE_MISSING,
-        r"(?P<what>\S+ is (?:not installed|required)\b[^\n]{0,60}|[Pp]lease install"
-        r" \S+[^\n]{0,60})",
-        "the image lacks a part: {what}",
-        _IMAGE,
-    ),
-    _row(
-        CPU_UNSUPPORTED,
-        r"Illegal instruction|exit ?code: -4\b|SIGILL",
-        "the node's CPU lacks an instruction that the image uses",
-        "use nodes with a newer CPU (AVX2, AVX-512), or an image built for this one",
-    ),
-    # --- the node
-    _row(
-        DISK_FULL,
-        r"No space left on device|Disk quota exceeded|Not enough free disk space",
-        "the disk is full: {error}",
-        "mount a larger volume for the cache and the model in podTemplate, or free the node's disk",
-    ),
-    _row(
-        PERMISSION_DENIED,
-        r"(?:Permission denied|Read-only file system|Operation not permitted):"
-        r" '?(?P<path>[^'\n]+)'?",
-        "the engine may not use {path}",
-        "set security.runAsUser and fsGroup to those who may, or correct the volume's mount",
-    ),
-    _row(
-        LIMIT_REACHED,
-        r"(?P<what>can't start new thread|Too many open files|Resource temporarily unavailable)",
-        "a limit of the pod or node was reached: {what}",
-        "raise the node's limit of processes (podPidsLimit) or of open files",
-    ),
-    _row(
-        OUT_OF_HOST_MEMORY,
-        r"^MemoryError|Cannot allocate memory|DefaultCPUAllocator: can't allocate"
-        r"|not enough memory: you tried to allocate|std::bad_alloc"
-        r"|CUDA error: (?:out of host memory|operating system call failed)",
-        "the pod's memory is used up",
-        "raise the memory limit in podTemplate{limit}, which /dev/shm counts towards too",
-    ),
-    _row(
-        SEGMENTATION_FAULT,
-        r"Segmentation fault|SIGSEGV|exit ?code: -11\b",
-        "a process of the engine crashed in native code (segmentation fault)",
-        "try another SGLang version or attention_backend; kubectl sglang logs names the last "
-        "Python frame",
-    ),
+    *node_ends.ENDINGS,
     # --- whatever else SGLang says of its arguments
     _row(
         ARGUMENT_INVALID,
-        r'server_args\.py", line \d+, in \w+\n(?: +[^\n]*\n)*(?:ValueError|AssertionError|'
+        r'server_args\.py", line \d+, in \w+\n(?: [^\n]*+\n)*+(?:ValueError|AssertionError|'
         r"NotImplementedError): (?P<detail>.+)$",
         "SGLang refuses the arguments: {detail}",
         "correct strategy_config",

@@ -85,8 +85,8 @@ SIGNATURES: tuple[Signature, ...] = (
     # --- shared memory: NCCL's shmutils.cc, PyTorch's data loader
     _signature(
         SHM_FULL,
-        r"(?:/dev/shm/nccl-\S+|insufficient shared memory|shared memory object).*"
-        r"(?:No space left on device|\(shm\)|size \d+)",
+        r"(?:/dev/shm/nccl-\S|insufficient shared memory|shared memory object)[^\n]{0,200}?"
+        r"(?:No space left on device|\(shm\)|size \d)",
         "/dev/shm is full",
         MORE_SHM,
     ),
@@ -151,7 +151,7 @@ SIGNATURES: tuple[Signature, ...] = (
     # --- the model
     _signature(
         MODEL_NOT_FOUND,
-        r"Repo id must be in the form .*?: '(?P<model>[^']+)'",
+        r"Repo id must be in the form [^\n]{0,200}?: '(?P<model>[^']+)'",
         "there is no model at {model}",
         _MODEL,
     ),
@@ -178,12 +178,14 @@ SIGNATURES: tuple[Signature, ...] = (
         r"(?<!\S)(?P<model>\S+) is not a local folder and is not a valid model identifier",
         "there is no model {model}, neither in the pod nor on the hub",
         _MODEL,
+        words=(" is not a local folder and is not a valid model identifier",),
     ),
     _signature(
         MODEL_NOT_FOUND,
         r"(?<!\S)(?P<model>\S+) does not appear to have a file named (?P<file>[\w-]+(?:\.[\w-]+)*)",
         "{model} holds no {file}",
         _MODEL,
+        words=(" does not appear to have a file named ",),
     ),
     _signature(
         MODEL_HUB_UNREACHABLE,
@@ -200,19 +202,20 @@ SIGNATURES: tuple[Signature, ...] = (
     ),
     _signature(
         RELEASED_WHILE_BUSY,
-        r"release_memory_occupation should be called only when (?:no ongoing request|.*idle)",
+        r"release_memory_occupation should be called only when "
+        r"(?:no ongoing request|[^\n]{0,100}idle)",
         "a trainer released the engine's GPU memory while requests ran",
         "pause the engine and wait until it is idle before release_memory_occupation",
     ),
     _signature(
         RESUMED_WHILE_AWAKE,
-        r"in resume_memory_occupation\n(?:.*\n)*?KeyError: ",
+        r"in resume_memory_occupation\n(?:[^\n]{0,400}\n){0,20}?KeyError: ",
         "a trainer resumed GPU memory that this engine had not released: it has restarted since",
         "resume only engines of the epoch in which they were released",
     ),
     _signature(
         WEIGHT_GROUP_UNKNOWN,
-        r"Group (?P<group>\S+) not in .*init_weights_update_group",
+        r"Group (?P<group>\S+) not in [^\n]{0,200}init_weights_update_group",
         "a trainer sent weights in group {group}, which this engine has not joined: it has "
         "restarted since",
         "start a new transaction, with a new group, whenever the epoch changes",
@@ -228,7 +231,7 @@ SIGNATURES: tuple[Signature, ...] = (
     ),
     _signature(
         PORT_IN_USE,
-        r"bind on address \((?P<address>.+?)\): (?:\[errno 98\] )?address already in use",
+        r"bind on address \((?P<address>[^\n]{1,100}?)\): (?:\[errno 98\] )?address already in use",
         "the address {address} is in use in the pod",
         "set network.port to another port, and remove hostNetwork or sidecars on this one",
     ),
@@ -237,6 +240,7 @@ SIGNATURES: tuple[Signature, ...] = (
         r"\b(?P<name>\w+) at (?P<port>\S+) is not available in \d+ seconds",
         "port {port} ({name}) is in use in the pod",
         "set network.port to another port: SGLang counts its other ports from it",
+        words=(" is not available in ",),
     ),
     _signature(
         WARM_UP_FAILED,

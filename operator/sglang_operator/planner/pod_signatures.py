@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sglang_operator.api import pod_volumes
 from sglang_operator.engine import signatures
+from sglang_operator.engine.diagnosis import bounded
 
 IMAGE_NOT_FOUND = "ImageNotFound"
 IMAGE_ACCESS_DENIED = "ImageAccessDenied"
@@ -173,7 +174,7 @@ SIGNATURES: tuple[PodSignature, ...] = (
     # --- what the container refers to
     _config(
         SECRET_KEY_MISSING,
-        r"couldn't find key (?P<key>\S+) in Secret (?:[\w.-]+/)?(?P<name>[\w.-]+)",
+        r"couldn't find key (?P<key>\S{1,253}) in Secret (?:[\w.-]+/)?(?P<name>[\w.-]+)",
         "Secret {name} has no key {key}",
         "add the key to the Secret, or correct the reference in security or podTemplate",
     ),
@@ -191,7 +192,7 @@ SIGNATURES: tuple[PodSignature, ...] = (
     ),
     _config(
         CONFIG_MAP_MISSING,
-        r"couldn't find key (?P<key>\S+) in ConfigMap (?:[\w.-]+/)?(?P<name>[\w.-]+)",
+        r"couldn't find key (?P<key>\S{1,253}) in ConfigMap (?:[\w.-]+/)?(?P<name>[\w.-]+)",
         "ConfigMap {name} has no key {key}",
         "add the key, or correct the reference in podTemplate",
     ),
@@ -210,7 +211,7 @@ SIGNATURES: tuple[PodSignature, ...] = (
     # --- its start
     _create(
         PYTHON_MISSING,
-        r"exec: \"?python3\"?.*(?:not found|no such file)",
+        r"exec: \"?python3\"?[^\n]{0,200}?(?:not found|no such file)",
         "image {image} holds no python3",
         "use an image of SGLang in spec.image",
     ),
@@ -274,14 +275,15 @@ SIGNATURES: tuple[PodSignature, ...] = (
     ),
     _unscheduled(
         CLAIM_ELSEWHERE,
-        r"(?P<what>\d+ node\(s\) had volume node affinity conflict)",
+        r"(?P<what>(?<!\d)\d{1,7} node\(s\) had volume node affinity conflict)",
         "no node may have both the volume and the engine: {what}",
         "use a volume that all GPU nodes reach, or choose nodes that do",
     ),
     _unscheduled(
         DEVICE_CLAIM,
-        r"(?P<what>cannot allocate all claims|resourceclaim[^,;.]*(?:not found|not created)[^,;.]*"
-        r"|waiting for (?:dynamic )?resource[ -]?claim[^,;.]*)",
+        r"(?P<what>cannot allocate all claims|resourceclaim[^,;.]{0,200}?"
+        r"(?:not found|not created)[^,;.]{0,200}"
+        r"|waiting for (?:dynamic )?resource[ -]?claim[^,;.]{0,200})",
         "a ResourceClaim of podTemplate cannot be had: {what}",
         "kubectl describe resourceclaims; check the DRA driver and the device class",
     ),
@@ -394,8 +396,9 @@ ONLY_A_HUMAN = frozenset(
 
 def find(reason: str, said: str) -> tuple[PodSignature, re.Match[str]] | None:
     """The row for what Kubernetes said under this reason; None if it has none."""
+    text = bounded(said)
     for row in SIGNATURES:
-        if any(_fits(where, reason) for where in row.where) and (found := row.pattern.search(said)):
+        if any(_fits(where, reason) for where in row.where) and (found := row.pattern.search(text)):
             return row, found
     return None
 

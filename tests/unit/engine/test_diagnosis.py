@@ -433,19 +433,18 @@ HOSTILE = {
     "paths": "/lib.so" * 600,
     "numbers": "1 is not divisible by " * 200,
     "megabytes": "a b" * 1_000_000,
+    "indented lines": 'server_args.py", line 1, in run\n' + "    a\n" * 500,
+    "sizes": "input_size 1 " * 400,
+    "memory objects": "shared memory object " * 200,
 }
 
 
 @pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE.keys())
 def test_what_an_engine_writes_at_its_end_costs_little_to_read(message):
-    """It is its user's text, and is read for every engine that ended, at every pass."""
+    """It is its user's text, and is read for every engine that ended."""
     seconds = []
     for number in range(3):
         begun = time.process_time()
         diagnosis.diagnose(f"{number} {message}", 1, "Error")
         seconds.append(time.process_time() - begun)
-    assert min(seconds) < 0.15
-    begun = time.process_time()
-    for _ in range(100):
-        diagnosis.diagnose(f"0 {message[:4000]}", 1, "Error")
-    assert time.process_time() - begun < 0.5
+    assert min(seconds) < 0.02
