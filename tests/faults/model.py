@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from sglang_operator.api import names
 from sglang_operator.planner.health import Health, health
-from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod, Termination
+from sglang_operator.planner.observed import Gate, Observed, ObservedNode, ObservedPod, Termination
 from sglang_operator.planner.plan import Plan, plan
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
 from tests.builders import NOW, OWNER, a_pod, guide_spec
@@ -81,7 +81,7 @@ class Model:
     def step(self, byte: int) -> None:
         """One step: the low bits say which, the others on what."""
         self.now += 1
-        which, argument = byte % 16, byte // 16
+        which, argument = byte % len(STEPS), byte // len(STEPS)
         STEPS[which](self, argument)
         self.snapshots.append(tuple(self.pods.values()))
 
@@ -97,11 +97,22 @@ class Model:
             self.run(self.snapshots[argument * 2 % len(self.snapshots)], fresh=False)
 
     def start_pod(self, argument: int) -> None:
-        self._change(argument, lambda pod: not pod.ended, phase="Running", containers_ready=True)
+        """It answers: for the first time, or after it missed a probe."""
+        ready = {"phase": "Running", "containers_ready": True, "engine_runs": True}
+        waiting = [pod for pod in self.pods.values() if not pod.ended and not pod.containers_ready]
+        for pod in waiting[argument % max(1, len(waiting)) :][:1]:
+            self._put(pod, answered=True, ready=pod.gate is not None and pod.gate.is_open, **ready)
+
+    def miss_probe(self, argument: int) -> None:
+        """One engine that answered does not in time, or all of them."""
+        up = [pod for pod in self.pods.values() if pod.containers_ready and not pod.ended]
+        for pod in up if argument % 4 == 0 else up[argument % max(1, len(up)) :][:1]:
+            self._put(pod, containers_ready=False, ready=False)
 
     def fail_pod(self, argument: int) -> None:
         end = Termination(exit_code=137, reason="Error", message="", finished=self.now)
         running = {"phase": "Failed", "containers_ready": False, "ready": False}
+        running["engine_runs"] = False
         self._change(argument, lambda pod: not pod.ended, termination=end, **running)
 
     def remove_pod(self, argument: int) -> None:
@@ -114,7 +125,8 @@ class Model:
         self._change(argument, lambda pod: not pod.deleting, deleting=True)
 
     def open_gate(self, argument: int) -> None:
-        self._change(argument, lambda pod: pod.containers_ready, ready=True)
+        gate = Gate(is_open=True)
+        self._change(argument, lambda pod: pod.containers_ready, ready=True, gate=gate)
 
     def move(self, argument: int) -> None:
         self.mapping = argument % len(MAPPINGS)
@@ -195,16 +207,19 @@ class Model:
         kept = [pod for pod in staying if pod.group in wanted]
         assert len(kept) + len(creating) <= pool.active, "I2: more pods than engines"
         serving = [pod for pod in live if states[pod.name] is Health.UP and pod.ready]
-        self._check_budget(pool, serving, [pod for pod in serving if pod in staying])
+        standing = [pod for pod in live if pod in serving or _falters(pod)]
+        for before in (serving, standing):
+            self._check_budget(pool, before, [pod for pod in before if pod in staying])
 
     def _check_budget(
         self, pool: Pool, before: list[ObservedPod], after: list[ObservedPod]
     ) -> None:
         """I5: by our own decision no more engines stop serving than the budget allows.
 
-        ``before`` and ``after`` are the pods that clients reach.  An engine whose GPUs are all in
-        use by engines it replaces is stood in for; clearing its place may take three of those
-        with it.
+        ``before`` and ``after`` are the pods that clients reach, and once more with those that
+        only miss a probe: however many do at a time, no more of them go than the budget allows.
+        An engine whose GPUs are all in use by engines it replaces is stood in for; clearing its
+        place may take three of those with it.
         """
         budget = pool.max_unavailable
         kept = {engine.group for engine in pool.running}
@@ -280,8 +295,14 @@ class Model:
             if pod.deleting:
                 del self.pods[pod.name]
             else:
-                self._put(pod, phase="Running", containers_ready=True, ready=True, node="n0")
+                up = {"phase": "Running", "containers_ready": True, "ready": True, "answered": True}
+                self._put(pod, gate=Gate(is_open=True), node="n0", **up)
         return [pod.name for pod in busy]
+
+
+def _falters(pod: ObservedPod) -> bool:
+    opened = pod.gate is not None and pod.gate.is_open
+    return opened and pod.answered and not pod.containers_ready
 
 
 _LIVE = (Health.UP, Health.STARTING, Health.PENDING)
@@ -290,6 +311,7 @@ STEPS = (
     Model.crashed_pass,
     Model.stale_pass,
     Model.start_pod,
+    Model.miss_probe,
     Model.fail_pod,
     Model.remove_pod,
     Model.delete_pod,

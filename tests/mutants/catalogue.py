@@ -117,7 +117,7 @@ MUTANTS = (
         "budget-ignored",
         "a changed argument restarts all engines at once",
         "planner/rollout.py",
-        "            if self.spare < self.footing.gpus:\n                return\n",
+        "            if not self._affords({group}):\n                return\n",
         "",
     ),
     _mutant(

@@ -88,6 +88,7 @@ class ContainerState(msgspec.Struct, frozen=True):
 class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     ready: bool = False
+    started: bool | None = None
     restart_count: int = 0
     container_id: str = msgspec.field(name="containerID", default="")
     state: ContainerState = ContainerState()
@@ -226,6 +227,7 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         engine_runs=engine.state.running is not None,
         answered=engine.ready
         or (before is not None and before.answered and before.container_id == engine.container_id),
+        started=bool(engine.started),
         containers_ready=_true(conditions, "ContainersReady"),
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),

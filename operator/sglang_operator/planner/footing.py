@@ -42,6 +42,7 @@ class Standing:
             gpus=pool.gpus,
             max_unavailable=pool.max_unavailable,
             serving=frozenset(name for name, pod in kept.items() if self._serves(pod)),
+            alive=sum(self._is_up(pod) or _answered(pod) for pod in kept.values()),
             closed=frozenset(name for name, pod in kept.items() if self._is_closed(pod)),
             obsolete={n: self._old(pod) for n, pod in self.live.items() if n not in ranks},
             outdated={
@@ -70,8 +71,9 @@ class Standing:
             devices=pod.devices,
             gpus=places.gpus(pod, self.pool.spec.placement.resource_name, self.pool.gpus),
             node=pod.node,
-            up=self._is_up(pod),
+            lives=self._is_up(pod) or _answered(pod),
             serves=self._serves(pod),
+            falters=self._falters(pod),
         )
 
     def _is_up(self, pod: ObservedPod) -> bool:
@@ -80,6 +82,15 @@ class Standing:
     def _serves(self, pod: ObservedPod) -> bool:
         """Whether clients reach it: what its gate says counts only while the engine answers."""
         return self._is_up(pod) and pod.ready
+
+    def _falters(self, pod: ObservedPod) -> bool:
+        """Whether it only misses a probe: overloaded engines do, and those that take in weights."""
+        if self._serves(pod):
+            return False
+        if self._is_up(pod):
+            return pod.gate is not None and pod.gate.is_open  # kubelet is about to say Ready
+        # Without a gate condition it may be of a revision that has no gate.
+        return _answered(pod) and (pod.gate is None or pod.gate.is_open)
 
     def _is_current(self, pod: ObservedPod) -> bool:
         return pod.revision in self.pool.accepted
@@ -101,3 +112,11 @@ class Standing:
         if not self._is_current(pod):
             return None
         return max(pod.created, observed.last_gone) + PLACE_SECONDS
+
+
+def _answered(pod: ObservedPod) -> bool:
+    """Whether the engine runs and has answered in this container.
+
+    The operator may have begun to look after that: then kubelet knows, by the startup probe.
+    """
+    return pod.engine_runs and (pod.answered or pod.started)

@@ -107,6 +107,7 @@ class ObservedPod:
     engine_ready: bool = False  # the engine's container, whatever stands beside it
     engine_runs: bool = False
     answered: bool = False  # this container of the engine was seen to be ready
+    started: bool = False  # this container of the engine has passed its startup probe
     ended_at: float = 0.0  # when it was seen to end, bounded by clocks of the control plane
     containers_ready: bool = False
     containers_ready_changed: float = 0.0

@@ -21,8 +21,9 @@ class Old:
     devices: tuple[int, ...]
     gpus: int
     node: str
-    up: bool
+    lives: bool  # its engine runs and has answered, whether or not it answers at this moment
     serves: bool  # clients reach it
+    falters: bool = False  # it would serve, but for a probe that it misses
 
 
 def gpus(pod: ObservedPod, resource: str, otherwise: int) -> int:

@@ -6,6 +6,9 @@ mapping) replaces engines by others that need the same GPUs.  Both share one bud
 ``maxUnavailable``, counted in what serves: by our own decision no fewer GPUs answer clients than
 those of all engines of the new pool but so many.  What serves nobody costs nothing, and goes.
 
+An engine that misses a probe at this moment serves nobody either, and yet it stands in: it goes
+before those that serve, but no more of its like than ``maxUnavailable`` beside what is away.
+
 Ids say which engine replaces which; they are no places.  Where the nodes are known, engines are
 chosen so that one node gets room for the next; where the scheduler finds none all the same, more
 of the old ones go, from one node, or it is said why none may (``planner/places``).
@@ -52,6 +55,7 @@ class Footing:
     gpus: int  # of one wanted engine
     max_unavailable: int
     serving: Set[GroupName]  # wanted engines that clients reach, whichever revision they run
+    alive: int = 0  # wanted engines that run and have answered, whichever revision they run
     closed: Set[GroupName] = frozenset()  # of the present revision, up, and without weights
     # Engines that are not wanted and have a pod, and wanted ones of an older revision.
     obsolete: Mapping[GroupName, Old] = field(default_factory=dict)
@@ -93,7 +97,10 @@ def going(footing: Footing) -> Going:
 
 
 class _Change:
-    """One pass of decisions; ``spare`` is what of the budget is left."""
+    """One pass of decisions; ``spare`` is what of the budget is left.
+
+    ``beyond`` is what would be left if every old engine that falters served.
+    """
 
     def __init__(self, footing: Footing) -> None:
         self.footing = footing
@@ -103,6 +110,9 @@ class _Change:
         serving = len(footing.serving) * footing.gpus
         serving += sum(old.gpus for old in footing.obsolete.values() if old.serves)
         self.spare = serving if least <= 0 else serving - least
+        olds = {**footing.outdated, **footing.obsolete}
+        self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
+        self.spared = footing.held is not None or footing.failing
         needed = {device for engine in footing.wanted for device in engine.devices}
         self.aside = {g for g, old in footing.obsolete.items() if needed.isdisjoint(old.devices)}
         self.holder = {
@@ -119,24 +129,34 @@ class _Change:
 
         Where the mapping moved, they serve on until the engines that take their place do.
         """
+        surplus = self._surplus()
         for group, old in sorted(
             ((group, self.footing.obsolete[group]) for group in self.aside),
             key=lambda found: (found[1].devices, found[0]),
             reverse=True,
         ):
-            if not old.serves or old.gpus <= self.spare:
+            if old.lives and self.spared and old.gpus > surplus:
+                continue
+            if self._affords({group}):
+                surplus -= old.gpus if old.lives else 0
                 self._take({group})
 
-    def remove_idle(self) -> None:
-        """What serves nobody stands in for nobody.
+    def _surplus(self) -> int:
+        """GPUs of living engines beyond what the pool needs, whichever engines have them."""
+        footing = self.footing
+        olds = [old for group, old in footing.obsolete.items() if old.lives]
+        kept = footing.alive * footing.gpus
+        return sum(old.gpus for old in olds) + kept - len(footing.wanted) * footing.gpus
 
-        While it is held, or the revision that comes for it fails at its start, only what is not up.
+    def remove_idle(self) -> None:
+        """What serves nobody stands in for nobody, unless it only misses a probe.
+
+        While it is held, or the revision that comes fails at its start, none goes that lives.
         """
-        spared = self.footing.held is not None or self.footing.failing
         if self.footing.held is Waits.FOR_ADMISSION:
             return
         for group, old in {**self.footing.obsolete, **self.footing.outdated}.items():
-            if not old.serves and not (spared and old.up):
+            if not (old.serves or old.falters or (self.spared and old.lives)):
                 self._take({group})
 
     def clear(self) -> None:
@@ -158,7 +178,7 @@ class _Change:
                 tries -= 1
                 leaving |= self._others_there(rooms, leaving)
             cost = self._cost(leaving)
-            if cost <= max(0, self.spare) or (fit and not moving):
+            if self._affords(leaving) or (fit and not moving):
                 self._take(leaving)
                 moving = True
                 if rooms is not None:
@@ -180,16 +200,18 @@ class _Change:
         if found is None:
             return  # no old engine stands where one would fit: it waits like any pod
         cost = self._cost(found)
-        if cost <= max(0, self.spare):
+        if self._affords(found):
             self._take(found)
         elif not self._in_progress():
             self._say_no_room(footing.stuck[0], cost)
 
     def replace_outdated(self) -> None:
-        """Engines of an older revision that serve, from the top."""
+        """Engines of an older revision: those that falter first, and from the top."""
         ranks = {engine.group: engine.rank for engine in self.footing.wanted}
-        for group in sorted(self.footing.outdated.keys() - self.gone, key=lambda g: -ranks[g]):
-            if self.spare < self.footing.gpus:
+        olds = self.footing.outdated
+        left = olds.keys() - self.gone
+        for group in sorted(left, key=lambda g: (not olds[g].falters, -ranks[g])):
+            if not self._affords({group}):
                 return
             self._take({group})
 
@@ -221,8 +243,25 @@ class _Change:
                 total += self.footing.gpus
         return total
 
+    def _faltering(self, groups: Iterable[GroupName]) -> int:
+        """GPUs of those among them that miss a probe at this moment."""
+        olds = (self._old(group) for group in set(groups) - self.gone)
+        return sum(old.gpus for old in olds if old is not None and old.falters)
+
+    def _old(self, group: GroupName) -> Old | None:
+        return self.footing.obsolete.get(group) or self.footing.outdated.get(group)
+
+    def _affords(self, groups: Set[GroupName]) -> bool:
+        """Whether these may go by the budget; what neither serves nor falters always may."""
+        cost, faltering = self._cost(groups), self._faltering(groups)
+        if cost > max(0, self.spare):
+            return False
+        return not faltering or cost + faltering <= self.beyond
+
     def _take(self, groups: Set[GroupName]) -> None:
-        self.spare -= self._cost(groups)
+        cost = self._cost(groups)
+        self.beyond -= cost + self._faltering(groups)
+        self.spare -= cost
         self.gone |= groups
 
     def _blockers(self, engine: Engine) -> Set[GroupName]:

@@ -298,3 +298,13 @@ def test_an_engine_that_had_answered_did_not_fail_at_its_start_because_a_sidecar
     after = wire.observed_pod(raw(ENGINE_DIED, SICK_PROXY, changed=BEGUN), NOW, before)
     (failed,) = planned(after).creates
     assert failed.chain is None
+
+
+def test_an_operator_that_begins_now_knows_that_an_engine_had_passed_its_startup_probe():
+    body = raw(container("engine", RUNS, ready=False))
+    assert not wire.observed_pod(body, NOW).started
+    (engine, *others) = body.status.container_statuses
+    passed = [msgspec.structs.replace(engine, started=True), *others]
+    status = msgspec.structs.replace(body.status, container_statuses=passed)
+    pod = wire.observed_pod(msgspec.structs.replace(body, status=status), NOW)
+    assert (pod.started, pod.answered, pod.containers_ready) == (True, False, False)

@@ -33,7 +33,7 @@ def loaded(**changes):
     """Four engines that load their weights themselves: no gate."""
     config = {"mem_fraction_static": 0.7}
     strategy = {"strategy_name": "sglang", "strategy_config": config}
-    return a_pool(strategy_args=strategy, device_mapping="list(range(0,8))", **changes)
+    return a_pool(strategy_args=strategy, **{"device_mapping": "list(range(0,8))", **changes})
 
 
 def four(**changes):
@@ -284,3 +284,98 @@ def test_another_revision_is_not_judged_by_the_one_that_failed():
     pool = four()
     failed = a_failed_start(pool, pool.engines[3], revision="1" * 10)
     assert len(planned(pool, [*all_pods(pool, revision=OLD)[:3], failed]).removals) == 3
+
+
+# --- engines that miss a probe at this moment
+
+BLIP = {"ready": False, "containers_ready": False, "answered": True}
+
+
+def test_engines_that_all_miss_a_probe_go_within_the_budget():
+    pool = a_pool(rollout={"maxUnavailable": 2})
+    pods = all_pods(pool, revision=OLD, gate=OPEN, **BLIP)
+    assert len(removed(planned(pool, pods))) == 2
+
+
+def test_what_is_away_already_counts_beside_those_that_miss_a_probe():
+    pool = loaded()
+    pods = all_pods(pool, revision=OLD, **BLIP)
+    pods[3] = a_pod(pool, pool.engines[3], 1, containers_ready=False)
+    assert not planned(pool, pods).removals
+
+
+def test_one_that_misses_a_probe_goes_before_those_that_serve():
+    pool = loaded()
+    pods = serving(pool, revision=OLD, gate=None)
+    pods[1] = a_pod(pool, pool.engines[1], revision=OLD, **BLIP)
+    assert removed(planned(pool, pods)) == ["actor-infer-g2-3-0"]
+
+
+def test_one_that_never_answers_again_holds_up_no_rollout():
+    pool = loaded()
+    pods = serving(pool, gate=None)
+    for rank in (0, 1, 2):
+        pods[rank] = a_pod(pool, pool.engines[rank], revision=OLD, **BLIP)
+    assert len(removed(planned(pool, pods))) == 1
+
+
+def test_an_open_gate_counts_before_kubelet_says_ready():
+    pool = four()
+    pods = all_pods(pool, revision=OLD, gate=OPEN)
+    assert len(removed(planned(pool, pods))) == 1
+
+
+@pytest.mark.parametrize(
+    "never",
+    [
+        pytest.param({"answered": False}, id="it has not answered in this container"),
+        pytest.param({"engine_runs": False}, id="its container ended"),
+    ],
+)
+def test_what_does_not_run_or_never_answered_goes_beyond_the_budget(never):
+    pool = loaded()
+    pods = all_pods(pool, revision=OLD, **{**BLIP, **never})
+    assert len(removed(planned(pool, pods))) == 4
+
+
+def test_an_operator_that_begins_in_the_middle_knows_by_the_startup_probe():
+    pool = loaded()
+    pods = all_pods(pool, revision=OLD, **{**BLIP, "answered": False, "started": True})
+    assert len(removed(planned(pool, pods))) == 1
+
+
+@pytest.mark.parametrize("gate", [None, OPEN, Gate(is_open=False)])
+@pytest.mark.parametrize("phase", ["Syncing", "Sleeping"])
+def test_no_engine_that_misses_a_probe_goes_while_a_trainer_has_it(phase, gate):
+    pool = four(rollout={"maxUnavailable": "100%"})
+    pods = all_pods(pool, revision=OLD, gate=gate, **BLIP)
+    lease = a_lease(pool, phase=phase, holder="trainer")
+    assert not planned(pool, pods, children=lease).removals
+
+
+def test_no_engine_that_misses_a_probe_goes_for_a_revision_that_fails():
+    pool = loaded(rollout={"maxUnavailable": "100%"})
+    pods = all_pods(pool, revision=OLD, **BLIP)[:3]
+    assert not planned(pool, [*pods, a_failed_start(pool, pool.engines[3])]).removals
+
+
+def test_a_probe_that_is_missed_lets_no_more_engines_make_way_for_other_groups():
+    old = loaded()
+    new = loaded(num_gpus_per_worker=4)
+    plan = planned(new, all_pods(old, **BLIP))
+    assert len(removed(plan)) == 2  # the first engine needs both
+
+
+def test_engines_on_other_gpus_that_miss_a_probe_serve_on_after_it():
+    old = loaded()
+    moved = loaded(device_mapping="list(range(8,16))")
+    assert len(removed(planned(moved, all_pods(old, **BLIP)))) == 1
+
+
+@pytest.mark.parametrize("phase", ["Syncing", "Sleeping"])
+def test_while_a_trainer_has_engines_they_go_for_none_on_other_gpus(phase):
+    old = four()
+    moved = a_pool(device_mapping="list(range(8,16))", rollout={"maxUnavailable": "100%"})
+    lease = a_lease(moved, phase=phase, holder="trainer")
+    for pods in (all_pods(old), all_pods(old, gate=OPEN, **BLIP), serving(old)):
+        assert not planned(moved, pods, children=lease).removals
