@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgspec
 import pytest
 
 from sglang_operator.__main__ import _parser, settings_from
@@ -17,7 +18,8 @@ def judged(pod_address: str) -> Pool:
     """The guide's pool by an operator whose pod has this address."""
     settings = settings_from(_parser().parse_args([f"--pod-address={pod_address}"]))
     record = CustomResource(
-        metadata=Meta(name="actor-infer", namespace="rl", uid="u"), spec=guide_spec()
+        metadata=Meta(name="actor-infer", namespace="rl", uid="u"),
+        written=msgspec.Raw(msgspec.json.encode(guide_spec())),
     )
     pool = planning.judge(OWNER, record, None, settings.engine_host)
     assert isinstance(pool, Pool)

@@ -49,7 +49,7 @@ def _owned() -> Json:
 def _pool(api: MemoryApi) -> wire.CustomResource:
     body = {"metadata": {"generation": 1}, "spec": {}}
     made = api.add(paths.pool(*KEY), body, uid=OWNER)
-    return msgspec.convert(made, wire.CustomResource)
+    return msgspec.json.decode(msgspec.json.encode(made), type=wire.CustomResource)
 
 
 def _executor(api: MemoryApi, client: Guarded) -> tuple[Executor, wire.CustomResource]:

@@ -18,7 +18,17 @@ MAX_CHARACTERS = 512 * 1024  # of all texts together
 
 
 def problem(spec: Mapping[str, Any]) -> errors.Problem | None:
-    """What is too large about it, if anything; found without recursion, and soon."""
+    """What is too large about it, if anything."""
+    too_much = excess(spec)
+    if too_much is None:
+        return None
+    found, expected = too_much
+    advice = "take out what no engine needs"
+    return errors.SPEC_SHAPE("spec", found=found, expected=expected, advice=advice)
+
+
+def excess(spec: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is too large about it and what was expected; found without recursion, and soon."""
     values = characters = 0
     level: list[Any] = [spec]
     for _ in range(MAX_DEPTH + 1):
@@ -42,20 +52,16 @@ def problem(spec: Mapping[str, Any]) -> errors.Problem | None:
         if not following:
             return None
         level = following
-    return errors.SPEC_SHAPE(
-        "spec",
-        found=f"is nested more than {MAX_DEPTH} levels deep",
-        expected=f"at most {MAX_DEPTH}",
-        advice="take out what no engine needs, or write it as text",
-    )
+    return f"is nested more than {MAX_DEPTH} levels deep", f"at most {MAX_DEPTH}"
 
 
 def unreadable(why: str) -> errors.Problem:
-    """An object that could not even be decoded."""
+    """An object that cannot be decoded, or is too large to be."""
     return errors.SPEC_SHAPE(
         "",
         found=f"cannot be read: {why}",
-        expected=f"numbers of 64 bits, and maps and lists nested at most {MAX_DEPTH} deep",
+        expected=f"at most {MAX_CHARACTERS // 1024} KiB and {MAX_VALUES} keys and items together, "
+        f"numbers of 64 bits, and maps and lists nested at most {MAX_DEPTH} deep",
         advice="correct it; the engines that run stay as they are",
     )
 
@@ -68,10 +74,5 @@ def _parts(value: Mapping[str, Any] | list[Any]) -> Iterator[Any]:
         yield from value
 
 
-def _too_large(what: str, limit: str) -> errors.Problem:
-    return errors.SPEC_SHAPE(
-        "spec",
-        found=f"has {what} of more than {limit}",
-        expected="at most that",
-        advice="take out what no engine needs",
-    )
+def _too_large(what: str, limit: str) -> tuple[str, str]:
+    return f"has {what} of more than {limit}", "at most that"

@@ -112,13 +112,13 @@ def items(text: bytes, kind: type[T]) -> list[T]:
     A pool that cannot be read is shown with what is told of it: its status says the rest.
     """
     found: list[T] = []
+    plain = msgspec.json.Decoder(kind)
     for item in _each(text):
-        try:
-            found.append(msgspec.json.decode(item, type=kind))
-        except _UNDECODABLE:
+        with contextlib.suppress(decoding.UnreadError, *_UNDECODABLE):
             if kind is wire.CustomResource:
-                with contextlib.suppress(decoding.UnreadError):
-                    found.append(_pools.object(bytes(item)))  # type: ignore[arg-type]
+                found.append(_pools.object(bytes(item)))  # type: ignore[arg-type]
+            else:
+                found.append(plain.decode(item))
     return found
 
 

@@ -158,7 +158,7 @@ class Decoder(Generic[R]):
         return Event(kind, self._kind(metadata=meta))  # type: ignore[call-arg]
 
     def _refuse(self, large: bool) -> None:
-        """Pools are kept as they are written; of others only little is kept in any case."""
+        """Pools' specs are kept as they are written; of others only little is kept in any case."""
         if large and self._kind is wire.CustomResource:
             raise ValueError(f"it has more than {MOST_BYTES // 1024} KiB")
 
@@ -185,7 +185,11 @@ def is_named(meta: Meta) -> bool:
 
 def _usable(record: R) -> R:
     int(record.metadata.resource_version)  # raises ValueError: nothing could be compared with it
-    return keeping.of_pod(record) if isinstance(record, wire.Pod) else record  # type: ignore[return-value]
+    if isinstance(record, wire.Pod):
+        return keeping.of_pod(record)  # type: ignore[return-value]
+    if isinstance(record, wire.CustomResource):
+        return keeping.of_pool(record)  # type: ignore[return-value]
+    return record
 
 
 def _words(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sglang_operator.api import names
+from sglang_operator.api import names, shape
 from sglang_operator.cluster import wire
 
 # Of a namespace's objects whose pool is not known, or not yet: streams of two kinds have no order.
@@ -83,6 +83,19 @@ def bare(child: wire.Child) -> wire.Child:
             owner_references=[controller] if controller else [],
         )
     )
+
+
+def of_pool(pool: wire.CustomResource) -> wire.CustomResource:
+    """A pool whose spec can be built, and is not too large to be; without what nothing asks for.
+
+    Raises ValueError with what is too large, and whatever building it does.
+    """
+    too_large = shape.excess(pool.spec)
+    if too_large is not None:
+        raise ValueError(f"its spec {too_large[0]}")
+    meta = msgspec.structs.replace(pool.metadata, labels={}, annotations={}, owner_references=[])
+    # A copy: the text itself is a piece of a whole page.
+    return msgspec.structs.replace(pool, metadata=meta, written=pool.written.copy())
 
 
 def of_pod(pod: wire.Pod) -> wire.Pod:

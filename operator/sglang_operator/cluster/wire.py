@@ -156,11 +156,18 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class CustomResource(msgspec.Struct, frozen=True):
+    """A pool.  Its spec is kept as it is written: built, it is up to twenty times as large."""
+
     metadata: Meta
-    spec: dict[str, Any] = {}
+    written: msgspec.Raw = msgspec.field(name="spec", default=msgspec.Raw(b"{}"))
     status: dict[str, Any] = {}
     # Why the rest of it could not be read; of no field of the object.
     unreadable: str = msgspec.field(name="/unreadable", default="")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What is written, built anew each time.  Of a decoder's record, that raises nothing."""
+        return msgspec.json.decode(self.written, type=dict[str, Any])
 
 
 class Child(msgspec.Struct, frozen=True):

@@ -70,6 +70,7 @@ class Memory:
     planned: Pool | Refused | None = None
     judged: tuple[int, str] = (-1, "")  # generation, and why it could not be read
     tuning: Tuning | None = None  # that it was planned with
+    ignored: tuple[str, ...] = ()  # the spec's fields that mean nothing to an engine
     template: dict[str, object] | None = None
     recorded: set[names.Uid] = field(default_factory=set)
     published_at: float = float("-inf")  # monotonic

@@ -147,6 +147,7 @@ class Reconciler:
                 generation=meta.generation,
             )
             memory.planned = planning.judge(owner, record, tuned, self._engine_host)
+            memory.ignored = spec.ignored_fields(record.spec)
             memory.judged, memory.tuning = judged, tuned
             memory.template = None
             if changed:
@@ -220,7 +221,7 @@ class Reconciler:
         new = status.compute_refused(
             refused,
             observed,
-            ignored=spec.ignored_fields(record.spec),
+            ignored=memory.ignored,
             previous=record.status,
             now=now,
         )
@@ -448,7 +449,7 @@ class Reconciler:
             pool,
             plan,
             weights_plan,
-            ignored=spec.ignored_fields(record.spec),
+            ignored=memory.ignored,
             troubles=memory.troubles(actions.foreign(pool, children, observed), key),
             previous=record.status,
             now=time.time(),

@@ -141,7 +141,7 @@ def observe(plane: ControlPlane) -> Scene:
     pods = plane.api.get(paths.pods("default"))["items"]
     nodes = plane.api.get(paths.NODES)["items"]
     return scene(
-        msgspec.convert(pools, list[wire.CustomResource]),
+        msgspec.json.decode(msgspec.json.encode(pools), type=list[wire.CustomResource]),
         msgspec.convert(pods, list[wire.Pod]),
         msgspec.convert(nodes, list[Node]),
         now=time.time(),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -199,3 +200,37 @@ def test_a_bookmark_of_pods_is_read_as_the_API_server_writes_it():
     """Go writes a list without elements as null where it may not be left out."""
     pod = msgspec.json.decode(BOOKMARK, type=wire.Pod)
     assert pod.metadata.version == 12746
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        pytest.param([{"": 0}] * 60_000, id="small maps"),
+        pytest.param([[]] * 160_000, id="empty lists"),
+        pytest.param({f"{i}": {} for i in range(40_000)}, id="keys"),
+        pytest.param([0] * 200_000, id="numbers"),
+    ],
+)
+def test_of_a_pool_whose_spec_has_too_many_values_it_is_kept_who_it_is_and_what_was_told(filler):
+    """Half a MiB of small values are 12 MB once they are built."""
+    told = {"resolved": {"gate": "Committed"}}
+    body = {"metadata": meta("a"), "spec": {"data_args": {"x": filler}}, "status": told}
+    record = POOLS.object(json.dumps(body, separators=(",", ":")).encode())
+    assert "its spec has " in record.unreadable
+    assert (record.metadata.uid, record.status, record.spec) == ("uid-a", told, {})
+
+
+def test_a_pools_spec_is_kept_as_it_is_written_and_not_with_the_page_around_it():
+    """Nothing that a namespace writes is larger in memory than it wrote it."""
+    text = "x" * 400_000
+    spec = {"data_args": [{"": 0}] * 3_000, "more": [text[:100_000]]}
+    body = {"metadata": meta("a", annotations={"note": text}, labels={"a": "b"}), "spec": spec}
+    page = POOLS.page(a_page(json.dumps(body).encode(), GOOD))
+    tracemalloc.start()
+    record = POOLS.page(a_page(json.dumps(body).encode(), GOOD)).records[0]
+    del page
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert record.spec == spec
+    assert kept < 150_000
+    assert (record.metadata.labels, record.metadata.annotations) == ({}, {})

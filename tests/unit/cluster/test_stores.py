@@ -247,7 +247,7 @@ def a_pool(version=10, generation=1, uid="pool-uid", **metadata: Any) -> wire.Cu
         "generation": generation,
         **metadata,
     }
-    return msgspec.convert({"metadata": meta}, wire.CustomResource)
+    return msgspec.json.decode(msgspec.json.encode({"metadata": meta}), type=wire.CustomResource)
 
 
 def test_a_changed_spec_is_urgent_and_a_changed_status_is_not():

@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 
 from sglang_operator.api import shape
@@ -24,7 +25,8 @@ def test_a_pool_that_the_operator_fails_at_is_refused_and_told(monkeypatch, capl
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(planning, "plan_pool", failing)
-    record = CustomResource(metadata=Meta(name="a"), spec=guide_spec())
+    written = msgspec.Raw(msgspec.json.encode(guide_spec()))
+    record = CustomResource(metadata=Meta(name="a"), written=written)
     refused = planning.judge(OWNER, record, None)
     assert isinstance(refused, Refused)
     assert "RuntimeError: a defect" in refused.errors[0].message

@@ -165,7 +165,7 @@ class World:
         holders: Sequence[Leader] | None = None,
     ) -> Scene:
         return scene(
-            msgspec.convert(self.pools, list[wire.CustomResource]),
+            msgspec.json.decode(msgspec.json.encode(self.pools), type=list[wire.CustomResource]),
             msgspec.convert(self.pods, list[wire.Pod]),
             msgspec.convert(self.nodes, list[Node]) if nodes else None,
             now=now,
