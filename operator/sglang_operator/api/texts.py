@@ -418,7 +418,7 @@ WEIGHTS_HELD = (
 WEIGHTS_HELD_BY_NAMESAKE = (
     "{holder}, which is this trainer's name too, holds the weights of this pool in another "
     "transaction ({phase} since {since}, until {until} unless it renews); wait until it ends, or "
-    "if nobody is at it any more: kubectl sglang weights abort --holder {holder}"
+    "if nobody is at it any more: kubectl sglang weights abort --gone --holder {holder}"
 )
 WEIGHTS_FENCED = (
     "{holder} ended what was under way in this pool ({why}) at {since}, and whoever was at it may "

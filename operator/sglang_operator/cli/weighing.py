@@ -90,8 +90,11 @@ class Commit:
 
 @dataclass(frozen=True, kw_only=True)
 class Abort:
+    """``gone``: whoever began the sync has ended, and writes nothing more."""
+
     message: str
     force: bool
+    gone: bool
 
     async def __call__(self, pool: AsyncPool) -> Lines:
         given.text(self.message, "message", most=given.MAX_PATH)
@@ -99,8 +102,12 @@ class Abort:
         trainer = steps.Trainer(holder=pool.holder, transaction=state.id)
 
         def step(current: Transaction, sight: Sight) -> Transaction:
-            own = current.holder == pool.holder and not current.fenced
-            if self.force and not own and current.id == state.id:
+            named = current.holder == pool.holder and not current.fenced
+            # A sync that this command line began has no process; of another name it may have one.
+            quiet = self.gone or (named and pool.holder == holder())
+            if current.id == state.id and self.gone and (named or self.force):
+                return steps.aborted(current, self.message)
+            if current.id == state.id and not quiet and (named or self.force):
                 return steps.ended(current, pool.holder, message=self.message, now=sight.now)
             return steps.abort(current, trainer, message=self.message)
 

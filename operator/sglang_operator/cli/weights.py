@@ -131,11 +131,12 @@ def commit(pool: str, checkpoint: str, pause: bool, **options: Any) -> None:
 @_common
 @click.option("-m", "--message", default="aborted by hand", show_default=True, help="Why.")
 @click.option("--force", is_flag=True, help="Also one that another trainer holds.")
-def abort(pool: str, message: str, force: bool, **options: Any) -> None:
+@click.option("--gone", is_flag=True, help="Its process has ended: others may begin at once.")
+def abort(pool: str, message: str, force: bool, gone: bool, **options: Any) -> None:
     """End a sync without a commit. Engines stay paused: what they hold may be half written."""
     from sglang_operator.cli import weighing
 
-    _run(weighing.Abort(message=message, force=force), pool, options)
+    _run(weighing.Abort(message=message, force=force, gone=gone), pool, options)
 
 
 def _tags(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:

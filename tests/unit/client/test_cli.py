@@ -1,6 +1,8 @@
 """``kubectl sglang weights``, command by command, as somebody types it."""
 
+import dataclasses
 import json
+import time
 
 import pytest
 
@@ -87,6 +89,37 @@ def test_somebody_else_is_at_it(world, weights):
         assert "Expired: the transaction" in weights("abort", code=1)
         assert "aborted: every gate" in weights("abort", "--force", "-m", "it hangs")
     assert (world.state.phase, world.state.message) == (Phase.ABORTED, "it hangs")
+
+
+@pytest.mark.parametrize("more", [("--holder", "trainer-a"), ("--force",)])
+def test_a_trainer_that_is_aborted_by_its_name_has_time_to_notice_too(world, weights, more):
+    """Whoever types its name is not the process, which may write on."""
+    with (
+        Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as pool,
+        pytest.raises(Expired),
+        pool.sync("step-1"),
+    ):
+        weights("abort", *more)
+        assert world.state.fenced
+        assert "Held" in weights("begin", "step-2", code=1)
+
+
+@pytest.mark.parametrize("more", [("--holder", "trainer-a"), ("--force",)])
+def test_a_trainer_that_is_known_to_be_gone_keeps_nobody_waiting(world, weights, more):
+    world.write_lease(
+        dataclasses.replace(
+            world.state,
+            id="theirs",
+            holder="trainer-a",
+            phase=Phase.SYNCING,
+            duration=600,
+            acquired=time.time(),
+            renewed=time.time(),
+        )
+    )
+    assert "may not know" not in weights("abort", "--gone", *more)
+    assert not world.state.fenced
+    assert "2 engines paused:" in weights("begin", "step-2")
 
 
 def test_an_abort_by_force_leaves_its_trainer_time_to_notice(world, weights):
