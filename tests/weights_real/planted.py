@@ -33,7 +33,7 @@ LOADS_OUTSIDE = Mutant(
         Edit(path="planner/recovery.py", before=_TAKES_THE_LEASE, after=_LOADS_AT_ONCE),
         Edit(
             path="fleet/poller.py",
-            before="return _covers(permit, instance, commit) and time.monotonic() < permit.until",
+            before="return _covers(permit, instance, commit) and steady() < permit.until",
             after="return True",
         ),
         Edit(

@@ -142,7 +142,7 @@ def test_a_second_sync_of_one_name_is_refused_in_words():
         "trainer-0, which is this trainer's name too, holds the weights of this pool in another "
         "transaction (Syncing since 2027-01-15T08:00:00Z, until 2027-01-15T08:00:30Z unless it "
         "renews); wait until it ends, or if nobody is at it any more: kubectl sglang weights abort "
-        "--holder trainer-0"
+        "--gone --holder trainer-0"
     )
     asleep = refusal(steps.sleep, syncing(), LATER, tags=["weights"], now=NOW, seen=NOW)
     assert asleep.reason is Refusal.HELD

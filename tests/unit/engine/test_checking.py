@@ -279,7 +279,7 @@ def test_an_old_and_a_new_name_that_differ_are_refused(config):
 
 
 def test_an_old_flag_that_is_off_stands_for_nothing():
-    config = {"enable_breakable_cuda_graph": False, "cuda_graph_backend_prefill": "full"}
+    config = {"enable_breakable_cuda_graph": False, "cuda_graph_backend_prefill": "disabled"}
     assert problems(config, version="0.5.14") == ()
 
 
