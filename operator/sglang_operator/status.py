@@ -288,6 +288,8 @@ def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
         if waiting is None or waiting.what is not Waits.FOR_ROOM:
             return None
         text = waits.message(pool, waiting)
+        if told := holdups.lingering(pool, plan):
+            text = f"{told[1]}; {text}"
         return Trouble(reason=conditions.NO_ROOM, message=text, stalled=True)
     cause = worst.cause
     message = texts.STALLED.format(
@@ -311,7 +313,7 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    for check in (_lost, _failing, holdups.waiting, holdups.pending):
+    for check in (_lost, _failing, holdups.waiting, holdups.lingering, holdups.pending):
         if told := check(pool, plan, seen):
             return told[0], _bounded(told[1])
     if told := _retrying(plan, tally, remembered):

@@ -43,6 +43,17 @@ ROLLOUT_WAITS_FOR_ROOM = (
     "engine {group} needs {gpus} {resource} on one node, and no node gets as many free while "
     "rollout.maxUnavailable is {budget}; let more engines go at a time: {command}"
 )
+ROLLOUT_WAITS_FOR_PLACE = (
+    "engine {group} finds no node: {lacking}; request less of it in podTemplate's resources, or, "
+    "as rollout.maxUnavailable is {budget}, let more engines go at a time: {command}"
+)
+LINGERING = (
+    "{engines} not up, and pod {pod} on node {node} is still there a minute after the grace period "
+    "of its deletion{more}: see what keeps it, a finalizer or the node's driver: kubectl describe "
+    "pod {pod} -n {namespace}; once its processes are known to be gone: kubectl delete pod {pod} "
+    "-n {namespace} --force --grace-period=0"
+)
+LINGERING_MORE = ", like {count} more"
 ROLLOUT_WAITS_FOR_ADMISSION = "the rollout waits: the API server would refuse its pods"
 DO_ALLOW = (
     "kubectl patch sgi {name} -n {namespace} --type=merge -p "

@@ -228,6 +228,7 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         created=seconds(meta.creation_timestamp),
         deleting=meta.deletion_timestamp is not None,
         deletion_asked=_deletion_asked(meta, before),
+        deletion_due=seconds(meta.deletion_timestamp),
         over=over,
         companions=companions,
         engine_ready=engine.ready,

@@ -1,6 +1,6 @@
 """Where a pool's engines stand before a change takes some of them away.  Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api.names import GroupName, Uid
@@ -12,6 +12,8 @@ from sglang_operator.planner.pool import Pool
 # A pod for which the scheduler finds no place is given so long after the last one left: it tries
 # again within ten seconds.
 PLACE_SECONDS = 15.0
+# And however many leave one after another, it is not waited for longer.
+MOST_PLACE_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,8 @@ class Standing:
     pool: Pool
     live: Mapping[GroupName, ObservedPod]
     healths: Mapping[Uid, Health]
-    leaving: bool  # whether pods are on their way out
+    leaving: bool  # whether pods are on their way out, and going to be gone
+    lingering: Sequence[ObservedPod]  # that hold their GPUs, nobody knows for how long
     failing: bool  # whether the present revision fails at its start
     now: float
 
@@ -33,7 +36,7 @@ class Standing:
         free, known = places.free(
             observed.nodes,
             resource,
-            self.live.values(),
+            (*self.live.values(), *self.lingering),
             otherwise=pool.gpus,
             per_node=pool.spec.num_gpus_per_node,
         )
@@ -52,6 +55,7 @@ class Standing:
             },
             placed=frozenset(name for name, pod in kept.items() if pod.node),
             stuck=[n for n in kept if (due := self._stuck_from(n, observed)) and due <= self.now],
+            lacking=next((why for n in kept if (why := self._lacks_else(kept[n]))), ""),
             free=free,
             free_known=known,
             paused=pool.spec.rollout.paused,
@@ -100,18 +104,24 @@ class Standing:
         up = self._is_up(pod) and self._is_current(pod)
         return up and self.pool.gated and not pod.ready
 
+    def _lacks_else(self, pod: ObservedPod) -> str:
+        """The scheduler's words, where nodes have the GPUs and lack something else."""
+        if self.healths[pod.uid] is not Health.PENDING or not pod.lacks():
+            return ""
+        return "" if pod.lacks(self.pool.spec.placement.resource_name) else pod.unschedulable
+
     def _stuck_from(self, name: GroupName, observed: Observed) -> float | None:
-        """From when on the pod of a wanted engine counts as one that finds no GPUs.
+        """From when on the pod of a wanted engine counts as one that finds no place.
 
         None while it has a place, or some may become free because pods of ours are leaving.
         """
         pod = self.live[name]
-        lacking = pod.lacks(self.pool.spec.placement.resource_name)
-        if self.healths[pod.uid] is not Health.PENDING or not lacking or self.leaving:
+        if self.healths[pod.uid] is not Health.PENDING or not pod.lacks() or self.leaving:
             return None
         if not self._is_current(pod):
             return None
-        return max(pod.created, observed.last_gone) + PLACE_SECONDS
+        due = max(pod.created, observed.last_gone) + PLACE_SECONDS
+        return min(due, pod.created + MOST_PLACE_SECONDS)
 
 
 def _answered(pod: ObservedPod) -> bool:

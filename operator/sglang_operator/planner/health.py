@@ -3,11 +3,13 @@
 Never from the pod's own gate condition, which stays True on a dead node, and Ready with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from sglang_operator.api import spec
 from sglang_operator.planner.observed import ObservedNode, ObservedPod
+
+LINGERS_SECONDS = 60.0  # beyond its grace
 
 
 class Health(Enum):
@@ -51,6 +53,20 @@ def health(
     if pod.containers_ready:
         return Health.UP
     return Health.STARTING if pod.node else Health.PENDING
+
+
+def lingers(pod: ObservedPod, now: float) -> bool:
+    """Whether a pod is still there long after its grace: a driver hangs, or somebody's finalizer.
+
+    Nobody can say when it will go, so nothing waits for it any more.
+    """
+    return pod.dying and 0.0 < pod.deletion_due <= now - LINGERS_SECONDS
+
+
+def next_lingering(pods: Iterable[ObservedPod], now: float) -> float | None:
+    """When the next pod that is on its way out will have been so for too long; or None."""
+    times = (pod.deletion_due + LINGERS_SECONDS for pod in pods if pod.dying and pod.deletion_due)
+    return min((time for time in times if time > now), default=None)
 
 
 def next_loss(

@@ -92,6 +92,22 @@ def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     return told.reason, message
 
 
+def lingering(pool: Pool, plan: Plan, _: object = None) -> tuple[str, str] | None:
+    """A pod that was to be gone long ago, where engines may wait for what it holds."""
+    if not plan.lingering or not (plan.coming or plan.obsolete):
+        return None
+    pod = min(plan.lingering, key=lambda each: (each.deletion_due, each.name))
+    count = len(plan.lingering) - 1
+    message = texts.LINGERING.format(
+        engines=texts.engines(plan.coming),
+        pod=pod.name,
+        node=pod.node or "<none>",
+        namespace=pool.owner.namespace,
+        more=texts.LINGERING_MORE.format(count=count) if count else "",
+    )
+    return conditions.POD_LINGERS, message
+
+
 # What the scheduler says of nodes that have the GPUs, and what helps.
 _UNFIT: tuple[tuple[str, str], ...] = (
     ("untolerated taint", texts.DO_TOLERATE),

@@ -102,6 +102,7 @@ class ObservedPod:
     created: float = 0.0
     deleting: bool = False
     deletion_asked: float = 0.0
+    deletion_due: float = 0.0  # when its grace is over
     over: bool = False  # the engine's container ended, and kubelet does not start it again
     companions: tuple[Companion, ...] = ()  # containers beside the engine that are not well
     engine_ready: bool = False  # the engine's container, whatever stands beside it
@@ -139,8 +140,11 @@ class ObservedPod:
             digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
             object.__setattr__(self, "instance", digest.hexdigest()[:INSTANCE_DIGITS])
 
-    def lacks(self, resource: str) -> bool:
-        """Whether the scheduler finds too little of this on nodes: not a taint by its name."""
+    def lacks(self, resource: str = "") -> bool:
+        """Whether the scheduler finds too little of this, or of anything, on nodes.
+
+        A taint by the name of a resource is none of it.
+        """
         return f"Insufficient {resource}" in self.unschedulable
 
     @property

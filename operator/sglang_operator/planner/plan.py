@@ -94,6 +94,7 @@ class Plan:
     tuning: Tuning | None = None  # to be in force from the next pass on
     waiting: Waiting | None = None  # why a change does not go on
     untried: bool = False  # there is no pod of the present revision
+    lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
     capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None
 
@@ -145,6 +146,7 @@ class _Planner:
         self.waiting: Waiting | None = None
         self.tuned: Tuning | None = None
         self.about = causes.context(pool)
+        self.lingering = tuple(pod for pod in observed.pods if health.lingers(pod, now))
 
     def run(self) -> Plan:
         self._resolve_extra_pods()
@@ -155,9 +157,9 @@ class _Planner:
         self._tune()
         self._create_missing_engines()
         self._tidy_ended_pods()
-        loss = health.next_loss(self.observed.pods, self.observed.nodes, self.policy, self.now)
-        if loss is not None:
-            self.wakes.append(loss)
+        pods, now = self.observed.pods, self.now
+        loss = health.next_loss(pods, self.observed.nodes, self.policy, now)
+        self.wakes += [t for t in (loss, health.next_lingering(pods, now)) if t is not None]
         return Plan(
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
@@ -175,6 +177,7 @@ class _Planner:
             stalls=tuple(self.trials.stalls()) if self._any_ended() else (),
             tuning=self.tuned or self.pool.tuning,
             waiting=self.waiting,
+            lingering=self.lingering,
             untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
             wake_at=min(self.wakes, default=None),
         )
@@ -245,12 +248,14 @@ class _Planner:
         live = {name: group.live[0] for name, group in self.groups.items() if group.live}
         if live.keys() <= self.wanted.keys() and all(map(self._is_current, live.values())):
             return  # as nearly always
-        leaving = any(group.dying for group in self.groups.values()) or bool(self.removals)
+        dying = {pod.uid for group in self.groups.values() for pod in group.dying}
+        leaving = bool(dying - {pod.uid for pod in self.lingering}) or bool(self.removals)
         standing = footing.Standing(
             pool=self.pool,
             live=live,
             healths=self.healths,
             leaving=leaving,
+            lingering=self.lingering,
             failing=self._trials().failing,
             now=self.now,
         )

@@ -45,6 +45,7 @@ class Waiting:
     engines: int = 0  # that are up with a closed gate
     group: GroupName | None = None  # the engine that finds no room
     needed: int = 0  # the maxUnavailable with which it would go on
+    lacking: str = ""  # the scheduler's words, where it is not GPUs that nodes lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Footing:
     outdated: Mapping[GroupName, Old] = field(default_factory=dict)
     placed: Set[GroupName] = frozenset()  # wanted ones whose pod has a node
     stuck: Sequence[GroupName] = ()  # wanted ones whose pod waits in vain for a place
+    lacking: str = ""  # what the scheduler says of them, where it is not GPUs that nodes lack
     free: places.Free = field(default_factory=dict)  # at most, on each node
     free_known: bool = False  # by the nodes; else it is a guess about those that have our pods
     paused: bool = False
@@ -310,4 +312,5 @@ class _Change:
     def _say_no_room(self, group: GroupName, cost: int) -> None:
         more = -(-(cost - self.spare) // self.footing.gpus)
         needed = min(len(self.footing.wanted), self.footing.max_unavailable + more)
-        self.lacks_room = Waiting(what=Waits.FOR_ROOM, group=group, needed=needed)
+        said = self.footing.lacking
+        self.lacks_room = Waiting(what=Waits.FOR_ROOM, group=group, needed=needed, lacking=said)

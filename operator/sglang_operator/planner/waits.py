@@ -11,7 +11,8 @@ def message(pool: Pool, waiting: Waiting) -> str:
     command = texts.DO_ALLOW.format(
         name=pool.owner.name, namespace=pool.owner.namespace, value=value
     )
-    return _TEXTS[waiting.what].format(
+    text = texts.ROLLOUT_WAITS_FOR_PLACE if waiting.lacking else _TEXTS[waiting.what]
+    return text.format(
         name=pool.owner.name,
         namespace=pool.owner.namespace,
         engines=texts.engines(waiting.engines),
@@ -20,6 +21,7 @@ def message(pool: Pool, waiting: Waiting) -> str:
         gpus=pool.gpus,
         resource=pool.spec.placement.resource_name,
         group=waiting.group,
+        lacking=waiting.lacking,
         command=command,
     )
 

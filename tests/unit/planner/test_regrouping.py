@@ -9,7 +9,8 @@ import random
 
 import pytest
 
-from sglang_operator.api import names
+from sglang_operator.api import conditions, names
+from sglang_operator.planner import holdups, waits
 from sglang_operator.planner.observed import ObservedNode, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.rollout import Waits
@@ -87,7 +88,9 @@ class World:
     def act(self, pool, plan: Plan) -> None:
         going = {removal.pod.uid for removal in plan.removals}
         self.pods = [
-            dataclasses.replace(pod, deleting=True) if pod.uid in going else pod
+            dataclasses.replace(pod, deleting=True, deletion_due=self.now)
+            if pod.uid in going
+            else pod
             for pod in self.pods
         ]
         for create in plan.creates:
@@ -270,3 +273,104 @@ def test_planning_a_regrouping_twice_decides_the_same():
     new = a_grouping(4, 2)
     assert world.plan(new) == world.plan(new)
     assert created(world.plan(new)) == []
+
+
+# --- what stands in the way for good
+
+
+class Stiff(World):
+    """The first pod that is told to go never does."""
+
+    hung = ""
+
+    def kubelets(self) -> None:
+        going = [pod.uid for pod in self.pods if pod.deleting]
+        self.hung = self.hung or (going[0] if going else "")
+        staying = [pod for pod in self.pods if pod.uid == self.hung]
+        super().kubelets()
+        self.pods += [pod for pod in staying if pod.deleting]
+
+
+class Busy(World):
+    """Somebody deletes a pod of the pool every five seconds."""
+
+    def plan(self, pool) -> Plan:
+        nodes = see(PER_NODE, PER_NODE, PER_NODE)
+        return planned(pool, self.pods, self.now, nodes=nodes, last_gone=self.now - 5)
+
+
+class Narrow(World):
+    """A node has memory for so many engines of any size."""
+
+    most = 4
+
+    def schedule(self) -> None:
+        for index, pod in enumerate(self.pods):
+            if pod.node or pod.deleting:
+                continue
+            room = [n for n in self.nodes if self.free(n) >= len(pod.devices)]
+            fit = [n for n in room if sum(p.node == n for p in self.pods) < self.most]
+            said = "0/3 nodes are available: 3 Insufficient memory." if room else LACKING
+            node = self.random.choice(fit) if fit else ""
+            self.pods[index] = dataclasses.replace(
+                pod, node=node, unschedulable="" if fit else said
+            )
+
+
+@pytest.mark.parametrize("world", [Stiff, Busy, Narrow])
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (2, 1), (4, 2), (1, 2)])
+def test_no_regrouping_stands_still_without_a_word(world, before, after):
+    for seed, budget in itertools.product(range(2), BUDGETS):
+        played = world(seed)
+        Narrow.most = max(1, 24 // before // 3)
+        played.fill(a_grouping(before))
+        new = a_grouping(after, budget)
+        for _ in range(80):
+            plan = played.plan(new)
+            played.act(new, plan)
+            played.kubelets()
+            played.schedule()
+            played.now += 10
+        assert not plan.obsolete or plan.waiting is not None, (seed, budget, played.pods)
+
+
+def lingering(new, old, **changes):
+    """The pool in the middle of its change, with an old pod that does not go."""
+    pods = standing(old, *SCATTERED)
+    due = {"deleting": True, "deletion_due": NOW - 61, **changes}
+    hung = dataclasses.replace(pods[0], **due)
+    return [hung, *pods[2:], stuck(new, new.engines[0])]
+
+
+def test_a_pod_that_does_not_go_is_no_reason_to_wait():
+    old = a_grouping(2, device_mapping="list(range(0,8))")
+    new = a_grouping(4, 2, device_mapping="list(range(0,8))")
+    plan = planned(new, lingering(new, old), nodes=see(4, 4))
+    # On n0 two GPUs are held for good: the other node gets room.
+    assert removed(plan) == ["actor-infer-g6-7-0"]
+    assert [pod.name for pod in plan.lingering] == ["actor-infer-g0-1-0"]
+    reason, message = holdups.lingering(new, plan) or ("", "")
+    assert reason == conditions.POD_LINGERS
+    assert "pod actor-infer-g0-1-0 on node n0 is still there a minute after" in message
+    assert "kubectl delete pod actor-infer-g0-1-0 -n rl --force --grace-period=0" in message
+
+
+def test_within_its_grace_and_a_minute_a_pod_is_waited_for_and_then_looked_at():
+    old = a_grouping(2, device_mapping="list(range(0,8))")
+    new = a_grouping(4, 2, device_mapping="list(range(0,8))")
+    plan = planned(new, lingering(new, old, deletion_due=NOW - 20), nodes=see(4, 4))
+    assert not plan.lingering
+    assert holdups.lingering(new, plan) is None
+    assert plan.wake_at == NOW + 40
+
+
+def test_what_else_nodes_lack_is_told_in_the_schedulers_words():
+    old = a_grouping(2, device_mapping="list(range(0,8))")
+    new = a_grouping(4, device_mapping="list(range(0,8))")
+    said = "0/2 nodes are available: 2 Insufficient memory."
+    pods = [*standing(old, *SCATTERED)[2:], stuck(new, new.engines[0], unschedulable=said)]
+    plan = planned(new, pods, nodes=see(4, 4))
+    assert plan.waiting is not None
+    text = waits.message(new, plan.waiting)
+    assert text.startswith(f"engine g0-3 finds no node: {said}; request less of it")
+    assert f'"maxUnavailable": {plan.waiting.needed}' in text
