@@ -1,5 +1,11 @@
 """What can come of a request to the API server, besides its answer."""
 
+import re
+
+# "ValidatingAdmissionPolicy 'team' with binding 'b' denied request: …", and what webhooks say.
+_DENIED = re.compile(r"AdmissionPolicy '[^']*' with binding '[^']*' |denied (?:the )?request")
+_UNTYPED = "failed to create typed patch object"
+
 
 class ApiError(Exception):
     """The API server answered with an error."""
@@ -22,22 +28,34 @@ class ApiError(Exception):
     @property
     def rejected(self) -> bool:
         """This very object is not wanted: asking again at once cannot help."""
-        return self.status in (400, 403, 404, 405, 413, 422)
+        return self.status in (400, 403, 404, 405, 413, 422) or self.too_large
+
+    @property
+    def too_large(self) -> bool:
+        """The object is larger than is stored: told by the server, or by etcd as a 500."""
+        of_etcd = "request is too large" in self.message or "ResourceExhausted" in self.message
+        return self.status == 413 or (self.status == 500 and of_etcd)
 
     @property
     def congested(self) -> bool:
-        return (self.status == 429 or self.status >= 500) and not self.of_schema
+        overloaded = self.status == 429 or self.status >= 500
+        return overloaded and not self.of_schema and not self.too_large
 
     @property
     def of_schema(self) -> bool:
         """The definition of the resource does not take it; from an apply that is a 500."""
-        untyped = self.status == 500 and "typed patch object" in self.message
-        return untyped or self.status in (400, 422)
+        return self.undeclared or self.status in (400, 422)
 
     @property
     def of_admission(self) -> bool:
-        """A webhook refused it, failed or gave no answer: the server itself may be well."""
-        return "webhook" in self.message or "denied the request" in self.message
+        """A webhook refused it, failed or gave no answer, or a policy refused it: the server itself
+        may be well."""
+        return "webhook" in self.message or _DENIED.search(self.message) is not None
+
+    @property
+    def undeclared(self) -> bool:
+        """From an apply: the definition does not declare a field of it, whatever its value."""
+        return self.status == 500 and self.message.startswith(_UNTYPED)
 
 
 class ApiUnreachableError(Exception):

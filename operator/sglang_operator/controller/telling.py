@@ -60,7 +60,7 @@ class Declared:
         new = False
         for match in _FIELD.finditer(error.message):
             path = tuple(match[1].split(".")[1:])
-            unknown = error.message.startswith(_UNKNOWN, match.end())
+            unknown = error.undeclared and error.message.startswith(_UNKNOWN, match.end())
             refused = ("" if unknown else uid, path)
             if refused in self._left_out or _without(status, path) == status:
                 continue

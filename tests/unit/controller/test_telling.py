@@ -84,7 +84,8 @@ def test_exactly_the_fields_that_are_refused_are_left_out(error, left):
         ApiError(
             422,
             "Invalid",
-            "ValidatingAdmissionPolicy 'p' with binding 'b' denied the request: status.tuning: no",
+            "X \"a\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: "
+            "status.tuning: field not declared in schema",
             None,
         ),
     ],
@@ -95,7 +96,18 @@ def test_other_refusals_leave_nothing_out(error):
     assert declared.known(STATUS, UID) == STATUS
 
 
-@pytest.mark.parametrize(("error", "common"), [(ONE, True), (TYPE, False), (INVALID, False)])
+QUOTED = ApiError(
+    422,
+    "Invalid",
+    'X "a" is invalid: status.tuning: Invalid value: "status.placement: '
+    'field not declared in schema"',
+    None,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "common"), [(ONE, True), (TYPE, False), (INVALID, False), (QUOTED, False)]
+)
 def test_only_a_field_that_nobody_knows_is_left_out_of_every_status(error, common):
     declared = telling.Declared()
     assert declared.learn(error, STATUS, UID)
