@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from sglang_operator.api import names, texts
+from sglang_operator.api import bounds, names, texts
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
@@ -127,30 +127,30 @@ class Transaction:
 def read(lease: Mapping[str, Any]) -> Transaction:
     """The transaction in a Lease object (``coordination.k8s.io/v1``, as JSON).
 
-    Nothing raises: the Lease is written by trainers.  A phase that is not known counts as Aborted,
-    because then nobody can say what the engines hold.
+    Nothing raises: the Lease is written by trainers, and what they write is kept within ``bounds``.
+    A phase that is not known counts as Aborted, because then nobody can say what the engines hold.
     """
     notes = lease.get("metadata", {}).get("annotations") or {}
     spec = lease.get("spec") or {}
     phase = _phase(notes.get(names.ANNOTATION_PHASE, ""))
-    transaction = notes.get(names.ANNOTATION_TRANSACTION, "")
+    transaction = _label(notes, names.ANNOTATION_TRANSACTION)
     instances = frozenset(_words(notes.get(names.ANNOTATION_INSTANCES, "")))
     # It names its transaction: clients that do not know of it leave it standing in later ones.
-    shared = bool(transaction) and notes.get(names.ANNOTATION_SHARED) == transaction
+    shared = bool(transaction) and _label(notes, names.ANNOTATION_SHARED) == transaction
     wrote = frozenset(_words(notes.get(names.ANNOTATION_WROTE, ""))) if shared else frozenset()
     if shared and phase is Phase.COMMITTED:
         instances &= wrote  # whatever the commit says: the others got nothing
     return Transaction(
         phase=phase,
         id=transaction,
-        holder=spec.get("holderIdentity") or "",
-        epoch=notes.get(names.ANNOTATION_EPOCH, ""),
-        target_version=notes.get(names.ANNOTATION_TARGET_VERSION, ""),
-        version=notes.get(names.ANNOTATION_VERSION, ""),
+        holder=bounds.label(spec.get("holderIdentity") or ""),
+        epoch=_label(notes, names.ANNOTATION_EPOCH),
+        target_version=_label(notes, names.ANNOTATION_TARGET_VERSION),
+        version=_label(notes, names.ANNOTATION_VERSION),
         instances=instances,
-        checkpoint=notes.get(names.ANNOTATION_CHECKPOINT, ""),
+        checkpoint=_path(notes.get(names.ANNOTATION_CHECKPOINT, "")),
         intact=notes.get(names.ANNOTATION_INTACT) == _TRUE,
-        released=_words(notes.get(names.ANNOTATION_RELEASED, "")),
+        released=_tags(notes.get(names.ANNOTATION_RELEASED, "")),
         asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
         recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
         woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""))),
@@ -158,7 +158,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         wrote=wrote,
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
-        message=notes.get(names.ANNOTATION_MESSAGE, ""),
+        message=bounds.words(notes.get(names.ANNOTATION_MESSAGE, "")),
         acquired=seconds(spec.get("acquireTime")),
         renewed=seconds(spec.get("renewTime")),
         duration=_duration(spec.get("leaseDurationSeconds")),
@@ -176,8 +176,8 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
         **(lease.get("spec") or {}),
         "holderIdentity": state.holder or None,
         # Others may never wait for less than the holder counts on.
-        "leaseDurationSeconds": max(1, math.ceil(state.duration)),
-        "leaseTransitions": state.transitions,
+        "leaseDurationSeconds": min(bounds.INT32, max(1, math.ceil(state.duration))),
+        "leaseTransitions": min(bounds.INT32, state.transitions),
         "acquireTime": _time(state.acquired) or None,
         "renewTime": _time(state.renewed) or None,
     }
@@ -237,6 +237,19 @@ def _phase(text: str) -> Phase:
         return Phase.ABORTED
 
 
+def _label(notes: Mapping[str, str], annotation: str) -> str:
+    return bounds.label(notes.get(annotation, ""))
+
+
+def _path(text: str) -> str:
+    """A path that can exist; nothing for any other."""
+    return text if len(text) <= bounds.MAX_PATH and text.isprintable() else ""
+
+
+def _tags(text: str) -> tuple[str, ...]:
+    return tuple(map(bounds.label, _words(text)[: bounds.MAX_TAGS]))
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",")[:MAX_INSTANCES] if word)
 
@@ -268,14 +281,14 @@ _MARK = re.compile(
 
 
 def seconds(text: object) -> float:
-    """An RFC 3339 time as seconds since the epoch; 0 for anything else."""
+    """An RFC 3339 time as seconds since the epoch; 0 for anything else, and for other centuries."""
     if not isinstance(text, str):
         return 0.0
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         return 0.0
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    return bounds.moment((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
 
 
 def micro_time(now: float) -> str:

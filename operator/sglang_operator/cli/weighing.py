@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_operator.api import bounds, weights
 from sglang_operator.api import texts as wording
-from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction, shown
 from sglang_operator.client import given
@@ -97,7 +97,7 @@ class Abort:
     gone: bool
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        given.text(self.message, "message", most=given.MAX_PATH)
+        given.text(self.message, "message", most=bounds.MAX_WORDS)
         state = await pool.transaction()
         trainer = steps.Trainer(holder=pool.holder, transaction=state.id)
 

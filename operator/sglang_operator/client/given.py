@@ -10,11 +10,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from sglang_operator.api import bounds
 from sglang_operator.client import texts
 from sglang_operator.client.errors import InvalidArgument
 
-MAX_TEXT = 512  # characters of a version or a name
-MAX_PATH = 4096  # Linux's PATH_MAX
 MAX_DURATION = float(7 * 86_400)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _MAX_NAME = 253
@@ -26,7 +25,7 @@ def version(value: object, argument: str = "version") -> str:
     return text(str(int(value)) if whole else value, argument)  # type: ignore[call-overload]
 
 
-def text(value: object, argument: str, *, most: int = MAX_TEXT) -> str:
+def text(value: object, argument: str, *, most: int = bounds.MAX_LABEL) -> str:
     """A line of text that is not empty.  Raises InvalidArgument."""
     if not isinstance(value, str):
         raise _wrong(argument, value, texts.EXPECTED_TEXT)
@@ -42,7 +41,7 @@ def text(value: object, argument: str, *, most: int = MAX_TEXT) -> str:
 def path(value: object, argument: str = "path") -> str:
     """A path, or the name of a model.  Raises InvalidArgument."""
     plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-    return text(plain, argument, most=MAX_PATH)
+    return text(plain, argument, most=bounds.MAX_PATH)
 
 
 def checkpoint(value: object) -> str:

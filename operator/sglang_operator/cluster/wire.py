@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sglang_operator.api import names, weights
+from sglang_operator.api import bounds, names, weights
 from sglang_operator.planner.observed import (
     Companion,
     ContainerKind,
@@ -99,9 +99,28 @@ class Resources(msgspec.Struct, frozen=True):
     limits: dict[str, str] = {}
 
 
+class ExitCodes(msgspec.Struct, frozen=True):
+    operator: str = ""
+    values: list[int] = []
+
+
+class RestartRule(msgspec.Struct, frozen=True, rename="camel"):
+    """What becomes of a container that ended with one of these codes (Kubernetes from 1.34)."""
+
+    action: str = ""
+    exit_codes: ExitCodes = ExitCodes()
+
+    def restarts(self, code: int) -> bool:
+        """Whether kubelet starts the container again, alone or with all others of the pod."""
+        listed = code in self.exit_codes.values
+        meant = {"In": listed, "NotIn": not listed}.get(self.exit_codes.operator, False)
+        return meant and self.action.startswith("Restart")
+
+
 class Container(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     restart_policy: str = ""  # its own; empty: the pod's
+    restart_policy_rules: list[RestartRule] = []  # they go before it
     resources: Resources = Resources()
 
 
@@ -180,12 +199,14 @@ class Child(msgspec.Struct, frozen=True):
 
 _MAX_DIGITS = 9
 _MAX_LIST = 16_384
+# Of what kubelet and scheduler say; they say less (a container's last words are 4 KiB).
+_MAX_SAID = 12_288
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 
 def seconds(time: datetime | None) -> float:
-    """Seconds since the epoch; 0 if there is no time."""
-    return time.timestamp() if time else 0.0
+    """Seconds since the epoch; 0 if there is no time, or none that can be written."""
+    return bounds.moment(time.timestamp()) if time else 0.0
 
 
 def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -> ObservedPod:
@@ -223,8 +244,8 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         startup_reason=meta.annotations.get(names.ANNOTATION_STARTUP_REASON, ""),
         node=intern(pod.spec.node_name),
         phase=intern(status.phase),
-        reason=status.reason,
-        message=status.message,
+        reason=bounds.reason(status.reason),
+        message=status.message[:_MAX_SAID],
         created=seconds(meta.creation_timestamp),
         deleting=meta.deletion_timestamp is not None,
         deletion_asked=_deletion_asked(meta, before),
@@ -240,7 +261,7 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
         gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
-        unschedulable=intern(scheduled.message) if scheduled.status == "False" else "",
+        unschedulable=intern(scheduled.message[:_MAX_SAID]) if scheduled.status == "False" else "",
         scheduling=intern(scheduled.reason) if scheduled.status == "False" else scheduled.status,
         scheduling_gates=tuple(intern(gate.name) for gate in pod.spec.scheduling_gates),
         scheduler=intern(pod.spec.scheduler_name),
@@ -251,9 +272,9 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
             for name, count in own.resources.limits.items()
             if "/" in name
         ),
-        disruption=disruption.reason if disruption.status == "True" else "",
-        waiting_reason=waiting.reason,
-        waiting_message=waiting.message,
+        disruption=bounds.reason(disruption.reason) if disruption.status == "True" else "",
+        waiting_reason=bounds.reason(waiting.reason),
+        waiting_message=waiting.message[:_MAX_SAID],
         termination=termination,
         last_termination=_termination(engine.last_state.terminated),
         restarts=engine.restart_count,
@@ -269,6 +290,8 @@ def _restarts(spec: PodSpec, container: Container, exit_code: int) -> bool:
     The pod's phase does not say so: it is Running while any container of the pod runs, and a
     webhook may have put others beside the engine.
     """
+    if any(rule.restarts(exit_code) for rule in container.restart_policy_rules):
+        return True
     policy = container.restart_policy or spec.restart_policy
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
 
@@ -300,8 +323,8 @@ def _companion(
         kind=kind,
         ready=status.ready,
         runs=status.state.running is not None,
-        waiting_reason=waiting.reason,
-        waiting_message=waiting.message,
+        waiting_reason=bounds.reason(waiting.reason),
+        waiting_message=waiting.message[:_MAX_SAID],
         termination=ended,
         last_termination=_termination(status.last_state.terminated),
         over=ended is not None and not _restarts(spec, container, ended.exit_code),
@@ -361,7 +384,7 @@ def _gate(condition: Condition | None) -> Gate | None:
     is_open = condition.status == "True"
     return Gate(
         is_open=is_open,
-        version=condition.message if is_open else "",
+        version=intern(bounds.label(condition.message)) if is_open else "",
         reason=condition.reason,
         released=None if is_open else weights.marked(condition.message),
     )
@@ -372,8 +395,8 @@ def _termination(terminated: Terminated | None) -> Termination | None:
         return None
     return Termination(
         exit_code=terminated.exit_code,
-        reason=terminated.reason,
-        message=terminated.message,
+        reason=bounds.reason(terminated.reason),
+        message=terminated.message[-_MAX_SAID:],
         started=seconds(terminated.started_at),
         finished=seconds(terminated.finished_at),
     )

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from sglang_operator.api import bounds
 from sglang_operator.planner.observed import Resolved
 
 Answer = TypeVar("Answer")
@@ -33,12 +34,12 @@ class _ServerInfo(msgspec.Struct, frozen=True):
     @property
     def resolved(self) -> Resolved:
         return Resolved(
-            version=self.version[:64],
-            mem_fraction_static=self.mem_fraction_static,
-            max_total_tokens=self.max_total_num_tokens,
-            max_running_requests=self.max_running_requests,
-            context_length=self.context_length,
-            attention_backend=self.attention_backend and self.attention_backend[:64],
+            version=bounds.words(self.version, 64),
+            mem_fraction_static=bounds.number(self.mem_fraction_static),
+            max_total_tokens=bounds.integer(self.max_total_num_tokens),
+            max_running_requests=bounds.integer(self.max_running_requests),
+            context_length=bounds.integer(self.context_length),
+            attention_backend=self.attention_backend and bounds.words(self.attention_backend, 64),
         )
 
 
@@ -65,7 +66,6 @@ MODEL_INFO = msgspec.json.Decoder(_ModelInfo)
 SERVER_INFO = msgspec.json.Decoder(_ServerInfo)
 LOADS: Kind[_Loads | list[_RankLoad]] = msgspec.json.Decoder(_Loads | list[_RankLoad])
 MAX_LOAD = 2**18  # bytes; a rank tells some 700, and what is decoded takes ten times its text
-MAX_VERSION = 1024  # characters of a weight version
 
 
 def load(told: _Loads | list[_RankLoad]) -> tuple[bool, int]:
@@ -77,5 +77,5 @@ def load(told: _Loads | list[_RankLoad]) -> tuple[bool, int]:
 
 
 def weight_version(told: _ModelInfo) -> str | None:
-    """The version of the weights; a longer one than any trainer may give is cut."""
-    return told.weight_version and told.weight_version[:MAX_VERSION]
+    """The version of the weights, in the form in which it is compared with a trainer's."""
+    return told.weight_version and bounds.label(told.weight_version)

@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 import orjson
 
+from sglang_operator.api import bounds
 from sglang_operator.fleet.answers import Answer, Kind
 from sglang_operator.sending import Allowed, Body, impatient
 
@@ -221,7 +222,7 @@ def _message(content: bytes) -> str:
         text = told.message or told.detail
     except (ValueError, RecursionError):
         text = ""
-    return (text or content[:300].decode(errors="replace")).strip()[:1024]
+    return bounds.words(text or content[:300].decode(errors="replace"), 1024).strip()
 
 
 def _words(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """An engine's life is its container's, whatever else runs in its pod or has run there."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -308,3 +309,60 @@ def test_an_operator_that_begins_now_knows_that_an_engine_had_passed_its_startup
     status = msgspec.structs.replace(body.status, container_statuses=passed)
     pod = wire.observed_pod(msgspec.structs.replace(body, status=status), NOW)
     assert (pod.started, pod.answered, pod.containers_ready) == (True, False, False)
+
+
+RULE = {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}
+OTHERS = {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "again"),
+    [(RULE, 42, True), (RULE, 1, False), (OTHERS, 3, True), (OTHERS, 0, False), ({}, 42, False)],
+)
+def test_a_container_that_its_rules_start_again_has_not_ended_for_good(rule, code, again):
+    pod = a_pod_with_rules(rule, code)
+    assert pod.ended is not again
+
+
+def a_pod_with_rules(rule: dict[str, Any], code: int) -> ObservedPod:
+    agent = {"name": "agent", "restartPolicy": "Never", "restartPolicyRules": [rule]}
+    body = {
+        "metadata": {"name": "p", "namespace": "rl", "uid": "u", "resourceVersion": "1"},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "engine"}, agent]},
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [
+                {"name": "engine", "state": {"running": {}}},
+                {"name": "agent", "state": {"terminated": {"exitCode": code}}},
+            ],
+        },
+    }
+    return wire.observed_pod(msgspec.convert(body, wire.Pod), NOW)
+
+
+def test_what_others_write_into_a_pod_is_kept_within_bounds():
+    """Whoever may write the status of pods: times, reasons and texts stand in the pool's status."""
+    old = datetime(1, 1, 1, tzinfo=UTC)
+    ended = wire.Terminated(exit_code=1, reason="a b", message="m" * 10**6, finished_at=old)
+    waiting = wire.Waiting(reason="no such\nthing", message="m" * 10**6)
+    status = wire.PodStatus(
+        message="m" * 10**6,
+        conditions=[
+            wire.Condition(type=names.CONDITION_WEIGHTS_SYNCED, status="True", message="v" * 10**6)
+        ],
+        container_statuses=[
+            wire.ContainerStatus(
+                name="engine",
+                state=wire.ContainerState(waiting=waiting),
+                last_state=wire.ContainerState(terminated=ended),
+            )
+        ],
+    )
+    meta = wire.Meta(name="p", namespace="rl", uid="u", resource_version="1")
+    pod = wire.observed_pod(wire.Pod(metadata=meta, status=status), NOW)
+    assert pod.last_termination is not None
+    assert (pod.last_termination.reason, pod.last_termination.finished) == ("a_b", 0.0)
+    assert pod.waiting_reason == "no_such_thing"
+    assert pod.gate is not None
+    texts = (pod.message, pod.waiting_message, pod.last_termination.message, pod.gate.version)
+    assert max(map(len, texts)) < 20_000

@@ -1,0 +1,32 @@
+"""What is kept of an engine's answer can stand in a gate and in a status, whatever it says."""
+
+import orjson
+import pytest
+
+from sglang_operator.api import bounds
+from sglang_operator.fleet import answers
+
+INT64 = 2**63 - 1
+
+
+@pytest.mark.parametrize("version", ["v" * 4_000_000, "step\n1\x1b"])
+def test_a_weight_version_that_no_trainer_may_give_is_bounded(version):
+    told = answers.weight_version(
+        answers.MODEL_INFO.decode(orjson.dumps({"weight_version": version}))
+    )
+    assert told is not None
+    assert len(told) <= bounds.MAX_LABEL
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"), [(10**30, None), (2**63, None), (INT64, INT64), (7, 7)]
+)
+def test_numbers_that_no_status_holds_are_not_told(number, kept):
+    body = f'{{"max_total_num_tokens": {number}, "max_running_requests": {number}, '
+    body += f'"context_length": {number}, "version": "0.5.14\\n"}}'
+    found = answers.SERVER_INFO.decode(body).resolved
+    counts = (found.max_total_tokens, found.max_running_requests, found.context_length)
+    assert counts == (kept, kept, kept)
+    assert found.version.isprintable()
+    orjson.dumps(counts)
