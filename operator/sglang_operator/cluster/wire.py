@@ -4,7 +4,7 @@ Decoding goes straight from bytes into these structs: unknown fields are skipped
 (explanation/kubernetes.md: 5 µs instead of 20 for a pod, a fortieth of the memory).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import datetime
 from sys import intern
@@ -224,8 +224,9 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
     scheduled = conditions.get("PodScheduled", Condition())
     disruption = conditions.get("DisruptionTarget", Condition())
     containers_ready = conditions.get("ContainersReady", Condition())
-    companions = tuple(_companions(pod))
-    termination = _termination(engine.state.terminated)
+    known = tuple(before.terminations) if before is not None else ()
+    companions = tuple(_companions(pod, known))
+    termination = _termination(engine.state.terminated, known)
     own = next(
         (c for c in pod.spec.containers or () if c.name == names.ENGINE_CONTAINER), Container()
     )
@@ -276,7 +277,7 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         waiting_reason=bounds.reason(waiting.reason),
         waiting_message=waiting.message[:_MAX_SAID],
         termination=termination,
-        last_termination=_termination(engine.last_state.terminated),
+        last_termination=_termination(engine.last_state.terminated, known),
         restarts=engine.restart_count,
         container_id=engine.container_id,
         ip=status.pod_ip,
@@ -296,7 +297,7 @@ def _restarts(spec: PodSpec, container: Container, exit_code: int) -> bool:
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
 
 
-def _companions(pod: Pod) -> Iterator[Companion]:
+def _companions(pod: Pod, known: Collection[Termination]) -> Iterator[Companion]:
     """The containers beside the engine that are not as they should be, in the pod's order."""
     for kind, specs, statuses in (
         (ContainerKind.INIT, pod.spec.init_containers, pod.status.init_container_statuses),
@@ -306,18 +307,23 @@ def _companions(pod: Pod) -> Iterator[Companion]:
         for status in statuses:
             if status.name == names.ENGINE_CONTAINER:
                 continue
-            seen = _companion(kind, pod.spec, told.get(status.name, Container()), status)
+            container = told.get(status.name, Container())
+            seen = _companion(kind, pod.spec, container, status, known)
             if not seen.well:
                 yield seen
 
 
 def _companion(
-    kind: ContainerKind, spec: PodSpec, container: Container, status: ContainerStatus
+    kind: ContainerKind,
+    spec: PodSpec,
+    container: Container,
+    status: ContainerStatus,
+    known: Collection[Termination],
 ) -> Companion:
     if kind is ContainerKind.INIT and container.restart_policy == "Always":
         kind = ContainerKind.NATIVE_SIDECAR
     waiting = status.state.waiting or Waiting()
-    ended = _termination(status.state.terminated)
+    ended = _termination(status.state.terminated, known)
     return Companion(
         name=intern(status.name),
         kind=kind,
@@ -326,7 +332,7 @@ def _companion(
         waiting_reason=bounds.reason(waiting.reason),
         waiting_message=waiting.message[:_MAX_SAID],
         termination=ended,
-        last_termination=_termination(status.last_state.terminated),
+        last_termination=_termination(status.last_state.terminated, known),
         over=ended is not None and not _restarts(spec, container, ended.exit_code),
     )
 
@@ -390,16 +396,20 @@ def _gate(condition: Condition | None) -> Gate | None:
     )
 
 
-def _termination(terminated: Terminated | None) -> Termination | None:
+def _termination(
+    terminated: Terminated | None, known: Collection[Termination]
+) -> Termination | None:
+    """An end; one that is known stays the same object, with what was read of it."""
     if terminated is None:
         return None
-    return Termination(
+    seen = Termination(
         exit_code=terminated.exit_code,
         reason=bounds.reason(terminated.reason),
         message=terminated.message[-_MAX_SAID:],
         started=seconds(terminated.started_at),
         finished=seconds(terminated.finished_at),
     )
+    return next((end for end in known if end == seen), seen)
 
 
 def _deletion_asked(meta: Meta, before: ObservedPod | None) -> float:

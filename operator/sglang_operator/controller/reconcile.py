@@ -28,11 +28,12 @@ from sglang_operator.controller import explaining, logs, planning, trying
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
+from sglang_operator.controller.reading import Reader
 from sglang_operator.controller.telling import Teller
 from sglang_operator.desired import engine_pod, objects
 from sglang_operator.engine import arguments
 from sglang_operator.fleet.poller import Poller
-from sglang_operator.planner import inquiries, tuning, weights
+from sglang_operator.planner import ends, inquiries, tuning, weights
 from sglang_operator.planner import plan as planner
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import Plan
@@ -83,6 +84,7 @@ class Reconciler:
         self._asker = Asker(poller, holder)
         self._lookups = lookups
         self._trials = trials
+        self._reader = Reader()
         self._publish_interval = publish_interval
         self._engine_host = engine_host
         self._memories: dict[PoolKey, Memory] = {}
@@ -183,8 +185,10 @@ class Reconciler:
         memory.crowded = {group: pods for group, pods in aside.items() if len(pods) > 1}
         memory.recorded &= {pod.uid for pod in own}
         memory.forget_expired(len(own), now)
+        pods, unread = ends.as_read(own)
         return Observed(
-            pods=explaining.with_events(memory, tuple(own)),
+            pods=explaining.with_events(memory, pods),
+            unread=unread,
             taken=taken,
             orphans=orphans,
             aside=tuple(strays),
@@ -232,6 +236,7 @@ class Reconciler:
         self, key: PoolKey, memory: Memory, record: CustomResource, pool: Pool
     ) -> float | None:
         doubt = await self._clear_doubts(key, memory)
+        all_read = await self._reader.read(self._view.pods.of(key))
         now = time.time()
         memory.note_vanished(self._view.pods.vanished(key), len(pool.running), now)
         observed, plan, weights_plan = self._decide(key, memory, pool, now)
@@ -252,6 +257,7 @@ class Reconciler:
         for wake_at in (plan.wake_at, inquiries.next_look(plan, now)):
             if wake_at is not None:
                 again.append(max(0.0, wake_at - time.time()))
+        again.extend([] if all_read else [0.0])
         again.extend(memory.next_tries(time.time()))
         again.extend(wait for wait in (told, look_again) if wait is not None)
         return min(again, default=None)
@@ -300,6 +306,7 @@ class Reconciler:
                 if record is not self._view.pools.get(key):
                     stop.set()  # another spec, or none
                     continue
+                await self._reader.read(self._view.pods.of(key))
                 observed, fresh, weights_plan = self._decide(key, memory, pool, time.time())
                 if fresh.removals or not {c.engine.group for c in fresh.creates} <= asked:
                     stop.set()  # there is more to do than was known: plan it anew

@@ -7,7 +7,7 @@ of memory, and 0 is no success.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sglang_operator.engine import endings, node_ends, signatures
 from sglang_operator.engine.signature import Signature
@@ -91,21 +91,50 @@ def diagnose(
     ``message`` is the termination message, ``reason`` the kubelet's word for the end of the
     container; either may be empty.
     """
-    message = bounded(message)
-    known = _known(numbers or Numbers())
-    if reason == signatures.OUT_OF_HOST_MEMORY:
+    return read(message).diagnosis(exit_code, reason, numbers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What a text says, whoever reads it: what of it depends on a pool is put in later."""
+
+    signature: Signature | None = None
+    found: Mapping[str, str] = field(default_factory=dict)
+    last_words: str = ""
+
+    def diagnosis(
+        self, exit_code: int | None, reason: str | None, numbers: Numbers | None = None
+    ) -> Diagnosis:
+        """What the engine died of that wrote this."""
+        known = _known(numbers or Numbers())
+        if reason == signatures.OUT_OF_HOST_MEMORY:
+            return Diagnosis(
+                reason=reason,
+                message="the kernel killed the engine: its pod reached its memory limit",
+                advice=signatures.MORE_MEMORY.format(**known),
+            )
+        if self.signature is None:
+            return _by_exit_code(self.last_words, exit_code)
+        told = {**self.found, **known}
         return Diagnosis(
-            reason=reason,
-            message="the kernel killed the engine: its pod reached its memory limit",
-            advice=signatures.MORE_MEMORY.format(**known),
+            reason=self.signature.reason,
+            message=line(self.signature.message.format(**told)),
+            advice=line(self.signature.advice.format(**told)),
         )
-    if told := _by_other_process(message, known):
-        return told
-    lowered = message.lower()
+
+
+def read(message: str) -> Reading:
+    """Look for what is known in the last words of an engine, once for each end: it takes long."""
+    text = bounded(message)
+    last = last_words(text)
+    if others := _by_other_process(text):
+        return Reading(signature=_OTHER_PROCESS, found=others, last_words=last)
+    lowered = text.lower()
     for signature in signatures.SIGNATURES:
-        if match := signature.found_in(message, lowered):
-            return _filled(signature, match, message, known)
-    return _by_exit_code(message, exit_code)
+        if match := signature.found_in(text, lowered):
+            found = _filled(match, text, last)
+            return Reading(signature=signature, found=found, last_words=last)
+    return Reading(last_words=last)
 
 
 # What an engine writes at its end is its user's text: what patterns are tried on has a bound, and
@@ -133,7 +162,15 @@ _UNITS = {"bytes": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2
 _MUCH = 0.1
 
 
-def _by_other_process(message: str, known: Mapping[str, str]) -> Diagnosis | None:
+_OTHER_PROCESS = Signature(
+    reason=signatures.GPU_SHARED,
+    pattern=_FULL,
+    message=signatures.OTHER_PROCESS,
+    advice=signatures.OTHER_PROCESS_ADVICE,
+)
+
+
+def _by_other_process(message: str) -> Mapping[str, str] | None:
     """A GPU that somebody else fills: no number of the engine's own would help."""
     full = _FULL.search(message)
     if full is None:
@@ -145,12 +182,7 @@ def _by_other_process(message: str, known: Mapping[str, str]) -> Diagnosis | Non
         others = total - free - _size(own[1])
     if others < _MUCH * total:
         return None
-    told = {**full.groupdict(), **known, "other": f"{others / _UNITS['GiB']:.2f} GiB"}
-    return Diagnosis(
-        reason=signatures.GPU_SHARED,
-        message=signatures.OTHER_PROCESS.format(**told),
-        advice=signatures.OTHER_PROCESS_ADVICE.format(**told),
-    )
+    return {**full.groupdict(), "other": f"{others / _UNITS['GiB']:.2f} GiB"}
 
 
 def _size(text: str) -> float:
@@ -170,29 +202,20 @@ def _known(numbers: Numbers) -> dict[str, str]:
     }
 
 
-def _filled(
-    signature: Signature, match: re.Match[str], message: str, known: Mapping[str, str]
-) -> Diagnosis:
+def _filled(match: re.Match[str], message: str, last: str) -> Mapping[str, str]:
     found: dict[str, str] = {name: text or "" for name, text in match.groupdict().items()}
-    found.update(known)
     found["key"] = _key(found.get("flag", ""))
     found["error"] = _last_error(message)
-    words = last_words(message)
-    found["because"] = f": {words}" if words else ""
-    return Diagnosis(
-        reason=signature.reason,
-        message=line(signature.message.format(**found)),
-        advice=line(signature.advice.format(**found)),
-    )
+    found["because"] = f": {last}" if last else ""
+    return found
 
 
-def _by_exit_code(message: str, exit_code: int | None) -> Diagnosis:
+def _by_exit_code(last: str, exit_code: int | None) -> Diagnosis:
     if exit_code is not None and exit_code in _ENDS:
         reason, text, advice = _ENDS[exit_code]
     else:
         reason, advice = FAILED, "kubectl sglang logs shows what came before its end"
         text = "the engine failed" + ("" if exit_code is None else f" (exit code {exit_code})")
-    last = last_words(message)
     return Diagnosis(
         reason=reason, message=line(f"{text}: {last}" if last else text), advice=advice
     )
@@ -259,5 +282,7 @@ def last_words(message: str) -> str:
 
 def line(text: str) -> str:
     """On one line, without what a terminal would obey, and not too long."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    line = " ".join(text.split())
     return line if len(line) <= _MESSAGE_LENGTH else line[: _MESSAGE_LENGTH - 1] + "…"

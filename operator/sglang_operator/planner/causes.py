@@ -7,7 +7,6 @@ whether the engine was ever up, and what kubelet and scheduler did to it.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from sglang_operator.api import conditions, texts
 from sglang_operator.engine import diagnosis, endings, signatures
@@ -97,7 +96,7 @@ def _of_companion(broken: Companion, ended: Termination) -> Diagnosis:
     """The end of a container beside the engine, without which the pod cannot be Ready."""
     init = broken.kind is ContainerKind.INIT
     text = texts.INIT_CONTAINER_FAILED if init else texts.SIDECAR_ENDED
-    told = diagnosis.last_words(ended.message) or (ended.reason if ended.reason != "Error" else "")
+    told = ended.reading.last_words or (ended.reason if ended.reason != "Error" else "")
     return Diagnosis(
         reason=INIT_CONTAINER_FAILED if init else SIDECAR_ENDED,
         message=diagnosis.line(
@@ -113,8 +112,7 @@ def of_termination(pod: ObservedPod, ended: Termination, about: Context) -> Diag
     """Why the engine's container ended like this."""
     if ended.reason in pod_signatures.CREATE_REASONS:
         return _by_kubernetes(ended.reason, ended.message, about) or _unknown(pod, ended.reason)
-    code = ended.exit_code if ended.exit_code >= 0 else None
-    told = _diagnosed(ended.message, code, ended.reason, _numbers(pod, about))
+    told = ended.told(_numbers(pod, about))
     if told.reason not in UNEXPLAINED:
         return told
     return _killed_by_kubelet(pod, ended, about.startup_seconds) or told
@@ -127,9 +125,6 @@ def _numbers(pod: ObservedPod, about: Context) -> diagnosis.Numbers:
         return numbers
     given = texts.LIMIT_OF_NAMESPACE.format(limit=pod.memory_limit)
     return replace(numbers, memory_limit=given)
-
-
-_diagnosed = lru_cache(maxsize=1024)(diagnosis.diagnose)
 
 
 def _killed_by_kubelet(

@@ -4,12 +4,14 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.engine import diagnosis
+from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 
 INSTANCE_DIGITS = 8
 _DONE = ("Failed", "Succeeded")
@@ -24,6 +26,36 @@ class Termination:
     message: str
     finished: float
     started: float = 0.0
+    _notes: "_Notes" = field(
+        init=False, compare=False, repr=False, default_factory=lambda: _Notes()
+    )
+
+    @property
+    def is_read(self) -> bool:
+        """Whether what it says has been read: that takes long, and is done once."""
+        return self._notes.reading is not None or not self.message
+
+    @property
+    def reading(self) -> Reading:
+        """What it says."""
+        if self._notes.reading is None:
+            self._notes.reading = diagnosis.read(self.message)
+        return self._notes.reading
+
+    def told(self, numbers: Numbers) -> Diagnosis:
+        """What the engine died of, told with these numbers of its pool."""
+        if self._notes.told is None or self._notes.told[0] != numbers:
+            code = self.exit_code if self.exit_code >= 0 else None
+            self._notes.told = numbers, self.reading.diagnosis(code, self.reason, numbers)
+        return self._notes.told[1]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Notes:
+    """What was made of an end, kept with it: each pass asks for it several times."""
+
+    reading: Reading | None = None
+    told: tuple[Numbers, Diagnosis] | None = None
 
 
 class ContainerKind(Enum):
@@ -139,6 +171,13 @@ class ObservedPod:
         if self.container_id:
             digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
             object.__setattr__(self, "instance", digest.hexdigest()[:INSTANCE_DIGITS])
+
+    @property
+    def terminations(self) -> Iterator[Termination]:
+        """Every end that the pod shows, its companions' too."""
+        own = (self.termination, self.last_termination)
+        beside = ((one.termination, one.last_termination) for one in self.companions)
+        yield from (end for ends in (own, *beside) for end in ends if end is not None)
 
     def lacks(self, resource: str = "") -> bool:
         """Whether the scheduler finds too little of this, or of anything, on nodes.
@@ -262,6 +301,8 @@ class Observed:
     """Everything a plan may depend on, besides the pool itself and the time."""
 
     pods: tuple[ObservedPod, ...] = ()
+    # Pods that ended, and nobody has read yet why: there were too many at once.
+    unread: frozenset[Uid] = frozenset()
     # Names held by the pods of an earlier pool of this name that are not yet collected.
     taken: Mapping[GroupName, int] = field(default_factory=dict)
     # Orphans under engines' names that are in the pool's Service, with their engines: nothing is

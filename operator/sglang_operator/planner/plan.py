@@ -135,12 +135,12 @@ class _Planner:
         self.policy = pool.spec.restart
         self.wanted: dict[names.GroupName, Engine] = {e.group: e for e in pool.running}
         self.healths: dict[names.Uid, Health] = {}
+        # Views are final only after the pass; this keeps why an engine has no pod.
+        self.waits: dict[names.GroupName, EngineState] = {}
         self.groups = self._sorted_pods()
         self.removals: dict[str, RemovePod] = {}
         self.creates: list[CreateEngine] = []
         self.wakes: list[float] = []
-        # Views are final only after the pass; this keeps why an engine has no pod.
-        self.waits: dict[names.GroupName, EngineState] = {}
         self.taken_over: list[ObservedPod] = []
         self.hung: list[HungPod] = []
         self.waiting: Waiting | None = None
@@ -192,7 +192,9 @@ class _Planner:
             group.highest = max(group.highest, pod.attempt)
             state = health.health(pod, self.observed.nodes, self.policy, self.now)
             self.healths[pod.uid] = state
-            if state is Health.ENDED:
+            if pod.uid in self.observed.unread:
+                self.waits[pod.group] = EngineState.BACKOFF
+            elif state is Health.ENDED:
                 # A pod that is deleted after its end is a tombstone all the same.
                 group.ended.append(pod)
             elif state is Health.LOST and not waits:
@@ -385,10 +387,12 @@ class _Planner:
         pool, start = self.pool, self.pool.arguments.mem_fraction_static
         if pool.bounds is None or start is None:
             return
+        unread = {pod.group for pod in self.observed.pods if pod.uid in self.observed.unread}
         failed = [
             (name, causes.of_end(last, self.about))
             for name in self.wanted
             if not (group := self.groups.get(name, _Group())).live
+            and name not in unread
             and (last := max(group.ended, key=lambda pod: pod.attempt, default=None))
             and last.revision == pool.revision
         ]

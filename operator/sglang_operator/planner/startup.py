@@ -9,9 +9,10 @@ The pods are the memory: each carries how many failures of which kind led to it,
 failed stays until its replacement exists.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sglang_operator.api.names import GroupName
 from sglang_operator.engine.diagnosis import Diagnosis
@@ -73,7 +74,7 @@ class Trials:
         self._given_up: dict[str, list[tuple[GroupName, Diagnosis]]] = defaultdict(list)
         self._begun: set[str] = set()  # reasons for which an engine is started in this pass
 
-    @property
+    @cached_property
     def proven(self) -> bool:
         """Whether an engine of exactly the present revision is up."""
         return any(
@@ -98,6 +99,29 @@ class Trials:
             for engine in self._standings
         )
 
+    @cached_property
+    def _tried(self) -> frozenset[str]:
+        """Kinds of failures after which an engine is on its way up again."""
+        return frozenset(
+            engine.pod.startup_reason
+            for engine in self._standings
+            if engine.pod is not None and not engine.up
+        )
+
+    @cached_property
+    def _restarts(self) -> Counter[str]:
+        """How often engines that are not up were started again, by the kind of their failures."""
+        total = Counter[str]()
+        for engine in self._standings:
+            if engine.up:
+                continue
+            pod, chain = engine.pod, engine.chain
+            if pod is not None:
+                total[pod.startup_reason] += pod.startup_failures
+            if chain is not None and (pod is None or pod.startup_reason != chain.reason):
+                total[chain.reason] += chain.count - 1
+        return total
+
     def begin(self, chain: Chain) -> None:
         """An engine is started after these failures."""
         self._begun.add(chain.reason)
@@ -106,10 +130,10 @@ class Trials:
         """Whether this engine is not started again now: given up, or tried by another first."""
         if self.proven:
             tried = failed.count - 1
-        elif failed.reason in self._begun or is_tried(self._standings, failed.reason):
+        elif failed.reason in self._begun or failed.reason in self._tried:
             return True
         else:
-            tried = restarts(self._standings, failed.reason)
+            tried = self._restarts[failed.reason]
         if tried < self._budget:
             return False
         self._given_up[failed.reason].append((group, cause))
@@ -121,26 +145,5 @@ class Trials:
             yield Stall(
                 cause=found[-1][1],
                 groups=tuple(group for group, _ in found),
-                restarts=restarts(self._standings, reason),
+                restarts=self._restarts[reason],
             )
-
-
-def restarts(standings: Iterable[Standing], reason: str) -> int:
-    """How often engines that are not up were started again after failures of this kind."""
-    total = 0
-    for engine in standings:
-        if engine.up:
-            continue
-        if engine.pod is not None and engine.pod.startup_reason == reason:
-            total += engine.pod.startup_failures
-        elif engine.chain is not None and engine.chain.reason == reason:
-            total += engine.chain.count - 1
-    return total
-
-
-def is_tried(standings: Iterable[Standing], reason: str) -> bool:
-    """Whether an engine is on its way up again after a failure of this kind."""
-    return any(
-        engine.pod is not None and not engine.up and engine.pod.startup_reason == reason
-        for engine in standings
-    )

@@ -92,6 +92,22 @@ def test_a_pod_that_ended_by_itself_has_failed_also_once_it_is_deleted():
     assert entry.pod.failed
 
 
+def test_what_was_read_of_an_end_is_kept_whatever_else_happens_to_the_pod():
+    def restarted(version: int, place: str) -> wire.Pod:
+        end = {"exitCode": 1, "reason": "Error", "message": "a long text"}
+        engine = {"name": "engine", "restartCount": 1, place: {"terminated": end}}
+        return a_pod(version=version, containerStatuses=[engine])
+
+    store = PodStore(Wakes())
+    store.put(restarted(11, "state"))
+    (first,) = next(store.of(KEY)).pod.terminations
+    assert not first.is_read
+    _ = first.reading
+    store.put(restarted(12, "lastState"))
+    (kept,) = next(store.of(KEY)).pod.terminations
+    assert kept is first, "the container has been started again, and its end is the same"
+
+
 def test_a_pod_with_our_labels_and_another_owner_is_not_ours():
     store = PodStore(Wakes())
     store.put(a_pod(kind="ReplicaSet"))

@@ -1,0 +1,45 @@
+"""Ends of engines are read a few at a time: when thousands fail at once, that takes seconds.  Pure.
+
+What an unread end says is not known yet: an engine that it left without a pod waits, and nothing
+is recorded of it.  A pod whose container runs on, or is started again, is seen without it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from sglang_operator.api.names import Uid
+from sglang_operator.planner.observed import ObservedPod, Termination
+
+
+def unread(pods: Iterable[ObservedPod]) -> Iterator[Termination]:
+    """The ends that have yet to be read."""
+    for pod in pods:
+        yield from (end for end in pod.terminations if not end.is_read)
+
+
+def as_read(pods: Iterable[ObservedPod]) -> tuple[tuple[ObservedPod, ...], frozenset[Uid]]:
+    """The pods as far as their ends have been read, and those that ended with one that is not."""
+    seen, ended = list[ObservedPod](), set[Uid]()
+    for pod in pods:
+        if all(end.is_read for end in pod.terminations):
+            seen.append(pod)
+        elif pod.ended:
+            ended.add(pod.uid)
+            seen.append(pod)
+        else:
+            seen.append(_without(pod))
+    return tuple(seen), frozenset(ended)
+
+
+def _without(pod: ObservedPod) -> ObservedPod:
+    companions = tuple(
+        replace(
+            one, last_termination=_read(one.last_termination), termination=_read(one.termination)
+        )
+        for one in pod.companions
+    )
+    return replace(pod, last_termination=_read(pod.last_termination), companions=companions)
+
+
+def _read(end: Termination | None) -> Termination | None:
+    return end if end is not None and end.is_read else None
