@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator import failures
-from sglang_operator.api import conditions, errors, names, spec, texts
+from sglang_operator.api import conditions, errors, names, spec, stored, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.planner import holdups, reported, shared_memory, tuning, waits
@@ -70,6 +70,7 @@ def compute(
     reports: Mapping[str, EngineReport] | None = None,
 ) -> dict[str, Any]:
     """The status of a pool that can be run."""
+    previous = stored.understood(previous)
     tally = Tally.of(plan)
     said = reported.reported(pool, plan.engines, reports or {}, previous)
     seen = failures.seen(pool, plan)
@@ -128,6 +129,7 @@ def compute_refused(
     now: float,
 ) -> dict[str, Any]:
     """The status of a pool whose spec is wrong: its pods stay as they are, and it says why."""
+    previous = stored.understood(previous)
     found = refused.errors
     message = _bounded("; ".join(str(problem) for problem in found))
     reason = found[0].reason
@@ -182,11 +184,6 @@ def _lists(
         "lastFailures": list(remembered),
     }
     return {key: value for key, value in lists.items() if value}
-
-
-def gate_of(status: Mapping[str, Any]) -> spec.WeightsGate:
-    """The gate that a stored status says was resolved; Off if none ever was."""
-    return spec.WeightsGate(status.get("resolved", {}).get("gate", spec.WeightsGate.OFF.value))
 
 
 def _synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> int:

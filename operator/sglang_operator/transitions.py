@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api import conditions, texts
+from sglang_operator.api import conditions, stored, texts
 
 NORMAL = "Normal"
 WARNING = "Warning"
@@ -22,6 +22,7 @@ class Event:
 
 def events(previous: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Event]:
     """The Events that the step from ``previous`` to ``new`` is worth, the causes first."""
+    previous = stored.understood(previous)
     yield from _new_entries(previous, new, "warnings", ("reason", "field"))
     yield from _new_entries(previous, new, "lastFailures", ("reason",))
     tuned = new.get("tuning")

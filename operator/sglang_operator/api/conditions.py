@@ -90,7 +90,7 @@ def merge(
                 "type": condition.type,
                 "status": condition.status,
                 "observedGeneration": generation,
-                "lastTransitionTime": old["lastTransitionTime"] if old and kept else now,
+                "lastTransitionTime": (old and kept and old.get("lastTransitionTime")) or now,
                 "reason": condition.reason,
                 "message": condition.message,
             }

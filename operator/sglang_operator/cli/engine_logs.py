@@ -47,7 +47,8 @@ def last_failures(pool: SeenPool) -> Iterator[str]:
     remembered = pool.record.status.get("lastFailures", [])
     for entry in sorted(remembered, key=lambda entry: str(entry["lastTime"]), reverse=True):
         engines = ", ".join(entry.get("engines", [])[:5])
-        yield f"✘ {entry['lastTime']} {entry['reason']} on {one_line(engines)} (pod {entry['pod']})"
+        of = f" (pod {entry['pod']})" if entry.get("pod") else ""
+        yield f"✘ {entry['lastTime']} {entry['reason']} on {one_line(engines)}{of}"
         for line in str(entry["message"]).splitlines():
             yield f"    {one_line(line)}"
         if entry.get("advice"):

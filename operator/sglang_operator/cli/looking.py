@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sglang_operator.api import names, texts
+from sglang_operator.api import names, stored, texts
 from sglang_operator.cli import leading
 from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cluster import decoding, paths, salvage, wire
@@ -116,7 +116,9 @@ def items(text: bytes, kind: type[T]) -> list[T]:
     for item in _each(text):
         with contextlib.suppress(decoding.UnreadError, *_UNDECODABLE):
             if kind is wire.CustomResource:
-                found.append(_pools.object(bytes(item)))  # type: ignore[arg-type]
+                record = _pools.object(bytes(item))
+                known = stored.understood(record.status)
+                found.append(msgspec.structs.replace(record, status=known))  # type: ignore[arg-type]
             else:
                 found.append(plain.decode(item))
     return found

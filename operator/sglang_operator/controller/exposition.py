@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from sglang_operator import __version__, supervision
-from sglang_operator.api import names
+from sglang_operator.api import names, stored
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
 from sglang_operator.controller.families import Family
@@ -194,7 +194,7 @@ class Reader:
 
     def _status(self, key: PoolKey) -> dict[str, Any]:
         record = self.room.pools.get(key)
-        return record.status if record else {}
+        return stored.understood(record.status) if record else {}
 
 
 def _conditions(pool: Labels, status: Mapping[str, Any]) -> Iterator[Labels]:

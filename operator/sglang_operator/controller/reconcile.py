@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sglang_operator import actions, status
-from sglang_operator.api import names, spec
+from sglang_operator.api import names, spec, stored
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import (
     ApiError,
@@ -216,7 +216,7 @@ class Reconciler:
         now = time.time()
         observed = self._observe(key, memory, now)
         # Its engines run on, and so does their trainer.
-        policy = spec.Weights(gate=status.gate_of(record.status))
+        policy = spec.Weights(gate=stored.gate_of(record.status))
         weights_plan = weights.decide(refused.owner, policy, (), observed, now, self._asker.holder)
         self._asker.permit(key, memory, weights_plan)
         moved, again = await self._act_on_weights(key, memory, refused.owner, weights_plan)
