@@ -133,6 +133,9 @@ def _refuse_what_is_not_followed(cluster: Json, user: Json) -> None:
     for key in _NOT_FOLLOWED:
         if cluster.get(key) or user.get(key):
             raise ValueError(f"it has {key}, which is not followed here: remove it")
+    unverified = cluster.get("insecure-skip-tls-verify")
+    if unverified is not None and not isinstance(unverified, bool):
+        raise ValueError("insecure-skip-tls-verify is no boolean; expected true or false, unquoted")
 
 
 def _tls(cluster: Json, user: Json, path: Path) -> ssl.SSLContext:
@@ -204,8 +207,13 @@ class _Plugin:
             self._until = ends - _EXEC_MARGIN if ends else float("inf")
         return self._header
 
+    def _program(self) -> str:
+        """As kubectl has it: a path is beside the kubeconfig, never in the present folder."""
+        command = str(self._config["command"])
+        return str(self._path.absolute().parent / command) if os.sep in command else command
+
     def _run(self) -> Json:
-        command = [self._config["command"], *(self._config.get("args") or [])]
+        command = [self._program(), *(self._config.get("args") or [])]
         extra = {item["name"]: item["value"] for item in self._config.get("env") or []}
         about: Json = {
             "apiVersion": self._config.get("apiVersion"),

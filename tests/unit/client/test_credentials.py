@@ -49,6 +49,29 @@ def test_kubeconfig_is_found_in_the_environment(tmp_path, monkeypatch):
     assert found.authorization() == f"Basic {base64.b64encode(b'me:it').decode()}"
 
 
+@pytest.mark.parametrize("command", ["bin/get-token", "./bin/get-token", "../home/bin/get-token"])
+def test_a_plugin_with_a_path_is_the_one_beside_the_kubeconfig(tmp_path, monkeypatch, command):
+    answer = '{"kind": "ExecCredential", "status": {"token": "%s"}}'
+    for folder in ("home", "here"):
+        program = tmp_path / folder / "bin" / "get-token"
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\necho '{answer % folder}'\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    path = kubeconfig(tmp_path / "home", {"exec": {"command": command}})
+    monkeypatch.chdir(tmp_path / "here")
+    assert credentials.load(path).authorization() == "Bearer home"
+    monkeypatch.chdir(tmp_path / "home")
+    monkeypatch.setenv("KUBECONFIG", "config")
+    assert credentials.load().authorization() == "Bearer home"
+
+
+@pytest.mark.parametrize("written", ["false", "true", "", 0, 1])
+def test_what_switches_verification_off_is_a_boolean(tmp_path, written):
+    path = kubeconfig(tmp_path, {}, {"insecure-skip-tls-verify": written})
+    with pytest.raises(ClusterError, match="insecure-skip-tls-verify is no boolean; expected"):
+        credentials.load(path)
+
+
 def test_no_cluster_is_said_in_words(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
