@@ -219,7 +219,7 @@ class Informer(Generic[R]):
         }
         try:
             async with self.client.stream(self.resource.path, params, idle=IDLE_SECONDS) as chunks:
-                async for line in _lines(chunks):
+                async for line in lines(chunks):
                     self._heard()
                     await self._handle(line)
         except ApiError as error:
@@ -280,7 +280,7 @@ class Informer(Generic[R]):
         self.last_heard = time.monotonic()
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Whole lines of a stream, of any length up to a bound; an unfinished last one is left out."""
     buffer = bytearray()
     async for chunk in chunks:

@@ -3,21 +3,24 @@
 kopf runs in a thread and event loop of its own, because at its end it cancels every task of the
 loop it ran in, and it does end: on a 401, on an error in its watch stream, on an HTTP 410
 (explanation/kubernetes.md).  It is then started again; reconciling goes on meanwhile.  It is given
-one handler that returns nothing, so it never writes.
+one handler that returns nothing, so it never writes; and of a pool it sees the name (``briefing``).
 """
 
 import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import aiohttp
 import kopf
 
 from sglang_operator import supervision
 from sglang_operator.api import names
 from sglang_operator.cluster.connection import Connection
+from sglang_operator.controller import briefing
 
 BACKOFF_SECONDS = (1.0, 30.0)
 # A run this long was a good one: the next failure begins with the shortest pause again.
@@ -28,6 +31,18 @@ CREDENTIALS_SECONDS = 600
 log = logging.getLogger(__name__)
 
 Hint = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login(kopf.AiohttpSession):
+    """A session with credentials.
+
+    Two are the same if they tell the API server the same: kopf does not try again what was refused.
+    """
+
+    aiohttp_session: aiohttp.ClientSession = field(compare=False)
+    expiration: datetime | None = field(default=None, compare=False)
+    authorization: str | None = field(default=None, repr=False)
 
 
 class Shell:
@@ -104,8 +119,8 @@ class Shell:
         registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=registry)
-        async def login(**_: Any) -> kopf.ConnectionInfo:
-            return self._credentials()
+        async def login(**_: Any) -> Login:
+            return log_in(self._connection)
 
         @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
         async def seen(namespace: str | None, name: str | None, **_: Any) -> None:
@@ -114,20 +129,16 @@ class Shell:
 
         return registry
 
-    def _credentials(self) -> kopf.ConnectionInfo:
-        scheme, token = None, None
-        if authorization := self._connection.authorization():
-            scheme, _, token = authorization.partition(" ")
-        return kopf.ConnectionInfo(
-            server=self._connection.server,
-            ca_path=self._connection.ca_file,
-            insecure=not self._connection.verify,
-            certificate_path=self._connection.cert_file,
-            private_key_path=self._connection.key_file,
-            scheme=scheme.capitalize() if scheme else None,
-            token=token.strip() if token else None,
-            expiration=datetime.now(UTC) + timedelta(seconds=CREDENTIALS_SECONDS),
-        )
+
+def log_in(connection: Connection) -> Login:
+    """Credentials as they are now.  Called in kopf's loop."""
+    authorization = connection.authorization()
+    return Login(
+        server=connection.server,
+        aiohttp_session=briefing.session(connection, authorization),
+        authorization=authorization,
+        expiration=datetime.now(UTC) + timedelta(seconds=CREDENTIALS_SECONDS),
+    )
 
 
 def _settings() -> kopf.OperatorSettings:
@@ -137,6 +148,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.persistence.consistency_timeout = 0
     settings.watching.server_timeout = 300
+    settings.watching.chunk_size = briefing.PAGE
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
     return settings
