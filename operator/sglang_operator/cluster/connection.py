@@ -121,6 +121,13 @@ def _refuse_what_is_ignored(path: str, context: str | None) -> None:
                     "remove it, or name a kubeconfig without it with --kubeconfig"
                 )
 
+    about = named.get("clusters", {}).get(chosen.get("cluster"), {})
+    if not isinstance(about.get("insecure-skip-tls-verify", False), bool):
+        raise NoClusterError(
+            f"{path}: insecure-skip-tls-verify of cluster {chosen.get('cluster')} is no boolean; "
+            "expected true or false, unquoted"
+        )
+
 
 def _plain(node: Any) -> Any:
     """What the official client has wrapped for its own messages."""

@@ -1,5 +1,6 @@
 """Credentials that the official client reads, as they come and go."""
 
+import json
 import logging
 
 import pytest
@@ -87,3 +88,22 @@ def test_what_would_be_ignored_is_refused_in_words(tmp_path, given, words):
     with pytest.raises(connection.NoClusterError, match=words):
         connection.load(path)
     assert connection.load(path, "plain").server == "https://10.0.0.2:6443"
+
+
+@pytest.mark.parametrize("written", ["false", "true", 1])
+def test_what_switches_verification_off_is_a_boolean(tmp_path, written):
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [
+            {
+                "name": "k",
+                "cluster": {"server": "https://127.0.0.1:1", "insecure-skip-tls-verify": written},
+            }
+        ],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path = tmp_path / "config"
+    path.write_text(json.dumps(config))
+    with pytest.raises(connection.NoClusterError, match="insecure-skip-tls-verify of cluster k is"):
+        connection.load(path)
