@@ -4,6 +4,7 @@ Both are optional: where the roles do not allow them, everything works with less
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ CENSUS_SECONDS = 30.0  # the answer for one pool is good enough for the others
 # Of the nodes that have GPUs: so many are asked about, and two a second on the average.
 MOST_NODES = 1024
 SECONDS_OF_NODE = 0.5
+NODES_AT_ONCE = 8
 MOST_PODS_OF_NODE = 500
 MOST_BYTES = 16 * 1024 * 1024  # of one answer; a node's pods take some hundreds of KB
 # What decoding raises at what is not as it should be.
@@ -128,7 +130,7 @@ class Lookups:
     ) -> Mapping[str, tuple[Holder, ...]] | None:
         """Who holds how much of a resource on each of these nodes; None: it cannot be learnt.
 
-        Only the nodes that have the resource are asked about, one after another and from the API
+        Only the nodes that have the resource are asked about, a few at a time and from the API
         server's cache, which knows the pods of a node without looking at the others'.  All pools
         share the answer, which is good for as long as it took requests.
         """
@@ -147,14 +149,24 @@ class Lookups:
     async def _all_holders(
         self, resource: str, nodes: list[str]
     ) -> Mapping[str, tuple[Holder, ...]] | None:
-        holders = {}
-        for node in nodes:
-            found = await self._holders(resource, node)
-            if found is None:
-                return None  # who lacks a part does not know what is free
-            if found:
-                holders[node] = found
-        return holders
+        holders: dict[str, tuple[Holder, ...]] = {}
+        left = iter(nodes)
+        lacking: list[str] = []
+
+        async def some(most: int) -> None:
+            for node in itertools.islice(left, most):
+                found = await self._holders(resource, node)
+                if found is None:
+                    lacking.append(node)
+                if lacking:
+                    return  # who lacks a part does not know what is free
+                if found:
+                    holders[node] = found
+
+        await some(1)  # it may not be allowed at all
+        if not lacking:
+            await asyncio.gather(*(some(len(nodes)) for _ in range(NODES_AT_ONCE)))
+        return None if lacking else holders
 
     async def _holders(self, resource: str, node: str) -> tuple[Holder, ...] | None:
         params = {

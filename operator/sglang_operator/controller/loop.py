@@ -21,6 +21,7 @@ from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import NodeStore, PodStore, PoolKey, PoolStore, child_store
 from sglang_operator.cluster.trial import Trials
+from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
 from sglang_operator.controller.reconcile import Reconciler, View
 from sglang_operator.controller.settings import Settings
@@ -230,7 +231,7 @@ class EngineRoom:
             executor,
             Recorder(self.client, self.settings.identity),
             self.poller,
-            Lookups(self.client),
+            Explainer(Lookups(self.client), self.queue.add),
             Trials(self.client, executor.work),
             publish_interval=self.settings.publish_interval,
             engine_host=self.settings.engine_host,

@@ -4,8 +4,9 @@ A restart of the operator begins with an empty memory and comes to the same deci
 asks the API server once more what it had refused.
 """
 
+import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sglang_operator.api import conditions, names, texts
@@ -18,6 +19,7 @@ from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
 from sglang_operator.desired import origin
 from sglang_operator.planner import weights
+from sglang_operator.planner.capacity import Holder
 from sglang_operator.planner.observed import ObservedChild, PodEvent
 from sglang_operator.planner.pool import Pool, Refused
 from sglang_operator.planner.tuning import Tuning
@@ -91,6 +93,11 @@ class Memory:
     trial: Trial = field(default_factory=Trial)
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
     events: dict[names.Uid, tuple[float, int, tuple[PodEvent, ...]]] = field(default_factory=dict)
+    asking: asyncio.Task[bool | None] | None = None  # for events
+    # Who holds how much of this resource on which node, and until when that is good enough.
+    counted: tuple[str, Mapping[str, tuple[Holder, ...]] | None] = ("", None)
+    counted_until: float = float("-inf")  # monotonic
+    counting: asyncio.Task[bool | None] | None = None
     planning_seconds: float = 0.0
     meter: PoolMeter = field(default_factory=PoolMeter)
     acting: Failures = field(default_factory=Failures)

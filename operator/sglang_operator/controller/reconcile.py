@@ -18,7 +18,6 @@ from sglang_operator.cluster.errors import (
     ApiUnreachableError,
 )
 from sglang_operator.cluster.executor import Executor
-from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
@@ -71,7 +70,7 @@ class Reconciler:
         executor: Executor,
         recorder: Recorder,
         poller: Poller | None,  # None: engines are not asked
-        lookups: Lookups,
+        explainer: explaining.Explainer,
         trials: Trials,
         *,
         publish_interval: float,
@@ -82,7 +81,7 @@ class Reconciler:
         self._executor = executor
         self._recorder = recorder
         self._asker = Asker(poller, holder)
-        self._lookups = lookups
+        self._explainer = explainer
         self._trials = trials
         self._reader = Reader()
         self._publish_interval = publish_interval
@@ -451,7 +450,7 @@ class Reconciler:
             ):
                 memory.child_error = outcome.failed.message
         now = time.time()
-        plan = await explaining.explained(self._lookups, key, memory, pool, plan, observed, now)
+        plan = await self._explainer.explained(key, memory, pool, plan, observed, now)
         new = status.compute(
             pool,
             plan,

@@ -66,11 +66,12 @@ class Poller:
         # A pool whose engines hang takes no turns from those of others.
         self._turns = Window(CONCURRENCY, CONCURRENCY)
         self._reports: dict[PoolKey, dict[str, EngineReport]] = {}
-        self._tasks: dict[_Asked, tuple[Question, asyncio.Task[None]]] = {}
+        # By pool: a pass looks at its own pool alone.
+        self._tasks: dict[PoolKey, dict[_Asked, tuple[Question, asyncio.Task[None]]]] = {}
         self._loading: dict[tuple[PoolKey, str], asyncio.Task[None]] = {}
         self._permits: dict[PoolKey, Permit] = {}
         self._works: dict[tuple[PoolKey, str], Progress] = {}
-        self._finished: set[_Asked] = set()
+        self._finished: dict[PoolKey, set[_Asked]] = {}
 
     # --- for a pass
 
@@ -84,18 +85,21 @@ class Poller:
         What is known of others is forgotten.
         """
         questions = {_Asked(key, q.instance, q.topic): q for q in wanted}
-        for asked in [a for a in self._tasks if a.key == key]:
-            if questions.get(asked) != self._tasks[asked][0]:
-                self._tasks.pop(asked)[1].cancel()
+        tasks = self._tasks.setdefault(key, {})
+        for asked in list(tasks):
+            if questions.get(asked) != tasks[asked][0]:
+                tasks.pop(asked)[1].cancel()
                 if asked.topic is Topic.LOAD:
                     # Asked again later, it begins anew: what stood still meanwhile was to.
                     self._works.pop((key, asked.instance), None)
                     self._learn(key, asked.instance, stuck_since=None)
         self._forget_others(key, set(instances))
         for asked, question in questions.items():
-            if asked not in self._tasks and asked not in self._finished:
+            if asked not in tasks and asked not in self._finished.get(key, ()):
                 task = asyncio.create_task(self._keep_asking(asked, question))
-                self._tasks[asked] = (question, task)
+                tasks[asked] = (question, task)
+        if not tasks:
+            del self._tasks[key]
 
     def forget(self, key: PoolKey) -> None:
         """The pool is gone."""
@@ -159,7 +163,8 @@ class Poller:
 
     async def close(self) -> None:
         """End everything that is under way."""
-        tasks = [task for _, task in self._tasks.values()] + list(self._loading.values())
+        asking = (task for of in self._tasks.values() for _, task in of.values())
+        tasks = [*asking, *self._loading.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,8 +197,11 @@ class Poller:
             if question.every is None and failures >= TRIES:
                 break
             await asyncio.sleep(_pause(question, failures))
-        self._finished.add(asked)
-        self._tasks.pop(asked, None)
+        self._finished.setdefault(asked.key, set()).add(asked)
+        tasks = self._tasks.get(asked.key, {})
+        tasks.pop(asked, None)
+        if not tasks:
+            self._tasks.pop(asked.key, None)
 
     async def _put(self, asked: _Asked, question: Question) -> dict[str, Any]:
         """Ask; what is to change in what is known of the engine."""
@@ -264,7 +272,8 @@ class Poller:
             del known[instance]
         if not known:
             self._reports.pop(key, None)
-        self._finished = {a for a in self._finished if a.key != key or a.instance in instances}
+        if finished := {a for a in self._finished.pop(key, ()) if a.instance in instances}:
+            self._finished[key] = finished
         for loading in [a for a in self._loading if a[0] == key and a[1] not in instances]:
             self._loading.pop(loading).cancel()
 
