@@ -7,7 +7,7 @@ only that it stands there.
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,25 @@ from sglang_operator.cluster import wire
 
 # Of a namespace's objects whose pool is not known, or not yet: streams of two kinds have no order.
 UNCONFIRMED_BYTES = 4 * 2**20
+# Of all that is kept whole of one kind in a namespace.  A registry is a MiB at most, and anybody
+# may write another into it, and a pool that is refused beside it.
+NAMESPACE_BYTES = {"ConfigMap": 24 * 2**20}
+OTHER_BYTES = 4 * 2**20
+_PER_VALUE = 96  # bytes that a key with its value takes beside what is written
+_POD_LABELS = names.OWN_LABELS | {
+    names.LABEL_POOL,
+    names.LABEL_ENGINE,
+    names.LABEL_REVISION,
+    names.LABEL_NODE_RANK,
+}
+# What is read of a pod's annotations, and how many characters of it can matter.
+_POD_ANNOTATIONS = {
+    names.ANNOTATION_ATTEMPT: 16,
+    names.ANNOTATION_FAILURES: 16,
+    names.ANNOTATION_STARTUP_FAILURES: 16,
+    names.ANNOTATION_STARTUP_REASON: 256,
+    names.ANNOTATION_DEVICES: 16_384,
+}
 
 Known = Callable[[str, str, str], bool]  # namespace, name and UID: is there such a pool?
 
@@ -32,7 +51,10 @@ class Keeper:
     def __init__(self, kind: str, known: Known) -> None:
         self._kind = kind
         self._known = known
+        self._most = NAMESPACE_BYTES.get(kind, OTHER_BYTES)
         self._unconfirmed: defaultdict[str, dict[str, _Child]] = defaultdict(dict)
+        self._whole: defaultdict[str, dict[str, int]] = defaultdict(dict)  # sizes, by name
+        self._sums: defaultdict[str, int] = defaultdict(int)  # of these
 
     def kept(self, child: wire.Child) -> wire.Child:
         """The child, or what is left of it."""
@@ -43,17 +65,24 @@ class Keeper:
             return bare(child)
         if meta.name not in names.children(self._kind, controller.name):
             return bare(child)
-        if self._known(meta.namespace, controller.name, controller.uid):
-            return child
-        size = len(msgspec.json.encode(child))
-        if self._unproven(meta.namespace) + size > UNCONFIRMED_BYTES:
+        size = _size(child)
+        if self._sums[meta.namespace] + size > self._most:
             return bare(child)
-        self._unconfirmed[meta.namespace][meta.name] = _Child(controller.name, controller.uid, size)
+        if not self._known(meta.namespace, controller.name, controller.uid):
+            if self._unproven(meta.namespace) + size > UNCONFIRMED_BYTES:
+                return bare(child)
+            unproven = _Child(controller.name, controller.uid, size)
+            self._unconfirmed[meta.namespace][meta.name] = unproven
+        self._whole[meta.namespace][meta.name] = size
+        self._sums[meta.namespace] += size
         return child
 
     def forget(self, namespace: str, name: str) -> None:
         """It is gone, or looked at anew."""
         self._unconfirmed.get(namespace, {}).pop(name, None)
+        self._sums[namespace] -= self._whole[namespace].pop(name, 0)
+        if not self._whole[namespace]:
+            del self._whole[namespace], self._sums[namespace]
 
     def _unproven(self, namespace: str) -> int:
         """Bytes of the namespace's children whose pool is still not known."""
@@ -66,6 +95,28 @@ class Keeper:
         if left:
             self._unconfirmed[namespace] = left
         return sum(child.size for child in left.values())
+
+
+def _size(child: wire.Child) -> int:
+    """Bytes of memory, about."""
+    meta = child.metadata
+    values = len(meta.labels) + len(meta.annotations) + len(child.data or ()) + _values(child.spec)
+    return len(msgspec.json.encode(child)) + _PER_VALUE * values
+
+
+def _values(value: Any) -> int:
+    """How many maps and lists hold in all, and texts and numbers in these."""
+    count, level = 0, [value]
+    while level:
+        parts: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                parts.extend(each.values())
+            elif isinstance(each, list):
+                parts.extend(each)
+        count += len(parts)
+        level = parts
+    return count
 
 
 def bare(child: wire.Child) -> wire.Child:
@@ -99,14 +150,14 @@ def of_pool(pool: wire.CustomResource) -> wire.CustomResource:
 
 
 def of_pod(pod: wire.Pod) -> wire.Pod:
-    """A pod without the labels and annotations that nothing here asks for."""
+    """A pod with those labels and annotations that are asked for, no longer than they may be."""
     meta = pod.metadata
-    if all(map(names.is_own_key, (*meta.labels, *meta.annotations))):
-        return pod
-    labels, annotations = (
-        {key: value for key, value in given.items() if names.is_own_key(key)}
-        for given in (meta.labels, meta.annotations)
-    )
+    labels = {key: value for key, value in meta.labels.items() if key in _POD_LABELS}
+    annotations = {
+        key: meta.annotations[key][:most]
+        for key, most in _POD_ANNOTATIONS.items()
+        if key in meta.annotations
+    }
     return msgspec.structs.replace(
         pod, metadata=msgspec.structs.replace(meta, labels=labels, annotations=annotations)
     )

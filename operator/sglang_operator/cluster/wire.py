@@ -7,6 +7,7 @@ Decoding goes straight from bytes into these structs: unknown fields are skipped
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from sys import intern
 from typing import Any
 
@@ -199,6 +200,7 @@ class Child(msgspec.Struct, frozen=True):
 
 _MAX_DIGITS = 9
 _MAX_LIST = 16_384
+_MOST_OF_A_KIND = 64
 # Of what kubelet and scheduler say; they say less (a container's last words are 4 KiB).
 _MAX_SAID = 12_288
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
@@ -264,13 +266,15 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
         unschedulable=intern(scheduled.message[:_MAX_SAID]) if scheduled.status == "False" else "",
         scheduling=intern(scheduled.reason) if scheduled.status == "False" else scheduled.status,
-        scheduling_gates=tuple(intern(gate.name) for gate in pod.spec.scheduling_gates),
+        scheduling_gates=tuple(
+            intern(gate.name) for gate in pod.spec.scheduling_gates[:_MOST_OF_A_KIND]
+        ),
         scheduler=intern(pod.spec.scheduler_name),
         has_sandbox=_true(conditions, "PodReadyToStartContainers"),
         memory_limit=intern(own.resources.limits.get("memory", "")),
         limits=tuple(
             (intern(name), _integer(count))
-            for name, count in own.resources.limits.items()
+            for name, count in islice(own.resources.limits.items(), _MOST_OF_A_KIND)
             if "/" in name
         ),
         disruption=bounds.reason(disruption.reason) if disruption.status == "True" else "",

@@ -114,6 +114,68 @@ def test_hundreds_of_large_objects_of_a_namespace_without_a_pool_take_no_memory(
     assert sum(len(value) for data in kept for value in data.values()) <= keeping.UNCONFIRMED_BYTES
 
 
+def test_what_is_kept_of_known_pools_children_has_a_bound_by_namespace():
+    """A pool is a word of sixty bytes, and of one that is refused nobody writes over a registry."""
+    pools = Pools({("rl", f"p{number}", "pool-uid") for number in range(100)})
+    pools.add(("other", "p0", "pool-uid"))
+    store = child_store("ConfigMap", lambda key, urgent: None, pools)
+
+    def put(number: int, version: int, size: int, namespace: str = "rl") -> None:
+        owner = {**OURS, "name": f"p{number}"}
+        made = child(f"p{number}-engines", version, owner, data={"a": "x" * size})
+        meta = msgspec.structs.replace(made.metadata, namespace=namespace)
+        store.put(msgspec.structs.replace(made, metadata=meta))
+
+    def sizes() -> list[int]:
+        return [
+            len(seen.body.get("data", {}).get("a", ""))
+            for number in range(100)
+            for _, seen in store.of(PoolKey("rl", f"p{number}"))
+        ]
+
+    for number in range(100):
+        put(number, 1, 1_000_000)
+    assert len(sizes()) == 100
+    assert 1_000_000 < sum(sizes()) <= keeping.NAMESPACE_BYTES["ConfigMap"]
+    put(0, 1, 1_000_000, "other")  # of which the others know nothing
+    assert len(dict(store.of(PoolKey("other", "p0")))["p0-engines"].body["data"]["a"]) == 1_000_000
+    for number in range(99):  # what becomes small makes room
+        put(number, 2, 10)
+    put(99, 2, 1_000_000)
+    assert sum(sizes()) == 1_000_000 + 99 * 10
+
+
+def test_small_values_count_for_what_they_take_in_memory():
+    pools = Pools({("rl", f"p{number}", "pool-uid") for number in range(100)})
+    store = child_store("ConfigMap", lambda key, urgent: None, pools)
+    for number in range(100):
+        owner = {**OURS, "name": f"p{number}"}
+        store.put(child(f"p{number}-engines", owner=owner, data={f"{k}": "" for k in range(9_000)}))
+    whole = sum(
+        "data" in seen.body
+        for number in range(100)
+        for _, seen in store.of(PoolKey("rl", f"p{number}"))
+    )
+    assert 0 < whole < 30
+
+
+def test_of_a_pods_own_keys_no_more_is_kept_than_can_be_meant():
+    long = "9" * 200_000
+    written = {
+        "metadata": {
+            "name": "p",
+            "resourceVersion": "7",
+            "labels": {names.LABEL_POOL: POOL, f"{names.GROUP}/junk": "x"},
+            "annotations": {f"{names.GROUP}/junk": long, names.ANNOTATION_ATTEMPT: long},
+        }
+    }
+    pod = Decoder(wire.Pod).object(json.dumps(written).encode())
+    assert pod.metadata.labels == {names.LABEL_POOL: POOL}
+    assert list(pod.metadata.annotations) == [names.ANNOTATION_ATTEMPT]
+    assert len(pod.metadata.annotations[names.ANNOTATION_ATTEMPT]) < 100
+    assert wire.observed_pod(pod, 0.0).attempt == 0
+
+
 def test_a_pods_foreign_labels_and_annotations_are_dropped_as_it_is_decoded():
     written = {
         "metadata": {
