@@ -55,6 +55,7 @@ class Transaction:
     woken: frozenset[str] = frozenset()  # "instance/tag" of sleepers that have this memory
     shared: bool = False  # several processes write in this sync, and vouch for what they wrote
     wrote: frozenset[str] = frozenset()  # the instances that they have vouched for
+    fence: bool = False  # it was ended, and somebody who may still write may not know of it yet
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -117,11 +118,13 @@ class Transaction:
     def vacant(self) -> bool:
         """Whether something is under way and the Lease does not say by whom: it was edited.
 
-        An operator's load too: its request may be on its way to an engine.
+        An operator's load too: its request may be on its way to an engine.  And what was ended for
+        another, who may still write: the fence outlasts the name of whoever held it.
         """
         trains = self.phase in (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
         loads = self.phase is Phase.COMMITTED and bool(self.recovering)
-        return not self.holder and (trains or loads)
+        ended = self.phase is Phase.ABORTED and self.fence
+        return not self.holder and (trains or loads or ended)
 
 
 def read(lease: Mapping[str, Any]) -> Transaction:
@@ -156,6 +159,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""))),
         shared=shared,
         wrote=wrote,
+        fence=notes.get(names.ANNOTATION_FENCE) == _fence(transaction),
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=bounds.words(notes.get(names.ANNOTATION_MESSAGE, "")),
@@ -218,10 +222,16 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_WOKEN: lambda t: ",".join(sorted(t.woken)),
     names.ANNOTATION_SHARED: lambda t: t.id if t.shared else "",
     names.ANNOTATION_WROTE: lambda t: ",".join(sorted(t.wrote)) if t.shared else "",
+    names.ANNOTATION_FENCE: lambda t: _fence(t.id) if t.fence else "",
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,
 }
+
+
+def _fence(transaction: str) -> str:
+    """What the fence of a transaction says: those who do not know of it leave it standing."""
+    return transaction or "unknown"
 
 
 def _time(moment: float) -> str:

@@ -181,7 +181,7 @@ def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
     over = aborted(state, message)
     if not state.shared:
         return over
-    return dataclasses.replace(over, holder=state.holder, shared=True)
+    return dataclasses.replace(over, holder=state.holder, shared=True, fence=True)
 
 
 def aborted(state: Transaction, message: str) -> Transaction:
@@ -195,6 +195,7 @@ def aborted(state: Transaction, message: str) -> Transaction:
         recovering=frozenset(),
         shared=False,
         wrote=frozenset(),
+        fence=False,
     )
 
 
@@ -206,8 +207,9 @@ def ended(state: Transaction, by: str, *, message: str, now: float) -> Transacti
     """
     over = aborted(state, message)
     if state.fenced or not (state.holder or state.vacant):
-        return dataclasses.replace(over, holder=state.holder)  # nobody, or it holds on as it was
-    return dataclasses.replace(over, holder=by, acquired=now, renewed=now)
+        # Nobody, or it holds on as it was.
+        return dataclasses.replace(over, holder=state.holder, fence=state.fenced)
+    return dataclasses.replace(over, holder=by, acquired=now, renewed=now, fence=True)
 
 
 def forgotten(
@@ -238,6 +240,7 @@ def forgotten(
         duration=operator.duration,
         acquired=now,
         renewed=now,
+        fence=True,
     )
 
 
@@ -453,6 +456,7 @@ def _taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Tra
         renewed=now,
         transitions=state.transitions + 1,
         recovering=frozenset(),
+        fence=False,
     )
 
 

@@ -255,6 +255,7 @@ def test_a_state_survives_the_lease():
         woken=frozenset({f"{A}/kv_cache"}),
         shared=True,
         wrote=frozenset({A}),
+        fence=True,
         begun=NOW,
         committed=NOW + 0.25,
         message="why",
@@ -583,3 +584,42 @@ def test_who_ends_a_shared_sync_of_others_begins_nothing_by_that():
     assert refusal(syncing, over, LATER).reason is Refusal.HELD
     own = steps.ended(steps.abort(shared(), MINE, message="x"), "c", message="by force", now=NOW)
     assert refusal(syncing, own, OTHER).reason is Refusal.HELD
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        lambda: steps.ended(syncing(), "admin", message="by force", now=NOW),
+        lambda: steps.abort(shared(), MINE, message="out of memory"),
+        lambda: steps.forgotten(
+            Transaction(),
+            Trainer(holder="operator", transaction=""),
+            asleep={},
+            message="",
+            now=NOW,
+        ),
+    ],
+)
+def test_a_fence_holds_on_when_its_holder_is_edited_away(over):
+    """Whoever was at it may write on, whoever's name stands in the Lease."""
+    fenced = weights.read(weights.written({}, over()))
+    edited = weights.read(weights.written({}, dataclasses.replace(fenced, holder="")))
+    refused = refusal(steps.begin, edited, OTHER, epoch="e", version="v", now=NOW + 1, seen=NOW)
+    assert refused.reason is Refusal.HELD
+    again = weights.read(
+        weights.written({}, steps.ended(edited, "admin", message="again", now=NOW))
+    )
+    assert again.fenced and again.fence
+    later = NOW + edited.duration + 1
+    begun = steps.begin(edited, OTHER, epoch="e", version="v", now=later, seen=NOW)
+    assert not begun.fence
+    assert not steps.abort(begun, OTHER, message="its own").vacant
+
+
+def test_the_fence_of_an_earlier_transaction_is_none():
+    """A client that does not know of fences leaves it standing."""
+    fenced = steps.ended(syncing(), "admin", message="by force", now=NOW)
+    note = weights.written({}, fenced)["metadata"]["annotations"][names.ANNOTATION_FENCE]
+    lease = weights.written({}, steps.abort(syncing(None, OTHER), OTHER, message="torn"))
+    lease["metadata"]["annotations"][names.ANNOTATION_FENCE] = note
+    assert not weights.read(lease).vacant
