@@ -10,7 +10,7 @@ from typing import Any
 from sglang_operator.api import names, weights
 from sglang_operator.desired import drift, engine_pod, weights_lease
 from sglang_operator.planner.lease import LeaseStep
-from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod
+from sglang_operator.planner.observed import Gate, Observed, ObservedChild, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool
 from sglang_operator.planner.weights import WeightsPlan
@@ -62,10 +62,12 @@ class DeleteChild:
 
 @dataclass(frozen=True, kw_only=True)
 class SetGate:
-    """Set the readiness gate of exactly this pod."""
+    """Set the readiness gate of exactly this pod, if that is still as it was seen."""
 
     name: str
     uid: names.Uid
+    resource_version: int
+    seen: Gate | None
     is_open: bool
     reason: str
     message: str
@@ -135,6 +137,8 @@ def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
         SetGate(
             name=gate.pod.name,
             uid=gate.pod.uid,
+            resource_version=gate.pod.resource_version,
+            seen=gate.pod.gate,
             is_open=gate.is_open,
             reason=gate.reason,
             message=gate.message,

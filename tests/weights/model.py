@@ -22,7 +22,6 @@ from sglang_operator.api import names
 from sglang_operator.api import weights as lease_state
 from sglang_operator.api.spec import Recovery, Weights
 from sglang_operator.api.weights import SLEEP_TAGS, Phase, Transaction
-from sglang_operator.planner import lease as leases
 from sglang_operator.planner import weights
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import (
@@ -36,10 +35,11 @@ from sglang_operator.planner.recovery import Recover
 from tests.builders import NOW, OWNER
 from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
 from tests.weights.loads import Loads
-from tests.weights.trainers import EDITED, FREES, UNVOUCHED, Trainers, may_release
+from tests.weights.trainers import AMID, EDITED, FREES, UNFENCED, UNVOUCHED, Trainers, may_release
 
 FORGETFUL = "believes a Lease that has forgotten"
 USUAL_TAGS = "takes a lost Lease's sleepers for without all of their memory"
+LATE = "writes gates by the pod's UID alone"
 # Ways in which the design could be wrong, and the pool's gate: each has to be found.
 CONTROLS = (
     ("no gate", "Committed"),
@@ -48,12 +48,14 @@ CONTROLS = (
     ("does not pause", "Versioned"),
     ("does not flush", "Committed"),
     ("loads without a fence", "Committed"),
-    ("begins amid loads", "Committed"),
+    (AMID, "Committed"),
     (FORGETFUL, "Committed"),
     (FREES, "Committed"),
     (EDITED, "Committed"),
     (USUAL_TAGS, "Committed"),
     (UNVOUCHED, "Committed"),
+    (UNFENCED, "Committed"),
+    (LATE, "Committed"),
 )
 
 
@@ -77,16 +79,70 @@ class World(Trainers):
         super().__init__(choose, **options)
         self.lives = 0  # of operators
         self.operators = [self._operator(), self._operator()]
-        self._aimed: dict[str, tuple[Phase, Callable[[], None]]] = {
-            FORGETFUL: (Phase.SYNCING, self.lose_lease),
-            FREES: (Phase.SYNCING, self.abort_by_force),
-            EDITED: (Phase.SYNCING, self.edit_holder),
-            USUAL_TAGS: (Phase.SLEEPING, self.lose_lease),
+        self.late: list[weights.SetGate] = []  # gates on their way, of whichever operator
+        self._aimed: dict[str, tuple[tuple[Callable[[], bool], Callable[[], None]], ...]] = {
+            FORGETFUL: ((self._syncs, self.lose_lease),),
+            FREES: ((self._syncs, partial(self._then_begins, self.abort_by_force)),),
+            EDITED: ((self._syncs, partial(self._then_begins, self.edit_holder)),),
+            UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
+            USUAL_TAGS: ((self._sleeps, self.lose_lease),),
+            LATE: (
+                (self._wakes, self.delay_gates),
+                (self._sleeps_marked, self._land_late),
+            ),
+            AMID: ((self._is_whole, self.crash), (self._loads, self._overtake)),
         }
 
     def _operator(self) -> Operator:
         self.lives += 1
         return Operator(name=f"operator-{self.lives}")
+
+    # --- when a control's fault is likely to show
+
+    def _syncs(self) -> bool:
+        return self.said.phase is Phase.SYNCING
+
+    def _sleeps(self) -> bool:
+        return self.said.phase is Phase.SLEEPING
+
+    def _wakes(self) -> bool:
+        """An operator is about to open gates, or to take marks off."""
+        return self.said.phase is not Phase.SLEEPING and any(o.pending for o in self.operators)
+
+    def _sleeps_marked(self) -> bool:
+        return bool(self.late) and any(e.released for e in self.engines)
+
+    def _land_late(self) -> None:
+        for change in self.late:
+            self._set(change)
+        self.late = []
+        self.lose_lease()
+
+    def _is_whole(self) -> bool:
+        """There is a checkpoint, and nobody loads it yet."""
+        return (
+            self.said.phase is Phase.COMMITTED and bool(self.said.checkpoint) and not self._loads()
+        )
+
+    def _loads(self) -> bool:
+        return self.said.recovers
+
+    def _overtake(self) -> None:
+        """A trainer begins while a load is on its way."""
+        for operator in self.operators:
+            self._send(operator)
+        if self.wires:
+            self._begin()
+
+    def _begin(self) -> None:
+        """A trainer begins, whoever was at it."""
+        self.trainer = self._sync()
+        self.train()
+
+    def _then_begins(self, fault: Callable[[], None]) -> None:
+        """Somebody takes the Lease from a trainer, and the next one is there at once."""
+        fault()
+        self._begin()
 
     # --- operators
 
@@ -149,13 +205,24 @@ class World(Trainers):
         return decided
 
     def write_gate(self) -> None:
-        """One operator's next gate reaches the API server: by UID, however old the decision is."""
+        """One operator's next gate reaches the API server, or one that was long on its way."""
         operator = self.operators[self.choose(len(self.operators))]
-        if not operator.pending:
-            return
-        change = operator.pending.pop(0)
+        if self.late and self.defect != LATE and self.choose(4) == 0:
+            self._set(self.late.pop(self.choose(len(self.late))))
+        elif operator.pending:
+            self._set(operator.pending.pop(0))
+
+    def delay_gates(self) -> None:
+        """What an operator writes is on its way for long; nobody waits for it."""
+        operator = self.operators[self.choose(len(self.operators))]
+        self.late += operator.pending
+        operator.pending = []
+
+    def _set(self, change: weights.SetGate) -> None:
+        """It lands over the gate that was seen, and over no other, however old it is."""
         for engine in self.engines:
-            if engine.pod.uid == change.pod.uid:
+            seen = engine.pod.gate == change.pod.gate or self.defect == LATE
+            if engine.pod.uid == change.pod.uid and seen:
                 version = change.message if change.is_open else ""
                 released = None if change.is_open else lease_state.marked(change.message)
                 gate = Gate(
@@ -255,11 +322,8 @@ class World(Trainers):
     def lose_lease(self) -> None:
         """An operator acts before the next trainer begins: by a Lease alone nobody else can tell.
 
-        The trainer that is at it goes on until it looks.  What a stalled operator's late write took
-        off a sleeper's gate is written again by the next pass, which comes first here.
+        The trainer that is at it goes on until it looks.
         """
-        if any(engine.released and not leases.sleeps(engine.pod) for engine in self.engines):
-            return
         if self.choose(2):
             self.lease = None
         else:
@@ -285,13 +349,14 @@ class World(Trainers):
         """One step of anything."""
         self.steps += 1
         self._go_on(STEP_SECONDS)
-        aimed = self._aimed.get(self.defect)
-        if aimed is not None and self.said.phase is aimed[0] and self.choose(10) == 0:
-            aimed[1]()  # so that it is found in a few runs
+        for likely, fault in self._aimed.get(self.defect, ()):
+            if likely() and self.choose(4 if self.defect == LATE else 10) == 0:
+                fault()  # so that it is found in a few runs
         if self.choose(60) == 0:
             faults = (
                 *(self.pass_time, self.crash, self.kill_trainer, self.restart_operator) * 2,
                 *(self.lose_answer, self.lose_lease, self.abort_by_force, self.edit_holder),
+                self.delay_gates,
             )
             faults[self.choose(len(faults))]()
             return
@@ -318,6 +383,8 @@ class World(Trainers):
         self.operators = [self._operator()]
         while self.wires:
             self._deliver(self.wires.pop())
+        while self.late:
+            self._set(self.late.pop())
         self.now += 2 * LEASE_SECONDS
         for _ in range(rounds):
             self._work()
@@ -439,6 +506,8 @@ def run(choose: Choose, *, steps: int = 120, **world: Any) -> World:
         made.settle()
     elif world["defect"] == FORGETFUL:
         made.rest()
-    elif world["defect"] == USUAL_TAGS:
+    elif world["defect"] in (USUAL_TAGS, LATE):
         made.settle(rounds=1)  # who syncs next wakes the sleepers
+        for _ in range(20):
+            made.request()  # of an engine that still sleeps it is the last
     return made

@@ -23,6 +23,8 @@ from tests.weights.ground import (
 
 FREES = "frees what is aborted by force"
 EDITED = "takes who is not named for gone"
+UNFENCED = "takes what was aborted by force for free, once its holder is edited away"
+AMID = "begins amid loads"
 UNVOUCHED = "commits for workers that do not vouch"
 
 
@@ -64,14 +66,17 @@ class Trainers(Ground):
         self._cut_off()
 
     def edit_holder(self) -> None:
-        """Somebody takes the holder's name out of the Lease, while its trainer goes on.
-
-        Not that of who holds it for another's sake: whoever takes that away means it.
-        """
-        if self.lease is not None and self.said.holder and not self.said.fenced:
+        """Somebody takes the holder's name out of the Lease, while its trainer goes on."""
+        if self.lease is not None and self.said.holder:
             gone = weights_steps.aborted(self.said, "nobody is at it")
-            self._put(gone if self.defect == EDITED else replace(self.said, holder=""))
+            left = replace(self.said, holder="", fence=self.said.fence and self.defect != UNFENCED)
+            self._put(gone if self.defect == EDITED else left)
             self._cut_off()
+
+    def edit_fence(self) -> None:
+        """The same person, after a forced abort that kept others waiting."""
+        self.abort_by_force()
+        self.edit_holder()
 
     def _cut_off(self) -> None:
         if self.trainer is not None:
@@ -121,7 +126,7 @@ class Trainers(Ground):
         if len(registry.engines) < len(self.engines):
             return
         covered = [entry.instance for entry in registry.engines]
-        amid = self.defect == "begins amid loads"
+        amid = self.defect == AMID
         self._step(
             lambda s: weights_steps.begin(
                 weights_steps.left_behind(s) if amid and s.recovers else s,

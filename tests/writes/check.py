@@ -16,7 +16,7 @@ UID, VERSION, FENCE, DRY_RUN = Guard.UID, Guard.VERSION, Guard.FENCE, Guard.DRY_
 REQUIRED: Mapping[tuple[str, str, str], frozenset[Guard]] = {
     ("cluster/executor.py", "_create_pod", "POST"): frozenset({FENCE}),
     ("cluster/executor.py", "_delete_pod", "DELETE"): frozenset({UID, VERSION, FENCE}),
-    ("cluster/executor.py", "_set_gate", "PATCH"): frozenset({UID, FENCE}),
+    ("cluster/executor.py", "_patch_gate", "PATCH"): frozenset({UID, VERSION, FENCE}),
     ("cluster/executor.py", "_write_lease", "PATCH"): frozenset({UID, VERSION, FENCE}),
     ("cluster/executor.py", "_child", "DELETE"): frozenset({UID, FENCE}),
     ("cluster/executor.py", "_child", "PATCH"): frozenset({UID, FENCE}),

@@ -95,7 +95,15 @@ async def a_pod_is_deleted(api: MemoryApi, client: Guarded) -> None:
 async def a_gate_is_set(api: MemoryApi, client: Guarded) -> None:
     meta = api.add(POD_PATH, {"metadata": _owned(), "status": {}})["metadata"]
     executor, _ = _executor(api, client)
-    gate = actions.SetGate(name=POD, uid=meta["uid"], is_open=True, reason="r", message="v")
+    gate = actions.SetGate(
+        name=POD,
+        uid=meta["uid"],
+        resource_version=int(meta["resourceVersion"]),
+        seen=None,
+        is_open=True,
+        reason="r",
+        message="v",
+    )
     await executor.weights(KEY, OWNER, [gate])
 
 

@@ -7,7 +7,7 @@ name, a delete carries the UID and version it means (explanation/kubernetes.md).
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +34,8 @@ from sglang_operator.cluster.errors import (
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.window import Window
 from sglang_operator.cluster.writer import Writer
+
+GATE_TRIES = 3  # of one write to a gate, while others change the rest of its pod
 
 _pod_decoder = Decoder(wire.Pod)
 _child_decoder = Decoder(wire.Child)
@@ -260,15 +262,17 @@ class Executor:
         if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
             self._pods.put(pod)
 
-    async def look_for(self, key: stores.PoolKey, name: str) -> None:
+    async def look_for(self, key: stores.PoolKey, name: str) -> wire.Pod | None:
         """Take in the pod as it is, if there is one; raises what keeps that from being learnt."""
         try:
             answer = await self._client.request("GET", paths.pod(key.namespace, name))
         except ApiError as error:
             if error.status != 404:
                 raise
-            return
-        self._pods.put(_pod_decoder.object(answer))
+            return None
+        pod = _pod_decoder.object(answer)
+        self._pods.put(pod)
+        return pod
 
     # --- the weights
 
@@ -313,6 +317,20 @@ class Executor:
         return False
 
     async def _set_gate(self, key: stores.PoolKey, action: actions.SetGate) -> None:
+        """It lands over no gate but the one that was seen, whatever else changes of the pod."""
+        for left in reversed(range(GATE_TRIES)):
+            try:
+                await self._patch_gate(key, action)
+                return
+            except ApiError as error:
+                pod = await self.look_for(key, action.name) if error.status == 409 else None
+                if pod is None or not left or pod.metadata.uid != action.uid:
+                    raise
+                if wire.gate(pod) != action.seen:
+                    raise  # it was set meanwhile, maybe by who knows more
+                action = replace(action, resource_version=pod.metadata.version)
+
+    async def _patch_gate(self, key: stores.PoolKey, action: actions.SetGate) -> None:
         condition = {
             "type": names.CONDITION_WEIGHTS_SYNCED,
             "status": "True" if action.is_open else "False",
@@ -321,7 +339,8 @@ class Executor:
             "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         # The UID makes it this very pod; conditions are merged by their type.
-        body = {"metadata": {"uid": action.uid}, "status": {"conditions": [condition]}}
+        exactly = {"uid": action.uid, "resourceVersion": str(action.resource_version)}
+        body = {"metadata": exactly, "status": {"conditions": [condition]}}
         path = paths.pod(key.namespace, action.name) + "/status"
         params = {"fieldManager": names.FIELD_MANAGER}
         answer = await self._gates.send("PATCH", key.namespace, path, body, STRATEGIC_PATCH, params)

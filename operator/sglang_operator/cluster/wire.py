@@ -387,6 +387,12 @@ def _true(conditions: dict[str, Condition], type_: str) -> bool:
     return condition is not None and condition.status == "True"
 
 
+def gate(pod: Pod) -> Gate | None:
+    """Its readiness gate; None if that was never set."""
+    conditions = {condition.type: condition for condition in pod.status.conditions}
+    return _gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED))
+
+
 def _gate(condition: Condition | None) -> Gate | None:
     """The readiness gate's condition; its message is the version that it was opened with."""
     if condition is None:

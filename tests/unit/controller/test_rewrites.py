@@ -19,7 +19,13 @@ KEY = ("rl", "pool")
 
 def gate(is_open=True, uid="u", name="p"):
     return actions.SetGate(
-        name=name, uid=names.Uid(uid), is_open=is_open, reason="Synced", message="v"
+        name=name,
+        uid=names.Uid(uid),
+        resource_version=1,
+        seen=None,
+        is_open=is_open,
+        reason="Synced",
+        message="v",
     )
 
 
