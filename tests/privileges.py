@@ -2,6 +2,7 @@
 everything else is told of.  It shares nothing with the code that makes the pods.
 """
 
+import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,7 +129,9 @@ def _of_container(container: dict[str, Any], hosts: dict[str, Any]) -> Iterator[
         is_read = mount.get("readOnly") is True and mount.get("recursiveReadOnly") == "IfPossible"
         if mount["name"] in hosts and not is_read:
             yield f"writing to the node's {hosts[mount['name']]['path']}"
-        if mount["mountPath"].startswith(("/proc", "/sys", "/var/run/secrets/kubernetes.io")):
+        # As runtimes take it: /proc/../var is /var, and /opt/../proc is /proc.
+        path = posixpath.normpath(f"/{mount['mountPath'].lstrip('/')}")
+        if path.startswith(("/proc", "/sys", "/var/run/secrets/kubernetes.io")):
             yield f"a mount at {mount['mountPath']}"
     for variable in container["env"]:
         yield from (f"env.{name}" for name in variable.keys() - ENV_FIELDS)
