@@ -96,7 +96,7 @@ CHANGES: list[tuple[str, str, dict[str, object], Callable[[dict[str, Any]], bool
         "service",
         "actor-infer",
         {"selector": {"zone": "a"}},
-        lambda spec: spec["selector"] == names.selector("actor-infer"),
+        lambda spec: spec["selector"] == names.serving_selector("actor-infer"),
     ),
     ("service", "actor-infer", {"type": "NodePort"}, lambda spec: spec["type"] == "ClusterIP"),
     (

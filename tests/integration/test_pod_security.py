@@ -49,7 +49,7 @@ CASES = [(field, level) for field, (_, levels, _) in VIOLATIONS.items() for leve
 CONTAINER = {
     "name": "engine",
     "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}],
-    "envFrom": [{"secretRef": {"name": "s", "optional": True}}],
+    "envFrom": [{"prefix": "S_", "secretRef": {"name": "s", "optional": True}}],
     "volumeMounts": [{"name": "emptydir", "mountPath": "/e"}],
     "resources": {"requests": {"cpu": 1}},
     "imagePullPolicy": "Always",

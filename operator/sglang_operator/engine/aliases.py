@@ -113,13 +113,13 @@ def _impossible(given: Given, name: object, schema: Schema) -> errors.Problem:
         return errors.ARGUMENT_KEY(path, key=shown_name, expected=f"{key}; write it so")
     if habits.is_variable(name):
         advice = habits.OF_VLLM if habits.is_vllm_variable(name) else habits.OF_OTHERS
-        return errors.ARGUMENT_ENVIRONMENT(path, key=shown_name, advice=advice)
+        return errors.ARGUMENT_ENVIRONMENT(FIELD, key=shown_name, advice=advice)
     for spelled in habits.spellings(name[:_LONGEST_NAME]):
         if advice_ := habits.advice(spelled, schema):
             given.meant.update(filter(None, (habits.meant(spelled),)))
             version = schema.version
             return errors.ARGUMENT_UNKNOWN(path, key=shown_name, version=version, advice=advice_)
-    return errors.ARGUMENT_KEY(path, key=shown_name, expected=EXPECTED_KEY)
+    return errors.ARGUMENT_KEY(FIELD, key=shown_name, expected=EXPECTED_KEY)
 
 
 @functools.lru_cache(maxsize=32)
