@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
+from sglang_operator.api.weights import LEASE_SECONDS, WEIGHTS, Phase, Transaction
 from sglang_operator.client import pausing, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
@@ -158,7 +158,9 @@ class Follower:
                 if state.epoch != epoch:
                     what = texts.STALE_BEFORE.format(given=epoch, epoch=state.epoch)
                     raise StaleEpoch(texts.ROLL_STALE.format(what=what))
-                await self._pause(state.id, engine)
+                if WEIGHTS in state.sleeps(engine.instance):
+                    state = await self._resumed(state.id, engine)
+                await self._pause(state, engine)
             except PoolError as error:
                 await self._object(state.id, told(error))
                 raise
@@ -175,6 +177,22 @@ class Follower:
             and state.id != self._left
         )
 
+    async def _resumed(self, transaction: str, engine: Engine) -> Transaction:
+        """The state in which the leader's sync says that the engine has memory for weights.
+
+        The leader resumes it, after a sleep; whatever touches released memory ends the engine.
+        Raises Expired if the sync is over before.
+        """
+
+        def settled(state: Transaction) -> bool:
+            over = state.id != transaction or not self._begun(state)
+            return over or WEIGHTS not in state.sleeps(engine.instance)
+
+        state = await self.until(settled)
+        if state.id != transaction or not self._begun(state):
+            raise Expired(texts.ROLL_OVER.format(transaction=transaction, phase=state.phase.value))
+        return state
+
     async def _goes_on(self) -> bool:
         """Whether the transaction is still that of the leader.
 
@@ -187,14 +205,15 @@ class Follower:
         seen = self._pool.lease.seen
         return seen is not None and seen.id == self._id and self._begun(seen)
 
-    async def _pause(self, transaction: str, engine: Engine) -> None:
+    async def _pause(self, state: Transaction, engine: Engine) -> None:
         """The leader pauses every engine too, at about this time: to do it twice does no harm."""
 
         def may() -> bool:
-            return self._over(transaction) is None
+            return self._over(state.id) is None
 
-        features = self._pool.features(await self._pool.registry())
-        await pausing.stop(self._pool.calls, [engine], pausing.ABORT, features, allowed=may)
+        calls, features = self._pool.calls, self._pool.features(await self._pool.registry())
+        asleep = [engine.instance] if state.sleeps(engine.instance) else []
+        await pausing.stop(calls, [engine], pausing.ABORT, features, asleep=asleep, allowed=may)
 
     # --- the fence
 

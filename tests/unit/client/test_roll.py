@@ -130,6 +130,55 @@ def test_the_engines_sleep_where_roll_offloads_them(roll, reach):
         asyncio.run(train(reach(world)))
 
 
+def test_no_worker_touches_an_engine_whose_weights_worker_0_has_not_resumed_yet(roll, reach):
+    resume = "/resume_memory_occupation"
+
+    async def train(world):
+        async with Cluster(roll, 3, colocated=True) as cluster:
+            await cluster.model_update("a1")
+            await cluster.all("offload_states")
+            last = world.engines[-1]
+            last.stuck.add(resume)
+            asked = len(last.asked)
+            updating = asyncio.create_task(cluster.model_update("a2"))
+            while not last.held:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.6)  # for longer than a worker looks away
+            touched = {path for path, _ in last.asked[asked:]}
+            last.stuck.clear()
+            await updating
+            assert touched <= {"/pause_generation", "/abort_request"}
+            assert not any(engine.dead for engine in world.engines)
+            assert {(e.gate, e.weights) for e in world.engines} == {("Open", "a2")}
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_worker_that_waits_for_worker_0_to_resume_its_engine_is_told_that_it_could_not(
+    roll, reach
+):
+    resume = "/resume_memory_occupation"
+
+    async def train(world):
+        async with Cluster(roll, 3, colocated=True) as cluster:
+            await cluster.model_update("a1")
+            await cluster.all("offload_states")
+            last = world.engines[-1]
+            last.refuse[resume] = (500, "no memory left")
+            calls = (
+                each.broadcast_parameter(["a2"], ["torch.bfloat16"], [(2,)], "g")
+                for each in cluster.strategies
+            )
+            found = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+            assert isinstance(found[0], EngineError)
+            assert isinstance(found[-1], Expired)
+            assert not any(engine.dead for engine in world.engines)
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
 def test_a_pool_of_its_own_never_sleeps(roll, reach):
     async def train(world):
         async with Cluster(roll, 3) as cluster:

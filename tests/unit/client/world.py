@@ -66,6 +66,10 @@ class FakeEngine:
         handler = getattr(self, "_" + path.strip("/"), None)
         return handler(payload) if handler else (200, {"success": True, "message": ""})
 
+    def _dies(self, message: str) -> tuple[int, Json]:
+        self.dead = True
+        return 500, {"success": False, "message": message}
+
     def _pause_generation(self, payload: Json) -> tuple[int, Json]:
         self.paused = True
         return 200, {}
@@ -75,6 +79,8 @@ class FakeEngine:
         return 200, {}
 
     def _flush_cache(self, payload: Json) -> tuple[int, Json]:
+        if self.released:
+            return self._dies("flushing released memory")
         if self.busy:
             self.busy -= 1
             return 400, {"message": "busy"}
@@ -85,7 +91,8 @@ class FakeEngine:
         return 200, {"success": True}
 
     def _update_weights_from_disk(self, payload: Json) -> tuple[int, Json]:
-        assert "weights" not in self.released, "writing into released memory"
+        if "weights" in self.released:
+            return self._dies("writing into released memory")
         self.weights = payload["model_path"]
         return 200, {"success": True}
 
@@ -94,9 +101,10 @@ class FakeEngine:
             text = "update_weights_from_distributed must run between begin_weight_update() and "
             return 400, {"success": False, "message": text + "end_weight_update()"}
         assert self.paused, "a request would be answered from half of the weights"
+        if "weights" in self.released:
+            return self._dies("writing into released memory")
         if self.groups is not None and payload["group_name"] not in self.groups:
-            self.dead = True  # the scheduler asserts
-            return 500, {"success": False, "message": "Group not in []"}
+            return self._dies("Group not in []")  # the scheduler asserts
         self.weights = "+".join(payload["names"])
         return 200, {"success": True}
 
