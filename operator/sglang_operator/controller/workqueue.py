@@ -9,6 +9,8 @@ from collections.abc import Callable
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.meters import QUEUE_BUCKETS, Histogram
 
+SPARE = 64  # entries of no use that may stand in the queue, beside as many as are of use
+
 
 class WorkQueue:
     """Keys with the time from which they are due (monotonic seconds)."""
@@ -41,7 +43,14 @@ class WorkQueue:
             return
         self._due[key] = when
         heapq.heappush(self._heap, (when, next(self._order), key))
+        if len(self._heap) > SPARE + 2 * len(self._due):
+            self._tidy()
         self._changed.set()
+
+    def _tidy(self) -> None:
+        """Leave out entries whose place an earlier time took: theirs may be a week away."""
+        self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+        heapq.heapify(self._heap)
 
     async def get(self) -> PoolKey:
         """The next key that is due; it is in work until ``done``."""

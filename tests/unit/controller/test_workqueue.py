@@ -114,3 +114,23 @@ def test_a_waiting_getter_is_woken_by_an_add():
         assert await asyncio.wait_for(getting, 1) == A
 
     run(story)
+
+
+def test_far_delays_whose_place_was_taken_leave_the_queue_small():
+    """A Lease held for a week: each pass says when it ends, and the next one comes in a second."""
+
+    async def story(queue, clock):
+        queue.add(B, 1e6)
+        for _ in range(5_000):
+            queue.add(A)
+            assert await queue.get() == A
+            queue.done(A)
+            queue.add(A, 7 * 86_400.0)
+            clock.now += 1.0
+        assert len(queue._heap) < 200
+        clock.now += 8e5
+        assert await _ready(queue) == A
+        clock.now += 1e6
+        assert await _ready(queue) == B
+
+    run(story)
