@@ -34,6 +34,9 @@ class Seen:
         for record in records:
             self.put(record)
 
+    def restored(self) -> None:
+        """Nothing: no version is compared."""
+
     def put(self, record: wire.Pod) -> None:
         now, meta = time.perf_counter(), record.metadata
         if meta.uid not in self.created:

@@ -61,6 +61,9 @@ class Sink(Protocol[R]):
         ``unread`` are there too, but what they are is not known: they stay as they were.
         """
 
+    def restored(self) -> None:
+        """The next list is of an earlier state of the cluster: its versions began anew."""
+
     def put(self, record: R) -> None:
         """This object is there, in this state."""
 
@@ -115,6 +118,7 @@ class Informer(Generic[R]):
     def __post_init__(self) -> None:
         self._version = ""
         self._decoder = Decoder(self.kind)
+        self._newest = 0  # the highest version that was heard of
         self._missed = False  # an event of nobody knows what
         self.unread: dict[tuple[str, str], Unread] = {}  # by namespace and name
 
@@ -179,7 +183,13 @@ class Informer(Generic[R]):
         self._note_unread(unread)
         # What cannot be read is there: an object is never deleted for that.
         there = ([known.metadata for known in unread],) if unread else ()
-        self.sink.replace(self.resource.scope, records, int(page.version), *there)
+        version = int(page.version)
+        if version < self._newest:
+            # A quorum read is never older than what was seen before it, but for etcd's backups.
+            log.warning("%s: the cluster was restored from a backup", self.resource.name)
+            self.sink.restored()
+        self._newest = version
+        self.sink.replace(self.resource.scope, records, version, *there)
         self._version = page.version  # only now is the list done
         self._missed = False
         self.lists += 1
@@ -241,6 +251,9 @@ class Informer(Generic[R]):
         if event.type == "ERROR":
             self._fail(line)
         meta = event.object.metadata
+        if 0 < meta.version < self._newest:
+            raise ExpiredError  # a stream never goes back: it is another cluster's
+        self._newest = max(self._newest, meta.version)
         self.unread.pop((meta.namespace, meta.name), None)
         # An object that a store cannot take costs itself alone.
         try:

@@ -107,6 +107,9 @@ class Elector:
         for record in records:
             self.put(record)
 
+    def restored(self) -> None:
+        """Of a Lease, the last word counts whatever its version."""
+
     def put(self, record: Lease) -> None:
         """The Lease changed: a standby may have its turn."""
         self._note(record)

@@ -6,7 +6,7 @@ pass does not wait for the watch: an older version of an object never overwrites
 
 import dataclasses
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
@@ -18,12 +18,12 @@ from sglang_operator import supervision
 from sglang_operator.api import names
 from sglang_operator.clocks import steady
 from sglang_operator.cluster import decoding, keeping, wire
+from sglang_operator.cluster.absence import Tombstones, in_scope, there, told
 from sglang_operator.planner.observed import ObservedChild, ObservedNode, ObservedPod
 
-# Objects seen to be gone, so that a late answer of our own write does not bring them back.
-TOMBSTONES = 10_000
 GONE_NODE_SECONDS = 3600.0
 PURGE_SECONDS = 60.0
+_NO_VERSION = -1  # older than anything
 VANISHED_SECONDS = 3600.0
 MOST_VANISHED = 16_384
 
@@ -39,32 +39,13 @@ class PoolKey(NamedTuple):
 Wake = Callable[[PoolKey, bool], None]  # the pool, and whether it is urgent
 
 
-class _Tombstones:
-    """Up to which version an object is known to be gone.
-
-    A newer version is not: an object leaves the selector's sight with its label, and comes back.
-    """
-
-    def __init__(self) -> None:
-        self._versions: OrderedDict[str, int] = OrderedDict()
-
-    def add(self, uid: str, version: int) -> None:
-        self._versions[uid] = max(version, self._versions.get(uid, 0))
-        if len(self._versions) > TOMBSTONES:
-            self._versions.popitem(last=False)
-
-    def cover(self, meta: wire.Meta) -> bool:
-        """Whether this state of the object is from before it went."""
-        return meta.version <= self._versions.get(meta.uid, -1)
-
-
 class PoolStore:
     """The pools, by namespace and name."""
 
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
         self._pools: dict[PoolKey, wire.CustomResource] = {}
-        self._gone = _Tombstones()
+        self._gone = Tombstones()
 
     def get(self, key: PoolKey) -> wire.CustomResource | None:
         return self._pools.get(key)
@@ -85,12 +66,19 @@ class PoolStore:
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
-        listed = {_key(meta) for meta in _there(records, unread)}
+        listed = {_key(meta) for meta in there(records, unread)}
         for key, known in list(self._pools.items()):
-            missing = _in_scope(key.namespace, scope) and key not in listed and _told(unread)
+            missing = in_scope(key.namespace, scope) and key not in listed and told(unread)
             if missing and known.metadata.version <= version:
                 self._forget(known, version)
         supervision.each("pools", self.put, records, decoding.called)
+
+    def restored(self) -> None:
+        """The cluster is of an earlier state: no version says any more what is newer."""
+        self._gone = Tombstones()
+        for key, pool in self._pools.items():
+            meta = msgspec.structs.replace(pool.metadata, resource_version=str(_NO_VERSION))
+            self._pools[key] = msgspec.structs.replace(pool, metadata=meta)
 
     def put(self, record: wire.CustomResource) -> None:
         key = _key(record.metadata)
@@ -148,7 +136,7 @@ class PodStore:
         self._entries: dict[str, PodEntry] = {}
         self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
         self._by_node: defaultdict[str, dict[str, PodEntry]] = defaultdict(dict)
-        self._gone = _Tombstones()
+        self._gone = Tombstones()
         self._lost_at: dict[PoolKey, float] = {}
         self._vanished: dict[PoolKey, deque[float]] = {}
 
@@ -186,13 +174,20 @@ class PodStore:
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
-        listed = {meta.uid for meta in _there(records, unread)}
+        listed = {meta.uid for meta in there(records, unread)}
         for uid, entry in list(self._entries.items()):
-            missing = _in_scope(entry.pool.namespace, scope) and uid not in listed
-            if missing and _told(unread) and entry.pod.resource_version <= version:
+            missing = in_scope(entry.pool.namespace, scope) and uid not in listed
+            if missing and told(unread) and entry.pod.resource_version <= version:
                 self._gone.add(uid, version)
                 self._forget(uid)
         supervision.each("pods", self.put, records, decoding.called)
+
+    def restored(self) -> None:
+        """As of pools."""
+        self._gone = Tombstones()
+        for entry in list(self._entries.values()):
+            pod = dataclasses.replace(entry.pod, resource_version=_NO_VERSION)
+            self._index(dataclasses.replace(entry, pod=pod))
 
     def put(self, record: wire.Pod) -> None:
         uid = record.metadata.uid
@@ -206,10 +201,7 @@ class PodStore:
             if known:
                 self._forget(uid)  # its owner let go of it
             return
-        self._unindex(uid)
-        self._entries[uid] = entry
-        self._by_pool[entry.pool][uid] = entry
-        self._by_node[entry.pod.node][uid] = entry
+        self._index(entry)
         if entry.pod.deleting and not (known and known.pod.deleting):
             self._lost_at[entry.pool] = time.monotonic()
         if entry != known:  # else nothing that a decision depends on
@@ -223,6 +215,14 @@ class PodStore:
         """Whether this pod is known as one of this pool's engines."""
         entry = self._entries.get(uid)
         return entry is not None and entry.owner == owner and not entry.aside
+
+    def _index(self, entry: PodEntry) -> None:
+        """Put a pod where it belongs, and nowhere else."""
+        uid = entry.pod.uid
+        self._unindex(uid)
+        self._entries[uid] = entry
+        self._by_pool[entry.pool][uid] = entry
+        self._by_node[entry.pod.node][uid] = entry
 
     def _unindex(self, uid: str) -> PodEntry | None:
         """Take a pod out of where it was."""
@@ -306,7 +306,7 @@ class ChildStore:
         self._bare: set[tuple[str, str]] = set()  # of which little is kept
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
         self._since: dict[tuple[str, str], float] = {}  # by the steady clock
-        self._gone = _Tombstones()
+        self._gone = Tombstones()
         self._by_pool: defaultdict[PoolKey, set[tuple[str, str]]] = defaultdict(set)
 
     def of(self, key: PoolKey, now: float | None = None) -> Iterator[tuple[str, ObservedChild]]:
@@ -327,13 +327,19 @@ class ChildStore:
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
-        listed = {(meta.namespace, meta.name) for meta in _there(records, unread)}
+        listed = {(meta.namespace, meta.name) for meta in there(records, unread)}
         for key, (_, known, _pool) in list(self._children.items()):
-            missing = _in_scope(key[0], scope) and key not in listed and _told(unread)
+            missing = in_scope(key[0], scope) and key not in listed and told(unread)
             if missing and known <= version:
                 self._gone.add(self._children[key][0].uid, version)
                 self._forget(key)
         supervision.each(self.kind, self.put, records, decoding.called)
+
+    def restored(self) -> None:
+        """As of pools."""
+        self._gone = Tombstones()
+        for key, (child, _, pool) in self._children.items():
+            self._children[key] = (child, _NO_VERSION, pool)
 
     def kept(self, record: wire.Child) -> wire.Child:
         """As much of a child as is kept."""
@@ -440,11 +446,15 @@ class NodeStore:
         unread: Sequence[wire.Meta] = (),
     ) -> None:
         self.filled = True
-        listed = {meta.name for meta in _there(records, unread)}
+        listed = {meta.name for meta in there(records, unread)}
         for name in list(self.nodes):
-            if name not in listed and _told(unread):
+            if name not in listed and told(unread):
                 self._lose(name)
         supervision.each("nodes", self.put, records, decoding.called)
+
+    def restored(self) -> None:
+        """As of pools."""
+        self._versions = dict.fromkeys(self._versions, _NO_VERSION)
 
     def put(self, record: wire.Node) -> None:
         name = record.metadata.name
@@ -481,20 +491,5 @@ class NodeStore:
             self._changed(name)
 
 
-def _there(records: Sequence[decoding.Record], unread: Sequence[wire.Meta]) -> Iterator[wire.Meta]:
-    """Who is listed, whether or not it could be read."""
-    yield from (record.metadata for record in records)
-    yield from unread
-
-
-def _told(unread: Sequence[wire.Meta]) -> bool:
-    """Whether who is not listed is gone: one that cannot even be named may be anybody."""
-    return all(map(decoding.is_named, unread))
-
-
 def _key(meta: wire.Meta) -> PoolKey:
     return PoolKey(meta.namespace, meta.name)
-
-
-def _in_scope(namespace: str, scope: str) -> bool:
-    return not scope or namespace == scope

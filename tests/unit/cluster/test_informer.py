@@ -33,6 +33,10 @@ class Store:
         self.names: set[str] = set()
         self.lists = 0
         self.seen: defaultdict[str, int] = defaultdict(int)
+        self.restorations = 0
+
+    def restored(self) -> None:
+        self.restorations += 1
 
     def replace(self, scope: str, records: list[wire.Pod], version: int) -> None:
         self.names = {record.metadata.name for record in records}
@@ -340,3 +344,24 @@ def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(monkeypatch):
     store, *_ = play(monkeypatch, [a_list(pod("a", 1), more="next"), a_list(pod("b", 2))], [])
     assert store.names == {"a", "b"}
     assert asked == ["500", "62", "7", "7"]
+
+
+def test_after_a_restore_from_a_backup_versions_begin_anew(monkeypatch):
+    """What a watch told of was in the backup or not: the next list is all that is known."""
+    store, server, _ = play(
+        monkeypatch,
+        [a_list(pod("a", 1)), a_list(pod("a", 2), version=900)],
+        [[event("MODIFIED", pod("a", 1000))], [event("BOOKMARK", pod("", 901))]],
+    )
+    assert server.asked[1]["resourceVersion"] == "1000"  # and the server has only come to 901
+    assert server.asked[2]["resourceVersion"] == "900"
+    assert (store.lists, store.restorations) == (2, 1)
+
+
+def test_a_list_that_is_as_old_as_the_last_word_is_no_restore(monkeypatch):
+    store, *_ = play(
+        monkeypatch,
+        [a_list(pod("a", 1)), a_list(pod("a", 12), version=12)],
+        [[event("MODIFIED", pod("a", 12))], GONE],
+    )
+    assert (store.lists, store.restorations) == (2, 0)

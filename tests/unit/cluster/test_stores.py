@@ -432,3 +432,36 @@ def test_an_orphan_in_an_engines_place_is_seen_and_is_nobodys(name, labels, stan
     store = PodStore(Wakes())
     store.put(relabelled(name, owned=False, **labels))
     assert [(entry.owner, entry.pod.group) for entry in store.of(KEY)] == [("", "g0-1")] * stands
+
+
+def test_after_a_restore_from_a_backup_the_list_is_all_that_is_known():
+    """Versions begin lower then: every store was blind to all news until the process ended."""
+    wakes = Wakes()
+    pods, pools, nodes = PodStore(wakes), PoolStore(wakes), NodeStore(lambda name: None)
+    children = child_store("Lease", wakes, pools.has)
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    pods.put(a_pod("a", version=1000, **ready))
+    pods.put(a_pod("b", version=1001, **ready))
+    pods.put(a_pod("c", version=1002))
+    pods.drop(a_pod("c", version=1003))
+    pools.put(a_pool(version=1000, generation=4))
+    children.put(a_lease(1000))
+    nodes.replace("", [a_node(version=1000)], 1000)
+    for store in (pods, pools, children, nodes):
+        store.restored()
+    wakes.clear()
+    pods.replace("", [a_pod("a", version=520), a_pod("c", version=521)], 530)
+    pools.replace("", [a_pool(version=510, generation=3)], 530)
+    children.replace("", [], 530)
+    nodes.replace("", [a_node("False", 500)], 530)
+    found = {entry.pod.name: entry.pod for entry in pods.of(KEY)}
+    assert set(found) == {"a", "c"}
+    assert (found["a"].ready, found["a"].resource_version) == (False, 520)
+    pool = pools.get(KEY)
+    assert pool is not None
+    assert pool.metadata.generation == 3
+    assert list(children.of(KEY)) == []
+    assert not any(node.ready for node in nodes.nodes.values())
+    assert (KEY, True) in wakes
+    pods.put(a_pod("a", version=519, **ready))  # versions count again
+    assert not next(entry.pod for entry in pods.of(KEY) if entry.pod.name == "a").ready
