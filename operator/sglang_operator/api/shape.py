@@ -15,20 +15,24 @@ MAX_ITEMS = 4096  # of one list
 MAX_VALUES = 10_000  # of all maps and lists together
 MAX_TEXT = 128 * 1024  # Linux takes no argument and no variable that is longer
 MAX_CHARACTERS = 512 * 1024  # of all texts together
+SPEC = "its spec "  # how the reason begins for which a spec was not even kept
+_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
 
 def problem(spec: Mapping[str, Any]) -> errors.Problem | None:
     """What is too large about it, if anything."""
-    too_much = excess(spec)
-    if too_much is None:
-        return None
-    found, expected = too_much
+    found = excess(spec)
+    return None if found is None else _refused(found)
+
+
+def _refused(found: str) -> errors.Problem:
+    expected = f"at most {MAX_DEPTH}" if found == _DEEP else "at most that"
     advice = "take out what no engine needs"
     return errors.SPEC_SHAPE("spec", found=found, expected=expected, advice=advice)
 
 
-def excess(spec: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is too large about it and what was expected; found without recursion, and soon."""
+def excess(spec: Mapping[str, Any]) -> str | None:
+    """What is too large about it; found without recursion, and soon."""
     values = characters = 0
     level: list[Any] = [spec]
     for _ in range(MAX_DEPTH + 1):
@@ -52,11 +56,13 @@ def excess(spec: Mapping[str, Any]) -> tuple[str, str] | None:
         if not following:
             return None
         level = following
-    return f"is nested more than {MAX_DEPTH} levels deep", f"at most {MAX_DEPTH}"
+    return _DEEP
 
 
 def unreadable(why: str) -> errors.Problem:
-    """An object that cannot be decoded, or is too large to be."""
+    """An object that cannot be decoded, or is too large to be kept (``SPEC`` and what is)."""
+    if why.startswith(SPEC):
+        return _refused(why.removeprefix(SPEC))
     return errors.SPEC_SHAPE(
         "",
         found=f"cannot be read: {why}",
@@ -74,5 +80,5 @@ def _parts(value: Mapping[str, Any] | list[Any]) -> Iterator[Any]:
         yield from value
 
 
-def _too_large(what: str, limit: str) -> tuple[str, str]:
-    return f"has {what} of more than {limit}", "at most that"
+def _too_large(what: str, limit: str) -> str:
+    return f"has {what} of more than {limit}"

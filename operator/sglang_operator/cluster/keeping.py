@@ -143,7 +143,7 @@ def of_pool(pool: wire.CustomResource) -> wire.CustomResource:
     """
     too_large = shape.excess(pool.spec)
     if too_large is not None:
-        raise ValueError(f"its spec {too_large[0]}")
+        raise ValueError(f"{shape.SPEC}{too_large}")
     meta = msgspec.structs.replace(pool.metadata, labels={}, annotations={}, owner_references=[])
     # A copy: the text itself is a piece of a whole page.
     return msgspec.structs.replace(pool, metadata=meta, written=pool.written.copy())
