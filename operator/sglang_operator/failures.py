@@ -52,7 +52,7 @@ def seen(pool: Pool, plan: Plan) -> list[Failure]:
             found.append(_failure(pod, told, ended.finished or pod.created, _code(ended)))
     for view in plan.engines:
         if view.pod is not None and not view.pod.containers_ready:
-            told_of_wait = causes.of_wait(view.pod, about)
+            told_of_wait = causes.of_wait(view.pod, about, plan.at)
             if told_of_wait is not None:
                 found.append(_failure(view.pod, told_of_wait, view.pod.created))
     return sorted(found, key=lambda failure: (failure.time, failure.pod))

@@ -102,6 +102,10 @@ SIDECAR_ENDED = (
     "container {container} beside the engine ended (exit code {code}), and is not started again, "
     "so that the pod can never be Ready{said}"
 )
+COMPANION_HANGS = (
+    "{kind} {container} runs for longer than {budget} s, the budget of an engine's start, and is "
+    "not {done}: the engine waits for it"
+)
 COMPANION_ADVICE = (
     "kubectl logs POD -c {container}; if a webhook put it there, mend it, or keep its webhook away "
     "from engines by the label or annotation that it knows (podTemplate.metadata)"

@@ -50,7 +50,7 @@ def _kept_back(pool: SeenPool, planned: Pool) -> str:
         pod = view.pod
         if pod is None or not view.current or pod.containers_ready:
             continue
-        told = causes.of_wait(pod, about)
+        told = causes.of_wait(pod, about, pool.plan.at)
         if told is not None:
             return texts.ROLLOUT_STUCK.format(
                 engine=view.engine.group,

@@ -107,7 +107,7 @@ def _why_else(pool: SeenPool, view: EngineView, said: Sequence[Verdict]) -> str:
         of_this = (e for e in remembered(pool) if view.engine.group in e.get("engines", ()))
         return str(next((entry["reason"] for entry in of_this), why))
     if isinstance(pool.planned, Pool):
-        cause = causes.of_wait(pod, causes.context(pool.planned))
+        cause = causes.of_wait(pod, causes.context(pool.planned), pool.plan.at)
         if cause is not None:
             above = any(cause.reason == v.reason or cause.message in v.what for v in said)
             return cause.reason if above else f"{cause.reason}: {cause.message}"

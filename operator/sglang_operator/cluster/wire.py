@@ -333,6 +333,7 @@ def _companion(
         kind=kind,
         ready=status.ready,
         runs=status.state.running is not None,
+        since=seconds((status.state.running or Running()).started_at),
         waiting_reason=bounds.reason(waiting.reason),
         waiting_message=waiting.message[:_MAX_SAID],
         termination=ended,

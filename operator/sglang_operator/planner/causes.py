@@ -50,6 +50,7 @@ _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": ErrImagePull: ')
 STARTUP_TIMEOUT = "StartupTimeout"
 LIVENESS_FAILED = "EngineUnresponsive"
 INIT_CONTAINER_FAILED = "InitContainerFailed"
+INIT_CONTAINER_HANGS = "InitContainerHangs"
 SIDECAR_ENDED = "SidecarEnded"
 # Nothing in the text says why: what Kubernetes did to the container may.
 UNEXPLAINED = (diagnosis.KILLED, diagnosis.TERMINATED, diagnosis.EXITED, diagnosis.FAILED)
@@ -187,11 +188,11 @@ def _taken(pod: ObservedPod, about: Context) -> Diagnosis:
     )
 
 
-def of_wait(pod: ObservedPod, about: Context) -> Diagnosis | None:
-    """Why the engine's container cannot be started; None if all is in order."""
+def of_wait(pod: ObservedPod, about: Context, now: float = 0.0) -> Diagnosis | None:
+    """Why the engine's container cannot be started by now; None if all is in order."""
     if pod.unschedulable and not pod.node:
         return _by_kubernetes("Unschedulable", pod.unschedulable, about)
-    if told := _companion_holds_up(pod, about):
+    if told := _companion_holds_up(pod, about, now):
         return told
     reason = pod.waiting_reason
     if reason == "CrashLoopBackOff":
@@ -205,13 +206,22 @@ def of_wait(pod: ObservedPod, about: Context) -> Diagnosis | None:
     )
 
 
-def _companion_holds_up(pod: ObservedPod, about: Context) -> Diagnosis | None:
-    """A container beside the engine that does not start."""
+def _companion_holds_up(pod: ObservedPod, about: Context, now: float) -> Diagnosis | None:
+    """A container beside the engine that does not start, or does not let it start."""
     for one in pod.companions:
         ended = one.last_termination or one.termination
         if one.waiting_reason == "CrashLoopBackOff" and ended is not None:
             return _of_companion(one, ended)
-        if one.waiting_reason not in (*_ON_THE_WAY, "CrashLoopBackOff"):
+        if _keeps_back(pod, one) and one.since < now - about.startup_seconds:
+            message = texts.COMPANION_HANGS.format(
+                kind=one.kind.value,
+                container=one.name,
+                done="ready" if one.kind is ContainerKind.NATIVE_SIDECAR else "done",
+                budget=round(about.startup_seconds),
+            )
+            advice = texts.COMPANION_ADVICE.format(container=one.name)
+            return Diagnosis(reason=INIT_CONTAINER_HANGS, message=message, advice=advice)
+        if one.waiting_reason not in _ON_THE_WAY:
             told = _by_kubernetes(one.waiting_reason, one.waiting_message, about)
             said = one.waiting_message or one.waiting_reason
             return Diagnosis(
@@ -220,6 +230,12 @@ def _companion_holds_up(pod: ObservedPod, about: Context) -> Diagnosis | None:
                 advice=texts.COMPANION_ADVICE.format(container=one.name),
             )
     return None
+
+
+def _keeps_back(pod: ObservedPod, one: Companion) -> bool:
+    """Whether it runs, and the engine is not started before it is done, or ready."""
+    first = one.kind is not ContainerKind.SIDECAR
+    return first and one.runs and one.since > 0.0 and pod.waiting_reason == "PodInitializing"
 
 
 def _by_events(events: Iterable[PodEvent], about: Context) -> Diagnosis | None:

@@ -79,7 +79,7 @@ def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     about = causes.context(pool)
     found: Counter[Diagnosis] = Counter()
     for view in plan.engines:
-        if view.pod and view.state not in UP and (told := causes.of_wait(view.pod, about)):
+        if view.pod and view.state not in UP and (told := causes.of_wait(view.pod, about, plan.at)):
             found[told] += 1
     if not found:
         return None

@@ -74,6 +74,7 @@ class Companion:
     kind: ContainerKind
     ready: bool = False
     runs: bool = False
+    since: float = 0.0  # that it runs
     waiting_reason: str = ""
     waiting_message: str = ""
     termination: Termination | None = None

@@ -95,6 +95,7 @@ class Plan:
     waiting: Waiting | None = None  # why a change does not go on
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
+    at: float = 0.0  # the time for which this holds
     capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None
 
@@ -160,6 +161,7 @@ class _Planner:
         pods, now = self.observed.pods, self.now
         loss = health.next_loss(pods, self.observed.nodes, self.policy, now)
         self.wakes += [t for t in (loss, health.next_lingering(pods, now)) if t is not None]
+        ended = tuple(pod for group in self.groups.values() for pod in group.ended)
         return Plan(
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
@@ -167,17 +169,18 @@ class _Planner:
             obsolete=sum(
                 len(group.live) for name, group in self.groups.items() if name not in self.wanted
             ),
-            ended=tuple(pod for group in self.groups.values() for pod in group.ended),
+            ended=ended,
             lost=tuple(self._lost_pods()),
             taken=tuple(
                 pod for group in self.groups.values() for pod in group.dying if pod.disruption
             ),
             hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
-            stalls=tuple(self.trials.stalls()) if self._any_ended() else (),
+            stalls=tuple(self.trials.stalls()) if ended else (),
             tuning=self.tuned or self.pool.tuning,
             waiting=self.waiting,
             lingering=self.lingering,
+            at=self.now,
             untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
             wake_at=min(self.wakes, default=None),
         )
@@ -411,9 +414,6 @@ class _Planner:
         if last is None or failed is None:
             return False
         return self.trials.hold_back(last.group, failed, causes.of_end(last, self.about))
-
-    def _any_ended(self) -> bool:
-        return any(group.ended for group in self.groups.values())
 
     def _chain(self, last: ObservedPod | None) -> Chain | None:
         return startup.chain(last, causes.of_end(last, self.about)) if last else None

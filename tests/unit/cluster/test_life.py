@@ -12,7 +12,7 @@ from sglang_operator.api import names
 from sglang_operator.cluster import wire
 from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.desired import engine_pod
-from sglang_operator.planner import causes, startup
+from sglang_operator.planner import causes, holdups, startup
 from sglang_operator.planner.health import Health, health
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.plan import EngineState, Plan, plan
@@ -366,3 +366,44 @@ def test_what_others_write_into_a_pod_is_kept_within_bounds():
     assert pod.gate is not None
     texts = (pod.message, pod.waiting_message, pod.last_termination.message, pod.gate.version)
     assert max(map(len, texts)) < 20_000
+
+
+BEGUN_AT = 1_795_860_005.0
+
+
+def initializing(name: str, *, native: bool = False) -> ObservedPod:
+    """The engine waits for an init container that runs and is not done, or not ready."""
+    engine = container("engine", {"waiting": {"reason": "PodInitializing"}})
+    first = container(name, RUNS, ready=False)
+    body = raw(engine, init=(first,), native=(name,) if native else (), phase="Pending")
+    return wire.observed_pod(body, NOW)
+
+
+@pytest.mark.parametrize(
+    ("native", "words"),
+    [
+        (False, "init container fetch runs for longer than 1800 s, the budget of an engine's"),
+        (True, "native sidecar fetch runs for longer than 1800 s, the budget of an engine's"),
+    ],
+)
+def test_an_init_container_that_hangs_is_told_once_the_budget_of_a_start_is_over(native, words):
+    pod = initializing("fetch", native=native)
+    observed = Observed(pods=(pod,))
+    assert not failures.seen(POOL, plan(POOL, observed, BEGUN_AT + 1790))
+    late = plan(POOL, observed, BEGUN_AT + 1810)
+    (failure,) = failures.seen(POOL, late)
+    assert failure.reason == "InitContainerHangs"
+    assert failure.message.startswith(words)
+    assert "kubectl logs POD -c fetch" in failure.advice
+    reason, message = holdups.waiting(POOL, late, None) or ("", "")
+    assert reason == "InitContainerHangs"
+    assert words in message
+
+
+def test_a_native_sidecar_that_waits_for_its_next_try_is_told_without_its_last_end():
+    waits = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"}}
+    body = raw(ENGINE_RUNS, init=(container("proxy", waits),), native=("proxy",), phase="Running")
+    pod = replace(wire.observed_pod(body, NOW), containers_ready=False)
+    (failure,) = failures.seen(POOL, plan(POOL, Observed(pods=(pod,)), NOW))
+    assert failure.reason == "CrashLoopBackOff"
+    assert failure.message == "native sidecar proxy: back-off 5m0s restarting"
