@@ -44,7 +44,8 @@ class SyncOptions:
     """How a sync treats requests.
 
     ``pause``: ``abort`` ends running requests, ``retract`` keeps them and has their cache computed
-    anew afterwards; None: the trainer knows that nobody sends any.
+    anew afterwards; None: the trainer knows that nobody sends any.  Engines that are paused already
+    go on with the commit all the same.
     ``label``: engines name the version in each answer (``meta_info.weight_version``).
     ``wait``: seconds to wait for another trainer to finish.
     ``duration``: seconds without renewal after which the sync counts as aborted; of a short one

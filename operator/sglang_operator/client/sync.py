@@ -184,7 +184,7 @@ class AsyncSync(Updates):
             # The Lease is asked, not only the clock: another may hold it already.
             await self._guarded(self._hold.renew())
             self._writes.vouch(self._mine())
-            if self._options.pause is not None:
+            if self._features.pause:  # however it came: a sleep or an abort before pauses them too
                 await self.call("/continue_generation", {}, timeout=self._hold.left())
             await self._guarded(self._commit())
         except BaseException as error:

@@ -356,6 +356,24 @@ def test_versions_without_pause_are_refused_unless_the_trainer_vouches():
         ]
 
 
+def _asleep(pool):
+    pool.sleep(settle=0)
+
+
+def _aborted(pool):
+    with pytest.raises(KeyError), pool.sync("step-half"):
+        raise KeyError
+
+
+@pytest.mark.parametrize("before", [_asleep, _aborted])
+def test_a_sync_without_a_pause_lets_engines_go_on_that_were_paused_before(world, pool, before):
+    pool.update_from_disk("/c/1", "step-1")
+    before(pool)
+    assert all(engine.paused for engine in world.engines)
+    pool.update_from_disk("/c/2", "step-2", pause=None)
+    assert {(e.gate_version, e.paused) for e in world.engines} == {("step-2", False)}
+
+
 def test_pause_modes_are_those_of_the_version():
     with (
         World(version="0.5.2") as made,
