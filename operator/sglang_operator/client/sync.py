@@ -159,8 +159,8 @@ class AsyncSync(Updates):
         except (asyncio.CancelledError, ClusterError):
             self._hold = hold if taking else None  # its write may have come through: it is aborted
             raise
-        await self._pool.sleeper.stop()  # its Lease, if it had one, is this sync's now
         self._hold = hold
+        await self._pool.sleeper.stop()  # its Lease, if it had one, is this sync's now
         hold.start()
         return state
 

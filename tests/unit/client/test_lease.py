@@ -484,3 +484,27 @@ def test_a_begin_that_is_interrupted_in_a_blocking_trainer_aborts_before_it_clos
         with pytest.raises(KeyboardInterrupt), made.sync("step-1", duration=600):
             pass
     assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+
+
+def test_a_begin_that_is_cancelled_as_the_sleep_before_it_ends_gives_the_lease_back(
+    world, monkeypatch
+):
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            await pool.sleep(settle=0)
+            stopping = asyncio.Event()
+
+            async def slow():
+                monkeypatch.undo()
+                stopping.set()
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr(pool.sleeper, "stop", slow)
+            task = asyncio.create_task(pool.sync("step-1").begin())
+            await asyncio.wait_for(stopping.wait(), STORY)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+
+    asyncio.run(story())
