@@ -94,7 +94,9 @@ def _content(action: actions.WeightsAction | actions.ChildAction) -> tuple[Targe
     """What an action writes, and what it makes of it."""
     match action:
         case actions.SetGate():
-            return Target("Pod", action.name), (action.uid, action.is_open, action.reason)
+            # The message of an open gate is the version: the next commit is no repetition.
+            content = (action.uid, action.is_open, action.reason, action.message)
+            return Target("Pod", action.name), content
         case actions.WriteLease():  # bound to one state of the Lease: never the same again
             return Target("Lease", action.name), orjson.dumps(action.patch)
         case actions.CreateChild() | actions.UpdateChild():

@@ -17,7 +17,7 @@ from tests.unit.controller import world
 KEY = ("rl", "pool")
 
 
-def gate(is_open=True, uid="u", name="p"):
+def gate(is_open=True, uid="u", name="p", message="v"):
     return actions.SetGate(
         name=name,
         uid=names.Uid(uid),
@@ -25,7 +25,7 @@ def gate(is_open=True, uid="u", name="p"):
         seen=None,
         is_open=is_open,
         reason="Synced",
-        message="v",
+        message=message,
     )
 
 
@@ -54,7 +54,11 @@ def test_each_repetition_waits_longer_than_the_one_before(monkeypatch, is_open, 
 def test_what_differs_is_no_repetition(monkeypatch):
     clock, known = Clock(monkeypatch), Rewrites()
     for number in range(20):
-        changes = [gate(number % 2 == 0), gate(uid=f"u{number}", name="q")]
+        changes = [
+            gate(number % 2 == 0),
+            gate(uid=f"u{number}", name="q"),
+            gate(name="r", message=f"step-{number}"),  # commits, one after the other
+        ]
         assert known.split(changes) == (changes, [])
         known.wrote(changes)
         clock.now += 0.01
