@@ -94,20 +94,43 @@ async def all_to_their_end(
     return await asyncio.gather(*map(_uninterrupted, each), return_exceptions=True)
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await what must not be left half-way; who is cancelled meanwhile is so afterwards."""
+async def to_its_end(
+    work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]] | None = None
+) -> T:
+    """Await what must not be left half-way; who is cancelled meanwhile is so afterwards.
+
+    ``among``: where it stands until then, for who has to wait for it (``ended``).
+    """
     task = _uninterrupted(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
+    if among is not None:
+        among.add(task)
+        task.add_done_callback(among.discard)
+    cancelled = await _waited({task})
     if cancelled is not None:
         if not task.cancelled():
             task.exception()  # whoever is cancelled does not ask how it ended
         raise cancelled
     return task.result()
+
+
+async def ended(tasks: set[asyncio.Task[Any]]) -> None:
+    """Wait until none of these is left, also of those that come meanwhile; else as above."""
+    cancelled: asyncio.CancelledError | None = None
+    while left := {task for task in tasks if not task.done()}:
+        cancelled = await _waited(left) or cancelled
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _waited(tasks: set[asyncio.Task[Any]]) -> asyncio.CancelledError | None:
+    """Wait for all of them; whether somebody wanted to cancel that."""
+    cancelled: asyncio.CancelledError | None = None
+    while any(not task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def begun(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:

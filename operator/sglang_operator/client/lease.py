@@ -115,13 +115,14 @@ class LeaseFile:
     async def note(self, lease: str | None, step: Step, *, patience: float) -> None:
         """Put on record what has happened to engines.
 
-        After ``patience`` seconds this raises ClusterError, and it is tried on all the same.  It is
+        After ``patience`` seconds this raises ClusterError, and it is tried on all the same,
+        whatever went wrong.  It is
         given up in a Lease that is another's, or another one, by then.
         """
         self._owed.append(_Owed(lease=lease, step=step))
         try:
             await self._pay(patience)
-        except PoolError:
+        except Exception:
             if self._owed and self._paying is None:
                 self._paying = asyncio.create_task(self._keep_paying(), name="owed to the Lease")
             raise
@@ -135,7 +136,7 @@ class LeaseFile:
         if self._owed:
             try:
                 await self._pay(CLOSE_SECONDS)
-            except PoolError as error:
+            except Exception as error:
                 log.warning(texts.OWED.format(detail=error))
 
     async def _pay(self, patience: float) -> None:

@@ -45,7 +45,7 @@ async def resume(
     """Let engines resume what of these tags each has released.
 
     Who did is put on record before anything else is asked of anybody: to resume an engine twice
-    kills it.  Called by ``supervision.to_its_end``.  Raises EngineError, PoolError.
+    kills it.  Called by ``AsyncPool.to_its_end``.  Raises EngineError, PoolError.
     """
     todo: dict[tuple[str, ...], list[Engine]] = {}
     for engine in engines:
@@ -149,9 +149,7 @@ class Sleeper:
             )
         else:
             await pausing.drain(calls, (e for e in engines if e.instance not in asleep))
-        await supervision.to_its_end(
-            self._release(hold, engines, before, {*before.released, *tags})
-        )
+        await self._pool.to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
         slept = {engine.instance for engine in engines}
         registry = await self._pool.fresh()
         if left := [e for e in registry.engines if e.runs and e.instance not in slept]:
@@ -261,7 +259,7 @@ class Sleeper:
     async def wake(self, tags: tuple[str, ...]) -> Transaction:
         """See ``AsyncPool.wake``."""
         with self._pool.turn.taken("wake()"):
-            return await supervision.to_its_end(self._wake(tags))
+            return await self._pool.to_its_end(self._wake(tags))
 
     async def _wake(self, tags: tuple[str, ...]) -> Transaction:
         hold, state = await self._own()

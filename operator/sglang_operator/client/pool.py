@@ -5,18 +5,19 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
+from sglang_operator import supervision
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.client import credentials, given, memory, texts
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
-from sglang_operator.client.errors import NotReady
+from sglang_operator.client.errors import Expired, NotReady
 from sglang_operator.client.groups import Groups
 from sglang_operator.client.lease import LeaseFile, recorded
 from sglang_operator.client.pausing import SyncOptions
@@ -28,6 +29,8 @@ from sglang_operator.engine import versions
 from sglang_operator.sending import Allowed
 
 SLEEP_TAGS = weights.SLEEP_TAGS
+
+T = TypeVar("T")
 
 
 # Host and process do not tell pods of one node apart that share its network: each is process 1.
@@ -72,6 +75,7 @@ class AsyncPool:
         self._watcher: Watcher | None = None
         self._calls: EngineCalls | None = None
         self._sleeper: memory.Sleeper | None = None
+        self._endings: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         self._open()
@@ -81,13 +85,17 @@ class AsyncPool:
         await self.close()
 
     async def close(self) -> None:
-        """End the watch and the connections.  What is held stays held until it expires."""
+        """End the watch and the connections.  What is held stays held until it expires.
+
+        What engines do to their memory ends before, and is on record: it needs the connections.
+        """
         async with AsyncExitStack() as rest:  # all of it, also where it is cancelled on the way
             for part in (self._calls, self._cluster, self._lease, self._watcher):
                 if part is not None:
                     rest.push_async_callback(part.close)
             if self._sleeper is not None:
                 rest.push_async_callback(self._sleeper.stop)
+            rest.push_async_callback(supervision.ended, self._endings)
         self._cluster = self._lease = self._watcher = self._calls = self._sleeper = None
 
     def _open(self) -> Cluster:
@@ -261,6 +269,16 @@ class AsyncPool:
         return await self.sleeper.wake(given.tags(tags))
 
     # --- for sync and sleep
+
+    async def to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what must not be left half-way, over connections that stay open until then.
+
+        Raises Expired for what begins after they were closed.
+        """
+        if self._cluster is None:
+            work.close()
+            raise Expired(texts.CLOSED)
+        return await supervision.to_its_end(work, self._endings)
 
     @property
     def lease(self) -> LeaseFile:

@@ -219,7 +219,7 @@ class AsyncSync(Updates):
         if hold is None:
             return
         with contextlib.suppress(PoolError):  # it expires by itself, or is over already
-            await supervision.to_its_end(hold.abort(message, patience=ABORT_PATIENCE))
+            await self._pool.to_its_end(hold.abort(message, patience=ABORT_PATIENCE))
 
     # --- across processes: one begins, another ends
 
@@ -487,7 +487,7 @@ class AsyncSync(Updates):
         if tags and not self._features.memory_tags:  # it resumes everything, whatever it is told
             tags = set(self._state.released)
         if tags and self._hold is not None:
-            self._state = await supervision.to_its_end(self._resumed(self._hold, tags))
+            self._state = await self._pool.to_its_end(self._resumed(self._hold, tags))
             self.check()
 
     async def _resumed(self, hold: Hold, tags: set[str]) -> Transaction:

@@ -111,6 +111,7 @@ UPDATE_CANCELLED = (
     "POST {path} was cancelled before every engine had answered, so that nobody knows what they "
     "hold; make this update again, or all of them from disk, before the sync ends"
 )
+CLOSED = "the pool was closed meanwhile"
 OVER = "this sync is over; begin another one"
 NO_PAUSE = (
     "SGLang {version} has no /pause_generation, so requests would be answered while weights are "

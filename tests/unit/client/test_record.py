@@ -6,6 +6,7 @@ Resuming what was never released, and releasing what is released, kill an engine
 import asyncio
 import dataclasses
 import socket
+import threading
 
 import pytest
 from aiohttp import web
@@ -332,3 +333,75 @@ def test_requests_whose_end_is_to_be_told_are_not_cut_off_as_a_loop_ends():
         return await ends
 
     assert asyncio.run(story()) == [1, 1]
+
+
+# --- a pool that is left meanwhile
+
+
+def answering_later(world, path):
+    """The last engine works on this until it is let go on."""
+    last = world.engines[-1]
+    last.stuck.add(path)
+    return last
+
+
+@pytest.mark.parametrize("path", ["/release_memory_occupation", "/resume_memory_occupation"])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_pool_is_left_once_its_engines_have_said_what_became_of_their_memory(
+    world, path, cancelled
+):
+    async def story():
+        async with opened(world) as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            if "resume" in path:
+                await pool.sleep(["kv_cache"], settle=0)
+            last = answering_later(world, path)
+            work = pool.wake() if "resume" in path else pool.sleep(["kv_cache"], settle=0)
+            task = asyncio.create_task(work)
+            while not last.held:
+                await asyncio.sleep(0.01)
+            closing = asyncio.create_task(pool.close())
+            await asyncio.sleep(0.1)
+            if cancelled:
+                closing.cancel()
+                task.cancel()
+            await asyncio.sleep(0.1)
+            assert not closing.done()
+            last.stuck.clear()
+            await asyncio.wait({closing, task})
+            assert closing.cancelled() == task.cancelled() == cancelled
+        assert sleepers(world) == released(world)
+        async with opened(world) as again:
+            await again.update_from_disk("/c/2", "step-2")
+
+    asyncio.run(story())
+    assert not any(engine.released for engine in world.engines)
+
+
+def test_ctrl_c_in_a_wake_that_takes_long_waits_for_the_engines(world):
+    """Without the signal, which a run in the background ignores."""
+    last = answering_later(world, "/resume_memory_occupation")
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as pool:
+        pool.update_from_disk("/c/1", "step-1")
+        pool.sleep(["kv_cache"], settle=0)
+        waking = pool._loop.submit(pool._pool.wake())
+        wait(lambda: last.held)
+        waking.cancel()
+        threading.Timer(0.5, last.stuck.clear).start()
+    assert sleepers(world) == released(world) == []
+
+
+def test_nothing_is_done_to_memory_over_connections_that_are_opened_after_a_close(world):
+    async def story():
+        async with opened(world) as pool:
+            last = answering_later(world, "/pause_generation")
+            task = asyncio.create_task(pool.sleep(["kv_cache"], settle=0))
+            while not last.held:
+                await asyncio.sleep(0.01)
+            await pool.close()
+            last.stuck.clear()
+            await asyncio.wait({task})
+            assert task.exception() is not None
+
+    asyncio.run(story())
+    assert sleepers(world) == released(world) == []
