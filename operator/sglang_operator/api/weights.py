@@ -23,6 +23,7 @@ MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occu
 SLEEP_TAGS = (WEIGHTS, "kv_cache")  # that a trainer releases unless it says otherwise
 LEASE_SECONDS = 30
 MAX_INSTANCES = 4096
+_MAX_WOKEN = MAX_INSTANCES * len(MEMORY_TAGS)
 
 
 class Phase(Enum):
@@ -156,7 +157,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         released=_tags(notes.get(names.ANNOTATION_RELEASED, "")),
         asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
         recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
-        woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""))),
+        woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN)),
         shared=shared,
         wrote=wrote,
         fence=notes.get(names.ANNOTATION_FENCE) == _fence(transaction),
@@ -260,8 +261,8 @@ def _tags(text: str) -> tuple[str, ...]:
     return tuple(map(bounds.label, _words(text)[: bounds.MAX_TAGS]))
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",")[:MAX_INSTANCES] if word)
+def _words(text: str, most: int = MAX_INSTANCES) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",")[:most] if word)
 
 
 def _duration(value: object) -> float:

@@ -623,3 +623,11 @@ def test_the_fence_of_an_earlier_transaction_is_none():
     lease = weights.written({}, steps.abort(syncing(None, OTHER), OTHER, message="torn"))
     lease["metadata"]["annotations"][names.ANNOTATION_FENCE] = note
     assert not weights.read(lease).vacant
+
+
+def test_all_that_woke_is_kept_of_as_many_instances_as_a_pool_may_have():
+    run = [f"{i:08x}" for i in range(weights.MAX_INSTANCES)]
+    slept = steps.slept(sleeping(*weights.MEMORY_TAGS), MINE, instances=run)
+    woken = steps.woke(slept, MINE, instances=run, tags=weights.MEMORY_TAGS)
+    found = weights.read(weights.written({}, woken))
+    assert not any(found.sleeps(each) for each in run)
