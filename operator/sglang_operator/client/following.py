@@ -2,8 +2,8 @@
 
 It follows the leader's sync and no other's: the processes of a job have one name as holder, which
 no other job has (``job``).  A bucket leaves only while that very transaction stands in the Lease
-and is renewed, as far as this process has seen within LOOK_SECONDS; after an abort the leader's
-Lease stays held against other jobs for longer than that.
+and is renewed, as far as this process has seen: it looks every LOOK_SECONDS.  After an abort the
+leader's Lease stays held against other jobs for longer than that.
 """
 
 import asyncio
@@ -231,14 +231,13 @@ class Follower:
     def _over(self, transaction: str) -> Expired | None:
         """Why this transaction of the leader may be over, by this process's own clock.
 
-        A renewal is seen up to LOOK_SECONDS after it was made.  A process that stood still may
-        find that the Lease is fresh, and another's.
+        A process that stood still may find that the Lease is fresh, and another's.
         """
         seen = self._pool.lease.seen or Transaction()
         own = seen.id == transaction and seen.holder == self._pool.holder
         if seen.phase is not Phase.SYNCING or not own:
             return Expired(texts.ROLL_OVER.format(transaction=transaction, phase=seen.phase.value))
-        age = self._pool.lease.age() + LOOK_SECONDS
+        age = self._pool.lease.age()
         if age > LEASE_SECONDS * MARGIN:
             return Expired(texts.NOT_RENEWED.format(seconds=age, detail=texts.ROLL_LEADER))
         return None

@@ -31,6 +31,7 @@ CONFLICT_SECONDS = 0.02  # after somebody else was quicker, doubling; as often a
 CLOSE_SECONDS = 2.0  # that a process which ends gives what it still owes to the Lease
 # What a request may still take to arrive once it has left, and how exact a holder's timing is.
 _IN_FLIGHT = DELIVERY_SECONDS + 1.0
+BEGUN_SECONDS = 3.0  # that a transaction may have stood in the Lease before it is looked at
 MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
 # For which the operator's loads are waited for, by everybody: an engine that reads its weights
@@ -97,6 +98,8 @@ class LeaseFile:
         # Of the state as last read: the whole but for its resource version, and when it appeared.
         self._state: Transaction | None = None
         self._since = 0.0
+        self._asked = 0.0  # when the last request left that showed it
+        self._appeared = 0.0  # what it was not there before
 
     async def read(self) -> Transaction:
         """What stands in the Lease now.  Raises PoolError."""
@@ -181,8 +184,12 @@ class LeaseFile:
         return self._state
 
     def age(self) -> float:
-        """Seconds since the state as last read was first seen: its holder renewed before that."""
-        return steady() - self._since
+        """Seconds since the last renewal that was seen, at most.
+
+        It was not there when the last request left that did not show it.  Nobody looks between
+        transactions: one that is new counts as begun BEGUN_SECONDS before it was asked for.
+        """
+        return steady() - self._appeared
 
     def _duration(self) -> float:
         return self._state.duration if self._state else float(weights.LEASE_SECONDS)
@@ -203,7 +210,8 @@ class LeaseFile:
                 put = Written(state=weights.read(body), lease=sight.lease, at=steady())
                 sent.append((put, paid))
                 # Who is cancelled here is told how it ended, else nobody would know whose it is.
-                self._note(await supervision.to_its_end(self._cluster.put_lease(body)))
+                answer = await supervision.to_its_end(self._cluster.put_lease(body))
+                self._note(answer, put.at)
                 self._paid(paid)
                 return put
             except ClusterError as error:
@@ -238,14 +246,17 @@ class LeaseFile:
         self._owed = [owed for owed in self._owed if owed not in done]
 
     async def _read(self) -> tuple[Mapping[str, Any], Transaction]:
+        asked = steady()
         lease = await self._cluster.lease()
-        return lease, self._note(lease)
+        return lease, self._note(lease, asked)
 
-    def _note(self, lease: Mapping[str, Any]) -> Transaction:
-        state = weights.read(lease)
-        if self._state is None or _of_holder(state) != _of_holder(self._state):
+    def _note(self, lease: Mapping[str, Any], asked: float) -> Transaction:
+        state, known = weights.read(lease), self._state
+        if known is None or _of_holder(state) != _of_holder(known):
             self._since = steady()
-        self._state = state
+            goes_on = known is not None and known.id == state.id
+            self._appeared = max(self._asked, 0.0 if goes_on else asked - BEGUN_SECONDS)
+        self._state, self._asked = state, asked
         return state
 
     def _sight(self, lease: Mapping[str, Any]) -> Sight:

@@ -22,7 +22,7 @@ from sglang_operator.client import (
     lease,
 )
 from sglang_operator.client import pool as pools
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.world import NAMESPACE, POOL, World, other
 
 STORY = 5.0
 BUCKET = (["bfloat16"], [[1]])
@@ -506,5 +506,35 @@ def test_a_begin_that_is_cancelled_as_the_sleep_before_it_ends_gives_the_lease_b
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+
+    asyncio.run(story())
+
+
+def test_a_renewal_is_as_old_as_the_last_look_that_did_not_show_it(world, monkeypatch):
+    """However long the answer takes that shows it: its holder may have ended since."""
+
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            begun = steps.begin(
+                world.state, other(), epoch="e", version="v", now=time.time(), seen=0
+            )
+            world.write_lease(begun)
+            await pool.lease.read()
+            asked = time.monotonic()
+            await pool.lease.read()
+            world.write_lease(steps.renew(world.state, other(), now=time.time() + 1))
+            reads = pool._open().lease
+
+            async def slow():
+                found = await reads()
+                await asyncio.sleep(0.5)
+                return found
+
+            monkeypatch.setattr(pool._open(), "lease", slow)
+            await pool.lease.read()
+            waited = time.monotonic() - asked
+            assert 0.5 <= pool.lease.age() <= waited + 0.1
+            await pool.lease.read()
+            assert pool.lease.age() >= 1.0
 
     asyncio.run(story())
