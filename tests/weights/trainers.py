@@ -161,7 +161,8 @@ class Trainers(Ground):
                 yield
                 if self.defect != "does not flush":
                     engine.cached = ""
-        self._resume(self._step(lambda s: weights_steps.renew(s, trainer, now=self.now)))
+        state = self._step(lambda s: weights_steps.renew(s, trainer, now=self.now))
+        self._resume(trainer, state)
         self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
         for last in (False, True):
             for instance in [i for i in covered if workers is None or i in workers]:
@@ -252,7 +253,7 @@ class Trainers(Ground):
         )
         yield
         self._own(trainer)
-        self._resume(state)
+        self._resume(trainer, state)
         yield
         self._own(trainer)
         if state.intact:
@@ -261,8 +262,8 @@ class Trainers(Ground):
                     self._continue(engine)
         self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
 
-    def _resume(self, state: Transaction) -> None:
-        """SGLang dies of resuming what was never released.
+    def _resume(self, trainer: weights_steps.Trainer, state: Transaction) -> None:
+        """SGLang dies of resuming what was never released.  Who was resumed is put on record.
 
         That is no fault where a trainer that died had announced it, or did not tell that it is
         back; what nobody announced is.
@@ -273,10 +274,15 @@ class Trainers(Ground):
             engine.released -= wanted
             if unreleased - engine.announced:
                 tags = " and ".join(sorted(unreleased - engine.announced))
-                told = f"{engine.pod.name} is resumed of {tags}, which it never released: it dies"
-                self.violations.append(told)
+                words = f"{engine.pod.name} is resumed of {tags}, which it never released: it dies"
+                self.violations.append(words)
             if unreleased:
                 self._end(engine)
+            elif wanted:
+                told = partial(
+                    weights_steps.woke, trainer=trainer, instances=[run_of(engine)], tags=wanted
+                )
+                self._step(told)
 
 
 def may_release(engine: Engine, state: Transaction) -> frozenset[str]:

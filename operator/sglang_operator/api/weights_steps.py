@@ -311,22 +311,27 @@ def wake(
 
     With nothing released any more: committed again if the committed weights are intact, so that
     the same gates open; else awake, and a sync has to follow.  During a sync the phase stays.
+    A sleeper that was not resumed (``woke``), as it was not seen just then, is covered no more.
 
     Raises :class:`RefusedError`.
     """
     _own(state, trainer)
     _in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
-    left = _ordered(set(state.released) - set(tags))
+    tags = frozenset(tags)
+    left = _ordered(set(state.released) - tags)
+    missed = frozenset(run for run in state.asleep if state.sleeps(run) & tags)
     woken = dataclasses.replace(
         state,
         released=left,
+        instances=state.instances - missed,
+        intact=state.intact and not state.instances <= missed,
         asleep=state.asleep if left else (),
         woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
         renewed=now,
     )
     if state.phase is Phase.SYNCING:
         return woken
-    if not state.intact:
+    if not woken.intact:
         phase = Phase.SLEEPING if WEIGHTS in left else Phase.AWAKE
         return dataclasses.replace(woken, phase=phase)
     if left:

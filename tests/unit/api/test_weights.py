@@ -175,7 +175,8 @@ def test_from_the_beginning_of_a_sync_the_committed_weights_are_not_intact():
 def test_wake_opens_the_same_gates_if_weights_were_kept():
     asleep = steps.slept(sleeping("kv_cache"), MINE, instances=[A])
     assert (asleep.phase, asleep.holder, asleep.asleep) == (Phase.SLEEPING, "trainer-0", (A,))
-    awake = steps.wake(asleep, MINE, now=NOW + 3)
+    woken = steps.woke(asleep, MINE, instances=[A], tags=["kv_cache"])
+    awake = steps.wake(woken, MINE, now=NOW + 3)
     assert (awake.phase, awake.holder, awake.instances) == (Phase.COMMITTED, "", BOTH)
     assert (awake.released, awake.asleep) == ((), ())
 
@@ -631,3 +632,12 @@ def test_all_that_woke_is_kept_of_as_many_instances_as_a_pool_may_have():
     woken = steps.woke(slept, MINE, instances=run, tags=weights.MEMORY_TAGS)
     found = weights.read(weights.written({}, woken))
     assert not any(found.sleeps(each) for each in run)
+
+
+def test_a_sleeper_that_nobody_resumed_is_covered_no_more():
+    slept = steps.slept(sleeping("kv_cache"), MINE, instances=[A, B])
+    woken = steps.woke(slept, MINE, instances=[A], tags=["kv_cache"])
+    awake = steps.wake(woken, MINE, now=NOW + 3)
+    assert (awake.phase, awake.instances) == (Phase.COMMITTED, frozenset({A}))
+    nobody = steps.wake(slept, MINE, now=NOW + 3)
+    assert (nobody.phase, nobody.instances) == (Phase.AWAKE, frozenset())
