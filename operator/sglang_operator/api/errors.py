@@ -14,6 +14,7 @@ from sglang_operator.api.problems import Row as Row
 from sglang_operator.api.problems import Severity as Severity
 from sglang_operator.api.problems import error_row as _error
 from sglang_operator.api.problems import is_secret as is_secret
+from sglang_operator.api.problems import quoted as quoted
 from sglang_operator.api.problems import shown as shown
 from sglang_operator.api.problems import typed as typed
 from sglang_operator.api.problems import warning_row as _warning
@@ -382,7 +383,6 @@ SYSTEM_ENV = _error(
     "correct system_envs",
     KUBERNETES,
 )
-
 SYSTEM_ENV_OWNED = _error(
     "SystemEnvOwned",
     "{key} is {found}, but it cannot be set here; remove it from system_envs: {advice}",

@@ -23,7 +23,6 @@ _WORDS = {
 _NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?\s*", re.ASCII)
 _WHOLE = re.compile(r"\s*[-+]?[0-9]+\s*", re.ASCII)
 _BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
-_HIDDEN = "security."  # who writes a key where its Secret belongs does not want to read it here
 
 
 def problem(
@@ -41,8 +40,7 @@ def problem(
     expected = _expected(detail, field, choices)
     if expected is None:
         return errors.FIELD_TYPE(path, detail=detail.replace("`", ""), advice=advice)
-    shown = _kind(value) if field.startswith(_HIDDEN) else errors.typed(value)
-    told = f"found {shown}, expected {expected}"
+    told = f"found {errors.quoted(path, value)}, expected {expected}"
     return errors.FIELD_TYPE(path, detail=told, advice=_advice(value, expected) or advice)
 
 
@@ -67,11 +65,6 @@ def _advice(value: object, expected: str) -> str | None:
         or (expected == "true or false" and value.strip().lower() in _BOOLEANS)
     )
     return "write it without quotes" if is_quoted else None
-
-
-def _kind(value: object) -> str:
-    kinds = {str: "text", bool: "true or false", list: "a list", dict: "a map"}
-    return kinds.get(type(value), "a number")
 
 
 def value_at(raw: Mapping[str, object], field: str) -> object:

@@ -50,9 +50,9 @@ def _source(item: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
     sources = [name for name in (*_SOURCES, "fileKeyRef") if name in found]
     if item.get("value"):
         expected = "one of value and valueFrom"
-        yield syntax.wrong(at, "value and valueFrom", expected, "remove one of the two")
+        yield syntax.told(at, "value and valueFrom", expected, "remove one of the two")
     elif len(sources) != 1:
-        yield syntax.wrong(at, ", ".join(sources) or "nothing", f"one of {', '.join(_SOURCES)}")
+        yield syntax.told(at, ", ".join(sources) or "nothing", f"one of {', '.join(_SOURCES)}")
     for name in ("configMapKeyRef", "secretKeyRef"):
         if name in found:
             yield from _reference(found[name], f"{at}.{name}")
@@ -130,7 +130,7 @@ def whole_sources(items: Items, where: str) -> Iterator[errors.Problem]:
         kinds = [kind for kind in ("configMapRef", "secretRef") if kind in item]
         if len(kinds) != 1:
             found = " and ".join(kinds) or "nothing"
-            yield syntax.wrong(at, found, "one of configMapRef and secretRef")
+            yield syntax.told(at, found, "one of configMapRef and secretRef")
         for kind in kinds:
             name = item[kind].get("name", "")
             if not syntax.is_subdomain(name):

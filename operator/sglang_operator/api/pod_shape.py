@@ -6,7 +6,6 @@ as absent, as it does for the API server.
 
 import difflib
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from sglang_operator.api.schemas import pod_template as schema
 FIELD = "spec.podTemplate"
 OPEN = "?"
 _ANY = "*"
-_VARIABLE = re.compile(r"\.env\[[0-9]+\]\.value$")
 _MOST_STRANGE = 20  # fields of one map that are told of
 _NAMES = {
     "string": "text",
@@ -47,7 +45,7 @@ def problems(template: object) -> Iterator[errors.Problem]:
 def _problems(value: object, node: Node, where: str, *, is_open: bool) -> Iterator[errors.Problem]:
     if isinstance(node, str):
         if not _fits(value, node):
-            yield syntax.wrong(where, _told(value, where), _NAMES[node])
+            yield syntax.wrong(where, value, _NAMES[node])
     elif isinstance(node, list):
         if not isinstance(value, list):
             yield syntax.wrong(where, value, "a list")
@@ -58,11 +56,6 @@ def _problems(value: object, node: Node, where: str, *, is_open: bool) -> Iterat
         yield syntax.wrong(where, value, "a map")
     else:
         yield from _of_map(value, node, where, is_open=is_open or OPEN in node)
-
-
-def _told(value: object, where: str) -> object:
-    """A value as a message may show it: never a variable's, which may be a secret."""
-    return f"a {type(value).__name__}" if _VARIABLE.search(where) else value
 
 
 def _of_map(

@@ -5,19 +5,21 @@ The table of all findings is ``errors``; everybody imports these names from ther
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
     r"|(^|[_.-])(API|ACCESS|SECRET|PRIVATE|AUTH|LICENSE|ENCRYPTION|SIGNING|ACCOUNT)[_.-]?KEY([_.-]|$)"
-    r"|_KEY$"
+    r"|_KEY$|(?i:PASSWORD|PASSWD)"
 )
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
 
 
 def is_secret(name: str) -> bool:
     """Whether a variable of this name is likely to hold a secret."""
-    return _SECRET_NAME.search(name) is not None
+    return _SECRET_NAME.search(_HUMP.sub("_", name)) is not None
 
 
 class Severity(Enum):
@@ -59,12 +61,21 @@ class Row:
     severity: Severity = Severity.ERROR
 
     def __call__(self, field: str, /, **values: object) -> Problem:
+        told = {name: _scrubbed(name, value) for name, value in values.items()}
         return Problem(
             reason=self.reason,
-            field=_cut(field, _FIELD_LENGTH),
-            message=_cut(self.text.format(**values), _MESSAGE_LENGTH),
+            field=_cut(without_secrets(field), _FIELD_LENGTH),
+            message=_cut(self.text.format(**told), _MESSAGE_LENGTH),
             severity=self.severity,
         )
+
+
+# What a row takes of an object as it is; all else are our own words.
+_WRITTEN = frozenset({"found", "key", "name", "image", "first", "second"})
+
+
+def _scrubbed(name: str, value: object) -> object:
+    return without_secrets(value) if name in _WRITTEN and isinstance(value, str) else value
 
 
 # A name that somebody wrote may be as long as an object.
@@ -86,17 +97,62 @@ def warning_row(reason: str, text: str, authority: str) -> Row:
     return Row(reason=reason, text=text, authority=authority, severity=Severity.WARNING)
 
 
+# --- how messages quote what they found, which may hold a secret
+
+HIDDEN = "***"
 _SHOWN_LENGTH = 80  # characters of a found value that a message quotes
+_READ_LENGTH = 512  # of which so many are looked through for secrets
 _LOOKS_OTHERWISE = re.compile(r"[-+]?[0-9.]{1,20}(e[-+]?[0-9]{1,3})?|(?i:true|false|null|yes|no)")
+# A password before the host, with or without a scheme; of an image, a digest stands there.
+_IN_URL = re.compile(
+    r"(?<=://)(?:[^\s/@:]*:\S*|[^\s/@]+)@|(?<![^\s\"'=(])[^\s/@:]+:[^\s/@]+@(?!sha[0-9]+:)"
+)
+_PAIR = re.compile(r"(?<![\w.-])([\w.-]{1,128})[\"']?\s{0,4}[=:]\s{0,4}(?=\S)")
+_FLAG = re.compile(r"(?<!\S)(--?[\w.-]{1,128})\s+(?=\S)")
+# Fields whose values are variables or Secrets, whatever is written there.
+_CLOSED = frozenset(
+    {"env", "envFrom", "system_envs", "secret", "imagePullSecrets", "security", "stringData"}
+)
+_STEP = re.compile(r"[^.\[\]]+")
+_TYPES = {str: "text", bool: "true or false", type(None): "null"}
+
+
+def without_secrets(text: str) -> str:
+    """Text that somebody wrote, without a URL's password, and cut at a secret's value."""
+    text = _IN_URL.sub(f"{HIDDEN}@", text)
+    for pattern in (_PAIR, _FLAG):
+        for pair in pattern.finditer(text):
+            if is_secret(pair[1]):
+                text = text[: pair.end()] + HIDDEN
+                break
+    return text
+
+
+def quoted(where: str, value: object) -> str:
+    """A found value as a message about this place quotes it: where secrets stand, its type."""
+    *above, last = _STEP.findall(where) or [""]
+    is_closed = last in _CLOSED or is_secret(last)
+    # Of ``system_envs`` each variable has a name to judge by.
+    is_closed |= any(step in _CLOSED - {"system_envs"} or is_secret(step) for step in above)
+    return kind(value) if is_closed and value != "" else typed(value)
+
+
+def kind(value: object) -> str:
+    """What a value is, in a word or two."""
+    if isinstance(value, Mapping):
+        return "a map"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return _TYPES.get(type(value), "a number")
 
 
 def shown(value: object) -> str:
     """A found value as messages quote it: as YAML would have it, on one line, not too long."""
-    text = value if isinstance(value, str) else _notation(value)
+    text = _text(value) if isinstance(value, str) else _notation(value)
     line = "".join(char if char.isprintable() else " " for char in text)
     if not line.strip():
         return f'"{line[:_SHOWN_LENGTH]}"'
-    return line if len(line) <= _SHOWN_LENGTH else line[: _SHOWN_LENGTH - 1] + "…"
+    return _cut(line, _SHOWN_LENGTH)
 
 
 def typed(value: object) -> str:
@@ -106,9 +162,35 @@ def typed(value: object) -> str:
     return shown(value)
 
 
+def _text(text: str) -> str:
+    """Text without secrets; JSON as text, or what was meant as JSON, may hold one anywhere."""
+    text = text[:_READ_LENGTH]
+    inner = text.lstrip(" \t\r\n'\"")
+    if inner[:1] in ("{", "[") and any(mark in inner for mark in ":\"'"):
+        return f"text that begins with {inner[0]}"
+    return without_secrets(text)
+
+
 def _notation(value: object) -> str:
     """JSON, which is YAML too, as far as it goes; then Python's notation."""
     try:
-        return json.dumps(value)
+        return json.dumps(_open(value))
     except (TypeError, ValueError, RecursionError):
         return f"a {type(value).__name__}"
+
+
+def _open(value: object) -> object:
+    """A value of lists and maps with everything hidden that stands under a secret's name."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list):
+        return [_open(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    is_variable = is_secret(str(value.get("name", "")))
+    return {
+        _text(key) if isinstance(key, str) else key: HIDDEN
+        if key in _CLOSED or is_secret(str(key)) or (is_variable and key != "name")
+        else _open(item)
+        for key, item in value.items()
+    }

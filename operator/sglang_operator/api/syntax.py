@@ -101,7 +101,12 @@ def quantity(value: object) -> Decimal | None:
 
 def wrong(where: str, found: object, expected: str, advice: str = "correct it") -> errors.Problem:
     """A value that the API server, or the kubelet after it, would refuse."""
-    return errors.POD_FIELD(where, found=errors.typed(found), expected=expected, advice=advice)
+    return told(where, errors.quoted(where, found), expected, advice)
+
+
+def told(where: str, found: str, expected: str, advice: str = "correct it") -> errors.Problem:
+    """The same where what was found is said in our own words."""
+    return errors.POD_FIELD(where, found=found, expected=expected, advice=advice)
 
 
 def object_name(

@@ -242,7 +242,7 @@ def test_the_value_of_a_variable_is_never_repeated():
     container = {"name": "engine", "env": [{"name": "HF_TOKEN", "value": 4711}]}
     (problem,) = pod_template.parse({"spec": {"containers": [container]}})[1]
     assert "4711" not in problem.message
-    assert problem.message.startswith("found a int, expected text")
+    assert problem.message.startswith("found a number, expected text")
 
 
 # --- the GPUs' amount is the operator's

@@ -25,7 +25,8 @@ def test_what_is_no_json_is_refused_with_the_map_that_is_right(key, text, advice
     problem = only_problem({key: text})
     assert problem.severity is errors.Severity.ERROR
     assert problem.field.endswith(key)
-    assert problem.message.startswith(f"{key} is {text}; expected a map, or its JSON as text")
+    found = text if text in ("{", "[1]") else "text that begins with {"  # maybe a secret
+    assert problem.message.startswith(f"{key} is {found}; expected a map, or its JSON as text")
     assert advice in problem.message
 
 

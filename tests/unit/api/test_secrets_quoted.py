@@ -1,0 +1,62 @@
+"""Messages stand in the status, in Events and in logs: they quote no secret."""
+
+import pytest
+
+from sglang_operator.api import errors
+from sglang_operator.planner.pool import Pool, plan_pool
+from tests.builders import OWNER, guide_spec, with_config
+
+SECRET = "hunter2Xq"
+
+
+def _container(**fields: object) -> dict[str, object]:
+    return guide_spec(podTemplate={"spec": {"containers": [{"name": "engine", **fields}]}})
+
+
+SPECS = {
+    "JSON as text": with_config(model_loader_extra_config='{"token": "' + SECRET + '",}'),
+    "system_envs as a list": guide_spec(system_envs=["HF_TOKEN=" + SECRET]),
+    "docker's habit": guide_spec(system_envs={"HF_TOKEN=" + SECRET: "1"}),
+    "env as a map": _container(env={"HF_TOKEN": SECRET}),
+    "env as texts": _container(env=["HF_TOKEN=" + SECRET]),
+    "valueFrom as text": _container(env=[{"name": "HF_TOKEN", "valueFrom": SECRET}]),
+    "a Secret's name as text": _container(envFrom=[{"secretRef": SECRET}]),
+    "a name with its value": _container(env=[{"name": "HF_TOKEN=" + SECRET}]),
+    "extraArgs": guide_spec(extraArgs=["--hf-token=" + SECRET + "\0"]),
+    "a bucket": guide_spec(model_args={"model_name_or_path": f"s3://me:{SECRET}@host/m\n"}),
+    "a registry": guide_spec(image=f"user:{SECRET}@reg/img:v0.5.7"),
+    "strategy_config as text": guide_spec(
+        strategy_args={"strategy_name": "sglang", "strategy_config": "api_key=" + SECRET}
+    ),
+    "containers as a map": guide_spec(
+        podTemplate={"spec": {"containers": {"env": [{"name": "A", "value": SECRET}]}}}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_message_quotes_no_secret(name: str) -> None:
+    planned = plan_pool(OWNER, SPECS[name])
+    problems = planned.warnings if isinstance(planned, Pool) else planned.problems
+    assert problems
+    assert SECRET not in " ".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"secretAccessKey": SECRET},
+        [{"name": "DB_PASSWORD", "value": SECRET}],
+        f"--api-key {SECRET}",
+        f"password: {SECRET}",
+        f"https://{SECRET}@host/x",
+        "s3://me:" + SECRET * 9 + "@host",
+    ],
+)
+def test_a_quoted_value_hides_what_has_a_secrets_name(value: object) -> None:
+    assert SECRET not in errors.shown(value)
+
+
+@pytest.mark.parametrize("value", ["img:v0.5.7@sha256:abc", "list(range(0,8))", "Qwen/Qwen3-8B"])
+def test_what_is_no_secret_is_quoted_as_it_is(value: str) -> None:
+    assert errors.shown(value) == value
