@@ -1,5 +1,6 @@
 """The command ``convert``: one file in, objects out, nothing half."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
     """One file for each object; none at all if one of them is in the way."""
     paths = {folder / f"{name}.yaml": text for name, text in texts.items()}
     for path, text in paths.items():
+        if path.is_symlink():  # in somebody else's folder it may lead anywhere
+            detail, advice = "it is a link", "remove it, or give another folder"
+            problem = rows.FILE_UNREADABLE("", detail=detail, advice=advice)
+            raise findings.stop(Mark(str(path), 1, 1), problem)
         if not force and path.exists() and path.read_text(errors="replace") != text:
             detail, advice = "it exists and differs", "--force replaces it"
             problem = rows.FILE_UNREADABLE("", detail=detail, advice=advice)
@@ -88,9 +93,14 @@ def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in paths.items():
-            path.write_text(text)
+            with open(path, "w", opener=_no_link) as file:
+                file.write(text)
     except OSError as error:
         detail = error.strerror or "it cannot be written"
         problem = rows.FILE_UNREADABLE("", detail=detail, advice="give another folder")
         raise findings.stop(Mark(str(folder), 1, 1), problem) from error
     return [f"written: {errors.shown(str(path))}" for path in paths]
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)

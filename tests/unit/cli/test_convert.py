@@ -255,3 +255,17 @@ def test_standard_input_is_a_file_like_any_other():
     result = run("convert", "-", stdin=GUIDE.read_text())
     assert result.exit_code == 0
     assert yaml.safe_load(result.stdout) == converted(GUIDE)[0]
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_link_is_not_followed_out_of_the_folder(tmp_path, force):
+    source = write(tmp_path, pipeline())
+    run("convert", source, "-o", tmp_path / "first")
+    (made,) = (tmp_path / "first").iterdir()
+    folder, outside = tmp_path / "pools", tmp_path / "outside"
+    folder.mkdir()
+    (folder / made.name).symlink_to(outside)
+    result = run("convert", source, "-o", folder, *force)
+    assert result.exit_code == 2
+    assert "it is a link" in result.output
+    assert not outside.exists()
