@@ -13,6 +13,7 @@ from sglang_operator.api import bounds, weights
 from sglang_operator.api import texts as wording
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction, shown
+from sglang_operator.cli.findings import one_line
 from sglang_operator.client import given
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.pool import AsyncPool
@@ -213,12 +214,13 @@ def _text(registry: Registry, state: Transaction, synced: int) -> str:
         "message": state.message,
         "epoch": registry.epoch,
     }
-    lines = [f"{key:<9} {value}" for key, value in facts.items() if value]
-    rows = [("RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL")]
+    lines = [f"{key:<9} {one_line(value)}" for key, value in facts.items() if value]
+    rows: list[tuple[str, ...]] = [("RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL")]
     rows += [
         (str(e.rank), e.engine, e.state, e.gate or "-", e.version or "-", e.url or "-")
         for e in registry.engines
     ]
+    rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     table = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -46,17 +46,18 @@ def _common(function: F) -> F:
 def _run(act: Callable[[Any], Any], pool: str, options: dict[str, Any]) -> None:
     """Do this to the pool; what is refused or fails becomes a message and an exit code."""
     from sglang_operator.cli import weighing
+    from sglang_operator.cli.findings import one_line
     from sglang_operator.client import errors
 
     code = 0
     try:
         for line in weighing.run(act, pool, **options):
-            click.echo(line)
+            click.echo(one_line(line))
     except (errors.Held, errors.NotReady, errors.StaleEpoch, errors.Expired) as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        click.echo(one_line(f"{type(error).__name__}: {error}"), err=True)
         code = REFUSED
     except errors.PoolError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        click.echo(one_line(f"{type(error).__name__}: {error}"), err=True)
         code = REFUSED if isinstance(error, errors.Unsupported) else FAILED
     sys.exit(code)
 
@@ -70,12 +71,13 @@ def status(pool: str, output: str, **options: Any) -> None:
     Exit codes: 0 every engine is synced; 1 not all are; 2 an error.
     """
     from sglang_operator.cli import weighing
+    from sglang_operator.cli.findings import one_line
     from sglang_operator.client import errors
 
     try:
         text, synced = weighing.status(pool, as_json=output == "json", **options)
     except errors.PoolError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        click.echo(one_line(f"{type(error).__name__}: {error}"), err=True)
         sys.exit(FAILED)
     click.echo(text)
     sys.exit(0 if synced else REFUSED)
