@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from sglang_operator.api import bounds
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
@@ -18,6 +19,7 @@ CONNECT_SECONDS = 5.0
 FIND_SECONDS = 15.0  # for one that is busy to say what it is
 CONTROL_SECONDS = 60.0  # pause, continue, flush and the like
 _GUARDED = (401, 403)  # where a key is asked for
+MAX_ANSWER = 4 * 2**20  # bytes; what engines answer is some KB
 MAX_SAID = 500  # characters of an engine's answer in a message
 
 Json = dict[str, Any]
@@ -126,7 +128,13 @@ class EngineCalls:
                     raise _error(
                         engine, path, response.status, texts.REDIRECT.format(location=location)
                     )
-                return response.status, await response.text(errors="replace")
+                content = bytearray()
+                async for part in response.content.iter_chunked(2**16):
+                    content += part
+                    if len(content) > MAX_ANSWER:
+                        said = texts.ANSWER_TOO_LARGE.format(most=MAX_ANSWER)
+                        raise _error(engine, path, response.status, said)
+                return response.status, content.decode(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
             sent = body is None or body.left
@@ -168,10 +176,10 @@ def _always() -> bool:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _error(engine: Engine, path: str, status: int, said: str, *, sent: bool = True) -> EngineError:
-    url, said = engine.url or "-", said[:MAX_SAID]
+    url, said = engine.url or "-", bounds.words(said, MAX_SAID)
     return EngineError(rank=engine.rank, url=url, path=path, status=status, said=said, sent=sent)

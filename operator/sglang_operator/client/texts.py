@@ -9,6 +9,7 @@ EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"
 EXEC_CERTIFICATE = (
     "the credential plugin {command} of {path} gives a client certificate; expected a token"
 )
+ANSWER_TOO_LARGE = "the answer is larger than {most} bytes"
 REDIRECT = "it redirects to {location}, which is not followed"
 UNREACHABLE = "the API server {server} does not answer: {detail}"
 REFUSED = "the API server refuses {verb} {what}: {status} {message}"
