@@ -1,6 +1,7 @@
 """The HTTP server: addresses, probes and their words."""
 
 import asyncio
+import contextlib
 
 import aiohttp
 import pytest
@@ -76,3 +77,32 @@ async def _ask(probes: Probes) -> dict[str, tuple[int, str]]:
             return found
     finally:
         await server.stop()
+
+
+def test_half_requests_are_ended_and_keep_no_probe_out(monkeypatch):
+    monkeypatch.setattr("sglang_operator.controller.server.MOST_CONNECTIONS", 4, raising=False)
+    monkeypatch.setattr("sglang_operator.controller.server.REQUEST_SECONDS", 1.0, raising=False)
+
+    async def held():
+        port = ports.free()
+        server = Server(f"127.0.0.1:{port}", Probes(unsynced=list, stale=list).routes)
+        await server.start()
+        try:
+            halves = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+            for _, writer in halves:
+                writer.write(b"GET /healthz HTTP/1.1\r\nX-A: a")
+            async with aiohttp.ClientSession() as session:
+                url = f"http://127.0.0.1:{port}/healthz"
+                async with session.get(url) as answer:
+                    assert answer.status == 200
+            async with asyncio.timeout(20):
+                for reader, writer in halves:
+                    with contextlib.suppress(ConnectionError):
+                        await reader.read()  # to its end
+                    writer.close()
+                    with contextlib.suppress(ConnectionError):
+                        await writer.wait_closed()
+        finally:
+            await server.stop()
+
+    asyncio.run(held())
