@@ -42,7 +42,7 @@ MUTANTS = (
         "ghost-after-410",
         "what was deleted while the watch was blind stays in the store",
         "cluster/stores.py",
-        "            if missing and _told(unread) and entry.pod.resource_version <= version:\n",
+        "            if missing and told(unread) and entry.pod.resource_version <= version:\n",
         "            if False and missing and entry.pod.resource_version <= version:\n",
     ),
     Mutant(
