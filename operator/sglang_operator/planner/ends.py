@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from sglang_operator.api.names import Uid
-from sglang_operator.planner.observed import ObservedPod, Termination
+from sglang_operator.planner.observed import Companion, ObservedPod, Termination
 
 
 def unread(pods: Iterable[ObservedPod]) -> Iterator[Termination]:
@@ -32,13 +32,21 @@ def as_read(pods: Iterable[ObservedPod]) -> tuple[tuple[ObservedPod, ...], froze
 
 
 def _without(pod: ObservedPod) -> ObservedPod:
-    companions = tuple(
-        replace(
-            one, last_termination=_read(one.last_termination), termination=_read(one.termination)
-        )
-        for one in pod.companions
-    )
+    companions = tuple(map(_companion, pod.companions))
     return replace(pod, last_termination=_read(pod.last_termination), companions=companions)
+
+
+def _companion(one: Companion) -> Companion:
+    """Why kubelet waits with one that it starts again is what its end says: told with that."""
+    last = _read(one.last_termination)
+    waits_untold = last is not one.last_termination
+    return replace(
+        one,
+        last_termination=last,
+        termination=_read(one.termination),
+        waiting_reason="" if waits_untold else one.waiting_reason,
+        waiting_message="" if waits_untold else one.waiting_message,
+    )
 
 
 def _read(end: Termination | None) -> Termination | None:
