@@ -19,10 +19,8 @@ from sglang_operator.api import names
 from sglang_operator.clocks import steady
 from sglang_operator.cluster import decoding, keeping, wire
 from sglang_operator.cluster.absence import Tombstones, in_scope, there, told
-from sglang_operator.planner.observed import ObservedChild, ObservedNode, ObservedPod
+from sglang_operator.planner.observed import ObservedChild, ObservedPod
 
-GONE_NODE_SECONDS = 3600.0
-PURGE_SECONDS = 60.0
 _NO_VERSION = -1  # older than anything
 VANISHED_SECONDS = 3600.0
 MOST_VANISHED = 16_384
@@ -426,69 +424,6 @@ def _pool_of_child(meta: wire.Meta) -> str:
     if controller is not None and controller.kind == names.KIND:
         return controller.name
     return meta.labels.get(names.LABEL_POOL, "")
-
-
-class NodeStore:
-    """Nodes by name; one that was deleted stays as gone until it is seen again."""
-
-    def __init__(self, changed: Callable[[str], None]) -> None:
-        self._changed = changed
-        self.nodes: dict[str, ObservedNode] = {}
-        self.filled = False  # nothing is known, not even that there are none, before the first list
-        self._versions: dict[str, int] = {}
-        self._purged_at = float("-inf")
-
-    def replace(
-        self,
-        scope: str,
-        records: list[wire.Node],
-        version: int,
-        unread: Sequence[wire.Meta] = (),
-    ) -> None:
-        self.filled = True
-        listed = {meta.name for meta in there(records, unread)}
-        for name in list(self.nodes):
-            if name not in listed and told(unread):
-                self._lose(name)
-        supervision.each("nodes", self.put, records, decoding.called)
-
-    def restored(self) -> None:
-        """As of pools."""
-        self._versions = dict.fromkeys(self._versions, _NO_VERSION)
-
-    def put(self, record: wire.Node) -> None:
-        name = record.metadata.name
-        known = self.nodes.get(name)
-        if known and not known.gone and self._versions[name] >= record.metadata.version:
-            return
-        self._purge()
-        node = wire.observed_node(record)
-        self.nodes[name] = node
-        self._versions[name] = record.metadata.version
-        if known != node:
-            self._changed(name)
-
-    def drop(self, record: wire.Node) -> None:
-        self._lose(record.metadata.name)
-
-    def _purge(self) -> None:
-        """Forget nodes that have been gone for long: their pods are gone too."""
-        if time.monotonic() < self._purged_at + PURGE_SECONDS:
-            return  # each of a list of thousands would look at thousands
-        self._purged_at = time.monotonic()
-        oldest = time.time() - GONE_NODE_SECONDS
-        for name in [n for n, node in self.nodes.items() if node.gone]:
-            if self.nodes[name].ready_changed < oldest:
-                del self.nodes[name]
-                self._versions.pop(name, None)
-
-    def _lose(self, name: str) -> None:
-        known = self.nodes.get(name)
-        if known is None or not known.gone:
-            self.nodes[name] = ObservedNode(
-                name=name, ready=False, ready_changed=time.time(), gone=True
-            )
-            self._changed(name)
 
 
 def _key(meta: wire.Meta) -> PoolKey:

@@ -18,8 +18,9 @@ from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lease import Elector, Lease
 from sglang_operator.cluster.lookups import Lookups
+from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
-from sglang_operator.cluster.stores import NodeStore, PodStore, PoolKey, PoolStore, child_store
+from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore, child_store
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
@@ -174,6 +175,7 @@ class EngineRoom:
             self._inform(
                 paths.NODES, "", wire.Node, self.nodes, "", on_forbidden=self._nodes_refused
             )
+            self.nodes.age = self._node_informer().age
         if self.elector is not None:
             namespace = self.settings.lease_namespace
             only = f"metadata.name={names.LEASE_NAME}"
@@ -209,6 +211,7 @@ class EngineRoom:
         if not self._told_of_nodes:
             log.info("no access to nodes: lost nodes are seen through their pods (%s)", error)
         self._told_of_nodes = True
+        self.nodes.refused()
         self._node_informer().synced.set()
 
     def _node_informer(self) -> informer.Informer[object]:  # type: ignore[type-var]

@@ -18,9 +18,10 @@ from sglang_operator.cluster.errors import (
     ApiUnreachableError,
 )
 from sglang_operator.cluster.executor import Executor
+from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.recorder import Recorder
-from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller import explaining, logs, planning, trying
@@ -193,7 +194,7 @@ class Reconciler:
             aside=tuple(strays),
             reached=tuple(sorted(reached)),
             crowded=frozenset(memory.crowded),
-            nodes=self._view.nodes.nodes if self._view.nodes.filled else None,
+            nodes=self._view.nodes.known,
             children=memory.out_of_sight()
             | {
                 (store.kind, name): child

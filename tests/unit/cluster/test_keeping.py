@@ -11,7 +11,8 @@ import pytest
 from sglang_operator.api import names
 from sglang_operator.cluster import keeping, wire
 from sglang_operator.cluster.decoding import Decoder
-from sglang_operator.cluster.stores import ChildStore, NodeStore, PodStore, PoolKey, child_store
+from sglang_operator.cluster.node_store import NodeStore
+from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, child_store
 
 POOL = "actor-infer"
 KEY = PoolKey("rl", POOL)

@@ -9,9 +9,9 @@ import pytest
 from sglang_operator import clocks
 from sglang_operator.api import names
 from sglang_operator.cluster import stores, wire
+from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import (
     ChildStore,
-    NodeStore,
     PodStore,
     PoolKey,
     PoolStore,

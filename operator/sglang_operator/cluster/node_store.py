@@ -1,0 +1,90 @@
+"""Nodes as they were last heard of, and whether that says anything of the present."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from sglang_operator import supervision
+from sglang_operator.cluster import decoding, wire
+from sglang_operator.cluster.absence import there, told
+from sglang_operator.planner.observed import ObservedNode
+
+GONE_NODE_SECONDS = 3600.0
+PURGE_SECONDS = 60.0
+# Bookmarks come every minute: what is silent for longer tells nothing of nodes.
+STALE_SECONDS = 90.0
+
+
+class NodeStore:
+    """Nodes by name; one that was deleted stays as gone until it is seen again."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self.nodes: dict[str, ObservedNode] = {}
+        self.filled = False  # nothing is known, not even that there are none, before the first list
+        self.age: Callable[[], float] = lambda: 0.0  # seconds since the stream heard anything
+        self._versions: dict[str, int] = {}
+        self._purged_at = float("-inf")
+
+    @property
+    def known(self) -> Mapping[str, ObservedNode] | None:
+        """The nodes, while news of them come; None where they may not be read, or not any more.
+
+        A node that was not ready when it was last heard of may be well since, and its engines too.
+        """
+        return self.nodes if self.filled and self.age() < STALE_SECONDS else None
+
+    def refused(self) -> None:
+        """They may not be read: what is known of them is of the past."""
+        self.filled = False
+
+    def replace(
+        self,
+        scope: str,
+        records: list[wire.Node],
+        version: int,
+        unread: Sequence[wire.Meta] = (),
+    ) -> None:
+        self.filled = True
+        listed = {meta.name for meta in there(records, unread)}
+        for name in list(self.nodes):
+            if name not in listed and told(unread):
+                self._lose(name)
+        supervision.each("nodes", self.put, records, decoding.called)
+
+    def restored(self) -> None:
+        """After a restore from a backup versions begin lower: the next list is all there is."""
+        self._versions = dict.fromkeys(self._versions, -1)
+
+    def put(self, record: wire.Node) -> None:
+        name = record.metadata.name
+        known = self.nodes.get(name)
+        if known and not known.gone and self._versions[name] >= record.metadata.version:
+            return
+        self._purge()
+        node = wire.observed_node(record)
+        self.nodes[name] = node
+        self._versions[name] = record.metadata.version
+        if known != node:
+            self._changed(name)
+
+    def drop(self, record: wire.Node) -> None:
+        self._lose(record.metadata.name)
+
+    def _purge(self) -> None:
+        """Forget nodes that have been gone for long: their pods are gone too."""
+        if time.monotonic() < self._purged_at + PURGE_SECONDS:
+            return  # each of a list of thousands would look at thousands
+        self._purged_at = time.monotonic()
+        oldest = time.time() - GONE_NODE_SECONDS
+        for name in [n for n, node in self.nodes.items() if node.gone]:
+            if self.nodes[name].ready_changed < oldest:
+                del self.nodes[name]
+                self._versions.pop(name, None)
+
+    def _lose(self, name: str) -> None:
+        known = self.nodes.get(name)
+        if known is None or not known.gone:
+            self.nodes[name] = ObservedNode(
+                name=name, ready=False, ready_changed=time.time(), gone=True
+            )
+            self._changed(name)
