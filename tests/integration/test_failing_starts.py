@@ -179,12 +179,17 @@ def test_engines_without_room_are_told_in_numbers(pool, plane):
         lambda: all(p["spec"].get("nodeName") for p in pool.all_pods()), "the trainer to be placed"
     )
     pool.apply(replicas=1)
-    told = pool.wait_for(conditions.RECONCILING, conditions.DEVICES_PENDING)
-    assert told["message"].startswith(
+    words = (
         "1 engine waiting for a node with 2 free nvidia.com/gpu: an engine wants 2 on one node; "
         "3 of 24 nvidia.com/gpu are free in the cluster; nearest is gpu-node-2 with 1 of 8 free, "
         f"held by {pool.namespace}/trainer-"
     )
+
+    def told() -> bool:
+        waiting = pool.wait_for(conditions.RECONCILING, conditions.DEVICES_PENDING)
+        return str(waiting["message"]).startswith(words)  # the numbers are looked up beside
+
+    pool.wait(told, words)
 
 
 def test_an_engine_that_kubelet_killed_is_told_by_what_kubelet_says(pool, plane):

@@ -61,6 +61,8 @@ class Keeper:
         meta = child.metadata
         controller = meta.controller
         self.forget(meta.namespace, meta.name)
+        if not child.whole:
+            return child
         if controller is None or controller.kind != names.KIND:
             return bare(child)
         if meta.name not in names.children(self._kind, controller.name):
@@ -132,7 +134,8 @@ def bare(child: wire.Child) -> wire.Child:
             resource_version=meta.resource_version,
             labels={names.LABEL_POOL: pool} if pool else {},
             owner_references=[controller] if controller else [],
-        )
+        ),
+        whole=False,
     )
 
 

@@ -301,7 +301,6 @@ class ChildStore:
         self.kind = kind
         self._wake = wake
         self._keeper = keeping.Keeper(kind, known)
-        self._bare: set[tuple[str, str]] = set()  # of which little is kept
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
         self._since: dict[tuple[str, str], float] = {}  # by the steady clock
         self._gone = Tombstones()
@@ -351,16 +350,12 @@ class ChildStore:
             return
         kept = self.kept(record)
         # The whole of what is known by name alone: its pool has come to be known.
-        completed = key in self._bare and kept is record and kept != keeping.bare(record)
+        completed = known is not None and kept.whole and not known[0].whole
         if known and known[1] >= record.metadata.version + (1 if completed else 0):
             return
         if known and known[2] != pool:
             self._forget(key)
         child = wire.observed_child(kept)
-        if kept is record:
-            self._bare.discard(key)
-        else:
-            self._bare.add(key)
         before = known[0] if known and known[2] == pool else None
         self._children[key] = (child, record.metadata.version, pool)
         self._since[key] = steady()
@@ -384,7 +379,6 @@ class ChildStore:
     def _forget(self, key: tuple[str, str]) -> None:
         _, _, pool = self._children.pop(key)
         del self._since[key]
-        self._bare.discard(key)
         self._keeper.forget(*key)
         self._by_pool[pool].discard(key)
         if not self._by_pool[pool]:

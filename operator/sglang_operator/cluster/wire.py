@@ -196,6 +196,8 @@ class Child(msgspec.Struct, frozen=True):
     metadata: Meta
     spec: dict[str, Any] | None = None
     data: dict[str, str] | None = None
+    # Whether this is all of it; of no field of the object.
+    whole: bool = msgspec.field(name="/whole", default=True)
 
 
 _MAX_DIGITS = 9
@@ -380,6 +382,7 @@ def observed_child(child: Child) -> ObservedChild:
         owner=names.Uid(controller.uid) if controller else None,
         owner_pool=controller.name if controller and controller.kind == names.KIND else "",
         body=body,
+        whole=child.whole,
     )
 
 

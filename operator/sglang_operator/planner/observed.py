@@ -256,6 +256,7 @@ class ObservedChild:
     body: Mapping[str, Any]
     owner_pool: str = ""  # name of the pool that controls it, whichever UID that has
     seen: float = 0.0  # since when it is known in this state
+    whole: bool = True  # else it is only known to be there: what it says is not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

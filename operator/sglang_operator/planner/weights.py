@@ -187,6 +187,8 @@ def _decide(
     me = steps.Trainer(holder=operator or names.FIELD_MANAGER, transaction="")
     name = names.weights_lease_name(owner.name)
     lease = observed.children.get(("Lease", name))
+    if lease is not None and not lease.whole:
+        lease = None  # what it says is not known; a create that meets it reads it
     ours = lease if lease is not None and lease.owner == owner.uid else None
     current = read(ours.body) if ours is not None else Transaction()
     alive = [pod for pod in observed.pods if not pod.ended]

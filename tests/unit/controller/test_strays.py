@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
+from sglang_operator.cluster import keeping, paths
 from sglang_operator.cluster.stores import PoolKey
 from tests.unit.controller import world
 
@@ -148,3 +148,33 @@ def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
             return sum(method == "POST" for method, _ in api.seen[before:])
 
     assert asyncio.run(story()) <= 6
+
+
+def test_a_lease_of_which_only_the_name_is_kept_is_read_and_never_taken_for_empty(monkeypatch):
+    """A trainer's sync was overwritten with an abort when the operator began anew, and its list of
+    pools came after that of Leases."""
+    monkeypatch.setattr(keeping, "UNCONFIRMED_BYTES", 0)  # as if others had filled it
+    lease = paths.child("Lease", "rl", names.weights_lease_name("pool"))
+
+    class Slow(world.Api):
+        slow = False
+
+        async def request(self, method: str, path: str, **rest: Any) -> bytes:
+            if self.slow and method == "GET" and path.endswith("/sglanginferences"):
+                await asyncio.sleep(0.2)
+            return await super().request(method, path, **rest)
+
+    async def story() -> tuple[str, str]:
+        api = Slow()
+        async with world.operator(api) as room:
+            await committed(api, room)
+            api.transact(*KEY, "Syncing", world.instances(room, KEY))
+        api.slow = True
+        spec = api.objects[lease].setdefault("spec", {})
+        spec |= {"holderIdentity": "trainer", "leaseDurationSeconds": 600}
+        async with world.operator(api):
+            await asyncio.sleep(0.5)
+            annotations = api.objects[lease]["metadata"]["annotations"]
+            return annotations[names.ANNOTATION_PHASE], api.gate("rl")
+
+    assert asyncio.run(story()) == ("Syncing", "True")
