@@ -86,7 +86,13 @@ def _beside(
         time.sleep(1)
         pool.patch(replicas=4)
         pool.delete()
-        lab.wait(lambda: len(pool.all_pods()) == 1, "the pool's pods to be collected", 20)
+
+        def collected() -> bool:
+            return len(pool.all_pods()) == 1
+
+        lab.wait(collected, "the pool's pods to be collected", 20)
+        time.sleep(1)  # a create that was under way may have come after that
+        lab.wait(collected, "the pool's last pods to be collected", 20)
         left = [pod["metadata"]["uid"] for pod in pool.all_pods()]
         lab.monitor.release(foreign)
         return problems if left == [foreign] else [*problems, f"{left} are left, not {foreign}"]
