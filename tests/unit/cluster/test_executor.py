@@ -7,7 +7,7 @@ import orjson
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.cluster import stores, wire
+from sglang_operator.cluster import stores, window, wire
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Outcome
 
@@ -40,7 +40,10 @@ def the_pool(generation: int) -> wire.CustomResource:
     return wire.CustomResource(metadata=meta)
 
 
-def test_creates_that_wait_for_their_turn_are_not_sent_once_the_pool_has_changed():
+def test_creates_that_wait_for_their_turn_are_not_sent_once_the_pool_has_changed(monkeypatch):
+    # However slow this machine: nobody gives his place to others meanwhile.
+    monkeypatch.setattr(window, "SLOW_SECONDS", 60.0)
+
     def woken(*_: Any) -> None:
         pass
 
