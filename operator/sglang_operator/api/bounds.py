@@ -28,14 +28,14 @@ def label(text: str) -> str:
     if len(text) <= MAX_LABEL and text.isprintable():
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
-    return f"{_printable(text[: MAX_LABEL - _DIGITS - 1])}…{digest}"
+    return f"{printable(text[: MAX_LABEL - _DIGITS - 1])}…{digest}"
 
 
 def words(text: str, most: int = MAX_WORDS) -> str:
     """A reason in somebody's own words, on one line, and cut."""
     if len(text) > most:
         text = f"{text[: most - 1]}…"
-    return text if text.isprintable() else _printable(text)
+    return printable(text)
 
 
 def integer(value: int | None) -> int | None:
@@ -58,5 +58,8 @@ def moment(seconds: float) -> float:
     return seconds if 0 <= seconds <= _LAST_MOMENT else 0.0
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Without what a terminal would act on, a log take for a new line, or XML not allow."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else " " for char in text)

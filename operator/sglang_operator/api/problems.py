@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from sglang_operator.api import bounds
+
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
     r"|(^|[_.-])(API|ACCESS|SECRET|PRIVATE|AUTH|LICENSE|ENCRYPTION|SIGNING|ACCOUNT)[_.-]?KEY([_.-]|$)"
@@ -149,7 +151,7 @@ def kind(value: object) -> str:
 def shown(value: object) -> str:
     """A found value as messages quote it: as YAML would have it, on one line, not too long."""
     text = _text(value) if isinstance(value, str) else _notation(value)
-    line = "".join(char if char.isprintable() else " " for char in text)
+    line = bounds.printable(text)
     if not line.strip():
         return f'"{line[:_SHOWN_LENGTH]}"'
     return _cut(line, _SHOWN_LENGTH)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sglang_operator.api import errors
+from sglang_operator.api import bounds, errors
 from sglang_operator.api.errors import Problem, Severity
 from sglang_operator.cli.nodes import Mark
 
@@ -78,7 +78,7 @@ def exit_code(findings: Iterable[Finding], *, strict: bool = False) -> int:
 
 def one_line(text: str) -> str:
     """Text without anything that a terminal would act on."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return bounds.printable(text)
 
 
 def file_name(name: str) -> str:

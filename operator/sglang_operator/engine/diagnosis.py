@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sglang_operator.api import bounds
 from sglang_operator.engine import endings, node_ends, signatures
 from sglang_operator.engine.signature import Signature
 
@@ -282,7 +283,5 @@ def last_words(message: str) -> str:
 
 def line(text: str) -> str:
     """On one line, without what a terminal would obey, and not too long."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else " " for char in text)
-    line = " ".join(text.split())
+    line = " ".join(bounds.printable(text).split())
     return line if len(line) <= _MESSAGE_LENGTH else line[: _MESSAGE_LENGTH - 1] + "…"

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from html import escape
 
+from sglang_operator.api.bounds import printable
 from sglang_operator.picture import colours, svg
 from sglang_operator.picture.grid import Map, Tenant
-from sglang_operator.picture.words import printable
 
 _STYLE = """
 :root { color-scheme: light dark; }

@@ -5,9 +5,9 @@ from html import escape
 from itertools import groupby
 
 from sglang_operator.api import texts
+from sglang_operator.api.bounds import printable
 from sglang_operator.picture import colours
 from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
-from sglang_operator.picture.words import printable
 from sglang_operator.planner.plan import EngineState
 
 SIZE, GAP = 46, 6  # of a cell, between cells

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import texts
+from sglang_operator.api.bounds import printable
 from sglang_operator.picture import colours
 from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
-from sglang_operator.picture.words import printable
 
 MAX_HOMELESS = 8
 
