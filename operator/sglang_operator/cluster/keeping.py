@@ -39,10 +39,9 @@ _POD_ANNOTATIONS = {
 Known = Callable[[str, str, str], bool]  # namespace, name and UID: is there such a pool?
 
 
-class _Child(NamedTuple):
+class _Owner(NamedTuple):
     pool: str
     uid: str
-    size: int
 
 
 class Keeper:
@@ -52,7 +51,7 @@ class Keeper:
         self._kind = kind
         self._known = known
         self._most = NAMESPACE_BYTES.get(kind, OTHER_BYTES)
-        self._unconfirmed: defaultdict[str, dict[str, _Child]] = defaultdict(dict)
+        self._unconfirmed: defaultdict[str, dict[str, _Owner]] = defaultdict(dict)
         self._whole: defaultdict[str, dict[str, int]] = defaultdict(dict)  # sizes, by name
         self._sums: defaultdict[str, int] = defaultdict(int)  # of these
 
@@ -73,8 +72,8 @@ class Keeper:
         if not self._known(meta.namespace, controller.name, controller.uid):
             if self._unproven(meta.namespace) + size > UNCONFIRMED_BYTES:
                 return bare(child)
-            unproven = _Child(controller.name, controller.uid, size)
-            self._unconfirmed[meta.namespace][meta.name] = unproven
+            owner = _Owner(controller.name, controller.uid)
+            self._unconfirmed[meta.namespace][meta.name] = owner
         self._whole[meta.namespace][meta.name] = size
         self._sums[meta.namespace] += size
         return child
@@ -89,14 +88,10 @@ class Keeper:
     def _unproven(self, namespace: str) -> int:
         """Bytes of the namespace's children whose pool is still not known."""
         there = self._unconfirmed.pop(namespace, {})
-        left = {
-            name: child
-            for name, child in there.items()
-            if not self._known(namespace, child.pool, child.uid)
-        }
+        left = {name: owner for name, owner in there.items() if not self._known(namespace, *owner)}
         if left:
             self._unconfirmed[namespace] = left
-        return sum(child.size for child in left.values())
+        return sum(self._whole[namespace][name] for name in left)
 
 
 def _size(child: wire.Child) -> int:

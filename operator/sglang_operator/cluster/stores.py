@@ -348,16 +348,19 @@ class ChildStore:
         known = self._children.get(key)
         if self._gone.cover(record.metadata):
             return
-        kept = self.kept(record)
-        # The whole of what is known by name alone: its pool has come to be known.
-        completed = known is not None and kept.whole and not known[0].whole
-        if known and known[1] >= record.metadata.version + (1 if completed else 0):
+        version = record.metadata.version
+        # Of what is known by name alone the same state may bring the rest: now its pool is known.
+        is_same = known is not None and known[1] == version and not known[0].whole
+        if known and known[1] >= version and not is_same:
             return
         if known and known[2] != pool:
             self._forget(key)
+        kept = self.kept(record)
+        if is_same and not kept.whole:
+            return
         child = wire.observed_child(kept)
         before = known[0] if known and known[2] == pool else None
-        self._children[key] = (child, record.metadata.version, pool)
+        self._children[key] = (child, version, pool)
         self._since[key] = steady()
         self._by_pool[pool].add(key)
         if before is None or self._matters(before, child):
