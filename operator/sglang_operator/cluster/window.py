@@ -80,7 +80,6 @@ class Window:
             self._take(share)
         else:
             await self._turn(namespace, share)
-        slow: asyncio.TimerHandle | None = None
         waited_out = False
 
         def give_way() -> None:
@@ -90,12 +89,11 @@ class Window:
             self._slow += 1
             self._leave(share)
 
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, give_way)
         try:
-            slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, give_way)
             yield
         finally:
-            if slow is not None:
-                slow.cancel()
+            slow.cancel()
             if waited_out:
                 share.slow -= 1
                 self._slow -= 1
@@ -108,7 +106,7 @@ class Window:
         turn = asyncio.get_running_loop().create_future()
         share.waiting.append(turn)
         self._waiting[namespace] = share
-        self._set_alarm()
+        self._look_again(share)
         try:
             await turn
         except asyncio.CancelledError:
@@ -143,16 +141,24 @@ class Window:
         """Give free places to who waits: a namespace after the other, and of each the first."""
         while self._counted < self.size and (turn := self._next()):
             turn.set_result(None)
-        self._set_alarm()
 
-    def _set_alarm(self) -> None:
-        """Nobody leaves a place when a pause ends: look again by the clock."""
+    def _look_again(self, share: _Share) -> None:
+        """Nobody leaves a place when the pause of one who waits ends: the clock tells."""
+        pause = self._pause(share)
+        if pause <= 0:
+            return
+        loop = asyncio.get_running_loop()
         if self._alarm is not None:
+            if self._alarm.when() <= loop.time() + pause:
+                return  # it sees then that this one has still to wait
             self._alarm.cancel()
-            self._alarm = None
-        pauses = [pause for share in self._waiting.values() if (pause := self._pause(share)) > 0]
-        if pauses:
-            self._alarm = asyncio.get_running_loop().call_later(min(pauses), self._hand_on)
+        self._alarm = loop.call_later(pause, self._pause_is_over)
+
+    def _pause_is_over(self) -> None:
+        self._alarm = None
+        self._hand_on()
+        for share in self._waiting.values():
+            self._look_again(share)
 
     def _next(self) -> asyncio.Future[None] | None:
         """Whose turn it is; his place is taken already."""
@@ -197,6 +203,8 @@ class Window:
         now = time.monotonic()
         if retry_after:
             self._paused_until = max(self._paused_until, now + min(retry_after, PAUSE_SECONDS))
+            for share in self._waiting.values():
+                self._look_again(share)
         if now - self._shrunk_at > SHRINK_SECONDS:
             self._size = max(LEAST, self._size / 2)
             self._shrunk_at = now
@@ -206,6 +214,8 @@ class Window:
         now, share = time.monotonic(), self._share(namespace)
         if retry_after:
             share.paused_until = max(share.paused_until, now + min(retry_after, PAUSE_SECONDS))
+            if share.waiting:
+                self._look_again(share)
         if now - share.shrunk_at > SHRINK_SECONDS:
             share.limit = max(LEAST, share.limit / 2)
             share.shrunk_at = now
