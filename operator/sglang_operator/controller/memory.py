@@ -6,8 +6,9 @@ asks the API server once more what it had refused.
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.cluster.errors import ApiError
@@ -88,7 +89,6 @@ class Memory:
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.GroupName, int] = field(default_factory=dict)
     vanished: int = 0  # pods that went without a word, when that was last looked at
-    crowded: dict[names.GroupName, list[str]] = field(default_factory=dict)
     child_error: str = ""
     trial: Trial = field(default_factory=Trial)
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
@@ -187,11 +187,15 @@ class Memory:
         )
 
     def troubles(
-        self, foreign: Iterable[tuple[str, str]] = (), key: PoolKey = _ANY
+        self,
+        foreign: Iterable[tuple[str, str]] = (),
+        key: PoolKey = _ANY,
+        crowded: Mapping[names.GroupName, Sequence[str]] = MappingProxyType({}),
     ) -> list[Trouble]:
         """What keeps plans from being carried out, the worst first.
 
-        ``foreign`` are objects that stand in the way and are seen all the time.
+        ``foreign`` are objects that stand in the way and are seen all the time; ``crowded`` are
+        engines of which several pods stand aside.
         """
         told = []
         if taken := sorted({*self.conflicts, *foreign}):
@@ -204,8 +208,8 @@ class Memory:
                 selector=names.selector_text(key.name),
             )
             told.append(Trouble(reason=conditions.POD_REJECTED, message=message))
-        if self.crowded:
-            engine, pods = min(self.crowded.items())
+        if crowded:
+            engine, pods = min(crowded.items())
             message = texts.LABELS_TAKEN.format(
                 count=len(pods),
                 engine=engine,

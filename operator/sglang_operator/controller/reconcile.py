@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -167,7 +167,6 @@ class Reconciler:
         strays: list[ObservedPod] = []
         reached: list[str] = []
         taken, orphans = dict(memory.aside), dict[str, names.GroupName]()
-        aside = defaultdict[names.GroupName, list[str]](list)
         for entry in self._view.pods.of(key):
             if entry.owner == memory.uid and not entry.aside:
                 own.append(entry.pod)
@@ -180,9 +179,7 @@ class Reconciler:
             group = names.group_of(entry.pod.name, key.name)
             if lives and entry.owner == memory.uid:
                 strays.append(entry.pod)
-                aside[group].append(entry.pod.name)
             taken[group] = max(taken.get(group, -1), names.attempt_of(entry.pod.name))
-        memory.crowded = {group: pods for group, pods in aside.items() if len(pods) > 1}
         memory.recorded &= {pod.uid for pod in own}
         memory.forget_expired(len(own), now)
         pods, unread = ends.as_read(own)
@@ -193,7 +190,6 @@ class Reconciler:
             orphans=orphans,
             aside=tuple(strays),
             reached=tuple(sorted(reached)),
-            crowded=frozenset(memory.crowded),
             nodes=self._view.nodes.known,
             children=memory.out_of_sight()
             | {
@@ -457,7 +453,9 @@ class Reconciler:
             plan,
             weights_plan,
             ignored=memory.ignored,
-            troubles=memory.troubles(actions.foreign(pool, children, observed), key),
+            troubles=memory.troubles(
+                actions.foreign(pool, children, observed), key, observed.crowded
+            ),
             previous=record.status,
             now=time.time(),
             reports=observed.reports,

@@ -4,7 +4,8 @@
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -314,8 +315,6 @@ class Observed:
     aside: tuple[ObservedPod, ...] = ()
     # Names of orphans that clients reach behind a gate which was opened for this pool.
     reached: tuple[str, ...] = ()
-    # Engines of which several pods stand aside: whoever takes labels away would have another one.
-    crowded: frozenset[GroupName] = frozenset()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
@@ -327,3 +326,14 @@ class Observed:
     last_gone: float = 0.0
     # The API server would refuse a pod of this revision: no running engine goes for it.
     refused_revision: str = ""
+
+    @property
+    def crowded(self) -> Mapping[GroupName, Sequence[str]]:
+        """Engines of which several pods stand aside, and the pods' names.
+
+        Whoever takes labels away would have another one.
+        """
+        pods = defaultdict[GroupName, list[str]](list)
+        for pod in self.aside:
+            pods[pod.group].append(pod.name)
+        return {group: names for group, names in pods.items() if len(names) > 1}
