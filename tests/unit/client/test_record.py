@@ -240,24 +240,24 @@ def test_an_error_that_nobody_expected_does_not_end_the_tries(world, pool, monke
     wait(lambda: sleepers(world) == [])
 
 
-def test_the_next_step_of_this_process_does_not_go_without_it(world, pool, monkeypatch):
+def owing(world, pool, monkeypatch):
+    """Its engines woke while the API server was away: what they did is owed to the Lease."""
     monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
     pool.sleep(["kv_cache"], settle=0)
     away = Away(world, lambda _: resumed(world))
     with pytest.raises(ClusterError, match="no leader"):
         pool.wake()
     away.comes_back()
+
+
+def test_the_next_step_of_this_process_does_not_go_without_it(world, pool, monkeypatch):
+    owing(world, pool, monkeypatch)
     assert pool.wake().phase is Phase.COMMITTED
     assert [e.paths().count("/resume_memory_occupation") for e in world.engines] == [1, 1, 1]
 
 
 def test_a_pool_that_is_closed_tells_the_lease_what_it_owes(world, pool, monkeypatch):
-    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
-    pool.sleep(["kv_cache"], settle=0)
-    away = Away(world, lambda _: resumed(world))
-    with pytest.raises(ClusterError, match="no leader"):
-        pool.wake()
-    away.comes_back()
+    owing(world, pool, monkeypatch)
     pool.close()
     assert sleepers(world) == []
 
@@ -284,12 +284,7 @@ def test_who_was_about_to_sleep_and_did_not_is_not_woken(world, pool, monkeypatc
 
 
 def test_what_is_owed_has_no_place_in_anothers_transaction(world, pool, monkeypatch):
-    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 600.0)
-    pool.sleep(["kv_cache"], settle=0)
-    away = Away(world, lambda _: resumed(world))
-    with pytest.raises(ClusterError):
-        pool.wake()
-    away.comes_back()
+    owing(world, pool, monkeypatch)
     theirs = dataclasses.replace(world.state, id="theirs", holder="trainer-b")
     world.write_lease(theirs)
     pool.close()
