@@ -20,6 +20,7 @@ LAYERS = (
     "failures",
     "status",
     "transitions",
+    "backoff",
     "supervision",
     "sending",
     "clocks",

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from sglang_operator import __version__, supervision
 from sglang_operator.api import names
+from sglang_operator.backoff import grown
 from sglang_operator.cluster import informer, paths, wire
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.connection import Connection
@@ -279,8 +280,7 @@ class EngineRoom:
             self.passes.crashed(time.monotonic() - begun)
             # A defect in one pool's pass must not take the others down, nor spin.
             count = self._crashes[key] = self._crashes.get(key, 0) + 1
-            first, most = UNEXPECTED_BACKOFF
-            delay = min(most, first * 2 ** min(count - 1, 10))
+            delay = grown(UNEXPECTED_BACKOFF, count - 1)
             supervision.failed("pass", error, about=f"{key}, next try in {delay:.0f} s")
         finally:
             self.passes.active -= 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from sglang_operator.api import conditions, names, texts
+from sglang_operator.backoff import grown
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
@@ -54,9 +55,8 @@ class Failures:
 
     def failed(self, error: Exception) -> float:
         """The server is away or overloaded; seconds until the next try."""
-        first, most = ERROR_BACKOFF
         self.message = error.message if isinstance(error, ApiError) else str(error)
-        delay = float(min(most, first * 2 ** min(self.count, 10)))
+        delay = grown(ERROR_BACKOFF, self.count)
         self.count += 1
         return delay
 
@@ -158,12 +158,11 @@ class Memory:
             self.refusals, self.refused, self.blocked_until = 0, None, 0.0
 
     def _refuse(self, outcome: Outcome, pods: int, now: float) -> None:
-        first, most = REFUSED_BACKOFF
-        delay = min(most, first * 2 ** min(self.refusals, 10))
+        delay = grown(REFUSED_BACKOFF, self.refusals)
         self.refusals += 1
         self.blocked_until = now + delay
         self.pods_when_refused = pods
-        when = texts.TRY_AGAIN.format(seconds=int(most))
+        when = texts.TRY_AGAIN.format(seconds=int(REFUSED_BACKOFF[1]))
         if outcome.quota:
             message = texts.QUOTA_EXCEEDED.format(message=outcome.quota.message, when=when)
             self.refused = Trouble(reason=conditions.QUOTA_EXCEEDED, message=message)
@@ -180,11 +179,9 @@ class Memory:
         more, self.vanished = count > self.vanished, count
         if not more or count <= max(FEW_VANISHED, 2 * engines):
             return
-        first, most = REFUSED_BACKOFF
         over = count - max(FEW_VANISHED, 2 * engines)
-        self.blocked_until = max(
-            self.blocked_until, now + min(most, first * 2 ** min(over // max(engines, 1), 10))
-        )
+        delay = grown(REFUSED_BACKOFF, over // max(engines, 1))
+        self.blocked_until = max(self.blocked_until, now + delay)
 
     def troubles(
         self,

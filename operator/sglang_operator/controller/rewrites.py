@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import orjson
 
 from sglang_operator import actions
+from sglang_operator.backoff import grown
 
 LASTING_SECONDS = 60.0  # what stood for so long was not put back
 FREE = 3  # repetitions without a wait
@@ -83,10 +84,9 @@ class Rewrites:
         known = self._written.get(target)
         if known is None or known.value != value or known.times < FREE:
             return 0.0
-        first, most = BACKOFF
+        delay = grown(BACKOFF, known.times - FREE)
         if isinstance(action, actions.SetGate) and not action.is_open:
-            most = URGENT_SECONDS
-        delay = min(most, first * float(2 ** min(known.times - FREE, 10)))
+            delay = min(delay, URGENT_SECONDS)
         return max(0.0, known.at + delay - time.monotonic())
 
 
@@ -98,7 +98,7 @@ def _content(action: actions.WeightsAction | actions.ChildAction) -> tuple[Targe
             content = (action.uid, action.is_open, action.reason, action.message)
             return Target("Pod", action.name), content
         case actions.WriteLease():  # bound to one state of the Lease: never the same again
-            return Target("Lease", action.name), orjson.dumps(action.patch)
+            return Target("Lease", action.name), action.patch["metadata"]["resourceVersion"]
         case actions.CreateChild() | actions.UpdateChild():
             return Target(action.kind, action.name), hash(orjson.dumps(action.body))
         case actions.DeleteChild():

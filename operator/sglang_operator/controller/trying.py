@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, texts
+from sglang_operator.backoff import grown
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import Trials
@@ -65,6 +66,6 @@ async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: 
         revision=pool.revision,
         refusal=origin.message(pool, said),
         stalled=isinstance(error, ApiError) and error.rejected,
-        until=time.time() + min(RETRY[1], RETRY[0] * 2 ** min(count, 10)),
+        until=time.time() + grown(RETRY, count),
         count=count + 1,
     )

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 from sglang_operator import supervision
+from sglang_operator.backoff import grown
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.window import Window
@@ -283,16 +284,11 @@ def _covers(permit: Permit | None, instance: str, commit: str) -> TypeGuard[Perm
 
 
 def _failed(loading: Loading, error: str) -> Loading:
-    again = time.time() + _grown(loading.tries)
+    again = time.time() + grown(RETRY, loading.tries - 1)
     return replace(loading, error=error or "it does not say why", again=again)
 
 
 def _pause(question: Question, failures: int) -> float:
     if not failures:
         return question.every or 0.0
-    return max(question.every or 0.0, _grown(failures))
-
-
-def _grown(failures: int) -> float:
-    first, most = RETRY
-    return float(min(most, first * 2 ** min(failures - 1, 10)))
+    return max(question.every or 0.0, grown(RETRY, failures - 1))
