@@ -96,8 +96,7 @@ class PoolUnderTest:
         return {
             pod["metadata"]["labels"][names.LABEL_ENGINE]: pod["metadata"]["uid"]
             for pod in self.pods()
-            if not pod["metadata"].get("deletionTimestamp")
-            and pod["status"].get("phase") not in ("Failed", "Succeeded")
+            if not _is_over(pod)
         }
 
     def events(self) -> list[Json]:
@@ -130,7 +129,12 @@ class PoolUnderTest:
         return bool(observed == found["metadata"]["generation"])
 
     def is_ready(self) -> bool:
-        return self.is_current() and self.condition(conditions.READY).get("status") == "True"
+        """Ready by the status and by the pods: right after a pod ended, a status is of before."""
+        return (
+            self.is_current()
+            and self.condition(conditions.READY).get("status") == "True"
+            and not any(_is_starting(pod) for pod in self.pods())
+        )
 
     def wait_ready(self, seconds: float = WAIT) -> dict[str, str]:
         """Wait until the pool is Ready at its present generation; the UIDs of its pods."""
@@ -152,6 +156,20 @@ class PoolUnderTest:
         wanted = set(engines)
         self.wait(lambda: set(self.uids()) == wanted and self.is_ready(), f"{wanted}", seconds)
         return self.uids()
+
+
+def _is_over(pod: Json) -> bool:
+    """Whether it ended or is being deleted."""
+    ended = pod["status"].get("phase") in ("Failed", "Succeeded")
+    return ended or bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def _is_starting(pod: Json) -> bool:
+    """Whether its containers are not ready yet (the pod itself waits for its gate besides)."""
+    if _is_over(pod):
+        return False
+    found = conditions.find(pod["status"].get("conditions", []), "ContainersReady") or {}
+    return found.get("status") != "True"
 
 
 def _controller(pod: Json) -> str | None:

@@ -115,7 +115,7 @@ def test_an_engine_that_crashes_is_seen_diagnosed_and_replaced(pool):
     )
     after = pool.wait_ready(READY_SECONDS)
     assert [group for group in before if before[group] != after[group]] == [first["engine"]]
-    (failure,) = pool.status["lastFailures"]
+    (failure,) = pool.wait(lambda: pool.status.get("lastFailures"), "the failure is told")
     print("\n", json.dumps(failure, indent=1))
     assert failure["exitCode"] != 0
     assert "illegal memory access" in json.dumps(failure)
