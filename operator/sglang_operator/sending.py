@@ -9,8 +9,6 @@ What the kernel has taken and cannot deliver is given up while others still wait
 import socket
 from collections.abc import AsyncIterator, Callable
 
-import aiohttp
-
 # What was sent and is not acknowledged for so long never arrives: the connection is given up.
 DELIVERY_SECONDS = 8.0
 _PIECE = 2**16  # bytes; what a connection buffers before the next piece is asked for
@@ -48,11 +46,8 @@ class Body:
             yield self._content[start : start + _PIECE]
 
 
-def impatient(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket on which nothing is sent again and again for longer than others wait for it."""
-    made = socket.socket(*address[:3])
-    made.setblocking(False)
+def impatient(made: socket.socket) -> None:
+    """Nothing is sent on it again and again for longer than others wait for it."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         milliseconds = int(DELIVERY_SECONDS * 1000)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-    return made

@@ -23,6 +23,7 @@ LAYERS = (
     "backoff",
     "supervision",
     "sending",
+    "receiving",
     "clocks",
     "cluster",
     "fleet",

@@ -13,6 +13,7 @@ from sglang_operator.api import bounds
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
+from sglang_operator.receiving import Turns, bounded
 from sglang_operator.sending import Allowed, Body, impatient
 
 CONNECT_SECONDS = 5.0
@@ -35,12 +36,20 @@ class EngineCalls:
 
     def __init__(self, api_key: str | None, admin_api_key: str | None) -> None:
         key = admin_api_key or api_key
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "identity"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
         self._session = aiohttp.ClientSession(
             # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3, socket_factory=impatient),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=3,
+                socket_factory=bounded(MAX_ANSWER, Turns(), impatient),
+            ),
             headers=headers,
+            auto_decompress=False,  # a few bytes would become as many as they like
+            cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
 

@@ -5,8 +5,9 @@ bound and decoded into what is expected; redirects are not followed.
 """
 
 import asyncio
+import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ import orjson
 
 from sglang_operator.api import bounds
 from sglang_operator.fleet.answers import Answer, Kind
+from sglang_operator.receiving import Turns, bounded
 from sglang_operator.sending import Allowed, Body, impatient
 
 # An answer that takes longer than this is none: asking must not pile up.
@@ -63,23 +65,27 @@ class EngineClient:
     def __init__(self, *, user_agent: str, timeout: float = TIMEOUT) -> None:
         self._user_agent = user_agent
         self._timeout = timeout
+        self._turns = Turns()
+        self._decoding = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._writing: aiohttp.ClientSession | None = None  # requests that take long
         self.requests: Counter[tuple[str, int]] = Counter()
 
     async def __aenter__(self) -> Self:
-        # Engines come and go, and are asked seldom: no connection is worth keeping for long.
-        self._session = self._opened(
-            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=10)
-        )
-        self._writing = self._opened(
-            aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=impatient)
-        )
+        self._session = self._opened(MAX_CONNECTIONS)
+        self._writing = self._opened(0, impatient)
         return self
 
-    def _opened(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    def _opened(
+        self, limit: int, *prepare: Callable[[socket.socket], None]
+    ) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=connector,
+            connector=aiohttp.TCPConnector(
+                limit=limit,
+                # Engines come and go, and are asked seldom: no connection is worth keeping.
+                force_close=True,
+                socket_factory=bounded(MAX_ANSWER, self._turns, *prepare),
+            ),
             headers={
                 "User-Agent": self._user_agent,
                 "Accept": "application/json",
@@ -109,7 +115,9 @@ class EngineClient:
         """
         body = await self._request("GET", url, path, self._timeout, most)
         try:
-            return kind.decode(body)
+            async with self._decoding:  # each has a step of the loop to itself
+                await asyncio.sleep(0)
+                return kind.decode(body)
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             raise EngineError(200, f"{path} answers with what is not expected: {error}") from error
 

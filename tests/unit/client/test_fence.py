@@ -122,11 +122,11 @@ def test_a_body_that_has_left_in_part_is_not_sent_to_its_end(world):
 def test_nothing_is_delivered_for_longer_than_others_wait_for_it(world, monkeypatch):
     made = []
 
-    def factory(address):
-        made.append(sending.impatient(address))
-        return made[-1]
+    def prepare(each):
+        sending.impatient(each)
+        made.append(each)
 
-    monkeypatch.setattr(calls, "impatient", factory)
+    monkeypatch.setattr(calls, "impatient", prepare)
 
     async def ask():
         async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:

@@ -231,8 +231,8 @@ def test_an_engine_that_is_not_there_may_have_been_sent_nothing_or_something():
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
 def test_a_load_is_not_delivered_for_longer_than_others_wait_for_it():
-    made = sending.impatient((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)))
-    with made:
+    with socket.socket() as made:
+        sending.impatient(made)
         told = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     assert told == sending.DELIVERY_SECONDS * 1000
     assert SENDING_SECONDS + sending.DELIVERY_SECONDS < LEASE_SECONDS
