@@ -13,6 +13,7 @@ from sglang_operator.engine import (
     aliases,
     checking,
     combinations,
+    extra_arguments,
     generation,
     ownership,
     schema,
@@ -176,7 +177,9 @@ def _key_references(request: EngineRequest) -> dict[str, tuple[str, ...]]:
 
 def _owned(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
     yield from ownership.refuse(given)
-    yield from ownership.refuse_extra(request.extra_args)
+    known = schema.nearest(request.version)
+    exact = request.version_known and known.version == request.version
+    yield from extra_arguments.check(request.extra_args, known, exact)
 
 
 def _decided(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
@@ -215,15 +218,6 @@ def _writable(request: EngineRequest, given: aliases.Given) -> Iterator[errors.P
             if key in given.spelled:  # else it is told at the field that decides it
                 yield problem
             del given.values[key]
-    for index, extra in enumerate(request.extra_args):
-        fault = values.text_fault(extra) or values.expansion_fault(extra)
-        if fault is not None:
-            yield errors.FIELD_RANGE(
-                f"spec.extraArgs[{index}]",
-                found=errors.shown(extra),
-                expected=fault[0],
-                advice=fault[1],
-            )
 
 
 def _checked(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:

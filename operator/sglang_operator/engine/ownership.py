@@ -1,6 +1,6 @@
 """Arguments that are not the user's to set here (explanation/roll.md, rule 2)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import errors
@@ -31,7 +31,7 @@ OWNED: Mapping[str, str] = {
 # Refused.  A password would stand in clear on the command line besides, for all who may read pods.
 TLS = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_keyfile_password", "enable_ssl_refresh")
 # Not to be set behind the operator's back: it decides by these, or sets them by other fields.
-_DECIDES_BY: Mapping[str, str] = {
+DECIDES_BY: Mapping[str, str] = {
     **OWNED,
     "port": "write network.port",
     "load_format": "write it into strategy_config",
@@ -40,7 +40,6 @@ _DECIDES_BY: Mapping[str, str] = {
     "dp_size": "write it into strategy_config",
     **dict.fromkeys(TLS, "engines are reached over plain HTTP"),
 }
-_SHORTEST_PREFIX = 2  # "--tp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,33 +83,3 @@ def override(given: aliases.Given, decided: Mapping[str, Decision]) -> Iterator[
                 value=errors.shown(decision.value),
             )
         given.values[key] = decision.value
-
-
-def refuse_extra(extra_args: Sequence[str]) -> Iterator[errors.Problem]:
-    """Refuse what in ``extraArgs`` would make the operator wrong about its engines.
-
-    The last of two equal flags wins, so ``--load-format=dummy`` there would start engines with
-    random weights behind an open gate.  argparse also takes unique beginnings of flags.
-    """
-    for index, argument in enumerate(extra_args):
-        key = _owned_key(argument)
-        if key is not None:
-            yield errors.EXTRA_ARGUMENT_OWNED(
-                f"spec.extraArgs[{index}]",
-                found=argument.partition("=")[0],
-                key=key,
-                advice=_DECIDES_BY[key],
-            )
-
-
-def _owned_key(argument: str) -> str | None:
-    if not argument.startswith("--"):
-        return None
-    key = aliases.canonical(argument[2:].partition("=")[0])
-    if key in _DECIDES_BY:
-        return key
-    if len(key) < _SHORTEST_PREFIX:
-        return None
-    spellings = {**{name: name for name in _DECIDES_BY}, **aliases.ALIASES}
-    owners = {owner for name, owner in spellings.items() if name.startswith(key)}
-    return next((owner for owner in sorted(owners) if owner in _DECIDES_BY), None)

@@ -508,11 +508,6 @@ def test_an_extra_argument_must_not_make_the_operator_wrong_about_its_engines(ar
         "--moe-dp-size=2",
         "--model-loader-extra-config={}",
         "--ports",
-        "-v",
-        "--",
-        "-",
-        "",
-        "load-format",
         "--log-level=debug",
     ],
 )
@@ -533,7 +528,7 @@ def test_an_extra_argument_must_not_become_another_after_the_checks(argument):
 
 @pytest.mark.parametrize("argument", ["$$(X)", "--a=$X", "--a=$(X", "a$$$$(X)", "--a=${X}", "$)"])
 def test_dollar_signs_that_reach_the_process_as_they_are_stay(argument):
-    assert problems(extra_args=(argument,)) == ()
+    assert problems(extra_args=("--a", argument)) == ()
 
 
 # --- all together
