@@ -1,13 +1,16 @@
 """What the explorer on containers goes by: which answers are right, and how fast its clock goes."""
 
 import time
+from pathlib import Path
 
 import pytest
 
+from sglang_operator import testing
 from sglang_operator.testing.engine import weights
 from tests.mutants.planted import planted
 from tests.weights_real import planted as defects
 from tests.weights_real.clients import Checker
+from tests.weights_real.ends import NEVER, WOKEN_AWAKE, Ends
 from tests.weights_real.pace import Pace
 from tests.weights_real.steps import BARE, MAX_RATIO, OURS, Steps
 from tests.weights_real.trainer import TENSORS, checkpoint_of
@@ -86,3 +89,36 @@ def test_steps_fail_for_what_is_wrong_and_not_for_a_slow_machine(ours, bare, los
 @pytest.mark.parametrize("defect", [defects.OPENS_AT_BEGIN, defects.LOADS_OUTSIDE])
 def test_what_is_planted_is_still_in_the_source(defect):
     assert planted(defect)
+
+
+def ended(pod, words):
+    state = {"state": {"terminated": {"message": words}}, "containerID": f"containerd://{pod}"}
+    return {"metadata": {"name": pod}, "status": {"containerStatuses": [state]}}
+
+
+def test_an_engine_that_is_woken_awake_is_found_unless_its_trainer_was_lost_on_the_way():
+    ends = Ends()
+    ends.doubt(["left", "saved"])
+    ends.beyond_doubt(["saved"])
+    for pod in ("left", "saved", "other", "other"):
+        ends.note(ended(pod, "KeyError: 'kv_cache'"))
+    kinds, wrong = ends.take()
+    assert kinds == {"engine woken awake, its trainer lost on the way": 1, "engine woken awake": 2}
+    assert wrong == [f"{pod} was resumed of memory that it had" for pod in ("saved", "other")]
+    ends.note(ended("other", "KeyError: 'kv_cache'"))  # told once
+    assert ends.take() == ({}, [])
+
+
+@pytest.mark.parametrize("words", [*NEVER, WOKEN_AWAKE])
+def test_what_is_looked_for_is_what_a_fake_engine_dies_of(words):
+    sources = Path(testing.__file__).parent.joinpath("engine").glob("*.py")
+    assert any(words in each.read_text().replace('"KeyError: {', "KeyError: '") for each in sources)
+
+
+@pytest.mark.parametrize("words", NEVER)
+def test_what_no_trainer_may_do_to_an_engine_is_found_by_what_it_dies_of(words):
+    ends = Ends()
+    ends.note(ended("pod", f"Traceback\n{words} and so on\n"))
+    ends.note(ended("crashed", "RuntimeError: CUDA error: an illegal memory access"))
+    kinds, wrong = ends.take()
+    assert (kinds, wrong) == ({"engine ended": 2}, [NEVER[words].format(pod="pod")])

@@ -8,6 +8,7 @@ import random
 import aiohttp
 
 from sglang_operator.api import names
+from sglang_operator.api.weights import Transaction
 from tests.weights_real.lab import Json, Lab
 
 CONTROL_PORT = 9999
@@ -52,6 +53,27 @@ class Engines:
                 session.post(f"http://{address}:{CONTROL_PORT}/fault", json={"fault": fault}),
             ):
                 pass
+
+    async def released(self, address: str) -> frozenset[str] | None:
+        """The tags whose memory a fake engine has released; None if it does not answer."""
+        limits = aiohttp.ClientTimeout(total=5)
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=limits) as session,
+                session.get(f"http://{address}:{CONTROL_PORT}/state") as response,
+            ):
+                return frozenset((await response.json())["released"])
+        return None
+
+    async def mistold(self, said: Transaction) -> set[str]:
+        """The pods of which the Lease says that they sleep, and that have their memory."""
+        asleep = [e for e in await self.all() if e["podIP"] and said.sleeps(e["instance"])]
+        found = await asyncio.gather(*(self.released(e["podIP"]) for e in asleep))
+        return {
+            e["pod"]
+            for e, released in zip(asleep, found, strict=True)
+            if released is not None and said.sleeps(e["instance"]) - released
+        }
 
     async def next_life(self, engine: Json) -> str:
         """The address of what is up in this engine's place; empty if nothing is in time."""

@@ -8,6 +8,7 @@ run to run, as pools do.
 import asyncio
 import contextlib
 import json
+import math
 import random
 import time
 from collections import Counter
@@ -22,9 +23,11 @@ import aiohttp
 
 from sglang_operator.api import names
 from sglang_operator.api.weights import Phase
+from sglang_operator.client.lease import recorded
 from tests.builders import with_config
 from tests.weights_real import trainer
 from tests.weights_real.clients import Checker, Clients, Covered, Told
+from tests.weights_real.ends import Ends
 from tests.weights_real.engines import CONTROL_PORT, Engines
 from tests.weights_real.lab import GROUP, Json, Lab
 from tests.weights_real.recovery import Recovery, recover
@@ -50,10 +53,6 @@ FAIR_LEASE_SECONDS = 30.0  # a busy machine ends no sync that nothing disturbs
 SERVING_SECONDS = 1.5  # at most, between what trainers do
 READ_SECONDS = 0.8  # that a fake engine takes for a checkpoint
 CHECKPOINTS = 0.7  # of commits, that name one
-# What a scheduler dies of whose memory is gone (testing.engine.scheduler).
-ASKED_ASLEEP = "Pointer argument (at 0)"
-BUSY_RELEASE = "release_memory_occupation should be called only"
-WOKEN_AWAKE = "KeyError: '"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +118,7 @@ class Lane:
         self._result = Result(0)
         self._chance = random.Random(0)
         self._versions = 0
-        self._ends: dict[str, str] = {}  # what pods' containers ended with, by UID
+        self._ends = Ends()
         self._engines = Engines(lab, namespace, POOL)
         self._recovery = Recovery(lab, namespace, POOL)
 
@@ -196,7 +195,9 @@ class Lane:
         self._result.told = self._clients.take()
         self._result.outcomes += self._recovery.counted
         self._recovery.counted.clear()
-        self._result.problems += self._bad_ends()
+        kinds, wrong = self._ends.take()
+        self._result.outcomes += kinds
+        self._result.problems += wrong
         self._result.seconds = time.monotonic() - begun
         return self._result
 
@@ -256,6 +257,7 @@ class Lane:
                 said = await asyncio.to_thread(talk.recv)
             except (EOFError, ConnectionError):
                 self._result.outcomes["trainer died"] += 1
+                await self._doubt()
                 return "died"
             if said[0] == "at":
                 _, point, name = said
@@ -298,8 +300,15 @@ class Lane:
         process.kill()
 
     async def _stall(self, _: Any) -> None:
-        """Longer than its Lease lasts: the operator has aborted when it goes on."""
-        await asyncio.sleep(trainer.LEASE_SECONDS + 1.5)
+        """Longer than it may count on its Lease, or longer than the Lease lasts.
+
+        After the latter the operator has aborted when it goes on.
+        """
+        await self._doubt()
+        lasts = self._chance.choice(
+            (trainer.LEASE_SECONDS, math.ceil(recorded(trainer.LEASE_SECONDS)))
+        )
+        await asyncio.sleep(lasts + 1.5)
 
     async def _checkpoint(self) -> None:
         """There is one to catch up from."""
@@ -327,6 +336,7 @@ class Lane:
         await self._patch({"device_mapping": self._chance.choice(MAPPINGS)})
 
     async def _second_trainer(self) -> None:
+        await self._doubt()
         order = Order(program="sync", holder="trainer-c", version=self._version())
         said = await self._train(order, {})
         self._result.steps.append(f"the second: {said or 'done'}")
@@ -356,6 +366,7 @@ class Lane:
                 # An engine that a change of the spec brought since is covered by the next step.
                 await self._until(partial(self._serves, version), IN_SERVICE_SECONDS, "")
                 self._checker.serves(version)
+                self._ends.beyond_doubt(e["pod"] for e in await self._engines.all())
                 return
         found = json.dumps(await self._engines.registry())
         self._result.problems.append(f"the trainer kept going, in vain ({said}): {found}")
@@ -388,27 +399,16 @@ class Lane:
 
     async def _follow_pods(self) -> None:
         async for event in self._lab.api.watch(f"/api/v1/namespaces/{self._namespace}/pods"):
-            pod = event["object"]
-            for status in pod.get("status", {}).get("containerStatuses", []):
-                ended = status["state"].get("terminated") or status.get("lastState", {}).get(
-                    "terminated"
-                )
-                if ended:
-                    key = f"{pod['metadata']['name']} {status['containerID'][-8:]}"
-                    self._ends.setdefault(key, ended.get("message", ""))
+            self._ends.note(event["object"])
 
-    def _bad_ends(self) -> list[str]:
-        """Engines that ended as none may; the others' ends are counted."""
-        ends, self._ends = self._ends, {}
-        found = []
-        for pod, message in ends.items():
-            if ASKED_ASLEEP in message:
-                found.append(f"a request reached {pod}, which slept")
-            elif BUSY_RELEASE in message:
-                found.append(f"{pod} was put to sleep amid requests")
-            kind = "woken awake" if WOKEN_AWAKE in message else "ended"
-            self._result.outcomes[f"engine {kind}"] += 1
-        return found
+    async def _doubt(self) -> None:
+        """Nobody knows what the trainer has done last: it died, or others come as if it had.
+
+        Looked at twice: a request of its last moment may still be on its way.
+        """
+        for pause in (0.0, 0.5):
+            await asyncio.sleep(pause)
+            self._ends.doubt(await self._engines.mistold(await self._recovery.read()))
 
     # --- the API server
 
