@@ -46,6 +46,7 @@ class Sight:
     now: float
     seen: float
     lease: str = ""  # the UID of this very Lease
+    pool: str = ""  # the UID of the pool that it is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class Written:
 
     state: Transaction
     lease: str
+    pool: str
     at: float
 
 
@@ -64,10 +66,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Owed:
-    """What has happened to engines, and is not on record yet."""
+    """What has happened to engines, or to a sync, and is not on record yet."""
 
-    lease: str | None  # the UID of the one that it belongs into; None: not known
+    lease: str | None  # the UID of the one that it belongs into; None: the step itself looks
     step: Step
+    ends: bool  # the transaction: where that is over by itself, nothing is lost
+
+    def told(self, error: Exception) -> str:
+        return (texts.OWED_ABORT if self.ends else texts.OWED).format(detail=error)
 
 
 def recorded(duration: float) -> float:
@@ -86,8 +92,9 @@ def counted(recorded: float) -> float:
 class LeaseFile:
     """The Lease of one pool.  Steps of one process are taken one after the other.
 
-    What has happened to engines stays owed until it stands there, however long the API server is
-    away: it goes with the next step, whichever that is, and is tried by itself meanwhile.
+    What has happened to engines, and that a sync is over, stays owed until it stands there, however
+    long the API server is away: it goes with the next step, whichever that is, and is tried by
+    itself meanwhile.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -115,14 +122,16 @@ class LeaseFile:
         async with self._lock:
             return await self._step(step, steady() + patience)
 
-    async def note(self, lease: str | None, step: Step, *, patience: float) -> None:
-        """Put on record what has happened to engines.
+    async def note(
+        self, lease: str | None, step: Step, *, patience: float, ends: bool = False
+    ) -> None:
+        """Put on record what has happened to engines, or to a sync.
 
-        After ``patience`` seconds this raises ClusterError, and it is tried on all the same,
-        whatever went wrong.  It is
-        given up in a Lease that is another's, or another one, by then.
+        After ``patience`` seconds this raises PoolError, and it is tried on all the same, whatever
+        went wrong.  It is given up in a Lease that is another's, or another one, by then.
+        ``ends``: it is the end of the transaction.
         """
-        self._owed.append(_Owed(lease=lease, step=step))
+        self._owed.append(_Owed(lease=lease, step=step, ends=ends))
         try:
             await self._pay(patience)
         except Exception:
@@ -140,11 +149,19 @@ class LeaseFile:
             try:
                 await self._pay(CLOSE_SECONDS)
             except Exception as error:
-                log.warning(texts.OWED.format(detail=error))
+                for owed in self._owed:
+                    log.warning(owed.told(error))
 
     async def _pay(self, patience: float) -> None:
-        if self._owed:
-            await self.step(_as_it_is, patience=patience)
+        """Also into the Lease that the operator makes in place of one that was deleted."""
+        deadline = steady() + patience
+        while self._owed:
+            try:
+                await self.step(_as_it_is, patience=max(0.0, deadline - steady()))
+            except NotReady:
+                if steady() > deadline:
+                    raise
+                await asyncio.sleep(POLL_SECONDS)
 
     async def _keep_paying(self) -> None:
         while self._owed:
@@ -206,8 +223,10 @@ class LeaseFile:
                         return earlier
                 sight = self._sight(lease)
                 state, paid = self._with_owed(state, sight)
+                if step is _as_it_is and not paid:
+                    return _written(state, sight)
                 body = weights.written(lease, _refusing(step, state, sight))
-                put = Written(state=weights.read(body), lease=sight.lease, at=steady())
+                put = _written(weights.read(body), sight)
                 sent.append((put, paid))
                 # Who is cancelled here is told how it ended, else nobody would know whose it is.
                 answer = await supervision.to_its_end(self._cluster.put_lease(body))
@@ -238,7 +257,7 @@ class LeaseFile:
                 state = _refusing(owed.step, state, sight)
                 taken.append(owed)
             except PoolError as error:
-                log.warning(texts.OWED.format(detail=error))
+                log.log(logging.DEBUG if owed.ends else logging.WARNING, owed.told(error))
                 self._paid([owed])
         return state, taken
 
@@ -260,9 +279,18 @@ class LeaseFile:
         return state
 
     def _sight(self, lease: Mapping[str, Any]) -> Sight:
-        now = time.time()
-        uid = lease.get("metadata", {}).get("uid") or ""
-        return Sight(now=now, seen=now - (steady() - self._since), lease=uid)
+        now, metadata = time.time(), lease.get("metadata", {})
+        owner: Mapping[str, Any] = next(iter(metadata.get("ownerReferences") or ()), {})
+        return Sight(
+            now=now,
+            seen=now - (steady() - self._since),
+            lease=metadata.get("uid") or "",
+            pool=owner.get("uid") or "",
+        )
+
+
+def _written(state: Transaction, sight: Sight) -> Written:
+    return Written(state=state, lease=sight.lease, pool=sight.pool, at=steady())
 
 
 def _of_holder(state: Transaction) -> Transaction:
@@ -329,6 +357,7 @@ class Hold:
         self._lost = lost
         self._renewed = steady()
         self._uid: str | None = None  # of the Lease that was taken; None: not known yet
+        self._pool = ""  # the UID of its pool
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -362,8 +391,7 @@ class Hold:
         """
 
         def own(state: Transaction, sight: Sight) -> Transaction:
-            anew = state.phase is weights.Phase.IDLE and not state.id
-            if anew or sight.lease != (sight.lease if self._uid is None else self._uid):
+            if self._anew(state, sight):
                 raise Expired(texts.LEASE_ANEW, deleted=True)
             return step(state, sight)
 
@@ -380,7 +408,7 @@ class Hold:
         await self._file.note(self._uid, step, patience=patience)
 
     def _took(self, written: Written) -> Transaction:
-        self._uid = written.lease
+        self._uid, self._pool = written.lease, written.pool
         self._renewed = max(self._renewed, written.at)
         return written.state
 
@@ -393,35 +421,26 @@ class Hold:
         return await self.step(renewal, patience=self.left())
 
     async def abort(self, message: str, *, patience: float) -> None:
-        """All gates close.  Raises PoolError.
+        """All gates close, unless the transaction is over anyway; see ``LeaseFile.note``.
 
-        Under a Lease that was deleted too: as soon as the operator has made another one.
+        Under a Lease that was deleted too, as soon as the operator has made another one for this
+        pool.  Raises PoolError once patience ends; it is tried on.
         """
 
-        def abort(state: Transaction, sight: Sight) -> Transaction:
-            return steps.abort(state, self.trainer, message=message)
-
-        def disclaim(state: Transaction, sight: Sight) -> Transaction:
+        def end(state: Transaction, sight: Sight) -> Transaction:
+            # Who never knew that it had the Lease has written into no engine.
+            if self._uid is None or not self._anew(state, sight):
+                return steps.abort(state, self.trainer, message=message)
+            if sight.pool != self._pool:
+                raise Expired(texts.LEASE_ANEW, deleted=True)  # other engines than it wrote to
             return steps.disclaim(state, self.trainer, message=message)
 
-        deadline = steady() + patience
-        try:
-            await self.step(abort, patience=patience)
-        except Expired as error:
-            if not error.deleted:
-                raise
-            await self._when_made(disclaim, deadline)
+        await self._file.note(None, end, patience=patience, ends=True)
 
-    async def _when_made(self, step: Step, deadline: float) -> None:
-        """A step into the Lease that the operator makes in place of one that was deleted."""
-        while True:
-            try:
-                await self._file.step(step, patience=max(0.0, deadline - steady()))
-                return
-            except NotReady:
-                if steady() > deadline:
-                    raise
-            await asyncio.sleep(POLL_SECONDS)
+    def _anew(self, state: Transaction, sight: Sight) -> bool:
+        """Whether the Lease is another one than was taken, or was emptied."""
+        empty = state.phase is weights.Phase.IDLE and not state.id
+        return empty or sight.lease != (sight.lease if self._uid is None else self._uid)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="lease renewal")

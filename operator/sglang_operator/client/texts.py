@@ -77,6 +77,10 @@ OWED = (
     "what became of the engines' memory does not stand in the Lease: {detail}; those that it takes "
     "for asleep and that are awake end when they are woken, and come back behind a closed gate"
 )
+OWED_ABORT = (
+    "that the sync was aborted does not stand in the Lease: {detail}; unless it is over, others "
+    "wait until its duration is over, or for: kubectl sglang weights abort --force"
+)
 NO_ANSWER = "the API server does not answer"
 UNREACHED = (
     "{error}; nothing was begun, and clients are served as before: run this where the pods' "

@@ -330,6 +330,81 @@ def test_requests_whose_end_is_to_be_told_are_not_cut_off_as_a_loop_ends():
     assert asyncio.run(story()) == [1, 1]
 
 
+# --- a sync that is over
+
+
+HOUR = 3600.0
+
+
+def aborting(world, pool, monkeypatch, *, every=600.0):
+    """A sync of an hour fails while the API server is away: its end is owed to the Lease."""
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", every)
+    world.engines[1].refuse["/update_weights_from_disk"] = (400, "no such file")
+    away = Away(world, lambda _: world.engines[1].paths()[-1] == "/update_weights_from_disk")
+    with pytest.raises(EngineError, match="no such file"):
+        pool.update_from_disk("/c/2", "step-2", duration=HOUR)
+    assert (world.state.phase, world.state.duration) == (Phase.SYNCING, HOUR)
+    world.engines[1].refuse.clear()
+    away.comes_back()
+
+
+def test_an_abort_is_told_once_the_api_server_is_back(world, pool, monkeypatch):
+    aborting(world, pool, monkeypatch, every=0.05)
+    wait(lambda: world.state.phase is Phase.ABORTED)
+    assert {engine.gate for engine in world.engines} == {"Closed"}
+
+
+def test_a_begin_of_this_process_pays_its_abort_first(world, pool, monkeypatch):
+    aborting(world, pool, monkeypatch)
+    pool.update_from_disk("/c/3", "step-3")
+    assert (world.state.phase, world.state.version) == (Phase.COMMITTED, "step-3")
+
+
+def test_a_pool_that_is_closed_tells_its_abort_once_more(world, pool, monkeypatch):
+    aborting(world, pool, monkeypatch)
+    pool.close()
+    assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+
+
+def losing(world, pool, monkeypatch):
+    """The Lease is deleted under a sync, and there is none until long after that has failed."""
+    monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 0.05)
+    with pytest.raises(errors.PoolError), pool.sync("step-2", duration=HOUR) as begun:
+        begun.update_weights_from_disk("/c/2")
+        world.delete_lease()
+    world.operates = False  # what the next Lease says is not acted upon yet
+    assert {engine.gate for engine in world.engines} == {"Open"}
+
+
+def test_a_sync_whose_lease_was_deleted_is_told_to_the_next_one_whenever_it_is_made(
+    world, pool, monkeypatch
+):
+    losing(world, pool, monkeypatch)
+    world.make_lease()
+    wait(lambda: world.state.phase is Phase.ABORTED)
+
+
+def test_it_is_not_told_to_the_lease_of_another_pool_of_this_name(world, pool, monkeypatch):
+    losing(world, pool, monkeypatch)
+    metadata = {**world.lease["metadata"], "ownerReferences": [{"uid": "made-again"}]}
+    world.lease = {**world.lease, "metadata": metadata}
+    world.make_lease()
+    wait(lambda: not pool._pool.lease._owed)
+    assert world.state.phase is Phase.IDLE
+
+
+def test_a_pool_that_is_left_aborts_the_sync_that_nobody_can_end_any_more(world):
+    async def story():
+        async with opened(world) as pool:
+            begun = pool.sync("step-1", duration=HOUR, interrupts=False)
+            await begun.begin()
+        with pytest.raises(errors.Expired, match="is over"):
+            begun.check()
+
+    asyncio.run(story())
+    assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+
+
 # --- a pool that is left meanwhile
 
 

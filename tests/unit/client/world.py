@@ -281,6 +281,7 @@ class World:
                 "name": self.lease["metadata"]["name"],
                 "uid": f"lease-{number}",
                 "resourceVersion": str(number),
+                "ownerReferences": self.lease["metadata"].get("ownerReferences", []),
             }
             self.lease = weights.written(
                 {**self.lease, "metadata": metadata, "spec": {}}, state or Transaction()
