@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 from sglang_operator import supervision
 from sglang_operator.api import weights
@@ -75,6 +76,7 @@ class AsyncPool:
         self._watcher: Watcher | None = None
         self._calls: EngineCalls | None = None
         self._sleeper: memory.Sleeper | None = None
+        self.syncs: WeakSet[AsyncSync] = WeakSet()
         self._endings: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
@@ -85,9 +87,11 @@ class AsyncPool:
         await self.close()
 
     async def close(self) -> None:
-        """End the watch and the connections.  What is held stays held until it expires.
+        """End the watch and the connections.
 
-        What engines do to their memory ends before, and is on record: it needs the connections.
+        A sync that goes on is aborted: nobody could end it.  What sleeps stays held until that
+        expires.  What engines do to their memory ends before, and is on record: it needs the
+        connections.
         """
         async with AsyncExitStack() as rest:  # all of it, also where it is cancelled on the way
             for part in (self._calls, self._cluster, self._lease, self._watcher):
@@ -96,6 +100,8 @@ class AsyncPool:
             if self._sleeper is not None:
                 rest.push_async_callback(self._sleeper.stop)
             rest.push_async_callback(supervision.ended, self._endings)
+            for sync in list(self.syncs):
+                rest.push_async_callback(sync.abort, texts.CLOSED)
         self._cluster = self._lease = self._watcher = self._calls = self._sleeper = None
 
     def _open(self) -> Cluster:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
 
 PATIENCE = 10.0  # seconds to go on trying without an API server
-ABORT_PATIENCE = 2.0  # an abort that cannot be told expires by itself
+ABORT_PATIENCE = 2.0  # an abort that cannot be told by then stays owed to the Lease
 # How long an engine that does not answer is waited for to be seen to have ended: a kubelet told of
 # containers killed outright after 1.0 s, and of their pods' phase after 2.1 s.
 BLAME_SECONDS = 5.0
@@ -81,6 +81,7 @@ class AsyncSync(Updates):
     ) -> None:
         super().__init__()
         self._pool = pool
+        pool.syncs.add(self)
         self._options = options
         self._given_epoch = epoch
         self._interrupts = interrupts
@@ -218,7 +219,7 @@ class AsyncSync(Updates):
         await self._close()
         if hold is None:
             return
-        with contextlib.suppress(PoolError):  # it expires by itself, or is over already
+        with contextlib.suppress(PoolError):  # it is owed
             await self._pool.to_its_end(hold.abort(message, patience=ABORT_PATIENCE))
 
     # --- across processes: one begins, another ends
