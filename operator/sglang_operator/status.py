@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator import failures
-from sglang_operator.api import conditions, errors, names, spec, stored, texts
+from sglang_operator.api import conditions, errors, names, redaction, spec, stored, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.planner import holdups, reported, shared_memory, tuning, waits
@@ -200,7 +200,7 @@ def _weights(weights: WeightsPlan, previous: Mapping[str, Any]) -> dict[str, Any
         "synced": weights.synced,
         "holding": weights.holding,
         "skew": weights.skew,
-        "message": current.message if current.phase is Phase.ABORTED else "",
+        "message": redaction.in_words(current.message) if current.phase is Phase.ABORTED else "",
         "history": _history(current, previous.get("history", [])),
     }
     return {key: value for key, value in told.items() if value not in ("", [])}
@@ -482,7 +482,7 @@ def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition
                 covered=weights.covered,
                 released=" and ".join(current.released) or "GPU",
                 desired=tally.desired,
-                message=current.message,
+                message=redaction.in_words(current.message),
                 phase=current.phase.value,
             )
         ),

@@ -13,11 +13,11 @@ from sglang_operator.api.problems import Problem as Problem
 from sglang_operator.api.problems import Row as Row
 from sglang_operator.api.problems import Severity as Severity
 from sglang_operator.api.problems import error_row as _error
-from sglang_operator.api.problems import is_secret as is_secret
 from sglang_operator.api.problems import quoted as quoted
 from sglang_operator.api.problems import shown as shown
 from sglang_operator.api.problems import typed as typed
 from sglang_operator.api.problems import warning_row as _warning
+from sglang_operator.api.redaction import is_secret as is_secret
 
 POLICY = "policy"
 ROLL_WORKER_CONFIG = "ROLL roll/configs/worker_config.py"

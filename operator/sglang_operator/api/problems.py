@@ -10,18 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api import bounds
-
-_SECRET_NAME = re.compile(
-    r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
-    r"|(^|[_.-])(API|ACCESS|SECRET|PRIVATE|AUTH|LICENSE|ENCRYPTION|SIGNING|ACCOUNT)[_.-]?KEY([_.-]|$)"
-    r"|_KEY$|(?i:PASSWORD|PASSWD)"
-)
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
-
-
-def is_secret(name: str) -> bool:
-    """Whether a variable of this name is likely to hold a secret."""
-    return _SECRET_NAME.search(_HUMP.sub("_", name)) is not None
+from sglang_operator.api.redaction import HIDDEN, is_secret, without_secrets
 
 
 class Severity(Enum):
@@ -101,33 +90,15 @@ def warning_row(reason: str, text: str, authority: str) -> Row:
 
 # --- how messages quote what they found, which may hold a secret
 
-HIDDEN = "***"
 _SHOWN_LENGTH = 80  # characters of a found value that a message quotes
 _READ_LENGTH = 512  # of which so many are looked through for secrets
 _LOOKS_OTHERWISE = re.compile(r"[-+]?[0-9.]{1,20}(e[-+]?[0-9]{1,3})?|(?i:true|false|null|yes|no)")
-# A password before the host, with or without a scheme; of an image, a digest stands there.
-_IN_URL = re.compile(
-    r"(?<=://)(?:[^\s/@:]*:\S*|[^\s/@]+)@|(?<![^\s\"'=(])[^\s/@:]+:[^\s/@]+@(?!sha[0-9]+:)"
-)
-_PAIR = re.compile(r"(?<![\w.-])([\w.-]{1,128})[\"']?\s{0,4}[=:]\s{0,4}(?=\S)")
-_FLAG = re.compile(r"(?<!\S)(--?[\w.-]{1,128})\s+(?=\S)")
 # Fields whose values are variables or Secrets, whatever is written there.
 _CLOSED = frozenset(
     {"env", "envFrom", "system_envs", "secret", "imagePullSecrets", "security", "stringData"}
 )
 _STEP = re.compile(r"[^.\[\]]+")
 _TYPES = {str: "text", bool: "true or false", type(None): "null"}
-
-
-def without_secrets(text: str) -> str:
-    """Text that somebody wrote, without a URL's password, and cut at a secret's value."""
-    text = _IN_URL.sub(f"{HIDDEN}@", text)
-    for pattern in (_PAIR, _FLAG):
-        for pair in pattern.finditer(text):
-            if is_secret(pair[1]):
-                text = text[: pair.end()] + HIDDEN
-                break
-    return text
 
 
 def quoted(where: str, value: object) -> str:

@@ -6,14 +6,12 @@ from typing import Any
 
 from sglang_operator.api import errors
 from sglang_operator.api.errors import Problem
+from sglang_operator.api.redaction import HIDDEN, in_words, without_passwords
 from sglang_operator.cli.nodes import Node, leaves, plain
-
-HIDDEN = "***"
 
 _ARGUMENT = re.compile(
     r"(?i)(api|access|secret|private|auth)[_-]?key|password|secret|_token$|^token$"
 )
-_URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def is_secret_argument(name: str) -> bool:
@@ -26,7 +24,9 @@ def argument(token: str) -> str:
     flag, equals, value = token.partition("=")
     if equals and value and not value.startswith("$(") and is_secret_argument(flag):
         return f"{flag}={HIDDEN}"
-    return _URL_PASSWORD.sub(HIDDEN, token)
+    if value.startswith(("{", "[")):
+        return f"{flag}={in_words(value)}"
+    return without_passwords(token)
 
 
 def arguments(tokens: Iterable[str]) -> list[str]:
@@ -54,14 +54,14 @@ def variables(env: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _url(value: Any) -> Any:
-    return _URL_PASSWORD.sub(HIDDEN, value) if isinstance(value, str) else value
+    return without_passwords(value) if isinstance(value, str) else value
 
 
 def problem(found: Problem, node: Node) -> Problem:
     """A problem whose message does not quote what stands under a secret's name."""
     name = re.split(r"[.\[\]]", found.field)[-1]
     hidden = errors.is_secret(name) or is_secret_argument(name)
-    message = _URL_PASSWORD.sub(HIDDEN, found.message)
+    message = without_passwords(found.message)
     for text in sorted(_quoted(node), key=len, reverse=True) if hidden else ():
         if text != name:  # of an item of ``env`` the name is a value too
             message = message.replace(text, HIDDEN)

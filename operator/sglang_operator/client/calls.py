@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from sglang_operator.api import bounds
+from sglang_operator.api import bounds, redaction
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
@@ -190,5 +190,5 @@ def _json(text: str) -> Any:
 
 
 def _error(engine: Engine, path: str, status: int, said: str, *, sent: bool = True) -> EngineError:
-    url, said = engine.url or "-", bounds.words(said, MAX_SAID)
+    url, said = engine.url or "-", redaction.in_words(bounds.words(said, MAX_SAID))
     return EngineError(rank=engine.rank, url=url, path=path, status=status, said=said, sent=sent)

@@ -2,6 +2,9 @@
 
 import re
 
+from sglang_operator.api import redaction
+
+_MOST_TOLD = 4096  # characters of a message
 # "ValidatingAdmissionPolicy 'team' with binding 'b' denied request: …", and what webhooks say.
 _DENIED = re.compile(r"AdmissionPolicy '[^']*' with binding '[^']*' |denied (?:the )?request")
 _UNTYPED = "failed to create typed patch object"
@@ -11,11 +14,19 @@ class ApiError(Exception):
     """The API server answered with an error."""
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None) -> None:
-        super().__init__(f"{status} {reason}: {message}")
+        super().__init__(status, reason)
         self.status = status
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.reason}: {self.told}"
+
+    @property
+    def told(self) -> str:
+        """The message as people may read it: webhooks quote what they refuse."""
+        return redaction.in_clusters_words(self.message[:_MOST_TOLD])
 
     @property
     def already_exists(self) -> bool:

@@ -55,7 +55,7 @@ class Failures:
 
     def failed(self, error: Exception) -> float:
         """The server is away or overloaded; seconds until the next try."""
-        self.message = error.message if isinstance(error, ApiError) else str(error)
+        self.message = error.told if isinstance(error, ApiError) else str(error)
         delay = grown(ERROR_BACKOFF, self.count)
         self.count += 1
         return delay
@@ -164,11 +164,11 @@ class Memory:
         self.pods_when_refused = pods
         when = texts.TRY_AGAIN.format(seconds=int(REFUSED_BACKOFF[1]))
         if outcome.quota:
-            message = texts.QUOTA_EXCEEDED.format(message=outcome.quota.message, when=when)
+            message = texts.QUOTA_EXCEEDED.format(message=outcome.quota.told, when=when)
             self.refused = Trouble(reason=conditions.QUOTA_EXCEEDED, message=message)
             return
         name, error = outcome.rejected[0]
-        said = error.message
+        said = error.told
         if isinstance(self.planned, Pool):
             said = origin.message(self.planned, said)
         message = texts.POD_REJECTED.format(name=name, message=said, when=when)

@@ -445,7 +445,7 @@ class Reconciler:
             if isinstance(outcome.failed, ApiError) and (
                 outcome.failed.status not in (404, 409) or memory.telling.count > CONFLICTS_UNTOLD
             ):
-                memory.child_error = outcome.failed.message
+                memory.child_error = outcome.failed.told
         now = time.time()
         plan = await self._explainer.explained(key, memory, pool, plan, observed, now)
         new = status.compute(

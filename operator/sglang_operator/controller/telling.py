@@ -70,7 +70,7 @@ class Declared:
                 "that of this one; until then the status is told without it (%s)",
                 ".".join(path),
                 "" if unknown else f" of the pool with the UID {uid}",
-                error.message[:500],
+                error.told[:500],
             )
             self._left_out[refused] = time.monotonic()
         return new

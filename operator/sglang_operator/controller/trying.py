@@ -60,7 +60,7 @@ async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: 
     error = await trials.pod(key, body)
     if error is None:
         return Trial(revision=pool.revision)
-    said = error.message if isinstance(error, ApiError) else str(error)
+    said = error.told if isinstance(error, ApiError) else str(error)
     count = trial.count if trial.revision == pool.revision else 0
     return Trial(
         revision=pool.revision,

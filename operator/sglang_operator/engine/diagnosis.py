@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sglang_operator.api import bounds
+from sglang_operator.api import bounds, redaction
 from sglang_operator.engine import endings, node_ends, signatures
 from sglang_operator.engine.signature import Signature
 
 _MESSAGE_LENGTH = 300  # characters
+_LOOKED_AT = 1024  # of which so many are looked through for secrets
 
 EXITED = "EngineExited"
 KILLED = "EngineKilled"
@@ -126,7 +127,7 @@ class Reading:
 
 def read(message: str) -> Reading:
     """Look for what is known in the last words of an engine, once for each end: it takes long."""
-    text = bounded(message)
+    text = redaction.in_words(bounded(message))
     last = last_words(text)
     if others := _by_other_process(text):
         return Reading(signature=_OTHER_PROCESS, found=others, last_words=last)
@@ -282,6 +283,7 @@ def last_words(message: str) -> str:
 
 
 def line(text: str) -> str:
-    """On one line, without what a terminal would obey, and not too long."""
-    line = " ".join(bounds.printable(text).split())
+    """On one line, without secrets and what a terminal would obey, and not too long."""
+    line = " ".join(bounds.printable(text[:_LOOKED_AT]).split())
+    line = redaction.in_clusters_words(line)
     return line if len(line) <= _MESSAGE_LENGTH else line[: _MESSAGE_LENGTH - 1] + "…"

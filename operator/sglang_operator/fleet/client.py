@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 import orjson
 
-from sglang_operator.api import bounds
+from sglang_operator.api import bounds, redaction
 from sglang_operator.fleet.answers import Answer, Kind
 from sglang_operator.receiving import Turns, bounded
 from sglang_operator.sending import Allowed, Body, impatient
@@ -230,10 +230,15 @@ def _message(content: bytes) -> str:
         text = told.message or told.detail
     except (ValueError, RecursionError):
         text = ""
-    return bounds.words(text or content[:300].decode(errors="replace"), 1024).strip()
+    return _told(text or content[:300].decode(errors="replace"))
 
 
 def _words(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "no answer in time"
-    return str(error) or type(error).__name__
+    return _told(str(error)) or type(error).__name__
+
+
+def _told(text: str) -> str:
+    """An engine's words, or what quotes them, without secrets."""
+    return redaction.in_words(bounds.words(text, 1024)).strip()

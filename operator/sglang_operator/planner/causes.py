@@ -175,7 +175,8 @@ def _taken(pod: ObservedPod, about: Context) -> Diagnosis:
     if pod.disruption in _POD_GC:
         return Diagnosis(
             reason=conditions.NODE_LOST,
-            message=pod.message or texts.POD_LOST.format(pod=pod.name, node=pod.node),
+            message=diagnosis.line(pod.message)
+            or texts.POD_LOST.format(pod=pod.name, node=pod.node),
             advice=texts.STARTED_AGAIN,
         )
     known = _by_kubernetes(reason, pod.message, about)
@@ -183,7 +184,7 @@ def _taken(pod: ObservedPod, about: Context) -> Diagnosis:
         known = _by_kubernetes(pod.disruption, pod.message, about)
     return known or Diagnosis(
         reason=reason,
-        message=pod.message or texts.POD_TAKEN.format(pod=pod.name, reason=reason),
+        message=diagnosis.line(pod.message) or texts.POD_TAKEN.format(pod=pod.name, reason=reason),
         advice=texts.STARTED_AGAIN,
     )
 

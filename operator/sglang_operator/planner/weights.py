@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from sglang_operator.api import names, texts, weights
+from sglang_operator.api import names, redaction, texts, weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.api.weights import Phase, Transaction, read
@@ -317,7 +317,8 @@ def _why_closed(current: Transaction) -> str:
         Phase.SLEEPING: weights.mark(current.released),
         Phase.AWAKE: texts.GATE_AWAKE,
     }[current.phase]
-    return text.format(message=current.message or "no reason was given")
+    why = redaction.in_words(current.message)
+    return text.format(message=why or "no reason was given")
 
 
 def _vouched(
