@@ -57,6 +57,7 @@ class Transaction:
     shared: bool = False  # several processes write in this sync, and vouch for what they wrote
     wrote: frozenset[str] = frozenset()  # the instances that they have vouched for
     fence: bool = False  # it was ended, and somebody who may still write may not know of it yet
+    at_work: bool = False  # a process of the holder may have requests on their way to engines
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -101,10 +102,15 @@ class Transaction:
         still be at it.  After a shared sync its own job may begin again, whose other processes do
         not write before they have learnt of it.  ``seen`` as in ``expires``.
         """
-        taken_on = self.id == transaction or self.phase is not Phase.SYNCING
-        own = self.holder == holder and taken_on and (self.shared or not self.fenced)
+        ours = self.id == transaction or (self.taken_on and not self.at_work)
+        own = self.holder == holder and ours and (self.shared or not self.fenced)
         held = bool(self.holder) or self.vacant
         return held and not own and now <= self.expires(seen)
+
+    @property
+    def taken_on(self) -> bool:
+        """Whether a later process of the holder goes on with what this says: not with a sync."""
+        return self.phase is not Phase.SYNCING
 
     @property
     def fenced(self) -> bool:
@@ -161,6 +167,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         shared=shared,
         wrote=wrote,
         fence=notes.get(names.ANNOTATION_FENCE) == _fence(transaction),
+        at_work=bool(transaction) and _label(notes, names.ANNOTATION_AT_WORK) == transaction,
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=bounds.words(notes.get(names.ANNOTATION_MESSAGE, "")),
@@ -224,6 +231,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_SHARED: lambda t: t.id if t.shared else "",
     names.ANNOTATION_WROTE: lambda t: ",".join(sorted(t.wrote)) if t.shared else "",
     names.ANNOTATION_FENCE: lambda t: _fence(t.id) if t.fence else "",
+    names.ANNOTATION_AT_WORK: lambda t: t.id if t.at_work else "",
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,

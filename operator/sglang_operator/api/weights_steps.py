@@ -10,49 +10,13 @@ Each step is written back by compare and swap on the resource version that was r
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 
 from sglang_operator.api import texts
-from sglang_operator.api.weights import (
-    LEASE_SECONDS,
-    MEMORY_TAGS,
-    SLEEP_TAGS,
-    WEIGHTS,
-    Phase,
-    Transaction,
-    shown,
-)
-
-
-class Refusal(Enum):
-    """Why a step is not possible."""
-
-    HELD = "Held"  # another trainer is at it
-    RECOVERING = "Recovering"  # the operator loads weights into engines
-    NOT_HELD = "NotHeld"  # the caller's transaction is over
-    WRONG_PHASE = "WrongPhase"
-    STILL_ASLEEP = "StillAsleep"
-    NO_INSTANCES = "NoInstances"
-    NOT_WRITTEN = "NotWritten"
-
-
-class RefusedError(Exception):
-    """A step that the state of the Lease does not allow; its message says why."""
-
-    def __init__(self, reason: Refusal, state: Transaction, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.state = state
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """Who takes a step: an identity that no other living process has, and its transaction."""
-
-    holder: str
-    transaction: str
-    duration: float = float(LEASE_SECONDS)  # without renewal, then it counts as gone
+from sglang_operator.api import weights_rules as rules
+from sglang_operator.api.weights import MEMORY_TAGS, SLEEP_TAGS, WEIGHTS, Phase, Transaction
+from sglang_operator.api.weights_rules import Refusal as Refusal
+from sglang_operator.api.weights_rules import RefusedError as RefusedError
+from sglang_operator.api.weights_rules import Trainer as Trainer
 
 
 def begin(
@@ -75,7 +39,7 @@ def begin(
     Raises :class:`RefusedError`.
     """
     return dataclasses.replace(
-        _taken(state, trainer, now, seen),
+        rules.taken(state, trainer, now, seen),
         phase=Phase.SYNCING,
         epoch=epoch,
         target_version=version,
@@ -88,21 +52,56 @@ def begin(
 
 def renew(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
     """The holder is alive.  Raises :class:`RefusedError` if it is the holder no more."""
-    _own(state, trainer)
+    rules.own(state, trainer)
     return dataclasses.replace(state, renewed=now)
 
 
-def attach(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
-    """The holder's sync goes on in this transaction; whoever had it before has lost it.
+def works(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
+    """The same, and it is about to change engines: no other process of its name goes on with it.
+
+    What it sends may arrive after what another has sent since: a release of memory after it was
+    resumed, a pause after the engines were let go on.  Raises :class:`RefusedError`.
+    """
+    return dataclasses.replace(renew(state, trainer, now=now), at_work=True)
+
+
+def rests(state: Transaction, trainer: Trainer) -> Transaction:
+    """Nothing that it sent is under way: others of its name may go on with what this says.
+
+    Raises :class:`RefusedError`.
+    """
+    rules.own(state, trainer)
+    return dataclasses.replace(state, at_work=False)
+
+
+def attach(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> Transaction:
+    """The holder's sync, which it has left, goes on in this transaction.
 
     Two that end one sync must not both count as its trainer: the slower would write to engines
-    that the next trainer has paused.  Raises :class:`RefusedError`.
+    that the next trainer has paused.  Raises :class:`RefusedError`, also while another process is
+    at work in it.
     """
-    _own(state, dataclasses.replace(trainer, transaction=state.id))
-    _in_phase(state, "attach", Phase.SYNCING)
+    rules.own(state, dataclasses.replace(trainer, transaction=state.id))
+    rules.in_phase(state, "attach", Phase.SYNCING)
+    if state.at_work:
+        rules.free(state, trainer, now, seen)
     return dataclasses.replace(
-        state, id=trainer.transaction, renewed=now, transitions=state.transitions + 1
+        state,
+        id=trainer.transaction,
+        renewed=now,
+        transitions=state.transitions + 1,
+        at_work=True,
     )
+
+
+def take_on(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> Transaction:
+    """What sleeps is to be woken in this transaction, whoever put it to sleep.
+
+    Raises :class:`RefusedError`, also while another process of its name is at work.
+    """
+    taken = rules.taken(state, trainer, now, seen)
+    rules.in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE)
+    return taken
 
 
 def vouch(
@@ -113,8 +112,8 @@ def vouch(
     ``retracts``: what it has objected before, and has made good.  Raises :class:`RefusedError`
     unless this very sync goes on.
     """
-    _own(state, trainer)
-    _in_phase(state, "to vouch for engines", Phase.SYNCING)
+    rules.own(state, trainer)
+    rules.in_phase(state, "to vouch for engines", Phase.SYNCING)
     message = "" if state.message == retracts else state.message
     return dataclasses.replace(state, wrote=state.wrote | frozenset(instances), message=message)
 
@@ -124,8 +123,8 @@ def objection(state: Transaction, trainer: Trainer, *, message: str) -> Transact
 
     The first one stays.  Raises :class:`RefusedError` unless this very sync goes on.
     """
-    _own(state, trainer)
-    _in_phase(state, "to object to the commit", Phase.SYNCING)
+    rules.own(state, trainer)
+    rules.in_phase(state, "to object to the commit", Phase.SYNCING)
     return dataclasses.replace(state, message=state.message or message)
 
 
@@ -145,18 +144,18 @@ def commit(
     Raises :class:`RefusedError` unless the trainer syncs in this very transaction, all memory is
     resumed, and in a shared sync every instance was vouched for and nobody objects.
     """
-    _own(state, trainer)
-    _in_phase(state, "commit", Phase.SYNCING)
+    rules.own(state, trainer)
+    rules.in_phase(state, "commit", Phase.SYNCING)
     if state.released:
-        raise _refused(
+        raise rules.refused(
             Refusal.STILL_ASLEEP, state, texts.WEIGHTS_ASLEEP, released=" and ".join(state.released)
         )
     covered = frozenset(instances)
     if not covered:
-        raise _refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NO_INSTANCES)
+        raise rules.refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NO_INSTANCES)
     vouched = state.wrote | frozenset(wrote)
     if state.shared:
-        _all_written(state, covered - vouched)
+        rules.all_written(state, covered - vouched)
     return dataclasses.replace(
         state,
         phase=Phase.COMMITTED,
@@ -168,6 +167,7 @@ def commit(
         intact=True,
         committed=now,
         message="",
+        at_work=False,
     )
 
 
@@ -177,7 +177,7 @@ def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
     The other processes of a shared one write on until they learn of it: others than this trainer
     wait for as long as that may take.
     """
-    _own(state, trainer)
+    rules.own(state, trainer)
     over = aborted(state, message)
     if not state.shared:
         return over
@@ -196,6 +196,7 @@ def aborted(state: Transaction, message: str) -> Transaction:
         shared=False,
         wrote=frozenset(),
         fence=False,
+        at_work=False,
     )
 
 
@@ -251,7 +252,7 @@ def disclaim(state: Transaction, trainer: Trainer, *, message: str) -> Transacti
     Raises :class:`RefusedError` if somebody has begun something since.
     """
     if state.holder or state.phase is not Phase.IDLE:
-        _own(state, trainer)
+        rules.own(state, trainer)
     return dataclasses.replace(aborted(state, message), id=trainer.transaction)
 
 
@@ -262,8 +263,8 @@ def sleep(
 
     Not during a sync.  What is released already stays so.  Raises :class:`RefusedError`.
     """
-    taken = _taken(state, trainer, now, seen)
-    _in_phase(state, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
+    taken = rules.taken(state, trainer, now, seen)
+    rules.in_phase(state, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
     tags = set(tags)
     released = _ordered({*state.released, *tags})
     # Whoever sleeps has not released these yet: that is said with ``slept``.
@@ -279,8 +280,8 @@ def sleep(
 
 def slept(state: Transaction, trainer: Trainer, *, instances: Iterable[str]) -> Transaction:
     """The memory of these instances is about to be released.  Raises :class:`RefusedError`."""
-    _own(state, trainer)
-    _in_phase(state, "sleep", Phase.SLEEPING)
+    rules.own(state, trainer)
+    rules.in_phase(state, "sleep", Phase.SLEEPING)
     again = frozenset(instances)
     return dataclasses.replace(
         state,
@@ -299,7 +300,7 @@ def woke(
     Raises :class:`RefusedError`.
     """
     if state.id != trainer.transaction:
-        _own(state, trainer)
+        rules.own(state, trainer)
     resumed = {f"{instance}/{tag}" for instance in instances for tag in tags}
     return dataclasses.replace(state, woken=state.woken | resumed)
 
@@ -315,8 +316,8 @@ def wake(
 
     Raises :class:`RefusedError`.
     """
-    _own(state, trainer)
-    _in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
+    rules.own(state, trainer)
+    rules.in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
     tags = frozenset(tags)
     left = _ordered(set(state.released) - tags)
     missed = frozenset(run for run in state.asleep if state.sleeps(run) & tags)
@@ -328,6 +329,7 @@ def wake(
         asleep=state.asleep if left else (),
         woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
         renewed=now,
+        at_work=state.phase is Phase.SYNCING,
     )
     if state.phase is Phase.SYNCING:
         return woken
@@ -351,11 +353,11 @@ def recover(
     Lease before the first request leaves.  ``operator``: a holder that no other process has; the
     transaction stays that of the commit.  Raises :class:`RefusedError`.
     """
-    _free(state, operator, now, seen)
-    _in_phase(state, "a load of the checkpoint", Phase.COMMITTED)
+    rules.free(state, operator, now, seen)
+    rules.in_phase(state, "a load of the checkpoint", Phase.COMMITTED)
     wanted = frozenset(instances)
     if not wanted or not state.checkpoint:
-        raise _refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NOTHING_TO_LOAD)
+        raise rules.refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NOTHING_TO_LOAD)
     goes_on = state.holder == operator.holder
     return dataclasses.replace(
         state,
@@ -380,7 +382,7 @@ def recovered(
     Raises :class:`RefusedError` if the operator is not the holder any more: then others may have
     written meanwhile, and what was loaded opens nothing.
     """
-    _loads(state, operator)
+    rules.loads(state, operator)
     whole = state.recovering & frozenset(loaded)
     left = state.recovering - whole - frozenset(failed)
     return dataclasses.replace(
@@ -395,102 +397,13 @@ def recovered(
 
 def still_recovering(state: Transaction, operator: Trainer, *, now: float) -> Transaction:
     """The loads go on.  Raises :class:`RefusedError` if the operator is the holder no more."""
-    _loads(state, operator)
+    rules.loads(state, operator)
     return dataclasses.replace(state, renewed=now)
 
 
 def left_behind(state: Transaction) -> Transaction:
     """The Lease without the loads of an operator that is gone: nobody is in the way any more."""
     return dataclasses.replace(state, holder="", recovering=frozenset())
-
-
-def _loads(state: Transaction, operator: Trainer) -> None:
-    if state.recovers and state.holder == operator.holder:
-        return
-    by = f", held by {state.holder}" if state.holder else ""
-    raise _refused(
-        Refusal.NOT_HELD, state, texts.WEIGHTS_NOT_HELD, transaction=operator.holder, by=by
-    )
-
-
-def _all_written(state: Transaction, missing: frozenset[str]) -> None:
-    """Raises :class:`RefusedError` if these instances are any, or somebody objects."""
-    if state.message:
-        raise _refused(Refusal.NOT_WRITTEN, state, texts.WEIGHTS_OBJECTION, why=state.message)
-    if missing:
-        which = ", ".join(sorted(missing)[:8])
-        raise _refused(Refusal.NOT_WRITTEN, state, texts.WEIGHTS_NOT_WRITTEN, which=which)
-
-
-def _free(state: Transaction, trainer: Trainer, now: float, seen: float) -> None:
-    """Raises :class:`RefusedError` while somebody else holds the Lease."""
-    if not state.held_against(trainer.holder, trainer.transaction, seen, now):
-        return
-    values = {
-        "holder": state.holder or "nobody",
-        "since": shown(state.acquired),
-        "until": shown(state.renewed + state.duration),
-    }
-    if state.fenced or state.vacant:
-        text = texts.WEIGHTS_FENCED if state.fenced else texts.WEIGHTS_VACANT
-        raise _refused(Refusal.HELD, state, text, why=state.message, **values)
-    if not state.recovers:
-        namesake = state.holder == trainer.holder
-        text = texts.WEIGHTS_HELD_BY_NAMESAKE if namesake else texts.WEIGHTS_HELD
-        raise _refused(Refusal.HELD, state, text, **values)
-    raise _refused(
-        Refusal.RECOVERING,
-        state,
-        texts.WEIGHTS_RECOVERING,
-        version=state.version,
-        checkpoint=state.checkpoint,
-        count=len(state.recovering),
-        **values,
-    )
-
-
-def _taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Transaction:
-    _free(state, trainer, now, seen)
-    return dataclasses.replace(
-        state,
-        id=trainer.transaction,
-        holder=trainer.holder,
-        duration=trainer.duration,
-        message="",
-        acquired=state.acquired if _goes_on(state, trainer) else now,
-        renewed=now,
-        transitions=state.transitions + 1,
-        recovering=frozenset(),
-        fence=False,
-    )
-
-
-def _goes_on(state: Transaction, trainer: Trainer) -> bool:
-    """Whether the holder only takes its next step: a sync is taken from nobody but the dead."""
-    return state.holder == trainer.holder and state.phase is not Phase.SYNCING
-
-
-def _own(state: Transaction, trainer: Trainer) -> None:
-    own = state.holder == trainer.holder and state.id == trainer.transaction
-    if own and not state.fenced:
-        return
-    by = f", held by {state.holder}" if state.holder else ""
-    by += f" ({state.message})" if state.message else ""
-    raise _refused(
-        Refusal.NOT_HELD, state, texts.WEIGHTS_NOT_HELD, transaction=trainer.transaction, by=by
-    )
-
-
-def _in_phase(state: Transaction, step: str, *phases: Phase) -> None:
-    if state.phase not in phases:
-        expected = " or ".join(phase.value for phase in phases)
-        raise _refused(
-            Refusal.WRONG_PHASE, state, texts.WEIGHTS_PHASE, step=step, expected=expected
-        )
-
-
-def _refused(reason: Refusal, state: Transaction, text: str, **values: object) -> RefusedError:
-    return RefusedError(reason, state, text.format(phase=state.phase.value, **values))
 
 
 def _ordered(tags: Iterable[str]) -> tuple[str, ...]:

@@ -104,8 +104,9 @@ class Abort:
 
         def step(current: Transaction, sight: Sight) -> Transaction:
             named = current.holder == pool.holder and not current.fenced
-            # A sync that this command line began has no process; of another name it may have one.
-            quiet = self.gone or (named and pool.holder == holder())
+            # Between its commands a sync of this command line has no process; another may.
+            left = named and pool.holder == holder() and not current.at_work
+            quiet = self.gone or left
             if current.id == state.id and self.gone and (named or self.force):
                 return steps.aborted(current, self.message)
             if current.id == state.id and not quiet and (named or self.force):

@@ -33,16 +33,25 @@ class Held(PoolError):
     """Another trainer holds the weights.  Times are seconds since the Unix epoch.
 
     ``recovering``: it is the operator, which loads them into engines that restarted.
+    ``at_work``: it is another process of this name, which puts engines to sleep or wakes them.
     """
 
     def __init__(
-        self, message: str, *, holder: str, since: float, until: float, recovering: bool = False
+        self,
+        message: str,
+        *,
+        holder: str,
+        since: float,
+        until: float,
+        recovering: bool = False,
+        at_work: bool = False,
     ) -> None:
         super().__init__(message)
         self.holder = holder
         self.since = since
         self.until = until
         self.recovering = recovering
+        self.at_work = at_work
 
 
 class Expired(PoolError):

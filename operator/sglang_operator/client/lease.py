@@ -70,10 +70,8 @@ class _Owed:
 
     lease: str | None  # the UID of the one that it belongs into; None: the step itself looks
     step: Step
-    ends: bool  # the transaction: where that is over by itself, nothing is lost
-
-    def told(self, error: Exception) -> str:
-        return (texts.OWED_ABORT if self.ends else texts.OWED).format(detail=error)
+    words: str  # what is told where it was not put on record
+    passes: bool  # where its transaction is over by itself, nothing is lost
 
 
 def recorded(duration: float) -> float:
@@ -123,15 +121,21 @@ class LeaseFile:
             return await self._step(step, steady() + patience)
 
     async def note(
-        self, lease: str | None, step: Step, *, patience: float, ends: bool = False
+        self,
+        lease: str | None,
+        step: Step,
+        *,
+        patience: float,
+        words: str = texts.OWED,
+        passes: bool = False,
     ) -> None:
         """Put on record what has happened to engines, or to a sync.
 
         After ``patience`` seconds this raises PoolError, and it is tried on all the same, whatever
         went wrong.  It is given up in a Lease that is another's, or another one, by then.
-        ``ends``: it is the end of the transaction.
+        ``words`` are told then, unless it ``passes`` with its transaction, and at the end.
         """
-        self._owed.append(_Owed(lease=lease, step=step, ends=ends))
+        self._owed.append(_Owed(lease=lease, step=step, words=words, passes=passes))
         try:
             await self._pay(patience)
         except Exception:
@@ -150,7 +154,7 @@ class LeaseFile:
                 await self._pay(CLOSE_SECONDS)
             except Exception as error:
                 for owed in self._owed:
-                    log.warning(owed.told(error))
+                    log.warning(owed.words.format(detail=error))
 
     async def _pay(self, patience: float) -> None:
         """Also into the Lease that the operator makes in place of one that was deleted."""
@@ -178,8 +182,9 @@ class LeaseFile:
         """The same for a step that another holder is in the way of, for ``wait`` seconds.
 
         A holder that says itself that its time is over is waited for until that was also seen:
-        its clock may be wrong.  The operator, which loads weights into engines that restarted, is
-        waited for until it is done.
+        its clock may be wrong.  The operator, which loads weights into engines that restarted, and
+        another process of this name, which puts them to sleep or wakes them, are waited for until
+        they are done.
         """
         begun = steady()
         while True:
@@ -188,7 +193,7 @@ class LeaseFile:
             except Held as held:
                 waited = steady() - begun
                 claimed = held.until < time.time()
-                limit = max(wait, self._duration() + 1) if claimed else wait
+                limit = max(wait, self._duration() + 1) if claimed or held.at_work else wait
                 if held.recovering:
                     limit = max(limit, RECOVERY_SECONDS)
                 if waited >= limit:
@@ -257,7 +262,8 @@ class LeaseFile:
                 state = _refusing(owed.step, state, sight)
                 taken.append(owed)
             except PoolError as error:
-                log.log(logging.DEBUG if owed.ends else logging.WARNING, owed.told(error))
+                if not owed.passes:
+                    log.warning(owed.words.format(detail=error))
                 self._paid([owed])
         return state, taken
 
@@ -324,162 +330,22 @@ def _refusing(step: Step, state: Transaction, sight: Sight) -> Transaction:
         raise _typed(refused) from refused
 
 
+_HELD = (steps.Refusal.HELD, steps.Refusal.RECOVERING, steps.Refusal.AT_WORK)
+
+
 def _typed(refused: steps.RefusedError) -> PoolError:
     state, words = refused.state, str(refused)
-    if refused.reason in (steps.Refusal.HELD, steps.Refusal.RECOVERING):
+    if refused.reason in _HELD:
         return Held(
             words,
             holder=state.holder,
             since=state.acquired,
             until=state.renewed + state.duration,
             recovering=refused.reason is steps.Refusal.RECOVERING,
+            at_work=refused.reason is steps.Refusal.AT_WORK,
         )
     if refused.reason is steps.Refusal.NOT_HELD:
         return Expired(words)
     if refused.reason is steps.Refusal.NOT_WRITTEN:
         return NotReady(words)
     return Unsupported(words)
-
-
-class Hold:
-    """The Lease, held: renewed in the background until ``stop``.
-
-    ``lost`` is told once, with the reason, as soon as the transaction counts as over: it is
-    another's, was aborted, or could not be renewed for most of its duration.  From then on
-    ``alive`` is false; nothing may be written to an engine.
-    """
-
-    def __init__(
-        self, lease: LeaseFile, trainer: steps.Trainer, lost: Callable[[PoolError], None]
-    ) -> None:
-        self.trainer = trainer
-        self._file = lease
-        self._lost = lost
-        self._renewed = steady()
-        self._uid: str | None = None  # of the Lease that was taken; None: not known yet
-        self._pool = ""  # the UID of its pool
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def margin(self) -> float:
-        """Seconds for which the holder counts on its last renewal: less than others wait."""
-        return counted(self.trainer.duration)
-
-    def alive(self) -> bool:
-        """Whether this trainer may write to the engines at this moment: the fence.
-
-        By the steady clock: a process that was stopped and goes on finds its fence down.
-        """
-        return steady() < self._renewed + self.margin
-
-    def left(self) -> float:
-        """Seconds until the fence comes down."""
-        return max(0.0, self._renewed + self.margin - steady())
-
-    async def take(self, step: Step, *, wait: float, patience: float) -> Transaction:
-        """Take the Lease by this step, for ``wait`` seconds while another holds it.
-
-        Raises Held, NotReady without a Lease, ClusterError.
-        """
-        return self._took(await self._file.step_when_free(step, wait=wait, patience=patience))
-
-    async def step(self, step: Step, *, patience: float) -> Transaction:
-        """Take the next step of this transaction, which renews it too.
-
-        A Lease that was deleted is nobody's any more, and the one that the operator makes in its
-        place is another: Expired, as of a transaction that is over.  Raises ClusterError.
-        """
-
-        def own(state: Transaction, sight: Sight) -> Transaction:
-            if self._anew(state, sight):
-                raise Expired(texts.LEASE_ANEW, deleted=True)
-            return step(state, sight)
-
-        try:
-            return self._took(await self._file.step(own, patience=patience))
-        except NotReady as error:
-            raise Expired(texts.LEASE_DELETED, deleted=True) from error
-
-    async def note(self, step: Step, *, patience: float) -> None:
-        """Put on record what has happened to engines; see ``LeaseFile.note``.
-
-        That is no renewal, and it counts after the transaction is over, too.  Raises ClusterError.
-        """
-        await self._file.note(self._uid, step, patience=patience)
-
-    def _took(self, written: Written) -> Transaction:
-        self._uid, self._pool = written.lease, written.pool
-        self._renewed = max(self._renewed, written.at)
-        return written.state
-
-    async def renew(self) -> Transaction:
-        """Renew now.  Raises PoolError."""
-
-        def renewal(state: Transaction, sight: Sight) -> Transaction:
-            return steps.renew(state, self.trainer, now=sight.now)
-
-        return await self.step(renewal, patience=self.left())
-
-    async def abort(self, message: str, *, patience: float) -> None:
-        """All gates close, unless the transaction is over anyway; see ``LeaseFile.note``.
-
-        Under a Lease that was deleted too, as soon as the operator has made another one for this
-        pool.  Raises PoolError once patience ends; it is tried on.
-        """
-
-        def end(state: Transaction, sight: Sight) -> Transaction:
-            # Who never knew that it had the Lease has written into no engine.
-            if self._uid is None or not self._anew(state, sight):
-                return steps.abort(state, self.trainer, message=message)
-            if sight.pool != self._pool:
-                raise Expired(texts.LEASE_ANEW, deleted=True)  # other engines than it wrote to
-            return steps.disclaim(state, self.trainer, message=message)
-
-        await self._file.note(None, end, patience=patience, ends=True)
-
-    def _anew(self, state: Transaction, sight: Sight) -> bool:
-        """Whether the Lease is another one than was taken, or was emptied."""
-        empty = state.phase is weights.Phase.IDLE and not state.id
-        return empty or sight.lease != (sight.lease if self._uid is None else self._uid)
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="lease renewal")
-
-    async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.wait({task})
-
-    async def _run(self) -> None:
-        every = min(self.trainer.duration / 3, self.margin / 2)
-        wait, detail = every, ""
-        while self.alive():
-            await asyncio.sleep(min(wait, self.left()))
-            try:
-                async with asyncio.timeout(self.left()):
-                    await self.renew()
-                wait, detail = every, ""
-            except ClusterError as error:
-                wait, detail = RETRY_SECONDS, str(error)
-            except TimeoutError:
-                detail = detail or texts.NO_ANSWER
-            except PoolError as error:
-                self._tell(error)
-                return
-            except Exception as error:  # not this alone may keep the Lease from being renewed
-                wait, told = RETRY_SECONDS, f"unexpected {type(error).__name__}: {error}"
-                if told != detail:
-                    supervision.failed("lease renewal", error)
-                detail = told
-        self._tell(_not_renewed(steady() - self._renewed, detail))
-
-    def _tell(self, reason: PoolError) -> None:
-        try:
-            self._lost(reason)
-        except Exception as error:
-            supervision.failed("a lost transaction", error)
-
-
-def _not_renewed(seconds: float, detail: str) -> Expired:
-    return Expired(texts.NOT_RENEWED.format(seconds=seconds, detail=detail))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
@@ -18,8 +18,16 @@ from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import pausing, texts
-from sglang_operator.client.errors import Expired, NotReady, PoolError, Unsupported, undone
-from sglang_operator.client.lease import Hold, Sight
+from sglang_operator.client.errors import (
+    ClusterError,
+    Expired,
+    NotReady,
+    PoolError,
+    Unsupported,
+    undone,
+)
+from sglang_operator.client.hold import Hold
+from sglang_operator.client.lease import Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
 
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 30.0
 PATIENCE = 10.0
+REST_PATIENCE = 2.0
 ANSWER_SECONDS = 0.5  # between two looks at engines that do not answer yet
 
 log = logging.getLogger(__name__)
@@ -113,6 +122,8 @@ class Sleeper:
     def __init__(self, pool: "AsyncPool") -> None:
         self._pool = pool
         self._hold: Hold | None = None
+        self._working = False  # whether the Lease may say that this process changes engines
+        self._pausing = False
 
     async def stop(self) -> None:
         """Renew no more."""
@@ -120,22 +131,61 @@ class Sleeper:
         if hold is not None:
             await hold.stop()
 
+    async def rest(self) -> None:
+        """Of a call that was interrupted nothing is under way any more: this process goes on."""
+        if self._working and self._hold is not None:
+            await self._rest(self._hold)
+
+    async def _rest(self, hold: Hold) -> None:
+        self._working = False
+        with contextlib.suppress(PoolError):  # it is owed
+            await hold.rest(patience=REST_PATIENCE)
+
+    @contextlib.asynccontextmanager
+    async def _at_work(self, hold: Hold) -> AsyncIterator[None]:
+        """While engines are changed, by a hold whose Lease says so: until no request is under way.
+
+        Of a pause that was cancelled nobody knows that: then this process alone goes on at once.
+        """
+        self._working = True
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Exception) or not self._pausing:
+                await self._pool.to_its_end(self._rest(hold))
+            raise
+        finally:
+            self._pausing = False
+
     async def sleep(self, tags: tuple[str, ...], *, settle: float, timeout: float) -> None:
         """See ``AsyncPool.sleep``."""
         with self._pool.turn.taken("sleep()"):
             await self._sleep(tags, settle, timeout)
 
     async def _sleep(self, tags: tuple[str, ...], settle: float, timeout: float) -> None:
+        await self.rest()
         await self._renewed()
         registry = await self._pool.fresh()
         _check(tags, registry, self._pool.features(registry))
         await reach(self._pool, registry)
         await self._answering(timeout)
         hold, before = await self._take(tags)
+        async with self._at_work(hold):
+            slept = await self._put_to_sleep(hold, before, tags, settle, timeout)
+            await self._pool.to_its_end(self._rest(hold))
+        registry = await self._pool.fresh()
+        if left := [e for e in registry.engines if e.runs and e.instance not in slept]:
+            raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=_named(left)))
+
+    async def _put_to_sleep(
+        self, hold: Hold, before: Transaction, tags: tuple[str, ...], settle: float, timeout: float
+    ) -> set[str | None]:
+        """The instances that were; see the module for the order."""
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
         engines = [engine for engine in registry.engines if engine.runs]
         calls, features, asleep = self._pool.calls, self._pool.features(registry), before.asleep
+        self._pausing = True
         if features.pause:
             whole = before.intact or before.phase is Phase.IDLE
             await pausing.stop(
@@ -149,11 +199,9 @@ class Sleeper:
             )
         else:
             await pausing.drain(calls, (e for e in engines if e.instance not in asleep))
+        self._pausing = False
         await self._pool.to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
-        slept = {engine.instance for engine in engines}
-        registry = await self._pool.fresh()
-        if left := [e for e in registry.engines if e.runs and e.instance not in slept]:
-            raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=_named(left)))
+        return {engine.instance for engine in engines}
 
     async def _answering(self, timeout: float) -> None:
         """Wait until every engine with a process answers, ready or not; else raises NotReady.
@@ -215,19 +263,35 @@ class Sleeper:
     async def _take(self, tags: Iterable[str]) -> tuple[Hold, Transaction]:
         """The Lease, taken to sleep on these tags, and how it stood before."""
         before = Transaction()
+
+        def step(
+            state: Transaction, trainer: steps.Trainer, *, now: float, seen: float
+        ) -> Transaction:
+            nonlocal before
+            before = state
+            return steps.sleep(state, trainer, tags=tags, now=now, seen=seen)
+
+        hold, _ = await self._taken(step)
+        return hold, before
+
+    async def _taken(self, take: Callable[..., Transaction]) -> tuple[Hold, Transaction]:
+        """The Lease, taken by this step in a transaction of its own."""
         trainer = self._pool.trainer(weights.LEASE_SECONDS)
         hold = Hold(self._pool.lease, trainer, self._lost)
 
         def step(state: Transaction, sight: Sight) -> Transaction:
-            nonlocal before
-            before = state
-            return steps.sleep(state, trainer, tags=tags, now=sight.now, seen=sight.seen)
+            return take(state, trainer, now=sight.now, seen=sight.seen)
 
-        await hold.take(step, wait=0, patience=PATIENCE)
+        try:
+            state = await hold.take(step, wait=0, patience=PATIENCE)
+        except (asyncio.CancelledError, ClusterError):  # it may have been written all the same
+            with contextlib.suppress(PoolError):  # it is owed
+                await self._pool.to_its_end(hold.rest(patience=0))
+            raise
         await self.stop()
         self._hold = hold
         hold.start()
-        return hold, before
+        return hold, state
 
     def _lost(self, reason: PoolError) -> None:
         """Whoever takes over a sleeping pool finds in the Lease what sleeps."""
@@ -263,6 +327,14 @@ class Sleeper:
 
     async def _wake(self, tags: tuple[str, ...]) -> Transaction:
         hold, state = await self._own()
+        async with self._at_work(hold):
+            after = await self._awaken(hold, state, tags)
+        self._working = False  # the same step said so
+        if after.phase is Phase.COMMITTED:
+            await self.stop()
+        return after
+
+    async def _awaken(self, hold: Hold, state: Transaction, tags: tuple[str, ...]) -> Transaction:
         registry = await self._pool.fresh()
         # One that misses a probe sleeps on: it is on record by its instance, up or not.
         reached = [e for e in registry.engines if e.url and (e.up or e.instance in state.asleep)]
@@ -279,32 +351,23 @@ class Sleeper:
         def step(current: Transaction, sight: Sight) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
-        after = await hold.step(step, patience=hold.left())
-        if after.phase is Phase.COMMITTED:
-            await self.stop()
-        return after
+        return await hold.step(step, patience=hold.left())
 
     async def _own(self) -> tuple[Hold, Transaction]:
-        """The hold of the sleep: ours, that of an earlier process of this name, or taken over."""
-        held = await self._renewed()
+        """The hold of the sleep, at work: ours, or taken over from an earlier process or another.
+
+        Whoever else had it learns with its next step that it is over; one of this name that is at
+        work is waited for.
+        """
+        held = await self._renewed(works=True)
         if held is not None:
             return held
         state = await self._pool.transaction()
         if state.phase not in (Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING):
             raise Unsupported(texts.NOTHING_SLEEPS.format(phase=state.phase.value))
-        if state.holder == self._pool.holder and state.phase is not Phase.SYNCING:
-            trainer = steps.Trainer(
-                holder=state.holder, transaction=state.id, duration=state.duration
-            )
-            await self.stop()
-            self._hold = Hold(self._pool.lease, trainer, self._lost)
-            self._hold.start()
-        else:  # refused in words, unless nobody is at it any more
-            await self._take(())
-        assert self._hold is not None
-        return self._hold, await self._hold.renew()
+        return await self._taken(steps.take_on)
 
-    async def _renewed(self) -> tuple[Hold, Transaction] | None:
+    async def _renewed(self, *, works: bool = False) -> tuple[Hold, Transaction] | None:
         """The hold that there is, renewed; None if somebody went on since.
 
         Raises Expired if the Lease was deleted: what sleeps stood there alone.
@@ -313,7 +376,7 @@ class Sleeper:
         if hold is None:
             return None
         try:
-            return hold, await hold.renew()
+            return hold, await hold.renew(works=works)
         except Expired as error:
             if error.deleted:
                 await self.stop()

@@ -40,12 +40,12 @@ from sglang_operator.client.errors import (
     Unsupported,
     told,
 )
-from sglang_operator.client.lease import Hold, Sight
+from sglang_operator.client.hold import Hold
+from sglang_operator.client.lease import Sight
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.updates import Updates
-from sglang_operator.engine.versions import Features
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -155,6 +155,7 @@ class AsyncSync(Updates):
                 shared=self._shared,
             )
 
+        await self._pool.sleeper.rest()
         try:
             state = await hold.take(step, wait=self._options.wait, patience=PATIENCE)
         except (asyncio.CancelledError, ClusterError):
@@ -231,6 +232,8 @@ class AsyncSync(Updates):
         """
         try:
             await self._guarded(self._writes.settled())
+            assert self._hold is not None
+            await self._guarded(self._hold.rest(patience=PATIENCE))
         except BaseException as error:
             await self.abort(told(error))
             raise
@@ -239,9 +242,8 @@ class AsyncSync(Updates):
     async def attach(self) -> None:
         """Go on with the sync that this holder began and left, in a transaction of its own.
 
-        Whoever attached to it before is Expired at its next step.
-
-        Raises Expired if there is none, StaleEpoch if engines restarted since: then it is aborted.
+        Raises Expired if there is none, Held while another process is at it, StaleEpoch if engines
+        restarted since: then it is aborted.
         """
         found = self._begun(await self._pool.lease.read())
         registry = await self._pool.fresh()
@@ -254,7 +256,7 @@ class AsyncSync(Updates):
             # Who stood still meanwhile may find another sync of its holder than it was to end.
             if self._begun(state).id != found.id:
                 raise Expired(texts.ANOTHER_BEGUN.format(holder=state.holder, found=found.id))
-            return steps.attach(state, trainer, now=sight.now)
+            return steps.attach(state, trainer, now=sight.now, seen=sight.seen)
 
         self._state = state = await hold.take(step, wait=0, patience=PATIENCE)
         self._hold = hold
@@ -463,11 +465,6 @@ class AsyncSync(Updates):
             return await post(engine, path, payload, timeout=timeout, allowed=may)
 
     # --- pause and memory
-
-    @property
-    def _features(self) -> Features:
-        assert self.registry is not None
-        return self._pool.features(self.registry)
 
     async def _pause(self) -> None:
         """No request runs any more, and no engine has a cache of the old weights."""

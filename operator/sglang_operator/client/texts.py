@@ -81,6 +81,10 @@ OWED_ABORT = (
     "that the sync was aborted does not stand in the Lease: {detail}; unless it is over, others "
     "wait until its duration is over, or for: kubectl sglang weights abort --force"
 )
+OWED_REST = (
+    "that this process changes the engines' memory no more does not stand in the Lease: {detail}; "
+    "another one of its name waits until the Lease was not renewed for its whole duration"
+)
 NO_ANSWER = "the API server does not answer"
 UNREACHED = (
     "{error}; nothing was begun, and clients are served as before: run this where the pods' "

@@ -57,9 +57,10 @@ class Updates(ABC):
         """POST to one engine."""
 
     @property
-    @abstractmethod
     def _features(self) -> Features:
         """What the engines' version can do."""
+        assert self.registry is not None
+        return self._pool.features(self.registry)
 
     def nccl_plan(self, master_address: str, master_port: int, **options: Any) -> NcclPlan:
         """As ``Registry.nccl_plan``, over the engines of this sync."""

@@ -149,8 +149,44 @@ def test_a_second_sync_of_one_name_is_refused_in_words():
 
 
 def test_what_its_holder_put_to_sleep_it_takes_on():
-    taken = syncing(sleeping("weights"), LATER)
+    slept = steps.rests(sleeping("weights"), MINE)
+    taken = syncing(slept, LATER)
     assert (taken.phase, taken.id, taken.released) == (Phase.SYNCING, "t3", ("weights",))
+    woken = steps.take_on(slept, LATER, now=NOW, seen=NOW)
+    assert (woken.phase, woken.id, woken.released) == (Phase.SLEEPING, "t3", ("weights",))
+
+
+@pytest.mark.parametrize("step", [steps.take_on, lambda *of, **at: steps.sleep(*of, tags=(), **at)])
+def test_what_another_process_of_it_is_at_work_on_waits_until_that_is_done_or_gone(step):
+    working = sleeping("weights")
+    end = NOW + weights.LEASE_SECONDS
+    refused = refusal(step, working, LATER, now=end, seen=NOW)
+    assert (refused.reason, refused.state.at_work) == (Refusal.AT_WORK, True)
+    assert step(working, LATER, now=end + 1, seen=NOW).id == "t3"
+    taken = step(steps.rests(working, MINE), LATER, now=NOW, seen=NOW)
+    assert taken.at_work
+    for late in (steps.rests, lambda *of: steps.slept(*of, instances=[A])):
+        assert refusal(late, taken, MINE).reason is Refusal.NOT_HELD
+
+
+def test_work_ends_with_its_transaction():
+    for over in (
+        committed(),
+        steps.abort(syncing(), MINE, message="torn"),
+        steps.ended(syncing(), "admin", message="by force", now=NOW),
+        steps.wake(sleeping("kv_cache"), MINE, now=NOW),
+    ):
+        assert not over.at_work
+    assert steps.wake(syncing(sleeping("weights"), MINE), MINE, now=NOW).at_work
+
+
+def test_a_sync_is_attached_to_once_its_process_has_left_it_or_is_gone():
+    begun = syncing()
+    assert refusal(steps.attach, begun, LATER, now=NOW, seen=NOW).reason is Refusal.HELD
+    left = steps.attach(steps.rests(begun, MINE), LATER, now=NOW, seen=NOW)
+    assert (left.id, left.at_work) == ("t3", True)
+    gone = NOW + weights.LEASE_SECONDS + 1
+    assert steps.attach(begun, LATER, now=gone, seen=NOW).id == "t3"
 
 
 def test_an_earlier_transaction_of_the_same_trainer_cannot_commit():
@@ -257,6 +293,7 @@ def test_a_state_survives_the_lease():
         shared=True,
         wrote=frozenset({A}),
         fence=True,
+        at_work=True,
         begun=NOW,
         committed=NOW + 0.25,
         message="why",

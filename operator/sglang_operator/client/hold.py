@@ -1,0 +1,174 @@
+"""The Lease, held: renewed in the background, and the fence that follows from that."""
+
+import asyncio
+from collections.abc import Callable
+
+from sglang_operator import supervision
+from sglang_operator.api import weights
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Transaction
+from sglang_operator.client import texts
+from sglang_operator.client.errors import ClusterError, Expired, NotReady, PoolError
+from sglang_operator.client.lease import (
+    RETRY_SECONDS,
+    LeaseFile,
+    Sight,
+    Step,
+    Written,
+    counted,
+)
+from sglang_operator.clocks import steady
+
+
+class Hold:
+    """The Lease, held: renewed in the background until ``stop``.
+
+    ``lost`` is told once, with the reason, as soon as the transaction counts as over: it is
+    another's, was aborted, or could not be renewed for most of its duration.  From then on
+    ``alive`` is false; nothing may be written to an engine.
+    """
+
+    def __init__(
+        self, lease: LeaseFile, trainer: steps.Trainer, lost: Callable[[PoolError], None]
+    ) -> None:
+        self.trainer = trainer
+        self._file = lease
+        self._lost = lost
+        self._renewed = steady()
+        self._uid: str | None = None  # of the Lease that was taken; None: not known yet
+        self._pool = ""  # the UID of its pool
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def margin(self) -> float:
+        """Seconds for which the holder counts on its last renewal: less than others wait."""
+        return counted(self.trainer.duration)
+
+    def alive(self) -> bool:
+        """Whether this trainer may write to the engines at this moment: the fence.
+
+        By the steady clock: a process that was stopped and goes on finds its fence down.
+        """
+        return steady() < self._renewed + self.margin
+
+    def left(self) -> float:
+        """Seconds until the fence comes down."""
+        return max(0.0, self._renewed + self.margin - steady())
+
+    async def take(self, step: Step, *, wait: float, patience: float) -> Transaction:
+        """Take the Lease by this step, for ``wait`` seconds while another holds it.
+
+        Raises Held, NotReady without a Lease, ClusterError.
+        """
+        return self._took(await self._file.step_when_free(step, wait=wait, patience=patience))
+
+    async def step(self, step: Step, *, patience: float) -> Transaction:
+        """Take the next step of this transaction, which renews it too.
+
+        A Lease that was deleted is nobody's any more, and the one that the operator makes in its
+        place is another: Expired, as of a transaction that is over.  Raises ClusterError.
+        """
+
+        def own(state: Transaction, sight: Sight) -> Transaction:
+            if self._anew(state, sight):
+                raise Expired(texts.LEASE_ANEW, deleted=True)
+            return step(state, sight)
+
+        try:
+            return self._took(await self._file.step(own, patience=patience))
+        except NotReady as error:
+            raise Expired(texts.LEASE_DELETED, deleted=True) from error
+
+    async def note(self, step: Step, *, patience: float) -> None:
+        """Put on record what has happened to engines; see ``LeaseFile.note``.
+
+        That is no renewal, and it counts after the transaction is over, too.  Raises ClusterError.
+        """
+        await self._file.note(self._uid, step, patience=patience)
+
+    async def rest(self, *, patience: float) -> None:
+        """Nothing that was sent to engines is under way any more.  Raises as ``note``."""
+
+        def rests(state: Transaction, sight: Sight) -> Transaction:
+            return steps.rests(state, self.trainer)
+
+        words = texts.OWED_REST
+        await self._file.note(self._uid, rests, patience=patience, words=words, passes=True)
+
+    def _took(self, written: Written) -> Transaction:
+        self._uid, self._pool = written.lease, written.pool
+        self._renewed = max(self._renewed, written.at)
+        return written.state
+
+    async def renew(self, *, works: bool = False) -> Transaction:
+        """Renew now; ``works``: to change engines in this transaction.  Raises PoolError."""
+        step = steps.works if works else steps.renew
+
+        def renewal(state: Transaction, sight: Sight) -> Transaction:
+            return step(state, self.trainer, now=sight.now)
+
+        return await self.step(renewal, patience=self.left())
+
+    async def abort(self, message: str, *, patience: float) -> None:
+        """All gates close, unless the transaction is over anyway; see ``LeaseFile.note``.
+
+        Under a Lease that was deleted too, as soon as the operator has made another one for this
+        pool.  Raises PoolError once patience ends; it is tried on.
+        """
+
+        def end(state: Transaction, sight: Sight) -> Transaction:
+            # Who never knew that it had the Lease has written into no engine.
+            if self._uid is None or not self._anew(state, sight):
+                return steps.abort(state, self.trainer, message=message)
+            if sight.pool != self._pool:
+                raise Expired(texts.LEASE_ANEW, deleted=True)  # other engines than it wrote to
+            return steps.disclaim(state, self.trainer, message=message)
+
+        await self._file.note(None, end, patience=patience, words=texts.OWED_ABORT, passes=True)
+
+    def _anew(self, state: Transaction, sight: Sight) -> bool:
+        """Whether the Lease is another one than was taken, or was emptied."""
+        empty = state.phase is weights.Phase.IDLE and not state.id
+        return empty or sight.lease != (sight.lease if self._uid is None else self._uid)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="lease renewal")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _run(self) -> None:
+        every = min(self.trainer.duration / 3, self.margin / 2)
+        wait, detail = every, ""
+        while self.alive():
+            await asyncio.sleep(min(wait, self.left()))
+            try:
+                async with asyncio.timeout(self.left()):
+                    await self.renew()
+                wait, detail = every, ""
+            except ClusterError as error:
+                wait, detail = RETRY_SECONDS, str(error)
+            except TimeoutError:
+                detail = detail or texts.NO_ANSWER
+            except PoolError as error:
+                self._tell(error)
+                return
+            except Exception as error:  # not this alone may keep the Lease from being renewed
+                wait, told = RETRY_SECONDS, f"unexpected {type(error).__name__}: {error}"
+                if told != detail:
+                    supervision.failed("lease renewal", error)
+                detail = told
+        self._tell(_not_renewed(steady() - self._renewed, detail))
+
+    def _tell(self, reason: PoolError) -> None:
+        try:
+            self._lost(reason)
+        except Exception as error:
+            supervision.failed("a lost transaction", error)
+
+
+def _not_renewed(seconds: float, detail: str) -> Expired:
+    return Expired(texts.NOT_RENEWED.format(seconds=seconds, detail=detail))
