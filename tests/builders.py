@@ -5,7 +5,13 @@ from typing import Any
 from sglang_operator.api import names, spec
 from sglang_operator.api.weights import Transaction, written
 from sglang_operator.planner import weights
-from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod, Termination
+from sglang_operator.planner.observed import (
+    Observed,
+    ObservedChild,
+    ObservedPod,
+    Sightings,
+    Termination,
+)
 from sglang_operator.planner.plan import Plan, plan
 from sglang_operator.planner.pool import Engine, Owner, Pool, Refused, plan_pool
 
@@ -78,7 +84,14 @@ def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> Obser
         "engine_runs": True,
         "ip": "10.0.0.1",
     }
-    return ObservedPod(**{**values, **changes})
+    values |= changes
+    seen = Sightings(
+        first=values["created"],
+        placed=values["created"],
+        due=values.get("deletion_due", 0.0),
+        ended=values.get("ended_at", 0.0),
+    )
+    return ObservedPod(**{"seen": seen, **values})
 
 
 def an_ended_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:

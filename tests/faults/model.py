@@ -147,7 +147,7 @@ class Model:
     def flip_node(self, argument: int) -> None:
         node = self.nodes[f"n{argument % 3}"]
         self.nodes[node.name] = dataclasses.replace(
-            node, ready=not node.ready, ready_changed=self.now, gone=argument > 12
+            node, ready=not node.ready, unready=self.now, gone=argument > 12
         )
 
     def recreate(self, argument: int) -> None:

@@ -339,7 +339,7 @@ def test_engines_given_up_stall_the_pool_in_one_message():
 
 def test_a_lost_node_is_remembered_once():
     pool = a_pool(replicas=1)
-    nodes = {"gpu-node-0": ObservedNode(name="gpu-node-0", ready=False, ready_changed=NOW - 60)}
+    nodes = {"gpu-node-0": ObservedNode(name="gpu-node-0", ready=False, unready=NOW - 60)}
     pods = all_pods(pool, deleting=True)
     first = compute(pool, pods, nodes=nodes)
     again = compute(pool, pods, nodes=nodes, previous=first, now=NOW + 30)

@@ -11,7 +11,8 @@ import msgspec
 from sglang_operator.api import errors, names
 from sglang_operator.cli import findings, reading, rows
 from sglang_operator.cli.nodes import Mark, Node
-from sglang_operator.cluster import wire
+from sglang_operator.clocks import Moment
+from sglang_operator.cluster import sightings, wire
 from sglang_operator.planner.observed import ObservedPod
 
 _TIMEOUT_SECONDS = 60
@@ -132,6 +133,8 @@ def _pod(item: dict[str, Any]) -> tuple[ObservedPod | None, str]:
     """The pod as the operator would see it, with its namespace."""
     try:
         decoded = msgspec.convert(item, wire.Pod)
-        return wire.observed_pod(decoded, 0.0), decoded.metadata.namespace
+        return sightings.by_stamps(
+            wire.observed_pod(decoded, Moment(0.0, 0.0))
+        ), decoded.metadata.namespace
     except (msgspec.ValidationError, ValueError):
         return None, ""

@@ -16,6 +16,7 @@ from typing import Generic, Protocol
 import msgspec
 
 from sglang_operator import supervision
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.decoding import (
     Decoder,
@@ -112,7 +113,8 @@ class Informer(Generic[R]):
     kept: Callable[[R], R] | None = None  # as much of an object as the sink keeps
     on_forbidden: Callable[[ApiError], None] | None = None
     synced: asyncio.Event = field(default_factory=asyncio.Event)
-    last_heard: float = field(default_factory=time.monotonic)  # or when it was made
+    on_heard: Callable[[float], None] | None = None  # with the seconds of silence before
+    last_heard: float = field(default_factory=steady)  # or when it was made
     lists: int = 0
 
     def __post_init__(self) -> None:
@@ -124,7 +126,7 @@ class Informer(Generic[R]):
 
     def age(self) -> float:
         """Seconds since anything was heard from the API server on this stream."""
-        return time.monotonic() - self.last_heard
+        return steady() - self.last_heard
 
     async def run(self) -> None:
         """List, watch, and begin again, for ever; run again, it lists anew."""
@@ -290,7 +292,9 @@ class Informer(Generic[R]):
             raise ApiError(told.object.code, "WatchError", told.object.message, None)
 
     def _heard(self) -> None:
-        self.last_heard = time.monotonic()
+        silent, self.last_heard = self.age(), steady()
+        if self.on_heard is not None:
+            self.on_heard(silent)
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

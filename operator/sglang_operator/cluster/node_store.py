@@ -1,10 +1,11 @@
 """Nodes as they were last heard of, and whether that says anything of the present."""
 
-import time
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from sglang_operator import supervision
-from sglang_operator.cluster import decoding, wire
+from sglang_operator.clocks import moment, steady
+from sglang_operator.cluster import decoding, sightings, wire
 from sglang_operator.cluster.absence import there, told
 from sglang_operator.planner.observed import ObservedNode
 
@@ -15,10 +16,16 @@ STALE_SECONDS = 90.0
 
 
 class NodeStore:
-    """Nodes by name; one that was deleted stays as gone until it is seen again."""
+    """Nodes by name; one that was deleted stays as gone until it is seen again.
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    ``changed`` is called with a node's name; ``readable`` once news of nodes come again.
+    """
+
+    def __init__(
+        self, changed: Callable[[str], None], readable: Callable[[], None] = lambda: None
+    ) -> None:
         self._changed = changed
+        self._readable = readable
         self.nodes: dict[str, ObservedNode] = {}
         self.filled = False  # nothing is known, not even that there are none, before the first list
         self.age: Callable[[], float] = lambda: 0.0  # seconds since the stream heard anything
@@ -35,7 +42,22 @@ class NodeStore:
 
     def refused(self) -> None:
         """They may not be read: what is known of them is of the past."""
-        self.filled = False
+        was_known, self.filled = self.known is not None, False
+        if was_known:
+            self._readable()
+
+    def heard(self, silent: float) -> None:
+        """Something came from the stream, which was silent for so many seconds."""
+        if self.filled and silent >= STALE_SECONDS:
+            self._begin_anew()
+            self._readable()
+
+    def _begin_anew(self) -> None:
+        """What a node was like meanwhile nobody saw: how long it is not ready begins anew."""
+        now = steady()
+        for name, node in self.nodes.items():
+            if not (node.ready or node.gone):
+                self.nodes[name] = dataclasses.replace(node, unready=now)
 
     def replace(
         self,
@@ -44,12 +66,16 @@ class NodeStore:
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
-        self.filled = True
+        again, self.filled = not self.filled, True
+        if again:
+            self._begin_anew()
         listed = {meta.name for meta in there(records, unread)}
         for name in list(self.nodes):
             if name not in listed and told(unread):
                 self._lose(name)
         supervision.each("nodes", self.put, records, decoding.called)
+        if again:
+            self._readable()
 
     def restored(self) -> None:
         """After a restore from a backup versions begin lower: the next list is all there is."""
@@ -61,7 +87,7 @@ class NodeStore:
         if known and not known.gone and self._versions[name] >= record.metadata.version:
             return
         self._purge()
-        node = wire.observed_node(record)
+        node = sightings.of_node(wire.observed_node(record), steady(), known)
         self.nodes[name] = node
         self._versions[name] = record.metadata.version
         if known != node:
@@ -72,19 +98,20 @@ class NodeStore:
 
     def _purge(self) -> None:
         """Forget nodes that have been gone for long: their pods are gone too."""
-        if time.monotonic() < self._purged_at + PURGE_SECONDS:
+        now = steady()
+        if now < self._purged_at + PURGE_SECONDS:
             return  # each of a list of thousands would look at thousands
-        self._purged_at = time.monotonic()
-        oldest = time.time() - GONE_NODE_SECONDS
+        self._purged_at = now
         for name in [n for n, node in self.nodes.items() if node.gone]:
-            if self.nodes[name].ready_changed < oldest:
+            if self.nodes[name].unready < now - GONE_NODE_SECONDS:
                 del self.nodes[name]
                 self._versions.pop(name, None)
 
     def _lose(self, name: str) -> None:
         known = self.nodes.get(name)
         if known is None or not known.gone:
+            at = moment()
             self.nodes[name] = ObservedNode(
-                name=name, ready=False, ready_changed=time.time(), gone=True
+                name=name, ready=False, ready_changed=at.wall, unready=at.steady, gone=True
             )
             self._changed(name)

@@ -5,7 +5,6 @@ pass does not wait for the watch: an older version of an object never overwrites
 """
 
 import dataclasses
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import msgspec
 
 from sglang_operator import supervision
 from sglang_operator.api import names
-from sglang_operator.clocks import steady
+from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster import decoding, keeping, wire
 from sglang_operator.cluster.absence import Tombstones, in_scope, there, told
 from sglang_operator.planner.observed import ObservedChild, ObservedPod
@@ -142,13 +141,13 @@ class PodStore:
         return len(self._entries)
 
     def lost_at(self, key: PoolKey) -> float:
-        """When a pod of the pool was last seen to be deleted (monotonic): by whom, and why?"""
+        """When a pod of the pool was last seen to be deleted (steady): by whom, and why?"""
         return self._lost_at.get(key, float("-inf"))
 
     def vanished(self, key: PoolKey) -> int:
         """How many of its pods went within an hour that neither ended nor were asked to."""
         times = self._vanished.get(key, deque())
-        while times and times[0] < time.monotonic() - VANISHED_SECONDS:
+        while times and times[0] < steady() - VANISHED_SECONDS:
             times.popleft()
         return len(times)
 
@@ -201,7 +200,7 @@ class PodStore:
             return
         self._index(entry)
         if entry.pod.deleting and not (known and known.pod.deleting):
-            self._lost_at[entry.pool] = time.monotonic()
+            self._lost_at[entry.pool] = steady()
         if entry != known:  # else nothing that a decision depends on
             self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
 
@@ -237,10 +236,10 @@ class PodStore:
         entry = self._unindex(uid)
         if entry is None:
             return
-        self._lost_at[entry.pool] = time.monotonic()
+        self._lost_at[entry.pool] = steady()
         if not (entry.pod.deleting or entry.pod.ended or entry.aside):
             times = self._vanished.setdefault(entry.pool, deque(maxlen=MOST_VANISHED))
-            times.append(time.monotonic())
+            times.append(steady())
         self._wake(entry.pool, True)
 
 
@@ -250,8 +249,7 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
     A pool's pods are those that it controls.  Its labels matter beside that: without them a pod is
     put aside, and an orphan with them and an engine's name stands where an engine should.
 
-    When a pod ended is decided once, when it is first seen to have: nodes' clocks may be wrong,
-    and kubelet does not always tell.
+    When something became of it is counted from when it was first seen (``sightings``).
     """
     meta = record.metadata
     controller = meta.controller
@@ -261,8 +259,7 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
         pool, owner = meta.labels[names.LABEL_POOL], ""
     else:
         return None
-    ended_at = known.pod.ended_at if known and known.pod.ended else time.time()
-    pod = wire.observed_pod(record, ended_at, known.pod if known else None)
+    pod = wire.observed_pod(record, moment(), known.pod if known else None)
     group = names.group_of(meta.name, pool)
     if group and group != pod.group:
         pod = dataclasses.replace(pod, group=group)  # a name cannot be edited, a label can
@@ -312,9 +309,10 @@ class ChildStore:
         Since when it is seen in its state is told by the clock that ``now`` was read from, and kept
         by one that nobody sets: a wall clock that is put right must not end a holder's time.
         """
-        now = time.time() if now is None else now
+        at = moment()
+        now = at.wall if now is None else now
         for child in self._by_pool.get(key, ()):
-            age = steady() - self._since[child]
+            age = at.steady - self._since[child]
             yield child[1], dataclasses.replace(self._children[child][0], seen=now - age)
 
     def replace(

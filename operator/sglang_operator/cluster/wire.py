@@ -5,7 +5,6 @@ Decoding goes straight from bytes into these structs: unknown fields are skipped
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from sys import intern
@@ -14,6 +13,8 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import bounds, names, weights
+from sglang_operator.clocks import Moment
+from sglang_operator.cluster import sightings
 from sglang_operator.planner.observed import (
     Companion,
     ContainerKind,
@@ -213,11 +214,8 @@ def seconds(time: datetime | None) -> float:
     return bounds.moment(time.timestamp()) if time else 0.0
 
 
-def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -> ObservedPod:
-    """What the planner sees of an engine pod.
-
-    ``ended_at`` is when it was first seen to end; ``before`` is how the pod was last seen.
-    """
+def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> ObservedPod:
+    """What the planner sees of an engine pod at this moment; ``before`` is how it was last seen."""
     meta, status = pod.metadata, pod.status
     conditions = {condition.type: condition for condition in status.conditions}
     engine = next(
@@ -229,7 +227,7 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
     disruption = conditions.get("DisruptionTarget", Condition())
     containers_ready = conditions.get("ContainersReady", Condition())
     known = tuple(before.terminations) if before is not None else ()
-    companions = tuple(_companions(pod, known))
+    companions = sightings.companions(_companions(pod, known), at, before)
     termination = _termination(engine.state.terminated, known)
     own = next(
         (c for c in pod.spec.containers or () if c.name == names.ENGINE_CONTAINER), Container()
@@ -252,6 +250,13 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         reason=bounds.reason(status.reason),
         message=status.message[:_MAX_SAID],
         created=seconds(meta.creation_timestamp),
+        seen=sightings.of_pod(
+            pod.spec.node_name,
+            seconds(meta.deletion_timestamp),
+            meta.deletion_grace_period_seconds,
+            at,
+            before,
+        ),
         deleting=meta.deletion_timestamp is not None,
         deletion_asked=_deletion_asked(meta, before),
         deletion_due=seconds(meta.deletion_timestamp),
@@ -288,7 +293,7 @@ def observed_pod(pod: Pod, ended_at: float, before: ObservedPod | None = None) -
         container_id=engine.container_id,
         ip=status.pod_ip,
     )
-    return replace(seen, ended_at=_ended_at(seen, ended_at)) if seen.ended else seen
+    return sightings.ended(seen, at, before) if seen.ended else seen
 
 
 def _restarts(spec: PodSpec, container: Container, exit_code: int) -> bool:
@@ -439,12 +444,6 @@ def _deletion_asked(meta: Meta, before: ObservedPod | None) -> float:
     if meta.deletion_grace_period_seconds == 0 and not (before is not None and before.ended):
         return 0.0
     return seconds(meta.deletion_timestamp) - meta.deletion_grace_period_seconds
-
-
-def _ended_at(pod: ObservedPod, first_seen: float) -> float:
-    """When the pod ended, by a clock that can be trusted to lie between these two."""
-    finished = pod.end.finished if pod.end else 0.0
-    return min(first_seen, max(pod.created, finished)) if finished else first_seen
 
 
 def _integer(text: str | None) -> int:

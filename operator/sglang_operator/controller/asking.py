@@ -1,8 +1,10 @@
 """What a pass has the poller do: ask engines, and let those catch up that the Lease names."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sglang_operator.api.weights import LEASE_SECONDS
+from sglang_operator.clocks import Moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Permit, Poller
@@ -27,9 +29,18 @@ class Asker:
         self._poller = poller
         self.holder = holder if poller is not None else ""
 
-    def reports(self, key: PoolKey) -> Mapping[str, EngineReport]:
-        """What is known of this pool's engines, by instance."""
-        return self._poller.reports(key) if self._poller is not None else {}
+    def reports(self, key: PoolKey, at: Moment) -> Mapping[str, EngineReport]:
+        """What is known of this pool's engines, by instance.
+
+        The time of the next load is told by the clock by which the Lease is decided about.
+        """
+        known = self._poller.reports(key) if self._poller is not None else {}
+        for instance, report in known.items():
+            loading = report.loading
+            if loading is not None and loading.error:
+                loading = replace(loading, again=at.told(loading.again))
+                known[instance] = replace(report, loading=loading)
+        return known
 
     def ask(
         self,

@@ -62,7 +62,7 @@ class Explainer:
 
         Whether they are there already: an end is told once, so its cause is given a moment.
         """
-        never = (0.0, -1, ())
+        never = (float("-inf"), -1, ())
         wanted = {
             pod.uid: pod
             for pod in inquiries.unexplained_ends(pool, plan)

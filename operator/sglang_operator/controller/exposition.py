@@ -4,7 +4,6 @@ Nothing is kept for Prometheus between two scrapes, so a deleted pool has no ser
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from sglang_operator import __version__, supervision
 from sglang_operator.api import names, stored
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
 from sglang_operator.controller.families import Family
@@ -144,7 +144,7 @@ class Reader:
         closed: dict[Labels, float] = {}
         info: dict[Labels, float] = {}
         told: dict[Labels, float] = {}
-        now = time.time()
+        now = steady()
         reconciler = self.room.reconciler if self.room.dispatching else None
         for key, meter in reconciler.meters() if reconciler else ():
             pool = (key.namespace, key.name)
@@ -175,7 +175,7 @@ class Reader:
         phases: dict[Labels, float] = {}
         skew: dict[Labels, float] = {}
         asleep: dict[Labels, float] = {}
-        now = time.time()
+        now = steady()
         reconciler = self.room.reconciler if self.room.dispatching else None
         for key, meter in reconciler.meters() if reconciler else ():
             if meter.weights is None:

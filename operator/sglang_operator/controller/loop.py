@@ -71,7 +71,7 @@ class EngineRoom:
         self.children = {
             kind: child_store(kind, self.wake, self.pools.has) for kind in paths.CHILD_KINDS
         }
-        self.nodes = NodeStore(self._wake_node)
+        self.nodes = NodeStore(self._wake_node, self._wake_all)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
         self.elector = self._elector()
@@ -94,6 +94,11 @@ class EngineRoom:
     def _wake_node(self, name: str) -> None:
         for key in self.pods.pools_on(name):
             self.wake(key, True)
+
+    def _wake_all(self) -> None:
+        """Whether nodes are known changed: what each pool decides depends on it."""
+        for key in self.pools.known():
+            self.wake(key, False)
 
     # --- running
 
@@ -176,7 +181,8 @@ class EngineRoom:
             self._inform(
                 paths.NODES, "", wire.Node, self.nodes, "", on_forbidden=self._nodes_refused
             )
-            self.nodes.age = self._node_informer().age
+            stream = self._node_informer()
+            self.nodes.age, stream.on_heard = stream.age, self.nodes.heard
         if self.elector is not None:
             namespace = self.settings.lease_namespace
             only = f"metadata.name={names.LEASE_NAME}"

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.backoff import grown
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
@@ -66,7 +67,7 @@ class Failures:
 
 @dataclass
 class Memory:
-    """One pool's memory; times are seconds since the epoch unless said otherwise."""
+    """One pool's memory; times are by the steady clock unless said otherwise."""
 
     uid: names.Uid
     known_since: float = field(default_factory=time.monotonic)
@@ -77,7 +78,7 @@ class Memory:
     template: dict[str, object] | None = None
     recorded: set[names.Uid] = field(default_factory=set)
     published_at: float = float("-inf")  # monotonic
-    confirmed_at: float = float("-inf")  # monotonic
+    confirmed_at: float = float("-inf")
     proven_until: float = 0.0  # creates went through and may be taken to go on doing so
     blocked_until: float = 0.0
     refusals: int = 0
@@ -105,7 +106,7 @@ class Memory:
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
     rewrites: Rewrites = field(default_factory=Rewrites)
-    stepped_at: float = float("-inf")  # by the steady clock: the last own step in the Lease
+    stepped_at: float = float("-inf")  # the last own step in the Lease
     awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
 
     def selecting_waits(self, coming: int, *, creating: bool) -> float:
@@ -198,7 +199,7 @@ class Memory:
         if taken := sorted({*self.conflicts, *foreign}):
             message = conflicts.message(taken, key.namespace, key.name)
             told.append(Trouble(reason=conditions.NAME_CONFLICT, message=message, stalled=True))
-        if self.vanished > FEW_VANISHED and self.blocked_until > time.time():
+        if self.vanished > FEW_VANISHED and self.blocked_until > steady():
             message = texts.PODS_VANISH.format(
                 count=self.vanished,
                 label=names.LABEL_MANAGED_BY,

@@ -69,7 +69,7 @@ class PassMeter:
 
 @dataclass
 class PoolMeter:
-    """One pool since this process first planned it.  Times are seconds since the epoch."""
+    """One pool since this process first planned it.  Times are by the steady clock."""
 
     engines: tuple[EngineView, ...] = ()
     gpus: int = 0  # of one engine

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sglang_operator import actions, status
 from sglang_operator.api import names, spec, stored
-from sglang_operator.clocks import steady
+from sglang_operator.clocks import Moment, moment, steady
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
@@ -162,7 +162,7 @@ class Reconciler:
         memory = self._memories.get(key)
         return memory.planning_seconds if memory else 0.0
 
-    def _observe(self, key: PoolKey, memory: Memory, now: float) -> Observed:
+    def _observe(self, key: PoolKey, memory: Memory, at: Moment) -> Observed:
         own: list[ObservedPod] = []
         strays: list[ObservedPod] = []
         reached: list[str] = []
@@ -181,7 +181,7 @@ class Reconciler:
                 strays.append(entry.pod)
             taken[group] = max(taken.get(group, -1), names.attempt_of(entry.pod.name))
         memory.recorded &= {pod.uid for pod in own}
-        memory.forget_expired(len(own), now)
+        memory.forget_expired(len(own), at.steady)
         pods, unread = ends.as_read(own)
         return Observed(
             pods=explaining.with_events(memory, pods),
@@ -195,13 +195,13 @@ class Reconciler:
             | {
                 (store.kind, name): child
                 for store in self._view.children.values()
-                for name, child in store.of(key, now)
+                for name, child in store.of(key, at.wall)
             },
-            reports=self._asker.reports(key),
+            reports=self._asker.reports(key, at),
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
-            refused_revision=memory.trial.refused(now),
-            last_gone=now - time.monotonic() + self._view.pods.lost_at(key),
+            refused_revision=memory.trial.refused(at.steady),
+            last_gone=self._view.pods.lost_at(key),
         )
 
     # --- decide, act, tell
@@ -209,13 +209,15 @@ class Reconciler:
     async def _refuse(
         self, key: PoolKey, memory: Memory, record: CustomResource, refused: Refused
     ) -> float | None:
-        now = time.time()
-        observed = self._observe(key, memory, now)
+        at = moment()
+        observed = self._observe(key, memory, at)
         # Its engines run on, and so does their trainer.
         policy = spec.Weights(gate=stored.gate_of(record.status))
-        weights_plan = weights.decide(refused.owner, policy, (), observed, now, self._asker.holder)
+        weights_plan = weights.decide(
+            refused.owner, policy, (), observed, at.wall, self._asker.holder
+        )
         self._asker.permit(key, memory, weights_plan)
-        moved, again = await self._act_on_weights(key, memory, refused.owner, weights_plan)
+        moved, again = await self._act_on_weights(key, memory, refused.owner, weights_plan, at)
         if moved:
             return 0.0
         new = status.compute_refused(
@@ -223,7 +225,7 @@ class Reconciler:
             observed,
             ignored=memory.ignored,
             previous=record.status,
-            now=now,
+            now=moment().wall,
         )
         later = await self._teller.tell(key, memory, record, new, waits=True)
         return min((wait for wait in (again, later) if wait is not None), default=None)
@@ -233,11 +235,12 @@ class Reconciler:
     ) -> float | None:
         doubt = await self._clear_doubts(key, memory)
         all_read = await self._reader.read(self._view.pods.of(key))
-        now = time.time()
+        at = moment()
+        now = at.steady
         memory.note_vanished(self._view.pods.vanished(key), len(pool.running), now)
-        observed, plan, weights_plan = self._decide(key, memory, pool, now)
+        observed, plan, weights_plan = self._decide(key, memory, pool, at)
         # Gates first: what must be kept from clients cannot wait for pods.
-        moved, look_again = await self._act_on_weights(key, memory, pool.owner, weights_plan)
+        moved, look_again = await self._act_on_weights(key, memory, pool.owner, weights_plan, at)
         outcome, long = await self._act_and_tell(key, memory, record, pool, plan)
         outcome.failed = outcome.failed or doubt
         if outcome.gone:
@@ -252,9 +255,9 @@ class Reconciler:
         told = await self._publish(key, memory, record, pool, plan, weights_plan, observed)
         for wake_at in (plan.wake_at, inquiries.next_look(plan, now)):
             if wake_at is not None:
-                again.append(max(0.0, wake_at - time.time()))
+                again.append(max(0.0, wake_at - steady()))
         again.extend([] if all_read else [0.0])
-        again.extend(memory.next_tries(time.time()))
+        again.extend(memory.next_tries(steady()))
         again.extend(wait for wait in (told, look_again) if wait is not None)
         return min(again, default=None)
 
@@ -269,18 +272,18 @@ class Reconciler:
         return None
 
     def _decide(
-        self, key: PoolKey, memory: Memory, pool: Pool, now: float
+        self, key: PoolKey, memory: Memory, pool: Pool, at: Moment
     ) -> tuple[Observed, Plan, WeightsPlan]:
         begun = time.perf_counter()
-        observed = self._observe(key, memory, now)
-        plan = planner.plan(pool, observed, now)
+        observed = self._observe(key, memory, at)
+        plan = planner.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
         weights_plan = weights.decide(
-            pool.owner, policy, plan.engines, observed, now, self._asker.holder
+            pool.owner, policy, plan.engines, observed, at.wall, self._asker.holder
         )
         memory.planning_seconds = time.perf_counter() - begun
-        memory.meter.planned(pool, plan, now)
-        memory.meter.weighed(weights_plan, now)
+        memory.meter.planned(pool, plan, at.steady)
+        memory.meter.weighed(weights_plan, at.steady)
         self._asker.ask(key, memory, pool, plan, weights_plan, observed)
         return observed, plan, weights_plan
 
@@ -303,10 +306,11 @@ class Reconciler:
                     stop.set()  # another spec, or none
                     continue
                 await self._reader.read(self._view.pods.of(key))
-                observed, fresh, weights_plan = self._decide(key, memory, pool, time.time())
+                at = moment()
+                observed, fresh, weights_plan = self._decide(key, memory, pool, at)
                 if fresh.removals or not {c.engine.group for c in fresh.creates} <= asked:
                     stop.set()  # there is more to do than was known: plan it anew
-                moved, _ = await self._act_on_weights(key, memory, pool.owner, weights_plan)
+                moved, _ = await self._act_on_weights(key, memory, pool.owner, weights_plan, at)
                 if not moved:
                     await self._publish(
                         key, memory, record, pool, fresh, weights_plan, observed, creating=True
@@ -316,11 +320,14 @@ class Reconciler:
             acting.cancel()
 
     async def _act_on_weights(
-        self, key: PoolKey, memory: Memory, owner: Owner, plan: WeightsPlan
+        self, key: PoolKey, memory: Memory, owner: Owner, plan: WeightsPlan, at: Moment
     ) -> tuple[int, float | None]:
-        """How many gates moved, and seconds until the next look without an event."""
+        """How many gates moved, and seconds until the next look without an event.
+
+        ``at``: the moment for which this was decided.
+        """
         batch = actions.weights_actions(owner, plan)
-        waits = [] if plan.wake_at is None else [max(0.0, plan.wake_at - time.time())]
+        waits = [] if plan.wake_at is None else [at.left(plan.wake_at)]
         if not batch:
             memory.gating.succeeded()
         batch, held = memory.rewrites.split(batch)
@@ -332,7 +339,7 @@ class Reconciler:
         if outcome.stepped:
             memory.stepped_at = sent  # others count from when they see it, which is later
         for conflict in outcome.conflicts:
-            memory.conflicts[conflict] = time.time() + CONFLICT_BACKOFF
+            memory.conflicts[conflict] = steady() + CONFLICT_BACKOFF
         if outcome.done:
             memory.gating.succeeded()
             memory.rewrites.wrote(batch)
@@ -384,12 +391,12 @@ class Reconciler:
         async def confirm() -> Confirmation:
             answer = await self._executor.confirm_pool(key, memory.uid, generation)
             unchanged = answer is Confirmation.UNCHANGED
-            memory.confirmed_at = time.monotonic() if unchanged else float("-inf")
+            memory.confirmed_at = steady() if unchanged else float("-inf")
             return answer
 
         # Pods that go may be the first that is heard of the end of their pool.
         asked = memory.confirmed_at > max(
-            self._view.pods.lost_at(key), time.monotonic() - CONFIRMED_SECONDS
+            self._view.pods.lost_at(key), steady() - CONFIRMED_SECONDS
         )
         deadline = time.monotonic() + ACTING_SECONDS
         return await self._executor.pods(
@@ -399,7 +406,7 @@ class Reconciler:
             generation=generation,
             confirm=None if asked and not plan.removals else confirm,
             go_on=lambda: not stop.is_set() and time.monotonic() < deadline,
-            proven=time.time() < memory.proven_until,
+            proven=steady() < memory.proven_until,
         )
 
     async def _publish(
@@ -436,7 +443,7 @@ class Reconciler:
         if outcome.failed is None:
             memory.rewrites.wrote(wanted)
         for conflict in outcome.conflicts:
-            memory.conflicts[conflict] = time.time() + CONFLICT_BACKOFF
+            memory.conflicts[conflict] = steady() + CONFLICT_BACKOFF
         retry = None
         memory.child_error = ""
         if outcome.failed is not None:
@@ -446,8 +453,7 @@ class Reconciler:
                 outcome.failed.status not in (404, 409) or memory.telling.count > CONFLICTS_UNTOLD
             ):
                 memory.child_error = outcome.failed.told
-        now = time.time()
-        plan = await self._explainer.explained(key, memory, pool, plan, observed, now)
+        plan = await self._explainer.explained(key, memory, pool, plan, observed, steady())
         new = status.compute(
             pool,
             plan,
@@ -457,7 +463,7 @@ class Reconciler:
                 actions.foreign(pool, children, observed), key, observed.crowded
             ),
             previous=record.status,
-            now=time.time(),
+            now=moment().wall,
             reports=observed.reports,
         )
         later = await self._teller.tell(key, memory, record, new)

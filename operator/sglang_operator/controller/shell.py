@@ -19,6 +19,7 @@ import kopf
 
 from sglang_operator import supervision
 from sglang_operator.api import names
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.controller import briefing
 
@@ -77,7 +78,7 @@ class Shell:
         pause, most = BACKOFF_SECONDS
         while not self._stop.is_set():
             self.starts += 1
-            begun = datetime.now(UTC)
+            begun = steady()
             try:
                 asyncio.run(self._run())
             except BaseException as error:  # whatever it is, kopf is started again
@@ -86,8 +87,9 @@ class Shell:
                 log.warning("kopf ended: %s: %s", type(error).__name__, error, exc_info=error)
             if self._stop.is_set():
                 return
-            ran = (datetime.now(UTC) - begun).total_seconds()
-            pause = BACKOFF_SECONDS[0] if ran > GOOD_RUN_SECONDS else min(pause * 2, most)
+            pause = (
+                BACKOFF_SECONDS[0] if steady() - begun > GOOD_RUN_SECONDS else min(pause * 2, most)
+            )
             log.warning("kopf is started again in %.0f s", pause)
             self._stop.wait(pause)
 

@@ -4,11 +4,11 @@ Once for each revision: a pod of it that exists was taken.  One that would be re
 now and then, because a policy can be mended where the spec cannot.
 """
 
-import time
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, texts
 from sglang_operator.backoff import grown
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import Trials
@@ -28,7 +28,7 @@ class Trial:
     revision: str = ""
     refusal: str = ""  # empty: it would be taken
     stalled: bool = False  # only a human can help
-    until: float = 0.0  # a refusal is good for so long
+    until: float = 0.0  # a refusal is good for so long, by the steady clock
     count: int = 0
 
     def refused(self, now: float) -> str:
@@ -66,6 +66,6 @@ async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: 
         revision=pool.revision,
         refusal=origin.message(pool, said),
         stalled=isinstance(error, ApiError) and error.rejected,
-        until=time.time() + grown(RETRY, count),
+        until=steady() + grown(RETRY, count),
         count=count + 1,
     )

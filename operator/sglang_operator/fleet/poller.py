@@ -10,14 +10,13 @@ when, by this process's own clock, a request may leave.
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 from sglang_operator import supervision
 from sglang_operator.backoff import grown
-from sglang_operator.clocks import steady
+from sglang_operator.clocks import Moment, moment, steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.window import Window
 from sglang_operator.fleet import asking
@@ -27,7 +26,7 @@ from sglang_operator.fleet.client import (
     EngineUnreachableError,
 )
 from sglang_operator.planner import progress
-from sglang_operator.planner.observed import EngineReport, Loading
+from sglang_operator.planner.observed import EngineReport, Loading, Stuck
 from sglang_operator.planner.progress import Load, Progress
 from sglang_operator.planner.questions import Question, Topic
 from sglang_operator.sending import DELIVERY_SECONDS
@@ -76,7 +75,7 @@ class Poller:
 
     # --- for a pass
 
-    def reports(self, key: PoolKey) -> Mapping[str, EngineReport]:
+    def reports(self, key: PoolKey) -> dict[str, EngineReport]:
         """What is known of this pool's engines, by instance; a copy."""
         return dict(self._reports.get(key, {}))
 
@@ -93,7 +92,7 @@ class Poller:
                 if asked.topic is Topic.LOAD:
                     # Asked again later, it begins anew: what stood still meanwhile was to.
                     self._works.pop((key, asked.instance), None)
-                    self._learn(key, asked.instance, stuck_since=None)
+                    self._learn(key, asked.instance, stuck=None)
         self._forget_others(key, set(instances))
         for asked, question in questions.items():
             if asked not in tasks and asked not in self._finished.get(key, ()):
@@ -147,7 +146,7 @@ class Poller:
             version,
             commit,
         ):
-            if not known.error or time.time() < known.again:
+            if not known.error or steady() < known.again:
                 return
             tries = known.tries
         loading = Loading(path=path, version=version, commit=commit, tries=tries + 1)
@@ -215,11 +214,20 @@ class Poller:
             seen = await asking.load(self._client, url, features)
         except (EngineError, EngineUnreachableError):
             seen = Load(moves=True)  # who does not answer at all is the liveness probe's
-        now = time.time()
+        at = moment()
         work = self._works[asked.key, asked.instance] = progress.advance(
-            self._works.get((asked.key, asked.instance)), seen, now
+            self._works.get((asked.key, asked.instance)), seen, at.steady
         )
-        return {"stuck_since": progress.stuck_since(work, now)}
+        return {"stuck": self._stuck(asked, progress.stuck_since(work, at.steady), at)}
+
+    def _stuck(self, asked: _Asked, since: float | None, at: Moment) -> Stuck | None:
+        """Since when it is stuck; its stamp is made once."""
+        if since is None:
+            return None
+        known = self._report(asked.key, asked.instance).stuck
+        if known is not None and known.since == since:
+            return known
+        return Stuck(since=since, stamp=at.told(since))
 
     async def _load(
         self, key: PoolKey, instance: str, url: str, loading: Loading, resume: bool
@@ -284,7 +292,7 @@ def _covers(permit: Permit | None, instance: str, commit: str) -> TypeGuard[Perm
 
 
 def _failed(loading: Loading, error: str) -> Loading:
-    again = time.time() + grown(RETRY, loading.tries - 1)
+    again = steady() + grown(RETRY, loading.tries - 1)
     return replace(loading, error=error or "it does not say why", again=again)
 
 

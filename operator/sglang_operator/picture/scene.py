@@ -5,12 +5,13 @@ what it would decide, also while it is away.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from sglang_operator.api import conditions, names
-from sglang_operator.cluster import wire
+from sglang_operator.clocks import Moment
+from sglang_operator.cluster import sightings, wire
 from sglang_operator.picture import left_running
 from sglang_operator.planner import plan as plans
 from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
@@ -162,7 +163,8 @@ def scene(
     for pod in pods:
         controller = pod.metadata.controller
         if controller is not None and controller.kind == names.KIND:
-            by_pool.setdefault(controller.uid, []).append(wire.observed_pod(pod, now))
+            seen_pod = sightings.by_stamps(wire.observed_pod(pod, Moment(now, now)))
+            by_pool.setdefault(controller.uid, []).append(seen_pod)
     observed = _observed_nodes(nodes)
     seen = [_pool(record, by_pool, observed, now) for record in records]
     return Scene(
@@ -198,16 +200,17 @@ def _pool(
 def _observed_nodes(nodes: Sequence[Node] | None) -> dict[str, ObservedNode] | None:
     if nodes is None:
         return None
-    return {
-        node.metadata.name: wire.observed_node(
-            wire.Node(
-                metadata=node.metadata,
-                spec=wire.NodeSpec(taints=node.spec.taints),
-                status=wire.NodeStatus(conditions=node.status.conditions),
-            )
+    found = {}
+    for node in nodes:
+        record = wire.Node(
+            metadata=node.metadata,
+            spec=wire.NodeSpec(taints=node.spec.taints),
+            status=wire.NodeStatus(conditions=node.status.conditions),
         )
-        for node in nodes
-    }
+        seen = wire.observed_node(record)
+        # One look has nothing but stamps, and nothing is done by it.
+        found[seen.name] = replace(seen, unready=seen.ready_changed)
+    return found
 
 
 def _by_number(node: Node) -> tuple[str, int, str]:

@@ -213,7 +213,7 @@ def _companion_holds_up(pod: ObservedPod, about: Context, now: float) -> Diagnos
         ended = one.last_termination or one.termination
         if one.waiting_reason == "CrashLoopBackOff" and ended is not None:
             return _of_companion(one, ended)
-        if _keeps_back(pod, one) and one.since < now - about.startup_seconds:
+        if _keeps_back(pod, one) and one.seen < now - about.startup_seconds:
             message = texts.COMPANION_HANGS.format(
                 kind=one.kind.value,
                 container=one.name,

@@ -120,8 +120,8 @@ class Standing:
             return None
         if not self._is_current(pod):
             return None
-        due = max(pod.created, observed.last_gone) + PLACE_SECONDS
-        return min(due, pod.created + MOST_PLACE_SECONDS)
+        due = max(pod.seen.first, observed.last_gone) + PLACE_SECONDS
+        return min(due, pod.seen.first + MOST_PLACE_SECONDS)
 
 
 def _answered(pod: ObservedPod) -> bool:

@@ -22,16 +22,20 @@ class Health(Enum):
 
 
 def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart) -> float | None:
-    """The time from which the pod counts as lost with its node; None if the node is well."""
+    """The time from which the pod counts as lost with its node; None if the node is well.
+
+    Counted from when we saw it, by the steady clock: the stamps in nodes and pods are by clocks
+    that may differ from ours by hours.
+    """
     if node is None:
         return None
     if node.gone:
         return 0.0
     # A pod that was put there since gets its time too, else it would be replaced without end.
     if node.out_of_service:
-        return pod.created + policy.node_lost_seconds
+        return pod.seen.placed + policy.node_lost_seconds
     if not node.ready:
-        return max(node.ready_changed, pod.created) + policy.node_lost_seconds
+        return max(node.unready, pod.seen.placed) + policy.node_lost_seconds
     return None
 
 
@@ -60,12 +64,12 @@ def lingers(pod: ObservedPod, now: float) -> bool:
 
     Nobody can say when it will go, so nothing waits for it any more.
     """
-    return pod.dying and 0.0 < pod.deletion_due <= now - LINGERS_SECONDS
+    return pod.dying and 0.0 < pod.seen.due <= now - LINGERS_SECONDS
 
 
 def next_lingering(pods: Iterable[ObservedPod], now: float) -> float | None:
     """When the next pod that is on its way out will have been so for too long; or None."""
-    times = (pod.deletion_due + LINGERS_SECONDS for pod in pods if pod.dying and pod.deletion_due)
+    times = (pod.seen.due + LINGERS_SECONDS for pod in pods if pod.dying and pod.seen.due)
     return min((time for time in times if time > now), default=None)
 
 

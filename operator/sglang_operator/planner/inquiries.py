@@ -32,7 +32,7 @@ def slow_to_create(plan: Plan, now: float) -> Iterator[ObservedPod]:
         if (
             pod is not None
             and _is_creating(view.state, pod)
-            and now - pod.created > CREATING_SECONDS
+            and now - pod.seen.first > CREATING_SECONDS
         ):
             yield pod
 
@@ -40,7 +40,7 @@ def slow_to_create(plan: Plan, now: float) -> Iterator[ObservedPod]:
 def next_look(plan: Plan, now: float) -> float | None:
     """When to look again without an event: the next slow creation, or who holds the GPUs."""
     times = [
-        view.pod.created + CREATING_SECONDS
+        view.pod.seen.first + CREATING_SECONDS
         for view in plan.engines
         if view.pod is not None and _is_creating(view.state, view.pod)
     ]

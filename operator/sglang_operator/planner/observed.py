@@ -1,6 +1,8 @@
 """What was seen: one frozen snapshot of a pool's surroundings, read once for each pass.
 
-``cluster`` fills it.  Times are seconds since the epoch.
+``cluster`` fills it.  Times at which we saw something are by the clock that nobody sets
+(``clocks.steady``); only with them is the present compared.  Stamps are seconds since the epoch by
+the clocks of others, which may be wrong: they are told, and compared with others of the same clock.
 """
 
 import hashlib
@@ -8,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sglang_operator.api.names import GroupName, Uid
 from sglang_operator.engine import diagnosis
@@ -67,6 +69,15 @@ class ContainerKind(Enum):
     SIDECAR = "container"
 
 
+class Sightings(NamedTuple):
+    """When we saw something of a pod: by the steady clock, 0 if we have not."""
+
+    first: float = 0.0  # the pod
+    placed: float = 0.0  # that it is on its node
+    due: float = 0.0  # when the grace of its deletion is over, by what we saw of it
+    ended: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Companion:
     """A container that somebody else put into the pod, and that is not as it should be."""
@@ -75,7 +86,8 @@ class Companion:
     kind: ContainerKind
     ready: bool = False
     runs: bool = False
-    since: float = 0.0  # that it runs
+    since: float = 0.0  # that it runs: a stamp
+    seen: float = field(compare=False, default=0.0)  # since when we see it run
     waiting_reason: str = ""
     waiting_message: str = ""
     termination: Termination | None = None
@@ -133,10 +145,13 @@ class ObservedPod:
     phase: str = "Pending"
     reason: str = ""  # of the pod as a whole, e.g. Evicted
     message: str = ""
-    created: float = 0.0
+    created: float = 0.0  # a stamp, as is each time but those that were seen
+    seen: Sightings = field(compare=False, default=Sightings())
     deleting: bool = False
     deletion_asked: float = 0.0
     deletion_due: float = 0.0  # when its grace is over
+    # Whether it ended before its deletion; None: nobody saw it.
+    ended_first: bool | None = field(compare=False, default=None)
     over: bool = False  # the engine's container ended, and kubelet does not start it again
     companions: tuple[Companion, ...] = ()  # containers beside the engine that are not well
     engine_ready: bool = False  # the engine's container, whatever stands beside it
@@ -225,6 +240,8 @@ class ObservedPod:
             return False
         if not self.deleting:
             return True
+        if self.ended_first is not None:
+            return self.ended_first
         if self.end is None:
             return bool(self.disruption)
         return self.end.finished < self.deletion_asked
@@ -241,7 +258,8 @@ class ObservedNode:
 
     name: str
     ready: bool = True
-    ready_changed: float = 0.0
+    ready_changed: float = 0.0  # a stamp: to be told
+    unready: float = field(compare=False, default=0.0)  # since when we see it not ready
     out_of_service: bool = False
     gone: bool = False
     cordoned: bool = False
@@ -256,7 +274,7 @@ class ObservedChild:
     owner: Uid | None
     body: Mapping[str, Any]
     owner_pool: str = ""  # name of the pool that controls it, whichever UID that has
-    seen: float = 0.0  # since when it is known in this state
+    seen: float = 0.0  # since when it is known in this state, by the wall clock of the pass
     whole: bool = True  # else it is only known to be there: what it says is not
 
 
@@ -282,7 +300,14 @@ class Loading:
     done: bool = False
     error: str = ""  # the engine's words, if it could not
     tries: int = 1
-    again: float = 0.0  # not before, if it could not
+    again: float = 0.0  # not before, if it could not; by the steady clock
+
+
+class Stuck(NamedTuple):
+    """Since when an engine gets nothing done: by the steady clock, and by the wall clock."""
+
+    since: float
+    stamp: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,7 +320,7 @@ class EngineReport:
     instance: str
     weight_version: str | None = None  # None: not asked, or no answer yet
     resolved: Resolved | None = None
-    stuck_since: float | None = None  # it has work, and got nothing done since then
+    stuck: Stuck | None = None  # it has work, and gets nothing done
     loading: Loading | None = None
 
 
@@ -320,9 +345,9 @@ class Observed:
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
     # Failures that stand in the stored status: only these pods may be deleted.
     recorded: frozenset[Uid] = frozenset()
-    # Creates were refused (quota, admission): no more of them before this time.
+    # Creates were refused (quota, admission): no more of them before this time (steady).
     creates_blocked_until: float = 0.0
-    # When a pod of the pool was last seen to leave, or to be on its way.
+    # When a pod of the pool was last seen to leave, or to be on its way (steady).
     last_gone: float = 0.0
     # The API server would refuse a pod of this revision: no running engine goes for it.
     refused_revision: str = ""

@@ -95,9 +95,9 @@ class Plan:
     waiting: Waiting | None = None  # why a change does not go on
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
-    at: float = 0.0  # the time for which this holds
+    at: float = 0.0  # the time for which this holds, by the steady clock
     capacity: str = ""  # why no node has room, where it was looked up
-    wake_at: float | None = None
+    wake_at: float | None = None  # by the steady clock
 
     @property
     def coming(self) -> int:
@@ -122,7 +122,7 @@ class _Group:
 
 
 def plan(pool: Pool, observed: Observed, now: float) -> Plan:
-    """The next step towards the pool, from this snapshot at this time."""
+    """The next step towards the pool, from this snapshot at this time by the steady clock."""
     return _Planner(pool, observed, now).run()
 
 
@@ -317,12 +317,12 @@ class _Planner:
             if pod is None or not self._is_up(pod):
                 continue
             report = self.observed.reports.get(pod.instance or "")
-            if report is None or report.stuck_since is None:
+            if report is None or report.stuck is None:
                 continue
-            if report.stuck_since + patience > self.now:
-                self.wakes.append(report.stuck_since + patience)
+            if (due := report.stuck.since + patience) > self.now:
+                self.wakes.append(due)
                 continue
-            self.hung.append(HungPod(pod=pod, since=report.stuck_since))
+            self.hung.append(HungPod(pod=pod, since=report.stuck.stamp))
             if pod.uid in self.observed.recorded:
                 self._remove(pod, f"nothing moved for {patience} s")
 

@@ -25,7 +25,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """What is known of an engine's work so far; times are seconds since the epoch."""
+    """What is known of an engine's work so far; times are by the steady clock."""
 
     since: float  # the last time at which it was idle, or something moved
     busy: bool = False

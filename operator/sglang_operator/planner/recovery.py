@@ -168,7 +168,8 @@ def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> Recovery:
 
 
 def _joining(view: _View, lacking: Mapping[str, ObservedPod]) -> set[str]:
-    if view.now > view.current.acquired + JOIN_SECONDS:
+    # The stamp is by a wall clock: one that was set back since tells nothing of how long it is.
+    if not 0.0 <= view.now - view.current.acquired <= JOIN_SECONDS:
         return set()
     due = (run for run in lacking if _again(view.loading(run)) <= view.now)
     room = max(0, AT_ONCE - len(view.current.recovering))

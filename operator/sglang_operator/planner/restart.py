@@ -29,5 +29,5 @@ def delay(count: int, policy: spec.Restart) -> float:
 
 
 def due(pod: ObservedPod, policy: spec.Restart) -> float:
-    """When the replacement of an ended pod may be created."""
-    return pod.ended_at + delay(failures(pod, policy), policy)
+    """When the replacement of an ended pod may be created, by the steady clock."""
+    return pod.seen.ended + delay(failures(pod, policy), policy)

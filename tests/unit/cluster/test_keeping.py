@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from sglang_operator.api import names
+from sglang_operator.clocks import Moment
 from sglang_operator.cluster import keeping, wire
 from sglang_operator.cluster.decoding import Decoder
 from sglang_operator.cluster.node_store import NodeStore
@@ -174,7 +175,7 @@ def test_of_a_pods_own_keys_no_more_is_kept_than_can_be_meant():
     assert pod.metadata.labels == {names.LABEL_POOL: POOL}
     assert list(pod.metadata.annotations) == [names.ANNOTATION_ATTEMPT]
     assert len(pod.metadata.annotations[names.ANNOTATION_ATTEMPT]) < 100
-    assert wire.observed_pod(pod, 0.0).attempt == 0
+    assert wire.observed_pod(pod, Moment(0.0, 0.0)).attempt == 0
 
 
 def test_a_pods_foreign_labels_and_annotations_are_dropped_as_it_is_decoded():

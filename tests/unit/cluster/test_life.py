@@ -9,7 +9,8 @@ import pytest
 
 from sglang_operator import actions, failures, status
 from sglang_operator.api import names
-from sglang_operator.cluster import wire
+from sglang_operator.clocks import Moment
+from sglang_operator.cluster import sightings, wire
 from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner import causes, holdups, startup
@@ -21,6 +22,7 @@ from tests.builders import OWNER, a_lease, a_pool, refused, weighed
 POOL = a_pool(device_mapping="[0,1]")
 ENGINE = POOL.running[0]
 NOW = 1_795_863_660.0
+AT = Moment(wall=NOW, steady=NOW)
 BORN, BEGUN, DIED = "2026-11-28T10:00:00Z", "2026-11-28T10:00:05Z", "2026-11-28T11:00:00Z"
 RUNS = {"running": {"startedAt": BEGUN}}
 DEAD = {
@@ -112,7 +114,7 @@ def raw(
 
 
 def seen(*containers: dict[str, Any], **more: Any) -> ObservedPod:
-    return wire.observed_pod(raw(*containers, **more), NOW)
+    return wire.observed_pod(raw(*containers, **more), AT)
 
 
 def planned(*pods: ObservedPod, **more: Any) -> Plan:
@@ -296,18 +298,18 @@ def test_an_init_container_that_has_done_its_work_is_not_told_of():
 def test_an_engine_that_had_answered_did_not_fail_at_its_start_because_a_sidecar_was_not_ready():
     """ContainersReady went when the sidecar did, long before the engine's end."""
     before = seen(ENGINE_RUNS, SICK_PROXY, changed=BEGUN)
-    after = wire.observed_pod(raw(ENGINE_DIED, SICK_PROXY, changed=BEGUN), NOW, before)
+    after = wire.observed_pod(raw(ENGINE_DIED, SICK_PROXY, changed=BEGUN), AT, before)
     (failed,) = planned(after).creates
     assert failed.chain is None
 
 
 def test_an_operator_that_begins_now_knows_that_an_engine_had_passed_its_startup_probe():
     body = raw(container("engine", RUNS, ready=False))
-    assert not wire.observed_pod(body, NOW).started
+    assert not wire.observed_pod(body, AT).started
     (engine, *others) = body.status.container_statuses
     passed = [msgspec.structs.replace(engine, started=True), *others]
     status = msgspec.structs.replace(body.status, container_statuses=passed)
-    pod = wire.observed_pod(msgspec.structs.replace(body, status=status), NOW)
+    pod = wire.observed_pod(msgspec.structs.replace(body, status=status), AT)
     assert (pod.started, pod.answered, pod.containers_ready) == (True, False, False)
 
 
@@ -337,7 +339,7 @@ def a_pod_with_rules(rule: dict[str, Any], code: int) -> ObservedPod:
             ],
         },
     }
-    return wire.observed_pod(msgspec.convert(body, wire.Pod), NOW)
+    return wire.observed_pod(msgspec.convert(body, wire.Pod), AT)
 
 
 def test_what_others_write_into_a_pod_is_kept_within_bounds():
@@ -359,7 +361,7 @@ def test_what_others_write_into_a_pod_is_kept_within_bounds():
         ],
     )
     meta = wire.Meta(name="p", namespace="rl", uid="u", resource_version="1")
-    pod = wire.observed_pod(wire.Pod(metadata=meta, status=status), NOW)
+    pod = wire.observed_pod(wire.Pod(metadata=meta, status=status), AT)
     assert pod.last_termination is not None
     assert (pod.last_termination.reason, pod.last_termination.finished) == ("a_b", 0.0)
     assert pod.waiting_reason == "no_such_thing"
@@ -376,7 +378,7 @@ def initializing(name: str, *, native: bool = False) -> ObservedPod:
     engine = container("engine", {"waiting": {"reason": "PodInitializing"}})
     first = container(name, RUNS, ready=False)
     body = raw(engine, init=(first,), native=(name,) if native else (), phase="Pending")
-    return wire.observed_pod(body, NOW)
+    return wire.observed_pod(body, AT)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +389,7 @@ def initializing(name: str, *, native: bool = False) -> ObservedPod:
     ],
 )
 def test_an_init_container_that_hangs_is_told_once_the_budget_of_a_start_is_over(native, words):
-    pod = initializing("fetch", native=native)
+    pod = sightings.by_stamps(initializing("fetch", native=native))
     observed = Observed(pods=(pod,))
     assert not failures.seen(POOL, plan(POOL, observed, BEGUN_AT + 1790))
     late = plan(POOL, observed, BEGUN_AT + 1810)
@@ -403,7 +405,7 @@ def test_an_init_container_that_hangs_is_told_once_the_budget_of_a_start_is_over
 def test_a_native_sidecar_that_waits_for_its_next_try_is_told_without_its_last_end():
     waits = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"}}
     body = raw(ENGINE_RUNS, init=(container("proxy", waits),), native=("proxy",), phase="Running")
-    pod = replace(wire.observed_pod(body, NOW), containers_ready=False)
+    pod = replace(wire.observed_pod(body, AT), containers_ready=False)
     (failure,) = failures.seen(POOL, plan(POOL, Observed(pods=(pod,)), NOW))
     assert failure.reason == "CrashLoopBackOff"
     assert failure.message == "native sidecar proxy: back-off 5m0s restarting"

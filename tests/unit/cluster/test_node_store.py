@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sglang_operator.cluster import wire
+from sglang_operator.clocks import Moment
+from sglang_operator.cluster import node_store, wire
 from sglang_operator.cluster.node_store import STALE_SECONDS, NodeStore
 from tests.builders import NOW, a_pod, a_pool, planned
 
 
-def a_node(version="4", status="Unknown"):
-    at = datetime.fromtimestamp(NOW - 3600, UTC)
+def a_node(version="4", status="Unknown", since=NOW - 3600):
+    at = datetime.fromtimestamp(since, UTC)
     ready = wire.Condition(type="Ready", status=status, last_transition_time=at)
     meta = wire.Meta(name="gpu-node-0", uid="n", resource_version=version)
     return wire.Node(metadata=meta, status=wire.NodeStatus(conditions=[ready]))
@@ -49,3 +50,82 @@ def test_nodes_of_which_nothing_is_heard_take_no_engine_along(store):
     assert removed(store) == 0
     store.age = lambda: 1.0
     assert removed(store) == len(a_pool().running)
+
+
+class Seen:
+    """A store whose clock a test sets, and what it said."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.readable = 1000.0, 0
+        monkeypatch.setattr(node_store, "steady", lambda: self.now)
+        monkeypatch.setattr(node_store, "moment", lambda: Moment(NOW, self.now))
+        self.store = NodeStore(lambda name: None, self.said)
+
+    def said(self) -> None:
+        self.readable += 1
+
+    @property
+    def since(self) -> float:
+        return self.store.nodes["gpu-node-0"].unready
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    return Seen(monkeypatch)
+
+
+def test_a_node_is_not_ready_since_we_saw_it_so(seen):
+    """Its stamp is of an hour ago, by a clock that may be wrong."""
+    seen.store.replace("", [a_node("4")], 5)
+    seen.now += 7
+    seen.store.put(a_node("6"))  # a heartbeat, or a label
+    assert seen.since == 1000
+
+
+def test_one_that_was_ready_in_between_begins_anew(seen):
+    seen.store.put(a_node("4"))
+    seen.now += 7
+    seen.store.put(a_node("5", "True"))
+    assert seen.since == 0
+    seen.store.put(a_node("6"))
+    assert seen.since == 1007
+
+
+def test_one_that_was_ready_unseen_begins_anew(seen):
+    """Between two lists it came and went: it changed."""
+    seen.store.put(a_node("4"))
+    seen.now += 7
+    seen.store.replace("", [a_node("6", since=NOW - 60)], 7)
+    assert seen.since == 1007
+
+
+def test_after_a_silence_of_the_stream_the_wait_begins_anew_and_pools_are_woken(seen):
+    """The first line that comes may be of another node: what this one is now nobody has seen."""
+    seen.store.replace("", [a_node("4")], 5)
+    assert seen.readable == 1
+    seen.now += STALE_SECONDS
+    seen.store.heard(STALE_SECONDS - 1)
+    assert (seen.since, seen.readable) == (1000, 1)
+    seen.store.heard(STALE_SECONDS)
+    assert (seen.since, seen.readable) == (1000 + STALE_SECONDS, 2)
+
+
+def test_nodes_that_may_be_read_again_wake_pools_though_none_changed(seen):
+    seen.store.replace("", [a_node("4")], 5)
+    seen.store.refused()
+    seen.store.refused()
+    assert seen.readable == 2  # that they are not known any more is told once
+    seen.now += 50
+    seen.store.replace("", [a_node("4")], 5)
+    assert (seen.since, seen.readable) == (1050, 3)
+
+
+def test_a_node_that_is_gone_is_forgotten_in_its_time(seen):
+    seen.store.put(a_node("4"))
+    seen.store.drop(a_node("5"))
+    assert seen.store.nodes["gpu-node-0"].gone
+    seen.now += node_store.GONE_NODE_SECONDS + 1
+    other = a_node("9")
+    meta = wire.Meta(name="other", uid="o", resource_version="9")
+    seen.store.put(wire.Node(metadata=meta, status=other.status))
+    assert set(seen.store.nodes) == {"other"}

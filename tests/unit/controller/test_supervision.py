@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator import supervision
+from sglang_operator import clocks, supervision
 from sglang_operator.cluster import informer, lease, recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import loop, process, reconcile, shell
@@ -231,13 +231,13 @@ def test_healthz_sees_a_stream_that_never_was_in_sync(monkeypatch):
     async def story() -> None:
         api = world.Api()
         api.hangs = lambda method, path: path.endswith("/services")
-        now = time.monotonic()
+        now = clocks.steady()
         async with asyncio.timeout(10):
             room = world.a_room(api)
             running = asyncio.create_task(room.run())
             await api.until(lambda: api.hanging)
             assert room.stale() == []
-            monkeypatch.setattr(time, "monotonic", lambda: now + loop.STALE_SECONDS + 1)
+            monkeypatch.setattr(informer, "steady", lambda: now + loop.STALE_SECONDS + 1)
             assert "services" in room.stale()
             monkeypatch.undo()
             running.cancel()

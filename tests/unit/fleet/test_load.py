@@ -9,6 +9,7 @@ from sglang_operator.engine import versions
 from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
 from sglang_operator.fleet.poller import Poller
+from sglang_operator.planner.observed import Stuck
 from sglang_operator.planner.progress import Load
 from sglang_operator.planner.questions import Question, Topic
 from tests.unit.fleet.engines import Answer, an_engine, eventually
@@ -134,9 +135,9 @@ def test_a_hang_becomes_a_report_and_ends_with_the_next_token():
                 every=0.02,
             )
 
-            def since() -> float | None:
+            def since() -> Stuck | None:
                 report = poller.reports(KEY).get("0a1b2c3d")
-                return report.stuck_since if report else None
+                return report.stuck if report else None
 
             poller.ask(KEY, [question], ["0a1b2c3d"])
             first = await eventually(since, "it stands still")

@@ -1,7 +1,6 @@
 """The poller: asks what it is told to, no more; news wakes the pool, and nothing else does."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -233,7 +232,7 @@ class Loads:
         """Until it may be tried again."""
         assert self.loading is not None
         again = self.loading.again
-        await eventually(lambda: time.time() >= again, "its time")
+        await eventually(lambda: steady() >= again, "its time")
 
     async def ends(self) -> Loading:
         def ended() -> bool:
@@ -320,9 +319,9 @@ def test_weights_that_could_not_be_loaded_are_told_and_tried_again_in_their_time
         loads.load()
         failed = await loads.ends()
         assert failed.error == "no such file"
-        assert failed.again > time.time() - 1
+        assert failed.again > steady() - 1
         world.engine.answers["/update_weights_from_disk"] = SUCCESS
-        await eventually(lambda: time.time() >= failed.again, "its time")
+        await eventually(lambda: steady() >= failed.again, "its time")
         loads.load()
         assert loads.loading == Loading(path="/ckpt/7", version="step-7", commit="t1", tries=2)
         assert (await loads.ends()).done
@@ -337,7 +336,7 @@ def test_a_load_whose_end_is_not_known_ends_once_its_request_cannot_arrive_any_m
     async def test(world: World) -> None:
         loads = Loads(world)
         loads.permit()
-        begun = time.monotonic()
+        begun = steady()
 
         async def vanish(*_: object, **__: object) -> None:
             raise EngineUnreachableError("reset")
@@ -345,7 +344,7 @@ def test_a_load_whose_end_is_not_known_ends_once_its_request_cannot_arrive_any_m
         world.client.update_weights_from_disk = vanish  # type: ignore[method-assign]
         loads.load()
         assert (await loads.ends()).error == "reset"
-        assert time.monotonic() - begun >= 0.2
+        assert steady() - begun >= 0.2
 
         async def break_(*_: object, **__: object) -> None:
             raise RuntimeError("a defect")

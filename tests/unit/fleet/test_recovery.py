@@ -1,7 +1,6 @@
 """The operator's loads and a trainer's steps exclude each other: real client, real poller."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from sglang_operator.api import names, spec, weights
 from sglang_operator.client import Pool
-from sglang_operator.clocks import steady
+from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Memory
@@ -67,13 +66,16 @@ class Operator:
         return pods
 
     def one_pass(self) -> WeightsPlan:
-        now, body = time.time(), self.world.lease
+        at, body = moment(), self.world.lease
+        now = at.wall
         key = ("Lease", names.weights_lease_name(OWNER.name))
         lease = ObservedChild(uid=names.Uid("l"), owner=OWNER.uid, body=body, seen=now)
         self.observed = Observed(
-            pods=tuple(self.name_engines()), children={key: lease}, reports=self.asker.reports(KEY)
+            pods=tuple(self.name_engines()),
+            children={key: lease},
+            reports=self.asker.reports(KEY, at),
         )
-        plan = planner.plan(self.pool, self.observed, now)
+        plan = planner.plan(self.pool, self.observed, at.steady)
         policy = spec.Weights(gate=self.pool.gate, recovery=self.pool.spec.weights.recovery)
         decided = decide(OWNER, policy, plan.engines, self.observed, now, self.asker.holder)
         self.asker.ask(KEY, self.memory, self.pool, plan, decided, self.observed)
@@ -166,8 +168,8 @@ def test_a_load_that_failed_is_tried_again_but_never_over_a_later_commit(monkeyp
         await operator.passes(lambda: engine.paths().count(LOAD) >= 3, "it is tried again")
         engine.refuse.clear()
         await asyncio.to_thread(trainer.update_from_disk, "/c/step-2", "step-2")
-        later = time.monotonic() + 0.5  # five times its time
-        await operator.passes(lambda: time.monotonic() > later, "passes go on")
+        later = steady() + 0.5  # five times its time
+        await operator.passes(lambda: steady() > later, "passes go on")
         assert held(world) == ["/c/step-2"] * 2
         assert not world.state.recovers
 
@@ -182,8 +184,8 @@ def test_a_sleeping_engine_is_never_written_to(monkeypatch):
         await operator.passes(lambda: not world.state.recovers, "the Lease is given back")
         await asyncio.to_thread(trainer.sleep, settle=0)
         tried = engine.paths().count(LOAD)
-        later = time.monotonic() + 0.5
-        await operator.passes(lambda: time.monotonic() > later, "passes go on")
+        later = steady() + 0.5
+        await operator.passes(lambda: steady() > later, "passes go on")
         assert engine.paths().count(LOAD) == tried
         assert world.state.phase is weights.Phase.SLEEPING
 

@@ -224,6 +224,7 @@ def _on_a_node(ready=True, gone=False, since=NOW - 100.0, out_of_service=False):
         name="gpu-node-0",
         ready=ready,
         ready_changed=since,
+        unready=since,
         gone=gone,
         out_of_service=out_of_service,
     )

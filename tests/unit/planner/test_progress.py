@@ -8,7 +8,7 @@ from sglang_operator.api import conditions
 from sglang_operator.api.weights import Phase
 from sglang_operator.failures import seen
 from sglang_operator.planner import progress
-from sglang_operator.planner.observed import EngineReport
+from sglang_operator.planner.observed import EngineReport, Stuck
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.progress import Load, Progress, advance
 from sglang_operator.planner.questions import QUIET_PHASES, Topic, questions
@@ -63,7 +63,7 @@ def hanging(seconds: float, recorded: bool = True, **changes) -> tuple[Plan, str
     ]
     instance = pods[0].instance
     assert instance is not None
-    report = EngineReport(instance=instance, stuck_since=NOW - seconds)
+    report = EngineReport(instance=instance, stuck=Stuck(NOW - seconds, NOW))
     known = frozenset({pods[0].uid}) if recorded else frozenset()
     return planned(pool, pods, reports={instance: report}, recorded=known), pods[0].name
 
@@ -95,7 +95,7 @@ def test_an_engine_that_is_not_up_does_not_hang():
 def test_without_the_field_nothing_hangs():
     pool = a_pool(replicas=1)
     pod = a_pod(pool, pool.engines[0], container_id="containerd://1")
-    report = EngineReport(instance=pod.instance or "", stuck_since=NOW - 1e6)
+    report = EngineReport(instance=pod.instance or "", stuck=Stuck(NOW - 1e6, NOW))
     plan = planned(pool, [pod], reports={report.instance: report})
     assert not plan.removals
     assert not plan.hung

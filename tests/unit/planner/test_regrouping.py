@@ -11,7 +11,7 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.planner import holdups, waits
-from sglang_operator.planner.observed import ObservedNode, ObservedPod
+from sglang_operator.planner.observed import ObservedNode, ObservedPod, Sightings
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.rollout import Waits
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed
@@ -88,7 +88,7 @@ class World:
     def act(self, pool, plan: Plan) -> None:
         going = {removal.pod.uid for removal in plan.removals}
         self.pods = [
-            dataclasses.replace(pod, deleting=True, deletion_due=self.now)
+            dataclasses.replace(pod, deleting=True, seen=pod.seen._replace(due=self.now))
             if pod.uid in going
             else pod
             for pod in self.pods
@@ -334,11 +334,10 @@ def test_no_regrouping_stands_still_without_a_word(world, before, after):
         assert not plan.obsolete or plan.waiting is not None, (seed, budget, played.pods)
 
 
-def lingering(new, old, **changes):
+def lingering(new, old, due=NOW - 61):
     """The pool in the middle of its change, with an old pod that does not go."""
     pods = standing(old, *SCATTERED)
-    due = {"deleting": True, "deletion_due": NOW - 61, **changes}
-    hung = dataclasses.replace(pods[0], **due)
+    hung = dataclasses.replace(pods[0], deleting=True, seen=Sightings(due=due))
     return [hung, *pods[2:], stuck(new, new.engines[0])]
 
 
@@ -358,7 +357,7 @@ def test_a_pod_that_does_not_go_is_no_reason_to_wait():
 def test_within_its_grace_and_a_minute_a_pod_is_waited_for_and_then_looked_at():
     old = a_grouping(2, device_mapping="list(range(0,8))")
     new = a_grouping(4, 2, device_mapping="list(range(0,8))")
-    plan = planned(new, lingering(new, old, deletion_due=NOW - 20), nodes=see(4, 4))
+    plan = planned(new, lingering(new, old, due=NOW - 20), nodes=see(4, 4))
     assert not plan.lingering
     assert holdups.lingering(new, plan) is None
     assert plan.wake_at == NOW + 40

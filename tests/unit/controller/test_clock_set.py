@@ -1,0 +1,169 @@
+"""The operator's wall clock is wrong by an hour, or put right, in either direction."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from sglang_operator import clocks
+from sglang_operator.cluster import paths
+from sglang_operator.cluster.errors import ApiError
+from sglang_operator.controller import memory, trying
+from tests.unit.controller import world
+
+KEY = ("rl", "pool")
+HOUR = 3600.0
+QUOTA = ApiError(403, "Forbidden", "exceeded quota: gpus, requested: nvidia.com/gpu=2", None)
+STEPS = pytest.mark.parametrize("step", [HOUR, -HOUR], ids=["ahead", "back"])
+
+
+class Clock:
+    """This machine's wall clock, as somebody sets it."""
+
+    def __init__(self) -> None:
+        self._right, self.off = time.time, 0.0
+
+    def __call__(self) -> float:
+        return self._right() + self.off
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(time, "time", made)
+    return made
+
+
+@STEPS
+def test_creates_that_were_refused_are_tried_again_in_their_time(clock, monkeypatch, step):
+    """Put back by an hour, the next try was an hour away."""
+    monkeypatch.setattr(memory, "REFUSED_BACKOFF", (0.2, 0.5))
+
+    async def story() -> None:
+        api = world.Api()
+        api.fails = lambda method, path: (
+            QUOTA if method == "POST" and path.endswith("/pods") else None
+        )
+        async with world.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "QuotaExceeded")
+            clock.off += step
+            api.fails = lambda method, path: None
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+    asyncio.run(story())
+
+
+@STEPS
+def test_a_revision_that_was_refused_is_tried_again_in_its_time(clock, monkeypatch, step):
+    monkeypatch.setattr(trying, "RETRY", (0.2, 0.5))
+    refused = ApiError(422, "Invalid", "Pod is invalid: spec.x: no", None)
+
+    async def story() -> None:
+        api = world.Api()
+        async with world.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            before = {pod["metadata"]["uid"] for pod in api.pods("rl")}
+            api.fails = lambda method, path: (
+                refused if method == "POST" and path.endswith("/pods") else None
+            )
+            api.change(*KEY, {**api.pool(*KEY)["spec"], "seed": 7})
+            await api.until(lambda: api.reason(*KEY) == "PodRejected")
+            clock.off += step
+            api.fails = lambda method, path: None
+            await api.until(
+                lambda: (
+                    api.pods("rl")
+                    and not before & {pod["metadata"]["uid"] for pod in api.pods("rl")}
+                )
+            )
+
+    asyncio.run(story())
+
+
+@STEPS
+def test_a_name_that_was_taken_is_tried_again_in_its_time(clock, monkeypatch, step):
+    """The Service's name is another's, who then gives it up."""
+    monkeypatch.setattr("sglang_operator.controller.reconcile.CONFLICT_BACKOFF", 0.3)
+    monkeypatch.setattr(memory, "CONFLICT_BACKOFF", 0.3)
+    path = paths.child("Service", *KEY)
+
+    async def story() -> None:
+        api = world.Api()
+        api.add(path, {"spec": {"ports": []}})
+        async with world.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "NameConflict")
+            clock.off += step
+            api.objects.pop(path)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+    asyncio.run(story())
+
+
+class Nodes(world.Api):
+    """A cluster with one node, on which all pods run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.node: dict[str, Any] = {}
+        self.becomes("True", time.time() - HOUR)
+
+    def becomes(self, ready: str, since: float) -> None:
+        """The node is or is not ready, with the stamp of a clock that is right."""
+        stamp = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        meta = {"name": "n0", "uid": "n0", "resourceVersion": str(next(self._versions))}
+        told = [{"type": "Ready", "status": ready, "lastTransitionTime": stamp}]
+        self.node = {"metadata": meta, "status": {"conditions": told}}
+        for events in self._watches[paths.NODES]:
+            line = {"type": "MODIFIED", "object": self.node}
+            events.put_nowait(json.dumps(line).encode() + b"\n")
+
+    def add(self, path: str, body: Any, *, version: str = "", uid: str = "") -> Any:
+        if "/pods/" in path:
+            body = {**body, "spec": {**body["spec"], "nodeName": "n0"}}
+        return super().add(path, body, version=version, uid=uid)
+
+    def _found(self, path: str) -> Any:
+        if path != paths.NODES:
+            return super()._found(path)
+        version = str(next(self._versions))
+        return {"metadata": {"resourceVersion": version}, "items": [self.node]}
+
+    @property
+    def deletes(self) -> list[str]:
+        return [path for method, path in self.calls if method == "DELETE" and "/pods/" in path]
+
+
+@pytest.mark.parametrize("skew", [HOUR, 0.0, -HOUR], ids=["ahead", "right", "behind"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["watched", "restarted"])
+def test_a_node_is_lost_so_long_after_it_was_seen_not_ready(clock, skew, restarted):
+    """An hour ahead, every engine went whose node was not ready for a second.
+
+    What an earlier process saw of a node is not known: there its time begins anew.
+    """
+
+    async def story() -> None:
+        api = Nodes()
+        async with world.operator(api, watch_nodes=True):
+            api.make(*KEY, restart={"nodeLostSeconds": 2})
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            clock.off = skew
+            begun = clocks.steady()
+            api.becomes("Unknown", clock() - skew)
+            if not restarted:
+                await lost(api, begun)
+        if restarted:
+            begun = clocks.steady()
+            async with world.operator(api, watch_nodes=True):
+                await lost(api, begun)
+
+    async def lost(api: Nodes, begun: float) -> None:
+        await api.until(lambda: api.deletes)
+        assert clocks.steady() - begun >= 2.0
+
+    asyncio.run(story())
