@@ -198,6 +198,7 @@ class World:
         self._runners: list[web.AppRunner] = []
 
     def __enter__(self) -> "World":
+        gc.freeze()  # so that the end looks through what this world left, and not at all tests
         self._thread.start()
         self.call(self._start)
         return self
@@ -212,6 +213,7 @@ class World:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "unclosed (transport|<socket)", ResourceWarning)
             gc.collect()
+        gc.unfreeze()
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run this in the world's thread."""
