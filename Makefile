@@ -5,8 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
-# A file's tests share what they start, such as a control plane, and so stay in one process.
-PARALLEL := -n 2 --dist loadfile
+# A file's tests share what they start, such as a control plane, and so stay in one process.  The
+# order of the files is that of tests/conftest.py.  Tests on a cluster wait for half of their time.
+JOBS     ?= 3
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit integration test-k8s installs contract faults faults-subset lint format bench bench-weights weights-model weights-real bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
@@ -19,8 +21,7 @@ demo: $(STAMP) ## The guide's example on real nodes where they can run; ARGS='--
 	@$(BIN)/python -m sglang_operator.testing demo $(ARGS)
 
 test: $(STAMP) tools ## All tests, faults by a seeded subset
-	$(PYTEST) $(PARALLEL) tests/unit tests/contract $(ARGS)
-	$(PYTEST) $(PARALLEL) tests/integration tests/faults $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/integration tests/faults tests/contract tests/unit $(ARGS)
 
 unit: $(STAMP) ## Tests without a cluster
 	$(PYTEST) $(PARALLEL) tests/unit $(ARGS)
