@@ -15,6 +15,8 @@ MAX_ITEMS = 4096  # of one list
 MAX_VALUES = 10_000  # of all maps and lists together
 MAX_TEXT = 128 * 1024  # Linux takes no argument and no variable that is longer
 MAX_CHARACTERS = 512 * 1024  # of all texts together
+MAX_NAMESPACE = 32 * 2**20  # bytes of memory, of all pools of a namespace together
+CROWDED = "older pools of its namespace take the room"  # the reason of one that is not kept whole
 SPEC = "its spec "  # how the reason begins for which a spec was not even kept
 _DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
@@ -61,6 +63,15 @@ def excess(spec: Mapping[str, Any]) -> str | None:
 
 def unreadable(why: str) -> errors.Problem:
     """An object that cannot be decoded, or is too large to be kept (``SPEC`` and what is)."""
+    if why == CROWDED:
+        return errors.SPEC_SHAPE(
+            "",
+            found="is not looked at: the older pools of its namespace take all of the "
+            f"{MAX_NAMESPACE // 2**20} MiB of memory that the operator has for one namespace",
+            expected="pools that are fewer, or smaller",
+            advice="delete pools that nobody needs, take out what no engine needs, or use another "
+            "namespace; the engines that run stay as they are",
+        )
     if why.startswith(SPEC):
         return _refused(why.removeprefix(SPEC))
     return errors.SPEC_SHAPE(

@@ -16,7 +16,7 @@ import msgspec
 from sglang_operator import supervision
 from sglang_operator.api import names
 from sglang_operator.clocks import moment, steady
-from sglang_operator.cluster import decoding, keeping, wire
+from sglang_operator.cluster import crowding, decoding, keeping, wire
 from sglang_operator.cluster.absence import Tombstones, in_scope, there, told
 from sglang_operator.planner.observed import ObservedChild, ObservedPod
 
@@ -37,12 +37,13 @@ Wake = Callable[[PoolKey, bool], None]  # the pool, and whether it is urgent
 
 
 class PoolStore:
-    """The pools, by namespace and name."""
+    """The pools, by namespace and name; of a namespace as many whole as fit together."""
 
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
         self._pools: dict[PoolKey, wire.CustomResource] = {}
         self._gone = Tombstones()
+        self._room = crowding.Room()
 
     def get(self, key: PoolKey) -> wire.CustomResource | None:
         return self._pools.get(key)
@@ -69,6 +70,23 @@ class PoolStore:
             if missing and known.metadata.version <= version:
                 self._forget(known, version)
         supervision.each("pools", self.put, records, decoding.called)
+        self._room.list_ended()
+
+    def kept(self, record: wire.CustomResource) -> wire.CustomResource:
+        """As much of a pool as is kept while a list comes in."""
+        return self._room.listed(crowding.trimmed(record))
+
+    def to_be_read(self, key: PoolKey) -> bool:
+        """Whether the pool is to be read again: it has room, and was left out."""
+        known = self._pools.get(key)
+        return known is not None and bool(known.left_out) and self._room.fits(*key)
+
+    def planned(self, record: wire.CustomResource, engines: int) -> bool:
+        """Weigh a pool as it is planned, with so many engines; whether it has room even so."""
+        key = _key(record.metadata)
+        if self._pools.get(key) is record:
+            self._crowd(key.namespace, self._room.plan(record, engines))
+        return self._room.fits(*key)
 
     def restored(self) -> None:
         """The cluster is of an earlier state: no version says any more what is newer."""
@@ -82,8 +100,14 @@ class PoolStore:
         known = self._pools.get(key)
         if self._gone.cover(record.metadata):
             return
-        if known and known.metadata.version >= record.metadata.version:
+        # Of one that was left out the same state brings the rest.
+        is_rest = known is not None and bool(known.left_out) and not record.left_out
+        if known and known.metadata.version >= record.metadata.version + is_rest:
             return
+        record = crowding.trimmed(record)
+        moved = self._room.put(record)
+        if not self._room.fits(*key):
+            record = crowding.left_out(record)
         if record.unreadable and not record.status and known:
             # What was told of it stands; without it nobody knew of the gate, or of the engines.
             record = msgspec.structs.replace(record, status=known.status)
@@ -96,6 +120,18 @@ class PoolStore:
             and known.metadata.deletion_timestamp == record.metadata.deletion_timestamp
         )
         self._wake(key, not same_spec)
+        self._crowd(key.namespace, moved)
+
+    def _crowd(self, namespace: str, moved: list[str]) -> None:
+        """Leave out who has no room any more; who has some is read by its next pass."""
+        for key in (PoolKey(namespace, name) for name in moved):
+            known = self._pools.get(key)
+            if known is None:
+                continue
+            if not self._room.fits(*key):
+                self._pools[key] = crowding.left_out(known)
+            if known.left_out or self._pools[key].left_out:
+                self._wake(key, False)
 
     def drop(self, record: wire.CustomResource) -> None:
         self._forget(record, record.metadata.version)
@@ -113,6 +149,7 @@ class PoolStore:
         if known and known.metadata.uid == record.metadata.uid:
             del self._pools[key]
             self._wake(key, True)
+            self._crowd(key.namespace, self._room.remove(*key))
 
 
 @dataclass(frozen=True, slots=True)

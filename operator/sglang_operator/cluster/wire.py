@@ -184,6 +184,8 @@ class CustomResource(msgspec.Struct, frozen=True):
     status: dict[str, Any] = {}
     # Why the rest of it could not be read; of no field of the object.
     unreadable: str = msgspec.field(name="/unreadable", default="")
+    # Bytes that it would take, where its spec is left out for want of room.
+    left_out: int = msgspec.field(name="/leftOut", default=0)
 
     @property
     def spec(self) -> dict[str, Any]:

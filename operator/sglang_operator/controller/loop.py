@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from sglang_operator import __version__, supervision
 from sglang_operator.api import names
@@ -172,7 +173,9 @@ class EngineRoom:
 
     def _make_informers(self) -> None:
         for scope in self.settings.scopes:
-            self._inform(paths.pools(scope), scope, wire.CustomResource, self.pools, "")
+            self._inform(
+                paths.pools(scope), scope, wire.CustomResource, self.pools, "", kept=self.pools.kept
+            )
             self._inform(paths.pods(scope), scope, wire.Pod, self.pods, OWN_OBJECTS)
             for kind, store in self.children.items():
                 path = paths.children(kind, scope)
@@ -199,7 +202,7 @@ class EngineRoom:
         *,
         field_selector: str = "",
         on_forbidden: Callable[[ApiError], None] | None = None,
-        kept: Callable[[wire.Child], wire.Child] | None = None,
+        kept: Callable[[Any], Any] | None = None,
     ) -> None:
         plural = path.rsplit("/", 1)[-1]
         resource = informer.Resource(

@@ -104,9 +104,13 @@ class Reconciler:
             return None  # its children go with it; nothing is ours to do any more
         memory = self._memory(key, record)
         with logs.about(record.metadata):
+            if self._view.pools.to_be_read(key):
+                return await self._teller.read_again(key, memory, record)
             pool = self._planned(memory, record)
             if isinstance(pool, Refused):
                 return await self._refuse(key, memory, record, pool)
+            if not self._view.pools.planned(record, len(pool.engines)):
+                return 0.0
             return await self._run(key, memory, record, pool)
 
     # --- what is counted

@@ -156,6 +156,17 @@ class Teller:
             else:
                 return status
 
+    async def read_again(self, key: PoolKey, memory: Memory, record: CustomResource) -> float:
+        """Read a pool whose spec was left out and has room now; seconds until the next pass."""
+        try:
+            generation = record.metadata.generation
+            found = await self._executor.confirm_pool(key, memory.uid, generation)
+        except (ApiError, ApiUnreachableError) as error:
+            return memory.telling.failed(error)
+        if found is Confirmation.GONE:
+            self._pools.gone(key, memory.uid)
+        return 0.0
+
     async def _is_gone(
         self, key: PoolKey, memory: Memory, record: CustomResource, error: ApiError
     ) -> bool:
