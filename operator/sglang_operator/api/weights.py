@@ -34,7 +34,7 @@ class Phase(Enum):
     COMMITTED = "Committed"  # the covered engines hold the version
     ABORTED = "Aborted"  # nobody knows what the engines hold
     SLEEPING = "Sleeping"  # memory is released, or is about to be
-    AWAKE = "Awake"  # memory is back, the weights are not
+    AWAKE = "Awake"  # memory is back; the weights are not, unless none were ever committed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Transaction:
     version: str = ""  # last committed
     instances: frozenset[str] = frozenset()  # that the last commit covered
     checkpoint: str = ""  # a path with exactly the committed weights
-    intact: bool = False  # nothing was written over the committed weights, and none released
+    intact: bool = False  # nothing was written over the weights that count, and none released
     released: tuple[str, ...] = ()  # SGLang's memory tags, while asleep
     asleep: tuple[str, ...] = ()  # the instances whose memory is released
     recovering: frozenset[str] = frozenset()  # that the holder, an operator, loads the version into
@@ -70,6 +70,14 @@ class Transaction:
     def memory_lost(self) -> bool:
         """Whether the engines sleep, or woke from a sleep, in which they gave up their weights."""
         return self.phase in (Phase.SLEEPING, Phase.AWAKE) and not self.intact
+
+    @property
+    def initial(self) -> bool:
+        """Whether the engines slept and woke with the weights that they were started with.
+
+        Nobody has written others yet, and nothing is under way: all is as before the sleep.
+        """
+        return self.phase is Phase.AWAKE and self.intact
 
     @property
     def recovers(self) -> bool:
@@ -128,7 +136,8 @@ class Transaction:
         An operator's load too: its request may be on its way to an engine.  And what was ended for
         another, who may still write: the fence outlasts the name of whoever held it.
         """
-        trains = self.phase in (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
+        asleep = self.phase in (Phase.SLEEPING, Phase.AWAKE) and not self.initial
+        trains = self.phase is Phase.SYNCING or asleep
         loads = self.phase is Phase.COMMITTED and bool(self.recovering)
         ended = self.phase is Phase.ABORTED and self.fence
         return not self.holder and (trains or loads or ended)

@@ -1,9 +1,9 @@
 """The steps of a sync, of sleep and of wake: old state in, new state out, or a refusal in words.
 
 ``instances`` and ``version`` tell what the last commit covered, and stay until the next; whether
-those weights are still whole is ``intact``, which a commit alone sets, and which a sync that begins
-or weights memory that is released takes away at once.  So no later step (a wake after a torn sync)
-can open a gate over weights that were written over.
+those weights are still whole is ``intact``, which a commit sets, and a sleep before anybody has
+written at all; a sync that begins or weights memory that is released takes it away at once.  So no
+later step (a wake after a torn sync) can open a gate over weights that were written over.
 
 Each step is written back by compare and swap on the resource version that was read.
 """
@@ -269,12 +269,14 @@ def sleep(
     released = _ordered({*state.released, *tags})
     # Whoever sleeps has not released these yet: that is said with ``slept``.
     kept = {f"{instance}/{tag}" for instance in state.asleep for tag in tags - {*state.released}}
+    written = state.version or state.target_version or state.fence
+    whole = state.intact or (state.phase is Phase.IDLE and not written)
     return dataclasses.replace(
         taken,
         phase=Phase.SLEEPING,
         released=released,
         woken=state.woken | kept,
-        intact=state.intact and WEIGHTS not in released,
+        intact=whole and WEIGHTS not in released,
     )
 
 
@@ -311,8 +313,9 @@ def wake(
     """The memory of these tags is resumed.
 
     With nothing released any more: committed again if the committed weights are intact, so that
-    the same gates open; else awake, and a sync has to follow.  During a sync the phase stays.
-    A sleeper that was not resumed (``woke``), as it was not seen just then, is covered no more.
+    the same gates open; awake and as before where none were ever committed; else awake, and a sync
+    has to follow.  During a sync the phase stays.  A sleeper that was not resumed (``woke``), as it
+    was not seen just then, is covered no more.
 
     Raises :class:`RefusedError`.
     """
@@ -321,11 +324,12 @@ def wake(
     tags = frozenset(tags)
     left = _ordered(set(state.released) - tags)
     missed = frozenset(run for run in state.asleep if state.sleeps(run) & tags)
+    lost = state.instances <= missed if state.instances else bool(missed)
     woken = dataclasses.replace(
         state,
         released=left,
         instances=state.instances - missed,
-        intact=state.intact and not state.instances <= missed,
+        intact=state.intact and not lost,
         asleep=state.asleep if left else (),
         woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
         renewed=now,
@@ -338,7 +342,8 @@ def wake(
         return dataclasses.replace(woken, phase=phase)
     if left:
         return dataclasses.replace(woken, phase=Phase.SLEEPING)
-    return dataclasses.replace(woken, phase=Phase.COMMITTED, holder="")
+    phase = Phase.COMMITTED if state.version else Phase.AWAKE
+    return dataclasses.replace(woken, phase=phase, holder="")
 
 
 # --- the operator's own: engines that came up after a commit catch up from its checkpoint

@@ -147,6 +147,8 @@ class Wake:
             return [f"awake: the weights were kept, the gates of {state.version} open again"]
         if state.released:
             return [f"still released: {' and '.join(state.released)}"]
+        if state.initial:
+            return ["awake: the engines go on with the weights that they were started with"]
         return ["awake: the weights are gone, and the gates stay closed until a sync commits"]
 
 

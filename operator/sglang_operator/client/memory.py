@@ -29,7 +29,7 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.hold import Hold
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.reaching import reach
-from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
+from sglang_operator.client.registry import GATE_COMMITTED, GATE_OFF, IN_SERVICE, Engine, Registry
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -114,6 +114,22 @@ def _check(tags: tuple[str, ...], registry: Registry, features: "Features") -> N
 def _named(engines: Sequence[Engine]) -> str:
     shown = ", ".join(f"engine {e.rank} ({e.engine}, {e.state})" for e in engines[:8])
     return shown + (f" and {len(engines) - 8} more" if len(engines) > 8 else "")
+
+
+def _going_on(
+    registry: Registry, state: Transaction, reached: Sequence[Engine]
+) -> Sequence[Engine]:
+    """The engines that go on once the weights that they kept have all of their memory.
+
+    Where a commit alone opens gates, those that it covers; others wait, paused, for the next one.
+    Anywhere else clients reach them all again, as they did before.  Whoever is covered and runs was
+    paused, whether it got as far as to sleep or not.
+    """
+    if registry.weights.gate == GATE_COMMITTED and state.version:
+        return [e for e in registry.engines if e.runs and e.instance in state.instances]
+    known = {engine.engine for engine in reached}
+    covered = state.instances
+    return [e for e in registry.engines if e.engine in known or (e.runs and e.instance in covered)]
 
 
 class Sleeper:
@@ -330,7 +346,7 @@ class Sleeper:
         async with self._at_work(hold):
             after = await self._awaken(hold, state, tags)
         self._working = False  # the same step said so
-        if after.phase is Phase.COMMITTED:
+        if not after.holder:
             await self.stop()
         return after
 
@@ -341,11 +357,10 @@ class Sleeper:
         await resume(self._pool, hold, state, reached, tags)
         awake = set(state.released) <= set(tags)
         if awake and state.intact and self._pool.features(registry).pause:
-            # Only those that hold the committed version; the others wait, paused, for a sync.
-            whole = [engine for engine in reached if engine.instance in state.instances]
             await hold.renew()
+            goes_on = _going_on(registry, state, reached)
             await self._pool.calls.post_all(
-                whole, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
+                goes_on, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
             )
 
         def step(current: Transaction, sight: Sight) -> Transaction:

@@ -15,6 +15,7 @@ IN_SERVICE = "InService"
 # States of an engine without a process that could hold memory here.
 _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
 GATE_OFF = "Off"
+GATE_COMMITTED = "Committed"
 DEFAULT_GROUP = "weight_update_group"  # SGLang's own default
 _CONFIG_KEY = "engines.json"
 

@@ -251,7 +251,7 @@ def _wanted(
     if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
         return _asleep(pod, released)
-    if current.phase in _CLOSED:
+    if current.phase in _CLOSED and not current.initial:
         return _closed(pod, current.phase.value, _why_closed(current))
     if pod.dying:
         return None  # it leaves the Services by itself
@@ -303,6 +303,8 @@ def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
         reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)
     elif current.phase is Phase.ABORTED:
         reason, why = Phase.ABORTED.value, _why_closed(current)
+    elif current.initial:
+        reason, why = INITIAL_WEIGHTS, texts.GATE_INITIAL
     else:
         reason, why = Phase.AWAKE.value, texts.GATE_AWAKE
     return SetGate(pod=pod, is_open=False, reason=reason, message=why)

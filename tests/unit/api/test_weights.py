@@ -169,6 +169,33 @@ def test_what_another_process_of_it_is_at_work_on_waits_until_that_is_done_or_go
         assert refusal(late, taken, MINE).reason is Refusal.NOT_HELD
 
 
+def test_engines_that_nobody_has_written_go_on_as_before_once_they_wake_with_their_weights():
+    slept = steps.slept(sleeping("kv_cache", state=Transaction()), MINE, instances=[A, B])
+    assert slept.intact and not slept.initial
+    resumed = steps.woke(slept, MINE, instances=[A, B], tags=["kv_cache"])
+    woken = steps.wake(resumed, MINE, now=NOW)
+    assert (woken.phase, woken.holder, woken.initial) == (Phase.AWAKE, "", True)
+    assert not woken.held_against("anybody", "t9", NOW, NOW)
+    assert steps.wake(sleeping("kv_cache", state=woken), MINE, now=NOW).initial
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        sleeping("weights", state=Transaction()),
+        sleeping("kv_cache", state=steps.abort(syncing(), MINE, message="torn")),
+        sleeping("kv_cache", state=Transaction(version="step-1")),  # somebody took the phase away
+        sleeping("kv_cache", state=Transaction(target_version="step-1")),
+        sleeping("kv_cache", state=Transaction(fence=True)),
+        # One of them was not seen, and sleeps on.
+        steps.slept(sleeping("kv_cache", state=Transaction()), MINE, instances=[A]),
+    ],
+)
+def test_engines_whose_weights_are_not_sure_wait_for_a_sync(state):
+    woken = steps.wake(state, MINE, now=NOW)
+    assert (woken.phase, woken.holder, woken.initial) == (Phase.AWAKE, MINE.holder, False)
+
+
 def test_work_ends_with_its_transaction():
     for over in (
         committed(),
@@ -457,7 +484,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_gates_open_only_over_weights_that_a_commit_named_and_nothing_took_since(taken):
-    state, now, seen, whole = Transaction(), NOW, NOW, False
+    state, now, seen, whole = Transaction(), NOW, NOW, True  # as the engines were started
     for name, trainer, tags, passed in taken:
         if name == "pass":
             now += passed
@@ -474,7 +501,7 @@ def test_gates_open_only_over_weights_that_a_commit_named_and_nothing_took_since
             whole = True
         assert state.intact <= whole
         if state.phase is Phase.COMMITTED:
-            assert whole and state.instances and not state.released
+            assert whole and state.version and state.instances and not state.released
             assert state.recovers == bool(state.holder)
         assert weights.read(weights.written({}, state)).phase is state.phase
 

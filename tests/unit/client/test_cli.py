@@ -149,6 +149,8 @@ def test_who_gives_up_its_own_sync_begins_again_at_once(world, weights):
 def test_sleep_and_wake(world, weights):
     assert "2 engines, released: kv_cache" in weights("sleep", "--tags", "kv_cache")
     assert "nothing to wake" not in weights("status", code=1)
+    assert "go on with the weights that they were started with" in weights("wake")
+    weights("sleep")
     assert "the gates stay closed until a sync commits" in weights("wake")
     assert (
         "Unsupported: there is nothing to wake"

@@ -71,6 +71,54 @@ def test_wake_after_weights_were_released_leaves_engines_paused_and_closed(world
     assert {(e.gate, e.paused, len(e.released)) for e in world.engines} == {("Closed", True, 0)}
 
 
+def test_a_pool_without_a_gate_goes_on_as_before_when_it_wakes_with_its_weights():
+    """Nobody has written into it, and nobody has to: its engines serve what they loaded."""
+    with (
+        World(gate="Off") as made,
+        Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-a") as pool,
+        Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-b") as other,
+    ):
+        for each in (pool, other):  # after which nobody holds it
+            sleep(each, "kv_cache")
+            assert each.wake().initial
+            assert {(e.paused, len(e.released)) for e in made.engines} == {(False, 0)}
+        sleep(other)
+        assert not other.wake().initial
+        assert all(engine.paused for engine in made.engines)
+
+
+@pytest.mark.parametrize("gate", ["Off", "Versioned"])
+def test_an_engine_that_came_after_the_commit_goes_on_too_where_clients_reach_it(gate):
+    with (
+        World(gate=gate) as made,
+        Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-a") as pool,
+    ):
+        pool.update_from_disk("/c/1", "step-1")
+        made.restart(1)
+        sleep(pool, "kv_cache")
+        assert pool.wake().phase is Phase.COMMITTED
+        assert not any(engine.paused for engine in made.engines)
+
+
+def test_where_a_commit_opens_gates_one_that_it_does_not_cover_waits_for_the_next(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    world.restart(1)
+    sleep(pool, "kv_cache")
+    pool.wake()
+    assert [engine.paused for engine in world.engines] == [False, True, False]
+
+
+def test_an_engine_that_was_paused_and_got_no_further_goes_on_though_it_misses_a_probe(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    world.engines[0].refuse["/abort_request"] = (500, "a hiccup")
+    with pytest.raises(EngineError, match="a hiccup"):
+        sleep(pool, "kv_cache")
+    world.engines[1].state = "Starting"
+    world.publish()
+    assert pool.wake().phase is Phase.COMMITTED
+    assert not any(engine.paused for engine in world.engines)
+
+
 def test_an_engine_that_restarted_asleep_is_not_woken(world, pool):
     sleep(pool)
     world.restart(1)

@@ -466,6 +466,21 @@ class TestVersioned:
         plan = weighed(pool, pods, children=lease, reports=self.reports(pods, "7", "7"))
         assert {gate.is_open for gate in plan.gates} == {False}
 
+    def test_after_a_sleep_before_any_commit_gates_open_again_by_what_engines_name(self):
+        pool = self.pool()
+        pods = running(pool, gate=asleep("kv_cache"))
+        lease = a_lease(pool, phase="Awake", transaction="t1", intact="true")
+        reports = self.reports(pods, "7", "default")
+        plan = weighed(pool, pods, children=lease, reports=reports)
+        assert {m[:3] for m in moved(plan)} == {
+            (pods[0].name, True, weights.VERSIONED),
+            (pods[1].name, False, weights.INITIAL_WEIGHTS),  # it sleeps no more
+        }
+        lease = a_lease(pool, phase="Awake", transaction="t1")
+        assert not any(
+            g.is_open for g in weighed(pool, pods, children=lease, reports=reports).gates
+        )
+
 
 class TestALeaseThatHasForgotten:
     """Deleted, emptied or made anew, maybe amid a sync: the pods remember that there was one."""
