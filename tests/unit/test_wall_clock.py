@@ -17,7 +17,6 @@ READS = {
     "cluster/lease.py": "stamps in the operator's Lease; the term is by the steady clock",
     "cluster/recorder.py": "stamps in Events",
     "controller/shell.py": "kopf takes the end of credentials as a time of day; a 401 renews them",
-    "client/credentials.py": "the end of a token is a stamp of who made it, and a 401 tells anyhow",
     "client/lease.py": "stamps in the weights Lease; ages are by the steady clock (Sight)",
     "client/turns.py": "words of an error: since when another call runs",
     "cli/commands.py": "ages that are shown; nothing is done by them",
@@ -28,6 +27,7 @@ READS = {
 # The fields of clocks.Moment: who reads ``wall`` has a stamp to make or to tell.
 TELLS = {
     "clocks.py": "the moment itself",
+    "client/credentials.py": "the end of a token is a stamp of who made it, read when it is given",
     "cluster/node_store.py": "since when a node is gone, for people",
     "cluster/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",
     "cluster/stores.py": "since when a Lease stands, told by the clock of who asks",

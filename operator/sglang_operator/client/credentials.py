@@ -21,6 +21,7 @@ from typing import Any
 from sglang_operator.api import weights
 from sglang_operator.client import texts
 from sglang_operator.client.errors import ClusterError
+from sglang_operator.clocks import moment, steady
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS = 60.0  # kubelet rotates a token long before it ends
@@ -197,14 +198,15 @@ class _Plugin:
         self._config = config
         self._path = path
         self._header: str | None = None
-        self._until = 0.0
+        self._until = 0.0  # by the steady clock
 
     def authorization(self) -> str | None:
-        if self._header is None or time.time() > self._until:
+        if self._header is None or steady() > self._until:
             status = self._run()
             self._header = f"Bearer {status['token']}" if status.get("token") else None
             ends = weights.seconds(status.get("expirationTimestamp"))
-            self._until = ends - _EXEC_MARGIN if ends else float("inf")
+            at = moment()  # a clock that is set later makes no token last longer
+            self._until = at.steady + ends - _EXEC_MARGIN - at.wall if ends else float("inf")
         return self._header
 
     def _program(self) -> str:

@@ -7,6 +7,8 @@ the official client's work; the connection itself is ours.
 import logging
 import ssl
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,13 @@ class NoClusterError(Exception):
 class Connection:
     """One cluster and one identity.  ``authorization`` may block, for as long as it likes."""
 
-    def __init__(self, configuration: "client.Configuration") -> None:
+    def __init__(
+        self,
+        configuration: "client.Configuration",
+        renew: Callable[[], None] = lambda: None,  # read anew what may have been renewed
+    ) -> None:
         self._configuration = configuration
+        self._renew = renew
         self.server: str = configuration.host.rstrip("/")
         self.ca_file: str | None = configuration.ssl_ca_cert
         self.cert_file: str | None = configuration.cert_file
@@ -47,6 +54,7 @@ class Connection:
         now = time.monotonic()
         if now - self._asked > AUTHORIZATION_SECONDS:
             try:
+                self._renew()
                 value = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
             except Exception as error:  # of a file or a plugin: whatever the official client asks
                 # Its type alone: the text may quote what was read.
@@ -71,6 +79,11 @@ class Connection:
         return context
 
 
+def load_in_cluster(configuration: "client.Configuration") -> None:
+    """What kubelet gives to a pod, as it is now.  Raises ConfigException outside of one."""
+    config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+
+
 def load(kubeconfig: Path | None = None, context: str | None = None) -> Connection:
     """In-cluster credentials where there are any and no kubeconfig is named, else a kubeconfig.
 
@@ -79,8 +92,9 @@ def load(kubeconfig: Path | None = None, context: str | None = None) -> Connecti
     configuration = client.Configuration()
     if kubeconfig is None and context is None:
         try:
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-            return Connection(configuration)
+            # By itself it reads the token again by the wall clock, which may be put back.
+            load_in_cluster(configuration)
+            return Connection(configuration, partial(load_in_cluster, configuration))
         except config.ConfigException:
             pass  # not inside a pod
     try:

@@ -4,9 +4,13 @@ import base64
 import json
 import stat
 import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from sglang_operator import clocks
 from sglang_operator.client import ClusterError, credentials
 from sglang_operator.testing import credentials as kit
 
@@ -115,6 +119,23 @@ def test_a_plugin_is_asked_once_until_its_token_ends(tmp_path):
     found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
     assert [found.authorization() for _ in range(3)] == ["Bearer ExecCredential"] * 3
     assert log.read_text() == "xx"
+
+
+def test_a_token_of_a_plugin_lasts_no_longer_when_the_wall_clock_is_put_back(tmp_path, monkeypatch):
+    entry: dict[str, Any] = {"command": "sh", "args": ["-c", 'echo x >>"$LOG"; echo "$STATUS"']}
+    ends = datetime.fromtimestamp(time.time() + 3600, UTC).isoformat()
+    status = json.dumps({"status": {"token": "t", "expirationTimestamp": ends}})
+    log = tmp_path / "log"
+    env = {"LOG": str(log), "STATUS": status}
+    entry["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
+    now, right = clocks.steady(), time.time()
+    assert found.authorization() == found.authorization() == "Bearer t"
+    assert log.read_text() == "x\n"
+    monkeypatch.setattr(time, "time", lambda: right - 3600)
+    monkeypatch.setattr(credentials, "steady", lambda: now + 3600)
+    assert found.authorization() == "Bearer t"
+    assert log.read_text() == "x\nx\n"
 
 
 def test_a_plugin_that_fails_is_said_in_words(tmp_path):

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from kubernetes import client
+from kubernetes.config import incluster_config
 
 from sglang_operator.cluster import connection
 
@@ -107,3 +108,22 @@ def test_what_switches_verification_off_is_a_boolean(tmp_path, written):
     path.write_text(json.dumps(config))
     with pytest.raises(connection.NoClusterError, match="insecure-skip-tls-verify of cluster k is"):
         connection.load(path)
+
+
+def test_a_token_that_was_renewed_in_the_pod_is_used_whatever_the_wall_clock_says(
+    monkeypatch, tmp_path
+):
+    """The official client reads it again by the wall clock, which may be put back by an hour."""
+    monkeypatch.setattr(connection, "AUTHORIZATION_SECONDS", -1.0)
+    for name, content in (("token", "first"), ("ca.crt", "certificate")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    found = connection.load()
+    assert found.authorization() == "bearer first"
+    (tmp_path / "token").write_text("second")
+    assert found.authorization() == "bearer second"
+    (tmp_path / "token").unlink()
+    assert found.authorization() == "bearer second"

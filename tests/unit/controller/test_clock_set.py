@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sglang_operator import clocks
-from sglang_operator.cluster import paths
+from sglang_operator.cluster import informer, paths
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.controller import memory, trying
 from tests.unit.controller import world
@@ -165,5 +165,25 @@ def test_a_node_is_lost_so_long_after_it_was_seen_not_ready(clock, skew, restart
     async def lost(api: Nodes, begun: float) -> None:
         await api.until(lambda: api.deletes)
         assert clocks.steady() - begun >= 2.0
+
+    asyncio.run(story())
+
+
+def test_pools_are_woken_when_nodes_may_be_read_again_though_none_changed(monkeypatch):
+    """Else a node that stays as it is would never be lost."""
+    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+    refused = ApiError(403, "Forbidden", "nodes is forbidden", None)
+
+    async def story() -> None:
+        api = Nodes()
+        api.becomes("Unknown", time.time() - HOUR)
+        api.fails = lambda method, path: refused if path == paths.NODES else None
+        async with world.operator(api, watch_nodes=True) as room:
+            api.make(*KEY, restart={"nodeLostSeconds": 1})
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            assert room.nodes.known is None
+            api.fails = lambda method, path: None
+            await api.until(lambda: room.nodes.known)
+            await api.until(lambda: api.deletes)
 
     asyncio.run(story())
