@@ -122,6 +122,7 @@ OPERATOR: dict[str, Spec] = {
     "ROUTER_REPLAY_VERSION": _image("0.5.2", _with(router_replay={"mode": "R3"})),
     "ARGUMENT_TLS": _image("0.5.23", _config(ssl_keyfile_password="hunter2")),
     "LORA_SYNC": _with(model_args={**_MODEL, "lora_target": "all-linear"}),
+    "WEIGHT_ARGUMENT": _config(enable_lmcache=True),
     "VERSIONED_GATE": _image("0.4.10.post2", _with(weights={"gate": "Versioned"})),
     "AUTO_TUNE": _with(restart={"autoTune": {"mem_fraction_static": {"min": 0.8, "max": 0.9}}}),
     "HANG_DETECTION": _image("0.4.6.post5", _with(restart={"hangSeconds": 600})),

@@ -165,9 +165,7 @@ ARGUMENT_CONFLICT = _error(
     SERVER_ARGS,
 )
 ARGUMENT_KEY = _error(
-    "ArgumentInvalid",
-    "{key} is not a possible argument name; expected {expected}",
-    SERVER_ARGS,
+    "ArgumentInvalid", "{key} is not a possible argument name; expected {expected}", SERVER_ARGS
 )
 ARGUMENT_ENVIRONMENT = _error(
     "ArgumentInvalid",
@@ -320,6 +318,7 @@ LORA_SYNC = _error(
     "the trainer, or set weights.gate: Off for engines that load all weights themselves",
     ROLL_STRATEGY + ": lora training is not supported with sglang",
 )
+WEIGHT_ARGUMENT = _error("WeightSyncUnsupported", "{key} is {found}: {why}; {advice}", SERVER_ARGS)
 VERSIONED_GATE = _error(
     "GateUnsupported",
     "weights.gate is Versioned but SGLang {version} has no --weight-version; expected {needed} or "
@@ -469,9 +468,7 @@ VERSION_MISMATCH = _warning(
     POLICY,
 )
 SYSTEM_ENV_REMOVED = _warning(
-    "SystemEnvRemoved",
-    "{key} is {found}, and is not passed on: {advice}",
-    ROLL_STRATEGY,
+    "SystemEnvRemoved", "{key} is {found}, and is not passed on: {advice}", ROLL_STRATEGY
 )
 SYSTEM_ENV_OF_VLLM = _warning(
     "SystemEnvIgnored",

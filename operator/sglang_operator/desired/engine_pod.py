@@ -149,9 +149,10 @@ def _environment(pool: Pool) -> list[dict[str, Any]]:
     ]
     given = pool.template.container.get("env", [])
     overridden = {variable.get("name") for variable in given}
+    beside = environment.beside(pool.features, gated=pool.gated)
     plain = [
         {"name": name, "value": value}
-        for name, value in sorted({**environment.beside(pool.features), **pool.environment}.items())
+        for name, value in sorted({**beside, **pool.environment}.items())
         if name not in overridden
     ]
     secret = [

@@ -140,6 +140,8 @@ PAUSE_SINCE = parse("0.4.10.post2")
 PAUSE_MODES_SINCE = parse("0.5.6.post2")
 DESTROY_GROUP_SINCE = parse("0.5.4.post2")
 CRASH_DIAGNOSTICS_SINCE = parse("0.5.13")
+PAUSE_REACHES_TOKENIZERS_SINCE = parse("0.5.12")
+PAUSE_STOPS_DISAGGREGATED_SINCE = parse("0.5.12")
 # /flush_cache while paused minds requests that wait, from the one on and until the other.
 FLUSH_MINDS_WAITING = (parse("0.5.10"), parse("0.5.21"))
 
@@ -176,6 +178,12 @@ class Features:
     pause: bool
     # Its modes: PauseGenerationReqInput is in 0.5.6.post2, not in 0.5.5.post3, which only aborts.
     pause_modes: bool
+    # With several tokenizer processes, a pause and its end reach all of them
+    # (multi_tokenizer_mixin.py, PauseContinueBroadcast): in 0.5.12, not in 0.5.10.
+    pause_reaches_tokenizers: bool
+    # A pause stops the schedulers of disaggregated engines too (disaggregation/prefill.py and
+    # decode.py look at _engine_paused): in 0.5.12, not in 0.5.9.
+    pause_stops_disaggregated: bool
     # /destroy_weights_update_group: in the wheel of 0.5.4.post2, not in 0.5.2.
     destroy_group: bool
     # The tags of /release_memory_occupation; empty: it takes none, and releases everything.
@@ -205,6 +213,8 @@ def features(version: Version) -> Features:
         begin_end_weight_update=version >= WEIGHT_SESSION_SINCE,
         pause=version >= PAUSE_SINCE,
         pause_modes=version >= PAUSE_MODES_SINCE,
+        pause_reaches_tokenizers=version >= PAUSE_REACHES_TOKENIZERS_SINCE,
+        pause_stops_disaggregated=version >= PAUSE_STOPS_DISAGGREGATED_SINCE,
         destroy_group=version >= DESTROY_GROUP_SINCE,
         memory_tags=_memory_tags(version),
         flush_keeps_requests=version >= PAUSE_MODES_SINCE and not _flush_minds_waiting(version),

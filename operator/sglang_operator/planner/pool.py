@@ -12,9 +12,24 @@ from typing import Any
 
 from sglang_operator.api import errors, names, pod_container, pod_template, spec, syntax
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
-from sglang_operator.engine import aliases, arguments, environment, images, model_size, versions
+from sglang_operator.engine import (
+    aliases,
+    arguments,
+    environment,
+    images,
+    model_size,
+    schema,
+    versions,
+)
 from sglang_operator.engine.arguments import ANY_ADDRESS
-from sglang_operator.planner import registry_size, revision, shared_memory, shares, tuning
+from sglang_operator.planner import (
+    registry_size,
+    revision,
+    shared_memory,
+    shares,
+    tuning,
+    weight_arguments,
+)
 from sglang_operator.planner.tuning import Tuning
 from sglang_operator.roll import device_mapping, sampling, worker
 
@@ -163,6 +178,9 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
     gate = _gate(parsed, rendered.load_format)
     problems += _asking_problems(parsed, gate, version, features)
     problems += _lora_problems(gate, parsed)
+    if gate is not WeightsGate.OFF:
+        known = schema.nearest(version)
+        problems += weight_arguments.problems(rendered.argv, known, features)
     problems += _tuning_problems(parsed, rendered)
     active = _active(parsed, len(engines), problems)
     problems += _size_problems(owner, engines[:active], parsed)

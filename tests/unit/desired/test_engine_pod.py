@@ -35,3 +35,11 @@ def test_an_upgrade_of_the_operator_restarts_no_engine_for_that():
     pool = a_pool(**image("0.5.14"))
     assert not set(DUMPS) & set(pool.environment)
     assert set(DUMPS) <= set(rendered(pool))
+
+
+def test_engines_whose_weights_change_keep_nothing_of_images():
+    name = "SGLANG_VLM_CACHE_SIZE_MB"
+    assert rendered(a_pool())[name] == "0"
+    assert name not in rendered(a_pool(weights={"gate": "Off"}))
+    assert rendered(a_pool(system_envs={name: 512}))[name] == "512"
+    assert name not in a_pool().environment  # an upgrade restarts no engine for it

@@ -35,9 +35,9 @@ POOL = a_pool(
         ("spec.tolerations[4]", "spec.tolerations[4]"),
         ("spec.volumes[2].name", "spec.podTemplate.spec.volumes[0].name"),
         ("spec.volumes[0]", "spec"),
-        ("spec.containers[0].env[9].name", "spec.podTemplate.spec.containers[0].env[0].name"),
+        ("spec.containers[0].env[10].name", "spec.podTemplate.spec.containers[0].env[0].name"),
         ("spec.containers[0].env[0].name", "spec.system_envs.AAA"),
-        ("spec.containers[0].env[8].valueFrom", "spec.security.apiKey"),
+        ("spec.containers[0].env[9].valueFrom", "spec.security.apiKey"),
         (
             "spec.containers[0].volumeMounts[2].mountPath",
             "spec.podTemplate.spec.containers[0].volumeMounts[0].mountPath",
@@ -64,7 +64,7 @@ POOL = a_pool(
 )
 def test_a_field_of_a_pod_is_told_as_the_field_that_was_written(rendered, written):
     variables = [item["name"] for item in origin._items(engine_pod.template(POOL), ENV)]
-    assert variables.index("A") == 9
+    assert variables.index("A") == 10
     assert origin.field(POOL, rendered) == written
 
 
@@ -92,7 +92,7 @@ def test_a_message_of_the_API_server_is_told_with_the_objects_paths():
     said = (
         'Pod "actor-infer-g0-1-0" is invalid: [spec.tolerations[2].operator: Unsupported value: '
         '"Equals": supported values: "Equal", "Exists", metadata.labels: Invalid value: "rl team": '
-        "a valid label must be an empty string, spec.containers[0].env[9].name: Invalid value: "
+        "a valid label must be an empty string, spec.containers[0].env[10].name: Invalid value: "
         '"spec.image: no"]'
     )
     assert origin.message(POOL, said) == (

@@ -1,0 +1,126 @@
+"""Arguments of engines that do not go together with weights that change while they run.
+
+A commit vouches for what an engine answers.  With these SGLang may answer from a cache that the
+weights of before have filled, or from nowhere, and says nothing of it: so a pool with a gate is
+refused.  From the wheels of 0.4.6.post5 to 0.5.23.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_operator.api import errors
+from sglang_operator.engine import aliases, schema, versions
+
+_OFF = frozenset(("", "none", "null", "false"))
+_UNGATED = "or set weights.gate: Off, where nobody changes the weights of running engines"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """One argument, from which value on it is meant, and what is wrong with it."""
+
+    key: str
+    why: str
+    advice: str = f"remove it, {_UNGATED}"
+    is_meant: Callable[[str], bool] = lambda text: text.lower() not in _OFF
+    holds: Callable[[versions.Features], bool] = lambda features: True
+
+
+def _above_one(text: str) -> bool:
+    return text.isdecimal() and int(text) > 1
+
+
+_OUTLIVES = (
+    "what engines compute is kept there by the prompt alone, out of the reach of /flush_cache, so "
+    "that weights of before a commit answer after it"
+)
+_RUNS_ON = (
+    "a pause that takes requests off the GPU does not stop schedulers of this kind, which answer "
+    "while weights are written"
+)
+_RULES = (
+    *(
+        _Rule(key=key, why=_OUTLIVES)
+        for key in (
+            "hicache_storage_backend",
+            "enable_lmcache",
+            "enable_flexkv",
+            "radix_cache_backend",
+            "enable_unified_cache_external_linker",
+            "enable_mm_global_cache",
+            "enable_prefix_mm_cache",
+        )
+    ),
+    _Rule(
+        key="tokenizer_worker_num",
+        why="until 0.5.12 a pause reaches one of these processes and its end another, so that "
+        "requests hang behind an open gate, or are answered while weights are written",
+        advice=f"set it to 1, use a newer image, {_UNGATED}",
+        is_meant=_above_one,
+        holds=lambda features: not features.pause_reaches_tokenizers,
+    ),
+    _Rule(
+        key="disaggregation_mode",
+        why=_RUNS_ON,
+        advice=f"use SGLang 0.5.12 or newer, {_UNGATED}",
+        holds=lambda features: features.pause_modes and not features.pause_stops_disaggregated,
+    ),
+    _Rule(key="enable_pdmux", why=_RUNS_ON, holds=lambda features: features.pause_modes),
+    _Rule(
+        key="pp_size",
+        why=_RUNS_ON,
+        advice=f"use tp_size, {_UNGATED}",
+        is_meant=_above_one,
+        holds=lambda features: features.pause_modes,
+    ),
+    _Rule(
+        key="dp_size",
+        why="/flush_cache answers what one of its ranks said, so that another may keep the cache "
+        "of the weights of before a commit",
+        advice=f"use more engines with fewer GPUs each, {_UNGATED}",
+        is_meant=_above_one,
+    ),
+)
+
+
+def problems(
+    argv: Sequence[str], known: schema.Schema, features: versions.Features
+) -> Iterator[errors.Problem]:
+    """What is wrong with a command line, in a pool whose gates wait for weights."""
+    given = _given(argv, known)
+    for rule in _RULES:
+        text = given.get(rule.key)
+        if text is not None and rule.is_meant(text) and rule.holds(features):
+            yield errors.WEIGHT_ARGUMENT(
+                f"{aliases.FIELD}.{rule.key}",
+                key=rule.key,
+                found=errors.shown(text),
+                why=rule.why,
+                advice=rule.advice,
+            )
+
+
+def _given(argv: Sequence[str], known: schema.Schema) -> Mapping[str, str]:
+    """The value of each argument, as argparse would take it: the last of two wins."""
+    found: dict[str, str] = {}
+    key = None
+    for item in argv:
+        if item.startswith("--"):
+            name, _, value = item.partition("=")
+            key = _key(name, known)
+            if key is not None:
+                found[key] = value if "=" in item else "true"
+        elif key is not None:
+            found[key] = item
+            key = None
+    return found
+
+
+def _key(flag: str, known: schema.Schema) -> str | None:
+    """Which argument a flag is, also by the beginning that argparse takes for it."""
+    flags = {flag: each.key for each in known.arguments.values() for flag in each.flags}
+    if flag in flags:
+        return flags[flag]
+    begun = {key for each, key in flags.items() if each.startswith(flag)}
+    own = flag.removeprefix("--").replace("-", "_")
+    return begun.pop() if len(begun) == 1 else own

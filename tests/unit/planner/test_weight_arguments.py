@@ -1,0 +1,81 @@
+"""Arguments under which engines answer from weights that a commit has replaced."""
+
+import pytest
+
+from sglang_operator.api import errors
+from sglang_operator.planner.pool import Refused, plan_pool
+from tests.builders import OWNER, guide_spec, with_config
+
+
+def refused(spec, version="0.5.7"):
+    """The keys that a gated pool is refused for."""
+    planned = plan_pool(OWNER, {**spec, "image": f"lmsysorg/sglang:v{version}"})
+    problems = planned.errors if isinstance(planned, Refused) else ()
+    return [p.field.rpartition(".")[2] for p in problems if p.reason == "WeightSyncUnsupported"]
+
+
+STORED = {"enable_hierarchical_cache": True, "hicache_storage_backend": "file"}
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (STORED, "hicache_storage_backend"),
+        ({"enable_lmcache": True}, "enable_lmcache"),
+        ({"tokenizer_worker_num": 4}, "tokenizer_worker_num"),
+        ({"pp_size": 2, "tp_size": 1}, "pp_size"),
+        ({"pipeline_parallel_size": 2, "tp_size": 1}, "pp_size"),
+        ({"tp_size": 2, "dp_size": 2, "enable_dp_attention": True}, "dp_size"),
+        ({"disaggregation_mode": "prefill"}, "disaggregation_mode"),
+        ({"enable_pdmux": True}, "enable_pdmux"),
+    ],
+)
+def test_what_outlives_a_commit_is_refused_where_weights_change(config, key):
+    assert refused(with_config(**config)) == [key]
+    assert refused({**with_config(**config), "weights": {"gate": "Off"}}) == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"enable_hierarchical_cache": True},
+        {"enable_lmcache": False},
+        {"hicache_storage_backend": None},
+        {"tokenizer_worker_num": 1},
+        {"dp_size": 1},
+        {"disaggregation_mode": "null"},
+    ],
+)
+def test_what_a_flush_reaches_is_not_refused(config):
+    assert refused(with_config(**config)) == []
+
+
+@pytest.mark.parametrize("flag", ["--enable-lmcache", "--enable-lmc"])
+def test_it_is_found_among_the_extra_arguments_too(flag):
+    assert refused(guide_spec(extraArgs=[flag])) == ["enable_lmcache"]
+
+
+def test_a_value_of_its_own_item_and_the_last_of_two_count():
+    several = ["--tokenizer-worker-num", "1", "--tokenizer-worker-num", "4"]
+    assert refused(guide_spec(extraArgs=several)) == ["tokenizer_worker_num"]
+    assert refused(guide_spec(extraArgs=several[2:] + several[:2])) == []
+
+
+def test_versions_whose_pause_reaches_everybody_have_more():
+    assert refused(with_config(tokenizer_worker_num=4), "0.5.14") == []
+    assert refused(with_config(disaggregation_mode="prefill"), "0.5.14") == []
+    pipeline = with_config(pp_size=2, tp_size=1)
+    assert refused(pipeline, "0.5.5.post3") == []  # whose pause lets requests end first
+    assert refused(pipeline, "0.5.23") == ["pp_size"]
+
+
+def test_the_message_says_why_and_what_to_do():
+    planned = plan_pool(OWNER, with_config(enable_lmcache=True))
+    assert isinstance(planned, Refused)
+    (problem,) = planned.errors
+    assert problem.severity is errors.Severity.ERROR
+    assert problem.message == (
+        "enable_lmcache is true: what engines compute is kept there by the prompt alone, out of "
+        "the reach of /flush_cache, so that weights of before a commit answer after it; remove "
+        "it, or set weights.gate: Off, where nobody changes the weights of running engines"
+    )
