@@ -1,6 +1,7 @@
 """A pool on a control plane, as a test handles it: apply, look, wait, break."""
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from sglang_operator.testing import ControlPlane
 from tests.builders import guide_spec
 
 WAIT = 30.0
+QUIET = 2.0
 
 Json = dict[str, Any]
 
@@ -129,11 +131,19 @@ class PoolUnderTest:
         return bool(observed == found["metadata"]["generation"])
 
     def is_ready(self) -> bool:
-        """Ready by the status and by the pods: right after a pod ended, a status is of before."""
-        return (
-            self.is_current()
-            and self.condition(conditions.READY).get("status") == "True"
-            and not any(_is_starting(pod) for pod in self.pods())
+        """Ready by the status and by the pods: right after a pod ended, a status is of before.
+
+        Its count too has to be that of the pods: one that ended has no successor at first.
+        """
+        found = self.object()
+        status, pods = found.get("status", {}), self.pods()
+        ready = conditions.find(status.get("conditions", []), conditions.READY) or {}
+        alive = {p["metadata"]["labels"][names.LABEL_ENGINE] for p in pods if not _is_over(p)}
+        return bool(
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and ready.get("status") == "True"
+            and status["readySummary"] == f"{len(alive)}/{len(alive)}"
+            and not any(_is_starting(pod) for pod in pods)
         )
 
     def wait_ready(self, seconds: float = WAIT) -> dict[str, str]:
@@ -149,6 +159,19 @@ class PoolUnderTest:
             return condition if self.is_current() and condition.get("reason") == reason else None
 
         found: Json = self.wait(check, f"{type_} with reason {reason}", seconds)
+        return found
+
+    def wait_rest(self, seconds: float = WAIT) -> str:
+        """Wait until nothing was written to the object for two seconds; its resource version."""
+        seen: list[tuple[str, float]] = []
+
+        def rests() -> str | None:
+            version = self.object()["metadata"]["resourceVersion"]
+            if not seen or seen[-1][0] != version:
+                seen.append((version, time.monotonic()))
+            return version if time.monotonic() - seen[-1][1] > QUIET else None
+
+        found: str = self.wait(rests, "no more writes", seconds)
         return found
 
     def wait_engines(self, engines: Iterable[str], seconds: float = WAIT) -> dict[str, str]:

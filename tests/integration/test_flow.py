@@ -380,6 +380,6 @@ def test_a_quota_costs_one_request_and_is_told(pool, control_plane):
     pool.apply(replicas=4)
     told = pool.wait_for(conditions.RECONCILING, conditions.QUOTA_EXCEEDED)
     assert "requests.nvidia.com/gpu" in told["message"]
-    assert len(pool.uids()) == 2
+    pool.wait(lambda: len(pool.uids()) == 2, "as many as the quota allows")
     pool.kubectl("delete", "resourcequota", "gpus")
     pool.wait_ready(40)

@@ -51,9 +51,15 @@ def status(plane: ControlPlane, name: str) -> Json:
 def test_an_older_definition_costs_the_fields_that_it_lacks_and_not_the_status():
     with ControlPlane("1x8") as plane, InstalledOperator(plane) as operator:
         a_pool(plane, "before")
-        plane.wait(lambda: status(plane, "before"), WAIT_SECONDS, "a status of all fields")
+        plane.wait(
+            lambda: status(plane, "before").get("placement"), WAIT_SECONDS, "a status of all fields"
+        )
         plane.api.call("PUT", DEFINITION, older(plane))
-        time.sleep(2)  # the API server takes up a definition in its own time
+        plane.wait(
+            lambda: "placement" not in plane.api.get(f"{COLLECTION}/before")["status"],
+            WAIT_SECONDS,
+            "the API server to have taken up the older definition",
+        )
         a_pool(plane, "after")
         told = plane.wait(lambda: status(plane, "after"), WAIT_SECONDS, "a status on the older one")
         assert not {"resolved", "placement", "readySummary"} & told.keys()

@@ -125,8 +125,9 @@ def test_an_engine_that_ends_well_has_failed_too(pool):
     pool.apply(device_mapping=SMALL, podTemplate=engine_env(CONTROL_PORT=CONTROL_PORT))
     before = pool.wait_ready(READY_SECONDS)
     break_engine(pool, pool.registry()["engines"][1], fault="exit", code=0)
-    pool.wait(lambda: before != pool.uids(), "a replacement")
+    pool.wait(lambda: before != pool.uids(), "the end of the engine")
     after = pool.wait_ready(READY_SECONDS)
+    assert after.keys() == before.keys()
     assert len(set(before.values()) - set(after.values())) == 1
 
 
@@ -163,6 +164,7 @@ def test_a_pool_scaled_to_nothing_drains_its_engines(pool):
     pool.wait_ready(READY_SECONDS)
     pool.patch({"replicas": 0})
     pool.wait(lambda: not pool.all_pods(), "the engines to go", WAIT_SECONDS)
+    assert pool.wait_ready() == {}  # by a status that knows that they are gone
     assert pool.status.get("lastFailures", []) == []  # they were told to go
 
 

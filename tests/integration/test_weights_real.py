@@ -247,13 +247,16 @@ def test_a_step_of_sleep_wake_and_sync_is_measured_by_the_operator(pool, train, 
     def grown():
         return {name: _sample(metrics, series) - before[name] for name, series in counted.items()}
 
-    pool.wait(lambda: grown()["syncs"] == 1, "the sync to be counted")
-    seen = grown()
+    def counted_all():
+        """Three engines' gates were closed, for longer than a second."""
+        seen = grown()
+        whole = seen["syncs"] == 1 and seen["asleep"] >= 1.0 and seen["closed"] >= 3.0
+        return seen if whole else None
+
+    seen = pool.wait(counted_all, "the sync, the sleep and the gates to be counted")
     print("\n", seen)
     assert 0 < seen["seconds"] < took
-    assert seen["asleep"] >= 1.0
-    assert seen["closed"] >= 3.0  # three engines, for longer than a second
-    assert _sample(metrics, f"{prefix}weight_skew") == 0
+    pool.wait(lambda: _sample(metrics, f"{prefix}weight_skew") == 0, "no skew")
 
 
 def test_steps_of_sleep_wake_sync_and_generate_lose_no_engine(pool):
