@@ -17,7 +17,7 @@ def _take_ctrl_c() -> None:
 
 
 def test_the_demo_ends_when_the_pool_is_ready():
-    shown = subprocess.run([*DEMO, "--once", "--kwok"], capture_output=True, text=True, timeout=120)
+    shown = subprocess.run([*DEMO, "--once", "--kwok"], capture_output=True, text=True, timeout=300)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert any("READY 12/12" in line for line in lines)

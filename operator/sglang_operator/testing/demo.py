@@ -27,7 +27,7 @@ from sglang_operator.testing.installed import InstalledOperator, manifests
 
 NODES = "3x8"
 SAMPLE = "roll-guide.yaml"
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0  # twelve containers start at once, on a busy laptop
 REFRESH_SECONDS = 0.2
 
 
