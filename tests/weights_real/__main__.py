@@ -16,9 +16,11 @@ from tests.integration.pools import PoolUnderTest
 from tests.mutants.planted import source_root
 from tests.weights_real import steps
 from tests.weights_real.exploring import explore, recovered, table
+from tests.weights_real.jobs import COMMITTED, WRITES
 from tests.weights_real.lab import in_network, operators
-from tests.weights_real.lane import Result, Variant
+from tests.weights_real.lane import Result, Roll, Variant
 from tests.weights_real.planted import LOADS_OUTSIDE, OPENS_AT_BEGIN
+from tests.weights_real.roll_worker import JOINED, UNFENCED, UNVOUCHED
 
 NODE = "1x32"
 LANES = 3
@@ -29,6 +31,16 @@ CONTROLS = {
     "does not flush": Variant(program="sync", flushes=False),
     "Versioned, the version in every bucket": Variant(
         gate="Versioned", program="strange", labels_buckets=True, bucket_seconds=1.5
+    ),
+}
+# The same of ROLL's workers, who write into one sync.
+ROLL_CONTROLS = {
+    "roll: nobody vouches": Variant(roll=Roll(defect=UNVOUCHED, leaves_out=True)),
+    "roll: a group is not asked who is in it": Variant(
+        roll=Roll(defect=UNVOUCHED, aimed=(JOINED, "pool grows"), grows=True)
+    ),
+    "roll: workers without a fence": Variant(
+        roll=Roll(defect=UNFENCED, aimed=(WRITES, "others go on"))
     ),
 }
 # The same of the operator, and trainers among whom it shows.
@@ -67,11 +79,12 @@ def _steps(plane: ControlPlane, count: int) -> steps.Steps:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=110)
+    parser.add_argument("--roll-runs", type=int, default=60, help="with jobs of ROLL as trainers")
     parser.add_argument("--seed", type=int, default=1, help="of the first run")
     parser.add_argument("--lanes", type=int, default=LANES, help="pools side by side")
     parser.add_argument("--control-runs", type=int, default=9)
     parser.add_argument("--steps", type=int, default=50, help="of training, on twelve engines")
-    parser.add_argument("--only", help="a control's name, 'design' or 'steps'")
+    parser.add_argument("--only", help="a control's name, 'design', 'roll' or 'steps'")
     options = parser.parse_args()
     tables, failed = [], False
 
@@ -100,7 +113,11 @@ def main() -> int:
             if wanted in (None, "design"):
                 found = ran("the design", Variant(), made, options.runs)
                 failed |= any(result.found for result in found) or not recovered(found)
-            for name, variant in CONTROLS.items():
+            if wanted in (None, "roll"):
+                found = ran("ROLL's jobs", Variant(roll=Roll()), made, options.roll_runs)
+                failed |= any(result.found for result in found)
+                failed |= not sum(result.outcomes[COMMITTED] for result in found)
+            for name, variant in {**CONTROLS, **ROLL_CONTROLS}.items():
                 if wanted in (None, name):
                     found = ran(f"control: {name}", variant, made, options.control_runs)
                     failed |= not any(result.told.wrong for result in found)

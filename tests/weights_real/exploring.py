@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.weights_real.clients import Told
+from tests.weights_real.jobs import RollLane
 from tests.weights_real.lab import Lab
 from tests.weights_real.lane import Lane, Result, Variant
 
@@ -26,7 +27,8 @@ async def explore(
 
     async def lane(lab: Lab, number: int) -> None:
         namespace = await asyncio.to_thread(plane.namespace, f"{name}-{number}")
-        async with Lane(lab, namespace, variant) as pool:
+        kind = Lane if variant.roll is None else RollLane
+        async with kind(lab, namespace, variant) as pool:
             for seed in left:
                 result = await pool.run(seed)
                 results.append(result)

@@ -55,6 +55,20 @@ READ_SECONDS = 0.8  # that a fake engine takes for a checkpoint
 CHECKPOINTS = 0.7  # of commits, that name one
 
 
+Holds = dict[int | str, str]  # what happens at which point
+Faults = dict[str, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roll:
+    """ROLL's jobs as they are, or as they should not be."""
+
+    defect: str = ""  # the guard that workers are without (roll_worker)
+    leaves_out: bool = False  # the last worker gets no bucket, and nobody tells it
+    aimed: tuple[str, str] | None = None  # the last worker is held so at this point
+    grows: bool = False  # each job begins on the first mapping
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """What is explored: the pool's gate, and trainers as they are or as they should not be."""
@@ -69,6 +83,7 @@ class Variant:
     aimed: tuple[int, str] | None = None
     # Before each trainer an engine crashes, and may catch up from a checkpoint.
     recovers: bool = False
+    roll: Roll | None = None  # trainers are ROLL's jobs (jobs)
 
 
 @dataclass
@@ -206,7 +221,7 @@ class Lane:
         chance, variant = self._chance, self._variant
         program = variant.program or chance.choice(PROGRAMS)
         torn = chance.randrange(3) if program == "torn" else None
-        holds: dict[int, str] = {}
+        holds: Holds = {}
         if variant.aimed is not None:
             await self._engines.crash("kill", self._chance)
             await asyncio.sleep(1)
@@ -240,9 +255,9 @@ class Lane:
         self._checker.expect(version)
         return version
 
-    async def _train(self, order: Order, holds: dict[int, str]) -> str:
+    async def _train(self, order: Any, holds: Holds, does: Any = None) -> str:
         """Let a trainer carry out its order; the name of what it raised, "died", or nothing."""
-        process, talk = await asyncio.to_thread(trainer.spawn, self._place, order)
+        process, talk = await asyncio.to_thread(trainer.spawn, self._place, order, does)
         try:
             return await self._attend(process, talk, holds)
         finally:
@@ -251,10 +266,10 @@ class Lane:
             await asyncio.to_thread(process.join)
             talk.close()
 
-    async def _attend(self, process: Any, talk: Connection, holds: dict[int, str]) -> str:
+    async def _attend(self, process: Any, talk: Connection, holds: Holds) -> str:
         while True:
             try:
-                said = await asyncio.to_thread(talk.recv)
+                said = await _received(talk)
             except (EOFError, ConnectionError):
                 self._result.outcomes["trainer died"] += 1
                 await self._doubt()
@@ -278,7 +293,7 @@ class Lane:
 
     # --- faults
 
-    def _faults(self) -> dict[str, Callable[[Any], Any]]:
+    def _faults(self) -> Faults:
         return {
             "trainer dies": self._kill,
             "trainer stands still": self._stall,
@@ -439,3 +454,14 @@ class Lane:
             if self._lab.pace.now() > deadline:
                 raise TimeoutError(f"waited {seconds:g} s for {what}")
             await asyncio.sleep(0.1)
+
+
+async def _received(talk: Connection) -> Any:
+    """What a process tells next; no thread waits for it, as there are many.  Raises EOFError."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(talk.fileno(), readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(talk.fileno())
+    return talk.recv()

@@ -8,7 +8,7 @@ go on, or is killed.
 import asyncio
 import multiprocessing
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -46,7 +46,7 @@ class Order:
     buckets: int = 3
     torn_at: int | None = None  # the bucket before which it fails
     tags: tuple[str, ...] = ("weights", "kv_cache")
-    holds: frozenset[int] = frozenset()
+    holds: frozenset[int | str] = frozenset()  # points, by number or by name
     wait: float = 0.0  # for another trainer
     lease: float = LEASE_SECONDS  # after which it counts as gone
     ready: bool = False  # it waits until every engine is up
@@ -66,12 +66,14 @@ class TornError(Exception):
     """The trainer fails in the middle of its update."""
 
 
-def spawn(place: Place, order: Order) -> tuple[Any, Connection]:
-    """Start a trainer; the process and the way to talk to it."""
+def spawn(
+    place: Place, order: Any, does: Callable[[Place, Any, Connection], None] | None = None
+) -> tuple[Any, Connection]:
+    """Start a trainer, or what else ``does`` as ordered; the process and the way to talk to it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe()
-    process = context.Process(target=main, args=(place, order, theirs), daemon=True)
+    process = context.Process(target=does or main, args=(place, order, theirs), daemon=True)
     process.start()
     theirs.close()
     return process, ours
@@ -80,12 +82,19 @@ def spawn(place: Place, order: Order) -> tuple[Any, Connection]:
 def main(place: Place, order: Order, talk: Connection) -> None:
     """Carry out the order; tells ``("end", error's name, its message)``."""
     api_weights.LEASE_SECONDS = LEASE_SECONDS
-    _hold_at(order.holds, talk)
+    hold_at(order.holds, talk)
     if not order.flushes:
         _never_flush()
+    tell(place, lambda: _carry_out(place, order), talk)
+
+
+def tell(
+    place: Place, carry_out: Callable[[], Coroutine[Any, Any, None]], talk: Connection
+) -> None:
+    """Carry out what this process is for, in the plane's network, tell its end, and be gone."""
     try:
         with Network(place.thread).inside():
-            asyncio.run(_carry_out(place, order))
+            asyncio.run(carry_out())
         talk.send(("end", "", ""))
     except (PoolError, TornError) as error:
         talk.send(("end", type(error).__name__, str(error)))
@@ -107,13 +116,15 @@ def _never_flush() -> None:
     EngineCalls.post = without  # type: ignore[method-assign]
 
 
-def _hold_at(holds: frozenset[int], talk: Connection) -> None:
-    passed = 0
+def hold_at(holds: frozenset[int | str], talk: Connection) -> Callable[[str], None]:
+    """Have this process held at these points; what is called at one that is no request."""
+    passed, left = 0, set(holds)
 
     def point(name: str) -> None:
         nonlocal passed
-        if passed in holds:
-            talk.send(("at", passed, name))
+        for hold in sorted(left & {passed, name}, key=str):
+            left.discard(hold)
+            talk.send(("at", hold, name))
             talk.recv()
         passed += 1
 
@@ -132,6 +143,7 @@ def _hold_at(holds: frozenset[int], talk: Connection) -> None:
     held(EngineCalls, "post_any")
     for method in ("registry", "lease", "put_lease"):
         held(Cluster, method)
+    return point
 
 
 async def _carry_out(place: Place, order: Order) -> None:
