@@ -20,6 +20,7 @@ from tests.weights.loads import Message
 LEASE_SECONDS = 30
 MARGIN = 0.7  # of it for which a trainer counts on its last renewal
 STEP_SECONDS = 0.2
+MOST_ENGINES = 5  # that a pool grows to
 RANDOM, TORN, GARBAGE, READING = "random", "torn", "garbage", "half of a checkpoint"
 BAD = (RANDOM, TORN, GARBAGE, READING)
 Choose = Callable[[int], int]
@@ -104,6 +105,14 @@ class Ground:
         pod = a_pod(self.pool, engine, self.attempts, container_id=f"c{self.attempts}")
         return Engine(pod=pod)
 
+    def grow(self) -> None:
+        """An engine more; it is up at once."""
+        rank = len(self.engines)
+        if rank < MOST_ENGINES:
+            self.pool = _pool(rank + 1, self.pool.gate.value)
+            self.engines.append(self._started(rank))
+            self._tell(rank)
+
     def crash(self) -> None:
         """An engine ends; the planner's replacement is up at once, under a new pod."""
         rank = self.choose(len(self.engines))
@@ -115,6 +124,9 @@ class Ground:
         self.kept = [kept for kept in self.kept if kept is not engine]
         rank = self.engines.index(engine)
         self.engines[rank] = self._started(rank)
+        self._tell(rank)
+
+    def _tell(self, rank: int) -> None:
         if not self.said.asleep:  # whoever puts engines to sleep finds this one too
             self.engines[rank].announced = frozenset(self.said.released)
 

@@ -186,7 +186,8 @@ class World(Trainers):
         assert operator.seen is not None
         views = tuple(
             EngineView(engine=engine, state=EngineState.UP, pod=pod)
-            for engine, pod in zip(self.pool.engines, operator.seen.pods, strict=True)
+            # What came since it has not seen.
+            for engine, pod in zip(self.pool.engines, operator.seen.pods, strict=False)
         )
         policy = Weights(gate=self.pool.gate, recovery=Recovery.FROM_CHECKPOINT)
         decided = weights.decide(OWNER, policy, views, operator.seen, self.now, operator.name)
@@ -356,7 +357,7 @@ class World(Trainers):
             faults = (
                 *(self.pass_time, self.crash, self.kill_trainer, self.restart_operator) * 2,
                 *(self.lose_answer, self.lose_lease, self.abort_by_force, self.edit_holder),
-                self.delay_gates,
+                *(self.delay_gates, self.grow),
             )
             faults[self.choose(len(faults))]()
             return

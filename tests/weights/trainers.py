@@ -123,7 +123,7 @@ class Trainers(Ground):
         """Of one process, or of workers, each with an engine of its own."""
         trainer, registry = self._trainer(), self.registry
         version = f"v{self.versions}"
-        if len(registry.engines) < len(self.engines):
+        if not registry.engines:
             return
         covered = [entry.instance for entry in registry.engines]
         amid = self.defect == AMID
