@@ -19,7 +19,7 @@ def part(rank, **options):
 
 def job(roll, world, parts):
     """What became of each worker."""
-    points = []
+    points: list[str] = []
 
     async def carry_out():
         async with Cluster(roll, SIZE) as cluster:
