@@ -6,12 +6,16 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from sglang_operator import clocks
-from sglang_operator.cluster import informer, paths
+from sglang_operator.cluster import paths, wire
 from sglang_operator.cluster.errors import ApiError
+from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import memory, trying
+from sglang_operator.controller.asking import Asker
+from sglang_operator.planner.observed import EngineReport, Loading
 from tests.unit.controller import world
 
 KEY = ("rl", "pool")
@@ -105,6 +109,31 @@ def test_a_name_that_was_taken_is_tried_again_in_its_time(clock, monkeypatch, st
     asyncio.run(story())
 
 
+@STEPS
+def test_a_load_that_failed_is_tried_again_in_its_time(clock, step):
+    failed = Loading(path="/ckpt", version="7", error="no", again=clocks.steady() + 5)
+
+    class Asked:
+        def reports(self, key: PoolKey) -> dict[str, EngineReport]:
+            return {"run": EngineReport(instance="run", loading=failed)}
+
+    asker = Asker(Asked(), "operator")  # type: ignore[arg-type]
+    for off in (0.0, step):
+        clock.off = off
+        at = clocks.moment()
+        loading = asker.reports(PoolKey(*KEY), at)["run"].loading
+        assert loading is not None
+        assert 4 < loading.again - at.wall <= 5
+
+
+@STEPS
+def test_what_is_due_by_the_clock_of_a_pass_is_due_as_soon_after_the_clock_was_set(clock, step):
+    at = clocks.moment()
+    clock.off = step
+    assert 4 < at.left(at.wall + 5) <= 5
+    assert at.left(at.wall - 5) == 0
+
+
 class Nodes(world.Api):
     """A cluster with one node, on which all pods run."""
 
@@ -169,21 +198,22 @@ def test_a_node_is_lost_so_long_after_it_was_seen_not_ready(clock, skew, restart
     asyncio.run(story())
 
 
-def test_pools_are_woken_when_nodes_may_be_read_again_though_none_changed(monkeypatch):
+def test_pools_are_woken_when_nodes_are_known_again_though_none_changed():
     """Else a node that stays as it is would never be lost."""
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
-    refused = ApiError(403, "Forbidden", "nodes is forbidden", None)
 
     async def story() -> None:
         api = Nodes()
-        api.becomes("Unknown", time.time() - HOUR)
-        api.fails = lambda method, path: refused if path == paths.NODES else None
         async with world.operator(api, watch_nodes=True) as room:
             api.make(*KEY, restart={"nodeLostSeconds": 1})
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
-            assert room.nodes.known is None
-            api.fails = lambda method, path: None
-            await api.until(lambda: room.nodes.known)
+            api.becomes("Unknown", time.time())
+            await api.until(lambda: not room.nodes.nodes["n0"].ready)
+            room.nodes.refused()
+            seen = clocks.steady()
+            # The pass that was due for the loss has been, and nothing else is.
+            await api.until(lambda: clocks.steady() > seen + 1.5)
+            assert not api.deletes
+            room.nodes.replace("", [msgspec.convert(api.node, wire.Node)], 0)
             await api.until(lambda: api.deletes)
 
     asyncio.run(story())

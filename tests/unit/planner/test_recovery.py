@@ -165,6 +165,13 @@ def test_engines_that_come_up_soon_join_and_later_ones_wait_for_the_next_time():
     assert case.weigh(now=late, seen=late).recovery is None
 
 
+def test_nobody_joins_loads_that_were_begun_in_the_future():
+    """The clock was put back since: a trainer would have had no turn for that hour."""
+    case = Case().held((case := Case()).pods[1])
+    case.state = dataclasses.replace(case.state, acquired=NOW + 3600)
+    assert case.weigh().recovery is None
+
+
 def test_nobody_loads_while_another_operator_does_until_it_is_gone():
     case = Case().held(*(case := Case()).pods[1:], by=OTHER)
     plan = case.weigh()
