@@ -642,7 +642,7 @@ def templates(draw):
     }
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(templates())
 def test_no_template_gives_a_pod_more_than_engines_have(template):
     planned = plan_pool(OWNER, guide_spec(podTemplate=copy.deepcopy(template)))
@@ -656,7 +656,7 @@ MODEST = st.sampled_from(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.sets(NAMES, min_size=1, max_size=3), st.data())
 def test_no_mount_of_a_folder_that_may_be_seen_can_be_written(named, data):
     """Mostly valid: what the generator above seldom reaches."""

@@ -28,7 +28,7 @@ WORDS = st.one_of(
 CONFIGS = st.dictionaries(KEYS, WORDS | st.dictionaries(KEYS, WORDS), min_size=1, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CONFIGS)
 def test_every_value_is_OmegaConfs(config):
     """Where OmegaConf resolves a value, so do we, to the same; where it does not, we say so."""
@@ -57,7 +57,7 @@ def test_an_example_reads_as_OmegaConf_reads_it(path):
     assert nodes.plain(document) == OmegaConf.to_container(OmegaConf.load(path))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text(st.sampled_from("0123456789abfox_.:eE+-~ynNTtruesAlIN"), min_size=1, max_size=10)
     | st.sampled_from(["1e-6", "1.5e3", "0x1F", "010", "1:30", "1:30.5", ".5", "+.inf", ".NaN"])
