@@ -89,6 +89,7 @@ class Ground:
         self.service: set[str] = set()  # instances that kube-proxy sends new connections to
         self.kept: list[Engine] = []  # connections that clients opened earlier
         self.trainer: Generator[None, None, None] | None = None
+        self.namesake = ""  # the name of the next trainer, if another process has it too
         self.cut_off: list[Generator[None, None, None]] = []  # who lost the Lease unknowingly
         self.renewed: dict[str, float] = {}  # by transaction: its trainer's own last step
         self.versions = 0

@@ -35,7 +35,16 @@ from sglang_operator.planner.recovery import Recover
 from tests.builders import NOW, OWNER
 from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
 from tests.weights.loads import Loads
-from tests.weights.trainers import AMID, EDITED, FREES, UNFENCED, UNVOUCHED, Trainers, may_release
+from tests.weights.trainers import (
+    AMID,
+    EDITED,
+    FREES,
+    NAMESAKE,
+    UNFENCED,
+    UNVOUCHED,
+    Trainers,
+    may_release,
+)
 
 FORGETFUL = "believes a Lease that has forgotten"
 USUAL_TAGS = "takes a lost Lease's sleepers for without all of their memory"
@@ -55,6 +64,7 @@ CONTROLS = (
     (USUAL_TAGS, "Committed"),
     (UNVOUCHED, "Committed"),
     (UNFENCED, "Committed"),
+    (NAMESAKE, "Committed"),
     (LATE, "Committed"),
 )
 
@@ -85,6 +95,7 @@ class World(Trainers):
             FREES: ((self._syncs, partial(self._then_begins, self.abort_by_force)),),
             EDITED: ((self._syncs, partial(self._then_begins, self.edit_holder)),),
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
+            NAMESAKE: ((self._works, partial(self._then_wakes, self.start_twice)),),
             USUAL_TAGS: ((self._sleeps, self.lose_lease),),
             LATE: (
                 (self._wakes, self.delay_gates),
@@ -104,6 +115,10 @@ class World(Trainers):
 
     def _sleeps(self) -> bool:
         return self.said.phase is Phase.SLEEPING
+
+    def _works(self) -> bool:
+        """A trainer puts engines to sleep, or wakes them."""
+        return self.said.at_work and self.said.phase is Phase.SLEEPING
 
     def _wakes(self) -> bool:
         """An operator is about to open gates, or to take marks off."""
@@ -143,6 +158,12 @@ class World(Trainers):
         """Somebody takes the Lease from a trainer, and the next one is there at once."""
         fault()
         self._begin()
+
+    def _then_wakes(self, fault: Callable[[], None]) -> None:
+        """Somebody wakes the pool at once."""
+        fault()
+        self.trainer = self._wake()
+        self.train()
 
     # --- operators
 
@@ -357,7 +378,7 @@ class World(Trainers):
             faults = (
                 *(self.pass_time, self.crash, self.kill_trainer, self.restart_operator) * 2,
                 *(self.lose_answer, self.lose_lease, self.abort_by_force, self.edit_holder),
-                *(self.delay_gates, self.grow),
+                *(self.delay_gates, self.grow, self.start_twice),
             )
             faults[self.choose(len(faults))]()
             return
@@ -380,6 +401,7 @@ class World(Trainers):
         """From here on nothing fails, and the trainer keeps going: everything has to come right."""
         self.fair = True
         self.trainer = None
+        self.namesake = ""
         self.cut_off = []
         self.operators = [self._operator()]
         while self.wires:

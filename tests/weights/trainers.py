@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from sglang_operator.api import weights_steps
+from sglang_operator.api.spec import WeightsGate
 from sglang_operator.api.weights import Phase, Transaction
 from tests.weights.ground import (
     GARBAGE,
@@ -25,6 +26,7 @@ FREES = "frees what is aborted by force"
 EDITED = "takes who is not named for gone"
 UNFENCED = "takes what was aborted by force for free, once its holder is edited away"
 AMID = "begins amid loads"
+NAMESAKE = "takes over what another process of its name is at work on"
 UNVOUCHED = "commits for workers that do not vouch"
 
 
@@ -56,6 +58,12 @@ class Trainers(Ground):
         """It dies where it is, without a word; a later one has another name."""
         self.trainer = None
 
+    def start_twice(self) -> None:
+        """Another process of the trainer's name begins, while the first one goes on."""
+        if self.trainer is not None and self.said.holder.startswith("trainer-"):
+            self.namesake = self.said.holder
+            self._cut_off()
+
     def abort_by_force(self) -> None:
         """``kubectl sglang weights abort --force``, while its trainer goes on."""
         state = self.said
@@ -85,8 +93,9 @@ class Trainers(Ground):
 
     def _trainer(self) -> weights_steps.Trainer:
         self.versions += 1
+        name, self.namesake = self.namesake or f"trainer-{self.versions}", ""
         return weights_steps.Trainer(
-            holder=f"trainer-{self.versions}",
+            holder=name,
             transaction=f"t{self.versions}",
             duration=float(LEASE_SECONDS),
         )
@@ -98,6 +107,16 @@ class Trainers(Ground):
         self._put(after)
         self.renewed[after.id] = self.now
         return after
+
+    def _found(self, state: Transaction) -> Transaction:
+        """The Lease as who takes it over goes by it."""
+        return replace(state, at_work=False) if self.defect == NAMESAKE else state
+
+    def _alone(self, trainer: weights_steps.Trainer) -> None:
+        """Nobody of its name went on with what it has requests under way for."""
+        if self.said.holder == trainer.holder and self.said.id != trainer.transaction:
+            words = f"{trainer.transaction} changes engines under {self.said.id} of its name"
+            self.violations.append(words)
 
     def _announce(self, tags: set[str], instances: list[str]) -> None:
         for engine in self.engines:
@@ -209,7 +228,7 @@ class Trainers(Ground):
         wanted = {*before.released, *tags}
         self._step(
             lambda s: weights_steps.sleep(
-                s, trainer, tags=tags, now=self.now, seen=self._seen_since()
+                self._found(s), trainer, tags=tags, now=self.now, seen=self._seen_since()
             )
         )
         self._announce(wanted, [run_of(engine) for engine in self.engines])
@@ -219,12 +238,14 @@ class Trainers(Ground):
             if acted and not any(entry.in_service for entry in self.registry.engines):
                 break
             yield
-        else:
-            return  # NotReady: nothing was released
+        else:  # NotReady: nothing was released
+            self._step(lambda s: weights_steps.rests(s, trainer))
+            return
         covered = [entry.instance for entry in self.registry.engines]
         for instance in covered:
             engine = self._find(instance)
             self._own(trainer)
+            self._alone(trainer)
             engine.paused = True
             yield
         # What came up since the others went to sleep releases what they did.
@@ -236,29 +257,34 @@ class Trainers(Ground):
         for instance, released in todo.items():
             engine = self._find(instance)
             self._own(trainer)
+            self._alone(trainer)
             engine.released |= released
             engine.cached = ""
             if "weights" in released:
                 engine.holds = GARBAGE
             yield
+        self._step(lambda s: weights_steps.rests(s, trainer))
 
     def _wake(self) -> Generator[None, None, None]:
         if self.said.phase not in (Phase.SLEEPING, Phase.AWAKE):
             return  # Unsupported: nothing sleeps
         trainer = self._trainer()
         state = self._step(
-            lambda s: weights_steps.sleep(
-                s, trainer, tags=(), now=self.now, seen=self._seen_since()
+            lambda s: weights_steps.take_on(
+                self._found(s), trainer, now=self.now, seen=self._seen_since()
             )
         )
         yield
         self._own(trainer)
+        self._alone(trainer)
         self._resume(trainer, state)
         yield
         self._own(trainer)
+        self._alone(trainer)
         if state.intact:
+            anybody = self.pool.gate is not WeightsGate.COMMITTED or not state.version
             for engine in self.engines:
-                if run_of(engine) in state.instances:
+                if anybody or run_of(engine) in state.instances:
                     self._continue(engine)
         self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
 
