@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
@@ -138,7 +139,6 @@ class Sleeper:
     def __init__(self, pool: "AsyncPool") -> None:
         self._pool = pool
         self._hold: Hold | None = None
-        self._working = False  # whether the Lease may say that this process changes engines
         self._pausing = False
 
     async def stop(self) -> None:
@@ -147,15 +147,17 @@ class Sleeper:
         if hold is not None:
             await hold.stop()
 
-    async def rest(self) -> None:
-        """Of a call that was interrupted nothing is under way any more: this process goes on."""
-        if self._working and self._hold is not None:
-            await self._rest(self._hold)
+    def idle(self, state: Transaction) -> Transaction:
+        """The state as this process goes by it, in whose turn no call of it is under way.
 
-    async def _rest(self, hold: Hold) -> None:
-        self._working = False
+        A sleep that was interrupted keeps others waiting, and not the process itself.
+        """
+        own = self._hold is not None and state.id == self._hold.trainer.transaction
+        return replace(state, at_work=False) if own else state
+
+    async def _rest(self, hold: Hold, patience: float = REST_PATIENCE) -> None:
         with contextlib.suppress(PoolError):  # it is owed
-            await hold.rest(patience=REST_PATIENCE)
+            await self._pool.to_its_end(hold.rest(patience=patience))
 
     @contextlib.asynccontextmanager
     async def _at_work(self, hold: Hold) -> AsyncIterator[None]:
@@ -163,12 +165,11 @@ class Sleeper:
 
         Of a pause that was cancelled nobody knows that: then this process alone goes on at once.
         """
-        self._working = True
         try:
             yield
         except BaseException as error:
             if isinstance(error, Exception) or not self._pausing:
-                await self._pool.to_its_end(self._rest(hold))
+                await self._rest(hold)
             raise
         finally:
             self._pausing = False
@@ -179,7 +180,6 @@ class Sleeper:
             await self._sleep(tags, settle, timeout)
 
     async def _sleep(self, tags: tuple[str, ...], settle: float, timeout: float) -> None:
-        await self.rest()
         await self._renewed()
         registry = await self._pool.fresh()
         _check(tags, registry, self._pool.features(registry))
@@ -188,7 +188,7 @@ class Sleeper:
         hold, before = await self._take(tags)
         async with self._at_work(hold):
             slept = await self._put_to_sleep(hold, before, tags, settle, timeout)
-            await self._pool.to_its_end(self._rest(hold))
+            await self._rest(hold)
         registry = await self._pool.fresh()
         if left := [e for e in registry.engines if e.runs and e.instance not in slept]:
             raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=_named(left)))
@@ -296,13 +296,12 @@ class Sleeper:
         hold = Hold(self._pool.lease, trainer, self._lost)
 
         def step(state: Transaction, sight: Sight) -> Transaction:
-            return take(state, trainer, now=sight.now, seen=sight.seen)
+            return take(self.idle(state), trainer, now=sight.now, seen=sight.seen)
 
         try:
             state = await hold.take(step, wait=0, patience=PATIENCE)
         except (asyncio.CancelledError, ClusterError):  # it may have been written all the same
-            with contextlib.suppress(PoolError):  # it is owed
-                await self._pool.to_its_end(hold.rest(patience=0))
+            await self._rest(hold, patience=0)
             raise
         await self.stop()
         self._hold = hold
@@ -345,7 +344,6 @@ class Sleeper:
         hold, state = await self._own()
         async with self._at_work(hold):
             after = await self._awaken(hold, state, tags)
-        self._working = False  # the same step said so
         if not after.holder:
             await self.stop()
         return after
@@ -392,6 +390,10 @@ class Sleeper:
             return None
         try:
             return hold, await hold.renew(works=works)
+        except ClusterError:
+            if works:  # it may have been written all the same
+                await self._rest(hold, patience=0)
+            raise
         except Expired as error:
             if error.deleted:
                 await self.stop()

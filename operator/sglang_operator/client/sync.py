@@ -146,7 +146,7 @@ class AsyncSync(Updates):
             taking = True
             self._before = state
             return steps.begin(
-                state,
+                self._pool.sleeper.idle(state),
                 trainer,
                 epoch=registry.epoch,
                 version=self.version,
@@ -155,7 +155,6 @@ class AsyncSync(Updates):
                 shared=self._shared,
             )
 
-        await self._pool.sleeper.rest()
         try:
             state = await hold.take(step, wait=self._options.wait, patience=PATIENCE)
         except (asyncio.CancelledError, ClusterError):

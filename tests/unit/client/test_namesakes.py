@@ -183,6 +183,25 @@ def test_a_sleep_that_was_cancelled_is_in_the_way_of_others_alone(world, path):
     assert {(e.gate, e.paused, len(e.released)) for e in world.engines} == {("Open", False, 0)}
 
 
+def test_a_sync_that_comes_amid_a_sleep_of_its_own_process_does_not_end_its_work(world):
+    async def story():
+        earlier, _ = both(world)
+        async with earlier:
+            await earlier.update_from_disk("/c/1", "step-1")
+            last = world.engines[-1]
+            last.stuck.add(RELEASE)
+            sleeping = asyncio.create_task(earlier.sleep(["kv_cache"], settle=0))
+            await held(last)
+            with pytest.raises(Held, match=r"is in sleep\(\)"):
+                await earlier.update_from_disk("/c/2", "step-2")
+            assert world.state.at_work
+            last.stuck.clear()
+            await sleeping
+            assert not world.state.at_work
+
+    asyncio.run(story())
+
+
 def test_a_sync_that_another_process_ends_is_not_attached_to(world):
     async def story():
         earlier, later = both(world)
