@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sglang_operator.api.spec import WeightsGate
+from sglang_operator.api.weights import Transaction, of_phase
 
 _TIMES = ("firstTime", "lastTime")
 
@@ -34,6 +35,11 @@ def gate_of(status: Mapping[str, Any]) -> WeightsGate:
     if not isinstance(word, str) or not word:
         return WeightsGate.OFF
     return resolved.get(word, WeightsGate.COMMITTED)
+
+
+def said_of(status: Mapping[str, Any]) -> Transaction | None:
+    """What the weights Lease said when the status was told; None if nothing was told of it."""
+    return of_phase(understood(status).get("weights", {}).get("phase"))
 
 
 def _object(value: Any) -> dict[str, Any] | None:

@@ -173,6 +173,10 @@ LEASE_FORGOTTEN = (
     "the Lease {lease} was deleted, emptied or made anew, maybe amid an update, and nobody else "
     "knows what the engines hold"
 )
+LEASE_ANEW = (
+    "the Lease {lease} was deleted, emptied or made anew, and whoever had begun something by it "
+    "may not know yet"
+)
 GATE_FORGOTTEN = (
     "the Lease {lease} belongs to somebody else, so that nobody vouches for these weights; delete "
     "it, and the operator makes it anew: the next committed update opens the gate"

@@ -80,6 +80,14 @@ class Transaction:
         return self.phase is Phase.AWAKE and self.intact
 
     @property
+    def untouched(self) -> bool:
+        """Whether nobody writes into the engines, nor may have since they were whole.
+
+        A Lease that was made in place of a lost one does not know that.
+        """
+        return self.phase in (Phase.IDLE, Phase.COMMITTED) and not self.fence
+
+    @property
     def recovers(self) -> bool:
         """Whether an operator holds the Lease, and loads the committed weights into engines.
 
@@ -127,7 +135,8 @@ class Transaction:
         Its holder does not, because another ended it, who stands as the holder then and begins
         nothing by that either; or others do not, who wrote in a shared sync of this holder.
         """
-        return self.phase is Phase.ABORTED and bool(self.holder)
+        anew = self.phase is Phase.IDLE and self.fence
+        return bool(self.holder) and (self.phase is Phase.ABORTED or anew)
 
     @property
     def vacant(self) -> bool:
@@ -139,7 +148,7 @@ class Transaction:
         asleep = self.phase in (Phase.SLEEPING, Phase.AWAKE) and not self.initial
         trains = self.phase is Phase.SYNCING or asleep
         loads = self.phase is Phase.COMMITTED and bool(self.recovering)
-        ended = self.phase is Phase.ABORTED and self.fence
+        ended = self.phase in (Phase.ABORTED, Phase.IDLE) and self.fence
         return not self.holder and (trains or loads or ended)
 
 
@@ -185,6 +194,11 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         duration=_duration(spec.get("leaseDurationSeconds")),
         transitions=_count(spec.get("leaseTransitions")),
     )
+
+
+def of_phase(word: object) -> Transaction | None:
+    """What is known of a Lease of which only the phase was kept; None if that was not."""
+    return Transaction(phase=_phase(word)) if isinstance(word, str) and word else None
 
 
 def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
@@ -292,9 +306,14 @@ def _count(value: object) -> int:
 
 def mark(tags: Iterable[str]) -> str:
     """What a pod's closed gate says while the engine's memory of these tags is released."""
+    return texts.GATE_SLEEPING.format(released=", ".join(in_order(tags)))
+
+
+def in_order(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags in SGLang's order, then those that it does not know."""
     found = set(tags)
-    ordered = [tag for tag in MEMORY_TAGS if tag in found]
-    return texts.GATE_SLEEPING.format(released=", ".join([*ordered, *sorted(found - {*ordered})]))
+    known = [tag for tag in MEMORY_TAGS if tag in found]
+    return (*known, *sorted(found - set(known)))
 
 
 def marked(message: str) -> frozenset[str] | None:

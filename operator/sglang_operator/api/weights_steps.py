@@ -9,11 +9,11 @@ Each step is written back by compare and swap on the resource version that was r
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from sglang_operator.api import texts
+from sglang_operator.api import texts, weights
 from sglang_operator.api import weights_rules as rules
-from sglang_operator.api.weights import MEMORY_TAGS, SLEEP_TAGS, WEIGHTS, Phase, Transaction
+from sglang_operator.api.weights import MEMORY_TAGS, WEIGHTS, Phase, Transaction
 from sglang_operator.api.weights_rules import Refusal as Refusal
 from sglang_operator.api.weights_rules import RefusedError as RefusedError
 from sglang_operator.api.weights_rules import Trainer as Trainer
@@ -213,47 +213,32 @@ def ended(state: Transaction, by: str, *, message: str, now: float) -> Transacti
     return dataclasses.replace(over, holder=by, acquired=now, renewed=now, fence=True)
 
 
-def forgotten(
-    state: Transaction,
-    operator: Trainer,
-    *,
-    asleep: Mapping[str, frozenset[str] | None],
-    message: str,
-    now: float,
+def disclaim(
+    state: Transaction, trainer: Trainer, *, message: str, now: float, shared: bool = False
 ) -> Transaction:
-    """What the operator leaves of a Lease that does not know any more what it said of gates.
-
-    It was deleted, emptied or made anew, maybe during a sync: nobody can say what engines hold.
-    The operator holds it for as long as the trainer who lost it may take to notice.  Those that
-    slept are woken by the next sync, of the tags that each one's pod names.  None: it does not say,
-    as of operators before, and the usual ones are taken.  Should it be fewer, the engine dies of
-    being woken, at once and behind a closed gate; of memory that is taken for resumed and is not
-    it would die later, of its first request.
-    """
-    slept = {run: frozenset(SLEEP_TAGS) if tags is None else tags for run, tags in asleep.items()}
-    released = frozenset().union(*slept.values())
-    return dataclasses.replace(
-        aborted(state, message),
-        released=_ordered(released),
-        asleep=tuple(sorted(slept)),
-        woken=frozenset(f"{run}/{tag}" for run, tags in slept.items() for tag in released - tags),
-        holder=operator.holder,
-        duration=operator.duration,
-        acquired=now,
-        renewed=now,
-        fence=True,
-    )
-
-
-def disclaim(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
     """The Lease was deleted under this sync and made anew: it too says that gates are to close.
 
-    An empty one says nothing, so that gates which were open stay so, over weights that are torn.
-    Raises :class:`RefusedError` if somebody has begun something since.
+    One that says nothing leaves gates which were open as they are, over weights that are torn.
+    Whoever holds it for those who do not know yet goes on with that; the other processes of a
+    ``shared`` sync do not know either.  Raises :class:`RefusedError` if somebody has begun
+    something since.
     """
-    if state.holder or state.phase is not Phase.IDLE:
+    if state.phase is not Phase.IDLE or (state.holder and not state.fenced):
         rules.own(state, trainer)
-    return dataclasses.replace(aborted(state, message), id=trainer.transaction)
+    over = dataclasses.replace(aborted(state, message), id=trainer.transaction)
+    if state.fence:
+        return dataclasses.replace(over, holder=state.holder, fence=True)
+    if not shared:
+        return over
+    return dataclasses.replace(
+        over,
+        holder=trainer.holder,
+        duration=trainer.duration,
+        acquired=now,
+        renewed=now,
+        shared=True,
+        fence=True,
+    )
 
 
 def sleep(
@@ -266,7 +251,7 @@ def sleep(
     taken = rules.taken(state, trainer, now, seen)
     rules.in_phase(state, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
     tags = set(tags)
-    released = _ordered({*state.released, *tags})
+    released = weights.in_order({*state.released, *tags})
     # Whoever sleeps has not released these yet: that is said with ``slept``.
     kept = {f"{instance}/{tag}" for instance in state.asleep for tag in tags - {*state.released}}
     written = state.version or state.target_version or state.fence
@@ -322,7 +307,7 @@ def wake(
     rules.own(state, trainer)
     rules.in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
     tags = frozenset(tags)
-    left = _ordered(set(state.released) - tags)
+    left = weights.in_order(set(state.released) - tags)
     missed = frozenset(run for run in state.asleep if state.sleeps(run) & tags)
     lost = state.instances <= missed if state.instances else bool(missed)
     woken = dataclasses.replace(
@@ -409,10 +394,3 @@ def still_recovering(state: Transaction, operator: Trainer, *, now: float) -> Tr
 def left_behind(state: Transaction) -> Transaction:
     """The Lease without the loads of an operator that is gone: nobody is in the way any more."""
     return dataclasses.replace(state, holder="", recovering=frozenset())
-
-
-def _ordered(tags: Iterable[str]) -> tuple[str, ...]:
-    """Memory tags in SGLang's order, those it does not know at the end."""
-    found = set(tags)
-    known = [tag for tag in MEMORY_TAGS if tag in found]
-    return (*known, *sorted(found - set(known)))

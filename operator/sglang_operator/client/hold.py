@@ -37,6 +37,7 @@ class Hold:
         self._renewed = steady()
         self._uid: str | None = None  # of the Lease that was taken; None: not known yet
         self._pool = ""  # the UID of its pool
+        self._shared = False  # whether other processes write in it too
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -97,6 +98,7 @@ class Hold:
 
     def _took(self, written: Written) -> Transaction:
         self._uid, self._pool = written.lease, written.pool
+        self._shared = written.state.shared
         self._renewed = max(self._renewed, written.at)
         return written.state
 
@@ -122,7 +124,8 @@ class Hold:
                 return steps.abort(state, self.trainer, message=message)
             if sight.pool != self._pool:
                 raise Expired(texts.LEASE_ANEW, deleted=True)  # other engines than it wrote to
-            return steps.disclaim(state, self.trainer, message=message)
+            now, shared = sight.now, self._shared
+            return steps.disclaim(state, self.trainer, message=message, now=now, shared=shared)
 
         await self._file.note(None, end, patience=patience, words=texts.OWED_ABORT, passes=True)
 
@@ -141,7 +144,8 @@ class Hold:
             await asyncio.wait({task})
 
     async def _run(self) -> None:
-        every = min(self.trainer.duration / 3, self.margin / 2)
+        # However long it counts on the Lease: whoever deletes it knows nothing of that.
+        every = min(self.trainer.duration / 3, self.margin / 2, weights.LEASE_SECONDS / 3)
         wait, detail = every, ""
         while self.alive():
             await asyncio.sleep(min(wait, self.left()))

@@ -203,7 +203,7 @@ class Sleeper:
         calls, features, asleep = self._pool.calls, self._pool.features(registry), before.asleep
         self._pausing = True
         if features.pause:
-            whole = before.intact or before.phase is Phase.IDLE
+            whole = before.intact or before.untouched
             await pausing.stop(
                 calls,
                 engines,

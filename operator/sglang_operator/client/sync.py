@@ -473,7 +473,7 @@ class AsyncSync(Updates):
             awake = [e for e in self.engines if e.instance not in asleep]
             stopped = pausing.drain(calls, awake, limit=pausing.UNPAUSED_SECONDS, allowed=may)
         else:
-            whole = self._before.phase in (Phase.IDLE, Phase.COMMITTED)
+            whole = self._before.untouched
             stopped = pausing.stop(
                 calls, self.engines, mode, self._features, asleep=asleep, whole=whole, allowed=may
             )

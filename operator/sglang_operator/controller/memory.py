@@ -10,17 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from sglang_operator.api import conditions, names, texts
+from sglang_operator.api import conditions, names, stored, texts
+from sglang_operator.api.weights import Transaction
 from sglang_operator.backoff import grown
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller import conflicts
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
-from sglang_operator.desired import origin
+from sglang_operator.desired import origin, registry
 from sglang_operator.planner import weights
 from sglang_operator.planner.capacity import Holder
 from sglang_operator.planner.observed import ObservedChild, PodEvent
@@ -107,6 +109,7 @@ class Memory:
     gating: Failures = field(default_factory=Failures)
     rewrites: Rewrites = field(default_factory=Rewrites)
     stepped_at: float = float("-inf")  # the last own step in the Lease
+    said: Transaction | None = None  # what the weights Lease said last
     awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
 
     def selecting_waits(self, coming: int, *, creating: bool) -> float:
@@ -127,6 +130,17 @@ class Memory:
             for kind, name in self.conflicts
             if kind == "Lease"
         }
+
+    def last_said(
+        self, children: Mapping[tuple[str, str], ObservedChild], pool: CustomResource | None
+    ) -> Transaction | None:
+        """What the weights Lease said last, also before this process began, if that stands."""
+        if self.said is not None or pool is None:
+            return self.said
+        told = children.get(("ConfigMap", names.registry_name(pool.metadata.name)))
+        if told is not None and told.whole and told.owner == self.uid:
+            return registry.last_said(told.body.get("data") or {})
+        return stored.said_of(pool.status)
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

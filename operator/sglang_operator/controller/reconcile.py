@@ -184,6 +184,11 @@ class Reconciler:
             if lives and entry.owner == memory.uid:
                 strays.append(entry.pod)
             taken[group] = max(taken.get(group, -1), names.attempt_of(entry.pod.name))
+        children = memory.out_of_sight() | {
+            (store.kind, name): child
+            for store in self._view.children.values()
+            for name, child in store.of(key, at.wall)
+        }
         memory.recorded &= {pod.uid for pod in own}
         memory.forget_expired(len(own), at.steady)
         pods, unread = ends.as_read(own)
@@ -195,12 +200,8 @@ class Reconciler:
             aside=tuple(strays),
             reached=tuple(sorted(reached)),
             nodes=self._view.nodes.known,
-            children=memory.out_of_sight()
-            | {
-                (store.kind, name): child
-                for store in self._view.children.values()
-                for name, child in store.of(key, at.wall)
-            },
+            children=children,
+            said=memory.last_said(children, self._view.pools.get(key)),
             reports=self._asker.reports(key, at),
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
@@ -220,6 +221,7 @@ class Reconciler:
         weights_plan = weights.decide(
             refused.owner, policy, (), observed, at.wall, self._asker.holder
         )
+        memory.said = weights_plan.said
         self._asker.permit(key, memory, weights_plan)
         moved, again = await self._act_on_weights(key, memory, refused.owner, weights_plan, at)
         if moved:
@@ -285,6 +287,7 @@ class Reconciler:
         weights_plan = weights.decide(
             pool.owner, policy, plan.engines, observed, at.wall, self._asker.holder
         )
+        memory.said = weights_plan.said
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, at.steady)
         memory.meter.weighed(weights_plan, at.steady)

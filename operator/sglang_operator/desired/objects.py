@@ -12,6 +12,6 @@ def children(pool: Pool, weights: WeightsPlan) -> list[dict[str, Any]]:
     wanted = [service.client_service(pool), disruption_budget.disruption_budget(pool)]
     if pool.spec.network.headless_service:
         wanted.append(service.engines_service(pool))
-    wanted.append(weights_lease.weights_lease(pool.owner))
+    wanted.append(weights_lease.weights_lease(pool.owner, weights.restore))
     wanted.append(registry.registry(pool, weights))
     return wanted

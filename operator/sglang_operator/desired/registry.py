@@ -4,12 +4,13 @@ It lists pod addresses, which ignore readiness: a trainer reaches an engine to g
 before any client may reach it for answers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
 from sglang_operator.api import names
+from sglang_operator.api.weights import Transaction, of_phase
 from sglang_operator.desired import metadata
 from sglang_operator.planner import questions, registry_size, weights
 from sglang_operator.planner.plan import EngineView
@@ -73,12 +74,21 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
         "weights": {
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
-            "phase": current.phase.value,
+            "phase": (plan.restore or current).phase.value,
             "version": current.version,
             "transaction": current.id if plan.settled else "",
         },
         "engines": [_engine(pool, view) for view in plan.engines],
     }
+
+
+def last_said(data: Mapping[str, str]) -> Transaction | None:
+    """What the Lease said when the registry was written, as far as that tells."""
+    try:
+        phase = orjson.loads(data[ENGINES_KEY])["weights"]["phase"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return of_phase(phase)
 
 
 def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:

@@ -5,13 +5,13 @@ Its other step is recovery (``recovery``).  Each is a step of ``api.weights_step
 state that was seen.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from sglang_operator.api import names, texts
+from sglang_operator.api import names, texts, weights_anew
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.spec import WeightsGate
-from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.api.weights import Phase, Transaction, read
 from sglang_operator.planner.observed import ObservedChild, ObservedPod
 
 
@@ -56,16 +56,79 @@ def expiry(
     return LeaseStep(lease=lease, state=state, reason="it names no holder"), None
 
 
-def has_forgotten(gate: WeightsGate, current: Transaction, pods: Iterable[ObservedPod]) -> bool:
-    """Whether the Lease says nothing, though gates were set by what it said: pods remember that.
+def anew(
+    name: str,
+    gate: WeightsGate,
+    found: ObservedChild | None,
+    ours: ObservedChild | None,
+    pods: Sequence[ObservedPod],
+    said: Transaction | None,
+    operator: steps.Trainer,
+    now: float,
+) -> Transaction | None:
+    """What the Lease is to say if it does not know any more what was begun by it; None: it does.
 
-    Gates that open by the version which an engine names need no Lease, but for those that sleep.
+    ``found``: whoever's stands there.  ``said``: what the pool's own said last.  Whoever had begun
+    something may write on until it notices, so that nobody begins before.  Gates close where nobody
+    knows any more what engines hold.
     """
+    current = read(ours.body) if ours is not None else Transaction()
     if current.phase is not Phase.IDLE:
-        return False
-    if gate is WeightsGate.VERSIONED:
-        return any(sleeps(pod) for pod in pods)
-    return gate is WeightsGate.COMMITTED and any(pod.gate is not None for pod in pods)
+        return None
+    if _is_torn(gate, pods, said):
+        return forgotten(name, current, pods, said, operator, now)
+    if said is None or not _run(pods) or current.fence:
+        return None
+    if found is not None and (ours is None or not _was_begun(said)):
+        return None
+    message = texts.LEASE_ANEW.format(lease=name)
+    return weights_anew.made_anew(_as_long(operator, said), message=message, now=now)
+
+
+def last_said(
+    ours: ObservedChild | None, pods: Iterable[ObservedPod], known: Transaction | None
+) -> Transaction | None:
+    """What is to be remembered of the pool's Lease: what it said last, whatever became of it.
+
+    Where no engine runs, one that says nothing is as good as the first.
+    """
+    if ours is None:
+        return known
+    current = read(ours.body)
+    return current if _was_begun(current) or known is None or not _run(pods) else known
+
+
+def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction | None) -> bool:
+    """Whether nobody knows what engines hold, now that the Lease says nothing of it.
+
+    Gates that open by a commit need one that covers them; the others stay, unless it was under
+    way that engines were written, or slept.
+    """
+    if any(sleeps(pod) for pod in pods):
+        return True
+    known = {Phase.IDLE}
+    if gate is not WeightsGate.COMMITTED:
+        known |= {Phase.COMMITTED}
+    elif any(pod.gate is not None for pod in pods):
+        return True
+    return said is not None and said.phase not in known and _run(pods)
+
+
+def _run(pods: Iterable[ObservedPod]) -> bool:
+    """Whether there is an engine that anybody could write into."""
+    return any(pod.instance for pod in pods)
+
+
+def _was_begun(said: Transaction) -> bool:
+    """Whether anything was ever begun by this Lease, or by one that it stands in place of."""
+    return said.phase is not Phase.IDLE or said.fence
+
+
+def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer:
+    """The operator, which holds the Lease for as long as the one who lost it counts on it."""
+    if said is None or not (said.holder or said.vacant):
+        return operator
+    return replace(operator, duration=max(operator.duration, said.duration))
 
 
 def sleeps(pod: ObservedPod) -> bool:
@@ -78,14 +141,23 @@ def forgotten(
     name: str,
     current: Transaction,
     pods: Iterable[ObservedPod],
+    said: Transaction | None,
     operator: steps.Trainer,
     now: float,
 ) -> Transaction:
-    """What a Lease that has forgotten is to say: gates remember who slept, and on what."""
-    asleep = {
-        pod.instance: pod.gate.released
-        for pod in pods
-        if pod.instance and pod.gate is not None and sleeps(pod)
-    }
+    """What a Lease that has forgotten is to say: gates remember who slept, and on what.
+
+    Of engines without a gate it is what the Lease said last.
+    """
+    asleep: dict[str, frozenset[str] | None] = {}
+    for pod in pods:
+        if not pod.instance:
+            continue
+        if pod.gate is None:
+            if said is not None and (tags := said.sleeps(pod.instance)):
+                asleep[pod.instance] = tags
+        elif sleeps(pod):
+            asleep[pod.instance] = pod.gate.released
     message = texts.LEASE_FORGOTTEN.format(lease=name)
-    return steps.forgotten(current, operator, asleep=asleep, message=message, now=now)
+    holder = _as_long(operator, said)
+    return weights_anew.forgotten(current, holder, asleep=asleep, message=message, now=now)

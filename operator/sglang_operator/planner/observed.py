@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.api.weights import Transaction
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 
@@ -342,6 +343,9 @@ class Observed:
     reached: tuple[str, ...] = ()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
+    # What the pool's weights Lease is known to have said last, should it be lost; None: there was
+    # none yet.
+    said: Transaction | None = None
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
     # Failures that stand in the stored status: only these pods may be deleted.
     recorded: frozenset[Uid] = frozenset()

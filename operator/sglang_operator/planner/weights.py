@@ -67,6 +67,7 @@ class WeightsPlan:
 
     engines: tuple[EngineView, ...]
     transaction: Transaction
+    said: Transaction | None = None  # what the Lease said last, whatever became of it since
     gates: tuple[SetGate, ...] = ()
     abort: LeaseStep | None = None
     restore: Transaction | None = None  # for a Lease to be made in place of one that is gone
@@ -186,15 +187,16 @@ def _decide(
 ) -> WeightsPlan:
     me = steps.Trainer(holder=operator or names.FIELD_MANAGER, transaction="")
     name = names.weights_lease_name(owner.name)
-    lease = observed.children.get(("Lease", name))
-    if lease is not None and not lease.whole:
-        lease = None  # what it says is not known; a create that meets it reads it
+    found = observed.children.get(("Lease", name))
+    # What one says that is not whole is not known; a create that meets it reads it.
+    lease = found if found is not None and found.whole else None
     ours = lease if lease is not None and lease.owner == owner.uid else None
     current = read(ours.body) if ours is not None else Transaction()
     alive = [pod for pod in observed.pods if not pod.ended]
-    plan = WeightsPlan(engines=engines, transaction=current)
-    if leases.has_forgotten(policy.gate, current, alive):
-        state = leases.forgotten(name, current, alive, me, now)
+    said = leases.last_said(ours, alive, observed.said)
+    plan = WeightsPlan(engines=engines, transaction=current, said=said)
+    state = leases.anew(name, policy.gate, found, ours, alive, said, me, now)
+    if state is not None:
         return _forgotten(plan, lease, ours, alive, state)
     abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
     if policy.gate is WeightsGate.OFF or abort is not None:
@@ -223,15 +225,15 @@ def _forgotten(
     pods: list[ObservedPod],
     state: Transaction,
 ) -> WeightsPlan:
-    """Nobody knows any more what engines hold whose gates were set: they close.
+    """The Lease does not know any more what was begun by it.
 
-    That is written into the Lease first.  One that is not there is made, which finds it if it was
-    only out of sight; one that is somebody else's stays as it is.
+    That is written into it first, and gates that have to close follow.  One that is not there is
+    made, which finds it if it was only out of sight; one that is somebody else's stays as it is.
     """
     if lease is None:
         return replace(plan, restore=state)
     if ours is not None:
-        step = LeaseStep(lease=ours, state=state, reason="it says nothing of gates that were set")
+        step = LeaseStep(lease=ours, state=state, reason="it says nothing of what was begun")
         return replace(plan, abort=step)
     message = texts.GATE_FORGOTTEN.format(lease=lease.body["metadata"]["name"])
     closed = (_closed(pod, FORGOTTEN, message) for pod in pods)

@@ -1,13 +1,14 @@
 """The weights Lease: each step as a sentence, and what holds over any order of steps."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_operator.api import names, weights
+from sglang_operator.api import names, weights, weights_anew
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.api.weights_steps import Refusal, RefusedError, Trainer
@@ -186,7 +187,8 @@ def test_engines_that_nobody_has_written_go_on_as_before_once_they_wake_with_the
         sleeping("kv_cache", state=steps.abort(syncing(), MINE, message="torn")),
         sleeping("kv_cache", state=Transaction(version="step-1")),  # somebody took the phase away
         sleeping("kv_cache", state=Transaction(target_version="step-1")),
-        sleeping("kv_cache", state=Transaction(fence=True)),
+        # The Lease was lost, and made anew long ago.
+        steps.sleep(Transaction(fence=True), MINE, tags=["kv_cache"], now=NOW, seen=NOW - 31),
         # One of them was not seen, and sleeps on.
         steps.slept(sleeping("kv_cache", state=Transaction()), MINE, instances=[A]),
     ],
@@ -289,11 +291,52 @@ def test_a_sleeping_pool_is_taken_over_with_what_is_released():
 
 
 def test_a_lease_that_was_made_anew_under_a_sync_is_aborted_too():
-    torn = steps.disclaim(Transaction(), MINE, message="torn")
+    torn = steps.disclaim(Transaction(), MINE, message="torn", now=NOW)
     assert (torn.phase, torn.id, torn.message) == (Phase.ABORTED, "t1", "torn")
+    assert not torn.held_against("anybody", "t2", NOW, NOW)
     for since in (syncing(trainer=OTHER), committed(), sleeping("kv_cache")):
-        refused = refusal(steps.disclaim, since, LATER, message="torn")
+        refused = refusal(steps.disclaim, since, LATER, message="torn", now=NOW)
         assert refused.reason is Refusal.NOT_HELD
+
+
+OPERATOR = Trainer(holder="operator", transaction="")
+
+
+def stored(state: Transaction) -> Transaction:
+    """The state, as it is read of the Lease that it was written into."""
+    return weights.read(weights.written({}, state))
+
+
+def test_a_lease_that_is_made_anew_is_free_for_nobody_until_who_lost_it_must_know():
+    anew = stored(weights_anew.made_anew(OPERATOR, message="it was deleted", now=NOW))
+    assert (anew.phase, anew.id, anew.instances) == (Phase.IDLE, "", frozenset())
+    last = NOW + weights.LEASE_SECONDS
+    asleep = partial(steps.sleep, tags=("kv_cache",))
+    for step in (syncing, asleep):
+        refused = refusal(step, anew, trainer=OTHER, now=last, seen=NOW)
+        assert refused.reason is Refusal.HELD
+        assert "it was deleted" in str(refused)
+        assert "nothing new begins before" in str(refused)
+    begun = syncing(anew, OTHER, now=last + 1, seen=NOW)
+    assert (begun.phase, begun.holder, begun.fence) == (Phase.SYNCING, OTHER.holder, False)
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["", "whose holder was edited away"])
+def test_who_lost_it_closes_gates_under_it_and_frees_it_for_nobody(edited):
+    anew = weights_anew.made_anew(OPERATOR, message="it was deleted", now=NOW)
+    if edited:
+        anew = dataclasses.replace(anew, holder="")
+    torn = stored(steps.disclaim(anew, MINE, message="torn", now=NOW + 9))
+    assert (torn.phase, torn.holder, torn.message) == (Phase.ABORTED, anew.holder, "torn")
+    assert torn.held_against(MINE.holder, "t2", NOW, NOW + weights.LEASE_SECONDS)
+    after = syncing(torn, OTHER, now=NOW + weights.LEASE_SECONDS + 1, seen=NOW)
+    assert after.phase is Phase.SYNCING
+
+
+def test_the_others_of_a_shared_sync_have_time_to_learn_that_its_lease_was_deleted():
+    torn = stored(steps.disclaim(Transaction(), MINE, message="torn", now=NOW, shared=True))
+    assert torn.held_against(OTHER.holder, "t2", NOW, NOW + weights.LEASE_SECONDS)
+    assert not torn.held_against(MINE.holder, "t2", NOW, NOW), "its own job may begin again"
 
 
 @pytest.mark.parametrize(("duration", "told"), [(0.2, 1), (1.4, 2), (30, 30)])
@@ -656,7 +699,7 @@ def test_who_ends_a_shared_sync_of_others_begins_nothing_by_that():
     [
         lambda: steps.ended(syncing(), "admin", message="by force", now=NOW),
         lambda: steps.abort(shared(), MINE, message="out of memory"),
-        lambda: steps.forgotten(
+        lambda: weights_anew.forgotten(
             Transaction(),
             Trainer(holder="operator", transaction=""),
             asleep={},

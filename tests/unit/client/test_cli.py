@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sglang_operator.api.weights import Phase
+from sglang_operator.api.weights import shown as shown_time
 from sglang_operator.client import Expired, Pool
 from tests.unit.cli.world import run
 from tests.unit.client.world import NAMESPACE, POOL, World
@@ -63,6 +64,19 @@ def test_a_pool_asleep_with_its_weights_is_not_synced_until_it_is_woken(world, w
     assert "synced    0/2\n" in weights("status", code=1)
     weights("wake", "--tags", "kv_cache")
     assert "synced    2/2\n" in weights("status")
+
+
+def test_a_lease_that_was_lost_is_told_with_who_holds_it_until_when(world, weights):
+    world.delete_lease()
+    world.make_lease()
+    shown = weights("status", code=1)
+    free = shown_time(world.state.renewed + world.state.duration)
+    assert f"phase     Idle, held by operator until {free}\n" in shown
+    assert "message   the Lease was deleted\n" in shown
+    refused = weights("begin", "step-1", "--wait", "0", code=1)
+    assert f"nothing new begins before {free}" in refused
+    weights("abort", "--force", "--gone")
+    assert (world.state.phase, world.state.fence) == (Phase.ABORTED, False), "it is free at once"
 
 
 def test_status_for_programs(world, weights):

@@ -30,8 +30,8 @@ BUCKET = (["bfloat16"], [[1]])
 
 
 @pytest.fixture
-def world():
-    with World() as made:
+def world(request):
+    with World(gate=getattr(request, "param", "Committed")) as made:
         yield made
 
 
@@ -368,6 +368,45 @@ def test_gates_close_under_the_new_lease_when_a_sync_was_torn(world, pool):
     assert world.state.phase is Phase.ABORTED
     assert f"Expired: {GONE}" in world.state.message
     wait(lambda: {engine.gate for engine in world.engines} == {"Closed"})
+
+
+@pytest.mark.parametrize("world", ["Committed", "Versioned", "Off"], indirect=True)
+def test_nobody_begins_under_a_new_lease_before_who_lost_the_old_one_must_know(world, pool):
+    """Its next bucket would land over theirs, behind a gate that they open."""
+    with pytest.raises(Expired, match=GONE), pool.sync("a-1") as losing:
+        world.delete_lease()
+        world.make_lease()
+        with another(world, "trainer-b") as others:
+            for begins in (lambda: others.update_from_disk("/b/1", "b-1"), others.sleep):
+                with pytest.raises(Held, match="the Lease was deleted") as held:
+                    begins()
+                assert "nothing new begins before" in str(held.value)
+        losing.update_weights_from_disk("/a/half")  # its fence is still up
+    assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "operator")
+    assert {engine.gate for engine in world.engines} == {"Closed"}
+
+
+def test_who_waits_begins_under_the_new_lease_once_it_is_free(world, pool, monkeypatch):
+    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)
+    world.delete_lease()
+    world.make_lease(dataclasses.replace(world.anew(), duration=1))
+    with pool.sync("step-1", wait=30) as sync:
+        sync.update_weights_from_disk("/c/1")
+    assert (world.state.phase, world.state.fence) == (Phase.COMMITTED, False)
+
+
+def test_who_counts_on_its_lease_for_long_notices_no_later_that_it_is_gone(
+    world, pool, monkeypatch
+):
+    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)
+    told: list[PoolError] = []
+    with (
+        pytest.raises(Expired, match=GONE),
+        pool.sync("s", duration=3600, on_lost=told.append) as sync,
+    ):
+        world.delete_lease()
+        wait(lambda: told)
+        sync.check()
 
 
 def test_who_began_since_is_left_alone(world, pool):

@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import json
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
-from sglang_operator.api import names, weights
+from sglang_operator.api import names, weights, weights_anew
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client.credentials import Credentials
@@ -274,8 +275,13 @@ class World:
         """Somebody deletes the Lease."""
         self.call(lambda: setattr(self, "lease_is_there", False))
 
+    def anew(self) -> Transaction:
+        """What the operator writes into a Lease in place of one that was lost."""
+        operator = steps.Trainer(holder="operator", transaction="")
+        return weights_anew.made_anew(operator, message="the Lease was deleted", now=time.time())
+
     def make_lease(self, state: Transaction | None = None) -> None:
-        """The operator makes it again, empty; or somebody restores it from a file."""
+        """The operator makes it again, and holds it for a while; or somebody restores it."""
 
         def make() -> None:
             number = int(self.lease["metadata"]["resourceVersion"]) + 1
@@ -286,7 +292,7 @@ class World:
                 "ownerReferences": self.lease["metadata"].get("ownerReferences", []),
             }
             self.lease = weights.written(
-                {**self.lease, "metadata": metadata, "spec": {}}, state or Transaction()
+                {**self.lease, "metadata": metadata, "spec": {}}, state or self.anew()
             )
             self.lease_is_there = True
             self._bump_lease()

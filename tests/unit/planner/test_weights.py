@@ -6,7 +6,7 @@ import pytest
 
 from sglang_operator.api import names, texts
 from sglang_operator.api import weights as lease_state
-from sglang_operator.api.weights import LEASE_SECONDS, SLEEP_TAGS, Phase
+from sglang_operator.api.weights import LEASE_SECONDS, SLEEP_TAGS, Phase, Transaction
 from sglang_operator.cluster import wire
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import EngineReport, Gate
@@ -544,6 +544,100 @@ class TestALeaseThatHasForgotten:
         for children in ({}, a_lease(pool)):
             plan = weighed(pool, pods, children=children)
             assert (plan.gates, plan.restore, plan.abort) == ((), None, None)
+
+    LOST = pytest.mark.parametrize("emptied", [False, True], ids=["deleted", "emptied"])
+
+    def after(self, gate, said, *, emptied=False, pods=None):
+        """What is written in place of a Lease that said this, and the plan."""
+        pool = self.pool(weights={"gate": gate})
+        pods = running(pool) if pods is None else pods
+        children = a_lease(pool) if emptied else {}
+        plan = weighed(pool, pods, children=children, said=said)
+        state = plan.abort.state if emptied and plan.abort else plan.restore
+        return state, plan
+
+    @LOST
+    @pytest.mark.parametrize("phase", [Phase.SYNCING, Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE])
+    @pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
+    def test_one_that_is_lost_amid_something_is_aborted_and_held_whatever_the_gate(
+        self, gate, phase, emptied
+    ):
+        pods = running(self.pool(), gate=OPEN if gate == "Versioned" else None)
+        said = Transaction(phase=phase, id="t", holder="trainer", renewed=NOW)
+        state, plan = self.after(gate, said, emptied=emptied, pods=pods)
+        assert (state.phase, state.holder) == (Phase.ABORTED, OPERATOR)
+        assert state.held_against("trainer", "t", NOW, NOW + LEASE_SECONDS - 1)
+        assert not plan.settled
+        assert plan.gates == ()  # they close by what stands in it then
+        assert plan.said == said, "until it says something again"
+
+    @LOST
+    @pytest.mark.parametrize("gate", ["Versioned", "Off"])
+    def test_gates_with_no_reason_to_close_stay_and_nobody_begins_for_a_while(self, gate, emptied):
+        pool = self.pool(weights={"gate": gate})
+        pods = running(pool, gate=OPEN if gate == "Versioned" else None)
+        said = Transaction(phase=Phase.COMMITTED, id="t", version="step-1", intact=True)
+        state, plan = self.after(gate, said, emptied=emptied, pods=pods)
+        assert (state.phase, state.holder, plan.gates) == (Phase.IDLE, OPERATOR, ())
+        assert state.message == texts.LEASE_ANEW.format(lease="actor-infer-weights")
+        assert state.held_against("trainer", "t", NOW, NOW + LEASE_SECONDS - 1)
+        lease = a_lease_saying(pool, state)
+        after = weighed(pool, pods, children=lease, reports=TestVersioned().reports(pods, "7", "7"))
+        assert after.settled or {gate.is_open for gate in after.gates} == {True}
+        assert after.said == state
+        assert weighed(pool, pods, children=lease, said=said).abort is None, "it is written once"
+
+    def test_a_pool_that_nobody_has_synced_is_held_too_if_its_lease_is_deleted(self):
+        """A trainer may have begun, and nobody had seen that yet."""
+        for gate in ("Committed", "Versioned", "Off"):
+            state, _ = self.after(gate, Transaction())
+            assert (state.phase, state.holder) == (Phase.IDLE, OPERATOR)
+            state, _ = self.after(gate, Transaction(), emptied=True)
+            assert state is None
+
+    def test_a_lease_is_made_empty_where_there_was_none_and_where_no_engine_runs(self):
+        for gate in ("Committed", "Versioned", "Off"):
+            assert self.after(gate, None)[0] is None
+            pods = all_pods(self.pool(weights={"gate": gate}))
+            said = Transaction(phase=Phase.SYNCING, id="t", holder="trainer")
+            assert self.after(gate, said, pods=pods)[0] is None
+
+    @LOST
+    @pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
+    def test_what_was_made_anew_and_is_lost_again_is_held_again(self, gate, emptied):
+        said = Transaction(phase=Phase.SYNCING, id="t", holder="trainer", duration=600)
+        for _ in range(3):
+            said, _ = self.after(gate, said, emptied=emptied)
+            assert (said.phase, said.holder) == (Phase.ABORTED, OPERATOR)
+        quiet, _ = self.after(gate, Transaction())
+        assert self.after(gate, quiet, emptied=emptied)[0] == quiet
+
+    def test_it_is_held_for_as_long_as_the_one_who_lost_it_counts_on_it(self):
+        said = Transaction(phase=Phase.SYNCING, id="t", holder="trainer", duration=600)
+        for gate in ("Committed", "Versioned", "Off"):
+            state, _ = self.after(gate, said)
+            assert state.held_against("b", "t2", NOW, NOW + 599)
+
+    def test_engines_without_a_gate_sleep_as_it_was_said_last(self):
+        pods = running(self.pool(weights={"gate": "Off"}))
+        said = Transaction(
+            phase=Phase.SLEEPING,
+            released=("weights", "kv_cache"),
+            asleep=(run_of(pods[0]), "ffffffff"),
+            woken=frozenset({f"{run_of(pods[0])}/weights"}),
+        )
+        state, _ = self.after("Off", said, pods=pods)
+        assert [set(state.sleeps(run_of(pod))) for pod in pods] == [{"kv_cache"}, set()]
+
+    def test_somebody_elses_lease_closes_versioned_gates_amid_a_sync_and_no_others(self):
+        pool = self.pool(weights={"gate": "Versioned"})
+        pods = running(pool, gate=OPEN)
+        lease = {k: dataclasses.replace(c, owner=None) for k, c in a_lease(pool).items()}
+        for phase, closed in ((Phase.SYNCING, {False}), (Phase.COMMITTED, set())):
+            plan = weighed(pool, pods, children=lease, said=Transaction(phase=phase))
+            assert {gate.is_open for gate in plan.gates} == closed
+            assert (plan.restore, plan.abort) == (None, None)
+            assert plan.said == Transaction(phase=phase)
 
 
 def test_any_restart_changes_the_epoch_and_nothing_else_does():

@@ -1,0 +1,170 @@
+"""A pool's weights Lease that is deleted or emptied while its engines run."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import names, texts, weights
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.cluster import paths
+from sglang_operator.cluster.errors import ApiUnreachableError
+from sglang_operator.cluster.stores import PoolKey
+from tests.unit.controller import world
+
+KEY = PoolKey("rl", "pool")
+LEASE = paths.child("Lease", "rl", names.weights_lease_name("pool"))
+REGISTRY = paths.child("ConfigMap", "rl", names.registry_name("pool"))
+GATES = pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
+
+
+def says(api: world.Api) -> Transaction:
+    """What the Lease says; a phase that it has not where there is none."""
+    return weights.read(api.objects[LEASE]) if LEASE in api.objects else Transaction(id="none")
+
+
+def held(api: world.Api) -> bool:
+    """Whether there is a Lease by which nobody begins anything for a while."""
+    state = says(api)
+    until = state.renewed + weights.LEASE_SECONDS - 1
+    return state.fenced and state.held_against("trainer", "t", state.renewed, until)
+
+
+async def a_pool(api: world.Api, **spec: Any) -> None:
+    api.make(*KEY, **spec)
+    await api.until(lambda: api.reason(*KEY) == "PoolReady")
+    await api.until(lambda: REGISTRY in api.objects)
+    assert says(api) == Transaction(), "the first one is free"
+
+
+async def a_step(api: world.Api, phase: str, instances: str = "") -> None:
+    """A trainer takes a step, and the operator has told that it did."""
+    api.transact(*KEY, phase, instances)
+    await api.until(lambda: f'"phase":"{phase}"' in api.objects[REGISTRY]["data"]["engines.json"])
+
+
+async def a_sync(api: world.Api, duration: int = weights.LEASE_SECONDS) -> None:
+    spec = {"holderIdentity": "trainer", "leaseDurationSeconds": duration}
+    api.touch(LEASE, {"spec": spec})
+    await a_step(api, "Syncing")
+
+
+async def lose(api: world.Api, *, emptied: bool = False) -> None:
+    if not emptied:
+        await api.request("DELETE", LEASE)
+        return
+    notes = api.objects[LEASE]["metadata"]["annotations"]
+    body = {"metadata": {"annotations": dict.fromkeys(notes)}, "spec": {"holderIdentity": None}}
+    api.touch(LEASE, body)
+
+
+@GATES
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "a later"])
+@pytest.mark.parametrize("emptied", [False, True], ids=["deleted", "emptied"])
+def test_one_that_is_lost_amid_a_sync_is_held_whatever_the_gate(gate, first, emptied):
+    async def story() -> Transaction:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await a_pool(api, weights={"gate": gate})
+            if not first:
+                await a_step(api, "Committed", world.instances(room, KEY))
+            await a_sync(api, duration=60)
+            await lose(api, emptied=emptied)
+            await api.until(lambda: held(api))
+            return says(api)
+
+    state = asyncio.run(story())
+    assert (state.phase, state.duration) == (Phase.ABORTED, 60.0)
+    assert state.message == texts.LEASE_FORGOTTEN.format(lease="pool-weights")
+
+
+@pytest.mark.parametrize("gate", ["Versioned", "Off"])
+@pytest.mark.parametrize("emptied", [False, True], ids=["deleted", "emptied"])
+def test_one_that_is_lost_between_syncs_closes_no_gate_that_it_does_not_open(gate, emptied):
+    async def story() -> Transaction:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await a_pool(api, weights={"gate": gate})
+            await a_step(api, "Committed", world.instances(room, KEY))
+            for _ in range(2):
+                await lose(api, emptied=emptied)
+                await api.until(lambda: held(api))
+            return says(api)
+
+    assert asyncio.run(story()).phase is Phase.IDLE
+
+
+@GATES
+@pytest.mark.parametrize("missing", [(), (REGISTRY,)], ids=["", "with the registry"])
+def test_an_operator_that_restarts_right_then_knows_what_it_said(gate, missing):
+    async def story() -> Transaction:
+        api = world.Api()
+        async with world.operator(api):
+            await a_pool(api, weights={"gate": gate})
+            await a_sync(api)
+            await api.until(lambda: api.pool(*KEY)["status"]["weights"]["phase"] == "Syncing")
+        for path in (LEASE, *missing):
+            await api.request("DELETE", path)
+        async with world.operator(api):
+            await api.until(lambda: held(api))
+            return says(api)
+
+    assert asyncio.run(story()).phase is Phase.ABORTED
+
+
+def test_one_whose_making_has_no_answer_is_made_held_all_the_same():
+    """What makes the other children makes it too, if it is still not there."""
+    tries: list[str] = []
+
+    def fails_once(method: str, path: str) -> Exception | None:
+        if method != "POST" or not path.endswith("/leases"):
+            return None
+        tries.append(path)
+        return ApiUnreachableError("cut off") if len(tries) == 1 else None
+
+    async def story() -> Transaction:
+        api = world.Api()
+        async with world.operator(api):
+            await a_pool(api, weights={"gate": "Off"})
+            await a_sync(api)
+            api.fails = fails_once
+            await lose(api)
+            await api.until(lambda: LEASE in api.objects)
+            return says(api)
+
+    assert asyncio.run(story()).fenced
+    assert len(tries) > 1
+
+
+def test_of_a_pool_that_is_refused_it_is_held_too():
+    async def story() -> bool:
+        api = world.Api()
+        async with world.operator(api):
+            await a_pool(api, weights={"gate": "Off"})
+            await a_sync(api)
+            api.change(*KEY, {"device_mapping": "nothing of the kind"})
+            await api.until(lambda: api.reason(*KEY) not in ("", "PoolReady"))
+            await lose(api)
+            await api.until(lambda: held(api))
+            return says(api).phase is Phase.ABORTED
+
+    assert asyncio.run(story())
+
+
+def test_of_a_suspended_pool_it_is_free_for_no_engine_could_be_written_to():
+    async def story() -> Transaction:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await a_pool(api)
+            await a_step(api, "Committed", world.instances(room, KEY))
+            spec = api.pool(*KEY)["spec"]
+            api.change(*KEY, {**spec, "suspend": True})
+            await api.until(lambda: not api.pods("rl"))
+            await lose(api)
+            await api.until(lambda: LEASE in api.objects)
+            api.change(*KEY, spec)
+            await api.until(lambda: api.pods("rl") and api.reason(*KEY) == "PoolReady")
+            await asyncio.sleep(0.1)
+            return says(api)
+
+    assert asyncio.run(story()) == Transaction()
