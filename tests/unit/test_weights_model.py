@@ -20,10 +20,11 @@ def test_whatever_happens_clients_get_answers_from_whole_weights_and_all_comes_r
     assert world.synced()
 
 
-def test_many_runs_from_seeds():
+@pytest.mark.parametrize("gate", ["Committed", "Versioned"])
+def test_many_runs_from_seeds(gate):
     answers = 0
     for seed in range(RUNS):
-        world = model.run(random.Random(seed).randrange)
+        world = model.run(random.Random(seed).randrange, gate=gate)
         assert world.violations == [], seed
         assert world.synced(), seed
         answers += world.answers

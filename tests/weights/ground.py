@@ -57,6 +57,7 @@ class Registry:
     epoch: str = ""
     transaction: str = ""
     engines: tuple[Entry, ...] = ()
+    said: Transaction | None = None  # what the Lease said, as far as that stands here
 
 
 class TrainerDiesError(Exception):

@@ -49,6 +49,8 @@ from tests.weights.trainers import (
 FORGETFUL = "believes a Lease that has forgotten"
 USUAL_TAGS = "takes a lost Lease's sleepers for without all of their memory"
 LATE = "writes gates by the pod's UID alone"
+FREE = "makes a lost Lease anew for whoever comes first"
+UNSEEN = "writes into the Lease whatever stands there by now"
 # Ways in which the design could be wrong, and the pool's gate: each has to be found.
 CONTROLS = (
     ("no gate", "Committed"),
@@ -59,6 +61,7 @@ CONTROLS = (
     ("loads without a fence", "Committed"),
     (AMID, "Committed"),
     (FORGETFUL, "Committed"),
+    (FORGETFUL, "Versioned"),
     (FREES, "Committed"),
     (EDITED, "Committed"),
     (USUAL_TAGS, "Committed"),
@@ -66,6 +69,9 @@ CONTROLS = (
     (UNFENCED, "Committed"),
     (NAMESAKE, "Committed"),
     (LATE, "Committed"),
+    (FREE, "Committed"),
+    (FREE, "Versioned"),
+    (UNSEEN, "Committed"),
 )
 
 
@@ -77,6 +83,7 @@ class Operator:
     seen: Observed | None = None
     since: float = NOW  # this state of the Lease was first seen
     lease: dict[str, Any] | None = None
+    said: Transaction | None = None  # what the Lease said last; None: it only knows the registry
     pending: list[weights.SetGate] = field(default_factory=list)
     step: LeaseStep | None = None  # that it is about to take in the Lease
     loads: Loads = field(default_factory=Loads)
@@ -92,6 +99,12 @@ class World(Trainers):
         self.late: list[weights.SetGate] = []  # gates on their way, of whichever operator
         self._aimed: dict[str, tuple[tuple[Callable[[], bool], Callable[[], None]], ...]] = {
             FORGETFUL: ((self._syncs, self.lose_lease),),
+            FREE: ((self._syncs, partial(self._then_begins, self.lose_lease)),),
+            UNSEEN: (
+                (self._is_whole, self.crash),
+                (self._about_to_step, self._begin),
+                (self._syncs, self._step_late),
+            ),
             FREES: ((self._syncs, partial(self._then_begins, self.abort_by_force)),),
             EDITED: ((self._syncs, partial(self._then_begins, self.edit_holder)),),
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
@@ -142,6 +155,14 @@ class World(Trainers):
     def _loads(self) -> bool:
         return self.said.recovers
 
+    def _about_to_step(self) -> bool:
+        """One of two operators is about to write, and what it has seen is not old yet."""
+        return any(operator.step is not None for operator in self.operators)
+
+    def _step_late(self) -> None:
+        for operator in self.operators:
+            self._write_lease(operator)
+
     def _overtake(self) -> None:
         """A trainer begins while a load is on its way."""
         for operator in self.operators:
@@ -182,7 +203,9 @@ class World(Trainers):
             children[key] = ObservedChild(
                 uid=names.Uid("lease"), owner=OWNER.uid, body=operator.lease, seen=operator.since
             )
+        operator.said = operator.said or self.registry.said
         operator.seen = Observed(
+            said=operator.said,
             pods=tuple(engine.pod for engine in self.engines),
             children=children,
             reports={
@@ -195,6 +218,7 @@ class World(Trainers):
             },
         )
         decided = self._decide(operator)
+        operator.said = decided.said
         operator.pending = list(decided.gates)
         operator.step, wanted = decided.recovery, decided.recoveries
         fenced = self.defect != "loads without a fence"
@@ -215,6 +239,8 @@ class World(Trainers):
         if self.defect == FORGETFUL:
             idle = decided.transaction.phase is Phase.IDLE
             decided = replace(decided, restore=None, abort=None if idle else decided.abort)
+        if self.defect == FREE:
+            decided = _free(decided)
         if self.defect == USUAL_TAGS:
             decided = _of_all_memory(decided)
         if self.defect == "opens at begin" and decided.transaction.phase is Phase.SYNCING:
@@ -272,7 +298,9 @@ class World(Trainers):
             return
         if operator.lease is self.lease and decided.settled:
             self._settled()
+        said = decided.said
         self.registry = Registry(
+            said=said and Transaction(phase=said.phase),
             epoch=decided.epoch,
             transaction=decided.transaction.id if decided.settled else "",
             engines=tuple(
@@ -290,7 +318,10 @@ class World(Trainers):
 
     def _take(self, step: LeaseStep) -> bool:
         """An operator's step in the Lease, if that is still as it was seen."""
-        if self.lease is None or step.resource_version != self.lease["metadata"]["resourceVersion"]:
+        if self.lease is None:
+            return False
+        seen = step.resource_version == self.lease["metadata"]["resourceVersion"]
+        if not seen and self.defect != UNSEEN:
             return False
         # As the API server merges what the executor sends.
         patch = lease_state.patch(step.lease.body, step.state)
@@ -464,7 +495,7 @@ class World(Trainers):
 
     def _look_at_gates(self) -> None:
         """While nobody writes, whoever is in service by its gate holds whole weights."""
-        if self.said.phase is Phase.SYNCING or self.defect not in ("", FORGETFUL):
+        if self.said.phase is Phase.SYNCING or self.defect not in ("", FORGETFUL, FREE, UNSEEN):
             return
         for engine in self.engines:
             gate = engine.pod.gate
@@ -505,6 +536,16 @@ def _of_all_memory(decided: weights.WeightsPlan) -> weights.WeightsPlan:
     return decided
 
 
+def _free(decided: weights.WeightsPlan) -> weights.WeightsPlan:
+    """What is written in place of a lost Lease, without the hold on it."""
+    if decided.restore is not None:
+        return replace(decided, restore=replace(decided.restore, holder="", fence=False))
+    if decided.abort is not None and decided.transaction.phase is Phase.IDLE:
+        state = replace(decided.abort.state, holder="", fence=False)
+        return replace(decided, abort=replace(decided.abort, state=state))
+    return decided
+
+
 def _usual(state: Transaction) -> Transaction:
     return replace(state, released=SLEEP_TAGS, woken=frozenset())
 
@@ -527,7 +568,7 @@ def run(choose: Choose, *, steps: int = 120, **world: Any) -> World:
         made.step()
     if not world.get("defect"):
         made.settle()
-    elif world["defect"] == FORGETFUL:
+    elif world["defect"] in (FORGETFUL, FREE, UNSEEN):
         made.rest()
     elif world["defect"] in (USUAL_TAGS, LATE):
         made.settle(rounds=1)  # who syncs next wakes the sleepers
