@@ -273,6 +273,8 @@ class AsyncSync(Updates):
     def _begun(self, state: Transaction) -> Transaction:
         """This state, if a sync of this holder stands in it; else raises Expired."""
         if state.holder == self._pool.holder and state.phase is Phase.SYNCING:
+            if weights.WEIGHTS in state.released:
+                raise Unsupported(texts.ATTACH_ASLEEP.format(holder=state.holder))
             return state
         phase, found = state.phase.value, state.holder or "nobody"
         raise Expired(texts.NOT_BEGUN.format(holder=self._pool.holder, phase=phase, found=found))

@@ -99,6 +99,10 @@ NOT_BEGUN = (
     "{holder} has no sync to end: the pool is in phase {phase}, held by {found}; begin one, or say "
     "with --holder who began it"
 )
+ATTACH_ASLEEP = (
+    "the sync of {holder} ended before the engines had memory for weights again, so nothing was "
+    "written; abort it (kubectl sglang weights abort) and begin again, which wakes them first"
+)
 ANOTHER_BEGUN = (
     "the sync of {holder} that was to be ended (transaction {found}) is over or was taken up by "
     "another process, and {holder} has another one now; look at it (kubectl sglang weights "

@@ -178,6 +178,31 @@ def test_who_attaches_does_not_inherit_the_checkpoint_of_the_commit_before(world
     assert (world.state.version, world.state.checkpoint) == ("step-2", "")
 
 
+def test_nobody_attaches_to_a_sync_that_has_no_memory_for_weights_yet(world):
+    """Whatever was written then would end the engines."""
+    asleep = frozenset(engine.instance for engine in world.engines)
+    begun = Transaction(
+        phase=Phase.SYNCING,
+        id="t",
+        holder="trainer-a",
+        released=("weights",),
+        asleep=tuple(sorted(asleep)),
+        renewed=time.time(),
+    )
+    world.write_lease(begun)
+
+    async def story():
+        options = {"identity": world.identity, "holder": "trainer-a"}
+        async with AsyncPool(POOL, NAMESPACE, **options) as made:
+            with pytest.raises(Unsupported, match="begin again, which wakes them"):
+                await made.attach()
+
+    before = world.state
+    asyncio.run(story())
+    assert world.state == before
+    assert not any(engine.asked for engine in world.engines)
+
+
 def test_who_stood_still_as_it_attached_does_not_end_a_sync_that_was_begun_since(
     world, monkeypatch
 ):
