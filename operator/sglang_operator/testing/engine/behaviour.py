@@ -61,6 +61,7 @@ class Behaviour:
     loads_from_snapshot: bool
     pending_tokens: bool  # /get_load has num_pending_tokens
     flush_minds_waiting: bool  # in a pause, too
+    flush_minds_grammars: bool  # requests that wait for theirs
     failed_flush_text: bool  # /flush_cache says so; before, the text is always the same
     # Of an answer's meta_info: how often the request was retracted.
     retractions: str
@@ -94,7 +95,7 @@ def of(version: versions.Version) -> Behaviour:
         drain_counts_paused=since("0.5.14"),
         tags=_tags(version),
         busy_release=_busy_release(version),
-        release_ignores_queued=since("0.5.21"),
+        release_ignores_queued=not since("0.5.10") or since("0.5.21"),
         wrong_resume=_wrong_resume(version),
         failed_flush_kills=not since("0.5.23"),
         unknown_group_kills=not since("0.5.21"),
@@ -110,6 +111,7 @@ def of(version: versions.Version) -> Behaviour:
         loads_from_snapshot=since("0.5.14"),
         pending_tokens=since("0.5.14"),
         flush_minds_waiting=since("0.5.10") and not since("0.5.21"),
+        flush_minds_grammars=since("0.5.10"),
         failed_flush_text=since("0.5.14"),
         retractions=_retractions(version),
         port_in_use_code=3 if since("0.5.14") else 1,

@@ -71,8 +71,8 @@ class Commands:
 
     def release(self, tags: Sequence[str] | None) -> None:
         """POST /release_memory_occupation; without --enable-memory-saver only remembered."""
-        queued_only = self._behaviour.release_ignores_queued and self._scheduler.paused
-        if not self._scheduler.idle and not queued_only:
+        ignores = self._behaviour.release_ignores_queued and self._scheduler.paused
+        if not (self._scheduler.flushable if ignores else self._scheduler.idle):
             raise SchedulerError(self._behaviour.busy_release)
         wanted = self._tags(tags)
         again = [tag for tag in tags or self._everything if tag in self.released]

@@ -20,6 +20,7 @@ _NO_TOKENIZER = (
     "The engine initialized with skip_tokenizer_init=True cannot accept text prompts. Please "
     "provide input_ids or re-initialize the engine with skip_tokenizer_init=False."
 )
+_FORMS = ("json_schema", "regex", "ebnf", "structural_tag")
 _NO_PROMPT = "Either text, input_ids or input_embeds should be provided."
 
 
@@ -38,10 +39,11 @@ class Generation:
         if problem := self._problem(body):
             return bodies.refused(problem)
         requests = self._requests(body)
+        first = _prompt_of(body, requests)
         begun = time.monotonic()
         if body.get("stream"):
-            return await self._stream(http, requests, begun)
-        async with self._manager.admitted(requests):
+            return await self._stream(http, requests, first, begun)
+        async with self._manager.admitted(requests, first):
             for request in requests:
                 if not await self._finished(http, request):
                     return bodies.refused("Request is disconnected from the client side.")
@@ -56,10 +58,8 @@ class Generation:
 
     def _requests(self, body: dict[str, Any]) -> list[Request]:
         prompts = _prompts(body)
-        sampling = body.get("sampling_params") or {}
-        if isinstance(sampling, list):
-            sampling = sampling[0] if sampling else {}
-        samples = [prompt for prompt in prompts for _ in range(int(sampling.get("n", 1)))]
+        sampling = _sampling(body)
+        samples = [prompt for prompt in prompts for _ in range(_samples(body))]
         loop = asyncio.get_running_loop()
         given = body.get("rid")
         ids: list[str] = given if isinstance(given, list) else [given or ""]
@@ -69,6 +69,7 @@ class Generation:
                 prompt=prompt,
                 max_new_tokens=int(sampling.get("max_new_tokens", 128)),
                 finished=loop.create_future(),
+                grammar=any(sampling.get(form) for form in _FORMS),
             )
             for i, prompt in enumerate(samples)
         ]
@@ -83,12 +84,12 @@ class Generation:
         return True
 
     async def _stream(
-        self, http: web.Request, requests: list[Request], begun: float
+        self, http: web.Request, requests: list[Request], first: Request | None, begun: float
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(http)
         try:
-            async with self._manager.admitted(requests):
+            async with self._manager.admitted(requests, first):
                 for index, request in enumerate(requests):
                     await self._events(response, request, index if len(requests) > 1 else -1, begun)
             await response.write(b"data: [DONE]\n\n")
@@ -135,6 +136,29 @@ class Generation:
         }
         text = {"text": "".join(f" t{i}" for i in ids)} if self._text else {}
         return {**text, "output_ids": ids, "meta_info": meta, "fake_weights": weights}
+
+
+def _sampling(body: dict[str, Any]) -> dict[str, Any]:
+    sampling = body.get("sampling_params") or {}
+    if isinstance(sampling, list):
+        return sampling[0] if sampling else {}
+    return sampling if isinstance(sampling, dict) else {}
+
+
+def _samples(body: dict[str, Any]) -> int:
+    return int(_sampling(body).get("n", 1))
+
+
+def _prompt_of(body: dict[str, Any], requests: list[Request]) -> Request | None:
+    """What is sent first where there are several samples: their prompt alone."""
+    if _samples(body) == 1 or not requests:
+        return None
+    return Request(
+        rid=uuid.uuid4().hex,
+        prompt=requests[0].prompt,
+        max_new_tokens=0,
+        finished=asyncio.get_running_loop().create_future(),
+    )
 
 
 def _batched(body: dict[str, Any]) -> bool:

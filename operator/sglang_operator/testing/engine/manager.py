@@ -56,8 +56,14 @@ class Manager:
         return not self.paused and not self.exiting.is_set() and self.status == UP
 
     @contextlib.asynccontextmanager
-    async def admitted(self, requests: list[Request]) -> AsyncIterator[None]:
-        """Wait for the end of a pause and of updates, then let requests run while this lasts."""
+    async def admitted(
+        self, requests: list[Request], first: Request | None = None
+    ) -> AsyncIterator[None]:
+        """Wait for the end of a pause and of updates, then let requests run while this lasts.
+
+        ``first`` runs alone before them: the prompt of several samples, which follow it without
+        asking for a pause again (tokenizer_manager.py, _handle_batch_request, 0.5.7 to 0.5.23).
+        """
         self.touched()
         self.waiting += len(requests)
         try:
@@ -66,6 +72,9 @@ class Manager:
             async with self.updates.reading():
                 self.waiting -= len(requests)
                 try:
+                    if first is not None:
+                        self.scheduler.submit(first)
+                        await first.finished
                     for request in requests:
                         self.requests[request.rid] = request
                         self.scheduler.submit(request)

@@ -44,6 +44,8 @@ class Request:
     tokens: float = 0.0  # generated so far; steps may be worth less than one
     retractions: int = 0
     waiting: bool = False  # for its turn, on no GPU
+    grammar: bool = False  # its answer has a form
+    compiling: bool = False  # it waits for its grammar, which only a scheduler that runs looks at
     to_end: bool = False  # aborted on the GPU: with its next step
     stale: bool = False  # its prompt came from a cache that other weights had filled
     cached_tokens: int = 0
@@ -83,6 +85,7 @@ class Scheduler:
         self.running: list[Request] = []  # and waiting
         self.paused = False
         self.minds_waiting = True  # whether a flush in a pause is refused for requests that wait
+        self.minds_grammars = True  # the same, for requests that wait for their grammar
         self.cache = PrefixCache(on=True)
         self.checksum: Callable[[], str] = lambda: ""  # of the weights as they are
         self.unmapped: set[str] = set()  # memory that a forward pass would fail on
@@ -164,8 +167,11 @@ class Scheduler:
     def flushable(self) -> bool:
         """Whether no request keeps the cache."""
         if self.paused and not self.minds_waiting:
-            return all(request.waiting for request in self.running)
+            return not any(self._in_the_way(request) for request in self.running)
         return self.idle
+
+    def _in_the_way(self, request: Request) -> bool:
+        return not request.waiting or (request.compiling and self.minds_grammars)
 
     def flush(self) -> bool:
         """Empty the cache, unless a request keeps it."""
@@ -186,7 +192,7 @@ class Scheduler:
         """Go on."""
         self.paused = False
         for request in self.running:
-            request.waiting = False
+            request.waiting = request.compiling = False
 
     async def _turn(self) -> None:
         busy = bool(self.running) and not self.paused
@@ -208,6 +214,7 @@ class Scheduler:
         if request.health_check and self.running:
             return  # what runs shows that it lives
         request.waiting = self.paused
+        request.compiling = self.paused and request.grammar
         self.running.append(request)
         self.prompt_tokens += len(request.prompt)
 
@@ -258,7 +265,7 @@ class Scheduler:
             if not (everything or request.rid.startswith(rid)):
                 continue
             self.aborted_requests += 1
-            if self.paused and not request.waiting:
-                request.to_end = True  # it is on the GPU, where nothing moves
+            if self.paused and (request.compiling or not request.waiting):
+                request.to_end = True  # it is where nothing moves in a pause
             else:
                 self._end(request, _ABORTED)

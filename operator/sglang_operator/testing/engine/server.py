@@ -50,6 +50,7 @@ class Engine:
             source=args.model_path,
         )
         self._scheduler.minds_waiting = behaviour.flush_minds_waiting
+        self._scheduler.minds_grammars = behaviour.flush_minds_grammars
         self._scheduler.cache = PrefixCache(on=not getattr(args, "disable_radix_cache", False))
         self._scheduler.checksum = weights.checksum
         self._commands = Commands(args, behaviour, settings, self._scheduler, weights)
