@@ -266,7 +266,7 @@ class Sleeper:
                 await _note_awake(hold, todo, patience=0)
             raise
         outcomes = await supervision.all_to_their_end(
-            self._pool.release_memory([engine], tags, hold.alive) for engine, tags in todo
+            self._let_go(hold, engine, tags, before) for engine, tags in todo
         )
         failed = [outcome for outcome in outcomes if outcome is not None]
         if not failed:
@@ -275,6 +275,21 @@ class Sleeper:
         with contextlib.suppress(PoolError):  # it is owed
             await _note_awake(hold, kept, patience=PATIENCE)
         raise failed[0]
+
+    async def _let_go(
+        self, hold: Hold, engine: Engine, tags: list[str], before: Transaction
+    ) -> None:
+        """Release, right after a flush: what came late ends the engine (``pausing.drain``)."""
+        features = self._pool.features(await self._pool.registry())
+        if not before.sleeps(engine.instance):
+            await pausing.drain(
+                self._pool.calls,
+                [engine],
+                aborts=pausing.ends_quickly(pausing.ABORT, features),
+                whole=before.intact or before.untouched,
+                allowed=hold.alive,
+            )
+        await self._pool.release_memory([engine], tags, hold.alive)
 
     async def _take(self, tags: Iterable[str]) -> tuple[Hold, Transaction]:
         """The Lease, taken to sleep on these tags, and how it stood before."""

@@ -72,7 +72,7 @@ def check(mode: str | None, features: "Features", version: str) -> None:
         raise Unsupported(texts.PAUSE_KEEPS_CACHE.format(version=version, mode=mode))
 
 
-def ends_quickly(mode: str, features: "Features") -> bool:
+def ends_quickly(mode: str | None, features: "Features") -> bool:
     """Whether requests are ended where a retraction left them."""
     return mode == ABORT and features.pause_modes
 
@@ -99,12 +99,7 @@ async def stop(
     if quick:
         await _abort_all(calls, engines, allowed)
     awake = [engine for engine in engines if engine.instance not in asleep]
-    if quick and whole:
-        awake = await _flush_all(calls, awake, quick, QUICK_SECONDS, allowed)
-        # SGLang's own way: once a second, with a scheduler that works.
-        await calls.post_all(awake, "/continue_generation", {}, allowed=allowed)
-        await calls.post_all(awake, "/pause_generation", {"mode": ABORT}, allowed=allowed)
-    await drain(calls, awake, aborts=quick, allowed=allowed)
+    await drain(calls, awake, aborts=quick, whole=whole, allowed=allowed)
 
 
 async def drain(
@@ -112,22 +107,40 @@ async def drain(
     engines: Iterable[Engine],
     *,
     aborts: bool = False,
+    whole: bool = False,
     limit: float | None = None,
     allowed: Allowed | None = None,
 ) -> None:
     """Empty the caches; raises EngineError for one that is still busy after ``limit`` seconds.
 
-    ``aborts``: what comes late, because it was on its way when the pause began, is ended too.
+    ``aborts``: what comes late is ended too, because it was on its way when the pause began: the
+    samples of a request with ``n`` > 1 follow its prompt, and ask for no pause any more.
+    ``whole``: see ``stop``.  Of other weights nothing may be answered, and who runs on answers
+    what waits for the end of the pause.
     """
     limit = IDLE_SECONDS if limit is None else limit
-    for engine in await _flush_all(calls, list(engines), aborts, limit, allowed):
+    busy = list(engines)
+    if aborts and whole:
+        busy = await _flush_all(calls, busy, aborts, QUICK_SECONDS, allowed)
+        await asyncio.gather(*(_run_a_moment(calls, engine, allowed) for engine in busy))
+    said = texts.BUSY_STILL if aborts and not whole else texts.BUSY
+    for engine in await _flush_all(calls, busy, aborts, limit, allowed):
         raise EngineError(
             rank=engine.rank,
             url=engine.url or "-",
             path="/flush_cache",
             status=400,
-            said=texts.BUSY.format(seconds=limit),
+            said=said.format(seconds=limit, engine=engine.engine),
         )
+
+
+async def _run_a_moment(calls: "EngineCalls", engine: Engine, allowed: Allowed | None) -> None:
+    """SGLang's own pause, which ends requests with a scheduler that works.
+
+    Engine by engine: none runs for as long as the slowest takes to answer.
+    """
+    await calls.post(engine, "/continue_generation", {}, allowed=allowed)
+    await calls.post(engine, "/pause_generation", {"mode": ABORT}, allowed=allowed)
 
 
 async def _abort_all(

@@ -175,9 +175,10 @@ class AsyncSync(Updates):
             await self.end_weight_update()
             await self._resume(set(self._state.released))
             # The trainer may have let something run in between: the commit vouches for caches too.
-            await self._guarded(
-                pausing.drain(self._pool.calls, self.engines, allowed=self._may_write)
-            )
+            calls, mode, may = self._pool.calls, self._options.pause, self._may_write
+            quick = pausing.ends_quickly(mode, self._features)
+            drained = pausing.drain(calls, self.engines, aborts=quick, whole=True, allowed=may)
+            await self._guarded(drained)
             if self._options.label and self._features.weight_version_flag:
                 payload = {"new_version": self.version, "abort_all_requests": False}
                 await self.call("/update_weight_version", payload)

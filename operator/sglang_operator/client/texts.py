@@ -154,6 +154,12 @@ BUSY = (
     "requests still run after {seconds:.0f} s, so that the cache of the old weights cannot be "
     "emptied; see that nobody sends any, or give the sync a pause"
 )
+BUSY_STILL = (
+    "requests are still left after {seconds:.0f} s in a scheduler that stands still, as those that "
+    "wait for their grammar do, which no abort ends; it cannot be let run, because its weights may "
+    "not be whole and what waits would be answered from them. Restart the engine: delete the pods "
+    "of {engine}, and sync again once it is back"
+)
 TAGS_UNKNOWN = (
     "SGLang {version} does not know the memory {tags}; it knows {known}. Nothing was taken, "
     "nothing released"

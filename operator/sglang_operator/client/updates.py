@@ -141,9 +141,16 @@ class Updates(ABC):
         """All weights from a path that every engine can read.
 
         The format is always sent: a server that started with dummy weights would else use its own.
+        The end of the sync empties the caches: a flush that a late request stands in the way of
+        ends an engine here.  Before 0.5.7 SGLang does not know the field, and ignores it.
         """
         with self._writes.update(WHOLE, path, self.engines):
-            payload = {"model_path": given.path(path), "load_format": load_format, **options}
+            payload = {
+                "model_path": given.path(path),
+                "load_format": load_format,
+                "flush_cache": False,
+                **options,
+            }
             await self.call(WHOLE, payload, timeout=timeout)
 
     async def begin_weight_update(self) -> None:

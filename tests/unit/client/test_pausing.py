@@ -1,12 +1,14 @@
 """Pauses as the fake engine, which keeps a prefix cache as the real one, lives through them."""
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from sglang_operator.client import Pool, Unsupported
+from sglang_operator.client import Pool, Unsupported, pausing
 from sglang_operator.testing import ports
 from sglang_operator.testing.engine import weights
 from sglang_operator.testing.engine.process import FakeEngine
@@ -123,3 +125,49 @@ def test_kept_requests_go_on_with_the_new_weights(engine):
     ask(f"{engine.url}/abort_request", {"rid": "", "abort_all": True})
     client.join(30)
     assert answers[0]["fake_weights"]["stamp"] == "step-1"
+
+
+FORM = {"json_schema": '{"type": "object"}'}
+
+
+def rollouts(engine: Told, stop: threading.Event, number: int, form: dict[str, Any]) -> None:
+    prompt = list(range(20 + number, 80))
+    sampling = {"max_new_tokens": 3, "n": 4, **form}
+    while not stop.is_set():
+        with contextlib.suppress(OSError):  # of an engine that dies, the test tells
+            ask(
+                f"{engine.url}/generate",
+                {"input_ids": prompt, "sampling_params": sampling},
+                timeout=60,
+            )
+
+
+@contextlib.contextmanager
+def under_rollouts(engine: Told, form: dict[str, Any]) -> Iterator[None]:
+    """Requests for several samples, which follow their prompts into an engine that is paused."""
+    stop = threading.Event()
+    clients = [
+        threading.Thread(target=rollouts, args=(engine, stop, i, form), daemon=True)
+        for i in range(12)
+    ]
+    for client in clients:
+        client.start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+@pytest.mark.parametrize(("how", "form"), [("tensor", FORM), ("disk", {})], ids=["tensor", "disk"])
+def test_samples_that_come_late_are_in_the_way_of_no_sync(engine, how, form, monkeypatch):
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 4.0)
+    sync(engine.pool, "step-0")
+    with under_rollouts(engine, form):
+        for number in range(1, 5):
+            version = f"step-{number}"
+            if how == "tensor":
+                sync(engine.pool, version)
+            else:
+                engine.pool.update_from_disk(f"/c/{version}", version)
+            time.sleep(0.05)  # for rollouts to be under way again
+    assert engine.world.state.version == "step-4"

@@ -1,0 +1,75 @@
+"""Requests that reach an engine after its pause: samples that follow their prompts."""
+
+import pytest
+
+from sglang_operator.client import EngineError, Pool, pausing
+from tests.unit.client.world import NAMESPACE, POOL, FakeEngine, World
+
+
+class Late:
+    """What is left in an engine, until something of ``ends`` was asked of it."""
+
+    def __init__(self, engine: FakeEngine, *ends: str) -> None:
+        self._engine, self._ends = engine, ends
+        self._since: int | None = None
+        engine._flush_cache = self._flush  # type: ignore[method-assign]
+
+    def come(self) -> None:
+        """From now on."""
+        self._since = len(self._engine.asked)
+
+    def _flush(self, payload):
+        left = self._since is not None and not any(
+            path in self._ends for path in self._engine.paths()[self._since :]
+        )
+        return (400, {"message": "busy"}) if left else (200, {})
+
+
+@pytest.fixture
+def world(monkeypatch):
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(pausing, "QUICK_SECONDS", 0.1)
+    with World(version="0.5.14") as world:
+        yield world
+
+
+@pytest.fixture
+def pool(world):
+    with Pool(POOL, NAMESPACE, identity=world.identity) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("ends", ["/abort_request", "/continue_generation"])
+def test_what_came_during_a_sync_is_ended_before_the_commit(world, pool, ends):
+    late = Late(world.engines[1], ends)
+    with pool.sync("step-1") as sync:
+        sync.update_weights_from_disk("/c/1")
+        late.come()
+    assert [engine.gate for engine in world.engines] == ["Open"] * 3
+
+
+def test_an_update_from_disk_flushes_nothing_by_itself(world, pool):
+    """The flush that SGLang does there is an assertion, and a late request its end."""
+    pool.update_from_disk("/c/1", "step-1")
+    bodies = [b for p, b in world.engines[0].asked if p == "/update_weights_from_disk"]
+    assert [body["flush_cache"] for body in bodies] == [False]
+
+
+def test_what_waits_for_a_grammar_over_torn_weights_wants_a_restart(world, pool):
+    """To let the scheduler run would answer what waits at its tokenizer from torn weights."""
+    late = Late(world.engines[1], "/continue_generation")
+    with pytest.raises(RuntimeError), pool.sync("step-1"):
+        late.come()
+        raise RuntimeError("the trainer fails")
+    with pytest.raises(EngineError, match="Restart the engine"):
+        pool.update_from_disk("/c/2", "step-2")
+    assert "/continue_generation" not in world.engines[1].paths()
+
+
+def test_what_came_since_the_pause_is_ended_before_memory_goes(world, pool):
+    world.memory_saver = True
+    world.publish()
+    pool.sleep(("kv_cache",), settle=0)
+    asked = world.engines[1].paths()
+    assert asked[asked.index("/release_memory_occupation") - 1] == "/flush_cache"
+    assert asked.count("/flush_cache") == 2
