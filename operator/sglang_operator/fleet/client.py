@@ -6,6 +6,7 @@ bound and decoded into what is expected; redirects are not followed.
 
 import asyncio
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -27,6 +28,13 @@ LOADING_TIMEOUT = 3600.0
 # Far more than are asked at a time: engines that hang, or load for an hour, keep theirs.
 MAX_CONNECTIONS = 1024
 CONTINUE_TIMEOUT = 60.0
+FLUSH_TIMEOUT = 10.0  # until an engine that nobody is to reach has no request any more
+FLUSH_POLL = 0.1
+_BUSY = 400  # /flush_cache: requests run or wait
+_STILL_BUSY = (
+    f"requests still run {FLUSH_TIMEOUT:.0f} s after the weights were read, so that the cache of "
+    "those before cannot be emptied"
+)
 MAX_ANSWER = 2**20  # bytes; /server_info with all its arguments is some 20 KB
 
 
@@ -151,9 +159,25 @@ class EngineClient:
             "model_path": path,
             "load_format": "auto",
             "weight_version": version,
-            "flush_cache": True,
+            "flush_cache": False,  # an engine ends over a flush that a request keeps from it
         }
         await self._write(url, "/update_weights_from_disk", body, timeout, allowed)
+        await self._flush(url, allowed)
+
+    async def _flush(self, url: str, allowed: Allowed) -> None:
+        """Empty the cache of the weights before; nobody waits for who asks a closed engine."""
+        deadline = time.monotonic() + FLUSH_TIMEOUT
+        while True:
+            try:
+                return await self._write(url, "/flush_cache", {}, self._timeout, allowed)
+            except EngineError as error:
+                if error.status != _BUSY:
+                    raise
+                if time.monotonic() > deadline:
+                    raise EngineError(error.status, _STILL_BUSY) from error
+            everything = {"rid": "", "abort_all": True}
+            await self._write(url, "/abort_request", everything, self._timeout, allowed)
+            await asyncio.sleep(FLUSH_POLL)
 
     async def continue_generation(self, url: str, *, allowed: Allowed) -> None:
         """Let an engine go on that a trainer had paused; raises as ``update_weights_from_disk``."""

@@ -175,10 +175,31 @@ def test_weights_are_read_from_disk_in_a_format_that_a_dummy_engine_takes():
             "model_path": "/ckpt/7",
             "load_format": "auto",
             "weight_version": "step-7",
-            "flush_cache": True,
+            "flush_cache": False,
         }
+        assert [path for _, path, _ in engine.asked[1:]] == ["/flush_cache"]
 
-    with_engine(test, update_weights_from_disk={"success": True, "message": "ok"})
+    success = {"success": True, "message": "ok"}
+    with_engine(test, update_weights_from_disk=success, flush_cache={})
+
+
+def test_who_asks_an_engine_that_reads_weights_is_sent_away_and_no_cache_is_left(monkeypatch):
+    monkeypatch.setattr("sglang_operator.fleet.client.FLUSH_TIMEOUT", 1.0)
+
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineError) as error:
+            await requests.update_weights_from_disk(
+                engine.url, path="/ckpt/7", version="step-7", allowed=lambda: True
+            )
+        assert "requests still run" in error.value.message
+        paths = [path for _, path, _ in engine.asked]
+        aborted = ["/flush_cache", "/abort_request", "/flush_cache"]
+        assert paths[:4] == ["/update_weights_from_disk", *aborted]
+
+    busy: dict[str, Any] = {"status": 400, "body": {}}
+    with_engine(
+        test, update_weights_from_disk={"success": True}, flush_cache=busy, abort_request={}
+    )
 
 
 def test_an_engine_that_cannot_read_the_weights_says_why():
