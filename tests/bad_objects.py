@@ -80,7 +80,7 @@ RULE: dict[str, Spec] = {
     "UNRESOLVED": _with(model_args={**_MODEL, "model_name_or_path": "${pretrain}"}),
     "ARGUMENT_VALUE": _config(mem_fraction_static=1.2),
     "PARALLELISM": _config(tp_size=1),
-    "PARALLELISM_REPLICAS": _config(tp_size=2, dp_size=2),
+    "PARALLELISM_REPLICAS": {**_config(tp_size=2, dp_size=2), "weights": {"gate": "Off"}},
     "GRPC_MODE": _config(grpc_mode=True),
     "ROUTER_REPLAY_MODE": _with(router_replay={"mode": "R2"}),
     "ENGINE_VERSION": _with(engineVersion="latest"),
@@ -116,7 +116,9 @@ OPERATOR: dict[str, Spec] = {
     "ARGUMENT_LIST": _config(cuda_graph_bs=4),
     "ARGUMENT_JSON": _config(mm_process_config=3),
     "ARGUMENT_LORA": _config(lora_paths=[1]),
-    "PARALLELISM_ATTENTION": _image("0.5.23", _config(dp_size=2, attn_dp_size=2)),
+    "PARALLELISM_ATTENTION": _image(
+        "0.5.23", {**_config(dp_size=2, attn_dp_size=2), "weights": {"gate": "Off"}}
+    ),
     "ARGUMENT_VERSION": _with(security={"adminApiKey": {"name": "keys", "key": "admin"}}),
     "EXTRA_ARGUMENT_OWNED": _with(extraArgs=["--load-format=dummy"]),
     "ROUTER_REPLAY_VERSION": _image("0.5.2", _with(router_replay={"mode": "R3"})),

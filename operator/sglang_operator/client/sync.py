@@ -174,14 +174,15 @@ class AsyncSync(Updates):
             await self._guarded(self._settled())
             await self.end_weight_update()
             await self._resume(set(self._state.released))
+            if self._options.label and self._features.weight_version_flag:
+                payload = {"new_version": self.version, "abort_all_requests": False}
+                await self.call("/update_weight_version", payload)
             # The trainer may have let something run in between: the commit vouches for caches too.
+            # What runs for a moment now has the new weights, and their name.
             calls, mode, may = self._pool.calls, self._options.pause, self._may_write
             quick = pausing.ends_quickly(mode, self._features)
             drained = pausing.drain(calls, self.engines, aborts=quick, whole=True, allowed=may)
             await self._guarded(drained)
-            if self._options.label and self._features.weight_version_flag:
-                payload = {"new_version": self.version, "abort_all_requests": False}
-                await self.call("/update_weight_version", payload)
             assert self._hold is not None
             # The Lease is asked, not only the clock: another may hold it already.
             await self._guarded(self._hold.renew())
@@ -470,15 +471,14 @@ class AsyncSync(Updates):
 
     async def _pause(self) -> None:
         """No request runs any more, and no engine has a cache of the old weights."""
-        calls, mode, asleep = self._pool.calls, self._options.pause, self._state.asleep
-        may = self._may_write
+        calls, mode, may = self._pool.calls, self._options.pause, self._may_write
+        awake = [e for e in self._mine() if e.instance not in self._state.asleep]
         if mode is None:
-            awake = [e for e in self.engines if e.instance not in asleep]
             stopped = pausing.drain(calls, awake, limit=pausing.UNPAUSED_SECONDS, allowed=may)
         else:
             whole = self._before.untouched
             stopped = pausing.stop(
-                calls, self.engines, mode, self._features, asleep=asleep, whole=whole, allowed=may
+                calls, self.engines, mode, self._features, emptied=awake, whole=whole, allowed=may
             )
         await self._guarded(stopped)
 

@@ -14,6 +14,7 @@ from sglang_operator.client import (
     Held,
     NotReady,
     StaleEpoch,
+    pausing,
 )
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.world import NAMESPACE, POOL, World
@@ -372,4 +373,27 @@ def test_a_follower_never_takes_a_lease_that_only_looks_like_its_leaders(roll, r
             assert writes(world) == [[], []]
 
     with World(engines=2) as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_the_leader_lets_run_no_engine_that_another_worker_writes(roll, reach, monkeypatch):
+    """A busy one may run for a moment, of the old weights: but not once somebody writes it."""
+    monkeypatch.setattr(pausing, "QUICK_SECONDS", 0.1)
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.3)
+
+    async def train(world):
+        async with Cluster(roll, 2) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            world.engines[1].busy = 50  # until its scheduler runs, so to speak
+            asked = len(world.engines[1].asked)
+            outcomes = await ended(s.broadcast_parameter(*bucket("a2")) for s in cluster.strategies)
+            assert outcomes[0] is None
+            assert isinstance(outcomes[1], EngineError)
+            paths = world.engines[1].paths()[asked:]
+            assert "/pause_generation" in paths
+            assert "/continue_generation" not in paths
+            assert world.engines[1].weights == "a1"
+
+    with World(engines=2, version="0.5.14") as world:
         asyncio.run(train(reach(world)))

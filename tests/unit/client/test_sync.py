@@ -56,8 +56,8 @@ def test_a_sync_pauses_updates_continues_and_commits(world, pool):
             "/abort_request",
             "/flush_cache",
             "/update_weights_from_disk",
-            "/flush_cache",
             "/update_weight_version",
+            "/flush_cache",
             "/continue_generation",
         ]
         assert (engine.weights, engine.label, engine.gate) == ("/c/step-1", "step-1", "Open")
@@ -317,8 +317,8 @@ def test_buckets_are_sent_within_a_session_where_there_is_one(version):
             "/update_weights_from_distributed",
             "/update_weights_from_distributed",
             *(["/end_weight_update"] if session else []),
-            "/flush_cache",
             "/update_weight_version",
+            "/flush_cache",
             "/continue_generation",
         ]
         bucket = next(body for path, body in asked if path == "/update_weights_from_distributed")
