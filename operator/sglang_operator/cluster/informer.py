@@ -2,7 +2,8 @@
 
 The rules (explanation/kubernetes.md): the list is a quorum read, paged; what vanished between two
 lists is deleted from the store; the watch goes on from the last version seen, bookmarks included; a
-410 in any form lists again; everything else backs off and tries on; nothing ends the process.
+410 in any form lists again, and so does what was refused; everything else backs off and tries on;
+nothing ends the process.
 """
 
 import asyncio
@@ -47,6 +48,8 @@ GOOD_SECONDS = 20.0
 SHORT_SECONDS = 1.0
 # A stream that only ever fails from one version on is not going to get better from there.
 FAILURES_BEFORE_RELIST = 5
+# The rights to read it are not there, or what it is about is not: until somebody changes that.
+REFUSALS = (403, 404)
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +114,9 @@ class Informer(Generic[R]):
     kind: type[R]
     sink: Sink[R]
     kept: Callable[[R], R] | None = None  # as much of an object as the sink keeps
-    on_forbidden: Callable[[ApiError], None] | None = None
+    on_refused: Callable[[ApiError], None] | None = None  # at the first refusal
+    on_served: Callable[[], None] | None = None  # after each list
+    refused: ApiError | None = None  # why it may not be read, since the last list
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     on_heard: Callable[[float], None] | None = None  # with the seconds of silence before
     last_heard: float = field(default_factory=steady)  # or when it was made
@@ -149,9 +154,7 @@ class Informer(Generic[R]):
                 self._version = ""
                 failures = 0
             except ApiError as error:
-                log.warning("%s: %s", self.resource.name, error)
-                if error.status == 403 and self.on_forbidden is not None:
-                    self.on_forbidden(error)
+                self._note_failure(error)
                 backoff = max(backoff, min(error.retry_after or 0.0, BACKOFF_SECONDS[1]))
                 failures += 1
             except (ApiUnreachableError, msgspec.DecodeError, ValueError) as error:
@@ -196,6 +199,7 @@ class Informer(Generic[R]):
         self._missed = False
         self.lists += 1
         self.synced.set()
+        self._served()
 
     async def _page(self, params: dict[str, str]) -> Page[R]:
         """The next page, with fewer objects from then on if these are too large together."""
@@ -290,6 +294,28 @@ class Informer(Generic[R]):
             if told.object.code == 410:
                 raise ExpiredError
             raise ApiError(told.object.code, "WatchError", told.object.message, None)
+
+    def _note_failure(self, error: ApiError) -> None:
+        """Tell an error; of a refusal, which may last for ever, only the first.
+
+        After one it is listed anew: nobody knows what happened meanwhile.
+        """
+        if error.status not in REFUSALS:
+            log.warning("%s: %s", self.resource.name, error)
+            return
+        self._version = ""
+        is_first, self.refused = self.refused is None, error
+        log.log(logging.WARNING if is_first else logging.DEBUG, "%s: %s", self.resource.name, error)
+        if is_first and self.on_refused is not None:
+            self.on_refused(error)
+
+    def _served(self) -> None:
+        """The API server lets this be read."""
+        if self.refused is not None:
+            log.info("%s: can be read again", self.resource.name)
+            self.refused = None
+        if self.on_served is not None:
+            self.on_served()
 
     def _heard(self) -> None:
         silent, self.last_heard = self.age(), steady()

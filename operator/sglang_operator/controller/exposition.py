@@ -120,9 +120,12 @@ class Reader:
             held = {(names.LEASE_NAME,): float(room.elector.holds())}
             yield _metric(families.LEADER, held)
         streams = [stream for stream in room.informers if stream.lists]
-        ages: dict[Labels, float] = {(s.resource.name,): s.age() for s in streams}
+        # Who is refused is told so, and is not silent.
+        ages = {(s.resource.name,): s.age() for s in streams if s.refused is None}
         yield _metric(families.STREAM_AGE, ages)
         yield _metric(families.STREAM_LISTS, {(s.resource.name,): s.lists for s in streams})
+        refused = {(s.resource.name,): float(s.refused is not None) for s in room.informers}
+        yield _metric(families.STREAM_REFUSED, refused)
         unread = {(s.resource.name,): float(len(s.unread)) for s in streams}
         yield _metric(families.STREAM_UNREAD, unread)
         failures = {(name,): float(n) for name, n in supervision.FAILURES.items()}

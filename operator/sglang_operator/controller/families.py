@@ -121,6 +121,12 @@ STREAM_LISTS = _family(
     ("resource",),
     "Lists of a resource: one at the start; more mean broken or expired watches.",
 )
+STREAM_REFUSED = _family(
+    "sglang_operator_watch_refused",
+    GAUGE,
+    ("resource",),
+    "1 while the API server refuses a resource (403, 404): pools of that namespace are not served.",
+)
 STREAM_UNREAD = _family(
     "sglang_operator_unreadable_objects",
     GAUGE,

@@ -24,6 +24,7 @@ from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore, child_store
 from sglang_operator.cluster.trial import Trials
+from sglang_operator.controller.coverage import Coverage
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
 from sglang_operator.controller.reconcile import Reconciler, View
@@ -75,6 +76,7 @@ class EngineRoom:
         self.nodes = NodeStore(self._wake_node, self._wake_all)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
+        self.coverage = Coverage(self._wake_scope)
         self.elector = self._elector()
 
     # --- waking
@@ -100,6 +102,12 @@ class EngineRoom:
         """Whether nodes are known changed: what each pool decides depends on it."""
         for key in self.pools.known():
             self.wake(key, False)
+
+    def _wake_scope(self, scope: str) -> None:
+        """A namespace can be read: nothing was done for its pools before."""
+        for key in self.pools.known():
+            if scope in ("", key.namespace):
+                self.wake(key, True)
 
     # --- running
 
@@ -173,18 +181,27 @@ class EngineRoom:
 
     def _make_informers(self) -> None:
         for scope in self.settings.scopes:
-            self._inform(
-                paths.pools(scope), scope, wire.CustomResource, self.pools, "", kept=self.pools.kept
-            )
-            self._inform(paths.pods(scope), scope, wire.Pod, self.pods, OWN_OBJECTS)
+            streams = [
+                self._inform(
+                    paths.pools(scope),
+                    scope,
+                    wire.CustomResource,
+                    self.pools,
+                    "",
+                    kept=self.pools.kept,
+                ),
+                self._inform(paths.pods(scope), scope, wire.Pod, self.pods, OWN_OBJECTS),
+            ]
             for kind, store in self.children.items():
                 path = paths.children(kind, scope)
-                self._inform(path, scope, wire.Child, store, OWN_OBJECTS, kept=store.kept)
+                streams.append(
+                    self._inform(path, scope, wire.Child, store, OWN_OBJECTS, kept=store.kept)
+                )
+            for stream in streams:
+                self.coverage.add(scope, stream)
         if self.settings.watch_nodes:
-            self._inform(
-                paths.NODES, "", wire.Node, self.nodes, "", on_forbidden=self._nodes_refused
-            )
-            stream = self._node_informer()
+            stream = self._inform(paths.NODES, "", wire.Node, self.nodes, "")
+            stream.on_refused = self._nodes_refused
             self.nodes.age, stream.on_heard = stream.age, self.nodes.heard
         if self.elector is not None:
             namespace = self.settings.lease_namespace
@@ -201,9 +218,8 @@ class EngineRoom:
         selector: str,
         *,
         field_selector: str = "",
-        on_forbidden: Callable[[ApiError], None] | None = None,
         kept: Callable[[Any], Any] | None = None,
-    ) -> None:
+    ) -> informer.Informer[Any]:
         plural = path.rsplit("/", 1)[-1]
         resource = informer.Resource(
             path=path,
@@ -212,9 +228,9 @@ class EngineRoom:
             field_selector=field_selector,
             name=f"{plural} in {scope}" if scope else plural,
         )
-        self.informers.append(
-            informer.Informer(self.client, resource, kind, sink, kept, on_forbidden)  # type: ignore[arg-type]
-        )
+        made: informer.Informer[Any] = informer.Informer(self.client, resource, kind, sink, kept)  # type: ignore[arg-type]
+        self.informers.append(made)
+        return made
 
     def _nodes_refused(self, error: ApiError) -> None:
         """Without nodes everything still works, from pod conditions alone."""
@@ -228,8 +244,16 @@ class EngineRoom:
         return next(i for i in self.informers if i.resource.path == paths.NODES)
 
     async def _synced(self) -> None:
+        await self.coverage.settled()
         for stream in self.informers:
-            await stream.synced.wait()
+            if not self._is_excused(stream):
+                await stream.synced.wait()
+
+    def _is_excused(self, stream: informer.Informer[Any]) -> bool:
+        """Whether the operator does its work without this stream, which it may not read."""
+        if stream.resource.path == paths.NODES:
+            return stream.refused is not None
+        return self.coverage.excuses(stream)
 
     def _reconciler(self) -> Reconciler:
         executor = Executor(self.client, self.pods, self.children, self.pools)
@@ -238,6 +262,7 @@ class EngineRoom:
             pods=self.pods,
             children=self.children,
             nodes=self.nodes,
+            reads=self.coverage.reads,
         )
         return Reconciler(
             view,
@@ -304,10 +329,17 @@ class EngineRoom:
     # --- probes
 
     def unsynced(self) -> list[str]:
-        """The stores that have not been filled yet, by the name of their stream."""
+        """The stores that have not been filled yet, by the name of their stream.
+
+        Those of a namespace that is refused are not waited for while there are others.
+        """
         if not self.informers:
             return ["everything"]
-        return [stream.resource.name for stream in self.informers if not stream.synced.is_set()]
+        return [
+            _told(stream)
+            for stream in self.informers
+            if not (stream.synced.is_set() or self._is_excused(stream))
+        ]
 
     def synced(self) -> bool:
         """Every store has been filled once."""
@@ -316,10 +348,18 @@ class EngineRoom:
     def stale(self) -> list[str]:
         """The streams that have been silent for too long, or never said anything."""
         return [
-            stream.resource.name
+            _told(stream)
             for stream in self.informers
-            if stream.age() > STALE_SECONDS and (stream.lists or not stream.synced.is_set())
+            if stream.age() > STALE_SECONDS
+            and (stream.lists or not stream.synced.is_set())
+            and not (stream.refused and self._is_excused(stream))
         ]
+
+
+def _told(stream: informer.Informer[Any]) -> str:
+    """The name of a stream for the probes, and why it has nothing to say."""
+    name = stream.resource.name
+    return name if stream.refused is None else f"{name} (refused: {stream.refused})"
 
 
 class _Place:

@@ -8,13 +8,21 @@ from sglang_operator.controller.server import Handler
 
 
 class Probes:
-    """``/healthz``: no stream is dead.  ``/readyz``: every store has been filled."""
+    """``/healthz``: no stream is dead.  ``/readyz``: every store has been filled.
+
+    ``refused``: the namespaces that may not be read, without which the operator is ready.
+    """
 
     def __init__(
-        self, *, unsynced: Callable[[], list[str]], stale: Callable[[], list[str]]
+        self,
+        *,
+        unsynced: Callable[[], list[str]],
+        stale: Callable[[], list[str]],
+        refused: Callable[[], list[str]] = list,
     ) -> None:
         self._unsynced = unsynced
         self._stale = stale
+        self._refused = refused
 
     @property
     def routes(self) -> dict[str, Handler]:
@@ -30,4 +38,6 @@ class Probes:
         missing = self._unsynced()
         if missing:
             return web.Response(status=503, text="not in sync yet: " + ", ".join(missing) + "\n")
-        return web.Response(text="ok\n")
+        refused = self._refused()
+        left_out = "not served, for it is refused: " + ", ".join(refused) + "\n" if refused else ""
+        return web.Response(text="ok\n" + left_out)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sglang_operator import actions, status
@@ -60,6 +60,7 @@ class View:
     pods: PodStore
     children: Mapping[str, ChildStore]
     nodes: NodeStore
+    reads: Callable[[str], bool] = lambda namespace: True  # whether it is of the present
 
 
 class Reconciler:
@@ -99,6 +100,8 @@ class Reconciler:
             self._recorder.forget(key)
             self._asker.nothing(key)
             return None
+        if not self._view.reads(key.namespace):
+            return None  # it is woken once it can be read again
         if record.metadata.deletion_timestamp is not None:
             self._asker.nothing(key)
             return None  # its children go with it; nothing is ours to do any more
@@ -309,8 +312,9 @@ class Reconciler:
             while not (await asyncio.wait({acting}, timeout=self._publish_interval))[0]:
                 long = True
                 record = self._teller.latest(key, record)
-                if record is not self._view.pools.get(key):
-                    stop.set()  # another spec, or none
+                is_same = record is self._view.pools.get(key)
+                if not (is_same and self._view.reads(key.namespace)):
+                    stop.set()  # another spec, or none, or what was seen is of the past
                     continue
                 await self._reader.read(self._view.pods.of(key))
                 at = moment()

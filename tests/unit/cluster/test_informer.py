@@ -169,7 +169,6 @@ def test_a_410_while_paging_begins_the_list_anew(monkeypatch):
         pytest.param(ApiUnreachableError("reset"), id="reset"),
         pytest.param(ApiError(503, "ServiceUnavailable", "away", None), id="503"),
         pytest.param(ApiError(401, "Unauthorized", "who?", None), id="401"),
-        pytest.param(ApiError(403, "Forbidden", "no", None), id="403"),
         pytest.param(ApiError(429, "TooManyRequests", "slow", 0.0), id="429"),
     ],
 )
@@ -180,6 +179,18 @@ def test_any_other_fault_is_outlived_without_listing_again(monkeypatch, end):
     assert store.names == {"a", "b"}
     assert store.lists == 1
     assert server.asked[1]["resourceVersion"] == "10"
+
+
+@pytest.mark.parametrize("status", informer.REFUSALS)
+def test_what_was_refused_is_listed_anew_once_it_may_be_read(monkeypatch, status):
+    refusal = ApiError(status, "Forbidden", "no", None)
+    store, _, _ = play(
+        monkeypatch,
+        [a_list(pod("a", 1), pod("ghost", 2)), refusal, refusal, a_list(pod("a", 1), version=50)],
+        [refusal],
+    )
+    assert store.names == {"a"}
+    assert store.lists == 2
 
 
 def test_a_version_that_only_ever_fails_is_given_up(monkeypatch):

@@ -41,6 +41,12 @@ def test_probes_are_well():
     assert answers["/readyz"] == answers["/healthz"] == (200, "ok\n")
 
 
+def test_readyz_names_the_namespaces_that_are_refused():
+    answers = asyncio.run(_ask(Probes(unsynced=list, stale=list, refused=lambda: ["team-b"])))
+    assert answers["/readyz"] == (200, "ok\nnot served, for it is refused: team-b\n")
+    assert answers["/healthz"] == (200, "ok\n")
+
+
 BOTH = """
 import asyncio, urllib.request
 from sglang_operator.controller.probes import Probes

@@ -13,6 +13,7 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.cluster import paths
+from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.loop import EngineRoom
 from sglang_operator.controller.settings import Settings
@@ -35,6 +36,8 @@ class Api(MemoryApi):
         self.requests: Counter[tuple[str, int]] = Counter()
         self.hangs: Callable[[str, str], bool] = lambda method, path: False
         self.fails: Callable[[str, str], Exception | None] = lambda method, path: None
+        # The rights to a path are not there, for reads, watches and writes alike.
+        self.refuses: Callable[[str], bool] = lambda path: False
         self.seen: list[tuple[str, str]] = []
         self.hanging = 0
         self._watches: defaultdict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
@@ -53,7 +56,7 @@ class Api(MemoryApi):
                 await asyncio.Event().wait()
             finally:
                 self.hanging -= 1
-        error = self.fails(method, path)
+        error = self.fails(method, path) or self._refusal(path)
         if error is not None:
             raise error
         await asyncio.sleep(0)
@@ -63,12 +66,14 @@ class Api(MemoryApi):
     async def stream(
         self, path: str, params: Mapping[str, str], *, idle: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
+        if refusal := self._refusal(path):
+            raise refusal
         events: asyncio.Queue[bytes] = asyncio.Queue()
         self._watches[path].append(events)
 
         async def lines() -> AsyncIterator[bytes]:
-            while True:
-                yield await events.get()
+            while chunk := await events.get():
+                yield chunk
 
         try:
             yield lines()
@@ -87,7 +92,7 @@ class Api(MemoryApi):
     def _found(self, path: str) -> Json:
         if path in self.objects or _is_item(path):
             return super()._found(path)
-        items = [body for known, body in self.objects.items() if _collection(known) == path]
+        items = [body for known, body in self.objects.items() if path in _collections(known)]
         return {"metadata": {"resourceVersion": str(next(self._versions))}, "items": items}
 
     def _delete(self, path: str, options: Json) -> Json:
@@ -102,8 +107,12 @@ class Api(MemoryApi):
 
     def _tell(self, kind: str, path: str, body: Json) -> None:
         line = _deepened(json.dumps({"type": kind, "object": body}).encode())
-        for events in self._watches[_collection(path)]:
-            events.put_nowait(line + b"\n")
+        for collection in _collections(path):
+            for events in self._watches[collection]:
+                events.put_nowait(line + b"\n")
+
+    def _refusal(self, path: str) -> ApiError | None:
+        return ApiError(403, "Forbidden", f"{path}: no", None) if self.refuses(path) else None
 
     # --- what tests do
 
@@ -150,6 +159,13 @@ class Api(MemoryApi):
             names.ANNOTATION_INSTANCES: instances,
         }
         self.touch(path, {"metadata": {"annotations": notes}})
+
+    def refuse(self, refuses: Callable[[str], bool]) -> None:
+        """Somebody takes rights away; watches of it end, as each does after some minutes."""
+        self.refuses = refuses
+        for path, watches in self._watches.items():
+            for events in watches if refuses(path) else ():
+                events.put_nowait(b"")
 
     async def until(self, check: Callable[[], object], seconds: float = SECONDS) -> float:
         """Wait until this is so; how long it took."""
@@ -216,11 +232,11 @@ def _is_item(path: str) -> bool:
     return len(after) > 1
 
 
-def _collection(path: str) -> str:
-    """The collection of all namespaces that an object is in."""
+def _collections(path: str) -> tuple[str, str]:
+    """The collections that an object is in: that of its namespace, and that of all."""
     parts = path.split("/")
     where = parts.index("namespaces")
-    return "/".join([*parts[:where], parts[where + 2]])
+    return path.rpartition("/")[0], "/".join([*parts[:where], parts[where + 2]])
 
 
 def _running(name: str) -> Json:

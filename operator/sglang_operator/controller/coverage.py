@@ -1,0 +1,93 @@
+"""Which of the watched namespaces can be read.
+
+Where the operator watches namespaces one by one, each has a Role of its own, and whoever rules a
+namespace may take it away.  Then nothing is planned from what was seen there before, and all other
+namespaces are served on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sglang_operator.cluster.errors import ApiError
+from sglang_operator.cluster.informer import Informer
+
+log = logging.getLogger(__name__)
+
+Stream = Informer[Any]
+
+
+class Coverage:
+    """The streams of pools and their children, by scope: a namespace, or "" for all at once.
+
+    A scope is read while none of its streams is refused, and each has listed since it last was.
+    ``again`` is called with a scope that is read from now on.
+    """
+
+    def __init__(self, again: Callable[[str], None]) -> None:
+        self._again = again
+        self._streams: dict[str, list[Stream]] = {}
+        self._unread: set[str] = set()
+        self._news = asyncio.Event()
+
+    def add(self, scope: str, stream: Stream) -> None:
+        """This stream belongs to what must be read of the scope."""
+        self._streams.setdefault(scope, []).append(stream)
+        self._unread.add(scope)
+        stream.on_refused = lambda error: self._on_refused(scope, stream, error)
+        stream.on_served = lambda: self._on_served(scope)
+
+    def reads(self, namespace: str) -> bool:
+        """Whether what is known of this namespace is of the present."""
+        return not {namespace, ""} & self._unread
+
+    def refused(self) -> list[str]:
+        """The scopes of which something may not be read."""
+        return [scope for scope, streams in self._streams.items() if any(map(_refused, streams))]
+
+    def excused(self) -> list[str]:
+        """The scopes without which the operator does its work: refused, while others are not."""
+        refused = self.refused()
+        return refused if len(refused) < len(self._streams) else []
+
+    def excuses(self, stream: Stream) -> bool:
+        """Whether the operator does its work without this stream."""
+        return any(stream is of for scope in self.excused() for of in self._streams[scope])
+
+    async def settled(self) -> None:
+        """Return once a scope is read, and each of the others is read or refused."""
+        while not self._is_settled():
+            self._news.clear()
+            await self._news.wait()
+
+    def _is_settled(self) -> bool:
+        return self._unread <= set(self.excused())
+
+    def _on_refused(self, scope: str, stream: Stream, error: ApiError) -> None:
+        if not any(other is not stream and _refused(other) for other in self._streams[scope]):
+            log.error(
+                "%s: nothing is done for its pools until all of it can be read again: %s: %s",
+                _called(scope),
+                stream.resource.name,
+                error,
+            )
+        self._unread.add(scope)
+        self._news.set()
+
+    def _on_served(self, scope: str) -> None:
+        self._news.set()
+        streams = self._streams[scope]
+        whole = all(stream.synced.is_set() and not _refused(stream) for stream in streams)
+        if whole and scope in self._unread:
+            self._unread.discard(scope)
+            log.info("%s: its pools are served", _called(scope))
+            self._again(scope)
+
+
+def _refused(stream: Stream) -> bool:
+    return stream.refused is not None
+
+
+def _called(scope: str) -> str:
+    return f"namespace {scope}" if scope else "all namespaces"

@@ -1,0 +1,173 @@
+"""Who rules a namespace takes the operator's rights away there; all other namespaces go on."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from sglang_operator import clocks
+from sglang_operator.cluster import informer, paths
+from sglang_operator.controller import loop
+from sglang_operator.controller.exposition import Reader
+from tests.builders import guide_spec
+from tests.unit.controller import world
+
+BOTH = ("team-a", "team-b")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """What is refused is asked for again soon."""
+    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+
+
+def of_team_b(path: str) -> bool:
+    return "/namespaces/team-b/" in path
+
+
+def leases_of_team_b(path: str) -> bool:
+    return path == paths.children("Lease", "team-b")
+
+
+def silent(room: loop.EngineRoom, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the liveness probe says after three minutes in which nothing was heard of any stream."""
+    with monkeypatch.context() as later:
+        now = clocks.steady()
+        later.setattr(informer, "steady", lambda: now + loop.STALE_SECONDS + 1)
+        return room.stale()
+
+
+def named(words: list[str], ending: str) -> list[str]:
+    return [word for word in words if ending in word]
+
+
+REFUSALS = pytest.mark.parametrize(
+    "refuses",
+    [
+        pytest.param(of_team_b, id="all of it"),
+        pytest.param(leases_of_team_b, id="its Leases"),
+        pytest.param(lambda path: path == paths.pods("team-b"), id="its pods"),
+    ],
+)
+
+
+@REFUSALS
+def test_an_operator_that_starts_serves_the_others_and_the_refused_once_it_may(
+    refuses: Callable[[str], bool], monkeypatch
+):
+    async def story() -> None:
+        api = world.Api()
+        for team in BOTH:
+            api.make(team, "actor")
+        api.refuse(refuses)
+        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+            await api.until(lambda: api.reason("team-a", "actor"))
+            assert room.unsynced() == []
+            assert not named(silent(room, monkeypatch), "(refused")
+            assert not api.pods("team-b")
+            assert not api.reason("team-b", "actor")
+            api.refuse(lambda path: False)
+            await api.until(lambda: api.reason("team-b", "actor"))
+            assert api.pods("team-b")
+
+    asyncio.run(story())
+
+
+@REFUSALS
+def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
+    refuses: Callable[[str], bool], monkeypatch
+):
+    async def story() -> None:
+        api = world.Api()
+        for team in BOTH:
+            api.make(team, "actor")
+        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+            await api.until(lambda: api.reason("team-a", "actor") and api.pods("team-b"))
+            await api.until(lambda: api.reason("team-b", "actor"))
+            api.refuse(refuses)
+            await api.until(lambda: not room.coverage.reads("team-b"))
+            assert not named(silent(room, monkeypatch), "(refused")
+            writes = [call for call in api.calls if of_team_b(call[1])]
+            spec = guide_spec(device_mapping="[0, 1, 2, 3]")
+            for team in BOTH:
+                api.change(team, "actor", spec)
+                room.hint(team, "actor")
+            await api.until(lambda: len(api.pods("team-a")) == 2)
+            assert [call for call in api.calls if of_team_b(call[1])] == writes
+            assert len(api.pods("team-b")) == 1
+            api.refuse(lambda path: False)
+            await api.until(lambda: len(api.pods("team-b")) == 2)
+
+    asyncio.run(story())
+
+
+def test_while_all_are_refused_the_operator_is_not_well(monkeypatch):
+    async def story() -> None:
+        api = world.Api()
+        api.make("team-a", "actor")
+        api.refuse(lambda path: "/namespaces/team-" in path)
+        room = world.a_room(api, namespaces=BOTH, watch_nodes=False)
+        running = asyncio.create_task(room.run())
+        await api.until(lambda: set(room.coverage.refused()) == set(BOTH))
+        assert not room.dispatching
+        assert named(room.unsynced(), "pods in team-a (refused: 403 Forbidden")
+        assert named(silent(room, monkeypatch), "pods in team-b (refused: 403 Forbidden")
+        api.refuse(of_team_b)
+        await api.until(lambda: api.reason("team-a", "actor"))
+        assert room.unsynced() == []
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_a_kind_that_is_refused_cluster_wide_is_told_by_both_probes(monkeypatch):
+    async def story() -> None:
+        api = world.Api()
+        api.make("team-a", "actor")
+        api.refuse(lambda path: path.endswith("/poddisruptionbudgets"))
+        room = world.a_room(api, watch_nodes=False)
+        running = asyncio.create_task(room.run())
+        await api.until(lambda: room.coverage.refused())
+        await api.until(lambda: len(room.unsynced()) == 1)
+        assert named(room.unsynced(), "poddisruptionbudgets (refused: 403 Forbidden")
+        assert named(silent(room, monkeypatch), "poddisruptionbudgets (refused: 403 Forbidden")
+        assert not room.dispatching
+        api.refuse(lambda path: False)
+        await api.until(lambda: api.reason("team-a", "actor"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_nodes_that_may_no_longer_be_read_do_not_end_the_operator(monkeypatch):
+    async def story() -> None:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await api.until(lambda: room.nodes.known is not None)
+            api.refuse(lambda path: path == paths.NODES)
+            await api.until(lambda: room.nodes.known is None)
+            assert not named(silent(room, monkeypatch), "nodes")
+            api.refuse(lambda path: False)
+            await api.until(lambda: room.nodes.known is not None)
+
+    asyncio.run(story())
+
+
+def test_what_is_refused_is_a_metric_and_told_once(caplog):
+    async def story() -> None:
+        api = world.Api()
+        api.refuse(of_team_b)
+        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+            found = {metric.name: metric for metric in Reader(room, lambda: 0).collect()}
+            refused = {
+                sample.labels["resource"]: sample.value
+                for sample in found["sglang_operator_watch_refused"].samples
+            }
+            assert refused["pods in team-b"] == 1
+            assert refused["pods in team-a"] == 0
+            told = [r for r in caplog.records if "nothing is done for its pools" in r.message]
+            assert [r.message.split(":")[0] for r in told] == ["namespace team-b"]
+
+    asyncio.run(story())
