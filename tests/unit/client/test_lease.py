@@ -25,7 +25,7 @@ from sglang_operator.client import (
 from sglang_operator.client import pool as pools
 from tests.unit.client.world import NAMESPACE, POOL, World, other
 
-STORY = 5.0
+STORY = 30.0
 BUCKET = (["bfloat16"], [[1]])
 
 

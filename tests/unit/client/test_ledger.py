@@ -17,7 +17,7 @@ from sglang_operator.client import (
 )
 from tests.unit.client.world import NAMESPACE, POOL, World
 
-STORY = 5.0
+STORY = 30.0
 BUCKET = (["w"], ["bfloat16"], [[2]])
 
 

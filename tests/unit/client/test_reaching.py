@@ -9,7 +9,7 @@ from sglang_operator.api.weights import Phase
 from sglang_operator.client import NotReady, Pool, StaleEpoch, calls
 from tests.unit.client.world import NAMESPACE, POOL, World
 
-STORY = 5.0
+STORY = 30.0
 
 
 @pytest.fixture

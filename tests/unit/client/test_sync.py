@@ -23,7 +23,7 @@ from sglang_operator.client import (
 )
 from tests.unit.client.world import NAMESPACE, POOL, World, other
 
-STORY = 5.0  # seconds that anything here may take
+STORY = 30.0  # seconds that anything here may take on a busy machine
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_trainer_in_its_own_code_is_told_of_a_restart(world, pool):
     told = threading.Event()
     with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda reason: told.set()) as sync:
         world.restart(2)
-        assert told.wait(2)
+        assert told.wait(STORY)
         sync.check()
 
 
@@ -158,7 +158,7 @@ def test_a_restart_that_nobody_looked_for_still_voids_the_commit(world, pool):
     told = threading.Event()
     with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda _: told.set()):
         world.restart(0)
-        assert told.wait(2)
+        assert told.wait(STORY)
     assert world.state.phase is Phase.ABORTED
 
 
@@ -523,7 +523,7 @@ def test_a_registry_restored_from_a_backup_is_what_there_is(world, pool):
     pool.update_from_disk("/c/2", "step-2")
     assert {engine.weights for engine in world.engines} == {"/c/2"}
     world.restart(1)  # its watch goes on from there
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + STORY
     while pool.engines()[1].instance != world.engines[1].instance:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -533,7 +533,7 @@ def test_a_sync_is_stale_once_its_engines_are_seen_in_a_restored_registry(world,
     with pytest.raises(StaleEpoch), pool.sync("step-1") as sync:
         restored(world)
         world.break_watches()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + STORY
         while time.monotonic() < deadline:
             sync.check()
             time.sleep(0.01)
@@ -544,7 +544,7 @@ def test_a_watch_that_ends_is_taken_up_again(world, pool):
     with pytest.raises(StaleEpoch), pool.sync("step-1", on_lost=lambda _: told.set()) as sync:
         world.break_watches()
         world.restart(0)
-        assert told.wait(2)
+        assert told.wait(STORY)
         sync.check()
 
 
