@@ -224,7 +224,7 @@ CHILD_REFUSED = (
     "the API server refuses a Service, ConfigMap or PodDisruptionBudget of this pool: {message}; "
     "the engines run; tried again {when}"
 )
-API_ERROR = "the API server could not be asked: {message}; tried again {when}"
+API_ERROR = "the API server did not do what was asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"
 
 # --- kubectl sglang

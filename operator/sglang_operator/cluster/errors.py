@@ -33,6 +33,14 @@ class ApiError(Exception):
         return self.status == 409 and self.reason == "AlreadyExists"
 
     @property
+    def lost_race(self) -> bool:
+        """Of a create: what admission counts in, a ResourceQuota, was changed by others meanwhile.
+
+        Nothing was made, and nothing is wrong with the object or the server.
+        """
+        return self.status == 409 and self.reason == "Conflict"
+
+    @property
     def quota(self) -> bool:
         return self.status == 403 and "exceeded quota" in self.message
 

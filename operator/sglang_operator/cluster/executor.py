@@ -20,7 +20,6 @@ from sglang_operator.cluster.client import (
     APPLY_PATCH,
     JSON,
     MERGE_PATCH,
-    METADATA_ONLY,
     STRATEGIC_PATCH,
     ApiClient,
     Lane,
@@ -33,7 +32,7 @@ from sglang_operator.cluster.errors import (
 )
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.window import Window
-from sglang_operator.cluster.writer import Writer
+from sglang_operator.cluster.writer import UnwantedError, Writer
 
 GATE_TRIES = 3  # of one write to a gate, while others change the rest of its pod
 
@@ -50,10 +49,6 @@ class _Batch:
     owner: names.Uid
     outcome: Outcome
     creating: Callable[[], bool]  # whether what it creates is still wanted
-
-
-class _UnwantedError(Exception):
-    """What was to be created is not asked for any more."""
 
 
 class Executor:
@@ -169,13 +164,9 @@ class Executor:
 
     async def _create_pod(self, batch: _Batch, action: actions.CreatePod) -> None:
         path, outcome = paths.pods(batch.key.namespace), batch.outcome
-        body = orjson.dumps(action.body)
         try:
-            async with self.work.turn(batch.key.namespace):
-                if not batch.creating():  # any more: it may have waited for long
-                    raise _UnwantedError
-                answer = await self._client.request("POST", path, body=body, accept=METADATA_ONLY)
-        except _UnwantedError:
+            answer = await self.work.create(batch.key.namespace, path, action.body, batch.creating)
+        except UnwantedError:
             outcome.done = False
             return
         except ApiError as error:

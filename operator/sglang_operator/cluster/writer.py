@@ -1,12 +1,15 @@
 """Writes that take their turn in a window, which learns from what becomes of them."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 
 from sglang_operator.cluster.client import (
+    METADATA_ONLY,
     ApiClient,
     Lane,
 )
@@ -17,6 +20,13 @@ from sglang_operator.cluster.errors import (
     FencedError,
 )
 from sglang_operator.cluster.window import Window
+
+# Before a create that lost a race is sent again.  Those who race wait for different times.
+RACE_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+class UnwantedError(Exception):
+    """What was to be created is not asked for any more."""
 
 
 class Writer:
@@ -37,15 +47,38 @@ class Writer:
         params: Mapping[str, str],
     ) -> bytes:
         """The answer's body.  Raises :class:`ApiError`, :class:`ApiUnreachableError`."""
-        async with self.turn(namespace):
+        content = orjson.dumps(body)
+
+        async def once() -> bytes:
             return await self._client.request(
                 method,
                 path,
-                body=orjson.dumps(body),
+                body=content,
                 content_type=content_type,
                 params=params,
                 lane=self._lane,
             )
+
+        async with self.turn(namespace):
+            return await (_raced(once) if method == "POST" else once())
+
+    async def create(
+        self,
+        namespace: str,
+        path: str,
+        body: Mapping[str, Any],
+        wanted: Callable[[], bool],
+    ) -> bytes:
+        """What the server keeps of it besides its content; raises :class:`UnwantedError` too."""
+        content = orjson.dumps(body)
+
+        async def once() -> bytes:
+            if not wanted():  # any more: it may have waited for long
+                raise UnwantedError
+            return await self._client.request("POST", path, body=content, accept=METADATA_ONLY)
+
+        async with self.turn(namespace):
+            return await _raced(once)
 
     @asynccontextmanager
     async def turn(self, namespace: str) -> AsyncIterator[None]:
@@ -67,3 +100,19 @@ class Writer:
             self.window.failed(namespace, error.retry_after)
         elif error.congested:
             self.window.congested(error.retry_after)
+
+
+async def _raced(create: Callable[[], Awaitable[bytes]]) -> bytes:
+    """The answer to a create that is sent again, a few times, while it loses a race.
+
+    The API server counts objects in a ResourceQuota by changing it, and tells who did so at the
+    same time as others, too often, that it was a conflict.
+    """
+    for seconds in RACE_SECONDS:
+        try:
+            return await create()
+        except ApiError as error:
+            if not error.lost_race:
+                raise
+        await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
+    return await create()

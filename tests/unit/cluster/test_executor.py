@@ -1,13 +1,16 @@
 """The executor against a client of the test's own; what needs an API server is tested on one."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import orjson
+import pytest
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.cluster import stores, window, wire
+from sglang_operator.cluster import stores, window, wire, writer
+from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Outcome
 
@@ -77,3 +80,95 @@ def test_creates_that_wait_for_their_turn_are_not_sent_once_the_pool_has_changed
     outcome, created = asyncio.run(story())
     assert created == 0
     assert not outcome.done
+
+
+RACED = ApiError(
+    409,
+    "Conflict",
+    'Operation cannot be fulfilled on resourcequotas "team": the object has been modified',
+    None,
+)
+
+
+class Racing(Client):
+    """Its quota is changed by others: each object is refused so many times first."""
+
+    def __init__(self, times: int, error: ApiError = RACED) -> None:
+        super().__init__()
+        self.times, self.error = times, error
+        self.tries: Counter[bytes] = Counter()
+
+    async def request(self, method: str, path: str, *, body: bytes, **others: object) -> bytes:
+        self.tries[body] += 1
+        if self.tries[body] <= self.times:
+            raise self.error
+        return await super().request(method, path, body=body, **others)
+
+
+def woken(*_: Any) -> None:
+    pass
+
+
+def performed(client: Client, count: int) -> Outcome:
+    """What comes of so many creates."""
+
+    async def story() -> Outcome:
+        pools = stores.PoolStore(woken)
+        pools.put(the_pool(1))
+        executor = Executor(client, stores.PodStore(woken), {}, pools)  # type: ignore[arg-type]
+        batch = [
+            actions.CreatePod(
+                name=f"p{n}", group=names.GroupName(f"g{n}"), body={"n": n}, reason=""
+            )
+            for n in range(count)
+        ]
+        return await executor.pods(
+            KEY, UID, batch, generation=1, confirm=None, go_on=lambda: True, proven=True
+        )
+
+    return asyncio.run(story())
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    monkeypatch.setattr(writer, "RACE_SECONDS", (0.001,) * len(writer.RACE_SECONDS))
+
+
+def test_creates_that_lose_a_race_for_the_quota_are_sent_again_at_once():
+    client = Racing(2)
+    outcome = performed(client, 20)
+    assert outcome.done
+    assert outcome.created == client.created == 20
+
+
+def test_a_create_that_loses_every_race_is_left_to_the_next_pass_with_its_reason():
+    client = Racing(1000)
+    outcome = performed(client, 1)
+    assert outcome.failed is RACED
+    assert not outcome.done
+    assert client.tries.total() == 1 + len(writer.RACE_SECONDS)
+
+
+@pytest.mark.parametrize("status", [403, 422, 429, 500])
+def test_a_create_that_is_refused_otherwise_is_not_sent_again_at_once(status):
+    client = Racing(1000, ApiError(status, "Other", "no", None))
+    outcome = performed(client, 1)
+    assert not outcome.done
+    assert client.tries.total() == 1
+
+
+def test_a_service_that_loses_a_race_for_the_quota_is_sent_again_at_once():
+    async def story(client: Client) -> tuple[Outcome, bool]:
+        children = {"Service": stores.ChildStore("Service", woken, lambda *_: True)}
+        executor = Executor(
+            client,  # type: ignore[arg-type]
+            stores.PodStore(woken),
+            children,
+            stores.PoolStore(woken),
+        )
+        action = actions.CreateChild(kind="Service", name="pool", body={}, reason="")
+        return await executor.children(KEY, UID, [action]), bool(client.created)
+
+    outcome, created = asyncio.run(story(Racing(2)))
+    assert outcome.done
+    assert created
