@@ -16,6 +16,7 @@ PLURAL = "sglanginferences"
 CRD_NAME = f"{PLURAL}.{GROUP}"
 
 LEASE_NAME = "sglang-operator"
+ANNOTATION_SERVES = f"{GROUP}/serves"  # on that Lease: which namespaces its holder serves
 FIELD_MANAGER = "sglang-operator"
 STATUS_FIELD_MANAGER = "sglang-operator-status"
 MANAGED_BY = "sglang-operator"

@@ -360,6 +360,10 @@ OPERATORS_SHARE_LEASE = (
     "copies that share the Lease of {namespace} serve different namespaces, so that only those of "
     "the one that holds it are served: {copies}"
 )
+HOLDER_SERVES_OTHERS = (
+    "waiting for the Lease {namespace}/{name}, which {holder} holds: it serves {theirs}, and this "
+    "one is to serve {own}"
+)
 DO_ONE_OPERATOR = (
     "leave one of them (helm list -A, helm uninstall), or give each namespaces of its own: "
     "watch.scope=Namespaced and watch.namespaces"

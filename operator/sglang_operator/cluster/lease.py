@@ -20,6 +20,7 @@ import msgspec
 import orjson
 
 from sglang_operator import supervision
+from sglang_operator.api import names, texts
 from sglang_operator.clocks import steady
 from sglang_operator.cluster import paths, wire
 from sglang_operator.cluster.client import (
@@ -59,6 +60,10 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(Lease)
+# What ``serves`` says of one that serves the whole cluster.
+EVERYTHING = "*"
+# Of a release that is given other namespaces the old copies serve on while the new ones start.
+APART_SECONDS = 180.0
 
 
 class Elector:
@@ -71,6 +76,7 @@ class Elector:
         name: str,
         identity: str,
         *,
+        serves: Sequence[str] = (),  # the namespaces, or all if there are none
         terms: Terms | None = None,
         clock: Callable[[], float] = steady,
     ) -> None:
@@ -78,6 +84,8 @@ class Elector:
         self._namespace = namespace
         self._name = name
         self._identity = identity
+        self._serves = ",".join(sorted(set(serves))) or EVERYTHING
+        self._apart_since = float("inf")
         self._terms = terms or Terms()
         self._clock = clock
         self._seen: Lease | None = None
@@ -98,6 +106,34 @@ class Elector:
 
     def _current(self) -> bool:
         return self._holding and self._clock() < self._renewed_at + self._terms.deadline
+
+    def apart(self) -> str:
+        """That the Lease's holder serves other namespaces, where it has done so for long.
+
+        Such copies are no replicas of each other: while one holds the Lease, what only the other
+        is to serve is served by nobody.
+        """
+        is_long = self._clock() >= self._apart_since + APART_SECONDS
+        return self._difference() if is_long else ""
+
+    def _difference(self) -> str:
+        """How what the holder serves differs from what this one is to serve; empty if it does not.
+
+        One that does not say what it serves, as earlier versions, is taken for a replica.
+        """
+        if self._seen is None or self._seen.spec.holder_identity in ("", self._identity):
+            return ""
+        theirs = self._seen.metadata.annotations.get(names.ANNOTATION_SERVES, self._serves)
+        if theirs == self._serves:
+            return ""
+        text = texts.HOLDER_SERVES_OTHERS.format(
+            namespace=self._namespace,
+            name=self._name,
+            holder=self._seen.spec.holder_identity,
+            theirs=_called(theirs),
+            own=_called(self._serves),
+        )
+        return f"{text}; {texts.DO_ONE_LEASE_EACH}"
 
     # --- what the informer of Leases tells
 
@@ -133,6 +169,12 @@ class Elector:
         self._seen, self._seen_at = record, self._clock()
         other = record.spec.holder_identity not in ("", self._identity)
         self._others_until = self._seen_at + self._terms.duration if other else float("-inf")
+        difference = self._difference()
+        if not difference:
+            self._apart_since = float("inf")
+        elif self._apart_since > self._seen_at:
+            self._apart_since = self._seen_at
+            log.error("%s", difference)
 
     # --- the loop
 
@@ -267,7 +309,11 @@ class Elector:
         )
 
     def _body(self, spec: LeaseSpec) -> bytes:
-        metadata = {"name": self._name, "namespace": self._namespace}
+        metadata: dict[str, object] = {
+            "name": self._name,
+            "namespace": self._namespace,
+            "annotations": {names.ANNOTATION_SERVES: self._serves},
+        }
         if self._seen is not None:
             metadata["resourceVersion"] = self._seen.metadata.resource_version
         return orjson.dumps(
@@ -288,3 +334,7 @@ class Elector:
             await self._write(self._clock(), self._record(""))
         except (ApiError, ApiUnreachableError) as error:
             log.warning("Lease %s not given back: %s", self._name, error)
+
+
+def _called(serves: str) -> str:
+    return texts.ALL_NAMESPACES if serves == EVERYTHING else serves.replace(",", ", ")

@@ -167,7 +167,13 @@ class EngineRoom:
         namespace = self.settings.lease_namespace
         if not namespace:
             return None
-        elector = Elector(self.client, namespace, names.LEASE_NAME, self.settings.identity)
+        elector = Elector(
+            self.client,
+            namespace,
+            names.LEASE_NAME,
+            self.settings.identity,
+            serves=self.settings.namespaces,
+        )
         self.client.fence = elector.holds
         return elector
 
@@ -344,6 +350,10 @@ class EngineRoom:
     def synced(self) -> bool:
         """Every store has been filled once."""
         return not self.unsynced()
+
+    def apart(self) -> str:
+        """Why this one may wait for ever to be elected; empty if it does not."""
+        return self.elector.apart() if self.elector is not None else ""
 
     def stale(self) -> list[str]:
         """The streams that have been silent for too long, or never said anything."""

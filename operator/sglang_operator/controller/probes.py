@@ -11,6 +11,7 @@ class Probes:
     """``/healthz``: no stream is dead.  ``/readyz``: every store has been filled.
 
     ``refused``: the namespaces that may not be read, without which the operator is ready.
+    ``apart``: why it waits for a Lease that is another's than its replicas'.
     """
 
     def __init__(
@@ -19,10 +20,12 @@ class Probes:
         unsynced: Callable[[], list[str]],
         stale: Callable[[], list[str]],
         refused: Callable[[], list[str]] = list,
+        apart: Callable[[], str] = str,
     ) -> None:
         self._unsynced = unsynced
         self._stale = stale
         self._refused = refused
+        self._apart = apart
 
     @property
     def routes(self) -> dict[str, Handler]:
@@ -38,6 +41,8 @@ class Probes:
         missing = self._unsynced()
         if missing:
             return web.Response(status=503, text="not in sync yet: " + ", ".join(missing) + "\n")
+        if apart := self._apart():
+            return web.Response(status=503, text=apart + "\n")
         refused = self._refused()
         left_out = "not served, for it is refused: " + ", ".join(refused) + "\n" if refused else ""
         return web.Response(text="ok\n" + left_out)

@@ -73,7 +73,12 @@ def _servers(settings: Settings, room: EngineRoom, shell: Shell) -> list[Server]
     """A server for each address that is asked for: probes and metrics may share one."""
     routes: dict[str, dict[str, Handler]] = {}
     if settings.health_address:
-        probes = Probes(unsynced=room.unsynced, stale=room.stale, refused=room.coverage.refused)
+        probes = Probes(
+            unsynced=room.unsynced,
+            stale=room.stale,
+            refused=room.coverage.refused,
+            apart=room.apart,
+        )
         routes.setdefault(settings.health_address, {}).update(probes.routes)
     if settings.metrics_address:
         metrics = Metrics(room, lambda: shell.starts)

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from sglang_operator.api import names
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.lease import Elector, Lease, Terms
+from sglang_operator.cluster.lease import APART_SECONDS, Elector, Lease, Terms
 
 
 class Clock:
@@ -59,8 +60,8 @@ class Server:
         elector.put(msgspec.convert(self.stored, Lease))
 
 
-def candidate(server: Server, clock: Clock, name: str) -> Elector:
-    return Elector(server, "ns", "lease", name, terms=Terms(), clock=clock)  # type: ignore[arg-type]
+def candidate(server: Server, clock: Clock, name: str, *serves: str) -> Elector:
+    return Elector(server, "ns", "lease", name, serves=serves, terms=Terms(), clock=clock)  # type: ignore[arg-type]
 
 
 def run(story):
@@ -264,5 +265,82 @@ def test_a_deleted_lease_is_taken_again_by_its_holder():
         await a._try()
         assert a.holds()
         assert server.stored is not None
+
+    run(story)
+
+
+async def renewing(server: Server, clock: Clock, holder: Elector, other: Elector) -> None:
+    """The holder renews for as long as a new set of copies may take to start."""
+    for _ in range(int(APART_SECONDS / 2) + 2):
+        clock.now += 2
+        await holder._try()
+        await other._try()
+        server.tell(other)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "words"),
+    [
+        pytest.param(["team-a"], ["team-b"], "it serves team-a, and this one is to serve team-b"),
+        pytest.param(["team-a"], [], "it serves team-a, and this one is to serve all namespaces"),
+        pytest.param([], ["team-b"], "it serves all namespaces, and this one"),
+        pytest.param(
+            ["b", "a"], ["a", "b", "c"], "it serves a, b, and this one is to serve a, b, c"
+        ),
+    ],
+)
+def test_a_candidate_that_is_to_serve_other_namespaces_than_the_holder_says_so(
+    theirs, own, words, caplog
+):
+    async def story(server, clock):
+        a, b = candidate(server, clock, "a", *theirs), candidate(server, clock, "b", *own)
+        await a._try()
+        await b._try()
+        assert words in caplog.text
+        assert not b.apart()  # a new set of copies takes over from the old one
+        await renewing(server, clock, a, b)
+        assert words in b.apart()
+        assert "ns/lease, which a holds" in b.apart()
+        assert caplog.text.count(words) == 1
+        assert not a.apart()
+        clock.now += Terms().duration + 1
+        await b._try()
+        assert b.holds()
+        assert not b.apart()
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    "serves",
+    [
+        pytest.param((["team-a", "team-b"], ["team-b", "team-a"]), id="in another order"),
+        pytest.param(([], []), id="all"),
+    ],
+)
+def test_replicas_are_not_apart(serves):
+    async def story(server, clock):
+        a, b = (
+            candidate(server, clock, name, *own) for name, own in zip("ab", serves, strict=True)
+        )
+        await a._try()
+        await renewing(server, clock, a, b)
+        assert not b.holds()
+        assert not b.apart()
+
+    run(story)
+
+
+def test_a_holder_of_a_version_that_does_not_say_what_it_serves_is_a_replica():
+    async def story(server, clock):
+        a, b = candidate(server, clock, "a"), candidate(server, clock, "b", "team-b")
+        await a._try()
+        await b._try()
+        for _ in range(int(APART_SECONDS / 2) + 2):
+            clock.now += 2
+            await a._try()
+            del server.stored["metadata"]["annotations"][names.ANNOTATION_SERVES]
+            server.tell(b)
+        assert not b.apart()
 
     run(story)

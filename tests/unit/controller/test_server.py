@@ -47,6 +47,12 @@ def test_readyz_names_the_namespaces_that_are_refused():
     assert answers["/healthz"] == (200, "ok\n")
 
 
+def test_one_that_waits_for_a_lease_of_others_is_not_ready_but_alive():
+    answers = asyncio.run(_ask(Probes(unsynced=list, stale=list, apart=lambda: "waiting for")))
+    assert answers["/readyz"] == (503, "waiting for\n")
+    assert answers["/healthz"] == (200, "ok\n")
+
+
 BOTH = """
 import asyncio, urllib.request
 from sglang_operator.controller.probes import Probes
