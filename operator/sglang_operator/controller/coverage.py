@@ -38,9 +38,12 @@ class Coverage:
         stream.on_refused = lambda error: self._on_refused(scope, stream, error)
         stream.on_served = lambda: self._on_served(scope)
 
+    def __contains__(self, stream: Stream) -> bool:
+        return any(stream is of for streams in self._streams.values() for of in streams)
+
     def reads(self, namespace: str) -> bool:
         """Whether what is known of this namespace is of the present."""
-        return not {namespace, ""} & self._unread
+        return namespace not in self._unread and "" not in self._unread
 
     def refused(self) -> list[str]:
         """The scopes of which something may not be read."""

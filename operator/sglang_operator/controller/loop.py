@@ -252,7 +252,7 @@ class EngineRoom:
     async def _synced(self) -> None:
         await self.coverage.settled()
         for stream in self.informers:
-            if not self._is_excused(stream):
+            if stream not in self.coverage:
                 await stream.synced.wait()
 
     def _is_excused(self, stream: informer.Informer[Any]) -> bool:

@@ -38,7 +38,7 @@ async def serve(settings: Settings) -> int:
 
     loop.set_exception_handler(supervision.unhandled)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    shell = Shell(credentials, settings.namespaces, hint)
+    shell = Shell(credentials, settings.namespaces, hint, room.coverage.reads)
     servers = _servers(settings, room, shell)
     for server in servers:
         await server.start()

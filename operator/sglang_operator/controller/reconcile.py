@@ -119,9 +119,10 @@ class Reconciler:
     # --- what is counted
 
     def meters(self) -> Iterator[tuple[PoolKey, PoolMeter]]:
-        """The meter of each pool that is there."""
+        """The meter of each pool that is there, as far as that can be read."""
         for key in self._view.pools.known():
-            if memory := self._memories.get(key):
+            memory = self._memories.get(key)
+            if memory is not None and self._view.reads(key.namespace):
                 yield key, memory.meter
 
     @property

@@ -47,11 +47,22 @@ class Login(kopf.AiohttpSession):
 
 
 class Shell:
-    """kopf, supervised.  ``hint`` is called in kopf's thread with namespace and name."""
+    """kopf, supervised.  ``hint`` is called in kopf's thread with namespace and name.
 
-    def __init__(self, connection: Connection, namespaces: tuple[str, ...], hint: Hint) -> None:
+    ``reads`` is asked there whether a namespace can be read: by one that is refused kopf ends, and
+    with it its hints of all others.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        namespaces: tuple[str, ...],
+        hint: Hint,
+        reads: Callable[[str], bool] = lambda namespace: True,
+    ) -> None:
         self._connection = connection
         self._namespaces = namespaces
+        self._reads = reads
         self._hint = hint
         self._stop = threading.Event()
         # kopf's own flag, in its own loop.  A threading.Event would be waited for in a thread of
@@ -113,9 +124,13 @@ class Shell:
             identity=cast(Any, names.FIELD_MANAGER),
             standalone=True,
             clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
+            namespaces=self._readable(),
             stop_flag=flag,
         )
+
+    def _readable(self) -> tuple[str, ...]:
+        """The namespaces that kopf watches until it is started again."""
+        return tuple(filter(self._reads, self._namespaces)) or self._namespaces
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

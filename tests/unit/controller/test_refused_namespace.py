@@ -171,3 +171,24 @@ def test_what_is_refused_is_a_metric_and_told_once(caplog):
             assert [r.message.split(":")[0] for r in told] == ["namespace team-b"]
 
     asyncio.run(story())
+
+
+def test_of_pools_that_cannot_be_read_there_are_no_metrics():
+    async def story() -> None:
+        api = world.Api()
+        for team in BOTH:
+            api.make(team, "actor")
+        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+
+            def counted() -> set[str]:
+                found = {metric.name: metric for metric in Reader(room, lambda: 0).collect()}
+                samples = found["sglang_operator_pool_engines"].samples
+                return {sample.labels["namespace"] for sample in samples}
+
+            await api.until(lambda: counted() == set(BOTH))
+            api.refuse(of_team_b)
+            await api.until(lambda: counted() == {"team-a"})
+            api.refuse(lambda path: False)
+            await api.until(lambda: counted() == set(BOTH))
+
+    asyncio.run(story())

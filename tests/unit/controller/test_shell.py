@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import threading
 
+import kopf
 import pytest
 from kubernetes import client
 
@@ -59,6 +60,30 @@ def test_kopf_runs_under_a_uid_that_no_user_has(monkeypatch):
         await Shell(connection, (), lambda namespace, name: None)._kopf(told_to_end)
 
     asyncio.run(main())
+
+
+def test_kopf_watches_the_namespaces_that_can_be_read_when_it_starts(monkeypatch):
+    """One that is refused would end it, again and again."""
+    given: list[tuple[str, ...]] = []
+    refused: set[str] = set()
+
+    async def operator(*, namespaces: tuple[str, ...], **_: object) -> None:
+        given.append(namespaces)
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    connection = Connection(client.Configuration(host="http://127.0.0.1:9"))
+
+    async def main() -> None:
+        watcher = Shell(
+            connection, ("a", "b"), lambda namespace, name: None, lambda name: name not in refused
+        )
+        for refused_now in ((), ("b",), ("a", "b"), ()):
+            refused.clear()
+            refused.update(refused_now)
+            await watcher._kopf(asyncio.Event())
+
+    asyncio.run(main())
+    assert given == [("a", "b"), ("a",), ("a", "b"), ("a", "b")]
 
 
 def test_a_stop_during_the_pause_ends_it_at_once(monkeypatch):
