@@ -166,9 +166,13 @@ def child_actions(
 
     ``unselecting`` leaves out what is not there yet and selects pods: kube-controller-manager
     works over it at each of their changes.  Engines' own names are needed by the first of them.
+    Of a pool that goes, what is there is kept right, and nothing is made or deleted.
     """
     made = [body for body in wanted if not (unselecting and _is_postponable(body, observed))]
-    return [*_to_have(pool, made, observed), *_to_drop(pool, wanted, observed)]
+    have = list(_to_have(pool, made, observed))
+    if observed.leaving:
+        return [action for action in have if isinstance(action, UpdateChild)]
+    return [*have, *_to_drop(pool, wanted, observed)]
 
 
 def _is_postponable(body: Mapping[str, Any], observed: Observed) -> bool:

@@ -133,9 +133,13 @@ def compute_refused(
     found = refused.errors
     message = _bounded("; ".join(str(problem) for problem in found))
     reason = found[0].reason
+    abnormal = conditions.STALLED
+    if observed.leaving:
+        abnormal, reason = conditions.RECONCILING, conditions.TERMINATING
+        message = _bounded(observed.leaving)
     wanted = [
         Condition(type=conditions.READY, status=conditions.FALSE, reason=reason, message=message),
-        conditions.abnormal(conditions.STALLED, reason, message),
+        conditions.abnormal(abnormal, reason, message),
     ]
     alive = [pod for pod in observed.pods if not pod.ended and not pod.dying]
     up = sum(pod.containers_ready for pod in alive)

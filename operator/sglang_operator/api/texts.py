@@ -136,6 +136,13 @@ STALLED = (
     "{engines} failed at the start with {reason}, after {restarts} restarts too, to be started "
     "again only when the spec changes or the failed pods are deleted: {message}; {advice}"
 )
+POOL_LEAVES = "the pool is being deleted{held}: {until}"
+HELD_BY = ", and waits for the finalizers {finalizers}"
+NAMESPACE_LEAVES = "the namespace {namespace} is being deleted: {until}"
+LEAVES_UNTIL = (
+    "until the pods that are left go, their gates follow the trainer; nothing is created, "
+    "restarted or rolled out any more"
+)
 SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
 GATE_OFF = "engines load their weights themselves; nothing keeps requests away"
 SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"

@@ -50,6 +50,11 @@ class ApiError(Exception):
         return self.status in (400, 403, 404, 405, 413, 422) or self.too_large
 
     @property
+    def namespace_ends(self) -> bool:
+        """Nothing will ever be created there again: its namespace is being deleted."""
+        return self.status == 403 and "because it is being terminated" in self.message
+
+    @property
     def too_large(self) -> bool:
         """The object is larger than is stored: told by the server, or by etcd as a 500."""
         of_etcd = "request is too large" in self.message or "ResourceExhausted" in self.message

@@ -455,10 +455,11 @@ class Executor:
                 return Confirmation.GONE
             raise
         record = _pool_decoder.object(answer)
-        if record.metadata.uid != owner or record.metadata.deletion_timestamp is not None:
+        if record.metadata.uid != owner:
             return Confirmation.GONE
         self._pools.put(record)
-        unchanged = record.metadata.generation == generation
+        meta = record.metadata
+        unchanged = meta.generation == generation and meta.deletion_timestamp is None
         return Confirmation.UNCHANGED if unchanged else Confirmation.CHANGED
 
 

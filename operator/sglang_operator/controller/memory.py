@@ -37,6 +37,8 @@ CONFLICT_BACKOFF = 30.0
 ERROR_BACKOFF = (0.2, 8.0)
 # An outage this short is nobody's business.
 ERRORS_BEFORE_TOLD = 4
+# Conflicts in a row on a child that are nobody's business.
+CONFLICTS_UNTOLD = 2
 # A quorum read of the pool is good for this long.
 CONFIRMED_SECONDS = 10.0
 # Creates that went through say for so long that more of them will.
@@ -76,6 +78,7 @@ class Memory:
     planned: Pool | Refused | None = None
     judged: tuple[int, str] = (-1, "")  # generation, and why it could not be read
     tuning: Tuning | None = None  # that it was planned with
+    namespace_ends: bool = False  # creates were refused for that
     ignored: tuple[str, ...] = ()  # the spec's fields that mean nothing to an engine
     template: dict[str, object] | None = None
     recorded: set[names.Uid] = field(default_factory=set)
@@ -167,10 +170,31 @@ class Memory:
             self.proven_until = 0.0
         elif outcome.created:
             self.proven_until = now + PROVEN_SECONDS
+        self.heed(*(error for _, error in outcome.rejected))
         if outcome.quota or outcome.rejected:
             self._refuse(outcome, pods, now)
         elif outcome.created or complete:
             self.refusals, self.refused, self.blocked_until = 0, None, 0.0
+
+    def learn_of_children(self, outcome: Outcome) -> float | None:
+        """Take in what came of the other children; seconds until the next try, if that failed."""
+        error = outcome.failed
+        self.child_error = ""
+        if error is None:
+            return None
+        self.heed(error)
+        retry = self.telling.failed(error)
+        # A conflict is nothing to tell, unless it stays: then a trainer lacks the registry.
+        if isinstance(error, ApiError) and (
+            error.status not in (404, 409) or self.telling.count > CONFLICTS_UNTOLD
+        ):
+            self.child_error = error.told
+        return retry
+
+    def heed(self, *errors: Exception | None) -> None:
+        """Take in that the namespace is being deleted, if one of these says so."""
+        if any(isinstance(error, ApiError) and error.namespace_ends for error in errors):
+            self.namespace_ends = True
 
     def _refuse(self, outcome: Outcome, pods: int, now: float) -> None:
         delay = grown(REFUSED_BACKOFF, self.refusals)
@@ -203,12 +227,15 @@ class Memory:
         foreign: Iterable[tuple[str, str]] = (),
         key: PoolKey = _ANY,
         crowded: Mapping[names.GroupName, Sequence[str]] = MappingProxyType({}),
+        leaving: str = "",
     ) -> list[Trouble]:
         """What keeps plans from being carried out, the worst first.
 
         ``foreign`` are objects that stand in the way and are seen all the time; ``crowded`` are
         engines of which several pods stand aside.
         """
+        if leaving:
+            return [Trouble(reason=conditions.TERMINATING, message=leaving)]
         told = []
         if taken := sorted({*self.conflicts, *foreign}):
             message = conflicts.message(taken, key.namespace, key.name)

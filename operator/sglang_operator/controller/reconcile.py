@@ -24,7 +24,7 @@ from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.cluster.wire import CustomResource
-from sglang_operator.controller import explaining, logs, planning, trying
+from sglang_operator.controller import explaining, leaving, logs, planning, trying
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
@@ -40,8 +40,6 @@ from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused
 from sglang_operator.planner.weights import WeightsPlan
 
-# Conflicts in a row on a child that are nobody's business.
-CONFLICTS_UNTOLD = 2
 # A pass performs pod actions for so long at most; what is left is planned again.
 ACTING_SECONDS = 20.0
 
@@ -102,9 +100,9 @@ class Reconciler:
             return None
         if not self._view.reads(key.namespace):
             return None  # it is woken once it can be read again
-        if record.metadata.deletion_timestamp is not None:
+        if leaving.is_left(record, self._view.pods.of(key)):
             self._asker.nothing(key)
-            return None  # its children go with it; nothing is ours to do any more
+            return None
         memory = self._memory(key, record)
         with logs.about(record.metadata):
             if self._view.pools.to_be_read(key):
@@ -188,6 +186,7 @@ class Reconciler:
             if lives and entry.owner == memory.uid:
                 strays.append(entry.pod)
             taken[group] = max(taken.get(group, -1), names.attempt_of(entry.pod.name))
+        record = self._view.pools.get(key)
         children = memory.out_of_sight() | {
             (store.kind, name): child
             for store in self._view.children.values()
@@ -205,12 +204,13 @@ class Reconciler:
             reached=tuple(sorted(reached)),
             nodes=self._view.nodes.known,
             children=children,
-            said=memory.last_said(children, self._view.pools.get(key)),
+            said=memory.last_said(children, record),
             reports=self._asker.reports(key, at),
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
             refused_revision=memory.trial.refused(at.steady),
             last_gone=self._view.pods.lost_at(key),
+            leaving=leaving.why(record, namespace_ends=memory.namespace_ends),
         )
 
     # --- decide, act, tell
@@ -348,6 +348,7 @@ class Reconciler:
             return 0, min(waits, default=None)
         sent = steady()
         outcome = await self._executor.weights(key, owner.uid, batch)
+        memory.heed(outcome.failed)
         if outcome.stepped:
             memory.stepped_at = sent  # others count from when they see it, which is later
         for conflict in outcome.conflicts:
@@ -456,15 +457,7 @@ class Reconciler:
             memory.rewrites.wrote(wanted)
         for conflict in outcome.conflicts:
             memory.conflicts[conflict] = steady() + CONFLICT_BACKOFF
-        retry = None
-        memory.child_error = ""
-        if outcome.failed is not None:
-            retry = memory.telling.failed(outcome.failed)
-            # A conflict is nothing to tell, unless it stays: then a trainer lacks the registry.
-            if isinstance(outcome.failed, ApiError) and (
-                outcome.failed.status not in (404, 409) or memory.telling.count > CONFLICTS_UNTOLD
-            ):
-                memory.child_error = outcome.failed.told
+        retry = memory.learn_of_children(outcome)
         plan = await self._explainer.explained(key, memory, pool, plan, observed, steady())
         new = status.compute(
             pool,
@@ -472,7 +465,10 @@ class Reconciler:
             weights_plan,
             ignored=memory.ignored,
             troubles=memory.troubles(
-                actions.foreign(pool, children, observed), key, observed.crowded
+                actions.foreign(pool, children, observed),
+                key,
+                observed.crowded,
+                observed.leaving,
             ),
             previous=record.status,
             now=moment().wall,

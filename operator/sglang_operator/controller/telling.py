@@ -176,5 +176,7 @@ class Teller:
         with contextlib.suppress(ApiError, ApiUnreachableError):
             generation = record.metadata.generation
             found = await self._executor.confirm_pool(key, memory.uid, generation)
-            return found is Confirmation.GONE
+            known = self._pools.get(key)
+            leaves = known is not None and known.metadata.deletion_timestamp is not None
+            return found is Confirmation.GONE or leaves
         return False

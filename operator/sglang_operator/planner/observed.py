@@ -353,6 +353,9 @@ class Observed:
     creates_blocked_until: float = 0.0
     # When a pod of the pool was last seen to leave, or to be on its way (steady).
     last_gone: float = 0.0
+    # Why nothing is made any more: the pool, or its namespace, is being deleted.  What is there is
+    # for the garbage collector to remove, and serves until then.
+    leaving: str = ""
     # The API server would refuse a pod of this revision: no running engine goes for it.
     refused_revision: str = ""
 

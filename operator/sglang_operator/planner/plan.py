@@ -150,6 +150,8 @@ class _Planner:
         self.lingering = tuple(pod for pod in observed.pods if health.lingers(pod, now))
 
     def run(self) -> Plan:
+        if self.observed.leaving:
+            return Plan(engines=tuple(self._views()), tuning=self.pool.tuning, at=self.now)
         self._resolve_extra_pods()
         self._remove_lost_pods()
         self._make_way()
@@ -158,10 +160,10 @@ class _Planner:
         self._tune()
         self._create_missing_engines()
         self._tidy_ended_pods()
-        pods, now = self.observed.pods, self.now
+        pods, now, groups = self.observed.pods, self.now, self.groups.values()
         loss = health.next_loss(pods, self.observed.nodes, self.policy, now)
         self.wakes += [t for t in (loss, health.next_lingering(pods, now)) if t is not None]
-        ended = tuple(pod for group in self.groups.values() for pod in group.ended)
+        ended = tuple(pod for group in groups for pod in group.ended)
         return Plan(
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
@@ -171,9 +173,7 @@ class _Planner:
             ),
             ended=ended,
             lost=tuple(self._lost_pods()),
-            taken=tuple(
-                pod for group in self.groups.values() for pod in group.dying if pod.disruption
-            ),
+            taken=tuple(pod for group in groups for pod in group.dying if pod.disruption),
             hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
             stalls=tuple(self.trials.stalls()) if ended else (),

@@ -197,7 +197,7 @@ def _decide(
     plan = WeightsPlan(engines=engines, transaction=current, said=said)
     state = leases.anew(name, policy.gate, found, ours, alive, said, me, now)
     if state is not None:
-        return _forgotten(plan, lease, ours, alive, state)
+        return _forgotten(owner, plan, lease, ours, alive, state, leaving=bool(observed.leaving))
     abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
     if policy.gate is WeightsGate.OFF or abort is not None:
         return replace(plan, abort=abort, wake_at=wake_at)
@@ -206,7 +206,7 @@ def _decide(
     )
     loads = recovery.Recovery()
     if ours is not None and operator:
-        recovers = policy.recovery is Recovery.FROM_CHECKPOINT
+        recovers = policy.recovery is Recovery.FROM_CHECKPOINT and not observed.leaving
         loads = recovery.plan(me, ours, current, engines, observed, now, wanted=recovers)
     times = [time for time in (wake_at, loads.wake_at) if time is not None]
     return replace(
@@ -219,23 +219,31 @@ def _decide(
 
 
 def _forgotten(
+    owner: Owner,
     plan: WeightsPlan,
     lease: ObservedChild | None,
     ours: ObservedChild | None,
     pods: list[ObservedPod],
     state: Transaction,
+    *,
+    leaving: bool,
 ) -> WeightsPlan:
     """The Lease does not know any more what was begun by it.
 
     That is written into it first, and gates that have to close follow.  One that is not there is
     made, which finds it if it was only out of sight; one that is somebody else's stays as it is.
+    Of a pool that goes it is not made anew, and the gates follow at once.
     """
     if lease is None:
-        return replace(plan, restore=state)
+        if not leaving:
+            return replace(plan, restore=state)
+        if state.phase is not Phase.ABORTED:
+            return plan
+        pods = [pod for pod in pods if not pod.dying]  # the others leave the Services by themselves
     if ours is not None:
         step = LeaseStep(lease=ours, state=state, reason="it says nothing of what was begun")
         return replace(plan, abort=step)
-    message = texts.GATE_FORGOTTEN.format(lease=lease.body["metadata"]["name"])
+    message = texts.GATE_FORGOTTEN.format(lease=names.weights_lease_name(owner.name))
     closed = (_closed(pod, FORGOTTEN, message) for pod in pods)
     return replace(plan, gates=tuple(change for change in closed if change is not None))
 

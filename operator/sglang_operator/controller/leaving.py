@@ -1,0 +1,40 @@
+"""A pool that is being deleted, or whose namespace is.  Its engines may serve for long yet.
+
+Behind somebody's finalizer nothing of it goes before that does; in a foreground deletion the pool
+stands until the last pod is gone.  Until then gates, the Lease and the registry go on, and nothing
+is made that the garbage collector would have to remove.
+"""
+
+from collections.abc import Iterable
+
+from sglang_operator.api import texts
+from sglang_operator.cluster.stores import PodEntry
+from sglang_operator.cluster.wire import CustomResource
+
+# The garbage collector's finalizer while it takes a pool's children from it.
+ORPHANS = "orphan"
+
+
+def is_left(pool: CustomResource, pods: Iterable[PodEntry]) -> bool:
+    """Whether nothing of a pool that is being deleted is ours to do any more.
+
+    Engines that are to be orphans go on as they are, with the gates that they have.
+    """
+    meta = pool.metadata
+    if meta.deletion_timestamp is None:
+        return False
+    return ORPHANS in meta.finalizers or all(entry.owner != meta.uid for entry in pods)
+
+
+def why(pool: CustomResource | None, *, namespace_ends: bool) -> str:
+    """Why nothing is made any more, in words; empty while the pool is there to stay."""
+    if pool is None:
+        return ""
+    meta = pool.metadata
+    if meta.deletion_timestamp is not None:
+        finalizers = ", ".join(sorted(meta.finalizers))
+        held = texts.HELD_BY.format(finalizers=finalizers) if finalizers else ""
+        return texts.POOL_LEAVES.format(held=held, until=texts.LEAVES_UNTIL)
+    if namespace_ends:
+        return texts.NAMESPACE_LEAVES.format(namespace=meta.namespace, until=texts.LEAVES_UNTIL)
+    return ""

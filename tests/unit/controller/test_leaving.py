@@ -1,0 +1,164 @@
+"""A pool that is being deleted while its engines still run."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import names, weights
+from sglang_operator.api.weights import Phase
+from sglang_operator.cluster import paths
+from sglang_operator.cluster.errors import ApiError
+from sglang_operator.cluster.stores import PoolKey
+from tests.unit.controller import world
+
+KEY = PoolKey("rl", "pool")
+LEASE = paths.child("Lease", "rl", names.weights_lease_name("pool"))
+REGISTRY = paths.child("ConfigMap", "rl", names.registry_name("pool"))
+HELD = ["backup.example.com/hold"]
+FOREGROUND = ["foregroundDeletion"]
+FINALIZERS = pytest.mark.parametrize("finalizers", [HELD, FOREGROUND], ids=["held", "foreground"])
+
+
+async def serving(api: world.Api, room: Any) -> None:
+    """A pool whose engine serves what a trainer committed."""
+    api.make(*KEY)
+    await api.until(lambda: api.reason(*KEY) == "PoolReady" and REGISTRY in api.objects)
+    api.transact(*KEY, "Committed", world.instances(room, KEY))
+    await api.until(lambda: api.gate("rl") == "True" and acknowledged(api, "Committed"))
+
+
+def delete(api: world.Api, finalizers: list[str]) -> None:
+    generation = api.generation(*KEY) + 1
+    meta = {"deletionTimestamp": "2026-11-29T07:00:00Z", "finalizers": finalizers}
+    api.touch(paths.pool(*KEY), {"metadata": {**meta, "generation": generation}})
+
+
+def acknowledged(api: world.Api, transaction: str) -> bool:
+    return f'"transaction":"{transaction}"' in api.objects[REGISTRY]["data"]["engines.json"]
+
+
+def tried(api: world.Api) -> list[str]:
+    """What was to be created, whatever came of it."""
+    return [path for method, path in api.seen if method == "POST" and "/events" not in path]
+
+
+@FINALIZERS
+@pytest.mark.parametrize("spec", ["sound", "refused"])
+def test_its_gates_follow_the_trainer_as_long_as_its_pods_run(finalizers, spec):
+    async def story() -> str:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            if spec == "refused":
+                api.change(*KEY, {"device_mapping": "nothing of the kind"})
+                await api.until(lambda: api.reason(*KEY) not in ("", "PoolReady"))
+            delete(api, finalizers)
+            await api.until(lambda: api.reason(*KEY) == "Terminating")
+            api.transact(*KEY, "Sleeping", world.instances(room, KEY))
+            await api.until(lambda: api.gate("rl") == "False")
+            if spec == "sound":
+                await api.until(lambda: acknowledged(api, "Sleeping"))
+            ready = api.pool(*KEY)["status"]["conditions"][0]
+            return str(ready["message"])
+
+    assert finalizers[0] in asyncio.run(story())
+
+
+@FINALIZERS
+def test_the_sync_of_a_trainer_that_died_is_aborted_and_its_engines_leave_the_service(finalizers):
+    async def story() -> Phase:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            delete(api, finalizers)
+            spec = {"holderIdentity": "trainer", "leaseDurationSeconds": 1}
+            api.touch(LEASE, {"spec": spec})
+            api.transact(*KEY, "Syncing")
+            await api.until(lambda: api.gate("rl") == "False")
+            return weights.read(api.objects[LEASE]).phase
+
+    assert asyncio.run(story()) is Phase.ABORTED
+
+
+@FINALIZERS
+def test_nothing_of_it_is_made_anew_and_its_gates_close_once_its_lease_is_collected(finalizers):
+    async def story() -> list[str]:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            delete(api, finalizers)
+            await api.until(lambda: api.reason(*KEY) == "Terminating")
+            before = len(tried(api))
+            await api.request("DELETE", paths.child("Service", "rl", "pool"))
+            await api.request("DELETE", REGISTRY)
+            await api.request("DELETE", LEASE)
+            await api.until(lambda: api.gate("rl") == "False")
+            for pod in api.pods("rl"):
+                await api.request("DELETE", paths.pod("rl", pod["metadata"]["name"]))
+                await asyncio.sleep(0.1)
+            return tried(api)[before:]
+
+    assert asyncio.run(story()) == []
+
+
+def test_engines_that_are_to_be_orphans_keep_their_gates():
+    async def story() -> str:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            delete(api, ["orphan"])
+            api.touch(LEASE, {"metadata": {"ownerReferences": []}})
+            await asyncio.sleep(0.2)
+            return api.gate("rl")
+
+    assert asyncio.run(story()) == "True"
+
+
+def test_a_status_that_is_late_for_its_pool_is_no_error(caplog):
+    async def story() -> None:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            pool = paths.pool(*KEY)
+            gone: list[str] = []
+
+            def fails(method: str, path: str) -> Exception | None:
+                if method != "PATCH" or path != pool + "/status" or pool not in api.objects:
+                    return None
+                gone.append(path)
+                if len(gone) == 1:
+                    return ApiError(409, "Conflict", "the object has been modified", None)
+                return ApiError(404, "NotFound", "not found", None)
+
+            api.fails = fails
+            delete(api, HELD)
+            await api.until(lambda: gone)
+            await asyncio.sleep(0.1)
+
+    asyncio.run(story())
+    assert "the status is not written" not in caplog.text
+
+
+def test_a_namespace_that_is_being_deleted_closes_the_gates_of_a_lease_that_it_took_first():
+    def refused(method: str, path: str) -> Exception | None:
+        if method != "POST" or path.endswith("/events"):
+            return None
+        words = "unable to create new content in namespace rl because it is being terminated"
+        return ApiError(403, "Forbidden", words, None)
+
+    async def story() -> list[str]:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            api.fails = refused
+            await api.request("DELETE", LEASE)
+            await api.until(lambda: api.gate("rl") == "False")
+            await api.until(lambda: api.reason(*KEY) == "Terminating")
+            before = len(tried(api))
+            pod = api.pods("rl")[0]["metadata"]["name"]
+            await api.request("DELETE", paths.pod("rl", pod))
+            await asyncio.sleep(0.3)
+            return tried(api)[before:]
+
+    assert asyncio.run(story()) == []
