@@ -314,7 +314,7 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    for check in (_lost, _failing, holdups.waiting, holdups.lingering, holdups.pending):
+    for check in (holdups.lost, _failing, holdups.waiting, holdups.lingering, holdups.pending):
         if told := check(pool, plan, seen):
             return told[0], _bounded(told[1])
     if told := _retrying(plan, tally, remembered):
@@ -344,16 +344,6 @@ def _moving(pool: Pool, plan: Plan) -> bool:
     """Whether an outdated engine is going to be replaced: those below the partition are not."""
     partition = pool.spec.rollout.partition
     return any(not view.current and view.engine.rank >= partition for view in plan.engines)
-
-
-def _lost(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
-    lost = [view.pod for view in plan.engines if view.state is EngineState.LOST and view.pod]
-    if not lost:
-        return None
-    nodes = ", ".join(sorted({pod.node for pod in lost})[:5])
-    return conditions.NODE_LOST, texts.NODE_LOST.format(
-        engines=texts.engines(len(lost)), nodes=nodes
-    )
 
 
 def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[str, str] | None:

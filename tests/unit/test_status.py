@@ -347,6 +347,26 @@ def test_a_lost_node_is_remembered_once():
     assert again == first
 
 
+def test_engines_of_nodes_that_are_silent_all_at_once_are_told_and_none_has_failed():
+    pool = a_pool(replicas=1)
+    nodes = {
+        name: ObservedNode(name=name, ready=False, unready=NOW - 60)
+        for name in ("gpu-node-0", "gpu-node-1", "gpu-node-2")
+    }
+    found = compute(pool, all_pods(pool), nodes=nodes)
+    told = condition(found, conditions.READY)
+    assert told["reason"] == conditions.NODE_LOST
+    assert told["message"].startswith(
+        "3 of 3 nodes are not ready at once, so none is taken for lost, and 1 engine on them "
+        "(gpu-node-0)"
+    )
+    assert not found.get("lastFailures")
+    elsewhere = [replace(pod, node="other") for pod in all_pods(pool)]
+    others = nodes | {"other": ObservedNode(name="other")}
+    told = condition(compute(pool, elsewhere, nodes=others), conditions.READY)
+    assert told["reason"] != conditions.NODE_LOST
+
+
 def test_devices_that_are_missing_are_counted_against_those_that_are_wanted():
     pool = a_pool()
     pods = all_pods(pool)

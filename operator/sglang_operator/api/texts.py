@@ -69,6 +69,11 @@ RETRYING = (
 )
 FAILING_UNKNOWN = "{engines} waiting to be started again"
 NODE_LOST = "{engines} waiting for lost nodes ({nodes}); restart.onNodeLost is Wait"
+NODES_SILENT = (
+    "{count} of {total} nodes are not ready at once, so none is taken for lost, and {engines} on "
+    "them ({nodes}) stay as they are; see whether kubelets reach the API server, and delete the "
+    "nodes that will not come back"
+)
 DEVICES_PENDING = "{engines} waiting for a node with {gpus} free {resource}: {message}"
 UNSCHEDULABLE = "{engines} waiting for a node that may run them: {message}{advice}"
 DO_TOLERATE = "tolerate the taint in podTemplate.spec.tolerations, if the node is for engines"
@@ -295,7 +300,10 @@ DO_EDIT = "kubectl edit sgi {name} -n {namespace}"
 DO_DOCTOR = "kubectl sglang doctor"
 DO_MAP = "kubectl sglang map -A: who has the GPUs; kubectl describe nodes: taints and capacity"
 DO_QUOTA = "kubectl describe resourcequota -n {namespace}"
-DO_NODES = "kubectl get nodes; with restart.onNodeLost: Replace the engines go elsewhere"
+DO_NODES = (
+    "kubectl get nodes; engines go elsewhere from a single lost node with restart.onNodeLost: "
+    "Replace, and from a node that is deleted"
+)
 DO_LOGS = "kubectl sglang logs {name} -n {namespace}"
 DO_UNSUSPEND = (
     'kubectl patch sgi {name} -n {namespace} --type=merge -p \'{{"spec": {{"suspend": false}}}}\''

@@ -7,6 +7,7 @@ from sglang_operator import supervision
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster import decoding, sightings, wire
 from sglang_operator.cluster.absence import there, told
+from sglang_operator.planner import health
 from sglang_operator.planner.observed import ObservedNode
 
 GONE_NODE_SECONDS = 3600.0
@@ -31,6 +32,7 @@ class NodeStore:
         self.age: Callable[[], float] = lambda: 0.0  # seconds since the stream heard anything
         self._versions: dict[str, int] = {}
         self._purged_at = float("-inf")
+        self._silent = False  # too many are not ready for any to be lost
 
     @property
     def known(self) -> Mapping[str, ObservedNode] | None:
@@ -73,7 +75,8 @@ class NodeStore:
         for name in list(self.nodes):
             if name not in listed and told(unread):
                 self._lose(name)
-        supervision.each("nodes", self.put, records, decoding.called)
+        supervision.each("nodes", self._take, records, decoding.called)
+        self._weigh()
         if again:
             self._readable()
 
@@ -82,19 +85,39 @@ class NodeStore:
         self._versions = dict.fromkeys(self._versions, -1)
 
     def put(self, record: wire.Node) -> None:
+        if self._take(record):
+            self._weigh()
+
+    def _take(self, record: wire.Node) -> bool:
+        """Whether it is news."""
         name = record.metadata.name
         known = self.nodes.get(name)
         if known and not known.gone and self._versions[name] >= record.metadata.version:
-            return
+            return False
         self._purge()
         node = sightings.of_node(wire.observed_node(record), steady(), known)
         self.nodes[name] = node
         self._versions[name] = record.metadata.version
         if known != node:
             self._changed(name)
+        return known != node
 
     def drop(self, record: wire.Node) -> None:
         self._lose(record.metadata.name)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Nodes that were silent together come back one by one, each with the time of a lost one.
+
+        Without it the last of them would be lost when most are back.
+        """
+        silent = health.silence(self.nodes) is not None
+        if silent is self._silent:
+            return
+        self._silent = silent
+        if not silent:
+            self._begin_anew()
+        self._readable()
 
     def _purge(self) -> None:
         """Forget nodes that have been gone for long: their pods are gone too."""

@@ -29,9 +29,10 @@ def engines(
     The rank of a view is only its place in that order: the ranks stood in the spec.
     """
     policy = Restart()
+    believed = health.believed(nodes, health.silence(nodes))
     alive = [pod for pod in pods if not pod.ended]
     for place, pod in enumerate(sorted(alive, key=_by_devices)):
-        state = _STATES.get(health.health(pod, nodes, policy, now))
+        state = _STATES.get(health.health(pod, believed, policy, now))
         if state is None:
             state = EngineState.IN_SERVICE if pod.ready else EngineState.UP
         engine = Engine(rank=place, group=pod.group, devices=pod.devices)

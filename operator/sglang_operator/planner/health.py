@@ -4,12 +4,16 @@ Never from the pod's own gate condition, which stays True on a dead node, and Re
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api import spec
 from sglang_operator.planner.observed import ObservedNode, ObservedPod
 
 LINGERS_SECONDS = 60.0  # beyond its grace
+# As Kubernetes' own node lifecycle controller has it: so large a share of the nodes, and so many.
+SILENT_SHARE = 0.55
+SILENT_LEAST = 3
 
 
 class Health(Enum):
@@ -19,6 +23,45 @@ class Health(Enum):
     LOST = "Lost"  # its node is gone or silent
     DYING = "Dying"  # being deleted, evicted or preempted
     ENDED = "Ended"  # its container ended for good
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Silence:
+    """So many nodes are not ready at once that it is no fault of theirs, as far as is known."""
+
+    nodes: frozenset[str]  # that are not ready: none of them counts as lost
+    count: int  # of them among those that were counted
+    total: int  # that were counted
+
+
+def silence(nodes: Mapping[str, ObservedNode] | None) -> Silence | None:
+    """Whether a large share of all nodes, or of those with devices, is not ready; None: it is not.
+
+    Kubelets then cannot reach the API server, while their containers run on.  What is gone or out
+    of service is known to be lost, and is no part of the share.  A single node is always believed.
+    """
+    if not nodes or all(node.ready for node in nodes.values()):
+        return None
+    there = [node for node in nodes.values() if not (node.gone or node.out_of_service)]
+    silent = frozenset(node.name for node in there if not node.ready)
+    for counted in ([n for n in there if any(n.resources.values())], there):
+        count = sum(not node.ready for node in counted)
+        if _too_many(count, len(counted)):
+            return Silence(nodes=silent, count=count, total=len(counted))
+    return None
+
+
+def _too_many(count: int, total: int) -> bool:
+    return 1 < count == total or (count >= SILENT_LEAST and count / total >= SILENT_SHARE)
+
+
+def believed(
+    nodes: Mapping[str, ObservedNode] | None, silent: Silence | None
+) -> Mapping[str, ObservedNode]:
+    """The nodes whose engines may be lost with them."""
+    if not nodes or silent is None:
+        return nodes or {}
+    return {name: node for name, node in nodes.items() if name not in silent.nodes}
 
 
 def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart) -> float | None:
@@ -41,15 +84,14 @@ def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart)
 
 def health(
     pod: ObservedPod,
-    nodes: Mapping[str, ObservedNode] | None,
+    nodes: Mapping[str, ObservedNode],
     policy: spec.Restart,
     now: float,
 ) -> Health:
-    """The pod's state at this moment.  Without access to nodes, from its conditions alone."""
+    """The pod's state at this moment, by the nodes that are ``believed``, and else by itself."""
     if pod.failed:
         return Health.ENDED
-    node = nodes.get(pod.node) if nodes is not None else None
-    lost = lost_from(pod, node, policy)
+    lost = lost_from(pod, nodes.get(pod.node), policy)
     if lost is not None and lost <= now:
         return Health.LOST
     if pod.dying:
@@ -75,12 +117,12 @@ def next_lingering(pods: Iterable[ObservedPod], now: float) -> float | None:
 
 def next_loss(
     pods: tuple[ObservedPod, ...],
-    nodes: Mapping[str, ObservedNode] | None,
+    nodes: Mapping[str, ObservedNode],
     policy: spec.Restart,
     now: float,
 ) -> float | None:
     """When the next pod will count as lost if its node does not come back before; or None."""
-    if not nodes or all(node.ready for node in nodes.values()):
+    if all(node.ready for node in nodes.values()):
         return None
     times = (lost_from(pod, nodes.get(pod.node), policy) for pod in pods if not pod.ended)
     return min((time for time in times if time is not None and time > now), default=None)

@@ -1,7 +1,7 @@
 """What the engines that are not up wait for, in the words of a status.  Pure."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, names, texts
@@ -72,6 +72,29 @@ def phases(plan: Plan) -> str:
             told = words.format(scheduler=pod.scheduler, gates=gates, container=container)
             found[told] += 1
     return ", ".join(f"{count} {words}" for words, count in found.items())
+
+
+def lost(_pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines that wait for their nodes: told to, or because too many nodes are silent at once."""
+    pods = [view.pod for view in plan.engines if view.state is EngineState.LOST and view.pod]
+    if pods:
+        message = texts.NODE_LOST.format(engines=texts.engines(len(pods)), nodes=_nodes(pods))
+        return conditions.NODE_LOST, message
+    if plan.silence is None:
+        return None
+    pods = [v.pod for v in plan.engines if v.pod and v.pod.node in plan.silence.nodes]
+    if not pods:
+        return None
+    return conditions.NODE_LOST, texts.NODES_SILENT.format(
+        engines=texts.engines(len(pods)),
+        nodes=_nodes(pods),
+        count=plan.silence.count,
+        total=plan.silence.total,
+    )
+
+
+def _nodes(pods: Iterable[ObservedPod]) -> str:
+    return ", ".join(sorted({pod.node for pod in pods})[:5])
 
 
 def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:

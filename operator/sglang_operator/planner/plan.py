@@ -87,6 +87,7 @@ class Plan:
     obsolete: int = 0  # pods that still run for engines that are not wanted any more
     ended: tuple[ObservedPod, ...] = ()  # failures to record
     lost: tuple[LostPod, ...] = ()
+    silence: health.Silence | None = None  # too many nodes are not ready for any to be lost
     taken: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
     hung: tuple[HungPod, ...] = ()  # with work, and nothing moves: recorded, then removed
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
@@ -134,6 +135,8 @@ class _Planner:
         self.observed = observed
         self.now = now
         self.policy = pool.spec.restart
+        self.silence = health.silence(observed.nodes)
+        self.nodes = health.believed(observed.nodes, self.silence)
         self.wanted: dict[names.GroupName, Engine] = {e.group: e for e in pool.running}
         self.healths: dict[names.Uid, Health] = {}
         # Views are final only after the pass; this keeps why an engine has no pod.
@@ -161,18 +164,21 @@ class _Planner:
         self._create_missing_engines()
         self._tidy_ended_pods()
         pods, now, groups = self.observed.pods, self.now, self.groups.values()
-        loss = health.next_loss(pods, self.observed.nodes, self.policy, now)
+        loss = health.next_loss(pods, self.nodes, self.policy, now)
         self.wakes += [t for t in (loss, health.next_lingering(pods, now)) if t is not None]
         ended = tuple(pod for group in groups for pod in group.ended)
         return Plan(
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
             engines=tuple(self._views()),
-            obsolete=sum(
-                len(group.live) for name, group in self.groups.items() if name not in self.wanted
-            ),
+            obsolete=sum(len(g.live) for n, g in self.groups.items() if n not in self.wanted),
             ended=ended,
-            lost=tuple(self._lost_pods()),
+            lost=tuple(
+                LostPod(pod=pod, since=self.nodes[pod.node].ready_changed)
+                for group in groups
+                for pod in group.lost
+            ),
+            silence=self.silence,
             taken=tuple(pod for group in groups for pod in group.dying if pod.disruption),
             hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
@@ -193,7 +199,7 @@ class _Planner:
         for pod in self.observed.pods:
             group = groups[pod.group]
             group.highest = max(group.highest, pod.attempt)
-            state = health.health(pod, self.observed.nodes, self.policy, self.now)
+            state = health.health(pod, self.nodes, self.policy, self.now)
             self.healths[pod.uid] = state
             if pod.uid in self.observed.unread:
                 self.waits[pod.group] = EngineState.BACKOFF
@@ -467,12 +473,6 @@ class _Planner:
                     self._remove(pod, "ended, and another pod took over")
 
     # --- what comes out
-
-    def _lost_pods(self) -> Iterable[LostPod]:
-        nodes = self.observed.nodes or {}
-        for group in self.groups.values():
-            for pod in group.lost:
-                yield LostPod(pod=pod, since=nodes[pod.node].ready_changed)
 
     def _views(self) -> Iterable[EngineView]:
         for engine in self.pool.running:

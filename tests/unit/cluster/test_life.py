@@ -144,7 +144,7 @@ DEAD_PROXY = container("istio-proxy", CRASHED)
 def test_an_engine_whose_container_ended_is_replaced_though_its_pod_runs(containers):
     pod = seen(*containers)
     made = planned(pod)
-    assert health(pod, None, POOL.spec.restart, NOW) is Health.ENDED
+    assert health(pod, {}, POOL.spec.restart, NOW) is Health.ENDED
     assert [create.attempt for create in made.creates] == [1]
     assert told(made) == [("OOMKilled", 137)]
     assert [view.pod for view in made.engines] == [None]

@@ -10,10 +10,10 @@ from sglang_operator.cluster.node_store import STALE_SECONDS, NodeStore
 from tests.builders import NOW, a_pod, a_pool, planned
 
 
-def a_node(version="4", status="Unknown", since=NOW - 3600):
+def a_node(version="4", status="Unknown", since=NOW - 3600, name="gpu-node-0"):
     at = datetime.fromtimestamp(since, UTC)
     ready = wire.Condition(type="Ready", status=status, last_transition_time=at)
-    meta = wire.Meta(name="gpu-node-0", uid="n", resource_version=version)
+    meta = wire.Meta(name=name, uid="n", resource_version=version)
     return wire.Node(metadata=meta, status=wire.NodeStatus(conditions=[ready]))
 
 
@@ -129,3 +129,41 @@ def test_a_node_that_is_gone_is_forgotten_in_its_time(seen):
     meta = wire.Meta(name="other", uid="o", resource_version="9")
     seen.store.put(wire.Node(metadata=meta, status=other.status))
     assert set(seen.store.nodes) == {"other"}
+
+
+def test_nodes_that_come_back_one_by_one_from_a_silence_of_all_are_not_lost_on_the_way(seen):
+    """When half of them are back the others have been silent for long, and are about to follow."""
+    names = [f"gpu-node-{n}" for n in range(10)]
+    seen.store.replace("", [a_node("4", "True", name=name) for name in names], 5)
+    for name in names:
+        seen.store.put(a_node("6", name=name))
+    seen.now += 60
+    pools = seen.readable
+    for name in reversed(names[5:]):
+        assert seen.since == 1000
+        seen.store.put(a_node("7", "True", name=name))
+    assert seen.since == 1060
+    assert seen.readable == pools + 1
+
+
+def test_pools_are_woken_when_too_many_nodes_are_silent_and_when_they_are_not_any_more(seen):
+    names = ["gpu-node-0", "gpu-node-1"]
+    seen.store.replace("", [a_node("4", "True", name=name) for name in names], 5)
+    assert seen.readable == 1
+    seen.store.put(a_node("5", name=names[0]))
+    assert seen.readable == 1
+    seen.store.put(a_node("5", name=names[1]))
+    assert seen.readable == 2
+    seen.now += 60
+    seen.store.drop(a_node("6", name=names[1]))
+    assert (seen.since, seen.readable) == (1060, 3)
+
+
+def test_a_list_in_which_many_nodes_are_silent_is_weighed_as_a_whole(seen):
+    names = [f"gpu-node-{n}" for n in range(4)]
+    seen.store.replace("", [a_node("4", name=name) for name in names], 5)
+    seen.now += 60
+    seen.store.replace(
+        "", [a_node("6", "True", name=name) for name in names[1:]] + [a_node("6")], 7
+    )
+    assert seen.since == 1060

@@ -1,0 +1,101 @@
+"""Where many nodes are not ready at once nobody is lost: kubelets do not reach the API server."""
+
+import dataclasses
+
+import pytest
+
+from sglang_operator.planner import health
+from sglang_operator.planner.observed import ObservedNode
+from sglang_operator.planner.plan import EngineState
+from tests.builders import NOW, a_pod, a_pool, created, planned, removed
+
+GPUS = {"nvidia.com/gpu": 8}
+
+
+def some_nodes(silent, total, since=NOW - 60, prefix="n", **changes):
+    """So many nodes, of which the first ones are not ready."""
+    return {
+        name: ObservedNode(
+            name=name,
+            ready=n >= silent,
+            ready_changed=since if n < silent else 0.0,
+            unready=since if n < silent else 0.0,
+            **{"resources": GPUS, **changes},
+        )
+        for n in range(total)
+        for name in [f"{prefix}{n}"]
+    }
+
+
+def decided(nodes, on="n0", **restart):
+    """What is done for one engine that serves on this node."""
+    pool = a_pool(replicas=1, restart=restart)
+    pod = a_pod(pool, pool.engines[0], node=on, created=NOW - 86400, ready=True)
+    return planned(pool, [pod], nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("silent", "total"), [(1, 1), (1, 2), (1, 3), (2, 3), (2, 4), (3, 6), (3, 10), (5, 10)]
+)
+def test_a_few_lost_nodes_are_lost(silent, total):
+    nodes = some_nodes(silent, total)
+    assert health.silence(nodes) is None
+    plan = decided(nodes)
+    assert created(plan) == [("g0-1", 1)]
+    assert len(plan.removals) == 1
+
+
+@pytest.mark.parametrize(
+    ("silent", "total"), [(2, 2), (3, 3), (3, 4), (3, 5), (4, 7), (6, 10), (10, 10), (55, 100)]
+)
+def test_of_many_nodes_that_are_silent_at_once_none_is_lost(silent, total):
+    plan = decided(some_nodes(silent, total))
+    assert plan.silence is not None
+    assert (plan.silence.count, plan.silence.total) == (silent, total)
+    assert not plan.creates
+    assert not plan.removals
+    assert plan.engines[0].state is EngineState.IN_SERVICE
+    assert plan.wake_at is None
+
+
+def test_who_is_to_wait_for_its_node_waits_either_way():
+    assert decided(some_nodes(1, 3), onNodeLost="Wait").engines[0].state is EngineState.LOST
+    plan = decided(some_nodes(3, 3), onNodeLost="Wait")
+    assert not plan.removals
+    assert plan.engines[0].state is EngineState.IN_SERVICE
+
+
+def test_nodes_without_devices_do_not_make_up_for_all_that_have_them():
+    """Engines that are given up would have nowhere to go."""
+    others = some_nodes(0, 20, prefix="cpu", resources={"example.com/fuse": 0})
+    assert not removed(decided(some_nodes(3, 3) | others))
+    assert removed(decided(some_nodes(3, 10) | others))
+
+
+def test_nodes_without_devices_tell_of_the_api_server_too():
+    others = some_nodes(20, 20, prefix="cpu", resources={})
+    assert not removed(decided(some_nodes(1, 10) | others))
+    few = some_nodes(2, 20, prefix="cpu", resources={})
+    assert removed(decided(some_nodes(1, 10) | few))
+
+
+@pytest.mark.parametrize("known", [{"gone": True}, {"out_of_service": True}])
+def test_what_is_known_to_be_lost_is_lost_whoever_else_is_silent(known):
+    nodes = some_nodes(6, 10)
+    nodes["n0"] = dataclasses.replace(nodes["n0"], **known)
+    assert health.silence(nodes) is not None  # 5 of 9
+    assert removed(decided(nodes))
+    assert not removed(decided(nodes, on="n1"))
+
+
+def test_nodes_that_are_gone_are_no_part_of_the_share():
+    nodes = some_nodes(9, 10, gone=True)
+    nodes["n9"] = ObservedNode(name="n9", resources=GPUS)
+    assert health.silence(nodes) is None
+    assert removed(decided(nodes))
+
+
+def test_without_access_to_nodes_nobody_is_silent():
+    assert health.silence(None) is None
+    assert health.silence({}) is None
+    assert not removed(decided(None))
