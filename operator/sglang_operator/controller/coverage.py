@@ -49,6 +49,13 @@ class Coverage:
         """The scopes of which something may not be read."""
         return [scope for scope, streams in self._streams.items() if any(map(_refused, streams))]
 
+    def told(self) -> list[str]:
+        """The same in words, and which streams these are."""
+        return [
+            f"{_called(scope)} ({', '.join(_kind(s) for s in self._streams[scope] if _refused(s))})"
+            for scope in self.refused()
+        ]
+
     def excused(self) -> list[str]:
         """The scopes without which the operator does its work: refused, while others are not."""
         refused = self.refused()
@@ -90,6 +97,10 @@ class Coverage:
 
 def _refused(stream: Stream) -> bool:
     return stream.refused is not None
+
+
+def _kind(stream: Stream) -> str:
+    return stream.resource.path.rpartition("/")[2]
 
 
 def _called(scope: str) -> str:

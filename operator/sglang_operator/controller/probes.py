@@ -10,7 +10,7 @@ from sglang_operator.controller.server import Handler
 class Probes:
     """``/healthz``: no stream is dead.  ``/readyz``: every store has been filled.
 
-    ``refused``: the namespaces that may not be read, without which the operator is ready.
+    ``refused``: the namespaces that may not be read, though the operator has been ready.
     ``apart``: why it waits for a Lease that is another's than its replicas'.
     """
 

@@ -76,7 +76,7 @@ def _servers(settings: Settings, room: EngineRoom, shell: Shell) -> list[Server]
         probes = Probes(
             unsynced=room.unsynced,
             stale=room.stale,
-            refused=room.coverage.refused,
+            refused=room.coverage.told,
             apart=room.apart,
         )
         routes.setdefault(settings.health_address, {}).update(probes.routes)

@@ -64,11 +64,13 @@ def test_an_operator_that_starts_serves_the_others_and_the_refused_once_it_may(
             await api.until(lambda: api.reason("team-a", "actor"))
             assert room.unsynced() == []
             assert not named(silent(room, monkeypatch), "(refused")
+            assert [words.split(" (")[0] for words in room.coverage.told()] == ["namespace team-b"]
             assert not api.pods("team-b")
             assert not api.reason("team-b", "actor")
             api.refuse(lambda path: False)
             await api.until(lambda: api.reason("team-b", "actor"))
             assert api.pods("team-b")
+            assert room.coverage.told() == []
 
     asyncio.run(story())
 
@@ -131,6 +133,7 @@ def test_a_kind_that_is_refused_cluster_wide_is_told_by_both_probes(monkeypatch)
         await api.until(lambda: room.coverage.refused())
         await api.until(lambda: len(room.unsynced()) == 1)
         assert named(room.unsynced(), "poddisruptionbudgets (refused: 403 Forbidden")
+        assert room.coverage.told() == ["all namespaces (poddisruptionbudgets)"]
         assert named(silent(room, monkeypatch), "poddisruptionbudgets (refused: 403 Forbidden")
         assert not room.dispatching
         api.refuse(lambda path: False)
