@@ -92,6 +92,29 @@ def test_only_the_named_namespaces_are_served_and_nothing_else_is_asked_for(plan
         assert [event.uri for event in asked if event.code == 403] == []
 
 
+def test_a_namespace_that_takes_its_role_away_is_left_out_and_served_again_with_it(plane):
+    teams = ["stays", "leaves"]
+    with InstalledOperator(plane, namespaces=teams, arguments=["--no-nodes"]) as operator:
+        stays, leaves = (PoolUnderTest(plane, team) for team in teams)
+        leaves.apply(replicas=1)
+        leaves.wait_ready()
+        before = leaves.uids()
+        binding = leaves.kubectl("get", "rolebinding/sglang-operator", "-o", "yaml")
+        leaves.kubectl("delete", "rolebinding/sglang-operator")
+        operator.stop()
+        leaves.patch({"replicas": 2})
+        stays.apply(replicas=1)
+        operator.start()
+        stays.wait_ready()
+        assert leaves.uids() == before
+        assert "namespace leaves: nothing is done for its pools" in operator.log.read_text()
+        leaves.kubectl("apply", "-f", "-", input=binding)
+        leaves.wait(lambda: len(leaves.uids()) == 2, "a second engine")
+        assert leaves.uids().items() >= before.items()
+        for pool in (stays, leaves):
+            pool.delete()  # the node has no room for more
+
+
 def test_an_operator_that_may_not_see_nodes_works_without_them(plane):
     with InstalledOperator(plane, namespaces=["blind"]) as operator:
         pool = PoolUnderTest(plane, plane.namespace("blind"))
