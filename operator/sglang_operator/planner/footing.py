@@ -92,7 +92,8 @@ class Standing:
         if self._serves(pod):
             return False
         if self._is_up(pod):
-            return pod.gate is not None and pod.gate.is_open  # kubelet is about to say Ready
+            # Kubelet is about to say Ready, or is silent and Kubernetes said that it is not.
+            return pod.gate.is_open if pod.gate is not None else not self.pool.gated
         # Without a gate condition it may be of a revision that has no gate.
         return _answered(pod) and (pod.gate is None or pod.gate.is_open)
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sglang_operator.planner import health
-from sglang_operator.planner.observed import ObservedNode
+from sglang_operator.planner.observed import Gate, ObservedNode
 from sglang_operator.planner.plan import EngineState
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed
 
@@ -99,3 +99,24 @@ def test_without_access_to_nodes_nobody_is_silent():
     assert health.silence(None) is None
     assert health.silence({}) is None
     assert not removed(decided(None))
+
+
+@pytest.mark.parametrize("policy", ["Committed", "Off"])
+@pytest.mark.parametrize("silent", [1, 3])
+def test_a_rolling_update_takes_no_more_engines_than_ever_while_nodes_are_silent(policy, silent):
+    """Kubernetes says of each pod of a silent node that it is not ready: its engine serves on."""
+    pool = a_pool(weights={"gate": policy})
+    pods = [
+        a_pod(
+            pool,
+            engine,
+            node=f"n{engine.rank // 4}",
+            revision="0" * 10,
+            ready=engine.rank // 4 >= silent,
+            gate=Gate(is_open=True) if pool.gated else None,
+        )
+        for engine in pool.engines
+    ]
+    plan = planned(pool, pods, nodes=some_nodes(silent, 3, since=NOW - 3))
+    assert len(plan.removals) <= pool.max_unavailable
+    assert planned(pool, pods, nodes=some_nodes(3, 3)).removals == plan.removals
