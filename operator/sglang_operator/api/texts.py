@@ -9,6 +9,12 @@ def engines(count: int) -> str:
     return f"{count} engine{'' if count == 1 else 's'}"
 
 
+def held(finalizers: list[str]) -> str:
+    """The ``{held}`` of the texts below: what a deletion waits for, if for anything."""
+    names = ", ".join(sorted(finalizers))
+    return f", and waits for the finalizers {names}" if names else ""
+
+
 READY = "{up}/{desired} engines of {gpus} GPUs are up; a trainer can attach"
 READY_EMPTY = "replicas is 0: there is nothing to run"
 ENGINES_UP = "{up}/{desired} engines are up"
@@ -142,12 +148,8 @@ STALLED = (
     "again only when the spec changes or the failed pods are deleted: {message}; {advice}"
 )
 POOL_LEAVES = "the pool is being deleted{held}: {until}"
-HELD_BY = ", and waits for the finalizers {finalizers}"
 NAMESPACE_LEAVES = "the namespace {namespace} is being deleted: {until}"
-LEAVES_UNTIL = (
-    "until the pods that are left go, their gates follow the trainer; nothing is created, "
-    "restarted or rolled out any more"
-)
+LEAVES_UNTIL = "as long as it has pods, their gates follow the trainer; nothing new is made"
 SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
 GATE_OFF = "engines load their weights themselves; nothing keeps requests away"
 SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"
@@ -278,7 +280,7 @@ NO_LEADER = (
 )
 DO_FIND_OPERATOR = "kubectl sglang doctor"
 NODES_UNREADABLE = "nodes cannot be read: {detail}"
-DELETING = "the pool is being deleted; its engines go with it"
+DELETING = "the pool is being deleted{held}; its engines go with it"
 UNSEEN = "the operator has not looked at generation {generation} of this pool yet"
 GATES_CLOSED = (
     "{closed} of {desired} engines are up, but clients do not reach them: the weights gate "

@@ -51,7 +51,8 @@ def verdicts(pool: SeenPool, now: float) -> list[Verdict]:
 
 def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
     if pool.record.metadata.deletion_timestamp is not None:
-        yield Verdict(level=Level.WORKING, reason="Deleting", what=texts.DELETING)
+        what = texts.DELETING.format(held=texts.held(pool.record.metadata.finalizers))
+        yield Verdict(level=Level.WORKING, reason="Deleting", what=what)
         return
     if isinstance(pool.planned, Refused):
         for problem in pool.planned.errors:
@@ -118,6 +119,7 @@ _PROGRESS = frozenset(
         conditions.SCALING,
         conditions.ROLLING_UPDATE,
         conditions.ENGINES_STARTING,
+        conditions.TERMINATING,
     }
 )
 

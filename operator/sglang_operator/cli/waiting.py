@@ -40,7 +40,7 @@ def reached(pool: SeenPool, aim: str) -> bool:
 def hopeless(pool: SeenPool, now: float) -> str:
     """Why it will not be so without a human, or nothing."""
     if pool.record.metadata.deletion_timestamp is not None:
-        return texts.DELETING
+        return texts.DELETING.format(held=texts.held(pool.record.metadata.finalizers))
     if not pool.observed:
         return ""
     suspended = pool.condition(conditions.SUSPENDED)

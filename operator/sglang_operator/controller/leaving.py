@@ -5,25 +5,17 @@ stands until the last pod is gone.  Until then gates, the Lease and the registry
 is made that the garbage collector would have to remove.
 """
 
-from collections.abc import Iterable
-
 from sglang_operator.api import texts
-from sglang_operator.cluster.stores import PodEntry
 from sglang_operator.cluster.wire import CustomResource
 
 # The garbage collector's finalizer while it takes a pool's children from it.
 ORPHANS = "orphan"
 
 
-def is_left(pool: CustomResource, pods: Iterable[PodEntry]) -> bool:
-    """Whether nothing of a pool that is being deleted is ours to do any more.
-
-    Engines that are to be orphans go on as they are, with the gates that they have.
-    """
+def orphans(pool: CustomResource) -> bool:
+    """Whether the pool's engines are to stay without it: as they are, with the gates they have."""
     meta = pool.metadata
-    if meta.deletion_timestamp is None:
-        return False
-    return ORPHANS in meta.finalizers or all(entry.owner != meta.uid for entry in pods)
+    return meta.deletion_timestamp is not None and ORPHANS in meta.finalizers
 
 
 def why(pool: CustomResource | None, *, namespace_ends: bool) -> str:
@@ -32,8 +24,7 @@ def why(pool: CustomResource | None, *, namespace_ends: bool) -> str:
         return ""
     meta = pool.metadata
     if meta.deletion_timestamp is not None:
-        finalizers = ", ".join(sorted(meta.finalizers))
-        held = texts.HELD_BY.format(finalizers=finalizers) if finalizers else ""
+        held = texts.held(meta.finalizers)
         return texts.POOL_LEAVES.format(held=held, until=texts.LEAVES_UNTIL)
     if namespace_ends:
         return texts.NAMESPACE_LEAVES.format(namespace=meta.namespace, until=texts.LEAVES_UNTIL)

@@ -78,7 +78,7 @@ class Memory:
     planned: Pool | Refused | None = None
     judged: tuple[int, str] = (-1, "")  # generation, and why it could not be read
     tuning: Tuning | None = None  # that it was planned with
-    namespace_ends: bool = False  # creates were refused for that
+    namespace_refused: float = float("-inf")  # when a create last was, because it is deleted
     ignored: tuple[str, ...] = ()  # the spec's fields that mean nothing to an engine
     template: dict[str, object] | None = None
     recorded: set[names.Uid] = field(default_factory=set)
@@ -155,7 +155,8 @@ class Memory:
     def next_tries(self, now: float) -> Iterator[float]:
         """Seconds until what was refused is asked again."""
         yield from (max(0.0, due - now) for due in self.conflicts.values())
-        yield from (due - now for due in (self.blocked_until, self.trial.until) if due > now)
+        again = (self.blocked_until, self.trial.until, self.namespace_refused + REFUSED_BACKOFF[1])
+        yield from (due - now for due in again if due > now)
 
     def learn(self, outcome: Outcome, pods: int, now: float, *, complete: bool = False) -> None:
         """Take in what came of a batch of pod actions.
@@ -194,7 +195,11 @@ class Memory:
     def heed(self, *errors: Exception | None) -> None:
         """Take in that the namespace is being deleted, if one of these says so."""
         if any(isinstance(error, ApiError) and error.namespace_ends for error in errors):
-            self.namespace_ends = True
+            self.namespace_refused = steady()
+
+    def namespace_ends(self, now: float) -> bool:
+        """Whether the namespace was seen to be on its way out; asked again after a while."""
+        return now < self.namespace_refused + REFUSED_BACKOFF[1]
 
     def _refuse(self, outcome: Outcome, pods: int, now: float) -> None:
         delay = grown(REFUSED_BACKOFF, self.refusals)

@@ -100,7 +100,7 @@ class Reconciler:
             return None
         if not self._view.reads(key.namespace):
             return None  # it is woken once it can be read again
-        if leaving.is_left(record, self._view.pods.of(key)):
+        if leaving.orphans(record):
             self._asker.nothing(key)
             return None
         memory = self._memory(key, record)
@@ -180,8 +180,9 @@ class Reconciler:
             lives = not (entry.pod.ended or entry.pod.deleting)
             if lives and not entry.owner:
                 orphans[entry.pod.name] = entry.pod.group
-                if entry.pod.gate is not None and entry.pod.gate.is_open:
-                    reached.append(entry.pod.name)
+            gate = entry.pod.gate if lives and entry.owner != memory.uid else None
+            if gate is not None and gate.is_open and not entry.aside:
+                reached.append(entry.pod.name)
             group = names.group_of(entry.pod.name, key.name)
             if lives and entry.owner == memory.uid:
                 strays.append(entry.pod)
@@ -210,7 +211,7 @@ class Reconciler:
             creates_blocked_until=memory.blocked_until,
             refused_revision=memory.trial.refused(at.steady),
             last_gone=self._view.pods.lost_at(key),
-            leaving=leaving.why(record, namespace_ends=memory.namespace_ends),
+            leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
 
     # --- decide, act, tell
@@ -259,7 +260,7 @@ class Reconciler:
         complete = not plan.creates and all(view.pod is not None for view in plan.engines)
         memory.learn(outcome, len(observed.pods), now, complete=complete)
         again = self._next_tries(key, memory, outcome, now)
-        if moved or long:
+        if moved or long or (memory.namespace_ends(now) and not observed.leaving):
             # What is told is what stands once gates are seen to have moved, and pods to be there.
             return min(again, default=0.0) if long else 0.0
         told = await self._publish(key, memory, record, pool, plan, weights_plan, observed)

@@ -339,7 +339,8 @@ class Observed:
     orphans: Mapping[str, GroupName] = field(default_factory=dict)
     # Pods of the pool that stand aside: they are no engines, and another Service may choose them.
     aside: tuple[ObservedPod, ...] = ()
-    # Names of orphans that clients reach behind a gate which was opened for this pool.
+    # Names of orphans, and of an earlier pool's pods that are not yet collected, that clients reach
+    # behind a gate which was opened for a pool of this name.
     reached: tuple[str, ...] = ()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)

@@ -104,7 +104,10 @@ def test_a_paused_rollout_says_how_it_goes_on():
 def test_a_pool_on_its_way_out_says_only_that():
     world = guide()
     world.pools[0]["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z"
-    assert [*_said(world)] == ["Deleting"]
+    world.pools[0]["metadata"]["finalizers"] = ["backup.example.com/hold"]
+    said = _said(world)
+    assert [*said] == ["Deleting"]
+    assert "waits for the finalizers backup.example.com/hold" in said["Deleting"].what
 
 
 def test_the_document_names_engines_that_do_not_answer():

@@ -10,6 +10,7 @@ from sglang_operator.api.weights import Phase
 from sglang_operator.cluster import paths
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller import memory
 from tests.unit.controller import world
 
 KEY = PoolKey("rl", "pool")
@@ -41,6 +42,14 @@ def acknowledged(api: world.Api, transaction: str) -> bool:
 def tried(api: world.Api) -> list[str]:
     """What was to be created, whatever came of it."""
     return [path for method, path in api.seen if method == "POST" and "/events" not in path]
+
+
+def refused(method: str, path: str) -> Exception | None:
+    """As a namespace answers that is being deleted."""
+    if method != "POST" or path.endswith("/events"):
+        return None
+    words = "unable to create new content in namespace rl because it is being terminated"
+    return ApiError(403, "Forbidden", words, None)
 
 
 @FINALIZERS
@@ -102,6 +111,21 @@ def test_nothing_of_it_is_made_anew_and_its_gates_close_once_its_lease_is_collec
     assert asyncio.run(story()) == []
 
 
+def test_a_held_pool_whose_engines_are_gone_says_so_too():
+    async def story() -> int:
+        api = world.Api()
+        api.make(*KEY, suspend=True)
+        async with world.operator(api):
+            await api.until(lambda: api.reason(*KEY) == "Suspended")
+            delete(api, HELD)
+            await api.until(lambda: api.reason(*KEY) == "Terminating")
+            before = len(api.calls)
+            await asyncio.sleep(0.2)
+            return len(api.calls) - before
+
+    assert asyncio.run(story()) <= 1, "an Event at most: nothing is written again and again"
+
+
 def test_engines_that_are_to_be_orphans_keep_their_gates():
     async def story() -> str:
         api = world.Api()
@@ -141,12 +165,6 @@ def test_a_status_that_is_late_for_its_pool_is_no_error(caplog):
 
 
 def test_a_namespace_that_is_being_deleted_closes_the_gates_of_a_lease_that_it_took_first():
-    def refused(method: str, path: str) -> Exception | None:
-        if method != "POST" or path.endswith("/events"):
-            return None
-        words = "unable to create new content in namespace rl because it is being terminated"
-        return ApiError(403, "Forbidden", words, None)
-
     async def story() -> list[str]:
         api = world.Api()
         async with world.operator(api) as room:
@@ -162,3 +180,43 @@ def test_a_namespace_that_is_being_deleted_closes_the_gates_of_a_lease_that_it_t
             return tried(api)[before:]
 
     assert asyncio.run(story()) == []
+
+
+def test_nothing_is_acknowledged_while_clients_reach_an_engine_of_an_earlier_pool():
+    async def story() -> tuple[bool, bool]:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            old = paths.pod("rl", api.pods("rl")[0]["metadata"]["name"])
+            await api.request("DELETE", paths.pool(*KEY))
+            for path in (LEASE, REGISTRY):
+                await api.request("DELETE", path)
+            api.make(*KEY)
+            await api.until(lambda: len(api.pods("rl")) == 2 and REGISTRY in api.objects)
+            await api.until(lambda: LEASE in api.objects)
+            api.transact(*KEY, "Sleeping")
+            await api.until(lambda: '"phase":"Sleeping"' in str(api.objects[REGISTRY]["data"]))
+            await asyncio.sleep(0.2)
+            before = acknowledged(api, "Sleeping")
+            await api.request("DELETE", old)
+            await api.until(lambda: acknowledged(api, "Sleeping"))
+            return before, acknowledged(api, "Sleeping")
+
+    assert asyncio.run(story()) == (False, True)
+
+
+def test_a_namespace_that_is_there_after_all_is_worked_in_again(monkeypatch):
+    """The cluster was put back to how it was before."""
+    monkeypatch.setattr(memory, "REFUSED_BACKOFF", (0.1, 0.5))
+
+    async def story() -> None:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await serving(api, room)
+            api.fails = refused
+            await api.request("DELETE", REGISTRY)
+            await api.until(lambda: api.reason(*KEY) == "Terminating")
+            api.fails = lambda method, path: None
+            await api.until(lambda: api.reason(*KEY) == "PoolReady" and REGISTRY in api.objects)
+
+    asyncio.run(story())
