@@ -314,9 +314,9 @@ class Reconciler:
             while not (await asyncio.wait({acting}, timeout=self._publish_interval))[0]:
                 long = True
                 record = self._teller.latest(key, record)
-                is_same = record is self._view.pools.get(key)
-                if not (is_same and self._view.reads(key.namespace)):
-                    stop.set()  # another spec, or none, or what was seen is of the past
+                is_read = self._view.reads(key.namespace)  # else it is of the past
+                if record is not self._view.pools.get(key) or not is_read:
+                    stop.set()  # another spec, or none
                     continue
                 await self._reader.read(self._view.pods.of(key))
                 at = moment()
