@@ -68,7 +68,7 @@ class Asker:
                 wanted.checkpoint,
                 wanted.version,
                 commit=wanted.commit,
-                resume=pool.features.pause,
+                pause=pool.features.quickest_pause,
             )
 
     def permit(self, key: PoolKey, memory: Memory, plan: WeightsPlan) -> None:

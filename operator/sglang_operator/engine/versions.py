@@ -197,6 +197,13 @@ class Features:
     # diagnostics, and 60 more if a scheduler is left: in 0.5.13, not in 0.5.12.
     crash_diagnostics: bool
 
+    @property
+    def quickest_pause(self) -> str:
+        """The mode of a pause that waits for nothing; empty where there is no pause."""
+        if not self.pause:
+            return ""
+        return "retract" if self.pause_modes else "abort"
+
 
 def features(version: Version) -> Features:
     """What an engine of this version can do."""

@@ -28,8 +28,10 @@ LOADING_TIMEOUT = 3600.0
 # Far more than are asked at a time: engines that hang, or load for an hour, keep theirs.
 MAX_CONNECTIONS = 1024
 CONTINUE_TIMEOUT = 60.0
+PAUSE_TIMEOUT = 60.0
 FLUSH_TIMEOUT = 10.0  # until an engine that nobody is to reach has no request any more
 FLUSH_POLL = 0.1
+_EVERYTHING = {"rid": "", "abort_all": True}
 _BUSY = 400  # /flush_cache: requests run or wait
 _STILL_BUSY = (
     f"requests still run {FLUSH_TIMEOUT:.0f} s after the weights were read, so that the cache of "
@@ -143,12 +145,15 @@ class EngineClient:
         *,
         path: str,
         version: str,
+        pause: str,
         allowed: Allowed,
         timeout: float = LOADING_TIMEOUT,
     ) -> None:
         """Tell an engine to read these weights, which lie under ``path`` in its own pod.
 
-        ``allowed`` is asked at the moment when the request is to leave.
+        ``pause``: the mode in which it is paused before, whoever asks it by its address; it stays
+        so.  Empty: the version has none, and waits for what runs.  ``allowed`` is asked at the
+        moment when a request is to leave.
 
         ``load_format`` is said explicitly: an engine that was started with dummy weights would
         else make new ones (explanation/sglang.md, Weights).  No version wants a weight session.
@@ -159,13 +164,18 @@ class EngineClient:
             "model_path": path,
             "load_format": "auto",
             "weight_version": version,
-            "flush_cache": False,  # an engine ends over a flush that a request keeps from it
+            # From 0.5.10 on an engine ends over a flush that a request keeps from it.
+            "flush_cache": not pause,
         }
+        if pause:
+            await self._write(url, "/pause_generation", {"mode": pause}, PAUSE_TIMEOUT, allowed)
+            await self._write(url, "/abort_request", _EVERYTHING, self._timeout, allowed)
         await self._write(url, "/update_weights_from_disk", body, timeout, allowed)
-        await self._flush(url, allowed)
+        if pause:
+            await self._flush(url, allowed)
 
     async def _flush(self, url: str, allowed: Allowed) -> None:
-        """Empty the cache of the weights before; nobody waits for who asks a closed engine."""
+        """Empty a paused engine's cache of the weights before, and end what came late."""
         deadline = time.monotonic() + FLUSH_TIMEOUT
         while True:
             try:
@@ -175,12 +185,11 @@ class EngineClient:
                     raise
                 if time.monotonic() > deadline:
                     raise EngineError(error.status, _STILL_BUSY) from error
-            everything = {"rid": "", "abort_all": True}
-            await self._write(url, "/abort_request", everything, self._timeout, allowed)
+            await self._write(url, "/abort_request", _EVERYTHING, self._timeout, allowed)
             await asyncio.sleep(FLUSH_POLL)
 
     async def continue_generation(self, url: str, *, allowed: Allowed) -> None:
-        """Let an engine go on that a trainer had paused; raises as ``update_weights_from_disk``."""
+        """Let a paused engine go on; raises as ``update_weights_from_disk``."""
         await self._write(url, "/continue_generation", {}, CONTINUE_TIMEOUT, allowed)
 
     async def _write(

@@ -129,12 +129,13 @@ class Poller:
         version: str,
         *,
         commit: str = "",
-        resume: bool = False,
+        pause: str = "",
     ) -> None:
         """Let an engine read weights from disk; its report says how that goes (``loading``).
 
         ``commit``: the transaction that committed them; without a permit for it nothing is sent.
-        ``resume``: the engine may be paused, and is continued after.  Asking again for the same
+        ``pause``: the mode in which the engine is paused before, and continued after, whether a
+        trainer had paused it or not; empty for versions that cannot.  Asking again for the same
         does nothing while it goes on or is done, nor after an error before its time (``again``).
         """
         if (key, instance) in self._loading:
@@ -154,7 +155,7 @@ class Poller:
             self._learn(key, instance, loading=_failed(loading, NOT_PERMITTED))
             return
         self._learn(key, instance, loading=loading)
-        task = asyncio.create_task(self._load(key, instance, url, loading, resume))
+        task = asyncio.create_task(self._load(key, instance, url, loading, pause))
         self._loading[key, instance] = task
 
     def _allowed(self, key: PoolKey, instance: str, commit: str) -> bool:
@@ -230,16 +231,16 @@ class Poller:
         return Stuck(since=since, stamp=at.told(since))
 
     async def _load(
-        self, key: PoolKey, instance: str, url: str, loading: Loading, resume: bool
+        self, key: PoolKey, instance: str, url: str, loading: Loading, pause: str
     ) -> None:
         def allowed() -> bool:
             return self._allowed(key, instance, loading.commit)
 
         try:
             await self._client.update_weights_from_disk(
-                url, path=loading.path, version=loading.version, allowed=allowed
+                url, path=loading.path, version=loading.version, pause=pause, allowed=allowed
             )
-            if resume:
+            if pause:
                 await self._client.continue_generation(url, allowed=allowed)
             ended = replace(loading, done=True)
         except EngineError as error:

@@ -21,6 +21,16 @@ from sglang_operator.fleet.client import (
 )
 from tests.unit.fleet.engines import Engine, an_engine
 
+SUCCESS: dict[str, Any] = {"success": True, "message": "ok"}
+PAUSE = ("/pause_generation", "/abort_request")
+UPDATE, FLUSH = "/update_weights_from_disk", "/flush_cache"
+
+
+def paused() -> Any:
+    """The answers of an engine that can be paused."""
+    return {"pause_generation": {}, "abort_request": {}}
+
+
 INFO: dict[str, Any] = {
     "version": "0.5.14",
     "mem_fraction_static": 0.7,
@@ -167,46 +177,51 @@ def test_a_refusal_is_told_from_a_passing_error():
 def test_weights_are_read_from_disk_in_a_format_that_a_dummy_engine_takes():
     async def test(requests: EngineClient, engine: Engine) -> None:
         await requests.update_weights_from_disk(
-            engine.url, path="/ckpt/7", version="step-7", allowed=lambda: True
+            engine.url, path="/ckpt/7", version="step-7", pause="retract", allowed=lambda: True
         )
-        method, path, body = engine.asked[0]
-        assert (method, path) == ("POST", "/update_weights_from_disk")
-        assert body == {
+        assert [path for _, path, _ in engine.asked] == [*PAUSE, UPDATE, FLUSH]
+        assert engine.asked[2][2] == {
             "model_path": "/ckpt/7",
             "load_format": "auto",
             "weight_version": "step-7",
             "flush_cache": False,
         }
-        assert [path for _, path, _ in engine.asked[1:]] == ["/flush_cache"]
 
-    success = {"success": True, "message": "ok"}
-    with_engine(test, update_weights_from_disk=success, flush_cache={})
+    with_engine(test, update_weights_from_disk=SUCCESS, flush_cache={}, **paused())
 
 
-def test_who_asks_an_engine_that_reads_weights_is_sent_away_and_no_cache_is_left(monkeypatch):
+def test_an_engine_that_cannot_be_paused_waits_for_what_runs_and_flushes_by_itself():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        await requests.update_weights_from_disk(
+            engine.url, path="/ckpt/7", version="step-7", pause="", allowed=lambda: True
+        )
+        ((_, path, body),) = engine.asked
+        assert (path, body["flush_cache"]) == (UPDATE, True)
+
+    with_engine(test, update_weights_from_disk=SUCCESS)
+
+
+def test_what_came_late_at_an_engine_that_reads_weights_is_ended_and_no_cache_is_left(monkeypatch):
     monkeypatch.setattr("sglang_operator.fleet.client.FLUSH_TIMEOUT", 1.0)
 
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineError) as error:
             await requests.update_weights_from_disk(
-                engine.url, path="/ckpt/7", version="step-7", allowed=lambda: True
+                engine.url, path="/ckpt/7", version="step-7", pause="retract", allowed=lambda: True
             )
         assert "requests still run" in error.value.message
         paths = [path for _, path, _ in engine.asked]
-        aborted = ["/flush_cache", "/abort_request", "/flush_cache"]
-        assert paths[:4] == ["/update_weights_from_disk", *aborted]
+        assert paths[:6] == [*PAUSE, UPDATE, FLUSH, "/abort_request", FLUSH]
 
     busy: dict[str, Any] = {"status": 400, "body": {}}
-    with_engine(
-        test, update_weights_from_disk={"success": True}, flush_cache=busy, abort_request={}
-    )
+    with_engine(test, update_weights_from_disk=SUCCESS, flush_cache=busy, **paused())
 
 
 def test_an_engine_that_cannot_read_the_weights_says_why():
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineError) as error:
             await requests.update_weights_from_disk(
-                engine.url, path="/nope", version="v", allowed=lambda: True
+                engine.url, path="/nope", version="v", pause="", allowed=lambda: True
             )
         assert error.value.message == "Failed to get model loader"
 
@@ -224,7 +239,7 @@ def test_what_may_not_leave_any_more_once_there_is_a_connection_is_not_sent():
 
         with pytest.raises(NotAllowedError) as error:
             await requests.update_weights_from_disk(
-                engine.url, path="/ckpt/7", version="step-7", allowed=allowed
+                engine.url, path="/ckpt/7", version="step-7", pause="", allowed=allowed
             )
         assert asked
         assert not error.value.sent
@@ -238,12 +253,12 @@ def test_an_engine_that_is_not_there_may_have_been_sent_nothing_or_something():
     async def test(requests: EngineClient, engine: Engine) -> None:
         with pytest.raises(EngineUnreachableError) as error:
             await requests.update_weights_from_disk(
-                "http://127.0.0.1:9", path="/c", version="v", allowed=lambda: True
+                "http://127.0.0.1:9", path="/c", version="v", pause="", allowed=lambda: True
             )
         assert not error.value.sent
         with pytest.raises(EngineUnreachableError) as error:
             await requests.update_weights_from_disk(
-                engine.url, path="/c", version="v", allowed=lambda: True, timeout=0.1
+                engine.url, path="/c", version="v", pause="", allowed=lambda: True, timeout=0.1
             )
         assert error.value.sent
 

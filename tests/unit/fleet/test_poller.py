@@ -214,9 +214,9 @@ class Loads:
         permit = Permit(commit=commit, instances=frozenset({instance}), until=until)
         self.world.poller.permit(KEY, permit)
 
-    def load(self, commit: str = "t1", *, resume: bool = False) -> None:
+    def load(self, commit: str = "t1", *, pause: str = "") -> None:
         self.world.poller.load(
-            KEY, RUN, self.world.engine.url, "/ckpt/7", "step-7", commit=commit, resume=resume
+            KEY, RUN, self.world.engine.url, "/ckpt/7", "step-7", commit=commit, pause=pause
         )
 
     @property
@@ -258,19 +258,32 @@ def test_weights_are_loaded_once_and_the_report_says_so():
         assert loads.sent == 1
         assert len(world.woken) == 2
 
-    in_a_world(test, flush_cache={}, update_weights_from_disk=SUCCESS)
+    in_a_world(test, update_weights_from_disk=SUCCESS)
 
 
 def test_an_engine_that_may_be_paused_goes_on_once_it_has_its_weights():
     async def test(world: World) -> None:
         loads = Loads(world)
         loads.permit()
-        loads.load(resume=True)
+        loads.load(pause="retract")
         assert (await loads.ends()).done
         paths = [path for _, path, _ in world.engine.asked]
-        assert paths == ["/update_weights_from_disk", "/flush_cache", "/continue_generation"]
+        assert paths == [
+            "/pause_generation",
+            "/abort_request",
+            "/update_weights_from_disk",
+            "/flush_cache",
+            "/continue_generation",
+        ]
 
-    in_a_world(test, flush_cache={}, update_weights_from_disk=SUCCESS, continue_generation={})
+    in_a_world(
+        test,
+        pause_generation={},
+        abort_request={},
+        update_weights_from_disk=SUCCESS,
+        flush_cache={},
+        continue_generation={},
+    )
 
 
 def test_nothing_is_sent_of_what_the_lease_does_not_know():
@@ -290,7 +303,7 @@ def test_nothing_is_sent_of_what_the_lease_does_not_know():
         await asyncio.sleep(0.05)
         assert loads.sent == 0
 
-    in_a_world(test, flush_cache={}, update_weights_from_disk=SUCCESS)
+    in_a_world(test, update_weights_from_disk=SUCCESS)
 
 
 def test_a_permit_that_ends_ends_its_loads_and_a_later_one_begins_anew():
@@ -309,7 +322,7 @@ def test_a_permit_that_ends_ends_its_loads_and_a_later_one_begins_anew():
         world.poller.permit(KEY, None)
         assert loads.sent == 2
 
-    in_a_world(test, flush_cache={}, update_weights_from_disk=None)
+    in_a_world(test, update_weights_from_disk=None)
 
 
 def test_weights_that_could_not_be_loaded_are_told_and_tried_again_in_their_time():
@@ -327,7 +340,7 @@ def test_weights_that_could_not_be_loaded_are_told_and_tried_again_in_their_time
         assert (await loads.ends()).done
 
     body = {"success": False, "message": "no such file"}
-    in_a_world(test, flush_cache={}, update_weights_from_disk={"status": 400, "body": body})
+    in_a_world(test, update_weights_from_disk={"status": 400, "body": body})
 
 
 def test_a_load_whose_end_is_not_known_ends_once_its_request_cannot_arrive_any_more(monkeypatch):
