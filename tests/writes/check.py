@@ -14,7 +14,7 @@ UID, VERSION, FENCE, DRY_RUN = Guard.UID, Guard.VERSION, Guard.FENCE, Guard.DRY_
 # lock.  An Event has a name that nobody else gives.  Whoever holds a Lease may change it, so only
 # its version tells that it is still the same; and the fence is made of the operator's own Lease.
 REQUIRED: Mapping[tuple[str, str, str], frozenset[Guard]] = {
-    ("cluster/executor.py", "_create_pod", "POST"): frozenset({FENCE}),
+    ("cluster/writer.py", "once", "POST"): frozenset({FENCE}),  # of a pod
     ("cluster/executor.py", "_delete_pod", "DELETE"): frozenset({UID, VERSION, FENCE}),
     ("cluster/executor.py", "_patch_gate", "PATCH"): frozenset({UID, VERSION, FENCE}),
     ("cluster/executor.py", "_write_lease", "PATCH"): frozenset({UID, VERSION, FENCE}),
