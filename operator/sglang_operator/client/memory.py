@@ -21,6 +21,7 @@ from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import pausing, texts
 from sglang_operator.client.errors import (
     ClusterError,
+    EngineError,
     Expired,
     NotReady,
     PoolError,
@@ -281,14 +282,18 @@ class Sleeper:
     ) -> None:
         """Release, right after a flush: what came late ends the engine (``pausing.drain``)."""
         features = self._pool.features(await self._pool.registry())
-        if not before.sleeps(engine.instance):
-            await pausing.drain(
-                self._pool.calls,
-                [engine],
-                aborts=pausing.ends_quickly(pausing.ABORT, features),
-                whole=before.intact or before.untouched,
-                allowed=hold.alive,
-            )
+        try:
+            if not before.sleeps(engine.instance):
+                await pausing.drain(
+                    self._pool.calls,
+                    [engine],
+                    aborts=pausing.ends_quickly(pausing.ABORT, features),
+                    whole=before.intact or before.untouched,
+                    allowed=hold.alive,
+                )
+        except EngineError as error:
+            error.sent = False  # the release: whatever became of the flush, memory is there
+            raise
         await self._pool.release_memory([engine], tags, hold.alive)
 
     async def _take(self, tags: Iterable[str]) -> tuple[Hold, Transaction]:

@@ -160,19 +160,30 @@ class EngineClient:
         Raises EngineError with the engine's words, NotAllowedError, EngineUnreachableError; after
         the latter the weights may be anything.
         """
-        body = {
+        body: dict[str, object] = {
             "model_path": path,
             "load_format": "auto",
-            "weight_version": version,
             # From 0.5.10 on an engine ends over a flush that a request keeps from it.
             "flush_cache": not pause,
         }
-        if pause:
+        if not pause:
+            body["weight_version"] = version
+        else:
             await self._write(url, "/pause_generation", {"mode": pause}, PAUSE_TIMEOUT, allowed)
             await self._write(url, "/abort_request", _EVERYTHING, self._timeout, allowed)
         await self._write(url, "/update_weights_from_disk", body, timeout, allowed)
         if pause:
             await self._flush(url, allowed)
+            await self._label(url, version, allowed)
+
+    async def _label(self, url: str, version: str, allowed: Allowed) -> None:
+        """Name the version, last of all: a gate may open to the name."""
+        body = {"new_version": version, "abort_all_requests": False}
+        try:
+            await self._write(url, "/update_weight_version", body, self._timeout, allowed)
+        except EngineError as error:
+            if not error.refused:  # by a version without names
+                raise
 
     async def _flush(self, url: str, allowed: Allowed) -> None:
         """Empty a paused engine's cache of the weights before, and end what came late."""

@@ -30,6 +30,10 @@ def _above_one(text: str) -> bool:
     return text.isdecimal() and int(text) > 1
 
 
+def _above_zero(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0
+
+
 _OUTLIVES = (
     "what engines compute is kept there by the prompt alone, out of the reach of /flush_cache, so "
     "that weights of before a commit answer after it"
@@ -73,12 +77,25 @@ _RULES = (
         is_meant=_above_one,
         holds=lambda features: features.pause_modes,
     ),
+    *(
+        _Rule(
+            key=key,
+            why="/flush_cache answers what one of its ranks said, so that another may keep the "
+            "cache of the weights of before a commit",
+            advice=f"use more engines with fewer GPUs each, {_UNGATED}",
+            is_meant=_above_one,
+        )
+        for key in ("dp_size", "attn_dp_size", "dwdp_size")
+    ),
     _Rule(
-        key="dp_size",
-        why="/flush_cache answers what one of its ranks said, so that another may keep the cache "
-        "of the weights of before a commit",
-        advice=f"use more engines with fewer GPUs each, {_UNGATED}",
-        is_meant=_above_one,
+        key="offload_group_size",
+        why="the first pass after a commit computes with modules that were brought to the GPU "
+        "before it, and other modes of offloading drop updates in silence",
+        is_meant=_above_zero,
+    ),
+    _Rule(
+        key="kt_weight_path",
+        why="experts on the CPU are read from there, and no update reaches them",
     ),
 )
 

@@ -73,3 +73,22 @@ def test_what_came_since_the_pause_is_ended_before_memory_goes(world, pool):
     asked = world.engines[1].paths()
     assert asked[asked.index("/release_memory_occupation") - 1] == "/flush_cache"
     assert asked.count("/flush_cache") == 2
+
+
+def test_an_engine_that_does_not_say_what_became_of_that_flush_did_not_go_to_sleep(world, pool):
+    """It was not told to: who takes it for asleep resumes what it has, and that ends it."""
+    world.memory_saver = True
+    world.publish()
+    pool.update_from_disk("/c/1", "step-1")
+    engine = world.engines[1]
+    flushes = iter([(200, {}), (504, {"message": "upstream timed out"})])
+    engine._flush_cache = lambda payload: next(flushes, (200, {}))
+    with pytest.raises(EngineError, match="upstream timed out"):
+        pool.sleep(settle=0)
+    assert [bool(world.state.sleeps(each.instance)) for each in world.engines] == [
+        True,
+        False,
+        True,
+    ]
+    pool.wake()
+    assert "/resume_memory_occupation" not in engine.paths()

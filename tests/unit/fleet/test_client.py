@@ -24,6 +24,7 @@ from tests.unit.fleet.engines import Engine, an_engine
 SUCCESS: dict[str, Any] = {"success": True, "message": "ok"}
 PAUSE = ("/pause_generation", "/abort_request")
 UPDATE, FLUSH = "/update_weights_from_disk", "/flush_cache"
+LABEL = "/update_weight_version"
 
 
 def paused() -> Any:
@@ -179,13 +180,11 @@ def test_weights_are_read_from_disk_in_a_format_that_a_dummy_engine_takes():
         await requests.update_weights_from_disk(
             engine.url, path="/ckpt/7", version="step-7", pause="retract", allowed=lambda: True
         )
-        assert [path for _, path, _ in engine.asked] == [*PAUSE, UPDATE, FLUSH]
-        assert engine.asked[2][2] == {
-            "model_path": "/ckpt/7",
-            "load_format": "auto",
-            "weight_version": "step-7",
-            "flush_cache": False,
-        }
+        assert [path for _, path, _ in engine.asked] == [*PAUSE, UPDATE, FLUSH, LABEL]
+        load, label = engine.asked[2][2], engine.asked[4][2]
+        assert load == {"model_path": "/ckpt/7", "load_format": "auto", "flush_cache": False}
+        # A Versioned gate opens to the name: it comes last, and ends nothing.
+        assert label == {"new_version": "step-7", "abort_all_requests": False}
 
     with_engine(test, update_weights_from_disk=SUCCESS, flush_cache={}, **paused())
 
@@ -197,6 +196,7 @@ def test_an_engine_that_cannot_be_paused_waits_for_what_runs_and_flushes_by_itse
         )
         ((_, path, body),) = engine.asked
         assert (path, body["flush_cache"]) == (UPDATE, True)
+        assert body["weight_version"] == "step-7"
 
     with_engine(test, update_weights_from_disk=SUCCESS)
 

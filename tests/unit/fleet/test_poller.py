@@ -273,6 +273,7 @@ def test_an_engine_that_may_be_paused_goes_on_once_it_has_its_weights():
             "/abort_request",
             "/update_weights_from_disk",
             "/flush_cache",
+            "/update_weight_version",
             "/continue_generation",
         ]
 

@@ -28,6 +28,8 @@ STORED = {"enable_hierarchical_cache": True, "hicache_storage_backend": "file"}
         ({"tp_size": 2, "dp_size": 2, "enable_dp_attention": True}, "dp_size"),
         ({"disaggregation_mode": "prefill"}, "disaggregation_mode"),
         ({"enable_pdmux": True}, "enable_pdmux"),
+        ({"offload_group_size": 4}, "offload_group_size"),
+        ({"kt_weight_path": "/w"}, "kt_weight_path"),
     ],
 )
 def test_what_outlives_a_commit_is_refused_where_weights_change(config, key):
@@ -67,6 +69,8 @@ def test_versions_whose_pause_reaches_everybody_have_more():
     pipeline = with_config(pp_size=2, tp_size=1)
     assert refused(pipeline, "0.5.5.post3") == []  # whose pause lets requests end first
     assert refused(pipeline, "0.5.23") == ["pp_size"]
+    attention = with_config(tp_size=2, attn_dp_size=2)
+    assert refused(attention, "0.5.23") == ["attn_dp_size"]
 
 
 def test_the_message_says_why_and_what_to_do():
