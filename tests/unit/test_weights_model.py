@@ -1,12 +1,18 @@
 """Clients get answers from whole weights only: a subset of ``make weights-model``."""
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
+from sglang_operator.api.weights_steps import Trainer
+from tests.builders import NOW
 from tests.weights import model
+from tests.weights.ground import Entry, Registry
 
 RUNS = 400
 FINDING = 3000  # at most, until a control is found: some need several rare things in a row
@@ -38,3 +44,47 @@ def test_what_the_design_forbids_is_found(defect, gate):
         for seed in range(FINDING)
     )
     assert any(found)
+
+
+HOLDER = Trainer(holder="holder", transaction="before")
+COMMITTED = Transaction(phase=Phase.COMMITTED, version="v0", checkpoint="/c/v0")
+ASLEEP = steps.sleep(COMMITTED, HOLDER, tags=["kv_cache"], now=NOW, seen=NOW)
+SYNCING = steps.begin(COMMITTED, HOLDER, epoch="e", version="v1", now=NOW, seen=NOW, shared=True)
+
+
+def takes(world, after):
+    """Whether a trainer gets the Lease so many seconds after NOW."""
+    before, world.now, world.trainer = world.said, NOW + after, world._sleep()
+    world.train()
+    return world.said != before
+
+
+@pytest.mark.parametrize(
+    ("before", "step"),
+    [
+        (ASLEEP, partial(steps.slept, trainer=HOLDER, instances=["i"])),
+        (ASLEEP, partial(steps.woke, trainer=HOLDER, instances=["i"], tags=["kv_cache"])),
+        # It was decided at NOW.
+        (COMMITTED, partial(steps.recover, operator=HOLDER, instances=["i"], now=NOW, seen=NOW)),
+    ],
+)
+def test_who_waits_for_a_lease_counts_from_its_last_change_whatever_its_time_says(before, step):
+    world = model.World(lambda count: 0)
+    world._put(before)
+    world.now += 20
+    world._put(step(before))
+    assert not takes(world, LEASE_SECONDS + 1)
+    assert not takes(world, 20 + LEASE_SECONDS)
+    assert takes(world, 21 + LEASE_SECONDS)
+
+
+def test_who_vouches_in_a_sync_does_not_renew_it():
+    world = model.World(lambda count: 0)
+    world._put(SYNCING)
+    world.now += 20
+    world._note(partial(steps.vouch, trainer=HOLDER, instances=["i"]))
+    assert HOLDER.transaction not in world.renewed
+    world.trainer, world.now = world._sync(), NOW + LEASE_SECONDS + 1
+    world.registry = Registry(epoch="e", engines=(Entry("i", True, True),))
+    world.train()
+    assert world.said.id != HOLDER.transaction

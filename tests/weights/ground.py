@@ -7,6 +7,7 @@ from typing import Any
 
 from sglang_operator.api import weights as lease_state
 from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.client.lease import of_holder
 from sglang_operator.planner import weights
 from sglang_operator.planner.observed import (
     Gate,
@@ -84,6 +85,8 @@ class Ground:
         self.engines = [self._started(rank) for rank in range(engines)]
         self.lease: dict[str, Any] | None = {"metadata": {"resourceVersion": "1"}, "spec": {}}
         self.revision = 1  # of the Lease
+        self.shown = Transaction()  # what stood in it last
+        self.shown_since = NOW  # for whoever looks all the while
         self.wires: list[Message] = []  # what operators sent, and has not arrived
         self.loaded = 0
         self.registry = Registry()
@@ -246,6 +249,9 @@ class Ground:
         return lease_state.read(self.lease) if self.lease is not None else Transaction()
 
     def _put(self, state: Transaction) -> None:
+        if of_holder(state) != of_holder(self.shown):
+            self.shown_since = self.now
+        self.shown = state
         self.revision += 1
         self.lease = lease_state.written(self.lease or {}, state)
         self.lease["metadata"]["resourceVersion"] = str(self.revision)

@@ -101,11 +101,17 @@ class Trainers(Ground):
         )
 
     def _step(self, step: Callable[[Transaction], Transaction]) -> Transaction:
+        """A step of the holder, which counts on the Lease from then on."""
+        after = self._note(step)
+        self.renewed[after.id] = self.now
+        return after
+
+    def _note(self, step: Callable[[Transaction], Transaction]) -> Transaction:
+        """Something is put on record: that renews nothing."""
         if self.lease is None:
             raise TrainerDiesError("there is no Lease")
         after = step(self.said)
         self._put(after)
-        self.renewed[after.id] = self.now
         return after
 
     def _found(self, state: Transaction) -> Transaction:
@@ -124,8 +130,11 @@ class Trainers(Ground):
                 engine.announced |= tags
 
     def _seen_since(self) -> float:
-        """A trainer that looks for the first time has to wait the whole duration: it renews."""
-        return self.said.renewed
+        """As ``LeaseFile`` counts: since the Lease stands there as it does, whatever it says.
+
+        Of a trainer that looks all the while: who looks for the first time waits longer.
+        """
+        return self.shown_since
 
     def _roll(self) -> Generator[None, None, None]:
         """ROLL's workers: each writes into the engine that joined its group, as one sync.
@@ -163,7 +172,7 @@ class Trainers(Ground):
         except TrainerDiesError as error:
             message = str(error)
             if self.said.id == trainer.transaction:  # else it is over already
-                self._step(lambda s: weights_steps.abort(s, trainer, message=message))
+                self._note(lambda s: weights_steps.abort(s, trainer, message=message))
 
     def _update(
         self,
@@ -194,7 +203,7 @@ class Trainers(Ground):
                 yield
         if workers is not None and self.defect != UNVOUCHED:
             for instance in workers:
-                self._step(partial(weights_steps.vouch, trainer=trainer, instances=[instance]))
+                self._note(partial(weights_steps.vouch, trainer=trainer, instances=[instance]))
                 yield
             if set(covered) - self.said.wrote:
                 raise TrainerDiesError("nobody vouches for some engines")
@@ -239,7 +248,7 @@ class Trainers(Ground):
                 break
             yield
         else:  # NotReady: nothing was released
-            self._step(lambda s: weights_steps.rests(s, trainer))
+            self._note(lambda s: weights_steps.rests(s, trainer))
             return
         covered = [entry.instance for entry in self.registry.engines]
         for instance in covered:
@@ -263,7 +272,7 @@ class Trainers(Ground):
             if "weights" in released:
                 engine.holds = GARBAGE
             yield
-        self._step(lambda s: weights_steps.rests(s, trainer))
+        self._note(lambda s: weights_steps.rests(s, trainer))
 
     def _wake(self) -> Generator[None, None, None]:
         if self.said.phase not in (Phase.SLEEPING, Phase.AWAKE):
@@ -308,7 +317,7 @@ class Trainers(Ground):
                 told = partial(
                     weights_steps.woke, trainer=trainer, instances=[run_of(engine)], tags=wanted
                 )
-                self._step(told)
+                self._note(told)
 
 
 def may_release(engine: Engine, state: Transaction) -> frozenset[str]:

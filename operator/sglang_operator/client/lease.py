@@ -277,7 +277,7 @@ class LeaseFile:
 
     def _note(self, lease: Mapping[str, Any], asked: float) -> Transaction:
         state, known = weights.read(lease), self._state
-        if known is None or _of_holder(state) != _of_holder(known):
+        if known is None or of_holder(state) != of_holder(known):
             self._since = steady()
             goes_on = known is not None and known.id == state.id
             self._appeared = max(self._asked, 0.0 if goes_on else asked - BEGUN_SECONDS)
@@ -299,7 +299,7 @@ def _written(state: Transaction, sight: Sight) -> Written:
     return Written(state=state, lease=sight.lease, pool=sight.pool, at=steady())
 
 
-def _of_holder(state: Transaction) -> Transaction:
+def of_holder(state: Transaction) -> Transaction:
     """Without what others of its job say in it, by which nobody knows whether the holder lives."""
     return replace(state, wrote=frozenset(), message="")
 
