@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_operator.client import given, texts
-from sglang_operator.client.errors import NotReady, PoolError
+from sglang_operator.client.errors import NotReady, PoolError, Unsupported
 from sglang_operator.engine import versions
 
 UP_STATES = frozenset({"InService", "Up"})  # planner/plan.py, EngineState
@@ -56,6 +56,7 @@ class Gates:
     phase: str = ""
     version: str = ""
     transaction: str = ""
+    no_sync: str = ""  # why no trainer may bring weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,12 @@ class Registry:
             which += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
             up = len(self.engines) - len(missing)
             raise NotReady(texts.NOT_UP.format(up=up, wanted=len(self.engines), which=which))
+
+    def require_for_sync(self) -> None:
+        """Raises NotReady as ``require_up``, Unsupported where engines cannot be synced."""
+        if why := self.weights.no_sync:
+            raise Unsupported(texts.NO_SYNC.format(why=why))
+        self.require_up()
 
     def nccl_plan(
         self,
@@ -170,6 +177,7 @@ def _gates(section: Mapping[str, Any]) -> Gates:
         phase=section.get("phase") or "",
         version=section.get("version") or "",
         transaction=section.get("transaction") or "",
+        no_sync=section.get("noSync") or "",
     )
 
 

@@ -118,7 +118,7 @@ class AsyncSync(Updates):
         if self._over or self._hold is not None:
             raise Unsupported(texts.BEGUN_BEFORE)
         registry = await self._pool.fresh()
-        registry.require_up()
+        registry.require_for_sync()
         if self._given_epoch is not None and self._given_epoch != registry.epoch:
             raise StaleEpoch(
                 texts.STALE_BEFORE.format(given=self._given_epoch, epoch=registry.epoch)

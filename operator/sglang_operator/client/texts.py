@@ -160,6 +160,9 @@ BUSY_STILL = (
     "not be whole and what waits would be answered from them. Restart the engine: delete the pods "
     "of {engine}, and sync again once it is back"
 )
+NO_SYNC = (
+    "these engines cannot be synced: {why}; remove it from the pool, whose engines start anew then"
+)
 TAGS_UNKNOWN = (
     "SGLang {version} does not know the memory {tags}; it knows {known}. Nothing was taken, "
     "nothing released"

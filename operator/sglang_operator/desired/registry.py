@@ -59,7 +59,8 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     begins at ``1 + i * gpus`` (ROLL roll/distributed/strategy/sglang_strategy.py).
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
-    asks.  Empty while that is still to be done.
+    asks.  Empty while that is still to be done.  ``weights.noSync`` says why no trainer may bring
+    weights, where that is so: the pool has no gate then, but trainers need none to sync.
     """
     current = plan.transaction
     return {
@@ -77,6 +78,7 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
             "phase": (plan.restore or current).phase.value,
             "version": current.version,
             "transaction": current.id if plan.settled else "",
+            **({"noSync": pool.no_sync} if pool.no_sync else {}),
         },
         "engines": [_engine(pool, view) for view in plan.engines],
     }

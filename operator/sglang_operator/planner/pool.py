@@ -69,6 +69,7 @@ class Pool:
     arguments: arguments.Arguments
     environment: Mapping[str, str]
     gate: WeightsGate  # resolved: never Auto
+    no_sync: str  # why no trainer may sync these engines; empty: it may
     template: pod_template.Overlay
     sampling: Mapping[str, object]
     revision: str
@@ -178,8 +179,8 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
     gate = _gate(parsed, rendered.load_format)
     problems += _asking_problems(parsed, gate, version, features)
     problems += _lora_problems(gate, parsed)
+    known = schema.nearest(version)
     if gate is not WeightsGate.OFF:
-        known = schema.nearest(version)
         problems += weight_arguments.problems(rendered.argv, known, features)
     problems += _tuning_problems(parsed, rendered)
     active = _active(parsed, len(engines), problems)
@@ -203,6 +204,7 @@ def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None)
         arguments=rendered,
         environment=env,
         gate=gate,
+        no_sync=weight_arguments.refusal(rendered.argv, known, features),
         template=overlay,
         sampling=sampling.sampling_params(parsed.generating_args),
         revision=base,

@@ -104,17 +104,31 @@ def problems(
     argv: Sequence[str], known: schema.Schema, features: versions.Features
 ) -> Iterator[errors.Problem]:
     """What is wrong with a command line, in a pool whose gates wait for weights."""
+    for rule, text in _broken(argv, known, features):
+        yield errors.WEIGHT_ARGUMENT(
+            f"{aliases.FIELD}.{rule.key}",
+            key=rule.key,
+            found=errors.shown(text),
+            why=rule.why,
+            advice=rule.advice,
+        )
+
+
+def refusal(argv: Sequence[str], known: schema.Schema, features: versions.Features) -> str:
+    """Why a trainer may not sync such engines, gate or not; empty if it may."""
+    for rule, text in _broken(argv, known, features):
+        return f"{rule.key} is {errors.shown(text)}: {rule.why}"
+    return ""
+
+
+def _broken(
+    argv: Sequence[str], known: schema.Schema, features: versions.Features
+) -> Iterator[tuple[_Rule, str]]:
     given = _given(argv, known)
     for rule in _RULES:
         text = given.get(rule.key)
         if text is not None and rule.is_meant(text) and rule.holds(features):
-            yield errors.WEIGHT_ARGUMENT(
-                f"{aliases.FIELD}.{rule.key}",
-                key=rule.key,
-                found=errors.shown(text),
-                why=rule.why,
-                advice=rule.advice,
-            )
+            yield rule, text
 
 
 def _given(argv: Sequence[str], known: schema.Schema) -> Mapping[str, str]:

@@ -590,3 +590,12 @@ def test_a_close_that_is_cancelled_on_its_way_ends_the_connections_all_the_same(
         await pool.close()
 
     asyncio.run(story())
+
+
+def test_engines_that_would_answer_from_old_weights_are_not_synced(world, pool):
+    world.no_sync = "enable_lmcache is true: what engines compute is kept there"
+    world.publish()
+    with pytest.raises(Unsupported, match=r"cannot be synced: enable_lmcache is true.*remove it"):
+        pool.update_from_disk("/c/1", "step-1")
+    assert not world.puts
+    assert world.engines[0].paths() == []

@@ -168,6 +168,7 @@ class World:
         self.version = version
         self.gate = gate
         self.memory_saver: bool | None = None
+        self.no_sync = ""
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
         self.looked: list[int] = []  # engines that were asked what they are
@@ -342,6 +343,7 @@ class World:
                 "phase": state.phase.value,
                 "version": state.version,
                 "transaction": self._acted,
+                "noSync": self.no_sync,
             },
             "engines": [self._entry(engine) for engine in self.engines],
         }

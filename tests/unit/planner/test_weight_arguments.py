@@ -4,7 +4,7 @@ import pytest
 
 from sglang_operator.api import errors
 from sglang_operator.planner.pool import Refused, plan_pool
-from tests.builders import OWNER, guide_spec, with_config
+from tests.builders import OWNER, a_pool, guide_spec, with_config
 
 
 def refused(spec, version="0.5.7"):
@@ -83,3 +83,10 @@ def test_the_message_says_why_and_what_to_do():
         "the reach of /flush_cache, so that weights of before a commit answer after it; remove "
         "it, or set weights.gate: Off, where nobody changes the weights of running engines"
     )
+
+
+def test_without_a_gate_the_registry_says_that_no_trainer_may_sync():
+    """Gate Auto is Off where engines load their weights, and a trainer needs none to sync."""
+    pool = a_pool(**{**with_config(enable_lmcache=True), "weights": {"gate": "Off"}})
+    assert pool.no_sync.startswith("enable_lmcache is true: what engines compute is kept there")
+    assert a_pool().no_sync == ""
