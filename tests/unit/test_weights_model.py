@@ -62,7 +62,7 @@ def takes(world, after):
 @pytest.mark.parametrize(
     ("before", "step"),
     [
-        (ASLEEP, partial(steps.slept, trainer=HOLDER, instances=["i"])),
+        (ASLEEP, partial(steps.slept, trainer=HOLDER, instances=["i"], now=NOW)),
         (ASLEEP, partial(steps.woke, trainer=HOLDER, instances=["i"], tags=["kv_cache"])),
         # It was decided at NOW.
         (COMMITTED, partial(steps.recover, operator=HOLDER, instances=["i"], now=NOW, seen=NOW)),

@@ -260,7 +260,7 @@ class Trainers(Ground):
         # What came up since the others went to sleep releases what they did.
         todo = {run: wanted - before.sleeps(run) for run in covered}
         todo = {run: released for run, released in todo.items() if released}
-        self._step(lambda s: weights_steps.slept(s, trainer, instances=todo))
+        self._step(lambda s: weights_steps.slept(s, trainer, instances=todo, now=self.now))
         self._announce(wanted, list(todo))
         yield
         for instance, released in todo.items():

@@ -265,8 +265,13 @@ def sleep(
     )
 
 
-def slept(state: Transaction, trainer: Trainer, *, instances: Iterable[str]) -> Transaction:
-    """The memory of these instances is about to be released.  Raises :class:`RefusedError`."""
+def slept(
+    state: Transaction, trainer: Trainer, *, instances: Iterable[str], now: float
+) -> Transaction:
+    """The memory of these instances is about to be released; its holder is alive.
+
+    Where none is, that alone is what others see of the step.  Raises :class:`RefusedError`.
+    """
     rules.own(state, trainer)
     rules.in_phase(state, "sleep", Phase.SLEEPING)
     again = frozenset(instances)
@@ -274,6 +279,7 @@ def slept(state: Transaction, trainer: Trainer, *, instances: Iterable[str]) -> 
         state,
         asleep=tuple(sorted({*state.asleep, *again})),
         woken=frozenset(each for each in state.woken if each.split("/")[0] not in again),
+        renewed=now,
     )
 
 

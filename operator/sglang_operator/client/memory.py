@@ -258,7 +258,7 @@ class Sleeper:
 
         def step(state: Transaction, sight: Sight) -> Transaction:
             instances = [engine.instance for engine, _ in todo if engine.instance]
-            return steps.slept(state, hold.trainer, instances=instances)
+            return steps.slept(state, hold.trainer, instances=instances, now=sight.now)
 
         try:
             await hold.step(step, patience=PATIENCE)

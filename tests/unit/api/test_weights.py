@@ -166,12 +166,27 @@ def test_what_another_process_of_it_is_at_work_on_waits_until_that_is_done_or_go
     assert step(working, LATER, now=end + 1, seen=NOW).id == "t3"
     taken = step(steps.rests(working, MINE), LATER, now=NOW, seen=NOW)
     assert taken.at_work
-    for late in (steps.rests, lambda *of: steps.slept(*of, instances=[A])):
+    for late in (steps.rests, lambda *of: steps.slept(*of, instances=[A], now=NOW)):
         assert refusal(late, taken, MINE).reason is Refusal.NOT_HELD
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        steps.renew,
+        steps.works,
+        partial(steps.slept, instances=[A]),
+        partial(steps.slept, instances=[]),  # all of them sleep already
+        steps.wake,
+    ],
+)
+def test_each_step_from_which_a_holder_counts_is_a_renewal_for_others(step):
+    asleep = sleeping("kv_cache")
+    assert step(asleep, MINE, now=NOW + 9).renewed == NOW + 9 > asleep.renewed
+
+
 def test_engines_that_nobody_has_written_go_on_as_before_once_they_wake_with_their_weights():
-    slept = steps.slept(sleeping("kv_cache", state=Transaction()), MINE, instances=[A, B])
+    slept = steps.slept(sleeping("kv_cache", state=Transaction()), MINE, instances=[A, B], now=NOW)
     assert slept.intact and not slept.initial
     resumed = steps.woke(slept, MINE, instances=[A, B], tags=["kv_cache"])
     woken = steps.wake(resumed, MINE, now=NOW)
@@ -190,7 +205,7 @@ def test_engines_that_nobody_has_written_go_on_as_before_once_they_wake_with_the
         # The Lease was lost, and made anew long ago.
         steps.sleep(Transaction(fence=True), MINE, tags=["kv_cache"], now=NOW, seen=NOW - 31),
         # One of them was not seen, and sleeps on.
-        steps.slept(sleeping("kv_cache", state=Transaction()), MINE, instances=[A]),
+        steps.slept(sleeping("kv_cache", state=Transaction()), MINE, instances=[A], now=NOW),
     ],
 )
 def test_engines_whose_weights_are_not_sure_wait_for_a_sync(state):
@@ -238,7 +253,7 @@ def test_from_the_beginning_of_a_sync_the_committed_weights_are_not_intact():
 
 
 def test_wake_opens_the_same_gates_if_weights_were_kept():
-    asleep = steps.slept(sleeping("kv_cache"), MINE, instances=[A])
+    asleep = steps.slept(sleeping("kv_cache"), MINE, instances=[A], now=NOW)
     assert (asleep.phase, asleep.holder, asleep.asleep) == (Phase.SLEEPING, "trainer-0", (A,))
     woken = steps.woke(asleep, MINE, instances=[A], tags=["kv_cache"])
     awake = steps.wake(woken, MINE, now=NOW + 3)
@@ -589,7 +604,7 @@ def test_who_woke_is_no_sleeper_any_more_until_it_sleeps_again():
     assert partly.sleeps("j") == {"weights", "kv_cache"}
     assert partly.sleeps("stranger") == set()
     assert weights.read(weights.written({}, partly)) == partly
-    again = steps.slept(partly, trainer, instances=["i"])
+    again = steps.slept(partly, trainer, instances=["i"], now=NOW)
     assert again.sleeps("i") == {"weights", "kv_cache"}
     left = steps.wake(partly, trainer, now=1.0, tags=["weights"])
     assert (left.released, left.woken) == (("kv_cache",), frozenset())
@@ -735,14 +750,14 @@ def test_the_fence_of_an_earlier_transaction_is_none():
 
 def test_all_that_woke_is_kept_of_as_many_instances_as_a_pool_may_have():
     run = [f"{i:08x}" for i in range(weights.MAX_INSTANCES)]
-    slept = steps.slept(sleeping(*weights.MEMORY_TAGS), MINE, instances=run)
+    slept = steps.slept(sleeping(*weights.MEMORY_TAGS), MINE, instances=run, now=NOW)
     woken = steps.woke(slept, MINE, instances=run, tags=weights.MEMORY_TAGS)
     found = weights.read(weights.written({}, woken))
     assert not any(found.sleeps(each) for each in run)
 
 
 def test_a_sleeper_that_nobody_resumed_is_covered_no_more():
-    slept = steps.slept(sleeping("kv_cache"), MINE, instances=[A, B])
+    slept = steps.slept(sleeping("kv_cache"), MINE, instances=[A, B], now=NOW)
     woken = steps.woke(slept, MINE, instances=[A], tags=["kv_cache"])
     awake = steps.wake(woken, MINE, now=NOW + 3)
     assert (awake.phase, awake.instances) == (Phase.COMMITTED, frozenset({A}))
