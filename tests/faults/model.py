@@ -188,7 +188,7 @@ class Model:
 
     def check(self, pool: Pool, pods: tuple[ObservedPod, ...], result: Plan) -> None:
         """I1 to I3 and I5 of what is decided on the present world."""
-        nodes = believed(self.nodes, silence(self.nodes))
+        nodes = believed(self.nodes, silence(self.nodes, self.now))
         states = {pod.name: health(pod, nodes, pool.spec.restart, self.now) for pod in pods}
         wanted = {engine.group: engine for engine in pool.running}
         leaving = {removal.pod.name for removal in result.removals}

@@ -55,7 +55,8 @@ class Row:
         told = {name: _scrubbed(name, value) for name, value in values.items()}
         return Problem(
             reason=self.reason,
-            field=_cut(without_secrets(field), _FIELD_LENGTH),
+            # Cut before it is looked through, too: a name may be as long as an object.
+            field=_cut(without_secrets(field[:_LOOKED_THROUGH]), _FIELD_LENGTH),
             message=_cut(self.text.format(**told), _MESSAGE_LENGTH),
             severity=self.severity,
         )
@@ -69,8 +70,8 @@ def _scrubbed(name: str, value: object) -> object:
     return without_secrets(value) if name in _WRITTEN and isinstance(value, str) else value
 
 
-# A name that somebody wrote may be as long as an object.
 _FIELD_LENGTH = 512
+_LOOKED_THROUGH = 4096  # what is told, and what may be left of a secret that begins in it
 _MESSAGE_LENGTH = 4096
 
 

@@ -53,6 +53,8 @@ def is_secret(name: str) -> bool:
 
 def without_passwords(text: str) -> str:
     """Text without the passwords of URLs."""
+    if "@" not in text:
+        return text  # without a look from each place in it
     return _IN_URL.sub(f"{HIDDEN}@", text)
 
 

@@ -12,6 +12,7 @@ from sglang_operator.planner.observed import ObservedNode
 
 GONE_NODE_SECONDS = 3600.0
 PURGE_SECONDS = 60.0
+WEIGH_SECONDS = 10.0
 # Bookmarks come every minute: what is silent for longer tells nothing of nodes.
 STALE_SECONDS = 90.0
 
@@ -32,6 +33,7 @@ class NodeStore:
         self.age: Callable[[], float] = lambda: 0.0  # seconds since the stream heard anything
         self._versions: dict[str, int] = {}
         self._purged_at = float("-inf")
+        self._weighed_at = float("-inf")
         self._silent = False  # too many are not ready for any to be lost
 
     @property
@@ -53,12 +55,17 @@ class NodeStore:
         if self.filled and silent >= STALE_SECONDS:
             self._begin_anew()
             self._readable()
+        elif self._silent and steady() >= self._weighed_at + WEIGH_SECONDS:
+            self._weigh()  # it ends with time, too: bookmarks come every minute
 
-    def _begin_anew(self) -> None:
-        """What a node was like meanwhile nobody saw: how long it is not ready begins anew."""
+    def _begin_anew(self, since: float = float("-inf")) -> None:
+        """What a node was like meanwhile nobody saw: how long it is not ready begins anew.
+
+        ``since``: of those that were ready until then.
+        """
         now = steady()
         for name, node in self.nodes.items():
-            if not (node.ready or node.gone):
+            if not (node.ready or node.gone) and node.unready >= since:
                 self.nodes[name] = dataclasses.replace(node, unready=now)
 
     def replace(
@@ -111,12 +118,13 @@ class NodeStore:
 
         Without it the last of them would be lost when most are back.
         """
-        silent = health.silence(self.nodes) is not None
+        self._weighed_at = steady()
+        silent = health.silence(self.nodes, self._weighed_at) is not None
         if silent is self._silent:
             return
         self._silent = silent
         if not silent:
-            self._begin_anew()
+            self._begin_anew(steady() - health.LONG_SECONDS)
         self._readable()
 
     def _purge(self) -> None:

@@ -14,6 +14,7 @@ LINGERS_SECONDS = 60.0  # beyond its grace
 # As Kubernetes' own node lifecycle controller has it: so large a share of the nodes, and so many.
 SILENT_SHARE = 0.55
 SILENT_LEAST = 3
+LONG_SECONDS = 600.0  # whoever was not ready for so long is no part of what happens at once
 
 
 class Health(Enum):
@@ -34,15 +35,21 @@ class Silence:
     total: int  # that were counted
 
 
-def silence(nodes: Mapping[str, ObservedNode] | None) -> Silence | None:
+def silence(nodes: Mapping[str, ObservedNode] | None, now: float) -> Silence | None:
     """Whether a large share of all nodes, or of those with devices, is not ready; None: it is not.
 
     Kubelets then cannot reach the API server, while their containers run on.  What is gone or out
-    of service is known to be lost, and is no part of the share.  A single node is always believed.
+    of service is known to be lost, and is no part of the share, nor is what was not ready long
+    before: a machine that is switched off says nothing of others.  Unless no node at all is ready.
+    A single node is always believed.  ``now``: by the steady clock.
     """
     if not nodes or all(node.ready for node in nodes.values()):
         return None
     there = [node for node in nodes.values() if not (node.gone or node.out_of_service)]
+    silent = frozenset(node.name for node in there if not node.ready)
+    if len(silent) == len(there) > 1:
+        return Silence(nodes=silent, count=len(there), total=len(there))
+    there = [node for node in there if node.ready or now < node.unready + LONG_SECONDS]
     silent = frozenset(node.name for node in there if not node.ready)
     for counted in ([n for n in there if any(n.resources.values())], there):
         count = sum(not node.ready for node in counted)

@@ -135,7 +135,7 @@ class _Planner:
         self.observed = observed
         self.now = now
         self.policy = pool.spec.restart
-        self.silence = health.silence(observed.nodes)
+        self.silence = health.silence(observed.nodes, now)
         self.nodes = health.believed(observed.nodes, self.silence)
         self.wanted: dict[names.GroupName, Engine] = {e.group: e for e in pool.running}
         self.healths: dict[names.Uid, Health] = {}

@@ -39,7 +39,7 @@ def decided(nodes, on="n0", **restart):
 )
 def test_a_few_lost_nodes_are_lost(silent, total):
     nodes = some_nodes(silent, total)
-    assert health.silence(nodes) is None
+    assert health.silence(nodes, NOW) is None
     plan = decided(nodes)
     assert created(plan) == [("g0-1", 1)]
     assert len(plan.removals) == 1
@@ -83,7 +83,7 @@ def test_nodes_without_devices_tell_of_the_api_server_too():
 def test_what_is_known_to_be_lost_is_lost_whoever_else_is_silent(known):
     nodes = some_nodes(6, 10)
     nodes["n0"] = dataclasses.replace(nodes["n0"], **known)
-    assert health.silence(nodes) is not None  # 5 of 9
+    assert health.silence(nodes, NOW) is not None  # 5 of 9
     assert removed(decided(nodes))
     assert not removed(decided(nodes, on="n1"))
 
@@ -91,13 +91,13 @@ def test_what_is_known_to_be_lost_is_lost_whoever_else_is_silent(known):
 def test_nodes_that_are_gone_are_no_part_of_the_share():
     nodes = some_nodes(9, 10, gone=True)
     nodes["n9"] = ObservedNode(name="n9", resources=GPUS)
-    assert health.silence(nodes) is None
+    assert health.silence(nodes, NOW) is None
     assert removed(decided(nodes))
 
 
 def test_without_access_to_nodes_nobody_is_silent():
-    assert health.silence(None) is None
-    assert health.silence({}) is None
+    assert health.silence(None, NOW) is None
+    assert health.silence({}, NOW) is None
     assert not removed(decided(None))
 
 
@@ -120,3 +120,18 @@ def test_a_rolling_update_takes_no_more_engines_than_ever_while_nodes_are_silent
     plan = planned(pool, pods, nodes=some_nodes(silent, 3, since=NOW - 3))
     assert len(plan.removals) <= pool.max_unavailable
     assert planned(pool, pods, nodes=some_nodes(3, 3)).removals == plan.removals
+
+
+def test_machines_that_were_switched_off_long_ago_keep_no_dead_engine():
+    """Of five nodes with devices three are off for weeks, and the fourth dies under its engine."""
+    off = some_nodes(3, 3, since=NOW - 30 * 86400, prefix="off")
+    well = some_nodes(0, 20, prefix="cpu", resources={})
+    plan = decided({**off, **well, **some_nodes(1, 2)})
+    assert plan.silence is None
+    assert created(plan) == [("g0-1", 1)]
+
+
+def test_however_long_no_node_at_all_is_ready_none_is_lost():
+    plan = decided(some_nodes(4, 4, since=NOW - 86400))
+    assert plan.silence is not None
+    assert not plan.removals
