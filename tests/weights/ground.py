@@ -132,8 +132,9 @@ class Ground:
         self._tell(rank)
 
     def _tell(self, rank: int) -> None:
-        if not self.said.asleep:  # whoever puts engines to sleep finds this one too
-            self.engines[rank].announced = frozenset(self.said.released)
+        """Whoever puts engines to sleep, and has named none yet, finds this one too."""
+        fresh = self.engines[rank]
+        fresh.announced = self.said.may_sleep(run_of(fresh))
 
     def kubelet(self) -> None:
         """One pod's Ready follows its gate."""

@@ -13,7 +13,7 @@ than its gate says, or from the cache of other weights, and every load that wrot
 newer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -43,11 +43,11 @@ from tests.weights.trainers import (
     UNFENCED,
     UNVOUCHED,
     Trainers,
-    may_release,
 )
 
 FORGETFUL = "believes a Lease that has forgotten"
 USUAL_TAGS = "takes a lost Lease's sleepers for without all of their memory"
+MARKED_LATE = "marks on gates what has been released, and not what is about to be"
 LATE = "writes gates by the pod's UID alone"
 FREE = "makes a lost Lease anew for whoever comes first"
 UNSEEN = "writes into the Lease whatever stands there by now"
@@ -65,6 +65,7 @@ CONTROLS = (
     (FREES, "Committed"),
     (EDITED, "Committed"),
     (USUAL_TAGS, "Committed"),
+    (MARKED_LATE, "Committed"),
     (UNVOUCHED, "Committed"),
     (UNFENCED, "Committed"),
     (NAMESAKE, "Committed"),
@@ -110,6 +111,10 @@ class World(Trainers):
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
             NAMESAKE: ((self._works, partial(self._then_wakes, self.start_twice)),),
             USUAL_TAGS: ((self._sleeps, self.lose_lease),),
+            MARKED_LATE: (
+                (self._sleeps_on_less, self._sleep_again),
+                (self._sleeps_unmarked, self.lose_lease),
+            ),
             LATE: (
                 (self._wakes, self.delay_gates),
                 (self._sleeps_marked, self._land_late),
@@ -128,6 +133,24 @@ class World(Trainers):
 
     def _sleeps(self) -> bool:
         return self.said.phase is Phase.SLEEPING
+
+    def _sleeps_on_less(self) -> bool:
+        """Engines sleep with their weights, and nobody is at work."""
+        said = self.said
+        return self._sleeps() and not said.at_work and said.released == ("kv_cache",)
+
+    def _sleep_again(self) -> None:
+        """Their trainer puts them to sleep once more, maybe without."""
+        self.namesake = self.said.holder
+        self.trainer = self._sleep()
+        self.train()
+
+    def _sleeps_unmarked(self) -> bool:
+        """An engine has released more than its gate says."""
+        return self._sleeps() and any(
+            e.pod.gate is not None and e.released - (e.pod.gate.released or frozenset())
+            for e in self.engines
+        )
 
     def _works(self) -> bool:
         """A trainer puts engines to sleep, or wakes them."""
@@ -235,7 +258,8 @@ class World(Trainers):
             for engine, pod in zip(self.pool.engines, operator.seen.pods, strict=False)
         )
         policy = Weights(gate=self.pool.gate, recovery=Recovery.FROM_CHECKPOINT)
-        decided = weights.decide(OWNER, policy, views, operator.seen, self.now, operator.name)
+        seen = operator.seen if self.defect != MARKED_LATE else _late(operator.seen)
+        decided = weights.decide(OWNER, policy, views, seen, self.now, operator.name)
         if self.defect == FORGETFUL:
             idle = decided.transaction.phase is Phase.IDLE
             decided = replace(decided, restore=None, abort=None if idle else decided.abort)
@@ -314,7 +338,7 @@ class World(Trainers):
         """Every gate says of its engine's memory what the Lease says: that is what is known."""
         if not any(change.reason == "Sleeping" for o in self.operators for change in o.pending):
             for engine in self.engines:
-                engine.announced &= may_release(engine, self.said)
+                engine.announced &= self.said.may_sleep(run_of(engine))
 
     def _take(self, step: LeaseStep) -> bool:
         """An operator's step in the Lease, if that is still as it was seen."""
@@ -546,6 +570,18 @@ def _free(decided: weights.WeightsPlan) -> weights.WeightsPlan:
     return decided
 
 
+def _late(seen: Observed) -> Observed:
+    """What an operator sees, without the word that more is about to be released."""
+    children = {
+        key: replace(child, body=_without_word(child.body)) for key, child in seen.children.items()
+    }
+    return replace(seen, children=children)
+
+
+def _without_word(lease: Mapping[str, Any]) -> dict[str, Any]:
+    return lease_state.written(lease, replace(lease_state.read(lease), releases=False))
+
+
 def _usual(state: Transaction) -> Transaction:
     return replace(state, released=SLEEP_TAGS, woken=frozenset())
 
@@ -570,7 +606,7 @@ def run(choose: Choose, *, steps: int = 120, **world: Any) -> World:
         made.settle()
     elif world["defect"] in (FORGETFUL, FREE, UNSEEN):
         made.rest()
-    elif world["defect"] in (USUAL_TAGS, LATE):
+    elif world["defect"] in (USUAL_TAGS, MARKED_LATE, LATE):
         made.settle(rounds=1)  # who syncs next wakes the sleepers
         for _ in range(20):
             made.request()  # of an engine that still sleeps it is the last

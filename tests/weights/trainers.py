@@ -16,7 +16,6 @@ from tests.weights.ground import (
     LEASE_SECONDS,
     MARGIN,
     TORN,
-    Engine,
     Ground,
     TrainerDiesError,
     run_of,
@@ -318,10 +317,3 @@ class Trainers(Ground):
                     weights_steps.woke, trainer=trainer, instances=[run_of(engine)], tags=wanted
                 )
                 self._note(told)
-
-
-def may_release(engine: Engine, state: Transaction) -> frozenset[str]:
-    """What of its memory may be released, as this state says; before it names anybody, of all."""
-    if state.released and not state.asleep:
-        return frozenset(state.released)
-    return state.sleeps(run_of(engine))

@@ -58,6 +58,7 @@ class Transaction:
     wrote: frozenset[str] = frozenset()  # the instances that they have vouched for
     fence: bool = False  # it was ended, and somebody who may still write may not know of it yet
     at_work: bool = False  # a process of the holder may have requests on their way to engines
+    releases: bool = False  # any engine may be about to release all of ``released``
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -100,6 +101,16 @@ class Transaction:
         if instance not in self.asleep:
             return frozenset()
         return frozenset(tag for tag in self.released if f"{instance}/{tag}" not in self.woken)
+
+    def may_sleep(self, instance: str | None) -> frozenset[str]:
+        """The tags whose memory this instance may have released by the time somebody reads this.
+
+        A sleep that names nobody yet is about to release all of it: of each engine, of those that
+        sleep on less too.  What came up since the engines are named is awake.
+        """
+        if self.releases or not self.asleep:
+            return frozenset(self.released)
+        return self.sleeps(instance)
 
     def expires(self, seen: float) -> float:
         """When the holder counts as gone, unless it renews before.
@@ -186,6 +197,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         wrote=wrote,
         fence=notes.get(names.ANNOTATION_FENCE) == _fence(transaction),
         at_work=bool(transaction) and _label(notes, names.ANNOTATION_AT_WORK) == transaction,
+        releases=bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction,
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=bounds.words(notes.get(names.ANNOTATION_MESSAGE, "")),
@@ -255,6 +267,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_WROTE: lambda t: ",".join(sorted(t.wrote)) if t.shared else "",
     names.ANNOTATION_FENCE: lambda t: _fence(t.id) if t.fence else "",
     names.ANNOTATION_AT_WORK: lambda t: t.id if t.at_work else "",
+    names.ANNOTATION_RELEASES: lambda t: t.id if t.releases else "",
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,

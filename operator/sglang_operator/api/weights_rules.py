@@ -91,6 +91,7 @@ def taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Tran
         recovering=frozenset(),
         fence=False,
         at_work=True,
+        releases=False,
     )
 
 

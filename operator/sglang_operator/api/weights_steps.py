@@ -71,7 +71,7 @@ def rests(state: Transaction, trainer: Trainer) -> Transaction:
     Raises :class:`RefusedError`.
     """
     rules.own(state, trainer)
-    return dataclasses.replace(state, at_work=False)
+    return dataclasses.replace(state, at_work=False, releases=False)
 
 
 def attach(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> Transaction:
@@ -197,6 +197,7 @@ def aborted(state: Transaction, message: str) -> Transaction:
         wrote=frozenset(),
         fence=False,
         at_work=False,
+        releases=False,
     )
 
 
@@ -262,13 +263,14 @@ def sleep(
         released=released,
         woken=state.woken | kept,
         intact=whole and WEIGHTS not in released,
+        releases=True,
     )
 
 
 def slept(
     state: Transaction, trainer: Trainer, *, instances: Iterable[str], now: float
 ) -> Transaction:
-    """The memory of these instances is about to be released; its holder is alive.
+    """The memory of these instances is about to be released, of no others; its holder is alive.
 
     Where none is, that alone is what others see of the step.  Raises :class:`RefusedError`.
     """
@@ -279,6 +281,7 @@ def slept(
         state,
         asleep=tuple(sorted({*state.asleep, *again})),
         woken=frozenset(each for each in state.woken if each.split("/")[0] not in again),
+        releases=False,
         renewed=now,
     )
 

@@ -257,7 +257,7 @@ def _wanted(
     """How this pod's gate has to change, or None if it is as it should be."""
     if current.phase is Phase.SYNCING:
         return None  # the trainer paused the engines: what is open stays, what is closed stays
-    released = _released(pod, current)
+    released = current.may_sleep(instance(pod))
     if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
         return _asleep(pod, released)
@@ -282,18 +282,6 @@ def _recovered(pod: ObservedPod, current: Transaction) -> bool:
     return gate is not None and gate.reason == RECOVERED and gate.version == current.version
 
 
-def _released(pod: ObservedPod, current: Transaction) -> frozenset[str]:
-    """The tags whose memory the pod may have released, as far as the Lease says.
-
-    Before the first release it names nobody yet, and each engine is about to sleep.  Once it does,
-    what came up since is awake.
-    """
-    run = instance(pod)
-    if not current.asleep:
-        return frozenset(current.released)
-    return current.sleeps(run)
-
-
 def _asleep(pod: ObservedPod, released: frozenset[str]) -> SetGate:
     reason, message = Phase.SLEEPING.value, weights.mark(released)
     return SetGate(pod=pod, is_open=False, reason=reason, message=message)
@@ -307,7 +295,7 @@ def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
     if not leases.sleeps(pod) or current.phase is Phase.IDLE:
         return None
     assert pod.gate is not None
-    if released := _released(pod, current):
+    if released := current.may_sleep(instance(pod)):
         return None if pod.gate.released == released else _asleep(pod, released)
     if current.phase is Phase.COMMITTED:
         reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)

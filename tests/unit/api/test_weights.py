@@ -224,6 +224,50 @@ def test_work_ends_with_its_transaction():
     assert steps.wake(syncing(sleeping("weights"), MINE), MINE, now=NOW).at_work
 
 
+def test_from_the_first_word_of_a_sleep_every_engine_may_sleep_on_all_that_it_releases():
+    """Also those that sleep on less already, until the Lease names who releases it."""
+    asleep = steps.rests(
+        steps.slept(sleeping("kv_cache"), MINE, instances=[A, B], now=NOW + 2), MINE
+    )
+    assert asleep.may_sleep(A) == {"kv_cache"}
+    assert asleep.may_sleep(C) == set()  # it came up since
+    more = sleeping("weights", state=asleep)
+    assert [more.may_sleep(run) for run in (A, B, C)] == [{"weights", "kv_cache"}] * 3
+    assert more.sleeps(A) == {"kv_cache"}  # if nothing comes of it, no more is resumed
+    named = steps.slept(more, MINE, instances=[A, C], now=NOW + 2)
+    assert [named.may_sleep(run) for run in (A, B, C)] == [
+        {"weights", "kv_cache"},
+        {"kv_cache"},
+        {"weights", "kv_cache"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda state: steps.rests(state, MINE),
+        lambda state: steps.take_on(state, LATER, now=NOW + 60, seen=NOW),
+        lambda state: syncing(state, LATER, now=NOW + 60),
+        lambda state: steps.ended(state, "admin", message="by force", now=NOW),
+        # An earlier version of the client, which leaves the word of another transaction standing.
+        lambda state: weights.read(
+            {
+                "metadata": {
+                    "annotations": {
+                        **weights.written({}, state)["metadata"]["annotations"],
+                        names.ANNOTATION_TRANSACTION: "t9",
+                    }
+                }
+            }
+        ),
+    ],
+)
+def test_a_sleep_that_released_nothing_leaves_the_sleepers_as_they_were(after):
+    asleep = steps.slept(sleeping("kv_cache"), MINE, instances=[A], now=NOW + 2)
+    over = after(sleeping("weights", state=asleep))
+    assert [over.may_sleep(run) for run in (A, C)] == [{"kv_cache"}, set()]
+
+
 def test_a_sync_is_attached_to_once_its_process_has_left_it_or_is_gone():
     begun = syncing()
     assert refusal(steps.attach, begun, LATER, now=NOW, seen=NOW).reason is Refusal.HELD
@@ -379,6 +423,7 @@ def test_a_state_survives_the_lease():
         wrote=frozenset({A}),
         fence=True,
         at_work=True,
+        releases=True,
         begun=NOW,
         committed=NOW + 0.25,
         message="why",

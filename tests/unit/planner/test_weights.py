@@ -231,6 +231,59 @@ def test_an_engine_that_sleeps_on_one_memory_is_woken_of_that_alone_if_the_lease
     ] == [["kv_cache", "weights"], ["kv_cache"], ["cuda_graph"], ["kv_cache", "weights"]]
 
 
+def test_what_a_sleep_is_about_to_release_is_marked_before_the_operator_answers_its_trainer():
+    """Of sleepers too, and of who came up since: the Lease may be lost right after the release."""
+    pool = a_pool(device_mapping="list(range(0,4))")
+    sleeper, fresh = running(pool)
+    sleeper = dataclasses.replace(sleeper, gate=asleep("kv_cache"))
+    slept = {
+        "phase": "Sleeping",
+        "holder": "trainer",
+        "transaction": "t2",
+        "released": "weights,kv_cache",
+        "asleep": instances([sleeper]),
+        "woken": f"{sleeper.instance}/weights",
+    }
+    about = a_lease(pool, **slept, releases="t2")
+    plan = weighed(pool, [sleeper, fresh], children=about)
+    assert {(g.pod.name, lease_state.marked(g.message)) for g in plan.gates} == {
+        (pod.name, frozenset(SLEEP_TAGS)) for pod in (sleeper, fresh)
+    }
+    assert not plan.settled
+    marked = [dataclasses.replace(pod, gate=asleep(*SLEEP_TAGS)) for pod in (sleeper, fresh)]
+    assert weighed(pool, marked, children=about).settled
+    restored = weighed(pool, marked).restore
+    assert restored is not None
+    assert [restored.sleeps(pod.instance) for pod in marked] == [set(SLEEP_TAGS)] * 2
+    # It came to nothing: each is as it was.
+    gates = weighed(pool, marked, children=a_lease(pool, **slept)).gates
+    assert [lease_state.marked(gate.message) for gate in gates] == [{"kv_cache"}, None]
+    # Nobody waited for a mark of one that came later still: it is awake.
+    said = Transaction(phase=Phase.SLEEPING, id="t2", released=SLEEP_TAGS)
+    restored = weighed(pool, [marked[0], fresh], said=said).restore
+    assert restored is not None
+    assert restored.asleep == (sleeper.instance,)
+
+
+@pytest.mark.parametrize("releases", [{}, {"asleep": "anybody", "releases": "t2"}])
+def test_a_sleep_of_engines_without_a_gate_is_woken_if_the_lease_is_lost_before_it_names_them(
+    releases,
+):
+    pool = a_pool(device_mapping="list(range(0,4))", weights={"gate": "Off"})
+    pods = running(pool)
+    (lease,) = a_lease(
+        pool,
+        phase="Sleeping",
+        holder="trainer",
+        transaction="t2",
+        released="weights,kv_cache",
+        **releases,
+    ).values()
+    restored = weighed(pool, pods, said=lease_state.read(lease.body)).restore
+    assert restored is not None
+    assert [restored.sleeps(pod.instance) for pod in pods] == [set(SLEEP_TAGS)] * 2
+
+
 @pytest.mark.parametrize("tags", [("kv_cache",), ("cuda_graph", "weights"), ("a_new_one",)])
 def test_what_a_gate_says_of_a_sleep_is_read_again(tags):
     pool = a_pool(device_mapping="list(range(0,4))")
