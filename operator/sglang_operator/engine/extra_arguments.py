@@ -67,8 +67,7 @@ def _owned_key(name: str) -> str | None:
 
 def _is_alone(name: str, known: schema.Schema) -> bool:
     """Whether this flag has no value."""
-    flags = {flag: each for each in known.arguments.values() for flag in each.flags}
-    argument = flags.get(f"--{name}") or flags.get(f"--{name.removeprefix('no-')}")
+    argument = known.flags.get(f"--{name}") or known.flags.get(f"--{name.removeprefix('no-')}")
     return argument is not None and argument.action in _VALUELESS
 
 

@@ -77,6 +77,11 @@ class Schema:
         """The argument that a name with underscores stands for."""
         return self.keys.get(name)
 
+    @functools.cached_property
+    def flags(self) -> Mapping[str, Argument]:
+        """The argument of each flag, "--" included."""
+        return {flag: each for each in self.arguments.values() for flag in each.flags}
+
     def argument(self, key: str) -> Argument | None:
         """An argument by its key."""
         return self.arguments.get(key)

@@ -2,7 +2,7 @@
 
 A commit vouches for what an engine answers.  With these SGLang may answer from a cache that the
 weights of before have filled, or from nowhere, and says nothing of it: so a pool with a gate is
-refused.  From the wheels of 0.4.6.post5 to 0.5.23.
+refused, and a trainer may not sync one without.  From the wheels of 0.4.6.post5 to 0.5.23.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,9 +149,8 @@ def _given(argv: Sequence[str], known: schema.Schema) -> Mapping[str, str]:
 
 def _key(flag: str, known: schema.Schema) -> str | None:
     """Which argument a flag is, also by the beginning that argparse takes for it."""
-    flags = {flag: each.key for each in known.arguments.values() for flag in each.flags}
-    if flag in flags:
-        return flags[flag]
-    begun = {key for each, key in flags.items() if each.startswith(flag)}
+    if flag in known.flags:
+        return known.flags[flag].key
+    begun = {each.key for name, each in known.flags.items() if name.startswith(flag)}
     own = flag.removeprefix("--").replace("-", "_")
     return begun.pop() if len(begun) == 1 else own
