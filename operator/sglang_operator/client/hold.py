@@ -102,14 +102,14 @@ class Hold:
         self._renewed = max(self._renewed, written.at)
         return written.state
 
-    async def renew(self, *, works: bool = False) -> Transaction:
+    async def renew(self, *, works: bool = False, patience: float | None = None) -> Transaction:
         """Renew now; ``works``: to change engines in this transaction.  Raises PoolError."""
         step = steps.works if works else steps.renew
 
         def renewal(state: Transaction, sight: Sight) -> Transaction:
             return step(state, self.trainer, now=sight.now)
 
-        return await self.step(renewal, patience=self.left())
+        return await self.step(renewal, patience=self.left() if patience is None else patience)
 
     async def abort(self, message: str, *, patience: float) -> None:
         """All gates close, unless the transaction is over anyway; see ``LeaseFile.note``.
@@ -151,7 +151,8 @@ class Hold:
             await asyncio.sleep(min(wait, self.left()))
             try:
                 async with asyncio.timeout(self.left()):
-                    await self.renew()
+                    # A part of it: what stands in the way is known before the fence comes down.
+                    await self.renew(patience=self.left() / 2)
                 wait, detail = every, ""
             except ClusterError as error:
                 wait, detail = RETRY_SECONDS, str(error)
