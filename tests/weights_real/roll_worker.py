@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import weights as api_weights
-from sglang_operator.client import PoolError, following, lease, ledger, shared
+from sglang_operator.client import PoolError, following, ledger, shared
 from sglang_operator.client.pausing import SyncOptions
 from tests import roll_interface
 from tests.weights_real import trainer
@@ -91,7 +91,6 @@ def _roll(defect: str) -> ModuleType:
     for module, name, value in (
         (following, "LEASE_SECONDS", LEASE_SECONDS),
         (following, "LOOK_SECONDS", following.LOOK_SECONDS * scale),
-        (lease, "BEGUN_SECONDS", lease.BEGUN_SECONDS * scale),
         (following, "FOLLOW_SECONDS", PATIENCE),
         (shared, "VOUCH_SECONDS", PATIENCE),
         (roll, "_READY_SECONDS", READY_SECONDS),

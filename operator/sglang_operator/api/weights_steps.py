@@ -104,6 +104,17 @@ def take_on(state: Transaction, trainer: Trainer, *, now: float, seen: float) ->
     return taken
 
 
+def joins(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
+    """A process of the holder takes part in its shared sync: it is renewed by that.
+
+    Others wait as long from then on as after any renewal.  Raises :class:`RefusedError` unless this
+    very sync goes on.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "to take part", Phase.SYNCING)
+    return dataclasses.replace(state, renewed=now)
+
+
 def vouch(
     state: Transaction, trainer: Trainer, *, instances: Iterable[str], retracts: str = ""
 ) -> Transaction:

@@ -2,8 +2,9 @@
 
 It follows the leader's sync and no other's: the processes of a job have one name as holder, which
 no other job has (``job``).  A bucket leaves only while that very transaction stands in the Lease
-and is renewed, as far as this process has seen: it looks every LOOK_SECONDS.  After an abort the
-leader's Lease stays held against other jobs for longer than that.
+and is renewed, as far as this process has seen: it looks every LOOK_SECONDS, and renews one itself
+that it did not see begin.  After an abort the leader's Lease stays held against other jobs for
+longer than that.
 """
 
 import asyncio
@@ -152,9 +153,12 @@ class Follower:
                 return self._id
             await self.leave()
             await self._writes.ended()  # nothing of an earlier sync lands on what comes now
+            with contextlib.suppress(PoolError):
+                await self._pool.transaction()  # a sync that this does not show is a new one
             await self._news(self._left, _POLL_SECONDS[1])
             state = await self.until(self._begun)
             try:
+                state = await self._fresh(state)
                 if state.epoch != epoch:
                     what = texts.STALE_BEFORE.format(given=epoch, epoch=state.epoch)
                     raise StaleEpoch(texts.ROLL_STALE.format(what=what))
@@ -192,6 +196,25 @@ class Follower:
         if state.id != transaction or not self._begun(state):
             raise Expired(texts.ROLL_OVER.format(transaction=transaction, phase=state.phase.value))
         return state
+
+    async def _fresh(self, state: Transaction) -> Transaction:
+        """The state as somebody renewed it a moment ago: this process, where none was seen to.
+
+        It may have stood there for long, its leader gone, and its time almost over for those who
+        wait.  So that it is not, it is renewed in the Lease: what is written since then has as long
+        as after any other renewal.  Raises Expired if the sync is over.
+        """
+
+        often = LEASE_SECONDS / 3  # as the leader renews
+
+        def step(current: Transaction, sight: Sight) -> Transaction:
+            if current.id == state.id and self._pool.lease.age() <= often:
+                return current  # another follower was quicker
+            return steps.joins(current, self._trainer(state.id), now=sight.now)
+
+        if self._pool.lease.age() <= often:
+            return state
+        return (await self._pool.lease.step(step, patience=PATIENCE)).state
 
     async def _goes_on(self) -> bool:
         """Whether the transaction is still that of the leader.

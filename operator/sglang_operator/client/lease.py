@@ -31,7 +31,6 @@ CONFLICT_SECONDS = 0.02  # after somebody else was quicker, doubling; as often a
 CLOSE_SECONDS = 2.0  # that a process which ends gives what it still owes to the Lease
 # What a request may still take to arrive once it has left, and how exact a holder's timing is.
 _IN_FLIGHT = DELIVERY_SECONDS + 1.0
-BEGUN_SECONDS = 3.0  # that a transaction may have stood in the Lease before it is looked at
 MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
 # For which the operator's loads are waited for, by everybody: an engine that reads its weights
@@ -103,8 +102,8 @@ class LeaseFile:
         # Of the state as last read: the whole but for its resource version, and when it appeared.
         self._state: Transaction | None = None
         self._since = 0.0
-        self._asked = 0.0  # when the last request left that showed it
-        self._appeared = 0.0  # what it was not there before
+        self._asked = float("-inf")  # when the last request left that showed it
+        self._appeared = float("-inf")  # what it was not there before
 
     async def read(self) -> Transaction:
         """What stands in the Lease now.  Raises PoolError."""
@@ -112,7 +111,7 @@ class LeaseFile:
         return state
 
     async def step(self, step: Step, *, patience: float) -> Written:
-        """Take one step; the state after it.
+        """Take one step; the state after it.  One that gives back the very state writes nothing.
 
         ``patience``: seconds to go on without an API server, or while others are quicker.  Raises
         the typed form of a refusal, NotReady without a Lease, or ClusterError once patience ends.
@@ -208,8 +207,8 @@ class LeaseFile:
     def age(self) -> float:
         """Seconds since the last renewal that was seen, at most.
 
-        It was not there when the last request left that did not show it.  Nobody looks between
-        transactions: one that is new counts as begun BEGUN_SECONDS before it was asked for.
+        It was not there when the last request left that did not show it.  To who looks for the
+        first time, or after a long time, it may be of any age, however new it is.
         """
         return steady() - self._appeared
 
@@ -228,9 +227,10 @@ class LeaseFile:
                         return earlier
                 sight = self._sight(lease)
                 state, paid = self._with_owed(state, sight)
-                if step is _as_it_is and not paid:
+                after = _refusing(step, state, sight)
+                if after is state and not paid:
                     return _written(state, sight)
-                body = weights.written(lease, _refusing(step, state, sight))
+                body = weights.written(lease, after)
                 put = _written(weights.read(body), sight)
                 sent.append((put, paid))
                 # Who is cancelled here is told how it ended, else nobody would know whose it is.
@@ -278,9 +278,7 @@ class LeaseFile:
     def _note(self, lease: Mapping[str, Any], asked: float) -> Transaction:
         state, known = weights.read(lease), self._state
         if known is None or of_holder(state) != of_holder(known):
-            self._since = steady()
-            goes_on = known is not None and known.id == state.id
-            self._appeared = max(self._asked, 0.0 if goes_on else asked - BEGUN_SECONDS)
+            self._since, self._appeared = steady(), self._asked
         self._state, self._asked = state, asked
         return state
 

@@ -23,6 +23,7 @@ from sglang_operator.client import (
     lease,
 )
 from sglang_operator.client import pool as pools
+from sglang_operator.clocks import steady
 from tests.unit.client.world import NAMESPACE, POOL, World, other
 
 STORY = 30.0
@@ -574,6 +575,22 @@ def test_a_begin_that_is_cancelled_as_the_sleep_before_it_ends_gives_the_lease_b
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
+
+    asyncio.run(story())
+
+
+def test_what_is_seen_for_the_first_time_may_be_of_any_age(world, monkeypatch):
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            await pool.lease.read()
+            assert pool.lease.age() == float("inf")
+            monkeypatch.setattr("sglang_operator.client.lease.steady", lambda: steady() + 28)
+            begun = steps.begin(
+                world.state, other(), epoch="e", version="v", now=time.time(), seen=0
+            )
+            world.write_lease(begun)
+            await pool.lease.read()
+            assert pool.lease.age() >= 28.0  # it may have begun right after the look before
 
     asyncio.run(story())
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import dataclasses
+import time
 
 import pytest
 
+from sglang_operator.api import weights
+from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import (
     AsyncPool,
@@ -322,8 +325,8 @@ def test_a_worker_that_was_set_up_later_than_the_leader_writes_nothing(roll, rea
 
 
 @pytest.mark.parametrize("size", [3, 12])
-def test_a_worker_asks_the_api_server_three_times_in_an_update(roll, reach, size):
-    """However many buckets it has."""
+def test_a_worker_asks_the_api_server_four_times_in_an_update(roll, reach, size):
+    """However many buckets it has: twice to see it begin, twice to vouch."""
 
     async def train(world):
         async with Cluster(roll, size) as cluster:
@@ -332,7 +335,7 @@ def test_a_worker_asks_the_api_server_three_times_in_an_update(roll, reach, size
             asked = [count(each) for each in cluster.strategies]
             await cluster.model_update(*(f"a{i}" for i in range(1, 6)))
             assert served(world, "step-2") == list(range(size))
-            assert max(map(len, asked[1:])) <= 3, asked
+            assert max(map(len, asked[1:])) <= 4, asked
 
     with World(engines=size) as world:
         asyncio.run(train(reach(world)))
@@ -354,6 +357,67 @@ def count(strategy):
 
     cluster._request = request
     return asked
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_who_did_not_see_its_leader_begin_renews_the_lease_before_it_writes(roll, reach, size):
+    """Once for all: the leader may have died at once, and others wait for its time to end."""
+
+    async def train(world):
+        async with Cluster(roll, size) as cluster:
+            await cluster.setup()
+            own = cluster.strategies[0].pool.holder
+            dead = steps.Trainer(holder=own, transaction="t-dead")
+            epoch, now = await cluster.strategies[0].pool.epoch(), time.time() - 28
+            begun = steps.begin(
+                world.state, dead, epoch=epoch, version="a1", now=now, seen=0, shared=True
+            )
+            world.write_lease(begun)
+            for each in cluster.strategies:
+                each.pool.lease._asked -= 28  # its last look, before that
+            followers = cluster.strategies[1:]
+            assert not world.puts
+            await asyncio.gather(*(s.broadcast_parameter(*bucket("a1")) for s in followers))
+            assert [state.id for state in world.puts] == ["t-dead"]
+            assert world.puts[0].renewed > time.time() - 10
+            assert all(s.pool.lease.age() < 10 for s in followers)
+
+    with World(engines=size) as world:
+        asyncio.run(train(reach(world)))
+        assert writes(world) == [[], *[[["a1"]]] * (size - 1)]
+
+
+def test_who_looks_late_does_not_renew_what_is_another_jobs_by_then(roll, reach, impatient):
+    async def train(world):
+        async with Cluster(roll, 2) as cluster:
+            await cluster.setup()
+            late = cluster.strategies[1]
+            dead = steps.Trainer(holder=late.pool.holder, transaction="t-dead")
+            epoch, now = await late.pool.epoch(), time.time() - 28
+            begun = steps.begin(
+                world.state, dead, epoch=epoch, version="a1", now=now, seen=0, shared=True
+            )
+            world.write_lease(begun)
+            late.pool.lease._asked -= 28
+            plain, other = world.put_lease, steps.Trainer(holder="b", transaction="t-b")
+
+            async def slower(request):
+                world.put_lease = plain
+                taken = steps.begin(
+                    world.state, other, epoch=epoch, version="b1", now=time.time(), seen=0
+                )
+                world.lease = weights.written(world.lease, taken)
+                world._bump_lease()
+                return await plain(request)
+
+            world.put_lease = slower
+            with pytest.raises(Expired, match="held by b"):
+                await late.broadcast_parameter(*bucket("a1"))
+            assert world.state.id == "t-b"
+
+    with World(engines=2) as world:
+        asyncio.run(train(reach(world)))
+        assert writes(world) == [[], []]
 
 
 def test_a_follower_never_takes_a_lease_that_only_looks_like_its_leaders(roll, reach, impatient):
