@@ -22,6 +22,10 @@ MOST_THREADS = 4
 log = logging.getLogger(__name__)
 
 
+class CredentialsError(OSError):
+    """There never were any, and whoever gives them does not."""
+
+
 class Authorization:
     """``ask`` may block, and raise anything; it is called in threads."""
 
@@ -35,7 +39,10 @@ class Authorization:
         self._threads = 0
 
     async def header(self) -> str | None:
-        """The header's value, None without one.  Raises OSError if there never was an answer."""
+        """The header's value, None without one.
+
+        Raises CredentialsError if there never was an answer.
+        """
         if time.monotonic() - self._learnt_at > FRESH_SECONDS:
             self._renew()
         if not self._known:
@@ -44,12 +51,12 @@ class Authorization:
 
     async def _first(self) -> None:
         if self._asking is None:
-            raise OSError("credentials: whoever gives them does not answer")
+            raise CredentialsError("credentials: whoever gives them does not answer")
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await asyncio.shield(self._asking)
         except TimeoutError:
-            raise OSError(f"credentials: no answer in {WAIT_SECONDS:g} s") from None
+            raise CredentialsError(f"credentials: no answer in {WAIT_SECONDS:g} s") from None
 
     def _renew(self) -> None:
         now = time.monotonic()
@@ -74,7 +81,7 @@ class Authorization:
             if error is None:
                 asking.set_result(None)
             else:
-                asking.set_exception(_as_os_error(error))
+                asking.set_exception(_as_credentials_error(error))
 
         def run() -> None:
             value: str | None = None
@@ -89,8 +96,8 @@ class Authorization:
         threading.Thread(target=run, name="credentials", daemon=True).start()
 
 
-def _as_os_error(error: BaseException) -> OSError:
+def _as_credentials_error(error: BaseException) -> CredentialsError:
     if isinstance(error, OSError):
-        return error
+        return CredentialsError(str(error))
     # Its type alone: the text may quote what was read.
-    return OSError(f"credentials cannot be read: {type(error).__name__}")
+    return CredentialsError(f"credentials cannot be read: {type(error).__name__}")

@@ -5,6 +5,10 @@ does not need (a create through the official client's models costs seven times a
 explanation/kubernetes.md).
 """
 
+import errno
+import logging
+import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +17,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from sglang_operator.cluster.authorization import Authorization
+from sglang_operator.cluster.authorization import Authorization, CredentialsError
 from sglang_operator.cluster.channel import MOST_BYTES, Response, TooLargeError
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.errors import (
@@ -32,6 +36,12 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 METADATA_ONLY = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 
 REQUEST_TIMEOUT = 30.0
+# Where TLS fails, certificates are read anew, so often at most.
+TRUST_SECONDS = 10.0
+# What this process has run out of, whatever the API server is like.
+_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+
+log = logging.getLogger(__name__)
 
 
 class Lane(Enum):
@@ -66,6 +76,7 @@ class ApiClient:
         self._authorization = Authorization(lambda: connection.authorization())
         self._lanes: dict[Lane, Server] = {}
         self._watches: Server | None = None
+        self._trust_read_at = float("-inf")
         self.requests: Counter[tuple[str, int]] = Counter()
 
     @property
@@ -134,7 +145,7 @@ class ApiClient:
             raise ApiTooLargeError(f"{method} {path}: {error}") from error
         except (TimeoutError, OSError) as error:
             self.requests[method, 0] += 1
-            raise ApiUnreachableError(f"{method} {path}: {_words(error)}") from error
+            raise self._unreachable(f"{method} {path}", error) from error
         self.requests[method, response.status] += 1
         if response.status >= 300:
             raise _error(response)
@@ -156,7 +167,30 @@ class ApiClient:
                     raise _error(Response(status, answered, body))
                 yield chunks
         except (TimeoutError, OSError) as error:
-            raise ApiUnreachableError(f"watch {path}: {_words(error)}") from error
+            raise self._unreachable(f"watch {path}", error) from error
+
+    def _unreachable(self, what: str, error: OSError) -> ApiUnreachableError:
+        """The same for whoever asked."""
+        if isinstance(error, ssl.SSLError):
+            self._read_trust_anew()
+        own = isinstance(error, CredentialsError) or error.errno in _OWN
+        return ApiUnreachableError(f"{what}: {_words(error)}", own=own)
+
+    def _read_trust_anew(self) -> None:
+        """Certificates are replaced in their files: this process lives longer than they do."""
+        if time.monotonic() - self._trust_read_at < TRUST_SECONDS:
+            return
+        self._trust_read_at = time.monotonic()
+        try:
+            context = self._connection.ssl_context()
+        except OSError as error:
+            log.warning(
+                "certificates cannot be read (%s); the last ones are used on", _words(error)
+            )
+            return
+        for server in (*self._lanes.values(), self._watches):
+            if server is not None:
+                server.trust(context)
 
 
 def _target(path: str, params: Mapping[str, str] | None) -> str:

@@ -29,6 +29,11 @@ class ApiError(Exception):
         return redaction.in_clusters_words(self.message[:_MOST_TOLD])
 
     @property
+    def own(self) -> bool:
+        """What is wrong are this process's credentials: begun again, it reads them anew."""
+        return self.status == 401
+
+    @property
     def already_exists(self) -> bool:
         return self.status == 409 and self.reason == "AlreadyExists"
 
@@ -83,7 +88,14 @@ class ApiError(Exception):
 
 
 class ApiUnreachableError(Exception):
-    """No answer: refused, reset or timed out.  Whether a write happened is not known."""
+    """No answer: refused, reset or timed out.  Whether a write happened is not known.
+
+    ``own``: this process could not ask, and may once it is begun again.
+    """
+
+    def __init__(self, message: str = "", *, own: bool = False) -> None:
+        super().__init__(message)
+        self.own = own
 
 
 class ApiTooLargeError(ApiUnreachableError):

@@ -120,6 +120,7 @@ class Informer(Generic[R]):
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     on_heard: Callable[[float], None] | None = None  # with the seconds of silence before
     last_heard: float = field(default_factory=steady)  # or when it was made
+    tried: float = field(default_factory=steady)  # when an attempt got on, or the next is due
     lists: int = 0
 
     def __post_init__(self) -> None:
@@ -133,12 +134,20 @@ class Informer(Generic[R]):
         """Seconds since anything was heard from the API server on this stream."""
         return steady() - self.last_heard
 
+    def idle(self) -> float:
+        """Seconds since it was last seen to try, whatever the answer was.
+
+        Nothing is heard while the API server is away, and nobody can help that by beginning anew.
+        """
+        return steady() - max(self.tried, self.last_heard)
+
     async def run(self) -> None:
         """List, watch, and begin again, for ever; run again, it lists anew."""
         self._version = ""
         backoff, failures = BACKOFF_SECONDS[0], 0
         while True:
             begun = time.monotonic()
+            answered = True
             try:
                 if not self._version:
                     await self._relist()
@@ -147,6 +156,7 @@ class Informer(Generic[R]):
                 if time.monotonic() - watching > SHORT_SECONDS:
                     backoff, failures = BACKOFF_SECONDS[0], 0
                     self._version = "" if self._missed else self._version
+                    self.tried = steady()
                     continue  # the server ended the watch in good order
                 failures += 1
             except ExpiredError:
@@ -155,16 +165,24 @@ class Informer(Generic[R]):
                 failures = 0
             except ApiError as error:
                 self._note_failure(error)
+                answered = not error.own
                 backoff = max(backoff, min(error.retry_after or 0.0, BACKOFF_SECONDS[1]))
                 failures += 1
-            except (ApiUnreachableError, msgspec.DecodeError, ValueError) as error:
+            except ApiUnreachableError as error:
+                answered = not error.own
+                log.warning("%s: %s", self.resource.name, error)
+                failures += 1
+            except (msgspec.DecodeError, ValueError) as error:
                 log.warning("%s: %s", self.resource.name, error)
                 failures += 1
             if time.monotonic() - begun > GOOD_SECONDS:
                 backoff, failures = BACKOFF_SECONDS[0], 0  # it only broke in the end
             if failures >= FAILURES_BEFORE_RELIST:
                 self._version, failures = "", 0
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+            pause = backoff * random.uniform(0.5, 1.0)
+            if answered:
+                self.tried = steady() + pause
+            await asyncio.sleep(pause)
             backoff = min(backoff * 2, BACKOFF_SECONDS[1])
 
     async def _relist(self) -> None:
@@ -178,6 +196,7 @@ class Informer(Generic[R]):
                 if error.status == 410:
                     raise ExpiredError from error
                 raise
+            self.tried = steady()
             # Page by page: all that a list brings would not fit.
             records += map(self.kept, page.records) if self.kept else page.records
             unread += page.unread

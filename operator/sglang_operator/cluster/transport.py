@@ -55,6 +55,11 @@ class Server:
         self._open: set[Channel] = set()
         self._buffers = Buffers()
 
+    def trust(self, tls: ssl.SSLContext) -> None:
+        """Use this for the connections to come, if they are of TLS."""
+        if self._tls is not None:
+            self._tls = tls
+
     async def request(
         self,
         method: str,

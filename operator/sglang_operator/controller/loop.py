@@ -42,7 +42,7 @@ UNEXPECTED_BACKOFF = (1.0, 60.0)
 # A pass that takes longer waits for the API server, and lets another begin in its place: however
 # many pools meet a server that does not answer them, the others have their turn.
 PROMPT_SECONDS = 0.05
-# A stream that heard nothing for so long (bookmarks come every minute) fails the probe.
+# A stream that neither hears (bookmarks come every minute) nor tries for so long fails the probe.
 STALE_SECONDS = 180.0
 
 log = logging.getLogger(__name__)
@@ -347,6 +347,16 @@ class EngineRoom:
             if not (stream.synced.is_set() or self._is_excused(stream))
         ]
 
+    def unready(self) -> list[str]:
+        """The same, and what is refused without which nothing can be done."""
+        unsynced = self.unsynced()
+        return unsynced + [
+            told
+            for stream in self.informers
+            if stream.refused and not self._is_excused(stream)
+            if (told := _told(stream)) not in unsynced
+        ]
+
     def synced(self) -> bool:
         """Every store has been filled once."""
         return not self.unsynced()
@@ -356,14 +366,8 @@ class EngineRoom:
         return self.elector.apart() if self.elector is not None else ""
 
     def stale(self) -> list[str]:
-        """The streams that have been silent for too long, or never said anything."""
-        return [
-            _told(stream)
-            for stream in self.informers
-            if stream.age() > STALE_SECONDS
-            and (stream.lists or not stream.synced.is_set())
-            and not (stream.refused and self._is_excused(stream))
-        ]
+        """The streams that nobody drives on any more: neither news nor an attempt to get them."""
+        return [_told(stream) for stream in self.informers if stream.idle() > STALE_SECONDS]
 
 
 def _told(stream: informer.Informer[Any]) -> str:

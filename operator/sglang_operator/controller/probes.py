@@ -10,6 +10,9 @@ from sglang_operator.controller.server import Handler
 class Probes:
     """``/healthz``: no stream is dead.  ``/readyz``: every store has been filled.
 
+    What only others can put right (an API server that is away, rights that are not there) is no
+    reason to be begun again: kubelet would let it wait for minutes when that is done.
+
     ``refused``: the namespaces that may not be read, though the operator has been ready.
     ``apart``: why it waits for a Lease that is another's than its replicas'.
     """

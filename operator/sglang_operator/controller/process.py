@@ -74,7 +74,7 @@ def _servers(settings: Settings, room: EngineRoom, shell: Shell) -> list[Server]
     routes: dict[str, dict[str, Handler]] = {}
     if settings.health_address:
         probes = Probes(
-            unsynced=room.unsynced,
+            unsynced=room.unready,
             stale=room.stale,
             refused=room.coverage.told,
             apart=room.apart,

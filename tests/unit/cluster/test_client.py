@@ -1,6 +1,8 @@
 """What the client makes of answers, and where its credentials come from."""
 
 import asyncio
+import errno
+import socket
 import ssl
 import threading
 import time
@@ -10,12 +12,15 @@ from typing import Any
 import pytest
 
 from sglang_operator.cluster import authorization
+from sglang_operator.cluster import client as client_module
 from sglang_operator.cluster.authorization import Authorization
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.cluster.client import ApiClient, Lane
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiTooLargeError,
+    ApiUnreachableError,
 )
+from sglang_operator.testing import credentials
 
 
 class Connection:
@@ -77,6 +82,83 @@ def test_what_is_larger_than_is_wanted_is_told_apart():
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde"
     with pytest.raises(ApiTooLargeError, match="more than 3 bytes"):
         ask(answer, lambda client: client.request("GET", "/x", most=3))
+
+
+# --- whether another start of this process could help
+
+
+def refused_by(error: OSError) -> ApiUnreachableError:
+    """What the client makes of a connection that ends so."""
+
+    async def story() -> ApiUnreachableError:
+        client = ApiClient(Connection(1), user_agent="test")  # type: ignore[arg-type]
+        async with client:
+
+            async def fail(*_: Any, **__: Any) -> Any:
+                raise error
+
+            client._lanes[Lane.WORK].request = fail  # type: ignore[method-assign]
+            with pytest.raises(ApiUnreachableError) as raised:
+                await get(client)
+            return raised.value
+
+    return asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("error", "own"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), False),
+        (OSError(errno.EHOSTUNREACH, "no route"), False),
+        (socket.gaierror(socket.EAI_AGAIN, "no such host"), False),
+        (TimeoutError(), False),
+        (ssl.SSLCertVerificationError("expired"), False),
+        (OSError(errno.EMFILE, "too many open files"), True),
+        (OSError(errno.ENOMEM, "no memory"), True),
+        (authorization.CredentialsError("no answer in 20 s"), True),
+    ],
+)
+def test_what_this_process_has_run_out_of_is_told_from_what_others_lack(error, own):
+    assert refused_by(error).own is own
+
+
+def test_certificates_that_were_replaced_are_read_anew(tmp_path, monkeypatch):
+    """Those of a cluster are, while the operator runs: it is not begun again for that."""
+    monkeypatch.setattr(client_module, "TRUST_SECONDS", 0.0)
+    theirs, others = (credentials.create(tmp_path / name) for name in ("theirs", "others"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(theirs.server_cert, theirs.server_key)
+    trusted = tmp_path / "ca.crt"
+    trusted.write_bytes(others.ca.read_bytes())
+
+    class Tls(Connection):
+        def __init__(self, port: int) -> None:
+            self.server = f"https://127.0.0.1:{port}"
+
+        def ssl_context(self) -> ssl.SSLContext:
+            return ssl.create_default_context(cafile=str(trusted))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+    async def story() -> None:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        connection = Tls(listening.sockets[0].getsockname()[1])
+        async with listening, ApiClient(connection, user_agent="test") as client:  # type: ignore[arg-type]
+            for question in (get, watch):
+                with pytest.raises(ApiUnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+                    await question(client)
+            trusted.unlink()  # while kubelet puts another there
+            with pytest.raises(ApiUnreachableError):
+                await get(client)
+            trusted.write_bytes(theirs.ca.read_bytes())
+            with pytest.raises(ApiUnreachableError):
+                await get(client)
+            assert await get(client) == b"ok"
+            assert await watch(client) == b"ok"
+
+    asyncio.run(story())
 
 
 # --- credentials that come from a plugin

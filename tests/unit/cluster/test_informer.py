@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator import supervision
+from sglang_operator import clocks, supervision
 from sglang_operator.cluster import informer, wire
 from sglang_operator.cluster.errors import (
     ApiError,
@@ -376,3 +376,28 @@ def test_a_list_that_is_as_old_as_the_last_word_is_no_restore(monkeypatch):
         [[event("MODIFIED", pod("a", 12))], GONE],
     )
     assert (store.lists, store.restorations) == (2, 0)
+
+
+def test_a_list_that_takes_long_is_seen_to_get_on_page_by_page(monkeypatch):
+    """It is heard of as a whole: until then a stream would be taken for dead."""
+    now, idle = [clocks.steady()], []
+    monkeypatch.setattr(informer, "steady", lambda: now[0])
+
+    class Slow(Server):
+        async def request(self, method: str, path: str, *, params: dict[str, str]) -> bytes:
+            now[0] += 100.0
+            idle.append(stream.idle())
+            return await super().request(method, path, params=params)
+
+    pages = [a_list(pod(f"p{n}", n), more="next") for n in range(5)]
+    server, store = Slow([*pages, a_list()], []), Store()
+    resource = informer.Resource(path="/api/v1/pods", scope="", name="pods")
+    stream = informer.Informer(server, resource, wire.Pod, store)  # type: ignore[arg-type]
+
+    async def story() -> None:
+        task = asyncio.create_task(stream.run())
+        await asyncio.wait_for(server.quiet.wait(), 5)
+        task.cancel()
+
+    asyncio.run(story())
+    assert idle == pytest.approx([100.0] * 6, abs=5.0)

@@ -29,12 +29,12 @@ def leases_of_team_b(path: str) -> bool:
     return path == paths.children("Lease", "team-b")
 
 
-def silent(room: loop.EngineRoom, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the liveness probe says after three minutes in which nothing was heard of any stream."""
+async def lives(room: loop.EngineRoom, api: world.Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Return once the liveness probe calls no refused stream dead, though minutes have gone by."""
     with monkeypatch.context() as later:
         now = clocks.steady()
         later.setattr(informer, "steady", lambda: now + loop.STALE_SECONDS + 1)
-        return room.stale()
+        await api.until(lambda: not named(room.stale(), "(refused"))
 
 
 def named(words: list[str], ending: str) -> list[str]:
@@ -63,7 +63,7 @@ def test_an_operator_that_starts_serves_the_others_and_the_refused_once_it_may(
         async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
             await api.until(lambda: api.reason("team-a", "actor"))
             assert room.unsynced() == []
-            assert not named(silent(room, monkeypatch), "(refused")
+            await lives(room, api, monkeypatch)
             assert [words.split(" (")[0] for words in room.coverage.told()] == ["namespace team-b"]
             assert not api.pods("team-b")
             assert not api.reason("team-b", "actor")
@@ -88,7 +88,7 @@ def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
             await api.until(lambda: api.reason("team-b", "actor"))
             api.refuse(refuses)
             await api.until(lambda: not room.coverage.reads("team-b"))
-            assert not named(silent(room, monkeypatch), "(refused")
+            await lives(room, api, monkeypatch)
             writes = [call for call in api.calls if of_team_b(call[1])]
             spec = guide_spec(device_mapping="[0, 1, 2, 3]")
             for team in BOTH:
@@ -103,7 +103,7 @@ def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
     asyncio.run(story())
 
 
-def test_while_all_are_refused_the_operator_is_not_well(monkeypatch):
+def test_while_all_are_refused_the_operator_is_not_ready_but_alive(monkeypatch):
     async def story() -> None:
         api = world.Api()
         api.make("team-a", "actor")
@@ -113,7 +113,7 @@ def test_while_all_are_refused_the_operator_is_not_well(monkeypatch):
         await api.until(lambda: set(room.coverage.refused()) == set(BOTH))
         assert not room.dispatching
         assert named(room.unsynced(), "pods in team-a (refused: 403 Forbidden")
-        assert named(silent(room, monkeypatch), "pods in team-b (refused: 403 Forbidden")
+        await lives(room, api, monkeypatch)
         api.refuse(of_team_b)
         await api.until(lambda: api.reason("team-a", "actor"))
         assert room.unsynced() == []
@@ -123,7 +123,7 @@ def test_while_all_are_refused_the_operator_is_not_well(monkeypatch):
     asyncio.run(story())
 
 
-def test_a_kind_that_is_refused_cluster_wide_is_told_by_both_probes(monkeypatch):
+def test_a_kind_that_is_refused_cluster_wide_is_told_by_readyz_and_ends_nobody(monkeypatch):
     async def story() -> None:
         api = world.Api()
         api.make("team-a", "actor")
@@ -134,12 +134,32 @@ def test_a_kind_that_is_refused_cluster_wide_is_told_by_both_probes(monkeypatch)
         await api.until(lambda: len(room.unsynced()) == 1)
         assert named(room.unsynced(), "poddisruptionbudgets (refused: 403 Forbidden")
         assert room.coverage.told() == ["all namespaces (poddisruptionbudgets)"]
-        assert named(silent(room, monkeypatch), "poddisruptionbudgets (refused: 403 Forbidden")
+        await lives(room, api, monkeypatch)
         assert not room.dispatching
         api.refuse(lambda path: False)
         await api.until(lambda: api.reason("team-a", "actor"))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_once_all_are_refused_an_operator_that_was_ready_is_so_no_more(monkeypatch):
+    async def story() -> None:
+        api = world.Api()
+        api.make("team-a", "actor")
+        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+            await api.until(lambda: api.reason("team-a", "actor"))
+            assert room.unready() == []
+            api.refuse(of_team_b)
+            await api.until(lambda: room.coverage.told())
+            assert room.unready() == []  # the others are served
+            api.refuse(lambda path: "/namespaces/team-" in path)
+            await api.until(lambda: named(room.unready(), "pods in team-a (refused: 403 Forbidden"))
+            assert room.unsynced() == []
+            await lives(room, api, monkeypatch)
+            api.refuse(lambda path: False)
+            await api.until(lambda: room.unready() == [])
 
     asyncio.run(story())
 
@@ -151,7 +171,7 @@ def test_nodes_that_may_no_longer_be_read_do_not_end_the_operator(monkeypatch):
             await api.until(lambda: room.nodes.known is not None)
             api.refuse(lambda path: path == paths.NODES)
             await api.until(lambda: room.nodes.known is None)
-            assert not named(silent(room, monkeypatch), "nodes")
+            await lives(room, api, monkeypatch)
             api.refuse(lambda path: False)
             await api.until(lambda: room.nodes.known is not None)
 
