@@ -12,11 +12,7 @@ Around them the transaction of explanation/weights.md is kept, without a change 
 - ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.
 - where the ids of actor_train and actor_infer overlap, nothing begins (``colocated``).
 
-ROLL chooses a strategy by its name, so the name has to be taught to it, in each worker's process::
-
-    from sglang_operator.client import roll
-    roll.install()          # strategy_name: sglang now attaches to an operator's pool
-
+ROLL chooses a strategy by its name: ``roll_worker`` and ``roll_stand_in`` teach it that name.
 ``strategy_config`` takes ``pool`` and ``namespace`` beside what the engines were started with.
 ROLL forms its process groups once: after a restart of an engine, or where one came, they have to be
 set up again (``setup_model_update``), which is what StaleEpoch says.
@@ -24,8 +20,6 @@ set up again (``setup_model_update``), which is what StaleEpoch says.
 
 import asyncio
 import logging
-import sys
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,23 +32,19 @@ from sglang_operator.client.following import Bucket, Follower
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
+from sglang_operator.client.roll_stand_in import (
+    create_sampling_params_for_sglang,
+    install,
+    postprocess_generate,
+)
 from sglang_operator.client.shared import SharedSync
+
+__all__ = ["OperatorPoolStrategy", "install"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_POOL = "actor-infer"
 _READY_SECONDS = 1800.0
-_STRATEGY_MODULE = "roll.distributed.strategy.sglang_strategy"
-
-
-def install() -> None:
-    """Make ROLL's ``strategy_name: sglang`` this strategy, in this process.
-
-    ROLL's own module is not imported then, and neither is sglang: its place is taken.
-    """
-    module = types.ModuleType(_STRATEGY_MODULE)
-    module.SgLangStrategy = OperatorPoolStrategy  # type: ignore[attr-defined]
-    sys.modules[_STRATEGY_MODULE] = module
 
 
 class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
@@ -220,7 +210,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             for key in ("input_ids", "sampling_params", "rid", "return_logprob")
             if payload.get(key) is not None
         }
-        return outputs(await self._generate(body))
+        return postprocess_generate(await self._generate(body))
 
     async def generate(self, batch: Any, generation_config: Mapping[str, Any]) -> Any:
         """A batch, left-padded prompts in, prompts and padded answers out (ROLL's DataProto)."""
@@ -231,7 +221,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         prompts = functionals.gather_unpadded_input_ids(
             input_ids=input_ids, attention_mask=batch.batch["attention_mask"]
         )
-        parameters = sampling(generation_config)
+        parameters = create_sampling_params_for_sglang(generation_config)
         found = await self._generate({"input_ids": prompts, "sampling_params": parameters})
         answers = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(each["output_ids"], device=input_ids.device) for each in found],
@@ -337,41 +327,6 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     async def _generate(self, body: Json) -> list[Json]:
         answer: Any = await self.pool.calls.post_any(self.engine, "/generate", body)
         return answer if isinstance(answer, list) else [answer]
-
-
-# --- forms
-
-
-def sampling(generation: Mapping[str, Any]) -> Json:
-    """ROLL's generating_args as SGLang's sampling parameters (explanation/roll.md)."""
-    renamed = {
-        "stop_token_ids": generation["eos_token_id"],
-        "n": generation["num_return_sequences"],
-        "stop": generation.get("stop_strings"),
-        "no_stop_trim": generation.get("include_stop_str_in_output", True),
-    }
-    same = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
-    return {**{key: generation[key] for key in same}, **renamed}
-
-
-def outputs(answers: Sequence[Mapping[str, Any]]) -> Json:
-    """Answers of /generate in the form that ROLL's schedulers read."""
-    tokens, reasons, logprobs = [], [], []
-    for answer in answers:
-        about = answer["meta_info"]
-        reason = about["finish_reason"]
-        reasons.append(reason["type"] if isinstance(reason, Mapping) else reason)
-        own = list(answer.get("output_ids") or [])
-        chosen = about.get("output_token_logprobs")
-        if chosen is not None:
-            length = min(len(own), len(chosen))
-            own = own[:length]
-            logprobs.append([item[0] for item in chosen[:length]])
-        tokens.append(own)
-    found: Json = {"output_token_ids": tokens, "finish_reasons": reasons}
-    if len(logprobs) == len(tokens):
-        found["output_logprobs"] = logprobs
-    return found
 
 
 def _step_of(version: str) -> int:

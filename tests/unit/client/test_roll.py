@@ -5,7 +5,6 @@ The base class is a transcription of ROLL's interface, unless ROLL itself can be
 
 import asyncio
 import dataclasses
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -267,29 +266,6 @@ def test_no_worker_writes_once_worker_0_does_not_renew(roll, reach, monkeypatch)
 
     with World() as world:
         asyncio.run(train(reach(world)))
-
-
-def test_rolls_name_for_sglang_leads_here(roll, monkeypatch):
-    name = "roll.distributed.strategy.sglang_strategy"
-    monkeypatch.setitem(sys.modules, name, None)
-    roll.install()
-    assert sys.modules[name].SgLangStrategy is roll.OperatorPoolStrategy
-
-
-def test_generating_args_become_sampling_parameters(roll):
-    generation = {
-        "max_new_tokens": 16,
-        "temperature": 0.9,
-        "top_p": 0.99,
-        "top_k": 100,
-        "repetition_penalty": 1.0,
-        "num_return_sequences": 8,
-        "eos_token_id": [2, 0],
-        "stop_strings": None,
-    }
-    found = roll.sampling(generation)
-    assert (found["n"], found["stop_token_ids"], found["no_stop_trim"]) == (8, [2, 0], True)
-    assert "num_return_sequences" not in found
 
 
 def test_a_follower_that_stood_still_writes_nothing_into_another_trainers_update(roll, reach):

@@ -1,0 +1,41 @@
+"""ROLL's worker for engines of a pool: what its config names as worker_cls.
+
+::
+
+    actor_infer:
+      worker_cls: sglang_operator.client.roll_worker.PoolInferWorker
+
+ROLL imports it by this name in the pipeline's process and in each worker's, and with the import
+``strategy_name: sglang`` attaches to a pool there.  It needs no GPU and no SGLang in its process.
+Processes that have no such worker are given the same by Ray's worker_process_setup_hook
+(``roll_stand_in.install``).
+"""
+
+from typing import Any
+
+from sglang_operator.client import roll_stand_in
+
+roll_stand_in.install()
+
+from roll.distributed.scheduler.decorator import (  # type: ignore[import-not-found] # noqa: E402
+    Dispatch,
+    register,
+)
+from roll.pipeline import base_worker  # type: ignore[import-not-found] # noqa: E402
+
+
+class PoolInferWorker(base_worker.InferWorker):  # type: ignore[misc]
+    """ROLL's InferWorker, in a process that has nothing to do on a GPU."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
+    async def initialize(self, pipeline_config: Any) -> None:
+        """As ROLL does it, but for the GPU's context at the end."""
+        # Where there is no GPU its platform has no init, and where there is one, that takes memory.
+        base_worker.current_platform.init = lambda: None
+        await super().initialize(pipeline_config)
+
+    @register(dispatch_mode=Dispatch.DP_MP_COMPUTE)  # type: ignore[untyped-decorator]
+    async def generate(self, data: Any) -> Any:
+        """As ROLL does it, with the batch left where it is: the engine's GPU is elsewhere."""
+        data.to = lambda device: data
+        return await super().generate(data)
