@@ -495,3 +495,5 @@ WEIGHTS_NOT_WRITTEN = (
     "into an engine has said that all of it arrived: begin again, and write all weights again"
 )
 WEIGHTS_NO_INSTANCES = "the commit names no engine; expected the instances whose weights it covers"
+WEIGHTS_RESET_ASLEEP = "{released} memory is released; wake the engines before a reset"
+WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; sync before a reset"

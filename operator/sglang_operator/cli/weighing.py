@@ -18,6 +18,7 @@ from sglang_operator.client import given
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import IN_SERVICE, Engine, Registry
+from sglang_operator.client.resetting import Left
 
 ABORT_SECONDS = 10.0
 Lines = Iterable[str]
@@ -150,6 +151,34 @@ class Wake:
         if state.initial:
             return ["awake: the engines go on with the weights that they were started with"]
         return ["awake: the weights are gone, and the gates stay closed until a sync commits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reset:
+    groups: tuple[str, ...]
+    wait: float
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        left = await pool.reset(self.groups, wait=self.wait)
+        state = await pool.transaction()
+        told = [f"reset: {wording.engines(len(left))}; their weights: {state.phase.value}"]
+        for name in dict.fromkeys(name for each in left for name in each.groups):
+            told.append(f"  {name}: left by {_ranks(e for e in left if name in e.groups)}")
+        if sessions := [each for each in left if each.session]:
+            told.append(f"  an update was left open, and is ended: {_ranks(sessions)}")
+        if ended := [each for each in left if each.ended]:
+            told.append(f"  not reached, as they start or have ended: {_ranks(ended)}")
+        if len(told) == 1:
+            told.append("  none was in a group of a known name, nor in an update")
+        if state.phase is Phase.ABORTED:
+            told.append("engines that are paused stay so: the next sync continues them")
+        return told
+
+
+def _ranks(which: Iterable[Left]) -> str:
+    ranks = [each.engine.rank for each in which]
+    noun = "engine" if len(ranks) == 1 else "engines"
+    return f"{noun} {', '.join(map(str, ranks))}"
 
 
 # --- status

@@ -20,8 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def weights() -> None:
     """Look at a pool's weights, and sync, put to sleep or wake its engines by hand.
 
-    Engines are reached by their pods' addresses: run begin, commit, sleep and wake where these can
-    be reached, for example in a pod of the cluster. Keys are read from SGLANG_API_KEY and
+    Engines are reached by their pods' addresses: run begin, commit, sleep, wake and reset where
+    these can be reached, for example in a pod of the cluster. Keys are read from SGLANG_API_KEY and
     SGLANG_ADMIN_API_KEY.
 
     Exit codes: 0 done; 1 refused, because of another trainer or the state of the pool; 2 an error.
@@ -166,3 +166,19 @@ def wake(pool: str, tags: tuple[str, ...], **options: Any) -> None:
     from sglang_operator.cli import weighing
 
     _run(weighing.Wake(tags=tags), pool, options)
+
+
+@weights.command(short_help="Let the engines leave what a trainer that is gone has left.")
+@_common
+@click.option("--group", "groups", multiple=True, help="A group beside the known ones; repeatable.")
+@click.option("--wait", type=float, default=0, help="Seconds to wait for another trainer.")
+def reset(pool: str, groups: tuple[str, ...], wait: float, **options: Any) -> None:
+    """Let the engines leave process groups, and end an update that was left open.
+
+    For a trainer that is started again and does not use the client: the names of its groups are
+    taken as long as the engines live. Those that ROLL, slime, miles and AReaL give are known.
+    Weights, gates and pauses stay as they are; a sync whose trainer is gone ends as aborted.
+    """
+    from sglang_operator.cli import weighing
+
+    _run(weighing.Reset(groups=groups, wait=wait), pool, options)

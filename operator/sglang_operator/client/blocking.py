@@ -15,6 +15,7 @@ from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import PoolError
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
+from sglang_operator.client.resetting import Left
 from sglang_operator.client.sync import AsyncSync
 
 SETTLE_SECONDS = 5.0  # for what was interrupted to come to its end
@@ -203,6 +204,10 @@ class Pool:
     def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
         """Resume the engines' memory; see ``AsyncPool.wake``."""
         return self._loop.run(self._pool.wake(tags))
+
+    def reset(self, groups: Iterable[str] = (), *, wait: float = 0.0) -> tuple[Left, ...]:
+        """Let the engines leave what trainers that are gone have left; see ``AsyncPool.reset``."""
+        return self._loop.run(self._pool.reset(groups, wait=wait))
 
 
 class Sync:

@@ -68,12 +68,22 @@ def key(value: object, argument: str) -> str | None:
 
 def tags(value: object, argument: str = "tags") -> tuple[str, ...]:
     """SGLang's memory tags, as a list or the like.  Raises InvalidArgument."""
-    # A text is a list of letters to Python, and a mapping one of its keys.
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise _wrong(argument, value, texts.EXPECTED_TAGS)
-    found = tuple(text(each, f"{argument}[{index}]") for index, each in enumerate(value))
+    found = _each(value, argument, texts.EXPECTED_TAGS)
     if not found:
         raise _wrong(argument, value, texts.EXPECTED_TAGS)
+    return found
+
+
+def groups(value: object, argument: str = "groups") -> tuple[str, ...]:
+    """Names of process groups, as a list or the like, maybe none.  Raises InvalidArgument."""
+    return _each(value, argument, texts.EXPECTED_GROUPS)
+
+
+def _each(value: object, argument: str, expected: str) -> tuple[str, ...]:
+    # A text is a list of letters to Python, and a mapping one of its keys.
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise _wrong(argument, value, expected)
+    found = (text(each, f"{argument}[{index}]") for index, each in enumerate(value))
     return tuple(dict.fromkeys(found))
 
 

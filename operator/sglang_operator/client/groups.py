@@ -12,22 +12,36 @@ from typing import Any
 from sglang_operator.client import texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import EngineError, StaleEpoch, Unsupported
-from sglang_operator.client.registry import Engine
+from sglang_operator.client.registry import DEFAULT_GROUP, Engine
 
 _NO_SUCH_GROUP = "does not exist"  # SGLang's words
 _NAME_IS_TAKEN = "group name has already been created"  # torch's
 
+_STAGES = range(16)  # of a trainer's pipeline; each has a group of its own
+_EXPERTS = range(8)
+_ROLL = "model_update/actor_train_2_actor_infer"  # ROLL distributed/executor/model_update_group.py
+# The names that trainers give their groups: ROLL, slime, miles, AReaL, and SGLang's own default.
+# No version of SGLang tells which groups an engine is in.
+KNOWN = (
+    DEFAULT_GROUP,
+    *(each for name in ("slime", "miles") for each in (name, *(f"{name}-pp_{n}" for n in _STAGES))),
+    *("update_weight_group", *(f"update_weight_group_{n}" for n in _STAGES)),
+    *(f"{_ROLL}_fsdp2", *(f"{_ROLL}_pp{n}_ep{e}" for n in _EXPERTS for e in _EXPERTS)),
+)
+
 Post = Callable[[Engine, str, Mapping[str, Any]], Awaitable[Json]]
 
 
-async def leave(post: Post, engine: Engine, name: str) -> None:
-    """Let an engine leave the group of this name, if it is in one.  Raises EngineError."""
+async def leave(post: Post, engine: Engine, name: str) -> bool:
+    """Let an engine leave the group of this name; whether it was in one.  Raises EngineError."""
     try:
         await post(engine, "/destroy_weights_update_group", {"group_name": name})
     except EngineError as error:
         missing = error.status == 404  # a build without the endpoint
         if not missing and not (error.status == 400 and _NO_SUCH_GROUP in error.said):
             raise
+        return False
+    return True
 
 
 class Groups:
@@ -53,6 +67,11 @@ class Groups:
     def left(self, name: str) -> None:
         """The group has ended, or is about to."""
         self._joined[name] = set()
+
+    def cleared(self, names: Iterable[str]) -> None:
+        """Engines have left these, those that this client has set up among them."""
+        for name in self._joined.keys() & set(names):
+            self.left(name)
 
     def require(self, name: str, engines: Iterable[Engine]) -> None:
         """Raises StaleEpoch if this client set the group up without one of these engines."""

@@ -96,6 +96,11 @@ class Hold:
         words = texts.OWED_REST
         await self._file.note(self._uid, rests, patience=patience, words=words, passes=True)
 
+    async def give_back(self, step: Step, *, patience: float) -> None:
+        """The last step of a transaction that is not a sync; tried on.  Raises as ``note``."""
+        words = texts.OWED_REST
+        await self._file.note(self._uid, step, patience=patience, words=words, passes=True)
+
     def _took(self, written: Written) -> Transaction:
         self._uid, self._pool = written.lease, written.pool
         self._shared = written.state.shared

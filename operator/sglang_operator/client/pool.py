@@ -15,7 +15,7 @@ from weakref import WeakSet
 from sglang_operator import supervision
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.client import credentials, given, memory, texts
+from sglang_operator.client import credentials, given, memory, resetting, texts
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import Expired, NotReady
@@ -273,6 +273,21 @@ class AsyncPool:
         them.  Raises Held, Expired, EngineError.
         """
         return await self.sleeper.wake(given.tags(tags))
+
+    async def reset(
+        self, groups: Iterable[str] = (), *, wait: float = 0.0
+    ) -> tuple[resetting.Left, ...]:
+        """Let the engines leave what trainers that are gone have left: groups, and a session.
+
+        For a trainer that does not use this package, before it is started again; a sync sees to it
+        by itself.  ``groups``: names beside those that ROLL, slime, miles and AReaL are known to
+        give.  What stands in the Lease, gates and pauses stay as they are, but for a sync whose
+        trainer is gone: that ends as aborted.  ``wait``: seconds to wait for another trainer.
+
+        Raises Unsupported where engines of this version cannot leave a group, or sleep; NotReady
+        where none can be reached, or one that lives does not answer; Held, EngineError.
+        """
+        return await resetting.reset(self, given.groups(groups), given.seconds(wait, "wait"))
 
     # --- for sync and sleep
 

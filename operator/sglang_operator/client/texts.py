@@ -150,6 +150,15 @@ NOT_IN_GROUP = (
     "after the group was set up; nothing was sent, because SGLang ends over a group that it is not "
     "in. Set the group up again with all engines, and write all weights again"
 )
+RESET_VERSION = (
+    "SGLang {version} has no /destroy_weights_update_group, so its engines leave a group only with "
+    "their process; restart them: kubectl sglang rollout restart {pool}"
+)
+RESET_STUCK = (
+    "{error}; its scheduler may wait for a trainer that is gone, in a broadcast that never comes. "
+    "The other engines are reset; delete the pods of {engine}, and it comes back in no group"
+)
+RESET_NONE = "no engine runs that could be reset; one that starts is in no group"
 BUSY = (
     "requests still run after {seconds:.0f} s, so that the cache of the old weights cannot be "
     "emptied; see that nobody sends any, or give the sync a pause"
@@ -235,6 +244,7 @@ WRONG_ARGUMENT = "{argument} is {found} ({kind}); expected {expected}"
 WRONG_KEY = "{argument} ({kind}, not shown); expected one line of ASCII text"
 EXPECTED_TEXT = "text"
 EXPECTED_TAGS = "a list of SGLang's memory tags, such as ['weights', 'kv_cache']"
+EXPECTED_GROUPS = "a list of names of process groups, such as ['slime-pp_0']"
 EXPECTED_NOT_EMPTY = "text that is not empty"
 EXPECTED_PRINTABLE = "one line of text, without control characters"
 EXPECTED_SHORT = "at most {most} characters, found {length}"

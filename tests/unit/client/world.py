@@ -145,6 +145,9 @@ class FakeEngine:
         return 200, {"success": True}
 
     def _end_weight_update(self, payload: Json) -> tuple[int, Json]:
+        if not self.session:
+            text = "no weight-update session is open; call begin_weight_update() first"
+            return 400, {"success": False, "message": text}
         self.session = False
         return 200, {"success": True}
 

@@ -1,0 +1,183 @@
+"""Reset: what a trainer that is gone has left in engines that lived on is taken from them.
+
+Process groups keep their names for the life of the engine's process, and SGLang's session for
+buckets stays open: who comes next cannot join, and cannot begin.  A trainer that syncs by this
+package sees to both by itself.  For others there is this, before they start.
+
+Nothing else changes: no request is ended, no engine is paused or let go on, no gate moves.  The
+Lease is held meanwhile, so that no group is left that somebody has just set up.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sglang_operator.api import weights, weights_reset
+from sglang_operator.api.weights import Transaction
+from sglang_operator.client import groups, reaching, texts
+from sglang_operator.client.calls import CONTROL_SECONDS, Json
+from sglang_operator.client.errors import (
+    ClusterError,
+    EngineError,
+    Expired,
+    NotReady,
+    PoolError,
+    Unsupported,
+)
+from sglang_operator.client.hold import Hold
+from sglang_operator.client.lease import RECOVERY_SECONDS, Sight
+from sglang_operator.client.registry import Engine, Registry
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+PATIENCE = 10.0
+REST_PATIENCE = 2.0
+_NO_SESSION = "no weight-update session is open"  # SGLang's words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What one engine has left.  ``ended``: it ended meanwhile, or never answered as it starts."""
+
+    engine: Engine
+    groups: tuple[str, ...] = ()
+    session: bool = False
+    ended: bool = False
+
+
+async def reset(pool: "AsyncPool", names: Iterable[str], wait: float) -> tuple[Left, ...]:
+    """See ``AsyncPool.reset``."""
+    registry = await pool.fresh()
+    if not pool.features(registry).destroy_group:
+        version = registry.engine_version
+        raise Unsupported(texts.RESET_VERSION.format(version=version, pool=pool.name))
+    if not any(engine.runs for engine in registry.engines):
+        raise NotReady(texts.RESET_NONE)
+    await _reached(pool, registry)
+    with pool.turn.taken("reset()"):
+        wanted = tuple(dict.fromkeys((*groups.KNOWN, *names)))
+        return await pool.to_its_end(_Reset(pool, registry, wanted).run(wait))
+
+
+async def _reached(pool: "AsyncPool", registry: Registry) -> None:
+    """Raises NotReady, before anything is taken, if no engine can be reached from here."""
+    path = pool.features(registry).model_info_path
+    engines = [engine for engine in registry.engines if engine.runs]
+    found = await asyncio.gather(
+        *(pool.calls.find(engine, path) for engine in engines), return_exceptions=True
+    )
+    errors = [each for each in found if isinstance(each, BaseException)]
+    if len(errors) == len(engines):
+        words = texts.UNREACHED.format(error=errors[0])
+        raise NotReady(words) from errors[0]
+
+
+class _Reset:
+    """One reset, of the engines that run."""
+
+    def __init__(self, pool: "AsyncPool", registry: Registry, names: Sequence[str]) -> None:
+        self._pool = pool
+        self._registry = registry
+        self._names = names
+        self._engines = [engine for engine in registry.engines if engine.runs]
+        self._hold = Hold(pool.lease, pool.trainer(weights.LEASE_SECONDS), self._lose)
+        self._lost: PoolError | None = None
+
+    def _lose(self, reason: PoolError) -> None:
+        self._lost = reason
+
+    async def run(self, wait: float) -> tuple[Left, ...]:
+        await self._take(wait)
+        try:
+            outcomes = await asyncio.gather(
+                *map(self._clear, self._engines), return_exceptions=True
+            )
+        finally:
+            await self._give_back()
+        self._pool.groups.cleared(self._names)
+        return await self._judged(outcomes)
+
+    async def _take(self, wait: float) -> None:
+        trainer, epoch = self._hold.trainer, self._registry.epoch
+
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            found = self._pool.sleeper.idle(state)
+            return weights_reset.begin(found, trainer, epoch=epoch, now=sight.now, seen=sight.seen)
+
+        try:
+            await self._hold.take(step, wait=wait, patience=PATIENCE)
+        except (asyncio.CancelledError, ClusterError):  # it may have been written all the same
+            await self._give_back(patience=0)
+            raise
+        await self._pool.sleeper.stop()
+        self._hold.start()
+
+    async def _give_back(self, patience: float = REST_PATIENCE) -> None:
+        def step(state: Transaction, sight: Sight) -> Transaction:
+            return weights_reset.end(state, self._hold.trainer)
+
+        await self._hold.stop()
+        with contextlib.suppress(PoolError):  # it is owed
+            await self._hold.give_back(step, patience=patience)
+
+    async def _clear(self, engine: Engine) -> Left:
+        """One name after the other; an engine that does not answer is not asked for the next."""
+
+        async def post(each: Engine, path: str, payload: object) -> Json:
+            assert isinstance(payload, dict)
+            calls, may = self._pool.calls, self._hold.alive
+            return await calls.post(each, path, payload, timeout=CONTROL_SECONDS, allowed=may)
+
+        found = [name for name in self._names if await groups.leave(post, engine, name)]
+        session = await self._end_session(engine)
+        return Left(engine=engine, groups=tuple(found), session=session)
+
+    async def _end_session(self, engine: Engine) -> bool:
+        if not self._pool.features(self._registry).begin_end_weight_update:
+            return False
+        path, limit, may = "/end_weight_update", RECOVERY_SECONDS, self._hold.alive
+        try:
+            await self._pool.calls.post(engine, path, {}, timeout=limit, allowed=may)
+        except EngineError as error:
+            if _NO_SESSION not in error.said:
+                raise
+            return False
+        return True
+
+    async def _judged(self, outcomes: Sequence[Left | BaseException]) -> tuple[Left, ...]:
+        """What became of each; raises for one that lives on, and did not do what it was told.
+
+        One that ended is in no group any more, and neither is one that only starts.
+        """
+        both = list(zip(self._engines, outcomes, strict=True))
+        silent = [e for e, o in both if isinstance(o, EngineError) and o.status == 0]
+        gone = await self._gone([engine for engine in silent if engine.up])
+        left = []
+        for engine, outcome in both:
+            if isinstance(outcome, Left):
+                left.append(outcome)
+            elif isinstance(outcome, Expired):
+                raise self._lost or outcome
+            elif engine in silent and (engine in gone or not engine.up):
+                left.append(Left(engine=engine, ended=True))
+            elif engine in silent:
+                words = texts.RESET_STUCK.format(error=outcome, engine=engine.engine)
+                raise NotReady(words) from outcome
+            else:
+                raise outcome
+        return tuple(left)
+
+    async def _gone(self, silent: Sequence[Engine]) -> list[Engine]:
+        """Those of them that are seen soon to have ended."""
+        gone: list[Engine] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(reaching.ENDED_SECONDS if silent else 0):
+                async for registry in self._pool.changes():
+                    now = {engine.instance for engine in registry.engines if engine.up}
+                    gone = [engine for engine in silent if engine.instance not in now]
+                    if len(gone) == len(silent):
+                        break
+        return gone
