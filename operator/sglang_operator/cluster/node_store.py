@@ -8,11 +8,10 @@ from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster import decoding, sightings, wire
 from sglang_operator.cluster.absence import there, told
 from sglang_operator.planner import health
-from sglang_operator.planner.observed import ObservedNode
+from sglang_operator.planner.observed import ObservedNode, Silence
 
 GONE_NODE_SECONDS = 3600.0
 PURGE_SECONDS = 60.0
-WEIGH_SECONDS = 10.0
 # Bookmarks come every minute: what is silent for longer tells nothing of nodes.
 STALE_SECONDS = 90.0
 
@@ -29,11 +28,11 @@ class NodeStore:
         self._changed = changed
         self._readable = readable
         self.nodes: dict[str, ObservedNode] = {}
+        self._tally = health.Tally()
         self.filled = False  # nothing is known, not even that there are none, before the first list
         self.age: Callable[[], float] = lambda: 0.0  # seconds since the stream heard anything
         self._versions: dict[str, int] = {}
         self._purged_at = float("-inf")
-        self._weighed_at = float("-inf")
         self._silent = False  # too many are not ready for any to be lost
 
     @property
@@ -43,6 +42,10 @@ class NodeStore:
         A node that was not ready when it was last heard of may be well since, and its engines too.
         """
         return self.nodes if self.filled and self.age() < STALE_SECONDS else None
+
+    def silence(self, now: float) -> Silence | None:
+        """Which of them are not ready, where these are too many for any to be lost."""
+        return self._tally.silence(now) if self.known is not None else None
 
     def refused(self) -> None:
         """They may not be read: what is known of them is of the past."""
@@ -55,7 +58,7 @@ class NodeStore:
         if self.filled and silent >= STALE_SECONDS:
             self._begin_anew()
             self._readable()
-        elif self._silent and steady() >= self._weighed_at + WEIGH_SECONDS:
+        elif self._silent:
             self._weigh()  # it ends with time, too: bookmarks come every minute
 
     def _begin_anew(self, since: float = float("-inf")) -> None:
@@ -64,9 +67,9 @@ class NodeStore:
         ``since``: of those that were ready until then.
         """
         now = steady()
-        for name, node in self.nodes.items():
+        for node in list(self.nodes.values()):
             if not (node.ready or node.gone) and node.unready >= since:
-                self.nodes[name] = dataclasses.replace(node, unready=now)
+                self._set(dataclasses.replace(node, unready=now))
 
     def replace(
         self,
@@ -103,7 +106,7 @@ class NodeStore:
             return False
         self._purge()
         node = sightings.of_node(wire.observed_node(record), steady(), known)
-        self.nodes[name] = node
+        self._set(node)
         self._versions[name] = record.metadata.version
         if known != node:
             self._changed(name)
@@ -118,8 +121,7 @@ class NodeStore:
 
         Without it the last of them would be lost when most are back.
         """
-        self._weighed_at = steady()
-        silent = health.silence(self.nodes, self._weighed_at) is not None
+        silent = self._tally.is_silent(steady())
         if silent is self._silent:
             return
         self._silent = silent
@@ -135,14 +137,20 @@ class NodeStore:
         self._purged_at = now
         for name in [n for n, node in self.nodes.items() if node.gone]:
             if self.nodes[name].unready < now - GONE_NODE_SECONDS:
-                del self.nodes[name]
+                del self.nodes[name]  # that were not counted any more
                 self._versions.pop(name, None)
+
+    def _set(self, node: ObservedNode) -> None:
+        self.nodes[node.name] = node
+        self._tally.put(node)
 
     def _lose(self, name: str) -> None:
         known = self.nodes.get(name)
         if known is None or not known.gone:
             at = moment()
-            self.nodes[name] = ObservedNode(
-                name=name, ready=False, ready_changed=at.wall, unready=at.steady, gone=True
+            self._set(
+                ObservedNode(
+                    name=name, ready=False, ready_changed=at.wall, unready=at.steady, gone=True
+                )
             )
             self._changed(name)

@@ -204,6 +204,7 @@ class Reconciler:
             aside=tuple(strays),
             reached=tuple(sorted(reached)),
             nodes=self._view.nodes.known,
+            silence=self._view.nodes.silence(at.steady),
             children=children,
             said=memory.last_said(children, record),
             reports=self._asker.reports(key, at),

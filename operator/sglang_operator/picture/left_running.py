@@ -29,7 +29,7 @@ def engines(
     The rank of a view is only its place in that order: the ranks stood in the spec.
     """
     policy = Restart()
-    believed = health.believed(nodes, health.silence(nodes, now))
+    believed = health.Believed(nodes, health.silence(nodes, now))
     alive = [pod for pod in pods if not pod.ended]
     for place, pod in enumerate(sorted(alive, key=_by_devices)):
         state = _STATES.get(health.health(pod, believed, policy, now))

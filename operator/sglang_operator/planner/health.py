@@ -3,12 +3,14 @@
 Never from the pod's own gate condition, which stays True on a dead node, and Ready with it.
 """
 
+import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple, Protocol
 
 from sglang_operator.api import spec
-from sglang_operator.planner.observed import ObservedNode, ObservedPod
+from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod, Silence, Uncounted
 
 LINGERS_SECONDS = 60.0  # beyond its grace
 # As Kubernetes' own node lifecycle controller has it: so large a share of the nodes, and so many.
@@ -26,49 +28,148 @@ class Health(Enum):
     ENDED = "Ended"  # its container ended for good
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Silence:
-    """So many nodes are not ready at once that it is no fault of theirs, as far as is known."""
+class Nodes(Protocol):
+    """Nodes by name; of who is not there, nothing is known."""
 
-    nodes: frozenset[str]  # that are not ready: none of them counts as lost
-    count: int  # of them among those that were counted
-    total: int  # that were counted
+    def get(self, name: str, /) -> ObservedNode | None:
+        """The node."""
+
+
+class _Standing(NamedTuple):
+    """How a node counts."""
+
+    ready: bool
+    devices: bool
+    unready: float
+
+
+class Tally:
+    """How many nodes are ready, kept while they change: no change looks at the other nodes.
+
+    Nodes with devices (extended resources) are counted apart, and those that were not ready long
+    before: a machine that is switched off says nothing of others.  What is gone or out of service
+    is known to be lost, and is not counted.
+    """
+
+    def __init__(self, nodes: Iterable[ObservedNode] = ()) -> None:
+        self._known: dict[str, _Standing] = {}
+        self._recent: dict[str, None] = {}  # not ready, and not for long
+        self._long: dict[str, None] = {}
+        self._ages: list[tuple[float, str]] = []  # a heap of when they will have been so for long
+        self._count: Counter[tuple[bool, bool]] = Counter()  # ready and recent ones, by devices
+        self._told: Silence | None = None  # while nothing changes
+        for node in nodes:
+            self.put(node)
+
+    def put(self, node: ObservedNode) -> None:
+        """The node is like this now."""
+        if node.gone or node.out_of_service:
+            self.drop(node.name)
+            return
+        standing = _Standing(node.ready, any(node.resources.values()), node.unready)
+        if self._known.get(node.name) == standing:
+            return
+        self.drop(node.name)
+        self._told = None
+        self._known[node.name] = standing
+        self._count[standing.ready, standing.devices] += 1
+        if not node.ready:
+            self._recent[node.name] = None
+            heapq.heappush(self._ages, (node.unready + LONG_SECONDS, node.name))
+
+    def drop(self, name: str) -> None:
+        """The node is not counted any more."""
+        known = self._known.pop(name, None)
+        if known is None:
+            return
+        self._told = None
+        if name in self._long:
+            del self._long[name]
+        else:
+            self._recent.pop(name, None)
+            self._count[known.ready, known.devices] -= 1
+
+    def is_silent(self, now: float) -> bool:
+        """Whether too many are not ready at once."""
+        return self._share(now) is not None
+
+    def silence(self, now: float) -> Silence | None:
+        """Who is not ready, where these are too many; None: they are not."""
+        share = self._share(now)
+        if share is None:
+            return None
+        if self._told is None:
+            count, total = share
+            # Unless no node at all is ready, those that were so long before are believed.
+            silent = self._recent if self._ready else self._recent | self._long
+            self._told = Silence(nodes=frozenset(silent), count=count, total=total)
+        return self._told
+
+    def _share(self, now: float) -> tuple[int, int] | None:
+        """How many are not ready, of how many that were counted, where these are too many."""
+        self._age(now)
+        if not (self._recent or self._long):
+            return None
+        count = self._count
+        if not self._ready:
+            total = len(self._known)
+            return (total, total) if total > 1 else None
+        for silent, ready in (
+            (count[False, True], count[True, True]),
+            (len(self._recent), self._ready),
+        ):
+            if _too_many(silent, silent + ready):
+                return silent, silent + ready
+        return None
+
+    @property
+    def _ready(self) -> int:
+        return self._count[True, True] + self._count[True, False]
+
+    def _age(self, now: float) -> None:
+        """Some were not ready recently, and are so for long by now."""
+        while self._ages and self._ages[0][0] <= now:
+            due, name = heapq.heappop(self._ages)
+            known = self._known.get(name)
+            if name in self._recent and known and known.unready + LONG_SECONDS == due:
+                del self._recent[name]
+                self._long[name] = None
+                self._count[False, known.devices] -= 1
+                self._told = None
+
+
+def silence_seen(observed: Observed, now: float) -> Silence | None:
+    """What whoever keeps count of the nodes says; where nobody does, they are counted here."""
+    if isinstance(observed.silence, Uncounted):
+        return silence(observed.nodes, now)
+    return observed.silence
 
 
 def silence(nodes: Mapping[str, ObservedNode] | None, now: float) -> Silence | None:
     """Whether a large share of all nodes, or of those with devices, is not ready; None: it is not.
 
-    Kubelets then cannot reach the API server, while their containers run on.  What is gone or out
-    of service is known to be lost, and is no part of the share, nor is what was not ready long
-    before: a machine that is switched off says nothing of others.  Unless no node at all is ready.
-    A single node is always believed.  ``now``: by the steady clock.
+    Kubelets then cannot reach the API server, while their containers run on.  A single node is
+    always believed.  ``now``: by the steady clock.
     """
-    if not nodes or all(node.ready for node in nodes.values()):
-        return None
-    there = [node for node in nodes.values() if not (node.gone or node.out_of_service)]
-    silent = frozenset(node.name for node in there if not node.ready)
-    if len(silent) == len(there) > 1:
-        return Silence(nodes=silent, count=len(there), total=len(there))
-    there = [node for node in there if node.ready or now < node.unready + LONG_SECONDS]
-    silent = frozenset(node.name for node in there if not node.ready)
-    for counted in ([n for n in there if any(n.resources.values())], there):
-        count = sum(not node.ready for node in counted)
-        if _too_many(count, len(counted)):
-            return Silence(nodes=silent, count=count, total=len(counted))
-    return None
+    return Tally(nodes.values()).silence(now) if nodes else None
 
 
 def _too_many(count: int, total: int) -> bool:
     return 1 < count == total or (count >= SILENT_LEAST and count / total >= SILENT_SHARE)
 
 
-def believed(
-    nodes: Mapping[str, ObservedNode] | None, silent: Silence | None
-) -> Mapping[str, ObservedNode]:
-    """The nodes whose engines may be lost with them."""
-    if not nodes or silent is None:
-        return nodes or {}
-    return {name: node for name, node in nodes.items() if name not in silent.nodes}
+class Believed:
+    """The nodes whose engines may be lost with them, by name."""
+
+    def __init__(
+        self, nodes: Mapping[str, ObservedNode] | None, silent: Silence | None = None
+    ) -> None:
+        self._nodes = nodes or {}
+        self._silent = silent.nodes if silent else frozenset()
+
+    def get(self, name: str) -> ObservedNode | None:
+        """The node, if what is known of it is to be believed."""
+        return None if name in self._silent else self._nodes.get(name)
 
 
 def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart) -> float | None:
@@ -91,11 +192,11 @@ def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart)
 
 def health(
     pod: ObservedPod,
-    nodes: Mapping[str, ObservedNode],
+    nodes: Nodes,
     policy: spec.Restart,
     now: float,
 ) -> Health:
-    """The pod's state at this moment, by the nodes that are ``believed``, and else by itself."""
+    """The pod's state at this moment, by its node if that is believed, and else by itself."""
     if pod.failed:
         return Health.ENDED
     lost = lost_from(pod, nodes.get(pod.node), policy)
@@ -124,12 +225,10 @@ def next_lingering(pods: Iterable[ObservedPod], now: float) -> float | None:
 
 def next_loss(
     pods: tuple[ObservedPod, ...],
-    nodes: Mapping[str, ObservedNode],
+    nodes: Nodes,
     policy: spec.Restart,
     now: float,
 ) -> float | None:
     """When the next pod will count as lost if its node does not come back before; or None."""
-    if all(node.ready for node in nodes.values()):
-        return None
     times = (lost_from(pod, nodes.get(pod.node), policy) for pod in pods if not pod.ended)
     return min((time for time in times if time is not None and time > now), default=None)

@@ -325,6 +325,21 @@ class EngineReport:
     loading: Loading | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Silence:
+    """So many nodes are not ready at once that it is no fault of theirs, as far as is known."""
+
+    nodes: frozenset[str]  # that are not ready: none of them counts as lost
+    count: int  # of them among those that were counted
+    total: int  # that were counted
+
+
+class Uncounted(Enum):
+    """Nobody keeps count of the nodes: whoever wants to know counts them."""
+
+    UNCOUNTED = "Uncounted"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """Everything a plan may depend on, besides the pool itself and the time."""
@@ -343,6 +358,7 @@ class Observed:
     # behind a gate which was opened for a pool of this name.
     reached: tuple[str, ...] = ()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
+    silence: Silence | Uncounted | None = Uncounted.UNCOUNTED  # of these nodes
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     # What the pool's weights Lease is known to have said last, should it be lost; None: there was
     # none yet.

@@ -15,7 +15,7 @@ from functools import cached_property
 from sglang_operator.api import names, spec
 from sglang_operator.planner import causes, footing, health, restart, rollout, startup, tuning
 from sglang_operator.planner.health import Health
-from sglang_operator.planner.observed import Observed, ObservedPod
+from sglang_operator.planner.observed import Observed, ObservedPod, Silence
 from sglang_operator.planner.pool import Engine, Pool
 from sglang_operator.planner.rollout import Waiting
 from sglang_operator.planner.startup import Chain, Stall, Standing, Trials
@@ -87,7 +87,7 @@ class Plan:
     obsolete: int = 0  # pods that still run for engines that are not wanted any more
     ended: tuple[ObservedPod, ...] = ()  # failures to record
     lost: tuple[LostPod, ...] = ()
-    silence: health.Silence | None = None  # too many nodes are not ready for any to be lost
+    silence: Silence | None = None  # too many nodes are not ready for any to be lost
     taken: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
     hung: tuple[HungPod, ...] = ()  # with work, and nothing moves: recorded, then removed
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
@@ -135,8 +135,8 @@ class _Planner:
         self.observed = observed
         self.now = now
         self.policy = pool.spec.restart
-        self.silence = health.silence(observed.nodes, now)
-        self.nodes = health.believed(observed.nodes, self.silence)
+        self.silence = health.silence_seen(observed, now)
+        self.nodes = health.Believed(observed.nodes, self.silence)
         self.wanted: dict[names.GroupName, Engine] = {e.group: e for e in pool.running}
         self.healths: dict[names.Uid, Health] = {}
         # Views are final only after the pass; this keeps why an engine has no pod.
@@ -174,9 +174,10 @@ class _Planner:
             obsolete=sum(len(g.live) for n, g in self.groups.items() if n not in self.wanted),
             ended=ended,
             lost=tuple(
-                LostPod(pod=pod, since=self.nodes[pod.node].ready_changed)
+                LostPod(pod=pod, since=node.ready_changed)
                 for group in groups
                 for pod in group.lost
+                if (node := self.nodes.get(pod.node))
             ),
             silence=self.silence,
             taken=tuple(pod for group in groups for pod in group.dying if pod.disruption),

@@ -1,5 +1,6 @@
 """What is known of nodes says something of the present, or nothing."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from sglang_operator.clocks import Moment
 from sglang_operator.cluster import node_store, wire
 from sglang_operator.cluster.node_store import STALE_SECONDS, NodeStore
+from sglang_operator.planner import health
 from tests.builders import NOW, a_pod, a_pool, planned
 
 
@@ -167,3 +169,41 @@ def test_a_list_in_which_many_nodes_are_silent_is_weighed_as_a_whole(seen):
         "", [a_node("6", "True", name=name) for name in names[1:]] + [a_node("6")], 7
     )
     assert seen.since == 1060
+
+
+def test_the_verdict_is_handed_on_while_news_of_nodes_come_and_ends_with_time(seen):
+    names = [f"gpu-node-{n}" for n in range(4)]
+    assert seen.store.silence(seen.now) is None
+    seen.store.replace("", [a_node("4", "True", name=name) for name in names], 5)
+    assert seen.store.silence(seen.now) is None
+    for name in names[1:]:
+        seen.store.put(a_node("6", name=name))
+    told = seen.store.silence(seen.now)
+    assert (told.nodes, told.count, told.total) == (frozenset(names[1:]), 3, 4)
+    seen.store.age = lambda: STALE_SECONDS + 1
+    assert seen.store.silence(seen.now) is None
+    seen.store.age = lambda: 1.0
+    pools = seen.readable
+    seen.now += health.LONG_SECONDS
+    assert seen.store.silence(seen.now) is None
+    seen.store.heard(1.0)
+    assert seen.readable == pools + 1
+
+
+def test_a_burst_of_news_of_many_nodes_costs_what_each_costs_alone():
+    """One of them is not ready, as one of thousands always is."""
+
+    def seconds(count):
+        names, best = [f"n{n}" for n in range(count)], float("inf")
+        store = NodeStore(lambda name: None)
+        records = [a_node("4", "True", name=name) for name in names]
+        store.replace("", [*records, a_node("4", name="off")], 5)
+        for version in ("6", "7", "8"):
+            news = [a_node(version, "True", name=name) for name in names[:300]]
+            begun = time.thread_time()
+            for record in news:
+                store.put(record)
+            best = min(best, time.thread_time() - begun)
+        return best
+
+    assert seconds(12_000) < 5 * seconds(300)

@@ -1,12 +1,15 @@
 """Where many nodes are not ready at once nobody is lost: kubelets do not reach the API server."""
 
 import dataclasses
+import random
+import time
+from typing import Any
 
 import pytest
 
 from sglang_operator.planner import health
-from sglang_operator.planner.observed import Gate, ObservedNode
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.observed import Gate, Observed, ObservedNode, Silence
+from sglang_operator.planner.plan import EngineState, plan
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed
 
 GPUS = {"nvidia.com/gpu": 8}
@@ -135,3 +138,84 @@ def test_however_long_no_node_at_all_is_ready_none_is_lost():
     plan = decided(some_nodes(4, 4, since=NOW - 86400))
     assert plan.silence is not None
     assert not plan.removals
+
+
+def recounted(nodes, now):
+    """The rule, node by node: what a count that is kept must come to."""
+    there = [node for node in nodes.values() if not (node.gone or node.out_of_service)]
+    if len(there) > 1 and not any(node.ready for node in there):
+        return Silence(nodes=frozenset(n.name for n in there), count=len(there), total=len(there))
+    there = [n for n in there if n.ready or now < n.unready + health.LONG_SECONDS]
+    silent = frozenset(node.name for node in there if not node.ready)
+    for counted in ([n for n in there if any(n.resources.values())], there):
+        count = sum(not node.ready for node in counted)
+        if 1 < count == len(counted) or (count >= 3 and count / len(counted) >= 0.55):
+            return Silence(nodes=silent, count=count, total=len(counted))
+    return None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_count_that_is_kept_is_that_of_all_nodes_at_any_time(seed):
+    luck, now, tally = random.Random(seed), NOW, health.Tally()
+    nodes: dict[str, ObservedNode] = {}
+    seen = set()
+    for _ in range(300):
+        now += luck.choice([0.0, 1.0, 60.0, 300.0])
+        name = f"n{luck.randrange(luck.choice([2, 5, 9]))}"
+        if luck.random() < 0.05:
+            nodes.pop(name, None)
+            tally.drop(name)
+        else:
+            ready = luck.random() < luck.choice([0.2, 0.6])
+            nodes[name] = ObservedNode(
+                name=name,
+                ready=ready,
+                unready=0.0 if ready else now - luck.choice([0.0, 0.0, 599.0, 600.0, 9999.0]),
+                gone=luck.random() < 0.1,
+                out_of_service=luck.random() < 0.1,
+                resources=luck.choice([{}, GPUS, {"example.com/fuse": 0}]),
+            )
+            tally.put(nodes[name])
+        right = recounted(nodes, now)
+        assert tally.silence(now) == health.silence(nodes, now) == right
+        assert tally.is_silent(now) is (right is not None)
+        seen.add(right is not None)
+    assert seen == {True, False}
+
+
+class Unwalked(dict[str, ObservedNode]):
+    """Nodes that may be asked for by name alone."""
+
+    def walked(self, *_: object) -> Any:
+        raise AssertionError("a pass looks at every node of the cluster")
+
+    __iter__ = items = values = keys = walked
+
+
+@pytest.mark.parametrize("silent", [1, 6])
+def test_a_pass_takes_the_verdict_as_it_is_given_and_looks_at_no_other_node(silent):
+    nodes = some_nodes(silent, 10)
+    verdict = health.silence(nodes, NOW)
+    pool = a_pool(replicas=1)
+    pods = (a_pod(pool, pool.engines[0], node="n0", created=NOW - 86400, ready=True),)
+    given = plan(pool, Observed(pods=pods, nodes=Unwalked(nodes), silence=verdict), NOW)
+    assert given == plan(pool, Observed(pods=pods, nodes=nodes), NOW)
+    assert given.silence == verdict
+    assert bool(given.removals) is (verdict is None)
+
+
+def test_news_of_a_node_cost_the_same_however_many_there_are():
+    """While one of them is not ready each node's news looked at all nodes, twice."""
+
+    def seconds(count):
+        nodes = list(some_nodes(1, count).values())
+        tally, best = health.Tally(nodes), float("inf")
+        for turn in range(5):
+            begun = time.thread_time()
+            for node in nodes[:500]:
+                tally.put(dataclasses.replace(node, unready=node.unready and NOW - turn))
+                tally.is_silent(NOW)
+            best = min(best, time.thread_time() - begun)
+        return best
+
+    assert seconds(20_000) < 5 * seconds(500)
