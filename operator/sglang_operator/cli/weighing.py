@@ -65,7 +65,7 @@ class Begin:
         )
         await sync.begin()
         await sync.detach()
-        state = await pool.transaction()
+        state = pool.lease.seen or Transaction()  # whatever becomes of the API server, it is begun
         paused = "paused" if self.pause else "not paused"
         return [
             f"begun: {pool.holder} writes {self.version} until "
@@ -133,7 +133,7 @@ class Sleep:
 
     async def __call__(self, pool: AsyncPool) -> Lines:
         await pool.sleep(self.tags)
-        state = await pool.transaction()
+        state = pool.lease.seen or Transaction()
         released = " and ".join(state.released)
         return [f"asleep: {wording.engines(len(state.asleep))}, released: {released}"]
 

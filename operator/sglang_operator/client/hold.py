@@ -1,6 +1,7 @@
 """The Lease, held: renewed in the background, and the fence that follows from that."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from sglang_operator import supervision
@@ -59,9 +60,17 @@ class Hold:
     async def take(self, step: Step, *, wait: float, patience: float) -> Transaction:
         """Take the Lease by this step, for ``wait`` seconds while another holds it.
 
-        Raises Held, NotReady without a Lease, ClusterError.
+        Who does not learn whether it was taken sends nothing to engines, and owes the Lease that:
+        else others of its name would wait for it.  Raises Held, NotReady without a Lease,
+        ClusterError.
         """
-        return self._took(await self._file.step_when_free(step, wait=wait, patience=patience))
+        try:
+            taken = await self._file.step_when_free(step, wait=wait, patience=patience)
+        except (asyncio.CancelledError, ClusterError):
+            with contextlib.suppress(PoolError):  # it is owed
+                await supervision.to_its_end(self.rest(patience=0))
+            raise
+        return self._took(taken)
 
     async def step(self, step: Step, *, patience: float) -> Transaction:
         """Take the next step of this transaction, which renews it too.

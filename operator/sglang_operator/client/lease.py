@@ -28,6 +28,7 @@ from sglang_operator.sending import DELIVERY_SECONDS
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0
 CONFLICT_SECONDS = 0.02  # after somebody else was quicker, doubling; as often as patience lasts
+UNANSWERED_SECONDS = 60.0  # after which the API server has given up a request, too
 CLOSE_SECONDS = 2.0  # that a process which ends gives what it still owes to the Lease
 # What a request may still take to arrive once it has left, and how exact a holder's timing is.
 _IN_FLIGHT = DELIVERY_SECONDS + 1.0
@@ -99,6 +100,8 @@ class LeaseFile:
         self._lock = asyncio.Lock()
         self._owed: list[_Owed] = []
         self._paying: asyncio.Task[None] | None = None
+        # The resource version on which a write rests that may still come through, and until when.
+        self._unanswered = ("", 0.0)
         # Of the state as last read: the whole but for its resource version, and when it appeared.
         self._state: Transaction | None = None
         self._since = 0.0
@@ -131,7 +134,8 @@ class LeaseFile:
         """Put on record what has happened to engines, or to a sync.
 
         After ``patience`` seconds this raises PoolError, and it is tried on all the same, whatever
-        went wrong.  It is given up in a Lease that is another's, or another one, by then.
+        went wrong.  It is given up in a Lease that is another's, or another one, by then, once no
+        write without an answer can come through any more.
         ``words`` are told then, unless it ``passes`` with its transaction, and at the end.
         """
         self._owed.append(_Owed(lease=lease, step=step, words=words, passes=passes))
@@ -165,6 +169,11 @@ class LeaseFile:
                 if steady() > deadline:
                     raise
                 await asyncio.sleep(POLL_SECONDS)
+            else:
+                if self._owed:
+                    if steady() > deadline:
+                        raise ClusterError(texts.UNANSWERED)
+                    await asyncio.sleep(POLL_SECONDS)
 
     async def _keep_paying(self) -> None:
         while self._owed:
@@ -226,15 +235,14 @@ class LeaseFile:
                         self._paid(paid)
                         return earlier
                 sight = self._sight(lease)
-                state, paid = self._with_owed(state, sight)
+                state, paid = self._with_owed(state, sight, open_yet=self._may_change(lease))
                 after = _refusing(step, state, sight)
                 if after is state and not paid:
                     return _written(state, sight)
                 body = weights.written(lease, after)
                 put = _written(weights.read(body), sight)
                 sent.append((put, paid))
-                # Who is cancelled here is told how it ended, else nobody would know whose it is.
-                answer = await supervision.to_its_end(self._cluster.put_lease(body))
+                answer = await self._put(body, put.at)
                 self._note(answer, put.at)
                 self._paid(paid)
                 return put
@@ -252,8 +260,28 @@ class LeaseFile:
                     raise error
             await asyncio.sleep(wait)
 
-    def _with_owed(self, state: Transaction, sight: Sight) -> tuple[Transaction, list[_Owed]]:
-        """The state with what is owed; what has no place in it any more is given up."""
+    async def _put(self, body: Mapping[str, Any], now: float) -> Mapping[str, Any]:
+        """Who is cancelled here is told how it ended, else nobody would know whose it is."""
+        before, self._unanswered = self._unanswered, (_version(body), now)
+        try:
+            return await supervision.to_its_end(self._cluster.put_lease(body))
+        except ClusterError as error:
+            if not _worth_another_try(error) or error.status == 429:
+                self._unanswered = before  # it was refused
+            raise
+
+    def _may_change(self, lease: Mapping[str, Any]) -> bool:
+        """Whether a write that nobody answered may still come through, after this was read."""
+        version, sent = self._unanswered
+        return version == _version(lease) and steady() < sent + UNANSWERED_SECONDS
+
+    def _with_owed(
+        self, state: Transaction, sight: Sight, *, open_yet: bool
+    ) -> tuple[Transaction, list[_Owed]]:
+        """The state with what is owed; what has no place in it any more is given up.
+
+        ``open_yet``: what that rests on may come yet.
+        """
         taken = []
         for owed in list(self._owed):
             try:
@@ -262,6 +290,8 @@ class LeaseFile:
                 state = _refusing(owed.step, state, sight)
                 taken.append(owed)
             except PoolError as error:
+                if open_yet:
+                    continue
                 if not owed.passes:
                     log.warning(owed.words.format(detail=error))
                 self._paid([owed])
@@ -291,6 +321,10 @@ class LeaseFile:
             lease=metadata.get("uid") or "",
             pool=owner.get("uid") or "",
         )
+
+
+def _version(lease: Mapping[str, Any]) -> str:
+    return str(lease["metadata"].get("resourceVersion", ""))
 
 
 def _written(state: Transaction, sight: Sight) -> Written:

@@ -318,11 +318,7 @@ class Sleeper:
         def step(state: Transaction, sight: Sight) -> Transaction:
             return take(self.idle(state), trainer, now=sight.now, seen=sight.seen)
 
-        try:
-            state = await hold.take(step, wait=0, patience=PATIENCE)
-        except (asyncio.CancelledError, ClusterError):  # it may have been written all the same
-            await self._rest(hold, patience=0)
-            raise
+        state = await hold.take(step, wait=0, patience=PATIENCE)
         await self.stop()
         self._hold = hold
         hold.start()

@@ -82,9 +82,10 @@ OWED_ABORT = (
     "wait until its duration is over, or for: kubectl sglang weights abort --force"
 )
 OWED_REST = (
-    "that this process changes the engines' memory no more does not stand in the Lease: {detail}; "
-    "another one of its name waits until the Lease was not renewed for its whole duration"
+    "that this process changes engines no more does not stand in the Lease: {detail}; another one "
+    "of its name waits until the Lease was not renewed for its whole duration"
 )
+UNANSWERED = "the API server has not said whether it wrote the Lease, and may write it yet"
 NO_ANSWER = "the API server does not answer"
 UNREACHED = (
     "{error}; nothing was begun, and clients are served as before: run this where the pods' "

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import Future
 
 import pytest
+from aiohttp import web
 
 from sglang_operator.api import names, weights
 from sglang_operator.api import weights_steps as steps
@@ -24,7 +25,7 @@ from sglang_operator.client import (
 )
 from sglang_operator.client import pool as pools
 from sglang_operator.clocks import steady
-from tests.unit.client.world import NAMESPACE, POOL, World, other
+from tests.unit.client.world import NAMESPACE, POOL, World, _drop, other
 
 STORY = 30.0
 BUCKET = (["bfloat16"], [[1]])
@@ -577,6 +578,126 @@ def test_a_begin_that_is_cancelled_as_the_sleep_before_it_ends_gives_the_lease_b
             assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
 
     asyncio.run(story())
+
+
+def left_begun(world, **options):
+    """A sync of an hour that its process has left, as the command line's begin does."""
+
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            begun = pool.sync("step-1", duration=3600.0)
+            await begun.begin()
+            await begun.update_weights_from_disk("/c/1")
+            await begun.detach()
+
+    asyncio.run(story())
+    assert (world.state.phase, world.state.at_work) == (Phase.SYNCING, False)
+
+
+def interrupted(world, act, handler):
+    """Cancel this as its first write of the Lease is answered, by ``handler``."""
+
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            asked, plain = threading.Event(), world.put_lease
+
+            async def put(request):
+                world.put_lease = plain
+                asked.set()
+                return await handler(plain, request)
+
+            world.put_lease = put
+            task = asyncio.create_task(act(pool))
+            await asyncio.to_thread(asked.wait, STORY)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(story())
+
+
+async def slowly(put, request):
+    answer = await put(request)
+    await asyncio.sleep(0.2)
+    return answer
+
+
+async def without_an_answer(put, request):
+    await put(request)
+    await asyncio.sleep(0.2)
+    _drop(request)
+
+
+async def after_all(put, request):
+    """It is written once the API server has said that this takes too long."""
+
+    async def late():
+        await asyncio.sleep(0.3)
+        await put(request)
+
+    await request.read()
+    await asyncio.sleep(0.2)
+    world_tasks.add(asyncio.create_task(late()))
+    return web.json_response({"message": "did not complete within 34s"}, status=504)
+
+
+world_tasks: set[asyncio.Task[None]] = set()  # a loop keeps no task alive by itself
+
+
+@pytest.mark.parametrize("answer", [slowly, without_an_answer, after_all])
+def test_a_sync_whose_attach_was_interrupted_goes_on_under_the_next_one(world, answer):
+    left_begun(world)
+    interrupted(world, lambda pool: pool.attach(), answer)
+
+    async def again():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            await (await pool.attach()).finish()
+
+    asyncio.run(again())
+    assert (world.state.phase, world.state.version) == (Phase.COMMITTED, "step-1")
+    assert {engine.gate for engine in world.engines} == {"Open"}
+
+
+def test_a_sync_whose_attach_got_no_answer_goes_on_under_the_next_one(world, monkeypatch):
+    left_begun(world)
+    monkeypatch.setattr("sglang_operator.client.sync.PATIENCE", 0.0)
+
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            plain = world.put_lease
+
+            async def put(request):
+                world.put_lease = plain
+                await plain(request)
+                return web.json_response({"message": "did not complete within 34s"}, status=504)
+
+            world.put_lease = put
+            with pytest.raises(ClusterError, match="34s"):
+                await pool.attach()
+            monkeypatch.undo()
+            await (await pool.attach()).finish()
+
+    asyncio.run(story())
+    assert world.state.phase is Phase.COMMITTED
+
+
+@pytest.mark.parametrize("answer", [slowly, without_an_answer, after_all])
+def test_a_sync_whose_begin_was_interrupted_is_over(world, answer):
+    interrupted(world, lambda pool: pool.sync("step-1", duration=3600.0).begin(), answer)
+    wait(lambda: world.state.phase is Phase.ABORTED)
+    assert not world.state.holder
+
+
+@pytest.mark.parametrize("answer", [slowly, without_an_answer, after_all])
+def test_a_sleep_that_was_interrupted_is_woken_by_the_next_process_of_its_name(world, answer):
+    interrupted(world, lambda pool: pool.sleep(settle=0), answer)
+
+    async def again():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            return await pool.wake()
+
+    assert not world.state.at_work
+    assert asyncio.run(again()).phase is Phase.AWAKE
 
 
 def test_what_is_seen_for_the_first_time_may_be_of_any_age(world, monkeypatch):
