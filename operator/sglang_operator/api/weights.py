@@ -208,9 +208,21 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     )
 
 
-def of_phase(word: object) -> Transaction | None:
-    """What is known of a Lease of which only the phase was kept; None if that was not."""
-    return Transaction(phase=_phase(word)) if isinstance(word, str) and word else None
+def of_phase(
+    word: object, *, released: str = "", asleep: str = "", woken: str = ""
+) -> Transaction | None:
+    """What is known of a Lease of which the phase was kept, and who slept, in its own words.
+
+    None if that was not.
+    """
+    if not isinstance(word, str) or not word:
+        return None
+    return Transaction(
+        phase=_phase(word),
+        released=_tags(released),
+        asleep=_words(asleep),
+        woken=frozenset(_words(woken, _MAX_WOKEN)),
+    )
 
 
 def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:

@@ -141,9 +141,10 @@ class Memory:
         if self.said is not None or pool is None:
             return self.said
         told = children.get(("ConfigMap", names.registry_name(pool.metadata.name)))
+        said = None
         if told is not None and told.whole and told.owner == self.uid:
-            return registry.last_said(told.body.get("data") or {})
-        return stored.said_of(pool.status)
+            said = registry.last_said(told.body.get("data") or {})
+        return said or stored.said_of(pool.status)
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

@@ -61,6 +61,8 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
     asks.  Empty while that is still to be done.  ``weights.noSync`` says why no trainer may bring
     weights, where that is so: the pool has no gate then, but trainers need none to sync.
+    ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
+    names by instance and tag.
     """
     current = plan.transaction
     return {
@@ -76,6 +78,7 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
             "phase": (plan.restore or current).phase.value,
+            **_released(plan.restore or current, plan.engines),
             "version": current.version,
             "transaction": current.id if plan.settled else "",
             **({"noSync": pool.no_sync} if pool.no_sync else {}),
@@ -84,13 +87,26 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     }
 
 
+def _released(current: Transaction, engines: Iterable[EngineView]) -> dict[str, list[str]]:
+    """What sleeps, told in few words: most often all engines do, on the same memory."""
+    if not current.released:
+        return {}
+    runs = [run for view in engines if (run := weights.instance(view.pod))]
+    left = ((run, set(current.released) - current.may_sleep(run)) for run in runs)
+    woken = [f"{run}/{tag}" for run, tags in left for tag in sorted(tags)]
+    return {"released": list(current.released), **({"woken": woken} if woken else {})}
+
+
 def last_said(data: Mapping[str, str]) -> Transaction | None:
     """What the Lease said when the registry was written, as far as that tells."""
     try:
-        phase = orjson.loads(data[ENGINES_KEY])["weights"]["phase"]
-    except (KeyError, TypeError, ValueError):
+        told = orjson.loads(data[ENGINES_KEY])
+        runs = [engine["instance"] for engine in told["engines"] if engine["instance"]]
+        released, woken = (told["weights"].get(key) or [] for key in ("released", "woken"))
+        slept = {"released": released, "asleep": runs if released else [], "woken": woken}
+        return of_phase(told["weights"]["phase"], **{k: ",".join(v) for k, v in slept.items()})
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return of_phase(phase)
 
 
 def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:

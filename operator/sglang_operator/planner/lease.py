@@ -14,6 +14,9 @@ from sglang_operator.api.spec import WeightsGate
 from sglang_operator.api.weights import Phase, Transaction, read
 from sglang_operator.planner.observed import ObservedChild, ObservedPod
 
+FORGOTTEN = "LeaseForgotten"  # of a gate that closed because the Lease has lost what it said
+_UNTIL_A_COMMIT = (Phase.ABORTED.value, Phase.AWAKE.value, FORGOTTEN)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaseStep:
@@ -102,9 +105,12 @@ def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction |
     """Whether nobody knows what engines hold, now that the Lease says nothing of it.
 
     Gates that open by a commit need one that covers them; the others stay, unless it was under
-    way that engines were written, or slept.
+    way that engines were written, or slept.  Where nothing tells what it said, gates that were
+    closed for that do.
     """
     if any(sleeps(pod) for pod in pods):
+        return True
+    if not (said and _was_begun(said)) and any(_closed_for_good(pod) for pod in pods):
         return True
     known = {Phase.IDLE}
     if gate is not WeightsGate.COMMITTED:
@@ -129,6 +135,12 @@ def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer
     if said is None or not (said.holder or said.vacant):
         return operator
     return replace(operator, duration=max(operator.duration, said.duration))
+
+
+def _closed_for_good(pod: ObservedPod) -> bool:
+    """Whether the pod's gate was closed until the next commit, whatever the engine says."""
+    gate = pod.gate
+    return gate is not None and not gate.is_open and gate.reason in _UNTIL_A_COMMIT
 
 
 def sleeps(pod: ObservedPod) -> bool:

@@ -35,7 +35,7 @@ COMMITTED = "Committed"
 RECOVERED = "Recovered"  # as earlier versions opened the gate of what had loaded a checkpoint
 VERSIONED = "Versioned"
 NOT_COVERED = "NotCovered"
-FORGOTTEN = "LeaseForgotten"
+FORGOTTEN = leases.FORGOTTEN
 ASIDE = "Aside"
 INITIAL_WEIGHTS = "InitialWeights"
 

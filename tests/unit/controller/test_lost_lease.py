@@ -112,6 +112,48 @@ def test_an_operator_that_restarts_right_then_knows_what_it_said(gate, missing):
     assert asyncio.run(story()).phase is Phase.ABORTED
 
 
+@pytest.mark.parametrize("woken", [set(), {"kv_cache"}])
+def test_an_operator_that_restarts_right_then_knows_who_sleeps_without_a_gate(woken):
+    async def story() -> tuple[Transaction, str]:
+        api = world.Api()
+        async with world.operator(api) as room:
+            await a_pool(api, weights={"gate": "Off"})
+            run = world.instances(room, KEY)
+            notes = {
+                names.ANNOTATION_PHASE: "Sleeping",
+                names.ANNOTATION_TRANSACTION: "t",
+                names.ANNOTATION_RELEASED: "weights,kv_cache",
+                names.ANNOTATION_ASLEEP: run,
+                names.ANNOTATION_WOKEN: ",".join(f"{run}/{tag}" for tag in woken),
+            }
+            api.touch(LEASE, {"metadata": {"annotations": notes}})
+            await api.until(lambda: '"released"' in api.objects[REGISTRY]["data"]["engines.json"])
+        await api.request("DELETE", LEASE)
+        async with world.operator(api):
+            await api.until(lambda: held(api))
+            return says(api), run
+
+    state, run = asyncio.run(story())
+    assert state.sleeps(run) == {"weights", "kv_cache"} - woken
+
+
+@pytest.mark.parametrize("data", [{}, {"engines.json": "{}"}, {"engines.json": "no JSON"}])
+def test_what_a_spoilt_registry_does_not_tell_the_status_does(data):
+    async def story() -> Transaction:
+        api = world.Api()
+        async with world.operator(api):
+            await a_pool(api, weights={"gate": "Off"})
+            await a_sync(api)
+            await api.until(lambda: api.pool(*KEY)["status"]["weights"]["phase"] == "Syncing")
+        await api.request("DELETE", LEASE)
+        api.objects[REGISTRY]["data"] = data
+        async with world.operator(api):
+            await api.until(lambda: held(api))
+            return says(api)
+
+    assert asyncio.run(story()).phase is Phase.ABORTED
+
+
 def test_one_whose_making_has_no_answer_is_made_held_all_the_same():
     """What makes the other children makes it too, if it is still not there."""
     tries: list[str] = []

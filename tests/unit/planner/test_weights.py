@@ -648,6 +648,25 @@ class TestALeaseThatHasForgotten:
             state, _ = self.after(gate, Transaction(), emptied=True)
             assert state is None
 
+    @LOST
+    @pytest.mark.parametrize("reason", ["Aborted", "Awake", weights.FORGOTTEN])
+    @pytest.mark.parametrize("gate", ["Committed", "Versioned"])
+    def test_where_nothing_else_tells_what_it_said_a_gate_that_was_closed_does(
+        self, gate, reason, emptied
+    ):
+        pods = running(self.pool(), gate=Gate(is_open=False, reason=reason))
+        state, plan = self.after(gate, None, emptied=emptied, pods=pods)
+        assert (state.phase, state.holder) == (Phase.ABORTED, OPERATOR)
+        assert plan.gates == ()
+
+    @LOST
+    def test_of_a_lease_that_told_of_a_commit_an_older_gate_tells_nothing(self, emptied):
+        pods = running(self.pool(), gate=OPEN)
+        pods[0] = dataclasses.replace(pods[0], gate=Gate(is_open=False, reason="Aborted"))
+        said = Transaction(phase=Phase.COMMITTED, id="t", version="step-1", intact=True)
+        state, _ = self.after("Versioned", said, emptied=emptied, pods=pods)
+        assert state.phase is Phase.IDLE
+
     def test_a_lease_is_made_empty_where_there_was_none_and_where_no_engine_runs(self):
         for gate in ("Committed", "Versioned", "Off"):
             assert self.after(gate, None)[0] is None
