@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_operator import __version__
+from sglang_operator.api import names, syntax
 from sglang_operator.controller import logs, process
 from sglang_operator.controller.settings import Settings
 from sglang_operator.engine import arguments as engine_arguments
@@ -45,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         "(default: $POD_NAMESPACE; without either there is no election)",
     )
     parser.add_argument(
+        "--lease-name",
+        type=_lease_name,
+        default=os.environ.get("LEASE_NAME") or names.LEASE_NAME,
+        metavar="NAME",
+        help="the name of that Lease: replicas have one name, several operators in one namespace "
+        f"one each (default: $LEASE_NAME; without it {names.LEASE_NAME})",
+    )
+    parser.add_argument(
         "--pod-address",
         default=os.environ.get("POD_IP", ""),
         metavar="ADDRESS",
@@ -71,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _lease_name(text: str) -> str:
+    if not syntax.is_subdomain(text):
+        expected = f"found {text!r}, expected {syntax.SUBDOMAIN}, as names of Leases are"
+        raise argparse.ArgumentTypeError(expected)
+    return text
+
+
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """The settings that these flags ask for."""
     return Settings(
@@ -85,6 +101,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         # A restarted container is another candidate: what its predecessor sent may still arrive.
         identity=f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}",
         lease_namespace=arguments.lease_namespace,
+        lease_name=arguments.lease_name,
     )
 
 

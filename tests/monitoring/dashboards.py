@@ -23,7 +23,7 @@ def _ours(series: str) -> str:
 
 
 _STATES = "InService|Up|Starting|Pending|Lost|Backoff|Waiting|Creating"
-_LEADER = 'leader_election_master_status{name="sglang-operator"}'
+_LEADER = "leader_election_master_status"
 _QUEUE = 'name="sglanginference"'
 _LOOP = 'controller="sglanginference"'
 
@@ -159,7 +159,7 @@ _FLEET = Dashboard(
             panels=(
                 Panel(
                     title="Replicas that hold the Lease",
-                    about="Exactly one is well.",
+                    about="One for each release is well.",
                     kind="stat",
                     width=4,
                     height=5,

@@ -30,7 +30,7 @@ def get(path):
         return json.load(answer)
 
 
-def wrong(lease_namespace, pools_namespace):
+def wrong(lease_namespace, lease, pools_namespace):
     """What is wrong, or an empty text."""
     scope = f"namespaces/{pools_namespace}/" if pools_namespace else ""
     try:
@@ -39,15 +39,15 @@ def wrong(lease_namespace, pools_namespace):
         return f"pools cannot be listed: {error}; is the resource definition there?"
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{lease_namespace}/leases"
     try:
-        spec = get(f"{leases}/sglang-operator").get("spec", {})
+        spec = get(f"{leases}/{lease}").get("spec", {})
     except urllib.error.URLError as error:
-        return f"the Lease sglang-operator in {lease_namespace} cannot be read: {error}"
+        return f"the Lease {lease} in {lease_namespace} cannot be read: {error}"
     holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
     if not holder:
-        return "nobody holds the Lease sglang-operator: no replica of the operator is at work"
+        return f"nobody holds the Lease {lease}: no replica of the operator is at work"
     age = time.time() - datetime.datetime.fromisoformat(renewed).timestamp()
     if age > FRESH_SECONDS:
-        return f"{holder} has not renewed the Lease sglang-operator for {age:.0f} s"
+        return f"{holder} has not renewed the Lease {lease} for {age:.0f} s"
     print(f"{holder} holds the Lease, renewed {max(0, age):.0f} s ago; pools are served")
     return ""
 
@@ -56,7 +56,8 @@ def main():
     """0, or 1 with a reason."""
     end = time.monotonic() + WAIT_SECONDS
     pools = sys.argv[1] if len(sys.argv) > 1 else ""
-    while reason := wrong(os.environ["POD_NAMESPACE"], pools):
+    lease = os.environ["LEASE_NAME"]
+    while reason := wrong(os.environ["POD_NAMESPACE"], lease, pools):
         if time.monotonic() > end:
             print(reason, file=sys.stderr)
             return 1

@@ -26,6 +26,10 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "sglang-operator.lease" -}}
+{{- .Values.leaseName | default (include "sglang-operator.fullname" .) -}}
+{{- end -}}
+
 {{- define "sglang-operator.image" -}}
 {{- if not .Values.image.repository -}}
 {{- fail "image.repository is not set: no image of the operator is published yet. Build one from operator/Dockerfile, push it to a registry that the cluster pulls from, and say where it is: --set image.repository=REGISTRY/sglang-operator" -}}

@@ -15,7 +15,7 @@ KIND = "SGLangInference"
 PLURAL = "sglanginferences"
 CRD_NAME = f"{PLURAL}.{GROUP}"
 
-LEASE_NAME = "sglang-operator"
+LEASE_NAME = "sglang-operator"  # of an operator that is given no other
 ANNOTATION_SERVES = f"{GROUP}/serves"  # on that Lease: which namespaces its holder serves
 FIELD_MANAGER = "sglang-operator"
 STATUS_FIELD_MANAGER = "sglang-operator-status"
@@ -26,6 +26,7 @@ LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_POOL = f"{GROUP}/pool"
+NO_POOLS_OWN = f"!{LABEL_POOL}"  # selects what is no part of a pool
 LABEL_ENGINE = f"{GROUP}/engine"
 LABEL_REVISION = f"{GROUP}/revision"
 LABEL_NODE_RANK = f"{GROUP}/node-rank"

@@ -269,15 +269,6 @@ KUBECTL_MISSING = "kubectl cannot be run: install it and put it on the PATH, or 
 KUBECTL_SLOW = "no answer in time: is the cluster reachable?"
 NO_SUCH_POOL = "there is no SGLangInference {name} in {namespace}; kubectl get sgi -A lists all"
 LEASES_UNREADABLE = "who holds the operator's Lease cannot be seen: {detail}"
-LEADER = "operator: {holder} in {namespace}, renewed {age} ago"
-LEADER_STOPPED = (
-    "operator: {holder} in {namespace}, which held the Lease sglang-operator, stopped {age} ago, "
-    "and nobody took its place: engines go on, but nothing is restarted, scaled or opened"
-)
-NO_LEADER = (
-    "operator: nobody holds the Lease sglang-operator: engines go on, but nothing is restarted, "
-    "scaled or opened"
-)
 DO_FIND_OPERATOR = "kubectl sglang doctor"
 NODES_UNREADABLE = "nodes cannot be read: {detail}"
 DELETING = "the pool is being deleted{held}; its engines go with it"
@@ -359,41 +350,6 @@ DO_INSTALL = (
 )
 DO_UPGRADE_CRD = "kubectl apply --server-side -k manifests/crd, then upgrade the operator"
 DO_UPGRADE_CLI = "upgrade this program: lint and render may refuse fields that exist"
-OPERATOR_NOWHERE = "no operator runs here: nobody holds the Lease sglang-operator"
-OPERATOR_DEPLOYED = "deployed ({deployed}), but nobody holds the Lease sglang-operator"
-OPERATOR_STOPPED = (
-    "nobody acts: {holder} in {namespace}, which held the Lease sglang-operator, stopped {age} ago"
-)
-STANDBY_WAITS = "; {names} waits to take its place"
-OPERATOR_LEADS = "{holders} acts"
-WITHOUT_LEASE = "{name} in {namespace}, without a Lease"
-ALL_NAMESPACES = "all namespaces"
-COPY_SERVES = "{name} serves {where}"
-OPERATORS_MEET = "{count} operators act for the same pools, each against the others: {holders}"
-OPERATORS_MAY_MEET = (
-    "{count} operators act, and whether for the same pools cannot be seen of all: {holders}"
-)
-OPERATORS_SHARE_LEASE = (
-    "copies that share the Lease of {namespace} serve different namespaces, so that only those of "
-    "the one that holds it are served: {copies}"
-)
-HOLDER_SERVES_OTHERS = (
-    "waiting for the Lease {namespace}/{name}, which {holder} holds: it serves {theirs}, and this "
-    "one is to serve {own}"
-)
-DO_ONE_OPERATOR = (
-    "leave one of them (helm list -A, helm uninstall), or give each namespaces of its own: "
-    "watch.scope=Namespaced and watch.namespaces"
-)
-DO_ONE_LEASE_EACH = (
-    "install each release in a namespace of its own, or one release for all: watch.namespaces"
-)
-DO_OPERATOR_IMAGE = (
-    "name an image that the nodes can pull: helm upgrade … --set image.repository=…, with kubectl "
-    "newName in manifests/controller/kustomization.yaml; for a private registry also "
-    "imagePullSecrets (the chart's value)"
-)
-DO_OPERATOR_LOGS = "kubectl get pods -A -l app.kubernetes.io/name=sglang-operator, and their logs"
 GPUS_NONE = "no node has GPUs to give"
 GPUS_FOUND = "{told} on {nodes} nodes"
 GPUS_AWAY = ", {away} of them not usable now"

@@ -1,19 +1,24 @@
-"""Who holds the operator's Lease: which process acts for pools, if any."""
+"""Who holds an operator's Lease: which process acts for pools, if any."""
 
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from sglang_operator.api import names, texts, weights
+from sglang_operator.api import names, operator_texts, weights
 from sglang_operator.cli.kubectl import Cluster, ClusterError
+from sglang_operator.cluster import leaders as election
 from sglang_operator.picture.ages import age
 from sglang_operator.picture.scene import Leader, Scene
 
-# Of all namespaces, for any of them may be the operator's.
+# Of all namespaces and by any name, for each may be an operator's; neither nodes' nor pools' own.
 QUESTION = (
     "/apis/coordination.k8s.io/v1/leases",
-    {"fieldSelector": f"metadata.name={names.LEASE_NAME}"},
+    {
+        "fieldSelector": "metadata.namespace!=kube-node-lease",
+        "labelSelector": names.NO_POOLS_OWN,
+    },
 )
 TERM_SECONDS = 15.0  # where a Lease does not say its own
 # Longer than a holder lets pass between two renewals.
@@ -23,21 +28,30 @@ Answer = bytes | ClusterError
 
 
 def holders(answer: bytes, now: float) -> tuple[Leader, ...]:
-    """Those whose names stand in a Lease of the operator, by namespace."""
+    """Those whose names stand in a Lease of an operator, by namespace and the Lease's name."""
     found = []
     for lease in json.loads(answer)["items"]:
         spec = lease.get("spec") or {}
-        if spec.get("holderIdentity"):
-            found.append(_holder(lease["metadata"]["namespace"], spec, now))
-    return tuple(sorted(found, key=lambda leader: leader.namespace))
+        if spec.get("holderIdentity") and _is_operators(lease["metadata"]):
+            found.append(_holder(lease["metadata"], spec, now))
+    return tuple(sorted(found, key=lambda leader: leader.lease))
 
 
-def _holder(namespace: str, spec: Mapping[str, object], now: float) -> Leader:
+def _is_operators(meta: Mapping[str, Any]) -> bool:
+    """Whether it says what its holder serves; one of an earlier version has that name only."""
+    named = meta.get("name", names.LEASE_NAME) == names.LEASE_NAME
+    return named or names.ANNOTATION_SERVES in (meta.get("annotations") or {})
+
+
+def _holder(meta: Mapping[str, Any], spec: Mapping[str, object], now: float) -> Leader:
     renewed = spec.get("renewTime")
     term = spec.get("leaseDurationSeconds")
+    serves = (meta.get("annotations") or {}).get(names.ANNOTATION_SERVES)
     return Leader(
-        namespace=namespace,
+        namespace=meta["namespace"],
+        name=meta.get("name", names.LEASE_NAME),
         identity=str(spec["holderIdentity"]),
+        serves=None if serves is None else election.namespaces(serves),
         silent=now - weights.seconds(renewed),
         term=float(term) if isinstance(term, int) and term > 0 else TERM_SECONDS,
         renewed=str(renewed),
@@ -56,12 +70,12 @@ def seen(first: Answer, second: Answer | None, now: float) -> tuple[Leader, ...]
     found = holders(first, now)
     if second is None or isinstance(second, ClusterError):
         return found
-    before = {holder.namespace: holder.renewed for holder in found}
+    before = {holder.lease: holder.renewed for holder in found}
     return tuple(_twice(holder, before) for holder in holders(second, now))
 
 
-def _twice(holder: Leader, before: Mapping[str, str]) -> Leader:
-    if before.get(holder.namespace, holder.renewed) != holder.renewed:
+def _twice(holder: Leader, before: Mapping[tuple[str, str], str]) -> Leader:
+    if before.get(holder.lease, holder.renewed) != holder.renewed:
         return replace(holder, silent=0.0)
     if _ahead(holder):
         return replace(holder, silent=max(holder.term, holder.silent))
@@ -88,8 +102,8 @@ def second_look(
 def nobody_acts(scene: Scene) -> str:
     """That no operator acts, and since when."""
     if not scene.holders:
-        return texts.NO_LEADER
+        return operator_texts.NO_LEADER
     last = min(scene.holders, key=lambda holder: holder.silent)
-    return texts.LEADER_STOPPED.format(
-        holder=last.identity, namespace=last.namespace, age=age(last.silent)
+    return operator_texts.LEADER_STOPPED.format(
+        holder=last.identity, namespace=last.namespace, name=last.name, age=age(last.silent)
     )

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
-from sglang_operator.api import texts
+from sglang_operator.api import names, operator_texts, texts
 from sglang_operator.cli import deployed, leading
 from sglang_operator.cli.checks import Check, Grade, unknown
 from sglang_operator.cli.kubectl import ClusterError
+from sglang_operator.cluster import leaders
 from sglang_operator.picture.ages import age
 from sglang_operator.picture.scene import Leader
 
@@ -25,12 +26,12 @@ class Copy:
 
     name: str
     namespace: str
-    lease: str  # the namespace of the Lease by which it is elected; empty: it acts alone
+    lease: tuple[str, str] | None  # namespace and name of that which elects it; None: it acts alone
     serves: frozenset[str]
 
     @property
     def where(self) -> str:
-        return ", ".join(sorted(self.serves)) or texts.ALL_NAMESPACES
+        return ", ".join(sorted(self.serves)) or operator_texts.ALL_NAMESPACES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,11 @@ class Acting:
 
     told: str
     serves: frozenset[str] | None
+    lease: tuple[str, str] | None = None
 
     def meets(self, other: "Acting") -> bool:
         """Whether both may act for one pool."""
-        if not self.serves or not other.serves:
-            return True
-        return bool(self.serves & other.serves)
+        return leaders.meet(self.serves or frozenset(), other.serves or frozenset())
 
 
 def check(found: Facts, now: float) -> Iterator[Check]:
@@ -55,47 +55,48 @@ def check(found: Facts, now: float) -> Iterator[Check]:
         return
     copies = list(_copies(found["operator pods"]))
     there = deployed.deployed(found["deployments"], found["operator pods"])
-    leaders = leading.leaders(holders)
-    acting = list(_acting(leaders, copies))
+    acting = list(_acting(leading.leaders(holders), copies))
     if not acting:
         yield _nobody(holders, copies, there)
         return
-    what = texts.OPERATOR_LEADS.format(holders=", ".join(each.told for each in acting))
+    what = operator_texts.OPERATOR_LEADS.format(holders=", ".join(each.told for each in acting))
     if there.told:
         what += f" · {there.told}"
     grade, do = (Grade.GOOD, "") if there.ready else (Grade.WARNING, there.do)
     yield Check(name=NAME, grade=grade, what=what, do=do)
     yield from _several(acting)
     yield from _divided(copies)
+    yield from _waiting(acting, copies)
 
 
 def _nobody(holders: Sequence[Leader], copies: Sequence[Copy], there: deployed.Deployed) -> Check:
     """What is known of the operator that should act."""
-    what, do = texts.OPERATOR_NOWHERE, texts.DO_INSTALL
+    what, do = operator_texts.OPERATOR_NOWHERE, texts.DO_INSTALL
     if there.told:
-        what, do = texts.OPERATOR_DEPLOYED.format(deployed=there.told), there.do
+        what, do = operator_texts.OPERATOR_DEPLOYED.format(deployed=there.told), there.do
     if holders:
         last = min(holders, key=lambda holder: holder.silent)
-        what = texts.OPERATOR_STOPPED.format(
-            holder=last.identity, namespace=last.namespace, age=age(last.silent)
+        what = operator_texts.OPERATOR_STOPPED.format(
+            holder=last.identity, namespace=last.namespace, name=last.name, age=age(last.silent)
         )
-        waits = [c.name for c in copies if c.lease == last.namespace and c.name != last.pod]
+        waits = [c.name for c in copies if c.lease == last.lease and c.name != last.pod]
         if waits:
-            what += texts.STANDBY_WAITS.format(names=", ".join(sorted(waits)))
+            what += operator_texts.STANDBY_WAITS.format(names=", ".join(sorted(waits)))
         what += f" · {there.told}" if there.told else ""
         do = there.do if there.told or copies else texts.DO_INSTALL
     return Check(name=NAME, grade=Grade.BAD, what=what, do=do)
 
 
-def _acting(leaders: Sequence[Leader], copies: Sequence[Copy]) -> Iterator[Acting]:
+def _acting(holders: Sequence[Leader], copies: Sequence[Copy]) -> Iterator[Acting]:
     """The holders of Leases, and who acts without one."""
-    for leader in leaders:
-        own = [c for c in copies if (c.lease, c.name) == (leader.namespace, leader.pod)]
-        serves = own[0].serves if own else None
-        yield Acting(told=f"{leader.identity} in {leader.namespace}", serves=serves)
+    for leader in holders:
+        own = [c for c in copies if (c.lease, c.name) == (leader.lease, leader.pod)]
+        serves = own[0].serves if leader.serves is None and own else leader.serves
+        told = f"{leader.identity} in {leader.namespace}"
+        yield Acting(told=told, serves=serves, lease=leader.lease)
     for copy in copies:
         if not copy.lease:
-            told = texts.WITHOUT_LEASE.format(name=copy.name, namespace=copy.namespace)
+            told = operator_texts.WITHOUT_LEASE.format(name=copy.name, namespace=copy.namespace)
             yield Acting(told=told, serves=copy.serves)
 
 
@@ -106,12 +107,12 @@ def _several(acting: Sequence[Acting]) -> Iterator[Check]:
         return
     certain = [p for p in meeting if p[0].serves is not None and p[1].serves is not None]
     told = sorted({each.told for pair in meeting for each in pair})
-    text = texts.OPERATORS_MEET if certain else texts.OPERATORS_MAY_MEET
+    text = operator_texts.OPERATORS_MEET if certain else operator_texts.OPERATORS_MAY_MEET
     yield Check(
         name="operators",
         grade=Grade.BAD if certain else Grade.WARNING,
         what=text.format(count=len(told), holders=", ".join(told)),
-        do=texts.DO_ONE_OPERATOR,
+        do=operator_texts.DO_ONE_OPERATOR,
     )
 
 
@@ -120,16 +121,44 @@ def _divided(copies: Sequence[Copy]) -> Iterator[Check]:
     for lease in sorted({copy.lease for copy in copies if copy.lease}):
         sharing = [copy for copy in copies if copy.lease == lease]
         if len({copy.serves for copy in sharing}) > 1:
-            told = ", ".join(
-                texts.COPY_SERVES.format(name=copy.name, where=copy.where)
-                for copy in sorted(sharing, key=lambda copy: copy.name)
-            )
             yield Check(
                 name="operators",
                 grade=Grade.BAD,
-                what=texts.OPERATORS_SHARE_LEASE.format(namespace=lease, copies=told),
-                do=texts.DO_ONE_LEASE_EACH,
+                what=operator_texts.OPERATORS_SHARE_LEASE.format(
+                    namespace=lease[0], copies=_told(sharing)
+                ),
+                do=operator_texts.DO_ONE_LEASE_EACH,
             )
+
+
+def _waiting(acting: Sequence[Acting], copies: Sequence[Copy]) -> Iterator[Check]:
+    """Copies that wait for who acts by another Lease beside theirs, and are to serve more."""
+    led = {each.lease for each in acting}
+    for each in acting:
+        waits = [c for c in copies if c.lease and c.lease not in led and _is_short(each, c)]
+        if waits:
+            yield Check(
+                name="operators",
+                grade=Grade.BAD,
+                what=operator_texts.OPERATORS_WAIT.format(holder=each.told, copies=_told(waits)),
+                do=operator_texts.DO_ONE_OPERATOR,
+            )
+
+
+def _is_short(acting: Acting, copy: Copy) -> bool:
+    """Whether the copy waits for this one, which does not serve all that the copy is to serve."""
+    if acting.serves is None or not (acting.lease and copy.lease):
+        return False
+    beside = acting.lease[0] == copy.lease[0]
+    short = not leaders.covers(acting.serves, copy.serves)
+    return beside and short and leaders.meet(acting.serves, copy.serves)
+
+
+def _told(copies: Sequence[Copy]) -> str:
+    return ", ".join(
+        operator_texts.COPY_SERVES.format(name=copy.name, where=copy.where)
+        for copy in sorted(copies, key=lambda copy: copy.name)
+    )
 
 
 # --- pods
@@ -147,19 +176,28 @@ def _copies(answer: bytes | ClusterError) -> Iterator[Copy]:
 def _copy(meta: Mapping[str, Any], container: Mapping[str, Any]) -> Copy:
     namespace = str(meta.get("namespace", ""))
     flags = [flag.replace(_OWN_NAMESPACE, namespace) for flag in container.get("args") or ()]
-    told = {variable["name"] for variable in container.get("env") or ()}
-    elected = namespace if "POD_NAMESPACE" in told else ""
-    given = _values(flags, "--lease-namespace")
+    variables = {each["name"]: str(each.get("value", "")) for each in container.get("env") or ()}
     return Copy(
         name=str(meta.get("name", "")),
         namespace=namespace,
-        lease=given[-1] if given else elected,
+        lease=_lease(namespace, flags, variables),
         serves=frozenset(_values(flags, "--namespace", "-n")),
     )
 
 
-def _values(flags: Sequence[str], *names: str) -> list[str]:
+def _lease(
+    namespace: str, flags: Sequence[str], variables: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Namespace and name of the Lease by which a copy is elected, as the operator takes them."""
+    given = _values(flags, "--lease-namespace")
+    if not given and "POD_NAMESPACE" not in variables:
+        return None
+    named = _values(flags, "--lease-name") or [variables.get("LEASE_NAME") or names.LEASE_NAME]
+    return (given or [namespace])[-1], named[-1]
+
+
+def _values(flags: Sequence[str], *called: str) -> list[str]:
     """What a flag is given, as ``--flag=value`` or as two arguments."""
-    found = [flag.partition("=")[2] for flag in flags if flag.partition("=")[0] in names]
-    after = [value for flag, value in pairwise(flags) if flag in names]
+    found = [flag.partition("=")[2] for flag in flags if flag.partition("=")[0] in called]
+    after = [value for flag, value in pairwise(flags) if flag in called]
     return [value for value in (*found, *after) if value]

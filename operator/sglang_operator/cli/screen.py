@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sglang_operator.api import conditions, texts
+from sglang_operator.api import conditions, operator_texts, texts
 from sglang_operator.cli import leading
 from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.findings import one_line
@@ -54,7 +54,7 @@ def _operators(scene: Scene) -> Iterator[Text]:
         yield Text(one_line(f"✘ {leading.nobody_acts(scene)}"), style="bold red")
         yield Text(f"→ {texts.DO_FIND_OPERATOR}", style="bold")
     for leader in scene.leaders or ():
-        told = texts.LEADER.format(
+        told = operator_texts.LEADER.format(
             holder=leader.identity, namespace=leader.namespace, age=age(leader.silent)
         )
         yield Text(one_line(told), style="dim")

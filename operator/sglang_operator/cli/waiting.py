@@ -122,9 +122,9 @@ def _acts(scene: Scene, before: Sequence[Leader] | None) -> bool:
     """Whether somebody renewed since the last look, or it cannot be seen; no clock is compared."""
     if scene.holders is None:
         return True
-    known = {holder.namespace: holder.renewed for holder in before or ()}
+    known = {holder.lease: holder.renewed for holder in before or ()}
     return before is not None and any(
-        known.get(each.namespace) != each.renewed for each in scene.holders
+        known.get(each.lease) != each.renewed for each in scene.holders
     )
 
 

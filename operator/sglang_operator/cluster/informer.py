@@ -82,13 +82,11 @@ class Resource:
     path: str
     scope: str  # the namespace, or "" for all
     selector: str = ""
-    field_selector: str = ""
     name: str = ""  # for logs and probes
 
     @property
     def params(self) -> dict[str, str]:
-        chosen = {"labelSelector": self.selector, "fieldSelector": self.field_selector}
-        return {key: value for key, value in chosen.items() if value}
+        return {"labelSelector": self.selector} if self.selector else {}
 
 
 class _ErrorObject(msgspec.Struct):

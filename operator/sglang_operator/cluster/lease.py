@@ -5,6 +5,9 @@ The fence is the holder's own steady clock, counted from *before* its last succe
 and shorter than what others wait: so a process that was stopped and goes on finds its fence down.
 Renewals of others are noticed by a changed record, never by comparing clocks.
 
+Nor does it write beside the holder of another Lease of its namespace that serves some of the same
+namespaces: who took a Lease looks at the others before it goes on.
+
 Nothing correct rests on this: names, UIDs and preconditions keep two writers harmless.  It keeps
 them from doing the work twice.
 """
@@ -15,14 +18,15 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeGuard
 
 import msgspec
 import orjson
 
 from sglang_operator import supervision
-from sglang_operator.api import names, texts
+from sglang_operator.api import names, operator_texts
 from sglang_operator.clocks import steady
-from sglang_operator.cluster import paths, wire
+from sglang_operator.cluster import leaders, paths, wire
 from sglang_operator.cluster.client import (
     ApiClient,
     Lane,
@@ -31,6 +35,7 @@ from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
 )
+from sglang_operator.cluster.leaders import Lease, Leases, LeaseSpec, Rivals
 
 log = logging.getLogger(__name__)
 
@@ -44,24 +49,8 @@ class Terms:
     retry: float = 2.0
 
 
-class LeaseSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """``coordination.k8s.io/v1`` LeaseSpec."""
-
-    holder_identity: str = ""
-    lease_duration_seconds: int = 0
-    acquire_time: str = ""
-    renew_time: str = ""
-    lease_transitions: int = 0
-
-
-class Lease(msgspec.Struct, frozen=True):
-    metadata: wire.Meta
-    spec: LeaseSpec = LeaseSpec()
-
-
 _decoder = msgspec.json.Decoder(Lease)
-# What ``serves`` says of one that serves the whole cluster.
-EVERYTHING = "*"
+_list_decoder = msgspec.json.Decoder(Leases)
 # Of a release that is given other namespaces the old copies serve on while the new ones start.
 APART_SECONDS = 180.0
 
@@ -84,18 +73,30 @@ class Elector:
         self._namespace = namespace
         self._name = name
         self._identity = identity
-        self._serves = ",".join(sorted(set(serves))) or EVERYTHING
+        self._serves = leaders.serves(serves)
         self._apart_since = float("inf")
         self._terms = terms or Terms()
         self._clock = clock
+        self._rivals = Rivals(
+            name,
+            self._serves,
+            duration=self._terms.duration,
+            retry=self._terms.retry,
+            clock=clock,
+        )
         self._seen: Lease | None = None
         self._seen_at = float("-inf")  # when the record was seen to change
         self._others_until = float("-inf")  # when the term of another's last renewal is over
         self._renewed_at = float("-inf")  # before the last renewal was sent
         self._holding = False
         self._news = asyncio.Event()
-        self._deleted = asyncio.Event()
+        self._lost = asyncio.Event()
         self.acquired = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """The Lease's."""
+        return self._name
 
     def holds(self) -> bool:
         """Whether this process may write at this moment: the fence.
@@ -108,32 +109,43 @@ class Elector:
         return self._holding and self._clock() < self._renewed_at + self._terms.deadline
 
     def apart(self) -> str:
-        """That the Lease's holder serves other namespaces, where it has done so for long.
+        """That who acts in its place serves other namespaces, where that has been so for long.
 
-        Such copies are no replicas of each other: while one holds the Lease, what only the other
-        is to serve is served by nobody.
+        Such copies are no replicas of each other: while one acts, what only the other is to serve
+        is served by nobody.
         """
         is_long = self._clock() >= self._apart_since + APART_SECONDS
         return self._difference() if is_long else ""
 
     def _difference(self) -> str:
-        """How what the holder serves differs from what this one is to serve; empty if it does not.
+        """How what is served differs from what this one is to serve; empty if it does not.
 
         One that does not say what it serves, as earlier versions, is taken for a replica.
         """
-        if self._seen is None or self._seen.spec.holder_identity in ("", self._identity):
+        if self._holding:
             return ""
-        theirs = self._seen.metadata.annotations.get(names.ANNOTATION_SERVES, self._serves)
-        if theirs == self._serves:
+        if self._is_anothers(self._seen):
+            theirs = self._seen.metadata.annotations.get(names.ANNOTATION_SERVES, self._serves)
+            if theirs != self._serves:
+                told = self._told(operator_texts.HOLDER_SERVES_OTHERS, self._seen, theirs)
+                return f"{told}; {operator_texts.DO_ONE_LEASE_EACH}"
+        short = self._rivals.short()
+        if short is None:
             return ""
-        text = texts.HOLDER_SERVES_OTHERS.format(
+        told = self._told(operator_texts.RIVAL_SERVES_OTHERS, *short)
+        return f"{told}; {operator_texts.DO_ONE_OPERATOR}"
+
+    def _is_anothers(self, record: Lease | None) -> TypeGuard[Lease]:
+        return record is not None and record.spec.holder_identity not in ("", self._identity)
+
+    def _told(self, text: str, record: Lease, theirs: str) -> str:
+        return text.format(
             namespace=self._namespace,
-            name=self._name,
-            holder=self._seen.spec.holder_identity,
+            name=record.metadata.name,
+            holder=record.spec.holder_identity,
             theirs=_called(theirs),
             own=_called(self._serves),
         )
-        return f"{text}; {texts.DO_ONE_LEASE_EACH}"
 
     # --- what the informer of Leases tells
 
@@ -155,25 +167,42 @@ class Elector:
         if record.metadata.name == self._name:
             self._seen = None
             self._news.set()
-            self._deleted.set()
+            self._lost.set()
 
     def _note(self, record: Lease) -> None:
         if record.metadata.name != self._name:
+            self._note_other(record)
             return
         known = self._seen
         if known is None or known.metadata.version < record.metadata.version:
             self._see(record)
             self._news.set()
 
+    def _note_other(self, record: Lease) -> None:
+        """Of another Lease of operators: a standby may have its turn, or a holder has to go."""
+        if not self._rivals.note(record):
+            return
+        self._news.set()
+        self._mind_difference()
+        elder = self._rivals.elder() if self._holding else None
+        if elder is not None:
+            self._holding = False
+            self._lost.set()
+            holder, name = elder.spec.holder_identity, elder.metadata.name
+            log.error("%s holds the Lease %s, and serves the same namespaces", holder, name)
+
     def _see(self, record: Lease) -> None:
         self._seen, self._seen_at = record, self._clock()
-        other = record.spec.holder_identity not in ("", self._identity)
+        other = self._is_anothers(record)
         self._others_until = self._seen_at + self._terms.duration if other else float("-inf")
+        self._mind_difference()
+
+    def _mind_difference(self) -> None:
         difference = self._difference()
         if not difference:
             self._apart_since = float("inf")
-        elif self._apart_since > self._seen_at:
-            self._apart_since = self._seen_at
+        elif self._apart_since == float("inf"):
+            self._apart_since = self._clock()
             log.error("%s", difference)
 
     # --- the loop
@@ -182,7 +211,7 @@ class Elector:
         """Take the Lease when it is free, keep it, and return once it is lost."""
         while True:
             self._news.clear()
-            self._deleted.clear()
+            self._lost.clear()
             await self._try()
             if self._holding and not self._current():
                 self._holding = False
@@ -197,9 +226,9 @@ class Elector:
         """The holder renews by the clock; a standby also wakes for news or when the term ends."""
         terms = self._terms
         wait = terms.retry * random.uniform(0.8, 1.2)
-        wakes = self._deleted if self._holding else self._news
-        if not self._holding and self._clock() < self._others_until:
-            wait = max(0.05, self._others_until - self._clock())
+        wakes = self._lost if self._holding else self._news
+        if not self._holding and not self._free():
+            wait = max(0.05, self._free_at() - self._clock())
         try:
             await asyncio.wait_for(wakes.wait(), wait)
         except TimeoutError:
@@ -213,6 +242,8 @@ class Elector:
                 await self._read_or_create(begun)
             elif self._free():
                 await self._write(begun, self._record(self._identity))
+            elif not self._holding and self._seen.spec.holder_identity == self._identity:
+                await self._write(begun, self._record(""))  # taken, but another acts
         except ApiError as error:
             if error.status == 409:
                 await self._read()
@@ -227,7 +258,13 @@ class Elector:
             supervision.failed("election", error)
 
     def _free(self) -> bool:
-        return self._clock() >= self._others_until
+        return self._clock() >= self._free_at()
+
+    def _free_at(self) -> float:
+        """When this one may take the Lease if nobody renews; who holds it may renew."""
+        if self._holding:
+            return self._others_until
+        return max(self._others_until, self._rivals.until())
 
     def _timeout(self) -> float:
         """No call may outlast the time in which its answer is of use.
@@ -256,7 +293,7 @@ class Elector:
             fenced=False,
             lane=Lane.LEASE,
         )
-        self._took(begun, _decoder.decode(answer))
+        await self._took(begun, _decoder.decode(answer))
 
     async def _read(self) -> None:
         try:
@@ -285,16 +322,37 @@ class Elector:
             fenced=False,
             lane=Lane.LEASE,
         )
-        self._took(begun, _decoder.decode(answer))
+        await self._took(begun, _decoder.decode(answer))
 
-    def _took(self, begun: float, record: Lease) -> None:
+    async def _took(self, begun: float, record: Lease) -> None:
         self._see(record)
-        self._holding = record.spec.holder_identity == self._identity
+        is_own = record.spec.holder_identity == self._identity
+        if is_own and not self.acquired.is_set():
+            await self._look_around()
+            if self._rivals.acting() is not None:
+                # The other one may have looked before this one wrote.
+                await self._write(begun, self._record(""))
+                return
+        self._holding = is_own
         if self._holding:
             self._renewed_at = begun
             if not self.acquired.is_set():
                 log.info("holding the Lease %s as %s", self._name, self._identity)
             self.acquired.set()
+            self._mind_difference()
+
+    async def _look_around(self) -> None:
+        """See the other Leases as they are now: of two who took one each, one sees the other."""
+        answer = await self._client.request(
+            "GET",
+            paths.leases(self._namespace),
+            params={"labelSelector": names.NO_POOLS_OWN},
+            timeout=self._timeout(),
+            lane=Lane.LEASE,
+        )
+        for record in _list_decoder.decode(answer).items:
+            if record.metadata.name != self._name:
+                self._note_other(record)
 
     def _record(self, holder: str) -> LeaseSpec:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -337,4 +395,6 @@ class Elector:
 
 
 def _called(serves: str) -> str:
-    return texts.ALL_NAMESPACES if serves == EVERYTHING else serves.replace(",", ", ")
+    return (
+        operator_texts.ALL_NAMESPACES if serves == leaders.EVERYTHING else serves.replace(",", ", ")
+    )

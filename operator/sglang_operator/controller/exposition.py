@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from sglang_operator import __version__, supervision
-from sglang_operator.api import names, stored
+from sglang_operator.api import stored
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
@@ -117,7 +117,7 @@ class Reader:
             requests[key] = requests.get(key, 0.0) + count
         yield _metric(families.REQUESTS, requests)
         if room.elector is not None:
-            held = {(names.LEASE_NAME,): float(room.elector.holds())}
+            held = {(room.elector.name,): float(room.elector.holds())}
             yield _metric(families.LEADER, held)
         streams = [stream for stream in room.informers if stream.lists]
         # Who is refused is told so, and is not silent.

@@ -18,7 +18,8 @@ from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.connection import Connection
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.executor import Executor
-from sglang_operator.cluster.lease import Elector, Lease
+from sglang_operator.cluster.leaders import Lease
+from sglang_operator.cluster.lease import Elector
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
@@ -170,7 +171,7 @@ class EngineRoom:
         elector = Elector(
             self.client,
             namespace,
-            names.LEASE_NAME,
+            self.settings.lease_name,
             self.settings.identity,
             serves=self.settings.namespaces,
         )
@@ -211,9 +212,8 @@ class EngineRoom:
             self.nodes.age, stream.on_heard = stream.age, self.nodes.heard
         if self.elector is not None:
             namespace = self.settings.lease_namespace
-            only = f"metadata.name={names.LEASE_NAME}"
             path = paths.leases(namespace)
-            self._inform(path, namespace, Lease, self.elector, "", field_selector=only)
+            self._inform(path, namespace, Lease, self.elector, names.NO_POOLS_OWN)
 
     def _inform(
         self,
@@ -223,7 +223,6 @@ class EngineRoom:
         sink: object,
         selector: str,
         *,
-        field_selector: str = "",
         kept: Callable[[Any], Any] | None = None,
     ) -> informer.Informer[Any]:
         plural = path.rsplit("/", 1)[-1]
@@ -231,7 +230,6 @@ class EngineRoom:
             path=path,
             scope=scope,
             selector=selector,
-            field_selector=field_selector,
             name=f"{plural} in {scope}" if scope else plural,
         )
         made: informer.Informer[Any] = informer.Informer(self.client, resource, kind, sink, kept)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_operator.api import names
 from sglang_operator.engine import arguments
 
 
@@ -20,6 +21,7 @@ class Settings:
     metrics_address: str | None = None  # the same for /metrics
     identity: str = "sglang-operator"
     lease_namespace: str = ""  # where the Lease is by which one replica writes; "": no election
+    lease_name: str = names.LEASE_NAME
     passes: int = 8  # pools in work at a time
     publish_interval: float = 1.0  # between two writes of one pool's status or registry
     drain_seconds: float = 10.0  # what is under way may finish for so long at the end

@@ -120,6 +120,13 @@ class Leader:
     silent: float
     term: float = 15.0  # for so long after a renewal nobody else may take the Lease
     renewed: str = ""  # as the Lease has it
+    name: str = names.LEASE_NAME  # the Lease's
+    serves: frozenset[str] | None = None  # the namespaces, or all if empty; None: it does not say
+
+    @property
+    def lease(self) -> tuple[str, str]:
+        """By which it was elected: namespace and name."""
+        return self.namespace, self.name
 
     @property
     def stopped(self) -> bool:

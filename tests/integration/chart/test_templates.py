@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sglang_operator.api import names
 from sglang_operator.engine import schema
 from sglang_operator.testing import binaries
 from tests.chart.generated import CHART, MANIFESTS
@@ -240,6 +241,29 @@ def test_what_helm_test_runs_has_the_operators_account_and_image(helm):
     assert script == (CHART / "scripts" / "helm_test.py").read_text()
     assert "$(" not in script  # Kubernetes would take it for a variable
     assert namespace == "sglang-operator"
+
+
+@pytest.mark.parametrize(
+    ("release", "values", "lease"),
+    [
+        ("sglang-operator", {}, None),
+        ("blue", {}, "blue-sglang-operator"),
+        ("sglang-operator-blue", {}, "sglang-operator-blue"),
+        ("blue", {"fullnameOverride": "teal"}, "teal"),
+        ("blue", {"leaseName": "sglang-operator"}, None),
+        ("sglang-operator", {"leaseName": "of.its.own"}, "of.its.own"),
+    ],
+)
+def test_each_release_has_a_lease_of_its_own(helm, release, values, lease):
+    made = helm("template", release, str(CHART), IMAGE, values=values)
+    objects = list(yaml.load_all(made, Loader=LOADER))
+    (deployment,) = (found for found in objects if found and found["kind"] == "Deployment")
+    args = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    given = [flag for flag in args if flag.startswith("--lease-name")]
+    assert given == ([f"--lease-name={lease}"] if lease else [])
+    (test,) = (found for found in objects if found and found["kind"] == "Pod")
+    env = {each["name"]: each.get("value") for each in test["spec"]["containers"][0]["env"]}
+    assert env["LEASE_NAME"] == (lease or names.LEASE_NAME)
 
 
 # --- scopes

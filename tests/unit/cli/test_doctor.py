@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sglang_operator.api import names
 from sglang_operator.cli import doctor
 from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.generate import DEFINITION
@@ -204,6 +205,54 @@ def test_an_operator_without_a_lease_acts_too():
     assert "op-1 in two, without a Lease" in check.what
     (check,) = _led([], [alone])
     assert check.grade is Grade.GOOD
+
+
+def _of(lease: str, serves: str | None, namespace: str, holder: str, silent: float = 0) -> Any:
+    """A Lease of any name, and what it says of its holder."""
+    found = _lease(namespace, holder, silent)
+    found["metadata"]["name"] = lease
+    if serves is not None:
+        found["metadata"]["annotations"] = {names.ANNOTATION_SERVES: serves}
+    return found
+
+
+def test_an_operator_is_known_by_what_its_lease_says_and_not_by_its_name():
+    (check,) = _led([_of("blue", "team-a", "ops", "op-0_1"), _of("other", None, "ops", "else")])
+    assert check.what == "op-0_1 in ops acts"
+    (check,) = _led([_of("blue", "*", "ops", "op-0_1", 16), _of("other", None, "ops", "else")])
+    assert "op-0_1 in ops, which held the Lease blue, stopped 16s ago" in check.what
+
+
+def test_what_a_lease_says_is_believed_where_no_pod_is_seen():
+    leases = [_of("blue", "team-a", "ops", "op-0_1"), _of("green", "team-b", "ops", "op-1_1")]
+    assert len(_led(leases)) == 1
+    leases[1] = _of("green", "team-a,team-b", "others", "op-1_1")
+    assert _led(leases)[1].grade is Grade.BAD
+
+
+def test_releases_of_one_namespace_renew_each_its_own_lease():
+    leases = [_of("blue", "a", "ops", "a-0_1", 60), _of("green", "b", "ops", "b-0_1", 60)]
+    again = [_of("blue", "a", "ops", "a-0_1", 60), _of("green", "b", "ops", "b-0_1", 58)]
+    (check,) = _led(leases, again=again)
+    assert check.what == "b-0_1 in ops acts"
+    copies = [
+        _copy("ops", "a-0", "--lease-name=blue", "--namespace=a"),
+        _copy("ops", "b-0", "--lease-name", "green", "--namespace=b"),
+    ]
+    fresh = [_of("blue", "a", "ops", "a-0_1"), _of("green", "b", "ops", "b-0_1")]
+    assert len(_led(fresh, copies)) == 1
+
+
+def test_a_release_that_waits_for_one_that_serves_less_is_told():
+    copies = [
+        _copy("ops", "a-0", "--lease-name=blue", "--namespace=a"),
+        _copy("ops", "b-0", "--lease-name=green", "--namespace=a", "--namespace=b"),
+        _copy("ops", "c-0", "--lease-name=teal", "--namespace=a"),
+    ]
+    (check,) = _led([_of("blue", "a", "ops", "a-0_1")], copies)[1:]
+    assert check.grade is Grade.BAD
+    assert "copies wait until a-0_1 in ops acts no more" in check.what
+    assert check.what.endswith(": b-0 serves a, b")
 
 
 def test_releases_that_share_a_lease_serve_the_namespaces_of_one_only():

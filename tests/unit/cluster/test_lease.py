@@ -12,7 +12,8 @@ from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.lease import APART_SECONDS, Elector, Lease, Terms
+from sglang_operator.cluster.leaders import Lease
+from sglang_operator.cluster.lease import APART_SECONDS, Elector, Terms
 
 
 class Clock:

@@ -1,0 +1,31 @@
+"""The operator's flags and the variables beside them, as settings."""
+
+import pytest
+
+from sglang_operator import __main__ as main
+from sglang_operator.api import names
+
+
+def lease_name(*flags: str) -> str:
+    return main.settings_from(main._parser().parse_args(flags)).lease_name
+
+
+def test_the_lease_has_the_name_that_is_given_by_flag_or_variable(monkeypatch):
+    monkeypatch.delenv("LEASE_NAME", raising=False)
+    assert lease_name() == names.LEASE_NAME
+    monkeypatch.setenv("LEASE_NAME", "blue")
+    assert lease_name() == "blue"
+    assert lease_name("--lease-name=green") == "green"
+    monkeypatch.setenv("LEASE_NAME", "")
+    assert lease_name() == names.LEASE_NAME
+
+
+@pytest.mark.parametrize(
+    ("name", "as_variable"),
+    [("", False), *((name, by) for name in ("Blue", "a/b", "-a", "a" * 254) for by in (0, 1))],
+)
+def test_a_name_that_no_lease_can_have_is_refused_in_words(name, as_variable, monkeypatch, capsys):
+    monkeypatch.setenv("LEASE_NAME", name if as_variable else "")
+    with pytest.raises(SystemExit):
+        lease_name(*([] if as_variable else [f"--lease-name={name}"]))
+    assert f"found {name!r}, expected a DNS name" in capsys.readouterr().err
