@@ -27,7 +27,6 @@ class Late:
 
 @pytest.fixture
 def world(monkeypatch):
-    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.3)
     monkeypatch.setattr(pausing, "QUICK_SECONDS", 0.1)
     with World(version="0.5.14") as world:
         yield world
@@ -55,8 +54,9 @@ def test_an_update_from_disk_flushes_nothing_by_itself(world, pool):
     assert [body["flush_cache"] for body in bodies] == [False]
 
 
-def test_what_waits_for_a_grammar_over_torn_weights_wants_a_restart(world, pool):
+def test_what_waits_for_a_grammar_over_torn_weights_wants_a_restart(world, pool, monkeypatch):
     """To let the scheduler run would answer what waits at its tokenizer from torn weights."""
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.3)
     late = Late(world.engines[1], "/continue_generation")
     with pytest.raises(RuntimeError), pool.sync("step-1"):
         late.come()

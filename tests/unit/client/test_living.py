@@ -75,7 +75,8 @@ def breaking(monkeypatch, owner, name, times):
 
 def test_a_renewal_that_fails_in_an_unexpected_way_is_tried_again(world, pool, monkeypatch, caplog):
     calls = breaking(monkeypatch, steps, "renew", 2)
-    with pool.sync("step-1", duration=1):
+    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)  # renewed as often
+    with pool.sync("step-1", duration=600):
         begun = world.state.renewed
         wait(lambda: world.state.renewed > begun)
     assert len(calls) > 2
@@ -260,19 +261,21 @@ TOKEN = """echo '{"status": {"token": "t"}}'"""
 
 
 def test_a_credential_plugin_never_blocks_the_loop(tmp_path, world):
-    async def story():
-        path = plugin(tmp_path, world, f"sleep 1; {TOKEN}")
-        async with AsyncPool(POOL, NAMESPACE, kubeconfig=path) as made:
-            reading = asyncio.create_task(made.fresh())
-            longest = 0.0
-            while not reading.done():
-                begun = time.monotonic()
-                await asyncio.sleep(0.01)
-                longest = max(longest, time.monotonic() - begun)
-            assert (await reading).engines
-            return longest
+    """It ends once the loop has gone on meanwhile."""
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
 
-    assert asyncio.run(story()) < 0.8
+    async def story():
+        awaited = f"touch {begun}; until [ -e {go_on} ]; do sleep 0.02; done; {TOKEN}"
+        async with AsyncPool(POOL, NAMESPACE, kubeconfig=plugin(tmp_path, world, awaited)) as made:
+            reading = asyncio.create_task(made.fresh())
+            async with asyncio.timeout(STORY):
+                while not begun.exists():
+                    await asyncio.sleep(0.01)
+            assert not reading.done()
+            go_on.touch()
+            assert (await reading).engines
+
+    asyncio.run(story())
 
 
 def test_a_credential_plugin_that_hangs_ends_with_what_it_started(tmp_path, world, monkeypatch):

@@ -21,9 +21,9 @@ def python(code: str) -> str:
 
 
 def test_the_import_is_quick():
-    """Best of five: the machine may be busy."""
-    code = "import time; t = time.perf_counter(); import sglang_operator.client; "
-    code += "print(time.perf_counter() - t)"
+    """By the time that the process computes, best of five: the machine may be busy."""
+    code = "import time; t = time.process_time(); import sglang_operator.client; "
+    code += "print(time.process_time() - t)"
     assert min(float(python(code)) for _ in range(5)) < IMPORT_SECONDS
 
 

@@ -250,7 +250,6 @@ def test_worker_0_opens_the_sessions_of_all_engines_and_the_others_wait_for_that
 
 
 def test_no_worker_writes_once_worker_0_does_not_renew(roll, reach, monkeypatch):
-    monkeypatch.setattr(following, "LEASE_SECONDS", 1)
     monkeypatch.setattr(following, "LOOK_SECONDS", 0.05)
 
     async def train(world):
@@ -258,6 +257,7 @@ def test_no_worker_writes_once_worker_0_does_not_renew(roll, reach, monkeypatch)
             bucket = (["a1"], ["bf16"], [(2,)], "g")
             await cluster.all("broadcast_parameter", *bucket)
             await cluster.all("broadcast_parameter", *bucket)
+            monkeypatch.setattr(following, "LEASE_SECONDS", 1)
             await asyncio.sleep(0.8)  # worker 0 renews every ten seconds
             sent = [len(engine.asked) for engine in world.engines]
             with pytest.raises(Expired, match="worker 0 keeps it, and may have ended"):

@@ -1,6 +1,7 @@
 """ROLL's workers write into one sync: into their own job's only, and nobody commits for another."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 
@@ -51,11 +52,18 @@ def served(world, version):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Nobody waits for a minute."""
+    """Within it nobody waits for a minute: for what is not going to happen there."""
     following = pytest.importorskip("sglang_operator.client.following")
     shared = pytest.importorskip("sglang_operator.client.shared")
-    monkeypatch.setattr(following, "FOLLOW_SECONDS", 0.5)
-    monkeypatch.setattr(shared, "VOUCH_SECONDS", 0.5)
+
+    @contextlib.contextmanager
+    def within():
+        with monkeypatch.context() as patched:
+            patched.setattr(following, "FOLLOW_SECONDS", 0.5)
+            patched.setattr(shared, "VOUCH_SECONDS", 0.5)
+            yield
+
+    return within
 
 
 def test_no_worker_writes_into_the_sync_of_another_trainer(roll, reach, impatient):
@@ -67,7 +75,8 @@ def test_no_worker_writes_into_the_sync_of_another_trainer(roll, reach, impatien
             async with other, other.sync("b-1") as sync:
                 await sync.update_weights_from_disk("/b/1")
                 calls = (s.broadcast_parameter(*bucket("a2")) for s in cluster.strategies)
-                found = await ended(calls)
+                with impatient():
+                    found = await ended(calls)
             assert [type(each) for each in found] == [Held, NotReady, NotReady]
             assert "held by b" in str(found[1])
 
@@ -82,7 +91,8 @@ def test_no_worker_writes_into_the_sync_of_another_job_of_roll(roll, reach, impa
         async with Cluster(roll, 3) as one, Cluster(roll, 3, address="10.0.0.2") as two:
             await one.setup()
             await one.strategies[0].broadcast_parameter(*bucket("a1"))
-            found = await ended(s.broadcast_parameter(*bucket("b1")) for s in two.strategies)
+            with impatient():
+                found = await ended(s.broadcast_parameter(*bucket("b1")) for s in two.strategies)
             assert [type(each) for each in found] == [Held, NotReady, NotReady]
             for each in one.strategies[1:]:
                 await each.broadcast_parameter(*bucket("a1"))
@@ -186,7 +196,10 @@ def test_no_commit_over_an_engine_whose_worker_says_nothing(roll, reach, impatie
         async with Cluster(roll, 3) as cluster:
             await cluster.setup()
             await cluster.all("broadcast_parameter", *bucket("a1"))
-            with pytest.raises(NotReady, match=r"nobody vouches for 2 engines .* engine 1 .* 2 "):
+            nobody = pytest.raises(
+                NotReady, match=r"nobody vouches for 2 engines .* engine 1 .* 2 "
+            )
+            with nobody, impatient():
                 await cluster.strategies[0].process_weights_after_loading()
             assert world.state.phase is Phase.ABORTED
             # Whoever comes too late vouches for nothing.
@@ -411,7 +424,7 @@ def test_who_looks_late_does_not_renew_what_is_another_jobs_by_then(roll, reach,
                 return await plain(request)
 
             world.put_lease = slower
-            with pytest.raises(Expired, match="held by b"):
+            with pytest.raises(Expired, match="held by b"), impatient():
                 await late.broadcast_parameter(*bucket("a1"))
             assert world.state.id == "t-b"
 
@@ -432,7 +445,7 @@ def test_a_follower_never_takes_a_lease_that_only_looks_like_its_leaders(roll, r
             ):
                 begun = dataclasses.replace(state, phase=Phase.SYNCING, id=f"t{state.epoch}")
                 await asyncio.to_thread(world.write_lease, begun)
-                with pytest.raises((NotReady, StaleEpoch)):
+                with pytest.raises((NotReady, StaleEpoch)), impatient():
                     await cluster.strategies[1].broadcast_parameter(*bucket("a1"))
             assert writes(world) == [[], []]
 

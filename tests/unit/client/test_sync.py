@@ -21,6 +21,7 @@ from sglang_operator.client import (
     Unsupported,
     pausing,
 )
+from sglang_operator.client.sync import BLAME_SECONDS
 from tests.unit.client.world import NAMESPACE, POOL, World, other
 
 STORY = 30.0  # seconds that anything here may take on a busy machine
@@ -107,7 +108,8 @@ def test_an_engine_that_refuses_aborts_the_sync_and_is_named(world, pool):
     assert "engine 1" in world.state.message
 
 
-def test_a_restart_during_a_call_raises_stale_epoch_at_once(world, pool):
+def test_a_restart_during_a_call_raises_stale_epoch_at_once(world, pool, monkeypatch):
+    monkeypatch.setattr("sglang_operator.client.sync.BLAME_SECONDS", 2 * STORY)
     for engine in world.engines:
         engine.stuck.add("/update_weights_from_distributed")
     with (
@@ -117,19 +119,19 @@ def test_a_restart_during_a_call_raises_stale_epoch_at_once(world, pool):
         threading.Timer(0.1, world.restart, [1]).start()
         begun = time.monotonic()
         sync.update_weights_from_distributed(["w"], ["bfloat16"], [[2]], group_name="g")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < STORY
     assert "make the process group anew" in str(caught.value)
     assert world.state.phase is Phase.ABORTED
     assert [engine.paused for engine in world.engines] == [True, False, True]
 
 
-def test_an_engine_whose_end_is_told_seconds_later_raises_stale_epoch(world, pool):
+def test_an_engine_whose_end_is_told_seconds_later_raises_stale_epoch(world, pool, monkeypatch):
+    assert BLAME_SECONDS > 2 * 2.1, "a kubelet was seen to take 2.1 s"
+    monkeypatch.setattr("sglang_operator.client.sync.BLAME_SECONDS", STORY)
     world.engines[1].stuck.add("/update_weights_from_disk")
     with pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted"), pool.sync("1") as sync:
         threading.Timer(0.1, world.restart, [1], {"told": False}).start()
-        threading.Timer(
-            2.6, world.call, [world.publish]
-        ).start()  # a kubelet was seen to take 2.1 s
+        threading.Timer(1.0, world.call, [world.publish]).start()
         sync.update_weights_from_disk("/w")
 
 
@@ -178,12 +180,12 @@ def test_the_body_of_an_asynchronous_sync_is_interrupted(world):
             with pytest.raises(StaleEpoch):
                 async with pool.sync("step-1"):
                     asyncio.get_running_loop().run_in_executor(None, world.restart, 0)
-                    await asyncio.sleep(60)
+                    await asyncio.sleep(2 * STORY)
             task = asyncio.current_task()
             assert task is not None and task.cancelling() == 0
             return time.monotonic() - begun
 
-    assert asyncio.run(train()) < 2
+    assert asyncio.run(train()) < STORY
     assert world.state.phase is Phase.ABORTED
 
 
@@ -191,8 +193,9 @@ def test_a_cancellation_from_outside_stays_one_and_aborts(world):
     async def train() -> None:
         async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(None) as limit:
                     async with pool.sync("step-1"):
+                        limit.reschedule(asyncio.get_running_loop().time())
                         await asyncio.sleep(60)
 
     asyncio.run(train())
@@ -232,8 +235,9 @@ def test_a_sync_that_was_taken_over_cannot_write_on(world, pool):
     assert all("/continue_generation" not in engine.paths() for engine in world.engines)
 
 
-def test_a_sync_renews_in_the_background(world, pool):
-    with pool.sync("step-1", duration=1):
+def test_a_sync_renews_in_the_background(world, pool, monkeypatch):
+    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)  # renewed as often
+    with pool.sync("step-1", duration=600):
         first = world.state.renewed
         wait(lambda: world.state.renewed > first + 0.5)
     assert world.state.phase is Phase.COMMITTED
@@ -243,21 +247,21 @@ def test_a_sync_that_cannot_renew_is_over_before_others_may_take_over(world, poo
     told: list[float] = []
     lost = pool.sync("step-1", duration=1, on_lost=lambda _: told.append(time.time()))
     with pytest.raises(Expired, match="could not be renewed"), lost as sync:
-        begun = world.state.renewed
+        until = world.state.renewed + world.state.duration
         world.failures = [503] * 1000
         wait(lambda: told)
         world.failures = []
         sync.call("/update_weights_from_disk", {"model_path": "/c/1"})
-    assert told[0] < begun + 1
+    assert told[0] < until
     assert all("/update_weights_from_disk" not in engine.paths() for engine in world.engines)
 
 
 def test_a_process_that_stood_still_finds_its_fence_down(world, pool):
     with (
         pytest.raises(Expired, match="this process stood still"),
-        pool.sync("step-1", duration=1) as sync,
+        pool.sync("step-1") as sync,
     ):
-        sync._inner._hold._renewed -= 10
+        sync._inner._hold._renewed -= 60
         sync.update_weights_from_disk("/c/1")
     assert all("/update_weights_from_disk" not in engine.paths() for engine in world.engines)
 
