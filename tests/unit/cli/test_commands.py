@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,6 +170,18 @@ def test_a_wait_ends_when_no_operator_comes(monkeypatch):
     assert end.lines[0].endswith("kubectl sglang doctor")
 
 
+def _passing(monkeypatch) -> Callable[[float], None]:
+    """A sleep by which the time of the wait passes, and by nothing else."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(waiting, "time", clock)
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    return sleep
+
+
 def _unfinished(monkeypatch, renewals) -> FakeCluster:
     """A pool on its way, and a Lease that was last renewed at these times."""
     world = World()
@@ -192,20 +206,13 @@ def test_a_wait_ends_by_saying_which_operator_stopped(monkeypatch):
 
 def test_a_wait_ends_whatever_the_clock_of_an_operator_that_stopped_said(monkeypatch):
     fake = _unfinished(monkeypatch, itertools.repeat(time.time() + 4000))
-    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.5)
-    end = waiting.wait(
-        fake, ["actor-infer"], "ready", 20, lambda _: None, lambda _: time.sleep(0.05)
-    )
+    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, _passing(monkeypatch))
     assert end.lines[0].startswith("operator: op-0 in ops, which held the Lease")
 
 
 def test_a_lease_that_is_renewed_by_another_clock_lets_the_wait_go_on(monkeypatch):
     fake = _unfinished(monkeypatch, itertools.count(time.time() - 4000))
-    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.7)
-    nap = 0.05
-    end = waiting.wait(
-        fake, ["actor-infer"], "ready", 1.5, lambda _: None, lambda _: time.sleep(nap)
-    )
+    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, _passing(monkeypatch))
     assert "operator" not in end.lines[0]
 
 

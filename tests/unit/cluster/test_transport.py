@@ -273,17 +273,22 @@ STALE = b"HTTP/1.1 500 Stale\r\nContent-Length: 5\r\n\r\nstale"
 
 
 def test_an_answer_that_nobody_asked_for_is_not_the_next_ones():
+    answered = asyncio.Event()
+
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read(reader)
         writer.write(OK)
-        await asyncio.sleep(0.05)
+        await answered.wait()
         writer.write(STALE)
         await always()(reader, writer)
 
     async def check() -> None:
         async with served(script) as (server, peer):
             assert (await get(server)).body == b"ok"
-            await asyncio.sleep(0.15)
+            answered.set()
+            async with asyncio.timeout(30):
+                while server._open:  # what it did not ask for ends the connection
+                    await asyncio.sleep(0.01)
             answer = await get(server)
             assert (answer.status, answer.body, peer.connections) == (200, b"ok", 2)
 

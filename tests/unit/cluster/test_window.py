@@ -85,18 +85,19 @@ def test_a_cancelled_request_gives_its_place_back():
 def test_a_pause_holds_those_too_who_already_wait_for_their_turn():
     async def story() -> None:
         window = Window(start=2, limit=2)
-        begun, started = time.monotonic(), []
+        started, told = list[float](), list[float]()
 
         async def request(number: int) -> None:
             async with window.slot():
-                started.append(time.monotonic() - begun)
+                started.append(time.monotonic())
                 await asyncio.sleep(0.01)
                 if number == 0:
+                    told.append(time.monotonic())
                     window.congested(0.3)
 
         await asyncio.gather(*(request(number) for number in range(6)))
         assert len(started) == 6
-        assert max(started[:2]) < 0.3 <= min(started[2:])
+        assert max(started[:2]) < told[0] <= min(started[2:]) - 0.3
 
     asyncio.run(story())
 
@@ -104,23 +105,44 @@ def test_a_pause_holds_those_too_who_already_wait_for_their_turn():
 def test_who_was_told_to_wait_keeps_no_place_from_others():
     """Two namespaces whose webhook is busy could hold every place asleep for half a minute."""
 
-    async def story() -> tuple[float, float]:
-        window, begun = Window(start=4, limit=4), time.monotonic()
-        for namespace in ("a", "b"):
-            window.failed(namespace, 0.4)
+    async def story() -> None:
+        window = Window(start=4, limit=4)
 
         async def request(namespace: str) -> float:
             async with window.slot(namespace):
+                return time.monotonic()
+
+        def waiting() -> list[asyncio.Task[float]]:
+            return [asyncio.create_task(request(name)) for name in ("a", "b") for _ in range(8)]
+
+        for namespace in ("a", "b"):
+            window.failed(namespace, 30.0)
+        told = waiting()
+        await asyncio.sleep(0)
+        await asyncio.gather(*(request("other") for _ in range(8)))
+        assert not any(task.done() for task in told)
+        for task in told:
+            task.cancel()
+        await asyncio.gather(*told, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_who_was_told_to_wait_waits_for_so_long():
+    async def story() -> None:
+        window, begun = Window(start=4, limit=4), time.monotonic()
+        window.failed("a", 0.2)
+
+        async def request() -> float:
+            async with window.slot("a"):
                 return time.monotonic() - begun
 
-        told = [asyncio.create_task(request(name)) for name in ("a", "b") for _ in range(8)]
+        told = [asyncio.create_task(request()) for _ in range(8)]
         await asyncio.sleep(0)
-        others = await asyncio.gather(*(request("other") for _ in range(8)))
-        window.failed("a", 0.6)  # and it grows while they wait
-        return max(others), min(await asyncio.gather(*told))
+        window.failed("a", 0.4)  # and it grows while they wait
+        assert min(await asyncio.gather(*told)) >= 0.4
 
-    others, told = asyncio.run(story())
-    assert others < 0.4 <= told
+    asyncio.run(story())
 
 
 def test_one_who_was_told_to_wait_and_gives_up_leaves_nothing_behind():

@@ -1,6 +1,7 @@
 """Whatever one namespace's requests meet, the pools of the others are looked after."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,10 @@ from tests.builders import guide_spec
 from tests.unit.controller import world
 
 STUCK = 40
-SECONDS = 1.0  # for a gate to close; it takes some hundredths
+# For a gate to close, of which some hundredths are its own: seconds that this process computes
+# until then, and seconds by the clock, in which a busy machine may do anything else too.
+COMPUTED_SECONDS = 1.0
+SECONDS = 8.0
 GOOD = PoolKey("good", "pool")
 
 
@@ -30,6 +34,13 @@ def writes(method: str, path: str) -> bool:
     return method != "GET" and in_bad(path)
 
 
+async def took(api: world.Api, check: Callable[[], object]) -> tuple[float, float]:
+    """What it took until this is so: computed, and by the clock."""
+    before = time.process_time()
+    by_the_clock = await api.until(check)
+    return time.process_time() - before, by_the_clock
+
+
 async def a_synced_pool(api: world.Api) -> None:
     """It serves what a trainer committed."""
     api.make(*GOOD)
@@ -38,25 +49,26 @@ async def a_synced_pool(api: world.Api) -> None:
 
 @pytest.mark.parametrize("hangs", [creates, writes], ids=["pods", "everything"])
 def test_a_gate_closes_at_once_while_forty_pools_hang_elsewhere(hangs: Callable[[str, str], bool]):
-    async def story() -> tuple[float, float, float]:
+    async def story() -> None:
         api = world.Api()
         async with world.operator(api) as room:
             await a_synced_pool(api)
             api.transact(*GOOD, "Committed", world.instances(room, GOOD))
-            opened = await api.until(lambda: api.gate(GOOD.namespace) == "True")
+            await api.until(lambda: api.gate(GOOD.namespace) == "True")
             api.hangs = hangs
             for number in range(STUCK):
                 api.make(f"bad-{number}", "pool", num_gpus_per_worker=1)
             await api.until(lambda: api.hanging >= STUCK)
             api.transact(*GOOD, "Sleeping")
-            closed = await api.until(lambda: api.gate(GOOD.namespace) == "False")
+            closed = await took(api, lambda: api.gate(GOOD.namespace) == "False")
+            assert closed[0] < COMPUTED_SECONDS
+            assert closed[1] < SECONDS
             api.make("new", "pool")
-            told = await api.until(lambda: api.reason("new", "pool") == "PoolReady")
-        return opened, closed, told
+            told = await took(api, lambda: api.reason("new", "pool") == "PoolReady")
+            assert told[0] < 3 * COMPUTED_SECONDS
+            assert told[1] < 3 * SECONDS
 
-    opened, closed, told = asyncio.run(story())
-    assert closed < SECONDS, f"while nothing hung a gate moved in {opened:.3f} s"
-    assert told < 3 * SECONDS
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +85,7 @@ def test_a_gate_closes_at_once_while_forty_pools_hang_elsewhere(hangs: Callable[
     ],
 )
 def test_what_fails_for_some_does_not_slow_down_the_others(error: Exception):
-    async def story() -> tuple[float, int]:
+    async def story() -> None:
         api = world.Api()
         async with world.operator(api) as room:
             await a_synced_pool(api)
@@ -83,13 +95,13 @@ def test_what_fails_for_some_does_not_slow_down_the_others(error: Exception):
             failed = [("POST", f"/api/v1/namespaces/bad-{n}/pods") for n in range(STUCK)]
             await api.until(lambda: set(failed) <= set(api.seen))
             api.make("new", "pool")
-            told = await api.until(lambda: api.reason("new", "pool") == "PoolReady")
+            told = await took(api, lambda: api.reason("new", "pool") == "PoolReady")
+            assert told[0] < COMPUTED_SECONDS
+            assert told[1] < SECONDS
             assert room.reconciler is not None
-            return told, room.reconciler.window_size
+            assert room.reconciler.window_size > 32
 
-    told, window = asyncio.run(story())
-    assert told < SECONDS
-    assert window > 32
+    asyncio.run(story())
 
 
 def test_a_pool_that_cannot_be_read_is_told_keeps_its_engines_and_harms_nobody():

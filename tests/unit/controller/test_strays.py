@@ -136,6 +136,7 @@ def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
         async with world.operator(api) as room:
             await committed(api, room)
             path = paths.child(kind, "rl", name)
+            await api.until(lambda: path in api.objects)
             before = len(api.seen)
             api.touch(path, {"metadata": {"labels": {names.LABEL_MANAGED_BY: None}}})
             await api.until(

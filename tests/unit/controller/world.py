@@ -22,7 +22,7 @@ from tests.builders import guide_spec
 from tests.memory_api import MemoryApi
 
 Json = dict[str, Any]
-SECONDS = 10.0
+SECONDS = 30.0  # for a step on a busy machine
 
 
 class Api(MemoryApi):
