@@ -17,6 +17,7 @@ from sglang_operator.testing.faults.ledger import foreign_writes
 from sglang_operator.testing.faults.lives import KIND, controller
 from sglang_operator.testing.faults.reference import differences
 from sglang_operator.testing.faults.traffic import WRITES
+from sglang_operator.testing.running import pause_after
 from tests.builders import guide_spec
 
 Json = dict[str, Any]
@@ -208,13 +209,13 @@ class Lab:
         self, pool: FaultPool, seconds: float = CONVERGE_SECONDS, foreign: int = 0
     ) -> list[str]:
         """Wait until the pool is settled; what is wrong if it never is."""
-        deadline = time.monotonic() + seconds
+        begun = time.monotonic()
         while not self.settled(pool, foreign):
-            if time.monotonic() > deadline:
+            if time.monotonic() > begun + seconds:
                 return [f"not converged after {seconds:g} s: {self._why(pool, foreign)}"]
             self.forgive()
             self.plane.check()
-            time.sleep(0.03)
+            time.sleep(pause_after(time.monotonic() - begun))
         return []
 
     def _why(self, pool: FaultPool, foreign: int) -> str:

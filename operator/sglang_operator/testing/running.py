@@ -28,6 +28,7 @@ T = TypeVar("T")
 START_SECONDS = 60.0
 PROBE_SECONDS = 2.0
 POLL_SECONDS = 0.05
+MOST_POLL_SECONDS = 0.25
 PORT_TAKEN = "address already in use"
 API_RELAY = "api-relay"
 MOST_REVIVALS = 10  # in a plane's life: more is a crash loop, which must be seen
@@ -112,7 +113,8 @@ class Running:
 
     def wait(self, predicate: Callable[[], T], timeout: float, what: str) -> T:
         """Ask until the answer is true; see ``ControlPlane.wait``."""
-        deadline = time.monotonic() + timeout
+        begun = time.monotonic()
+        deadline = begun + timeout
         while True:
             try:
                 answer = predicate()
@@ -124,7 +126,7 @@ class Running:
             self.check()
             if time.monotonic() >= deadline:
                 raise errors.WaitTimeoutError(f"waited {timeout:g} s for {what}; {last}")
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause_after(time.monotonic() - begun))
 
     def close(self) -> Path | None:
         """End every process and remove the folder; return it where it is kept."""
@@ -142,6 +144,14 @@ class Running:
         return client.Client(
             port=self.settings.port, ca=secrets.ca, token=secrets.tokens["admin"], timeout=timeout
         )
+
+
+def pause_after(waited: float) -> float:
+    """How long to pause before the next look of a wait: a twentieth of it so far.
+
+    Looks are requests: twenty a second kept the API server busier than what was waited for did.
+    """
+    return min(max(POLL_SECONDS, waited / 20), MOST_POLL_SECONDS)
 
 
 def _is_ready(probe: client.Client) -> bool:
