@@ -1,8 +1,9 @@
 """For all tests: the order of their files, and how long an example of hypothesis may take.
 
-What takes longest comes first, what needs no cluster last.
-The processes of a parallel run take the files in this order, so that none of them is left alone
-with a long one, and short ones fill up the end.  Files on real nodes stand apart from each other.
+What takes longest comes first.  Files on a cluster wait for most of their time and files without
+one keep a core busy, so both kinds alternate: at any moment of a parallel run some processes wait
+while others compute.  The processes take the files in this order, so that none of them is left
+alone with a long one, and short ones fill up the end.  Files on real nodes stand apart.
 """
 
 from pathlib import Path
@@ -31,17 +32,30 @@ LONG = (
     "integration/test_weights_real.py",
     "integration/test_control_plane.py",
 )
-FOLDERS = ("integration", "faults", "contract", "unit")
+ON_A_CLUSTER = ("integration", "faults")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort by file; within one, the order stays."""
-    items.sort(key=lambda item: _place(item.path))
+    files = list(dict.fromkeys(item.path for item in items))
+    place = {file: index for index, file in enumerate(_alternating(files))}
+    items.sort(key=lambda item: place[item.path])
 
 
-def _place(path: Path) -> tuple[int, int]:
-    file = path.relative_to(FOLDER)
-    long = LONG.index(file.as_posix()) if file.as_posix() in LONG else len(LONG)
-    folder = FOLDERS.index(file.parts[0]) if file.parts[0] in FOLDERS else len(FOLDERS)
-    return long, folder
+def _alternating(files: list[Path]) -> list[Path]:
+    """The files on a cluster, the long ones first, with the others spread evenly among them."""
+    clustered = sorted((file for file in files if _is_on_a_cluster(file)), key=_length)
+    others = [file for file in files if not _is_on_a_cluster(file)]
+    shares = [(index / len(clustered), file) for index, file in enumerate(clustered)]
+    shares += [((index + 1) / len(others), file) for index, file in enumerate(others)]
+    return [file for _, file in sorted(shares, key=lambda share: share[0])]
+
+
+def _is_on_a_cluster(file: Path) -> bool:
+    return file.relative_to(FOLDER).parts[0] in ON_A_CLUSTER
+
+
+def _length(file: Path) -> int:
+    name = file.relative_to(FOLDER).as_posix()
+    return LONG.index(name) if name in LONG else len(LONG)
