@@ -32,6 +32,7 @@ from sglang_operator.client.following import Bucket, Follower
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
+from sglang_operator.client.roll_requests import Requests, unfinished
 from sglang_operator.client.roll_stand_in import (
     create_sampling_params_for_sglang,
     install,
@@ -65,6 +66,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._epoch = ""  # of the process groups; before there are any, of the start
         self._engines: tuple[Engine, ...] = ()  # all of that epoch
         self._groups: set[str] = set()
+        self._requests: Requests
+        self._wrote = False  # whether a model update of this job ended well
         self._step = 0
         self.is_model_in_gpu = True
         self.is_kv_cache_in_gpu = True
@@ -94,6 +97,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             raise
         self._step = _step_of(state.version)
         self._follower = Follower(self.pool, state)
+        self._requests = Requests(self.pool)
         self.tokenizer = self._tokenizer()
 
     def _check(self, registry: Registry) -> None:
@@ -175,6 +179,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if sync is not None:
             await sync.finish()
             self._step += 1
+        self._wrote = True
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
 
     async def load_states(self, *_: Any, **__: Any) -> None:
@@ -204,13 +209,20 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = False
 
     async def generate_request(self, payload: Mapping[str, Any]) -> Json:
-        """One request of ROLL's router, answered as its own strategy does."""
+        """One request of ROLL's router, answered as its own strategy does.
+
+        Where the engine ends over it another one of the same policy answers (``roll_requests``).
+        """
         body = {
             key: payload[key]
             for key in ("input_ids", "sampling_params", "rid", "return_logprob")
             if payload.get(key) is not None
         }
-        return postprocess_generate(await self._generate(body))
+        found = await self._generate(body)
+        if found is None:
+            samples = int(payload["sampling_params"].get("n") or 1)
+            return unfinished(samples, logprobs=bool(payload.get("return_logprob")))
+        return postprocess_generate(found)
 
     async def generate(self, batch: Any, generation_config: Mapping[str, Any]) -> Any:
         """A batch, left-padded prompts in, prompts and padded answers out (ROLL's DataProto)."""
@@ -223,6 +235,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         )
         parameters = create_sampling_params_for_sglang(generation_config)
         found = await self._generate({"input_ids": prompts, "sampling_params": parameters})
+        if found is None:
+            raise NotReady(texts.ROLL_UNANSWERED)
         answers = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(each["output_ids"], device=input_ids.device) for each in found],
             batch_first=True,
@@ -234,11 +248,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
     async def abort_requests(self, request_ids: Sequence[str] | None = None) -> None:
         """End these requests, or all."""
-        bodies: list[Json] = (
-            [{"abort_all": True}] if request_ids is None else [{"rid": rid} for rid in request_ids]
-        )
-        for body in bodies:
-            await self.pool.calls.post(self.engine, "/abort_request", body)
+        await self._requests.abort(self.engine, request_ids)
 
     async def flush_cache(self) -> None:
         """Forget cached prefixes.  A sync does it by itself."""
@@ -324,9 +334,10 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if what:
             raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what[:4])))
 
-    async def _generate(self, body: Json) -> list[Json]:
-        answer: Any = await self.pool.calls.post_any(self.engine, "/generate", body)
-        return answer if isinstance(answer, list) else [answer]
+    async def _generate(self, body: Json) -> list[Json] | None:
+        return await self._requests.answer(
+            self.engine, body, written=self._engines, labelled=self._wrote
+        )
 
 
 def _step_of(version: str) -> int:

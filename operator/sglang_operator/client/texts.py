@@ -230,6 +230,19 @@ ROLL_FOLLOW = (
     "worker 0 has not done its part in time: the Lease is in phase {phase}, held by {holder}; this "
     "call has to be made to all inference workers"
 )
+ROLL_ELSEWHERE = (
+    "engine {rank} ({engine}, {url}) ended, or did not answer: another engine of the same policy "
+    "answers its requests, until the next model update has set the groups up again"
+)
+ROLL_NOBODY = (
+    "no engine of the policy has answered a request for {seconds:.0f} s; ROLL is told that it was "
+    "aborted, and sends it again"
+)
+ROLL_UNANSWERED = (
+    "no engine of the policy has answered this batch, or it was aborted; see that the pool is up "
+    "(kubectl sglang status), then generate again"
+)
+ROLL_NOT_ABORTED = "{error}; it counts as aborted with the engine"
 NOBODY_VOUCHES = (
     "nobody vouches for {count} engines after {seconds:.0f} s: {which}; their workers have to end "
     "the model update too (process_weights_after_loading), each after its last bucket"

@@ -1,0 +1,259 @@
+"""The requests of one of ROLL's workers, and who answers them when its engine ends.
+
+A request goes to the worker's own engine while that very instance runs: ROLL sends the samples of a
+prompt to one worker for the sake of its prefix cache.  Where the instance has ended, or ends over
+the request, another engine answers that holds the same policy: one whose gate is open at the
+committed version, or in a pool without gates one that got all of this job's updates.  Where there
+is none for a while, nobody answers, and ROLL is told that the request was aborted: it comes again.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import texts
+from sglang_operator.client.calls import Json, together
+from sglang_operator.client.errors import EngineError, PoolError
+from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.engine.arguments import SENTINEL
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+log = logging.getLogger(__name__)
+
+WITHOUT_SECONDS = 60.0  # that a request may be without an engine
+AGAIN_SECONDS = 1.0  # before an engine that did not answer is asked again
+ABORTS_AT_ONCE = 64
+_MOST_FAILURES = 3  # answers that an engine failed, rather than ended, before that is told
+_ELSEWHERE = (404, 405, 429, 502, 503, 504)  # full, about to end, or no SGLang
+
+
+@dataclass(kw_only=True, eq=False)
+class _Open:
+    """A request that is not answered yet: where it is, and under which name."""
+
+    rid: str | None
+    engine: Engine | None = None
+    asking: asyncio.Task[Any] | None = None
+    aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False  # its engine did, says the registry
+    tries: int = 0
+    failures: int = 0
+    failed: dict[str, float] = field(default_factory=dict)  # instances, and when
+
+
+class Requests:
+    """Those of one worker.  Used in one event loop."""
+
+    def __init__(self, pool: "AsyncPool") -> None:
+        self._pool = pool
+        self._open: set[_Open] = set()
+        self._next = itertools.count()
+        self._looking: asyncio.Task[None] | None = None
+        self._told: set[str] = set()  # instances whose end was told
+
+    async def answer(
+        self, own: Engine, body: Json, *, written: Sequence[Engine], labelled: bool
+    ) -> list[Json] | None:
+        """The answers to a request; None if nobody gave any, or it was aborted meanwhile.
+
+        ``written``: engines that got all of this job's updates.  ``labelled``: whether they name
+        its version.  Raises EngineError if engines refuse the request, or fail over it.
+        """
+        request = _Open(rid=body.get("rid"))
+        self._open.add(request)
+        self._look()
+        until = time.monotonic() + WITHOUT_SECONDS
+        try:
+            while not request.aborted.is_set():
+                engine = self._choice(request, own, written, await self._pool.registry())
+                if engine is not None:
+                    found = await self._asked(request, engine, body, labelled)
+                    if found is not None:
+                        return found
+                    until = time.monotonic() + WITHOUT_SECONDS
+                elif time.monotonic() > until:
+                    log.warning(texts.ROLL_NOBODY.format(seconds=WITHOUT_SECONDS))
+                    return None
+                else:
+                    await self._news(request)
+            return None
+        finally:
+            self._open.discard(request)
+            self._look()
+
+    async def abort(self, own: Engine, rids: Sequence[str] | None) -> None:
+        """End these requests, or all, wherever they are."""
+        named = None if rids is None else set(rids)
+        known = [each for each in self._open if named is None or each.rid in named]
+        places: list[tuple[Engine, Json]] = []
+        for each in known:
+            each.aborted.set()
+            if each.engine is not None and (each.engine != own or named is not None):
+                places.append((each.engine, {"rid": _name(each)}))
+        if named is None:
+            places.append((own, {"abort_all": True}))
+        else:  # some were sent by others: ROLL's SglangRouter
+            others = named - {each.rid for each in known}
+            places += [(own, {"rid": rid}) for rid in sorted(others)]
+        turns = asyncio.Semaphore(ABORTS_AT_ONCE)
+        registry = await self._pool.registry()
+        await together(self._end(registry, turns, engine, body) for engine, body in places)
+
+    async def _end(
+        self, registry: Registry, turns: asyncio.Semaphore, engine: Engine, body: Json
+    ) -> Json:
+        if not _runs(engine, registry):
+            return {}  # with all its requests
+        async with turns:
+            try:
+                return await self._pool.calls.post(engine, "/abort_request", body)
+            except EngineError as error:
+                if error.status:
+                    raise
+                log.warning(texts.ROLL_NOT_ABORTED.format(error=error))
+                return {}
+
+    # --- one try
+
+    async def _asked(
+        self, request: _Open, engine: Engine, body: Json, labelled: bool
+    ) -> list[Json] | None:
+        """What the engine answers; None if it ended over it, or is not the one it was."""
+        request.engine, request.ended = engine, False
+        request.tries += 1
+        if request.rid is not None:
+            body = {**body, "rid": _name(request)}
+        asking = asyncio.create_task(self._pool.calls.post_any(engine, "/generate", body))
+        request.asking = asking
+        try:
+            found: Any = await asking
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if not request.ended or (own is not None and own.cancelling()):
+                asking.cancel()  # it is this process that wants no answer any more
+                raise
+        except EngineError as error:
+            self._judge(request, error)
+        else:
+            answers = found if isinstance(found, list) else [found]
+            if not labelled or not any(_by_a_stranger(each) for each in answers):
+                return answers
+        finally:
+            request.engine = request.asking = None
+        request.failed[engine.instance or ""] = time.monotonic()
+        self._tell(engine)
+        return None
+
+    @staticmethod
+    def _judge(request: _Open, error: EngineError) -> None:
+        """Raises what is the request's fault, or may be."""
+        if error.status == 0 or error.status in _ELSEWHERE:
+            return
+        request.failures += 1
+        if error.status < 500 or request.failures >= _MOST_FAILURES:
+            raise error
+
+    def _tell(self, engine: Engine) -> None:
+        if engine.instance not in self._told:
+            self._told.add(engine.instance or "")
+            log.warning(
+                texts.ROLL_ELSEWHERE.format(rank=engine.rank, engine=engine.engine, url=engine.url)
+            )
+
+    def _choice(
+        self, request: _Open, own: Engine, written: Sequence[Engine], registry: Registry
+    ) -> Engine | None:
+        """Who is to answer: its own engine, that of its rank, or each other one in turn."""
+        late = time.monotonic() - AGAIN_SECONDS
+        tired = {instance for instance, when in request.failed.items() if when > late}
+        if _runs(own, registry) and own.instance not in tired:
+            return own
+        known = {each.instance for each in written}
+        able = [
+            each
+            for each in registry.engines
+            if each.up and each.instance not in tired and _holds_the_policy(each, registry, known)
+        ]
+        at_home = [each for each in able if each.rank == own.rank]
+        if at_home or not able:
+            return at_home[0] if at_home else None
+        fresh = [each for each in able if each.instance not in request.failed] or able
+        return fresh[next(self._next) % len(fresh)]
+
+    async def _news(self, request: _Open) -> None:
+        try:
+            async with asyncio.timeout(AGAIN_SECONDS):
+                await request.aborted.wait()
+        except TimeoutError:
+            pass
+
+    # --- engines that end in silence
+
+    def _look(self) -> None:
+        """Look at the registry while there are requests."""
+        if self._open and self._looking is None:
+            self._looking = asyncio.create_task(self._follow(), name="engines that end")
+        elif not self._open and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    async def _follow(self) -> None:
+        """End the wait for engines of which the registry says that they ended: nothing else may
+        tell, where a node is gone."""
+        while True:
+            try:
+                async for registry in self._pool.changes():
+                    self._end_with(self._open, registry)
+            except PoolError:
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    @staticmethod
+    def _end_with(requests: Iterable[_Open], registry: Registry) -> None:
+        for request in requests:
+            engine, asking = request.engine, request.asking
+            if engine is not None and asking is not None and not _runs(engine, registry):
+                request.ended = True
+                asking.cancel()
+
+
+def unfinished(samples: int, *, logprobs: bool) -> Json:
+    """What ROLL reads as a request that was aborted before it had a token."""
+    found: Json = {
+        "output_token_ids": [[] for _ in range(samples)],
+        "finish_reasons": ["abort"] * samples,
+    }
+    return {**found, "output_logprobs": [[] for _ in range(samples)]} if logprobs else found
+
+
+def _name(request: _Open) -> str | None:
+    """An engine takes no name twice: it may not have noticed yet that nobody waits any more."""
+    return request.rid if request.tries < 2 else f"{request.rid}-try{request.tries}"
+
+
+def _runs(engine: Engine, registry: Registry) -> bool:
+    """Whether this very instance still does, as far as is known.  Its address says nothing."""
+    return any(
+        each.instance == engine.instance and each.runs and each.url == engine.url
+        for each in registry.engines
+        if each.engine == engine.engine
+    )
+
+
+def _holds_the_policy(engine: Engine, registry: Registry, written: set[str | None]) -> bool:
+    if engine.gate is None:
+        return engine.instance in written
+    committed = registry.weights.phase == Phase.COMMITTED.value
+    return engine.gate == "Open" and (not committed or engine.version == registry.weights.version)
+
+
+def _by_a_stranger(answer: Any) -> bool:
+    """Whether an engine gave it that nobody has written to: another one at the same address."""
+    about = answer.get("meta_info") if isinstance(answer, dict) else None
+    return isinstance(about, dict) and about.get("weight_version") == SENTINEL

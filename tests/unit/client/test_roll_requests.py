@@ -1,0 +1,302 @@
+"""An engine that ends costs ROLL no job: another one of the same policy answers, or nobody does."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from sglang_operator.client import EngineError
+from tests.unit.client.test_roll import Cluster
+from tests.unit.client.world import World
+
+GENERATE, ABORT = "/generate", "/abort_request"
+ANSWER = {
+    "output_token_ids": [[7, 8]],
+    "finish_reasons": ["stop"],
+    "output_logprobs": [[-0.5, -0.25]],
+}
+UNFINISHED = {"output_token_ids": [[]], "finish_reasons": ["abort"], "output_logprobs": [[]]}
+
+
+def payload(rid="r", n=1):
+    return {"input_ids": [1], "sampling_params": {"n": n}, "rid": rid, "return_logprob": True}
+
+
+@contextlib.asynccontextmanager
+async def trained(roll, size=3):
+    """A cluster whose engines have got an update."""
+    async with Cluster(roll, size) as cluster:
+        await cluster.setup()
+        await cluster.model_update("a1")
+        await noticed(cluster)
+        yield cluster
+
+
+async def noticed(cluster):
+    for each in cluster.strategies:
+        await each.pool.fresh()
+
+
+def prompts(engine):
+    return [body["rid"] for path, body in engine.asked if path == GENERATE]
+
+
+async def under_way(engine):
+    while not engine.held:
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """The module, in a hurry."""
+    found = pytest.importorskip("sglang_operator.client.roll_requests")
+    monkeypatch.setattr(found, "WITHOUT_SECONDS", 1.0)
+    monkeypatch.setattr(found, "AGAIN_SECONDS", 0.3)
+    return found
+
+
+def test_an_engine_that_ends_over_a_request_leaves_it_to_another(roll, reach):
+    async def train(world):
+        async with trained(roll) as cluster:
+            ending = world.engines[1]
+            ending.stuck.add(GENERATE)
+            asked = [
+                asyncio.create_task(cluster.strategies[1].generate_request(payload(f"r{i}")))
+                for i in range(4)
+            ]
+            await under_way(ending)
+            await asyncio.to_thread(world.restart, 1, told=False)
+            assert await asyncio.gather(*asked) == [ANSWER] * 4
+            others = prompts(world.engines[0]) + prompts(world.engines[2])
+            assert sorted(others) == [f"r{i}-try2" for i in range(4)]
+            assert prompts(world.engines[0]), "one alone would have all of them"
+            assert prompts(world.engines[2])
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_new_instance_at_the_address_of_an_old_one_is_never_asked(roll, reach):
+    async def train(world):
+        async with trained(roll) as cluster:
+            await asyncio.to_thread(world.restart, 1)
+            await noticed(cluster)
+            assert await cluster.strategies[1].generate_request(payload()) == ANSWER
+            assert not world.engines[1].asked
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_an_answer_of_an_engine_that_nobody_has_written_to_is_none(roll, reach):
+    """The address came to belong to another instance, and the registry does not say so yet."""
+
+    async def train(world):
+        async with trained(roll) as cluster:
+            await asyncio.to_thread(world.restart, 1, told=False)
+            assert world.engines[1].label == "unsynced"
+            assert await cluster.strategies[1].generate_request(payload()) == ANSWER
+            assert len(prompts(world.engines[1])) == 1
+            assert len(prompts(world.engines[0]) + prompts(world.engines[2])) == 1
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+@pytest.mark.parametrize("what", ["its node is lost", "it is gone"])
+def test_an_engine_that_ends_in_silence_is_not_waited_for(roll, reach, what):
+    """Nobody ends the connection; the registry tells."""
+
+    async def train(world):
+        async with trained(roll) as cluster:
+            ending = world.engines[2]
+            ending.stuck.add(GENERATE)
+            asked = asyncio.create_task(cluster.strategies[2].generate_request(payload()))
+            await under_way(ending)
+
+            def end():
+                if what == "it is gone":
+                    world.engines.pop()
+                else:
+                    ending.state = "Lost"
+                world.publish()
+
+            await asyncio.to_thread(world.call, end)
+            assert await asyncio.wait_for(asked, 20) == ANSWER
+            ending.stuck.clear()
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_prompts_stay_with_their_engine_while_that_lives(roll, reach):
+    async def train(world):
+        async with trained(roll) as cluster:
+            await asyncio.to_thread(world.restart, 1)
+            await noticed(cluster)
+            for _ in range(6):
+                await asyncio.gather(
+                    *(s.generate_request(payload(f"{s.engine.rank}")) for s in cluster.strategies)
+                )
+            assert prompts(world.engines[0]).count("0") == 6
+            assert prompts(world.engines[2]).count("2") == 6
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_no_engine_of_another_version_or_behind_a_closed_gate_steps_in(roll, reach, requests):
+    async def train(world):
+        async with trained(roll) as cluster:
+            world.engines[0].gate, world.engines[0].gate_version = "Closed", None
+            world.engines[2].gate_version = "step-0"
+            await asyncio.to_thread(world.restart, 1)
+            await noticed(cluster)
+            assert await cluster.strategies[1].generate_request(payload()) == UNFINISHED
+            assert not any(prompts(engine) for engine in world.engines)
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_in_a_pool_without_gates_only_engines_that_got_all_updates_step_in(roll, reach, requests):
+    async def train(world):
+        async with trained(roll, 2) as cluster:
+            for engine in world.engines:
+                engine.gate = None
+            await asyncio.to_thread(world.restart, 0)
+            world.engines[0].gate = None
+            await asyncio.to_thread(world.call, world.publish)
+            await noticed(cluster)
+            assert await cluster.strategies[0].generate_request(payload()) == ANSWER
+            assert prompts(world.engines[1]) == ["r"]
+            await asyncio.to_thread(world.restart, 1)
+            world.engines[1].gate = None
+            await asyncio.to_thread(world.call, world.publish)
+            await noticed(cluster)
+            assert await cluster.strategies[0].generate_request(payload()) == UNFINISHED
+            assert not any(prompts(engine) for engine in world.engines)
+
+    with World(engines=2, gate="Off") as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_roll_is_told_that_nobody_answered_and_asks_again(roll, reach, requests):
+    async def train(world):
+        async with trained(roll, 1) as cluster:
+            one = cluster.strategies[0]
+            await asyncio.to_thread(world.restart, 0)
+            await noticed(cluster)
+            assert await one.generate_request(payload(n=3)) == {
+                "output_token_ids": [[], [], []],
+                "finish_reasons": ["abort"] * 3,
+                "output_logprobs": [[], [], []],
+            }
+            await cluster.setup()
+            await cluster.model_update("a2")
+            assert await one.generate_request(payload()) == ANSWER
+
+    with World(engines=1) as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_pause_of_rolls_ends_requests_that_wait_for_an_engine(roll, reach):
+    async def train(world):
+        async with trained(roll, 1) as cluster:
+            one = cluster.strategies[0]
+            await asyncio.to_thread(world.restart, 0)
+            await noticed(cluster)
+            waiting = asyncio.create_task(one.generate_request(payload("r1")))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            await one.abort_requests(["r1"])
+            assert await asyncio.wait_for(waiting, 5) == UNFINISHED
+            assert not world.engines[0].asked
+
+    with World(engines=1) as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_aborts_go_where_the_requests_are_and_together(roll, reach):
+    async def train(world):
+        async with trained(roll) as cluster:
+            await asyncio.to_thread(world.restart, 1)
+            await noticed(cluster)
+            for engine in world.engines:
+                engine.stuck |= {GENERATE, ABORT}
+            names = [f"r{i}" for i in range(10)]
+            asked = [
+                asyncio.create_task(cluster.strategies[1].generate_request(payload(name)))
+                for name in names
+            ]
+            while world.engines[0].held + world.engines[2].held < 10:
+                await asyncio.sleep(0.01)
+            ending = asyncio.create_task(cluster.strategies[1].abort_requests(names))
+            while world.engines[0].held + world.engines[2].held < 20:  # none waits for another
+                await asyncio.sleep(0.01)
+            for engine in world.engines:
+                engine.stuck.clear()
+            await ending
+            await asyncio.gather(*asked)
+            for engine in (world.engines[0], world.engines[2]):
+                ended = [body["rid"] for path, body in engine.asked if path == ABORT and body]
+                assert set(prompts(engine)) <= set(ended)
+            assert not world.engines[1].asked
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_what_cannot_be_aborted_any_more_is_no_error(roll, reach):
+    async def train(world):
+        async with trained(roll, 2) as cluster:
+            await asyncio.to_thread(world.restart, 0, told=False)
+            world.engines[0].dead = True  # and has not come back
+            await cluster.strategies[0].abort_requests(["r1"])
+            await cluster.strategies[0].abort_requests()
+            await asyncio.to_thread(world.restart, 1)
+            await noticed(cluster)
+            await cluster.strategies[1].abort_requests(["r1"])
+            assert not world.engines[1].asked
+
+    with World(engines=2) as world:
+        asyncio.run(train(reach(world)))
+
+
+@pytest.mark.parametrize(("status", "tries"), [(400, 1), (422, 1), (500, 3)])
+def test_a_request_that_engines_refuse_is_an_error(roll, reach, requests, status, tries):
+    async def train(world):
+        async with trained(roll) as cluster:
+            for engine in world.engines:
+                engine.refuse[GENERATE] = (status, "too long")
+            with pytest.raises(EngineError, match="too long"):
+                await cluster.strategies[0].generate_request(payload())
+            assert sum(len(prompts(engine)) for engine in world.engines) == tries
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_an_engine_that_is_full_leaves_a_request_to_another(roll, reach):
+    async def train(world):
+        async with trained(roll) as cluster:
+            world.engines[0].refuse[GENERATE] = (503, "The request queue is full.")
+            assert await cluster.strategies[0].generate_request(payload()) == ANSWER
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_whoever_wants_no_answer_any_more_gets_none(roll, reach):
+    async def train(world):
+        async with trained(roll, 1) as cluster:
+            world.engines[0].stuck.add(GENERATE)
+            asked = asyncio.create_task(cluster.strategies[0].generate_request(payload()))
+            await under_way(world.engines[0])
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            world.engines[0].stuck.clear()
+
+    with World(engines=1) as world:
+        asyncio.run(train(reach(world)))
