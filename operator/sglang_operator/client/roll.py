@@ -25,6 +25,7 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
+from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.client import colocated, groups, job, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import NotReady, StaleEpoch, Unsupported, told
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_POOL = "actor-infer"
 _READY_SECONDS = 1800.0
+# A trainer that was killed amid an update and is started again waits for its own dead Lease; less
+# than the others wait for worker 0 (following.FOLLOW_SECONDS).
+HELD_SECONDS = LEASE_SECONDS + 15.0
 
 
 class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
@@ -303,7 +307,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             if self._sync is None:
                 self._same_engines(await self.pool.fresh())
                 version, own = f"step-{self._step + 1}", self.engine
-                sync = SharedSync(self.pool, version, SyncOptions(), own=own, epoch=self._epoch)
+                options = SyncOptions(wait=HELD_SECONDS)
+                sync = SharedSync(self.pool, version, options, own=own, epoch=self._epoch)
                 await sync.begin()
                 try:
                     await sync.begin_weight_update()

@@ -9,7 +9,7 @@ import pytest
 
 from sglang_operator.api import weights
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase
+from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import (
     AsyncPool,
     ClusterError,
@@ -51,7 +51,7 @@ def served(world, version):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def impatient(monkeypatch, roll):
     """Within it nobody waits for a minute: for what is not going to happen there."""
     following = pytest.importorskip("sglang_operator.client.following")
     shared = pytest.importorskip("sglang_operator.client.shared")
@@ -61,6 +61,7 @@ def impatient(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(following, "FOLLOW_SECONDS", 0.5)
             patched.setattr(shared, "VOUCH_SECONDS", 0.5)
+            patched.setattr(roll, "HELD_SECONDS", 0.0)
             yield
 
     return within
@@ -101,6 +102,28 @@ def test_no_worker_writes_into_the_sync_of_another_job_of_roll(roll, reach, impa
     with World() as world:
         asyncio.run(train(reach(world)))
         assert writes(world) == [[["a1"]]] * 3
+        assert served(world, "step-1") == [0, 1, 2]
+
+
+def test_a_trainer_started_again_waits_for_the_lease_of_the_one_that_was_killed(roll, reach):
+    """On real engines a trainer that was back within 25 s was refused as Held."""
+
+    async def train(world):
+        gone = Transaction(
+            phase=Phase.SYNCING,
+            begun=time.time(),
+            id="gone",
+            holder="gone",
+            renewed=time.time(),
+            duration=2,
+        )
+        world.write_lease(gone)
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
         assert served(world, "step-1") == [0, 1, 2]
 
 
