@@ -97,6 +97,22 @@ _RULES = (
         key="kt_weight_path",
         why="experts on the CPU are read from there, and no update reaches them",
     ),
+    *(
+        _Rule(
+            key=key,
+            why="after a fault of a GPU experts are read again from the engine's model, or from a "
+            "copy of it that no update reaches, amid the weights of a commit",
+        )
+        for key in ("elastic_ep_backend", "enable_elastic_expert_backup")
+    ),
+    _Rule(
+        key="enable_paged_experts",
+        why="experts on the GPU would keep the weights of before, so that SGLang refuses updates",
+    ),
+    _Rule(
+        key="language_only",
+        why="images are encoded by other servers, whose weights no update reaches",
+    ),
 )
 
 

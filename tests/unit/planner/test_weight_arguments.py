@@ -30,6 +30,8 @@ STORED = {"enable_hierarchical_cache": True, "hicache_storage_backend": "file"}
         ({"enable_pdmux": True}, "enable_pdmux"),
         ({"offload_group_size": 4}, "offload_group_size"),
         ({"kt_weight_path": "/w"}, "kt_weight_path"),
+        ({"elastic_ep_backend": "mooncake"}, "elastic_ep_backend"),
+        ({"language_only": True, "encoder_urls": ["http://e:1"]}, "language_only"),
     ],
 )
 def test_what_outlives_a_commit_is_refused_where_weights_change(config, key):
@@ -46,6 +48,8 @@ def test_what_outlives_a_commit_is_refused_where_weights_change(config, key):
         {"tokenizer_worker_num": 1},
         {"dp_size": 1},
         {"disaggregation_mode": "null"},
+        {"elastic_ep_backend": None},
+        {"elastic_ep_backend": "none"},
     ],
 )
 def test_what_a_flush_reaches_is_not_refused(config):
@@ -71,6 +75,17 @@ def test_versions_whose_pause_reaches_everybody_have_more():
     assert refused(pipeline, "0.5.23") == ["pp_size"]
     attention = with_config(tp_size=2, attn_dp_size=2)
     assert refused(attention, "0.5.23") == ["attn_dp_size"]
+
+
+@pytest.mark.parametrize("version", ["0.5.14", "0.5.20", "0.5.23"])
+def test_experts_that_no_update_reaches_are_refused_in_later_versions_too(version):
+    backup = {"elastic_ep_backend": "mooncake", "enable_elastic_expert_backup": True}
+    assert refused(with_config(**backup), version) == list(backup)
+
+
+def test_experts_whose_updates_sglang_refuses_are_refused_before_a_gpu_is_taken():
+    paged = with_config(enable_paged_experts=True, paged_experts_num_resident=8)
+    assert refused(paged, "0.5.23") == ["enable_paged_experts"]
 
 
 def test_the_message_says_why_and_what_to_do():
