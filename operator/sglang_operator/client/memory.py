@@ -118,6 +118,18 @@ def _named(engines: Sequence[Engine]) -> str:
     return shown + (f" and {len(engines) - 8} more" if len(engines) > 8 else "")
 
 
+def _sleepers(
+    registry: Registry, state: Transaction, reached: Sequence[Engine]
+) -> Sequence[Engine]:
+    """The engines to be woken, beside those that were.
+
+    One that misses a probe sleeps on: it is on record by its instance, up or not.
+    """
+    known = {engine.instance for engine in reached}
+    engines = (engine for engine in registry.engines if engine.instance not in known)
+    return [e for e in engines if e.url and (e.up or e.instance in state.asleep)]
+
+
 def _going_on(
     registry: Registry, state: Transaction, reached: Sequence[Engine]
 ) -> Sequence[Engine]:
@@ -280,17 +292,23 @@ class Sleeper:
     async def _let_go(
         self, hold: Hold, engine: Engine, tags: list[str], before: Transaction
     ) -> None:
-        """Release, right after a flush: what came late ends the engine (``pausing.drain``)."""
-        features = self._pool.features(await self._pool.registry())
+        """Release, right after a flush: what came late ends the engine (``pausing.drain``).
+
+        One that sleeps already has nothing left to flush.
+        """
+        calls, features = self._pool.calls, self._pool.features(await self._pool.registry())
+        quick = pausing.ends_quickly(pausing.ABORT, features)
         try:
             if not before.sleeps(engine.instance):
                 await pausing.drain(
-                    self._pool.calls,
+                    calls,
                     [engine],
-                    aborts=pausing.ends_quickly(pausing.ABORT, features),
+                    aborts=quick,
                     whole=before.intact or before.untouched,
                     allowed=hold.alive,
                 )
+            elif quick:
+                await pausing.abort(calls, [engine], hold.alive)
         except EngineError as error:
             error.sent = False  # the release: whatever became of the flush, memory is there
             raise
@@ -365,10 +383,12 @@ class Sleeper:
         return after
 
     async def _awaken(self, hold: Hold, state: Transaction, tags: tuple[str, ...]) -> Transaction:
-        registry = await self._pool.fresh()
-        # One that misses a probe sleeps on: it is on record by its instance, up or not.
-        reached = [e for e in registry.engines if e.url and (e.up or e.instance in state.asleep)]
-        await resume(self._pool, hold, state, reached, tags)
+        registry, reached = await self._pool.fresh(), list[Engine]()
+        while later := _sleepers(registry, state, reached):
+            await resume(self._pool, hold, state, later, tags)
+            reached += later
+            # Who was out of sight as that began would be taken for awake, and sleep on.
+            registry = await self._pool.fresh()
         awake = set(state.released) <= set(tags)
         if awake and state.intact and self._pool.features(registry).pause:
             await hold.renew()

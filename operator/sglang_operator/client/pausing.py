@@ -100,7 +100,7 @@ async def stop(
     sent = {"mode": RETRACT if quick else mode}
     await calls.post_all(engines, "/pause_generation", sent, allowed=allowed)
     if quick:
-        await _abort_all(calls, engines, allowed)
+        await abort(calls, engines, allowed)
     own = engines if emptied is None else emptied
     awake = [engine for engine in own if engine.instance not in asleep]
     await drain(calls, awake, aborts=quick, whole=whole, allowed=allowed)
@@ -147,9 +147,7 @@ async def _run_a_moment(calls: "EngineCalls", engine: Engine, allowed: Allowed |
     await calls.post(engine, "/pause_generation", {"mode": ABORT}, allowed=allowed)
 
 
-async def _abort_all(
-    calls: "EngineCalls", engines: Iterable[Engine], allowed: Allowed | None
-) -> None:
+async def abort(calls: "EngineCalls", engines: Iterable[Engine], allowed: Allowed | None) -> None:
     """End all requests; clients get what was generated so far."""
     await calls.post_all(engines, "/abort_request", {"rid": "", "abort_all": True}, allowed=allowed)
 
@@ -186,4 +184,4 @@ async def _flush(
             return False
         await asyncio.sleep(IDLE_POLL_SECONDS)
         if aborts:
-            await _abort_all(calls, [engine], allowed)
+            await abort(calls, [engine], allowed)

@@ -75,6 +75,19 @@ def test_what_came_since_the_pause_is_ended_before_memory_goes(world, pool):
     assert asked.count("/flush_cache") == 2
 
 
+def test_what_came_since_it_sleeps_is_ended_before_more_memory_goes(world, pool):
+    """It cannot be flushed: what waits all the same would end it."""
+    world.memory_saver = True
+    world.publish()
+    pool.sleep(("kv_cache",), settle=0)
+    slept = len(world.engines[1].paths())
+    pool.sleep(("weights",), settle=0)
+    asked = world.engines[1].paths()[slept:]
+    assert "/flush_cache" not in asked
+    assert asked[asked.index("/release_memory_occupation") - 1] == "/abort_request"
+    assert asked.count("/abort_request") == 2
+
+
 def test_an_engine_that_does_not_say_what_became_of_that_flush_did_not_go_to_sleep(world, pool):
     """It was not told to: who takes it for asleep resumes what it has, and that ends it."""
     world.memory_saver = True

@@ -288,6 +288,27 @@ def test_an_engine_that_misses_a_probe_sleeps_on_and_is_woken(world, pool):
     assert not any(engine.released or engine.paused for engine in world.engines)
 
 
+def test_a_sleeper_that_was_out_of_sight_as_the_others_woke_is_woken_too(world, pool):
+    """Taken for awake it would sleep on, behind a gate that its version may open."""
+    pool.update_from_disk("/c/1", "step-1")
+    pool.sleep(("kv_cache",), settle=0)
+    first, hidden = world.engines[:2]
+    url, hidden.url = hidden.url, ""
+    world.call(world.publish)
+    resumes = first._resume_memory_occupation
+
+    def comes_back(payload):
+        hidden.url = url
+        world.publish()
+        return resumes(payload)
+
+    first._resume_memory_occupation = comes_back
+    pool.wake()
+    assert not hidden.released
+    assert world.state.phase is Phase.COMMITTED
+    assert hidden.instance in world.state.instances
+
+
 def test_an_engine_that_misses_a_probe_is_put_to_sleep_like_the_others(world, pool):
     pool.update_from_disk("/c/1", "step-1")
     operate = world._operate
