@@ -9,7 +9,9 @@ A load is a step that the Lease knows, so that nothing older is ever written ove
    tried again later, from the first step.
 
 An operator that is gone renews no more, and after the Lease's duration anybody may take it.  What
-it sent is then in the engine, which works requests off in order, or will never arrive.
+it sent is then in the engine, which works requests off in order, or will never arrive.  For that
+the engine is paused before: until 0.5.5 each update, and later one of an engine that is not paused,
+waits in SGLang for requests to be read to their end; two of the former kind do so in order.
 """
 
 from collections.abc import Iterator, Mapping
