@@ -1,6 +1,7 @@
 """The Lease ``<pool>-weights``, one step at a time: read, decide, put if nobody was quicker."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -145,6 +146,12 @@ class LeaseFile:
             if self._owed and self._paying is None:
                 self._paying = asyncio.create_task(self._keep_paying(), name="owed to the Lease")
             raise
+
+    async def quiet(self) -> None:
+        """Wait for a step under way, for a while: whoever takes the Lease knows it by then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS), self._lock:
+                pass
 
     async def close(self) -> None:
         """One last try to put on record what is owed."""

@@ -102,6 +102,8 @@ class AsyncPool:
             rest.push_async_callback(supervision.ended, self._endings)
             for sync in list(self.syncs):
                 rest.push_async_callback(sync.abort, texts.CLOSED)
+            if self._lease is not None:
+                rest.push_async_callback(self._lease.quiet)
         self._cluster = self._lease = self._watcher = self._calls = self._sleeper = None
 
     def _open(self) -> Cluster:

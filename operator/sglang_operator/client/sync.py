@@ -138,12 +138,11 @@ class AsyncSync(Updates):
     async def _take(self, registry: Registry) -> Transaction:
         trainer = self._pool.trainer(self._options.duration)
         hold = Hold(self._pool.lease, trainer, self._lose)
-        taking = False
 
         def step(state: Transaction, sight: Sight) -> Transaction:
-            nonlocal taking
             self._pool.turn.check()
-            taking = True
+            if self._over:
+                raise Expired(texts.OVER)
             self._before = state
             return steps.begin(
                 self._pool.sleeper.idle(state),
@@ -158,7 +157,7 @@ class AsyncSync(Updates):
         try:
             state = await hold.take(step, wait=self._options.wait, patience=PATIENCE)
         except (asyncio.CancelledError, ClusterError):
-            self._hold = hold if taking else None  # its write may have come through: it is aborted
+            self._hold = hold  # its write may have come through: it is aborted
             raise
         self._hold = hold
         await self._pool.sleeper.stop()  # its Lease, if it had one, is this sync's now
@@ -255,7 +254,7 @@ class AsyncSync(Updates):
 
         def step(state: Transaction, sight: Sight) -> Transaction:
             # Who stood still meanwhile may find another sync of its holder than it was to end.
-            if self._begun(state).id != found.id:
+            if self._over or self._begun(state).id != found.id:
                 raise Expired(texts.ANOTHER_BEGUN.format(holder=state.holder, found=found.id))
             return steps.attach(state, trainer, now=sight.now, seen=sight.seen)
 

@@ -1,6 +1,7 @@
 """The Lease under a trainer: who else holds it, who else writes it, and who deletes it."""
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -686,6 +687,35 @@ def test_a_sync_whose_begin_was_interrupted_is_over(world, answer):
     interrupted(world, lambda pool: pool.sync("step-1", duration=3600.0).begin(), answer)
     wait(lambda: world.state.phase is Phase.ABORTED)
     assert not world.state.holder
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["begin", "attach"])
+def test_a_pool_that_is_closed_as_its_sync_takes_the_lease_gives_it_back(world, begun):
+    if begun:
+        left_begun(world)
+
+    async def story():
+        pool, asked, plain = (
+            AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t"),
+            threading.Event(),
+            world.put_lease,
+        )
+
+        async def put(request):
+            world.put_lease = plain
+            asked.set()
+            return await slowly(plain, request)
+
+        world.put_lease = put
+        act = pool.attach if begun else pool.sync("step-1", duration=3600.0).begin
+        task = asyncio.create_task(act())
+        await asyncio.to_thread(asked.wait, STORY)
+        await pool.close()
+        with contextlib.suppress(PoolError):
+            await task
+
+    asyncio.run(story())
+    assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
 
 
 @pytest.mark.parametrize("answer", [slowly, without_an_answer, after_all])
