@@ -33,6 +33,42 @@ def of_engine(**fields: Any) -> dict[str, Any]:
     return template(containers=[{**ENGINE, **fields}])
 
 
+# What the redactor looks for, in keys and values that are as long as they may be.
+MARKS = {
+    what: (unit * shape.MAX_TEXT)[: shape.MAX_TEXT - 1] + end
+    for what, (unit, end) in {
+        "schemes": ("://:", "@"),
+        "schemes without an end": ("://:", ":"),
+        "users": ("=a:", "@"),
+        "secrets": ("token=", "@"),
+        "secrets in a list": ("'token', ", "'"),
+        "flags": ("--key ", "x"),
+    }.items()
+}
+
+
+def keys(text: str) -> dict[str, Any]:
+    """Four that are as long as that."""
+    return {f"{text[:-2]}{i}{text[-1]}": "x" for i in range(3)}
+
+
+def marked(what: str, text: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"{what} as keys": with_config(**keys(text)),
+        f"{what} as labels": guide_spec(podTemplate={"metadata": {"labels": keys(text)}}),
+        f"{what} as variables": guide_spec(system_envs=keys(text)),
+        f"{what} as a variable's name": of_engine(env=[{"name": text, "value": text}]),
+        f"{what} as an image": guide_spec(image=text),
+        f"{what} as a model": guide_spec(model_args={"model_name_or_path": text}),
+        f"{what} as arguments": guide_spec(extraArgs=[text, text, text]),
+        f"{what} in a value": with_config(kv_cache_dtype=text),
+        f"{what} as fields": guide_spec(**keys(text)),
+        f"{what} in many keys": with_config(
+            **{f"{text[:1000]}{i}{text[-1]}": 1 for i in range(350)}
+        ),
+    }
+
+
 LARGE: dict[str, dict[str, Any]] = {
     "misspelt keys": with_config(**MAP),
     "misspelt keys, each long": with_config(**{"-" * 500 + str(i): 1 for i in KEYS}),
@@ -73,6 +109,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "affinity": template(affinity={"nodeAffinity": DEEP}),
     "everything of another type": dict.fromkeys(guide_spec(), LIST[:1000]),
     "fields of nobody": guide_spec(**MAP),
+    **{name: spec for mark in MARKS.items() for name, spec in marked(*mark).items()},
 }
 TOO_LARGE: dict[str, dict[str, Any]] = {
     "keys": with_config(**{f"mem_fraction_statik_{i}": 1 for i in range(45_000)}),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api import bounds
-from sglang_operator.api.redaction import HIDDEN, is_secret, without_secrets
+from sglang_operator.api.redaction import HIDDEN, MARGIN, is_secret, without_secrets
 
 
 class Severity(Enum):
@@ -56,7 +56,7 @@ class Row:
         return Problem(
             reason=self.reason,
             # Cut before it is looked through, too: a name may be as long as an object.
-            field=_cut(without_secrets(field[:_LOOKED_THROUGH]), _FIELD_LENGTH),
+            field=_told(field, _FIELD_LENGTH),
             message=_cut(self.text.format(**told), _MESSAGE_LENGTH),
             severity=self.severity,
         )
@@ -67,11 +67,16 @@ _WRITTEN = frozenset({"found", "key", "name", "image", "first", "second"})
 
 
 def _scrubbed(name: str, value: object) -> object:
-    return without_secrets(value) if name in _WRITTEN and isinstance(value, str) else value
+    if name in _WRITTEN and isinstance(value, str):
+        return _told(value, _MESSAGE_LENGTH)
+    return value
+
+
+def _told(text: str, length: int) -> str:
+    return _cut(without_secrets(text[: length + MARGIN]), length)
 
 
 _FIELD_LENGTH = 512
-_LOOKED_THROUGH = 4096  # what is told, and what may be left of a secret that begins in it
 _MESSAGE_LENGTH = 4096
 
 

@@ -5,8 +5,12 @@ Standard library only: the trainer's client is built on it.
 
 import functools
 import re
+from collections.abc import Callable
 
 HIDDEN = "***"
+# Who tells the first so many characters of a text looks through so many more: a secret that begins
+# in what is told is known by what stands behind it.
+MARGIN = 4096
 
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
@@ -14,21 +18,48 @@ _SECRET_NAME = re.compile(
     r"|_KEY$|(?i:PASSWORD|PASSWD)"
 )
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
-# In what engines say, most tokens are numbers of a model: pad_token_id, --speculative-token-map.
-_OF_A_MODEL = re.compile(r"(?i)token[_.-]\w")
-
-# A password before the host, with or without a scheme; of an image, a digest stands there.
-_IN_URL = re.compile(
-    r"(?<=://)(?:[^\s/@:]{0,256}:\S{0,1024}|[^\s/@]{1,1024})@"
-    r"|(?<![^\s\"'=(])[^\s/@:]{1,256}:[^\s/@]{1,1024}@(?!sha[0-9]+:)"
+# Of what programs say, these too; who writes a variable of that name may mean something else.
+_SAID_SECRET = re.compile(
+    r"(?i)(^|[_.-])(authorization|cookie|passwords|secretaccesskey|api[_.-]?keys)$"
 )
-# A name and what stands between it and its value.
-_PAIR = re.compile(r"(?<![\w.-])([\w.-]{1,128})\\{0,4}[\"']?\s{0,4}([=:])\s{0,4}(?=\S)")
-_FLAG = re.compile(r"(?<!\S)(--?[\w.-]{1,128})()\s+(?=\S)")
-_QUOTED = re.compile(r"\\{0,4}\"[^\"\n]*\"?|\\{0,4}'[^'\n]*'?")
-_WORD, _LINE = re.compile(r"\S+"), re.compile(r"[^\n]*")
+# No name without one of these is any of the above.
+_HINT = re.compile(r"(?i)token|secret|passw|passphrase|credential|key|pat|authorization|cookie")
+# In what engines say, most tokens are numbers of a model: pad_token_id, --speculative-token-map.
+_TOKEN_AND_MORE = re.compile(r"(?i)token[_.-]\w")
+_OF_A_MODEL = re.compile(
+    r"(?i)token[_.-](?:ids?|map|nums?|counts?|usages?|distribution|latency|types?|len|lengths?|limits?"
+    r"|budgets?|sizes?|pools?|to|per|levels?|ratios?|drop|ind(?:ex|ices)|idx|pos|positions?|embed[a-z]*"
+    r"|logprobs?|throughput|steps?|masks?|capacity|shift)(?![a-z])"
+)
+
+# An image has its digest where a host would be.
+_DIGEST = re.compile(r"sha[0-9]+:")
+_AFTER_SCHEME = re.compile(r"[/@:]")
+_OPENS = re.compile(r"[\"'=(]")
+_WORDS = re.compile(r"\S+")
+
+# How a name and its value are written: with what stands between them, whatever language it is.  No
+# part of a text is tried twice: what was taken of it is not given back.
+_NAME, _QUOTE = r"(?<![\w.-])([\w.-]++)", r"\\{0,15}[\"']"
+_PAIR = re.compile(
+    rf"{_NAME}(?:"
+    rf"(?:{_QUOTE})?\s*+(?P<sign>[=:]{{1,2}}>?|->)\s*+"  # name=value, 'name': 'value'
+    # Variables: name: NAME, value: VALUE
+    rf"|(?:{_QUOTE})?[\s,]++[bu]?(?:{_QUOTE})?[Vv]alue(?:{_QUOTE})?\s*+(?P<of>[=:])\s*+"
+    rf"|{_QUOTE}\s*+,\s*+(?=[bBuUrRfF]{{0,2}}{_QUOTE})"  # ('name', 'value')
+    r")(?=\S)"
+)
+_FLAG = re.compile(
+    rf"(?<![\w.-])(-[\w.-]++)(?:{_QUOTE})?(?P<sign>)(?:\s*+,\s*+|\s++)(?P<of>-\s++)?(?=\S)"
+)
+_OPENING = re.compile(r"(?:[bBuUrRfF]{1,2}|\$|\w{1,32}\()?(\\{0,15})([\"'])")
+_REST = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\.)*+{quote}?") for quote in "\"'"}
+_MORE = re.compile(r"\\?[\"']|[\w$]+")  # what a shell puts together with what it follows
+_IS_KEY = re.compile(r"\s*+[:=]\s*+")
+_WORD, _LINE = re.compile(r"(?:[^\s\\]|\\[^\n]|\\)+"), re.compile(r"[^\n]*")
 _EXPECTED = "expected "  # argparse of a flag without its value
 _NOTHING = re.compile(r"(?:None|null|True|False|\"\"|'')(?![^\s,;)}\]])")
+_NUMBER = re.compile(r"[\"']?[-+]?[\d.]++(?:e[-+]?\d++)?[\"']?(?![^\s,;)}\]])")
 # Sentences, headers and queries of URLs, in which a secret stands under no name of its own.
 _SPOKEN = re.compile(
     r"(?i)(\b(?:api|access|secret|private) key\b(?: \w{1,20}){0,3} {0,4}[:=] {0,4})[^\n]+"
@@ -55,7 +86,58 @@ def without_passwords(text: str) -> str:
     """Text without the passwords of URLs."""
     if "@" not in text:
         return text  # without a look from each place in it
-    return _IN_URL.sub(f"{HIDDEN}@", text)
+    return _WORDS.sub(_word_without_passwords, text)
+
+
+def _word_without_passwords(found: re.Match[str]) -> str:
+    """A word without what stands before hosts: ``scheme://…@`` and ``user:password@``.
+
+    It is gone through once.
+    """
+    word = found[0]
+    last = word.rfind("@")
+    parts: list[str] = []
+    start = before = 0
+    scheme = word.find("://") if last >= 0 else -1
+    # Whatever is hidden stands behind a colon: one that no @ follows hides nothing.
+    while 0 <= (colon := word.find(":", before)) < last:
+        at = word.find("@", colon)
+        before = word.rfind("@", before, colon) + 1 or before
+        while 0 <= scheme < at:
+            begin = scheme + 3
+            mark = _AFTER_SCHEME.search(word, begin)
+            assert mark is not None  # there is an @
+            if mark[0] == ":":  # a password may hold anything
+                return "".join((*parts, word[start:begin], HIDDEN, word[last:]))
+            if mark[0] == "@":
+                if begin < at:
+                    parts += (word[start:begin], HIDDEN)
+                    start = at
+                break
+            scheme = word.find("://", begin)
+        else:
+            user = _user(word, max(before, word.rfind("/", before, at) + 1), at)
+            if user is not None:
+                parts += (word[start:user], HIDDEN)
+                start = at
+        before = at + 1
+        if 0 <= scheme < before:
+            scheme = word.find("://", before)
+    return "".join((*parts, word[start:]))
+
+
+def _user(word: str, begin: int, at: int) -> int | None:
+    """Where ``user:password`` begins that ends at this ``@``, and not before ``begin``."""
+    if _DIGEST.match(word, at + 1):
+        return None
+    starts = (mark.end() for mark in _OPENS.finditer(word, begin, at))
+    for start in (*([begin] if begin == 0 else []), *starts):
+        colon = word.find(":", start, at)
+        if colon < 0 or colon == at - 1:
+            return None  # and none of the later ones has another
+        if colon > start:
+            return start
+    return None
 
 
 def without_secrets(text: str) -> str:
@@ -63,7 +145,7 @@ def without_secrets(text: str) -> str:
     text = without_passwords(text)
     for pattern in (_PAIR, _FLAG):
         for pair in pattern.finditer(text):
-            if is_secret(pair[1]):
+            if _HINT.search(pair[1]) and is_secret(pair[1]):
                 text = text[: pair.end()] + HIDDEN
                 break
     return text
@@ -88,18 +170,59 @@ def _known(text: str) -> str:
 
 def _hidden(pattern: re.Pattern[str], text: str, *, of_cluster: bool = False) -> str:
     """With the values of secret names hidden; after a colon, the line may hold one anywhere."""
+    if not _HINT.search(text):
+        return text
     parts, start = [], 0
     for pair in pattern.finditer(text):
-        end = pair.end()
-        if end < start or not is_secret(pair[1]) or _OF_A_MODEL.search(pair[1]):
+        end, sign = pair.end(), pair["sign"]
+        if end < start or not _HINT.search(pair[1]) or not _is_said_secret(pair[1]):
             continue
-        if pair[2] and "\n" in pair[0]:
+        if sign and "\n" in pair[0]:
             continue  # a prompt, and what was said next
-        value = _QUOTED.match(text, end)
-        is_name = of_cluster and pair[2] == ":" and value is None
-        if is_name or text.startswith((HIDDEN, _EXPECTED), end) or _NOTHING.match(text, end):
+        if text.startswith((HIDDEN, _EXPECTED), end) or _NOTHING.match(text, end):
+            continue
+        opening = _OPENING.match(text, end)
+        is_name = of_cluster and sign == ":" and not opening
+        if is_name or _is_of_a_model(pair[1], text, end, opening):
             continue
         parts.append(text[start:end] + HIDDEN)
-        value = value or (_LINE if pair[2] == ":" else _WORD).match(text, end)
-        start = value.end() if value else end
+        start = _end(text, end, sign or pair["of"] or "")
     return "".join((*parts, text[start:]))
+
+
+def _is_said_secret(name: str) -> bool:
+    return is_secret(name) or _SAID_SECRET.search(name) is not None
+
+
+def _is_of_a_model(name: str, text: str, at: int, opening: re.Match[str] | None) -> bool:
+    """Whether a token is one that a model reads, by what is said of it; text in quotes is none."""
+    if not _TOKEN_AND_MORE.search(name) or is_secret(_TOKEN_AND_MORE.sub("", name)):
+        return False
+    if opening or not _OF_A_MODEL.search(name):
+        return _NUMBER.match(text, at) is not None
+    return True
+
+
+def _end(text: str, at: int, sign: str) -> int:
+    """Where a value ends that begins here."""
+    opening = _OPENING.match(text, at)
+    if opening is None:
+        pattern = _LINE if sign.startswith((":", "-")) or text[at] in "[({" else _WORD
+        return _after(pattern.match, text, at)
+    if opening[1]:
+        closing = re.compile(rf"(?<!\\){re.escape(opening[1] + opening[2])}|(?=\n)|$")
+        at = _after(closing.search, text, opening.end())
+        return _after(_LINE.match, text, at) if _MORE.match(text, at) else at
+    at = _after(_REST[opening[2]].match, text, opening.end())
+    while more := _MORE.match(text, at):
+        at = more.end()
+        if more[0] in _REST:
+            at = _after(_REST[more[0]].match, text, at)
+    # Of a list of names and values this was a name, and its value is next.
+    key = None if sign else _IS_KEY.match(text, at)
+    return _end(text, key.end(), "=") if key and key.end() < len(text) else at
+
+
+def _after(find: Callable[[str, int], re.Match[str] | None], text: str, at: int) -> int:
+    found = find(text, at)
+    return found.end() if found else at

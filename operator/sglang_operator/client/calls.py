@@ -190,5 +190,6 @@ def _json(text: str) -> Any:
 
 
 def _error(engine: Engine, path: str, status: int, said: str, *, sent: bool = True) -> EngineError:
-    url, said = engine.url or "-", redaction.in_words(bounds.words(said, MAX_SAID))
+    said = redaction.in_words(bounds.words(said, MAX_SAID + redaction.MARGIN))
+    url, said = engine.url or "-", bounds.words(said, MAX_SAID)
     return EngineError(rank=engine.rank, url=url, path=path, status=status, said=said, sent=sent)

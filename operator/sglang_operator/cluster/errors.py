@@ -26,7 +26,8 @@ class ApiError(Exception):
     @property
     def told(self) -> str:
         """The message as people may read it: webhooks quote what they refuse."""
-        return redaction.in_clusters_words(self.message[:_MOST_TOLD])
+        looked_through = self.message[: _MOST_TOLD + redaction.MARGIN]
+        return redaction.in_clusters_words(looked_through)[:_MOST_TOLD]
 
     @property
     def own(self) -> bool:

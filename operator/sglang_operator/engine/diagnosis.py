@@ -127,7 +127,7 @@ class Reading:
 
 def read(message: str) -> Reading:
     """Look for what is known in the last words of an engine, once for each end: it takes long."""
-    text = redaction.in_words(bounded(message))
+    text = bounded(redaction.in_words(_ends(message, _LONGEST + 2 * redaction.MARGIN)))
     last = last_words(text)
     if others := _by_other_process(text):
         return Reading(signature=_OTHER_PROCESS, found=others, last_words=last)
@@ -147,10 +147,14 @@ _LONG_WORD = re.compile(r"(?<!\S)(\S{256})\S+")
 
 def bounded(text: str) -> str:
     """As patterns may be tried on it: of a longer one the beginning and the end."""
-    if len(text) > _LONGEST:
-        half = _LONGEST // 2 - 1
-        text = f"{text[:half]}\n…{text[-half:]}"
-    return _LONG_WORD.sub(r"\1…", text)
+    return _LONG_WORD.sub(r"\1…", _ends(text, _LONGEST))
+
+
+def _ends(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    half = most // 2 - 1
+    return f"{text[:half]}\n…{text[-half:]}"
 
 
 _FULL = re.compile(

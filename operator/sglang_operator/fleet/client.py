@@ -37,6 +37,7 @@ _STILL_BUSY = (
     f"requests still run {FLUSH_TIMEOUT:.0f} s after the weights were read, so that the cache of "
     "those before cannot be emptied"
 )
+_MOST_TOLD = 1024  # characters of what an engine says
 MAX_ANSWER = 2**20  # bytes; /server_info with all its arguments is some 20 KB
 
 
@@ -285,4 +286,5 @@ def _words(error: BaseException) -> str:
 
 def _told(text: str) -> str:
     """An engine's words, or what quotes them, without secrets."""
-    return redaction.in_words(bounds.words(text, 1024)).strip()
+    told = redaction.in_words(bounds.words(text, _MOST_TOLD + redaction.MARGIN))
+    return bounds.words(told, _MOST_TOLD).strip()

@@ -1,14 +1,23 @@
 """What programs said is told without their secrets, and else as it was."""
 
+import json
+import random
+import shlex
 import time
+from collections.abc import Callable
+from urllib.parse import urlencode
 
 import pytest
+import yaml
 
-from sglang_operator.api import redaction
+from sglang_operator.api import errors, redaction
+from sglang_operator.client import calls
+from sglang_operator.client.registry import Engine
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.engine import diagnosis
 
 SECRET = "hunter2Xq"
+ENGINE = Engine(**{**dict.fromkeys(Engine.__dataclass_fields__), "url": "http://10.0.0.1"})  # type: ignore[arg-type]
 FORM = "hf_" + SECRET * 4
 
 SAID = [
@@ -51,6 +60,10 @@ def test_an_engines_last_words_are_told_without_its_secrets(said):
         "ValueError: api_key=None, tp_size=2",
         "KeyError: 'token'",
         "ValueError: at most 5 tokens: 7",
+        "{'pad_token_id': 5, 'token_ids': [1, 2], 'token_value': 3, 'token_type': None}",
+        "error: argument --speculative-token-map: expected one argument, --tp, 2",
+        "AssertionError: token_to_kv_pool is exhausted",
+        "RuntimeError: keys do not match: layers.0.k_proj",
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
     ],
 )
@@ -86,13 +99,199 @@ def test_what_is_hidden_once_stays_as_it_is(said):
     assert redaction.in_words(once) == once
 
 
-UNITS = ("://", "://a:", "(a:", "a:b ", "a=", "token=", "token= ", "--a ", "-", "key ", "bearer ")
-MORE = ("api key a ", "?sig=", "eyJa.", "sk-", "-----BEGIN ", "'", '"', "\\", "token:'", "a:a@")
+# Everything a pattern looks for, over and over: what each tries at every place in a text.
+UNITS = (
+    *(
+        "://",
+        "://:",
+        "://a:",
+        "://a/",
+        "://a:b/",
+        "://@",
+        "(a:",
+        "=a:",
+        "'a:",
+        "a:b ",
+        "a:a@",
+        "=a:@",
+    ),
+    *("@", "a@", "/a:b@", "@sha256:1", "a:@sha1", "=", "a=", "-", "--a ", "-- ", "-\n", "a.key="),
+    *("token=", "token= ", "token ,", "token,", "token value ", "name: token value: ", "token->"),
+    *("token:'", "'token', ", "'token', 'a' ", "token='\\", 'token=\\"', "token='a'b", "token=b("),
+    *("token_a=", "token: *** ", "token=None ", "token:\n", "key ", "api key", "api key a ", "aA"),
+    *(
+        "bearer ",
+        "authorization='basic ",
+        "?sig=",
+        "?credential=",
+        "eyJa.",
+        "eyJaaaaaaaaaa.",
+        "sk-",
+    ),
+    *("hf_a", "-----BEGIN ", "-----BEGIN A PRIVATE KEY-----", "'", '"', "\\", "\\'", "(", "[", " "),
+    *("\t\n", "$'", "a" * 50 + "=", "K.e_y-"),
+)
+LONG = 65_536
 
 
-@pytest.mark.parametrize("unit", [*UNITS, *MORE])
-def test_hiding_takes_no_time_whatever_was_said(unit):
-    text = (unit * 4096)[:4096]
-    started = time.thread_time()
-    redaction.in_words(text)
-    assert time.thread_time() - started < 0.1
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("ending", ["", "@ token='x"])
+def test_hiding_takes_no_time_whatever_was_said(unit, ending):
+    text = (unit * LONG)[:LONG] + ending
+    for hiding in (redaction.in_words, redaction.in_clusters_words, redaction.without_secrets):
+        assert best_of_three(getattr(hiding, "__wrapped__", hiding), text) < 0.25
+
+
+def best_of_three(do: Callable[[str], object], text: str) -> float:
+    best = float("inf")
+    for _ in range(3):
+        begun = time.thread_time()
+        do(text)
+        best = min(best, time.thread_time() - begun)
+        if best < 0.05:
+            break
+    return best
+
+
+# --- names x ways of writing
+
+NAMES = (
+    *("HF_TOKEN", "api_key", "x-api-key", "secretAccessKey", "DB_PASSWORD", "client.secret"),
+    *("token_value", "TOKEN_SECRET", "wandb-api-key", "OPENAI_API_KEY", "passphrase", "my_pat"),
+    *("Authorization", "Cookie", "API_KEYS", "admin-api-key", "hf-token-v2"),
+)
+FLAGS = tuple(f"--{name.lower().replace('_', '-')}" for name in NAMES[:14])
+VALUES = (
+    SECRET,
+    f"{SECRET} {SECRET}",
+    f"a'{SECRET}",
+    f'a"{SECRET}',
+    f"a\\{SECRET}",
+    f"a,{SECRET}:b",
+)
+WORDS = tuple(value for value in VALUES if not set(value) & set(" '\"\\,"))
+
+
+def _nested(name: str, value: str) -> str:
+    return json.dumps(json.dumps({name: value, "port": 1}))
+
+
+# Of any name and value, with whatever quoting the language has.
+WAYS: dict[str, Callable[[str, str], str]] = {
+    "dict": lambda name, value: repr({name: value, "port": 1}),
+    "dict of bytes": lambda name, value: repr({name.encode(): value.encode()}),
+    "tuple": lambda name, value: repr((name, value)),
+    "tuple of bytes": lambda name, value: repr(
+        [(b"accept", b"*"), (name.encode(), value.encode())]
+    ),
+    "list of pairs": lambda name, value: repr([["a", "b"], [name, value]]),
+    "JSON": lambda name, value: json.dumps({name: value, "port": 1}),
+    "JSON, indented": lambda name, value: json.dumps({name: value}, indent=8),
+    "JSON, packed": lambda name, value: json.dumps({name: value}, separators=(",", ":")),
+    "JSON in JSON": _nested,
+    "JSON in JSON in JSON": lambda name, value: json.dumps({"body": _nested(name, value)}),
+    "a variable as JSON": lambda name, value: json.dumps(
+        [{"name": name, "value": value}], indent=2
+    ),
+    "a variable as dict": lambda name, value: repr({"name": name, "value": value}),
+    "a variable as YAML": lambda name, value: yaml.safe_dump([{"name": name, "value": value}]),
+    "a variable in Go": lambda name, value: f"[{{Name:{name} Value:{value} ValueFrom:nil}}]",
+    "YAML": lambda name, value: yaml.safe_dump({name: value}, width=1000),
+    "YAML in a line": lambda name, value: yaml.safe_dump(
+        {name: value}, default_flow_style=True, width=1000
+    ),
+    "keyword": lambda name, value: f"Config({name}={value!r}, port=1)",
+    "bytes by keyword": lambda name, value: f"Config({name}={value.encode()!r}, port=1)",
+    "wrapped": lambda name, value: f"Config({name}=SecretStr({value!r}), port=1)",
+    "list": lambda name, value: f"Config({name}=[{value!r}, {value!r}], port=1)",
+    "shell": lambda name, value: f"export {name}={shlex.quote(value)} && run",
+    "shell, in double quotes": lambda name, value: f"{name}={json.dumps(value)} run",
+    "header": lambda name, value: f"{name}: {value}",
+    "curl": lambda name, value: f"curl -H {shlex.quote(f'{name}: {value}')} http://host/",
+    "hash": lambda name, value: f'{{"{name}" => {json.dumps(value)}}}',
+    "URL": lambda name, value: f"https://host/m?{urlencode({name: value})}&a=b was not found",
+    "comparison": lambda name, value: f"assert {name} == {value!r}",
+    "assignment": lambda name, value: f"{name} = {value!r}",
+}
+WAYS_OF_WORDS: dict[str, Callable[[str, str], str]] = {
+    "env": lambda name, value: f"env: {name}={value} PORT=1",
+    "arrow": lambda name, value: f"{name} -> {value}",
+    "table": lambda name, value: f"{name}={value}; port=1",
+}
+WAYS_OF_FLAGS: dict[str, Callable[[str, str], str]] = {
+    "argv": lambda flag, value: repr(["python3", flag, value, "--tp", "2"]),
+    "argv as tuple": lambda flag, value: repr((flag, value)),
+    "argv of bytes": lambda flag, value: repr([flag.encode(), value.encode()]),
+    "argv as JSON": lambda flag, value: json.dumps(["python3", flag, value]),
+    "argv as JSON, indented": lambda flag, value: json.dumps(["python3", flag, value], indent=10),
+    "argv in JSON as text": lambda flag, value: json.dumps(json.dumps([flag, value])),
+    "argv as YAML": lambda flag, value: yaml.safe_dump(["python3", flag, value], width=1000),
+    "command line": lambda flag, value: shlex.join(["python3", flag, value, "--tp", "2"]),
+    "command line with =": lambda flag, value: f"python3 {flag}={shlex.quote(value)} --tp 2",
+    "quoted flag": lambda flag, value: f"'{flag}' {shlex.quote(value)}",
+    "in a shell's text": lambda flag, value: repr(["sh", "-c", f"run {flag} {shlex.quote(value)}"]),
+}
+FLAG_WORDS: dict[str, Callable[[str, str], str]] = {
+    "Go's slice": lambda flag, value: f"args: [python3 {flag} {value} --tp 2]",
+    "a list without quotes": lambda flag, value: f"[python3, {flag}, {value}, --tp, 2]",
+    "packed": lambda flag, value: f"[python3,{flag},{value},--tp,2]",
+}
+WRITTEN = [
+    pytest.param(way(name, value), id=f"{title}, {name}, {value}")
+    for ways, names, values in (
+        (WAYS, NAMES, VALUES),
+        (WAYS_OF_WORDS, NAMES, WORDS),
+        (WAYS_OF_FLAGS, FLAGS, VALUES),
+        (FLAG_WORDS, FLAGS, WORDS),
+    )
+    for title, way in ways.items()
+    for name in names
+    for value in values
+]
+
+
+def test_no_way_of_writing_a_secret_tells_it():
+    leaks = []
+    for written in WRITTEN:
+        (said,) = written.values
+        for hiding in (redaction.in_words, redaction.in_clusters_words):
+            of_cluster = hiding is redaction.in_clusters_words
+            if of_cluster and _may_be_a_name(written.id):
+                continue
+            told = hiding(f"ValueError: {said}")
+            if SECRET in told:
+                leaks.append(f"{hiding.__name__}: {written.id}: {told}")
+    assert not leaks, "\n".join([str(len(leaks)), *leaks[:40]])
+
+
+def _may_be_a_name(title: object) -> bool:
+    """Where Kubernetes says the name of a Secret, or of its key, and then what of it."""
+    return str(title).startswith(("YAML", "header", "curl"))
+
+
+def test_no_way_of_writing_is_hidden_further_once_it_is_hidden():
+    for written in WRITTEN:
+        once = redaction.in_words(str(written.values[0]))
+        assert redaction.in_words(once) == once
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_text_around_a_secret_hides_it_no_less(seed):
+    luck = random.Random(seed)
+    for _ in range(200):
+        texts = [luck.choice(WRITTEN).values[0] for _ in range(3)]
+        said = luck.choice([" ", "\n", ", ", "; "]).join(map(str, texts))
+        assert SECRET not in redaction.in_words(f"Error: {said}"), said
+
+
+@pytest.mark.parametrize("before", range(4060, 4100))
+def test_a_secret_at_the_end_of_what_is_told_is_known_by_what_follows(before):
+    said = "x" * before + f" https://me:{SECRET}@host/m " + "y" * 9000
+    assert SECRET[:3] not in ApiError(403, "Forbidden", said, None).told
+    assert SECRET[:3] not in str(
+        errors.ARGUMENT_FORM("f", key=said, found="", expected="", advice="")
+    )
+    assert SECRET[:3] not in str(calls._error(ENGINE, "/x", 500, said[before - 480 :]))
+    half = diagnosis.bounded("x" * 9000).index("…")
+    said = "x" * (before - 4080 + half) + f" https://me:{SECRET}@host/m " + "y\n" * 9000
+    assert SECRET[:3] not in str(diagnosis.read(said))
