@@ -141,6 +141,8 @@ def test_certificates_that_were_replaced_are_read_anew(tmp_path, monkeypatch):
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        await writer.drain()
+        writer.close()
 
     async def story() -> None:
         listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
