@@ -7,6 +7,7 @@ from sglang_operator.api import redaction
 _MOST_TOLD = 4096  # characters of a message
 # "ValidatingAdmissionPolicy 'team' with binding 'b' denied request: …", and what webhooks say.
 _DENIED = re.compile(r"AdmissionPolicy '[^']*' with binding '[^']*' |denied (?:the )?request")
+_EXCEEDED = re.compile(r"exceeded (?:hierarchical )?quota")
 _UNTYPED = "failed to create typed patch object"
 
 
@@ -48,7 +49,8 @@ class ApiError(Exception):
 
     @property
     def quota(self) -> bool:
-        return self.status == 403 and "exceeded quota" in self.message
+        """A quota of the namespace is used up, or one of several namespaces (HNC) is."""
+        return self.status == 403 and _EXCEEDED.search(self.message) is not None
 
     @property
     def rejected(self) -> bool:

@@ -1,5 +1,11 @@
-"""Whether the API server would take a pod: asked by a create that it does not carry out."""
+"""Whether the API server would take a pod: asked by a create that it does not carry out.
 
+What counts (at most so many pods here) refuses a pod that is only tried, because the one that makes
+way for it still stands.  So where a webhook or a policy refuses, the pod that stands is tried as
+well: what is said of both says nothing of what is new.
+"""
+
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +27,9 @@ DRY_RUN = {"dryRun": "All"}
 # What a webhook gets that does not say that it has no side effects: it cannot be tried.
 TIMEOUT = 30.0  # the longest that a webhook may take
 NOT_TRIED = "does not support dry run"
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[kKMGTPE]i?|m)?\b")
+_KEPT = ("labels", "annotations", "ownerReferences")
+_GIVEN = ("nodeName", "ephemeralContainers")  # to a pod that exists alone
 
 
 class Trials:
@@ -31,12 +40,31 @@ class Trials:
         self._writer = writer
 
     async def pod(
-        self, key: PoolKey, body: Mapping[str, Any]
+        self, key: PoolKey, body: Mapping[str, Any], standing: str = ""
     ) -> ApiError | ApiUnreachableError | None:
         """Why this pod would not be taken; None if it would, or if that cannot be told.
 
         A quota that is full says nothing: the pods that make way for this one use it up.
+        ``standing``: the pod that would make way.
         """
+        error = await self._try(key, body)
+        if error is None or not standing or not _may_count(error):
+            return error
+        stands = await self._stored(key, standing)
+        of_it = stands and await self._try(key, _again(stands, body))
+        return None if of_it and _alike(of_it, error) else error
+
+    async def _stored(self, key: PoolKey, name: str) -> Mapping[str, Any] | None:
+        try:
+            found = await self._client.request("GET", paths.pod(key.namespace, name))
+        except (ApiError, ApiUnreachableError):
+            return None
+        pod: Mapping[str, Any] = orjson.loads(found)
+        return pod
+
+    async def _try(
+        self, key: PoolKey, body: Mapping[str, Any]
+    ) -> ApiError | ApiUnreachableError | None:
         path = paths.pods(key.namespace)
         try:
             async with self._writer.turn(key.namespace):
@@ -54,3 +82,30 @@ class Trials:
         except ApiUnreachableError as error:
             return error
         return None
+
+
+def _may_count(error: ApiError | ApiUnreachableError) -> bool:
+    """Whether it was refused by what may look at other pods than this one."""
+    return isinstance(error, ApiError) and error.rejected and error.of_admission
+
+
+def _alike(one: ApiError | ApiUnreachableError, other: ApiError | ApiUnreachableError) -> bool:
+    """Whether the same is said of both, but for numbers: of the GPUs that each would have."""
+    return _may_count(one) and _without_numbers(one) == _without_numbers(other)
+
+
+def _without_numbers(error: ApiError | ApiUnreachableError) -> str:
+    return _NUMBER.sub("0", error.message if isinstance(error, ApiError) else "")
+
+
+def _again(stands: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod that stands, as it would be made again under the other's name."""
+    metadata, spec = stands.get("metadata", {}), stands.get("spec", {})
+    kept = {key: metadata[key] for key in _KEPT if key in metadata}
+    name = like.get("metadata", {}).get("name")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**kept, "name": name},
+        "spec": {key: value for key, value in spec.items() if key not in _GIVEN},
+    }

@@ -57,7 +57,8 @@ async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: 
     view = plan.engines[0]
     name = view.pod.attempt + 1 if view.pod else 0
     body = engine_pod.pod(pool, engine_pod.template(pool), view.engine, name)
-    error = await trials.pod(key, body)
+    standing = next((r.pod.name for r in plan.removals if r.replaced), "")
+    error = await trials.pod(key, body, standing)
     if error is None:
         return Trial(revision=pool.revision)
     said = error.told if isinstance(error, ApiError) else str(error)

@@ -1,7 +1,9 @@
 """A revision that the API server would refuse is told before a running engine goes for it."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from sglang_operator.cluster.errors import (
     ApiUnreachableError,
 )
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.trial import DRY_RUN
 from sglang_operator.controller import trying
 from tests.builders import guide_spec
 from tests.unit.controller import world
@@ -111,6 +114,151 @@ def test_what_says_nothing_of_the_revision_holds_nothing_up(error):
     seen: list[set[str]] = []
     _, before, after = rolled(error, done, times=1)
     assert not before & after
+
+
+# Policies that look at other pods than the one that is made.
+COUNTING = {
+    "Kyverno": (
+        400,
+        'admission webhook "validate.kyverno.svc-fail" denied the request: resource '
+        "Pod/rl/{name} was blocked: max-pods: at most 1 GPU pods are allowed in this namespace",
+    ),
+    "Gatekeeper": (
+        403,
+        'admission webhook "validation.gatekeeper.sh" denied the request: [max-gpus] {gpus} more '
+        "GPUs than 2 of 2 that are in use",
+    ),
+    "HNC": (
+        403,
+        'admission webhook "resourcequotasstatus.hnc.x-k8s.io" denied the request: exceeded '
+        'hierarchical quota in namespace "team": "hrq", used: 2, limited: 2',
+    ),
+    "a policy": (
+        422,
+        "pods \"{name}\" is forbidden: ValidatingAdmissionPolicy 'few' with binding 'few' denied "
+        "request: no more pods of this pool",
+    ),
+}
+
+
+class Policies(world.Api):
+    """An API server whose admission looks at the pods that are made; it says why not."""
+
+    def __init__(self, refuses: Callable[[world.Json, list[world.Json]], ApiError | None]) -> None:
+        super().__init__()
+        self.admission: Callable[[world.Json, list[world.Json]], ApiError | None] = refuses
+        self.tried: list[world.Json] = []
+
+    async def request(self, method: str, path: str, **rest: Any) -> bytes:
+        if method == "POST" and path.endswith("/pods"):
+            body = json.loads(rest["body"])
+            if rest.get("params") == DRY_RUN:
+                self.tried.append(body)
+            if error := self.admission(body, self.pods(KEY.namespace)):
+                raise error
+        return await super().request(method, path, **rest)
+
+
+def rolls(
+    refuses: Callable[[world.Json, list[world.Json]], ApiError | None],
+    done: Callable[[world.Api, set[str]], bool],
+    **changes: object,
+) -> tuple[Policies, set[str], set[str]]:
+    """The same under such admission, which is in force from the change on."""
+
+    async def story() -> tuple[Policies, set[str], set[str]]:
+        api = Policies(lambda body, pods: None)
+        async with world.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            before = pod_uids(api)
+            api.admission = refuses
+            api.change(*KEY, changed(**changes or {"seed": 7}))
+            await api.until(lambda: done(api, before))
+            return api, before, pod_uids(api)
+
+    return asyncio.run(story())
+
+
+def is_refused(api: world.Api, before: set[str]) -> bool:
+    return api.reason(*KEY) == "PodRejected"
+
+
+def says(text: str, status: int, body: world.Json) -> ApiError:
+    limits = body["spec"]["containers"][0]["resources"]["limits"]
+    told = text.format(name=body["metadata"]["name"], gpus=limits["nvidia.com/gpu"])
+    return ApiError(status, "Forbidden", told, None)
+
+
+@pytest.mark.parametrize(("status", "text"), COUNTING.values(), ids=COUNTING)
+@pytest.mark.parametrize("changes", [{"seed": 7}, {"num_gpus_per_worker": 1}], ids=["seed", "gpus"])
+def test_what_counts_the_pod_that_makes_way_holds_nothing_up(status, text, changes):
+    """The try stands beside the pod that is to go; once that has gone there is room."""
+
+    def counts(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+        standing = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return says(text, status, body) if standing else None
+
+    def done(api: world.Api, before: set[str]) -> bool:
+        return not pod_uids(api) & before and bool(pod_uids(api))
+
+    _, before, after = rolls(counts, done, **changes)
+    assert not before & after
+
+
+def test_the_pod_that_stands_is_tried_as_it_would_be_made_again():
+    api, *_ = rolls(
+        lambda body, pods: says(COUNTING["Kyverno"][1], 400, body) if pods else None, is_replaced
+    )
+    new, again = api.tried[:2]
+    assert again["metadata"]["name"] == new["metadata"]["name"]
+    assert not {"uid", "resourceVersion", "creationTimestamp"} & again["metadata"].keys()
+    assert not {"nodeName"} & again["spec"].keys()
+    assert "status" not in again
+    assert again["spec"]["containers"][0]["args"] != new["spec"]["containers"][0]["args"]
+    assert again["metadata"]["ownerReferences"] == new["metadata"]["ownerReferences"]
+
+
+def test_what_refuses_the_new_revision_alone_holds_it_up():
+    def of_seed(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+        is_new = "--random-seed=7" in body["spec"]["containers"][0]["args"]
+        return says(COUNTING["a policy"][1], 422, body) if is_new else None
+
+    _, before, after = rolls(of_seed, is_refused)
+    assert before == after
+
+
+def test_nor_does_another_refusal_of_the_pod_that_stands_excuse_it():
+    def either(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+        is_new = "--random-seed=7" in body["spec"]["containers"][0]["args"]
+        if is_new:
+            return says('admission webhook "a" denied the request: no such seed', 403, body)
+        return says(COUNTING["Kyverno"][1], 400, body) if pods else None
+
+    _, before, after = rolls(either, is_refused)
+    assert before == after
+
+
+def test_a_pod_that_cannot_be_read_excuses_nothing():
+    def refuses(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+        return says(COUNTING["Kyverno"][1], 400, body) if pods else None
+
+    async def story() -> bool:
+        api = Policies(lambda body, pods: None)
+        async with world.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            before = pod_uids(api)
+            api.admission = refuses
+            forbidden = ApiError(403, "Forbidden", "no", None)
+            api.fails = lambda method, path: (
+                forbidden if method == "GET" and "/pods/" in path else None
+            )
+            api.change(*KEY, changed(seed=7))
+            await api.until(lambda: is_refused(api, before))
+            return pod_uids(api) == before
+
+    assert asyncio.run(story())
 
 
 def test_a_policy_that_was_mended_lets_the_rollout_start(monkeypatch):
