@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -61,8 +61,8 @@ class Window:
         self._counted = 0
         self._slow = 0
         self._shares: OrderedDict[str, _Share] = OrderedDict()
-        # Who waits, in the order of their turns: whose request goes out goes to the end.
-        self._waiting: OrderedDict[str, _Share] = OrderedDict()
+        # Who waits, by group, in the order of their turns: whose request goes out goes to the end.
+        self._waiting: OrderedDict[str, OrderedDict[str, _Share]] = OrderedDict()
         self._paused_until = float("-inf")
         self._shrunk_at = float("-inf")
         self._alarm: asyncio.TimerHandle | None = None  # when the next pause of who waits is over
@@ -73,13 +73,17 @@ class Window:
         return int(self._size)
 
     @asynccontextmanager
-    async def slot(self, namespace: str = "") -> AsyncIterator[None]:
-        """A place in the window for one request; not before a pause that was asked for is over."""
+    async def slot(self, namespace: str = "", group: str | None = None) -> AsyncIterator[None]:
+        """A place in the window for one request; not before a pause that was asked for is over.
+
+        ``group``: those that have one turn together, however many they are, such as what is one
+        namespace's where ``namespace`` is a part of it; without it the namespace has its own.
+        """
         share = self._share(namespace)
         if self._counted < self.size and self._has_room(share):
             self._take(share)
         else:
-            await self._turn(namespace, share)
+            await self._turn(namespace, share, namespace if group is None else group)
         waited_out = False
 
         def give_way() -> None:
@@ -102,10 +106,10 @@ class Window:
                 self._leave(share)
             self._forget_idle(namespace)
 
-    async def _turn(self, namespace: str, share: _Share) -> None:
+    async def _turn(self, namespace: str, share: _Share, group: str) -> None:
         turn = asyncio.get_running_loop().create_future()
         share.waiting.append(turn)
-        self._waiting[namespace] = share
+        self._waiting.setdefault(group, OrderedDict())[namespace] = share
         self._look_again(share)
         try:
             await turn
@@ -157,23 +161,37 @@ class Window:
     def _pause_is_over(self) -> None:
         self._alarm = None
         self._hand_on()
-        for share in self._waiting.values():
+        for share in self._all_waiting():
             self._look_again(share)
 
     def _next(self) -> asyncio.Future[None] | None:
         """Whose turn it is; his place is taken already."""
-        for namespace, share in list(self._waiting.items()):
+        for group, shares in list(self._waiting.items()):
+            turn = self._next_of(shares)
+            if not shares:
+                del self._waiting[group]
+            elif turn is not None:
+                self._waiting.move_to_end(group)
+            if turn is not None:
+                return turn
+        return None
+
+    def _next_of(self, shares: OrderedDict[str, _Share]) -> asyncio.Future[None] | None:
+        for namespace, share in list(shares.items()):
             if not self._has_room(share):
                 continue
-            del self._waiting[namespace]
+            del shares[namespace]
             while share.waiting:
                 turn = share.waiting.popleft()
                 if not turn.done():
                     self._take(share)
                     if share.waiting:
-                        self._waiting[namespace] = share
+                        shares[namespace] = share
                     return turn
         return None
+
+    def _all_waiting(self) -> Iterator[_Share]:
+        return itertools.chain.from_iterable(shares.values() for shares in self._waiting.values())
 
     def _pause(self, share: _Share) -> float:
         return max(self._paused_until, share.paused_until) - time.monotonic()
@@ -203,7 +221,7 @@ class Window:
         now = time.monotonic()
         if retry_after:
             self._paused_until = max(self._paused_until, now + min(retry_after, PAUSE_SECONDS))
-            for share in self._waiting.values():
+            for share in self._all_waiting():
                 self._look_again(share)
         if now - self._shrunk_at > SHRINK_SECONDS:
             self._size = max(LEAST, self._size / 2)

@@ -63,7 +63,8 @@ class Poller:
     def __init__(self, client: EngineClient, wake: Callable[[PoolKey, bool], None]) -> None:
         self._client = client
         self._wake = wake
-        # A pool whose engines hang takes no turns from those of others.
+        # A pool whose engines hang takes no turns from those of others, nor do a namespace's many
+        # pools from those of another namespace.
         self._turns = Window(CONCURRENCY, CONCURRENCY)
         self._reports: dict[PoolKey, dict[str, EngineReport]] = {}
         # By pool: a pass looks at its own pool alone.
@@ -178,7 +179,7 @@ class Poller:
         failures = 0
         while True:
             try:
-                async with self._turns.slot(str(asked.key)):
+                async with self._turns.slot(str(asked.key), asked.key.namespace):
                     told = await self._put(asked, question)
                 self._learn(asked.key, asked.instance, **told)
                 failures = 0

@@ -9,6 +9,7 @@ import pytest
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.engine import versions
+from sglang_operator.fleet import asking
 from sglang_operator.fleet import poller as module
 from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
 from sglang_operator.fleet.poller import Permit, Poller
@@ -368,5 +369,32 @@ def test_a_load_whose_end_is_not_known_ends_once_its_request_cannot_arrive_any_m
         await loads.its_time()
         loads.load()
         assert (await loads.ends()).error == "RuntimeError: a defect"
+
+    in_a_world(test)
+
+
+@pytest.mark.parametrize("pools", [1, 500])
+def test_engines_of_one_namespace_that_do_not_answer_take_no_turns_from_another(monkeypatch, pools):
+    """With 500 pools of one engine each, another namespace's gate waited for 16 s."""
+
+    async def asked(client: EngineClient, url: str, features: object) -> str:
+        if url == "hangs":
+            await asyncio.sleep(60)
+        return "step-1"
+
+    monkeypatch.setattr(asking, "weight_version", asked)
+
+    async def test(world: World) -> None:
+        for number in range(pools):
+            questions = [
+                world.question(url="hangs", instance=f"{number}-{engine}")
+                for engine in range(500 // pools)
+            ]
+            world.ask(*questions, key=PoolKey("hangs", f"pool-{number}"))
+        await asyncio.sleep(0.1)
+        begun = steady()
+        world.ask(world.question())
+        await eventually(lambda: world.version() == "step-1", "an answer")
+        assert steady() - begun < 5
 
     in_a_world(test)
