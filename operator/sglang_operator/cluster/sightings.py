@@ -54,7 +54,26 @@ def ended(pod: ObservedPod, at: Moment, before: ObservedPod | None) -> ObservedP
     stamp = min(stamp, max(pod.created, finished)) if finished else stamp
     if before is None:
         seen -= max(0.0, at.wall - stamp)
-    return replace(pod, ended_at=stamp, ended_first=first, seen=pod.seen._replace(ended=seen))
+    known = before.seen if before is not None else Sightings()
+    most = known.most or _most(pod, known, at)
+    sightings = pod.seen._replace(ended=seen, idle=known.idle, alive=known.alive, most=most)
+    return replace(pod, ended_at=stamp, ended_first=first, seen=sightings)
+
+
+def _most(pod: ObservedPod, known: Sightings, at: Moment) -> float:
+    """Seconds for which its container can have run: since it was seen not to, or was made."""
+    since = at.steady - known.idle if known.idle else max(0.0, at.wall - pod.created)
+    return since + TELLING_SECONDS
+
+
+def running(pod: ObservedPod, at: Moment, before: ObservedPod | None) -> ObservedPod:
+    """A pod that has not ended, with since when its engine's container is seen to run."""
+    known = before.seen if before is not None else Sightings()
+    if not pod.engine_runs:
+        return replace(pod, seen=pod.seen._replace(idle=at.steady))
+    is_known = before is not None and before.container_id == pod.container_id and known.alive
+    alive = known.alive if is_known else at.steady
+    return replace(pod, seen=pod.seen._replace(idle=known.idle, alive=alive))
 
 
 def _ended_first(pod: ObservedPod, before: ObservedPod) -> bool | None:

@@ -296,7 +296,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         container_id=engine.container_id,
         ip=status.pod_ip,
     )
-    return sightings.ended(seen, at, before) if seen.ended else seen
+    return (sightings.ended if seen.ended else sightings.running)(seen, at, before)
 
 
 def _restarts(spec: PodSpec, container: Container, exit_code: int) -> bool:

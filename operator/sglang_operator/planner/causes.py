@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from sglang_operator.api import conditions, texts
 from sglang_operator.engine import diagnosis, endings, signatures
 from sglang_operator.engine.diagnosis import Diagnosis
-from sglang_operator.planner import pod_signatures
+from sglang_operator.planner import pod_signatures, restart
 from sglang_operator.planner.observed import (
     Companion,
     ContainerKind,
@@ -136,7 +136,7 @@ def _killed_by_kubelet(
     Without it, an engine that was never up, and ran as long as it may, is one of these.
     """
     said = next((e.message for e in pod.events if e.reason == "Killing"), "")
-    ran = ended.finished - ended.started if ended.started else 0.0
+    ran = restart.ran(pod) if ended is pod.end else _told(ended)
     overdue = never_up(pod, ended) and ran >= 0.9 * startup_seconds
     if "failed startup probe" in said or overdue:
         return Diagnosis(
@@ -151,6 +151,10 @@ def _killed_by_kubelet(
             advice=texts.LIVENESS_FAILED_ADVICE,
         )
     return None
+
+
+def _told(ended: Termination) -> float:
+    return ended.finished - ended.started if ended.started else 0.0
 
 
 def never_up(pod: ObservedPod, ended: Termination) -> bool:

@@ -77,6 +77,9 @@ class Sightings(NamedTuple):
     placed: float = 0.0  # that it is on its node
     due: float = 0.0  # when the grace of its deletion is over, by what we saw of it
     ended: float = 0.0
+    idle: float = 0.0  # its engine's container for the last time not to run, before it did
+    alive: float = 0.0  # since when that container is seen to run
+    most: float = 0.0  # seconds for which one that has ended can have run, by what we saw
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

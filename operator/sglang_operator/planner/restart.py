@@ -9,9 +9,18 @@ from sglang_operator.planner.observed import ObservedPod
 
 
 def ran(pod: ObservedPod) -> float:
-    """Seconds for which the engine's container ran, by its node's own clock; 0 if not told."""
-    ended = pod.end
-    return max(0.0, ended.finished - ended.started) if ended and ended.started else 0.0
+    """Seconds for which the engine's container ran; 0 if not told.
+
+    Its node's own clock has both ends, and is believed unless we saw that it cannot be so: it was
+    set while the engine ran, as clocks are that were hours off when their node started.
+    """
+    ended, seen = pod.end, pod.seen
+    if not (ended and ended.started):
+        return 0.0
+    told = ended.finished - ended.started
+    if told < 0 or told > seen.most > 0:
+        return max(0.0, seen.ended - seen.alive) if seen.alive else 0.0
+    return told
 
 
 def failures(pod: ObservedPod, policy: spec.Restart) -> int:

@@ -104,3 +104,74 @@ def test_a_pod_has_its_time_on_a_node_from_when_it_is_seen_there():
     waiting = replace(alive(), node="", seen=Sightings(first=100.0))
     assert sightings.of_pod("n0", 0.0, 0.0, AT, waiting) == Sightings(first=100.0, placed=500.0)
     assert sightings.of_pod("", 0.0, 0.0, AT, waiting) == Sightings(first=100.0)
+
+
+# --- for how long an engine ran
+
+
+def lived(
+    told: float, *, ran: float, watched: bool = True, off: float = 0.0, seen_alive: bool = True
+) -> ObservedPod:
+    """An engine that ran for ``ran`` seconds, where the stamps of its node say ``told``.
+
+    ``watched``: from before it began to run; ``off``: how wrong the node's clock is at its end.
+    """
+    start = Moment(wall=NOW, steady=500.0)
+    pod: ObservedPod | None = None
+    if watched:
+        idle = a_pod(POOL, ENGINE, created=NOW - 30, engine_runs=False)
+        pod = sightings.running(idle, Moment(start.wall - 1, start.steady - 1), None)
+    if seen_alive:
+        alive = a_pod(POOL, ENGINE, created=NOW - 30, container_id="containerd://1")
+        pod = sightings.running(alive, start, pod)
+    finished = NOW + ran + off
+    ended = Termination(
+        exit_code=1, reason="Error", message="", finished=finished, started=finished - told
+    )
+    last = an_ended_pod(POOL, ENGINE, failures=3, created=NOW - 30, termination=ended)
+    return sightings.ended(last, Moment(NOW + ran, 500.0 + ran), pod)
+
+
+RESET = POOL.spec.restart.reset_seconds
+WATCHED = pytest.mark.parametrize("watched", [True, False], ids=["from the start", "later"])
+
+
+@WATCHED
+@pytest.mark.parametrize("jump", [3 * HOUR, -3 * HOUR], ids=["forward", "back"])
+def test_a_clock_that_is_put_right_does_not_make_a_crash_a_long_life(jump, watched):
+    """An engine that crashed after five seconds was started again at once, again and again."""
+    pod = lived(5.0 + jump, ran=5.0, watched=watched)
+    assert restart.ran(pod) == 5.0
+    assert restart.failures(pod, POOL.spec.restart) == 4
+
+
+@WATCHED
+def test_nor_a_long_life_a_crash(watched):
+    pod = lived(-HOUR, ran=RESET + 60, watched=watched)
+    assert restart.ran(pod) == RESET + 60
+    assert restart.failures(pod, POOL.spec.restart) == 1
+
+
+@WATCHED
+@pytest.mark.parametrize("off", [3 * HOUR, -3 * HOUR, 0.0], ids=["ahead", "behind", "right"])
+@pytest.mark.parametrize("ran", [5.0, RESET + 60.0])
+def test_a_clock_that_is_wrong_all_the_time_is_right_about_how_long(off, ran, watched):
+    pod = lived(ran, ran=ran, watched=watched, off=off)
+    assert restart.ran(pod) == ran
+
+
+def test_one_that_nobody_saw_run_is_as_old_as_its_pod_at_most():
+    pod = lived(5.0 + 3 * HOUR, ran=5.0, watched=False, seen_alive=False)
+    assert restart.ran(pod) == 0.0
+    assert restart.ran(lived(20.0, ran=20.0, watched=False, seen_alive=False)) == 20.0
+    quick = lived(5.0 + 3 * HOUR, ran=5.0, seen_alive=False)
+    assert restart.failures(quick, POOL.spec.restart) == 4
+
+
+def test_a_container_that_was_started_again_in_its_pod_counts_anew():
+    start = Moment(wall=NOW, steady=500.0)
+    first = sightings.running(a_pod(POOL, ENGINE, container_id="1"), start, None)
+    same = sightings.running(a_pod(POOL, ENGINE, container_id="1"), Moment(NOW + 9, 509.0), first)
+    assert same.seen.alive == 500.0
+    second = sightings.running(a_pod(POOL, ENGINE, container_id="2"), Moment(NOW + 60, 560.0), same)
+    assert second.seen.alive == 560.0

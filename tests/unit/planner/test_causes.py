@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner import causes, pod_signatures
-from sglang_operator.planner.observed import ObservedPod, PodEvent, Termination
+from sglang_operator.planner.observed import ObservedPod, PodEvent, Sightings, Termination
 from tests.builders import NOW, a_failed_start, a_pod, a_pool, an_ended_pod
 
 POOL = a_pool()
@@ -388,3 +388,19 @@ def test_a_memory_limit_that_pod_template_does_not_give_is_named_with_its_source
     own = {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"memory": "2Gi"}}}]}}
     told = causes.of_end(killed, causes.context(a_pool(podTemplate=own)))
     assert "(now 2Gi)" in told.advice
+
+
+def test_a_clock_that_was_set_makes_no_crash_a_start_that_took_too_long():
+    ended = Termination(
+        exit_code=1, reason="Error", message="", finished=NOW, started=NOW - 3 * 3600
+    )
+    pod = an_ended_pod(
+        POOL,
+        POOL.running[0],
+        termination=ended,
+        containers_ready_changed=NOW - 3 * 3600 - 1,
+        seen=Sightings(ended=500.0, alive=495.0, most=65.0),
+    )
+    assert causes.of_end(pod, ABOUT).reason != causes.STARTUP_TIMEOUT
+    believed = dataclasses.replace(pod, seen=Sightings(ended=500.0, alive=495.0))
+    assert causes.of_end(believed, ABOUT).reason == causes.STARTUP_TIMEOUT
