@@ -82,6 +82,7 @@ def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> Obser
         "created": NOW - 100,
         "containers_ready": True,
         "engine_runs": True,
+        "gated": pool.gated,
         "ip": "10.0.0.1",
     }
     values |= changes

@@ -7,8 +7,10 @@ is checked at each pass, and after a walk the world must come to rest as the spe
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from sglang_operator.api import names
@@ -33,13 +35,21 @@ PASSES = 80  # in which a world that is left alone must come to rest
 
 @lru_cache(maxsize=4096)
 def _pool(
-    uid: str, mapping: int, replicas: int, version: int, suspend: bool, budget: int, wait: bool
+    uid: str,
+    mapping: int,
+    replicas: int,
+    version: int,
+    gated: bool,
+    suspend: bool,
+    budget: int,
+    wait: bool,
 ) -> Pool:
     owner = Owner(name=OWNER.name, namespace=OWNER.namespace, uid=names.Uid(uid), generation=1)
     spec = guide_spec(
         device_mapping=MAPPINGS[mapping],
         replicas=min(replicas, CAPACITY[mapping]),
         seed=version,
+        weights={"gate": "Committed" if gated else "Off"},
         suspend=suspend,
         rollout={"maxUnavailable": budget},
         restart={"onNodeLost": "Wait" if wait else "Replace"},
@@ -63,6 +73,7 @@ class Model:
         self.born = 0
         self.mapping, self.replicas, self.seed, self.budget = 0, 4, 1, 1
         self.suspend = self.wait = False
+        self.gated = True
 
     @property
     def pool(self) -> Pool:
@@ -71,6 +82,7 @@ class Model:
             self.mapping,
             self.replicas,
             self.seed,
+            self.gated,
             self.suspend,
             self.budget,
             self.wait,
@@ -97,11 +109,15 @@ class Model:
             self.run(self.snapshots[argument * 2 % len(self.snapshots)], fresh=False)
 
     def start_pod(self, argument: int) -> None:
-        """It answers: for the first time, or after it missed a probe."""
+        """It answers: for the first time, or after it missed a probe or kubelet was silent."""
         ready = {"phase": "Running", "containers_ready": True, "engine_runs": True}
-        waiting = [pod for pod in self.pods.values() if not pod.ended and not pod.containers_ready]
+        waiting = [
+            pod
+            for pod in self.pods.values()
+            if not pod.ended and not (pod.containers_ready and pod.ready == _let_in(pod))
+        ]
         for pod in waiting[argument % max(1, len(waiting)) :][:1]:
-            self._put(pod, answered=True, ready=pod.gate is not None and pod.gate.is_open, **ready)
+            self._put(pod, answered=True, ready=_let_in(pod), **ready)
 
     def miss_probe(self, argument: int) -> None:
         """One engine that answered does not in time, or all of them."""
@@ -126,7 +142,8 @@ class Model:
 
     def open_gate(self, argument: int) -> None:
         gate = Gate(is_open=True)
-        self._change(argument, lambda pod: pod.containers_ready, ready=True, gate=gate)
+        closed = lambda pod: pod.containers_ready and pod.gated  # noqa: E731
+        self._change(argument, closed, ready=True, gate=gate)
 
     def move(self, argument: int) -> None:
         self.mapping = argument % len(MAPPINGS)
@@ -137,6 +154,7 @@ class Model:
     def revise(self, argument: int) -> None:
         self.seed = argument % 3 + 1
         self.budget = argument // 4 + 1
+        self.gated = argument % 5 != 4
 
     def suspended(self, argument: int) -> None:
         self.suspend, self.wait = argument % 4 == 0, argument // 4 % 2 == 1
@@ -146,9 +164,12 @@ class Model:
 
     def flip_node(self, argument: int) -> None:
         node = self.nodes[f"n{argument % 3}"]
-        self.nodes[node.name] = dataclasses.replace(
+        self.nodes[node.name] = replace(
             node, ready=not node.ready, unready=self.now, gone=argument > 12
         )
+        if node.ready:  # Kubernetes says so of each of its pods, and kubelets nothing
+            for pod in [pod for pod in self.pods.values() if pod.node == node.name]:
+                self._put(pod, ready=False)
 
     def recreate(self, argument: int) -> None:
         """The pool is deleted and created again; its pods wait for the garbage collector."""
@@ -159,6 +180,30 @@ class Model:
 
     def collect(self, _: int) -> None:
         self.old.clear()
+
+    def upset(
+        self, kinds: Sequence[tuple[str, str, bool]], *, lost: bool, waits: bool, twice: bool
+    ) -> None:
+        """All at once each pod is as it can be: a state of ``STANDING``, a node, a revision."""
+        self.now += 1
+        self.wait = waits
+        self.nodes = {name: ObservedNode(name=name) for name in self.nodes}
+        self.nodes["n2"] = replace(self.nodes["n2"], ready=not lost, unready=self.now - 60)
+        stands = [pod for pod in self.pods.values() if not (pod.ended or pod.deleting)]
+        if twice and stands:  # a delete that was refused, of an engine that is back with its node
+            pod = stands[len(kinds) % len(stands)]
+            attempt = pod.attempt + 1
+            name = names.pod_name(self.pool.owner.name, pod.group, attempt)
+            if name not in self.pods:
+                uid = names.Uid(f"{name}-{self.version}")
+                stands.append(replace(pod, name=name, uid=uid, attempt=attempt, created=self.now))
+        for pod, (kind, on, old) in zip(stands, itertools.cycle(kinds), strict=False):
+            state = dict(STANDING[kind], node=on if kind != "pending" else "")
+            if on == "n2" and lost:
+                state["ready"] = False
+            if not pod.gated:
+                state["gate"] = None
+            self._put(pod, **state, revision="0" * 10 if old else self.pool.revision)
 
     # --- the operator
 
@@ -257,7 +302,7 @@ class Model:
 
     def _put(self, pod: ObservedPod, **changes: object) -> None:
         self.version += 1
-        self.pods[pod.name] = dataclasses.replace(
+        self.pods[pod.name] = replace(
             pod,
             resource_version=self.version,
             **changes,  # type: ignore[arg-type]
@@ -297,15 +342,39 @@ class Model:
                 del self.pods[pod.name]
             else:
                 up = {"phase": "Running", "containers_ready": True, "ready": True, "answered": True}
-                self._put(pod, gate=Gate(is_open=True), node="n0", **up)
+                gate = Gate(is_open=True) if pod.gated else None
+                self._put(pod, gate=gate, engine_runs=True, node="n0", **up)
         return [pod.name for pod in busy]
 
 
+def _let_in(pod: ObservedPod) -> bool:
+    return not pod.gated or (pod.gate is not None and pod.gate.is_open)
+
+
 def _falters(pod: ObservedPod) -> bool:
-    opened = pod.gate is not None and pod.gate.is_open
-    return opened and pod.answered and not pod.containers_ready
+    """It misses a probe, or kubelet has yet to say Ready."""
+    return _let_in(pod) and (pod.answered or pod.containers_ready) and not pod.ready
 
 
+_UP = {
+    "phase": "Running",
+    "containers_ready": True,
+    "ready": False,
+    "answered": True,
+    "engine_runs": True,
+    "gate": Gate(is_open=True),
+}
+_AWAY = {"containers_ready": False, "answered": False, "gate": None}
+STANDING: Mapping[str, Mapping[str, object]] = {
+    "pending": {**_UP, **_AWAY, "phase": "Pending", "engine_runs": False},
+    "starting": {**_UP, **_AWAY},
+    "serves": {**_UP, "ready": True},
+    "misses a probe": {**_UP, "containers_ready": False},
+    "silent": _UP,
+    "unsynced": {**_UP, "gate": None},
+    "closed": {**_UP, "gate": Gate(is_open=False)},
+    "misses a probe behind its gate": {**_UP, "containers_ready": False, "gate": None},
+}
 _LIVE = (Health.UP, Health.STARTING, Health.PENDING)
 STEPS = (
     Model.whole_pass,

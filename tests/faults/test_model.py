@@ -10,12 +10,15 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from tests.faults.model import Model
+from tests.faults.model import STANDING, Model
 
 SHORT_STEPS = 40_000
 WALK = 64  # steps of one rule, at most
 RULES = 8  # of one example
 PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
+KIND = st.tuples(st.sampled_from(sorted(STANDING)), st.sampled_from(["n0", "n2"]), st.booleans())
+BOTH = st.booleans()
+Kinds = list[tuple[str, str, bool]]
 
 taken = 0
 
@@ -42,6 +45,13 @@ class Walks(RuleBasedStateMachine):
         for _ in range(times):
             self.model.step(0)
             self.model._kubelets(act=True)
+
+    @rule(kinds=st.lists(KIND, min_size=1, max_size=6), lost=BOTH, waits=BOTH, twice=BOTH)
+    def upset(self, kinds: Kinds, lost: bool, waits: bool, twice: bool) -> None:
+        global taken
+        taken += 2
+        self.model.upset(kinds, lost=lost, waits=waits, twice=twice)
+        self.model.step(0)
 
     def teardown(self) -> None:
         self.model.settle()

@@ -121,6 +121,20 @@ MUTANTS = (
         "",
     ),
     _mutant(
+        "closed-gates-stand-in",
+        "the last engine that misses a probe goes, because one counts that nobody ever reached",
+        "planner/footing.py",
+        "if state is Health.LOST or not pod.let_in or serves(pod, state):",
+        "if state is Health.LOST or serves(pod, state):",
+    ),
+    _mutant(
+        "extra-by-probe",
+        "of two pods of an engine the one goes that only misses a probe",
+        "planner/plan.py",
+        "far = footing.distance(pod, self.healths[pod.uid])",
+        "far = self.healths[pod.uid] is not Health.UP",
+    ),
+    _mutant(
         "deleted-comes-back",
         "a late answer of an own write brings a deleted pod back into the store",
         "cluster/stores.py",

@@ -30,6 +30,8 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     "attempt-reused": (MODEL, Killer("F18 dying pods", "stuck while terminating")),
     "failure-not-recorded": (Killer("F8 late replies", "failure while the status is refused"),),
     "budget-ignored": (MODEL, Killer("F1 kill: change an argument", "before write 1")),
+    "closed-gates-stand-in": (MODEL,),
+    "extra-by-probe": (MODEL,),
     "deleted-comes-back": (Killer("F8 late replies", "create after its pod is gone"),),
     "older-wins": (Killer("F8 late replies", "create after its pod is up"),),
     "creates-for-the-deleted": (Killer("F9 slow server", "deleted amid slow creates"),),

@@ -131,11 +131,16 @@ class SchedulingGate(msgspec.Struct, frozen=True):
     name: str = ""
 
 
+class ReadinessGate(msgspec.Struct, frozen=True, rename="camel"):
+    condition_type: str = ""
+
+
 class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     node_name: str = ""
     restart_policy: str = ""
     scheduler_name: str = ""
     scheduling_gates: list[SchedulingGate] = []
+    readiness_gates: list[ReadinessGate] = []
     containers: list[Container] | None = None  # null in a bookmark, which is an object of its kind
     init_containers: list[Container] = []
 
@@ -273,6 +278,10 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         containers_ready=_true(conditions, "ContainersReady"),
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
+        gated=any(
+            gate.condition_type == names.CONDITION_WEIGHTS_SYNCED
+            for gate in pod.spec.readiness_gates
+        ),
         gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
         unschedulable=intern(scheduled.message[:_MAX_SAID]) if scheduled.status == "False" else "",
         scheduling=intern(scheduled.reason) if scheduled.status == "False" else scheduled.status,

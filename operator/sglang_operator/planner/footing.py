@@ -44,14 +44,15 @@ class Standing:
             wanted=pool.running,
             gpus=pool.gpus,
             max_unavailable=pool.max_unavailable,
-            serving=frozenset(name for name, pod in kept.items() if self._serves(pod)),
+            serving=frozenset(n for n, pod in kept.items() if serves(pod, self.healths[pod.uid])),
             alive=sum(self._is_up(pod) or _answered(pod) for pod in kept.values()),
             closed=frozenset(name for name, pod in kept.items() if self._is_closed(pod)),
             obsolete={n: self._old(pod) for n, pod in self.live.items() if n not in ranks},
             outdated={
                 name: self._old(pod)
                 for name, pod in kept.items()
-                if not self._is_current(pod) and ranks[name] >= pool.spec.rollout.partition
+                if not (self._is_current(pod) or self._is_lost(pod))
+                and ranks[name] >= pool.spec.rollout.partition
             },
             placed=frozenset(name for name, pod in kept.items() if pod.node),
             stuck=[n for n in kept if (due := self._stuck_from(n, observed)) and due <= self.now],
@@ -76,26 +77,16 @@ class Standing:
             gpus=places.gpus(pod, self.pool.spec.placement.resource_name, self.pool.gpus),
             node=pod.node,
             lives=self._is_up(pod) or _answered(pod),
-            serves=self._serves(pod),
-            falters=self._falters(pod),
+            serves=serves(pod, self.healths[pod.uid]),
+            falters=falters(pod, self.healths[pod.uid]),
         )
 
     def _is_up(self, pod: ObservedPod) -> bool:
         return self.healths[pod.uid] is Health.UP
 
-    def _serves(self, pod: ObservedPod) -> bool:
-        """Whether clients reach it: what its gate says counts only while the engine answers."""
-        return self._is_up(pod) and pod.ready
-
-    def _falters(self, pod: ObservedPod) -> bool:
-        """Whether it only misses a probe: overloaded engines do, and those that take in weights."""
-        if self._serves(pod):
-            return False
-        if self._is_up(pod):
-            # Kubelet is about to say Ready, or is silent and Kubernetes said that it is not.
-            return pod.gate.is_open if pod.gate is not None else not self.pool.gated
-        # Without a gate condition it may be of a revision that has no gate.
-        return _answered(pod) and (pod.gate is None or pod.gate.is_open)
+    def _is_lost(self, pod: ObservedPod) -> bool:
+        """Whether it is left alone until its node returns or is removed."""
+        return self.healths[pod.uid] is Health.LOST
 
     def _is_current(self, pod: ObservedPod) -> bool:
         return pod.revision in self.pool.accepted
@@ -123,6 +114,31 @@ class Standing:
             return None
         due = max(pod.seen.first, observed.last_gone) + PLACE_SECONDS
         return min(due, pod.seen.first + MOST_PLACE_SECONDS)
+
+
+def serves(pod: ObservedPod, state: Health) -> bool:
+    """Whether clients reach it: what its gate says counts only while the engine answers."""
+    return state is Health.UP and pod.ready
+
+
+def falters(pod: ObservedPod, state: Health) -> bool:
+    """Whether it only misses a probe: overloaded engines do, and those that take in weights.
+
+    Or all of its containers are ready, and kubelet is about to say so of the pod, or is silent and
+    Kubernetes said that it is not.
+    """
+    if state is Health.LOST or not pod.let_in or serves(pod, state):
+        return False
+    return state is Health.UP or _answered(pod)
+
+
+def distance(pod: ObservedPod, state: Health) -> int:
+    """How far it is from its clients: 0 they reach it, 1 but for a probe, 2 but for weights."""
+    if serves(pod, state):
+        return 0
+    if falters(pod, state):
+        return 1
+    return 2 if state is Health.UP else 3
 
 
 def _answered(pod: ObservedPod) -> bool:

@@ -166,7 +166,8 @@ class ObservedPod:
     containers_ready: bool = False
     containers_ready_changed: float = 0.0
     ready: bool = False
-    gate: Gate | None = None  # None: never set, which keeps a gated pod out of service
+    gated: bool = False  # it is not Ready before its gate is open
+    gate: Gate | None = None  # None: never set
     unschedulable: str = ""  # the scheduler's message
     scheduling: str = ""  # True, or the reason why not; empty: no scheduler has looked at it
     scheduling_gates: tuple[str, ...] = ()
@@ -217,6 +218,11 @@ class ObservedPod:
         if self.over or self.phase in _DONE:
             return True
         return any(companion.fatal for companion in self.companions)
+
+    @property
+    def let_in(self) -> bool:
+        """Whether kubelet says Ready of it once all of its containers are."""
+        return not self.gated or (self.gate is not None and self.gate.is_open)
 
     @property
     def holds_gpus(self) -> bool:

@@ -220,15 +220,14 @@ class _Planner:
                 group.live.sort(key=self._preference)
         return groups
 
-    def _preference(self, pod: ObservedPod) -> tuple[bool, bool, bool, bool, float, int]:
-        """The pod to keep comes first: in service, up, of the present revision, oldest.
+    def _preference(self, pod: ObservedPod) -> tuple[int, bool, bool, float, int]:
+        """The pod to keep comes first: nearest to its clients, of the present revision, oldest.
 
         One that was on its way out when its node was lost never comes back, waited for or not.
         A lower attempt is not always older: an operator that sees an old world may give it again.
         """
-        up = self.healths[pod.uid] is Health.UP
-        current = self._is_current(pod)
-        return (not (up and pod.ready), not up, pod.dying, not current, pod.created, pod.attempt)
+        far = footing.distance(pod, self.healths[pod.uid])
+        return far, pod.dying, not self._is_current(pod), pod.created, pod.attempt
 
     def _is_current(self, pod: ObservedPod) -> bool:
         return pod.revision in self.pool.accepted

@@ -370,6 +370,21 @@ def test_what_others_write_into_a_pod_is_kept_within_bounds():
     assert max(map(len, texts)) < 20_000
 
 
+@pytest.mark.parametrize("policy", ["Committed", "Versioned", "Off"])
+def test_a_pod_is_known_to_have_the_gate_that_it_was_made_with(policy):
+    """Whatever its pool has by now, and though nobody has set the gate yet."""
+    pool = a_pool(weights={"gate": policy})
+    spec = engine_pod.template(pool)["spec"]
+    body = {"metadata": {"name": "p", "namespace": "rl", "uid": "u"}, "spec": spec}
+    body["metadata"]["resourceVersion"] = "1"
+    pod = wire.observed_pod(msgspec.convert(body, wire.Pod), AT)
+    assert pod.gate is None
+    assert (pod.gated, pod.let_in) == (pool.gated, not pool.gated)
+    others = msgspec.structs.replace(wire.PodSpec(), readiness_gates=[wire.ReadinessGate("x/y")])
+    meta = wire.Meta(name="p", namespace="rl", uid="u", resource_version="1")
+    assert not wire.observed_pod(wire.Pod(metadata=meta, spec=others), AT).gated
+
+
 BEGUN_AT = 1_795_860_005.0
 
 

@@ -308,6 +308,26 @@ def test_of_two_pods_of_an_engine_the_one_in_service_stays():
     assert removed(planned(pool, [starting, serving])) == [starting.name]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"containers_ready": False},
+        {"gate": Gate(is_open=False)},
+        {"gate": Gate(is_open=False), "containers_ready": False, "answered": True},
+    ],
+    ids=["it starts", "it waits for weights", "it waits for weights and misses a probe"],
+)
+@pytest.mark.parametrize("up", [True, False], ids=["kubelet was silent", "it misses a probe"])
+def test_of_two_pods_of_an_engine_the_one_that_clients_reach_again_stays(up, other):
+    """Its node was lost and is back: until kubelet says Ready it serves nobody."""
+    pool = a_pool(replicas=1)
+    engine = pool.engines[0]
+    opened = {"gate": Gate(is_open=True), "revision": "0" * 10, "created": NOW - 5000}
+    old = a_pod(pool, engine, 0, containers_ready=up, answered=True, **opened)
+    new = a_pod(pool, engine, 1, **other)
+    assert removed(planned(pool, [old, new]))[0] == new.name
+
+
 def test_of_two_equal_pods_the_older_attempt_stays():
     pool = a_pool(replicas=1)
     engine = pool.engines[0]

@@ -5,9 +5,10 @@ import pytest
 from sglang_operator.api import names
 from sglang_operator.desired import disruption_budget
 from sglang_operator.planner import waits
-from sglang_operator.planner.observed import Gate
+from sglang_operator.planner.observed import Gate, ObservedNode
 from sglang_operator.planner.rollout import Waiting, Waits
 from tests.builders import (
+    NOW,
     a_failed_start,
     a_lease,
     a_pod,
@@ -342,6 +343,47 @@ def test_an_operator_that_begins_in_the_middle_knows_by_the_startup_probe():
     pool = loaded()
     pods = all_pods(pool, revision=OLD, **{**BLIP, "answered": False, "started": True})
     assert len(removed(planned(pool, pods))) == 1
+
+
+@pytest.mark.parametrize("gate", [None, Gate(is_open=False)])
+@pytest.mark.parametrize("blip", [BLIP, {}], ids=["it misses a probe", "it is up"])
+def test_an_engine_whose_gate_was_never_open_stands_in_for_none_that_misses_a_probe(gate, blip):
+    pool = a_pool(device_mapping="list(range(0,6))", rollout={"maxUnavailable": 2})
+    pods = all_pods(pool, revision=OLD, containers_ready=False, answered=False)
+    pods[0] = a_pod(pool, pool.engines[0], revision=OLD, gate=gate, **blip)
+    pods[2] = a_pod(pool, pool.engines[2], revision=OLD, gate=OPEN, **BLIP)
+    assert sorted(removed(planned(pool, pods))) == ["actor-infer-g0-1-0", "actor-infer-g2-3-0"]
+
+
+@pytest.mark.parametrize("blip", [BLIP, {"ready": False}], ids=["probe", "silent kubelet"])
+def test_what_had_no_gate_before_the_pool_got_one_goes_within_the_budget(blip):
+    pods = all_pods(four(weights={"gate": "Off"}), revision=OLD, **blip)
+    assert len(removed(planned(four(), pods))) == 1
+
+
+def test_what_waits_behind_its_gate_goes_at_once_for_a_pool_without_gates():
+    pods = all_pods(four(), revision=OLD)
+    assert len(removed(planned(four(weights={"gate": "Off"}), pods))) == 4
+
+
+@pytest.mark.parametrize("lost", [BLIP, {"ready": False}], ids=["probe", "silent kubelet"])
+def test_an_engine_that_waits_for_its_node_stands_in_for_none_that_misses_a_probe(lost):
+    pool = four(restart={"onNodeLost": "Wait"})
+    pods = serving(pool, revision=OLD)
+    pods[0] = a_pod(pool, pool.engines[0], revision=OLD, gate=OPEN, node="lost", **lost)
+    pods[3] = a_pod(pool, pool.engines[3], revision=OLD, gate=OPEN, **BLIP)
+    nodes = {
+        node.name: node
+        for node in (
+            ObservedNode(name="gpu-node-0"),
+            ObservedNode(name="lost", ready=False, unready=NOW - 100),
+        )
+    }
+    assert not planned(pool, pods, nodes=nodes).removals
+    # It is left alone until its node returns, then it is the one that goes.
+    nodes["lost"] = ObservedNode(name="lost")
+    pods[3] = serving(pool, revision=OLD)[3]
+    assert removed(planned(pool, pods, nodes=nodes)) == ["actor-infer-g0-1-0"]
 
 
 @pytest.mark.parametrize("gate", [None, OPEN, Gate(is_open=False)])
