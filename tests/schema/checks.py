@@ -6,6 +6,7 @@ refuse whatever the machine and the model are.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import traceback
@@ -101,18 +102,30 @@ def _run(sglang: SGLang, fields: Mapping[str, Any], ground: Ground) -> None:
     config = sglang.world.get("sglang.srt.configs.model_config", "ModelConfig")
     if isinstance(config, type):
         config.from_server_args = staticmethod(_always(model))  # type: ignore[attr-defined]
-    methods = {
-        "model_config": model,
-        "get_model_config": lambda self: model,
-        "use_mla_backend": lambda self: ground.mla,
-        "check_torch_2_9_1_cudnn_compatibility": lambda self: None,
-    }
-    kind = type("ServerArgs", (sglang._server_args,), methods)
+    kind = _server_args(sglang, ground)
+    kind.model_config = model
     args = kind(**{"model_path": "x/y", "device": "cuda", **fields})
     if hasattr(args, "resolve_once"):
         args.resolve_once()
     if hasattr(args, "check_server_args"):
         args.check_server_args()
+
+
+@functools.cache
+def _server_args(sglang: SGLang, ground: Ground) -> Any:
+    """ServerArgs on a machine and for a model; once, for SGLang keeps much for each class."""
+
+    def model(_: Any) -> Any:
+        return kind.model_config
+
+    methods = {
+        "model_config": None,
+        "get_model_config": model,
+        "use_mla_backend": lambda self: ground.mla,
+        "check_torch_2_9_1_cudnn_compatibility": lambda self: None,
+    }
+    kind: Any = type("ServerArgs", (sglang._server_args,), methods)
+    return kind
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from tests.schema import wheels
 from tests.schema.world import World
 
 SERVER_ARGS = "sglang.srt.server_args"
+_ARGUMENTS = "sglang.srt.arg_groups.arg_utils"
 
 
 class ParserError(Exception):
@@ -28,11 +29,12 @@ class SGLang:
     def __init__(self, version: str) -> None:
         self.version = version
         self.world = World(wheels.open_wheel(version), version)
+        if self.world.source(_ARGUMENTS):
+            module = self.world.module(_ARGUMENTS).__dict__
+            if record_fields := module.get_or_none("record_fields"):
+                # From 0.5.20 on asked anew for each command line and each check, and slow.
+                module["record_fields"] = functools.cache(record_fields)
         self._server_args = self.world.get(SERVER_ARGS, "ServerArgs")
-        module = self.world.module(SERVER_ARGS).__dict__
-        if record_fields := module.get_or_none("record_fields"):
-            # From 0.5.20 on asked anew for each command line, and slow.
-            module["record_fields"] = functools.cache(record_fields)
         self.parser = _parser(self._server_args)
 
     def parse(self, argv: list[str]) -> dict[str, Any]:

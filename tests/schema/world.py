@@ -165,6 +165,7 @@ class World:
         self._wheel = wheel
         self._files = frozenset(wheel.namelist())
         self._modules: dict[str, _Module] = {}
+        self._sources: dict[str, str | None] = {}
         self.version = version
 
     def mangled(self, name: str) -> str:
@@ -172,7 +173,15 @@ class World:
         return f"{name}@{self.version}"
 
     def source(self, name: str) -> str | None:
-        """The text of a module, or nothing if the wheel has none of that name."""
+        """The text of a module, or nothing if the wheel has none of that name.
+
+        Kept: modules are asked for thousands of times, and unpacking one takes milliseconds.
+        """
+        if name not in self._sources:
+            self._sources[name] = self._read(name)
+        return self._sources[name]
+
+    def _read(self, name: str) -> str | None:
         path = name.replace(".", "/")
         for candidate in (f"{path}.py", f"{path}/__init__.py"):
             if candidate in self._files:
