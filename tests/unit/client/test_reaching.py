@@ -64,7 +64,16 @@ def test_nothing_is_taken_where_engines_cannot_be_reached(world, pool, begin, wh
 @pytest.mark.usefixtures("served")
 def test_an_engine_that_has_just_ended_is_said_to_have_restarted(world, pool, begin):
     world.call(lambda: setattr(world.engines[1], "dead", True))
-    threading.Timer(0.3, world.restart, [1]).start()
+    world.looked.clear()
+
+    def ends() -> None:
+        end = time.monotonic() + STORY
+        while 1 not in world.looked and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.5)  # the client has found it gone by then
+        world.restart(1)
+
+    threading.Thread(target=ends).start()
     with pytest.raises(StaleEpoch):
         begin(pool)
     assert not world.puts

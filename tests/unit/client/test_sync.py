@@ -46,6 +46,16 @@ def wait(check, seconds=STORY):
         time.sleep(0.005)
 
 
+def once(check, act):
+    """Let it happen, in a thread of its own, as soon as this is so."""
+
+    def run():
+        wait(check)
+        act()
+
+    threading.Thread(target=run).start()
+
+
 def test_a_sync_pauses_updates_continues_and_commits(world, pool):
     with pool.sync("step-1") as sync:
         assert all(engine.paused for engine in world.engines)
@@ -116,7 +126,7 @@ def test_a_restart_during_a_call_raises_stale_epoch_at_once(world, pool, monkeyp
         pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted") as caught,
         pool.sync("step-1") as sync,
     ):
-        threading.Timer(0.1, world.restart, [1]).start()
+        once(lambda: all(engine.held for engine in world.engines), lambda: world.restart(1))
         begun = time.monotonic()
         sync.update_weights_from_distributed(["w"], ["bfloat16"], [[2]], group_name="g")
     assert time.monotonic() - begun < STORY
@@ -129,9 +139,14 @@ def test_an_engine_whose_end_is_told_seconds_later_raises_stale_epoch(world, poo
     assert BLAME_SECONDS > 2 * 2.1, "a kubelet was seen to take 2.1 s"
     monkeypatch.setattr("sglang_operator.client.sync.BLAME_SECONDS", STORY)
     world.engines[1].stuck.add("/update_weights_from_disk")
+
+    def ends():
+        world.restart(1, told=False)
+        time.sleep(0.5)
+        world.call(world.publish)
+
     with pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted"), pool.sync("1") as sync:
-        threading.Timer(0.1, world.restart, [1], {"told": False}).start()
-        threading.Timer(1.0, world.call, [world.publish]).start()
+        once(lambda: world.engines[1].held, ends)
         sync.update_weights_from_disk("/w")
 
 
@@ -140,7 +155,7 @@ def test_an_end_that_a_broken_watch_did_not_tell_is_read(world, pool, monkeypatc
     monkeypatch.setattr("sglang_operator.client.sync.AsyncSync._stale", _sees_nothing)
     world.engines[1].stuck.add("/update_weights_from_disk")
     with pytest.raises(StaleEpoch, match=r"engine 1 \(g2-3\) restarted"), pool.sync("1") as sync:
-        threading.Timer(0.1, world.restart, [1]).start()
+        once(lambda: world.engines[1].held, lambda: world.restart(1))
         sync.update_weights_from_disk("/w")
 
 
@@ -168,7 +183,7 @@ def test_an_engine_that_answers_no_more_is_said_to_have_restarted(world, pool):
     """The connection breaks before the operator has published that the engine is another."""
     with pytest.raises(StaleEpoch) as caught, pool.sync("step-1") as sync:
         world.call(lambda: setattr(world.engines[1], "dead", True))
-        threading.Timer(0.3, world.restart, [1]).start()
+        once(lambda: world.engines[1].dropped, lambda: world.restart(1))
         sync.update_weights_from_disk("/c/step-1")
     assert isinstance(caught.value.__cause__, EngineError)
 

@@ -49,6 +49,7 @@ class FakeEngine:
     session: bool = False
     groups: set[str] | None = None  # process groups that it is in; None: nobody minds
     dead: bool = False
+    dropped: int = 0  # requests that came once it was
     asked: list[tuple[str, Json]] = field(default_factory=list)
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)  # paths that never answer
@@ -436,6 +437,7 @@ class World:
             engine = self.engines[rank]
             path = request.path
             if engine.dead:
+                engine.dropped += 1
                 _drop(request)
             engine.held += path in engine.stuck
             while path in engine.stuck:

@@ -107,9 +107,9 @@ def test_what_another_start_may_mend_is_no_outage(told, monkeypatch):
 
 def test_a_stream_that_waits_for_its_next_attempt_is_alive_until_long_after(monkeypatch):
     async def story() -> None:
+        monkeypatch.setattr(informer, "BACKOFF_SECONDS", (30.0, 30.0))  # from the first on
         api = world.Api()
         async with world.operator(api) as room:
-            monkeypatch.setattr(informer, "BACKOFF_SECONDS", (30.0, 30.0))
             api.refuse(lambda path: True)
             await api.until(lambda: all(i.refused for i in room.informers))
             before = clocks.steady()
