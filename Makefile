@@ -6,8 +6,9 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 # A file's tests share what they start, such as a control plane, and so stay in one process.  The
-# order of the files is that of tests/conftest.py.  Tests on a cluster wait for half of their time.
-JOBS     ?= 3
+# order of the files is that of tests/conftest.py.  Tests on a cluster compute for two fifths of their
+# time and wait for the rest, so that four processes keep two cores busy.
+JOBS     ?= 4
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
