@@ -211,3 +211,15 @@ def test_others_may_keep_their_own_words_in_the_registry():
     found = stored("ConfigMap/actor-infer-engines")
     found["data"]["note"] = "x"
     assert not asked("ConfigMap/actor-infer-engines", found)
+
+
+def test_what_an_earlier_operator_told_trainers_and_nobody_keeps_up_to_date_goes():
+    found = stored("ConfigMap/actor-infer-engines")
+    found["data"] |= {"verl": '["10.0.0.9:30000"]', "note": "x"}
+    (action,) = asked("ConfigMap/actor-infer-engines", found)
+    assert isinstance(action, actions.UpdateChild)
+    assert action.reason == ".data.verl differs"
+    assert merged(found["data"], action.body["data"]) == {
+        **CHILDREN["ConfigMap/actor-infer-engines"]["data"],
+        "note": "x",
+    }

@@ -372,9 +372,7 @@ POD_FIELD_UNKNOWN = _warning(
     KUBERNETES,
 )
 POD_VOLUME_UNUSED = _warning(
-    "PodTemplateVolumeUnused",
-    "volume {name} is mounted nowhere, and does nothing; {advice}",
-    POLICY,
+    "PodTemplateVolumeUnused", "volume {name} is mounted nowhere: it does nothing; {advice}", POLICY
 )
 SYSTEM_ENV = _error(
     "SystemEnvInvalid",
@@ -393,6 +391,11 @@ MEM_FRACTION_MISSING = _warning(
     "MemFractionMissing",
     "mem_fraction_static is not set: ROLL requires it, SGLang chooses a value of its own; set it, "
     "usually between 0.6 and 0.85",
+    ROLL_STRATEGY,
+)
+TOKENIZER_SKIPPED = _warning(
+    "TokenizerSkipped",
+    "engines answer token ids alone, as ROLL's do; set skip_tokenizer_init (slime, miles: false)",
     ROLL_STRATEGY,
 )
 INFER_BATCH_SIZE = _warning(

@@ -24,6 +24,8 @@ DEFAULTS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
 }
 # Maps in which one key more is another choice of pods.
 EXACT = frozenset({".spec.selector"})
+# What earlier operators wrote into a registry, and nobody keeps up to date any more.
+RETIRED = ("verl",)
 HEADLESS = "None"
 
 
@@ -47,7 +49,18 @@ def drift(wanted: Json, found: Json) -> Drift | None:
         strange = list(_strange(wanted["kind"], wanted["spec"], found.get("spec") or {}))
         path = path or next(iter(strange), "")
         merged["spec"] = _cleared(wanted["spec"], found.get("spec") or {}, strange)
+    if retired := _retired(wanted, found):
+        path = path or f".data.{retired[0]}"
+        merged["data"] = {**wanted["data"], **dict.fromkeys(retired)}
     return Drift(path=path, body=merged) if path else None
+
+
+def _retired(wanted: Json, found: Json) -> list[str]:
+    """The keys of a ConfigMap that are to go."""
+    data = found.get("data") or {}
+    return [
+        key for key in RETIRED if "data" in wanted and key not in wanted["data"] and key in data
+    ]
 
 
 def _is_headless(body: Json) -> bool:

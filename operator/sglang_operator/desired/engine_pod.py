@@ -30,7 +30,7 @@ def pod(
     chain: Chain | None = None,
 ) -> dict[str, Any]:
     """One engine's pod.  ``shared`` is ``template(pool)``; it is not changed."""
-    meta, own = shared["metadata"], {}
+    meta, own = shared["metadata"], _of_rank(shared, engine)
     if chain is not None:
         # What fails at its start is started again by the operator, which counts and gives up.
         own["restartPolicy"] = "Never"
@@ -58,6 +58,23 @@ def pod(
             "annotations": annotations,
         },
     }
+
+
+def _of_rank(shared: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """What depends on the rank alone, and is no part of the revision: the seed.
+
+    Engines with GPU ids are ROLL's, which all have its one seed.
+    """
+    if engine.devices or not engine.rank:
+        return {}
+    containers = shared["spec"]["containers"]
+    seeded = [
+        {**each, "args": arguments.seeded(each["args"], engine.rank)}
+        if each["name"] == names.ENGINE_CONTAINER
+        else each
+        for each in containers
+    ]
+    return {"containers": seeded}
 
 
 def template(pool: Pool) -> dict[str, Any]:

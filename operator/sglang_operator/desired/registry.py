@@ -21,17 +21,18 @@ ENGINES_KEY = "engines.json"
 # The same addresses as other trainers take them, by rank.
 SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
 AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
-VERL_KEY = "verl"  # a JSON list of host:port
 
 
 def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     """The ConfigMap with every engine by rank.
 
     What other trainers take is left out where it has no room (from some 3,400 engines on): a pool
-    whose engines alone have none is refused (planner/registry_size.py).
+    whose engines alone have none is refused (planner/registry_size.py).  So it is while an engine
+    has no address: these forms know a rank by its place, and one less would move those behind it.
     """
     engines = orjson.dumps(document(pool, plan))
-    renderings = _renderings(list(_addresses(pool, plan.engines)))
+    addresses = [_address(pool, view) for view in plan.engines]
+    renderings = _renderings([each for each in addresses if each] if all(addresses) else [])
     if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
         renderings = dict.fromkeys(renderings, "")
     return metadata.child(
@@ -48,7 +49,6 @@ def _renderings(addresses: list[str]) -> dict[str, str]:
     return {
         SLIME_KEY: " ".join(addresses),
         AREAL_KEY: ",".join(addresses),
-        VERL_KEY: orjson.dumps(addresses).decode(),
     }
 
 
@@ -129,11 +129,9 @@ def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
     }
 
 
-def _addresses(pool: Pool, engines: Iterable[EngineView]) -> Iterable[str]:
-    for view in engines:
-        url = _url(pool, view)
-        if url is not None:
-            yield url.removeprefix("http://")
+def _address(pool: Pool, view: EngineView) -> str:
+    """host:port; nothing while the engine has no address."""
+    return (_url(pool, view) or "").removeprefix("http://")
 
 
 def _url(pool: Pool, view: EngineView) -> str | None:

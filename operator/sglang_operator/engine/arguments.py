@@ -119,6 +119,23 @@ def listening(argv: Sequence[str], host: str) -> tuple[str, ...]:
     return tuple(f"--host={host}" if item == f"--host={ANY_ADDRESS}" else item for item in argv)
 
 
+_SEED = "--random-seed="
+_MOST_SEED = 2**32  # NumPy's, by which SGLang seeds it
+
+
+def seeded(argv: Sequence[str], rank: int) -> list[str]:
+    """A command line of rank 0, for the engine of this rank: its seed is so much higher.
+
+    Two engines of one seed answer one prompt with the same samples.  What extraArgs say stays.
+    """
+    found = list(argv)
+    index = next((i for i, item in enumerate(found) if item.startswith(_SEED)), None)
+    if index is not None:
+        seed = int(found[index].removeprefix(_SEED)) + rank
+        found[index] = f"{_SEED}{seed % _MOST_SEED}"
+    return found
+
+
 def command(argv: Sequence[str]) -> list[str]:
     """The process of an engine; ``python3 -m`` works with every version, ``sglang serve`` not."""
     return ["python3", "-m", "sglang.launch_server", *argv]

@@ -12,6 +12,7 @@ from sglang_operator.api.spec import PoolSpec
 STRATEGY = "sglang"
 _NAME = "spec.strategy_args.strategy_name"
 _MODEL = "model_name_or_path"
+_TOKENIZER = "skip_tokenizer_init"
 # Fields of ROLL's ModelArguments and GeneratingArguments (roll/configs), and what it adds to them.
 _OF_MODEL = """
     model_name_or_path adapter_name_or_path attn_implementation moe_aux_loss_coef
@@ -56,6 +57,7 @@ def problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
     yield from _strategy(parsed.strategy_args.strategy_name)
     if parsed.infer_batch_size is not None:
         yield errors.INFER_BATCH_SIZE("spec.infer_batch_size")
+    yield from _tokenizer(parsed)
     model = parsed.model_args.get(_MODEL)
     if model is not None and not isinstance(model, str):
         yield errors.FIELD_RANGE(
@@ -66,6 +68,17 @@ def problems(parsed: PoolSpec) -> Iterator[errors.Problem]:
         )
     yield from _unread("model_args", parsed.model_args, _MODEL_ARGS)
     yield from _unread("generating_args", parsed.generating_args, _GENERATING_ARGS)
+
+
+def _tokenizer(parsed: PoolSpec) -> Iterator[errors.Problem]:
+    """ROLL's default has to be meant where the pool is not ROLL's, which gives GPU ids.
+
+    It stays the default all the same: another one would start the engines of such pools anew.
+    """
+    config = parsed.strategy_args.strategy_config or {}
+    said = {str(name).lstrip("-").replace("-", "_") for name in (*config, *parsed.extra_args)}
+    if parsed.device_mapping is None and _TOKENIZER not in said:
+        yield errors.TOKENIZER_SKIPPED(f"spec.strategy_args.strategy_config.{_TOKENIZER}")
 
 
 def section_of(name: str) -> str | None:
