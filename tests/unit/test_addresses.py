@@ -1,6 +1,7 @@
 """Engines listen where their pods are reached, whatever family the cluster's addresses have."""
 
 import dataclasses
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,17 +10,18 @@ from sglang_operator.__main__ import _parser, settings_from
 from sglang_operator.cluster.wire import CustomResource, Meta
 from sglang_operator.controller import planning
 from sglang_operator.desired import engine_pod, service
+from sglang_operator.planner import reported
 from sglang_operator.planner.pool import Pool
 from tests import private_network
-from tests.builders import OWNER, a_pool, guide_spec
+from tests.builders import OWNER, a_pool, all_pods, guide_spec, weighed
 
 
-def judged(pod_address: str) -> Pool:
+def judged(pod_address: str, **changes: Any) -> Pool:
     """The guide's pool by an operator whose pod has this address."""
     settings = settings_from(_parser().parse_args([f"--pod-address={pod_address}"]))
     record = CustomResource(
         metadata=Meta(name="actor-infer", namespace="rl", uid="u"),
-        written=msgspec.Raw(msgspec.json.encode(guide_spec())),
+        written=msgspec.Raw(msgspec.json.encode(guide_spec(**changes))),
     )
     pool = planning.judge(OWNER, record, None, settings.engine_host)
     assert isinstance(pool, Pool)
@@ -73,3 +75,30 @@ with FakeEngine(["--host={host}", "--load-format=dummy"], **quick) as engine:
 def test_an_engine_answers_on_its_pods_family(address, client):
     asked = ASKED.format(host=host(judged(address)), client=client)
     assert private_network.run(asked) == "200\n"
+
+
+# --- trainers that compare an engine's host with the address that they were given
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7", "fd00:10::7"])
+def test_engines_may_listen_on_the_address_of_their_pod_alone(address):
+    pool = judged(address, network={"listenOnPodIP": True})
+    (container,) = engine_pod.template(pool)["spec"]["containers"]
+    assert host(pool) == "$(SGLANG_OPERATOR_POD_IP)"
+    (variable,) = (each for each in container["env"] if each["name"] == "SGLANG_OPERATOR_POD_IP")
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+
+
+def test_that_is_asked_for_and_restarts_them():
+    asked = a_pool(network={"listenOnPodIP": True})
+    assert asked.revision != a_pool().revision
+    assert a_pool(network={"listenOnPodIP": False}).revision == a_pool().revision
+    assert "SGLANG_OPERATOR_POD_IP" not in str(engine_pod.template(a_pool()))
+
+
+def test_its_family_is_never_odd():
+    pool = judged("10.0.0.7", network={"listenOnPodIP": True})
+    plan = weighed(pool, [dataclasses.replace(pod, ip="fd00::7") for pod in all_pods(pool)])
+    assert not list(reported.warnings(pool, {}, plan.engines))
+    other = judged("10.0.0.7")
+    assert list(reported.warnings(other, {}, plan.engines))

@@ -118,6 +118,7 @@ class Startup(_Section, frozen=True, kw_only=True):
 class Network(_Section, frozen=True, kw_only=True):
     port: int = 30000
     headless_service: bool = False
+    listen_on_pod_ip: bool = msgspec.field(name="listenOnPodIP", default=False)
     rdma: bool = False
 
 

@@ -177,7 +177,14 @@ def _environment(pool: Pool) -> list[dict[str, Any]]:
         for name, ref in keys
         if ref is not None
     ]
-    return [*plain, *secret, *given]
+    return [*plain, *secret, *_pod_ip(pool), *given]
+
+
+def _pod_ip(pool: Pool) -> list[dict[str, Any]]:
+    if not pool.spec.network.listen_on_pod_ip:
+        return []
+    source = {"fieldRef": {"fieldPath": "status.podIP"}}
+    return [{"name": arguments.POD_IP_VARIABLE, "valueFrom": source}]
 
 
 def _pod_security(security: spec.Security) -> dict[str, Any]:

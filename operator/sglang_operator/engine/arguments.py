@@ -107,6 +107,9 @@ Rule = Callable[[EngineRequest, aliases.Given], Iterator[errors.Problem]]
 # IPv6 alone: SGLang's server (uvicorn on uvloop) takes no IPv4 there.
 ANY_ADDRESS = "0.0.0.0"
 ANY_IPV6_ADDRESS = "::"
+# Or on the address of its own pod alone, which the kubelet fills in.
+POD_IP_VARIABLE = "SGLANG_OPERATOR_POD_IP"
+POD_IP = f"$({POD_IP_VARIABLE})"
 
 
 def any_address(pod_address: str) -> str:

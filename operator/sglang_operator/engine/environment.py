@@ -45,6 +45,7 @@ REMOVED = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 OWNED: Mapping[str, str] = {
     "SGLANG_API_KEY": "name a Secret in security.apiKey",
     "SGLANG_ADMIN_API_KEY": "name a Secret in security.adminApiKey",
+    "SGLANG_OPERATOR_POD_IP": "write network.listenOnPodIP",
 }
 _HEALTH_ADVICE = "the kubelet asks /health, and one that generates kills a sleeping engine"
 _NAME = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")  # what every Kubernetes version takes

@@ -90,7 +90,8 @@ class Pool:
     @property
     def argv(self) -> tuple[str, ...]:
         """The command line of every engine, as its pod has it."""
-        return arguments.listening(self.arguments.argv, self.host)
+        own = self.spec.network.listen_on_pod_ip
+        return arguments.listening(self.arguments.argv, arguments.POD_IP if own else self.host)
 
     @property
     def bounds(self) -> TuneRange | None:

@@ -50,7 +50,8 @@ def warnings(
     reached by addresses on which they do not listen."""
     found = (view.pod.ip for view in engines if view.pod is not None and view.pod.ip)
     address = next(found, "")
-    if address and arguments.any_address(address) != pool.host:
+    listens = pool.spec.network.listen_on_pod_ip  # whatever its family
+    if address and not listens and arguments.any_address(address) != pool.host:
         family = "IPv6" if pool.host == arguments.ANY_IPV6_ADDRESS else "IPv4"
         yield errors.ADDRESS_FAMILY("spec", found=address, host=pool.host, family=family)
     version = said.get("engineVersion", "")

@@ -38,6 +38,7 @@ def inputs(
         "podTemplate": parsed.pod_template,
         "rdma": parsed.network.rdma,
         "headless": parsed.network.headless_service,
+        "listenOnPodIP": parsed.network.listen_on_pod_ip,
     }
     for section in _SECTIONS:
         value = getattr(parsed, section)
