@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,14 +23,14 @@ _AT_A_TIME = int(os.environ.get("SGLANG_CONTRACT_PARALLEL", "6"))
 _ADDRESSES = re.compile(r"0x[0-9a-f]{6,}|/tmp/[\w./-]*site-packages|/tmp/site(?=/)")
 
 
-def _gpu_bucket(name: str, value: float) -> str:
-    """One tensor on the GPU, serialised as SGLang's own trainers do it."""
+def _gpu_bucket(name: str, value: float, device: str = "cuda:0") -> str:
+    """One tensor on a GPU, serialised as SGLang's own trainers do it."""
     with warnings.catch_warnings(action="ignore"):  # of other people's sources
         import torch
         from sglang.srt.utils import MultiprocessingSerializer
 
     shape = (32000, 512) if name.startswith(("lm_head", "model.embed")) else (512,)
-    tensor = torch.full(shape, value, dtype=torch.bfloat16, device="cuda")
+    tensor = torch.full(shape, value, dtype=torch.bfloat16, device=device)
     _kept.append(tensor)  # the engine reads it after this returns
     return str(MultiprocessingSerializer.serialize([(name, tensor)], output_str=True))
 
@@ -107,6 +108,7 @@ def use_gpu_if_real() -> None:
     """Where the engine is a real one, its trainer has to be, too."""
     if targets()[0].real:
         scenarios.serialize = _gpu_bucket
+        scenarios.serialize_elsewhere = partial(_gpu_bucket, device="cuda:1")
         scenarios.make_trainer = _GpuTrainer
 
 

@@ -114,6 +114,7 @@ class Scenario:
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] | None = None
     base: Sequence[str] = ARGUMENTS
+    awaits: str = ""  # what it takes to record it, where that was not done yet
     alone: bool = False  # as the first process of a namespace of its own, as in a container
 
 
@@ -340,6 +341,33 @@ async def _group(say: Recorder) -> None:
     await say.death(1)
 
 
+async def _group_twice(say: Recorder) -> None:
+    """A second trainer with the name of one that is gone: refused once both have met."""
+    loop = asyncio.get_running_loop()
+    for taken in (False, True, False):
+        with make_trainer() as trainer:
+            where = {"master_address": "127.0.0.1", "master_port": trainer.port, "group_name": "g"}
+            ranks = {"rank_offset": 1, "world_size": 2, "backend": "gloo"}
+            await say.begin("group", "POST", "/init_weights_update_group", {**where, **ranks})
+            if not taken:
+                await loop.run_in_executor(None, trainer.wait, 60)
+            await say.end("group")
+        if taken:  # its peer is gone
+            await say("POST", "/destroy_weights_update_group", {"group_name": "g"})
+    await say("POST", "/generate", TOKENS)
+    await say.death(1)
+
+
+async def _handle_of_another_gpu(say: Recorder) -> None:
+    """A bucket in the memory of a GPU that the engine does not see; then one of its own."""
+    await say("POST", "/update_weights_from_tensor", tensors("lm_head.weight", 0.5))
+    body = tensors("lm_head.weight", 0.5) | {
+        "serialized_named_tensors": [serialize_elsewhere("lm_head.weight", 0.5)]
+    }
+    await say("POST", "/update_weights_from_tensor", body)
+    await say.death()
+
+
 async def _idle_end(say: Recorder) -> None:
     """SIGTERM without a request."""
     say.engine.signal(15)
@@ -363,6 +391,15 @@ def _fake_bucket(name: str, value: float) -> str:
 
 
 serialize: Callable[[str, float], str] = _fake_bucket
+
+
+def _fake_bucket_elsewhere(name: str, value: float) -> str:
+    from sglang_operator.testing.engine import weights
+
+    return weights.bucket([name], str(value), device="GPU-of-the-trainer")
+
+
+serialize_elsewhere: Callable[[str, float], str] = _fake_bucket_elsewhere
 
 
 def _fake_trainer() -> Any:
@@ -389,6 +426,13 @@ SCENARIOS: Mapping[str, Scenario] = {
     "held-update": Scenario(talk=_held_update),
     "buckets": Scenario(talk=_buckets),
     "group": Scenario(talk=_group),
+    # What these two show was measured on SGLang 0.5.14, by other means than a recording.
+    "group-twice": Scenario(talk=_group_twice, awaits="a GPU"),
+    "handle-of-another-gpu": Scenario(
+        talk=_handle_of_another_gpu,
+        environment={"CUDA_VISIBLE_DEVICES": "0"},
+        awaits="two GPUs, of which the engine sees the first",
+    ),
     "first-process": Scenario(talk=_request_while_asleep, alone=True),
     "drain-in-a-pause": Scenario(talk=_drain),
     "idle-end": Scenario(talk=_idle_end),

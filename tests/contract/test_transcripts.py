@@ -26,12 +26,13 @@ DIFFERENT = {
     ("information", "POST /v1/completions"): "not simulated: 501",
     ("information", "GET /metrics"): "compared by name",
 }
+RECORDED_ONES = [name for name, each in scenarios.SCENARIOS.items() if not each.awaits]
 _SAME_BEGINNING = 25  # characters of messages that have to be the same
 
 
 def test_every_recorded_conversation_is_one_that_is_had_here():
     names = {path.name.removeprefix(f"{VERSION}-") for path in RECORDED.glob("*.json")}
-    assert names == {f"{name}.json" for name in scenarios.SCENARIOS}
+    assert names == {f"{name}.json" for name in RECORDED_ONES}
 
 
 def test_the_fake_answers_as_the_real_one_did():
@@ -41,7 +42,7 @@ def test_the_fake_answers_as_the_real_one_did():
     # SIGTERM is looked at after the next request of the conversation.
     slow = {**target.settings, f"{settings.PREFIX}DRAIN_POLL_SECONDS": "1"}
     target = dataclasses.replace(target, settings=slow)
-    names = [name for name in scenarios.SCENARIOS if name != "first-process" or os.geteuid() == 0]
+    names = [name for name in RECORDED_ONES if name != "first-process" or os.geteuid() == 0]
 
     async def all_talks() -> list[list[scenarios.Entry]]:
         talks = (record.talk(target, scenarios.SCENARIOS[name]) for name in names)
@@ -52,6 +53,22 @@ def test_the_fake_answers_as_the_real_one_did():
         recorded = json.loads((RECORDED / f"{VERSION}-{name}.json").read_text())["entries"]
         wrong += [f"{name}: {text}" for text in _differences(name, had, recorded)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_not_recorded_yet_is_had_here_all_the_same():
+    target = next(t for t in targets() if str(t.version) == VERSION)
+    if target.real:
+        pytest.skip("it is the fake that is asked")
+
+    async def had(name: str) -> list[scenarios.Entry]:
+        return await record.talk(target, scenarios.SCENARIOS[name])
+
+    twice = asyncio.run(had("group-twice"))
+    assert [e["status"] for e in twice if "ended" in e] == [200, 400, 200]
+    assert twice[-1] == {"exit_code": None}
+    elsewhere = asyncio.run(had("handle-of-another-gpu"))
+    assert [each.get("status") for each in elsewhere] == [200, None, None]
+    assert elsewhere[-1]["exit_code"] == 137
 
 
 def _differences(name: str, had: list[Any], recorded: list[Any]) -> Iterator[str]:

@@ -168,6 +168,25 @@ async def test_an_unknown_format_of_tensors_kills(engine: Subject):
     assert "Unknown load_format=nonsense" in engine.log
 
 
+@contract(since="0.4.10", environment={"CUDA_VISIBLE_DEVICES": "0"})
+async def test_a_handle_of_another_gpu_is_the_end_of_an_engine(engine: Subject):
+    """srt/utils/patch_torch.py; measured on two GPUs with 0.5.14."""
+    elsewhere = [scenarios.serialize_elsewhere(HEAD, 0.5)]
+    if engine.target.since("0.5.21"):
+        assert (await engine.post("/begin_weight_update", {})).json["success"]
+    body = {"serialized_named_tensors": elsewhere, "flush_cache": False}
+    assert await engine.dropped("POST", "/update_weights_from_tensor", body)
+    assert await engine.ended() == 137
+    assert "Invalid device_uuid=" in engine.log
+
+
+@contract(since="0.4.10", fake_only=FAKE, environment={"FAKE_SGLANG_DEVICES": "GPU-of-the-trainer"})
+async def test_a_fake_that_has_the_gpu_takes_the_handle(engine: Subject):
+    async with session(engine):
+        body = {"serialized_named_tensors": [scenarios.serialize_elsewhere(HEAD, 0.5)]}
+        assert (await engine.post("/update_weights_from_tensor", body)).status == 200
+
+
 @contract(shared=True)
 async def test_a_dummy_engine_does_not_load_from_disk_unless_told_how(engine: Subject):
     """explanation/sglang.md: the server's own load_format is the default."""
@@ -223,10 +242,14 @@ async def test_a_trainer_that_dies_leaves_the_engine_waiting(engine: Subject):
 
 @contract(since="0.4.10")
 async def test_the_name_of_a_group_is_taken_until_the_engine_leaves_it(engine: Subject):
-    """torch keeps names for the life of a process; measured on 0.5.14, as is what follows."""
+    """torch keeps names for the life of a process; measured on 0.5.14, as is what follows.
+
+    It says so once all have met, and not before (torch 2.11, gloo).
+    """
     with scenarios.make_trainer() as trainer:
         assert (await join(engine, trainer)).status == 200
-    again = await join(engine, trainer)
+    with scenarios.make_trainer() as trainer:
+        again = await join(engine, trainer)
     assert again.status == 400
     assert "The specified group name has already been created" in again.json["message"]
     if engine.target.since("0.5.4.post2"):

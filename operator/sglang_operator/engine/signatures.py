@@ -24,6 +24,7 @@ REQUEST_WHILE_ASLEEP = "RequestWhileAsleep"
 RELEASED_WHILE_BUSY = "ReleasedWhileBusy"
 RESUMED_WHILE_AWAKE = "ResumedWhileAwake"
 WEIGHT_GROUP_UNKNOWN = "WeightGroupUnknown"
+HANDLE_OF_ANOTHER_GPU = "HandleOfAnotherGPU"
 SHM_FULL = "SharedMemoryExceeded"
 OUT_OF_HOST_MEMORY = "OOMKilled"  # the kubelet's own word
 PORT_IN_USE = "PortInUse"
@@ -219,6 +220,14 @@ SIGNATURES: tuple[Signature, ...] = (
         "a trainer sent weights in group {group}, which this engine has not joined: it has "
         "restarted since",
         "start a new transaction, with a new group, whenever the epoch changes",
+    ),
+    _signature(
+        HANDLE_OF_ANOTHER_GPU,
+        r"Invalid device_uuid=(?P<device>[\w-]{1,100})",
+        "a trainer handed weights over in the memory of GPU {device}, which this engine does not "
+        "see: engines of a pool have GPUs of their own",
+        "have the trainer send weights over NCCL or from disk; in ROLL, give actor_infer a "
+        "device_mapping that shares no id with actor_train's",
     ),
     # --- the GPU, the model, the image, the node
     *endings.ENDINGS,

@@ -257,6 +257,17 @@ KILL = (
             id="unknown weight group",
         ),
         pytest.param(
+            '  File "patch_torch.py", line 97, in _device_from_maybe_uuid\n'
+            '    raise Exception("Invalid device_uuid=" + device_maybe_uuid)\n'
+            f"Exception: Invalid device_uuid=GPU-5ad8\n\n{KILL}",
+            "HandleOfAnotherGPU",
+            "a trainer handed weights over in the memory of GPU GPU-5ad8, which this engine does "
+            "not see: engines of a pool have GPUs of their own",
+            "have the trainer send weights over NCCL or from disk; in ROLL, give actor_infer a "
+            "device_mapping that shares no id with actor_train's",
+            id="a handle of another GPU",
+        ),
+        pytest.param(
             "RuntimeError: Rank 0 scheduler died during initialization (exit code: -9). If exit "
             "code is -9 (SIGKILL), a common cause is the OS OOM killer.",
             "OOMKilled",

@@ -34,6 +34,7 @@ _GROUP_EXISTS = (
     "please use a different group name."
 )
 _NO_GROUP = "Group {name} not in {known}. Please call `init_weights_update_group` first."
+_OTHER_GPU = "Exception: Invalid device_uuid={device}"  # srt/utils/patch_torch.py
 _NO_SESSION = "{what} must run between begin_weight_update() and end_weight_update()"
 _NOT_FLUSHED = (
     "Weights were updated, but the cache was not flushed because requests are still running or "
@@ -110,8 +111,6 @@ class Commands:
         """POST /init_weights_update_group: blocks until all ranks are there."""
         ranks = [int(body["rank_offset"]) + rank for rank in range(self._args.tp_size)]
         name = body.get("group_name", "weight_update_group")
-        if name in self._created:
-            return False, _GROUP_EXISTS
         hello = {"group": name, "ranks": ranks, "world_size": body["world_size"]}
         joining = rendezvous.join(body["master_address"], int(body["master_port"]), hello)
         try:
@@ -121,6 +120,9 @@ class Commands:
                 "Failed to initialize custom process group: Timed out after "
                 f"{self._settings.rendezvous_seconds:g} seconds waiting for clients."
             )
+        if name in self._created:  # torch says so once all have met, and not before
+            group.leave()
+            return False, _GROUP_EXISTS
         self._groups[self._key(name)] = group
         self._created.add(name)
         return True, "Succeeded to initialize custom process group."
@@ -183,6 +185,10 @@ class Commands:
         known += list(getattr(self._args, "custom_weight_loader", None) or [])
         if kind not in known:
             raise SchedulerError(f"NotImplementedError: Unknown load_format={kind}")
+        for serialized in body["serialized_named_tensors"][:1]:
+            device = weights_module.device(str(serialized))
+            if device and device not in self._settings.devices.split(","):
+                raise SchedulerError(_OTHER_GPU.format(device=device))
         self._need_mapped_weights()
         await self._take_time()
         for serialized in body["serialized_named_tensors"][:1]:  # one for each rank, all the same

@@ -26,6 +26,7 @@ class Settings:
     nccl_seconds: float = 600.0  # after which a broadcast that does not come kills the engine
     models: str = "any"  # "strict": a path that is absent is not found, as in SGLang
     layers: int = 2  # of the model, where its folder has no config.json
+    devices: str = ""  # the UUIDs of these GPUs, with commas: a handle of any other is its end
     gpus: int = -1  # GPUs that the container sees; -1: as many as it asks for
     min_mem_fraction: float = 0.0  # --mem-fraction-static below it: no room for the KV cache
     max_mem_fraction: float = 1.0  # above it: out of memory

@@ -95,14 +95,23 @@ class Weights:
         return {"state": self.state(), "stamp": stamp, "checksum": self.checksum()}
 
 
-def bucket(names: Iterable[str] | None, stamp: str) -> str:
+def bucket(names: Iterable[str] | None, stamp: str, device: str = "") -> str:
     """A serialised bucket for /update_weights_from_tensor: what a trainer's test sends.
 
-    A real trainer sends pickled handles of GPU memory, which a fake engine takes for an update of
+    ``device``: the UUID of the GPU whose memory it is a handle of; none: it holds the values.  A
+    real trainer sends pickled handles of GPU memory, which a fake engine takes for an update of
     all tensors.
     """
-    text = json.dumps({"names": None if names is None else list(names), "stamp": stamp})
-    return base64.b64encode(text.encode()).decode()
+    content = {"names": None if names is None else list(names), "stamp": stamp, "device": device}
+    return base64.b64encode(json.dumps(content).encode()).decode()
+
+
+def device(serialized: str) -> str:
+    """The UUID of the GPU that a bucket is a handle of; "" if it is none, or nobody can tell."""
+    try:
+        return str(json.loads(base64.b64decode(serialized, validate=True)).get("device", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 def opened(serialized: str) -> tuple[list[str] | None, str]:
