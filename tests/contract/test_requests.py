@@ -101,6 +101,27 @@ async def test_several_samples_come_as_a_list(engine: Subject):
 
 
 @contract(shared=True)
+async def test_several_samples_have_names_that_no_client_gave(engine: Subject):
+    """tokenizer_manager.py: regenerate_rid; to abort them by the request's name does nothing."""
+    sampling = {"max_new_tokens": 4, "n": 2}
+    body = {**TOKENS, "sampling_params": sampling, "rid": "samples-1"}
+    found = (await engine.generate(body)).json
+    assert not [each for each in found if each["meta_info"]["id"].startswith("samples-1")]
+
+
+@contract(shared=True)
+async def test_logprobs_come_with_their_tokens(engine: Subject):
+    """tokenizer_manager.py: logprob, token and no text, of each generated token; ROLL asks."""
+    plain = (await engine.generate(TOKENS)).json["meta_info"]
+    assert "output_token_logprobs" not in plain
+    found = (await engine.generate({**TOKENS, "return_logprob": True})).json
+    told = found["meta_info"]["output_token_logprobs"]
+    assert [(token, text) for _, token, text in told] == [(i, None) for i in found["output_ids"]]
+    assert all(logprob <= 0 for logprob, _, _ in told)
+    assert found["meta_info"]["input_token_logprobs"] == []
+
+
+@contract(shared=True)
 async def test_a_batch_of_prompts_comes_as_a_list(engine: Subject):
     """io_struct.py: input_ids may be a list of lists."""
     body = {**TOKENS, "input_ids": [[5, 6], [7, 8, 9]]}

@@ -47,7 +47,8 @@ class Generation:
             for request in requests:
                 if not await self._finished(http, request):
                     return bodies.refused("Request is disconnected from the client side.")
-            answers = [self._answer(request, begun) for request in requests]
+            logprobs = bool(body.get("return_logprob"))
+            answers = [self._answer(request, begun, logprobs) for request in requests]
         single = not _batched(body) and len(answers) == 1
         return web.json_response(answers[0] if single else answers)
 
@@ -61,11 +62,10 @@ class Generation:
         sampling = _sampling(body)
         samples = [prompt for prompt in prompts for _ in range(_samples(body))]
         loop = asyncio.get_running_loop()
-        given = body.get("rid")
-        ids: list[str] = given if isinstance(given, list) else [given or ""]
+        ids = _ids(body, len(samples))
         return [
             Request(
-                rid=ids[i] if i < len(ids) and ids[i] else uuid.uuid4().hex,
+                rid=ids[i],
                 prompt=prompt,
                 max_new_tokens=int(sampling.get("max_new_tokens", 128)),
                 finished=loop.create_future(),
@@ -115,7 +115,7 @@ class Generation:
             if request.finished.done():
                 return
 
-    def _answer(self, request: Request, begun: float) -> dict[str, Any]:
+    def _answer(self, request: Request, begun: float, logprobs: bool = False) -> dict[str, Any]:
         weights = self._commands.weights.describe()
         if request.stale:
             weights = {**weights, "state": STALE}
@@ -129,6 +129,9 @@ class Generation:
             meta["weight_version"] = self._manager.weight_version
         if self._behaviour.retractions:
             meta[self._behaviour.retractions] = request.retractions
+        if logprobs:  # of no prompt token, as long as logprob_start_len is not given
+            meta["input_token_logprobs"] = []
+            meta["output_token_logprobs"] = [[_logprob(i), i, None] for i in ids]
         meta |= {
             "completion_tokens": len(ids),
             "cached_tokens": request.cached_tokens,
@@ -136,6 +139,11 @@ class Generation:
         }
         text = {"text": "".join(f" t{i}" for i in ids)} if self._text else {}
         return {**text, "output_ids": ids, "meta_info": meta, "fake_weights": weights}
+
+
+def _logprob(token: int) -> float:
+    """That of a token: the same whenever it is asked for, and between -1 and 0."""
+    return -(token % 997) / 997
 
 
 def _sampling(body: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +155,18 @@ def _sampling(body: dict[str, Any]) -> dict[str, Any]:
 
 def _samples(body: dict[str, Any]) -> int:
     return int(_sampling(body).get("n", 1))
+
+
+def _ids(body: dict[str, Any], count: int) -> list[str]:
+    """What each request is called.  Several samples of a prompt get names of their own, which no
+    client knows (tokenizer_manager.py, regenerate_rid)."""
+    given = body.get("rid")
+    if isinstance(given, str) and given and _batched(body):
+        given = [f"{given}_{i}" for i in range(count)]
+    names = [given] if isinstance(given, str) else list(given or [])
+    if _samples(body) > 1:
+        names = []
+    return [names[i] if i < len(names) and names[i] else uuid.uuid4().hex for i in range(count)]
 
 
 def _prompt_of(body: dict[str, Any], requests: list[Request]) -> Request | None:
