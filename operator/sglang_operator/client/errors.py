@@ -1,12 +1,29 @@
 """What can go wrong for a trainer; each error says what was found and what to do."""
 
+from typing import Any
+
 from sglang_operator.client import texts
 
 _MAX_TOLD = 300
 
 
 class PoolError(Exception):
-    """The base of all errors of this package."""
+    """The base of all errors of this package.
+
+    They go from process to process, as Ray's workers hand them on, whatever made them.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[PoolError], arguments: tuple[Any, ...], about: dict[str, Any]
+) -> PoolError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(about)
+    return error
 
 
 class InvalidArgument(PoolError, ValueError):

@@ -258,6 +258,34 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         """Forget cached prefixes.  A sync does it by itself."""
         await self.pool.calls.post(self.engine, "/flush_cache", {})
 
+    # --- what our own worker calls beside that
+
+    async def update_obstacle(self) -> str:
+        """Why the process groups are not of the engines as they are now; "" if they are."""
+        if not self._groups:
+            return ""
+        try:
+            self._same_engines(await self.pool.fresh())
+        except StaleEpoch as error:
+            return str(error)
+        return ""
+
+    async def leave_groups(self) -> None:
+        """Let the engine leave its groups, and wait until the pool is up, for new ones.
+
+        A model update that is under way is over.  Raises NotReady.
+        """
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            await sync.abort(texts.ROLL_AGAIN.format(what=texts.OVER))
+        await self._follower.leave()
+        registry = await self.pool.wait_ready(_READY_SECONDS)
+        lives = not changes((self.engine,), registry)
+        if lives and self.pool.features(registry).destroy_group:
+            for name in sorted(self._groups):
+                await groups.leave(self.pool.calls.post, self.engine, name)
+        self._groups.clear()
+
     # --- the engine, and the transaction around it
 
     @property

@@ -6,16 +6,18 @@
       worker_cls: sglang_operator.client.roll_worker.PoolInferWorker
 
 ROLL imports it by this name in the pipeline's process and in each worker's, and with the import
-``strategy_name: sglang`` attaches to a pool there.  It needs no GPU and no SGLang in its process.
+``strategy_name: sglang`` attaches to a pool there, and model updates mend their groups
+(``roll_updates``).  It needs no GPU and no SGLang in its process.
 Processes that have no such worker are given the same by Ray's worker_process_setup_hook
 (``roll_stand_in.install``).
 """
 
 from typing import Any
 
-from sglang_operator.client import roll_stand_in
+from sglang_operator.client import roll_stand_in, roll_updates
 
 roll_stand_in.install()
+roll_updates.install()
 
 from roll.distributed.scheduler.decorator import (  # type: ignore[import-not-found] # noqa: E402
     Dispatch,
@@ -39,3 +41,11 @@ class PoolInferWorker(base_worker.InferWorker):  # type: ignore[misc]
         """As ROLL does it, with the batch left where it is: the engine's GPU is elsewhere."""
         data.to = lambda device: data
         return await super().generate(data)
+
+    async def update_obstacle(self) -> str:
+        """Why a model update cannot use the process groups as they are; "" if it can."""
+        return str(await self.strategy.update_obstacle())
+
+    async def leave_groups(self) -> None:
+        """Let the engine leave its groups, and wait until the pool is up, for new ones."""
+        await self.strategy.leave_groups()

@@ -226,6 +226,7 @@ ROLL_STALE = (
     "{what}, since ROLL formed its process groups; set the model update up again "
     "(setup_model_update), or start the pipeline again from its checkpoint"
 )
+ROLL_AGAIN = "{what}; ROLL's process groups are set up again once the pool is up"
 ROLL_FOLLOW = (
     "worker 0 has not done its part in time: the Lease is in phase {phase}, held by {holder}; this "
     "call has to be made to all inference workers"

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from sglang_operator.client import roll_stand_in
+from sglang_operator.client import roll_stand_in, roll_updates
 
 WORKER = "sglang_operator.client.roll_worker"
 GENERATION = {
@@ -131,12 +131,19 @@ def worker_class(roll, monkeypatch):
         register=lambda dispatch_mode: lambda method: method,
     )
     pipeline = module("roll.pipeline", base_worker=base)
-    for each in (base, decorator, pipeline, module("roll.distributed.scheduler")):
+    packages = map(module, ("roll.distributed.scheduler", "roll.distributed.executor"))
+    updates = "roll.distributed.executor.model_update_group"
+    group = module(updates, ModelUpdateGroup=type("ModelUpdateGroup", (), {"model_update": plain}))
+    for each in (base, decorator, pipeline, group, *packages):
         monkeypatch.setitem(sys.modules, each.__name__, each)
     monkeypatch.setitem(sys.modules, roll_stand_in.ROLLS_MODULE, None)
     monkeypatch.delitem(sys.modules, WORKER, raising=False)
     yield importlib.import_module(WORKER).PoolInferWorker
     sys.modules.pop(WORKER, None)
+
+
+def plain(group, step=None):
+    """ROLL's ModelUpdateGroup.model_update."""
 
 
 def test_the_worker_takes_the_place_of_rolls_module_and_needs_no_gpu(worker_class):
@@ -147,3 +154,10 @@ def test_the_worker_takes_the_place_of_rolls_module_and_needs_no_gpu(worker_clas
     batch = Batch()
     assert asyncio.run(worker.generate(batch)) is batch
     assert batch.places == ["cpu"]
+
+
+def test_model_updates_mend_their_groups_where_the_worker_is_imported(worker_class):
+    group = sys.modules["roll.distributed.executor.model_update_group"].ModelUpdateGroup
+    assert group.model_update.plain is plain
+    roll_updates.install()  # as a second role's worker does
+    assert group.model_update.plain is plain
