@@ -21,6 +21,11 @@ FIND_SECONDS = 15.0  # for one that is busy to say what it is
 CONTROL_SECONDS = 60.0  # pause, continue, flush and the like
 _GUARDED = (401, 403)  # where a key is asked for
 MAX_ANSWER = 4 * 2**20  # bytes; what engines answer is some KB
+# Tokens of all samples with their logprobs, and maybe the experts of each token in each layer.
+MAX_GENERATED = 2**30
+GENERATE = "/generate"
+# SGLang asks for the API key there, elsewhere for the admin key if there is one (utils/auth.py).
+_BY_API_KEY = (GENERATE, "/model_info", "/get_model_info", "/server_info", "/get_server_info")
 MAX_SAID = 500  # characters of an engine's answer in a message
 
 Json = dict[str, Any]
@@ -28,33 +33,23 @@ Payload = Mapping[str, Any] | Callable[[Engine], Mapping[str, Any]]
 
 
 class EngineCalls:
-    """Posts JSON to engines.  With keys, SGLang's control endpoints take the admin key.
+    """Posts JSON to engines.  With both keys, what changes an engine takes the admin key.
 
     ``allowed`` is a fence: it is asked as the request leaves, and where it says no, nothing is
     sent and Expired raised.  What changes an engine has one.
     """
 
     def __init__(self, api_key: str | None, admin_api_key: str | None) -> None:
-        key = admin_api_key or api_key
-        headers = {"Accept-Encoding": "identity"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        self._key = api_key or admin_api_key
+        self._admin_key = admin_api_key or api_key
         self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
-        self._session = aiohttp.ClientSession(
-            # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                keepalive_timeout=3,
-                socket_factory=bounded(MAX_ANSWER, Turns(), impatient),
-            ),
-            headers=headers,
-            auto_decompress=False,  # a few bytes would become as many as they like
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        turns = Turns()
+        self._session = _session(MAX_ANSWER, turns)
+        self._generating = _session(MAX_GENERATED, turns)
 
     async def close(self) -> None:
         await self._session.close()
+        await self._generating.close()
 
     async def post(
         self,
@@ -95,6 +90,14 @@ class EngineCalls:
         self._note(engine)
         return answer
 
+    async def get(self, engine: Engine, path: str) -> Json:
+        """GET of one engine; {} if it is no object.  Raises EngineError."""
+        status, text = await self._ask("GET", engine, path, FIND_SECONDS)
+        if status >= 400:
+            raise _error(engine, path, status, text)
+        answer = _json(text)
+        return answer if isinstance(answer, dict) else {}
+
     async def find(self, engine: Engine, path: str) -> None:
         """See that it is an SGLang that answers at an engine's address.  Raises EngineError.
 
@@ -123,14 +126,20 @@ class EngineCalls:
         body: Body | None = None,
     ) -> tuple[int, str]:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
+        generates = path == GENERATE
+        session, most = (
+            (self._generating, MAX_GENERATED) if generates else (self._session, MAX_ANSWER)
+        )
+        key = self._key if path in _BY_API_KEY else self._admin_key
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            async with self._session.request(
+            async with session.request(
                 method,
                 f"{engine.url}{path}",
                 timeout=limits,
                 allow_redirects=False,
                 data=body,
-                headers=body.headers if body else {},
+                headers={**authorization, **(body.headers if body else {})},
             ) as response:
                 if 300 <= response.status < 400:
                     location = response.headers.get("Location", "nowhere")
@@ -140,8 +149,8 @@ class EngineCalls:
                 content = bytearray()
                 async for part in response.content.iter_chunked(2**16):
                     content += part
-                    if len(content) > MAX_ANSWER:
-                        said = texts.ANSWER_TOO_LARGE.format(most=MAX_ANSWER)
+                    if len(content) > most:
+                        said = texts.ANSWER_TOO_LARGE.format(most=most)
                         raise _error(engine, path, response.status, said)
                 return response.status, content.decode(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -167,6 +176,19 @@ class EngineCalls:
             self.post(engine, path, body, timeout=timeout, allowed=allowed)
             for engine, body in bodies
         )
+
+
+def _session(most: int, turns: Turns) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
+        connector=aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=3, socket_factory=bounded(most, turns, impatient)
+        ),
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,  # a few bytes would become as many as they like
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
 
 
 async def together(each: Iterable[Awaitable[Json]]) -> list[Json]:

@@ -1,13 +1,15 @@
 """What an engine answers is not trusted: it has a bound, and may be no JSON at all."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from sglang_operator.client import EngineError
-from sglang_operator.client.calls import EngineCalls
+from sglang_operator.client.calls import MAX_ANSWER, EngineCalls
 
 DEEP = b"[" * 200_000
 CHUNK = b"100000\r\n" + b"a" * 0x100000 + b"\r\n"
@@ -52,3 +54,68 @@ def test_an_answer_without_end_is_an_engines_error():
 def test_an_answer_that_is_too_deep_is_no_json():
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DEEP)
     assert asyncio.run(_posted(head, DEEP, 1)) is None
+
+
+@contextlib.asynccontextmanager
+async def engine_that(handles):
+    """An engine, as calls take it, whose every path is handled so."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handles)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    engine: Any = SimpleNamespace(
+        rank=0, url=f"http://127.0.0.1:{runner.addresses[0][1]}", instance="i"
+    )
+    try:
+        yield engine
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("keys", "sent"),
+    [
+        (("a", "b"), ["Bearer a", "Bearer a", "Bearer b"]),
+        (("a", None), ["Bearer a", "Bearer a", "Bearer a"]),
+        ((None, "b"), ["Bearer b", "Bearer b", "Bearer b"]),
+        ((None, None), [None, None, None]),
+    ],
+)
+def test_each_path_gets_the_key_that_sglang_asks_for_there(keys, sent):
+    """The API key where clients go, the admin key where an engine is changed."""
+    seen = []
+
+    async def handle(request):
+        seen.append(request.headers.get("Authorization"))
+        return web.json_response({})
+
+    async def ask():
+        calls = EngineCalls(*keys)
+        async with engine_that(handle) as engine:
+            await calls.post_any(engine, "/generate", {})
+            await calls.get(engine, "/server_info")
+            await calls.post(engine, "/flush_cache", {})
+            await calls.close()
+
+    asyncio.run(ask())
+    assert seen == sent
+
+
+def test_what_is_generated_may_be_larger_than_other_answers():
+    size = MAX_ANSWER + 2**17
+
+    async def handle(request):
+        return web.json_response({"output_ids": "7" * size})
+
+    async def ask():
+        calls = EngineCalls(None, None)
+        async with engine_that(handle) as engine:
+            found = await calls.post_any(engine, "/generate", {})
+            assert len(found["output_ids"]) == size
+            with pytest.raises(EngineError, match="bytes"):
+                await calls.post(engine, "/flush_cache", {})
+            await calls.close()
+
+    asyncio.run(ask())
