@@ -36,6 +36,8 @@ CARRIED = (
     "device_mapping",
     "router_replay",
 )
+# Of strategy_config, for ROLL's side: where the pool is.
+PLACE = ("pool", "namespace")
 OF_PIPELINE = ("num_gpus_per_node", "seed")
 _NOT_A_LABEL = re.compile(r"[^a-z0-9]+")
 
@@ -82,8 +84,9 @@ def convert(
         result.findings += composed.findings
     taken: set[str] = set()
     for role in chosen:
-        name = _name(role, options, len(chosen), taken)
-        converted, findings = _object(root, role, options, name, lost)
+        place = _Place.of(root, role, options)
+        name = _name(role, options, len(chosen), taken, place)
+        converted, findings = _object(root, role, options, name, place, lost)
         result.objects.append(converted)
         result.findings += findings
     result.notes += notes.notes(result.objects, found, chosen)
@@ -115,8 +118,30 @@ def _chosen(found: list[Role], options: Options, mark: Mark) -> list[Role]:
     return chosen
 
 
-def _name(role: Role, options: Options, count: int, taken: set[str]) -> str:
-    """The object's name: as asked for, else that of its role as Kubernetes can have it."""
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where ROLL's side of a pool looks for it (client/roll_config.py)."""
+
+    pool: Node | None = None
+    namespace: Node | None = None
+
+    @classmethod
+    def of(cls, root: Node, role: Role, options: Options) -> "_Place":
+        resolver = Resolver(root, environment=options.environment)
+        config = resolver.at(*role.path, "strategy_args", "strategy_config")
+        found = ((key, config.get(key) if config is not None else None) for key in PLACE)
+        return cls(**{key: node for key, node in found if node is not None and node.value})
+
+    def name(self) -> str | None:
+        return str(self.pool.value) if self.pool is not None else None
+
+
+def _name(role: Role, options: Options, count: int, taken: set[str], place: _Place) -> str:
+    """The object's name: as asked for, as ROLL's side looks for it, else that of its role as
+    Kubernetes can have it."""
+    if options.name is None and (named := place.name()) is not None:
+        taken.add(named)
+        return named
     own = "-".join(_NOT_A_LABEL.sub("-", part.lower()).strip("-") for part in role.path)
     name = own if options.name is None else options.name if count == 1 else f"{options.name}-{own}"
     if options.name is None:
@@ -133,7 +158,7 @@ def _name(role: Role, options: Options, count: int, taken: set[str]) -> str:
 
 
 def _object(
-    root: Node, role: Role, options: Options, name: str, lost: list[str]
+    root: Node, role: Role, options: Options, name: str, place: _Place, lost: list[str]
 ) -> tuple[Converted, list[Finding]]:
     own = Resolver(root, environment=options.environment)
     written = own.at(*role.path)
@@ -141,7 +166,7 @@ def _object(
     filled = roles.fill(role, written, own)
     section = filled.section
     spec, secrets = _spec(section, own, name)
-    body = _body(role, options, name, spec)
+    body = _body(role, options, name, spec, place)
     unknown = [*misspelt.worker(written, role.name, (*CARRIED, "system_envs"))]
     carried = [f for f in own.findings if _is_carried(f, role)]
     findings = [
@@ -176,7 +201,7 @@ def _spec(section: Node, pipeline_: Resolver, name: str) -> tuple[Node, tuple[st
     for key in CARRIED:
         node = section.get(key)
         if node is not None and node.value is not None:
-            spec.put(key, node)
+            spec.put(key, _placeless(node) if key == "strategy_args" else node)
             spec.keys[key] = section.keys.get(key, node.mark)
     for key in OF_PIPELINE:
         node = pipeline_.at(key)
@@ -188,6 +213,17 @@ def _spec(section: Node, pipeline_: Resolver, name: str) -> tuple[Node, tuple[st
     if secrets is not None:
         spec.put("podTemplate", _secret_template(secrets, name))
     return spec, tuple(map(str, secrets.mapping)) if secrets is not None else ()
+
+
+def _placeless(strategy: Node) -> Node:
+    """strategy_args without what is ROLL's side's of strategy_config, and no engine's."""
+    config = strategy.get("strategy_config")
+    if config is None or not set(PLACE) & set(config.mapping):
+        return strategy
+    left: dict[nodes.Key, Node] = {k: v for k, v in config.mapping.items() if k not in PLACE}
+    rest = Node(config.mark, left, config.keys, config.origin)
+    entries = {**strategy.mapping, "strategy_config": rest}
+    return Node(strategy.mark, entries, strategy.keys, strategy.origin)
 
 
 def _environment(envs: Node | None) -> tuple[Node | None, Node | None]:
@@ -216,16 +252,22 @@ def _secret_template(secrets: Node, pool: str) -> Node:
     return Node(secrets.mark, {"spec": spec}, {"spec": secrets.mark})
 
 
-def _body(role: Role, options: Options, name: str, spec: Node) -> Node:
+def _body(role: Role, options: Options, name: str, spec: Node, place: _Place) -> Node:
     mark = role.mark
     body = Node(mark, {})
     ours = Mark(mark.file, 0, 0)  # nobody wrote it
     body.put("apiVersion", Node(ours, names.API_VERSION))
     body.put("kind", Node(ours, names.KIND))
     metadata = Node(mark, {})
-    metadata.put("name", Node(mark, name, {}, "--name" if options.name else f"role {role.name}"))
+    if options.name is None and place.pool is not None:
+        metadata.put("name", Node(place.pool.mark, name))
+    else:
+        origin = "--name" if options.name else f"role {role.name}"
+        metadata.put("name", Node(mark, name, {}, origin))
     if options.namespace:
         metadata.put("namespace", Node(mark, options.namespace, {}, "--namespace"))
+    elif place.namespace is not None:
+        metadata.put("namespace", Node(place.namespace.mark, str(place.namespace.value)))
     body.put("metadata", metadata)
     body.put("spec", spec)
     return body

@@ -269,3 +269,28 @@ def test_a_link_is_not_followed_out_of_the_folder(tmp_path, force):
     assert result.exit_code == 2
     assert "it is a link" in result.output
     assert not outside.exists()
+
+
+def test_one_file_serves_both_sides(tmp_path):
+    """ROLL's side looks for the pool by strategy_config.pool and namespace."""
+    engine = pipeline()["actor_infer"]
+    args = engine["strategy_args"]
+    config = {**args["strategy_config"], "pool": "policy", "namespace": "rl"}
+    place = {**engine, "strategy_args": {**args, "strategy_config": config}}
+    path = write(tmp_path, pipeline(actor_infer=place))
+    (body,) = converted(path)
+    (plain,) = converted(write(tmp_path, pipeline(), "plain.yaml"))
+    assert body["metadata"] == {"name": "policy", "namespace": "rl"}
+    assert body["spec"] == plain["spec"]
+    (named,) = converted(path, "--name", "other", "-n", "elsewhere")
+    assert named["metadata"] == {"name": "other", "namespace": "elsewhere"}
+
+
+def test_a_pools_name_that_is_none_is_told_where_it_stands(tmp_path):
+    engine = pipeline()["actor_infer"]
+    args = {**engine["strategy_args"], "strategy_config": {"pool": "Policy_1"}}
+    path = write(tmp_path, pipeline(actor_infer={**engine, "strategy_args": args}))
+    line = path.read_text().splitlines().index("      pool: Policy_1") + 1
+    refused = run("convert", path)
+    assert refused.exit_code == 2
+    assert f"pipeline.yaml:{line}:" in refused.stderr
