@@ -20,7 +20,7 @@ def refusal(worker: Any) -> str:
     config = worker.pipeline_config
     train, infer = (_ids(getattr(config, role, None)) for role in ("actor_train", "actor_infer"))
     shared = train & infer
-    if not shared or not _is_policy(worker, config):
+    if not shared or not is_policy(worker, config):
         return ""
     return texts.ROLL_COLOCATED.format(
         train=describe(sorted(train)),
@@ -35,7 +35,7 @@ def handed_over(worker: Any) -> str:
     return refusal(worker) or texts.ROLL_HANDLES
 
 
-def _is_policy(worker: Any, config: Any) -> bool:
+def is_policy(worker: Any, config: Any) -> bool:
     """Whether it is one of actor_infer's workers: no other role gets weights from actor_train."""
     own = getattr(worker, "cluster_name", None)
     policy = getattr(getattr(config, "actor_infer", None), "name", None) or "actor_infer"

@@ -26,14 +26,21 @@ from typing import Any
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
 from sglang_operator.api.weights import LEASE_SECONDS
-from sglang_operator.client import colocated, groups, job, texts
+from sglang_operator.client import colocated, groups, job, roll_config, texts
 from sglang_operator.client.calls import Json
-from sglang_operator.client.errors import NotReady, StaleEpoch, Unsupported, told
+from sglang_operator.client.errors import (
+    EngineError,
+    NotReady,
+    StaleEpoch,
+    Unsupported,
+    told,
+)
 from sglang_operator.client.following import Bucket, Follower
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
-from sglang_operator.client.roll_requests import Requests, unfinished
+from sglang_operator.client.roll_payloads import body, unfinished, with_experts
+from sglang_operator.client.roll_requests import Requests
 from sglang_operator.client.roll_stand_in import (
     create_sampling_params_for_sglang,
     install,
@@ -45,7 +52,6 @@ __all__ = ["OperatorPoolStrategy", "install"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_POOL = "actor-infer"
 _READY_SECONDS = 1800.0
 # A trainer that was killed amid an update and is started again waits for its own dead Lease; less
 # than the others wait for worker 0 (following.FOLLOW_SECONDS).
@@ -59,9 +65,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
-        config = dict(self.worker_config.strategy_args.strategy_config or {})
-        self._options = {"namespace": config.get("namespace")}
-        self._name = str(config.get("pool") or DEFAULT_POOL)
+        self._experts: tuple[int, int] | None = None  # layers, and experts that each chooses
         self._pool: AsyncPool | None = None
         self._attached: Engine | None = None
         self._sync: SharedSync | None = None  # worker 0, during a model update
@@ -90,10 +94,16 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         """
         if refusal := colocated.refusal(self.worker):
             raise Unsupported(refusal)
-        holder = await job.identity(self.worker)
-        self._pool = AsyncPool(self._name, holder=holder, **self._options)
+        worker, holder = self.worker, await job.identity(self.worker)
+        name, namespace = roll_config.pool_name(worker), roll_config.namespace(worker)
+        api_key, admin_key = roll_config.keys()
+        self._pool = AsyncPool(
+            name, namespace, holder=holder, api_key=api_key, admin_api_key=admin_key
+        )
         try:
             registry = await self.pool.wait_ready(_READY_SECONDS)
+            if refusal := roll_config.unsupported(worker, registry):
+                raise Unsupported(refusal)
             self._attach(registry)
             state = await self.pool.transaction()
         except BaseException:
@@ -103,11 +113,39 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._follower = Follower(self.pool, state)
         self._requests = Requests(self.pool)
         self.tokenizer = self._tokenizer()
+        if roll_config.replays(worker):
+            self._experts = self._experts_of_the_model()
+        if self.leads:
+            await self._compare(registry)
 
     def _check(self, registry: Registry) -> None:
         engines = len(registry.engines)
         if int(self.worker.world_size) != engines:
             raise NotReady(texts.ROLL_SIZE.format(workers=self.worker.world_size, engines=engines))
+
+    async def _compare(self, registry: Registry) -> None:
+        """Tell in what the pool differs from what ROLL's file says of it."""
+        path = self.pool.features(registry).server_info_path
+        try:
+            found = await self.pool.calls.get(self.engine, path)
+        except EngineError as error:
+            log.warning(texts.ROLL_NOT_COMPARED.format(error=error))
+            return
+        if differences := list(roll_config.differences(self.worker, found)):
+            log.warning(
+                texts.ROLL_DIFFERS.format(
+                    pool=self.pool.name,
+                    role=roll_config.role_of(self.worker),
+                    differences="; ".join(differences),
+                )
+            )
+
+    def _experts_of_the_model(self) -> tuple[int, int]:
+        from transformers import AutoConfig  # type: ignore[import-not-found]
+
+        path = self.worker_config.model_args.model_name_or_path
+        config = AutoConfig.from_pretrained(path, trust_remote_code=True).get_text_config()
+        return int(config.num_hidden_layers), int(config.num_experts_per_tok)
 
     def _tokenizer(self) -> Any:
         from roll.models.model_providers import (  # type: ignore[import-not-found]
@@ -217,15 +255,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         Where the engine ends over it another one of the same policy answers (``roll_requests``).
         """
-        body = {
-            key: payload[key]
-            for key in ("input_ids", "sampling_params", "rid", "return_logprob")
-            if payload.get(key) is not None
-        }
-        found = await self._generate(body)
+        found = await self._generate(body(payload, replay=self._experts is not None))
         if found is None:
-            samples = int(payload["sampling_params"].get("n") or 1)
-            return unfinished(samples, logprobs=bool(payload.get("return_logprob")))
+            return unfinished(payload)
+        if self._experts is not None:
+            found = with_experts(found, *self._experts)
         return postprocess_generate(found)
 
     async def generate(self, batch: Any, generation_config: Mapping[str, Any]) -> Any:
@@ -233,6 +267,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         import torch
         from roll.utils import functionals  # type: ignore[import-not-found]
 
+        if "multi_modal_data" in batch.non_tensor_batch:
+            raise Unsupported(texts.ROLL_BATCH_OF_PICTURES)
         input_ids = batch.batch["input_ids"]
         prompts = functionals.gather_unpadded_input_ids(
             input_ids=input_ids, attention_mask=batch.batch["attention_mask"]
@@ -367,9 +403,9 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if what:
             raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what[:4])))
 
-    async def _generate(self, body: Json) -> list[Json] | None:
+    async def _generate(self, asked: Json) -> list[Json] | None:
         return await self._requests.answer(
-            self.engine, body, written=self._engines, labelled=self._wrote
+            self.engine, asked, written=self._engines, labelled=self._wrote
         )
 
 

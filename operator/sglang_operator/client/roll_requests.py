@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import texts
-from sglang_operator.client.calls import Json, together
+from sglang_operator.client.calls import GENERATE, Json, together
 from sglang_operator.client.errors import EngineError, PoolError
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.engine.arguments import SENTINEL
@@ -130,7 +130,7 @@ class Requests:
         request.tries += 1
         if request.rid is not None:
             body = {**body, "rid": _name(request)}
-        asking = asyncio.create_task(self._pool.calls.post_any(engine, "/generate", body))
+        asking = asyncio.create_task(self._pool.calls.post_any(engine, GENERATE, body))
         request.asking = asking
         try:
             found: Any = await asking
@@ -221,15 +221,6 @@ class Requests:
             if engine is not None and asking is not None and not _runs(engine, registry):
                 request.ended = True
                 asking.cancel()
-
-
-def unfinished(samples: int, *, logprobs: bool) -> Json:
-    """What ROLL reads as a request that was aborted before it had a token."""
-    found: Json = {
-        "output_token_ids": [[] for _ in range(samples)],
-        "finish_reasons": ["abort"] * samples,
-    }
-    return {**found, "output_logprobs": [[] for _ in range(samples)]} if logprobs else found
 
 
 def _name(request: _Open) -> str | None:

@@ -131,6 +131,7 @@ WEIGHT_VERSION_SINCE = parse("0.5.2")
 READY_SINCE = parse("0.5.20")
 MODEL_INFO_SINCE = parse("0.5.6")
 ROUTED_EXPERTS_SINCE = parse("0.5.6.post3")
+ROUTED_EXPERTS_AS_TEXT_SINCE = parse("0.5.10")
 PREFERRED_SAMPLING_SINCE = parse("0.4.6.post5")
 ADMIN_API_KEY_SINCE = parse("0.5.8")
 WEIGHT_SESSION_SINCE = parse("0.5.21")
@@ -169,6 +170,9 @@ class Features:
     # --enable-return-routed-experts: ROLL asserts 0.5.6.post3; in 0.5.7, not in 0.5.6.post2.
     return_routed_experts: bool
     # --preferred-sampling-params: in 0.4.6.post5, not in 0.4.6.post1.
+    # Over HTTP the experts that a token was routed to come as text, also without a tokenizer:
+    # tokenizer_manager.py of 0.5.10 encodes them, that of 0.5.9 hands a tensor to JSON.
+    routed_experts_as_text: bool
     preferred_sampling_params: bool
     # --admin-api-key: in 0.5.8, not in 0.5.7.
     admin_api_key: bool
@@ -215,6 +219,7 @@ def features(version: Version) -> Features:
         server_info_path="/server_info" if version >= MODEL_INFO_SINCE else "/get_server_info",
         load_path=_load_path(version),
         return_routed_experts=version >= ROUTED_EXPERTS_SINCE,
+        routed_experts_as_text=version >= ROUTED_EXPERTS_AS_TEXT_SINCE,
         preferred_sampling_params=version >= PREFERRED_SAMPLING_SINCE,
         admin_api_key=version >= ADMIN_API_KEY_SINCE,
         begin_end_weight_update=version >= WEIGHT_SESSION_SINCE,

@@ -19,6 +19,12 @@ from sglang_operator.client import (
 )
 from tests.unit.client.world import NAMESPACE, POOL, World
 
+ANSWER = {
+    "output_token_ids": [[7, 8]],
+    "finish_reasons": ["stop"],
+    "output_logprobs": [[-0.5, -0.25]],
+}
+
 
 class Cluster:
     """ROLL's inference workers: each call goes to all of them at once."""
@@ -94,11 +100,7 @@ def test_steps_of_update_and_generate(roll, reach):
                     (f"b{step}", f"step-{step}")
                 }
                 answers = await cluster.generate()
-                assert answers[0] == {
-                    "output_token_ids": [[7, 8]],
-                    "finish_reasons": ["stop"],
-                    "output_logprobs": [[-0.5, -0.25]],
-                }
+                assert answers[0] == ANSWER
 
     with World() as world:
         asyncio.run(train(reach(world)))

@@ -6,15 +6,10 @@ import contextlib
 import pytest
 
 from sglang_operator.client import EngineError
-from tests.unit.client.test_roll import Cluster
+from tests.unit.client.test_roll import ANSWER, Cluster
 from tests.unit.client.world import World
 
 GENERATE, ABORT = "/generate", "/abort_request"
-ANSWER = {
-    "output_token_ids": [[7, 8]],
-    "finish_reasons": ["stop"],
-    "output_logprobs": [[-0.5, -0.25]],
-}
 UNFINISHED = {"output_token_ids": [[]], "finish_reasons": ["abort"], "output_logprobs": [[]]}
 
 

@@ -48,6 +48,7 @@ class FakeEngine:
     sessions: bool = False  # updates need one
     session: bool = False
     groups: set[str] | None = None  # process groups that it is in; None: nobody minds
+    routed_experts: str = ""  # of each answer that is to tell them
     dead: bool = False
     dropped: int = 0  # requests that came once it was
     asked: list[tuple[str, Json]] = field(default_factory=list)
@@ -128,7 +129,7 @@ class FakeEngine:
 
     def _generate(self, payload: Json) -> tuple[int, Any]:
         assert not self.paused and not self.released
-        one = {
+        one: Json = {
             "output_ids": [7, 8],
             "meta_info": {
                 "finish_reason": {"type": "stop"},
@@ -136,6 +137,8 @@ class FakeEngine:
                 "output_token_logprobs": [[-0.5, 7, None], [-0.25, 8, None]],
             },
         }
+        if self.routed_experts and payload.get("return_routed_experts"):
+            one["meta_info"]["routed_experts"] = self.routed_experts
         many = isinstance(payload["input_ids"][0], list)
         return 200, [one for _ in payload["input_ids"]] if many else one
 
@@ -177,6 +180,7 @@ class World:
         self.operates = True
         self.looked: list[int] = []  # engines that were asked what they are
         self.slow = 0.0  # seconds that they take to say so
+        self.server_info: Json = {}  # what engines say of their arguments
         self.strangers = False  # others answer at the engines' addresses
         self.lease: Json = {
             "apiVersion": "coordination.k8s.io/v1",
@@ -395,6 +399,7 @@ class World:
         app = web.Application()
         app.router.add_post("/{path:.*}", self._engine_handler(engine.rank))
         app.router.add_get("/{path:.*model_info}", self._model_info(engine.rank))
+        app.router.add_get("/{path:.*server_info}", self._server_info)
         engine.url = await self._serve(app)
         engine.instance = f"ffff{engine.rank:04x}"
 
@@ -417,6 +422,9 @@ class World:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await asyncio.sleep(0)
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        return web.json_response(self.server_info)
 
     def _model_info(self, rank: int) -> Any:
         async def handle(request: web.Request) -> web.Response:

@@ -1,0 +1,119 @@
+"""What ROLL's config says of a pool: its name, what it wants of engines, and what they are.
+
+A worker finds its pool by ``strategy_config.pool`` and ``namespace``, else by the name of its
+cluster, as ``convert`` names the object: actor_infer has the pool actor-infer.  The keys of a pool
+that has any come from the environment (``system_envs`` in ROLL's file), or from files that it
+names, as a mounted Secret is one.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sglang_operator.client import colocated, given, texts
+from sglang_operator.client.errors import InvalidArgument
+from sglang_operator.client.registry import Registry
+from sglang_operator.engine import versions
+
+_OURS = ("pool", "namespace")  # of strategy_config; the rest is SGLang's
+_KEYS = ("SGLANG_API_KEY", "SGLANG_ADMIN_API_KEY")
+_ROLLS_NAMES = {"tensor_parallel_size": "tp_size", "pipeline_parallel_size": "pp_size"}
+_NOT_A_NAME = re.compile(r"[^a-z0-9]+")
+
+
+def strategy_config(worker: Any) -> Mapping[str, Any]:
+    """The role's strategy_config; empty where there is none."""
+    return dict(worker.worker_config.strategy_args.strategy_config or {})
+
+
+def role_of(worker: Any) -> str:
+    """The name of its cluster."""
+    return str(getattr(worker, "cluster_name", None) or "actor_infer")
+
+
+def pool_name(worker: Any) -> str:
+    """The pool of this worker's role."""
+    if named := strategy_config(worker).get("pool"):
+        return str(named)
+    role = re.sub("^reward-", "rewards-", role_of(worker).lower())  # as ROLL's file has it
+    return _NOT_A_NAME.sub("-", role).strip("-")
+
+
+def namespace(worker: Any) -> str | None:
+    """Where the pool is; None: where the trainer is."""
+    found = strategy_config(worker).get("namespace")
+    return None if found is None else str(found)
+
+
+def keys(environment: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
+    """The engines' API key and admin key, from variables or from the files that variables name.
+
+    Raises InvalidArgument for a file that cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    api_key, admin_api_key = (_key(environment, variable) for variable in _KEYS)
+    return api_key, admin_api_key
+
+
+def _key(environment: Mapping[str, str], variable: str) -> str | None:
+    path = environment.get(f"{variable}_FILE")
+    if environment.get(variable) or not path:
+        return environment.get(variable) or None
+    try:
+        return given.key(Path(path).read_text().strip(), f"{variable}_FILE")
+    except (OSError, UnicodeDecodeError) as error:
+        words = texts.KEY_FILE.format(variable=f"{variable}_FILE", path=path, detail=error)
+        raise InvalidArgument(words) from error
+
+
+# --- what it wants of engines
+
+
+def replays(worker: Any) -> bool:
+    """Whether answers have to tell which experts each token was routed to (R3)."""
+    replay = getattr(worker.worker_config, "router_replay", None)
+    return getattr(replay, "mode", "disable") != "disable"
+
+
+def unsupported(worker: Any, registry: Registry) -> str:
+    """What of this worker's config no engine of the pool can do; "" if there is nothing."""
+    if refusal := colocated.refusal(worker):
+        return refusal
+    config = worker.pipeline_config
+    train = getattr(config, "actor_train", None) if colocated.is_policy(worker, config) else None
+    roles = (("actor_train", train), (role_of(worker), worker.worker_config))
+    for role, section in roles:
+        if target := getattr(getattr(section, "model_args", None), "lora_target", None):
+            return texts.ROLL_LORA.format(role=role, target=target)
+    version = registry.engine_version
+    able = versions.features(versions.parse(version)).routed_experts_as_text
+    if replays(worker) and not able:
+        return texts.ROLL_REPLAY.format(version=version)
+    return ""
+
+
+# --- what engines are
+
+
+def differences(worker: Any, told: Mapping[str, Any]) -> Iterator[str]:
+    """In what an engine, by its /server_info, differs from what the worker's section says."""
+    model = getattr(getattr(worker.worker_config, "model_args", None), "model_name_or_path", None)
+    found = told.get("model_path")
+    if model and found and _model(str(model)) != _model(str(found)):
+        yield texts.ROLL_OTHER.format(name="model_name_or_path", given=model, found=found)
+    for key, value in strategy_config(worker).items():
+        name = _ROLLS_NAMES.get(key, key)
+        if key not in _OURS and value is not None and told.get(name, value) != value:
+            yield texts.ROLL_OTHER.format(name=key, given=value, found=told[name])
+    if replays(worker) and told.get("enable_return_routed_experts") is False:
+        yield texts.ROLL_NO_EXPERTS
+
+
+def _model(path: str) -> str:
+    """A model's own name: in a folder, on a hub, or in the cache of one."""
+    parts = [part for part in path.split("/") if part]
+    cached = [part for part in parts if part.startswith("models--")]  # Hugging Face's
+    name = cached[-1].rpartition("--")[2] if cached else parts[-1] if parts else ""
+    return name.replace("___", ".").lower()  # ModelScope's for a dot
