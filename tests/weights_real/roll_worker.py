@@ -114,14 +114,14 @@ def _without(defect: str, roll: ModuleType) -> tuple[tuple[Any, str, Any], ...]:
             (ledger.Ledger, "written", lambda _, engines: list(engines)),
             (following.Follower, "_object", silent),
             (roll.OperatorPoolStrategy, "_same_engines", lambda *_: None),
-            (roll, "SharedSync", _of_any_epoch),
+            (roll, "SharedSync", _of_all),
         )
     if defect == UNFENCED:
         return ((following.Follower, "_over", lambda *_: None),)
     return ()
 
 
-def _of_any_epoch(*arguments: Any, epoch: str, **options: Any) -> shared.SharedSync:
+def _of_all(*arguments: Any, covers: Any, **options: Any) -> shared.SharedSync:
     return shared.SharedSync(*arguments, **options)
 
 

@@ -69,7 +69,8 @@ class Follower:
     async def write(
         self, engine: Engine, epoch: str, path: str, what: object, bucket: Bucket
     ) -> None:
-        """Write a bucket into its engine, once the leader's sync over this epoch stands.
+        """Write a bucket into its engine, once the leader's sync over these engines stands: those
+        of this epoch, or those and what came since.
 
         ``what`` is equal for one that is sent again.  Raises EngineError, Expired, NotReady,
         StaleEpoch, and as ``bucket``; what fails stands in the way of the commit, until it is made
@@ -159,7 +160,7 @@ class Follower:
             state = await self.until(self._begun)
             try:
                 state = await self._fresh(state)
-                if state.epoch != epoch:
+                if state.epoch not in (epoch, (await self._pool.registry()).epoch):
                     what = texts.STALE_BEFORE.format(given=epoch, epoch=state.epoch)
                     raise StaleEpoch(texts.ROLL_STALE.format(what=what))
                 if WEIGHTS in state.sleeps(engine.instance):

@@ -1,8 +1,9 @@
 """The registry ``<pool>-engines``, read: every engine by rank, and the NCCL plan over them."""
 
+import dataclasses
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,12 @@ class Registry:
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
     resource_version: int = 0
+
+    def of(self, engines: Iterable[Engine]) -> "Registry":
+        """The same with those engines only."""
+        known = {engine.engine for engine in engines}
+        left = (engine for engine in self.engines if engine.engine in known)
+        return dataclasses.replace(self, engines=tuple(left))
 
     def require_up(self) -> None:
         """Raises :class:`NotReady` unless there are engines and all of them are up."""

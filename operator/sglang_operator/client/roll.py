@@ -74,6 +74,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._epoch = ""  # of the process groups; before there are any, of the start
         self._engines: tuple[Engine, ...] = ()  # all of that epoch
         self._groups: set[str] = set()
+        self._told: set[str] = set()  # engines that no worker has
         self._requests: Requests
         self._wrote = False  # whether a model update of this job ended well
         self._step = 0
@@ -90,7 +91,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     async def initialize(self, model_provider: Any = None) -> None:
         """Wait for the pool, and attach to the engine of this worker's rank.
 
-        Raises NotReady if ROLL has not as many workers as the pool engines, Unsupported.
+        Raises NotReady if ROLL has more workers than the pool engines, Unsupported.
         """
         if refusal := colocated.refusal(self.worker):
             raise Unsupported(refusal)
@@ -118,10 +119,23 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if self.leads:
             await self._compare(registry)
 
-    def _check(self, registry: Registry) -> None:
-        engines = len(registry.engines)
-        if int(self.worker.world_size) != engines:
-            raise NotReady(texts.ROLL_SIZE.format(workers=self.worker.world_size, engines=engines))
+    def _own(self, registry: Registry) -> tuple[Engine, ...]:
+        """The engines of this job: one for each worker, in the order of ranks.
+
+        Only a role without model updates may have fewer: its workers share them.  Raises NotReady.
+        """
+        workers, found = int(self.worker.world_size), registry.engines
+        if len(found) < workers and self._is_policy:
+            raise NotReady(texts.ROLL_SIZE.format(workers=workers, engines=len(found)))
+        for engine in found[workers:]:
+            if self.leads and self._is_policy and engine.engine not in self._told:
+                self._told.add(engine.engine)
+                log.warning(texts.ROLL_EXTRA.format(rank=engine.rank, engine=engine.engine))
+        return found[:workers]
+
+    @property
+    def _is_policy(self) -> bool:
+        return colocated.is_policy(self.worker, self.worker.pipeline_config)
 
     async def _compare(self, registry: Registry) -> None:
         """Tell in what the pool differs from what ROLL's file says of it."""
@@ -336,16 +350,16 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
     async def _attach_again(self) -> Engine:
         registry = await self.pool.fresh()
-        registry.require_up()
+        registry.of(self._own(registry)).require_up()
         self._attach(registry)
         return self.engine
 
     def _attach(self, registry: Registry) -> None:
-        self._check(registry)
-        self._attached = registry.engines[int(self.worker.rank)]
-        if registry.epoch != self._epoch:
+        engines = self._own(registry)
+        self._attached = engines[int(self.worker.rank) % len(engines)]
+        if changes(self._engines, registry):
             self._groups.clear()  # they were of other engines
-        self._epoch, self._engines = registry.epoch, registry.engines
+        self._epoch, self._engines = registry.epoch, engines
 
     async def _write(self, path: str, what: object, bucket: Bucket) -> None:
         """Write a bucket into the own engine, within the transaction.
@@ -372,7 +386,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                 self._same_engines(await self.pool.fresh())
                 version, own = f"step-{self._step + 1}", self.engine
                 options = SyncOptions(wait=HELD_SECONDS)
-                sync = SharedSync(self.pool, version, options, own=own, epoch=self._epoch)
+                sync = SharedSync(self.pool, version, options, own=own, covers=self._engines)
                 await sync.begin()
                 try:
                     await sync.begin_weight_update()
@@ -395,12 +409,9 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self.pool.groups.require(name, [self.engine])
 
     def _same_engines(self, registry: Registry) -> None:
-        """The process groups are of the engines that joined them, not of those that came after."""
-        what = changes(self._engines, registry)
-        known = {engine.engine for engine in self._engines}
-        came = [engine for engine in registry.engines if engine.engine not in known]
-        what += [texts.CAME.format(rank=each.rank, engine=each.engine) for each in came]
-        if what:
+        """The engines that joined the process groups are the same.  Raises StaleEpoch, NotReady."""
+        self._own(registry)
+        if what := changes(self._engines, registry):
             raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what[:4])))
 
     async def _generate(self, asked: Json) -> list[Json] | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.api.weights import Transaction
 from sglang_operator.client import texts
-from sglang_operator.client.errors import ClusterError, NotReady
-from sglang_operator.client.registry import Engine
+from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
+from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.sync import AsyncSync
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ _POLL_SECONDS = (0.05, 1.0)  # between two looks, growing
 
 
 class SharedSync(AsyncSync):
-    """The leader's side: a sync over all engines, of which it writes into its own."""
+    """The leader's side: a sync over all engines, of which it writes into its own.
+
+    ``covers``: the engines that its processes write into, where the pool has others too.
+    """
 
     def __init__(
         self,
@@ -34,11 +37,25 @@ class SharedSync(AsyncSync):
         options: "SyncOptions",
         *,
         own: Engine,
-        epoch: str | None = None,
+        covers: tuple[Engine, ...] | None = None,
     ) -> None:
-        super().__init__(pool, version, options, epoch=epoch, interrupts=False)
+        super().__init__(pool, version, options, interrupts=False)
         self._shared = True
         self._own = own
+        self._covers = covers
+        self._fresh = self._covered
+
+    async def _covered(self) -> Registry:
+        """The registry with the engines that somebody writes into; others stay closed.
+
+        Raises StaleEpoch if one of them is another one now.
+        """
+        registry = await self._pool.fresh()
+        if self._covers is None:
+            return registry
+        if what := changes(self._covers, registry):
+            raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what[:4])))
+        return registry.of(self._covers)
 
     def _mine(self) -> tuple[Engine, ...]:
         return (self._own,)

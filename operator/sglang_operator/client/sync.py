@@ -82,6 +82,7 @@ class AsyncSync(Updates):
         super().__init__()
         self._pool = pool
         pool.syncs.add(self)
+        self._fresh = pool.fresh  # the registry, with the engines of this sync
         self._options = options
         self._given_epoch = epoch
         self._interrupts = interrupts
@@ -117,7 +118,7 @@ class AsyncSync(Updates):
         """
         if self._over or self._hold is not None:
             raise Unsupported(texts.BEGUN_BEFORE)
-        registry = await self._pool.fresh()
+        registry = await self._fresh()
         registry.require_for_sync()
         if self._given_epoch is not None and self._given_epoch != registry.epoch:
             raise StaleEpoch(

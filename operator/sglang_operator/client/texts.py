@@ -46,7 +46,6 @@ STALE_DURING = (
 )
 RESTARTED = "engine {rank} ({engine}) restarted"
 GONE = "engine {rank} ({engine}) is gone"
-CAME = "engine {rank} ({engine}) came"
 MOVED = "engine {engine} is rank {now} now, was {rank}"
 NOT_RENEWED = (
     "the Lease could not be renewed for {seconds:.0f} s ({detail}); the transaction counts as "
@@ -205,8 +204,13 @@ NOT_SYNCED = "{synced} engines have their gate open at version {version}"
 
 # --- ROLL (client/roll.py)
 ROLL_SIZE = (
-    "ROLL has {workers} inference workers, the pool has {engines} engines; expected as many: give "
-    "both the same device_mapping and num_gpus_per_worker"
+    "ROLL has {workers} inference workers, the pool has {engines} engines; expected as many, "
+    "because ROLL's process groups have a place for each: give both the same device_mapping and "
+    "num_gpus_per_worker"
+)
+ROLL_EXTRA = (
+    "engine {rank} ({engine}) has no inference worker of ROLL's, whose number does not change: it "
+    "gets no weights, and stays closed, until ROLL is started with as many workers as engines"
 )
 ROLL_COLOCATED = (
     "actor_train has the GPUs {train}, actor_infer {infer}, and they share {shared}: ROLL would "

@@ -220,15 +220,35 @@ def test_a_bucket_that_fails_aborts(roll, reach):
         asyncio.run(train(reach(world)))
 
 
-def test_as_many_workers_as_engines(roll, reach):
-    async def attach():
-        async with Cluster(roll, 2):
-            pass
+def test_no_more_workers_than_engines(roll, reach):
+    """Process groups of ROLL's have a place for each worker, which nobody would take."""
+
+    async def attach(world):
+        with pytest.raises(NotReady, match="3 inference workers, the pool has 2 engines"):
+            async with Cluster(roll, 3):
+                pass
+        judges = Cluster(roll, 3)
+        for each in judges.strategies:
+            each.worker.cluster_name = "reward-llm_judge"
+        async with judges:  # no weights are written into theirs
+            assert [each.engine.rank for each in judges.strategies] == [0, 1, 0]
+            assert await judges.generate() == [ANSWER] * 3
+
+    with World(engines=2) as world:
+        asyncio.run(attach(reach(world)))
+
+
+def test_a_job_of_fewer_workers_than_engines_leaves_the_others_closed(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 2) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            assert [engine.gate for engine in world.engines] == ["Open", "Open", "Closed"]
+            assert world.engines[2].weights == "random"
+            assert not world.engines[2].asked
 
     with World() as world:
-        reach(world)
-        with pytest.raises(NotReady, match="2 inference workers, the pool has 3 engines"):
-            asyncio.run(attach())
+        asyncio.run(train(reach(world)))
 
 
 def test_worker_0_opens_the_sessions_of_all_engines_and_the_others_wait_for_that(roll, reach):
