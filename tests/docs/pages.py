@@ -27,6 +27,7 @@ REASONS = {
     "make": "the target is run by CI itself, or by a test of its own",
     "chart": "tests of the chart run it, on a plane without an operator",
     "image": "the nodes of this plane run no containers",
+    "roll": "it starts ROLL, or Ray for it, on nodes of its own",
     "pip": "it installs into the environment that runs the tests",
 }
 
@@ -62,6 +63,8 @@ NOT_RUN: dict[str, str] = {
     "helm ": "chart",
     "pip install": "pip",
     "kubectl run ": "image",
+    "export RAY_JOB_CONFIG_JSON_ENV_VAR": "roll",
+    "NODE_RANK=": "roll",
 }
 
 
