@@ -105,10 +105,15 @@ def differences(worker: Any, told: Mapping[str, Any]) -> Iterator[str]:
         yield texts.ROLL_OTHER.format(name="model_name_or_path", given=model, found=found)
     for key, value in strategy_config(worker).items():
         name = _ROLLS_NAMES.get(key, key)
-        if key not in _OURS and value is not None and told.get(name, value) != value:
+        if key not in _OURS and value is not None and not _alike(told.get(name, value), value):
             yield texts.ROLL_OTHER.format(name=key, given=value, found=told[name])
     if replays(worker) and told.get("enable_return_routed_experts") is False:
         yield texts.ROLL_NO_EXPERTS
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two values are the same as an argument of a command line."""
+    return one == other or str(one).lower() == str(other).lower()
 
 
 def _model(path: str) -> str:

@@ -31,6 +31,7 @@ WITHOUT_SECONDS = 60.0  # that a request may be without an engine
 AGAIN_SECONDS = 1.0  # before an engine that did not answer is asked again
 ABORTS_AT_ONCE = 64
 _MOST_FAILURES = 3  # answers that an engine failed, rather than ended, before that is told
+_MOST_ENDS = 3  # engines that ended over a request: it may be what ends them
 _ELSEWHERE = (404, 405, 429, 502, 503, 504)  # full, about to end, or no SGLang
 
 
@@ -45,6 +46,7 @@ class _Open:
     ended: bool = False  # its engine did, says the registry
     tries: int = 0
     failures: int = 0
+    ends: int = 0
     failed: dict[str, float] = field(default_factory=dict)  # instances, and when
 
 
@@ -77,6 +79,10 @@ class Requests:
                     found = await self._asked(request, engine, body, labelled)
                     if found is not None:
                         return found
+                    if request.ends >= _MOST_ENDS:
+                        words = texts.ROLL_ENDED_OVER.format(count=request.ends, rid=request.rid)
+                        log.error(words)
+                        return None
                     until = time.monotonic() + WITHOUT_SECONDS
                 elif time.monotonic() > until:
                     log.warning(texts.ROLL_NOBODY.format(seconds=WITHOUT_SECONDS))
@@ -139,6 +145,7 @@ class Requests:
             if not request.ended or (own is not None and own.cancelling()):
                 asking.cancel()  # it is this process that wants no answer any more
                 raise
+            request.ends += 1
         except EngineError as error:
             self._judge(request, error)
         else:
@@ -155,6 +162,7 @@ class Requests:
     def _judge(request: _Open, error: EngineError) -> None:
         """Raises what is the request's fault, or may be."""
         if error.status == 0 or error.status in _ELSEWHERE:
+            request.ends += not error.status and error.sent
             return
         request.failures += 1
         if error.status < 500 or request.failures >= _MOST_FAILURES:

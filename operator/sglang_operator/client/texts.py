@@ -218,6 +218,11 @@ ROLL_COLOCATED = (
     "their own, whatever their ids, and die of it; a pool sleeps as a whole, too. Write in ROLL's "
     "file, under actor_infer: device_mapping: {mapping}; the pool may stay as it is"
 )
+ROLL_NO_HOOK = (
+    "ROLL's schedulers and env managers have processes of their own, which would import ROLL's "
+    "strategy for sglang, and there is no sglang in this image; start the job with Ray's hook: "
+    'runtime_env {{"worker_process_setup_hook": "{hook}"}}'
+)
 ROLL_LORA = (
     "{role} trains a LoRA adapter (model_args.lora_target: {target}), whose updates neither ROLL's "
     "strategy for sglang nor a pool can take; leave lora_target out, or infer with vllm"
@@ -268,6 +273,10 @@ ROLL_FOLLOW = (
 ROLL_ELSEWHERE = (
     "engine {rank} ({engine}, {url}) ended, or did not answer: another engine of the same policy "
     "answers its requests, until the next model update has set the groups up again"
+)
+ROLL_ENDED_OVER = (
+    "{count} engines ended over the request {rid}, or ended their connections: it may be what ends "
+    "them; ROLL is told that it was aborted. See why they ended: kubectl sglang logs"
 )
 ROLL_NOBODY = (
     "no engine of the policy has answered a request for {seconds:.0f} s; ROLL is told that it was "

@@ -61,6 +61,7 @@ TOLD = {
     "model_path": "/models/Qwen2.5-7B-Instruct",
     "tp_size": 2,
     "mem_fraction_static": 0.7,
+    "skip_tokenizer_init": True,
     "enable_return_routed_experts": False,
 }
 
@@ -73,6 +74,7 @@ TOLD = {
         ({"model": "/c/Qwen/Qwen2___5-7B-Instruct/"}, []),
         ({"model": "Qwen/Qwen3-8B"}, ["model_name_or_path is Qwen/Qwen3-8B"]),
         ({"tp_size": 4, "pool": "x", "namespace": "y"}, ["tp_size is 4 in ROLL's file, and 2"]),
+        ({"mem_fraction_static": "0.7", "skip_tokenizer_init": "True"}, []),
         ({"mem_fraction_static": 0.8, "unheard_of": 1}, ["mem_fraction_static is 0.8"]),
         ({"replay": "R3"}, ["the engines tell no experts"]),
     ],

@@ -295,3 +295,24 @@ def test_whoever_wants_no_answer_any_more_gets_none(roll, reach):
 
     with World(engines=1) as world:
         asyncio.run(train(reach(world)))
+
+
+def test_a_request_that_ends_engines_does_not_end_all_of_them(roll, reach, requests, caplog):
+    async def train(world):
+        async with trained(roll, 5) as cluster:
+            for engine in world.engines:
+                engine.answer = deadly(engine)
+            assert await cluster.strategies[0].generate_request(payload()) == UNFINISHED
+            assert sum(engine.dead for engine in world.engines) == 3
+            assert "3 engines ended over the request r" in caplog.text
+
+    with World(engines=5) as world:
+        asyncio.run(train(reach(world)))
+
+
+def deadly(engine):
+    def answer(path, payload):
+        engine.dead = path == GENERATE
+        return 0, {}
+
+    return answer

@@ -453,6 +453,8 @@ class World:
                 if self.engines[rank] is not engine:  # it ended while it worked on this
                     _drop(request)
             status, body = engine.answer(path, await request.json())
+            if not status:  # it ends over that
+                _drop(request)
             return web.json_response(body, status=status)
 
         return handle
