@@ -14,6 +14,7 @@ from typing import Any
 from sglang_operator.client.calls import Json
 
 ROLLS_MODULE = "roll.distributed.strategy.sglang_strategy"
+HOOK = f"{__name__}.install"
 _AS_NAMED = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
 _DRAFTS = (
     "spec_accept_rate",
@@ -26,6 +27,11 @@ _DRAFTS = (
 def install() -> None:
     """Let ROLL find this module in place of its own, in this process."""
     sys.modules[ROLLS_MODULE] = sys.modules[__name__]
+
+
+def installed() -> bool:
+    """Whether ROLL finds this module in this process."""
+    return sys.modules.get(ROLLS_MODULE) is sys.modules[__name__]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,10 +12,14 @@ Processes that have no such worker are given the same by Ray's worker_process_se
 (``roll_stand_in.install``).
 """
 
+from importlib.util import find_spec
 from typing import Any
 
-from sglang_operator.client import roll_stand_in, roll_updates
+from sglang_operator.client import roll_stand_in, roll_updates, texts
+from sglang_operator.client.errors import Unsupported
 
+# Ray's hook comes before everything else in a process; what it did here it did in all of them.
+_HOOKED = roll_stand_in.installed()
 roll_stand_in.install()
 roll_updates.install()
 
@@ -31,7 +35,12 @@ class PoolInferWorker(base_worker.InferWorker):  # type: ignore[misc]
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     async def initialize(self, pipeline_config: Any) -> None:
-        """As ROLL does it, but for the GPU's context at the end."""
+        """As ROLL does it, but for the GPU's context at the end.
+
+        Raises Unsupported where ROLL's schedulers would find neither SGLang nor our stand-in.
+        """
+        if not _HOOKED and find_spec("sglang") is None:
+            raise Unsupported(texts.ROLL_NO_HOOK.format(hook=roll_stand_in.HOOK))
         # Where there is no GPU its platform has no init, and where there is one, that takes memory.
         base_worker.current_platform.init = lambda: None
         await super().initialize(pipeline_config)

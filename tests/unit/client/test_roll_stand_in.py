@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from sglang_operator.client import roll_stand_in, roll_updates
+from sglang_operator.client import Unsupported, roll_stand_in, roll_updates
 
 WORKER = "sglang_operator.client.roll_worker"
 GENERATION = {
@@ -111,8 +111,8 @@ def module(name, **contents):
     return made
 
 
-@pytest.fixture
-def worker_class(roll, monkeypatch):
+@pytest.fixture(params=[True], ids=["with the hook"])
+def worker_class(request, roll, monkeypatch):
     """PoolInferWorker on a stand-in of ROLL's InferWorker, which needs a GPU."""
 
     class InferWorker:
@@ -137,6 +137,8 @@ def worker_class(roll, monkeypatch):
     for each in (base, decorator, pipeline, group, *packages):
         monkeypatch.setitem(sys.modules, each.__name__, each)
     monkeypatch.setitem(sys.modules, roll_stand_in.ROLLS_MODULE, None)
+    if request.param:
+        roll_stand_in.install()  # as Ray's hook does
     monkeypatch.delitem(sys.modules, WORKER, raising=False)
     yield importlib.import_module(WORKER).PoolInferWorker
     sys.modules.pop(WORKER, None)
@@ -161,3 +163,15 @@ def test_model_updates_mend_their_groups_where_the_worker_is_imported(worker_cla
     assert group.model_update.plain is plain
     roll_updates.install()  # as a second role's worker does
     assert group.model_update.plain is plain
+
+
+@pytest.mark.parametrize("worker_class", [False], indirect=True, ids=["without"])
+def test_a_job_without_the_hook_is_refused_at_its_start_if_the_image_has_no_sglang(
+    worker_class, monkeypatch
+):
+    worker = worker_class()
+    with pytest.raises(Unsupported, match=r"hook.*sglang_operator\.client\.roll_stand_in\.install"):
+        asyncio.run(worker.initialize("config"))
+    found = types.SimpleNamespace(name="sglang")
+    monkeypatch.setattr(sys.modules[WORKER], "find_spec", {"sglang": found}.get)
+    asyncio.run(worker.initialize("config"))
