@@ -10,6 +10,7 @@ import pytest
 
 from sglang_operator.testing import AuditEvent, ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
+from tests import busy
 from tests.integration.pools import PoolUnderTest
 
 READING = ("get", "list", "watch")
@@ -82,11 +83,12 @@ def test_a_holder_that_is_told_to_end_hands_over_at_once(plane, pair, pool):
     before = pool.wait_ready()
     was = holder(plane)
     first.stop()
-    begun = time.monotonic()
-    plane.wait(lambda: holder(plane) not in ("", was), 5, "the standby to hold the Lease")
-    assert time.monotonic() - begun < 5
+    at_once = min(busy.late(5), 9.0)  # its term would last for ten seconds and more
+    plane.wait(lambda: holder(plane) not in ("", was), at_once, "the standby to hold the Lease")
     pool.kubectl("delete", "pod", "actor-infer-g0-1-0", "--wait=false")
-    pool.wait(lambda: pool.uids().get("g0-1") not in (None, before["g0-1"]), "a new pod", 5)
+    pool.wait(
+        lambda: pool.uids().get("g0-1") not in (None, before["g0-1"]), "a new pod", busy.late(5)
+    )
     assert pool.wait_ready()["g2-3"] == before["g2-3"]
 
 
