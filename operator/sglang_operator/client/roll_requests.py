@@ -59,6 +59,7 @@ class Requests:
         self._next = itertools.count()
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()  # instances whose end was told
+        self._insisting: set[asyncio.Task[None]] = set()
 
     async def answer(
         self, own: Engine, body: Json, *, written: Sequence[Engine], labelled: bool
@@ -108,6 +109,31 @@ class Requests:
         else:  # some were sent by others: ROLL's SglangRouter
             others = named - {each.rid for each in known}
             places += [(own, {"rid": rid}) for rid in sorted(others)]
+        await self._end_all(places)
+        if any(each in self._open for each in known):
+            insisting = asyncio.create_task(self._insist(known), name="aborts again")
+            self._insisting.add(insisting)
+            insisting.add_done_callback(self._insisting.discard)
+
+    async def _insist(self, requests: Sequence[_Open]) -> None:
+        """An abort that comes before its request ends nothing, and ROLL waits for the end."""
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            left = [each for each in requests if each in self._open]
+            if not left:
+                return
+            try:
+                await self._end_all(
+                    [
+                        (each.engine, {"rid": _name(each)})
+                        for each in left
+                        if each.engine is not None
+                    ]
+                )
+            except PoolError as error:
+                log.warning(texts.ROLL_NOT_ABORTED.format(error=error))
+
+    async def _end_all(self, places: Iterable[tuple[Engine, Json]]) -> None:
         turns = asyncio.Semaphore(ABORTS_AT_ONCE)
         registry = await self._pool.registry()
         await together(self._end(registry, turns, engine, body) for engine, body in places)

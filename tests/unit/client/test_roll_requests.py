@@ -242,6 +242,26 @@ def test_aborts_go_where_the_requests_are_and_together(roll, reach):
         asyncio.run(train(reach(world)))
 
 
+def test_an_abort_that_comes_before_its_request_is_sent_again(roll, reach, requests):
+    async def train(world):
+        async with trained(roll, 1) as cluster:
+            one, engine = cluster.strategies[0], world.engines[0]
+            engine.stuck.add(GENERATE)
+            asked = asyncio.create_task(one.generate_request(payload()))
+            await under_way(engine)
+            before = engine.paths().count(ABORT)
+            await one.abort_requests(["r"])
+            while engine.paths().count(ABORT) < before + 2:
+                await asyncio.sleep(0.01)
+            engine.stuck.clear()
+            await asked
+            await asyncio.gather(*one._requests._insisting)
+            assert all(body["rid"] == "r" for path, body in engine.asked[-2:] if path == ABORT)
+
+    with World(engines=1) as world:
+        asyncio.run(train(reach(world)))
+
+
 def test_what_cannot_be_aborted_any_more_is_no_error(roll, reach):
     async def train(world):
         async with trained(roll, 2) as cluster:
