@@ -10,12 +10,13 @@ Around them the transaction of explanation/weights.md is kept, without a change 
 - ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
   engines go on and commits, as soon as every worker has vouched for its engine.
 - ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.
-- where the ids of actor_train and actor_infer overlap, nothing begins (``colocated``).
+- a request whose engine ends is answered by another one of the same policy (``roll_requests``).
+- what no engine can do for ROLL's config is refused before anything begins (``roll_config``).
 
 ROLL chooses a strategy by its name: ``roll_worker`` and ``roll_stand_in`` teach it that name.
 ``strategy_config`` takes ``pool`` and ``namespace`` beside what the engines were started with.
-ROLL forms its process groups once: after a restart of an engine, or where one came, they have to be
-set up again (``setup_model_update``), which is what StaleEpoch says.
+ROLL forms its process groups once: after a restart of an engine they have to be set up again, which
+StaleEpoch says and ``roll_updates`` does.  An engine that came has no worker, and stays closed.
 """
 
 import asyncio
