@@ -4,7 +4,9 @@ A request goes to the worker's own engine while that very instance runs: ROLL se
 prompt to one worker for the sake of its prefix cache.  Where the instance has ended, or ends over
 the request, another engine answers that holds the same policy: one whose gate is open at the
 committed version, or in a pool without gates one that got all of this job's updates.  Where there
-is none for a while, nobody answers, and ROLL is told that the request was aborted: it comes again.
+is none for a while, nobody answers, and ROLL is told that the request was aborted: it goes on with
+others.  Where there is none for long, that is an error: nothing but a model update may help, and
+ROLL makes none before it has its answers.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import texts
 from sglang_operator.client.calls import GENERATE, Json, together
-from sglang_operator.client.errors import EngineError, PoolError
+from sglang_operator.client.errors import EngineError, NotReady, PoolError
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.engine.arguments import SENTINEL
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WITHOUT_SECONDS = 60.0  # that a request may be without an engine
+GIVE_UP_SECONDS = 1800.0  # that all requests may be
 AGAIN_SECONDS = 1.0  # before an engine that did not answer is asked again
 ABORTS_AT_ONCE = 64
 _MOST_FAILURES = 3  # answers that an engine failed, rather than ended, before that is told
@@ -59,6 +62,7 @@ class Requests:
         self._next = itertools.count()
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()  # instances whose end was told
+        self._without_since = 0.0  # when the first had none, since any was answered; 0: none has
         self._insisting: set[asyncio.Task[None]] = set()
 
     async def answer(
@@ -67,7 +71,7 @@ class Requests:
         """The answers to a request; None if nobody gave any, or it was aborted meanwhile.
 
         ``written``: engines that got all of this job's updates.  ``labelled``: whether they name
-        its version.  Raises EngineError if engines refuse the request, or fail over it.
+        its version.  Raises EngineError if engines refuse the request, or fail over it, NotReady.
         """
         request = _Open(rid=body.get("rid"))
         self._open.add(request)
@@ -79,6 +83,7 @@ class Requests:
                 if engine is not None:
                     found = await self._asked(request, engine, body, labelled)
                     if found is not None:
+                        self._without_since = 0.0
                         return found
                     if request.ends >= _MOST_ENDS:
                         words = texts.ROLL_ENDED_OVER.format(count=request.ends, rid=request.rid)
@@ -86,6 +91,7 @@ class Requests:
                         return None
                     until = time.monotonic() + WITHOUT_SECONDS
                 elif time.monotonic() > until:
+                    self._give_up(await self._pool.registry())
                     log.warning(texts.ROLL_NOBODY.format(seconds=WITHOUT_SECONDS))
                     return None
                 else:
@@ -94,6 +100,15 @@ class Requests:
         finally:
             self._open.discard(request)
             self._look()
+
+    def _give_up(self, registry: Registry) -> None:
+        """Raises NotReady if nobody has answered anything for too long."""
+        now = time.monotonic()
+        self._without_since = self._without_since or now - WITHOUT_SECONDS
+        if now - self._without_since > GIVE_UP_SECONDS:
+            states = ", ".join(f"engine {e.rank}: {e.state}" for e in registry.engines[:8])
+            words = texts.ROLL_GIVES_UP.format(seconds=GIVE_UP_SECONDS, states=states or "none")
+            raise NotReady(words)
 
     async def abort(self, own: Engine, rids: Sequence[str] | None) -> None:
         """End these requests, or all, wherever they are."""

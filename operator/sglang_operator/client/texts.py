@@ -280,7 +280,12 @@ ROLL_ENDED_OVER = (
 )
 ROLL_NOBODY = (
     "no engine of the policy has answered a request for {seconds:.0f} s; ROLL is told that it was "
-    "aborted, and sends it again"
+    "aborted, and goes on with others"
+)
+ROLL_GIVES_UP = (
+    "no engine of the policy has answered any request for {seconds:.0f} s, and none will before a "
+    "model update, which comes after the answers ({states}); start the pipeline again from its "
+    "checkpoint, or let the pool load weights itself (spec.weights.recovery)"
 )
 ROLL_UNANSWERED = (
     "no engine of the policy has answered this batch, or it was aborted; see that the pool is up "

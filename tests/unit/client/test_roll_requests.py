@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from sglang_operator.client import EngineError
+from sglang_operator.client import EngineError, NotReady
 from tests.unit.client.test_roll import ANSWER, Cluster
 from tests.unit.client.world import World
 
@@ -190,6 +190,31 @@ def test_roll_is_told_that_nobody_answered_and_asks_again(roll, reach, requests)
             await cluster.setup()
             await cluster.model_update("a2")
             assert await one.generate_request(payload()) == ANSWER
+
+    with World(engines=1) as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_pool_that_lost_its_policy_for_long_is_an_error(roll, reach, requests, monkeypatch):
+    """ROLL makes no model update before it has its answers: nothing would change any more."""
+    monkeypatch.setattr(requests, "WITHOUT_SECONDS", 0.3)
+    monkeypatch.setattr(requests, "GIVE_UP_SECONDS", 1.5)
+
+    async def train(world):
+        async with trained(roll, 1) as cluster:
+            one = cluster.strategies[0]
+            await asyncio.to_thread(world.restart, 0)
+            await noticed(cluster)
+            assert await one.generate_request(payload()) == UNFINISHED
+            with pytest.raises(NotReady, match="engine 0: Up"):
+                while True:
+                    assert await one.generate_request(payload()) == UNFINISHED
+            await cluster.setup()
+            await cluster.model_update("a2")
+            assert await one.generate_request(payload()) == ANSWER
+            await asyncio.to_thread(world.restart, 0)
+            await noticed(cluster)
+            assert await one.generate_request(payload()) == UNFINISHED  # counted anew
 
     with World(engines=1) as world:
         asyncio.run(train(reach(world)))
