@@ -186,7 +186,8 @@ NO_MEMORY_SAVER = (
 )
 NOT_ACKNOWLEDGED = (
     "the operator has not {what} within {seconds:.0f} s (its registry has transaction "
-    "{transaction}, phase {phase}); check that the operator runs. Nothing was released"
+    "{transaction}, phase {phase}); check that the operator runs, and by its log or /readyz "
+    "that it may read the namespace. Nothing was released"
 )
 NOT_TO_SLEEP = (
     "{engines}: running but not ready, and without an answer for {seconds:.0f} s, so that the "
