@@ -27,7 +27,7 @@ def plane() -> Iterator[ControlPlane]:
 @pytest.fixture
 def pool(plane: ControlPlane) -> Iterator[PoolUnderTest]:
     pool = PoolUnderTest(plane, plane.namespace(f"counting-{next(_namespaces)}"))
-    pool.apply(device_mapping="[0,1,2,3]")
+    pool.apply(device_mapping="[0,1,2,3]", weights={"gate": "Off"})  # so that both engines serve
     pool.wait_ready()
     yield pool
     lift(pool)
