@@ -62,6 +62,19 @@ validate: $(STAMP) tools ## Chart, manifests and samples against schemas of each
 	  --quiet --constraint tests/validate/constraints.txt --group validate; }
 	$(BIN)/python -m tests.validate $(VALIDATORS)/bin
 
+# ROLL's own modules want torch, ray and much else: an environment of their own.  Of gem, which the
+# agentic environments are made of, only the package itself is needed.
+ROLL := $(VENV)/roll
+ROLL_SOURCE ?=
+.PHONY: roll
+roll: $(STAMP) ## ROLL's own pipelines on a pool: make roll ROLL_SOURCE=a clone of alibaba/ROLL
+	@[ -z "$(ROLL_SOURCE)" ] || [ -e $(ROLL)/.installed ] || { $(PYTHON) -m venv $(ROLL) \
+	  && $(ROLL)/bin/python -m pip install --quiet --upgrade "pip>=25.1" \
+	  && $(ROLL)/bin/python -m pip install --quiet --constraint tests/roll/constraints.txt --group roll \
+	  && $(ROLL)/bin/python -m pip install --quiet --no-deps --constraint tests/roll/constraints.txt gem-llm \
+	  && touch $(ROLL)/.installed; }
+	@$(BIN)/python -m tests.roll --python $(ROLL)/bin/python --source "$(ROLL_SOURCE)" $(ARGS)
+
 format: $(STAMP) ## Bring the sources into form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

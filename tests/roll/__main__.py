@@ -1,0 +1,104 @@
+"""``python -m tests.roll``: ROLL's own pipelines, from its own examples, on a pool.
+
+It prints which commit of ROLL it was, which of its modules were real and which were stood in for,
+and of each flow how it ended; the exit code is 1 if one neither ended right nor was refused at the
+start in words.  ``--write`` keeps what it saw: the table of the documentation, and ROLL's interface
+for the tests that have no checkout.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.roll import interface, report
+from tests.roll.flows import FLOWS, Flow
+from tests.roll.source import HOW, Source, checkout
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 900.0  # for one flow
+# Ray and torch, kept small and on the loopback.
+QUIET = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main() -> int:
+    """0 if every flow came out as it should."""
+    parser = argparse.ArgumentParser(prog="python -m tests.roll")
+    parser.add_argument("--source", type=Path, default=os.environ.get("ROLL_SOURCE") or None)
+    parser.add_argument("--python", required=True, help="of the environment of ROLL")
+    parser.add_argument("--only", default="", help="flows whose names contain this")
+    parser.add_argument("--write", action="store_true", help="keep what was seen")
+    options = parser.parse_args()
+    if options.source is None:
+        print(HOW)
+        return 1
+    try:
+        with checkout(options.source) as source:
+            return _all(options, source)
+    except ValueError as error:
+        print(error)
+        return 1
+
+
+def _all(options: argparse.Namespace, source: Source) -> int:
+    print(f"ROLL {source.commit}", flush=True)
+    chosen = [flow for flow in FLOWS if options.only in flow.name]
+    outcomes = []
+    for flow in chosen:
+        begun = time.monotonic()
+        outcomes.append(outcome := report.judge(flow, _run(options.python, flow, source)))
+        print(f"{time.monotonic() - begun:6.0f} s  {flow.name}: {outcome.result}", flush=True)
+    print("\n".join(report.lines(source.commit, outcomes)))
+    if options.write and chosen == list(FLOWS):
+        report.write(ROOT, report.kept(source.commit, outcomes), interface.read(source.path))
+    return 0 if all(outcome.good for outcome in outcomes) else 1
+
+
+def _run(python: str, flow: Flow, source: Source) -> dict[str, Any]:
+    """What the driver printed; an error of its own if it printed nothing."""
+    with tempfile.TemporaryDirectory(prefix="roll-run-") as folder:
+        command = [python, "-m", "tests.roll.inside.drive", flow.name]
+        with (Path(folder) / "log").open("w+") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=_environment(source), stdout=log, stderr=log
+            )
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait(60)
+            log.seek(0)
+            said = log.read()
+    for line in said.splitlines():
+        if line.startswith("RESULT "):
+            found: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+            return found
+    return {"ended": "lost", "error": said[-2000:], "modules": {}, "answers": {}}
+
+
+def _environment(source: Source) -> dict[str, str]:
+    path = [ROOT / "tests/roll/inside/site", ROOT / "operator", ROOT, source.path]
+    also = os.environ.get("ROLL_PATH", "")  # packages that the environment lacks
+    return {
+        **os.environ,
+        **QUIET,
+        "PYTHONPATH": os.pathsep.join([*map(str, path), *([also] if also else [])]),
+        "ROLL_SOURCE": str(source.path),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

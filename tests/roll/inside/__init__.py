@@ -1,0 +1,1 @@
+"""What runs in ROLL's environment: its pipelines, and engines that join torch's process groups."""

@@ -1,0 +1,177 @@
+"""ROLL's own example files, made small: fewer ids, two prompts' domains, a model of no size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.roll.flows import Flow
+
+PROMPTS = 32  # in the data set
+_TRAINER = "tests.roll.inside.trainer.Trainer"
+_JUDGE = "tests.roll.inside.trainer.Judge"
+_DOMAIN = "math_rule"
+_ENVIRONMENT = "FrozenLake"
+
+
+def make(flow: Flow, source: Path, scratch: Path) -> Any:
+    """The config object that ROLL's start script would make of the file."""
+    from dacite import from_dict
+
+    raw = compose(source / "examples" / flow.example)
+    raw.pop("hydra", None)
+    _common(raw, flow, scratch)
+    if flow.agentic:
+        from roll.pipeline.agentic.agentic_config import AgenticConfig as Config
+
+        _agentic(raw)
+    else:
+        from roll.pipeline.rlvr.rlvr_config import RLVRConfig as Config
+
+        _rlvr(raw, scratch)
+    _merge(raw, flow.changes)
+    return from_dict(data_class=Config, data=raw)
+
+
+def compose(path: Path) -> dict[str, Any]:
+    """The file as hydra and OmegaConf read it."""
+    from hydra import compose as composed
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(path.parent), version_base=None):
+        found: Any = OmegaConf.to_container(composed(config_name=path.stem), resolve=True)
+    assert isinstance(found, dict)
+    return found
+
+
+def _common(raw: dict[str, Any], flow: Flow, scratch: Path) -> None:
+    raw |= {
+        "max_steps": flow.steps,
+        "save_steps": 1000,
+        "eval_steps": 1000,
+        "logging_steps": 1000,
+        "rollout_batch_size": 4,
+        "track_with": "",
+        "tracker_kwargs": {},
+        "system_envs": {},
+        "pretrain": str(scratch / "model"),
+        "reward_pretrain": str(scratch / "model"),
+        "checkpoint_config": {},
+        "output_dir": str(scratch / "output"),
+        "logging_dir": str(scratch / "logs"),
+        "profiler_output_dir": str(scratch / "profiler"),
+        "length_profiler_dir": str(scratch / "profiler"),
+        "model_update_buffer_size_mb": 1,
+    }
+    _models(raw, str(scratch / "model"))
+    for role in ("actor_train", "reference", "critic"):
+        if role in raw:
+            raw[role]["worker_cls"] = _TRAINER
+    for role, ids in flow.ids.items():
+        raw[role]["device_mapping"] = str(ids)
+    raw["actor_train"]["strategy_args"]["strategy_name"] = flow.trainer
+    training = raw["actor_train"]["training_args"]
+    training |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    stages = len(flow.ids["actor_train"])
+    if flow.trainer.startswith("megatron"):
+        raw["actor_train"]["strategy_args"]["strategy_config"] = {
+            "tensor_model_parallel_size": 1,
+            "pipeline_model_parallel_size": stages,
+        }
+    if "reference" in raw:
+        raw["reference"]["strategy_args"] = {"strategy_name": "hf_infer", "strategy_config": {}}
+    infer = raw["actor_infer"]
+    infer["worker_cls"] = flow.worker
+    infer["num_gpus_per_worker"] = flow.gpus
+    infer["strategy_args"]["strategy_name"] = "sglang"
+    if flow.agentic:  # these examples are for vLLM
+        infer["strategy_args"]["strategy_config"] = {
+            "mem_fraction_static": 0.7,
+            "load_format": "dummy",
+        }
+
+
+def _models(raw: dict[str, Any], path: str) -> None:
+    """Every role's is this one."""
+    for key, value in raw.items():
+        if key == "model_name_or_path":
+            raw[key] = path
+        elif isinstance(value, dict):
+            _models(value, path)
+
+
+def _rlvr(raw: dict[str, Any], scratch: Path) -> None:
+    raw |= {"prompt_length": 96, "response_length": 16, "num_return_sequences_in_group": 2}
+    domains = [_DOMAIN] if _DOMAIN in raw["rewards"] else list(raw["rewards"])[:1]
+    data = raw["actor_train"]["data_args"]
+    data |= {
+        "file_name": ["prompts.jsonl"],
+        "dataset_dir": str(scratch),
+        "domain_interleave_probs": dict.fromkeys(domains, 1.0 / len(domains)),
+        "preprocessing_num_workers": 1,
+        "messages": "messages",
+    }
+    raw["rewards"] = {
+        domain: {**raw["rewards"][domain], "worker_cls": _JUDGE, "world_size": 1}
+        for domain in domains
+    }
+    raw.pop("validation", None)
+
+
+def _agentic(raw: dict[str, Any]) -> None:
+    raw |= {"sequence_length": 512, "rollout_batch_size": 4, "val_batch_size": 4}
+    for role in ("actor_infer", "train_env_manager", "val_env_manager"):
+        if raw[role].get("generating_args"):
+            raw[role]["generating_args"]["max_new_tokens"] = 16
+    raw["max_tokens_per_step"] = 16
+    raw["max_actions_per_traj"] = 2
+    for name in ("train_env_manager", "val_env_manager"):
+        raw[name] |= {
+            "max_env_num_per_worker": 4,
+            "num_env_groups": 2,
+            "group_size": 2,
+            "tags": [_ENVIRONMENT],
+            "num_groups_partition": [2],
+        }
+    lake = raw["custom_envs"][_ENVIRONMENT]
+    lake |= {"max_steps": 2, "max_tokens_per_step": 16}
+
+
+def _merge(raw: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(raw.get(key), dict):
+            _merge(raw[key], value)
+        else:
+            raw[key] = value
+
+
+def write_model(scratch: Path) -> None:
+    """A tokenizer and a config, as a folder of a model has them; and prompts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*alphabet, *special])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[2]
+    )
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    fast.save_pretrained(scratch / "model")
+    Qwen2Config(vocab_size=32000, num_hidden_layers=2).save_pretrained(scratch / "model")
+    with (scratch / "prompts.jsonl").open("w") as prompts:
+        for number in range(PROMPTS):
+            row = {
+                "id": str(number),
+                "messages": [{"role": "user", "content": f"{number} + 1 = ?"}],
+                "tag": "deepmath_103k",
+                "domain": _DOMAIN,
+                "ground_truth": str(number + 1),
+            }
+            prompts.write(json.dumps(row) + "\n")

@@ -1,0 +1,157 @@
+"""What became of the flows, and the tables that are made of it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.roll.flows import Flow
+
+_WIDTH = 44
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A flow and how it ended."""
+
+    flow: Flow
+    good: bool
+    result: str
+    told: str  # what happened to the pool meanwhile
+    modules: Mapping[str, str]
+
+
+def judge(flow: Flow, found: Mapping[str, Any]) -> Outcome:
+    """Whether it ended as it should: right, or refused at the start in words."""
+    answers = Counter(found.get("answers", {}))
+    if found["ended"] == "right":
+        text = f"ends right, {answers['right']} answers"
+        if answers["aborted"]:
+            text += f" and {answers['aborted']} aborted"
+        good = flow.ends == "right" and not answers["wrong"] and answers["right"] > 0
+        if answers["wrong"]:
+            text += f", {answers['wrong']} of them FROM OTHER WEIGHTS"
+        if flow.ends == "refused":
+            text += ", and should have been refused"
+    else:
+        error = str(found["error"])
+        refused = flow.ends == "refused" and flow.says in error and not answers
+        good = refused
+        text = ("refused: " if refused else "FAILS: ") + _first(error)
+    if flow.story and not found.get("told"):
+        good, text = False, f"{text}; nothing happened to the pool: {found.get('story_error')}"
+    told = str(found.get("told") or "")
+    if told:
+        text += f"; {told}"
+    return Outcome(flow, good, text, told, found.get("modules", {}))
+
+
+def lines(commit: str, outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """The table to print."""
+    outcomes = list(outcomes)
+    yield ""
+    yield f"ROLL {commit}"
+    real, stood = modules(outcomes)
+    yield f"  real:     {len(real)} modules: {', '.join(real)}"
+    yield f"  stand-in: {', '.join(stood)}"
+    yield ""
+    for each in outcomes:
+        mark = "ok  " if each.good else "FAIL"
+        yield f"  {mark} {each.flow.name:{_WIDTH}} {each.result}"
+
+
+def modules(outcomes: Iterable[Outcome]) -> tuple[list[str], list[str]]:
+    """Names of those that were ROLL's own, and of those that were not."""
+    real: set[str] = set()
+    stood: set[str] = set()
+    for each in outcomes:
+        real |= {name for name, origin in each.modules.items() if origin == "real"}
+        stood |= {name for name, origin in each.modules.items() if origin != "real"}
+    return sorted(real - stood), sorted(stood)
+
+
+def _first(text: str) -> str:
+    """The last line that says something, as long as a table can hold."""
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return (found[0] if found else "nothing was said")[:300]
+
+
+def kept(commit: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """What a run leaves for the documentation: nothing that differs from run to run."""
+    outcomes = list(outcomes)
+    real, stood = modules(outcomes)
+    flows = [
+        {
+            "flow": each.flow.name,
+            "example": each.flow.example,
+            "ended": each.flow.ends,
+            "told": each.told,
+            "good": each.good,
+        }
+        for each in outcomes
+    ]
+    return {"commit": commit, "flows": flows, "real": real, "stand-in": stood}
+
+
+def page(run: Mapping[str, Any]) -> str:
+    """The documentation's table, of what ``kept`` left."""
+    flows = run["flows"]
+    right = sum(each["ended"] == "right" for each in flows)
+    rows = [
+        f"| {each['flow']} | `{each['example']}` | {_END[each['ended']]}{_also(each['told'])} |"
+        for each in flows
+    ]
+    return _PAGE.format(
+        commit=run["commit"],
+        flows=len(flows),
+        needs=_NEEDS,
+        works=f"{right} flows end right, {len(flows) - right} are refused at the start",
+        rows="\n".join(rows),
+        real=len(run["real"]),
+        stood=", ".join(f"`{name}`" for name in run["stand-in"]),
+    )
+
+
+def write(root: Path, run: Mapping[str, Any], interface: Mapping[str, Any]) -> None:
+    """Into the documentation and the tests' data."""
+    for name, table in (("roll-run", run), ("roll-interface", interface)):
+        (root / f"tests/data/{name}.json").write_text(json.dumps(table, indent=1) + "\n")
+    (root / PAGE).write_text(page(run))
+
+
+PAGE = Path("operator/docs/reference/trainers").with_suffix(".md")
+_END = {"right": "ends right", "refused": "is refused at the start, in words"}
+
+
+def _also(told: str) -> str:
+    return f"; {told}" if told else ""
+
+
+_NEEDS = "`worker_cls`, the hook and ids apart from actor_train's: [attach ROLL](../how-to/roll.md)"
+_PAGE = """\
+# Trainers, and what was run of them
+
+`make roll ROLL_SOURCE=…` runs ROLL's own pipelines, from its own example files made small, against
+a pool of fake engines that join real process groups of torch (gloo). This page is what its last run
+saw (`ARGS=--write`). What it says of trainers beside ROLL was read, not run.
+
+| trainer | commit | what it needs | what works |
+|---|---|---|---|
+| ROLL | {commit} | {needs} | {works} |
+| slime, miles, AReaL, verl | none | [their page](../how-to/slime.md) | nothing of them was run |
+
+## ROLL's flows
+
+Every answer came from the whole weights of the model update that its version names: all elements of
+the trainer's tensors have one value in each update, and the engines write down from which they
+answered.
+
+| flow | example | result |
+|---|---|---|
+{rows}
+
+{real} of ROLL's modules were its own. Stood in for: {stood}; the training itself (`worker_cls` of
+actor_train, reference and the rewards), whose workers send weights by ROLL's own updaters.
+"""

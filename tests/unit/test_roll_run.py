@@ -1,0 +1,73 @@
+"""How ``make roll`` judges ROLL's flows, and that the documentation says what its last run saw."""
+
+import subprocess
+
+import pytest
+
+from tests.roll import report, source
+from tests.roll.flows import Flow
+
+RIGHT = Flow(name="right", example="a.yaml", ids={"actor_infer": [0, 1]})
+REFUSED = Flow(
+    name="refused", example="a.yaml", ids={"actor_infer": [0]}, ends="refused", says="ids overlap"
+)
+STORY = Flow(name="story", example="a.yaml", ids={"actor_infer": [0]}, story="grows")
+ENDED = {"ended": "right", "answers": {"right": 3}, "modules": {}}
+
+
+def raised(error: str, **more: object) -> dict[str, object]:
+    return {"ended": "raised", "error": error, "answers": {}, "modules": {}, **more}
+
+
+@pytest.mark.parametrize(
+    ("flow", "found", "good"),
+    [
+        (RIGHT, ENDED, True),
+        (RIGHT, {**ENDED, "answers": {"right": 3, "wrong": 1}}, False),
+        (RIGHT, {**ENDED, "answers": {}}, False),  # nothing was asked
+        (RIGHT, raised("Unsupported: ids overlap"), False),
+        (REFUSED, raised("Unsupported: ids overlap"), True),
+        (REFUSED, raised("AssertionError"), False),  # no words
+        (REFUSED, raised("Unsupported: ids overlap", answers={"right": 1}), False),  # too late
+        (REFUSED, ENDED, False),
+        (STORY, ENDED, False),  # its moment never came
+        (STORY, {**ENDED, "told": "an engine came"}, True),
+    ],
+)
+def test_a_flow_ends_right_from_right_weights_or_is_refused_at_the_start_in_words(
+    flow, found, good
+):
+    assert report.judge(flow, found).good == good
+
+
+def test_a_stand_in_in_any_flow_is_not_counted_as_rolls_own():
+    first = report.judge(RIGHT, {**ENDED, "modules": {"roll.a": "real", "roll.b": "real"}})
+    second = report.judge(RIGHT, {**ENDED, "modules": {"roll.b": "stand-in"}})
+    assert report.modules([first, second]) == (["roll.a"], ["roll.b"])
+
+
+def test_a_clone_without_a_work_tree_is_read_at_its_commit(tmp_path):
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    tree, bare = tmp_path / "tree", tmp_path / "bare"
+    for folder in ("roll", "examples"):
+        (tree / folder).mkdir(parents=True)
+        (tree / folder / "a.py").write_text("A = 1\n")
+    git("init", "-q", str(tree))
+    who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), *who, "commit", "-q", "-m", "one")
+    git("clone", "-q", "--bare", str(tree), str(bare))
+    commit = git("-C", str(tree), "rev-parse", "HEAD")[:8]
+    with source.checkout(bare) as found:
+        assert (found.commit, (found.path / "roll/a.py").read_text()) == (commit, "A = 1\n")
+    (tree / "roll/a.py").write_text("A = 2\n")
+    with source.checkout(tree) as found:
+        assert (found.commit, found.path) == (f"{commit}+changes", tree)
+
+
+def test_a_folder_that_is_none_of_roll_is_refused_with_what_to_give(tmp_path):
+    with pytest.raises(ValueError, match="ROLL_SOURCE"), source.checkout(tmp_path):
+        pass
