@@ -230,7 +230,7 @@ class Follower:
         return seen is not None and seen.id == self._id and self._begun(seen)
 
     async def _pause(self, state: Transaction, engine: Engine) -> None:
-        """The leader pauses every engine too, at about this time: to do it twice does no harm."""
+        """Nobody else does: see ``SharedSync``."""
 
         def may() -> bool:
             return self._over(state.id) is None

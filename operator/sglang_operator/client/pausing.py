@@ -83,15 +83,12 @@ async def stop(
     mode: str,
     features: "Features",
     *,
-    emptied: Iterable[Engine] | None = None,
     asleep: Collection[str | None] = (),
     whole: bool = False,
     allowed: Allowed | None = None,
 ) -> None:
     """Pause, until no request runs and no cache is left.  Raises EngineError, Expired.
 
-    ``emptied``: who sees to some of the engines only pauses the others, for an engine that runs on
-    for a moment may be written to already by who sees to that one.
     ``asleep``: the instances that have no memory to flush.  ``whole``: their weights are those that
     they are to be answered from, so that they may run on for a moment where that is what it takes.
     ``allowed``: the fence of whoever pauses; late, this would pause what another has let go on.
@@ -101,8 +98,7 @@ async def stop(
     await calls.post_all(engines, "/pause_generation", sent, allowed=allowed)
     if quick:
         await abort(calls, engines, allowed)
-    own = engines if emptied is None else emptied
-    awake = [engine for engine in own if engine.instance not in asleep]
+    awake = [engine for engine in engines if engine.instance not in asleep]
     await drain(calls, awake, aborts=quick, whole=whole, allowed=allowed)
 
 

@@ -5,8 +5,8 @@ ROLL's own strategy makes (roll/distributed/strategy/sglang_strategy.py at 8eb27
 Around them the transaction of explanation/weights.md is kept, without a change in ROLL's pipeline:
 
 - the first bucket of a model update begins it.  Worker 0 takes the Lease, for the engines that
-  joined ROLL's process groups, and pauses them (``shared``); the others wait until that stands in
-  the Lease, and pause their own, before they write a byte (``following``).
+  joined ROLL's process groups (``shared``); the others wait until that stands in the Lease
+  (``following``).  Each pauses its own engine before it writes a byte.
 - ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
   engines go on and commits, as soon as every worker has vouched for its engine.
 - ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.

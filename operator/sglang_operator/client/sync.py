@@ -472,13 +472,14 @@ class AsyncSync(Updates):
     async def _pause(self) -> None:
         """No request runs any more, and no engine has a cache of the old weights."""
         calls, mode, may = self._pool.calls, self._options.pause, self._may_write
-        awake = [e for e in self._mine() if e.instance not in self._state.asleep]
+        mine, asleep = self._mine(), self._state.asleep
         if mode is None:
+            awake = [engine for engine in mine if engine.instance not in asleep]
             stopped = pausing.drain(calls, awake, limit=pausing.UNPAUSED_SECONDS, allowed=may)
         else:
             whole = self._before.untouched
             stopped = pausing.stop(
-                calls, self.engines, mode, self._features, emptied=awake, whole=whole, allowed=may
+                calls, mine, mode, self._features, asleep=asleep, whole=whole, allowed=may
             )
         await self._guarded(stopped)
 

@@ -502,3 +502,22 @@ def test_the_leader_lets_run_no_engine_that_another_worker_writes(roll, reach, m
 
     with World(engines=2, version="0.5.14") as world:
         asyncio.run(train(reach(world)))
+
+
+def test_worker_0_pauses_no_engine_that_another_worker_may_write_into_already(roll, reach):
+    """Where its pause comes late, SGLang has it wait for the bucket, which waits for worker 0."""
+
+    async def train(world):
+        async with Cluster(roll, 2) as cluster:
+            await cluster.setup()
+            first, second = cluster.strategies
+            await first.broadcast_parameter(*bucket("a1"))
+            assert "/pause_generation" in world.engines[0].paths()
+            assert "/pause_generation" not in world.engines[1].paths()
+            await second.broadcast_parameter(*bucket("a1"))
+            assert "/pause_generation" in world.engines[1].paths()
+            await cluster.all("process_weights_after_loading")
+            assert served(world, "step-1") == [0, 1]
+
+    with World(engines=2) as world:
+        asyncio.run(train(reach(world)))
