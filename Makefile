@@ -79,6 +79,10 @@ format: $(STAMP) ## Bring the sources into form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: trainers
+trainers: $(STAMP) ## slime's, miles' and AReaL's own code on fake engines: SLIME_SOURCE=… TRAINERS_PYTHON=…
+	$(BIN)/python -m tests.trainers $(ARGS)
+
 bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
 

@@ -79,6 +79,15 @@ async def test_a_group_brings_tensors_and_versions(engine: Subject):
             assert again.json["message"] == "The group to be destroyed does not exist."
 
 
+@contract()
+async def test_a_port_may_come_as_text(engine: Subject):
+    """pydantic reads a number in text as one; AReaL sends its port so."""
+    with scenarios.make_trainer() as trainer:
+        where = {"master_address": "127.0.0.1", "master_port": str(trainer.port), "group_name": "g"}
+        ranks = {"rank_offset": 1, "world_size": 2, "backend": "gloo"}
+        assert (await engine.post("/init_weights_update_group", {**where, **ranks})).status == 200
+
+
 @contract(environment=SWITCH)
 async def test_a_group_that_never_comes_blocks_what_the_scheduler_does(engine: Subject):
     """explanation/sglang.md; tests/data/real-engine/0.5.14-group-that-never-comes.json."""

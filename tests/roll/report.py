@@ -118,7 +118,9 @@ def write(root: Path, run: Mapping[str, Any], interface: Mapping[str, Any]) -> N
     """Into the documentation and the tests' data."""
     for name, table in (("roll-run", run), ("roll-interface", interface)):
         (root / f"tests/data/{name}.json").write_text(json.dumps(table, indent=1) + "\n")
-    (root / PAGE).write_text(page(run))
+    from tests.trainers import report  # the page is ROLL's and the others'
+
+    report.write(root)
 
 
 PAGE = Path("operator/docs/reference/trainers").with_suffix(".md")

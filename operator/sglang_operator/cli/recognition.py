@@ -15,8 +15,11 @@ PIPELINE = "a ROLL pipeline config"
 EITHER = f"a {names.KIND} or {PIPELINE}"
 _GIVE = "give the file that ROLL's start script reads: it has roles such as actor_infer"
 _BY_HAND = (
-    f"convert reads ROLL's alone: write a {names.KIND} for its engines, as the page on slime, verl "
-    "and AReaL shows"
+    f"convert reads ROLL's alone: write a {names.KIND} for its engines, as the page on slime, "
+    "miles and AReaL shows"
+)
+_OWN_ENGINES = (
+    "convert reads ROLL's alone; verl starts its engines itself, and takes none of a pool"
 )
 _OF_ROLL_ALONE = frozenset({"pretrain", "actor_infer", "actor_train", "student_infer"})
 _MOST_SHOWN = 4  # names of fields
@@ -50,7 +53,7 @@ _FAMILIES = (
         "give the whole pipeline file, or write them below spec of a SGLangInference",
         any_of="strategy_args strategy_config strategy_name device_mapping num_gpus_per_worker",
     ),
-    _family("a config of verl", _BY_HAND, any_of="actor_rollout_ref"),
+    _family("a config of verl", _OWN_ENGINES, any_of="actor_rollout_ref"),
     _family(
         "a config of AReaL", _BY_HAND, any_of="allocation_mode gconfig", all_of="trial_name rollout"
     ),
@@ -88,7 +91,7 @@ def problem(document: Node, expected: str = PIPELINE) -> errors.Problem:
 def is_foreign(root: Node) -> bool:
     """Whether it is another framework's, though some of its names are ROLL's too."""
     keys = frozenset(key for key in root.mapping if isinstance(key, str))
-    foreign = (family for family in _FAMILIES if family.advice == _BY_HAND)
+    foreign = (family for family in _FAMILIES if family.advice in (_BY_HAND, _OWN_ENGINES))
     return not _OF_ROLL_ALONE & keys and any(family.fits(keys) for family in foreign)
 
 

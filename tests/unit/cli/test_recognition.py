@@ -25,7 +25,7 @@ TEXTS = {
     "verl's": (
         "actor_rollout_ref: {rollout: {name: sglang}}\ncritic: {}\nreward_model: {}\n",
         "found a config of verl;",
-        "write a SGLangInference",
+        "takes none of a pool",
     ),
     "AReaL's": (
         "experiment_name: a\ntrial_name: b\nallocation_mode: sglang:d4\ncritic: {}\n",

@@ -57,6 +57,8 @@ async def read(
     for name, kind in (required or {}).items():
         if name not in body:
             raise invalid(behaviour, name, "Field required", "missing")
+        if kind is int and isinstance(body[name], str) and body[name].strip().isdecimal():
+            body[name] = int(body[name])  # as pydantic reads it, and AReaL sends its port
         if not isinstance(body[name], kind):
             raise invalid(behaviour, name, f"Input should be {_KINDS[kind]}", "type")
     return body

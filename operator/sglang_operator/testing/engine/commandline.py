@@ -105,6 +105,7 @@ def _normal(args: argparse.Namespace) -> argparse.Namespace:
     defaults = {
         "tp_size": 1,
         "pp_size": 1,
+        "base_gpu_id": 0,
         "dp_size": 1,
         "nnodes": 1,
         "node_rank": 0,
