@@ -19,6 +19,7 @@ from typing import Any
 from tests.roll import interface, report
 from tests.roll.flows import FLOWS, Flow
 from tests.roll.source import HOW, Source, checkout
+from tests.trainers import report as of_all
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 900.0  # for one flow
@@ -62,8 +63,9 @@ def _all(options: argparse.Namespace, source: Source) -> int:
         outcomes.append(outcome := report.judge(flow, _run(options.python, flow, source)))
         print(f"{time.monotonic() - begun:6.0f} s  {flow.name}: {outcome.result}", flush=True)
     print("\n".join(report.lines(source.commit, outcomes)))
-    if options.write and chosen == list(FLOWS):
-        report.write(ROOT, report.kept(source.commit, outcomes), interface.read(source.path))
+    if options.write:
+        report.write(ROOT, source.commit, outcomes, interface.read(source.path))
+        of_all.write(ROOT)
     return 0 if all(outcome.good for outcome in outcomes) else 1
 
 

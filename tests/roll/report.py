@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.roll.flows import Flow
+from tests.roll.flows import FLOWS, Flow
 
 _WIDTH = 44
 
@@ -78,27 +78,36 @@ def _first(text: str) -> str:
     return (found[0] if found else "nothing was said")[:300]
 
 
-def kept(commit: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """What a run leaves for the documentation: nothing that differs from run to run."""
+def kept(
+    commit: str, outcomes: Iterable[Outcome], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What runs leave for the documentation: nothing that differs from run to run.
+
+    ``before``: what earlier runs left, which stays for flows that did not run now.
+    """
     outcomes = list(outcomes)
     real, stood = modules(outcomes)
-    flows = [
-        {
+    found = {
+        each.flow.name: {
             "flow": each.flow.name,
             "example": each.flow.example,
-            "ended": each.flow.ends,
+            "ended": each.flow.ends if each.good else "fails",
             "told": each.told,
-            "good": each.good,
         }
         for each in outcomes
-    ]
+    }
+    if before and before["commit"] == commit:
+        found = {each["flow"]: each for each in before["flows"]} | found
+        stood = sorted({*stood, *before["stand-in"]})
+        real = sorted({*real, *before["real"]} - set(stood))
+    flows = [found[flow.name] for flow in FLOWS if flow.name in found]
     return {"commit": commit, "flows": flows, "real": real, "stand-in": stood}
 
 
 def page(run: Mapping[str, Any]) -> str:
     """The documentation's table, of what ``kept`` left."""
     flows = run["flows"]
-    right = sum(each["ended"] == "right" for each in flows)
+    ends = Counter(each["ended"] for each in flows)
     rows = [
         f"| {each['flow']} | `{each['example']}` | {_END[each['ended']]}{_also(each['told'])} |"
         for each in flows
@@ -107,24 +116,31 @@ def page(run: Mapping[str, Any]) -> str:
         commit=run["commit"],
         flows=len(flows),
         needs=_NEEDS,
-        works=f"{right} flows end right, {len(flows) - right} are refused at the start",
+        works=f"{ends['right']} flows end right, {ends['refused']} are refused at the start",
         rows="\n".join(rows),
         real=len(run["real"]),
         stood=", ".join(f"`{name}`" for name in run["stand-in"]),
     )
 
 
-def write(root: Path, run: Mapping[str, Any], interface: Mapping[str, Any]) -> None:
-    """Into the documentation and the tests' data."""
-    for name, table in (("roll-run", run), ("roll-interface", interface)):
-        (root / f"tests/data/{name}.json").write_text(json.dumps(table, indent=1) + "\n")
-    from tests.trainers import report  # the page is ROLL's and the others'
+def write(root: Path, commit: str, outcomes: Iterable[Outcome], interface: Any) -> None:
+    """Into the tests' data; the page is made of them (``tests.trainers``)."""
+    path = root / RUN
+    before = json.loads(path.read_text()) if path.is_file() else None
+    for place, table in (
+        (path, kept(commit, outcomes, before)),
+        (root / "tests/data/roll-interface.json", interface),
+    ):
+        place.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
 
-    report.write(root)
 
-
-PAGE = Path("operator/docs/reference/trainers").with_suffix(".md")
-_END = {"right": "ends right", "refused": "is refused at the start, in words"}
+RUN = Path("tests/data/roll-run.json")
+PAGE = Path("operator/docs/reference/trainers.md")
+_END = {
+    "right": "ends right",
+    "refused": "is refused at the start, in words",
+    "fails": "does neither",
+}
 
 
 def _also(told: str) -> str:
@@ -154,6 +170,7 @@ answered.
 |---|---|---|
 {rows}
 
-{real} of ROLL's modules were its own. Stood in for: {stood}; the training itself (`worker_cls` of
-actor_train, reference and the rewards), whose workers send weights by ROLL's own updaters.
+{real} of ROLL's modules were its own; in place of its `sglang_strategy` stands that of a pool.
+Stood in for: {stood}; and the training itself (`worker_cls` of actor_train, reference and the
+rewards), whose workers send weights by ROLL's own updaters.
 """

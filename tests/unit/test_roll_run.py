@@ -1,12 +1,15 @@
 """How ``make roll`` judges ROLL's flows, and that the documentation says what its last run saw."""
 
+import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.roll import report, source
-from tests.roll.flows import Flow
+from tests.roll.flows import FLOWS, Flow
 
+ROOT = Path(__file__).parents[2]
 RIGHT = Flow(name="right", example="a.yaml", ids={"actor_infer": [0, 1]})
 REFUSED = Flow(
     name="refused", example="a.yaml", ids={"actor_infer": [0]}, ends="refused", says="ids overlap"
@@ -17,6 +20,24 @@ ENDED = {"ended": "right", "answers": {"right": 3}, "modules": {}}
 
 def raised(error: str, **more: object) -> dict[str, object]:
     return {"ended": "raised", "error": error, "answers": {}, "modules": {}, **more}
+
+
+def test_whatever_was_run_last_of_the_flows_came_out_as_it_should():
+    run = json.loads((ROOT / report.RUN).read_text())
+    ends = {flow.name: flow.ends for flow in FLOWS}
+    assert run["flows"]
+    assert [(each["flow"], each["ended"]) for each in run["flows"]] == [
+        (each["flow"], ends[each["flow"]]) for each in run["flows"]
+    ]
+
+
+def test_a_run_of_some_flows_keeps_what_was_seen_of_the_others():
+    first, second = FLOWS[:2]
+    before = report.kept("8eb27cc2", [report.judge(first, ENDED)])
+    after = report.kept("8eb27cc2", [report.judge(second, ENDED)], before)
+    assert [each["flow"] for each in after["flows"]] == [first.name, second.name]
+    of_another = report.kept("00000000", [report.judge(second, ENDED)], before)
+    assert [each["flow"] for each in of_another["flows"]] == [second.name]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def _rlvr(raw: dict[str, Any], scratch: Path) -> None:
 
 
 def _agentic(raw: dict[str, Any]) -> None:
-    raw |= {"sequence_length": 512, "rollout_batch_size": 4, "val_batch_size": 4}
+    raw |= {"sequence_length": 2048, "rollout_batch_size": 4, "val_batch_size": 4}
     for role in ("actor_infer", "train_env_manager", "val_env_manager"):
         if raw[role].get("generating_args"):
             raw[role]["generating_args"]["max_new_tokens"] = 16
