@@ -83,7 +83,7 @@ TEMPLATE = {
 }
 SECURITY = {**NOT_ROOT, "runAsGroup": 1000, "fsGroup": 1000}
 KEYS = {"apiKey", "adminApiKey"}  # variables from Secrets
-NETWORK = {"port": 30001, "headlessService": True}
+NETWORK = {"port": 30001, "headlessService": True, "listenOnPodIP": True}
 
 
 @pytest.fixture(scope="module")

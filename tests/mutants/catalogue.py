@@ -202,8 +202,9 @@ MUTANTS = (
         "lease-taken-early",
         "a standby does not wait for the holder's term to end",
         "cluster/lease.py",
-        "        return self._clock() >= self._others_until\n",
-        "        return True\n",
+        "            return self._others_until\n"
+        "        return max(self._others_until, self._rivals.until())\n",
+        "            return self._others_until\n        return self._rivals.until()\n",
     ),
     _mutant(
         "status-of-another",

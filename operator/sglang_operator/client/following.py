@@ -170,7 +170,7 @@ class Follower:
                 await self._object(state.id, told(error))
                 raise
             self._id, self._writes, self._objection = state.id, Ledger(), ""
-            self._looking = asyncio.create_task(self._look(), name="the leader's Lease")
+            self._looking = self._pool.beside("the leader's Lease", self._look())
             return self._id
 
     def _begun(self, state: Transaction) -> bool:

@@ -78,6 +78,7 @@ class AsyncPool:
         self._sleeper: memory.Sleeper | None = None
         self.syncs: WeakSet[AsyncSync] = WeakSet()
         self._endings: set[asyncio.Task[Any]] = set()
+        self._beside: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         self._open()
@@ -104,6 +105,7 @@ class AsyncPool:
                 rest.push_async_callback(sync.abort, texts.CLOSED)
             if self._lease is not None:
                 rest.push_async_callback(self._lease.quiet)
+            rest.push_async_callback(self._end_beside)
         self._cluster = self._lease = self._watcher = self._calls = self._sleeper = None
 
     def _open(self) -> Cluster:
@@ -114,6 +116,23 @@ class AsyncPool:
             self._calls = EngineCalls(*self._keys)
             self._sleeper = memory.Sleeper(self)
         return self._cluster
+
+    def beside(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        """Begin what uses the pool in the background: it ends with the pool, if not before.
+
+        ``name``: one of few, under which it is told if it fails.
+        """
+        task = supervision.begun(name, work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    async def _end_beside(self) -> None:
+        tasks = set(self._beside)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     # --- what there is
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sglang_operator import supervision
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import texts
 from sglang_operator.client.calls import GENERATE, Json, together
@@ -63,7 +64,6 @@ class Requests:
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()  # instances whose end was told
         self._without_since = 0.0  # when the first had none, since any was answered; 0: none has
-        self._insisting: set[asyncio.Task[None]] = set()
 
     async def answer(
         self, own: Engine, body: Json, *, written: Sequence[Engine], labelled: bool
@@ -126,9 +126,7 @@ class Requests:
             places += [(own, {"rid": rid}) for rid in sorted(others)]
         await self._end_all(places)
         if any(each in self._open for each in known):
-            insisting = asyncio.create_task(self._insist(known), name="aborts again")
-            self._insisting.add(insisting)
-            insisting.add_done_callback(self._insisting.discard)
+            self._pool.beside("aborts again", self._insist(known))
 
     async def _insist(self, requests: Sequence[_Open]) -> None:
         """An abort that comes before its request ends nothing, and ROLL waits for the end."""
@@ -248,7 +246,8 @@ class Requests:
     def _look(self) -> None:
         """Look at the registry while there are requests."""
         if self._open and self._looking is None:
-            self._looking = asyncio.create_task(self._follow(), name="engines that end")
+            name = "engines that end"
+            self._looking = self._pool.beside(name, supervision.kept(name, self._follow))
         elif not self._open and self._looking is not None:
             self._looking.cancel()
             self._looking = None

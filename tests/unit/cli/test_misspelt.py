@@ -79,7 +79,7 @@ def test_the_same_in_an_object(tmp_path, path):
     _renamed(body["spec"], path, CAMEL[field])
     result = run("lint", write(tmp_path, body, "pool.yaml"))
     assert result.exit_code == 2
-    (line,) = result.stdout.splitlines()
+    (line,) = [line for line in result.stdout.splitlines() if "error: " in line]
     assert f"did you mean {field}?" in line
 
 

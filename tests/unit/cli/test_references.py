@@ -87,9 +87,9 @@ def test_plain_references_cannot_double_either():
     config: dict[str, object] = {"x0": ["y"] * 10}
     config |= {f"x{i}": [f"${{x{i - 1}}}"] * 10 for i in range(1, 40)}
     resolver = Resolver(nodes.of(config, MARK), environment=False)
-    started = time.monotonic()
+    started = time.process_time()
     resolver.at("x39")
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     assert "it grows without end" in resolver.findings[0].problem.message
 
 

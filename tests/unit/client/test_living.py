@@ -325,7 +325,7 @@ def test_no_task_of_the_client_is_begun_without_a_supervisor():
     assert begun == {
         "self._run",
         "self._stale",
-        "self._look",
         "self._keep_paying",
+        "self._pool.calls.post_any",  # awaited where it is begun
         "supervision.kept",
     }

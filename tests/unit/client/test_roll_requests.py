@@ -280,7 +280,8 @@ def test_an_abort_that_comes_before_its_request_is_sent_again(roll, reach, reque
                 await asyncio.sleep(0.01)
             engine.stuck.clear()
             await asked
-            await asyncio.gather(*one._requests._insisting)
+            while any(task.get_name() == "aborts again" for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.01)
             assert all(body["rid"] == "r" for path, body in engine.asked[-2:] if path == ABORT)
 
     with World(engines=1) as world:

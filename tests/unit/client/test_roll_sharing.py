@@ -521,3 +521,21 @@ def test_worker_0_pauses_no_engine_that_another_worker_may_write_into_already(ro
 
     with World(engines=2) as world:
         asyncio.run(train(reach(world)))
+
+
+def test_a_pool_that_is_closed_is_followed_no_more(roll, reach, monkeypatch, caplog):
+    """What looks at the Lease in the background would open the pool again."""
+    monkeypatch.setattr("sglang_operator.client.following.LOOK_SECONDS", 0.001)
+
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.all("broadcast_parameter", *bucket("a1"))
+            pools = [each.pool for each in cluster.strategies]
+        looking = [task.get_name() for task in asyncio.all_tasks()]
+        assert "the leader's Lease" not in looking
+        assert [pool._cluster for pool in pools] == [None] * 3
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+    assert not caplog.text
