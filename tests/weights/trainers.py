@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 
-from sglang_operator.api import weights_steps
+from sglang_operator.api import weights_reset, weights_steps
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.api.weights import Phase, Transaction
 from tests.weights.ground import (
@@ -43,7 +43,7 @@ class Trainers(Ground):
         if self.trainer is None:
             programs = (
                 *(self._sync, self._sync, self._sleep, self._wake),
-                *(self._generate, self._generate, self._roll),
+                *(self._generate, self._generate, self._roll, self._reset),
             )
             self.trainer = programs[0 if self.fair else self.choose(len(programs))]()
         try:
@@ -134,6 +134,15 @@ class Trainers(Ground):
         Of a trainer that looks all the while: who looks for the first time waits longer.
         """
         return self.shown_since
+
+    def _reset(self) -> Generator[None, None, None]:
+        """``kubectl sglang weights reset``: it writes no weights, and moves no gate by itself."""
+        trainer, epoch = self._trainer(), self.registry.epoch
+        since = self._seen_since()
+        self._step(lambda s: weights_reset.begin(s, trainer, epoch=epoch, now=self.now, seen=since))
+        yield from (None for _ in range(1 + self.choose(4)))
+        self._own(trainer)
+        self._note(lambda s: weights_reset.end(s, trainer))
 
     def _roll(self) -> Generator[None, None, None]:
         """ROLL's workers: each writes into the engine that joined its group, as one sync.
