@@ -5,11 +5,12 @@ model_update_group.py at 8eb27cc2), and ends where an update fails.  Here worker
 each update whether the engines are still those of the groups.  If they are not, engines leave the
 groups, the pool is waited for, and ROLL's own setup_model_update forms new ones, by a name that
 neither trainer nor engines have had: ROLL's trainer takes none twice.  An update that fails because
-an engine ended is run once more in the same way.
+an engine ended is run once more in the same way, whoever saw it first.
 """
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 _MENDED = (StaleEpoch, EngineError, Expired, NotReady)  # by other groups, perhaps
 _LOCKER = "model_update_locker"  # ROLL's: a trainer that fails does not give it back
 _LOCKER_SECONDS = 1.0
+_NOTICE_SECONDS = 15.0  # until the registry says that an engine ended
+_LOOK_SECONDS = 0.5
 
 Update = Callable[..., Mapping[str, Any]]
 
@@ -50,13 +53,27 @@ def mending(plain: Update) -> Update:
             return plain(group, step)
         except Exception as error:
             cause = _cause(error)
-            if not isinstance(cause, _MENDED):
+            why = str(cause) if isinstance(cause, _MENDED) else _noticed(ray, leader)
+            if not why:
                 raise
-            _set_up(ray, group, str(cause))
+            _set_up(ray, group, why)
         return plain(group, step)
 
     model_update.plain = plain  # type: ignore[attr-defined]
     return model_update
+
+
+def _noticed(ray: Any, leader: Any) -> str:
+    """What has become of the engines; "" if nothing has.
+
+    The trainer may be the first to see that one ended, as an error of its process group.
+    """
+    deadline = time.monotonic() + _NOTICE_SECONDS
+    while True:
+        found = str(ray.get(leader.update_obstacle.remote()))
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(_LOOK_SECONDS)
 
 
 def _set_up(ray: Any, group: Any, why: str) -> None:

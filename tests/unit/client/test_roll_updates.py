@@ -167,6 +167,37 @@ def test_an_update_over_which_an_engine_restarts_is_run_once_more(pipeline, rank
     assert {engine.weights for engine in world.engines} == {"s3b1"}, "whole, from the second try"
 
 
+def test_an_update_is_run_once_more_where_the_trainer_is_the_first_to_see_that_an_engine_ended(
+    pipeline,
+):
+    """Its broadcast fails before it looks at what the workers say (megatron/model_update.py)."""
+    world, group, trainer = pipeline
+    group.run(1)
+
+    def broken():
+        world.restart(1)
+        raise RuntimeError("Connection closed by peer")
+
+    trainer.during = broken
+    group.run(2)
+    assert served(world, "step-2") == [0, 1, 2]
+    assert {engine.weights for engine in world.engines} == {"s3b1"}
+
+
+def test_a_trainers_error_of_its_own_stays_one(pipeline, monkeypatch):
+    monkeypatch.setattr(updates, "_NOTICE_SECONDS", 0.1)
+    _, group, trainer = pipeline
+    group.run(1)
+
+    def broken():
+        raise RuntimeError("out of memory")
+
+    trainer.during = broken
+    with pytest.raises(RuntimeError, match="out of memory"):
+        group.run(2)
+    assert trainer.step == 2, "it was not run again"
+
+
 def test_what_does_not_mend_is_an_error_after_the_second_try(pipeline):
     world, group, trainer = pipeline
     group.run(1)
