@@ -99,6 +99,7 @@ class Pool(world.World):
 
         def told() -> None:
             self.engines[rank].state = "Recovering"
+            self.engines[rank].instance = ""
             self.publish()
 
         self.kill(rank)
