@@ -37,6 +37,7 @@ from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry
 from tests.weights.loads import Loads
 from tests.weights.trainers import (
     AMID,
+    DIED,
     EDITED,
     FREES,
     NAMESAKE,
@@ -67,6 +68,7 @@ CONTROLS = (
     (USUAL_TAGS, "Committed"),
     (MARKED_LATE, "Committed"),
     (UNVOUCHED, "Committed"),
+    (DIED, "Committed"),
     (UNFENCED, "Committed"),
     (NAMESAKE, "Committed"),
     (LATE, "Committed"),
@@ -109,6 +111,7 @@ class World(Trainers):
             FREES: ((self._syncs, partial(self._then_begins, self.abort_by_force)),),
             EDITED: ((self._syncs, partial(self._then_begins, self.edit_holder)),),
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
+            DIED: ((self._syncs, self._then_attaches),),
             NAMESAKE: ((self._works, partial(self._then_wakes, self.start_twice)),),
             USUAL_TAGS: ((self._sleeps, self.lose_lease),),
             MARKED_LATE: (
@@ -207,6 +210,12 @@ class World(Trainers):
         """Somebody wakes the pool at once."""
         fault()
         self.trainer = self._wake()
+        self.train()
+
+    def _then_attaches(self) -> None:
+        """A trainer dies where it is, and its next process ends what it was at."""
+        self.kill_trainer()
+        self.trainer = self._attach()
         self.train()
 
     # --- operators

@@ -26,6 +26,7 @@ EDITED = "takes who is not named for gone"
 UNFENCED = "takes what was aborted by force for free, once its holder is edited away"
 AMID = "begins amid loads"
 NAMESAKE = "takes over what another process of its name is at work on"
+DIED = "ends the sync of a process that died at work"
 UNVOUCHED = "commits for workers that do not vouch"
 
 
@@ -41,10 +42,13 @@ class Trainers(Ground):
                 del self.cut_off[0]
             return
         if self.trainer is None:
-            programs = (
+            programs: tuple[Callable[..., Generator[None, None, None]], ...] = (
                 *(self._sync, self._sync, self._sleep, self._wake),
-                *(self._generate, self._generate, self._roll, self._reset),
+                *(self._generate, self._generate, self._roll, self._reset, self._attach),
             )
+            left = self.said.phase is Phase.SYNCING and not self.said.at_work
+            if left and not self.fair and self.choose(2):
+                programs = (self._attach,)
             self.trainer = programs[0 if self.fair else self.choose(len(programs))]()
         try:
             next(self.trainer)
@@ -178,9 +182,36 @@ class Trainers(Ground):
         try:
             yield from self._update(trainer, version, covered, workers)
         except TrainerDiesError as error:
-            message = str(error)
-            if self.said.id == trainer.transaction:  # else it is over already
-                self._note(lambda s: weights_steps.abort(s, trainer, message=message))
+            self._gives_up(trainer, str(error))
+
+    def _gives_up(self, trainer: weights_steps.Trainer, message: str) -> None:
+        if self.said.id == trainer.transaction:  # else it is over already
+            self._note(lambda s: weights_steps.abort(s, trainer, message=message))
+
+    def _attach(self) -> Generator[None, None, None]:
+        """Another process of the holder ends its sync, as the first one left it."""
+        found, registry = self.said, self.registry
+        begun = found.phase is Phase.SYNCING and found.holder.startswith("trainer-")
+        if not begun or "weights" in found.released:
+            return
+        self.namesake = found.holder
+        trainer = self._trainer()
+        state = self._step(
+            lambda s: weights_steps.attach(
+                replace(s, at_work=False) if self.defect == DIED else s,
+                trainer,
+                now=self.now,
+                seen=self._seen_since(),
+            )
+        )
+        yield
+        try:
+            if registry.epoch != state.epoch:
+                raise TrainerDiesError("engines restarted since")
+            covered = [entry.instance for entry in registry.engines]
+            yield from self._finish(trainer, state.target_version, covered)
+        except TrainerDiesError as error:
+            self._gives_up(trainer, str(error))
 
     def _update(
         self,
@@ -215,6 +246,14 @@ class Trainers(Ground):
                 yield
             if set(covered) - self.said.wrote:
                 raise TrainerDiesError("nobody vouches for some engines")
+        if not self.fair and self.choose(4) == 0:
+            self._note(lambda s: weights_steps.rests(s, trainer))
+            return
+        yield from self._finish(trainer, version, covered)
+
+    def _finish(
+        self, trainer: weights_steps.Trainer, version: str, covered: list[str]
+    ) -> Generator[None, None, None]:
         self._step(lambda s: weights_steps.renew(s, trainer, now=self.now))
         for instance in covered:
             engine = self._find(instance)

@@ -437,6 +437,10 @@ WEIGHTS_NOT_HELD = (
     "the transaction {transaction} is not the present one: the Lease is in phase {phase}{by}; "
     "begin again, and write all weights again"
 )
+WEIGHTS_NOT_LEFT = (
+    "the process of {holder} that was at this sync is gone and has not left it (detach): engines "
+    "may hold halves; begin again, and write all weights again"
+)
 WEIGHTS_PHASE = "{step} is not possible in phase {phase}; expected {expected}"
 WEIGHTS_ASLEEP = (
     "the engines' {released} memory is still released; wake them before the commit opens their "

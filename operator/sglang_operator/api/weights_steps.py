@@ -79,12 +79,13 @@ def attach(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> 
 
     Two that end one sync must not both count as its trainer: the slower would write to engines
     that the next trainer has paused.  Raises :class:`RefusedError`, also while another process is
-    at work in it.
+    at work in it, and where that one is gone: nobody knows any more what it has written.
     """
     rules.own(state, dataclasses.replace(trainer, transaction=state.id))
     rules.in_phase(state, "attach", Phase.SYNCING)
     if state.at_work:
         rules.free(state, trainer, now, seen)
+        raise rules.refused(Refusal.NOT_HELD, state, texts.WEIGHTS_NOT_LEFT, holder=state.holder)
     return dataclasses.replace(
         state,
         id=trainer.transaction,

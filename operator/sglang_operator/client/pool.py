@@ -247,7 +247,8 @@ class AsyncPool:
     async def attach(self, *, pause: str | None = "abort", label: bool = True) -> AsyncSync:
         """Go on with the sync that this holder began in another process and left (``detach``).
 
-        Raises Expired if there is none, StaleEpoch if engines restarted since: then it is aborted.
+        Raises Expired if there is none, or if the process that was at it died without leaving it;
+        StaleEpoch if engines restarted since: then it is aborted.
         """
         pause = given.optional(given.text, pause, "pause")
         sync = AsyncSync(self, "", SyncOptions(pause=pause, label=label), interrupts=False)

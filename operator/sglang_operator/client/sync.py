@@ -243,8 +243,8 @@ class AsyncSync(Updates):
     async def attach(self) -> None:
         """Go on with the sync that this holder began and left, in a transaction of its own.
 
-        Raises Expired if there is none, Held while another process is at it, StaleEpoch if engines
-        restarted since: then it is aborted.
+        Raises Expired if there is none, or its process died at it; Held while another is at it;
+        StaleEpoch if engines restarted since: then it is aborted.
         """
         found = self._begun(await self._pool.lease.read())
         registry = await self._pool.fresh()

@@ -268,13 +268,21 @@ def test_a_sleep_that_released_nothing_leaves_the_sleepers_as_they_were(after):
     assert [over.may_sleep(run) for run in (A, C)] == [{"kv_cache"}, set()]
 
 
-def test_a_sync_is_attached_to_once_its_process_has_left_it_or_is_gone():
+def test_a_sync_is_attached_to_once_its_process_has_left_it():
     begun = syncing()
     assert refusal(steps.attach, begun, LATER, now=NOW, seen=NOW).reason is Refusal.HELD
     left = steps.attach(steps.rests(begun, MINE), LATER, now=NOW, seen=NOW)
     assert (left.id, left.at_work) == ("t3", True)
     gone = NOW + weights.LEASE_SECONDS + 1
-    assert steps.attach(begun, LATER, now=gone, seen=NOW).id == "t3"
+    assert steps.attach(steps.rests(begun, MINE), LATER, now=gone, seen=NOW).id == "t3"
+
+
+def test_nobody_ends_a_sync_whose_process_died_at_work():
+    """However late the operator aborts it: nobody knows whether all is written."""
+    gone = NOW + weights.LEASE_SECONDS + 1
+    refused = refusal(steps.attach, syncing(), LATER, now=gone, seen=NOW)
+    assert refused.reason is Refusal.NOT_HELD
+    assert "write all weights again" in str(refused)
 
 
 def test_an_earlier_transaction_of_the_same_trainer_cannot_commit():
