@@ -54,7 +54,8 @@ class Pool(world.World):
         port = ports.free()
         arguments = ["--model-path", self._settings.model, "--port", str(port)]
         arguments += ["--tp-size", str(self._settings.gpus), "--load-format", "dummy"]
-        arguments += ["--skip-tokenizer-init", *self._settings.arguments]
+        arguments += ["--skip-tokenizer-init", "--mem-fraction-static", "0.7"]
+        arguments += self._settings.arguments
         environment = {
             **os.environ,
             "ROLL_LEDGER": str(self.ledger),
