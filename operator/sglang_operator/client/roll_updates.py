@@ -11,17 +11,22 @@ an engine ended is run once more in the same way, whoever saw it first.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from sglang_operator.client import texts
-from sglang_operator.client.errors import EngineError, Expired, NotReady, StaleEpoch
+from sglang_operator.client.errors import EngineError, Expired, NotReady, PoolError, StaleEpoch
 
 log = logging.getLogger(__name__)
 
 _MENDED = (StaleEpoch, EngineError, Expired, NotReady)  # by other groups, perhaps
-_LOCKER = "model_update_locker"  # ROLL's: a trainer that fails does not give it back
-_LOCKER_SECONDS = 1.0
+# ROLL's, for one bucket at a time; who fails over a bucket does not give it back
+# (megatron/model_update.py).
+_LOCKER = "model_update_locker"
+_LOCKED = "_broadcast_to_infer_workers"  # ROLL's method that is called with it alone
+_LOOK_AT_CALLS_SECONDS = 1.0
+_STUCK_SECONDS = 30.0  # a bucket by the name of groups that were left is refused at once
 _NOTICE_SECONDS = 15.0  # until the registry says that an engine ended
 _LOOK_SECONDS = 0.5
 
@@ -49,14 +54,15 @@ def mending(plain: Update) -> Update:
             return plain(group, step)
         if obstacle := ray.get(leader.update_obstacle.remote()):
             _set_up(ray, group, obstacle)
+        tried = _Tried(group)
         try:
-            return plain(group, step)
+            return plain(tried, step)
         except Exception as error:
             cause = _cause(error)
             why = str(cause) if isinstance(cause, _MENDED) else _noticed(ray, leader)
             if not why:
                 raise
-            _set_up(ray, group, why)
+            _set_up(ray, group, why, tried.calls)
         return plain(group, step)
 
     model_update.plain = plain  # type: ignore[attr-defined]
@@ -76,30 +82,101 @@ def _noticed(ray: Any, leader: Any) -> str:
         time.sleep(_LOOK_SECONDS)
 
 
-def _set_up(ray: Any, group: Any, why: str) -> None:
-    """Form the groups anew, over the engines as they are once all are up."""
+def _set_up(ray: Any, group: Any, why: str, failed: Iterable[Any] = ()) -> None:
+    """Form the groups anew, over the engines as they are once all are up.
+
+    ``failed``: the calls of the try that failed.  All of them end before there are new groups.
+    """
     log.warning(texts.ROLL_AGAIN.format(what=why))
     ray.get([worker.leave_groups.remote() for worker in group.tgt_cluster.workers])
+    _end(ray, failed)
     base, _, count = group.model_update_name.partition("_again")
     group.model_update_name = f"{base}_again{int(count or 0) + 1}"
-    left = [
-        worker.setup_model_update.remote(
-            infer_cluster=group.tgt_cluster, model_update_name=group.model_update_name
-        )
-        for worker in group.src_cluster.workers
-    ]
+    ray.get(
+        [
+            worker.setup_model_update.remote(
+                infer_cluster=group.tgt_cluster, model_update_name=group.model_update_name
+            )
+            for worker in group.src_cluster.workers
+        ]
+    )
+
+
+# --- the try that failed
+
+
+class _Tried:
+    """A ModelUpdateGroup for one try: it remembers its calls to the trainer's workers."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+        self.calls: list[Any] = []
+        workers = [_Remembered(each, self.calls) for each in group.src_cluster.workers]
+        self.src_cluster = SimpleNamespace(workers=workers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+
+class _Remembered:
+    """A worker of Ray's whose calls are remembered."""
+
+    def __init__(self, worker: Any, calls: list[Any]) -> None:
+        self._worker = worker
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._worker, name)
+
+        def remote(*arguments: Any, **options: Any) -> Any:
+            self._calls.append(method.remote(*arguments, **options))
+            return self._calls[-1]
+
+        return SimpleNamespace(remote=remote)
+
+
+def _end(ray: Any, calls: Iterable[Any]) -> None:
+    """Wait until all calls of a try that failed have ended, without ROLL's lock.
+
+    A call that kept the lock lets the others wait for it for ever.  It is given back for each that
+    ended with it, and never while the one that has it may still be at work.
+    """
+    left, perhaps, since = list(calls), False, time.monotonic()
     while left:
-        done, left = ray.wait(left, num_returns=len(left), timeout=_LOCKER_SECONDS)
-        ray.get(done)
-        if left:  # behind an update that waits for the lock of one that failed
+        done, left = ray.wait(left, num_returns=len(left), timeout=_LOOK_AT_CALLS_SECONDS)
+        errors = [error for each in done if (error := _error(ray, each)) is not None]
+        kept = any(map(_kept, errors))
+        perhaps = (perhaps or bool(errors)) and not kept  # one lock: who kept it was the last
+        if done:
+            since = time.monotonic()
+        if kept:
             _unlock(ray)
+        elif perhaps and (not left or time.monotonic() - since > _STUCK_SECONDS):
+            _unlock(ray)
+            perhaps = False
+
+
+def _error(ray: Any, call: Any) -> Exception | None:
+    try:
+        ray.get(call)
+    except Exception as error:
+        return error
+    return None
+
+
+def _kept(error: Exception) -> bool:
+    """Whether a call that ended with this has kept the lock, for certain.
+
+    An engine's worker is asked with the lock alone, and so is the trainer's own broadcast begun.
+    """
+    return isinstance(_cause(error), PoolError) or _LOCKED in str(error)
 
 
 def _unlock(ray: Any) -> None:
-    from roll.utils.constants import RAY_NAMESPACE  # type: ignore[import-not-found]
+    with contextlib.suppress(Exception):  # fsdp2's trainers have none, or nobody holds it
+        from roll.utils.constants import RAY_NAMESPACE  # type: ignore[import-not-found]
 
-    with contextlib.suppress(ValueError):  # fsdp2's trainers have none
-        ray.get_actor(_LOCKER, namespace=RAY_NAMESPACE).release.remote()
+        ray.get(ray.get_actor(_LOCKER, namespace=RAY_NAMESPACE).release.remote())
 
 
 def _cause(error: BaseException | None) -> BaseException | None:

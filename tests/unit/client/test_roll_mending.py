@@ -1,0 +1,184 @@
+"""ROLL's model update is mended: what is left of the try that failed spoils nothing."""
+
+import asyncio
+import concurrent.futures
+import sys
+import threading
+import time
+import types
+
+import pytest
+
+from tests.unit.client.test_roll import Cluster
+from tests.unit.client.test_roll_sharing import served
+from tests.unit.client.test_roll_updates import Group, Loop, all_of, updates
+from tests.unit.client.world import World
+
+INIT = "/init_weights_update_group"
+WRITE = "/update_weights_from_distributed"
+
+
+class Ray(Loop):
+    """Ray with ROLL's lock, which knows who has it and whether somebody else took it away."""
+
+    def __init__(self):
+        super().__init__()
+        self.holder = None
+        self.at_work = set()  # stages that have the lock rightfully
+        self.taken = []  # from whom it was taken
+
+    def wait(self, refs, num_returns, timeout):
+        done, left = concurrent.futures.wait(refs, timeout)
+        return list(done), list(left)
+
+    def get_actor(self, name, namespace):
+        assert (name, namespace) == ("model_update_locker", "roll")
+        remote = lambda: self.call(self.release())  # noqa: E731
+        return types.SimpleNamespace(release=types.SimpleNamespace(remote=remote))
+
+    async def acquire(self, stage):
+        while self.holder is not None:
+            await asyncio.sleep(0.02)
+        self.holder = stage
+        self.at_work.add(stage)
+
+    async def release(self):
+        assert self.holder is not None  # as ROLL's Locker asserts
+        self.taken += [stage.number for stage in self.at_work]
+        self.holder = None
+
+
+class Stage:
+    """A worker of a stage, as megatron/model_update.py makes it act: one call at a time."""
+
+    def __init__(self, ray, number):
+        self.ray, self.number = ray, number
+        self.groups = {}
+        self.step = 0
+        self.serial = asyncio.Lock()
+        self.before = None  # what happens before it waits for the lock
+        self.during = None  # and once it has it
+
+    async def setup_model_update(self, infer_cluster, model_update_name):
+        async with self.serial:
+            assert model_update_name not in self.groups
+            name = f"{model_update_name}_pp{self.number}_ep0"
+            self.groups[model_update_name] = (infer_cluster, name)
+            await all_of(
+                worker.setup_collective_group.remote("10.0.0.1", 29500, 1 + 2 * i, 7, name)
+                for i, worker in enumerate(infer_cluster.workers)
+            )
+
+    async def start_model_update(self, model_update_name):
+        async with self.serial:
+            self.step += 1
+            cluster, name = self.groups[model_update_name]
+            happens, self.before = self.before, None
+            if happens:
+                await asyncio.to_thread(happens)
+            await self.ray.acquire(self)
+            try:
+                happens, self.during = self.during, None
+                if happens:
+                    await asyncio.to_thread(happens)
+                said = [f"s{self.step}p{self.number}"], ["torch.bfloat16"], [(2,)], name
+                await all_of(worker.broadcast_parameter.remote(*said) for worker in cluster.workers)
+            finally:
+                self.ray.at_work.discard(self)
+            await self.ray.release()  # not reached by one that fails
+
+
+class Stages(Group):
+    """A ModelUpdateGroup over a trainer with several stages."""
+
+    def __init__(self, ray, stages, strategies):
+        super().__init__(ray, stages[0], strategies)
+        self.src_cluster.workers = [ray.actor(each) for each in stages]
+        for worker in self.src_cluster.workers[1:]:
+            ray.get(worker.setup_model_update.remote(self.tgt_cluster, self.model_update_name))
+
+
+@pytest.fixture
+def staged(roll, reach, monkeypatch):
+    """A pipeline whose trainer has two stages, on a world of three engines that mind groups."""
+    ray = Ray()
+    constants = types.ModuleType("roll.utils.constants")
+    constants.RAY_NAMESPACE = "roll"
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "roll.utils", types.ModuleType("roll.utils"))
+    monkeypatch.setitem(sys.modules, "roll.utils.constants", constants)
+    with World() as world:
+        for engine in world.engines:
+            engine.groups = set()
+        reach(world)
+        made = []
+
+        async def start():
+            made.append(await Cluster(roll, 3).__aenter__())
+            return made[0].strategies
+
+        strategies = ray.get(ray.call(start()))
+        stages = [Stage(ray, 0), Stage(ray, 1)]
+        yield world, Stages(ray, stages, strategies), stages
+        ray.get([ray.call(each._follower.leave()) for each in strategies])
+        ray.get(ray.call(made[0].__aexit__()))
+    ray.close()
+
+
+def restarts(world, rank):
+    world.restart(rank)
+    world.engines[rank].groups = set()
+
+
+def unharmed(world, group, version):
+    assert served(world, version) == [0, 1, 2]
+    assert not [engine.rank for engine in world.engines if engine.dead]
+    assert group.ray.holder is None
+    assert not group.ray.taken
+
+
+def test_the_lock_of_a_stage_that_failed_is_given_back_where_groups_form_at_once(staged):
+    world, group, stages = staged
+    group.run(1)
+    stages[1].during = lambda: restarts(world, 1)
+    group.run(2)
+    unharmed(world, group, "step-2")
+
+
+@pytest.mark.parametrize("said", ["in _broadcast_to_infer_workers: closed by peer", "closed"])
+def test_a_lock_is_given_back_that_a_trainers_own_error_kept_while_another_stage_waits(
+    staged, said, monkeypatch
+):
+    monkeypatch.setattr(updates, "_STUCK_SECONDS", 0.5)
+    world, group, stages = staged
+    group.run(1)
+    waits = threading.Event()
+
+    def broken():
+        assert waits.wait(10)
+        restarts(world, 1)
+        raise RuntimeError(said)
+
+    stages[0].during, stages[1].before = broken, waits.set
+    group.run(2)
+    unharmed(world, group, "step-2")
+
+
+def test_a_lock_is_not_taken_from_a_stage_that_is_at_work(staged):
+    """The other stage failed without it."""
+    world, group, stages = staged
+    group.run(1)
+    at_work = threading.Event()
+
+    def long():
+        at_work.set()
+        time.sleep(3.0)
+
+    def broken():
+        assert at_work.wait(10)
+        restarts(world, 1)
+        raise RuntimeError("out of memory")
+
+    stages[0].before, stages[1].during = broken, long
+    group.run(2)
+    unharmed(world, group, "step-2")
