@@ -74,7 +74,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._follower: Follower  # the others' part in it
         self._epoch = ""  # of the process groups; before there are any, of the start
         self._engines: tuple[Engine, ...] = ()  # all of that epoch
-        self._groups: set[str] = set()
+        self._groups: set[str] | None = None  # that its engine is in; None: ROLL has formed none
         self._told: set[str] = set()  # engines that no worker has
         self._requests: Requests
         self._wrote = False  # whether a model update of this job ended well
@@ -183,6 +183,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         backend: str | None = None,
     ) -> None:
         """Let the engine join the trainer's process group."""
+        self._groups = (self._groups or set()) - {group_name}
         engine = await self._attach_again()
         payload = {
             "master_address": master_address,
@@ -207,7 +208,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         group_name: str,
         is_lora: bool = False,
     ) -> None:
-        """One bucket that the trainer broadcasts meanwhile."""
+        """One bucket that the trainer broadcasts meanwhile.
+
+        Raises StaleEpoch, before anything is taken from clients, if the engine is not in the group.
+        """
+        self._require_group(group_name)
 
         async def bucket() -> Json:
             assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
@@ -326,6 +331,10 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         A model update that is under way is over.  Raises NotReady.
         """
+        left = sorted(self._groups or ())
+        if self._groups:
+            self._groups.clear()  # no bucket for them is sent from now on
+        self.pool.groups.cleared(left)
         sync, self._sync = self._sync, None
         if sync is not None:
             await sync.abort(texts.ROLL_AGAIN.format(what=texts.OVER))
@@ -333,9 +342,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         registry = await self.pool.wait_ready(_READY_SECONDS)
         lives = not changes((self.engine,), registry)
         if lives and self.pool.features(registry).destroy_group:
-            for name in sorted(self._groups):
+            for name in left:
                 await groups.leave(self.pool.calls.post, self.engine, name)
-        self._groups.clear()
 
     # --- the engine, and the transaction around it
 
@@ -358,7 +366,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     def _attach(self, registry: Registry) -> None:
         engines = self._own(registry)
         self._attached = engines[int(self.worker.rank) % len(engines)]
-        if changes(self._engines, registry):
+        if self._groups and changes(self._engines, registry):
             self._groups.clear()  # they were of other engines
         self._epoch, self._engines = registry.epoch, engines
 
@@ -402,12 +410,16 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         SGLang ends over a bucket of a group that it is not in.
         """
-        what = changes((self.engine,), await self.pool.registry())
-        if self._groups and name not in self._groups:
-            what.append(texts.ROLL_GROUP.format(name=name))
-        if what:
+        if what := changes((self.engine,), await self.pool.registry()):
             raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what)))
+        self._require_group(name)
         self.pool.groups.require(name, [self.engine])
+
+    def _require_group(self, name: str) -> None:
+        """Raises StaleEpoch for a group that the engine has not joined, or has left."""
+        if self._groups is not None and name not in self._groups:
+            what = texts.ROLL_GROUP.format(name=name)
+            raise StaleEpoch(texts.ROLL_STALE.format(what=what))
 
     def _same_engines(self, registry: Registry) -> None:
         """The engines that joined the process groups are the same.  Raises StaleEpoch, NotReady."""

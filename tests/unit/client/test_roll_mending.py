@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from sglang_operator.client import StaleEpoch
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import served
 from tests.unit.client.test_roll_updates import Group, Loop, all_of, updates
@@ -182,3 +183,54 @@ def test_a_lock_is_not_taken_from_a_stage_that_is_at_work(staged):
     stages[0].before, stages[1].during = broken, long
     group.run(2)
     unharmed(world, group, "step-2")
+
+
+def test_a_bucket_for_a_group_that_was_left_is_refused_while_new_ones_form(staged):
+    """SGLang's scheduler ends over it, and all engines that lived on with it."""
+    world, group, stages = staged
+    group.run(1)
+    old, tried = f"{group.model_update_name}_pp1_ep0", []
+
+    def crash():
+        restarts(world, 1)
+        for engine in world.engines:
+            engine.stuck.add(INIT)  # NCCL takes its time
+
+    def meanwhile():
+        until(lambda: all(engine.held for engine in world.engines))
+        puts = len(world.puts)
+        for worker in group.tgt_cluster.workers:
+            try:
+                worker.broadcast_parameter.remote(["w"], ["torch.bfloat16"], [(2,)], old).result(20)
+            except StaleEpoch as error:
+                tried.append(str(error))
+        assert len(world.puts) == puts, "nothing was taken from clients"
+        for engine in world.engines:
+            engine.stuck.discard(INIT)
+
+    stages[0].during = crash
+    late = threading.Thread(target=meanwhile)
+    late.start()
+    group.run(2)
+    late.join()
+    assert len(tried) == 3
+    assert all(old in each for each in tried)
+    unharmed(world, group, "step-2")
+
+
+def test_an_engine_that_left_all_its_groups_is_in_none(staged):
+    world, group, _ = staged
+    group.run(1)
+    name, ray = f"{group.model_update_name}_pp0_ep0", group.ray
+    ray.get([worker.leave_groups.remote() for worker in group.tgt_cluster.workers])
+    for worker in group.tgt_cluster.workers:
+        with pytest.raises(StaleEpoch, match=name):
+            worker.broadcast_parameter.remote(["w"], ["torch.bfloat16"], [(2,)], name).result(20)
+    assert not [engine.rank for engine in world.engines if engine.dead]
+
+
+def until(check):
+    deadline = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
