@@ -56,6 +56,7 @@ class Follower:
         self._left = state.id  # the last one that it takes part in no more
         self._writes = Ledger()
         self._objection = ""  # its own, in the transaction
+        self._attempt = 0  # at a model update; see give_up
         self._joining = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
 
@@ -64,27 +65,43 @@ class Follower:
         """Whether it has joined a sync of the leader that it has not vouched for yet."""
         return bool(self._id)
 
+    @property
+    def attempt(self) -> int:
+        """That which goes on: what begins now is a part of it, and of no later one."""
+        return self._attempt
+
     # --- what it does in a sync
 
     async def write(
-        self, engine: Engine, epoch: str, path: str, what: object, bucket: Bucket
+        self, engine: Engine, epoch: str, path: str, what: object, bucket: Bucket, *, attempt: int
     ) -> None:
         """Write a bucket into its engine, once the leader's sync over these engines stands: those
         of this epoch, or those and what came since.
 
         ``what`` is equal for one that is sent again.  Raises EngineError, Expired, NotReady,
         StaleEpoch, and as ``bucket``; what fails stands in the way of the commit, until it is made
-        good.
+        good, unless the attempt that it is a part of was given up.
         """
-        transaction = await self._joined(engine, epoch)
+        transaction = await self._joined(engine, epoch, attempt)
+
+        async def payload() -> Json:
+            found = await bucket()
+            self.require(attempt)
+            return found
+
+        def may() -> bool:
+            return attempt == self._attempt and self._over(transaction) is None
+
         try:
             with self._writes.update(path, what, (engine,)):
-                await self._write(transaction, engine, path, await bucket())
+                await self._write(transaction, engine, path, await payload(), may)
         except Expired:
             raise
         except Exception as error:
+            self.require(attempt, error)
             await self._object(transaction, told(error))
             raise
+        self.require(attempt)
         if self._objection and not self._writes.lacking:
             await self._retract(transaction)
 
@@ -113,6 +130,20 @@ class Follower:
             with contextlib.suppress(PoolError):  # the leader may have begun again meanwhile
                 await self._object_to_any(engine)
             raise
+
+    async def give_up(self) -> None:
+        """Take part no more, with any call of this attempt: each ends, if it still waits.
+
+        Those who made them may have gone on with another attempt, and other engines.
+        """
+        self._attempt += 1
+        self._joining = asyncio.Lock()  # one of them may have it, and be slow to end
+        await self.leave()
+
+    def require(self, attempt: int, cause: Exception | None = None) -> None:
+        """Raises Expired in a call of an attempt that was given up."""
+        if attempt != self._attempt:
+            raise Expired(texts.ROLL_GIVEN_UP, sent=cause is not None) from cause
 
     async def leave(self) -> None:
         """Take part no more."""
@@ -147,9 +178,16 @@ class Follower:
 
     # --- which sync
 
-    async def _joined(self, engine: Engine, epoch: str) -> str:
+    async def _joined(self, engine: Engine, epoch: str, attempt: int) -> str:
         """The transaction to write in: it stands in the Lease, and the engine is paused."""
+
+        def begun(state: Transaction) -> bool:
+            self.require(attempt)
+            return self._begun(state)
+
+        self.require(attempt)
         async with self._joining:
+            self.require(attempt)
             if self._id and await self._goes_on():
                 return self._id
             await self.leave()
@@ -157,7 +195,7 @@ class Follower:
             with contextlib.suppress(PoolError):
                 await self._pool.transaction()  # a sync that this does not show is a new one
             await self._news(self._left, _POLL_SECONDS[1])
-            state = await self.until(self._begun)
+            state = await self.until(begun)
             try:
                 state = await self._fresh(state)
                 if state.epoch not in (epoch, (await self._pool.registry()).epoch):
@@ -165,10 +203,13 @@ class Follower:
                     raise StaleEpoch(texts.ROLL_STALE.format(what=what))
                 if WEIGHTS in state.sleeps(engine.instance):
                     state = await self._resumed(state.id, engine)
-                await self._pause(state, engine)
+                self.require(attempt)
+                await self._pause(state, engine, attempt)
             except PoolError as error:
+                self.require(attempt, error)
                 await self._object(state.id, told(error))
                 raise
+            self.require(attempt)
             self._id, self._writes, self._objection = state.id, Ledger(), ""
             self._looking = self._pool.beside("the leader's Lease", self._look())
             return self._id
@@ -229,11 +270,11 @@ class Follower:
         seen = self._pool.lease.seen
         return seen is not None and seen.id == self._id and self._begun(seen)
 
-    async def _pause(self, state: Transaction, engine: Engine) -> None:
+    async def _pause(self, state: Transaction, engine: Engine, attempt: int) -> None:
         """Nobody else does: see ``SharedSync``."""
 
         def may() -> bool:
-            return self._over(state.id) is None
+            return attempt == self._attempt and self._over(state.id) is None
 
         calls, features = self._pool.calls, self._pool.features(await self._pool.registry())
         asleep = [engine.instance] if state.sleeps(engine.instance) else []
@@ -266,10 +307,14 @@ class Follower:
             return Expired(texts.NOT_RENEWED.format(seconds=age, detail=texts.ROLL_LEADER))
         return None
 
-    async def _write(self, transaction: str, engine: Engine, path: str, payload: Json) -> None:
-        def may() -> bool:
-            return self._over(transaction) is None
-
+    async def _write(
+        self,
+        transaction: str,
+        engine: Engine,
+        path: str,
+        payload: Json,
+        may: Callable[[], bool],
+    ) -> None:
         deadline = time.monotonic() + FOLLOW_SECONDS
         while True:
             if over := self._over(transaction):

@@ -213,6 +213,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         Raises StaleEpoch, before anything is taken from clients, if the engine is not in the group.
         """
         self._require_group(group_name)
+        attempt = self._follower.attempt
 
         async def bucket() -> Json:
             assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
@@ -225,7 +226,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                 "flush_cache": False,
             }
 
-        await self._write("/update_weights_from_distributed", list(names), bucket)
+        await self._write("/update_weights_from_distributed", list(names), bucket, attempt)
 
     async def update_parameter_in_bucket(
         self, serialized_named_tensors: Sequence[str], is_lora: bool = False
@@ -335,10 +336,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if self._groups:
             self._groups.clear()  # no bucket for them is sent from now on
         self.pool.groups.cleared(left)
-        sync, self._sync = self._sync, None
+        await self._follower.give_up()
+        async with self._beginning:  # one that begins would be joined by those of the next attempt
+            sync, self._sync = self._sync, None
         if sync is not None:
             await sync.abort(texts.ROLL_AGAIN.format(what=texts.OVER))
-        await self._follower.leave()
         registry = await self.pool.wait_ready(_READY_SECONDS)
         lives = not changes((self.engine,), registry)
         if lives and self.pool.features(registry).destroy_group:
@@ -370,7 +372,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             self._groups.clear()  # they were of other engines
         self._epoch, self._engines = registry.epoch, engines
 
-    async def _write(self, path: str, what: object, bucket: Bucket) -> None:
+    async def _write(self, path: str, what: object, bucket: Bucket, attempt: int) -> None:
         """Write a bucket into the own engine, within the transaction.
 
         Whatever is wrong with it stands in the way of the commit: others go without it.
@@ -378,9 +380,10 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if not self.leads:
             if not self._follower.takes_part:  # worker 0 will not begin with other engines either
                 self._same_engines(await self.pool.registry())
-            await self._follower.write(self.engine, self._epoch, path, what, bucket)
+            engine, epoch = self.engine, self._epoch
+            await self._follower.write(engine, epoch, path, what, bucket, attempt=attempt)
             return
-        sync = await self._leading()
+        sync = await self._leading(attempt)
         try:
             await sync.call_one(self.engine, path, await bucket(), timeout=None)
         except BaseException as error:
@@ -389,8 +392,9 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             await sync.abort(told(error))
             raise
 
-    async def _leading(self) -> SharedSync:
+    async def _leading(self, attempt: int) -> SharedSync:
         async with self._beginning:  # buckets may come at once
+            self._follower.require(attempt)
             if self._sync is None:
                 self._same_engines(await self.pool.fresh())
                 version, own = f"step-{self._step + 1}", self.engine
@@ -398,6 +402,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                 sync = SharedSync(self.pool, version, options, own=own, covers=self._engines)
                 await sync.begin()
                 try:
+                    self._follower.require(attempt)
                     await sync.begin_weight_update()
                 except BaseException as error:
                     await sync.abort(told(error))

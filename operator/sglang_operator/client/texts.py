@@ -261,6 +261,7 @@ ROLL_HANDLES = (
 )
 ROLL_OVER = "the transaction {transaction} of worker 0 is over: the Lease is in phase {phase}"
 ROLL_GROUP = "the process group {name} is not of the engines as they are now"
+ROLL_GIVEN_UP = "this model update was given up, and another one may go on: nothing more is written"
 ROLL_LEADER = "worker 0 keeps it, and may have ended"
 ROLL_STALE = (
     "{what}, since ROLL formed its process groups; set the model update up again "

@@ -9,7 +9,9 @@ import types
 
 import pytest
 
-from sglang_operator.client import StaleEpoch
+from sglang_operator.api import weights_steps
+from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.client import Expired, StaleEpoch
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import served
 from tests.unit.client.test_roll_updates import Group, Loop, all_of, updates
@@ -94,6 +96,7 @@ class Stages(Group):
 
     def __init__(self, ray, stages, strategies):
         super().__init__(ray, stages[0], strategies)
+        self.strategies = strategies
         self.src_cluster.workers = [ray.actor(each) for each in stages]
         for worker in self.src_cluster.workers[1:]:
             ray.get(worker.setup_model_update.remote(self.tgt_cluster, self.model_update_name))
@@ -234,3 +237,40 @@ def until(check):
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_call_of_a_try_that_was_given_up_joins_no_later_one(staged):
+    """Ray ends none: what waits for worker 0 goes on, with the engine as it was."""
+    world, group, _ = staged
+    group.run(1)
+    follower = group.strategies[1]._follower
+    name = f"{group.model_update_name}_pp0_ep0"
+    late = group.tgt_cluster.workers[1].broadcast_parameter.remote(
+        ["late"], ["torch.bfloat16"], [(2,)], name
+    )
+    until(lambda: follower._joining.locked())
+    restarts(world, 1)
+    group.run(2)
+    with pytest.raises(Expired, match="given up"):
+        late.result(20)
+    unharmed(world, group, "step-2")
+    names = [body["names"] for _, body in world.engines[1].asked if "names" in body]
+    assert names == [["s2p0"], ["s2p1"]] or names == [["s2p1"], ["s2p0"]]
+
+
+def test_a_sync_of_a_try_that_was_given_up_is_not_begun_any_more(staged):
+    """Worker 0 waits for the Lease, which another trainer has."""
+    world, group, _ = staged
+    group.run(1)
+    world.write_lease(
+        Transaction(phase=Phase.SYNCING, id="t-other", holder="trainer-b", renewed=time.time())
+    )
+    name, leader = f"{group.model_update_name}_pp0_ep0", group.tgt_cluster.workers[0]
+    late = leader.broadcast_parameter.remote(["late"], ["torch.bfloat16"], [(2,)], name)
+    until(lambda: group.strategies[0]._beginning.locked())
+    left = [worker.leave_groups.remote() for worker in group.tgt_cluster.workers]
+    world.write_lease(weights_steps.aborted(world.state, "it ended"))
+    group.ray.get(left)
+    with pytest.raises(Expired, match="given up"):
+        late.result(20)
+    assert world.state.phase is Phase.ABORTED
