@@ -5,6 +5,8 @@ import re
 from sglang_operator.api import redaction
 
 _MOST_TOLD = 4096  # characters of a message
+# Characters that are kept: webhooks quote what they refuse, and patterns look through the rest.
+_MOST_KEPT = _MOST_TOLD + redaction.MARGIN
 # "ValidatingAdmissionPolicy 'team' with binding 'b' denied request: …", and what webhooks say.
 _DENIED = re.compile(r"AdmissionPolicy '[^']*' with binding '[^']*' |denied (?:the )?request")
 _EXCEEDED = re.compile(r"exceeded (?:hierarchical )?quota")
@@ -18,7 +20,7 @@ class ApiError(Exception):
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
-        self.message = message
+        self.message = message[:_MOST_KEPT]
         self.retry_after = retry_after
 
     def __str__(self) -> str:
@@ -27,8 +29,7 @@ class ApiError(Exception):
     @property
     def told(self) -> str:
         """The message as people may read it: webhooks quote what they refuse."""
-        looked_through = self.message[: _MOST_TOLD + redaction.MARGIN]
-        return redaction.in_clusters_words(looked_through)[:_MOST_TOLD]
+        return redaction.in_clusters_words(self.message)[:_MOST_TOLD]
 
     @property
     def own(self) -> bool:

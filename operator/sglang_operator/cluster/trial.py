@@ -27,7 +27,8 @@ DRY_RUN = {"dryRun": "All"}
 # What a webhook gets that does not say that it has no side effects: it cannot be tried.
 TIMEOUT = 30.0  # the longest that a webhook may take
 NOT_TRIED = "does not support dry run"
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[kKMGTPE]i?|m)?\b")
+# From the first digit of a run alone: messages quote what they refuse.
+_NUMBER = re.compile(r"(?<!\d)\d++(?:\.\d++)?(?:[kKMGTPE]i?|m)?\b")
 _KEPT = ("labels", "annotations", "ownerReferences")
 _GIVEN = ("nodeName", "ephemeralContainers")  # to a pod that exists alone
 

@@ -29,7 +29,7 @@ from sglang_operator.controller.memory import Memory
 LEFT_OUT_SECONDS = 600.0
 _UNKNOWN = "field not declared in schema"
 # ".status.engines.up: field not declared in schema", "status.conditions[0].type: Unsupported …"
-_FIELD = re.compile(r"(?<![\w.])\.?status((?:\.\w+)+)(?:\[[^]]*\][.\w\[\]]*)?: ")
+_FIELD = re.compile(r"(?<![\w.])\.?status((?:\.\w+)+)(?:\[[^][]*\][.\w\[\]]*)?: ")
 
 log = logging.getLogger(__name__)
 
