@@ -15,7 +15,7 @@ from sglang_operator.api.weights import Phase, Transaction, read
 from sglang_operator.planner.observed import ObservedChild, ObservedPod
 
 FORGOTTEN = "LeaseForgotten"  # of a gate that closed because the Lease has lost what it said
-_UNTIL_A_COMMIT = (Phase.ABORTED.value, Phase.AWAKE.value, FORGOTTEN)
+UNTIL_A_COMMIT = (Phase.ABORTED.value, Phase.AWAKE.value, FORGOTTEN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +140,7 @@ def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer
 def _closed_for_good(pod: ObservedPod) -> bool:
     """Whether the pod's gate was closed until the next commit, whatever the engine says."""
     gate = pod.gate
-    return gate is not None and not gate.is_open and gate.reason in _UNTIL_A_COMMIT
+    return gate is not None and not gate.is_open and gate.reason in UNTIL_A_COMMIT
 
 
 def sleeps(pod: ObservedPod) -> bool:

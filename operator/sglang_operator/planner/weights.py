@@ -269,11 +269,33 @@ def _wanted(
     if vouched is not None:
         return _opened(pod, *vouched)
     if gate is WeightsGate.VERSIONED:
-        initial = _says_initial(pod, observed)
-        return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
+        return _initial(pod) if _says_initial(pod, observed) else None
     if _recovered(pod, current):
         return None
     return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
+
+
+def _needs_a_commit(pod: ObservedPod, current: Transaction) -> bool:
+    """Whether the gate was closed over weights that may be torn or gone, and the commit left it so.
+
+    SGLang changes the label last, so that they have that of the version before.
+    """
+    gate = pod.gate
+    if current.phase is not Phase.COMMITTED or gate is None or gate.is_open:
+        return False
+    return gate.reason in _UNTIL_A_COMMIT or leases.sleeps(pod)
+
+
+def _initial(pod: ObservedPod) -> SetGate | None:
+    """Closed over weights that nobody has named since the engine started.
+
+    Also where it was closed for those of a container before: a label that this one gets is new.
+    """
+    gate = pod.gate
+    if gate is None or not (gate.is_open or gate.reason in _UNTIL_A_COMMIT):
+        return None
+    reason, message = INITIAL_WEIGHTS, texts.GATE_INITIAL
+    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
 
 
 def _recovered(pod: ObservedPod, current: Transaction) -> bool:
@@ -308,6 +330,7 @@ def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
     return SetGate(pod=pod, is_open=False, reason=reason, message=why)
 
 
+_UNTIL_A_COMMIT = (*leases.UNTIL_A_COMMIT, NOT_COVERED)
 _CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
 
 
@@ -331,7 +354,7 @@ def _vouched(
     if current.phase is Phase.COMMITTED and run in current.instances:
         return COMMITTED, current.version
     report = observed.reports.get(run)
-    if gate is not WeightsGate.VERSIONED or report is None:
+    if gate is not WeightsGate.VERSIONED or report is None or _needs_a_commit(pod, current):
         return None
     if report.weight_version not in (None, *_INITIAL):
         return VERSIONED, report.weight_version
