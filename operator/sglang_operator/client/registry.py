@@ -81,6 +81,19 @@ class Registry:
         left = (engine for engine in self.engines if engine.engine in known)
         return dataclasses.replace(self, engines=tuple(left))
 
+    def require_all_or_gated(self, covered: Iterable[Engine]) -> None:
+        """Raises Unsupported if these are a part only, and not a commit alone opens gates.
+
+        What the others hold may be torn, with the label of a version before.
+        """
+        known = {engine.engine for engine in covered}
+        others = [engine for engine in self.engines if engine.engine not in known]
+        if others and self.weights.gate != GATE_COMMITTED:
+            which = ", ".join(f"engine {e.rank} ({e.engine})" for e in others[:8])
+            gate, count = self.weights.gate, len(self.engines)
+            words = texts.PART_OF_THE_POOL.format(which=which, gate=gate, engines=count)
+            raise Unsupported(words)
+
     def require_up(self) -> None:
         """Raises :class:`NotReady` unless there are engines and all of them are up."""
         if not self.engines:

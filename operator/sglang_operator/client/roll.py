@@ -123,11 +123,14 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     def _own(self, registry: Registry) -> tuple[Engine, ...]:
         """The engines of this job: one for each worker, in the order of ranks.
 
-        Only a role without model updates may have fewer: its workers share them.  Raises NotReady.
+        Only a role without model updates may have fewer: its workers share them.  Raises NotReady,
+        Unsupported.
         """
         workers, found = int(self.worker.world_size), registry.engines
         if len(found) < workers and self._is_policy:
             raise NotReady(texts.ROLL_SIZE.format(workers=workers, engines=len(found)))
+        if self._is_policy:
+            registry.require_all_or_gated(found[:workers])
         for engine in found[workers:]:
             if self.leads and self._is_policy and engine.engine not in self._told:
                 self._told.add(engine.engine)

@@ -51,13 +51,14 @@ class SharedSync(AsyncSync):
     async def _covered(self) -> Registry:
         """The registry with the engines that somebody writes into; others stay closed.
 
-        Raises StaleEpoch if one of them is another one now.
+        Raises StaleEpoch if one of them is another one now, Unsupported where nothing closes those.
         """
         registry = await self._pool.fresh()
         if self._covers is None:
             return registry
         if what := changes(self._covers, registry):
             raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what[:4])))
+        registry.require_all_or_gated(self._covers)
         return registry.of(self._covers)
 
     def _mine(self) -> tuple[Engine, ...]:

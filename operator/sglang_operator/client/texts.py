@@ -213,6 +213,12 @@ ROLL_EXTRA = (
     "engine {rank} ({engine}) has no inference worker of ROLL's, whose number does not change: it "
     "gets no weights, and stays closed, until ROLL is started with as many workers as engines"
 )
+PART_OF_THE_POOL = (
+    "engines that this trainer does not write into: {which}; the pool's gate is {gate}, so that "
+    "nothing keeps requests from weights that a sync before has left in them. Start the trainer "
+    "with as many workers as the pool has engines ({engines}), or give the pool gate Committed "
+    "(spec.weights.gate)"
+)
 ROLL_COLOCATED = (
     "actor_train has the GPUs {train}, actor_infer {infer}, and they share {shared}: ROLL would "
     "hand weights over in the memory of GPUs that both have, but a pool's engines have GPUs of "

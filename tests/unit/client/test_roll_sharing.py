@@ -18,6 +18,7 @@ from sglang_operator.client import (
     Held,
     NotReady,
     StaleEpoch,
+    Unsupported,
     pausing,
 )
 from tests.unit.client.test_roll import Cluster
@@ -315,6 +316,30 @@ def test_an_engine_that_came_while_roll_trains_is_never_covered(roll, reach, cap
             assert caplog.text.count("engine 3 (g6-7) has no inference worker") == 1
 
     with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+@pytest.mark.parametrize("gate", ["Versioned", "Off"])
+def test_a_job_for_a_part_of_the_engines_needs_a_gate_that_a_commit_opens(roll, reach, gate):
+    """What the job before it has torn would be answered from: nothing keeps requests away."""
+
+    async def train(world):
+        async with Cluster(roll, 3) as three:
+            await three.setup()
+            await three.model_update("a1")
+            before = world.state
+            await asyncio.to_thread(world.grow)
+            with pytest.raises(Unsupported, match=rf"engine 3 \(g6-7\); the pool's gate is {gate}"):
+                await three.strategies[0].update_obstacle()
+            found = await ended(s.broadcast_parameter(*bucket("a2")) for s in three.strategies)
+            assert {type(each) for each in found} == {Unsupported}
+            assert world.state == before
+        with pytest.raises(Unsupported, match="as many workers as the pool has engines"):
+            async with Cluster(roll, 3, address="10.0.0.9"):
+                pass
+        assert world.state == before
+
+    with World(gate=gate) as world:
         asyncio.run(train(reach(world)))
 
 
