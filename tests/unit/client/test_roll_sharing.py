@@ -319,6 +319,34 @@ def test_an_engine_that_came_while_roll_trains_is_never_covered(roll, reach, cap
         asyncio.run(train(reach(world)))
 
 
+def test_an_engine_without_a_worker_wakes_with_the_others_and_sleeps_again(
+    roll, reach, monkeypatch
+):
+    """The Lease says of nobody that it sleeps then, and the next sleep flushes all of them."""
+    monkeypatch.setattr("sglang_operator.client.memory.SETTLE_SECONDS", 0.0)
+
+    async def train(world):
+        async with Cluster(roll, 2, colocated=True) as two:
+            await two.setup()
+            await two.model_update("a1")
+            await asyncio.to_thread(world.grow)
+            for step in (2, 3):
+                await two.all("offload_states")
+                assert len(world.state.asleep) == 3
+                await two.model_update(f"a{step}")
+                assert world.state.phase is Phase.COMMITTED
+                assert not world.state.asleep
+                assert [engine.released for engine in world.engines] == [set()] * 3
+                assert served(world, f"step-{step}") == [0, 1]
+                assert world.engines[2].paused  # until somebody writes into it
+            assert not any(engine.dead for engine in world.engines)
+
+    with World(engines=2) as world:
+        for engine in world.engines:
+            engine.strict = True
+        asyncio.run(train(reach(world)))
+
+
 @pytest.mark.parametrize("gate", ["Versioned", "Off"])
 def test_a_job_for_a_part_of_the_engines_needs_a_gate_that_a_commit_opens(roll, reach, gate):
     """What the job before it has torn would be answered from: nothing keeps requests away."""
