@@ -9,11 +9,16 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from sglang_operator.api import weights_rules
+from sglang_operator.api.weights import Transaction
+from sglang_operator.api.weights_rules import Trainer
 from sglang_operator.client import texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import EngineError, StaleEpoch, Unsupported
+from sglang_operator.client.lease import LeaseFile, Sight
 from sglang_operator.client.registry import DEFAULT_GROUP, Engine
 
+PATIENCE = 10.0  # seconds to go on trying without an API server
 _NO_SUCH_GROUP = "does not exist"  # SGLang's words
 _NAME_IS_TAKEN = "group name has already been created"  # torch's
 
@@ -42,6 +47,21 @@ async def leave(post: Post, engine: Engine, name: str) -> bool:
             raise
         return False
     return True
+
+
+async def wait_free(lease: LeaseFile, trainer: Trainer, wait: float) -> None:
+    """Wait while another than this trainer's job may be at the engines; nothing is written.
+
+    Its names may be the same, and SGLang ends over a bucket of a group that was left.  Raises Held
+    after ``wait`` seconds, PoolError.
+    """
+
+    def step(state: Transaction, sight: Sight) -> Transaction:
+        if state.holder != trainer.holder:
+            weights_rules.free(state, trainer, sight.now, sight.seen)
+        return state
+
+    await lease.step_when_free(step, wait=wait, patience=PATIENCE)
 
 
 class Groups:

@@ -185,7 +185,12 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         group_name: str,
         backend: str | None = None,
     ) -> None:
-        """Let the engine join the trainer's process group."""
+        """Let the engine join the trainer's process group.
+
+        Raises Held while another trainer is at it, or the operator: of that one's next bucket the
+        engine would end, out of its group.
+        """
+        await self._undisturbed()
         self._groups = (self._groups or set()) - {group_name}
         engine = await self._attach_again()
         payload = {
@@ -347,6 +352,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         registry = await self.pool.wait_ready(_READY_SECONDS)
         lives = not changes((self.engine,), registry)
         if lives and self.pool.features(registry).destroy_group:
+            await self._undisturbed()
             for name in left:
                 await groups.leave(self.pool.calls.post, self.engine, name)
 
@@ -361,6 +367,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     def engine(self) -> Engine:
         assert self._attached is not None, "initialize first"
         return self._attached
+
+    async def _undisturbed(self) -> None:
+        """Wait for another job's sync or sleep, or its end, and for the operator's loads."""
+        trainer = self.pool.trainer(LEASE_SECONDS)
+        await groups.wait_free(self.pool.lease, trainer, HELD_SECONDS)
 
     async def _attach_again(self) -> Engine:
         registry = await self.pool.fresh()
