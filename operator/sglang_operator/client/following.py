@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
@@ -19,7 +20,6 @@ from sglang_operator.api.weights import LEASE_SECONDS, WEIGHTS, Phase, Transacti
 from sglang_operator.client import pausing, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
-    EngineError,
     Expired,
     NotReady,
     PoolError,
@@ -29,6 +29,7 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.lease import MARGIN, Sight
 from sglang_operator.client.ledger import Ledger
 from sglang_operator.client.registry import Engine
+from sglang_operator.client.updates import open_session
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -40,7 +41,6 @@ STAGGER_SECONDS = 0.01
 PATIENCE = 10.0  # seconds to go on trying without an API server
 _OBJECT_PATIENCE = 2.0  # who cannot object does not vouch either
 _POLL_SECONDS = (0.05, 0.5)  # between two looks while the leader is waited for, growing
-_NO_SESSION = "between begin_weight_update() and end_weight_update()"  # SGLang's words
 
 
 # Its payload, as soon as it may be sent.
@@ -279,6 +279,8 @@ class Follower:
         calls, features = self._pool.calls, self._pool.features(await self._pool.registry())
         asleep = [engine.instance] if state.sleeps(engine.instance) else []
         await pausing.stop(calls, [engine], pausing.ABORT, features, asleep=asleep, allowed=may)
+        if features.begin_end_weight_update:
+            await open_session(partial(calls.post, engine, allowed=may))
 
     # --- the fence
 
@@ -315,18 +317,9 @@ class Follower:
         payload: Json,
         may: Callable[[], bool],
     ) -> None:
-        deadline = time.monotonic() + FOLLOW_SECONDS
-        while True:
-            if over := self._over(transaction):
-                raise over
-            try:
-                await self._pool.calls.post(engine, path, payload, timeout=None, allowed=may)
-                return
-            except EngineError as error:
-                # The leader opens the session of every engine, where the version has one.
-                if _NO_SESSION not in error.said or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(_POLL_SECONDS[0])
+        if over := self._over(transaction):
+            raise over
+        await self._pool.calls.post(engine, path, payload, timeout=None, allowed=may)
 
     # --- what it tells the leader
 

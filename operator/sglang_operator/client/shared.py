@@ -28,7 +28,8 @@ _POLL_SECONDS = (0.05, 1.0)  # between two looks, growing
 class SharedSync(AsyncSync):
     """The leader's side: a sync over all engines, of which it pauses and writes into its own.
 
-    Each of the others is paused by the process that writes into it.  That one may have begun to
+    Each of the others is paused by the process that writes into it, which opens SGLang's session
+    for that as well: it changes weights in their place.  That one may have begun to
     when a pause of the leader's comes, which then waits for the bucket (SGLang 0.5.14 and newer, in
     is_pause_cond), as the bucket waits for the leader's part in the broadcast.
     ``covers``: the engines that its processes write into, where the pool has others too.

@@ -7,11 +7,12 @@ whole.  The end of the sync labels all engines at once.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sglang_operator.client import given, groups
-from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
+from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
 
 _SESSION_OPEN = "already open"  # SGLang managers/scheduler_components/weight_updater.py
+
+
+async def open_session(post: Callable[..., Awaitable[Json]]) -> None:
+    """Open SGLang's session for buckets at one engine, which is paused.
+
+    It changes the form of some weights in their place.  ``post``: to the engine, by path and
+    payload.  Raises EngineError, Expired.
+    """
+    try:
+        await post("/begin_weight_update", {})
+    except EngineError as error:
+        # Left open by a sync that was torn: its weights are written over anyway.
+        if _SESSION_OPEN not in error.said:
+            raise
+        with contextlib.suppress(EngineError):
+            await post("/end_weight_update", {}, timeout=None)
+        await post("/begin_weight_update", {})
 
 
 class Updates(ABC):
@@ -162,21 +180,10 @@ class Updates(ABC):
                     self._session_open = True
 
     async def _open(self) -> None:
-        try:
-            await self.call("/begin_weight_update", {})
-        except EngineError as error:
-            # Left open by a sync that was torn: its weights are written over anyway.
-            if _SESSION_OPEN not in error.said:
-                raise
-            await asyncio.gather(*(self._reopen(engine) for engine in self.engines))
+        await together(open_session(partial(self.call_one, each)) for each in self._mine())
 
     async def end_weight_update(self) -> None:
         """Close the session, if one is open; the end of the sync does it by itself."""
         if self._session_open:
             await self.call("/end_weight_update", {}, timeout=None)
             self._session_open = False
-
-    async def _reopen(self, engine: Engine) -> None:
-        with contextlib.suppress(EngineError):
-            await self.call_one(engine, "/end_weight_update", {}, timeout=None)
-        await self.call_one(engine, "/begin_weight_update", {})

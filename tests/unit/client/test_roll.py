@@ -26,6 +26,9 @@ ANSWER = {
 }
 
 
+PAUSE, BEGIN = "/pause_generation", "/begin_weight_update"
+
+
 class Cluster:
     """ROLL's inference workers: each call goes to all of them at once."""
 
@@ -251,16 +254,20 @@ def test_a_job_of_fewer_workers_than_engines_leaves_the_others_closed(roll, reac
         asyncio.run(train(reach(world)))
 
 
-def test_worker_0_opens_the_sessions_of_all_engines_and_the_others_wait_for_that(roll, reach):
+def test_each_worker_opens_the_session_of_its_own_engine_once_that_is_paused(roll, reach):
+    """SGLang changes the form of some weights as it opens one: nothing may be answered then."""
+
     async def train(world):
         async with Cluster(roll, 3) as cluster:
             first, *others = cluster.strategies
             bucket = (["a1"], ["bf16"], [(2,)], "g")
-            early = [asyncio.create_task(each.broadcast_parameter(*bucket)) for each in others]
-            await asyncio.sleep(0.2)
-            assert not any(task.done() for task in early)
-            await asyncio.gather(first.broadcast_parameter(*bucket), *early)
+            await first.broadcast_parameter(*bucket)
+            assert [engine.session for engine in world.engines] == [True, True, False]
+            await asyncio.gather(*(each.broadcast_parameter(*bucket) for each in others))
             assert all(engine.session for engine in world.engines)
+            for engine in world.engines:
+                order = [path for path in engine.paths() if path in (PAUSE, BEGIN)]
+                assert order[0] == PAUSE and order[-1] == BEGIN
             await cluster.all("process_weights_after_loading")
             assert not any(engine.session for engine in world.engines)
             assert {(e.weights, e.gate) for e in world.engines} == {("a1", "Open")}
@@ -268,6 +275,7 @@ def test_worker_0_opens_the_sessions_of_all_engines_and_the_others_wait_for_that
     with World(version="0.5.23") as world:
         for engine in world.engines:
             engine.sessions = True
+        world.engines[1].session = True  # a sync that was torn has left it open
         asyncio.run(train(reach(world)))
 
 
