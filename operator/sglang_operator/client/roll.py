@@ -77,7 +77,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._groups: set[str] | None = None  # that its engine is in; None: ROLL has formed none
         self._told: set[str] = set()  # engines that no worker has
         self._requests: Requests
-        self._wrote = False  # whether a model update of this job ended well
+        self._wrote = frozenset[str | None]()  # the instances that the last update has written
         self._step = 0
         self.is_model_in_gpu = True
         self.is_kv_cache_in_gpu = True
@@ -250,7 +250,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if sync is not None:
             await sync.finish()
             self._step += 1
-        self._wrote = True
+        self._wrote = frozenset(engine.instance for engine in self._engines)
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
 
     async def load_states(self, *_: Any, **__: Any) -> None:
@@ -448,7 +448,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
     async def _generate(self, asked: Json) -> list[Json] | None:
         return await self._requests.answer(
-            self.engine, asked, written=self._engines, labelled=self._wrote
+            self.engine, asked, written=self._engines, wrote=self._wrote
         )
 
 

@@ -1,19 +1,20 @@
 """The requests of one of ROLL's workers, and who answers them when its engine ends.
 
 A request goes to the worker's own engine while that very instance runs: ROLL sends the samples of a
-prompt to one worker for the sake of its prefix cache.  Where the instance has ended, or ends over
-the request, another engine answers that holds the same policy: one whose gate is open at the
-committed version, or in a pool without gates one that got all of this job's updates.  Where there
-is none for a while, nobody answers, and ROLL is told that the request was aborted: it goes on with
-others.  Where there is none for long, that is an error: nothing but a model update may help, and
-ROLL makes none before it has its answers.
+prompt to one worker for the sake of its prefix cache.  One that this job has not written is asked
+behind an open gate only.  Where the instance has ended, or ends over the request, another engine
+answers that holds the same policy: one whose gate is open at the committed version, or in a pool
+without gates one that got all of this job's updates.  Where there is none for a while, nobody
+answers, and ROLL is told that the request was aborted: it goes on with others.  A job that has
+written nothing itself waits for a commit instead.  Where there is none for long, that is an error:
+nothing but a model update may help, and ROLL makes none before it has its answers.
 """
 
 import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +67,18 @@ class Requests:
         self._without_since = 0.0  # when the first had none, since any was answered; 0: none has
 
     async def answer(
-        self, own: Engine, body: Json, *, written: Sequence[Engine], labelled: bool
+        self,
+        own: Engine,
+        body: Json,
+        *,
+        written: Sequence[Engine],
+        wrote: Collection[str | None],
     ) -> list[Json] | None:
         """The answers to a request; None if nobody gave any, or it was aborted meanwhile.
 
-        ``written``: engines that got all of this job's updates.  ``labelled``: whether they name
-        its version.  Raises EngineError if engines refuse the request, or fail over it, NotReady.
+        ``written``: engines that get all of this job's updates.  ``wrote``: the instances that got
+        the last one, which name its version; none before there was any.  Raises EngineError if
+        engines refuse the request, or fail over it, NotReady.
         """
         request = _Open(rid=body.get("rid"))
         self._open.add(request)
@@ -79,9 +86,10 @@ class Requests:
         until = time.monotonic() + WITHOUT_SECONDS
         try:
             while not request.aborted.is_set():
-                engine = self._choice(request, own, written, await self._pool.registry())
+                registry = await self._pool.registry()
+                engine = self._choice(request, own, written, wrote, registry)
                 if engine is not None:
-                    found = await self._asked(request, engine, body, labelled)
+                    found = await self._asked(request, engine, body, bool(wrote))
                     if found is not None:
                         self._without_since = 0.0
                         return found
@@ -91,9 +99,12 @@ class Requests:
                         return None
                     until = time.monotonic() + WITHOUT_SECONDS
                 elif time.monotonic() > until:
-                    self._give_up(await self._pool.registry())
-                    log.warning(texts.ROLL_NOBODY.format(seconds=WITHOUT_SECONDS))
-                    return None
+                    self._give_up(registry)
+                    if wrote or own.gate is None:
+                        log.warning(texts.ROLL_NOBODY.format(seconds=WITHOUT_SECONDS))
+                        return None
+                    log.warning(texts.ROLL_NOT_OPEN.format(states=_states(registry)))
+                    until = time.monotonic() + WITHOUT_SECONDS
                 else:
                     await self._news(request)
             return None
@@ -106,8 +117,8 @@ class Requests:
         now = time.monotonic()
         self._without_since = self._without_since or now - WITHOUT_SECONDS
         if now - self._without_since > GIVE_UP_SECONDS:
-            states = ", ".join(f"engine {e.rank}: {e.state}" for e in registry.engines[:8])
-            words = texts.ROLL_GIVES_UP.format(seconds=GIVE_UP_SECONDS, states=states or "none")
+            states = _states(registry)
+            words = texts.ROLL_GIVES_UP.format(seconds=GIVE_UP_SECONDS, states=states)
             raise NotReady(words)
 
     async def abort(self, own: Engine, rids: Sequence[str] | None) -> None:
@@ -215,12 +226,18 @@ class Requests:
             )
 
     def _choice(
-        self, request: _Open, own: Engine, written: Sequence[Engine], registry: Registry
+        self,
+        request: _Open,
+        own: Engine,
+        written: Sequence[Engine],
+        wrote: Collection[str | None],
+        registry: Registry,
     ) -> Engine | None:
         """Who is to answer: its own engine, that of its rank, or each other one in turn."""
         late = time.monotonic() - AGAIN_SECONDS
         tired = {instance for instance, when in request.failed.items() if when > late}
-        if _runs(own, registry) and own.instance not in tired:
+        good = own.instance in wrote or _is_open(own, registry)
+        if good and _runs(own, registry) and own.instance not in tired:
             return own
         known = {each.instance for each in written}
         able = [
@@ -283,6 +300,20 @@ def _runs(engine: Engine, registry: Registry) -> bool:
         for each in registry.engines
         if each.engine == engine.engine
     )
+
+
+def _is_open(engine: Engine, registry: Registry) -> bool:
+    """Whether clients reach it, as far as it is for the weights."""
+    now = (each for each in registry.engines if each.instance == engine.instance)
+    return any(each.gate in (None, "Open") for each in now)
+
+
+def _states(registry: Registry) -> str:
+    shown = (
+        f"engine {e.rank}: {e.state}" + (f", gate {e.gate}" if e.gate else "")
+        for e in registry.engines[:8]
+    )
+    return "; ".join(shown) or "none"
 
 
 def _holds_the_policy(engine: Engine, registry: Registry, written: set[str | None]) -> bool:

@@ -290,6 +290,10 @@ ROLL_NOBODY = (
     "no engine of the policy has answered a request for {seconds:.0f} s; ROLL is told that it was "
     "aborted, and goes on with others"
 )
+ROLL_NOT_OPEN = (
+    "this job has written no weights itself, and no engine with committed ones is open ({states}); "
+    "its requests wait until a trainer has committed a model update (kubectl sglang weights status)"
+)
 ROLL_GIVES_UP = (
     "no engine of the policy has answered any request for {seconds:.0f} s, and none will before a "
     "model update, which comes after the answers ({states}); start the pipeline again from its "

@@ -5,9 +5,9 @@ import contextlib
 
 import pytest
 
-from sglang_operator.client import EngineError, NotReady
+from sglang_operator.client import AsyncPool, EngineError, NotReady
 from tests.unit.client.test_roll import ANSWER, Cluster
-from tests.unit.client.world import World
+from tests.unit.client.world import NAMESPACE, POOL, World
 
 GENERATE, ABORT = "/generate", "/abort_request"
 UNFINISHED = {"output_token_ids": [[]], "finish_reasons": ["abort"], "output_logprobs": [[]]}
@@ -362,3 +362,66 @@ def deadly(engine):
         return 0, {}
 
     return answer
+
+
+@pytest.mark.parametrize("restarted", [[1], [0, 2]])
+def test_a_job_without_updates_asks_no_engine_behind_a_closed_gate(roll, reach, restarted):
+    """ROLL's rollout pipelines beside a training job: an engine that restarted has no weights."""
+
+    async def run(world):
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="trainer") as pool:
+            await pool.update_from_disk("/ckpt/1", "step-1")
+        for rank in restarted:
+            await asyncio.to_thread(world.restart, rank)
+        async with Cluster(roll, 3, address="10.0.0.7") as evaluation:
+            assert await evaluation.generate() == [ANSWER] * 3
+            assert [e.rank for e in world.engines if not prompts(e)] == restarted
+
+    with World() as world:
+        asyncio.run(run(reach(world)))
+
+
+@pytest.mark.parametrize("gate", ["Committed", "Versioned"])
+def test_a_job_without_updates_waits_for_a_commit(roll, reach, requests, caplog, gate):
+    async def run(world):
+        async with Cluster(roll, 3, address="10.0.0.7") as evaluation:
+            asked = asyncio.create_task(evaluation.generate())
+            while "no engine with committed ones is open" not in caplog.text:
+                assert not asked.done()
+                await asyncio.sleep(0.01)
+            assert "engine 0: Up, gate Closed" in caplog.text
+            assert not any(prompts(engine) for engine in world.engines)
+            async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+                await pool.update_from_disk("/ckpt/1", "step-1")
+            assert await asked == [ANSWER] * 3
+
+    with World(gate=gate) as world:
+        asyncio.run(run(reach(world)))
+
+
+def test_a_job_without_updates_does_not_wait_for_ever(roll, reach, requests, monkeypatch):
+    monkeypatch.setattr(requests, "WITHOUT_SECONDS", 0.3)
+    monkeypatch.setattr(requests, "GIVE_UP_SECONDS", 1.0)
+
+    async def run(world):
+        async with Cluster(roll, 3, address="10.0.0.7") as evaluation:
+            with pytest.raises(NotReady, match="engine 0: Up, gate Closed"):
+                await evaluation.generate()
+            assert not any(prompts(engine) for engine in world.engines)
+
+    with World() as world:
+        asyncio.run(run(reach(world)))
+
+
+def test_a_worker_asks_its_engine_only_once_an_update_has_written_it(roll, reach):
+    """Set up again, and not written yet: others have the policy."""
+
+    async def train(world):
+        async with trained(roll) as cluster:
+            await asyncio.to_thread(world.restart, 1)
+            await cluster.setup("g2")
+            assert await cluster.strategies[1].generate_request(payload()) == ANSWER
+            assert not prompts(world.engines[1])
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
