@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 _SESSION_OPEN = "already open"  # SGLang managers/scheduler_components/weight_updater.py
 
 
-async def open_session(post: Callable[..., Awaitable[Json]]) -> None:
+async def open_session(post: Callable[..., Awaitable[Json]]) -> Json:
     """Open SGLang's session for buckets at one engine, which is paused.
 
     It changes the form of some weights in their place.  ``post``: to the engine, by path and
     payload.  Raises EngineError, Expired.
     """
     try:
-        await post("/begin_weight_update", {})
+        return await post("/begin_weight_update", {})
     except EngineError as error:
         # Left open by a sync that was torn: its weights are written over anyway.
         if _SESSION_OPEN not in error.said:
             raise
         with contextlib.suppress(EngineError):
             await post("/end_weight_update", {}, timeout=None)
-        await post("/begin_weight_update", {})
+        return await post("/begin_weight_update", {})
 
 
 class Updates(ABC):

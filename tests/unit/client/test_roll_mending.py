@@ -107,7 +107,7 @@ def staged(roll, reach, monkeypatch):
     """A pipeline whose trainer has two stages, on a world of three engines that mind groups."""
     ray = Ray()
     constants = types.ModuleType("roll.utils.constants")
-    constants.RAY_NAMESPACE = "roll"
+    vars(constants)["RAY_NAMESPACE"] = "roll"
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "roll.utils", types.ModuleType("roll.utils"))
     monkeypatch.setitem(sys.modules, "roll.utils.constants", constants)
