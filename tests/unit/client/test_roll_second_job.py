@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sglang_operator.api import weights_steps as steps
+from sglang_operator.api import weights_rules as rules
 from sglang_operator.client import AsyncPool, Held
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.world import NAMESPACE, POOL, World
@@ -25,16 +25,16 @@ def touched(world):
 def looked(monkeypatch):
     """How often somebody found the Lease held."""
     times = []
-    free = steps.rules.free
+    free = rules.free
 
     def counting(*arguments):
         try:
             free(*arguments)
-        except steps.RefusedError:
+        except rules.RefusedError:
             times.append(arguments)
             raise
 
-    monkeypatch.setattr(steps.rules, "free", counting)
+    monkeypatch.setattr(rules, "free", counting)
     return times
 
 
