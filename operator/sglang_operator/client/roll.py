@@ -21,6 +21,7 @@ StaleEpoch says and ``roll_updates`` does.  An engine that came has no worker, a
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,9 @@ __all__ = ["OperatorPoolStrategy", "install"]
 log = logging.getLogger(__name__)
 
 _READY_SECONDS = 1800.0
+# Until the registry tells that an engine ended: seconds for a container, a minute for a node.
+_ENDED_SECONDS = 120.0
+_LOOK_SECONDS = 0.5
 # A trainer that was killed amid an update and is started again waits for its own dead Lease; less
 # than the others wait for worker 0 (following.FOLLOW_SECONDS).
 HELD_SECONDS = LEASE_SECONDS + 15.0
@@ -349,12 +353,35 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             sync, self._sync = self._sync, None
         if sync is not None:
             await sync.abort(texts.ROLL_AGAIN.format(what=texts.OVER))
-        registry = await self.pool.wait_ready(_READY_SECONDS)
-        lives = not changes((self.engine,), registry)
-        if lives and self.pool.features(registry).destroy_group:
-            await self._undisturbed()
-            for name in left:
-                await groups.leave(self.pool.calls.post, self.engine, name)
+        await self._leave(left)
+
+    async def _leave(self, names: Sequence[str]) -> None:
+        """Let the engine leave these groups once the pool is up, unless it has ended by then.
+
+        A worker may know before the registry that its engine ended: until that tells of the end,
+        or the engine answers, nothing can be set up again.
+        """
+        deadline = time.monotonic() + _ENDED_SECONDS
+        while True:
+            registry = await self.pool.wait_ready(_READY_SECONDS)
+            if changes((self.engine,), registry):
+                return  # with its process
+            features = self.pool.features(registry)
+            try:
+                await self.pool.calls.find(self.engine, features.model_info_path)
+                await self._undisturbed()
+                for name in names if features.destroy_group else ():
+                    await groups.leave(self.pool.calls.post, self.engine, name)
+                return
+            except EngineError as error:
+                if 0 < error.status < 500:
+                    raise
+                if time.monotonic() > deadline:
+                    words = texts.ROLL_SILENT.format(
+                        error=error, seconds=_ENDED_SECONDS, pod=self.engine.pod
+                    )
+                    raise NotReady(words) from error
+            await asyncio.sleep(_LOOK_SECONDS)
 
     # --- the engine, and the transaction around it
 

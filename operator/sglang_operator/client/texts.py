@@ -274,6 +274,10 @@ ROLL_STALE = (
     "(setup_model_update), or start the pipeline again from its checkpoint"
 )
 ROLL_AGAIN = "{what}; ROLL's process groups are set up again once the pool is up"
+ROLL_SILENT = (
+    "{error}: it does not leave its process groups, and the registry has had it up for "
+    "{seconds:.0f} s since; delete the pod {pod}, then start the pipeline again from its checkpoint"
+)
 ROLL_FOLLOW = (
     "worker 0 has not done its part in time: the Lease is in phase {phase}, held by {holder}; this "
     "call has to be made to all inference workers"

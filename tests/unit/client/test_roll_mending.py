@@ -11,7 +11,7 @@ import pytest
 
 from sglang_operator.api import weights_steps
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.client import Expired, StaleEpoch
+from sglang_operator.client import EngineError, Expired, NotReady, StaleEpoch
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import served
 from tests.unit.client.test_roll_updates import Group, Loop, all_of, updates
@@ -200,7 +200,7 @@ def test_a_bucket_for_a_group_that_was_left_is_refused_while_new_ones_form(stage
             engine.stuck.add(INIT)  # NCCL takes its time
 
     def meanwhile():
-        until(lambda: all(engine.held for engine in world.engines))
+        assert until(lambda: all(engine.held for engine in world.engines))
         puts = len(world.puts)
         for worker in group.tgt_cluster.workers:
             try:
@@ -232,11 +232,14 @@ def test_an_engine_that_left_all_its_groups_is_in_none(staged):
     assert not [engine.rank for engine in world.engines if engine.dead]
 
 
-def until(check):
-    deadline = time.monotonic() + 20
+def until(check, most=20.0):
+    """Wait for it; whether it came."""
+    deadline = time.monotonic() + most
     while not check():
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
+    return True
 
 
 def test_a_call_of_a_try_that_was_given_up_joins_no_later_one(staged):
@@ -248,7 +251,7 @@ def test_a_call_of_a_try_that_was_given_up_joins_no_later_one(staged):
     late = group.tgt_cluster.workers[1].broadcast_parameter.remote(
         ["late"], ["torch.bfloat16"], [(2,)], name
     )
-    until(lambda: follower._joining.locked())
+    assert until(lambda: follower._joining.locked())
     restarts(world, 1)
     group.run(2)
     with pytest.raises(Expired, match="given up"):
@@ -267,10 +270,51 @@ def test_a_sync_of_a_try_that_was_given_up_is_not_begun_any_more(staged):
     )
     name, leader = f"{group.model_update_name}_pp0_ep0", group.tgt_cluster.workers[0]
     late = leader.broadcast_parameter.remote(["late"], ["torch.bfloat16"], [(2,)], name)
-    until(lambda: group.strategies[0]._beginning.locked())
+    assert until(lambda: group.strategies[0]._beginning.locked())
     left = [worker.leave_groups.remote() for worker in group.tgt_cluster.workers]
     world.write_lease(weights_steps.aborted(world.state, "it ended"))
     group.ray.get(left)
     with pytest.raises(Expired, match="given up"):
         late.result(20)
     assert world.state.phase is Phase.ABORTED
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_engine_that_ended_before_the_registry_knows_is_waited_for(staged, rank):
+    """Its worker learns of the end at once, the operator from kubelet."""
+    world, group, stages = staged
+    group.run(1)
+    asked = len(world.engines[2].asked)
+
+    def told_late():
+        until(lambda: any("destroy" in path for path, _ in world.engines[2].asked[asked:]))
+        time.sleep(1.0)  # the ended engine's worker has asked it, too
+        restarts(world, rank)
+
+    late = threading.Thread(target=told_late)
+
+    def ends():
+        world.engines[rank].dead = True
+        late.start()
+
+    stages[0].during = ends
+    group.run(2)
+    late.join()
+    unharmed(world, group, "step-2")
+
+
+def test_an_engine_that_is_up_and_never_answers_is_told_of(staged, roll, monkeypatch):
+    monkeypatch.setattr(roll, "_ENDED_SECONDS", 0.1)
+    world, group, _ = staged
+    group.run(1)
+    world.engines[1].dead = True
+    with pytest.raises(NotReady, match=r"delete the pod actor-infer-1"):
+        group.tgt_cluster.workers[1].leave_groups.remote().result(20)
+
+
+def test_a_refusal_to_leave_a_group_is_told_at_once(staged):
+    world, group, _ = staged
+    group.run(1)
+    world.engines[1].refuse["/destroy_weights_update_group"] = (401, "Unauthorized")
+    with pytest.raises(EngineError, match="Unauthorized"):
+        group.tgt_cluster.workers[1].leave_groups.remote().result(5)
