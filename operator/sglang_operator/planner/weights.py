@@ -269,7 +269,8 @@ def _wanted(
     if vouched is not None:
         return _opened(pod, *vouched)
     if gate is WeightsGate.VERSIONED:
-        return _initial(pod) if _says_initial(pod, observed) else None
+        initial = _says_initial(pod, observed)
+        return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
     if _recovered(pod, current):
         return None
     return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
@@ -284,18 +285,6 @@ def _needs_a_commit(pod: ObservedPod, current: Transaction) -> bool:
     if current.phase is not Phase.COMMITTED or gate is None or gate.is_open:
         return False
     return gate.reason in _UNTIL_A_COMMIT or leases.sleeps(pod)
-
-
-def _initial(pod: ObservedPod) -> SetGate | None:
-    """Closed over weights that nobody has named since the engine started.
-
-    Also where it was closed for those of a container before: a label that this one gets is new.
-    """
-    gate = pod.gate
-    if gate is None or not (gate.is_open or gate.reason in _UNTIL_A_COMMIT):
-        return None
-    reason, message = INITIAL_WEIGHTS, texts.GATE_INITIAL
-    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
 
 
 def _recovered(pod: ObservedPod, current: Transaction) -> bool:

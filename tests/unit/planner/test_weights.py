@@ -552,20 +552,6 @@ class TestVersioned:
             (pods[1].name, False, weights.NOT_COVERED),
         }
 
-    @pytest.mark.parametrize("closed", ["Aborted", "NotCovered"])
-    def test_a_label_that_a_new_container_gets_opens_again(self, closed):
-        pool = self.pool()
-        pods = running(pool, gate=Gate(is_open=False, version="", reason=closed))
-        lease = committed(pool, pods[:1], version="step-3")
-        plan = weighed(pool, pods, children=lease, reports=self.reports(pods, "step-1", "default"))
-        assert (pods[1].name, False, weights.INITIAL_WEIGHTS) in [m[:3] for m in moved(plan)]
-        named = dataclasses.replace(
-            pods[1], gate=Gate(is_open=False, reason=weights.INITIAL_WEIGHTS)
-        )
-        pods = [pods[0], named]
-        again = weighed(pool, pods, children=lease, reports=self.reports(pods, "step-1", "step-4"))
-        assert (named.name, True, weights.VERSIONED) in [m[:3] for m in moved(again)]
-
 
 class TestALeaseThatHasForgotten:
     """Deleted, emptied or made anew, maybe amid a sync: the pods remember that there was one."""
