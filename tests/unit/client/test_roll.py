@@ -230,6 +230,15 @@ def test_no_more_workers_than_engines(roll, reach):
         with pytest.raises(NotReady, match="3 inference workers, the pool has 2 engines"):
             async with Cluster(roll, 3):
                 pass
+
+    with World(engines=2) as world:
+        asyncio.run(attach(reach(world)))
+
+
+def test_judges_share_the_engines_of_a_pool_that_loads_its_own_weights(roll, reach):
+    async def attach(world):
+        for engine in world.engines:
+            engine.gate = None
         judges = Cluster(roll, 3)
         for each in judges.strategies:
             each.worker.cluster_name = "reward-llm_judge"
@@ -237,7 +246,7 @@ def test_no_more_workers_than_engines(roll, reach):
             assert [each.engine.rank for each in judges.strategies] == [0, 1, 0]
             assert await judges.generate() == [ANSWER] * 3
 
-    with World(engines=2) as world:
+    with World(engines=2, gate="Off") as world:
         asyncio.run(attach(reach(world)))
 
 
