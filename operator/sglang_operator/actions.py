@@ -169,7 +169,7 @@ def child_actions(
     Of a pool that goes, what is there is kept right, and nothing is made or deleted.
     """
     made = [body for body in wanted if not (unselecting and _is_postponable(body, observed))]
-    have = to_have(pool.owner, made, observed)
+    have = list(_to_have(pool, made, observed))
     if observed.leaving:
         return [action for action in have if isinstance(action, UpdateChild)]
     return [*have, *_to_drop(pool, wanted, observed)]
@@ -185,22 +185,17 @@ def _is_postponable(body: Mapping[str, Any], observed: Observed) -> bool:
     )
 
 
-def to_have(
-    owner: Owner, wanted: Sequence[Mapping[str, Any]], observed: Observed
-) -> list[ChildAction]:
-    """What makes these children so, and leaves the others alone."""
-    return list(_to_have(owner, wanted, observed))
-
-
 def _to_have(
-    owner: Owner, wanted: Sequence[Mapping[str, Any]], observed: Observed
+    pool: Pool,
+    wanted: Sequence[Mapping[str, Any]],
+    observed: Observed,
 ) -> Iterator[ChildAction]:
     for body in wanted:
         kind, name = body["kind"], body["metadata"]["name"]
         child = observed.children.get((kind, name))
         if child is None:
             yield CreateChild(kind=kind, name=name, body=body, reason="it does not exist")
-        elif child.owner == owner.uid and (found := drift.drift(body, child.body)):
+        elif child.owner == pool.owner.uid and (found := drift.drift(body, child.body)):
             why = f"{found.path} differs"
             if found.immutable and kind in OPTIONAL:
                 yield DeleteChild(kind=kind, name=name, uid=child.uid, reason=why)

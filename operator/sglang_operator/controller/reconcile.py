@@ -24,7 +24,7 @@ from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.cluster.wire import CustomResource
-from sglang_operator.controller import acknowledging, explaining, leaving, logs, planning, trying
+from sglang_operator.controller import explaining, leaving, logs, planning, trying
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, CONFLICT_BACKOFF, Memory
 from sglang_operator.controller.meters import PoolMeter
@@ -232,16 +232,15 @@ class Reconciler:
         moved, again = await self._act_on_weights(key, memory, refused.owner, weights_plan, at)
         if moved:
             return 0.0
-        told = await acknowledging.acknowledge(
-            *(self._executor, key, memory, refused.owner, weights_plan, observed),
-            interval=self._publish_interval,
-        )
-        before, now = record.status, moment().wall
         new = status.compute_refused(
-            refused, observed, ignored=memory.ignored, previous=before, now=now
+            refused,
+            observed,
+            ignored=memory.ignored,
+            previous=record.status,
+            now=moment().wall,
         )
         later = await self._teller.tell(key, memory, record, new, waits=True)
-        return min((wait for wait in (again, told, later) if wait is not None), default=None)
+        return min((wait for wait in (again, later) if wait is not None), default=None)
 
     async def _run(
         self, key: PoolKey, memory: Memory, record: CustomResource, pool: Pool

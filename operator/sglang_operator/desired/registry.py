@@ -4,19 +4,17 @@ It lists pod addresses, which ignore readiness: a trainer reaches an engine to g
 before any client may reach it for answers.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from sglang_operator.api import names, spec
+from sglang_operator.api import names
 from sglang_operator.api.weights import Transaction, of_phase
 from sglang_operator.desired import metadata
-from sglang_operator.planner import health, questions, registry_size, weights
-from sglang_operator.planner.observed import Observed
-from sglang_operator.planner.plan import EngineState, EngineView, state_of
-from sglang_operator.planner.pool import Engine, Owner, Pool
+from sglang_operator.planner import questions, registry_size, weights
+from sglang_operator.planner.plan import EngineView
+from sglang_operator.planner.pool import Pool
 from sglang_operator.planner.weights import WeightsPlan
 
 ENGINES_KEY = "engines.json"
@@ -32,21 +30,16 @@ def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     whose engines alone have none is refused (planner/registry_size.py).  So it is while an engine
     has no address: these forms know a rank by its place, and one less would move those behind it.
     """
-    return _config_map(pool.owner, document(pool, plan))
-
-
-def _config_map(owner: Owner, told: Mapping[str, Any]) -> dict[str, Any]:
-    engines = orjson.dumps(told)
-    urls = [each["url"] for each in told["engines"]]
-    addresses = [url.removeprefix("http://") for url in urls] if all(urls) else []
-    renderings = _renderings(addresses)
+    engines = orjson.dumps(document(pool, plan))
+    addresses = [_address(pool, view) for view in plan.engines]
+    renderings = _renderings([each for each in addresses if each] if all(addresses) else [])
     if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
         renderings = dict.fromkeys(renderings, "")
     return metadata.child(
-        owner,
+        pool.owner,
         "v1",
         "ConfigMap",
-        names.registry_name(owner.name),
+        names.registry_name(pool.owner.name),
         "registry",
         data={ENGINES_KEY: engines.decode(), **renderings},
     )
@@ -71,6 +64,7 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
     """
+    current = plan.transaction
     return {
         "pool": pool.owner.name,
         "namespace": pool.owner.namespace,
@@ -83,20 +77,13 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
         "weights": {
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
-            **_acted_upon(plan),
+            "phase": (plan.restore or current).phase.value,
+            **_released(plan.restore or current, plan.engines),
+            "version": current.version,
+            "transaction": current.id if plan.settled else "",
             **({"noSync": pool.no_sync} if pool.no_sync else {}),
         },
         "engines": [_engine(pool, view) for view in plan.engines],
-    }
-
-
-def _acted_upon(plan: WeightsPlan) -> dict[str, Any]:
-    current = plan.transaction
-    return {
-        "phase": (plan.restore or current).phase.value,
-        **_released(plan.restore or current, plan.engines),
-        "version": current.version,
-        "transaction": current.id if plan.settled else "",
     }
 
 
@@ -123,79 +110,31 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
 
 
 def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
+    pod = view.pod
+    gate = pod.gate if pod else None
+    is_open = gate is not None and gate.is_open
     return {
         "rank": view.engine.rank,
         "engine": view.engine.group,
         "devices": list(view.engine.devices),
         "gpus": pool.gpus,
         "rankOffset": 1 + view.engine.rank * pool.gpus,
-        **_now(view, port=pool.spec.network.port, gated=pool.gated),
-    }
-
-
-def _now(view: EngineView, *, port: int, gated: bool) -> dict[str, Any]:
-    """What of an engine changes while its pool's spec does not."""
-    pod = view.pod
-    gate = pod.gate if pod else None
-    is_open = gate is not None and gate.is_open
-    address = pod.ip if pod else ""
-    return {
         "state": view.state.value,
         "pod": pod.name if pod else None,
-        "podIP": address or None,
-        "url": questions.url(address, port) if address else None,  # None: it has no address yet
+        "podIP": (pod.ip if pod else "") or None,
+        "url": _url(pool, view),
         "instance": weights.instance(pod) if pod else None,
-        "gate": ("Open" if is_open else "Closed") if gated else None,
+        "gate": ("Open" if is_open else "Closed") if pool.gated else None,
         "version": gate.version if gate and is_open else None,
     }
 
 
-# --- of a pool whose spec is refused
+def _address(pool: Pool, view: EngineView) -> str:
+    """host:port; nothing while the engine has no address."""
+    return (_url(pool, view) or "").removeprefix("http://")
 
 
-def kept(owner: Owner, plan: WeightsPlan, observed: Observed, now: float) -> dict[str, Any] | None:
-    """The registry that is there, with what became since of its engines, their gates and weights.
-
-    Who the engines are is as when the spec was last understood: none is made or replaced meanwhile,
-    and a trainer goes on with those that run.  None where no registry tells who they are.
-    """
-    found = observed.children.get(("ConfigMap", names.registry_name(owner.name)))
-    if found is None or found.owner != owner.uid or not found.whole:
-        return None
-    try:
-        told = orjson.loads(found.body["data"][ENGINES_KEY])
-        views = tuple(_views(told["engines"], observed, now))
-        plan = replace(plan, engines=views)
-        fixed, port = told["weights"], int(told["port"])
-        no_sync = {"noSync": fixed["noSync"]} if "noSync" in fixed else {}
-        return _config_map(
-            owner,
-            {
-                **told,
-                "epoch": plan.epoch,
-                "weights": {
-                    **{key: fixed[key] for key in ("gate", "lease")},
-                    **_acted_upon(plan),
-                    **no_sync,
-                },
-                "engines": [
-                    {**each, **_now(view, port=port, gated=each["gate"] is not None)}
-                    for each, view in zip(told["engines"], views, strict=True)
-                ],
-            },
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None  # somebody wrote to it: it is made anew once the spec is understood
-
-
-def _views(told: list[dict[str, Any]], observed: Observed, now: float) -> Iterator[EngineView]:
-    nodes = health.Believed(observed.nodes, health.silence_seen(observed, now))
-    pods = {pod.name: pod for pod in observed.pods}
-    for each in told:
-        engine = Engine(rank=each["rank"], group=each["engine"], devices=tuple(each["devices"]))
-        pod = pods.get(each["pod"])
-        stands = health.health(pod, nodes, spec.Restart(), now) if pod is not None else None
-        if pod is None or stands in (None, health.Health.ENDED):
-            yield EngineView(engine=engine, state=EngineState.BACKOFF)
-        else:
-            yield EngineView(engine=engine, state=state_of(pod, stands), pod=pod)
+def _url(pool: Pool, view: EngineView) -> str | None:
+    """Where the engine answers; None while it has no address."""
+    address = view.pod.ip if view.pod else ""
+    return questions.url(address, pool.spec.network.port) if address else None

@@ -480,7 +480,7 @@ class _Planner:
             if pod is not None:
                 yield EngineView(
                     engine=engine,
-                    state=state_of(pod, self.healths[pod.uid]),
+                    state=self._pod_state(pod),
                     pod=pod,
                     current=self._is_current(pod),
                 )
@@ -488,12 +488,12 @@ class _Planner:
                 state = self.waits.get(engine.group, EngineState.CREATING)
                 yield EngineView(engine=engine, state=state)
 
-
-def state_of(pod: ObservedPod, seen: Health) -> EngineState:
-    if seen is Health.UP:
-        return EngineState.IN_SERVICE if pod.ready else EngineState.UP
-    return {
-        Health.LOST: EngineState.LOST,
-        Health.DYING: EngineState.WAITING,
-        Health.PENDING: EngineState.PENDING,
-    }.get(seen, EngineState.STARTING)
+    def _pod_state(self, pod: ObservedPod) -> EngineState:
+        state = self.healths[pod.uid]
+        if state is Health.UP:
+            return EngineState.IN_SERVICE if pod.ready else EngineState.UP
+        return {
+            Health.LOST: EngineState.LOST,
+            Health.DYING: EngineState.WAITING,
+            Health.PENDING: EngineState.PENDING,
+        }.get(state, EngineState.STARTING)
