@@ -29,6 +29,7 @@ TIMEOUT = 30.0  # the longest that a webhook may take
 NOT_TRIED = "does not support dry run"
 # From the first digit of a run alone: messages quote what they refuse.
 _NUMBER = re.compile(r"(?<!\d)\d++(?:\.\d++)?(?:[kKMGTPE]i?|m)?\b")
+UNKNOWN = ApiError(0, "Unknown", "", None)  # nothing was said of this pod
 _KEPT = ("labels", "annotations", "ownerReferences")
 _GIVEN = ("nodeName", "ephemeralContainers")  # to a pod that exists alone
 
@@ -43,7 +44,7 @@ class Trials:
     async def pod(
         self, key: PoolKey, body: Mapping[str, Any], standing: str = ""
     ) -> ApiError | ApiUnreachableError | None:
-        """Why this pod would not be taken; None if it would, or if that cannot be told.
+        """Why this pod would not be taken; None if it would, UNKNOWN if that cannot be told.
 
         A quota that is full says nothing: the pods that make way for this one use it up.
         ``standing``: the pod that would make way.
@@ -53,7 +54,7 @@ class Trials:
             return error
         stands = await self._stored(key, standing)
         of_it = stands and await self._try(key, _again(stands, body))
-        return None if of_it and _alike(of_it, error) else error
+        return UNKNOWN if of_it and _alike(of_it, error) else error
 
     async def _stored(self, key: PoolKey, name: str) -> Mapping[str, Any] | None:
         try:
@@ -78,8 +79,9 @@ class Trials:
                     timeout=TIMEOUT,
                 )
         except ApiError as error:
-            untold = error.quota or error.status == 409 or NOT_TRIED in error.message
-            return None if untold else error
+            if NOT_TRIED in error.message:
+                return UNKNOWN
+            return None if error.quota or error.status == 409 else error
         except ApiUnreachableError as error:
             return error
         return None

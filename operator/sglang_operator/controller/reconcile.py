@@ -211,6 +211,7 @@ class Reconciler:
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
             refused_revision=memory.trial.refused(at.steady),
+            doubted_revision=memory.trial.doubted,
             last_gone=self._view.pods.lost_at(key),
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
@@ -389,7 +390,7 @@ class Reconciler:
             return Outcome()
         if trying.is_due(memory.trial, pool, plan):
             memory.trial = await trying.attempt(self._trials, key, memory.trial, pool, plan)
-            if memory.trial.refusal:
+            if memory.trial.refusal or memory.trial.doubted:
                 return Outcome(done=False)  # planned anew, with that known
         if memory.template is None:
             memory.template = engine_pod.template(pool)

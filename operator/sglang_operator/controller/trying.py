@@ -11,7 +11,7 @@ from sglang_operator.backoff import grown
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import Trials
+from sglang_operator.cluster.trial import UNKNOWN, Trials
 from sglang_operator.desired import engine_pod, origin
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
@@ -30,6 +30,12 @@ class Trial:
     stalled: bool = False  # only a human can help
     until: float = 0.0  # a refusal is good for so long, by the steady clock
     count: int = 0
+    unknown: bool = False  # nothing was said of it: the API server may take it, or no pod at all
+
+    @property
+    def doubted(self) -> str:
+        """The revision for which one engine may go, to see whether it is taken."""
+        return self.revision if self.unknown else ""
 
     def refused(self, now: float) -> str:
         """The revision for which no engine may go at present; "" if there is none."""
@@ -59,8 +65,8 @@ async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: 
     body = engine_pod.pod(pool, engine_pod.template(pool), view.engine, name)
     standing = next((r.pod.name for r in plan.removals if r.replaced), "")
     error = await trials.pod(key, body, standing)
-    if error is None:
-        return Trial(revision=pool.revision)
+    if error is None or error is UNKNOWN:
+        return Trial(revision=pool.revision, unknown=error is UNKNOWN)
     said = error.told if isinstance(error, ApiError) else str(error)
     count = trial.count if trial.revision == pool.revision else 0
     return Trial(

@@ -54,6 +54,7 @@ class Standing:
                 if not (self._is_current(pod) or self._is_lost(pod))
                 and ranks[name] >= pool.spec.rollout.partition
             },
+            missing=ranks.keys() - kept.keys(),
             placed=frozenset(name for name, pod in kept.items() if pod.node),
             stuck=[n for n in kept if (due := self._stuck_from(n, observed)) and due <= self.now],
             lacking=next((why for n in kept if (why := self._lacks_else(kept[n]))), ""),
@@ -61,6 +62,8 @@ class Standing:
             free_known=known,
             paused=pool.spec.rollout.paused,
             failing=self.failing,
+            doubted=observed.doubted_revision == pool.revision
+            and all(pod.revision != pool.revision for pod in observed.pods),
             held=turns.held(pool, observed),
         )
 

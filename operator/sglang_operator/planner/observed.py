@@ -384,6 +384,8 @@ class Observed:
     leaving: str = ""
     # The API server would refuse a pod of this revision: no running engine goes for it.
     refused_revision: str = ""
+    # Nobody knows whether it would take one: one engine goes for it, to see.
+    doubted_revision: str = ""
 
     @property
     def crowded(self) -> Mapping[GroupName, Sequence[str]]:

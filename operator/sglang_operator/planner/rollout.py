@@ -61,6 +61,7 @@ class Footing:
     # Engines that are not wanted and have a pod, and wanted ones of an older revision.
     obsolete: Mapping[GroupName, Old] = field(default_factory=dict)
     outdated: Mapping[GroupName, Old] = field(default_factory=dict)
+    missing: Set[GroupName] = frozenset()  # wanted ones without a pod
     placed: Set[GroupName] = frozenset()  # wanted ones whose pod has a node
     stuck: Sequence[GroupName] = ()  # wanted ones whose pod waits in vain for a place
     lacking: str = ""  # what the scheduler says of them, where it is not GPUs that nodes lack
@@ -69,6 +70,7 @@ class Footing:
     paused: bool = False
     failing: bool = False  # the present revision fails at its start: none that runs goes for it
     held: Waits | None = None  # running engines are left alone for now
+    doubted: bool = False  # whether the API server takes a pod of the present revision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ def going(footing: Footing) -> Going:
         if footing.held is None and not footing.failing:
             change.make_room() if footing.stuck else change.clear()
             change.replace_outdated()
+        if footing.doubted:
+            change.keep_but_one()
     return Going(
         obsolete=change.gone & footing.obsolete.keys(),
         outdated=change.gone & footing.outdated.keys(),
@@ -114,7 +118,7 @@ class _Change:
         self.spare = serving if least <= 0 else serving - least
         olds = {**footing.outdated, **footing.obsolete}
         self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
-        self.spared = footing.held is not None or footing.failing
+        self.spared = footing.held is not None or footing.failing or footing.doubted
         needed = {device for engine in footing.wanted for device in engine.devices}
         self.aside = {g for g, old in footing.obsolete.items() if needed.isdisjoint(old.devices)}
         self.holder = {
@@ -216,6 +220,25 @@ class _Change:
             if not self._affords({group}):
                 return
             self._take({group})
+
+    def keep_but_one(self) -> None:
+        """Of all that could make way no more goes than one new engine needs, and nothing while one
+        can be made: what becomes of that one is to be seen first."""
+        footing = self.footing
+        kept = {g for g in self.aside if g in self.gone}
+        could, self.gone = self.gone - kept, kept
+        free = (e for e in footing.wanted if e.group in footing.missing and not self._blockers(e))
+        if next(free, None) is not None:
+            return
+        ways = [frozenset({group}) for group in could & footing.outdated.keys()]
+        ways += [b for e in footing.wanted if (b := frozenset(self._blockers(e))) and b <= could]
+        olds = {**footing.outdated, **footing.obsolete}
+
+        def harm(way: Set[GroupName]) -> tuple[int, int, int, list[GroupName]]:
+            lives = sum(olds[group].lives for group in way)
+            return self._cost(way), lives, len(way), sorted(way)
+
+        self.gone |= min(ways, key=harm, default=frozenset())
 
     # --- what comes of it
 

@@ -286,3 +286,27 @@ def test_a_revision_is_tried_once_and_really_not_created():
             return [call for call in api.seen if call[0] == "POST" and call[1].endswith("/pods")]
 
     assert len(asyncio.run(story())) == 2  # the try, and the pod
+
+
+@pytest.mark.parametrize("changes", [{"seed": 7}, {"num_gpus_per_worker": 1}], ids=str)
+def test_a_policy_that_takes_no_pod_at_all_costs_one_engine_whose_gates_are_closed(changes):
+    """It came after the pods, and nothing of the pool serves: all went, and none came back."""
+
+    async def story() -> None:
+        api = Policies(lambda body, pods: None)
+        async with world.operator(api):
+            api.make(*KEY, weights={"gate": "Committed"})
+            spec = {**api.pool(*KEY)["spec"], "device_mapping": "[0,1,2,3,4,5,6,7]"}
+            api.change(*KEY, spec)
+            await api.until(lambda: len(api.pods("rl")) == 4 and api.reason(*KEY) == "PoolReady")
+            before = pod_uids(api)
+            api.admission = lambda body, pods: says(COUNTING["a policy"][1], 422, body)
+            api.change(*KEY, {**spec, **changes})
+            await api.until(lambda: is_refused(api, before))
+            await asyncio.sleep(0.5)
+            assert len(pod_uids(api) & before) == 3
+            api.admission = lambda body, pods: None
+            api.change(*KEY, {**spec, **changes, "rollout": {"maxUnavailable": 2}})
+            await api.until(lambda: not pod_uids(api) & before)
+
+    asyncio.run(story())

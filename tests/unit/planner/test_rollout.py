@@ -200,6 +200,32 @@ def test_no_engine_goes_for_a_revision_that_admission_refuses():
     assert planned(pool, all_pods(pool, revision=OLD), refused_revision="another").removals
 
 
+# --- a revision of which nobody knows whether it would be taken
+
+
+@pytest.mark.parametrize("changes", [{"seed": 7}, {"num_gpus_per_worker": 1}], ids=str)
+def test_one_engine_goes_for_a_revision_that_may_not_be_taken_and_no_other(changes):
+    """Where gates were closed all of them went, and none came back."""
+    old, pool = four(), four(**changes)
+    doubted = {"doubted_revision": pool.revision}
+    pods = all_pods(old, revision=OLD)
+    first = planned(pool, pods, **doubted)
+    assert len(removed(first)) == 1
+    left = [pod for pod in pods if pod.name not in removed(first)]
+    assert not planned(pool, left, **doubted).removals
+    engine = planned(pool, left, **doubted).creates[0].engine
+    taken = [*left, a_pod(pool, engine, 1)]
+    assert len(planned(pool, taken, **doubted).removals) == 3
+
+
+def test_of_smaller_engines_no_more_go_than_one_larger_needs():
+    old, pool = four(num_gpus_per_worker=1), four()
+    pods = all_pods(old, revision=OLD)
+    plan = planned(pool, pods, doubted_revision=pool.revision)
+    assert len(removed(plan)) == 2
+    assert len({device // 2 for r in plan.removals for device in r.pod.devices}) == 1
+
+
 # --- how many
 
 
