@@ -39,16 +39,17 @@ class _Standing(NamedTuple):
     """How a node counts."""
 
     ready: bool
-    devices: bool
+    resources: frozenset[str]
     unready: float
 
 
 class Tally:
     """How many nodes are ready, kept while they change: no change looks at the other nodes.
 
-    Nodes with devices (extended resources) are counted apart, and those that were not ready long
-    before: a machine that is switched off says nothing of others.  What is gone or out of service
-    is known to be lost, and is not counted.
+    Nodes are counted together, and those of each extended resource apart: GPU nodes that are cut
+    off are few beside all the others, which may have a network's resources in common with them.
+    Those that were not ready long before are not counted: a machine that is switched off says
+    nothing of others.  What is gone or out of service is known to be lost, and is not counted.
     """
 
     def __init__(self, nodes: Iterable[ObservedNode] = ()) -> None:
@@ -56,7 +57,8 @@ class Tally:
         self._recent: dict[str, None] = {}  # not ready, and not for long
         self._long: dict[str, None] = {}
         self._ages: list[tuple[float, str]] = []  # a heap of when they will have been so for long
-        self._count: Counter[tuple[bool, bool]] = Counter()  # ready and recent ones, by devices
+        # Ready and recent ones: by resource, and all of them as None.
+        self._count: Counter[tuple[bool, str | None]] = Counter()
         self._told: Silence | None = None  # while nothing changes
         for node in nodes:
             self.put(node)
@@ -66,13 +68,14 @@ class Tally:
         if node.gone or node.out_of_service:
             self.drop(node.name)
             return
-        standing = _Standing(node.ready, any(node.resources.values()), node.unready)
+        resources = frozenset(name for name, count in node.resources.items() if count)
+        standing = _Standing(node.ready, resources, node.unready)
         if self._known.get(node.name) == standing:
             return
         self.drop(node.name)
         self._told = None
         self._known[node.name] = standing
-        self._count[standing.ready, standing.devices] += 1
+        self._add(standing, 1)
         if not node.ready:
             self._recent[node.name] = None
             heapq.heappush(self._ages, (node.unready + LONG_SECONDS, node.name))
@@ -87,7 +90,14 @@ class Tally:
             del self._long[name]
         else:
             self._recent.pop(name, None)
-            self._count[known.ready, known.devices] -= 1
+            self._add(known, -1)
+
+    def _add(self, standing: _Standing, count: int) -> None:
+        for name in (None, *standing.resources):
+            key = (standing.ready, name)
+            self._count[key] += count
+            if not self._count[key]:
+                del self._count[key]
 
     def is_silent(self, now: float) -> bool:
         """Whether too many are not ready at once."""
@@ -114,17 +124,17 @@ class Tally:
         if not self._ready:
             total = len(self._known)
             return (total, total) if total > 1 else None
-        for silent, ready in (
-            (count[False, True], count[True, True]),
-            (len(self._recent), self._ready),
-        ):
-            if _too_many(silent, silent + ready):
-                return silent, silent + ready
-        return None
+        # Those of a resource say more than all do.
+        shares = [
+            (name is not None, silent, silent + count[True, name])
+            for (ready, name), silent in count.items()
+            if not ready and _too_many(silent, silent + count[True, name])
+        ]
+        return max(shares)[1:] if shares else None
 
     @property
     def _ready(self) -> int:
-        return self._count[True, True] + self._count[True, False]
+        return self._count[True, None]
 
     def _age(self, now: float) -> None:
         """Some were not ready recently, and are so for long by now."""
@@ -134,7 +144,7 @@ class Tally:
             if name in self._recent and known and known.unready + LONG_SECONDS == due:
                 del self._recent[name]
                 self._long[name] = None
-                self._count[False, known.devices] -= 1
+                self._add(known, -1)
                 self._told = None
 
 
@@ -146,7 +156,7 @@ def silence_seen(observed: Observed, now: float) -> Silence | None:
 
 
 def silence(nodes: Mapping[str, ObservedNode] | None, now: float) -> Silence | None:
-    """Whether a large share of all nodes, or of those with devices, is not ready; None: it is not.
+    """Whether a large share of all nodes, or of those with one resource, is not ready; else None.
 
     Kubelets then cannot reach the API server, while their containers run on.  A single node is
     always believed.  ``now``: by the steady clock.

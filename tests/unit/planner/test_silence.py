@@ -75,6 +75,18 @@ def test_nodes_without_devices_do_not_make_up_for_all_that_have_them():
     assert removed(decided(some_nodes(3, 10) | others))
 
 
+@pytest.mark.parametrize(
+    "of_the_network",
+    ["aliyun/member-eni", "vpc.amazonaws.com/pod-eni", "tke.cloud.tencent.com/eni-ip"],
+)
+def test_what_a_network_gives_to_every_node_makes_none_a_node_with_gpus(of_the_network):
+    """As clouds do: GPU nodes that are cut off, beside nodes that have the network's alone."""
+    others = some_nodes(0, 20, prefix="cpu", resources={of_the_network: 10})
+    both = {of_the_network: 10, "nvidia.com/gpu": 8}
+    assert not removed(decided(some_nodes(8, 8, resources=both) | others))
+    assert removed(decided(some_nodes(3, 10, resources=both) | others))
+
+
 def test_nodes_without_devices_tell_of_the_api_server_too():
     others = some_nodes(20, 20, prefix="cpu", resources={})
     assert not removed(decided(some_nodes(1, 10) | others))
