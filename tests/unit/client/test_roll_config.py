@@ -176,6 +176,7 @@ def test_experts_are_asked_for_and_handed_on(roll, reach, torch, monkeypatch):
     )
 
     async def train(world):
+        world.engines[0].gate = None
         strategy = roll.OperatorPoolStrategy(of(pool=POOL, namespace=NAMESPACE, replay="R3"))
         await strategy.initialize()
         world.engines[0].routed_experts = text(4, 5)
@@ -187,7 +188,7 @@ def test_experts_are_asked_for_and_handed_on(roll, reach, torch, monkeypatch):
         assert body["return_routed_experts"] is True
         await strategy.pool.close()
 
-    with World(engines=1, version="0.5.14") as world:
+    with World(engines=1, version="0.5.14", gate="Off") as world:
         asyncio.run(train(reach(world)))
 
 
