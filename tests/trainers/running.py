@@ -4,11 +4,10 @@ import contextlib
 import json
 import os
 import subprocess
-import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +20,9 @@ from sglang_operator.engine import schema, versions
 from sglang_operator.planner.pool import Owner, plan_pool
 from sglang_operator.planner.pool import Pool as Planned
 from sglang_operator.testing.engine.process import FakeEngine
+from tests import checkouts
 from tests.builders import all_pods, weighed
+from tests.checkouts import Source
 from tests.unit.client.world import NAMESPACE, POOL, World
 
 ROOT = Path(__file__).parents[2]
@@ -40,38 +41,9 @@ HOW = (
 )
 
 
-@dataclass(frozen=True)
-class Source:
-    """A trainer's package, below ``path``."""
-
-    path: Path
-    commit: str
-
-
-@contextlib.contextmanager
-def checkout(path: Path, package: str) -> Iterator[Source]:
-    """A clone, with or without a work tree.  Raises ValueError if it is none of this trainer."""
-    commit = _git(path, "rev-parse", "HEAD") if path.is_dir() else ""
-    if (path / package).is_dir():
-        changed = _git(path, "status", "--porcelain", "--", package)
-        yield Source(path, (commit[:8] or "no git") + ("+changes" if changed else ""))
-        return
-    if not commit or not _git(path, "ls-tree", "HEAD", package):
-        raise ValueError(f"{path} holds no package {package}. {HOW}")
-    with tempfile.TemporaryDirectory(prefix=f"{package}-source-") as folder:
-        archive = Path(folder) / "source.tar"
-        subprocess.run(
-            ["git", "-C", str(path), "archive", "-o", str(archive), commit, package], check=True
-        )
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        yield Source(Path(folder), commit[:8])
-
-
-def _git(path: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
+def checkout(path: Path, package: str) -> AbstractContextManager[Source]:
+    """This trainer's package in a clone.  Raises ValueError if it is none of this trainer."""
+    return checkouts.checkout(path, package, how=HOW)
 
 
 def planned(name: str) -> Planned:
