@@ -7,9 +7,23 @@ from sglang_operator.api import redaction
 _MOST_TOLD = 4096  # characters of a message
 # Characters that are kept: webhooks quote what they refuse, and patterns look through the rest.
 _MOST_KEPT = _MOST_TOLD + redaction.MARGIN
-# "ValidatingAdmissionPolicy 'team' with binding 'b' denied request: …", and what webhooks say.
-_DENIED = re.compile(r"AdmissionPolicy '[^']*' with binding '[^']*' |denied (?:the )?request")
-_EXCEEDED = re.compile(r"exceeded (?:hierarchical )?quota")
+# Who says something in a message is told by how it begins: what follows quotes names and values.
+_ANY = r'"(?:[^"\\]|\\.)*+"'
+_BEGINS = rf"(?:[\w.-]++ {_ANY} is forbidden: |Internal error occurred: )?+"
+_BY_WEBHOOK = rf"admission webhook {_ANY} "
+_ADMISSION = re.compile(
+    rf"{_BEGINS}(?:{_BY_WEBHOOK}|failed calling webhook|conversion webhook for "
+    r'|admission plugin "(?:Mutating|Validating)AdmissionWebhook" failed '
+    rf"|\[?(?:\w{{0,32}}AdmissionPolicy|policy) (?:'[^']*+'|{_ANY}) "
+    r"(?:with binding '[^']*+' )?denied request)"
+)
+_UNTRIED = re.compile(rf"{_BEGINS}{_BY_WEBHOOK}does not support dry run")
+_EXCEEDED = re.compile(
+    rf"{_BEGINS}(?:{_BY_WEBHOOK}denied the request: )?+exceeded (?:hierarchical )?quota"
+)
+_ENDS = re.compile(
+    rf"{_BEGINS}unable to create new content in namespace \S++ because it is being terminated"
+)
 _UNTYPED = "failed to create typed patch object"
 
 
@@ -51,7 +65,7 @@ class ApiError(Exception):
     @property
     def quota(self) -> bool:
         """A quota of the namespace is used up, or one of several namespaces (HNC) is."""
-        return self.status == 403 and _EXCEEDED.search(self.message) is not None
+        return self.status == 403 and _EXCEEDED.match(self.message) is not None
 
     @property
     def rejected(self) -> bool:
@@ -61,7 +75,7 @@ class ApiError(Exception):
     @property
     def namespace_ends(self) -> bool:
         """Nothing will ever be created there again: its namespace is being deleted."""
-        return self.status == 403 and "because it is being terminated" in self.message
+        return self.status == 403 and _ENDS.match(self.message) is not None
 
     @property
     def too_large(self) -> bool:
@@ -83,7 +97,12 @@ class ApiError(Exception):
     def of_admission(self) -> bool:
         """A webhook refused it, failed or gave no answer, or a policy refused it: the server itself
         may be well."""
-        return "webhook" in self.message or _DENIED.search(self.message) is not None
+        return _ADMISSION.match(self.message) is not None
+
+    @property
+    def untried(self) -> bool:
+        """A webhook has side effects, so that what it would say cannot be learnt by trying."""
+        return _UNTRIED.match(self.message) is not None
 
     @property
     def undeclared(self) -> bool:

@@ -24,9 +24,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.writer import Writer
 
 DRY_RUN = {"dryRun": "All"}
-# What a webhook gets that does not say that it has no side effects: it cannot be tried.
 TIMEOUT = 30.0  # the longest that a webhook may take
-NOT_TRIED = "does not support dry run"
 # From the first digit of a run alone: messages quote what they refuse.
 _NUMBER = re.compile(r"(?<!\d)\d++(?:\.\d++)?(?:[kKMGTPE]i?|m)?\b")
 UNKNOWN = ApiError(0, "Unknown", "", None)  # nothing was said of this pod
@@ -79,7 +77,7 @@ class Trials:
                     timeout=TIMEOUT,
                 )
         except ApiError as error:
-            if NOT_TRIED in error.message:
+            if error.untried:
                 return UNKNOWN
             return None if error.quota or error.status == 409 else error
         except ApiUnreachableError as error:

@@ -79,7 +79,8 @@ def test_a_gate_closes_at_once_while_forty_pools_hang_elsewhere(hangs: Callable[
             id="webhook",
         ),
         pytest.param(
-            ApiError(429, "", "admission webhook denied the request: slow down", 60.0), id="429"
+            ApiError(429, "", 'admission webhook "x" denied the request: slow down', 60.0),
+            id="429",
         ),
         pytest.param(ApiUnreachableError("no answer in time"), id="no answer"),
     ],

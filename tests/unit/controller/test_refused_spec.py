@@ -20,7 +20,9 @@ def test_a_refused_spec_is_told_where_the_registry_cannot_be_written():
             api.make(*KEY, weights={"gate": "Committed"})
             registry = paths.child("ConfigMap", "rl", names.registry_name("pool"))
             await api.until(lambda: api.reason(*KEY) == "PoolReady" and registry in api.objects)
-            denied = ApiError(403, "Forbidden", 'webhook "a" denied the request: frozen', None)
+            denied = ApiError(
+                403, "Forbidden", 'admission webhook "a" denied the request: no', None
+            )
             api.fails = lambda method, path: (
                 denied if method == "PATCH" and "/configmaps/" in path else None
             )

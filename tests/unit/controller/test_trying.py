@@ -101,7 +101,7 @@ def test_nor_while_it_cannot_be_told(error):
     "error",
     [
         ApiError(403, "Forbidden", "exceeded quota: gpus, requested: nvidia.com/gpu=2", None),
-        ApiError(400, "BadRequest", 'webhook "x" does not support dry run', None),
+        ApiError(400, "BadRequest", 'admission webhook "x" does not support dry run', None),
         ApiError(409, "AlreadyExists", "it exists", None),
     ],
     ids=["quota", "webhook without dry run", "name"],
