@@ -69,7 +69,10 @@ DEVICE_WORDS = {
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES"),
     *("NVIDIA_MOFED", "NVIDIA_GDS", "NVIDIA_GDRCOPY", "NVIDIA_NVSWITCH", "DCU_VISIBLE_DEVICES"),
 }
-RAISING_WORDS = ("apparmor", "seccomp", "cdi.k8s.io", "nri.io", "systemd", "gvisor", "userVolume")
+RAISING_WORDS = (
+    *("apparmor", "seccomp", "cdi.k8s.io", "nri.io", "systemd", "gvisor", "userVolume"),
+    *("overrides", "patch", "image", "Image"),
+)
 
 
 def excess(pod: dict[str, Any]) -> list[str]:

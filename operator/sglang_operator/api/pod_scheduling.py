@@ -5,20 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sglang_operator.api import errors, names, syntax
+from sglang_operator.api import errors, names, pod_annotations, syntax
 
 _LIMIT_OF_ANNOTATIONS = 256 * 1024
-# By these the container runtime gives a pod what its spec does not ask for: devices, mounts, other
-# profiles.
-_RAISING = re.compile(
-    r"(container\.apparmor\.security\.beta\.kubernetes\.io"
-    r"|((container\.)?seccomp\.)?security\.alpha\.kubernetes\.io"
-    r"|([^/]+\.)?(cdi\.k8s\.io|nri\.io|noderesource\.dev|containerd\.io|cri-?o\.io)"
-    r"|kubernetes\.io/config\.|scheduler\.alpha\.kubernetes\.io/tolerations|io\.kubernetes\.cri"
-    r"|(io\.(containerd|katacontainers|podman|crun)|run\.oci|org\.(systemd|criu)|dev\.gvisor)[./]"
-    r"|sidecar\.istio\.io/userVolume|inject\.istio\.io/templates)",
-    re.ASCII | re.IGNORECASE,
-)
 _DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 Items = Sequence[Mapping[str, Any]]
@@ -32,13 +21,7 @@ def metadata(found: Mapping[str, Any], where: str) -> Iterator[errors.Problem]:
         path = f"{where}.annotations.{key}"
         if not syntax.is_label_key(key.lower()):
             yield syntax.wrong(path, key, syntax.LABEL_KEY)
-        elif _RAISING.match(key):
-            yield errors.POD_TEMPLATE(
-                path,
-                found=key,
-                expected="annotations that leave a pod's rights as they are",
-                advice="remove it: the node would give the engine what its pod does not ask for",
-            )
+    yield from pod_annotations.problems(labels, annotations, where)
     for section in ("labels", "annotations"):
         for key in sorted(filter(names.is_own_key, found.get(section, {}))):
             yield errors.POD_TEMPLATE(

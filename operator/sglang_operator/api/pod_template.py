@@ -4,6 +4,7 @@ The engine's image, command, ports, probes and GPUs are the operator's; what a p
 around them (placement, volumes, environment, requests) is the user's.  A template has the form
 that Kubernetes' own schema gives it (``pod_shape``), and then keeps the rules that the API server
 has beyond it (``pod_scheduling``, ``pod_container``, ``pod_volumes``): so no pod is refused for it.
+No annotation has others raise its privilege either (``pod_annotations``).
 """
 
 import itertools

@@ -1,6 +1,7 @@
 """What a podTemplate may say, and that nothing in it raises privilege."""
 
 import copy
+import time
 from typing import Any
 
 import pytest
@@ -519,6 +520,131 @@ def test_an_annotation_that_gives_more_than_a_pod_asks_for_is_refused(key):
     assert found == [("PodTemplateForbidden", at)]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("proxy.istio.io/overrides", "sidecar.istio.io/proxyImage", "inject.istio.io/templates"),
+        *("sidecar.istio.io/userVolume", "sidecar.istio.io/userVolumeMount"),
+        *("sidecar.istio.io/bootstrapOverride", "sidecar.istio.io/enableCoreDump"),
+        *("sidecar.istio.io/interceptionMode", "sidecar.istio.io/discoveryAddress"),
+        *("sidecar.istio.io/proxyImageType", "proxy.istio.io/anything", "Proxy.Istio.IO/overrides"),
+        *("config.linkerd.io/proxy-image", "config.linkerd.io/init-image"),
+        *("config.linkerd.io/proxy-uid", "config.linkerd.io/enable-debug-sidecar"),
+        *("config.linkerd.io/close-wait-timeout", "config.linkerd.io/debug-image"),
+        *("kuma.io/container-patches", "kuma.io/sidecar-env-vars"),
+        *("kuma.io/transparent-proxying-ebpf-bpf-fs-path",),
+        *("traffic.kuma.io/transparent-proxy-configmap-name",),
+        *("vault.hashicorp.com/agent-image", "vault.hashicorp.com/agent-json-patch"),
+        *("vault.hashicorp.com/agent-run-as-user", "vault.hashicorp.com/agent-inject-command-x"),
+        *("vault.hashicorp.com/role", "vault.security.banzaicloud.io/vault-env-image"),
+        *(
+            "consul.hashicorp.com/consul-sidecar-user-volume",
+            "consul.hashicorp.com/envoy-extra-args",
+        ),
+        *("dapr.io/sidecar-image", "dapr.io/volume-mounts-rw", "dapr.io/env"),
+        *("appmesh.k8s.aws/volumeMounts", "appmesh.k8s.aws/sidecarEnv"),
+        *("admission.datadoghq.com/python-lib.custom-image", "operator.1password.io/inject"),
+        *("iam.amazonaws.com/role", "vpc.amazonaws.com/pod-eni", "k8s.ovn.org/pod-networks"),
+        *("openshift.io/required-scc", "openshift.io/scc", "hami.io/vgpu-devices-allocated"),
+        *("devices.gke.io/container.engine", "oneagent.dynatrace.com/install-path"),
+        *("instrumentation.opentelemetry.io/inject-python",),
+    ],
+)
+def test_an_annotation_that_an_injector_acts_upon_with_more_rights_is_refused(key):
+    at = f"spec.podTemplate.metadata.annotations.{key}"
+    (found,) = pod_template.parse({"metadata": {"annotations": {key: "true"}}})[1]
+    assert (found.reason, found.field) == ("PodTemplateForbidden", at)
+    assert "remove it" in found.message
+
+
+ALLOWED = {
+    "sidecar.istio.io/inject": "false",
+    "traffic.sidecar.istio.io/excludeOutboundIPRanges": "10.0.0.0/8,fd00::/8",
+    "traffic.sidecar.istio.io/includeInboundPorts": "*",
+    "sidecar.istio.io/proxyCPULimit": "500m",
+    "sidecar.istio.io/logLevel": "warning",
+    "readiness.status.sidecar.istio.io/applicationPorts": "30000",
+    "prometheus.istio.io/merge-metrics": "false",
+    "proxy.istio.io/config": '{ "holdApplicationUntilProxyStarts": true, "concurrency": 2 }',
+    "linkerd.io/inject": "disabled",
+    "config.linkerd.io/skip-outbound-ports": "4222,6379",
+    "config.linkerd.io/proxy-cpu-request": "100m",
+    "kuma.io/sidecar-injection": "disabled",
+    "traffic.kuma.io/exclude-outbound-ports": "29500",
+    "vault.hashicorp.com/agent-inject": "false",
+    "consul.hashicorp.com/connect-inject": "false",
+    "dapr.io/enabled": "false",
+    "openservicemesh.io/outbound-port-exclusion-list": "29500",
+    "k8s.v1.cni.cncf.io/networks": '[{"name": "rdma"}]',
+    "networking.gke.io/interfaces": '[{"interfaceName": "eth1", "network": "rdma-0"}]',
+    "karpenter.sh/do-not-disrupt": "true",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "prometheus.io/scrape": "true",
+    "ad.datadoghq.com/engine.checks": '{"openmetrics": {}}',
+    "kubectl.kubernetes.io/default-container": "engine",
+    "notistio.io/proxy": "x",
+}
+
+
+@pytest.mark.parametrize("key", ALLOWED)
+def test_what_says_how_traffic_goes_or_that_nothing_is_injected_is_allowed(key):
+    assert problems({"metadata": {"annotations": {key: ALLOWED[key]}}}) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['1"\n  securityContext: {privileged: true}', "a\nb", "{a: b}", "a' b", "{{ .X }}", "a\\", "é"],
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        key
+        for key in ALLOWED
+        if any(
+            key.partition("/")[0].endswith(each) for each in ("istio.io", "linkerd.io", "kuma.io")
+        )
+        and not key.startswith("notistio")
+    ],
+)
+def test_no_value_ends_where_an_injectors_template_puts_it(key, value):
+    assert problems({"metadata": {"annotations": {key: value}}})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{"image": {"imageType": "debug"}}',
+        "binaryPath: /bin/sh",
+        "holdApplicationUntilProxyStarts: true\nproxyMetadata: {A: b}",
+        "interceptionMode: TPROXY",
+        '"\\x69mage": evil',
+        "concurrency: !!binary a",
+        "concurrency: " + "1" * 5000,
+        "concurrency: &a 1",
+    ],
+)
+def test_of_a_proxys_settings_only_when_it_starts_and_ends_is_allowed(value):
+    assert problems({"metadata": {"annotations": {"proxy.istio.io/config": value}}})
+
+
+@pytest.mark.parametrize("key", ["vault.hashicorp.com/agent-inject", "dapr.io/enabled"])
+def test_what_acts_for_a_service_account_may_be_denied_alone(key):
+    assert problems({"metadata": {"annotations": {key: "true"}}})
+
+
+def test_a_label_by_which_a_pod_is_given_an_identity_is_refused():
+    found = problems({"metadata": {"labels": {"aadpodidbinding": "admin"}}})
+    assert [reason for reason, _ in found] == ["PodTemplateForbidden"]
+
+
+@pytest.mark.parametrize("unit", ["a.", ".", "/", "istio.io.", "cri-o.", "sidecar.istio.io/"])
+def test_annotations_of_any_size_are_judged_in_no_time(unit):
+    keys = {(f"{n}{unit}" + unit * 4600)[:4600]: "x" * 4600 for n in range(50)}
+    begun = time.thread_time()
+    assert problems({"metadata": {"annotations": keys}})
+    assert time.thread_time() - begun < 0.5
+
+
 # --- everything at once
 
 HOSTILE_SPEC = {
@@ -609,6 +735,8 @@ ANNOTATIONS = st.dictionaries(
             *("a", "cdi.k8s.io/x", "container.apparmor.security.beta.kubernetes.io/engine"),
             *("seccomp-profile.kubernetes.cri-o.io/engine", "sidecar.istio.io/userVolume"),
             *("org.systemd.property.DeviceAllow", "dev.gvisor.spec.mount.a.source"),
+            *("proxy.istio.io/overrides", "sidecar.istio.io/inject", "kuma.io/container-patches"),
+            *("config.linkerd.io/proxy-image", "vault.hashicorp.com/agent-json-patch"),
         ]
     ),
     st.just("unconfined"),

@@ -1,0 +1,160 @@
+"""Annotations that engine pods may not have: by them others give a pod what its spec does not say.
+
+Two kinds of programs read a pod's annotations and act with rights of their own, which a user has
+not.  A node's runtime adds devices, mounts and other profiles (``_OF_NODES``).  What injects
+containers into pods makes them by what the annotations say: of any image, as root, with mounts of
+the node, or it changes the engine's own command and environment; and others hand out identities
+and networks (``_OF_INJECTORS``).  Of these, new keys come with each version, so what is known to
+leave rights as they are is allowed and all else of their domains is not: whether and how traffic is
+redirected, logs, requests of CPU and memory, and that nothing is injected at all.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from sglang_operator.api import errors
+
+_OF_NODES = re.compile(
+    r"(container\.apparmor\.security\.beta\.kubernetes\.io"
+    r"|((container\.)?seccomp\.)?security\.alpha\.kubernetes\.io"
+    r"|([^/]+\.)?(cdi\.k8s\.io|nri\.io|noderesource\.dev|containerd\.io|cri-?o\.io|devices\.gke\.io)"
+    r"|kubernetes\.io/config\.|scheduler\.alpha\.kubernetes\.io/tolerations|io\.kubernetes\.cri"
+    r"|(io\.(containerd|katacontainers|podman|crun)|run\.oci|org\.(systemd|criu)|dev\.gvisor)[./])",
+    re.ASCII | re.IGNORECASE,
+)
+# Injectors write values into YAML templates: whatever could end a value there is none.
+_PLAIN = re.compile(r"[\w.,:;/*+@=% -]{0,1024}", re.ASCII)
+_NO = re.compile(r"(?i:false|no|off|disabled)")
+# Of Istio's settings of a proxy, written as a map, those that say when it starts and ends.
+_PROXY_CONFIG = re.compile(
+    r"\s*+\{?+(?:[\s,]*+\"?+(?:holdApplicationUntilProxyStarts|concurrency|drainDuration"
+    r"|terminationDrainDuration|parentShutdownDuration)\"?+ ?:[ \t]*+\"?+[\w.]{1,32}+\"?+)*+"
+    r"\s*+\}?+\s*+",
+    re.ASCII,
+)
+
+
+class _Injector(NamedTuple):
+    """What of a domain's annotations is allowed: keys, and those whose value says no."""
+
+    keys: str = ""  # a pattern
+    denials: str = ""
+
+
+_INJECTORS = {
+    "istio.io": _Injector(
+        keys=r"(traffic\.sidecar|readiness\.status\.sidecar|status\.sidecar|prometheus|networking"
+        r"|galley)\.istio\.io/.+"
+        r"|sidecar\.istio\.io/(inject|nativeSidecar|rewriteAppHTTPProbers|extraStatTags"
+        r"|proxy(CPU|Memory)(Limit)?|(agentL|componentL|l)ogLevel|statsInclusion(Pre|Suf)fixes)"
+        r"|ambient\.istio\.io/(bypass-inbound-capture|dns-capture)"
+        r"|istio\.io/reroute-virtual-interfaces",
+    ),
+    "linkerd.io": _Injector(
+        keys=r"linkerd\.io/inject|config\.alpha\.linkerd\.io/proxy-wait-before-exit-seconds"
+        r"|config\.linkerd\.io/(skip-(in|out)bound-ports|skip-subnets|opaque-ports|proxy-await"
+        r"|proxy-(cpu|memory|ephemeral-storage)-(request|limit)|proxy-log-(level|format)"
+        r"|default-inbound-policy|pod-inbound-ports|shutdown-grace-period"
+        r"|proxy-(in|out)bound-[a-z-]*timeout)",
+    ),
+    "kuma.io": _Injector(
+        keys=r"kuma\.io/(sidecar-injection|envoy-log-level|sidecar-drain-time|virtual-probes"
+        r"|wait-for-dataplane-ready|direct-access-services)"
+        r"|traffic\.kuma\.io/(ex|in)clude-(in|out)bound-[a-z-]+|prometheus\.metrics\.kuma\.io/.+",
+    ),
+    "consul.hashicorp.com": _Injector(
+        keys=r"consul\.hashicorp\.com/(transparent-proxy-exclude-[a-z-]+"
+        r"|sidecar-proxy-(cpu|memory)-(request|limit))",
+        denials=r"consul\.hashicorp\.com/(connect-inject|transparent-proxy)",
+    ),
+    "openservicemesh.io": _Injector(
+        keys=r"openservicemesh\.io/(sidecar-injection|metrics"
+        r"|(in|out)bound-(port|ip-range)-(ex|in)clusion-list)",
+    ),
+    "appmesh.k8s.aws": _Injector(denials=r"appmesh\.k8s\.aws/sidecarInjectorWebhook"),
+    # They act for the pod's service account, of which an engine has no token.
+    "vault.hashicorp.com": _Injector(denials=r"vault\.hashicorp\.com/agent-inject"),
+    "openbao.org": _Injector(denials=r"openbao\.org/agent-inject"),
+    "banzaicloud.io": _Injector(denials=r"vault\.security\.banzaicloud\.io/mutate"),
+    "bank-vaults.io": _Injector(),
+    "conjur.org": _Injector(denials=r"conjur\.org/inject"),
+    "1password.io": _Injector(),
+    "infisical.com": _Injector(),
+    "dapr.io": _Injector(denials=r"dapr\.io/enabled"),
+    # They change the engine: its command, its environment, what Python loads.
+    "opentelemetry.io": _Injector(
+        denials=r"(instrumentation|sidecar)\.opentelemetry\.io/inject(-[a-z]+)?"
+    ),
+    "admission.datadoghq.com": _Injector(denials=r"admission\.datadoghq\.com/enabled"),
+    "dynatrace.com": _Injector(denials=r"[a-z-]+\.dynatrace\.com/inject"),
+    "newrelic.com": _Injector(),
+    # They say as whom a pod is known to a cloud, under which constraints it was taken, and which
+    # devices and addresses it was given: what other programs write there, and node agents believe.
+    "iam.amazonaws.com": _Injector(),
+    "vpc.amazonaws.com": _Injector(),
+    "openshift.io": _Injector(),
+    "ovn.org": _Injector(),
+    "hami.io": _Injector(keys=r"hami\.io/(node|gpu)-scheduler-policy"),
+}
+_PATTERNS = {
+    domain: (re.compile(each.keys or r"(?!)"), re.compile(each.denials or r"(?!)"))
+    for domain, each in _INJECTORS.items()
+}
+_LONGEST_KEY = 253 + 1 + 63  # that Kubernetes takes
+# Azure's pod identity goes by a label.
+_LABELS = frozenset({"aadpodidbinding"})
+
+_EXPECTED = "{} that leave a pod's rights as they are"
+_OF_NODE = "remove it: the node would give the engine what its pod does not ask for"
+_OF_INJECTOR = (
+    "remove it: what acts upon it in the cluster has other rights than a pool gives; who runs that "
+    "may set it for the namespace"
+)
+_OF_VALUE = "write a plain value: it is put into the pod that Kubernetes gets as it stands"
+
+
+def problems(
+    labels: Mapping[str, str], annotations: Mapping[str, str], where: str
+) -> Iterator[errors.Problem]:
+    """Labels and annotations by which a pod would get more than it asks for."""
+    for key in sorted(_LABELS & labels.keys()):
+        yield _refused(f"{where}.labels.{key}", key, "labels", _OF_INJECTOR)
+    for key, value in sorted(annotations.items()):
+        advice = _advice(key, value) if len(key) <= _LONGEST_KEY else ""
+        if advice:
+            yield _refused(f"{where}.annotations.{key}", key, "annotations", advice)
+
+
+def _refused(path: str, key: str, kind: str, advice: str) -> errors.Problem:
+    return errors.POD_TEMPLATE(path, found=key, expected=_EXPECTED.format(kind), advice=advice)
+
+
+def _advice(key: str, value: str) -> str:
+    """What to do about an annotation; nothing if it is allowed."""
+    if _OF_NODES.match(key):
+        return _OF_NODE
+    domain = _domain(key)
+    if not domain:
+        return ""
+    if key == "proxy.istio.io/config":
+        is_known = len(value) <= 1024 and _PROXY_CONFIG.fullmatch(value)
+        return "" if is_known else _OF_INJECTOR
+    keys, denials = _PATTERNS[domain]
+    if denials.fullmatch(key):
+        return "" if _NO.fullmatch(value) else _OF_INJECTOR
+    if not keys.fullmatch(key):
+        return _OF_INJECTOR
+    return "" if _PLAIN.fullmatch(value) else _OF_VALUE
+
+
+def _domain(key: str) -> str:
+    """The injector's domain that this key is of, if it is of one."""
+    prefix, slash, _ = key.lower().partition("/")
+    if not slash:
+        return ""
+    while prefix:
+        if prefix in _PATTERNS:
+            return prefix
+        prefix = prefix.partition(".")[2]
+    return ""
