@@ -107,7 +107,17 @@ def broken_watch(lab: Lab, name: str, kind: str) -> Result:
 
 
 def silent_watches(lab: Lab) -> Iterator[Result]:
-    """F14: every stream falls silent at once, and everything changes."""
+    """F14: that of pools falls silent, which kopf tells of; then all do, and everything changes."""
+
+    def spec_changes(lab: Lab, pool: FaultPool) -> list[str]:
+        _stream(lab, "kopf")
+        for stream in lab.proxy.live(STREAMS["pools"]):
+            stream.stalled = True
+        _disturb(pool, "pools")
+        return lab.settle(pool, SOON_SECONDS)
+
+    # kopf's own watch tells of it: nobody waits until the silence is noticed.
+    yield judged(lab, Result(point="pools silent, kopf hears"), _small, spec_changes)
 
     def act(lab: Lab, pool: FaultPool) -> list[str]:
         for stream in lab.proxy.live(Match(verbs=["watch"])):

@@ -44,6 +44,8 @@ WATCH_SECONDS = (300, 600)
 BACKOFF_SECONDS = (0.1, 30.0)
 # A stream that was up for so long was a good one, however it ended.
 GOOD_SECONDS = 20.0
+# After somebody else heard of what a stream did not, it is begun anew no more often than this.
+ANEW_SECONDS = 30.0
 # One that ends sooner, however politely, was none: a server that shuts down, or a proxy's answer.
 SHORT_SECONDS = 1.0
 # A stream that only ever fails from one version on is not going to get better from there.
@@ -126,6 +128,8 @@ class Informer(Generic[R]):
         self._decoder = Decoder(self.kind)
         self._newest = 0  # the highest version that was heard of
         self._missed = False  # an event of nobody knows what
+        self._watching: asyncio.Timeout | None = None  # ends the watch that is under way
+        self._begun_anew = -ANEW_SECONDS
         self.unread: dict[tuple[str, str], Unread] = {}  # by namespace and name
 
     def age(self) -> float:
@@ -138,6 +142,23 @@ class Informer(Generic[R]):
         Nothing is heard while the API server is away, and nobody can help that by beginning anew.
         """
         return steady() - max(self.tried, self.last_heard)
+
+    @property
+    def newest(self) -> int:
+        """The highest version that this stream has heard of; 0 before its first list."""
+        return self._newest
+
+    def begin_anew(self) -> bool:
+        """End the watch that is under way, and list again; whether that is done.
+
+        For somebody else has heard of what this stream should have told by now.  It is not done
+        before the first list, nor twice within ``ANEW_SECONDS``.
+        """
+        if self._watching is None or steady() - self._begun_anew < ANEW_SECONDS:
+            return False
+        self._begun_anew = steady()
+        self._watching.reschedule(asyncio.get_running_loop().time())
+        return True
 
     async def run(self) -> None:
         """List, watch, and begin again, for ever; run again, it lists anew."""
@@ -251,14 +272,22 @@ class Informer(Generic[R]):
             "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),
         }
         try:
-            async with self.client.stream(self.resource.path, params, idle=IDLE_SECONDS) as chunks:
-                async for line in lines(chunks):
-                    self._heard()
-                    await self._handle(line)
+            async with asyncio.timeout(None) as self._watching:
+                await self._follow(params)
         except ApiError as error:
             if error.status == 410:
                 raise ExpiredError from error
             raise
+        except TimeoutError as error:
+            raise ExpiredError from error  # begun anew
+        finally:
+            self._watching = None
+
+    async def _follow(self, params: Mapping[str, str]) -> None:
+        async with self.client.stream(self.resource.path, params, idle=IDLE_SECONDS) as chunks:
+            async for line in lines(chunks):
+                self._heard()
+                await self._handle(line)
 
     async def _handle(self, line: bytes) -> None:
         try:

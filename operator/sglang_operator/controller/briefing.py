@@ -1,8 +1,8 @@
 """kopf's way to the API server: of pools it is told who changed, and nothing else.
 
 kopf builds every object as Python values, twenty times as large as it is written, and reads a list
-in one piece.  What it sees of a pool is a hint, for which a name is enough: so it asks for pages of
-metadata, and of what comes names and versions are handed on.
+in one piece.  It only tells that there is news of a pool, for which name and version are enough:
+so it asks for pages of metadata, and of what comes names and versions are handed on.
 """
 
 import json

@@ -136,6 +136,7 @@ class Reader:
             yield _metric(families.EVENTS, {(result,): n for result, n in told.items()})
         yield _metric(families.TASKS, {(): _tasks()})
         yield _metric(families.SHELL_STARTS, {(): self.shell_starts()})
+        yield _metric(families.WATCHES_ANEW, {(): room.witness.anew})
         yield _metric(families.BUILD, {(__version__,): 1})
 
     def _pools(self) -> Iterator[Metric]:

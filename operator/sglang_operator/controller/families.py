@@ -160,6 +160,12 @@ SHELL_STARTS = _family(
     (),
     "How often kopf was started; the loop goes on without it.",
 )
+WATCHES_ANEW = _family(
+    "sglang_operator_watches_begun_anew_total",
+    COUNTER,
+    (),
+    "Watches of pools that were begun anew because kopf had heard of what they had not told.",
+)
 BUILD = _family("sglang_operator_build_info", GAUGE, ("version",), "1, with the version.")
 
 # --- pools, told by the replica that holds the Lease

@@ -1,6 +1,7 @@
 """The engine room: informers fill the stores, the stores wake pools, passes are run.
 
-Everything that must not be lost lives here.  kopf stands beside it and may die at any time.
+Everything that must not be lost lives here.  kopf stands beside it as a second witness of pools
+(``witness``) and may die at any time.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
 from sglang_operator.controller.reconcile import Reconciler, View
 from sglang_operator.controller.settings import Settings
+from sglang_operator.controller.witness import Witness
 from sglang_operator.controller.workqueue import WorkQueue
 from sglang_operator.fleet.client import EngineClient
 from sglang_operator.fleet.poller import Poller
@@ -79,6 +81,7 @@ class EngineRoom:
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
         self.coverage = Coverage(self._wake_scope)
         self.elector = self._elector()
+        self.witness = Witness(self._pools_stream)
 
     # --- waking
 
@@ -88,12 +91,6 @@ class EngineRoom:
         low, high = SPACING
         spacing = cost if urgent else min(high, max(low, cost * SPACING_FACTOR))
         self.queue.add(key, ended + spacing - time.monotonic())
-
-    def hint(self, namespace: str, name: str) -> None:
-        """kopf saw an event of this pool; the store decides whether there is anything to do."""
-        key = PoolKey(namespace, name)
-        if self.pools.get(key) is not None:
-            self.wake(key, False)
 
     def _wake_node(self, name: str) -> None:
         for key in self.pods.pools_on(name):
@@ -235,6 +232,10 @@ class EngineRoom:
         made: informer.Informer[Any] = informer.Informer(self.client, resource, kind, sink, kept)  # type: ignore[arg-type]
         self.informers.append(made)
         return made
+
+    def _pools_stream(self, namespace: str) -> informer.Informer[object] | None:  # type: ignore[type-var]
+        paths_of = {paths.pools(scope) for scope in ("", namespace)}
+        return next((i for i in self.informers if i.resource.path in paths_of), None)
 
     def _nodes_refused(self, error: ApiError) -> None:
         """Without nodes everything still works, from pod conditions alone."""

@@ -33,12 +33,12 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, room.stop)
 
-    def hint(namespace: str, name: str) -> None:
-        loop.call_soon_threadsafe(room.hint, namespace, name)
+    def heard(namespace: str, version: int) -> None:
+        loop.call_soon_threadsafe(room.witness.heard, namespace, version)
 
     loop.set_exception_handler(supervision.unhandled)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    shell = Shell(credentials, settings.namespaces, hint, room.coverage.reads)
+    shell = Shell(credentials, settings.namespaces, heard, room.coverage.reads)
     servers = _servers(settings, room, shell)
     for server in servers:
         await server.start()

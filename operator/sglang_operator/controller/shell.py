@@ -1,9 +1,10 @@
-"""kopf beside the loop: its events on the custom resource are hints that wake a pool.
+"""kopf beside the loop: its events on the custom resource witness that ours arrive (``witness``).
 
 kopf runs in a thread and event loop of its own, because at its end it cancels every task of the
 loop it ran in, and it does end: on a 401, on an error in its watch stream, on an HTTP 410
 (explanation/kubernetes.md).  It is then started again; reconciling goes on meanwhile.  It is given
-one handler that returns nothing, so it never writes; and of a pool it sees the name (``briefing``).
+one handler that returns nothing, so it never writes; of a pool it sees name and version
+(``briefing``).
 """
 
 import asyncio
@@ -31,7 +32,7 @@ CREDENTIALS_SECONDS = 600
 
 log = logging.getLogger(__name__)
 
-Hint = Callable[[str, str], None]
+Heard = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,23 +48,23 @@ class Login(kopf.AiohttpSession):
 
 
 class Shell:
-    """kopf, supervised.  ``hint`` is called in kopf's thread with namespace and name.
+    """kopf, supervised.  ``heard`` is called in its thread: the namespace of a pool, its version.
 
     ``reads`` is asked there whether a namespace can be read: by one that is refused kopf ends, and
-    with it its hints of all others.
+    with it what it hears of all others.
     """
 
     def __init__(
         self,
         connection: Connection,
         namespaces: tuple[str, ...],
-        hint: Hint,
+        heard: Heard,
         reads: Callable[[str], bool] = lambda namespace: True,
     ) -> None:
         self._connection = connection
         self._namespaces = namespaces
         self._reads = reads
-        self._hint = hint
+        self._heard = heard
         self._stop = threading.Event()
         # kopf's own flag, in its own loop.  A threading.Event would be waited for in a thread of
         # the loop's executor, which asyncio.run joins at the end: a dead kopf would never end.
@@ -140,9 +141,10 @@ class Shell:
             return log_in(self._connection)
 
         @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-        async def seen(namespace: str | None, name: str | None, **_: Any) -> None:
-            if namespace and name:
-                self._hint(namespace, name)
+        async def seen(namespace: str | None, meta: kopf.Meta, **_: Any) -> None:
+            version = str(meta.get("resourceVersion", ""))
+            if namespace and version.isdecimal():
+                self._heard(namespace, int(version))
 
         return registry
 

@@ -401,3 +401,24 @@ def test_a_list_that_takes_long_is_seen_to_get_on_page_by_page(monkeypatch):
 
     asyncio.run(story())
     assert idle == pytest.approx([100.0] * 6, abs=5.0)
+
+
+def test_a_silent_watch_is_begun_anew_when_another_has_heard_more(monkeypatch):
+    """Its connection stands; only that nothing comes tells, after more than a minute."""
+
+    async def main() -> None:
+        server, store = Server([a_list(pod("a", 1)), a_list(pod("b", 12), version=12)], []), Store()
+        resource = informer.Resource(path="/api/v1/pods", scope="", name="pods")
+        stream = informer.Informer(server, resource, wire.Pod, store)  # type: ignore[arg-type]
+        assert not stream.begin_anew(), "nothing was listed yet"
+        task = asyncio.create_task(stream.run())
+        await asyncio.wait_for(server.quiet.wait(), 5)
+        server.quiet.clear()
+        assert stream.newest == 10
+        assert stream.begin_anew()
+        await asyncio.wait_for(server.quiet.wait(), 5)
+        assert (store.names, stream.newest, store.lists) == ({"b"}, 12, 2)
+        assert not stream.begin_anew(), "so soon again, it would never rest"
+        task.cancel()
+
+    asyncio.run(main())

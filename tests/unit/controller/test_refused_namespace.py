@@ -99,7 +99,6 @@ def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
             spec = guide_spec(device_mapping="[0, 1, 2, 3]")
             for team in BOTH:
                 api.change(team, "actor", spec)
-                room.hint(team, "actor")
             await api.until(lambda: len(api.pods("team-a")) == 2)
             assert planned() == writes
             assert len(api.pods("team-b")) == 1

@@ -17,7 +17,7 @@ class Dying(Shell):
     """A shell whose kopf ends at once, in one way after another."""
 
     def __init__(self, ends: list[BaseException | None]) -> None:
-        super().__init__(None, (), lambda namespace, name: None)  # type: ignore[arg-type]
+        super().__init__(None, (), lambda namespace, version: None)  # type: ignore[arg-type]
         self.ends = ends
         self.all_over = threading.Event()
 
@@ -57,7 +57,7 @@ def test_kopf_runs_under_a_uid_that_no_user_has(monkeypatch):
         told_to_end = asyncio.Event()
         told_to_end.set()
         connection = Connection(client.Configuration(host="http://127.0.0.1:9"))
-        await Shell(connection, (), lambda namespace, name: None)._kopf(told_to_end)
+        await Shell(connection, (), lambda namespace, version: None)._kopf(told_to_end)
 
     asyncio.run(main())
 
@@ -75,7 +75,10 @@ def test_kopf_watches_the_namespaces_that_can_be_read_when_it_starts(monkeypatch
 
     async def main() -> None:
         watcher = Shell(
-            connection, ("a", "b"), lambda namespace, name: None, lambda name: name not in refused
+            connection,
+            ("a", "b"),
+            lambda namespace, version: None,
+            lambda name: name not in refused,
         )
         for refused_now in ((), ("b",), ("a", "b"), ()):
             refused.clear()
