@@ -98,7 +98,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         Raises NotReady if ROLL has more workers than the pool engines, Unsupported.
         """
-        if refusal := colocated.refusal(self.worker):
+        if refusal := roll_config.refusal(self.worker):
             raise Unsupported(refusal)
         worker, holder = self.worker, await job.identity(self.worker)
         name, namespace = roll_config.pool_name(worker), roll_config.namespace(worker)

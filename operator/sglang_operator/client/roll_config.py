@@ -20,6 +20,8 @@ from sglang_operator.engine import versions
 _OURS = ("pool", "namespace")  # of strategy_config; the rest is SGLang's
 _KEYS = ("SGLANG_API_KEY", "SGLANG_ADMIN_API_KEY")
 _ROLLS_NAMES = {"tensor_parallel_size": "tp_size", "pipeline_parallel_size": "pp_size"}
+# What makes prompts of what no pool can be sent, by its kind.
+_FUNCTIONS = {"video": "video_r1_get_data_kwargs", "audio": "audio_test_get_data_kwargs"}
 _NOT_A_NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -77,21 +79,59 @@ def replays(worker: Any) -> bool:
     return getattr(replay, "mode", "disable") != "disable"
 
 
+def refusal(worker: Any) -> str:
+    """What of this worker's config no pool can do, all at once; "" if there is nothing."""
+    found = (colocated.refusal(worker), *_lora(worker), *_media(worker))
+    return ". Besides, ".join(filter(None, found))
+
+
 def unsupported(worker: Any, registry: Registry) -> str:
-    """What of this worker's config no engine of the pool can do; "" if there is nothing."""
-    if refusal := colocated.refusal(worker):
-        return refusal
-    config = worker.pipeline_config
-    train = getattr(config, "actor_train", None) if colocated.is_policy(worker, config) else None
-    roles = (("actor_train", train), (role_of(worker), worker.worker_config))
-    for role, section in roles:
-        if target := getattr(getattr(section, "model_args", None), "lora_target", None):
-            return texts.ROLL_LORA.format(role=role, target=target)
+    """What of this worker's config these engines cannot do; "" if there is nothing."""
+    if refused := refusal(worker):
+        return refused
     version = registry.engine_version
     able = versions.features(versions.parse(version)).routed_experts_as_text
     if replays(worker) and not able:
         return texts.ROLL_REPLAY.format(version=version)
     return ""
+
+
+def _lora(worker: Any) -> Iterator[str]:
+    for role, section in _sections(worker):
+        if target := getattr(getattr(section, "model_args", None), "lora_target", None):
+            yield texts.ROLL_LORA.format(role=role, target=target)
+            return
+
+
+def _sections(worker: Any) -> Iterator[tuple[str, Any]]:
+    """What is said of its model: in its own section, and in its trainer's."""
+    config = worker.pipeline_config
+    if colocated.is_policy(worker, config):
+        yield "actor_train", getattr(config, "actor_train", None)
+    yield role_of(worker), worker.worker_config
+
+
+def _media(worker: Any) -> Iterator[str]:
+    """Videos and sounds that its prompts have, as far as the file tells.
+
+    ROLL has a function for either, which the file names (roll/datasets/vlm_dataset_utils.py), and
+    a folder to look in.
+    """
+    config = worker.pipeline_config
+    if not colocated.is_policy(worker, config):
+        return
+    for role in ("actor_train", "validation"):
+        data = getattr(getattr(config, role, None), "data_args", None)
+        made_by = str(getattr(data, "custom_data_kwargs_func", None) or "")
+        for kind, function in _FUNCTIONS.items():
+            if made_by.endswith(f".{function}"):
+                key, told = "custom_data_kwargs_func", made_by
+            else:
+                key = f"{kind}_folder"
+                told = str(getattr(data, key, None) or "")
+            if told:
+                yield texts.ROLL_MEDIA_FILE.format(role=role, key=key, told=told, kind=kind)
+                return
 
 
 # --- what engines are

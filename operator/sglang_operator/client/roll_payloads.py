@@ -17,7 +17,7 @@ _SAME = ("input_ids", "sampling_params", "rid", "return_logprob")
 
 
 def body(payload: Mapping[str, Any], *, replay: bool = False) -> Json:
-    """The body of /generate.  Raises Unsupported for a video."""
+    """The body of /generate.  Raises Unsupported for videos and sounds."""
     found = {key: payload[key] for key in _SAME if payload.get(key) is not None}
     if replay:
         found["return_routed_experts"] = True
@@ -26,8 +26,9 @@ def body(payload: Mapping[str, Any], *, replay: bool = False) -> Json:
         return found
     found["input_ids"] = [int(token) for token in both["prompt_token_ids"]]
     media = both.get("multi_modal_data") or {}
-    if media.get("video"):
-        raise Unsupported(texts.ROLL_VIDEO)
+    for kind in sorted({*media} - {"image"}):
+        if media[kind] is not None and len(media[kind]):
+            raise Unsupported(texts.ROLL_MEDIA.format(kind=kind))
     if pictures := media.get("image"):
         many = pictures if isinstance(pictures, list | tuple) else [pictures]
         found["image_data"] = [_picture(each) for each in many]

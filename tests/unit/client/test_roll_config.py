@@ -117,6 +117,68 @@ def test_lora_is_refused_before_anything_is_attached(roll, reach):
         asyncio.run(attach(reach(world)))
 
 
+ROLLS = "roll.datasets.vlm_dataset_utils"
+
+
+@pytest.mark.parametrize(
+    ("role", "data", "words"),
+    [
+        ("actor_train", {"video_folder": "/data"}, "video data .data_args.video_folder: /data"),
+        (
+            "actor_train",
+            {"custom_data_kwargs_func": f"{ROLLS}.video_r1_get_data_kwargs"},
+            "actor_train has prompts with video data .*video_r1",
+        ),
+        ("actor_train", {"audio_folder": "/data"}, "audio data .data_args.audio_folder: /data"),
+        (
+            "validation",
+            {"custom_data_kwargs_func": f"{ROLLS}.audio_test_get_data_kwargs"},
+            "validation has prompts with audio data .*audio_test",
+        ),
+    ],
+)
+def test_media_of_which_the_file_tells_are_refused_before_anything_is_attached(
+    roll, reach, role, data, words
+):
+    async def attach(world, cluster):
+        made = of(cluster, pool=POOL, namespace=NAMESPACE)
+        section = getattr(made.pipeline_config, role, SimpleNamespace())
+        section.data_args = SimpleNamespace(**data)
+        setattr(made.pipeline_config, role, section)
+        strategy = roll.OperatorPoolStrategy(made)
+        if cluster == "actor_infer":
+            with pytest.raises(Unsupported, match=words):
+                await strategy.initialize()
+        else:
+            await strategy.initialize()
+            await strategy.pool.close()
+
+    with World(engines=1) as world:
+        asyncio.run(attach(reach(world), "actor_infer"))
+        assert not world.looked
+        asyncio.run(attach(world, "reward_model"))
+
+
+def test_pictures_and_a_users_own_function_are_no_reason_to_refuse():
+    made = of()
+    made.pipeline_config.actor_train.data_args = SimpleNamespace(
+        image_folder="/data", video_folder=None, custom_data_kwargs_func="mine.pictures"
+    )
+    assert config.refusal(made) == ""
+
+
+def test_all_that_a_pool_cannot_do_is_told_at_once():
+    made = of(lora="all-linear")
+    train = made.pipeline_config.actor_train
+    train.data_args = SimpleNamespace(video_folder="/data")
+    train.device_mapping = [0, 1]
+    made.pipeline_config.actor_infer = SimpleNamespace(device_mapping=[0, 1], name="actor_infer")
+    told = config.refusal(made)
+    assert "they share 0-1" in told
+    assert "lora_target: all-linear" in told
+    assert "video_folder" in told
+
+
 @pytest.mark.parametrize("version", ["0.5.7", "0.5.9"])
 def test_a_version_that_cannot_tell_experts_is_refused_at_once(roll, reach, version):
     async def attach(world):
@@ -199,7 +261,7 @@ class Picture:
         file.write(f"as {options['format']}".encode())
 
 
-def test_pictures_go_over_http_and_videos_are_refused():
+def test_pictures_go_over_http():
     payload = {"sampling_params": {"n": 1}, "rid": "r", "return_logprob": False}
     both = {"prompt_token_ids": [1, 2], "multi_modal_data": {"image": [Picture(), "http://x/y"]}}
     found = payloads.body({**payload, "multi_modal_data": both})
@@ -213,6 +275,13 @@ def test_pictures_go_over_http_and_videos_are_refused():
     }
     only_text = {"prompt_token_ids": [1, 2]}
     assert "image_data" not in payloads.body({**payload, "multi_modal_data": only_text})
-    video = {"prompt_token_ids": [1], "multi_modal_data": {"video": {"pixel_values": 0}}}
-    with pytest.raises(Unsupported, match="video"):
-        payloads.body({**payload, "multi_modal_data": video})
+    none = {"prompt_token_ids": [1], "multi_modal_data": {"video": [], "audio": None}}
+    assert "image_data" not in payloads.body({**payload, "multi_modal_data": none})
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_media_that_no_engine_is_sent_are_refused_with_their_request(kind):
+    media = {"prompt_token_ids": [1], "multi_modal_data": {kind: {"pixel_values": 0}}}
+    payload = {"sampling_params": {"n": 1}, "rid": "r", "multi_modal_data": media}
+    with pytest.raises(Unsupported, match=f"has {kind} data"):
+        payloads.body(payload)
