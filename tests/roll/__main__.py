@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--python", required=True, help="of the environment of ROLL")
     parser.add_argument("--only", default="", help="flows whose names contain this")
     parser.add_argument("--write", action="store_true", help="keep what was seen")
+    parser.add_argument("--logs", type=Path, help="a folder to keep what the flows printed")
     options = parser.parse_args()
     if options.source is None:
         print(HOW)
@@ -60,20 +61,22 @@ def _all(options: argparse.Namespace, source: Source) -> int:
     outcomes = []
     for flow in chosen:
         begun = time.monotonic()
-        outcomes.append(outcome := report.judge(flow, _run(options.python, flow, source)))
+        outcomes.append(outcome := report.judge(flow, _run(options, flow, source)))
         print(f"{time.monotonic() - begun:6.0f} s  {flow.name}: {outcome.result}", flush=True)
+        if options.write:  # at once: a run takes long, and may be ended
+            report.write(ROOT, source.commit, outcomes, interface.read(source.path))
+            of_all.write(ROOT)
     print("\n".join(report.lines(source.commit, outcomes)))
-    if options.write:
-        report.write(ROOT, source.commit, outcomes, interface.read(source.path))
-        of_all.write(ROOT)
     return 0 if all(outcome.good for outcome in outcomes) else 1
 
 
-def _run(python: str, flow: Flow, source: Source) -> dict[str, Any]:
+def _run(options: argparse.Namespace, flow: Flow, source: Source) -> dict[str, Any]:
     """What the driver printed; an error of its own if it printed nothing."""
-    with tempfile.TemporaryDirectory(prefix="roll-run-") as folder:
-        command = [python, "-m", "tests.roll.inside.drive", flow.name]
-        with (Path(folder) / "log").open("w+") as log:
+    with tempfile.TemporaryDirectory(prefix="roll-run-") as scratch:
+        folder = options.logs or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [options.python, "-m", "tests.roll.inside.drive", flow.name]
+        with (folder / f"{flow.name}.log").open("w+") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=_environment(source), stdout=log, stderr=log
             )

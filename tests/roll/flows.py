@@ -35,6 +35,12 @@ class Flow:
         return len(self.ids["actor_infer"]) // self.gpus + self.engines_more
 
 
+def named(name: str) -> Flow:
+    """The flow of that name."""
+    (found,) = [flow for flow in FLOWS if flow.name == name]
+    return found
+
+
 _OFFPOLICY = "qwen2.5-7B-rlvr-offpolicy/rlvr_config.yaml"
 _ASYNC = "qwen2.5-7B-rlvr_megatron/rlvr_config_async.yaml"
 _PPU = "qwen3-30BA3B-rlvr_megatron/rlvr_config_ppu_sglang.yaml"
@@ -99,6 +105,14 @@ FLOWS = (
         ends="refused",
         says=_SHARE,
     ),
+    Flow(
+        name="video, ids apart",
+        example=_VIDEO,
+        ids=_APART,
+        begins_only=True,
+        ends="refused",
+        says="actor_train has prompts with video data",
+    ),
     Flow(name="agentic, asynchronous, megatron", example=_LAKE_ASYNC, ids=_APART, agentic=True),
     Flow(
         name="agentic, synchronous, fsdp2",
@@ -129,6 +143,20 @@ FLOWS = (
         example=_ASYNC,
         ids=_APART,
         again=1,
+    ),
+    Flow(
+        name="a job is killed in an update, and started again",
+        example=_ASYNC,
+        ids=_APART,
+        again=1,
+        story="job_dies_in_an_update",
+    ),
+    Flow(
+        name="an engine dies in an update",
+        example=_PPU,
+        ids=_THREE,
+        steps=4,
+        story="dies_in_an_update",
     ),
     Flow(
         name="an engine dies while it answers",

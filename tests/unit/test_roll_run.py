@@ -2,12 +2,16 @@
 
 import json
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.roll import report, source
 from tests.roll.flows import FLOWS, Flow
+from tests.roll.inside import drive
 
 ROOT = Path(__file__).parents[2]
 RIGHT = Flow(name="right", example="a.yaml", ids={"actor_infer": [0, 1]})
@@ -92,3 +96,35 @@ def test_a_clone_without_a_work_tree_is_read_at_its_commit(tmp_path):
 def test_a_folder_that_is_none_of_roll_is_refused_with_what_to_give(tmp_path):
     with pytest.raises(ValueError, match="ROLL_SOURCE"), source.checkout(tmp_path):
         pass
+
+
+# As ``inside.job``: the third ends without a word, and the fourth not by itself.
+JOB = """#!/bin/sh
+case $ROLL_JOB in
+  2) exit 1;;
+  3) touch "$4/begun"; exec sleep 600;;
+esac
+echo "{\\"ended\\": \\"right\\", \\"job\\": $ROLL_JOB, \\"process\\": $$}" > "$4/ended.json"
+"""
+
+
+def test_each_job_is_a_process_that_ends_lets_go_or_is_killed(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(JOB)
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    jobs = drive.Jobs(RIGHT, tmp_path)
+    first, second = jobs.run(), jobs.run()
+    assert (first["job"], second["job"]) == (0, 1)
+    assert first["process"] != second["process"]
+    assert jobs.run() == {"ended": "lost", "error": "code=1"}
+    killed = threading.Thread(target=kill_once_begun, args=(jobs, tmp_path / "begun"))
+    killed.start()
+    assert jobs.run()["ended"] == "killed"
+    killed.join()
+
+
+def kill_once_begun(jobs: drive.Jobs, begun: Path) -> None:
+    while not begun.exists():
+        time.sleep(0.01)
+    jobs.kill()

@@ -3,24 +3,21 @@
 Prints one line of JSON: how it ended, in which words, and which modules were real.
 """
 
-import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.roll.flows import FLOWS, Flow
-from tests.roll.inside import standins
+from tests.roll import flows
+from tests.roll.flows import Flow
+from tests.roll.inside import configs, job
 from tests.roll.inside.stories import Story
-
-_STORE_BYTES = 100_000_000
-_CPUS = 8
 
 
 class Pool:
@@ -73,113 +70,60 @@ class Pool:
         return found
 
 
+class Jobs:
+    """ROLL's jobs, one after the other; see ``inside.job``."""
+
+    def __init__(self, flow: Flow, scratch: Path) -> None:
+        self._flow = flow
+        self._scratch = scratch
+        self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0
+
+    def run(self) -> dict[str, Any]:
+        """One of them, from its start to its end."""
+        ended = self._scratch / job.ENDED
+        ended.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tests.roll.inside.job"]
+        environment = {**os.environ, "ROLL_JOB": str(self._begun)}
+        self._process = subprocess.Popen(
+            [*command, self._flow.name, str(self._scratch)], env=environment
+        )
+        self._begun += 1
+        try:
+            code = self._process.wait()
+        finally:
+            self.kill()
+        if not ended.exists():
+            return {"ended": "killed" if code == -signal.SIGKILL else "lost", "error": f"{code=}"}
+        found: dict[str, Any] = json.loads(ended.read_text())
+        return found
+
+    def kill(self) -> None:
+        """End it, with Ray's processes: they follow their driver."""
+        assert self._process is not None
+        self._process.kill()
+
+
 def main(name: str) -> dict[str, Any]:
     """Run it, and say what came of it."""
-    (flow,) = [flow for flow in FLOWS if flow.name == name]
-    source = Path(os.environ["ROLL_SOURCE"])
-    with tempfile.TemporaryDirectory(prefix="roll-flow-") as folder:
+    flow = flows.named(name)
+    with tempfile.TemporaryDirectory(prefix="roll-flow-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         os.environ["ROLL_MODULES"] = str(scratch / "modules")
         os.environ["ROLL_GPUS"] = "8"
-        standins.install()
-        from tests.roll.inside import configs
-
         configs.write_model(scratch)
-        os.chdir(scratch)
         with Pool(flow, scratch / "model") as pool:
             os.environ["KUBECONFIG"] = pool.kubeconfig
-            with Story(flow.story, pool) as story:
-                found = _run(flow, source, scratch)
-                for _ in range(flow.again if found["ended"] == "right" else 0):
-                    found = _run(flow, source, scratch)
+            jobs = Jobs(flow, scratch)
+            with Story(flow.story, pool, jobs) as story:
+                for _ in range(1 + flow.again):
+                    found = jobs.run()
+                    if found["ended"] not in ("right", "killed"):
+                        break
             found |= {"answers": _judged(pool), "pool": pool.tell("state_of_all")}
             found |= {"told": story.told, "story_error": story.error}
         found["modules"] = _modules(scratch / "modules")
     return found
-
-
-def _run(flow: Flow, source: Path, scratch: Path) -> dict[str, Any]:
-    import ray
-
-    from tests.roll.inside import configs
-
-    _hook(flow)
-    try:
-        config = configs.make(flow, source, scratch)
-        ray.init(
-            address="local",
-            num_cpus=_CPUS,
-            num_gpus=int(os.environ["ROLL_GPUS"]),
-            object_store_memory=_STORE_BYTES,
-            include_dashboard=False,
-            namespace=_namespace(),
-            runtime_env=_variables(),
-            _node_ip_address=standins.NODE,
-            log_to_driver=bool(os.environ.get("ROLL_LOUD")),
-        )
-        if flow.begins_only:
-            _begin(config)
-        else:
-            _pipeline(flow)(config).run()
-    except Exception as error:
-        return {"ended": "raised", "error": _words(error), "trace": traceback.format_exc()[-6000:]}
-    finally:
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-    return {"ended": "right"}
-
-
-def _begin(config: Any) -> None:
-    """What every pipeline does to have its inference workers."""
-    from roll.distributed.executor.cluster import Cluster
-    from roll.distributed.scheduler.resource_manager import ResourceManager
-
-    role = config.actor_infer
-    cluster = Cluster(
-        name=role.name,
-        worker_cls=role.worker_cls,
-        resource_manager=ResourceManager(
-            num_nodes=config.num_nodes, num_gpus_per_node=config.num_gpus_per_node
-        ),
-        worker_config=role,
-    )
-    cluster.initialize(pipeline_config=config, blocking=True)
-
-
-def _pipeline(flow: Flow) -> Any:
-    if flow.agentic:
-        from roll.pipeline.agentic.agentic_pipeline import AgenticPipeline
-
-        return AgenticPipeline
-    from roll.pipeline.rlvr.rlvr_pipeline import RLVRPipeline
-
-    return RLVRPipeline
-
-
-def _hook(flow: Flow) -> None:
-    """What the page tells a job to start with (how-to/roll.md), where Ray looks for it."""
-    if flow.hook:
-        job = {"runtime_env": {"worker_process_setup_hook": flow.hook}}
-        os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(job)
-
-
-def _variables() -> dict[str, Any]:
-    """As ROLL's ``init`` gives them to Ray."""
-    from roll.platforms import current_platform
-
-    return {"env_vars": current_platform.get_custom_env_vars()}
-
-
-def _namespace() -> str:
-    from roll.utils.constants import RAY_NAMESPACE
-
-    return str(RAY_NAMESPACE)
-
-
-def _words(error: BaseException) -> str:
-    """What was raised first, without Ray's wrapping."""
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {cause}"
 
 
 def _judged(pool: Pool) -> dict[str, int]:
@@ -212,6 +156,5 @@ def _modules(path: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    result = main(sys.argv[1])
-    print("RESULT " + json.dumps(result), flush=True)
-    os._exit(0)  # threads of ROLL's pipeline may wait for what will not come any more
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with all that it started
+    print("RESULT " + json.dumps(main(sys.argv[1])), flush=True)

@@ -12,8 +12,9 @@ _VICTIM = 1
 class Story:
     """One that runs beside the pipeline; ``told`` is what it did, empty if there was no moment."""
 
-    def __init__(self, name: str, pool: Any) -> None:
+    def __init__(self, name: str, pool: Any, jobs: Any) -> None:
         self._pool = pool
+        self._jobs = jobs
         self._act: Callable[[], None] = getattr(self, f"_{name}") if name else lambda: None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -56,6 +57,11 @@ class Story:
             self._pool.tell("lose", _VICTIM)
             self.told = "an engine ended in an update"
             self._pool.tell("replace", _VICTIM)
+
+    def _job_dies_in_an_update(self) -> None:
+        if self._until(lambda now: now["phase"] == "Syncing" and now["version"] == "step-2"):
+            self._jobs.kill()
+            self.told = "the job was killed in an update, and started again"
 
     def _grows(self) -> None:
         if self._until(lambda now: now["version"] == "step-1"):

@@ -1,10 +1,11 @@
 """A trainer for ROLL's pipelines: it trains nothing, and sends its weights by ROLL's own updaters.
 
 ``Trainer`` is a ``worker_cls`` for actor_train, reference and the like.  All elements of all its
-tensors have one value, which no other model update of the job has: that tells answers from the
+tensors have one value, which no other model update of the flow has: that tells answers from the
 weights of one update from those of any other, and from half of an update.
 """
 
+import os
 import types
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.roll.inside import standins
 
 _SHAPE = (256, 512)
 _LAYERS = 2
+_UPDATES = 32  # of one job, at most
 
 
 class Model(torch.nn.Module):
@@ -27,8 +29,9 @@ class Model(torch.nn.Module):
 
     def __init__(self, stage: int = 0, stages: int = 1) -> None:
         super().__init__()
+        first = int(os.environ["ROLL_JOB"]) * _UPDATES  # bfloat16 has whole numbers up to 256
         self.tensors = {
-            name: torch.ones(_SHAPE, dtype=torch.bfloat16)
+            name: torch.full(_SHAPE, first, dtype=torch.bfloat16)
             for index, name in enumerate(names(_LAYERS))
             if index * stages // len(names(_LAYERS)) == stage
         }
