@@ -46,15 +46,13 @@ def seen(pool: Pool, plan: Plan) -> list[Failure]:
     ]
     found += [_lost(lost) for lost in plan.lost]
     found += [_hung(pool, hung) for hung in plan.hung]
-    for pod in (*plan.taken_over, *(view.pod for view in plan.engines)):
-        if pod is not None and (ended := pod.last_termination) is not None:
-            told = causes.of_termination(pod, ended, about)
-            found.append(_failure(pod, told, ended.finished or pod.created, _code(ended)))
-    for view in plan.engines:
-        if view.pod is not None and not view.pod.containers_ready:
-            told_of_wait = causes.of_wait(view.pod, about, plan.at)
-            if told_of_wait is not None:
-                found.append(_failure(view.pod, told_of_wait, view.pod.created))
+    for pod, ended in plan.restarts:
+        told = causes.of_termination(pod, ended, about)
+        found.append(_failure(pod, told, ended.finished or pod.created, _code(ended)))
+    for engine in plan.engines:
+        if not engine.up and (held := causes.of_waiting(engine, about, plan.at)):
+            pod, told = held
+            found.append(_failure(pod, told, pod.created))
     return sorted(found, key=lambda failure: (failure.time, failure.pod))
 
 

@@ -12,19 +12,18 @@ from sglang_operator.api import conditions, errors, names, redaction, spec, stor
 from sglang_operator.api.conditions import Condition
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.planner import holdups, reported, shared_memory, tuning, waits
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import EngineReport, Observed
-from sglang_operator.planner.plan import EngineState, EngineView, Plan
+from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool, Refused
 from sglang_operator.planner.rollout import Waits
-from sglang_operator.planner.weights import WeightsPlan, reachable
+from sglang_operator.planner.weights import WeightsPlan
 
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 MAX_HISTORY = 10
 # What a refused spec says nothing about stays as it was.
 KEPT = ("revision", "resolved", "reported", "placement", "weights", "tuning")
-
-_UP = (EngineState.IN_SERVICE, EngineState.UP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +47,13 @@ class Tally:
 
     @classmethod
     def of(cls, plan: Plan) -> "Tally":
-        views = plan.engines
+        engines = plan.engines
         return cls(
-            desired=len(views),
-            up=sum(view.state in _UP for view in views),
-            in_service=sum(view.state is EngineState.IN_SERVICE for view in views),
-            created=sum(view.pod is not None for view in views),
-            updated=sum(view.pod is not None and view.current for view in views),
+            desired=len(engines),
+            up=sum(engine.up for engine in engines),
+            in_service=sum(engine.in_service for engine in engines),
+            created=sum(engine.created for engine in engines),
+            updated=sum(engine.updated for engine in engines),
         )
 
 
@@ -111,11 +110,10 @@ def compute(
         status["reported"] = said
     if plan.tuning is not None and pool.bounds is not None:
         status["tuning"] = tuning.written(plan.tuning, pool.bounds)
-    pods = (view.pod for view in plan.engines if view.pod)
     warnings = [
         *pool.warnings,
         *reported.warnings(pool, said, plan.engines),
-        *shared_memory.of_pods(pool.template, pool.gpus, pods),
+        *shared_memory.of_pods(pool.template, pool.gpus, plan.pods),
     ]
     return status | _lists(ignored, warnings, remembered)
 
@@ -144,7 +142,7 @@ def compute_refused(
     alive = [pod for pod in observed.pods if not pod.ended and not pod.dying]
     up = sum(pod.containers_ready for pod in alive)
     in_service = sum(pod.ready for pod in alive)
-    synced = sum(map(reachable, alive))
+    synced = sum(pod.reachable for pod in alive)
     engines = previous.get("engines", {})
     desired = engines.get("desired", 0)
     kept = {key: previous[key] for key in KEPT if key in previous}
@@ -343,15 +341,15 @@ def _progress(
 def _moving(pool: Pool, plan: Plan) -> bool:
     """Whether an outdated engine is going to be replaced: those below the partition are not."""
     partition = pool.spec.rollout.partition
-    return any(not view.current and view.engine.rank >= partition for view in plan.engines)
+    return any(not engine.current and engine.rank >= partition for engine in plan.engines)
 
 
 def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[str, str] | None:
     """Engines that wait after a failure, or are started again in place, and what they died of."""
     waiting = {
-        view.engine.group
-        for view in plan.engines
-        if view.state is EngineState.BACKOFF or (view.pod and _restarting(view))
+        engine.group
+        for engine in plan.engines
+        if engine.state is EngineState.BACKOFF or engine.restarting
     }
     if not waiting:
         return None
@@ -371,9 +369,9 @@ def _retrying(
     """Engines that start after a failure: its cause stays in sight until they are up."""
     ended = {pod.group for pod in plan.ended}  # some of them have no other pod yet
     again = {
-        view.engine.group
-        for view in plan.engines
-        if view.state not in _UP and (view.pod.failures if view.pod else view.engine.group in ended)
+        engine.group
+        for engine in plan.engines
+        if not engine.up and (engine.failures if engine.exists else engine.group in ended)
     }
     found = [entry for entry in remembered if not again.isdisjoint(entry.get("engines", ()))]
     if not found:
@@ -382,11 +380,6 @@ def _retrying(
     told = {"reason": last["reason"], "message": last["message"], "advice": last.get("advice", "")}
     counts = {"up": tally.up, "desired": tally.desired, "engines": texts.engines(len(again))}
     return conditions.ENGINES_FAILING, _bounded(texts.RETRYING.format(**counts, **told))
-
-
-def _restarting(view: EngineView) -> bool:
-    pod = view.pod
-    return pod is not None and pod.last_termination is not None and view.state not in _UP
 
 
 def _ready(pool: Pool, tally: Tally, negative: Sequence[Condition]) -> Condition:
@@ -429,7 +422,7 @@ def _engines_ready(tally: Tally, negative: Sequence[Condition]) -> Condition:
 
 
 def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
-    placed = [view.pod for view in plan.engines if view.pod and view.pod.node]
+    placed = [engine.nodes for engine in plan.engines if engine.placed]
     complete = len(placed) == len(plan.engines)
     text = texts.DEVICES_COUNTED if complete else texts.DEVICES_MISSING
     return Condition(
@@ -438,7 +431,7 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
         reason=conditions.COUNTED if complete else conditions.DEVICES_PENDING,
         message=text.format(
             gpus=len(placed) * pool.gpus,
-            nodes=len({pod.node for pod in placed}),
+            nodes=len({node for nodes in placed for node in nodes}),
             wanted=len(plan.engines) * pool.gpus,
         ),
     )

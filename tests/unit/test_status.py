@@ -7,7 +7,6 @@ import pytest
 
 from sglang_operator import status
 from sglang_operator.api import conditions, spec
-from sglang_operator.planner import weights
 from sglang_operator.planner.observed import Gate, Observed, ObservedNode, Termination
 from sglang_operator.planner.plan import plan
 from sglang_operator.status import Trouble
@@ -154,7 +153,7 @@ def test_a_dummy_pool_is_ready_before_any_trainer_and_says_that_it_is_not_synced
 def test_engines_that_gave_up_their_weights_are_said_not_to_hold_them(phase):
     pool = a_pool()
     pods = all_pods(pool, container_id="containerd://1")
-    held = ",".join(filter(None, map(weights.instance, pods)))
+    held = ",".join(pod.instance for pod in pods if pod.instance)
     told: dict[str, Any] = {"instances": held, "version": "step-1"}
     asleep = compute(pool, pods, children=a_lease(pool, phase=phase, holder="t", **told))
     synced = condition(asleep, conditions.WEIGHTS_SYNCED)
@@ -167,7 +166,7 @@ def test_engines_that_gave_up_their_weights_are_said_not_to_hold_them(phase):
 def asleep_with_its_weights(pool, pods):
     """What the status says of it."""
     told: dict[str, Any] = {
-        "instances": ",".join(filter(None, map(weights.instance, pods))),
+        "instances": ",".join(pod.instance for pod in pods if pod.instance),
         "version": "step-1",
         "intact": "true",
         "released": "kv_cache",
@@ -200,7 +199,7 @@ def test_a_pool_without_a_gate_is_not_synced_while_it_sleeps():
 def test_committed_weights_behind_gates_that_still_open_are_told_as_such():
     pool = a_pool()
     pods = all_pods(pool, container_id="containerd://1")
-    held = ",".join(filter(None, map(weights.instance, pods)))
+    held = ",".join(pod.instance for pod in pods if pod.instance)
     lease = a_lease(pool, phase="Committed", instances=held, version="step-1", intact="true")
     synced = condition(compute(pool, pods, children=lease), conditions.WEIGHTS_SYNCED)
     assert (synced["status"], synced["reason"]) == ("False", conditions.GATES_OPENING)

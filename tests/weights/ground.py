@@ -8,7 +8,6 @@ from typing import Any
 from sglang_operator.api import weights as lease_state
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client.lease import of_holder
-from sglang_operator.planner import weights
 from sglang_operator.planner.observed import (
     Gate,
     ObservedPod,
@@ -271,7 +270,7 @@ class Ground:
 
 
 def run_of(engine: Engine) -> str:
-    run = weights.instance(engine.pod)
+    run = engine.pod.instance
     assert run is not None
     return run
 

@@ -23,6 +23,7 @@ from sglang_operator.api import weights as lease_state
 from sglang_operator.api.spec import Recovery, Weights
 from sglang_operator.api.weights import SLEEP_TAGS, Phase, Transaction
 from sglang_operator.planner import weights
+from sglang_operator.planner.engines import EngineState, EngineStatus
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import (
     EngineReport,
@@ -30,7 +31,6 @@ from sglang_operator.planner.observed import (
     Observed,
     ObservedChild,
 )
-from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.recovery import Recover
 from tests.builders import NOW, OWNER
 from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
@@ -262,7 +262,7 @@ class World(Trainers):
     def _decide(self, operator: Operator) -> weights.WeightsPlan:
         assert operator.seen is not None
         views = tuple(
-            EngineView(engine=engine, state=EngineState.UP, pod=pod)
+            EngineStatus(engine=engine, state=EngineState.UP, members=(pod,))
             # What came since it has not seen.
             for engine, pod in zip(self.pool.engines, operator.seen.pods, strict=False)
         )
@@ -278,9 +278,10 @@ class World(Trainers):
             decided = _of_all_memory(decided)
         if self.defect == "opens at begin" and decided.transaction.phase is Phase.SYNCING:
             opened = tuple(
-                weights.SetGate(pod=v.pod, is_open=True, reason="begin", message="?")
-                for v in views
-                if v.pod is not None and not (v.pod.gate and v.pod.gate.is_open)
+                weights.SetGate(pod=pod, is_open=True, reason="begin", message="?")
+                for view in views
+                for pod in view.members
+                if not (pod.gate and pod.gate.is_open)
             )
             decided = replace(decided, gates=opened)
         return decided
@@ -337,9 +338,9 @@ class World(Trainers):
             epoch=decided.epoch,
             transaction=decided.transaction.id if decided.settled else "",
             engines=tuple(
-                Entry(weights.instance(v.pod) or "", True, v.pod.ready)
-                for v in decided.engines
-                if v.pod is not None
+                Entry(engine.instance or "", True, engine.ready)
+                for engine in decided.engines
+                if engine.exists
             ),
         )
 
@@ -545,18 +546,19 @@ class World(Trainers):
         )
 
 
-def _loads(state: Transaction, engines: tuple[EngineView, ...]) -> tuple[Recover, ...]:
+def _loads(state: Transaction, engines: tuple[EngineStatus, ...]) -> tuple[Recover, ...]:
     """The loads that this state of the Lease names."""
     return tuple(
         Recover(
-            pod=view.pod,
-            instance=view.pod.instance,
+            pod=leader,
+            instance=leader.instance,
             checkpoint=state.checkpoint,
             version=state.version,
             commit=state.id,
         )
-        for view in engines
-        if view.pod is not None and view.pod.instance in state.recovering
+        for engine in engines
+        for leader in engine.members
+        if leader.instance in state.recovering
     )
 
 

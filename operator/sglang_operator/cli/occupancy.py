@@ -47,11 +47,10 @@ def use(pools: Scene, resource: str) -> Use:
         if _resource(pool) != resource:
             continue
         wanted += pool.desired * pool.gpus
-        for view in pool.plan.engines:
-            if view.pod and view.pod.node:
-                held[view.pod.node] += pool.gpus
-            elif view.pod and view.pod.unschedulable:
-                unplaced += pool.gpus
+        for engine in pool.plan.engines:
+            held.update(engine.held(pool.gpus))
+            if engine.unschedulable and not engine.placed:
+                unplaced += pool.gpus - sum(engine.held(pool.gpus).values())
         for pod in pool.leaving:
             held[pod.node] += pool.gpus
     return Use(held=held, wanted=wanted, unplaced=unplaced)

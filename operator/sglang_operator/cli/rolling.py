@@ -17,7 +17,7 @@ RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 
 def complete(pool: SeenPool) -> bool:
     """Whether every engine runs the present revision and the pool is Ready."""
-    return pool.ready and all(view.pod and view.current for view in pool.plan.engines)
+    return pool.ready and all(engine.updated for engine in pool.plan.engines)
 
 
 def status(pool: SeenPool) -> Iterator[str]:
@@ -27,7 +27,7 @@ def status(pool: SeenPool) -> Iterator[str]:
         yield texts.ROLLOUT_REFUSED.format(name=pool.name, namespace=pool.namespace)
         return
     engines = pool.plan.engines
-    current = sum(view.pod is not None and view.current for view in engines)
+    current = sum(engine.updated for engine in engines)
     yield texts.ROLLOUT_STATUS.format(
         current=current, desired=len(engines), revision=planned.revision
     )
@@ -46,14 +46,12 @@ def status(pool: SeenPool) -> Iterator[str]:
 def _kept_back(pool: SeenPool, planned: Pool) -> str:
     """Why the engines of the present revision do not come up; empty if they may."""
     about = causes.context(planned)
-    for view in pool.plan.engines:
-        pod = view.pod
-        if pod is None or not view.current or pod.containers_ready:
-            continue
-        told = causes.of_wait(pod, about, pool.plan.at)
-        if told is not None:
+    for engine in pool.plan.engines:
+        held = causes.of_waiting(engine, about, pool.plan.at) if engine.current else None
+        if held is not None:
+            _, told = held
             return texts.ROLLOUT_STUCK.format(
-                engine=view.engine.group,
+                engine=engine.group,
                 reason=told.reason,
                 message=told.message,
                 advice=told.advice,

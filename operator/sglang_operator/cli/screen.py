@@ -1,5 +1,6 @@
 """The command ``status``: one screen, the verdict first."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from sglang_operator.picture.ages import age
 from sglang_operator.picture.grid import LEAVING, STATES
 from sglang_operator.picture.scene import Scene, SeenPool
 from sglang_operator.planner import causes
-from sglang_operator.planner.plan import EngineState, EngineView
+from sglang_operator.planner.engines import EngineState, EngineStatus
 from sglang_operator.planner.pool import Pool
 from sglang_operator.roll import device_mapping
 
@@ -75,18 +76,18 @@ def _record(pool: SeenPool, now: float) -> dict[str, Any]:
         "desired": pool.desired,
         "leaving": [pod.name for pod in pool.leaving],
         "verdicts": [verdict.record() for verdict in verdicts(pool, now)],
-        "troubled": [_engine_record(pool, view) for view in _troubled_engines(pool)],
+        "troubled": [_engine_record(pool, engine) for engine in _troubled_engines(pool)],
     }
 
 
-def _engine_record(pool: SeenPool, view: EngineView) -> dict[str, Any]:
+def _engine_record(pool: SeenPool, engine: EngineStatus) -> dict[str, Any]:
     return {
-        "rank": view.engine.rank if isinstance(pool.planned, Pool) else None,
-        "engine": view.engine.group,
-        "state": view.state.value,
-        "pod": view.pod.name if view.pod else None,
-        "node": (view.pod.node or None) if view.pod else None,
-        "why": _why(view),
+        "rank": engine.rank if isinstance(pool.planned, Pool) else None,
+        "engine": engine.group,
+        "state": engine.state.value,
+        "pod": engine.name or None,
+        "node": engine.node or None,
+        "why": engine.why,
     }
 
 
@@ -95,29 +96,24 @@ def _states(pool: SeenPool) -> list[tuple[EngineState, int]]:
     return [(state, count) for state, count in counts if count]
 
 
-def _why(view: EngineView) -> str:
-    pod = view.pod
-    return (pod.unschedulable or pod.waiting_message or pod.waiting_reason) if pod else ""
-
-
-def _why_else(pool: SeenPool, view: EngineView, said: Sequence[Verdict]) -> str:
+def _why_else(pool: SeenPool, engine: EngineStatus, said: Sequence[Verdict]) -> str:
     """What keeps an engine; only its reason where the rest is said above."""
-    pod, why = view.pod, _why(view)
-    if view.state in (EngineState.BACKOFF, EngineState.LOST) or pod is None:
-        of_this = (e for e in remembered(pool) if view.engine.group in e.get("engines", ()))
+    why = engine.why
+    if engine.state in (EngineState.BACKOFF, EngineState.LOST) or not engine.exists:
+        of_this = (e for e in remembered(pool) if engine.group in e.get("engines", ()))
         return str(next((entry["reason"] for entry in of_this), why))
     if isinstance(pool.planned, Pool):
-        cause = causes.of_wait(pod, causes.context(pool.planned), pool.plan.at)
-        if cause is not None:
+        held = causes.of_waiting(engine, causes.context(pool.planned), pool.plan.at)
+        if held is not None:
+            _, cause = held
             above = any(cause.reason == v.reason or cause.message in v.what for v in said)
             return cause.reason if above else f"{cause.reason}: {cause.message}"
     return next((v.reason for v in said if why and why in v.what), why)
 
 
-def _troubled_engines(pool: SeenPool) -> list[EngineView]:
+def _troubled_engines(pool: SeenPool) -> list[EngineStatus]:
     """Those that do not answer."""
-    well = (EngineState.IN_SERVICE, EngineState.UP)
-    return [view for view in pool.plan.engines if view.state not in well]
+    return [engine for engine in pool.plan.engines if not engine.up]
 
 
 # --- one pool
@@ -176,7 +172,7 @@ def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
         f"gate {planned.gate.value} · SYNCED {status.get('syncedSummary', '-')} · "
         f"load_format {format_}" + (f" · {synced['reason']}" if synced else ""),
     )
-    current = sum(view.pod is not None and view.current for view in pool.plan.engines)
+    current = sum(engine.updated for engine in pool.plan.engines)
     rollout = planned.spec.rollout
     held = " · paused" if rollout.paused else ""
     yield (
@@ -188,9 +184,10 @@ def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
 
 def _held(pool: SeenPool) -> str:
     """How many GPUs its engines have, and on how many nodes."""
-    placed = [view.pod for view in pool.plan.engines if view.pod and view.pod.node]
-    nodes = len({pod.node for pod in placed})
-    return f"{len(placed) * pool.gpus}/{pool.desired * pool.gpus} on {nodes} nodes"
+    held: Counter[str] = Counter()
+    for engine in pool.plan.engines:
+        held.update(engine.held(pool.gpus))
+    return f"{held.total()}/{pool.desired * pool.gpus} on {len(held)} nodes"
 
 
 def _sayings(found: Sequence[Verdict]) -> Iterator[RenderableType]:
@@ -228,15 +225,15 @@ def _engines(pool: SeenPool, said: Sequence[Verdict]) -> Iterator[RenderableType
     groups = _alike(pool, troubled, said)
     for group in groups[:MAX_ENGINES]:
         first = group[0]
-        ranks = device_mapping.describe(sorted(view.engine.rank for view in group))
-        devices = sorted(device for view in group for device in view.engine.devices)
+        ranks = device_mapping.describe(sorted(engine.rank for engine in group))
+        devices = sorted(device for engine in group for device in engine.devices)
         table.add_row(
             ranks if isinstance(pool.planned, Pool) else "-",
-            _some([view.engine.group for view in group]),
+            _some([engine.group for engine in group]),
             device_mapping.describe(devices) if devices else "-",
             first.state.value,
-            _some([view.pod.name for view in group if view.pod]),
-            _some(sorted({view.pod.node for view in group if view.pod and view.pod.node})),
+            _some([engine.name for engine in group if engine.exists]),
+            _some(sorted({node for engine in group for node in engine.nodes})),
             one_line(_why_else(pool, first, said)),
         )
     yield Padding(table, (1, 0, 0, 2), expand=False)
@@ -246,12 +243,12 @@ def _engines(pool: SeenPool, said: Sequence[Verdict]) -> Iterator[RenderableType
 
 
 def _alike(
-    pool: SeenPool, troubled: Sequence[EngineView], said: Sequence[Verdict]
-) -> list[list[EngineView]]:
+    pool: SeenPool, troubled: Sequence[EngineStatus], said: Sequence[Verdict]
+) -> list[list[EngineStatus]]:
     """Engines of which there is the same to say, together."""
-    groups: dict[tuple[EngineState, str], list[EngineView]] = {}
-    for view in troubled:
-        groups.setdefault((view.state, _why_else(pool, view, said)), []).append(view)
+    groups: dict[tuple[EngineState, str], list[EngineStatus]] = {}
+    for engine in troubled:
+        groups.setdefault((engine.state, _why_else(pool, engine, said)), []).append(engine)
     return list(groups.values())
 
 

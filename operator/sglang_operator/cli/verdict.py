@@ -9,7 +9,7 @@ from sglang_operator.api import conditions, texts
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.picture import ages
 from sglang_operator.picture.scene import SeenPool
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.pool import Pool, Refused
 
 # A pool that nobody looked at for so long has no operator.
@@ -175,7 +175,7 @@ def _weights(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
 
 
 def _outdated(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
-    old = sum(view.pod is not None and not view.current for view in pool.plan.engines)
+    old = sum(engine.outdated for engine in pool.plan.engines)
     if old and planned.spec.rollout.paused:
         yield Verdict(
             level=Level.NOTE,

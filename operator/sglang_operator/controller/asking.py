@@ -8,7 +8,7 @@ from sglang_operator.clocks import Moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Permit, Poller
-from sglang_operator.planner import questions, weights
+from sglang_operator.planner import questions
 from sglang_operator.planner.observed import EngineReport, Observed
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
@@ -58,7 +58,7 @@ class Asker:
         current = weights_plan.transaction
         loading = current.recovering if current.recovers else ()
         asked = questions.questions(pool, plan.engines, current.phase, loading)
-        instances = filter(None, map(weights.instance, observed.pods))
+        instances = filter(None, (pod.instance for pod in observed.pods))
         self._poller.ask(key, asked, instances)
         for wanted in weights_plan.recoveries:
             self._poller.load(

@@ -30,7 +30,7 @@ from sglang_operator.controller.logs import CONTROLLER
 from sglang_operator.controller.loop import EngineRoom
 from sglang_operator.controller.meters import Histogram
 from sglang_operator.controller.server import Handler
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.engines import EngineState
 
 Labels = tuple[str, ...]
 MAX_REASON = 64

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from sglang_operator import failures
 from sglang_operator.api.weights import Phase
-from sglang_operator.planner.plan import EngineState, EngineView, Plan
+from sglang_operator.planner.engines import EngineState, EngineStatus
+from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
 from sglang_operator.planner.weights import WeightsPlan
 
@@ -71,7 +72,7 @@ class PassMeter:
 class PoolMeter:
     """One pool since this process first planned it.  Times are by the steady clock."""
 
-    engines: tuple[EngineView, ...] = ()
+    engines: tuple[EngineStatus, ...] = ()
     gpus: int = 0  # of one engine
     failures: Counter[str] = field(default_factory=Counter)  # by diagnosed cause
     weights: WeightsPlan | None = None
@@ -88,7 +89,7 @@ class PoolMeter:
         """Take in one plan."""
         self._closed_seconds = self.gate_closed_seconds(now)
         self._since = now
-        self._closed = sum(view.state is EngineState.UP for view in plan.engines)
+        self._closed = sum(engine.state is EngineState.UP for engine in plan.engines)
         self.engines = plan.engines
         self.gpus = pool.gpus
         self._count_failures(pool, plan)
@@ -119,7 +120,7 @@ class PoolMeter:
 
     def states(self) -> Counter[EngineState]:
         """How many engines stand where."""
-        return Counter(view.state for view in self.engines)
+        return Counter(engine.state for engine in self.engines)
 
     @property
     def gpus_wanted(self) -> int:
@@ -128,17 +129,13 @@ class PoolMeter:
     @property
     def gpus_bound(self) -> int:
         """GPUs of engines that have a node."""
-        return self.gpus * sum(bool(view.pod and view.pod.node) for view in self.engines)
+        return sum(sum(engine.held(self.gpus).values()) for engine in self.engines)
 
     def _count_failures(self, pool: Pool, plan: Plan) -> None:
         """Each end of each engine once; only new ones are diagnosed."""
         ended = {(pod.uid, pod.restarts): pod for pod in plan.ended}
         lost = {(lost.pod.uid, -1): lost for lost in plan.lost}
-        again = {
-            (pod.uid, pod.restarts): pod
-            for pod in (*plan.taken_over, *(view.pod for view in plan.engines))
-            if pod is not None and pod.last_termination is not None
-        }
+        again = {(pod.uid, pod.restarts): pod for pod, _ in plan.restarts}
         taken = {(pod.uid, -2): pod for pod in plan.taken}
         if not (ended or lost or again or taken):
             self._counted = frozenset()

@@ -259,7 +259,7 @@ class Reconciler:
         if outcome.gone:
             self._view.pools.gone(key, memory.uid)
             return None
-        complete = not plan.creates and all(view.pod is not None for view in plan.engines)
+        complete = not plan.creates and all(engine.created for engine in plan.engines)
         memory.learn(outcome, len(observed.pods), now, complete=complete)
         again = self._next_tries(key, memory, outcome, now)
         if moved or long or (memory.namespace_ends(now) and not observed.leaving):

@@ -60,9 +60,8 @@ def is_due(trial: Trial, pool: Pool, plan: Plan) -> bool:
 
 async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: Plan) -> Trial:
     """Try the revision; what is known of it now."""
-    view = plan.engines[0]
-    name = view.pod.attempt + 1 if view.pod else 0
-    body = engine_pod.pod(pool, engine_pod.template(pool), view.engine, name)
+    first = plan.engines[0]
+    body = engine_pod.pod(pool, engine_pod.template(pool), first.engine, first.attempt + 1)
     standing = next((r.pod.name for r in plan.removals if r.replaced), "")
     error = await trials.pod(key, body, standing)
     if error is None or error is UNKNOWN:

@@ -12,8 +12,8 @@ import orjson
 from sglang_operator.api import names
 from sglang_operator.api.weights import Transaction, of_phase
 from sglang_operator.desired import metadata
-from sglang_operator.planner import questions, registry_size, weights
-from sglang_operator.planner.plan import EngineView
+from sglang_operator.planner import questions, registry_size
+from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.pool import Pool
 from sglang_operator.planner.weights import WeightsPlan
 
@@ -31,7 +31,7 @@ def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     has no address: these forms know a rank by its place, and one less would move those behind it.
     """
     engines = orjson.dumps(document(pool, plan))
-    addresses = [_address(pool, view) for view in plan.engines]
+    addresses = [_address(pool, engine) for engine in plan.engines]
     renderings = _renderings([each for each in addresses if each] if all(addresses) else [])
     if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
         renderings = dict.fromkeys(renderings, "")
@@ -83,15 +83,15 @@ def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
             "transaction": current.id if plan.settled else "",
             **({"noSync": pool.no_sync} if pool.no_sync else {}),
         },
-        "engines": [_engine(pool, view) for view in plan.engines],
+        "engines": [_engine(pool, engine) for engine in plan.engines],
     }
 
 
-def _released(current: Transaction, engines: Iterable[EngineView]) -> dict[str, list[str]]:
+def _released(current: Transaction, engines: Iterable[EngineStatus]) -> dict[str, list[str]]:
     """What sleeps, told in few words: most often all engines do, on the same memory."""
     if not current.released:
         return {}
-    runs = [run for view in engines if (run := weights.instance(view.pod))]
+    runs = [run for engine in engines if (run := engine.instance)]
     left = ((run, set(current.released) - current.may_sleep(run)) for run in runs)
     woken = [f"{run}/{tag}" for run, tags in left for tag in sorted(tags)]
     return {"released": list(current.released), **({"woken": woken} if woken else {})}
@@ -109,32 +109,31 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         return None
 
 
-def _engine(pool: Pool, view: EngineView) -> dict[str, Any]:
-    pod = view.pod
-    gate = pod.gate if pod else None
+def _engine(pool: Pool, engine: EngineStatus) -> dict[str, Any]:
+    wanted, gate, url = engine.engine, engine.gate, _url(pool, engine)
     is_open = gate is not None and gate.is_open
     return {
-        "rank": view.engine.rank,
-        "engine": view.engine.group,
-        "devices": list(view.engine.devices),
+        "rank": wanted.rank,
+        "engine": wanted.group,
+        "devices": list(wanted.devices),
         "gpus": pool.gpus,
-        "rankOffset": 1 + view.engine.rank * pool.gpus,
-        "state": view.state.value,
-        "pod": pod.name if pod else None,
-        "podIP": (pod.ip if pod else "") or None,
-        "url": _url(pool, view),
-        "instance": weights.instance(pod) if pod else None,
+        "rankOffset": 1 + wanted.rank * pool.gpus,
+        "state": engine.state.value,
+        "pod": engine.name or None,
+        "podIP": engine.ip or None,
+        "url": url,
+        "instance": engine.instance,
         "gate": ("Open" if is_open else "Closed") if pool.gated else None,
         "version": gate.version if gate and is_open else None,
     }
 
 
-def _address(pool: Pool, view: EngineView) -> str:
+def _address(pool: Pool, engine: EngineStatus) -> str:
     """host:port; nothing while the engine has no address."""
-    return (_url(pool, view) or "").removeprefix("http://")
+    return (_url(pool, engine) or "").removeprefix("http://")
 
 
-def _url(pool: Pool, view: EngineView) -> str | None:
+def _url(pool: Pool, engine: EngineStatus) -> str | None:
     """Where the engine answers; None while it has no address."""
-    address = view.pod.ip if view.pod else ""
+    address = engine.ip
     return questions.url(address, pool.spec.network.port) if address else None

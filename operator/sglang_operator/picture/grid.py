@@ -13,10 +13,9 @@ from itertools import groupby
 from sglang_operator.api import texts
 from sglang_operator.api.spec import PoolSpec
 from sglang_operator.picture.scene import DEFAULT_RESOURCE, Node, Scene, SeenPool
+from sglang_operator.planner.engines import EngineState, EngineStatus
 from sglang_operator.planner.observed import ObservedPod
-from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Pool
-from sglang_operator.planner.weights import reachable
 from sglang_operator.roll import device_mapping
 
 MAX_EMPTY_ROWS = 16
@@ -195,9 +194,9 @@ def _tenants(pools: Sequence[SeenPool]) -> Iterator[Tenant]:
     number = 0
     for index, pool in enumerate(pools):
         own: dict[str, str] = {}
-        for view in pool.plan.engines:
-            own[view.engine.group] = letters(number)
-            yield _tenant(letters(number), index, pool, view)
+        for engine in pool.plan.engines:
+            own[engine.group] = letters(number)
+            yield _tenant(letters(number), index, pool, engine)
             number += 1
         for pod in sorted(pool.leaving, key=lambda pod: (pod.devices, pod.name)):
             letter = own.get(pod.group)
@@ -206,25 +205,24 @@ def _tenants(pools: Sequence[SeenPool]) -> Iterator[Tenant]:
             yield _leaving(letter, index, pool, pod)
 
 
-def _tenant(letter: str, index: int, pool: SeenPool, view: EngineView) -> Tenant:
-    pod = view.pod
+def _tenant(letter: str, index: int, pool: SeenPool, engine: EngineStatus) -> Tenant:
     return Tenant(
         letter=letter,
         pool=index,
-        engine=view.engine.group,
-        rank=view.engine.rank,
+        engine=engine.group,
+        rank=engine.rank,
         gpus=pool.gpus,
         ranked=isinstance(pool.planned, Pool),
-        devices=view.engine.devices,
-        state=view.state,
-        pod=pod.name if pod else "",
-        node=pod.node if pod else "",
-        why=(pod.unschedulable or pod.waiting_message or pod.waiting_reason) if pod else "",
+        devices=engine.devices,
+        state=engine.state,
+        pod=engine.name,
+        node=engine.node,
+        why=engine.why,
     )
 
 
 def _leaving(letter: str, index: int, pool: SeenPool, pod: ObservedPod) -> Tenant:
-    rank = next((v.engine.rank for v in pool.plan.engines if v.engine.group == pod.group), None)
+    rank = next((e.rank for e in pool.plan.engines if e.group == pod.group), None)
     return Tenant(
         letter=letter,
         pool=index,
@@ -250,8 +248,7 @@ def _legend(index: int, pool: SeenPool, tenants: Iterable[Tenant]) -> Legend:
         name=pool.name,
         namespace=pool.namespace,
         ready=f"{up}/{pool.desired}",
-        synced=f"{sum(view.pod is not None and reachable(view.pod) for view in pool.plan.engines)}"
-        f"/{pool.desired}",
+        synced=f"{sum(engine.reachable for engine in pool.plan.engines)}/{pool.desired}",
         gpus=sum(tenant.gpus for tenant in own),
         letters=_span([tenant.letter for tenant in own]),
         reason=reason or texts.NOT_SEEN_YET,

@@ -8,35 +8,25 @@ from typing import Any
 
 from sglang_operator.api.spec import Restart
 from sglang_operator.planner import health
-from sglang_operator.planner.health import Health
+from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.observed import ObservedNode, ObservedPod
-from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Engine
-
-_STATES = {
-    Health.LOST: EngineState.LOST,
-    Health.DYING: EngineState.WAITING,
-    Health.PENDING: EngineState.PENDING,
-    Health.STARTING: EngineState.STARTING,
-}
 
 
 def engines(
     pods: Iterable[ObservedPod], nodes: Mapping[str, ObservedNode] | None, now: float
-) -> Iterator[EngineView]:
-    """A view of each pod that has not ended, in the order of their GPUs.
+) -> Iterator[EngineStatus]:
+    """An engine for each pod that has not ended, in the order of their GPUs.
 
-    The rank of a view is only its place in that order: the ranks stood in the spec.
+    The rank of an engine is only its place in that order: the ranks stood in the spec.
     """
     policy = Restart()
     believed = health.Believed(nodes, health.silence(nodes, now))
     alive = [pod for pod in pods if not pod.ended]
     for place, pod in enumerate(sorted(alive, key=_by_devices)):
-        state = _STATES.get(health.health(pod, believed, policy, now))
-        if state is None:
-            state = EngineState.IN_SERVICE if pod.ready else EngineState.UP
+        found = health.health(pod, believed, policy, now)
         engine = Engine(rank=place, group=pod.group, devices=pod.devices)
-        yield EngineView(engine=engine, state=state, pod=pod)
+        yield EngineStatus.of(engine, (pod,), (found,))
 
 
 def gpus(pods: Iterable[ObservedPod], status: Mapping[str, Any]) -> int:

@@ -14,8 +14,9 @@ from sglang_operator.clocks import Moment
 from sglang_operator.cluster import sightings, wire
 from sglang_operator.picture import left_running
 from sglang_operator.planner import plan as plans
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
-from sglang_operator.planner.plan import EngineState, Plan
+from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
 
 DEFAULT_RESOURCE = "nvidia.com/gpu"
@@ -101,14 +102,14 @@ class SeenPool:
     @property
     def leaving(self) -> tuple[ObservedPod, ...]:
         """Pods that hold GPUs and stand for no engine any more: on their way out."""
-        shown = {view.pod.uid for view in self.plan.engines if view.pod}
+        shown = {pod.uid for pod in self.plan.pods}
         return tuple(
             pod for pod in self.pods if pod.node and pod.holds_gpus and pod.uid not in shown
         )
 
     def count(self, *states: EngineState) -> int:
         """How many engines stand in one of these."""
-        return sum(view.state in states for view in self.plan.engines)
+        return sum(engine.state in states for engine in self.plan.engines)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from sglang_operator.api import texts
 from sglang_operator.api.bounds import printable
 from sglang_operator.picture import colours
 from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.engines import EngineState
 
 SIZE, GAP = 46, 6  # of a cell, between cells
 MARGIN = 28

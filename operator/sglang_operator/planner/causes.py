@@ -12,6 +12,7 @@ from sglang_operator.api import conditions, texts
 from sglang_operator.engine import diagnosis, endings, signatures
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.planner import pod_signatures, restart
+from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.observed import (
     Companion,
     ContainerKind,
@@ -191,6 +192,17 @@ def _taken(pod: ObservedPod, about: Context) -> Diagnosis:
         message=diagnosis.line(pod.message) or texts.POD_TAKEN.format(pod=pod.name, reason=reason),
         advice=texts.STARTED_AGAIN,
     )
+
+
+def of_waiting(
+    engine: EngineStatus, about: Context, now: float = 0.0
+) -> tuple[ObservedPod, Diagnosis] | None:
+    """The first member whose container cannot be started by now, and why; None if none is so."""
+    for pod in engine.waiting:
+        told = of_wait(pod, about, now)
+        if told is not None:
+            return pod, told
+    return None
 
 
 def of_wait(pod: ObservedPod, about: Context, now: float = 0.0) -> Diagnosis | None:

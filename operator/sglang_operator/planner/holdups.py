@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.planner import causes
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import ContainerKind, ObservedPod
-from sglang_operator.planner.plan import EngineState, Plan
+from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
-
-UP = (EngineState.IN_SERVICE, EngineState.UP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,47 +62,54 @@ _PHASES = (
 def phases(plan: Plan) -> str:
     """How many of the engines that are not up are in which part of their way."""
     found: Counter[str] = Counter()
-    for view in plan.engines:
-        pod = view.pod
-        if pod is not None and view.state not in UP:
-            words = next(phase.words for phase in _PHASES if phase.fits(pod))
+    for engine in plan.engines:
+        if engine.exists and not engine.up:
+            # Of an engine of several pods the last one tells how far it is.
+            number, pod = min(
+                ((_phase(pod), pod) for pod in engine.members), key=lambda each: each[0]
+            )
             container = pod.companions[0].name if pod.companions else names.ENGINE_CONTAINER
             gates = ", ".join(pod.scheduling_gates)
-            told = words.format(scheduler=pod.scheduler, gates=gates, container=container)
-            found[told] += 1
+            words = _PHASES[number].words
+            found[words.format(scheduler=pod.scheduler, gates=gates, container=container)] += 1
     return ", ".join(f"{count} {words}" for words, count in found.items())
+
+
+def _phase(pod: ObservedPod) -> int:
+    return next(number for number, phase in enumerate(_PHASES) if phase.fits(pod))
 
 
 def lost(_pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Engines that wait for their nodes: told to, or because too many nodes are silent at once."""
-    pods = [view.pod for view in plan.engines if view.state is EngineState.LOST and view.pod]
-    if pods:
-        message = texts.NODE_LOST.format(engines=texts.engines(len(pods)), nodes=_nodes(pods))
+    gone = [engine.lost_nodes for engine in plan.engines if engine.state is EngineState.LOST]
+    if gone:
+        message = texts.NODE_LOST.format(engines=texts.engines(len(gone)), nodes=_nodes(gone))
         return conditions.NODE_LOST, message
     if plan.silence is None:
         return None
-    pods = [v.pod for v in plan.engines if v.pod and v.pod.node in plan.silence.nodes]
-    if not pods:
+    silent = plan.silence.nodes
+    hit = [nodes for engine in plan.engines if (nodes := silent.intersection(engine.nodes))]
+    if not hit:
         return None
     return conditions.NODE_LOST, texts.NODES_SILENT.format(
-        engines=texts.engines(len(pods)),
-        nodes=_nodes(pods),
+        engines=texts.engines(len(hit)),
+        nodes=_nodes(hit),
         count=plan.silence.count,
         total=plan.silence.total,
     )
 
 
-def _nodes(pods: Iterable[ObservedPod]) -> str:
-    return ", ".join(sorted({pod.node for pod in pods})[:5])
+def _nodes(found: Iterable[Iterable[str]]) -> str:
+    return ", ".join(sorted({node for nodes in found for node in nodes})[:5])
 
 
 def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Containers that kubelet cannot start, by the cause that most of them have."""
     about = causes.context(pool)
     found: Counter[Diagnosis] = Counter()
-    for view in plan.engines:
-        if view.pod and view.state not in UP and (told := causes.of_wait(view.pod, about, plan.at)):
-            found[told] += 1
+    for engine in plan.engines:
+        if not engine.up and (held := causes.of_waiting(engine, about, plan.at)):
+            found[held[1]] += 1
     if not found:
         return None
     # By reason: the words differ with what a kubelet did last, and would make the count jump.
@@ -147,13 +153,13 @@ def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Engines for which the scheduler finds no node: for want of GPUs, or whatever it says."""
     resource = pool.spec.placement.resource_name
     told = [
-        view.pod
-        for view in plan.engines
-        if view.state is EngineState.PENDING and view.pod and view.pod.unschedulable
+        engine
+        for engine in plan.engines
+        if engine.state is EngineState.PENDING and engine.unschedulable
         # Who holds them back is told as a part of their way.
-        if not view.pod.scheduling_gates
+        if not engine.scheduling_gates
     ]
-    short = [pod for pod in told if pod.lacks(resource)]
+    short = [engine for engine in told if engine.lacks(resource)]
     if short:
         return (
             conditions.DEVICES_PENDING,

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 from sglang_operator.planner import causes
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import ObservedPod
-from sglang_operator.planner.plan import EngineState, Plan
+from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
 
 # A container that is still being created after so long is looked into, and again after so long.
 CREATING_SECONDS = 60.0
+_BEFORE_CONTAINER = ("ContainerCreating", "PodInitializing")
 
 
 def unexplained_ends(pool: Pool, plan: Plan) -> Iterator[ObservedPod]:
@@ -17,50 +19,36 @@ def unexplained_ends(pool: Pool, plan: Plan) -> Iterator[ObservedPod]:
     for pod in plan.ended:
         if pod.termination and causes.of_end(pod, about).reason in causes.UNEXPLAINED:
             yield pod
-    for again in (*plan.taken_over, *(view.pod for view in plan.engines)):
-        if again is None or again.last_termination is None:
-            continue
-        told = causes.of_termination(again, again.last_termination, about)
-        if told.reason in causes.UNEXPLAINED:
-            yield again
+    for pod, ended in plan.restarts:
+        if causes.of_termination(pod, ended, about).reason in causes.UNEXPLAINED:
+            yield pod
 
 
 def slow_to_create(plan: Plan, now: float) -> Iterator[ObservedPod]:
     """Pods on a node whose container does not come into being, for no reason they tell."""
-    for view in plan.engines:
-        pod = view.pod
-        if (
-            pod is not None
-            and _is_creating(view.state, pod)
-            and now - pod.seen.first > CREATING_SECONDS
-        ):
-            yield pod
+    return (pod for pod in _creating(plan) if now - pod.seen.first > CREATING_SECONDS)
 
 
 def next_look(plan: Plan, now: float) -> float | None:
     """When to look again without an event: the next slow creation, or who holds the GPUs."""
-    times = [
-        view.pod.seen.first + CREATING_SECONDS
-        for view in plan.engines
-        if view.pod is not None and _is_creating(view.state, view.pod)
-    ]
+    times = [pod.seen.first + CREATING_SECONDS for pod in _creating(plan)]
     if lacks_room(plan):
         times.append(now)
     later = [time if time > now else now + CREATING_SECONDS for time in times]
     return min(later, default=None)
 
 
-def _is_creating(state: EngineState, pod: ObservedPod) -> bool:
-    return (
-        state is EngineState.STARTING
-        and not pod.container_id
-        and pod.waiting_reason in ("ContainerCreating", "PodInitializing")
-    )
+def _creating(plan: Plan) -> Iterator[ObservedPod]:
+    """Pods that have a node, and whose engine's container is yet to be made."""
+    for engine in plan.engines:
+        if engine.state is EngineState.STARTING:
+            for pod in engine.waiting:
+                if not pod.container_id and pod.waiting_reason in _BEFORE_CONTAINER:
+                    yield pod
 
 
 def lacks_room(plan: Plan) -> bool:
     """Whether an engine waits because the scheduler found no node."""
     return any(
-        view.state is EngineState.PENDING and view.pod is not None and view.pod.unschedulable
-        for view in plan.engines
+        engine.state is EngineState.PENDING and engine.unschedulable for engine in plan.engines
     )

@@ -225,6 +225,16 @@ class ObservedPod:
         return not self.gated or (self.gate is not None and self.gate.is_open)
 
     @property
+    def reachable(self) -> bool:
+        """Whether clients reach it, as far as it is for the weights: its gate is open.
+
+        A pod without a gate serves as soon as it is ready; one whose gate was never set is not.
+        """
+        if self.ended or self.deleting:
+            return False
+        return self.gate.is_open if self.gate is not None else self.ready
+
+    @property
     def holds_gpus(self) -> bool:
         """For scheduler and quota a pod is done only when its phase says so."""
         return self.phase not in _DONE

@@ -7,42 +7,27 @@ clear what is obsolete, create what is missing, tidy what has ended.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 
 from sglang_operator.api import names, spec
-from sglang_operator.planner import causes, footing, health, restart, rollout, startup, tuning
+from sglang_operator.planner import (
+    causes,
+    footing,
+    health,
+    restart,
+    rollout,
+    startup,
+    tuning,
+)
+from sglang_operator.planner.engines import EngineState, EngineStatus
 from sglang_operator.planner.health import Health
-from sglang_operator.planner.observed import Observed, ObservedPod, Silence
+from sglang_operator.planner.observed import Observed, ObservedPod, Silence, Termination
 from sglang_operator.planner.pool import Engine, Pool
 from sglang_operator.planner.rollout import Waiting
 from sglang_operator.planner.startup import Chain, Stall, Standing, Trials
 from sglang_operator.planner.tuning import Tuning
-
-
-class EngineState(Enum):
-    """Where an engine stands, for status and registry."""
-
-    IN_SERVICE = "InService"  # Ready: clients reach it
-    UP = "Up"  # answers, but its gate is closed
-    STARTING = "Starting"
-    PENDING = "Pending"  # waits for a node
-    LOST = "Lost"  # waits for its node (onNodeLost: Wait)
-    BACKOFF = "Backoff"  # waits after failures
-    WAITING = "Waiting"  # waits for GPUs of an engine that is being replaced
-    CREATING = "Creating"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineView:
-    """One wanted engine and the pod that stands for it, if any."""
-
-    engine: Engine
-    state: EngineState
-    pod: ObservedPod | None = None
-    current: bool = True  # of the pool's present revision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +68,7 @@ class Plan:
 
     creates: tuple[CreateEngine, ...] = ()
     removals: tuple[RemovePod, ...] = ()
-    engines: tuple[EngineView, ...] = ()
+    engines: tuple[EngineStatus, ...] = ()
     obsolete: int = 0  # pods that still run for engines that are not wanted any more
     ended: tuple[ObservedPod, ...] = ()  # failures to record
     lost: tuple[LostPod, ...] = ()
@@ -103,8 +88,23 @@ class Plan:
     @property
     def coming(self) -> int:
         """Wanted engines that are not up."""
-        up = (EngineState.UP, EngineState.IN_SERVICE)
-        return sum(view.state not in up for view in self.engines)
+        return sum(not engine.up for engine in self.engines)
+
+    @property
+    def pods(self) -> Iterator[ObservedPod]:
+        """The pods that stand for the wanted engines."""
+        for engine in self.engines:
+            yield from engine.members
+
+    @property
+    def restarts(self) -> Iterator[tuple[ObservedPod, Termination]]:
+        """Pods whose engine's container ended and is started again in place, and how it ended."""
+        for pod in self.taken_over:
+            if pod.last_termination is not None:
+                yield pod, pod.last_termination
+        for engine in self.engines:
+            if ends := engine.ends:
+                yield from ends
 
 
 @dataclass(kw_only=True)
@@ -139,7 +139,7 @@ class _Planner:
         self.nodes = health.Believed(observed.nodes, self.silence)
         self.wanted: dict[names.GroupName, Engine] = {e.group: e for e in pool.running}
         self.healths: dict[names.Uid, Health] = {}
-        # Views are final only after the pass; this keeps why an engine has no pod.
+        # How engines stand is known only after the pass; this keeps why an engine has no pod.
         self.waits: dict[names.GroupName, EngineState] = {}
         self.groups = self._sorted_pods()
         self.removals: dict[str, RemovePod] = {}
@@ -154,7 +154,7 @@ class _Planner:
 
     def run(self) -> Plan:
         if self.observed.leaving:
-            return Plan(engines=tuple(self._views()), tuning=self.pool.tuning, at=self.now)
+            return Plan(engines=tuple(self._statuses()), tuning=self.pool.tuning, at=self.now)
         self._resolve_extra_pods()
         self._remove_lost_pods()
         self._make_way()
@@ -170,7 +170,7 @@ class _Planner:
         return Plan(
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
-            engines=tuple(self._views()),
+            engines=tuple(self._statuses()),
             obsolete=sum(len(g.live) for n, g in self.groups.items() if n not in self.wanted),
             ended=ended,
             lost=tuple(
@@ -474,26 +474,12 @@ class _Planner:
 
     # --- what comes out
 
-    def _views(self) -> Iterable[EngineView]:
+    def _statuses(self) -> Iterator[EngineStatus]:
         for engine in self.pool.running:
             pod = self._kept(engine.group)
             if pod is not None:
-                yield EngineView(
-                    engine=engine,
-                    state=self._pod_state(pod),
-                    pod=pod,
-                    current=self._is_current(pod),
-                )
+                health = self.healths[pod.uid]
+                yield EngineStatus.of(engine, (pod,), (health,), current=self._is_current(pod))
             else:
                 state = self.waits.get(engine.group, EngineState.CREATING)
-                yield EngineView(engine=engine, state=state)
-
-    def _pod_state(self, pod: ObservedPod) -> EngineState:
-        state = self.healths[pod.uid]
-        if state is Health.UP:
-            return EngineState.IN_SERVICE if pod.ready else EngineState.UP
-        return {
-            Health.LOST: EngineState.LOST,
-            Health.DYING: EngineState.WAITING,
-            Health.PENDING: EngineState.PENDING,
-        }.get(state, EngineState.STARTING)
+                yield EngineStatus(engine=engine, state=state)

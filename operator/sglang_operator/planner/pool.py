@@ -53,6 +53,7 @@ class Engine:
     rank: int
     group: names.GroupName
     devices: tuple[int, ...]
+    pods: int = 1  # that it runs in
 
 
 @dataclass(frozen=True, kw_only=True)

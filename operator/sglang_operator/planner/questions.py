@@ -15,8 +15,7 @@ from enum import Enum
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.api.weights import Phase
 from sglang_operator.engine import versions
-from sglang_operator.planner import weights
-from sglang_operator.planner.plan import EngineState, EngineView
+from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.pool import Pool
 
 WEIGHTS_SECONDS = 3.0
@@ -24,7 +23,6 @@ WEIGHTS_SECONDS = 3.0
 LOAD_SECONDS = (5.0, 30.0)
 # The engines are a trainer's, and their work stands still because it says so.
 QUIET_PHASES = (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
-_UP = (EngineState.UP, EngineState.IN_SERVICE)
 
 
 class Topic(Enum):
@@ -52,7 +50,7 @@ def url(address: str, port: int) -> str:
 
 def questions(
     pool: Pool,
-    engines: Sequence[EngineView],
+    engines: Sequence[EngineStatus],
     phase: Phase = Phase.IDLE,
     loading: Collection[str] = (),
 ) -> tuple[Question, ...]:
@@ -64,17 +62,16 @@ def questions(
     if security.api_key is not None or security.admin_api_key is not None:
         return ()
     return tuple(
-        question for view in engines for question in _of_engine(pool, view, phase, loading)
+        question for engine in engines for question in _of_engine(pool, engine, phase, loading)
     )
 
 
 def _of_engine(
-    pool: Pool, view: EngineView, phase: Phase, loading: Collection[str]
+    pool: Pool, engine: EngineStatus, phase: Phase, loading: Collection[str]
 ) -> Iterator[Question]:
-    pod = view.pod
-    instance = weights.instance(pod)
+    instance = engine.instance
     # An engine of another revision may be of another version, and is on its way out.
-    if view.state not in _UP or not view.current or pod is None or not pod.ip or not instance:
+    if not (engine.up and engine.current and engine.ip and instance):
         return
     to_ask: list[tuple[Topic, float | None]] = [(Topic.RESOLVED, None)]
     if pool.gate is WeightsGate.VERSIONED:
@@ -87,7 +84,7 @@ def _of_engine(
         yield Question(
             instance=instance,
             topic=topic,
-            url=url(pod.ip, pool.spec.network.port),
+            url=url(engine.ip, pool.spec.network.port),
             features=pool.features,
             every=every,
         )

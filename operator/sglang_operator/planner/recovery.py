@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import Loading, Observed, ObservedChild, ObservedPod
-from sglang_operator.planner.plan import EngineView
 
 # For so long the Lease is left to trainers before each load: they look twice a second.
 REST_SECONDS = 2.0
@@ -56,7 +56,7 @@ def plan(
     operator: steps.Trainer,
     lease: ObservedChild,
     current: Transaction,
-    engines: tuple[EngineView, ...],
+    engines: tuple[EngineStatus, ...],
     observed: Observed,
     now: float,
     *,
@@ -84,16 +84,16 @@ class _View:
     observed: Observed
     now: float
 
-    def lacking(self, engines: tuple[EngineView, ...]) -> Iterator[tuple[str, ObservedPod]]:
+    def lacking(self, engines: tuple[EngineStatus, ...]) -> Iterator[tuple[str, ObservedPod]]:
         """Engines that came up after the commit, and can catch up from its checkpoint."""
         if not self.current.checkpoint or not self.current.version:
             return
-        for view in engines:
-            pod = view.pod
-            if pod is None or not pod.containers_ready or pod.dying or pod.instance is None:
+        for engine in engines:
+            leader, run = engine.leader, engine.instance
+            if leader is None or run is None or not engine.answers:
                 continue
-            if pod.instance not in self.current.instances and not (pod.gate and pod.gate.is_open):
-                yield pod.instance, pod
+            if run not in self.current.instances and not (leader.gate and leader.gate.is_open):
+                yield run, leader
 
     def loading(self, instance: str) -> Loading | None:
         """What is known of the load of these weights into this engine."""

@@ -9,9 +9,8 @@ from typing import Any
 
 from sglang_operator.api import errors
 from sglang_operator.engine import arguments
-from sglang_operator.planner import weights
+from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.observed import EngineReport, Resolved
-from sglang_operator.planner.plan import EngineView
 from sglang_operator.planner.pool import Pool
 
 _FIELDS = {
@@ -26,7 +25,7 @@ _FIELDS = {
 
 def reported(
     pool: Pool,
-    engines: Sequence[EngineView],
+    engines: Sequence[EngineStatus],
     reports: Mapping[str, EngineReport],
     previous: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -44,12 +43,11 @@ def reported(
 
 
 def warnings(
-    pool: Pool, said: Mapping[str, Any], engines: Sequence[EngineView]
+    pool: Pool, said: Mapping[str, Any], engines: Sequence[EngineStatus]
 ) -> Iterator[errors.Problem]:
     """What is odd about them: they are of another version than the operator thinks, or are
     reached by addresses on which they do not listen."""
-    found = (view.pod.ip for view in engines if view.pod is not None and view.pod.ip)
-    address = next(found, "")
+    address = next((engine.ip for engine in engines if engine.ip), "")
     listens = pool.spec.network.listen_on_pod_ip  # whatever its family
     if address and not listens and arguments.any_address(address) != pool.host:
         family = "IPv6" if pool.host == arguments.ANY_IPV6_ADDRESS else "IPv4"
@@ -61,8 +59,10 @@ def warnings(
         )
 
 
-def _told(engines: Sequence[EngineView], reports: Mapping[str, EngineReport]) -> Iterator[Resolved]:
-    for view in engines:
-        report = reports.get(weights.instance(view.pod) or "")
-        if view.current and report is not None and report.resolved is not None:
+def _told(
+    engines: Sequence[EngineStatus], reports: Mapping[str, EngineReport]
+) -> Iterator[Resolved]:
+    for engine in engines:
+        report = reports.get(engine.instance or "")
+        if engine.current and report is not None and report.resolved is not None:
             yield report.resolved

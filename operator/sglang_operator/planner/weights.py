@@ -22,9 +22,9 @@ from sglang_operator.api.weights import Phase, Transaction, read
 from sglang_operator.engine import arguments
 from sglang_operator.planner import lease as leases
 from sglang_operator.planner import recovery
+from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import Observed, ObservedChild, ObservedPod
-from sglang_operator.planner.plan import EngineState, EngineView
 from sglang_operator.planner.pool import Owner
 from sglang_operator.planner.recovery import Recover
 
@@ -65,7 +65,7 @@ class WeightsPlan:
     What is only told, not acted upon, is computed when it is asked for.
     """
 
-    engines: tuple[EngineView, ...]
+    engines: tuple[EngineStatus, ...]
     transaction: Transaction
     said: Transaction | None = None  # what the Lease said last, whatever became of it since
     gates: tuple[SetGate, ...] = ()
@@ -100,15 +100,14 @@ class WeightsPlan:
         if phase is Phase.SYNCING:
             epoch = self.epoch
         if phase is Phase.SLEEPING:
-            serves = any(view.state is EngineState.IN_SERVICE for view in self.engines)
+            serves = any(engine.in_service for engine in self.engines)
         return Awaited(step=step, epoch=epoch, serves=serves)
 
     @cached_property
     def synced(self) -> int:
         """SYNCED: engines that clients reach now, as far as it is for the weights."""
         closing = {change.pod.uid for change in self.gates if not change.is_open}
-        pods = (view.pod for view in self.engines)
-        return sum(pod is not None and pod.uid not in closing and reachable(pod) for pod in pods)
+        return sum(each.reachable and each.uid not in closing for each in self.engines)
 
     @property
     def holding(self) -> int:
@@ -118,7 +117,7 @@ class WeightsPlan:
     @property
     def covered(self) -> int:
         """Engines that the last commit covered, whatever became of their weights."""
-        return sum(instance(view.pod) in self.transaction.instances for view in self.engines)
+        return sum(engine.instance in self.transaction.instances for engine in self.engines)
 
     @property
     def skew(self) -> int:
@@ -130,37 +129,18 @@ class WeightsPlan:
         return sum(version != newest for version in found)
 
 
-def epoch(engines: Iterable[EngineView]) -> str:
+def epoch(engines: Iterable[EngineStatus]) -> str:
     """Digest of the ordered (rank, pod UID, container ID, GPUs); sixteen hexadecimal digits."""
-    lines = "\n".join(_line(view) for view in engines)
+    lines = "\n".join(
+        f"{each.rank}|{each.lives}|{','.join(map(str, each.devices))}" for each in engines
+    )
     return hashlib.sha256(lines.encode()).hexdigest()[:EPOCH_DIGITS]
-
-
-def reachable(pod: ObservedPod) -> bool:
-    """Whether clients reach it, as far as it is for the weights: its gate is open.
-
-    A pod without a gate serves as soon as it is ready; one whose gate was never set is not.
-    """
-    if pod.ended or pod.deleting:
-        return False
-    return pod.gate.is_open if pod.gate is not None else pod.ready
-
-
-def instance(pod: ObservedPod | None) -> str | None:
-    """One life of an engine: eight hexadecimal digits; None while there is no container."""
-    return pod.instance if pod is not None else None
-
-
-def _line(view: EngineView) -> str:
-    pod, engine = view.pod, view.engine
-    run = f"{pod.uid}|{pod.container_id}" if pod else "|"
-    return f"{engine.rank}|{run}|{','.join(map(str, engine.devices))}"
 
 
 def decide(
     owner: Owner,
     policy: Weights,
-    engines: tuple[EngineView, ...],
+    engines: tuple[EngineStatus, ...],
     observed: Observed,
     now: float,
     operator: str = "",
@@ -180,7 +160,7 @@ def decide(
 def _decide(
     owner: Owner,
     policy: Weights,
-    engines: tuple[EngineView, ...],
+    engines: tuple[EngineStatus, ...],
     observed: Observed,
     now: float,
     operator: str,
@@ -257,7 +237,7 @@ def _wanted(
     """How this pod's gate has to change, or None if it is as it should be."""
     if current.phase is Phase.SYNCING:
         return None  # the trainer paused the engines: what is open stays, what is closed stays
-    released = current.may_sleep(instance(pod))
+    released = current.may_sleep(pod.instance)
     if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
         return _asleep(pod, released)
@@ -306,7 +286,7 @@ def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
     if not leases.sleeps(pod) or current.phase is Phase.IDLE:
         return None
     assert pod.gate is not None
-    if released := current.may_sleep(instance(pod)):
+    if released := current.may_sleep(pod.instance):
         return None if pod.gate.released == released else _asleep(pod, released)
     if current.phase is Phase.COMMITTED:
         reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)
@@ -337,7 +317,7 @@ def _vouched(
     gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
 ) -> tuple[str, str] | None:
     """Reason and version by which this pod's weights are good; None if nobody says so."""
-    run = instance(pod)
+    run = pod.instance
     if run is None:
         return None
     if current.phase is Phase.COMMITTED and run in current.instances:
@@ -355,7 +335,7 @@ _INITIAL = ("", "default", arguments.SENTINEL)
 
 
 def _says_initial(pod: ObservedPod, observed: Observed) -> bool:
-    report = observed.reports.get(instance(pod) or "")
+    report = observed.reports.get(pod.instance or "")
     return report is not None and report.weight_version in _INITIAL
 
 
@@ -376,7 +356,7 @@ def _closed(pod: ObservedPod, reason: str, message: str) -> SetGate | None:
 
 
 def _versions(
-    engines: tuple[EngineView, ...], current: Transaction
+    engines: tuple[EngineStatus, ...], current: Transaction
 ) -> Iterable[tuple[names.GroupName, str]]:
     """By engine, the version that was last vouched for.
 
@@ -385,11 +365,9 @@ def _versions(
     """
     if current.phase is Phase.ABORTED or current.memory_lost:
         return
-    for view in engines:
-        pod = view.pod
-        if pod is None:
-            continue
-        if pod.gate is not None and pod.gate.is_open:
-            yield view.engine.group, pod.gate.version
-        elif current.version and instance(pod) in current.instances:
-            yield view.engine.group, current.version
+    for engine in engines:
+        gate = engine.gate
+        if gate is not None and gate.is_open:
+            yield engine.group, gate.version
+        elif current.version and engine.instance in current.instances:
+            yield engine.group, current.version

@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator import client
 from sglang_operator.client import registry
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.engines import EngineState
 
 IMPORT_SECONDS = 0.1
 

@@ -14,9 +14,10 @@ from sglang_operator.cluster import sightings, wire
 from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner import causes, holdups, startup
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.health import Health, health
 from sglang_operator.planner.observed import Observed, ObservedPod
-from sglang_operator.planner.plan import EngineState, Plan, plan
+from sglang_operator.planner.plan import Plan, plan
 from tests.builders import OWNER, a_lease, a_pool, refused, weighed
 
 POOL = a_pool(device_mapping="[0,1]")
@@ -147,7 +148,7 @@ def test_an_engine_whose_container_ended_is_replaced_though_its_pod_runs(contain
     assert health(pod, {}, POOL.spec.restart, NOW) is Health.ENDED
     assert [create.attempt for create in made.creates] == [1]
     assert told(made) == [("OOMKilled", 137)]
-    assert [view.pod for view in made.engines] == [None]
+    assert [engine.members for engine in made.engines] == [()]
 
 
 @pytest.mark.parametrize("policy", ["Always", "OnFailure"])

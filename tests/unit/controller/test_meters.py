@@ -10,8 +10,8 @@ from sglang_operator.controller.meters import (
     PassMeter,
     PoolMeter,
 )
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import Termination
-from sglang_operator.planner.plan import EngineState
 from sglang_operator.planner.weights import WeightsPlan
 from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod, planned
 

@@ -13,8 +13,8 @@ from sglang_operator.cluster.stores import PodEntry, PoolKey
 from sglang_operator.controller.reading import Reader
 from sglang_operator.engine import signatures
 from sglang_operator.planner import ends, inquiries
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import Companion, ContainerKind, ObservedPod, Termination
-from sglang_operator.planner.plan import EngineState
 from tests.builders import NOW, a_failed_start, a_pod, a_pool, planned
 
 MANY = 4096

@@ -17,7 +17,6 @@ from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.loop import EngineRoom
 from sglang_operator.controller.settings import Settings
-from sglang_operator.planner import weights
 from tests.builders import guide_spec
 from tests.memory_api import MemoryApi
 
@@ -217,7 +216,7 @@ async def operator(api: Api, **settings: Any) -> AsyncIterator[EngineRoom]:
 
 def instances(room: EngineRoom, key: PoolKey) -> str:
     """The runs of the pool's engines, as a commit names them."""
-    found = (weights.instance(entry.pod) for entry in room.pods.of(key))
+    found = (entry.pod.instance for entry in room.pods.of(key))
     return ",".join(run for run in found if run)
 
 

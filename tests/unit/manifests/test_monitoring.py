@@ -12,7 +12,7 @@ import yaml
 
 from sglang_operator.api import conditions, names
 from sglang_operator.controller import families
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.engines import EngineState
 from tests.monitoring import FOLDER, queries
 from tests.monitoring.dashboards import DASHBOARDS
 

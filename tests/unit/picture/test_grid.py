@@ -8,7 +8,7 @@ from sglang_operator.api import texts
 from sglang_operator.cli import screen
 from sglang_operator.picture import grid, svg, text
 from sglang_operator.picture.grid import MAX_EMPTY_ROWS, Map
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.engines import EngineState
 from tests.builders import NOW
 from tests.golden import pictures
 from tests.unit.picture.world import TIME, World, guide, trouble

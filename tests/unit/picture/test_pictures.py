@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sglang_operator.picture import colours, page, svg, text
 from sglang_operator.picture.grid import STATES
-from sglang_operator.planner.plan import EngineState
+from sglang_operator.planner.engines import EngineState
 from tests.golden import pictures
 from tests.unit.picture import world
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from sglang_operator.api import names
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import Gate, ObservedNode
-from sglang_operator.planner.plan import EngineState
 from tests.builders import (
     NOW,
     a_pod,
@@ -297,7 +297,7 @@ def test_a_pod_that_was_leaving_when_its_node_was_lost_does_not_take_its_replace
     nodes = {**_on_a_node(ready=False), "other": ObservedNode(name="other")}
     plan = planned(pool, [old, new], nodes=nodes)
     assert new.name not in removed(plan)
-    assert plan.engines[0].pod == new
+    assert plan.engines[0].members == (new,)
 
 
 def test_of_two_pods_of_an_engine_the_one_in_service_stays():

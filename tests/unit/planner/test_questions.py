@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from sglang_operator.planner import weights
 from sglang_operator.planner.pool import Pool
 from sglang_operator.planner.questions import WEIGHTS_SECONDS, Question, Topic, questions
 from tests.builders import a_pod, a_pool, all_pods, planned
@@ -74,7 +73,7 @@ def test_an_instance_is_one_life_of_a_pod():
     pool = a_pool()
     pod = a_pod(pool, pool.engines[0], container_id="containerd://1")
     again = dataclasses.replace(pod, container_id="containerd://2")
-    instances = {weights.instance(pod), weights.instance(again)}
+    instances = {pod.instance, again.instance}
     assert len(instances) == 2
     assert all(instance and len(instance) == 8 for instance in instances)
-    assert weights.instance(None) is None
+    assert dataclasses.replace(pod, container_id="").instance is None

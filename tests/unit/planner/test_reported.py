@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sglang_operator.planner import reported, weights
+from sglang_operator.planner import reported
 from sglang_operator.planner.observed import EngineReport, Resolved
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
@@ -18,7 +18,7 @@ def up(pool: Pool) -> Plan:
 
 
 def said_by(plan: Plan, rank: int, resolved: Resolved = RESOLVED) -> dict[str, EngineReport]:
-    instance = weights.instance(plan.engines[rank].pod) or ""
+    instance = plan.engines[rank].instance or ""
     return {instance: EngineReport(instance=instance, resolved=resolved)}
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sglang_operator.planner import health
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import Gate, Observed, ObservedNode, Silence
-from sglang_operator.planner.plan import EngineState, plan
+from sglang_operator.planner.plan import plan
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed
 
 GPUS = {"nvidia.com/gpu": 8}

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import Observed, ObservedPod, Termination
-from sglang_operator.planner.plan import EngineState, Plan, plan
+from sglang_operator.planner.plan import Plan, plan
 from sglang_operator.planner.pool import Pool
 from tests.builders import (
     CUDA_OUT_OF_MEMORY,

@@ -40,7 +40,7 @@ def running(pool, **changes):
 
 
 def run_of(pod):
-    run = weights.instance(pod)
+    run = pod.instance
     assert run is not None
     return run
 
