@@ -10,10 +10,8 @@ from pathlib import Path
 
 from sglang_operator.api import errors, names
 from sglang_operator.cli import (
-    emitting,
     judge,
     misspelt,
-    nodes,
     notes,
     pipeline,
     recognition,
@@ -22,10 +20,11 @@ from sglang_operator.cli import (
     structure,
 )
 from sglang_operator.cli.findings import Finding, stop
-from sglang_operator.cli.nodes import Mark, Node
 from sglang_operator.cli.notes import Converted
 from sglang_operator.cli.references import Resolver
 from sglang_operator.cli.roles import SGLANG, Role
+from sglang_operator.cli.yaml_tree import emitting, nodes
+from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 
 # Of the worker, in the order in which ROLL's examples write them.
 CARRIED = (

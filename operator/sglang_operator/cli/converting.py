@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import convert, findings, reading, recognition, rows
+from sglang_operator.cli import convert, findings, recognition, rows
 from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
-from sglang_operator.cli.nodes import Mark, Node
+from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 
 
 @dataclass(kw_only=True)

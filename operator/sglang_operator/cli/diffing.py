@@ -9,7 +9,7 @@ from typing import Any
 from sglang_operator.api import errors
 from sglang_operator.cli import foreseeing, judge, redaction
 from sglang_operator.cli.live import LivePool
-from sglang_operator.cli.nodes import Node
+from sglang_operator.cli.yaml_tree.nodes import Node
 from sglang_operator.planner import plan as plans
 from sglang_operator.planner import pool as pools
 from sglang_operator.planner import revision
@@ -212,7 +212,7 @@ def _variables(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
 
 def _also(live: Mapping[str, Any], wanted: Pool, before: Pool | None, body: Node) -> Iterator[str]:
     """Fields whose change reaches no running engine."""
-    from sglang_operator.cli.nodes import plain
+    from sglang_operator.cli.yaml_tree.nodes import plain
 
     section = body.get("spec")
     new = plain(section) if section is not None else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sglang_operator.api import bounds, errors
 from sglang_operator.api.errors import Problem, Severity
-from sglang_operator.cli.nodes import Mark
+from sglang_operator.cli.yaml_tree.nodes import Mark
 
 OK, WARNED, FAILED = 0, 1, 2  # exit codes
 

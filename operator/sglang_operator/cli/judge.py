@@ -11,7 +11,7 @@ from sglang_operator.api import errors, names, spec, spelling
 from sglang_operator.api.errors import Problem
 from sglang_operator.cli import redaction, rows, structure
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.nodes import Mark, Node, locate, plain
+from sglang_operator.cli.yaml_tree.nodes import Mark, Node, locate, plain
 from sglang_operator.planner import pool as pools
 
 # These are about the key, so they point at it; all others at the value.

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import convert, judge, reading, recognition, roles, rows
+from sglang_operator.cli import convert, judge, recognition, roles, rows
 from sglang_operator.cli.findings import Finding, StopError
-from sglang_operator.cli.nodes import Node
+from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree.nodes import Node
 
 
 @dataclass(kw_only=True)

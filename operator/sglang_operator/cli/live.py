@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import findings, reading, rows
-from sglang_operator.cli.nodes import Mark, Node
+from sglang_operator.cli import findings, rows
+from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 from sglang_operator.clocks import Moment
 from sglang_operator.cluster import sightings, wire
 from sglang_operator.planner.observed import ObservedPod

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sglang_operator.api import errors
-from sglang_operator.cli import reading, rows
+from sglang_operator.cli import rows
 from sglang_operator.cli.findings import Finding, StopError
-from sglang_operator.cli.nodes import Key, Mark, Node, plain
+from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree.nodes import Key, Mark, Node, plain
 
 _MAX_FILES = 32
 _PACKAGE = re.compile(r"\s*#\s*@package\s+(\S+)\s*\n?")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sglang_operator.api import errors, names, spelling
 from sglang_operator.cli import roles, rows, structure
-from sglang_operator.cli.nodes import Node
+from sglang_operator.cli.yaml_tree.nodes import Node
 
 PIPELINE = "a ROLL pipeline config"
 EITHER = f"a {names.KIND} or {PIPELINE}"

@@ -7,7 +7,7 @@ from typing import Any
 from sglang_operator.api import errors
 from sglang_operator.api.errors import Problem
 from sglang_operator.api.redaction import HIDDEN, in_words, without_passwords
-from sglang_operator.cli.nodes import Node, leaves, plain
+from sglang_operator.cli.yaml_tree.nodes import Node, leaves, plain
 
 _ARGUMENT = re.compile(
     r"(?i)(api|access|secret|private|auth)[_-]?key|password|secret|_token$|^token$"

@@ -13,9 +13,10 @@ from types import FrameType
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import nodes, rows
+from sglang_operator.cli import rows
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.nodes import Key, Node
+from sglang_operator.cli.yaml_tree import nodes
+from sglang_operator.cli.yaml_tree.nodes import Key, Node
 
 _PLAIN = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}", re.ASCII)
 _ENVIRONMENT = re.compile(r"\$\{\s*(?:oc\.)?env\s*:")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_operator.api import texts
 from sglang_operator.cli import judge, redaction
-from sglang_operator.cli.nodes import Node
+from sglang_operator.cli.yaml_tree.nodes import Node
 from sglang_operator.desired import engine_pod
 from sglang_operator.engine import arguments
 from sglang_operator.planner.pool import Pool

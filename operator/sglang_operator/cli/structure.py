@@ -16,7 +16,7 @@ from typing import Any
 from sglang_operator.api import errors, spelling
 from sglang_operator.cli import rows
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.nodes import Mark, Node, leaves, plain
+from sglang_operator.cli.yaml_tree.nodes import Mark, Node, leaves, plain
 from sglang_operator.roll import worker
 
 FILE = Path(__file__).with_name("structure.json")

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sglang_operator.cli import scalars
+from sglang_operator.cli.yaml_tree import scalars
 from sglang_operator.planner.pool import Pool, Refused, plan_pool
 from tests.builders import OWNER
 from tests.unit.cli.world import GUIDE, converted, pipeline, run, write

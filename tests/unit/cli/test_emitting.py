@@ -4,8 +4,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_operator.cli import emitting, nodes, reading
-from sglang_operator.cli.nodes import Mark
+from sglang_operator.cli.yaml_tree import emitting, nodes, reading
+from sglang_operator.cli.yaml_tree.nodes import Mark
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ["yes", "1e-6", "0x1", "1:30", "2020-01-01", "~", "a: b", "- a", "#", "<<", "y", "=", "a #b"]

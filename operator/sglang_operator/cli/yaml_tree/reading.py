@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from sglang_operator.api import errors
-from sglang_operator.cli import rows, scalars
+from sglang_operator.cli import rows
 from sglang_operator.cli.findings import Finding, stop
-from sglang_operator.cli.nodes import Key, Mark, Node
+from sglang_operator.cli.yaml_tree import scalars
+from sglang_operator.cli.yaml_tree.nodes import Key, Mark, Node
 
 STDIN = "-"
 MAX_BYTES = 1 << 20

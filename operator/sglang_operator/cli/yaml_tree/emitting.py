@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from sglang_operator.cli import scalars
-from sglang_operator.cli.nodes import Key, Node, Scalar
+from sglang_operator.cli.yaml_tree import scalars
+from sglang_operator.cli.yaml_tree.nodes import Key, Node, Scalar
 
 Comment = Callable[[Node], str]
 

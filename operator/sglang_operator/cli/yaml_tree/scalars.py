@@ -6,7 +6,7 @@ on everything that occurs in a pool.  A test compares with OmegaConf.
 
 import re
 
-from sglang_operator.cli.nodes import Scalar
+from sglang_operator.cli.yaml_tree.nodes import Scalar
 
 _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUE = re.compile(r"yes|Yes|YES|true|True|TRUE|on|On|ON")
