@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from omegaconf import OmegaConf
 
 from sglang_operator.api import errors
-from sglang_operator.cli import convert, linting
+from sglang_operator.cli import linting
 from sglang_operator.cli.main import cli
+from sglang_operator.cli.pipeline import objects
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner.pool import Pool, Refused, plan_pool
 from sglang_operator.roll import device_mapping
@@ -86,7 +87,7 @@ def converter(data: bytes, folder: Path) -> None:
     path = folder / "file.yaml"
     path.write_bytes(data)
     for environment in (False, True):
-        options = convert.Options(environment=environment)
+        options = objects.Options(environment=environment)
         judged = linting.lint([str(path)], None, options)
         for finding in judged.findings:
             assert finding.line().isprintable(), finding

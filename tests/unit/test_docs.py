@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.cli import convert, linting
+from sglang_operator.cli import linting
+from sglang_operator.cli.pipeline import objects
 from tests import roll_interface
 from tests.builders import guide_spec
 from tests.docs import pages
@@ -112,7 +113,7 @@ def test_an_example_is_without_errors(block, tmp_path):
 def errors_in(tmp_path, document):
     path = tmp_path / "file.yaml"
     path.write_text(yaml.safe_dump(document))
-    judged = linting.lint([str(path)], None, convert.Options())
+    judged = linting.lint([str(path)], None, objects.Options())
     return [finding.line() for finding in judged.findings if finding.is_error]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import convert, findings, recognition, rows
+from sglang_operator.cli import findings, rows
 from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
+from sglang_operator.cli.pipeline import objects, recognition
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 
@@ -23,13 +24,13 @@ class Outcome:
 
 
 def run(
-    file: str, stdin: Any, options: convert.Options, output: str | None, *, force: bool
+    file: str, stdin: Any, options: objects.Options, output: str | None, *, force: bool
 ) -> Outcome:
     """Convert a file; with any error nothing is written."""
     try:
         document, found = _document(file, stdin)
         folder = Path() if file == reading.STDIN else Path(file).parent
-        conversion = convert.convert(document, options, folder)
+        conversion = objects.convert(document, options, folder)
     except StopError as stopped:
         return _refused(stopped.findings, [])
     found = findings.ordered([*found, *conversion.findings])
@@ -39,7 +40,7 @@ def run(
     notes = list(conversion.notes)
     if not conversion.objects:
         return Outcome(code=WARNED, problems=problems, notes=notes)
-    texts = {c.name: convert.document(c, file) for c in conversion.objects}
+    texts = {c.name: objects.document(c, file) for c in conversion.objects}
     if output is None:
         return Outcome(code=OK, text="---\n".join(texts.values()), problems=problems, notes=notes)
     try:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import convert, judge, recognition, roles, rows
+from sglang_operator.cli import judge, rows
 from sglang_operator.cli.findings import Finding, StopError
+from sglang_operator.cli.pipeline import objects, recognition, roles
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Node
 
@@ -20,7 +21,7 @@ class Judged:
     notes: list[str] = field(default_factory=list)
 
 
-def lint(files: list[str], stdin: Any, options: convert.Options) -> Judged:
+def lint(files: list[str], stdin: Any, options: objects.Options) -> Judged:
     """All documents of all files; one that cannot be read does not keep the others back."""
     judged = Judged()
     for name in files:
@@ -47,7 +48,7 @@ def is_ours(document: Node) -> bool:
 
 
 def _document(
-    judged: Judged, document: Node, options: convert.Options, folder: Path | None
+    judged: Judged, document: Node, options: objects.Options, folder: Path | None
 ) -> None:
     try:
         if not recognition.is_object(document):
@@ -77,8 +78,8 @@ def _object(judged: Judged, body: Node) -> None:
     judged.pools.append(body)
 
 
-def _roll(judged: Judged, document: Node, options: convert.Options, folder: Path | None) -> None:
-    conversion = convert.convert(document, options, folder, recognition.EITHER)
+def _roll(judged: Judged, document: Node, options: objects.Options, folder: Path | None) -> None:
+    conversion = objects.convert(document, options, folder, recognition.EITHER)
     judged.findings += conversion.findings
     judged.notes += [f"{document.mark.file}: {note}" for note in conversion.notes]
     judged.pools += [reading.keys_as_text(converted.body) for converted in conversion.objects]

@@ -32,7 +32,7 @@ def _tell(notes: list[str]) -> None:
 
 
 def _options(**values: Any) -> Any:
-    from sglang_operator.cli.convert import Options
+    from sglang_operator.cli.pipeline.objects import Options
 
     return Options(**values)
 

@@ -8,7 +8,7 @@ import yaml
 
 from sglang_operator.api import names
 from sglang_operator.cli import linting, structure
-from sglang_operator.cli.convert import Options
+from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
 from tests.unit.cli import roll
 from tests.unit.cli.world import (

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from sglang_operator.cli import pipeline as pipelines
+from sglang_operator.cli.pipeline import defaults as pipelines
 from sglang_operator.cli.yaml_tree import nodes, reading
 from tests.unit.cli.world import converted, pipeline, run, write
 

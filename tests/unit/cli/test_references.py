@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sglang_operator.cli.references import Resolver
+from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.yaml_tree import nodes, reading, scalars
 from sglang_operator.cli.yaml_tree.nodes import Mark
 from tests.unit.cli.world import EXAMPLES

@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 from click.testing import CliRunner, Result
 
-from sglang_operator.cli import convert, linting
+from sglang_operator.cli import linting
 from sglang_operator.cli.main import cli
+from sglang_operator.cli.pipeline import objects
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "tests" / "data" / "roll-examples").glob("*.yaml"))
@@ -33,7 +34,7 @@ def linted(tmp_path: Path, text: str, name: str = "file.yaml", **options: Any) -
     """What is found in a text."""
     path = tmp_path / name
     path.write_text(text)
-    return linting.lint([str(path)], None, convert.Options(**options))
+    return linting.lint([str(path)], None, objects.Options(**options))
 
 
 def line_of(text: str, part: str) -> int:

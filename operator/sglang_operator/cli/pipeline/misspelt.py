@@ -7,9 +7,10 @@ and a misspelt field its default.
 from collections.abc import Collection, Iterator
 
 from sglang_operator.api import errors, spelling
-from sglang_operator.cli import roles, rows, structure
+from sglang_operator.cli import rows, structure
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.references import Resolver
+from sglang_operator.cli.pipeline import roles
+from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node, plain
 
 # Fields of the pipeline that engines depend on.

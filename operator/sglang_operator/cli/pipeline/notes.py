@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api import names, texts
-from sglang_operator.cli import judge, roles
-from sglang_operator.cli.roles import SGLANG, Role
+from sglang_operator.cli import judge
+from sglang_operator.cli.pipeline import roles
+from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree.nodes import Node
 from sglang_operator.planner import pool as pools
 from sglang_operator.roll import device_mapping

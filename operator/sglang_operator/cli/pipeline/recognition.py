@@ -8,7 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sglang_operator.api import errors, names, spelling
-from sglang_operator.cli import roles, rows, structure
+from sglang_operator.cli import rows, structure
+from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.yaml_tree.nodes import Node
 
 PIPELINE = "a ROLL pipeline config"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sglang_operator.api import errors, spelling
 from sglang_operator.cli import rows
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.references import Resolver
+from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.yaml_tree import nodes
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 from sglang_operator.roll import device_mapping

@@ -9,20 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import (
-    judge,
-    misspelt,
-    notes,
-    pipeline,
-    recognition,
-    roles,
-    rows,
-    structure,
-)
+from sglang_operator.cli import judge, rows, structure
 from sglang_operator.cli.findings import Finding, stop
-from sglang_operator.cli.notes import Converted
-from sglang_operator.cli.references import Resolver
-from sglang_operator.cli.roles import SGLANG, Role
+from sglang_operator.cli.pipeline import defaults, misspelt, notes, recognition, roles
+from sglang_operator.cli.pipeline.notes import Converted
+from sglang_operator.cli.pipeline.references import Resolver
+from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree import emitting, nodes
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 
@@ -67,7 +59,7 @@ def convert(
 
     ``expected`` is what else the document might have been.
     """
-    composed = pipeline.compose(document, folder=folder)
+    composed = defaults.compose(document, folder=folder)
     root = composed.root
     result = Conversion()
     if not roles.is_pipeline(root) or recognition.is_foreign(root):

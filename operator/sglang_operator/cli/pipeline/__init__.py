@@ -1,0 +1,1 @@
+"""ROLL pipelines: what is in one, and the SGLangInference objects that it becomes."""
