@@ -21,7 +21,7 @@ READS = {
     "client/turns.py": "words of an error: since when another call runs",
     "cli/commands.py": "ages that are shown; nothing is done by them",
     "cli/doctor.py": "ages that are shown; of two looks a change is what counts",
-    "cli/looking.py": "ages that are shown; of two looks a change is what counts",
+    "cli/cluster/look.py": "ages that are shown; of two looks a change is what counts",
     "cli/waiting.py": "words of an error; the wait itself is by the monotonic clock",
 }
 # The fields of clocks.Moment: who reads ``wall`` has a stamp to make or to tell.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api import texts
-from sglang_operator.cli.kubectl import ClusterError
+from sglang_operator.cli.cluster.kubectl import ClusterError
 
 
 class Grade(Enum):

@@ -8,7 +8,7 @@ import click
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, show, where
 
 if TYPE_CHECKING:
-    from sglang_operator.cli.kubectl import Cluster
+    from sglang_operator.cli.cluster.kubectl import Cluster
 
 _pools = click.argument("pools", nargs=-1, metavar="[POOL]...", shell_complete=complete_pool)
 _structured = click.Choice(["text", "json", "yaml"])
@@ -28,9 +28,10 @@ def status(cluster: "Cluster", pools: tuple[str, ...], output: str) -> int:
 
     Exit codes: 0 all are Ready; 1 some are not; 2 errors.
     """
-    from sglang_operator.cli import looking, screen
+    from sglang_operator.cli import screen
+    from sglang_operator.cli.cluster import look
 
-    scene = looking.look(cluster, pools, operator=True, again=True)
+    scene = look.look(cluster, pools, operator=True, again=True)
     now = time.time()
     if output == "text":
         show(screen.render(scene, now, detail=bool(pools) or len(scene.pools) == 1))
@@ -61,10 +62,11 @@ def gpu_map(
 
     Exit codes: 0 drawn; 2 errors.
     """
-    from sglang_operator.cli import looking, screen
+    from sglang_operator.cli import screen
+    from sglang_operator.cli.cluster import look
     from sglang_operator.picture import ages, grid
 
-    picture = grid.gpu_map(looking.look(cluster, pools), ids=ids)
+    picture = grid.gpu_map(look.look(cluster, pools), ids=ids)
     if output == "text":
         from sglang_operator.picture import text
 
@@ -141,13 +143,14 @@ def logs(
 
     Exit codes: 0 shown; 2 errors.
     """
-    from sglang_operator.cli import engine_logs, looking
+    from sglang_operator.cli import engine_logs
+    from sglang_operator.cli.cluster import look
 
     try:
         newer = engine_logs.seconds(since) if since else None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--since") from error
-    seen = looking.look(cluster, [pool], nodes=False).pools[0]
+    seen = look.look(cluster, [pool], nodes=False).pools[0]
     wanted = engine_logs.Wanted(tail=tail, since=newer, engines=engines, previous=previous)
     pods = engine_logs.select(seen, wanted)
     for line in engine_logs.last_failures(seen):
@@ -182,9 +185,10 @@ def rollout(cluster: "Cluster", action: str, pool: str) -> int:
     Exit codes: 0 done, and for status that all engines are on the present revision and Ready;
     1 they are not yet; 2 errors.
     """
-    from sglang_operator.cli import looking, rolling
+    from sglang_operator.cli import rolling
+    from sglang_operator.cli.cluster import look
 
-    seen = looking.look(cluster, [pool], nodes=False).pools[0]
+    seen = look.look(cluster, [pool], nodes=False).pools[0]
     if action in ("status", "history"):
         for line in (rolling.status if action == "status" else rolling.history)(seen):
             click.echo(line)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator.api import names, operator_texts
-from sglang_operator.cli.kubectl import ClusterError
+from sglang_operator.cli.cluster.kubectl import ClusterError
 
 _SELECTOR = {"labelSelector": f"{names.LABEL_NAME}=sglang-operator"}
 QUESTIONS = {

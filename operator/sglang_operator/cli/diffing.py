@@ -8,7 +8,7 @@ from typing import Any
 
 from sglang_operator.api import errors
 from sglang_operator.cli import foreseeing, judge, redaction
-from sglang_operator.cli.live import LivePool
+from sglang_operator.cli.cluster.live_pool import LivePool
 from sglang_operator.cli.yaml_tree.nodes import Node
 from sglang_operator.planner import plan as plans
 from sglang_operator.planner import pool as pools

@@ -10,9 +10,10 @@ from typing import Any
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
-from sglang_operator.cli import deployed, families, leading, limits, occupancy, operators, structure
+from sglang_operator.cli import deployed, families, limits, occupancy, operators, structure
 from sglang_operator.cli.checks import Check, Grade, unknown
-from sglang_operator.cli.kubectl import Cluster, ClusterError
+from sglang_operator.cli.cluster import operator_leases
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
 from sglang_operator.picture.scene import Scene
 
@@ -36,7 +37,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
             {},
         ),
         "nodes": (paths.NODES, {}),
-        "leases": leading.QUESTION,
+        "leases": operator_leases.QUESTION,
         **deployed.QUESTIONS,
         **families.QUESTIONS,
         **occupancy.QUESTIONS,
@@ -46,7 +47,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         "groups": ("/apis", {}),
     }
     found = cluster.gather(questions)
-    again = leading.second_look(cluster, found["leases"], time.time())
+    again = operator_leases.second_look(cluster, found["leases"], time.time())
     if again is not None:
         found["leases again"] = again
     review = {

@@ -10,8 +10,8 @@ from threading import Thread
 from urllib.parse import urlencode
 
 from sglang_operator.api import names, texts
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.findings import one_line
-from sglang_operator.cli.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
 from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner.observed import ObservedPod
@@ -35,7 +35,7 @@ def select(pool: SeenPool, wanted: Wanted) -> list[ObservedPod]:
     known = {pod.group for pod in found}
     missing = [engine for engine in wanted.engines if engine not in known]
     if missing:
-        from sglang_operator.cli.kubectl import Why
+        from sglang_operator.cli.cluster.kubectl import Why
 
         detail = texts.NO_SUCH_ENGINE.format(engine=missing[0], known=", ".join(sorted(known)))
         raise ClusterError("kubectl sglang logs", detail, Why.NOT_FOUND)

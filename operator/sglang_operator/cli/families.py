@@ -6,7 +6,7 @@ from typing import Any
 
 from sglang_operator.api import texts
 from sglang_operator.cli.checks import Check, Grade
-from sglang_operator.cli.kubectl import ClusterError
+from sglang_operator.cli.cluster.kubectl import ClusterError
 
 NAME = "addresses"
 QUESTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {

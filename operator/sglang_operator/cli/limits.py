@@ -6,7 +6,7 @@ from typing import Any
 
 from sglang_operator.api import syntax, texts
 from sglang_operator.cli.checks import Check, Grade
-from sglang_operator.cli.kubectl import ClusterError
+from sglang_operator.cli.cluster.kubectl import ClusterError
 from sglang_operator.picture.scene import Scene
 from sglang_operator.planner import shared_memory
 from sglang_operator.planner.pool import Pool

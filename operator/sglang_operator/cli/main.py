@@ -158,7 +158,8 @@ def diff(
 
     Exit codes, as kubectl diff: 0 no engine is touched; 1 some are; 2 errors.
     """
-    from sglang_operator.cli import diffing, findings, linting, live
+    from sglang_operator.cli import diffing, findings, linting
+    from sglang_operator.cli.cluster import live_pool
     from sglang_operator.cli.findings import StopError
 
     judged = linting.lint([file], sys.stdin.buffer, _options(environment=env))
@@ -167,7 +168,9 @@ def diff(
         click.echo(finding.line(), err=True)
     if findings.exit_code(found) == findings.FAILED:
         sys.exit(findings.FAILED)
-    source = live.Source(file=against, namespace=namespace, context=context, kubeconfig=kubeconfig)
+    source = live_pool.Source(
+        file=against, namespace=namespace, context=context, kubeconfig=kubeconfig
+    )
     try:
         differences = [diffing.compare(body, source.pool(body)) for body in judged.pools]
     except StopError as stopped:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, names, texts
-from sglang_operator.cli import looking
 from sglang_operator.cli.checks import Check, Grade, unknown
-from sglang_operator.cli.kubectl import ClusterError, Why
+from sglang_operator.cli.cluster import look
+from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from sglang_operator.cluster import paths, wire
 from sglang_operator.picture.scene import DEFAULT_RESOURCE, Scene, SeenPool, scene
 from sglang_operator.planner.pool import Pool
@@ -35,8 +35,8 @@ def seen(found: Mapping[str, bytes | ClusterError], now: float) -> Scene | Clust
         return pools
     if isinstance(pods, ClusterError):
         return pods
-    records = looking.items(pools, wire.CustomResource)
-    return scene(records, looking.items(pods, wire.Pod), None, now=now)
+    records = look.items(pools, wire.CustomResource)
+    return scene(records, look.items(pods, wire.Pod), None, now=now)
 
 
 def use(pools: Scene, resource: str) -> Use:

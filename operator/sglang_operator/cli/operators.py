@@ -7,9 +7,10 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from sglang_operator.api import names, operator_texts, texts
-from sglang_operator.cli import deployed, leading
+from sglang_operator.cli import deployed
 from sglang_operator.cli.checks import Check, Grade, unknown
-from sglang_operator.cli.kubectl import ClusterError
+from sglang_operator.cli.cluster import operator_leases
+from sglang_operator.cli.cluster.kubectl import ClusterError
 from sglang_operator.cluster import leaders
 from sglang_operator.picture.ages import age
 from sglang_operator.picture.scene import Leader
@@ -49,13 +50,13 @@ class Acting:
 
 def check(found: Facts, now: float) -> Iterator[Check]:
     """Whether somebody acts, and nobody beside it."""
-    holders = leading.seen(found["leases"], found.get("leases again"), now)
+    holders = operator_leases.seen(found["leases"], found.get("leases again"), now)
     if isinstance(holders, ClusterError):
         yield unknown(NAME, holders)
         return
     copies = list(_copies(found["operator pods"]))
     there = deployed.deployed(found["deployments"], found["operator pods"])
-    acting = list(_acting(leading.leaders(holders), copies))
+    acting = list(_acting(operator_leases.leaders(holders), copies))
     if not acting:
         yield _nobody(holders, copies, there)
         return

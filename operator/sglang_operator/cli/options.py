@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from sglang_operator.cli.kubectl import Cluster
+    from sglang_operator.cli.cluster.kubectl import Cluster
 
 OK, NOT_SO, FAILED = 0, 1, 2  # exit codes
 
@@ -23,7 +23,7 @@ def complete_pool(
     """Names of pools, for the shell."""
     from click.shell_completion import CompletionItem
 
-    from sglang_operator.cli.kubectl import ClusterError
+    from sglang_operator.cli.cluster.kubectl import ClusterError
 
     try:
         found = cluster(context.params).run("get", "sgi", "--output", "name")
@@ -58,7 +58,7 @@ _OPTIONS = (
 
 def cluster(given: dict[str, Any]) -> "Cluster":
     """The cluster that these options name."""
-    from sglang_operator.cli.kubectl import Cluster
+    from sglang_operator.cli.cluster.kubectl import Cluster
 
     return Cluster(**{key: given.get(key) or None for key in _WHERE if key != "all_namespaces"},
                    all_namespaces=bool(given.get("all_namespaces")))  # fmt: skip
@@ -69,8 +69,8 @@ def ends(command: Command) -> Command:
 
     @functools.wraps(command)
     def ended(*arguments: Any, **given: Any) -> None:
+        from sglang_operator.cli.cluster.kubectl import ClusterError
         from sglang_operator.cli.findings import one_line
-        from sglang_operator.cli.kubectl import ClusterError
 
         try:
             sys.exit(command(*arguments, **given))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from sglang_operator.api import texts
-from sglang_operator.cli.kubectl import Cluster
+from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner import causes, waits
 from sglang_operator.planner.pool import Pool

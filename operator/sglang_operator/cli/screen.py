@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import conditions, operator_texts, texts
-from sglang_operator.cli import leading
 from sglang_operator.cli.checks import Check, Grade
+from sglang_operator.cli.cluster import operator_leases
+from sglang_operator.cli.cluster.verdict import Level, Verdict, remembered, verdicts
 from sglang_operator.cli.findings import one_line
-from sglang_operator.cli.verdict import Level, Verdict, remembered, verdicts
 from sglang_operator.picture.ages import age
 from sglang_operator.picture.grid import LEAVING, STATES
 from sglang_operator.picture.scene import Scene, SeenPool
@@ -52,7 +52,7 @@ def render(scene: Scene, now: float, *, detail: bool) -> RenderableType:
 def _operators(scene: Scene) -> Iterator[Text]:
     """Who acts for these pools."""
     if scene.leaders == ():
-        yield Text(one_line(f"✘ {leading.nobody_acts(scene)}"), style="bold red")
+        yield Text(one_line(f"✘ {operator_leases.nobody_acts(scene)}"), style="bold red")
         yield Text(f"→ {texts.DO_FIND_OPERATOR}", style="bold")
     for leader in scene.leaders or ():
         told = operator_texts.LEADER.format(

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_operator.api import conditions, texts
-from sglang_operator.cli import leading, looking
-from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
-from sglang_operator.cli.verdict import Level, verdicts
+from sglang_operator.cli.cluster import look, operator_leases
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
+from sglang_operator.cli.cluster.verdict import Level, verdicts
 from sglang_operator.picture.scene import Leader, Scene, SeenPool
 from sglang_operator.planner import pod_signatures
 
@@ -109,7 +109,7 @@ def wait(
         if not left:
             return End(reached=True, lines=())
         if aim != DELETED and time.monotonic() - led >= LEADERLESS_SECONDS:
-            nobody = f"{leading.nobody_acts(scene)}; {texts.DO_FIND_OPERATOR}"
+            nobody = f"{operator_leases.nobody_acts(scene)}; {texts.DO_FIND_OPERATOR}"
             return End(reached=False, lines=(nobody, *left))
         if time.monotonic() >= deadline:
             timed_out = texts.WAIT_TIMED_OUT.format(seconds=int(seconds), aim=aim)
@@ -131,11 +131,11 @@ def _acts(scene: Scene, before: Sequence[Leader] | None) -> bool:
 def _look(cluster: Cluster, pools: Sequence[str]) -> tuple[Scene, list[str]]:
     """The pools that are meant, and the names of those that are not there."""
     try:
-        return looking.look(cluster, pools, nodes=False, operator=True), []
+        return look.look(cluster, pools, nodes=False, operator=True), []
     except ClusterError as error:
         if error.why is not Why.NOT_FOUND or not pools:
             raise
-    scene = looking.look(cluster, nodes=False, operator=True)
+    scene = look.look(cluster, nodes=False, operator=True)
     there = {pool.name for pool in scene.pools}
     meant = tuple(pool for pool in scene.pools if pool.name in pools)
     return replace(scene, pools=meant), [name for name in pools if name not in there]

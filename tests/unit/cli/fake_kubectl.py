@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from tests.unit.picture.world import World
 
 

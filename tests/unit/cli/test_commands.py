@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sglang_operator.cli import engine_logs, leading, looking, main, rolling, screen, waiting
-from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
+from sglang_operator.cli import engine_logs, main, rolling, screen, waiting
+from sglang_operator.cli.cluster import look, operator_leases
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from tests.builders import NOW
 from tests.golden import pictures
 from tests.unit.cli import fake_kubectl
@@ -25,7 +26,7 @@ T = "2027-01-15T08:00:0"
 
 
 def _pool(fake: FakeCluster, name: str = "actor-infer"):
-    return looking.look(fake, [name], nodes=False).pools[0]
+    return look.look(fake, [name], nodes=False).pools[0]
 
 
 def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
@@ -43,7 +44,7 @@ def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
 
 
 def _shown(*items: Any, now: float = NOW) -> str:
-    found = leading.holders(json.dumps({"items": items}).encode(), now)
+    found = operator_leases.holders(json.dumps({"items": items}).encode(), now)
     return pictures.plain(screen.render(guide().scene(holders=found), now, detail=False))
 
 
@@ -245,7 +246,7 @@ def test_without_the_definition_the_examination_is_pointed_to(pools):
     fake = cluster(World())
     object.__setattr__(fake, "defined", False)
     with pytest.raises(ClusterError, match="does not know SGLangInference; kubectl sglang doctor"):
-        looking.look(fake, pools)
+        look.look(fake, pools)
     with pytest.raises(ClusterError, match="does not know SGLangInference"):
         waiting.wait(fake, pools, "deleted", 5, print, lambda _: None)
 
@@ -357,8 +358,9 @@ def test_pausing_and_restarting_write_only_what_they_mean():
 def test_commands_need_neither_kopf_nor_the_kubernetes_client():
     code = (
         "import sys\n"
-        "from sglang_operator.cli import commands, main, looking, screen, verdict, doctor\n"
+        "from sglang_operator.cli import commands, main, screen, doctor\n"
         "from sglang_operator.cli import waiting, rolling, engine_logs\n"
+        "from sglang_operator.cli.cluster import look, verdict\n"
         "from sglang_operator.picture import grid, text, svg, page\n"
         "assert not {'kopf', 'kubernetes', 'aiohttp'} & {*sys.modules}, 'heavy'\n"
     )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.cli import screen
-from sglang_operator.cli.verdict import Level, Verdict, verdicts
+from sglang_operator.cli.cluster.verdict import Level, Verdict, verdicts
 from sglang_operator.picture import ages
 from sglang_operator.picture.scene import SeenPool
 from tests.builders import NOW

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from sglang_operator import status
 from sglang_operator.cli import main
-from sglang_operator.cli.verdict import verdicts
+from sglang_operator.cli.cluster.verdict import verdicts
 from sglang_operator.engine import endings, signatures
 from sglang_operator.engine.signature import MORE_SHM
 from sglang_operator.planner import pod_signatures

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_operator.api import names, operator_texts, weights
-from sglang_operator.cli.kubectl import Cluster, ClusterError
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import leaders as election
 from sglang_operator.picture.ages import age
 from sglang_operator.picture.scene import Leader, Scene

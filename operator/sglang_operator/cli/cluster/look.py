@@ -8,8 +8,8 @@ from typing import TypeVar
 import msgspec
 
 from sglang_operator.api import names, stored, texts
-from sglang_operator.cli import leading
-from sglang_operator.cli.kubectl import Cluster, ClusterError, Why
+from sglang_operator.cli.cluster import operator_leases
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cluster import decoding, paths, salvage, wire
 from sglang_operator.picture.scene import Leader, Node, Scene, scene
 
@@ -51,7 +51,7 @@ def look(
     if nodes:
         questions["nodes"] = (paths.NODES, {})
     if operator:
-        questions["leases"] = leading.QUESTION
+        questions["leases"] = operator_leases.QUESTION
     answers = cluster.gather(questions)
     records = items(_known(answers["pools"]), wire.CustomResource)
     if pools:
@@ -88,8 +88,8 @@ def look(
 def _holders(
     cluster: Cluster, answer: bytes | ClusterError, again: bool
 ) -> tuple[Leader, ...] | ClusterError:
-    second = leading.second_look(cluster, answer, time.time()) if again else None
-    return leading.seen(answer, second, time.time())
+    second = operator_leases.second_look(cluster, answer, time.time()) if again else None
+    return operator_leases.seen(answer, second, time.time())
 
 
 def _or_raise(answer: bytes | ClusterError) -> bytes:
