@@ -210,6 +210,7 @@ def test_the_live_pool_is_asked_of_kubectl(tmp_path, monkeypatch):
     tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncat {live}\n')
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("KUBECTL", raising=False)
     result = run("diff", _write(tmp_path, body), "--context", "lab")
     assert result.exit_code == 0, result.output
     objects, pods = (tmp_path / "calls").read_text().splitlines()
@@ -221,8 +222,31 @@ def test_the_live_pool_is_asked_of_kubectl(tmp_path, monkeypatch):
     assert f"pods --selector {names.selector_text('actor-infer')} --namespace rl" in pods
 
 
+def test_the_live_pool_is_asked_of_the_kubectl_that_the_user_named(tmp_path, monkeypatch):
+    """$KUBECTL, as all other commands do it."""
+    body = _body()
+    named, other = tmp_path / "my-kubectl", tmp_path / "kubectl"
+    named.write_text(f"#!/bin/sh\ncat {_live(tmp_path, body)}\n")
+    other.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    for tool in (named, other):
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("KUBECTL", str(named))
+    result = run("diff", _write(tmp_path, body))
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_named_kubectl_that_is_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECTL", "/nonexistent/kubectl")
+    result = run("diff", _write(tmp_path, _body()))
+    assert result.exit_code == 2
+    assert "$KUBECTL" in result.stderr
+
+
 def test_kubectl_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("KUBECTL", raising=False)
     result = run("diff", _write(tmp_path, _body()))
     assert result.exit_code == 2
     assert "kubectl get --output json failed" in result.stderr

@@ -94,7 +94,7 @@ class Cluster:
 
     def command(self, arguments: Iterable[str]) -> list[str]:
         """The whole command line."""
-        command = [os.environ.get("KUBECTL", "kubectl"), *arguments]
+        command = [os.environ.get("KUBECTL") or "kubectl", *arguments]
         command += ["--context", self.context] if self.context else []
         command += ["--kubeconfig", self.kubeconfig] if self.kubeconfig else []
         return command

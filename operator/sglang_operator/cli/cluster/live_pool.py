@@ -1,7 +1,6 @@
 """A pool as it is on a cluster: the object and its pods, from a file or from kubectl."""
 
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,12 @@ import msgspec
 
 from sglang_operator.api import errors, names
 from sglang_operator.cli import findings, rows
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 from sglang_operator.clocks import Moment
 from sglang_operator.cluster import sightings, wire
 from sglang_operator.planner.observed import ObservedPod
-
-_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,25 +70,19 @@ class Source:
         yield from _flat(self._get(["pods", "--selector", names.selector_text(name), *scope]))
 
     def _get(self, arguments: list[str]) -> Any:
-        command = ["kubectl", "get", "--output", "json", *arguments]
-        command += ["--context", self.context] if self.context else []
-        command += ["--kubeconfig", self.kubeconfig] if self.kubeconfig else []
+        cluster = Cluster(context=self.context, kubeconfig=self.kubeconfig)
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-            )
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            raise _failed(command, "it cannot be run, or does not answer") from error
-        if done.returncode:
-            raise _failed(command, done.stderr)
-        return _decoded(done.stdout, "kubectl") if done.stdout.strip() else {}
+            told = cluster.run("get", "--output", "json", *arguments)
+        except ClusterError as error:
+            raise _failed(error) from error
+        return _decoded(told.decode(errors="replace"), "kubectl") if told.strip() else {}
 
 
-def _failed(command: list[str], detail: str) -> findings.StopError:
-    shown = errors.shown(" ".join(command[:4]))
+def _failed(error: ClusterError) -> findings.StopError:
+    shown = errors.shown("kubectl get --output json")
     return findings.stop(
         Mark("kubectl", 1, 1),
-        rows.CLUSTER_UNREADABLE("", command=shown, detail=errors.shown(detail)),
+        rows.CLUSTER_UNREADABLE("", command=shown, detail=errors.shown(error.detail)),
     )
 
 
