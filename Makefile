@@ -105,14 +105,14 @@ bench-weights: $(STAMP) tools ## What weight updates cost: registry, epoch, gate
 	$(BIN)/python -m tests.bench_weights $(ARGS)
 
 schema: $(STAMP) ## Argument schema of an SGLang version from its wheel: make schema VERSION=0.5.24
-	$(BIN)/python -m tests.schema $(VERSION)
+	$(BIN)/python -m generators.schema $(VERSION)
 
 policies: $(STAMP) ## The optional admission policies, one for each SGLang version, from the schemas
-	$(BIN)/python -m tests.policies
+	$(BIN)/python -m generators.policies
 
 .PHONY: pod-schema
 pod-schema: $(STAMP) tools ## What podTemplate may have, from the control plane's own OpenAPI, after a new Kubernetes
-	$(BIN)/python -m tests.podschema
+	$(BIN)/python -m generators.pod_schema
 
 golden: $(STAMP) ## Write the golden pods of the samples anew; a changed revision restarts engines
 	$(BIN)/python -m tests.golden
@@ -121,10 +121,10 @@ proof: $(STAMP) ## Rendered command lines against each SGLang version's own pars
 	$(BIN)/python -m tests.proof $(ARGS)
 
 requirements: $(STAMP) ## The hashed requirements of the image, after a change of constraints.txt
-	$(BIN)/python -m tests.image
+	$(BIN)/python -m generators.requirements
 
 chart: $(STAMP) ## What the Helm chart takes from the manifests, and its README
-	$(BIN)/python -m tests.chart
+	$(BIN)/python -m generators.chart
 
 .PHONY: fuzz
 FUZZ_SECONDS ?= 600
@@ -134,11 +134,11 @@ fuzz: $(STAMP) ## Parser and converter under anything, FUZZ_SECONDS=600 each (at
 	$(BIN)/python -m tests.fuzz converter --seconds $(FUZZ_SECONDS)
 
 .PHONY: dashboards
-dashboards: $(STAMP) ## Grafana's dashboards in manifests/monitoring, from tests/monitoring
-	$(BIN)/python -m tests.monitoring
+dashboards: $(STAMP) ## Grafana's dashboards in manifests/monitoring, from generators/dashboards
+	$(BIN)/python -m generators.dashboards
 
 docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests
-	$(BIN)/python -m sglang_operator.cli.generate
+	$(BIN)/python -m generators.docs
 
 build: $(STAMP) ## Wheel and source distribution in dist/
 	$(BIN)/python -m build --outdir dist .

@@ -4,7 +4,7 @@ from typing import Any
 
 from lupa import lua51
 
-from tests.chart.generated import HEALTH
+from generators.chart.generated import HEALTH
 
 
 def health(found: Any) -> tuple[str, str]:

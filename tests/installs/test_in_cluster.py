@@ -10,13 +10,13 @@ import subprocess
 import pytest
 import yaml
 
+from generators.chart.generated import CHART
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import manifests
 from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
-from tests.chart.generated import CHART
-from tests.image import contents
+from tests import operator_image
 from tests.integration.chart.helm import IMAGE, NAMESPACE, RELEASE, Helm, HelmError, programs
 from tests.integration.pools import PoolUnderTest
 
@@ -29,7 +29,7 @@ def plane():
     require_real_node()
     with ControlPlane("3x8", kind="real") as plane:
         plane.load_image(kitimages.default_engine())
-        plane.load_image(contents.image())
+        plane.load_image(operator_image.image())
         yield plane
 
 

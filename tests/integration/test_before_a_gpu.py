@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from generators.policies import manifest as policies
 from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator, manifests
 from tests import busy
 from tests.builders import guide_spec, with_config
 from tests.integration.pools import PoolUnderTest
-from tests.policies import manifest as policies
 
 WAIT_SECONDS = 30.0
 CLI = Path(sys.executable).with_name("kubectl-sglang")

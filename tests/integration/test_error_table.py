@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
+from generators.policies import manifest
 from sglang_operator.api import conditions, errors, names
 from sglang_operator.planner.pool import Refused, plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.bad_objects import BAD, STRUCTURE, Bad, First
 from tests.builders import OWNER, with_config
-from tests.policies import manifest
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 COLLECTION = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}"

@@ -11,7 +11,7 @@ import pytest
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import NAMESPACE, InstalledOperator
-from tests.chart import versions
+from tests import releases
 from tests.integration.pools import PoolUnderTest
 
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
@@ -95,7 +95,7 @@ def test_an_upgrade_to_another_lease_and_a_rollback_never_have_two_leaders(
     plane, started, tmp_path
 ):
     pool = PoolUnderTest(plane, plane.namespace("rl-released"))
-    old = InstalledOperator(plane, name="operator-old", source=versions.earlier(tmp_path).operator)
+    old = InstalledOperator(plane, name="operator-old", source=releases.earlier(tmp_path).operator)
     lease = "blue-sglang-operator"
     new = InstalledOperator(plane, name="operator-new", arguments=[f"--lease-name={lease}"])
     started += [old, new]

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from generators import pod_schema
 from sglang_operator.api import errors, names, pod_template
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner.pool import Pool, plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
-from tests import podschema, podtemplates
+from tests import podtemplates
 from tests.builders import OWNER, a_pool, guide_spec
 
 CRD = Path(__file__).parents[2] / "manifests" / "crd"
@@ -143,8 +144,8 @@ def test_two_mistakes_at_once_are_both_told():
 
 
 def test_the_schema_is_what_this_Kubernetes_publishes(plane):
-    """``python -m tests.podschema`` writes it anew."""
-    assert podschema.fields(plane.api.get(podschema.PATH)) == podschema.schema()
+    """``python -m generators.pod_schema`` writes it anew."""
+    assert pod_schema.fields(plane.api.get(pod_schema.PATH)) == pod_schema.schema()
 
 
 def test_what_is_accepted_here_is_accepted_by_the_definition_too(plane):

@@ -23,7 +23,7 @@ from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest, engine_env
 from tests.integration.test_real_pool import CONTROL_PORT, break_engine
-from tests.monitoring import queries
+from tests.promql import queries
 from tests.promql.scrapes import Answer, Scrape, ask
 
 READY_SECONDS = 90.0

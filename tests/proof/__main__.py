@@ -11,12 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+from generators.schema.sglang import SGLang, opened
 from sglang_operator.api import errors
 from sglang_operator.engine.schemas import index
 from tests.proof import cases, together
 from tests.proof.judge import ACCEPTED, Disproved, judge
 from tests.proof.oracle import Case
-from tests.schema.sglang import SGLang, opened
 
 _SHOWN_FAILURES = 5
 

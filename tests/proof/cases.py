@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from generators.schema.sglang import SGLang
 from tests.proof import oracle
 from tests.proof.oracle import Case
-from tests.schema.sglang import SGLang
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "roll-examples"
 BASE = {"mem_fraction_static": 0.7, "load_format": "dummy"}

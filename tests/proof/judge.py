@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from generators.schema.sglang import ParserError, SGLang
 from sglang_operator.api import errors
 from sglang_operator.engine import arguments, versions
 from tests.proof import oracle
-from tests.schema.sglang import ParserError, SGLang
 
 ACCEPTED = "accepted"
 _NAMES = {id(row): name for name, row in errors.rows()}

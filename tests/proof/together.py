@@ -11,13 +11,13 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from generators.schema import checks
+from generators.schema.sglang import SGLang
 from sglang_operator.api import errors
 from sglang_operator.engine import arguments
 from tests.proof import cases
 from tests.proof.judge import Disproved, kubelet, request
 from tests.proof.oracle import Case
-from tests.schema import checks
-from tests.schema.sglang import SGLang
 
 AGREED, MISSED, SINGLE = "refused by both", "refused by SGLang alone", "refused alone"
 ACCEPTED = "accepted"

@@ -49,7 +49,7 @@ def anchors(text):
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = sorted(
     path
-    for folder in ("operator/sglang_operator", "tests")
+    for folder in ("operator/sglang_operator", "generators", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if "data" not in path.parts
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from generators.chart.generated import CHART
+from generators.checkout import MANIFESTS, ROOT
 from sglang_operator.testing import binaries
-from tests.chart.generated import CHART, MANIFESTS, ROOT
 
 NAMESPACE = "sglang-operator"
 # Where the user names the namespace: `kubectl apply -k FOLDER -n NAMESPACE`.

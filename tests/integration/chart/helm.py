@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from generators.chart.generated import CHART
 from sglang_operator.testing import binaries, extratools
-from tests.chart.generated import CHART
 
 SECONDS = 120
 # Ten times as fast, where PyYAML was built with libyaml.

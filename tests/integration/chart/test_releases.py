@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from generators.chart.generated import CHART
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
-from tests.chart import versions
-from tests.chart.generated import CHART
+from tests import releases
 from tests.integration.chart.helm import IMAGE, NAMESPACE, RELEASE, Helm, programs
 from tests.integration.pools import PoolUnderTest
 
@@ -77,7 +77,7 @@ def test_an_upgrade_a_rollback_and_a_removal_leave_every_engine_alone(plane, hel
 def live_through_releases(plane: ControlPlane, helm: Helm, folder: Path) -> None:
     """A pool of twelve engines while the operator comes, changes, goes back, goes, and returns."""
     pool = PoolUnderTest(plane, plane.namespace("rl-upgraded"))
-    earlier, later = versions.earlier(folder), versions.later(folder)
+    earlier, later = releases.earlier(folder), releases.later(folder)
     old = InstalledOperator(plane, source=earlier.operator)
     new = InstalledOperator(plane, source=later.operator)
     in_namespace(helm, "install", str(earlier.chart), "--wait")
@@ -87,14 +87,14 @@ def live_through_releases(plane: ControlPlane, helm: Helm, folder: Path) -> None
     assert len(before) == 12
 
     in_namespace(helm, "upgrade", str(later.chart), IMAGE, "--wait")
-    assert versions.has_added_field(definition(plane))
+    assert releases.has_added_field(definition(plane))
     old.stop()
     new.start()
-    pool.patch({versions.ADDED_FIELD: "new"})
+    pool.patch({releases.ADDED_FIELD: "new"})
     assert pool.wait_ready() == before
 
     in_namespace(helm, "rollback", "1", "--wait")
-    assert not versions.has_added_field(definition(plane))
+    assert not releases.has_added_field(definition(plane))
     new.stop()
     old.start()
     pool.patch({"num_gpus_per_node": 8})  # says what was so before

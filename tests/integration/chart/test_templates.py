@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from generators.chart.generated import CHART
+from generators.checkout import MANIFESTS
 from sglang_operator.api import names
 from sglang_operator.engine import schema
 from sglang_operator.testing import binaries
-from tests.chart.generated import CHART, MANIFESTS
 from tests.integration.chart.helm import IMAGE, LOADER, HelmError, kinds, named
 
 CI_VALUES = sorted((CHART / "ci").glob("*.yaml"))

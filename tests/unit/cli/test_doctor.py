@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from generators.checkout import DEFINITION
 from sglang_operator.api import names
 from sglang_operator.cli import doctor
 from sglang_operator.cli.checks import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
-from sglang_operator.cli.generate import DEFINITION
 from tests.builders import NOW, guide_spec
 from tests.unit.picture.world import World, guide
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from generators.schema import checks, examples, rules
 from sglang_operator.api import errors
 from sglang_operator.engine import schema
 from sglang_operator.engine.combination_rules import RULES
-from tests.schema import checks, examples, rules
 from tests.unit.engine.requests import only_problem, problems
 from tests.unit.engine.wheels import sglang_or_skip
 

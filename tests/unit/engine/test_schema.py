@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from generators.schema import __main__ as generator
+from generators.schema import source
 from sglang_operator.engine import schema, typos, versions
 from sglang_operator.engine.schemas import index
-from tests.schema import __main__ as generator
-from tests.schema import source
 from tests.unit.engine.wheels import sglang_or_skip
 
 SINCE = {  # argument -> feature that says whether a version has it

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.schema import wheels
-from tests.schema.sglang import SGLang, opened
+from generators.schema import wheels
+from generators.schema.sglang import SGLang, opened
 
 
 def sglang_or_skip(version: str) -> SGLang:

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 import sglang_operator
-from tests.chart import generated, readme
-from tests.chart.generated import CHART, MANIFESTS
+from generators.chart import generated, readme
+from generators.chart.generated import CHART
+from generators.checkout import MANIFESTS
 
 VALUES = (CHART / "values.yaml").read_text()
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())

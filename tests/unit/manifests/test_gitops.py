@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
+from generators.chart.generated import HEALTH
+from generators.checkout import MANIFESTS
 from tests.argocd import health
-from tests.chart.generated import HEALTH, MANIFESTS
 from tests.gitops import kstatus
 
 TREES = MANIFESTS / "samples" / "gitops"

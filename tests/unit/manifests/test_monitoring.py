@@ -10,11 +10,12 @@ import promql_parser
 import pytest
 import yaml
 
+from generators.dashboards import FOLDER
+from generators.dashboards.definitions import DASHBOARDS
 from sglang_operator.api import conditions, names
 from sglang_operator.controller import families
 from sglang_operator.planner.engines import EngineState
-from tests.monitoring import FOLDER, queries
-from tests.monitoring.dashboards import DASHBOARDS
+from tests.promql import queries
 
 # What Prometheus and the PodMonitors add to every series.
 TARGET = {"namespace", "pod", "instance", "job", "container", "endpoint"}

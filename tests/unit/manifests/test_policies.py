@@ -9,12 +9,12 @@ import re
 import pytest
 import yaml
 
+from generators.policies import expressions, manifest, nearest, words
+from generators.policies.__main__ import FOLDER
 from sglang_operator.api import errors, names
 from sglang_operator.engine import aliases, ownership, schema, versions
 from sglang_operator.engine.typos import similar
 from tests.builders import refused, with_config
-from tests.policies import expressions, manifest, nearest, words
-from tests.policies.__main__ import FOLDER
 
 MAX_CODE_POINTS = 100_000  # of one expression, by the API server
 MAX_ANNOTATION = 262_144  # bytes in which client-side apply keeps an object

@@ -1,1 +1,0 @@
-"""The operator's image: what goes into it."""
