@@ -21,9 +21,12 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
 # Of what programs say, these too; who writes a variable of that name may mean something else.
 _SAID_SECRET = re.compile(
     r"(?i)(^|[_.-])(authorization|cookie|passwords|secretaccesskey|api[_.-]?keys)$"
+    r"|(^|[_.-])sk$|[_.-]pwd$"
 )
 # No name without one of these is any of the above.
-_HINT = re.compile(r"(?i)token|secret|passw|passphrase|credential|key|pat|authorization|cookie")
+_HINT = re.compile(
+    r"(?i)token|secret|passw|passphrase|credential|key|pat|auth|cookie|\bsk\b|[_.-](?:sk|pwd)\b"
+)
 # In what engines say, most tokens are numbers of a model: pad_token_id, --speculative-token-map.
 _TOKEN_AND_MORE = re.compile(r"(?i)token[_.-]\w")
 _OF_A_MODEL = re.compile(
@@ -37,13 +40,19 @@ _DIGEST = re.compile(r"sha[0-9]+:")
 _AFTER_SCHEME = re.compile(r"[/@:]")
 _OPENS = re.compile(r"[\"'=(]")
 _WORDS = re.compile(r"\S+")
+_OBJECT_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 
 # How a name and its value are written: with what stands between them, whatever language it is.  No
 # part of a text is tried twice: what was taken of it is not given back.
 _NAME, _QUOTE = r"(?<![\w.-])([\w.-]++)", r"\\{0,15}[\"']"
+_BARS = ("|", "\u2502", "\u2503")
+_SIGN = r"[=:\uff1a\uff1d]{1,2}>?|->|<-|[\u2192\u21d2]|[|\u2502\u2503](?=[ \t])"
 _PAIR = re.compile(
     rf"{_NAME}(?:"
-    rf"(?:{_QUOTE})?\s*+(?P<sign>[=:]{{1,2}}>?|->)\s*+"  # name=value, 'name': 'value'
+    # name=value, 'name': 'value', environ['name'] = 'value', | name | value |, name (str): value
+    rf"(?:{_QUOTE}\s?[\])]{{0,2}}|\])?(?:\s?\((?:str|string|text|bytes|SecretStr)\))?"
+    rf"\s*+(?P<sign>{_SIGN})\s*+"
+    r"|(?P<gap>\t[ \t]*+|[ ]{2}[ \t]*+)"  # columns
     # Variables: name: NAME, value: VALUE
     rf"|(?:{_QUOTE})?[\s,]++[bu]?(?:{_QUOTE})?[Vv]alue(?:{_QUOTE})?\s*+(?P<of>[=:])\s*+"
     rf"|{_QUOTE}\s*+,\s*+(?=[bBuUrRfF]{{0,2}}{_QUOTE})"  # ('name', 'value')
@@ -52,17 +61,44 @@ _PAIR = re.compile(
 _FLAG = re.compile(
     rf"(?<![\w.-])(-[\w.-]++)(?:{_QUOTE})?(?P<sign>)(?:\s*+,\s*+|\s++)(?P<of>-\s++)?(?=\S)"
 )
+_TYPED = re.compile(r"\w[\w.]{0,64}(?:\[[\w.]{1,64}\])?(?: \| None)? = (?=\S)")  # name: str = value
 _OPENING = re.compile(r"(?:[bBuUrRfF]{1,2}|\$|\w{1,32}\()?(\\{0,15})([\"'])")
 _REST = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\.)*+{quote}?") for quote in "\"'"}
 _MORE = re.compile(r"\\?[\"']|[\w$]+")  # what a shell puts together with what it follows
 _IS_KEY = re.compile(r"\s*+[:=]\s*+")
+_CELL = re.compile(r"(?:(?! [|\u2502\u2503])[^\n])*+")
+_COLUMN = re.compile(r"(?:(?!  )[^\t\n])*+")
 _WORD, _LINE = re.compile(r"(?:[^\s\\]|\\[^\n]|\\)+"), re.compile(r"[^\n]*")
 _EXPECTED = "expected "  # argparse of a flag without its value
-_NOTHING = re.compile(r"(?:None|null|True|False|\"\"|'')(?![^\s,;)}\]])")
+_NOTHING = re.compile(r"(?:None|null|True|False|\"\"|'')(?![^\s,;:)}\]])")
 _NUMBER = re.compile(r"[\"']?[-+]?[\d.]++(?:e[-+]?\d++)?[\"']?(?![^\s,;)}\]])")
 # Sentences, headers and queries of URLs, in which a secret stands under no name of its own.
 _SPOKEN = re.compile(
     r"(?i)(\b(?:api|access|secret|private) key\b(?: \w{1,20}){0,3} {0,4}[:=] {0,4})[^\n]+"
+)
+_USER = re.compile(  # curl -u user:password, also as a list
+    rf"(?<![\w-])(?:-[uU]|--(?:proxy-)?user|--(?:src-|dest-)?creds)"
+    rf"(?:[ \t]*+=|(?:{_QUOTE})?\s*+,)?\s*+(?:{_QUOTE})?[^\s:'\"=,]{{1,256}}+:(?=[^\s'\"])"
+)
+_GROUP = re.compile(r"[0-9]{1,10}\b")
+_SHORT_FLAG = re.compile(  # mysql -ppassword
+    r"(?i)\b(?:(?:mysql|mariadb|mongo)[\w-]{0,16}|sshpass|(?:docker|podman|nerdctl|az) login)\b"
+    r"[^\n|;&]{0,256}?\s-p[ \t]*+(?=[^\s-])|\bredis-cli\b[^\n|;&]{0,256}?\s-a[ \t]++(?=\S)"
+)
+_ELEMENT = re.compile(r"<([\w.:-]++)(?:\s[^<>\n]{0,256}+)?>(?=[^<\s])")
+_WITHIN = re.compile(r"[^<\n]*")
+# In sentences: how a secret is spoken of, and so many words until it comes.
+_TOLD = re.compile(r"[A-Za-z0-9_+=~.-]+")
+_NEAR = 4
+_SPOKEN_OF = re.compile(r"(?i)(?:jwt|login|basic|bearer|pwd|passwords?|tokens?|_?auth)")
+_KINDS_OF_KEYS = frozenset({"api", "access", "secret", "private", "auth", "license", "account"})
+_MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_+=~]{8,}")
+_RANDOM = re.compile(r"(?=.*[A-Za-z])(?=.*[0-9])[A-Za-z0-9_+=~]{20,}")
+_OF_A_CLASS = re.compile(r"(?:[A-Z][a-z]+[0-9]{0,5})+[A-Z]*(?:_\w*)?")  # Qwen3ForCausalLM
+_PROSE = re.compile(r"(?i)(?:tokens?|secrets?|credentials?|keys?|pat|cookies?)")
+_IN_QUOTES = re.compile(
+    r"(?i)(\b(?:(?:api|access|secret|private|auth|license|account)[ _-]?key|password|passphrase)\b"
+    r"(?: {1,4}\w{1,20}+){0,4}(?: {0,4}:)? {1,4}\\{0,4}([\"'`]))(?!\*\*\*)[^\n]+?(?=\\{0,4}\2|$|\n)"
 )
 _PEM = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[\s\S]+")
 _BEARER = re.compile(
@@ -143,9 +179,11 @@ def _user(word: str, begin: int, at: int) -> int | None:
 def without_secrets(text: str) -> str:
     """A value that somebody wrote, without a URL's password, and cut at a secret's value."""
     text = without_passwords(text)
+    if (user := _USER.search(text)) and not _is_group(text, user.end()):
+        text = text[: user.end()] + HIDDEN
     for pattern in (_PAIR, _FLAG):
         for pair in pattern.finditer(text):
-            if _HINT.search(pair[1]) and is_secret(pair[1]):
+            if _HINT.search(pair[1]) and is_secret(pair[1]) and not _is_prose(pair):
                 text = text[: pair.end()] + HIDDEN
                 break
     return text
@@ -155,17 +193,97 @@ def without_secrets(text: str) -> str:
 def in_words(text: str) -> str:
     """What a program said, with secrets hidden and the rest as it is."""
     text = _SPOKEN.sub(rf"\1{HIDDEN}", _known(text))
-    return _hidden(_FLAG, _hidden(_PAIR, text))
+    text = _hidden(_FLAG, _hidden(_PAIR, text))
+    return _nearby(_IN_QUOTES.sub(rf"\1{HIDDEN}", text))
 
 
 def in_clusters_words(text: str) -> str:
     """The same of Kubernetes, which says the names of Secrets and of their keys before colons."""
-    return _hidden(_FLAG, _hidden(_PAIR, _known(text), of_cluster=True))
+    return _nearby(_hidden(_FLAG, _hidden(_PAIR, _known(text), of_cluster=True)))
 
 
 def _known(text: str) -> str:
     text = _SIGNED.sub(rf"\1{HIDDEN}", _FORM.sub(HIDDEN, without_passwords(text)))
-    return _PEM.sub(rf"\1{HIDDEN}", _BEARER.sub(rf"\1{HIDDEN}", text))
+    text = _PEM.sub(rf"\1{HIDDEN}", _BEARER.sub(rf"\1{HIDDEN}", text))
+    text = _without(_USER, text, lambda found: not _is_group(text, found.end()), _end_of_word)
+    text = _without(_SHORT_FLAG, text, lambda _: True, _end_of_word)
+    return _without(_ELEMENT, text, _is_secrets, _end_of_element)
+
+
+def _without(
+    pattern: re.Pattern[str],
+    text: str,
+    holds: Callable[[re.Match[str]], bool],
+    end: Callable[[str, int], int],
+) -> str:
+    """With what follows each match hidden, where one holds."""
+    parts, start = [], 0
+    for found in pattern.finditer(text):
+        if found.end() >= start and not text.startswith(HIDDEN, found.end()) and holds(found):
+            parts.append(text[start : found.end()] + HIDDEN)
+            start = end(text, found.end())
+    return "".join((*parts, text[start:]))
+
+
+def _is_group(text: str, at: int) -> bool:
+    """Whether a user's group stands there, as a number: docker run -u 1000:1000."""
+    return _GROUP.match(text, at) is not None
+
+
+def _is_secrets(found: re.Match[str]) -> bool:
+    return _HINT.search(found[1]) is not None and _is_said_secret(found[1])
+
+
+def _end_of_word(text: str, at: int) -> int:
+    """Where a word of a shell ends, which may be in quotes that began before."""
+    before = text[max(0, at - 256) : at]
+    for quote in "\"'":
+        if before.rpartition(" ")[2].count(quote) % 2:
+            end = _after(_REST[quote].match, text, at)
+            return end - text.startswith(quote, end - 1)
+    return _end(text, at, "=")
+
+
+def _end_of_element(text: str, at: int) -> int:
+    return _after(_WITHIN.match, text, at)
+
+
+def _nearby(text: str) -> str:
+    """With words hidden that look like keys, where a secret was spoken of shortly before."""
+    parts, start, left, said = [], 0, 0, ""
+    for word in _TOLD.finditer(text):
+        last, said = said, word[0].strip("=.-")
+        if left and _looks_like_a_key(said):
+            parts.append(text[start : word.start()] + HIDDEN)
+            start = word.end()
+        said = said.rpartition("=")[2]  # body=token%3D…
+        left = _NEAR if _speaks_of_a_secret(said, last) else max(0, left - 1)
+    return "".join((*parts, text[start:]))
+
+
+def _looks_like_a_key(word: str) -> bool:
+    if len(word) < 8 or _OF_A_CLASS.fullmatch(word):
+        return False
+    return bool(_MIXED.fullmatch(word) or _RANDOM.fullmatch(word))
+
+
+def _speaks_of_a_secret(word: str, last: str) -> bool:
+    if len(word) > 256:
+        return False
+    if word.lower() in ("key", "keys"):
+        return last.lower() in _KINDS_OF_KEYS
+    if _SPOKEN_OF.fullmatch(word):
+        return True
+    return _HINT.search(word) is not None and _is_said_secret(word)
+
+
+def _is_prose(pair: re.Match[str]) -> bool:
+    """Whether a word that may mean something else stands before a gap, or an index of a list."""
+    name = pair[1].strip(".-")
+    if not name.isalpha() or name.isupper() or not _PROSE.fullmatch(name):
+        return False
+    is_index = pair[0].startswith("]", len(pair[1]))
+    return is_index or pair["gap"] is not None or pair["sign"] in _BARS
 
 
 def _hidden(pattern: re.Pattern[str], text: str, *, of_cluster: bool = False) -> str:
@@ -177,21 +295,32 @@ def _hidden(pattern: re.Pattern[str], text: str, *, of_cluster: bool = False) ->
         end, sign = pair.end(), pair["sign"]
         if end < start or not _HINT.search(pair[1]) or not _is_said_secret(pair[1]):
             continue
+        if pattern is _PAIR and _is_prose(pair):
+            continue
         if sign and "\n" in pair[0]:
             continue  # a prompt, and what was said next
+        typed = _TYPED.match(text, end) if sign == ":" else None
+        end, sign = (typed.end(), "=") if typed else (end, sign)
         if text.startswith((HIDDEN, _EXPECTED), end) or _NOTHING.match(text, end):
             continue
         opening = _OPENING.match(text, end)
-        is_name = of_cluster and sign == ":" and not opening
+        is_name = of_cluster and sign == ":" and not opening and _may_be_a_name(text, end)
         if is_name or _is_of_a_model(pair[1], text, end, opening):
             continue
         parts.append(text[start:end] + HIDDEN)
-        start = _end(text, end, sign or pair["of"] or "")
+        start = _end(text, end, sign or pair["of"] or pair.groupdict().get("gap") or "")
     return "".join((*parts, text[start:]))
 
 
 def _is_said_secret(name: str) -> bool:
     return is_secret(name) or _SAID_SECRET.search(name) is not None
+
+
+def _may_be_a_name(text: str, at: int) -> bool:
+    """Whether what stands there may be the name of a Secret or of a key in it."""
+    word = _after(_WORDS.match, text, at)
+    said = text[at:word].rstrip(".,;:!?)]}\"'")
+    return _OBJECT_NAME.fullmatch(said) is not None and not _looks_like_a_key(said)
 
 
 def _is_of_a_model(name: str, text: str, at: int, opening: re.Match[str] | None) -> bool:
@@ -206,6 +335,10 @@ def _is_of_a_model(name: str, text: str, at: int, opening: re.Match[str] | None)
 def _end(text: str, at: int, sign: str) -> int:
     """Where a value ends that begins here."""
     opening = _OPENING.match(text, at)
+    if sign.startswith((" ", "\t")):
+        return _after(_COLUMN.match, text, at)
+    if sign in _BARS:
+        return _after(_CELL.match, text, at)
     if opening is None:
         pattern = _LINE if sign.startswith((":", "-")) or text[at] in "[({" else _WORD
         return _after(pattern.match, text, at)

@@ -65,6 +65,15 @@ def test_an_engines_last_words_are_told_without_its_secrets(said):
         "AssertionError: token_to_kv_pool is exhausted",
         "RuntimeError: keys do not match: layers.0.k_proj",
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "HF_TOKEN environment variable is not set",
+        "OSError: your token has no access to meta-llama/Llama-3.1-8B-Instruct",
+        "unexpected token Qwen3MoeForCausalLM in Qwen3-8B",
+        "docker run -u 1000:1000 img",
+        "password is required",
+        "Unknown token '<|im_end|>' and stop token '</s>'",
+        "tokens  requests  seconds\n5  7  8",
+        "usage: x [--auth token|none]",
+        "author: me, auth_mode: none, task: 3, disk: 5",
     ],
 )
 def test_what_is_no_secret_is_told_as_it_was(said):
@@ -129,7 +138,38 @@ UNITS = (
         "sk-",
     ),
     *("hf_a", "-----BEGIN ", "-----BEGIN A PRIVATE KEY-----", "'", '"', "\\", "\\'", "(", "[", " "),
-    *("\t\n", "$'", "a" * 50 + "=", "K.e_y-"),
+    *(
+        "\t\n",
+        "$'",
+        "a" * 50 + "=",
+        "K.e_y-",
+        "token  ",
+        "token\t",
+        "| token ",
+        "<token>",
+        "<token ",
+    ),
+    *(
+        "env[token]=",
+        "token (str): ",
+        "token: a = ",
+        "-u a:",
+        "-u 'a:",
+        "--user a",
+        "mysql -p",
+        "mysql ",
+    ),
+    *(
+        "redis-cli ",
+        "password '",
+        "password a ",
+        "api key 'a",
+        "Aa1",
+        "Aa",
+        "A1a_",
+        "token A1aaaaaa ",
+        "jwt ",
+    ),
 )
 LONG = 65_536
 
@@ -212,11 +252,41 @@ WAYS: dict[str, Callable[[str, str], str]] = {
     "URL": lambda name, value: f"https://host/m?{urlencode({name: value})}&a=b was not found",
     "comparison": lambda name, value: f"assert {name} == {value!r}",
     "assignment": lambda name, value: f"{name} = {value!r}",
+    "annotated": lambda name, value: f"{name}: str = {value!r}",
+    "annotated, or None": lambda name, value: f"{name}: str | None = {value!r}",
+    "environment in Python": lambda name, value: f"os.environ[{name!r}] = {value!r}",
+    "environment in Ruby": lambda name, value: f'ENV["{name}"]={json.dumps(value)}',
+    "environment, got": lambda name, value: f"os.environ.get({name!r}) == {value!r}",
+    "environment, set": lambda name, value: f'setenv("{name}", {json.dumps(value)}, 1)',
+    "PowerShell": lambda name, value: f"$env:{name} = {json.dumps(value)}",
+    "index": lambda name, value: f"env[{name}]={value!r}",
+    "with its type": lambda name, value: f"{name} (str): {value!r}",
+    "XML": lambda name, value: f"<a><{name}>{value}</{name}></a>",
+    "XML's attribute": lambda name, value: f'<add key="{name}" value={json.dumps(value)} />',
+    "columns": lambda name, value: f"{name.upper()}      {value}",
+    "columns by tabs": lambda name, value: f"{name.upper()}\t{value}\tx",
+    "rows": lambda name, value: f"| name | value |\n| {name} | {value} |",
+    "rows with lines": lambda name, value: f"\u2502 {name} \u2502 {value} \u2502",
+    "another alphabet": lambda name, value: f"{name}\uff1a{value!r}",
+    "an arrow": lambda name, value: f"{name} \u2192 {value!r}",
 }
 WAYS_OF_WORDS: dict[str, Callable[[str, str], str]] = {
     "env": lambda name, value: f"env: {name}={value} PORT=1",
     "arrow": lambda name, value: f"{name} -> {value}",
     "table": lambda name, value: f"{name}={value}; port=1",
+    "index, bare": lambda name, value: f"env[{name}]={value}",
+    "docker": lambda name, value: f"docker run -e {name}={value} img",
+    "csh": lambda name, value: f"setenv {name} {value}",
+    "CSV": lambda name, value: f"name,value\n{name},{value}",
+    "in brackets": lambda name, value: f"{name} ({value})",
+    "in angle brackets": lambda name, value: f"{name} <{value}>",
+    "Markdown": lambda name, value: f"**{name}** `{value}`",
+    "percent-encoded": lambda name, value: f"body={name}%3D{value}",
+    "HTML": lambda name, value: f"&quot;{name}&quot;:&quot;{value}&quot;",
+    "a KeyError": lambda name, value: f"KeyError: {name} {value}",
+    "a sentence": lambda name, value: f"the {name} {value} is not valid",
+    "a sentence with is": lambda name, value: f"{name} is {value}",
+    "a sentence with a dash": lambda name, value: f"{name} - {value}",
 }
 WAYS_OF_FLAGS: dict[str, Callable[[str, str], str]] = {
     "argv": lambda flag, value: repr(["python3", flag, value, "--tp", "2"]),
@@ -231,6 +301,25 @@ WAYS_OF_FLAGS: dict[str, Callable[[str, str], str]] = {
     "quoted flag": lambda flag, value: f"'{flag}' {shlex.quote(value)}",
     "in a shell's text": lambda flag, value: repr(["sh", "-c", f"run {flag} {shlex.quote(value)}"]),
 }
+# Under no name: how people and programs speak of it.
+SPOKEN = ("api key", "access key", "API-key", "password", "passphrase", "token", "Secret Key")
+WAYS_OF_SPEAKING: dict[str, Callable[[str, str], str]] = {
+    "invalid": lambda spoken, value: f"invalid {spoken} {value!r}",
+    "provided": lambda spoken, value: f"Incorrect {spoken} provided: {value!r}.",
+    "was": lambda spoken, value: f"the {spoken} was {value!r}",
+    "in backticks": lambda spoken, value: f"no such {spoken}: `{value}`",
+    "in angle brackets": lambda spoken, value: f"{spoken} <{value}> is refused",
+    "bare": lambda spoken, value: f"{spoken} {value} is invalid",
+    "of somebody": lambda spoken, value: f"{spoken} for me {value}",
+}
+WAYS_OF_USERS: dict[str, Callable[[str, str], str]] = {
+    "curl": lambda flag, value: f"curl {flag} me:{shlex.quote(value)} https://host/",
+    "curl, all in quotes": lambda flag, value: f"curl {flag} {shlex.quote('me:' + value)} http://h",
+    "curl with =": lambda flag, value: f"curl {flag}=me:{value} https://host/",
+    "argv": lambda flag, value: repr(["curl", flag, f"me:{value}", "https://host/"]),
+    "argv as JSON": lambda flag, value: json.dumps(["curl", flag, f"me:{value}"]),
+}
+SHORT = ("mysql -u me -p{}", "sshpass -p {} ssh h", "docker login -u me -p {}", "redis-cli -a {}")
 FLAG_WORDS: dict[str, Callable[[str, str], str]] = {
     "Go's slice": lambda flag, value: f"args: [python3 {flag} {value} --tp 2]",
     "a list without quotes": lambda flag, value: f"[python3, {flag}, {value}, --tp, 2]",
@@ -243,6 +332,9 @@ WRITTEN = [
         (WAYS_OF_WORDS, NAMES, WORDS),
         (WAYS_OF_FLAGS, FLAGS, VALUES),
         (FLAG_WORDS, FLAGS, WORDS),
+        (WAYS_OF_SPEAKING, SPOKEN, (SECRET,)),
+        (WAYS_OF_USERS, ("-u", "--user", "--proxy-user", "--creds"), WORDS),
+        ({"a short flag": lambda said, value: said.format(value)}, SHORT, WORDS),
     )
     for title, way in ways.items()
     for name in names
