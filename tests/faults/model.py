@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from sglang_operator.api import names
-from sglang_operator.planner.health import Believed, Health, health, silence
+from sglang_operator.planner.health import Believed, Health, Tally, health, silence
 from sglang_operator.planner.observed import Gate, Observed, ObservedNode, ObservedPod, Termination
 from sglang_operator.planner.plan import Plan, plan
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
@@ -233,7 +233,9 @@ class Model:
 
     def check(self, pool: Pool, pods: tuple[ObservedPod, ...], result: Plan) -> None:
         """I1 to I3 and I5 of what is decided on the present world."""
-        nodes = Believed(self.nodes, silence(self.nodes, self.now))
+        nodes = Believed(
+            self.nodes, silence(self.nodes, self.now), Tally(self.nodes.values()).falls()
+        )
         states = {pod.name: health(pod, nodes, pool.spec.restart, self.now) for pod in pods}
         wanted = {engine.group: engine for engine in pool.running}
         leaving = {removal.pod.name for removal in result.removals}

@@ -47,6 +47,10 @@ class NodeStore:
         """Which of them are not ready, where these are too many for any to be lost."""
         return self._tally.silence(now) if self.known is not None else None
 
+    def falls(self) -> tuple[float, ...]:
+        """When nodes fell silent of late."""
+        return self._tally.falls()
+
     def refused(self) -> None:
         """They may not be read: what is known of them is of the past."""
         was_known, self.filled = self.known is not None, False

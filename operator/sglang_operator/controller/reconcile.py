@@ -205,6 +205,7 @@ class Reconciler:
             reached=tuple(sorted(reached)),
             nodes=self._view.nodes.known,
             silence=self._view.nodes.silence(at.steady),
+            falls=self._view.nodes.falls(),
             children=children,
             said=memory.last_said(children, record),
             reports=self._asker.reports(key, at),

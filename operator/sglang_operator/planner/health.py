@@ -3,9 +3,11 @@
 Never from the pod's own gate condition, which stays True on a dead node, and Ready with it.
 """
 
+import dataclasses
 import heapq
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -16,6 +18,12 @@ LINGERS_SECONDS = 60.0  # beyond its grace
 # As Kubernetes' own node lifecycle controller has it: so large a share of the nodes, and so many.
 SILENT_SHARE = 0.55
 SILENT_LEAST = 3
+# Nodes that are cut off at one moment are seen one after another to be so: each kubelet's lease
+# runs out when it does, and the node controller looks every few seconds.  While others follow
+# within such a time, none is lost before the controller has looked again.
+RAMP_SECONDS = 16.0
+LOOK_SECONDS = 6.0
+_MOST_FALLS = 128
 LONG_SECONDS = 600.0  # whoever was not ready for so long is no part of what happens at once
 
 
@@ -60,6 +68,7 @@ class Tally:
         # Ready and recent ones: by resource, and all of them as None.
         self._count: Counter[tuple[bool, str | None]] = Counter()
         self._told: Silence | None = None  # while nothing changes
+        self._falls: dict[int, float] = {}  # the last time in each second that a node fell silent
         for node in nodes:
             self.put(node)
 
@@ -79,6 +88,7 @@ class Tally:
         if not node.ready:
             self._recent[node.name] = None
             heapq.heappush(self._ages, (node.unready + LONG_SECONDS, node.name))
+            self._fell(node.unready)
 
     def drop(self, name: str) -> None:
         """The node is not counted any more."""
@@ -98,6 +108,17 @@ class Tally:
             self._count[key] += count
             if not self._count[key]:
                 del self._count[key]
+
+    def _fell(self, at: float) -> None:
+        second = int(at)
+        self._falls[second] = max(at, self._falls.get(second, at))
+        if len(self._falls) > _MOST_FALLS:
+            for second in sorted(self._falls)[: -_MOST_FALLS // 2]:
+                del self._falls[second]
+
+    def falls(self) -> tuple[float, ...]:
+        """When nodes fell silent of late, rising; those of one second as one."""
+        return tuple(sorted(self._falls.values()))
 
     def is_silent(self, now: float) -> bool:
         """Whether too many are not ready at once."""
@@ -155,6 +176,13 @@ def silence_seen(observed: Observed, now: float) -> Silence | None:
     return observed.silence
 
 
+def falls_seen(observed: Observed) -> tuple[float, ...]:
+    """The same of the times at which nodes fell silent."""
+    if isinstance(observed.silence, Uncounted):
+        return Tally((observed.nodes or {}).values()).falls()
+    return observed.falls
+
+
 def silence(nodes: Mapping[str, ObservedNode] | None, now: float) -> Silence | None:
     """Whether a large share of all nodes, or of those with one resource, is not ready; else None.
 
@@ -172,14 +200,24 @@ class Believed:
     """The nodes whose engines may be lost with them, by name."""
 
     def __init__(
-        self, nodes: Mapping[str, ObservedNode] | None, silent: Silence | None = None
+        self,
+        nodes: Mapping[str, ObservedNode] | None,
+        silent: Silence | None = None,
+        falls: Sequence[float] = (),  # when nodes fell silent, rising
     ) -> None:
         self._nodes = nodes or {}
         self._silent = silent.nodes if silent else frozenset()
+        self._falls = falls
 
     def get(self, name: str) -> ObservedNode | None:
         """The node, if what is known of it is to be believed."""
-        return None if name in self._silent else self._nodes.get(name)
+        node = None if name in self._silent else self._nodes.get(name)
+        if node is None or node.ready or node.gone or node.out_of_service:
+            return node
+        place = bisect_right(self._falls, node.unready + RAMP_SECONDS) - 1
+        if place < 0 or self._falls[place] <= node.unready:
+            return node
+        return dataclasses.replace(node, followed=self._falls[place])
 
 
 def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart) -> float | None:
@@ -196,7 +234,8 @@ def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart)
     if node.out_of_service:
         return pod.seen.placed + policy.node_lost_seconds
     if not node.ready:
-        return max(node.unready, pod.seen.placed) + policy.node_lost_seconds
+        lost = max(node.unready, pod.seen.placed) + policy.node_lost_seconds
+        return max(lost, node.followed + LOOK_SECONDS) if node.followed else lost
     return None
 
 

@@ -280,6 +280,7 @@ class ObservedNode:
     ready: bool = True
     ready_changed: float = 0.0  # a stamp: to be told
     unready: float = field(compare=False, default=0.0)  # since when we see it not ready
+    followed: float = field(compare=False, default=0.0)  # when the last of others fell silent after
     out_of_service: bool = False
     gone: bool = False
     cordoned: bool = False
@@ -378,6 +379,7 @@ class Observed:
     reached: tuple[str, ...] = ()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     silence: Silence | Uncounted | None = Uncounted.UNCOUNTED  # of these nodes
+    falls: tuple[float, ...] = ()  # when they fell silent, rising; counted as silence is
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     # What the pool's weights Lease is known to have said last, should it be lost; None: there was
     # none yet.

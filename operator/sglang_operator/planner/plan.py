@@ -136,7 +136,7 @@ class _Planner:
         self.now = now
         self.policy = pool.spec.restart
         self.silence = health.silence_seen(observed, now)
-        self.nodes = health.Believed(observed.nodes, self.silence)
+        self.nodes = health.Believed(observed.nodes, self.silence, health.falls_seen(observed))
         self.wanted: dict[names.GroupName, Engine] = {e.group: e for e in pool.running}
         self.healths: dict[names.Uid, Health] = {}
         # How engines stand is known only after the pass; this keeps why an engine has no pod.

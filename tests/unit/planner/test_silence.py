@@ -153,6 +153,92 @@ def test_however_long_no_node_at_all_is_ready_none_is_lost():
     assert not plan.removals
 
 
+def an_outage(luck, nodes, lost_seconds=10.0):
+    """GPU nodes that are cut off at one moment, by the clocks of kubelets and the node controller:
+    those whose engines would be deleted.
+
+    Leases are renewed every 10 s, and the controller looks at all of them every 5 s and a little.
+    """
+    first = luck.uniform(0, 5.05)
+    looks = [first + 5.05 * n for n in range(4)]
+    marks = {}
+    for n in range(nodes):
+        ends = luck.uniform(0, 10.4)
+        marks[f"g{n}"] = next(NOW + look for look in looks if look >= ends)
+    pool = a_pool(replicas=1, restart={"nodeLostSeconds": int(lost_seconds)})
+    on = {name: a_pod(pool, pool.engines[0], node=name, created=1.0, ready=True) for name in marks}
+    known = {f"c{n}": ObservedNode(name=f"c{n}") for n in range(20)}
+    tally, lost, due = health.Tally(known.values()), set(), dict(marks)
+    for name in marks:
+        known[name] = ObservedNode(name=name, resources=GPUS)
+        tally.put(known[name])
+    while due:
+        now = min(due.values())
+        for name, at in marks.items():
+            if at <= now and known[name].ready:
+                known[name] = ObservedNode(name=name, ready=False, unready=at, resources=GPUS)
+                tally.put(known[name])
+        believed = health.Believed(known, tally.silence(now), tally.falls())
+        for name in [name for name, at in due.items() if at <= now]:
+            next_loss = health.lost_from(on[name], believed.get(name), pool.spec.restart)
+            if next_loss is None:
+                del due[name]  # silent: no look at the clock helps
+            elif next_loss <= now:
+                del due[name]
+                lost.add(name)
+            else:
+                due[name] = next_loss
+    return lost
+
+
+@pytest.mark.parametrize("nodes", [16, 32, 64, 200])
+def test_nodes_that_are_cut_off_at_one_moment_are_not_lost_one_after_another(nodes):
+    """The first of them were lost before the rest had been seen to be silent."""
+    luck = random.Random(nodes)
+    assert [lost for _ in range(100) if (lost := an_outage(luck, nodes))] == []
+
+
+@pytest.mark.parametrize(("nodes", "most"), [(4, 30), (8, 10)])
+def test_of_a_few_nodes_some_may_be_lost_that_no_look_tells_from_single_ones(nodes, most):
+    """Whom nobody follows within the whole time is a node that died."""
+    luck = random.Random(nodes)
+    assert sum(bool(an_outage(luck, nodes)) for _ in range(300)) <= most
+
+
+@pytest.mark.parametrize(
+    ("falls", "lost"),
+    [
+        ((0.0,), 10.0),  # alone
+        ((0.0, 0.0), 10.0),
+        ((0.0, 3.0), 10.0),
+        ((0.0, 9.0), 15.0),
+        ((0.0, 5.0, 10.0, 15.0), 21.0),
+        ((0.0, 16.5), 10.0),  # another matter
+    ],
+)
+def test_a_node_that_others_follow_is_lost_once_the_controller_has_looked_again(falls, lost):
+    nodes = some_nodes(0, 20, prefix="well") | {
+        f"n{n}": ObservedNode(name=f"n{n}", ready=False, unready=NOW + at, resources=GPUS)
+        for n, at in enumerate(falls)
+    }
+    assert decided(nodes).wake_at == pytest.approx(NOW + lost)
+    for late, gone in ((-0.1, False), (0.1, True)):
+        pool = a_pool(replicas=1)
+        pod = a_pod(pool, pool.engines[0], node="n0", created=NOW - 86400, ready=True)
+        seen = Observed(pods=(pod,), nodes=nodes)
+        assert bool(plan(pool, seen, NOW + lost + late).removals) is gone
+
+
+def test_however_many_nodes_fall_no_pass_is_told_more_than_a_time_for_each_second():
+    tally = health.Tally()
+    for n in range(20_000):
+        tally.put(ObservedNode(name=f"n{n}", ready=False, unready=NOW + n / 5))
+    falls = tally.falls()
+    assert len(falls) <= 128
+    assert list(falls) == sorted(falls)
+    assert falls[-1] == NOW + 19_999 / 5
+
+
 def recounted(nodes, now):
     """The rule, node by node: what a count that is kept must come to."""
     there = [node for node in nodes.values() if not (node.gone or node.out_of_service)]
@@ -211,7 +297,9 @@ def test_a_pass_takes_the_verdict_as_it_is_given_and_looks_at_no_other_node(sile
     verdict = health.silence(nodes, NOW)
     pool = a_pool(replicas=1)
     pods = (a_pod(pool, pool.engines[0], node="n0", created=NOW - 86400, ready=True),)
-    given = plan(pool, Observed(pods=pods, nodes=Unwalked(nodes), silence=verdict), NOW)
+    falls = health.Tally(nodes.values()).falls()
+    observed = Observed(pods=pods, nodes=Unwalked(nodes), silence=verdict, falls=falls)
+    given = plan(pool, observed, NOW)
     assert given == plan(pool, Observed(pods=pods, nodes=nodes), NOW)
     assert given.silence == verdict
     assert bool(given.removals) is (verdict is None)
