@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 WORKER = "sglang_operator.client.roll_worker.PoolInferWorker"
+BATCH = 4  # prompts, or trajectories
+SAMPLES = 2  # of a prompt
 HOOK = "sglang_operator.client.roll_stand_in.install"
 
 
@@ -33,6 +35,11 @@ class Flow:
     def engines(self) -> int:
         """As many as ROLL has workers, as a rule."""
         return len(self.ids["actor_infer"]) // self.gpus + self.engines_more
+
+    @property
+    def answers(self) -> int:
+        """How many it has to have at least: a batch's in each step."""
+        return self.steps * BATCH * (1 if self.agentic else SAMPLES)
 
 
 def named(name: str) -> Flow:

@@ -30,9 +30,12 @@ def judge(flow: Flow, found: Mapping[str, Any]) -> Outcome:
         text = f"ends right, {answers['right']} answers"
         if answers["aborted"]:
             text += f" and {answers['aborted']} aborted"
-        good = flow.ends == "right" and not answers["wrong"] and answers["right"] > 0
+        whole = answers["right"] >= flow.answers  # whatever happened to the pool meanwhile
+        good = flow.ends == "right" and not answers["wrong"] and whole
         if answers["wrong"]:
             text += f", {answers['wrong']} of them FROM OTHER WEIGHTS"
+        if flow.ends == "right" and not whole:
+            text += f", of {flow.answers} at least"
         if flow.ends == "refused":
             text += ", and should have been refused"
     else:

@@ -19,7 +19,7 @@ REFUSED = Flow(
     name="refused", example="a.yaml", ids={"actor_infer": [0]}, ends="refused", says="ids overlap"
 )
 STORY = Flow(name="story", example="a.yaml", ids={"actor_infer": [0]}, story="grows")
-ENDED = {"ended": "right", "answers": {"right": 3}, "modules": {}}
+ENDED = {"ended": "right", "answers": {"right": RIGHT.answers}, "modules": {}}
 
 
 def raised(error: str, **more: object) -> dict[str, object]:
@@ -48,7 +48,8 @@ def test_a_run_of_some_flows_keeps_what_was_seen_of_the_others():
     ("flow", "found", "good"),
     [
         (RIGHT, ENDED, True),
-        (RIGHT, {**ENDED, "answers": {"right": 3, "wrong": 1}}, False),
+        (RIGHT, {**ENDED, "answers": {"right": RIGHT.answers, "wrong": 1}}, False),
+        (RIGHT, {**ENDED, "answers": {"right": RIGHT.answers - 1}}, False),  # a prompt is lost
         (RIGHT, {**ENDED, "answers": {}}, False),  # nothing was asked
         (RIGHT, raised("Unsupported: ids overlap"), False),
         (REFUSED, raised("Unsupported: ids overlap"), True),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.roll.flows import Flow
+from tests.roll.flows import BATCH, SAMPLES, Flow
 
 PROMPTS = 32  # in the data set
 _TRAINER = "tests.roll.inside.trainer.Trainer"
@@ -50,7 +50,7 @@ def _common(raw: dict[str, Any], flow: Flow, scratch: Path) -> None:
         "save_steps": 1000,
         "eval_steps": 1000,
         "logging_steps": 1000,
-        "rollout_batch_size": 4,
+        "rollout_batch_size": BATCH,
         "track_with": "",
         "tracker_kwargs": {},
         "system_envs": {},
@@ -101,7 +101,7 @@ def _models(raw: dict[str, Any], path: str) -> None:
 
 
 def _rlvr(raw: dict[str, Any], scratch: Path) -> None:
-    raw |= {"prompt_length": 96, "response_length": 16, "num_return_sequences_in_group": 2}
+    raw |= {"prompt_length": 96, "response_length": 16, "num_return_sequences_in_group": SAMPLES}
     domains = [_DOMAIN] if _DOMAIN in raw["rewards"] else list(raw["rewards"])[:1]
     data = raw["actor_train"]["data_args"]
     data |= {
@@ -119,7 +119,7 @@ def _rlvr(raw: dict[str, Any], scratch: Path) -> None:
 
 
 def _agentic(raw: dict[str, Any]) -> None:
-    raw |= {"sequence_length": 2048, "rollout_batch_size": 4, "val_batch_size": 4}
+    raw |= {"sequence_length": 2048, "val_batch_size": BATCH}
     for role in ("actor_infer", "train_env_manager", "val_env_manager"):
         if raw[role].get("generating_args"):
             raw[role]["generating_args"]["max_new_tokens"] = 16
