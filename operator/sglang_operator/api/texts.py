@@ -456,4 +456,13 @@ WEIGHTS_NOT_WRITTEN = (
 )
 WEIGHTS_NO_INSTANCES = "the commit names no engine; expected the instances whose weights it covers"
 WEIGHTS_RESET_ASLEEP = "{released} memory is released; wake the engines before a reset"
+WEIGHTS_FORMING = (
+    "{holder} forms its process groups with the engines (since {since}); wait until it has, or run "
+    "only one trainer for each pool"
+)
+WEIGHTS_GROUPS_IN_USE = (
+    "the engines are in the process groups of {holder}, since {since}, which was seen at {seen}: a "
+    "reset would end its training, or let it set them up again. Nothing was touched; end that "
+    "trainer first, or say that it is gone (kubectl sglang weights reset --force; force=True)"
+)
 WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; sync before a reset"

@@ -8,6 +8,7 @@ trainers read it by this module, and go from one state to the next by those of `
 Standard library only: the trainer's client is built on it.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occu
 SLEEP_TAGS = (WEIGHTS, "kv_cache")  # that a trainer releases unless it says otherwise
 LEASE_SECONDS = 30
 MAX_INSTANCES = 4096
+_MAX_OWNER = 16 * bounds.MAX_LABEL  # characters, most of them of a holder in JSON
 _MAX_WOKEN = MAX_INSTANCES * len(MEMORY_TAGS)
 
 
@@ -35,6 +37,22 @@ class Phase(Enum):
     ABORTED = "Aborted"  # nobody knows what the engines hold
     SLEEPING = "Sleeping"  # memory is released, or is about to be
     AWAKE = "Awake"  # memory is back; the weights are not, unless none were ever committed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Whose process groups the engines are in, as far as the Lease says it.
+
+    Groups outlive syncs, and those of two trainers have the same names.  ``id`` is another with
+    each change of hands.
+    """
+
+    id: str
+    holder: str
+    since: float = 0.0
+    seen: float = 0.0  # when it last did something by the Lease; by its own clock
+    forming: bool = False  # engines may join or leave at any moment, of its own accord
+    left: bool = False  # in none any more: it was a reset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +84,7 @@ class Transaction:
     renewed: float = 0.0  # by the holder's clock, which may be wrong: see ``expires``
     duration: float = float(LEASE_SECONDS)
     transitions: int = 0  # transactions so far
+    groups: Owner | None = None  # None: nobody has said so yet, in this Lease
 
     @property
     def memory_lost(self) -> bool:
@@ -205,6 +224,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         renewed=seconds(spec.get("renewTime")),
         duration=_duration(spec.get("leaseDurationSeconds")),
         transitions=_count(spec.get("leaseTransitions")),
+        groups=_owner(notes.get(names.ANNOTATION_GROUPS, "")),
     )
 
 
@@ -283,6 +303,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,
+    names.ANNOTATION_GROUPS: lambda t: _owned(t.groups),
 }
 
 
@@ -311,6 +332,37 @@ def _label(notes: Mapping[str, str], annotation: str) -> str:
 def _path(text: str) -> str:
     """A path that can exist; nothing for any other."""
     return text if len(text) <= bounds.MAX_PATH and text.isprintable() else ""
+
+
+def _owner(text: str) -> Owner | None:
+    if len(text) > _MAX_OWNER:
+        return None
+    try:
+        said = json.loads(text)
+        return Owner(
+            id=bounds.label(said["id"]) or "unknown",
+            holder=bounds.label(said["holder"]),
+            since=seconds(said.get("since")),
+            seen=seconds(said.get("seen")),
+            forming=said.get("forming") is True,
+            left=said.get("left") is True,
+        )
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _owned(owner: Owner | None) -> str:
+    if owner is None:
+        return ""
+    said = {
+        "id": owner.id,
+        "holder": owner.holder,
+        "since": _time(owner.since),
+        "seen": _time(owner.seen),
+        "forming": owner.forming,
+        "left": owner.left,
+    }
+    return json.dumps({key: value for key, value in said.items() if value})
 
 
 def _tags(text: str) -> tuple[str, ...]:

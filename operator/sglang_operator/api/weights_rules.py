@@ -19,6 +19,8 @@ class Refusal(Enum):
     STILL_ASLEEP = "StillAsleep"
     NO_INSTANCES = "NoInstances"
     NOT_WRITTEN = "NotWritten"
+    FORMING = "Forming"  # another job forms its process groups
+    IN_USE = "InUse"  # the process groups are another's, who was seen just now
 
 
 class RefusedError(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 from sglang_operator.api import bounds, weights
 from sglang_operator.api import texts as wording
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction, shown
+from sglang_operator.api.weights import Owner, Phase, Transaction, shown
 from sglang_operator.cli.findings import one_line
 from sglang_operator.client import given
 from sglang_operator.client.lease import Sight
@@ -157,22 +157,30 @@ class Wake:
 class Reset:
     groups: tuple[str, ...]
     wait: float
+    force: bool
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        left = await pool.reset(self.groups, wait=self.wait)
+        before = (await pool.transaction()).groups
+        left = await pool.reset(self.groups, wait=self.wait, force=self.force)
         state = await pool.transaction()
         told = [f"reset: {wording.engines(len(left))}; their weights: {state.phase.value}"]
         for name in dict.fromkeys(name for each in left for name in each.groups):
             told.append(f"  {name}: left by {_ranks(e for e in left if name in e.groups)}")
+        if before is not None and not before.left:
+            told.append(f"  they were in the process groups of {_owner(before)}")
         if sessions := [each for each in left if each.session]:
             told.append(f"  an update was left open, and is ended: {_ranks(sessions)}")
         if ended := [each for each in left if each.ended]:
             told.append(f"  not reached, as they start or have ended: {_ranks(ended)}")
-        if len(told) == 1:
+        if not any(each.groups or each.session or each.ended for each in left):
             told.append("  none was in a group of a known name, nor in an update")
         if state.phase is Phase.ABORTED:
             told.append("engines that are paused stay so: the next sync continues them")
         return told
+
+
+def _owner(owner: Owner) -> str:
+    return f"{owner.holder}, since {shown(owner.since)}, last seen {shown(owner.seen)}"
 
 
 def _ranks(which: Iterable[Left]) -> str:
@@ -243,6 +251,7 @@ def _text(registry: Registry, state: Transaction, synced: int) -> str:
         "version": _version(state),
         "synced": f"{synced}/{len(registry.engines)}",
         "released": " and ".join(state.released),
+        "groups": _groups(state),
         "message": state.message,
         "epoch": registry.epoch,
     }
@@ -259,6 +268,13 @@ def _text(registry: Registry, state: Transaction, synced: int) -> str:
         for row in rows
     )
     return "\n".join([*lines, "", *table])
+
+
+def _groups(state: Transaction) -> str:
+    owner = state.groups
+    if owner is None:
+        return ""
+    return ("none, reset by " if owner.left else "of ") + _owner(owner)
 
 
 def _phase(state: Transaction) -> str:

@@ -172,13 +172,16 @@ def wake(pool: str, tags: tuple[str, ...], **options: Any) -> None:
 @_common
 @click.option("--group", "groups", multiple=True, help="A group beside the known ones; repeatable.")
 @click.option("--wait", type=float, default=0, help="Seconds to wait for another trainer.")
-def reset(pool: str, groups: tuple[str, ...], wait: float, **options: Any) -> None:
+@click.option("--force", is_flag=True, help="The trainer is gone whose groups they are.")
+def reset(pool: str, groups: tuple[str, ...], wait: float, force: bool, **options: Any) -> None:
     """Let the engines leave process groups, and end an update that was left open.
 
     For a trainer that is started again and does not use the client: the names of its groups are
     taken as long as the engines live. Those that ROLL, slime, miles and AReaL give are known.
     Weights, gates and pauses stay as they are; a sync whose trainer is gone ends as aborted.
+    A trainer by the client whose groups go is told so before its next bucket; one that was seen
+    just now stands in the way, unless --force says that it is gone.
     """
     from sglang_operator.cli import weighing
 
-    _run(weighing.Reset(groups=groups, wait=wait), pool, options)
+    _run(weighing.Reset(groups=groups, wait=wait, force=force), pool, options)

@@ -205,9 +205,11 @@ class Pool:
         """Resume the engines' memory; see ``AsyncPool.wake``."""
         return self._loop.run(self._pool.wake(tags))
 
-    def reset(self, groups: Iterable[str] = (), *, wait: float = 0.0) -> tuple[Left, ...]:
+    def reset(
+        self, groups: Iterable[str] = (), *, wait: float = 0.0, force: bool = False
+    ) -> tuple[Left, ...]:
         """Let the engines leave what trainers that are gone have left; see ``AsyncPool.reset``."""
-        return self._loop.run(self._pool.reset(groups, wait=wait))
+        return self._loop.run(self._pool.reset(groups, wait=wait, force=force))
 
 
 class Sync:

@@ -46,11 +46,16 @@ class StaleEpoch(PoolError):
     """Engines are not those any more that the caller counted on: plan anew, write all again."""
 
 
+class GroupsTaken(StaleEpoch):
+    """The engines are in process groups of another job's now."""
+
+
 class Held(PoolError):
     """Another trainer holds the weights.  Times are seconds since the Unix epoch.
 
     ``recovering``: it is the operator, which loads them into engines that restarted.
     ``at_work``: it is another process of this name, which puts engines to sleep or wakes them.
+    ``forming``: it forms process groups with the engines.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Held(PoolError):
         until: float,
         recovering: bool = False,
         at_work: bool = False,
+        forming: bool = False,
     ) -> None:
         super().__init__(message)
         self.holder = holder
@@ -69,6 +75,7 @@ class Held(PoolError):
         self.until = until
         self.recovering = recovering
         self.at_work = at_work
+        self.forming = forming
 
 
 class Expired(PoolError):

@@ -183,6 +183,7 @@ class Follower:
 
         def begun(state: Transaction) -> bool:
             self.require(attempt)
+            self._pool.groups.owned(state)
             return self._begun(state)
 
         self.require(attempt)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_operator import supervision
-from sglang_operator.api import weights
+from sglang_operator.api import weights, weights_groups
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Transaction
 from sglang_operator.client import texts
@@ -46,6 +46,7 @@ class Sight:
 
     now: float
     seen: float
+    groups: float = 0.0  # since when what it says of process groups was seen
     lease: str = ""  # the UID of this very Lease
     pool: str = ""  # the UID of the pool that it is of
 
@@ -108,6 +109,9 @@ class LeaseFile:
         self._since = 0.0
         self._asked = float("-inf")  # when the last request left that showed it
         self._appeared = float("-inf")  # what it was not there before
+        # The same of what it says of process groups, which is no sign of its holder.
+        self._groups_since = 0.0
+        self._groups_appeared = float("-inf")
 
     async def read(self) -> Transaction:
         """What stands in the Lease now.  Raises PoolError."""
@@ -199,7 +203,7 @@ class LeaseFile:
         A holder that says itself that its time is over is waited for until that was also seen:
         its clock may be wrong.  The operator, which loads weights into engines that restarted, and
         another process of this name, which puts them to sleep or wakes them, are waited for until
-        they are done.
+        they are done; so is who forms process groups.
         """
         begun = steady()
         while True:
@@ -211,6 +215,8 @@ class LeaseFile:
                 limit = max(wait, self._duration() + 1) if claimed or held.at_work else wait
                 if held.recovering:
                     limit = max(limit, RECOVERY_SECONDS)
+                if held.forming:
+                    limit = max(limit, weights_groups.FORMING_SECONDS + 1)
                 if waited >= limit:
                     raise
             await asyncio.sleep(POLL_SECONDS)
@@ -227,6 +233,10 @@ class LeaseFile:
         first time, or after a long time, it may be of any age, however new it is.
         """
         return steady() - self._appeared
+
+    def groups_age(self) -> float:
+        """The same of what it says of process groups."""
+        return steady() - self._groups_appeared
 
     def _duration(self) -> float:
         return self._state.duration if self._state else float(weights.LEASE_SECONDS)
@@ -316,6 +326,8 @@ class LeaseFile:
         state, known = weights.read(lease), self._state
         if known is None or of_holder(state) != of_holder(known):
             self._since, self._appeared = steady(), self._asked
+        if known is None or state.groups != known.groups:
+            self._groups_since, self._groups_appeared = steady(), self._asked
         self._state, self._asked = state, asked
         return state
 
@@ -325,6 +337,7 @@ class LeaseFile:
         return Sight(
             now=now,
             seen=now - (steady() - self._since),
+            groups=now - (steady() - self._groups_since),
             lease=metadata.get("uid") or "",
             pool=owner.get("uid") or "",
         )
@@ -340,7 +353,7 @@ def _written(state: Transaction, sight: Sight) -> Written:
 
 def of_holder(state: Transaction) -> Transaction:
     """Without what others of its job say in it, by which nobody knows whether the holder lives."""
-    return replace(state, wrote=frozenset(), message="")
+    return replace(state, wrote=frozenset(), message="", groups=None)
 
 
 def _as_it_is(state: Transaction, sight: Sight) -> Transaction:
@@ -374,6 +387,8 @@ _HELD = (steps.Refusal.HELD, steps.Refusal.RECOVERING, steps.Refusal.AT_WORK)
 
 def _typed(refused: steps.RefusedError) -> PoolError:
     state, words = refused.state, str(refused)
+    if refused.reason in (steps.Refusal.FORMING, steps.Refusal.IN_USE):
+        return _in_groups(refused)
     if refused.reason in _HELD:
         return Held(
             words,
@@ -388,3 +403,17 @@ def _typed(refused: steps.RefusedError) -> PoolError:
     if refused.reason is steps.Refusal.NOT_WRITTEN:
         return NotReady(words)
     return Unsupported(words)
+
+
+def _in_groups(refused: steps.RefusedError) -> Held:
+    owner = refused.state.groups
+    assert owner is not None
+    forms = refused.reason is steps.Refusal.FORMING
+    lasts = weights_groups.FORMING_SECONDS if forms else refused.state.duration
+    return Held(
+        str(refused),
+        holder=owner.holder,
+        since=owner.since,
+        until=owner.seen + lasts,
+        forming=forms,
+    )

@@ -70,7 +70,7 @@ class AsyncPool:
         namespace = given.optional(given.name, namespace or None, "namespace")
         self._identity = identity or credentials.load(kubeconfig, context)
         self.namespace = namespace or self._identity.namespace
-        self.groups = Groups()
+        self.groups = Groups(self.holder)
         self._cluster: Cluster | None = None
         self._lease: LeaseFile | None = None
         self._watcher: Watcher | None = None
@@ -297,7 +297,7 @@ class AsyncPool:
         return await self.sleeper.wake(given.tags(tags))
 
     async def reset(
-        self, groups: Iterable[str] = (), *, wait: float = 0.0
+        self, groups: Iterable[str] = (), *, wait: float = 0.0, force: bool = False
     ) -> tuple[resetting.Left, ...]:
         """Let the engines leave what trainers that are gone have left: groups, and a session.
 
@@ -305,11 +305,13 @@ class AsyncPool:
         by itself.  ``groups``: names beside those that ROLL, slime, miles and AReaL are known to
         give.  What stands in the Lease, gates and pauses stay as they are, but for a sync whose
         trainer is gone: that ends as aborted.  ``wait``: seconds to wait for another trainer.
+        A trainer by this package whose groups go is told so before its next bucket; one that was
+        seen just now stands in the way, unless ``force`` says that it is gone.
 
         Raises Unsupported where engines of this version cannot leave a group, or sleep; NotReady
         where none can be reached, or one that lives does not answer; Held, EngineError.
         """
-        return await resetting.reset(self, given.groups(groups), given.seconds(wait, "wait"))
+        return await resetting.reset(self, given.groups(groups), given.seconds(wait, "wait"), force)
 
     # --- for sync and sleep
 

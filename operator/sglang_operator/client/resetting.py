@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sglang_operator.api import weights, weights_reset
-from sglang_operator.api.weights import Transaction
+from sglang_operator.api import weights, weights_groups, weights_reset
+from sglang_operator.api.weights import Owner, Transaction
 from sglang_operator.client import groups, reaching, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json
 from sglang_operator.client.errors import (
@@ -48,7 +48,9 @@ class Left:
     ended: bool = False
 
 
-async def reset(pool: "AsyncPool", names: Iterable[str], wait: float) -> tuple[Left, ...]:
+async def reset(
+    pool: "AsyncPool", names: Iterable[str], wait: float, force: bool
+) -> tuple[Left, ...]:
     """See ``AsyncPool.reset``."""
     registry = await pool.fresh()
     if not pool.features(registry).destroy_group:
@@ -59,7 +61,7 @@ async def reset(pool: "AsyncPool", names: Iterable[str], wait: float) -> tuple[L
     await _reached(pool, registry)
     with pool.turn.taken("reset()"):
         wanted = tuple(dict.fromkeys((*groups.KNOWN, *names)))
-        return await pool.to_its_end(_Reset(pool, registry, wanted).run(wait))
+        return await pool.to_its_end(_Reset(pool, registry, wanted, force).run(wait))
 
 
 async def _reached(pool: "AsyncPool", registry: Registry) -> None:
@@ -78,10 +80,13 @@ async def _reached(pool: "AsyncPool", registry: Registry) -> None:
 class _Reset:
     """One reset, of the engines that run."""
 
-    def __init__(self, pool: "AsyncPool", registry: Registry, names: Sequence[str]) -> None:
+    def __init__(
+        self, pool: "AsyncPool", registry: Registry, names: Sequence[str], force: bool
+    ) -> None:
         self._pool = pool
         self._registry = registry
         self._names = names
+        self._force = force
         self._engines = [engine for engine in registry.engines if engine.runs]
         self._hold = Hold(pool.lease, pool.trainer(weights.LEASE_SECONDS), self._lose)
         self._lost: PoolError | None = None
@@ -97,15 +102,20 @@ class _Reset:
             )
         finally:
             await self._give_back()
-        self._pool.groups.cleared(self._names)
         return await self._judged(outcomes)
 
     async def _take(self, wait: float) -> None:
         trainer, epoch = self._hold.trainer, self._registry.epoch
+        before: list[Owner | None] = [None]
+        me = Owner(id=trainer.transaction, holder=trainer.holder, left=True)
 
         def step(state: Transaction, sight: Sight) -> Transaction:
-            found = self._pool.sleeper.idle(state)
-            return weights_reset.begin(found, trainer, epoch=epoch, now=sight.now, seen=sight.seen)
+            found, now = self._pool.sleeper.idle(state), sight.now
+            taken = weights_reset.begin(found, trainer, epoch=epoch, now=now, seen=sight.seen)
+            if not self._force:
+                weights_groups.unused(found, trainer.holder, now)
+            before[0] = found.groups
+            return weights_groups.claimed(taken, me, now=now, seen=sight.groups)
 
         try:
             await self._hold.take(step, wait=wait, patience=PATIENCE)
@@ -114,6 +124,7 @@ class _Reset:
             raise
         await self._pool.sleeper.stop()
         self._hold.start()
+        groups.tell_whose(before[0], me)
 
     async def _give_back(self, patience: float = REST_PATIENCE) -> None:
         def step(state: Transaction, sight: Sight) -> Transaction:

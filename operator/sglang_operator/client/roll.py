@@ -21,14 +21,12 @@ StaleEpoch says and ``roll_updates`` does.  An engine that came has no worker, a
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
-from sglang_operator.api.weights import LEASE_SECONDS
-from sglang_operator.client import colocated, groups, job, roll_config, texts
+from sglang_operator.client import colocated, job, roll_config, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
     EngineError,
@@ -41,6 +39,7 @@ from sglang_operator.client.following import Bucket, Follower
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
+from sglang_operator.client.roll_groups import HELD_SECONDS, READY_SECONDS, RollGroups
 from sglang_operator.client.roll_payloads import body, unfinished, with_experts
 from sglang_operator.client.roll_requests import Requests
 from sglang_operator.client.roll_stand_in import (
@@ -53,14 +52,6 @@ from sglang_operator.client.shared import SharedSync
 __all__ = ["OperatorPoolStrategy", "install"]
 
 log = logging.getLogger(__name__)
-
-_READY_SECONDS = 1800.0
-# Until the registry tells that an engine ended: seconds for a container, a minute for a node.
-_ENDED_SECONDS = 120.0
-_LOOK_SECONDS = 0.5
-# A trainer that was killed amid an update and is started again waits for its own dead Lease; less
-# than the others wait for worker 0 (following.FOLLOW_SECONDS).
-HELD_SECONDS = LEASE_SECONDS + 15.0
 
 
 class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
@@ -78,7 +69,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._follower: Follower  # the others' part in it
         self._epoch = ""  # of the process groups; before there are any, of the start
         self._engines: tuple[Engine, ...] = ()  # all of that epoch
-        self._groups: set[str] | None = None  # that its engine is in; None: ROLL has formed none
+        self._groups: RollGroups  # that its engine is in
         self._told: set[str] = set()  # engines that no worker has
         self._requests: Requests
         self._wrote = frozenset[str | None]()  # the instances that the last update has written
@@ -106,8 +97,9 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._pool = AsyncPool(
             name, namespace, holder=holder, api_key=api_key, admin_api_key=admin_key
         )
+        self._groups = RollGroups(self.pool)
         try:
-            registry = await self.pool.wait_ready(_READY_SECONDS)
+            registry = await self.pool.wait_ready(READY_SECONDS)
             if refusal := roll_config.unsupported(worker, registry):
                 raise Unsupported(refusal)
             self._attach(registry)
@@ -194,8 +186,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         Raises Held while another trainer is at it, or the operator: of that one's next bucket the
         engine would end, out of its group.
         """
-        await self._undisturbed()
-        self._groups = (self._groups or set()) - {group_name}
+        await self._groups.claim(group_name)
         engine = await self._attach_again()
         payload = {
             "master_address": master_address,
@@ -205,12 +196,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             "group_name": group_name,
             "backend": backend or "nccl",
         }
-        calls = self.pool.calls
-        with self.pool.groups.joining(group_name, [engine]):
-            if self.pool.features(await self.pool.registry()).destroy_group:
-                await groups.leave(calls.post, engine, group_name)  # of a trainer that is gone
-            await calls.post(engine, "/init_weights_update_group", payload, timeout=None)
-        self._groups.add(group_name)
+        await self._groups.join(engine, payload)
 
     async def broadcast_parameter(
         self,
@@ -224,12 +210,12 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         Raises StaleEpoch, before anything is taken from clients, if the engine is not in the group.
         """
-        self._require_group(group_name)
+        self._groups.require(group_name)
         attempt = self._follower.attempt
 
         async def bucket() -> Json:
             assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
-            await self._in_group(group_name)
+            await self._groups.require_in(group_name, self.engine)
             return {
                 "names": list(names),
                 "dtypes": [str(dtype).removeprefix("torch.") for dtype in dtypes],
@@ -330,58 +316,29 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     # --- what our own worker calls beside that
 
     async def update_obstacle(self) -> str:
-        """Why the process groups are not of the engines as they are now; "" if they are."""
-        if not self._groups:
-            return ""
-        try:
+        """Why the process groups are not of the engines as they are now; "" if they are.
+
+        Raises StaleEpoch, PoolError if that cannot be mended: they are another job's.
+        """
+
+        async def look() -> None:
             self._same_engines(await self.pool.fresh())
-        except StaleEpoch as error:
-            return str(error)
-        return ""
+
+        return await self._groups.obstacle(look)
 
     async def leave_groups(self) -> None:
         """Let the engine leave its groups, and wait until the pool is up, for new ones.
 
         A model update that is under way is over.  Raises NotReady.
         """
-        left = sorted(self._groups or ())
-        if self._groups:
-            self._groups.clear()  # no bucket for them is sent from now on
-        self.pool.groups.cleared(left)
+        left = self._groups.names
+        self._groups.forget()
         await self._follower.give_up()
         async with self._beginning:  # one that begins would be joined by those of the next attempt
             sync, self._sync = self._sync, None
         if sync is not None:
             await sync.abort(texts.ROLL_AGAIN.format(what=texts.OVER))
-        await self._leave(left)
-
-    async def _leave(self, names: Sequence[str]) -> None:
-        """Let the engine leave these groups once the pool is up, unless it has ended by then.
-
-        A worker may know before the registry that its engine ended: until that tells of the end,
-        or the engine answers, nothing can be set up again.
-        """
-        deadline = time.monotonic() + _ENDED_SECONDS
-        while True:
-            registry = await self.pool.wait_ready(_READY_SECONDS)
-            if changes((self.engine,), registry):
-                return  # with its process
-            features = self.pool.features(registry)
-            try:
-                await self.pool.calls.find(self.engine, features.model_info_path)
-                await self._undisturbed()
-                for name in names if features.destroy_group else ():
-                    await groups.leave(self.pool.calls.post, self.engine, name)
-                return
-            except EngineError as error:
-                if 0 < error.status < 500:
-                    raise
-                if time.monotonic() > deadline:
-                    words = texts.ROLL_SILENT.format(
-                        error=error, seconds=_ENDED_SECONDS, pod=self.engine.pod
-                    )
-                    raise NotReady(words) from error
-            await asyncio.sleep(_LOOK_SECONDS)
+        await self._groups.leave(self.engine, left)
 
     # --- the engine, and the transaction around it
 
@@ -395,11 +352,6 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         assert self._attached is not None, "initialize first"
         return self._attached
 
-    async def _undisturbed(self) -> None:
-        """Wait for another job's sync or sleep, or its end, and for the operator's loads."""
-        trainer = self.pool.trainer(LEASE_SECONDS)
-        await groups.wait_free(self.pool.lease, trainer, HELD_SECONDS)
-
     async def _attach_again(self) -> Engine:
         registry = await self.pool.fresh()
         registry.of(self._own(registry)).require_up()
@@ -409,8 +361,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     def _attach(self, registry: Registry) -> None:
         engines = self._own(registry)
         self._attached = engines[int(self.worker.rank) % len(engines)]
-        if self._groups and changes(self._engines, registry):
-            self._groups.clear()  # they were of other engines
+        if self._engines and changes(self._engines, registry):
+            self._groups.forget()  # they were of other engines
         self._epoch, self._engines = registry.epoch, engines
 
     async def _write(self, path: str, what: object, bucket: Bucket, attempt: int) -> None:
@@ -450,22 +402,6 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                     raise
                 self._sync = sync
             return self._sync
-
-    async def _in_group(self, name: str) -> None:
-        """The engine is the one that joined this group, and all others of it are there.
-
-        SGLang ends over a bucket of a group that it is not in.
-        """
-        if what := changes((self.engine,), await self.pool.registry()):
-            raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what)))
-        self._require_group(name)
-        self.pool.groups.require(name, [self.engine])
-
-    def _require_group(self, name: str) -> None:
-        """Raises StaleEpoch for a group that the engine has not joined, or has left."""
-        if self._groups is not None and name not in self._groups:
-            what = texts.ROLL_GROUP.format(name=name)
-            raise StaleEpoch(texts.ROLL_STALE.format(what=what))
 
     def _same_engines(self, registry: Registry) -> None:
         """The engines that joined the process groups are the same.  Raises StaleEpoch, NotReady."""

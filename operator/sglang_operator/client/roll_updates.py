@@ -16,7 +16,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from sglang_operator.client import texts
-from sglang_operator.client.errors import EngineError, Expired, NotReady, PoolError, StaleEpoch
+from sglang_operator.client.errors import (
+    EngineError,
+    Expired,
+    GroupsTaken,
+    NotReady,
+    PoolError,
+    StaleEpoch,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +66,8 @@ def mending(plain: Update) -> Update:
             return plain(tried, step)
         except Exception as error:
             cause = _cause(error)
+            if isinstance(cause, GroupsTaken):
+                raise  # by another job, which would take them again
             why = str(cause) if isinstance(cause, _MENDED) else _noticed(ray, leader)
             if not why:
                 raise

@@ -45,7 +45,7 @@ class SharedSync(AsyncSync):
         covers: tuple[Engine, ...] | None = None,
     ) -> None:
         super().__init__(pool, version, options, interrupts=False)
-        self._shared = True
+        self._shared = self._grouped = True
         self._own = own
         self._covers = covers
         self._fresh = self._covered

@@ -144,7 +144,7 @@ class AsyncSync(Updates):
             self._pool.turn.check()
             if self._over:
                 raise Expired(texts.OVER)
-            self._before = state
+            self._before = state = self._with_groups(state, sight.now)
             return steps.begin(
                 self._pool.sleeper.idle(state),
                 trainer,
@@ -206,7 +206,7 @@ class AsyncSync(Updates):
         wrote = [e.instance for e in self._writes.written(self.engines) if e.instance]
 
         def step(state: Transaction, sight: Sight) -> Transaction:
-            path, now = self.checkpoint, sight.now
+            path, now, state = self.checkpoint, sight.now, self._with_groups(state, sight.now)
             return steps.commit(
                 state, trainer, instances=covered, wrote=wrote, now=now, checkpoint=path
             )
@@ -283,8 +283,7 @@ class AsyncSync(Updates):
 
     async def __aenter__(self) -> Self:
         await self.begin()
-        if self._interrupts:
-            self._body = asyncio.current_task()
+        self._body = asyncio.current_task() if self._interrupts else None
         return self
 
     async def __aexit__(
@@ -465,6 +464,7 @@ class AsyncSync(Updates):
     ) -> Json:
         post, may = self._pool.calls.post, self._may_write
         with self._writes.update(path, payload, (engine,)):
+            await self._may_group(path)
             return await post(engine, path, payload, timeout=timeout, allowed=may)
 
     # --- pause and memory

@@ -150,6 +150,32 @@ NOT_IN_GROUP = (
     "after the group was set up; nothing was sent, because SGLang ends over a group that it is not "
     "in. Set the group up again with all engines, and write all weights again"
 )
+GROUPS_TAKEN = (
+    "the engines are in the process groups of {holder} since {since} (it was seen at {seen}), and "
+    "in this trainer's no more: nothing was sent, because they would write what that one "
+    "broadcasts. If both are to go on in turns, set the group up again and write all weights "
+    "again; else end one of them"
+)
+GROUPS_NOT_OWN = (
+    "the engines are in the process groups of {holder} since {since} (it was seen at {seen}), and "
+    "this trainer has set none up: nothing was sent. Set its group up (init_weights_update_group); "
+    "or, where it forms groups by means of its own, end the other and call kubectl sglang weights "
+    "reset before"
+)
+GROUPS_RESET = (
+    "the engines are in no process group since {since}: {holder} has reset them (kubectl sglang "
+    "weights reset). Nothing was sent, because SGLang ends over a group that it is not in; set the "
+    "group up again, and write all weights again"
+)
+GROUPS_FORGOTTEN = (
+    "the Lease was deleted and made anew, and does not say any more whose process groups the "
+    "engines are in. Nothing was sent, because SGLang ends over a group that it is not in; set the "
+    "group up again, and write all weights again"
+)
+GROUPS_FROM = (
+    "the engines leave the process groups of {holder}, which has set them up (since {since}, seen "
+    "at {seen}): should it go on, it is told so before it sends anything"
+)
 RESET_VERSION = (
     "SGLang {version} has no /destroy_weights_update_group, so its engines leave a group only with "
     "their process; restart them: kubectl sglang rollout restart {pool}"

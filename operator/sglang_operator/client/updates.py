@@ -9,17 +9,22 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sglang_operator.api import weights_groups
+from sglang_operator.api.weights import Transaction
 from sglang_operator.client import given, groups
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
+from sglang_operator.client.hold import Hold
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine.versions import Features
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
+
+T = TypeVar("T")
 
 _SESSION_OPEN = "already open"  # SGLang managers/scheduler_components/weight_updater.py
 
@@ -47,10 +52,14 @@ class Updates(ABC):
     engines: tuple[Engine, ...]
     registry: Registry | None
     _pool: "AsyncPool"
+    _hold: Hold | None
+    _state: Transaction
 
     def __init__(self) -> None:
         self._session_open = False
         self._opening = asyncio.Lock()
+        self._claiming = asyncio.Lock()
+        self._grouped = False  # whether buckets are broadcast in groups
         self._writes = Ledger()
 
     def _mine(self) -> tuple[Engine, ...]:
@@ -74,6 +83,10 @@ class Updates(ABC):
     ) -> Json:
         """POST to one engine."""
 
+    @abstractmethod
+    async def _guarded(self, awaitable: Awaitable[T]) -> T:
+        """Await it, unless the sync is lost before."""
+
     @property
     def _features(self) -> Features:
         """What the engines' version can do."""
@@ -93,17 +106,46 @@ class Updates(ABC):
         An older group of this name, which an earlier sync or a trainer that is gone has left, ends
         before: torch keeps names for the life of a process.
         """
-        name, join = plan.group_name, "/init_weights_update_group"
+        name, join = plan.group_name, groups.JOIN
+        await self._guarded(self._claim())
         with self._pool.groups.joining(name, self.engines):
             if self._features.destroy_group:
                 await asyncio.gather(*(groups.leave(self.call_one, e, name) for e in self.engines))
             await self.call(join, lambda e: plan.payload(e.rank), timeout=timeout)
 
     async def destroy_weights_update_group(self, group_name: str) -> None:
-        """Let every engine leave the group."""
+        """Let every engine leave the group, unless it is in another's by now."""
         group_name = given.version(group_name, "group_name")
-        self._pool.groups.left(group_name)
-        await self.call("/destroy_weights_update_group", {"group_name": group_name})
+        own = self._pool.groups
+        own.left(group_name)
+        if own.id and not own.are_owned(self._state):
+            return
+        await self.call(groups.LEAVE, {"group_name": group_name})
+
+    async def _may_group(self, path: str) -> None:
+        """Before this call of SGLang's: the Lease says whose groups the engines are in."""
+        if path == groups.JOIN:
+            await self._claim()
+        elif path in (groups.LEAVE, groups.BUCKET):
+            self._pool.groups.owned(self._state)
+            self._grouped = self._grouped or path == groups.BUCKET
+
+    async def _claim(self) -> None:
+        async with self._claiming:
+            own, owner = self._pool.groups, self._state.groups
+            if owner is not None and owner.id == own.id:
+                return
+            assert self._hold is not None
+            self._state = await groups.claim_within(own, self._hold)
+
+    def _with_groups(self, state: Transaction, now: float) -> Transaction:
+        """The state of which a step is taken: they are its own still, and it lives.
+
+        Raises StaleEpoch.
+        """
+        if self._grouped:
+            self._pool.groups.owned(state)
+        return weights_groups.acts(state, self._pool.groups.id, now)
 
     async def update_weights_from_distributed(
         self,
@@ -118,10 +160,12 @@ class Updates(ABC):
         """One bucket that the trainer broadcasts in the group meanwhile.
 
         Raises StaleEpoch, before anything is sent, if the group was set up without an engine that
-        is here now: SGLang ends over a group that it is not in.
+        is here now, or the engines have left it for another trainer's: SGLang ends over a group
+        that it is not in.
         """
-        path = "/update_weights_from_distributed"
+        path = groups.BUCKET
         with self._writes.update(path, names, self.engines):
+            await self._may_group(path)
             self._pool.groups.require(group_name, self.engines)
             payload = {
                 "names": names,

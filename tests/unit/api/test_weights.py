@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sglang_operator.api import names, weights, weights_anew
 from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.api.weights import Owner, Phase, Transaction
 from sglang_operator.api.weights_steps import Refusal, RefusedError, Trainer
 
 NOW = 1_800_000_000.0
@@ -439,6 +439,9 @@ def test_a_state_survives_the_lease():
         renewed=NOW + 0.5,
         duration=20,
         transitions=4,
+        groups=Owner(
+            id="g1", holder="trainer-0", since=NOW, seen=NOW + 0.5, forming=True, left=True
+        ),
     )
     unset = [f.name for f in dataclasses.fields(full) if getattr(full, f.name) == f.default]
     assert not unset, "the state of this test has a value in each field"

@@ -277,7 +277,7 @@ def test_after_a_reset_no_bucket_goes_to_a_group_that_this_client_had_set_up(wor
             await sync.init_weights_update_group(plan)
             await sync.update_weights_from_distributed(["w"], ["bfloat16"], [[2]], group_name="g")
         await pool.reset(["g"])
-        with pytest.raises(StaleEpoch, match="not in the process group g"):
+        with pytest.raises(StaleEpoch, match="in no process group since"):
             async with pool.sync("step-2") as sync:
                 await sync.update_weights_from_distributed(
                     ["w"], ["bfloat16"], [[2]], group_name="g"

@@ -10,12 +10,12 @@ import types
 import pytest
 
 from sglang_operator.api import weights_steps
-from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.client import EngineError, Expired, NotReady, StaleEpoch
+from sglang_operator.api.weights import Phase
+from sglang_operator.client import EngineError, Expired, NotReady, StaleEpoch, roll_groups
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import served
 from tests.unit.client.test_roll_updates import Group, Loop, all_of, updates
-from tests.unit.client.world import World
+from tests.unit.client.world import World, other
 
 INIT = "/init_weights_update_group"
 WRITE = "/update_weights_from_distributed"
@@ -265,8 +265,9 @@ def test_a_sync_of_a_try_that_was_given_up_is_not_begun_any_more(staged):
     """Worker 0 waits for the Lease, which another trainer has."""
     world, group, _ = staged
     group.run(1)
+    now = time.time()
     world.write_lease(
-        Transaction(phase=Phase.SYNCING, id="t-other", holder="trainer-b", renewed=time.time())
+        weights_steps.begin(world.state, other(), epoch="e", version="v", now=now, seen=now)
     )
     name, leader = f"{group.model_update_name}_pp0_ep0", group.tgt_cluster.workers[0]
     late = leader.broadcast_parameter.remote(["late"], ["torch.bfloat16"], [(2,)], name)
@@ -303,8 +304,8 @@ def test_an_engine_that_ended_before_the_registry_knows_is_waited_for(staged, ra
     unharmed(world, group, "step-2")
 
 
-def test_an_engine_that_is_up_and_never_answers_is_told_of(staged, roll, monkeypatch):
-    monkeypatch.setattr(roll, "_ENDED_SECONDS", 0.1)
+def test_an_engine_that_is_up_and_never_answers_is_told_of(staged, monkeypatch):
+    monkeypatch.setattr(roll_groups, "_ENDED_SECONDS", 0.1)
     world, group, _ = staged
     group.run(1)
     world.engines[1].dead = True

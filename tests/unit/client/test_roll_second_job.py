@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sglang_operator.api import weights_rules as rules
-from sglang_operator.client import AsyncPool, Held
+from sglang_operator.client import AsyncPool, Held, roll_groups
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.world import NAMESPACE, POOL, World
 
@@ -70,7 +70,7 @@ def test_it_sets_its_groups_up_once_the_sync_of_the_first_is_over(roll, reach, l
 def test_it_is_refused_before_it_touches_an_engine_if_another_holds_on(
     roll, reach, monkeypatch, work
 ):
-    monkeypatch.setattr(roll, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(roll_groups, "HELD_SECONDS", 0.0)
 
     async def train(world):
         async with (
@@ -95,7 +95,7 @@ def test_it_is_refused_before_it_touches_an_engine_if_another_holds_on(
 
 def test_a_job_leaves_no_group_while_another_is_at_the_engines(roll, reach, monkeypatch):
     """The other's groups may have the same names."""
-    monkeypatch.setattr(roll, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(roll_groups, "HELD_SECONDS", 0.0)
 
     async def train(world):
         async with (

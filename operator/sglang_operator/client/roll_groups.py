@@ -1,0 +1,135 @@
+"""The process groups of ROLL's that one worker's engine is in.
+
+ROLL sets them up outside of any sync, each worker for its engine, by names that are the same in
+every job.  So the Lease says whose they are before an engine is told anything (``groups.Forming``).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+
+from sglang_operator.api.weights import LEASE_SECONDS, Transaction
+from sglang_operator.client import groups, texts
+from sglang_operator.client.calls import Json
+from sglang_operator.client.errors import EngineError, GroupsTaken, NotReady, StaleEpoch
+from sglang_operator.client.pool import AsyncPool
+from sglang_operator.client.registry import Engine, changes
+
+READY_SECONDS = 1800.0
+# A trainer that was killed amid an update and is started again waits for its own dead Lease; less
+# than the others wait for worker 0 (following.FOLLOW_SECONDS).
+HELD_SECONDS = LEASE_SECONDS + 15.0
+# Until the registry tells that an engine ended: seconds for a container, a minute for a node.
+_ENDED_SECONDS = 120.0
+_LOOK_SECONDS = 0.5
+
+
+class RollGroups:
+    """Those of one engine."""
+
+    def __init__(self, pool: AsyncPool) -> None:
+        self._pool = pool
+        pool.groups.shared = True
+        self._names: set[str] | None = None  # None: ROLL has formed none
+        trainer = pool.trainer(LEASE_SECONDS)
+        self._forming = groups.Forming(pool.groups, pool.lease, trainer)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._names or ())
+
+    def forget(self) -> None:
+        """No bucket for them is sent from now on."""
+        if self._names:
+            self._names.clear()
+
+    async def claim(self, name: str) -> None:
+        """Say whose the groups are, before engines are told; that of this name is to be anew.
+
+        Raises Held while another trainer is at it, or the operator: of that one's next bucket an
+        engine would end, out of its group.
+        """
+        self._names = (self._names or set()) - {name}
+        await self._forming.claim(HELD_SECONDS)
+
+    async def join(self, engine: Engine, payload: Json) -> None:
+        """Let the engine join the group of this payload; ``claim`` comes before."""
+        name, calls = payload["group_name"], self._pool.calls
+        post = partial(calls.post, allowed=self._forming.alive)
+        with self._pool.groups.joining(name, [engine]):
+            if self._pool.features(await self._pool.registry()).destroy_group:
+                await groups.leave(post, engine, name)  # of a trainer that is gone
+                await self._forming.claim(HELD_SECONDS, own=True)  # that may have taken its time
+            await post(engine, groups.JOIN, payload, timeout=None)
+        self._names = (self._names or set()) | {name}
+
+    async def leave(self, engine: Engine, names: Iterable[str]) -> None:
+        """Let the engine leave these groups once the pool is up, unless it has ended by then.
+
+        A worker may know before the registry that its engine ended: until that tells of the end,
+        or the engine answers, nothing can be set up again.
+        """
+        self._pool.groups.cleared(names)
+        deadline = time.monotonic() + _ENDED_SECONDS
+        while True:
+            registry = await self._pool.wait_ready(READY_SECONDS)
+            if changes((engine,), registry):
+                return  # with its process
+            features = self._pool.features(registry)
+            try:
+                await self._pool.calls.find(engine, features.model_info_path)
+                await self._leave(engine, names if features.destroy_group else ())
+                return
+            except EngineError as error:
+                if 0 < error.status < 500:
+                    raise
+                if time.monotonic() > deadline:
+                    seconds = _ENDED_SECONDS
+                    words = texts.ROLL_SILENT.format(error=error, seconds=seconds, pod=engine.pod)
+                    raise NotReady(words) from error
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _leave(self, engine: Engine, names: Iterable[str]) -> None:
+        post = partial(self._pool.calls.post, allowed=self._forming.alive)
+        try:
+            for name in names:
+                await self._forming.claim(HELD_SECONDS, own=True)
+                await groups.leave(post, engine, name)
+        except GroupsTaken:
+            raise
+        except StaleEpoch:
+            return  # it has left them: a reset was quicker
+
+    async def obstacle(self, look: Callable[[], Awaitable[None]]) -> str:
+        """Why they cannot be used as they are; "" if they can.  ``look`` raises StaleEpoch.
+
+        Raises StaleEpoch if that cannot be mended: the engines are in another job's.
+        """
+        if not self._names:
+            return ""
+        try:
+            await look()
+            self._pool.groups.owned(await self._pool.transaction())
+        except GroupsTaken:
+            raise  # that one would take them again
+        except StaleEpoch as error:
+            return str(error)
+        return ""
+
+    def require(self, name: str) -> None:
+        """Raises StaleEpoch for a group that the engine has not joined, or has left."""
+        if self._names is not None and name not in self._names:
+            what = texts.ROLL_GROUP.format(name=name)
+            raise StaleEpoch(texts.ROLL_STALE.format(what=what))
+
+    async def require_in(self, name: str, engine: Engine) -> None:
+        """The engine is the one that joined this group, which is this job's still.
+
+        SGLang ends over a bucket of a group that it is not in.  Raises StaleEpoch.
+        """
+        if what := changes((engine,), await self._pool.registry()):
+            raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what)))
+        self.require(name)
+        self._pool.groups.owned(self._pool.lease.seen or Transaction())
+        self._pool.groups.require(name, [engine])
