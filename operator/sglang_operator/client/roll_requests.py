@@ -49,6 +49,8 @@ class _Open:
     asking: asyncio.Task[Any] | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False  # its engine did, says the registry
+    since: float = field(default_factory=time.monotonic)  # without an engine that has it
+    why: str = ""  # of the last one that did not take it
     tries: int = 0
     failures: int = 0
     ends: int = 0
@@ -64,6 +66,7 @@ class Requests:
         self._next = itertools.count()
         self._looking: asyncio.Task[None] | None = None
         self._told: set[str] = set()  # instances whose end was told
+        self._answered = 0.0  # when any was
         self._without_since = 0.0  # when the first had none, since any was answered; 0: none has
 
     async def answer(
@@ -83,7 +86,6 @@ class Requests:
         request = _Open(rid=body.get("rid"))
         self._open.add(request)
         self._look()
-        until = time.monotonic() + WITHOUT_SECONDS
         try:
             while not request.aborted.is_set():
                 registry = await self._pool.registry()
@@ -91,34 +93,38 @@ class Requests:
                 if engine is not None:
                     found = await self._asked(request, engine, body, bool(wrote))
                     if found is not None:
-                        self._without_since = 0.0
+                        self._answered, self._without_since = time.monotonic(), 0.0
                         return found
                     if request.ends >= _MOST_ENDS:
                         words = texts.ROLL_ENDED_OVER.format(count=request.ends, rid=request.rid)
                         log.error(words)
                         return None
-                    until = time.monotonic() + WITHOUT_SECONDS
-                elif time.monotonic() > until:
-                    self._give_up(registry)
-                    if wrote or own.gate is None:
-                        log.warning(texts.ROLL_NOBODY.format(seconds=WITHOUT_SECONDS))
+                # Engines that are tried and do not take it are none, unless they answer others.
+                if time.monotonic() > max(request.since, self._answered) + WITHOUT_SECONDS:
+                    self._give_up(request, registry)
+                    if wrote or own.gate is None or engine is not None:
+                        log.warning(
+                            texts.ROLL_NOBODY.format(seconds=WITHOUT_SECONDS, why=request.why)
+                        )
                         return None
                     log.warning(texts.ROLL_NOT_OPEN.format(states=_states(registry)))
-                    until = time.monotonic() + WITHOUT_SECONDS
-                else:
+                    request.since = time.monotonic()
+                elif engine is None:
                     await self._news(request)
             return None
         finally:
             self._open.discard(request)
             self._look()
 
-    def _give_up(self, registry: Registry) -> None:
+    def _give_up(self, request: _Open, registry: Registry) -> None:
         """Raises NotReady if nobody has answered anything for too long."""
         now = time.monotonic()
         self._without_since = self._without_since or now - WITHOUT_SECONDS
         if now - self._without_since > GIVE_UP_SECONDS:
             states = _states(registry)
-            words = texts.ROLL_GIVES_UP.format(seconds=GIVE_UP_SECONDS, states=states)
+            words = texts.ROLL_GIVES_UP.format(
+                seconds=GIVE_UP_SECONDS, states=states, why=request.why
+            )
             raise NotReady(words)
 
     async def abort(self, own: Engine, rids: Sequence[str] | None) -> None:
@@ -184,6 +190,7 @@ class Requests:
         """What the engine answers; None if it ended over it, or is not the one it was."""
         request.engine, request.ended = engine, False
         request.tries += 1
+        begun = time.monotonic()
         if request.rid is not None:
             body = {**body, "rid": _name(request)}
         asking = asyncio.create_task(self._pool.calls.post_any(engine, GENERATE, body))
@@ -196,8 +203,12 @@ class Requests:
                 asking.cancel()  # it is this process that wants no answer any more
                 raise
             request.ends += 1
+            request.since = time.monotonic()
         except EngineError as error:
             self._judge(request, error)
+            request.why = f" ({error})"
+            if error.sent:  # it had one for so long
+                request.since = min(request.since + time.monotonic() - begun, time.monotonic())
         else:
             answers = found if isinstance(found, list) else [found]
             if not labelled or not any(_by_a_stranger(each) for each in answers):
@@ -212,7 +223,9 @@ class Requests:
     def _judge(request: _Open, error: EngineError) -> None:
         """Raises what is the request's fault, or may be."""
         if error.status == 0 or error.status in _ELSEWHERE:
-            request.ends += not error.status and error.sent
+            if not error.status and error.sent:
+                request.ends += 1
+                request.since = time.monotonic()
             return
         request.failures += 1
         if error.status < 500 or request.failures >= _MOST_FAILURES:

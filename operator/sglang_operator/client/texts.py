@@ -322,17 +322,19 @@ ROLL_ENDED_OVER = (
     "them; ROLL is told that it was aborted. See why they ended: kubectl sglang logs"
 )
 ROLL_NOBODY = (
-    "no engine of the policy has answered a request for {seconds:.0f} s; ROLL is told that it was "
-    "aborted, and goes on with others"
+    "no engine of the policy has answered a request for {seconds:.0f} s{why}; ROLL is told that it "
+    "was aborted, and goes on with others"
 )
 ROLL_NOT_OPEN = (
     "this job has written no weights itself, and no engine with committed ones is open ({states}); "
     "its requests wait until a trainer has committed a model update (kubectl sglang weights status)"
 )
 ROLL_GIVES_UP = (
-    "no engine of the policy has answered any request for {seconds:.0f} s, and none will before a "
-    "model update, which comes after the answers ({states}); start the pipeline again from its "
-    "checkpoint, or let the pool load weights itself (spec.weights.recovery)"
+    "no engine of the policy has answered any request for {seconds:.0f} s{why}, and none will "
+    "before a model update, which comes after the answers ({states}). If they cannot be reached, "
+    "see what keeps this pod from them (NetworkPolicy, the network of its node); else start the "
+    "pipeline again from its checkpoint, or let the pool load weights itself "
+    "(spec.weights.recovery)"
 )
 ROLL_UNANSWERED = (
     "no engine of the policy has answered this batch, or it was aborted; see that the pool is up "

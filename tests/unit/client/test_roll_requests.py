@@ -425,3 +425,61 @@ def test_a_worker_asks_its_engine_only_once_an_update_has_written_it(roll, reach
 
     with World() as world:
         asyncio.run(train(reach(world)))
+
+
+@pytest.mark.parametrize("how", ["nowhere", 404, 429, 503])
+def test_engines_that_run_and_never_take_a_request_are_not_asked_for_ever(
+    roll, reach, requests, monkeypatch, how
+):
+    """The trainer may be cut off from their network."""
+    monkeypatch.setattr(requests, "GIVE_UP_SECONDS", 3.0)
+
+    async def train(world):
+        async with trained(roll) as cluster:
+            for engine in world.engines:
+                if how == "nowhere":
+                    engine.url = "http://127.0.0.1:9"
+                else:
+                    engine.refuse[GENERATE] = (how, "no")
+            world.publish()
+            await noticed(cluster)
+            cluster.strategies[1]._attach(await cluster.strategies[1].pool.fresh())
+            asked = cluster.strategies[1].generate_request
+            async with asyncio.timeout(20):
+                assert await asked(payload("r1")) == UNFINISHED
+                with pytest.raises(
+                    NotReady, match=r"\(engine \d .*on /generate: .*cannot be reached"
+                ):
+                    while True:
+                        assert await asked(payload("r2")) == UNFINISHED
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_an_engine_that_is_full_and_answers_others_is_waited_for(roll, reach, requests):
+    full = True
+
+    async def train(world):
+        nonlocal full
+        async with trained(roll) as cluster:
+            for engine in world.engines:
+                engine.answer = full_for_one(engine.answer)
+            asked = cluster.strategies[1].generate_request
+            waits = asyncio.create_task(asked(payload("waits")))
+            for number in range(8):  # longer than a request may be without an engine
+                await asyncio.sleep(0.3)
+                assert await asked(payload(f"other-{number}")) == ANSWER
+            assert not waits.done()
+            full = False
+            assert await waits == ANSWER
+
+    def full_for_one(answer):
+        def answered(path, body):
+            waits = path == GENERATE and body["rid"].startswith("waits")
+            return (503, "full") if waits and full else answer(path, body)
+
+        return answered
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
