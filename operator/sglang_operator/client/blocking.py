@@ -197,9 +197,10 @@ class Pool:
         *,
         settle: float = memory.SETTLE_SECONDS,
         timeout: float = memory.ACKNOWLEDGE_SECONDS,
+        loading: float | None = None,
     ) -> None:
         """Close the gates, then release the engines' memory; see ``AsyncPool.sleep``."""
-        self._loop.run(self._pool.sleep(tags, settle=settle, timeout=timeout))
+        self._loop.run(self._pool.sleep(tags, settle=settle, timeout=timeout, loading=loading))
 
     def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
         """Resume the engines' memory; see ``AsyncPool.wake``."""

@@ -153,9 +153,11 @@ class Follower:
             looking.cancel()
             await asyncio.wait({looking})
 
-    async def until(self, check: Callable[[Transaction], bool]) -> Transaction:
-        """Wait until the Lease says so.  Raises NotReady."""
-        deadline = time.monotonic() + FOLLOW_SECONDS
+    async def until(
+        self, check: Callable[[Transaction], bool], seconds: float | None = None
+    ) -> Transaction:
+        """Wait until the Lease says so, for ``seconds``.  Raises NotReady."""
+        deadline = time.monotonic() + (FOLLOW_SECONDS if seconds is None else seconds)
         wait, most = _POLL_SECONDS
         while not check(state := await self._pool.transaction()):
             if time.monotonic() > deadline:

@@ -187,17 +187,21 @@ class Sleeper:
         finally:
             self._pausing = False
 
-    async def sleep(self, tags: tuple[str, ...], *, settle: float, timeout: float) -> None:
+    async def sleep(
+        self, tags: tuple[str, ...], *, settle: float, timeout: float, loading: float
+    ) -> None:
         """See ``AsyncPool.sleep``."""
         with self._pool.turn.taken("sleep()"):
-            await self._sleep(tags, settle, timeout)
+            await self._sleep(tags, settle, timeout, loading)
 
-    async def _sleep(self, tags: tuple[str, ...], settle: float, timeout: float) -> None:
+    async def _sleep(
+        self, tags: tuple[str, ...], settle: float, timeout: float, loading: float
+    ) -> None:
         await self._renewed()
         registry = await self._pool.fresh()
         _check(tags, registry, self._pool.features(registry))
         await reach(self._pool, registry)
-        await self._answering(timeout)
+        await self._answering(loading)
         hold, before = await self._take(tags)
         async with self._at_work(hold):
             slept = await self._put_to_sleep(hold, before, tags, settle, timeout)

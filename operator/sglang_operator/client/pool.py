@@ -276,6 +276,7 @@ class AsyncPool:
         *,
         settle: float = memory.SETTLE_SECONDS,
         timeout: float = memory.ACKNOWLEDGE_SECONDS,
+        loading: float | None = None,
     ) -> None:
         """Close the gates, then release the engines' memory of these tags.
 
@@ -283,10 +284,11 @@ class AsyncPool:
         release any memory.
         ``settle``: seconds that Services are given to forget the engines after the gates closed.
         Once it returns, every engine that runs has released its memory.  Raises NotReady before
-        anything is taken for one that runs and does not answer within ``timeout`` seconds, and
-        afterwards for one that came up meanwhile; Held, EngineError.
+        anything is taken for one that runs and does not answer within ``timeout`` seconds, or
+        ``loading`` if given, and afterwards for one that came up meanwhile; Held, EngineError.
         """
-        await self.sleeper.sleep(given.tags(tags), settle=settle, timeout=timeout)
+        loading = timeout if loading is None else loading
+        await self.sleeper.sleep(given.tags(tags), settle=settle, timeout=timeout, loading=loading)
 
     async def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
         """Resume the engines' memory.  If weights were kept, the same gates open again.

@@ -26,6 +26,7 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
+from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import colocated, job, roll_config, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
@@ -37,7 +38,7 @@ from sglang_operator.client.errors import (
 )
 from sglang_operator.client.following import Bucket, Follower
 from sglang_operator.client.pausing import SyncOptions
-from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
+from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.roll_groups import HELD_SECONDS, READY_SECONDS, RollGroups
 from sglang_operator.client.roll_payloads import body, unfinished, with_experts
@@ -234,12 +235,15 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
         """Every bucket has arrived everywhere: the engines go on, and the commit opens gates."""
+        updated = self._follower.takes_part
         if not self.leads:
             await self._follower.vouch(self.engine)
         sync, self._sync = self._sync, None
         if sync is not None:
             await sync.finish()
             self._step += 1
+        elif not updated:
+            return  # ROLL calls it in steps without an update, too (model_update_frequency)
         self._wrote = frozenset(engine.instance for engine in self._engines)
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
 
@@ -264,10 +268,21 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             log.warning(texts.NO_MEMORY_SAVER)
             return
         if self.leads:
-            await self.pool.sleep(SLEEP_TAGS)
-        else:
-            await self._follower.until(lambda state: self.engine.instance in state.asleep)
+            await self._sleep(roll_config.sleep_tags(self.worker))
+        else:  # whichever engines there are by now
+            await self._follower.until(_at_rest, READY_SECONDS)
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = False
+
+    async def _sleep(self, tags: Sequence[str]) -> None:
+        """Also of an engine that came back meanwhile: it sleeps once it has loaded its model."""
+        for last in (False, False, True):
+            try:
+                await self.pool.sleep(tags, loading=READY_SECONDS)
+                return
+            except NotReady as error:
+                if last:
+                    raise
+                log.warning("%s", error)
 
     async def generate_request(self, payload: Mapping[str, Any]) -> Json:
         """One request of ROLL's router, answered as its own strategy does.
@@ -413,6 +428,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         return await self._requests.answer(
             self.engine, asked, written=self._engines, wrote=self._wrote
         )
+
+
+def _at_rest(state: Transaction) -> bool:
+    """Whether the pool sleeps, and nothing is on its way to an engine any more."""
+    return state.phase is Phase.SLEEPING and not state.at_work
 
 
 def _step_of(version: str) -> int:

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sglang_operator.api.weights import SLEEP_TAGS
 from sglang_operator.client import colocated, given, texts
 from sglang_operator.client.errors import InvalidArgument
 from sglang_operator.client.registry import Registry
 from sglang_operator.engine import versions
 
+_KV_CACHE = "kv_cache"
 _OURS = ("pool", "namespace")  # of strategy_config; the rest is SGLang's
 _KEYS = ("SGLANG_API_KEY", "SGLANG_ADMIN_API_KEY")
 _ROLLS_NAMES = {"tensor_parallel_size": "tp_size", "pipeline_parallel_size": "pp_size"}
@@ -85,14 +87,36 @@ def refusal(worker: Any) -> str:
     return ". Besides, ".join(filter(None, found))
 
 
+def sleep_tags(worker: Any) -> tuple[str, ...]:
+    """What the engines release where ROLL offloads them.
+
+    Where not every step updates the model, the weights are needed on.
+    """
+    return (_KV_CACHE,) if _update_frequency(worker) > 1 else SLEEP_TAGS
+
+
+def _update_frequency(worker: Any) -> int:
+    train = getattr(worker.pipeline_config, "actor_train", None)
+    return int(getattr(train, "model_update_frequency", None) or 1)
+
+
 def unsupported(worker: Any, registry: Registry) -> str:
     """What of this worker's config these engines cannot do; "" if there is nothing."""
     if refused := refusal(worker):
         return refused
     version = registry.engine_version
-    able = versions.features(versions.parse(version)).routed_experts_as_text
-    if replays(worker) and not able:
+    features = versions.features(versions.parse(version))
+    if replays(worker) and not features.routed_experts_as_text:
         return texts.ROLL_REPLAY.format(version=version)
+    frequency = _update_frequency(worker)
+    sleeps = getattr(worker.pipeline_config, "is_actor_infer_colocated", False)
+    if (
+        sleeps
+        and registry.memory_saver is not False
+        and frequency > 1
+        and _KV_CACHE not in features.memory_tags
+    ):
+        return texts.ROLL_FREQUENCY.format(frequency=frequency, version=version)
     return ""
 
 

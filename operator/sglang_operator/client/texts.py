@@ -264,6 +264,12 @@ ROLL_REPLAY = (
     "router_replay wants to know the experts of each token, which SGLang {version} cannot tell "
     "over HTTP without a tokenizer; use an image of 0.5.10 or newer, or router_replay.mode: disable"
 )
+ROLL_FREQUENCY = (
+    "actor_train.model_update_frequency is {frequency}, and the pool sleeps in each step, because "
+    "other roles share actor_infer's ids: SGLang {version} releases the weights with the rest, so "
+    "that a step without an update would have none. Use an image of a version that releases "
+    "kv_cache alone, model_update_frequency: 1, or a device_mapping of its own for actor_infer"
+)
 ROLL_EXPERTS = (
     "an answer tells of {count} experts, which are no whole tokens of a model of {layers} layers "
     "that chooses {chosen} each; give ROLL the model that the pool has (model_name_or_path)"

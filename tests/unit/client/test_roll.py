@@ -15,7 +15,9 @@ from sglang_operator.client import (
     Expired,
     NotReady,
     StaleEpoch,
+    Unsupported,
     following,
+    memory,
 )
 from tests.unit.client.world import NAMESPACE, POOL, World
 
@@ -132,6 +134,106 @@ def test_the_engines_sleep_where_roll_offloads_them(roll, reach):
 
     with World() as world:
         asyncio.run(train(reach(world)))
+
+
+def test_an_engine_that_restarted_in_a_rollout_sleeps_like_the_others(roll, reach, monkeypatch):
+    """Its worker waits for the pool to sleep, not for the instance that has ended."""
+    monkeypatch.setattr(following, "FOLLOW_SECONDS", 1.0)
+
+    async def train(world):
+        async with Cluster(roll, 3, colocated=True) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            await asyncio.to_thread(world.restart, 1)
+            await cluster.generate()
+            await cluster.all("offload_states")
+            assert all(engine.released for engine in world.engines)
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_one_that_loads_its_model_is_waited_for_before_the_pool_sleeps(roll, reach, monkeypatch):
+    monkeypatch.setattr(following, "FOLLOW_SECONDS", 1.0)
+    monkeypatch.setattr(memory, "ACKNOWLEDGE_SECONDS", 1.0)
+
+    async def train(world):
+        async with Cluster(roll, 3, colocated=True) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            await asyncio.to_thread(world.restart, 1, told=False)
+            world.engines[1].state, world.engines[1].dead = "Starting", True
+            await asyncio.to_thread(world.call, world.publish)
+            sleeping = asyncio.create_task(cluster.all("offload_states"))
+            await asyncio.sleep(2.5)
+            assert not sleeping.done()
+            assert not any(engine.released for engine in world.engines)
+            world.engines[1].state, world.engines[1].dead = "Up", False
+            await asyncio.to_thread(world.call, world.publish)
+            await sleeping
+            assert all(engine.released for engine in world.engines)
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_an_engine_that_came_up_as_the_others_fell_asleep_sleeps_next(roll, reach):
+    async def train(world):
+        async with Cluster(roll, 3, colocated=True) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            world.engines[1].stuck.add("/release_memory_occupation")
+            sleeping = asyncio.create_task(cluster.all("offload_states"))
+            while not world.engines[1].held:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(world.grow)
+            world.engines[1].stuck.clear()
+            await sleeping
+            assert all(engine.released for engine in world.engines)
+
+    with World() as world:
+        asyncio.run(train(reach(world)))
+
+
+def every_second_step(cluster):
+    """As in a file with actor_train.model_update_frequency: 2."""
+    for each in cluster.strategies:
+        each.worker.pipeline_config.actor_train = SimpleNamespace(model_update_frequency=2)
+    return cluster
+
+
+def test_a_step_without_an_update_goes_on_with_the_weights_of_the_last_one(roll, reach):
+    """BasePipeline.model_update calls process_weights_after_loading in those, too."""
+
+    async def train(world):
+        async with every_second_step(Cluster(roll, 2, colocated=True)) as cluster:
+            await cluster.setup()
+            await cluster.model_update("a1")
+            await cluster.generate()
+            await cluster.all("offload_states")
+            assert {frozenset(engine.released) for engine in world.engines} == {
+                frozenset({"kv_cache"})
+            }
+            await cluster.model_update()
+            assert not any(engine.released or engine.paused for engine in world.engines)
+            assert {(e.gate, e.weights) for e in world.engines} == {("Open", "a1")}
+            assert await asyncio.wait_for(cluster.generate(), 20) == [ANSWER] * 2
+            await cluster.all("offload_states")
+            await cluster.model_update("a2")
+            assert {(e.gate, e.weights) for e in world.engines} == {("Open", "a2")}
+
+    with World(engines=2) as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_steps_without_an_update_are_refused_where_every_sleep_takes_the_weights(roll, reach):
+    async def attach(world):
+        with pytest.raises(Unsupported, match="model_update_frequency is 2, and the pool sleeps"):
+            async with every_second_step(Cluster(roll, 2, colocated=True)):
+                pass
+
+    with World(engines=2, version="0.4.6") as world:
+        asyncio.run(attach(reach(world)))
 
 
 def test_no_worker_touches_an_engine_whose_weights_worker_0_has_not_resumed_yet(roll, reach):
