@@ -102,15 +102,15 @@ MUTANTS = (
     _mutant(
         "attempt-reused",
         "a replacement has the name of the pod it replaces, which may never go",
-        "planner/plan.py",
-        "attempt=(group.highest if group else -1) + 1,",
-        "attempt=0,",
+        "planner/step.py",
+        "attempt = self.pods(engine.group).highest + 1",
+        "attempt = 0",
     ),
     _mutant(
         "failure-not-recorded",
         "a failed pod is deleted before its cause stands in the status",
-        "planner/plan.py",
-        "if superseded and pod.uid in self.observed.recorded:",
+        "planner/rules/ended.py",
+        "if superseded and pod.uid in step.observed.recorded:",
         "if superseded:",
     ),
     _mutant(
@@ -130,7 +130,7 @@ MUTANTS = (
     _mutant(
         "extra-by-probe",
         "of two pods of an engine the one goes that only misses a probe",
-        "planner/plan.py",
+        "planner/step.py",
         "far = footing.distance(pod, self.healths[pod.uid])",
         "far = self.healths[pod.uid] is not Health.UP",
     ),

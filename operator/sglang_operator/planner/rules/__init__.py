@@ -1,0 +1,1 @@
+"""The rules of a plan, each in a file of its own; ``planner.plan`` has their order.  Pure."""

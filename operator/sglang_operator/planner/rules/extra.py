@@ -1,0 +1,11 @@
+"""Rule: at rest an engine has one pod.  Pure."""
+
+from sglang_operator.planner.step import Step
+
+
+def remove_extra_pods(step: Step) -> None:
+    """Of several pods of an engine the one nearest to its clients stays (``Step``)."""
+    for pods in step.groups.values():
+        for extra in pods.live[1:]:
+            step.remove(extra, "another pod of this engine is kept")
+        del pods.live[1:]
