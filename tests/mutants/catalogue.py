@@ -55,7 +55,7 @@ MUTANTS = (
                 after="    elif names.LABEL_POOL in meta.labels:\n",
             ),
             Edit(
-                path="controller/reconcile.py",
+                path="controller/observing.py",
                 before="            if entry.owner == memory.uid and not entry.aside:\n",
                 after="            if entry.owner in ('', memory.uid):\n",
             ),
@@ -64,7 +64,7 @@ MUTANTS = (
     _mutant(
         "ownership-by-name",
         "pods of an earlier pool of the same name count as those of the present one",
-        "controller/reconcile.py",
+        "controller/observing.py",
         "            if entry.owner == memory.uid and not entry.aside:\n",
         "            if entry.pool == key:\n",
     ),
@@ -185,11 +185,9 @@ MUTANTS = (
     _mutant(
         "failures-forgotten",
         "what the API server failed to do is not tried again",
-        "controller/reconcile.py",
-        '            log.warning("%s: %s; next try in %.1f s", key, error, delay)\n'
-        "            return [delay]\n",
-        '            log.warning("%s: %s; next try in %.1f s", key, error, delay)\n'
-        "            return []\n",
+        "controller/acting.py",
+        "            this.requeue.after(Reason.PODS_FAILED, delay)\n",
+        "",
     ),
     _mutant(
         "lost-wakeups",

@@ -31,7 +31,9 @@ TELLS = {
     "cluster/node_store.py": "since when a node is gone, for people",
     "cluster/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",
     "cluster/stores.py": "since when a Lease stands, told by the clock of who asks",
-    "controller/reconcile.py": "the clock of the Lease's stamps; what is seen is told by it too",
+    "controller/deciding.py": "the clock of the Lease's stamps",
+    "controller/observing.py": "what is seen is told by the clock of the Lease's stamps",
+    "controller/publishing.py": "stamps in the status",
 }
 # They stand in for engines, nodes and certificate authorities, and decide about no pool.
 STANDS_IN = "testing/"

@@ -29,7 +29,8 @@ from sglang_operator.cluster.trial import Trials
 from sglang_operator.controller.coverage import Coverage
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
-from sglang_operator.controller.reconcile import Reconciler, View
+from sglang_operator.controller.observing import View
+from sglang_operator.controller.reconcile import Reconciler
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.witness import Witness
 from sglang_operator.controller.workqueue import WorkQueue
@@ -312,7 +313,7 @@ class EngineRoom:
         self.passes.active += 1
         place = _Place(free)
         try:
-            delay = await reconciler.reconcile(key)
+            delay = (await reconciler.reconcile(key)).delay()
             self._crashes.pop(key, None)
             self.passes.ended(time.monotonic() - begun, again=delay is not None)
         except Exception as error:

@@ -6,7 +6,7 @@ asks the API server once more what it had refused.
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -20,6 +20,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller import conflicts
 from sglang_operator.controller.meters import PoolMeter
+from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
 from sglang_operator.desired import origin, registry
@@ -153,19 +154,24 @@ class Memory:
         self.pods_when_refused = min(self.pods_when_refused, pods)
         self.conflicts = {key: due for key, due in self.conflicts.items() if due > now}
 
-    def next_tries(self, now: float) -> Iterator[float]:
-        """Seconds until what was refused is asked again."""
-        yield from (max(0.0, due - now) for due in self.conflicts.values())
-        again = (self.blocked_until, self.trial.until, self.namespace_refused + REFUSED_BACKOFF[1])
-        yield from (due - now for due in again if due > now)
+    def try_again(self, requeue: Requeue) -> None:
+        """What was refused is asked again in its time."""
+        requeue.at(Reason.NAME_TAKEN, min(self.conflicts.values(), default=None))
+        now = steady()
+        for reason, when in (
+            (Reason.PODS_REFUSED, self.blocked_until),
+            (Reason.REVISION_REFUSED, self.trial.until),
+            (Reason.NAMESPACE, self.namespace_refused + REFUSED_BACKOFF[1]),
+        ):
+            if when > now:
+                requeue.at(reason, when)
 
     def learn(self, outcome: Outcome, pods: int, now: float, *, complete: bool = False) -> None:
         """Take in what came of a batch of pod actions.
 
         ``complete``: no pod is missing, so what was refused is of no account any more.
         """
-        for conflict in outcome.conflicts:
-            self.conflicts[conflict] = now + CONFLICT_BACKOFF
+        self.note_conflicts(outcome, now)
         self.unsure |= outcome.unsure
         self.aside |= outcome.aside
         if outcome.stop:
@@ -178,20 +184,25 @@ class Memory:
         elif outcome.created or complete:
             self.refusals, self.refused, self.blocked_until = 0, None, 0.0
 
-    def learn_of_children(self, outcome: Outcome) -> float | None:
-        """Take in what came of the other children; seconds until the next try, if that failed."""
+    def note_conflicts(self, outcome: Outcome, now: float) -> None:
+        """These names are somebody else's; they are asked for again after a while."""
+        for conflict in outcome.conflicts:
+            self.conflicts[conflict] = now + CONFLICT_BACKOFF
+
+    def learn_of_children(self, outcome: Outcome, requeue: Requeue) -> bool:
+        """Take in what came of the other children; whether all of them could be written."""
         error = outcome.failed
         self.child_error = ""
         if error is None:
-            return None
+            return True
         self.heed(error)
-        retry = self.telling.failed(error)
+        requeue.after(Reason.CHILDREN_FAILED, self.telling.failed(error))
         # A conflict is nothing to tell, unless it stays: then a trainer lacks the registry.
         if isinstance(error, ApiError) and (
             error.status not in (404, 409) or self.telling.count > CONFLICTS_UNTOLD
         ):
             self.child_error = error.told
-        return retry
+        return False
 
     def heed(self, *errors: Exception | None) -> None:
         """Take in that the namespace is being deleted, if one of these says so."""
@@ -278,3 +289,13 @@ class Memory:
                 message = texts.API_ERROR.format(message=work.message, when=when)
                 told.append(Trouble(reason=conditions.API_ERROR, message=message))
         return sorted(told, key=lambda trouble: not trouble.stalled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One pass over one pool: which, as it was read, what is remembered, and who wants another."""
+
+    key: PoolKey
+    record: CustomResource
+    memory: Memory
+    requeue: Requeue = field(default_factory=Requeue)

@@ -7,11 +7,35 @@ at, is told in its status like any other mistake, and its engines stay.
 from dataclasses import replace
 
 from sglang_operator import supervision
-from sglang_operator.api import errors, shape
+from sglang_operator.api import errors, shape, spec
 from sglang_operator.cluster.wire import CustomResource
+from sglang_operator.controller.memory import Memory
 from sglang_operator.engine import arguments
+from sglang_operator.planner import tuning
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
 from sglang_operator.planner.tuning import Tuning
+
+
+def planned(memory: Memory, record: CustomResource, host: str) -> Pool | Refused:
+    """The pool of this generation, as it is tuned; judged once."""
+    meta, tuned = record.metadata, tuning.read(record.status)
+    judged = (meta.generation, record.unreadable)
+    changed = memory.judged != judged
+    if memory.planned is None or changed or memory.tuning != tuned:
+        owner = Owner(
+            name=meta.name,
+            namespace=meta.namespace,
+            uid=memory.uid,
+            generation=meta.generation,
+        )
+        memory.planned = judge(owner, record, tuned, host)
+        memory.ignored = spec.ignored_fields(record.spec)
+        memory.judged, memory.tuning = judged, tuned
+        memory.template = None
+        if changed:
+            # A changed spec deserves a fresh try of what was refused before.
+            memory.blocked_until, memory.refusals, memory.refused = 0.0, 0, None
+    return memory.planned
 
 
 def judge(

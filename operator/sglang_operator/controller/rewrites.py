@@ -7,7 +7,7 @@ as the API server can.
 """
 
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ import orjson
 
 from sglang_operator import actions
 from sglang_operator.backoff import grown
+from sglang_operator.controller.requeue import Reason, Requeue
 
 LASTING_SECONDS = 60.0  # what stood for so long was not put back
 FREE = 3  # repetitions without a wait
@@ -48,11 +49,16 @@ class Rewrites:
         self._written: dict[Target, _Written] = {}
         self._pruned_at = float("-inf")
 
-    def split(self, batch: Sequence[Action]) -> tuple[list[Action], list[float]]:
-        """The actions for now, and the seconds for which each of the others waits."""
-        waits = [self._wait(action) for action in batch]
-        due = [action for action, wait in zip(batch, waits, strict=True) if wait <= 0]
-        return due, [wait for wait in waits if wait > 0]
+    def due(self, batch: Iterable[Action], requeue: Requeue) -> list[Action]:
+        """The actions for now; the others wait."""
+        now = []
+        for action in batch:
+            wait = self._wait(action)
+            if wait <= 0:
+                now.append(action)
+            else:
+                requeue.after(Reason.PUT_BACK, wait)
+        return now
 
     def wrote(self, batch: Iterable[actions.WeightsAction | actions.ChildAction]) -> None:
         """All this was written, and taken."""

@@ -23,7 +23,8 @@ from sglang_operator.cluster.outcome import Confirmation
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey, PoolStore
 from sglang_operator.cluster.wire import CustomResource
-from sglang_operator.controller.memory import Memory
+from sglang_operator.controller.memory import Pass
+from sglang_operator.controller.requeue import Reason
 
 # After so long a field that was refused is tried again: the definition may be another by now.
 LEFT_OUT_SECONDS = 600.0
@@ -109,38 +110,33 @@ class Teller:
         )
         return known if known is not None and same else record
 
-    async def tell(
-        self,
-        key: PoolKey,
-        memory: Memory,
-        record: CustomResource,
-        status: Mapping[str, Any],
-        *,
-        waits: bool = False,
-    ) -> float | None:
-        """Write the status if it changed, then tell; seconds until a retry if that failed.
+    async def tell(self, this: Pass, status: Mapping[str, Any], *, waits: bool = False) -> bool:
+        """Write the status if it changed, then tell; whether it is told, or nobody is to hear it.
 
         ``waits``: not sooner than the last time allows.
         """
+        key, memory, record = this.key, this.memory, this.record
         new = self._declared.known(status, memory.uid)
         if new == record.status:
-            return None
+            return True
         wait = memory.published_at + self._interval - time.monotonic()
         if waits and wait > 0:
-            return wait
+            this.requeue.after(Reason.INTERVAL, wait)
+            return False
         memory.published_at = time.monotonic()
         try:
             told = await self._write(key, memory.uid, record, new)
         except (ApiError, ApiUnreachableError) as error:
-            if isinstance(error, ApiError) and await self._is_gone(key, memory, record, error):
-                return None  # deleted: its informer will say so
+            if isinstance(error, ApiError) and await self._is_gone(this, error):
+                return True  # deleted: its informer will say so
             delay = memory.telling.failed(error)
             log.warning("%s: the status is not written: %s; next try in %.1f s", key, error, delay)
-            return delay
+            this.requeue.after(Reason.STATUS_FAILED, delay)
+            return False
         events = list(transitions.events(record.status, told))
         if events:
             supervision.begun("events", self._recorder.post(key, memory.uid, events))
-        return None
+        return True
 
     async def _write(
         self, key: PoolKey, uid: str, record: CustomResource, status: Mapping[str, Any]
@@ -156,27 +152,27 @@ class Teller:
             else:
                 return status
 
-    async def read_again(self, key: PoolKey, memory: Memory, record: CustomResource) -> float:
-        """Read a pool whose spec was left out and has room now; seconds until the next pass."""
+    async def read_again(self, this: Pass) -> None:
+        """Read a pool whose spec was left out and has room now."""
+        key, uid = this.key, this.memory.uid
         try:
-            generation = record.metadata.generation
-            found = await self._executor.confirm_pool(key, memory.uid, generation)
+            generation = this.record.metadata.generation
+            found = await self._executor.confirm_pool(key, uid, generation)
         except (ApiError, ApiUnreachableError) as error:
-            return memory.telling.failed(error)
+            this.requeue.after(Reason.SPEC_READ, this.memory.telling.failed(error))
+            return
         if found is Confirmation.GONE:
-            self._pools.gone(key, memory.uid)
-        return 0.0
+            self._pools.gone(key, uid)
+        this.requeue.now(Reason.SPEC_READ)
 
-    async def _is_gone(
-        self, key: PoolKey, memory: Memory, record: CustomResource, error: ApiError
-    ) -> bool:
+    async def _is_gone(self, this: Pass, error: ApiError) -> bool:
         """Take in the pool as it is, where it is not in the state that was seen."""
         if error.status not in (404, 409):
             return False
         with contextlib.suppress(ApiError, ApiUnreachableError):
-            generation = record.metadata.generation
-            found = await self._executor.confirm_pool(key, memory.uid, generation)
-            known = self._pools.get(key)
+            generation = this.record.metadata.generation
+            found = await self._executor.confirm_pool(this.key, this.memory.uid, generation)
+            known = self._pools.get(this.key)
             leaves = known is not None and known.metadata.deletion_timestamp is not None
             return found is Confirmation.GONE or leaves
         return False

@@ -92,7 +92,6 @@ def test_a_revision_that_was_refused_is_tried_again_in_its_time(clock, monkeypat
 @STEPS
 def test_a_name_that_was_taken_is_tried_again_in_its_time(clock, monkeypatch, step):
     """The Service's name is another's, who then gives it up."""
-    monkeypatch.setattr("sglang_operator.controller.reconcile.CONFLICT_BACKOFF", 0.3)
     monkeypatch.setattr(memory, "CONFLICT_BACKOFF", 0.3)
     path = paths.child("Service", *KEY)
 

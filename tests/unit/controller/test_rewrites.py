@@ -11,6 +11,7 @@ from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import rewrites
+from sglang_operator.controller.requeue import Requeue
 from sglang_operator.controller.rewrites import Rewrites
 from tests.unit.controller import world
 
@@ -39,11 +40,12 @@ class Clock:
 def test_each_repetition_waits_longer_than_the_one_before(monkeypatch, is_open, most):
     clock, known, waits = Clock(monkeypatch), Rewrites(), []
     for _ in range(14):
-        due, held = known.split([gate(is_open)])
-        waits.append(held[0] if held else 0.0)
-        assert bool(due) is not bool(held)
+        requeue = Requeue()
+        due = known.due([gate(is_open)], requeue)
+        assert bool(due) is not bool(requeue.reasons())
+        waits.append(requeue.delay() or 0.0)
         clock.now += waits[-1]
-        assert known.split([gate(is_open)])[0]
+        assert known.due([gate(is_open)], Requeue())
         known.wrote([gate(is_open)])
     assert waits[: rewrites.FREE + 1] == [0.0] * (rewrites.FREE + 1)
     assert waits[rewrites.FREE + 1 :] == sorted(waits[rewrites.FREE + 1 :])
@@ -59,7 +61,7 @@ def test_what_differs_is_no_repetition(monkeypatch):
             gate(uid=f"u{number}", name="q"),
             gate(name="r", message=f"step-{number}"),  # commits, one after the other
         ]
-        assert known.split(changes) == (changes, [])
+        assert known.due(changes, Requeue()) == changes
         known.wrote(changes)
         clock.now += 0.01
     assert known.worst() is None
@@ -73,7 +75,7 @@ def test_what_stood_for_a_minute_was_not_put_back(monkeypatch):
     clock.now += rewrites.LASTING_SECONDS + 1
     assert known.worst() is None
     known.wrote([gate()])
-    assert known.split([gate()]) == ([gate()], [])
+    assert known.due([gate()], Requeue()) == [gate()]
 
 
 class Contested(world.Api):

@@ -11,7 +11,8 @@ import pytest
 from sglang_operator import clocks, supervision
 from sglang_operator.cluster import informer, lease, recorder
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.controller import loop, process, reconcile, shell
+from sglang_operator.controller import loop, process, shell
+from sglang_operator.controller.publishing import Publisher
 from sglang_operator.controller.shell import Shell
 from sglang_operator.controller.workqueue import WorkQueue
 from sglang_operator.fleet import asking, poller
@@ -74,7 +75,7 @@ def of_pods(stream: informer.Informer[Any], *_: Any) -> bool:
         pytest.param("pods", informer.Informer, "_watch", of_pods, id="a watch"),
         pytest.param("pods", informer.Informer, "_relist", of_pods, id="a list"),
         pytest.param("pass", plan, "plan", None, id="a pass"),
-        pytest.param("pass", reconcile.Reconciler, "_publish", None, id="what a pass tells"),
+        pytest.param("pass", Publisher, "publish", None, id="what a pass tells"),
         pytest.param("events", recorder.Recorder, "_tell", None, id="an Event"),
         pytest.param("election", lease.Elector, "_write", None, id="the election"),
         pytest.param("election", lease.Elector, "_read", None, id="who holds the Lease"),

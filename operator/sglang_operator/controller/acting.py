@@ -1,0 +1,154 @@
+"""The third step of a pass: pods and gates are written, and what came of it is remembered."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from sglang_operator import actions
+from sglang_operator.clocks import steady
+from sglang_operator.cluster.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
+from sglang_operator.cluster.executor import Executor
+from sglang_operator.cluster.outcome import Confirmation, Outcome
+from sglang_operator.cluster.trial import Trials
+from sglang_operator.controller import trying
+from sglang_operator.controller.deciding import Decision, PoolDecision
+from sglang_operator.controller.memory import CONFIRMED_SECONDS, Memory, Pass
+from sglang_operator.controller.observing import View
+from sglang_operator.controller.requeue import Reason
+from sglang_operator.desired import engine_pod
+
+# A pass performs pod actions for so long at most; what is left is planned again.
+ACTING_SECONDS = 20.0
+
+log = logging.getLogger(__name__)
+
+
+class StaleViewError(Exception):
+    """A pass found nothing as it had been seen."""
+
+
+class Actor:
+    """Carries out what passes decide about pods and gates."""
+
+    def __init__(self, view: View, executor: Executor, trials: Trials) -> None:
+        self._view = view
+        self._executor = executor
+        self._trials = trials
+
+    async def clear_doubts(self, this: Pass) -> Exception | None:
+        """Learn what became of creates that had no answer; why not, if that cannot be learnt."""
+        try:
+            for group, name in list(this.memory.unsure.items()):
+                await self._executor.look_for(this.key, name)
+                del this.memory.unsure[group]
+        except (ApiError, ApiUnreachableError) as error:
+            return error
+        return None
+
+    # --- gates
+
+    async def gates(self, this: Pass, decision: Decision) -> bool:
+        """Move gates, or take the operator's own step in the Lease; whether anything moved."""
+        memory, plan = this.memory, decision.weights
+        batch = actions.weights_actions(decision.owner, plan)
+        if plan.wake_at is not None:
+            this.requeue.at(Reason.LEASE, steady() + decision.at.left(plan.wake_at))
+        if not batch:
+            memory.gating.succeeded()
+        batch = memory.rewrites.due(batch, this.requeue)
+        if not batch:
+            return False
+        sent = steady()
+        outcome = await self._executor.weights(this.key, decision.owner.uid, batch)
+        memory.heed(outcome.failed)
+        if outcome.stepped:
+            memory.stepped_at = sent  # others count from when they see it, which is later
+        memory.note_conflicts(outcome, steady())
+        if outcome.done:
+            memory.gating.succeeded()
+            memory.rewrites.wrote(batch)
+        else:
+            error = outcome.failed or StaleViewError("what was seen is old")
+            wait = memory.gating.failed(error)
+            this.requeue.after(Reason.GATES_FAILED, wait)
+            log.warning("%s: gates: %s; next try in %.1f s", this.key, error, wait)
+        return outcome.moved > 0
+
+    # --- pods
+
+    async def pods(self, this: Pass, decision: PoolDecision, stop: asyncio.Event) -> Outcome:
+        """Create and delete until done, or told by ``stop`` that the plan is old."""
+        memory, pool, plan = this.memory, decision.pool, decision.plan
+        if not plan.creates and not plan.removals:
+            return Outcome()
+        if trying.is_due(memory.trial, pool, plan):
+            memory.trial = await trying.attempt(self._trials, this.key, memory.trial, pool, plan)
+            if memory.trial.refusal or memory.trial.doubted:
+                return Outcome(done=False)  # planned anew, with that known
+        if memory.template is None:
+            memory.template = engine_pod.template(pool)
+        batch = _possible(actions.pod_actions(pool, plan, memory.template), memory)
+        for action in batch:
+            kind = type(action).__name__
+            log.debug("%s: %s %s: %s", this.key, kind, action.name, action.reason)
+        # Pods that go may be the first that is heard of the end of their pool.
+        asked = memory.confirmed_at > max(
+            self._view.pods.lost_at(this.key), steady() - CONFIRMED_SECONDS
+        )
+        deadline = time.monotonic() + ACTING_SECONDS
+        return await self._executor.pods(
+            this.key,
+            memory.uid,
+            batch,
+            generation=pool.owner.generation,
+            confirm=None
+            if asked and not plan.removals
+            else lambda: self._confirm(this, pool.owner.generation),
+            go_on=lambda: not stop.is_set() and time.monotonic() < deadline,
+            proven=steady() < memory.proven_until,
+        )
+
+    async def _confirm(self, this: Pass, generation: int) -> Confirmation:
+        answer = await self._executor.confirm_pool(this.key, this.memory.uid, generation)
+        unchanged = answer is Confirmation.UNCHANGED
+        this.memory.confirmed_at = steady() if unchanged else float("-inf")
+        return answer
+
+    def learn(self, this: Pass, decision: PoolDecision, outcome: Outcome) -> None:
+        """Take in what came of pods.
+
+        What could not be done is tried again, ever later if nothing moves.
+        """
+        memory, plan, now = this.memory, decision.plan, decision.at.steady
+        complete = not plan.creates and all(engine.created for engine in plan.engines)
+        memory.learn(outcome, len(decision.observed.pods), now, complete=complete)
+        error = outcome.failed or outcome.refused_delete
+        if error is not None:
+            delay = memory.acting.failed(error)
+            log.warning("%s: %s; next try in %.1f s", this.key, error, delay)
+            this.requeue.after(Reason.PODS_FAILED, delay)
+            return
+        memory.acting.succeeded()
+        moved = outcome.created or outcome.deleted or outcome.stale
+        if outcome.done or memory.blocked_until > now:
+            memory.again.succeeded()
+        elif moved:
+            memory.again.succeeded()
+            this.requeue.now(Reason.PODS_LEFT)
+        else:
+            old = StaleViewError("what was seen is old")
+            this.requeue.after(Reason.STALE_VIEW, memory.again.failed(old))
+
+
+def _possible(batch: Sequence[actions.PodAction], memory: Memory) -> list[actions.PodAction]:
+    """The actions whose names are free, and which have no answer to wait for."""
+    return [
+        action
+        for action in batch
+        if ("Pod", action.name) not in memory.conflicts
+        and not (isinstance(action, actions.CreatePod) and action.group in memory.unsure)
+    ]

@@ -1,0 +1,72 @@
+"""The second step of a pass: what is seen of a pool → what is to be done about it."""
+
+import time
+from dataclasses import dataclass
+
+from sglang_operator.api import spec, stored
+from sglang_operator.clocks import Moment, moment
+from sglang_operator.controller.asking import Asker
+from sglang_operator.controller.memory import Pass
+from sglang_operator.controller.observing import Observer
+from sglang_operator.planner import plan as planner
+from sglang_operator.planner import weights
+from sglang_operator.planner.observed import Observed
+from sglang_operator.planner.plan import Plan
+from sglang_operator.planner.pool import Owner, Pool, Refused
+from sglang_operator.planner.weights import WeightsPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What is to be done about the weights of a pool, and from what that follows."""
+
+    owner: Owner
+    at: Moment
+    observed: Observed
+    weights: WeightsPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolDecision(Decision):
+    """What is to be done about a pool whose spec can be carried out."""
+
+    pool: Pool
+    plan: Plan
+
+
+class Decider:
+    """Decides for passes, and has engines asked what the next ones want to know."""
+
+    def __init__(self, observer: Observer, asker: Asker) -> None:
+        self._observer = observer
+        self._asker = asker
+
+    def decide(self, this: Pass, pool: Pool) -> PoolDecision:
+        """The next step of this pool."""
+        at, memory, begun = moment(), this.memory, time.perf_counter()
+        observed = self._observer.observe(this.key, memory, at)
+        plan = planner.plan(pool, observed, at.steady)
+        policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
+        weights_plan = weights.decide(
+            pool.owner, policy, plan.engines, observed, at.wall, self._asker.holder
+        )
+        memory.said = weights_plan.said
+        memory.planning_seconds = time.perf_counter() - begun
+        memory.meter.planned(pool, plan, at.steady)
+        memory.meter.weighed(weights_plan, at.steady)
+        self._asker.ask(this.key, memory, pool, plan, weights_plan, observed)
+        return PoolDecision(
+            owner=pool.owner, at=at, observed=observed, weights=weights_plan, pool=pool, plan=plan
+        )
+
+    def decide_refused(self, this: Pass, refused: Refused) -> Decision:
+        """The next step of a pool whose spec is refused: its engines run on, and their trainer."""
+        at = moment()
+        observed = self._observer.observe(this.key, this.memory, at)
+        policy = spec.Weights(gate=stored.gate_of(this.record.status))
+        weights_plan = weights.decide(
+            refused.owner, policy, (), observed, at.wall, self._asker.holder
+        )
+        this.memory.said = weights_plan.said
+        self._asker.permit(this.key, this.memory, weights_plan)
+        return Decision(owner=refused.owner, at=at, observed=observed, weights=weights_plan)

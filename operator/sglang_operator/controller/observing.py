@@ -1,0 +1,101 @@
+"""The first step of a pass: what the stores hold of one pool → ``Observed``."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sglang_operator.api import names
+from sglang_operator.clocks import Moment
+from sglang_operator.cluster.node_store import NodeStore
+from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, PoolStore
+from sglang_operator.controller import explaining, leaving
+from sglang_operator.controller.asking import Asker
+from sglang_operator.controller.memory import Memory
+from sglang_operator.controller.reading import Reader
+from sglang_operator.planner import ends
+from sglang_operator.planner.observed import Observed, ObservedPod
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The stores of one cluster."""
+
+    pools: PoolStore
+    pods: PodStore
+    children: Mapping[str, ChildStore]
+    nodes: NodeStore
+    reads: Callable[[str], bool] = lambda namespace: True  # whether it is of the present
+
+
+@dataclass(kw_only=True)
+class _Pods:
+    """The pods under a pool's name, by what they are to it."""
+
+    own: list[ObservedPod]
+    strays: list[ObservedPod]  # its own, and out of its Services
+    reached: list[str]  # others' whose gate is open: the pool's Service sends them requests
+    orphans: dict[str, names.GroupName]
+    taken: dict[names.GroupName, int]  # the highest attempt that others have, by engine
+
+
+class Observer:
+    """Reads the stores for passes."""
+
+    def __init__(self, view: View, asker: Asker) -> None:
+        self._view = view
+        self._asker = asker
+        self._reader = Reader()
+
+    async def read_ends(self, key: PoolKey) -> bool:
+        """Read what this pool's engines said at their end; whether all of it is read."""
+        return await self._reader.read(self._view.pods.of(key))
+
+    def observe(self, key: PoolKey, memory: Memory, at: Moment) -> Observed:
+        """What is known of this pool at this moment; takes what passed by into its memory."""
+        pods = self._pods(key, memory)
+        record = self._view.pools.get(key)
+        children = memory.out_of_sight() | {
+            (store.kind, name): child
+            for store in self._view.children.values()
+            for name, child in store.of(key, at.wall)
+        }
+        memory.recorded &= {pod.uid for pod in pods.own}
+        memory.forget_expired(len(pods.own), at.steady)
+        own, unread = ends.as_read(pods.own)
+        return Observed(
+            pods=explaining.with_events(memory, own),
+            unread=unread,
+            taken=pods.taken,
+            orphans=pods.orphans,
+            aside=tuple(pods.strays),
+            reached=tuple(sorted(pods.reached)),
+            nodes=self._view.nodes.known,
+            silence=self._view.nodes.silence(at.steady),
+            falls=self._view.nodes.falls(),
+            children=children,
+            said=memory.last_said(children, record),
+            reports=self._asker.reports(key, at),
+            recorded=frozenset(memory.recorded),
+            creates_blocked_until=memory.blocked_until,
+            refused_revision=memory.trial.refused(at.steady),
+            doubted_revision=memory.trial.doubted,
+            last_gone=self._view.pods.lost_at(key),
+            leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
+        )
+
+    def _pods(self, key: PoolKey, memory: Memory) -> _Pods:
+        found = _Pods(own=[], strays=[], reached=[], orphans={}, taken=dict(memory.aside))
+        for entry in self._view.pods.of(key):
+            if entry.owner == memory.uid and not entry.aside:
+                found.own.append(entry.pod)
+                continue
+            lives = not (entry.pod.ended or entry.pod.deleting)
+            if lives and not entry.owner:
+                found.orphans[entry.pod.name] = entry.pod.group
+            gate = entry.pod.gate if lives and entry.owner != memory.uid else None
+            if gate is not None and gate.is_open and not entry.aside:
+                found.reached.append(entry.pod.name)
+            if lives and entry.owner == memory.uid:
+                found.strays.append(entry.pod)
+            name, group = entry.pod.name, names.group_of(entry.pod.name, key.name)
+            found.taken[group] = max(found.taken.get(group, -1), names.attempt_of(name))
+        return found

@@ -1,0 +1,132 @@
+"""The last step of a pass: registry, Services, budget and status say what is so.
+
+Each is written only if it changed, and not too often.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sglang_operator import actions, status
+from sglang_operator.clocks import moment, steady
+from sglang_operator.cluster.executor import Executor
+from sglang_operator.controller.deciding import Decision, PoolDecision
+from sglang_operator.controller.explaining import Explainer
+from sglang_operator.controller.memory import Pass
+from sglang_operator.controller.requeue import Reason
+from sglang_operator.controller.telling import Teller
+from sglang_operator.desired import objects
+from sglang_operator.planner.pool import Refused
+
+
+class Publisher:
+    """Writes what others read of a pool."""
+
+    def __init__(
+        self, executor: Executor, teller: Teller, explainer: Explainer, *, interval: float
+    ) -> None:
+        self._executor = executor
+        self._teller = teller
+        self._explainer = explainer
+        self._interval = interval
+
+    async def publish(self, this: Pass, decision: PoolDecision, *, creating: bool = False) -> None:
+        """Make it known how the pool stands.
+
+        What a trainer waits for does not wait for the interval.  While many first pods are created
+        and come up, what selects them waits.
+        """
+        memory = this.memory
+        awaited = decision.weights.awaited(memory.awaited)
+        wait = memory.published_at + self._interval - time.monotonic()
+        if wait > 0 and awaited == memory.awaited:
+            this.requeue.after(Reason.INTERVAL, wait)
+            return
+        memory.awaited = awaited
+        children = objects.children(decision.pool, decision.weights)
+        wanted = self._wanted(this, decision, children, creating=creating)
+        written = await self._write(this, wanted)
+        plan = await self._explainer.explained(
+            this.key, memory, decision.pool, decision.plan, decision.observed, steady()
+        )
+        decision = replace(decision, plan=plan)
+        told = await self._teller.tell(this, _status(this, decision, children))
+        if told and written:
+            memory.telling.succeeded()
+        goes_on = told and _goes_on(this, decision)
+        if wanted or goes_on or not told:
+            memory.published_at = time.monotonic()
+
+    async def publish_refused(self, this: Pass, decision: Decision, refused: Refused) -> None:
+        """Make it known what is wrong with the pool."""
+        new = status.compute_refused(
+            refused,
+            decision.observed,
+            ignored=this.memory.ignored,
+            previous=this.record.status,
+            now=moment().wall,
+        )
+        await self._teller.tell(this, new, waits=True)
+
+    def _wanted(
+        self,
+        this: Pass,
+        decision: PoolDecision,
+        children: Sequence[Mapping[str, Any]],
+        *,
+        creating: bool,
+    ) -> list[actions.ChildAction]:
+        """What is to be done about the children now."""
+        waits = this.memory.selecting_waits(decision.plan.coming, creating=creating)
+        if waits > 0:
+            this.requeue.after(Reason.SELECTORS, waits)
+        batch = actions.child_actions(
+            decision.pool, children, decision.observed, unselecting=waits > 0
+        )
+        free = [each for each in batch if (each.kind, each.name) not in this.memory.conflicts]
+        return this.memory.rewrites.due(free, this.requeue)
+
+    async def _write(self, this: Pass, wanted: Sequence[actions.ChildAction]) -> bool:
+        """Write children; whether all of them could be."""
+        memory = this.memory
+        outcome = await self._executor.children(this.key, memory.uid, wanted)
+        if outcome.failed is None:
+            memory.rewrites.wrote(wanted)
+        memory.note_conflicts(outcome, steady())
+        return memory.learn_of_children(outcome, this.requeue)
+
+
+def _status(
+    this: Pass, decision: PoolDecision, children: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    observed = decision.observed
+    return status.compute(
+        decision.pool,
+        decision.plan,
+        decision.weights,
+        ignored=this.memory.ignored,
+        troubles=this.memory.troubles(
+            actions.foreign(decision.pool, children, observed),
+            this.key,
+            observed.crowded,
+            observed.leaving,
+        ),
+        previous=this.record.status,
+        now=moment().wall,
+        reports=observed.reports,
+    )
+
+
+def _goes_on(this: Pass, decision: PoolDecision) -> bool:
+    """Whether there is more to do now that the status stands."""
+    memory, plan = this.memory, decision.plan
+    ended = {pod.uid for pod in plan.ended} | {hung.pod.uid for hung in plan.hung}
+    if not ended <= memory.recorded:
+        memory.recorded |= ended
+        this.requeue.now(Reason.RECORDED)
+        return True
+    if plan.tuning != decision.pool.tuning:
+        this.requeue.now(Reason.TUNED)
+        return True
+    return False
