@@ -18,8 +18,8 @@ from sglang_operator.testing import ControlPlane
 from tests.faults.__main__ import scenarios
 from tests.faults.lab import NODES, Lab, lab
 from tests.mutants.catalogue import MUTANTS, Mutant
-from tests.mutants.killers import KILLERS, MODEL, Killer
-from tests.mutants.planted import source_root
+from tests.mutants.killers import KILLERS, MODEL, UNIT, Killer
+from tests.mutants.planted import SOURCE, source_root
 from tests.writes import check
 
 MODEL_STEPS = 40_000
@@ -28,7 +28,12 @@ MODEL_STEPS = 40_000
 def caught(lab: Lab, killers: Iterable[Killer], package: Path | None) -> str:
     """What the first point that catches it says; "" if none does."""
     for killer in killers:
-        problem = _walk(package) if killer == MODEL else _explore(lab, killer, package)
+        if killer == MODEL:
+            problem = _walk(package)
+        elif killer.fault == UNIT:
+            problem = _tests(killer.point, package)
+        else:
+            problem = _explore(lab, killer, package)
         if problem:
             return f"{killer.fault}: {problem}"
     return ""
@@ -58,6 +63,18 @@ def _walk(package: Path | None) -> str:
     )
     told = [line.strip() for line in ran.stdout.splitlines() if "model:" in line]
     return told[0][:160] if ran.returncode and told else ran.stderr[-160:] if ran.returncode else ""
+
+
+def _tests(file: str, package: Path | None) -> str:
+    """The first test of this file that fails, in a process that imports the package from there."""
+    root = str(package or SOURCE)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", f"pythonpath={root}", file]
+    environment = {**os.environ, "PYTHONPATH": root}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ran.returncode == 0:
+        return ""
+    failed = [line for line in ran.stdout.splitlines() if line.startswith("FAILED")]
+    return (failed[0] if failed else ran.stdout[-160:] + ran.stderr[-160:])[:160]
 
 
 def run(lab: Lab, mutants: Sequence[Mutant]) -> list[str]:

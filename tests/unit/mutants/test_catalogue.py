@@ -5,7 +5,7 @@ import pytest
 from tests.faults.__main__ import scenarios
 from tests.mutants import planted
 from tests.mutants.catalogue import MUTANTS, Edit, Mutant
-from tests.mutants.killers import KILLERS, MODEL
+from tests.mutants.killers import KILLERS, MODEL, UNIT
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -27,5 +27,8 @@ def test_a_mutant_that_is_no_python_is_an_error():
 
 def test_every_mutant_has_points_that_are_to_catch_it():
     assert {mutant.name for mutant in MUTANTS} == KILLERS.keys()
-    faults = {killer.fault for killers in KILLERS.values() for killer in killers}
-    assert faults - {MODEL.fault} <= scenarios().keys()
+    points = {killer for killers in KILLERS.values() for killer in killers}
+    assert {killer.fault for killer in points} - {MODEL.fault, UNIT} <= scenarios().keys()
+    files = [planted.SOURCE.parent / killer.point for killer in points if killer.fault == UNIT]
+    assert files
+    assert all(file.is_file() for file in files)
