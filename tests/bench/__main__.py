@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sglang_operator.cluster import connection
+from sglang_operator.cluster import credentials
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
@@ -30,7 +30,7 @@ PARTS = ("create", "replace", "rest", "events", "memory", "many", "failover")
 async def bench(nodes: str) -> AsyncIterator[tuple[ControlPlane, ApiClient, InstalledOperator]]:
     """A plane, a client of the bench's own, and the operator as it is installed."""
     with ControlPlane(nodes, flags=UNLIMITED) as plane, InstalledOperator(plane) as operator:
-        async with ApiClient(connection.load(plane.kubeconfig), user_agent="bench") as client:
+        async with ApiClient(credentials.load(plane.kubeconfig), user_agent="bench") as client:
             yield plane, client, operator
 
 

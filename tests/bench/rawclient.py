@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from sglang_operator.cluster import connection
+from sglang_operator.cluster import credentials
 from tests.bench.contenders import bodies
 
 IN_FLIGHT = 32
@@ -36,10 +36,10 @@ async def create(session: aiohttp.ClientSession, url: str, prepared: list[bytes]
 
 async def main(kubeconfig: Path) -> None:
     """Serve orders until stdin ends."""
-    cluster = connection.load(kubeconfig)
+    cluster = credentials.load(kubeconfig)
     headers = {"Content-Type": "application/json", "User-Agent": "bench-raw"}
     headers["Authorization"] = str(cluster.authorization())
-    connector = aiohttp.TCPConnector(ssl=cluster.ssl_context(), limit=IN_FLIGHT)
+    connector = aiohttp.TCPConnector(ssl=cluster.tls() if cluster.tls else True, limit=IN_FLIGHT)
     url, prepared = "", list[bytes]()
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         while line := await asyncio.to_thread(sys.stdin.readline):

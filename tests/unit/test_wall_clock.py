@@ -27,7 +27,7 @@ READS = {
 # The fields of clocks.Moment: who reads ``wall`` has a stamp to make or to tell.
 TELLS = {
     "clocks.py": "the moment itself",
-    "client/credentials.py": "the end of a token is a stamp of who made it, read when it is given",
+    "cluster/credentials.py": "the end of a token is a stamp of who made it, read when it is given",
     "cluster/node_store.py": "since when a node is gone, for people",
     "cluster/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",
     "cluster/stores.py": "since when a Lease stands, told by the clock of who asks",

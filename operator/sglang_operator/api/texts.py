@@ -466,3 +466,15 @@ WEIGHTS_GROUPS_IN_USE = (
     "trainer first, or say that it is gone (kubectl sglang weights reset --force; force=True)"
 )
 WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; sync before a reset"
+
+# --- credentials of the API server
+
+NO_KUBECONFIG = (
+    "no cluster is configured: not inside a pod (no ServiceAccount token), and there is no {path}"
+)
+KUBECONFIG = "{path}: {detail}; expected a kubeconfig as kubectl reads it"
+TOKEN_EMPTY = "{path} is empty; expected a token"
+EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"
+EXEC_CERTIFICATE = (
+    "the credential plugin {command} of {path} gives a client certificate; expected a token"
+)

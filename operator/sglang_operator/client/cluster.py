@@ -28,13 +28,15 @@ class Cluster:
 
     def __init__(self, credentials: Credentials, namespace: str, pool: str) -> None:
         self._credentials = credentials
-        self._authorization = Authorization(credentials.told)
+        self._authorization = Authorization(credentials.authorization)
         self.namespace = namespace
         self.pool = pool
         self.registry_name = names.registry_name(pool)
         self.lease_name = names.weights_lease_name(pool)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=credentials.tls or True, limit=8),
+            connector=aiohttp.TCPConnector(
+                ssl=credentials.tls() if credentials.tls else True, limit=8
+            ),
             headers={"User-Agent": "sglang-operator-client", "Accept": "application/json"},
             trust_env=False,
             read_bufsize=MAX_EVENT,

@@ -1,14 +1,6 @@
 """The client's messages: what was found, what was expected, what to do."""
 
-NO_CLUSTER = (
-    "no cluster is configured: not inside a pod (no ServiceAccount token), and {detail}; give "
-    "kubeconfig=, set KUBECONFIG, or run inside the cluster"
-)
-KUBECONFIG = "{path}: {detail}; expected a kubeconfig as kubectl reads it"
-EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"
-EXEC_CERTIFICATE = (
-    "the credential plugin {command} of {path} gives a client certificate; expected a token"
-)
+NO_CLUSTER = "{detail}; give kubeconfig=, set KUBECONFIG, or run inside the cluster"
 ANSWER_TOO_LARGE = "the answer is larger than {most} bytes"
 REDIRECT = "it redirects to {location}, which is not followed"
 UNREACHABLE = "the API server {server} does not answer: {detail}"

@@ -19,7 +19,7 @@ import msgspec
 
 from sglang_operator.cluster.authorization import Authorization, CredentialsError
 from sglang_operator.cluster.channel import MOST_BYTES, Response, TooLargeError
-from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiTooLargeError,
@@ -69,11 +69,11 @@ class ApiClient:
     ``fence`` is asked before every write, in this one place; writes of the Lease itself pass.
     """
 
-    def __init__(self, connection: Connection, *, user_agent: str) -> None:
+    def __init__(self, credentials: Credentials, *, user_agent: str) -> None:
         self.fence: Callable[[], bool] = lambda: True
-        self._connection = connection
+        self._credentials = credentials
         self._user_agent = user_agent
-        self._authorization = Authorization(lambda: connection.authorization())
+        self._authorization = Authorization(credentials.authorization)
         self._lanes: dict[Lane, Server] = {}
         self._watches: Server | None = None
         self._trust_read_at = float("-inf")
@@ -82,7 +82,7 @@ class ApiClient:
     @property
     def server(self) -> str:
         """The API server's address."""
-        return self._connection.server
+        return self._credentials.server
 
     async def __aenter__(self) -> "ApiClient":
         # Watches have connections of their own: they must not take those of the writes.
@@ -97,11 +97,11 @@ class ApiClient:
 
     def _server(self, limit: int) -> Server:
         return Server(
-            self._connection.server,
-            tls=self._connection.ssl_context(),
+            self._credentials.server,
+            tls=self._credentials.tls and self._credentials.tls(),
             headers={"User-Agent": self._user_agent},
             limit=limit,
-            tls_name=getattr(self._connection, "tls_name", None),
+            tls_name=self._credentials.tls_server_name,
         )
 
     async def _headers(self, accept: str, content_type: str | None = None) -> dict[str, str]:
@@ -178,12 +178,13 @@ class ApiClient:
 
     def _read_trust_anew(self) -> None:
         """Certificates are replaced in their files: this process lives longer than they do."""
-        if time.monotonic() - self._trust_read_at < TRUST_SECONDS:
+        read = self._credentials.tls
+        if read is None or time.monotonic() - self._trust_read_at < TRUST_SECONDS:
             return
         self._trust_read_at = time.monotonic()
         try:
-            context = self._connection.ssl_context()
-        except OSError as error:
+            context = read()
+        except (OSError, ValueError) as error:
             log.warning(
                 "certificates cannot be read (%s); the last ones are used on", _words(error)
             )

@@ -37,7 +37,7 @@ class Server:
         self,
         url: str,
         *,
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         headers: Mapping[str, str],
         limit: int,
         tls_name: str | None = None,
@@ -47,7 +47,7 @@ class Server:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if secure else 80)
         self._prefix = parts.path.rstrip("/")
-        self._tls = tls if secure else None
+        self._tls = tls
         self._tls_name = tls_name or self._host  # whose certificate it must be
         self._common = _lines({"Host": parts.netloc.rpartition("@")[2], **headers})
         self._turns = asyncio.Semaphore(limit) if limit else nullcontext()
@@ -56,9 +56,8 @@ class Server:
         self._buffers = Buffers()
 
     def trust(self, tls: ssl.SSLContext) -> None:
-        """Use this for the connections to come, if they are of TLS."""
-        if self._tls is not None:
-            self._tls = tls
+        """Use this for the connections to come."""
+        self._tls = tls
 
     async def request(
         self,

@@ -6,7 +6,7 @@ so it asks for pages of metadata, and of what comes names and versions are hande
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 
 from sglang_operator.api import names
 from sglang_operator.cluster import informer, wire
-from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.decoding import Decoder, Event, Page, Record, UnreadError, is_named
 
 # Metadata of a pool is a MiB at most.
@@ -31,17 +31,30 @@ class _Named(msgspec.Struct, frozen=True):
     metadata: wire.Meta
 
 
-def session(connection: Connection, authorization: str | None) -> aiohttp.ClientSession:
+def session(credentials: Credentials, authorization: str | None) -> aiohttp.ClientSession:
     """A session for kopf.  Called in kopf's loop."""
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(_ask_for_metadata)
-    secure = connection.server.startswith("https:")
+    tls = credentials.tls() if credentials.tls else True
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=connection.ssl_context() if secure else True),
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls),
         headers={"Authorization": authorization} if authorization else {},
         response_class=Response,
         trace_configs=[tracing],
+        middlewares=_names(credentials.tls_server_name),
     )
+
+
+def _names(name: str | None) -> Sequence[aiohttp.ClientMiddlewareType]:
+    """The name that the server's certificate is of, if it is not that of its address."""
+
+    async def named(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.server_hostname = name
+        return await send(request)
+
+    return (named,) if name else ()
 
 
 class Response(aiohttp.ClientResponse):

@@ -16,7 +16,7 @@ from sglang_operator.api import names
 from sglang_operator.backoff import grown
 from sglang_operator.cluster import informer, paths, wire
 from sglang_operator.cluster.client import ApiClient
-from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.leaders import Lease
@@ -59,10 +59,10 @@ class LeadershipLostError(Exception):
 class EngineRoom:
     """One operator's loop.  ``run`` ends when it is cancelled or ``stop`` is called."""
 
-    def __init__(self, connection: Connection, settings: Settings) -> None:
+    def __init__(self, credentials: Credentials, settings: Settings) -> None:
         self.settings = settings
         user_agent = f"sglang-operator/{__version__}"
-        self.client = ApiClient(connection, user_agent=user_agent)
+        self.client = ApiClient(credentials, user_agent=user_agent)
         self.engines = EngineClient(user_agent=user_agent)
         self.poller = Poller(self.engines, self.wake) if settings.ask_engines else None
         self.queue = WorkQueue()

@@ -6,7 +6,7 @@ import logging
 import signal
 
 from sglang_operator import supervision
-from sglang_operator.cluster import connection
+from sglang_operator.cluster import credentials
 from sglang_operator.controller.exposition import Metrics
 from sglang_operator.controller.loop import EngineRoom, LeadershipLostError
 from sglang_operator.controller.probes import Probes
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 async def serve(settings: Settings) -> int:
     """Run the operator until SIGTERM or SIGINT; the exit code."""
     try:
-        credentials = connection.load(settings.kubeconfig, settings.context)
-    except connection.NoClusterError as error:
-        log.error("%s", error)
+        identity = credentials.load(settings.kubeconfig, settings.context)
+    except credentials.NoClusterError as error:
+        log.error("%s; name a kubeconfig with --kubeconfig", error)
         return 2
-    room = EngineRoom(credentials, settings)
+    room = EngineRoom(identity, settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, room.stop)
@@ -38,7 +38,7 @@ async def serve(settings: Settings) -> int:
 
     loop.set_exception_handler(supervision.unhandled)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    shell = Shell(credentials, settings.namespaces, heard, room.coverage.reads)
+    shell = Shell(identity, settings.namespaces, heard, room.coverage.reads)
     servers = _servers(settings, room, shell)
     for server in servers:
         await server.start()

@@ -21,7 +21,7 @@ import kopf
 from sglang_operator import supervision
 from sglang_operator.api import names
 from sglang_operator.clocks import steady
-from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import briefing
 
 BACKOFF_SECONDS = (1.0, 30.0)
@@ -56,12 +56,12 @@ class Shell:
 
     def __init__(
         self,
-        connection: Connection,
+        credentials: Credentials,
         namespaces: tuple[str, ...],
         heard: Heard,
         reads: Callable[[str], bool] = lambda namespace: True,
     ) -> None:
-        self._connection = connection
+        self._credentials = credentials
         self._namespaces = namespaces
         self._reads = reads
         self._heard = heard
@@ -138,7 +138,7 @@ class Shell:
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> Login:
-            return log_in(self._connection)
+            return log_in(self._credentials)
 
         @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
         async def seen(namespace: str | None, meta: kopf.Meta, **_: Any) -> None:
@@ -149,12 +149,12 @@ class Shell:
         return registry
 
 
-def log_in(connection: Connection) -> Login:
+def log_in(credentials: Credentials) -> Login:
     """Credentials as they are now.  Called in kopf's loop."""
-    authorization = connection.authorization()
+    authorization = credentials.authorization()
     return Login(
-        server=connection.server,
-        aiohttp_session=briefing.session(connection, authorization),
+        server=credentials.server,
+        aiohttp_session=briefing.session(credentials, authorization),
         authorization=authorization,
         expiration=datetime.now(UTC) + timedelta(seconds=CREDENTIALS_SECONDS),
     )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from sglang_operator.cluster import connection
+from sglang_operator.cluster import credentials
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
@@ -33,7 +33,7 @@ async def run(who: type[PeerOperator] | None, size: int) -> creating.Run:
     """One contender on a fresh plane; None is this operator."""
     nodes = f"{-(-size // 8) + 4}x8"
     with ControlPlane(nodes, controller_manager_as_shipped=True) as plane:
-        async with ApiClient(connection.load(plane.kubeconfig), user_agent="bench") as client:
+        async with ApiClient(credentials.load(plane.kubeconfig), user_agent="bench") as client:
             if who is None:
                 with InstalledOperator(plane) as operator:
                     return await _measure(plane, client, Ours(plane, operator.name), size)

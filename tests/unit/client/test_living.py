@@ -280,7 +280,7 @@ def test_a_credential_plugin_never_blocks_the_loop(tmp_path, world):
 
 def test_a_credential_plugin_that_hangs_ends_with_what_it_started(tmp_path, world, monkeypatch):
     """A child of its own would hold its output open."""
-    monkeypatch.setattr("sglang_operator.client.credentials.EXEC_SECONDS", 0.3)
+    monkeypatch.setattr("sglang_operator.cluster.credentials.EXEC_SECONDS", 0.3)
     path = plugin(tmp_path, world, "sleep 600; true")
     begun = time.monotonic()
     with (

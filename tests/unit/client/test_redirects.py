@@ -89,7 +89,7 @@ def test_a_certificate_is_checked_against_the_name_in_the_kubeconfig(tmp_path, n
             identity = credentials.Credentials(
                 server=f"https://127.0.0.1:{port}",
                 namespace="rl",
-                tls=ssl.create_default_context(cafile=made.ca),
+                tls=lambda: ssl.create_default_context(cafile=made.ca),
                 authorization=lambda: None,
                 tls_server_name=name,
             )

@@ -15,6 +15,7 @@ from sglang_operator.cluster import authorization
 from sglang_operator.cluster import client as client_module
 from sglang_operator.cluster.authorization import Authorization
 from sglang_operator.cluster.client import ApiClient, Lane
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiTooLargeError,
@@ -23,17 +24,13 @@ from sglang_operator.cluster.errors import (
 from sglang_operator.testing import credentials
 
 
-class Connection:
-    tls_name = None
-
-    def __init__(self, port: int) -> None:
-        self.server = f"http://127.0.0.1:{port}"
-
-    def authorization(self) -> str | None:
-        return None
-
-    def ssl_context(self) -> ssl.SSLContext:
-        return ssl.create_default_context()
+def identity(port: int, tls: Callable[[], ssl.SSLContext] | None = None) -> Credentials:
+    return Credentials(
+        server=f"http{'s' if tls else ''}://127.0.0.1:{port}",
+        namespace="default",
+        tls=tls,
+        authorization=lambda: None,
+    )
 
 
 def ask(answer: bytes, question: Callable[[ApiClient], Awaitable[Any]]) -> Any:
@@ -47,8 +44,8 @@ def ask(answer: bytes, question: Callable[[ApiClient], Awaitable[Any]]) -> Any:
 
     async def story() -> Any:
         listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-        connection = Connection(listening.sockets[0].getsockname()[1])
-        async with listening, ApiClient(connection, user_agent="test") as client:  # type: ignore[arg-type]
+        nobody = identity(listening.sockets[0].getsockname()[1])
+        async with listening, ApiClient(nobody, user_agent="test") as client:
             return await question(client)
 
     return asyncio.run(story())
@@ -91,7 +88,7 @@ def refused_by(error: OSError) -> ApiUnreachableError:
     """What the client makes of a connection that ends so."""
 
     async def story() -> ApiUnreachableError:
-        client = ApiClient(Connection(1), user_agent="test")  # type: ignore[arg-type]
+        client = ApiClient(identity(1), user_agent="test")
         async with client:
 
             async def fail(*_: Any, **__: Any) -> Any:
@@ -131,12 +128,8 @@ def test_certificates_that_were_replaced_are_read_anew(tmp_path, monkeypatch):
     trusted = tmp_path / "ca.crt"
     trusted.write_bytes(others.ca.read_bytes())
 
-    class Tls(Connection):
-        def __init__(self, port: int) -> None:
-            self.server = f"https://127.0.0.1:{port}"
-
-        def ssl_context(self) -> ssl.SSLContext:
-            return ssl.create_default_context(cafile=str(trusted))
+    def tls() -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(trusted))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -146,8 +139,8 @@ def test_certificates_that_were_replaced_are_read_anew(tmp_path, monkeypatch):
 
     async def story() -> None:
         listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        connection = Tls(listening.sockets[0].getsockname()[1])
-        async with listening, ApiClient(connection, user_agent="test") as client:  # type: ignore[arg-type]
+        nobody = identity(listening.sockets[0].getsockname()[1], tls)
+        async with listening, ApiClient(nobody, user_agent="test") as client:
             for question in (get, watch):
                 with pytest.raises(ApiUnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
                     await question(client)

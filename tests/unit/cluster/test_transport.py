@@ -75,7 +75,7 @@ async def served(
     theirs = server_side(secrets) if secrets else None
     listening = await asyncio.start_server(peer.serve, host, 0, ssl=theirs)
     port = listening.sockets[0].getsockname()[1]
-    tls = ssl.create_default_context(cafile=secrets.ca if secrets and trusted else None)
+    tls = ssl.create_default_context(cafile=secrets.ca if trusted else None) if secrets else None
     url = f"http{'s' if secrets else ''}://{host}:{port}"
     server = Server(url, tls=tls, headers={"Accept": "x"}, limit=limit, tls_name=tls_name)
     try:

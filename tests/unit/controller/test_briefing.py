@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,12 +10,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 from kopf._cogs.clients.api import iter_jsonlines
-from kubernetes import client
 
 from sglang_operator.api import names
 from sglang_operator.cluster import paths
-from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import briefing, shell
+from sglang_operator.testing import credentials as kit
 
 POOLS = paths.pools("")
 LARGE: dict[str, Any] = {"data_args": [{"": 0}] * 40_000}
@@ -35,6 +36,12 @@ def told(name: str, version: int) -> dict[str, Any]:
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta}
 
 
+def identity(server: str, header: str | None = None, **tls: Any) -> Credentials:
+    return Credentials(
+        server=server, namespace="rl", authorization=lambda: header, **{"tls": None, **tls}
+    )
+
+
 def serve(text: str, use: Callable[[aiohttp.ClientSession, str], Awaitable[Any]]) -> Any:
     """What ``use`` makes of kopf's session with a server that answers so; and what was accepted."""
     accepted: list[str] = []
@@ -51,8 +58,7 @@ def serve(text: str, use: Callable[[aiohttp.ClientSession, str], Awaitable[Any]]
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
-        configuration = client.Configuration(host=f"http://{host}:{port}")
-        made = shell.log_in(Connection(configuration))
+        made = shell.log_in(identity(f"http://{host}:{port}"))
         try:
             return await use(made.aiohttp_session, made.server)
         finally:
@@ -132,11 +138,43 @@ def test_a_refused_token_is_not_tried_again_by_kopf(before, after, same):
     async def main() -> bool:
         logins = []
         for token in (before, after):
-            configuration = client.Configuration(host="http://127.0.0.1:9")
-            configuration.api_key = {"authorization": f"Bearer {token}"}
-            logins.append(shell.log_in(Connection(configuration)))
+            logins.append(shell.log_in(identity("http://127.0.0.1:9", f"Bearer {token}")))
         for made in logins:
             await made.aiohttp_session.close()
         return logins[0] == logins[1]
 
     assert asyncio.run(main()) is same
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("localhost", True), ("else.example", False)])
+def test_kopf_checks_the_certificate_against_the_name_in_the_kubeconfig(tmp_path, name, trusted):
+    made = kit.create(tmp_path / "kit")
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(made.server_cert, made.server_key)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 None\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def main() -> int:
+        listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=theirs)
+        server = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        found = identity(
+            server,
+            tls=lambda: ssl.create_default_context(cafile=made.ca),
+            tls_server_name=name,
+        )
+        async with (
+            listening,
+            shell.log_in(found).aiohttp_session as session,
+            session.get(server) as response,
+        ):
+            return response.status
+
+    if trusted:
+        assert asyncio.run(main()) == 204
+    else:
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            asyncio.run(main())

@@ -4,11 +4,10 @@ import re
 from typing import Any
 
 import pytest
-from kubernetes import client
 from prometheus_client.core import Metric
 
 from sglang_operator.api.weights import Transaction
-from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.wire import CustomResource, Meta
 from sglang_operator.controller import families
@@ -35,7 +34,10 @@ class Passes:
 
 
 def a_room(*, leading: bool = True, conditions: list[dict[str, Any]] | None = None) -> EngineRoom:
-    room = EngineRoom(Connection(client.Configuration(host="https://10.0.0.1:443")), Settings())
+    nobody = Credentials(
+        server="http://10.0.0.1:443", namespace="rl", tls=None, authorization=lambda: None
+    )
+    room = EngineRoom(nobody, Settings())
     pool = a_pool()
     meter = PoolMeter()
     pods = [*all_pods(pool)[:11], an_ended_pod(pool, pool.engines[11])]

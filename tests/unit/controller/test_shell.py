@@ -6,11 +6,14 @@ import threading
 
 import kopf
 import pytest
-from kubernetes import client
 
-from sglang_operator.cluster.connection import Connection
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import shell
 from sglang_operator.controller.shell import Shell
+
+NOWHERE = Credentials(
+    server="http://127.0.0.1:9", namespace="rl", tls=None, authorization=lambda: None
+)
 
 
 class Dying(Shell):
@@ -56,8 +59,7 @@ def test_kopf_runs_under_a_uid_that_no_user_has(monkeypatch):
     async def main() -> None:
         told_to_end = asyncio.Event()
         told_to_end.set()
-        connection = Connection(client.Configuration(host="http://127.0.0.1:9"))
-        await Shell(connection, (), lambda namespace, version: None)._kopf(told_to_end)
+        await Shell(NOWHERE, (), lambda namespace, version: None)._kopf(told_to_end)
 
     asyncio.run(main())
 
@@ -71,14 +73,10 @@ def test_kopf_watches_the_namespaces_that_can_be_read_when_it_starts(monkeypatch
         given.append(namespaces)
 
     monkeypatch.setattr(kopf, "operator", operator)
-    connection = Connection(client.Configuration(host="http://127.0.0.1:9"))
 
     async def main() -> None:
         watcher = Shell(
-            connection,
-            ("a", "b"),
-            lambda namespace, version: None,
-            lambda name: name not in refused,
+            NOWHERE, ("a", "b"), lambda namespace, version: None, lambda name: name not in refused
         )
         for refused_now in ((), ("b",), ("a", "b"), ()):
             refused.clear()

@@ -13,6 +13,7 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.cluster import paths
+from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.loop import EngineRoom
@@ -176,14 +177,13 @@ class Api(MemoryApi):
         return loop.time() - begun
 
 
-class _Connection:
-    server = Api.server
+NOBODY = Credentials(server=Api.server, namespace="default", tls=None, authorization=lambda: None)
 
 
 def a_room(api: Api, **settings: Any) -> EngineRoom:
     """A loop on this server that does not run yet."""
     made = Settings(ask_engines=False, publish_interval=0.02, drain_seconds=0.0, **settings)
-    room = EngineRoom(_Connection(), made)  # type: ignore[arg-type]
+    room = EngineRoom(NOBODY, made)
     room.client = api  # type: ignore[assignment]
     if room.elector is not None:
         room.elector._client = api  # type: ignore[assignment]

@@ -1,7 +1,9 @@
-"""Finding the API server without the official client: a ServiceAccount, or a kubeconfig."""
+"""Finding the API server: a ServiceAccount, or kubeconfigs, for the operator and for trainers."""
 
 import base64
 import json
+import logging
+import ssl
 import stat
 import sys
 import time
@@ -11,7 +13,10 @@ from typing import Any
 import pytest
 
 from sglang_operator import clocks
-from sglang_operator.client import ClusterError, credentials
+from sglang_operator.client import ClusterError
+from sglang_operator.client import credentials as clients
+from sglang_operator.cluster import credentials
+from sglang_operator.cluster.credentials import KubeconfigError, NoClusterError
 from sglang_operator.testing import credentials as kit
 
 
@@ -72,15 +77,17 @@ def test_a_plugin_with_a_path_is_the_one_beside_the_kubeconfig(tmp_path, monkeyp
 @pytest.mark.parametrize("written", ["false", "true", "", 0, 1])
 def test_what_switches_verification_off_is_a_boolean(tmp_path, written):
     path = kubeconfig(tmp_path, {}, {"insecure-skip-tls-verify": written})
-    with pytest.raises(ClusterError, match="insecure-skip-tls-verify is no boolean; expected"):
+    with pytest.raises(KubeconfigError, match="insecure-skip-tls-verify is no boolean; expected"):
         credentials.load(path)
 
 
 def test_no_cluster_is_said_in_words(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(ClusterError, match=r"not inside a pod .*nowhere; give kubeconfig="):
+    with pytest.raises(NoClusterError, match=r"not inside a pod .* there is no .*nowhere$"):
         credentials.load()
+    with pytest.raises(ClusterError, match=r"not inside a pod .*nowhere; give kubeconfig="):
+        clients.load()
 
 
 @pytest.mark.parametrize(
@@ -89,15 +96,17 @@ def test_no_cluster_is_said_in_words(tmp_path, monkeypatch):
         ("{", "while parsing"),
         ("current-context: x", "it has no 'x' among its contexts"),
         ("a: 1", "no 'current-context'"),
-        ("- 1", "indices must be"),
+        ("- 1", "found a list where a mapping is expected"),
     ],
 )
 def test_a_broken_kubeconfig_is_said_in_words(tmp_path, text, words):
     path = tmp_path / "config"
     path.write_text(text)
-    with pytest.raises(ClusterError, match=words) as caught:
+    with pytest.raises(KubeconfigError, match=words) as caught:
         credentials.load(path)
     assert str(path) in str(caught.value)
+    with pytest.raises(ClusterError, match=words):
+        clients.load(path)
 
 
 def test_a_plugin_is_asked_once_until_its_token_ends(tmp_path):
@@ -141,7 +150,7 @@ def test_a_token_of_a_plugin_lasts_no_longer_when_the_wall_clock_is_put_back(tmp
 def test_a_plugin_that_fails_is_said_in_words(tmp_path):
     entry = {"command": "sh", "args": ["-c", "echo no login >&2; exit 1"]}
     found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
-    with pytest.raises(ClusterError, match=r"credential plugin sh of .* failed: no login"):
+    with pytest.raises(OSError, match=r"credential plugin sh of .* failed: no login"):
         found.authorization()
 
 
@@ -155,7 +164,14 @@ def test_a_client_certificate_and_an_authority_are_loaded(tmp_path, made):
         tmp_path, encoded, {"server": "https://127.0.0.1:1", "certificate-authority": "ca.crt"}
     )
     tls = credentials.load(path).tls
-    assert tls is not None and len(tls.get_ca_certs()) == 1
+    assert tls is not None and len(tls().get_ca_certs()) == 1
+    other = kit.create(tmp_path / "other")
+    (tmp_path / "ca.crt").write_bytes(other.ca.read_bytes())
+    before, after = (ssl.PEM_cert_to_DER_cert(each.ca.read_text()) for each in (made, other))
+    assert tls().get_ca_certs(binary_form=True) == [after] != [before]  # as it is now
+    (tmp_path / "ca.crt").unlink()
+    with pytest.raises(KubeconfigError, match=r"No such file .*ca\.crt"):
+        credentials.load(path)
 
 
 def test_the_service_account_of_a_pod(tmp_path, monkeypatch, made):
@@ -170,8 +186,78 @@ def test_the_service_account_of_a_pod(tmp_path, monkeypatch, made):
     assert found.authorization() == "Bearer first"
     (tmp_path / "token").write_text("second")
     assert found.authorization() == "Bearer first"
-    monkeypatch.setattr(credentials, "TOKEN_SECONDS", 0)
-    assert credentials.load().authorization() == "Bearer second"
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * credentials.TOKEN_SECONDS)
+    assert found.authorization() == "Bearer second"
+
+
+@pytest.fixture
+def token(tmp_path, monkeypatch):
+    """A token's file that is read at each request, and the header of it."""
+    monkeypatch.setattr(credentials, "TOKEN_SECONDS", -1.0)
+    path = tmp_path / "token"
+    path.write_text("first\n")
+    return path, credentials.load(kubeconfig(tmp_path, {"tokenFile": "token"})).authorization
+
+
+def test_a_token_that_cannot_be_read_for_a_moment_is_the_last_one(token, caplog):
+    path, header = token
+    assert header() == "Bearer first"
+    for spoil in (path.unlink, lambda: path.write_text("\n"), lambda: path.write_bytes(b"\xff")):
+        spoil()
+        with caplog.at_level(logging.WARNING):
+            assert header() == "Bearer first"
+    assert caplog.text.count("credentials cannot be read: OSError; the last ones") == 1
+    assert caplog.text.count("credentials cannot be read: UnicodeDecodeError; the last") == 1
+    path.write_text("second")
+    assert header() == "Bearer second"
+
+
+@pytest.mark.parametrize("content", [None, "\n"])
+def test_a_token_that_never_could_be_read_is_an_error_of_the_connection(token, content):
+    path, header = token
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    for _ in range(2):
+        with pytest.raises(OSError, match="token"):
+            header()
+
+
+def test_a_plugin_that_fails_for_a_moment_leaves_its_last_token(tmp_path, caplog):
+    past = '{"status": {"token": "t", "expirationTimestamp": "2000-01-01T00:00:00Z"}}'
+    once = f"[ -e {tmp_path}/asked ] && exit 1; touch {tmp_path}/asked; echo '{past}'"
+    header = credentials.load(
+        kubeconfig(tmp_path, {"exec": {"command": "sh", "args": ["-c", once]}})
+    ).authorization
+    assert [header() for _ in range(2)] == ["Bearer t"] * 2
+    assert "credentials cannot be read: PluginError; the last ones are used on" in caplog.text
+
+
+def test_several_kubeconfigs_are_one_and_the_first_counts(tmp_path, monkeypatch):
+    """What is beside the file that names it is found from any folder."""
+    files = {
+        "a/config": {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]},
+        "b/config": {
+            "current-context": "x",
+            "clusters": [{"name": "c", "cluster": {"server": "http://b"}}],
+            "users": [{"name": "u", "user": {"tokenFile": "token"}}],
+        },
+        "c/config": {
+            "current-context": "y",
+            "contexts": [{"name": "y", "context": {"cluster": "c"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "http://c"}}],
+        },
+    }
+    for name, config in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(config))
+    (tmp_path / "b" / "token").write_text("of b")
+    monkeypatch.setenv("KUBECONFIG", ":".join(str(tmp_path / name) for name in files))
+    found = credentials.load()
+    assert (found.server, found.authorization()) == ("http://b", "Bearer of b")
+    assert credentials.load(context="y").server == "http://b"
+    assert credentials.load(context="y").authorization() is None
 
 
 @pytest.mark.parametrize(
@@ -187,7 +273,7 @@ def test_what_would_be_ignored_is_refused_in_words(tmp_path, user, cluster):
     """Else requests go another way, or as somebody else, than the file says."""
     path = kubeconfig(tmp_path, {"token": "t", **user}, cluster)
     (key,) = {**user, **cluster}
-    with pytest.raises(ClusterError, match=f"it has {key}, which is not followed here"):
+    with pytest.raises(KubeconfigError, match=f"it has {key}, which is not followed here"):
         credentials.load(path)
 
 
@@ -200,7 +286,7 @@ def test_the_name_in_a_certificate_is_that_of_the_kubeconfig(tmp_path):
 
 def test_a_server_without_a_scheme_is_said_in_words(tmp_path):
     path = kubeconfig(tmp_path, {"token": "t"}, {"server": "10.0.0.1:6443"})
-    with pytest.raises(ClusterError, match="no https:// or http:// before it"):
+    with pytest.raises(KubeconfigError, match="no https:// or http:// before it"):
         credentials.load(path)
 
 
@@ -208,5 +294,5 @@ def test_a_plugin_that_gives_a_certificate_is_said_in_words(tmp_path):
     status = json.dumps({"status": {"clientCertificateData": "x", "clientKeyData": "y"}})
     entry = {"command": "echo", "args": [status]}
     found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
-    with pytest.raises(ClusterError, match="gives a client certificate; expected a token"):
+    with pytest.raises(OSError, match="gives a client certificate; expected a token"):
         found.authorization()
