@@ -213,7 +213,7 @@ def doctor(cluster: "Cluster", output: str) -> int:
     """
     from sglang_operator.cli import doctor as examination
     from sglang_operator.cli import screen
-    from sglang_operator.cli.checks import Grade
+    from sglang_operator.cli.checks.check import Grade
 
     scope, found = examination.facts(cluster)
     checks = list(examination.examine(scope, found, time.time()))

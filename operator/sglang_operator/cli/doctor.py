@@ -10,8 +10,9 @@ from typing import Any
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
-from sglang_operator.cli import deployed, families, limits, occupancy, operators, structure
-from sglang_operator.cli.checks import Check, Grade, unknown
+from sglang_operator.cli import structure
+from sglang_operator.cli.checks import addresses, deployed, limits, occupancy, operators
+from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import paths
@@ -39,7 +40,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         "nodes": (paths.NODES, {}),
         "leases": operator_leases.QUESTION,
         **deployed.QUESTIONS,
-        **families.QUESTIONS,
+        **addresses.QUESTIONS,
         **occupancy.QUESTIONS,
         "namespace": (f"/api/v1/namespaces/{scope}", {}),
         "quotas": (f"/api/v1/namespaces/{scope}/resourcequotas", {}),
@@ -74,7 +75,7 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     yield _version(found["version"])
     yield _definition(found["definition"])
     yield from operators.check(found, now)
-    yield from families.check(found)
+    yield from addresses.check(found)
     pools = occupancy.seen(found, now)
     seen = None if isinstance(pools, ClusterError) else pools
     yield _gpus(found["nodes"], seen)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import conditions, operator_texts, texts
-from sglang_operator.cli.checks import Check, Grade
+from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.verdict import Level, Verdict, remembered, verdicts
 from sglang_operator.cli.findings import one_line

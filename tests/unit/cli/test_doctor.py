@@ -11,7 +11,7 @@ import yaml
 from generators.checkout import DEFINITION
 from sglang_operator.api import names
 from sglang_operator.cli import doctor
-from sglang_operator.cli.checks import Check, Grade
+from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from tests.builders import NOW, guide_spec
 from tests.unit.picture.world import World, guide

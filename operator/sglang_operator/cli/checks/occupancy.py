@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, names, texts
-from sglang_operator.cli.checks import Check, Grade, unknown
+from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from sglang_operator.cluster import paths, wire

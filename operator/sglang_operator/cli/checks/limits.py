@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sglang_operator.api import syntax, texts
-from sglang_operator.cli.checks import Check, Grade
+from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from sglang_operator.picture.scene import Scene
 from sglang_operator.planner import shared_memory

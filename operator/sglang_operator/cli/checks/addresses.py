@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sglang_operator.api import texts
-from sglang_operator.cli.checks import Check, Grade
+from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError
 
 NAME = "addresses"

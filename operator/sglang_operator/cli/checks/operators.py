@@ -7,8 +7,8 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from sglang_operator.api import names, operator_texts, texts
-from sglang_operator.cli import deployed
-from sglang_operator.cli.checks import Check, Grade, unknown
+from sglang_operator.cli.checks import deployed
+from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from sglang_operator.cluster import leaders

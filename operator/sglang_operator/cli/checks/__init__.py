@@ -1,0 +1,1 @@
+"""What doctor examines, one file for each part of a cluster."""
