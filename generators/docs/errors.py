@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import rows
+from sglang_operator.cli import file_errors
 
 # A piece of text in a rule's expression.
 _LITERAL = re.compile(r"'((?:[^'\\]|\\.)*)'")
@@ -47,7 +47,7 @@ def page(definition: dict[str, Any], package: Path) -> str:
             if row.severity.value == severity
         ]
     parts.append(_OFFLINE)
-    parts += [_entry(name, row, "offline") for name, row in rows.rows()]
+    parts += [_entry(name, row, "offline") for name, row in file_errors.rows()]
     return "\n".join(parts)
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from omegaconf import OmegaConf
 
 from sglang_operator.api import errors
-from sglang_operator.cli import linting
+from sglang_operator.cli import check_files
 from sglang_operator.cli.main import cli
 from sglang_operator.cli.pipeline import objects
 from sglang_operator.desired import engine_pod
@@ -88,7 +88,7 @@ def converter(data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     for environment in (False, True):
         options = objects.Options(environment=environment)
-        judged = linting.lint([str(path)], None, options)
+        judged = check_files.lint([str(path)], None, options)
         for finding in judged.findings:
             assert finding.line().isprintable(), finding
             assert finding.mark.line >= 1

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.cli import linting
+from sglang_operator.cli import check_files
 from sglang_operator.cli.pipeline import objects
 from tests import roll_interface
 from tests.builders import guide_spec
@@ -113,7 +113,7 @@ def test_an_example_is_without_errors(block, tmp_path):
 def errors_in(tmp_path, document):
     path = tmp_path / "file.yaml"
     path.write_text(yaml.safe_dump(document))
-    judged = linting.lint([str(path)], None, objects.Options())
+    judged = check_files.lint([str(path)], None, objects.Options())
     return [finding.line() for finding in judged.findings if finding.is_error]
 
 

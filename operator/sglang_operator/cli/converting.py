@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import findings, rows
+from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
 from sglang_operator.cli.pipeline import objects, recognition
 from sglang_operator.cli.yaml_tree import reading
@@ -77,7 +77,7 @@ def _number(documents: list[Node]) -> errors.Problem:
         found = f"{len(documents)} documents, {first}, then {second}"
         advice = "give a file with the pipeline alone; lint takes several objects"
     expected = f"one document, {recognition.PIPELINE}"
-    return rows.UNRECOGNISED("", found=found, expected=expected, advice=advice)
+    return file_errors.UNRECOGNISED("", found=found, expected=expected, advice=advice)
 
 
 def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
@@ -86,11 +86,11 @@ def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
     for path, text in paths.items():
         if path.is_symlink():  # in somebody else's folder it may lead anywhere
             detail, advice = "it is a link", "remove it, or give another folder"
-            problem = rows.FILE_UNREADABLE("", detail=detail, advice=advice)
+            problem = file_errors.FILE_UNREADABLE("", detail=detail, advice=advice)
             raise findings.stop(Mark(str(path), 1, 1), problem)
         if not force and path.exists() and path.read_text(errors="replace") != text:
             detail, advice = "it exists and differs", "--force replaces it"
-            problem = rows.FILE_UNREADABLE("", detail=detail, advice=advice)
+            problem = file_errors.FILE_UNREADABLE("", detail=detail, advice=advice)
             raise findings.stop(Mark(str(path), 1, 1), problem)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
                 file.write(text)
     except OSError as error:
         detail = error.strerror or "it cannot be written"
-        problem = rows.FILE_UNREADABLE("", detail=detail, advice="give another folder")
+        problem = file_errors.FILE_UNREADABLE("", detail=detail, advice="give another folder")
         raise findings.stop(Mark(str(folder), 1, 1), problem) from error
     return [f"written: {errors.shown(str(path))}" for path in paths]
 

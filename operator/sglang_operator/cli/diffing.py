@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import foreseeing, judge, redaction
+from sglang_operator.cli import check_object, redaction, rollout_simulation
 from sglang_operator.cli.cluster.live_pool import LivePool
 from sglang_operator.cli.yaml_tree.nodes import Node
 from sglang_operator.planner import plan as plans
@@ -55,7 +55,7 @@ class Difference:
 
 def compare(body: Node, live: LivePool) -> Difference:
     """The object of this body over a live pool; the body is one without errors."""
-    wanted = judge.plan(body)
+    wanted = check_object.plan(body)
     assert isinstance(wanted, Pool)
     before = pools.plan_pool(wanted.owner, live.spec) if live.spec is not None else None
     before = before if isinstance(before, Pool) else None
@@ -70,7 +70,7 @@ def compare(body: Node, live: LivePool) -> Difference:
             *(f"create {create.engine.group}: {create.reason}" for create in step.creates),
         ),
         also=tuple(_also(live.spec or {}, wanted, before, body)),
-        warnings=tuple(foreseeing.warnings(wanted, live.pods, now + 60)),
+        warnings=tuple(rollout_simulation.warnings(wanted, live.pods, now + 60)),
     )
 
 

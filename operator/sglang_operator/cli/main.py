@@ -93,9 +93,9 @@ def lint(files: tuple[str, ...], output: str, strict: bool, quiet: bool, env: bo
 
     Exit codes: 0 nothing wrong, or only warnings; 1 warnings, with --strict; 2 errors.
     """
-    from sglang_operator.cli import findings, linting
+    from sglang_operator.cli import check_files, findings
 
-    judged = linting.lint(list(files), sys.stdin.buffer, _options(environment=env))
+    judged = check_files.lint(list(files), sys.stdin.buffer, _options(environment=env))
     found = findings.ordered(judged.findings)
     if output == "json":
         click.echo(findings.as_json(found, judged.notes))
@@ -119,9 +119,9 @@ def render(file: str, output: str, env: bool) -> None:
 
     Exit codes: 0 shown; 1 nothing to show; 2 errors.
     """
-    from sglang_operator.cli import findings, linting, rendering
+    from sglang_operator.cli import check_files, findings, rendering
 
-    judged = linting.lint([file], sys.stdin.buffer, _options(environment=env))
+    judged = check_files.lint([file], sys.stdin.buffer, _options(environment=env))
     found = findings.ordered(judged.findings)
     for finding in found:
         click.echo(finding.line(), err=True)
@@ -158,11 +158,11 @@ def diff(
 
     Exit codes, as kubectl diff: 0 no engine is touched; 1 some are; 2 errors.
     """
-    from sglang_operator.cli import diffing, findings, linting
+    from sglang_operator.cli import check_files, diffing, findings
     from sglang_operator.cli.cluster import live_pool
     from sglang_operator.cli.findings import StopError
 
-    judged = linting.lint([file], sys.stdin.buffer, _options(environment=env))
+    judged = check_files.lint([file], sys.stdin.buffer, _options(environment=env))
     found = findings.ordered(judged.findings)
     for finding in found:
         click.echo(finding.line(), err=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sglang_operator.api import texts
-from sglang_operator.cli import judge, redaction
+from sglang_operator.cli import check_object, redaction
 from sglang_operator.cli.yaml_tree.nodes import Node
 from sglang_operator.desired import engine_pod
 from sglang_operator.engine import arguments
@@ -16,7 +16,7 @@ from sglang_operator.roll import device_mapping
 
 def render(bodies: list[Node], form: str) -> str:
     """All pods of these pools, or their command lines."""
-    planned = [judge.plan(body) for body in bodies]
+    planned = [check_object.plan(body) for body in bodies]
     pools = [pool for pool in planned if isinstance(pool, Pool)]
     if form == "argv":
         return "".join(map(_command, pools))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors, spelling
-from sglang_operator.cli import rows
+from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node, leaves, plain
 from sglang_operator.roll import worker
@@ -104,7 +104,7 @@ def _twice(node: Node, keys: Sequence[str], path: str) -> Iterator[Finding]:
         name = ", ".join(errors.shown(plain(key)) for key in found if key is not None)
         if name and name in seen:
             at = found[0] or item
-            problem = rows.FIELD_STRUCTURE(
+            problem = file_errors.FIELD_STRUCTURE(
                 f"{path}[{index}].{keys[0]}", found=name, expected="an item that is there once"
             )
             yield Finding(mark=at.mark, problem=problem)
@@ -138,13 +138,13 @@ def _check_fields(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
         elif free:
             yield from _not_finite(child, f"{path}.{name}")
         else:
-            problem = rows.UNKNOWN_FIELD(
+            problem = file_errors.UNKNOWN_FIELD(
                 f"{path}.{name}", key=errors.shown(name), parent=path, advice=advice(name, path)
             )
             yield Finding(mark=node.keys[key], problem=problem)
     for name in schema.get("required", ()):
         if node.get(name) is None:
-            problem = rows.FIELD_REQUIRED(f"{path}.{name}", key=name)
+            problem = file_errors.FIELD_REQUIRED(f"{path}.{name}", key=name)
             yield Finding(mark=node.mark, problem=problem)
 
 
@@ -157,7 +157,9 @@ def _not_finite(node: Node, path: str) -> Iterator[Finding]:
 
 def _finding(mark: Mark, path: str, node: Node, expected: str) -> Finding:
     found = errors.typed(plain(node))
-    return Finding(mark=mark, problem=rows.FIELD_STRUCTURE(path, found=found, expected=expected))
+    return Finding(
+        mark=mark, problem=file_errors.FIELD_STRUCTURE(path, found=found, expected=expected)
+    )
 
 
 def _type_fault(value: object, schema: Schema) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.cli import linting, structure
+from sglang_operator.cli import check_files, structure
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
 from tests.unit.cli import roll
@@ -67,7 +67,7 @@ def test_an_example_plans_to_what_ROLL_would_have_started(path):
 @pytest.mark.parametrize("path", WITH_SGLANG, ids=lambda path: path.stem)
 def test_what_comes_out_is_accepted_by_the_strict_structure(path):
     (body,) = converted(path)
-    judged = linting.lint([str(path)], None, Options())
+    judged = check_files.lint([str(path)], None, Options())
     assert not judged.findings
     (pool,) = judged.pools
     assert not structure.check(pool.mapping["spec"])

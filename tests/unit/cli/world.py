@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from click.testing import CliRunner, Result
 
-from sglang_operator.cli import linting
+from sglang_operator.cli import check_files
 from sglang_operator.cli.main import cli
 from sglang_operator.cli.pipeline import objects
 
@@ -30,11 +30,13 @@ def converted(path: Path, *arguments: object) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(result.stdout))
 
 
-def linted(tmp_path: Path, text: str, name: str = "file.yaml", **options: Any) -> linting.Judged:
+def linted(
+    tmp_path: Path, text: str, name: str = "file.yaml", **options: Any
+) -> check_files.Judged:
     """What is found in a text."""
     path = tmp_path / name
     path.write_text(text)
-    return linting.lint([str(path)], None, objects.Options(**options))
+    return check_files.lint([str(path)], None, objects.Options(**options))
 
 
 def line_of(text: str, part: str) -> int:

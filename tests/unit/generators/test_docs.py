@@ -6,7 +6,7 @@ from generators import checkout
 from generators.docs import errors as page
 from generators.docs import generated
 from sglang_operator.api import errors
-from sglang_operator.cli import rows
+from sglang_operator.cli import file_errors
 
 FILES = generated.files()
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import findings, rows
+from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
@@ -82,7 +82,7 @@ def _failed(error: ClusterError) -> findings.StopError:
     shown = errors.shown("kubectl get --output json")
     return findings.stop(
         Mark("kubectl", 1, 1),
-        rows.CLUSTER_UNREADABLE("", command=shown, detail=errors.shown(error.detail)),
+        file_errors.CLUSTER_UNREADABLE("", command=shown, detail=errors.shown(error.detail)),
     )
 
 
@@ -91,7 +91,7 @@ def _decoded(text: str, name: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        problem = rows.FILE_UNREADABLE(
+        problem = file_errors.FILE_UNREADABLE(
             "", detail="it is no JSON", advice="give what kubectl get -o json writes"
         )
         raise findings.stop(Mark(name, line, 1), problem) from error

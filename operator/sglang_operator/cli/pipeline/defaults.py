@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sglang_operator.api import errors
-from sglang_operator.cli import rows
+from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding, StopError
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Key, Mark, Node, plain
@@ -51,7 +51,7 @@ class _Composer:
         entries = document.get("defaults")
         if entries is not None and not isinstance(entries.value, list | None):
             found = errors.typed(plain(entries))
-            self._tell(entries.mark, rows.DEFAULTS_ENTRY("defaults", found=found))
+            self._tell(entries.mark, file_errors.DEFAULTS_ENTRY("defaults", found=found))
         for entry in entries.items if entries is not None else []:
             if entry.value == "_self_":
                 placed = True
@@ -67,7 +67,7 @@ class _Composer:
     ) -> None:
         parts = _parts(entry)
         if parts is None:
-            problem = rows.DEFAULTS_ENTRY("defaults", found=errors.shown(_spelled(entry)))
+            problem = file_errors.DEFAULTS_ENTRY("defaults", found=errors.shown(_spelled(entry)))
             self._tell(entry.mark, problem)
             return
         if parts.option is None or parts.name.startswith(("override ", "hydra/")):
@@ -91,12 +91,14 @@ class _Composer:
     def _load(self, path: Path | None, mark: Mark, parts: "_Parts") -> tuple[Node, str] | None:
         self._files += 1
         if self._files > _MAX_FILES:
-            problem = rows.TOO_LARGE("defaults", found="too many files", limit=str(_MAX_FILES))
+            problem = file_errors.TOO_LARGE(
+                "defaults", found="too many files", limit=str(_MAX_FILES)
+            )
             raise StopError([Finding(mark=mark, problem=problem)])
         if path is None or not _is_file(path):
             if not parts.optional:
                 found = errors.shown(str(path) if path is not None else parts.name)
-                self._tell(mark, rows.DEFAULTS_FILE("defaults", found=found))
+                self._tell(mark, file_errors.DEFAULTS_FILE("defaults", found=found))
             return None
         text = reading.read(str(path))
         loaded = reading.load(text, str(path))

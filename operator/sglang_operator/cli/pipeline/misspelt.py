@@ -7,7 +7,7 @@ and a misspelt field its default.
 from collections.abc import Collection, Iterator
 
 from sglang_operator.api import errors, spelling
-from sglang_operator.cli import rows, structure
+from sglang_operator.cli import file_errors, structure
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.pipeline.references import Resolver
@@ -40,7 +40,7 @@ def fields(root: Node) -> Iterator[tuple[Finding, str]]:
             continue
         found = spelling.meant(key, sorted(absent)) or spelling.respelt(key, _OF_PIPELINE)
         if found is not None and isinstance(node.value, dict) is _is_map(found):
-            row = rows.PIPELINE_FIELD_MISSPELT
+            row = file_errors.PIPELINE_FIELD_MISSPELT
             advice = f"did you mean {found}?" if found in absent else f"remove it: {found} is there"
             problem = row(key, key=errors.shown(key), advice=advice)
             yield Finding(mark=root.keys[key], problem=problem), found
@@ -82,7 +82,7 @@ def _inside(holder: Node, path: str, field: str) -> tuple[Node | None, Finding |
         return holder.mapping[field], None
     for key in holder.mapping:
         if _meant(key, (field,)):
-            row = rows.ROLL_FIELD_MISSPELT
+            row = file_errors.ROLL_FIELD_MISSPELT
             return None, Finding(
                 mark=holder.keys[key], problem=_misspelt(row, path, str(key), field)
             )
@@ -94,7 +94,7 @@ def _no_map(holder: Node, path: str) -> Finding | None:
         return None
     found = errors.typed(plain(holder))
     return Finding(
-        mark=holder.mark, problem=rows.FIELD_STRUCTURE(path, found=found, expected="a map")
+        mark=holder.mark, problem=file_errors.FIELD_STRUCTURE(path, found=found, expected="a map")
     )
 
 
@@ -102,7 +102,7 @@ def _named(name: Node, role: str) -> Iterator[Finding]:
     field = f"{role}.{_STRATEGY_ARGS}.{_STRATEGY_NAME}"
     if not isinstance(name.value, str):
         found = errors.typed(plain(name))
-        problem = rows.FIELD_STRUCTURE(field, found=found, expected="text such as sglang")
+        problem = file_errors.FIELD_STRUCTURE(field, found=found, expected="text such as sglang")
     elif spelling.meant(name.value, (roles.SGLANG,)):
         found = errors.shown(name.value)
         advice = "write it so"
@@ -124,18 +124,18 @@ def worker(section: Node, role: str, carried: Collection[str]) -> Iterator[tuple
             continue
         name = str(key)
         if name in (_STRATEGY_NAME, _STRATEGY_CONFIG):
-            row, shown = rows.ROLL_FIELD_MISSPELT, errors.shown(name)
+            row, shown = file_errors.ROLL_FIELD_MISSPELT, errors.shown(name)
             problem = row(f"{role}.{name}", key=shown, advice=f"write it below {_STRATEGY_ARGS}")
             yield Finding(mark=section.keys[key], problem=problem, subject=role), _STRATEGY_ARGS
             continue
         found = structure.near_field(name, known)
         is_lost = found in carried and found not in section.mapping
         if found is not None and is_lost:
-            problem = _misspelt(rows.ROLL_FIELD_MISSPELT, role, name, found)
+            problem = _misspelt(file_errors.ROLL_FIELD_MISSPELT, role, name, found)
         else:
             shown = errors.shown(name)
             advice = structure.roll_advice(name)
-            problem = rows.ROLL_FIELD(f"{role}.{name}", key=shown, advice=advice)
+            problem = file_errors.ROLL_FIELD(f"{role}.{name}", key=shown, advice=advice)
         lost = found if found is not None and is_lost else ""
         yield Finding(mark=section.keys[key], problem=problem, subject=role), lost
 

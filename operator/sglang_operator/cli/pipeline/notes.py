@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api import names, texts
-from sglang_operator.cli import judge
+from sglang_operator.cli import check_object
 from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree.nodes import Node
@@ -56,7 +56,7 @@ def notes(
 
 def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
     role = converted.role
-    planned = judge.plan(converted.body)
+    planned = check_object.plan(converted.body)
     if isinstance(planned, pools.Pool):
         yield (
             f"{role.name} -> {names.KIND} {converted.name}: "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import judge, rows, structure
+from sglang_operator.cli import check_object, file_errors, structure
 from sglang_operator.cli.findings import Finding, stop
 from sglang_operator.cli.pipeline import defaults, misspelt, notes, recognition, roles
 from sglang_operator.cli.pipeline.notes import Converted
@@ -98,7 +98,7 @@ def _chosen(found: list[Role], options: Options, mark: Mark) -> list[Role]:
         if role is None or role.strategy != SGLANG:
             there = ", ".join(r.name for r in found if r.strategy == SGLANG) or "none"
             strategy = role.strategy or "no strategy" if role else "not there"
-            problem = rows.UNRECOGNISED(
+            problem = file_errors.UNRECOGNISED(
                 wanted,
                 found=f"that role {errors.shown(wanted)} is {strategy}",
                 expected=f"a role with strategy {SGLANG}",
@@ -168,7 +168,7 @@ def _object(
     lost = [*lost, *(field_ for _, field_ in unknown if field_)]
     # What could not be resolved is no value to judge.
     unresolved = {finding.mark for finding in carried}
-    findings += [f for f in judge.judge(body, role.name, lost) if f.mark not in unresolved]
+    findings += [f for f in check_object.judge(body, role.name, lost) if f.mark not in unresolved]
     left_out = tuple(
         str(key)
         for key, node in section.mapping.items()

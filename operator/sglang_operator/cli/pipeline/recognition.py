@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sglang_operator.api import errors, names, spelling
-from sglang_operator.cli import rows, structure
+from sglang_operator.cli import file_errors, structure
 from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.yaml_tree.nodes import Node
 
@@ -86,7 +86,7 @@ _FAMILIES = (
 def problem(document: Node, expected: str = PIPELINE) -> errors.Problem:
     """What a document is that cannot be converted."""
     found, advice = _what(document)
-    return rows.UNRECOGNISED("", found=found, expected=expected, advice=advice)
+    return file_errors.UNRECOGNISED("", found=found, expected=expected, advice=advice)
 
 
 def is_foreign(root: Node) -> bool:

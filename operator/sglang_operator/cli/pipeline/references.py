@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from sglang_operator.api import errors
-from sglang_operator.cli import rows
+from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.yaml_tree import nodes
 from sglang_operator.cli.yaml_tree.nodes import Key, Node
@@ -176,12 +176,12 @@ def _moved(found: Node, origin: str) -> Node:
 def _problem(text: str, path: Path, detail: str) -> errors.Problem:
     field, found = ".".join(map(str, path)), errors.shown(text)
     if text == _MISSING:
-        return rows.VALUE_MISSING(field)
+        return file_errors.VALUE_MISSING(field)
     if detail:
-        return rows.REFERENCE_UNKNOWN(field, found=found, detail=detail)
+        return file_errors.REFERENCE_UNKNOWN(field, found=found, detail=detail)
     if _ENVIRONMENT.search(text):
-        return rows.REFERENCE_ENVIRONMENT(field, found=found)
-    return rows.REFERENCE_RESOLVER(field, found=found)
+        return file_errors.REFERENCE_ENVIRONMENT(field, found=found)
+    return file_errors.REFERENCE_RESOLVER(field, found=found)
 
 
 @contextlib.contextmanager

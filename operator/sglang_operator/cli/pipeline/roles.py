@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sglang_operator.api import errors, spelling
-from sglang_operator.cli import rows
+from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.yaml_tree import nodes
@@ -163,7 +163,7 @@ def _fill_model(role: Role, section: Node, pipeline: Resolver) -> Iterator[Findi
         return
     if own is not None and own.value is not None and own.value != given.value:
         found, pretrain = errors.shown(own.value), errors.shown(given.value)
-        problem = rows.MODEL_REPLACED(
+        problem = file_errors.MODEL_REPLACED(
             "spec.model_args.model_name_or_path", found=found, pretrain=pretrain, roles=lacking
         )
         yield Finding(mark=own.mark, problem=problem, subject=role.name)

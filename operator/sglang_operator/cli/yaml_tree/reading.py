@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from sglang_operator.api import errors
-from sglang_operator.cli import rows
+from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding, stop
 from sglang_operator.cli.yaml_tree import scalars
 from sglang_operator.cli.yaml_tree.nodes import Key, Mark, Node
@@ -54,12 +54,12 @@ def read(name: str, stdin: Any = None) -> str:
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or "it has no valid name"
         advice = "correct its name, or who may read it"
-        raise stop(start, rows.FILE_UNREADABLE("", detail=detail, advice=advice)) from error
+        raise stop(start, file_errors.FILE_UNREADABLE("", detail=detail, advice=advice)) from error
     if data.startswith((*_BEGINNINGS, *_UTF_16)) or b"\0" in data[:_LOOKED_AT]:
         raise stop(start, _no_text(data))
     if len(data) > MAX_BYTES:
         found = "the file is too large"
-        raise stop(start, rows.TOO_LARGE("", found=found, limit=f"{MAX_BYTES} bytes"))
+        raise stop(start, file_errors.TOO_LARGE("", found=found, limit=f"{MAX_BYTES} bytes"))
     try:
         return str(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -82,20 +82,22 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 def _no_file(path: Path) -> errors.Problem:
     if path.is_dir():
-        return rows.FILE_UNREADABLE("", detail="it is a folder", advice="give a file in it")
+        return file_errors.FILE_UNREADABLE("", detail="it is a folder", advice="give a file in it")
     detail = "it is no ordinary file" if path.exists() else "there is no such file"
-    return rows.FILE_UNREADABLE("", detail=detail, advice="correct its name, or give - for stdin")
+    return file_errors.FILE_UNREADABLE(
+        "", detail=detail, advice="correct its name, or give - for stdin"
+    )
 
 
 def _no_text(data: bytes) -> errors.Problem:
     """Why bytes are no text that YAML could be in."""
     if data.startswith(_UTF_16):
-        return rows.FILE_UNREADABLE("", detail="it is UTF-16", advice="save it as UTF-8")
+        return file_errors.FILE_UNREADABLE("", detail="it is UTF-16", advice="save it as UTF-8")
     kind = next((words for start, words in _BEGINNINGS.items() if data.startswith(start)), None)
     if kind is None and b"\0" not in data:
-        return rows.FILE_UNREADABLE("", detail="it is not UTF-8", advice="save it as UTF-8")
+        return file_errors.FILE_UNREADABLE("", detail="it is not UTF-8", advice="save it as UTF-8")
     detail = f"it is {kind or 'binary'}"
-    return rows.FILE_UNREADABLE("", detail=detail, advice="give the YAML file itself")
+    return file_errors.FILE_UNREADABLE("", detail=detail, advice="give the YAML file itself")
 
 
 def load(text: str, name: str) -> Loaded:
@@ -109,7 +111,7 @@ def load(text: str, name: str) -> Loaded:
             builder.take(event)
     except yaml.YAMLError as error:
         mark = _error_mark(error, name)
-        problem = rows.BAD_YAML("", detail=_detail(error), advice=_advice(text, mark))
+        problem = file_errors.BAD_YAML("", detail=_detail(error), advice=_advice(text, mark))
         raise stop(mark, problem) from error
     return Loaded(documents=builder.documents, findings=builder.findings)
 
@@ -213,10 +215,10 @@ class _Builder:
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         kind = "tag:yaml.org,2002:map" if is_mapping else "tag:yaml.org,2002:seq"
         if event.tag not in (None, "!", kind):
-            self._tell(mark, rows.BAD_TAG("", found=event.tag))
+            self._tell(mark, file_errors.BAD_TAG("", found=event.tag))
         if len(self._open) >= MAX_DEPTH:
             found = "values are nested too deeply"
-            raise stop(mark, rows.TOO_LARGE("", found=found, limit=f"{MAX_DEPTH} levels"))
+            raise stop(mark, file_errors.TOO_LARGE("", found=found, limit=f"{MAX_DEPTH} levels"))
         node = Node(mark, {} if is_mapping else [])
         self._open.append(_Open(node, event.anchor))
         # An anchor can be used only after its end: no value holds itself.
@@ -235,7 +237,7 @@ class _Builder:
             return scalars.plain(event.value) if event.implicit[0] else event.value
         if event.tag in scalars.TAGS:
             return scalars.tagged(event.value, event.tag)
-        self._tell(self._mark(event), rows.BAD_TAG("", found=event.tag))
+        self._tell(self._mark(event), file_errors.BAD_TAG("", found=event.tag))
         return event.value
 
     def _anchor(self, anchor: str | None, node: Node, size: int) -> None:
@@ -245,7 +247,7 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         mark = self._mark(event)
         if event.anchor not in self._anchors:
-            raise stop(mark, rows.BAD_ALIAS("", found=f"*{event.anchor}"))
+            raise stop(mark, file_errors.BAD_ALIAS("", found=f"*{event.anchor}"))
         node, size = self._anchors[event.anchor]
         self._add(node, size, mark)
 
@@ -260,7 +262,7 @@ class _Builder:
         if parent.size > MAX_NODES:
             found = "the aliases repeat too much"
             limit = f"{MAX_NODES} values"
-            raise stop(mark or node.mark, rows.TOO_LARGE("", found=found, limit=limit))
+            raise stop(mark or node.mark, file_errors.TOO_LARGE("", found=found, limit=limit))
         if isinstance(parent.node.value, list):
             parent.node.value.append(node)
         elif parent.key is None:
@@ -272,13 +274,13 @@ class _Builder:
     def _entry(self, parent: _Open, key: Node, node: Node) -> None:
         if isinstance(key.value, (dict, list)):
             found = "map" if isinstance(key.value, dict) else "list"
-            self._tell(key.mark, rows.BAD_KEY("", found=found))
+            self._tell(key.mark, file_errors.BAD_KEY("", found=found))
         elif key.value is _MERGE:
             parent.merges += node.items if isinstance(node.value, list) else [node]
         elif key.value in parent.node.keys:
             first = parent.node.keys[key.value].line
             name = str(key.value)
-            self._tell(key.mark, rows.DUPLICATE_KEY("", key=name, line=first))
+            self._tell(key.mark, file_errors.DUPLICATE_KEY("", key=name, line=first))
         else:
             parent.node.mapping[key.value] = node
             parent.node.keys[key.value] = key.mark
@@ -286,7 +288,9 @@ class _Builder:
     def _merge(self, into: Node, merged: Node) -> None:
         """``<<``: what is written here wins, and of several the first."""
         if not isinstance(merged.value, dict):
-            self._tell(merged.mark, rows.BAD_YAML("", detail="<< takes a map", advice="correct it"))
+            self._tell(
+                merged.mark, file_errors.BAD_YAML("", detail="<< takes a map", advice="correct it")
+            )
         for key, node in merged.mapping.items():
             if key not in into.keys:
                 into.mapping[key] = node

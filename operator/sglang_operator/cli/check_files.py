@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.api import errors, names
-from sglang_operator.cli import judge, rows
+from sglang_operator.cli import check_object, file_errors
 from sglang_operator.cli.findings import Finding, StopError
 from sglang_operator.cli.pipeline import objects, recognition, roles
 from sglang_operator.cli.yaml_tree import reading
@@ -71,10 +71,10 @@ def _object(judged: Judged, body: Node) -> None:
         return
     if kind != names.KIND:
         node = body.get("kind") or body
-        problem = rows.KIND("kind", found=errors.shown(kind), expected=names.KIND)
+        problem = file_errors.KIND("kind", found=errors.shown(kind), expected=names.KIND)
         judged.findings.append(Finding(mark=node.mark, problem=problem))
         return
-    judged.findings += judge.judge(body, name)
+    judged.findings += check_object.judge(body, name)
     judged.pools.append(body)
 
 

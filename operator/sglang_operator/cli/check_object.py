@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_operator.api import errors, names, spec, spelling
 from sglang_operator.api.errors import Problem
-from sglang_operator.cli import redaction, rows, structure
+from sglang_operator.cli import file_errors, redaction, structure
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node, locate, plain
 from sglang_operator.planner import pool as pools
@@ -27,7 +27,7 @@ _ABOUT_KEYS = frozenset(
         errors.SYSTEM_ENV_REMOVED,
         errors.POD_TEMPLATE,
         errors.POD_FIELD_UNKNOWN,
-        rows.UNKNOWN_FIELD,
+        file_errors.UNKNOWN_FIELD,
     )
 )
 # What follows from a field that had to be left out, and would only confuse.
@@ -101,7 +101,7 @@ def judge(body: Node, subject: str = "", lost: Sequence[str] = ()) -> list[Findi
     section = body.get("spec")
     if section is None or not isinstance(section.value, dict):
         mark = section.mark if section is not None else body.mark
-        found.append(Finding(mark=mark, problem=rows.FIELD_REQUIRED("spec", key="spec")))
+        found.append(Finding(mark=mark, problem=file_errors.FIELD_REQUIRED("spec", key="spec")))
     else:
         found += _judge_spec(body, section, lost)
     return [
@@ -194,10 +194,12 @@ def _envelope(body: Node) -> Iterator[Finding]:
     """The object around the spec."""
     version = body.get("apiVersion")
     if version is None:
-        yield Finding(mark=body.mark, problem=rows.FIELD_REQUIRED("apiVersion", key="apiVersion"))
+        yield Finding(
+            mark=body.mark, problem=file_errors.FIELD_REQUIRED("apiVersion", key="apiVersion")
+        )
     elif version.value != names.API_VERSION:
         found = errors.shown(version.value) if isinstance(version.value, str) else "not text"
-        problem = rows.API_VERSION("apiVersion", found=found, expected=names.API_VERSION)
+        problem = file_errors.API_VERSION("apiVersion", found=found, expected=names.API_VERSION)
         yield Finding(mark=version.mark, problem=problem)
     yield from _unknown(body, _TOP, "the object")
     metadata = body.get("metadata")
@@ -207,7 +209,9 @@ def _envelope(body: Node) -> Iterator[Finding]:
             yield from _texts(metadata.get(section), f"metadata.{section}")
     if body.get("metadata", "name") is None and body.get("metadata", "generateName") is None:
         mark = metadata.mark if metadata is not None else body.mark
-        yield Finding(mark=mark, problem=rows.FIELD_REQUIRED("metadata.name", key="metadata.name"))
+        yield Finding(
+            mark=mark, problem=file_errors.FIELD_REQUIRED("metadata.name", key="metadata.name")
+        )
 
 
 def _unknown(node: Node, known: frozenset[str], parent: str) -> Iterator[Finding]:
@@ -215,7 +219,7 @@ def _unknown(node: Node, known: frozenset[str], parent: str) -> Iterator[Finding
     for key in node.mapping:
         if key not in known:
             name, listed = str(key), ", ".join(sorted(known))
-            problem = rows.UNKNOWN_FIELD(
+            problem = file_errors.UNKNOWN_FIELD(
                 f"{prefix}{name}",
                 key=errors.shown(name),
                 parent=parent,
@@ -237,7 +241,7 @@ def _texts(node: Node | None, path: str) -> Iterator[Finding]:
     for key, child in node.mapping.items() if node is not None else ():
         if not isinstance(child.value, str):
             found = errors.typed(plain(child))
-            problem = rows.FIELD_STRUCTURE(
+            problem = file_errors.FIELD_STRUCTURE(
                 f"{path}.{key}", found=found, expected="text, so in quotes"
             )
             yield Finding(mark=child.mark, problem=problem)
