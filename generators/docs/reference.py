@@ -101,7 +101,15 @@ def _walk(
     yield context
     if isinstance(command, click.Group):
         for below in sorted(command.commands):
-            yield from _walk(command.commands[below], below, context)
+            yield from _walk(_resolved(context, below), below, context)
+
+
+def _resolved(context: click.Context, name: str) -> click.Command:
+    """A command below this one, as it is found when it runs."""
+    assert isinstance(context.command, click.Group)
+    _, command, _ = context.command.resolve_command(context, [name])
+    assert command is not None
+    return command
 
 
 # --- the metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from sglang_operator.cli import screen
+from sglang_operator.cli import status
 from sglang_operator.picture import svg, text
 from sglang_operator.picture.scene import Leader
 from tests.builders import NOW
@@ -34,10 +34,10 @@ def pictures() -> dict[Path, str]:
     return {
         FOLDER / "map-guide.txt": plain(text.render(guide.map(ids=True))),
         FOLDER / "map-trouble.txt": plain(text.render(trouble.map())),
-        FOLDER / "status-guide.txt": plain(screen.render(led, NOW, detail=True)),
-        FOLDER / "status-trouble.txt": plain(screen.render(trouble.scene(), NOW, detail=True)),
+        FOLDER / "status-guide.txt": plain(status.render(led, NOW, detail=True)),
+        FOLDER / "status-trouble.txt": plain(status.render(trouble.scene(), NOW, detail=True)),
         FOLDER / "status-list.txt": plain(
-            screen.render(trouble.scene(holders=[]), NOW, detail=False)
+            status.render(trouble.scene(holders=[]), NOW, detail=False)
         ),
         IMAGES / "gpu-map.svg": svg.render(trouble.map(), title="GPUs of the namespace rl"),
     }

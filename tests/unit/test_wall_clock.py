@@ -19,10 +19,12 @@ READS = {
     "controller/shell.py": "kopf takes the end of credentials as a time of day; a 401 renews them",
     "client/lease.py": "stamps in the weights Lease; ages are by the steady clock (Sight)",
     "client/turns.py": "words of an error: since when another call runs",
-    "cli/commands.py": "ages that are shown; nothing is done by them",
-    "cli/doctor.py": "ages that are shown; of two looks a change is what counts",
     "cli/cluster/look.py": "ages that are shown; of two looks a change is what counts",
-    "cli/waiting.py": "words of an error; the wait itself is by the monotonic clock",
+    "cli/doctor.py": "ages that are shown; of two looks a change is what counts",
+    "cli/map.py": "when the picture was true",
+    "cli/rollout.py": "the stamp of a restart, for people",
+    "cli/status.py": "ages that are shown; nothing is done by them",
+    "cli/wait.py": "words of an error; the wait itself is by the monotonic clock",
 }
 # The fields of clocks.Moment: who reads ``wall`` has a stamp to make or to tell.
 TELLS = {

@@ -5,8 +5,13 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import click
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from sglang_operator import __version__
 from sglang_operator.api import names, texts
@@ -15,6 +20,8 @@ from sglang_operator.cli.checks import addresses, deployed, limits, occupancy, o
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
+from sglang_operator.cli.findings import one_line
+from sglang_operator.cli.options import NOT_SO, OK, STRUCTURED, as_mapping, ends, show, where
 from sglang_operator.cluster import paths
 from sglang_operator.picture.scene import Scene
 
@@ -299,3 +306,46 @@ def document(scope: str, checks: list[Check]) -> dict[str, Any]:
         "version": __version__,
         "checks": [check.record() for check in checks],
     }
+
+
+def render(found: Sequence[Check]) -> RenderableType:
+    """For people."""
+    signs = {
+        Grade.GOOD: ("✔", "green"),
+        Grade.WARNING: ("!", "yellow"),
+        Grade.BAD: ("✘", "bold red"),
+        Grade.UNKNOWN: ("?", "dim"),
+    }
+    grid = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        grid.add_column(overflow="fold")
+    for check in found:
+        sign, style = signs[check.grade]
+        grid.add_row(Text(sign, style=style), check.name, one_line(check.what))
+        if check.do:
+            grid.add_row("", "", Text(f"→ {one_line(check.do)}", style="bold"))
+    return grid
+
+
+# --- the command
+
+
+@click.command("doctor")
+@click.option("-o", "--output", type=STRUCTURED, default="text")
+@where
+@ends
+def command(cluster: Cluster, output: str) -> int:
+    """Look at versions, the definition, the operator, GPUs, pools, rights, Pod Security, quotas
+    and limits.
+
+    Exit codes: 0 pools can run (that some are not Ready is a warning); 1 something keeps them from
+    it; 2 errors.
+    """
+    scope, found = facts(cluster)
+    checks = list(examine(scope, found, time.time()))
+    if output == "text":
+        show(render(checks))
+    else:
+        click.echo(as_mapping(document(scope, checks), output))
+    bad = any(check.grade is Grade.BAD for check in checks)
+    return NOT_SO if bad else OK

@@ -1,8 +1,11 @@
-"""What the commands that ask a cluster have in common: options, a console, how they end."""
+"""What commands have in common: options, how they print, how they end.
+
+Heavy imports stand in the functions: every command imports this module.
+"""
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +18,11 @@ if TYPE_CHECKING:
 OK, NOT_SO, FAILED = 0, 1, 2  # exit codes
 
 Command = Callable[..., Any]
+
+STRUCTURED = click.Choice(["text", "json", "yaml"])
+environment = click.option(
+    "--env", is_flag=True, help="Let ${oc.env:...} read this process' environment."
+)
 
 
 def complete_pool(
@@ -31,6 +39,9 @@ def complete_pool(
         return []
     pools = [line.rpartition("/")[2] for line in found.decode().splitlines()]
     return [CompletionItem(name) for name in pools if name.startswith(incomplete)]
+
+
+pool_names = click.argument("pools", nargs=-1, metavar="[POOL]...", shell_complete=complete_pool)
 
 
 def where(command: Command) -> Command:
@@ -92,3 +103,33 @@ def show(renderable: Any) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=max(console.width, 160))
     console.print(renderable)
+
+
+def as_mapping(value: Mapping[str, Any], form: str) -> str:
+    """JSON or YAML text."""
+    if form == "json":
+        import json
+
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    import yaml
+
+    return str(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)).rstrip("\n")
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """What there is to know beside the result, on standard error."""
+    from sglang_operator.cli.findings import one_line
+
+    for note in notes:
+        click.echo(f"note: {one_line(note)}", err=True)
+
+
+def duration(text: str) -> int:
+    """``90``, ``90s``, ``5m``, ``2h`` in seconds.  Raises :class:`ValueError`."""
+    from sglang_operator.api import texts
+
+    units: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    if not number.isdecimal() or len(number) > 9:
+        raise ValueError(texts.NO_DURATION.format(found=text))
+    return int(number) * units[unit]

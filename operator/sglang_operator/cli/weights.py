@@ -1,23 +1,311 @@
-"""``kubectl sglang weights``: the transaction on a pool's weights, by hand.
+"""The command ``weights``: the transaction on a pool's weights, by hand.
 
 For looking, for trainers that are shell scripts, and for ending what a trainer left behind.
 """
 
+import asyncio
+import getpass
+import json
+import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
+from sglang_operator.api import bounds, weights
+from sglang_operator.api import texts as wording
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.api.weights import Owner, Phase, Transaction, shown
+from sglang_operator.cli.findings import one_line
+from sglang_operator.client import errors, given
+from sglang_operator.client.lease import Sight
+from sglang_operator.client.pool import AsyncPool
+from sglang_operator.client.registry import IN_SERVICE, Engine, Registry
+from sglang_operator.client.resetting import Left
+
 REFUSED = 1
 FAILED = 2
 _HAND_SECONDS = 600
+ABORT_SECONDS = 10.0
+Lines = Iterable[str]
+
+
+def holder() -> str:
+    """Who somebody at a terminal is on the Lease: the same from one command to the next."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user has a number, and often no name
+        user = str(os.getuid())
+    return f"kubectl-sglang_{user}@{socket.gethostname()}"
+
+
+def run(act: Callable[[AsyncPool], Awaitable[Lines]], pool: str, **options: Any) -> Lines:
+    """Do this to a pool.  Raises PoolError."""
+
+    async def main() -> Lines:
+        named = options.get("holder")
+        chosen = {**options, "holder": holder() if named is None else named}
+        async with AsyncPool(pool, chosen.pop("namespace"), **chosen) as opened:
+            return await act(opened)
+
+    return asyncio.run(main())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begin:
+    """Take the Lease, pause, and leave it to the user."""
+
+    version: str
+    epoch: str | None
+    duration: int
+    wait: float
+    pause: bool
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        sync = pool.sync(
+            self.version,
+            epoch=self.epoch,
+            duration=self.duration,
+            wait=self.wait,
+            pause="abort" if self.pause else None,
+        )
+        await sync.begin()
+        await sync.detach()
+        state = pool.lease.seen or Transaction()  # whatever becomes of the API server, it is begun
+        paused = "paused" if self.pause else "not paused"
+        return [
+            f"begun: {pool.holder} writes {self.version} until "
+            f"{shown(state.renewed + state.duration)}; "
+            f"{wording.engines(len(sync.engines))} {paused}:",
+            *(f"  {engine.rank} {engine.url}" for engine in sync.engines),
+            f"write their weights, then: kubectl sglang weights commit {pool.name}",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    checkpoint: str
+    pause: bool
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        given.checkpoint(self.checkpoint)
+        sync = await pool.attach(pause="abort" if self.pause else None)
+        sync.checkpoint = self.checkpoint
+        await sync.finish()
+        engines = wording.engines(len(sync.engines))
+        return [f"committed {sync.version} to {engines}; their gates open"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abort:
+    """``gone``: whoever began the sync has ended, and writes nothing more."""
+
+    message: str
+    force: bool
+    gone: bool
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        given.text(self.message, "message", most=bounds.MAX_WORDS)
+        state = await pool.transaction()
+        trainer = steps.Trainer(holder=pool.holder, transaction=state.id)
+
+        def step(current: Transaction, sight: Sight) -> Transaction:
+            named = current.holder == pool.holder and not current.fenced
+            # Between its commands a sync of this command line has no process; another may.
+            left = named and pool.holder == holder() and not current.at_work
+            quiet = self.gone or left
+            if current.id == state.id and self.gone and (named or self.force):
+                return steps.aborted(current, self.message)
+            if current.id == state.id and not quiet and (named or self.force):
+                return steps.ended(current, pool.holder, message=self.message, now=sight.now)
+            return steps.abort(current, trainer, message=self.message)
+
+        after = (await pool.lease.step(step, patience=ABORT_SECONDS)).state
+        told = [
+            f"aborted: every gate of {pool.name} closes, and paused engines stay paused; the next "
+            "sync writes all weights and continues them"
+        ]
+        if after.fenced:
+            free = shown(after.renewed + after.duration)
+            told.append(
+                f"{state.holder or 'its holder'} may not know yet, so it begins after {free}"
+            )
+        return told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sleep:
+    tags: tuple[str, ...]
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        await pool.sleep(self.tags)
+        state = pool.lease.seen or Transaction()
+        released = " and ".join(state.released)
+        return [f"asleep: {wording.engines(len(state.asleep))}, released: {released}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wake:
+    tags: tuple[str, ...]
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        state = await pool.wake(self.tags)
+        if state.phase is Phase.COMMITTED:
+            return [f"awake: the weights were kept, the gates of {state.version} open again"]
+        if state.released:
+            return [f"still released: {' and '.join(state.released)}"]
+        if state.initial:
+            return ["awake: the engines go on with the weights that they were started with"]
+        return ["awake: the weights are gone, and the gates stay closed until a sync commits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reset:
+    groups: tuple[str, ...]
+    wait: float
+    force: bool
+
+    async def __call__(self, pool: AsyncPool) -> Lines:
+        before = (await pool.transaction()).groups
+        left = await pool.reset(self.groups, wait=self.wait, force=self.force)
+        state = await pool.transaction()
+        told = [f"reset: {wording.engines(len(left))}; their weights: {state.phase.value}"]
+        for name in dict.fromkeys(name for each in left for name in each.groups):
+            told.append(f"  {name}: left by {_ranks(e for e in left if name in e.groups)}")
+        if before is not None and not before.left:
+            told.append(f"  they were in the process groups of {_owner(before)}")
+        if sessions := [each for each in left if each.session]:
+            told.append(f"  an update was left open, and is ended: {_ranks(sessions)}")
+        if ended := [each for each in left if each.ended]:
+            told.append(f"  not reached, as they start or have ended: {_ranks(ended)}")
+        if not any(each.groups or each.session or each.ended for each in left):
+            told.append("  none was in a group of a known name, nor in an update")
+        if state.phase is Phase.ABORTED:
+            told.append("engines that are paused stay so: the next sync continues them")
+        return told
+
+
+def _owner(owner: Owner) -> str:
+    return f"{owner.holder}, since {shown(owner.since)}, last seen {shown(owner.seen)}"
+
+
+def _ranks(which: Iterable[Left]) -> str:
+    ranks = [each.engine.rank for each in which]
+    noun = "engine" if len(ranks) == 1 else "engines"
+    return f"{noun} {', '.join(map(str, ranks))}"
+
+
+# --- what status shows
+
+
+def _status(pool: str, *, as_json: bool, **options: Any) -> tuple[str, bool]:
+    """What there is to know about the weights, and whether every engine is synced."""
+    found: list[tuple[Registry, Transaction]] = []
+
+    async def look(opened: AsyncPool) -> Lines:
+        found.append((await opened.fresh(), await opened.transaction()))
+        return ()
+
+    run(look, pool, **options)
+    registry, state = found[0]
+    open_ = [engine for engine in registry.engines if _open(engine)]
+    synced = state.phase is not Phase.SLEEPING and 0 < len(open_) == len(registry.engines)
+    text = _json(registry, state) if as_json else _text(registry, state, len(open_))
+    return text, synced
+
+
+def _open(engine: Engine) -> bool:
+    """Whether it counts as SYNCED, as in the pool's status: without a gate, if it serves."""
+    return engine.gate == "Open" if engine.gate else engine.state == IN_SERVICE
+
+
+def _json(registry: Registry, state: Transaction) -> str:
+    return json.dumps(
+        {
+            "pool": registry.pool,
+            "namespace": registry.namespace,
+            "epoch": registry.epoch,
+            "gate": registry.weights.gate,
+            "phase": state.phase.value,
+            "version": state.version or None,
+            "targetVersion": state.target_version or None,
+            "holder": state.holder or None,
+            "begun": weights.micro_time(state.begun) if state.begun else None,
+            "committed": weights.micro_time(state.committed) if state.committed else None,
+            "released": list(state.released),
+            "message": state.message or None,
+            "engines": [
+                {
+                    "rank": engine.rank,
+                    "engine": engine.engine,
+                    "state": engine.state,
+                    "gate": engine.gate,
+                    "version": engine.version,
+                    "url": engine.url,
+                }
+                for engine in registry.engines
+            ],
+        },
+        indent=2,
+    )
+
+
+def _text(registry: Registry, state: Transaction, synced: int) -> str:
+    facts = {
+        "pool": f"{registry.namespace}/{registry.pool}, gate {registry.weights.gate}",
+        "phase": _phase(state),
+        "version": _version(state),
+        "synced": f"{synced}/{len(registry.engines)}",
+        "released": " and ".join(state.released),
+        "groups": _groups(state),
+        "message": state.message,
+        "epoch": registry.epoch,
+    }
+    lines = [f"{key:<9} {one_line(value)}" for key, value in facts.items() if value]
+    rows: list[tuple[str, ...]] = [("RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL")]
+    rows += [
+        (str(e.rank), e.engine, e.state, e.gate or "-", e.version or "-", e.url or "-")
+        for e in registry.engines
+    ]
+    rows = [tuple(map(one_line, row)) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join([*lines, "", *table])
+
+
+def _groups(state: Transaction) -> str:
+    owner = state.groups
+    if owner is None:
+        return ""
+    return ("none, reset by " if owner.left else "of ") + _owner(owner)
+
+
+def _phase(state: Transaction) -> str:
+    held = f", held by {state.holder} until {shown(state.renewed + state.duration)}"
+    if state.recovers:
+        held += f", which loads it into {wording.engines(len(state.recovering))}"
+    return state.phase.value + (held if state.holder else "")
+
+
+def _version(state: Transaction) -> str:
+    committed = f"{state.version}, committed {shown(state.committed)}" if state.version else "none"
+    writing = state.phase is Phase.SYNCING
+    return committed + (f"; {state.target_version} is being written" if writing else "")
+
+
+# --- the commands
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group(short_help="The transaction on a pool's weights, by hand.")
-def weights() -> None:
+@click.group("weights")
+def command() -> None:
     """Look at a pool's weights, and sync, put to sleep or wake its engines by hand.
 
     Engines are reached by their pods' addresses: run begin, commit, sleep, wake and reset where
@@ -45,13 +333,9 @@ def _common(function: F) -> F:
 
 def _run(act: Callable[[Any], Any], pool: str, options: dict[str, Any]) -> None:
     """Do this to the pool; what is refused or fails becomes a message and an exit code."""
-    from sglang_operator.cli import weighing
-    from sglang_operator.cli.findings import one_line
-    from sglang_operator.client import errors
-
     code = 0
     try:
-        for line in weighing.run(act, pool, **options):
+        for line in run(act, pool, **options):
             click.echo(one_line(line))
     except (errors.Held, errors.NotReady, errors.StaleEpoch, errors.Expired) as error:
         click.echo(one_line(f"{type(error).__name__}: {error}"), err=True)
@@ -62,7 +346,7 @@ def _run(act: Callable[[Any], Any], pool: str, options: dict[str, Any]) -> None:
     sys.exit(code)
 
 
-@weights.command(short_help="Phase, version, and each engine's gate.")
+@command.command(short_help="Phase, version, and each engine's gate.")
 @_common
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def status(pool: str, output: str, **options: Any) -> None:
@@ -70,12 +354,8 @@ def status(pool: str, output: str, **options: Any) -> None:
 
     Exit codes: 0 every engine is synced; 1 not all are; 2 an error.
     """
-    from sglang_operator.cli import weighing
-    from sglang_operator.cli.findings import one_line
-    from sglang_operator.client import errors
-
     try:
-        text, synced = weighing.status(pool, as_json=output == "json", **options)
+        text, synced = _status(pool, as_json=output == "json", **options)
     except errors.PoolError as error:
         click.echo(one_line(f"{type(error).__name__}: {error}"), err=True)
         sys.exit(FAILED)
@@ -83,7 +363,7 @@ def status(pool: str, output: str, **options: Any) -> None:
     sys.exit(0 if synced else REFUSED)
 
 
-@weights.command(short_help="Take the Lease, and pause the engines.")
+@command.command(short_help="Take the Lease, and pause the engines.")
 @_common
 @click.argument("version")
 @click.option("--epoch", help="Only if the engines are still those of this epoch.")
@@ -109,13 +389,11 @@ def begin(
 
     Then write the weights with SGLang's own endpoints, and commit or abort.
     """
-    from sglang_operator.cli import weighing
-
-    sync = weighing.Begin(version=version, epoch=epoch, duration=duration, wait=wait, pause=pause)
+    sync = Begin(version=version, epoch=epoch, duration=duration, wait=wait, pause=pause)
     _run(sync, pool, options)
 
 
-@weights.command(short_help="Continue the engines, and open their gates.")
+@command.command(short_help="Continue the engines, and open their gates.")
 @_common
 @click.option("--checkpoint", default="", help="A path with exactly these weights.")
 @click.option("--pause/--no-pause", default=True, help="Whether begin has paused the engines.")
@@ -124,21 +402,17 @@ def commit(pool: str, checkpoint: str, pause: bool, **options: Any) -> None:
 
     Refused if an engine restarted since, or the time given to begin is over.
     """
-    from sglang_operator.cli import weighing
-
-    _run(weighing.Commit(checkpoint=checkpoint, pause=pause), pool, options)
+    _run(Commit(checkpoint=checkpoint, pause=pause), pool, options)
 
 
-@weights.command(short_help="Give a sync up: every gate closes.")
+@command.command(short_help="Give a sync up: every gate closes.")
 @_common
 @click.option("-m", "--message", default="aborted by hand", show_default=True, help="Why.")
 @click.option("--force", is_flag=True, help="Also one that another trainer holds.")
 @click.option("--gone", is_flag=True, help="Its process has ended: others may begin at once.")
 def abort(pool: str, message: str, force: bool, gone: bool, **options: Any) -> None:
     """End a sync without a commit. Engines stay paused: what they hold may be half written."""
-    from sglang_operator.cli import weighing
-
-    _run(weighing.Abort(message=message, force=force, gone=gone), pool, options)
+    _run(Abort(message=message, force=force, gone=gone), pool, options)
 
 
 def _tags(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -148,27 +422,23 @@ def _tags(context: click.Context, parameter: click.Parameter, value: str) -> tup
     return tags
 
 
-@weights.command(short_help="Close the gates, then release the engines' memory.")
+@command.command(short_help="Close the gates, then release the engines' memory.")
 @_common
 @click.option("--tags", default="weights,kv_cache", show_default=True, callback=_tags)
 def sleep(pool: str, tags: tuple[str, ...], **options: Any) -> None:
     """Put the engines to sleep, once no client can reach them any more."""
-    from sglang_operator.cli import weighing
-
-    _run(weighing.Sleep(tags=tags), pool, options)
+    _run(Sleep(tags=tags), pool, options)
 
 
-@weights.command(short_help="Resume the engines' memory.")
+@command.command(short_help="Resume the engines' memory.")
 @_common
 @click.option("--tags", default="weights,kv_cache,cuda_graph", show_default=True, callback=_tags)
 def wake(pool: str, tags: tuple[str, ...], **options: Any) -> None:
     """Wake the engines. If their weights were kept, the same gates open; else sync them."""
-    from sglang_operator.cli import weighing
-
-    _run(weighing.Wake(tags=tags), pool, options)
+    _run(Wake(tags=tags), pool, options)
 
 
-@weights.command(short_help="Let the engines leave what a trainer that is gone has left.")
+@command.command(short_help="Let the engines leave what a trainer that is gone has left.")
 @_common
 @click.option("--group", "groups", multiple=True, help="A group beside the known ones; repeatable.")
 @click.option("--wait", type=float, default=0, help="Seconds to wait for another trainer.")
@@ -182,6 +452,4 @@ def reset(pool: str, groups: tuple[str, ...], wait: float, force: bool, **option
     A trainer by the client whose groups go is told so before its next bucket; one that was seen
     just now stands in the way, unless --force says that it is gone.
     """
-    from sglang_operator.cli import weighing
-
-    _run(weighing.Reset(groups=groups, wait=wait, force=force), pool, options)
+    _run(Reset(groups=groups, wait=wait, force=force), pool, options)

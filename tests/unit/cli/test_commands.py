@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sglang_operator.cli import engine_logs, main, rolling, screen, waiting
+from sglang_operator.cli import logs, main, options, rollout, status, wait
 from sglang_operator.cli.cluster import look, operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from tests.builders import NOW
@@ -36,7 +36,7 @@ def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
         if change:
             change()
 
-    end = waiting.wait(cluster(world), ["actor-infer"], aim, seconds, told.append, sleep)
+    end = wait.wait(cluster(world), ["actor-infer"], aim, seconds, told.append, sleep)
     return end, told
 
 
@@ -45,7 +45,7 @@ def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
 
 def _shown(*items: Any, now: float = NOW) -> str:
     found = operator_leases.holders(json.dumps({"items": items}).encode(), now)
-    return pictures.plain(screen.render(guide().scene(holders=found), now, detail=False))
+    return pictures.plain(status.render(guide().scene(holders=found), now, detail=False))
 
 
 def test_who_acts_for_pools_is_told():
@@ -66,7 +66,7 @@ def test_who_acts_for_pools_is_told():
 
 
 def test_a_lease_that_may_not_be_read_says_nothing_of_the_operator():
-    shown = pictures.plain(screen.render(guide().scene(), NOW, detail=False))
+    shown = pictures.plain(status.render(guide().scene(), NOW, detail=False))
     assert "operator:" not in shown
 
 
@@ -112,7 +112,7 @@ def test_what_only_a_human_can_make_ends_the_wait_once_it_has_been_missing(monke
     world.pool(ready=False, reason="SecretMissing", message=message)
     end, _ = _wait(world, seconds=0)
     assert "not ready" in end.lines[0]
-    monkeypatch.setattr(waiting, "MISSING_SECONDS", 0.0)
+    monkeypatch.setattr(wait, "MISSING_SECONDS", 0.0)
     end, _ = _wait(world, seconds=60)
     assert not end.reached
     assert "SecretMissing: 1 engine cannot start: there is no Secret hub" in end.lines[0]
@@ -143,10 +143,10 @@ def test_a_pool_that_is_gone_ends_the_wait():
 
 
 def test_a_wait_for_no_pool_at_all_has_not_reached_anything():
-    end = waiting.wait(cluster(World()), [], "ready", 5, print, lambda _: None)
+    end = wait.wait(cluster(World()), [], "ready", 5, print, lambda _: None)
     assert not end.reached
     assert end.lines[0].startswith("there is no SGLangInference in rl to wait for")
-    assert waiting.wait(cluster(World()), [], "deleted", 5, print, lambda _: None).reached
+    assert wait.wait(cluster(World()), [], "deleted", 5, print, lambda _: None).reached
 
 
 def test_a_suspended_pool_ends_the_wait_with_how_to_start_it():
@@ -164,8 +164,8 @@ def test_a_wait_ends_when_no_operator_comes(monkeypatch):
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
     fake = cluster(world)
     object.__setattr__(fake, "led", False)
-    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.0)
-    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, lambda _: None)
+    monkeypatch.setattr(wait, "LEADERLESS_SECONDS", 0.0)
+    end = wait.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, lambda _: None)
     assert not end.reached
     assert end.lines[0].startswith("operator: nobody holds the Lease")
     assert end.lines[0].endswith("kubectl sglang doctor")
@@ -175,7 +175,7 @@ def _passing(monkeypatch) -> Callable[[float], None]:
     """A sleep by which the time of the wait passes, and by nothing else."""
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
-    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(wait, "time", clock)
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
@@ -199,21 +199,21 @@ def _unfinished(monkeypatch, renewals) -> FakeCluster:
 
 def test_a_wait_ends_by_saying_which_operator_stopped(monkeypatch):
     fake = _unfinished(monkeypatch, itertools.repeat(time.time() - 40))
-    monkeypatch.setattr(waiting, "LEADERLESS_SECONDS", 0.0)
-    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, lambda _: None)
+    monkeypatch.setattr(wait, "LEADERLESS_SECONDS", 0.0)
+    end = wait.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, lambda _: None)
     assert end.lines[0].startswith("operator: op-0 in ops, which held the Lease")
     assert "stopped 4" in end.lines[0]
 
 
 def test_a_wait_ends_whatever_the_clock_of_an_operator_that_stopped_said(monkeypatch):
     fake = _unfinished(monkeypatch, itertools.repeat(time.time() + 4000))
-    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, _passing(monkeypatch))
+    end = wait.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, _passing(monkeypatch))
     assert end.lines[0].startswith("operator: op-0 in ops, which held the Lease")
 
 
 def test_a_lease_that_is_renewed_by_another_clock_lets_the_wait_go_on(monkeypatch):
     fake = _unfinished(monkeypatch, itertools.count(time.time() - 4000))
-    end = waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, _passing(monkeypatch))
+    end = wait.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, _passing(monkeypatch))
     assert "operator" not in end.lines[0]
 
 
@@ -228,7 +228,7 @@ def test_an_operator_that_comes_in_time_lets_the_wait_go_on():
     def sleep(_: float) -> None:
         world.pools[:] = ready.pools
 
-    assert waiting.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, sleep).reached
+    assert wait.wait(fake, ["actor-infer"], "ready", 60, lambda _: None, sleep).reached
 
 
 def test_a_wait_for_weights_tells_of_the_sync_that_was_aborted():
@@ -248,7 +248,7 @@ def test_without_the_definition_the_examination_is_pointed_to(pools):
     with pytest.raises(ClusterError, match="does not know SGLangInference; kubectl sglang doctor"):
         look.look(fake, pools)
     with pytest.raises(ClusterError, match="does not know SGLangInference"):
-        waiting.wait(fake, pools, "deleted", 5, print, lambda _: None)
+        wait.wait(fake, pools, "deleted", 5, print, lambda _: None)
 
 
 # --- logs
@@ -261,8 +261,8 @@ def test_lines_of_all_engines_stand_in_the_order_of_their_times():
         "actor-infer-g2-3-0": f"{T}2Z two\n{T}3Z three\x1b[31m\n".encode(),
     }
     pool = _pool(fake)
-    wanted = engine_logs.Wanted(engines=("g0-1", "g2-3"))
-    lines = list(engine_logs.merged(fake, pool, engine_logs.select(pool, wanted), wanted))
+    wanted = logs.Wanted(engines=("g0-1", "g2-3"))
+    lines = list(logs.merged(fake, pool, logs.select(pool, wanted), wanted))
     assert lines == [
         "g0-1 | one",
         "g2-3 | two",
@@ -275,8 +275,8 @@ def test_lines_of_all_engines_stand_in_the_order_of_their_times():
 def test_an_engine_without_a_log_says_why_and_hides_no_other():
     fake = cluster(guide())
     pool = _pool(fake)
-    wanted = engine_logs.Wanted()
-    lines = list(engine_logs.merged(fake, pool, engine_logs.select(pool, wanted), wanted))
+    wanted = logs.Wanted()
+    lines = list(logs.merged(fake, pool, logs.select(pool, wanted), wanted))
     assert lines[0] == "g0-1   | (no log: no such host)"
     assert len(lines) == 12
 
@@ -285,28 +285,28 @@ def test_what_failed_comes_with_its_cause_and_its_last_lines():
     fake = cluster(trouble())
     fake.logs["actor-infer-g14-15-0"] = f"{T}1Z out of memory\n".encode()  # type: ignore[attr-defined]
     pool = _pool(fake)
-    told = list(engine_logs.last_failures(pool))
+    told = list(logs.last_failures(pool))
     assert told[0].startswith("✘ 2027-01-15T08:00:00Z KVCacheTooSmall on g14-15")
     assert told[-1] == "  → raise mem_fraction_static above 0.002 (now 0.001)"
-    wanted = engine_logs.Wanted()
-    failed = list(engine_logs.failed(fake, pool, engine_logs.select(pool, wanted), wanted))
+    wanted = logs.Wanted()
+    failed = list(logs.failed(fake, pool, logs.select(pool, wanted), wanted))
     assert failed == ["--- actor-infer-g14-15-0 ended", f"{T}1Z out of memory"]
 
 
 def test_an_engine_that_is_not_there_is_told_with_those_that_are():
     with pytest.raises(ClusterError, match="there is no pod of engine g9; there are g0-1, g10-11"):
-        engine_logs.select(_pool(cluster(guide())), engine_logs.Wanted(engines=("g9",)))
+        logs.select(_pool(cluster(guide())), logs.Wanted(engines=("g9",)))
 
 
 @pytest.mark.parametrize(("text", "found"), [("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200)])
 def test_times_are_read(text, found):
-    assert engine_logs.seconds(text) == found
+    assert options.duration(text) == found
 
 
 @pytest.mark.parametrize("text", ["", "s", "1d", "-5", "1.5h", "9" * 20])
 def test_what_is_no_time_is_told(text):
     with pytest.raises(ValueError, match="expected a time such as 90s"):
-        engine_logs.seconds(text)
+        options.duration(text)
 
 
 # --- rollout
@@ -317,11 +317,11 @@ def test_a_rollout_tells_how_far_it_is():
     for pod in world.pods[:3]:
         pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
     pool = _pool(cluster(world))
-    assert next(iter(rolling.status(pool))).startswith("9/12 engines run revision")
-    assert not rolling.complete(pool)
-    history = list(rolling.history(pool))
+    assert next(iter(rollout.status(pool))).startswith("9/12 engines run revision")
+    assert not rollout.complete(pool)
+    history = list(rollout.history(pool))
     assert [line.split()[1] for line in history[:2]] in (["9", "3"], ["3", "9"])
-    assert rolling.complete(_pool(cluster(guide())))
+    assert rollout.complete(_pool(cluster(guide())))
 
 
 def test_a_rollout_whose_first_engine_does_not_start_says_so_and_why():
@@ -329,11 +329,11 @@ def test_a_rollout_whose_first_engine_does_not_start_says_so_and_why():
     for pod in world.pods[1:]:
         pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
     world.starting("actor-infer", "g0-1")
-    assert list(rolling.status(_pool(cluster(world))))[1].startswith("the others follow")
+    assert list(rollout.status(_pool(cluster(world))))[1].startswith("the others follow")
     waiting = {"reason": "ErrImagePull", "message": "dial tcp: lookup registry: no such host"}
-    status = {"name": "engine", "state": {"waiting": waiting}}
-    world.find("actor-infer", "g0-1")["status"]["containerStatuses"] = [status]
-    told = list(rolling.status(_pool(cluster(world))))[1]
+    container = {"name": "engine", "state": {"waiting": waiting}}
+    world.find("actor-infer", "g0-1")["status"]["containerStatuses"] = [container]
+    told = list(rollout.status(_pool(cluster(world))))[1]
     assert told.startswith("g0-1 on the new revision does not start, and the others wait for it: ")
     assert "RegistryUnreachable: " in told
     assert "the others follow" not in told
@@ -342,9 +342,9 @@ def test_a_rollout_whose_first_engine_does_not_start_says_so_and_why():
 def test_pausing_and_restarting_write_only_what_they_mean():
     fake = cluster(guide())
     pool = _pool(fake)
-    rolling.pause(fake, pool, paused=True)
+    rollout.pause(fake, pool, paused=True)
     assert json.loads(fake.ran[-1][-1]) == {"spec": {"rollout": {"paused": True}}}
-    rolling.restart(fake, pool, 0.0)
+    rollout.restart(fake, pool, 0.0)
     template = json.loads(fake.ran[-1][-1])["spec"]["podTemplate"]
     assert template == {
         "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "1970-01-01T00:00:00Z"}}
@@ -358,9 +358,7 @@ def test_pausing_and_restarting_write_only_what_they_mean():
 def test_commands_need_neither_kopf_nor_the_kubernetes_client():
     code = (
         "import sys\n"
-        "from sglang_operator.cli import commands, main, screen, doctor\n"
-        "from sglang_operator.cli import waiting, rolling, engine_logs\n"
-        "from sglang_operator.cli.cluster import look, verdict\n"
+        "from sglang_operator.cli import doctor, logs, main, map, rollout, status, wait\n"
         "from sglang_operator.picture import grid, text, svg, page\n"
         "assert not {'kopf', 'kubernetes', 'aiohttp'} & {*sys.modules}, 'heavy'\n"
     )

@@ -3,7 +3,7 @@
 import getpass
 import os
 
-from sglang_operator.cli import weighing
+from sglang_operator.cli import weights
 
 
 def test_a_containers_user_without_a_name_goes_by_its_number(monkeypatch):
@@ -11,9 +11,9 @@ def test_a_containers_user_without_a_name_goes_by_its_number(monkeypatch):
         raise KeyError("getpwuid(): uid not found: 65532")
 
     monkeypatch.setattr(getpass, "getuser", nameless)
-    assert weighing.holder().startswith(f"kubectl-sglang_{os.getuid()}@")
+    assert weights.holder().startswith(f"kubectl-sglang_{os.getuid()}@")
 
 
 def test_a_user_with_a_name_goes_by_it(monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: "me")
-    assert weighing.holder().startswith("kubectl-sglang_me@")
+    assert weights.holder().startswith("kubectl-sglang_me@")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.cli import weighing
+from sglang_operator.cli import weights
 
 FORGED = "\x1b[2Jx\nphase     Committed"
 
@@ -21,6 +21,6 @@ def test_a_status_has_no_escapes_and_no_forged_lines():
         engines=(engine,),
     )
     state = Transaction(phase=Phase.ABORTED, holder=FORGED, message=FORGED, version=FORGED)
-    text = weighing._text(registry, state, 0)
+    text = weights._text(registry, state, 0)
     assert "\x1b" not in text
     assert not [line for line in text.splitlines() if line.startswith("phase     Committed")]

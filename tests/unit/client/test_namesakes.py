@@ -11,7 +11,7 @@ import dataclasses
 import pytest
 
 from sglang_operator.api.weights import Phase
-from sglang_operator.cli import weighing
+from sglang_operator.cli import weights
 from sglang_operator.client import AsyncPool, EngineError, Expired, Held, Unsupported
 from sglang_operator.client.turns import Turn, Who
 from tests.unit.client.world import NAMESPACE, POOL, World
@@ -222,18 +222,18 @@ def test_a_sync_that_another_process_ends_is_not_attached_to(world):
 
 def test_an_abort_from_a_second_terminal_gives_a_commit_time_to_notice(world, monkeypatch):
     """What that has on its way would name the version of whoever begins next."""
-    monkeypatch.setattr(weighing, "holder", lambda: "user@host")
+    monkeypatch.setattr(weights, "holder", lambda: "user@host")
 
     async def story():
         earlier, later = both(world)
         async with earlier, later:
-            begin = weighing.Begin(version="1", epoch=None, duration=600, wait=0, pause=True)
+            begin = weights.Begin(version="1", epoch=None, duration=600, wait=0, pause=True)
             await begin(earlier)
             assert not world.state.at_work
             world.engines[-1].stuck.add("/update_weight_version")
-            committing = asyncio.create_task(weighing.Commit(checkpoint="", pause=True)(earlier))
+            committing = asyncio.create_task(weights.Commit(checkpoint="", pause=True)(earlier))
             await held(world.engines[-1])
-            told = await weighing.Abort(message="by hand", force=False, gone=False)(later)
+            told = await weights.Abort(message="by hand", force=False, gone=False)(later)
             assert any("may not know yet" in line for line in told)
             world.engines[-1].stuck.clear()
             with pytest.raises(Expired):

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from sglang_operator.api import texts
-from sglang_operator.cli import screen
+from sglang_operator.cli import status
 from sglang_operator.picture import grid, svg, text
 from sglang_operator.picture.grid import MAX_EMPTY_ROWS, Map
 from sglang_operator.planner.engines import EngineState
@@ -208,5 +208,5 @@ def test_all_pictures_say_what_is_on_its_way_out():
     assert "B↓" in pictures.plain(text.render(picture))
     assert "↓ on its way out" in pictures.plain(text.render(picture))
     assert "on its way out" in svg.render(picture)
-    shown = pictures.plain(screen.render(world.scene(), NOW, detail=True))
+    shown = pictures.plain(status.render(world.scene(), NOW, detail=True))
     assert "1 on its way out" in shown

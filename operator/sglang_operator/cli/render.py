@@ -2,11 +2,16 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import click
+
 from sglang_operator.api import texts
-from sglang_operator.cli import check_object, redaction
+from sglang_operator.cli import check_files, check_object, findings, redaction
+from sglang_operator.cli.options import environment, tell_notes
+from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree.nodes import Node
 from sglang_operator.desired import engine_pod
 from sglang_operator.engine import arguments
@@ -59,3 +64,30 @@ def _command(pool: Pool) -> str:
     where = f", GPUs {device_mapping.describe(ids)}" if ids else ""
     head = f"# {pool.owner.name}: {texts.engines(len(pool.running))} of {pool.gpus} GPUs{where}"
     return f"{head}; SGLang {pool.version}; revision {pool.revision}\n{shlex.join(command)}\n"
+
+
+# --- the command
+
+
+@click.command("render")
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", type=click.Choice(["yaml", "json", "argv"]), default="yaml")
+@environment
+def command(file: str, output: str, env: bool) -> None:
+    """Show the pods that the operator would create, by the operator's own code.
+
+    FILE holds objects or a ROLL pipeline; - is standard input. Values under names of secrets are
+    not shown, and the UID of the owner is known only to a cluster.
+
+    Exit codes: 0 shown; 1 nothing to show; 2 errors.
+    """
+    judged = check_files.lint([file], sys.stdin.buffer, Options(environment=env))
+    found = findings.ordered(judged.findings)
+    for finding in found:
+        click.echo(finding.line(), err=True)
+    if findings.exit_code(found) == findings.FAILED:
+        sys.exit(findings.FAILED)
+    click.echo(render(judged.pools, output), nl=False)
+    if not judged.pools:
+        tell_notes(judged.notes)
+    sys.exit(0 if judged.pools else 1)

@@ -1,19 +1,31 @@
 """The command ``status``: one screen, the verdict first."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import click
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import conditions, operator_texts, texts
-from sglang_operator.cli.checks.check import Check, Grade
-from sglang_operator.cli.cluster import operator_leases
+from sglang_operator.cli.cluster import look, operator_leases
+from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.cluster.verdict import Level, Verdict, remembered, verdicts
 from sglang_operator.cli.findings import one_line
+from sglang_operator.cli.options import (
+    NOT_SO,
+    OK,
+    STRUCTURED,
+    as_mapping,
+    ends,
+    pool_names,
+    show,
+    where,
+)
 from sglang_operator.picture.ages import age
 from sglang_operator.picture.grid import LEAVING, STATES
 from sglang_operator.picture.scene import Scene, SeenPool
@@ -305,36 +317,32 @@ def _troubled(pools: Sequence[SeenPool], now: float) -> Iterator[RenderableType]
         yield _saying(worst)
 
 
-def checks(found: Sequence[Check]) -> RenderableType:
-    """What ``doctor`` found."""
-    signs = {
-        Grade.GOOD: ("✔", "green"),
-        Grade.WARNING: ("!", "yellow"),
-        Grade.BAD: ("✘", "bold red"),
-        Grade.UNKNOWN: ("?", "dim"),
-    }
-    grid = Table.grid(padding=(0, 1))
-    for _ in range(3):
-        grid.add_column(overflow="fold")
-    for check in found:
-        sign, style = signs[check.grade]
-        grid.add_row(Text(sign, style=style), check.name, one_line(check.what))
-        if check.do:
-            grid.add_row("", "", Text(f"→ {one_line(check.do)}", style="bold"))
-    return grid
-
-
 def _age(pool: SeenPool, now: float) -> str:
     created = pool.record.metadata.creation_timestamp
     return age(now - created.timestamp()) if created else "-"
 
 
-def as_mapping(value: Mapping[str, Any], form: str) -> str:
-    """JSON or YAML text."""
-    if form == "json":
-        import json
+# --- the command
 
-        return json.dumps(value, indent=2, ensure_ascii=False)
-    import yaml
 
-    return str(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)).rstrip("\n")
+@click.command("status")
+@pool_names
+@click.option("-o", "--output", type=STRUCTURED, default="text")
+@where
+@ends
+def command(cluster: Cluster, pools: tuple[str, ...], output: str) -> int:
+    """Say on one screen how pools are, what is wrong with them and what to do next.
+
+    With a POOL, or only one there, everything about it; else a line for each and the worst of
+    those that are not well; and which operator acts, or that none does. The engines are judged
+    by the operator's own code, from what the cluster says at this moment.
+
+    Exit codes: 0 all are Ready; 1 some are not; 2 errors.
+    """
+    scene = look.look(cluster, pools, operator=True, again=True)
+    now = time.time()
+    if output == "text":
+        show(render(scene, now, detail=bool(pools) or len(scene.pools) == 1))
+    else:
+        click.echo(as_mapping(document(scene, now), output))
+    return OK if all(pool.ready for pool in scene.pools) else NOT_SO

@@ -2,16 +2,20 @@
 
 import heapq
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from queue import Queue
 from threading import Thread
 from urllib.parse import urlencode
 
+import click
+
 from sglang_operator.api import names, texts
-from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
+from sglang_operator.cli.cluster import look
+from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.findings import one_line
+from sglang_operator.cli.options import OK, complete_pool, duration, ends, where
 from sglang_operator.cluster import paths
 from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner.observed import ObservedPod
@@ -35,8 +39,6 @@ def select(pool: SeenPool, wanted: Wanted) -> list[ObservedPod]:
     known = {pod.group for pod in found}
     missing = [engine for engine in wanted.engines if engine not in known]
     if missing:
-        from sglang_operator.cli.cluster.kubectl import Why
-
         detail = texts.NO_SUCH_ENGINE.format(engine=missing[0], known=", ".join(sorted(known)))
         raise ClusterError("kubectl sglang logs", detail, Why.NOT_FOUND)
     return [pod for pod in found if pod.group in wanted.engines]
@@ -173,10 +175,54 @@ def _copy(process: "subprocess.Popen[bytes]", prefix: str, lines: "Queue[str | N
     lines.put(None)
 
 
-def seconds(text: str) -> int:
-    """``90``, ``90s``, ``5m``, ``2h`` in seconds.  Raises :class:`ValueError`."""
-    units: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    if not number.isdecimal() or len(number) > 9:
-        raise ValueError(texts.NO_DURATION.format(found=text))
-    return int(number) * units[unit]
+# --- the command
+
+
+@click.command("logs")
+@click.argument("pool", shell_complete=complete_pool)
+@click.option("--tail", default=20, help="Lines of each engine; -1: all.")
+@click.option("--since", help="Only lines newer than this, such as 5m.")
+@click.option("--engine", "engines", multiple=True, help="Only this engine, such as g0-1.")
+@click.option("--failed", "only_failed", is_flag=True, help="Only what failed.")
+@click.option("-p", "--previous", is_flag=True, help="Of the container before a restart in place.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with lines as they come.")
+@where
+@ends
+def command(
+    cluster: Cluster,
+    pool: str,
+    tail: int,
+    since: str | None,
+    engines: tuple[str, ...],
+    only_failed: bool,
+    previous: bool,
+    following: bool,
+) -> int:
+    """Show what failed last and why, then the logs of all engines in the order of their times.
+
+    A failure is told from the pool's status also when its pod is gone.
+
+    Exit codes: 0 shown; 2 errors.
+    """
+    try:
+        newer = duration(since) if since else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
+    seen = look.look(cluster, [pool], nodes=False).pools[0]
+    wanted = Wanted(tail=tail, since=newer, engines=engines, previous=previous)
+    pods = select(seen, wanted)
+    for line in last_failures(seen):
+        click.echo(line)
+    for line in failed(cluster, seen, pods, wanted):
+        click.echo(line)
+    if only_failed:
+        return OK
+    if following:
+        try:
+            follow(cluster, seen, pods, wanted, click.echo)
+        except KeyboardInterrupt:
+            click.echo("", err=True)
+        return OK
+    for line in merged(cluster, seen, pods, wanted):
+        click.echo(line)
+    return OK

@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import click
+
 from sglang_operator.api import errors
-from sglang_operator.cli import check_object, redaction, rollout_simulation
-from sglang_operator.cli.cluster.live_pool import LivePool
-from sglang_operator.cli.yaml_tree.nodes import Node
+from sglang_operator.cli import check_files, check_object, findings, redaction, rollout_simulation
+from sglang_operator.cli.cluster.live_pool import LivePool, Source
+from sglang_operator.cli.findings import StopError
+from sglang_operator.cli.options import environment
+from sglang_operator.cli.pipeline.objects import Options
+from sglang_operator.cli.yaml_tree.nodes import Node, plain
 from sglang_operator.planner import plan as plans
 from sglang_operator.planner import pool as pools
 from sglang_operator.planner import revision
@@ -212,8 +218,6 @@ def _variables(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
 
 def _also(live: Mapping[str, Any], wanted: Pool, before: Pool | None, body: Node) -> Iterator[str]:
     """Fields whose change reaches no running engine."""
-    from sglang_operator.cli.yaml_tree.nodes import plain
-
     section = body.get("spec")
     new = plain(section) if section is not None else {}
     assert isinstance(new, dict)
@@ -253,3 +257,48 @@ def _counts(difference: Difference) -> str:
 def as_json(differences: list[Difference]) -> str:
     """For programs."""
     return json.dumps([dataclasses.asdict(found) for found in differences], indent=2)
+
+
+# --- the command
+
+
+@click.command("diff")
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--against",
+    metavar="LIVE.json",
+    help="The object and its pods, from kubectl get sgi,pods -o json; default: ask kubectl.",
+)
+@click.option("-n", "--namespace", help="Namespace, if the object does not say.")
+@click.option("--context", help="kubectl's context.")
+@click.option("--kubeconfig", help="kubectl's configuration file.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@environment
+def command(
+    file: str,
+    against: str | None,
+    namespace: str | None,
+    context: str | None,
+    kubeconfig: str | None,
+    output: str,
+    env: bool,
+) -> None:
+    """Say which engines of a live pool keep running, restart, move or go, and why.
+
+    Exit codes, as kubectl diff: 0 no engine is touched; 1 some are; 2 errors.
+    """
+    judged = check_files.lint([file], sys.stdin.buffer, Options(environment=env))
+    found = findings.ordered(judged.findings)
+    for finding in found:
+        click.echo(finding.line(), err=True)
+    if findings.exit_code(found) == findings.FAILED:
+        sys.exit(findings.FAILED)
+    source = Source(file=against, namespace=namespace, context=context, kubeconfig=kubeconfig)
+    try:
+        differences = [compare(body, source.pool(body)) for body in judged.pools]
+    except StopError as stopped:
+        for finding in stopped.findings:
+            click.echo(finding.line(), err=True)
+        sys.exit(findings.FAILED)
+    click.echo(as_json(differences) if output == "json" else as_text(differences))
+    sys.exit(int(any(difference.touches for difference in differences)))

@@ -4,10 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import click
+
 from sglang_operator.api import conditions, texts
 from sglang_operator.cli.cluster import look, operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.cluster.verdict import Level, verdicts
+from sglang_operator.cli.options import NOT_SO, OK, duration, ends, pool_names, where
 from sglang_operator.picture.scene import Leader, Scene, SeenPool
 from sglang_operator.planner import pod_signatures
 
@@ -161,3 +164,36 @@ def _progress(pool: SeenPool, aim: str) -> str:
         told = pool.condition(conditions.WEIGHTS_SYNCED) or told
     counts = f"READY {status.get('readySummary', '-')} SYNCED {status.get('syncedSummary', '-')}"
     return f"{counts} {told.get('reason', '')}: {told.get('message', '')}"
+
+
+# --- the command
+
+
+@click.command("wait")
+@pool_names
+@click.option(
+    "--for",
+    "aim",
+    type=click.Choice(AIMS),
+    default=READY,
+    help="What to wait for.",
+)
+@click.option("--timeout", default="10m", help="How long at most, such as 90s or 2h.")
+@where
+@ends
+def command(cluster: Cluster, pools: tuple[str, ...], aim: str, timeout: str) -> int:
+    """Wait until pools are Ready (or hold a trainer's weights, or are gone).
+
+    Unlike kubectl wait it ends at once, with the cause, when only a human can help: a spec that is
+    refused, a pool that is suspended or not there, and, after 20 s, no operator that acts.
+
+    Exit codes: 0 reached; 1 not in time, or it cannot be; 2 errors.
+    """
+    try:
+        most = duration(timeout)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--timeout") from error
+    end = wait(cluster, pools, aim, most, click.echo)
+    for line in end.lines:
+        click.echo(line, err=True)
+    return OK if end.reached else NOT_SO

@@ -1,12 +1,17 @@
 """The command ``rollout``: how far a change has come, hold it, let it go on, start all anew."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import click
+
 from sglang_operator.api import texts
+from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
+from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
 from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner import causes, waits
 from sglang_operator.planner.pool import Pool
@@ -104,3 +109,33 @@ def _patch(cluster: Cluster, pool: SeenPool, spec: dict[str, object]) -> None:
         "--patch",
         json.dumps({"spec": spec}),
     )
+
+
+# --- the command
+
+
+@click.command("rollout")
+@click.argument("action", type=click.Choice(["status", "history", "pause", "resume", "restart"]))
+@click.argument("pool", shell_complete=complete_pool)
+@where
+@ends
+def command(cluster: Cluster, action: str, pool: str) -> int:
+    """Look at or steer how the engines of a pool take on a changed spec.
+
+    status: how many engines run the present revision. history: the revisions that run.
+    pause, resume: write spec.rollout.paused. restart: replace all engines, within
+    rollout.maxUnavailable, by an annotation in spec.podTemplate.
+
+    Exit codes: 0 done, and for status that all engines are on the present revision and Ready;
+    1 they are not yet; 2 errors.
+    """
+    seen = look.look(cluster, [pool], nodes=False).pools[0]
+    if action in ("status", "history"):
+        for line in (status if action == "status" else history)(seen):
+            click.echo(line)
+        return OK if action == "history" or complete(seen) else NOT_SO
+    if action == "restart":
+        click.echo(restart(cluster, seen, time.time()))
+    else:
+        click.echo(pause(cluster, seen, paused=action == "pause"))
+    return OK

@@ -1,14 +1,19 @@
 """The command ``convert``: one file in, objects out, nothing half."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
+
 from sglang_operator.api import errors
 from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
+from sglang_operator.cli.options import environment, tell_notes
 from sglang_operator.cli.pipeline import objects, recognition
+from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 
@@ -23,9 +28,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def run(
-    file: str, stdin: Any, options: objects.Options, output: str | None, *, force: bool
-) -> Outcome:
+def run(file: str, stdin: Any, options: Options, output: str | None, *, force: bool) -> Outcome:
     """Convert a file; with any error nothing is written."""
     try:
         document, found = _document(file, stdin)
@@ -106,3 +109,42 @@ def _write(texts: dict[str, str], folder: Path, *, force: bool) -> list[str]:
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+# --- the command
+
+
+@click.command("convert")
+@click.argument("file", metavar="CONFIG.yaml")
+@click.option("--role", "roles", multiple=True, help="Only this role, e.g. rewards.llm_judge.")
+@click.option("-o", "--output", metavar="DIR", help="Write NAME.yaml there, not to the terminal.")
+@click.option("--force", is_flag=True, help="Replace files that are there and differ.")
+@click.option("--name", help="Name of the object; with several, the beginning of their names.")
+@click.option("-n", "--namespace", help="Namespace to write into the objects.")
+@environment
+def command(
+    file: str,
+    roles: tuple[str, ...],
+    output: str | None,
+    force: bool,
+    name: str | None,
+    namespace: str | None,
+    env: bool,
+) -> None:
+    """Turn each worker of a ROLL pipeline whose strategy is sglang into a SGLangInference.
+
+    CONFIG.yaml is a whole pipeline file, or - for standard input. ${...} and Hydra's defaults are
+    resolved, the model is taken from pretrain as ROLL does it. What else there is to know goes to
+    standard error.
+
+    Exit codes: 0 converted; 1 no worker uses sglang, nothing is written; 2 errors, nothing is
+    written.
+    """
+    options = Options(roles=roles, name=name, namespace=namespace, environment=env)
+    outcome = run(file, sys.stdin.buffer, options, output, force=force)
+    for line in outcome.problems:
+        click.echo(line, err=True)
+    tell_notes(outcome.notes)
+    if outcome.text:
+        click.echo(outcome.text, nl=False)
+    sys.exit(outcome.code)
