@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sglang_operator.cli.cluster.kubectl import Cluster
 
 OK, NOT_SO, FAILED = 0, 1, 2  # exit codes
+_WIDEST = 10_000  # columns
 
 Command = Callable[..., Any]
 
@@ -103,6 +104,16 @@ def show(renderable: Any) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=max(console.width, 160))
     console.print(renderable)
+
+
+def plain_lines(renderable: Any) -> list[str]:
+    """Lines for people and programs alike: nothing is shortened or folded, whatever the width."""
+    from rich.console import Console
+
+    console = Console(width=_WIDEST, color_system=None, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def as_mapping(value: Mapping[str, Any], form: str) -> str:

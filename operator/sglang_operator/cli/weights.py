@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from rich.table import Table
+from rich.text import Text
 
 from sglang_operator.api import bounds, weights
 from sglang_operator.api import texts as wording
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Owner, Phase, Transaction, shown
 from sglang_operator.cli.findings import one_line
+from sglang_operator.cli.options import plain_lines
 from sglang_operator.client import errors, given
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.pool import AsyncPool
@@ -265,18 +268,17 @@ def _text(registry: Registry, state: Transaction, synced: int) -> str:
         "epoch": registry.epoch,
     }
     lines = [f"{key:<9} {one_line(value)}" for key, value in facts.items() if value]
-    rows: list[tuple[str, ...]] = [("RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL")]
-    rows += [
-        (str(e.rank), e.engine, e.state, e.gate or "-", e.version or "-", e.url or "-")
-        for e in registry.engines
-    ]
-    rows = [tuple(map(one_line, row)) for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-    return "\n".join([*lines, "", *table])
+    return "\n".join([*lines, "", *plain_lines(_table(registry.engines))])
+
+
+def _table(engines: Iterable[Engine]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
+    for column in ("RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL"):
+        table.add_column(column, no_wrap=True)
+    for e in engines:
+        cells = (str(e.rank), e.engine, e.state, e.gate or "-", e.version or "-", e.url or "-")
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+    return table
 
 
 def _groups(state: Transaction) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.cli import weights
+from sglang_operator.cli.options import plain_lines
 
 FORGED = "\x1b[2Jx\nphase     Committed"
 
@@ -24,3 +25,20 @@ def test_a_status_has_no_escapes_and_no_forged_lines():
     text = weights._text(registry, state, 0)
     assert "\x1b" not in text
     assert not [line for line in text.splitlines() if line.startswith("phase     Committed")]
+
+
+def test_the_table_of_engines_is_whole_on_a_narrow_terminal(monkeypatch):
+    """An address that is folded or cut can be neither copied nor read by a program."""
+    monkeypatch.setenv("COLUMNS", "40")
+    engine: Any = SimpleNamespace(
+        rank=0,
+        engine="g0-1",
+        state="InService",
+        gate=None,
+        version="v" * 60,
+        url="http://" + "a" * 60,
+    )
+    head, row = plain_lines(weights._table([engine]))
+    assert head.split() == ["RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL"]
+    assert row.split() == ["0", "g0-1", "InService", "-", "v" * 60, "http://" + "a" * 60]
+    assert row.index("g0-1") == head.index("ENGINE")
