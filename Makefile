@@ -140,8 +140,9 @@ dashboards: $(STAMP) ## Grafana's dashboards in manifests/monitoring, from gener
 docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests
 	$(BIN)/python -m generators.docs
 
-build: $(STAMP) ## Wheel and source distribution in dist/
+build: $(STAMP) ## Wheels of the operator and of the test kit, and their sources, in dist/
 	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --wheel --outdir dist operator/testkit
 
 tools: $(STAMP) # etcd, kube-apiserver and the rest: built once into the user's cache
 	@$(BIN)/python -m sglang_operator.testing tools >/dev/null
@@ -161,11 +162,11 @@ clean: ## Remove everything that was made in this folder (the tools' cache stays
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The virtual environment.  Debian splits venv from Python: as root it is installed, else named.
-$(STAMP): pyproject.toml constraints.txt operator/sglang_operator/__init__.py
+$(STAMP): pyproject.toml operator/testkit/pyproject.toml constraints.txt operator/sglang_operator/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) was found. Set PYTHON=..."; exit 1; }
 	@echo "Making the virtual environment $(VENV) (about a minute)"
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); sh .ci/debian python3-venv && $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,testing]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli]' --editable operator/testkit
 	@touch $@

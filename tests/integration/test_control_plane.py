@@ -23,6 +23,7 @@ from sglang_operator.testing import (
     binaries,
     extratools,
     ports,
+    roots,
 )
 from tests import busy
 
@@ -30,7 +31,6 @@ WAIT_SECONDS = 30.0
 GRACE_SECONDS = 3.0
 COUNTER = itertools.count()
 GATE = "sglang.test/engine-ready"
-ROOT = str(Path(__file__).parents[2] / "operator")
 OWNER = """
 import json, sys
 from sglang_operator.testing import ControlPlane
@@ -150,7 +150,7 @@ def until(condition):
 
 
 def kit(*args, cache, **more):
-    environ = {**os.environ, "PYTHONPATH": ROOT, **cache}
+    environ = {**os.environ, "PYTHONPATH": roots.python_path(), **cache}
     return subprocess.run(
         [sys.executable, "-m", "sglang_operator.testing", *args],
         env=environ,
@@ -451,7 +451,7 @@ def test_an_owner_that_is_killed_leaves_neither_processes_nor_data():
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": ROOT},
+        env={**os.environ, "PYTHONPATH": roots.python_path()},
     ) as owner:
         assert owner.stdout is not None
         facts = json.loads(owner.stdout.readline())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_operator.testing import ControlPlane
+from sglang_operator.testing import ControlPlane, roots
 from sglang_operator.testing.errors import PlaneError
 from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import cgroups, pythonimage
@@ -24,7 +24,6 @@ COUNTER = itertools.count()
 GATE = "sglang.test/engine-ready"
 IMAGE = "kit.invalid/stand-in:v1"
 PORT = 8000
-ROOT = str(Path(__file__).parents[2] / "operator")
 OWNER = """
 import json, sys
 from sglang_operator.testing import ControlPlane
@@ -408,7 +407,7 @@ def test_a_killed_owner_or_guard_leaves_nothing_behind(plane, victim):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": ROOT},
+        env={**os.environ, "PYTHONPATH": roots.python_path()},
     )
     try:
         assert owner.stdout is not None

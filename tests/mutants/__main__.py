@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sglang_operator.testing import ControlPlane
+from sglang_operator.testing import ControlPlane, roots
 from tests.faults.__main__ import scenarios
 from tests.faults.lab import NODES, Lab, lab
 from tests.mutants.catalogue import MUTANTS, Mutant
@@ -56,7 +56,8 @@ def _explore(lab: Lab, killer: Killer, package: Path | None) -> str:
 
 def _walk(package: Path | None) -> str:
     """The walks of the planner, in a process that imports it from there."""
-    search = os.pathsep.join(str(path) for path in (package, Path.cwd()) if path)
+    sources = (package or roots.OPERATOR.parent, roots.KIT.parent, Path.cwd())
+    search = os.pathsep.join(map(str, sources))
     command = [sys.executable, "-m", "tests.faults", "--only=model", f"--steps={MODEL_STEPS}"]
     ran = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True

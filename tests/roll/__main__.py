@@ -95,7 +95,8 @@ def _run(options: argparse.Namespace, flow: Flow, source: Source) -> dict[str, A
 
 
 def _environment(source: Source) -> dict[str, str]:
-    path = [ROOT / "tests/roll/inside/site", ROOT / "operator", ROOT, source.path]
+    ours = [ROOT / "operator", ROOT / "operator/testkit", ROOT]
+    path = [ROOT / "tests/roll/inside/site", *ours, source.path]
     also = os.environ.get("ROLL_PATH", "")  # packages that the environment lacks
     return {
         **os.environ,

@@ -124,7 +124,8 @@ def _reset(world: World) -> None:
 def _inside(
     job: dict[str, Any], source: Source, python: str, world: World, log: IO[str]
 ) -> dict[str, Any]:
-    path = [ROOT, ROOT / "operator", source.path, *filter(None, [os.environ.get("TRAINERS_PATH")])]
+    ours = [ROOT, ROOT / "operator", ROOT / "operator/testkit"]
+    path = [*ours, source.path, *filter(None, [os.environ.get("TRAINERS_PATH")])]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, path)),

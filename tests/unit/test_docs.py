@@ -49,7 +49,7 @@ def anchors(text):
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = sorted(
     path
-    for folder in ("operator/sglang_operator", "generators", "tests")
+    for folder in ("operator/sglang_operator", "operator/testkit", "generators", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if "data" not in path.parts
 )
@@ -77,7 +77,7 @@ def test_every_page_that_the_code_cites_is_there():
 def test_every_fault_and_promise_that_the_suite_names_is_explained():
     page = (ROOT / "operator/docs/explanation/faults.md").read_text()
     explained = set(re.findall(r"^\| ([FI]\d+) \|", page, re.MULTILINE))
-    folders = ("tests/faults", "tests/mutants", "operator/sglang_operator/testing/faults")
+    folders = ("tests/faults", "tests/mutants", "operator/testkit/sglang_operator/testing/faults")
     named = {
         name
         for folder in folders

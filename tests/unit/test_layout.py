@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import sglang_operator
+from sglang_operator import testing
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "operator" / "sglang_operator"
+KIT = ROOT / "operator" / "testkit" / "sglang_operator"
 
 # In the direction of the flow: a module imports from its own layer and from those before it.
 LAYERS = (
@@ -70,12 +74,12 @@ IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "now", "toda
 
 
 def _modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if "schemas" not in path.parts)
+    paths = [*PACKAGE.rglob("*.py"), *KIT.rglob("*.py")]
+    return sorted(path for path in paths if "schemas" not in path.parts)
 
 
 def _layer(path: Path) -> str:
-    part = path.relative_to(PACKAGE).parts[0]
-    return part.removesuffix(".py")
+    return Path(_id(path)).parts[0].removesuffix(".py")
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
@@ -97,11 +101,23 @@ def _parse(path: Path) -> ast.Module:
 
 
 def _id(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
+    return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else KIT))
 
 
-def test_the_source_root_is_not_a_package():
-    assert not (ROOT / "operator" / "__init__.py").exists()
+def test_a_source_root_is_not_a_package():
+    assert not (PACKAGE.parent / "__init__.py").exists()
+    assert not (KIT.parent / "__init__.py").exists()
+
+
+def test_the_kit_is_a_folder_in_the_operator_s_package():
+    """Two files of one name would be one where both distributions are installed."""
+    assert [path.name for path in KIT.iterdir() if path.name != "__pycache__"] == ["testing"]
+    assert not (PACKAGE / "testing").exists()
+
+
+def test_what_runs_here_is_what_stands_here():
+    assert Path(sglang_operator.__file__).parent == PACKAGE
+    assert Path(testing.__file__).parent == KIT / "testing"
 
 
 def test_the_layers_cover_the_whole_package():
@@ -113,7 +129,7 @@ def test_the_layers_cover_the_whole_package():
 def test_imports_go_downhill(path):
     layer = _layer(path)
     if layer == "__init__":
-        assert not list(_imports(_parse(path)))
+        assert list(_imports(_parse(path))) == ["pkgutil", "pathlib"]
         return
     targets = {
         name.split(".")[1]

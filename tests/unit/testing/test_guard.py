@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_operator.testing import datadir, errors, processes
+from sglang_operator.testing import datadir, errors, processes, roots
 
 WAIT_SECONDS = 20.0
 IDLE = [sys.executable, "-ISc", "import signal; signal.pause()"]
@@ -62,13 +62,12 @@ def owned(temporary):
 
 @pytest.fixture
 def owner(temporary):
-    root = str(Path(processes.__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", OWNER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": roots.python_path()},
     ) as process:
         yield process
         process.kill()

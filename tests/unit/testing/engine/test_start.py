@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.engine import diagnosis
+from sglang_operator.testing import roots
 from sglang_operator.testing.engine import failures, settings, shim
 from sglang_operator.testing.engine.process import FakeEngine
 
@@ -21,10 +22,9 @@ def test_the_shim_is_sglang_s_entry_point(tmp_path: Path):
     for name, text in shim.files().items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    operator = str(Path(settings.__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-m", "sglang.launch_server", "--model-path=m", "--bogus"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), operator])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), roots.python_path()])},
         capture_output=True,
         text=True,
     )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from pathlib import Path
 
-import sglang_operator
 from sglang_operator.engine import versions
+from sglang_operator.testing import roots
 from sglang_operator.testing.engine import settings, shim
 from sglang_operator.testing.realnode import images, pythonimage, rootfs
 
 ENGINE_NAME = "kit.invalid/sglang:v{}"
 OPERATOR_NAME = "kit.invalid/sglang-operator:v1"
-PACKAGE = Path(sglang_operator.__file__).parent
 DISTRIBUTION = "sglang-operator"
 # Far from root, as in the Dockerfile.
 OPERATOR_USER = "65532:65532"
@@ -33,7 +31,7 @@ def engine(
         name or ENGINE_NAME.format(version),
         entrypoint=["python3", "-m", "sglang.launch_server"],
         distributions=["aiohttp"],
-        sources=[PACKAGE],
+        sources=roots.PACKAGES,
         texts={
             **{f"{site}/{path}": text for path, text in shim.files().items()},
             "/usr/local/bin/sglang": shim.command(),
@@ -54,7 +52,7 @@ def operator(name: str = OPERATOR_NAME) -> images.Image:
         name,
         entrypoint=["python3", "-m", "sglang_operator"],
         distributions=requirements(),
-        sources=[PACKAGE],
+        sources=[roots.OPERATOR],
         user=OPERATOR_USER,
     )
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sglang_operator.testing import binaries, errors
+from sglang_operator.testing import binaries, errors, roots
 
 PROGRAM = "sglang_operator.testing"
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -88,7 +88,10 @@ class Slot:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**self._environ, "PYTHONPATH": _python_path(self._environ)},
+                env={
+                    **self._environ,
+                    "PYTHONPATH": roots.python_path(self._environ.get("PYTHONPATH", "")),
+                },
             )
         deadline = time.monotonic() + UP_SECONDS
         while (state := self._read()) is None or state["pid"] != process.pid:
@@ -130,8 +133,3 @@ class Slot:
             except BlockingIOError:
                 return True
             return False
-
-
-def _python_path(environ: Mapping[str, str]) -> str:
-    root = str(Path(__file__).parents[2])
-    return os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH", "")]))

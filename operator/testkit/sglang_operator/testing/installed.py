@@ -33,7 +33,7 @@ def manifests() -> Path:
     Raises FileNotFoundError if they are in neither place.
     """
     packaged = Path(__file__).parent / "manifests"
-    checkout = Path(__file__).parents[3] / "manifests"
+    checkout = Path(__file__).parents[4] / "manifests"
     for folder in (packaged, checkout):
         if (folder / "crd").is_dir():
             return folder
