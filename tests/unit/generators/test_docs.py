@@ -18,6 +18,6 @@ def test_a_generated_file_is_that_of_the_code_and_the_manifests(path):
 
 def test_every_row_has_an_entry_and_is_checked_somewhere():
     text = page.page(checkout.definition(), checkout.PACKAGE)
-    for name, row in (*errors.rows(), *rows.rows()):
+    for name, row in (*errors.rows(), *file_errors.rows()):
         assert f"### {row.reason}: `{name}`" in text
     assert "in the operator ()" not in text
