@@ -1,6 +1,7 @@
 """What the operator tells about a pool that is valid: the messages of conditions and Events.
 
-Errors and warnings about the spec stand in ``errors``; nothing else words a message.
+Errors and warnings about the spec stand in ``errors``.  What only people at a terminal are told
+stands beside the commands (cli/texts.py) and the pictures (picture/texts.py).
 """
 
 
@@ -241,170 +242,26 @@ CHILD_REFUSED = (
 API_ERROR = "the API server did not do what was asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"
 
-# --- kubectl sglang
-DIFF_NO_ROOM = "on the nodes where its engines stand now, this change will stall: {message}"
-NOT_SEEN_YET = "NotSeenYet"
-MAP_NODES = "where the engines are: nodes × GPUs"
-MAP_IDS = "what device_mapping names: node_rank × gpu_rank"
-MAP_COUNTED = (
-    "Kubernetes tells how many GPUs of a node an engine has, not which ones: engines are drawn "
-    "from the left"
-)
-MAP_COUNTED_NO_NODES = (
-    "nodes may not be read, so free GPUs are not shown; which GPUs of a node an engine has is not "
-    "known: engines are drawn from the left"
-)
-MAP_IDS_NOTE = "ids as ROLL counts them; a cell that is split is named by two pools"
-MAP_HIDDEN = "and {nodes} more rows without engines, {gpus} GPUs"
-MAP_OVERLAP = (
-    "{first} and {second} both name GPUs {ids}: in Count mode each pool gets GPUs of its own, so "
-    "these are counted twice"
-)
-MAP_EMPTY = "no node has GPUs, and no engine has a node"
-MAP_FREE = "· a GPU that no pool has"
-MAP_STUCK = "cannot start"
-MAP_MORE_HOMELESS = "and {count} more engines without a node"
-KUBECTL_FAILED = "{command}: {detail}"
-KUBECTL_MISSING = "kubectl cannot be run: install it and put it on the PATH, or name it in $KUBECTL"
-KUBECTL_SLOW = "no answer in time: is the cluster reachable?"
-NO_SUCH_POOL = "there is no SGLangInference {name} in {namespace}; kubectl get sgi -A lists all"
-LEASES_UNREADABLE = "who holds the operator's Lease cannot be seen: {detail}"
-DO_FIND_OPERATOR = "kubectl sglang doctor"
-NODES_UNREADABLE = "nodes cannot be read: {detail}"
-DELETING = "the pool is being deleted{held}; its engines go with it"
-UNSEEN = "the operator has not looked at generation {generation} of this pool yet"
-GATES_CLOSED = (
-    "{closed} of {desired} engines are up, but clients do not reach them: the weights gate "
-    "({gate}) is closed until a trainer commits"
-)
-GATES_ASLEEP = (
-    "{closed} of {desired} engines are up, but clients do not reach them: the trainer put them to "
-    "sleep, and their weights are kept"
-)
-ENGINES_GO_ON = (
-    "engines that run on as they were: {count} ({gpus} GPUs); nothing restarts or scales them "
-    "until the spec is mended"
-)
-ROLLOUT_HELD = "{old} of {desired} engines run an older revision: rollout.paused keeps them"
-FAILED_BEFORE = "engines {engines} ended, last {age} ago: {message}"
-FAILED_TO_RUN = "engines {engines}, last {age} ago: {message}"
-FAILED_LAST = " (engines {engines}, last {age} ago)"
-DO_EDIT = "kubectl edit sgi {name} -n {namespace}"
-DO_DOCTOR = "kubectl sglang doctor"
-DO_MAP = "kubectl sglang map -A: who has the GPUs; kubectl describe nodes: taints and capacity"
-DO_QUOTA = "kubectl describe resourcequota -n {namespace}"
-DO_NODES = (
-    "kubectl get nodes; engines go elsewhere from a single lost node with restart.onNodeLost: "
-    "Replace, and from a node that is deleted"
-)
-DO_LOGS = "kubectl sglang logs {name} -n {namespace}"
-DO_UNSUSPEND = (
-    'kubectl patch sgi {name} -n {namespace} --type=merge -p \'{{"spec": {{"suspend": false}}}}\''
-)
-DO_ROLLOUT = "kubectl sglang rollout status {name} -n {namespace}"
-DO_IMAGE = "check spec.image and podTemplate.spec.imagePullSecrets; kubectl describe pods says more"
-DO_COMMIT = "let the trainer commit through the Lease {name}-weights (sglang_operator.client)"
-DO_WAKE = "let the trainer wake them, or: kubectl sglang weights wake {name} -n {namespace}"
-DO_RESUME = "kubectl sglang rollout resume {name} -n {namespace}"
-NO_POOLS = "there is no SGLangInference in {namespace} to wait for; -A looks in all namespaces"
-POOL_GONE = "there is no such pool, or it was deleted meanwhile"
-WAIT_TIMED_OUT = "not {aim} after {seconds} s"
-ROLLOUT_REFUSED = (
-    "the spec of {name} is refused, so nothing rolls; kubectl sglang status {name} -n {namespace}"
-)
-ROLLOUT_STATUS = "{current}/{desired} engines run revision {revision}"
-ROLLOUT_PAUSED = "rollout.paused: the others stay as they are until it is resumed"
-ROLLOUT_GOES_ON = "the others follow, at most {budget} away at a time"
-ROLLOUT_STUCK = (
-    "{engine} on the new revision does not start, and the others wait for it: {reason}: {message}; "
-    "{advice}"
-)
-ROLLOUT_PARTITION = "rollout.partition {partition}: engines of lower rank stay as they are"
-ROLLOUT_HISTORY = (
-    "earlier revisions are not stored: to go back, apply the earlier object, from Git for example"
-)
-ROLLOUT_NOW_PAUSED = "rollout of {namespace}/{name} paused: changes wait, failures are still mended"
-ROLLOUT_RESUMED = "rollout of {namespace}/{name} goes on"
-ROLLOUT_RESTARTED = (
-    "engines of {namespace}/{name} are replaced within rollout.maxUnavailable; a pool that Git "
-    "owns needs the annotation {annotation} in spec.podTemplate.metadata there too"
-)
-NO_SUCH_ENGINE = "there is no pod of engine {engine}; there are {known}"
-NO_LOG = "(no log: {detail})"
-NO_DURATION = "found {found}, expected a time such as 90s, 5m or 2h"
-DOCTOR_UNKNOWN = "could not be looked at: {detail}"
-DO_REACH = "kubectl cluster-info; check --context and --kubeconfig"
-KUBERNETES_OLD = "{found} is older than {oldest}, which the resource definition needs"
-KUBERNETES_UNTESTED = "it should work; tested are 1.34 and newer"
-DO_UPGRADE_CLUSTER = "upgrade the cluster"
-CRD_MISSING = "the cluster does not know SGLangInference"
-CRD_NOT_SERVED = "the definition serves another version only"
-CRD_OLD = "the definition is older than this program: it lacks {missing}"
-CRD_NEW = "the definition is newer than this program"
-CRD_CURRENT = "as new as this program"
-DO_INSTALL = (
-    "install: helm install sglang-operator charts/sglang-operator --wait --namespace "
-    "sglang-operator --create-namespace --set image.repository=REGISTRY/sglang-operator, the image "
-    "built from operator/Dockerfile; or kubectl apply -k manifests, with newName set in "
-    "manifests/controller/kustomization.yaml"
-)
-DO_UPGRADE_CRD = "kubectl apply --server-side -k manifests/crd, then upgrade the operator"
-DO_UPGRADE_CLI = "upgrade this program: lint and render may refuse fields that exist"
-GPUS_NONE = "no node has GPUs to give"
-GPUS_FOUND = "{told} on {nodes} nodes"
-GPUS_AWAY = ", {away} of them not usable now"
-GPUS_USED = " · {resource}: {free} that no pool has, pools ask for {wanted}"
-GPUS_LACKING = ", {unplaced} of them find no node"
-DO_FEWER_ENGINES = (
-    "kubectl sglang map -A: who has the GPUs; add nodes, or lower device_mapping or replicas"
-)
-POOLS_NONE = "none yet"
-POOLS_READY = "{ready} of {total} are Ready"
-DO_STATUS_ALL = "kubectl sglang status -A"
-DO_PLUGIN = "install the GPU vendor's device plugin (or GPU operator); kubectl describe nodes"
-DO_RESOURCE_NAME = "name the resource in spec.placement.resourceName"
-DO_NODES_AWAY = "kubectl get nodes: those that are NotReady or cordoned"
-RIGHTS_GOOD = "you may work with pools in {namespace}"
-RIGHTS_MISSING = "in {namespace} you may not: {missing}"
-DO_RIGHTS = "ask for a role with these verbs; who may create a pool may run pods"
-SECURITY = "{namespace} enforces the level {level}"
-DO_SECURITY = {
-    "privileged": "",
-    "baseline": "engines fit; hostPath volumes and network.rdma need privileged",
-    "restricted": (
-        "engines fit with security.runAsNonRoot: true and a runAsUser other than 0; "
-        "hostPath volumes and network.rdma need privileged"
-    ),
-}
-QUOTA_GPUS = "{name} in {namespace}: {used} of {hard} {key} in use"
-DO_QUOTA_FULL = "a pool waits until somebody gives GPUs back, or the quota grows"
-FAMILIES = "pods have {pods} addresses first, Services {services}"
-FAMILIES_UNTOLD = "; the operator is not told so, and engines listen on IPv4 alone"
-DO_FAMILIES = "upgrade the operator's Deployment: $POD_IP from status.podIP, or --pod-address"
-FAMILIES_DIFFER = (
-    "; engines listen where their pods have their first address, and a Service does not reach "
-    "them there"
-)
-DO_FAMILIES_DIFFER = (
-    "put the same family first in the cluster's pod and Service ranges; trainers, which use the "
-    "registry's addresses, are not affected"
-)
 BY_LIMIT_RANGE = ", by a LimitRange of the namespace"
-LIMIT_GIVEN = (
-    "LimitRange {name} in {scope} gives {amount} of {resource} to each container that names no "
-    "limit; {needed}"
+
+# --- which operator acts, and who waits for it
+ALL_NAMESPACES = "all namespaces"
+HOLDER_SERVES_OTHERS = (
+    "waiting for the Lease {namespace}/{name}, which {holder} holds: it serves {theirs}, and this "
+    "one is to serve {own}"
 )
-LIMIT_MOST = "LimitRange {name} in {scope} allows no more than {amount} of {resource}; {needed}"
-LIMIT_FOR = "; for now that is {pools}"
-LIMIT_NEEDS_MEMORY = "the /dev/shm of an engine alone may hold {least} GiB"
-LIMIT_NEEDS_CPU = "an engine has several processes, and needs {least} and more"
-DO_LIMIT_GIVEN = (
-    "set resources.limits.{resource} for the container engine in each pool's podTemplate, or raise "
-    "the default of the LimitRange"
+RIVAL_SERVES_OTHERS = (
+    "waiting for {holder}, which holds the Lease {namespace}/{name} and serves {theirs}: this one "
+    "is to serve {own}, and no two write to one pool"
 )
-DO_LIMIT_MOST = "have the max of the LimitRange raised, or use another namespace"
-MONITORING_THERE = "the Prometheus Operator is there: kubectl apply -k manifests/monitoring"
-MONITORING_MISSING = "no Prometheus Operator; /metrics is served all the same"
+DO_ONE_OPERATOR = (
+    "leave one of them (helm list -A, helm uninstall), or give each namespaces of its own: "
+    "watch.scope=Namespaced and watch.namespaces"
+)
+DO_ONE_LEASE_EACH = (
+    "give each release a Lease of its own (leaseName of the chart, which sets --lease-name; empty "
+    "is the release's full name), or install one release for all: watch.namespaces"
+)
 
 # --- the weights Lease (api/weights.py): why a step was refused, and why a transaction was aborted
 WEIGHTS_HELD = (

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator import __version__
-from sglang_operator.api import names, texts
-from sglang_operator.cli import structure
+from sglang_operator.api import names
+from sglang_operator.cli import structure, texts
 from sglang_operator.cli.checks import addresses, deployed, limits, occupancy, operators
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 
 import click
 
-from sglang_operator.api import names, texts
+from sglang_operator.api import names
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.findings import one_line

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sglang_operator.cli import texts
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -137,8 +139,6 @@ def tell_notes(notes: Iterable[str]) -> None:
 
 def duration(text: str) -> int:
     """``90``, ``90s``, ``5m``, ``2h`` in seconds.  Raises :class:`ValueError`."""
-    from sglang_operator.api import texts
-
     units: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     if not number.isdecimal() or len(number) > 9:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sglang_operator.api import texts
+from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import check_files, check_object, findings, redaction
 from sglang_operator.cli.options import environment, tell_notes
 from sglang_operator.cli.pipeline.objects import Options
@@ -62,7 +62,8 @@ def _command(pool: Pool) -> str:
     command = arguments.command(redaction.arguments(pool.arguments.argv))
     ids = [device for engine in pool.running for device in engine.devices]
     where = f", GPUs {device_mapping.describe(ids)}" if ids else ""
-    head = f"# {pool.owner.name}: {texts.engines(len(pool.running))} of {pool.gpus} GPUs{where}"
+    engines = operator_texts.engines(len(pool.running))
+    head = f"# {pool.owner.name}: {engines} of {pool.gpus} GPUs{where}"
     return f"{head}; SGLang {pool.version}; revision {pool.revision}\n{shlex.join(command)}\n"
 
 

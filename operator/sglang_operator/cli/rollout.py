@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import click
 
-from sglang_operator.api import texts
+from sglang_operator.api import texts as operator_texts
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
@@ -77,7 +78,7 @@ def history(pool: SeenPool) -> Iterator[str]:
     for revision in sorted(counts, key=lambda found: -since[found]):
         begun = datetime.fromtimestamp(since[revision], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         mark = "  (the spec's)" if revision == wanted else ""
-        yield f"{revision}  {texts.engines(counts[revision])} since {begun}{mark}"
+        yield f"{revision}  {operator_texts.engines(counts[revision])} since {begun}{mark}"
     yield texts.ROLLOUT_HISTORY
 
 

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from sglang_operator.api import names, texts
+from sglang_operator.api import names
+from sglang_operator.cli import texts
 from sglang_operator.planner import plan as plans
 from sglang_operator.planner import waits
 from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod

@@ -11,7 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sglang_operator.api import conditions, operator_texts, texts
+from sglang_operator.api import conditions
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import look, operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.cluster.verdict import Level, Verdict, remembered, verdicts
@@ -67,7 +68,7 @@ def _operators(scene: Scene) -> Iterator[Text]:
         yield Text(one_line(f"✘ {operator_leases.nobody_acts(scene)}"), style="bold red")
         yield Text(f"→ {texts.DO_FIND_OPERATOR}", style="bold")
     for leader in scene.leaders or ():
-        told = operator_texts.LEADER.format(
+        told = texts.LEADER.format(
             holder=leader.identity, namespace=leader.namespace, age=age(leader.silent)
         )
         yield Text(one_line(told), style="dim")

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import click
 
-from sglang_operator.api import conditions, texts
+from sglang_operator.api import conditions
+from sglang_operator.api import texts as operator_texts
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import look, operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.cluster.verdict import Level, verdicts
@@ -43,7 +45,7 @@ def reached(pool: SeenPool, aim: str) -> bool:
 def hopeless(pool: SeenPool, now: float) -> str:
     """Why it will not be so without a human, or nothing."""
     if pool.record.metadata.deletion_timestamp is not None:
-        return texts.DELETING.format(held=texts.held(pool.record.metadata.finalizers))
+        return texts.DELETING.format(held=operator_texts.held(pool.record.metadata.finalizers))
     if not pool.observed:
         return ""
     suspended = pool.condition(conditions.SUSPENDED)

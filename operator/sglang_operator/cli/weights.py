@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import bounds, weights
-from sglang_operator.api import texts as wording
+from sglang_operator.api import texts as operator_texts
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Owner, Phase, Transaction, shown
 from sglang_operator.cli.findings import one_line
@@ -82,7 +82,7 @@ class Begin:
         return [
             f"begun: {pool.holder} writes {self.version} until "
             f"{shown(state.renewed + state.duration)}; "
-            f"{wording.engines(len(sync.engines))} {paused}:",
+            f"{operator_texts.engines(len(sync.engines))} {paused}:",
             *(f"  {engine.rank} {engine.url}" for engine in sync.engines),
             f"write their weights, then: kubectl sglang weights commit {pool.name}",
         ]
@@ -98,7 +98,7 @@ class Commit:
         sync = await pool.attach(pause="abort" if self.pause else None)
         sync.checkpoint = self.checkpoint
         await sync.finish()
-        engines = wording.engines(len(sync.engines))
+        engines = operator_texts.engines(len(sync.engines))
         return [f"committed {sync.version} to {engines}; their gates open"]
 
 
@@ -147,7 +147,7 @@ class Sleep:
         await pool.sleep(self.tags)
         state = pool.lease.seen or Transaction()
         released = " and ".join(state.released)
-        return [f"asleep: {wording.engines(len(state.asleep))}, released: {released}"]
+        return [f"asleep: {operator_texts.engines(len(state.asleep))}, released: {released}"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ class Reset:
         before = (await pool.transaction()).groups
         left = await pool.reset(self.groups, wait=self.wait, force=self.force)
         state = await pool.transaction()
-        told = [f"reset: {wording.engines(len(left))}; their weights: {state.phase.value}"]
+        told = [f"reset: {operator_texts.engines(len(left))}; their weights: {state.phase.value}"]
         for name in dict.fromkeys(name for each in left for name in each.groups):
             told.append(f"  {name}: left by {_ranks(e for e in left if name in e.groups)}")
         if before is not None and not before.left:
@@ -291,7 +291,7 @@ def _groups(state: Transaction) -> str:
 def _phase(state: Transaction) -> str:
     held = f", held by {state.holder} until {shown(state.renewed + state.duration)}"
     if state.recovers:
-        held += f", which loads it into {wording.engines(len(state.recovering))}"
+        held += f", which loads it into {operator_texts.engines(len(state.recovering))}"
     return state.phase.value + (held if state.holder else "")
 
 

@@ -24,7 +24,7 @@ import msgspec
 import orjson
 
 from sglang_operator import supervision
-from sglang_operator.api import names, operator_texts
+from sglang_operator.api import names, texts
 from sglang_operator.clocks import steady
 from sglang_operator.cluster import leaders, paths, wire
 from sglang_operator.cluster.client import (
@@ -127,13 +127,13 @@ class Elector:
         if self._is_anothers(self._seen):
             theirs = self._seen.metadata.annotations.get(names.ANNOTATION_SERVES, self._serves)
             if theirs != self._serves:
-                told = self._told(operator_texts.HOLDER_SERVES_OTHERS, self._seen, theirs)
-                return f"{told}; {operator_texts.DO_ONE_LEASE_EACH}"
+                told = self._told(texts.HOLDER_SERVES_OTHERS, self._seen, theirs)
+                return f"{told}; {texts.DO_ONE_LEASE_EACH}"
         short = self._rivals.short()
         if short is None:
             return ""
-        told = self._told(operator_texts.RIVAL_SERVES_OTHERS, *short)
-        return f"{told}; {operator_texts.DO_ONE_OPERATOR}"
+        told = self._told(texts.RIVAL_SERVES_OTHERS, *short)
+        return f"{told}; {texts.DO_ONE_OPERATOR}"
 
     def _is_anothers(self, record: Lease | None) -> TypeGuard[Lease]:
         return record is not None and record.spec.holder_identity not in ("", self._identity)
@@ -395,6 +395,4 @@ class Elector:
 
 
 def _called(serves: str) -> str:
-    return (
-        operator_texts.ALL_NAMESPACES if serves == leaders.EVERYTHING else serves.replace(",", ", ")
-    )
+    return texts.ALL_NAMESPACES if serves == leaders.EVERYTHING else serves.replace(",", ", ")

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sglang_operator.api import texts
 from sglang_operator.api.spec import PoolSpec
+from sglang_operator.picture import texts
 from sglang_operator.picture.scene import DEFAULT_RESOURCE, Node, Scene, SeenPool
 from sglang_operator.planner.engines import EngineState, EngineStatus
 from sglang_operator.planner.observed import ObservedPod

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from html import escape
 from itertools import groupby
 
-from sglang_operator.api import texts
 from sglang_operator.api.bounds import printable
-from sglang_operator.picture import colours
+from sglang_operator.picture import colours, texts
 from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
 from sglang_operator.planner.engines import EngineState
 

@@ -9,9 +9,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from sglang_operator.api import texts
 from sglang_operator.api.bounds import printable
-from sglang_operator.picture import colours
+from sglang_operator.picture import colours, texts
 from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
 
 MAX_HOMELESS = 8

@@ -4,9 +4,8 @@ import copy
 
 import pytest
 
-from sglang_operator.api import texts
 from sglang_operator.cli import status
-from sglang_operator.picture import grid, svg, text
+from sglang_operator.picture import grid, svg, text, texts
 from sglang_operator.picture.grid import MAX_EMPTY_ROWS, Map
 from sglang_operator.planner.engines import EngineState
 from tests.builders import NOW

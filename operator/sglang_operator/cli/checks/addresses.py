@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api import texts
+from sglang_operator.cli import texts
 from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError
 

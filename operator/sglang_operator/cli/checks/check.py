@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from sglang_operator.api import texts
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster.kubectl import ClusterError
 
 

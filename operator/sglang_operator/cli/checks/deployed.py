@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api import names, operator_texts
+from sglang_operator.api import names
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster.kubectl import ClusterError
 
 _SELECTOR = {"labelSelector": f"{names.LABEL_NAME}=sglang-operator"}
@@ -28,11 +29,7 @@ class Deployed:
     @property
     def do(self) -> str:
         """What helps where not every replica is ready."""
-        return (
-            operator_texts.DO_OPERATOR_IMAGE
-            if self.lacks_image
-            else operator_texts.DO_OPERATOR_LOGS
-        )
+        return texts.DO_OPERATOR_IMAGE if self.lacks_image else texts.DO_OPERATOR_LOGS
 
 
 def deployed(deployments: bytes | ClusterError, pods: bytes | ClusterError) -> Deployed:

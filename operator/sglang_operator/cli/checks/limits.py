@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api import syntax, texts
+from sglang_operator.api import syntax
+from sglang_operator.cli import texts
 from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from sglang_operator.picture.scene import Scene

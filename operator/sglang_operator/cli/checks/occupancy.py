@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sglang_operator.api import conditions, names, texts
+from sglang_operator.api import conditions, names
+from sglang_operator.cli import texts
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from sglang_operator.cluster import paths, wire
+from sglang_operator.picture import texts as picture_texts
 from sglang_operator.picture.scene import DEFAULT_RESOURCE, Scene, SeenPool, scene
 from sglang_operator.planner.pool import Pool
 
@@ -82,4 +84,4 @@ def check(pools: Scene | ClusterError) -> Check | None:
 
 def _reason(pool: SeenPool) -> str:
     said = pool.condition(conditions.READY).get("reason", "") if pool.observed else ""
-    return said or texts.NOT_SEEN_YET
+    return said or picture_texts.NOT_SEEN_YET

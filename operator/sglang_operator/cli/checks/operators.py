@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
-from sglang_operator.api import names, operator_texts, texts
+from sglang_operator.api import names
+from sglang_operator.api import texts as operator_texts
+from sglang_operator.cli import texts
 from sglang_operator.cli.checks import deployed
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
@@ -60,7 +62,7 @@ def check(found: Facts, now: float) -> Iterator[Check]:
     if not acting:
         yield _nobody(holders, copies, there)
         return
-    what = operator_texts.OPERATOR_LEADS.format(holders=", ".join(each.told for each in acting))
+    what = texts.OPERATOR_LEADS.format(holders=", ".join(each.told for each in acting))
     if there.told:
         what += f" · {there.told}"
     grade, do = (Grade.GOOD, "") if there.ready else (Grade.WARNING, there.do)
@@ -72,17 +74,17 @@ def check(found: Facts, now: float) -> Iterator[Check]:
 
 def _nobody(holders: Sequence[Leader], copies: Sequence[Copy], there: deployed.Deployed) -> Check:
     """What is known of the operator that should act."""
-    what, do = operator_texts.OPERATOR_NOWHERE, texts.DO_INSTALL
+    what, do = texts.OPERATOR_NOWHERE, texts.DO_INSTALL
     if there.told:
-        what, do = operator_texts.OPERATOR_DEPLOYED.format(deployed=there.told), there.do
+        what, do = texts.OPERATOR_DEPLOYED.format(deployed=there.told), there.do
     if holders:
         last = min(holders, key=lambda holder: holder.silent)
-        what = operator_texts.OPERATOR_STOPPED.format(
+        what = texts.OPERATOR_STOPPED.format(
             holder=last.identity, namespace=last.namespace, name=last.name, age=age(last.silent)
         )
         waits = [c.name for c in copies if c.lease == last.lease and c.name != last.pod]
         if waits:
-            what += operator_texts.STANDBY_WAITS.format(names=", ".join(sorted(waits)))
+            what += texts.STANDBY_WAITS.format(names=", ".join(sorted(waits)))
         what += f" · {there.told}" if there.told else ""
         do = there.do if there.told or copies else texts.DO_INSTALL
     return Check(name=NAME, grade=Grade.BAD, what=what, do=do)
@@ -97,7 +99,7 @@ def _acting(holders: Sequence[Leader], copies: Sequence[Copy]) -> Iterator[Actin
         yield Acting(told=told, serves=serves, lease=leader.lease)
     for copy in copies:
         if not copy.lease:
-            told = operator_texts.WITHOUT_LEASE.format(name=copy.name, namespace=copy.namespace)
+            told = texts.WITHOUT_LEASE.format(name=copy.name, namespace=copy.namespace)
             yield Acting(told=told, serves=copy.serves)
 
 
@@ -108,7 +110,7 @@ def _several(acting: Sequence[Acting]) -> Iterator[Check]:
         return
     certain = [p for p in meeting if p[0].serves is not None and p[1].serves is not None]
     told = sorted({each.told for pair in meeting for each in pair})
-    text = operator_texts.OPERATORS_MEET if certain else operator_texts.OPERATORS_MAY_MEET
+    text = texts.OPERATORS_MEET if certain else texts.OPERATORS_MAY_MEET
     yield Check(
         name="operators",
         grade=Grade.BAD if certain else Grade.WARNING,
@@ -125,9 +127,7 @@ def _divided(copies: Sequence[Copy]) -> Iterator[Check]:
             yield Check(
                 name="operators",
                 grade=Grade.BAD,
-                what=operator_texts.OPERATORS_SHARE_LEASE.format(
-                    namespace=lease[0], copies=_told(sharing)
-                ),
+                what=texts.OPERATORS_SHARE_LEASE.format(namespace=lease[0], copies=_told(sharing)),
                 do=operator_texts.DO_ONE_LEASE_EACH,
             )
 
@@ -141,7 +141,7 @@ def _waiting(acting: Sequence[Acting], copies: Sequence[Copy]) -> Iterator[Check
             yield Check(
                 name="operators",
                 grade=Grade.BAD,
-                what=operator_texts.OPERATORS_WAIT.format(holder=each.told, copies=_told(waits)),
+                what=texts.OPERATORS_WAIT.format(holder=each.told, copies=_told(waits)),
                 do=operator_texts.DO_ONE_OPERATOR,
             )
 
@@ -157,7 +157,7 @@ def _is_short(acting: Acting, copy: Copy) -> bool:
 
 def _told(copies: Sequence[Copy]) -> str:
     return ", ".join(
-        operator_texts.COPY_SERVES.format(name=copy.name, where=copy.where)
+        texts.COPY_SERVES.format(name=copy.name, where=copy.where)
         for copy in sorted(copies, key=lambda copy: copy.name)
     )
 

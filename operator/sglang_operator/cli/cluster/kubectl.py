@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlencode
 
-from sglang_operator.api import texts
+from sglang_operator.cli import texts
 
 TIMEOUT_SECONDS = 60
 DEFAULT_NAMESPACE = "default"

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import msgspec
 
-from sglang_operator.api import names, stored, texts
+from sglang_operator.api import names, stored
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cluster import decoding, paths, salvage, wire

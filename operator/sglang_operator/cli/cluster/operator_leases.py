@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sglang_operator.api import names, operator_texts, weights
+from sglang_operator.api import names, weights
+from sglang_operator.cli import texts
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import leaders as election
 from sglang_operator.picture.ages import age
@@ -102,8 +103,8 @@ def second_look(
 def nobody_acts(scene: Scene) -> str:
     """That no operator acts, and since when."""
     if not scene.holders:
-        return operator_texts.NO_LEADER
+        return texts.NO_LEADER
     last = min(scene.holders, key=lambda holder: holder.silent)
-    return operator_texts.LEADER_STOPPED.format(
+    return texts.LEADER_STOPPED.format(
         holder=last.identity, namespace=last.namespace, name=last.name, age=age(last.silent)
     )

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sglang_operator.api import conditions, texts
+from sglang_operator.api import conditions
+from sglang_operator.api import texts as operator_texts
 from sglang_operator.api.spec import WeightsGate
+from sglang_operator.cli import texts
 from sglang_operator.picture import ages
+from sglang_operator.picture import texts as picture_texts
 from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.pool import Pool, Refused
@@ -51,7 +54,7 @@ def verdicts(pool: SeenPool, now: float) -> list[Verdict]:
 
 def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
     if pool.record.metadata.deletion_timestamp is not None:
-        what = texts.DELETING.format(held=texts.held(pool.record.metadata.finalizers))
+        what = texts.DELETING.format(held=operator_texts.held(pool.record.metadata.finalizers))
         yield Verdict(level=Level.WORKING, reason="Deleting", what=what)
         return
     if isinstance(pool.planned, Refused):
@@ -91,7 +94,7 @@ def _unseen(pool: SeenPool, now: float) -> Verdict | None:
     generation = pool.record.metadata.generation
     return Verdict(
         level=Level.WORKING if young else Level.BROKEN,
-        reason=texts.NOT_SEEN_YET,
+        reason=picture_texts.NOT_SEEN_YET,
         what=texts.UNSEEN.format(generation=generation),
         do="" if young else texts.DO_DOCTOR,
     )

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sglang_operator.api import names, texts
+from sglang_operator.api import names
+from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import check_object
 from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
@@ -60,7 +61,7 @@ def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
     if isinstance(planned, pools.Pool):
         yield (
             f"{role.name} -> {names.KIND} {converted.name}: "
-            f"{texts.engines(len(planned.engines))} of {planned.gpus} GPUs, "
+            f"{operator_texts.engines(len(planned.engines))} of {planned.gpus} GPUs, "
             f"SGLang {planned.version}"
         )
     shared = roles.overlaps(role, list(found))

@@ -1,0 +1,83 @@
+"""Each text stands beside who says it: the operator's in ``api``, others' in their own package."""
+
+import ast
+import functools
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_layout import PACKAGE
+
+# The packages for people at a terminal and the trainers' client have texts of their own.
+OWNERS = ("api", "cli", "client", "picture")
+
+
+def _named(owner: str) -> set[str]:
+    tree = ast.parse((PACKAGE / owner / "texts.py").read_text())
+    assigned = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return assigned | {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def _aliases(tree: ast.Module, owner: str) -> set[str]:
+    """The names by which a module knows the texts of this owner."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == f"sglang_operator.{owner}"
+        for alias in node.names
+        if alias.name == "texts"
+    }
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _used(path: Path, owner: str) -> Iterator[str]:
+    tree = _parsed(path)
+    aliases = _aliases(tree, owner)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in aliases:
+                yield node.attr
+        elif isinstance(node, ast.ImportFrom) and node.module == f"sglang_operator.{owner}.texts":
+            yield from (alias.name for alias in node.names)
+
+
+@functools.cache
+def _users(owner: str) -> dict[str, set[str]]:
+    """The packages that use each text."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for path in PACKAGE.rglob("*.py"):
+        package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if "schemas" in path.parts or package == "testing":
+            continue
+        for name in _used(path, owner):
+            users[name].add(package)
+    return users
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_every_text_is_said(owner):
+    assert not _named(owner) - set(_users(owner))
+
+
+def test_the_operators_texts_are_said_by_the_operator():
+    """What only commands and pictures say stands beside them."""
+    people = {"cli", "picture", "client"}
+    theirs = {name for name, users in _users("api").items() if users <= people}
+    assert not theirs
+
+
+@pytest.mark.parametrize("owner", [owner for owner in OWNERS if owner not in ("api", "picture")])
+def test_other_texts_are_said_in_their_own_package(owner):
+    assert {package for users in _users(owner).values() for package in users} <= {owner, "cli"}
