@@ -107,7 +107,8 @@ def test_a_namespace_that_takes_its_role_away_is_left_out_and_served_again_with_
         operator.start()
         stays.wait_ready()
         assert leaves.uids() == before
-        assert "namespace leaves: nothing is done for its pools" in operator.log.read_text()
+        told = "namespace leaves: nothing is done for its pools"
+        leaves.wait(lambda: told in operator.log.read_text(), "words of it")
         leaves.kubectl("apply", "-f", "-", input=binding)
         leaves.wait(lambda: len(leaves.uids()) == 2, "a second engine")
         assert leaves.uids().items() >= before.items()

@@ -237,7 +237,8 @@ class Informer(Generic[R]):
         self._missed = False
         self.lists += 1
         self.synced.set()
-        self._served()
+        if self.refused is None:
+            self._served()  # else it is once it may be watched as well
 
     async def _page(self, params: dict[str, str]) -> Page[R]:
         """The next page, with fewer objects from then on if these are too large together."""
@@ -285,6 +286,8 @@ class Informer(Generic[R]):
 
     async def _follow(self, params: Mapping[str, str]) -> None:
         async with self.client.stream(self.resource.path, params, idle=IDLE_SECONDS) as chunks:
+            if self.refused is not None:
+                self._served()
             async for line in lines(chunks):
                 self._heard()
                 await self._handle(line)

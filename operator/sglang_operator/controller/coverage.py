@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 Stream = Informer[Any]
 
+# An API server that has just begun refuses what it has not read the roles for yet.
+TOLD_AFTER_SECONDS = 10.0
+
 
 class Coverage:
     """The streams of pools and their children, by scope: a namespace, or "" for all at once.
@@ -29,6 +32,7 @@ class Coverage:
         self._again = again
         self._streams: dict[str, list[Stream]] = {}
         self._unread: set[str] = set()
+        self._to_be_told: dict[str, asyncio.TimerHandle] = {}  # by scope that is refused
         self._news = asyncio.Event()
 
     def add(self, scope: str, stream: Stream) -> None:
@@ -75,19 +79,25 @@ class Coverage:
         return self._unread <= set(self.excused())
 
     def _on_refused(self, scope: str, stream: Stream, error: ApiError) -> None:
-        if not any(other is not stream and _refused(other) for other in self._streams[scope]):
-            log.error(
-                "%s: nothing is done for its pools until all of it can be read again: %s: %s",
-                _called(scope),
-                stream.resource.name,
-                error,
-            )
+        if scope not in self._to_be_told:
+            later = asyncio.get_running_loop().call_later
+            self._to_be_told[scope] = later(TOLD_AFTER_SECONDS, self._tell, scope, stream, error)
         self._unread.add(scope)
         self._news.set()
+
+    def _tell(self, scope: str, stream: Stream, error: ApiError) -> None:
+        log.error(
+            "%s: nothing is done for its pools until all of it can be read again: %s: %s",
+            _called(scope),
+            stream.resource.name,
+            error,
+        )
 
     def _on_served(self, scope: str) -> None:
         self._news.set()
         streams = self._streams[scope]
+        if not any(map(_refused, streams)) and scope in self._to_be_told:
+            self._to_be_told.pop(scope).cancel()
         whole = all(stream.synced.is_set() and not _refused(stream) for stream in streams)
         if whole and scope in self._unread:
             self._unread.discard(scope)

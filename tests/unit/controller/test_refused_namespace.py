@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator import clocks
 from sglang_operator.cluster import informer, paths
-from sglang_operator.controller import loop
+from sglang_operator.controller import coverage, loop
 from sglang_operator.controller.exposition import Reader
 from tests.builders import guide_spec
 from tests.unit.controller import world
@@ -19,6 +19,7 @@ BOTH = ("team-a", "team-b")
 def soon(monkeypatch):
     """What is refused is asked for again soon."""
     monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(coverage, "TOLD_AFTER_SECONDS", 0.0)
 
 
 def of_team_b(path: str) -> bool:
@@ -195,8 +196,58 @@ def test_what_is_refused_is_a_metric_and_told_once(caplog):
             }
             assert refused["pods in team-b"] == 1
             assert refused["pods in team-a"] == 0
-            told = [r for r in caplog.records if "nothing is done for its pools" in r.message]
-            assert [r.message.split(":")[0] for r in told] == ["namespace team-b"]
+            await api.until(lambda: said(caplog))
+            assert said(caplog) == ["namespace team-b"]
+
+    asyncio.run(story())
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The scopes of which it was told that nothing is done there."""
+    told = [r for r in caplog.records if "nothing is done for its pools" in r.message]
+    return [record.message.split(":")[0] for record in told]
+
+
+def test_what_may_be_listed_and_not_watched_is_not_served_by_turns(caplog):
+    """Each list had its pools served for a moment, and the refused watch ended that again."""
+
+    async def story() -> None:
+        api = world.Api()
+        for team in BOTH:
+            api.make(team, "actor")
+        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+            await api.until(lambda: api.pods("team-b"))
+            api.refuse_watches(of_team_b)
+            await api.until(lambda: not room.coverage.reads("team-b"))
+            stream = next(i for i in room.informers if i.resource.path == paths.pods("team-b"))
+            lists, read = stream.lists, []
+            while stream.lists < lists + 5:
+                read.append(room.coverage.reads("team-b"))
+                await asyncio.sleep(0.002)
+            assert not any(read)
+            assert said(caplog) == ["namespace team-b"]
+            api.refuse_watches(lambda path: False)
+            await api.until(lambda: room.coverage.reads("team-b"))
+
+    asyncio.run(story())
+
+
+def test_a_refusal_that_passes_in_a_moment_is_not_told_as_an_error(caplog, monkeypatch):
+    """An API server that has just begun knows no roles yet."""
+    monkeypatch.setattr(coverage, "TOLD_AFTER_SECONDS", 0.2)
+
+    async def story() -> None:
+        api = world.Api()
+        for team in BOTH:
+            api.make(team, "actor")
+        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+            await api.until(lambda: api.pods("team-b"))
+            api.refuse(of_team_b)
+            await api.until(lambda: not room.coverage.reads("team-b"))
+            api.refuse(lambda path: False)
+            await api.until(lambda: room.coverage.reads("team-b"))
+            await asyncio.sleep(0.4)
+            assert said(caplog) == []
 
     asyncio.run(story())
 

@@ -38,6 +38,7 @@ class Api(MemoryApi):
         self.fails: Callable[[str, str], Exception | None] = lambda method, path: None
         # The rights to a path are not there, for reads, watches and writes alike.
         self.refuses: Callable[[str], bool] = lambda path: False
+        self.refuses_watches: Callable[[str], bool] = lambda path: False
         self.seen: list[tuple[str, str]] = []
         self.hanging = 0
         self._watches: defaultdict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
@@ -66,7 +67,7 @@ class Api(MemoryApi):
     async def stream(
         self, path: str, params: Mapping[str, str], *, idle: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        if refusal := self._refusal(path):
+        if refusal := self._refusal(path, watches=True):
             raise refusal
         events: asyncio.Queue[bytes] = asyncio.Queue()
         self._watches[path].append(events)
@@ -111,8 +112,9 @@ class Api(MemoryApi):
             for events in self._watches[collection]:
                 events.put_nowait(line + b"\n")
 
-    def _refusal(self, path: str) -> ApiError | None:
-        return ApiError(403, "Forbidden", f"{path}: no", None) if self.refuses(path) else None
+    def _refusal(self, path: str, *, watches: bool = False) -> ApiError | None:
+        refused = self.refuses(path) or (watches and self.refuses_watches(path))
+        return ApiError(403, "Forbidden", f"{path}: no", None) if refused else None
 
     # --- what tests do
 
@@ -163,8 +165,16 @@ class Api(MemoryApi):
     def refuse(self, refuses: Callable[[str], bool]) -> None:
         """Somebody takes rights away; watches of it end, as each does after some minutes."""
         self.refuses = refuses
+        self._end_watches(refuses)
+
+    def refuse_watches(self, refuses: Callable[[str], bool]) -> None:
+        """Somebody takes the right to watch away, and leaves that to list."""
+        self.refuses_watches = refuses
+        self._end_watches(refuses)
+
+    def _end_watches(self, of: Callable[[str], bool]) -> None:
         for path, watches in self._watches.items():
-            for events in watches if refuses(path) else ():
+            for events in watches if of(path) else ():
                 events.put_nowait(b"")
 
     async def until(self, check: Callable[[], object], seconds: float = SECONDS) -> float:
