@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -58,15 +58,33 @@ class Cluster:
         Ends when the API server ends it.  Raises ClusterError when it breaks, or ``since`` is too
         old.
         """
+        async for event in self._events(self._registries, self.registry_name, since):
+            if event["type"] in ("ADDED", "MODIFIED"):
+                yield parse(event["object"])
+            elif event["type"] == "DELETED":  # with the pool
+                yield dataclasses.replace(parse(event["object"]), epoch="", engines=())
+
+    async def watch_lease(self, since: int, begins: Callable[[], None]) -> AsyncIterator[Json]:
+        """The Lease whenever it changes after ``since``; ``begins`` is called once it will be told.
+
+        Ends and raises as ``watch``.
+        """
+        async for event in self._events(self._leases, self.lease_name, since, begins):
+            if event["type"] in ("ADDED", "MODIFIED"):
+                yield event["object"]
+
+    async def _events(
+        self, path: str, name: str, since: int, begins: Callable[[], None] | None = None
+    ) -> AsyncIterator[Json]:
         params = {
             "watch": "1",
-            "fieldSelector": f"metadata.name={self.registry_name}",
+            "fieldSelector": f"metadata.name={name}",
             "resourceVersion": str(since),
             "timeoutSeconds": str(WATCH_SECONDS),
             "allowWatchBookmarks": "true",
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=IDLE_SECONDS * 2)
-        url = self._credentials.server + self._registries
+        url = self._credentials.server + path
         try:
             async with self._session.get(
                 url,
@@ -77,18 +95,18 @@ class Cluster:
                 server_hostname=self._credentials.tls_server_name,
             ) as response:
                 if response.status >= 300:
-                    raise self._error("watch", response.status, await _said(response))
+                    raise self._error("watch", response.status, await _said(response), path)
+                if begins is not None:
+                    begins()
                 connection = response.connection
                 try:
                     async for line in response.content:
                         event = json.loads(line)
                         if event["type"] == "ERROR":
                             status = event["object"]
-                            raise self._error("watch", status.get("code", 0), json.dumps(status))
-                        if event["type"] in ("ADDED", "MODIFIED"):
-                            yield parse(event["object"])
-                        elif event["type"] == "DELETED":  # with the pool
-                            yield dataclasses.replace(parse(event["object"]), epoch="", engines=())
+                            said = json.dumps(status)
+                            raise self._error("watch", status.get("code", 0), said, path)
+                        yield event
                 finally:
                     # Left amid the stream, TLS would wait for the server's farewell.
                     if connection is not None and connection.transport is not None:
@@ -124,9 +142,12 @@ class Cluster:
         return f"{self._registries}/{self.registry_name}"
 
     @property
+    def _leases(self) -> str:
+        return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
+
+    @property
     def _lease_path(self) -> str:
-        group = "/apis/coordination.k8s.io/v1"
-        return f"{group}/namespaces/{self.namespace}/leases/{self.lease_name}"
+        return f"{self._leases}/{self.lease_name}"
 
     async def _headers(self) -> dict[str, str]:
         try:

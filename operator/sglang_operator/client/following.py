@@ -26,7 +26,7 @@ from sglang_operator.client.errors import (
     StaleEpoch,
     told,
 )
-from sglang_operator.client.lease import MARGIN, Sight
+from sglang_operator.client.lease import MARGIN, WATCHED_SECONDS, Sight
 from sglang_operator.client.ledger import Ledger
 from sglang_operator.client.registry import Engine
 from sglang_operator.client.updates import open_session
@@ -154,29 +154,25 @@ class Follower:
             await asyncio.wait({looking})
 
     async def until(
-        self, check: Callable[[Transaction], bool], seconds: float | None = None
+        self,
+        check: Callable[[Transaction], bool],
+        seconds: float | None = None,
+        *,
+        known: Transaction | None = None,
     ) -> Transaction:
-        """Wait until the Lease says so, for ``seconds``.  Raises NotReady."""
+        """Wait until the Lease, of which this is ``known``, says so.  Raises NotReady."""
         deadline = time.monotonic() + (FOLLOW_SECONDS if seconds is None else seconds)
         wait, most = _POLL_SECONDS
-        while not check(state := await self._pool.transaction()):
-            if time.monotonic() > deadline:
+        state = known or await self._pool.transaction()
+        while not check(state):
+            left = deadline - time.monotonic()
+            if left < 0:
                 holder = state.holder or "nobody"
                 words = texts.ROLL_FOLLOW.format(phase=state.phase.value, holder=holder)
                 raise NotReady(words)
-            await self._news(state.id, wait)
+            state = await self._pool.lease.newer(state, wait, most=left)
             wait = min(wait * 2, most)
         return state
-
-    async def _news(self, known: str, seconds: float) -> None:
-        """Wait until the registry, which is watched anyway, tells of another transaction."""
-        end = time.monotonic() + seconds
-        with contextlib.suppress(PoolError, TimeoutError):
-            async with asyncio.timeout(seconds):
-                async for registry in self._pool.changes():
-                    if registry.weights.transaction not in (known, self._left):
-                        return
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
 
     # --- which sync
 
@@ -195,10 +191,9 @@ class Follower:
                 return self._id
             await self.leave()
             await self._writes.ended()  # nothing of an earlier sync lands on what comes now
-            with contextlib.suppress(PoolError):
-                await self._pool.transaction()  # a sync that this does not show is a new one
-            await self._news(self._left, _POLL_SECONDS[1])
-            state = await self.until(begun)
+            self._pool.lease.watch.start()
+            known = await self._known()  # a sync that this does not show is a new one
+            state = await self.until(begun, known=known)
             try:
                 state = await self._fresh(state)
                 if state.epoch not in (epoch, (await self._pool.registry()).epoch):
@@ -216,6 +211,11 @@ class Follower:
             self._id, self._writes, self._objection = state.id, Ledger(), ""
             self._looking = self._pool.beside("the leader's Lease", self._look())
             return self._id
+
+    async def _known(self) -> Transaction | None:
+        with contextlib.suppress(PoolError):
+            return await self._pool.transaction()
+        return None
 
     def _begun(self, state: Transaction) -> bool:
         """Whether a sync of the leader stands in the Lease that this process has not left."""
@@ -264,10 +264,11 @@ class Follower:
     async def _goes_on(self) -> bool:
         """Whether the transaction is still that of the leader.
 
-        The Lease is asked only where the registry, which is watched anyway, has another one.
+        The Lease is asked only where it is not watched, and the registry has another one.
         """
         acted = (await self._pool.registry()).weights
-        if (acted.transaction, acted.phase) != (self._id, Phase.SYNCING.value):
+        watched = self._pool.lease.watch.alive
+        if not watched and (acted.transaction, acted.phase) != (self._id, Phase.SYNCING.value):
             with contextlib.suppress(PoolError):  # its age tells, before each bucket
                 await self._pool.transaction()
         seen = self._pool.lease.seen
@@ -290,7 +291,8 @@ class Follower:
     async def _look(self) -> None:
         """Keep the age of the leader's last renewal known."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            watched = self._pool.lease.watch.alive
+            await asyncio.sleep(WATCHED_SECONDS if watched else LOOK_SECONDS)
             try:
                 await self._pool.transaction()
             except PoolError:

@@ -23,6 +23,7 @@ from sglang_operator.client.errors import (
     PoolError,
     Unsupported,
 )
+from sglang_operator.client.lease_watch import LeaseWatch
 from sglang_operator.clocks import steady
 from sglang_operator.sending import DELIVERY_SECONDS
 
@@ -35,6 +36,7 @@ CLOSE_SECONDS = 2.0  # that a process which ends gives what it still owes to the
 _IN_FLIGHT = DELIVERY_SECONDS + 1.0
 MARGIN = 0.7  # of its duration for which a renewal counts: less than others wait
 POLL_SECONDS = 0.5  # while another holds the Lease
+WATCHED_SECONDS = 5.0  # between two looks at a Lease that is watched: a watch may die in silence
 # For which the operator's loads are waited for, by everybody: an engine that reads its weights
 # does nothing else before it is done.  A large model from a slow volume takes minutes.
 RECOVERY_SECONDS = 900.0
@@ -112,6 +114,9 @@ class LeaseFile:
         # The same of what it says of process groups, which is no sign of its holder.
         self._groups_since = 0.0
         self._groups_appeared = float("-inf")
+        self._number = 0  # its resource version
+        self._told_at = float("-inf")  # when the watch told of that
+        self.watch = LeaseWatch(cluster, self._hear, lambda: self._number)
 
     async def read(self) -> Transaction:
         """What stands in the Lease now.  Raises PoolError."""
@@ -151,6 +156,23 @@ class LeaseFile:
                 self._paying = asyncio.create_task(self._keep_paying(), name="owed to the Lease")
             raise
 
+    async def newer(self, known: Transaction, seconds: float, *, most: float) -> Transaction:
+        """The state once it is another, or after ``seconds`` as it is then.
+
+        While it is watched, that is asked for each WATCHED_SECONDS only, or after ``most``.  Raises
+        PoolError.
+        """
+        self.watch.start()
+        begun = steady()
+        while self._state is None or self._state == known:
+            watched = max(seconds, min(WATCHED_SECONDS, most))
+            limit = watched if self.watch.alive else seconds
+            left = begun + limit - steady()
+            if left <= 0:
+                return await self.read()
+            await self.watch.happened(left)
+        return self._state
+
     async def quiet(self) -> None:
         """Wait for a step under way, for a while: whoever takes the Lease knows it by then."""
         with contextlib.suppress(TimeoutError):
@@ -159,6 +181,7 @@ class LeaseFile:
 
     async def close(self) -> None:
         """One last try to put on record what is owed."""
+        await self.watch.close()
         paying, self._paying = self._paying, None
         if paying is not None:
             paying.cancel()
@@ -323,13 +346,31 @@ class LeaseFile:
         return lease, self._note(lease, asked)
 
     def _note(self, lease: Mapping[str, Any], asked: float) -> Transaction:
-        state, known = weights.read(lease), self._state
+        """``asked``: when the request left that shows this."""
+        state = weights.read(lease)
+        if _number(lease) < self._number and asked < self._told_at:
+            # The watch has told of a newer one meanwhile, which was not there before that.
+            self._asked = asked
+            self._appeared = max(self._appeared, asked)
+            self._groups_appeared = max(self._groups_appeared, asked)
+            return state
+        self._take(lease, state)
+        self._asked = asked
+        return state
+
+    def _hear(self, lease: Mapping[str, Any]) -> None:
+        """What the watch tells: it may have stood there since the last request that showed less."""
+        if _number(lease) > self._number:
+            self._take(lease, weights.read(lease))
+            self._told_at = steady()
+
+    def _take(self, lease: Mapping[str, Any], state: Transaction) -> None:
+        known, self._number = self._state, _number(lease)
         if known is None or of_holder(state) != of_holder(known):
             self._since, self._appeared = steady(), self._asked
         if known is None or state.groups != known.groups:
             self._groups_since, self._groups_appeared = steady(), self._asked
-        self._state, self._asked = state, asked
-        return state
+        self._state = state
 
     def _sight(self, lease: Mapping[str, Any]) -> Sight:
         now, metadata = time.time(), lease.get("metadata", {})
@@ -341,6 +382,11 @@ class LeaseFile:
             lease=metadata.get("uid") or "",
             pool=owner.get("uid") or "",
         )
+
+
+def _number(lease: Mapping[str, Any]) -> int:
+    version = _version(lease)
+    return int(version) if version.isdecimal() else 0
 
 
 def _version(lease: Mapping[str, Any]) -> str:

@@ -84,14 +84,26 @@ class SharedSync(AsyncSync):
         await super()._settled()
         deadline = time.monotonic() + VOUCH_SECONDS
         wait, most = _POLL_SECONDS
-        while (missing := self._missing(await self._read())) and time.monotonic() < deadline:
-            await asyncio.sleep(wait)
+        state = await self._read()
+        while (missing := self._missing(state)) and time.monotonic() < deadline:
+            state = await self._newer(state, wait, deadline - time.monotonic())
             wait = min(wait * 2, most)
         if missing:
             which = ", ".join(f"engine {e.rank} ({e.engine}, {e.url})" for e in missing[:8])
             raise NotReady(
                 texts.NOBODY_VOUCHES.format(count=len(missing), which=which, seconds=VOUCH_SECONDS)
             )
+
+    async def _newer(
+        self, known: Transaction | None, seconds: float, most: float
+    ) -> Transaction | None:
+        if known is None:
+            await asyncio.sleep(seconds)
+            return await self._read()
+        try:
+            return await self._pool.lease.newer(known, seconds, most=most)
+        except ClusterError:
+            return None
 
     async def _read(self) -> Transaction | None:
         try:

@@ -387,7 +387,7 @@ def test_a_trainer_gets_the_lease_and_the_registry_of_its_pools_and_no_more(helm
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
             "resourceNames": ["a-weights", "b-weights"],
-            "verbs": ["get", "update"],
+            "verbs": ["get", "update", "watch"],
         },
         {
             "apiGroups": [""],

@@ -203,6 +203,8 @@ class World:
         self._resource_version = 100
         self._restarts = 0
         self._watchers: list[asyncio.Queue[Json]] = []
+        self.lease_watchers: list[asyncio.Queue[Json]] = []
+        self.lets_watch_lease = True  # what the trainer's Role says
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runners: list[web.AppRunner] = []
@@ -390,6 +392,7 @@ class World:
         api.router.add_get(config_maps, self._watch)
         api.router.add_get(f"{config_maps}/{POOL}-engines", self._get_registry)
         api.router.add_get(lease, self._get_lease)
+        api.router.add_get(lease.rpartition("/")[0], self._watch_lease)
         api.router.add_put(lease, self._handle_put)
         self.server = await self._serve(api)
         for engine in self.engines:
@@ -413,7 +416,7 @@ class World:
         return f"http://{host}:{port}"
 
     async def _stop(self) -> None:
-        for queue in self._watchers:
+        for queue in self._watchers + self.lease_watchers:
             queue.put_nowait({})
         for runner in self._runners:
             await runner.cleanup()
@@ -477,11 +480,28 @@ class World:
         self._watchers.remove(queue)
         return response
 
+    async def _watch_lease(self, request: web.Request) -> web.StreamResponse:
+        assert request.query["fieldSelector"] == f"metadata.name={POOL}-weights"
+        if not self.lets_watch_lease:
+            return web.json_response({"message": "cannot watch leases"}, status=403)
+        response = web.StreamResponse()
+        queue: asyncio.Queue[Json] = asyncio.Queue()
+        self.lease_watchers.append(queue)
+        if int(request.query["resourceVersion"]) < int(self.lease["metadata"]["resourceVersion"]):
+            queue.put_nowait({"type": "MODIFIED", "object": self.lease})
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            while event := await queue.get():
+                await response.write(json.dumps(event).encode() + b"\n")
+        if queue in self.lease_watchers:
+            self.lease_watchers.remove(queue)
+        return response
+
     def break_watches(self) -> None:
         """Every watch ends, as the API server ends them after some minutes."""
 
         def end() -> None:
-            for queue in self._watchers:
+            for queue in self._watchers + self.lease_watchers:
                 queue.put_nowait({})
 
         self.call(end)
@@ -524,6 +544,8 @@ class World:
         version = int(self.lease["metadata"]["resourceVersion"]) + 1
         metadata = {**self.lease["metadata"], "resourceVersion": str(version)}
         self.lease = {**self.lease, "metadata": metadata}
+        for queue in self.lease_watchers:
+            queue.put_nowait({"type": "MODIFIED", "object": self.lease})
         if not renewal:
             self._operate()
 

@@ -26,7 +26,7 @@ def test_the_role_names_one_lease_and_one_config_map():
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
             "resourceNames": [names.weights_lease_name(pool)],
-            "verbs": ["get", "update"],
+            "verbs": ["get", "update", "watch"],
         },
         {
             "apiGroups": [""],

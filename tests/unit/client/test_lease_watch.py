@@ -1,0 +1,129 @@
+"""A watched Lease: what is told counts for as old as it may be, and never goes back in time."""
+
+import asyncio
+import time
+
+import pytest
+
+from sglang_operator.api import weights_steps as steps
+from sglang_operator.client import AsyncPool, lease
+from tests.unit.client.world import NAMESPACE, POOL, World, other
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        yield made
+
+
+def run(world, act):
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            await act(pool)
+
+    asyncio.run(story())
+
+
+def begins(world, version="v"):
+    now = time.time()
+    world.write_lease(
+        steps.begin(world.state, other(), epoch="e", version=version, now=now, seen=0)
+    )
+
+
+async def becomes(check):
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0.01)
+
+
+async def watched(pool):
+    known = await pool.lease.read()
+    pool.lease.watch.start()
+    await becomes(lambda: pool.lease.watch.alive)
+    return known
+
+
+def test_whoever_waits_is_woken_and_asks_for_nothing(world):
+    async def act(pool):
+        known = await watched(pool)
+        reads = []
+        pool.lease.read = lambda: reads.append(1)
+        waiting = asyncio.create_task(pool.lease.newer(known, 0.0, most=60.0))
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(begins, world)
+        assert (await waiting).target_version == "v"
+        assert not reads
+
+    run(world, act)
+
+
+def test_what_is_told_may_have_stood_there_since_the_last_request_that_showed_less(world):
+    """A process that stood still is told of it as if it had just happened."""
+
+    async def act(pool):
+        await watched(pool)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(begins, world)
+        await becomes(lambda: pool.lease.seen.holder)
+        assert pool.lease.age() >= 0.5
+        await pool.lease.read()
+        assert pool.lease.age() >= 0.5
+        begun, before = time.monotonic(), pool.lease.seen.renewed
+        renewed = steps.renew(world.state, other(), now=time.time() + 1)
+        await asyncio.to_thread(world.write_lease, renewed)
+        await becomes(lambda: pool.lease.seen.renewed > before)
+        assert pool.lease.age() <= time.monotonic() - begun + 0.2
+
+    run(world, act)
+
+
+def test_a_request_that_was_under_way_does_not_take_back_what_was_told(world):
+    async def act(pool):
+        await watched(pool)
+        reads, told = pool._open().lease, asyncio.Event()
+
+        async def slow():
+            found = await reads()
+            await told.wait()
+            return found
+
+        pool._open().lease = slow
+        reading = asyncio.create_task(pool.lease.read())
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(begins, world)
+        await becomes(lambda: pool.lease.seen.holder)
+        told.set()
+        assert (await reading).holder == ""
+        assert pool.lease.seen.holder == other().holder
+        assert pool.lease.age() < 10.0
+
+    run(world, act)
+
+
+def test_an_api_server_that_was_restored_from_a_backup_is_believed(world):
+    async def act(pool):
+        await watched(pool)
+        await asyncio.to_thread(begins, world)
+        await becomes(lambda: pool.lease.seen.holder)
+        metadata = {**world.lease["metadata"], "resourceVersion": "1", "annotations": {}}
+        world.lease = {**world.lease, "metadata": metadata, "spec": {}}
+        assert (await pool.lease.read()).holder == ""
+        assert pool.lease.seen.holder == ""
+
+    run(world, act)
+
+
+def test_a_watch_that_breaks_is_begun_again(world, monkeypatch):
+    monkeypatch.setattr("sglang_operator.client.lease_watch.RETRY_SECONDS", 0.05)
+
+    async def act(pool):
+        known = await watched(pool)
+        await asyncio.to_thread(world.break_watches)
+        await becomes(lambda: not pool.lease.watch.alive)
+        await becomes(lambda: pool.lease.watch.alive)
+        await asyncio.to_thread(begins, world)
+        monkeypatch.setattr(lease, "WATCHED_SECONDS", 60.0)
+        assert (await pool.lease.newer(known, 0.0, most=60.0)).target_version == "v"
+
+    run(world, act)
