@@ -17,6 +17,7 @@ from sglang_operator.planner.pool import Pool, Refused, plan_pool
 from tests.builders import OWNER, guide_spec, nested, with_config
 
 SECONDS = 0.25
+FINDINGS_SECONDS = 0.1
 TEXT = "x" * shape.MAX_TEXT
 LIST: list[Any] = ["x"] * shape.MAX_ITEMS
 KEYS = range(shape.MAX_KEYS - 8)
@@ -140,6 +141,45 @@ def test_the_largest_that_is_looked_at_costs_little(spec):
     assert max(fields(told), default=0) < 5000
     assert shape.problem(spec) is None, "it is not looked at"
     assert min(cpu_seconds(spec) for _ in range(3)) < SECONDS
+
+
+# One finding for each key or item, of a size at which each is looked through.
+FINDINGS = {
+    f"{n} {what} of {size} with {unit!r}": (what, n, size, unit)
+    for what in (
+        *("labels", "annotations", "own annotations", "selectors"),
+        *("variables", "config", "envs"),
+    )
+    for n, size in ((105, 4600), (1000, 450))
+    for unit in ("@:", "a@b:", "--key ", "token=", "-u a:", "=a:")
+}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_many_findings_of_a_pool_are_told_in_one_step(name):
+    """Each quotes a key: 0.45 s of a pool's 100 labels, a second of its 1,000 variables."""
+    what, n, size, unit = FINDINGS[name]
+    own = "sglang-operator.dev/" if what == "own annotations" else ""
+    many = {f"{own}{i:03d}{unit * size}"[:size]: "v" for i in range(n)}
+    spec = {
+        "labels": lambda: guide_spec(podTemplate={"metadata": {"labels": many}}),
+        "own annotations": lambda: guide_spec(podTemplate={"metadata": {"annotations": many}}),
+        "annotations": lambda: guide_spec(podTemplate={"metadata": {"annotations": many}}),
+        "selectors": lambda: template(nodeSelector=many),
+        "variables": lambda: guide_spec(system_envs=many),
+        "config": lambda: with_config(**many),
+        "envs": lambda: of_engine(env=[{"name": key, "value": 1} for key in many]),
+    }[what]()
+    assert min(cpu_seconds(spec) for _ in range(3)) < FINDINGS_SECONDS
+
+
+def test_the_first_findings_quote_what_they_found_and_the_later_ones_say_where():
+    refused = plan_pool(OWNER, guide_spec(system_envs={f"a b{i}": "v" for i in range(900)}))
+    assert isinstance(refused, Refused)
+    told = refused.errors
+    assert len(told) == 900
+    assert "a b0" in str(told[0])
+    assert told[-1].field.startswith("spec.system_envs")
 
 
 @pytest.mark.parametrize("spec", TOO_LARGE.values(), ids=TOO_LARGE.keys())

@@ -5,12 +5,14 @@ The table of all findings is ``errors``; everybody imports these names from ther
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api import bounds
-from sglang_operator.api.redaction import HIDDEN, MARGIN, is_secret, without_secrets
+from sglang_operator.api.redaction import HIDDEN, is_secret, without_secrets
 
 
 class Severity(Enum):
@@ -55,8 +57,7 @@ class Row:
         told = {name: _scrubbed(name, value) for name, value in values.items()}
         return Problem(
             reason=self.reason,
-            # Cut before it is looked through, too: a name may be as long as an object.
-            field=_told(field, _FIELD_LENGTH),
+            field=_told(field, _place(field)),
             message=_cut(self.text.format(**told), _MESSAGE_LENGTH),
             severity=self.severity,
         )
@@ -68,15 +69,56 @@ _WRITTEN = frozenset({"found", "key", "name", "image", "first", "second"})
 
 def _scrubbed(name: str, value: object) -> object:
     if name in _WRITTEN and isinstance(value, str):
-        return _told(value, _MESSAGE_LENGTH)
+        return _told(value, "…")
     return value
 
 
-def _told(text: str, length: int) -> str:
-    return _cut(without_secrets(text[: length + MARGIN]), length)
+def _place(field: str) -> str:
+    """Where in a spec a field is, in our own words alone."""
+    return ".".join(field.split(".", 2)[:2])
 
 
-_FIELD_LENGTH = 512
+def _told(text: str, otherwise: str) -> str:
+    """A name without secrets; of one that is too long for any, how it begins.
+
+    A pool may have many, and each as long as an object: so much of it is never looked through.
+    What is told ends before anything that only what follows shows to be a secret.
+    """
+    if len(text) <= _TOLD_LENGTH:
+        return _scrubbed_text(text, otherwise)
+    begins = _PLAIN.match(text, 0, _TOLD_LENGTH - 1)
+    return _scrubbed_text(begins[0] if begins else "", otherwise) + "…"
+
+
+# Characters that are looked through for secrets in all findings of a pool; some for each text.
+_MOST_READ, _EACH = 16_384, 32
+_left: ContextVar[list[int] | None] = ContextVar("left", default=None)
+
+
+@contextmanager
+def sparing() -> Iterator[None]:
+    """Findings that are made meanwhile quote so much of an object and no more.
+
+    There may be one for each of a thousand keys, and all are made in one step of the loop.
+    """
+    token = _left.set([_MOST_READ])
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def _scrubbed_text(text: str, otherwise: str) -> str:
+    """Text without secrets, or what is told where too much was quoted already."""
+    left = _left.get()
+    if left is None:
+        return without_secrets(text)
+    left[0] -= len(text) + _EACH
+    return without_secrets(text) if left[0] >= 0 else otherwise
+
+
+_TOLD_LENGTH = 512
+_PLAIN = re.compile(r"[\w.\[\]/-]*+")
 _MESSAGE_LENGTH = 4096
 
 
@@ -109,6 +151,8 @@ _TYPES = {str: "text", bool: "true or false", type(None): "null"}
 
 def quoted(where: str, value: object) -> str:
     """A found value as a message about this place quotes it: where secrets stand, its type."""
+    if len(where) > _TOLD_LENGTH:
+        return kind(value)  # a key in it is as long as an object
     *above, last = _STEP.findall(where) or [""]
     is_closed = last in _CLOSED or is_secret(last)
     # Of ``system_envs`` each variable has a name to judge by.
@@ -147,7 +191,7 @@ def _text(text: str) -> str:
     inner = text.lstrip(" \t\r\n'\"")
     if inner[:1] in ("{", "[") and any(mark in inner for mark in ":\"'"):
         return f"text that begins with {inner[0]}"
-    return without_secrets(text)
+    return _scrubbed_text(text, "…")
 
 
 def _notation(value: object) -> str:

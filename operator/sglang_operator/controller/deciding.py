@@ -61,12 +61,13 @@ class Decider:
 
     def decide_refused(self, this: Pass, refused: Refused) -> Decision:
         """The next step of a pool whose spec is refused: its engines run on, and their trainer."""
-        at = moment()
+        at, begun = moment(), time.perf_counter()
         observed = self._observer.observe(this.key, this.memory, at)
         policy = spec.Weights(gate=stored.gate_of(this.record.status))
         weights_plan = weights.decide(
             refused.owner, policy, (), observed, at.wall, self._asker.holder
         )
         this.memory.said = weights_plan.said
+        this.memory.planning_seconds = time.perf_counter() - begun
         self._asker.permit(this.key, this.memory, weights_plan)
         return Decision(owner=refused.owner, at=at, observed=observed, weights=weights_plan)

@@ -4,6 +4,7 @@ One object never costs more than itself: what cannot be read, and what the opera
 at, is told in its status like any other mistake, and its engines stay.
 """
 
+import time
 from dataclasses import replace
 
 from sglang_operator import supervision
@@ -28,7 +29,9 @@ def planned(memory: Memory, record: CustomResource, host: str) -> Pool | Refused
             uid=memory.uid,
             generation=meta.generation,
         )
+        begun = time.perf_counter()
         memory.planned = judge(owner, record, tuned, host)
+        memory.judging_seconds = time.perf_counter() - begun
         memory.ignored = spec.ignored_fields(record.spec)
         memory.judged, memory.tuning = judged, tuned
         memory.template = None

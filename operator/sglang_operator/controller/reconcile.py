@@ -187,9 +187,9 @@ class Reconciler:
     # --- what is counted
 
     def planning_seconds(self, key: PoolKey) -> float:
-        """What reading and deciding cost in the last pass of this pool."""
+        """What reading this pool and deciding about it cost when that was last done."""
         memory = self._memories.get(key)
-        return memory.planning_seconds if memory else 0.0
+        return memory.judging_seconds + memory.planning_seconds if memory else 0.0
 
     def meters(self) -> Iterator[tuple[PoolKey, PoolMeter]]:
         """The meter of each pool that is there, as far as that can be read."""

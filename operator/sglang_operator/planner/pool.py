@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_operator.api import errors, names, pod_container, pod_template, spec, syntax
+from sglang_operator.api.problems import sparing
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import (
     aliases,
@@ -142,6 +143,7 @@ class Refused:
         return tuple(p for p in self.problems if p.severity is errors.Severity.ERROR)
 
 
+@sparing()
 def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None) -> Pool | Refused:
     """The pool that this spec describes, or all that is wrong with it.
 

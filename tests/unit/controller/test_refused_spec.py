@@ -33,3 +33,19 @@ def test_a_refused_spec_is_told_where_the_registry_cannot_be_written():
             await api.until(lambda: api.reason(*KEY) not in ("", "PoolReady"))
 
     asyncio.run(story())
+
+
+def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost():
+    """What reading it costs was not counted: each edit was read at once, however much it was."""
+
+    many = {f"{n}{'@:' * 300}"[:450]: "v" for n in range(100)}
+
+    async def cost(labels: dict[str, str]) -> float:
+        api = world.Api()
+        async with world.operator(api) as room:
+            api.make(*KEY, podTemplate={"metadata": {"labels": labels}})
+            await api.until(lambda: api.reason(*KEY) != "")
+            await asyncio.sleep(0.1)  # the status that was written has woken it
+            return room._ended[KEY][1]
+
+    assert asyncio.run(cost(many)) > 3 * asyncio.run(cost({"a b": "v"})) > 0
