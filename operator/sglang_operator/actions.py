@@ -110,7 +110,7 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
     creates: list[PodAction] = []
     for create in plan.creates:
         body = engine_pod.pod(
-            pool, shared, create.engine, create.attempt, create.failures, create.chain
+            pool, shared, create.engine, create.attempt, create.failures, create.streak
         )
         name = body["metadata"]["name"]
         group = create.engine.group

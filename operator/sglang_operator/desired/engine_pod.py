@@ -11,7 +11,7 @@ from sglang_operator.desired import metadata
 from sglang_operator.engine import arguments, environment, probes
 from sglang_operator.planner import shared_memory
 from sglang_operator.planner.pool import Engine, Pool
-from sglang_operator.planner.startup import Chain
+from sglang_operator.planner.startup import FailureStreak
 
 # Volumes of every pod, and where they are mounted; what the user mounts there takes their place.
 _OWN_MOUNTS = (
@@ -27,11 +27,11 @@ def pod(
     engine: Engine,
     attempt: int,
     failures: int = 0,
-    chain: Chain | None = None,
+    streak: FailureStreak | None = None,
 ) -> dict[str, Any]:
     """One engine's pod.  ``shared`` is ``template(pool)``; it is not changed."""
     meta, own = shared["metadata"], _of_rank(shared, engine)
-    if chain is not None:
+    if streak is not None:
         # What fails at its start is started again by the operator, which counts and gives up.
         own["restartPolicy"] = "Never"
     if pool.spec.network.headless_service:
@@ -44,9 +44,9 @@ def pod(
     }
     if failures:
         annotations[names.ANNOTATION_FAILURES] = str(failures)
-    if chain is not None:
-        annotations[names.ANNOTATION_STARTUP_FAILURES] = str(chain.count)
-        annotations[names.ANNOTATION_STARTUP_REASON] = chain.reason
+    if streak is not None:
+        annotations[names.ANNOTATION_STARTUP_FAILURES] = str(streak.count)
+        annotations[names.ANNOTATION_STARTUP_REASON] = streak.reason
     return {
         **shared,
         # As it is where there is nothing of its own: a large pool shares one for all.

@@ -7,7 +7,7 @@ from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.observed import ObservedPod, Silence, Termination
 from sglang_operator.planner.pool import Engine
 from sglang_operator.planner.rollout import Waiting
-from sglang_operator.planner.startup import Chain, Stall
+from sglang_operator.planner.startup import FailureStreak, Stall
 from sglang_operator.planner.tuning import Tuning
 
 
@@ -17,7 +17,7 @@ class CreateEngine:
     attempt: int
     failures: int
     reason: str
-    chain: Chain | None = None  # the failures at its start that it follows
+    streak: FailureStreak | None = None  # the failures at its start that it follows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ from sglang_operator.planner.observed import ObservedPod
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chain:
+class FailureStreak:
     """Failures in a row at the start of one engine, all for one reason."""
 
     reason: str
@@ -38,37 +38,37 @@ class Stall:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """Where one wanted engine stands."""
+class StartupState:
+    """How far one wanted engine came with its start."""
 
     group: GroupName
     up: bool
     pod: ObservedPod | None  # that stands for it, live
-    chain: Chain | None  # of its last pod, if that ended at its start
+    streak: FailureStreak | None  # of its last pod, if that ended at its start
 
 
-def chain(pod: ObservedPod, told: Diagnosis) -> Chain | None:
-    """The row of failures that this ended pod is the last of; None if it had been up."""
+def streak(pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:
+    """The failure streak that this ended pod is the last of; None if its engine had been up."""
     if pod.end is None or not causes.at_startup(pod, pod.end, told):
         return None
     before = pod.startup_failures if pod.startup_reason == told.reason else 0
-    return Chain(reason=told.reason, count=before + 1)
+    return FailureStreak(reason=told.reason, count=before + 1)
 
 
-def chain_in_place(pod: ObservedPod, told: Diagnosis) -> Chain | None:
-    """The same of a pod whose container kubelet starts again and again."""
+def streak_in_place(pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:
+    """The failure streak of a container in CrashLoopBackOff."""
     if pod.last_termination is None or pod.containers_ready:
         return None
     if not causes.at_startup(pod, pod.last_termination, told):
         return None
-    return Chain(reason=told.reason, count=max(1, pod.restarts))
+    return FailureStreak(reason=told.reason, count=max(1, pod.restarts))
 
 
-class Trials:
-    """What one pass decides about engines that failed at their start."""
+class CanaryStart:
+    """Engines that failed at their start: one is tried on behalf of the others."""
 
-    def __init__(self, standings: Sequence[Standing], revision: str, budget: int) -> None:
-        self._standings = standings
+    def __init__(self, engines: Sequence[StartupState], revision: str, budget: int) -> None:
+        self._engines = engines
         self._revision = revision
         self._budget = budget
         self._given_up: dict[str, list[tuple[GroupName, Diagnosis]]] = defaultdict(list)
@@ -79,16 +79,16 @@ class Trials:
         """Whether an engine of exactly the present revision is up."""
         return any(
             engine.up and engine.pod is not None and engine.pod.revision == self._revision
-            for engine in self._standings
+            for engine in self._engines
         )
 
     @property
     def failing(self) -> bool:
         """Whether engines of the present revision failed at their start, and none came up yet."""
         return not self.proven and any(
-            engine.chain is not None
+            engine.streak is not None
             or (engine.pod is not None and not engine.up and engine.pod.startup_failures > 0)
-            for engine in self._standings
+            for engine in self._engines
         )
 
     @property
@@ -96,7 +96,7 @@ class Trials:
         """Whether an engine of exactly the present revision exists, up or not."""
         return any(
             engine.pod is not None and engine.pod.revision == self._revision
-            for engine in self._standings
+            for engine in self._engines
         )
 
     @cached_property
@@ -104,7 +104,7 @@ class Trials:
         """Kinds of failures after which an engine is on its way up again."""
         return frozenset(
             engine.pod.startup_reason
-            for engine in self._standings
+            for engine in self._engines
             if engine.pod is not None and not engine.up
         )
 
@@ -112,21 +112,21 @@ class Trials:
     def _restarts(self) -> Counter[str]:
         """How often engines that are not up were started again, by the kind of their failures."""
         total = Counter[str]()
-        for engine in self._standings:
+        for engine in self._engines:
             if engine.up:
                 continue
-            pod, chain = engine.pod, engine.chain
+            pod, streak = engine.pod, engine.streak
             if pod is not None:
                 total[pod.startup_reason] += pod.startup_failures
-            if chain is not None and (pod is None or pod.startup_reason != chain.reason):
-                total[chain.reason] += chain.count - 1
+            if streak is not None and (pod is None or pod.startup_reason != streak.reason):
+                total[streak.reason] += streak.count - 1
         return total
 
-    def begin(self, chain: Chain) -> None:
+    def begin(self, streak: FailureStreak) -> None:
         """An engine is started after these failures."""
-        self._begun.add(chain.reason)
+        self._begun.add(streak.reason)
 
-    def hold_back(self, group: GroupName, failed: Chain, cause: Diagnosis) -> bool:
+    def hold_back(self, group: GroupName, failed: FailureStreak, cause: Diagnosis) -> bool:
         """Whether this engine is not started again now: given up, or tried by another first."""
         if self.proven:
             tried = failed.count - 1

@@ -17,7 +17,7 @@ from sglang_operator.planner.health import Health
 from sglang_operator.planner.observed import Observed, ObservedPod
 from sglang_operator.planner.pool import Engine, Pool
 from sglang_operator.planner.rollout import Waiting
-from sglang_operator.planner.startup import Chain, Standing, Trials
+from sglang_operator.planner.startup import CanaryStart, FailureStreak, StartupState
 from sglang_operator.planner.tuning import Tuning
 
 # A pool has thousands of pods, and members of an Enum take long to look up.
@@ -123,27 +123,27 @@ class Step:
         """The pods of this engine."""
         return self.groups.get(name, NO_PODS)
 
-    def streak(self, ended: ObservedPod | None) -> Chain | None:
+    def streak(self, ended: ObservedPod | None) -> FailureStreak | None:
         """The failures at its start that this pod is the last of, if it ended in one."""
-        return startup.chain(ended, causes.of_end(ended, self.about)) if ended else None
+        return startup.streak(ended, causes.of_end(ended, self.about)) if ended else None
 
     @cached_property
-    def starts(self) -> Trials:
+    def starts(self) -> CanaryStart:
         """Which engines may be started again after failures, once others made way."""
         return self.present_starts()
 
-    def present_starts(self) -> Trials:
+    def present_starts(self) -> CanaryStart:
         """The same by the pods that are left at this moment."""
         states = [self._startup_state(name) for name in self.wanted]
-        return Trials(states, self.pool.revision, self.policy.startup_budget)
+        return CanaryStart(states, self.pool.revision, self.policy.startup_budget)
 
-    def _startup_state(self, name: GroupName) -> Standing:
+    def _startup_state(self, name: GroupName) -> StartupState:
         pods = self.pods(name)
         pod, last = pods.kept, pods.last_ended
         current = pod if pod is not None and self.is_current(pod) else None
         if current is not None or (last is not None and not self.is_current(last)):
             last = None
-        return Standing(group=name, up=self.is_up(pod), pod=current, chain=self.streak(last))
+        return StartupState(group=name, up=self.is_up(pod), pod=current, streak=self.streak(last))
 
     # --- what rules decide
 
@@ -154,13 +154,13 @@ class Step:
             self.removals.setdefault(pod.uid, removal)
 
     def create(
-        self, engine: Engine, *, reason: str, failures: int = 0, streak: Chain | None = None
+        self, engine: Engine, *, reason: str, failures: int = 0, streak: FailureStreak | None = None
     ) -> None:
         """The engine gets a pod, of the next attempt, after these failures."""
         attempt = self.pods(engine.group).highest + 1
         self.creates.append(
             CreateEngine(
-                engine=engine, attempt=attempt, failures=failures, reason=reason, chain=streak
+                engine=engine, attempt=attempt, failures=failures, reason=reason, streak=streak
             )
         )
         if streak is not None:

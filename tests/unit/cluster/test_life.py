@@ -187,7 +187,7 @@ def test_the_wait_before_the_next_try_counts_from_the_end_of_the_container():
     pod = seen(ENGINE_DIED, PROXY, annotations=again, attempt=1)
     assert pod.ended_at == NOW - 60  # 11:00:00, by its node
     policy = POOL.spec.restart
-    assert startup.chain(pod, causes.of_end(pod, causes.context(POOL))) is None
+    assert startup.streak(pod, causes.of_end(pod, causes.context(POOL))) is None
     made = planned(pod)
     assert made.wake_at is None or made.wake_at >= pod.ended_at + policy.backoff_seconds
 
@@ -287,7 +287,9 @@ def test_an_init_container_that_failed_is_the_cause(phase):
         "init container vault-agent-init failed (exit code 3): no control plane"
     )
     (create,) = made.creates
-    assert create.chain == startup.Chain(reason="InitContainerFailed", count=1)  # not for ever
+    assert create.streak == startup.FailureStreak(
+        reason="InitContainerFailed", count=1
+    )  # not for ever
 
 
 def test_an_init_container_that_has_done_its_work_is_not_told_of():
@@ -301,7 +303,7 @@ def test_an_engine_that_had_answered_did_not_fail_at_its_start_because_a_sidecar
     before = seen(ENGINE_RUNS, SICK_PROXY, changed=BEGUN)
     after = wire.observed_pod(raw(ENGINE_DIED, SICK_PROXY, changed=BEGUN), AT, before)
     (failed,) = planned(after).creates
-    assert failed.chain is None
+    assert failed.streak is None
 
 
 def test_an_operator_that_begins_now_knows_that_an_engine_had_passed_its_startup_probe():

@@ -33,9 +33,9 @@ def test_of_engines_that_all_failed_at_their_start_one_is_tried():
     pool = a_pool()
     result = planned(pool, all_failed(pool), LATER)
     assert created(result) == [("g0-1", 1)]
-    chain = result.creates[0].chain
-    assert chain is not None
-    assert (chain.reason, chain.count) == ("CUDAOutOfMemory", 1)
+    streak = result.creates[0].streak
+    assert streak is not None
+    assert (streak.reason, streak.count) == ("CUDAOutOfMemory", 1)
     assert result.wake_at is None  # the one's fate wakes the pool
 
 
@@ -81,11 +81,11 @@ def simulate(pool: Pool, fails: bool = True, steps: int = 60) -> tuple[Plan, int
         pods = [pod for pod in pods if pod.uid not in gone]
         for create in result.creates:
             tries += 1
-            assert create.chain is not None
+            assert create.streak is not None
             marks: dict[str, Any] = {
                 "failures": create.failures,
-                "startup_failures": create.chain.count,
-                "startup_reason": create.chain.reason,
+                "startup_failures": create.streak.count,
+                "startup_reason": create.streak.reason,
             }
             make = a_failed_start if fails else a_pod
             pods.append(make(pool, create.engine, create.attempt, **marks))
@@ -127,8 +127,8 @@ def test_another_reason_begins_to_count_anew():
     pool = a_pool(replicas=1, restart={"startupBudget": 2})
     pod = a_failed_start(pool, pool.engines[0], 4, startup_failures=2, message=MODEL_GONE)
     (create,) = planned(pool, [pod], LATER).creates
-    assert create.chain is not None
-    assert (create.chain.reason, create.chain.count) == ("ModelNotFound", 1)
+    assert create.streak is not None
+    assert (create.streak.reason, create.streak.count) == ("ModelNotFound", 1)
 
 
 def test_a_changed_spec_begins_to_count_anew_for_all_engines():
@@ -138,7 +138,7 @@ def test_a_changed_spec_begins_to_count_anew_for_all_engines():
     result = planned(after, pods, LATER)
     assert not result.stalls
     assert len(created(result)) == 12
-    assert all(create.chain is None for create in result.creates)
+    assert all(create.streak is None for create in result.creates)
 
 
 def test_a_larger_budget_is_used_at_once():
@@ -156,7 +156,7 @@ def test_an_engine_that_had_been_up_has_no_budget():
     )
     result = planned(pool, [pod], LATER)
     assert created(result) == [("g0-1", 10)]
-    assert result.creates[0].chain is None
+    assert result.creates[0].streak is None
 
 
 # --- engines that kubelet restarts in place: pools that are not gated
@@ -188,8 +188,8 @@ def test_an_engine_that_loops_at_its_start_gets_a_pod_that_stays_when_it_fails()
     result = planned(pool, [looping(pool, 0), a_pod(pool, pool.engines[1])])
     assert removed(result) == ["actor-infer-g0-1-0"]
     assert created(result) == [("g0-1", 1)]
-    assert result.creates[0].chain is not None
-    assert result.creates[0].chain.count == 1
+    assert result.creates[0].streak is not None
+    assert result.creates[0].streak.count == 1
     assert [pod.name for pod in result.taken_over] == ["actor-infer-g0-1-0"]
 
 

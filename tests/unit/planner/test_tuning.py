@@ -133,14 +133,14 @@ def failing_for_ever(bounds: dict[str, Any]) -> tuple[list[float], Plan]:
         tuned = result.tuning
         for create in result.creates:
             assert len(result.creates) == 1
-            chain = create.chain
+            streak = create.streak
             pod = a_failed_start(
                 pool,
                 create.engine,
                 create.attempt,
                 message=TOO_SMALL,
                 reason="KVCacheTooSmall",
-                startup_failures=chain.count if chain else 0,
+                startup_failures=streak.count if streak else 0,
             )
             pods = [p for p in pods if p.group != pod.group] + [pod]
     return tried, look(tunable(tuned, bounds), pods)

@@ -17,7 +17,7 @@ def take_over_crash_loops(step: Step) -> None:
         if pod is None or pod.restarts == 0 or pod.last_termination is None:
             continue
         told = causes.of_termination(pod, pod.last_termination, step.about)
-        streak = startup.chain_in_place(pod, told)
+        streak = startup.streak_in_place(pod, told)
         if streak is None or not step.is_current(pod):
             continue
         step.remove(pod, f"its container fails at its start: {told.reason}")

@@ -7,7 +7,7 @@ whether it starts, or its backoff is not over.
 from sglang_operator.planner import causes, restart
 from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import ObservedPod
-from sglang_operator.planner.startup import Chain
+from sglang_operator.planner.startup import FailureStreak
 from sglang_operator.planner.step import EnginePods, Step
 
 
@@ -35,7 +35,7 @@ def create_missing_engines(step: Step) -> None:
             step.create(engine, reason=_why(pods, last), failures=failures, streak=streak)
 
 
-def _waits(step: Step, last: ObservedPod | None, streak: Chain | None) -> bool:
+def _waits(step: Step, last: ObservedPod | None, streak: FailureStreak | None) -> bool:
     """Whether an engine that has failed is not started again yet, or not at all."""
     if _waits_for_tuning(step, last):
         return True
