@@ -12,6 +12,7 @@ from sglang_operator import testing
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "operator" / "sglang_operator"
 KIT = ROOT / "operator" / "testkit" / "sglang_operator"
+UNIT = ROOT / "tests" / "unit"
 
 # In the direction of the flow: a module imports from its own layer and from those before it.
 LAYERS = (
@@ -38,6 +39,35 @@ LAYERS = (
 PURE = (*LAYERS[: LAYERS.index("supervision")], "picture")
 # They import what they need, and nothing imports them.
 LEAVES = ("cli", "client", "testing", "__main__")
+
+# Each of their modules has a test file of its name, at the same place below tests/unit, or a line
+# that says whose test covers it.  To hold another package to it, name it here.
+MIRRORED = ("cli",)
+COVERED_BY = {
+    "cli/check_files.py": "cli/test_lint.py",
+    "cli/check_object.py": "cli/test_lint.py",
+    "cli/checks/addresses.py": "cli/test_doctor.py",
+    "cli/checks/check.py": "cli/test_doctor.py",
+    "cli/checks/deployed.py": "cli/test_doctor.py",
+    "cli/checks/limits.py": "cli/test_doctor.py",
+    "cli/checks/occupancy.py": "cli/test_doctor.py",
+    "cli/checks/operators.py": "cli/test_doctor.py",
+    "cli/cluster/live_pool.py": "cli/test_diff.py",
+    "cli/cluster/operator_leases.py": "cli/test_status.py",
+    "cli/file_errors.py": "cli/test_lint.py",
+    "cli/findings.py": "cli/test_lint.py",
+    "cli/pipeline/notes.py": "cli/test_convert.py",
+    "cli/pipeline/objects.py": "cli/test_convert.py",
+    "cli/pipeline/roles.py": "cli/test_convert.py",
+    "cli/redaction.py": "cli/test_render.py",
+    "cli/reference.py": "cli/test_generate.py",
+    "cli/rollout_simulation.py": "cli/test_diff.py",
+    "cli/structure.py": "cli/test_lint.py",
+    "cli/texts.py": "test_texts.py",
+    "cli/yaml_tree/nodes.py": "cli/yaml_tree/test_emitting.py",
+    "cli/yaml_tree/reading.py": "cli/test_lint.py",
+    "cli/yaml_tree/scalars.py": "cli/pipeline/test_references.py",
+}
 
 IMPURE = frozenset(
     {
@@ -178,3 +208,28 @@ def test_names_of_labels_are_built_in_one_place():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 spelled = node.value.startswith(("sglang-operator.dev/", "app.kubernetes.io/"))
                 assert not spelled, f"{path}: {node.value}"
+
+
+def _mirror(path: Path) -> Path:
+    """Where the test of a module stands."""
+    module = path.relative_to(PACKAGE)
+    return UNIT / module.with_name(f"test_{module.name}")
+
+
+@pytest.mark.parametrize("package", MIRRORED)
+def test_the_test_of_a_module_is_found_by_its_name(package):
+    nobodys = [
+        _id(path)
+        for path in _modules()
+        if _layer(path) == package and path.name != "__init__.py"
+        if not _mirror(path).exists() and _id(path) not in COVERED_BY
+    ]
+    assert not nobodys, "no test file of that name, nor a line in COVERED_BY"
+
+
+def test_who_covers_a_module_without_a_mirror_is_there():
+    known = {_id(path): path for path in _modules()}
+    for module, test in COVERED_BY.items():
+        assert module in known, f"{module} is gone: take its line out"
+        assert not _mirror(known[module]).exists(), f"{module} has a mirror: take its line out"
+        assert (UNIT / test).exists(), f"{test} is gone: say who covers {module} now"

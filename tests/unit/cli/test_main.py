@@ -52,3 +52,21 @@ def test_a_command_that_there_is_not_is_an_error():
     outcome = run("statu")
     assert outcome.exit_code == 2
     assert "No such command 'statu'" in outcome.output
+
+
+def test_commands_need_neither_kopf_nor_the_kubernetes_client():
+    code = (
+        "import sys\n"
+        "from sglang_operator.cli import doctor, logs, main, map, rollout, status, wait\n"
+        "from sglang_operator.picture import grid, text, svg, page\n"
+        "assert not {'kopf', 'kubernetes', 'aiohttp'} & {*sys.modules}, 'heavy'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_completion_speaks_kubectls_protocol(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kubectl_complete-sglang", "stat"])
+    main.complete()
+    assert capsys.readouterr().out == (
+        "status\tWhat is wrong with pools, and what to do next.\n:4\n"
+    )

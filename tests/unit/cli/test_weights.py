@@ -1,5 +1,10 @@
-"""What ``kubectl sglang weights`` prints of words that others wrote."""
+"""``weights``: who somebody is on the Lease, and what is printed of words that others wrote.
 
+Command by command: ../client/test_cli.py.
+"""
+
+import getpass
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,3 +47,16 @@ def test_the_table_of_engines_is_whole_on_a_narrow_terminal(monkeypatch):
     assert head.split() == ["RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL"]
     assert row.split() == ["0", "g0-1", "InService", "-", "v" * 60, "http://" + "a" * 60]
     assert row.index("g0-1") == head.index("ENGINE")
+
+
+def test_a_containers_user_without_a_name_goes_by_its_number(monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert weights.holder().startswith(f"kubectl-sglang_{os.getuid()}@")
+
+
+def test_a_user_with_a_name_goes_by_it(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "me")
+    assert weights.holder().startswith("kubectl-sglang_me@")

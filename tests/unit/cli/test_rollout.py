@@ -1,0 +1,52 @@
+"""``rollout``: what it tells and writes, over a cluster of the test's own."""
+
+import json
+
+from sglang_operator.cli import rollout
+from sglang_operator.cli.cluster import look
+from tests.unit.cli.fake_kubectl import FakeCluster, cluster
+from tests.unit.picture.world import guide
+
+
+def _pool(fake: FakeCluster, name: str = "actor-infer"):
+    return look.look(fake, [name], nodes=False).pools[0]
+
+
+def test_a_rollout_tells_how_far_it_is():
+    world = guide()
+    for pod in world.pods[:3]:
+        pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
+    pool = _pool(cluster(world))
+    assert next(iter(rollout.status(pool))).startswith("9/12 engines run revision")
+    assert not rollout.complete(pool)
+    history = list(rollout.history(pool))
+    assert [line.split()[1] for line in history[:2]] in (["9", "3"], ["3", "9"])
+    assert rollout.complete(_pool(cluster(guide())))
+
+
+def test_a_rollout_whose_first_engine_does_not_start_says_so_and_why():
+    world = guide()
+    for pod in world.pods[1:]:
+        pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
+    world.starting("actor-infer", "g0-1")
+    assert list(rollout.status(_pool(cluster(world))))[1].startswith("the others follow")
+    waiting = {"reason": "ErrImagePull", "message": "dial tcp: lookup registry: no such host"}
+    container = {"name": "engine", "state": {"waiting": waiting}}
+    world.find("actor-infer", "g0-1")["status"]["containerStatuses"] = [container]
+    told = list(rollout.status(_pool(cluster(world))))[1]
+    assert told.startswith("g0-1 on the new revision does not start, and the others wait for it: ")
+    assert "RegistryUnreachable: " in told
+    assert "the others follow" not in told
+
+
+def test_pausing_and_restarting_write_only_what_they_mean():
+    fake = cluster(guide())
+    pool = _pool(fake)
+    rollout.pause(fake, pool, paused=True)
+    assert json.loads(fake.ran[-1][-1]) == {"spec": {"rollout": {"paused": True}}}
+    rollout.restart(fake, pool, 0.0)
+    template = json.loads(fake.ran[-1][-1])["spec"]["podTemplate"]
+    assert template == {
+        "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "1970-01-01T00:00:00Z"}}
+    }
+    assert fake.ran[-1][:3] == ("patch", "sgi", "actor-infer")
