@@ -93,6 +93,7 @@ FLOWS = (
         name="rlvr, colocated, off-policy",
         example=_OFFPOLICY,
         ids=_SHARED,
+        begins_only=True,
         ends="refused",
         says=_SHARE,
     ),
