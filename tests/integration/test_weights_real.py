@@ -19,10 +19,10 @@ from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest
-from tests.weights_real import lane, steps, trainer
+from tests.weights_real import pool_runs, steps, trainer
 from tests.weights_real.engines import CONTROL_PORT
 from tests.weights_real.exploring import explore
-from tests.weights_real.lab import in_network
+from tests.weights_real.plane import in_network
 
 READY_SECONDS = 60.0
 # A trainer is to hear of a killed engine within 2 s; a node that is busy with others gets more.
@@ -57,7 +57,7 @@ def shared(plane, operator):
         strategy_args=with_config(enable_memory_saver=True)["strategy_args"],
         num_gpus_per_worker=1,
         device_mapping="[0, 1, 2]",
-        podTemplate=lane.engines_template(),
+        podTemplate=pool_runs.engines_template(),
     )
     pool.wait_ready(READY_SECONDS)
     return pool
@@ -273,7 +273,7 @@ def test_clients_get_whole_weights_whatever_trainers_engines_and_operators_do(pl
     """A subset of ``make weights-real``."""
     results = in_network(
         plane,
-        lambda: explore(plane, [operator], lane.Variant(), (97, 99), name="explored", lanes=1),
+        lambda: explore(plane, [operator], pool_runs.Variant(), (97, 99), name="explored", pools=1),
     )
     assert [result.found for result in results] == [[], []]
     assert sum(n for result in results for n in result.told.answers.values()) > 30

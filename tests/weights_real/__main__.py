@@ -17,13 +17,13 @@ from tests.mutants.planted import source_root
 from tests.weights_real import steps
 from tests.weights_real.exploring import explore, recovered, table
 from tests.weights_real.jobs import COMMITTED, WRITES
-from tests.weights_real.lab import in_network, operators
-from tests.weights_real.lane import Result, Roll, Variant
+from tests.weights_real.plane import in_network, operators
 from tests.weights_real.planted import LOADS_OUTSIDE, OPENS_AT_BEGIN
+from tests.weights_real.pool_runs import Result, Roll, Variant
 from tests.weights_real.roll_worker import JOINED, UNFENCED, UNVOUCHED
 
 NODE = "1x32"
-LANES = 3
+POOLS = 3
 # Ways in which the design could be wrong: each has to be found.
 CONTROLS = {
     "no gate": Variant(gate="Off"),
@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=110)
     parser.add_argument("--roll-runs", type=int, default=60, help="with jobs of ROLL as trainers")
     parser.add_argument("--seed", type=int, default=1, help="of the first run")
-    parser.add_argument("--lanes", type=int, default=LANES, help="pools side by side")
+    parser.add_argument("--pools", type=int, default=POOLS, help="pools side by side")
     parser.add_argument("--control-runs", type=int, default=9)
     parser.add_argument("--steps", type=int, default=50, help="of training, on twelve engines")
     parser.add_argument("--only", help="a control's name, 'design', 'roll' or 'steps'")
@@ -103,7 +103,7 @@ def main() -> int:
             short = "-".join(re.findall("[a-z]+", name.lower())[:3])
             found: list[Result] = in_network(
                 plane,
-                lambda: explore(plane, made, variant, seeds, name=short, lanes=options.lanes),
+                lambda: explore(plane, made, variant, seeds, name=short, pools=options.pools),
             )
             told(f"{table(name, found)}\n{time.monotonic() - begun:.0f} s")
             return found

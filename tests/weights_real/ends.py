@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from tests.weights_real.lab import Json
+from tests.weights_real.plane import Json
 
 WOKEN_AWAKE = "KeyError: '"
 # What else a scheduler dies of that a trainer must not do (testing.engine).

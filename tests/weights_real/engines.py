@@ -9,7 +9,7 @@ import aiohttp
 
 from sglang_operator.api import names
 from sglang_operator.api.weights import Transaction
-from tests.weights_real.lab import Json, Lab
+from tests.weights_real.plane import Json, SharedPlane
 
 CONTROL_PORT = 9999
 LIFE_SECONDS = 30.0  # that an engine may take to be replaced
@@ -20,8 +20,8 @@ UP = ("Up", "InService")
 class Engines:
     """Those of one pool."""
 
-    def __init__(self, lab: Lab, namespace: str, pool: str) -> None:
-        self._lab = lab
+    def __init__(self, shared: SharedPlane, namespace: str, pool: str) -> None:
+        self._shared = shared
         self._path = f"/api/v1/namespaces/{namespace}/configmaps/{names.registry_name(pool)}"
 
     async def all(self) -> list[Json]:
@@ -31,7 +31,7 @@ class Engines:
 
     async def registry(self) -> Json:
         found: Json = json.loads(
-            (await self._lab.api.call("GET", self._path))["data"]["engines.json"]
+            (await self._shared.api.call("GET", self._path))["data"]["engines.json"]
         )
         return found
 
@@ -77,8 +77,8 @@ class Engines:
 
     async def next_life(self, engine: Json) -> str:
         """The address of what is up in this engine's place; empty if nothing is in time."""
-        deadline = self._lab.pace.now() + LIFE_SECONDS
-        while self._lab.pace.now() < deadline:
+        deadline = self._shared.pace.now() + LIFE_SECONDS
+        while self._shared.pace.now() < deadline:
             for now in await self.all():
                 other = now["engine"] == engine["engine"] and now["pod"] != engine["pod"]
                 if other and now["state"] in UP:

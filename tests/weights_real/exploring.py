@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.weights_real.clients import Told
-from tests.weights_real.jobs import RollLane
-from tests.weights_real.lab import Lab
-from tests.weights_real.lane import Lane, Result, Variant
+from tests.weights_real.jobs import RollPoolRuns
+from tests.weights_real.plane import SharedPlane
+from tests.weights_real.pool_runs import PoolRuns, Result, Variant
 
 
 async def explore(
@@ -19,27 +19,27 @@ async def explore(
     seeds: Sequence[int],
     *,
     name: str,
-    lanes: int,
+    pools: int,
 ) -> list[Result]:
     """Run all seeds, on several pools side by side."""
     left = iter(seeds)
     results: list[Result] = []
 
-    async def lane(lab: Lab, number: int) -> None:
+    async def one_pool(shared: SharedPlane, number: int) -> None:
         namespace = await asyncio.to_thread(plane.namespace, f"{name}-{number}")
-        kind = Lane if variant.roll is None else RollLane
-        async with kind(lab, namespace, variant) as pool:
+        kind = PoolRuns if variant.roll is None else RollPoolRuns
+        async with kind(shared, namespace, variant) as pool:
             for seed in left:
                 result = await pool.run(seed)
                 results.append(result)
                 _tell(result)
 
-    async with Lab(plane, made) as lab:
+    async with SharedPlane(plane, made) as shared:
         async with asyncio.TaskGroup() as group:
-            for number in range(lanes):
-                group.create_task(lane(lab, number))
-        slow = f"the machine was up to {lab.pace.slowest:.1f} times slower than at rest"
-        print(f"operators killed: {lab.kills}; {slow}", flush=True)
+            for number in range(pools):
+                group.create_task(one_pool(shared, number))
+        slow = f"the machine was up to {shared.pace.slowest:.1f} times slower than at rest"
+        print(f"operators killed: {shared.kills}; {slow}", flush=True)
     return results
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from sglang_operator.testing.engine.rendezvous import Trainer
 from sglang_operator.testing.realnode.network import CONTROL_PLANE
 from tests.weights_real import roll_worker
-from tests.weights_real.lab import Json
-from tests.weights_real.lane import IN_SERVICE_SECONDS, MAPPINGS, Faults, Holds, Lane, Roll
+from tests.weights_real.plane import Json
+from tests.weights_real.pool_runs import IN_SERVICE_SECONDS, MAPPINGS, Faults, Holds, PoolRuns, Roll
 from tests.weights_real.roll_worker import JOINED, Part
 
 WRITES = "before /update_weights_from_distributed"
@@ -30,7 +30,7 @@ AIMED = (
 POINTS = (90, 40)
 
 
-class RollLane(Lane):
+class RollPoolRuns(PoolRuns):
     """Its trainers are ROLL's jobs; the fair end is another trainer's."""
 
     def _pool(self) -> Json:
@@ -170,8 +170,8 @@ class RollLane(Lane):
 
     async def _others_go_on(self) -> None:
         """Another trainer syncs, as soon as it may: this job's sync is over by then."""
-        deadline = self._lab.pace.now() + OTHERS_SECONDS
-        while self._lab.pace.now() < deadline:
+        deadline = self._shared.pace.now() + OTHERS_SECONDS
+        while self._shared.pace.now() < deadline:
             if not await self._train(self._fair(checkpoint=False), {}):
                 return
 

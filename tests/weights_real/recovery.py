@@ -16,7 +16,7 @@ from sglang_operator.api import names
 from sglang_operator.api import weights as lease_state
 from sglang_operator.api.weights import Phase, Transaction
 from tests.weights_real.engines import Engines
-from tests.weights_real.lab import Lab
+from tests.weights_real.plane import SharedPlane
 
 # From the crash until the operator loads: a container's start, and the Lease's rest before a load.
 LOADING_SECONDS = 20.0
@@ -30,8 +30,8 @@ AMID = (
 class Recovery:
     """What the Lease of a pool says, as it is followed."""
 
-    def __init__(self, lab: Lab, namespace: str, pool: str) -> None:
-        self._lab = lab
+    def __init__(self, shared: SharedPlane, namespace: str, pool: str) -> None:
+        self._shared = shared
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._name = names.weights_lease_name(pool)
         self.said = Transaction()
@@ -45,12 +45,14 @@ class Recovery:
     async def read(self) -> Transaction:
         """What it says at this moment."""
         with contextlib.suppress(aiohttp.ClientResponseError):
-            return lease_state.read(await self._lab.api.call("GET", f"{self._path}/{self._name}"))
+            return lease_state.read(
+                await self._shared.api.call("GET", f"{self._path}/{self._name}")
+            )
         return Transaction()
 
     async def follow(self) -> None:
         """Count loads that ended, whatever they came to."""
-        async for event in self._lab.api.watch(self._path):
+        async for event in self._shared.api.watch(self._path):
             if event["object"].get("metadata", {}).get("name") == self._name:
                 before, self.said = self.said, lease_state.read(event["object"])
                 self._count(before, self.said)
@@ -66,9 +68,9 @@ class Recovery:
 
     async def until(self, check: Callable[[Transaction], bool], seconds: float) -> bool:
         """Whether that came to be in time."""
-        deadline = self._lab.pace.now() + seconds
+        deadline = self._shared.pace.now() + seconds
         while not check(self.said):
-            if self._lab.pace.now() > deadline:
+            if self._shared.pace.now() > deadline:
                 return False
             await asyncio.sleep(0.05)
         return True

@@ -19,7 +19,7 @@ from sglang_operator.client import AsyncPool
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.engine import weights
 from tests.integration.pools import PoolUnderTest
-from tests.weights_real.lab import Api
+from tests.weights_real.plane import Api
 from tests.weights_real.trainer import TENSORS
 
 OPERATOR = "system:serviceaccount:sglang-operator:sglang-operator"

@@ -29,7 +29,7 @@ from tests.weights_real import trainer
 from tests.weights_real.clients import Checker, Clients, Covered, Told
 from tests.weights_real.ends import Ends
 from tests.weights_real.engines import CONTROL_PORT, Engines
-from tests.weights_real.lab import GROUP, Json, Lab
+from tests.weights_real.plane import GROUP, Json, SharedPlane
 from tests.weights_real.recovery import Recovery, recover
 from tests.weights_real.trainer import Order
 
@@ -118,24 +118,24 @@ def engines_template() -> Json:
     return {"spec": {"containers": [{"name": names.ENGINE_CONTAINER, "env": env}]}}
 
 
-class Lane:
+class PoolRuns:
     """A pool, its clients and its trainers, one after the other; an asynchronous context manager.
 
     ``namespace`` exists, and is the pool's alone.
     """
 
-    def __init__(self, lab: Lab, namespace: str, variant: Variant) -> None:
-        self._lab = lab
+    def __init__(self, shared: SharedPlane, namespace: str, variant: Variant) -> None:
+        self._shared = shared
         self._namespace = namespace
         self._variant = variant
-        self._place = lab.place(namespace, POOL)
+        self._place = shared.place(namespace, POOL)
         self._checker = Checker()
         self._result = Result(0)
         self._chance = random.Random(0)
         self._versions = 0
         self._ends = Ends()
-        self._engines = Engines(lab, namespace, POOL)
-        self._recovery = Recovery(lab, namespace, POOL)
+        self._engines = Engines(shared, namespace, POOL)
+        self._recovery = Recovery(shared, namespace, POOL)
 
     # --- life
 
@@ -302,8 +302,8 @@ class Lane:
             "scaled": lambda _: self._scale(),
             "mapping changed": lambda _: self._remap(),
             "second trainer": lambda _: self._second_trainer(),
-            "operator killed": lambda _: self._lab.kill_operator(self._chance),
-            "operators' Lease lost": lambda _: self._lab.lose_lease(),
+            "operator killed": lambda _: self._shared.kill_operator(self._chance),
+            "operators' Lease lost": lambda _: self._shared.lose_lease(),
             "engine recovers": lambda _: self._recover(),
         }
 
@@ -339,7 +339,7 @@ class Lane:
 
     async def _recover(self) -> None:
         await self._checkpoint()
-        killed = partial(self._lab.kill_operator, self._chance)
+        killed = partial(self._shared.kill_operator, self._chance)
         found = await recover(self._engines, self._recovery, self._chance, killed)
         self._result.steps.append(f"recovery: {found}")
         self._result.faults[f"recovery: {found}"] += 1
@@ -367,10 +367,10 @@ class Lane:
 
     async def _settle(self) -> None:
         """The trainer trains on, step by step: every engine gets its weights in the end."""
-        await self._lab.rest()
-        deadline = self._lab.pace.now() + FAIR_SECONDS
+        await self._shared.rest()
+        deadline = self._shared.pace.now() + FAIR_SECONDS
         said = ""
-        while self._lab.pace.now() < deadline:
+        while self._shared.pace.now() < deadline:
             order = self._fair(checkpoint=self._chance.random() < CHECKPOINTS)
             said, version = await self._train(order, {}), order.version
             if said:
@@ -413,7 +413,7 @@ class Lane:
     # --- how engines end
 
     async def _follow_pods(self) -> None:
-        async for event in self._lab.api.watch(f"/api/v1/namespaces/{self._namespace}/pods"):
+        async for event in self._shared.api.watch(f"/api/v1/namespaces/{self._namespace}/pods"):
             self._ends.note(event["object"])
 
     async def _doubt(self) -> None:
@@ -432,7 +432,7 @@ class Lane:
         return f"{GROUP}/namespaces/{self._namespace}/{names.PLURAL}/{POOL}"
 
     async def _api(self, method: str, path: str, body: object = None) -> Json:
-        return await self._lab.api.call(method, path, body)
+        return await self._shared.api.call(method, path, body)
 
     async def _patch(self, spec: Json) -> None:
         await self._api("PATCH", self._pool_path, {"spec": spec})
@@ -449,9 +449,9 @@ class Lane:
         }
 
     async def _until(self, check: Callable[[], Any], seconds: float, what: str) -> None:
-        deadline = self._lab.pace.now() + seconds
+        deadline = self._shared.pace.now() + seconds
         while not await check():
-            if self._lab.pace.now() > deadline:
+            if self._shared.pace.now() > deadline:
                 raise TimeoutError(f"waited {seconds:g} s for {what}")
             await asyncio.sleep(0.1)
 

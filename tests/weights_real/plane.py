@@ -71,7 +71,7 @@ class Api:
             await asyncio.sleep(0.2)
 
 
-class Lab:
+class SharedPlane:
     """The plane as explorations use it; an asynchronous context manager within its network.
 
     ``operators`` run already, and are killed and started again.
