@@ -231,7 +231,8 @@ def test_a_look_at_the_leaders_lease_that_fails_is_made_again(monkeypatch, caplo
         raise RecursionError("nobody expected this")
 
     async def story():
-        pool: Any = SimpleNamespace(transaction=transaction)
+        unwatched = SimpleNamespace(watch=SimpleNamespace(alive=False))
+        pool: Any = SimpleNamespace(transaction=transaction, lease=unwatched)
         look = asyncio.create_task(following.Follower(pool, Transaction())._look())
         async with asyncio.timeout(STORY):
             while len(looks) < 3:
