@@ -55,7 +55,9 @@ class Follower:
         self._id = ""  # the transaction that it takes part in
         self._left = state.id  # the last one that it takes part in no more
         self._writes = Ledger()
-        self._objection = ""  # its own, in the transaction
+        self._objected = ""  # the transaction in which it did, last
+        self._objections: set[str] = set()  # its own there, until they are retracted
+        self._missed: list[tuple[str, object, Engine, Exception]] = []  # buckets that never began
         self._attempt = 0  # at a model update; see give_up
         self._joining = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
@@ -82,7 +84,12 @@ class Follower:
         StaleEpoch, and as ``bucket``; what fails stands in the way of the commit, until it is made
         good, unless the attempt that it is a part of was given up.
         """
-        transaction = await self._joined(engine, epoch, attempt)
+        try:
+            transaction = await self._joined(engine, epoch, attempt)
+        except Exception as error:
+            self.require(attempt, error)
+            self._missed.append((path, what, engine, error))
+            raise
 
         async def payload() -> Json:
             found = await bucket()
@@ -102,7 +109,7 @@ class Follower:
             await self._object(transaction, told(error))
             raise
         self.require(attempt)
-        if self._objection and not self._writes.lacking:
+        if self._objections and not self._writes.lacking:
             await self._retract(transaction)
 
     async def vouch(self, engine: Engine) -> None:
@@ -111,7 +118,7 @@ class Follower:
         Raises what is in the way of that, and Expired if the sync is over.  Whoever got no bucket
         objects: its engine holds what it held before.
         """
-        transaction = self._id
+        transaction, self._missed = self._id, []
         if not transaction:
             with contextlib.suppress(PoolError):
                 await self._object_to_any(engine)
@@ -137,6 +144,7 @@ class Follower:
         Those who made them may have gone on with another attempt, and other engines.
         """
         self._attempt += 1
+        self._missed = []
         self._joining = asyncio.Lock()  # one of them may have it, and be slow to end
         await self.leave()
 
@@ -208,7 +216,11 @@ class Follower:
                 await self._object(state.id, told(error))
                 raise
             self.require(attempt)
-            self._id, self._writes, self._objection = state.id, Ledger(), ""
+            self._id, self._writes = state.id, Ledger()
+            if self._objected != state.id:
+                self._objections.clear()
+            for path, written, of, why in self._missed:
+                self._writes.lacks(path, written, (of,), why)
             self._looking = self._pool.beside("the leader's Lease", self._look())
             return self._id
 
@@ -334,20 +346,23 @@ class Follower:
         def step(state: Transaction, _: Sight) -> Transaction:
             return steps.objection(state, self._trainer(transaction), message=message)
 
-        self._objection = message
+        if self._objected != transaction:
+            self._objections.clear()
+        self._objected = transaction
+        self._objections.add(message)
         with contextlib.suppress(PoolError):
             await self._pool.lease.step(step, patience=_OBJECT_PATIENCE)
 
     async def _retract(self, transaction: str, vouched: Iterable[str] = ()) -> None:
         """Take back what this process objected, if it did, and vouch for these instances."""
-        objection = self._objection
 
         def step(state: Transaction, _: Sight) -> Transaction:
-            me = self._trainer(transaction)
-            return steps.vouch(state, me, instances=vouched, retracts=objection)
+            me, own = self._trainer(transaction), state.message in self._objections
+            retracts = state.message if own else ""
+            return steps.vouch(state, me, instances=vouched, retracts=retracts)
 
         await self._pool.lease.step(step, patience=PATIENCE)
-        self._objection = ""
+        self._objections.clear()
 
     async def _object_to_any(self, engine: Engine) -> None:
         """Object to the sync that goes on, if one does: this process took no part in it."""

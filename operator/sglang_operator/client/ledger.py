@@ -69,6 +69,10 @@ class Ledger:
             self._under_way -= 1
             self._idle.set()
 
+    def lacks(self, path: str, what: object, engines: Iterable[Engine], error: Exception) -> None:
+        """This update did not even begin; it is made good as one that failed."""
+        self._fail(path, what, {engine.engine for engine in engines}, error)
+
     def _fail(self, path: str, what: object, engines: set[str], error: BaseException) -> None:
         if any(failed.error is error for failed in self._failed):
             return  # engine by engine
