@@ -45,13 +45,15 @@ _NAME_IS_TAKEN = "group name has already been created"  # torch's
 _STAGES = range(16)  # of a trainer's pipeline; each has a group of its own
 _EXPERTS = range(8)
 _ROLL = "model_update/actor_train_2_actor_infer"  # ROLL distributed/executor/model_update_group.py
+_ROLLS = (_ROLL, *(f"{_ROLL}_again{n}" for n in range(1, 4)))  # roll_updates: set up again
 # The names that trainers give their groups: ROLL, slime, miles, AReaL, and SGLang's own default.
 # No version of SGLang tells which groups an engine is in.
 KNOWN = (
     DEFAULT_GROUP,
     *(each for name in ("slime", "miles") for each in (name, *(f"{name}-pp_{n}" for n in _STAGES))),
     *("update_weight_group", *(f"update_weight_group_{n}" for n in _STAGES)),
-    *(f"{_ROLL}_fsdp2", *(f"{_ROLL}_pp{n}_ep{e}" for n in _EXPERTS for e in _EXPERTS)),
+    *(f"{name}_fsdp2" for name in _ROLLS),
+    *(f"{name}_pp{n}_ep{e}" for name in _ROLLS for n in _EXPERTS for e in _EXPERTS),
 )
 
 Post = Callable[[Engine, str, Mapping[str, Any]], Awaitable[Json]]

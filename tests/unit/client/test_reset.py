@@ -75,6 +75,8 @@ def test_a_trainer_that_never_speaks_to_us_joins_engines_that_lived_on(world):
         *("weight_update_group", "slime-pp_3", "miles-pp_0", "update_weight_group_1"),
         "model_update/actor_train_2_actor_infer_pp1_ep2",
         "model_update/actor_train_2_actor_infer_fsdp2",
+        "model_update/actor_train_2_actor_infer_again1_fsdp2",
+        "model_update/actor_train_2_actor_infer_again3_pp1_ep2",
     ],
 )
 def test_the_names_that_trainers_give_are_known(world, name):
