@@ -88,14 +88,21 @@ class Rivals:
         self._retry = retry
         self._clock = clock
         self._known: dict[str, _Rival] = {}
+        self._rewound: set[str] = set()
+
+    def restored(self) -> None:
+        """After a restore from a backup versions begin lower: of each the next word counts."""
+        self._rewound = set(self._known)
 
     def note(self, record: Lease) -> bool:
         """This Lease is there, in this state; whether that is news of one that matters."""
         if record.metadata.name == self._name or not record.is_operators:
             return False
         known = self._known.get(record.metadata.name)
-        if known is not None and known.record.metadata.version >= record.metadata.version:
+        is_old = known is not None and known.record.metadata.version >= record.metadata.version
+        if is_old and record.metadata.name not in self._rewound:
             return False
+        self._rewound.discard(record.metadata.name)
         self._known[record.metadata.name] = _Rival(record, self._until(record, known))
         return True
 

@@ -86,6 +86,7 @@ class Elector:
         )
         self._seen: Lease | None = None
         self._seen_at = float("-inf")  # when the record was seen to change
+        self._rewound = False  # versions begin lower than that of the record
         self._others_until = float("-inf")  # when the term of another's last renewal is over
         self._renewed_at = float("-inf")  # before the last renewal was sent
         self._holding = False
@@ -156,7 +157,9 @@ class Elector:
             self.put(record)
 
     def restored(self) -> None:
-        """Of a Lease, the last word counts whatever its version."""
+        """After a restore from a backup versions begin lower: the next word counts."""
+        self._rewound = True
+        self._rivals.restored()
 
     def put(self, record: Lease) -> None:
         """The Lease changed: a standby may have its turn."""
@@ -174,7 +177,7 @@ class Elector:
             self._note_other(record)
             return
         known = self._seen
-        if known is None or known.metadata.version < record.metadata.version:
+        if known is None or self._rewound or known.metadata.version < record.metadata.version:
             self._see(record)
             self._news.set()
 
@@ -192,7 +195,7 @@ class Elector:
             log.error("%s holds the Lease %s, and serves the same namespaces", holder, name)
 
     def _see(self, record: Lease) -> None:
-        self._seen, self._seen_at = record, self._clock()
+        self._seen, self._seen_at, self._rewound = record, self._clock(), False
         other = self._is_anothers(record)
         self._others_until = self._seen_at + self._terms.duration if other else float("-inf")
         self._mind_difference()
@@ -308,7 +311,10 @@ class Elector:
                 raise
             self._seen = None
             return
-        self._note(_decoder.decode(answer))
+        record = _decoder.decode(answer)
+        if self._seen and record.metadata.version != self._seen.metadata.version:
+            self._see(record)  # what is read is the last word, whatever its version
+        self._note(record)
         if self._seen and self._seen.spec.holder_identity != self._identity:
             self._holding = False
 

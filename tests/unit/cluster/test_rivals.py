@@ -307,3 +307,64 @@ def test_who_waits_for_one_that_serves_less_says_so(theirs, own, words, caplog):
         assert not words or caplog.text.count(words) == 1
 
     run(told)
+
+
+def restore(world, lease, holder):
+    """etcd is restored from a backup, in which that one held the Lease; versions begin lower."""
+    world.server.version = 500
+    kept = json.loads(json.dumps(world.server.stored[lease]))
+    kept["spec"]["holderIdentity"] = holder
+    world.server.put(kept)
+
+
+@pytest.mark.parametrize("relisted", [True, False])
+@pytest.mark.parametrize("holder", ["a", "c", ""])
+def test_after_a_restore_a_standby_takes_the_lease_of_who_is_gone(holder, relisted):
+    """It kept the higher version that it had seen: each write was a conflict, for ever."""
+
+    async def told(world: World) -> None:
+        world.server.version = 1000
+        a, b = world.operator(PLAIN, "a"), world.operator(PLAIN, "b")
+        for _ in range(3):
+            assert await world.turn(a, b) == [True, False]
+        restore(world, PLAIN, holder)
+        if relisted:
+            b.restored()
+            world.server.tell(b)
+        begun = world.clock.now
+        while not b.holds():
+            assert world.clock.now < begun + 2 * TERM + 5
+            await world.turn(b)
+
+    run(told)
+
+
+def test_after_a_restore_the_holder_goes_on_and_nobody_beside_it():
+    async def told(world: World) -> None:
+        world.server.version = 1000
+        a, b = world.operator(PLAIN, "a"), world.operator(PLAIN, "b")
+        for _ in range(3):
+            await world.turn(a, b)
+        restore(world, PLAIN, "a")
+        for elector in (a, b):
+            elector.restored()
+            world.server.tell(elector)
+        for _ in range(20):
+            assert await world.turn(a, b) == [True, False]
+
+    run(told)
+
+
+def test_after_a_restore_a_rival_is_known_by_its_new_record():
+    async def told(world: World) -> None:
+        world.server.version = 1000
+        a, b = world.operator("blue", "a"), world.operator("green", "b")
+        for _ in range(3):
+            assert await world.turn(a, b) == [True, False]
+        restore(world, "blue", "a")
+        b.restored()
+        a.restored()
+        for _ in range(20):
+            assert await world.turn(a, b) == [True, False]
+
+    run(told)
