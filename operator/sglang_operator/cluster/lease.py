@@ -231,7 +231,9 @@ class Elector:
         wait = terms.retry * random.uniform(0.8, 1.2)
         wakes = self._lost if self._holding else self._news
         if not self._holding and not self._free():
-            wait = max(0.05, self._free_at() - self._clock())
+            # Two that take Leases of their own at one moment give them back, and would for ever.
+            jitter = terms.retry * random.uniform(0.0, 0.2)
+            wait = max(0.05, self._free_at() - self._clock()) + jitter
         try:
             await asyncio.wait_for(wakes.wait(), wait)
         except TimeoutError:

@@ -368,3 +368,22 @@ def test_after_a_restore_a_rival_is_known_by_its_new_record():
             assert await world.turn(a, b) == [True, False]
 
     run(told)
+
+
+def test_two_that_wait_for_one_moment_do_not_wake_at_one(monkeypatch):
+    waits = []
+
+    async def waited(coming, wait):
+        coming.close()
+        waits.append(wait)
+
+    async def told(world: World) -> None:
+        a, b = world.operator("blue", "a"), world.operator("green", "b")
+        await world.turn(a, b)
+        monkeypatch.setattr(asyncio, "wait_for", waited)
+        for _ in range(20):
+            await b._pause()
+
+    run(told)
+    assert len(set(waits)) > 10
+    assert max(waits) - min(waits) <= 0.2 * Terms().retry
