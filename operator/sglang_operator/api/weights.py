@@ -8,6 +8,7 @@ trainers read it by this module, and go from one state to the next by those of `
 Standard library only: the trainer's client is built on it.
 """
 
+import functools
 import json
 import math
 import re
@@ -117,9 +118,14 @@ class Transaction:
 
     def sleeps(self, instance: str | None) -> frozenset[str]:
         """The tags whose memory this instance has released."""
-        if instance not in self.asleep:
+        if instance not in self._sleepers:
             return frozenset()
         return frozenset(tag for tag in self.released if f"{instance}/{tag}" not in self.woken)
+
+    @functools.cached_property
+    def _sleepers(self) -> frozenset[str]:
+        """To be looked up for each engine of a pool."""
+        return frozenset(self.asleep)
 
     def may_sleep(self, instance: str | None) -> frozenset[str]:
         """The tags whose memory this instance may have released by the time somebody reads this.

@@ -1,6 +1,7 @@
 """The weights Lease: each step as a sentence, and what holds over any order of steps."""
 
 import dataclasses
+import time
 from functools import partial
 from typing import Any
 
@@ -321,6 +322,25 @@ def test_wake_opens_nothing_after_weights_were_released():
 def test_wake_after_a_sleep_over_torn_weights_opens_nothing():
     torn = steps.abort(syncing(committed()), MINE, message="torn")
     assert steps.wake(sleeping("kv_cache", state=torn), MINE, now=NOW + 3).phase is Phase.AWAKE
+
+
+def test_who_sleeps_is_known_without_a_look_at_all_that_do():
+    """It is asked for each engine: a pass of a pool of 5,000 compared 25 million names."""
+
+    def seconds(count: int) -> float:
+        runs = tuple(f"{n:05d}/0" for n in range(count))
+        state = Transaction(
+            phase=Phase.SLEEPING,
+            released=("weights", "kv_cache"),
+            asleep=runs,
+            woken=frozenset(f"{run}/kv_cache" for run in runs),
+        )
+        begun = time.thread_time()
+        assert all(state.sleeps(run) == {"weights"} for run in runs[-500:])
+        assert not state.sleeps("nobody")
+        return time.thread_time() - begun
+
+    assert min(seconds(10_000) for _ in range(3)) < 0.1
 
 
 def test_memory_may_be_resumed_in_parts():
