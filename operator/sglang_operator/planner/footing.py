@@ -1,4 +1,4 @@
-"""Where a pool's engines stand before a change takes some of them away.  Pure."""
+"""From the pods of a pool to the state in which a change finds its engines.  Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ MOST_PLACE_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """The one pod that stands for each engine, wanted or not, and how it is."""
+class LivePods:
+    """The pod that stands for each engine, wanted or not, and its health."""
 
     pool: Pool
     live: Mapping[GroupName, ObservedPod]
@@ -28,7 +28,7 @@ class Standing:
     failing: bool  # whether the present revision fails at its start
     now: float
 
-    def footing(self, observed: Observed) -> rollout.Footing:
+    def rollout_state(self, observed: Observed) -> rollout.RolloutState:
         """What ``rollout.going`` decides by."""
         pool, resource = self.pool, self.pool.spec.placement.resource_name
         ranks = {engine.group: engine.rank for engine in pool.running}
@@ -40,7 +40,7 @@ class Standing:
             otherwise=pool.gpus,
             per_node=pool.spec.num_gpus_per_node,
         )
-        return rollout.Footing(
+        return rollout.RolloutState(
             wanted=pool.running,
             gpus=pool.gpus,
             max_unavailable=pool.max_unavailable,

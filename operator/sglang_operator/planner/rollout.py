@@ -49,8 +49,8 @@ class Waiting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footing:
-    """Where the engines stand before a voluntary change."""
+class RolloutState:
+    """Where the engines of a pool stand before a change by our own decision."""
 
     wanted: Sequence[Engine]
     gpus: int  # of one wanted engine
@@ -75,7 +75,7 @@ class Footing:
 
 @dataclass(frozen=True, kw_only=True)
 class Going:
-    """The engines to take away now, and what keeps the others."""
+    """Which engines a change takes away now, and what it waits for with the others."""
 
     obsolete: Set[GroupName]
     outdated: Set[GroupName]
@@ -83,47 +83,47 @@ class Going:
     replaced: Set[GroupName] = frozenset()  # those whose GPUs others need
 
 
-def going(footing: Footing) -> Going:
-    """What may go now."""
-    change = _Change(footing)
+def going(state: RolloutState) -> Going:
+    """The engines that a change may take away now within ``maxUnavailable``."""
+    change = _Change(state)
     change.remove_unneeded()
-    if not footing.paused:
+    if not state.paused:
         change.remove_idle()
-        if footing.held is None and not footing.failing:
-            change.make_room() if footing.stuck else change.clear()
+        if state.held is None and not state.failing:
+            change.make_room() if state.stuck else change.clear()
             change.replace_outdated()
-        if footing.doubted:
+        if state.doubted:
             change.keep_but_one()
     return Going(
-        obsolete=change.gone & footing.obsolete.keys(),
-        outdated=change.gone & footing.outdated.keys(),
-        waiting=None if footing.paused else change.waiting(),
+        obsolete=change.gone & state.obsolete.keys(),
+        outdated=change.gone & state.outdated.keys(),
+        waiting=None if state.paused else change.waiting(),
         replaced=change.gone - change.aside,
     )
 
 
 class _Change:
-    """One pass of decisions; ``spare`` is what of the budget is left.
+    """What one pass decides: ``gone`` go, and ``spare`` GPUs of the budget are left.
 
     ``beyond`` is what would be left if every old engine that falters served.
     """
 
-    def __init__(self, footing: Footing) -> None:
-        self.footing = footing
+    def __init__(self, state: RolloutState) -> None:
+        self.state = state
         self.gone: set[GroupName] = set()
         self.lacks_room: Waiting | None = None
-        least = (len(footing.wanted) - footing.max_unavailable) * footing.gpus
-        serving = len(footing.serving) * footing.gpus
-        serving += sum(old.gpus for old in footing.obsolete.values() if old.serves)
+        least = (len(state.wanted) - state.max_unavailable) * state.gpus
+        serving = len(state.serving) * state.gpus
+        serving += sum(old.gpus for old in state.obsolete.values() if old.serves)
         self.spare = serving if least <= 0 else serving - least
-        olds = {**footing.outdated, **footing.obsolete}
+        olds = {**state.outdated, **state.obsolete}
         self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
-        self.spared = footing.held is not None or footing.failing or footing.doubted
-        needed = {device for engine in footing.wanted for device in engine.devices}
-        self.aside = {g for g, old in footing.obsolete.items() if needed.isdisjoint(old.devices)}
+        self.spared = state.held is not None or state.failing or state.doubted
+        needed = {device for engine in state.wanted for device in engine.devices}
+        self.aside = {g for g, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
         self.holder = {
             device: group
-            for group, old in footing.obsolete.items()
+            for group, old in state.obsolete.items()
             if group not in self.aside
             for device in old.devices
         }
@@ -137,7 +137,7 @@ class _Change:
         """
         surplus = self._surplus()
         for group, old in sorted(
-            ((group, self.footing.obsolete[group]) for group in self.aside),
+            ((group, self.state.obsolete[group]) for group in self.aside),
             key=lambda found: (found[1].devices, found[0]),
             reverse=True,
         ):
@@ -149,19 +149,19 @@ class _Change:
 
     def _surplus(self) -> int:
         """GPUs of living engines beyond what the pool needs, whichever engines have them."""
-        footing = self.footing
-        olds = [old for group, old in footing.obsolete.items() if old.lives]
-        kept = footing.alive * footing.gpus
-        return sum(old.gpus for old in olds) + kept - len(footing.wanted) * footing.gpus
+        state = self.state
+        olds = [old for group, old in state.obsolete.items() if old.lives]
+        kept = state.alive * state.gpus
+        return sum(old.gpus for old in olds) + kept - len(state.wanted) * state.gpus
 
     def remove_idle(self) -> None:
         """What serves nobody stands in for nobody, unless it only misses a probe.
 
         While it is held, or the revision that comes fails at its start, none goes that lives.
         """
-        if self.footing.held is Waits.FOR_ADMISSION:
+        if self.state.held is Waits.FOR_ADMISSION:
             return
-        for group, old in {**self.footing.obsolete, **self.footing.outdated}.items():
+        for group, old in {**self.state.obsolete, **self.state.outdated}.items():
             if not (old.serves or old.falters or (self.spared and old.lives)):
                 self._take({group})
 
@@ -173,7 +173,7 @@ class _Change:
         """
         rooms, tries = self._rooms(), MOST_TRIES
         moving = self._in_progress()
-        blocked = [(e, found) for e in self.footing.wanted if (found := self._blockers(e))]
+        blocked = [(e, found) for e in self.state.wanted if (found := self._blockers(e))]
         fits = {e.group: rooms is None or rooms.fits_after(self._olds(b)) for e, b in blocked}
         for engine, _ in sorted(
             blocked, key=lambda b: (not fits[b[0].group], self._cost(b[1]), b[0].rank)
@@ -197,24 +197,24 @@ class _Change:
 
     def make_room(self) -> None:
         """The scheduler finds no place: old engines of one node go until one has room."""
-        footing = self.footing
+        state = self.state
         if self.gone:
             return  # see first what that brings
-        most = footing.gpus - 1  # the scheduler says that no node has enough
-        at_most = {node: min(count, most) for node, count in footing.free.items()}
-        found = places.room(footing.gpus, self._movable(), at_most)
+        most = state.gpus - 1  # the scheduler says that no node has enough
+        at_most = {node: min(count, most) for node, count in state.free.items()}
+        found = places.room(state.gpus, self._movable(), at_most)
         if found is None:
             return  # no old engine stands where one would fit: it waits like any pod
         cost = self._cost(found)
         if self._affords(found):
             self._take(found)
         elif not self._in_progress():
-            self._say_no_room(footing.stuck[0], cost)
+            self._say_no_room(state.stuck[0], cost)
 
     def replace_outdated(self) -> None:
         """Engines of an older revision: those that falter first, and from the top."""
-        ranks = {engine.group: engine.rank for engine in self.footing.wanted}
-        olds = self.footing.outdated
+        ranks = {engine.group: engine.rank for engine in self.state.wanted}
+        olds = self.state.outdated
         left = olds.keys() - self.gone
         for group in sorted(left, key=lambda g: (not olds[g].falters, -ranks[g])):
             if not self._affords({group}):
@@ -224,15 +224,15 @@ class _Change:
     def keep_but_one(self) -> None:
         """Of all that could make way no more goes than one new engine needs, and nothing while one
         can be made: what becomes of that one is to be seen first."""
-        footing = self.footing
+        state = self.state
         kept = {g for g in self.aside if g in self.gone}
         could, self.gone = self.gone - kept, kept
-        free = (e for e in footing.wanted if e.group in footing.missing and not self._blockers(e))
+        free = (e for e in state.wanted if e.group in state.missing and not self._blockers(e))
         if next(free, None) is not None:
             return
-        ways = [frozenset({group}) for group in could & footing.outdated.keys()]
-        ways += [b for e in footing.wanted if (b := frozenset(self._blockers(e))) and b <= could]
-        olds = {**footing.outdated, **footing.obsolete}
+        ways = [frozenset({group}) for group in could & state.outdated.keys()]
+        ways += [b for e in state.wanted if (b := frozenset(self._blockers(e))) and b <= could]
+        olds = {**state.outdated, **state.obsolete}
 
         def harm(way: Set[GroupName]) -> tuple[int, int, int, list[GroupName]]:
             lives = sum(olds[group].lives for group in way)
@@ -244,15 +244,15 @@ class _Change:
 
     def waiting(self) -> Waiting | None:
         """What the rest of the change waits for, if not simply for engines to start."""
-        left = (self.footing.outdated.keys() | set(self.holder.values())) - self.gone
+        left = (self.state.outdated.keys() | set(self.holder.values())) - self.gone
         if not left:
             return None
-        if self.footing.held is not None:
-            return Waiting(what=self.footing.held)
+        if self.state.held is not None:
+            return Waiting(what=self.state.held)
         if self.lacks_room is not None:
             return self.lacks_room
-        if self.footing.closed and not self.gone and not self.footing.failing:
-            return Waiting(what=Waits.FOR_WEIGHTS, engines=len(self.footing.closed))
+        if self.state.closed and not self.gone and not self.state.failing:
+            return Waiting(what=Waits.FOR_WEIGHTS, engines=len(self.state.closed))
         return None
 
     # --- how they count
@@ -261,11 +261,11 @@ class _Change:
         """GPUs that serve now and would not if these went."""
         total = 0
         for group in set(groups) - self.gone:
-            old = self.footing.obsolete.get(group)
+            old = self.state.obsolete.get(group)
             if old is not None:
                 total += old.gpus if old.serves else 0
-            elif group in self.footing.serving:
-                total += self.footing.gpus
+            elif group in self.state.serving:
+                total += self.state.gpus
         return total
 
     def _faltering(self, groups: Iterable[GroupName]) -> int:
@@ -274,7 +274,7 @@ class _Change:
         return sum(old.gpus for old in olds if old is not None and old.falters)
 
     def _old(self, group: GroupName) -> Old | None:
-        return self.footing.obsolete.get(group) or self.footing.outdated.get(group)
+        return self.state.obsolete.get(group) or self.state.outdated.get(group)
 
     def _affords(self, groups: Set[GroupName]) -> bool:
         """Whether these may go by the budget; what neither serves nor falters always may."""
@@ -295,45 +295,45 @@ class _Change:
 
     def _in_progress(self) -> bool:
         """Whether an engine is on its way already: it has its GPUs and does not serve yet."""
-        stuck = set(self.footing.stuck)
+        stuck = set(self.state.stuck)
         return any(
-            engine.group not in self.footing.serving
+            engine.group not in self.state.serving
             and engine.group not in stuck
             and not self._blockers(engine)
-            for engine in self.footing.wanted
+            for engine in self.state.wanted
         )
 
     def _others_there(self, rooms: places.Rooms, leaving: Set[GroupName]) -> Set[GroupName]:
         """Who goes beside these so that one node gets room; nobody, where none can have it."""
-        after = places.Rooms(rooms.free, self.footing.gpus, rooms.waiting)
+        after = places.Rooms(rooms.free, self.state.gpus, rooms.waiting)
         after.leave(self._olds(leaving))
         movable = self._movable(leaving)
-        return places.room(self.footing.gpus, movable, after.free) or frozenset()
+        return places.room(self.state.gpus, movable, after.free) or frozenset()
 
     def _olds(self, groups: Set[GroupName]) -> list[Old]:
-        return [self.footing.obsolete[g] for g in sorted(groups) if g in self.footing.obsolete]
+        return [self.state.obsolete[g] for g in sorted(groups) if g in self.state.obsolete]
 
     def _movable(self, but: Set[GroupName] = frozenset()) -> Mapping[GroupName, Old]:
         """The old engines whose going leaves more room than what replaces them takes."""
-        smaller = {g: o for g, o in self.footing.outdated.items() if o.gpus < self.footing.gpus}
-        every = {**smaller, **self.footing.obsolete}
+        smaller = {g: o for g, o in self.state.outdated.items() if o.gpus < self.state.gpus}
+        every = {**smaller, **self.state.obsolete}
         return {group: every[group] for group in every.keys() - self.gone - but}
 
     def _rooms(self) -> places.Rooms | None:
         """What is free on each node once those that have a way to go have gone and come."""
-        footing = self.footing
-        if not footing.free_known:
+        state = self.state
+        if not state.free_known:
             return None
-        rooms = places.Rooms(footing.free, footing.gpus)
+        rooms = places.Rooms(state.free, state.gpus)
         rooms.leave(self._olds(self.gone))
-        placed = footing.serving | footing.placed
-        for engine in footing.wanted:
+        placed = state.serving | state.placed
+        for engine in state.wanted:
             if engine.group not in placed and not self._blockers(engine):
                 rooms.come()
         return rooms
 
     def _say_no_room(self, group: GroupName, cost: int) -> None:
-        more = -(-(cost - self.spare) // self.footing.gpus)
-        needed = min(len(self.footing.wanted), self.footing.max_unavailable + more)
-        said = self.footing.lacking
+        more = -(-(cost - self.spare) // self.state.gpus)
+        needed = min(len(self.state.wanted), self.state.max_unavailable + more)
+        said = self.state.lacking
         self.lacks_room = Waiting(what=Waits.FOR_ROOM, group=group, needed=needed, lacking=said)

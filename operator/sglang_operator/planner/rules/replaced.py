@@ -12,12 +12,12 @@ from sglang_operator.planner.step import Step
 
 def make_way_for_the_new(step: Step) -> None:
     """Obsolete engines are removed and outdated ones replaced, as ``maxUnavailable`` allows."""
-    live = {name: pods.live[0] for name, pods in step.groups.items() if pods.live}
+    live = {name: group.live[0] for name, group in step.groups.items() if group.live}
     if live.keys() <= step.wanted.keys() and all(map(step.is_current, live.values())):
         return  # as nearly always
-    dying = {pod.uid for pods in step.groups.values() for pod in pods.dying}
+    dying = {pod.uid for group in step.groups.values() for pod in group.dying}
     leaving = bool(dying - {pod.uid for pod in step.lingering}) or bool(step.removals)
-    standing = footing.Standing(
+    pods = footing.LivePods(
         pool=step.pool,
         live=live,
         healths=step.healths,
@@ -26,9 +26,9 @@ def make_way_for_the_new(step: Step) -> None:
         failing=step.present_starts().failing,
         now=step.now,
     )
-    going = rollout.going(standing.footing(step.observed))
+    going = rollout.going(pods.rollout_state(step.observed))
     step.waiting = going.waiting
-    step.wakes.extend(standing.wakes(step.observed))
+    step.wakes.extend(pods.wakes(step.observed))
     for name, pod in live.items():
         if name in going.obsolete:
             step.remove(pod, "no longer wanted", replaced=name in going.replaced)
