@@ -115,7 +115,7 @@ class Memory:
     rewrites: Rewrites = field(default_factory=Rewrites)
     stepped_at: float = float("-inf")  # the last own step in the Lease
     said: Transaction | None = None  # what the weights Lease said last
-    awaited: weights.Awaited = field(default_factory=weights.Awaited)  # as last published
+    awaited: weights.TrainerSignal = field(default_factory=weights.TrainerSignal)  # last published
 
     def selecting_waits(self, coming: int, *, creating: bool) -> float:
         """Seconds for which what selects pods still waits, with so many engines yet to come up.

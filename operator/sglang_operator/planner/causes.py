@@ -25,7 +25,7 @@ from sglang_operator.planner.pool import Pool
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What of a pool is in the causes and the advice."""
+    """What the texts of causes need to know of a pool: image, start budget, memory settings."""
 
     image: str = ""
     startup_seconds: float = 1800.0
@@ -33,7 +33,7 @@ class Context:
 
 
 def context(pool: Pool) -> Context:
-    """Of this pool."""
+    """What the texts of causes need to know of this pool."""
     fraction = pool.arguments.mem_fraction_static
     limits = pool.template.container.get("resources", {}).get("limits", {})
     return Context(

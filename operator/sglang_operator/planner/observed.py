@@ -136,7 +136,7 @@ class ObservedPod:
 
     name: str
     uid: Uid
-    # What a delete is bound to; no difference by itself: kubelets touch pods all the time.
+    # A precondition of deletes.  It is not compared: kubelets change it all the time.
     resource_version: int = field(compare=False)
     group: GroupName
     attempt: int

@@ -29,7 +29,7 @@ def reported(
     reports: Mapping[str, EngineReport],
     previous: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """As the status has it: of the lowest rank that has told; {} if none has.
+    """``status.reported``, from the lowest-ranked engine that answered /server_info; {} if none.
 
     Engines of one revision are equal but for the memory that was free when they started.
     """

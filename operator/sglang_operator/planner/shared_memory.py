@@ -43,7 +43,7 @@ def of_template(template: Overlay, gpus: int) -> Iterator[errors.Problem]:
 
 
 def of_pods(template: Overlay, gpus: int, pods: Iterable[ObservedPod]) -> Iterator[errors.Problem]:
-    """The same of the limit that the namespace gave to pods whose template names none."""
+    """That the limit is too small which a LimitRange gave to pods whose template names none."""
     if _limit(template) is None:
         given = next((pod.memory_limit for pod in pods if pod.memory_limit), None)
         yield from _judged(given, template, gpus, texts.BY_LIMIT_RANGE)

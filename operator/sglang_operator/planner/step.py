@@ -41,7 +41,7 @@ class EnginePods:
 
     @property
     def last_ended(self) -> ObservedPod | None:
-        """Of the pods that ended, the one of the latest attempt."""
+        """The latest attempt among the pods that ended."""
         return max(self.ended, key=lambda pod: pod.attempt, default=None)
 
 
@@ -129,11 +129,11 @@ class Step:
 
     @cached_property
     def starts(self) -> CanaryStart:
-        """Which engines may be started again after failures, once others made way."""
+        """``present_starts`` as it was when a rule first asked: rules tell it what they begin."""
         return self.present_starts()
 
     def present_starts(self) -> CanaryStart:
-        """The same by the pods that are left at this moment."""
+        """Which engines may be started again after failures, by the pods that are left now."""
         states = [self._startup_state(name) for name in self.wanted]
         return CanaryStart(states, self.pool.revision, self.policy.startup_budget)
 

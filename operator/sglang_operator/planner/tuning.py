@@ -88,7 +88,7 @@ def _moved(start: float, steps: int, bounds: TuneRange) -> float:
 
 
 def written(tuned: Tuning, bounds: TuneRange) -> dict[str, Any]:
-    """As the status has it."""
+    """``status.tuning``."""
     return {
         "memFractionStatic": tuned.value,
         "from": tuned.start,

@@ -50,8 +50,8 @@ class SetGate:
     message: str  # the version while it is open, else why it is closed
 
 
-class Awaited(NamedTuple):
-    """What trainers wait to read in the registry: a change of it is published at once."""
+class TrainerSignal(NamedTuple):
+    """The fields of the registry on which a trainer blocks: a change is published at once."""
 
     step: tuple[str, Phase] = ("", Phase.IDLE)  # of the transaction, that was acted upon
     epoch: str = ""  # during a sync: whether it is stale
@@ -91,8 +91,8 @@ class WeightsPlan:
         """Whether every gate is as the transaction asks: only then is it acknowledged."""
         return not (self.gates or self.reached or self.abort or self.restore)
 
-    def awaited(self, before: Awaited) -> Awaited:
-        """What is awaited now; ``before`` where nobody waits for it at present."""
+    def awaited(self, before: TrainerSignal) -> TrainerSignal:
+        """These fields now; one on which nobody blocks at present is carried over."""
         phase = self.transaction.phase
         step, epoch, serves = before
         if self.settled:
@@ -101,7 +101,7 @@ class WeightsPlan:
             epoch = self.epoch
         if phase is Phase.SLEEPING:
             serves = any(engine.in_service for engine in self.engines)
-        return Awaited(step=step, epoch=epoch, serves=serves)
+        return TrainerSignal(step=step, epoch=epoch, serves=serves)
 
     @cached_property
     def synced(self) -> int:

@@ -23,7 +23,7 @@ from tests.builders import (
 
 OPEN = Gate(is_open=True, version="step-1", reason=weights.COMMITTED)
 CLOSED = Gate(is_open=False, version="", reason="Sleeping")
-NOTHING = weights.Awaited()
+NOTHING = weights.TrainerSignal()
 
 
 def asleep(*tags):
@@ -450,7 +450,7 @@ def test_versions_beside_the_committed_one_are_counted_as_skew():
     assert weighed(pool, pods, children=lease).skew == 12
 
 
-class TestAwaited:
+class TestTrainerSignal:
     """What a trainer waits to read is told at once, and nothing else is."""
 
     def of(self, phase, pods, before=NOTHING, **lease):

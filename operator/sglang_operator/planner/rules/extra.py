@@ -4,7 +4,7 @@ from sglang_operator.planner.step import Step
 
 
 def remove_extra_pods(step: Step) -> None:
-    """Of several pods of an engine the one nearest to its clients stays (``Step``)."""
+    """The pod nearest to its clients stays, as ``Step`` has them sorted; the others go."""
     for pods in step.groups.values():
         for extra in pods.live[1:]:
             step.remove(extra, "another pod of this engine is kept")
