@@ -49,8 +49,8 @@ def seen(pool: Pool, plan: Plan) -> list[Failure]:
     for pod, ended in plan.restarts:
         told = causes.of_termination(pod, ended, about)
         found.append(_failure(pod, told, ended.finished or pod.created, _code(ended)))
-    for engine in plan.engines:
-        if not engine.up and (held := causes.of_waiting(engine, about, plan.at)):
+    for engine in plan.down:
+        if held := causes.of_waiting(engine, about, plan.at):
             pod, told = held
             found.append(_failure(pod, told, pod.created))
     return sorted(found, key=lambda failure: (failure.time, failure.pod))

@@ -50,7 +50,7 @@ class Tally:
         engines = plan.engines
         return cls(
             desired=len(engines),
-            up=sum(engine.up for engine in engines),
+            up=len(engines) - plan.coming,
             in_service=sum(engine.in_service for engine in engines),
             created=sum(engine.created for engine in engines),
             updated=sum(engine.updated for engine in engines),
@@ -348,7 +348,7 @@ def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[
     """Engines that wait after a failure, or are started again in place, and what they died of."""
     waiting = {
         engine.group
-        for engine in plan.engines
+        for engine in plan.down
         if engine.state is EngineState.BACKOFF or engine.restarting
     }
     if not waiting:
@@ -370,8 +370,8 @@ def _retrying(
     ended = {pod.group for pod in plan.ended}  # some of them have no other pod yet
     again = {
         engine.group
-        for engine in plan.engines
-        if not engine.up and (engine.failures if engine.exists else engine.group in ended)
+        for engine in plan.down
+        if (engine.failures if engine.exists else engine.group in ended)
     }
     found = [entry for entry in remembered if not again.isdisjoint(entry.get("engines", ()))]
     if not found:

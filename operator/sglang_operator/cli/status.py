@@ -126,7 +126,7 @@ def _why_else(pool: SeenPool, engine: EngineStatus, said: Sequence[Verdict]) -> 
 
 def _troubled_engines(pool: SeenPool) -> list[EngineStatus]:
     """Those that do not answer."""
-    return [engine for engine in pool.plan.engines if not engine.up]
+    return list(pool.plan.down)
 
 
 # --- one pool

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from sglang_operator.planner.engines import EngineStatus
 from sglang_operator.planner.observed import ObservedPod, Silence, Termination
@@ -66,10 +67,15 @@ class Plan:
     capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None  # by the steady clock
 
+    @cached_property
+    def down(self) -> tuple[EngineStatus, ...]:
+        """Wanted engines that are not up: few of many, most of the time."""
+        return tuple([engine for engine in self.engines if not engine.up])
+
     @property
     def coming(self) -> int:
-        """Wanted engines that are not up."""
-        return sum(not engine.up for engine in self.engines)
+        """How many wanted engines are not up."""
+        return len(self.down)
 
     @property
     def pods(self) -> Iterator[ObservedPod]:

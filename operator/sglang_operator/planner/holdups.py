@@ -62,8 +62,8 @@ _PHASES = (
 def phases(plan: Plan) -> str:
     """How many of the engines that are not up are in which part of their way."""
     found: Counter[str] = Counter()
-    for engine in plan.engines:
-        if engine.exists and not engine.up:
+    for engine in plan.down:
+        if engine.exists:
             # Of an engine of several pods the last one tells how far it is.
             number, pod = min(
                 ((_phase(pod), pod) for pod in engine.members), key=lambda each: each[0]
@@ -81,7 +81,7 @@ def _phase(pod: ObservedPod) -> int:
 
 def lost(_pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Engines that wait for their nodes: told to, or because too many nodes are silent at once."""
-    gone = [engine.lost_nodes for engine in plan.engines if engine.state is EngineState.LOST]
+    gone = [engine.lost_nodes for engine in plan.down if engine.state is EngineState.LOST]
     if gone:
         message = texts.NODE_LOST.format(engines=texts.engines(len(gone)), nodes=_nodes(gone))
         return conditions.NODE_LOST, message
@@ -107,8 +107,8 @@ def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Containers that kubelet cannot start, by the cause that most of them have."""
     about = causes.context(pool)
     found: Counter[Diagnosis] = Counter()
-    for engine in plan.engines:
-        if not engine.up and (held := causes.of_waiting(engine, about, plan.at)):
+    for engine in plan.down:
+        if held := causes.of_waiting(engine, about, plan.at):
             found[held[1]] += 1
     if not found:
         return None
@@ -154,7 +154,7 @@ def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     resource = pool.spec.placement.resource_name
     told = [
         engine
-        for engine in plan.engines
+        for engine in plan.down
         if engine.state is EngineState.PENDING and engine.unschedulable
         # Who holds them back is told as a part of their way.
         if not engine.scheduling_gates

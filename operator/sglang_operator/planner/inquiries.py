@@ -40,7 +40,7 @@ def next_look(plan: Plan, now: float) -> float | None:
 
 def _creating(plan: Plan) -> Iterator[ObservedPod]:
     """Pods that have a node, and whose engine's container is yet to be made."""
-    for engine in plan.engines:
+    for engine in plan.down:
         if engine.state is EngineState.STARTING:
             for pod in engine.waiting:
                 if not pod.container_id and pod.waiting_reason in _BEFORE_CONTAINER:
@@ -49,6 +49,4 @@ def _creating(plan: Plan) -> Iterator[ObservedPod]:
 
 def lacks_room(plan: Plan) -> bool:
     """Whether an engine waits because the scheduler found no node."""
-    return any(
-        engine.state is EngineState.PENDING and engine.unschedulable for engine in plan.engines
-    )
+    return any(engine.state is EngineState.PENDING and engine.unschedulable for engine in plan.down)

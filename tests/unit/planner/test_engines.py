@@ -246,3 +246,11 @@ def test_an_engine_of_two_pods_is_one_engine_in_status_registry_and_questions():
         (engine.instance, "http://10.0.0.1:30000")
     }
     assert len(list(plan.pods)) == 2
+
+
+def test_engines_that_are_not_up_are_down_whatever_keeps_them():
+    up, starting, half = pair(), pair(UP, STARTING), EngineStatus.of(OF_TWO, (member(0),), (UP,))
+    none = EngineStatus(engine=OF_TWO, state=EngineState.BACKOFF)
+    plan = Plan(engines=(up, starting, half, none))
+    assert plan.down == (starting, half, none)
+    assert plan.coming == 3
