@@ -41,8 +41,8 @@ def seen(pool: Pool, plan: Plan) -> list[Failure]:
         _failure(pod, causes.of_end(pod, about), pod.ended_at, _code(pod.end)) for pod in plan.ended
     ]
     found += [
-        _failure(pod, causes.of_taking(pod, about), pod.deletion_asked or pod.created)
-        for pod in plan.taken
+        _failure(pod, causes.of_disruption(pod, about), pod.deletion_asked or pod.created)
+        for pod in plan.disrupted
     ]
     found += [_lost(lost) for lost in plan.lost]
     found += [_hung(pool, hung) for hung in plan.hung]

@@ -136,17 +136,17 @@ class PoolMeter:
         ended = {(pod.uid, pod.restarts): pod for pod in plan.ended}
         lost = {(lost.pod.uid, -1): lost for lost in plan.lost}
         again = {(pod.uid, pod.restarts): pod for pod, _ in plan.restarts}
-        taken = {(pod.uid, -2): pod for pod in plan.taken}
-        if not (ended or lost or again or taken):
+        disrupted = {(pod.uid, -2): pod for pod in plan.disrupted}
+        if not (ended or lost or again or disrupted):
             self._counted = frozenset()
             return
         fresh = Plan(
             ended=tuple(pod for key, pod in ended.items() if key not in self._counted),
             lost=tuple(pod for key, pod in lost.items() if key not in self._counted),
             taken_over=tuple(pod for key, pod in again.items() if key not in self._counted),
-            taken=tuple(pod for key, pod in taken.items() if key not in self._counted),
+            disrupted=tuple(pod for key, pod in disrupted.items() if key not in self._counted),
         )
-        self._counted = frozenset({*ended, *lost, *again, *taken})
+        self._counted = frozenset({*ended, *lost, *again, *disrupted})
         for failure in failures.seen(pool, fresh):
             known = failure.reason in self.failures or len(self.failures) < MAX_CAUSES
             self.failures[failure.reason if known else OTHER_CAUSE] += 1

@@ -84,7 +84,7 @@ _ON_THE_WAY = ("", "ContainerCreating", "PodInitializing")
 def of_end(pod: ObservedPod, about: Context) -> Diagnosis:
     """Why this pod ended; it has."""
     if pod.disruption or (pod.reason and pod.end is None):
-        return _taken(pod, about)
+        return of_disruption(pod, about)
     broken = pod.broken
     if broken is not None and broken.termination is not None and pod.end is broken.termination:
         return _of_companion(broken, broken.termination)
@@ -170,12 +170,8 @@ def at_startup(pod: ObservedPod, ended: Termination, told: Diagnosis) -> bool:
     return told.reason in _STARTUP_REASONS or never_up(pod, ended)
 
 
-def of_taking(pod: ObservedPod, about: Context) -> Diagnosis:
-    """Why a pod that still runs is being taken away; it has a disruption."""
-    return _taken(pod, about)
-
-
-def _taken(pod: ObservedPod, about: Context) -> Diagnosis:
+def of_disruption(pod: ObservedPod, about: Context) -> Diagnosis:
+    """Why a pod was taken away, or is being so, by somebody: it has a disruption, or a reason."""
     reason = pod.reason or pod.disruption
     if pod.disruption in _POD_GC:
         return Diagnosis(

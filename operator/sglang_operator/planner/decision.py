@@ -55,7 +55,7 @@ class Plan:
     ended: tuple[ObservedPod, ...] = ()  # failures to record
     lost: tuple[LostPod, ...] = ()
     silence: Silence | None = None  # too many nodes are not ready for any to be lost
-    taken: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
+    disrupted: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
     hung: tuple[HungPod, ...] = ()  # with work, and nothing moves: recorded, then removed
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes

@@ -188,7 +188,7 @@ class Step:
                 if (node := self.nodes.get(pod.node))
             ),
             silence=self.silence,
-            taken=tuple(pod for group in groups for pod in group.dying if pod.disruption),
+            disrupted=tuple(pod for group in groups for pod in group.dying if pod.disruption),
             hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
             stalls=tuple(self.starts.stalls()) if ended else (),
