@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator.api import names, weights
-from sglang_operator.desired import drift, engine_pod, weights_lease
+from sglang_operator.desired import drift, engine_pod, kinds, weights_lease
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import Gate, Observed, ObservedChild, ObservedPod
 from sglang_operator.planner.plan import Plan
@@ -82,10 +82,6 @@ class WriteLease:
     reason: str
 
 
-# Children that a pool may have or not; the others stay until the pool goes, so that nothing but
-# these may be deleted (manifests/rbac).
-OPTIONAL = frozenset({"Service"})
-
 # What another container of an ended engine's pod gets to stop.
 ENDED_GRACE_SECONDS = 5
 
@@ -131,7 +127,7 @@ def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
         return [_write_lease(name, plan.abort)]
     if plan.restore is not None:
         body = weights_lease.weights_lease(owner, plan.restore)
-        return [CreateChild(kind="Lease", name=name, body=body, reason="it is gone")]
+        return [CreateChild(kind=kinds.LEASE.kind, name=name, body=body, reason="it is gone")]
     step = [] if plan.recovery is None else [_write_lease(name, plan.recovery)]
     gates = [
         SetGate(
@@ -162,7 +158,7 @@ def child_actions(
     *,
     unselecting: bool = False,
 ) -> list[ChildAction]:
-    """What makes the ``wanted`` Services, budget and registry (``desired.objects``) so.
+    """What makes the ``wanted`` Services, budget and registry (``desired.kinds``) so.
 
     ``unselecting`` leaves out what is not there yet and selects pods: kube-controller-manager
     works over it at each of their changes.  Engines' own names are needed by the first of them.
@@ -177,10 +173,9 @@ def child_actions(
 
 def _is_postponable(body: Mapping[str, Any], observed: Observed) -> bool:
     kind, name = body["kind"], body["metadata"]["name"]
-    headless = body.get("spec", {}).get("clusterIP") == "None"
     return (
-        kind in ("Service", "PodDisruptionBudget")
-        and not headless
+        kinds.of(kind).selects_pods
+        and not drift.is_headless(body)
         and (kind, name) not in observed.children
     )
 
@@ -197,7 +192,7 @@ def _to_have(
             yield CreateChild(kind=kind, name=name, body=body, reason="it does not exist")
         elif child.owner == pool.owner.uid and (found := drift.drift(body, child.body)):
             why = f"{found.path} differs"
-            if found.immutable and kind in OPTIONAL:
+            if found.immutable and kinds.of(kind).optional:
                 yield DeleteChild(kind=kind, name=name, uid=child.uid, reason=why)
             else:
                 yield UpdateChild(kind=kind, name=name, uid=child.uid, body=found.body, reason=why)
@@ -208,7 +203,9 @@ def _to_drop(
 ) -> Iterator[ChildAction]:
     kept = {(body["kind"], body["metadata"]["name"]) for body in wanted}
     for (kind, name), child in observed.children.items():
-        if kind in OPTIONAL and (kind, name) not in kept and child.owner == pool.owner.uid:
+        if (kind, name) in kept or child.owner != pool.owner.uid:
+            continue
+        if kinds.of(kind).optional:
             yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.desired import engine_pod, objects
+from sglang_operator.desired import engine_pod, kinds
 from sglang_operator.planner.observed import Observed, ObservedChild
 from sglang_operator.planner.plan import plan
 from tests.builders import NOW, OWNER, a_pool, all_pods, weighed
@@ -18,7 +18,7 @@ def a_plan(pool, pods, **observed):
 
 
 def wanted(pool, pods):
-    return objects.children(pool, weighed(pool, pods))
+    return kinds.children(pool, weighed(pool, pods))
 
 
 def as_observed(bodies, owner=OWNER.uid):

@@ -8,7 +8,7 @@ import pytest
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.desired import drift, objects
+from sglang_operator.desired import drift, kinds
 from sglang_operator.planner.observed import Observed, ObservedChild
 from tests.builders import OWNER, a_pool, all_pods, weighed
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 POOL = a_pool(network={"headlessService": True})
 CHILDREN = {
     f"{body['kind']}/{body['metadata']['name']}": body
-    for body in objects.children(POOL, weighed(POOL, all_pods(POOL)))
+    for body in kinds.children(POOL, weighed(POOL, all_pods(POOL)))
 }
 CLIENTS, HEADLESS = "Service/actor-infer", "Service/actor-infer-engines"
 BUDGET = "PodDisruptionBudget/actor-infer-engines"

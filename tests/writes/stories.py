@@ -25,6 +25,7 @@ from sglang_operator.cluster.lease import Elector, Terms
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.cluster.writer import Writer
+from sglang_operator.desired import kinds
 from sglang_operator.planner.lease import LeaseStep
 from sglang_operator.planner.observed import ObservedChild
 from sglang_operator.planner.pool import Owner
@@ -57,7 +58,7 @@ def _executor(api: MemoryApi, client: Guarded) -> tuple[Executor, wire.CustomRes
         pass
 
     pools = stores.PoolStore(woken)
-    children = {kind: stores.child_store(kind, woken, pools.has) for kind in paths.CHILD_KINDS}
+    children = {k.kind: stores.child_store(k.kind, woken, pools.has) for k in kinds.CHILDREN}
     executor = Executor(client, stores.PodStore(woken), children, pools)  # type: ignore[arg-type]
     pool = _pool(api)
     pools.put(pool)

@@ -118,16 +118,6 @@ def weights_lease_name(pool: str) -> str:
     return f"{pool}-weights"
 
 
-def children(kind: str, pool: str) -> tuple[str, ...]:
-    """The names that a pool's children of this kind can have."""
-    return {
-        "Service": (service_name(pool), engines_service_name(pool)),
-        "ConfigMap": (registry_name(pool),),
-        "PodDisruptionBudget": (disruption_budget_name(pool),),
-        "Lease": (weights_lease_name(pool),),
-    }[kind]
-
-
 def selector(pool: str) -> dict[str, str]:
     """The labels that select a pool's engine pods and no other pods."""
     return {LABEL_POOL: pool, LABEL_COMPONENT: "engine"}

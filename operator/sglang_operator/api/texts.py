@@ -236,8 +236,7 @@ CHANGED_BACK = (
     "--show-managed-fields"
 )
 CHILD_REFUSED = (
-    "the API server refuses a Service, ConfigMap or PodDisruptionBudget of this pool: {message}; "
-    "the engines run; tried again {when}"
+    "the API server refuses {kinds} of this pool: {message}; the engines run; tried again {when}"
 )
 API_ERROR = "the API server did not do what was asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"

@@ -33,6 +33,7 @@ from sglang_operator.cluster.errors import (
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.window import Window
 from sglang_operator.cluster.writer import UnwantedError, Writer
+from sglang_operator.desired import kinds
 
 GATE_TRIES = 3  # of one write to a gate, while others change the rest of its pod
 
@@ -338,12 +339,12 @@ class Executor:
         self._pods.put(_pod_decoder.object(answer))
 
     async def _write_lease(self, key: stores.PoolKey, action: actions.WriteLease) -> None:
-        path = paths.child("Lease", key.namespace, action.name)
+        path = paths.child(kinds.LEASE.kind, key.namespace, action.name)
         params = {"fieldManager": names.FIELD_MANAGER}
         answer = await self._gates.send(
             "PATCH", key.namespace, path, action.patch, MERGE_PATCH, params
         )
-        self._children["Lease"].put(_child_decoder.object(answer))
+        self._children[kinds.LEASE.kind].put(_child_decoder.object(answer))
 
     # --- other children
 
@@ -382,7 +383,8 @@ class Executor:
             # The UID makes it an update of this very object, never a take-over of another.  A
             # merge patch, because what was created by POST keeps, under server-side apply, what
             # is no longer wanted of it (a port under its old number).
-            content = {key: action.body[key] for key in ("spec", "data") if key in action.body}
+            compared = kinds.of(action.kind).compared
+            content = {key: action.body[key] for key in compared if key in action.body}
             metadata = {"uid": action.uid, "labels": action.body["metadata"]["labels"]}
             body = {"metadata": metadata, **content}
             answer = await self.work.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)

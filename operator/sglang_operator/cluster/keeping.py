@@ -13,13 +13,10 @@ import msgspec
 
 from sglang_operator.api import names, shape
 from sglang_operator.cluster import wire
+from sglang_operator.desired.kind import ChildKind
 
 # Of a namespace's objects whose pool is not known, or not yet: streams of two kinds have no order.
 UNCONFIRMED_BYTES = 4 * 2**20
-# Of all that is kept whole of one kind in a namespace.  A registry is a MiB at most, and anybody
-# may write another into it, and a pool that is refused beside it.
-NAMESPACE_BYTES = {"ConfigMap": 24 * 2**20}
-OTHER_BYTES = 4 * 2**20
 _PER_VALUE = 96  # bytes that a key with its value takes beside what is written
 _POD_LABELS = names.OWN_LABELS | {
     names.LABEL_POOL,
@@ -47,10 +44,9 @@ class _Owner(NamedTuple):
 class Keeper:
     """Decides for each child of one kind whether it is kept whole."""
 
-    def __init__(self, kind: str, known: Known) -> None:
+    def __init__(self, kind: ChildKind, known: Known) -> None:
         self._kind = kind
         self._known = known
-        self._most = NAMESPACE_BYTES.get(kind, OTHER_BYTES)
         self._unconfirmed: defaultdict[str, dict[str, _Owner]] = defaultdict(dict)
         self._whole: defaultdict[str, dict[str, int]] = defaultdict(dict)  # sizes, by name
         self._sums: defaultdict[str, int] = defaultdict(int)  # of these
@@ -64,10 +60,10 @@ class Keeper:
             return child
         if controller is None or controller.kind != names.KIND:
             return bare(child)
-        if meta.name not in names.children(self._kind, controller.name):
+        if meta.name not in self._kind.names(controller.name):
             return bare(child)
         size = _size(child)
-        if self._sums[meta.namespace] + size > self._most:
+        if self._sums[meta.namespace] + size > self._kind.most_bytes:
             return bare(child)
         if not self._known(meta.namespace, controller.name, controller.uid):
             if self._unproven(meta.namespace) + size > UNCONFIRMED_BYTES:

@@ -1,15 +1,8 @@
 """The API server's paths for every kind the operator touches."""
 
 from sglang_operator.api import names
+from sglang_operator.desired import kinds
 
-_LEASES_GROUP = "/apis/coordination.k8s.io/v1"
-_CHILDREN = {
-    "Service": ("/api/v1", "services"),
-    "ConfigMap": ("/api/v1", "configmaps"),
-    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
-    "Lease": (_LEASES_GROUP, "leases"),
-}
-CHILD_KINDS = tuple(_CHILDREN)
 NODES = "/api/v1/nodes"
 EVENTS_GROUP = "/apis/events.k8s.io/v1"
 
@@ -36,8 +29,8 @@ def pool(namespace: str, name: str) -> str:
 
 
 def children(kind: str, namespace: str) -> str:
-    group, plural = _CHILDREN[kind]
-    return _collection(group, plural, namespace)
+    declared = kinds.of(kind)
+    return _collection(declared.root, declared.plural, namespace)
 
 
 def child(kind: str, namespace: str, name: str) -> str:
@@ -45,7 +38,7 @@ def child(kind: str, namespace: str, name: str) -> str:
 
 
 def leases(namespace: str) -> str:
-    return _collection(_LEASES_GROUP, "leases", namespace)
+    return children(kinds.LEASE.kind, namespace)
 
 
 def lease(namespace: str, name: str) -> str:

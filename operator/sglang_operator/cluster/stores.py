@@ -18,6 +18,8 @@ from sglang_operator.api import names
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster import crowding, decoding, keeping, wire
 from sglang_operator.cluster.absence import Tombstones, in_scope, there, told
+from sglang_operator.desired import kinds
+from sglang_operator.desired.kind import ChildKind
 from sglang_operator.planner.observed import ObservedChild, ObservedPod
 
 _NO_VERSION = -1  # older than anything
@@ -326,13 +328,15 @@ def _worsened(before: ObservedPod, after: ObservedPod) -> bool:
 
 
 class ChildStore:
-    """Services, ConfigMaps, PodDisruptionBudgets and Leases that carry the operator's labels.
+    """The objects of one kind of children that carry the operator's labels.
 
     ``known`` says which pools there are: of objects that are no pool's little is kept.
     """
 
-    def __init__(self, kind: str, wake: Wake, known: keeping.Known) -> None:
-        self.kind = kind
+    def __init__(self, kind: ChildKind, wake: Wake, known: keeping.Known) -> None:
+        self.kind = kind.kind
+        self._urgent = kind.urgent
+        self._restless = kind.restless
         self._wake = wake
         self._keeper = keeping.Keeper(kind, known)
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
@@ -408,11 +412,11 @@ class ChildStore:
         if known and known[0].uid == record.metadata.uid:
             self._forget(key)
 
-    _urgent = False
-
     def _matters(self, before: ObservedChild, after: ObservedChild) -> bool:
         """Whether the step between two states of a child is worth a pass."""
-        return True
+        if not self._restless:
+            return True
+        return _at_rest(before, self._restless) != _at_rest(after, self._restless)
 
     def _forget(self, key: tuple[str, str]) -> None:
         _, _, pool = self._children.pop(key)
@@ -424,30 +428,15 @@ class ChildStore:
         self._wake(pool, False)
 
 
-class LeaseStore(ChildStore):
-    """The Leases by which trainers say what they do to the weights.
-
-    A trainer waits for the answer, so a change is urgent.  A renewal changes nothing: when it
-    fails to come, the clock wakes the pool, not the Lease.
-    """
-
-    _urgent = True
-
-    def __init__(self, wake: Wake, known: keeping.Known) -> None:
-        super().__init__("Lease", wake, known)
-
-    def _matters(self, before: ObservedChild, after: ObservedChild) -> bool:
-        return _without_renewal(before) != _without_renewal(after)
-
-
 def child_store(kind: str, wake: Wake, known: keeping.Known) -> ChildStore:
     """The store for this kind of child."""
-    return LeaseStore(wake, known) if kind == "Lease" else ChildStore(kind, wake, known)
+    return ChildStore(kinds.of(kind), wake, known)
 
 
-def _without_renewal(lease: ObservedChild) -> tuple[names.Uid, object, object]:
-    spec = {key: value for key, value in lease.body.get("spec", {}).items() if key != "renewTime"}
-    return lease.uid, lease.body["metadata"]["annotations"], spec
+def _at_rest(child: ObservedChild, restless: frozenset[str]) -> tuple[names.Uid, object, object]:
+    """A child without those fields of its spec whose change is no news."""
+    spec = {key: value for key, value in child.body.get("spec", {}).items() if key not in restless}
+    return child.uid, child.body["metadata"]["annotations"], spec
 
 
 def _pool_of_child(meta: wire.Meta) -> str:

@@ -200,7 +200,7 @@ class CustomResource(msgspec.Struct, frozen=True):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A Service, ConfigMap, PodDisruptionBudget or Lease: what is compared with the desired one."""
+    """An object of any of ``desired.kinds``: what may be compared with the desired one."""
 
     metadata: Meta
     spec: dict[str, Any] | None = None

@@ -34,6 +34,7 @@ from sglang_operator.controller.reconcile import Reconciler
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.witness import Witness
 from sglang_operator.controller.workqueue import WorkQueue
+from sglang_operator.desired import kinds
 from sglang_operator.fleet.client import EngineClient
 from sglang_operator.fleet.poller import Poller
 
@@ -75,7 +76,7 @@ class EngineRoom:
         self.pools = PoolStore(self.wake)
         self.pods = PodStore(self.wake)
         self.children = {
-            kind: child_store(kind, self.wake, self.pools.has) for kind in paths.CHILD_KINDS
+            each.kind: child_store(each.kind, self.wake, self.pools.has) for each in kinds.CHILDREN
         }
         self.nodes = NodeStore(self._wake_node, self._wake_all)
         self._told_of_nodes = False

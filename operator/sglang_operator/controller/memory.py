@@ -23,7 +23,7 @@ from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
-from sglang_operator.desired import origin, registry
+from sglang_operator.desired import kinds, origin, registry
 from sglang_operator.planner import weights
 from sglang_operator.planner.capacity import Holder
 from sglang_operator.planner.observed import ObservedChild, PodEvent
@@ -133,7 +133,7 @@ class Memory:
                 uid=names.Uid(""), owner=None, body={"metadata": {"name": name}}
             )
             for kind, name in self.conflicts
-            if kind == "Lease"
+            if kind == kinds.LEASE.kind
         }
 
     def last_said(
@@ -142,7 +142,7 @@ class Memory:
         """What the weights Lease said last, also before this process began, if that stands."""
         if self.said is not None or pool is None:
             return self.said
-        told = children.get(("ConfigMap", names.registry_name(pool.metadata.name)))
+        told = children.get((kinds.REGISTRY.kind, names.registry_name(pool.metadata.name)))
         said = None
         if told is not None and told.whole and told.owner == self.uid:
             said = registry.last_said(told.body.get("data") or {})
@@ -278,7 +278,9 @@ class Memory:
         told += filter(None, (self.refused, self.trial.trouble(pool)))
         if self.child_error:
             when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
-            message = texts.CHILD_REFUSED.format(message=self.child_error, when=when)
+            message = texts.CHILD_REFUSED.format(
+                kinds=kinds.in_words(), message=self.child_error, when=when
+            )
             told.append(Trouble(reason=conditions.CHILD_REFUSED, message=message))
         if again := self.rewrites.worst():
             (kind, name), times = again

@@ -16,7 +16,7 @@ from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.requeue import Reason
 from sglang_operator.controller.telling import Teller
-from sglang_operator.desired import objects
+from sglang_operator.desired import kinds
 from sglang_operator.planner.pool import Refused
 
 
@@ -44,7 +44,7 @@ class Publisher:
             this.requeue.after(Reason.INTERVAL, wait)
             return
         memory.awaited = awaited
-        children = objects.children(decision.pool, decision.weights)
+        children = kinds.children(decision.pool, decision.weights)
         wanted = self._wanted(this, decision, children, creating=creating)
         written = await self._write(this, wanted)
         plan = await self._explainer.explained(

@@ -16,6 +16,7 @@ import orjson
 from sglang_operator import actions
 from sglang_operator.backoff import grown
 from sglang_operator.controller.requeue import Reason, Requeue
+from sglang_operator.desired import kinds
 
 LASTING_SECONDS = 60.0  # what stood for so long was not put back
 FREE = 3  # repetitions without a wait
@@ -104,7 +105,9 @@ def _content(action: actions.WeightsAction | actions.ChildAction) -> tuple[Targe
             content = (action.uid, action.is_open, action.reason, action.message)
             return Target("Pod", action.name), content
         case actions.WriteLease():  # bound to one state of the Lease: never the same again
-            return Target("Lease", action.name), action.patch["metadata"]["resourceVersion"]
+            return Target(kinds.LEASE.kind, action.name), action.patch["metadata"][
+                "resourceVersion"
+            ]
         case actions.CreateChild() | actions.UpdateChild():
             return Target(action.kind, action.name), hash(orjson.dumps(action.body))
         case actions.DeleteChild():

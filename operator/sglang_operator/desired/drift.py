@@ -9,23 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Json = Mapping[str, Any]
+from sglang_operator.desired import kinds
+from sglang_operator.desired.kind import ChildKind, Json
 
-# Fields of a spec that are not written, and what they may be all the same.
-DEFAULTS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
-    "Service": {
-        "publishNotReadyAddresses": (False,),  # else clients reach engines with a closed gate
-        "externalIPs": ([],),
-        "externalName": ("",),
-        "internalTrafficPolicy": ("Cluster",),  # Local: nobody on a node without an engine
-        "loadBalancerIP": ("",),
-    },
-    "PodDisruptionBudget": {"maxUnavailable": ()},
-}
 # Maps in which one key more is another choice of pods.
 EXACT = frozenset({".spec.selector"})
-# What earlier operators wrote into a registry, and nobody keeps up to date any more.
-RETIRED = ("verl",)
 HEADLESS = "None"
 
 
@@ -40,46 +28,45 @@ class Drift:
 
 def drift(wanted: Json, found: Json) -> Drift | None:
     """How an object differs from the wanted one of its kind; None if in nothing that matters."""
-    if _is_headless(wanted) != _is_headless(found):
+    kind = kinds.of(wanted["kind"])
+    if is_headless(wanted) != is_headless(found):
         return Drift(path=".spec.clusterIP", body=wanted, immutable=True)
-    content = _content(wanted)
+    content = _content(kind, wanted)
     path = difference(content, found)
     merged: dict[str, Any] = dict(wanted)
-    if "spec" in wanted:
-        strange = list(_strange(wanted["kind"], wanted["spec"], found.get("spec") or {}))
+    if "spec" in content:
+        strange = list(_strange(kind, wanted["spec"], found.get("spec") or {}))
         path = path or next(iter(strange), "")
         merged["spec"] = _cleared(wanted["spec"], found.get("spec") or {}, strange)
-    if retired := _retired(wanted, found):
+    if retired := _retired(kind, wanted, found):
         path = path or f".data.{retired[0]}"
         merged["data"] = {**wanted["data"], **dict.fromkeys(retired)}
     return Drift(path=path, body=merged) if path else None
 
 
-def _retired(wanted: Json, found: Json) -> list[str]:
+def _retired(kind: ChildKind, wanted: Json, found: Json) -> list[str]:
     """The keys of a ConfigMap that are to go."""
     data = found.get("data") or {}
-    return [
-        key for key in RETIRED if "data" in wanted and key not in wanted["data"] and key in data
-    ]
+    return [key for key in kind.retired if key not in wanted.get("data", {}) and key in data]
 
 
-def _is_headless(body: Json) -> bool:
+def is_headless(body: Json) -> bool:
+    """Whether it is a Service that only names its pods."""
     spec = body.get("spec") or {}
     return spec.get("clusterIP") == HEADLESS
 
 
-def _content(body: Json) -> dict[str, Any]:
+def _content(kind: ChildKind, body: Json) -> dict[str, Any]:
     """What of an object is compared: its kind and owner are part of finding it."""
-    content = {key: body[key] for key in ("spec", "data") if key in body}
+    content = {key: body[key] for key in kind.compared if key in body}
     return {"metadata": {"labels": body["metadata"]["labels"]}, **content}
 
 
-def _strange(kind: str, wanted: Json, found: Json) -> list[str]:
+def _strange(kind: ChildKind, wanted: Json, found: Json) -> list[str]:
     """Fields that are set to what the default is not."""
-    allowed = DEFAULTS.get(kind, {})
     return [
         f".spec.{name}"
-        for name, values in allowed.items()
+        for name, values in kind.defaults.items()
         if name not in wanted and found.get(name) is not None and found[name] not in values
     ]
 

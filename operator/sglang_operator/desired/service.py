@@ -7,6 +7,12 @@ from sglang_operator.desired import metadata
 from sglang_operator.planner.pool import Pool
 
 
+def services(pool: Pool) -> list[dict[str, Any]]:
+    """The Services that this pool has: engines' own names only if they are asked for."""
+    named = [engines_service(pool)] if pool.spec.network.headless_service else []
+    return [client_service(pool), *named]
+
+
 def client_service(pool: Pool) -> dict[str, Any]:
     """The Service that clients use: it holds the pods that are Ready, so only open gates."""
     return metadata.child(

@@ -159,7 +159,7 @@ def test_a_create_that_is_refused_otherwise_is_not_sent_again_at_once(status):
 
 def test_a_service_that_loses_a_race_for_the_quota_is_sent_again_at_once():
     async def story(client: Client) -> tuple[Outcome, bool]:
-        children = {"Service": stores.ChildStore("Service", woken, lambda *_: True)}
+        children = {"Service": stores.child_store("Service", woken, lambda *_: True)}
         executor = Executor(
             client,  # type: ignore[arg-type]
             stores.PodStore(woken),

@@ -14,6 +14,7 @@ from sglang_operator.cluster import keeping, wire
 from sglang_operator.cluster.decoding import Decoder
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, child_store
+from sglang_operator.desired import kinds
 
 POOL = "actor-infer"
 KEY = PoolKey("rl", POOL)
@@ -138,7 +139,7 @@ def test_what_is_kept_of_known_pools_children_has_a_bound_by_namespace():
     for number in range(100):
         put(number, 1, 1_000_000)
     assert len(sizes()) == 100
-    assert 1_000_000 < sum(sizes()) <= keeping.NAMESPACE_BYTES["ConfigMap"]
+    assert 1_000_000 < sum(sizes()) <= kinds.REGISTRY.most_bytes
     put(0, 1, 1_000_000, "other")  # of which the others know nothing
     assert len(dict(store.of(PoolKey("other", "p0")))["p0-engines"].body["data"]["a"]) == 1_000_000
     for number in range(99):  # what becomes small makes room

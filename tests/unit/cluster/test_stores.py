@@ -11,7 +11,6 @@ from sglang_operator.api import names
 from sglang_operator.cluster import stores, wire
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import (
-    ChildStore,
     PodStore,
     PoolKey,
     PoolStore,
@@ -319,7 +318,7 @@ def test_what_a_list_names_but_cannot_tell_stays_as_it_was():
     """However it came to be unreadable: no engine goes because its pod, its Service or its node
     could not be read."""
     pods, pools = PodStore(Wakes()), PoolStore(Wakes())
-    services, nodes = ChildStore("Service", Wakes(), known), NodeStore(lambda name: None)
+    services, nodes = child_store("Service", Wakes(), known), NodeStore(lambda name: None)
     node, service = a_node(), a_service()
     pods.put(a_pod())
     pools.put(a_pool())

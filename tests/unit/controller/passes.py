@@ -21,6 +21,7 @@ from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.observing import View
 from sglang_operator.controller.reconcile import Reconciler
 from sglang_operator.controller.requeue import Requeue
+from sglang_operator.desired import kinds
 from tests.unit.controller.world import Api, Json
 
 KEY = PoolKey("rl", "pool")
@@ -54,7 +55,7 @@ class Passes:
         self.pools = PoolStore(self._wake)
         self.pods = PodStore(self._wake)
         self.children = {
-            kind: child_store(kind, self._wake, self.pools.has) for kind in paths.CHILD_KINDS
+            each.kind: child_store(each.kind, self._wake, self.pools.has) for each in kinds.CHILDREN
         }
         client: Any = self.api
         executor = Executor(client, self.pods, self.children, self.pools)

@@ -9,6 +9,7 @@ import pytest
 from sglang_operator.api import names
 from sglang_operator.cluster import keeping, paths
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.desired import kinds
 from tests.unit.controller import world
 
 KEY = PoolKey("rl", "pool")
@@ -126,10 +127,10 @@ class Selecting(world.Api):
         super()._tell(kind if chosen else "DELETED", path, body)
 
 
-@pytest.mark.parametrize("kind", ["Lease", "Service", "ConfigMap", "PodDisruptionBudget"])
+@pytest.mark.parametrize("kind", [each.kind for each in kinds.CHILDREN])
 def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
     """Out of the watch's sight it was made and read again 3,000 times a second, for ever."""
-    name = names.children(kind, "pool")[0]
+    name = kinds.of(kind).names("pool")[0]
 
     async def story() -> int:
         api = Selecting()
