@@ -51,6 +51,7 @@ class Passes:
         self.clock = clock
         self.api = Api()
         self.readable = True
+        self.looks = 0  # of passes, whether they may go on
         self.woken: list[PoolKey] = []
         self.pools = PoolStore(self._wake)
         self.pods = PodStore(self._wake)
@@ -64,7 +65,7 @@ class Passes:
             pods=self.pods,
             children=self.children,
             nodes=NodeStore(lambda name: None),
-            reads=lambda namespace: self.readable,
+            reads=self._reads,
         )
         self.reconciler = Reconciler(
             view,
@@ -77,6 +78,10 @@ class Passes:
         )
         self.api.make(*KEY)
         self.api.pool(*KEY)["spec"] |= spec
+
+    def _reads(self, namespace: str) -> bool:
+        self.looks += 1
+        return self.readable
 
     def _wake(self, key: PoolKey, urgent: bool) -> None:
         self.woken.append(key)

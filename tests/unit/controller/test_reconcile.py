@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import names, weights
+from sglang_operator.api import names, texts, weights, weights_steps
 from sglang_operator.cluster import paths
 from sglang_operator.cluster.errors import ApiError, ApiUnreachableError
 from sglang_operator.controller.memory import CONFLICT_BACKOFF, ERRORS_BEFORE_TOLD
@@ -195,10 +195,13 @@ def test_the_end_of_a_hold_wakes_the_pool_and_aborts_the_sync(clock):
         assert 50 < requeue.reasons()[Reason.LEASE] <= 60
         await pool.settle_within(50)
         assert weights.read(pool.api.objects[LEASE]).phase is weights.Phase.SYNCING
+        before = weights.read(pool.api.objects[LEASE])
         clock.advance(61)
         await pool.run()
         assert pool.writes[0] == f"PATCH leases/{names.weights_lease_name('pool')}"
-        assert weights.read(pool.api.objects[LEASE]).phase is weights.Phase.ABORTED
+        message = texts.SYNC_EXPIRED.format(holder="trainer", seconds=60)
+        proven = weights_steps.aborted(before, message)  # the step that the model proves
+        assert weights.read(pool.api.objects[LEASE]) == proven
 
     story(told)
 
@@ -414,16 +417,16 @@ def test_a_refusal_that_cannot_be_written_is_written_later(clock):
 # --- a long act
 
 
-def hanging_creates(pool: Passes) -> Callable[[], None]:
-    """Creates of pods have no answer until the returned is called."""
-    hangs = {paths.pods("rl")}
+def hanging(pool: Passes, method: str, part: str) -> Callable[[], None]:
+    """These requests have no answer until the returned is called."""
+    hangs = {part}
     answered = pool.api.request
 
-    async def request(method: str, path: str, **rest: Any) -> bytes:
-        while method == "POST" and path in hangs:
+    async def request(asked: str, path: str, **rest: Any) -> bytes:
+        while asked == method and any(each in path for each in hangs):
             pool.api.hanging = 1
             await asyncio.sleep(0.002)
-        return await answered(method, path, **rest)
+        return await answered(asked, path, **rest)
 
     pool.api.request = request  # type: ignore[method-assign]
     return hangs.clear
@@ -433,7 +436,7 @@ def test_while_pods_are_made_the_status_is_told_and_gates_move(clock):
     async def told() -> None:
         pool = Passes(clock, interval=0.01)
         await pool.settle()
-        release = hanging_creates(pool)
+        release = hanging(pool, "POST", "/pods")
         pool.change(device_mapping=TWO_ENGINES)
         running = asyncio.create_task(pool.run())
         await pool.api.until(lambda: pool.status["observedGeneration"] == 2)
@@ -452,7 +455,7 @@ def test_while_pods_are_made_the_status_is_told_and_gates_move(clock):
 def test_creates_end_when_the_pool_asks_for_something_else(clock):
     async def told() -> None:
         pool = Passes(clock, interval=0.01, device_mapping="list(range(0,24))")
-        release = hanging_creates(pool)
+        release = hanging(pool, "POST", "/pods")
         running = asyncio.create_task(pool.run())
         await pool.api.until(lambda: pool.api.hanging)
         pool.change(device_mapping=ONE_ENGINE)
@@ -464,11 +467,33 @@ def test_creates_end_when_the_pool_asks_for_something_else(clock):
     story(told)
 
 
+def test_deletes_end_when_the_pool_asks_for_something_else(clock):
+    """What the present spec wants would go by the one before."""
+
+    async def told() -> None:
+        pool = Passes(clock, interval=0.01, device_mapping="list(range(0,24))")
+        await pool.settle()
+        assert len(pool.pod_names()) == 12
+        release = hanging(pool, "DELETE", "/pods/")
+        pool.change(device_mapping=ONE_ENGINE)
+        running = asyncio.create_task(pool.run())
+        await pool.api.until(lambda: pool.api.hanging)
+        pool.change(device_mapping="list(range(0,24))")
+        await pool.see()
+        looks = pool.looks
+        await pool.api.until(lambda: pool.looks > looks + 1)
+        release()
+        await running
+        assert len(pool.pod_names()) >= 11
+
+    story(told)
+
+
 def test_a_long_act_that_fails_is_not_begun_anew_at_once(clock):
     async def told() -> None:
         pool = Passes(clock, interval=0.01)
         await pool.settle()
-        release = hanging_creates(pool)
+        release = hanging(pool, "POST", "/pods")
         pool.api.fails = failing("POST", "/pods", BROKEN)
         pool.change(device_mapping=TWO_ENGINES)
         running = asyncio.create_task(pool.run())
