@@ -1,6 +1,7 @@
 """A trainer's transactions on the real API server, and the gates that follow them."""
 
 import time
+from zlib import crc32
 
 import pytest
 
@@ -19,7 +20,7 @@ def plane():
 
 @pytest.fixture
 def pool(plane, request):
-    namespace = "weights-" + str(abs(hash(request.node.name)))[:8]
+    namespace = f"weights-{crc32(request.node.name.encode()):08x}"
     plane.kubectl("create", "namespace", namespace)
     pool = PoolUnderTest(plane, namespace)
     pool.apply(device_mapping="list(range(0,8))")
