@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from sglang_operator.cli import status
-from sglang_operator.picture import svg, text
-from sglang_operator.picture.scene import Leader
+from sglang_operator.view import svg, text
+from sglang_operator.view.cluster_view import Leader
 from tests.builders import NOW
-from tests.unit.picture import world
+from tests.unit.view import world
 
 FOLDER = Path(__file__).parent
 IMAGES = FOLDER.parents[1] / "operator" / "docs" / "images"
@@ -30,14 +30,16 @@ def pictures() -> dict[Path, str]:
     """Every picture, by the file that holds it."""
     guide, trouble = world.guide(), world.trouble()
     leader = Leader(namespace="sglang-operator", identity="sglang-operator-6b9f-x2x4_1", silent=2.0)
-    led = guide.scene(holders=[leader])
+    led = guide.cluster_view(holders=[leader])
     return {
         FOLDER / "map-guide.txt": plain(text.render(guide.map(ids=True))),
         FOLDER / "map-trouble.txt": plain(text.render(trouble.map())),
         FOLDER / "status-guide.txt": plain(status.render(led, NOW, detail=True)),
-        FOLDER / "status-trouble.txt": plain(status.render(trouble.scene(), NOW, detail=True)),
+        FOLDER / "status-trouble.txt": plain(
+            status.render(trouble.cluster_view(), NOW, detail=True)
+        ),
         FOLDER / "status-list.txt": plain(
-            status.render(trouble.scene(holders=[]), NOW, detail=False)
+            status.render(trouble.cluster_view(holders=[]), NOW, detail=False)
         ),
         IMAGES / "gpu-map.svg": svg.render(trouble.map(), title="GPUs of the namespace rl"),
     }

@@ -32,11 +32,11 @@ LAYERS = (
     "clocks",
     "cluster",
     "fleet",
-    "picture",
+    "view",
     "controller",
     "__main__",
 )
-PURE = (*LAYERS[: LAYERS.index("supervision")], "picture")
+PURE = (*LAYERS[: LAYERS.index("supervision")], "view")
 # They import what they need, and nothing imports them.
 LEAVES = ("cli", "client", "testing", "__main__")
 

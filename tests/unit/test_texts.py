@@ -11,7 +11,7 @@ import pytest
 from tests.unit.test_layout import PACKAGE
 
 # The packages for people at a terminal and the trainers' client have texts of their own.
-OWNERS = ("api", "cli", "client", "picture")
+OWNERS = ("api", "cli", "client", "view")
 
 
 def _named(owner: str) -> set[str]:
@@ -73,11 +73,11 @@ def test_every_text_is_said(owner):
 
 def test_the_operators_texts_are_said_by_the_operator():
     """What only commands and pictures say stands beside them."""
-    people = {"cli", "picture", "client"}
+    people = {"cli", "view", "client"}
     theirs = {name for name, users in _users("api").items() if users <= people}
     assert not theirs
 
 
-@pytest.mark.parametrize("owner", [owner for owner in OWNERS if owner not in ("api", "picture")])
+@pytest.mark.parametrize("owner", [owner for owner in OWNERS if owner not in ("api", "view")])
 def test_other_texts_are_said_in_their_own_package(owner):
     assert {package for users in _users(owner).values() for package in users} <= {owner, "cli"}

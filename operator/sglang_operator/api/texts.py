@@ -1,7 +1,7 @@
 """What the operator tells about a pool that is valid: the messages of conditions and Events.
 
 Errors and warnings about the spec stand in ``errors``.  What only people at a terminal are told
-stands beside the commands (cli/texts.py) and the pictures (picture/texts.py).
+stands beside the commands (cli/texts.py) and the pictures (view/texts.py).
 """
 
 

@@ -23,7 +23,7 @@ from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.options import NOT_SO, OK, STRUCTURED, as_mapping, ends, show, where
 from sglang_operator.cluster import paths
-from sglang_operator.picture.scene import Scene
+from sglang_operator.view.cluster_view import ClusterView
 
 OLDEST_KUBERNETES = (1, 30)
 TESTED_KUBERNETES = (1, 34)
@@ -165,7 +165,7 @@ def _fields(node: Any, at: str = "spec") -> set[str]:
     return found
 
 
-def _gpus(answer: bytes | ClusterError, pools: Scene | None) -> Check:
+def _gpus(answer: bytes | ClusterError, pools: ClusterView | None) -> Check:
     name = "GPUs"
     if isinstance(answer, ClusterError):
         return unknown(name, answer)

@@ -18,8 +18,8 @@ from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.options import OK, complete_pool, duration, ends, where
 from sglang_operator.cluster import paths
-from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner.observed import ObservedPod
+from sglang_operator.view.cluster_view import PoolView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Wanted:
     previous: bool = False
 
 
-def select(pool: SeenPool, wanted: Wanted) -> list[ObservedPod]:
+def select(pool: PoolView, wanted: Wanted) -> list[ObservedPod]:
     """The pods whose logs are meant, by engine.  Raises :class:`ClusterError`."""
     found = sorted(pool.pods, key=lambda pod: (pod.devices, pod.group, pod.attempt))
     if not wanted.engines:
@@ -45,7 +45,7 @@ def select(pool: SeenPool, wanted: Wanted) -> list[ObservedPod]:
     return [pod for pod in found if pod.group in wanted.engines]
 
 
-def last_failures(pool: SeenPool) -> Iterator[str]:
+def last_failures(pool: PoolView) -> Iterator[str]:
     """What the operator remembers, the latest failure first: their pods may be gone."""
     remembered = pool.record.status.get("lastFailures", [])
     for entry in sorted(remembered, key=lambda entry: str(entry["lastTime"]), reverse=True):
@@ -59,7 +59,7 @@ def last_failures(pool: SeenPool) -> Iterator[str]:
 
 
 def failed(
-    cluster: Cluster, pool: SeenPool, pods: Sequence[ObservedPod], wanted: Wanted
+    cluster: Cluster, pool: PoolView, pods: Sequence[ObservedPod], wanted: Wanted
 ) -> Iterator[str]:
     """The last lines of engines that ended or were started again, the latest first."""
     ended = [
@@ -84,7 +84,7 @@ def _ended_at(pod: ObservedPod) -> float:
 
 
 def merged(
-    cluster: Cluster, pool: SeenPool, pods: Sequence[ObservedPod], wanted: Wanted
+    cluster: Cluster, pool: PoolView, pods: Sequence[ObservedPod], wanted: Wanted
 ) -> Iterator[str]:
     """The logs of all that run, in the order of their times, each line after its engine's name."""
     running = [pod for pod in pods if not pod.ended]
@@ -133,7 +133,7 @@ def _path(namespace: str, pod: ObservedPod, wanted: Wanted, *, previous: bool) -
 
 def follow(
     cluster: Cluster,
-    pool: SeenPool,
+    pool: PoolView,
     pods: Sequence[ObservedPod],
     wanted: Wanted,
     tell: Callable[[str], None],

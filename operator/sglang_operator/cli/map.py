@@ -7,7 +7,7 @@ import click
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import OK, as_mapping, ends, pool_names, show, where
-from sglang_operator.picture import ages, grid, page, svg, text
+from sglang_operator.view import ages, grid, page, svg, text
 
 
 @click.command("map")

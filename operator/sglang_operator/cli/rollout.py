@@ -13,20 +13,20 @@ from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
-from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner import causes, waits
 from sglang_operator.planner.pool import Pool
+from sglang_operator.view.cluster_view import PoolView
 
 # kubectl's own key for the same purpose, so that dashboards and people know it.
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 
 
-def complete(pool: SeenPool) -> bool:
+def complete(pool: PoolView) -> bool:
     """Whether every engine runs the present revision and the pool is Ready."""
     return pool.ready and all(engine.updated for engine in pool.plan.engines)
 
 
-def status(pool: SeenPool) -> Iterator[str]:
+def status(pool: PoolView) -> Iterator[str]:
     """In words: how many engines run what, and what holds the others."""
     planned = pool.planned
     if not isinstance(planned, Pool):
@@ -49,7 +49,7 @@ def status(pool: SeenPool) -> Iterator[str]:
         yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
 
 
-def _kept_back(pool: SeenPool, planned: Pool) -> str:
+def _kept_back(pool: PoolView, planned: Pool) -> str:
     """Why the engines of the present revision do not come up; empty if they may."""
     about = causes.context(planned)
     for engine in pool.plan.engines:
@@ -65,7 +65,7 @@ def _kept_back(pool: SeenPool, planned: Pool) -> str:
     return ""
 
 
-def history(pool: SeenPool) -> Iterator[str]:
+def history(pool: PoolView) -> Iterator[str]:
     """The revisions that run now, the newest first; earlier ones are nowhere stored."""
     counts: Counter[str] = Counter()
     since: dict[str, float] = {}
@@ -82,14 +82,14 @@ def history(pool: SeenPool) -> Iterator[str]:
     yield texts.ROLLOUT_HISTORY
 
 
-def pause(cluster: Cluster, pool: SeenPool, *, paused: bool) -> str:
+def pause(cluster: Cluster, pool: PoolView, *, paused: bool) -> str:
     """Write ``rollout.paused``; what was done."""
     _patch(cluster, pool, {"rollout": {"paused": paused}})
     text = texts.ROLLOUT_NOW_PAUSED if paused else texts.ROLLOUT_RESUMED
     return text.format(name=pool.name, namespace=pool.namespace)
 
 
-def restart(cluster: Cluster, pool: SeenPool, now: float) -> str:
+def restart(cluster: Cluster, pool: PoolView, now: float) -> str:
     """Give every engine a new revision, so that they are replaced within the budget."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     annotations = {"metadata": {"annotations": {RESTARTED_AT: stamp}}}
@@ -99,7 +99,7 @@ def restart(cluster: Cluster, pool: SeenPool, now: float) -> str:
     )
 
 
-def _patch(cluster: Cluster, pool: SeenPool, spec: dict[str, object]) -> None:
+def _patch(cluster: Cluster, pool: PoolView, spec: dict[str, object]) -> None:
     cluster.run(
         "patch",
         "sgi",

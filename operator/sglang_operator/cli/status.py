@@ -27,59 +27,59 @@ from sglang_operator.cli.options import (
     show,
     where,
 )
-from sglang_operator.picture.ages import age
-from sglang_operator.picture.grid import LEAVING, STATES
-from sglang_operator.picture.scene import Scene, SeenPool
 from sglang_operator.planner import causes
 from sglang_operator.planner.engines import EngineState, EngineStatus
 from sglang_operator.planner.pool import Pool
 from sglang_operator.roll import device_mapping
+from sglang_operator.view.ages import age
+from sglang_operator.view.cluster_view import ClusterView, PoolView
+from sglang_operator.view.grid import LEAVING, STATES
 
 MAX_ENGINES = 10
 MAX_NOTES = 5
 _SIGNS = {Level.BROKEN: ("✘", "bold red"), Level.WORKING: ("…", "yellow"), Level.NOTE: ("·", "dim")}
 
 
-def document(scene: Scene, now: float) -> dict[str, Any]:
+def document(cluster_view: ClusterView, now: float) -> dict[str, Any]:
     """The same for programs."""
     return {
-        "pools": [_record(pool, now) for pool in scene.pools],
+        "pools": [_record(pool, now) for pool in cluster_view.pools],
         "operators": None
-        if scene.leaders is None
+        if cluster_view.leaders is None
         else [
             {"namespace": each.namespace, "holder": each.identity, "renewedSecondsAgo": each.silent}
-            for each in scene.leaders
+            for each in cluster_view.leaders
         ],
-        "notes": list(scene.notes),
+        "notes": list(cluster_view.notes),
     }
 
 
-def render(scene: Scene, now: float, *, detail: bool) -> RenderableType:
+def render(cluster_view: ClusterView, now: float, *, detail: bool) -> RenderableType:
     """A line for each pool and what is wrong with those that are not well; or all about each."""
-    about = (*_operators(scene), *_notes(scene))
+    about = (*_operators(cluster_view), *_notes(cluster_view))
     if detail:
-        return Group(*(_whole(pool, now) for pool in scene.pools), *about)
-    return Group(_list(scene.pools, now), *_troubled(scene.pools, now), *about)
+        return Group(*(_whole(pool, now) for pool in cluster_view.pools), *about)
+    return Group(_list(cluster_view.pools, now), *_troubled(cluster_view.pools, now), *about)
 
 
-def _operators(scene: Scene) -> Iterator[Text]:
+def _operators(cluster_view: ClusterView) -> Iterator[Text]:
     """Who acts for these pools."""
-    if scene.leaders == ():
-        yield Text(one_line(f"✘ {operator_leases.nobody_acts(scene)}"), style="bold red")
+    if cluster_view.leaders == ():
+        yield Text(one_line(f"✘ {operator_leases.nobody_acts(cluster_view)}"), style="bold red")
         yield Text(f"→ {texts.DO_FIND_OPERATOR}", style="bold")
-    for leader in scene.leaders or ():
+    for leader in cluster_view.leaders or ():
         told = texts.LEADER.format(
             holder=leader.identity, namespace=leader.namespace, age=age(leader.silent)
         )
         yield Text(one_line(told), style="dim")
 
 
-def _notes(scene: Scene) -> Iterator[Text]:
-    for note in scene.notes:
+def _notes(cluster_view: ClusterView) -> Iterator[Text]:
+    for note in cluster_view.notes:
         yield Text(f"note: {one_line(note)}", style="dim")
 
 
-def _record(pool: SeenPool, now: float) -> dict[str, Any]:
+def _record(pool: PoolView, now: float) -> dict[str, Any]:
     return {
         "name": pool.name,
         "namespace": pool.namespace,
@@ -93,7 +93,7 @@ def _record(pool: SeenPool, now: float) -> dict[str, Any]:
     }
 
 
-def _engine_record(pool: SeenPool, engine: EngineStatus) -> dict[str, Any]:
+def _engine_record(pool: PoolView, engine: EngineStatus) -> dict[str, Any]:
     return {
         "rank": engine.rank if isinstance(pool.planned, Pool) else None,
         "engine": engine.group,
@@ -104,12 +104,12 @@ def _engine_record(pool: SeenPool, engine: EngineStatus) -> dict[str, Any]:
     }
 
 
-def _states(pool: SeenPool) -> list[tuple[EngineState, int]]:
+def _states(pool: PoolView) -> list[tuple[EngineState, int]]:
     counts = [(state, pool.count(state)) for state in STATES]
     return [(state, count) for state, count in counts if count]
 
 
-def _why_else(pool: SeenPool, engine: EngineStatus, said: Sequence[Verdict]) -> str:
+def _why_else(pool: PoolView, engine: EngineStatus, said: Sequence[Verdict]) -> str:
     """What keeps an engine; only its reason where the rest is said above."""
     why = engine.why
     if engine.state in (EngineState.BACKOFF, EngineState.LOST) or not engine.exists:
@@ -124,7 +124,7 @@ def _why_else(pool: SeenPool, engine: EngineStatus, said: Sequence[Verdict]) -> 
     return next((v.reason for v in said if why and why in v.what), why)
 
 
-def _troubled_engines(pool: SeenPool) -> list[EngineStatus]:
+def _troubled_engines(pool: PoolView) -> list[EngineStatus]:
     """Those that do not answer."""
     return list(pool.plan.down)
 
@@ -132,7 +132,7 @@ def _troubled_engines(pool: SeenPool) -> list[EngineStatus]:
 # --- one pool
 
 
-def _whole(pool: SeenPool, now: float) -> RenderableType:
+def _whole(pool: PoolView, now: float) -> RenderableType:
     return Group(
         _heading(pool, now),
         Padding(_facts(pool), (0, 0, 0, 2), expand=False),
@@ -142,7 +142,7 @@ def _whole(pool: SeenPool, now: float) -> RenderableType:
     )
 
 
-def _heading(pool: SeenPool, now: float) -> Text:
+def _heading(pool: PoolView, now: float) -> Text:
     worst = next(iter(verdicts(pool, now)), None)
     if pool.ready:
         sign, style, words = "✔", "bold green", "Ready"
@@ -154,7 +154,7 @@ def _heading(pool: SeenPool, now: float) -> Text:
     return line.append(f"   {_age(pool, now)}", style="dim not bold")
 
 
-def _facts(pool: SeenPool) -> Table:
+def _facts(pool: PoolView) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
@@ -163,7 +163,7 @@ def _facts(pool: SeenPool) -> Table:
     return table
 
 
-def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
+def _told(pool: PoolView) -> Iterator[tuple[str, str]]:
     planned, status = pool.planned, pool.record.status
     counted = [f"{count} {STATES[state][1]}" for state, count in _states(pool)]
     if pool.leaving:
@@ -195,7 +195,7 @@ def _told(pool: SeenPool) -> Iterator[tuple[str, str]]:
     )
 
 
-def _held(pool: SeenPool) -> str:
+def _held(pool: PoolView) -> str:
     """How many GPUs its engines have, and on how many nodes."""
     held: Counter[str] = Counter()
     for engine in pool.plan.engines:
@@ -228,7 +228,7 @@ def _saying(verdict: Verdict) -> RenderableType:
     return grid
 
 
-def _engines(pool: SeenPool, said: Sequence[Verdict]) -> Iterator[RenderableType]:
+def _engines(pool: PoolView, said: Sequence[Verdict]) -> Iterator[RenderableType]:
     troubled = _troubled_engines(pool)
     if not troubled:
         return
@@ -256,7 +256,7 @@ def _engines(pool: SeenPool, said: Sequence[Verdict]) -> Iterator[RenderableType
 
 
 def _alike(
-    pool: SeenPool, troubled: Sequence[EngineStatus], said: Sequence[Verdict]
+    pool: PoolView, troubled: Sequence[EngineStatus], said: Sequence[Verdict]
 ) -> list[list[EngineStatus]]:
     """Engines of which there is the same to say, together."""
     groups: dict[tuple[EngineState, str], list[EngineStatus]] = {}
@@ -275,7 +275,7 @@ def _some(told: Sequence[str]) -> str:
 # --- many pools
 
 
-def _list(pools: Sequence[SeenPool], now: float) -> RenderableType:
+def _list(pools: Sequence[PoolView], now: float) -> RenderableType:
     if not pools:
         return Text("no SGLangInference here; -A looks in all namespaces")
     several = len({pool.namespace for pool in pools}) > 1
@@ -302,11 +302,11 @@ def _list(pools: Sequence[SeenPool], now: float) -> RenderableType:
     return table
 
 
-def _summary(pool: SeenPool, key: str) -> str:
+def _summary(pool: PoolView, key: str) -> str:
     return str(pool.record.status.get(key, "-"))
 
 
-def _troubled(pools: Sequence[SeenPool], now: float) -> Iterator[RenderableType]:
+def _troubled(pools: Sequence[PoolView], now: float) -> Iterator[RenderableType]:
     """For each pool that is not well, the worst there is to say."""
     for pool in pools:
         if pool.ready:
@@ -318,7 +318,7 @@ def _troubled(pools: Sequence[SeenPool], now: float) -> Iterator[RenderableType]
         yield _saying(worst)
 
 
-def _age(pool: SeenPool, now: float) -> str:
+def _age(pool: PoolView, now: float) -> str:
     created = pool.record.metadata.creation_timestamp
     return age(now - created.timestamp()) if created else "-"
 
@@ -340,10 +340,10 @@ def command(cluster: Cluster, pools: tuple[str, ...], output: str) -> int:
 
     Exit codes: 0 all are Ready; 1 some are not; 2 errors.
     """
-    scene = look.look(cluster, pools, operator=True, again=True)
+    cluster_view = look.look(cluster, pools, operator=True, again=True)
     now = time.time()
     if output == "text":
-        show(render(scene, now, detail=bool(pools) or len(scene.pools) == 1))
+        show(render(cluster_view, now, detail=bool(pools) or len(cluster_view.pools) == 1))
     else:
-        click.echo(as_mapping(document(scene, now), output))
-    return OK if all(pool.ready for pool in scene.pools) else NOT_SO
+        click.echo(as_mapping(document(cluster_view, now), output))
+    return OK if all(pool.ready for pool in cluster_view.pools) else NOT_SO

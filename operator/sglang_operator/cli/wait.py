@@ -13,8 +13,8 @@ from sglang_operator.cli.cluster import look, operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.cluster.verdict import Level, verdicts
 from sglang_operator.cli.options import NOT_SO, OK, duration, ends, pool_names, where
-from sglang_operator.picture.scene import Leader, Scene, SeenPool
 from sglang_operator.planner import pod_signatures
+from sglang_operator.view.cluster_view import ClusterView, Leader, PoolView
 
 READY, SYNCED, DELETED = "ready", "synced", "deleted"
 AIMS = (READY, SYNCED, DELETED)
@@ -34,7 +34,7 @@ class End:
     lines: tuple[str, ...]
 
 
-def reached(pool: SeenPool, aim: str) -> bool:
+def reached(pool: PoolView, aim: str) -> bool:
     """Whether the pool is so at its present generation."""
     if not pool.observed:
         return False
@@ -42,7 +42,7 @@ def reached(pool: SeenPool, aim: str) -> bool:
     return pool.condition(type_).get("status") == conditions.TRUE
 
 
-def hopeless(pool: SeenPool, now: float) -> str:
+def hopeless(pool: PoolView, now: float) -> str:
     """Why it will not be so without a human, or nothing."""
     if pool.record.metadata.deletion_timestamp is not None:
         return texts.DELETING.format(held=operator_texts.held(pool.record.metadata.finalizers))
@@ -60,7 +60,7 @@ def hopeless(pool: SeenPool, now: float) -> str:
     return f"{stalled['reason']}: {stalled['message']}{advice}"
 
 
-def _missing(pool: SeenPool, since: dict[str, tuple[str, float]]) -> str:
+def _missing(pool: PoolView, since: dict[str, tuple[str, float]]) -> str:
     """What only a human can make, once it has been missing for a while; or nothing."""
     key, told = f"{pool.namespace}/{pool.name}", pool.condition(conditions.RECONCILING)
     reason, now = told.get("reason", ""), time.monotonic()
@@ -89,12 +89,12 @@ def wait(
     deadline, pause, told = begun + seconds, PAUSE[0], {""}
     while True:
         left: list[str] = []
-        scene, gone = _look(cluster, pools)
-        if not pools and not scene.pools and aim != DELETED:
+        cluster_view, gone = _look(cluster, pools)
+        if not pools and not cluster_view.pools and aim != DELETED:
             return End(reached=False, lines=(_nothing(cluster),))
-        led = time.monotonic() if _acts(scene, before) else led
-        before = scene.holders
-        for name, pool in _named(scene, gone):
+        led = time.monotonic() if _acts(cluster_view, before) else led
+        before = cluster_view.holders
+        for name, pool in _named(cluster_view, gone):
             if pool is None:
                 if aim != DELETED:
                     return End(reached=False, lines=(f"{name}: {texts.POOL_GONE}",))
@@ -114,7 +114,7 @@ def wait(
         if not left:
             return End(reached=True, lines=())
         if aim != DELETED and time.monotonic() - led >= LEADERLESS_SECONDS:
-            nobody = f"{operator_leases.nobody_acts(scene)}; {texts.DO_FIND_OPERATOR}"
+            nobody = f"{operator_leases.nobody_acts(cluster_view)}; {texts.DO_FIND_OPERATOR}"
             return End(reached=False, lines=(nobody, *left))
         if time.monotonic() >= deadline:
             timed_out = texts.WAIT_TIMED_OUT.format(seconds=int(seconds), aim=aim)
@@ -123,33 +123,33 @@ def wait(
         pause = min(pause * 1.5, PAUSE[1])
 
 
-def _acts(scene: Scene, before: Sequence[Leader] | None) -> bool:
+def _acts(cluster_view: ClusterView, before: Sequence[Leader] | None) -> bool:
     """Whether somebody renewed since the last look, or it cannot be seen; no clock is compared."""
-    if scene.holders is None:
+    if cluster_view.holders is None:
         return True
     known = {holder.lease: holder.renewed for holder in before or ()}
     return before is not None and any(
-        known.get(each.lease) != each.renewed for each in scene.holders
+        known.get(each.lease) != each.renewed for each in cluster_view.holders
     )
 
 
-def _look(cluster: Cluster, pools: Sequence[str]) -> tuple[Scene, list[str]]:
+def _look(cluster: Cluster, pools: Sequence[str]) -> tuple[ClusterView, list[str]]:
     """The pools that are meant, and the names of those that are not there."""
     try:
         return look.look(cluster, pools, nodes=False, operator=True), []
     except ClusterError as error:
         if error.why is not Why.NOT_FOUND or not pools:
             raise
-    scene = look.look(cluster, nodes=False, operator=True)
-    there = {pool.name for pool in scene.pools}
-    meant = tuple(pool for pool in scene.pools if pool.name in pools)
-    return replace(scene, pools=meant), [name for name in pools if name not in there]
+    cluster_view = look.look(cluster, nodes=False, operator=True)
+    there = {pool.name for pool in cluster_view.pools}
+    meant = tuple(pool for pool in cluster_view.pools if pool.name in pools)
+    return replace(cluster_view, pools=meant), [name for name in pools if name not in there]
 
 
-def _named(scene: Scene, gone: Sequence[str]) -> Iterator[tuple[str, SeenPool | None]]:
+def _named(cluster_view: ClusterView, gone: Sequence[str]) -> Iterator[tuple[str, PoolView | None]]:
     for name in gone:
         yield name, None
-    for pool in scene.pools:
+    for pool in cluster_view.pools:
         yield f"{pool.namespace}/{pool.name}", pool
 
 
@@ -158,7 +158,7 @@ def _nothing(cluster: Cluster) -> str:
     return texts.NO_POOLS.format(namespace=scope or "any namespace")
 
 
-def _progress(pool: SeenPool, aim: str) -> str:
+def _progress(pool: PoolView, aim: str) -> str:
     if not pool.observed:
         return texts.UNSEEN.format(generation=pool.record.metadata.generation)
     status, told = pool.record.status, pool.condition(conditions.READY)

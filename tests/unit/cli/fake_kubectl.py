@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
-from tests.unit.picture.world import World
+from tests.unit.view.world import World
 
 
 class FakeCluster(Cluster):

@@ -58,7 +58,7 @@ def test_commands_need_neither_kopf_nor_the_kubernetes_client():
     code = (
         "import sys\n"
         "from sglang_operator.cli import doctor, logs, main, map, rollout, status, wait\n"
-        "from sglang_operator.picture import grid, text, svg, page\n"
+        "from sglang_operator.view import grid, text, svg, page\n"
         "assert not {'kopf', 'kubernetes', 'aiohttp'} & {*sys.modules}, 'heavy'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

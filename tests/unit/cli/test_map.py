@@ -1,4 +1,4 @@
-"""``map``: the picture of GPUs in each form (how it is drawn: tests/unit/picture)."""
+"""``map``: the picture of GPUs in each form (how it is drawn: tests/unit/view)."""
 
 import json
 
@@ -8,7 +8,7 @@ import yaml
 from sglang_operator.cli import options
 from tests.unit.cli.fake_kubectl import cluster
 from tests.unit.cli.world import run
-from tests.unit.picture.world import guide
+from tests.unit.view.world import guide
 
 
 @pytest.fixture(autouse=True)

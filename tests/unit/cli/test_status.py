@@ -8,14 +8,14 @@ from sglang_operator.cli import status
 from sglang_operator.cli.cluster import operator_leases
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.picture.world import guide
+from tests.unit.view.world import guide
 
 T = "2027-01-15T08:00:0"
 
 
 def _shown(*items: Any, now: float = NOW) -> str:
     found = operator_leases.holders(json.dumps({"items": items}).encode(), now)
-    return pictures.plain(status.render(guide().scene(holders=found), now, detail=False))
+    return pictures.plain(status.render(guide().cluster_view(holders=found), now, detail=False))
 
 
 def test_who_acts_for_pools_is_told():
@@ -36,5 +36,5 @@ def test_who_acts_for_pools_is_told():
 
 
 def test_a_lease_that_may_not_be_read_says_nothing_of_the_operator():
-    shown = pictures.plain(status.render(guide().scene(), NOW, detail=False))
+    shown = pictures.plain(status.render(guide().cluster_view(), NOW, detail=False))
     assert "operator:" not in shown

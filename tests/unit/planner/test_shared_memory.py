@@ -15,7 +15,7 @@ from sglang_operator.planner import pod_signatures
 from sglang_operator.planner.observed import Observed
 from sglang_operator.planner.plan import plan
 from tests.builders import NOW, a_pool, all_pods, guide_spec, weighed
-from tests.unit.picture.world import World
+from tests.unit.view.world import World
 
 REASON = "MemoryLimitBelowSharedMemory"
 
@@ -95,7 +95,7 @@ def test_kubectl_sglang_status_tells_what_the_operator_saw():
         resources = {"limits": {"memory": "1Gi"}}
         pod["spec"]["containers"] = [{"name": "engine", "resources": resources}]
     world.observe()
-    (pool,) = world.scene().pools
+    (pool,) = world.cluster_view().pools
     (told,) = [each for each in verdicts(pool, NOW) if each.reason == REASON]
     assert "by a LimitRange" in told.what
 

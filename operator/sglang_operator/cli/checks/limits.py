@@ -8,9 +8,9 @@ from sglang_operator.api import syntax
 from sglang_operator.cli import texts
 from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError
-from sglang_operator.picture.scene import Scene
 from sglang_operator.planner import shared_memory
 from sglang_operator.planner.pool import Pool
+from sglang_operator.view.cluster_view import ClusterView
 
 NAME = "limits"
 _GIB = 2**30
@@ -19,7 +19,7 @@ _FEW_CPUS = 2  # below, the processes of one engine wait for each other, and pro
 Json = Mapping[str, Any]
 
 
-def check(scope: str, answer: bytes | ClusterError, pools: Scene | None) -> Iterator[Check]:
+def check(scope: str, answer: bytes | ClusterError, pools: ClusterView | None) -> Iterator[Check]:
     """What each LimitRange of a namespace means for engines."""
     if isinstance(answer, ClusterError):
         return
@@ -31,7 +31,7 @@ def check(scope: str, answer: bytes | ClusterError, pools: Scene | None) -> Iter
                 yield from _judged(name, scope, limit, resource, own)
 
 
-def _pools(scope: str, pools: Scene | None) -> list[Pool]:
+def _pools(scope: str, pools: ClusterView | None) -> list[Pool]:
     seen = (pool.planned for pool in pools.pools) if pools is not None else ()
     return [pool for pool in seen if isinstance(pool, Pool) and pool.owner.namespace == scope]
 

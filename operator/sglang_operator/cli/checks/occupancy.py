@@ -10,9 +10,9 @@ from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from sglang_operator.cluster import paths, wire
-from sglang_operator.picture import texts as picture_texts
-from sglang_operator.picture.scene import DEFAULT_RESOURCE, Scene, SeenPool, scene
 from sglang_operator.planner.pool import Pool
+from sglang_operator.view import texts as view_texts
+from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, PoolView, cluster_view
 
 QUESTIONS = {
     "pools": (paths.pools(""), {}),
@@ -30,7 +30,7 @@ class Use:
     unplaced: int  # of engines that no node takes
 
 
-def seen(found: Mapping[str, bytes | ClusterError], now: float) -> Scene | ClusterError:
+def seen(found: Mapping[str, bytes | ClusterError], now: float) -> ClusterView | ClusterError:
     """The pools and their pods; the refusal where they may not be seen."""
     pools, pods = found["pools"], found["engines"]
     if isinstance(pools, ClusterError):
@@ -38,10 +38,10 @@ def seen(found: Mapping[str, bytes | ClusterError], now: float) -> Scene | Clust
     if isinstance(pods, ClusterError):
         return pods
     records = look.items(pools, wire.CustomResource)
-    return scene(records, look.items(pods, wire.Pod), None, now=now)
+    return cluster_view(records, look.items(pods, wire.Pod), None, now=now)
 
 
-def use(pools: Scene, resource: str) -> Use:
+def use(pools: ClusterView, resource: str) -> Use:
     """What all pools do with this resource."""
     held: Counter[str] = Counter()
     wanted = unplaced = 0
@@ -58,13 +58,13 @@ def use(pools: Scene, resource: str) -> Use:
     return Use(held=held, wanted=wanted, unplaced=unplaced)
 
 
-def _resource(pool: SeenPool) -> str:
+def _resource(pool: PoolView) -> str:
     if isinstance(pool.planned, Pool):
         return pool.planned.spec.placement.resource_name
     return DEFAULT_RESOURCE
 
 
-def check(pools: Scene | ClusterError) -> Check | None:
+def check(pools: ClusterView | ClusterError) -> Check | None:
     """How many pools are Ready, and what keeps the others; None without a definition."""
     name = "pools"
     if isinstance(pools, ClusterError):
@@ -82,6 +82,6 @@ def check(pools: Scene | ClusterError) -> Check | None:
     return Check(name=name, grade=Grade.WARNING, what=what, do=texts.DO_STATUS_ALL)
 
 
-def _reason(pool: SeenPool) -> str:
+def _reason(pool: PoolView) -> str:
     said = pool.condition(conditions.READY).get("reason", "") if pool.observed else ""
-    return said or picture_texts.NOT_SEEN_YET
+    return said or view_texts.NOT_SEEN_YET

@@ -14,8 +14,8 @@ from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from sglang_operator.cluster import leaders
-from sglang_operator.picture.ages import age
-from sglang_operator.picture.scene import Leader
+from sglang_operator.view.ages import age
+from sglang_operator.view.cluster_view import Leader
 
 NAME = "operator"
 _OWN_NAMESPACE = "$(POD_NAMESPACE)"

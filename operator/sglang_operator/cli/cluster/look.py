@@ -1,4 +1,4 @@
-"""From a cluster to a scene: pools, their pods and the nodes, asked for at once."""
+"""From a cluster to a view of it: pools, their pods and the nodes, asked for at once."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cluster import decoding, paths, salvage, wire
-from sglang_operator.picture.scene import Leader, Node, Scene, scene
+from sglang_operator.view.cluster_view import ClusterView, Leader, Node, cluster_view
 
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ def look(
     nodes: bool = True,
     operator: bool = False,
     again: bool = False,
-) -> Scene:
-    """The scene of these pools, or of all in the namespace; ``operator``: and who acts for them.
+) -> ClusterView:
+    """The view of these pools, or of all in the namespace; ``operator``: and who acts for them.
 
     ``again``: who seems to have stopped is looked at twice, some seconds apart.
 
@@ -76,7 +76,7 @@ def look(
     if isinstance(holders, ClusterError):
         notes.append(texts.LEASES_UNREADABLE.format(detail=holders.detail))
         holders = None
-    return scene(
+    return cluster_view(
         records,
         items(_or_raise(answers["pods"]), wire.Pod),
         found_nodes,

@@ -10,8 +10,8 @@ from sglang_operator.api import names, weights
 from sglang_operator.cli import texts
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cluster import leaders as election
-from sglang_operator.picture.ages import age
-from sglang_operator.picture.scene import Leader, Scene
+from sglang_operator.view.ages import age
+from sglang_operator.view.cluster_view import ClusterView, Leader
 
 # Of all namespaces and by any name, for each may be an operator's; neither nodes' nor pools' own.
 QUESTION = (
@@ -100,11 +100,11 @@ def second_look(
     return cluster.gather({"leases": QUESTION})["leases"]
 
 
-def nobody_acts(scene: Scene) -> str:
+def nobody_acts(cluster_view: ClusterView) -> str:
     """That no operator acts, and since when."""
-    if not scene.holders:
+    if not cluster_view.holders:
         return texts.NO_LEADER
-    last = min(scene.holders, key=lambda holder: holder.silent)
+    last = min(cluster_view.holders, key=lambda holder: holder.silent)
     return texts.LEADER_STOPPED.format(
         holder=last.identity, namespace=last.namespace, name=last.name, age=age(last.silent)
     )

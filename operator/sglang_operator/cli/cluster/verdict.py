@@ -9,11 +9,11 @@ from sglang_operator.api import conditions
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.cli import texts
-from sglang_operator.picture import ages
-from sglang_operator.picture import texts as picture_texts
-from sglang_operator.picture.scene import SeenPool
 from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.pool import Pool, Refused
+from sglang_operator.view import ages
+from sglang_operator.view import texts as view_texts
+from sglang_operator.view.cluster_view import PoolView
 
 # A pool that nobody looked at for so long has no operator.
 UNSEEN_SECONDS = 15.0
@@ -45,14 +45,14 @@ class Verdict:
         }
 
 
-def verdicts(pool: SeenPool, now: float) -> list[Verdict]:
+def verdicts(pool: PoolView, now: float) -> list[Verdict]:
     """Everything there is to say, the worst first."""
     found = list(_found(pool, now))
     order = list(Level)
     return sorted(found, key=lambda verdict: order.index(verdict.level))
 
 
-def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
+def _found(pool: PoolView, now: float) -> Iterator[Verdict]:
     if pool.record.metadata.deletion_timestamp is not None:
         what = texts.DELETING.format(held=operator_texts.held(pool.record.metadata.finalizers))
         yield Verdict(level=Level.WORKING, reason="Deleting", what=what)
@@ -65,7 +65,7 @@ def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
                 what=str(problem),
                 do=texts.DO_EDIT.format(name=pool.name, namespace=pool.namespace),
             )
-        yield from _left_running(pool)
+        yield from _of_refused_pool(pool)
     unseen = _unseen(pool, now)
     if unseen:
         yield unseen
@@ -77,7 +77,7 @@ def _found(pool: SeenPool, now: float) -> Iterator[Verdict]:
     yield from _warnings(pool)
 
 
-def _left_running(pool: SeenPool) -> Iterator[Verdict]:
+def _of_refused_pool(pool: PoolView) -> Iterator[Verdict]:
     """What a refused spec leaves as it is."""
     count = len(pool.plan.engines)
     if count:
@@ -85,7 +85,7 @@ def _left_running(pool: SeenPool) -> Iterator[Verdict]:
         yield Verdict(level=Level.NOTE, reason="SpecNotInForce", what=what)
 
 
-def _unseen(pool: SeenPool, now: float) -> Verdict | None:
+def _unseen(pool: PoolView, now: float) -> Verdict | None:
     """The operator has not looked at the spec as it is now."""
     if pool.observed:
         return None
@@ -94,13 +94,13 @@ def _unseen(pool: SeenPool, now: float) -> Verdict | None:
     generation = pool.record.metadata.generation
     return Verdict(
         level=Level.WORKING if young else Level.BROKEN,
-        reason=picture_texts.NOT_SEEN_YET,
+        reason=view_texts.NOT_SEEN_YET,
         what=texts.UNSEEN.format(generation=generation),
         do="" if young else texts.DO_DOCTOR,
     )
 
 
-def _condition(pool: SeenPool, now: float) -> Iterator[Verdict]:
+def _condition(pool: PoolView, now: float) -> Iterator[Verdict]:
     """What the operator says: at most one of Stalled and Reconciling, and Suspended."""
     stalled = pool.condition(conditions.STALLED)
     working = pool.condition(conditions.RECONCILING)
@@ -141,7 +141,7 @@ _NEXT = {
 }
 
 
-def _told(pool: SeenPool, condition: Any, level: Level, cause: str = "") -> Verdict:
+def _told(pool: PoolView, condition: Any, level: Level, cause: str = "") -> Verdict:
     template = _NEXT.get(condition["reason"], "")
     return Verdict(
         level=level,
@@ -151,7 +151,7 @@ def _told(pool: SeenPool, condition: Any, level: Level, cause: str = "") -> Verd
     )
 
 
-def _weights(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
+def _weights(pool: PoolView, planned: Pool) -> Iterator[Verdict]:
     """Engines that are up and kept from requests."""
     closed = pool.count(EngineState.UP)
     told = pool.condition(conditions.WEIGHTS_SYNCED)
@@ -177,7 +177,7 @@ def _weights(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
         )
 
 
-def _outdated(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
+def _outdated(pool: PoolView, planned: Pool) -> Iterator[Verdict]:
     old = sum(engine.outdated for engine in pool.plan.engines)
     if old and planned.spec.rollout.paused:
         yield Verdict(
@@ -191,13 +191,13 @@ def _outdated(pool: SeenPool, planned: Pool) -> Iterator[Verdict]:
 _TELLING = (conditions.STALLED, conditions.RECONCILING)
 
 
-def remembered(pool: SeenPool) -> list[Any]:
+def remembered(pool: PoolView) -> list[Any]:
     """The causes that the operator remembers, the latest first."""
     found: Sequence[Any] = pool.record.status.get("lastFailures", [])
     return sorted(found, key=lambda entry: str(entry["lastTime"]), reverse=True)
 
 
-def _told_of(pool: SeenPool) -> list[Any]:
+def _told_of(pool: PoolView) -> list[Any]:
     """Those of them that a condition tells, with their advice."""
     said = [pool.condition(type_) for type_ in _TELLING if pool.condition(type_)]
     return [entry for entry in remembered(pool) if any(_tells(each, entry) for each in said)]
@@ -214,7 +214,7 @@ def _tells(condition: Mapping[str, str], entry: Any) -> bool:
     )
 
 
-def _failures(pool: SeenPool, now: float) -> Iterator[Verdict]:
+def _failures(pool: PoolView, now: float) -> Iterator[Verdict]:
     """The causes that no condition tells of."""
     troubled = pool.count(EngineState.BACKOFF, EngineState.LOST) > 0
     told = _told_of(pool)
@@ -238,7 +238,7 @@ def _engines_and_age(entry: Any, text: str, now: float) -> str:
     return text.format(engines=told, age=age, message=entry["message"])
 
 
-def _warnings(pool: SeenPool) -> Iterator[Verdict]:
+def _warnings(pool: PoolView) -> Iterator[Verdict]:
     """What is odd about the spec, and what the operator saw of its engines beside."""
     told = set()
     if isinstance(pool.planned, Pool):

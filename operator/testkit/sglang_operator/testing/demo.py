@@ -19,11 +19,11 @@ from rich.text import Text
 
 from sglang_operator.api import conditions
 from sglang_operator.cluster import paths, wire
-from sglang_operator.picture import grid, text
-from sglang_operator.picture.scene import Node, Scene, SeenPool, scene
 from sglang_operator.testing import demo_engines, errors
 from sglang_operator.testing.controlplane import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator, manifests
+from sglang_operator.view import grid, text
+from sglang_operator.view.cluster_view import ClusterView, Node, PoolView, cluster_view
 
 NODES = "3x8"
 SAMPLE = "roll-guide.yaml"
@@ -68,7 +68,7 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-def _watch(plane: ControlPlane, console: Console, begun: float) -> Scene:
+def _watch(plane: ControlPlane, console: Console, begun: float) -> ClusterView:
     """Follow the pool until it is Ready; raises WaitTimeoutError with what is missing."""
     last = ""
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -88,13 +88,13 @@ def _watch(plane: ControlPlane, console: Console, begun: float) -> Scene:
             time.sleep(REFRESH_SECONDS)
 
 
-def _line(pool: SeenPool) -> str:
+def _line(pool: PoolView) -> str:
     ready = pool.condition(conditions.READY)
     told = f"{ready['reason']}: {ready['message']}" if ready else "the operator has yet to see it"
     return f"READY {pool.record.status.get('readySummary', '-')}  {told}"
 
 
-def _conclude(plane: ControlPlane, console: Console, seen: Scene, seconds: float) -> None:
+def _conclude(plane: ControlPlane, console: Console, seen: ClusterView, seconds: float) -> None:
     console.print(render(seen))
     console.print(f"[bold]Ready[/] after {seconds:.1f} s, as kubectl shows it:\n")
     wide = plane.kubectl("get", "sgi", "-o", "wide").stdout
@@ -135,12 +135,12 @@ def _stay(plane: ControlPlane, operator: InstalledOperator, console: Console) ->
 # --- looking
 
 
-def observe(plane: ControlPlane) -> Scene:
+def observe(plane: ControlPlane) -> ClusterView:
     """The pools of the namespace ``default``, their pods and all nodes."""
     pools = plane.api.get(paths.pools("default"))["items"]
     pods = plane.api.get(paths.pods("default"))["items"]
     nodes = plane.api.get(paths.NODES)["items"]
-    return scene(
+    return cluster_view(
         msgspec.json.decode(msgspec.json.encode(pools), type=list[wire.CustomResource]),
         msgspec.convert(pods, list[wire.Pod]),
         msgspec.convert(nodes, list[Node]),
@@ -151,14 +151,14 @@ def observe(plane: ControlPlane) -> Scene:
 # --- drawing
 
 
-def render(seen: Scene) -> Group:
+def render(seen: ClusterView) -> Group:
     """The map and the conditions."""
     pool = seen.pools[0]
     picture = grid.gpu_map(seen)
     return Group(text.render(picture, title=pool.name), _conditions_table(pool))
 
 
-def _conditions_table(pool: SeenPool) -> Table:
+def _conditions_table(pool: PoolView) -> Table:
     table = Table(box=None, padding=(0, 1))
     for column in ("condition", "", "reason", "message"):
         table.add_column(column, overflow="fold")

@@ -6,15 +6,15 @@ import pytest
 
 from sglang_operator.cli import status
 from sglang_operator.cli.cluster.verdict import Level, Verdict, verdicts
-from sglang_operator.picture import ages
-from sglang_operator.picture.scene import SeenPool
+from sglang_operator.view import ages
+from sglang_operator.view.cluster_view import PoolView
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.picture.world import World, guide, trouble
+from tests.unit.view.world import World, guide, trouble
 
 
-def _pool(world: World) -> SeenPool:
-    return world.scene().pools[0]
+def _pool(world: World) -> PoolView:
+    return world.cluster_view().pools[0]
 
 
 def _said(world: World, now: float = NOW) -> dict[str, Verdict]:
@@ -59,10 +59,10 @@ def test_engines_that_run_on_under_a_refused_spec_are_told():
     said = _said(world)["SpecNotInForce"]
     assert said.level is Level.NOTE
     assert said.what.startswith("engines that run on as they were: 13 (26 GPUs)")
-    shown = pictures.plain(status.render(world.scene(), NOW, detail=True))
+    shown = pictures.plain(status.render(world.cluster_view(), NOW, detail=True))
     assert "engines  13 of 2 GPUs: 10 in service, 2 up behind" in shown
     assert "GPUs     26/26 on 4 nodes" in shown
-    record = status.document(world.scene(), NOW)["pools"][0]
+    record = status.document(world.cluster_view(), NOW)["pools"][0]
     assert record["engines"] == {"InService": 10, "Up": 2, "Starting": 1}
     assert record["troubled"][0]["rank"] is None
 
@@ -111,7 +111,7 @@ def test_a_pool_on_its_way_out_says_only_that():
 
 
 def test_the_document_names_engines_that_do_not_answer():
-    record = status.document(trouble().scene(), NOW)["pools"][0]
+    record = status.document(trouble().cluster_view(), NOW)["pools"][0]
     assert record["engines"] == {"InService": 10, "Up": 2, "Starting": 1, "Backoff": 1}
     assert [engine["engine"] for engine in record["troubled"]] == ["g10-11", "g14-15"]
 
@@ -123,7 +123,7 @@ def test_engines_of_which_there_is_the_same_to_say_share_a_line():
         world.starting("actor-infer", pod["metadata"]["labels"]["sglang-operator.dev/engine"])
         container = {"name": "engine", "state": {"waiting": waiting}}
         pod["status"]["containerStatuses"] = [container]
-    shown = pictures.plain(status.render(world.scene(), NOW, detail=True), width=160)
+    shown = pictures.plain(status.render(world.cluster_view(), NOW, detail=True), width=160)
     assert shown.count("no such host") == 1
     assert "0-9   g0-1 and 9 more  0-19  Starting" in shown
 
@@ -243,7 +243,7 @@ def test_a_cause_is_told_once_and_when(trouble, number):
     for _ in range(2):
         world.observe()
     shown = " ".join(
-        pictures.plain(status.render(world.scene(), NOW, detail=True), width=400).split()
+        pictures.plain(status.render(world.cluster_view(), NOW, detail=True), width=400).split()
     )
     assert shown.count(words) == 1, shown
     if trouble != "no GPUs":

@@ -8,11 +8,11 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from rich.console import Console
 
-from sglang_operator.picture import colours, page, svg, text
-from sglang_operator.picture.grid import STATES
 from sglang_operator.planner.engines import EngineState
+from sglang_operator.view import colours, page, svg, text
+from sglang_operator.view.grid import STATES
 from tests.golden import pictures
-from tests.unit.picture import world
+from tests.unit.view import world
 
 SVG = "{http://www.w3.org/2000/svg}"
 PICTURES = pictures.pictures()
@@ -49,8 +49,8 @@ def test_an_svg_brings_nothing_with_it():
 def test_text_of_the_cluster_is_escaped():
     bad = '<script>alert(1)</script>&"\x1b[31m\x00'
     picture = world.trouble().map()
-    tenants = tuple(dataclasses.replace(t, why=bad, node="") for t in picture.tenants)
-    picture = dataclasses.replace(picture, tenants=tenants, notes=(bad,))
+    engine_cells = tuple(dataclasses.replace(t, why=bad, node="") for t in picture.engine_cells)
+    picture = dataclasses.replace(picture, engine_cells=engine_cells, notes=(bad,))
     for drawn in (
         svg.render(picture, title=bad),
         page.render(picture, title=bad, when=bad),
@@ -95,14 +95,16 @@ def test_letters_can_be_read_on_their_colour(hue):
 
 def test_neighbouring_engines_differ_in_colour():
     picture = world.guide().map()
-    fills = [colours.fill(tenant, picture) for tenant in picture.tenants]
+    fills = [colours.fill(engine_cell, picture) for engine_cell in picture.engine_cells]
     assert all(a != b for a, b in itertools.pairwise(fills))
 
 
 def test_pools_differ_in_colour_where_there_are_several():
     picture = world.trouble().map()
     hues = {
-        tenant.pool: colours.fill(tenant, picture) for tenant in picture.tenants if tenant.rank == 0
+        engine_cell.pool: colours.fill(engine_cell, picture)
+        for engine_cell in picture.engine_cells
+        if engine_cell.rank == 0
     }
     assert len({*hues.values()}) == 2
 

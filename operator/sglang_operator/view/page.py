@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from html import escape
 
 from sglang_operator.api.bounds import printable
-from sglang_operator.picture import colours, svg
-from sglang_operator.picture.grid import Map, Tenant
+from sglang_operator.view import colours, svg
+from sglang_operator.view.grid import EngineCell, Map
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -24,7 +24,7 @@ _COLUMNS = ("", "pool", "rank", "engine", "GPU ids", "state", "node", "pod", "")
 
 def render(picture: Map, *, title: str, when: str) -> str:
     """The document; ``when`` is the time at which it was true."""
-    rows = "\n".join(_row(tenant, picture) for tenant in picture.tenants)
+    rows = "\n".join(_row(engine_cell, picture) for engine_cell in picture.engine_cells)
     head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
     return (
         "<!doctype html>\n"
@@ -38,26 +38,26 @@ def render(picture: Map, *, title: str, when: str) -> str:
     )
 
 
-def _row(tenant: Tenant, picture: Map) -> str:
-    cells = "".join(_cells(tenant, picture))
+def _row(engine_cell: EngineCell, picture: Map) -> str:
+    cells = "".join(_cells(engine_cell, picture))
     return f"<tr>{cells}</tr>"
 
 
-def _cells(tenant: Tenant, picture: Map) -> Iterator[str]:
-    fill = colours.fill(tenant, picture)
+def _cells(engine_cell: EngineCell, picture: Map) -> Iterator[str]:
+    fill = colours.fill(engine_cell, picture)
     yield (
         f'<td><span class="letter" style="background:{fill};color:{colours.ink(fill)}">'
-        f"{tenant.letter}</span></td>"
+        f"{engine_cell.letter}</span></td>"
     )
-    yield f"<td>{_safe(picture.pools[tenant.pool].name)}</td>"
-    yield f'<td class="n">{tenant.rank if tenant.ranked else "-"}</td>'
+    yield f"<td>{_safe(picture.pools[engine_cell.pool].name)}</td>"
+    yield f'<td class="n">{engine_cell.rank if engine_cell.ranked else "-"}</td>'
     for text in (
-        tenant.engine,
-        tenant.ids,
-        f"{tenant.badge} {tenant.words}".strip(),
-        tenant.node,
-        tenant.pod,
-        tenant.why,
+        engine_cell.engine,
+        engine_cell.ids,
+        f"{engine_cell.badge} {engine_cell.words}".strip(),
+        engine_cell.node,
+        engine_cell.pod,
+        engine_cell.why,
     ):
         yield f"<td>{_safe(text)}</td>"
 

@@ -1,4 +1,4 @@
-"""A scene: pools and nodes as they are, seen with the operator's own eyes.
+"""A view of a cluster: pools and nodes as they are, seen with the operator's own eyes.
 
 The objects are decoded and judged by the code that the operator runs, so what is shown here is
 what it would decide, also while it is away.
@@ -12,12 +12,12 @@ import msgspec
 from sglang_operator.api import conditions, names
 from sglang_operator.clocks import Moment
 from sglang_operator.cluster import sightings, wire
-from sglang_operator.picture import left_running
 from sglang_operator.planner import plan as plans
 from sglang_operator.planner.engines import EngineState
 from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
 from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
+from sglang_operator.view import refused_pool
 
 DEFAULT_RESOURCE = "nvidia.com/gpu"
 
@@ -46,7 +46,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenPool:
+class PoolView:
     """One pool and its pods."""
 
     record: wire.CustomResource
@@ -88,7 +88,7 @@ class SeenPool:
         """GPUs of one engine."""
         if isinstance(self.planned, Pool):
             return self.planned.gpus
-        return left_running.gpus(self.pods, self.status)
+        return refused_pool.gpus(self.pods, self.status)
 
     @property
     def desired(self) -> int:
@@ -141,10 +141,10 @@ class Leader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class ClusterView:
     """Pools by namespace and name, and the nodes; None where nodes may not be seen."""
 
-    pools: tuple[SeenPool, ...]
+    pools: tuple[PoolView, ...]
     nodes: tuple[Node, ...] | None
     notes: tuple[str, ...] = field(default=())  # what could not be seen
     holders: tuple[Leader, ...] | None = None  # None: not looked for, or not to be seen
@@ -157,7 +157,7 @@ class Scene:
         return tuple(holder for holder in self.holders if not holder.stopped)
 
 
-def scene(
+def cluster_view(
     records: Iterable[wire.CustomResource],
     pods: Iterable[wire.Pod],
     nodes: Sequence[Node] | None,
@@ -165,8 +165,8 @@ def scene(
     now: float,
     notes: Sequence[str] = (),
     holders: Sequence[Leader] | None = None,
-) -> Scene:
-    """The scene at this time (seconds since the epoch)."""
+) -> ClusterView:
+    """The cluster as it is at this time (seconds since the epoch)."""
     by_pool: dict[str, list[ObservedPod]] = {}
     for pod in pods:
         controller = pod.metadata.controller
@@ -175,7 +175,7 @@ def scene(
             by_pool.setdefault(controller.uid, []).append(seen_pod)
     observed = _observed_nodes(nodes)
     seen = [_pool(record, by_pool, observed, now) for record in records]
-    return Scene(
+    return ClusterView(
         pools=tuple(sorted(seen, key=lambda pool: (pool.namespace, pool.name))),
         nodes=None if nodes is None else tuple(sorted(nodes, key=_by_number)),
         notes=tuple(notes),
@@ -188,7 +188,7 @@ def _pool(
     by_pool: Mapping[str, Sequence[ObservedPod]],
     nodes: Mapping[str, ObservedNode] | None,
     now: float,
-) -> SeenPool:
+) -> PoolView:
     meta = record.metadata
     owner = Owner(
         name=meta.name,
@@ -201,8 +201,8 @@ def _pool(
     if isinstance(planned, Pool):
         plan = plans.plan(planned, Observed(pods=pods, nodes=nodes), now)
     else:
-        plan = Plan(engines=tuple(left_running.engines(pods, nodes, now)))
-    return SeenPool(record=record, planned=planned, pods=pods, plan=plan)
+        plan = Plan(engines=tuple(refused_pool.engines(pods, nodes, now)))
+    return PoolView(record=record, planned=planned, pods=pods, plan=plan)
 
 
 def _observed_nodes(nodes: Sequence[Node] | None) -> dict[str, ObservedNode] | None:

@@ -4,19 +4,19 @@ The hues are Okabe and Ito's ("Color Universal Design", 2008).  One pool: neighb
 different hues.  Several: a hue for each pool, and two tones that its engines take in turn.
 """
 
-from sglang_operator.picture.grid import Map, Tenant
+from sglang_operator.view.grid import EngineCell, Map
 
 HUES = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#999999")
 INK, PAPER = "#0d1117", "#ffffff"
 _LIGHTER = 0.45
 
 
-def fill(tenant: Tenant, picture: Map) -> str:
+def fill(engine_cell: EngineCell, picture: Map) -> str:
     """The colour of an engine's cells, as #rrggbb."""
     if len(picture.pools) == 1:
-        return HUES[tenant.rank % len(HUES)]
-    hue = HUES[tenant.pool % len(HUES)]
-    return hue if tenant.rank % 2 == 0 else lighter(hue, _LIGHTER)
+        return HUES[engine_cell.rank % len(HUES)]
+    hue = HUES[engine_cell.pool % len(HUES)]
+    return hue if engine_cell.rank % 2 == 0 else lighter(hue, _LIGHTER)
 
 
 def pool(index: int, picture: Map) -> str | None:

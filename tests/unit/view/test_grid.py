@@ -5,18 +5,20 @@ import copy
 import pytest
 
 from sglang_operator.cli import status
-from sglang_operator.picture import grid, svg, text, texts
-from sglang_operator.picture.grid import MAX_EMPTY_ROWS, Map
 from sglang_operator.planner.engines import EngineState
+from sglang_operator.view import grid, svg, text, texts
+from sglang_operator.view.grid import MAX_EMPTY_ROWS, Map
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.picture.world import TIME, World, guide, trouble
+from tests.unit.view.world import TIME, World, guide, trouble
 
 
 def _letters(picture: Map, number: int = 0) -> dict[str, str]:
     """The letters of each row of a grid; · for a free GPU."""
     return {
-        row.name: " ".join("/".join(t.letter for t in cell.tenants) or "·" for cell in row.cells)
+        row.name: " ".join(
+            "/".join(t.letter for t in cell.engine_cells) or "·" for cell in row.cells
+        )
         for row in picture.grids[number].rows
     }
 
@@ -74,15 +76,15 @@ def test_pools_of_different_namespaces_share_nothing():
 def test_engines_without_a_node_are_listed_with_the_reason():
     world = World(nodes=2)
     world.pool()
-    homeless = world.map().homeless
-    assert [tenant.letter for tenant in homeless] == ["I", "J", "K", "L"]
-    assert homeless[0].state is EngineState.PENDING
-    assert "Insufficient nvidia.com/gpu" in homeless[0].why
+    unplaced = world.map().unplaced
+    assert [engine_cell.letter for engine_cell in unplaced] == ["I", "J", "K", "L"]
+    assert unplaced[0].state is EngineState.PENDING
+    assert "Insufficient nvidia.com/gpu" in unplaced[0].why
 
 
 def test_without_access_to_nodes_only_what_is_held_is_shown():
     world = guide()
-    picture = grid.gpu_map(world.scene(nodes=False))
+    picture = grid.gpu_map(world.cluster_view(nodes=False))
     assert _letters(picture)["gpu-node-0"] == "A A B B C C D D"
     assert picture.grids[0].note == texts.MAP_COUNTED_NO_NODES
     assert picture.grids[0].rows[0].tally == "8/?"
@@ -108,7 +110,7 @@ def test_a_refused_pool_without_pods_is_in_the_legend_only():
     world.pods.clear()
     world.pools[0]["spec"]["num_gpus_per_worker"] = 5
     picture = world.map()
-    assert not picture.tenants
+    assert not picture.engine_cells
     assert [pool.name for pool in picture.pools] == ["actor-infer"]
 
 
@@ -120,10 +122,12 @@ def test_engines_that_run_on_under_a_refused_spec_keep_their_gpus_on_the_map():
     assert [_letters(picture, number) for number in (0, 1)] == [
         _letters(before, number) for number in (0, 1)
     ]
-    assert [tenant.state for tenant in picture.tenants] == [EngineState.UP] * 12
+    assert [engine_cell.state for engine_cell in picture.engine_cells] == [EngineState.UP] * 12
     legend = picture.pools[0]
     assert (legend.ready, legend.synced, legend.gpus) == ("12/12", "0/12", 24)
-    assert {(tenant.known_rank, tenant.gpus) for tenant in picture.tenants} == {(None, 2)}
+    assert {(engine_cell.known_rank, engine_cell.gpus) for engine_cell in picture.engine_cells} == {
+        (None, 2)
+    }
 
 
 def test_without_a_mapping_the_last_accepted_spec_tells_the_gpus_of_a_refused_pools_engines():
@@ -136,7 +140,7 @@ def test_without_a_mapping_the_last_accepted_spec_tells_the_gpus_of_a_refused_po
     world.pools[0]["spec"]["replicas"] = -1
     picture = world.map()
     assert _letters(picture)["gpu-node-0"] == "A A B B C C D D"
-    assert [tenant.engine for tenant in picture.tenants] == ["r0", "r1", "r2", "r3"]
+    assert [engine_cell.engine for engine_cell in picture.engine_cells] == ["r0", "r1", "r2", "r3"]
     assert picture.pools[0].ready == "4/5"
 
 
@@ -152,8 +156,8 @@ def test_a_thousand_engines_are_drawn():
     world = World(nodes=250)
     world.pool(device_mapping="list(range(0,2000))")
     picture = world.map(ids=True)
-    assert len(picture.tenants) == 1000
-    assert picture.tenants[-1].letter == "ALL"
+    assert len(picture.engine_cells) == 1000
+    assert picture.engine_cells[-1].letter == "ALL"
 
 
 def test_the_document_is_plain():
@@ -169,7 +173,7 @@ def test_an_engine_that_is_being_replaced_is_still_on_its_node():
     world.leave("actor-infer", "g2-3")
     picture = world.map()
     assert _letters(picture)["gpu-node-0"] == "A A C C D D B B"
-    (old,) = [tenant for tenant in picture.tenants if tenant.leaving]
+    (old,) = [engine_cell for engine_cell in picture.engine_cells if engine_cell.leaving]
     assert (old.letter, old.engine, old.node) == ("B", "g2-3", "gpu-node-0")
     assert (old.badge, old.words) == ("↓", "on its way out")
     assert picture.pools[0].gpus == 24
@@ -207,5 +211,5 @@ def test_all_pictures_say_what_is_on_its_way_out():
     assert "B↓" in pictures.plain(text.render(picture))
     assert "↓ on its way out" in pictures.plain(text.render(picture))
     assert "on its way out" in svg.render(picture)
-    shown = pictures.plain(status.render(world.scene(), NOW, detail=True))
+    shown = pictures.plain(status.render(world.cluster_view(), NOW, detail=True))
     assert "1 on its way out" in shown

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api.bounds import printable
-from sglang_operator.picture import colours, texts
-from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
+from sglang_operator.view import colours, texts
+from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, Legend, Map, Row
 
-MAX_HOMELESS = 8
+MAX_UNPLACED = 8
 
 
 def render(picture: Map, *, title: str = "") -> RenderableType:
@@ -24,7 +24,7 @@ def render(picture: Map, *, title: str = "") -> RenderableType:
         parts.append(Padding(Text(grid.note, style="dim"), (0, 1), expand=False))
     parts.append(_legend(picture))
     parts += [
-        Padding(line, (0, 1), expand=False) for line in (*_stuck(picture), *_homeless(picture))
+        Padding(line, (0, 1), expand=False) for line in (*_stuck(picture), *_unplaced(picture))
     ]
     parts += [
         Padding(Text(f"note: {printable(note)}"), (0, 1), expand=False) for note in picture.notes
@@ -61,32 +61,34 @@ def _name(row: Row) -> Text:
 def _width(grid: Grid) -> int:
     """Characters that the longest label takes, one more at each side where there is room."""
     labels = (
-        "/".join(_label(t, cell) for t in cell.tenants) for row in grid.rows for cell in row.cells
+        "/".join(_label(t, cell) for t in cell.engine_cells)
+        for row in grid.rows
+        for cell in row.cells
     )
     longest = max(map(len, labels), default=1)
     return longest + 2 if longest < 4 else longest
 
 
 def _cell(cell: Cell, picture: Map, width: int) -> Text:
-    if not cell.tenants:
+    if not cell.engine_cells:
         return Text("·".center(width), style="dim")
     text = Text()
-    for number, tenant in enumerate(cell.tenants):
-        style = _style(tenant, picture)
+    for number, engine_cell in enumerate(cell.engine_cells):
+        style = _style(engine_cell, picture)
         text.append("/" if number else "", style=style)
-        text.append(_label(tenant, cell), style=style)
+        text.append(_label(engine_cell, cell), style=style)
     left = (width - len(text)) // 2
-    first, last = _style(cell.tenants[0], picture), _style(cell.tenants[-1], picture)
+    first, last = _style(cell.engine_cells[0], picture), _style(cell.engine_cells[-1], picture)
     return Text(" " * left, style=first) + text.append(" " * (width - len(text) - left), style=last)
 
 
-def _label(tenant: Tenant, cell: Cell) -> str:
+def _label(engine_cell: EngineCell, cell: Cell) -> str:
     """Its letter and sign; in a shared cell there is room for the letter only."""
-    return tenant.letter + (tenant.badge if len(cell.tenants) == 1 else "")
+    return engine_cell.letter + (engine_cell.badge if len(cell.engine_cells) == 1 else "")
 
 
-def _style(tenant: Tenant, picture: Map) -> Style:
-    fill = colours.fill(tenant, picture)
+def _style(engine_cell: EngineCell, picture: Map) -> Style:
+    fill = colours.fill(engine_cell, picture)
     return Style(color=colours.ink(fill), bgcolor=fill, bold=True)
 
 
@@ -119,7 +121,7 @@ def _pool(index: int, pool: Legend, picture: Map) -> Iterator[Text]:
 
 def _stuck(picture: Map) -> Iterator[Text]:
     """Engines that have a node and cannot start there, and why: a line for each reason."""
-    for group in picture.stuck[:MAX_HOMELESS]:
+    for group in picture.stuck[:MAX_UNPLACED]:
         first = group[0]
         line = Text().append(f" {first.letter}{first.badge} ", style=_style(first, picture))
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
@@ -127,13 +129,15 @@ def _stuck(picture: Map) -> Iterator[Text]:
         yield line.append(f": {printable(first.why)}")
 
 
-def _homeless(picture: Map) -> Iterator[Text]:
+def _unplaced(picture: Map) -> Iterator[Text]:
     """Engines that are nowhere, and why."""
-    found = picture.homeless
-    for tenant in found[:MAX_HOMELESS]:
-        name = picture.pools[tenant.pool].name
-        line = Text().append(f" {tenant.letter}{tenant.badge} ", style=_style(tenant, picture))
-        line.append(f" {name} {tenant.engine}, {tenant.gpus} GPUs: {tenant.words}")
-        yield line.append(f": {printable(tenant.why)}" if tenant.why else "")
-    if len(found) > MAX_HOMELESS:
-        yield Text(texts.MAP_MORE_HOMELESS.format(count=len(found) - MAX_HOMELESS))
+    found = picture.unplaced
+    for engine_cell in found[:MAX_UNPLACED]:
+        name = picture.pools[engine_cell.pool].name
+        line = Text().append(
+            f" {engine_cell.letter}{engine_cell.badge} ", style=_style(engine_cell, picture)
+        )
+        line.append(f" {name} {engine_cell.engine}, {engine_cell.gpus} GPUs: {engine_cell.words}")
+        yield line.append(f": {printable(engine_cell.why)}" if engine_cell.why else "")
+    if len(found) > MAX_UNPLACED:
+        yield Text(texts.MAP_MORE_UNPLACED.format(count=len(found) - MAX_UNPLACED))

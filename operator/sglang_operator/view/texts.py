@@ -20,4 +20,4 @@ MAP_OVERLAP = (
 MAP_EMPTY = "no node has GPUs, and no engine has a node"
 MAP_FREE = "· a GPU that no pool has"
 MAP_STUCK = "cannot start"
-MAP_MORE_HOMELESS = "and {count} more engines without a node"
+MAP_MORE_UNPLACED = "and {count} more engines without a node"

@@ -8,9 +8,9 @@ import msgspec
 from sglang_operator import status
 from sglang_operator.api import names
 from sglang_operator.cluster import wire
-from sglang_operator.picture import grid
-from sglang_operator.picture.scene import Leader, Node, Scene, scene
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from sglang_operator.view import grid
+from sglang_operator.view.cluster_view import ClusterView, Leader, Node, cluster_view
 from tests.builders import NOW, guide_spec, weighed
 
 TIME = "2027-01-15T08:00:00Z"
@@ -156,15 +156,15 @@ class World:
         for condition in self.find(pool, group)["status"]["conditions"]:
             condition["status"] = said.get(condition["type"], condition["status"])
 
-    def scene(
+    def cluster_view(
         self,
         *,
         nodes: bool = True,
         now: float = NOW,
         notes: Sequence[str] = (),
         holders: Sequence[Leader] | None = None,
-    ) -> Scene:
-        return scene(
+    ) -> ClusterView:
+        return cluster_view(
             msgspec.json.decode(msgspec.json.encode(self.pools), type=list[wire.CustomResource]),
             msgspec.convert(self.pods, list[wire.Pod]),
             msgspec.convert(self.nodes, list[Node]) if nodes else None,
@@ -176,7 +176,7 @@ class World:
     def observe(self, now: float = NOW) -> None:
         """Let the operator's own code write every status."""
         by_name = {pool["metadata"]["name"]: pool for pool in self.pools}
-        for seen in self.scene(now=now).pools:
+        for seen in self.cluster_view(now=now).pools:
             assert isinstance(seen.planned, Pool)
             raw = by_name[seen.name]
             raw["status"] = status.compute(
@@ -190,7 +190,7 @@ class World:
             )
 
     def map(self, **options: Any) -> grid.Map:
-        return grid.gpu_map(self.scene(), **options)
+        return grid.gpu_map(self.cluster_view(), **options)
 
 
 def guide() -> World:

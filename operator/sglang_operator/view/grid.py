@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from sglang_operator.api.spec import PoolSpec
-from sglang_operator.picture import texts
-from sglang_operator.picture.scene import DEFAULT_RESOURCE, Node, Scene, SeenPool
 from sglang_operator.planner.engines import EngineState, EngineStatus
 from sglang_operator.planner.observed import ObservedPod
 from sglang_operator.planner.pool import Pool
 from sglang_operator.roll import device_mapping
+from sglang_operator.view import texts
+from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, Node, PoolView
 
 MAX_EMPTY_ROWS = 16
 
@@ -41,7 +41,7 @@ LEAVING = ("↓", "on its way out")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tenant:
+class EngineCell:
     """One engine, as it is drawn."""
 
     letter: str
@@ -95,7 +95,7 @@ class Legend:
 class Cell:
     """One GPU: who has it (several: it is named twice), and its global id where it is known."""
 
-    tenants: tuple[Tenant, ...] = ()
+    engine_cells: tuple[EngineCell, ...] = ()
     caption: str = ""
 
 
@@ -125,55 +125,59 @@ class Map:
     """Everything a renderer needs."""
 
     pools: tuple[Legend, ...]
-    tenants: tuple[Tenant, ...]
+    engine_cells: tuple[EngineCell, ...]
     grids: tuple[Grid, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def states(self) -> list[EngineState]:
         """The states that occur, in the order of the table."""
-        found = {tenant.state for tenant in self.tenants if not tenant.leaving}
+        found = {engine_cell.state for engine_cell in self.engine_cells if not engine_cell.leaving}
         return [state for state in STATES if state in found]
 
     @property
     def leaving(self) -> bool:
         """Whether pods on their way out are drawn."""
-        return any(tenant.leaving for tenant in self.tenants)
+        return any(engine_cell.leaving for engine_cell in self.engine_cells)
 
     @property
-    def stuck(self) -> list[list[Tenant]]:
+    def stuck(self) -> list[list[EngineCell]]:
         """Engines with a node whose containers cannot be started, together with those alike."""
-        groups: dict[tuple[int, str], list[Tenant]] = {}
-        for tenant in self.tenants:
-            cannot = tenant.state is EngineState.STARTING and tenant.why not in _ON_THE_WAY
-            if tenant.node and cannot:
-                groups.setdefault((tenant.pool, tenant.why), []).append(tenant)
+        groups: dict[tuple[int, str], list[EngineCell]] = {}
+        for engine_cell in self.engine_cells:
+            cannot = (
+                engine_cell.state is EngineState.STARTING and engine_cell.why not in _ON_THE_WAY
+            )
+            if engine_cell.node and cannot:
+                groups.setdefault((engine_cell.pool, engine_cell.why), []).append(engine_cell)
         return list(groups.values())
 
     @property
-    def homeless(self) -> list[Tenant]:
+    def unplaced(self) -> list[EngineCell]:
         """Engines without a node."""
-        return [tenant for tenant in self.tenants if not tenant.node]
+        return [engine_cell for engine_cell in self.engine_cells if not engine_cell.node]
 
 
-def gpu_map(scene: Scene, *, nodes: bool = True, ids: bool | None = None) -> Map:
+def gpu_map(cluster_view: ClusterView, *, nodes: bool = True, ids: bool | None = None) -> Map:
     """The map of these pools.
 
     ``ids`` adds the picture of the mappings; None: where it says more than the nodes do, which is
     when pools share ids.
     """
-    tenants = list(_tenants(scene.pools))
-    shared = list(_overlaps(scene.pools))
+    engine_cells = list(_engine_cells(cluster_view.pools))
+    shared = list(_overlaps(cluster_view.pools))
     grids = []
     if nodes:
-        grids.append(_nodes_grid(scene, tenants))
+        grids.append(_nodes_grid(cluster_view, engine_cells))
     if ids or (ids is None and shared):
-        grids += _ids_grids(scene.pools, tenants)
+        grids += _ids_grids(cluster_view.pools, engine_cells)
     return Map(
-        pools=tuple(_legend(index, pool, tenants) for index, pool in enumerate(scene.pools)),
-        tenants=tuple(tenants),
+        pools=tuple(
+            _legend(index, pool, engine_cells) for index, pool in enumerate(cluster_view.pools)
+        ),
+        engine_cells=tuple(engine_cells),
         grids=tuple(grids),
-        notes=(*shared, *scene.notes),
+        notes=(*shared, *cluster_view.notes),
     )
 
 
@@ -190,13 +194,13 @@ def letters(number: int) -> str:
     return text
 
 
-def _tenants(pools: Sequence[SeenPool]) -> Iterator[Tenant]:
+def _engine_cells(pools: Sequence[PoolView]) -> Iterator[EngineCell]:
     number = 0
     for index, pool in enumerate(pools):
         own: dict[str, str] = {}
         for engine in pool.plan.engines:
             own[engine.group] = letters(number)
-            yield _tenant(letters(number), index, pool, engine)
+            yield _engine_cell(letters(number), index, pool, engine)
             number += 1
         for pod in sorted(pool.leaving, key=lambda pod: (pod.devices, pod.name)):
             letter = own.get(pod.group)
@@ -205,8 +209,8 @@ def _tenants(pools: Sequence[SeenPool]) -> Iterator[Tenant]:
             yield _leaving(letter, index, pool, pod)
 
 
-def _tenant(letter: str, index: int, pool: SeenPool, engine: EngineStatus) -> Tenant:
-    return Tenant(
+def _engine_cell(letter: str, index: int, pool: PoolView, engine: EngineStatus) -> EngineCell:
+    return EngineCell(
         letter=letter,
         pool=index,
         engine=engine.group,
@@ -221,9 +225,9 @@ def _tenant(letter: str, index: int, pool: SeenPool, engine: EngineStatus) -> Te
     )
 
 
-def _leaving(letter: str, index: int, pool: SeenPool, pod: ObservedPod) -> Tenant:
+def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> EngineCell:
     rank = next((e.rank for e in pool.plan.engines if e.group == pod.group), None)
-    return Tenant(
+    return EngineCell(
         letter=letter,
         pool=index,
         engine=pod.group,
@@ -239,8 +243,12 @@ def _leaving(letter: str, index: int, pool: SeenPool, pod: ObservedPod) -> Tenan
     )
 
 
-def _legend(index: int, pool: SeenPool, tenants: Iterable[Tenant]) -> Legend:
-    own = [tenant for tenant in tenants if tenant.pool == index and not tenant.leaving]
+def _legend(index: int, pool: PoolView, engine_cells: Iterable[EngineCell]) -> Legend:
+    own = [
+        engine_cell
+        for engine_cell in engine_cells
+        if engine_cell.pool == index and not engine_cell.leaving
+    ]
     reason = pool.condition("Ready").get("reason", "") if pool.observed else ""
     mode = pool.planned.spec.placement.mode.value if isinstance(pool.planned, Pool) else ""
     up = pool.count(EngineState.UP, EngineState.IN_SERVICE)
@@ -249,8 +257,8 @@ def _legend(index: int, pool: SeenPool, tenants: Iterable[Tenant]) -> Legend:
         namespace=pool.namespace,
         ready=f"{up}/{pool.desired}",
         synced=f"{sum(engine.reachable for engine in pool.plan.engines)}/{pool.desired}",
-        gpus=sum(tenant.gpus for tenant in own),
-        letters=_span([tenant.letter for tenant in own]),
+        gpus=sum(engine_cell.gpus for engine_cell in own),
+        letters=_span([engine_cell.letter for engine_cell in own]),
         reason=reason or texts.NOT_SEEN_YET,
         good=pool.ready,
         mode=mode,
@@ -266,20 +274,20 @@ def _span(found: Sequence[str]) -> str:
 # --- where the engines are
 
 
-def _nodes_grid(scene: Scene, tenants: Sequence[Tenant]) -> Grid:
-    held: defaultdict[str, list[Tenant]] = defaultdict(list)
-    for tenant in tenants:
-        if tenant.node:
-            held[tenant.node].append(tenant)
+def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -> Grid:
+    held: defaultdict[str, list[EngineCell]] = defaultdict(list)
+    for engine_cell in engine_cells:
+        if engine_cell.node:
+            held[engine_cell.node].append(engine_cell)
     resources = {
         pool.planned.spec.placement.resource_name
-        for pool in scene.pools
+        for pool in cluster_view.pools
         if isinstance(pool.planned, Pool)
     } or {DEFAULT_RESOURCE}
-    if scene.nodes is None:
+    if cluster_view.nodes is None:
         rows = [_node_row(name, None, found, 0) for name, found in sorted(held.items())]
     else:
-        known = {node.metadata.name: node for node in scene.nodes}
+        known = {node.metadata.name: node for node in cluster_view.nodes}
         capacity = {
             name: max(node.gpus(resource) for resource in resources) for name, node in known.items()
         }
@@ -289,12 +297,14 @@ def _nodes_grid(scene: Scene, tenants: Sequence[Tenant]) -> Grid:
             _node_row(name, known.get(name), held[name], capacity.get(name, 0)) for name in wanted
         ]
     rows, hidden = _without_most_empty(rows)
-    note = texts.MAP_COUNTED if scene.nodes is not None else texts.MAP_COUNTED_NO_NODES
+    note = texts.MAP_COUNTED if cluster_view.nodes is not None else texts.MAP_COUNTED_NO_NODES
     return Grid(title=texts.MAP_NODES, note=note, rows=tuple(rows), hidden=hidden)
 
 
-def _node_row(name: str, node: Node | None, found: Sequence[Tenant], gpus: int) -> Row:
-    cells = [Cell(tenants=(tenant,)) for tenant in found for _ in range(tenant.gpus)]
+def _node_row(name: str, node: Node | None, found: Sequence[EngineCell], gpus: int) -> Row:
+    cells = [
+        Cell(engine_cells=(engine_cell,)) for engine_cell in found for _ in range(engine_cell.gpus)
+    ]
     held = len(cells)
     cells += [Cell()] * (gpus - held)
     return Row(name=name, cells=tuple(cells), flag=_flag(node), tally=f"{held}/{gpus or '?'}")
@@ -311,7 +321,7 @@ def _flag(node: Node | None) -> str:
 
 def _without_most_empty(rows: Sequence[Row]) -> tuple[list[Row], str]:
     """All rows with engines, and some of the others."""
-    empty = [row for row in rows if not any(cell.tenants for cell in row.cells)]
+    empty = [row for row in rows if not any(cell.engine_cells for cell in row.cells)]
     left_out = empty[MAX_EMPTY_ROWS:]
     if not left_out:
         return list(rows), ""
@@ -324,9 +334,13 @@ def _without_most_empty(rows: Sequence[Row]) -> tuple[list[Row], str]:
 # --- what the mappings name
 
 
-def _ids_grids(pools: Sequence[SeenPool], tenants: Sequence[Tenant]) -> Iterator[Grid]:
+def _ids_grids(pools: Sequence[PoolView], engine_cells: Sequence[EngineCell]) -> Iterator[Grid]:
     """One for each namespace: ids of different trainers have nothing to do with each other."""
-    mapped = [(tenant, pools[tenant.pool]) for tenant in tenants if tenant.devices]
+    mapped = [
+        (engine_cell, pools[engine_cell.pool])
+        for engine_cell in engine_cells
+        if engine_cell.devices
+    ]
     by_namespace = groupby(mapped, key=lambda found: found[1].namespace)
     several = len({pool.namespace for _, pool in mapped}) > 1
     for namespace, group in by_namespace:
@@ -335,17 +349,17 @@ def _ids_grids(pools: Sequence[SeenPool], tenants: Sequence[Tenant]) -> Iterator
         yield _ids_grid(texts.MAP_IDS + where, found)
 
 
-def _ids_grid(title: str, found: Sequence[tuple[Tenant, SeenPool]]) -> Grid:
-    owners: defaultdict[int, list[Tenant]] = defaultdict(list)
+def _ids_grid(title: str, found: Sequence[tuple[EngineCell, PoolView]]) -> Grid:
+    owners: defaultdict[int, list[EngineCell]] = defaultdict(list)
     per_node = 1
-    for tenant, pool in found:
+    for engine_cell, pool in found:
         per_node = max(per_node, _per_node(pool))
-        for device in tenant.devices:
-            owners[device].append(tenant)
+        for device in engine_cell.devices:
+            owners[device].append(engine_cell)
     rows = []
     for rank in range(max(owners) // per_node + 1):
         ids = range(rank * per_node, (rank + 1) * per_node)
-        cells = tuple(Cell(tenants=tuple(owners.get(i, ())), caption=str(i)) for i in ids)
+        cells = tuple(Cell(engine_cells=tuple(owners.get(i, ())), caption=str(i)) for i in ids)
         rows.append(Row(name=f"node_rank {rank}", cells=cells))
     kept, hidden = _without_most_empty(rows)
     return Grid(
@@ -353,14 +367,14 @@ def _ids_grid(title: str, found: Sequence[tuple[Tenant, SeenPool]]) -> Grid:
     )
 
 
-def _per_node(pool: SeenPool) -> int:
+def _per_node(pool: PoolView) -> int:
     """GPUs that the pool counts on a node; of one that is refused, the usual number."""
     if isinstance(pool.planned, Pool):
         return pool.planned.spec.num_gpus_per_node
     return PoolSpec().num_gpus_per_node
 
 
-def _overlaps(pools: Sequence[SeenPool]) -> Iterator[str]:
+def _overlaps(pools: Sequence[PoolView]) -> Iterator[str]:
     """In words: the ids that two pools of a namespace both name."""
     mapped = [
         (pool, {device for engine in pool.planned.running for device in engine.devices})
@@ -396,19 +410,19 @@ def document(picture: Map) -> dict[str, object]:
         ],
         "engines": [
             {
-                "letter": tenant.letter,
-                "pool": picture.pools[tenant.pool].name,
-                "namespace": picture.pools[tenant.pool].namespace,
-                "engine": tenant.engine,
-                "rank": tenant.known_rank,
-                "devices": list(tenant.devices),
-                "gpus": tenant.gpus,
-                "state": "Leaving" if tenant.leaving else tenant.state.value,
-                "pod": tenant.pod or None,
-                "node": tenant.node or None,
-                "why": tenant.why or None,
+                "letter": engine_cell.letter,
+                "pool": picture.pools[engine_cell.pool].name,
+                "namespace": picture.pools[engine_cell.pool].namespace,
+                "engine": engine_cell.engine,
+                "rank": engine_cell.known_rank,
+                "devices": list(engine_cell.devices),
+                "gpus": engine_cell.gpus,
+                "state": "Leaving" if engine_cell.leaving else engine_cell.state.value,
+                "pod": engine_cell.pod or None,
+                "node": engine_cell.node or None,
+                "why": engine_cell.why or None,
             }
-            for tenant in picture.tenants
+            for engine_cell in picture.engine_cells
         ],
         "grids": [
             {
@@ -418,7 +432,9 @@ def document(picture: Map) -> dict[str, object]:
                     {
                         "name": row.name,
                         "flag": row.flag or None,
-                        "cells": ["/".join(t.letter for t in cell.tenants) for cell in row.cells],
+                        "cells": [
+                            "/".join(t.letter for t in cell.engine_cells) for cell in row.cells
+                        ],
                     }
                     for row in grid.rows
                 ],

@@ -5,9 +5,9 @@ from html import escape
 from itertools import groupby
 
 from sglang_operator.api.bounds import printable
-from sglang_operator.picture import colours, texts
-from sglang_operator.picture.grid import LEAVING, STATES, Cell, Grid, Legend, Map, Row, Tenant
 from sglang_operator.planner.engines import EngineState
+from sglang_operator.view import colours, texts
+from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, Legend, Map, Row
 
 SIZE, GAP = 46, 6  # of a cell, between cells
 MARGIN = 28
@@ -15,7 +15,7 @@ LINE = 20
 NAME_CHAR = 7.6  # an estimate of a character's width at 13 px
 TEXT_CHAR = 6.6  # at 12 px
 MIN_WIDTH = 640
-MAX_HOMELESS = 8
+MAX_UNPLACED = 8
 FONT = "ui-sans-serif, -apple-system, 'Segoe UI', Roboto, Helvetica, 'DejaVu Sans', sans-serif"
 MUTED, FRAME, EMPTY, ALARM = "#57606a", "#d0d7de", "#f6f8fa", "#cf222e"
 
@@ -95,13 +95,13 @@ class _Drawing:
         if row.flag:
             self._text(MARGIN, middle + 15, row.flag, size=11, colour=ALARM, weight=600)
         start = 0
-        for tenants, cells in groupby(row.cells, key=lambda cell: cell.tenants):
+        for engine_cells, cells in groupby(row.cells, key=lambda cell: cell.engine_cells):
             run = list(cells)
-            if not tenants:
+            if not engine_cells:
                 for offset, cell in enumerate(run):
                     self._free(start + offset, cell)
-            elif len(tenants) == 1:
-                self._engine(start, run, tenants[0])
+            elif len(engine_cells) == 1:
+                self._engine(start, run, engine_cells[0])
             else:
                 for offset, cell in enumerate(run):
                     self._split(start + offset, cell)
@@ -118,60 +118,60 @@ class _Drawing:
         )
         self._caption(x, cell)
 
-    def _engine(self, start: int, run: list[Cell], tenant: Tenant) -> None:
+    def _engine(self, start: int, run: list[Cell], engine_cell: EngineCell) -> None:
         """One engine's neighbouring cells as one shape, a letter in each."""
         x, width = self._x(start), len(run) * (SIZE + GAP) - GAP
-        fill = colours.fill(tenant, self.picture)
+        fill = colours.fill(engine_cell, self.picture)
         box = f'x="{x:.1f}" y="{self.y:.1f}" width="{width}" height="{SIZE}" rx="7"'
-        self.parts.append(f"<g><title>{escape(printable(self._tip(tenant)))}</title>")
-        if tenant.state in (*_SOLID, *_HATCHED):
+        self.parts.append(f"<g><title>{escape(printable(self._tip(engine_cell)))}</title>")
+        if engine_cell.state in (*_SOLID, *_HATCHED):
             self.parts.append(
                 f'<rect {box} fill="{fill}" stroke="{colours.INK}" stroke-opacity=".35"/>'
             )
         else:
-            edge = ALARM if tenant.state in _ALARMING else fill
+            edge = ALARM if engine_cell.state in _ALARMING else fill
             pale = colours.lighter(fill, 0.75)
             self.parts.append(
                 f'<rect {box} fill="{pale}" stroke="{edge}" stroke-width="2.5" '
                 'stroke-dasharray="6 4"/>'
             )
-        if tenant.state in _HATCHED:
+        if engine_cell.state in _HATCHED:
             self.parts.append(f'<rect {box} fill="url(#hatch)"/>')
-        ink = self._ink(tenant)
+        ink = self._ink(engine_cell)
         for offset, cell in enumerate(run):
             left = self._x(start + offset)
-            size = 19 if len(tenant.letter) < 3 else 14
+            size = 19 if len(engine_cell.letter) < 3 else 14
             self._text(
                 left + SIZE / 2,
                 self.y + SIZE / 2 + size * 0.36,
-                tenant.letter,
+                engine_cell.letter,
                 size=size,
                 weight=700,
                 colour=ink,
                 anchor="middle",
             )
             self._caption(left, cell, ink)
-        if tenant.badge:
-            self._badge(x + width - 5, self.y + 5, tenant)
+        if engine_cell.badge:
+            self._badge(x + width - 5, self.y + 5, engine_cell)
         self.parts.append("</g>")
 
     def _split(self, column: int, cell: Cell) -> None:
         """A cell that several engines name: two halves along the diagonal, more as stripes."""
-        x, count = self._x(column), len(cell.tenants)
+        x, count = self._x(column), len(cell.engine_cells)
         clip = f"c{len(self.parts)}"
-        tip = " | ".join(self._tip(tenant) for tenant in cell.tenants)
+        tip = " | ".join(self._tip(engine_cell) for engine_cell in cell.engine_cells)
         self.parts.append(
             f'<g><title>{escape(printable(tip))}</title><clipPath id="{clip}"><rect x="{x:.1f}" '
             f'y="{self.y:.1f}" width="{SIZE}" height="{SIZE}" rx="7"/></clipPath>'
         )
-        for number, tenant in enumerate(cell.tenants):
-            fill = colours.fill(tenant, self.picture)
+        for number, engine_cell in enumerate(cell.engine_cells):
+            fill = colours.fill(engine_cell, self.picture)
             points, (cx, cy) = _part(x, self.y, number, count)
             self.parts.append(
                 f'<polygon points="{points}" fill="{fill}" clip-path="url(#{clip})"/>'
             )
             self._text(
-                cx, cy + 5, tenant.letter, size=13, weight=700,
+                cx, cy + 5, engine_cell.letter, size=13, weight=700,
                 colour=colours.ink(fill), anchor="middle",
             )  # fmt: skip
         self.parts.append(
@@ -183,24 +183,24 @@ class _Drawing:
         if cell.caption:
             self._text(x + 5, self.y + 12, cell.caption, size=9, colour=colour)
 
-    def _badge(self, x: float, y: float, tenant: Tenant) -> None:
-        colour = ALARM if tenant.state in _ALARMING else colours.INK
+    def _badge(self, x: float, y: float, engine_cell: EngineCell) -> None:
+        colour = ALARM if engine_cell.state in _ALARMING else colours.INK
         self.parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="{colours.PAPER}" stroke="{colour}" '
             'stroke-width="1.6"/>'
         )
-        self._text(x, y + 4, tenant.badge, size=11, weight=700, colour=colour, anchor="middle")
+        self._text(x, y + 4, engine_cell.badge, size=11, weight=700, colour=colour, anchor="middle")
 
-    def _ink(self, tenant: Tenant) -> str:
-        fill = colours.fill(tenant, self.picture)
-        return colours.ink(fill) if tenant.state in (*_SOLID, *_HATCHED) else colours.INK
+    def _ink(self, engine_cell: EngineCell) -> str:
+        fill = colours.fill(engine_cell, self.picture)
+        return colours.ink(fill) if engine_cell.state in (*_SOLID, *_HATCHED) else colours.INK
 
-    def _tip(self, tenant: Tenant) -> str:
-        name = self.picture.pools[tenant.pool].name
-        ids = f", GPUs {tenant.ids}" if tenant.ids else ""
-        why = f": {tenant.why}" if tenant.why else ""
-        rank = f", rank {tenant.rank}" if tenant.ranked else ""
-        return f"{name} {tenant.engine}{rank}{ids}, {tenant.words}{why}"
+    def _tip(self, engine_cell: EngineCell) -> str:
+        name = self.picture.pools[engine_cell.pool].name
+        ids = f", GPUs {engine_cell.ids}" if engine_cell.ids else ""
+        why = f": {engine_cell.why}" if engine_cell.why else ""
+        rank = f", rank {engine_cell.rank}" if engine_cell.ranked else ""
+        return f"{name} {engine_cell.engine}{rank}{ids}, {engine_cell.words}{why}"
 
     # --- below the grids
 
@@ -267,13 +267,14 @@ class _Drawing:
         self._text(x + 28, self.y + 14.5, words, size=12, colour=MUTED)
 
     def _lines(self) -> Iterator[str]:
-        homeless = self.picture.homeless
-        for tenant in homeless[:MAX_HOMELESS]:
-            name = self.picture.pools[tenant.pool].name
-            why = f": {tenant.why}" if tenant.why else ""
-            yield f"{tenant.letter}{tenant.badge}  {name} {tenant.engine} {tenant.words}{why}"
-        if len(homeless) > MAX_HOMELESS:
-            yield texts.MAP_MORE_HOMELESS.format(count=len(homeless) - MAX_HOMELESS)
+        unplaced = self.picture.unplaced
+        for engine_cell in unplaced[:MAX_UNPLACED]:
+            name = self.picture.pools[engine_cell.pool].name
+            why = f": {engine_cell.why}" if engine_cell.why else ""
+            sign = f"{engine_cell.letter}{engine_cell.badge}"
+            yield f"{sign}  {name} {engine_cell.engine} {engine_cell.words}{why}"
+        if len(unplaced) > MAX_UNPLACED:
+            yield texts.MAP_MORE_UNPLACED.format(count=len(unplaced) - MAX_UNPLACED)
         yield from self.picture.notes
 
     # --- text
