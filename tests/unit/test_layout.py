@@ -42,7 +42,7 @@ LEAVES = ("cli", "client", "testing", "__main__")
 
 # Each of their modules has a test file of its name, at the same place below tests/unit, or a line
 # that says whose test covers it.  To hold another package to it, name it here.
-MIRRORED = ("cli",)
+MIRRORED = ("cli", "view")
 COVERED_BY = {
     "cli/check_files.py": "cli/test_lint.py",
     "cli/check_object.py": "cli/test_lint.py",
@@ -67,6 +67,14 @@ COVERED_BY = {
     "cli/yaml_tree/nodes.py": "cli/yaml_tree/test_emitting.py",
     "cli/yaml_tree/reading.py": "cli/test_lint.py",
     "cli/yaml_tree/scalars.py": "cli/pipeline/test_references.py",
+    "view/ages.py": "cli/cluster/test_verdict.py",
+    "view/cluster_view.py": "view/test_grid.py",
+    "view/colours.py": "view/test_pictures.py",
+    "view/page.py": "view/test_pictures.py",
+    "view/refused_pool.py": "cli/cluster/test_verdict.py",
+    "view/svg.py": "view/test_pictures.py",
+    "view/text.py": "view/test_pictures.py",
+    "view/texts.py": "test_texts.py",
 }
 
 IMPURE = frozenset(
