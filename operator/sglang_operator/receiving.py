@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 # Of all engines in one step of the loop: some milliseconds, whatever it is.
 STEP_BYTES = 2**14
@@ -22,6 +24,22 @@ WRAPPING_BYTES = 2**16
 
 class TooMuchError(OSError):
     """An engine sends more than its answer may have."""
+
+
+class Connector(aiohttp.TCPConnector):
+    """Keeps no connection on which something came that nobody asked for.
+
+    It would be taken for the answer to the next request.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 class Turns:

@@ -160,6 +160,5 @@ async def _grow(client: ApiClient, namespace: str, seen: Seen, count: int) -> No
 def _memory(plane: ControlPlane, operator: InstalledOperator, count: int, how: str) -> Figure:
     megabytes = plane.rss()[operator.name] / 1e6
     print(f"  {count} pods, {how}: {megabytes:.0f} MB", flush=True)
-    return Figure(
-        name=f"RSS at {count} pods, {how}", values=[megabytes], unit="MB", most=90 + 0.002 * count
-    )
+    most = 128 if count <= POOL else 160
+    return Figure(name=f"RSS at {count} pods, {how}", values=[megabytes], unit="MB", most=most)

@@ -13,7 +13,7 @@ from sglang_operator.api import bounds, redaction
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
-from sglang_operator.receiving import Turns, bounded
+from sglang_operator.receiving import Connector, Turns, bounded
 from sglang_operator.sending import Allowed, Body, impatient
 
 CONNECT_SECONDS = 5.0
@@ -181,7 +181,7 @@ class EngineCalls:
 def _session(most: int, turns: Turns) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
-        connector=aiohttp.TCPConnector(
+        connector=Connector(
             limit=0, keepalive_timeout=3, socket_factory=bounded(most, turns, impatient)
         ),
         headers={"Accept-Encoding": "identity"},

@@ -1,12 +1,10 @@
 """Requests to the API server: one ConfigMap and one Lease, as the trainer's Role allows."""
 
-import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
-
-import aiohttp
+from urllib.parse import urlencode
 
 from sglang_operator.api import names
 from sglang_operator.client import texts
@@ -14,11 +12,12 @@ from sglang_operator.client.credentials import Credentials
 from sglang_operator.client.errors import ClusterError, NotReady
 from sglang_operator.client.registry import Registry, parse
 from sglang_operator.cluster.authorization import Authorization
+from sglang_operator.cluster.transport import Response, Server, lines
 
 REQUEST_SECONDS = 10.0
 WATCH_SECONDS = 300
 IDLE_SECONDS = 60.0  # the API server sends a bookmark about once a minute
-MAX_EVENT = 4 << 20  # bytes; a ConfigMap has at most 1 MiB, and JSON in JSON grows
+MAX_ANSWER = 4 << 20  # bytes; a ConfigMap has at most 1 MiB, and JSON in JSON grows
 
 Json = dict[str, Any]
 
@@ -33,17 +32,21 @@ class Cluster:
         self.pool = pool
         self.registry_name = names.registry_name(pool)
         self.lease_name = names.weights_lease_name(pool)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=credentials.tls() if credentials.tls else True, limit=8
-            ),
+        self._server = Server(
+            credentials.server,
+            tls=credentials.tls and credentials.tls(),
             headers={"User-Agent": "sglang-operator-client", "Accept": "application/json"},
-            trust_env=False,
-            read_bufsize=MAX_EVENT,
+            limit=8,
+            tls_name=credentials.tls_server_name,
         )
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be asked any more."""
+        return self._server.closed
+
     async def close(self) -> None:
-        await self._session.close()
+        await self._server.close()
 
     async def registry(self) -> Registry:
         """The registry now.  Raises NotReady if there is none, ClusterError."""
@@ -83,35 +86,24 @@ class Cluster:
             "timeoutSeconds": str(WATCH_SECONDS),
             "allowWatchBookmarks": "true",
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=IDLE_SECONDS * 2)
-        url = self._credentials.server + path
+        target = f"{path}?{urlencode(params)}"
         try:
-            async with self._session.get(
-                url,
-                params=params,
-                headers=await self._headers(),
-                timeout=timeout,
-                allow_redirects=False,
-                server_hostname=self._credentials.tls_server_name,
-            ) as response:
-                if response.status >= 300:
-                    raise self._error("watch", response.status, await _said(response), path)
+            async with self._server.stream(
+                target, await self._headers(), idle=IDLE_SECONDS * 2
+            ) as (status, answered, chunks):
+                if status >= 300:
+                    body = b"".join([chunk async for chunk in chunks])
+                    raise self._error("watch", Response(status, answered, body), path)
                 if begins is not None:
                     begins()
-                connection = response.connection
-                try:
-                    async for line in response.content:
-                        event = json.loads(line)
-                        if event["type"] == "ERROR":
-                            status = event["object"]
-                            said = json.dumps(status)
-                            raise self._error("watch", status.get("code", 0), said, path)
-                        yield event
-                finally:
-                    # Left amid the stream, TLS would wait for the server's farewell.
-                    if connection is not None and connection.transport is not None:
-                        connection.transport.abort()
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+                async for line in lines(chunks, MAX_ANSWER):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        told = event["object"]
+                        answer = Response(told.get("code", 0), {}, json.dumps(told).encode())
+                        raise self._error("watch", answer, path)
+                    yield event
+        except (TimeoutError, OSError, ValueError) as error:
             raise self._unreachable(error) from error
 
     async def lease(self) -> Json:
@@ -157,37 +149,30 @@ class Cluster:
         return {"Authorization": authorization} if authorization else {}
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+        content = None if body is None else json.dumps(body).encode()
+        headers = await self._headers()
+        if content is not None:
+            headers["Content-Type"] = "application/json"
         try:
-            async with self._session.request(
-                method,
-                self._credentials.server + path,
-                json=body,
-                headers=await self._headers(),
-                timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=5),
-                allow_redirects=False,
-                server_hostname=self._credentials.tls_server_name,
-            ) as response:
-                text = await _said(response)
-                if response.status >= 300:
-                    raise self._error(method, response.status, text, path)
-                answer: Json = json.loads(text)
-                return answer
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            response = await self._server.request(
+                method, path, headers, content, REQUEST_SECONDS, MAX_ANSWER
+            )
+            if response.status >= 300:
+                raise self._error(method, response, path)
+            answer: Json = json.loads(response.body)
+            return answer
+        except (TimeoutError, OSError, ValueError) as error:
             raise self._unreachable(error) from error
 
-    def _error(self, verb: str, status: int, text: str, path: str = "") -> ClusterError:
-        try:
-            message = json.loads(text).get("message", text)
-        except (ValueError, AttributeError):
-            message = text[:500]
+    def _error(self, verb: str, response: Response, path: str) -> ClusterError:
+        status = response.status
         words = texts.FORBIDDEN if status in (401, 403) else texts.REFUSED
-        what = path or self._registries
         return ClusterError(
-            words.format(verb=verb, what=what, status=status, message=message), status
+            words.format(verb=verb, what=path, status=status, message=_message(response)), status
         )
 
     def _unreachable(self, error: BaseException) -> ClusterError:
-        detail = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
+        detail = "no answer in time" if isinstance(error, TimeoutError) else str(error)
         server = self._credentials.server
         return ClusterError(
             texts.UNREACHABLE.format(server=server, detail=detail or type(error).__name__)
@@ -199,8 +184,12 @@ class Cluster:
         return NotReady(text.format(namespace=self.namespace, name=name, pool=self.pool))
 
 
-async def _said(response: aiohttp.ClientResponse) -> str:
-    """The answer; of a redirect, which is never followed, where it leads."""
+def _message(response: Response) -> str:
+    """What the answer says went wrong; of a redirect, which is never followed, where it leads."""
     if 300 <= response.status < 400:
         return texts.REDIRECT.format(location=response.headers.get("Location", "nowhere"))
-    return await response.text(errors="replace")
+    text = response.body.decode(errors="replace")
+    try:
+        return str(json.loads(text).get("message", text))
+    except (ValueError, AttributeError):
+        return text[:500]

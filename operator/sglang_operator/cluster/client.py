@@ -18,7 +18,6 @@ from urllib.parse import urlencode
 import msgspec
 
 from sglang_operator.cluster.authorization import Authorization, CredentialsError
-from sglang_operator.cluster.channel import MOST_BYTES, Response, TooLargeError
 from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.errors import (
     ApiError,
@@ -26,7 +25,7 @@ from sglang_operator.cluster.errors import (
     ApiUnreachableError,
     FencedError,
 )
-from sglang_operator.cluster.transport import Server
+from sglang_operator.cluster.transport import MOST_BYTES, Response, Server, TooLargeError
 
 JSON = "application/json"
 APPLY_PATCH = "application/apply-patch+yaml"

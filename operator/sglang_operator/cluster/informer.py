@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol
 
@@ -34,6 +34,7 @@ from sglang_operator.cluster.errors import (
     ApiTooLargeError,
     ApiUnreachableError,
 )
+from sglang_operator.cluster.transport import lines
 from sglang_operator.cluster.wire import Meta
 
 PAGE = 500
@@ -288,7 +289,7 @@ class Informer(Generic[R]):
         async with self.client.stream(self.resource.path, params, idle=IDLE_SECONDS) as chunks:
             if self.refused is not None:
                 self._served()
-            async for line in lines(chunks):
+            async for line in lines(chunks, MAX_LINE):
                 self._heard()
                 await self._handle(line)
 
@@ -370,21 +371,3 @@ class Informer(Generic[R]):
         silent, self.last_heard = self.age(), steady()
         if self.on_heard is not None:
             self.on_heard(silent)
-
-
-async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole lines of a stream, of any length up to a bound; an unfinished last one is left out."""
-    buffer = bytearray()
-    async for chunk in chunks:
-        if b"\n" not in chunk:
-            buffer += chunk
-            if len(buffer) > MAX_LINE:
-                raise ValueError(f"a watch event of more than {MAX_LINE} bytes")
-            continue
-        *whole, rest = chunk.split(b"\n")
-        if buffer:
-            whole[0] = bytes(buffer) + whole[0]
-        for line in whole:
-            if line:
-                yield line
-        buffer = bytearray(rest)

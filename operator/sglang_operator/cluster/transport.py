@@ -1,33 +1,97 @@
-"""HTTP/1.1 to one server: kept connections, one request at a time on each.
+"""HTTP/1.1 to the API server by aiohttp: bytes out, bytes in, and nothing done by itself.
 
-Only what the API server needs, because the loop's price is the price of its requests: a create
-of a pod costs a third of the CPU that it does through aiohttp's client (0.13 ms against 0.35,
-``make bench``).  What the server says is parsed by llhttp.  Answers are asked for uncompressed:
-what is gained on the wire is paid for in CPU by both sides.  Proxies of the environment are never
-used: the service account's token is not theirs to see.
+No redirect is followed, no cookie kept, no answer asked for compressed or unpacked, and no write
+sent twice.  Proxies of the environment are never used: the service account's token is not theirs
+to see.
 """
 
 import asyncio
 import ssl
-import time
-from collections import deque
+import weakref
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from sglang_operator.cluster.channel import (
-    MOST_BYTES,
-    Buffers,
-    Channel,
-    DisconnectedError,
-    Response,
-    Stream,
-    Tls,
-)
+import aiohttp
+from yarl import URL
+
+from sglang_operator.receiving import Connector
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # a kept connection is used again within this time; the server's is 90 s
-CLOSE_SECONDS = 1.0
+# A whole answer of more is none: it would be kept twice.
+MOST_BYTES = 32 * 1024 * 1024
+# Most of what an event costs is waking up for it.  A stream whose news have followed each other
+# this closely for so many times is read in gulps, until there is a pause.
+BUSY_SECONDS, BUSY_TIMES = 0.01, 16
+GULP_SECONDS = 0.02
+
+
+class TooLargeError(ConnectionError):
+    """The answer is larger than whoever asked wants to keep."""
+
+
+class DisconnectedError(ConnectionError):
+    """The connection ended before the answer did, or what came was no HTTP."""
+
+
+class Response(NamedTuple):
+    status: int
+    headers: Mapping[str, str]  # names in any case
+    body: bytes
+
+
+class Stream(NamedTuple):
+    """An answer whose body is still coming."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
+
+
+async def _once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """aiohttp sends a PUT or DELETE again when its connection gave way, taken or not."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise DisconnectedError(str(error) or "the server hung up") from error
+
+
+_MIDDLEWARES = {"PUT": (_once,), "DELETE": (_once,)}
+
+
+class _Connections:
+    """Connections of one age; once they are left, the last request on them closes them."""
+
+    def __init__(self, limit: int, headers: Mapping[str, str]) -> None:
+        self.session = aiohttp.ClientSession(
+            headers=headers,
+            connector=Connector(limit=limit, keepalive_timeout=IDLE_SECONDS),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            trust_env=False,
+        )
+        self.requests = 0
+        self.left = False
+
+    async def __aenter__(self) -> aiohttp.ClientSession:
+        self.requests += 1
+        return self.session
+
+    async def __aexit__(self, *_: object) -> None:
+        self.requests -= 1
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Close them if nobody is to use them any more."""
+        if self.left and not self.requests:
+            await self.session.close()
 
 
 class Server:
@@ -43,17 +107,14 @@ class Server:
         tls_name: str | None = None,
     ) -> None:
         parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if secure else 80)
-        self._prefix = parts.path.rstrip("/")
-        self._tls = tls
-        self._tls_name = tls_name or self._host  # whose certificate it must be
-        self._common = _lines({"Host": parts.netloc.rpartition("@")[2], **headers})
-        self._turns = asyncio.Semaphore(limit) if limit else nullcontext()
-        self._kept: deque[Channel] = deque()
-        self._open: set[Channel] = set()
-        self._buffers = Buffers()
+        place = parts.netloc.rpartition("@")[2]
+        self._base = f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
+        self._tls: ssl.SSLContext | bool = tls or True
+        self._tls_name = tls_name
+        self._headers = headers
+        self._limit = limit
+        self._connections = _Connections(limit, headers)
+        self._left: weakref.WeakSet[_Connections] = weakref.WeakSet()
 
     def trust(self, tls: ssl.SSLContext) -> None:
         """Use this for the connections to come."""
@@ -71,35 +132,30 @@ class Server:
         """One request and its whole answer, of ``most`` bytes.
 
         Raises TimeoutError after ``timeout`` seconds and OSError when there is no connection or
-        it gives way.  A read whose kept connection had been closed meanwhile is sent once more.
+        it gives way.  A read whose connection gave way before its answer is sent once more.
         """
-        data = self._head(method, target, headers, body)
+        url, connections = self._url(target), self._connections
         try:
-            async with asyncio.timeout(timeout), self._turns:
-                return await self._exchange(data, most, again=method == "GET")
+            async with (
+                connections as session,
+                session.request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS),
+                    allow_redirects=False,
+                    ssl=self._tls,
+                    server_hostname=self._tls_name,
+                    middlewares=_MIDDLEWARES.get(method, ()),
+                ) as response,
+            ):
+                return Response(response.status, response.headers, await _whole(response, most))
         except TimeoutError:
-            self._drop_kept()
+            await self._leave(connections)
             raise
-
-    async def _exchange(self, data: bytes, most: int, *, again: bool) -> Response:
-        kept = self._keeping()
-        if kept is not None:
-            try:
-                return await self._ask(kept, data, most)
-            except DisconnectedError:
-                if not (again and kept.unheard):
-                    raise
-        return await self._ask(await self._connect(), data, most)
-
-    async def _ask(self, channel: Channel, data: bytes, most: int) -> Response:
-        try:
-            channel.send(data, most)
-            response = await channel.response()
-        except BaseException:
-            channel.abort()  # half an answer is left on it
-            raise
-        self._keep(channel)
-        return response
+        except aiohttp.ClientError as error:
+            raise _plain(error) from error
 
     @asynccontextmanager
     async def stream(
@@ -109,75 +165,120 @@ class Server:
 
         Raises TimeoutError when nothing came for ``idle`` seconds, and OSError.
         """
-        channel = await self._connect()
         try:
-            channel.send(self._head("GET", target, headers, None))
-            yield await channel.stream(idle)
-        finally:
-            channel.abort()
+            async with (
+                self._connections as session,
+                session.get(
+                    self._url(target),
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, sock_connect=CONNECT_SECONDS, sock_read=idle
+                    ),
+                    allow_redirects=False,
+                    ssl=self._tls,
+                    server_hostname=self._tls_name,
+                ) as response,
+            ):
+                transport = response.connection and response.connection.transport
+                try:
+                    yield Stream(response.status, response.headers, _chunks(response, transport))
+                finally:
+                    if transport:  # left amid the stream, TLS would wait for a farewell
+                        transport.abort()
+        except aiohttp.ClientError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise _plain(error) from error
+
+    @property
+    def closed(self) -> bool:
+        """Whether no request can be sent any more."""
+        return self._connections.session.closed
 
     async def close(self) -> None:
         """Cut every connection."""
-        channels = list(self._open)
-        for channel in channels:
-            channel.abort()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await asyncio.gather(*(channel.closed for channel in channels))
+        for connections in (self._connections, *self._left):
+            await connections.session.close()
 
-    def _head(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> bytes:
-        first = f"{method} {self._prefix}{target} HTTP/1.1\r\n"
-        if not first.isascii() or first.count(" ") != 2:
-            raise ValueError(f"not a request: {method} {target}")
-        length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
-        head = f"{first}{self._common}{_lines(headers)}{length}\r\n".encode("latin-1")
-        return head + body if body else head
+    def _url(self, target: str) -> URL:
+        if not target.isascii() or not target.isprintable() or " " in target:
+            raise ValueError(f"not a request: {target}")
+        return URL(self._base + target, encoded=True)
 
-    def _keeping(self) -> Channel | None:
-        """A kept connection that still stands; the one used last is the most likely to."""
-        oldest = time.monotonic() - IDLE_SECONDS
-        while self._kept:
-            channel = self._kept.pop()
-            if channel.usable and channel.idle_since >= oldest:
-                return channel
-            channel.abort()
-        return None
-
-    def _drop_kept(self) -> None:
+    async def _leave(self, connections: _Connections) -> None:
         """What is idle leads to the server that does not answer, and would hold up one request
-        after the other: the next one gets a connection of its own.
+        after the other: the next ones get connections of their own.
         """
-        while self._kept:
-            self._kept.pop().abort()
-
-    def _keep(self, channel: Channel) -> None:
-        if not channel.usable:
-            channel.abort()
-            return
-        channel.idle_since = time.monotonic()
-        self._kept.append(channel)
-
-    async def _connect(self) -> Channel:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            tls = Tls(self._tls, self._tls_name) if self._tls else None
-            _, channel = await asyncio.get_running_loop().create_connection(
-                lambda: Channel(self._buffers, tls), self._host, self._port
-            )
-            self._open.add(channel)
-            channel.closed.add_done_callback(lambda _: self._open.discard(channel))
-            try:
-                await channel.ready()
-            except BaseException:
-                channel.abort()
-                raise
-        return channel
+        if self._connections is connections:
+            self._connections = _Connections(self._limit, self._headers)
+            self._left.add(connections)
+        connections.left = True
+        await connections.settle()
 
 
-def _lines(headers: Mapping[str, str]) -> str:
-    """Header lines; raises ValueError where one would become two."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
-        raise ValueError("a header with a line break")
-    return lines
+async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body, of so many bytes."""
+    length = response.content_length
+    if length is not None and length <= most:
+        return await response.read()
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > most:
+            raise TooLargeError(f"an answer of more than {most} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _chunks(
+    response: aiohttp.ClientResponse, transport: asyncio.Transport | None
+) -> AsyncIterator[bytes]:
+    """The body as it comes."""
+    loop = asyncio.get_running_loop()
+    before, times = 0.0, 0
+    async for chunk in response.content.iter_any():
+        times = times + 1 if loop.time() - before < BUSY_SECONDS else 0
+        before = loop.time()
+        yield chunk
+        if times > BUSY_TIMES and transport and not response.content.at_eof():
+            # Left to the kernel for a moment, to take it all at once.
+            transport.pause_reading()
+            await asyncio.sleep(GULP_SECONDS)
+            transport.resume_reading()
+            before = loop.time()
+
+
+async def lines(chunks: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    """Whole lines of a stream, of about ``most`` bytes; an unfinished last one is left out.
+
+    Raises ValueError for a longer one.
+    """
+    buffer = bytearray()
+    async for chunk in chunks:
+        if b"\n" not in chunk:
+            buffer += chunk
+            if len(buffer) > most:
+                raise ValueError(f"a watch event of more than {most} bytes")
+            continue
+        *whole, rest = chunk.split(b"\n")
+        if buffer:
+            whole[0] = bytes(buffer) + whole[0]
+        for line in whole:
+            if line:
+                yield line
+        buffer = bytearray(rest)
+
+
+def _plain(error: aiohttp.ClientError) -> OSError:
+    """The error beneath the library's."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        beneath: BaseException = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        beneath = error.os_error
+    elif isinstance(error.__cause__, (DisconnectedError, TooLargeError)):
+        beneath = error.__cause__
+    elif isinstance(error, aiohttp.ClientResponseError):
+        beneath = DisconnectedError(f"not HTTP: {error.message}")
+    else:
+        beneath = DisconnectedError(str(error) or "the server hung up")
+    return beneath if isinstance(beneath, OSError) else DisconnectedError(str(beneath))

@@ -17,6 +17,7 @@ from sglang_operator.api import names
 from sglang_operator.cluster import informer, wire
 from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.decoding import Decoder, Event, Page, Record, UnreadError, is_named
+from sglang_operator.cluster.transport import lines
 
 # Metadata of a pool is a MiB at most.
 PAGE = 16
@@ -85,7 +86,7 @@ class _Lines:
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         """What kopf asks a stream for."""
-        async for line in informer.lines(self._stream.iter_chunked(size)):
+        async for line in lines(self._stream.iter_chunked(size), informer.MAX_LINE):
             if told := _told(line):
                 yield told + b"\n"
 

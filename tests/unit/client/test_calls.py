@@ -119,3 +119,47 @@ def test_what_is_generated_may_be_larger_than_other_answers():
             await calls.close()
 
     asyncio.run(ask())
+
+
+def test_an_answer_that_nobody_asked_for_is_not_the_next_ones():
+    """Else a call would count as done that the engine has not even read."""
+    said = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = not said.is_set()
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            for number in range(2):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2)
+                answer = head.split()[1]
+                writer.write(_answer(answer))
+                if first and not number:
+                    await go_on.wait()
+                    writer.write(_answer(b"stale"))
+                    said.set()
+        writer.close()
+
+    go_on = asyncio.Event()
+
+    async def story() -> list[Any]:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        engine: Any = SimpleNamespace(rank=0, url=f"http://127.0.0.1:{port}", instance="i")
+        calls = EngineCalls(None, None)
+        try:
+            answers = [await calls.post_any(engine, "/one", {}, timeout=30)]
+            go_on.set()
+            await said.wait()
+            for _ in range(10):  # steps of the loop, in which what was said comes in
+                await asyncio.sleep(0)
+            return [*answers, await calls.post_any(engine, "/two", {}, timeout=30)]
+        finally:
+            await calls.close()
+            server.close()
+
+    assert asyncio.run(story()) == [{"path": "/one"}, {"path": "/two"}]
+
+
+def _answer(path: bytes) -> bytes:
+    body = b'{"path": "%s"}' % path
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
