@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-BACKOFF_SECONDS = (0.5, 30.0)
+from sglang_operator.backoff import Backoff
+
+BACKOFF = Backoff(0.5, 30.0)
 # What ran for so long was well: the next failure begins with the shortest pause again.
 GOOD_SECONDS = 60.0
 
@@ -47,8 +49,7 @@ def unhandled(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> No
 
 async def kept(name: str, run: Callable[[], Awaitable[object]]) -> None:
     """Run what must go on for ever; however it ends, it is begun again, until cancelled."""
-    first, most = BACKOFF_SECONDS
-    pause = first
+    failures = 0
     FAILURES[name] += 0  # so that its series is there before the first
     while True:
         begun = time.monotonic()
@@ -58,10 +59,11 @@ async def kept(name: str, run: Callable[[], Awaitable[object]]) -> None:
         except Exception as error:
             failed(name, error)
         if time.monotonic() - begun > GOOD_SECONDS:
-            pause = first
+            failures = 0
+        pause = BACKOFF.pause(failures)
         log.warning("%s: begun again in %.1f s", name, pause)
         await asyncio.sleep(pause)
-        pause = min(most, pause * 2)
+        failures += 1
 
 
 async def essential(name: str, work: Awaitable[T], *expected: type[Exception]) -> T:

@@ -17,6 +17,7 @@ UNIT = ROOT / "tests" / "unit"
 # In the direction of the flow: a module imports from its own layer and from those before it.
 LAYERS = (
     "api",
+    "backoff",
     "roll",
     "engine",
     "planner",
@@ -25,7 +26,6 @@ LAYERS = (
     "failures",
     "status",
     "transitions",
-    "backoff",
     "supervision",
     "sending",
     "receiving",

@@ -7,13 +7,13 @@ import random
 from collections.abc import AsyncIterator
 
 from sglang_operator import supervision
+from sglang_operator.backoff import Backoff
 from sglang_operator.client import texts
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import PoolError
 from sglang_operator.client.registry import Registry
 
-RETRY_SECONDS = 0.2  # after a watch that broke, doubling
-MAX_RETRY_SECONDS = 5.0
+RETRY = Backoff(0.2, 5.0, jitter=0.5)  # after a watch that broke
 
 log = logging.getLogger(__name__)
 
@@ -102,20 +102,20 @@ class Watcher:
         self.trouble = detail
 
     async def _run(self) -> None:
-        wait, read = RETRY_SECONDS, True
+        tries, read = 0, True
         while True:
             try:
                 if not read:  # what happened meanwhile is read, not assumed
                     await self._look()
-                    wait = RETRY_SECONDS
+                    tries = 0
                     self._trouble("")
                 read = False
                 assert self._latest is not None
                 async for registry in self._cluster.watch(self._latest.resource_version):
                     self._note(registry)
-                    wait = RETRY_SECONDS
+                    tries = 0
                     self._trouble("")
             except PoolError as error:
                 self._trouble(str(error))
-                await asyncio.sleep(wait * random.uniform(0.8, 1.2))
-                wait = min(wait * 2, MAX_RETRY_SECONDS)
+                await asyncio.sleep(RETRY.pause(tries, random.random()))
+                tries += 1

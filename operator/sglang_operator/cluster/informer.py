@@ -17,6 +17,7 @@ from typing import Generic, Protocol
 import msgspec
 
 from sglang_operator import supervision
+from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.decoding import (
@@ -42,7 +43,7 @@ MAX_LINE = 32 * 1024 * 1024
 # Bookmarks come every minute: a stream that is silent for longer is dead.
 IDLE_SECONDS = 75.0
 WATCH_SECONDS = (300, 600)
-BACKOFF_SECONDS = (0.1, 30.0)
+BACKOFF = Backoff(0.1, 30.0, jitter=0.5)
 # A stream that was up for so long was a good one, however it ended.
 GOOD_SECONDS = 20.0
 # After somebody else heard of what a stream did not, it is begun anew no more often than this.
@@ -164,17 +165,17 @@ class Informer(Generic[R]):
     async def run(self) -> None:
         """List, watch, and begin again, for ever; run again, it lists anew."""
         self._version = ""
-        backoff, failures = BACKOFF_SECONDS[0], 0
+        tries, failures = 0, 0
         while True:
             begun = time.monotonic()
-            answered = True
+            answered, asked = True, 0.0
             try:
                 if not self._version:
                     await self._relist()
                 watching = time.monotonic()
                 await self._watch()
                 if time.monotonic() - watching > SHORT_SECONDS:
-                    backoff, failures = BACKOFF_SECONDS[0], 0
+                    tries, failures = 0, 0
                     self._version = "" if self._missed else self._version
                     self.tried = steady()
                     continue  # the server ended the watch in good order
@@ -186,7 +187,7 @@ class Informer(Generic[R]):
             except ApiError as error:
                 self._note_failure(error)
                 answered = not error.own
-                backoff = max(backoff, min(error.retry_after or 0.0, BACKOFF_SECONDS[1]))
+                asked = min(error.retry_after or 0.0, BACKOFF.most)
                 failures += 1
             except ApiUnreachableError as error:
                 answered = not error.own
@@ -196,14 +197,14 @@ class Informer(Generic[R]):
                 log.warning("%s: %s", self.resource.name, error)
                 failures += 1
             if time.monotonic() - begun > GOOD_SECONDS:
-                backoff, failures = BACKOFF_SECONDS[0], 0  # it only broke in the end
+                tries, failures = 0, 0  # it only broke in the end
             if failures >= FAILURES_BEFORE_RELIST:
                 self._version, failures = "", 0
-            pause = backoff * random.uniform(0.5, 1.0)
+            pause = max(asked, BACKOFF.pause(tries, random.random()))
             if answered:
                 self.tried = steady() + pause
             await asyncio.sleep(pause)
-            backoff = min(backoff * 2, BACKOFF_SECONDS[1])
+            tries += 1
 
     async def _relist(self) -> None:
         records: list[R] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 from sglang_operator import __version__, supervision
 from sglang_operator.api import names
-from sglang_operator.backoff import grown
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import informer, paths, wire
 from sglang_operator.cluster.client import ApiClient
 from sglang_operator.cluster.credentials import Credentials
@@ -43,7 +43,7 @@ OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # so planning takes a bounded share of the time however large the pool is.
 SPACING = (0.05, 2.0)
 SPACING_FACTOR = 50.0
-UNEXPECTED_BACKOFF = (1.0, 60.0)
+UNEXPECTED_BACKOFF = Backoff(1.0, 60.0)
 # A pass that takes longer waits for the API server, and lets another begin in its place: however
 # many pools meet a server that does not answer them, the others have their turn.
 PROMPT_SECONDS = 0.05
@@ -321,7 +321,7 @@ class EngineRoom:
             self.passes.crashed(time.monotonic() - begun)
             # A defect in one pool's pass must not take the others down, nor spin.
             count = self._crashes[key] = self._crashes.get(key, 0) + 1
-            delay = grown(UNEXPECTED_BACKOFF, count - 1)
+            delay = UNEXPECTED_BACKOFF.pause(count - 1)
             supervision.failed("pass", error, about=f"{key}, next try in {delay:.0f} s")
         finally:
             self.passes.active -= 1

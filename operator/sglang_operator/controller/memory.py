@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from sglang_operator.api import conditions, names, stored, texts
 from sglang_operator.api.weights import Transaction
-from sglang_operator.backoff import grown
+from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.outcome import Outcome
@@ -32,10 +32,10 @@ from sglang_operator.planner.tuning import Tuning
 from sglang_operator.status import Trouble
 
 # Seconds between two tries of creates that the API server refused: first and most.
-REFUSED_BACKOFF = (5.0, 300.0)
+REFUSED_BACKOFF = Backoff(5.0, 300.0)
 CONFLICT_BACKOFF = 30.0
 # Seconds between two passes while the server is overloaded or away: first and most.
-ERROR_BACKOFF = (0.2, 8.0)
+ERROR_BACKOFF = Backoff(0.2, 8.0)
 # An outage this short is nobody's business.
 ERRORS_BEFORE_TOLD = 4
 # Conflicts in a row on a child that are nobody's business.
@@ -62,7 +62,7 @@ class Failures:
     def failed(self, error: Exception) -> float:
         """The server is away or overloaded; seconds until the next try."""
         self.message = error.told if isinstance(error, ApiError) else str(error)
-        delay = grown(ERROR_BACKOFF, self.count)
+        delay = ERROR_BACKOFF.pause(self.count)
         self.count += 1
         return delay
 
@@ -162,7 +162,7 @@ class Memory:
         for reason, when in (
             (Reason.PODS_REFUSED, self.blocked_until),
             (Reason.REVISION_REFUSED, self.trial.until),
-            (Reason.NAMESPACE, self.namespace_refused + REFUSED_BACKOFF[1]),
+            (Reason.NAMESPACE, self.namespace_refused + REFUSED_BACKOFF.most),
         ):
             if when > now:
                 requeue.at(reason, when)
@@ -212,14 +212,14 @@ class Memory:
 
     def namespace_ends(self, now: float) -> bool:
         """Whether the namespace was seen to be on its way out; asked again after a while."""
-        return now < self.namespace_refused + REFUSED_BACKOFF[1]
+        return now < self.namespace_refused + REFUSED_BACKOFF.most
 
     def _refuse(self, outcome: Outcome, pods: int, now: float) -> None:
-        delay = grown(REFUSED_BACKOFF, self.refusals)
+        delay = REFUSED_BACKOFF.pause(self.refusals)
         self.refusals += 1
         self.blocked_until = now + delay
         self.pods_when_refused = pods
-        when = texts.TRY_AGAIN.format(seconds=int(REFUSED_BACKOFF[1]))
+        when = texts.TRY_AGAIN.format(seconds=int(REFUSED_BACKOFF.most))
         if outcome.quota:
             message = texts.QUOTA_EXCEEDED.format(message=outcome.quota.told, when=when)
             self.refused = Trouble(reason=conditions.QUOTA_EXCEEDED, message=message)
@@ -237,7 +237,7 @@ class Memory:
         if not more or count <= max(FEW_VANISHED, 2 * engines):
             return
         over = count - max(FEW_VANISHED, 2 * engines)
-        delay = grown(REFUSED_BACKOFF, over // max(engines, 1))
+        delay = REFUSED_BACKOFF.pause(over // max(engines, 1))
         self.blocked_until = max(self.blocked_until, now + delay)
 
     def troubles(
@@ -277,7 +277,7 @@ class Memory:
         pool = self.planned if isinstance(self.planned, Pool) else None
         told += filter(None, (self.refused, self.trial.trouble(pool)))
         if self.child_error:
-            when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
+            when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF.most))
             message = texts.CHILD_REFUSED.format(
                 kinds=kinds.in_words(), message=self.child_error, when=when
             )
@@ -288,7 +288,7 @@ class Memory:
             told.append(Trouble(reason=conditions.CHANGED_BACK, message=message))
         for work in (self.gating, self.acting):
             if work.count >= ERRORS_BEFORE_TOLD:
-                when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF[1]))
+                when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF.most))
                 message = texts.API_ERROR.format(message=work.message, when=when)
                 told.append(Trouble(reason=conditions.API_ERROR, message=message))
         return sorted(told, key=lambda trouble: not trouble.stalled)

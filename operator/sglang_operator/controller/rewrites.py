@@ -14,13 +14,13 @@ from typing import NamedTuple, TypeVar
 import orjson
 
 from sglang_operator import actions
-from sglang_operator.backoff import grown
+from sglang_operator.backoff import Backoff
 from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.desired import kinds
 
 LASTING_SECONDS = 60.0  # what stood for so long was not put back
 FREE = 3  # repetitions without a wait
-BACKOFF = (0.5, 30.0)  # seconds between two repetitions: first and most
+BACKOFF = Backoff(0.5, 30.0)  # between two repetitions
 # What must be kept from clients is closed again this soon.
 URGENT_SECONDS = 1.0
 TOLD = 5  # repetitions that are worth a word
@@ -91,7 +91,7 @@ class Rewrites:
         known = self._written.get(target)
         if known is None or known.value != value or known.times < FREE:
             return 0.0
-        delay = grown(BACKOFF, known.times - FREE)
+        delay = BACKOFF.pause(known.times - FREE)
         if isinstance(action, actions.SetGate) and not action.is_open:
             delay = min(delay, URGENT_SECONDS)
         return max(0.0, known.at + delay - time.monotonic())

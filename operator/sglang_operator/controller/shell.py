@@ -20,11 +20,12 @@ import kopf
 
 from sglang_operator import supervision
 from sglang_operator.api import names
+from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import briefing
 
-BACKOFF_SECONDS = (1.0, 30.0)
+BACKOFF = Backoff(1.0, 30.0)
 # A run this long was a good one: the next failure begins with the shortest pause again.
 GOOD_RUN_SECONDS = 60.0
 # kopf gives up on credentials that fail once unless the next login brings different ones.
@@ -87,7 +88,7 @@ class Shell:
             self._thread.join(timeout)
 
     def _supervise(self) -> None:
-        pause, most = BACKOFF_SECONDS
+        failures = 0
         while not self._stop.is_set():
             self.starts += 1
             begun = steady()
@@ -99,9 +100,8 @@ class Shell:
                 log.warning("kopf ended: %s: %s", type(error).__name__, error, exc_info=error)
             if self._stop.is_set():
                 return
-            pause = (
-                BACKOFF_SECONDS[0] if steady() - begun > GOOD_RUN_SECONDS else min(pause * 2, most)
-            )
+            failures = 0 if steady() - begun > GOOD_RUN_SECONDS else failures + 1
+            pause = BACKOFF.pause(failures)
             log.warning("kopf is started again in %.0f s", pause)
             self._stop.wait(pause)
 

@@ -7,7 +7,7 @@ now and then, because a policy can be mended where the spec cannot.
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, texts
-from sglang_operator.backoff import grown
+from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
@@ -17,8 +17,8 @@ from sglang_operator.planner.plan import Plan
 from sglang_operator.planner.pool import Pool
 from sglang_operator.status import Trouble
 
-# Seconds between two tries of a revision that would be refused: first and most.
-RETRY = (5.0, 300.0)
+# Between two tries of a revision that would be refused.
+RETRY = Backoff(5.0, 300.0)
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Trial:
         """What is to be told of it."""
         if pool is None or not self.refusal or self.revision != pool.revision:
             return None
-        when = texts.TRY_AGAIN.format(seconds=int(RETRY[1]))
+        when = texts.TRY_AGAIN.format(seconds=int(RETRY.most))
         message = texts.REVISION_REFUSED.format(
             revision=self.revision, message=self.refusal, when=when
         )
@@ -72,6 +72,6 @@ async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: 
         revision=pool.revision,
         refusal=origin.message(pool, said),
         stalled=isinstance(error, ApiError) and error.rejected,
-        until=steady() + grown(RETRY, count),
+        until=steady() + RETRY.pause(count),
         count=count + 1,
     )

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 from sglang_operator import supervision
-from sglang_operator.backoff import grown
+from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import Moment, moment, steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.window import Window
@@ -34,7 +34,7 @@ from sglang_operator.sending import DELIVERY_SECONDS
 # Requests at a time, over all pools.
 CONCURRENCY = 16.0
 # Seconds between two tries of an engine that does not answer: first and most.
-RETRY = (2.0, 120.0)
+RETRY = Backoff(2.0, 120.0)
 # A question that is asked once is given up after so many tries: nothing depends on it.
 TRIES = 8
 
@@ -294,11 +294,11 @@ def _covers(permit: Permit | None, instance: str, commit: str) -> TypeGuard[Perm
 
 
 def _failed(loading: Loading, error: str) -> Loading:
-    again = steady() + grown(RETRY, loading.tries - 1)
+    again = steady() + RETRY.pause(loading.tries - 1)
     return replace(loading, error=error or "it does not say why", again=again)
 
 
 def _pause(question: Question, failures: int) -> float:
     if not failures:
         return question.every or 0.0
-    return max(question.every or 0.0, grown(RETRY, failures - 1))
+    return max(question.every or 0.0, RETRY.pause(failures - 1))

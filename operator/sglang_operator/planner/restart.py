@@ -5,6 +5,7 @@ failed stays until its replacement exists.
 """
 
 from sglang_operator.api import spec
+from sglang_operator.backoff import Backoff
 from sglang_operator.planner.observed import ObservedPod
 
 
@@ -32,9 +33,7 @@ def delay(count: int, policy: spec.Restart) -> float:
     """Seconds to wait before the replacement after ``count`` failures in a row."""
     if count <= 1:
         return 0.0
-    # The exponent is bounded so that a long-dead engine does not overflow the arithmetic.
-    grown = policy.backoff_seconds * 2 ** min(count - 2, 20)
-    return float(min(grown, policy.max_backoff_seconds))
+    return Backoff(policy.backoff_seconds, policy.max_backoff_seconds).pause(count - 2)
 
 
 def due(pod: ObservedPod, policy: spec.Restart) -> float:

@@ -14,6 +14,7 @@ import pytest
 from sglang_operator import supervision
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.backoff import Backoff
 from sglang_operator.client import (
     AsyncPool,
     ClusterError,
@@ -34,7 +35,7 @@ STORY = 30.0
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(supervision, "BACKOFF_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(supervision, "BACKOFF", Backoff(0.05, 0.1))
 
 
 @pytest.fixture

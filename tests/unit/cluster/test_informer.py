@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_operator import clocks, supervision
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import informer, wire
 from sglang_operator.cluster.errors import (
     ApiError,
@@ -87,14 +88,17 @@ def a_list(*pods: dict[str, Any], version: int = 10, more: str = "") -> dict[str
     return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(pods)}
 
 
+AT_ONCE = Backoff(0.0, 0.0)
+
+
 def play(
     monkeypatch: pytest.MonkeyPatch,
     lists: list[Any],
     watches: list[Any],
-    backoff: tuple[float, float] = (0.0, 0.0),
+    backoff: Backoff = AT_ONCE,
 ):
     """Run an informer until the server has nothing more to say; its store and the requests."""
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", backoff)
+    monkeypatch.setattr(informer, "BACKOFF", backoff)
 
     async def main() -> tuple[Store, Server, Any]:
         server, store = Server(lists, watches), Store()
@@ -216,7 +220,7 @@ def test_it_waits_before_it_asks_again_and_for_no_longer_than_its_longest(monkey
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleeping)
-    play(monkeypatch, [a_list()], list(ends), informer.BACKOFF_SECONDS)
+    play(monkeypatch, [a_list()], list(ends), informer.BACKOFF)
     assert len(slept) == len(ends)
     assert most / 2 <= slept[-1] <= most
 
@@ -321,8 +325,8 @@ def test_it_lists_anew_when_it_is_run_again(monkeypatch):
         await handle(self, line)
 
     monkeypatch.setattr(informer.Informer, "_handle", once)
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(supervision, "BACKOFF_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(informer, "BACKOFF", Backoff(0.0, 0.0))
+    monkeypatch.setattr(supervision, "BACKOFF", Backoff(0.0, 0.0))
     before = supervision.FAILURES["pods"]
 
     async def main() -> Store:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from sglang_operator import clocks
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import paths, wire
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
@@ -44,7 +45,7 @@ def clock(monkeypatch):
 @STEPS
 def test_creates_that_were_refused_are_tried_again_in_their_time(clock, monkeypatch, step):
     """Put back by an hour, the next try was an hour away."""
-    monkeypatch.setattr(memory, "REFUSED_BACKOFF", (0.2, 0.5))
+    monkeypatch.setattr(memory, "REFUSED_BACKOFF", Backoff(0.2, 0.5))
 
     async def story() -> None:
         api = world.Api()
@@ -63,7 +64,7 @@ def test_creates_that_were_refused_are_tried_again_in_their_time(clock, monkeypa
 
 @STEPS
 def test_a_revision_that_was_refused_is_tried_again_in_its_time(clock, monkeypatch, step):
-    monkeypatch.setattr(trying, "RETRY", (0.2, 0.5))
+    monkeypatch.setattr(trying, "RETRY", Backoff(0.2, 0.5))
     refused = ApiError(422, "Invalid", "Pod is invalid: spec.x: no", None)
 
     async def story() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from sglang_operator.api import names, weights
 from sglang_operator.api.weights import Phase
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import paths
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
@@ -207,7 +208,7 @@ def test_nothing_is_acknowledged_while_clients_reach_an_engine_of_an_earlier_poo
 
 def test_a_namespace_that_is_there_after_all_is_worked_in_again(monkeypatch):
     """The cluster was put back to how it was before."""
-    monkeypatch.setattr(memory, "REFUSED_BACKOFF", (0.1, 0.5))
+    monkeypatch.setattr(memory, "REFUSED_BACKOFF", Backoff(0.1, 0.5))
 
     async def story() -> None:
         api = world.Api()

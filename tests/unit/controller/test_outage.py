@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sglang_operator import clocks
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import informer
 from sglang_operator.cluster.errors import ApiError, ApiUnreachableError
 from sglang_operator.controller import loop
@@ -36,7 +37,7 @@ OWN = {
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """It is tried again soon."""
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(informer, "BACKOFF", Backoff(0.01, 0.02))
 
 
 def minutes_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_what_another_start_may_mend_is_no_outage(told, monkeypatch):
 
 def test_a_stream_that_waits_for_its_next_attempt_is_alive_until_long_after(monkeypatch):
     async def story() -> None:
-        monkeypatch.setattr(informer, "BACKOFF_SECONDS", (30.0, 30.0))  # from the first on
+        monkeypatch.setattr(informer, "BACKOFF", Backoff(5.0, 5.0))  # from the first on
         api = world.Api()
         async with world.operator(api) as room:
             api.refuse(lambda path: True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from sglang_operator import clocks
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import informer, paths
 from sglang_operator.controller import coverage, loop
 from sglang_operator.controller.exposition import Reader
@@ -18,7 +19,7 @@ BOTH = ("team-a", "team-b")
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """What is refused is asked for again soon."""
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(informer, "BACKOFF", Backoff(0.01, 0.02))
     monkeypatch.setattr(coverage, "TOLD_AFTER_SECONDS", 0.0)
 
 

@@ -7,6 +7,7 @@ import threading
 import kopf
 import pytest
 
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import shell
 from sglang_operator.controller.shell import Shell
@@ -35,7 +36,7 @@ class Dying(Shell):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    monkeypatch.setattr(shell, "BACKOFF_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(shell, "BACKOFF", Backoff(0.0, 0.0))
 
 
 def test_kopf_is_started_again_after_every_kind_of_end(at_once):
@@ -88,7 +89,7 @@ def test_kopf_watches_the_namespaces_that_can_be_read_when_it_starts(monkeypatch
 
 
 def test_a_stop_during_the_pause_ends_it_at_once(monkeypatch):
-    monkeypatch.setattr(shell, "BACKOFF_SECONDS", (60.0, 60.0))
+    monkeypatch.setattr(shell, "BACKOFF", Backoff(60.0, 60.0))
     supervised = Dying([RuntimeError("once")])
     supervised.start()
     supervised.stop(10)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sglang_operator import clocks, supervision
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import informer, lease, recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import loop, process, shell
@@ -26,11 +27,11 @@ KEY = ("rl", "pool")
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(supervision, "BACKOFF_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(supervision, "BACKOFF", Backoff(0.01, 0.01))
     monkeypatch.setattr(supervision, "FAILURES", type(supervision.FAILURES)())
-    monkeypatch.setattr(loop, "UNEXPECTED_BACKOFF", (0.01, 0.01))
-    monkeypatch.setattr(shell, "BACKOFF_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(poller, "RETRY", (0.01, 0.01))
+    monkeypatch.setattr(loop, "UNEXPECTED_BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(shell, "BACKOFF", Backoff(0.0, 0.0))
+    monkeypatch.setattr(poller, "RETRY", Backoff(0.01, 0.01))
 
 
 def failing_once(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.backoff import Backoff
 from sglang_operator.cluster.errors import (
     ApiError,
     ApiUnreachableError,
@@ -262,7 +263,7 @@ def test_a_pod_that_cannot_be_read_excuses_nothing():
 
 
 def test_a_policy_that_was_mended_lets_the_rollout_start(monkeypatch):
-    monkeypatch.setattr(trying, "RETRY", (0.05, 0.1))
+    monkeypatch.setattr(trying, "RETRY", Backoff(0.05, 0.1))
     seen: list[set[str]] = []
 
     def done(api: world.Api) -> bool:

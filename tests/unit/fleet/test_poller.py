@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.engine import versions
@@ -25,7 +26,7 @@ OLD = versions.features(versions.parse("0.5.2"))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "RETRY", (0.01, 0.02))
+    monkeypatch.setattr(module, "RETRY", Backoff(0.01, 0.02))
 
 
 class World:

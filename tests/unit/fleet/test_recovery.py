@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names, spec, weights
+from sglang_operator.backoff import Backoff
 from sglang_operator.client import Pool
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.stores import PoolKey
@@ -29,7 +30,7 @@ LOAD = "/update_weights_from_disk"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(polling, "RETRY", (0.1, 0.1))
+    monkeypatch.setattr(polling, "RETRY", Backoff(0.1, 0.1))
     monkeypatch.setattr(recovery, "REST_SECONDS", 0.0)
 
 
