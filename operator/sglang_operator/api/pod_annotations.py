@@ -89,6 +89,10 @@ _INJECTORS = {
     "admission.datadoghq.com": _Injector(denials=r"admission\.datadoghq\.com/enabled"),
     "dynatrace.com": _Injector(denials=r"[a-z-]+\.dynatrace\.com/inject"),
     "newrelic.com": _Injector(),
+    "jaegertracing.io": _Injector(denials=r"sidecar\.jaegertracing\.io/inject"),
+    "k8tz.io": _Injector(denials=r"k8tz\.io/inject"),
+    "sidecar-injector.morven.me": _Injector(),
+    "injector.tumblr.com": _Injector(),
     # They say as whom a pod is known to a cloud, under which constraints it was taken, and which
     # devices and addresses it was given: what other programs write there, and node agents believe.
     "iam.amazonaws.com": _Injector(),

@@ -46,12 +46,12 @@ _OBJECT_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 # part of a text is tried twice: what was taken of it is not given back.
 _NAME, _QUOTE = r"(?<![\w.-])([\w.-]++)", r"\\{0,15}[\"']"
 _BARS = ("|", "\u2502", "\u2503")
-_SIGN = r"[=:\uff1a\uff1d]{1,2}>?|->|<-|[\u2192\u21d2]|[|\u2502\u2503](?=[ \t])"
+_SIGN = r"[?+]?[=:\uff1a\uff1d]{1,2}>?|->|<-|[\u2192\u21d2]|[|\u2502\u2503](?=[ \t])"
 _PAIR = re.compile(
     rf"{_NAME}(?:"
     # name=value, 'name': 'value', environ['name'] = 'value', | name | value |, name (str): value
     rf"(?:{_QUOTE}\s?[\])]{{0,2}}|\])?(?:\s?\((?:str|string|text|bytes|SecretStr)\))?"
-    rf"\s*+(?P<sign>{_SIGN})\s*+"
+    rf"(?:\[\d{{0,6}}\])?[\s\u200b\ufeff]*+(?P<sign>{_SIGN})\s*+"
     r"|(?P<gap>\t[ \t]*+|[ ]{2}[ \t]*+)"  # columns
     # Variables: name: NAME, value: VALUE
     rf"|(?:{_QUOTE})?[\s,]++[bu]?(?:{_QUOTE})?[Vv]alue(?:{_QUOTE})?\s*+(?P<of>[=:])\s*+"
@@ -77,7 +77,7 @@ _SPOKEN = re.compile(
     r"(?i)(\b(?:api|access|secret|private) key\b(?: \w{1,20}){0,3} {0,4}[:=] {0,4})[^\n]+"
 )
 _USER = re.compile(  # curl -u user:password, also as a list
-    rf"(?<![\w-])(?:-[uU]|--(?:proxy-)?user|--(?:src-|dest-)?creds)"
+    rf"(?<![\w-])(?:-[uU]|--(?:proxy-)?user|--(?:src-|dest-)?creds|--auth)"
     rf"(?:[ \t]*+=|(?:{_QUOTE})?\s*+,)?\s*+(?:{_QUOTE})?[^\s:'\"=,]{{1,256}}+:(?=[^\s'\"])"
 )
 _GROUP = re.compile(r"[0-9]{1,10}\b")

@@ -547,7 +547,8 @@ def test_an_annotation_that_gives_more_than_a_pod_asks_for_is_refused(key):
         *("iam.amazonaws.com/role", "vpc.amazonaws.com/pod-eni", "k8s.ovn.org/pod-networks"),
         *("openshift.io/required-scc", "openshift.io/scc", "hami.io/vgpu-devices-allocated"),
         *("devices.gke.io/container.engine", "oneagent.dynatrace.com/install-path"),
-        *("instrumentation.opentelemetry.io/inject-python",),
+        *("instrumentation.opentelemetry.io/inject-python", "k8tz.io/image"),
+        *("sidecar.jaegertracing.io/inject", "injector.tumblr.com/request"),
     ],
 )
 def test_an_annotation_that_an_injector_acts_upon_with_more_rights_is_refused(key):

@@ -268,6 +268,10 @@ WAYS: dict[str, Callable[[str, str], str]] = {
     "rows": lambda name, value: f"| name | value |\n| {name} | {value} |",
     "rows with lines": lambda name, value: f"\u2502 {name} \u2502 {value} \u2502",
     "another alphabet": lambda name, value: f"{name}\uff1a{value!r}",
+    "assigned if unset": lambda name, value: f"{name} ?= {value!r}",
+    "appended": lambda name, value: f"{name}+={value!r}",
+    "an item": lambda name, value: f"{name}[0] = {value!r}",
+    "after a mark that nobody sees": lambda name, value: f"{name}\u200b={value!r}",
     "an arrow": lambda name, value: f"{name} \u2192 {value!r}",
 }
 WAYS_OF_WORDS: dict[str, Callable[[str, str], str]] = {
@@ -333,7 +337,7 @@ WRITTEN = [
         (WAYS_OF_FLAGS, FLAGS, VALUES),
         (FLAG_WORDS, FLAGS, WORDS),
         (WAYS_OF_SPEAKING, SPOKEN, (SECRET,)),
-        (WAYS_OF_USERS, ("-u", "--user", "--proxy-user", "--creds"), WORDS),
+        (WAYS_OF_USERS, ("-u", "--user", "--auth", "--creds"), WORDS),
         ({"a short flag": lambda said, value: said.format(value)}, SHORT, WORDS),
     )
     for title, way in ways.items()
