@@ -428,7 +428,7 @@ def hanging(pool: Passes, method: str, part: str) -> Callable[[], None]:
             await asyncio.sleep(0.002)
         return await answered(asked, path, **rest)
 
-    pool.api.request = request  # type: ignore[method-assign]
+    pool.api.request = request  # type: ignore[method-assign, assignment]
     return hangs.clear
 
 
