@@ -1,5 +1,6 @@
 """A trainer's transactions on the real API server, and the gates that follow them."""
 
+import asyncio
 import time
 from zlib import crc32
 
@@ -7,6 +8,7 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.api.weights import micro_time
+from sglang_operator.client import AsyncPool
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import PoolUnderTest
@@ -181,3 +183,20 @@ def test_renewing_costs_the_operator_nothing(pool):
         annotate(pool, "trainer", **syncing)
     assert pool.status["weights"]["phase"] == "Syncing"
     assert pool.object()["metadata"]["resourceVersion"] == version
+
+
+def test_who_waits_at_a_lease_that_is_watched_is_told_by_the_api_server(pool):
+    async def story():
+        async with AsyncPool(
+            pool.name, pool.namespace, kubeconfig=pool.plane.kubeconfig, holder="a"
+        ) as trainer:
+            known = await trainer.transaction()
+            trainer.lease.watch.start()
+            async with asyncio.timeout(20):
+                while not trainer.lease.watch.alive:
+                    await asyncio.sleep(0.01)
+                waiting = asyncio.create_task(trainer.lease.newer(known, 0.0, most=60.0))
+                await asyncio.to_thread(commit, pool, "step-1", engines=[])
+                assert (await waiting).version == "step-1"
+
+    asyncio.run(story())
