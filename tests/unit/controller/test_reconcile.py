@@ -1,4 +1,7 @@
-"""What one pass does, in which order, what it remembers, and who wants the next one."""
+"""What one pass does, in which order, what it remembers, and who wants the next one.
+
+These are the tests of ``observing``, ``deciding``, ``acting`` and ``publishing`` as well.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -467,24 +470,25 @@ def test_creates_end_when_the_pool_asks_for_something_else(clock):
     story(told)
 
 
-def test_deletes_end_when_the_pool_asks_for_something_else(clock):
-    """What the present spec wants would go by the one before."""
+def test_creates_end_when_there_is_more_to_do_than_was_known(clock):
+    """An engine that goes meanwhile does not wait for all the others."""
 
     async def told() -> None:
-        pool = Passes(clock, interval=0.01, device_mapping="list(range(0,24))")
+        pool = Passes(clock, interval=0.01)
         await pool.settle()
-        assert len(pool.pod_names()) == 12
-        release = hanging(pool, "DELETE", "/pods/")
-        pool.change(device_mapping=ONE_ENGINE)
+        (first,) = pool.pod_names()
+        release = hanging(pool, "POST", "/pods")
+        pool.change(device_mapping="list(range(0,24))")
         running = asyncio.create_task(pool.run())
         await pool.api.until(lambda: pool.api.hanging)
-        pool.change(device_mapping="list(range(0,24))")
+        await pool.api.request("DELETE", paths.pod("rl", first))
         await pool.see()
         looks = pool.looks
         await pool.api.until(lambda: pool.looks > looks + 1)
         release()
-        await running
-        assert len(pool.pod_names()) >= 11
+        requeue = await running
+        assert len(pool.pod_names()) == 1
+        assert requeue.delay() == 0.0
 
     story(told)
 
