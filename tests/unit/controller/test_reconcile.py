@@ -232,6 +232,21 @@ def test_a_failed_engine_goes_only_once_its_failure_stands_in_the_status(clock):
     story(told)
 
 
+def test_an_engine_that_fails_again_is_made_when_its_wait_is_over_without_any_event(clock):
+    async def told() -> None:
+        pool = Passes(clock, interval=1.0)
+        await pool.settle_within(20)
+        waits = []
+        for _ in range(3):
+            pool.fail(pool.pod_names()[-1])
+            for _ in range(4):
+                clock.advance(1.0)
+                waits.append((await pool.run()).reasons().get(Reason.PLAN, 0.0))
+        assert max(waits) > 1.0
+
+    story(told)
+
+
 def test_a_failed_engine_stays_while_the_status_cannot_be_written(clock):
     async def told() -> None:
         pool = Passes(clock)
@@ -489,6 +504,20 @@ def test_creates_end_when_there_is_more_to_do_than_was_known(clock):
         requeue = await running
         assert len(pool.pod_names()) == 1
         assert requeue.delay() == 0.0
+
+    story(told)
+
+
+def test_what_is_told_meanwhile_asks_for_no_pass_of_its_own(clock):
+    """The pass that goes on decides anew in any case."""
+
+    async def told() -> None:
+        pool = Passes(clock, interval=0.01, device_mapping=TWO_ENGINES)
+        release = hanging(pool, "POST", "/pods")
+        running = asyncio.create_task(pool.run())
+        await pool.api.until(lambda: pool.reason)
+        release()
+        assert (await running).reasons().keys() <= {Reason.PLAN_OLD, Reason.PODS_LEFT}
 
     story(told)
 
