@@ -1,19 +1,14 @@
 """The operator asks engines on a real control plane: once, and only those without a key."""
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Iterator
 
 import pytest
 from aiohttp import web
 
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
-from tests.integration.pools import PoolUnderTest
-
 ADDRESS = "127.0.0.9"
-_namespaces = itertools.count()
+pytestmark = pytest.mark.plane("1x8", ask_engines=True)
 
 
 class Answering:
@@ -51,17 +46,6 @@ class Answering:
     async def _answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
         return web.json_response({"version": "0.5.9", "max_total_num_tokens": 4242})
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("1x8") as plane, InstalledOperator(plane, ask_engines=True):
-        yield plane
-
-
-@pytest.fixture
-def pool(plane: ControlPlane) -> PoolUnderTest:
-    return PoolUnderTest(plane, plane.namespace(f"asking-{next(_namespaces)}"))
 
 
 @pytest.fixture

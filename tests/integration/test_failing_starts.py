@@ -1,38 +1,18 @@
 """Engines that cannot start, on a real control plane: diagnosed, given up, healed by a new spec."""
 
-import itertools
-from collections.abc import Iterator
-
 import pytest
 
 from sglang_operator.api import conditions, names
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from tests.builders import with_config
 from tests.integration.pools import Json, PoolUnderTest
 
-_namespaces = itertools.count()
+pytestmark = pytest.mark.plane("3x8")
 
 OUT_OF_MEMORY = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB. GPU 0 has a total "
     "capacity of 79.10 GiB of which 300.75 MiB is free."
 )
 QUICK = {"backoffSeconds": 1, "maxBackoffSeconds": 1}
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane, InstalledOperator(plane):
-        yield plane
-
-
-@pytest.fixture
-def pool(plane: ControlPlane) -> Iterator[PoolUnderTest]:
-    pool = PoolUnderTest(plane, plane.namespace(f"failing-{next(_namespaces)}"))
-    yield pool
-    pool.delete("--wait=false")
-    pool.kubectl("delete", "pods", "--all", "--wait=false", "--grace-period=0", "--force")
-    pool.wait(lambda: not pool.all_pods(), "no pod left")
 
 
 def dying(message: str = OUT_OF_MEMORY, exit_code: int = 137) -> Json:

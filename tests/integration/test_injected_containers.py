@@ -3,7 +3,6 @@
 The nodes are KWOK's: what kubelet would tell of such pods the tests write themselves.
 """
 
-import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -14,7 +13,6 @@ from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import Json, PoolUnderTest
 
-_namespaces = itertools.count()
 SIDECAR = "istio-proxy"
 POLICY = f"""
 apiVersion: admissionregistration.k8s.io/v1
@@ -57,15 +55,6 @@ def plane() -> Iterator[ControlPlane]:
 
         plane.wait(in_force, 30, "the policy to be in force")
         yield plane
-
-
-@pytest.fixture
-def pool(plane: ControlPlane) -> Iterator[PoolUnderTest]:
-    pool = PoolUnderTest(plane, plane.namespace(f"injected-{next(_namespaces)}"))
-    yield pool
-    pool.delete("--wait=false")
-    pool.kubectl("delete", "pods", "--all", "--wait=false", "--grace-period=0", "--force")
-    pool.wait(lambda: not pool.all_pods(), "no pod left")
 
 
 def end(pool: PoolUnderTest, pod: Json, container: str, exit_code: int, reason: str) -> None:
