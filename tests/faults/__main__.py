@@ -19,9 +19,9 @@ from tests.faults import (
     nodes,
     replies,
     requests,
+    surroundings,
     test_model,
     watches,
-    world,
 )
 from tests.faults.lab import NODES, Lab, Result, lab
 
@@ -55,7 +55,7 @@ def scenarios(every: int = 1) -> dict[str, Explore]:
         for workload in kills.WORKLOADS
     }
     found |= {
-        "F2 SIGTERM amid a scale-up": world.terminated,
+        "F2 SIGTERM amid a scale-up": surroundings.terminated,
         "F3 two writers": leaders.two_writers,
         "F4 stopped holder": leaders.stopped_holder,
         "F5 broken Lease": leaders.broken_lease,
@@ -65,7 +65,7 @@ def scenarios(every: int = 1) -> dict[str, Explore]:
         "F8 late replies": replies.late_replies,
         "F9 black holes": requests.black_holes,
         "F9 slow server": replies.slow_server,
-        "F10 foreign objects": world.foreign_objects,
+        "F10 foreign objects": surroundings.foreign_objects,
         "F11 conflicts": requests.conflicts,
         "F12 denials": requests.denials,
         "F13 unauthorized": requests.unauthorized,
@@ -75,12 +75,12 @@ def scenarios(every: int = 1) -> dict[str, Explore]:
         "F15 ghosts": watches.ghosts,
         "F16 late events": watches.late_events,
         "F17 old lists": watches.old_lists,
-        "F18 dying pods": world.dying_pods,
-        "F19 deleted pools": world.deleted_pools,
-        "F20 flapping specs": world.flapping,
-        "F21 rights, namespace": world.rights,
-        "F22 outages": world.outages,
-        "F23 event storm": world.storm,
+        "F18 dying pods": surroundings.dying_pods,
+        "F19 deleted pools": surroundings.deleted_pools,
+        "F20 flapping specs": surroundings.flapping,
+        "F21 rights, namespace": surroundings.rights,
+        "F22 outages": surroundings.outages,
+        "F23 event storm": surroundings.storm,
         "fields of the spec": fields.mutated_fields,
         # Last: for a while afterwards nothing of a deleted pool is collected.
         "F21 definition reinstalled": installation.reinstalled,

@@ -15,8 +15,8 @@ from sglang_operator.testing import credentials, installed
 from sglang_operator.testing.faults import Match, ProxiedOperator
 from sglang_operator.testing.faults.rules import Reply
 from tests.faults.lab import FaultPool, Lab, Result, teach_garbage_collector
+from tests.faults.surroundings import four
 from tests.faults.watches import judged_restarted
-from tests.faults.world import four
 
 DEFINITION = (
     "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/sglanginferences.sglang-operator.dev"

@@ -11,8 +11,8 @@ from sglang_operator.testing.faults.streams import EXPIRED
 from sglang_operator.testing.faults.traffic import WRITES
 from tests.faults.lab import FaultPool, Lab, Result
 from tests.faults.points import CREATE, judged, with_fault
+from tests.faults.surroundings import FAILED, four
 from tests.faults.watches import STREAMS
-from tests.faults.world import FAILED, four
 
 FIRST_POD = "pool-g0-1-0"
 OUR_WRITES = Match(agent=Agent.OPERATOR, verbs=WRITES)

@@ -13,7 +13,7 @@ import pytest
 from sglang_operator.testing.faults import Match
 from sglang_operator.testing.faults.proxy import Side
 from sglang_operator.testing.faults.rules import Drop, Reply
-from tests.faults import fields, kills, leaders, points, replies, requests, watches, world
+from tests.faults import fields, kills, leaders, points, replies, requests, surroundings, watches
 from tests.faults.lab import OURS, FaultPool, Lab, Result
 
 SEED = int(os.environ.get("FAULT_SEED", "1"))
@@ -66,7 +66,7 @@ def _some(results: Iterator[Result], count: int) -> list[Result]:
 
 
 def test_objects_of_somebody_else_are_never_touched(lab: Lab):
-    for result in _some(world.foreign_objects(lab), 3):
+    for result in _some(surroundings.foreign_objects(lab), 3):
         _passed(result)
 
 
@@ -75,7 +75,7 @@ def test_a_watch_that_expires_behind_a_delete_leaves_no_ghost(lab: Lab, name):
     def act(lab: Lab, pool: FaultPool) -> list[str]:
         return watches.behind_its_back(lab, pool, name, 1)
 
-    _passed(points.judged(lab, Result(point=name), world.four, act))
+    _passed(points.judged(lab, Result(point=name), surroundings.four, act))
 
 
 @pytest.mark.parametrize("name", watches.STREAMS)
@@ -89,12 +89,12 @@ def test_an_old_list_costs_no_newer_pod(lab: Lab):
 
 
 def test_dying_pods_are_replaced_and_no_other_is_touched(lab: Lab):
-    for result in world.dying_pods(lab):
+    for result in surroundings.dying_pods(lab):
         _passed(result)
 
 
 def test_a_pool_deleted_amid_its_scale_up_leaves_nothing_of_itself(lab: Lab):
-    for result in _some(world.deleted_pools(lab), 2):
+    for result in _some(surroundings.deleted_pools(lab), 2):
         _passed(result)
 
 

@@ -23,7 +23,7 @@ from sglang_operator.testing.engine.process import FakeEngine
 from tests import checkouts
 from tests.builders import all_pods, weighed
 from tests.checkouts import Source
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 ROOT = Path(__file__).parents[2]
 # The package of each, and the commit that its flows were written against.
@@ -106,23 +106,23 @@ def run(name: str, source: Source, python: str, log: IO[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _world(engines: list[FakeEngine], version: str) -> Iterator[World]:
+def _world(engines: list[FakeEngine], version: str) -> Iterator[FakePool]:
     """An API server with the pool of these engines."""
-    with World(engines=len(engines), version=version, gate="Off") as world:
+    with FakePool(engines=len(engines), version=version, gate="Off") as world:
         for entry, engine in zip(world.engines, engines, strict=True):
             entry.url = engine.url
         world.call(world.publish)
         yield world
 
 
-def _reset(world: World) -> None:
+def _reset(world: FakePool) -> None:
     """As ``kubectl sglang weights reset`` does it."""
     with Pool(POOL, NAMESPACE, identity=world.identity) as pool:
         pool.reset()
 
 
 def _inside(
-    job: dict[str, Any], source: Source, python: str, world: World, log: IO[str]
+    job: dict[str, Any], source: Source, python: str, world: FakePool, log: IO[str]
 ) -> dict[str, Any]:
     ours = [ROOT, ROOT / "operator", ROOT / "operator/testkit"]
     path = [*ours, source.path, *filter(None, [os.environ.get("TRAINERS_PATH")])]

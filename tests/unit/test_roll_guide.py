@@ -17,7 +17,7 @@ from sglang_operator.engine.schemas import index
 from sglang_operator.planner.pool import Refused, plan_pool
 from tests.builders import OWNER, a_pool, all_pods, weighed
 from tests.proof import oracle
-from tests.unit.cli.world import GUIDE, ROOT, converted, run
+from tests.unit.cli.runner import GUIDE, ROOT, converted, run
 from tests.unit.engine.wheels import sglang_or_skip
 
 SPEC = converted(GUIDE)[0]["spec"]

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from sglang_operator.testing import ports
-from tests.unit.client import world
+from tests.unit.client import fake_pool
 
 Json = dict[str, Any]
 
 START_SECONDS = 120.0
 
 
-class Pool(world.World):
+class Pool(fake_pool.FakePool):
     """The world; what an engine holds and answers is its process's own affair."""
 
     def __init__(self, folder: Path, settings: argparse.Namespace) -> None:
@@ -47,7 +47,7 @@ class Pool(world.World):
         for engine in self.engines:
             self._up(engine)
 
-    async def _start_engine(self, engine: world.FakeEngine) -> None:
+    async def _start_engine(self, engine: fake_pool.FakeEngine) -> None:
         engine.instance = engine.instance or f"ffff{engine.rank:04x}"
 
     def _run(self, rank: int) -> str:
@@ -73,7 +73,7 @@ class Pool(world.World):
             )
         return f"http://127.0.0.1:{port}"
 
-    def _up(self, engine: world.FakeEngine) -> None:
+    def _up(self, engine: fake_pool.FakeEngine) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._processes[engine.rank].poll() is None:
             with contextlib.suppress(OSError):
@@ -110,7 +110,7 @@ class Pool(world.World):
     def replace(self, rank: int) -> Json:
         """Another engine comes in its place, with random weights behind a closed gate."""
         self._restarts += 1
-        engine = world.FakeEngine(rank=rank, instance=f"{self._restarts:04x}{rank:04x}")
+        engine = fake_pool.FakeEngine(rank=rank, instance=f"{self._restarts:04x}{rank:04x}")
         engine.url = self._run(rank)
         self._up(engine)
 
@@ -124,7 +124,7 @@ class Pool(world.World):
     def grow_by_one(self) -> Json:
         """One more engine."""
         rank = len(self.engines)
-        engine = world.FakeEngine(rank=rank, instance=f"ffff{rank:04x}")
+        engine = fake_pool.FakeEngine(rank=rank, instance=f"ffff{rank:04x}")
         engine.url = self._run(rank)
         self._up(engine)
 
@@ -145,7 +145,7 @@ class Pool(world.World):
             "looked": len(self.looked),
         }
 
-    def _entry(self, engine: world.FakeEngine) -> Json:
+    def _entry(self, engine: fake_pool.FakeEngine) -> Json:
         gpus = self._settings.gpus
         devices = list(range(gpus * engine.rank, gpus * (engine.rank + 1)))
         entry = super()._entry(engine)
@@ -164,7 +164,10 @@ def kubeconfig(server: str, folder: Path) -> Path:
     config = {
         "current-context": "w",
         "contexts": [
-            {"name": "w", "context": {"cluster": "w", "user": "w", "namespace": world.NAMESPACE}}
+            {
+                "name": "w",
+                "context": {"cluster": "w", "user": "w", "namespace": fake_pool.NAMESPACE},
+            }
         ],
         "clusters": [{"name": "w", "cluster": {"server": server}}],
         "users": [{"name": "w", "user": {"token": "t"}}],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sglang_operator.cli.yaml_tree import scalars
 from sglang_operator.planner.pool import Pool, Refused, plan_pool
 from tests.builders import OWNER
-from tests.unit.cli.world import GUIDE, converted, pipeline, run, write
+from tests.unit.cli.runner import GUIDE, converted, pipeline, run, write
 
 SOON = settings(
     max_examples=120,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.cli.world import run
+from tests.unit.cli.runner import run
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

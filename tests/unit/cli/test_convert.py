@@ -11,7 +11,7 @@ from sglang_operator.cli import check_files, structure
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
 from tests.unit.cli import roll
-from tests.unit.cli.world import (
+from tests.unit.cli.runner import (
     EXAMPLES,
     GUIDE,
     WITH_SGLANG,

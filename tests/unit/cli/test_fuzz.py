@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import targets
-from tests.unit.cli.world import GUIDE, converted, pipeline, run
+from tests.unit.cli.runner import GUIDE, converted, pipeline, run
 
 # `make fuzz` is the long run, guided by coverage.
 EXAMPLES = 60

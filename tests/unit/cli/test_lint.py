@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sglang_operator.api.errors import Severity
-from tests.unit.cli.world import GUIDE, SAMPLES, converted, line_of, linted, run
+from tests.unit.cli.runner import GUIDE, SAMPLES, converted, line_of, linted, run
 
 ROLL = GUIDE.read_text()
 OBJECT = yaml.safe_dump(converted(GUIDE)[0], sort_keys=False)

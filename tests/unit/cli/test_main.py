@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sglang_operator.cli import main
-from tests.unit.cli.world import run
+from tests.unit.cli.runner import run
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)

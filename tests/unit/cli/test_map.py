@@ -7,7 +7,7 @@ import yaml
 
 from sglang_operator.cli import options
 from tests.unit.cli.fake_kubectl import cluster
-from tests.unit.cli.world import run
+from tests.unit.cli.runner import run
 from tests.unit.view.world import guide
 
 

@@ -10,7 +10,7 @@ from sglang_operator.api import errors
 from sglang_operator.desired import engine_pod
 from sglang_operator.planner.pool import Owner, Pool, plan_pool
 from tests.builders import OWNER
-from tests.unit.cli.world import GUIDE, WITHOUT_SGLANG, converted, run
+from tests.unit.cli.runner import GUIDE, WITHOUT_SGLANG, converted, run
 
 
 def _body(**changes: Any) -> dict[str, Any]:

@@ -9,13 +9,13 @@ import pytest
 from sglang_operator.api.weights import Phase
 from sglang_operator.api.weights import shown as shown_time
 from sglang_operator.client import Expired, Pool
-from tests.unit.cli.world import run
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.cli.runner import run
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
 @pytest.fixture
 def world():
-    with World(engines=2) as made:
+    with FakePool(engines=2) as made:
         yield made
 
 

@@ -11,12 +11,12 @@ from sglang_operator import sending
 from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.client import AsyncPool, Expired, calls
 from sglang_operator.client.lease import counted, recorded
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 

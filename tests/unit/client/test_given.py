@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from sglang_operator.client import AsyncPool, InvalidArgument, Pool, given
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 

@@ -17,9 +17,9 @@ from sglang_operator.client import (
     roll_groups,
 )
 from sglang_operator.client.errors import GroupsTaken
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_cli import weights as weights
 from tests.unit.client.test_roll import Cluster
-from tests.unit.client.world import NAMESPACE, POOL, World
 
 JOIN, LEAVE = "/init_weights_update_group", "/destroy_weights_update_group"
 WRITE = "/update_weights_from_distributed"
@@ -29,7 +29,7 @@ BUCKET = (["w"], ["bfloat16"], [[2]])
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         for engine in made.engines:
             engine.groups = set()
         yield made

@@ -6,8 +6,8 @@ import pytest
 
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import AsyncPool, EngineError, NotReady, StaleEpoch, Unsupported
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import Cluster
-from tests.unit.client.world import NAMESPACE, POOL, World
 
 JOIN, LEAVE = "/init_weights_update_group", "/destroy_weights_update_group"
 WRITE = "/update_weights_from_distributed"
@@ -16,7 +16,7 @@ BUCKET = (["w"], ["bfloat16"], [[2]])
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         for engine in made.engines:
             engine.groups = set()
         yield made
@@ -149,7 +149,7 @@ def test_where_an_engine_cannot_leave_a_group_it_is_told_what_to_do(roll, reach)
             assert isinstance(found[0], StaleEpoch)
             assert not any(engine.dead for engine in world.engines)
 
-    with World(version="0.5.2") as world:
+    with FakePool(version="0.5.2") as world:
         for engine in world.engines:
             engine.groups = set()
         asyncio.run(train(reach(world)))

@@ -3,7 +3,7 @@
 import pytest
 
 from sglang_operator.client import EngineError, Pool, pausing
-from tests.unit.client.world import NAMESPACE, POOL, FakeEngine, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakeEngine, FakePool
 
 
 class Late:
@@ -28,7 +28,7 @@ class Late:
 @pytest.fixture
 def world(monkeypatch):
     monkeypatch.setattr(pausing, "QUICK_SECONDS", 0.1)
-    with World(version="0.5.14") as world:
+    with FakePool(version="0.5.14") as world:
         yield world
 
 

@@ -26,7 +26,7 @@ from sglang_operator.client import (
 )
 from sglang_operator.client import pool as pools
 from sglang_operator.clocks import steady
-from tests.unit.client.world import NAMESPACE, POOL, World, _drop, other
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, _drop, other
 
 STORY = 30.0
 BUCKET = (["bfloat16"], [[1]])
@@ -34,7 +34,7 @@ BUCKET = (["bfloat16"], [[1]])
 
 @pytest.fixture
 def world(request):
-    with World(gate=getattr(request, "param", "Committed")) as made:
+    with FakePool(gate=getattr(request, "param", "Committed")) as made:
         yield made
 
 

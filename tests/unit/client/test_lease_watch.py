@@ -7,12 +7,12 @@ import pytest
 
 from sglang_operator.api import weights_steps as steps
 from sglang_operator.client import AsyncPool, lease
-from tests.unit.client.world import NAMESPACE, POOL, World, other
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 

@@ -15,7 +15,7 @@ from sglang_operator.client import (
     Pool,
     ledger,
 )
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 STORY = 30.0
 BUCKET = (["w"], ["bfloat16"], [[2]])
@@ -23,7 +23,7 @@ BUCKET = (["w"], ["bfloat16"], [[2]])
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 
@@ -145,7 +145,7 @@ def test_what_could_not_even_be_sent_is_not_committed(world, pool):
 
 
 def test_a_session_that_could_not_be_opened_is_a_bucket_that_is_missing():
-    with World(version="0.5.23") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+    with FakePool(version="0.5.23") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
         made.engines[1].refuse["/begin_weight_update"] = (500, "boom")
         with pytest.raises(EngineError, match="boom"), pool.sync("step-1") as sync:
             submitted = sync.submit("update_weights_from_distributed", *BUCKET, group_name="g")
@@ -207,7 +207,7 @@ def test_a_sync_is_not_left_to_another_process_over_an_update_that_failed(world)
 
 
 def test_buckets_that_are_sent_at_once_share_one_session():
-    with World(version="0.5.23") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+    with FakePool(version="0.5.23") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
         with pool.sync("step-1") as sync:
             for name in "abc":
                 sync.submit("update_weights_from_distributed", [name], *BUCKET[1:], group_name="g")

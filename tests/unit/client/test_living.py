@@ -28,7 +28,7 @@ from sglang_operator.client import (
     sync,
     watching,
 )
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 STORY = 30.0
 
@@ -40,7 +40,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 

@@ -16,12 +16,12 @@ from sglang_operator.client import (
     Unsupported,
     turns,
 )
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 
@@ -74,7 +74,7 @@ def test_wake_after_weights_were_released_leaves_engines_paused_and_closed(world
 def test_a_pool_without_a_gate_goes_on_as_before_when_it_wakes_with_its_weights():
     """Nobody has written into it, and nobody has to: its engines serve what they loaded."""
     with (
-        World(gate="Off") as made,
+        FakePool(gate="Off") as made,
         Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-a") as pool,
         Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-b") as other,
     ):
@@ -90,7 +90,7 @@ def test_a_pool_without_a_gate_goes_on_as_before_when_it_wakes_with_its_weights(
 @pytest.mark.parametrize("gate", ["Off", "Versioned"])
 def test_an_engine_that_came_after_the_commit_goes_on_too_where_clients_reach_it(gate):
     with (
-        World(gate=gate) as made,
+        FakePool(gate=gate) as made,
         Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-a") as pool,
     ):
         pool.update_from_disk("/c/1", "step-1")
@@ -265,7 +265,7 @@ def test_tags_of_another_kind_are_refused_before_anything_is_taken(world, pool, 
     ],
 )
 def test_tags_that_a_version_does_not_know_are_refused(version, tags, words):
-    with World(version=version) as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+    with FakePool(version=version) as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
         with pytest.raises(Unsupported, match=words):
             pool.sleep(tags, settle=0)
         assert not made.puts
@@ -485,7 +485,7 @@ def test_what_woke_is_on_record_before_anything_else_is_asked(world, pool):
 
 def test_engines_that_resume_everything_at_once_are_asked_once():
     with (
-        World(version="0.4.6.post5") as made,
+        FakePool(version="0.4.6.post5") as made,
         Pool(POOL, NAMESPACE, identity=made.identity, holder="trainer-a") as pool,
     ):
         for engine in made.engines:

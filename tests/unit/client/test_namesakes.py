@@ -14,12 +14,12 @@ from sglang_operator.api.weights import Phase
 from sglang_operator.cli import weights
 from sglang_operator.client import AsyncPool, EngineError, Expired, Held, Unsupported
 from sglang_operator.client.turns import Turn, Who
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         for engine in made.engines:
             engine.strict = True
         yield made

@@ -12,7 +12,7 @@ from sglang_operator.client import Pool, Unsupported, pausing
 from sglang_operator.testing import ports
 from sglang_operator.testing.engine import weights
 from sglang_operator.testing.engine.process import FakeEngine
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.testing.engine.test_parts import ask
 
 PROMPT = {"input_ids": list(range(20, 60)), "sampling_params": {"max_new_tokens": 4}}
@@ -25,7 +25,7 @@ class Told(NamedTuple):
     url: str
     version: str
     control: str
-    world: World
+    world: FakePool
     pool: Pool
 
 
@@ -35,7 +35,7 @@ def engine(request):
     settings = {"version": request.param, "load_seconds": 0, "control_port": control}
     with (
         FakeEngine(["--load-format=dummy"], **settings) as real,
-        World(engines=1, version=request.param) as world,
+        FakePool(engines=1, version=request.param) as world,
     ):
         real.wait_ready()
         world.engines[0].url = real.url

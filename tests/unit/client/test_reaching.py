@@ -7,14 +7,14 @@ import pytest
 
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import NotReady, Pool, StaleEpoch, calls
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 STORY = 30.0
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 

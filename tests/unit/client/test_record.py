@@ -24,13 +24,13 @@ from sglang_operator.client import (
     memory,
     sync,
 )
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_lease import wait
-from tests.unit.client.world import NAMESPACE, POOL, World
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         for engine in made.engines:
             engine.strict = True
         yield made

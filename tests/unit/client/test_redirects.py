@@ -11,12 +11,12 @@ from sglang_operator.api.weights import Phase
 from sglang_operator.client import ClusterError, EngineError, Pool, credentials
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.testing import credentials as kit
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 

@@ -22,8 +22,8 @@ from sglang_operator.client import (
     resetting,
 )
 from sglang_operator.client.groups import KNOWN
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
 from tests.unit.client.test_cli import weights as weights
-from tests.unit.client.world import NAMESPACE, POOL, World, other
 
 JOIN, LEAVE = "/init_weights_update_group", "/destroy_weights_update_group"
 END = "/end_weight_update"
@@ -32,7 +32,7 @@ SLIME = {"master_address": "10.0.0.9", "master_port": 1, "rank_offset": 1, "worl
 
 @pytest.fixture
 def world():
-    with World(version="0.5.23") as made:
+    with FakePool(version="0.5.23") as made:
         for engine in made.engines:
             engine.groups = {"slime-pp_0"}
         yield made
@@ -99,7 +99,7 @@ def test_a_session_that_was_left_open_ends(world):
 
 
 def test_before_sessions_existed_none_is_ended():
-    with World(version="0.5.14") as world:
+    with FakePool(version="0.5.14") as world:
         reset(world)
         assert not any(END in engine.paths() for engine in world.engines)
 
@@ -290,7 +290,7 @@ def test_after_a_reset_no_bucket_goes_to_a_group_that_this_client_had_set_up(wor
 
 
 def test_a_version_whose_engines_cannot_leave_is_told_what_to_do():
-    with World(version="0.5.2") as world:
+    with FakePool(version="0.5.2") as world:
         with pytest.raises(Unsupported, match="kubectl sglang rollout restart actor-infer"):
             reset(world)
         assert world.puts == []

@@ -19,7 +19,7 @@ from sglang_operator.client import (
     following,
     memory,
 )
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 ANSWER = {
     "output_token_ids": [[7, 8]],
@@ -107,7 +107,7 @@ def test_steps_of_update_and_generate(roll, reach):
                 answers = await cluster.generate()
                 assert answers[0] == ANSWER
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
         groups = [
             body["rank_offset"]
@@ -132,7 +132,7 @@ def test_the_engines_sleep_where_roll_offloads_them(roll, reach):
             await cluster.all("offload_states", include="OffloadStateType.other_params")
             assert not any(engine.released for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -149,7 +149,7 @@ def test_an_engine_that_restarted_in_a_rollout_sleeps_like_the_others(roll, reac
             await cluster.all("offload_states")
             assert all(engine.released for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -173,7 +173,7 @@ def test_one_that_loads_its_model_is_waited_for_before_the_pool_sleeps(roll, rea
             await sleeping
             assert all(engine.released for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -191,7 +191,7 @@ def test_an_engine_that_came_up_as_the_others_fell_asleep_sleeps_next(roll, reac
             await sleeping
             assert all(engine.released for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -222,7 +222,7 @@ def test_a_step_without_an_update_goes_on_with_the_weights_of_the_last_one(roll,
             await cluster.model_update("a2")
             assert {(e.gate, e.weights) for e in world.engines} == {("Open", "a2")}
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -232,7 +232,7 @@ def test_steps_without_an_update_are_refused_where_every_sleep_takes_the_weights
             async with every_second_step(Cluster(roll, 2, colocated=True)):
                 pass
 
-    with World(engines=2, version="0.4.6") as world:
+    with FakePool(engines=2, version="0.4.6") as world:
         asyncio.run(attach(reach(world)))
 
 
@@ -257,7 +257,7 @@ def test_no_worker_touches_an_engine_whose_weights_worker_0_has_not_resumed_yet(
             assert not any(engine.dead for engine in world.engines)
             assert {(e.gate, e.weights) for e in world.engines} == {("Open", "a2")}
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -281,7 +281,7 @@ def test_a_worker_that_waits_for_worker_0_to_resume_its_engine_is_told_that_it_c
             assert isinstance(found[-1], Expired)
             assert not any(engine.dead for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -291,7 +291,7 @@ def test_a_pool_of_its_own_never_sleeps(roll, reach):
             await cluster.all("offload_states")
             assert not world.puts
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -306,7 +306,7 @@ def test_a_restart_is_told_to_set_up_again(roll, reach):
             await cluster.model_update("a1")
             assert world.state.version == "step-1"
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -321,7 +321,7 @@ def test_a_bucket_that_fails_aborts(roll, reach):
             await cluster.model_update("a1")
             assert world.state.version == "step-1"
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -333,7 +333,7 @@ def test_no_more_workers_than_engines(roll, reach):
             async with Cluster(roll, 3):
                 pass
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(attach(reach(world)))
 
 
@@ -348,7 +348,7 @@ def test_judges_share_the_engines_of_a_pool_that_loads_its_own_weights(roll, rea
             assert [each.engine.rank for each in judges.strategies] == [0, 1, 0]
             assert await judges.generate() == [ANSWER] * 3
 
-    with World(engines=2, gate="Off") as world:
+    with FakePool(engines=2, gate="Off") as world:
         asyncio.run(attach(reach(world)))
 
 
@@ -361,7 +361,7 @@ def test_a_job_of_fewer_workers_than_engines_leaves_the_others_closed(roll, reac
             assert world.engines[2].weights == "random"
             assert not world.engines[2].asked
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -383,7 +383,7 @@ def test_each_worker_opens_the_session_of_its_own_engine_once_that_is_paused(rol
             assert not any(engine.session for engine in world.engines)
             assert {(e.weights, e.gate) for e in world.engines} == {("a1", "Open")}
 
-    with World(version="0.5.23") as world:
+    with FakePool(version="0.5.23") as world:
         for engine in world.engines:
             engine.sessions = True
         world.engines[1].session = True  # a sync that was torn has left it open
@@ -405,7 +405,7 @@ def test_no_worker_writes_once_worker_0_does_not_renew(roll, reach, monkeypatch)
                 await cluster.strategies[1].broadcast_parameter(*bucket)
             assert [len(engine.asked) for engine in world.engines] == sent
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -428,7 +428,7 @@ def test_a_follower_that_stood_still_writes_nothing_into_another_trainers_update
             with pytest.raises(Expired):
                 await follower.broadcast_parameter(["b1"], *bucket[1:])
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         reach(world)
         asyncio.run(train(world))
         assert world.engines[1].weights == "a1"

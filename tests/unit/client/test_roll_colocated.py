@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_operator.client import Unsupported
+from tests.unit.client.fake_pool import FakePool
 from tests.unit.client.test_roll import Cluster
-from tests.unit.client.world import World
 
 TENSORS = "/update_weights_from_tensor"
 
@@ -35,7 +35,7 @@ def attach(cluster):
 
 def test_shared_ids_are_refused_at_the_start_with_the_mapping_to_write(roll, reach):
     """The example of ROLL's guide: trainer on 0 to 31, engines on 0 to 23."""
-    with World() as world:
+    with FakePool() as world:
         reach(world)
         with pytest.raises(Unsupported) as refused:
             attach(configured(Cluster(roll, 3), range(32), range(24)))
@@ -49,7 +49,7 @@ def test_shared_ids_are_refused_at_the_start_with_the_mapping_to_write(roll, rea
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_some_shared_ids_are_as_bad_whatever_partial_gpu_mode_is(roll, reach, partial):
-    with World() as world:
+    with FakePool() as world:
         reach(world)
         cluster = configured(Cluster(roll, 3), [0, 1, 4], [0, 1, 2, 3], partial_gpu_mode=partial)
         with pytest.raises(Unsupported, match=r"they share 0-1: .*list\(range\(8,12\)\)"):
@@ -62,20 +62,20 @@ def test_the_mapping_to_write_is_on_nodes_that_no_role_has(roll, reach):
         "rewards": {"judge": role(20, 21)},
         "num_gpus_per_node": 4,
     }
-    with World() as world:
+    with FakePool() as world:
         reach(world)
         with pytest.raises(Unsupported, match=r"list\(range\(24,30\)\)"):
             attach(configured(Cluster(roll, 3), range(8), range(6), **more))
 
 
 def test_ids_apart_are_taken_also_where_the_engines_share_some_with_the_reference(roll, reach):
-    with World() as world:
+    with FakePool() as world:
         reach(world)
         attach(configured(Cluster(roll, 3), range(8), range(8, 14), reference=role(8, 9)))
 
 
 def test_a_judge_gets_no_weights_so_that_its_ids_do_not_matter(roll, reach):
-    with World() as world:
+    with FakePool() as world:
         reach(world)
         cluster = configured(Cluster(roll, 3), range(8), range(8))
         for each in cluster.strategies:
@@ -94,5 +94,5 @@ def test_a_bucket_of_handles_is_refused_before_anything_is_begun(roll, reach, tr
             assert not world.puts
             assert not any(TENSORS in engine.paths() for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train_on(reach(world)))

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_operator.client import InvalidArgument, Unsupported
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import ANSWER, Cluster, worker
-from tests.unit.client.world import NAMESPACE, POOL, World
 
 config = pytest.importorskip("sglang_operator.client.roll_config")
 payloads = pytest.importorskip("sglang_operator.client.roll_payloads")
@@ -94,7 +94,7 @@ def test_differences_are_told_once(roll, reach, caplog):
         async with Cluster(roll, 3):
             pass
 
-    with World() as world:
+    with FakePool() as world:
         world.server_info = {"mem_fraction_static": 0.9}
         with caplog.at_level(logging.WARNING):
             asyncio.run(attach(reach(world)))
@@ -113,7 +113,7 @@ def test_lora_is_refused_before_anything_is_attached(roll, reach):
         await judge.initialize()
         await judge.pool.close()
 
-    with World(engines=1) as world:
+    with FakePool(engines=1) as world:
         asyncio.run(attach(reach(world)))
 
 
@@ -153,7 +153,7 @@ def test_media_of_which_the_file_tells_are_refused_before_anything_is_attached(
             await strategy.initialize()
             await strategy.pool.close()
 
-    with World(engines=1) as world:
+    with FakePool(engines=1) as world:
         asyncio.run(attach(reach(world), "actor_infer"))
         assert not world.looked
         asyncio.run(attach(world, "reward_model"))
@@ -186,7 +186,7 @@ def test_a_version_that_cannot_tell_experts_is_refused_at_once(roll, reach, vers
         with pytest.raises(Unsupported, match=r"router_replay .* 0.5.10 or newer"):
             await strategy.initialize()
 
-    with World(engines=1, version=version) as world:
+    with FakePool(engines=1, version=version) as world:
         asyncio.run(attach(reach(world)))
 
 
@@ -250,7 +250,7 @@ def test_experts_are_asked_for_and_handed_on(roll, reach, torch, monkeypatch):
         assert body["return_routed_experts"] is True
         await strategy.pool.close()
 
-    with World(engines=1, version="0.5.14", gate="Off") as world:
+    with FakePool(engines=1, version="0.5.14", gate="Off") as world:
         asyncio.run(train(reach(world)))
 
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from tests.unit.client.fake_pool import FakePool
 from tests.unit.client.test_roll import Cluster
-from tests.unit.client.world import World
 from tests.weights_real import roll_worker
 from tests.weights_real.roll_worker import UNFENCED, UNVOUCHED, Part
 
@@ -47,7 +47,7 @@ def without(monkeypatch, roll):
 
 
 def test_a_job_updates_every_engine(roll, reach):
-    with World() as world:
+    with FakePool() as world:
         found = job(roll, reach(world), [part(rank) for rank in range(SIZE)])
         assert found == [None] * SIZE
         assert served(world) == [0, 1, 2]
@@ -59,7 +59,7 @@ def test_an_engine_whose_worker_gets_no_bucket_is_served_without_the_guard_alone
     roll, reach, without, defect, ranks, told
 ):
     without(defect)
-    with World() as world:
+    with FakePool() as world:
         parts = [part(rank, left_out=rank == 2, told=told) for rank in range(SIZE)]
         job(roll, reach(world), parts)
         assert not [

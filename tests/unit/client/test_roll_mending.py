@@ -12,10 +12,10 @@ import pytest
 from sglang_operator.api import weights_steps
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import EngineError, Expired, NotReady, StaleEpoch, roll_groups
+from tests.unit.client.fake_pool import FakePool, other
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import served
 from tests.unit.client.test_roll_updates import Group, Loop, all_of, updates
-from tests.unit.client.world import World, other
 
 INIT = "/init_weights_update_group"
 WRITE = "/update_weights_from_distributed"
@@ -111,7 +111,7 @@ def staged(roll, reach, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "roll.utils", types.ModuleType("roll.utils"))
     monkeypatch.setitem(sys.modules, "roll.utils.constants", constants)
-    with World() as world:
+    with FakePool() as world:
         for engine in world.engines:
             engine.groups = set()
         reach(world)

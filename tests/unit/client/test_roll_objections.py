@@ -6,9 +6,9 @@ import pytest
 
 from sglang_operator.api.weights import Phase
 from sglang_operator.client import EngineError, NotReady
+from tests.unit.client.fake_pool import FakePool
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import ended, served
-from tests.unit.client.world import World
 
 PAUSE, WRITE = "/pause_generation", "/update_weights_from_distributed"
 
@@ -28,7 +28,7 @@ def story(roll, reach, act):
             await cluster.setup()
             await act(world, cluster, world.engines[1], cluster.strategies[1])
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 

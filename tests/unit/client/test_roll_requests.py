@@ -6,8 +6,8 @@ import contextlib
 import pytest
 
 from sglang_operator.client import AsyncPool, EngineError, NotReady
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import ANSWER, Cluster
-from tests.unit.client.world import NAMESPACE, POOL, World
 
 GENERATE, ABORT = "/generate", "/abort_request"
 UNFINISHED = {"output_token_ids": [[]], "finish_reasons": ["abort"], "output_logprobs": [[]]}
@@ -67,7 +67,7 @@ def test_an_engine_that_ends_over_a_request_leaves_it_to_another(roll, reach):
             assert prompts(world.engines[0]), "one alone would have all of them"
             assert prompts(world.engines[2])
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -79,7 +79,7 @@ def test_a_new_instance_at_the_address_of_an_old_one_is_never_asked(roll, reach)
             assert await cluster.strategies[1].generate_request(payload()) == ANSWER
             assert not world.engines[1].asked
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -94,7 +94,7 @@ def test_an_answer_of_an_engine_that_nobody_has_written_to_is_none(roll, reach):
             assert len(prompts(world.engines[1])) == 1
             assert len(prompts(world.engines[0]) + prompts(world.engines[2])) == 1
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -120,7 +120,7 @@ def test_an_engine_that_ends_in_silence_is_not_waited_for(roll, reach, what):
             assert await asyncio.wait_for(asked, 20) == ANSWER
             ending.stuck.clear()
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -136,7 +136,7 @@ def test_prompts_stay_with_their_engine_while_that_lives(roll, reach):
             assert prompts(world.engines[0]).count("0") == 6
             assert prompts(world.engines[2]).count("2") == 6
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -150,7 +150,7 @@ def test_no_engine_of_another_version_or_behind_a_closed_gate_steps_in(roll, rea
             assert await cluster.strategies[1].generate_request(payload()) == UNFINISHED
             assert not any(prompts(engine) for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -172,7 +172,7 @@ def test_in_a_pool_without_gates_only_engines_that_got_all_updates_step_in(roll,
             assert await cluster.strategies[0].generate_request(payload()) == UNFINISHED
             assert not any(prompts(engine) for engine in world.engines)
 
-    with World(engines=2, gate="Off") as world:
+    with FakePool(engines=2, gate="Off") as world:
         asyncio.run(train(reach(world)))
 
 
@@ -191,7 +191,7 @@ def test_roll_is_told_that_nobody_answered_and_asks_again(roll, reach, requests)
             await cluster.model_update("a2")
             assert await one.generate_request(payload()) == ANSWER
 
-    with World(engines=1) as world:
+    with FakePool(engines=1) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -216,7 +216,7 @@ def test_a_pool_that_lost_its_policy_for_long_is_an_error(roll, reach, requests,
             await noticed(cluster)
             assert await one.generate_request(payload()) == UNFINISHED  # counted anew
 
-    with World(engines=1) as world:
+    with FakePool(engines=1) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -233,7 +233,7 @@ def test_a_pause_of_rolls_ends_requests_that_wait_for_an_engine(roll, reach):
             assert await asyncio.wait_for(waiting, 5) == UNFINISHED
             assert not world.engines[0].asked
 
-    with World(engines=1) as world:
+    with FakePool(engines=1) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -263,7 +263,7 @@ def test_aborts_go_where_the_requests_are_and_together(roll, reach):
                 assert set(prompts(engine)) <= set(ended)
             assert not world.engines[1].asked
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -284,7 +284,7 @@ def test_an_abort_that_comes_before_its_request_is_sent_again(roll, reach, reque
                 await asyncio.sleep(0.01)
             assert all(body["rid"] == "r" for path, body in engine.asked[-2:] if path == ABORT)
 
-    with World(engines=1) as world:
+    with FakePool(engines=1) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -300,7 +300,7 @@ def test_what_cannot_be_aborted_any_more_is_no_error(roll, reach):
             await cluster.strategies[1].abort_requests(["r1"])
             assert not world.engines[1].asked
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -314,7 +314,7 @@ def test_a_request_that_engines_refuse_is_an_error(roll, reach, requests, status
                 await cluster.strategies[0].generate_request(payload())
             assert sum(len(prompts(engine)) for engine in world.engines) == tries
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -324,7 +324,7 @@ def test_an_engine_that_is_full_leaves_a_request_to_another(roll, reach):
             world.engines[0].refuse[GENERATE] = (503, "The request queue is full.")
             assert await cluster.strategies[0].generate_request(payload()) == ANSWER
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -339,7 +339,7 @@ def test_whoever_wants_no_answer_any_more_gets_none(roll, reach):
                 await asked
             world.engines[0].stuck.clear()
 
-    with World(engines=1) as world:
+    with FakePool(engines=1) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -352,7 +352,7 @@ def test_a_request_that_ends_engines_does_not_end_all_of_them(roll, reach, reque
             assert sum(engine.dead for engine in world.engines) == 3
             assert "3 engines ended over the request r" in caplog.text
 
-    with World(engines=5) as world:
+    with FakePool(engines=5) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -377,7 +377,7 @@ def test_a_job_without_updates_asks_no_engine_behind_a_closed_gate(roll, reach, 
             assert await evaluation.generate() == [ANSWER] * 3
             assert [e.rank for e in world.engines if not prompts(e)] == restarted
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(run(reach(world)))
 
 
@@ -395,7 +395,7 @@ def test_a_job_without_updates_waits_for_a_commit(roll, reach, requests, caplog,
                 await pool.update_from_disk("/ckpt/1", "step-1")
             assert await asked == [ANSWER] * 3
 
-    with World(gate=gate) as world:
+    with FakePool(gate=gate) as world:
         asyncio.run(run(reach(world)))
 
 
@@ -409,7 +409,7 @@ def test_a_job_without_updates_does_not_wait_for_ever(roll, reach, requests, mon
                 await evaluation.generate()
             assert not any(prompts(engine) for engine in world.engines)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(run(reach(world)))
 
 
@@ -423,7 +423,7 @@ def test_a_worker_asks_its_engine_only_once_an_update_has_written_it(roll, reach
             assert await cluster.strategies[1].generate_request(payload()) == ANSWER
             assert not prompts(world.engines[1])
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -453,7 +453,7 @@ def test_engines_that_run_and_never_take_a_request_are_not_asked_for_ever(
                     while True:
                         assert await asked(payload("r2")) == UNFINISHED
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -481,5 +481,5 @@ def test_an_engine_that_is_full_and_answers_others_is_waited_for(roll, reach, re
 
         return answered
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))

@@ -6,8 +6,8 @@ import pytest
 
 from sglang_operator.api import weights_rules as rules
 from sglang_operator.client import AsyncPool, Held, roll_groups
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import Cluster
-from tests.unit.client.world import NAMESPACE, POOL, World
 
 GROUPS = ("/destroy_weights_update_group", "/init_weights_update_group")
 
@@ -39,7 +39,7 @@ def looked(monkeypatch):
 
 
 def minding():
-    world = World()
+    world = FakePool()
     for engine in world.engines:
         engine.groups = set()
     return world

@@ -21,8 +21,8 @@ from sglang_operator.client import (
     Unsupported,
     pausing,
 )
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import Cluster
-from tests.unit.client.world import NAMESPACE, POOL, World
 
 WRITE = "/update_weights_from_distributed"
 
@@ -82,7 +82,7 @@ def test_no_worker_writes_into_the_sync_of_another_trainer(roll, reach, impatien
             assert [type(each) for each in found] == [Held, NotReady, NotReady]
             assert "held by b" in str(found[1])
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
         assert writes(world) == [[["a1"]]] * 3
         assert {(e.weights, e.gate_version) for e in world.engines} == {("/b/1", "b-1")}
@@ -99,7 +99,7 @@ def test_no_worker_writes_into_the_sync_of_another_job_of_roll(roll, reach, impa
                 await each.broadcast_parameter(*bucket("a1"))
             await one.all("process_weights_after_loading")
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
         assert writes(world) == [[["a1"]]] * 3
         assert served(world, "step-1") == [0, 1, 2]
@@ -122,7 +122,7 @@ def test_a_trainer_started_again_waits_for_the_lease_of_the_one_that_was_killed(
             await cluster.setup()
             await cluster.model_update("a1")
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
         assert served(world, "step-1") == [0, 1, 2]
 
@@ -154,7 +154,7 @@ def test_no_commit_over_an_engine_that_refused_its_bucket(roll, reach, told):
             assert {e.weights for e in world.engines} == {"a3"}
             assert served(world, "step-2") == [0, 1, 2]
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -168,7 +168,7 @@ def test_a_bucket_that_is_sent_again_is_made_good(roll, reach):
             await cluster.model_update("a1")
             assert served(world, "step-1") == [0, 1, 2]
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -193,7 +193,7 @@ def test_no_commit_while_a_workers_bucket_is_under_way(roll, reach):
             assert {e.weights for e in world.engines} == {"a2"}
             assert served(world, "step-2") == [0, 1, 2]
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -210,7 +210,7 @@ def test_no_commit_over_an_engine_whose_worker_got_no_bucket(roll, reach):
             assert world.state.phase is Phase.ABORTED
             assert not served(world, "step-1")
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -230,7 +230,7 @@ def test_no_commit_over_an_engine_whose_worker_says_nothing(roll, reach, impatie
             assert [type(each) for each in found] == [Expired, Expired]
             assert world.state.phase is Phase.ABORTED
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -251,7 +251,7 @@ def test_what_a_worker_wrote_before_an_abort_vouches_for_nothing_after_it(roll, 
             assert "engine 1" in str(found[0])
             assert world.state.phase is Phase.ABORTED
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -272,7 +272,7 @@ def test_after_an_abort_other_trainers_wait_until_the_workers_have_noticed(roll,
             await cluster.model_update("a2")
             assert served(world, "step-1") == [0, 1, 2]
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -289,7 +289,7 @@ def test_what_a_worker_says_does_not_pass_for_the_leaders_renewal(roll, reach):
             assert (await lease.read()).wrote
             assert lease.age() > age
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -314,7 +314,7 @@ def test_an_engine_that_came_while_roll_trains_is_never_covered(roll, reach, cap
             assert served(world, "step-3") == [0, 1, 2]
             assert caplog.text.count("engine 3 (g6-7) has no inference worker") == 1
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -340,7 +340,7 @@ def test_an_engine_without_a_worker_wakes_with_the_others_and_sleeps_again(
                 assert world.engines[2].paused  # until somebody writes into it
             assert not any(engine.dead for engine in world.engines)
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         for engine in world.engines:
             engine.strict = True
         asyncio.run(train(reach(world)))
@@ -366,7 +366,7 @@ def test_a_job_for_a_part_of_the_engines_needs_a_gate_that_a_commit_opens(roll, 
                 pass
         assert world.state == before
 
-    with World(gate=gate) as world:
+    with FakePool(gate=gate) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -380,7 +380,7 @@ def test_an_engine_that_comes_during_an_update_is_never_covered(roll, reach):
             assert served(world, "step-1") == [0, 1, 2]
             assert world.engines[3].gate == "Closed"
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -398,7 +398,7 @@ def test_groups_that_were_set_up_for_different_engines_are_not_used_together(rol
             assert "pp0" in str(found[1])
             assert writes(world) == [[], [], []]
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -413,7 +413,7 @@ def test_a_worker_that_was_set_up_later_than_the_leader_writes_nothing(roll, rea
             await ended(s.process_weights_after_loading() for s in cluster.strategies)
             assert world.state.phase is Phase.ABORTED
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
 
 
@@ -444,7 +444,7 @@ def test_a_worker_asks_the_api_server_three_times_in_an_update(roll, reach, size
             assert max(map(len, asked[1:])) <= 3, asked
             assert len(asked[0]) <= 9, asked[0]
 
-    with World(engines=size) as world:
+    with FakePool(engines=size) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -459,7 +459,7 @@ def test_a_role_that_does_not_let_trainers_watch_the_lease_is_enough(roll, reach
             await cluster.model_update("a1", "b1")
             assert not any(each.pool.lease.watch.alive for each in cluster.strategies)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
         assert served(world, "step-1") == [0, 1, 2]
 
@@ -477,7 +477,7 @@ def test_a_watch_that_dies_in_silence_is_not_waited_for(roll, reach, monkeypatch
             world.slow = 1.0
             await asyncio.wait_for(cluster.model_update("a2", "b2"), 20)
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
         assert served(world, "step-2") == [0, 1, 2]
 
@@ -528,7 +528,7 @@ def test_who_did_not_see_its_leader_begin_renews_the_lease_before_it_writes(roll
             assert world.puts[-1].renewed > time.time() - 10
             assert all(s.pool.lease.age() < 10 for s in followers)
 
-    with World(engines=size) as world:
+    with FakePool(engines=size) as world:
         asyncio.run(train(reach(world)))
         assert writes(world) == [[], *[[["a1"]]] * (size - 1)]
 
@@ -561,7 +561,7 @@ def test_who_looks_late_does_not_renew_what_is_another_jobs_by_then(roll, reach,
                 await late.broadcast_parameter(*bucket("a1"))
             assert world.state.id == "t-b"
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(train(reach(world)))
         assert writes(world) == [[], []]
 
@@ -582,7 +582,7 @@ def test_a_follower_never_takes_a_lease_that_only_looks_like_its_leaders(roll, r
                     await cluster.strategies[1].broadcast_parameter(*bucket("a1"))
             assert writes(world) == [[], []]
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -605,7 +605,7 @@ def test_the_leader_lets_run_no_engine_that_another_worker_writes(roll, reach, m
             assert "/continue_generation" not in paths
             assert world.engines[1].weights == "a1"
 
-    with World(engines=2, version="0.5.14") as world:
+    with FakePool(engines=2, version="0.5.14") as world:
         asyncio.run(train(reach(world)))
 
 
@@ -624,7 +624,7 @@ def test_worker_0_pauses_no_engine_that_another_worker_may_write_into_already(ro
             await cluster.all("process_weights_after_loading")
             assert served(world, "step-1") == [0, 1]
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(train(reach(world)))
 
 
@@ -641,6 +641,6 @@ def test_a_pool_that_is_closed_is_followed_no_more(roll, reach, monkeypatch, cap
         assert "the leader's Lease" not in looking
         assert [pool._cluster for pool in pools] == [None] * 3
 
-    with World() as world:
+    with FakePool() as world:
         asyncio.run(train(reach(world)))
     assert not caplog.text

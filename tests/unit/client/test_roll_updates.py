@@ -9,9 +9,9 @@ import types
 import pytest
 
 from sglang_operator.client import EngineError, Held, NotReady, StaleEpoch
+from tests.unit.client.fake_pool import FakePool
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import served
-from tests.unit.client.world import World
 
 updates = pytest.importorskip("sglang_operator.client.roll_updates")
 WRITE = "/update_weights_from_distributed"
@@ -118,7 +118,7 @@ def pipeline(roll, reach, monkeypatch):
     """A pipeline on a world of three engines."""
     ray = Loop()
     monkeypatch.setitem(sys.modules, "ray", ray)
-    with World() as world:
+    with FakePool() as world:
         reach(world)
         made = []
 

@@ -22,14 +22,14 @@ from sglang_operator.client import (
     pausing,
 )
 from sglang_operator.client.sync import BLAME_SECONDS
-from tests.unit.client.world import NAMESPACE, POOL, World, other
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
 
 STORY = 30.0  # seconds that anything here may take on a busy machine
 
 
 @pytest.fixture
 def world():
-    with World() as made:
+    with FakePool() as made:
         yield made
 
 
@@ -323,7 +323,7 @@ def test_waits_until_paused_engines_are_idle(world, pool):
 
 @pytest.mark.parametrize("version", ["0.5.20", "0.5.23"])
 def test_buckets_are_sent_within_a_session_where_there_is_one(version):
-    with World(version=version) as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+    with FakePool(version=version) as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
         with pool.sync("step-1") as sync:
             for name in ("a", "b"):
                 sync.update_weights_from_distributed(
@@ -346,7 +346,7 @@ def test_buckets_are_sent_within_a_session_where_there_is_one(version):
 
 
 def test_a_session_that_a_torn_sync_left_open_is_opened_anew():
-    with World(version="0.5.23") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+    with FakePool(version="0.5.23") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
         with pytest.raises(ValueError), pool.sync("step-1") as sync:
             sync.update_weights_from_tensor({"serialized_named_tensors": ["x"]})
             raise ValueError
@@ -362,7 +362,7 @@ def test_a_session_that_a_torn_sync_left_open_is_opened_anew():
 
 def test_versions_without_pause_are_refused_unless_the_trainer_vouches():
     with (
-        World(version="0.4.6.post5") as made,
+        FakePool(version="0.4.6.post5") as made,
         Pool(POOL, NAMESPACE, identity=made.identity) as pool,
     ):
         with pytest.raises(Unsupported, match="has no /pause_generation"):
@@ -395,7 +395,7 @@ def test_a_sync_without_a_pause_lets_engines_go_on_that_were_paused_before(world
 
 def test_pause_modes_are_those_of_the_version():
     with (
-        World(version="0.5.2") as made,
+        FakePool(version="0.5.2") as made,
         Pool(POOL, NAMESPACE, identity=made.identity) as pool,
         pytest.raises(Unsupported, match="cannot pause in mode retract"),
     ):
@@ -405,7 +405,7 @@ def test_pause_modes_are_those_of_the_version():
 @pytest.mark.parametrize("version", ["0.5.10", "0.5.14", "0.5.20"])
 def test_requests_are_not_kept_where_the_cache_of_the_old_weights_would_stay(version):
     with (
-        World(version=version) as made,
+        FakePool(version=version) as made,
         Pool(POOL, NAMESPACE, identity=made.identity) as pool,
         pytest.raises(Unsupported, match="cannot empty its prefix cache while requests wait"),
     ):
@@ -416,7 +416,7 @@ def test_requests_are_not_kept_where_the_cache_of_the_old_weights_would_stay(ver
 @pytest.mark.parametrize("version", ["0.5.7", "0.5.9", "0.5.23"])
 def test_requests_are_kept_where_the_cache_can_be_emptied_under_them(version):
     with (
-        World(version=version) as made,
+        FakePool(version=version) as made,
         Pool(POOL, NAMESPACE, identity=made.identity) as pool,
     ):
         pool.update_from_disk("/c/1", "step-1", pause="retract")
@@ -433,7 +433,7 @@ def test_a_pause_that_keeps_the_old_cache_or_does_not_exist_is_refused(world, po
 
 def test_versions_without_modes_pause_in_their_own_way():
     with (
-        World(version="0.5.5.post3") as made,
+        FakePool(version="0.5.5.post3") as made,
         Pool(POOL, NAMESPACE, identity=made.identity) as pool,
     ):
         pool.update_from_disk("/c/1", "step-1")
@@ -497,7 +497,7 @@ def test_a_group_that_cannot_be_left_ends_the_sync(world, pool):
 
 
 def test_where_engines_cannot_leave_a_group_each_plan_has_a_name_of_its_own():
-    with World(version="0.5.2") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
+    with FakePool(version="0.5.2") as made, Pool(POOL, NAMESPACE, identity=made.identity) as pool:
         names = {pool.nccl_plan("10.0.0.1", 29500, group_name="g").group_name for _ in range(3)}
         assert len(names) == 3
         assert all(name.startswith("g-") for name in names)

@@ -22,7 +22,7 @@ from sglang_operator.controller.observing import View
 from sglang_operator.controller.reconcile import Reconciler
 from sglang_operator.controller.requeue import Requeue
 from sglang_operator.desired import kinds
-from tests.unit.controller.world import Api, Json
+from tests.unit.controller.fake_api import Api, Json
 
 KEY = PoolKey("rl", "pool")
 LEASE = paths.child("Lease", KEY.namespace, names.weights_lease_name(KEY.name))

@@ -11,7 +11,7 @@ from sglang_operator.cluster import paths
 from sglang_operator.desired import kinds, metadata
 from sglang_operator.desired.kind import ChildKind
 from sglang_operator.planner.pool import Pool
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 from tests.unit.controller.passes import KEY, Clock, Passes
 
 PATH = "/apis/networking.k8s.io/v1/namespaces/rl/networkpolicies/pool-ingress"
@@ -76,8 +76,8 @@ def test_a_declared_kind_is_watched():
     """Whatever becomes of it wakes the pool."""
 
     async def told() -> None:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: PATH in api.objects)
             await api.request("DELETE", PATH)

@@ -17,7 +17,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import memory, trying
 from sglang_operator.controller.asking import Asker
 from sglang_operator.planner.observed import EngineReport, Loading
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")
 HOUR = 3600.0
@@ -48,11 +48,11 @@ def test_creates_that_were_refused_are_tried_again_in_their_time(clock, monkeypa
     monkeypatch.setattr(memory, "REFUSED_BACKOFF", Backoff(0.2, 0.5))
 
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.fails = lambda method, path: (
             QUOTA if method == "POST" and path.endswith("/pods") else None
         )
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "QuotaExceeded")
             clock.off += step
@@ -68,8 +68,8 @@ def test_a_revision_that_was_refused_is_tried_again_in_its_time(clock, monkeypat
     refused = ApiError(422, "Invalid", "Pod is invalid: spec.x: no", None)
 
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             before = {pod["metadata"]["uid"] for pod in api.pods("rl")}
@@ -97,9 +97,9 @@ def test_a_name_that_was_taken_is_tried_again_in_its_time(clock, monkeypatch, st
     path = paths.child("Service", *KEY)
 
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.add(path, {"spec": {"ports": []}})
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "NameConflict")
             clock.off += step
@@ -134,7 +134,7 @@ def test_what_is_due_by_the_clock_of_a_pass_is_due_as_soon_after_the_clock_was_s
     assert at.left(at.wall - 5) == 0
 
 
-class Nodes(world.Api):
+class Nodes(fake_api.Api):
     """A cluster with one node, on which all pods run."""
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ def test_a_node_is_lost_so_long_after_it_was_seen_not_ready(clock, skew, restart
 
     async def story() -> None:
         api = Nodes()
-        async with world.operator(api, watch_nodes=True):
+        async with fake_api.operator(api, watch_nodes=True):
             api.make(*KEY, restart={"nodeLostSeconds": 2})
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             clock.off = skew
@@ -188,7 +188,7 @@ def test_a_node_is_lost_so_long_after_it_was_seen_not_ready(clock, skew, restart
                 await lost(api, begun)
         if restarted:
             begun = clocks.steady()
-            async with world.operator(api, watch_nodes=True):
+            async with fake_api.operator(api, watch_nodes=True):
                 await lost(api, begun)
 
     async def lost(api: Nodes, begun: float) -> None:
@@ -203,7 +203,7 @@ def test_pools_are_woken_when_nodes_are_known_again_though_none_changed():
 
     async def story() -> None:
         api = Nodes()
-        async with world.operator(api, watch_nodes=True) as room:
+        async with fake_api.operator(api, watch_nodes=True) as room:
             api.make(*KEY, restart={"nodeLostSeconds": 1})
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             api.becomes("Unknown", time.time())

@@ -8,7 +8,7 @@ import pytest
 
 from sglang_operator.cluster import crowding, paths
 from sglang_operator.cluster.stores import PoolKey
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 OLD, YOUNG = ("rl", "old"), ("rl", "young")
 ROOM = 140_000
@@ -16,7 +16,7 @@ MUCH: Any = {"data_args": {"notes": ["x" * 1000] * 100}}
 FULL = "the older pools of its namespace take all"
 
 
-class Aged(world.Api):
+class Aged(fake_api.Api):
     """Pools have a time at which they were made."""
 
     def make(self, namespace: str, name: str, **changes: Any) -> None:
@@ -43,7 +43,7 @@ def large(spec: dict[str, Any]) -> dict[str, Any]:
 def test_a_running_pool_that_has_no_room_any_more_keeps_its_engines_and_comes_back():
     async def story() -> None:
         api = Aged()
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*OLD)
             api.make(*YOUNG)
             await api.until(lambda: api.reason(*OLD) == api.reason(*YOUNG) == "PoolReady")
@@ -67,12 +67,12 @@ def test_a_running_pool_that_has_no_room_any_more_keeps_its_engines_and_comes_ba
 def test_a_trainer_of_a_pool_without_room_still_closes_its_gates():
     async def story() -> None:
         api = Aged()
-        async with world.operator(api) as room:
+        async with fake_api.operator(api) as room:
             api.make(*YOUNG, weights={"gate": "Committed"})
             await api.until(lambda: len(api.pods("rl")) == 1)
             await api.until(lambda: "status" in api.pool(*YOUNG))
-            await api.until(lambda: world.instances(room, PoolKey(*YOUNG)))
-            run = world.instances(room, PoolKey(*YOUNG))
+            await api.until(lambda: fake_api.instances(room, PoolKey(*YOUNG)))
+            run = fake_api.instances(room, PoolKey(*YOUNG))
             api.transact(*YOUNG, "Committed", run)
             await api.until(lambda: api.gate("rl") == "True")
             api.make(*OLD, **MUCH)
@@ -86,7 +86,7 @@ def test_a_trainer_of_a_pool_without_room_still_closes_its_gates():
 def test_a_few_words_that_ask_for_many_engines_are_weighed_as_what_they_become():
     async def story() -> None:
         api = Aged()
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*OLD)
             api.make(*YOUNG)
             await api.until(lambda: api.reason(*YOUNG) == "PoolReady")

@@ -10,14 +10,14 @@ from sglang_operator.api import names
 from sglang_operator.cluster import paths
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import explaining
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")
 NODES = 40
 LACKING = "0/40 nodes are available: 40 Insufficient nvidia.com/gpu."
 
 
-class Slow(world.Api):
+class Slow(fake_api.Api):
     """A cluster with GPU nodes, whose pods and Events are told late."""
 
     def __init__(self, seconds: float) -> None:
@@ -97,10 +97,10 @@ ENDED = {
 def test_no_gate_waits_until_a_cause_is_known(status):
     async def story() -> float:
         api = Slow(3.0)
-        async with world.operator(api) as room:
+        async with fake_api.operator(api) as room:
             api.make(*KEY, num_gpus_per_worker=1)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
-            api.transact(*KEY, "Committed", world.instances(room, PoolKey(*KEY)))
+            api.transact(*KEY, "Committed", fake_api.instances(room, PoolKey(*KEY)))
             await api.until(lambda: api.first_gate() == "True")
             api.second(status)
             await api.until(lambda: api.asked)
@@ -113,7 +113,7 @@ def test_no_gate_waits_until_a_cause_is_known(status):
 def test_what_is_learnt_later_is_told_then_and_not_asked_again():
     async def story() -> tuple[int, int]:
         api = Slow(explaining.MOMENT_SECONDS * 2)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY, num_gpus_per_worker=1)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             api.second(PENDING)
@@ -130,7 +130,7 @@ def test_what_is_learnt_later_is_told_then_and_not_asked_again():
 def test_an_end_is_told_with_the_cause_that_comes_within_a_moment():
     async def story() -> str:
         api = Slow(0.01)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY, num_gpus_per_worker=1)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             api.second(ENDED)

@@ -12,7 +12,7 @@ from sglang_operator.cluster.errors import (
 )
 from sglang_operator.cluster.stores import PoolKey
 from tests.builders import guide_spec
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 STUCK = 40
 # For a gate to close, of which some hundredths are its own: seconds that this process computes
@@ -34,14 +34,14 @@ def writes(method: str, path: str) -> bool:
     return method != "GET" and in_bad(path)
 
 
-async def took(api: world.Api, check: Callable[[], object]) -> tuple[float, float]:
+async def took(api: fake_api.Api, check: Callable[[], object]) -> tuple[float, float]:
     """What it took until this is so: computed, and by the clock."""
     before = time.process_time()
     by_the_clock = await api.until(check)
     return time.process_time() - before, by_the_clock
 
 
-async def a_synced_pool(api: world.Api) -> None:
+async def a_synced_pool(api: fake_api.Api) -> None:
     """It serves what a trainer committed."""
     api.make(*GOOD)
     await api.until(lambda: api.reason(*GOOD) == "PoolReady")
@@ -50,10 +50,10 @@ async def a_synced_pool(api: world.Api) -> None:
 @pytest.mark.parametrize("hangs", [creates, writes], ids=["pods", "everything"])
 def test_a_gate_closes_at_once_while_forty_pools_hang_elsewhere(hangs: Callable[[str, str], bool]):
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await a_synced_pool(api)
-            api.transact(*GOOD, "Committed", world.instances(room, GOOD))
+            api.transact(*GOOD, "Committed", fake_api.instances(room, GOOD))
             await api.until(lambda: api.gate(GOOD.namespace) == "True")
             api.hangs = hangs
             for number in range(STUCK):
@@ -87,8 +87,8 @@ def test_a_gate_closes_at_once_while_forty_pools_hang_elsewhere(hangs: Callable[
 )
 def test_what_fails_for_some_does_not_slow_down_the_others(error: Exception):
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await a_synced_pool(api)
             api.fails = lambda method, path: error if creates(method, path) else None
             for number in range(STUCK):
@@ -107,8 +107,8 @@ def test_what_fails_for_some_does_not_slow_down_the_others(error: Exception):
 
 def test_a_pool_that_cannot_be_read_is_told_keeps_its_engines_and_harms_nobody():
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             api.make("bad", "pool")
             await api.until(lambda: api.reason("bad", "pool") == "PoolReady")
             pods = [body["metadata"]["uid"] for body in api.pods("bad")]

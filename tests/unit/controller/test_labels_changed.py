@@ -7,12 +7,12 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.cluster import paths
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")
 
 
-class Changing(world.Api):
+class Changing(fake_api.Api):
     """Admission gives each pod another label."""
 
     label = ""
@@ -29,7 +29,7 @@ def test_a_pod_whose_label_admission_changes_is_refused_and_not_made_again_at_on
     async def story() -> tuple[int, int, str]:
         api = Changing()
         api.label = label
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PodRejected")
             await asyncio.sleep(0.3)
@@ -52,7 +52,7 @@ def test_a_label_that_is_the_users_may_be_changed():
     async def story() -> None:
         api = Changing()
         api.label = "team"
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
 
@@ -61,7 +61,7 @@ def test_a_label_that_is_the_users_may_be_changed():
 
 def test_who_takes_labels_away_later_gets_two_pods_of_an_engine_and_no_third():
     async def story() -> tuple[int, str]:
-        api = world.Api()
+        api = fake_api.Api()
 
         def strip() -> None:
             for path, body in list(api.objects.items()):
@@ -70,7 +70,7 @@ def test_who_takes_labels_away_later_gets_two_pods_of_an_engine_and_no_third():
                     del labels[names.LABEL_COMPONENT]
                     api.touch(path, {})
 
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             while api.reason(*KEY) != "PodRejected":

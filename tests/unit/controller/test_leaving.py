@@ -12,7 +12,7 @@ from sglang_operator.cluster import paths
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import memory
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
 LEASE = paths.child("Lease", "rl", names.weights_lease_name("pool"))
@@ -22,25 +22,25 @@ FOREGROUND = ["foregroundDeletion"]
 FINALIZERS = pytest.mark.parametrize("finalizers", [HELD, FOREGROUND], ids=["held", "foreground"])
 
 
-async def serving(api: world.Api, room: Any) -> None:
+async def serving(api: fake_api.Api, room: Any) -> None:
     """A pool whose engine serves what a trainer committed."""
     api.make(*KEY)
     await api.until(lambda: api.reason(*KEY) == "PoolReady" and REGISTRY in api.objects)
-    api.transact(*KEY, "Committed", world.instances(room, KEY))
+    api.transact(*KEY, "Committed", fake_api.instances(room, KEY))
     await api.until(lambda: api.gate("rl") == "True" and acknowledged(api, "Committed"))
 
 
-def delete(api: world.Api, finalizers: list[str]) -> None:
+def delete(api: fake_api.Api, finalizers: list[str]) -> None:
     generation = api.generation(*KEY) + 1
     meta = {"deletionTimestamp": "2026-11-29T07:00:00Z", "finalizers": finalizers}
     api.touch(paths.pool(*KEY), {"metadata": {**meta, "generation": generation}})
 
 
-def acknowledged(api: world.Api, transaction: str) -> bool:
+def acknowledged(api: fake_api.Api, transaction: str) -> bool:
     return f'"transaction":"{transaction}"' in api.objects[REGISTRY]["data"]["engines.json"]
 
 
-def tried(api: world.Api) -> list[str]:
+def tried(api: fake_api.Api) -> list[str]:
     """What was to be created, whatever came of it."""
     return [path for method, path in api.seen if method == "POST" and "/events" not in path]
 
@@ -57,15 +57,15 @@ def refused(method: str, path: str) -> Exception | None:
 @pytest.mark.parametrize("spec", ["sound", "refused"])
 def test_its_gates_follow_the_trainer_as_long_as_its_pods_run(finalizers, spec):
     async def story() -> str:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             if spec == "refused":
                 api.change(*KEY, {"device_mapping": "nothing of the kind"})
                 await api.until(lambda: api.reason(*KEY) not in ("", "PoolReady"))
             delete(api, finalizers)
             await api.until(lambda: api.reason(*KEY) == "Terminating")
-            api.transact(*KEY, "Sleeping", world.instances(room, KEY))
+            api.transact(*KEY, "Sleeping", fake_api.instances(room, KEY))
             await api.until(lambda: api.gate("rl") == "False")
             if spec == "sound":
                 await api.until(lambda: acknowledged(api, "Sleeping"))
@@ -78,8 +78,8 @@ def test_its_gates_follow_the_trainer_as_long_as_its_pods_run(finalizers, spec):
 @FINALIZERS
 def test_the_sync_of_a_trainer_that_died_is_aborted_and_its_engines_leave_the_service(finalizers):
     async def story() -> Phase:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             delete(api, finalizers)
             spec = {"holderIdentity": "trainer", "leaseDurationSeconds": 1}
@@ -94,8 +94,8 @@ def test_the_sync_of_a_trainer_that_died_is_aborted_and_its_engines_leave_the_se
 @FINALIZERS
 def test_nothing_of_it_is_made_anew_and_its_gates_close_once_its_lease_is_collected(finalizers):
     async def story() -> list[str]:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             delete(api, finalizers)
             await api.until(lambda: api.reason(*KEY) == "Terminating")
@@ -114,9 +114,9 @@ def test_nothing_of_it_is_made_anew_and_its_gates_close_once_its_lease_is_collec
 
 def test_a_held_pool_whose_engines_are_gone_says_so_too():
     async def story() -> int:
-        api = world.Api()
+        api = fake_api.Api()
         api.make(*KEY, suspend=True)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             await api.until(lambda: api.reason(*KEY) == "Suspended")
             delete(api, HELD)
             await api.until(lambda: api.reason(*KEY) == "Terminating")
@@ -129,8 +129,8 @@ def test_a_held_pool_whose_engines_are_gone_says_so_too():
 
 def test_engines_that_are_to_be_orphans_keep_their_gates():
     async def story() -> str:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             delete(api, ["orphan"])
             api.touch(LEASE, {"metadata": {"ownerReferences": []}})
@@ -142,8 +142,8 @@ def test_engines_that_are_to_be_orphans_keep_their_gates():
 
 def test_a_status_that_is_late_for_its_pool_is_no_error(caplog):
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             pool = paths.pool(*KEY)
             gone: list[str] = []
@@ -167,8 +167,8 @@ def test_a_status_that_is_late_for_its_pool_is_no_error(caplog):
 
 def test_a_namespace_that_is_being_deleted_closes_the_gates_of_a_lease_that_it_took_first():
     async def story() -> list[str]:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             api.fails = refused
             await api.request("DELETE", LEASE)
@@ -185,8 +185,8 @@ def test_a_namespace_that_is_being_deleted_closes_the_gates_of_a_lease_that_it_t
 
 def test_nothing_is_acknowledged_while_clients_reach_an_engine_of_an_earlier_pool():
     async def story() -> tuple[bool, bool]:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             old = paths.pod("rl", api.pods("rl")[0]["metadata"]["name"])
             await api.request("DELETE", paths.pool(*KEY))
@@ -211,8 +211,8 @@ def test_a_namespace_that_is_there_after_all_is_worked_in_again(monkeypatch):
     monkeypatch.setattr(memory, "REFUSED_BACKOFF", Backoff(0.1, 0.5))
 
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await serving(api, room)
             api.fails = refused
             await api.request("DELETE", REGISTRY)

@@ -10,7 +10,7 @@ from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.cluster import paths
 from sglang_operator.cluster.errors import ApiUnreachableError
 from sglang_operator.cluster.stores import PoolKey
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
 LEASE = paths.child("Lease", "rl", names.weights_lease_name("pool"))
@@ -18,38 +18,38 @@ REGISTRY = paths.child("ConfigMap", "rl", names.registry_name("pool"))
 GATES = pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
 
 
-def says(api: world.Api) -> Transaction:
+def says(api: fake_api.Api) -> Transaction:
     """What the Lease says; a phase that it has not where there is none."""
     return weights.read(api.objects[LEASE]) if LEASE in api.objects else Transaction(id="none")
 
 
-def held(api: world.Api) -> bool:
+def held(api: fake_api.Api) -> bool:
     """Whether there is a Lease by which nobody begins anything for a while."""
     state = says(api)
     until = state.renewed + weights.LEASE_SECONDS - 1
     return state.fenced and state.held_against("trainer", "t", state.renewed, until)
 
 
-async def a_pool(api: world.Api, **spec: Any) -> None:
+async def a_pool(api: fake_api.Api, **spec: Any) -> None:
     api.make(*KEY, **spec)
     await api.until(lambda: api.reason(*KEY) == "PoolReady")
     await api.until(lambda: REGISTRY in api.objects)
     assert says(api) == Transaction(), "the first one is free"
 
 
-async def a_step(api: world.Api, phase: str, instances: str = "") -> None:
+async def a_step(api: fake_api.Api, phase: str, instances: str = "") -> None:
     """A trainer takes a step, and the operator has told that it did."""
     api.transact(*KEY, phase, instances)
     await api.until(lambda: f'"phase":"{phase}"' in api.objects[REGISTRY]["data"]["engines.json"])
 
 
-async def a_sync(api: world.Api, duration: int = weights.LEASE_SECONDS) -> None:
+async def a_sync(api: fake_api.Api, duration: int = weights.LEASE_SECONDS) -> None:
     spec = {"holderIdentity": "trainer", "leaseDurationSeconds": duration}
     api.touch(LEASE, {"spec": spec})
     await a_step(api, "Syncing")
 
 
-async def lose(api: world.Api, *, emptied: bool = False) -> None:
+async def lose(api: fake_api.Api, *, emptied: bool = False) -> None:
     if not emptied:
         await api.request("DELETE", LEASE)
         return
@@ -63,11 +63,11 @@ async def lose(api: world.Api, *, emptied: bool = False) -> None:
 @pytest.mark.parametrize("emptied", [False, True], ids=["deleted", "emptied"])
 def test_one_that_is_lost_amid_a_sync_is_held_whatever_the_gate(gate, first, emptied):
     async def story() -> Transaction:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await a_pool(api, weights={"gate": gate})
             if not first:
-                await a_step(api, "Committed", world.instances(room, KEY))
+                await a_step(api, "Committed", fake_api.instances(room, KEY))
             await a_sync(api, duration=60)
             await lose(api, emptied=emptied)
             await api.until(lambda: held(api))
@@ -82,10 +82,10 @@ def test_one_that_is_lost_amid_a_sync_is_held_whatever_the_gate(gate, first, emp
 @pytest.mark.parametrize("emptied", [False, True], ids=["deleted", "emptied"])
 def test_one_that_is_lost_between_syncs_closes_no_gate_that_it_does_not_open(gate, emptied):
     async def story() -> Transaction:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await a_pool(api, weights={"gate": gate})
-            await a_step(api, "Committed", world.instances(room, KEY))
+            await a_step(api, "Committed", fake_api.instances(room, KEY))
             for _ in range(2):
                 await lose(api, emptied=emptied)
                 await api.until(lambda: held(api))
@@ -98,14 +98,14 @@ def test_one_that_is_lost_between_syncs_closes_no_gate_that_it_does_not_open(gat
 @pytest.mark.parametrize("missing", [(), (REGISTRY,)], ids=["", "with the registry"])
 def test_an_operator_that_restarts_right_then_knows_what_it_said(gate, missing):
     async def story() -> Transaction:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             await a_pool(api, weights={"gate": gate})
             await a_sync(api)
             await api.until(lambda: api.pool(*KEY)["status"]["weights"]["phase"] == "Syncing")
         for path in (LEASE, *missing):
             await api.request("DELETE", path)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             await api.until(lambda: held(api))
             return says(api)
 
@@ -115,10 +115,10 @@ def test_an_operator_that_restarts_right_then_knows_what_it_said(gate, missing):
 @pytest.mark.parametrize("woken", [set(), {"kv_cache"}])
 def test_an_operator_that_restarts_right_then_knows_who_sleeps_without_a_gate(woken):
     async def story() -> tuple[Transaction, str]:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await a_pool(api, weights={"gate": "Off"})
-            run = world.instances(room, KEY)
+            run = fake_api.instances(room, KEY)
             notes = {
                 names.ANNOTATION_PHASE: "Sleeping",
                 names.ANNOTATION_TRANSACTION: "t",
@@ -129,7 +129,7 @@ def test_an_operator_that_restarts_right_then_knows_who_sleeps_without_a_gate(wo
             api.touch(LEASE, {"metadata": {"annotations": notes}})
             await api.until(lambda: '"released"' in api.objects[REGISTRY]["data"]["engines.json"])
         await api.request("DELETE", LEASE)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             await api.until(lambda: held(api))
             return says(api), run
 
@@ -140,14 +140,14 @@ def test_an_operator_that_restarts_right_then_knows_who_sleeps_without_a_gate(wo
 @pytest.mark.parametrize("data", [{}, {"engines.json": "{}"}, {"engines.json": "no JSON"}])
 def test_what_a_spoilt_registry_does_not_tell_the_status_does(data):
     async def story() -> Transaction:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             await a_pool(api, weights={"gate": "Off"})
             await a_sync(api)
             await api.until(lambda: api.pool(*KEY)["status"]["weights"]["phase"] == "Syncing")
         await api.request("DELETE", LEASE)
         api.objects[REGISTRY]["data"] = data
-        async with world.operator(api):
+        async with fake_api.operator(api):
             await api.until(lambda: held(api))
             return says(api)
 
@@ -165,8 +165,8 @@ def test_one_whose_making_has_no_answer_is_made_held_all_the_same():
         return ApiUnreachableError("cut off") if len(tries) == 1 else None
 
     async def story() -> Transaction:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             await a_pool(api, weights={"gate": "Off"})
             await a_sync(api)
             api.fails = fails_once
@@ -180,8 +180,8 @@ def test_one_whose_making_has_no_answer_is_made_held_all_the_same():
 
 def test_of_a_pool_that_is_refused_it_is_held_too():
     async def story() -> bool:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             await a_pool(api, weights={"gate": "Off"})
             await a_sync(api)
             api.change(*KEY, {"device_mapping": "nothing of the kind"})
@@ -195,10 +195,10 @@ def test_of_a_pool_that_is_refused_it_is_held_too():
 
 def test_of_a_suspended_pool_it_is_free_for_no_engine_could_be_written_to():
     async def story() -> Transaction:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await a_pool(api)
-            await a_step(api, "Committed", world.instances(room, KEY))
+            await a_step(api, "Committed", fake_api.instances(room, KEY))
             spec = api.pool(*KEY)["spec"]
             api.change(*KEY, {**spec, "suspend": True})
             await api.until(lambda: not api.pods("rl"))

@@ -12,7 +12,7 @@ from sglang_operator.backoff import Backoff
 from sglang_operator.cluster import informer
 from sglang_operator.cluster.errors import ApiError, ApiUnreachableError
 from sglang_operator.controller import loop
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 # What is told of an API server that is away: by the network, by what stands before it, by itself.
 AWAY = {
@@ -46,7 +46,7 @@ def minutes_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(informer, "steady", lambda: now + loop.STALE_SECONDS + 1)
 
 
-async def leaves(api: world.Api, told: Callable[[], Exception]) -> None:
+async def leaves(api: fake_api.Api, told: Callable[[], Exception]) -> None:
     """The API server goes away; its watches end."""
     api.fails = lambda method, path: told()
 
@@ -64,8 +64,8 @@ async def leaves(api: world.Api, told: Callable[[], Exception]) -> None:
 @pytest.mark.parametrize("told", AWAY.values(), ids=AWAY)
 def test_an_operator_whose_api_server_is_away_lives(told, monkeypatch):
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             api.make("rl", "pool")
             await api.until(lambda: api.reason("rl", "pool") == "PoolReady")
             await leaves(api, told)
@@ -78,9 +78,9 @@ def test_an_operator_whose_api_server_is_away_lives(told, monkeypatch):
 @pytest.mark.parametrize("told", AWAY.values(), ids=AWAY)
 def test_an_operator_that_starts_before_its_api_server_lives(told, monkeypatch):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         await leaves(api, told)
-        room = world.a_room(api)
+        room = fake_api.a_room(api)
         running = asyncio.create_task(room.run())
         await api.until(lambda: api.seen)
         minutes_go_by(monkeypatch)
@@ -95,8 +95,8 @@ def test_an_operator_that_starts_before_its_api_server_lives(told, monkeypatch):
 @pytest.mark.parametrize("told", OWN.values(), ids=OWN)
 def test_what_another_start_may_mend_is_no_outage(told, monkeypatch):
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await leaves(api, told)
             asked = len(api.seen)
             await api.until(lambda: len(api.seen) > asked + 20)
@@ -109,8 +109,8 @@ def test_what_another_start_may_mend_is_no_outage(told, monkeypatch):
 def test_a_stream_that_waits_for_its_next_attempt_is_alive_until_long_after(monkeypatch):
     async def story() -> None:
         monkeypatch.setattr(informer, "BACKOFF", Backoff(5.0, 5.0))  # from the first on
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             api.refuse(lambda path: True)
             await api.until(lambda: all(i.refused for i in room.informers))
             before = clocks.steady()

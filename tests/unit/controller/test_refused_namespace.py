@@ -11,7 +11,7 @@ from sglang_operator.cluster import informer, paths
 from sglang_operator.controller import coverage, loop
 from sglang_operator.controller.exposition import Reader
 from tests.builders import guide_spec
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 BOTH = ("team-a", "team-b")
 
@@ -31,7 +31,7 @@ def leases_of_team_b(path: str) -> bool:
     return path == paths.children("Lease", "team-b")
 
 
-async def lives(room: loop.EngineRoom, api: world.Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def lives(room: loop.EngineRoom, api: fake_api.Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Return once the liveness probe calls no refused stream dead, though minutes have gone by."""
     with monkeypatch.context() as later:
         now = clocks.steady()
@@ -58,11 +58,11 @@ def test_an_operator_that_starts_serves_the_others_and_the_refused_once_it_may(
     refuses: Callable[[str], bool], monkeypatch
 ):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         for team in BOTH:
             api.make(team, "actor")
         api.refuse(refuses)
-        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+        async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
             await api.until(lambda: api.reason("team-a", "actor"))
             assert room.unsynced() == []
             await lives(room, api, monkeypatch)
@@ -82,7 +82,7 @@ def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
     refuses: Callable[[str], bool], monkeypatch
 ):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
 
         def planned() -> list[tuple[str, str]]:
             """Events may come late: they tell of what was before."""
@@ -91,7 +91,7 @@ def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
 
         for team in BOTH:
             api.make(team, "actor")
-        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+        async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
             await api.until(lambda: api.reason("team-a", "actor") and api.pods("team-b"))
             await api.until(lambda: api.reason("team-b", "actor"))
             api.refuse(refuses)
@@ -112,10 +112,10 @@ def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
 
 def test_while_all_are_refused_the_operator_is_not_ready_but_alive(monkeypatch):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.make("team-a", "actor")
         api.refuse(lambda path: "/namespaces/team-" in path)
-        room = world.a_room(api, namespaces=BOTH, watch_nodes=False)
+        room = fake_api.a_room(api, namespaces=BOTH, watch_nodes=False)
         running = asyncio.create_task(room.run())
         await api.until(lambda: set(room.coverage.refused()) == set(BOTH))
         assert not room.dispatching
@@ -132,10 +132,10 @@ def test_while_all_are_refused_the_operator_is_not_ready_but_alive(monkeypatch):
 
 def test_a_kind_that_is_refused_cluster_wide_is_told_by_readyz_and_ends_nobody(monkeypatch):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.make("team-a", "actor")
         api.refuse(lambda path: path.endswith("/poddisruptionbudgets"))
-        room = world.a_room(api, watch_nodes=False)
+        room = fake_api.a_room(api, watch_nodes=False)
         running = asyncio.create_task(room.run())
         await api.until(lambda: room.coverage.refused())
         await api.until(lambda: len(room.unsynced()) == 1)
@@ -153,9 +153,9 @@ def test_a_kind_that_is_refused_cluster_wide_is_told_by_readyz_and_ends_nobody(m
 
 def test_once_all_are_refused_an_operator_that_was_ready_is_so_no_more(monkeypatch):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.make("team-a", "actor")
-        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+        async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
             await api.until(lambda: api.reason("team-a", "actor"))
             assert room.unready() == []
             api.refuse(of_team_b)
@@ -173,8 +173,8 @@ def test_once_all_are_refused_an_operator_that_was_ready_is_so_no_more(monkeypat
 
 def test_nodes_that_may_no_longer_be_read_do_not_end_the_operator(monkeypatch):
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             await api.until(lambda: room.nodes.known is not None)
             api.refuse(lambda path: path == paths.NODES)
             await api.until(lambda: room.nodes.known is None)
@@ -187,9 +187,9 @@ def test_nodes_that_may_no_longer_be_read_do_not_end_the_operator(monkeypatch):
 
 def test_what_is_refused_is_a_metric_and_told_once(caplog):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.refuse(of_team_b)
-        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+        async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
             found = {metric.name: metric for metric in Reader(room, lambda: 0).collect()}
             refused = {
                 sample.labels["resource"]: sample.value
@@ -213,10 +213,10 @@ def test_what_may_be_listed_and_not_watched_is_not_served_by_turns(caplog):
     """Each list had its pools served for a moment, and the refused watch ended that again."""
 
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         for team in BOTH:
             api.make(team, "actor")
-        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+        async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
             await api.until(lambda: api.pods("team-b"))
             api.refuse_watches(of_team_b)
             await api.until(lambda: not room.coverage.reads("team-b"))
@@ -238,10 +238,10 @@ def test_a_refusal_that_passes_in_a_moment_is_not_told_as_an_error(caplog, monke
     monkeypatch.setattr(coverage, "TOLD_AFTER_SECONDS", 0.2)
 
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         for team in BOTH:
             api.make(team, "actor")
-        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+        async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
             await api.until(lambda: api.pods("team-b"))
             api.refuse(of_team_b)
             await api.until(lambda: not room.coverage.reads("team-b"))
@@ -255,10 +255,10 @@ def test_a_refusal_that_passes_in_a_moment_is_not_told_as_an_error(caplog, monke
 
 def test_of_pools_that_cannot_be_read_there_are_no_metrics():
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         for team in BOTH:
             api.make(team, "actor")
-        async with world.operator(api, namespaces=BOTH, watch_nodes=False) as room:
+        async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
 
             def counted() -> set[str]:
                 found = {metric.name: metric for metric in Reader(room, lambda: 0).collect()}

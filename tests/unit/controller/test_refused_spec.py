@@ -6,7 +6,7 @@ from sglang_operator.api import names
 from sglang_operator.cluster import paths
 from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
 
@@ -15,8 +15,8 @@ def test_a_refused_spec_is_told_where_the_registry_cannot_be_written():
     """An engine ends as well; the registry was tried ever again, and the status never told."""
 
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             api.make(*KEY, weights={"gate": "Committed"})
             registry = paths.child("ConfigMap", "rl", names.registry_name("pool"))
             await api.until(lambda: api.reason(*KEY) == "PoolReady" and registry in api.objects)
@@ -41,8 +41,8 @@ def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost():
     many = {f"{n}{'@:' * 300}"[:450]: "v" for n in range(100)}
 
     async def cost(labels: dict[str, str]) -> float:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             api.make(*KEY, podTemplate={"metadata": {"labels": labels}})
             await api.until(lambda: api.reason(*KEY) != "")
             await asyncio.sleep(0.1)  # the status that was written has woken it

@@ -13,7 +13,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import rewrites
 from sglang_operator.controller.requeue import Requeue
 from sglang_operator.controller.rewrites import Rewrites
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")
 
@@ -78,7 +78,7 @@ def test_what_stood_for_a_minute_was_not_put_back(monkeypatch):
     assert known.due([gate()], Requeue()) == [gate()]
 
 
-class Contested(world.Api):
+class Contested(fake_api.Api):
     """Somebody spoils each of these objects whenever it is written."""
 
     kind = ""
@@ -101,12 +101,12 @@ class Contested(world.Api):
 def test_two_programs_do_not_write_against_each_other_as_fast_as_they_can(kind):
     async def story() -> tuple[int, str]:
         api = Contested()
-        async with world.operator(api) as room:
+        async with fake_api.operator(api) as room:
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             api.kind = kind
             if kind == "pods":
-                api.transact(*KEY, "Committed", world.instances(room, PoolKey(*KEY)))
+                api.transact(*KEY, "Committed", fake_api.instances(room, PoolKey(*KEY)))
             else:
                 path = "/api/v1/namespaces/rl/services/pool"
                 api.objects[path]["spec"]["publishNotReadyAddresses"] = True

@@ -10,21 +10,21 @@ from sglang_operator.api import names
 from sglang_operator.cluster import keeping, paths
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.desired import kinds
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
 
 
-async def committed(api: world.Api, room: Any) -> str:
+async def committed(api: fake_api.Api, room: Any) -> str:
     """A pool of one engine that serves; the path of its pod."""
     api.make(*KEY)
     await api.until(lambda: api.reason(*KEY) == "PoolReady")
-    api.transact(*KEY, "Committed", world.instances(room, KEY))
+    api.transact(*KEY, "Committed", fake_api.instances(room, KEY))
     await api.until(lambda: api.gate("rl") == "True")
     return next(path for path in api.objects if path.startswith(paths.pods("rl") + "/"))
 
 
-def gates(api: world.Api) -> dict[str, str]:
+def gates(api: fake_api.Api) -> dict[str, str]:
     return {
         pod["metadata"]["name"]: condition["status"]
         for pod in api.pods("rl")
@@ -33,15 +33,15 @@ def gates(api: world.Api) -> dict[str, str]:
     }
 
 
-def acknowledged(api: world.Api) -> str:
+def acknowledged(api: fake_api.Api) -> str:
     registry = api.objects[paths.child("ConfigMap", "rl", names.registry_name("pool"))]
     return str(json.loads(registry["data"]["engines.json"])["weights"]["transaction"])
 
 
 def test_services_choose_no_pod_that_the_operator_does_not_watch():
     async def story() -> dict[str, str]:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             return dict(api.objects[paths.child("Service", "rl", "pool")]["spec"]["selector"])
@@ -55,8 +55,8 @@ def test_the_gate_of_a_pod_that_another_pools_label_is_put_on_closes():
     """It would answer for the other pool, with this one's model and weights."""
 
     async def story() -> dict[str, str]:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             path = await committed(api, room)
             api.touch(path, {"metadata": {"labels": {names.LABEL_POOL: "other"}}})
             name = path.rpartition("/")[2]
@@ -69,8 +69,8 @@ def test_the_gate_of_a_pod_that_another_pools_label_is_put_on_closes():
 
 def test_nothing_is_acknowledged_while_clients_reach_an_orphan_with_old_weights():
     async def story() -> tuple[str, str]:
-        api = world.Api()
-        async with world.operator(api) as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
             path = await committed(api, room)
             await api.until(lambda: acknowledged(api) == "Committed")
             api.objects[path]["metadata"]["ownerReferences"] = []
@@ -91,9 +91,9 @@ def test_pods_that_vanish_again_and_again_are_made_more_and_more_slowly():
     """Whoever takes them out of the operator's sight holds a GPU with each."""
 
     async def story() -> tuple[int, str]:
-        api = world.Api()
+        api = fake_api.Api()
         made = 0
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             for _ in range(400):
                 for path in [p for p in api.objects if p.startswith(paths.pods("rl") + "/")]:
@@ -108,7 +108,7 @@ def test_pods_that_vanish_again_and_again_are_made_more_and_more_slowly():
     assert "vanished within an hour" in message
 
 
-class Selecting(world.Api):
+class Selecting(fake_api.Api):
     """Watches and lists choose by the operator's label, as the real one's do."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
 
     async def story() -> int:
         api = Selecting()
-        async with world.operator(api) as room:
+        async with fake_api.operator(api) as room:
             await committed(api, room)
             path = paths.child(kind, "rl", name)
             await api.until(lambda: path in api.objects)
@@ -158,7 +158,7 @@ def test_a_lease_of_which_only_the_name_is_kept_is_read_and_never_taken_for_empt
     monkeypatch.setattr(keeping, "UNCONFIRMED_BYTES", 0)  # as if others had filled it
     lease = paths.child("Lease", "rl", names.weights_lease_name("pool"))
 
-    class Slow(world.Api):
+    class Slow(fake_api.Api):
         slow = False
 
         async def request(self, method: str, path: str, **rest: Any) -> bytes:
@@ -168,13 +168,13 @@ def test_a_lease_of_which_only_the_name_is_kept_is_read_and_never_taken_for_empt
 
     async def story() -> tuple[str, str]:
         api = Slow()
-        async with world.operator(api) as room:
+        async with fake_api.operator(api) as room:
             await committed(api, room)
-            api.transact(*KEY, "Syncing", world.instances(room, KEY))
+            api.transact(*KEY, "Syncing", fake_api.instances(room, KEY))
         api.slow = True
         spec = api.objects[lease].setdefault("spec", {})
         spec |= {"holderIdentity": "trainer", "leaseDurationSeconds": 600}
-        async with world.operator(api):
+        async with fake_api.operator(api):
             await asyncio.sleep(0.5)
             annotations = api.objects[lease]["metadata"]["annotations"]
             return annotations[names.ANNOTATION_PHASE], api.gate("rl")

@@ -20,7 +20,7 @@ from sglang_operator.fleet import asking, poller
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.planner import plan
 from sglang_operator.planner.questions import Question, Topic
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")
 
@@ -87,8 +87,8 @@ def test_an_unexpected_error_is_told_and_outlived(monkeypatch, caplog, name, pla
     failing_once(monkeypatch, place, method, when)
 
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api, lease_namespace="operator") as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api, lease_namespace="operator") as room:
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             await api.until(lambda: supervision.FAILURES[name])
@@ -111,8 +111,8 @@ def test_what_cannot_be_begun_again_ends_the_process_loudly(
     failing_once(monkeypatch, place, method)
 
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api, lease_namespace="operator"):
+        api = fake_api.Api()
+        async with fake_api.operator(api, lease_namespace="operator"):
             api.make(*KEY)
             await api.until(lambda: supervision.FAILURES[name])
             await asyncio.sleep(0.05)
@@ -127,8 +127,8 @@ def test_a_holder_whose_renewals_fail_as_nobody_expects_gives_up_in_time(monkeyp
     terms(monkeypatch, deadline=1.0)
 
     async def story() -> None:
-        api = world.Api()
-        async with world.operator(api, lease_namespace="operator") as room:
+        api = fake_api.Api()
+        async with fake_api.operator(api, lease_namespace="operator") as room:
             assert room.elector is not None
             await asyncio.wait_for(room.elector.acquired.wait(), 5)
             api.fails = lambda method, path: RuntimeError("a defect") if method == "PUT" else None
@@ -231,11 +231,11 @@ def test_a_task_that_ends_by_itself_is_begun_again():
 
 def test_healthz_sees_a_stream_that_never_was_in_sync(monkeypatch):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.hangs = lambda method, path: path.endswith("/services")
         now = clocks.steady()
         async with asyncio.timeout(10):
-            room = world.a_room(api)
+            room = fake_api.a_room(api)
             running = asyncio.create_task(room.run())
             await api.until(lambda: api.hanging)
             assert room.stale() == []

@@ -15,7 +15,7 @@ from sglang_operator.cluster.errors import (
 )
 from sglang_operator.cluster.wire import Meta
 from sglang_operator.controller import telling
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")
 UID, OTHER = "uid-of-this-pool", "uid-of-another"
@@ -122,15 +122,15 @@ def test_what_was_refused_is_tried_again_in_time(monkeypatch):
     assert declared.known(STATUS, UID) == STATUS
 
 
-def writes(api: world.Api) -> int:
+def writes(api: fake_api.Api) -> int:
     return sum(path.endswith("pool/status") for method, path in api.seen if method == "PATCH")
 
 
 def test_an_older_definition_costs_the_field_and_not_the_status(caplog):
     """And the operator is quiet once it has told what it can."""
 
-    async def story() -> tuple[world.Json, int, int]:
-        api = world.Api()
+    async def story() -> tuple[fake_api.Json, int, int]:
+        api = fake_api.Api()
         request = api.request
 
         async def older(method: str, path: str, **rest: Any) -> bytes:
@@ -141,7 +141,7 @@ def test_an_older_definition_costs_the_field_and_not_the_status(caplog):
             return await request(method, path, **rest)
 
         api.request = older  # type: ignore[method-assign]
-        async with world.operator(api) as room:
+        async with fake_api.operator(api) as room:
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             before = writes(api)
@@ -176,11 +176,11 @@ def test_an_older_definition_costs_the_field_and_not_the_status(caplog):
 )
 def test_a_status_that_cannot_be_written_is_logged_with_its_cause(error, caplog):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         api.fails = lambda method, path: (
             error if method == "PATCH" and path.endswith("pool/status") else None
         )
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: "the status is not written" in caplog.text)
             api.fails = lambda method, path: None
@@ -194,7 +194,7 @@ def test_a_status_that_cannot_be_written_is_logged_with_its_cause(error, caplog)
 
 def test_the_status_of_a_pool_that_is_gone_is_nothing_to_tell(caplog):
     async def story() -> None:
-        api = world.Api()
+        api = fake_api.Api()
         path = paths.pool(*KEY)
 
         def fails(method: str, asked: str) -> Exception | None:
@@ -203,7 +203,7 @@ def test_the_status_of_a_pool_that_is_gone_is_nothing_to_tell(caplog):
             return None
 
         api.fails = fails
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: path not in api.objects)
             await asyncio.sleep(0.1)

@@ -16,7 +16,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import DRY_RUN
 from sglang_operator.controller import trying
 from tests.builders import guide_spec
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
 REFUSED = ApiError(
@@ -27,27 +27,27 @@ REFUSED = ApiError(
 )
 
 
-def changed(**changes: object) -> world.Json:
+def changed(**changes: object) -> fake_api.Json:
     return guide_spec(device_mapping="[0, 1]", **changes)
 
 
-def pod_uids(api: world.Api) -> set[str]:
+def pod_uids(api: fake_api.Api) -> set[str]:
     return {pod["metadata"]["uid"] for pod in api.pods(KEY.namespace)}
 
 
-def is_replaced(api: world.Api, before: set[str]) -> bool:
+def is_replaced(api: fake_api.Api, before: set[str]) -> bool:
     """Whether another pod is there instead."""
     now = pod_uids(api)
     return bool(now) and not now & before and api.reason(*KEY) == "PoolReady"
 
 
 def rolled(
-    error: Exception | None, done: Callable[[world.Api], bool], *, times: int = 10**6
-) -> tuple[world.Api, set[str], set[str]]:
+    error: Exception | None, done: Callable[[fake_api.Api], bool], *, times: int = 10**6
+) -> tuple[fake_api.Api, set[str], set[str]]:
     """A pool with another revision, whose first tries meet this error; pods before and after."""
 
-    async def story() -> tuple[world.Api, set[str], set[str]]:
-        api = world.Api()
+    async def story() -> tuple[fake_api.Api, set[str], set[str]]:
+        api = fake_api.Api()
         left = [times]
 
         def fails(method: str, path: str) -> Exception | None:
@@ -56,7 +56,7 @@ def rolled(
                 return error
             return None
 
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             before = pod_uids(api)
@@ -70,7 +70,7 @@ def rolled(
     return asyncio.run(story())
 
 
-def message(api: world.Api) -> str:
+def message(api: fake_api.Api) -> str:
     told = api.pool(*KEY)["status"]["conditions"]
     return next((str(c["message"]) for c in told if c["type"] == "Ready"), "")
 
@@ -108,7 +108,7 @@ def test_nor_while_it_cannot_be_told(error):
     ids=["quota", "webhook without dry run", "name"],
 )
 def test_what_says_nothing_of_the_revision_holds_nothing_up(error):
-    def done(api: world.Api) -> bool:
+    def done(api: fake_api.Api) -> bool:
         seen.append(pod_uids(api))
         return is_replaced(api, seen[0])
 
@@ -142,13 +142,15 @@ COUNTING = {
 }
 
 
-class Policies(world.Api):
+class Policies(fake_api.Api):
     """An API server whose admission looks at the pods that are made; it says why not."""
 
-    def __init__(self, refuses: Callable[[world.Json, list[world.Json]], ApiError | None]) -> None:
+    def __init__(
+        self, refuses: Callable[[fake_api.Json, list[fake_api.Json]], ApiError | None]
+    ) -> None:
         super().__init__()
-        self.admission: Callable[[world.Json, list[world.Json]], ApiError | None] = refuses
-        self.tried: list[world.Json] = []
+        self.admission: Callable[[fake_api.Json, list[fake_api.Json]], ApiError | None] = refuses
+        self.tried: list[fake_api.Json] = []
 
     async def request(self, method: str, path: str, **rest: Any) -> bytes:
         if method == "POST" and path.endswith("/pods"):
@@ -161,15 +163,15 @@ class Policies(world.Api):
 
 
 def rolls(
-    refuses: Callable[[world.Json, list[world.Json]], ApiError | None],
-    done: Callable[[world.Api, set[str]], bool],
+    refuses: Callable[[fake_api.Json, list[fake_api.Json]], ApiError | None],
+    done: Callable[[fake_api.Api, set[str]], bool],
     **changes: object,
 ) -> tuple[Policies, set[str], set[str]]:
     """The same under such admission, which is in force from the change on."""
 
     async def story() -> tuple[Policies, set[str], set[str]]:
         api = Policies(lambda body, pods: None)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             before = pod_uids(api)
@@ -181,11 +183,11 @@ def rolls(
     return asyncio.run(story())
 
 
-def is_refused(api: world.Api, before: set[str]) -> bool:
+def is_refused(api: fake_api.Api, before: set[str]) -> bool:
     return api.reason(*KEY) == "PodRejected"
 
 
-def says(text: str, status: int, body: world.Json) -> ApiError:
+def says(text: str, status: int, body: fake_api.Json) -> ApiError:
     limits = body["spec"]["containers"][0]["resources"]["limits"]
     told = text.format(name=body["metadata"]["name"], gpus=limits["nvidia.com/gpu"])
     return ApiError(status, "Forbidden", told, None)
@@ -196,11 +198,11 @@ def says(text: str, status: int, body: world.Json) -> ApiError:
 def test_what_counts_the_pod_that_makes_way_holds_nothing_up(status, text, changes):
     """The try stands beside the pod that is to go; once that has gone there is room."""
 
-    def counts(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+    def counts(body: fake_api.Json, pods: list[fake_api.Json]) -> ApiError | None:
         standing = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         return says(text, status, body) if standing else None
 
-    def done(api: world.Api, before: set[str]) -> bool:
+    def done(api: fake_api.Api, before: set[str]) -> bool:
         return not pod_uids(api) & before and bool(pod_uids(api))
 
     _, before, after = rolls(counts, done, **changes)
@@ -221,7 +223,7 @@ def test_the_pod_that_stands_is_tried_as_it_would_be_made_again():
 
 
 def test_what_refuses_the_new_revision_alone_holds_it_up():
-    def of_seed(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+    def of_seed(body: fake_api.Json, pods: list[fake_api.Json]) -> ApiError | None:
         is_new = "--random-seed=7" in body["spec"]["containers"][0]["args"]
         return says(COUNTING["a policy"][1], 422, body) if is_new else None
 
@@ -230,7 +232,7 @@ def test_what_refuses_the_new_revision_alone_holds_it_up():
 
 
 def test_nor_does_another_refusal_of_the_pod_that_stands_excuse_it():
-    def either(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+    def either(body: fake_api.Json, pods: list[fake_api.Json]) -> ApiError | None:
         is_new = "--random-seed=7" in body["spec"]["containers"][0]["args"]
         if is_new:
             return says('admission webhook "a" denied the request: no such seed', 403, body)
@@ -241,12 +243,12 @@ def test_nor_does_another_refusal_of_the_pod_that_stands_excuse_it():
 
 
 def test_a_pod_that_cannot_be_read_excuses_nothing():
-    def refuses(body: world.Json, pods: list[world.Json]) -> ApiError | None:
+    def refuses(body: fake_api.Json, pods: list[fake_api.Json]) -> ApiError | None:
         return says(COUNTING["Kyverno"][1], 400, body) if pods else None
 
     async def story() -> bool:
         api = Policies(lambda body, pods: None)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             before = pod_uids(api)
@@ -266,7 +268,7 @@ def test_a_policy_that_was_mended_lets_the_rollout_start(monkeypatch):
     monkeypatch.setattr(trying, "RETRY", Backoff(0.05, 0.1))
     seen: list[set[str]] = []
 
-    def done(api: world.Api) -> bool:
+    def done(api: fake_api.Api) -> bool:
         seen.append(pod_uids(api))
         return is_replaced(api, seen[0])
 
@@ -276,8 +278,8 @@ def test_a_policy_that_was_mended_lets_the_rollout_start(monkeypatch):
 
 def test_a_revision_is_tried_once_and_really_not_created():
     async def story() -> list[tuple[str, str]]:
-        api = world.Api()
-        async with world.operator(api):
+        api = fake_api.Api()
+        async with fake_api.operator(api):
             api.make(*KEY)
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             before = pod_uids(api)
@@ -295,7 +297,7 @@ def test_a_policy_that_takes_no_pod_at_all_costs_one_engine_whose_gates_are_clos
 
     async def story() -> None:
         api = Policies(lambda body, pods: None)
-        async with world.operator(api):
+        async with fake_api.operator(api):
             api.make(*KEY, weights={"gate": "Committed"})
             spec = {**api.pool(*KEY)["spec"], "device_mapping": "[0,1,2,3,4,5,6,7]"}
             api.change(*KEY, spec)

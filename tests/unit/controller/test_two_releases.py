@@ -3,18 +3,18 @@
 import asyncio
 
 from sglang_operator.cluster import lease
-from tests.unit.controller import world
+from tests.unit.controller import fake_api
 
 
 def test_the_release_that_waits_for_the_other_tells_why_and_replicas_do_not(monkeypatch):
     async def story() -> None:
         monkeypatch.setattr(lease, "APART_SECONDS", 0.0)
-        api = world.Api()
+        api = fake_api.Api()
         rooms, running = [], []
         for pod, team in enumerate(("team-a", "team-b", "team-a")):
             api.make(team, f"pool-{pod}")
             identity = f"sglang-operator-{pod}"
-            room = world.a_room(
+            room = fake_api.a_room(
                 api, namespaces=(team,), watch_nodes=False, lease_namespace="ops", identity=identity
             )
             rooms.append(room)

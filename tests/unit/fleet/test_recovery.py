@@ -21,7 +21,7 @@ from sglang_operator.planner import questions, recovery
 from sglang_operator.planner.observed import Observed, ObservedChild
 from sglang_operator.planner.weights import WeightsPlan, decide
 from tests.builders import OWNER, a_pod, a_pool
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.fleet.engines import eventually
 
 KEY = PoolKey(NAMESPACE, POOL)
@@ -37,7 +37,7 @@ def quick(monkeypatch):
 class Operator:
     """What a pass does about weights, with the same calls; gates are the world's."""
 
-    def __init__(self, world: World, poller: Poller) -> None:
+    def __init__(self, world: FakePool, poller: Poller) -> None:
         self.world = world
         self.asker = Asker(poller, "operator-a")
         self.memory = Memory(uid=OWNER.uid)
@@ -98,8 +98,10 @@ class Operator:
         await eventually(passed, what)
 
 
-def in_a_world(test: Callable[[World, Operator, Pool], Awaitable[None]], monkeypatch: Any) -> None:
-    async def run(world: World) -> None:
+def in_a_world(
+    test: Callable[[FakePool, Operator, Pool], Awaitable[None]], monkeypatch: Any
+) -> None:
+    async def run(world: FakePool) -> None:
         def url(address: str, port: int) -> str:
             return urls[0]
 
@@ -117,16 +119,16 @@ def in_a_world(test: Callable[[World, Operator, Pool], Awaitable[None]], monkeyp
                 finally:
                     await poller.close()
 
-    with World(engines=2) as world:
+    with FakePool(engines=2) as world:
         asyncio.run(run(world))
 
 
-def held(world: World) -> list[str]:
+def held(world: FakePool) -> list[str]:
     return [engine.weights for engine in world.engines]
 
 
 def test_an_engine_that_restarted_catches_up_is_covered_and_continued(monkeypatch):
-    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+    async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
         world.engines[1].paused = True  # it slept with the others before it had its weights
         instance = world.engines[1].instance
         await operator.passes(lambda: instance in world.state.instances, "the commit covers it")
@@ -143,7 +145,7 @@ def test_an_engine_that_restarted_catches_up_is_covered_and_continued(monkeypatc
 
 
 def test_a_sync_waits_for_the_load_that_is_under_way_and_then_has_the_last_word(monkeypatch):
-    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+    async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
         world.engines[1].stuck.add(LOAD)
         await operator.passes(lambda: world.engines[1].held, "the load has begun")
         sync = asyncio.create_task(
@@ -163,7 +165,7 @@ def test_a_sync_waits_for_the_load_that_is_under_way_and_then_has_the_last_word(
 
 
 def test_a_load_that_failed_is_tried_again_but_never_over_a_later_commit(monkeypatch):
-    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+    async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
         engine = world.engines[1]
         engine.refuse[LOAD] = (400, "no such file")
         await operator.passes(lambda: engine.paths().count(LOAD) >= 3, "it is tried again")
@@ -178,7 +180,7 @@ def test_a_load_that_failed_is_tried_again_but_never_over_a_later_commit(monkeyp
 
 
 def test_a_sleeping_engine_is_never_written_to(monkeypatch):
-    async def test(world: World, operator: Operator, trainer: Pool) -> None:
+    async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
         engine = world.engines[1]
         engine.refuse[LOAD] = (400, "no such file")
         await operator.passes(lambda: engine.paths().count(LOAD), "it failed once")

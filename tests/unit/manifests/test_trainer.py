@@ -9,7 +9,7 @@ import yaml
 
 from sglang_operator.api import names
 from sglang_operator.client import Pool, StaleEpoch
-from tests.unit.client.world import NAMESPACE, POOL, World
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 FOLDER = Path(__file__).parents[3] / "manifests" / "samples" / "trainer"
 
@@ -49,7 +49,7 @@ def test_the_job_runs_the_script_of_this_folder():
 @pytest.fixture
 def trainer(monkeypatch):
     """The script's names, run against a world."""
-    with World() as world:
+    with FakePool() as world:
         monkeypatch.setenv("STEPS", "2")
         script = runpy.run_path(str(FOLDER / "trainer.py"))
         script["main"].__globals__["Pool"] = lambda name: Pool(

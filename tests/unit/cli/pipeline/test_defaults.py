@@ -5,7 +5,7 @@ import yaml
 
 from sglang_operator.cli.pipeline import defaults as pipelines
 from sglang_operator.cli.yaml_tree import nodes, reading
-from tests.unit.cli.world import converted, pipeline, run, write
+from tests.unit.cli.runner import converted, pipeline, run, write
 
 
 def _composed(tmp_path, text, **files):

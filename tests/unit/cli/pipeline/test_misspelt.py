@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.unit.cli.world import EXAMPLES, converted, pipeline, run, write
+from tests.unit.cli.runner import EXAMPLES, converted, pipeline, run, write
 
 
 def _renamed(config, path, name):

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from tests.unit.cli.world import run
+from tests.unit.cli.runner import run
 
 OBJECT = "apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a}}\n"
 POOL = OBJECT.format(api="sglang-operator.dev/v1alpha1", kind="SGLangInference")

@@ -10,7 +10,7 @@ from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.yaml_tree import nodes, reading, scalars
 from sglang_operator.cli.yaml_tree.nodes import Mark
 from tests.steps import steps
-from tests.unit.cli.world import EXAMPLES
+from tests.unit.cli.runner import EXAMPLES
 
 MARK = Mark("test", 1, 1)
 KEYS = st.sampled_from("abcd")

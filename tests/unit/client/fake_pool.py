@@ -168,7 +168,7 @@ class FakeEngine:
         return 200, {}
 
 
-class World:
+class FakePool:
     """The API server, the operator and the engines; used as a context manager."""
 
     def __init__(self, engines: int = 3, version: str = "0.5.7", gate: str = "Committed") -> None:
@@ -209,7 +209,7 @@ class World:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runners: list[web.AppRunner] = []
 
-    def __enter__(self) -> "World":
+    def __enter__(self) -> "FakePool":
         gc.freeze()  # so that the end looks through what this world left, and not at all tests
         self._thread.start()
         self.call(self._start)
@@ -558,8 +558,8 @@ def _drop(request: web.Request) -> None:
 
 
 @contextlib.contextmanager
-def world(**options: Any) -> Iterator[World]:
-    with World(**options) as made:
+def world(**options: Any) -> Iterator[FakePool]:
+    with FakePool(**options) as made:
         yield made
 
 
