@@ -113,7 +113,7 @@ def compute(
     warnings = [
         *pool.warnings,
         *reported.warnings(pool, said, plan.engines),
-        *shared_memory.of_pods(pool.template, pool.gpus, plan.pods),
+        *shared_memory.of_limits(pool.template, pool.gpus, (p.memory_limit for p in plan.pods)),
     ]
     return status | _lists(ignored, warnings, remembered)
 

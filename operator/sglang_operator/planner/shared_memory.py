@@ -9,7 +9,6 @@ from typing import Any
 
 from sglang_operator.api import errors, pod_volumes, syntax, texts
 from sglang_operator.api.pod_template import Overlay
-from sglang_operator.planner.observed import ObservedPod
 
 _GIB = 2**30
 _FIELD = "spec.podTemplate.spec.containers[0].resources.limits.memory"
@@ -42,10 +41,10 @@ def of_template(template: Overlay, gpus: int) -> Iterator[errors.Problem]:
     yield from _judged(_limit(template), template, gpus, "")
 
 
-def of_pods(template: Overlay, gpus: int, pods: Iterable[ObservedPod]) -> Iterator[errors.Problem]:
+def of_limits(template: Overlay, gpus: int, limits: Iterable[object]) -> Iterator[errors.Problem]:
     """That the limit is too small which a LimitRange gave to pods whose template names none."""
     if _limit(template) is None:
-        given = next((pod.memory_limit for pod in pods if pod.memory_limit), None)
+        given = next(filter(None, limits), None)
         yield from _judged(given, template, gpus, texts.BY_LIMIT_RANGE)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
-from tests.unit.view.world import World
+from tests.unit.view.world import DrawnCluster
 
 
 class FakeCluster(Cluster):
@@ -15,7 +15,7 @@ class FakeCluster(Cluster):
 
     ran: list[tuple[str, ...]]
 
-    def with_world(self, world: World) -> "FakeCluster":
+    def with_world(self, world: DrawnCluster) -> "FakeCluster":
         object.__setattr__(self, "world", world)
         object.__setattr__(self, "ran", [])
         object.__setattr__(self, "logs", {})
@@ -42,7 +42,7 @@ class FakeCluster(Cluster):
         return found
 
     def _answer(self, path: str) -> bytes:
-        world: World = self.world  # type: ignore[attr-defined]
+        world: DrawnCluster = self.world  # type: ignore[attr-defined]
         logs: dict[str, bytes] = self.logs  # type: ignore[attr-defined]
         plain = path.partition("?")[0]
         if plain.endswith("/log"):
@@ -71,5 +71,5 @@ def _lease() -> dict[str, Any]:
     }
 
 
-def cluster(world: World) -> FakeCluster:
+def cluster(world: DrawnCluster) -> FakeCluster:
     return FakeCluster().with_world(world)

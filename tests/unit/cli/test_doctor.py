@@ -14,7 +14,7 @@ from sglang_operator.cli import doctor
 from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from tests.builders import NOW, guide_spec
-from tests.unit.view.world import World, guide
+from tests.unit.view.world import DrawnCluster, guide
 
 RENEWED = "2027-01-15T07:59:50.000000Z"
 
@@ -449,7 +449,7 @@ def test_an_operator_whose_pods_are_not_ready_is_a_warning_with_the_reason():
     assert _examine(deployments={"items": [_deployment(2)]})["operator"].grade is Grade.GOOD
 
 
-def _with(world: World) -> dict[str, Check]:
+def _with(world: DrawnCluster) -> dict[str, Check]:
     nodes, pools, pods = world.nodes, world.pools, world.pods
     return _examine(nodes={"items": nodes}, pools={"items": pools}, engines={"items": pods})
 
@@ -460,7 +460,7 @@ def test_gpus_are_told_with_those_that_pools_have_and_want():
     assert checks["GPUs"].what == (
         "24 nvidia.com/gpu on 3 nodes · nvidia.com/gpu: 0 that no pool has, pools ask for 24"
     )
-    world = World(nodes=2)
+    world = DrawnCluster(nodes=2)
     world.pool()
     check = _with(world)["GPUs"]
     assert check.grade is Grade.WARNING

@@ -14,10 +14,10 @@ from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from tests.unit.cli import fake_kubectl
 from tests.unit.cli.fake_kubectl import FakeCluster, cluster
-from tests.unit.view.world import World, guide
+from tests.unit.view.world import DrawnCluster, guide
 
 
-def _wait(world: World, aim: str = "ready", seconds: float = 5, change=None):
+def _wait(world: DrawnCluster, aim: str = "ready", seconds: float = 5, change=None):
     told: list[str] = []
 
     def sleep(_: float) -> None:
@@ -35,9 +35,9 @@ def test_a_pool_that_is_ready_is_not_waited_for():
 
 
 def test_a_pool_becomes_ready_while_it_is_waited_for():
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
-    ready = World()
+    ready = DrawnCluster()
     ready.pool()
 
     def change() -> None:
@@ -49,7 +49,7 @@ def test_a_pool_becomes_ready_while_it_is_waited_for():
 
 
 def test_a_stalled_pool_ends_the_wait_with_its_cause():
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="PodRejected", message="violates PodSecurity")
     for condition in world.pools[0]["status"]["conditions"]:
         if condition["type"] == "Reconciling":
@@ -62,7 +62,7 @@ def test_a_stalled_pool_ends_the_wait_with_its_cause():
 
 
 def test_what_only_a_human_can_make_ends_the_wait_once_it_has_been_missing(monkeypatch):
-    world = World()
+    world = DrawnCluster()
     message = "1 engine cannot start: there is no Secret hub; create it"
     world.pool(ready=False, reason="SecretMissing", message=message)
     end, _ = _wait(world, seconds=0)
@@ -74,7 +74,7 @@ def test_what_only_a_human_can_make_ends_the_wait_once_it_has_been_missing(monke
 
 
 def test_a_wait_that_takes_too_long_says_how_far_it_came():
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
     end, _ = _wait(world, seconds=0)
     assert not end.reached
@@ -98,14 +98,14 @@ def test_a_pool_that_is_gone_ends_the_wait():
 
 
 def test_a_wait_for_no_pool_at_all_has_not_reached_anything():
-    end = wait.wait(cluster(World()), [], "ready", 5, print, lambda _: None)
+    end = wait.wait(cluster(DrawnCluster()), [], "ready", 5, print, lambda _: None)
     assert not end.reached
     assert end.lines[0].startswith("there is no SGLangInference in rl to wait for")
-    assert wait.wait(cluster(World()), [], "deleted", 5, print, lambda _: None).reached
+    assert wait.wait(cluster(DrawnCluster()), [], "deleted", 5, print, lambda _: None).reached
 
 
 def test_a_suspended_pool_ends_the_wait_with_how_to_start_it():
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="Suspended", message="suspend is true")
     conditions = world.pools[0]["status"]["conditions"]
     conditions[1] |= {"type": "Suspended"}
@@ -115,7 +115,7 @@ def test_a_suspended_pool_ends_the_wait_with_how_to_start_it():
 
 
 def test_a_wait_ends_when_no_operator_comes(monkeypatch):
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
     fake = cluster(world)
     object.__setattr__(fake, "led", False)
@@ -140,7 +140,7 @@ def _passing(monkeypatch) -> Callable[[float], None]:
 
 def _unfinished(monkeypatch, renewals) -> FakeCluster:
     """A pool on its way, and a Lease that was last renewed at these times."""
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
 
     def lease() -> Any:
@@ -173,9 +173,9 @@ def test_a_lease_that_is_renewed_by_another_clock_lets_the_wait_go_on(monkeypatc
 
 
 def test_an_operator_that_comes_in_time_lets_the_wait_go_on():
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
-    ready = World()
+    ready = DrawnCluster()
     ready.pool()
     fake = cluster(world)
     object.__setattr__(fake, "led", False)
@@ -198,7 +198,7 @@ def test_a_wait_for_weights_tells_of_the_sync_that_was_aborted():
 
 @pytest.mark.parametrize("pools", [[], ["actor-infer"]])
 def test_without_the_definition_the_examination_is_pointed_to(pools):
-    fake = cluster(World())
+    fake = cluster(DrawnCluster())
     object.__setattr__(fake, "defined", False)
     with pytest.raises(ClusterError, match="does not know SGLangInference; kubectl sglang doctor"):
         look.look(fake, pools)

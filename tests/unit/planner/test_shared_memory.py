@@ -15,7 +15,7 @@ from sglang_operator.planner import pod_signatures
 from sglang_operator.planner.observed import Observed
 from sglang_operator.planner.plan import plan
 from tests.builders import NOW, a_pool, all_pods, guide_spec, weighed
-from tests.unit.view.world import World
+from tests.unit.view.world import DrawnCluster
 
 REASON = "MemoryLimitBelowSharedMemory"
 
@@ -89,7 +89,7 @@ def test_the_limit_of_the_template_is_told_once_and_not_as_the_namespaces():
 
 
 def test_kubectl_sglang_status_tells_what_the_operator_saw():
-    world = World()
+    world = DrawnCluster()
     world.pool()
     for pod in world.pods:
         resources = {"limits": {"memory": "1Gi"}}

@@ -10,7 +10,7 @@ from sglang_operator.view import grid, svg, text, texts
 from sglang_operator.view.grid import MAX_EMPTY_ROWS, Map
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.view.world import TIME, World, guide, trouble
+from tests.unit.view.world import TIME, DrawnCluster, guide, trouble
 
 
 def _letters(picture: Map, number: int = 0) -> dict[str, str]:
@@ -44,7 +44,7 @@ def test_engines_stand_on_their_nodes_from_the_left():
 
 
 def test_nodes_stand_in_the_order_of_their_numbers():
-    world = World(nodes=12)
+    world = DrawnCluster(nodes=12)
     world.pool()
     names = [*_letters(world.map())]
     assert names == [f"gpu-node-{number}" for number in range(12)]
@@ -64,7 +64,7 @@ def test_pools_that_name_the_same_ids_share_cells_and_it_is_said():
 
 
 def test_pools_of_different_namespaces_share_nothing():
-    world = World(nodes=6)
+    world = DrawnCluster(nodes=6)
     world.pool("one", namespace="a")
     world.pool("two", namespace="b")
     picture = world.map()
@@ -74,7 +74,7 @@ def test_pools_of_different_namespaces_share_nothing():
 
 
 def test_engines_without_a_node_are_listed_with_the_reason():
-    world = World(nodes=2)
+    world = DrawnCluster(nodes=2)
     world.pool()
     unplaced = world.map().unplaced
     assert [engine_cell.letter for engine_cell in unplaced] == ["I", "J", "K", "L"]
@@ -91,7 +91,7 @@ def test_without_access_to_nodes_only_what_is_held_is_shown():
 
 
 def test_most_empty_nodes_are_left_out_and_counted():
-    world = World(nodes=100)
+    world = DrawnCluster(nodes=100)
     world.pool()
     drawn = world.map().grids[0]
     assert len(drawn.rows) == 3 + MAX_EMPTY_ROWS
@@ -99,7 +99,7 @@ def test_most_empty_nodes_are_left_out_and_counted():
 
 
 def test_a_mapping_with_high_ids_has_no_endless_rows():
-    world = World(nodes=3)
+    world = DrawnCluster(nodes=3)
     world.pool(device_mapping="list(range(8000,8024))")
     drawn = world.map(ids=True).grids[1]
     assert len(drawn.rows) == 3 + MAX_EMPTY_ROWS
@@ -131,7 +131,7 @@ def test_engines_that_run_on_under_a_refused_spec_keep_their_gpus_on_the_map():
 
 
 def test_without_a_mapping_the_last_accepted_spec_tells_the_gpus_of_a_refused_pools_engines():
-    world = World()
+    world = DrawnCluster()
     world.pool(
         device_mapping=None,
         replicas=4,
@@ -145,7 +145,7 @@ def test_without_a_mapping_the_last_accepted_spec_tells_the_gpus_of_a_refused_po
 
 
 def test_a_pool_without_a_mapping_has_no_ids():
-    world = World()
+    world = DrawnCluster()
     world.pool(device_mapping=None, replicas=4)
     picture = world.map(ids=True)
     assert len(picture.grids) == 1
@@ -153,7 +153,7 @@ def test_a_pool_without_a_mapping_has_no_ids():
 
 
 def test_a_thousand_engines_are_drawn():
-    world = World(nodes=250)
+    world = DrawnCluster(nodes=250)
     world.pool(device_mapping="list(range(0,2000))")
     picture = world.map(ids=True)
     assert len(picture.engine_cells) == 1000
@@ -181,7 +181,7 @@ def test_an_engine_that_is_being_replaced_is_still_on_its_node():
 
 
 def test_a_replacement_and_the_pod_before_it_share_a_letter():
-    world = World(nodes=4)
+    world = DrawnCluster(nodes=4)
     world.pool()
     old = copy.deepcopy(world.find("actor-infer", "g2-3"))
     old["metadata"] |= {"name": "actor-infer-g2-3-1", "uid": "older", "deletionTimestamp": TIME}
@@ -191,7 +191,7 @@ def test_a_replacement_and_the_pod_before_it_share_a_letter():
 
 
 def test_an_engine_that_nobody_wants_any_more_is_drawn_until_it_is_gone():
-    world = World()
+    world = DrawnCluster()
     world.pool()
     world.pools[0]["spec"]["device_mapping"] = "list(range(0,22))"
     world.leave("actor-infer", "g22-23")

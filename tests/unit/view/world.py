@@ -16,7 +16,7 @@ from tests.builders import NOW, guide_spec, weighed
 TIME = "2027-01-15T08:00:00Z"
 
 
-class World:
+class DrawnCluster:
     """Nodes with eight GPUs; pools that are placed on them engine by engine."""
 
     def __init__(self, nodes: int = 3, gpus: int = 8) -> None:
@@ -193,18 +193,18 @@ class World:
         return grid.gpu_map(self.cluster_view(), **options)
 
 
-def guide() -> World:
+def guide() -> DrawnCluster:
     """The guide's pool, all gates closed."""
-    world = World()
+    world = DrawnCluster()
     pool = world.pool(status={"readySummary": "12/12", "syncedSummary": "0/12"})
     for engine in pool.running:
         world.close("actor-infer", engine.group)
     return world
 
 
-def trouble() -> World:
+def trouble() -> DrawnCluster:
     """Two pools that share ids, in every state that can be drawn."""
-    world = World(nodes=6)
+    world = DrawnCluster(nodes=6)
     world.pool(
         ready=False,
         reason="EnginesFailing",

@@ -10,19 +10,19 @@ from sglang_operator.view import ages
 from sglang_operator.view.cluster_view import PoolView
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.view.world import World, guide, trouble
+from tests.unit.view.world import DrawnCluster, guide, trouble
 
 
-def _pool(world: World) -> PoolView:
+def _pool(world: DrawnCluster) -> PoolView:
     return world.cluster_view().pools[0]
 
 
-def _said(world: World, now: float = NOW) -> dict[str, Verdict]:
+def _said(world: DrawnCluster, now: float = NOW) -> dict[str, Verdict]:
     return {verdict.reason: verdict for verdict in verdicts(_pool(world), now)}
 
 
 def test_a_pool_that_is_well_has_only_notes():
-    world = World()
+    world = DrawnCluster()
     world.pool()
     assert {verdict.level for verdict in verdicts(_pool(world), NOW)} <= {Level.NOTE}
 
@@ -86,13 +86,13 @@ def test_failures_come_with_the_advice_that_was_found():
 
 
 def test_progress_is_not_a_fault():
-    world = World()
+    world = DrawnCluster()
     world.pool(ready=False, reason="Creating", message="3/12 engines are up")
     assert _said(world)["Creating"].level is Level.WORKING
 
 
 def test_a_paused_rollout_says_how_it_goes_on():
-    world = World()
+    world = DrawnCluster()
     world.pool(rollout={"paused": True})
     for pod in world.pods[:3]:
         pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
@@ -252,7 +252,7 @@ def test_a_cause_is_told_once_and_when(trouble, number):
 
 
 def test_a_cause_that_the_condition_tells_is_not_told_again():
-    world = World()
+    world = DrawnCluster()
     cause = "there is no Secret hub in the pool's namespace"
     world.pool(ready=False, reason="SecretMissing", message=f"1 engine cannot start: {cause}; x")
     times = {"firstTime": "2026-11-28T10:00:00Z", "lastTime": "2026-11-28T10:00:00Z"}
