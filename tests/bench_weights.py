@@ -12,10 +12,10 @@ import time
 from collections import Counter
 
 from sglang_operator.api import names
-from sglang_operator.api.weights import micro_time
-from sglang_operator.planner import weights
+from sglang_operator.gates import decide
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
+from sglang_operator.weights.lease_state import micro_time
 from tests.builders import a_pool, all_pods, weighed
 from tests.integration.pools import PoolUnderTest
 
@@ -54,7 +54,7 @@ def _epoch_ms(engines: int) -> str:
     times = []
     for _ in range(20):
         begun = time.perf_counter()
-        weights.epoch(views)
+        decide.epoch(views)
         times.append((time.perf_counter() - begun) * 1e3)
     return f"{statistics.median(times):.2f} [{min(times):.2f}–{max(times):.2f}]"
 

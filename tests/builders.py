@@ -3,17 +3,17 @@
 from typing import Any
 
 from sglang_operator.api import names, spec
-from sglang_operator.api.weights import Transaction, written
-from sglang_operator.planner import weights
-from sglang_operator.planner.observed import (
+from sglang_operator.gates import decide
+from sglang_operator.observed.model import (
     Observed,
     ObservedChild,
     ObservedPod,
     Sightings,
     Termination,
 )
-from sglang_operator.planner.plan import Plan, plan
-from sglang_operator.planner.pool import Engine, Owner, Pool, Refused, plan_pool
+from sglang_operator.plan.plan import Plan, plan
+from sglang_operator.pool.resolve import Engine, Owner, Pool, Refused, plan_pool
+from sglang_operator.weights.lease_state import Transaction, written
 
 NOW = 1_800_000_000.0
 
@@ -188,11 +188,11 @@ def weighed(
     now: float = NOW,
     operator: str = OPERATOR,
     **observed: Any,
-) -> weights.WeightsPlan:
+) -> decide.WeightsPlan:
     """What is decided about the weights of exactly these pods."""
     seen = Observed(pods=tuple(pods), **observed)
     policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
-    return weights.decide(pool.owner, policy, plan(pool, seen, now).engines, seen, now, operator)
+    return decide.decide(pool.owner, policy, plan(pool, seen, now).engines, seen, now, operator)
 
 
 def created(result: Plan) -> list[tuple[str, int]]:

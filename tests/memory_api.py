@@ -1,6 +1,6 @@
 """An API server in memory, as far as writes go: names, UIDs, versions, preconditions, merges.
 
-It stands where the operator's own client stands (``cluster.client.ApiClient``), so that what
+It stands where the operator's own client stands (``kube.client.ApiClient``), so that what
 controllers do can be tested in a millisecond.  That a real kube-apiserver refuses what this one
 refuses is seen by ``tests/faults``, which re-create and change objects under the operator's writes.
 """
@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from sglang_operator.cluster.client import (
+from sglang_operator.kube.client import (
     APPLY_PATCH,
     JSON,
     MERGE_PATCH,
     STRATEGIC_PATCH,
 )
-from sglang_operator.cluster.errors import ApiError
+from sglang_operator.kube.errors import ApiError
 
 Json = dict[str, Any]
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api import names, weights
-from sglang_operator.desired import drift, engine_pod, kinds, weights_lease
-from sglang_operator.planner.lease import LeaseStep
-from sglang_operator.planner.observed import Gate, Observed, ObservedChild, ObservedPod
-from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Owner, Pool
-from sglang_operator.planner.weights import WeightsPlan
+from sglang_operator.api import names
+from sglang_operator.children import drift, engine_pod, kinds, weights_lease
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.lease import LeaseStep
+from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Owner, Pool
+from sglang_operator.weights import lease_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
 
 
 def _write_lease(name: str, step: LeaseStep) -> WriteLease:
-    patch = weights.patch(step.lease.body, step.state)
+    patch = lease_state.patch(step.lease.body, step.state)
     exactly = {"uid": step.uid, "resourceVersion": step.resource_version}
     metadata = {**patch["metadata"], **exactly}
     return WriteLease(name=name, patch={**patch, "metadata": metadata}, reason=step.reason)
@@ -158,7 +159,7 @@ def child_actions(
     *,
     unselecting: bool = False,
 ) -> list[ChildAction]:
-    """What makes the ``wanted`` Services, budget and registry (``desired.kinds``) so.
+    """What makes the ``wanted`` Services, budget and registry (``children.kinds``) so.
 
     ``unselecting`` leaves out what is not there yet and selects pods: kube-controller-manager
     works over it at each of their changes.  Engines' own names are needed by the first of them.

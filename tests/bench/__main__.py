@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sglang_operator.cluster import credentials
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.kube import credentials
+from sglang_operator.kube.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.bench import creating, failover, many, replacing, resting, scale

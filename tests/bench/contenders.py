@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import ApiClient
-from sglang_operator.desired import engine_pod
-from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from sglang_operator.children import engine_pod
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import ApiClient
+from sglang_operator.pool.resolve import Owner, Pool, plan_pool
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.processes import cpu_seconds
 from tests.builders import guide_spec

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.kube.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from tests.bench.contenders import Contender
 from tests.bench.figures import Figure, ratio

@@ -9,8 +9,8 @@ import time
 
 import orjson
 
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import MERGE_PATCH, ApiClient
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import MERGE_PATCH, ApiClient
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import NAMESPACE, InstalledOperator
 from tests.bench.contenders import NAME, Ours

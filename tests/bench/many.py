@@ -9,8 +9,8 @@ import time
 import orjson
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from tests.bench.contenders import a_spec
 from tests.bench.figures import Figure

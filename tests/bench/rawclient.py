@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from sglang_operator.cluster import credentials
+from sglang_operator.kube import credentials
 from tests.bench.contenders import bodies
 
 IN_FLIGHT = 32

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from tests.bench.contenders import Contender, bodies, delete_pods
 from tests.bench.figures import Figure, percentile, ratio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.kube.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from tests.bench.contenders import Contender
 from tests.bench.figures import Figure

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 import orjson
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.bench.contenders import NAME, Ours, a_spec

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sglang_operator.cluster import informer, paths, wire
-from sglang_operator.cluster.client import ApiClient
+from sglang_operator.kube import informer, paths
+from sglang_operator.kube.client import ApiClient
+from sglang_operator.observed import wire
 
 TIMEOUT = 600.0
 

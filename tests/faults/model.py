@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import lru_cache
 
 from sglang_operator.api import names
-from sglang_operator.planner.health import Believed, Health, Tally, health, silence
-from sglang_operator.planner.observed import Gate, Observed, ObservedNode, ObservedPod, Termination
-from sglang_operator.planner.plan import Plan, plan
-from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from sglang_operator.observed.health import Believed, Health, Tally, health, silence
+from sglang_operator.observed.model import Gate, Observed, ObservedNode, ObservedPod, Termination
+from sglang_operator.plan.plan import Plan, plan
+from sglang_operator.pool.resolve import Owner, Pool, plan_pool
 from tests.builders import NOW, OWNER, a_pod, guide_spec
 
 MAPPINGS = (

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from omegaconf import OmegaConf
 
 from sglang_operator.api import errors
+from sglang_operator.children import engine_pod
 from sglang_operator.cli import check_files
 from sglang_operator.cli.main import cli
 from sglang_operator.cli.pipeline import objects
-from sglang_operator.desired import engine_pod
-from sglang_operator.planner.pool import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, plan_pool
 from sglang_operator.roll import device_mapping
 from tests.builders import OWNER, guide_spec
 

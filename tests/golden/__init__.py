@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.desired import engine_pod
-from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from sglang_operator.children import engine_pod
+from sglang_operator.pool.resolve import Owner, Pool, plan_pool
 
 FOLDER = Path(__file__).parent
 SAMPLES = FOLDER.parents[1] / "manifests" / "samples"

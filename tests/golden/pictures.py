@@ -12,7 +12,7 @@ from sglang_operator.cli import status
 from sglang_operator.view import svg, text
 from sglang_operator.view.cluster_view import Leader
 from tests.builders import NOW
-from tests.unit.view import world
+from tests.unit.view import drawn_cluster
 
 FOLDER = Path(__file__).parent
 IMAGES = FOLDER.parents[1] / "operator" / "docs" / "images"
@@ -28,7 +28,7 @@ def plain(renderable: RenderableType, width: int = 110) -> str:
 
 def pictures() -> dict[Path, str]:
     """Every picture, by the file that holds it."""
-    guide, trouble = world.guide(), world.trouble()
+    guide, trouble = drawn_cluster.guide(), drawn_cluster.trouble()
     leader = Leader(namespace="sglang-operator", identity="sglang-operator-6b9f-x2x4_1", silent=2.0)
     led = guide.cluster_view(holders=[leader])
     return {

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from sglang_operator.api import conditions, names
-from sglang_operator.api.weights import micro_time
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import ACCOUNT, NAMESPACE, InstalledOperator, manifests
+from sglang_operator.weights.lease_state import micro_time
 from tests.installs.test_rbac import OWNER_PLUGIN
 from tests.integration.pools import PoolUnderTest
 from tests.integration.test_weights import annotate, commit, is_known

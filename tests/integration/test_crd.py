@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import errors, names, pod_volumes
-from sglang_operator.planner.pool import plan_pool
+from sglang_operator.pool.resolve import plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER
 

@@ -19,7 +19,7 @@ import yaml
 
 from generators.policies import manifest
 from sglang_operator.api import conditions, errors, names
-from sglang_operator.planner.pool import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.bad_objects import BAD, STRUCTURE, Bad, First

@@ -10,8 +10,8 @@ import pytest
 
 from generators import pod_schema
 from sglang_operator.api import errors, names, pod_template
-from sglang_operator.desired import engine_pod
-from sglang_operator.planner.pool import Pool, plan_pool
+from sglang_operator.children import engine_pod
+from sglang_operator.pool.resolve import Pool, plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests import podtemplates
 from tests.builders import OWNER, a_pool, guide_spec

@@ -15,7 +15,7 @@ import yaml
 from generators.policies import manifest, nearest
 from sglang_operator.api import errors, names
 from sglang_operator.engine import aliases, habits, ownership, schema, versions
-from sglang_operator.planner.pool import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, plan_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER, with_config
 

@@ -33,7 +33,7 @@ MUTANTS = (
     _mutant(
         "duplicate-create",
         "a pod's name differs from try to try: a lost answer makes two pods of one engine",
-        "desired/engine_pod.py",
+        "children/engine_pod.py",
         '"name": names.pod_name(pool.owner.name, engine.group, attempt),',
         '"name": names.pod_name(pool.owner.name, engine.group, attempt)\n'
         '            + __import__("secrets").token_hex(2),',
@@ -71,14 +71,14 @@ MUTANTS = (
     _mutant(
         "stale-leader-writes-status",
         "an operator that lost the Lease still writes the status of pools",
-        "cluster/client.py",
+        "kube/client.py",
         'if fenced and method != "GET" and not self.fence():',
         'if fenced and method not in ("GET", "PATCH") and not self.fence():',
     ),
     _mutant(
         "no-fence",
         "an operator that lost the Lease goes on creating and deleting",
-        "cluster/client.py",
+        "kube/client.py",
         'if fenced and method != "GET" and not self.fence():',
         "if False:",
     ),
@@ -102,14 +102,14 @@ MUTANTS = (
     _mutant(
         "attempt-reused",
         "a replacement has the name of the pod it replaces, which may never go",
-        "planner/step.py",
+        "plan/step.py",
         "attempt = self.pods(engine.group).highest + 1",
         "attempt = 0",
     ),
     _mutant(
         "failure-not-recorded",
         "a failed pod is deleted before its cause stands in the status",
-        "planner/rules/ended.py",
+        "plan/rules/ended.py",
         "if superseded and pod.uid in step.observed.recorded:",
         "if superseded:",
     ),
@@ -151,21 +151,21 @@ MUTANTS = (
     _mutant(
         "budget-ignored",
         "a changed argument restarts all engines at once",
-        "planner/rollout.py",
+        "plan/rollout.py",
         "            if not self._affords({group}):\n                return\n",
         "",
     ),
     _mutant(
         "closed-gates-stand-in",
         "the last engine that misses a probe goes, because one counts that nobody ever reached",
-        "planner/footing.py",
+        "plan/footing.py",
         "if state is Health.LOST or not pod.let_in or serves(pod, state):",
         "if state is Health.LOST or serves(pod, state):",
     ),
     _mutant(
         "extra-by-probe",
         "of two pods of an engine the one goes that only misses a probe",
-        "planner/step.py",
+        "plan/step.py",
         "far = footing.distance(pod, self.healths[pod.uid])",
         "far = self.healths[pod.uid] is not Health.UP",
     ),
@@ -234,7 +234,7 @@ MUTANTS = (
     _mutant(
         "lease-taken-early",
         "a standby does not wait for the holder's term to end",
-        "cluster/lease.py",
+        "kube/leader_election.py",
         "            return self._others_until\n"
         "        return max(self._others_until, self._rivals.until())\n",
         "            return self._others_until\n        return self._rivals.until()\n",

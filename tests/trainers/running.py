@@ -14,11 +14,11 @@ from typing import IO, Any
 import yaml
 
 from sglang_operator.api import names
+from sglang_operator.children import trainer_registry
 from sglang_operator.client import Pool
-from sglang_operator.desired import registry
 from sglang_operator.engine import schema, versions
-from sglang_operator.planner.pool import Owner, plan_pool
-from sglang_operator.planner.pool import Pool as Planned
+from sglang_operator.pool.resolve import Owner, plan_pool
+from sglang_operator.pool.resolve import Pool as Planned
 from sglang_operator.testing.engine.process import FakeEngine
 from tests import checkouts
 from tests.builders import all_pods, weighed
@@ -28,7 +28,11 @@ from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 ROOT = Path(__file__).parents[2]
 # The package of each, and the commit that its flows were written against.
 TRAINERS = {"slime": "624b824a", "miles": "31f1ca96", "areal": "4aef98d8"}
-FORMS = {"slime": registry.SLIME_KEY, "miles": registry.SLIME_KEY, "areal": registry.AREAL_KEY}
+FORMS = {
+    "slime": trainer_registry.SLIME_KEY,
+    "miles": trainer_registry.SLIME_KEY,
+    "areal": trainer_registry.AREAL_KEY,
+}
 ENGINES, GPUS = 2, 2
 # Of SGLang: miles brackets its updates, which engines know from 0.5.21 on.
 VERSIONS = {"slime": "0.5.14", "miles": "0.5.23", "areal": "0.5.14"}
@@ -59,7 +63,7 @@ def planned(name: str) -> Planned:
 
 def form(pool: Planned, key: str, urls: list[str]) -> str:
     """The engines as the registry tells them to a trainer, at these addresses."""
-    data = registry.registry(pool, weighed(pool, all_pods(pool)))["data"]
+    data = trainer_registry.registry(pool, weighed(pool, all_pods(pool)))["data"]
     text = str(data[key])
     for address, url in zip(list(_addresses(text)), urls, strict=True):
         text = text.replace(address, url.removeprefix("http://"), 1)

@@ -7,9 +7,9 @@ import pytest
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.desired import engine_pod, kinds
-from sglang_operator.planner.observed import Observed, ObservedChild
-from sglang_operator.planner.plan import plan
+from sglang_operator.children import engine_pod, kinds
+from sglang_operator.observed.model import Observed, ObservedChild
+from sglang_operator.plan.plan import plan
 from tests.builders import NOW, OWNER, a_pool, all_pods, weighed
 
 

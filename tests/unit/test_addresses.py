@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from sglang_operator.__main__ import _parser, settings_from
-from sglang_operator.cluster.wire import CustomResource, Meta
+from sglang_operator.children import engine_pod, services
 from sglang_operator.controller import planning
-from sglang_operator.desired import engine_pod, service
-from sglang_operator.planner import reported
-from sglang_operator.planner.pool import Pool
+from sglang_operator.observed.wire import CustomResource, Meta
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.status import reported
 from tests import private_network
 from tests.builders import OWNER, a_pool, all_pods, guide_spec, weighed
 
@@ -54,7 +54,7 @@ def test_the_operators_address_comes_from_its_pod(monkeypatch):
 def test_a_service_takes_the_family_that_the_cluster_has_first():
     """As the pods' first address has it; nothing is said, so nothing of an old one changes."""
     pool = dataclasses.replace(a_pool(), host="::")
-    for made in (service.client_service(pool), service.engines_service(pool)):
+    for made in (services.client_service(pool), services.engines_service(pool)):
         assert not made["spec"].keys() & {"ipFamilies", "ipFamilyPolicy"}
 
 

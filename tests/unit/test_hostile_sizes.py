@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import shape
-from sglang_operator.planner.pool import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, plan_pool
 from tests.builders import OWNER, guide_spec, nested, with_config
 
 SECONDS = 0.25

@@ -11,10 +11,10 @@ import yaml
 
 from sglang_operator.api import errors
 from sglang_operator.api.spec import WeightsGate
-from sglang_operator.desired import engine_pod, registry
+from sglang_operator.children import engine_pod, trainer_registry
 from sglang_operator.engine import diagnosis, versions
 from sglang_operator.engine.schemas import index
-from sglang_operator.planner.pool import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, plan_pool
 from tests.builders import OWNER, a_pool, all_pods, weighed
 from tests.proof import oracle
 from tests.unit.cli.runner import GUIDE, ROOT, converted, run
@@ -268,6 +268,6 @@ def test_components_that_would_share_gpus_are_shown():
 def test_what_a_megatron_trainer_has_to_configure_is_the_pools_to_tell():
     """One NCCL group over all engines: the trainer is rank 0, engine i begins at 1 + 2i."""
     pool = a_pool(SPEC)
-    document = registry.document(pool, weighed(pool, all_pods(pool)))
+    document = trainer_registry.document(pool, weighed(pool, all_pods(pool)))
     assert document["worldSize"] == 25
     assert [engine["rankOffset"] for engine in document["engines"]] == [*range(1, 25, 2)]

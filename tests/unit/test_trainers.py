@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_operator.desired import registry
+from sglang_operator.children import trainer_registry
 from tests.trainers import __main__ as command
 from tests.trainers import report, running
 from tests.trainers.inside import flows, standins
@@ -102,5 +102,5 @@ def test_the_engines_are_the_pools_and_listen_on_the_loopback():
 def test_the_form_is_the_registrys_at_these_addresses():
     urls = ["http://127.0.0.1:5", "http://127.0.0.1:6"]
     pool = running.planned("slime")
-    assert running.form(pool, registry.SLIME_KEY, urls) == "127.0.0.1:5 127.0.0.1:6"
-    assert running.form(pool, registry.AREAL_KEY, urls) == "127.0.0.1:5,127.0.0.1:6"
+    assert running.form(pool, trainer_registry.SLIME_KEY, urls) == "127.0.0.1:5 127.0.0.1:6"
+    assert running.form(pool, trainer_registry.AREAL_KEY, urls) == "127.0.0.1:5,127.0.0.1:6"

@@ -14,7 +14,7 @@ from tests.unit.test_layout import PACKAGE
 READS = {
     "clocks.py": "the one place where both clocks are read",
     "cluster/executor.py": "a stamp in a pod's gate condition, for people",
-    "cluster/lease.py": "stamps in the operator's Lease; the term is by the steady clock",
+    "kube/leader_election.py": "stamps in the operator's Lease; the term is by the steady clock",
     "cluster/recorder.py": "stamps in Events",
     "controller/shell.py": "kopf takes the end of credentials as a time of day; a 401 renews them",
     "client/lease.py": "stamps in the weights Lease; ages are by the steady clock (Sight)",
@@ -29,9 +29,9 @@ READS = {
 # The fields of clocks.Moment: who reads ``wall`` has a stamp to make or to tell.
 TELLS = {
     "clocks.py": "the moment itself",
-    "cluster/credentials.py": "the end of a token is a stamp of who made it, read when it is given",
+    "kube/credentials.py": "the end of a token is a stamp of who made it, read when it is given",
     "cluster/node_store.py": "since when a node is gone, for people",
-    "cluster/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",
+    "observed/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",
     "cluster/stores.py": "since when a Lease stands, told by the clock of who asks",
     "controller/deciding.py": "the clock of the Lease's stamps",
     "controller/observing.py": "what is seen is told by the clock of the Lease's stamps",

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import LEASE_SECONDS, Phase, Transaction
-from sglang_operator.api.weights_steps import Trainer
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import LEASE_SECONDS, Phase, Transaction
+from sglang_operator.weights.steps import Trainer
 from tests.builders import NOW
 from tests.weights import model
 from tests.weights.ground import Entry, Registry

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from sglang_operator.api import weights as lease_state
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client.lease import of_holder
-from sglang_operator.planner.observed import (
+from sglang_operator.observed.model import (
     Gate,
     ObservedPod,
 )
-from sglang_operator.planner.pool import Pool
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.sending import DELIVERY_SECONDS
+from sglang_operator.weights import lease_state
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import NOW, a_pod, a_pool
 from tests.weights.loads import Message
 

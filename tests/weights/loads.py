@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from sglang_operator.controller.asking import SENDING_SECONDS
-from sglang_operator.planner.observed import Loading
-from sglang_operator.planner.recovery import Recover
+from sglang_operator.gates.recovery import Recover
+from sglang_operator.observed.model import Loading
 from sglang_operator.sending import DELIVERY_SECONDS
 
 RETRY_SECONDS = 2.0

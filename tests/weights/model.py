@@ -3,7 +3,7 @@
 Engines, kubelet, the client Service with its lag and kept connections, one or two operators and
 trainers that die at any point, loads of checkpoints that fail, arrive late or are forgotten
 (``loads``), and Leases that are deleted or emptied.  What decides is the real code:
-``planner.weights.decide`` for the operator, ``api.weights_steps`` for the trainer in the order of
+``gates.decide.decide`` for the operator, ``weights.steps`` for the trainer in the order of
 ``client.sync`` and ``client.memory``.  The rest is written here, as the real parts were seen to
 behave.
 
@@ -19,19 +19,19 @@ from functools import partial
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.api import weights as lease_state
 from sglang_operator.api.spec import Recovery, Weights
-from sglang_operator.api.weights import SLEEP_TAGS, Phase, Transaction
-from sglang_operator.planner import weights
-from sglang_operator.planner.engines import EngineState, EngineStatus
-from sglang_operator.planner.lease import LeaseStep
-from sglang_operator.planner.observed import (
+from sglang_operator.gates import decide
+from sglang_operator.gates.lease import LeaseStep
+from sglang_operator.gates.recovery import Recover
+from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.model import (
     EngineReport,
     Gate,
     Observed,
     ObservedChild,
 )
-from sglang_operator.planner.recovery import Recover
+from sglang_operator.weights import lease_state
+from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
 from tests.builders import NOW, OWNER
 from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
 from tests.weights.loads import Loads
@@ -87,7 +87,7 @@ class Operator:
     since: float = NOW  # this state of the Lease was first seen
     lease: dict[str, Any] | None = None
     said: Transaction | None = None  # what the Lease said last; None: it only knows the registry
-    pending: list[weights.SetGate] = field(default_factory=list)
+    pending: list[decide.SetGate] = field(default_factory=list)
     step: LeaseStep | None = None  # that it is about to take in the Lease
     loads: Loads = field(default_factory=Loads)
 
@@ -99,7 +99,7 @@ class World(Trainers):
         super().__init__(choose, **options)
         self.lives = 0  # of operators
         self.operators = [self._operator(), self._operator()]
-        self.late: list[weights.SetGate] = []  # gates on their way, of whichever operator
+        self.late: list[decide.SetGate] = []  # gates on their way, of whichever operator
         self._aimed: dict[str, tuple[tuple[Callable[[], bool], Callable[[], None]], ...]] = {
             FORGETFUL: ((self._syncs, self.lose_lease),),
             FREE: ((self._syncs, partial(self._then_begins, self.lose_lease)),),
@@ -259,7 +259,7 @@ class World(Trainers):
             wanted, operator.step = _loads(operator.step.state, decided.engines), None
         operator.loads.permit(wanted, self.now, fenced=fenced)
 
-    def _decide(self, operator: Operator) -> weights.WeightsPlan:
+    def _decide(self, operator: Operator) -> decide.WeightsPlan:
         assert operator.seen is not None
         views = tuple(
             EngineStatus(engine=engine, state=EngineState.UP, members=(pod,))
@@ -268,7 +268,7 @@ class World(Trainers):
         )
         policy = Weights(gate=self.pool.gate, recovery=Recovery.FROM_CHECKPOINT)
         seen = operator.seen if self.defect != MARKED_LATE else _late(operator.seen)
-        decided = weights.decide(OWNER, policy, views, seen, self.now, operator.name)
+        decided = decide.decide(OWNER, policy, views, seen, self.now, operator.name)
         if self.defect == FORGETFUL:
             idle = decided.transaction.phase is Phase.IDLE
             decided = replace(decided, restore=None, abort=None if idle else decided.abort)
@@ -278,7 +278,7 @@ class World(Trainers):
             decided = _of_all_memory(decided)
         if self.defect == "opens at begin" and decided.transaction.phase is Phase.SYNCING:
             opened = tuple(
-                weights.SetGate(pod=pod, is_open=True, reason="begin", message="?")
+                decide.SetGate(pod=pod, is_open=True, reason="begin", message="?")
                 for view in views
                 for pod in view.members
                 if not (pod.gate and pod.gate.is_open)
@@ -300,7 +300,7 @@ class World(Trainers):
         self.late += operator.pending
         operator.pending = []
 
-    def _set(self, change: weights.SetGate) -> None:
+    def _set(self, change: decide.SetGate) -> None:
         """It lands over the gate that was seen, and over no other, however old it is."""
         for engine in self.engines:
             seen = engine.pod.gate == change.pod.gate or self.defect == LATE
@@ -562,7 +562,7 @@ def _loads(state: Transaction, engines: tuple[EngineStatus, ...]) -> tuple[Recov
     )
 
 
-def _of_all_memory(decided: weights.WeightsPlan) -> weights.WeightsPlan:
+def _of_all_memory(decided: decide.WeightsPlan) -> decide.WeightsPlan:
     """What is written of a Lease that has forgotten, without what gates say of tags."""
     if decided.restore is not None and decided.restore.asleep:
         return replace(decided, restore=_usual(decided.restore))
@@ -571,7 +571,7 @@ def _of_all_memory(decided: weights.WeightsPlan) -> weights.WeightsPlan:
     return decided
 
 
-def _free(decided: weights.WeightsPlan) -> weights.WeightsPlan:
+def _free(decided: decide.WeightsPlan) -> decide.WeightsPlan:
     """What is written in place of a lost Lease, without the hold on it."""
     if decided.restore is not None:
         return replace(decided, restore=replace(decided.restore, holder="", fence=False))

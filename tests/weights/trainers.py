@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 
-from sglang_operator.api import weights_reset, weights_steps
 from sglang_operator.api.spec import WeightsGate
-from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.weights import reset, steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.weights.ground import (
     GARBAGE,
     LEASE_SECONDS,
@@ -38,7 +38,7 @@ class Trainers(Ground):
         if self.cut_off and self.choose(4) == 0:  # it is slow, and meets who comes after it
             try:
                 next(self.cut_off[0])
-            except (StopIteration, TrainerDiesError, weights_steps.RefusedError):
+            except (StopIteration, TrainerDiesError, steps.RefusedError):
                 del self.cut_off[0]
             return
         if self.trainer is None:
@@ -54,7 +54,7 @@ class Trainers(Ground):
             next(self.trainer)
         except StopIteration:
             self.trainer = None
-        except (TrainerDiesError, weights_steps.RefusedError):
+        except (TrainerDiesError, steps.RefusedError):
             self.trainer = None
 
     def kill_trainer(self) -> None:
@@ -72,14 +72,14 @@ class Trainers(Ground):
         state = self.said
         if self.lease is None or not (state.holder or state.vacant):
             return
-        over = weights_steps.ended(state, "admin", message="by force", now=self.now)
-        self._put(weights_steps.aborted(state, "by force") if self.defect == FREES else over)
+        over = steps.ended(state, "admin", message="by force", now=self.now)
+        self._put(steps.aborted(state, "by force") if self.defect == FREES else over)
         self._cut_off()
 
     def edit_holder(self) -> None:
         """Somebody takes the holder's name out of the Lease, while its trainer goes on."""
         if self.lease is not None and self.said.holder:
-            gone = weights_steps.aborted(self.said, "nobody is at it")
+            gone = steps.aborted(self.said, "nobody is at it")
             left = replace(self.said, holder="", fence=self.said.fence and self.defect != UNFENCED)
             self._put(gone if self.defect == EDITED else left)
             self._cut_off()
@@ -94,10 +94,10 @@ class Trainers(Ground):
             self.cut_off.append(self.trainer)
             self.trainer = None
 
-    def _trainer(self) -> weights_steps.Trainer:
+    def _trainer(self) -> steps.Trainer:
         self.versions += 1
         name, self.namesake = self.namesake or f"trainer-{self.versions}", ""
-        return weights_steps.Trainer(
+        return steps.Trainer(
             holder=name,
             transaction=f"t{self.versions}",
             duration=float(LEASE_SECONDS),
@@ -121,7 +121,7 @@ class Trainers(Ground):
         """The Lease as who takes it over goes by it."""
         return replace(state, at_work=False) if self.defect == NAMESAKE else state
 
-    def _alone(self, trainer: weights_steps.Trainer) -> None:
+    def _alone(self, trainer: steps.Trainer) -> None:
         """Nobody of its name went on with what it has requests under way for."""
         if self.said.holder == trainer.holder and self.said.id != trainer.transaction:
             words = f"{trainer.transaction} changes engines under {self.said.id} of its name"
@@ -143,10 +143,10 @@ class Trainers(Ground):
         """``kubectl sglang weights reset``: it writes no weights, and moves no gate by itself."""
         trainer, epoch = self._trainer(), self.registry.epoch
         since = self._seen_since()
-        self._step(lambda s: weights_reset.begin(s, trainer, epoch=epoch, now=self.now, seen=since))
+        self._step(lambda s: reset.begin(s, trainer, epoch=epoch, now=self.now, seen=since))
         yield from (None for _ in range(1 + self.choose(4)))
         self._own(trainer)
-        self._note(lambda s: weights_reset.end(s, trainer))
+        self._note(lambda s: reset.end(s, trainer))
 
     def _roll(self) -> Generator[None, None, None]:
         """ROLL's workers: each writes into the engine that joined its group, as one sync.
@@ -168,8 +168,8 @@ class Trainers(Ground):
         covered = [entry.instance for entry in registry.engines]
         amid = self.defect == AMID
         self._step(
-            lambda s: weights_steps.begin(
-                weights_steps.left_behind(s) if amid and s.recovers else s,
+            lambda s: steps.begin(
+                steps.left_behind(s) if amid and s.recovers else s,
                 trainer,
                 epoch=registry.epoch,
                 version=version,
@@ -184,9 +184,9 @@ class Trainers(Ground):
         except TrainerDiesError as error:
             self._gives_up(trainer, str(error))
 
-    def _gives_up(self, trainer: weights_steps.Trainer, message: str) -> None:
+    def _gives_up(self, trainer: steps.Trainer, message: str) -> None:
         if self.said.id == trainer.transaction:  # else it is over already
-            self._note(lambda s: weights_steps.abort(s, trainer, message=message))
+            self._note(lambda s: steps.abort(s, trainer, message=message))
 
     def _attach(self) -> Generator[None, None, None]:
         """Another process of the holder ends its sync, as the first one left it."""
@@ -197,7 +197,7 @@ class Trainers(Ground):
         self.namesake = found.holder
         trainer = self._trainer()
         state = self._step(
-            lambda s: weights_steps.attach(
+            lambda s: steps.attach(
                 replace(s, at_work=False) if self.defect == DIED else s,
                 trainer,
                 now=self.now,
@@ -215,7 +215,7 @@ class Trainers(Ground):
 
     def _update(
         self,
-        trainer: weights_steps.Trainer,
+        trainer: steps.Trainer,
         version: str,
         covered: list[str],
         workers: list[str] | None,
@@ -228,9 +228,9 @@ class Trainers(Ground):
                 yield
                 if self.defect != "does not flush":
                     engine.cached = ""
-        state = self._step(lambda s: weights_steps.renew(s, trainer, now=self.now))
+        state = self._step(lambda s: steps.renew(s, trainer, now=self.now))
         self._resume(trainer, state)
-        self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
+        self._step(lambda s: steps.wake(s, trainer, now=self.now))
         for last in (False, True):
             for instance in [i for i in covered if workers is None or i in workers]:
                 engine = self._find(instance)
@@ -242,19 +242,19 @@ class Trainers(Ground):
                 yield
         if workers is not None and self.defect != UNVOUCHED:
             for instance in workers:
-                self._note(partial(weights_steps.vouch, trainer=trainer, instances=[instance]))
+                self._note(partial(steps.vouch, trainer=trainer, instances=[instance]))
                 yield
             if set(covered) - self.said.wrote:
                 raise TrainerDiesError("nobody vouches for some engines")
         if not self.fair and self.choose(4) == 0:
-            self._note(lambda s: weights_steps.rests(s, trainer))
+            self._note(lambda s: steps.rests(s, trainer))
             return
         yield from self._finish(trainer, version, covered)
 
     def _finish(
-        self, trainer: weights_steps.Trainer, version: str, covered: list[str]
+        self, trainer: steps.Trainer, version: str, covered: list[str]
     ) -> Generator[None, None, None]:
-        self._step(lambda s: weights_steps.renew(s, trainer, now=self.now))
+        self._step(lambda s: steps.renew(s, trainer, now=self.now))
         for instance in covered:
             engine = self._find(instance)
             engine.label = version
@@ -263,12 +263,12 @@ class Trainers(Ground):
             yield
         checkpoint = f"/c/{version}" if self.choose(3) else ""
         self._step(
-            lambda s: weights_steps.commit(
+            lambda s: steps.commit(
                 s, trainer, instances=covered, now=self.now, checkpoint=checkpoint
             )
         )
 
-    def _own(self, trainer: weights_steps.Trainer) -> None:
+    def _own(self, trainer: steps.Trainer) -> None:
         """The client lets nothing out once its hold may be over, by its own clock."""
         if self.now > self.renewed[trainer.transaction] + LEASE_SECONDS * MARGIN:
             raise TrainerDiesError("the Lease is lost")
@@ -283,7 +283,7 @@ class Trainers(Ground):
         before = self.said
         wanted = {*before.released, *tags}
         self._step(
-            lambda s: weights_steps.sleep(
+            lambda s: steps.sleep(
                 self._found(s), trainer, tags=tags, now=self.now, seen=self._seen_since()
             )
         )
@@ -295,7 +295,7 @@ class Trainers(Ground):
                 break
             yield
         else:  # NotReady: nothing was released
-            self._note(lambda s: weights_steps.rests(s, trainer))
+            self._note(lambda s: steps.rests(s, trainer))
             return
         covered = [entry.instance for entry in self.registry.engines]
         for instance in covered:
@@ -307,7 +307,7 @@ class Trainers(Ground):
         # What came up since the others went to sleep releases what they did.
         todo = {run: wanted - before.sleeps(run) for run in covered}
         todo = {run: released for run, released in todo.items() if released}
-        self._step(lambda s: weights_steps.slept(s, trainer, instances=todo, now=self.now))
+        self._step(lambda s: steps.slept(s, trainer, instances=todo, now=self.now))
         self._announce(wanted, list(todo))
         yield
         for instance, released in todo.items():
@@ -319,16 +319,14 @@ class Trainers(Ground):
             if "weights" in released:
                 engine.holds = GARBAGE
             yield
-        self._note(lambda s: weights_steps.rests(s, trainer))
+        self._note(lambda s: steps.rests(s, trainer))
 
     def _wake(self) -> Generator[None, None, None]:
         if self.said.phase not in (Phase.SLEEPING, Phase.AWAKE):
             return  # Unsupported: nothing sleeps
         trainer = self._trainer()
         state = self._step(
-            lambda s: weights_steps.take_on(
-                self._found(s), trainer, now=self.now, seen=self._seen_since()
-            )
+            lambda s: steps.take_on(self._found(s), trainer, now=self.now, seen=self._seen_since())
         )
         yield
         self._own(trainer)
@@ -342,9 +340,9 @@ class Trainers(Ground):
             for engine in self.engines:
                 if anybody or run_of(engine) in state.instances:
                     self._continue(engine)
-        self._step(lambda s: weights_steps.wake(s, trainer, now=self.now))
+        self._step(lambda s: steps.wake(s, trainer, now=self.now))
 
-    def _resume(self, trainer: weights_steps.Trainer, state: Transaction) -> None:
+    def _resume(self, trainer: steps.Trainer, state: Transaction) -> None:
         """SGLang dies of resuming what was never released.  Who was resumed is put on record.
 
         That is no fault where a trainer that died had announced it, or did not tell that it is
@@ -361,7 +359,5 @@ class Trainers(Ground):
             if unreleased:
                 self._end(engine)
             elif wanted:
-                told = partial(
-                    weights_steps.woke, trainer=trainer, instances=[run_of(engine)], tags=wanted
-                )
+                told = partial(steps.woke, trainer=trainer, instances=[run_of(engine)], tags=wanted)
                 self._note(told)

@@ -8,7 +8,7 @@ import random
 import aiohttp
 
 from sglang_operator.api import names
-from sglang_operator.api.weights import Transaction
+from sglang_operator.weights.lease_state import Transaction
 from tests.weights_real.plane import Json, SharedPlane
 
 CONTROL_PORT = 9999

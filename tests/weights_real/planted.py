@@ -7,7 +7,7 @@ OPENS_AT_BEGIN = Mutant(
     harm="every gate opens while a trainer writes",
     edits=(
         Edit(
-            path="planner/weights.py",
+            path="gates/decide.py",
             before="        return None  # the trainer paused the engines: "
             "what is open stays, what is closed stays",
             after="        return _opened(pod, COMMITTED, current.target_version or '-')",
@@ -30,7 +30,7 @@ LOADS_OUTSIDE = Mutant(
     name="loads-outside-the-lease",
     harm="a checkpoint is read over weights that were committed since",
     edits=(
-        Edit(path="planner/recovery.py", before=_TAKES_THE_LEASE, after=_LOADS_AT_ONCE),
+        Edit(path="gates/recovery.py", before=_TAKES_THE_LEASE, after=_LOADS_AT_ONCE),
         Edit(
             path="fleet/poller.py",
             before="return _covers(permit, instance, commit) and steady() < permit.until",

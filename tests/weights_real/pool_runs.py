@@ -22,8 +22,8 @@ from typing import Any, Self
 import aiohttp
 
 from sglang_operator.api import names
-from sglang_operator.api.weights import Phase
 from sglang_operator.client.lease import recorded
+from sglang_operator.weights.lease_state import Phase
 from tests.builders import with_config
 from tests.weights_real import trainer
 from tests.weights_real.clients import Checker, Clients, Covered, Told

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 
 from sglang_operator.api import names
-from sglang_operator.api import weights as lease_state
-from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.weights import lease_state
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.weights_real.engines import Engines
 from tests.weights_real.plane import SharedPlane
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import weights as api_weights
 from sglang_operator.client import PoolError, following, ledger, shared
 from sglang_operator.client.pausing import SyncOptions
+from sglang_operator.weights import lease_state as api_weights
 from tests import roll_interface
 from tests.weights_real import trainer
 from tests.weights_real.trainer import LEASE_SECONDS, TENSORS, Place

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sglang_operator.api import weights as api_weights
 from sglang_operator.client import AsyncPool, PoolError
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.registry import Engine
 from sglang_operator.testing.engine import weights
 from sglang_operator.testing.realnode.network import Network
+from sglang_operator.weights import lease_state as api_weights
 
 LEASE_SECONDS = 4  # short, so that a run sees leases end
 SETTLE_SECONDS = 0.5

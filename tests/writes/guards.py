@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from sglang_operator.cluster.errors import FencedError
+from sglang_operator.kube.errors import FencedError
 from tests.memory_api import MemoryApi
 from tests.writes.sites import Site, sites
 

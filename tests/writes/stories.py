@@ -9,28 +9,30 @@ import msgspec
 import orjson
 
 from sglang_operator import actions
-from sglang_operator.api import names, weights
-from sglang_operator.api import weights_steps as steps
+from sglang_operator.api import names
+from sglang_operator.children import kinds
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import ClusterError
 from sglang_operator.client.lease import LeaseFile
-from sglang_operator.cluster import paths, stores, wire
-from sglang_operator.cluster.client import Lane
-from sglang_operator.cluster.errors import (
-    ApiError,
-    ApiUnreachableError,
-)
+from sglang_operator.cluster import stores
 from sglang_operator.cluster.executor import Executor
-from sglang_operator.cluster.lease import Elector, Terms
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.trial import Trials
 from sglang_operator.cluster.writer import Writer
-from sglang_operator.desired import kinds
-from sglang_operator.planner.lease import LeaseStep
-from sglang_operator.planner.observed import ObservedChild
-from sglang_operator.planner.pool import Owner
-from sglang_operator.planner.weights import WeightsPlan
-from sglang_operator.transitions import Event
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.lease import LeaseStep
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import Lane
+from sglang_operator.kube.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
+from sglang_operator.kube.leader_election import Elector, Terms
+from sglang_operator.observed import wire
+from sglang_operator.observed.model import ObservedChild
+from sglang_operator.pool.resolve import Owner
+from sglang_operator.status.transitions import Event
+from sglang_operator.weights import lease_state, steps
 from tests.memory_api import Json, MemoryApi
 from tests.writes.guards import Guarded
 
@@ -109,8 +111,10 @@ async def a_gate_is_set(api: MemoryApi, client: Guarded) -> None:
 
 
 async def a_sync_is_aborted(api: MemoryApi, client: Guarded) -> None:
-    state = weights.Transaction(phase=weights.Phase.SYNCING, id="t", holder="h", transitions=1)
-    lease = weights.written({"metadata": _owned()}, state)
+    state = lease_state.Transaction(
+        phase=lease_state.Phase.SYNCING, id="t", holder="h", transitions=1
+    )
+    lease = lease_state.written({"metadata": _owned()}, state)
     meta = api.add(paths.lease(KEY.namespace, LEASE), lease)["metadata"]
     executor, _ = _executor(api, client)
     owner = Owner(name=KEY.name, namespace=KEY.namespace, uid=OWNER, generation=1)
@@ -227,7 +231,7 @@ async def a_trainer_takes_a_step(api: MemoryApi, client: Guarded) -> None:
     api.add(paths.lease(KEY.namespace, LEASE), {"metadata": _owned()})
     trainer = steps.Trainer(holder="trainer", transaction="t")
 
-    def begin(state: weights.Transaction, sight: Any) -> weights.Transaction:
+    def begin(state: lease_state.Transaction, sight: Any) -> lease_state.Transaction:
         return steps.begin(state, trainer, epoch="e", version="v", now=sight.now, seen=sight.seen)
 
     task = asyncio.create_task(LeaseFile(_Cluster(client)).step(begin, patience=0.1))

@@ -1,1 +1,1 @@
-"""What the user wrote: the resource, its names, its conditions and every text about a mistake."""
+"""The resource as the user writes it: fields, names, conditions, every text about a mistake."""

@@ -37,7 +37,7 @@ ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
 ANNOTATION_STARTUP_FAILURES = f"{GROUP}/startup-failures"
 ANNOTATION_STARTUP_REASON = f"{GROUP}/startup-failure-reason"
 
-# On the Lease <pool>-weights (api/weights.py says who writes which).
+# On the Lease <pool>-weights (weights/lease_state.py says who writes which).
 _WEIGHTS = f"{GROUP}/weights-"
 ANNOTATION_PHASE = f"{_WEIGHTS}phase"
 ANNOTATION_TRANSACTION = f"{_WEIGHTS}transaction"

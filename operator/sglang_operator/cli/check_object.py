@@ -12,7 +12,7 @@ from sglang_operator.api.errors import Problem
 from sglang_operator.cli import file_errors, redaction, structure
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node, locate, plain
-from sglang_operator.planner import pool as pools
+from sglang_operator.pool import resolve as pools
 
 # These are about the key, so they point at it; all others at the value.
 _ABOUT_KEYS = frozenset(

@@ -16,11 +16,11 @@ from sglang_operator.cli.findings import StopError
 from sglang_operator.cli.options import environment
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree.nodes import Node, plain
-from sglang_operator.planner import plan as plans
-from sglang_operator.planner import pool as pools
-from sglang_operator.planner import revision
-from sglang_operator.planner.observed import Observed, ObservedPod
-from sglang_operator.planner.pool import Engine, Pool
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.plan import plan as plans
+from sglang_operator.pool import resolve as pools
+from sglang_operator.pool import revision
+from sglang_operator.pool.resolve import Engine, Pool
 from sglang_operator.roll import device_mapping
 
 KEEPS, MOVES, RESTARTS, STARTS, GOES = "keeps", "moves", "restarts", "starts", "goes"

@@ -22,7 +22,7 @@ from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.options import NOT_SO, OK, STRUCTURED, as_mapping, ends, show, where
-from sglang_operator.cluster import paths
+from sglang_operator.kube import paths
 from sglang_operator.view.cluster_view import ClusterView
 
 OLDEST_KUBERNETES = (1, 30)

@@ -17,8 +17,8 @@ from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.options import OK, complete_pool, duration, ends, where
-from sglang_operator.cluster import paths
-from sglang_operator.planner.observed import ObservedPod
+from sglang_operator.kube import paths
+from sglang_operator.observed.model import ObservedPod
 from sglang_operator.view.cluster_view import PoolView
 
 

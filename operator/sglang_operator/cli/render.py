@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from sglang_operator.api import texts as operator_texts
+from sglang_operator.children import engine_pod
 from sglang_operator.cli import check_files, check_object, findings, redaction
 from sglang_operator.cli.options import environment, tell_notes
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree.nodes import Node
-from sglang_operator.desired import engine_pod
 from sglang_operator.engine import arguments
-from sglang_operator.planner.pool import Pool
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 
 

@@ -13,8 +13,9 @@ from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
-from sglang_operator.planner import causes, waits
-from sglang_operator.planner.pool import Pool
+from sglang_operator.diagnosis import causes
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.status import waits
 from sglang_operator.view.cluster_view import PoolView
 
 # kubectl's own key for the same purpose, so that dashboards and people know it.

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 from sglang_operator.api import names
 from sglang_operator.cli import texts
-from sglang_operator.planner import plan as plans
-from sglang_operator.planner import waits
-from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
-from sglang_operator.planner.plan import CreateEngine, Plan
-from sglang_operator.planner.pool import Pool
-from sglang_operator.planner.rollout import Waits
+from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
+from sglang_operator.plan import plan as plans
+from sglang_operator.plan.plan import CreateEngine, Plan
+from sglang_operator.plan.rollout import Waits
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.status import waits
 
 MOST_ENGINES = 512  # of a pool that is played
 MOST_STEPS = 200

@@ -27,9 +27,9 @@ from sglang_operator.cli.options import (
     show,
     where,
 )
-from sglang_operator.planner import causes
-from sglang_operator.planner.engines import EngineState, EngineStatus
-from sglang_operator.planner.pool import Pool
+from sglang_operator.diagnosis import causes
+from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 from sglang_operator.view.ages import age
 from sglang_operator.view.cluster_view import ClusterView, PoolView

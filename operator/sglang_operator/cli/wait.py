@@ -13,7 +13,7 @@ from sglang_operator.cli.cluster import look, operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.cli.cluster.verdict import Level, verdicts
 from sglang_operator.cli.options import NOT_SO, OK, duration, ends, pool_names, where
-from sglang_operator.planner import pod_signatures
+from sglang_operator.diagnosis import pod_signatures
 from sglang_operator.view.cluster_view import ClusterView, Leader, PoolView
 
 READY, SYNCED, DELETED = "ready", "synced", "deleted"

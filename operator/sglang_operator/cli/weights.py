@@ -17,10 +17,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from sglang_operator.api import bounds, weights
+from sglang_operator.api import bounds
 from sglang_operator.api import texts as operator_texts
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Owner, Phase, Transaction, shown
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.options import plain_lines
 from sglang_operator.client import errors, given
@@ -28,6 +26,8 @@ from sglang_operator.client.lease import Sight
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import IN_SERVICE, Engine, Registry
 from sglang_operator.client.resetting import Left
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Owner, Phase, Transaction, shown
 
 REFUSED = 1
 FAILED = 2
@@ -236,8 +236,8 @@ def _json(registry: Registry, state: Transaction) -> str:
             "version": state.version or None,
             "targetVersion": state.target_version or None,
             "holder": state.holder or None,
-            "begun": weights.micro_time(state.begun) if state.begun else None,
-            "committed": weights.micro_time(state.committed) if state.committed else None,
+            "begun": lease_state.micro_time(state.begun) if state.begun else None,
+            "committed": lease_state.micro_time(state.committed) if state.committed else None,
             "released": list(state.released),
             "message": state.message or None,
             "engines": [

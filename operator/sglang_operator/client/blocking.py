@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sglang_operator import supervision
-from sglang_operator.api import weights
 from sglang_operator.client import given, memory, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import PoolError
@@ -17,6 +16,7 @@ from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.client.resetting import Left
 from sglang_operator.client.sync import AsyncSync
+from sglang_operator.weights import lease_state
 
 SETTLE_SECONDS = 5.0  # for what was interrupted to come to its end
 
@@ -167,7 +167,7 @@ class Pool:
         plan = self._pool.nccl_plan(master_address, master_port, group_name=group_name)
         return self._loop.run(plan)
 
-    def transaction(self) -> weights.Transaction:
+    def transaction(self) -> lease_state.Transaction:
         """What stands in the Lease."""
         return self._loop.run(self._pool.transaction())
 
@@ -202,7 +202,7 @@ class Pool:
         """Close the gates, then release the engines' memory; see ``AsyncPool.sleep``."""
         self._loop.run(self._pool.sleep(tags, settle=settle, timeout=timeout, loading=loading))
 
-    def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
+    def wake(self, tags: Iterable[str] = lease_state.MEMORY_TAGS) -> lease_state.Transaction:
         """Resume the engines' memory; see ``AsyncPool.wake``."""
         return self._loop.run(self._pool.wake(tags))
 

@@ -11,8 +11,8 @@ from sglang_operator.client import texts
 from sglang_operator.client.credentials import Credentials
 from sglang_operator.client.errors import ClusterError, NotReady
 from sglang_operator.client.registry import Registry, parse
-from sglang_operator.cluster.authorization import Authorization
-from sglang_operator.cluster.transport import Response, Server, lines
+from sglang_operator.kube.authorization import Authorization
+from sglang_operator.kube.transport import Response, Server, lines
 
 REQUEST_SECONDS = 10.0
 WATCH_SECONDS = 300

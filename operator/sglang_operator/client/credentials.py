@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import ClusterError
-from sglang_operator.cluster import credentials
-from sglang_operator.cluster.credentials import Credentials
+from sglang_operator.kube import credentials
+from sglang_operator.kube.credentials import Credentials
 
 __all__ = ["Credentials", "load"]
 

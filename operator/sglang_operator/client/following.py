@@ -15,8 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import LEASE_SECONDS, WEIGHTS, Phase, Transaction
 from sglang_operator.client import pausing, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
@@ -30,6 +28,8 @@ from sglang_operator.client.lease import MARGIN, WATCHED_SECONDS, Sight
 from sglang_operator.client.ledger import Ledger
 from sglang_operator.client.registry import Engine
 from sglang_operator.client.updates import open_session
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import LEASE_SECONDS, WEIGHTS, Phase, Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool

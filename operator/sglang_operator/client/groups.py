@@ -13,11 +13,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sglang_operator.api import weights_groups, weights_rules
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Owner, Transaction, shown
-from sglang_operator.api.weights_groups import FORMING_SECONDS
-from sglang_operator.api.weights_rules import Trainer
 from sglang_operator.client import texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
@@ -31,6 +26,11 @@ from sglang_operator.client.hold import Hold
 from sglang_operator.client.lease import POLL_SECONDS, LeaseFile, Sight, counted
 from sglang_operator.client.registry import DEFAULT_GROUP, Engine
 from sglang_operator.clocks import steady
+from sglang_operator.weights import groups as weights_groups
+from sglang_operator.weights import rules, steps
+from sglang_operator.weights.groups import FORMING_SECONDS
+from sglang_operator.weights.lease_state import Owner, Transaction, shown
+from sglang_operator.weights.rules import Trainer
 
 JOIN = "/init_weights_update_group"
 LEAVE = "/destroy_weights_update_group"
@@ -208,7 +208,7 @@ class Forming:
             if own:
                 self._groups.owned(state)
             if state.holder != self._trainer.holder:
-                weights_rules.free(state, self._trainer, sight.now, sight.seen)
+                rules.free(state, self._trainer, sight.now, sight.seen)
             found, taken = state.groups, self._groups.claim(state, sight, forming=True)
             before[0] = found
             if found is None or found != dataclasses.replace(found, id=_id(taken), forming=True):

@@ -5,9 +5,6 @@ import contextlib
 from collections.abc import Callable
 
 from sglang_operator import supervision
-from sglang_operator.api import weights
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Transaction
 from sglang_operator.client import texts
 from sglang_operator.client.errors import ClusterError, Expired, NotReady, PoolError
 from sglang_operator.client.lease import (
@@ -19,6 +16,8 @@ from sglang_operator.client.lease import (
     counted,
 )
 from sglang_operator.clocks import steady
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Transaction
 
 
 class Hold:
@@ -145,7 +144,7 @@ class Hold:
 
     def _anew(self, state: Transaction, sight: Sight) -> bool:
         """Whether the Lease is another one than was taken, or was emptied."""
-        empty = state.phase is weights.Phase.IDLE and not state.id
+        empty = state.phase is lease_state.Phase.IDLE and not state.id
         return empty or sight.lease != (sight.lease if self._uid is None else self._uid)
 
     def start(self) -> None:
@@ -159,7 +158,7 @@ class Hold:
 
     async def _run(self) -> None:
         # However long it counts on the Lease: whoever deletes it knows nothing of that.
-        every = min(self.trainer.duration / 3, self.margin / 2, weights.LEASE_SECONDS / 3)
+        every = min(self.trainer.duration / 3, self.margin / 2, lease_state.LEASE_SECONDS / 3)
         wait, detail = every, ""
         while self.alive():
             await asyncio.sleep(min(wait, self.left()))

@@ -10,9 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_operator import supervision
-from sglang_operator.api import weights, weights_groups
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Transaction
 from sglang_operator.client import texts
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import (
@@ -26,6 +23,9 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.lease_watch import LeaseWatch
 from sglang_operator.clocks import steady
 from sglang_operator.sending import DELIVERY_SECONDS
+from sglang_operator.weights import groups as weights_groups
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Transaction
 
 RETRY_SECONDS = 0.1  # after an API server that did not answer, doubling
 MAX_RETRY_SECONDS = 2.0
@@ -262,7 +262,7 @@ class LeaseFile:
         return steady() - self._groups_appeared
 
     def _duration(self) -> float:
-        return self._state.duration if self._state else float(weights.LEASE_SECONDS)
+        return self._state.duration if self._state else float(lease_state.LEASE_SECONDS)
 
     async def _step(self, step: Step, deadline: float) -> Written:
         begun, retry, conflicts = steady(), RETRY_SECONDS, 0
@@ -279,8 +279,8 @@ class LeaseFile:
                 after = _refusing(step, state, sight)
                 if after is state and not paid:
                     return _written(state, sight)
-                body = weights.written(lease, after)
-                put = _written(weights.read(body), sight)
+                body = lease_state.written(lease, after)
+                put = _written(lease_state.read(body), sight)
                 sent.append((put, paid))
                 answer = await self._put(body, put.at)
                 self._note(answer, put.at)
@@ -347,7 +347,7 @@ class LeaseFile:
 
     def _note(self, lease: Mapping[str, Any], asked: float) -> Transaction:
         """``asked``: when the request left that shows this."""
-        state = weights.read(lease)
+        state = lease_state.read(lease)
         if _number(lease) < self._number and asked < self._told_at:
             # The watch has told of a newer one meanwhile, which was not there before that.
             self._asked = asked
@@ -361,7 +361,7 @@ class LeaseFile:
     def _hear(self, lease: Mapping[str, Any]) -> None:
         """What the watch tells: it may have stood there since the last request that showed less."""
         if _number(lease) > self._number:
-            self._take(lease, weights.read(lease))
+            self._take(lease, lease_state.read(lease))
             self._told_at = steady()
 
     def _take(self, lease: Mapping[str, Any], state: Transaction) -> None:

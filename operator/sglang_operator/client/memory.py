@@ -15,9 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
-from sglang_operator.api import weights
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import pausing, texts
 from sglang_operator.client.errors import (
     ClusterError,
@@ -32,6 +29,8 @@ from sglang_operator.client.hold import Hold
 from sglang_operator.client.lease import Sight
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import GATE_COMMITTED, GATE_OFF, IN_SERVICE, Engine, Registry
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -97,17 +96,17 @@ def _check(tags: tuple[str, ...], registry: Registry, features: "Features") -> N
     """Raises Unsupported where these engines cannot release this memory."""
     version, known = registry.engine_version, features.memory_tags
     named = " and ".join(tags)
-    if unknown := [tag for tag in tags if tag not in weights.MEMORY_TAGS or tag not in known]:
-        apart = not known and set(tags) <= set(weights.MEMORY_TAGS)
+    if unknown := [tag for tag in tags if tag not in lease_state.MEMORY_TAGS or tag not in known]:
+        apart = not known and set(tags) <= set(lease_state.MEMORY_TAGS)
         if not apart:
             raise Unsupported(
                 texts.TAGS_UNKNOWN.format(
                     version=version,
                     tags=" and ".join(unknown),
-                    known=", ".join(known or weights.SLEEP_TAGS),
+                    known=", ".join(known or lease_state.SLEEP_TAGS),
                 )
             )
-    if not known and not set(weights.SLEEP_TAGS) <= set(tags):
+    if not known and not set(lease_state.SLEEP_TAGS) <= set(tags):
         raise Unsupported(texts.TAGS_NOT_APART.format(version=version, tags=named))
     if registry.memory_saver is False:
         raise Unsupported(texts.NO_MEMORY_SAVER)
@@ -334,7 +333,7 @@ class Sleeper:
 
     async def _taken(self, take: Callable[..., Transaction]) -> tuple[Hold, Transaction]:
         """The Lease, taken by this step in a transaction of its own."""
-        trainer = self._pool.trainer(weights.LEASE_SECONDS)
+        trainer = self._pool.trainer(lease_state.LEASE_SECONDS)
         hold = Hold(self._pool.lease, trainer, self._lost)
 
         def step(state: Transaction, sight: Sight) -> Transaction:

@@ -18,11 +18,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Unsupported
 from sglang_operator.client.registry import Engine
 from sglang_operator.sending import Allowed
+from sglang_operator.weights.lease_state import LEASE_SECONDS
 
 if TYPE_CHECKING:
     from sglang_operator.client.calls import EngineCalls

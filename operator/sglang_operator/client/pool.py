@@ -13,8 +13,6 @@ from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 from sglang_operator import supervision
-from sglang_operator.api import weights
-from sglang_operator.api import weights_steps as steps
 from sglang_operator.client import credentials, given, memory, resetting, texts
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
@@ -28,8 +26,9 @@ from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
 from sglang_operator.engine import versions
 from sglang_operator.sending import Allowed
+from sglang_operator.weights import lease_state, steps
 
-SLEEP_TAGS = weights.SLEEP_TAGS
+SLEEP_TAGS = lease_state.SLEEP_TAGS
 
 T = TypeVar("T")
 
@@ -212,7 +211,7 @@ class AsyncPool:
         registry = await self.fresh()
         return registry.nccl_plan(master_address, master_port, group_name=group_name)
 
-    async def transaction(self) -> weights.Transaction:
+    async def transaction(self) -> lease_state.Transaction:
         """What stands in the Lease."""
         return await self.lease.read()
 
@@ -226,7 +225,7 @@ class AsyncPool:
         pause: str | None = "abort",
         label: bool = True,
         wait: float = 0.0,
-        duration: float = float(weights.LEASE_SECONDS),
+        duration: float = float(lease_state.LEASE_SECONDS),
         interrupts: bool = True,
     ) -> AsyncSync:
         """A sync to ``version``, to be used as a context manager; see :class:`SyncOptions`.
@@ -290,7 +289,7 @@ class AsyncPool:
         loading = timeout if loading is None else loading
         await self.sleeper.sleep(given.tags(tags), settle=settle, timeout=timeout, loading=loading)
 
-    async def wake(self, tags: Iterable[str] = weights.MEMORY_TAGS) -> weights.Transaction:
+    async def wake(self, tags: Iterable[str] = lease_state.MEMORY_TAGS) -> lease_state.Transaction:
         """Resume the engines' memory.  If weights were kept, the same gates open again.
 
         Engines that restarted meanwhile are left alone: resuming what was never released kills

@@ -11,7 +11,7 @@ from sglang_operator.client import given, texts
 from sglang_operator.client.errors import NotReady, PoolError, Unsupported
 from sglang_operator.engine import versions
 
-UP_STATES = frozenset({"InService", "Up"})  # planner/engines.py, EngineState
+UP_STATES = frozenset({"InService", "Up"})  # observed/engines.py, EngineState
 IN_SERVICE = "InService"
 # States of an engine without a process that could hold memory here.
 _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})

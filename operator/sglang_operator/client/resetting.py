@@ -14,8 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sglang_operator.api import weights, weights_groups, weights_reset
-from sglang_operator.api.weights import Owner, Transaction
 from sglang_operator.client import groups, reaching, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json
 from sglang_operator.client.errors import (
@@ -29,6 +27,10 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.hold import Hold
 from sglang_operator.client.lease import RECOVERY_SECONDS, Sight
 from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.weights import groups as weights_groups
+from sglang_operator.weights import lease_state
+from sglang_operator.weights import reset as weights_reset
+from sglang_operator.weights.lease_state import Owner, Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -88,7 +90,7 @@ class _Reset:
         self._names = names
         self._force = force
         self._engines = [engine for engine in registry.engines if engine.runs]
-        self._hold = Hold(pool.lease, pool.trainer(weights.LEASE_SECONDS), self._lose)
+        self._hold = Hold(pool.lease, pool.trainer(lease_state.LEASE_SECONDS), self._lose)
         self._lost: PoolError | None = None
 
     def _lose(self, reason: PoolError) -> None:

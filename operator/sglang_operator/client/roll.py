@@ -26,7 +26,6 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import colocated, job, roll_config, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
@@ -49,6 +48,7 @@ from sglang_operator.client.roll_stand_in import (
     postprocess_generate,
 )
 from sglang_operator.client.shared import SharedSync
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 __all__ = ["OperatorPoolStrategy", "install"]
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sglang_operator.api.weights import SLEEP_TAGS
 from sglang_operator.client import colocated, given, texts
 from sglang_operator.client.errors import InvalidArgument
 from sglang_operator.client.registry import Registry
 from sglang_operator.engine import versions
+from sglang_operator.weights.lease_state import SLEEP_TAGS
 
 _KV_CACHE = "kv_cache"
 _OURS = ("pool", "namespace")  # of strategy_config; the rest is SGLang's

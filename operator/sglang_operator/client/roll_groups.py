@@ -9,12 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-from sglang_operator.api.weights import LEASE_SECONDS, Transaction
 from sglang_operator.client import groups, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import EngineError, GroupsTaken, NotReady, StaleEpoch
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Engine, changes
+from sglang_operator.weights.lease_state import LEASE_SECONDS, Transaction
 
 READY_SECONDS = 1800.0
 # A trainer that was killed amid an update and is started again waits for its own dead Lease; less

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sglang_operator import supervision
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import texts
 from sglang_operator.client.calls import GENERATE, Json, together
 from sglang_operator.client.errors import EngineError, NotReady, PoolError
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.engine.arguments import SENTINEL
+from sglang_operator.weights.lease_state import Phase
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool

@@ -3,19 +3,19 @@
 One of them, the leader, holds the Lease; the others follow it (``following``).  A commit opens the
 gates of all engines, and the leader cannot know what became of the others' writes.  So each of them
 vouches for its engines in the Lease once all that it had to write has arrived, or objects; the step
-that commits is not possible before everybody has vouched (``api.weights_steps``).
+that commits is not possible before everybody has vouched (``weights.steps``).
 """
 
 import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from sglang_operator.api.weights import Transaction
 from sglang_operator.client import memory, texts
 from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
 from sglang_operator.client.hold import Hold
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.sync import AsyncSync
+from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pausing import SyncOptions

@@ -26,9 +26,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_operator import supervision
-from sglang_operator.api import weights
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import given, memory, pausing, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import (
@@ -46,6 +43,8 @@ from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.updates import Updates
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -131,7 +130,7 @@ class AsyncSync(Updates):
             self._state = await self._take(registry)
             self._watch = asyncio.create_task(self._stale(), name="stale epoch")
             await self._pause()
-            await self._resume({weights.WEIGHTS} & set(self._state.released))
+            await self._resume({lease_state.WEIGHTS} & set(self._state.released))
         except BaseException as error:
             await self.abort(told(error))
             raise
@@ -275,7 +274,7 @@ class AsyncSync(Updates):
     def _begun(self, state: Transaction) -> Transaction:
         """This state, if a sync of this holder stands in it; else raises Expired."""
         if state.holder == self._pool.holder and state.phase is Phase.SYNCING:
-            if weights.WEIGHTS in state.released:
+            if lease_state.WEIGHTS in state.released:
                 raise Unsupported(texts.ATTACH_ASLEEP.format(holder=state.holder))
             return state
         phase, found = state.phase.value, state.holder or "nobody"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from sglang_operator.api.weights import LEASE_SECONDS, shown
 from sglang_operator.client import texts
 from sglang_operator.client.errors import Held
+from sglang_operator.weights.lease_state import LEASE_SECONDS, shown
 
 
 class Who(NamedTuple):

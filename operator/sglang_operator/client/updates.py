@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sglang_operator.api import weights_groups
-from sglang_operator.api.weights import Transaction
 from sglang_operator.client import given, groups
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
@@ -20,6 +18,8 @@ from sglang_operator.client.hold import Hold
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine.versions import Features
+from sglang_operator.weights import groups as weights_groups
+from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool

@@ -1,1 +1,1 @@
-"""Effects on the API server: the only package besides ``controller`` that opens connections."""
+"""The stores that the watches fill, and the writers of what a pass decided."""

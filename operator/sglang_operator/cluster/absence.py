@@ -3,7 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from sglang_operator.cluster import decoding, wire
+from sglang_operator.kube import decoding
+from sglang_operator.observed import wire
 
 # Objects seen to be gone, so that a late answer of our own write does not bring them back.
 TOMBSTONES = 10_000

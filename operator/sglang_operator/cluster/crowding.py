@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sglang_operator.api import shape
-from sglang_operator.cluster import wire
+from sglang_operator.observed import wire
 
 NAMESPACE_BYTES = shape.MAX_NAMESPACE
 # A status is kept whole up to this size; the operator writes none that is nearly as large.

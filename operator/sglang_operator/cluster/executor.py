@@ -15,8 +15,12 @@ import orjson
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.cluster import identity, paths, stores, wire
-from sglang_operator.cluster.client import (
+from sglang_operator.children import kinds
+from sglang_operator.cluster import identity, stores
+from sglang_operator.cluster.outcome import Confirmation, Outcome
+from sglang_operator.cluster.writer import UnwantedError, Writer
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import (
     APPLY_PATCH,
     JSON,
     MERGE_PATCH,
@@ -24,16 +28,14 @@ from sglang_operator.cluster.client import (
     ApiClient,
     Lane,
 )
-from sglang_operator.cluster.decoding import Decoder
-from sglang_operator.cluster.errors import (
+from sglang_operator.kube.decoding import Decoder
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
     FencedError,
 )
-from sglang_operator.cluster.outcome import Confirmation, Outcome
-from sglang_operator.cluster.window import Window
-from sglang_operator.cluster.writer import UnwantedError, Writer
-from sglang_operator.desired import kinds
+from sglang_operator.kube.window import Window
+from sglang_operator.observed import wire
 
 GATE_TRIES = 3  # of one write to a gate, while others change the rest of its pod
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from sglang_operator import actions
 from sglang_operator.api import names, texts
-from sglang_operator.cluster import wire
-from sglang_operator.cluster.errors import ApiError
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed import wire
 
 
 def lost(asked: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:

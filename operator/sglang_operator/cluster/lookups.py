@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import msgspec
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import ApiClient
-from sglang_operator.cluster.errors import (
+from sglang_operator.ask.capacity import Holder
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import ApiClient
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.planner.capacity import Holder
-from sglang_operator.planner.observed import PodEvent
+from sglang_operator.observed.model import PodEvent
 
 TIMEOUT = 5.0
 MOST_PODS = 16  # whose events are asked for at a time

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sglang_operator import supervision
 from sglang_operator.clocks import moment, steady
-from sglang_operator.cluster import decoding, sightings, wire
 from sglang_operator.cluster.absence import there, told
-from sglang_operator.planner import health
-from sglang_operator.planner.observed import ObservedNode, Silence
+from sglang_operator.kube import decoding
+from sglang_operator.observed import health, sightings, wire
+from sglang_operator.observed.model import ObservedNode, Silence
 
 GONE_NODE_SECONDS = 3600.0
 PURGE_SECONDS = 60.0

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from sglang_operator.api import names
-from sglang_operator.cluster.errors import ApiError
+from sglang_operator.kube.errors import ApiError
 
 
 class Confirmation(Enum):

@@ -14,18 +14,18 @@ from uuid import uuid4
 import orjson
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import (
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import (
     MERGE_PATCH,
     ApiClient,
 )
-from sglang_operator.cluster.errors import (
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.window import Window
-from sglang_operator.transitions import Event
+from sglang_operator.kube.window import Window
+from sglang_operator.status.transitions import Event
 
 CONTROLLER = f"{names.GROUP}/operator"
 MAX_NOTE = 1024  # the API's bound

@@ -15,12 +15,14 @@ import msgspec
 
 from sglang_operator import supervision
 from sglang_operator.api import names
+from sglang_operator.children import kinds
+from sglang_operator.children.kind import ChildKind
 from sglang_operator.clocks import moment, steady
-from sglang_operator.cluster import crowding, decoding, keeping, wire
+from sglang_operator.cluster import crowding
 from sglang_operator.cluster.absence import Tombstones, in_scope, there, told
-from sglang_operator.desired import kinds
-from sglang_operator.desired.kind import ChildKind
-from sglang_operator.planner.observed import ObservedChild, ObservedPod
+from sglang_operator.kube import decoding, keeping
+from sglang_operator.observed import wire
+from sglang_operator.observed.model import ObservedChild, ObservedPod
 
 _NO_VERSION = -1  # older than anything
 VANISHED_SECONDS = 3600.0

@@ -11,17 +11,17 @@ from typing import Any
 
 import orjson
 
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.client import (
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.writer import Writer
+from sglang_operator.kube import paths
+from sglang_operator.kube.client import (
     METADATA_ONLY,
     ApiClient,
 )
-from sglang_operator.cluster.errors import (
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.writer import Writer
 
 DRY_RUN = {"dryRun": "All"}
 TIMEOUT = 30.0  # the longest that a webhook may take

@@ -8,18 +8,18 @@ from typing import Any
 
 import orjson
 
-from sglang_operator.cluster.client import (
+from sglang_operator.kube.client import (
     METADATA_ONLY,
     ApiClient,
     Lane,
 )
-from sglang_operator.cluster.decoding import UnreadError
-from sglang_operator.cluster.errors import (
+from sglang_operator.kube.decoding import UnreadError
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
     FencedError,
 )
-from sglang_operator.cluster.window import Window
+from sglang_operator.kube.window import Window
 
 # Before a create that lost a race is sent again.  Those who race wait for different times.
 RACE_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4)

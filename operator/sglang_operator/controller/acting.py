@@ -6,11 +6,8 @@ import time
 from collections.abc import Sequence
 
 from sglang_operator import actions
+from sglang_operator.children import engine_pod
 from sglang_operator.clocks import steady
-from sglang_operator.cluster.errors import (
-    ApiError,
-    ApiUnreachableError,
-)
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.trial import Trials
@@ -19,7 +16,10 @@ from sglang_operator.controller.deciding import Decision, PoolDecision
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, Memory, Pass
 from sglang_operator.controller.observing import View
 from sglang_operator.controller.requeue import Reason
-from sglang_operator.desired import engine_pod
+from sglang_operator.kube.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 
 # A pass performs pod actions for so long at most; what is left is planned again.
 ACTING_SECONDS = 20.0

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sglang_operator.api.weights import LEASE_SECONDS
+from sglang_operator.ask import engines
 from sglang_operator.clocks import Moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Permit, Poller
-from sglang_operator.planner import questions
-from sglang_operator.planner.observed import EngineReport, Observed
-from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Pool
-from sglang_operator.planner.weights import WeightsPlan
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.observed.model import EngineReport, Observed
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.weights.lease_state import LEASE_SECONDS
 
 # Of its duration for which a hold lets requests leave.  The rest is for those under way: they
 # reach their engine before others may take the Lease, or never (``fleet.client``).
@@ -57,14 +57,14 @@ class Asker:
         self.permit(key, memory, weights_plan)
         current = weights_plan.transaction
         loading = current.recovering if current.recovers else ()
-        asked = questions.questions(pool, plan.engines, current.phase, loading)
+        asked = engines.questions(pool, plan.engines, current.phase, loading)
         instances = filter(None, (pod.instance for pod in observed.pods))
         self._poller.ask(key, asked, instances)
         for wanted in weights_plan.recoveries:
             self._poller.load(
                 key,
                 wanted.instance,
-                questions.url(wanted.pod.ip, pool.spec.network.port),
+                engines.url(wanted.pod.ip, pool.spec.network.port),
                 wanted.checkpoint,
                 wanted.version,
                 commit=wanted.commit,

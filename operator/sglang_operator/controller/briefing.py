@@ -14,10 +14,11 @@ import aiohttp
 import msgspec
 
 from sglang_operator.api import names
-from sglang_operator.cluster import informer, wire
-from sglang_operator.cluster.credentials import Credentials
-from sglang_operator.cluster.decoding import Decoder, Event, Page, Record, UnreadError, is_named
-from sglang_operator.cluster.transport import lines
+from sglang_operator.kube import informer
+from sglang_operator.kube.credentials import Credentials
+from sglang_operator.kube.decoding import Decoder, Event, Page, Record, UnreadError, is_named
+from sglang_operator.kube.transport import lines
+from sglang_operator.observed import wire
 
 # Metadata of a pool is a MiB at most.
 PAGE = 16

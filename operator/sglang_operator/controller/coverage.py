@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sglang_operator.cluster.errors import ApiError
-from sglang_operator.cluster.informer import Informer
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.kube.informer import Informer
 
 log = logging.getLogger(__name__)
 

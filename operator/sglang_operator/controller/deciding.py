@@ -3,17 +3,18 @@
 import time
 from dataclasses import dataclass
 
-from sglang_operator.api import spec, stored
+from sglang_operator.api import spec
 from sglang_operator.clocks import Moment, moment
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.observing import Observer
-from sglang_operator.planner import plan as planner
-from sglang_operator.planner import weights
-from sglang_operator.planner.observed import Observed
-from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Owner, Pool, Refused
-from sglang_operator.planner.weights import WeightsPlan
+from sglang_operator.gates import decide as weights
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.observed.model import Observed
+from sglang_operator.plan import plan as planner
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Owner, Pool, Refused
+from sglang_operator.status import stored
 
 
 @dataclass(frozen=True, kw_only=True)

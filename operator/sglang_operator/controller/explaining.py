@@ -10,14 +10,15 @@ from dataclasses import replace
 
 from sglang_operator import supervision
 from sglang_operator.api.names import Uid
+from sglang_operator.ask import capacity
+from sglang_operator.ask import events as inquiries
 from sglang_operator.cluster.lookups import CENSUS_SECONDS, Lookups
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
-from sglang_operator.planner import capacity, inquiries
-from sglang_operator.planner import plan as planner
-from sglang_operator.planner.observed import Observed, ObservedPod
-from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Pool
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.plan import plan as planner
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool
 
 # For so long a pass waits for the cause of an end, which is told only once.
 MOMENT_SECONDS = 0.3

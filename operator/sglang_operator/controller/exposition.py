@@ -21,7 +21,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from sglang_operator import __version__, supervision
-from sglang_operator.api import stored
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
@@ -30,7 +29,8 @@ from sglang_operator.controller.logs import CONTROLLER
 from sglang_operator.controller.loop import EngineRoom
 from sglang_operator.controller.meters import Histogram
 from sglang_operator.controller.server import Handler
-from sglang_operator.planner.engines import EngineState
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.status import stored
 
 Labels = tuple[str, ...]
 MAX_REASON = 64

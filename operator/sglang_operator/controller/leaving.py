@@ -6,7 +6,7 @@ is made that the garbage collector would have to remove.
 """
 
 from sglang_operator.api import texts
-from sglang_operator.cluster.wire import CustomResource
+from sglang_operator.observed.wire import CustomResource
 
 # The garbage collector's finalizer while it takes a pool's children from it.
 ORPHANS = "orphan"

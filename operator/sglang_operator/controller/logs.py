@@ -14,7 +14,7 @@ from typing import Any
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from sglang_operator.cluster.wire import Meta
+from sglang_operator.observed.wire import Meta
 
 CONTROLLER = "sglanginference"
 TEXT = "text"

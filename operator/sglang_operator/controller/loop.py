@@ -14,13 +14,8 @@ from typing import Any
 from sglang_operator import __version__, supervision
 from sglang_operator.api import names
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster import informer, paths, wire
-from sglang_operator.cluster.client import ApiClient
-from sglang_operator.cluster.credentials import Credentials
-from sglang_operator.cluster.errors import ApiError
+from sglang_operator.children import kinds
 from sglang_operator.cluster.executor import Executor
-from sglang_operator.cluster.leaders import Lease
-from sglang_operator.cluster.lease import Elector
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
@@ -34,9 +29,15 @@ from sglang_operator.controller.reconcile import Reconciler
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.witness import Witness
 from sglang_operator.controller.workqueue import WorkQueue
-from sglang_operator.desired import kinds
 from sglang_operator.fleet.client import EngineClient
 from sglang_operator.fleet.poller import Poller
+from sglang_operator.kube import informer, paths
+from sglang_operator.kube.client import ApiClient
+from sglang_operator.kube.credentials import Credentials
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.kube.leader_election import Elector
+from sglang_operator.kube.leaders import Lease
+from sglang_operator.observed import wire
 
 OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:

@@ -10,26 +10,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from sglang_operator.api import conditions, names, stored, texts
-from sglang_operator.api.weights import Transaction
+from sglang_operator.api import conditions, names, texts
+from sglang_operator.ask.capacity import Holder
 from sglang_operator.backoff import Backoff
+from sglang_operator.children import kinds, origin, trainer_registry
 from sglang_operator.clocks import steady
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller import conflicts
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
-from sglang_operator.desired import kinds, origin, registry
-from sglang_operator.planner import weights
-from sglang_operator.planner.capacity import Holder
-from sglang_operator.planner.observed import ObservedChild, PodEvent
-from sglang_operator.planner.pool import Pool, Refused
-from sglang_operator.planner.tuning import Tuning
-from sglang_operator.status import Trouble
+from sglang_operator.gates import decide
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed.model import ObservedChild, PodEvent
+from sglang_operator.observed.wire import CustomResource
+from sglang_operator.pool.resolve import Pool, Refused
+from sglang_operator.pool.tuning import Tuning
+from sglang_operator.status import stored
+from sglang_operator.status.compute import Trouble
+from sglang_operator.weights.lease_state import Transaction
 
 # Seconds between two tries of creates that the API server refused: first and most.
 REFUSED_BACKOFF = Backoff(5.0, 300.0)
@@ -115,7 +116,7 @@ class Memory:
     rewrites: Rewrites = field(default_factory=Rewrites)
     stepped_at: float = float("-inf")  # the last own step in the Lease
     said: Transaction | None = None  # what the weights Lease said last
-    awaited: weights.TrainerSignal = field(default_factory=weights.TrainerSignal)  # last published
+    awaited: decide.TrainerSignal = field(default_factory=decide.TrainerSignal)  # last published
 
     def selecting_waits(self, coming: int, *, creating: bool) -> float:
         """Seconds for which what selects pods still waits, with so many engines yet to come up.
@@ -145,7 +146,7 @@ class Memory:
         told = children.get((kinds.REGISTRY.kind, names.registry_name(pool.metadata.name)))
         said = None
         if told is not None and told.whole and told.owner == self.uid:
-            said = registry.last_said(told.body.get("data") or {})
+            said = trainer_registry.last_said(told.body.get("data") or {})
         return said or stored.said_of(pool.status)
 
     def forget_expired(self, pods: int, now: float) -> None:

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sglang_operator import failures
-from sglang_operator.api.weights import Phase
-from sglang_operator.planner.engines import EngineState, EngineStatus
-from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Pool
-from sglang_operator.planner.weights import WeightsPlan
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.status import failures
+from sglang_operator.weights.lease_state import Phase
 
 # Upper bounds in seconds, those of controller-runtime, so that its dashboards read ours.
 PASS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

@@ -11,8 +11,8 @@ from sglang_operator.controller import explaining, leaving
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Memory
 from sglang_operator.controller.reading import Reader
-from sglang_operator.planner import ends
-from sglang_operator.planner.observed import Observed, ObservedPod
+from sglang_operator.observed import ends
+from sglang_operator.observed.model import Observed, ObservedPod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from sglang_operator import supervision
 from sglang_operator.api import errors, shape, spec
-from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller.memory import Memory
 from sglang_operator.engine import arguments
-from sglang_operator.planner import tuning
-from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
-from sglang_operator.planner.tuning import Tuning
+from sglang_operator.observed.wire import CustomResource
+from sglang_operator.pool import tuning
+from sglang_operator.pool.resolve import Owner, Pool, Refused, plan_pool
+from sglang_operator.pool.tuning import Tuning
 
 
 def planned(memory: Memory, record: CustomResource, host: str) -> Pool | Refused:

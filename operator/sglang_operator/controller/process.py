@@ -6,13 +6,13 @@ import logging
 import signal
 
 from sglang_operator import supervision
-from sglang_operator.cluster import credentials
 from sglang_operator.controller.exposition import Metrics
 from sglang_operator.controller.loop import EngineRoom, LeadershipLostError
 from sglang_operator.controller.probes import Probes
 from sglang_operator.controller.server import Handler, Server
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.shell import Shell
+from sglang_operator.kube import credentials
 
 # Allocations between two searches for garbage; Python's 700 have a burst of pods search, again
 # and again, through what lives as long as the process.

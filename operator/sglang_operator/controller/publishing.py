@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sglang_operator import actions, status
+from sglang_operator import actions
+from sglang_operator.children import kinds
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.controller.deciding import Decision, PoolDecision
@@ -16,8 +17,8 @@ from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.requeue import Reason
 from sglang_operator.controller.telling import Teller
-from sglang_operator.desired import kinds
-from sglang_operator.planner.pool import Refused
+from sglang_operator.pool.resolve import Refused
+from sglang_operator.status import compute
 
 
 class Publisher:
@@ -60,7 +61,7 @@ class Publisher:
 
     async def publish_refused(self, this: Pass, decision: Decision, refused: Refused) -> None:
         """Make it known what is wrong with the pool."""
-        new = status.compute_refused(
+        new = compute.compute_refused(
             refused,
             decision.observed,
             ignored=this.memory.ignored,
@@ -101,7 +102,7 @@ def _status(
     this: Pass, decision: PoolDecision, children: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     observed = decision.observed
-    return status.compute(
+    return compute.compute(
         decision.pool,
         decision.plan,
         decision.weights,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 
 from sglang_operator.cluster.stores import PodEntry
-from sglang_operator.planner import ends
+from sglang_operator.observed import ends
 
 # Seconds for which ends are read without a break, of all pools; and for which one pass does.
 TURN_SECONDS = 0.02

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sglang_operator.api import names
+from sglang_operator.ask import events
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import Trials
-from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller import explaining, leaving, logs, planning
 from sglang_operator.controller.acting import Actor
 from sglang_operator.controller.asking import Asker
@@ -30,8 +30,8 @@ from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.telling import Teller
 from sglang_operator.engine import arguments
 from sglang_operator.fleet.poller import Poller
-from sglang_operator.planner import inquiries
-from sglang_operator.planner.pool import Pool, Refused
+from sglang_operator.observed.wire import CustomResource
+from sglang_operator.pool.resolve import Pool, Refused
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Reconciler:
             return  # what is told is what stands once that is seen
         await self._publisher.publish(this, decision)
         this.requeue.at(Reason.PLAN, decision.plan.wake_at)
-        looked_at = inquiries.next_look(decision.plan, decision.at.steady)
+        looked_at = events.next_look(decision.plan, decision.at.steady)
         this.requeue.at(Reason.LOOKUP, looked_at)
         if not all_read:
             this.requeue.now(Reason.ENDS_UNREAD)

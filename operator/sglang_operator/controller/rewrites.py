@@ -15,8 +15,8 @@ import orjson
 
 from sglang_operator import actions
 from sglang_operator.backoff import Backoff
+from sglang_operator.children import kinds
 from sglang_operator.controller.requeue import Reason, Requeue
-from sglang_operator.desired import kinds
 
 LASTING_SECONDS = 60.0  # what stood for so long was not put back
 FREE = 3  # repetitions without a wait

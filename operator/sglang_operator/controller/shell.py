@@ -22,8 +22,8 @@ from sglang_operator import supervision
 from sglang_operator.api import names
 from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
-from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import briefing
+from sglang_operator.kube.credentials import Credentials
 
 BACKOFF = Backoff(1.0, 30.0)
 # A run this long was a good one: the next failure begins with the shortest pause again.

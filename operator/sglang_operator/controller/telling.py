@@ -13,18 +13,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sglang_operator import supervision, transitions
-from sglang_operator.cluster.errors import (
-    ApiError,
-    ApiUnreachableError,
-)
+from sglang_operator import supervision
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Confirmation
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey, PoolStore
-from sglang_operator.cluster.wire import CustomResource
 from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.requeue import Reason
+from sglang_operator.kube.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
+from sglang_operator.observed.wire import CustomResource
+from sglang_operator.status import transitions
 
 # After so long a field that was refused is tried again: the definition may be another by now.
 LEFT_OUT_SECONDS = 600.0

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from sglang_operator.api import conditions, texts
 from sglang_operator.backoff import Backoff
+from sglang_operator.children import engine_pod, origin
 from sglang_operator.clocks import steady
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import UNKNOWN, Trials
-from sglang_operator.desired import engine_pod, origin
-from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Pool
-from sglang_operator.status import Trouble
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.status.compute import Trouble
 
 # Between two tries of a revision that would be refused.
 RETRY = Backoff(5.0, 300.0)

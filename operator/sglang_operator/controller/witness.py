@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from sglang_operator.cluster.informer import Informer
+from sglang_operator.kube.informer import Informer
 
 # Two streams of one API server tell the same within moments of each other.
 PATIENCE_SECONDS = 2.0

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from sglang_operator.api import bounds
-from sglang_operator.planner.observed import Resolved
+from sglang_operator.observed.model import Resolved
 
 Answer = TypeVar("Answer")
 Kind = msgspec.json.Decoder[Answer]

@@ -6,8 +6,8 @@ Raises EngineError and EngineUnreachableError as the client does.
 from sglang_operator.engine import versions
 from sglang_operator.fleet import answers
 from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
-from sglang_operator.planner.observed import Resolved
-from sglang_operator.planner.progress import Load
+from sglang_operator.observed.model import Resolved
+from sglang_operator.observed.progress import Load
 
 
 async def resolved(client: EngineClient, url: str, features: versions.Features) -> Resolved:

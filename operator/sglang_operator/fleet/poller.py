@@ -15,20 +15,20 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 from sglang_operator import supervision
+from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import Moment, moment, steady
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.window import Window
 from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import (
     EngineClient,
     EngineError,
     EngineUnreachableError,
 )
-from sglang_operator.planner import progress
-from sglang_operator.planner.observed import EngineReport, Loading, Stuck
-from sglang_operator.planner.progress import Load, Progress
-from sglang_operator.planner.questions import Question, Topic
+from sglang_operator.kube.window import Window
+from sglang_operator.observed import progress
+from sglang_operator.observed.model import EngineReport, Loading, Stuck
+from sglang_operator.observed.progress import Load, Progress
 from sglang_operator.sending import DELIVERY_SECONDS
 
 # Requests at a time, over all pools.

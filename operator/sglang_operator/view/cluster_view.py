@@ -11,12 +11,12 @@ import msgspec
 
 from sglang_operator.api import conditions, names
 from sglang_operator.clocks import Moment
-from sglang_operator.cluster import sightings, wire
-from sglang_operator.planner import plan as plans
-from sglang_operator.planner.engines import EngineState
-from sglang_operator.planner.observed import Observed, ObservedNode, ObservedPod
-from sglang_operator.planner.plan import Plan
-from sglang_operator.planner.pool import Owner, Pool, Refused, plan_pool
+from sglang_operator.observed import sightings, wire
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
+from sglang_operator.plan import plan as plans
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Owner, Pool, Refused, plan_pool
 from sglang_operator.view import refused_pool
 
 DEFAULT_RESOURCE = "nvidia.com/gpu"

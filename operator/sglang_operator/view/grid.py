@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from sglang_operator.api.spec import PoolSpec
-from sglang_operator.planner.engines import EngineState, EngineStatus
-from sglang_operator.planner.observed import ObservedPod
-from sglang_operator.planner.pool import Pool
+from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.model import ObservedPod
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 from sglang_operator.view import texts
 from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, Node, PoolView

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sglang_operator.api.spec import Restart
-from sglang_operator.planner import health
-from sglang_operator.planner.engines import EngineStatus
-from sglang_operator.planner.observed import ObservedNode, ObservedPod
-from sglang_operator.planner.pool import Engine
+from sglang_operator.observed import health
+from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.model import ObservedNode, ObservedPod
+from sglang_operator.pool.resolve import Engine
 
 
 def engines(

@@ -5,7 +5,7 @@ from html import escape
 from itertools import groupby
 
 from sglang_operator.api.bounds import printable
-from sglang_operator.planner.engines import EngineState
+from sglang_operator.observed.engines import EngineState
 from sglang_operator.view import colours, texts
 from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, Legend, Map, Row
 

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import yaml
 
-from sglang_operator.cluster.client import ApiClient
-from sglang_operator.cluster.errors import ApiError
+from sglang_operator.kube.client import ApiClient
+from sglang_operator.kube.errors import ApiError
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.ports import HOST, free
 from tests.bench.contenders import LABELS, NAME, Contender, bodies

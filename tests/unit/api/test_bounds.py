@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import bounds, names, weights
+from sglang_operator.api import bounds, names
+from sglang_operator.weights import lease_state
 
 WORST = {
     "too long": "v" * 200_000,
@@ -22,7 +23,7 @@ def a_lease(spec: dict[str, Any] | None = None, /, **notes: str) -> dict[str, An
 @pytest.mark.parametrize("field", ["version", "target_version", "epoch", "transaction"])
 def test_a_name_in_the_lease_is_bounded_and_stays_another_than_every_other(field, text):
     def read(text: str) -> str:
-        state = weights.read(a_lease(**{field: text}))
+        state = lease_state.read(a_lease(**{field: text}))
         return state.id if field == "transaction" else str(getattr(state, field))
 
     kept = read(text)
@@ -34,12 +35,12 @@ def test_a_name_in_the_lease_is_bounded_and_stays_another_than_every_other(field
 
 @pytest.mark.parametrize("text", ["step-1", "", "ä b", "v" * bounds.MAX_LABEL])
 def test_what_a_trainer_may_give_is_kept_as_it_is(text):
-    assert weights.read(a_lease(version=text)).version == text
+    assert lease_state.read(a_lease(version=text)).version == text
 
 
 @pytest.mark.parametrize("text", WORST.values(), ids=WORST)
 def test_what_the_lease_says_in_words_is_bounded(text):
-    state = weights.read(a_lease(message=text, released=",".join([text] * 40), checkpoint=text))
+    state = lease_state.read(a_lease(message=text, released=",".join([text] * 40), checkpoint=text))
     assert len(state.message) <= bounds.MAX_WORDS
     assert state.message.isprintable()
     assert len(state.released) <= bounds.MAX_TAGS
@@ -53,22 +54,24 @@ def test_what_the_lease_says_in_words_is_bounded(text):
 )
 def test_a_time_that_nobody_can_write_is_none(time):
     lease = a_lease({"renewTime": time, "acquireTime": time}, begun=time, committed=time)
-    state = weights.read(lease)
+    state = lease_state.read(lease)
     assert (state.begun, state.committed, state.renewed, state.acquired) == (0.0, 0.0, 0.0, 0.0)
-    assert weights.written(lease, state)["spec"].get("renewTime") is None
-    assert weights.shown(state.begun) == "an unknown time"
+    assert lease_state.written(lease, state)["spec"].get("renewTime") is None
+    assert lease_state.shown(state.begun) == "an unknown time"
 
 
 @pytest.mark.parametrize("time", ["1970-01-01T00:00:01Z", "9999-12-31T23:59:59Z"])
 def test_a_time_at_the_edge_is_written_as_it_was_read(time):
-    assert weights.shown(weights.read(a_lease(begun=time)).begun) == time
+    assert lease_state.shown(lease_state.read(a_lease(begun=time)).begun) == time
 
 
 def test_numbers_of_a_lease_stay_within_what_the_server_takes():
     largest = bounds.INT32
     lease = a_lease({"leaseTransitions": largest, "leaseDurationSeconds": largest})
-    state = weights.read(lease)
-    spec = weights.written(lease, weights.Transaction(transitions=state.transitions + 1))["spec"]
+    state = lease_state.read(lease)
+    spec = lease_state.written(lease, lease_state.Transaction(transitions=state.transitions + 1))[
+        "spec"
+    ]
     assert spec["leaseTransitions"] == largest
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sglang_operator.planner.pool import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, plan_pool
 from tests.builders import OWNER, guide_spec
 
 CASES = [

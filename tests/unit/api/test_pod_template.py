@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sglang_operator.api import errors, pod_shape, pod_template
 from sglang_operator.api.schemas import pod_template as schema
-from sglang_operator.desired import engine_pod
-from sglang_operator.planner.pool import Pool, Refused, plan_pool
+from sglang_operator.children import engine_pod
+from sglang_operator.pool.resolve import Pool, Refused, plan_pool
 from tests import podtemplates, privileges
 from tests.builders import OWNER, a_pool, guide_spec, refused
 

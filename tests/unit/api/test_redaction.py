@@ -13,8 +13,8 @@ import yaml
 from sglang_operator.api import errors, redaction
 from sglang_operator.client import calls
 from sglang_operator.client.registry import Engine
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.engine import diagnosis
+from sglang_operator.kube.errors import ApiError
 
 SECRET = "hunter2Xq"
 ENGINE = Engine(**{**dict.fromkeys(Engine.__dataclass_fields__), "url": "http://10.0.0.1"})  # type: ignore[arg-type]

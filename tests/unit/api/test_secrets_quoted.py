@@ -3,7 +3,7 @@
 import pytest
 
 from sglang_operator.api import errors
-from sglang_operator.planner.pool import Pool, plan_pool
+from sglang_operator.pool.resolve import Pool, plan_pool
 from tests.builders import OWNER, guide_spec, with_config
 
 SECRET = "hunter2Xq"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
-from tests.unit.view.world import DrawnCluster
+from tests.unit.view.drawn_cluster import DrawnCluster
 
 
 class FakeCluster(Cluster):

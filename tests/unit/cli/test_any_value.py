@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sglang_operator.cli.yaml_tree import scalars
-from sglang_operator.planner.pool import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, plan_pool
 from tests.builders import OWNER
 from tests.unit.cli.runner import GUIDE, converted, pipeline, run, write
 

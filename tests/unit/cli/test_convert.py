@@ -9,7 +9,7 @@ import yaml
 from sglang_operator.api import names
 from sglang_operator.cli import check_files, structure
 from sglang_operator.cli.pipeline.objects import Options
-from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, plan_pool
 from tests.unit.cli import roll
 from tests.unit.cli.runner import (
     EXAMPLES,

@@ -14,7 +14,7 @@ from sglang_operator.cli import doctor
 from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from tests.builders import NOW, guide_spec
-from tests.unit.view.world import DrawnCluster, guide
+from tests.unit.view.drawn_cluster import DrawnCluster, guide
 
 RENEWED = "2027-01-15T07:59:50.000000Z"
 

@@ -6,7 +6,7 @@ from sglang_operator.cli import logs
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from tests.unit.cli.fake_kubectl import FakeCluster, cluster
-from tests.unit.view.world import guide, trouble
+from tests.unit.view.drawn_cluster import guide, trouble
 
 T = "2027-01-15T08:00:0"
 

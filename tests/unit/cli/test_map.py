@@ -8,7 +8,7 @@ import yaml
 from sglang_operator.cli import options
 from tests.unit.cli.fake_kubectl import cluster
 from tests.unit.cli.runner import run
-from tests.unit.view.world import guide
+from tests.unit.view.drawn_cluster import guide
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from sglang_operator.api import errors
-from sglang_operator.desired import engine_pod
-from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from sglang_operator.children import engine_pod
+from sglang_operator.pool.resolve import Owner, Pool, plan_pool
 from tests.builders import OWNER
 from tests.unit.cli.runner import GUIDE, WITHOUT_SGLANG, converted, run
 

@@ -5,7 +5,7 @@ import json
 from sglang_operator.cli import rollout
 from sglang_operator.cli.cluster import look
 from tests.unit.cli.fake_kubectl import FakeCluster, cluster
-from tests.unit.view.world import guide
+from tests.unit.view.drawn_cluster import guide
 
 
 def _pool(fake: FakeCluster, name: str = "actor-infer"):

@@ -8,7 +8,7 @@ from sglang_operator.cli import status
 from sglang_operator.cli.cluster import operator_leases
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.view.world import guide
+from tests.unit.view.drawn_cluster import guide
 
 T = "2027-01-15T08:00:0"
 

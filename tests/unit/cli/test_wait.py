@@ -14,7 +14,7 @@ from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from tests.unit.cli import fake_kubectl
 from tests.unit.cli.fake_kubectl import FakeCluster, cluster
-from tests.unit.view.world import DrawnCluster, guide
+from tests.unit.view.drawn_cluster import DrawnCluster, guide
 
 
 def _wait(world: DrawnCluster, aim: str = "ready", seconds: float = 5, change=None):

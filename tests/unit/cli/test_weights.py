@@ -8,9 +8,9 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.cli import weights
 from sglang_operator.cli.options import plain_lines
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 FORGED = "\x1b[2Jx\nphase     Committed"
 

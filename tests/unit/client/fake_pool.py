@@ -18,10 +18,11 @@ from typing import Any
 
 from aiohttp import web
 
-from sglang_operator.api import names, weights, weights_anew
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.api import names
 from sglang_operator.client.credentials import Credentials
+from sglang_operator.weights import anew as weights_anew
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 NAMESPACE = "rl"
 POOL = "actor-infer"
@@ -244,7 +245,7 @@ class FakePool:
 
     @property
     def state(self) -> Transaction:
-        return weights.read(self.lease)
+        return lease_state.read(self.lease)
 
     # --- what happens to it
 
@@ -277,7 +278,7 @@ class FakePool:
         """Somebody else writes the Lease."""
 
         def write() -> None:
-            self.lease = weights.written(self.lease, state)
+            self.lease = lease_state.written(self.lease, state)
             self._bump_lease()
 
         self.call(write)
@@ -302,7 +303,7 @@ class FakePool:
                 "resourceVersion": str(number),
                 "ownerReferences": self.lease["metadata"].get("ownerReferences", []),
             }
-            self.lease = weights.written(
+            self.lease = lease_state.written(
                 {**self.lease, "metadata": metadata, "spec": {}}, state or self.anew()
             )
             self.lease_is_there = True

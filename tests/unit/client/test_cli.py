@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from sglang_operator.api.weights import Phase
-from sglang_operator.api.weights import shown as shown_time
 from sglang_operator.client import Expired, Pool
+from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights.lease_state import shown as shown_time
 from tests.unit.cli.runner import run
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from sglang_operator import sending
-from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.client import AsyncPool, Expired, calls
 from sglang_operator.client.lease import counted, recorded
+from sglang_operator.weights.lease_state import LEASE_SECONDS
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 

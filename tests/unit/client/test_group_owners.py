@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from sglang_operator.api.weights import Owner, Phase, Transaction
 from sglang_operator.client import (
     AsyncPool,
     Expired,
@@ -17,6 +16,7 @@ from sglang_operator.client import (
     roll_groups,
 )
 from sglang_operator.client.errors import GroupsTaken
+from sglang_operator.weights.lease_state import Owner, Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_cli import weights as weights
 from tests.unit.client.test_roll import Cluster
@@ -258,7 +258,7 @@ def test_each_worker_of_a_job_is_told_of_its_own_groups(roll, reach, world):
 def test_while_a_job_forms_its_groups_another_waits(roll, reach, world, monkeypatch):
     reach(world)
     monkeypatch.setattr(groups, "FORMING_SECONDS", 1.0)
-    monkeypatch.setattr("sglang_operator.api.weights_groups.FORMING_SECONDS", 1.0)
+    monkeypatch.setattr("sglang_operator.weights.groups.FORMING_SECONDS", 1.0)
     monkeypatch.setattr(groups, "_FRESH_SECONDS", 0.2)
     monkeypatch.setattr(groups, "counted", lambda seconds: seconds / 2)
 

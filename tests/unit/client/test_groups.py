@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import AsyncPool, EngineError, NotReady, StaleEpoch, Unsupported
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import Cluster
 

@@ -10,9 +10,7 @@ from concurrent.futures import Future
 import pytest
 from aiohttp import web
 
-from sglang_operator.api import names, weights
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
+from sglang_operator.api import names
 from sglang_operator.client import (
     AsyncPool,
     ClusterError,
@@ -26,6 +24,8 @@ from sglang_operator.client import (
 )
 from sglang_operator.client import pool as pools
 from sglang_operator.clocks import steady
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, _drop, other
 
 STORY = 30.0
@@ -349,7 +349,7 @@ GONE = "the Lease was deleted under this transaction"
 
 
 def test_a_sync_whose_lease_is_deleted_is_over_at_once(world, pool, monkeypatch):
-    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)  # renewed as often
+    monkeypatch.setattr("sglang_operator.weights.lease_state.LEASE_SECONDS", 1)  # renewed as often
     told: list[PoolError] = []
     with (
         pytest.raises(Expired, match=GONE),
@@ -415,7 +415,7 @@ def test_nobody_begins_under_a_new_lease_before_who_lost_the_old_one_must_know(w
 
 
 def test_who_waits_begins_under_the_new_lease_once_it_is_free(world, pool, monkeypatch):
-    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)
+    monkeypatch.setattr("sglang_operator.weights.lease_state.LEASE_SECONDS", 1)
     world.delete_lease()
     world.make_lease(dataclasses.replace(world.anew(), duration=1))
     with pool.sync("step-1", wait=30) as sync:
@@ -426,7 +426,7 @@ def test_who_waits_begins_under_the_new_lease_once_it_is_free(world, pool, monke
 def test_who_counts_on_its_lease_for_long_notices_no_later_that_it_is_gone(
     world, pool, monkeypatch
 ):
-    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)
+    monkeypatch.setattr("sglang_operator.weights.lease_state.LEASE_SECONDS", 1)
     told: list[PoolError] = []
     with (
         pytest.raises(Expired, match=GONE),
@@ -494,7 +494,7 @@ def test_annotations_of_others_are_kept_and_are_no_obstacle(world, pool):
         "a.example/asleep",
     }
     assert notes[names.ANNOTATION_VERSION] == "step-1"
-    assert weights.read(world.lease).phase is Phase.COMMITTED
+    assert lease_state.read(world.lease).phase is Phase.COMMITTED
 
 
 def test_a_sync_object_is_begun_once(world, pool):

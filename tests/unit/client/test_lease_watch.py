@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sglang_operator.api import weights_steps as steps
 from sglang_operator.client import AsyncPool, lease
+from sglang_operator.weights import steps
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
 
 

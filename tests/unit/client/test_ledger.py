@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import (
     AsyncPool,
     EngineError,
@@ -15,6 +14,7 @@ from sglang_operator.client import (
     Pool,
     ledger,
 )
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 STORY = 30.0

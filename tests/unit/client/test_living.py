@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 from sglang_operator import supervision
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.backoff import Backoff
 from sglang_operator.client import (
     AsyncPool,
@@ -28,6 +26,8 @@ from sglang_operator.client import (
     sync,
     watching,
 )
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 STORY = 30.0
@@ -76,7 +76,7 @@ def breaking(monkeypatch, owner, name, times):
 
 def test_a_renewal_that_fails_in_an_unexpected_way_is_tried_again(world, pool, monkeypatch, caplog):
     calls = breaking(monkeypatch, steps, "renew", 2)
-    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)  # renewed as often
+    monkeypatch.setattr("sglang_operator.weights.lease_state.LEASE_SECONDS", 1)  # renewed as often
     with pool.sync("step-1", duration=600):
         begun = world.state.renewed
         wait(lambda: world.state.renewed > begun)
@@ -100,7 +100,7 @@ def test_one_that_always_fails_ends_the_sync_in_words(world, pool, monkeypatch, 
 
 
 def test_a_sleeper_whose_lease_is_lost_says_so(world, pool, caplog, monkeypatch):
-    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)
+    monkeypatch.setattr("sglang_operator.weights.lease_state.LEASE_SECONDS", 1)
     pool.sleep(("kv_cache",), settle=0)
     world.delete_lease()
     wait(lambda: "the Lease of the sleep is lost: the Lease was deleted" in caplog.text)
@@ -282,7 +282,7 @@ def test_a_credential_plugin_never_blocks_the_loop(tmp_path, world):
 
 def test_a_credential_plugin_that_hangs_ends_with_what_it_started(tmp_path, world, monkeypatch):
     """A child of its own would hold its output open."""
-    monkeypatch.setattr("sglang_operator.cluster.credentials.EXEC_SECONDS", 0.3)
+    monkeypatch.setattr("sglang_operator.kube.credentials.EXEC_SECONDS", 0.3)
     path = plugin(tmp_path, world, "sleep 600; true")
     begun = time.monotonic()
     with (

@@ -5,7 +5,6 @@ import contextlib
 
 import pytest
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import (
     AsyncPool,
     EngineError,
@@ -16,6 +15,7 @@ from sglang_operator.client import (
     Unsupported,
     turns,
 )
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 

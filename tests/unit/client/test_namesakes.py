@@ -10,10 +10,10 @@ import dataclasses
 
 import pytest
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.cli import weights
 from sglang_operator.client import AsyncPool, EngineError, Expired, Held, Unsupported
 from sglang_operator.client.turns import Turn, Who
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import NotReady, Pool, StaleEpoch, calls
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 STORY = 30.0

@@ -12,8 +12,6 @@ import pytest
 from aiohttp import web
 
 from sglang_operator import supervision
-from sglang_operator.api import weights
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import (
     AsyncPool,
     ClusterError,
@@ -24,6 +22,8 @@ from sglang_operator.client import (
     memory,
     sync,
 )
+from sglang_operator.weights import lease_state
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_lease import wait
 
@@ -191,7 +191,7 @@ class Away:
         world.put_lease = self._put
 
     async def _put(self, request):
-        asked = weights.read(await request.json())
+        asked = lease_state.read(await request.json())
         if not self.is_away and not self.since(asked):
             return await self.real(request)
         if self.writes and not self.is_away:  # the first is written, and nobody told

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import ClusterError, EngineError, Pool, credentials
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.testing import credentials as kit
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 

@@ -7,9 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from sglang_operator.api import weights_reset
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import (
     AsyncPool,
     EngineError,
@@ -22,6 +19,9 @@ from sglang_operator.client import (
     resetting,
 )
 from sglang_operator.client.groups import KNOWN
+from sglang_operator.weights import reset as weights_reset
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
 from tests.unit.client.test_cli import weights as weights
 

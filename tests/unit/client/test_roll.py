@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import (
     EngineError,
     Expired,
@@ -19,6 +18,7 @@ from sglang_operator.client import (
     following,
     memory,
 )
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 ANSWER = {

@@ -9,9 +9,9 @@ import types
 
 import pytest
 
-from sglang_operator.api import weights_steps
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import EngineError, Expired, NotReady, StaleEpoch, roll_groups
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import FakePool, other
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import served
@@ -266,14 +266,12 @@ def test_a_sync_of_a_try_that_was_given_up_is_not_begun_any_more(staged):
     world, group, _ = staged
     group.run(1)
     now = time.time()
-    world.write_lease(
-        weights_steps.begin(world.state, other(), epoch="e", version="v", now=now, seen=now)
-    )
+    world.write_lease(steps.begin(world.state, other(), epoch="e", version="v", now=now, seen=now))
     name, leader = f"{group.model_update_name}_pp0_ep0", group.tgt_cluster.workers[0]
     late = leader.broadcast_parameter.remote(["late"], ["torch.bfloat16"], [(2,)], name)
     assert until(lambda: group.strategies[0]._beginning.locked())
     left = [worker.leave_groups.remote() for worker in group.tgt_cluster.workers]
-    world.write_lease(weights_steps.aborted(world.state, "it ended"))
+    world.write_lease(steps.aborted(world.state, "it ended"))
     group.ray.get(left)
     with pytest.raises(Expired, match="given up"):
         late.result(20)

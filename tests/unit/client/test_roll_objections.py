@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sglang_operator.api.weights import Phase
 from sglang_operator.client import EngineError, NotReady
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import FakePool
 from tests.unit.client.test_roll import Cluster
 from tests.unit.client.test_roll_sharing import ended, served

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sglang_operator.api import weights_rules as rules
 from sglang_operator.client import AsyncPool, Held, roll_groups
+from sglang_operator.weights import rules
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import Cluster
 

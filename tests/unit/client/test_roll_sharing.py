@@ -7,9 +7,6 @@ import time
 
 import pytest
 
-from sglang_operator.api import weights
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import (
     AsyncPool,
     ClusterError,
@@ -21,6 +18,8 @@ from sglang_operator.client import (
     Unsupported,
     pausing,
 )
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_roll import Cluster
 
@@ -552,7 +551,7 @@ def test_who_looks_late_does_not_renew_what_is_another_jobs_by_then(roll, reach,
                 taken = steps.begin(
                     world.state, other, epoch=epoch, version="b1", now=time.time(), seen=0
                 )
-                world.lease = weights.written(world.lease, taken)
+                world.lease = lease_state.written(world.lease, taken)
                 world._bump_lease()
                 return await plain(request)
 

@@ -8,8 +8,6 @@ import warnings
 
 import pytest
 
-from sglang_operator.api import weights_steps as steps
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.client import (
     AsyncPool,
     EngineError,
@@ -22,6 +20,8 @@ from sglang_operator.client import (
     pausing,
 )
 from sglang_operator.client.sync import BLAME_SECONDS
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
 
 STORY = 30.0  # seconds that anything here may take on a busy machine
@@ -251,7 +251,7 @@ def test_a_sync_that_was_taken_over_cannot_write_on(world, pool):
 
 
 def test_a_sync_renews_in_the_background(world, pool, monkeypatch):
-    monkeypatch.setattr("sglang_operator.api.weights.LEASE_SECONDS", 1)  # renewed as often
+    monkeypatch.setattr("sglang_operator.weights.lease_state.LEASE_SECONDS", 1)  # renewed as often
     with pool.sync("step-1", duration=600):
         first = world.state.renewed
         wait(lambda: world.state.renewed > first + 0.5)

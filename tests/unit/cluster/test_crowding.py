@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from sglang_operator.cluster import crowding, keeping, wire
-from sglang_operator.cluster.decoding import Decoder
+from sglang_operator.cluster import crowding
 from sglang_operator.cluster.stores import PoolKey, PoolStore
 from sglang_operator.controller import planning
-from sglang_operator.planner.pool import Refused
+from sglang_operator.kube import keeping
+from sglang_operator.kube.decoding import Decoder
+from sglang_operator.observed import wire
+from sglang_operator.pool.resolve import Refused
 from tests.builders import OWNER, guide_spec
 
 DECODER = Decoder(wire.CustomResource)

@@ -9,10 +9,12 @@ import pytest
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.cluster import stores, window, wire, writer
-from sglang_operator.cluster.errors import ApiError
+from sglang_operator.cluster import stores, writer
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Outcome
+from sglang_operator.kube import window
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed import wire
 
 KEY, UID = stores.PoolKey("rl", "pool"), names.Uid("uid")
 COUNT = 200

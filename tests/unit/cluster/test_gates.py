@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from sglang_operator import actions
-from sglang_operator.api import names, weights
-from sglang_operator.cluster import paths, stores
+from sglang_operator.api import names
+from sglang_operator.cluster import stores
 from sglang_operator.cluster.executor import GATE_TRIES, Executor
-from sglang_operator.planner.observed import Gate
+from sglang_operator.kube import paths
+from sglang_operator.observed.model import Gate
+from sglang_operator.weights import lease_state
 from tests.memory_api import Json, MemoryApi
 
 KEY = stores.PoolKey("rl", "pool")
@@ -38,7 +40,9 @@ def condition(type_: str, status: str, reason: str = "", message: str = "") -> J
     return {"status": {"conditions": [said]}}
 
 
-ASLEEP = condition(names.CONDITION_WEIGHTS_SYNCED, "False", "Sleeping", weights.mark(["weights"]))
+ASLEEP = condition(
+    names.CONDITION_WEIGHTS_SYNCED, "False", "Sleeping", lease_state.mark(["weights"])
+)
 OPENED = condition(names.CONDITION_WEIGHTS_SYNCED, "True", "Committed", "v1")
 READY = condition("Ready", "True")
 

@@ -7,17 +7,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from sglang_operator import actions, failures, status
+from sglang_operator import actions
 from sglang_operator.api import names
+from sglang_operator.children import engine_pod
 from sglang_operator.clocks import Moment
-from sglang_operator.cluster import sightings, wire
 from sglang_operator.cluster.stores import PodStore, PoolKey
-from sglang_operator.desired import engine_pod
-from sglang_operator.planner import causes, holdups, startup
-from sglang_operator.planner.engines import EngineState
-from sglang_operator.planner.health import Health, health
-from sglang_operator.planner.observed import Observed, ObservedPod
-from sglang_operator.planner.plan import Plan, plan
+from sglang_operator.diagnosis import causes
+from sglang_operator.observed import sightings, wire
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.health import Health, health
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.plan import startup
+from sglang_operator.plan.plan import Plan, plan
+from sglang_operator.status import compute, failures, holdups
 from tests.builders import OWNER, a_lease, a_pool, refused, weighed
 
 POOL = a_pool(device_mapping="[0,1]")
@@ -214,7 +216,7 @@ def test_an_end_is_urgent_news_before_the_phase_follows():
 
 def test_a_refused_spec_counts_no_dead_engine_as_up():
     pods = (replace(seen(ENGINE_DIED, PROXY), containers_ready=True),)
-    told = status.compute_refused(
+    told = compute.compute_refused(
         refused(engineVersion="none"), Observed(pods=pods), ignored=[], previous={}, now=NOW
     )
     assert told["engines"]["up"] == 0

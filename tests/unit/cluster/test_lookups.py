@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
+from sglang_operator.ask.capacity import Holder
 from sglang_operator.cluster import lookups
-from sglang_operator.cluster.errors import (
+from sglang_operator.cluster.lookups import Lookups
+from sglang_operator.kube.errors import (
     ApiError,
     ApiTooLargeError,
 )
-from sglang_operator.cluster.lookups import Lookups
-from sglang_operator.planner.capacity import Holder
 
 GPU = "nvidia.com/gpu"
 

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from sglang_operator.clocks import Moment
-from sglang_operator.cluster import node_store, wire
+from sglang_operator.cluster import node_store
 from sglang_operator.cluster.node_store import STALE_SECONDS, NodeStore
-from sglang_operator.planner import health
+from sglang_operator.observed import health, wire
 from tests.builders import NOW, a_pod, a_pool, planned
 
 

@@ -5,13 +5,13 @@ import json
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.cluster.errors import (
+from sglang_operator.cluster.recorder import BURST, REMEMBERED, Recorder
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.recorder import BURST, REMEMBERED, Recorder
-from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.transitions import NORMAL, WARNING, Event
+from sglang_operator.status.transitions import NORMAL, WARNING, Event
 
 KEY = PoolKey("rl", "actor-infer")
 UID = names.Uid("u-1")

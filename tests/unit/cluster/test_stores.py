@@ -8,7 +8,7 @@ import pytest
 
 from sglang_operator import clocks
 from sglang_operator.api import names
-from sglang_operator.cluster import stores, wire
+from sglang_operator.cluster import stores
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import (
     PodStore,
@@ -16,6 +16,7 @@ from sglang_operator.cluster.stores import (
     PoolStore,
     child_store,
 )
+from sglang_operator.observed import wire
 
 KEY = PoolKey("rl", "actor-infer")
 

@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
-from sglang_operator.cluster.client import Lane
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import UNKNOWN, Trials
-from sglang_operator.cluster.window import LIMIT, SLOW_OF_ONE
 from sglang_operator.cluster.writer import Writer
+from sglang_operator.kube.client import Lane
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.kube.window import LIMIT, SLOW_OF_ONE
 
 
 class Client:

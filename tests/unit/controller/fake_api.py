@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.credentials import Credentials
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.loop import EngineRoom
 from sglang_operator.controller.settings import Settings
+from sglang_operator.kube import paths
+from sglang_operator.kube.credentials import Credentials
+from sglang_operator.kube.errors import ApiError
 from tests.builders import guide_spec
 from tests.memory_api import MemoryApi
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths, wire
-from sglang_operator.cluster.decoding import Decoder
+from sglang_operator.children import kinds
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
@@ -21,7 +20,9 @@ from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.observing import View
 from sglang_operator.controller.reconcile import Reconciler
 from sglang_operator.controller.requeue import Requeue
-from sglang_operator.desired import kinds
+from sglang_operator.kube import paths
+from sglang_operator.kube.decoding import Decoder
+from sglang_operator.observed import wire
 from tests.unit.controller.fake_api import Api, Json
 
 KEY = PoolKey("rl", "pool")

@@ -12,9 +12,9 @@ from aiohttp import web
 from kopf._cogs.clients.api import iter_jsonlines
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import briefing, shell
+from sglang_operator.kube import paths
+from sglang_operator.kube.credentials import Credentials
 from sglang_operator.testing import credentials as kit
 
 POOLS = paths.pools("")

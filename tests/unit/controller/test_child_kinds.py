@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.desired import kinds, metadata
-from sglang_operator.desired.kind import ChildKind
-from sglang_operator.planner.pool import Pool
+from sglang_operator.children import kinds, metadata
+from sglang_operator.children.kind import ChildKind
+from sglang_operator.kube import paths
+from sglang_operator.pool.resolve import Pool
 from tests.unit.controller import fake_api
 from tests.unit.controller.passes import KEY, Clock, Passes
 

@@ -11,12 +11,13 @@ import pytest
 
 from sglang_operator import clocks
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster import paths, wire
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import memory, trying
 from sglang_operator.controller.asking import Asker
-from sglang_operator.planner.observed import EngineReport, Loading
+from sglang_operator.kube import paths
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed import wire
+from sglang_operator.observed.model import EngineReport, Loading
 from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")

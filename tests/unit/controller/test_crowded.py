@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.cluster import crowding, paths
+from sglang_operator.cluster import crowding
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.kube import paths
 from tests.unit.controller import fake_api
 
 OLD, YOUNG = ("rl", "old"), ("rl", "young")

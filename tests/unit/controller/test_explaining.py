@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import explaining
+from sglang_operator.kube import paths
 from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")

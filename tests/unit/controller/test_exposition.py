@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from prometheus_client.core import Metric
 
-from sglang_operator.api.weights import Transaction
-from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.wire import CustomResource, Meta
 from sglang_operator.controller import families
 from sglang_operator.controller.exposition import Reader
 from sglang_operator.controller.loop import EngineRoom
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.settings import Settings
-from sglang_operator.planner.weights import WeightsPlan
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.kube.credentials import Credentials
+from sglang_operator.observed.wire import CustomResource, Meta
+from sglang_operator.weights.lease_state import Transaction
 from tests.builders import NOW, OWNER, a_pool, all_pods, an_ended_pod, planned
 
 KEY = PoolKey(OWNER.namespace, OWNER.name)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from sglang_operator.cluster.errors import (
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.stores import PoolKey
 from tests.builders import guide_spec
 from tests.unit.controller import fake_api
 

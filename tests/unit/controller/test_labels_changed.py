@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
+from sglang_operator.kube import paths
 from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")

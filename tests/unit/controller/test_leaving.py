@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import names, weights
-from sglang_operator.api.weights import Phase
+from sglang_operator.api import names
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import memory
+from sglang_operator.kube import paths
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.weights import lease_state
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
@@ -86,7 +87,7 @@ def test_the_sync_of_a_trainer_that_died_is_aborted_and_its_engines_leave_the_se
             api.touch(LEASE, {"spec": spec})
             api.transact(*KEY, "Syncing")
             await api.until(lambda: api.gate("rl") == "False")
-            return weights.read(api.objects[LEASE]).phase
+            return lease_state.read(api.objects[LEASE]).phase
 
     assert asyncio.run(story()) is Phase.ABORTED
 

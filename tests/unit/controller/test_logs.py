@@ -4,8 +4,8 @@ import asyncio
 import json
 import logging
 
-from sglang_operator.cluster.wire import Meta
 from sglang_operator.controller import logs
+from sglang_operator.observed.wire import Meta
 
 POOL = Meta(namespace="rl", name="actor-infer", uid="u-1", generation=3)
 OTHER = Meta(namespace="rl", name="judge", uid="u-2", generation=1)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import names, texts, weights
-from sglang_operator.api.weights import Phase, Transaction
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.errors import ApiUnreachableError
+from sglang_operator.api import names, texts
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.kube import paths
+from sglang_operator.kube.errors import ApiUnreachableError
+from sglang_operator.weights import lease_state
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
@@ -20,13 +21,13 @@ GATES = pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
 
 def says(api: fake_api.Api) -> Transaction:
     """What the Lease says; a phase that it has not where there is none."""
-    return weights.read(api.objects[LEASE]) if LEASE in api.objects else Transaction(id="none")
+    return lease_state.read(api.objects[LEASE]) if LEASE in api.objects else Transaction(id="none")
 
 
 def held(api: fake_api.Api) -> bool:
     """Whether there is a Lease by which nobody begins anything for a while."""
     state = says(api)
-    until = state.renewed + weights.LEASE_SECONDS - 1
+    until = state.renewed + lease_state.LEASE_SECONDS - 1
     return state.fenced and state.held_against("trainer", "t", state.renewed, until)
 
 
@@ -43,7 +44,7 @@ async def a_step(api: fake_api.Api, phase: str, instances: str = "") -> None:
     await api.until(lambda: f'"phase":"{phase}"' in api.objects[REGISTRY]["data"]["engines.json"])
 
 
-async def a_sync(api: fake_api.Api, duration: int = weights.LEASE_SECONDS) -> None:
+async def a_sync(api: fake_api.Api, duration: int = lease_state.LEASE_SECONDS) -> None:
     spec = {"holderIdentity": "trainer", "leaseDurationSeconds": duration}
     api.touch(LEASE, {"spec": spec})
     await a_step(api, "Syncing")

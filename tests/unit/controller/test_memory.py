@@ -5,13 +5,13 @@ import time
 import pytest
 
 from sglang_operator.api import conditions, names
-from sglang_operator.cluster.errors import (
-    ApiError,
-    ApiUnreachableError,
-)
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import MANY_COMING, NEW_SECONDS, Failures, Memory
+from sglang_operator.kube.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from tests.builders import NOW
 
 QUOTA = ApiError(403, "Forbidden", "exceeded quota: gpus, requested: nvidia.com/gpu=2", None)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from sglang_operator.api.weights import Phase, Transaction
 from sglang_operator.controller.meters import (
     MAX_CAUSES,
     OTHER_CAUSE,
@@ -10,9 +9,10 @@ from sglang_operator.controller.meters import (
     PassMeter,
     PoolMeter,
 )
-from sglang_operator.planner.engines import EngineState
-from sglang_operator.planner.observed import Termination
-from sglang_operator.planner.weights import WeightsPlan
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.model import Termination
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod, planned
 
 

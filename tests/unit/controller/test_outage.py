@@ -9,9 +9,9 @@ import pytest
 
 from sglang_operator import clocks
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster import informer
-from sglang_operator.cluster.errors import ApiError, ApiUnreachableError
 from sglang_operator.controller import loop
+from sglang_operator.kube import informer
+from sglang_operator.kube.errors import ApiError, ApiUnreachableError
 from tests.unit.controller import fake_api
 
 # What is told of an API server that is away: by the network, by what stands before it, by itself.

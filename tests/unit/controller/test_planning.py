@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from sglang_operator.api import shape
-from sglang_operator.cluster.wire import CustomResource, Meta
 from sglang_operator.controller import planning
-from sglang_operator.planner.pool import Pool, Refused, plan_pool
+from sglang_operator.observed.wire import CustomResource, Meta
+from sglang_operator.pool.resolve import Pool, Refused, plan_pool
 from tests.builders import OWNER, guide_spec, nested
 
 

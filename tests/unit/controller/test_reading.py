@@ -8,13 +8,14 @@ import random
 import string
 import time
 
-from sglang_operator import failures
+from sglang_operator.ask import events
 from sglang_operator.cluster.stores import PodEntry, PoolKey
 from sglang_operator.controller.reading import Reader
 from sglang_operator.engine import signatures
-from sglang_operator.planner import ends, inquiries
-from sglang_operator.planner.engines import EngineState
-from sglang_operator.planner.observed import Companion, ContainerKind, ObservedPod, Termination
+from sglang_operator.observed import ends
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.model import Companion, ContainerKind, ObservedPod, Termination
+from sglang_operator.status import failures
 from tests.builders import NOW, a_failed_start, a_pod, a_pool, planned
 
 MANY = 4096
@@ -133,7 +134,7 @@ def test_a_pod_that_runs_on_is_seen_without_an_end_that_is_not_read():
     assert not list(ends.unread([seen]))
     plan = planned(pool, [seen])
     assert not failures.seen(pool, plan)
-    assert not list(inquiries.unexplained_ends(pool, plan))
+    assert not list(events.unexplained_ends(pool, plan))
     for end in ends.unread([pod]):
         _ = end.reading
     (known,), _ = ends.as_read([pod])

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import names, texts, weights, weights_steps
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.errors import ApiError, ApiUnreachableError
+from sglang_operator.api import names, texts
 from sglang_operator.controller.memory import CONFLICT_BACKOFF, ERRORS_BEFORE_TOLD
 from sglang_operator.controller.requeue import Reason
+from sglang_operator.kube import paths
+from sglang_operator.kube.errors import ApiError, ApiUnreachableError
+from sglang_operator.weights import lease_state, steps
 from tests.unit.controller.passes import KEY, LEASE, Clock, Passes
 
 REGISTRY = f"configmaps/{names.registry_name('pool')}"
@@ -197,14 +198,14 @@ def test_the_end_of_a_hold_wakes_the_pool_and_aborts_the_sync(clock):
         requeue = await pool.run()
         assert 50 < requeue.reasons()[Reason.LEASE] <= 60
         await pool.settle_within(50)
-        assert weights.read(pool.api.objects[LEASE]).phase is weights.Phase.SYNCING
-        before = weights.read(pool.api.objects[LEASE])
+        assert lease_state.read(pool.api.objects[LEASE]).phase is lease_state.Phase.SYNCING
+        before = lease_state.read(pool.api.objects[LEASE])
         clock.advance(61)
         await pool.run()
         assert pool.writes[0] == f"PATCH leases/{names.weights_lease_name('pool')}"
         message = texts.SYNC_EXPIRED.format(holder="trainer", seconds=60)
-        proven = weights_steps.aborted(before, message)  # the step that the model proves
-        assert weights.read(pool.api.objects[LEASE]) == proven
+        proven = steps.aborted(before, message)  # the step that the model proves
+        assert lease_state.read(pool.api.objects[LEASE]) == proven
 
     story(told)
 

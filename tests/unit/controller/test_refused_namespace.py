@@ -7,9 +7,9 @@ import pytest
 
 from sglang_operator import clocks
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster import informer, paths
 from sglang_operator.controller import coverage, loop
 from sglang_operator.controller.exposition import Reader
+from sglang_operator.kube import informer, paths
 from tests.builders import guide_spec
 from tests.unit.controller import fake_api
 

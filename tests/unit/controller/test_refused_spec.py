@@ -3,9 +3,9 @@
 import asyncio
 
 from sglang_operator.api import names
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.errors import ApiError
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.kube import paths
+from sglang_operator.kube.errors import ApiError
 from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")

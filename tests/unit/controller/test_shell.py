@@ -8,9 +8,9 @@ import kopf
 import pytest
 
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster.credentials import Credentials
 from sglang_operator.controller import shell
 from sglang_operator.controller.shell import Shell
+from sglang_operator.kube.credentials import Credentials
 
 NOWHERE = Credentials(
     server="http://127.0.0.1:9", namespace="rl", tls=None, authorization=lambda: None

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.cluster import keeping, paths
+from sglang_operator.children import kinds
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.desired import kinds
+from sglang_operator.kube import keeping, paths
 from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sglang_operator import clocks, supervision
+from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster import informer, lease, recorder
+from sglang_operator.cluster import recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import loop, process, shell
 from sglang_operator.controller.publishing import Publisher
@@ -18,8 +19,8 @@ from sglang_operator.controller.shell import Shell
 from sglang_operator.controller.workqueue import WorkQueue
 from sglang_operator.fleet import asking, poller
 from sglang_operator.fleet.poller import Poller
-from sglang_operator.planner import plan
-from sglang_operator.planner.questions import Question, Topic
+from sglang_operator.kube import informer, leader_election
+from sglang_operator.plan import plan
 from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")
@@ -50,7 +51,7 @@ def failing_once(
 
 def terms(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     """How long the Lease lasts and how often it is renewed."""
-    defaults = lease.Terms.__init__.__kwdefaults__ or {}
+    defaults = leader_election.Terms.__init__.__kwdefaults__ or {}
     for name, value in seconds.items():
         monkeypatch.setitem(defaults, name, value)
 
@@ -78,8 +79,8 @@ def of_pods(stream: informer.Informer[Any], *_: Any) -> bool:
         pytest.param("pass", plan, "plan", None, id="a pass"),
         pytest.param("pass", Publisher, "publish", None, id="what a pass tells"),
         pytest.param("events", recorder.Recorder, "_tell", None, id="an Event"),
-        pytest.param("election", lease.Elector, "_write", None, id="the election"),
-        pytest.param("election", lease.Elector, "_read", None, id="who holds the Lease"),
+        pytest.param("election", leader_election.Elector, "_write", None, id="the election"),
+        pytest.param("election", leader_election.Elector, "_read", None, id="who holds the Lease"),
     ],
 )
 def test_an_unexpected_error_is_told_and_outlived(monkeypatch, caplog, name, place, method, when):
@@ -103,7 +104,7 @@ def test_an_unexpected_error_is_told_and_outlived(monkeypatch, caplog, name, pla
 
 @pytest.mark.parametrize(
     ("name", "place", "method"),
-    [("dispatch", WorkQueue, "get"), ("election", lease.Elector, "_pause")],
+    [("dispatch", WorkQueue, "get"), ("election", leader_election.Elector, "_pause")],
 )
 def test_what_cannot_be_begun_again_ends_the_process_loudly(
     monkeypatch, caplog, name, place, method

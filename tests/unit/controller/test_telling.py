@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 import pytest
 
-from sglang_operator.cluster import paths
-from sglang_operator.cluster.decoding import Unread, UnreadError
-from sglang_operator.cluster.errors import (
+from sglang_operator.controller import telling
+from sglang_operator.kube import paths
+from sglang_operator.kube.decoding import Unread, UnreadError
+from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
-from sglang_operator.cluster.wire import Meta
-from sglang_operator.controller import telling
+from sglang_operator.observed.wire import Meta
 from tests.unit.controller import fake_api
 
 KEY = ("rl", "pool")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from sglang_operator.backoff import Backoff
-from sglang_operator.cluster.errors import (
-    ApiError,
-    ApiUnreachableError,
-)
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import DRY_RUN
 from sglang_operator.controller import trying
+from sglang_operator.kube.errors import (
+    ApiError,
+    ApiUnreachableError,
+)
 from tests.builders import guide_spec
 from tests.unit.controller import fake_api
 

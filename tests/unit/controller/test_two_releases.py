@@ -2,13 +2,13 @@
 
 import asyncio
 
-from sglang_operator.cluster import lease
+from sglang_operator.kube import leader_election
 from tests.unit.controller import fake_api
 
 
 def test_the_release_that_waits_for_the_other_tells_why_and_replicas_do_not(monkeypatch):
     async def story() -> None:
-        monkeypatch.setattr(lease, "APART_SECONDS", 0.0)
+        monkeypatch.setattr(leader_election, "APART_SECONDS", 0.0)
         api = fake_api.Api()
         rooms, running = [], []
         for pod, team in enumerate(("team-a", "team-b", "team-a")):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from sglang_operator.diagnosis import causes, pod_signatures
 from sglang_operator.engine import diagnosis, signatures
-from sglang_operator.planner import causes, pod_signatures
 from tests.unit.engine.test_endings import ENDS
 
 MOST = 0.02  # seconds of CPU, for what takes a few milliseconds

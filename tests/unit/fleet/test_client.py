@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 
 from sglang_operator import sending
-from sglang_operator.api.weights import LEASE_SECONDS
 from sglang_operator.controller.asking import SENDING_SECONDS
 from sglang_operator.fleet import answers
 from sglang_operator.fleet.client import (
@@ -19,6 +18,7 @@ from sglang_operator.fleet.client import (
     EngineUnreachableError,
     NotAllowedError,
 )
+from sglang_operator.weights.lease_state import LEASE_SECONDS
 from tests.unit.fleet.engines import Engine, an_engine
 
 SUCCESS: dict[str, Any] = {"success": True, "message": "ok"}

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.engine import versions
 from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
 from sglang_operator.fleet.poller import Poller
-from sglang_operator.planner.observed import Stuck
-from sglang_operator.planner.progress import Load
-from sglang_operator.planner.questions import Question, Topic
+from sglang_operator.observed.model import Stuck
+from sglang_operator.observed.progress import Load
 from tests.unit.fleet.engines import Answer, an_engine, eventually
 from tests.unit.fleet.test_poller import KEY
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
@@ -14,8 +15,7 @@ from sglang_operator.fleet import asking
 from sglang_operator.fleet import poller as module
 from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
 from sglang_operator.fleet.poller import Permit, Poller
-from sglang_operator.planner.observed import Loading
-from sglang_operator.planner.questions import Question, Topic
+from sglang_operator.observed.model import Loading
 from tests.unit.fleet.engines import Engine, an_engine, eventually
 
 KEY = PoolKey("rl", "actor-infer")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import names, spec, weights
+from sglang_operator.api import names, spec
+from sglang_operator.ask import engines
 from sglang_operator.backoff import Backoff
 from sglang_operator.client import Pool
 from sglang_operator.clocks import moment, steady
@@ -16,10 +17,11 @@ from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet import poller as polling
 from sglang_operator.fleet.client import EngineClient
 from sglang_operator.fleet.poller import Poller
-from sglang_operator.planner import plan as planner
-from sglang_operator.planner import questions, recovery
-from sglang_operator.planner.observed import Observed, ObservedChild
-from sglang_operator.planner.weights import WeightsPlan, decide
+from sglang_operator.gates import recovery
+from sglang_operator.gates.decide import WeightsPlan, decide
+from sglang_operator.observed.model import Observed, ObservedChild
+from sglang_operator.plan import plan as planner
+from sglang_operator.weights import lease_state
 from tests.builders import OWNER, a_pod, a_pool
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.fleet.engines import eventually
@@ -106,7 +108,7 @@ def in_a_world(
             return urls[0]
 
         urls = [world.engines[1].url]
-        monkeypatch.setattr(questions, "url", url)
+        monkeypatch.setattr(engines, "url", url)
         async with EngineClient(user_agent="test") as client:
             poller = Poller(client, lambda key, urgent: None)
             operator = Operator(world, poller)
@@ -190,6 +192,6 @@ def test_a_sleeping_engine_is_never_written_to(monkeypatch):
         later = steady() + 0.5
         await operator.passes(lambda: steady() > later, "passes go on")
         assert engine.paths().count(LOAD) == tried
-        assert world.state.phase is weights.Phase.SLEEPING
+        assert world.state.phase is lease_state.Phase.SLEEPING
 
     in_a_world(test, monkeypatch)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.desired import kinds
+from sglang_operator.children import kinds
 
 RBAC = Path(__file__).parents[3] / "manifests" / "rbac"
 GOLDEN = Path(__file__).parents[2] / "data" / "rbac.txt"
@@ -36,7 +36,7 @@ def test_every_kind_of_child_may_be_watched_made_and_changed_and_optional_ones_r
         for verb in rule["verbs"]
     }
     assert granted_verbs == kind.verbs, (
-        f"desired/kinds.py declares {kind.kind}: manifests/rbac/namespaced/role.yaml and "
+        f"children/kinds.py declares {kind.kind}: manifests/rbac/namespaced/role.yaml and "
         f"cluster/cluster_role.yaml must grant {', '.join(sorted(kind.verbs))} on {kind.plural} "
         f"in the API group {kind.group!r}, and no more; then run `make chart`"
     )

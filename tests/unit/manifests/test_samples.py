@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.planner.pool import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, plan_pool
 
 SAMPLES = sorted((Path(__file__).parents[3] / "manifests" / "samples").glob("*.yaml"))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sglang_operator.api.errors import Severity
-from sglang_operator.planner.pool import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, plan_pool
 from tests.builders import OWNER, guide_spec
 
 

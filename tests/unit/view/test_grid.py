@@ -5,12 +5,12 @@ import copy
 import pytest
 
 from sglang_operator.cli import status
-from sglang_operator.planner.engines import EngineState
+from sglang_operator.observed.engines import EngineState
 from sglang_operator.view import grid, svg, text, texts
 from sglang_operator.view.grid import MAX_EMPTY_ROWS, Map
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.view.world import TIME, DrawnCluster, guide, trouble
+from tests.unit.view.drawn_cluster import TIME, DrawnCluster, guide, trouble
 
 
 def _letters(picture: Map, number: int = 0) -> dict[str, str]:

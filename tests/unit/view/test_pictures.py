@@ -8,11 +8,11 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from rich.console import Console
 
-from sglang_operator.planner.engines import EngineState
+from sglang_operator.observed.engines import EngineState
 from sglang_operator.view import colours, page, svg, text
 from sglang_operator.view.grid import STATES
 from tests.golden import pictures
-from tests.unit.view import world
+from tests.unit.view import drawn_cluster
 
 SVG = "{http://www.w3.org/2000/svg}"
 PICTURES = pictures.pictures()
@@ -32,7 +32,7 @@ def test_every_state_has_a_sign_of_its_own_and_words():
 
 
 def test_an_svg_has_a_letter_in_every_cell_and_says_the_rest_on_hover():
-    root = ElementTree.fromstring(svg.render(world.guide().map()))
+    root = ElementTree.fromstring(svg.render(drawn_cluster.guide().map()))
     letters = [node.text for node in root.iter(f"{SVG}text") if node.get("font-weight") == "700"]
     assert letters.count("A") == 2
     assert letters.count("L") == 2
@@ -41,14 +41,14 @@ def test_an_svg_has_a_letter_in_every_cell_and_says_the_rest_on_hover():
 
 
 def test_an_svg_brings_nothing_with_it():
-    drawn = svg.render(world.trouble().map(), title="t")
+    drawn = svg.render(drawn_cluster.trouble().map(), title="t")
     for word in ("<script", "href", "<image", "<foreignObject", "@import", "onload"):
         assert word not in drawn
 
 
 def test_text_of_the_cluster_is_escaped():
     bad = '<script>alert(1)</script>&"\x1b[31m\x00'
-    picture = world.trouble().map()
+    picture = drawn_cluster.trouble().map()
     engine_cells = tuple(dataclasses.replace(t, why=bad, node="") for t in picture.engine_cells)
     picture = dataclasses.replace(picture, engine_cells=engine_cells, notes=(bad,))
     for drawn in (
@@ -62,7 +62,7 @@ def test_text_of_the_cluster_is_escaped():
 
 
 def test_engines_that_cannot_start_are_told_with_the_reason_on_one_line():
-    seen = world.guide()
+    seen = drawn_cluster.guide()
     for engine, reason in (("g0-1", "ErrImagePull"), ("g2-3", "ErrImagePull"), ("g4-5", "")):
         seen.starting("actor-infer", engine)
         waiting = {"reason": reason or "ContainerCreating"}
@@ -75,7 +75,7 @@ def test_engines_that_cannot_start_are_told_with_the_reason_on_one_line():
 
 
 def test_a_page_lists_every_engine():
-    drawn = page.render(world.guide().map(), title="t", when="now")
+    drawn = page.render(drawn_cluster.guide().map(), title="t", when="now")
     assert drawn.count("<tr>") == 13
     assert "actor-infer-g22-23-0" in drawn
 
@@ -94,13 +94,13 @@ def test_letters_can_be_read_on_their_colour(hue):
 
 
 def test_neighbouring_engines_differ_in_colour():
-    picture = world.guide().map()
+    picture = drawn_cluster.guide().map()
     fills = [colours.fill(engine_cell, picture) for engine_cell in picture.engine_cells]
     assert all(a != b for a, b in itertools.pairwise(fills))
 
 
 def test_pools_differ_in_colour_where_there_are_several():
-    picture = world.trouble().map()
+    picture = drawn_cluster.trouble().map()
     hues = {
         engine_cell.pool: colours.fill(engine_cell, picture)
         for engine_cell in picture.engine_cells
@@ -111,6 +111,6 @@ def test_pools_differ_in_colour_where_there_are_several():
 
 def test_a_terminal_gets_colour():
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(text.render(world.guide().map()))
+    console.print(text.render(drawn_cluster.guide().map()))
     assert isinstance(console.file, io.StringIO)
     assert "48;2;86;180;233" in console.file.getvalue()

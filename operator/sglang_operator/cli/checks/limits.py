@@ -8,8 +8,8 @@ from sglang_operator.api import syntax
 from sglang_operator.cli import texts
 from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError
-from sglang_operator.planner import shared_memory
-from sglang_operator.planner.pool import Pool
+from sglang_operator.pool import shared_memory
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.view.cluster_view import ClusterView
 
 NAME = "limits"

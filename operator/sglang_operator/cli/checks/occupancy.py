@@ -9,8 +9,9 @@ from sglang_operator.cli import texts
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
-from sglang_operator.cluster import paths, wire
-from sglang_operator.planner.pool import Pool
+from sglang_operator.kube import paths
+from sglang_operator.observed import wire
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.view import texts as view_texts
 from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, PoolView, cluster_view
 

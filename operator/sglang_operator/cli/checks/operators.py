@@ -13,7 +13,7 @@ from sglang_operator.cli.checks import deployed
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import ClusterError
-from sglang_operator.cluster import leaders
+from sglang_operator.kube import leaders
 from sglang_operator.view.ages import age
 from sglang_operator.view.cluster_view import Leader
 

@@ -13,8 +13,8 @@ from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
 from sglang_operator.clocks import Moment
-from sglang_operator.cluster import sightings, wire
-from sglang_operator.planner.observed import ObservedPod
+from sglang_operator.observed import sightings, wire
+from sglang_operator.observed.model import ObservedPod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,13 @@ from typing import TypeVar
 
 import msgspec
 
-from sglang_operator.api import names, stored
+from sglang_operator.api import names
 from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
-from sglang_operator.cluster import decoding, paths, salvage, wire
+from sglang_operator.kube import decoding, paths, salvage
+from sglang_operator.observed import wire
+from sglang_operator.status import stored
 from sglang_operator.view.cluster_view import ClusterView, Leader, Node, cluster_view
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from sglang_operator.api import conditions
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.cli import texts
-from sglang_operator.planner.engines import EngineState
-from sglang_operator.planner.pool import Pool, Refused
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.pool.resolve import Pool, Refused
 from sglang_operator.view import ages
 from sglang_operator.view import texts as view_texts
 from sglang_operator.view.cluster_view import PoolView

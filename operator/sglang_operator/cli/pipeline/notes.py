@@ -9,7 +9,7 @@ from sglang_operator.cli import check_object
 from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree.nodes import Node
-from sglang_operator.planner import pool as pools
+from sglang_operator.pool import resolve as pools
 from sglang_operator.roll import device_mapping
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_operator.api import conditions
-from sglang_operator.cluster import paths, wire
+from sglang_operator.kube import paths
+from sglang_operator.observed import wire
 from sglang_operator.testing import demo_engines, errors
 from sglang_operator.testing.controlplane import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator, manifests

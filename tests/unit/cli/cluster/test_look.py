@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sglang_operator.cli.cluster import look
-from sglang_operator.cluster import wire
+from sglang_operator.observed import wire
 
 DEEP = "[" * 3000 + "]" * 3000
 

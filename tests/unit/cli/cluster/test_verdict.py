@@ -10,7 +10,7 @@ from sglang_operator.view import ages
 from sglang_operator.view.cluster_view import PoolView
 from tests.builders import NOW
 from tests.golden import pictures
-from tests.unit.view.world import DrawnCluster, guide, trouble
+from tests.unit.view.drawn_cluster import DrawnCluster, guide, trouble
 
 
 def _pool(world: DrawnCluster) -> PoolView:

@@ -1,0 +1,1 @@
+"""What is worth asking of engines and of the API server.  Pure."""

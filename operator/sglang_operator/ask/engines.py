@@ -1,0 +1,90 @@
+"""Which engines are to be asked, what, and how often.  Pure; ``fleet`` asks.
+
+The rule is silence: a pool whose state Kubernetes tells is not asked, and one with an API key
+never is, because the operator reads no Secrets (explanation/weights.md).  What is asked:
+
+- once for each life of an engine, what it runs: its real version and arguments;
+- for a Versioned gate, the version of its weights;
+- for hang detection, which is off by default, whether its work moves.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from sglang_operator.api.spec import WeightsGate
+from sglang_operator.engine import versions
+from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.weights.lease_state import Phase
+
+WEIGHTS_SECONDS = 3.0
+# Seconds between two looks at an engine's work: a quarter of the time after which it hangs.
+LOAD_SECONDS = (5.0, 30.0)
+# The engines are a trainer's, and their work stands still because it says so.
+QUIET_PHASES = (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
+
+
+class Topic(Enum):
+    RESOLVED = "resolved"
+    WEIGHTS = "weights"
+    LOAD = "load"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One thing to ask of one instance of an engine."""
+
+    instance: str
+    topic: Topic
+    url: str  # of the engine, without a path
+    features: versions.Features
+    every: float | None = None  # seconds between two times; None: until it has answered
+
+
+def url(address: str, port: int) -> str:
+    """Where an engine answers, without a path."""
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
+
+
+def questions(
+    pool: Pool,
+    engines: Sequence[EngineStatus],
+    phase: Phase = Phase.IDLE,
+    loading: Collection[str] = (),
+) -> tuple[Question, ...]:
+    """Everything to ask of this pool's engines while they and their weights stand like this.
+
+    ``loading``: the instances that read a checkpoint for the operator: they answer nothing.
+    """
+    security = pool.spec.security
+    if security.api_key is not None or security.admin_api_key is not None:
+        return ()
+    return tuple(
+        question for engine in engines for question in _of_engine(pool, engine, phase, loading)
+    )
+
+
+def _of_engine(
+    pool: Pool, engine: EngineStatus, phase: Phase, loading: Collection[str]
+) -> Iterator[Question]:
+    instance = engine.instance
+    # An engine of another revision may be of another version, and is on its way out.
+    if not (engine.up and engine.current and engine.ip and instance):
+        return
+    to_ask: list[tuple[Topic, float | None]] = [(Topic.RESOLVED, None)]
+    if pool.gate is WeightsGate.VERSIONED:
+        to_ask.append((Topic.WEIGHTS, WEIGHTS_SECONDS))
+    hang = pool.spec.restart.hang_seconds
+    if hang is not None and phase not in QUIET_PHASES and instance not in loading:
+        least, most = LOAD_SECONDS
+        to_ask.append((Topic.LOAD, min(most, max(least, hang / 4))))
+    for topic, every in to_ask:
+        yield Question(
+            instance=instance,
+            topic=topic,
+            url=url(engine.ip, pool.spec.network.port),
+            features=pool.features,
+            every=every,
+        )

@@ -1,0 +1,1 @@
+"""The objects a pool consists of, as Kubernetes JSON: one file for each kind.  Pure."""

@@ -1,0 +1,237 @@
+"""The engine pod.
+
+``template`` renders what all engines of a revision share; ``pod`` adds what makes one engine.
+A template of a large pool is rendered once and stamped a thousand times.
+"""
+
+from typing import Any
+
+from sglang_operator.api import names, pod_volumes, spec
+from sglang_operator.children import metadata
+from sglang_operator.engine import arguments, environment, probes
+from sglang_operator.plan.startup import FailureStreak
+from sglang_operator.pool import shared_memory
+from sglang_operator.pool.resolve import Engine, Pool
+
+# Volumes of every pod, and where they are mounted; what the user mounts there takes their place.
+_OWN_MOUNTS = (
+    (pod_volumes.SHM_VOLUME, pod_volumes.SHM_DIR),
+    (pod_volumes.CACHE_VOLUME, pod_volumes.CACHE_DIR),
+)
+NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+
+
+def pod(
+    pool: Pool,
+    shared: dict[str, Any],
+    engine: Engine,
+    attempt: int,
+    failures: int = 0,
+    streak: FailureStreak | None = None,
+) -> dict[str, Any]:
+    """One engine's pod.  ``shared`` is ``template(pool)``; it is not changed."""
+    meta, own = shared["metadata"], _of_rank(shared, engine)
+    if streak is not None:
+        # What fails at its start is started again by the operator, which counts and gives up.
+        own["restartPolicy"] = "Never"
+    if pool.spec.network.headless_service:
+        # A Service names only pods that say their host name, though it would be this anyway.
+        own["hostname"] = names.pod_name(pool.owner.name, engine.group, attempt)
+    annotations = {
+        **meta["annotations"],
+        names.ANNOTATION_ATTEMPT: str(attempt),
+        names.ANNOTATION_DEVICES: ",".join(map(str, engine.devices)),
+    }
+    if failures:
+        annotations[names.ANNOTATION_FAILURES] = str(failures)
+    if streak is not None:
+        annotations[names.ANNOTATION_STARTUP_FAILURES] = str(streak.count)
+        annotations[names.ANNOTATION_STARTUP_REASON] = streak.reason
+    return {
+        **shared,
+        # As it is where there is nothing of its own: a large pool shares one for all.
+        "spec": {**shared["spec"], **own} if own else shared["spec"],
+        "metadata": {
+            **meta,
+            "name": names.pod_name(pool.owner.name, engine.group, attempt),
+            "labels": {**meta["labels"], names.LABEL_ENGINE: engine.group},
+            "annotations": annotations,
+        },
+    }
+
+
+def _of_rank(shared: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """What depends on the rank alone, and is no part of the revision: the seed.
+
+    Engines with GPU ids are ROLL's, which all have its one seed.
+    """
+    if engine.devices or not engine.rank:
+        return {}
+    containers = shared["spec"]["containers"]
+    seeded = [
+        {**each, "args": arguments.seeded(each["args"], engine.rank)}
+        if each["name"] == names.ENGINE_CONTAINER
+        else each
+        for each in containers
+    ]
+    return {"containers": seeded}
+
+
+def template(pool: Pool) -> dict[str, Any]:
+    """Everything that the engine pods of one revision have in common."""
+    overlay = pool.template
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": pool.owner.namespace,
+            "labels": {
+                **overlay.labels,
+                **metadata.labels(pool.owner, "engine"),
+                names.LABEL_REVISION: pool.revision,
+            },
+            "annotations": dict(overlay.annotations),
+            "ownerReferences": [metadata.owner_reference(pool.owner)],
+        },
+        "spec": {**overlay.spec, **_pod_spec(pool)},
+    }
+
+
+def _pod_spec(pool: Pool) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        # A gated engine never comes back in place: it would do so with random weights.
+        "restartPolicy": "Never" if pool.gated else "Always",
+        # SGLang that crashes as PID 1 exits with 0 (explanation/sglang.md, Ends).
+        "shareProcessNamespace": True,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": pool.spec.drain.grace_period_seconds,
+        "securityContext": _pod_security(pool.spec.security),
+        "tolerations": _tolerations(pool),
+        "containers": [_container(pool)],
+        "volumes": _volumes(pool),
+    }
+    if pool.gated:
+        body["readinessGates"] = [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}]
+    if pool.spec.network.headless_service:
+        body["subdomain"] = names.engines_service_name(pool.owner.name)
+    if pool.spec.scheduling.scheduler_name:
+        body["schedulerName"] = pool.spec.scheduling.scheduler_name
+    if pool.spec.scheduling.priority_class_name:
+        body["priorityClassName"] = pool.spec.scheduling.priority_class_name
+    return body
+
+
+def _container(pool: Pool) -> dict[str, Any]:
+    overlay = dict(pool.template.container)
+    volumes = _volumes(pool)
+    mounts = [
+        pod_volumes.mount({"name": name, "mountPath": path}, volumes)
+        for name, path in _OWN_MOUNTS
+        if not pool.template.mounts_at(path)
+    ]
+    resources = overlay.get("resources", {})
+    gpus = {pool.spec.placement.resource_name: str(pool.gpus)}
+    return {
+        **overlay,
+        "name": names.ENGINE_CONTAINER,
+        "image": pool.image,
+        "command": arguments.command(()),
+        "args": list(pool.argv),
+        "env": _environment(pool),
+        "ports": [{"name": names.ENGINE_PORT_NAME, "containerPort": pool.spec.network.port}],
+        "resources": {
+            **resources,
+            "limits": {**resources.get("limits", {}), **gpus},
+            "requests": {**resources.get("requests", {}), **gpus},
+        },
+        "volumeMounts": [*mounts, *overlay.get("volumeMounts", [])],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": _container_security(pool),
+        **probes.probes(
+            pool.features,
+            port=pool.spec.network.port,
+            startup_seconds=pool.startup_seconds,
+            has_api_key=pool.spec.security.api_key is not None,
+        ),
+    }
+
+
+def _environment(pool: Pool) -> list[dict[str, Any]]:
+    """The operator's variables, then the user's own: of two with one name Kubernetes takes the
+    last, so a user's podTemplate has the final word over a default."""
+    keys = [
+        (arguments.API_KEY_VARIABLE, pool.spec.security.api_key),
+        (arguments.ADMIN_API_KEY_VARIABLE, pool.spec.security.admin_api_key),
+    ]
+    given = pool.template.container.get("env", [])
+    overridden = {variable.get("name") for variable in given}
+    beside = environment.beside(pool.features, gated=pool.gated)
+    plain = [
+        {"name": name, "value": value}
+        for name, value in sorted({**beside, **pool.environment}.items())
+        if name not in overridden
+    ]
+    secret = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
+        for name, ref in keys
+        if ref is not None
+    ]
+    return [*plain, *secret, *_pod_ip(pool), *given]
+
+
+def _pod_ip(pool: Pool) -> list[dict[str, Any]]:
+    if not pool.spec.network.listen_on_pod_ip:
+        return []
+    source = {"fieldRef": {"fieldPath": "status.podIP"}}
+    return [{"name": arguments.POD_IP_VARIABLE, "valueFrom": source}]
+
+
+def _pod_security(security: spec.Security) -> dict[str, Any]:
+    optional = {
+        "runAsUser": security.run_as_user,
+        "runAsGroup": security.run_as_group,
+        "runAsNonRoot": security.run_as_non_root,
+        "fsGroup": security.fs_group,
+    }
+    chosen = {key: value for key, value in optional.items() if value is not None}
+    return {"seccompProfile": {"type": "RuntimeDefault"}, **chosen}
+
+
+def _container_security(pool: Pool) -> dict[str, Any]:
+    capabilities: dict[str, list[str]] = {"drop": ["ALL"]}
+    if pool.spec.network.rdma:
+        capabilities["add"] = ["IPC_LOCK"]  # RDMA pins memory
+    return {"allowPrivilegeEscalation": False, "capabilities": capabilities}
+
+
+def _tolerations(pool: Pool) -> list[dict[str, Any]]:
+    """How long a pod stays bound to a node that is silent; for ever if it is to wait for it."""
+    policy = pool.spec.restart
+    bound = (
+        {"tolerationSeconds": policy.node_lost_seconds}
+        if policy.on_node_lost is spec.OnNodeLost.REPLACE
+        else {}
+    )
+    own = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", **bound} for key in NODE_TAINTS
+    ]
+    return [*own, *pool.template.spec.get("tolerations", [])]
+
+
+def _volumes(pool: Pool) -> list[dict[str, Any]]:
+    given = [dict(volume) for volume in pool.template.volumes]
+    taken = {volume.get("name") for volume in given}
+    sources: dict[str, dict[str, Any]] = {
+        # Counted as the pod's memory; NCCL and the tokenizer processes share it.
+        pod_volumes.SHM_VOLUME: {
+            "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory.gib(pool.gpus)}Gi"}
+        },
+        pod_volumes.CACHE_VOLUME: {"emptyDir": {}},
+    }
+    own = [
+        {"name": name, **sources[name]}
+        for name, path in _OWN_MOUNTS
+        if name not in taken and not pool.template.mounts_at(path)
+    ]
+    return [*own, *given]

@@ -1,0 +1,77 @@
+"""Every kind of object that pools have beside their pods: one declaration each."""
+
+from typing import Any
+
+from sglang_operator.api import names
+from sglang_operator.children import disruption_budget, services, trainer_registry, weights_lease
+from sglang_operator.children.kind import ChildKind
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.pool.resolve import Pool
+
+SERVICE = ChildKind(
+    kind="Service",
+    api_version="v1",
+    plural="services",
+    names=lambda pool: (names.service_name(pool), names.engines_service_name(pool)),
+    desired=lambda pool, weights: services.services(pool),
+    optional=True,
+    selects_pods=True,
+    defaults={
+        "publishNotReadyAddresses": (False,),  # else clients reach engines with a closed gate
+        "externalIPs": ([],),
+        "externalName": ("",),
+        "internalTrafficPolicy": ("Cluster",),  # Local: nobody on a node without an engine
+        "loadBalancerIP": ("",),
+    },
+)
+DISRUPTION_BUDGET = ChildKind(
+    kind="PodDisruptionBudget",
+    api_version="policy/v1",
+    plural="poddisruptionbudgets",
+    names=lambda pool: (names.disruption_budget_name(pool),),
+    desired=lambda pool, weights: (disruption_budget.disruption_budget(pool),),
+    selects_pods=True,
+    defaults={"maxUnavailable": ()},
+)
+# A trainer waits for the answer to its step.  When a renewal fails to come, the clock wakes the
+# pool.  From its creation on the Lease is the trainer's to write.
+LEASE = ChildKind(
+    kind="Lease",
+    api_version="coordination.k8s.io/v1",
+    plural="leases",
+    names=lambda pool: (names.weights_lease_name(pool),),
+    desired=lambda pool, weights: (weights_lease.weights_lease(pool.owner, weights.restore),),
+    compared=(),
+    urgent=True,
+    restless=frozenset({"renewTime"}),
+)
+REGISTRY = ChildKind(
+    kind="ConfigMap",
+    api_version="v1",
+    plural="configmaps",
+    names=lambda pool: (names.registry_name(pool),),
+    desired=lambda pool, weights: (trainer_registry.registry(pool, weights),),
+    compared=("data",),
+    retired=("verl",),
+    # A registry is a MiB at most; anybody may write another into it, and a refused pool beside it.
+    most_bytes=24 * 2**20,
+)
+
+# In the order they are applied.
+CHILDREN: tuple[ChildKind, ...] = (SERVICE, DISRUPTION_BUDGET, LEASE, REGISTRY)
+
+
+def of(kind: str) -> ChildKind:
+    """The declaration of this kind."""
+    return next(each for each in CHILDREN if each.kind == kind)
+
+
+def children(pool: Pool, weights: WeightsPlan) -> list[dict[str, Any]]:
+    """All objects of a pool but its pods, as they should be."""
+    return [dict(body) for kind in CHILDREN for body in kind.desired(pool, weights)]
+
+
+def in_words() -> str:
+    """The kinds, for people: a Service, … or ConfigMap."""
+    *most, last = (kind.kind for kind in CHILDREN)
+    return f"a {', '.join(most)} or {last}"

@@ -1,1 +1,0 @@
-"""The objects a pool consists of, as Kubernetes JSON: one file for each kind of child.  Pure."""

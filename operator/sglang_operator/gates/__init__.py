@@ -1,0 +1,1 @@
+"""Which engines hold the committed weights, and what that opens, closes and recovers.  Pure."""

@@ -1,0 +1,373 @@
+"""Which engines hold the right weights, and which gates that opens and closes.  Pure.
+
+``decide`` looks at the transaction in the pool's Lease, at the pods and at what engines said, and
+tells each pod's gate where it differs from what it should be (explanation/weights.md).  What a pod
+holds is remembered by the pod alone: its condition ``weights-synced``.
+
+The *epoch* names one exact set of running engines: two operators compute the same, and any
+restart changes it.  An *instance* names one run of one engine, so that a commit opens exactly the
+engines that it covered.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from sglang_operator.api import names, redaction, texts
+from sglang_operator.api.spec import Recovery, Weights, WeightsGate
+from sglang_operator.engine import arguments
+from sglang_operator.gates import lease as leases
+from sglang_operator.gates import recovery
+from sglang_operator.gates.lease import LeaseStep
+from sglang_operator.gates.recovery import Recover
+from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
+from sglang_operator.pool.resolve import Owner
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Phase, Transaction, read
+
+EPOCH_DIGITS = 16
+
+# Reasons of the gate's condition.
+COMMITTED = "Committed"
+RECOVERED = "Recovered"  # as earlier versions opened the gate of what had loaded a checkpoint
+VERSIONED = "Versioned"
+NOT_COVERED = "NotCovered"
+FORGOTTEN = leases.FORGOTTEN
+ASIDE = "Aside"
+INITIAL_WEIGHTS = "InitialWeights"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetGate:
+    """Open or close the gate of exactly this pod."""
+
+    pod: ObservedPod
+    is_open: bool
+    reason: str
+    message: str  # the version while it is open, else why it is closed
+
+
+class TrainerSignal(NamedTuple):
+    """The fields of the registry on which a trainer blocks: a change is published at once."""
+
+    step: tuple[str, Phase] = ("", Phase.IDLE)  # of the transaction, that was acted upon
+    epoch: str = ""  # during a sync: whether it is stale
+    serves: bool = False  # before memory is released: whether clients may still reach an engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsPlan:
+    """What to do about the weights, and how they stand.
+
+    What is only told, not acted upon, is computed when it is asked for.
+    """
+
+    engines: tuple[EngineStatus, ...]
+    transaction: Transaction
+    said: Transaction | None = None  # what the Lease said last, whatever became of it since
+    gates: tuple[SetGate, ...] = ()
+    abort: LeaseStep | None = None
+    restore: Transaction | None = None  # for a Lease to be made in place of one that is gone
+    reached: tuple[str, ...] = ()  # pods that are not ours to close, and that clients reach
+    recovery: LeaseStep | None = None
+    recoveries: tuple[Recover, ...] = ()  # by what stands in the Lease
+    wake_at: float | None = None
+
+    @cached_property
+    def epoch(self) -> str:
+        """The name of exactly these running engines."""
+        return epoch(self.engines)
+
+    @cached_property
+    def versions(self) -> Mapping[names.GroupName, str]:
+        """The version that each engine holds by the last word on it; others are absent."""
+        return dict(_versions(self.engines, self.transaction))
+
+    @property
+    def settled(self) -> bool:
+        """Whether every gate is as the transaction asks: only then is it acknowledged."""
+        return not (self.gates or self.reached or self.abort or self.restore)
+
+    def awaited(self, before: TrainerSignal) -> TrainerSignal:
+        """These fields now; one on which nobody blocks at present is carried over."""
+        phase = self.transaction.phase
+        step, epoch, serves = before
+        if self.settled:
+            step = (self.transaction.id, phase)
+        if phase is Phase.SYNCING:
+            epoch = self.epoch
+        if phase is Phase.SLEEPING:
+            serves = any(engine.in_service for engine in self.engines)
+        return TrainerSignal(step=step, epoch=epoch, serves=serves)
+
+    @cached_property
+    def synced(self) -> int:
+        """SYNCED: engines that clients reach now, as far as it is for the weights."""
+        closing = {change.pod.uid for change in self.gates if not change.is_open}
+        return sum(each.reachable and each.uid not in closing for each in self.engines)
+
+    @property
+    def holding(self) -> int:
+        """Engines that hold weights which somebody vouches for, reachable or not."""
+        return len(self.versions)
+
+    @property
+    def covered(self) -> int:
+        """Engines that the last commit covered, whatever became of their weights."""
+        return sum(engine.instance in self.transaction.instances for engine in self.engines)
+
+    @property
+    def skew(self) -> int:
+        """Engines that hold another version than most lately committed (or, without, most)."""
+        found = list(self.versions.values())
+        if not found:
+            return 0
+        newest = self.transaction.version or max(sorted(set(found)), key=found.count)
+        return sum(version != newest for version in found)
+
+
+def epoch(engines: Iterable[EngineStatus]) -> str:
+    """Digest of the ordered (rank, pod UID, container ID, GPUs); sixteen hexadecimal digits."""
+    lines = "\n".join(
+        f"{each.rank}|{each.lives}|{','.join(map(str, each.devices))}" for each in engines
+    )
+    return hashlib.sha256(lines.encode()).hexdigest()[:EPOCH_DIGITS]
+
+
+def decide(
+    owner: Owner,
+    policy: Weights,
+    engines: tuple[EngineStatus, ...],
+    observed: Observed,
+    now: float,
+    operator: str = "",
+) -> WeightsPlan:
+    """The gates that have to move, from this snapshot at this time.
+
+    ``policy.gate`` is resolved: never Auto.  A pool whose spec is refused has no ``engines``, and
+    its gates still close and open: its engines run, and their trainer does not stop.  ``operator``
+    is the holder's name of this process, where it may load weights into engines.
+    """
+    plan = _decide(owner, policy, engines, observed, now, operator)
+    strays = (_closed(pod, ASIDE, texts.GATE_ASIDE) for pod in observed.aside)
+    gates = (*plan.gates, *(change for change in strays if change is not None))
+    return replace(plan, gates=gates, reached=observed.reached)
+
+
+def _decide(
+    owner: Owner,
+    policy: Weights,
+    engines: tuple[EngineStatus, ...],
+    observed: Observed,
+    now: float,
+    operator: str,
+) -> WeightsPlan:
+    me = steps.Trainer(holder=operator or names.FIELD_MANAGER, transaction="")
+    name = names.weights_lease_name(owner.name)
+    found = observed.children.get(("Lease", name))
+    # What one says that is not whole is not known; a create that meets it reads it.
+    lease = found if found is not None and found.whole else None
+    ours = lease if lease is not None and lease.owner == owner.uid else None
+    current = read(ours.body) if ours is not None else Transaction()
+    alive = [pod for pod in observed.pods if not pod.ended]
+    said = leases.last_said(ours, alive, observed.said)
+    plan = WeightsPlan(engines=engines, transaction=current, said=said)
+    state = leases.anew(name, policy.gate, found, ours, alive, said, me, now)
+    if state is not None:
+        return _forgotten(owner, plan, lease, ours, alive, state, leaving=bool(observed.leaving))
+    abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
+    if policy.gate is WeightsGate.OFF or abort is not None:
+        return replace(plan, abort=abort, wake_at=wake_at)
+    wanted = (
+        _wanted(policy.gate, pod, current, observed) or _remarked(pod, current) for pod in alive
+    )
+    loads = recovery.Recovery()
+    if ours is not None and operator:
+        recovers = policy.recovery is Recovery.FROM_CHECKPOINT and not observed.leaving
+        loads = recovery.plan(me, ours, current, engines, observed, now, wanted=recovers)
+    times = [time for time in (wake_at, loads.wake_at) if time is not None]
+    return replace(
+        plan,
+        gates=tuple(change for change in wanted if change is not None),
+        recovery=loads.step,
+        recoveries=loads.loads,
+        wake_at=min(times, default=None),
+    )
+
+
+def _forgotten(
+    owner: Owner,
+    plan: WeightsPlan,
+    lease: ObservedChild | None,
+    ours: ObservedChild | None,
+    pods: list[ObservedPod],
+    state: Transaction,
+    *,
+    leaving: bool,
+) -> WeightsPlan:
+    """The Lease does not know any more what was begun by it.
+
+    That is written into it first, and gates that have to close follow.  One that is not there is
+    made, which finds it if it was only out of sight; one that is somebody else's stays as it is.
+    Of a pool that goes it is not made anew, and the gates follow at once.
+    """
+    if lease is None:
+        if not leaving:
+            return replace(plan, restore=state)
+        if state.phase is not Phase.ABORTED:
+            return plan
+        pods = [pod for pod in pods if not pod.dying]  # the others leave the Services by themselves
+    if ours is not None:
+        step = LeaseStep(lease=ours, state=state, reason="it says nothing of what was begun")
+        return replace(plan, abort=step)
+    message = texts.GATE_FORGOTTEN.format(lease=names.weights_lease_name(owner.name))
+    closed = (_closed(pod, FORGOTTEN, message) for pod in pods)
+    return replace(plan, gates=tuple(change for change in closed if change is not None))
+
+
+# --- gates
+
+
+def _wanted(
+    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+) -> SetGate | None:
+    """How this pod's gate has to change, or None if it is as it should be."""
+    if current.phase is Phase.SYNCING:
+        return None  # the trainer paused the engines: what is open stays, what is closed stays
+    released = current.may_sleep(pod.instance)
+    if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
+        # Also of one that is closed already: that it sleeps is remembered by the pod alone.
+        return _asleep(pod, released)
+    if current.phase in _CLOSED and not current.initial:
+        return _closed(pod, current.phase.value, _why_closed(current))
+    if pod.dying:
+        return None  # it leaves the Services by itself
+    vouched = _vouched(gate, pod, current, observed)
+    if vouched is not None:
+        return _opened(pod, *vouched)
+    if gate is WeightsGate.VERSIONED:
+        initial = _says_initial(pod, observed)
+        return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
+    if _recovered(pod, current):
+        return None
+    return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
+
+
+def _needs_a_commit(pod: ObservedPod, current: Transaction) -> bool:
+    """Whether the gate was closed over weights that may be torn or gone, and the commit left it so.
+
+    SGLang changes the label last, so that they have that of the version before.
+    """
+    gate = pod.gate
+    if current.phase is not Phase.COMMITTED or gate is None or gate.is_open:
+        return False
+    return gate.reason in _UNTIL_A_COMMIT or leases.sleeps(pod)
+
+
+def _recovered(pod: ObservedPod, current: Transaction) -> bool:
+    """Whether the pod caught up with this very version by itself."""
+    gate = pod.gate
+    return gate is not None and gate.reason == RECOVERED and gate.version == current.version
+
+
+def _asleep(pod: ObservedPod, released: frozenset[str]) -> SetGate:
+    reason, message = Phase.SLEEPING.value, lease_state.mark(released)
+    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
+
+
+def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
+    """What a pod says of its sleep is put right once the Lease knows better: it stays closed.
+
+    Who believes the pod, because the Lease was lost, has it resumed: that kills one that is awake.
+    """
+    if not leases.sleeps(pod) or current.phase is Phase.IDLE:
+        return None
+    assert pod.gate is not None
+    if released := current.may_sleep(pod.instance):
+        return None if pod.gate.released == released else _asleep(pod, released)
+    if current.phase is Phase.COMMITTED:
+        reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)
+    elif current.phase is Phase.ABORTED:
+        reason, why = Phase.ABORTED.value, _why_closed(current)
+    elif current.initial:
+        reason, why = INITIAL_WEIGHTS, texts.GATE_INITIAL
+    else:
+        reason, why = Phase.AWAKE.value, texts.GATE_AWAKE
+    return SetGate(pod=pod, is_open=False, reason=reason, message=why)
+
+
+_UNTIL_A_COMMIT = (*leases.UNTIL_A_COMMIT, NOT_COVERED)
+_CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
+
+
+def _why_closed(current: Transaction) -> str:
+    text = {
+        Phase.ABORTED: texts.GATE_ABORTED,
+        Phase.SLEEPING: lease_state.mark(current.released),
+        Phase.AWAKE: texts.GATE_AWAKE,
+    }[current.phase]
+    why = redaction.in_words(current.message)
+    return text.format(message=why or "no reason was given")
+
+
+def _vouched(
+    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+) -> tuple[str, str] | None:
+    """Reason and version by which this pod's weights are good; None if nobody says so."""
+    run = pod.instance
+    if run is None:
+        return None
+    if current.phase is Phase.COMMITTED and run in current.instances:
+        return COMMITTED, current.version
+    report = observed.reports.get(run)
+    if gate is not WeightsGate.VERSIONED or report is None or _needs_a_commit(pod, current):
+        return None
+    if report.weight_version not in (None, *_INITIAL):
+        return VERSIONED, report.weight_version
+    return None
+
+
+# What --weight-version was given at the start, and what an engine says that was given nothing.
+_INITIAL = ("", "default", arguments.SENTINEL)
+
+
+def _says_initial(pod: ObservedPod, observed: Observed) -> bool:
+    report = observed.reports.get(pod.instance or "")
+    return report is not None and report.weight_version in _INITIAL
+
+
+def _opened(pod: ObservedPod, reason: str, version: str) -> SetGate | None:
+    if pod.gate is not None and pod.gate.is_open and pod.gate.version == version:
+        return None
+    return SetGate(pod=pod, is_open=True, reason=reason, message=version)
+
+
+def _closed(pod: ObservedPod, reason: str, message: str) -> SetGate | None:
+    """A gate that was never set is closed, and stays without a word."""
+    if pod.gate is None or not pod.gate.is_open:
+        return None
+    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
+
+
+# --- what is told
+
+
+def _versions(
+    engines: tuple[EngineStatus, ...], current: Transaction
+) -> Iterable[tuple[names.GroupName, str]]:
+    """By engine, the version that was last vouched for.
+
+    Through a sync and through a sleep that keeps the weights it is that of the last commit.  After
+    an abort, and once the memory of the weights was released, nobody vouches for anything.
+    """
+    if current.phase is Phase.ABORTED or current.memory_lost:
+        return
+    for engine in engines:
+        gate = engine.gate
+        if gate is not None and gate.is_open:
+            yield engine.group, gate.version
+        elif current.version and engine.instance in current.instances:
+            yield engine.group, current.version

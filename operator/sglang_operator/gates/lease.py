@@ -1,0 +1,180 @@
+"""What the operator itself writes into a pool's weights Lease.  Pure.
+
+A sync whose holder is gone is aborted; so is a Lease that has lost what it said of open gates.
+Its other step is recovery (``recovery``).  Each is a step of ``weights.steps`` from exactly the
+state that was seen.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from sglang_operator.api import names, texts
+from sglang_operator.api.spec import WeightsGate
+from sglang_operator.observed.model import ObservedChild, ObservedPod
+from sglang_operator.weights import anew as weights_anew
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import Phase, Transaction, read
+
+FORGOTTEN = "LeaseForgotten"  # of a gate that closed because the Lease has lost what it said
+UNTIL_A_COMMIT = (Phase.ABORTED.value, Phase.AWAKE.value, FORGOTTEN)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseStep:
+    """Write this state into exactly this Lease, unless it changed since it was seen."""
+
+    lease: ObservedChild
+    state: Transaction
+    reason: str
+
+    @property
+    def uid(self) -> names.Uid:
+        return self.lease.uid
+
+    @property
+    def resource_version(self) -> str:
+        return str(self.lease.body["metadata"]["resourceVersion"])
+
+
+def expiry(
+    lease: ObservedChild, current: Transaction, operator: steps.Trainer, now: float
+) -> tuple[LeaseStep | None, float | None]:
+    """The end of a sync whose holder does not renew, or when it may come to that.
+
+    Who has not renewed for the whole duration writes no more, and the Lease is free.  Who is not
+    named any more may still write, and the operator holds the Lease for that long.  A sleeper may
+    sleep for ever.
+    """
+    if current.phase is not Phase.SYNCING:
+        return None, None
+    expires = current.expires(lease.seen)
+    if current.holder and now < expires:
+        return None, expires
+    if now >= expires:
+        message = texts.SYNC_EXPIRED.format(
+            holder=current.holder or "nobody", seconds=int(current.duration)
+        )
+        state = steps.aborted(current, message)
+        return LeaseStep(lease=lease, state=state, reason="its holder does not renew"), None
+    state = steps.ended(current, operator.holder, message=texts.SYNC_VACANT, now=now)
+    return LeaseStep(lease=lease, state=state, reason="it names no holder"), None
+
+
+def anew(
+    name: str,
+    gate: WeightsGate,
+    found: ObservedChild | None,
+    ours: ObservedChild | None,
+    pods: Sequence[ObservedPod],
+    said: Transaction | None,
+    operator: steps.Trainer,
+    now: float,
+) -> Transaction | None:
+    """What the Lease is to say if it does not know any more what was begun by it; None: it does.
+
+    ``found``: whoever's stands there.  ``said``: what the pool's own said last.  Whoever had begun
+    something may write on until it notices, so that nobody begins before.  Gates close where nobody
+    knows any more what engines hold.
+    """
+    current = read(ours.body) if ours is not None else Transaction()
+    if current.phase is not Phase.IDLE:
+        return None
+    if _is_torn(gate, pods, said):
+        return forgotten(name, gate, current, pods, said, operator, now)
+    if said is None or not _run(pods) or current.fence:
+        return None
+    if found is not None and (ours is None or not _was_begun(said)):
+        return None
+    message = texts.LEASE_ANEW.format(lease=name)
+    return weights_anew.made_anew(_as_long(operator, said), message=message, now=now)
+
+
+def last_said(
+    ours: ObservedChild | None, pods: Iterable[ObservedPod], known: Transaction | None
+) -> Transaction | None:
+    """What is to be remembered of the pool's Lease: what it said last, whatever became of it.
+
+    Where no engine runs, one that says nothing is as good as the first.
+    """
+    if ours is None:
+        return known
+    current = read(ours.body)
+    return current if _was_begun(current) or known is None or not _run(pods) else known
+
+
+def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction | None) -> bool:
+    """Whether nobody knows what engines hold, now that the Lease says nothing of it.
+
+    Gates that open by a commit need one that covers them; the others stay, unless it was under
+    way that engines were written, or slept.  Where nothing tells what it said, gates that were
+    closed for that do.
+    """
+    if any(sleeps(pod) for pod in pods):
+        return True
+    if not (said and _was_begun(said)) and any(_closed_for_good(pod) for pod in pods):
+        return True
+    known = {Phase.IDLE}
+    if gate is not WeightsGate.COMMITTED:
+        known |= {Phase.COMMITTED}
+    elif any(pod.gate is not None for pod in pods):
+        return True
+    return said is not None and said.phase not in known and _run(pods)
+
+
+def _run(pods: Iterable[ObservedPod]) -> bool:
+    """Whether there is an engine that anybody could write into."""
+    return any(pod.instance for pod in pods)
+
+
+def _was_begun(said: Transaction) -> bool:
+    """Whether anything was ever begun by this Lease, or by one that it stands in place of."""
+    return said.phase is not Phase.IDLE or said.fence
+
+
+def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer:
+    """The operator, which holds the Lease for as long as the one who lost it counts on it."""
+    if said is None or not (said.holder or said.vacant):
+        return operator
+    return replace(operator, duration=max(operator.duration, said.duration))
+
+
+def _closed_for_good(pod: ObservedPod) -> bool:
+    """Whether the pod's gate was closed until the next commit, whatever the engine says."""
+    gate = pod.gate
+    return gate is not None and not gate.is_open and gate.reason in UNTIL_A_COMMIT
+
+
+def sleeps(pod: ObservedPod) -> bool:
+    """Whether the pod's gate is closed because it sleeps, or is about to."""
+    gate = pod.gate
+    return gate is not None and not gate.is_open and gate.reason == Phase.SLEEPING.value
+
+
+def forgotten(
+    name: str,
+    gate: WeightsGate,
+    current: Transaction,
+    pods: Iterable[ObservedPod],
+    said: Transaction | None,
+    operator: steps.Trainer,
+    now: float,
+) -> Transaction:
+    """What a Lease that has forgotten is to say: gates remember who slept, and on what.
+
+    Of engines without a gate it is what the Lease said last; where none has one, also what was
+    about to be released then: elsewhere no trainer releases before it is marked.
+    """
+    last = said or Transaction()
+    known = last.may_sleep if gate is WeightsGate.OFF else last.sleeps
+    asleep: dict[str, frozenset[str] | None] = {}
+    for pod in pods:
+        if not pod.instance:
+            continue
+        if pod.gate is None:
+            if tags := known(pod.instance):
+                asleep[pod.instance] = tags
+        elif sleeps(pod):
+            asleep[pod.instance] = pod.gate.released
+    message = texts.LEASE_FORGOTTEN.format(lease=name)
+    holder = _as_long(operator, said)
+    return weights_anew.forgotten(current, holder, asleep=asleep, message=message, now=now)

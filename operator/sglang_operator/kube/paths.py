@@ -1,0 +1,54 @@
+"""The API server's paths for every kind the operator touches."""
+
+from sglang_operator.api import names
+from sglang_operator.children import kinds
+
+NODES = "/api/v1/nodes"
+EVENTS_GROUP = "/apis/events.k8s.io/v1"
+
+
+def _collection(group: str, plural: str, namespace: str) -> str:
+    """A collection in one namespace, or in all of them if the namespace is empty."""
+    return f"{group}/namespaces/{namespace}/{plural}" if namespace else f"{group}/{plural}"
+
+
+def pods(namespace: str) -> str:
+    return _collection("/api/v1", "pods", namespace)
+
+
+def pod(namespace: str, name: str) -> str:
+    return f"{pods(namespace)}/{name}"
+
+
+def pools(namespace: str) -> str:
+    return _collection(f"/apis/{names.API_VERSION}", names.PLURAL, namespace)
+
+
+def pool(namespace: str, name: str) -> str:
+    return f"{pools(namespace)}/{name}"
+
+
+def children(kind: str, namespace: str) -> str:
+    declared = kinds.of(kind)
+    return _collection(declared.root, declared.plural, namespace)
+
+
+def child(kind: str, namespace: str, name: str) -> str:
+    return f"{children(kind, namespace)}/{name}"
+
+
+def leases(namespace: str) -> str:
+    return children(kinds.LEASE.kind, namespace)
+
+
+def lease(namespace: str, name: str) -> str:
+    return f"{leases(namespace)}/{name}"
+
+
+def core_events(namespace: str) -> str:
+    """Events by what they are about, which only this API can be asked for."""
+    return _collection("/api/v1", "events", namespace)
+
+
+def events(namespace: str) -> str:
+    return _collection(EVENTS_GROUP, "events", namespace)

@@ -1,0 +1,411 @@
+"""What was seen: one frozen snapshot of a pool's surroundings, read once for each pass.
+
+``cluster`` fills it.  Times at which we saw something are by the clock that nobody sets
+(``clocks.steady``); only with them is the present compared.  Stamps are seconds since the epoch by
+the clocks of others, which may be wrong: they are told, and compared with others of the same clock.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.engine import diagnosis
+from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
+from sglang_operator.weights.lease_state import Transaction
+
+INSTANCE_DIGITS = 8
+_DONE = ("Failed", "Succeeded")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Termination:
+    """How the engine container ended, as kubelet told it."""
+
+    exit_code: int
+    reason: str
+    message: str
+    finished: float
+    started: float = 0.0
+    _notes: "_Notes" = field(
+        init=False, compare=False, repr=False, default_factory=lambda: _Notes()
+    )
+
+    @property
+    def is_read(self) -> bool:
+        """Whether what it says has been read: that takes long, and is done once."""
+        return self._notes.reading is not None or not self.message
+
+    @property
+    def reading(self) -> Reading:
+        """What it says."""
+        if self._notes.reading is None:
+            self._notes.reading = diagnosis.read(self.message)
+        return self._notes.reading
+
+    def told(self, numbers: Numbers) -> Diagnosis:
+        """What the engine died of, told with these numbers of its pool."""
+        if self._notes.told is None or self._notes.told[0] != numbers:
+            code = self.exit_code if self.exit_code >= 0 else None
+            self._notes.told = numbers, self.reading.diagnosis(code, self.reason, numbers)
+        return self._notes.told[1]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Notes:
+    """What was made of an end, kept with it: each pass asks for it several times."""
+
+    reading: Reading | None = None
+    told: tuple[Numbers, Diagnosis] | None = None
+
+
+class ContainerKind(Enum):
+    """What a container is to the engine's pod."""
+
+    INIT = "init container"
+    NATIVE_SIDECAR = "native sidecar"  # an init container that runs on
+    SIDECAR = "container"
+
+
+class Sightings(NamedTuple):
+    """When we saw something of a pod: by the steady clock, 0 if we have not."""
+
+    first: float = 0.0  # the pod
+    placed: float = 0.0  # that it is on its node
+    due: float = 0.0  # when the grace of its deletion is over, by what we saw of it
+    ended: float = 0.0
+    idle: float = 0.0  # its engine's container for the last time not to run, before it did
+    alive: float = 0.0  # since when that container is seen to run
+    most: float = 0.0  # seconds for which one that has ended can have run, by what we saw
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Companion:
+    """A container that somebody else put into the pod, and that is not as it should be."""
+
+    name: str
+    kind: ContainerKind
+    ready: bool = False
+    runs: bool = False
+    since: float = 0.0  # that it runs: a stamp
+    seen: float = field(compare=False, default=0.0)  # since when we see it run
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    termination: Termination | None = None
+    last_termination: Termination | None = None
+    over: bool = False  # it ended, and is not started again
+
+    @property
+    def well(self) -> bool:
+        """As it should be: an init container has done its work, any other runs and is ready."""
+        if self.kind is ContainerKind.INIT:
+            return self.termination is not None and self.termination.exit_code == 0
+        return self.runs and self.ready
+
+    @property
+    def fatal(self) -> bool:
+        """Without it the pod can never be Ready, and it is not started again."""
+        return self.over and not self.well
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """A pod's readiness gate, as the operator last set it."""
+
+    is_open: bool
+    version: str = ""  # of the weights, while it is open
+    reason: str = ""
+    # SGLang's memory tags, while it is closed because the engine sleeps; None: it names none
+    released: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodEvent:
+    """What kubelet or scheduler told of a pod in an Event, latest first."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObservedPod:
+    """One engine pod of the pool."""
+
+    name: str
+    uid: Uid
+    # A precondition of deletes.  It is not compared: kubelets change it all the time.
+    resource_version: int = field(compare=False)
+    group: GroupName
+    attempt: int
+    revision: str
+    devices: tuple[int, ...] = ()
+    failures: int = 0  # failures in a row that led to this attempt
+    startup_failures: int = 0  # those of them before the engine was up, all for this reason
+    startup_reason: str = ""
+    node: str = ""
+    phase: str = "Pending"
+    reason: str = ""  # of the pod as a whole, e.g. Evicted
+    message: str = ""
+    created: float = 0.0  # a stamp, as is each time but those that were seen
+    seen: Sightings = field(compare=False, default=Sightings())
+    deleting: bool = False
+    deletion_asked: float = 0.0
+    deletion_due: float = 0.0  # when its grace is over
+    # Whether it ended before its deletion; None: nobody saw it.
+    ended_first: bool | None = field(compare=False, default=None)
+    over: bool = False  # the engine's container ended, and kubelet does not start it again
+    companions: tuple[Companion, ...] = ()  # containers beside the engine that are not well
+    engine_ready: bool = False  # the engine's container, whatever stands beside it
+    engine_runs: bool = False
+    answered: bool = False  # this container of the engine was seen to be ready
+    started: bool = False  # this container of the engine has passed its startup probe
+    ended_at: float = 0.0  # when it was seen to end, bounded by clocks of the control plane
+    containers_ready: bool = False
+    containers_ready_changed: float = 0.0
+    ready: bool = False
+    gated: bool = False  # it is not Ready before its gate is open
+    gate: Gate | None = None  # None: never set
+    unschedulable: str = ""  # the scheduler's message
+    scheduling: str = ""  # True, or the reason why not; empty: no scheduler has looked at it
+    scheduling_gates: tuple[str, ...] = ()
+    scheduler: str = ""
+    has_sandbox: bool = False  # with its network, so that containers can start
+    memory_limit: str = ""  # of the engine's container, whoever set it
+    disruption: str = ""  # reason of DisruptionTarget while True
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    termination: Termination | None = None
+    last_termination: Termination | None = None
+    restarts: int = 0
+    container_id: str = ""
+    ip: str = ""
+    limits: tuple[tuple[str, int], ...] = ()  # extended resources that its engine holds: GPUs
+    events: tuple[PodEvent, ...] = ()  # asked for only where nothing else explains its state
+
+    # One life of the engine: eight hexadecimal digits; None while there is no container.
+    instance: str | None = field(init=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        # Each pass asks for it several times, so it is computed when the pod is seen.
+        if self.container_id:
+            digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
+            object.__setattr__(self, "instance", digest.hexdigest()[:INSTANCE_DIGITS])
+
+    @property
+    def terminations(self) -> Iterator[Termination]:
+        """Every end that the pod shows, its companions' too."""
+        own = (self.termination, self.last_termination)
+        beside = ((one.termination, one.last_termination) for one in self.companions)
+        yield from (end for ends in (own, *beside) for end in ends if end is not None)
+
+    def lacks(self, resource: str = "") -> bool:
+        """Whether the scheduler finds too little of this, or of anything, on nodes.
+
+        A taint by the name of a resource is none of it.
+        """
+        return f"Insufficient {resource}" in self.unschedulable
+
+    @property
+    def ended(self) -> bool:
+        """The engine will never run again in this pod.  Succeeded is a failure too.
+
+        Its life is its container's.  The phase follows late, and never while another container
+        of the pod runs.
+        """
+        if self.over or self.phase in _DONE:
+            return True
+        return any(companion.fatal for companion in self.companions)
+
+    @property
+    def let_in(self) -> bool:
+        """Whether kubelet says Ready of it once all of its containers are."""
+        return not self.gated or (self.gate is not None and self.gate.is_open)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether clients reach it, as far as it is for the weights: its gate is open.
+
+        A pod without a gate serves as soon as it is ready; one whose gate was never set is not.
+        """
+        if self.ended or self.deleting:
+            return False
+        return self.gate.is_open if self.gate is not None else self.ready
+
+    @property
+    def holds_gpus(self) -> bool:
+        """For scheduler and quota a pod is done only when its phase says so."""
+        return self.phase not in _DONE
+
+    @property
+    def broken(self) -> Companion | None:
+        """The container without which the pod can never be Ready, and that ended for good."""
+        return next((c for c in self.companions if c.fatal), None)
+
+    @property
+    def end(self) -> Termination | None:
+        """How it ended: the engine's container, else the one without which it cannot serve."""
+        own = self.termination
+        if own is not None and not (self.deleting and own.finished >= self.deletion_asked):
+            return own
+        broken = self.broken
+        return broken.termination if broken is not None else own
+
+    @property
+    def failed(self) -> bool:
+        """The pod ended by itself.  One that ended because it was deleted did not."""
+        if not self.ended:
+            return False
+        if not self.deleting:
+            return True
+        if self.ended_first is not None:
+            return self.ended_first
+        if self.end is None:
+            return bool(self.disruption)
+        return self.end.finished < self.deletion_asked
+
+    @property
+    def dying(self) -> bool:
+        """The pod is on its way out by somebody's decision."""
+        return (self.deleting and not self.failed) or (bool(self.disruption) and not self.ended)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObservedNode:
+    """One node, as far as the health of its engines depends on it."""
+
+    name: str
+    ready: bool = True
+    ready_changed: float = 0.0  # a stamp: to be told
+    unready: float = field(compare=False, default=0.0)  # since when we see it not ready
+    followed: float = field(compare=False, default=0.0)  # when the last of others fell silent after
+    out_of_service: bool = False
+    gone: bool = False
+    cordoned: bool = False
+    resources: Mapping[str, int] = field(default_factory=dict)  # extended ones: GPUs and the like
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObservedChild:
+    """A child other than a pod: a Service, the registry, the PodDisruptionBudget."""
+
+    uid: Uid
+    owner: Uid | None
+    body: Mapping[str, Any]
+    owner_pool: str = ""  # name of the pool that controls it, whichever UID that has
+    seen: float = 0.0  # since when it is known in this state, by the wall clock of the pass
+    whole: bool = True  # else it is only known to be there: what it says is not
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    """What an engine says it runs with, asked once; None where it does not say."""
+
+    version: str = ""  # SGLang's own, as the process knows it
+    mem_fraction_static: float | None = None
+    max_total_tokens: int | None = None  # of the KV cache
+    max_running_requests: int | None = None
+    context_length: int | None = None
+    attention_backend: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loading:
+    """Weights that the operator has told an engine to read from disk, and what came of it."""
+
+    path: str
+    version: str
+    commit: str = ""  # the transaction that it follows
+    done: bool = False
+    error: str = ""  # the engine's words, if it could not
+    tries: int = 1
+    again: float = 0.0  # not before, if it could not; by the steady clock
+
+
+class Stuck(NamedTuple):
+    """Since when an engine gets nothing done: by the steady clock, and by the wall clock."""
+
+    since: float
+    stamp: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineReport:
+    """What one engine instance said of itself, as far as it was asked (``ask.engines``).
+
+    Times are not part of it unless they matter: a report that equals the last one is no news.
+    """
+
+    instance: str
+    weight_version: str | None = None  # None: not asked, or no answer yet
+    resolved: Resolved | None = None
+    stuck: Stuck | None = None  # it has work, and gets nothing done
+    loading: Loading | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Silence:
+    """So many nodes are not ready at once that it is no fault of theirs, as far as is known."""
+
+    nodes: frozenset[str]  # that are not ready: none of them counts as lost
+    count: int  # of them among those that were counted
+    total: int  # that were counted
+
+
+class Uncounted(Enum):
+    """Nobody keeps count of the nodes: whoever wants to know counts them."""
+
+    UNCOUNTED = "Uncounted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Everything a plan may depend on, besides the pool itself and the time."""
+
+    pods: tuple[ObservedPod, ...] = ()
+    # Pods that ended, and nobody has read yet why: there were too many at once.
+    unread: frozenset[Uid] = frozenset()
+    # Names held by the pods of an earlier pool of this name that are not yet collected.
+    taken: Mapping[GroupName, int] = field(default_factory=dict)
+    # Orphans under engines' names that are in the pool's Service, with their engines: nothing is
+    # put beside them, because clients would reach both.
+    orphans: Mapping[str, GroupName] = field(default_factory=dict)
+    # Pods of the pool that stand aside: they are no engines, and another Service may choose them.
+    aside: tuple[ObservedPod, ...] = ()
+    # Names of orphans, and of an earlier pool's pods that are not yet collected, that clients reach
+    # behind a gate which was opened for a pool of this name.
+    reached: tuple[str, ...] = ()
+    nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
+    silence: Silence | Uncounted | None = Uncounted.UNCOUNTED  # of these nodes
+    falls: tuple[float, ...] = ()  # when they fell silent, rising; counted as silence is
+    children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
+    # What the pool's weights Lease is known to have said last, should it be lost; None: there was
+    # none yet.
+    said: Transaction | None = None
+    reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
+    # Failures that stand in the stored status: only these pods may be deleted.
+    recorded: frozenset[Uid] = frozenset()
+    # Creates were refused (quota, admission): no more of them before this time (steady).
+    creates_blocked_until: float = 0.0
+    # When a pod of the pool was last seen to leave, or to be on its way (steady).
+    last_gone: float = 0.0
+    # Why nothing is made any more: the pool, or its namespace, is being deleted.  What is there is
+    # for the garbage collector to remove, and serves until then.
+    leaving: str = ""
+    # The API server would refuse a pod of this revision: no running engine goes for it.
+    refused_revision: str = ""
+    # Nobody knows whether it would take one: one engine goes for it, to see.
+    doubted_revision: str = ""
+
+    @property
+    def crowded(self) -> Mapping[GroupName, Sequence[str]]:
+        """Engines of which several pods stand aside, and the pods' names.
+
+        Whoever takes labels away would have another one.
+        """
+        pods = defaultdict[GroupName, list[str]](list)
+        for pod in self.aside:
+            pods[pod.group].append(pod.name)
+        return {group: names for group, names in pods.items() if len(names) > 1}

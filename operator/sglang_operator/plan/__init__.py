@@ -1,0 +1,1 @@
+"""The next step towards the pool as it should be.  Pure."""

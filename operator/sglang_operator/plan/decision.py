@@ -1,0 +1,94 @@
+"""What a plan consists of.  Pure data: ``plan`` makes it, ``actions`` has it carried out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.model import ObservedPod, Silence, Termination
+from sglang_operator.plan.rollout import Waiting
+from sglang_operator.plan.startup import FailureStreak, Stall
+from sglang_operator.pool.resolve import Engine
+from sglang_operator.pool.tuning import Tuning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CreateEngine:
+    engine: Engine
+    attempt: int
+    failures: int
+    reason: str
+    streak: FailureStreak | None = None  # the failures at its start that it follows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemovePod:
+    pod: ObservedPod
+    reason: str
+    replaced: bool = False  # it could run on: it makes way for the pool as it is wanted now
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LostPod:
+    """A pod that was given up with its node, and since when the node is lost."""
+
+    pod: ObservedPod
+    since: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HungPod:
+    """A pod whose engine has work, and since when nothing moves."""
+
+    pod: ObservedPod
+    since: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do now, how the engines stand, and when to look again without an event."""
+
+    creates: tuple[CreateEngine, ...] = ()
+    removals: tuple[RemovePod, ...] = ()
+    engines: tuple[EngineStatus, ...] = ()
+    obsolete: int = 0  # pods that still run for engines that are not wanted any more
+    ended: tuple[ObservedPod, ...] = ()  # failures to record
+    lost: tuple[LostPod, ...] = ()
+    silence: Silence | None = None  # too many nodes are not ready for any to be lost
+    disrupted: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
+    hung: tuple[HungPod, ...] = ()  # with work, and nothing moves: recorded, then removed
+    taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
+    stalls: tuple[Stall, ...] = ()  # given up until the spec changes
+    tuning: Tuning | None = None  # to be in force from the next pass on
+    waiting: Waiting | None = None  # why a change does not go on
+    untried: bool = False  # there is no pod of the present revision
+    lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
+    at: float = 0.0  # the time for which this holds, by the steady clock
+    capacity: str = ""  # why no node has room, where it was looked up
+    wake_at: float | None = None  # by the steady clock
+
+    @cached_property
+    def down(self) -> tuple[EngineStatus, ...]:
+        """Wanted engines that are not up: few of many, most of the time."""
+        return tuple([engine for engine in self.engines if not engine.up])
+
+    @property
+    def coming(self) -> int:
+        """How many wanted engines are not up."""
+        return len(self.down)
+
+    @property
+    def pods(self) -> Iterator[ObservedPod]:
+        """The pods that stand for the wanted engines."""
+        for engine in self.engines:
+            yield from engine.members
+
+    @property
+    def restarts(self) -> Iterator[tuple[ObservedPod, Termination]]:
+        """Pods whose engine's container ended and is started again in place, and how it ended."""
+        for pod in self.taken_over:
+            if pod.last_termination is not None:
+                yield pod, pod.last_termination
+        for engine in self.engines:
+            if ends := engine.ends:
+                yield from ends

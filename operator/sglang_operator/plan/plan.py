@@ -1,0 +1,47 @@
+"""The decision: from the pool and what was seen to what each engine needs next.  Pure.
+
+``plan(pool, observed, now)`` is level-triggered: it looks at what is there, not at what
+happened, and calling it again on the same snapshot gives the same answer.  It is what ``RULES``
+say, in their order: each looks at the pods of every engine (``Step``), and says what is to be
+removed and what is to be created.  A rule sees what those before it have decided.
+"""
+
+from collections.abc import Callable
+
+from sglang_operator.observed.model import Observed
+from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
+from sglang_operator.plan.rules.crash_loops import take_over_crash_loops
+from sglang_operator.plan.rules.ended import remove_recorded_ends
+from sglang_operator.plan.rules.extra import remove_extra_pods
+from sglang_operator.plan.rules.hung import remove_hung_engines
+from sglang_operator.plan.rules.lost import remove_lost_pods
+from sglang_operator.plan.rules.missing import create_missing_engines
+from sglang_operator.plan.rules.replaced import make_way_for_the_new
+from sglang_operator.plan.rules.tuned import change_memory_share
+from sglang_operator.plan.step import Step
+from sglang_operator.pool.resolve import Pool
+
+__all__ = ["RULES", "CreateEngine", "HungPod", "LostPod", "Plan", "RemovePod", "plan"]
+
+Rule = Callable[[Step], None]
+
+RULES: tuple[Rule, ...] = (
+    remove_extra_pods,
+    remove_lost_pods,
+    make_way_for_the_new,
+    take_over_crash_loops,
+    remove_hung_engines,
+    change_memory_share,
+    create_missing_engines,
+    remove_recorded_ends,
+)
+
+
+def plan(pool: Pool, observed: Observed, now: float) -> Plan:
+    """The next step towards the pool, from this snapshot at this time by the steady clock."""
+    step = Step(pool, observed, now)
+    if observed.leaving:
+        return Plan(engines=step.engines(), tuning=pool.tuning, at=now)
+    for rule in RULES:
+        rule(step)
+    return step.plan()

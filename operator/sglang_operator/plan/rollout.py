@@ -1,0 +1,339 @@
+"""Which engines may be taken away now for the sake of a newer pool.  No memory: only counts.
+
+Two kinds of change take a running engine away by our own decision.  A new *revision* replaces
+the pod of an engine by another; a new *grouping* of the GPUs (``num_gpus_per_worker``, a shifted
+mapping) replaces engines by others that need the same GPUs.  Both share one budget,
+``maxUnavailable``, counted in what serves: by our own decision no fewer GPUs answer clients than
+those of all engines of the new pool but so many.  What serves nobody costs nothing, and goes.
+
+An engine that misses a probe at this moment serves nobody either, and yet it stands in: it goes
+before those that serve, but no more of its like than ``maxUnavailable`` beside what is away.
+
+Ids say which engine replaces which; they are no places.  Where the nodes are known, engines are
+chosen so that one node gets room for the next; where the scheduler finds none all the same, more
+of the old ones go, from one node, or it is said why none may (``plan/places``).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from enum import Enum
+
+from sglang_operator.api.names import GroupName
+from sglang_operator.plan import places
+from sglang_operator.plan.places import Old
+from sglang_operator.pool.resolve import Engine
+
+# So many engines without room are looked at for a node that could get it: one is enough to go on.
+MOST_TRIES = 4
+
+
+class Waits(Enum):
+    """What a change that could go on waits for."""
+
+    FOR_SYNC = "ForSync"  # a trainer writes weights to these engines
+    FOR_WAKE = "ForWake"  # a trainer has their memory
+    FOR_WEIGHTS = "ForWeights"  # replaced engines are up and hold no weights yet
+    FOR_ROOM = "ForRoom"  # no node gets room for an engine by what may go
+    FOR_ADMISSION = "ForAdmission"  # the API server would refuse the replacement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """Why a change does not go on, and the numbers to say it with."""
+
+    what: Waits
+    engines: int = 0  # that are up with a closed gate
+    group: GroupName | None = None  # the engine that finds no room
+    needed: int = 0  # the maxUnavailable with which it would go on
+    lacking: str = ""  # the scheduler's words, where it is not GPUs that nodes lack
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutState:
+    """Where the engines of a pool stand before a change by our own decision."""
+
+    wanted: Sequence[Engine]
+    gpus: int  # of one wanted engine
+    max_unavailable: int
+    serving: Set[GroupName]  # wanted engines that clients reach, whichever revision they run
+    alive: int = 0  # wanted engines that run and have answered, whichever revision they run
+    closed: Set[GroupName] = frozenset()  # of the present revision, up, and without weights
+    # Engines that are not wanted and have a pod, and wanted ones of an older revision.
+    obsolete: Mapping[GroupName, Old] = field(default_factory=dict)
+    outdated: Mapping[GroupName, Old] = field(default_factory=dict)
+    missing: Set[GroupName] = frozenset()  # wanted ones without a pod
+    placed: Set[GroupName] = frozenset()  # wanted ones whose pod has a node
+    stuck: Sequence[GroupName] = ()  # wanted ones whose pod waits in vain for a place
+    lacking: str = ""  # what the scheduler says of them, where it is not GPUs that nodes lack
+    free: places.Free = field(default_factory=dict)  # at most, on each node
+    free_known: bool = False  # by the nodes; else it is a guess about those that have our pods
+    paused: bool = False
+    failing: bool = False  # the present revision fails at its start: none that runs goes for it
+    held: Waits | None = None  # running engines are left alone for now
+    doubted: bool = False  # whether the API server takes a pod of the present revision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Going:
+    """Which engines a change takes away now, and what it waits for with the others."""
+
+    obsolete: Set[GroupName]
+    outdated: Set[GroupName]
+    waiting: Waiting | None
+    replaced: Set[GroupName] = frozenset()  # those whose GPUs others need
+
+
+def going(state: RolloutState) -> Going:
+    """The engines that a change may take away now within ``maxUnavailable``."""
+    change = _Change(state)
+    change.remove_unneeded()
+    if not state.paused:
+        change.remove_idle()
+        if state.held is None and not state.failing:
+            change.make_room() if state.stuck else change.clear()
+            change.replace_outdated()
+        if state.doubted:
+            change.keep_but_one()
+    return Going(
+        obsolete=change.gone & state.obsolete.keys(),
+        outdated=change.gone & state.outdated.keys(),
+        waiting=None if state.paused else change.waiting(),
+        replaced=change.gone - change.aside,
+    )
+
+
+class _Change:
+    """What one pass decides: ``gone`` go, and ``spare`` GPUs of the budget are left.
+
+    ``beyond`` is what would be left if every old engine that falters served.
+    """
+
+    def __init__(self, state: RolloutState) -> None:
+        self.state = state
+        self.gone: set[GroupName] = set()
+        self.lacks_room: Waiting | None = None
+        least = (len(state.wanted) - state.max_unavailable) * state.gpus
+        serving = len(state.serving) * state.gpus
+        serving += sum(old.gpus for old in state.obsolete.values() if old.serves)
+        self.spare = serving if least <= 0 else serving - least
+        olds = {**state.outdated, **state.obsolete}
+        self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
+        self.spared = state.held is not None or state.failing or state.doubted
+        needed = {device for engine in state.wanted for device in engine.devices}
+        self.aside = {g for g, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
+        self.holder = {
+            device: group
+            for group, old in state.obsolete.items()
+            if group not in self.aside
+            for device in old.devices
+        }
+
+    # --- the rules, in order
+
+    def remove_unneeded(self) -> None:
+        """Engines whose GPUs no wanted engine needs: all that are more than the pool needs.
+
+        Where the mapping moved, they serve on until the engines that take their place do.
+        """
+        surplus = self._surplus()
+        for group, old in sorted(
+            ((group, self.state.obsolete[group]) for group in self.aside),
+            key=lambda found: (found[1].devices, found[0]),
+            reverse=True,
+        ):
+            if old.lives and self.spared and old.gpus > surplus:
+                continue
+            if self._affords({group}):
+                surplus -= old.gpus if old.lives else 0
+                self._take({group})
+
+    def _surplus(self) -> int:
+        """GPUs of living engines beyond what the pool needs, whichever engines have them."""
+        state = self.state
+        olds = [old for group, old in state.obsolete.items() if old.lives]
+        kept = state.alive * state.gpus
+        return sum(old.gpus for old in olds) + kept - len(state.wanted) * state.gpus
+
+    def remove_idle(self) -> None:
+        """What serves nobody stands in for nobody, unless it only misses a probe.
+
+        While it is held, or the revision that comes fails at its start, none goes that lives.
+        """
+        if self.state.held is Waits.FOR_ADMISSION:
+            return
+        for group, old in {**self.state.obsolete, **self.state.outdated}.items():
+            if not (old.serves or old.falters or (self.spared and old.lives)):
+                self._take({group})
+
+    def clear(self) -> None:
+        """Let old engines make way for those that need their GPUs, as the budget allows.
+
+        If nothing is on its way and the first step is larger than the budget, it is taken all the
+        same: otherwise overlapping chains ([0,1],[2,3] → [1,2],[3,4]) would never move.
+        """
+        rooms, tries = self._rooms(), MOST_TRIES
+        moving = self._in_progress()
+        blocked = [(e, found) for e in self.state.wanted if (found := self._blockers(e))]
+        fits = {e.group: rooms is None or rooms.fits_after(self._olds(b)) for e, b in blocked}
+        for engine, _ in sorted(
+            blocked, key=lambda b: (not fits[b[0].group], self._cost(b[1]), b[0].rank)
+        ):
+            leaving = self._blockers(engine)
+            fit = rooms is None or rooms.fits_after(self._olds(leaving))
+            if rooms is not None and not fit and tries:
+                tries -= 1
+                leaving |= self._others_there(rooms, leaving)
+            cost = self._cost(leaving)
+            if self._affords(leaving) or (fit and not moving):
+                self._take(leaving)
+                moving = True
+                if rooms is not None:
+                    rooms.leave(self._olds(leaving))
+                    rooms.come()
+            elif not fit and not moving and self.lacks_room is None:
+                self._say_no_room(engine.group, cost)
+            if self.spare <= 0 and moving:
+                return
+
+    def make_room(self) -> None:
+        """The scheduler finds no place: old engines of one node go until one has room."""
+        state = self.state
+        if self.gone:
+            return  # see first what that brings
+        most = state.gpus - 1  # the scheduler says that no node has enough
+        at_most = {node: min(count, most) for node, count in state.free.items()}
+        found = places.room(state.gpus, self._movable(), at_most)
+        if found is None:
+            return  # no old engine stands where one would fit: it waits like any pod
+        cost = self._cost(found)
+        if self._affords(found):
+            self._take(found)
+        elif not self._in_progress():
+            self._say_no_room(state.stuck[0], cost)
+
+    def replace_outdated(self) -> None:
+        """Engines of an older revision: those that falter first, and from the top."""
+        ranks = {engine.group: engine.rank for engine in self.state.wanted}
+        olds = self.state.outdated
+        left = olds.keys() - self.gone
+        for group in sorted(left, key=lambda g: (not olds[g].falters, -ranks[g])):
+            if not self._affords({group}):
+                return
+            self._take({group})
+
+    def keep_but_one(self) -> None:
+        """Of all that could make way no more goes than one new engine needs, and nothing while one
+        can be made: what becomes of that one is to be seen first."""
+        state = self.state
+        kept = {g for g in self.aside if g in self.gone}
+        could, self.gone = self.gone - kept, kept
+        free = (e for e in state.wanted if e.group in state.missing and not self._blockers(e))
+        if next(free, None) is not None:
+            return
+        ways = [frozenset({group}) for group in could & state.outdated.keys()]
+        ways += [b for e in state.wanted if (b := frozenset(self._blockers(e))) and b <= could]
+        olds = {**state.outdated, **state.obsolete}
+
+        def harm(way: Set[GroupName]) -> tuple[int, int, int, list[GroupName]]:
+            lives = sum(olds[group].lives for group in way)
+            return self._cost(way), lives, len(way), sorted(way)
+
+        self.gone |= min(ways, key=harm, default=frozenset())
+
+    # --- what comes of it
+
+    def waiting(self) -> Waiting | None:
+        """What the rest of the change waits for, if not simply for engines to start."""
+        left = (self.state.outdated.keys() | set(self.holder.values())) - self.gone
+        if not left:
+            return None
+        if self.state.held is not None:
+            return Waiting(what=self.state.held)
+        if self.lacks_room is not None:
+            return self.lacks_room
+        if self.state.closed and not self.gone and not self.state.failing:
+            return Waiting(what=Waits.FOR_WEIGHTS, engines=len(self.state.closed))
+        return None
+
+    # --- how they count
+
+    def _cost(self, groups: Iterable[GroupName]) -> int:
+        """GPUs that serve now and would not if these went."""
+        total = 0
+        for group in set(groups) - self.gone:
+            old = self.state.obsolete.get(group)
+            if old is not None:
+                total += old.gpus if old.serves else 0
+            elif group in self.state.serving:
+                total += self.state.gpus
+        return total
+
+    def _faltering(self, groups: Iterable[GroupName]) -> int:
+        """GPUs of those among them that miss a probe at this moment."""
+        olds = (self._old(group) for group in set(groups) - self.gone)
+        return sum(old.gpus for old in olds if old is not None and old.falters)
+
+    def _old(self, group: GroupName) -> Old | None:
+        return self.state.obsolete.get(group) or self.state.outdated.get(group)
+
+    def _affords(self, groups: Set[GroupName]) -> bool:
+        """Whether these may go by the budget; what neither serves nor falters always may."""
+        cost, faltering = self._cost(groups), self._faltering(groups)
+        if cost > max(0, self.spare):
+            return False
+        return not faltering or cost + faltering <= self.beyond
+
+    def _take(self, groups: Set[GroupName]) -> None:
+        cost = self._cost(groups)
+        self.beyond -= cost + self._faltering(groups)
+        self.spare -= cost
+        self.gone |= groups
+
+    def _blockers(self, engine: Engine) -> Set[GroupName]:
+        found = {self.holder[device] for device in engine.devices if device in self.holder}
+        return found - self.gone
+
+    def _in_progress(self) -> bool:
+        """Whether an engine is on its way already: it has its GPUs and does not serve yet."""
+        stuck = set(self.state.stuck)
+        return any(
+            engine.group not in self.state.serving
+            and engine.group not in stuck
+            and not self._blockers(engine)
+            for engine in self.state.wanted
+        )
+
+    def _others_there(self, rooms: places.Rooms, leaving: Set[GroupName]) -> Set[GroupName]:
+        """Who goes beside these so that one node gets room; nobody, where none can have it."""
+        after = places.Rooms(rooms.free, self.state.gpus, rooms.waiting)
+        after.leave(self._olds(leaving))
+        movable = self._movable(leaving)
+        return places.room(self.state.gpus, movable, after.free) or frozenset()
+
+    def _olds(self, groups: Set[GroupName]) -> list[Old]:
+        return [self.state.obsolete[g] for g in sorted(groups) if g in self.state.obsolete]
+
+    def _movable(self, but: Set[GroupName] = frozenset()) -> Mapping[GroupName, Old]:
+        """The old engines whose going leaves more room than what replaces them takes."""
+        smaller = {g: o for g, o in self.state.outdated.items() if o.gpus < self.state.gpus}
+        every = {**smaller, **self.state.obsolete}
+        return {group: every[group] for group in every.keys() - self.gone - but}
+
+    def _rooms(self) -> places.Rooms | None:
+        """What is free on each node once those that have a way to go have gone and come."""
+        state = self.state
+        if not state.free_known:
+            return None
+        rooms = places.Rooms(state.free, state.gpus)
+        rooms.leave(self._olds(self.gone))
+        placed = state.serving | state.placed
+        for engine in state.wanted:
+            if engine.group not in placed and not self._blockers(engine):
+                rooms.come()
+        return rooms
+
+    def _say_no_room(self, group: GroupName, cost: int) -> None:
+        more = -(-(cost - self.spare) // self.state.gpus)
+        needed = min(len(self.state.wanted), self.state.max_unavailable + more)
+        said = self.state.lacking
+        self.lacks_room = Waiting(what=Waits.FOR_ROOM, group=group, needed=needed, lacking=said)

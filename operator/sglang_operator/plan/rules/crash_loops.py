@@ -1,0 +1,27 @@
+"""Rule: the operator takes over from the kubelet's crash loop.  Pure.
+
+Kubelet starts the container of an ungated engine again, for ever.  One that fails at its start
+gets a new pod instead, which stays when it fails (``desired`` gives it restartPolicy Never), so
+that the next failures are counted here.
+"""
+
+from sglang_operator.diagnosis import causes
+from sglang_operator.plan import startup
+from sglang_operator.plan.step import Step
+
+
+def take_over_crash_loops(step: Step) -> None:
+    """An engine whose container was started again in place, and fails at its start, goes."""
+    for engine in step.pool.running:
+        pods = step.pods(engine.group)
+        pod = pods.kept
+        if pod is None or pod.restarts == 0 or pod.last_termination is None:
+            continue
+        told = causes.of_termination(pod, pod.last_termination, step.about)
+        streak = startup.streak_in_place(pod, told)
+        if streak is None or not step.is_current(pod):
+            continue
+        step.remove(pod, f"its container fails at its start: {told.reason}")
+        pods.live.remove(pod)
+        step.taken_over.append(pod)
+        step.create(engine, reason=f"pod {pod.name} is taken over", failures=1, streak=streak)

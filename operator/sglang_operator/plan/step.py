@@ -1,0 +1,221 @@
+"""One pass of the planner: the pods of each engine, and what the rules decided about them.  Pure.
+
+The rules (``plan.rules``) read it and write into it; nothing outlives the pass.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from sglang_operator.api import spec
+from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.diagnosis import causes
+from sglang_operator.observed import health
+from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.health import Health
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.plan import footing, startup
+from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
+from sglang_operator.plan.rollout import Waiting
+from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
+from sglang_operator.pool.resolve import Engine, Pool
+from sglang_operator.pool.tuning import Tuning
+
+# A pool has thousands of pods, and members of an Enum take long to look up.
+_UP, _ENDED, _LOST, _DYING = Health.UP, Health.ENDED, Health.LOST, Health.DYING
+
+
+@dataclass(kw_only=True, slots=True)
+class EnginePods:
+    """The pods of one engine, wanted or not, sorted by what may be done with them."""
+
+    live: list[ObservedPod] = field(default_factory=list)  # the one to keep comes first
+    lost: list[ObservedPod] = field(default_factory=list)
+    dying: list[ObservedPod] = field(default_factory=list)
+    ended: list[ObservedPod] = field(default_factory=list)
+    highest: int = -1  # attempt
+
+    @property
+    def kept(self) -> ObservedPod | None:
+        """The pod that stands for the engine."""
+        return self.live[0] if self.live else None
+
+    @property
+    def last_ended(self) -> ObservedPod | None:
+        """The latest attempt among the pods that ended."""
+        return max(self.ended, key=lambda pod: pod.attempt, default=None)
+
+
+NO_PODS = EnginePods()
+
+
+class Step:
+    """The snapshot of one pass, and the lists that its rules let grow."""
+
+    def __init__(self, pool: Pool, observed: Observed, now: float) -> None:
+        self.pool = pool
+        self.observed = observed
+        self.now = now
+        self.policy = pool.spec.restart
+        self.about = causes.context(pool)
+        self.silence = health.silence_seen(observed, now)
+        self.nodes = health.Believed(observed.nodes, self.silence, health.falls_seen(observed))
+        self.wanted: dict[GroupName, Engine] = {e.group: e for e in pool.running}
+        self.lingering = tuple(pod for pod in observed.pods if health.lingers(pod, now))
+        self.healths: dict[Uid, Health] = {}
+        # Where an engine without a pod stands; how it stands is known only after all rules.
+        self.podless: dict[GroupName, EngineState] = {}
+        self.groups = self._sorted_pods()
+        # What is decided.
+        self.removals: dict[Uid, RemovePod] = {}
+        self.creates: list[CreateEngine] = []
+        self.wakes: list[float] = []
+        self.taken_over: list[ObservedPod] = []
+        self.hung: list[HungPod] = []
+        self.waiting: Waiting | None = None
+        self.tuned: Tuning | None = None
+
+    def _sorted_pods(self) -> Mapping[GroupName, EnginePods]:
+        groups: dict[GroupName, EnginePods] = defaultdict(EnginePods)
+        waits = self.policy.on_node_lost is spec.OnNodeLost.WAIT
+        for pod in self.observed.pods:
+            group = groups[pod.group]
+            group.highest = max(group.highest, pod.attempt)
+            state = health.health(pod, self.nodes, self.policy, self.now)
+            self.healths[pod.uid] = state
+            if pod.uid in self.observed.unread:
+                self.podless[pod.group] = EngineState.BACKOFF
+            elif state is _ENDED:
+                # A pod that is deleted after its end is a tombstone all the same.
+                group.ended.append(pod)
+            elif state is _LOST and not waits:
+                group.lost.append(pod)
+            elif state is _DYING:
+                group.dying.append(pod)
+            else:
+                group.live.append(pod)
+        for name, highest in self.observed.taken.items():
+            groups[name].highest = max(groups[name].highest, highest)
+        for group in groups.values():
+            if len(group.live) > 1:
+                group.live.sort(key=self._preference)
+        return groups
+
+    def _preference(self, pod: ObservedPod) -> tuple[int, bool, bool, float, int]:
+        """The pod to keep comes first: nearest to its clients, of the present revision, oldest.
+
+        One that was on its way out when its node was lost never comes back, waited for or not.
+        A lower attempt is not always older: an operator that sees an old world may give it again.
+        """
+        far = footing.distance(pod, self.healths[pod.uid])
+        return far, pod.dying, not self.is_current(pod), pod.created, pod.attempt
+
+    # --- what rules ask
+
+    def is_current(self, pod: ObservedPod) -> bool:
+        """Whether the pod runs as one of the present revision would."""
+        return pod.revision in self.pool.accepted
+
+    def is_up(self, pod: ObservedPod | None) -> bool:
+        """Whether the engine in this pod answers."""
+        return pod is not None and self.healths[pod.uid] is _UP
+
+    def pods(self, name: GroupName) -> EnginePods:
+        """The pods of this engine."""
+        return self.groups.get(name, NO_PODS)
+
+    def streak(self, ended: ObservedPod | None) -> FailureStreak | None:
+        """The failures at its start that this pod is the last of, if it ended in one."""
+        return startup.streak(ended, causes.of_end(ended, self.about)) if ended else None
+
+    @cached_property
+    def starts(self) -> CanaryStart:
+        """``present_starts`` as it was when a rule first asked: rules tell it what they begin."""
+        return self.present_starts()
+
+    def present_starts(self) -> CanaryStart:
+        """Which engines may be started again after failures, by the pods that are left now."""
+        states = [self._startup_state(name) for name in self.wanted]
+        return CanaryStart(states, self.pool.revision, self.policy.startup_budget)
+
+    def _startup_state(self, name: GroupName) -> StartupState:
+        pods = self.pods(name)
+        pod, last = pods.kept, pods.last_ended
+        current = pod if pod is not None and self.is_current(pod) else None
+        if current is not None or (last is not None and not self.is_current(last)):
+            last = None
+        return StartupState(group=name, up=self.is_up(pod), pod=current, streak=self.streak(last))
+
+    # --- what rules decide
+
+    def remove(self, pod: ObservedPod, reason: str, *, replaced: bool = False) -> None:
+        """The pod is to be deleted, unless it is being deleted already."""
+        if not pod.deleting:
+            removal = RemovePod(pod=pod, reason=reason, replaced=replaced)
+            self.removals.setdefault(pod.uid, removal)
+
+    def create(
+        self, engine: Engine, *, reason: str, failures: int = 0, streak: FailureStreak | None = None
+    ) -> None:
+        """The engine gets a pod, of the next attempt, after these failures."""
+        attempt = self.pods(engine.group).highest + 1
+        self.creates.append(
+            CreateEngine(
+                engine=engine, attempt=attempt, failures=failures, reason=reason, streak=streak
+            )
+        )
+        if streak is not None:
+            self.starts.begin(streak)
+        # Its pod comes with the next snapshot; until then nothing else is done for the engine.
+        self.podless[engine.group] = EngineState.CREATING
+
+    # --- what comes of it
+
+    def plan(self) -> Plan:
+        """All that was decided, and how the engines stand."""
+        groups = self.groups.values()
+        self.wakes += self._losses()
+        ended = tuple(pod for group in groups for pod in group.ended)
+        return Plan(
+            creates=tuple(self.creates),
+            removals=tuple(self.removals.values()),
+            engines=self.engines(),
+            obsolete=sum(len(g.live) for n, g in self.groups.items() if n not in self.wanted),
+            ended=ended,
+            lost=tuple(
+                LostPod(pod=pod, since=node.ready_changed)
+                for group in groups
+                for pod in group.lost
+                if (node := self.nodes.get(pod.node))
+            ),
+            silence=self.silence,
+            disrupted=tuple(pod for group in groups for pod in group.dying if pod.disruption),
+            hung=tuple(self.hung),
+            taken_over=tuple(self.taken_over),
+            stalls=tuple(self.starts.stalls()) if ended else (),
+            tuning=self.tuned or self.pool.tuning,
+            waiting=self.waiting,
+            lingering=self.lingering,
+            at=self.now,
+            untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
+            wake_at=min(self.wakes, default=None),
+        )
+
+    def _losses(self) -> list[float]:
+        """When the next pod will count as lost, or as one that lingers."""
+        pods, now = self.observed.pods, self.now
+        loss = health.next_loss(pods, self.nodes, self.policy, now)
+        return [time for time in (loss, health.next_lingering(pods, now)) if time is not None]
+
+    def engines(self) -> tuple[EngineStatus, ...]:
+        """How each wanted engine stands."""
+        return tuple(map(self._status, self.pool.running))
+
+    def _status(self, engine: Engine) -> EngineStatus:
+        pod = self.pods(engine.group).kept
+        if pod is None:
+            state = self.podless.get(engine.group, EngineState.CREATING)
+            return EngineStatus(engine=engine, state=state)
+        current = self.is_current(pod)
+        return EngineStatus.of(engine, (pod,), (self.healths[pod.uid],), current=current)

@@ -1,1 +1,0 @@
-"""Decisions: what there should be, and the next step towards it.  Pure."""

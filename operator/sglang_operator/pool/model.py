@@ -1,0 +1,117 @@
+"""A pool as it should be: its engines, their GPUs and how each is started.  Pure data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sglang_operator.api import errors, names, pod_template
+from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
+from sglang_operator.engine import arguments, model_size, versions
+from sglang_operator.engine.arguments import ANY_ADDRESS
+from sglang_operator.pool import shares
+from sglang_operator.pool.tuning import Tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The object a pool comes from; children refer to it by its UID."""
+
+    name: str
+    namespace: str
+    uid: names.Uid
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """One engine: identified by its group, addressed by its rank (ROLL's dp_rank)."""
+
+    rank: int
+    group: names.GroupName
+    devices: tuple[int, ...]
+    pods: int = 1  # that it runs in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A pool that can be run."""
+
+    owner: Owner
+    spec: PoolSpec
+    image: str
+    version: versions.Version
+    features: versions.Features
+    engines: tuple[Engine, ...]  # the capacity, by rank
+    active: int  # engines to run: the ranks below it
+    arguments: arguments.Arguments
+    environment: Mapping[str, str]
+    gate: WeightsGate  # resolved: never Auto
+    no_sync: str  # why no trainer may sync these engines; empty: it may
+    template: pod_template.Overlay
+    sampling: Mapping[str, object]
+    revision: str
+    warnings: tuple[errors.Problem, ...]
+    tuning: Tuning | None = None  # in force
+    base_revision: str = ""  # of the spec as it is written, without the tuning
+    # Revisions of pods that run as well as those of the present one would: what was tuned since
+    # reaches them with their next pod.
+    accepted: frozenset[str] = frozenset()
+    # Where engines listen.  It is the cluster's, not the spec's, and no part of the revision.
+    host: str = ANY_ADDRESS
+
+    @property
+    def saves_memory(self) -> bool:
+        """Whether its engines can release their memory."""
+        return arguments.MEMORY_SAVER in self.argv
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command line of every engine, as its pod has it."""
+        own = self.spec.network.listen_on_pod_ip
+        return arguments.listening(self.arguments.argv, arguments.POD_IP if own else self.host)
+
+    @property
+    def bounds(self) -> TuneRange | None:
+        """Within which mem_fraction_static may be tuned; None: it may not."""
+        tune = self.spec.restart.auto_tune
+        return tune.mem_fraction_static if tune is not None else None
+
+    @property
+    def gated(self) -> bool:
+        """Whether requests are kept away until somebody says that the weights are right."""
+        return self.gate is not WeightsGate.OFF
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one engine."""
+        return self.spec.num_gpus_per_worker
+
+    @property
+    def max_unavailable(self) -> int:
+        """Engines that may be out of service for the sake of a change."""
+        return shares.engines(self.spec.rollout.max_unavailable, self.active)
+
+    @property
+    def startup_seconds(self) -> int:
+        """How long an engine may take from its container's start to its first healthy answer."""
+        given = self.spec.startup.timeout_seconds
+        if given is not None:
+            return given
+        model = self.spec.model_args.get("model_name_or_path")
+        return model_size.startup_seconds(str(model), self.arguments.load_format)
+
+    @property
+    def running(self) -> tuple[Engine, ...]:
+        """The engines to run, by rank."""
+        return self.engines[: self.active]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A pool that cannot be run, and everything that is wrong with it."""
+
+    owner: Owner
+    problems: tuple[errors.Problem, ...]
+
+    @property
+    def errors(self) -> tuple[errors.Problem, ...]:
+        return tuple(p for p in self.problems if p.severity is errors.Severity.ERROR)

@@ -1,0 +1,1 @@
+"""Plan × observed × outcome → the status and the Events, by kstatus' rules.  Pure."""

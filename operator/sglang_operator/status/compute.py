@@ -1,0 +1,476 @@
+"""Plan × observed × outcome → status, by kstatus' rules.  Pure.
+
+``compute`` gives the whole status; ``events`` what is worth an Event between two of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_operator.api import conditions, errors, names, redaction, spec, texts
+from sglang_operator.api.conditions import Condition
+from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.model import EngineReport, Observed
+from sglang_operator.plan.plan import Plan
+from sglang_operator.plan.rollout import Waits
+from sglang_operator.pool import shared_memory, tuning
+from sglang_operator.pool.resolve import Pool, Refused
+from sglang_operator.status import failures, holdups, reported, stored, waits
+from sglang_operator.weights.lease_state import Phase, Transaction
+
+MAX_WARNINGS = 32
+MAX_MESSAGE = 2048
+MAX_HISTORY = 10
+# What a refused spec says nothing about stays as it was.
+KEPT = ("revision", "resolved", "reported", "placement", "weights", "tuning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What kept the executor from carrying out a plan, in condition form."""
+
+    reason: str
+    message: str
+    stalled: bool = False  # only a human can help
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """The engines of a pool, counted by where they stand."""
+
+    desired: int
+    up: int
+    in_service: int
+    created: int
+    updated: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Tally":
+        engines = plan.engines
+        return cls(
+            desired=len(engines),
+            up=len(engines) - plan.coming,
+            in_service=sum(engine.in_service for engine in engines),
+            created=sum(engine.created for engine in engines),
+            updated=sum(engine.updated for engine in engines),
+        )
+
+
+def compute(
+    pool: Pool,
+    plan: Plan,
+    weights: WeightsPlan,
+    *,
+    ignored: Sequence[str],
+    troubles: Sequence[Trouble],
+    previous: Mapping[str, Any],
+    now: float,
+    reports: Mapping[str, EngineReport] | None = None,
+) -> dict[str, Any]:
+    """The status of a pool that can be run."""
+    previous = stored.understood(previous)
+    tally = Tally.of(plan)
+    said = reported.reported(pool, plan.engines, reports or {}, previous)
+    seen = failures.seen(pool, plan)
+    remembered = failures.merge(previous.get("lastFailures", []), seen)
+    wanted = _conditions(pool, plan, weights, tally, troubles, seen, remembered)
+    status: dict[str, Any] = {
+        "observedGeneration": pool.owner.generation,
+        "conditions": conditions.merge(
+            previous.get("conditions", []),
+            wanted,
+            generation=pool.owner.generation,
+            now=failures.rfc3339(now),
+        ),
+        "replicas": tally.created,
+        "selector": names.selector_text(pool.owner.name),
+        "readySummary": f"{tally.up}/{tally.desired}",
+        "syncedSummary": f"{_synced(pool, weights, tally)}/{tally.desired}",
+        "weights": _weights(weights, previous.get("weights", {})),
+        "engines": {
+            "desired": tally.desired,
+            "created": tally.created,
+            "up": tally.up,
+            "inService": tally.in_service,
+            "gpus": tally.desired * pool.gpus,
+        },
+        "revision": pool.revision,
+        "placement": pool.spec.placement.mode.value,
+        "resolved": {
+            "image": pool.image,
+            "engineVersion": str(pool.version),
+            "numGpusPerWorker": pool.gpus,
+            "tensorParallelSize": pool.arguments.tp_size,
+            "gate": pool.gate.value,
+            "loadFormat": pool.arguments.load_format,
+        },
+    }
+    if said:
+        status["reported"] = said
+    if plan.tuning is not None and pool.bounds is not None:
+        status["tuning"] = tuning.written(plan.tuning, pool.bounds)
+    warnings = [
+        *pool.warnings,
+        *reported.warnings(pool, said, plan.engines),
+        *shared_memory.of_limits(pool.template, pool.gpus, (p.memory_limit for p in plan.pods)),
+    ]
+    return status | _lists(ignored, warnings, remembered)
+
+
+def compute_refused(
+    refused: Refused,
+    observed: Observed,
+    *,
+    ignored: Sequence[str],
+    previous: Mapping[str, Any],
+    now: float,
+) -> dict[str, Any]:
+    """The status of a pool whose spec is wrong: its pods stay as they are, and it says why."""
+    previous = stored.understood(previous)
+    found = refused.errors
+    message = _bounded("; ".join(str(problem) for problem in found))
+    reason = found[0].reason
+    abnormal = conditions.STALLED
+    if observed.leaving:
+        abnormal, reason = conditions.RECONCILING, conditions.TERMINATING
+        message = _bounded(observed.leaving)
+    wanted = [
+        Condition(type=conditions.READY, status=conditions.FALSE, reason=reason, message=message),
+        conditions.abnormal(abnormal, reason, message),
+    ]
+    alive = [pod for pod in observed.pods if not pod.ended and not pod.dying]
+    up = sum(pod.containers_ready for pod in alive)
+    in_service = sum(pod.ready for pod in alive)
+    synced = sum(pod.reachable for pod in alive)
+    engines = previous.get("engines", {})
+    desired = engines.get("desired", 0)
+    kept = {key: previous[key] for key in KEPT if key in previous}
+    status: dict[str, Any] = {
+        "observedGeneration": refused.owner.generation,
+        "conditions": conditions.merge(
+            previous.get("conditions", []),
+            wanted,
+            generation=refused.owner.generation,
+            now=failures.rfc3339(now),
+        ),
+        "replicas": len(observed.pods),
+        "selector": names.selector_text(refused.owner.name),
+        "readySummary": f"{up}/{desired}",
+        "syncedSummary": f"{synced}/{desired}",
+        "engines": {
+            "desired": desired,
+            "created": len(observed.pods),
+            "up": up,
+            "inService": in_service,
+            "gpus": engines.get("gpus", 0),
+        },
+        **kept,
+    }
+    warnings = [p for p in refused.problems if p.severity is errors.Severity.WARNING]
+    return status | _lists(ignored, warnings, previous.get("lastFailures", []))
+
+
+def _lists(
+    ignored: Sequence[str],
+    warnings: Sequence[errors.Problem],
+    remembered: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The lists of the status; an empty one is left out."""
+    lists = {
+        "ignoredFields": list(ignored),
+        "warnings": [
+            {"reason": p.reason, "field": p.field, "message": _bounded(p.message)}
+            for p in warnings[:MAX_WARNINGS]
+        ],
+        "lastFailures": list(remembered),
+    }
+    return {key: value for key, value in lists.items() if value}
+
+
+def _synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> int:
+    """SYNCED: engines whose gate is open; without a gate, those that serve."""
+    return weights.synced if pool.gated else tally.in_service
+
+
+def _weights(weights: WeightsPlan, previous: Mapping[str, Any]) -> dict[str, Any]:
+    current = weights.transaction
+    told: dict[str, Any] = {
+        "epoch": weights.epoch,
+        "phase": current.phase.value,
+        "version": current.version,
+        "synced": weights.synced,
+        "holding": weights.holding,
+        "skew": weights.skew,
+        "message": redaction.in_words(current.message) if current.phase is Phase.ABORTED else "",
+        "history": _history(current, previous.get("history", [])),
+    }
+    return {key: value for key, value in told.items() if value not in ("", [])}
+
+
+def _history(
+    current: Transaction, previous: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The last commits, the latest first."""
+    if current.phase is not Phase.COMMITTED or not current.committed:
+        return list(previous)
+    entry = {
+        "version": current.version,
+        "engines": len(current.instances),
+        "seconds": round(max(0.0, current.committed - current.begun), 3),
+        "committed": failures.rfc3339(current.committed),
+        "transaction": current.id,
+    }
+    if previous and previous[0].get("transaction") == current.id:
+        return list(previous)
+    return [entry, *previous][:MAX_HISTORY]
+
+
+def _bounded(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
+
+
+# --- conditions, in the order in which kstatus walks them
+
+
+def _conditions(
+    pool: Pool,
+    plan: Plan,
+    weights: WeightsPlan,
+    tally: Tally,
+    troubles: Sequence[Trouble],
+    seen: Sequence[failures.Failure],
+    remembered: Sequence[Mapping[str, Any]],
+) -> list[Condition]:
+    negative = _negative(pool, plan, tally, troubles, seen, remembered)
+    return [
+        _ready(pool, tally, negative),
+        *negative,
+        _engines_ready(tally, negative),
+        _devices_assigned(pool, plan),
+        _weights_synced(pool, weights, tally),
+    ]
+
+
+def _negative(
+    pool: Pool,
+    plan: Plan,
+    tally: Tally,
+    troubles: Sequence[Trouble],
+    seen: Sequence[failures.Failure],
+    remembered: Sequence[Mapping[str, Any]],
+) -> list[Condition]:
+    """The abnormal conditions: at most one of Stalled and Reconciling, and Suspended."""
+    found: list[Condition] = []
+    stalled = next((trouble for trouble in troubles if trouble.stalled), None) or _stalled(
+        pool, plan
+    )
+    progress = None if stalled else _progress(pool, plan, tally, troubles, seen, remembered)
+    if stalled:
+        found.append(
+            conditions.abnormal(conditions.STALLED, stalled.reason, _bounded(stalled.message))
+        )
+    elif progress:
+        found.append(conditions.abnormal(conditions.RECONCILING, *progress))
+    if pool.spec.suspend:
+        found.append(
+            conditions.abnormal(conditions.SUSPENDED, conditions.SUSPENDED_REASON, texts.SUSPENDED)
+        )
+    return found
+
+
+def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
+    """Engines that are given up; of several causes the one with most engines is told."""
+    worst = max(plan.stalls, key=lambda stall: len(stall.groups), default=None)
+    if worst is None:
+        waiting = plan.waiting
+        if waiting is None or waiting.what is not Waits.FOR_ROOM:
+            return None
+        text = waits.message(pool, waiting)
+        if told := holdups.lingering(pool, plan):
+            text = f"{told[1]}; {text}"
+        return Trouble(reason=conditions.NO_ROOM, message=text, stalled=True)
+    cause = worst.cause
+    message = texts.STALLED.format(
+        engines=texts.engines(len(worst.groups)),
+        restarts=worst.restarts,
+        reason=cause.reason,
+        message=cause.message,
+        advice=cause.advice,
+    )
+    return Trouble(reason=cause.reason, message=message, stalled=True)
+
+
+def _progress(
+    pool: Pool,
+    plan: Plan,
+    tally: Tally,
+    troubles: Sequence[Trouble],
+    seen: Sequence[failures.Failure],
+    remembered: Sequence[Mapping[str, Any]],
+) -> tuple[str, str] | None:
+    """Reason and message of what is still to happen, the most telling first."""
+    if troubles:
+        return troubles[0].reason, _bounded(troubles[0].message)
+    for check in (holdups.lost, _failing, holdups.waiting, holdups.lingering, holdups.pending):
+        if told := check(pool, plan, seen):
+            return told[0], _bounded(told[1])
+    if told := _retrying(plan, tally, remembered):
+        return told
+    if plan.waiting is not None:
+        return conditions.ROLLOUT_WAITING, waits.message(pool, plan.waiting)
+    if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
+        return conditions.ROLLING_UPDATE, texts.ROLLING.format(
+            updated=tally.updated,
+            desired=tally.desired,
+            revision=pool.revision,
+            budget=pool.max_unavailable,
+        )
+    if tally.created < tally.desired:
+        message = texts.CREATING.format(up=tally.up, desired=tally.desired, created=tally.created)
+        return conditions.CREATING, message
+    if tally.up < tally.desired:
+        return conditions.ENGINES_STARTING, texts.STARTING.format(
+            up=tally.up, desired=tally.desired, phases=holdups.phases(plan)
+        )
+    if plan.obsolete:
+        return conditions.SCALING, texts.SCALING.format(obsolete=plan.obsolete)
+    return None
+
+
+def _moving(pool: Pool, plan: Plan) -> bool:
+    """Whether an outdated engine is going to be replaced: those below the partition are not."""
+    partition = pool.spec.rollout.partition
+    return any(not engine.current and engine.rank >= partition for engine in plan.engines)
+
+
+def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[str, str] | None:
+    """Engines that wait after a failure, or are started again in place, and what they died of."""
+    waiting = {
+        engine.group
+        for engine in plan.down
+        if engine.state is EngineState.BACKOFF or engine.restarting
+    }
+    if not waiting:
+        return None
+    engines = texts.engines(len(waiting))
+    cause = next((f for f in reversed(seen) if f.group in waiting), None)
+    if cause is None:
+        return conditions.ENGINES_FAILING, texts.FAILING_UNKNOWN.format(engines=engines)
+    message = texts.FAILING.format(
+        engines=engines, reason=cause.reason, message=cause.message, advice=cause.advice
+    )
+    return conditions.ENGINES_FAILING, _bounded(message)
+
+
+def _retrying(
+    plan: Plan, tally: Tally, remembered: Sequence[Mapping[str, Any]]
+) -> tuple[str, str] | None:
+    """Engines that start after a failure: its cause stays in sight until they are up."""
+    ended = {pod.group for pod in plan.ended}  # some of them have no other pod yet
+    again = {
+        engine.group
+        for engine in plan.down
+        if (engine.failures if engine.exists else engine.group in ended)
+    }
+    found = [entry for entry in remembered if not again.isdisjoint(entry.get("engines", ()))]
+    if not found:
+        return None
+    last = max(found, key=lambda entry: str(entry["lastTime"]))
+    told = {"reason": last["reason"], "message": last["message"], "advice": last.get("advice", "")}
+    counts = {"up": tally.up, "desired": tally.desired, "engines": texts.engines(len(again))}
+    return conditions.ENGINES_FAILING, _bounded(texts.RETRYING.format(**counts, **told))
+
+
+def _ready(pool: Pool, tally: Tally, negative: Sequence[Condition]) -> Condition:
+    if negative:
+        first = negative[0]
+        return Condition(
+            type=conditions.READY,
+            status=conditions.FALSE,
+            reason=first.reason,
+            message=first.message,
+        )
+    text = texts.READY if tally.desired else texts.READY_EMPTY
+    if tally.updated < tally.created:
+        text = texts.READY_PAUSED
+    return Condition(
+        type=conditions.READY,
+        status=conditions.TRUE,
+        reason=conditions.POOL_READY,
+        message=text.format(
+            up=tally.up,
+            desired=tally.desired,
+            gpus=pool.gpus,
+            updated=tally.updated,
+            revision=pool.revision,
+        ),
+    )
+
+
+def _engines_ready(tally: Tally, negative: Sequence[Condition]) -> Condition:
+    complete = tally.up == tally.desired
+    reason = conditions.ALL_ENGINES_UP
+    if not complete:
+        reason = negative[0].reason if negative else conditions.ENGINES_STARTING
+    return Condition(
+        type=conditions.ENGINES_READY,
+        status=conditions.TRUE if complete else conditions.FALSE,
+        reason=reason,
+        message=texts.ENGINES_UP.format(up=tally.up, desired=tally.desired),
+    )
+
+
+def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
+    placed = [engine.nodes for engine in plan.engines if engine.placed]
+    complete = len(placed) == len(plan.engines)
+    text = texts.DEVICES_COUNTED if complete else texts.DEVICES_MISSING
+    return Condition(
+        type=conditions.DEVICES_ASSIGNED,
+        status=conditions.TRUE if complete else conditions.FALSE,
+        reason=conditions.COUNTED if complete else conditions.DEVICES_PENDING,
+        message=text.format(
+            gpus=len(placed) * pool.gpus,
+            nodes=len({node for nodes in placed for node in nodes}),
+            wanted=len(plan.engines) * pool.gpus,
+        ),
+    )
+
+
+def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition:
+    synced = _synced(pool, weights, tally)
+    current = weights.transaction
+    if current.version and current.memory_lost and pool.gated:
+        status, reason = conditions.FALSE, conditions.WEIGHTS_RELEASED
+        text = texts.WEIGHTS_RELEASED
+    elif current.phase is Phase.SLEEPING:
+        status, reason, text = conditions.FALSE, conditions.ASLEEP, texts.ASLEEP
+    elif pool.gate is spec.WeightsGate.OFF:
+        status, reason, text = conditions.TRUE, conditions.GATE_OFF, texts.GATE_OFF
+    elif tally.desired and synced == tally.desired:
+        status, reason, text = conditions.TRUE, conditions.SYNCED, texts.SYNCED
+    elif current.phase is Phase.ABORTED:
+        status, reason, text = conditions.FALSE, conditions.SYNC_ABORTED, texts.SYNC_ABORTED
+    elif pool.gate is spec.WeightsGate.VERSIONED and tally.desired:
+        status, reason, text = conditions.FALSE, conditions.WAITING_FOR_VERSION, texts.UNVERSIONED
+    elif tally.desired and weights.holding == tally.desired:
+        status, reason, text = conditions.FALSE, conditions.GATES_OPENING, texts.GATES_OPENING
+    else:
+        reason = conditions.WAITING_FOR_TRAINER if tally.desired else conditions.NO_ENGINES
+        status, text = conditions.FALSE, texts.WAITING_FOR_TRAINER
+    return Condition(
+        type=conditions.WEIGHTS_SYNCED,
+        status=status,
+        reason=reason,
+        message=_bounded(
+            text.format(
+                synced=synced,
+                holding=weights.holding,
+                covered=weights.covered,
+                released=" and ".join(current.released) or "GPU",
+                desired=tally.desired,
+                message=redaction.in_words(current.message),
+                phase=current.phase.value,
+            )
+        ),
+    )

@@ -1,0 +1,184 @@
+"""What the engines that are not up wait for, in the words of a status.  Pure."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sglang_operator.api import conditions, names, texts
+from sglang_operator.diagnosis import causes
+from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.model import ContainerKind, ObservedPod
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Phase:
+    """A part of an engine's way up; the first that fits is the one it is in."""
+
+    words: str
+    fits: Callable[[ObservedPod], bool]
+
+
+_PHASES = (
+    _Phase(words=texts.PHASE_GATED, fits=lambda pod: bool(pod.scheduling_gates and not pod.node)),
+    _Phase(
+        words=texts.PHASE_NO_SCHEDULER,
+        fits=lambda pod: not pod.node and not pod.scheduling and bool(pod.scheduler),
+    ),
+    _Phase(words=texts.PHASE_NODE, fits=lambda pod: not pod.node),
+    _Phase(
+        words=texts.PHASE_KUBELET,
+        fits=lambda pod: (
+            not (pod.engine_runs or pod.waiting_reason or pod.termination or pod.container_id)
+            and not pod.companions
+        ),
+    ),
+    _Phase(
+        words=texts.PHASE_INIT,
+        fits=lambda pod: (
+            pod.waiting_reason == "PodInitializing"
+            and any(c.kind is not ContainerKind.SIDECAR for c in pod.companions)
+        ),
+    ),
+    _Phase(
+        words=texts.PHASE_SANDBOX,
+        fits=lambda pod: pod.waiting_reason == "ContainerCreating" and not pod.has_sandbox,
+    ),
+    _Phase(
+        words=texts.PHASE_IMAGE,
+        fits=lambda pod: pod.waiting_reason in ("ContainerCreating", "PodInitializing"),
+    ),
+    _Phase(
+        words=texts.PHASE_AGAIN,
+        fits=lambda pod: pod.termination is not None or pod.waiting_reason == "CrashLoopBackOff",
+    ),
+    _Phase(words=texts.PHASE_COMPANION, fits=lambda pod: pod.engine_ready),
+    _Phase(words=texts.PHASE_LOADING, fits=lambda pod: True),
+)
+
+
+def phases(plan: Plan) -> str:
+    """How many of the engines that are not up are in which part of their way."""
+    found: Counter[str] = Counter()
+    for engine in plan.down:
+        if engine.exists:
+            # Of an engine of several pods the last one tells how far it is.
+            number, pod = min(
+                ((_phase(pod), pod) for pod in engine.members), key=lambda each: each[0]
+            )
+            container = pod.companions[0].name if pod.companions else names.ENGINE_CONTAINER
+            gates = ", ".join(pod.scheduling_gates)
+            words = _PHASES[number].words
+            found[words.format(scheduler=pod.scheduler, gates=gates, container=container)] += 1
+    return ", ".join(f"{count} {words}" for words, count in found.items())
+
+
+def _phase(pod: ObservedPod) -> int:
+    return next(number for number, phase in enumerate(_PHASES) if phase.fits(pod))
+
+
+def lost(_pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines that wait for their nodes: told to, or because too many nodes are silent at once."""
+    gone = [engine.lost_nodes for engine in plan.down if engine.state is EngineState.LOST]
+    if gone:
+        message = texts.NODE_LOST.format(engines=texts.engines(len(gone)), nodes=_nodes(gone))
+        return conditions.NODE_LOST, message
+    if plan.silence is None:
+        return None
+    silent = plan.silence.nodes
+    hit = [nodes for engine in plan.engines if (nodes := silent.intersection(engine.nodes))]
+    if not hit:
+        return None
+    return conditions.NODE_LOST, texts.NODES_SILENT.format(
+        engines=texts.engines(len(hit)),
+        nodes=_nodes(hit),
+        count=plan.silence.count,
+        total=plan.silence.total,
+    )
+
+
+def _nodes(found: Iterable[Iterable[str]]) -> str:
+    return ", ".join(sorted({node for nodes in found for node in nodes})[:5])
+
+
+def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Containers that kubelet cannot start, by the cause that most of them have."""
+    about = causes.context(pool)
+    found: Counter[Diagnosis] = Counter()
+    for engine in plan.down:
+        if held := causes.of_waiting(engine, about, plan.at):
+            found[held[1]] += 1
+    if not found:
+        return None
+    # By reason: the words differ with what a kubelet did last, and would make the count jump.
+    reason, count = Counter(told.reason for told in found.elements()).most_common(1)[0]
+    told = next(told for told, _ in found.most_common() if told.reason == reason)
+    message = texts.WAITING.format(
+        engines=texts.engines(count), message=told.message, advice=told.advice
+    )
+    return told.reason, message
+
+
+def lingering(pool: Pool, plan: Plan, _: object = None) -> tuple[str, str] | None:
+    """A pod that was to be gone long ago, where engines may wait for what it holds."""
+    if not plan.lingering or not (plan.coming or plan.obsolete):
+        return None
+    pod = min(plan.lingering, key=lambda each: (each.deletion_due, each.name))
+    count = len(plan.lingering) - 1
+    message = texts.LINGERING.format(
+        engines=texts.engines(plan.coming),
+        pod=pod.name,
+        node=pod.node or "<none>",
+        namespace=pool.owner.namespace,
+        more=texts.LINGERING_MORE.format(count=count) if count else "",
+    )
+    return conditions.POD_LINGERS, message
+
+
+# What the scheduler says of nodes that have the GPUs, and what helps.
+_UNFIT: tuple[tuple[str, str], ...] = (
+    ("untolerated taint", texts.DO_TOLERATE),
+    ("node affinity/selector", texts.DO_SELECT),
+    ("topology spread", texts.DO_SPREAD),
+    ("anti-affinity rules", texts.DO_SPREAD),
+    ("affinity rules", texts.DO_SPREAD),
+    ("Too many pods", texts.DO_ADD_NODES),
+    ("Insufficient ", texts.DO_ASK_LESS),
+)
+
+
+def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines for which the scheduler finds no node: for want of GPUs, or whatever it says."""
+    resource = pool.spec.placement.resource_name
+    told = [
+        engine
+        for engine in plan.down
+        if engine.state is EngineState.PENDING and engine.unschedulable
+        # Who holds them back is told as a part of their way.
+        if not engine.scheduling_gates
+    ]
+    short = [engine for engine in told if engine.lacks(resource)]
+    if short:
+        return (
+            conditions.DEVICES_PENDING,
+            texts.DEVICES_PENDING.format(
+                engines=texts.engines(len(short)),
+                gpus=pool.gpus,
+                resource=resource,
+                message="; ".join(filter(None, (plan.capacity, short[0].unschedulable))),
+            ),
+        )
+    if not told:
+        return None
+    said = told[0].unschedulable
+    advice = dict.fromkeys(advice for words, advice in _UNFIT if words in said)
+    return (
+        conditions.UNSCHEDULABLE,
+        texts.UNSCHEDULABLE.format(
+            engines=texts.engines(len(told)),
+            message=said,
+            advice="".join(f"; {each}" for each in advice),
+        ),
+    )

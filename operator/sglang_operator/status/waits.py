@@ -1,0 +1,35 @@
+"""What a change that does not go on is told with.  Pure."""
+
+from sglang_operator.api import texts
+from sglang_operator.plan.rollout import Waiting, Waits
+from sglang_operator.pool.resolve import Pool
+
+
+def message(pool: Pool, waiting: Waiting) -> str:
+    """Why it waits, and what lets it go on."""
+    value = waiting.needed or '"100%"'
+    command = texts.DO_ALLOW.format(
+        name=pool.owner.name, namespace=pool.owner.namespace, value=value
+    )
+    text = texts.ROLLOUT_WAITS_FOR_PLACE if waiting.lacking else _TEXTS[waiting.what]
+    return text.format(
+        name=pool.owner.name,
+        namespace=pool.owner.namespace,
+        engines=texts.engines(waiting.engines),
+        revision=pool.revision,
+        budget=pool.spec.rollout.max_unavailable,
+        gpus=pool.gpus,
+        resource=pool.spec.placement.resource_name,
+        group=waiting.group,
+        lacking=waiting.lacking,
+        command=command,
+    )
+
+
+_TEXTS = {
+    Waits.FOR_SYNC: texts.ROLLOUT_WAITS_FOR_SYNC,
+    Waits.FOR_WAKE: texts.ROLLOUT_WAITS_FOR_WAKE,
+    Waits.FOR_WEIGHTS: texts.ROLLOUT_WAITS_FOR_WEIGHTS,
+    Waits.FOR_ROOM: texts.ROLLOUT_WAITS_FOR_ROOM,
+    Waits.FOR_ADMISSION: texts.ROLLOUT_WAITS_FOR_ADMISSION,
+}

@@ -1,0 +1,60 @@
+"""What the operator writes into a weights Lease that was deleted, emptied or made anew by others.
+
+Nobody begins anything by it for as long as whoever lost it may take to notice.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Transaction
+
+
+def forgotten(
+    state: Transaction,
+    operator: steps.Trainer,
+    *,
+    asleep: Mapping[str, frozenset[str] | None],
+    message: str,
+    now: float,
+) -> Transaction:
+    """What the operator leaves of a Lease that does not know any more what it said of gates.
+
+    It was deleted, emptied or made anew, maybe during a sync: nobody can say what engines hold.
+    The operator holds it for as long as the trainer who lost it may take to notice.  Those that
+    slept are woken by the next sync, of the tags that each one's pod names.  None: it does not say,
+    as of operators before, and the usual ones are taken.  Should it be fewer, the engine dies of
+    being woken, at once and behind a closed gate; of memory that is taken for resumed and is not
+    it would die later, of its first request.
+    """
+    slept = {
+        run: frozenset(lease_state.SLEEP_TAGS) if tags is None else tags
+        for run, tags in asleep.items()
+    }
+    released = frozenset().union(*slept.values())
+    return dataclasses.replace(
+        steps.aborted(state, message),
+        released=lease_state.in_order(released),
+        asleep=tuple(sorted(slept)),
+        woken=frozenset(f"{run}/{tag}" for run, tags in slept.items() for tag in released - tags),
+        holder=operator.holder,
+        duration=operator.duration,
+        acquired=now,
+        renewed=now,
+        fence=True,
+    )
+
+
+def made_anew(operator: steps.Trainer, *, message: str, now: float) -> Transaction:
+    """What a Lease says that is made in place of a lost one, while no gate has to close for that.
+
+    Nothing, but that it is held for as long as a trainer who lost it may take to notice.
+    """
+    return Transaction(
+        holder=operator.holder,
+        duration=operator.duration,
+        acquired=now,
+        renewed=now,
+        message=message,
+        fence=True,
+    )

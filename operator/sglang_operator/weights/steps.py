@@ -1,0 +1,417 @@
+"""The steps of a sync, of sleep and of wake: old state in, new state out, or a refusal in words.
+
+``instances`` and ``version`` tell what the last commit covered, and stay until the next; whether
+those weights are still whole is ``intact``, which a commit sets, and a sleep before anybody has
+written at all; a sync that begins or weights memory that is released takes it away at once.  So no
+later step (a wake after a torn sync) can open a gate over weights that were written over.
+
+Each step is written back by compare and swap on the resource version that was read.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from sglang_operator.api import texts
+from sglang_operator.weights import lease_state, rules
+from sglang_operator.weights.lease_state import MEMORY_TAGS, WEIGHTS, Phase, Transaction
+from sglang_operator.weights.rules import Refusal as Refusal
+from sglang_operator.weights.rules import RefusedError as RefusedError
+from sglang_operator.weights.rules import Trainer as Trainer
+
+
+def begin(
+    state: Transaction,
+    trainer: Trainer,
+    *,
+    epoch: str,
+    version: str,
+    now: float,
+    seen: float,
+    shared: bool = False,
+) -> Transaction:
+    """A sync to ``version`` begins over the engines of ``epoch``.
+
+    From any phase, unless another transaction holds the Lease.  ``seen``: since when the caller has
+    seen the Lease in this state, by its own clock; ``now``: the same clock.  Released memory stays
+    on record: it has to be resumed before weights are written into it.  ``shared``: other processes
+    of the trainer write too, and each vouches for its engines (``vouch``) before the commit.
+
+    Raises :class:`RefusedError`.
+    """
+    return dataclasses.replace(
+        rules.taken(state, trainer, now, seen),
+        phase=Phase.SYNCING,
+        epoch=epoch,
+        target_version=version,
+        intact=False,
+        shared=shared,
+        wrote=frozenset(),
+        begun=now,
+    )
+
+
+def renew(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
+    """The holder is alive.  Raises :class:`RefusedError` if it is the holder no more."""
+    rules.own(state, trainer)
+    return dataclasses.replace(state, renewed=now)
+
+
+def works(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
+    """The same, and it is about to change engines: no other process of its name goes on with it.
+
+    What it sends may arrive after what another has sent since: a release of memory after it was
+    resumed, a pause after the engines were let go on.  Raises :class:`RefusedError`.
+    """
+    return dataclasses.replace(renew(state, trainer, now=now), at_work=True)
+
+
+def rests(state: Transaction, trainer: Trainer) -> Transaction:
+    """Nothing that it sent is under way: others of its name may go on with what this says.
+
+    Raises :class:`RefusedError`.
+    """
+    rules.own(state, trainer)
+    return dataclasses.replace(state, at_work=False, releases=False)
+
+
+def attach(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> Transaction:
+    """The holder's sync, which it has left, goes on in this transaction.
+
+    Two that end one sync must not both count as its trainer: the slower would write to engines
+    that the next trainer has paused.  Raises :class:`RefusedError`, also while another process is
+    at work in it, and where that one is gone: nobody knows any more what it has written.
+    """
+    rules.own(state, dataclasses.replace(trainer, transaction=state.id))
+    rules.in_phase(state, "attach", Phase.SYNCING)
+    if state.at_work:
+        rules.free(state, trainer, now, seen)
+        raise rules.refused(Refusal.NOT_HELD, state, texts.WEIGHTS_NOT_LEFT, holder=state.holder)
+    return dataclasses.replace(
+        state,
+        id=trainer.transaction,
+        renewed=now,
+        transitions=state.transitions + 1,
+        at_work=True,
+    )
+
+
+def take_on(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> Transaction:
+    """What sleeps is to be woken in this transaction, whoever put it to sleep.
+
+    Raises :class:`RefusedError`, also while another process of its name is at work.
+    """
+    taken = rules.taken(state, trainer, now, seen)
+    rules.in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE)
+    return taken
+
+
+def joins(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
+    """A process of the holder takes part in its shared sync: it is renewed by that.
+
+    Others wait as long from then on as after any renewal.  Raises :class:`RefusedError` unless this
+    very sync goes on.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "to take part", Phase.SYNCING)
+    return dataclasses.replace(state, renewed=now)
+
+
+def vouch(
+    state: Transaction, trainer: Trainer, *, instances: Iterable[str], retracts: str = ""
+) -> Transaction:
+    """A process of the holder has written all that it had to into these instances.
+
+    ``retracts``: what it has objected before, and has made good.  Raises :class:`RefusedError`
+    unless this very sync goes on.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "to vouch for engines", Phase.SYNCING)
+    message = "" if state.message == retracts else state.message
+    return dataclasses.replace(state, wrote=state.wrote | frozenset(instances), message=message)
+
+
+def objection(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
+    """A process of the holder could not write what it had to: there is no commit over that.
+
+    The first one stays.  Raises :class:`RefusedError` unless this very sync goes on.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "to object to the commit", Phase.SYNCING)
+    return dataclasses.replace(state, message=state.message or message)
+
+
+def commit(
+    state: Transaction,
+    trainer: Trainer,
+    *,
+    instances: Iterable[str],
+    wrote: Iterable[str] = (),
+    now: float,
+    checkpoint: str = "",
+) -> Transaction:
+    """These instances hold the target version whole: their gates may open.
+
+    ``wrote``: those that the caller itself vouches for, where the sync is shared.
+
+    Raises :class:`RefusedError` unless the trainer syncs in this very transaction, all memory is
+    resumed, and in a shared sync every instance was vouched for and nobody objects.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "commit", Phase.SYNCING)
+    if state.released:
+        raise rules.refused(
+            Refusal.STILL_ASLEEP, state, texts.WEIGHTS_ASLEEP, released=" and ".join(state.released)
+        )
+    covered = frozenset(instances)
+    if not covered:
+        raise rules.refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NO_INSTANCES)
+    vouched = state.wrote | frozenset(wrote)
+    if state.shared:
+        rules.all_written(state, covered - vouched)
+    return dataclasses.replace(
+        state,
+        phase=Phase.COMMITTED,
+        wrote=vouched if state.shared else frozenset(),
+        holder="",
+        version=state.target_version,
+        instances=covered,
+        checkpoint=checkpoint,
+        intact=True,
+        committed=now,
+        message="",
+        at_work=False,
+    )
+
+
+def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
+    """The sync failed: all gates close.  Raises :class:`RefusedError` if it is over already.
+
+    The other processes of a shared one write on until they learn of it: others than this trainer
+    wait for as long as that may take.
+    """
+    rules.own(state, trainer)
+    over = aborted(state, message)
+    if not state.shared:
+        return over
+    return dataclasses.replace(over, holder=state.holder, shared=True, fence=True)
+
+
+def aborted(state: Transaction, message: str) -> Transaction:
+    """What an abort leaves, by the holder or once it has not renewed for the whole duration."""
+    return dataclasses.replace(
+        state,
+        phase=Phase.ABORTED,
+        holder="",
+        intact=False,
+        message=message,
+        recovering=frozenset(),
+        shared=False,
+        wrote=frozenset(),
+        fence=False,
+        at_work=False,
+        releases=False,
+    )
+
+
+def ended(state: Transaction, by: str, *, message: str, now: float) -> Transaction:
+    """What an abort by another than the holder leaves.
+
+    The holder writes on until it learns of it, which takes less than the rest of its duration: for
+    so long nobody begins anything, not even who aborted it, whose name stands as the holder.
+    """
+    over = aborted(state, message)
+    if state.fenced or not (state.holder or state.vacant):
+        # Nobody, or it holds on as it was.
+        return dataclasses.replace(over, holder=state.holder, fence=state.fenced)
+    return dataclasses.replace(over, holder=by, acquired=now, renewed=now, fence=True)
+
+
+def disclaim(
+    state: Transaction, trainer: Trainer, *, message: str, now: float, shared: bool = False
+) -> Transaction:
+    """The Lease was deleted under this sync and made anew: it too says that gates are to close.
+
+    One that says nothing leaves gates which were open as they are, over weights that are torn.
+    Whoever holds it for those who do not know yet goes on with that; the other processes of a
+    ``shared`` sync do not know either.  Raises :class:`RefusedError` if somebody has begun
+    something since.
+    """
+    if state.phase is not Phase.IDLE or (state.holder and not state.fenced):
+        rules.own(state, trainer)
+    over = dataclasses.replace(aborted(state, message), id=trainer.transaction)
+    if state.fence:
+        return dataclasses.replace(over, holder=state.holder, fence=True)
+    if not shared:
+        return over
+    return dataclasses.replace(
+        over,
+        holder=trainer.holder,
+        duration=trainer.duration,
+        acquired=now,
+        renewed=now,
+        shared=True,
+        fence=True,
+    )
+
+
+def sleep(
+    state: Transaction, trainer: Trainer, *, tags: Iterable[str], now: float, seen: float
+) -> Transaction:
+    """Gates are to close, because the memory of these tags will be released.
+
+    Not during a sync.  What is released already stays so.  Raises :class:`RefusedError`.
+    """
+    taken = rules.taken(state, trainer, now, seen)
+    rules.in_phase(state, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
+    tags = set(tags)
+    released = lease_state.in_order({*state.released, *tags})
+    # Whoever sleeps has not released these yet: that is said with ``slept``.
+    kept = {f"{instance}/{tag}" for instance in state.asleep for tag in tags - {*state.released}}
+    written = state.version or state.target_version or state.fence
+    whole = state.intact or (state.phase is Phase.IDLE and not written)
+    return dataclasses.replace(
+        taken,
+        phase=Phase.SLEEPING,
+        released=released,
+        woken=state.woken | kept,
+        intact=whole and WEIGHTS not in released,
+        releases=True,
+    )
+
+
+def slept(
+    state: Transaction, trainer: Trainer, *, instances: Iterable[str], now: float
+) -> Transaction:
+    """The memory of these instances is about to be released, of no others; its holder is alive.
+
+    Where none is, that alone is what others see of the step.  Raises :class:`RefusedError`.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "sleep", Phase.SLEEPING)
+    again = frozenset(instances)
+    return dataclasses.replace(
+        state,
+        asleep=tuple(sorted({*state.asleep, *again})),
+        woken=frozenset(each for each in state.woken if each.split("/")[0] not in again),
+        releases=False,
+        renewed=now,
+    )
+
+
+def woke(
+    state: Transaction, trainer: Trainer, *, instances: Iterable[str], tags: Iterable[str]
+) -> Transaction:
+    """These instances have resumed the memory of these tags, and others could not.
+
+    Resuming what was never released kills an engine: whoever tries again leaves them out.  It is
+    so whoever holds the Lease by now, unless another transaction may have put them to sleep again.
+    Raises :class:`RefusedError`.
+    """
+    if state.id != trainer.transaction:
+        rules.own(state, trainer)
+    resumed = {f"{instance}/{tag}" for instance in instances for tag in tags}
+    return dataclasses.replace(state, woken=state.woken | resumed)
+
+
+def wake(
+    state: Transaction, trainer: Trainer, *, now: float, tags: Iterable[str] = MEMORY_TAGS
+) -> Transaction:
+    """The memory of these tags is resumed.
+
+    With nothing released any more: committed again if the committed weights are intact, so that
+    the same gates open; awake and as before where none were ever committed; else awake, and a sync
+    has to follow.  During a sync the phase stays.  A sleeper that was not resumed (``woke``), as it
+    was not seen just then, is covered no more.
+
+    Raises :class:`RefusedError`.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "wake", Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
+    tags = frozenset(tags)
+    left = lease_state.in_order(set(state.released) - tags)
+    missed = frozenset(run for run in state.asleep if state.sleeps(run) & tags)
+    lost = state.instances <= missed if state.instances else bool(missed)
+    woken = dataclasses.replace(
+        state,
+        released=left,
+        instances=state.instances - missed,
+        intact=state.intact and not lost,
+        asleep=state.asleep if left else (),
+        woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
+        renewed=now,
+        at_work=state.phase is Phase.SYNCING,
+    )
+    if state.phase is Phase.SYNCING:
+        return woken
+    if not woken.intact:
+        phase = Phase.SLEEPING if WEIGHTS in left else Phase.AWAKE
+        return dataclasses.replace(woken, phase=phase)
+    if left:
+        return dataclasses.replace(woken, phase=Phase.SLEEPING)
+    phase = Phase.COMMITTED if state.version else Phase.AWAKE
+    return dataclasses.replace(woken, phase=phase, holder="")
+
+
+# --- the operator's own: engines that came up after a commit catch up from its checkpoint
+
+
+def recover(
+    state: Transaction, operator: Trainer, *, instances: Iterable[str], now: float, seen: float
+) -> Transaction:
+    """The committed weights are about to be loaded into these instances, and into no others.
+
+    From here on nobody else begins anything, unless the operator does not renew.  It stands in the
+    Lease before the first request leaves.  ``operator``: a holder that no other process has; the
+    transaction stays that of the commit.  Raises :class:`RefusedError`.
+    """
+    rules.free(state, operator, now, seen)
+    rules.in_phase(state, "a load of the checkpoint", Phase.COMMITTED)
+    wanted = frozenset(instances)
+    if not wanted or not state.checkpoint:
+        raise rules.refused(Refusal.NO_INSTANCES, state, texts.WEIGHTS_NOTHING_TO_LOAD)
+    goes_on = state.holder == operator.holder
+    return dataclasses.replace(
+        state,
+        holder=operator.holder,
+        duration=operator.duration,
+        recovering=wanted,
+        acquired=state.acquired if goes_on else now,
+        renewed=now,
+    )
+
+
+def recovered(
+    state: Transaction,
+    operator: Trainer,
+    *,
+    loaded: Iterable[str],
+    failed: Iterable[str] = (),
+    now: float,
+) -> Transaction:
+    """These loads ended.  What was loaded is covered like the rest; the last one frees the Lease.
+
+    Raises :class:`RefusedError` if the operator is not the holder any more: then others may have
+    written meanwhile, and what was loaded opens nothing.
+    """
+    rules.loads(state, operator)
+    whole = state.recovering & frozenset(loaded)
+    left = state.recovering - whole - frozenset(failed)
+    return dataclasses.replace(
+        state,
+        holder=state.holder if left else "",
+        instances=state.instances | whole,
+        wrote=state.wrote | whole if state.shared else state.wrote,
+        recovering=left,
+        renewed=now,
+    )
+
+
+def still_recovering(state: Transaction, operator: Trainer, *, now: float) -> Transaction:
+    """The loads go on.  Raises :class:`RefusedError` if the operator is the holder no more."""
+    rules.loads(state, operator)
+    return dataclasses.replace(state, renewed=now)
+
+
+def left_behind(state: Transaction) -> Transaction:
+    """The Lease without the loads of an operator that is gone: nobody is in the way any more."""
+    return dataclasses.replace(state, holder="", recovering=frozenset())

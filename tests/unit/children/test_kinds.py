@@ -1,0 +1,60 @@
+"""Each kind of child is declared once, and what is declared is what is made."""
+
+import msgspec
+import pytest
+
+from sglang_operator.children import kinds
+from sglang_operator.kube import paths
+from sglang_operator.observed import wire
+from tests.builders import OWNER, a_pool, all_pods, weighed
+
+POOL = a_pool(network={"headlessService": True})
+WEIGHTS = weighed(POOL, all_pods(POOL))
+EACH = pytest.mark.parametrize("kind", kinds.CHILDREN, ids=lambda each: each.kind)
+
+
+@EACH
+def test_what_is_made_is_of_the_declared_kind_and_has_the_declared_names(kind):
+    bodies = list(kind.desired(POOL, WEIGHTS))
+    assert {(body["apiVersion"], body["kind"]) for body in bodies} == {
+        (kind.api_version, kind.kind)
+    }
+    made = [body["metadata"]["name"] for body in bodies]
+    assert sorted(made) == sorted(kind.names(OWNER.name)), "else it is taken for somebody else's"
+
+
+@EACH
+def test_what_is_compared_is_made_and_is_kept_in_the_store(kind):
+    """A part that the store drops would differ for ever; one that is not made has no value."""
+    fields = {field.encode_name for field in msgspec.structs.fields(wire.Child)}
+    assert set(kind.compared) <= fields, f"{kind.kind}: observed/wire.py Child keeps {fields} only"
+    for body in kind.desired(POOL, WEIGHTS):
+        assert set(kind.compared) <= body.keys()
+
+
+@EACH
+def test_fields_of_the_spec_are_declared_only_where_the_spec_counts(kind):
+    assert not kind.defaults or "spec" in kind.compared
+    assert not kind.retired or "data" in kind.compared
+
+
+def test_each_kind_is_declared_once():
+    declared = [kind.kind for kind in kinds.CHILDREN]
+    assert len(set(declared)) == len(declared)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("Service", "/api/v1/namespaces/rl/services/x"),
+        ("PodDisruptionBudget", "/apis/policy/v1/namespaces/rl/poddisruptionbudgets/x"),
+        ("Lease", "/apis/coordination.k8s.io/v1/namespaces/rl/leases/x"),
+        ("ConfigMap", "/api/v1/namespaces/rl/configmaps/x"),
+    ],
+)
+def test_paths_follow_from_the_declaration(kind, path):
+    assert paths.child(kind, "rl", "x") == path
+
+
+def test_all_kinds_are_told_when_one_is_refused():
+    assert kinds.in_words() == "a Service, PodDisruptionBudget, Lease or ConfigMap"
