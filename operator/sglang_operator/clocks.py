@@ -9,7 +9,8 @@ those of nodes and of the API server, and be put right at any time: nothing is d
 """
 
 import time
-from typing import NamedTuple
+
+from sglang_operator.observed.moment import Moment
 
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
 
@@ -19,21 +20,11 @@ def steady() -> float:
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
-class Moment(NamedTuple):
-    """One moment by both clocks."""
-
-    wall: float  # seconds since the epoch
-    steady: float
-
-    def told(self, when: float) -> float:
-        """A time by the steady clock, as this moment's wall clock tells it."""
-        return self.wall + (when - self.steady)
-
-    def left(self, when: float) -> float:
-        """Seconds until what was due at ``when`` by this moment's wall clock, set since or not."""
-        return max(0.0, when - self.wall - (steady() - self.steady))
-
-
 def moment() -> Moment:
     """The present."""
     return Moment(wall=time.time(), steady=steady())
+
+
+def left(at: Moment, when: float) -> float:
+    """Seconds until what was due at ``when`` by the wall clock of ``at``, set since or not."""
+    return max(0.0, when - at.wall - (steady() - at.steady))

@@ -262,7 +262,7 @@ DO_ONE_LEASE_EACH = (
     "is the release's full name), or install one release for all: watch.namespaces"
 )
 
-# --- the weights Lease (weights/lease_state.py): why a step was refused, and why a transaction was aborted
+# --- the weights Lease (weights/lease_state.py): why a step was refused, or a transaction aborted
 WEIGHTS_HELD = (
     "{holder} holds the weights of this pool ({phase} since {since}, until {until} unless it "
     "renews); wait until it commits or aborts, or run only one trainer for each pool"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sglang_operator import actions
 from sglang_operator.children import engine_pod
-from sglang_operator.clocks import steady
+from sglang_operator.clocks import left, steady
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.trial import Trials
@@ -56,7 +56,7 @@ class Actor:
         memory, plan = this.memory, decision.weights
         batch = actions.weights_actions(decision.owner, plan)
         if plan.wake_at is not None:
-            this.requeue.at(Reason.LEASE, steady() + decision.at.left(plan.wake_at))
+            this.requeue.at(Reason.LEASE, steady() + left(decision.at, plan.wake_at))
         if not batch:
             memory.gating.succeeded()
         batch = memory.rewrites.due(batch, this.requeue)

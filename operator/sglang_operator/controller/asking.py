@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sglang_operator.ask import engines
-from sglang_operator.clocks import Moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Permit, Poller
 from sglang_operator.gates.decide import WeightsPlan
 from sglang_operator.observed.model import EngineReport, Observed
+from sglang_operator.observed.moment import Moment
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.weights.lease_state import LEASE_SECONDS

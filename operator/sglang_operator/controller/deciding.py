@@ -4,13 +4,14 @@ import time
 from dataclasses import dataclass
 
 from sglang_operator.api import spec
-from sglang_operator.clocks import Moment, moment
+from sglang_operator.clocks import moment
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.observing import Observer
 from sglang_operator.gates import decide as weights
 from sglang_operator.gates.decide import WeightsPlan
 from sglang_operator.observed.model import Observed
+from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import plan as planner
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Owner, Pool, Refused

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import names
-from sglang_operator.clocks import Moment
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, PoolStore
 from sglang_operator.controller import explaining, leaving
@@ -13,6 +12,7 @@ from sglang_operator.controller.memory import Memory
 from sglang_operator.controller.reading import Reader
 from sglang_operator.observed import ends
 from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.moment import Moment
 
 
 @dataclass(frozen=True, kw_only=True)

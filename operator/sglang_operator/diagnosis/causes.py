@@ -12,6 +12,7 @@ from sglang_operator.api import conditions, texts
 from sglang_operator.diagnosis import pod_signatures
 from sglang_operator.engine import diagnosis, endings, signatures
 from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.observed import health
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import (
     Companion,
@@ -20,7 +21,6 @@ from sglang_operator.observed.model import (
     PodEvent,
     Termination,
 )
-from sglang_operator.plan import restart
 from sglang_operator.pool.resolve import Pool
 
 
@@ -138,7 +138,7 @@ def _killed_by_kubelet(
     Without it, an engine that was never up, and ran as long as it may, is one of these.
     """
     said = next((e.message for e in pod.events if e.reason == "Killing"), "")
-    ran = restart.ran(pod) if ended is pod.end else _told(ended)
+    ran = health.ran(pod) if ended is pod.end else _told(ended)
     overdue = never_up(pod, ended) and ran >= 0.9 * startup_seconds
     if "failed startup probe" in said or overdue:
         return Diagnosis(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeGuard
 from sglang_operator import supervision
 from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.backoff import Backoff
-from sglang_operator.clocks import Moment, moment, steady
+from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import (
@@ -28,6 +28,7 @@ from sglang_operator.fleet.client import (
 from sglang_operator.kube.window import Window
 from sglang_operator.observed import progress
 from sglang_operator.observed.model import EngineReport, Loading, Stuck
+from sglang_operator.observed.moment import Moment
 from sglang_operator.observed.progress import Load, Progress
 from sglang_operator.sending import DELIVERY_SECONDS
 

@@ -281,3 +281,18 @@ def next_loss(
     """When the next pod will count as lost if its node does not come back before; or None."""
     times = (lost_from(pod, nodes.get(pod.node), policy) for pod in pods if not pod.ended)
     return min((time for time in times if time is not None and time > now), default=None)
+
+
+def ran(pod: ObservedPod) -> float:
+    """Seconds for which the engine's container ran; 0 if not told.
+
+    Its node's own clock has both ends, and is believed unless we saw that it cannot be so: it was
+    set while the engine ran, as clocks are that were hours off when their node started.
+    """
+    ended, seen = pod.end, pod.seen
+    if not (ended and ended.started):
+        return 0.0
+    told = ended.finished - ended.started
+    if told < 0 or told > seen.most > 0:
+        return max(0.0, seen.ended - seen.alive) if seen.alive else 0.0
+    return told

@@ -9,8 +9,8 @@ healthy engine too early.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from sglang_operator.clocks import Moment
 from sglang_operator.observed.model import Companion, ObservedNode, ObservedPod, Sightings
+from sglang_operator.observed.moment import Moment
 
 # Kubelet tells so late of an end.  One that lies longer before a deletion in which the engine was
 # seen alive has the stamp of a clock that is wrong.

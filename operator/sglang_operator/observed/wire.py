@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import bounds, names
-from sglang_operator.clocks import Moment
 from sglang_operator.observed import sightings
 from sglang_operator.observed.model import (
     Companion,
@@ -24,6 +23,7 @@ from sglang_operator.observed.model import (
     ObservedPod,
     Termination,
 )
+from sglang_operator.observed.moment import Moment
 from sglang_operator.weights import lease_state
 
 

@@ -6,27 +6,13 @@ failed stays until its replacement exists.
 
 from sglang_operator.api import spec
 from sglang_operator.backoff import Backoff
+from sglang_operator.observed import health
 from sglang_operator.observed.model import ObservedPod
-
-
-def ran(pod: ObservedPod) -> float:
-    """Seconds for which the engine's container ran; 0 if not told.
-
-    Its node's own clock has both ends, and is believed unless we saw that it cannot be so: it was
-    set while the engine ran, as clocks are that were hours off when their node started.
-    """
-    ended, seen = pod.end, pod.seen
-    if not (ended and ended.started):
-        return 0.0
-    told = ended.finished - ended.started
-    if told < 0 or told > seen.most > 0:
-        return max(0.0, seen.ended - seen.alive) if seen.alive else 0.0
-    return told
 
 
 def failures(pod: ObservedPod, policy: spec.Restart) -> int:
     """Failures in a row with this one counted; a pod that ran long enough starts anew."""
-    return 1 if ran(pod) >= policy.reset_seconds else pod.failures + 1
+    return 1 if health.ran(pod) >= policy.reset_seconds else pod.failures + 1
 
 
 def delay(count: int, policy: spec.Restart) -> float:

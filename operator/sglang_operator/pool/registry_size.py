@@ -17,7 +17,8 @@ VERSION = 16  # characters, as in step-10000
 _ADDRESS = "255.255.255.255"
 _URL = len(f"http://{_ADDRESS}:65535")
 _ATTEMPT = "-99"
-# An entry of children/trainer_registry.py with its comma, without devices, names and what depends on GPUs.
+# An entry of children/trainer_registry.py with its comma, without devices, names and what
+# depends on GPUs.
 _ENTRY = len(
     '{"rank":9999,"engine":"","devices":[],"gpus":,"rankOffset":,"state":"InService",'
     '"pod":"-","podIP":"","url":"","instance":"01234567","gate":"Open","version":""},'

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from sglang_operator.api import conditions, names
-from sglang_operator.clocks import Moment
 from sglang_operator.observed import sightings, wire
 from sglang_operator.observed.engines import EngineState
 from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
+from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import plan as plans
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Owner, Pool, Refused, plan_pool

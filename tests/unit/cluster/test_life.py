@@ -10,13 +10,13 @@ import pytest
 from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.children import engine_pod
-from sglang_operator.clocks import Moment
 from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.diagnosis import causes
 from sglang_operator.observed import sightings, wire
 from sglang_operator.observed.engines import EngineState
 from sglang_operator.observed.health import Health, health
 from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import startup
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.status import compute, failures, holdups

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from sglang_operator.clocks import Moment
 from sglang_operator.cluster import node_store
 from sglang_operator.cluster.node_store import STALE_SECONDS, NodeStore
 from sglang_operator.observed import health, wire
+from sglang_operator.observed.moment import Moment
 from tests.builders import NOW, a_pod, a_pool, planned
 
 

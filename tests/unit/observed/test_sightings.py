@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sglang_operator.clocks import Moment
-from sglang_operator.observed import sightings
+from sglang_operator.observed import health, sightings
 from sglang_operator.observed.model import ObservedPod, Sightings, Termination
+from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import restart
 from tests.builders import NOW, a_pod, a_pool, an_ended_pod, created, planned
 
@@ -141,14 +141,14 @@ WATCHED = pytest.mark.parametrize("watched", [True, False], ids=["from the start
 def test_a_clock_that_is_put_right_does_not_make_a_crash_a_long_life(jump, watched):
     """An engine that crashed after five seconds was started again at once, again and again."""
     pod = lived(5.0 + jump, ran=5.0, watched=watched)
-    assert restart.ran(pod) == 5.0
+    assert health.ran(pod) == 5.0
     assert restart.failures(pod, POOL.spec.restart) == 4
 
 
 @WATCHED
 def test_nor_a_long_life_a_crash(watched):
     pod = lived(-HOUR, ran=RESET + 60, watched=watched)
-    assert restart.ran(pod) == RESET + 60
+    assert health.ran(pod) == RESET + 60
     assert restart.failures(pod, POOL.spec.restart) == 1
 
 
@@ -157,13 +157,13 @@ def test_nor_a_long_life_a_crash(watched):
 @pytest.mark.parametrize("ran", [5.0, RESET + 60.0])
 def test_a_clock_that_is_wrong_all_the_time_is_right_about_how_long(off, ran, watched):
     pod = lived(ran, ran=ran, watched=watched, off=off)
-    assert restart.ran(pod) == ran
+    assert health.ran(pod) == ran
 
 
 def test_one_that_nobody_saw_run_is_as_old_as_its_pod_at_most():
     pod = lived(5.0 + 3 * HOUR, ran=5.0, watched=False, seen_alive=False)
-    assert restart.ran(pod) == 0.0
-    assert restart.ran(lived(20.0, ran=20.0, watched=False, seen_alive=False)) == 20.0
+    assert health.ran(pod) == 0.0
+    assert health.ran(lived(20.0, ran=20.0, watched=False, seen_alive=False)) == 20.0
     quick = lived(5.0 + 3 * HOUR, ran=5.0, seen_alive=False)
     assert restart.failures(quick, POOL.spec.restart) == 4
 

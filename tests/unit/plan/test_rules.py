@@ -5,12 +5,12 @@ import pkgutil
 
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import plan as planner
+from sglang_operator.plan import rules
 from sglang_operator.plan.rules.ended import remove_recorded_ends
 from sglang_operator.plan.rules.extra import remove_extra_pods
 from sglang_operator.plan.rules.lost import remove_lost_pods
 from sglang_operator.plan.rules.missing import create_missing_engines
 from sglang_operator.plan.step import Step
-from sglang_operator.plan import rules
 from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod
 
 POOL = a_pool(device_mapping="[0,1,2,3]")

@@ -12,9 +12,9 @@ from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, Node
-from sglang_operator.clocks import Moment
 from sglang_operator.observed import sightings, wire
 from sglang_operator.observed.model import ObservedPod
+from sglang_operator.observed.moment import Moment
 
 
 @dataclass(frozen=True, kw_only=True)
