@@ -12,6 +12,7 @@ from sglang_operator.engine import arguments, environment, probes
 from sglang_operator.plan.startup import FailureStreak
 from sglang_operator.pool import shared_memory
 from sglang_operator.pool.resolve import Engine, Pool
+from sglang_operator.scheduling import gangs
 
 # Volumes of every pod, and where they are mounted; what the user mounts there takes their place.
 _OWN_MOUNTS = (
@@ -115,11 +116,7 @@ def _pod_spec(pool: Pool) -> dict[str, Any]:
         body["readinessGates"] = [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}]
     if pool.spec.network.headless_service:
         body["subdomain"] = names.engines_service_name(pool.owner.name)
-    if pool.spec.scheduling.scheduler_name:
-        body["schedulerName"] = pool.spec.scheduling.scheduler_name
-    if pool.spec.scheduling.priority_class_name:
-        body["priorityClassName"] = pool.spec.scheduling.priority_class_name
-    return body
+    return body | dict(gangs.of(pool.spec).pod_spec(pool.spec))
 
 
 def _container(pool: Pool) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def _container(pool: Pool) -> dict[str, Any]:
         if not pool.template.mounts_at(path)
     ]
     resources = overlay.get("resources", {})
-    gpus = {pool.spec.placement.resource_name: str(pool.gpus)}
+    gpus = pool.placement.requests(pool.spec)
     return {
         **overlay,
         "name": names.ENGINE_CONTAINER,

@@ -73,7 +73,7 @@ def field(pool: Pool, path: str) -> str:
     for prefix in _SHARED:
         if _is_at(path, prefix):
             return _shared(pool, prefix, path[len(prefix) :], path)
-    resource = f"[{pool.spec.placement.resource_name}]"
+    resource = f"[{pool.resource}]"
     if path.startswith("spec.containers[0].resources") and path.endswith(resource):
         return "spec.placement.resourceName"
     if any(_is_at(path, prefix) for prefix in _GIVEN):

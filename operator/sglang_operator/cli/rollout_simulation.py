@@ -21,7 +21,7 @@ def warnings(pool: Pool, pods: tuple[ObservedPod, ...], now: float) -> Iterator[
     sizes = {len(pod.devices) for pod in pods if pod.devices}
     if not sizes or min(sizes) >= pool.gpus or max(len(pods), pool.active) > MOST_ENGINES:
         return
-    resource = pool.spec.placement.resource_name
+    resource = pool.resource
     held = _held(pods)
     nodes = {
         name: ObservedNode(
@@ -58,7 +58,7 @@ def _after(
     left = [pod for pod in pods if pod.uid not in going]
     for create in step.creates:
         held = _held(tuple(left))
-        resource = pool.spec.placement.resource_name
+        resource = pool.resource
         free = {name: node.resources[resource] - held[name] for name, node in nodes.items()}
         fitting = [name for name, count in free.items() if count >= pool.gpus]
         left.append(
@@ -69,7 +69,7 @@ def _after(
 
 def _pod(pool: Pool, create: CreateEngine, node: str) -> ObservedPod:
     name = names.pod_name(pool.owner.name, create.engine.group, create.attempt)
-    lacking = "" if node else f"Insufficient {pool.spec.placement.resource_name}"
+    lacking = "" if node else f"Insufficient {pool.resource}"
     return ObservedPod(
         name=name,
         uid=names.Uid(name),

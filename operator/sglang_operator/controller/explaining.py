@@ -96,7 +96,7 @@ class Explainer:
         """Why no node has room for an engine, where nodes may be seen."""
         if observed.nodes is None or not inquiries.lacks_room(plan):
             return ""
-        resource = pool.spec.placement.resource_name
+        resource = pool.resource
         having = [node.name for node in observed.nodes.values() if node.resources.get(resource)]
         known, holders = memory.counted
         fresh = memory.counted_until > time.monotonic() and known == resource

@@ -30,7 +30,7 @@ class LivePods:
 
     def rollout_state(self, observed: Observed) -> rollout.RolloutState:
         """What ``rollout.going`` decides by."""
-        pool, resource = self.pool, self.pool.spec.placement.resource_name
+        pool, resource = self.pool, self.pool.resource
         ranks = {engine.group: engine.rank for engine in pool.running}
         kept = {name: self.live[name] for name in ranks if name in self.live}
         free, known = places.free(
@@ -77,7 +77,7 @@ class LivePods:
     def _old(self, pod: ObservedPod) -> places.Old:
         return places.Old(
             devices=pod.devices,
-            gpus=places.gpus(pod, self.pool.spec.placement.resource_name, self.pool.gpus),
+            gpus=places.gpus(pod, self.pool.resource, self.pool.gpus),
             node=pod.node,
             lives=self._is_up(pod) or _answered(pod),
             serves=serves(pod, self.healths[pod.uid]),
@@ -103,7 +103,7 @@ class LivePods:
         """The scheduler's words, where nodes have the GPUs and lack something else."""
         if self.healths[pod.uid] is not Health.PENDING or not pod.lacks():
             return ""
-        return "" if pod.lacks(self.pool.spec.placement.resource_name) else pod.unschedulable
+        return "" if pod.lacks(self.pool.resource) else pod.unschedulable
 
     def _stuck_from(self, name: GroupName, observed: Observed) -> float | None:
         """From when on the pod of a wanted engine counts as one that finds no place.

@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sglang_operator.api import errors, names, pod_container, spec, syntax
+from sglang_operator.api import errors, names, spec, syntax
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.engine import aliases, environment, images, versions
+from sglang_operator.placement import modes
 from sglang_operator.pool import registry_size, shared_memory, shares, weight_arguments
 from sglang_operator.pool.draft import Draft
 from sglang_operator.roll import device_mapping, sampling, worker
+from sglang_operator.scheduling import gangs
 
 Check = Callable[[Draft], Iterable[errors.Problem]]
 
@@ -101,26 +103,19 @@ def _references(draft: Draft) -> Iterator[errors.Problem]:
             yield syntax.wrong(f"spec.security.{name}.name", secret.name, syntax.SUBDOMAIN)
         if secret is not None and not syntax.is_config_key(secret.key):
             yield syntax.wrong(f"spec.security.{name}.key", secret.key, syntax.CONFIG_KEY)
-    priority = draft.spec.scheduling.priority_class_name
-    if priority and not syntax.is_subdomain(priority):
-        yield syntax.wrong("spec.scheduling.priorityClassName", priority, syntax.SUBDOMAIN)
+
+
+def _scheduling(draft: Draft) -> Iterator[errors.Problem]:
+    return gangs.of(draft.spec).problems(draft.spec)
+
+
+def _placement(draft: Draft) -> Iterator[errors.Problem]:
+    return modes.problems(draft.spec)
 
 
 def _unsupported(draft: Draft) -> Iterator[errors.Problem]:
     """What the definition allows, and this operator cannot do yet."""
     parsed = draft.spec
-    mode, resource = parsed.placement.mode, parsed.placement.resource_name
-    if not pod_container.is_counted(resource):
-        yield syntax.wrong(
-            "spec.placement.resourceName",
-            resource,
-            "a resource that counts devices, such as nvidia.com/gpu or amd.com/gpu",
-            "write what nodes have in status.allocatable",
-        )
-    if mode is not spec.PlacementMode.COUNT:
-        yield errors.NOT_YET_SUPPORTED(
-            "spec.placement.mode", found=mode.value, advice="use Count, or leave placement out"
-        )
     if parsed.router is not None:
         yield errors.NOT_YET_SUPPORTED(
             "spec.router", found="a router", advice="send requests to the pool's Service"
@@ -302,6 +297,8 @@ CHECKS: tuple[Check, ...] = (
     _ranges,
     _shares,
     _references,
+    _scheduling,
+    _placement,
     _unsupported,
     _sampling,
     _mapping,

@@ -7,6 +7,8 @@ from sglang_operator.api import errors, names, pod_template
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import arguments, model_size, versions
 from sglang_operator.engine.arguments import ANY_ADDRESS
+from sglang_operator.placement import modes
+from sglang_operator.placement.base import Placement
 from sglang_operator.pool import shares
 from sglang_operator.pool.tuning import Tuning
 
@@ -84,6 +86,16 @@ class Pool:
     def gpus(self) -> int:
         """GPUs of one engine."""
         return self.spec.num_gpus_per_worker
+
+    @property
+    def placement(self) -> Placement:
+        """How its engines get their GPUs."""
+        return modes.of(self.spec)
+
+    @property
+    def resource(self) -> str:
+        """What its GPUs are counted by on nodes, such as nvidia.com/gpu."""
+        return self.placement.resource(self.spec)
 
     @property
     def max_unavailable(self) -> int:

@@ -12,6 +12,7 @@ from sglang_operator.api.conditions import Condition
 from sglang_operator.gates.decide import WeightsPlan
 from sglang_operator.observed.engines import EngineState
 from sglang_operator.observed.model import EngineReport, Observed
+from sglang_operator.placement.base import Placed
 from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool import shared_memory, tuning
@@ -423,17 +424,19 @@ def _engines_ready(tally: Tally, negative: Sequence[Condition]) -> Condition:
 
 def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
     placed = [engine.nodes for engine in plan.engines if engine.placed]
-    complete = len(placed) == len(plan.engines)
-    text = texts.DEVICES_COUNTED if complete else texts.DEVICES_MISSING
+    achieved = pool.placement.achieved(
+        Placed(
+            engines=len(placed),
+            of=len(plan.engines),
+            nodes=len({node for nodes in placed for node in nodes}),
+            gpus=pool.gpus,
+        )
+    )
     return Condition(
         type=conditions.DEVICES_ASSIGNED,
-        status=conditions.TRUE if complete else conditions.FALSE,
-        reason=conditions.COUNTED if complete else conditions.DEVICES_PENDING,
-        message=text.format(
-            gpus=len(placed) * pool.gpus,
-            nodes=len({node for nodes in placed for node in nodes}),
-            wanted=len(plan.engines) * pool.gpus,
-        ),
+        status=conditions.TRUE if achieved.complete else conditions.FALSE,
+        reason=achieved.reason,
+        message=achieved.message,
     )
 
 

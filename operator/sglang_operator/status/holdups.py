@@ -151,7 +151,7 @@ _UNFIT: tuple[tuple[str, str], ...] = (
 
 def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Engines for which the scheduler finds no node: for want of GPUs, or whatever it says."""
-    resource = pool.spec.placement.resource_name
+    resource = pool.resource
     told = [
         engine
         for engine in plan.down

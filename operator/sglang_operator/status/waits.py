@@ -19,7 +19,7 @@ def message(pool: Pool, waiting: Waiting) -> str:
         revision=pool.revision,
         budget=pool.spec.rollout.max_unavailable,
         gpus=pool.gpus,
-        resource=pool.spec.placement.resource_name,
+        resource=pool.resource,
         group=waiting.group,
         lacking=waiting.lacking,
         command=command,

@@ -280,9 +280,7 @@ def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -
         if engine_cell.node:
             held[engine_cell.node].append(engine_cell)
     resources = {
-        pool.planned.spec.placement.resource_name
-        for pool in cluster_view.pools
-        if isinstance(pool.planned, Pool)
+        pool.planned.resource for pool in cluster_view.pools if isinstance(pool.planned, Pool)
     } or {DEFAULT_RESOURCE}
     if cluster_view.nodes is None:
         rows = [_node_row(name, None, found, 0) for name, found in sorted(held.items())]

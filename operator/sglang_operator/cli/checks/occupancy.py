@@ -61,7 +61,7 @@ def use(pools: ClusterView, resource: str) -> Use:
 
 def _resource(pool: PoolView) -> str:
     if isinstance(pool.planned, Pool):
-        return pool.planned.spec.placement.resource_name
+        return pool.planned.resource
     return DEFAULT_RESOURCE
 
 

@@ -1,0 +1,47 @@
+"""What a placement decides: nothing else in the tree knows the modes apart."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from sglang_operator.api.problems import Problem
+from sglang_operator.api.spec import PoolSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """How many of a pool's engines have their GPUs."""
+
+    engines: int
+    of: int  # engines that the pool wants
+    nodes: int  # on which they are
+    gpus: int  # of each engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Achieved:
+    """What the condition ``DevicesAssigned`` says."""
+
+    complete: bool
+    reason: str
+    message: str
+
+
+class Placement(Protocol):
+    """One mode of ``spec.placement``."""
+
+    def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
+        """Why a pool cannot be placed so."""
+        ...
+
+    def resource(self, parsed: PoolSpec) -> str:
+        """The resource of a node that an engine's GPUs are counted by, such as nvidia.com/gpu."""
+        ...
+
+    def requests(self, parsed: PoolSpec) -> Mapping[str, str]:
+        """What the engine's container asks of the scheduler, as Kubernetes' resources."""
+        ...
+
+    def achieved(self, placed: Placed) -> Achieved:
+        """What there is to say of the engines that have their GPUs."""
+        ...

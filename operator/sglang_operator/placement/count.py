@@ -1,0 +1,40 @@
+"""``Count``: the device plugin hands out as many GPUs as an engine needs, and chooses which.
+
+The ids in ``device_mapping`` are a number here, not places.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from sglang_operator.api import conditions, pod_container, syntax, texts
+from sglang_operator.api.problems import Problem
+from sglang_operator.api.spec import PoolSpec
+from sglang_operator.placement.base import Achieved, Placed
+
+
+class Count:
+    """See :class:`sglang_operator.placement.base.Placement`."""
+
+    def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
+        resource = self.resource(parsed)
+        if not pod_container.is_counted(resource):
+            yield syntax.wrong(
+                "spec.placement.resourceName",
+                resource,
+                "a resource that counts devices, such as nvidia.com/gpu or amd.com/gpu",
+                "write what nodes have in status.allocatable",
+            )
+
+    def resource(self, parsed: PoolSpec) -> str:
+        return parsed.placement.resource_name
+
+    def requests(self, parsed: PoolSpec) -> Mapping[str, str]:
+        return {self.resource(parsed): str(parsed.num_gpus_per_worker)}
+
+    def achieved(self, placed: Placed) -> Achieved:
+        complete = placed.engines == placed.of
+        text = texts.DEVICES_COUNTED if complete else texts.DEVICES_MISSING
+        message = text.format(
+            gpus=placed.engines * placed.gpus, nodes=placed.nodes, wanted=placed.of * placed.gpus
+        )
+        reason = conditions.COUNTED if complete else conditions.DEVICES_PENDING
+        return Achieved(complete=complete, reason=reason, message=message)

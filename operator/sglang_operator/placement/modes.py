@@ -1,0 +1,27 @@
+"""The modes that there are.  A new one is a file beside ``count`` and a line here."""
+
+from collections.abc import Iterator, Mapping
+
+from sglang_operator.api import errors
+from sglang_operator.api.problems import Problem
+from sglang_operator.api.spec import PlacementMode, PoolSpec
+from sglang_operator.placement.base import Placement
+from sglang_operator.placement.count import Count
+
+MODES: Mapping[PlacementMode, Placement] = {PlacementMode.COUNT: Count()}
+
+
+def of(parsed: PoolSpec) -> Placement:
+    """The placement of a pool that has no ``problems``."""
+    return MODES[parsed.placement.mode]
+
+
+def problems(parsed: PoolSpec) -> Iterator[Problem]:
+    """Why a pool cannot be placed as it asks for."""
+    mode = parsed.placement.mode
+    if mode in MODES:
+        yield from MODES[mode].problems(parsed)
+        return
+    known = ", ".join(mode.value for mode in MODES)
+    advice = f"use {known}, or leave placement out"
+    yield errors.NOT_YET_SUPPORTED("spec.placement.mode", found=mode.value, advice=advice)

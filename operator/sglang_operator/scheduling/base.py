@@ -1,0 +1,19 @@
+"""What a gang scheduler needs of a pool; nothing else in the tree knows them apart."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from sglang_operator.api.problems import Problem
+from sglang_operator.api.spec import PoolSpec
+
+
+class Gang(Protocol):
+    """How the pods of an engine are started together, or that they are not."""
+
+    def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
+        """Why a pool cannot be scheduled so."""
+        ...
+
+    def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
+        """What it adds to the spec of each engine pod."""
+        ...

@@ -1,0 +1,24 @@
+"""No gang: each pod is scheduled by itself, by the cluster's scheduler or the one that is named."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sglang_operator.api import syntax
+from sglang_operator.api.problems import Problem
+from sglang_operator.api.spec import PoolSpec
+
+
+class NoGang:
+    """See :class:`sglang_operator.scheduling.base.Gang`."""
+
+    def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
+        priority = parsed.scheduling.priority_class_name
+        if priority and not syntax.is_subdomain(priority):
+            yield syntax.wrong("spec.scheduling.priorityClassName", priority, syntax.SUBDOMAIN)
+
+    def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
+        chosen = {
+            "schedulerName": parsed.scheduling.scheduler_name,
+            "priorityClassName": parsed.scheduling.priority_class_name,
+        }
+        return {key: value for key, value in chosen.items() if value}
