@@ -1,9 +1,7 @@
 """A Kubernetes operator for pools of SGLang engines that serve RL trainers.
 
-The packages read in the direction the data flows, and import only from those before them:
-``api`` (what the user wrote) → ``roll`` (ROLL's side) → ``engine`` (SGLang's side) → ``planner``
-(decisions) → ``desired`` (objects) → ``actions`` → ``status`` → ``cluster`` (effects) →
-``controller`` (the loop).  Everything before ``cluster`` is pure.
+The packages read in the direction the data flows, and import only from those before them: the
+README draws them, ``tests/unit/test_layout.py`` keeps them so.
 """
 
 import pkgutil

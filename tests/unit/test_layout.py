@@ -8,74 +8,54 @@ import pytest
 
 import sglang_operator
 from sglang_operator import testing
+from tests.unit.mirrors import COVERED_BY
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "operator" / "sglang_operator"
 KIT = ROOT / "operator" / "testkit" / "sglang_operator"
 UNIT = ROOT / "tests" / "unit"
 
-# In the direction of the flow: a module imports from its own layer and from those before it.
+# In the direction of the flow: a module imports from its own room and from those before it.
 LAYERS = (
     "api",
-    "backoff",
     "roll",
     "engine",
-    "planner",
-    "desired",
+    "weights",
+    "placement",
+    "scheduling",
+    "pool",
+    "backoff",
+    "observed",
+    "diagnosis",
+    "plan",
+    "gates",
+    "ask",
+    "children",
     "actions",
-    "failures",
     "status",
-    "transitions",
+    "clocks",
     "supervision",
     "sending",
     "receiving",
-    "clocks",
+    "kube",
     "cluster",
     "fleet",
     "view",
     "controller",
     "__main__",
 )
-PURE = (*LAYERS[: LAYERS.index("supervision")], "view")
+PURE = (*LAYERS[: LAYERS.index("clocks")], "view")
 # They import what they need, and nothing imports them.
 LEAVES = ("cli", "client", "testing", "__main__")
-
-# Each of their modules has a test file of its name, at the same place below tests/unit, or a line
-# that says whose test covers it.  To hold another package to it, name it here.
-MIRRORED = ("cli", "view")
-COVERED_BY = {
-    "cli/check_files.py": "cli/test_lint.py",
-    "cli/check_object.py": "cli/test_lint.py",
-    "cli/checks/addresses.py": "cli/test_doctor.py",
-    "cli/checks/check.py": "cli/test_doctor.py",
-    "cli/checks/deployed.py": "cli/test_doctor.py",
-    "cli/checks/limits.py": "cli/test_doctor.py",
-    "cli/checks/occupancy.py": "cli/test_doctor.py",
-    "cli/checks/operators.py": "cli/test_doctor.py",
-    "cli/cluster/live_pool.py": "cli/test_diff.py",
-    "cli/cluster/operator_leases.py": "cli/test_status.py",
-    "cli/file_errors.py": "cli/test_lint.py",
-    "cli/findings.py": "cli/test_lint.py",
-    "cli/pipeline/notes.py": "cli/test_convert.py",
-    "cli/pipeline/objects.py": "cli/test_convert.py",
-    "cli/pipeline/roles.py": "cli/test_convert.py",
-    "cli/redaction.py": "cli/test_render.py",
-    "cli/reference.py": "cli/test_generate.py",
-    "cli/rollout_simulation.py": "cli/test_diff.py",
-    "cli/structure.py": "cli/test_lint.py",
-    "cli/texts.py": "test_texts.py",
-    "cli/yaml_tree/nodes.py": "cli/yaml_tree/test_emitting.py",
-    "cli/yaml_tree/reading.py": "cli/test_lint.py",
-    "cli/yaml_tree/scalars.py": "cli/pipeline/test_references.py",
-    "view/ages.py": "cli/cluster/test_verdict.py",
-    "view/cluster_view.py": "view/test_grid.py",
-    "view/colours.py": "view/test_pictures.py",
-    "view/page.py": "view/test_pictures.py",
-    "view/refused_pool.py": "cli/cluster/test_verdict.py",
-    "view/svg.py": "view/test_pictures.py",
-    "view/text.py": "view/test_pictures.py",
-    "view/texts.py": "test_texts.py",
-}
+# What a trainer installs and waits for at its start is no more than this.
+OF_THE_CLIENT = frozenset(
+    {"api", "roll", "engine", "weights", "backoff", "clocks", "supervision", "sending", "receiving"}
+    | {"kube"}
+)
+# "kubectl sglang" looks at a cluster and draws it; the loop is not its own.
+NOT_OF_THE_CLI = frozenset({"cluster", "fleet", "controller", "__main__"})
+# Their tests are beside them in another way (tests/unit/testing/test_mirror.py).
+NOT_MIRRORED = ("testing", "__init__")
 
 IMPURE = frozenset(
     {
@@ -132,6 +112,8 @@ def _imports(tree: ast.AST) -> Iterator[str]:
                 yield from (f"sglang_operator.{alias.name}" for alias in node.names)
             else:
                 yield node.module
+                if node.module.startswith(PACKAGE.name):  # from a package: one of its modules
+                    yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _parse(path: Path) -> ast.Module:
@@ -174,22 +156,53 @@ def test_imports_go_downhill(path):
         for name in _imports(_parse(path))
         if name.startswith("sglang_operator.") and name != "sglang_operator.__version__"
     }
-    above = LAYERS if layer in LEAVES else LAYERS[: LAYERS.index(layer)]
-    # "kubectl sglang weights" is the trainers' client in a terminal.
-    besides = {"client"} if layer == "cli" else set()
-    assert targets <= {*above, *besides, layer}
+    assert targets <= {*_may_import(layer), layer}
 
 
-@pytest.mark.parametrize("path", [p for p in _modules() if _layer(p) in PURE], ids=_id)
+def _may_import(layer: str) -> set[str]:
+    if layer == "client":
+        return set(OF_THE_CLIENT)
+    if layer == "cli":
+        # "kubectl sglang weights" is the trainers' client in a terminal.
+        return {*LAYERS, "client"} - NOT_OF_THE_CLI
+    return set(LAYERS if layer in LEAVES else LAYERS[: LAYERS.index(layer)])
+
+
+PURE_MODULES = [path for path in _modules() if _layer(path) in PURE]
+
+
+@pytest.mark.parametrize("path", PURE_MODULES, ids=_id)
 def test_pure_modules_touch_nothing_outside(path):
-    tree = _parse(path)
-    assert not {name.split(".")[0] for name in _imports(tree)} & IMPURE
     called = {
         node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        for node in ast.walk(tree)
+        for node in ast.walk(_parse(path))
         if isinstance(node, ast.Call)
     }
     assert not called & IMPURE_CALLS
+
+
+@pytest.mark.parametrize("path", PURE_MODULES, ids=_id)
+def test_what_a_pure_module_imports_is_pure_however_far_away(path):
+    """Also what is imported by what it imports, and inside of functions."""
+    seen, found = {path}, [path]
+    while found:
+        module = found.pop()
+        for name in _imports(_parse(module)):
+            assert name.split(".")[0] not in IMPURE, f"{_id(module)} imports {name}"
+            inner = _file_of(name)
+            if inner is not None and inner not in seen:
+                seen.add(inner)
+                found.append(inner)
+
+
+def _file_of(name: str) -> Path | None:
+    """The file of a module of ours; None of anybody else's."""
+    top, _, rest = name.partition(".")
+    if top != PACKAGE.name or not rest:
+        return None
+    place = PACKAGE.joinpath(*rest.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
 
 
 def test_only_the_shell_imports_kopf():
@@ -224,15 +237,14 @@ def _mirror(path: Path) -> Path:
     return UNIT / module.with_name(f"test_{module.name}")
 
 
-@pytest.mark.parametrize("package", MIRRORED)
-def test_the_test_of_a_module_is_found_by_its_name(package):
+def test_the_test_of_a_module_is_found_by_its_name():
     nobodys = [
         _id(path)
         for path in _modules()
-        if _layer(path) == package and path.name != "__init__.py"
+        if _layer(path) not in NOT_MIRRORED and path.name != "__init__.py"
         if not _mirror(path).exists() and _id(path) not in COVERED_BY
     ]
-    assert not nobodys, "no test file of that name, nor a line in COVERED_BY"
+    assert not nobodys, "no test file of that name, nor a line in tests/unit/mirrors.py"
 
 
 def test_who_covers_a_module_without_a_mirror_is_there():
@@ -241,3 +253,12 @@ def test_who_covers_a_module_without_a_mirror_is_there():
         assert module in known, f"{module} is gone: take its line out"
         assert not _mirror(known[module]).exists(), f"{module} has a mirror: take its line out"
         assert (UNIT / test).exists(), f"{test} is gone: say who covers {module} now"
+
+
+def test_the_readme_draws_this_tree():
+    text = (ROOT / "README.md").read_text()
+    block = text.split("```text\noperator/sglang_operator/\n")[1].split("operator/testkit/")[0]
+    entries = [line.split()[0] for line in block.splitlines() if line[2:3].strip()]
+    drawn = [entry.removesuffix(".py").rstrip("/") for entry in entries]
+    leaves = [leaf for leaf in LEAVES if leaf not in LAYERS and leaf != "testing"]
+    assert drawn == [layer for layer in LAYERS if layer != "__main__"] + leaves

@@ -4,7 +4,7 @@ It lists pod addresses, which ignore readiness: a trainer reaches an engine to g
 before any client may reach it for answers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -22,6 +22,7 @@ ENGINES_KEY = "engines.json"
 # The same addresses as other trainers take them, by rank.
 SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
 AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
+FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AREAL_KEY: ",".join}
 
 
 def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     """
     engines = orjson.dumps(document(pool, plan))
     addresses = [_address(pool, engine) for engine in plan.engines]
-    renderings = _renderings([each for each in addresses if each] if all(addresses) else [])
+    known = addresses if all(addresses) else []
+    renderings = {key: form(known) for key, form in FORMATS.items()}
     if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
         renderings = dict.fromkeys(renderings, "")
     return metadata.child(
@@ -44,13 +46,6 @@ def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
         "registry",
         data={ENGINES_KEY: engines.decode(), **renderings},
     )
-
-
-def _renderings(addresses: list[str]) -> dict[str, str]:
-    return {
-        SLIME_KEY: " ".join(addresses),
-        AREAL_KEY: ",".join(addresses),
-    }
 
 
 def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Where an engine's GPUs come from: a mode is a strategy, and what is not one is refused."""
+
+import pytest
+
+from sglang_operator.api import conditions, spec
+from sglang_operator.api.spec import PlacementMode
+from sglang_operator.placement import modes
+from sglang_operator.placement.base import Placed
+from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from tests.builders import OWNER, guide_spec
+
+
+def placed_by(**placement: object) -> Pool | Refused:
+    return plan_pool(OWNER, guide_spec(placement=placement))
+
+
+def test_an_engine_asks_for_as_many_of_the_resource_as_it_has_gpus():
+    pool = placed_by(resourceName="amd.com/gpu")
+    assert isinstance(pool, Pool)
+    assert pool.resource == "amd.com/gpu"
+    assert pool.placement.requests(pool.spec) == {"amd.com/gpu": "2"}
+
+
+def test_a_mode_that_is_no_strategy_yet_is_refused_with_those_that_are():
+    for mode in PlacementMode:
+        refused = placed_by(mode=mode.value)
+        if mode in modes.MODES:
+            assert isinstance(refused, Pool)
+            continue
+        assert isinstance(refused, Refused)
+        (problem,) = refused.errors
+        assert problem.field == "spec.placement.mode"
+        assert f"found {mode.value}" in problem.message or mode.value in problem.message
+        assert all(known.value in problem.message for known in modes.MODES)
+
+
+def test_a_resource_that_is_not_counted_is_refused():
+    refused = placed_by(resourceName="cpu")
+    assert isinstance(refused, Refused)
+    assert [problem.field for problem in refused.errors] == ["spec.placement.resourceName"]
+
+
+@pytest.mark.parametrize(
+    ("engines", "complete", "reason"),
+    [(12, True, conditions.COUNTED), (11, False, conditions.DEVICES_PENDING)],
+)
+def test_what_is_achieved_counts_gpus_and_nodes(engines, complete, reason):
+    parsed = spec.parse(guide_spec())
+    found = modes.of(parsed).achieved(Placed(engines=engines, of=12, nodes=3, gpus=2))
+    assert (found.complete, found.reason) == (complete, reason)
+    assert f"{2 * engines} " in found.message
+    assert "3 nodes" in found.message
