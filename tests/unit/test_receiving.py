@@ -17,7 +17,7 @@ from sglang_operator.client import EngineError as TrainersError
 from sglang_operator.client import calls as calls_module
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.fleet import answers
-from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
+from sglang_operator.fleet.client import EngineClient, EngineRequestError, EngineUnreachableError
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 # What comes first, and then again and again.
@@ -117,7 +117,7 @@ async def _longest(work: Any) -> float:
 @pytest.mark.parametrize("kind", FLOODS)
 def test_an_engine_that_never_stops_sending_holds_up_nobody(kind, early):
     async def ask(client: EngineClient, url: str) -> None:
-        with pytest.raises((EngineError, EngineUnreachableError)) as told:
+        with pytest.raises((EngineRequestError, EngineUnreachableError)) as told:
             await client.get(url, "/server_info", answers.SERVER_INFO)
         assert "in time" not in str(told.value), "it was read for as long as anybody waited"
 

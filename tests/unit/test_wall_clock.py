@@ -17,7 +17,7 @@ READS = {
     "kube/leader_election.py": "stamps in the operator's Lease; the term is by the steady clock",
     "cluster/recorder.py": "stamps in Events",
     "controller/shell.py": "kopf takes the end of credentials as a time of day; a 401 renews them",
-    "client/lease.py": "stamps in the weights Lease; ages are by the steady clock (Sight)",
+    "client/lease.py": "stamps in the weights Lease; ages are by the steady clock",
     "client/turns.py": "words of an error: since when another call runs",
     "cli/cluster/look.py": "ages that are shown; of two looks a change is what counts",
     "cli/doctor.py": "ages that are shown; of two looks a change is what counts",

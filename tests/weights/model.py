@@ -87,7 +87,7 @@ class Operator:
     since: float = NOW  # this state of the Lease was first seen
     lease: dict[str, Any] | None = None
     said: Transaction | None = None  # what the Lease said last; None: it only knows the registry
-    pending: list[decide.SetGate] = field(default_factory=list)
+    pending: list[decide.GateChange] = field(default_factory=list)
     step: LeaseStep | None = None  # that it is about to take in the Lease
     loads: Loads = field(default_factory=Loads)
 
@@ -99,7 +99,7 @@ class World(Trainers):
         super().__init__(choose, **options)
         self.lives = 0  # of operators
         self.operators = [self._operator(), self._operator()]
-        self.late: list[decide.SetGate] = []  # gates on their way, of whichever operator
+        self.late: list[decide.GateChange] = []  # gates on their way, of whichever operator
         self._aimed: dict[str, tuple[tuple[Callable[[], bool], Callable[[], None]], ...]] = {
             FORGETFUL: ((self._syncs, self.lose_lease),),
             FREE: ((self._syncs, partial(self._then_begins, self.lose_lease)),),
@@ -278,7 +278,7 @@ class World(Trainers):
             decided = _of_all_memory(decided)
         if self.defect == "opens at begin" and decided.transaction.phase is Phase.SYNCING:
             opened = tuple(
-                decide.SetGate(pod=pod, is_open=True, reason="begin", message="?")
+                decide.GateChange(pod=pod, is_open=True, reason="begin", message="?")
                 for view in views
                 for pod in view.members
                 if not (pod.gate and pod.gate.is_open)
@@ -300,7 +300,7 @@ class World(Trainers):
         self.late += operator.pending
         operator.pending = []
 
-    def _set(self, change: decide.SetGate) -> None:
+    def _set(self, change: decide.GateChange) -> None:
         """It lands over the gate that was seen, and over no other, however old it is."""
         for engine in self.engines:
             seen = engine.pod.gate == change.pod.gate or self.defect == LATE

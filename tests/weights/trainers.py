@@ -133,7 +133,7 @@ class Trainers(Ground):
                 engine.announced |= tags
 
     def _seen_since(self) -> float:
-        """As ``LeaseFile`` counts: since the Lease stands there as it does, whatever it says.
+        """As ``WeightsLease`` counts: since the Lease stands there as it does, whatever it says.
 
         Of a trainer that looks all the while: who looks for the first time waits longer.
         """

@@ -13,11 +13,11 @@ from sglang_operator.api import names
 from sglang_operator.children import kinds
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import ClusterError
-from sglang_operator.client.lease import LeaseFile
+from sglang_operator.client.lease import WeightsLease
 from sglang_operator.cluster import stores
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.recorder import Recorder
-from sglang_operator.cluster.trial import Trials
+from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.cluster.writer import Writer
 from sglang_operator.gates.decide import WeightsPlan
 from sglang_operator.gates.lease import LeaseStep
@@ -79,7 +79,7 @@ async def a_pod_is_created(api: MemoryApi, client: Guarded) -> None:
 
 
 async def a_pod_is_tried(api: MemoryApi, client: Guarded) -> None:
-    trials = Trials(client, Writer(client, Lane.WORK))  # type: ignore[arg-type]
+    trials = DryRuns(client, Writer(client, Lane.WORK))  # type: ignore[arg-type]
     await trials.pod(KEY, {"metadata": {"name": POD, **_owned()}})
 
 
@@ -234,7 +234,7 @@ async def a_trainer_takes_a_step(api: MemoryApi, client: Guarded) -> None:
     def begin(state: lease_state.Transaction, sight: Any) -> lease_state.Transaction:
         return steps.begin(state, trainer, epoch="e", version="v", now=sight.now, seen=sight.seen)
 
-    task = asyncio.create_task(LeaseFile(_Cluster(client)).step(begin, patience=0.1))
+    task = asyncio.create_task(WeightsLease(_Cluster(client)).step(begin, patience=0.1))
     await _first_write(client, task)
 
 

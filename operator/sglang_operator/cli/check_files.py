@@ -9,14 +9,14 @@ from sglang_operator.cli import check_object, file_errors
 from sglang_operator.cli.findings import Finding, StopError
 from sglang_operator.cli.pipeline import objects, recognition, roles
 from sglang_operator.cli.yaml_tree import reading
-from sglang_operator.cli.yaml_tree.nodes import Node
+from sglang_operator.cli.yaml_tree.nodes import YamlNode
 
 
 @dataclass(kw_only=True)
 class Judged:
     """The pools of some files, and what was found."""
 
-    pools: list[Node] = field(default_factory=list)  # bodies of SGLangInference objects
+    pools: list[YamlNode] = field(default_factory=list)  # bodies of SGLangInference objects
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -41,14 +41,14 @@ def _folder(name: str) -> Path | None:
     return Path() if name == reading.STDIN else Path(name).parent
 
 
-def is_ours(document: Node) -> bool:
+def is_ours(document: YamlNode) -> bool:
     """Whether it is meant to be a SGLangInference; also one that is misspelt."""
     group = (document.text("apiVersion") or "").partition("/")[0]
     return document.text("kind") == names.KIND or group == names.GROUP
 
 
 def _document(
-    judged: Judged, document: Node, options: objects.Options, folder: Path | None
+    judged: Judged, document: YamlNode, options: objects.Options, folder: Path | None
 ) -> None:
     try:
         if not recognition.is_object(document):
@@ -63,7 +63,7 @@ def _document(
         judged.findings += stopped.findings
 
 
-def _object(judged: Judged, body: Node) -> None:
+def _object(judged: Judged, body: YamlNode) -> None:
     kind = body.text("kind") or "an object without a kind"
     name = body.text("metadata", "name") or ""
     if not is_ours(body):
@@ -78,13 +78,15 @@ def _object(judged: Judged, body: Node) -> None:
     judged.pools.append(body)
 
 
-def _roll(judged: Judged, document: Node, options: objects.Options, folder: Path | None) -> None:
+def _roll(
+    judged: Judged, document: YamlNode, options: objects.Options, folder: Path | None
+) -> None:
     conversion = objects.convert(document, options, folder, recognition.EITHER)
     judged.findings += conversion.findings
     judged.notes += [f"{document.mark.file}: {note}" for note in conversion.notes]
     judged.pools += [reading.keys_as_text(converted.body) for converted in conversion.objects]
 
 
-def is_roll(document: Node) -> bool:
+def is_roll(document: YamlNode) -> bool:
     """Whether it is a ROLL pipeline."""
     return not recognition.is_object(document) and roles.is_pipeline(document)

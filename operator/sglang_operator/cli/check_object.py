@@ -11,7 +11,7 @@ from sglang_operator.api import errors, names, spec, spelling
 from sglang_operator.api.errors import Problem
 from sglang_operator.cli import file_errors, redaction, structure
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.yaml_tree.nodes import Mark, Node, locate, plain
+from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode, locate, plain
 from sglang_operator.pool import resolve as pools
 
 # These are about the key, so they point at it; all others at the value.
@@ -66,7 +66,7 @@ _METADATA = frozenset(
 _TOP = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 
 
-def owner(body: Node) -> pools.Owner:
+def owner(body: YamlNode) -> pools.Owner:
     """The object as its children will know it; without a cluster it has no UID."""
     name = body.text("metadata", "name")
     if name is None and (generated := body.text("metadata", "generateName")):
@@ -79,20 +79,20 @@ def owner(body: Node) -> pools.Owner:
     )
 
 
-def plan(body: Node) -> pools.Pool | pools.Refused:
+def plan(body: YamlNode) -> pools.Pool | pools.Refused:
     """What the operator makes of an object."""
     section = body.get("spec")
     raw = as_kept(section) if section is not None else {}
     return pools.plan_pool(owner(body), raw)
 
 
-def as_kept(section: Node) -> dict[str, Any]:
+def as_kept(section: YamlNode) -> dict[str, Any]:
     """A spec as the API server keeps it, which is what the operator sees."""
     raw = structure.pruned(plain(section), structure.spec_schema())
     return raw if isinstance(raw, dict) else {}
 
 
-def judge(body: Node, subject: str = "", lost: Sequence[str] = ()) -> list[Finding]:
+def judge(body: YamlNode, subject: str = "", lost: Sequence[str] = ()) -> list[Finding]:
     """Everything that is wrong with one SGLangInference.
 
     ``lost`` are the fields that are there under names which are refused.
@@ -110,11 +110,11 @@ def judge(body: Node, subject: str = "", lost: Sequence[str] = ()) -> list[Findi
     ]
 
 
-def _redacted(problem: Problem, body: Node) -> Problem:
+def _redacted(problem: Problem, body: YamlNode) -> Problem:
     return redaction.problem(problem, locate(body, problem.field).node)
 
 
-def _judge_spec(body: Node, section: Node, lost: Sequence[str]) -> Iterator[Finding]:
+def _judge_spec(body: YamlNode, section: YamlNode, lost: Sequence[str]) -> Iterator[Finding]:
     structural = structure.check(section)
     kept, left_out = _without(section)
     left_out += [*lost, *_misspelt(section)]
@@ -130,7 +130,7 @@ def _judge_spec(body: Node, section: Node, lost: Sequence[str]) -> Iterator[Find
             yield Finding(mark=item.mark, problem=_operators_words(section, item.problem))
 
 
-def _misspelt(section: Node) -> Iterator[str]:
+def _misspelt(section: YamlNode) -> Iterator[str]:
     """The fields that are there under names which the structural check refuses."""
     strategy = section.mapping.get("strategy_args", section)
     for holder, known in ((section, spec.FIELDS), (strategy, _OF_STRATEGY)):
@@ -140,7 +140,7 @@ def _misspelt(section: Node) -> Iterator[str]:
                 yield "strategy_args" if known is _OF_STRATEGY else found
 
 
-def _without(section: Node) -> tuple[dict[str, object], list[str]]:
+def _without(section: YamlNode) -> tuple[dict[str, object], list[str]]:
     """The spec without the fields whose type is wrong: they would hide everything else.
 
     A field that the planner judges itself stays, so that it is judged in its words.
@@ -173,7 +173,7 @@ def _follows(problem: Problem, left_out: list[str]) -> bool:
     )
 
 
-def _operators_words(section: Node, problem: Problem) -> Problem:
+def _operators_words(section: YamlNode, problem: Problem) -> Problem:
     """A wrong type as the operator would tell it, if it would."""
     name = _top(problem)
     value = section.get(name)
@@ -183,14 +183,14 @@ def _operators_words(section: Node, problem: Problem) -> Problem:
     return next((item for item in told if item.field == problem.field), problem)
 
 
-def place(body: Node, problem: Problem) -> Mark:
+def place(body: YamlNode, problem: Problem) -> Mark:
     """Where a problem of the planner stands."""
     found = locate(body, problem.field)
     about_key = problem.reason in _ABOUT_KEYS or isinstance(found.node.value, (dict, list))
     return found.key if about_key or not found.complete else found.node.mark
 
 
-def _envelope(body: Node) -> Iterator[Finding]:
+def _envelope(body: YamlNode) -> Iterator[Finding]:
     """The object around the spec."""
     version = body.get("apiVersion")
     if version is None:
@@ -214,7 +214,7 @@ def _envelope(body: Node) -> Iterator[Finding]:
         )
 
 
-def _unknown(node: Node, known: frozenset[str], parent: str) -> Iterator[Finding]:
+def _unknown(node: YamlNode, known: frozenset[str], parent: str) -> Iterator[Finding]:
     prefix = "" if parent == "the object" else f"{parent}."
     for key in node.mapping:
         if key not in known:
@@ -236,7 +236,7 @@ def _top_advice(name: str, parent: str, listed: str) -> str:
     return f"did you mean {near}?" if near else f"expected one of {listed}"
 
 
-def _texts(node: Node | None, path: str) -> Iterator[Finding]:
+def _texts(node: YamlNode | None, path: str) -> Iterator[Finding]:
     """Labels and annotations are text."""
     for key, child in node.mapping.items() if node is not None else ():
         if not isinstance(child.value, str):

@@ -15,11 +15,11 @@ from sglang_operator.cli.options import environment, tell_notes
 from sglang_operator.cli.pipeline import objects, recognition
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree import reading
-from sglang_operator.cli.yaml_tree.nodes import Mark, Node
+from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class Conversion:
     """What to print where, and how to exit."""
 
     code: int
@@ -28,7 +28,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def run(file: str, stdin: Any, options: Options, output: str | None, *, force: bool) -> Outcome:
+def run(file: str, stdin: Any, options: Options, output: str | None, *, force: bool) -> Conversion:
     """Convert a file; with any error nothing is written."""
     try:
         document, found = _document(file, stdin)
@@ -42,23 +42,25 @@ def run(file: str, stdin: Any, options: Options, output: str | None, *, force: b
     problems = [finding.line() for finding in found]
     notes = list(conversion.notes)
     if not conversion.objects:
-        return Outcome(code=WARNED, problems=problems, notes=notes)
+        return Conversion(code=WARNED, problems=problems, notes=notes)
     texts = {c.name: objects.document(c, file) for c in conversion.objects}
     if output is None:
-        return Outcome(code=OK, text="---\n".join(texts.values()), problems=problems, notes=notes)
+        return Conversion(
+            code=OK, text="---\n".join(texts.values()), problems=problems, notes=notes
+        )
     try:
         notes += _write(texts, Path(output), force=force)
     except StopError as stopped:
         return _refused([*found, *stopped.findings], notes)
-    return Outcome(code=OK, problems=problems, notes=notes)
+    return Conversion(code=OK, problems=problems, notes=notes)
 
 
-def _refused(found: Any, notes: list[str]) -> Outcome:
+def _refused(found: Any, notes: list[str]) -> Conversion:
     lines = [finding.line() for finding in found]
-    return Outcome(code=FAILED, problems=lines, notes=[*notes, "nothing is written"])
+    return Conversion(code=FAILED, problems=lines, notes=[*notes, "nothing is written"])
 
 
-def _document(file: str, stdin: Any) -> tuple[Node, list[Finding]]:
+def _document(file: str, stdin: Any) -> tuple[YamlNode, list[Finding]]:
     """The one document of a pipeline file."""
     loaded = reading.load(reading.read(file, stdin), file)
     documents = loaded.documents
@@ -71,7 +73,7 @@ def _document(file: str, stdin: Any) -> tuple[Node, list[Finding]]:
     return document, loaded.findings
 
 
-def _number(documents: list[Node]) -> errors.Problem:
+def _number(documents: list[YamlNode]) -> errors.Problem:
     """No document, or several of which nothing says which one is meant."""
     if not documents:
         found, advice = "an empty file", "give the file that ROLL's start script reads"

@@ -15,7 +15,7 @@ from sglang_operator.cli.cluster.live_pool import LivePool, Source
 from sglang_operator.cli.findings import StopError
 from sglang_operator.cli.options import environment
 from sglang_operator.cli.pipeline.objects import Options
-from sglang_operator.cli.yaml_tree.nodes import Node, plain
+from sglang_operator.cli.yaml_tree.nodes import YamlNode, plain
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import plan as plans
 from sglang_operator.pool import resolve as pools
@@ -59,7 +59,7 @@ class Difference:
         return any(change.action not in _UNTOUCHED for change in self.changes)
 
 
-def compare(body: Node, live: LivePool) -> Difference:
+def compare(body: YamlNode, live: LivePool) -> Difference:
     """The object of this body over a live pool; the body is one without errors."""
     wanted = check_object.plan(body)
     assert isinstance(wanted, Pool)
@@ -216,7 +216,9 @@ def _variables(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
             yield f"{verb} {name}"
 
 
-def _also(live: Mapping[str, Any], wanted: Pool, before: Pool | None, body: Node) -> Iterator[str]:
+def _also(
+    live: Mapping[str, Any], wanted: Pool, before: Pool | None, body: YamlNode
+) -> Iterator[str]:
     """Fields whose change reaches no running engine."""
     section = body.get("spec")
     new = plain(section) if section is not None else {}

@@ -7,7 +7,7 @@ from typing import Any
 from sglang_operator.api import errors
 from sglang_operator.api.errors import Problem
 from sglang_operator.api.redaction import HIDDEN, in_words, without_passwords
-from sglang_operator.cli.yaml_tree.nodes import Node, leaves, plain
+from sglang_operator.cli.yaml_tree.nodes import YamlNode, leaves, plain
 
 _ARGUMENT = re.compile(
     r"(?i)(api|access|secret|private|auth)[_-]?key|password|secret|_token$|^token$"
@@ -57,7 +57,7 @@ def _url(value: Any) -> Any:
     return without_passwords(value) if isinstance(value, str) else value
 
 
-def problem(found: Problem, node: Node) -> Problem:
+def problem(found: Problem, node: YamlNode) -> Problem:
     """A problem whose message does not quote what stands under a secret's name."""
     name = re.split(r"[.\[\]]", found.field)[-1]
     hidden = errors.is_secret(name) or is_secret_argument(name)
@@ -70,7 +70,7 @@ def problem(found: Problem, node: Node) -> Problem:
     return Problem(reason=found.reason, field=found.field, message=message, severity=found.severity)
 
 
-def _quoted(node: Node) -> Iterator[str]:
+def _quoted(node: YamlNode) -> Iterator[str]:
     """How a message may quote a value: whole, shortened, or a part of it."""
     whole = plain(node)
     yield from filter(None, (errors.shown(whole), errors.typed(whole)))

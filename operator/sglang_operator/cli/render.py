@@ -13,13 +13,13 @@ from sglang_operator.children import engine_pod
 from sglang_operator.cli import check_files, check_object, findings, redaction
 from sglang_operator.cli.options import environment, tell_notes
 from sglang_operator.cli.pipeline.objects import Options
-from sglang_operator.cli.yaml_tree.nodes import Node
+from sglang_operator.cli.yaml_tree.nodes import YamlNode
 from sglang_operator.engine import arguments
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 
 
-def render(bodies: list[Node], form: str) -> str:
+def render(bodies: list[YamlNode], form: str) -> str:
     """All pods of these pools, or their command lines."""
     planned = [check_object.plan(body) for body in bodies]
     pools = [pool for pool in planned if isinstance(pool, Pool)]

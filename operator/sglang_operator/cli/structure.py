@@ -15,7 +15,7 @@ from typing import Any
 from sglang_operator.api import errors, spelling
 from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding
-from sglang_operator.cli.yaml_tree.nodes import Mark, Node, leaves, plain
+from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode, leaves, plain
 from sglang_operator.roll import worker
 
 FILE = Path(__file__).with_name("structure.json")
@@ -71,12 +71,12 @@ def spec_schema() -> Schema:
     return loaded
 
 
-def check(spec: Node) -> list[Finding]:
+def check(spec: YamlNode) -> list[Finding]:
     """All that is wrong with the structure of a spec."""
     return list(_check(spec, spec_schema(), "spec"))
 
 
-def _check(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
+def _check(node: YamlNode, schema: Schema, path: str) -> Iterator[Finding]:
     if node.value is None:
         if not schema.get("nullable") and "type" in schema and path == "spec":
             yield _finding(node.mark, path, node, _NAMES[schema["type"]])
@@ -96,7 +96,7 @@ def _check(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
     yield from _twice(node, schema.get(KEYS, ()), path)
 
 
-def _twice(node: Node, keys: Sequence[str], path: str) -> Iterator[Finding]:
+def _twice(node: YamlNode, keys: Sequence[str], path: str) -> Iterator[Finding]:
     """Items of a list that are the same to the server, which knows them by these keys."""
     seen: set[str] = set()
     for index, item in enumerate(node.items if keys else ()):
@@ -126,7 +126,7 @@ def pruned(value: Any, schema: Schema) -> Any:
     return kept
 
 
-def _check_fields(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
+def _check_fields(node: YamlNode, schema: Schema, path: str) -> Iterator[Finding]:
     properties: Mapping[str, Schema] = schema.get("properties", {})
     others: Schema | None = schema.get("additionalProperties")
     free = schema.get(UNKNOWN) or (not properties and others is None)
@@ -148,14 +148,14 @@ def _check_fields(node: Node, schema: Schema, path: str) -> Iterator[Finding]:
             yield Finding(mark=node.mark, problem=problem)
 
 
-def _not_finite(node: Node, path: str) -> Iterator[Finding]:
+def _not_finite(node: YamlNode, path: str) -> Iterator[Finding]:
     """Numbers that kubectl cannot send, wherever they are in what has no schema."""
     for leaf in leaves(node):
         if isinstance(leaf.value, float) and not math.isfinite(leaf.value):
             yield _finding(leaf.mark, path, leaf, _FINITE)
 
 
-def _finding(mark: Mark, path: str, node: Node, expected: str) -> Finding:
+def _finding(mark: Mark, path: str, node: YamlNode, expected: str) -> Finding:
     found = errors.typed(plain(node))
     return Finding(
         mark=mark, problem=file_errors.FIELD_STRUCTURE(path, found=found, expected=expected)

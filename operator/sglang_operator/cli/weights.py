@@ -22,12 +22,12 @@ from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli.findings import one_line
 from sglang_operator.cli.options import plain_lines
 from sglang_operator.client import errors, given
-from sglang_operator.client.lease import Sight
+from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import IN_SERVICE, Engine, Registry
 from sglang_operator.client.resetting import Left
 from sglang_operator.weights import lease_state, steps
-from sglang_operator.weights.lease_state import Owner, Phase, Transaction, shown
+from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction, shown
 
 REFUSED = 1
 FAILED = 2
@@ -115,7 +115,7 @@ class Abort:
         state = await pool.transaction()
         trainer = steps.Trainer(holder=pool.holder, transaction=state.id)
 
-        def step(current: Transaction, sight: Sight) -> Transaction:
+        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
             named = current.holder == pool.holder and not current.fenced
             # Between its commands a sync of this command line has no process; another may.
             left = named and pool.holder == holder() and not current.at_work
@@ -191,7 +191,7 @@ class Reset:
         return told
 
 
-def _owner(owner: Owner) -> str:
+def _owner(owner: GroupsOwner) -> str:
     return f"{owner.holder}, since {shown(owner.since)}, last seen {shown(owner.seen)}"
 
 

@@ -12,7 +12,7 @@ from sglang_operator.client.credentials import Credentials
 from sglang_operator.client.errors import ClusterError, NotReady
 from sglang_operator.client.registry import Registry, parse
 from sglang_operator.kube.authorization import Authorization
-from sglang_operator.kube.transport import Response, Server, lines
+from sglang_operator.kube.transport import HttpClient, Response, lines
 
 REQUEST_SECONDS = 10.0
 WATCH_SECONDS = 300
@@ -32,7 +32,7 @@ class Cluster:
         self.pool = pool
         self.registry_name = names.registry_name(pool)
         self.lease_name = names.weights_lease_name(pool)
-        self._server = Server(
+        self._server = HttpClient(
             credentials.server,
             tls=credentials.tls and credentials.tls(),
             headers={"User-Agent": "sglang-operator-client", "Accept": "application/json"},

@@ -24,7 +24,7 @@ from sglang_operator.client.errors import (
     StaleEpoch,
     told,
 )
-from sglang_operator.client.lease import MARGIN, WATCHED_SECONDS, Sight
+from sglang_operator.client.lease import MARGIN, WATCHED_SECONDS, LeaseObservation
 from sglang_operator.client.ledger import Ledger
 from sglang_operator.client.registry import Engine
 from sglang_operator.client.updates import open_session
@@ -264,7 +264,7 @@ class Follower:
 
         often = LEASE_SECONDS / 3  # as the leader renews
 
-        def step(current: Transaction, sight: Sight) -> Transaction:
+        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
             if current.id == state.id and self._pool.lease.age() <= often:
                 return current  # another follower was quicker
             return steps.joins(current, self._trainer(state.id), now=sight.now)
@@ -343,7 +343,7 @@ class Follower:
     async def _object(self, transaction: str, message: str) -> None:
         """Stand in the way of the commit, in words.  Who cannot does not vouch either."""
 
-        def step(state: Transaction, _: Sight) -> Transaction:
+        def step(state: Transaction, _: LeaseObservation) -> Transaction:
             return steps.objection(state, self._trainer(transaction), message=message)
 
         if self._objected != transaction:
@@ -356,7 +356,7 @@ class Follower:
     async def _retract(self, transaction: str, vouched: Iterable[str] = ()) -> None:
         """Take back what this process objected, if it did, and vouch for these instances."""
 
-        def step(state: Transaction, _: Sight) -> Transaction:
+        def step(state: Transaction, _: LeaseObservation) -> Transaction:
             me, own = self._trainer(transaction), state.message in self._objections
             retracts = state.message if own else ""
             return steps.vouch(state, me, instances=vouched, retracts=retracts)

@@ -22,14 +22,14 @@ from sglang_operator.client.errors import (
     StaleEpoch,
     Unsupported,
 )
-from sglang_operator.client.hold import Hold
-from sglang_operator.client.lease import POLL_SECONDS, LeaseFile, Sight, counted
+from sglang_operator.client.hold import LeaseHold
+from sglang_operator.client.lease import POLL_SECONDS, LeaseObservation, WeightsLease, counted
 from sglang_operator.client.registry import DEFAULT_GROUP, Engine
 from sglang_operator.clocks import steady
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import rules, steps
 from sglang_operator.weights.groups import FORMING_SECONDS
-from sglang_operator.weights.lease_state import Owner, Transaction, shown
+from sglang_operator.weights.lease_state import GroupsOwner, Transaction, shown
 from sglang_operator.weights.rules import Trainer
 
 JOIN = "/init_weights_update_group"
@@ -73,7 +73,7 @@ async def leave(post: Post, engine: Engine, name: str) -> bool:
     return True
 
 
-def tell_whose(before: Owner | None, owner: Owner) -> None:
+def tell_whose(before: GroupsOwner | None, owner: GroupsOwner) -> None:
     """Say from whom the groups were taken, if they were another's."""
     if before is not None and before.holder != owner.holder and not before.left:
         since, seen = shown(before.since), shown(before.seen)
@@ -122,7 +122,9 @@ class Groups:
             return False
         return True
 
-    def claim(self, state: Transaction, sight: Sight, *, forming: bool = False) -> Transaction:
+    def claim(
+        self, state: Transaction, sight: LeaseObservation, *, forming: bool = False
+    ) -> Transaction:
         """A step of the Lease: whatever engines are told of groups from now on, this client does.
 
         ``forming``: without a transaction of its own.  Raises RefusedError.
@@ -133,10 +135,10 @@ class Groups:
             name = found.id
         else:
             name = secrets.token_hex(6)
-        me = Owner(id=name, holder=self._holder, forming=forming)
+        me = GroupsOwner(id=name, holder=self._holder, forming=forming)
         return weights_groups.claimed(state, me, now=sight.now, seen=sight.groups)
 
-    def claimed(self, before: Owner | None, owner: Owner) -> None:
+    def claimed(self, before: GroupsOwner | None, owner: GroupsOwner) -> None:
         """That step was taken; what stood there before."""
         if owner.id == self._id:
             return
@@ -186,7 +188,7 @@ class Forming:
     Nobody else does meanwhile, nor syncs: what it sends to engines leaves only while that is so.
     """
 
-    def __init__(self, groups: Groups, lease: LeaseFile, trainer: Trainer) -> None:
+    def __init__(self, groups: Groups, lease: WeightsLease, trainer: Trainer) -> None:
         self._groups = groups
         self._lease = lease
         self._trainer = trainer
@@ -202,9 +204,9 @@ class Forming:
         Raises Held after ``wait`` seconds, PoolError; StaleEpoch if they are to be its ``own``, and
         are not any more.
         """
-        before: list[Owner | None] = [None]
+        before: list[GroupsOwner | None] = [None]
 
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             if own:
                 self._groups.owned(state)
             if state.holder != self._trainer.holder:
@@ -227,14 +229,14 @@ def _id(state: Transaction) -> str:
     return state.groups.id if state.groups is not None else ""
 
 
-async def claim_within(groups: Groups, hold: Hold) -> Transaction:
+async def claim_within(groups: Groups, hold: LeaseHold) -> Transaction:
     """Take the engines' groups in this transaction; the state after it.
 
     Waits for who forms some.  Raises Held, Expired, ClusterError.
     """
-    before: list[Owner | None] = [None]
+    before: list[GroupsOwner | None] = [None]
 
-    def step(state: Transaction, sight: Sight) -> Transaction:
+    def step(state: Transaction, sight: LeaseObservation) -> Transaction:
         before[0], state = state.groups, steps.renew(state, hold.trainer, now=sight.now)
         return groups.claim(state, sight)
 

@@ -9,9 +9,9 @@ from sglang_operator.client import texts
 from sglang_operator.client.errors import ClusterError, Expired, NotReady, PoolError
 from sglang_operator.client.lease import (
     RETRY_SECONDS,
-    LeaseFile,
-    Sight,
+    LeaseObservation,
     Step,
+    WeightsLease,
     Written,
     counted,
 )
@@ -20,7 +20,7 @@ from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Transaction
 
 
-class Hold:
+class LeaseHold:
     """The Lease, held: renewed in the background until ``stop``.
 
     ``lost`` is told once, with the reason, as soon as the transaction counts as over: it is
@@ -29,7 +29,7 @@ class Hold:
     """
 
     def __init__(
-        self, lease: LeaseFile, trainer: steps.Trainer, lost: Callable[[PoolError], None]
+        self, lease: WeightsLease, trainer: steps.Trainer, lost: Callable[[PoolError], None]
     ) -> None:
         self.trainer = trainer
         self._file = lease
@@ -78,7 +78,7 @@ class Hold:
         place is another: Expired, as of a transaction that is over.  Raises ClusterError.
         """
 
-        def own(state: Transaction, sight: Sight) -> Transaction:
+        def own(state: Transaction, sight: LeaseObservation) -> Transaction:
             if self._anew(state, sight):
                 raise Expired(texts.LEASE_ANEW, deleted=True)
             return step(state, sight)
@@ -89,7 +89,7 @@ class Hold:
             raise Expired(texts.LEASE_DELETED, deleted=True) from error
 
     async def note(self, step: Step, *, patience: float) -> None:
-        """Put on record what has happened to engines; see ``LeaseFile.note``.
+        """Put on record what has happened to engines; see ``WeightsLease.note``.
 
         That is no renewal, and it counts after the transaction is over, too.  Raises ClusterError.
         """
@@ -98,7 +98,7 @@ class Hold:
     async def rest(self, *, patience: float) -> None:
         """Nothing that was sent to engines is under way any more.  Raises as ``note``."""
 
-        def rests(state: Transaction, sight: Sight) -> Transaction:
+        def rests(state: Transaction, sight: LeaseObservation) -> Transaction:
             return steps.rests(state, self.trainer)
 
         words = texts.OWED_REST
@@ -119,19 +119,19 @@ class Hold:
         """Renew now; ``works``: to change engines in this transaction.  Raises PoolError."""
         step = steps.works if works else steps.renew
 
-        def renewal(state: Transaction, sight: Sight) -> Transaction:
+        def renewal(state: Transaction, sight: LeaseObservation) -> Transaction:
             return step(state, self.trainer, now=sight.now)
 
         return await self.step(renewal, patience=self.left() if patience is None else patience)
 
     async def abort(self, message: str, *, patience: float) -> None:
-        """All gates close, unless the transaction is over anyway; see ``LeaseFile.note``.
+        """All gates close, unless the transaction is over anyway; see ``WeightsLease.note``.
 
         Under a Lease that was deleted too, as soon as the operator has made another one for this
         pool.  Raises PoolError once patience ends; it is tried on.
         """
 
-        def end(state: Transaction, sight: Sight) -> Transaction:
+        def end(state: Transaction, sight: LeaseObservation) -> Transaction:
             # Who never knew that it had the Lease has written into no engine.
             if self._uid is None or not self._anew(state, sight):
                 return steps.abort(state, self.trainer, message=message)
@@ -142,7 +142,7 @@ class Hold:
 
         await self._file.note(None, end, patience=patience, words=texts.OWED_ABORT, passes=True)
 
-    def _anew(self, state: Transaction, sight: Sight) -> bool:
+    def _anew(self, state: Transaction, sight: LeaseObservation) -> bool:
         """Whether the Lease is another one than was taken, or was emptied."""
         empty = state.phase is lease_state.Phase.IDLE and not state.id
         return empty or sight.lease != (sight.lease if self._uid is None else self._uid)

@@ -43,7 +43,7 @@ RECOVERY_SECONDS = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class LeaseObservation:
     """When the Lease was looked at, and since when it was seen in its state; one clock, ours."""
 
     now: float
@@ -63,7 +63,7 @@ class Written:
     at: float
 
 
-Step = Callable[[Transaction, Sight], Transaction]
+Step = Callable[[Transaction, LeaseObservation], Transaction]
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def counted(recorded: float) -> float:
     return min(recorded * MARGIN, recorded - _IN_FLIGHT)
 
 
-class LeaseFile:
+class WeightsLease:
     """The Lease of one pool.  Steps of one process are taken one after the other.
 
     What has happened to engines, and that a sync is over, stays owed until it stands there, however
@@ -316,7 +316,7 @@ class LeaseFile:
         return version == _version(lease) and steady() < sent + UNANSWERED_SECONDS
 
     def _with_owed(
-        self, state: Transaction, sight: Sight, *, open_yet: bool
+        self, state: Transaction, sight: LeaseObservation, *, open_yet: bool
     ) -> tuple[Transaction, list[_Owed]]:
         """The state with what is owed; what has no place in it any more is given up.
 
@@ -372,10 +372,10 @@ class LeaseFile:
             self._groups_since, self._groups_appeared = steady(), self._asked
         self._state = state
 
-    def _sight(self, lease: Mapping[str, Any]) -> Sight:
+    def _sight(self, lease: Mapping[str, Any]) -> LeaseObservation:
         now, metadata = time.time(), lease.get("metadata", {})
         owner: Mapping[str, Any] = next(iter(metadata.get("ownerReferences") or ()), {})
-        return Sight(
+        return LeaseObservation(
             now=now,
             seen=now - (steady() - self._since),
             groups=now - (steady() - self._groups_since),
@@ -393,7 +393,7 @@ def _version(lease: Mapping[str, Any]) -> str:
     return str(lease["metadata"].get("resourceVersion", ""))
 
 
-def _written(state: Transaction, sight: Sight) -> Written:
+def _written(state: Transaction, sight: LeaseObservation) -> Written:
     return Written(state=state, lease=sight.lease, pool=sight.pool, at=steady())
 
 
@@ -402,7 +402,7 @@ def of_holder(state: Transaction) -> Transaction:
     return replace(state, wrote=frozenset(), message="", groups=None)
 
 
-def _as_it_is(state: Transaction, sight: Sight) -> Transaction:
+def _as_it_is(state: Transaction, sight: LeaseObservation) -> Transaction:
     return state
 
 
@@ -421,7 +421,7 @@ def _worth_another_try(error: ClusterError) -> bool:
     return error.status in (0, 429) or error.status >= 500
 
 
-def _refusing(step: Step, state: Transaction, sight: Sight) -> Transaction:
+def _refusing(step: Step, state: Transaction, sight: LeaseObservation) -> Transaction:
     try:
         return step(state, sight)
     except steps.RefusedError as refused:

@@ -1,7 +1,7 @@
 """A watch of the Lease: who waits for others' steps need not ask for them again and again.
 
 What it tells may have stood there for a while: it wakes, and shows what stands there, but that the
-Lease was renewed a moment ago is only known from a request that left before (``LeaseFile.age``).
+Lease was renewed a moment ago is only known from a request that left before (``WeightsLease.age``).
 Where the identity may not watch Leases, as by a Role of before, there is none, and one asks.
 """
 

@@ -25,8 +25,8 @@ from sglang_operator.client.errors import (
     Unsupported,
     undone,
 )
-from sglang_operator.client.hold import Hold
-from sglang_operator.client.lease import Sight
+from sglang_operator.client.hold import LeaseHold
+from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import GATE_COMMITTED, GATE_OFF, IN_SERVICE, Engine, Registry
 from sglang_operator.weights import lease_state, steps
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 async def resume(
     pool: "AsyncPool",
-    hold: Hold,
+    hold: LeaseHold,
     state: Transaction,
     engines: Iterable[Engine],
     tags: Iterable[str],
@@ -74,7 +74,7 @@ async def resume(
 
 
 async def _note_awake(
-    hold: Hold, done: Sequence[tuple[Engine, Sequence[str]]], *, patience: float
+    hold: LeaseHold, done: Sequence[tuple[Engine, Sequence[str]]], *, patience: float
 ) -> None:
     """Put on record which engines have their memory of these tags.  Raises ClusterError.
 
@@ -83,7 +83,7 @@ async def _note_awake(
     if not done:
         return
 
-    def step(current: Transaction, sight: Sight) -> Transaction:
+    def step(current: Transaction, sight: LeaseObservation) -> Transaction:
         for engine, tags in done:
             instances = (engine.instance,) if engine.instance else ()
             current = steps.woke(current, hold.trainer, instances=instances, tags=tags)
@@ -150,7 +150,7 @@ class Sleeper:
 
     def __init__(self, pool: "AsyncPool") -> None:
         self._pool = pool
-        self._hold: Hold | None = None
+        self._hold: LeaseHold | None = None
         self._pausing = False
 
     async def stop(self) -> None:
@@ -167,12 +167,12 @@ class Sleeper:
         own = self._hold is not None and state.id == self._hold.trainer.transaction
         return replace(state, at_work=False) if own else state
 
-    async def _rest(self, hold: Hold, patience: float = REST_PATIENCE) -> None:
+    async def _rest(self, hold: LeaseHold, patience: float = REST_PATIENCE) -> None:
         with contextlib.suppress(PoolError):  # it is owed
             await self._pool.to_its_end(hold.rest(patience=patience))
 
     @contextlib.asynccontextmanager
-    async def _at_work(self, hold: Hold) -> AsyncIterator[None]:
+    async def _at_work(self, hold: LeaseHold) -> AsyncIterator[None]:
         """While engines are changed, by a hold whose Lease says so: until no request is under way.
 
         Of a pause that was cancelled nobody knows that: then this process alone goes on at once.
@@ -210,7 +210,12 @@ class Sleeper:
             raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=_named(left)))
 
     async def _put_to_sleep(
-        self, hold: Hold, before: Transaction, tags: tuple[str, ...], settle: float, timeout: float
+        self,
+        hold: LeaseHold,
+        before: Transaction,
+        tags: tuple[str, ...],
+        settle: float,
+        timeout: float,
     ) -> set[str | None]:
         """The instances that were; see the module for the order."""
         registry = await self._closed(hold.trainer.transaction, timeout)
@@ -259,7 +264,7 @@ class Sleeper:
             await asyncio.sleep(ANSWER_SECONDS)
 
     async def _release(
-        self, hold: Hold, engines: list[Engine], before: Transaction, wanted: set[str]
+        self, hold: LeaseHold, engines: list[Engine], before: Transaction, wanted: set[str]
     ) -> None:
         """The Lease is told which engines are about to sleep, then they release what they have.
 
@@ -271,7 +276,7 @@ class Sleeper:
         todo = [(engine, sorted(wanted - before.sleeps(engine.instance))) for engine in engines]
         todo = [(engine, tags) for engine, tags in todo if tags]
 
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             instances = [engine.instance for engine, _ in todo if engine.instance]
             return steps.slept(state, hold.trainer, instances=instances, now=sight.now)
 
@@ -293,7 +298,7 @@ class Sleeper:
         raise failed[0]
 
     async def _let_go(
-        self, hold: Hold, engine: Engine, tags: list[str], before: Transaction
+        self, hold: LeaseHold, engine: Engine, tags: list[str], before: Transaction
     ) -> None:
         """Release, right after a flush: what came late ends the engine (``pausing.drain``).
 
@@ -317,7 +322,7 @@ class Sleeper:
             raise
         await self._pool.release_memory([engine], tags, hold.alive)
 
-    async def _take(self, tags: Iterable[str]) -> tuple[Hold, Transaction]:
+    async def _take(self, tags: Iterable[str]) -> tuple[LeaseHold, Transaction]:
         """The Lease, taken to sleep on these tags, and how it stood before."""
         before = Transaction()
 
@@ -331,12 +336,12 @@ class Sleeper:
         hold, _ = await self._taken(step)
         return hold, before
 
-    async def _taken(self, take: Callable[..., Transaction]) -> tuple[Hold, Transaction]:
+    async def _taken(self, take: Callable[..., Transaction]) -> tuple[LeaseHold, Transaction]:
         """The Lease, taken by this step in a transaction of its own."""
         trainer = self._pool.trainer(lease_state.LEASE_SECONDS)
-        hold = Hold(self._pool.lease, trainer, self._lost)
+        hold = LeaseHold(self._pool.lease, trainer, self._lost)
 
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             return take(self.idle(state), trainer, now=sight.now, seen=sight.seen)
 
         state = await hold.take(step, wait=0, patience=PATIENCE)
@@ -385,7 +390,9 @@ class Sleeper:
             await self.stop()
         return after
 
-    async def _awaken(self, hold: Hold, state: Transaction, tags: tuple[str, ...]) -> Transaction:
+    async def _awaken(
+        self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...]
+    ) -> Transaction:
         registry, reached = await self._pool.fresh(), list[Engine]()
         while later := _sleepers(registry, state, reached):
             await resume(self._pool, hold, state, later, tags)
@@ -400,12 +407,12 @@ class Sleeper:
                 goes_on, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
             )
 
-        def step(current: Transaction, sight: Sight) -> Transaction:
+        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
         return await hold.step(step, patience=hold.left())
 
-    async def _own(self) -> tuple[Hold, Transaction]:
+    async def _own(self) -> tuple[LeaseHold, Transaction]:
         """The hold of the sleep, at work: ours, or taken over from an earlier process or another.
 
         Whoever else had it learns with its next step that it is over; one of this name that is at
@@ -419,7 +426,7 @@ class Sleeper:
             raise Unsupported(texts.NOTHING_SLEEPS.format(phase=state.phase.value))
         return await self._taken(steps.take_on)
 
-    async def _renewed(self, *, works: bool = False) -> tuple[Hold, Transaction] | None:
+    async def _renewed(self, *, works: bool = False) -> tuple[LeaseHold, Transaction] | None:
         """The hold that there is, renewed; None if somebody went on since.
 
         Raises Expired if the Lease was deleted: what sleeps stood there alone.

@@ -18,7 +18,7 @@ from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import Expired, NotReady
 from sglang_operator.client.groups import Groups
-from sglang_operator.client.lease import LeaseFile, recorded
+from sglang_operator.client.lease import WeightsLease, recorded
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.client.sync import AsyncSync
@@ -71,7 +71,7 @@ class AsyncPool:
         self.namespace = namespace or self._identity.namespace
         self.groups = Groups(self.holder)
         self._cluster: Cluster | None = None
-        self._lease: LeaseFile | None = None
+        self._lease: WeightsLease | None = None
         self._watcher: Watcher | None = None
         self._calls: EngineCalls | None = None
         self._sleeper: memory.Sleeper | None = None
@@ -110,7 +110,7 @@ class AsyncPool:
     def _open(self) -> Cluster:
         if self._cluster is None:
             self._cluster = Cluster(self._identity, self.namespace, self.name)
-            self._lease = LeaseFile(self._cluster)
+            self._lease = WeightsLease(self._cluster)
             self._watcher = Watcher(self._cluster)
             self._calls = EngineCalls(*self._keys)
             self._sleeper = memory.Sleeper(self)
@@ -327,7 +327,7 @@ class AsyncPool:
         return await supervision.to_its_end(work, self._endings)
 
     @property
-    def lease(self) -> LeaseFile:
+    def lease(self) -> WeightsLease:
         self._open()
         assert self._lease is not None
         return self._lease

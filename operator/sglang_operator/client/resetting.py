@@ -24,13 +24,13 @@ from sglang_operator.client.errors import (
     PoolError,
     Unsupported,
 )
-from sglang_operator.client.hold import Hold
-from sglang_operator.client.lease import RECOVERY_SECONDS, Sight
+from sglang_operator.client.hold import LeaseHold
+from sglang_operator.client.lease import RECOVERY_SECONDS, LeaseObservation
 from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import lease_state
 from sglang_operator.weights import reset as weights_reset
-from sglang_operator.weights.lease_state import Owner, Transaction
+from sglang_operator.weights.lease_state import GroupsOwner, Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -90,7 +90,7 @@ class _Reset:
         self._names = names
         self._force = force
         self._engines = [engine for engine in registry.engines if engine.runs]
-        self._hold = Hold(pool.lease, pool.trainer(lease_state.LEASE_SECONDS), self._lose)
+        self._hold = LeaseHold(pool.lease, pool.trainer(lease_state.LEASE_SECONDS), self._lose)
         self._lost: PoolError | None = None
 
     def _lose(self, reason: PoolError) -> None:
@@ -108,10 +108,10 @@ class _Reset:
 
     async def _take(self, wait: float) -> None:
         trainer, epoch = self._hold.trainer, self._registry.epoch
-        before: list[Owner | None] = [None]
-        me = Owner(id=trainer.transaction, holder=trainer.holder, left=True)
+        before: list[GroupsOwner | None] = [None]
+        me = GroupsOwner(id=trainer.transaction, holder=trainer.holder, left=True)
 
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             found, now = self._pool.sleeper.idle(state), sight.now
             taken = weights_reset.begin(found, trainer, epoch=epoch, now=now, seen=sight.seen)
             if not self._force:
@@ -129,7 +129,7 @@ class _Reset:
         groups.tell_whose(before[0], me)
 
     async def _give_back(self, patience: float = REST_PATIENCE) -> None:
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             return weights_reset.end(state, self._hold.trainer)
 
         await self._hold.stop()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.client import memory, texts
 from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
-from sglang_operator.client.hold import Hold
+from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.weights.lease_state import Transaction
@@ -63,7 +63,7 @@ class SharedSync(AsyncSync):
         registry.require_all_or_gated(self._covers)
         return registry.of(self._covers)
 
-    async def _resumed(self, hold: Hold, tags: set[str]) -> Transaction:
+    async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
         """Also of those that sleep and that nobody writes into, which stay paused and closed.
 
         The Lease says of none that it sleeps any more: the next flush would end one that does.

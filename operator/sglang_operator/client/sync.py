@@ -37,8 +37,8 @@ from sglang_operator.client.errors import (
     Unsupported,
     told,
 )
-from sglang_operator.client.hold import Hold
-from sglang_operator.client.lease import Sight
+from sglang_operator.client.hold import LeaseHold
+from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.reaching import reach
 from sglang_operator.client.registry import Engine, Registry, changes
@@ -89,7 +89,7 @@ class AsyncSync(Updates):
         self._checkpoint = ""
         self.engines: tuple[Engine, ...] = ()
         self.registry: Registry | None = None
-        self._hold: Hold | None = None
+        self._hold: LeaseHold | None = None
         self._before = Transaction()  # as this sync found the Lease
         self._state = Transaction()  # as this sync left the Lease: nobody else may change it
         self._watch: asyncio.Task[None] | None = None
@@ -137,9 +137,9 @@ class AsyncSync(Updates):
 
     async def _take(self, registry: Registry) -> Transaction:
         trainer = self._pool.trainer(self._options.duration)
-        hold = Hold(self._pool.lease, trainer, self._lose)
+        hold = LeaseHold(self._pool.lease, trainer, self._lose)
 
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             self._pool.turn.check()
             if self._over:
                 raise Expired(texts.OVER)
@@ -204,7 +204,7 @@ class AsyncSync(Updates):
         covered = [engine.instance for engine in self.engines if engine.instance]
         wrote = [e.instance for e in self._writes.written(self.engines) if e.instance]
 
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             path, now, state = self.checkpoint, sight.now, self._with_groups(state, sight.now)
             return steps.commit(
                 state, trainer, instances=covered, wrote=wrote, now=now, checkpoint=path
@@ -250,9 +250,9 @@ class AsyncSync(Updates):
         if registry.epoch == found.epoch:
             await reach(self._pool, registry, texts.UNREACHED_LATER)
         trainer = self._pool.trainer(found.duration, given=False)
-        hold = Hold(self._pool.lease, trainer, self._lose)
+        hold = LeaseHold(self._pool.lease, trainer, self._lose)
 
-        def step(state: Transaction, sight: Sight) -> Transaction:
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             # Who stood still meanwhile may find another sync of its holder than it was to end.
             if self._over or self._begun(state).id != found.id:
                 raise Expired(texts.ANOTHER_BEGUN.format(holder=state.holder, found=found.id))
@@ -490,10 +490,10 @@ class AsyncSync(Updates):
             self._state = await self._pool.to_its_end(self._resumed(self._hold, tags))
             self.check()
 
-    async def _resumed(self, hold: Hold, tags: set[str]) -> Transaction:
+    async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
         await memory.resume(self._pool, hold, self._state, self.engines, tags)
 
-        def step(current: Transaction, sight: Sight) -> Transaction:
+        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
         return await hold.step(step, patience=PATIENCE)

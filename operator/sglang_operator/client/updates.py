@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sglang_operator.client import given, groups
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
-from sglang_operator.client.hold import Hold
+from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine.versions import Features
@@ -52,7 +52,7 @@ class Updates(ABC):
     engines: tuple[Engine, ...]
     registry: Registry | None
     _pool: "AsyncPool"
-    _hold: Hold | None
+    _hold: LeaseHold | None
     _state: Transaction
 
     def __init__(self) -> None:

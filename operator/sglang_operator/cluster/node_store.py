@@ -78,7 +78,7 @@ class NodeStore:
     def replace(
         self,
         scope: str,
-        records: list[wire.Node],
+        records: list[wire.NodeObject],
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
@@ -98,11 +98,11 @@ class NodeStore:
         """After a restore from a backup versions begin lower: the next list is all there is."""
         self._versions = dict.fromkeys(self._versions, -1)
 
-    def put(self, record: wire.Node) -> None:
+    def put(self, record: wire.NodeObject) -> None:
         if self._take(record):
             self._weigh()
 
-    def _take(self, record: wire.Node) -> bool:
+    def _take(self, record: wire.NodeObject) -> bool:
         """Whether it is news."""
         name = record.metadata.name
         known = self.nodes.get(name)
@@ -116,7 +116,7 @@ class NodeStore:
             self._changed(name)
         return known != node
 
-    def drop(self, record: wire.Node) -> None:
+    def drop(self, record: wire.NodeObject) -> None:
         self._lose(record.metadata.name)
         self._weigh()
 

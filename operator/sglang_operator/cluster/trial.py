@@ -32,7 +32,7 @@ _KEPT = ("labels", "annotations", "ownerReferences")
 _GIVEN = ("nodeName", "ephemeralContainers")  # to a pod that exists alone
 
 
-class Trials:
+class DryRuns:
     """Tries pods, each in its namespace's turn: a webhook that hangs holds up no other's writes."""
 
     def __init__(self, client: ApiClient, writer: Writer) -> None:

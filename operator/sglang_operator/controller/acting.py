@@ -10,7 +10,7 @@ from sglang_operator.children import engine_pod
 from sglang_operator.clocks import left, steady
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Confirmation, Outcome
-from sglang_operator.cluster.trial import Trials
+from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller import trying
 from sglang_operator.controller.deciding import Decision, PoolDecision
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, Memory, Pass
@@ -34,7 +34,7 @@ class StaleViewError(Exception):
 class Actor:
     """Carries out what passes decide about pods and gates."""
 
-    def __init__(self, view: View, executor: Executor, trials: Trials) -> None:
+    def __init__(self, view: View, executor: Executor, trials: DryRuns) -> None:
         self._view = view
         self._executor = executor
         self._trials = trials

@@ -16,7 +16,7 @@ import msgspec
 from sglang_operator.api import names
 from sglang_operator.kube import informer
 from sglang_operator.kube.credentials import Credentials
-from sglang_operator.kube.decoding import Decoder, Event, Page, Record, UnreadError, is_named
+from sglang_operator.kube.decoding import Decoder, Page, Record, UnreadError, WatchEvent, is_named
 from sglang_operator.kube.transport import lines
 from sglang_operator.observed import wire
 
@@ -41,7 +41,7 @@ def session(credentials: Credentials, authorization: str | None) -> aiohttp.Clie
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=tls),
         headers={"Authorization": authorization} if authorization else {},
-        response_class=Response,
+        response_class=BriefResponse,
         trace_configs=[tracing],
         middlewares=_names(credentials.tls_server_name),
     )
@@ -59,7 +59,7 @@ def _names(name: str | None) -> Sequence[aiohttp.ClientMiddlewareType]:
     return (named,) if name else ()
 
 
-class Response(aiohttp.ClientResponse):
+class BriefResponse(aiohttp.ClientResponse):
     """An answer; where it is about pools, it is cut down before kopf builds it."""
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -122,7 +122,7 @@ def _told(line: bytes) -> bytes:
 
 def _event(line: bytes) -> tuple[str, wire.Meta]:
     try:
-        event: Event[_Named] = _decoder.event(line)
+        event: WatchEvent[_Named] = _decoder.event(line)
     except Exception:  # whatever it is about
         try:
             event = _decoder.event_in_pieces(line)

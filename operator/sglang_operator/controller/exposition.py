@@ -26,7 +26,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
 from sglang_operator.controller.families import Family
 from sglang_operator.controller.logs import CONTROLLER
-from sglang_operator.controller.loop import EngineRoom
+from sglang_operator.controller.loop import ControlLoop
 from sglang_operator.controller.meters import Histogram
 from sglang_operator.controller.server import Handler
 from sglang_operator.observed.engines import EngineState
@@ -40,8 +40,8 @@ _QUEUE = (CONTROLLER, CONTROLLER)
 class Metrics:
     """``/metrics``.  The state is read in the loop, the text is made beside it."""
 
-    def __init__(self, room: EngineRoom, shell_starts: Callable[[], int]) -> None:
-        self._reader = Reader(room, shell_starts)
+    def __init__(self, control_loop: ControlLoop, shell_starts: Callable[[], int]) -> None:
+        self._reader = MetricsReader(control_loop, shell_starts)
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         GCCollector(registry=self._process)
@@ -72,10 +72,10 @@ class _Fixed(Collector):
 
 
 @dataclass(frozen=True)
-class Reader:
+class MetricsReader:
     """Reads one loop."""
 
-    room: EngineRoom
+    control_loop: ControlLoop
     shell_starts: Callable[[], int]
 
     def collect(self) -> Iterator[Metric]:
@@ -87,56 +87,58 @@ class Reader:
         yield from self._weights()
 
     def _passes(self) -> Iterator[Metric]:
-        meter, controller = self.room.passes, (CONTROLLER,)
+        meter, controller = self.control_loop.passes, (CONTROLLER,)
         results = {(CONTROLLER, result): 0.0 for result in ("success", "requeue_after", "error")}
         results |= {(CONTROLLER, name): float(n) for name, n in meter.results.items()}
         yield _metric(families.RECONCILES, results)
         yield _metric(families.RECONCILE_ERRORS, {controller: meter.panics})
         yield _metric(families.RECONCILE_PANICS, {controller: meter.panics})
         yield _histogram(families.RECONCILE_SECONDS, controller, meter.seconds)
-        yield _metric(families.MAX_CONCURRENT, {controller: self.room.settings.passes})
+        yield _metric(families.MAX_CONCURRENT, {controller: self.control_loop.settings.passes})
         yield _metric(families.ACTIVE_WORKERS, {controller: meter.active})
 
     def _queue(self) -> Iterator[Metric]:
-        queue = self.room.queue
+        queue = self.control_loop.queue
         working = queue.working_seconds()
         yield _metric(families.QUEUE_DEPTH, {_QUEUE: queue.due()})
         yield _metric(families.QUEUE_ADDS, {_QUEUE: queue.adds})
-        yield _metric(families.QUEUE_RETRIES, {_QUEUE: self.room.passes.results["requeue_after"]})
+        yield _metric(
+            families.QUEUE_RETRIES, {_QUEUE: self.control_loop.passes.results["requeue_after"]}
+        )
         yield _histogram(families.QUEUE_WAIT, _QUEUE, queue.waited)
         yield _histogram(families.QUEUE_WORK, _QUEUE, queue.worked)
         yield _metric(families.QUEUE_UNFINISHED, {_QUEUE: sum(working)})
         yield _metric(families.QUEUE_LONGEST, {_QUEUE: max(working, default=0.0)})
 
     def _server(self) -> Iterator[Metric]:
-        room = self.room
-        host = urlsplit(room.client.server).netloc
+        control_loop = self.control_loop
+        host = urlsplit(control_loop.client.server).netloc
         requests: dict[Labels, float] = {}
-        for (method, status), count in room.client.requests.items():
+        for (method, status), count in control_loop.client.requests.items():
             key = (str(status or "<error>"), "GET" if method == "WATCH" else method, host)
             requests[key] = requests.get(key, 0.0) + count
         yield _metric(families.REQUESTS, requests)
-        if room.elector is not None:
-            held = {(room.elector.name,): float(room.elector.holds())}
+        if control_loop.elector is not None:
+            held = {(control_loop.elector.name,): float(control_loop.elector.holds())}
             yield _metric(families.LEADER, held)
-        streams = [stream for stream in room.informers if stream.lists]
+        streams = [stream for stream in control_loop.informers if stream.lists]
         # Who is refused is told so, and is not silent.
         ages = {(s.resource.name,): s.age() for s in streams if s.refused is None}
         yield _metric(families.STREAM_AGE, ages)
         yield _metric(families.STREAM_LISTS, {(s.resource.name,): s.lists for s in streams})
-        refused = {(s.resource.name,): float(s.refused is not None) for s in room.informers}
+        refused = {(s.resource.name,): float(s.refused is not None) for s in control_loop.informers}
         yield _metric(families.STREAM_REFUSED, refused)
         unread = {(s.resource.name,): float(len(s.unread)) for s in streams}
         yield _metric(families.STREAM_UNREAD, unread)
         failures = {(name,): float(n) for name, n in supervision.FAILURES.items()}
         yield _metric(families.UNEXPECTED, failures)
-        if room.reconciler is not None:
-            yield _metric(families.WRITE_WINDOW, {(): room.reconciler.window_size})
-            told = room.reconciler.events_told
+        if control_loop.reconciler is not None:
+            yield _metric(families.WRITE_WINDOW, {(): control_loop.reconciler.window_size})
+            told = control_loop.reconciler.events_told
             yield _metric(families.EVENTS, {(result,): n for result, n in told.items()})
         yield _metric(families.TASKS, {(): _tasks()})
         yield _metric(families.SHELL_STARTS, {(): self.shell_starts()})
-        yield _metric(families.WATCHES_ANEW, {(): room.witness.anew})
+        yield _metric(families.WATCHES_ANEW, {(): control_loop.witness.anew})
         yield _metric(families.BUILD, {(__version__,): 1})
 
     def _pools(self) -> Iterator[Metric]:
@@ -149,7 +151,7 @@ class Reader:
         info: dict[Labels, float] = {}
         told: dict[Labels, float] = {}
         now = steady()
-        reconciler = self.room.reconciler if self.room.dispatching else None
+        reconciler = self.control_loop.reconciler if self.control_loop.dispatching else None
         for key, meter in reconciler.meters() if reconciler else ():
             pool = (key.namespace, key.name)
             states = meter.states()
@@ -180,7 +182,7 @@ class Reader:
         skew: dict[Labels, float] = {}
         asleep: dict[Labels, float] = {}
         now = steady()
-        reconciler = self.room.reconciler if self.room.dispatching else None
+        reconciler = self.control_loop.reconciler if self.control_loop.dispatching else None
         for key, meter in reconciler.meters() if reconciler else ():
             if meter.weights is None:
                 continue
@@ -197,7 +199,7 @@ class Reader:
         yield _metric(families.POOL_ASLEEP, asleep)
 
     def _status(self, key: PoolKey) -> dict[str, Any]:
-        record = self.room.pools.get(key)
+        record = self.control_loop.pools.get(key)
         return stored.understood(record.status) if record else {}
 
 

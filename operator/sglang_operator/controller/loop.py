@@ -1,4 +1,4 @@
-"""The engine room: informers fill the stores, the stores wake pools, passes are run.
+"""The control loop: informers fill the stores, the stores wake pools, passes are run.
 
 Everything that must not be lost lives here.  kopf stands beside it as a second witness of pools
 (``witness``) and may die at any time.
@@ -20,7 +20,7 @@ from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore, child_store
-from sglang_operator.cluster.trial import Trials
+from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller.coverage import Coverage
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
@@ -58,7 +58,7 @@ class LeadershipLostError(Exception):
     """This process may not write any more; it ends, and comes back as a standby."""
 
 
-class EngineRoom:
+class ControlLoop:
     """One operator's loop.  ``run`` ends when it is cancelled or ``stop`` is called."""
 
     def __init__(self, credentials: Credentials, settings: Settings) -> None:
@@ -207,7 +207,7 @@ class EngineRoom:
             for stream in streams:
                 self.coverage.add(scope, stream)
         if self.settings.watch_nodes:
-            stream = self._inform(paths.NODES, "", wire.Node, self.nodes, "")
+            stream = self._inform(paths.NODES, "", wire.NodeObject, self.nodes, "")
             stream.on_refused = self._nodes_refused
             self.nodes.age, stream.on_heard = stream.age, self.nodes.heard
         if self.elector is not None:
@@ -278,7 +278,7 @@ class EngineRoom:
             Recorder(self.client, self.settings.identity),
             self.poller,
             Explainer(Lookups(self.client), self.queue.add),
-            Trials(self.client, executor.work),
+            DryRuns(self.client, executor.work),
             publish_interval=self.settings.publish_interval,
             engine_host=self.settings.engine_host,
             holder=f"{self.settings.identity}_{secrets.token_hex(4)}",

@@ -9,7 +9,7 @@ from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, PoolSt
 from sglang_operator.controller import explaining, leaving
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Memory
-from sglang_operator.controller.reading import Reader
+from sglang_operator.controller.reading import EndReader
 from sglang_operator.observed import ends
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.observed.moment import Moment
@@ -43,7 +43,7 @@ class Observer:
     def __init__(self, view: View, asker: Asker) -> None:
         self._view = view
         self._asker = asker
-        self._reader = Reader()
+        self._reader = EndReader()
 
     async def read_ends(self, key: PoolKey) -> bool:
         """Read what this pool's engines said at their end; whether all of it is read."""

@@ -12,7 +12,7 @@ TURN_SECONDS = 0.02
 PASS_SECONDS = 0.25
 
 
-class Reader:
+class EndReader:
     """One for all pools: in each round of the loop only one of them reads."""
 
     def __init__(self) -> None:

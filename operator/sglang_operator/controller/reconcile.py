@@ -17,7 +17,7 @@ from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import Trials
+from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller import explaining, leaving, logs, planning
 from sglang_operator.controller.acting import Actor
 from sglang_operator.controller.asking import Asker
@@ -46,7 +46,7 @@ class Reconciler:
         recorder: Recorder,
         poller: Poller | None,  # None: engines are not asked
         explainer: explaining.Explainer,
-        trials: Trials,
+        trials: DryRuns,
         *,
         publish_interval: float,
         engine_host: str = arguments.ANY_ADDRESS,

@@ -48,7 +48,7 @@ class Login(kopf.AiohttpSession):
     authorization: str | None = field(default=None, repr=False)
 
 
-class Shell:
+class SupervisedKopf:
     """kopf, supervised.  ``heard`` is called in its thread: the namespace of a pool, its version.
 
     ``reads`` is asked there whether a namespace can be read: by one that is refused kopf ends, and

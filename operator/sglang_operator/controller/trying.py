@@ -11,7 +11,7 @@ from sglang_operator.backoff import Backoff
 from sglang_operator.children import engine_pod, origin
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import UNKNOWN, Trials
+from sglang_operator.cluster.trial import UNKNOWN, DryRuns
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
@@ -58,7 +58,7 @@ def is_due(trial: Trial, pool: Pool, plan: Plan) -> bool:
     return plan.untried and not known and any(removal.replaced for removal in plan.removals)
 
 
-async def attempt(trials: Trials, key: PoolKey, trial: Trial, pool: Pool, plan: Plan) -> Trial:
+async def attempt(trials: DryRuns, key: PoolKey, trial: Trial, pool: Pool, plan: Plan) -> Trial:
     """Try the revision; what is known of it now."""
     first = plan.engines[0]
     body = engine_pod.pod(pool, engine_pod.template(pool), first.engine, first.attempt + 1)

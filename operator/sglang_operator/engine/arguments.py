@@ -217,7 +217,7 @@ def _decided(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Pr
     yield from ownership.override(
         given,
         {
-            key: ownership.Decision(value=value, owner=owner)
+            key: ownership.ArgumentDecision(value=value, owner=owner)
             for key, (value, owner) in decisions.items()
         },
     )

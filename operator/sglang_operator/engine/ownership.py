@@ -43,7 +43,7 @@ DECIDES_BY: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class ArgumentDecision:
     """A value that another field of the object decides, and that field."""
 
     value: object
@@ -70,7 +70,9 @@ def refuse_tls(given: aliases.Given) -> Iterator[errors.Problem]:
             yield errors.ARGUMENT_TLS(given.path(key), key=given.spelling(key), found=found)
 
 
-def override(given: aliases.Given, decided: Mapping[str, Decision]) -> Iterator[errors.Problem]:
+def override(
+    given: aliases.Given, decided: Mapping[str, ArgumentDecision]
+) -> Iterator[errors.Problem]:
     """Put the decided values in the place of the user's, with a warning where they differ."""
     for key, decision in decided.items():
         found = given.values.get(key)

@@ -41,7 +41,7 @@ _MOST_TOLD = 1024  # characters of what an engine says
 MAX_ANSWER = 2**20  # bytes; /server_info with all its arguments is some 20 KB
 
 
-class EngineError(Exception):
+class EngineRequestError(Exception):
     """The engine answered with an error, or with what cannot be understood."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -130,13 +130,15 @@ class EngineClient:
                 await asyncio.sleep(0)
                 return kind.decode(body)
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-            raise EngineError(200, f"{path} answers with what is not expected: {error}") from error
+            raise EngineRequestError(
+                200, f"{path} answers with what is not expected: {error}"
+            ) from error
 
     async def probe(self, url: str, path: str) -> bool:
         """Whether a GET is answered with success; raises EngineUnreachableError for no answer."""
         try:
             await self._request("GET", url, path, self._timeout, MAX_ANSWER)
-        except EngineError:
+        except EngineRequestError:
             return False
         return True
 
@@ -182,7 +184,7 @@ class EngineClient:
         body = {"new_version": version, "abort_all_requests": False}
         try:
             await self._write(url, "/update_weight_version", body, self._timeout, allowed)
-        except EngineError as error:
+        except EngineRequestError as error:
             if not error.refused:  # by a version without names
                 raise
 
@@ -192,11 +194,11 @@ class EngineClient:
         while True:
             try:
                 return await self._write(url, "/flush_cache", {}, self._timeout, allowed)
-            except EngineError as error:
+            except EngineRequestError as error:
                 if error.status != _BUSY:
                     raise
                 if time.monotonic() > deadline:
-                    raise EngineError(error.status, _STILL_BUSY) from error
+                    raise EngineRequestError(error.status, _STILL_BUSY) from error
             await self._write(url, "/abort_request", _EVERYTHING, self._timeout, allowed)
             await asyncio.sleep(FLUSH_POLL)
 
@@ -247,7 +249,7 @@ class EngineClient:
                 answer = await _read(response, most)
                 self.requests[plain, response.status] += 1
                 if response.status != 200:
-                    raise EngineError(response.status, _message(answer))
+                    raise EngineRequestError(response.status, _message(answer))
                 return answer
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.requests[plain, 0] += 1
@@ -259,7 +261,7 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     async for chunk in response.content.iter_chunked(2**16):
         content += chunk
         if len(content) > most:
-            raise EngineError(response.status, f"the answer is larger than {most} bytes")
+            raise EngineRequestError(response.status, f"the answer is larger than {most} bytes")
     return bytes(content)
 
 

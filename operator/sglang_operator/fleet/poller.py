@@ -22,7 +22,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.fleet import asking
 from sglang_operator.fleet.client import (
     EngineClient,
-    EngineError,
+    EngineRequestError,
     EngineUnreachableError,
 )
 from sglang_operator.kube.window import Window
@@ -186,7 +186,7 @@ class Poller:
                 failures = 0
                 if question.every is None:
                     break
-            except EngineError as error:
+            except EngineRequestError as error:
                 failures += 1
                 log.debug("%s: engine %s: %s", asked.key, asked.instance, error)
                 if error.refused and question.every is None:
@@ -215,7 +215,7 @@ class Poller:
             return {"weight_version": await asking.weight_version(self._client, url, features)}
         try:
             seen = await asking.load(self._client, url, features)
-        except (EngineError, EngineUnreachableError):
+        except (EngineRequestError, EngineUnreachableError):
             seen = Load(moves=True)  # who does not answer at all is the liveness probe's
         at = moment()
         work = self._works[asked.key, asked.instance] = progress.advance(
@@ -245,7 +245,7 @@ class Poller:
             if pause:
                 await self._client.continue_generation(url, allowed=allowed)
             ended = replace(loading, done=True)
-        except EngineError as error:
+        except EngineRequestError as error:
             ended = _failed(loading, error.message)
         except EngineUnreachableError as error:
             if error.sent:

@@ -41,7 +41,7 @@ INITIAL_WEIGHTS = "InitialWeights"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SetGate:
+class GateChange:
     """Open or close the gate of exactly this pod."""
 
     pod: ObservedPod
@@ -68,7 +68,7 @@ class WeightsPlan:
     engines: tuple[EngineStatus, ...]
     transaction: Transaction
     said: Transaction | None = None  # what the Lease said last, whatever became of it since
-    gates: tuple[SetGate, ...] = ()
+    gates: tuple[GateChange, ...] = ()
     abort: LeaseStep | None = None
     restore: Transaction | None = None  # for a Lease to be made in place of one that is gone
     reached: tuple[str, ...] = ()  # pods that are not ours to close, and that clients reach
@@ -184,7 +184,7 @@ def _decide(
     wanted = (
         _wanted(policy.gate, pod, current, observed) or _remarked(pod, current) for pod in alive
     )
-    loads = recovery.Recovery()
+    loads = recovery.RecoveryPlan()
     if ours is not None and operator:
         recovers = policy.recovery is Recovery.FROM_CHECKPOINT and not observed.leaving
         loads = recovery.plan(me, ours, current, engines, observed, now, wanted=recovers)
@@ -233,7 +233,7 @@ def _forgotten(
 
 def _wanted(
     gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
-) -> SetGate | None:
+) -> GateChange | None:
     """How this pod's gate has to change, or None if it is as it should be."""
     if current.phase is Phase.SYNCING:
         return None  # the trainer paused the engines: what is open stays, what is closed stays
@@ -273,12 +273,12 @@ def _recovered(pod: ObservedPod, current: Transaction) -> bool:
     return gate is not None and gate.reason == RECOVERED and gate.version == current.version
 
 
-def _asleep(pod: ObservedPod, released: frozenset[str]) -> SetGate:
+def _asleep(pod: ObservedPod, released: frozenset[str]) -> GateChange:
     reason, message = Phase.SLEEPING.value, lease_state.mark(released)
-    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
+    return GateChange(pod=pod, is_open=False, reason=reason, message=message)
 
 
-def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
+def _remarked(pod: ObservedPod, current: Transaction) -> GateChange | None:
     """What a pod says of its sleep is put right once the Lease knows better: it stays closed.
 
     Who believes the pod, because the Lease was lost, has it resumed: that kills one that is awake.
@@ -296,7 +296,7 @@ def _remarked(pod: ObservedPod, current: Transaction) -> SetGate | None:
         reason, why = INITIAL_WEIGHTS, texts.GATE_INITIAL
     else:
         reason, why = Phase.AWAKE.value, texts.GATE_AWAKE
-    return SetGate(pod=pod, is_open=False, reason=reason, message=why)
+    return GateChange(pod=pod, is_open=False, reason=reason, message=why)
 
 
 _UNTIL_A_COMMIT = (*leases.UNTIL_A_COMMIT, NOT_COVERED)
@@ -339,17 +339,17 @@ def _says_initial(pod: ObservedPod, observed: Observed) -> bool:
     return report is not None and report.weight_version in _INITIAL
 
 
-def _opened(pod: ObservedPod, reason: str, version: str) -> SetGate | None:
+def _opened(pod: ObservedPod, reason: str, version: str) -> GateChange | None:
     if pod.gate is not None and pod.gate.is_open and pod.gate.version == version:
         return None
-    return SetGate(pod=pod, is_open=True, reason=reason, message=version)
+    return GateChange(pod=pod, is_open=True, reason=reason, message=version)
 
 
-def _closed(pod: ObservedPod, reason: str, message: str) -> SetGate | None:
+def _closed(pod: ObservedPod, reason: str, message: str) -> GateChange | None:
     """A gate that was never set is closed, and stays without a word."""
     if pod.gate is None or not pod.gate.is_open:
         return None
-    return SetGate(pod=pod, is_open=False, reason=reason, message=message)
+    return GateChange(pod=pod, is_open=False, reason=reason, message=message)
 
 
 # --- what is told

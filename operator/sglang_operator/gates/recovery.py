@@ -44,7 +44,7 @@ class Recover:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recovery:
+class RecoveryPlan:
     """What the Lease is to say next, and the loads that may be under way by what it says now."""
 
     step: LeaseStep | None = None
@@ -61,10 +61,10 @@ def plan(
     now: float,
     *,
     wanted: bool,
-) -> Recovery:
+) -> RecoveryPlan:
     """From this snapshot at this time; ``wanted``: whether the pool recovers from checkpoints."""
     if current.phase is not Phase.COMMITTED:
-        return Recovery()
+        return RecoveryPlan()
     view = _View(operator=operator, lease=lease, current=current, observed=observed, now=now)
     lacking = dict(view.lacking(engines)) if wanted else {}
     expires = current.expires(lease.seen)
@@ -72,7 +72,7 @@ def plan(
         return _going_on(view, lacking)
     # Another's, nobody's whose name was edited away, or nobody wants it any more.
     if (current.holder or current.vacant) and now <= expires:
-        return Recovery(wake_at=expires)
+        return RecoveryPlan(wake_at=expires)
     return _beginning(view, lacking)
 
 
@@ -108,28 +108,28 @@ class _View:
         return LeaseStep(lease=self.lease, state=state, reason=reason)
 
 
-def _beginning(view: _View, lacking: Mapping[str, ObservedPod]) -> Recovery:
+def _beginning(view: _View, lacking: Mapping[str, ObservedPod]) -> RecoveryPlan:
     """Nobody loads, or who did is gone."""
     current, now = view.current, view.now
     if not lacking:
         if current.recovering:
             state = steps.left_behind(current)
-            return Recovery(step=view.step(state, "who loaded is gone"))
-        return Recovery()
+            return RecoveryPlan(step=view.step(state, "who loaded is gone"))
+        return RecoveryPlan()
     times = {run: _again(view.loading(run)) for run in lacking}
     at = max(min(times.values()), view.lease.seen + REST_SECONDS)
     if now < at:
-        return Recovery(wake_at=at)
+        return RecoveryPlan(wake_at=at)
     due = sorted(run for run, time in times.items() if time <= now)[:AT_ONCE]
     state = steps.recover(current, view.operator, instances=due, now=now, seen=view.lease.seen)
-    return Recovery(step=view.step(state, f"{', '.join(due)} lack the committed weights"))
+    return RecoveryPlan(step=view.step(state, f"{', '.join(due)} lack the committed weights"))
 
 
 def _again(loading: Loading | None) -> float:
     return loading.again if loading is not None and loading.error else 0.0
 
 
-def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> Recovery:
+def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> RecoveryPlan:
     """Our own loads: which of them ended, which go on, and which join.
 
     An engine that reads its weights may miss its probes: it loads on for as long as it runs.
@@ -166,7 +166,7 @@ def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> Recovery:
         )
         for run in sorted(current.recovering - loaded - failed)
     )
-    return Recovery(step=step, loads=loads, wake_at=renew_at)
+    return RecoveryPlan(step=step, loads=loads, wake_at=renew_at)
 
 
 def _joining(view: _View, lacking: Mapping[str, ObservedPod]) -> set[str]:

@@ -25,7 +25,7 @@ from sglang_operator.kube.errors import (
     ApiUnreachableError,
     FencedError,
 )
-from sglang_operator.kube.transport import MOST_BYTES, Response, Server, TooLargeError
+from sglang_operator.kube.transport import MOST_BYTES, HttpClient, Response, TooLargeError
 
 JSON = "application/json"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -73,8 +73,8 @@ class ApiClient:
         self._credentials = credentials
         self._user_agent = user_agent
         self._authorization = Authorization(credentials.authorization)
-        self._lanes: dict[Lane, Server] = {}
-        self._watches: Server | None = None
+        self._lanes: dict[Lane, HttpClient] = {}
+        self._watches: HttpClient | None = None
         self._trust_read_at = float("-inf")
         self.requests: Counter[tuple[str, int]] = Counter()
 
@@ -94,8 +94,8 @@ class ApiClient:
             if server is not None:
                 await server.close()
 
-    def _server(self, limit: int) -> Server:
-        return Server(
+    def _server(self, limit: int) -> HttpClient:
+        return HttpClient(
             self._credentials.server,
             tls=self._credentials.tls and self._credentials.tls(),
             headers={"User-Agent": self._user_agent},

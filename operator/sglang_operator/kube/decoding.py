@@ -85,7 +85,7 @@ class _List(msgspec.Struct, Generic[R]):
     items: list[R] | None = None
 
 
-class Event(msgspec.Struct, Generic[R]):
+class WatchEvent(msgspec.Struct, Generic[R]):
     type: str
     object: R  # of a bookmark, its metadata alone
 
@@ -97,7 +97,7 @@ class Decoder(Generic[R]):
         self._kind = kind
         self._object = msgspec.json.Decoder(kind)
         self._list = msgspec.json.Decoder(_List[kind])  # type: ignore[valid-type]
-        self._event = msgspec.json.Decoder(Event[kind])  # type: ignore[valid-type]
+        self._event = msgspec.json.Decoder(WatchEvent[kind])  # type: ignore[valid-type]
 
     def object(self, data: bytes) -> R:
         """One object.  Raises :class:`UnreadError`."""
@@ -136,14 +136,14 @@ class Decoder(Generic[R]):
                 page.unread.append(error.unread)
         return page
 
-    def event(self, line: bytes) -> Event[R]:
+    def event(self, line: bytes) -> WatchEvent[R]:
         """One event of a watch.  Raises anything if it cannot be read."""
         self._refuse(len(line) > MOST_BYTES)
         event = self._event.decode(line)
         event.object = _usable(event.object)
         return event
 
-    def event_in_pieces(self, line: bytes) -> Event[R]:
+    def event_in_pieces(self, line: bytes) -> WatchEvent[R]:
         """The same of an event that cannot be read as a whole.
 
         Raises :class:`UnreadError` for its object, ValueError where the event itself cannot be.
@@ -152,11 +152,11 @@ class Decoder(Generic[R]):
         kind = msgspec.json.decode(found.get(b"type", b""), type=str)
         body = found.get(b"object", b"null")
         if kind not in ("DELETED", "BOOKMARK"):
-            return Event(kind, self.object(body))
+            return WatchEvent(kind, self.object(body))
         meta = _identity(body)
         if not (is_named(meta) or (kind == "BOOKMARK" and meta.version)):
             raise UnreadError(Unread(metadata=meta, why="its metadata is not as expected"))
-        return Event(kind, self._kind(metadata=meta))  # type: ignore[call-arg]
+        return WatchEvent(kind, self._kind(metadata=meta))  # type: ignore[call-arg]
 
     def _refuse(self, large: bool) -> None:
         """Pools' specs are kept as they are written; of others only little is kept in any case."""

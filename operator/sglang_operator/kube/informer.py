@@ -22,11 +22,11 @@ from sglang_operator.clocks import steady
 from sglang_operator.kube.client import ApiClient
 from sglang_operator.kube.decoding import (
     Decoder,
-    Event,
     Page,
     R,
     Unread,
     UnreadError,
+    WatchEvent,
     called,
     is_named,
 )
@@ -319,7 +319,7 @@ class Informer(Generic[R]):
             supervision.failed(self.resource.name, error, about=called(event.object))
         self._version = meta.resource_version
 
-    def _take(self, event: Event[R]) -> None:
+    def _take(self, event: WatchEvent[R]) -> None:
         if event.type == "DELETED":
             self.sink.drop(event.object)
         elif event.type != "BOOKMARK":

@@ -94,7 +94,7 @@ class _Connections:
             await self.session.close()
 
 
-class Server:
+class HttpClient:
     """The connections to one server.  ``limit`` requests at a time; 0 is no limit."""
 
     def __init__(

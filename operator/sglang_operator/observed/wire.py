@@ -58,7 +58,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
         return next((owner for owner in self.owner_references if owner.controller), None)
 
 
-class Condition(msgspec.Struct, frozen=True, rename="camel"):
+class PodCondition(msgspec.Struct, frozen=True, rename="camel"):
     type: str = ""
     status: str = ""
     reason: str = ""
@@ -74,19 +74,19 @@ class Terminated(msgspec.Struct, frozen=True, rename="camel"):
     finished_at: datetime | None = None
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class ContainerWaiting(msgspec.Struct, frozen=True):
     reason: str = ""
     message: str = ""
 
 
-class Running(msgspec.Struct, frozen=True, rename="camel"):
+class ContainerRunning(msgspec.Struct, frozen=True, rename="camel"):
     started_at: datetime | None = None
 
 
 class ContainerState(msgspec.Struct, frozen=True):
     terminated: Terminated | None = None
-    waiting: Waiting | None = None
-    running: Running | None = None
+    waiting: ContainerWaiting | None = None
+    running: ContainerRunning | None = None
 
 
 class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -151,7 +151,7 @@ class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
     reason: str = ""
     message: str = ""
     pod_ip: str = msgspec.field(name="podIP", default="")
-    conditions: list[Condition] = []
+    conditions: list[PodCondition] = []
     container_statuses: list[ContainerStatus] = []
     init_container_statuses: list[ContainerStatus] = []
 
@@ -173,11 +173,11 @@ class NodeSpec(msgspec.Struct, frozen=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    conditions: list[Condition] = []
+    conditions: list[PodCondition] = []
     allocatable: dict[str, str] = {}
 
 
-class Node(msgspec.Struct, frozen=True):
+class NodeObject(msgspec.Struct, frozen=True):
     metadata: Meta
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
@@ -231,10 +231,10 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         (c for c in status.container_statuses if c.name == names.ENGINE_CONTAINER),
         ContainerStatus(),
     )
-    waiting = engine.state.waiting or Waiting()
-    scheduled = conditions.get("PodScheduled", Condition())
-    disruption = conditions.get("DisruptionTarget", Condition())
-    containers_ready = conditions.get("ContainersReady", Condition())
+    waiting = engine.state.waiting or ContainerWaiting()
+    scheduled = conditions.get("PodScheduled", PodCondition())
+    disruption = conditions.get("DisruptionTarget", PodCondition())
+    containers_ready = conditions.get("ContainersReady", PodCondition())
     known = tuple(before.terminations) if before is not None else ()
     companions = sightings.companions(_companions(pod, known), at, before)
     termination = _termination(engine.state.terminated, known)
@@ -346,14 +346,14 @@ def _companion(
 ) -> Companion:
     if kind is ContainerKind.INIT and container.restart_policy == "Always":
         kind = ContainerKind.NATIVE_SIDECAR
-    waiting = status.state.waiting or Waiting()
+    waiting = status.state.waiting or ContainerWaiting()
     ended = _termination(status.state.terminated, known)
     return Companion(
         name=intern(status.name),
         kind=kind,
         ready=status.ready,
         runs=status.state.running is not None,
-        since=seconds((status.state.running or Running()).started_at),
+        since=seconds((status.state.running or ContainerRunning()).started_at),
         waiting_reason=bounds.reason(waiting.reason),
         waiting_message=waiting.message[:_MAX_SAID],
         termination=ended,
@@ -362,9 +362,9 @@ def _companion(
     )
 
 
-def observed_node(node: Node, *, gone: bool = False) -> ObservedNode:
+def observed_node(node: NodeObject, *, gone: bool = False) -> ObservedNode:
     """What the planner sees of a node."""
-    ready = next((c for c in node.status.conditions if c.type == "Ready"), Condition())
+    ready = next((c for c in node.status.conditions if c.type == "Ready"), PodCondition())
     return ObservedNode(
         name=node.metadata.name,
         # A node that has not reported yet is new, not lost.
@@ -404,7 +404,7 @@ def observed_child(child: Child) -> ObservedChild:
     )
 
 
-def _true(conditions: dict[str, Condition], type_: str) -> bool:
+def _true(conditions: dict[str, PodCondition], type_: str) -> bool:
     condition = conditions.get(type_)
     return condition is not None and condition.status == "True"
 
@@ -415,7 +415,7 @@ def gate(pod: Pod) -> Gate | None:
     return _gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED))
 
 
-def _gate(condition: Condition | None) -> Gate | None:
+def _gate(condition: PodCondition | None) -> Gate | None:
     """The readiness gate's condition; its message is the version that it was opened with."""
     if condition is None:
         return None

@@ -27,7 +27,7 @@ class Achieved:
     message: str
 
 
-class Placement(Protocol):
+class PlacementStrategy(Protocol):
     """One mode of ``spec.placement``."""
 
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from sglang_operator.api import errors
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PlacementMode, PoolSpec
-from sglang_operator.placement.base import Placement
+from sglang_operator.placement.base import PlacementStrategy
 from sglang_operator.placement.count import Count
 
-MODES: Mapping[PlacementMode, Placement] = {PlacementMode.COUNT: Count()}
+MODES: Mapping[PlacementMode, PlacementStrategy] = {PlacementMode.COUNT: Count()}
 
 
-def of(parsed: PoolSpec) -> Placement:
+def of(parsed: PoolSpec) -> PlacementStrategy:
     """The placement of a pool that has no ``problems``."""
     return MODES[parsed.placement.mode]
 

@@ -8,7 +8,7 @@ from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import arguments, model_size, versions
 from sglang_operator.engine.arguments import ANY_ADDRESS
 from sglang_operator.placement import modes
-from sglang_operator.placement.base import Placement
+from sglang_operator.placement.base import PlacementStrategy
 from sglang_operator.pool import shares
 from sglang_operator.pool.tuning import Tuning
 
@@ -88,7 +88,7 @@ class Pool:
         return self.spec.num_gpus_per_worker
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> PlacementStrategy:
         """How its engines get their GPUs."""
         return modes.of(self.spec)
 

@@ -37,7 +37,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class EngineCounts:
     """The engines of a pool, counted by where they stand."""
 
     desired: int
@@ -47,7 +47,7 @@ class Tally:
     updated: int
 
     @classmethod
-    def of(cls, plan: Plan) -> "Tally":
+    def of(cls, plan: Plan) -> "EngineCounts":
         engines = plan.engines
         return cls(
             desired=len(engines),
@@ -71,7 +71,7 @@ def compute(
 ) -> dict[str, Any]:
     """The status of a pool that can be run."""
     previous = stored.understood(previous)
-    tally = Tally.of(plan)
+    tally = EngineCounts.of(plan)
     said = reported.reported(pool, plan.engines, reports or {}, previous)
     seen = failures.seen(pool, plan)
     remembered = failures.merge(previous.get("lastFailures", []), seen)
@@ -189,7 +189,7 @@ def _lists(
     return {key: value for key, value in lists.items() if value}
 
 
-def _synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> int:
+def _synced(pool: Pool, weights: WeightsPlan, tally: EngineCounts) -> int:
     """SYNCED: engines whose gate is open; without a gate, those that serve."""
     return weights.synced if pool.gated else tally.in_service
 
@@ -238,7 +238,7 @@ def _conditions(
     pool: Pool,
     plan: Plan,
     weights: WeightsPlan,
-    tally: Tally,
+    tally: EngineCounts,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
     remembered: Sequence[Mapping[str, Any]],
@@ -256,7 +256,7 @@ def _conditions(
 def _negative(
     pool: Pool,
     plan: Plan,
-    tally: Tally,
+    tally: EngineCounts,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
     remembered: Sequence[Mapping[str, Any]],
@@ -305,7 +305,7 @@ def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
 def _progress(
     pool: Pool,
     plan: Plan,
-    tally: Tally,
+    tally: EngineCounts,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
     remembered: Sequence[Mapping[str, Any]],
@@ -365,7 +365,7 @@ def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[
 
 
 def _retrying(
-    plan: Plan, tally: Tally, remembered: Sequence[Mapping[str, Any]]
+    plan: Plan, tally: EngineCounts, remembered: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str] | None:
     """Engines that start after a failure: its cause stays in sight until they are up."""
     ended = {pod.group for pod in plan.ended}  # some of them have no other pod yet
@@ -383,7 +383,7 @@ def _retrying(
     return conditions.ENGINES_FAILING, _bounded(texts.RETRYING.format(**counts, **told))
 
 
-def _ready(pool: Pool, tally: Tally, negative: Sequence[Condition]) -> Condition:
+def _ready(pool: Pool, tally: EngineCounts, negative: Sequence[Condition]) -> Condition:
     if negative:
         first = negative[0]
         return Condition(
@@ -409,7 +409,7 @@ def _ready(pool: Pool, tally: Tally, negative: Sequence[Condition]) -> Condition
     )
 
 
-def _engines_ready(tally: Tally, negative: Sequence[Condition]) -> Condition:
+def _engines_ready(tally: EngineCounts, negative: Sequence[Condition]) -> Condition:
     complete = tally.up == tally.desired
     reason = conditions.ALL_ENGINES_UP
     if not complete:
@@ -440,7 +440,7 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
     )
 
 
-def _weights_synced(pool: Pool, weights: WeightsPlan, tally: Tally) -> Condition:
+def _weights_synced(pool: Pool, weights: WeightsPlan, tally: EngineCounts) -> Condition:
     synced = _synced(pool, weights, tally)
     current = weights.transaction
     if current.version and current.memory_lost and pool.gated:

@@ -24,7 +24,7 @@ DEFAULT_RESOURCE = "nvidia.com/gpu"
 
 class _Capacity(msgspec.Struct, frozen=True):
     allocatable: dict[str, str] = {}
-    conditions: list[wire.Condition] = []
+    conditions: list[wire.PodCondition] = []
 
 
 class _Spec(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class _Spec(msgspec.Struct, frozen=True):
     unschedulable: bool = False
 
 
-class Node(msgspec.Struct, frozen=True):
+class NodeView(msgspec.Struct, frozen=True):
     """A node as the API server sends it, with what it has to give."""
 
     metadata: wire.Meta
@@ -145,7 +145,7 @@ class ClusterView:
     """Pools by namespace and name, and the nodes; None where nodes may not be seen."""
 
     pools: tuple[PoolView, ...]
-    nodes: tuple[Node, ...] | None
+    nodes: tuple[NodeView, ...] | None
     notes: tuple[str, ...] = field(default=())  # what could not be seen
     holders: tuple[Leader, ...] | None = None  # None: not looked for, or not to be seen
 
@@ -160,7 +160,7 @@ class ClusterView:
 def cluster_view(
     records: Iterable[wire.CustomResource],
     pods: Iterable[wire.Pod],
-    nodes: Sequence[Node] | None,
+    nodes: Sequence[NodeView] | None,
     *,
     now: float,
     notes: Sequence[str] = (),
@@ -205,12 +205,12 @@ def _pool(
     return PoolView(record=record, planned=planned, pods=pods, plan=plan)
 
 
-def _observed_nodes(nodes: Sequence[Node] | None) -> dict[str, ObservedNode] | None:
+def _observed_nodes(nodes: Sequence[NodeView] | None) -> dict[str, ObservedNode] | None:
     if nodes is None:
         return None
     found = {}
     for node in nodes:
-        record = wire.Node(
+        record = wire.NodeObject(
             metadata=node.metadata,
             spec=wire.NodeSpec(taints=node.spec.taints),
             status=wire.NodeStatus(conditions=node.status.conditions),
@@ -221,7 +221,7 @@ def _observed_nodes(nodes: Sequence[Node] | None) -> dict[str, ObservedNode] | N
     return found
 
 
-def _by_number(node: Node) -> tuple[str, int, str]:
+def _by_number(node: NodeView) -> tuple[str, int, str]:
     """gpu-node-2 before gpu-node-10."""
     name = node.metadata.name
     stem = name.rstrip("0123456789")

@@ -16,7 +16,7 @@ from sglang_operator.observed.model import ObservedPod
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 from sglang_operator.view import texts
-from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, Node, PoolView
+from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, NodeView, PoolView
 
 MAX_EMPTY_ROWS = 16
 
@@ -100,7 +100,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class GridRow:
     name: str
     cells: tuple[Cell, ...]
     flag: str = ""  # what is wrong with the node
@@ -111,7 +111,7 @@ class Row:
 class Grid:
     title: str
     note: str
-    rows: tuple[Row, ...]
+    rows: tuple[GridRow, ...]
     numbered: bool = False  # columns mean something: not where places are only counted
     hidden: str = ""  # rows that are left out
 
@@ -299,16 +299,16 @@ def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -
     return Grid(title=texts.MAP_NODES, note=note, rows=tuple(rows), hidden=hidden)
 
 
-def _node_row(name: str, node: Node | None, found: Sequence[EngineCell], gpus: int) -> Row:
+def _node_row(name: str, node: NodeView | None, found: Sequence[EngineCell], gpus: int) -> GridRow:
     cells = [
         Cell(engine_cells=(engine_cell,)) for engine_cell in found for _ in range(engine_cell.gpus)
     ]
     held = len(cells)
     cells += [Cell()] * (gpus - held)
-    return Row(name=name, cells=tuple(cells), flag=_flag(node), tally=f"{held}/{gpus or '?'}")
+    return GridRow(name=name, cells=tuple(cells), flag=_flag(node), tally=f"{held}/{gpus or '?'}")
 
 
-def _flag(node: Node | None) -> str:
+def _flag(node: NodeView | None) -> str:
     if node is None:
         return ""
     ready = next((c for c in node.status.conditions if c.type == "Ready"), None)
@@ -317,7 +317,7 @@ def _flag(node: Node | None) -> str:
     return "cordoned" if node.spec.unschedulable else ""
 
 
-def _without_most_empty(rows: Sequence[Row]) -> tuple[list[Row], str]:
+def _without_most_empty(rows: Sequence[GridRow]) -> tuple[list[GridRow], str]:
     """All rows with engines, and some of the others."""
     empty = [row for row in rows if not any(cell.engine_cells for cell in row.cells)]
     left_out = empty[MAX_EMPTY_ROWS:]
@@ -358,7 +358,7 @@ def _ids_grid(title: str, found: Sequence[tuple[EngineCell, PoolView]]) -> Grid:
     for rank in range(max(owners) // per_node + 1):
         ids = range(rank * per_node, (rank + 1) * per_node)
         cells = tuple(Cell(engine_cells=tuple(owners.get(i, ())), caption=str(i)) for i in ids)
-        rows.append(Row(name=f"node_rank {rank}", cells=cells))
+        rows.append(GridRow(name=f"node_rank {rank}", cells=cells))
     kept, hidden = _without_most_empty(rows)
     return Grid(
         title=title, note=texts.MAP_IDS_NOTE, rows=tuple(kept), hidden=hidden, numbered=True

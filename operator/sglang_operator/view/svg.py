@@ -7,7 +7,7 @@ from itertools import groupby
 from sglang_operator.api.bounds import printable
 from sglang_operator.observed.engines import EngineState
 from sglang_operator.view import colours, texts
-from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, Legend, Map, Row
+from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, GridRow, Legend, Map
 
 SIZE, GAP = 46, 6  # of a cell, between cells
 MARGIN = 28
@@ -89,7 +89,7 @@ class _Drawing:
     def _x(self, column: int) -> float:
         return self.left + column * (SIZE + GAP)
 
-    def _row(self, row: Row) -> None:
+    def _row(self, row: GridRow) -> None:
         middle = self.y + SIZE / 2
         self._text(MARGIN, middle + (0 if row.flag else 5), row.name, size=13)
         if row.flag:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sglang_operator.api.bounds import printable
 from sglang_operator.view import colours, texts
-from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, Legend, Map, Row
+from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, GridRow, Legend, Map
 
 MAX_UNPLACED = 8
 
@@ -54,7 +54,7 @@ def _panel(grid: Grid, picture: Map, title: str) -> Panel:
     return Panel(body, title=name, title_align="left", expand=False, padding=(0, 1))
 
 
-def _name(row: Row) -> Text:
+def _name(row: GridRow) -> Text:
     return Text(row.name).append(f" {row.flag}" if row.flag else "", style="bold red")
 
 

@@ -13,14 +13,14 @@ import dataclasses
 
 from sglang_operator.api import texts
 from sglang_operator.weights import rules
-from sglang_operator.weights.lease_state import LEASE_SECONDS, Owner, Transaction, shown
+from sglang_operator.weights.lease_state import LEASE_SECONDS, GroupsOwner, Transaction, shown
 
 FORMING_SECONDS = float(LEASE_SECONDS)
 
 
 def claimed(
     state: Transaction,
-    me: Owner,
+    me: GroupsOwner,
     *,
     now: float,
     seen: float,

@@ -41,7 +41,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owner:
+class GroupsOwner:
     """Whose process groups the engines are in, as far as the Lease says it.
 
     Groups outlive syncs, and those of two trainers have the same names.  ``id`` is another with
@@ -85,7 +85,7 @@ class Transaction:
     renewed: float = 0.0  # by the holder's clock, which may be wrong: see ``expires``
     duration: float = float(LEASE_SECONDS)
     transitions: int = 0  # transactions so far
-    groups: Owner | None = None  # None: nobody has said so yet, in this Lease
+    groups: GroupsOwner | None = None  # None: nobody has said so yet, in this Lease
 
     @property
     def memory_lost(self) -> bool:
@@ -340,12 +340,12 @@ def _path(text: str) -> str:
     return text if len(text) <= bounds.MAX_PATH and text.isprintable() else ""
 
 
-def _owner(text: str) -> Owner | None:
+def _owner(text: str) -> GroupsOwner | None:
     if len(text) > _MAX_OWNER:
         return None
     try:
         said = json.loads(text)
-        return Owner(
+        return GroupsOwner(
             id=bounds.label(said["id"]) or "unknown",
             holder=bounds.label(said["holder"]),
             since=seconds(said.get("since")),
@@ -357,7 +357,7 @@ def _owner(text: str) -> Owner | None:
         return None
 
 
-def _owned(owner: Owner | None) -> str:
+def _owned(owner: GroupsOwner | None) -> str:
     if owner is None:
         return ""
     said = {

@@ -16,7 +16,7 @@ from sglang_operator.client import (
     roll_groups,
 )
 from sglang_operator.client.errors import GroupsTaken
-from sglang_operator.weights.lease_state import Owner, Phase, Transaction
+from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_cli import weights as weights
 from tests.unit.client.test_roll import Cluster
@@ -196,7 +196,7 @@ def test_no_commit_covers_what_was_broadcast_in_groups_that_were_taken(world):
                 await sync.update_weights_from_distributed(
                     *BUCKET, group_name="weight_update_group"
                 )
-                taken = dataclasses.replace(world.state, groups=Owner(id="b1", holder="b"))
+                taken = dataclasses.replace(world.state, groups=GroupsOwner(id="b1", holder="b"))
                 await asyncio.to_thread(world.write_lease, taken)
 
     together(world, train, "a")

@@ -297,7 +297,7 @@ def test_what_is_owed_to_the_lease_is_tried_on_after_what_nobody_expected(monkey
     monkeypatch.setattr(lease, "MAX_RETRY_SECONDS", 0.02)
 
     async def story() -> int:
-        file, tries = lease.LeaseFile(SimpleNamespace()), []  # type: ignore[arg-type]
+        file, tries = lease.WeightsLease(SimpleNamespace()), []  # type: ignore[arg-type]
 
         async def step(*_: Any, **__: Any) -> None:
             tries.append(1)

@@ -226,7 +226,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_tries(world, pool, monke
     away = Away(world, lambda _: resumed(world))
     with pytest.raises(ClusterError):
         pool.wake()
-    real, failed = lease.LeaseFile._pay, list[bool]()
+    real, failed = lease.WeightsLease._pay, list[bool]()
 
     async def once(self, patience):
         if not failed:
@@ -234,7 +234,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_tries(world, pool, monke
             raise RuntimeError("a bug")
         await real(self, patience)
 
-    monkeypatch.setattr(lease.LeaseFile, "_pay", once)
+    monkeypatch.setattr(lease.WeightsLease, "_pay", once)
     wait(lambda: failed)
     away.comes_back()
     wait(lambda: sleepers(world) == [])

@@ -351,11 +351,13 @@ def test_what_others_write_into_a_pod_is_kept_within_bounds():
     """Whoever may write the status of pods: times, reasons and texts stand in the pool's status."""
     old = datetime(1, 1, 1, tzinfo=UTC)
     ended = wire.Terminated(exit_code=1, reason="a b", message="m" * 10**6, finished_at=old)
-    waiting = wire.Waiting(reason="no such\nthing", message="m" * 10**6)
+    waiting = wire.ContainerWaiting(reason="no such\nthing", message="m" * 10**6)
     status = wire.PodStatus(
         message="m" * 10**6,
         conditions=[
-            wire.Condition(type=names.CONDITION_WEIGHTS_SYNCED, status="True", message="v" * 10**6)
+            wire.PodCondition(
+                type=names.CONDITION_WEIGHTS_SYNCED, status="True", message="v" * 10**6
+            )
         ],
         container_statuses=[
             wire.ContainerStatus(

@@ -15,9 +15,9 @@ from tests.builders import NOW, a_pod, a_pool, planned
 
 def a_node(version="4", status="Unknown", since=NOW - 3600, name="gpu-node-0"):
     at = datetime.fromtimestamp(since, UTC)
-    ready = wire.Condition(type="Ready", status=status, last_transition_time=at)
+    ready = wire.PodCondition(type="Ready", status=status, last_transition_time=at)
     meta = wire.Meta(name=name, uid="n", resource_version=version)
-    return wire.Node(metadata=meta, status=wire.NodeStatus(conditions=[ready]))
+    return wire.NodeObject(metadata=meta, status=wire.NodeStatus(conditions=[ready]))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_node_that_is_gone_is_forgotten_in_its_time(seen):
     seen.now += node_store.GONE_NODE_SECONDS + 1
     other = a_node("9")
     meta = wire.Meta(name="other", uid="o", resource_version="9")
-    seen.store.put(wire.Node(metadata=meta, status=other.status))
+    seen.store.put(wire.NodeObject(metadata=meta, status=other.status))
     assert set(seen.store.nodes) == {"other"}
 
 

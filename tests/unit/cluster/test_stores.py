@@ -285,14 +285,14 @@ def test_a_pool_created_anew_replaces_the_old_one_and_its_deletion_comes_too_lat
     assert found.metadata.uid == "another"
 
 
-def a_node(ready="True", version=10, taints=()) -> wire.Node:
+def a_node(ready="True", version=10, taints=()) -> wire.NodeObject:
     return msgspec.convert(
         {
             "metadata": {"name": "n", "resourceVersion": str(version)},
             "spec": {"taints": [{"key": key, "effect": "NoExecute"} for key in taints]},
             "status": {"conditions": [{"type": "Ready", "status": ready}]},
         },
-        wire.Node,
+        wire.NodeObject,
     )
 
 

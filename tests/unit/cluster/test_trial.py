@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import UNKNOWN, Trials
+from sglang_operator.cluster.trial import UNKNOWN, DryRuns
 from sglang_operator.cluster.writer import Writer
 from sglang_operator.kube.client import Lane
 from sglang_operator.kube.errors import ApiError
@@ -34,7 +34,7 @@ def test_tries_that_hang_are_their_namespaces_own_burden():
     async def story() -> int:
         client = Client()
         writer = Writer(client, Lane.WORK)  # type: ignore[arg-type]
-        trials = Trials(client, writer)  # type: ignore[arg-type]
+        trials = DryRuns(client, writer)  # type: ignore[arg-type]
         tried = [asyncio.create_task(trials.pod(PoolKey("hangs", f"p{n}"), {})) for n in range(300)]
         await asyncio.sleep(0.7)  # they have given way
         async with asyncio.timeout(2):
@@ -64,7 +64,7 @@ class Refusing:
 def tried(of_the_new: str, of_what_stands: str) -> object:
     """What is known of a pod that is refused in these words, as the one that stands is."""
     client = Refusing(of_the_new, of_what_stands)
-    trials = Trials(client, Writer(client, Lane.WORK))  # type: ignore[arg-type]
+    trials = DryRuns(client, Writer(client, Lane.WORK))  # type: ignore[arg-type]
     return asyncio.run(trials.pod(PoolKey("rl", "pool"), {"metadata": {"name": "new"}}, "old"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.controller.loop import EngineRoom
+from sglang_operator.controller.loop import ControlLoop
 from sglang_operator.controller.settings import Settings
 from sglang_operator.kube import paths
 from sglang_operator.kube.credentials import Credentials
@@ -190,10 +190,10 @@ class Api(MemoryApi):
 NOBODY = Credentials(server=Api.server, namespace="default", tls=None, authorization=lambda: None)
 
 
-def a_room(api: Api, **settings: Any) -> EngineRoom:
+def a_room(api: Api, **settings: Any) -> ControlLoop:
     """A loop on this server that does not run yet."""
     made = Settings(ask_engines=False, publish_interval=0.02, drain_seconds=0.0, **settings)
-    room = EngineRoom(NOBODY, made)
+    room = ControlLoop(NOBODY, made)
     room.client = api  # type: ignore[assignment]
     if room.elector is not None:
         room.elector._client = api  # type: ignore[assignment]
@@ -202,7 +202,7 @@ def a_room(api: Api, **settings: Any) -> EngineRoom:
 
 
 @asynccontextmanager
-async def operator(api: Api, **settings: Any) -> AsyncIterator[EngineRoom]:
+async def operator(api: Api, **settings: Any) -> AsyncIterator[ControlLoop]:
     """The loop at work on this server; how it ends by itself is raised."""
     room = a_room(api, **settings)
     ready = asyncio.Event()
@@ -224,7 +224,7 @@ async def operator(api: Api, **settings: Any) -> AsyncIterator[EngineRoom]:
             await running
 
 
-def instances(room: EngineRoom, key: PoolKey) -> str:
+def instances(room: ControlLoop, key: PoolKey) -> str:
     """The runs of the pool's engines, as a commit names them."""
     found = (entry.pod.instance for entry in room.pods.of(key))
     return ",".join(run for run in found if run)

@@ -15,7 +15,7 @@ from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore, child_store
-from sglang_operator.cluster.trial import Trials
+from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.observing import View
 from sglang_operator.controller.reconcile import Reconciler
@@ -74,7 +74,7 @@ class Passes:
             Recorder(client, "operator"),
             None,
             Explainer(Lookups(client), self.woken.append),
-            Trials(client, executor.work),
+            DryRuns(client, executor.work),
             publish_interval=interval,
         )
         self.api.make(*KEY)

@@ -214,7 +214,7 @@ def test_pools_are_woken_when_nodes_are_known_again_though_none_changed():
             # The pass that was due for the loss has been, and nothing else is.
             await api.until(lambda: clocks.steady() > seen + 1.5)
             assert not api.deletes
-            room.nodes.replace("", [msgspec.convert(api.node, wire.Node)], 0)
+            room.nodes.replace("", [msgspec.convert(api.node, wire.NodeObject)], 0)
             await api.until(lambda: api.deletes)
 
     asyncio.run(story())

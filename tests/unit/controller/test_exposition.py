@@ -8,8 +8,8 @@ from prometheus_client.core import Metric
 
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import families
-from sglang_operator.controller.exposition import Reader
-from sglang_operator.controller.loop import EngineRoom
+from sglang_operator.controller.exposition import MetricsReader
+from sglang_operator.controller.loop import ControlLoop
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.settings import Settings
 from sglang_operator.gates.decide import WeightsPlan
@@ -33,11 +33,11 @@ class Passes:
         return iter(self._meters.items())
 
 
-def a_room(*, leading: bool = True, conditions: list[dict[str, Any]] | None = None) -> EngineRoom:
+def a_room(*, leading: bool = True, conditions: list[dict[str, Any]] | None = None) -> ControlLoop:
     nobody = Credentials(
         server="http://10.0.0.1:443", namespace="rl", tls=None, authorization=lambda: None
     )
-    room = EngineRoom(nobody, Settings())
+    room = ControlLoop(nobody, Settings())
     pool = a_pool()
     meter = PoolMeter()
     pods = [*all_pods(pool)[:11], an_ended_pod(pool, pool.engines[11])]
@@ -58,8 +58,8 @@ def a_room(*, leading: bool = True, conditions: list[dict[str, Any]] | None = No
     return room
 
 
-def _read(room: EngineRoom) -> dict[str, Metric]:
-    return {metric.name: metric for metric in Reader(room, lambda: 1).collect()}
+def _read(room: ControlLoop) -> dict[str, Metric]:
+    return {metric.name: metric for metric in MetricsReader(room, lambda: 1).collect()}
 
 
 def _samples(metric: Metric) -> dict[tuple[str, ...], float]:

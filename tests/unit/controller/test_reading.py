@@ -10,7 +10,7 @@ import time
 
 from sglang_operator.ask import events
 from sglang_operator.cluster.stores import PodEntry, PoolKey
-from sglang_operator.controller.reading import Reader
+from sglang_operator.controller.reading import EndReader
 from sglang_operator.engine import signatures
 from sglang_operator.observed import ends
 from sglang_operator.observed.engines import EngineState
@@ -42,7 +42,7 @@ def test_thousands_of_engines_that_fail_at_once_do_not_hold_the_loop():
     async def story(seed: int) -> tuple[float, int]:
         told = zip(pool.running, texts(seed), strict=True)
         pods = [a_failed_start(pool, engine, message=text) for engine, text in told]
-        entries, reader = [entry(pod) for pod in pods], Reader()
+        entries, reader = [entry(pod) for pod in pods], EndReader()
 
         async def passes() -> int:
             count, all_read = 0, False
@@ -82,7 +82,7 @@ def test_only_one_pool_reads_in_a_round_of_the_loop(monkeypatch):
     pods = [a_failed_start(pool, pool.running[0], message=f"no {number}") for number in range(20)]
 
     async def story() -> list[int]:
-        reader = Reader()
+        reader = EndReader()
         reads = [asyncio.create_task(reader.read([entry(pod)])) for pod in pods]
         left = [len(pods)]
         while not all(read.done() for read in reads):

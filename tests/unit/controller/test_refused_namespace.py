@@ -8,7 +8,7 @@ import pytest
 from sglang_operator import clocks
 from sglang_operator.backoff import Backoff
 from sglang_operator.controller import coverage, loop
-from sglang_operator.controller.exposition import Reader
+from sglang_operator.controller.exposition import MetricsReader
 from sglang_operator.kube import informer, paths
 from tests.builders import guide_spec
 from tests.unit.controller import fake_api
@@ -31,7 +31,7 @@ def leases_of_team_b(path: str) -> bool:
     return path == paths.children("Lease", "team-b")
 
 
-async def lives(room: loop.EngineRoom, api: fake_api.Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def lives(room: loop.ControlLoop, api: fake_api.Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Return once the liveness probe calls no refused stream dead, though minutes have gone by."""
     with monkeypatch.context() as later:
         now = clocks.steady()
@@ -190,7 +190,7 @@ def test_what_is_refused_is_a_metric_and_told_once(caplog):
         api = fake_api.Api()
         api.refuse(of_team_b)
         async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
-            found = {metric.name: metric for metric in Reader(room, lambda: 0).collect()}
+            found = {metric.name: metric for metric in MetricsReader(room, lambda: 0).collect()}
             refused = {
                 sample.labels["resource"]: sample.value
                 for sample in found["sglang_operator_watch_refused"].samples
@@ -261,7 +261,7 @@ def test_of_pools_that_cannot_be_read_there_are_no_metrics():
         async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
 
             def counted() -> set[str]:
-                found = {metric.name: metric for metric in Reader(room, lambda: 0).collect()}
+                found = {metric.name: metric for metric in MetricsReader(room, lambda: 0).collect()}
                 samples = found["sglang_operator_pool_engines"].samples
                 return {sample.labels["namespace"] for sample in samples}
 

@@ -9,7 +9,7 @@ import pytest
 
 from sglang_operator.backoff import Backoff
 from sglang_operator.controller import shell
-from sglang_operator.controller.shell import Shell
+from sglang_operator.controller.shell import SupervisedKopf
 from sglang_operator.kube.credentials import Credentials
 
 NOWHERE = Credentials(
@@ -17,7 +17,7 @@ NOWHERE = Credentials(
 )
 
 
-class Dying(Shell):
+class Dying(SupervisedKopf):
     """A shell whose kopf ends at once, in one way after another."""
 
     def __init__(self, ends: list[BaseException | None]) -> None:
@@ -60,7 +60,7 @@ def test_kopf_runs_under_a_uid_that_no_user_has(monkeypatch):
     async def main() -> None:
         told_to_end = asyncio.Event()
         told_to_end.set()
-        await Shell(NOWHERE, (), lambda namespace, version: None)._kopf(told_to_end)
+        await SupervisedKopf(NOWHERE, (), lambda namespace, version: None)._kopf(told_to_end)
 
     asyncio.run(main())
 
@@ -76,7 +76,7 @@ def test_kopf_watches_the_namespaces_that_can_be_read_when_it_starts(monkeypatch
     monkeypatch.setattr(kopf, "operator", operator)
 
     async def main() -> None:
-        watcher = Shell(
+        watcher = SupervisedKopf(
             NOWHERE, ("a", "b"), lambda namespace, version: None, lambda name: name not in refused
         )
         for refused_now in ((), ("b",), ("a", "b"), ()):

@@ -15,7 +15,7 @@ from sglang_operator.cluster import recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import loop, process, shell
 from sglang_operator.controller.publishing import Publisher
-from sglang_operator.controller.shell import Shell
+from sglang_operator.controller.shell import SupervisedKopf
 from sglang_operator.controller.workqueue import WorkQueue
 from sglang_operator.fleet import asking, poller
 from sglang_operator.fleet.poller import Poller
@@ -176,7 +176,7 @@ def test_a_question_that_fails_is_asked_again(monkeypatch, caplog, ask):
 
 
 def test_kopf_is_told_of_with_its_traceback(caplog):
-    class Dying(Shell):
+    class Dying(SupervisedKopf):
         async def _kopf(self, flag: asyncio.Event) -> None:
             if self.starts == 1:
                 raise RuntimeError("a defect")

@@ -14,7 +14,7 @@ from sglang_operator.controller.asking import SENDING_SECONDS
 from sglang_operator.fleet import answers
 from sglang_operator.fleet.client import (
     EngineClient,
-    EngineError,
+    EngineRequestError,
     EngineUnreachableError,
     NotAllowedError,
 )
@@ -92,7 +92,7 @@ def test_what_an_engine_runs_with_is_read_without_its_keys():
 )
 def test_an_answer_that_is_not_expected_is_an_error(told, status):
     async def test(requests: EngineClient, engine: Engine) -> None:
-        with pytest.raises(EngineError) as error:
+        with pytest.raises(EngineRequestError) as error:
             await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
         assert error.value.status == status
 
@@ -101,7 +101,7 @@ def test_an_answer_that_is_not_expected_is_an_error(told, status):
 
 def test_an_answer_without_end_is_cut_off(monkeypatch):
     async def test(requests: EngineClient, engine: Engine) -> None:
-        with pytest.raises(EngineError, match="larger than 1000 bytes"):
+        with pytest.raises(EngineRequestError, match="larger than 1000 bytes"):
             await requests.get(engine.url, "/model_info", answers.MODEL_INFO, most=1000)
 
     with_engine(test, model_info="x" * 70_000)
@@ -120,7 +120,7 @@ def test_an_answer_without_end_is_cut_off(monkeypatch):
 )
 def test_an_answer_that_cannot_be_decoded_is_an_error_whatever_it_is(text):
     async def test(requests: EngineClient, engine: Engine) -> None:
-        with pytest.raises(EngineError):
+        with pytest.raises(EngineRequestError):
             await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
 
     with_engine(test, model_info=text)
@@ -130,7 +130,7 @@ def test_an_answer_is_read_as_it_was_sent_and_never_unpacked():
     """A compressed answer of a thousand bytes could be a million, or a thousand million."""
 
     async def test(requests: EngineClient, engine: Engine) -> None:
-        with pytest.raises(EngineError, match="not expected"):
+        with pytest.raises(EngineRequestError, match="not expected"):
             await requests.get(engine.url, "/model_info", answers.MODEL_INFO)
         assert engine.headers[-1]["Accept-Encoding"] == "identity"
 
@@ -168,7 +168,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch):
 def test_a_refusal_is_told_from_a_passing_error():
     async def test(requests: EngineClient, engine: Engine) -> None:
         for path, refused in (("/locked", True), ("/nowhere", True), ("/busy", False)):
-            with pytest.raises(EngineError) as error:
+            with pytest.raises(EngineRequestError) as error:
                 await requests.get(engine.url, path, answers.MODEL_INFO)
             assert error.value.refused is refused
 
@@ -205,7 +205,7 @@ def test_what_came_late_at_an_engine_that_reads_weights_is_ended_and_no_cache_is
     monkeypatch.setattr("sglang_operator.fleet.client.FLUSH_TIMEOUT", 1.0)
 
     async def test(requests: EngineClient, engine: Engine) -> None:
-        with pytest.raises(EngineError) as error:
+        with pytest.raises(EngineRequestError) as error:
             await requests.update_weights_from_disk(
                 engine.url, path="/ckpt/7", version="step-7", pause="retract", allowed=lambda: True
             )
@@ -219,7 +219,7 @@ def test_what_came_late_at_an_engine_that_reads_weights_is_ended_and_no_cache_is
 
 def test_an_engine_that_cannot_read_the_weights_says_why():
     async def test(requests: EngineClient, engine: Engine) -> None:
-        with pytest.raises(EngineError) as error:
+        with pytest.raises(EngineRequestError) as error:
             await requests.update_weights_from_disk(
                 engine.url, path="/nope", version="v", pause="", allowed=lambda: True
             )

@@ -8,7 +8,7 @@ import pytest
 from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.engine import versions
 from sglang_operator.fleet import asking
-from sglang_operator.fleet.client import EngineClient, EngineError, EngineUnreachableError
+from sglang_operator.fleet.client import EngineClient, EngineRequestError, EngineUnreachableError
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.observed.model import Stuck
 from sglang_operator.observed.progress import Load
@@ -53,7 +53,7 @@ def test_from_0_5_20_the_http_server_tells_it_all():
 @pytest.mark.parametrize("ranks", [[{}] * 100_000, {"loads": [{}] * 100_000}], ids=["old", "new"])
 def test_a_load_of_more_ranks_than_there_are_gpus_is_not_understood(ranks):
     """What is built of an answer takes ten times its text, and is kept for each engine."""
-    with pytest.raises(EngineError, match="larger than"):
+    with pytest.raises(EngineRequestError, match="larger than"):
         load("0.5.20", {"/v1/loads": ranks, "/ready": {}})
 
 

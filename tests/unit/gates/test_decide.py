@@ -289,7 +289,7 @@ def test_what_a_gate_says_of_a_sleep_is_read_again(tags):
     pool = a_pool(device_mapping="list(range(0,4))")
     lease = a_lease(pool, phase="Sleeping", released=",".join(tags))
     (first, *_) = weighed(pool, running(pool, gate=OPEN), children=lease).gates
-    condition = wire.Condition(
+    condition = wire.PodCondition(
         type=names.CONDITION_WEIGHTS_SYNCED,
         status="False",
         reason=first.reason,

@@ -212,7 +212,9 @@ def test_news_of_thousands_of_nodes_are_told_in_no_time():
         )
         pods.put(wire.Pod(metadata=meta, spec=wire.PodSpec(node_name=f"n{number % 2000}")))
     listed = [
-        wire.Node(metadata=wire.Meta(name=f"n{number}", uid=f"n{number}", resource_version="1"))
+        wire.NodeObject(
+            metadata=wire.Meta(name=f"n{number}", uid=f"n{number}", resource_version="1")
+        )
         for number in range(2000)
     ]
     calls = 0

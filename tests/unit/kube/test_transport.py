@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sglang_operator.kube import transport
-from sglang_operator.kube.transport import DisconnectedError, Response, Server, TooLargeError
+from sglang_operator.kube.transport import DisconnectedError, HttpClient, Response, TooLargeError
 from sglang_operator.testing import credentials
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -69,7 +69,7 @@ async def served(
     trusted: bool = True,
     tls_name: str | None = None,
     plain: bool = False,
-) -> AsyncIterator[tuple[Server, Peer]]:
+) -> AsyncIterator[tuple[HttpClient, Peer]]:
     """A server of this script; over TLS if there are ``secrets``, trusted by the client or not.
 
     ``plain``: it speaks none, whatever the client does.
@@ -80,7 +80,7 @@ async def served(
     port = listening.sockets[0].getsockname()[1]
     tls = ssl.create_default_context(cafile=secrets.ca if trusted else None) if secrets else None
     url = f"http{'s' if secrets else ''}://{host}:{port}"
-    server = Server(url, tls=tls, headers={"Accept": "x"}, limit=limit, tls_name=tls_name)
+    server = HttpClient(url, tls=tls, headers={"Accept": "x"}, limit=limit, tls_name=tls_name)
     try:
         yield server, peer
     finally:
@@ -89,7 +89,7 @@ async def served(
         await listening.wait_closed()
 
 
-async def get(server: Server, timeout: float = 5.0) -> Response:
+async def get(server: HttpClient, timeout: float = 5.0) -> Response:
     return await server.request("GET", "/", {}, None, timeout)
 
 
@@ -350,7 +350,7 @@ def test_no_more_requests_are_under_way_than_allowed():
 
 def test_nobody_listens():
     async def check() -> None:
-        server = Server("http://127.0.0.1:1", tls=None, headers={}, limit=1)
+        server = HttpClient("http://127.0.0.1:1", tls=None, headers={}, limit=1)
         with pytest.raises(ConnectionRefusedError):
             await get(server)
         await server.close()

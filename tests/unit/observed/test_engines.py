@@ -230,7 +230,7 @@ def test_an_engine_of_two_pods_is_one_engine_in_status_registry_and_questions():
     opened = {"ready": True, "gate": Gate(is_open=True, version="v1")}
     engine = pair(leader=opened)
     plan = Plan(engines=(engine,), at=NOW)
-    assert compute.Tally.of(plan) == compute.Tally(
+    assert compute.EngineCounts.of(plan) == compute.EngineCounts(
         desired=1, up=1, in_service=1, created=1, updated=1
     )
     weighed = WeightsPlan(engines=plan.engines, transaction=Transaction())

@@ -10,7 +10,7 @@ from sglang_operator.observed import wire
 from sglang_operator.pool.resolve import Owner, Pool, plan_pool
 from sglang_operator.status import compute
 from sglang_operator.view import grid
-from sglang_operator.view.cluster_view import ClusterView, Leader, Node, cluster_view
+from sglang_operator.view.cluster_view import ClusterView, Leader, NodeView, cluster_view
 from tests.builders import NOW, guide_spec, weighed
 
 TIME = "2027-01-15T08:00:00Z"
@@ -167,7 +167,7 @@ class DrawnCluster:
         return cluster_view(
             msgspec.json.decode(msgspec.json.encode(self.pools), type=list[wire.CustomResource]),
             msgspec.convert(self.pods, list[wire.Pod]),
-            msgspec.convert(self.nodes, list[Node]) if nodes else None,
+            msgspec.convert(self.nodes, list[NodeView]) if nodes else None,
             now=now,
             notes=notes,
             holders=holders,

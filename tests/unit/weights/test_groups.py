@@ -9,20 +9,22 @@ import pytest
 from sglang_operator.api import names
 from sglang_operator.weights import groups, lease_state, steps
 from sglang_operator.weights.groups import FORMING_SECONDS
-from sglang_operator.weights.lease_state import Owner, Transaction
+from sglang_operator.weights.lease_state import GroupsOwner, Transaction
 from sglang_operator.weights.steps import Refusal, RefusedError, Trainer
 
 NOW = 1_800_000_000.0
-A = Owner(id="a1", holder="job-a")
-B = Owner(id="b1", holder="job-b")
+A = GroupsOwner(id="a1", holder="job-a")
+B = GroupsOwner(id="b1", holder="job-b")
 MINE = Trainer(holder="job-a", transaction="t1")
 
 
-def claimed(state: Transaction, me: Owner, *, now: float = NOW, seen: float = NOW) -> Transaction:
+def claimed(
+    state: Transaction, me: GroupsOwner, *, now: float = NOW, seen: float = NOW
+) -> Transaction:
     return groups.claimed(state, me, now=now, seen=seen)
 
 
-def owner(state: Transaction) -> Owner:
+def owner(state: Transaction) -> GroupsOwner:
     assert state.groups is not None
     return state.groups
 

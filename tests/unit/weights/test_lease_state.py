@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sglang_operator.api import names
 from sglang_operator.weights import anew as weights_anew
 from sglang_operator.weights import lease_state, steps
-from sglang_operator.weights.lease_state import Owner, Phase, Transaction
+from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 from sglang_operator.weights.steps import Refusal, RefusedError, Trainer
 
 NOW = 1_800_000_000.0
@@ -460,7 +460,7 @@ def test_a_state_survives_the_lease():
         renewed=NOW + 0.5,
         duration=20,
         transitions=4,
-        groups=Owner(
+        groups=GroupsOwner(
             id="g1", holder="trainer-0", since=NOW, seen=NOW + 0.5, forming=True, left=True
         ),
     )

@@ -11,7 +11,7 @@ from sglang_operator.api import errors, names
 from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.cli.yaml_tree import reading
-from sglang_operator.cli.yaml_tree.nodes import Mark, Node
+from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
 from sglang_operator.observed import sightings, wire
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.observed.moment import Moment
@@ -36,7 +36,7 @@ class Source:
     context: str | None = None
     kubeconfig: str | None = None
 
-    def pool(self, body: Node) -> LivePool:
+    def pool(self, body: YamlNode) -> LivePool:
         """The live pool of this object's name.
 
         Raises :class:`findings.StopError` if it cannot be told.

@@ -14,7 +14,7 @@ from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
 from sglang_operator.kube import decoding, paths, salvage
 from sglang_operator.observed import wire
 from sglang_operator.status import stored
-from sglang_operator.view.cluster_view import ClusterView, Leader, Node, cluster_view
+from sglang_operator.view.cluster_view import ClusterView, Leader, NodeView, cluster_view
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def look(
         if isinstance(answer, ClusterError):
             notes.append(texts.NODES_UNREADABLE.format(detail=answer.detail))
         else:
-            found_nodes = items(answer, Node)
+            found_nodes = items(answer, NodeView)
     holders = _holders(cluster, answers["leases"], again) if operator else None
     if isinstance(holders, ClusterError):
         notes.append(texts.LEASES_UNREADABLE.format(detail=holders.detail))

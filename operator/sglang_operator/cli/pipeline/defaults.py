@@ -13,7 +13,7 @@ from sglang_operator.api import errors
 from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding, StopError
 from sglang_operator.cli.yaml_tree import reading
-from sglang_operator.cli.yaml_tree.nodes import Key, Mark, Node, plain
+from sglang_operator.cli.yaml_tree.nodes import Key, Mark, YamlNode, plain
 
 _MAX_FILES = 32
 _PACKAGE = re.compile(r"\s*#\s*@package\s+(\S+)\s*\n?")
@@ -24,11 +24,11 @@ _ENTRY = re.compile(r"(?P<optional>optional\s+)?(?P<name>[^@:]+)(?:@(?P<package>
 class Composed:
     """One configuration, and what is wrong with how it is put together."""
 
-    root: Node
+    root: YamlNode
     findings: list[Finding] = field(default_factory=list)
 
 
-def compose(document: Node, *, folder: Path | None) -> Composed:
+def compose(document: YamlNode, *, folder: Path | None) -> Composed:
     """A config with its defaults; ``folder`` is where it lies, None if it has no place."""
     composer = _Composer(folder)
     root = composer.compose(document, folder, ())
@@ -44,9 +44,11 @@ class _Composer:
         self._top = top
         self._files = 0
 
-    def compose(self, document: Node, folder: Path | None, package: tuple[str, ...]) -> Node:
+    def compose(
+        self, document: YamlNode, folder: Path | None, package: tuple[str, ...]
+    ) -> YamlNode:
         """The document over its defaults, at the place of its package."""
-        result = Node(document.mark, {})
+        result = YamlNode(document.mark, {})
         placed = False
         entries = document.get("defaults")
         if entries is not None and not isinstance(entries.value, list | None):
@@ -63,7 +65,7 @@ class _Composer:
         return result
 
     def _entry(
-        self, result: Node, entry: Node, folder: Path | None, package: tuple[str, ...]
+        self, result: YamlNode, entry: YamlNode, folder: Path | None, package: tuple[str, ...]
     ) -> None:
         parts = _parts(entry)
         if parts is None:
@@ -88,7 +90,7 @@ class _Composer:
         relative = name.lstrip("/").removesuffix(".yaml")
         return base / f"{relative}.yaml"
 
-    def _load(self, path: Path | None, mark: Mark, parts: "_Parts") -> tuple[Node, str] | None:
+    def _load(self, path: Path | None, mark: Mark, parts: "_Parts") -> tuple[YamlNode, str] | None:
         self._files += 1
         if self._files > _MAX_FILES:
             problem = file_errors.TOO_LARGE(
@@ -104,7 +106,7 @@ class _Composer:
         loaded = reading.load(text, str(path))
         self.findings += loaded.findings
         header = _PACKAGE.match(text)
-        document = loaded.documents[0] if loaded.documents else Node(Mark(str(path), 1, 1), {})
+        document = loaded.documents[0] if loaded.documents else YamlNode(Mark(str(path), 1, 1), {})
         return document, header[1] if header else ""
 
     def _tell(self, mark: Mark, problem: errors.Problem) -> None:
@@ -129,7 +131,7 @@ class _Parts:
     optional: bool
 
 
-def _parts(entry: Node) -> _Parts | None:
+def _parts(entry: YamlNode) -> _Parts | None:
     """``../config/envs@_here_`` or ``group@package: option``."""
     option: object = ""
     spelled = entry.value
@@ -147,7 +149,7 @@ def _parts(entry: Node) -> _Parts | None:
     )
 
 
-def _spelled(entry: Node) -> object:
+def _spelled(entry: YamlNode) -> object:
     return entry.value if not isinstance(entry.value, (dict, list)) else "a map or a list"
 
 
@@ -166,16 +168,16 @@ def _package(parts: _Parts, header: str, current: tuple[str, ...]) -> tuple[str,
     return (*current, *names) if parts.package is not None else names
 
 
-def _at(document: Node, package: tuple[str, ...]) -> Node:
+def _at(document: YamlNode, package: tuple[str, ...]) -> YamlNode:
     """The document below the keys of its package, without what is Hydra's."""
-    body: dict[Key, Node] = {k: v for k, v in document.mapping.items() if k != "defaults"}
-    node = Node(document.mark, body, dict(document.keys))
+    body: dict[Key, YamlNode] = {k: v for k, v in document.mapping.items() if k != "defaults"}
+    node = YamlNode(document.mark, body, dict(document.keys))
     for name in reversed(package):
-        node = Node(document.mark, {name: node}, {name: document.mark})
+        node = YamlNode(document.mark, {name: node}, {name: document.mark})
     return node
 
 
-def merge(into: Node, other: Node) -> None:
+def merge(into: YamlNode, other: YamlNode) -> None:
     """Maps are merged, all else is replaced, as OmegaConf does it."""
     waiting = [(into, other)]
     while waiting:
@@ -184,7 +186,7 @@ def merge(into: Node, other: Node) -> None:
         for key, node in source.mapping.items():
             known = target.value.get(key)
             if known is not None and isinstance(known.value, dict) and isinstance(node.value, dict):
-                copy = Node(node.mark, dict(known.value), dict(known.keys), known.origin)
+                copy = YamlNode(node.mark, dict(known.value), dict(known.keys), known.origin)
                 target.value[key] = copy
                 waiting.append((copy, node))
             else:

@@ -11,7 +11,7 @@ from sglang_operator.cli import file_errors, structure
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.pipeline.references import Resolver
-from sglang_operator.cli.yaml_tree.nodes import Mark, Node, plain
+from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode, plain
 
 # Fields of the pipeline that engines depend on.
 _FIELDS = (
@@ -32,7 +32,7 @@ _STRATEGY_ARGS = "strategy_args"
 _STRATEGY_NAME, _STRATEGY_CONFIG = "strategy_name", "strategy_config"
 
 
-def fields(root: Node) -> Iterator[tuple[Finding, str]]:
+def fields(root: YamlNode) -> Iterator[tuple[Finding, str]]:
     """Misspelt roles and fields of the pipeline that engines depend on, each with its name."""
     absent = _OF_PIPELINE - set(root.mapping)
     for key, node in root.mapping.items():
@@ -50,7 +50,7 @@ def _is_map(field: str) -> bool:
     return field == "system_envs" or field not in _FIELDS
 
 
-def strategies(root: Node, *, environment: bool) -> Iterator[Finding]:
+def strategies(root: YamlNode, *, environment: bool) -> Iterator[Finding]:
     """Workers of whom it cannot be told whether their strategy is sglang."""
     for path, mark in roles.known_paths(root):
         resolver = Resolver(root, environment=environment)
@@ -59,7 +59,9 @@ def strategies(root: Node, *, environment: bool) -> Iterator[Finding]:
             yield from _strategy(section, ".".join(path), mark, resolver.findings)
 
 
-def _strategy(section: Node, role: str, mark: Mark, unresolved: list[Finding]) -> Iterator[Finding]:
+def _strategy(
+    section: YamlNode, role: str, mark: Mark, unresolved: list[Finding]
+) -> Iterator[Finding]:
     arguments, problem = _inside(section, role, _STRATEGY_ARGS)
     name = None
     if arguments is not None:
@@ -74,7 +76,7 @@ def _strategy(section: Node, role: str, mark: Mark, unresolved: list[Finding]) -
         yield from _named(name, role)
 
 
-def _inside(holder: Node, path: str, field: str) -> tuple[Node | None, Finding | None]:
+def _inside(holder: YamlNode, path: str, field: str) -> tuple[YamlNode | None, Finding | None]:
     """What a map has under a name, or why that cannot be told."""
     if not isinstance(holder.value, dict):
         return None, _no_map(holder, path)
@@ -89,7 +91,7 @@ def _inside(holder: Node, path: str, field: str) -> tuple[Node | None, Finding |
     return None, None
 
 
-def _no_map(holder: Node, path: str) -> Finding | None:
+def _no_map(holder: YamlNode, path: str) -> Finding | None:
     if holder.value is None:
         return None
     found = errors.typed(plain(holder))
@@ -98,7 +100,7 @@ def _no_map(holder: Node, path: str) -> Finding | None:
     )
 
 
-def _named(name: Node, role: str) -> Iterator[Finding]:
+def _named(name: YamlNode, role: str) -> Iterator[Finding]:
     field = f"{role}.{_STRATEGY_ARGS}.{_STRATEGY_NAME}"
     if not isinstance(name.value, str):
         found = errors.typed(plain(name))
@@ -116,7 +118,7 @@ def _about(role: str, finding: Finding) -> Finding:
     return Finding(mark=finding.mark, problem=finding.problem, subject=role)
 
 
-def worker(section: Node, role: str, carried: Collection[str]) -> Iterator[tuple[Finding, str]]:
+def worker(section: YamlNode, role: str, carried: Collection[str]) -> Iterator[tuple[Finding, str]]:
     """Unknown fields of a worker, each with the carried field that it stands for, if any."""
     known = structure.roll_fields()
     for key in section.mapping:

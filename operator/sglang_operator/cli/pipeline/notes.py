@@ -8,7 +8,7 @@ from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import check_object
 from sglang_operator.cli.pipeline import roles
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
-from sglang_operator.cli.yaml_tree.nodes import Node
+from sglang_operator.cli.yaml_tree.nodes import YamlNode
 from sglang_operator.pool import resolve as pools
 from sglang_operator.roll import device_mapping
 
@@ -18,7 +18,7 @@ class Converted:
     """One object that came out of a pipeline."""
 
     role: Role
-    body: Node
+    body: YamlNode
     left_out: tuple[str, ...]
     secrets: tuple[str, ...]  # variables whose values were not carried over
 

@@ -16,7 +16,7 @@ from sglang_operator.cli.pipeline.notes import Converted
 from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree import emitting, nodes
-from sglang_operator.cli.yaml_tree.nodes import Mark, Node
+from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
 
 # Of the worker, in the order in which ROLL's examples write them.
 CARRIED = (
@@ -53,7 +53,7 @@ class Options:
 
 
 def convert(
-    document: Node, options: Options, folder: Path | None, expected: str = recognition.PIPELINE
+    document: YamlNode, options: Options, folder: Path | None, expected: str = recognition.PIPELINE
 ) -> Conversion:
     """The objects of a pipeline, each judged as the operator would judge it.
 
@@ -84,7 +84,7 @@ def convert(
     return result
 
 
-def _shown(document: Node, root: Node) -> Node:
+def _shown(document: YamlNode, root: YamlNode) -> YamlNode:
     """What there is to say about: the whole of a map, and what is no map itself."""
     return root if isinstance(document.value, dict) else document
 
@@ -113,11 +113,11 @@ def _chosen(found: list[Role], options: Options, mark: Mark) -> list[Role]:
 class _Place:
     """Where ROLL's side of a pool looks for it (client/roll_config.py)."""
 
-    pool: Node | None = None
-    namespace: Node | None = None
+    pool: YamlNode | None = None
+    namespace: YamlNode | None = None
 
     @classmethod
-    def of(cls, root: Node, role: Role, options: Options) -> "_Place":
+    def of(cls, root: YamlNode, role: Role, options: Options) -> "_Place":
         resolver = Resolver(root, environment=options.environment)
         config = resolver.at(*role.path, "strategy_args", "strategy_config")
         found = ((key, config.get(key) if config is not None else None) for key in PLACE)
@@ -149,7 +149,7 @@ def _name(role: Role, options: Options, count: int, taken: set[str], place: _Pla
 
 
 def _object(
-    root: Node, role: Role, options: Options, name: str, place: _Place, lost: list[str]
+    root: YamlNode, role: Role, options: Options, name: str, place: _Place, lost: list[str]
 ) -> tuple[Converted, list[Finding]]:
     own = Resolver(root, environment=options.environment)
     written = own.at(*role.path)
@@ -187,8 +187,8 @@ def _is_carried(finding: Finding, role: Role) -> bool:
     return field_.removeprefix(f"{role.name}.").partition(".")[0] in (*CARRIED, "system_envs")
 
 
-def _spec(section: Node, pipeline_: Resolver, name: str) -> tuple[Node, tuple[str, ...]]:
-    spec = Node(section.mark, {})
+def _spec(section: YamlNode, pipeline_: Resolver, name: str) -> tuple[YamlNode, tuple[str, ...]]:
+    spec = YamlNode(section.mark, {})
     for key in CARRIED:
         node = section.get(key)
         if node is not None and node.value is not None:
@@ -197,7 +197,7 @@ def _spec(section: Node, pipeline_: Resolver, name: str) -> tuple[Node, tuple[st
     for key in OF_PIPELINE:
         node = pipeline_.at(key)
         if node is not None and node.value is not None:
-            spec.put(key, Node(node.mark, node.value, node.keys, node.origin or key))
+            spec.put(key, YamlNode(node.mark, node.value, node.keys, node.origin or key))
     envs, secrets = _environment(roles.system_envs(section, pipeline_))
     if envs is not None and envs.value not in (None, {}):
         spec.put("system_envs", envs)
@@ -206,22 +206,22 @@ def _spec(section: Node, pipeline_: Resolver, name: str) -> tuple[Node, tuple[st
     return spec, tuple(map(str, secrets.mapping)) if secrets is not None else ()
 
 
-def _placeless(strategy: Node) -> Node:
+def _placeless(strategy: YamlNode) -> YamlNode:
     """strategy_args without what is ROLL's side's of strategy_config, and no engine's."""
     config = strategy.get("strategy_config")
     if config is None or not set(PLACE) & set(config.mapping):
         return strategy
-    left: dict[nodes.Key, Node] = {k: v for k, v in config.mapping.items() if k not in PLACE}
-    rest = Node(config.mark, left, config.keys, config.origin)
+    left: dict[nodes.Key, YamlNode] = {k: v for k, v in config.mapping.items() if k not in PLACE}
+    rest = YamlNode(config.mark, left, config.keys, config.origin)
     entries = {**strategy.mapping, "strategy_config": rest}
-    return Node(strategy.mark, entries, strategy.keys, strategy.origin)
+    return YamlNode(strategy.mark, entries, strategy.keys, strategy.origin)
 
 
-def _environment(envs: Node | None) -> tuple[Node | None, Node | None]:
+def _environment(envs: YamlNode | None) -> tuple[YamlNode | None, YamlNode | None]:
     """The variables that may stand in an object, and those that belong into a Secret."""
     if envs is None or not isinstance(envs.value, dict):
         return envs, None
-    plain, secret = Node(envs.mark, {}), Node(envs.mark, {})
+    plain, secret = YamlNode(envs.mark, {}), YamlNode(envs.mark, {})
     for key, node in envs.mapping.items():
         hidden = isinstance(key, str) and errors.is_secret(key) and node.value not in (None, "")
         (secret if hidden else plain).put(key, node)
@@ -229,36 +229,36 @@ def _environment(envs: Node | None) -> tuple[Node | None, Node | None]:
     return plain, secret if secret.value else None
 
 
-def _secret_template(secrets: Node, pool: str) -> Node:
+def _secret_template(secrets: YamlNode, pool: str) -> YamlNode:
     """A podTemplate that takes variables from a Secret instead of from the file."""
-    variables = Node(secrets.mark, [])
+    variables = YamlNode(secrets.mark, [])
     for key, node in secrets.mapping.items():
         reference = {"name": notes.secret_name(pool), "key": key}
         value = {"name": key, "valueFrom": {"secretKeyRef": reference}}
         variables.items.append(nodes.of(value, node.mark, node.origin))
     container = nodes.of({"name": names.ENGINE_CONTAINER}, secrets.mark)
     container.put("env", variables)
-    containers = Node(secrets.mark, [container])
-    spec = Node(secrets.mark, {"containers": containers}, {"containers": secrets.mark})
-    return Node(secrets.mark, {"spec": spec}, {"spec": secrets.mark})
+    containers = YamlNode(secrets.mark, [container])
+    spec = YamlNode(secrets.mark, {"containers": containers}, {"containers": secrets.mark})
+    return YamlNode(secrets.mark, {"spec": spec}, {"spec": secrets.mark})
 
 
-def _body(role: Role, options: Options, name: str, spec: Node, place: _Place) -> Node:
+def _body(role: Role, options: Options, name: str, spec: YamlNode, place: _Place) -> YamlNode:
     mark = role.mark
-    body = Node(mark, {})
+    body = YamlNode(mark, {})
     ours = Mark(mark.file, 0, 0)  # nobody wrote it
-    body.put("apiVersion", Node(ours, names.API_VERSION))
-    body.put("kind", Node(ours, names.KIND))
-    metadata = Node(mark, {})
+    body.put("apiVersion", YamlNode(ours, names.API_VERSION))
+    body.put("kind", YamlNode(ours, names.KIND))
+    metadata = YamlNode(mark, {})
     if options.name is None and place.pool is not None:
-        metadata.put("name", Node(place.pool.mark, name))
+        metadata.put("name", YamlNode(place.pool.mark, name))
     else:
         origin = "--name" if options.name else f"role {role.name}"
-        metadata.put("name", Node(mark, name, {}, origin))
+        metadata.put("name", YamlNode(mark, name, {}, origin))
     if options.namespace:
-        metadata.put("namespace", Node(mark, options.namespace, {}, "--namespace"))
+        metadata.put("namespace", YamlNode(mark, options.namespace, {}, "--namespace"))
     elif place.namespace is not None:
-        metadata.put("namespace", Node(place.namespace.mark, str(place.namespace.value)))
+        metadata.put("namespace", YamlNode(place.namespace.mark, str(place.namespace.value)))
     body.put("metadata", metadata)
     body.put("spec", spec)
     return body
@@ -270,7 +270,7 @@ def document(converted: Converted, source: str) -> str:
     return "\n".join([head, *emitting.lines(converted.body, _comment), ""])
 
 
-def _comment(node: Node) -> str:
+def _comment(node: YamlNode) -> str:
     """The field that a value was taken from, if another one, and its file and line."""
     if node.mark.line == 0:
         return ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sglang_operator.api import errors, names, spelling
 from sglang_operator.cli import file_errors, structure
 from sglang_operator.cli.pipeline import roles
-from sglang_operator.cli.yaml_tree.nodes import Node
+from sglang_operator.cli.yaml_tree.nodes import YamlNode
 
 PIPELINE = "a ROLL pipeline config"
 EITHER = f"a {names.KIND} or {PIPELINE}"
@@ -83,25 +83,25 @@ _FAMILIES = (
 )
 
 
-def problem(document: Node, expected: str = PIPELINE) -> errors.Problem:
+def problem(document: YamlNode, expected: str = PIPELINE) -> errors.Problem:
     """What a document is that cannot be converted."""
     found, advice = _what(document)
     return file_errors.UNRECOGNISED("", found=found, expected=expected, advice=advice)
 
 
-def is_foreign(root: Node) -> bool:
+def is_foreign(root: YamlNode) -> bool:
     """Whether it is another framework's, though some of its names are ROLL's too."""
     keys = frozenset(key for key in root.mapping if isinstance(key, str))
     foreign = (family for family in _FAMILIES if family.advice in (_BY_HAND, _OWN_ENGINES))
     return not _OF_ROLL_ALONE & keys and any(family.fits(keys) for family in foreign)
 
 
-def is_object(document: Node) -> bool:
+def is_object(document: YamlNode) -> bool:
     """Whether it is meant for the API server."""
     return "kind" in document.mapping or "apiVersion" in document.mapping
 
 
-def named(document: Node) -> str:
+def named(document: YamlNode) -> str:
     """A document in a few words."""
     if not is_object(document) and roles.is_pipeline(document):
         return PIPELINE
@@ -111,7 +111,7 @@ def named(document: Node) -> str:
     return _what(document)[0]
 
 
-def _what(document: Node) -> tuple[str, str]:
+def _what(document: YamlNode) -> tuple[str, str]:
     if is_object(document):
         return named(document), _of_object(document)
     if not isinstance(document.value, dict):
@@ -135,7 +135,7 @@ def _what(document: Node) -> tuple[str, str]:
 _WORKER = _FAMILIES[0].any_of
 
 
-def _of_object(document: Node) -> str:
+def _of_object(document: YamlNode) -> str:
     kind = document.text("kind")
     if kind == names.KIND:
         return "it needs no conversion: lint, render or apply it"
@@ -158,7 +158,7 @@ def _are_arguments(fields: Collection[object]) -> bool:
     return 2 * known > len(fields)
 
 
-def _listed(document: Node) -> str:
+def _listed(document: YamlNode) -> str:
     shown = [errors.shown(str(key)) for key in document.mapping]
     more = f" and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
     return ", ".join(shown[:_MOST_SHOWN]) + more

@@ -16,7 +16,7 @@ from sglang_operator.api import errors
 from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.yaml_tree import nodes
-from sglang_operator.cli.yaml_tree.nodes import Key, Node
+from sglang_operator.cli.yaml_tree.nodes import Key, YamlNode
 
 _PLAIN = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}", re.ASCII)
 _ENVIRONMENT = re.compile(r"\$\{\s*(?:oc\.)?env\s*:")
@@ -42,7 +42,7 @@ class _UnresolvedError(Exception):
 class Resolver:
     """Resolves what is below one configuration; tells what it cannot."""
 
-    def __init__(self, root: Node, *, environment: bool) -> None:
+    def __init__(self, root: YamlNode, *, environment: bool) -> None:
         self.findings: list[Finding] = []
         self._root = root
         self._environment = environment
@@ -50,10 +50,10 @@ class Resolver:
         self._growth: int | None = None
         self._left = _MAX_VALUES
 
-    def at(self, *path: Key) -> Node | None:
+    def at(self, *path: Key) -> YamlNode | None:
         """The value at a path with everything in it resolved; None if there is none."""
         self._left = _MAX_VALUES
-        node: Node | None = self._root
+        node: YamlNode | None = self._root
         below: Path = ()
         for key in path:
             if node is None:
@@ -62,14 +62,14 @@ class Resolver:
             node, below = owner.mapping.get(key), (*below, key)
         return None if node is None else self._resolved(node, below, 0)
 
-    def peek(self, *path: Key) -> Node | None:
+    def peek(self, *path: Key) -> YamlNode | None:
         """The same where only a look is needed: what cannot be resolved does not matter."""
         before = len(self.findings)
         found = self.at(*path)
         del self.findings[before:]
         return found
 
-    def _followed(self, node: Node, path: Path) -> tuple[Node, Path]:
+    def _followed(self, node: YamlNode, path: Path) -> tuple[YamlNode, Path]:
         """A mapping that is itself a plain reference, as what it refers to."""
         for _ in range(_MAX_CHAIN):
             target = self._target(node)
@@ -78,7 +78,7 @@ class Resolver:
             node, path = target
         return node, path
 
-    def _target(self, node: Node) -> tuple[Node, Path] | None:
+    def _target(self, node: YamlNode) -> tuple[YamlNode, Path] | None:
         match = _PLAIN.fullmatch(node.value) if isinstance(node.value, str) else None
         if match is None:
             return None
@@ -86,23 +86,23 @@ class Resolver:
         found = self._root.get(*path)
         return None if found is None else (found, path)
 
-    def _resolved(self, node: Node, path: Path, chain: int) -> Node:
+    def _resolved(self, node: YamlNode, path: Path, chain: int) -> YamlNode:
         self._left -= 1
         if isinstance(node.value, dict):
             children = {
                 key: self._resolved(child, (*path, key), chain) for key, child in node.value.items()
             }
-            return Node(node.mark, children, dict(node.keys), node.origin)
+            return YamlNode(node.mark, children, dict(node.keys), node.origin)
         if isinstance(node.value, list):
             items = [
                 self._resolved(item, (*path, index), chain) for index, item in enumerate(node.value)
             ]
-            return Node(node.mark, items, {}, node.origin)
+            return YamlNode(node.mark, items, {}, node.origin)
         if not isinstance(node.value, str) or not ("${" in node.value or node.value == _MISSING):
             return node
         return self._text(node, node.value, path, chain)
 
-    def _text(self, node: Node, text: str, path: Path, chain: int) -> Node:
+    def _text(self, node: YamlNode, text: str, path: Path, chain: int) -> YamlNode:
         """A text with references; as it is, with a finding, if they cannot be resolved."""
         try:
             if text == _MISSING:
@@ -163,9 +163,9 @@ class Resolver:
         return self._growth
 
 
-def _moved(found: Node, origin: str) -> Node:
+def _moved(found: YamlNode, origin: str) -> YamlNode:
     """A value used elsewhere, with the name of the field that it was taken from."""
-    found = Node(found.mark, found.value, found.keys, found.origin or origin)
+    found = YamlNode(found.mark, found.value, found.keys, found.origin or origin)
     if isinstance(found.value, dict):
         found.value = {key: _moved(child, f"{origin}.{key}") for key, child in found.value.items()}
     elif isinstance(found.value, list):

@@ -12,7 +12,7 @@ from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding
 from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.yaml_tree import nodes
-from sglang_operator.cli.yaml_tree.nodes import Mark, Node
+from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
 from sglang_operator.roll import device_mapping
 
 SGLANG = "sglang"
@@ -54,13 +54,13 @@ class Role:
         return ".".join(self.path)
 
 
-def is_pipeline(root: Node) -> bool:
+def is_pipeline(root: YamlNode) -> bool:
     """Whether this looks like a ROLL config."""
     fields = [key for key in root.mapping if isinstance(key, str)]
     return any(spelling.respelt(key, _PIPELINE_FIELDS) is not None for key in fields)
 
 
-def find(root: Node, *, environment: bool = False) -> list[Role]:
+def find(root: YamlNode, *, environment: bool = False) -> list[Role]:
     """All roles, in the order of the file."""
     resolver = Resolver(root, environment=environment)  # what it finds is told elsewhere
     return [
@@ -70,7 +70,7 @@ def find(root: Node, *, environment: bool = False) -> list[Role]:
     ]
 
 
-def known_paths(root: Node) -> Iterator[tuple[tuple[str, ...], Mark]]:
+def known_paths(root: YamlNode) -> Iterator[tuple[tuple[str, ...], Mark]]:
     """The places of the roles that ROLL knows."""
     resolver = Resolver(root, environment=False)
     for path, mark, known in _sections(root, resolver):
@@ -78,7 +78,7 @@ def known_paths(root: Node) -> Iterator[tuple[tuple[str, ...], Mark]]:
             yield path, mark
 
 
-def _sections(root: Node, resolver: Resolver) -> Iterator[tuple[tuple[str, ...], Mark, bool]]:
+def _sections(root: YamlNode, resolver: Resolver) -> Iterator[tuple[tuple[str, ...], Mark, bool]]:
     for key in root.mapping:
         if not isinstance(key, str):
             continue
@@ -139,13 +139,13 @@ def sleeps(role: Role, shared_with: Role) -> bool:
 class Filled:
     """A worker's section with what the pipeline's config class puts into it."""
 
-    section: Node
+    section: YamlNode
     findings: tuple[Finding, ...] = ()
 
 
-def fill(role: Role, section: Node, pipeline: Resolver) -> Filled:
+def fill(role: Role, section: YamlNode, pipeline: Resolver) -> Filled:
     """The section as its worker gets it."""
-    filled = Node(section.mark, dict(section.mapping), dict(section.keys), section.origin)
+    filled = YamlNode(section.mark, dict(section.mapping), dict(section.keys), section.origin)
     findings = [*_fill_model(role, filled, pipeline)]
     _fill_generation(role, filled, pipeline)
     return Filled(section=filled, findings=tuple(findings))
@@ -154,7 +154,7 @@ def fill(role: Role, section: Node, pipeline: Resolver) -> Filled:
 # --- the model
 
 
-def _fill_model(role: Role, section: Node, pipeline: Resolver) -> Iterator[Finding]:
+def _fill_model(role: Role, section: YamlNode, pipeline: Resolver) -> Iterator[Finding]:
     """``pretrain`` for the trio of a PPO pipeline if one of them has no model of its own."""
     own = section.get("model_args", "model_name_or_path")
     source, lacking = _source(role, pipeline)
@@ -168,11 +168,12 @@ def _fill_model(role: Role, section: Node, pipeline: Resolver) -> Iterator[Findi
         )
         yield Finding(mark=own.mark, problem=problem, subject=role.name)
     arguments = section.get("model_args")
-    base = arguments if arguments is not None else Node(section.mark, {})
+    base = arguments if arguments is not None else YamlNode(section.mark, {})
     if isinstance(base.value, dict) or base.value is None:
-        copy = Node(base.mark, {}, {}, base.origin)
+        copy = YamlNode(base.mark, {}, {}, base.origin)
         copy.put(
-            "model_name_or_path", Node(given.mark, given.value, given.keys, given.origin or source)
+            "model_name_or_path",
+            YamlNode(given.mark, given.value, given.keys, given.origin or source),
         )
         for key, child in base.mapping.items():
             if key != "model_name_or_path":
@@ -220,7 +221,7 @@ def _lacking(pipeline: Resolver, *paths: tuple[str, ...]) -> str | None:
 # --- sampling
 
 
-def _fill_generation(role: Role, section: Node, pipeline: Resolver) -> None:
+def _fill_generation(role: Role, section: YamlNode, pipeline: Resolver) -> None:
     """What RLVR and agentic pipelines set in the arguments of their engines."""
     if role.name not in ("actor_infer", "student_infer"):
         return
@@ -235,16 +236,16 @@ def _fill_generation(role: Role, section: Node, pipeline: Resolver) -> None:
         return
     if arguments is None or not isinstance(arguments.value, dict):
         return
-    copy = Node(arguments.mark, dict(arguments.value), dict(arguments.keys), arguments.origin)
+    copy = YamlNode(arguments.mark, dict(arguments.value), dict(arguments.keys), arguments.origin)
     for key, (value, origin, mark) in values.items():
         known = copy.mapping.get(key)
         if known is None or known.value != value:
-            copy.put(key, Node(mark, value, {}, origin))
+            copy.put(key, YamlNode(mark, value, {}, origin))
     section.put("generating_args", copy)
 
 
 def _rlvr_generation(
-    section: Node, pipeline: Resolver
+    section: YamlNode, pipeline: Resolver
 ) -> Iterator[tuple[str, tuple[int, str, Mark]]]:
     group = pipeline.at("num_return_sequences_in_group")
     if group is None:
@@ -262,28 +263,28 @@ def _rlvr_generation(
         yield "max_new_tokens", (int(str(response.value)), "response_length", response.mark)
 
 
-def _whole(node: Node) -> bool:
+def _whole(node: YamlNode) -> bool:
     return isinstance(node.value, int) and not isinstance(node.value, bool)
 
 
-def system_envs(section: Node, pipeline: Resolver) -> Node | None:
+def system_envs(section: YamlNode, pipeline: Resolver) -> YamlNode | None:
     """The worker's variables, and the pipeline's where it does not set the same."""
     general, own = pipeline.at("system_envs"), section.get("system_envs")
     if own is not None and own.value is not None and not isinstance(own.value, dict):
         return own
     if general is not None and not isinstance(general.value, dict | None):
-        return Node(general.mark, general.value, general.keys, general.origin or "system_envs")
+        return YamlNode(general.mark, general.value, general.keys, general.origin or "system_envs")
     if general is None or not general.mapping:
         return own
-    merged = Node(own.mark if own is not None else general.mark, {})
+    merged = YamlNode(own.mark if own is not None else general.mark, {})
     for source, origin in ((general, "system_envs"), (own, "")):
         for key, child in source.mapping.items() if source is not None else ():
-            merged.put(key, Node(child.mark, child.value, child.keys, child.origin or origin))
+            merged.put(key, YamlNode(child.mark, child.value, child.keys, child.origin or origin))
             if source is not None:
                 merged.keys[key] = source.keys[key]
     return merged
 
 
-def plain(node: Node | None) -> object:
+def plain(node: YamlNode | None) -> object:
     """A value as Python has it, nothing as None."""
     return nodes.plain(node) if node is not None else None

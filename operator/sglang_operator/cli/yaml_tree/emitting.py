@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 
 from sglang_operator.cli.yaml_tree import scalars
-from sglang_operator.cli.yaml_tree.nodes import Key, Node, Scalar
+from sglang_operator.cli.yaml_tree.nodes import Key, Scalar, YamlNode
 
-Comment = Callable[[Node], str]
+Comment = Callable[[YamlNode], str]
 
 _INDENT = "  "
 _PLAIN_START = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_.$")
@@ -14,17 +14,17 @@ _IN_LIST = frozenset(",:[]{}")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def lines(node: Node, comment: Comment) -> Iterator[str]:
+def lines(node: YamlNode, comment: Comment) -> Iterator[str]:
     """A mapping, line by line."""
     yield from _mapping(node, comment, "")
 
 
-def _mapping(node: Node, comment: Comment, indent: str) -> Iterator[str]:
+def _mapping(node: YamlNode, comment: Comment, indent: str) -> Iterator[str]:
     for key, child in node.mapping.items():
         yield from _entry(f"{indent}{_key(key)}:", child, comment, indent)
 
 
-def _entry(head: str, node: Node, comment: Comment, indent: str) -> Iterator[str]:
+def _entry(head: str, node: YamlNode, comment: Comment, indent: str) -> Iterator[str]:
     flow = _flow(node)
     if flow is not None:
         yield _commented(f"{head} {flow}", comment(node))
@@ -37,7 +37,7 @@ def _entry(head: str, node: Node, comment: Comment, indent: str) -> Iterator[str
             yield from _list_item(item, comment, indent)
 
 
-def _list_item(node: Node, comment: Comment, indent: str) -> Iterator[str]:
+def _list_item(node: YamlNode, comment: Comment, indent: str) -> Iterator[str]:
     """One item behind its dash; nested values begin on the dash's line."""
     flow = _flow(node)
     if flow is not None:
@@ -52,7 +52,7 @@ def _list_item(node: Node, comment: Comment, indent: str) -> Iterator[str]:
     yield from written[1:]
 
 
-def _flow(node: Node) -> str | None:
+def _flow(node: YamlNode) -> str | None:
     """A value on one line; None for what takes several."""
     if isinstance(node.value, dict):
         return None if node.value else "{}"
@@ -65,7 +65,7 @@ def _flow(node: Node) -> str | None:
     return _scalar(node.value)
 
 
-def _nested(node: Node) -> bool:
+def _nested(node: YamlNode) -> bool:
     return isinstance(node.value, (dict, list))
 
 

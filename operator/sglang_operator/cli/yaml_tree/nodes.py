@@ -20,7 +20,7 @@ class Mark:
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class YamlNode:
     """One value, and where it was written.
 
     ``keys`` holds the places of a mapping's keys.  ``origin`` says whose value it is, if it was
@@ -28,23 +28,23 @@ class Node:
     """
 
     mark: Mark
-    value: "Scalar | dict[Key, Node] | list[Node]"
+    value: "Scalar | dict[Key, YamlNode] | list[YamlNode]"
     keys: dict[Key, Mark] = field(default_factory=dict)
     origin: str = ""
 
     @property
-    def mapping(self) -> "dict[Key, Node]":
+    def mapping(self) -> "dict[Key, YamlNode]":
         """The entries of a mapping; none of anything else."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
-    def items(self) -> "list[Node]":
+    def items(self) -> "list[YamlNode]":
         """The items of a list; none of anything else."""
         return self.value if isinstance(self.value, list) else []
 
-    def get(self, *path: Key) -> "Node | None":
+    def get(self, *path: Key) -> "YamlNode | None":
         """The node at a path of keys, if there is one."""
-        found: Node | None = self
+        found: YamlNode | None = self
         for key in path:
             found = found.mapping.get(key) if found is not None else None
         return found
@@ -54,14 +54,14 @@ class Node:
         found = self.get(*path)
         return found.value if found is not None and isinstance(found.value, str) else None
 
-    def put(self, key: Key, node: "Node") -> None:
+    def put(self, key: Key, node: "YamlNode") -> None:
         """Set an entry of a mapping; its key stands where its value does."""
         assert isinstance(self.value, dict)
         self.value[key] = node
         self.keys[key] = node.mark
 
 
-def plain(node: Node) -> object:
+def plain(node: YamlNode) -> object:
     """The value as Python has it."""
     if isinstance(node.value, dict):
         return {key: plain(child) for key, child in node.value.items()}
@@ -70,18 +70,18 @@ def plain(node: Node) -> object:
     return node.value
 
 
-def of(value: object, mark: Mark, origin: str = "") -> Node:
+def of(value: object, mark: Mark, origin: str = "") -> YamlNode:
     """A Python value as nodes that all stand at one place."""
     if isinstance(value, dict):
-        children: dict[Key, Node] = {key: of(item, mark, origin) for key, item in value.items()}
-        return Node(mark, children, dict.fromkeys(children, mark), origin)
+        children: dict[Key, YamlNode] = {key: of(item, mark, origin) for key, item in value.items()}
+        return YamlNode(mark, children, dict.fromkeys(children, mark), origin)
     if isinstance(value, (list, tuple)):
-        return Node(mark, [of(item, mark, origin) for item in value], {}, origin)
+        return YamlNode(mark, [of(item, mark, origin) for item in value], {}, origin)
     assert value is None or isinstance(value, (str, int, float, bool))
-    return Node(mark, value, {}, origin)
+    return YamlNode(mark, value, {}, origin)
 
 
-def leaves(node: Node) -> Iterator[Node]:
+def leaves(node: YamlNode) -> Iterator[YamlNode]:
     """Everything in a value that is no mapping and no list."""
     waiting = [node]
     while waiting:
@@ -97,11 +97,11 @@ class Place:
     """Where a field stands: its key, its value, and how much of its path was found."""
 
     key: Mark
-    node: Node
+    node: YamlNode
     complete: bool
 
 
-def locate(root: Node, path: str) -> Place:
+def locate(root: YamlNode, path: str) -> Place:
     """The place of a field such as ``spec.extraArgs[2]``; of what holds it if it is not there.
 
     Names in a path may hold dots themselves, as variables and labels do, and a list may be
@@ -116,10 +116,10 @@ def locate(root: Node, path: str) -> Place:
     return Place(key=key, node=node, complete=True)
 
 
-_Step = tuple[Mark, Node, str]
+_Step = tuple[Mark, YamlNode, str]
 
 
-def _step(node: Node, rest: str) -> _Step | None:
+def _step(node: YamlNode, rest: str) -> _Step | None:
     if isinstance(node.value, list):
         return _into_list(node.value, rest)
     entries = {str(key): key for key in node.mapping}
@@ -134,7 +134,7 @@ def _step(node: Node, rest: str) -> _Step | None:
     return node.keys[key], node.mapping[key], rest[len(name) :].removeprefix(".")
 
 
-def _into_list(items: list[Node], rest: str) -> _Step | None:
+def _into_list(items: list[YamlNode], rest: str) -> _Step | None:
     if rest.startswith("["):
         inside, _, after = rest[1:].partition("]")
         item = _item(items, inside)
@@ -148,7 +148,7 @@ def _into_list(items: list[Node], rest: str) -> _Step | None:
     return None if first is None else (first.mark, first, rest)
 
 
-def _item(items: list[Node], name: str) -> Node | None:
+def _item(items: list[YamlNode], name: str) -> YamlNode | None:
     if name.isdecimal() and len(name) < 10:
         index = int(name)
         return items[index] if index < len(items) else None

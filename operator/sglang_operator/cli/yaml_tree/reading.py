@@ -16,7 +16,7 @@ from sglang_operator.api import errors
 from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding, stop
 from sglang_operator.cli.yaml_tree import scalars
-from sglang_operator.cli.yaml_tree.nodes import Key, Mark, Node
+from sglang_operator.cli.yaml_tree.nodes import Key, Mark, YamlNode
 
 STDIN = "-"
 MAX_BYTES = 1 << 20
@@ -33,7 +33,7 @@ _MERGE = str(b"<<", "ascii")  # this very object: a quoted "<<" is a key like an
 class Loaded:
     """The documents of a file, and what is wrong with its YAML."""
 
-    documents: list[Node] = field(default_factory=list)
+    documents: list[YamlNode] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -174,11 +174,11 @@ def _as_what(text: str, line: str, mark: Mark) -> str | None:
 class _Open:
     """A mapping or list that is being read."""
 
-    node: Node
+    node: YamlNode
     anchor: str | None
     size: int = 1  # of everything in it, with what aliases repeat
-    key: Node | None = None  # the key whose value comes next
-    merges: list[Node] = field(default_factory=list)
+    key: YamlNode | None = None  # the key whose value comes next
+    merges: list[YamlNode] = field(default_factory=list)
 
 
 class _Builder:
@@ -186,10 +186,10 @@ class _Builder:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.documents: list[Node] = []
+        self.documents: list[YamlNode] = []
         self.findings: list[Finding] = []
         self._open: list[_Open] = []
-        self._anchors: dict[str, tuple[Node, int]] = {}
+        self._anchors: dict[str, tuple[YamlNode, int]] = {}
 
     def take(self, event: Any) -> None:
         match event:
@@ -200,7 +200,7 @@ class _Builder:
             case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
                 self._end()
             case yaml.ScalarEvent():
-                node = Node(self._mark(event), self._scalar(event))
+                node = YamlNode(self._mark(event), self._scalar(event))
                 size = 1 + len(event.value) // 64
                 self._anchor(event.anchor, node, size)
                 self._add(node, size)
@@ -219,7 +219,7 @@ class _Builder:
         if len(self._open) >= MAX_DEPTH:
             found = "values are nested too deeply"
             raise stop(mark, file_errors.TOO_LARGE("", found=found, limit=f"{MAX_DEPTH} levels"))
-        node = Node(mark, {} if is_mapping else [])
+        node = YamlNode(mark, {} if is_mapping else [])
         self._open.append(_Open(node, event.anchor))
         # An anchor can be used only after its end: no value holds itself.
 
@@ -240,7 +240,7 @@ class _Builder:
         self._tell(self._mark(event), file_errors.BAD_TAG("", found=event.tag))
         return event.value
 
-    def _anchor(self, anchor: str | None, node: Node, size: int) -> None:
+    def _anchor(self, anchor: str | None, node: YamlNode, size: int) -> None:
         if anchor is not None:
             self._anchors[anchor] = (node, size)
 
@@ -251,7 +251,7 @@ class _Builder:
         node, size = self._anchors[event.anchor]
         self._add(node, size, mark)
 
-    def _add(self, node: Node, size: int, mark: Mark | None = None) -> None:
+    def _add(self, node: YamlNode, size: int, mark: Mark | None = None) -> None:
         """Put a finished value where it belongs."""
         if not self._open:
             if node.value is not None:
@@ -266,12 +266,12 @@ class _Builder:
         if isinstance(parent.node.value, list):
             parent.node.value.append(node)
         elif parent.key is None:
-            parent.key = Node(mark or node.mark, node.value)
+            parent.key = YamlNode(mark or node.mark, node.value)
         else:
             self._entry(parent, parent.key, node)
             parent.key = None
 
-    def _entry(self, parent: _Open, key: Node, node: Node) -> None:
+    def _entry(self, parent: _Open, key: YamlNode, node: YamlNode) -> None:
         if isinstance(key.value, (dict, list)):
             found = "map" if isinstance(key.value, dict) else "list"
             self._tell(key.mark, file_errors.BAD_KEY("", found=found))
@@ -285,7 +285,7 @@ class _Builder:
             parent.node.mapping[key.value] = node
             parent.node.keys[key.value] = key.mark
 
-    def _merge(self, into: Node, merged: Node) -> None:
+    def _merge(self, into: YamlNode, merged: YamlNode) -> None:
         """``<<``: what is written here wins, and of several the first."""
         if not isinstance(merged.value, dict):
             self._tell(
@@ -300,17 +300,17 @@ class _Builder:
         self.findings.append(Finding(mark=mark, problem=problem))
 
 
-def keys_as_text(node: Node) -> Node:
+def keys_as_text(node: YamlNode) -> YamlNode:
     """The same with keys as JSON has them, which is what kubectl sends."""
     if isinstance(node.value, dict):
-        entries: dict[Key, Node] = {}
+        entries: dict[Key, YamlNode] = {}
         marks: dict[Key, Mark] = {}
         for key, child in node.value.items():
             entries[_key_text(key)] = keys_as_text(child)
             marks[_key_text(key)] = node.keys[key]
-        return Node(node.mark, entries, marks, node.origin)
+        return YamlNode(node.mark, entries, marks, node.origin)
     if isinstance(node.value, list):
-        return Node(node.mark, [keys_as_text(item) for item in node.value], {}, node.origin)
+        return YamlNode(node.mark, [keys_as_text(item) for item in node.value], {}, node.origin)
     return node
 
 

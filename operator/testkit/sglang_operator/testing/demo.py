@@ -24,7 +24,7 @@ from sglang_operator.testing import demo_engines, errors
 from sglang_operator.testing.controlplane import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator, manifests
 from sglang_operator.view import grid, text
-from sglang_operator.view.cluster_view import ClusterView, Node, PoolView, cluster_view
+from sglang_operator.view.cluster_view import ClusterView, NodeView, PoolView, cluster_view
 
 NODES = "3x8"
 SAMPLE = "roll-guide.yaml"
@@ -144,7 +144,7 @@ def observe(plane: ControlPlane) -> ClusterView:
     return cluster_view(
         msgspec.json.decode(msgspec.json.encode(pools), type=list[wire.CustomResource]),
         msgspec.convert(pods, list[wire.Pod]),
-        msgspec.convert(nodes, list[Node]),
+        msgspec.convert(nodes, list[NodeView]),
         now=time.time(),
     )
 
