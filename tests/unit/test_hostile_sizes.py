@@ -198,7 +198,8 @@ def test_of_many_misspelt_names_the_first_are_told_what_they_might_be():
     misspelt = dict.fromkeys(itertools.islice(slips, len(KEYS)), 1)
     planned = plan_pool(OWNER, with_config(**misspelt))
     assert isinstance(planned, Refused)
-    told = [problem for problem in planned.errors if problem.field.endswith(tuple(misspelt))]
+    # Beyond the budget of what findings quote, a field is told without the name in it.
+    told = [problem for problem in planned.errors if problem.reason == "ArgumentUnknown"]
     assert len(told) == len(misspelt)
     assert "did you mean mem_fraction_static" in told[0].message
     assert "did you mean" not in told[-1].message

@@ -28,7 +28,8 @@ READS = {
 }
 # The fields of clocks.Moment: who reads ``wall`` has a stamp to make or to tell.
 TELLS = {
-    "clocks.py": "the moment itself",
+    "clocks.py": "what was due by a moment",
+    "observed/moment.py": "the moment itself",
     "kube/credentials.py": "the end of a token is a stamp of who made it, read when it is given",
     "cluster/node_store.py": "since when a node is gone, for people",
     "observed/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",

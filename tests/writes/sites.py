@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "operator" / "sglang_operator"
 # What speaks to the API server; ``fleet`` and ``client.calls`` speak to engines.
-PLACES = ("cluster/*.py", "controller/*.py", "client/cluster.py")
+PLACES = ("kube/*.py", "cluster/*.py", "controller/*.py", "client/cluster.py")
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 

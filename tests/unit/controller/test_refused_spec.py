@@ -1,11 +1,15 @@
 """A pool whose changed spec is refused is told so, whatever becomes of its other objects."""
 
 import asyncio
+import time
+from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.controller import planning
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiError
+from sglang_operator.pool.model import Pool, Refused
 from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
@@ -35,17 +39,25 @@ def test_a_refused_spec_is_told_where_the_registry_cannot_be_written():
     asyncio.run(story())
 
 
-def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost():
+def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost(
+    monkeypatch,
+):
     """What reading it costs was not counted: each edit was read at once, however much it was."""
 
-    many = {f"{n}{'@:' * 300}"[:450]: "v" for n in range(100)}
+    judge, slow = planning.judge, 0.2
 
-    async def cost(labels: dict[str, str]) -> float:
+    def judged(*arguments: Any) -> Pool | Refused:
+        time.sleep(slow)
+        return judge(*arguments)
+
+    monkeypatch.setattr(planning, "judge", judged)
+
+    async def story() -> None:
         api = fake_api.Api()
         async with fake_api.operator(api) as room:
-            api.make(*KEY, podTemplate={"metadata": {"labels": labels}})
+            api.make(*KEY, podTemplate={"metadata": {"labels": {"a b": "v"}}})
             await api.until(lambda: api.reason(*KEY) != "")
-            await asyncio.sleep(0.1)  # the status that was written has woken it
-            return room._ended[KEY][1]
+            assert room.reconciler is not None
+            assert room.reconciler.planning_seconds(KEY) > slow
 
-    assert asyncio.run(cost(many)) > 3 * asyncio.run(cost({"a b": "v"})) > 0
+    asyncio.run(story())
