@@ -1,6 +1,9 @@
 """The tree reads as the data flow: this is what keeps it so."""
 
 import ast
+import importlib
+import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -262,3 +265,17 @@ def test_the_readme_draws_this_tree():
     drawn = [entry.removesuffix(".py").rstrip("/") for entry in entries]
     leaves = [leaf for leaf in LEAVES if leaf not in LAYERS and leaf != "testing"]
     assert drawn == [layer for layer in LAYERS if layer != "__main__"] + leaves
+
+
+_CITED = re.compile(r":(?:class|func|mod|data):`(sglang_operator[\w.]*)`")
+
+
+@pytest.mark.parametrize("path", _modules(), ids=_id)
+def test_what_a_docstring_refers_to_is_there(path):
+    for name in _CITED.findall(path.read_text()):
+        module, _, attribute = name.rpartition(".")
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        assert found or hasattr(importlib.import_module(module), attribute), name

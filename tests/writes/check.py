@@ -31,6 +31,9 @@ REQUIRED: Mapping[tuple[str, str, str], frozenset[Guard]] = {
 }
 
 
+STORIES_SECONDS = 120.0
+
+
 def mutants() -> Iterator[Mutant]:
     """Each write that there is, without each of its guards."""
     for site in sites():
@@ -40,7 +43,12 @@ def mutants() -> Iterator[Mutant]:
 
 def problems(mutant: Mutant | None = None) -> list[str]:
     """What is wrong with the writes, of which ``mutant`` spoils one."""
-    return asyncio.run(_problems(mutant))
+
+    async def bounded() -> list[str]:
+        async with asyncio.timeout(STORIES_SECONDS):  # one may wait for a lost write
+            return await _problems(mutant)
+
+    return asyncio.run(bounded())
 
 
 async def _problems(mutant: Mutant | None) -> list[str]:

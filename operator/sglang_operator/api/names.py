@@ -29,7 +29,6 @@ LABEL_POOL = f"{GROUP}/pool"
 NO_POOLS_OWN = f"!{LABEL_POOL}"  # selects what is no part of a pool
 LABEL_ENGINE = f"{GROUP}/engine"
 LABEL_REVISION = f"{GROUP}/revision"
-LABEL_NODE_RANK = f"{GROUP}/node-rank"
 
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"
@@ -67,7 +66,7 @@ ENGINE_CONTAINER = "engine"
 ENGINE_PORT_NAME = "http"
 
 # A pod's name is also its host name, which ends at 63 characters (RFC 1123):
-# pool (40) + group (at most 16 with its dash) + attempt and node rank (7).
+# pool (40) + group (at most 16 with its dash) + attempt (7).
 MAX_POOL_NAME = 40
 MAX_GROUP_NAME = 15
 
@@ -75,10 +74,12 @@ OWN_PREFIXES = (f"{GROUP}/",)
 OWN_LABELS = frozenset({LABEL_NAME, LABEL_INSTANCE, LABEL_COMPONENT, LABEL_MANAGED_BY})
 
 
-def pod_name(pool: str, group: GroupName, attempt: int, node_rank: int | None = None) -> str:
-    """The name of one engine pod; the attempt in it is what keeps two leaders from doubling it."""
-    name = f"{pool}-{group}-{attempt}"
-    return name if node_rank is None else f"{name}-{node_rank}"
+def pod_name(pool: str, group: GroupName, attempt: int) -> str:
+    """The name of one engine pod; the attempt in it is what keeps two leaders from doubling it.
+
+    ``group_of`` and ``attempt_of`` are its inverse: what is added here is taken off there.
+    """
+    return f"{pool}-{group}-{attempt}"
 
 
 def attempt_of(name: str) -> int:

@@ -18,21 +18,6 @@ from sglang_operator.observed import wire
 # Of a namespace's objects whose pool is not known, or not yet: streams of two kinds have no order.
 UNCONFIRMED_BYTES = 4 * 2**20
 _PER_VALUE = 96  # bytes that a key with its value takes beside what is written
-_POD_LABELS = names.OWN_LABELS | {
-    names.LABEL_POOL,
-    names.LABEL_ENGINE,
-    names.LABEL_REVISION,
-    names.LABEL_NODE_RANK,
-}
-# What is read of a pod's annotations, and how many characters of it can matter.
-_POD_ANNOTATIONS = {
-    names.ANNOTATION_ATTEMPT: 16,
-    names.ANNOTATION_FAILURES: 16,
-    names.ANNOTATION_STARTUP_FAILURES: 16,
-    names.ANNOTATION_STARTUP_REASON: 256,
-    names.ANNOTATION_DEVICES: 16_384,
-}
-
 Known = Callable[[str, str, str], bool]  # namespace, name and UID: is there such a pool?
 
 
@@ -146,10 +131,10 @@ def of_pool(pool: wire.CustomResource) -> wire.CustomResource:
 def of_pod(pod: wire.Pod) -> wire.Pod:
     """A pod with those labels and annotations that are asked for, no longer than they may be."""
     meta = pod.metadata
-    labels = {key: value for key, value in meta.labels.items() if key in _POD_LABELS}
+    labels = {key: value for key, value in meta.labels.items() if key in wire.READ_LABELS}
     annotations = {
         key: meta.annotations[key][:most]
-        for key, most in _POD_ANNOTATIONS.items()
+        for key, most in wire.READ_ANNOTATIONS.items()
         if key in meta.annotations
     }
     return msgspec.structs.replace(

@@ -223,6 +223,23 @@ def seconds(time: datetime | None) -> float:
     return bounds.moment(time.timestamp()) if time else 0.0
 
 
+# What is read of an engine pod's labels, and of its annotations with how many characters can
+# matter: nothing else of either reaches this far (kube/keeping.py).
+READ_LABELS = names.OWN_LABELS | {names.LABEL_POOL, names.LABEL_ENGINE, names.LABEL_REVISION}
+READ_ANNOTATIONS = {
+    names.ANNOTATION_ATTEMPT: 16,
+    names.ANNOTATION_FAILURES: 16,
+    names.ANNOTATION_STARTUP_FAILURES: 16,
+    names.ANNOTATION_STARTUP_REASON: 256,
+    names.ANNOTATION_DEVICES: 16_384,
+}
+
+
+def _annotation(meta: Meta, name: str) -> str:
+    """An annotation of an engine pod.  Raises KeyError for one that is not among those read."""
+    return meta.annotations.get(name, "")[: READ_ANNOTATIONS[name]]
+
+
 def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> ObservedPod:
     """What the planner sees of an engine pod at this moment; ``before`` is how it was last seen."""
     meta, status = pod.metadata, pod.status
@@ -247,13 +264,13 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         uid=names.Uid(meta.uid),
         resource_version=meta.version,
         group=names.GroupName(meta.labels.get(names.LABEL_ENGINE, "")),
-        attempt=_integer(meta.annotations.get(names.ANNOTATION_ATTEMPT)),
+        attempt=_integer(_annotation(meta, names.ANNOTATION_ATTEMPT)),
         # What a thousand pods have in common is kept once.
         revision=intern(meta.labels.get(names.LABEL_REVISION, "")),
-        devices=_integers(meta.annotations.get(names.ANNOTATION_DEVICES, "")),
-        failures=_integer(meta.annotations.get(names.ANNOTATION_FAILURES)),
-        startup_failures=_integer(meta.annotations.get(names.ANNOTATION_STARTUP_FAILURES)),
-        startup_reason=meta.annotations.get(names.ANNOTATION_STARTUP_REASON, ""),
+        devices=_integers(_annotation(meta, names.ANNOTATION_DEVICES)),
+        failures=_integer(_annotation(meta, names.ANNOTATION_FAILURES)),
+        startup_failures=_integer(_annotation(meta, names.ANNOTATION_STARTUP_FAILURES)),
+        startup_reason=_annotation(meta, names.ANNOTATION_STARTUP_REASON),
         node=intern(pod.spec.node_name),
         phase=intern(status.phase),
         reason=bounds.reason(status.reason),

@@ -1,4 +1,5 @@
-"""What a placement decides: nothing else in the tree knows the modes apart."""
+"""What a placement decides.  Nothing else knows the modes apart, but all take it that GPUs are
+counted on nodes by a resource."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from sglang_operator.placement.base import Achieved, Placed
 
 
 class Count:
-    """See :class:`sglang_operator.placement.base.Placement`."""
+    """See :class:`sglang_operator.placement.base.PlacementStrategy`."""
 
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
         resource = self.resource(parsed)

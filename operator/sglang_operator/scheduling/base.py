@@ -1,4 +1,4 @@
-"""What a gang scheduler needs of a pool; nothing else in the tree knows them apart."""
+"""What a scheduler needs of each pod of a pool; nothing else in the tree knows them apart."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol

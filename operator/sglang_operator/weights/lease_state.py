@@ -3,7 +3,7 @@
 A sync is a transaction (explanation/weights.md): begin, renew, commit or abort; one that is not
 renewed has aborted.  Sleep and wake go through the same Lease, and so does the operator, which
 holds it while it loads the committed weights into engines that came up later.  Operator and
-trainers read it by this module, and go from one state to the next by those of ``weights_steps``.
+trainers read it by this module, and go from one state to the next by those of ``weights.steps``.
 
 Standard library only: the trainer's client is built on it.
 """

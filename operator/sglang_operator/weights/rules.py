@@ -1,4 +1,4 @@
-"""Who may take a step in the Lease, and when: what ``weights_steps`` asks before each."""
+"""Who may take a step in the Lease, and when: what ``weights.steps`` asks before each."""
 
 import dataclasses
 from dataclasses import dataclass
