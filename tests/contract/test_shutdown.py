@@ -4,8 +4,15 @@ import asyncio
 import signal
 
 from tests.contract.contract import contract
-from tests.contract.subject import LONG, Subject, waits
+from tests.contract.subject import LONG, Answer, Subject, waits
 from tests.contract.test_pause import pause
+
+
+async def taken(engine: Subject, task: asyncio.Task[Answer]) -> bool:
+    """Whether the engine has this request and works on it: what was asked later is answered."""
+    waiting = await waits(task, 0.3 if engine.target.real else 0.1)
+    await engine.versioned_info()
+    return waiting and not task.done()
 
 
 @contract()
@@ -29,10 +36,7 @@ async def test_an_engine_that_loads_has_no_handler_for_sigterm(engine: Subject):
 async def test_the_drain_has_no_end_while_a_request_runs(engine: Subject):
     """explanation/sglang.md: /health 503 at once, and it never exits by itself."""
     task = engine.later("POST", "/generate", {**LONG, "rid": "stuck"})
-    if engine.target.real:
-        assert await waits(task, 0.3)
-    else:
-        assert await waits(task, 0.1)
+    assert await taken(engine, task)
     engine.signal(signal.SIGTERM)
     await engine.until(lambda: "SIGTERM received." in engine.log)
     if engine.target.since("0.4.10"):
@@ -49,7 +53,7 @@ async def test_requests_that_wait_for_a_pause_stop_the_drain_from_0_5_14(engine:
     """tokenizer_manager.py: only from then on are they counted before they are sent on."""
     await pause(engine)
     task = engine.later("POST", "/generate", LONG)
-    assert await waits(task, 0.3)
+    assert await taken(engine, task)
     engine.signal(signal.SIGTERM)
     if not engine.target.since("0.5.14"):
         assert await engine.ended(40) == 137
@@ -68,7 +72,7 @@ async def test_requests_that_wait_for_a_pause_stop_the_drain_from_0_5_14(engine:
 async def test_the_drain_can_be_switched_off(engine: Subject):
     """sigterm_watchdog: SGL_FORCE_SHUTDOWN."""
     task = engine.later("POST", "/generate", LONG)
-    assert await waits(task, 0.3)
+    assert await taken(engine, task)
     engine.signal(signal.SIGTERM)
     await engine.ended(40)
     await asyncio.wait({task})

@@ -198,7 +198,7 @@ GATE_FORGOTTEN = (
 )
 GATE_NOT_COVERED = "the commit of version {version} did not cover this engine"
 GATE_ABORTED = "the weight update was aborted ({message}); the next committed one opens the gate"
-# Read again by ``weights.marked``: a lost Lease is made anew from it.
+# Read again by ``lease_state.marked``: a lost Lease is made anew from it.
 GATE_SLEEPING = "released: {released}; a request would end this engine"
 GATE_AWAKE = "the memory is back, its weights are not; the next committed update opens the gate"
 GATE_INITIAL = "the engine still names the weight version that it started with"
