@@ -17,7 +17,7 @@ OPENS_AT_BEGIN = Mutant(
 
 _TAKES_THE_LEASE = """
     state = steps.recover(current, view.operator, instances=due, now=now, seen=view.lease.seen)
-    return Recovery(step=view.step(state, f"{', '.join(due)} lack the committed weights"))
+    return RecoveryPlan(step=view.step(state, f"{', '.join(due)} lack the committed weights"))
 """
 _LOADS_AT_ONCE = """
     lacks = {"checkpoint": current.checkpoint, "version": current.version, "commit": current.id}
