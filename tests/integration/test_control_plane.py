@@ -359,7 +359,8 @@ def test_a_silent_node_becomes_unknown_and_its_pods_are_disruption_targets(plane
     assert ("node.kubernetes.io/unreachable", "NoExecute") in taints
     ready = next(c for c in found["status"]["conditions"] if c["type"] == "Ready")
     assert ready["status"] == "Unknown"
-    assert pods.get("p")["metadata"]["deletionTimestamp"]
+    # The controller sets the condition, and then deletes.
+    plane.wait(lambda: pods.get("p")["metadata"].get("deletionTimestamp"), WAIT_SECONDS, "its end")
     plane.restore_node(node)
     plane.wait(lambda: not plane.api.exists(f"{pods.path}/p"), WAIT_SECONDS, "the pod to go")
     plane.delete_node(node)

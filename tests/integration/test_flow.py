@@ -362,8 +362,9 @@ def test_events_tell_transitions_once(pool):
 
 def test_too_few_gpus_are_told_in_the_schedulers_words_and_kept_trying(pool):
     pool.apply(device_mapping="list(range(0,28))")
+    words = "2 engines waiting for a node with 2 free nvidia.com/gpu"  # of one it is told first
+    pool.wait(lambda: words in pool.condition(conditions.RECONCILING).get("message", ""), words)
     told = pool.wait_for(conditions.RECONCILING, conditions.DEVICES_PENDING)
-    assert "2 engines waiting for a node with 2 free nvidia.com/gpu" in told["message"]
     assert "Insufficient nvidia.com/gpu" in told["message"]
 
 

@@ -17,7 +17,7 @@ from sglang_operator.pool.resolve import Pool, Refused, plan_pool
 from tests.builders import OWNER, guide_spec, nested, with_config
 
 SECONDS = 0.25
-FINDINGS_SECONDS = 0.1
+FINDINGS_SECONDS = 0.15
 TEXT = "x" * shape.MAX_TEXT
 LIST: list[Any] = ["x"] * shape.MAX_ITEMS
 KEYS = range(shape.MAX_KEYS - 8)
