@@ -108,7 +108,7 @@ def test_a_namespace_that_takes_its_role_away_is_left_out_and_served_again_with_
         stays.wait_ready()
         assert leaves.uids() == before
         told = "namespace leaves: nothing is done for its pools"
-        leaves.wait(lambda: told in operator.log.read_text(), "words of it")
+        leaves.wait(lambda: told in operator.log.read_text(), "words of it", seconds=90)
         leaves.kubectl("apply", "-f", "-", input=binding)
         leaves.wait(lambda: len(leaves.uids()) == 2, "a second engine")
         assert leaves.uids().items() >= before.items()

@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 
 Stream = Informer[Any]
 
-# An API server that has just begun refuses what it has not read the roles for yet.
-TOLD_AFTER_SECONDS = 10.0
+# An API server that has just begun refuses what it has not read the roles for yet, and streams ask
+# again up to half a minute apart.  Each tells its own refusal at once, as a warning.
+TOLD_AFTER_SECONDS = 30.0
 
 
 class Coverage:
