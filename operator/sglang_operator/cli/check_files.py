@@ -7,7 +7,7 @@ from typing import Any
 from sglang_operator.api import errors, names
 from sglang_operator.cli import check_object, file_errors
 from sglang_operator.cli.findings import Finding, StopError
-from sglang_operator.cli.pipeline import objects, recognition, roles
+from sglang_operator.cli.pipeline import objects, recognition
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import YamlNode
 
@@ -85,8 +85,3 @@ def _roll(
     judged.findings += conversion.findings
     judged.notes += [f"{document.mark.file}: {note}" for note in conversion.notes]
     judged.pools += [reading.keys_as_text(converted.body) for converted in conversion.objects]
-
-
-def is_roll(document: YamlNode) -> bool:
-    """Whether it is a ROLL pipeline."""
-    return not recognition.is_object(document) and roles.is_pipeline(document)

@@ -16,7 +16,7 @@ from sglang_operator.placement.base import Placed
 from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool import shared_memory, tuning
-from sglang_operator.pool.resolve import Pool, Refused
+from sglang_operator.pool.resolve import Owner, Pool, Refused
 from sglang_operator.status import failures, holdups, reported, stored, waits
 from sglang_operator.weights.lease_state import Phase, Transaction
 
@@ -77,13 +77,7 @@ def compute(
     remembered = failures.merge(previous.get("lastFailures", []), seen)
     wanted = _conditions(pool, plan, weights, tally, troubles, seen, remembered)
     status: dict[str, Any] = {
-        "observedGeneration": pool.owner.generation,
-        "conditions": conditions.merge(
-            previous.get("conditions", []),
-            wanted,
-            generation=pool.owner.generation,
-            now=failures.rfc3339(now),
-        ),
+        **_judged(pool.owner, wanted, previous, now),
         "replicas": tally.created,
         "selector": names.selector_text(pool.owner.name),
         "readySummary": f"{tally.up}/{tally.desired}",
@@ -148,13 +142,7 @@ def compute_refused(
     desired = engines.get("desired", 0)
     kept = {key: previous[key] for key in KEPT if key in previous}
     status: dict[str, Any] = {
-        "observedGeneration": refused.owner.generation,
-        "conditions": conditions.merge(
-            previous.get("conditions", []),
-            wanted,
-            generation=refused.owner.generation,
-            now=failures.rfc3339(now),
-        ),
+        **_judged(refused.owner, wanted, previous, now),
         "replicas": len(observed.pods),
         "selector": names.selector_text(refused.owner.name),
         "readySummary": f"{up}/{desired}",
@@ -407,6 +395,21 @@ def _ready(pool: Pool, tally: EngineCounts, negative: Sequence[Condition]) -> Co
             revision=pool.revision,
         ),
     )
+
+
+def _judged(
+    owner: Owner, wanted: Sequence[Condition], previous: Mapping[str, Any], now: float
+) -> dict[str, Any]:
+    """The conditions, and of which generation they are."""
+    return {
+        "observedGeneration": owner.generation,
+        "conditions": conditions.merge(
+            previous.get("conditions", []),
+            wanted,
+            generation=owner.generation,
+            now=failures.rfc3339(now),
+        ),
+    }
 
 
 def _engines_ready(tally: EngineCounts, negative: Sequence[Condition]) -> Condition:
