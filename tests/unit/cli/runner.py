@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 from sglang_operator.cli import check_files
 from sglang_operator.cli.main import cli
 from sglang_operator.cli.pipeline import objects
+from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from tests.builders import OWNER
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "tests" / "data" / "roll-examples").glob("*.yaml"))
@@ -74,3 +76,19 @@ def write(tmp_path: Path, config: Any, name: str = "pipeline.yaml") -> Path:
     path = tmp_path / name
     path.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def guide_body(**changes: Any) -> dict[str, Any]:
+    """The object that the guide's example becomes, with these fields of its spec changed."""
+    body = converted(GUIDE)[0]
+    body["metadata"]["namespace"] = "rl"
+    body["spec"].update(changes)
+    return body
+
+
+def guide_pool(body: dict[str, Any]) -> Pool:
+    """The pool that such an object describes."""
+    owner = Owner(name="actor-infer", namespace="rl", uid=OWNER.uid, generation=1)
+    pool = plan_pool(owner, body["spec"])
+    assert isinstance(pool, Pool), pool
+    return pool

@@ -2,35 +2,18 @@
 
 import json
 import stat
-from typing import Any
 
 import pytest
 import yaml
 
 from sglang_operator.api import names
 from sglang_operator.children import engine_pod
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
-from tests.builders import OWNER
-from tests.unit.cli.runner import GUIDE, converted, run
-
-
-def _body(**changes: Any) -> dict[str, Any]:
-    body = converted(GUIDE)[0]
-    body["metadata"]["namespace"] = "rl"
-    body["spec"].update(changes)
-    return body
-
-
-def _pool(body: dict[str, Any]) -> Pool:
-    owner = Owner(name="actor-infer", namespace="rl", uid=OWNER.uid, generation=1)
-    pool = plan_pool(owner, body["spec"])
-    assert isinstance(pool, Pool), pool
-    return pool
+from tests.unit.cli.runner import guide_body, guide_pool, run
 
 
 def _live(tmp_path, body, **of_pods):
     """What kubectl would say of a pool that is up."""
-    pool = _pool(body)
+    pool = guide_pool(body)
     shared = engine_pod.template(pool)
     pods = []
     for engine in pool.running:
@@ -63,15 +46,15 @@ def _actions(difference):
 
 
 def test_the_same_object_touches_nothing(tmp_path):
-    code, difference = _diff(tmp_path, _body(), _body())
+    code, difference = _diff(tmp_path, guide_body(), guide_body())
     assert code == 0
     assert set(_actions(difference).values()) == {"keeps"}
 
 
 def test_an_argument_restarts_all_engines_and_is_named(tmp_path):
-    new = _body()
+    new = guide_body()
     new["spec"]["strategy_args"]["strategy_config"]["mem_fraction_static"] = 0.8
-    code, difference = _diff(tmp_path, _body(), new)
+    code, difference = _diff(tmp_path, guide_body(), new)
     assert code == 1
     assert set(_actions(difference).values()) == {"restarts"}
     assert {change["why"] for change in difference["changes"]} == {"with --mem-fraction-static=0.8"}
@@ -79,7 +62,7 @@ def test_an_argument_restarts_all_engines_and_is_named(tmp_path):
 
 
 def test_a_longer_mapping_starts_engines_and_keeps_the_others(tmp_path):
-    _, difference = _diff(tmp_path, _body(), _body(device_mapping="list(range(0,28))"))
+    _, difference = _diff(tmp_path, guide_body(), guide_body(device_mapping="list(range(0,28))"))
     actions = _actions(difference)
     assert [engine for engine, action in actions.items() if action == "starts"] == [
         "g24-25",
@@ -90,7 +73,7 @@ def test_a_longer_mapping_starts_engines_and_keeps_the_others(tmp_path):
 
 def test_an_engine_whose_rank_changes_moves_and_keeps_its_pod(tmp_path):
     mapping = "list(range(22,24)) + list(range(0,22))"
-    code, difference = _diff(tmp_path, _body(), _body(device_mapping=mapping))
+    code, difference = _diff(tmp_path, guide_body(), guide_body(device_mapping=mapping))
     assert code == 0
     assert set(_actions(difference).values()) == {"moves"}
     assert difference["changes"][0]["why"] == "from rank 11; its pod stays"
@@ -98,7 +81,7 @@ def test_an_engine_whose_rank_changes_moves_and_keeps_its_pod(tmp_path):
 
 def test_a_shifted_mapping_regroups_the_gpus(tmp_path):
     _, difference = _diff(
-        tmp_path, _body(device_mapping="[0,1,2,3]"), _body(device_mapping="[0,2,1,3]")
+        tmp_path, guide_body(device_mapping="[0,1,2,3]"), guide_body(device_mapping="[0,2,1,3]")
     )
     assert _actions(difference) == {
         "g0x2": "starts",
@@ -111,7 +94,7 @@ def test_a_shifted_mapping_regroups_the_gpus(tmp_path):
 
 
 def test_fewer_replicas_take_the_highest_ranks(tmp_path):
-    _, difference = _diff(tmp_path, _body(), _body(replicas=10))
+    _, difference = _diff(tmp_path, guide_body(), guide_body(replicas=10))
     gone = [change for change in difference["changes"] if change["action"] == "goes"]
     assert [(change["engine"], change["why"]) for change in gone] == [
         ("g20-21", "replicas is 10"),
@@ -120,7 +103,7 @@ def test_fewer_replicas_take_the_highest_ranks(tmp_path):
 
 
 def test_fields_that_reach_no_pod_are_told_as_such(tmp_path):
-    code, difference = _diff(tmp_path, _body(), _body(rollout={"maxUnavailable": 3}))
+    code, difference = _diff(tmp_path, guide_body(), guide_body(rollout={"maxUnavailable": 3}))
     assert code == 0
     assert difference["also"] == ["spec.rollout"]
 
@@ -128,7 +111,7 @@ def test_fields_that_reach_no_pod_are_told_as_such(tmp_path):
 def test_a_pool_that_is_not_there_starts(tmp_path):
     live = tmp_path / "live.json"
     live.write_text("{}")
-    result = run("diff", _write(tmp_path, _body()), "--against", live)
+    result = run("diff", _write(tmp_path, guide_body()), "--against", live)
     assert result.exit_code == 1
     assert result.stdout.startswith("rl/actor-infer: 12 starts")
 
@@ -137,14 +120,14 @@ def test_a_pool_that_is_not_there_starts(tmp_path):
 def test_a_live_file_may_hold_anything(tmp_path, text):
     live = tmp_path / "live.json"
     live.write_text(text)
-    result = run("diff", _write(tmp_path, _body()), "--against", live)
+    result = run("diff", _write(tmp_path, guide_body()), "--against", live)
     assert result.exit_code in (1, 2)
     assert not result.exception or isinstance(result.exception, SystemExit)
 
 
 def test_the_live_pool_is_asked_of_kubectl(tmp_path, monkeypatch):
     """With the object's name, the pods' labels, and the flags as given."""
-    body = _body()
+    body = guide_body()
     live = _live(tmp_path, body)
     tool = tmp_path / "kubectl"
     tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncat {live}\n')
@@ -164,7 +147,7 @@ def test_the_live_pool_is_asked_of_kubectl(tmp_path, monkeypatch):
 
 def test_the_live_pool_is_asked_of_the_kubectl_that_the_user_named(tmp_path, monkeypatch):
     """$KUBECTL, as all other commands do it."""
-    body = _body()
+    body = guide_body()
     named, other = tmp_path / "my-kubectl", tmp_path / "kubectl"
     named.write_text(f"#!/bin/sh\ncat {_live(tmp_path, body)}\n")
     other.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
@@ -179,7 +162,7 @@ def test_the_live_pool_is_asked_of_the_kubectl_that_the_user_named(tmp_path, mon
 
 def test_a_named_kubectl_that_is_not_there_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECTL", "/nonexistent/kubectl")
-    result = run("diff", _write(tmp_path, _body()))
+    result = run("diff", _write(tmp_path, guide_body()))
     assert result.exit_code == 2
     assert "$KUBECTL" in result.stderr
 
@@ -187,14 +170,14 @@ def test_a_named_kubectl_that_is_not_there_is_told(tmp_path, monkeypatch):
 def test_kubectl_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("KUBECTL", raising=False)
-    result = run("diff", _write(tmp_path, _body()))
+    result = run("diff", _write(tmp_path, guide_body()))
     assert result.exit_code == 2
     assert "kubectl get --output json failed" in result.stderr
 
 
 def _serving(tmp_path, nodes):
     """Engines of two GPUs, which serve, on these nodes; the file of the live pool."""
-    body = _body(device_mapping=f"list(range(0,{2 * len(nodes)}))", num_gpus_per_node=4)
+    body = guide_body(device_mapping=f"list(range(0,{2 * len(nodes)}))", num_gpus_per_node=4)
     live = _live(tmp_path, body)
     items = json.loads(live.read_text())
     pods = [item for item in items["items"] if item["kind"] == "Pod"]
@@ -218,9 +201,9 @@ def test_a_regrouping_that_will_find_no_room_is_told_before(tmp_path, nodes, war
     live = _serving(tmp_path, nodes)
     mapping = f"list(range(0,{2 * len(nodes)}))"
     new = {"device_mapping": mapping, "num_gpus_per_node": 4, "num_gpus_per_worker": 4}
-    file = _write(tmp_path, _body(**new))
+    file = _write(tmp_path, guide_body(**new))
     result = run("diff", file, "--against", live)
     assert ("warning: on the nodes where its engines stand now" in result.output) is warned
     assert ('"maxUnavailable": 2' in result.output) is warned
-    allowed = _write(tmp_path, _body(**new, rollout={"maxUnavailable": 2}))
+    allowed = _write(tmp_path, guide_body(**new, rollout={"maxUnavailable": 2}))
     assert "warning" not in run("diff", allowed, "--against", live).output

@@ -1,30 +1,13 @@
 """What would run."""
 
 import json
-from typing import Any
 
 import pytest
 import yaml
 
 from sglang_operator.api import errors
 from sglang_operator.children import engine_pod
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
-from tests.builders import OWNER
-from tests.unit.cli.runner import GUIDE, WITHOUT_SGLANG, converted, run
-
-
-def _body(**changes: Any) -> dict[str, Any]:
-    body = converted(GUIDE)[0]
-    body["metadata"]["namespace"] = "rl"
-    body["spec"].update(changes)
-    return body
-
-
-def _pool(body: dict[str, Any]) -> Pool:
-    owner = Owner(name="actor-infer", namespace="rl", uid=OWNER.uid, generation=1)
-    pool = plan_pool(owner, body["spec"])
-    assert isinstance(pool, Pool), pool
-    return pool
+from tests.unit.cli.runner import GUIDE, WITHOUT_SGLANG, guide_body, guide_pool, run
 
 
 def _write(tmp_path, body):
@@ -34,10 +17,10 @@ def _write(tmp_path, body):
 
 
 def test_render_shows_the_operators_own_pods(tmp_path):
-    body = _body()
+    body = guide_body()
     result = run("render", _write(tmp_path, body), "-o", "json")
     found = json.loads(result.stdout)["items"]
-    pool = _pool(body)
+    pool = guide_pool(body)
     shared = engine_pod.template(pool)
     wanted = [engine_pod.pod(pool, shared, engine, 0, 0) for engine in pool.running]
     for pod in wanted:
@@ -63,7 +46,7 @@ def test_render_of_nothing_says_so():
 
 
 def test_render_hides_the_values_of_secrets(tmp_path):
-    body = _body(
+    body = guide_body(
         system_envs={"HF_TOKEN": "hunter2", "HTTP_PROXY": "http://me:hunter2@proxy", "A": "b"},
         extraArgs=["--wandb-password", "hunter2", "--some-api-key=hunter2"],
     )
