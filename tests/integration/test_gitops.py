@@ -1,5 +1,6 @@
 """Pools under Argo CD and Flux, as these tools apply and judge them."""
 
+import contextlib
 import json
 
 import pytest
@@ -101,7 +102,15 @@ def test_nothing_drifts_whatever_the_operator_does(plane, running, way):
 
     def no_drift(**changes):
         more = ("--server-side", "--force-conflicts", f"--field-manager={manager}")
-        pool.kubectl("diff", *(more if manager else ()), "-f", "-", input=manifest(pool, **changes))
+        given = manifest(pool, **changes)
+
+        def agrees() -> bool:  # kubectl reads twice: the status may have changed in between
+            with contextlib.suppress(CommandError):
+                pool.kubectl("diff", *(more if manager else ()), "-f", "-", input=given)
+                return True
+            return False
+
+        pool.wait(agrees, "no difference", 10)
         assert not list(flux_complaints(pool.object()))
 
     apply()

@@ -64,7 +64,6 @@ COVERED_BY = {
     "client/texts.py": "test_texts.py",
     "client/turns.py": "client/test_memory.py",
     "client/updates.py": "client/test_sync.py",
-    "client/watching.py": "client/test_living.py",
     "clocks.py": "controller/test_clock_set.py",
     "cluster/absence.py": "cluster/test_stores.py",
     "cluster/identity.py": "cluster/test_executor.py",

@@ -40,17 +40,20 @@ class Watcher:
         """Read the registry; whether the API server has gone back in time.
 
         What is read is never older than what was seen before, unless the server's data were
-        restored from a backup: then that is what there is.  Only what the watch told meanwhile may
-        be newer.  Raises PoolError.
+        restored from a backup: then that is what there is, and what the watch still told meanwhile
+        is of before.  Raises PoolError.
         """
         before = self._latest
         registry = await self._cluster.registry()
-        back = before is not None and registry.resource_version < before.resource_version
-        if back and self._latest is before:
-            self._take(registry)
-        else:
+        if before is None or registry.resource_version >= before.resource_version:
             self._note(registry)
-        return back
+            return False
+        assert self._latest is not None
+        if self._latest.resource_version >= before.resource_version:
+            self._take(registry)
+        else:  # somebody who read beside us has gone back already
+            self._note(registry)
+        return True
 
     async def latest(self) -> Registry:
         """The registry as last seen.  Raises PoolError if it was never seen and cannot be read."""
