@@ -157,25 +157,25 @@ def child_actions(
     wanted: Sequence[Mapping[str, Any]],
     observed: Observed,
     *,
-    unselecting: bool = False,
+    pods_first: bool = False,
 ) -> list[ChildAction]:
     """What makes the ``wanted`` Services, budget and registry (``children.kinds``) so.
 
-    ``unselecting`` leaves out what is not there yet and selects pods: kube-controller-manager
-    works over it at each of their changes.  Engines' own names are needed by the first of them.
+    ``pods_first`` leaves out what is not there yet and waits for pods.  The headless Service does
+    not wait: engines need the names that it gives them.
     Of a pool that goes, what is there is kept right, and nothing is made or deleted.
     """
-    made = [body for body in wanted if not (unselecting and _is_postponable(body, observed))]
+    made = [body for body in wanted if not (pods_first and _waits(body, observed))]
     have = list(_to_have(pool, made, observed))
     if observed.leaving:
         return [action for action in have if isinstance(action, UpdateChild)]
     return [*have, *_to_drop(pool, wanted, observed)]
 
 
-def _is_postponable(body: Mapping[str, Any], observed: Observed) -> bool:
+def _waits(body: Mapping[str, Any], observed: Observed) -> bool:
     kind, name = body["kind"], body["metadata"]["name"]
     return (
-        kinds.of(kind).selects_pods
+        kinds.of(kind).waits_for_pods
         and not drift.is_headless(body)
         and (kind, name) not in observed.children
     )

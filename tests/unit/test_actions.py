@@ -58,7 +58,7 @@ def test_a_new_pool_gets_its_service_budget_lease_and_registry():
 
 def test_what_selects_pods_waits_for_them_but_engines_names_do_not():
     pool = a_pool(network={"headlessService": True})
-    batch = actions.child_actions(pool, wanted(pool, []), Observed(), unselecting=True)
+    batch = actions.child_actions(pool, wanted(pool, []), Observed(), pods_first=True)
     assert [(type(a).__name__, a.kind, a.name) for a in batch] == [
         ("CreateChild", "Service", "actor-infer-engines"),
         ("CreateChild", "Lease", "actor-infer-weights"),
@@ -71,7 +71,7 @@ def test_a_service_that_is_there_already_does_not_wait_to_be_put_right():
     children = as_observed(wanted(pool, []))
     children["Service", "actor-infer"].body["spec"]["ports"] = []
     observed = Observed(children=children)
-    batch = actions.child_actions(pool, wanted(pool, []), observed, unselecting=True)
+    batch = actions.child_actions(pool, wanted(pool, []), observed, pods_first=True)
     assert [(type(a).__name__, a.kind) for a in batch] == [("UpdateChild", "Service")]
 
 

@@ -3,6 +3,7 @@
 The pool's name is part of the names of its children, so its length is bounded by theirs.
 """
 
+import re
 from typing import NewType
 
 Uid = NewType("Uid", str)
@@ -70,6 +71,9 @@ ENGINE_PORT_NAME = "http"
 MAX_POOL_NAME = 40
 MAX_GROUP_NAME = 15
 
+# Its GPU ids, or a digest of many (roll/device_mapping); its rank where it has none (pool/draft).
+_ENGINE = re.compile(r"g[0-9]+(-[0-9]+)?(x[0-9]+(-[0-9]+)?)*|h[0-9a-f]{12}|r[0-9]+")
+
 OWN_PREFIXES = (f"{GROUP}/",)
 OWN_LABELS = frozenset({LABEL_NAME, LABEL_INSTANCE, LABEL_COMPONENT, LABEL_MANAGED_BY})
 
@@ -92,6 +96,11 @@ def group_of(name: str, pool: str) -> GroupName:
     """The engine in the name of one of its pods; empty if it is no such name."""
     group = name.removeprefix(f"{pool}-").rpartition("-")[0]
     return GroupName(group if name.startswith(f"{pool}-") else "")
+
+
+def is_engine(name: str) -> bool:
+    """Whether an engine can have this name."""
+    return len(name) <= MAX_GROUP_NAME and _ENGINE.fullmatch(name) is not None
 
 
 def service_name(pool: str) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sglang_operator.api.names import GroupName, is_engine
 from sglang_operator.gates.decide import WeightsPlan
 from sglang_operator.pool.resolve import Pool
 
 Json = Mapping[str, Any]
+_ANY = GroupName("*")  # no engine's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +23,20 @@ class ChildKind:
     kind: str
     api_version: str  # group/version, or v1
     plural: str
-    # The names that a pool's objects of this kind can have: others are nobody's children.
-    names: Callable[[str], tuple[str, ...]]
+    # All that a pool should have of this kind now.
     desired: Callable[[Pool, WeightsPlan], Iterable[Json]]
+    # The names that these can have, from the pool's name: others are nobody's children.
+    names: tuple[Callable[[str], str], ...] = ()
+    # Where engines have one each: its name, from the pool's and the engine's.
+    engine_name: Callable[[str, GroupName], str] | None = None
     # The parts of an object that are kept as desired; the rest is other people's to write.
     compared: tuple[str, ...] = ("spec",)
     # A pool may have it or not: what is no longer wanted is deleted, which the roles must grant.
     # The others stay until the pool goes.
     optional: bool = False
-    # kube-controller-manager works over it at each change of a pod: it waits for a new pool's pods.
-    selects_pods: bool = False
+    # It is made once a new pool's pods are there: by what selects them, kube-controller-manager
+    # works at each of their changes.
+    waits_for_pods: bool = False
     urgent: bool = False  # somebody waits for the answer to a change of it
     # Fields of its spec whose change is no news.
     restless: frozenset[str] = frozenset()
@@ -49,6 +55,16 @@ class ChildKind:
     def root(self) -> str:
         """The API server's path of the group and version."""
         return f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+
+    def is_name(self, name: str, pool: str) -> bool:
+        """Whether a pool of this name can have an object of this kind and name."""
+        if any(name == of(pool) for of in self.names):
+            return True
+        if self.engine_name is None:
+            return False
+        before, _, after = self.engine_name(pool, _ANY).partition(_ANY)
+        engine = name.removeprefix(before).removesuffix(after)
+        return is_engine(engine) and name == f"{before}{engine}{after}"
 
     @property
     def verbs(self) -> frozenset[str]:

@@ -12,10 +12,10 @@ SERVICE = ChildKind(
     kind="Service",
     api_version="v1",
     plural="services",
-    names=lambda pool: (names.service_name(pool), names.engines_service_name(pool)),
     desired=lambda pool, weights: services.services(pool),
+    names=(names.service_name, names.engines_service_name),
     optional=True,
-    selects_pods=True,
+    waits_for_pods=True,
     defaults={
         "publishNotReadyAddresses": (False,),  # else clients reach engines with a closed gate
         "externalIPs": ([],),
@@ -28,9 +28,9 @@ DISRUPTION_BUDGET = ChildKind(
     kind="PodDisruptionBudget",
     api_version="policy/v1",
     plural="poddisruptionbudgets",
-    names=lambda pool: (names.disruption_budget_name(pool),),
     desired=lambda pool, weights: (disruption_budget.disruption_budget(pool),),
-    selects_pods=True,
+    names=(names.disruption_budget_name,),
+    waits_for_pods=True,
     defaults={"maxUnavailable": ()},
 )
 # A trainer waits for the answer to its step.  When a renewal fails to come, the clock wakes the
@@ -39,8 +39,8 @@ LEASE = ChildKind(
     kind="Lease",
     api_version="coordination.k8s.io/v1",
     plural="leases",
-    names=lambda pool: (names.weights_lease_name(pool),),
     desired=lambda pool, weights: (weights_lease.weights_lease(pool.owner, weights.restore),),
+    names=(names.weights_lease_name,),
     compared=(),
     urgent=True,
     restless=frozenset({"renewTime"}),
@@ -49,8 +49,8 @@ REGISTRY = ChildKind(
     kind="ConfigMap",
     api_version="v1",
     plural="configmaps",
-    names=lambda pool: (names.registry_name(pool),),
     desired=lambda pool, weights: (trainer_registry.registry(pool, weights),),
+    names=(names.registry_name,),
     compared=("data",),
     retired=("verl",),
     # A registry is a MiB at most; anybody may write another into it, and a refused pool beside it.

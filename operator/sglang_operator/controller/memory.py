@@ -118,8 +118,8 @@ class Memory:
     said: Transaction | None = None  # what the weights Lease said last
     awaited: decide.TrainerSignal = field(default_factory=decide.TrainerSignal)  # last published
 
-    def selecting_waits(self, coming: int, *, creating: bool) -> float:
-        """Seconds for which what selects pods still waits, with so many engines yet to come up.
+    def waits_for_pods(self, coming: int, *, creating: bool) -> float:
+        """Seconds for which what waits for pods still does, with so many engines yet to come up.
 
         The API server would be kept busy with lists of addresses, written anew at each pod.
         """

@@ -36,7 +36,7 @@ class Publisher:
         """Make it known how the pool stands.
 
         What a trainer waits for does not wait for the interval.  While many first pods are created
-        and come up, what selects them waits.
+        and come up, some children wait for them.
         """
         memory = this.memory
         awaited = decision.weights.awaited(memory.awaited)
@@ -79,11 +79,11 @@ class Publisher:
         creating: bool,
     ) -> list[actions.ChildAction]:
         """What is to be done about the children now."""
-        waits = this.memory.selecting_waits(decision.plan.coming, creating=creating)
+        waits = this.memory.waits_for_pods(decision.plan.coming, creating=creating)
         if waits > 0:
-            this.requeue.after(Reason.SELECTORS, waits)
+            this.requeue.after(Reason.PODS_FIRST, waits)
         batch = actions.child_actions(
-            decision.pool, children, decision.observed, unselecting=waits > 0
+            decision.pool, children, decision.observed, pods_first=waits > 0
         )
         free = [each for each in batch if (each.kind, each.name) not in this.memory.conflicts]
         return this.memory.rewrites.due(free, this.requeue)

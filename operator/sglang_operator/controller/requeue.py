@@ -31,7 +31,7 @@ class Reason(StrEnum):
     NAMESPACE = "the namespace is on its way out"
     INTERVAL = "it was published a moment ago"
     CHILDREN_FAILED = "children could not be written"
-    SELECTORS = "what selects pods waits for them"
+    PODS_FIRST = "some children wait for pods"
     STATUS_FAILED = "the status could not be written"
     RECORDED = "failures stand in the status: their pods may go"
     TUNED = "what was tuned stands in the status"

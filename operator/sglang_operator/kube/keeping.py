@@ -45,7 +45,7 @@ class Keeper:
             return child
         if controller is None or controller.kind != names.KIND:
             return bare(child)
-        if meta.name not in self._kind.names(controller.name):
+        if not self._kind.is_name(meta.name, controller.name):
             return bare(child)
         size = _size(child)
         if self._sums[meta.namespace] + size > self._kind.most_bytes:

@@ -20,7 +20,9 @@ def test_what_is_made_is_of_the_declared_kind_and_has_the_declared_names(kind):
         (kind.api_version, kind.kind)
     }
     made = [body["metadata"]["name"] for body in bodies]
-    assert sorted(made) == sorted(kind.names(OWNER.name)), "else it is taken for somebody else's"
+    assert sorted(made) == sorted(of(OWNER.name) for of in kind.names), (
+        "else it is taken for somebody else's"
+    )
 
 
 @EACH

@@ -34,15 +34,44 @@ DECLARED = ChildKind(
     kind="NetworkPolicy",
     api_version="networking.k8s.io/v1",
     plural="networkpolicies",
-    names=lambda pool: (f"{pool}-ingress",),
     desired=desired,
+    names=(lambda pool: f"{pool}-ingress",),
+    optional=True,
+)
+
+
+GROUPS = "/apis/scheduling.x-k8s.io/v1alpha1/namespaces/rl/podgroups"
+
+
+def a_group_an_engine(pool: Pool, weights: object) -> Iterator[dict[str, Any]]:
+    for engine in pool.running:
+        yield metadata.child(
+            pool.owner,
+            "scheduling.x-k8s.io/v1alpha1",
+            "PodGroup",
+            group_name(pool.owner.name, engine.group),
+            "gang",
+            spec={"minMember": 1},
+        )
+
+
+def group_name(pool: str, engine: str) -> str:
+    return f"{pool}-{engine}-gang"
+
+
+AN_ENGINES = ChildKind(
+    kind="PodGroup",
+    api_version="scheduling.x-k8s.io/v1alpha1",
+    plural="podgroups",
+    desired=a_group_an_engine,
+    engine_name=group_name,
     optional=True,
 )
 
 
 @pytest.fixture(autouse=True)
 def declared(monkeypatch):
-    monkeypatch.setattr(kinds, "CHILDREN", (*kinds.CHILDREN, DECLARED))
+    monkeypatch.setattr(kinds, "CHILDREN", (*kinds.CHILDREN, DECLARED, AN_ENGINES))
 
 
 def test_a_declared_kind_is_made_put_right_and_deleted_when_it_is_no_longer_wanted(monkeypatch):
@@ -87,5 +116,83 @@ def test_a_declared_kind_is_watched():
 
 
 def test_a_refusal_of_it_is_told_by_its_kind(monkeypatch):
-    assert kinds.in_words().endswith("or NetworkPolicy")
+    assert kinds.in_words().endswith("NetworkPolicy or PodGroup")
     assert paths.child("NetworkPolicy", "rl", "pool-ingress") == PATH
+
+
+def groups(api: fake_api.Api) -> dict[str, Any]:
+    """What the groups say, by the engine's name in theirs."""
+    return {
+        path.removeprefix(f"{GROUPS}/pool-").removesuffix("-gang"): body["spec"]
+        for path, body in api.objects.items()
+        if path.startswith(GROUPS)
+    }
+
+
+@pytest.mark.parametrize(
+    ("mapping", "engines"),
+    [
+        ({"device_mapping": "[0, 1, 4, 7]"}, {"g0-1", "g4x7"}),
+        ({"device_mapping": None, "replicas": 2}, {"r0", "r1"}),
+    ],
+    ids=["by GPU ids", "by rank"],
+)
+def test_each_engine_has_one_which_is_put_right_and_goes_with_it(mapping, engines):
+    async def story() -> None:
+        api, one = fake_api.Api(), {"minMember": 1}
+        async with fake_api.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: groups(api) == {"g0-1": one})
+            spec = api.pool(*KEY)["spec"]
+            now = {key: value for key, value in {**spec, **mapping}.items() if value is not None}
+            api.change(*KEY, now)
+            await api.until(lambda: groups(api) == dict.fromkeys(engines, one))
+            path = f"{GROUPS}/{group_name('pool', min(engines))}"
+            api.touch(path, {"spec": {"minMember": 7}})
+            await api.until(lambda: groups(api) == dict.fromkeys(engines, one))
+            await api.request("DELETE", path)
+            await api.until(lambda: path in api.objects)
+        api.touch(path, {"spec": {"minMember": 7}})
+        # As one that begins with a list has it.
+        async with fake_api.operator(api):
+            await api.until(lambda: groups(api) == dict.fromkeys(engines, one))
+            api.change(*KEY, spec)
+            await api.until(lambda: groups(api) == {"g0-1": one})
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [
+        ("pool-g0-1-gang", True),
+        ("pool-g4-5x12-13-gang", True),
+        ("pool-h0123456789ab-gang", True),
+        ("pool-r17-gang", True),
+        ("pool-g0-1", False),
+        ("pool-gang", False),
+        ("pool--gang", False),
+        ("pool-*-gang", False),
+        ("pool-x-g0-1-gang", False),
+        ("pool-mine-gang", False),
+        ("other-g0-1-gang", False),
+    ],
+)
+def test_only_an_engines_name_makes_an_engines_object(name, may):
+    """What is kept whole of objects that anybody may write."""
+    assert AN_ENGINES.is_name(name, "pool") is may
+
+
+def test_what_each_engine_has_is_known_as_it_was_written(monkeypatch):
+    """What is kept by name alone would be put right for ever."""
+
+    async def told() -> None:
+        pool = Passes(Clock(monkeypatch), device_mapping="[0, 1, 4, 7]")
+        await pool.settle()
+        assert groups(pool.api).keys() == {"g0-1", "g4x7"}
+        path = f"{GROUPS}/{group_name('pool', 'g4x7')}"
+        pool.api.touch(path, {"spec": {"minMember": 7}})
+        await pool.settle()
+        assert groups(pool.api)["g4x7"] == {"minMember": 1}
+
+    asyncio.run(told())

@@ -104,7 +104,7 @@ def test_waits_are_bounded():
 def test_what_selects_pods_waits_for_a_new_pools_many_engines(age, coming, creating, seconds):
     memory = a_memory()
     memory.known_since = time.monotonic() - age
-    waits = memory.selecting_waits(coming, creating=creating)
+    waits = memory.waits_for_pods(coming, creating=creating)
     assert waits == pytest.approx(seconds, abs=0.5)
 
 

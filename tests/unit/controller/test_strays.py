@@ -130,7 +130,7 @@ class Selecting(fake_api.Api):
 @pytest.mark.parametrize("kind", [each.kind for each in kinds.CHILDREN])
 def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
     """Out of the watch's sight it was made and read again 3,000 times a second, for ever."""
-    name = kinds.of(kind).names("pool")[0]
+    name = kinds.of(kind).names[0]("pool")
 
     async def story() -> int:
         api = Selecting()
