@@ -193,7 +193,7 @@ def _to_have(
             yield CreateChild(kind=kind, name=name, body=body, reason="it does not exist")
         elif child.owner == pool.owner.uid and (found := drift.drift(body, child.body)):
             why = f"{found.path} differs"
-            if found.immutable and kinds.of(kind).optional:
+            if found.immutable and kinds.of(kind).pruned:
                 yield DeleteChild(kind=kind, name=name, uid=child.uid, reason=why)
             else:
                 yield UpdateChild(kind=kind, name=name, uid=child.uid, body=found.body, reason=why)
@@ -206,7 +206,7 @@ def _to_drop(
     for (kind, name), child in observed.children.items():
         if (kind, name) in kept or child.owner != pool.owner.uid:
             continue
-        if kinds.of(kind).optional:
+        if kinds.of(kind).pruned:
             yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")
 
 

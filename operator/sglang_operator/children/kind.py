@@ -31,8 +31,11 @@ class ChildKind:
     engine_name: Callable[[str, GroupName], str] | None = None
     # The parts of an object that are kept as desired; the rest is other people's to write.
     compared: tuple[str, ...] = ("spec",)
-    # A pool may have it or not: what is no longer wanted is deleted, which the roles must grant.
-    # The others stay until the pool goes.
+    # What is no longer wanted of it is deleted, which the roles must grant.  The others stay until
+    # the pool goes.
+    pruned: bool = False
+    # A cluster may not know the kind (404, its definition is not installed): pools do without it,
+    # and get theirs once it does.  A kind that the operator may not read is refused all the same.
     optional: bool = False
     # It is made once a new pool's pods are there: by what selects them, kube-controller-manager
     # works at each of their changes.
@@ -69,5 +72,5 @@ class ChildKind:
     @property
     def verbs(self) -> frozenset[str]:
         """What the operator does to objects of this kind, and its roles must grant."""
-        removed = {"delete"} if self.optional else set()
+        removed = {"delete"} if self.pruned else set()
         return frozenset({"get", "list", "watch", "create", "patch"} | removed)

@@ -1,5 +1,6 @@
 """Every kind of object that pools have beside their pods: one declaration each."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sglang_operator.api import names
@@ -14,7 +15,7 @@ SERVICE = ChildKind(
     plural="services",
     desired=lambda pool, weights: services.services(pool),
     names=(names.service_name, names.engines_service_name),
-    optional=True,
+    pruned=True,
     waits_for_pods=True,
     defaults={
         "publishNotReadyAddresses": (False,),  # else clients reach engines with a closed gate
@@ -66,9 +67,12 @@ def of(kind: str) -> ChildKind:
     return next(each for each in CHILDREN if each.kind == kind)
 
 
-def children(pool: Pool, weights: WeightsPlan) -> list[dict[str, Any]]:
-    """All objects of a pool but its pods, as they should be."""
-    return [dict(body) for kind in CHILDREN for body in kind.desired(pool, weights)]
+def children(
+    pool: Pool, weights: WeightsPlan, absent: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """All objects of a pool but its pods, as they should be; none of a kind that is absent."""
+    present = (kind for kind in CHILDREN if kind.kind not in absent)
+    return [dict(body) for kind in present for body in kind.desired(pool, weights)]
 
 
 def in_words() -> str:

@@ -7,6 +7,7 @@ namespaces are served on.
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -26,13 +27,15 @@ class Coverage:
     """The streams of pools and their children, by scope: a namespace, or "" for all at once.
 
     A scope is read while none of its streams is refused, and each has listed since it last was.
-    ``again`` is called with a scope that is read from now on.
+    Of a kind that may be absent from the cluster, and is, there is nothing to read.  ``again`` is
+    called with a scope that is read from now on, or of which a kind came or went.
     """
 
     def __init__(self, again: Callable[[str], None]) -> None:
         self._again = again
         self._streams: dict[str, list[Stream]] = {}
         self._unread: set[str] = set()
+        self._absent: defaultdict[str, set[str]] = defaultdict(set)
         self._to_be_told: dict[str, asyncio.TimerHandle] = {}  # by scope that is refused
         self._news = asyncio.Event()
 
@@ -41,7 +44,7 @@ class Coverage:
         self._streams.setdefault(scope, []).append(stream)
         self._unread.add(scope)
         stream.on_refused = lambda error: self._on_refused(scope, stream, error)
-        stream.on_served = lambda: self._on_served(scope)
+        stream.on_served = lambda: self._on_kind_served(scope, stream)
 
     def __contains__(self, stream: Stream) -> bool:
         return any(stream is of for streams in self._streams.values() for of in streams)
@@ -49,6 +52,10 @@ class Coverage:
     def reads(self, namespace: str) -> bool:
         """Whether what is known of this namespace is of the present."""
         return namespace not in self._unread and "" not in self._unread
+
+    def absent(self, namespace: str) -> frozenset[str]:
+        """The kinds that the cluster does not know."""
+        return frozenset(self._absent.get("", set()) | self._absent.get(namespace, set()))
 
     def refused(self) -> list[str]:
         """The scopes of which something may not be read."""
@@ -68,7 +75,8 @@ class Coverage:
 
     def excuses(self, stream: Stream) -> bool:
         """Whether the operator does its work without this stream."""
-        return any(stream is of for scope in self.excused() for of in self._streams[scope])
+        excused = (of for scope in self.excused() for of in self._streams[scope])
+        return stream.is_absent or any(stream is of for of in excused)
 
     async def settled(self) -> None:
         """Return once a scope is read, and each of the others is read or refused."""
@@ -80,6 +88,11 @@ class Coverage:
         return self._unread <= set(self.excused())
 
     def _on_refused(self, scope: str, stream: Stream, error: ApiError) -> None:
+        if stream.is_absent:
+            self._absent[scope].add(stream.resource.optional)
+            self._on_served(scope)
+            self._again(scope)
+            return
         if scope not in self._to_be_told:
             later = asyncio.get_running_loop().call_later
             self._to_be_told[scope] = later(TOLD_AFTER_SECONDS, self._tell, scope, stream, error)
@@ -94,12 +107,18 @@ class Coverage:
             error,
         )
 
+    def _on_kind_served(self, scope: str, stream: Stream) -> None:
+        self._on_served(scope)
+        if stream.resource.optional in self._absent[scope]:
+            self._absent[scope].discard(stream.resource.optional)
+            self._again(scope)
+
     def _on_served(self, scope: str) -> None:
         self._news.set()
         streams = self._streams[scope]
         if not any(map(_refused, streams)) and scope in self._to_be_told:
             self._to_be_told.pop(scope).cancel()
-        whole = all(stream.synced.is_set() and not _refused(stream) for stream in streams)
+        whole = all(map(_is_read, streams))
         if whole and scope in self._unread:
             self._unread.discard(scope)
             log.info("%s: its pools are served", _called(scope))
@@ -107,7 +126,11 @@ class Coverage:
 
 
 def _refused(stream: Stream) -> bool:
-    return stream.refused is not None
+    return stream.refused is not None and not stream.is_absent
+
+
+def _is_read(stream: Stream) -> bool:
+    return stream.is_absent or (stream.synced.is_set() and stream.refused is None)
 
 
 def _kind(stream: Stream) -> str:

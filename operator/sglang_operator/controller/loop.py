@@ -202,7 +202,15 @@ class ControlLoop:
             for kind, store in self.children.items():
                 path = paths.children(kind, scope)
                 streams.append(
-                    self._inform(path, scope, wire.Child, store, OWN_OBJECTS, kept=store.kept)
+                    self._inform(
+                        path,
+                        scope,
+                        wire.Child,
+                        store,
+                        OWN_OBJECTS,
+                        kept=store.kept,
+                        optional=kind if kinds.of(kind).optional else "",
+                    )
                 )
             for stream in streams:
                 self.coverage.add(scope, stream)
@@ -224,6 +232,7 @@ class ControlLoop:
         selector: str,
         *,
         kept: Callable[[Any], Any] | None = None,
+        optional: str = "",
     ) -> informer.Informer[Any]:
         plural = path.rsplit("/", 1)[-1]
         resource = informer.Resource(
@@ -231,6 +240,7 @@ class ControlLoop:
             scope=scope,
             selector=selector,
             name=f"{plural} in {scope}" if scope else plural,
+            optional=optional,
         )
         made: informer.Informer[Any] = informer.Informer(self.client, resource, kind, sink, kept)  # type: ignore[arg-type]
         self.informers.append(made)
@@ -271,6 +281,7 @@ class ControlLoop:
             children=self.children,
             nodes=self.nodes,
             reads=self.coverage.reads,
+            absent=self.coverage.absent,
         )
         return Reconciler(
             view,

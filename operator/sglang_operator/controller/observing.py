@@ -24,6 +24,8 @@ class View:
     children: Mapping[str, ChildStore]
     nodes: NodeStore
     reads: Callable[[str], bool] = lambda namespace: True  # whether it is of the present
+    # The kinds of children that the cluster does not know.
+    absent: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
 
 
 @dataclass(kw_only=True)
@@ -53,9 +55,11 @@ class Observer:
         """What is known of this pool at this moment; takes what passed by into its memory."""
         pods = self._pods(key, memory)
         record = self._view.pools.get(key)
+        absent = self._view.absent(key.namespace)
         children = memory.out_of_sight() | {
             (store.kind, name): child
             for store in self._view.children.values()
+            if store.kind not in absent
             for name, child in store.of(key, at.wall)
         }
         memory.recorded &= {pod.uid for pod in pods.own}
@@ -72,6 +76,7 @@ class Observer:
             silence=self._view.nodes.silence(at.steady),
             falls=self._view.nodes.falls(),
             children=children,
+            absent_kinds=absent,
             said=memory.last_said(children, record),
             reports=self._asker.reports(key, at),
             recorded=frozenset(memory.recorded),

@@ -45,7 +45,8 @@ class Publisher:
             this.requeue.after(Reason.INTERVAL, wait)
             return
         memory.awaited = awaited
-        children = kinds.children(decision.pool, decision.weights)
+        absent = decision.observed.absent_kinds
+        children = kinds.children(decision.pool, decision.weights, absent)
         wanted = self._wanted(this, decision, children, creating=creating)
         written = await self._write(this, wanted)
         plan = await self._explainer.explained(

@@ -87,6 +87,7 @@ class Resource:
     scope: str  # the namespace, or "" for all
     selector: str = ""
     name: str = ""  # for logs and probes
+    optional: str = ""  # its kind, where a cluster may not know it: then there is none of it
 
     @property
     def params(self) -> dict[str, str]:
@@ -116,7 +117,7 @@ class Informer(Generic[R]):
     kind: type[R]
     sink: Sink[R]
     kept: Callable[[R], R] | None = None  # as much of an object as the sink keeps
-    on_refused: Callable[[ApiError], None] | None = None  # at the first refusal
+    on_refused: Callable[[ApiError], None] | None = None  # at the first refusal of its kind
     on_served: Callable[[], None] | None = None  # after each list
     refused: ApiError | None = None  # why it may not be read, since the last list
     synced: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,6 +138,12 @@ class Informer(Generic[R]):
     def age(self) -> float:
         """Seconds since anything was heard from the API server on this stream."""
         return steady() - self.last_heard
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is of a kind that may be absent from the cluster, and is."""
+        refused = self.refused
+        return bool(self.resource.optional) and refused is not None and refused.status == 404
 
     def idle(self) -> float:
         """Seconds since it was last seen to try, whatever the answer was.
@@ -355,8 +362,10 @@ class Informer(Generic[R]):
             log.warning("%s: %s", self.resource.name, error)
             return
         self._version = ""
-        is_first, self.refused = self.refused is None, error
-        log.log(logging.WARNING if is_first else logging.DEBUG, "%s: %s", self.resource.name, error)
+        is_first = self.refused is None or self.refused.status != error.status
+        self.refused = error
+        level = logging.INFO if self.is_absent else logging.WARNING
+        log.log(level if is_first else logging.DEBUG, "%s: %s", self.resource.name, error)
         if is_first and self.on_refused is not None:
             self.on_refused(error)
 

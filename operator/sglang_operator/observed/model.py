@@ -381,6 +381,8 @@ class Observed:
     silence: Silence | Uncounted | None = Uncounted.UNCOUNTED  # of these nodes
     falls: tuple[float, ...] = ()  # when they fell silent, rising; counted as silence is
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
+    # Kinds of children that the cluster does not know: pools do without them.
+    absent_kinds: frozenset[str] = frozenset()
     # What the pool's weights Lease is known to have said last, should it be lost; None: there was
     # none yet.
     said: Transaction | None = None

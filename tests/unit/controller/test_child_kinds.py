@@ -36,7 +36,7 @@ DECLARED = ChildKind(
     plural="networkpolicies",
     desired=desired,
     names=(lambda pool: f"{pool}-ingress",),
-    optional=True,
+    pruned=True,
 )
 
 
@@ -65,7 +65,7 @@ AN_ENGINES = ChildKind(
     plural="podgroups",
     desired=a_group_an_engine,
     engine_name=group_name,
-    optional=True,
+    pruned=True,
 )
 
 

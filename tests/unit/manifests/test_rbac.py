@@ -28,7 +28,7 @@ def test_the_cluster_role_is_the_role_in_every_namespace_and_nodes():
 
 
 @pytest.mark.parametrize("kind", kinds.CHILDREN, ids=lambda each: each.kind)
-def test_every_kind_of_child_may_be_watched_made_and_changed_and_optional_ones_removed(kind):
+def test_every_kind_of_child_may_be_watched_made_and_changed_and_pruned_ones_removed(kind):
     granted_verbs = {
         verb
         for rule in ROLE
