@@ -36,5 +36,5 @@ class Count:
         message = text.format(
             gpus=placed.engines * placed.gpus, nodes=placed.nodes, wanted=placed.of * placed.gpus
         )
-        reason = conditions.COUNTED if complete else conditions.DEVICES_PENDING
+        reason = conditions.COUNTED if complete else conditions.DEVICES_MISSING
         return Achieved(complete=complete, reason=reason, message=message)
