@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_operator.kube.errors import ApiError
-from sglang_operator.kube.informer import Informer
+from sglang_operator.kube.informer import BACKOFF, Informer
 
 log = logging.getLogger(__name__)
 
 Stream = Informer[Any]
 
 # An API server that has just begun refuses what it has not read the roles for yet, and streams ask
-# again up to half a minute apart.  Each tells its own refusal at once, as a warning.
-TOLD_AFTER_SECONDS = 30.0
+# again so far apart at most.  Each tells its own refusal at once, as a warning.
+TOLD_AFTER_SECONDS = BACKOFF.most
 
 
 class Coverage:

@@ -1,6 +1,6 @@
 """Passes over one pool, one at a time: nothing wakes them, and they see what a test lets them see.
 
-The API server is ``world.Api``.  Its stores are filled from it by ``see``, as watches would.
+The API server is ``fake_api.Api``.  Its stores are filled from it by ``see``, as watches would.
 """
 
 import time

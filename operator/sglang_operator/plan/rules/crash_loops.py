@@ -1,8 +1,8 @@
 """Rule: the operator takes over from the kubelet's crash loop.  Pure.
 
 Kubelet starts the container of an ungated engine again, for ever.  One that fails at its start
-gets a new pod instead, which stays when it fails (``desired`` gives it restartPolicy Never), so
-that the next failures are counted here.
+gets a new pod instead, which stays when it fails (``children.engine_pod`` gives it restartPolicy
+Never), so that the next failures are counted here.
 """
 
 from sglang_operator.diagnosis import causes
