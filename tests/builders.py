@@ -188,7 +188,7 @@ def weighed(
     now: float = NOW,
     operator: str = OPERATOR,
     **observed: Any,
-) -> decide.WeightsPlan:
+) -> decide.GatePlan:
     """What is decided about the weights of exactly these pods."""
     seen = Observed(pods=tuple(pods), **observed)
     policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.children import drift, engine_pod, kinds, weights_lease
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
 from sglang_operator.plan.plan import Plan
@@ -87,7 +87,7 @@ class WriteLease:
 ENDED_GRACE_SECONDS = 5
 
 PodAction = CreatePod | DeletePod
-WeightsAction = SetGate | WriteLease | CreateChild
+GateAction = SetGate | WriteLease | CreateChild
 ChildAction = CreateChild | UpdateChild | DeleteChild
 
 
@@ -121,7 +121,7 @@ def _grace(pool: Pool, pod: ObservedPod) -> int:
     return min(grace, ENDED_GRACE_SECONDS) if pod.ended else grace
 
 
-def weights_actions(owner: Owner, plan: WeightsPlan) -> list[WeightsAction]:
+def gate_actions(owner: Owner, plan: GatePlan) -> list[GateAction]:
     """The abort comes alone: what follows from it is planned when it stands in the Lease."""
     name = names.weights_lease_name(owner.name)
     if plan.abort is not None:

@@ -117,7 +117,7 @@ MUTANTS = (
         "gates-never-written",
         "a commit opens no gate: engines with the right weights get no requests, and the others do",
         "controller/acting.py",
-        "        outcome = await self._executor.weights(this.key, decision.owner.uid, batch)\n",
+        "        outcome = await self._executor.gates(this.key, decision.owner.uid, batch)\n",
         "        outcome = Outcome(moved=len(batch))\n",
     ),
     _mutant(

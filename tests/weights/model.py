@@ -259,7 +259,7 @@ class World(Trainers):
             wanted, operator.step = _loads(operator.step.state, decided.engines), None
         operator.loads.permit(wanted, self.now, fenced=fenced)
 
-    def _decide(self, operator: Operator) -> decide.WeightsPlan:
+    def _decide(self, operator: Operator) -> decide.GatePlan:
         assert operator.seen is not None
         views = tuple(
             EngineStatus(engine=engine, state=EngineState.UP, members=(pod,))
@@ -562,7 +562,7 @@ def _loads(state: Transaction, engines: tuple[EngineStatus, ...]) -> tuple[Recov
     )
 
 
-def _of_all_memory(decided: decide.WeightsPlan) -> decide.WeightsPlan:
+def _of_all_memory(decided: decide.GatePlan) -> decide.GatePlan:
     """What is written of a Lease that has forgotten, without what gates say of tags."""
     if decided.restore is not None and decided.restore.asleep:
         return replace(decided, restore=_usual(decided.restore))
@@ -571,7 +571,7 @@ def _of_all_memory(decided: decide.WeightsPlan) -> decide.WeightsPlan:
     return decided
 
 
-def _free(decided: decide.WeightsPlan) -> decide.WeightsPlan:
+def _free(decided: decide.GatePlan) -> decide.GatePlan:
     """What is written in place of a lost Lease, without the hold on it."""
     if decided.restore is not None:
         return replace(decided, restore=replace(decided.restore, holder="", fence=False))

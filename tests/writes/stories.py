@@ -19,7 +19,7 @@ from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.cluster.writer import Writer
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.kube import paths
 from sglang_operator.kube.client import Lane
@@ -107,7 +107,7 @@ async def a_gate_is_set(api: MemoryApi, client: Guarded) -> None:
         reason="r",
         message="v",
     )
-    await executor.weights(KEY, OWNER, [gate])
+    await executor.gates(KEY, OWNER, [gate])
 
 
 async def a_sync_is_aborted(api: MemoryApi, client: Guarded) -> None:
@@ -120,10 +120,10 @@ async def a_sync_is_aborted(api: MemoryApi, client: Guarded) -> None:
     owner = Owner(name=KEY.name, namespace=KEY.namespace, uid=OWNER, generation=1)
     child = ObservedChild(uid=meta["uid"], owner=OWNER, body={**lease, "metadata": meta})
     after = steps.aborted(state, "gone")
-    plan = WeightsPlan(
+    plan = GatePlan(
         engines=(), transaction=state, abort=LeaseStep(lease=child, state=after, reason="")
     )
-    await executor.weights(KEY, OWNER, actions.weights_actions(owner, plan))
+    await executor.gates(KEY, OWNER, actions.gate_actions(owner, plan))
 
 
 async def _children(api: MemoryApi, client: Guarded, action: actions.ChildAction) -> None:

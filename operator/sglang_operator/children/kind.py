@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_operator.api.names import GroupName, is_engine
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.pool.resolve import Pool
 
 Json = Mapping[str, Any]
@@ -24,7 +24,7 @@ class ChildKind:
     api_version: str  # group/version, or v1
     plural: str
     # All that a pool should have of this kind now.
-    desired: Callable[[Pool, WeightsPlan], Iterable[Json]]
+    desired: Callable[[Pool, GatePlan], Iterable[Json]]
     # The names that these can have, from the pool's name: others are nobody's children.
     names: tuple[Callable[[str], str], ...] = ()
     # Where engines have one each: its name, from the pool's and the engine's.

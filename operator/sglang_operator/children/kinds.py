@@ -6,7 +6,7 @@ from typing import Any
 from sglang_operator.api import names
 from sglang_operator.children import disruption_budget, services, trainer_registry, weights_lease
 from sglang_operator.children.kind import ChildKind
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.pool.resolve import Pool
 
 SERVICE = ChildKind(
@@ -67,9 +67,7 @@ def of(kind: str) -> ChildKind:
     return next(each for each in CHILDREN if each.kind == kind)
 
 
-def children(
-    pool: Pool, weights: WeightsPlan, absent: Collection[str] = ()
-) -> list[dict[str, Any]]:
+def children(pool: Pool, weights: GatePlan, absent: Collection[str] = ()) -> list[dict[str, Any]]:
     """All objects of a pool but its pods, as they should be; none of a kind that is absent."""
     present = (kind for kind in CHILDREN if kind.kind not in absent)
     return [dict(body) for kind in present for body in kind.desired(pool, weights)]

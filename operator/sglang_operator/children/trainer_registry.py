@@ -12,7 +12,7 @@ import orjson
 from sglang_operator.api import names
 from sglang_operator.ask import engines as questions
 from sglang_operator.children import metadata
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import Pool
@@ -25,7 +25,7 @@ AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
 FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AREAL_KEY: ",".join}
 
 
-def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
+def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     """The ConfigMap with every engine by rank.
 
     What other trainers take is left out where it has no room (from some 3,400 engines on): a pool
@@ -48,7 +48,7 @@ def registry(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
     )
 
 
-def document(pool: Pool, plan: WeightsPlan) -> dict[str, Any]:
+def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     """The registry's content.
 
     ``worldSize`` and ``rankOffset`` follow ROLL's NCCL group: the trainer is rank 0, engine i

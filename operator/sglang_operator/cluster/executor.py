@@ -268,10 +268,10 @@ class Executor:
         self._pods.put(pod)
         return pod
 
-    # --- the weights
+    # --- gates, and the Lease that they follow
 
-    async def weights(
-        self, key: stores.PoolKey, owner: names.Uid, batch: Sequence[actions.WeightsAction]
+    async def gates(
+        self, key: stores.PoolKey, owner: names.Uid, batch: Sequence[actions.GateAction]
     ) -> Outcome:
         """Set gates, as many at a time as the server bears, or take a step in the Lease.
 
@@ -279,16 +279,16 @@ class Executor:
         """
         outcome = Outcome()
         results = await asyncio.gather(
-            *(self._weights(key, owner, action, outcome) for action in batch)
+            *(self._gate_action(key, owner, action, outcome) for action in batch)
         )
         outcome.moved = sum(results)
         return outcome
 
-    async def _weights(
+    async def _gate_action(
         self,
         key: stores.PoolKey,
         owner: names.Uid,
-        action: actions.WeightsAction,
+        action: actions.GateAction,
         outcome: Outcome,
     ) -> bool:
         try:

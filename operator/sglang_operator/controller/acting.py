@@ -54,7 +54,7 @@ class Actor:
     async def gates(self, this: Pass, decision: Decision) -> bool:
         """Move gates, or take the operator's own step in the Lease; whether anything moved."""
         memory, plan = this.memory, decision.weights
-        batch = actions.weights_actions(decision.owner, plan)
+        batch = actions.gate_actions(decision.owner, plan)
         if plan.wake_at is not None:
             this.requeue.at(Reason.LEASE, steady() + left(decision.at, plan.wake_at))
         if not batch:
@@ -63,7 +63,7 @@ class Actor:
         if not batch:
             return False
         sent = steady()
-        outcome = await self._executor.weights(this.key, decision.owner.uid, batch)
+        outcome = await self._executor.gates(this.key, decision.owner.uid, batch)
         memory.heed(outcome.failed)
         if outcome.stepped:
             memory.stepped_at = sent  # others count from when they see it, which is later

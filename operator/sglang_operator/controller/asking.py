@@ -7,7 +7,7 @@ from sglang_operator.ask import engines
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Permit, Poller
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.model import EngineReport, Observed
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan.plan import Plan
@@ -48,19 +48,19 @@ class Asker:
         memory: Memory,
         pool: Pool,
         plan: Plan,
-        weights_plan: WeightsPlan,
+        gate_plan: GatePlan,
         observed: Observed,
     ) -> None:
         """Have the engines asked what the next passes want to know, and let some catch up."""
         if self._poller is None:
             return
-        self.permit(key, memory, weights_plan)
-        current = weights_plan.transaction
+        self.permit(key, memory, gate_plan)
+        current = gate_plan.transaction
         loading = current.recovering if current.recovers else ()
         asked = engines.questions(pool, plan.engines, current.phase, loading)
         instances = filter(None, (pod.instance for pod in observed.pods))
         self._poller.ask(key, asked, instances)
-        for wanted in weights_plan.recoveries:
+        for wanted in gate_plan.recoveries:
             self._poller.load(
                 key,
                 wanted.instance,
@@ -71,7 +71,7 @@ class Asker:
                 pause=pool.features.quickest_pause,
             )
 
-    def permit(self, key: PoolKey, memory: Memory, plan: WeightsPlan) -> None:
+    def permit(self, key: PoolKey, memory: Memory, plan: GatePlan) -> None:
         """Loads are under way by what the Lease says of them, and for as long as that counts."""
         if self._poller is None:
             return

@@ -8,8 +8,8 @@ from sglang_operator.clocks import moment
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.observing import Observer
-from sglang_operator.gates import decide as weights
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates import decide as gates
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.model import Observed
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import plan as planner
@@ -25,7 +25,7 @@ class Decision:
     owner: Owner
     at: Moment
     observed: Observed
-    weights: WeightsPlan
+    weights: GatePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +49,16 @@ class Decider:
         observed = self._observer.observe(this.key, memory, at)
         plan = planner.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
-        weights_plan = weights.decide(
+        gate_plan = gates.decide(
             pool.owner, policy, plan.engines, observed, at.wall, self._asker.holder
         )
-        memory.said = weights_plan.said
+        memory.said = gate_plan.said
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, at.steady)
-        memory.meter.weighed(weights_plan, at.steady)
-        self._asker.ask(this.key, memory, pool, plan, weights_plan, observed)
+        memory.meter.weighed(gate_plan, at.steady)
+        self._asker.ask(this.key, memory, pool, plan, gate_plan, observed)
         return PoolDecision(
-            owner=pool.owner, at=at, observed=observed, weights=weights_plan, pool=pool, plan=plan
+            owner=pool.owner, at=at, observed=observed, weights=gate_plan, pool=pool, plan=plan
         )
 
     def decide_refused(self, this: Pass, refused: Refused) -> Decision:
@@ -66,10 +66,8 @@ class Decider:
         at, begun = moment(), time.perf_counter()
         observed = self._observer.observe(this.key, this.memory, at)
         policy = spec.Weights(gate=stored.gate_of(this.record.status))
-        weights_plan = weights.decide(
-            refused.owner, policy, (), observed, at.wall, self._asker.holder
-        )
-        this.memory.said = weights_plan.said
+        gate_plan = gates.decide(refused.owner, policy, (), observed, at.wall, self._asker.holder)
+        this.memory.said = gate_plan.said
         this.memory.planning_seconds = time.perf_counter() - begun
-        self._asker.permit(this.key, this.memory, weights_plan)
-        return Decision(owner=refused.owner, at=at, observed=observed, weights=weights_plan)
+        self._asker.permit(this.key, this.memory, gate_plan)
+        return Decision(owner=refused.owner, at=at, observed=observed, weights=gate_plan)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineState, EngineStatus
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
@@ -75,7 +75,7 @@ class PoolMeter:
     engines: tuple[EngineStatus, ...] = ()
     gpus: int = 0  # of one engine
     failures: Counter[str] = field(default_factory=Counter)  # by diagnosed cause
-    weights: WeightsPlan | None = None
+    weights: GatePlan | None = None
     syncs: Counter[str] = field(default_factory=Counter)  # committed, aborted
     sync_seconds: Histogram = field(default_factory=lambda: Histogram(SYNC_BUCKETS))
     _asleep_seconds: float = 0.0
@@ -98,7 +98,7 @@ class PoolMeter:
         """Engine-seconds spent up, but kept from requests because the gate was closed."""
         return self._closed_seconds + self._closed * max(0.0, now - self._since)
 
-    def weighed(self, plan: WeightsPlan, now: float) -> None:
+    def weighed(self, plan: GatePlan, now: float) -> None:
         """Take in how the weights stand.  What ended before this process began does not count."""
         before, after = self.weights, plan.transaction
         self._asleep_seconds = self.asleep_seconds(now)

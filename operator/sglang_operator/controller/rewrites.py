@@ -26,7 +26,7 @@ URGENT_SECONDS = 1.0
 TOLD = 5  # repetitions that are worth a word
 
 
-Action = TypeVar("Action", bound=actions.WeightsAction | actions.ChildAction)
+Action = TypeVar("Action", bound=actions.GateAction | actions.ChildAction)
 
 
 class Target(NamedTuple):
@@ -61,7 +61,7 @@ class Rewrites:
                 requeue.after(Reason.PUT_BACK, wait)
         return now
 
-    def wrote(self, batch: Iterable[actions.WeightsAction | actions.ChildAction]) -> None:
+    def wrote(self, batch: Iterable[actions.GateAction | actions.ChildAction]) -> None:
         """All this was written, and taken."""
         now = time.monotonic()
         for action in batch:
@@ -86,7 +86,7 @@ class Rewrites:
         ]
         return (max(told)[1], max(told)[0]) if told else None
 
-    def _wait(self, action: actions.WeightsAction | actions.ChildAction) -> float:
+    def _wait(self, action: actions.GateAction | actions.ChildAction) -> float:
         target, value = _content(action)
         known = self._written.get(target)
         if known is None or known.value != value or known.times < FREE:
@@ -97,7 +97,7 @@ class Rewrites:
         return max(0.0, known.at + delay - time.monotonic())
 
 
-def _content(action: actions.WeightsAction | actions.ChildAction) -> tuple[Target, Hashable]:
+def _content(action: actions.GateAction | actions.ChildAction) -> tuple[Target, Hashable]:
     """What an action writes, and what it makes of it."""
     match action:
         case actions.SetGate():

@@ -59,7 +59,7 @@ class TrainerSignal(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsPlan:
+class GatePlan:
     """What to do about the weights, and how they stand.
 
     What is only told, not acted upon, is computed when it is asked for.
@@ -144,7 +144,7 @@ def decide(
     observed: Observed,
     now: float,
     operator: str = "",
-) -> WeightsPlan:
+) -> GatePlan:
     """The gates that have to move, from this snapshot at this time.
 
     ``policy.gate`` is resolved: never Auto.  A pool whose spec is refused has no ``engines``, and
@@ -164,7 +164,7 @@ def _decide(
     observed: Observed,
     now: float,
     operator: str,
-) -> WeightsPlan:
+) -> GatePlan:
     me = steps.Trainer(holder=operator or names.FIELD_MANAGER, transaction="")
     name = names.weights_lease_name(owner.name)
     found = observed.children.get(("Lease", name))
@@ -174,7 +174,7 @@ def _decide(
     current = read(ours.body) if ours is not None else Transaction()
     alive = [pod for pod in observed.pods if not pod.ended]
     said = leases.last_said(ours, alive, observed.said)
-    plan = WeightsPlan(engines=engines, transaction=current, said=said)
+    plan = GatePlan(engines=engines, transaction=current, said=said)
     state = leases.anew(name, policy.gate, found, ours, alive, said, me, now)
     if state is not None:
         return _forgotten(owner, plan, lease, ours, alive, state, leaving=bool(observed.leaving))
@@ -200,14 +200,14 @@ def _decide(
 
 def _forgotten(
     owner: Owner,
-    plan: WeightsPlan,
+    plan: GatePlan,
     lease: ObservedChild | None,
     ours: ObservedChild | None,
     pods: list[ObservedPod],
     state: Transaction,
     *,
     leaving: bool,
-) -> WeightsPlan:
+) -> GatePlan:
     """The Lease does not know any more what was begun by it.
 
     That is written into it first, and gates that have to close follow.  One that is not there is

@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_operator.api import conditions, errors, names, redaction, spec, texts
 from sglang_operator.api.conditions import Condition
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineState
 from sglang_operator.observed.model import EngineReport, Observed
 from sglang_operator.placement.base import Placed
@@ -61,7 +61,7 @@ class EngineCounts:
 def compute(
     pool: Pool,
     plan: Plan,
-    weights: WeightsPlan,
+    weights: GatePlan,
     *,
     ignored: Sequence[str],
     troubles: Sequence[Trouble],
@@ -177,12 +177,12 @@ def _lists(
     return {key: value for key, value in lists.items() if value}
 
 
-def _synced(pool: Pool, weights: WeightsPlan, tally: EngineCounts) -> int:
+def _synced(pool: Pool, weights: GatePlan, tally: EngineCounts) -> int:
     """SYNCED: engines whose gate is open; without a gate, those that serve."""
     return weights.synced if pool.gated else tally.in_service
 
 
-def _weights(weights: WeightsPlan, previous: Mapping[str, Any]) -> dict[str, Any]:
+def _weights(weights: GatePlan, previous: Mapping[str, Any]) -> dict[str, Any]:
     current = weights.transaction
     told: dict[str, Any] = {
         "epoch": weights.epoch,
@@ -225,7 +225,7 @@ def _bounded(message: str) -> str:
 def _conditions(
     pool: Pool,
     plan: Plan,
-    weights: WeightsPlan,
+    weights: GatePlan,
     tally: EngineCounts,
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
@@ -443,7 +443,7 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
     )
 
 
-def _weights_synced(pool: Pool, weights: WeightsPlan, tally: EngineCounts) -> Condition:
+def _weights_synced(pool: Pool, weights: GatePlan, tally: EngineCounts) -> Condition:
     synced = _synced(pool, weights, tally)
     current = weights.transaction
     if current.version and current.memory_lost and pool.gated:

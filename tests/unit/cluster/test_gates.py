@@ -55,7 +55,7 @@ def writes(api: MemoryApi, change: actions.SetGate) -> bool:
 
     pools = stores.PoolStore(woken)
     executor = Executor(api, stores.PodStore(woken), {}, pools)  # type: ignore[arg-type]
-    outcome = asyncio.run(executor.weights(KEY, OWNER, [change]))
+    outcome = asyncio.run(executor.gates(KEY, OWNER, [change]))
     assert outcome.failed is None
     return outcome.done
 

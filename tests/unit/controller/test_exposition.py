@@ -12,7 +12,7 @@ from sglang_operator.controller.exposition import MetricsReader
 from sglang_operator.controller.loop import ControlLoop
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.settings import Settings
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.kube.credentials import Credentials
 from sglang_operator.observed.wire import CustomResource, Meta
 from sglang_operator.weights.lease_state import Transaction
@@ -42,7 +42,7 @@ def a_room(*, leading: bool = True, conditions: list[dict[str, Any]] | None = No
     meter = PoolMeter()
     pods = [*all_pods(pool)[:11], an_ended_pod(pool, pool.engines[11])]
     meter.planned(pool, planned(pool, pods), NOW)
-    meter.weighed(WeightsPlan(engines=meter.engines, transaction=Transaction()), NOW)
+    meter.weighed(GatePlan(engines=meter.engines, transaction=Transaction()), NOW)
     room.reconciler = Passes({KEY: meter})  # type: ignore[assignment]
     room.dispatching = leading
     status = {

@@ -9,7 +9,7 @@ from sglang_operator.controller.meters import (
     PassMeter,
     PoolMeter,
 )
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineState
 from sglang_operator.observed.model import Termination
 from sglang_operator.weights.lease_state import Phase, Transaction
@@ -101,7 +101,7 @@ def test_causes_are_bounded():
 def _weighed(*states: tuple[float, Transaction]) -> PoolMeter:
     meter = PoolMeter()
     for now, transaction in states:
-        meter.weighed(WeightsPlan(engines=(), transaction=transaction), now)
+        meter.weighed(GatePlan(engines=(), transaction=transaction), now)
     return meter
 
 

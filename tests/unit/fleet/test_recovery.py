@@ -18,7 +18,7 @@ from sglang_operator.fleet import poller as polling
 from sglang_operator.fleet.client import EngineClient
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.gates import recovery
-from sglang_operator.gates.decide import WeightsPlan, decide
+from sglang_operator.gates.decide import GatePlan, decide
 from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan import plan as planner
 from sglang_operator.weights import lease_state
@@ -68,7 +68,7 @@ class Operator:
         self.world.call(self.world.publish)
         return pods
 
-    def one_pass(self) -> WeightsPlan:
+    def one_pass(self) -> GatePlan:
         at, body = moment(), self.world.lease
         now = at.wall
         key = ("Lease", names.weights_lease_name(OWNER.name))

@@ -9,7 +9,7 @@ from sglang_operator.ask import engines, events
 from sglang_operator.children import trainer_registry
 from sglang_operator.diagnosis import causes
 from sglang_operator.gates import decide
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineState, EngineStatus
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Gate, ObservedPod, Termination
@@ -233,7 +233,7 @@ def test_an_engine_of_two_pods_is_one_engine_in_status_registry_and_questions():
     assert compute.EngineCounts.of(plan) == compute.EngineCounts(
         desired=1, up=1, in_service=1, created=1, updated=1
     )
-    weighed = WeightsPlan(engines=plan.engines, transaction=Transaction())
+    weighed = GatePlan(engines=plan.engines, transaction=Transaction())
     assert weighed.synced == 1
     assert weighed.versions == {ENGINE.group: "v1"}
     entry = trainer_registry.document(POOL, weighed)["engines"][0]

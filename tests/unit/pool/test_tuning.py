@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.gates.decide import WeightsPlan
+from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.pool import tuning
@@ -191,7 +191,7 @@ def test_without_bounds_nothing_is_changed():
 
 
 def told(pool: Pool, result: Plan, previous: dict[str, Any]) -> dict[str, Any]:
-    weights = WeightsPlan(engines=result.engines, transaction=Transaction())
+    weights = GatePlan(engines=result.engines, transaction=Transaction())
     return compute.compute(
         pool, result, weights, ignored=(), troubles=(), previous=previous, now=NOW
     )
