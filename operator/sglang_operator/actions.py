@@ -20,7 +20,7 @@ from sglang_operator.weights import lease_state
 @dataclass(frozen=True, kw_only=True)
 class CreatePod:
     name: str
-    group: names.GroupName
+    group: names.EngineName
     body: Mapping[str, Any]
     reason: str
 

@@ -66,7 +66,7 @@ class Model:
         self.now = NOW
         self.version = 100
         self.pods: dict[str, ObservedPod] = {}
-        self.old: dict[str, tuple[names.GroupName, int]] = {}  # pods of earlier pools of the name
+        self.old: dict[str, tuple[names.EngineName, int]] = {}  # pods of earlier pools of the name
         self.nodes = {name: ObservedNode(name=name) for name in ("n0", "n1", "n2")}
         self.recorded: set[names.Uid] = set()
         self.snapshots: deque[tuple[ObservedPod, ...]] = deque(maxlen=32)
@@ -208,7 +208,7 @@ class Model:
     # --- the operator
 
     def observed(self, pods: tuple[ObservedPod, ...]) -> Observed:
-        taken: dict[names.GroupName, int] = {}
+        taken: dict[names.EngineName, int] = {}
         for group, attempt in self.old.values():
             taken[group] = max(attempt, taken.get(group, -1))
         return Observed(pods=pods, taken=taken, nodes=self.nodes, recorded=frozenset(self.recorded))
@@ -277,14 +277,14 @@ class Model:
         newly = self._away(pool, after) - self._away(pool, before)
         assert len(newly) <= max(budget, 3), "I5: more engines made way than allowed"
 
-    def _away(self, pool: Pool, up: list[ObservedPod]) -> set[names.GroupName]:
+    def _away(self, pool: Pool, up: list[ObservedPod]) -> set[names.EngineName]:
         covered = {device for pod in up for device in pod.devices}
         return {e.group for e in pool.running if not covered.issuperset(e.devices)}
 
     # --- the API server
 
     def _create(
-        self, pool: Pool, name: str, group: names.GroupName, attempt: int, failures: int
+        self, pool: Pool, name: str, group: names.EngineName, attempt: int, failures: int
     ) -> None:
         engine = next(engine for engine in pool.engines if engine.group == group)
         self.version += 1

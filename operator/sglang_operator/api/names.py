@@ -7,7 +7,7 @@ import re
 from typing import NewType
 
 Uid = NewType("Uid", str)
-GroupName = NewType("GroupName", str)  # an engine's identity within its pool, e.g. "g0-1"
+EngineName = NewType("EngineName", str)  # an engine's identity within its pool, e.g. "g0-1"
 
 GROUP = "sglang-operator.dev"
 VERSION = "v1alpha1"
@@ -67,9 +67,9 @@ ENGINE_CONTAINER = "engine"
 ENGINE_PORT_NAME = "http"
 
 # A pod's name is also its host name, which ends at 63 characters (RFC 1123):
-# pool (40) + group (at most 16 with its dash) + attempt (7).
+# pool (40) + engine (at most 16 with its dash) + attempt (7).
 MAX_POOL_NAME = 40
-MAX_GROUP_NAME = 15
+MAX_ENGINE_NAME = 15
 
 # Its GPU ids, or a digest of many (roll/device_mapping); its rank where it has none (pool/draft).
 _ENGINE = re.compile(r"g[0-9]+(-[0-9]+)?(x[0-9]+(-[0-9]+)?)*|h[0-9a-f]{12}|r[0-9]+")
@@ -78,12 +78,12 @@ OWN_PREFIXES = (f"{GROUP}/",)
 OWN_LABELS = frozenset({LABEL_NAME, LABEL_INSTANCE, LABEL_COMPONENT, LABEL_MANAGED_BY})
 
 
-def pod_name(pool: str, group: GroupName, attempt: int) -> str:
+def pod_name(pool: str, engine: EngineName, attempt: int) -> str:
     """The name of one engine pod; the attempt in it is what keeps two leaders from doubling it.
 
-    ``group_of`` and ``attempt_of`` are its inverse: what is added here is taken off there.
+    ``engine_of`` and ``attempt_of`` are its inverse: what is added here is taken off there.
     """
-    return f"{pool}-{group}-{attempt}"
+    return f"{pool}-{engine}-{attempt}"
 
 
 def attempt_of(name: str) -> int:
@@ -92,15 +92,15 @@ def attempt_of(name: str) -> int:
     return int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
 
 
-def group_of(name: str, pool: str) -> GroupName:
+def engine_of(name: str, pool: str) -> EngineName:
     """The engine in the name of one of its pods; empty if it is no such name."""
-    group = name.removeprefix(f"{pool}-").rpartition("-")[0]
-    return GroupName(group if name.startswith(f"{pool}-") else "")
+    engine = name.removeprefix(f"{pool}-").rpartition("-")[0]
+    return EngineName(engine if name.startswith(f"{pool}-") else "")
 
 
 def is_engine(name: str) -> bool:
     """Whether an engine can have this name."""
-    return len(name) <= MAX_GROUP_NAME and _ENGINE.fullmatch(name) is not None
+    return len(name) <= MAX_ENGINE_NAME and _ENGINE.fullmatch(name) is not None
 
 
 def service_name(pool: str) -> str:

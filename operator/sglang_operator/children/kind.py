@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_operator.api.names import GroupName, is_engine
+from sglang_operator.api.names import EngineName, is_engine
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.pool.resolve import Pool
 
 Json = Mapping[str, Any]
-_ANY = GroupName("*")  # no engine's name
+_ANY = EngineName("*")  # no engine's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ChildKind:
     # The names that these can have, from the pool's name: others are nobody's children.
     names: tuple[Callable[[str], str], ...] = ()
     # Where engines have one each: its name, from the pool's and the engine's.
-    engine_name: Callable[[str, GroupName], str] | None = None
+    engine_name: Callable[[str, EngineName], str] | None = None
     # The parts of an object that are kept as desired; the rest is other people's to write.
     compared: tuple[str, ...] = ("spec",)
     # What is no longer wanted of it is deleted, which the roles must grant.  The others stay until

@@ -26,9 +26,9 @@ class Outcome:
     done: bool = True  # nothing was left for the next pass
     quota: ApiError | None = None
     rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
-    unsure: dict[names.GroupName, str] = field(default_factory=dict)  # they may exist
+    unsure: dict[names.EngineName, str] = field(default_factory=dict)  # they may exist
     # Engines with a pod that is out of our sight, and its attempt.
-    aside: dict[names.GroupName, int] = field(default_factory=dict)
+    aside: dict[names.EngineName, int] = field(default_factory=dict)
     conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects
     failed: Exception | None = None  # the server is overloaded or away
     refused_delete: ApiError | None = None  # no reason not to create

@@ -301,7 +301,7 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
     else:
         return None
     pod = wire.observed_pod(record, moment(), known.pod if known else None)
-    group = names.group_of(meta.name, pool)
+    group = names.engine_of(meta.name, pool)
     if group and group != pod.group:
         pod = dataclasses.replace(pod, group=group)  # a name cannot be edited, a label can
     return PodEntry(
@@ -316,7 +316,7 @@ def _has_engine_name(meta: wire.Meta) -> bool:
     pool, group = meta.labels.get(names.LABEL_POOL), meta.labels.get(names.LABEL_ENGINE)
     if not pool or not group or not names.selector(pool).items() <= meta.labels.items():
         return False
-    return meta.name == names.pod_name(pool, names.GroupName(group), names.attempt_of(meta.name))
+    return meta.name == names.pod_name(pool, names.EngineName(group), names.attempt_of(meta.name))
 
 
 def _worsened(before: ObservedPod, after: ObservedPod) -> bool:

@@ -93,9 +93,9 @@ class Memory:
     pods_when_refused: int = 0
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
     # Creates without an answer: an engine's next pod might get another name beside that one.
-    unsure: dict[names.GroupName, str] = field(default_factory=dict)
+    unsure: dict[names.EngineName, str] = field(default_factory=dict)
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
-    aside: dict[names.GroupName, int] = field(default_factory=dict)
+    aside: dict[names.EngineName, int] = field(default_factory=dict)
     vanished: int = 0  # pods that went without a word, when that was last looked at
     child_error: str = ""
     trial: Trial = field(default_factory=Trial)
@@ -245,7 +245,7 @@ class Memory:
         self,
         foreign: Iterable[tuple[str, str]] = (),
         key: PoolKey = _ANY,
-        crowded: Mapping[names.GroupName, Sequence[str]] = MappingProxyType({}),
+        crowded: Mapping[names.EngineName, Sequence[str]] = MappingProxyType({}),
         leaving: str = "",
     ) -> list[Trouble]:
         """What keeps plans from being carried out, the worst first.

@@ -35,8 +35,8 @@ class _Pods:
     own: list[ObservedPod]
     strays: list[ObservedPod]  # its own, and out of its Services
     reached: list[str]  # others' whose gate is open: the pool's Service sends them requests
-    orphans: dict[str, names.GroupName]
-    taken: dict[names.GroupName, int]  # the highest attempt that others have, by engine
+    orphans: dict[str, names.EngineName]
+    taken: dict[names.EngineName, int]  # the highest attempt that others have, by engine
 
 
 class Observer:
@@ -101,6 +101,6 @@ class Observer:
                 found.reached.append(entry.pod.name)
             if lives and entry.owner == memory.uid:
                 found.strays.append(entry.pod)
-            name, group = entry.pod.name, names.group_of(entry.pod.name, key.name)
+            name, group = entry.pod.name, names.engine_of(entry.pod.name, key.name)
             found.taken[group] = max(found.taken.get(group, -1), names.attempt_of(name))
         return found

@@ -82,7 +82,7 @@ class GatePlan:
         return epoch(self.engines)
 
     @cached_property
-    def versions(self) -> Mapping[names.GroupName, str]:
+    def versions(self) -> Mapping[names.EngineName, str]:
         """The version that each engine holds by the last word on it; others are absent."""
         return dict(_versions(self.engines, self.transaction))
 
@@ -357,7 +357,7 @@ def _closed(pod: ObservedPod, reason: str, message: str) -> GateChange | None:
 
 def _versions(
     engines: tuple[EngineStatus, ...], current: Transaction
-) -> Iterable[tuple[names.GroupName, str]]:
+) -> Iterable[tuple[names.EngineName, str]]:
     """By engine, the version that was last vouched for.
 
     Through a sync and through a sleep that keeps the weights it is that of the last commit.  After

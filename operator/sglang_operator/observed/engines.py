@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import INSTANCE_DIGITS, Gate, ObservedPod, Termination
 from sglang_operator.pool.resolve import Engine
@@ -106,7 +106,7 @@ class EngineStatus:
         return self.engine.rank
 
     @property
-    def group(self) -> GroupName:
+    def group(self) -> EngineName:
         """Its name: that of the GPUs that it has."""
         return self.engine.group
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.weights.lease_state import Transaction
@@ -138,7 +138,7 @@ class ObservedPod:
     uid: Uid
     # A precondition of deletes.  It is not compared: kubelets change it all the time.
     resource_version: int = field(compare=False)
-    group: GroupName
+    group: EngineName
     attempt: int
     revision: str
     devices: tuple[int, ...] = ()
@@ -368,10 +368,10 @@ class Observed:
     # Pods that ended, and nobody has read yet why: there were too many at once.
     unread: frozenset[Uid] = frozenset()
     # Names held by the pods of an earlier pool of this name that are not yet collected.
-    taken: Mapping[GroupName, int] = field(default_factory=dict)
+    taken: Mapping[EngineName, int] = field(default_factory=dict)
     # Orphans under engines' names that are in the pool's Service, with their engines: nothing is
     # put beside them, because clients would reach both.
-    orphans: Mapping[str, GroupName] = field(default_factory=dict)
+    orphans: Mapping[str, EngineName] = field(default_factory=dict)
     # Pods of the pool that stand aside: they are no engines, and another Service may choose them.
     aside: tuple[ObservedPod, ...] = ()
     # Names of orphans, and of an earlier pool's pods that are not yet collected, that clients reach
@@ -402,12 +402,12 @@ class Observed:
     doubted_revision: str = ""
 
     @property
-    def crowded(self) -> Mapping[GroupName, Sequence[str]]:
+    def crowded(self) -> Mapping[EngineName, Sequence[str]]:
         """Engines of which several pods stand aside, and the pods' names.
 
         Whoever takes labels away would have another one.
         """
-        pods = defaultdict[GroupName, list[str]](list)
+        pods = defaultdict[EngineName, list[str]](list)
         for pod in self.aside:
             pods[pod.group].append(pod.name)
         return {group: names for group, names in pods.items() if len(names) > 1}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import places, rollout, turns
@@ -21,7 +21,7 @@ class LivePods:
     """The pod that stands for each engine, wanted or not, and its health."""
 
     pool: Pool
-    live: Mapping[GroupName, ObservedPod]
+    live: Mapping[EngineName, ObservedPod]
     healths: Mapping[Uid, Health]
     leaving: bool  # whether pods are on their way out, and going to be gone
     lingering: Sequence[ObservedPod]  # that hold their GPUs, nobody knows for how long
@@ -105,7 +105,7 @@ class LivePods:
             return ""
         return "" if pod.lacks(self.pool.resource) else pod.unschedulable
 
-    def _stuck_from(self, name: GroupName, observed: Observed) -> float | None:
+    def _stuck_from(self, name: EngineName, observed: Observed) -> float | None:
         """From when on the pod of a wanted engine counts as one that finds no place.
 
         None while it has a place, or some may become free because pods of ours are leaving.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from sglang_operator.api.names import GroupName
+from sglang_operator.api.names import EngineName
 from sglang_operator.observed.model import ObservedNode, ObservedPod
 
 Free = Mapping[str, int]  # free GPUs by node
@@ -100,15 +100,15 @@ class Rooms:
             self._fitting.pop(node, None)
 
 
-def room(size: int, movable: Mapping[GroupName, Old], known: Free) -> Set[GroupName] | None:
+def room(size: int, movable: Mapping[EngineName, Old], known: Free) -> Set[EngineName] | None:
     """The engines whose going gives one node room for one of this size; None if none can.
 
     Those that cost the least, from the node that then has the most.
     """
-    by_node: dict[str, list[tuple[GroupName, Old]]] = {}
+    by_node: dict[str, list[tuple[EngineName, Old]]] = {}
     for group, old in movable.items():
         by_node.setdefault(old.node, []).append((group, old))
-    found: list[tuple[int, int, str, Set[GroupName]]] = []
+    found: list[tuple[int, int, str, Set[EngineName]]] = []
     for node, here in by_node.items():
         count = known.get(node)
         if count is None:
@@ -117,7 +117,7 @@ def room(size: int, movable: Mapping[GroupName, Old], known: Free) -> Set[GroupN
         potential = count + sum(old.gpus for _, old in here)
         if potential < size:
             continue
-        chosen: set[GroupName] = set()
+        chosen: set[EngineName] = set()
         cost = 0
         for group, old in here:
             if count >= size:

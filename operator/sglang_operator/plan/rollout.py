@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 
-from sglang_operator.api.names import GroupName
+from sglang_operator.api.names import EngineName
 from sglang_operator.plan import places
 from sglang_operator.plan.places import Old
 from sglang_operator.pool.resolve import Engine
@@ -43,7 +43,7 @@ class Waiting:
 
     what: Waits
     engines: int = 0  # that are up with a closed gate
-    group: GroupName | None = None  # the engine that finds no room
+    group: EngineName | None = None  # the engine that finds no room
     needed: int = 0  # the maxUnavailable with which it would go on
     lacking: str = ""  # the scheduler's words, where it is not GPUs that nodes lack
 
@@ -55,15 +55,15 @@ class RolloutState:
     wanted: Sequence[Engine]
     gpus: int  # of one wanted engine
     max_unavailable: int
-    serving: Set[GroupName]  # wanted engines that clients reach, whichever revision they run
+    serving: Set[EngineName]  # wanted engines that clients reach, whichever revision they run
     alive: int = 0  # wanted engines that run and have answered, whichever revision they run
-    closed: Set[GroupName] = frozenset()  # of the present revision, up, and without weights
+    closed: Set[EngineName] = frozenset()  # of the present revision, up, and without weights
     # Engines that are not wanted and have a pod, and wanted ones of an older revision.
-    obsolete: Mapping[GroupName, Old] = field(default_factory=dict)
-    outdated: Mapping[GroupName, Old] = field(default_factory=dict)
-    missing: Set[GroupName] = frozenset()  # wanted ones without a pod
-    placed: Set[GroupName] = frozenset()  # wanted ones whose pod has a node
-    stuck: Sequence[GroupName] = ()  # wanted ones whose pod waits in vain for a place
+    obsolete: Mapping[EngineName, Old] = field(default_factory=dict)
+    outdated: Mapping[EngineName, Old] = field(default_factory=dict)
+    missing: Set[EngineName] = frozenset()  # wanted ones without a pod
+    placed: Set[EngineName] = frozenset()  # wanted ones whose pod has a node
+    stuck: Sequence[EngineName] = ()  # wanted ones whose pod waits in vain for a place
     lacking: str = ""  # what the scheduler says of them, where it is not GPUs that nodes lack
     free: places.Free = field(default_factory=dict)  # at most, on each node
     free_known: bool = False  # by the nodes; else it is a guess about those that have our pods
@@ -77,10 +77,10 @@ class RolloutState:
 class Going:
     """Which engines a change takes away now, and what it waits for with the others."""
 
-    obsolete: Set[GroupName]
-    outdated: Set[GroupName]
+    obsolete: Set[EngineName]
+    outdated: Set[EngineName]
     waiting: Waiting | None
-    replaced: Set[GroupName] = frozenset()  # those whose GPUs others need
+    replaced: Set[EngineName] = frozenset()  # those whose GPUs others need
 
 
 def going(state: RolloutState) -> Going:
@@ -110,7 +110,7 @@ class _Change:
 
     def __init__(self, state: RolloutState) -> None:
         self.state = state
-        self.gone: set[GroupName] = set()
+        self.gone: set[EngineName] = set()
         self.lacks_room: Waiting | None = None
         least = (len(state.wanted) - state.max_unavailable) * state.gpus
         serving = len(state.serving) * state.gpus
@@ -234,7 +234,7 @@ class _Change:
         ways += [b for e in state.wanted if (b := frozenset(self._blockers(e))) and b <= could]
         olds = {**state.outdated, **state.obsolete}
 
-        def harm(way: Set[GroupName]) -> tuple[int, int, int, list[GroupName]]:
+        def harm(way: Set[EngineName]) -> tuple[int, int, int, list[EngineName]]:
             lives = sum(olds[group].lives for group in way)
             return self._cost(way), lives, len(way), sorted(way)
 
@@ -257,7 +257,7 @@ class _Change:
 
     # --- how they count
 
-    def _cost(self, groups: Iterable[GroupName]) -> int:
+    def _cost(self, groups: Iterable[EngineName]) -> int:
         """GPUs that serve now and would not if these went."""
         total = 0
         for group in set(groups) - self.gone:
@@ -268,28 +268,28 @@ class _Change:
                 total += self.state.gpus
         return total
 
-    def _faltering(self, groups: Iterable[GroupName]) -> int:
+    def _faltering(self, groups: Iterable[EngineName]) -> int:
         """GPUs of those among them that miss a probe at this moment."""
         olds = (self._old(group) for group in set(groups) - self.gone)
         return sum(old.gpus for old in olds if old is not None and old.falters)
 
-    def _old(self, group: GroupName) -> Old | None:
+    def _old(self, group: EngineName) -> Old | None:
         return self.state.obsolete.get(group) or self.state.outdated.get(group)
 
-    def _affords(self, groups: Set[GroupName]) -> bool:
+    def _affords(self, groups: Set[EngineName]) -> bool:
         """Whether these may go by the budget; what neither serves nor falters always may."""
         cost, faltering = self._cost(groups), self._faltering(groups)
         if cost > max(0, self.spare):
             return False
         return not faltering or cost + faltering <= self.beyond
 
-    def _take(self, groups: Set[GroupName]) -> None:
+    def _take(self, groups: Set[EngineName]) -> None:
         cost = self._cost(groups)
         self.beyond -= cost + self._faltering(groups)
         self.spare -= cost
         self.gone |= groups
 
-    def _blockers(self, engine: Engine) -> Set[GroupName]:
+    def _blockers(self, engine: Engine) -> Set[EngineName]:
         found = {self.holder[device] for device in engine.devices if device in self.holder}
         return found - self.gone
 
@@ -303,17 +303,17 @@ class _Change:
             for engine in self.state.wanted
         )
 
-    def _others_there(self, rooms: places.Rooms, leaving: Set[GroupName]) -> Set[GroupName]:
+    def _others_there(self, rooms: places.Rooms, leaving: Set[EngineName]) -> Set[EngineName]:
         """Who goes beside these so that one node gets room; nobody, where none can have it."""
         after = places.Rooms(rooms.free, self.state.gpus, rooms.waiting)
         after.leave(self._olds(leaving))
         movable = self._movable(leaving)
         return places.room(self.state.gpus, movable, after.free) or frozenset()
 
-    def _olds(self, groups: Set[GroupName]) -> list[Old]:
+    def _olds(self, groups: Set[EngineName]) -> list[Old]:
         return [self.state.obsolete[g] for g in sorted(groups) if g in self.state.obsolete]
 
-    def _movable(self, but: Set[GroupName] = frozenset()) -> Mapping[GroupName, Old]:
+    def _movable(self, but: Set[EngineName] = frozenset()) -> Mapping[EngineName, Old]:
         """The old engines whose going leaves more room than what replaces them takes."""
         smaller = {g: o for g, o in self.state.outdated.items() if o.gpus < self.state.gpus}
         every = {**smaller, **self.state.obsolete}
@@ -332,7 +332,7 @@ class _Change:
                 rooms.come()
         return rooms
 
-    def _say_no_room(self, group: GroupName, cost: int) -> None:
+    def _say_no_room(self, group: EngineName, cost: int) -> None:
         more = -(-(cost - self.spare) // self.state.gpus)
         needed = min(len(self.state.wanted), self.state.max_unavailable + more)
         said = self.state.lacking

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sglang_operator.api.names import GroupName
+from sglang_operator.api.names import EngineName
 from sglang_operator.diagnosis import causes
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.observed.model import ObservedPod
@@ -33,7 +33,7 @@ class Stall:
     """Engines that are not started again, because it would only fail once more."""
 
     cause: Diagnosis
-    groups: tuple[GroupName, ...]
+    groups: tuple[EngineName, ...]
     restarts: int  # that were tried in vain
 
 
@@ -41,7 +41,7 @@ class Stall:
 class StartupState:
     """How far one wanted engine came with its start."""
 
-    group: GroupName
+    group: EngineName
     up: bool
     pod: ObservedPod | None  # that stands for it, live
     streak: FailureStreak | None  # of its last pod, if that ended at its start
@@ -71,7 +71,7 @@ class CanaryStart:
         self._engines = engines
         self._revision = revision
         self._budget = budget
-        self._given_up: dict[str, list[tuple[GroupName, Diagnosis]]] = defaultdict(list)
+        self._given_up: dict[str, list[tuple[EngineName, Diagnosis]]] = defaultdict(list)
         self._begun: set[str] = set()  # reasons for which an engine is started in this pass
 
     @cached_property
@@ -126,7 +126,7 @@ class CanaryStart:
         """An engine is started after these failures."""
         self._begun.add(streak.reason)
 
-    def hold_back(self, group: GroupName, failed: FailureStreak, cause: Diagnosis) -> bool:
+    def hold_back(self, group: EngineName, failed: FailureStreak, cause: Diagnosis) -> bool:
         """Whether this engine is not started again now: given up, or tried by another first."""
         if self.proven:
             tried = failed.count - 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sglang_operator.api import spec
-from sglang_operator.api.names import GroupName, Uid
+from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.diagnosis import causes
 from sglang_operator.observed import health
 from sglang_operator.observed.engines import EngineState, EngineStatus
@@ -61,11 +61,11 @@ class Step:
         self.about = causes.context(pool)
         self.silence = health.silence_seen(observed, now)
         self.nodes = health.Believed(observed.nodes, self.silence, health.falls_seen(observed))
-        self.wanted: dict[GroupName, Engine] = {e.group: e for e in pool.running}
+        self.wanted: dict[EngineName, Engine] = {e.group: e for e in pool.running}
         self.lingering = tuple(pod for pod in observed.pods if health.lingers(pod, now))
         self.healths: dict[Uid, Health] = {}
         # Where an engine without a pod stands; how it stands is known only after all rules.
-        self.podless: dict[GroupName, EngineState] = {}
+        self.podless: dict[EngineName, EngineState] = {}
         self.groups = self._sorted_pods()
         # What is decided.
         self.removals: dict[Uid, RemovePod] = {}
@@ -76,8 +76,8 @@ class Step:
         self.waiting: Waiting | None = None
         self.tuned: Tuning | None = None
 
-    def _sorted_pods(self) -> Mapping[GroupName, EnginePods]:
-        groups: dict[GroupName, EnginePods] = defaultdict(EnginePods)
+    def _sorted_pods(self) -> Mapping[EngineName, EnginePods]:
+        groups: dict[EngineName, EnginePods] = defaultdict(EnginePods)
         waits = self.policy.on_node_lost is spec.OnNodeLost.WAIT
         for pod in self.observed.pods:
             group = groups[pod.group]
@@ -121,7 +121,7 @@ class Step:
         """Whether the engine in this pod answers."""
         return pod is not None and self.healths[pod.uid] is _UP
 
-    def pods(self, name: GroupName) -> EnginePods:
+    def pods(self, name: EngineName) -> EnginePods:
         """The pods of this engine."""
         return self.groups.get(name, NO_PODS)
 
@@ -139,7 +139,7 @@ class Step:
         states = [self._startup_state(name) for name in self.wanted]
         return CanaryStart(states, self.pool.revision, self.policy.startup_budget)
 
-    def _startup_state(self, name: GroupName) -> StartupState:
+    def _startup_state(self, name: EngineName) -> StartupState:
         pods = self.pods(name)
         pod, last = pods.kept, pods.last_ended
         current = pod if pod is not None and self.is_current(pod) else None

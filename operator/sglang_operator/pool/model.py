@@ -28,7 +28,7 @@ class Engine:
     """One engine: identified by its group, addressed by its rank (ROLL's dp_rank)."""
 
     rank: int
-    group: names.GroupName
+    group: names.EngineName
     devices: tuple[int, ...]
     pods: int = 1  # that it runs in
 

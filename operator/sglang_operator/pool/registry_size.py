@@ -28,7 +28,7 @@ _HEAD = 1024  # what stands once, without the generation defaults
 
 def most(
     pool: str,
-    engines: Sequence[tuple[names.GroupName, int]],
+    engines: Sequence[tuple[names.EngineName, int]],
     gpus: int,
     generation: Mapping[str, Any],
 ) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api.names import GroupName
+from sglang_operator.api.names import EngineName
 from sglang_operator.api.spec import TuneRange
 from sglang_operator.engine import signatures
 from sglang_operator.engine.diagnosis import Diagnosis
@@ -32,7 +32,7 @@ class Tuning:
     value: float
     changes: int
     reason: str  # of the last change, and which engine failed for it
-    engine: GroupName
+    engine: EngineName
 
     @property
     def direction(self) -> int:
@@ -52,7 +52,7 @@ def next_change(
     start: float,
     tuning: Tuning | None,
     bounds: TuneRange,
-    failed: Iterable[tuple[GroupName, Diagnosis]],
+    failed: Iterable[tuple[EngineName, Diagnosis]],
 ) -> Tuning | None:
     """The next change, after these failures at the value in force; None if there is none to make.
 
@@ -113,7 +113,7 @@ def read(status: Mapping[str, Any]) -> Tuning | None:
                 value=float(found["memFractionStatic"]),
                 changes=int(found["changes"]),
                 reason=str(found["reason"]),
-                engine=GroupName(str(found["engine"])),
+                engine=EngineName(str(found["engine"])),
             )
         )
     except (KeyError, TypeError, ValueError):

@@ -73,16 +73,16 @@ def describe(ids: Sequence[int]) -> str:
     return ",".join(_runs(ids))
 
 
-def group_name(ids: Sequence[int]) -> names.GroupName:
+def engine_name(ids: Sequence[int]) -> names.EngineName:
     """The name of the engine with these GPUs: part of its pod's name, different for each group.
 
     It spells the ids out (``g0-1``, ``g4-5x12-13``, ``g1x0``); ids that would be too long for a
     pod's name are named by their digest.
     """
     canonical = "x".join(_runs(ids))
-    if len(canonical) < names.MAX_GROUP_NAME:
-        return names.GroupName(f"g{canonical}")
-    return names.GroupName(f"h{hashlib.sha256(canonical.encode()).hexdigest()[:12]}")
+    if len(canonical) < names.MAX_ENGINE_NAME:
+        return names.EngineName(f"g{canonical}")
+    return names.EngineName(f"h{hashlib.sha256(canonical.encode()).hexdigest()[:12]}")
 
 
 def _runs(ids: Sequence[int]) -> Iterator[str]:

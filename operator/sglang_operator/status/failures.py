@@ -26,7 +26,7 @@ class Failure:
     """One end of one engine pod."""
 
     pod: str
-    group: names.GroupName
+    group: names.EngineName
     reason: str
     message: str
     advice: str

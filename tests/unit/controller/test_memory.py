@@ -138,6 +138,6 @@ def test_very_many_taken_names_are_cleared_by_their_label():
 
 def test_a_pod_that_was_put_aside_keeps_its_name():
     memory = a_memory()
-    memory.learn(Outcome(aside={names.GroupName("g0-1"): 0}), pods=3, now=NOW)
+    memory.learn(Outcome(aside={names.EngineName("g0-1"): 0}), pods=3, now=NOW)
     assert memory.aside == {"g0-1": 0}
     assert not memory.troubles()

@@ -189,7 +189,7 @@ def test_refused_creates_wait_until_they_may_be_tried_again():
 
 def test_pods_of_an_earlier_pool_of_this_name_are_stepped_around():
     pool = a_pool(replicas=2)
-    plan = planned(pool, [], taken={names.GroupName("g0-1"): 4})
+    plan = planned(pool, [], taken={names.EngineName("g0-1"): 4})
     assert created(plan) == [("g0-1", 5), ("g2-3", 0)]
 
 

@@ -307,7 +307,7 @@ def test_ids_are_described_as_ranges_in_the_order_given(ids, text):
     ],
 )
 def test_a_group_is_named_by_its_ids_or_where_they_are_many_by_a_digest(ids, name):
-    assert device_mapping.group_name(ids) == name
+    assert device_mapping.engine_name(ids) == name
 
 
 groups_of_ids = st.lists(
@@ -322,20 +322,20 @@ crowded_groups = st.lists(st.integers(0, 13), min_size=1, max_size=5, unique=Tru
 @example((0, 1, 2), (0, 2))
 @example((1, 0), (0, 1))
 def test_different_small_groups_have_different_names(one, other):
-    same = device_mapping.group_name(one) == device_mapping.group_name(other)
+    same = device_mapping.engine_name(one) == device_mapping.engine_name(other)
     assert same is (one == other)
 
 
 @given(groups_of_ids, groups_of_ids)
 def test_different_groups_have_different_names(one, other):
-    same = device_mapping.group_name(one) == device_mapping.group_name(other)
+    same = device_mapping.engine_name(one) == device_mapping.engine_name(other)
     assert same is (one == other)
 
 
 @given(groups_of_ids)
 def test_a_group_name_fits_into_a_pods_name(ids):
-    name = device_mapping.group_name(ids)
-    assert 2 <= len(name) <= names.MAX_GROUP_NAME
+    name = device_mapping.engine_name(ids)
+    assert 2 <= len(name) <= names.MAX_ENGINE_NAME
     assert name.replace("-", "").isalnum()
     assert name == name.lower()
     assert name[0] in "gh"

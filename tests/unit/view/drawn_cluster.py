@@ -86,7 +86,7 @@ class DrawnCluster:
             self.pods.append(self._pod(planned, engine.group, engine.devices))
         return planned
 
-    def _pod(self, pool: Pool, group: names.GroupName, devices: Sequence[int]) -> dict[str, Any]:
+    def _pod(self, pool: Pool, group: names.EngineName, devices: Sequence[int]) -> dict[str, Any]:
         name = names.pod_name(pool.owner.name, group, 0)
         node = next((n for n, free in self._free.items() if free >= pool.gpus), "")
         if node:
@@ -129,7 +129,7 @@ class DrawnCluster:
 
     def find(self, pool: str, group: str) -> dict[str, Any]:
         """The pod of this engine."""
-        name = names.pod_name(pool, names.GroupName(group), 0)
+        name = names.pod_name(pool, names.EngineName(group), 0)
         return next(pod for pod in self.pods if pod["metadata"]["name"] == name)
 
     def close(self, pool: str, group: str) -> None:
