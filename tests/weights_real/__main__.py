@@ -27,7 +27,7 @@ POOLS = 3
 # Ways in which the design could be wrong: each has to be found.
 CONTROLS = {
     "no gate": Variant(gate="Off"),
-    "does not pause": Variant(pause=None, bucket_seconds=0.3),
+    "does not pause": Variant(pauses=False, bucket_seconds=0.3),
     "does not flush": Variant(program="sync", flushes=False),
     "Versioned, the version in every bucket": Variant(
         gate="Versioned", program="strange", labels_buckets=True, bucket_seconds=1.5

@@ -75,7 +75,7 @@ class Variant:
 
     gate: str = "Committed"
     program: str = ""  # instead of any
-    pause: str | None = "abort"
+    pauses: bool = True
     labels_buckets: bool = False
     flushes: bool = True
     bucket_seconds: float = 0.0
@@ -240,7 +240,7 @@ class PoolRuns:
             holds=frozenset(holds),
             wait=chance.choice((0.0, 6.0)),
             ready=chance.random() < 0.7 or variant.aimed is not None,
-            pause=variant.pause,
+            pauses=variant.pauses,
             labels_buckets=variant.labels_buckets,
             flushes=variant.flushes,
             bucket_seconds=variant.bucket_seconds,

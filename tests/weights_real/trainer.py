@@ -50,7 +50,7 @@ class Order:
     wait: float = 0.0  # for another trainer
     lease: float = LEASE_SECONDS  # after which it counts as gone
     ready: bool = False  # it waits until every engine is up
-    pause: str | None = "abort"
+    pauses: bool = True  # engines, before it writes
     labels_buckets: bool = False  # the version goes with every bucket
     flushes: bool = True  # engines forget what the old weights computed
     bucket_seconds: float = 0.0  # between two buckets
@@ -84,7 +84,9 @@ def main(place: Place, order: Order, talk: Connection) -> None:
     api_weights.LEASE_SECONDS = LEASE_SECONDS
     hold_at(order.holds, talk)
     if not order.flushes:
-        _never_flush()
+        _never_send("/flush_cache")
+    if not order.pauses:
+        _never_send("/pause_generation")
     tell(place, lambda: _carry_out(place, order), talk)
 
 
@@ -104,14 +106,14 @@ def tell(
     os._exit(0)
 
 
-def _never_flush() -> None:
+def _never_send(what: str) -> None:
     """What the client asks of engines reaches them, but for this."""
     post = EngineCalls.post
 
     async def without(
         self: EngineCalls, engine: Engine, path: str, *rest: Any, **options: Any
     ) -> dict[str, Any]:
-        return {} if path == "/flush_cache" else await post(self, engine, path, *rest, **options)
+        return {} if path == what else await post(self, engine, path, *rest, **options)
 
     EngineCalls.post = without  # type: ignore[method-assign]
 
@@ -156,7 +158,7 @@ async def _carry_out(place: Place, order: Order) -> None:
 
 
 async def _sync(pool: AsyncPool, order: Order) -> None:
-    sync = pool.sync(order.version, pause=order.pause, wait=order.wait, duration=order.lease)
+    sync = pool.sync(order.version, wait=order.wait, duration=order.lease)
     async with sync:
         for index in range(order.buckets):
             if index == order.torn_at:

@@ -78,7 +78,8 @@ class Begin:
         await sync.begin()
         await sync.detach()
         state = pool.lease.seen or Transaction()  # whatever becomes of the API server, it is begun
-        paused = "paused" if self.pause else "not paused"
+        assert sync.registry is not None
+        paused = "paused" if pool.features(sync.registry).pause else "not paused"
         return [
             f"begun: {pool.holder} writes {self.version} until "
             f"{shown(state.renewed + state.duration)}; "
@@ -377,7 +378,11 @@ def status(pool: str, output: str, **options: Any) -> None:
     help="Seconds after which the sync counts as aborted: nobody renews it.",
 )
 @click.option("--wait", type=float, default=0, help="Seconds to wait for another trainer.")
-@click.option("--pause/--no-pause", default=True, help="Whether engines are paused (they are).")
+@click.option(
+    "--pause/--no-pause",
+    default=True,
+    help="Whether running requests are ended (they are); else engines have to be idle.",
+)
 def begin(
     pool: str,
     version: str,
@@ -398,7 +403,7 @@ def begin(
 @command.command(short_help="Continue the engines, and open their gates.")
 @_common
 @click.option("--checkpoint", default="", help="A path with exactly these weights.")
-@click.option("--pause/--no-pause", default=True, help="Whether begin has paused the engines.")
+@click.option("--pause/--no-pause", default=True, help="As begin was told.")
 def commit(pool: str, checkpoint: str, pause: bool, **options: Any) -> None:
     """End the sync that you began: every engine holds the whole new version.
 

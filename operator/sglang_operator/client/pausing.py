@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ABORT, RETRACT = "abort", "retract"
 IDLE_SECONDS = 60.0  # that paused engines may take to become idle
 IDLE_POLL_SECONDS = 0.02
-# What runs without a pause, because the trainer says that nothing does, is not waited for.
+# What runs before a pause that ends nothing is not waited for: the trainer says that nothing does.
 UNPAUSED_SECONDS = 1.0
 # Requests that wait for their grammar are not ended while the scheduler stands still.
 QUICK_SECONDS = 1.0
@@ -44,8 +44,8 @@ class SyncOptions:
     """How a sync treats requests.
 
     ``pause``: ``abort`` ends running requests, ``retract`` keeps them and has their cache computed
-    anew afterwards; None: the trainer knows that nobody sends any.  Engines that are paused already
-    go on with the commit all the same.
+    anew afterwards.  None: the trainer knows that nobody sends any, and none is ended; an engine
+    that has some all the same is an error, and one that has none is paused like any other.
     ``label``: engines name the version in each answer (``meta_info.weight_version``).
     ``wait``: seconds to wait for another trainer to finish.
     ``duration``: seconds without renewal after which the sync counts as aborted; of a short one
@@ -73,14 +73,14 @@ def check(mode: str | None, features: "Features", version: str) -> None:
 
 
 def ends_quickly(mode: str | None, features: "Features") -> bool:
-    """Whether requests are ended where a retraction left them."""
-    return mode == ABORT and features.pause_modes
+    """Whether requests are ended where a retraction left them: what comes late without a mode."""
+    return mode in (ABORT, None) and features.pause_modes
 
 
 async def stop(
     calls: "EngineCalls",
     engines: Sequence[Engine],
-    mode: str,
+    mode: str | None,
     features: "Features",
     *,
     asleep: Collection[str | None] = (),
@@ -89,16 +89,22 @@ async def stop(
 ) -> None:
     """Pause, until no request runs and no cache is left.  Raises EngineError, Expired.
 
+    Without a mode only what is idle is paused.  It is not left running, though nobody sends it
+    anything: should the trainer die, it would answer whoever does from half of the weights.
     ``asleep``: the instances that have no memory to flush.  ``whole``: their weights are those that
     they are to be answered from, so that they may run on for a moment where that is what it takes.
     ``allowed``: the fence of whoever pauses; late, this would pause what another has let go on.
     """
+    awake = [engine for engine in engines if engine.instance not in asleep]
+    if mode is None:
+        await drain(calls, awake, limit=UNPAUSED_SECONDS, allowed=allowed)
+        if not features.pause:
+            return
     quick = ends_quickly(mode, features)
-    sent = {"mode": RETRACT if quick else mode}
+    sent = {"mode": RETRACT if quick else mode or ABORT}
     await calls.post_all(engines, "/pause_generation", sent, allowed=allowed)
     if quick:
         await abort(calls, engines, allowed)
-    awake = [engine for engine in engines if engine.instance not in asleep]
     await drain(calls, awake, aborts=quick, whole=whole, allowed=allowed)
 
 

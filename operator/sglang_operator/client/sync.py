@@ -471,15 +471,10 @@ class AsyncSync(Updates):
     async def _pause(self) -> None:
         """No request runs any more, and no engine has a cache of the old weights."""
         calls, mode, may = self._pool.calls, self._options.pause, self._may_write
-        mine, asleep = self._mine(), self._state.asleep
-        if mode is None:
-            awake = [engine for engine in mine if engine.instance not in asleep]
-            stopped = pausing.drain(calls, awake, limit=pausing.UNPAUSED_SECONDS, allowed=may)
-        else:
-            whole = self._before.untouched
-            stopped = pausing.stop(
-                calls, mine, mode, self._features, asleep=asleep, whole=whole, allowed=may
-            )
+        mine, asleep, whole = self._mine(), self._state.asleep, self._before.untouched
+        stopped = pausing.stop(
+            calls, mine, mode, self._features, asleep=asleep, whole=whole, allowed=may
+        )
         await self._guarded(stopped)
 
     async def _resume(self, tags: set[str]) -> None:

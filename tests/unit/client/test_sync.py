@@ -393,6 +393,28 @@ def test_a_sync_without_a_pause_lets_engines_go_on_that_were_paused_before(world
     assert {(e.gate_version, e.paused) for e in world.engines} == {("step-2", False)}
 
 
+def test_a_trainer_that_ends_no_requests_and_dies_leaves_paused_engines(world, pool):
+    """Behind gates that are open until its Lease expires, and over connections that are kept."""
+    pool.update_from_disk("/c/1", "step-1")
+    with pytest.raises(KeyError), pool.sync("step-2", pause=None) as sync:
+        asked = [engine.paths()[-3:] for engine in world.engines]
+        sync.update_weights_from_disk("/c/half")
+        raise KeyError
+    assert asked == [["/pause_generation", "/abort_request", "/flush_cache"]] * 3
+    assert {(e.gate, e.weights, e.paused) for e in world.engines} == {("Closed", "/c/half", True)}
+
+
+def test_a_sync_that_ends_no_requests_pauses_nothing_while_one_runs(world, pool):
+    world.call(lambda: setattr(world.engines[1], "busy", 1000))
+    with (
+        pytest.raises(EngineError, match="requests still run"),
+        pool.sync("step-1", pause=None),
+    ):
+        raise AssertionError
+    assert not any("/pause_generation" in engine.paths() for engine in world.engines)
+    assert not any("/abort_request" in engine.paths() for engine in world.engines)
+
+
 def test_pause_modes_are_those_of_the_version():
     with (
         FakePool(version="0.5.2") as made,
