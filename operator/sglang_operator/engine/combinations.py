@@ -21,10 +21,10 @@ def check(
     """Every rule of the version that the arguments break; of a version not known, nothing."""
     if not exact or str(given.values.get("model_path", "")).lower() in _NO_MODEL:
         return
-    settings = _Settings(given, schema)
+    settings, names = _Settings(given, schema), _begun(extra)
     for name, place in schema.rules.items():
         rule = RULES[name]
-        if not _is_open(rule, extra) and rule.broken(settings):
+        if not _is_open(rule, names) and rule.broken(settings):
             yield _problem(given, schema, rule, settings, place)
 
 
@@ -46,10 +46,20 @@ def _problem(
     )
 
 
-def _is_open(rule: Rule, extra: Sequence[str]) -> bool:
-    """Whether ``extraArgs`` may say otherwise: argparse takes unique beginnings of flags too."""
-    names = [item[2:].partition("=")[0].replace("-", "_") for item in extra if item[:2] == "--"]
-    return any(field.startswith(name) for name in names for field in rule.reads)
+def _begun(extra: Sequence[str]) -> frozenset[str]:
+    """The flags of ``extraArgs``, as fields or as beginnings of their names."""
+    flags = (item[2:].partition("=")[0] for item in extra if item[:2] == "--")
+    return frozenset(flag.replace("-", "_") for flag in flags)
+
+
+def _is_open(rule: Rule, names: frozenset[str]) -> bool:
+    """Whether ``extraArgs`` may say otherwise: argparse takes unique beginnings of flags too.
+
+    However many there are, only a field's own beginnings are looked up.
+    """
+    return bool(names) and any(
+        field[:length] in names for field in rule.reads for length in range(len(field) + 1)
+    )
 
 
 class _Settings(dict[str, object]):

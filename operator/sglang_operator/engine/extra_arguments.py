@@ -5,8 +5,9 @@ holds a flag with its value is no flag to argparse, but text that nobody asked f
 more than the name of a flag is ever told: what stands after it may be a secret.
 """
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sglang_operator.api import errors
 from sglang_operator.engine import aliases, ownership, schema, values
@@ -58,11 +59,18 @@ def _owned_key(name: str) -> str | None:
     key = aliases.canonical(name)
     if key in ownership.DECIDES_BY:
         return key
-    if len(key) < _SHORTEST_PREFIX:
-        return None
+    return _beginnings().get(key)
+
+
+@functools.cache
+def _beginnings() -> Mapping[str, str]:
+    """What the operator decides by, under each beginning of each of its names."""
     spellings = {**{each: each for each in ownership.DECIDES_BY}, **aliases.ALIASES}
-    owners = {owner for each, owner in spellings.items() if each.startswith(key)}
-    return next((owner for owner in sorted(owners) if owner in ownership.DECIDES_BY), None)
+    owned = ((each, key) for each, key in spellings.items() if key in ownership.DECIDES_BY)
+    found: dict[str, str] = {}
+    for each, key in sorted(owned, key=lambda pair: pair[1], reverse=True):
+        found |= dict.fromkeys((each[:n] for n in range(_SHORTEST_PREFIX, len(each) + 1)), key)
+    return found
 
 
 def _is_alone(name: str, known: schema.Schema) -> bool:

@@ -103,7 +103,7 @@ def expansion_fault(text: str) -> _Fault | None:
 
 def _encodable(text: str) -> bool:
     """Whether the text holds no half of a surrogate pair."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _leaves(value: object) -> Iterator[object]:

@@ -5,6 +5,7 @@ weights of before have filled, or from nowhere, and says nothing of it: so a poo
 refused, and a trainer may not sync one without.  From the wheels of 0.4.6.post5 to 0.5.23.
 """
 
+import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -150,11 +151,11 @@ def _broken(
 def _given(argv: Sequence[str], known: schema.Schema) -> Mapping[str, str]:
     """The value of each argument, as argparse would take it: the last of two wins."""
     found: dict[str, str] = {}
-    key = None
+    key, flags = None, sorted(known.flags)
     for item in argv:
         if item.startswith("--"):
             name, _, value = item.partition("=")
-            key = _key(name, known)
+            key = _key(name, known, flags)
             if key is not None:
                 found[key] = value if "=" in item else "true"
         elif key is not None:
@@ -163,10 +164,21 @@ def _given(argv: Sequence[str], known: schema.Schema) -> Mapping[str, str]:
     return found
 
 
-def _key(flag: str, known: schema.Schema) -> str | None:
-    """Which argument a flag is, also by the beginning that argparse takes for it."""
+def _key(flag: str, known: schema.Schema, flags: Sequence[str]) -> str | None:
+    """Which argument a flag is, also by the beginning that argparse takes for it.
+
+    ``flags``: all that there are, sorted, so that those which begin so stand side by side.
+    """
     if flag in known.flags:
         return known.flags[flag].key
-    begun = {each.key for name, each in known.flags.items() if name.startswith(flag)}
-    own = flag.removeprefix("--").replace("-", "_")
-    return begun.pop() if len(begun) == 1 else own
+    begun: str | None = None
+    for index in range(bisect.bisect_left(flags, flag), len(flags)):
+        name = flags[index]
+        if not name.startswith(flag):
+            break
+        key = known.flags[name].key
+        if begun not in (None, key):
+            begun = None
+            break
+        begun = key
+    return begun or flag.removeprefix("--").replace("-", "_")
