@@ -41,6 +41,7 @@ ACKNOWLEDGE_SECONDS = 30.0
 PATIENCE = 10.0
 REST_PATIENCE = 2.0
 ANSWER_SECONDS = 0.5  # between two looks at engines that do not answer yet
+SIGHT_SECONDS = 5.0  # that a sleeper may be out of sight before it is missed
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,22 @@ def _sleepers(
     known = {engine.instance for engine in reached}
     engines = (engine for engine in registry.engines if engine.instance not in known)
     return [e for e in engines if e.url and (e.up or e.instance in state.asleep)]
+
+
+def _out_of_sight(
+    registry: Registry, state: Transaction, reached: Sequence[Engine], tags: Iterable[str]
+) -> tuple[Sequence[Engine], bool]:
+    """The sleepers that cannot be woken now, and whether others may be among engines unknown.
+
+    An engine whose run is not known may be a sleeper's that is out of sight, or one that takes the
+    place of a sleeper which has ended.
+    """
+    awake = {engine.instance for engine in reached}
+    wanted = set(tags)
+    missed = {run for run in state.asleep if run not in awake and state.sleeps(run) & wanted}
+    lost = [engine for engine in registry.engines if engine.instance in missed]
+    unknown = any(engine.instance is None for engine in registry.engines)
+    return lost, unknown and len(lost) < len(missed)
 
 
 def _going_on(
@@ -393,12 +410,7 @@ class Sleeper:
     async def _awaken(
         self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...]
     ) -> Transaction:
-        registry, reached = await self._pool.fresh(), list[Engine]()
-        while later := _sleepers(registry, state, reached):
-            await resume(self._pool, hold, state, later, tags)
-            reached += later
-            # Who was out of sight as that began would be taken for awake, and sleep on.
-            registry = await self._pool.fresh()
+        registry, reached = await self._seen(hold, state, tags)
         awake = set(state.released) <= set(tags)
         if awake and state.intact and self._pool.features(registry).pause:
             await hold.renew()
@@ -411,6 +423,32 @@ class Sleeper:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
         return await hold.step(step, patience=hold.left())
+
+    async def _seen(
+        self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...]
+    ) -> tuple[Registry, Sequence[Engine]]:
+        """Every engine that sleeps resumes; the registry then, and who was asked to.
+
+        One that is out of sight would be taken for awake, and sleep on: it is waited for a little,
+        and then NotReady is raised.  It may have ended where nothing tells that it is there.
+        """
+        reached, deadline = list[Engine](), time.monotonic() + SIGHT_SECONDS
+        while True:
+            registry = await self._pool.fresh()
+            if later := _sleepers(registry, state, reached):
+                await resume(self._pool, hold, state, later, tags)
+                reached += later
+                continue
+            lost, unclear = _out_of_sight(registry, state, reached, tags)
+            if not lost and not unclear:
+                return registry, reached
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(ANSWER_SECONDS)
+        if lost:
+            names = _named(lost)
+            raise NotReady(texts.SLEEPS_OUT_OF_SIGHT.format(engines=names, seconds=SIGHT_SECONDS))
+        return registry, reached
 
     async def _own(self) -> tuple[LeaseHold, Transaction]:
         """The hold of the sleep, at work: ours, or taken over from an earlier process or another.

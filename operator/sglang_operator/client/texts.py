@@ -212,6 +212,11 @@ NOT_TO_SLEEP = (
     "memory it holds cannot be released; nothing was taken, nothing released: wait until it is "
     "ready (wait_ready), then sleep"
 )
+SLEEPS_OUT_OF_SIGHT = (
+    "these engines sleep, and for {seconds:g} s the registry has not said where they are: "
+    "{engines}; the pool stays asleep, because they would be counted as awake: call wake() again "
+    "once they are back, or delete their pods"
+)
 NOT_ALL_ASLEEP = (
     "{engines}: came up while the pool was put to sleep, and holds its memory; the others sleep: "
     "call sleep() again once it is ready"

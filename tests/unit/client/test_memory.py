@@ -13,6 +13,7 @@ from sglang_operator.client import (
     NotReady,
     Pool,
     Unsupported,
+    memory,
     turns,
 )
 from sglang_operator.weights.lease_state import Phase
@@ -307,6 +308,49 @@ def test_a_sleeper_that_was_out_of_sight_as_the_others_woke_is_woken_too(world, 
     assert not hidden.released
     assert world.state.phase is Phase.COMMITTED
     assert hidden.instance in world.state.instances
+
+
+def test_a_sleeper_that_stays_out_of_sight_keeps_the_pool_asleep(world, pool, monkeypatch):
+    """Counted as awake it would sleep on, and end when weights are written into it."""
+    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    strictly(world)
+    hidden = world.engines[1]
+    url, hidden.url = hidden.url, ""
+    world.call(world.publish)
+    for _ in range(2):
+        with pytest.raises(NotReady, match=r"engine 1 \(g2-3, Up\); the pool stays asleep"):
+            pool.wake()
+    assert world.state.phase is Phase.SLEEPING
+    hidden.url = url
+    world.call(world.publish)
+    assert pool.wake().phase is Phase.COMMITTED
+    assert not any(engine.released or engine.dead for engine in world.engines)
+    assert hidden.instance in world.state.instances
+
+
+def test_a_sleeper_whose_run_is_not_told_for_a_moment_is_woken_too(world, pool, monkeypatch):
+    monkeypatch.setattr(memory, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(memory, "SIGHT_SECONDS", 30.0)
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    hidden = world.engines[1]
+    run, hidden.instance = hidden.instance, ""
+    world.call(world.publish)
+    fresh, looks = pool._pool.fresh, []
+
+    async def look():
+        looks.append(None)
+        if len(looks) == 4:
+            hidden.instance = run
+            world.call(world.publish)
+        return await fresh()
+
+    monkeypatch.setattr(pool._pool, "fresh", look)
+    assert pool.wake().phase is Phase.COMMITTED
+    assert not hidden.released
+    assert run in world.state.instances
 
 
 def test_an_engine_that_misses_a_probe_is_put_to_sleep_like_the_others(world, pool):
