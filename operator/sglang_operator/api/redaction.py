@@ -15,17 +15,18 @@ MARGIN = 4096
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
     r"|(^|[_.-])(API|ACCESS|SECRET|PRIVATE|AUTH|LICENSE|ENCRYPTION|SIGNING|ACCOUNT)[_.-]?KEY([_.-]|$)"
-    r"|_KEY$|(?i:PASSWORD|PASSWD)"
+    r"|_KEY$|(?-i:_PASS$)|(?i:PASSWORD|PASSWD)"
 )
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
 # Of what programs say, these too; who writes a variable of that name may mean something else.
 _SAID_SECRET = re.compile(
-    r"(?i)(^|[_.-])(authorization|cookie|passwords|secretaccesskey|api[_.-]?keys)$"
+    r"(?i)(^|[_.-])(authorization|bearer|cookie|passwords|secretaccesskey|api[_.-]?keys)$"
     r"|(^|[_.-])sk$|[_.-]pwd$"
 )
 # No name without one of these is any of the above.
 _HINT = re.compile(
-    r"(?i)token|secret|passw|passphrase|credential|key|pat|auth|cookie|\bsk\b|[_.-](?:sk|pwd)\b"
+    r"(?i)token|secret|passw|passphrase|credential|key|pat|auth|bearer|cookie|\bsk\b"
+    r"|[_.-](?:sk|pwd|pass)\b"
 )
 # In what engines say, most tokens are numbers of a model: pad_token_id, --speculative-token-map.
 _TOKEN_AND_MORE = re.compile(r"(?i)token[_.-]\w")
@@ -105,11 +106,24 @@ _BEARER = re.compile(
     r"(?i)(\bbearer\s{1,4}|\bauthorization\\{0,4}[\"']?\s{0,4}[:=]\s{0,4}\\{0,4}[\"']?basic\s{1,4})"
     r"[^\s\"',\\]+"
 )
-_SIGNED = re.compile(r"(?i)(?<=[?&])((?:x-(?:amz|goog)-)?(?:sig|signature|credential)=)[^\s&\"']+")
+_SIGNED = re.compile(
+    r"(?i)((?:(?<=[?&])|(?<![\w-])x-(?:amz|goog)-)(?:sig|signature|credential)=)[^\s&\"']+"
+)
+# Addresses that are a secret themselves: whoever knows them may write there.
+_HOOK = re.compile(
+    r"(?i)(https?://(?:hooks\.slack\.com/(?:services|workflows|triggers)"
+    r"|(?:[\w-]{1,63}\.)?discord(?:app)?\.com/api/webhooks"
+    r"|[\w-]{1,63}\.webhook\.office\.com|api\.telegram\.org/bot[0-9]{0,20}+:?+)/?+)"
+    r"(?!\*\*\*)[^\s\"'<>\\]+"
+)
 # Keys that are known by their form.
 _FORM = re.compile(
-    r"(?<![\w-])(?:hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
-    r"|xox[abeoprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
+    r"(?<![\w-])(?:hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}"
+    r"|gl(?:pat|rt|dt|cbt|ptt|ft|soat|agent)-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|xapp-[\w-]{10,}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
+    r"|(?:api_org|npm|gsk|r8|dckr_(?:pat|oat)|do[oprt]_v1|wandb_v1|[srp]k_(?:live|test))_\w{20,}"
+    r"|pypi-[\w-]{20,}|nvapi-[\w-]{20,}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|hv[sbr]\.[\w-]{20,}"
+    r"|SG\.[\w-]{16,}\.[\w-]{16,}|AGE-SECRET-KEY-1[0-9A-Z]{20,})"
 )
 
 
@@ -204,6 +218,7 @@ def in_clusters_words(text: str) -> str:
 
 def _known(text: str) -> str:
     text = _SIGNED.sub(rf"\1{HIDDEN}", _FORM.sub(HIDDEN, without_passwords(text)))
+    text = _HOOK.sub(rf"\1{HIDDEN}", text)
     text = _PEM.sub(rf"\1{HIDDEN}", _BEARER.sub(rf"\1{HIDDEN}", text))
     text = _without(_USER, text, lambda found: not _is_group(text, found.end()), _end_of_word)
     text = _without(_SHORT_FLAG, text, lambda _: True, _end_of_word)

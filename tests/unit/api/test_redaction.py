@@ -41,6 +41,9 @@ SAID = [
     f"ValueError: secretAccessKey={SECRET}",
     f"error: unrecognized arguments: --some-api-key\n{SECRET}",
     f"-----BEGIN RSA PRIVATE KEY----- {SECRET} {SECRET}",
+    f"OSError: DB_PASS={SECRET} was refused",
+    f"OSError: bearer={SECRET} was refused",
+    f"OSError: X-Amz-Signature={SECRET} was refused",
 ]
 
 
@@ -74,6 +77,8 @@ def test_an_engines_last_words_are_told_without_its_secrets(said):
         "tokens  requests  seconds\n5  7  8",
         "usage: x [--auth token|none]",
         "author: me, auth_mode: none, task: 3, disk: 5",
+        "forward_pass: 12, compass=3, bypass = 1, PWD=/sgl-workspace, pypi-mirror, sk_test_run",
+        "https://discord.com/channels/1 and https://hooks.slack.com",
     ],
 )
 def test_what_is_no_secret_is_told_as_it_was(said):
@@ -344,6 +349,36 @@ WRITTEN = [
     for name in names
     for value in values
 ]
+
+
+# By its form alone: what the hubs, clouds and services give out that engines and trainers use.
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+FORMS: list[tuple[str, str, int]] = [
+    *((f"{of}_", LETTERS, 36) for of in ("hf", "api_org", "ghp", "ghs", "npm", "gsk", "r8")),
+    *((f"{of}_", LETTERS, 48) for of in ("dop_v1", "wandb_v1", "sk_live", "rk_test", "dckr_pat")),
+    *((f"gl{of}-", LETTERS, 20) for of in ("pat", "rt", "dt", "ptt")),
+    *((of, CAPITALS, 16) for of in ("AKIA", "ASIA")),
+    *((f"{of}-", LETTERS, 40) for of in ("sk-proj", "pypi", "nvapi", "xoxb-1", "xapp-1-A0")),
+    *((f"{of}.", LETTERS, 40) for of in ("ya29", "hvs", f"SG.{'a' * 22}")),
+    *(("AIza", LETTERS, 35), ("AGE-SECRET-KEY-1", CAPITALS, 58)),
+    *((f"https://{of}/", LETTERS, 24) for of in ("hooks.slack.com/services/T0A1/B0B2",)),
+    ("https://discord.com/api/webhooks/123456789/", LETTERS, 68),
+]
+AMID = ("{}", "401 for {}.", "'{}', which", "x={}&y=1", 'key "{}"', "[{}]", "two: {},{}", "`{}`:")
+
+
+@pytest.mark.parametrize(("begin", "letters", "length"), FORMS, ids=[form[0] for form in FORMS])
+def test_a_key_is_known_by_its_form_wherever_it_stands(begin, letters, length):
+    luck = random.Random(begin)
+    for amid in AMID:
+        for _ in range(20):
+            key = "".join(luck.choices(letters, k=length))
+            said = f"OSError: {amid.format(*[begin + key] * 2)}"
+            for hiding in (redaction.in_words, redaction.in_clusters_words):
+                told = hiding(said)
+                assert key not in told, said
+                assert hiding(told) == told
 
 
 def test_no_way_of_writing_a_secret_tells_it():
