@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sglang_operator.api import redaction
 from sglang_operator.client import texts
 
 _MAX_TOLD = 300
@@ -129,6 +130,7 @@ def undone(outcome: object) -> bool:
 
 
 def told(error: BaseException | None) -> str:
-    """An error as the Lease tells it to others: one line."""
+    """An error as the Lease tells it to others: one line, without the secrets of whoever failed."""
     text = texts.ABORTED.format(kind=type(error).__name__, message=str(error) or "no message")
-    return " ".join(text.split())[:_MAX_TOLD]
+    words = " ".join(text[: 2 * redaction.MARGIN].split())
+    return redaction.in_words(words)[:_MAX_TOLD]

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from sglang_operator.api import bounds, names, texts
+from sglang_operator.api import bounds, names, redaction, texts
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
@@ -225,7 +225,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         releases=bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction,
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
-        message=bounds.words(notes.get(names.ANNOTATION_MESSAGE, "")),
+        message=redaction.in_words(bounds.words(notes.get(names.ANNOTATION_MESSAGE, ""))),
         acquired=seconds(spec.get("acquireTime")),
         renewed=seconds(spec.get("renewTime")),
         duration=_duration(spec.get("leaseDurationSeconds")),

@@ -101,6 +101,16 @@ def test_an_error_aborts_and_leaves_the_engines_paused(world, pool):
     assert all(engine.paused for engine in world.engines)
 
 
+def test_the_secrets_of_a_trainer_that_fails_stand_in_no_lease(world, pool):
+    """Whoever may read Leases reads its message, as do status, gates and other trainers' logs."""
+    said = "401 for https://me:hunter2Xq@hub/m, HF_TOKEN=hunter2Xq, Authorization: Bearer hunter2Xq"
+    with pytest.raises(OSError, match="401"), pool.sync("step-1"):
+        raise OSError(said)
+    written = str(world.puts[-1].message)
+    assert "401 for https://***@hub/m" in written
+    assert "hunter2Xq" not in str(world.puts)
+
+
 def test_the_next_sync_covers_what_an_abort_left(world, pool):
     with pytest.raises(ValueError), pool.sync("step-1"):
         raise ValueError
