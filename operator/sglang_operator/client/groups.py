@@ -101,9 +101,9 @@ class Groups:
         Of groups that were formed by other means it only knows when they are not these any more.
         """
         owner = state.groups
+        if self._id and (owner is None or owner.id == weights_groups.LOST):
+            raise StaleEpoch(texts.GROUPS_FORGOTTEN)
         if owner is None:
-            if self._id:
-                raise StaleEpoch(texts.GROUPS_FORGOTTEN)
             return
         mine = owner.id == self._id if self._id else owner.holder == self._holder or owner.left
         if mine:
@@ -131,6 +131,7 @@ class Groups:
         """
         found = state.groups
         kept = found is not None and found.holder == self._holder and not found.left
+        kept = kept and found is not None and found.id != weights_groups.LOST
         if kept and found is not None and (self.shared or found.id == self._id):
             name = found.id
         else:

@@ -85,8 +85,9 @@ def anew(
         return None
     if found is not None and (ours is None or not _was_begun(said)):
         return None
-    message = texts.LEASE_ANEW.format(lease=name)
-    return weights_anew.made_anew(_as_long(operator, said), message=message, now=now)
+    message, holder = texts.LEASE_ANEW.format(lease=name), _as_long(operator, said)
+    anew = weights_anew.made_anew(holder, message=message, now=now, groups=said.groups)
+    return replace(anew, groups=current.groups or anew.groups)
 
 
 def last_said(
@@ -94,12 +95,15 @@ def last_said(
 ) -> Transaction | None:
     """What is to be remembered of the pool's Lease: what it said last, whatever became of it.
 
-    Where no engine runs, one that says nothing is as good as the first.
+    Where no engine runs, one that says nothing is as good as the first.  Groups are set up without
+    that anything begins.
     """
     if ours is None:
         return known
     current = read(ours.body)
-    return current if _was_begun(current) or known is None or not _run(pods) else known
+    if _was_begun(current) or known is None or not _run(pods):
+        return current
+    return replace(known, groups=current.groups or known.groups)
 
 
 def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction | None) -> bool:
@@ -177,4 +181,6 @@ def forgotten(
             asleep[pod.instance] = pod.gate.released
     message = texts.LEASE_FORGOTTEN.format(lease=name)
     holder = _as_long(operator, said)
-    return weights_anew.forgotten(current, holder, asleep=asleep, message=message, now=now)
+    return weights_anew.forgotten(
+        current, holder, asleep=asleep, message=message, now=now, groups=last.groups
+    )

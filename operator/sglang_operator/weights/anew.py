@@ -1,13 +1,16 @@
 """What the operator writes into a weights Lease that was deleted, emptied or made anew by others.
 
-Nobody begins anything by it for as long as whoever lost it may take to notice.
+Nobody begins anything by it for as long as whoever lost it may take to notice.  That
+engines are in somebody's process groups is said again: whoever relied on their being in none, or in
+its own, would have them wait for a trainer that is gone, or end.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
+from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import lease_state, steps
-from sglang_operator.weights.lease_state import Transaction
+from sglang_operator.weights.lease_state import GroupsOwner, Transaction
 
 
 def forgotten(
@@ -17,6 +20,7 @@ def forgotten(
     asleep: Mapping[str, frozenset[str] | None],
     message: str,
     now: float,
+    groups: GroupsOwner | None = None,
 ) -> Transaction:
     """What the operator leaves of a Lease that does not know any more what it said of gates.
 
@@ -42,10 +46,13 @@ def forgotten(
         acquired=now,
         renewed=now,
         fence=True,
+        groups=state.groups or weights_groups.lost(groups),
     )
 
 
-def made_anew(operator: steps.Trainer, *, message: str, now: float) -> Transaction:
+def made_anew(
+    operator: steps.Trainer, *, message: str, now: float, groups: GroupsOwner | None = None
+) -> Transaction:
     """What a Lease says that is made in place of a lost one, while no gate has to close for that.
 
     Nothing, but that it is held for as long as a trainer who lost it may take to notice.
@@ -57,4 +64,5 @@ def made_anew(operator: steps.Trainer, *, message: str, now: float) -> Transacti
         renewed=now,
         message=message,
         fence=True,
+        groups=weights_groups.lost(groups),
     )

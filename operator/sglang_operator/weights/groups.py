@@ -16,6 +16,7 @@ from sglang_operator.weights import rules
 from sglang_operator.weights.lease_state import LEASE_SECONDS, GroupsOwner, Transaction, shown
 
 FORMING_SECONDS = float(LEASE_SECONDS)
+LOST = "lost"  # the id of an owner that may not be the last one: the Lease was made anew
 
 
 def claimed(
@@ -43,6 +44,15 @@ def claimed(
         found = None
     since = found.since if found is not None else now
     return dataclasses.replace(state, groups=dataclasses.replace(me, since=since, seen=now))
+
+
+def lost(last: GroupsOwner | None) -> GroupsOwner | None:
+    """What a Lease that is made anew says of groups: the engines are in some, whoever's.
+
+    ``last``: whose they were when the Lease was last seen.  Somebody may have taken them since, so
+    that this one sets them up again like all others.
+    """
+    return dataclasses.replace(last, id=LOST) if last is not None and not last.left else None
 
 
 def acts(state: Transaction, me: str, now: float) -> Transaction:

@@ -16,6 +16,7 @@ from sglang_operator.client import (
     roll_groups,
 )
 from sglang_operator.client.errors import GroupsTaken
+from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_cli import weights as weights
@@ -173,6 +174,28 @@ def test_after_the_lease_was_made_anew_nobody_knows_whose_they_are(world):
 
     together(world, train, "a")
     assert world.state.version == "a-2"
+
+
+def test_after_the_lease_was_made_anew_nobody_broadcasts_into_groups_that_engines_kept(world):
+    """Who has set none up would have engines wait for whoever did, which may be gone."""
+
+    async def train(a, b):
+        await trains(a, "a-1", joins=True)
+        last = world.state.groups
+        await asyncio.to_thread(world.delete_lease)
+        anew = Transaction(phase=Phase.ABORTED, groups=weights_groups.lost(last))
+        await asyncio.to_thread(world.make_lease, anew)
+        sent = counts(world, WRITE)
+        with pytest.raises(StaleEpoch):
+            await trains(b, "b-1", joins=False)
+        with pytest.raises(StaleEpoch, match="does not say any more whose"):
+            await trains(a, "a-2", joins=False)
+        assert counts(world, WRITE) == sent
+        await trains(b, "b-2", joins=True)
+        await trains(a, "a-3", joins=True)
+        assert world.state.groups.id not in (last.id, weights_groups.LOST)
+
+    together(world, train, "a", "b")
 
 
 def test_in_a_lease_of_before_a_trainer_with_groups_of_its_own_making_goes_on(world):

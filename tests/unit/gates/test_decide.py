@@ -8,8 +8,15 @@ from sglang_operator.api import names, texts
 from sglang_operator.gates import decide
 from sglang_operator.observed import wire
 from sglang_operator.observed.model import EngineReport, Gate
+from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import lease_state
-from sglang_operator.weights.lease_state import LEASE_SECONDS, SLEEP_TAGS, Phase, Transaction
+from sglang_operator.weights.lease_state import (
+    LEASE_SECONDS,
+    SLEEP_TAGS,
+    GroupsOwner,
+    Phase,
+    Transaction,
+)
 from tests.builders import (
     NOW,
     OPERATOR,
@@ -641,6 +648,21 @@ class TestALeaseThatHasForgotten:
         assert not plan.settled
         assert plan.gates == ()  # they close by what stands in it then
         assert plan.said == said, "until it says something again"
+
+    @LOST
+    @pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
+    def test_that_engines_are_in_groups_is_said_again_though_nobody_has_them(self, gate, emptied):
+        owner = GroupsOwner(id="t-1", holder="trainer", since=NOW - 9, seen=NOW)
+        said = Transaction(phase=Phase.COMMITTED, id="t", version="step-1", groups=owner)
+        pods = running(self.pool(weights={"gate": gate}), gate=None if gate == "Off" else OPEN)
+        state, _ = self.after(gate, said, emptied=emptied, pods=pods)
+        assert state.groups == dataclasses.replace(owner, id=weights_groups.LOST)
+
+    def test_groups_that_are_set_up_before_anything_begins_are_remembered(self):
+        pool = self.pool()
+        owner = GroupsOwner(id="t-1", holder="trainer", since=NOW, seen=NOW)
+        first = a_lease_saying(pool, Transaction(groups=owner))
+        assert weighed(pool, running(pool), children=first, said=Transaction()).said.groups == owner
 
     @LOST
     @pytest.mark.parametrize("gate", ["Versioned", "Off"])
