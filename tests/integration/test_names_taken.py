@@ -70,6 +70,37 @@ def test_orphans_are_told_all_at_once_and_one_command_clears_them(pool):
     assert not set(after.values()) & set(before.values())
 
 
+@pytest.mark.parametrize("cascade", ["background", "foreground"])
+def test_a_pool_that_is_held_in_deletion_says_by_whom_and_leaves_a_clean_name(pool, cascade):
+    """In the background its engines serve on, and follow their trainer, until it is let go."""
+    pool.apply(device_mapping="list(range(0,8))")
+    before = pool.wait_ready()
+    hold = {"metadata": {"finalizers": ["tests.example/hold"]}}
+    pool.kubectl("patch", "sgi", "actor-infer", "--type=merge", "-p", json.dumps(hold))
+    pool.delete("--wait=false", f"--cascade={cascade}")
+    told = pool.wait_for(conditions.RECONCILING, conditions.TERMINATING)
+    assert "tests.example/hold" in told["message"]
+    if cascade == "background":
+        notes = {names.ANNOTATION_PHASE: "Sleeping", names.ANNOTATION_TRANSACTION: "t-1"}
+        body = json.dumps({"metadata": {"annotations": notes}})
+        pool.kubectl("patch", "lease", "actor-infer-weights", "--type=merge", "-p", body)
+        pool.wait(lambda: pool.registry()["weights"]["transaction"] == "t-1", "its acknowledgement")
+        assert pool.uids() == before
+    else:
+        pool.wait(lambda: not pool.all_pods(), "its pods to be gone, though it is held", 90)
+    rests = pool.wait_rest()
+    assert pool.wait_rest() == rests, "it is not written again and again"
+    pool.kubectl(
+        "patch", "sgi", "actor-infer", "--type=merge", "-p", '{"metadata": {"finalizers": null}}'
+    )
+    pool.wait(lambda: not pool.all_pods(), "its pods to be gone", 90)
+    pool.apply(device_mapping="list(range(0,8))")
+    after = pool.wait_ready(60)
+    assert not set(after.values()) & set(before.values())
+    lease = json.loads(pool.kubectl("get", "lease", "actor-infer-weights", "-o", "json"))
+    assert names.ANNOTATION_PHASE not in lease["metadata"].get("annotations", {})
+
+
 @pytest.mark.parametrize("label", [names.LABEL_POOL, names.LABEL_COMPONENT, names.LABEL_MANAGED_BY])
 def test_a_pod_that_was_put_aside_by_a_label_is_replaced_beside_it(pool, label):
     pool.apply(device_mapping="list(range(0,8))")
