@@ -6,6 +6,7 @@ answers with ``[pid]``, and with ``[pid, status]`` when that process has ended.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import selectors
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 _SLICE_SECONDS = 0.005
+_PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -51,7 +53,7 @@ class Child:
 
 
 class Zygote:
-    """The process to fork from; ends with this one."""
+    """The process to fork from; it and the engines end with this one, however that ends."""
 
     def __init__(self) -> None:
         self._socket, other = socket.socketpair()
@@ -93,16 +95,28 @@ class Zygote:
             else:
                 self._born.append(pid)
 
+    @property
+    def pid(self) -> int:
+        """The process id of the zygote."""
+        return self._process.pid
+
     def close(self) -> None:
-        """End it."""
+        """End it, and with it the engines that still run."""
         self._socket.close()
         self._process.wait()
 
 
-def _child(order: dict[str, Any]) -> None:
+def _die_with(zygote: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != zygote:  # it ended before the line above took effect
+        os._exit(1)
+
+
+def _child(order: dict[str, Any], zygote: int) -> None:
     from sglang_operator.testing.engine import __main__ as engine
 
     os.setsid()
+    _die_with(zygote)
     log = os.open(order["log"], os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -128,7 +142,7 @@ def _child(order: dict[str, Any]) -> None:
 def _serve() -> None:
     import sglang_operator.testing.engine.__main__  # noqa: F401 (what every child needs)
 
-    peer = socket.socket(fileno=os.dup(0))
+    peer, zygote = socket.socket(fileno=os.dup(0)), os.getpid()
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -152,7 +166,7 @@ def _serve() -> None:
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                         selector.close()
                         peer.close()
-                        _child(json.loads(line))
+                        _child(json.loads(line), zygote)
                     peer.sendall(json.dumps([pid]).encode() + b"\n")
 
 
