@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent
 LONG = (
     "faults/test_faults.py",
     "integration/test_real_pool.py",
+    "integration/test_pod_template.py",
     "integration/test_main_job.py",
     "integration/test_names_taken.py",
     "integration/test_flow.py",
