@@ -184,18 +184,17 @@ LONG = 65_536
 def test_hiding_takes_no_time_whatever_was_said(unit, ending):
     text = (unit * LONG)[:LONG] + ending
     for hiding in (redaction.in_words, redaction.in_clusters_words, redaction.without_secrets):
-        assert best_of_three(getattr(hiding, "__wrapped__", hiding), text) < 0.25
+        assert is_quick(getattr(hiding, "__wrapped__", hiding), text)
 
 
-def best_of_three(do: Callable[[str], object], text: str) -> float:
-    best = float("inf")
+def is_quick(do: Callable[[str], object], text: str) -> bool:
+    """Whether one of three tries takes less than a quarter of a second of this thread's time."""
     for _ in range(3):
         begun = time.thread_time()
         do(text)
-        best = min(best, time.thread_time() - begun)
-        if best < 0.05:
-            break
-    return best
+        if time.thread_time() - begun < 0.25:
+            return True
+    return False
 
 
 # --- names x ways of writing
