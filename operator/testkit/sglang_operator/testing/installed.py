@@ -22,6 +22,7 @@ NAMESPACE = "sglang-operator"
 ACCOUNT = "sglang-operator"
 COMPONENT = "sglang-operator"
 LEASE_ROLE = "sglang-operator-lease"
+_DEFINITION = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{names.CRD_NAME}"
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -92,12 +93,10 @@ class InstalledOperator:
         """The custom resource definition, the account and its roles; raises CommandError."""
         plane, folder = self._plane, manifests()
         plane.kubectl("apply", "-k", str(folder / "crd"))
-        # kubectl wait fails on a definition that has no conditions yet, so it is tried again.
-        established = ("wait", "--for=condition=Established", "crd", names.CRD_NAME)
-        plane.wait(lambda: plane.kubectl(*established), READY_SECONDS, "the definition")
-        plane.kubectl("apply", "-f", str(folder / "namespace.yaml"))
+        plane.wait(self._is_established, READY_SECONDS, "the definition")
         account = folder / "controller" / "service_account.yaml"
-        plane.kubectl("apply", "-f", str(account), "--namespace", NAMESPACE)
+        files = ("-f", str(folder / "namespace.yaml"), "-f", str(account))
+        plane.kubectl("apply", *files, "--namespace", NAMESPACE)
         plane.kubectl("apply", "-k", str(folder / "rbac" / "lease"), "--namespace", NAMESPACE)
         if not self._namespaces:
             plane.kubectl("apply", "-k", str(folder / "rbac" / "cluster"))
@@ -114,6 +113,12 @@ class InstalledOperator:
                 f"--serviceaccount={NAMESPACE}:{ACCOUNT}",
                 f"--namespace={namespace}",
             )
+
+    def _is_established(self) -> bool:
+        status = self._plane.api.get(_DEFINITION).get("status", {})
+        # A new definition's conditions are null.
+        conditions = {c["type"]: c["status"] for c in status.get("conditions") or ()}
+        return conditions.get("Established") == "True"
 
     def is_permitted(self) -> bool:
         """Whether its account and the roles that every installation has are (still) there."""
