@@ -29,6 +29,7 @@ _MAX_VALUES = 20_000  # that one look at the configuration may resolve
 _MAX_TEXT = 1 << 24  # characters that one value could grow to
 
 Path = tuple[Key, ...]
+Chain = tuple[Path, ...]  # where the references stand that led to a value
 
 
 class _TooMuchError(BaseException):
@@ -60,7 +61,7 @@ class Resolver:
                 return None
             owner, below = self._followed(node, below)
             node, below = owner.mapping.get(key), (*below, key)
-        return None if node is None else self._resolved(node, below, 0)
+        return None if node is None else self._resolved(node, below, ())
 
     def peek(self, *path: Key) -> YamlNode | None:
         """The same where only a look is needed: what cannot be resolved does not matter."""
@@ -86,7 +87,7 @@ class Resolver:
         found = self._root.get(*path)
         return None if found is None else (found, path)
 
-    def _resolved(self, node: YamlNode, path: Path, chain: int) -> YamlNode:
+    def _resolved(self, node: YamlNode, path: Path, chain: Chain) -> YamlNode:
         self._left -= 1
         if isinstance(node.value, dict):
             children = {
@@ -102,7 +103,7 @@ class Resolver:
             return node
         return self._text(node, node.value, path, chain)
 
-    def _text(self, node: YamlNode, text: str, path: Path, chain: int) -> YamlNode:
+    def _text(self, node: YamlNode, text: str, path: Path, chain: Chain) -> YamlNode:
         """A text with references; as it is, with a finding, if they cannot be resolved."""
         try:
             if text == _MISSING:
@@ -112,9 +113,10 @@ class Resolver:
                 return nodes.of(self._asked(text, path), node.mark, errors.shown(text))
             if self._left < 0:
                 raise _UnresolvedError("it grows without end")
-            if chain >= _MAX_CHAIN:
+            chain = (*chain, path)
+            if len(chain) > _MAX_CHAIN or _is_around(target[1], chain):
                 raise _UnresolvedError("it refers to itself, or through too many others")
-            found = self._resolved(*target, chain + 1)
+            found = self._resolved(*target, chain)
             return _moved(found, ".".join(map(str, target[1])))
         except _UnresolvedError as error:
             self.findings.append(Finding(mark=node.mark, problem=_problem(text, path, str(error))))
@@ -161,6 +163,11 @@ class Resolver:
             references = sum(text.count("${") for text in texts)
             self._growth = references * max(map(len, texts), default=0)
         return self._growth
+
+
+def _is_around(target: Path, chain: Chain) -> bool:
+    """Whether what is referred to holds one of the references that led to it."""
+    return any(path[: len(target)] == target for path in chain)
 
 
 def _moved(found: YamlNode, origin: str) -> YamlNode:

@@ -50,6 +50,23 @@ def test_every_value_is_OmegaConfs(config):
             assert nodes.plain(found) == expected
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"a": {"a": "${a}", "b": "${a}"}},
+        {"a": {"b": "${c}"}, "c": {"d": "${a}", "e": "${a}"}},
+        {"a": {"b": "${a.c}", "c": {"d": "${a.b}", "e": "${a.c}"}}},
+    ],
+)
+def test_a_mapping_that_holds_itself_is_told_in_a_few_lines(config):
+    written = nodes.of(config, MARK)
+    references = sum(str(leaf.value).count("${") for leaf in nodes.leaves(written))
+    for key in config:
+        resolver = Resolver(written, environment=False)
+        resolver.at(key)
+        assert 1 <= len(resolver.findings) <= references**2
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_reads_as_OmegaConf_reads_it(path):
     (document,) = reading.load(path.read_text(), path.name).documents
