@@ -38,6 +38,7 @@ class Cluster:
             headers={"User-Agent": "sglang-operator-client", "Accept": "application/json"},
             limit=8,
             tls_name=credentials.tls_server_name,
+            proxy=credentials.proxy,
         )
 
     @property

@@ -6,12 +6,13 @@ so it asks for pages of metadata, and of what comes names and versions are hande
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from sglang_operator.api import names
 from sglang_operator.kube import informer
@@ -38,12 +39,16 @@ def session(credentials: Credentials, authorization: str | None) -> aiohttp.Clie
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(_ask_for_metadata)
     tls = credentials.tls() if credentials.tls else True
+    headers = {"Authorization": authorization} if authorization else {}
+    # A session's own headers go to its proxy too, and this one as what the proxy asks for.
+    mine = [_sends(credentials.server, headers)] if credentials.proxy else []
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=tls),
-        headers={"Authorization": authorization} if authorization else {},
+        headers={} if credentials.proxy else headers,
         response_class=BriefResponse,
         trace_configs=[tracing],
-        middlewares=_names(credentials.tls_server_name),
+        middlewares=[*mine, *_names(credentials.tls_server_name)],
+        proxy=credentials.proxy,
     )
 
 
@@ -57,6 +62,20 @@ def _names(name: str | None) -> Sequence[aiohttp.ClientMiddlewareType]:
         return await send(request)
 
     return (named,) if name else ()
+
+
+def _sends(server: str, headers: Mapping[str, str]) -> aiohttp.ClientMiddlewareType:
+    """These headers, to this server alone."""
+    origin = URL(server).origin()
+
+    async def sent(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if request.url.origin() == origin:
+            request.headers.update(headers)
+        return await send(request)
+
+    return sent
 
 
 class BriefResponse(aiohttp.ClientResponse):

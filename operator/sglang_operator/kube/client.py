@@ -101,6 +101,7 @@ class ApiClient:
             headers={"User-Agent": self._user_agent},
             limit=limit,
             tls_name=self._credentials.tls_server_name,
+            proxy=self._credentials.proxy,
         )
 
     async def _headers(self, accept: str, content_type: str | None = None) -> dict[str, str]:

@@ -16,9 +16,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from sglang_operator.api import texts
 from sglang_operator.clocks import moment, steady
@@ -52,6 +53,7 @@ class Credentials:
     tls: Callable[[], ssl.SSLContext] | None  # of what its files hold now; None: plain http
     authorization: Header
     tls_server_name: str | None = None  # whom the certificate is of, where it is not the host
+    proxy: str | None = field(default=None, repr=False)  # by which the server is reached
 
 
 def load(kubeconfig: str | Path | None = None, context: str | None = None) -> Credentials:
@@ -103,6 +105,7 @@ def from_kubeconfig(paths: Sequence[Path], context: str | None = None) -> Creden
         server = cluster["server"].rstrip("/")
         if not server.startswith(("https://", "http://")):
             raise ValueError(f"server {server} has no https:// or http:// before it")
+        proxy = _proxy(str(cluster.get("proxy-url") or ""))
         tls = _Tls(cluster, beside, user, own) if server.startswith("https:") else None
         if tls is not None:
             tls()  # what it cannot be made of is told now
@@ -114,6 +117,7 @@ def from_kubeconfig(paths: Sequence[Path], context: str | None = None) -> Creden
         tls=tls,
         authorization=_Lasting(_authorization(user, own)),
         tls_server_name=str(cluster.get("tls-server-name") or "") or None,
+        proxy=proxy,
     )
 
 
@@ -164,8 +168,8 @@ def _named(files: Sequence[_File], kind: str, name: str) -> tuple[Json, Path]:
     raise ValueError(f"it has no {name!r} among its {kind}")
 
 
-# What would change where requests go, as whom, or who is asked for the token.
-_NOT_FOLLOWED = ("proxy-url", "as", "as-uid", "as-groups", "as-user-extra", "auth-provider")
+# What would change as whom requests go, or who is asked for the token.
+_NOT_FOLLOWED = ("as", "as-uid", "as-groups", "as-user-extra", "auth-provider")
 
 
 def _refuse_what_is_not_followed(cluster: Json, user: Json) -> None:
@@ -177,7 +181,25 @@ def _refuse_what_is_not_followed(cluster: Json, user: Json) -> None:
         raise ValueError("insecure-skip-tls-verify is no boolean; expected true or false, unquoted")
 
 
-@dataclass(frozen=True)
+def _proxy(url: str) -> str | None:
+    """The proxy, which may have a password in its address.  Raises ValueError."""
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme == "http" and parts.hostname and parts.port is not None
+    except ValueError:
+        named = False
+    if not named:
+        scheme = url.partition("://")[0] if "://" in url else "no scheme"
+        raise ValueError(
+            f"its proxy-url has {scheme}; expected http://host:port of a proxy that takes CONNECT"
+            " (one by socks5 or https is not followed here)"
+        )
+    return url
+
+
+@dataclass(frozen=True, repr=False)  # there may be passwords in it
 class _Tls:
     """Makes a context of TLS, each time of what its files hold then."""
 

@@ -2,7 +2,7 @@
 
 No redirect is followed, no cookie kept, no answer asked for compressed or unpacked, and no write
 sent twice.  Proxies of the environment are never used: the service account's token is not theirs
-to see.
+to see.  One that a kubeconfig names is.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ _MIDDLEWARES = {"PUT": (_once,), "DELETE": (_once,)}
 class _Connections:
     """Connections of one age; once they are left, the last request on them closes them."""
 
-    def __init__(self, limit: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, limit: int, headers: Mapping[str, str], proxy: str | None) -> None:
         self.session = aiohttp.ClientSession(
             headers=headers,
             connector=Connector(limit=limit, keepalive_timeout=IDLE_SECONDS),
@@ -76,6 +76,7 @@ class _Connections:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             trust_env=False,
+            proxy=proxy,
         )
         self.requests = 0
         self.left = False
@@ -105,6 +106,7 @@ class HttpClient:
         headers: Mapping[str, str],
         limit: int,
         tls_name: str | None = None,
+        proxy: str | None = None,
     ) -> None:
         parts = urlsplit(url)
         place = parts.netloc.rpartition("@")[2]
@@ -113,7 +115,8 @@ class HttpClient:
         self._tls_name = tls_name
         self._headers = headers
         self._limit = limit
-        self._connections = _Connections(limit, headers)
+        self._proxy = proxy
+        self._connections = _Connections(limit, headers, proxy)
         self._left: weakref.WeakSet[_Connections] = weakref.WeakSet()
 
     def trust(self, tls: ssl.SSLContext) -> None:
@@ -210,7 +213,7 @@ class HttpClient:
         after the other: the next ones get connections of their own.
         """
         if self._connections is connections:
-            self._connections = _Connections(self._limit, self._headers)
+            self._connections = _Connections(self._limit, self._headers, self._proxy)
             self._left.add(connections)
         connections.left = True
         await connections.settle()
@@ -277,6 +280,8 @@ def _plain(error: aiohttp.ClientError) -> OSError:
         beneath = error.os_error
     elif isinstance(error.__cause__, (DisconnectedError, TooLargeError)):
         beneath = error.__cause__
+    elif isinstance(error, aiohttp.ClientHttpProxyError):
+        beneath = DisconnectedError(f"the proxy answers {error.status} {error.message}")
     elif isinstance(error, aiohttp.ClientResponseError):
         beneath = DisconnectedError(f"not HTTP: {error.message}")
     else:

@@ -16,6 +16,7 @@ from sglang_operator.controller import briefing, shell
 from sglang_operator.kube import paths
 from sglang_operator.kube.credentials import Credentials
 from sglang_operator.testing import credentials as kit
+from tests.unit.kube.connecting import proxied
 
 POOLS = paths.pools("")
 LARGE: dict[str, Any] = {"data_args": [{"": 0}] * 40_000}
@@ -144,6 +145,38 @@ def test_a_refused_token_is_not_tried_again_by_kopf(before, after, same):
         return logins[0] == logins[1]
 
     assert asyncio.run(main()) is same
+
+
+def test_kopf_goes_by_the_proxy_which_sees_no_token(tmp_path):
+    made = kit.create(tmp_path / "kit")
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(made.server_cert, made.server_key)
+    heads = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 None\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def main() -> list[bytes]:
+        listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=theirs)
+        server = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with listening, proxied() as proxy:
+            found = identity(
+                server,
+                "Bearer the-token",
+                tls=lambda: ssl.create_default_context(cafile=made.ca),
+                proxy=proxy.url,
+            )
+            async with shell.log_in(found).aiohttp_session as session, session.get(server) as got:
+                assert got.status == 204
+            return proxy.heads
+
+    asked = asyncio.run(main())
+    assert len(asked) == 1
+    assert b"the-token" not in asked[0]
+    assert b"\r\nAuthorization: Bearer the-token\r\n" in heads[0]
 
 
 @pytest.mark.parametrize(("name", "trusted"), [("localhost", True), ("else.example", False)])

@@ -265,7 +265,6 @@ def test_several_kubeconfigs_are_one_and_the_first_counts(tmp_path, monkeypatch)
     [
         ({"as": "somebody-else"}, {}),
         ({"as-groups": ["admins"]}, {}),
-        ({}, {"proxy-url": "http://proxy:3128"}),
         ({"auth-provider": {"name": "gcp"}}, {}),
     ],
 )
@@ -275,6 +274,35 @@ def test_what_would_be_ignored_is_refused_in_words(tmp_path, user, cluster):
     (key,) = {**user, **cluster}
     with pytest.raises(KubeconfigError, match=f"it has {key}, which is not followed here"):
         credentials.load(path)
+
+
+def test_the_proxy_is_that_of_the_kubeconfig(tmp_path):
+    cluster = {"server": "https://10.0.0.1:6443", "proxy-url": "http://me:secret@proxy:3128"}
+    found = credentials.load(kubeconfig(tmp_path, {"token": "t"}, cluster))
+    assert found.proxy == "http://me:secret@proxy:3128"
+    assert "secret" not in repr(found)
+    assert credentials.load(kubeconfig(tmp_path, {"token": "t"})).proxy is None
+
+
+@pytest.mark.parametrize(
+    ("proxy", "has"),
+    [
+        ("socks5://me:secret@proxy:1080", "socks5"),
+        ("https://me:secret@proxy:3128", "https"),
+        ("proxy:3128", "no scheme"),
+        ("http://proxy", "http"),
+        ("http://proxy:many", "http"),
+        ("http://:3128", "http"),
+        ("http://[::1:3128", "http"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_refused_in_words(tmp_path, proxy, has):
+    path = kubeconfig(tmp_path, {"token": "t"}, {"proxy-url": proxy})
+    with pytest.raises(
+        KubeconfigError, match=rf"its proxy-url has {has}; expected http://"
+    ) as told:
+        credentials.load(path)
+    assert "secret" not in str(told.value)
 
 
 def test_the_name_in_a_certificate_is_that_of_the_kubeconfig(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from sglang_operator.kube import transport
 from sglang_operator.kube.transport import DisconnectedError, HttpClient, Response, TooLargeError
 from sglang_operator.testing import credentials
+from tests.unit.kube.connecting import proxied
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -69,6 +70,7 @@ async def served(
     trusted: bool = True,
     tls_name: str | None = None,
     plain: bool = False,
+    proxy: str | None = None,
 ) -> AsyncIterator[tuple[HttpClient, Peer]]:
     """A server of this script; over TLS if there are ``secrets``, trusted by the client or not.
 
@@ -80,7 +82,9 @@ async def served(
     port = listening.sockets[0].getsockname()[1]
     tls = ssl.create_default_context(cafile=secrets.ca if trusted else None) if secrets else None
     url = f"http{'s' if secrets else ''}://{host}:{port}"
-    server = HttpClient(url, tls=tls, headers={"Accept": "x"}, limit=limit, tls_name=tls_name)
+    server = HttpClient(
+        url, tls=tls, headers={"Accept": "x"}, limit=limit, tls_name=tls_name, proxy=proxy
+    )
     try:
         yield server, peer
     finally:
@@ -628,5 +632,65 @@ def test_the_certificate_may_be_of_another_name_than_the_address(secrets):
         async with served(always(), secrets=secrets, tls_name="other.example.com") as (server, _):
             with pytest.raises(ssl.SSLCertVerificationError):
                 await get(server)
+
+    run(check)
+
+
+# --- a proxy that the kubeconfig names
+
+
+@pytest.mark.parametrize("wants", ["", "me:secret"])
+def test_a_server_is_reached_by_the_proxy_and_trusted_by_its_own_certificate(secrets, wants):
+    async def check() -> None:
+        async with (
+            proxied(wants) as proxy,
+            served(always(), secrets=secrets, proxy=proxy.url) as (server, peer),
+        ):
+            token = {"Authorization": "Bearer secret-token"}
+            for _ in range(2):
+                assert (await server.request("GET", "/", token, None, 5)).body == b"ok"
+            async with server.stream("/", token, idle=5) as (status, _, _chunks):
+                assert status == 200
+            assert len(proxy.asked) == peer.connections
+            assert {place.rpartition(":")[0] for place in proxy.asked} == {"127.0.0.1"}
+            assert not any(b"secret-token" in head for head in proxy.heads)
+
+    run(check)
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("localhost", True), ("else.example", False)])
+def test_a_name_of_the_certificate_counts_behind_a_proxy_too(secrets, name, trusted):
+    async def check() -> None:
+        async with (
+            proxied() as proxy,
+            served(always(), secrets=secrets, proxy=proxy.url, tls_name=name) as (server, _),
+        ):
+            if trusted:
+                assert (await get(server)).status == 200
+            else:
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    await get(server)
+
+    run(check)
+
+
+def test_a_proxy_that_refuses_is_said_in_words(secrets):
+    async def check() -> None:
+        async with proxied("me:secret") as proxy:
+            url = proxy.url.replace("me:secret", "me:wrong")
+            async with served(always(), secrets=secrets, proxy=url) as (server, peer):
+                with pytest.raises(DisconnectedError, match="the proxy answers 407"):
+                    await get(server)
+                assert not peer.connections
+
+    run(check)
+
+
+def test_a_proxy_that_is_not_there_is_no_way_around_it(secrets):
+    async def check() -> None:
+        async with served(always(), secrets=secrets, proxy="http://127.0.0.1:1") as (server, peer):
+            with pytest.raises(OSError, match=r"127\.0\.0\.1"):
+                await get(server)
+            assert not peer.connections
 
     run(check)
