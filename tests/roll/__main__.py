@@ -22,7 +22,7 @@ from tests.roll.source import HOW, Source, checkout
 from tests.trainers import report as of_all
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 900.0  # for one flow
+SECONDS = 900.0  # for one flow, unless --seconds says otherwise: on a busy machine it takes more
 # Ray and torch, kept small and on the loopback.
 QUIET = {
     "GLOO_SOCKET_IFNAME": "lo",
@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--source", type=Path, default=os.environ.get("ROLL_SOURCE") or None)
     parser.add_argument("--python", required=True, help="of the environment of ROLL")
     parser.add_argument("--only", default="", help="flows whose names contain this")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for one flow")
     parser.add_argument("--write", action="store_true", help="keep what was seen")
     parser.add_argument("--logs", type=Path, help="a folder to keep what the flows printed")
     options = parser.parse_args()
@@ -80,9 +81,11 @@ def _run(options: argparse.Namespace, flow: Flow, source: Source) -> dict[str, A
             process = subprocess.Popen(
                 command, cwd=ROOT, env=_environment(source), stdout=log, stderr=log
             )
+            cut = ""
             try:
-                process.wait(SECONDS)
+                process.wait(options.seconds)
             except subprocess.TimeoutExpired:
+                cut = f"ended after {options.seconds:.0f} s (--seconds); the last that it said: "
                 process.terminate()
                 process.wait(60)
             log.seek(0)
@@ -91,7 +94,7 @@ def _run(options: argparse.Namespace, flow: Flow, source: Source) -> dict[str, A
         if line.startswith("RESULT "):
             found: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
             return found
-    return {"ended": "lost", "error": said[-2000:], "modules": {}, "answers": {}}
+    return {"ended": "lost", "error": cut + said[-2000:], "modules": {}, "answers": {}}
 
 
 def _environment(source: Source) -> dict[str, str]:
