@@ -165,6 +165,11 @@ WAITING_FOR_TRAINER = (
     "{holding}/{desired} engines hold weights that a trainer committed; the others started with "
     "random weights and get no requests until then"
 )
+LEFT_OUT = (
+    "{holding}/{desired} engines hold weights that a trainer committed; the last commit did not "
+    "cover {left}: they came after it, or the trainer has no worker for them, and writes into "
+    "fewer engines than there are; they get no requests until a commit covers them too"
+)
 UNVERSIONED = (
     "{synced}/{desired} engines name a weight version that a trainer gave them; the others get no "
     "requests until then"

@@ -443,6 +443,18 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
     )
 
 
+_NAMED = 4  # engines in a message, at most
+
+
+def _left_out(weights: GatePlan) -> str:
+    """The engines that run and that the last commit did not cover, if there was one."""
+    covered = weights.transaction.instances
+    left = [e for e in weights.engines if covered and e.instance and e.instance not in covered]
+    named = [f"engine {each.rank} ({each.group})" for each in left[:_NAMED]]
+    more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+    return ", ".join(named) + more
+
+
 def _weights_synced(pool: Pool, weights: GatePlan, tally: EngineCounts) -> Condition:
     synced = _synced(pool, weights, tally)
     current = weights.transaction
@@ -463,7 +475,8 @@ def _weights_synced(pool: Pool, weights: GatePlan, tally: EngineCounts) -> Condi
         status, reason, text = conditions.FALSE, conditions.GATES_OPENING, texts.GATES_OPENING
     else:
         reason = conditions.WAITING_FOR_TRAINER if tally.desired else conditions.NO_ENGINES
-        status, text = conditions.FALSE, texts.WAITING_FOR_TRAINER
+        left = _left_out(weights)
+        status, text = conditions.FALSE, texts.LEFT_OUT if left else texts.WAITING_FOR_TRAINER
     return Condition(
         type=conditions.WEIGHTS_SYNCED,
         status=status,
@@ -473,6 +486,7 @@ def _weights_synced(pool: Pool, weights: GatePlan, tally: EngineCounts) -> Condi
                 synced=synced,
                 holding=weights.holding,
                 covered=weights.covered,
+                left=_left_out(weights),
                 released=" and ".join(current.released) or "GPU",
                 desired=tally.desired,
                 message=redaction.in_words(current.message),

@@ -206,6 +206,25 @@ def test_committed_weights_behind_gates_that_still_open_are_told_as_such():
     assert "0/12 gates are open" in synced["message"]
 
 
+@pytest.mark.parametrize("phase", ["Committed", "Syncing"])
+def test_an_engine_that_a_commit_left_out_is_named(phase):
+    """As of a trainer with fewer workers than engines: it stays closed, commit after commit."""
+    pool = a_pool()
+    pods = all_pods(pool, container_id="containerd://1")
+    held = ",".join(pod.instance for pod in pods[:-1] if pod.instance)
+    told: dict[str, Any] = {"holder": "t"} if phase == "Syncing" else {"intact": "true"}
+    lease = a_lease(pool, phase=phase, instances=held, version="step-1", **told)
+    synced = condition(compute(pool, pods, children=lease), conditions.WEIGHTS_SYNCED)
+    assert (synced["status"], synced["reason"]) == ("False", conditions.WAITING_FOR_TRAINER)
+    assert "did not cover engine 11 (g22-23): they came after it" in synced["message"]
+    assert "no worker for them" in synced["message"]
+    few = ",".join(pod.instance for pod in pods[:2] if pod.instance)
+    lease = a_lease(pool, phase=phase, instances=few, version="step-1", **told)
+    synced = condition(compute(pool, pods, children=lease), conditions.WEIGHTS_SYNCED)
+    assert "engine 2 (g4-5), engine 3 (g6-7)" in synced["message"]
+    assert "and 6 more" in synced["message"]
+
+
 def test_a_pool_that_loads_its_weights_has_no_gate():
     raw = guide_spec(
         strategy_args={"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
