@@ -55,6 +55,7 @@ COVERED_BY = {
     "client/following.py": "client/test_roll.py",
     "client/hold.py": "client/test_lease.py",
     "client/pool.py": "client/test_lease.py",
+    "client/refusals.py": "client/test_lease.py",
     "client/registry.py": "client/test_package.py",
     "client/resetting.py": "client/test_reset.py",
     "client/roll_groups.py": "client/test_roll_second_job.py",

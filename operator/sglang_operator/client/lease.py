@@ -18,9 +18,9 @@ from sglang_operator.client.errors import (
     Held,
     NotReady,
     PoolError,
-    Unsupported,
 )
 from sglang_operator.client.lease_watch import LeaseWatch
+from sglang_operator.client.refusals import typed
 from sglang_operator.clocks import steady
 from sglang_operator.sending import DELIVERY_SECONDS
 from sglang_operator.weights import groups as weights_groups
@@ -64,6 +64,7 @@ class Written:
 
 
 Step = Callable[[Transaction, LeaseObservation], Transaction]
+_Known = tuple[Mapping[str, Any], Transaction]
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ class WeightsLease:
         self._groups_since = 0.0
         self._groups_appeared = float("-inf")
         self._number = 0  # its resource version
+        self._lease: Mapping[str, Any] | None = None  # the object itself
+        self._own = False  # whether this process has put it there
         self._told_at = float("-inf")  # when the watch told of that
         self.watch = LeaseWatch(cluster, self._hear, lambda: self._number)
 
@@ -122,6 +125,10 @@ class WeightsLease:
         """What stands in the Lease now.  Raises PoolError."""
         _, state = await self._read()
         return state
+
+    async def current(self) -> Transaction:
+        """The state as the watch shows it; as it is read now where none does.  Raises PoolError."""
+        return self._state if self._state and self.watch.alive else await self.read()
 
     async def step(self, step: Step, *, patience: float) -> Written:
         """Take one step; the state after it.  One that gives back the very state writes nothing.
@@ -267,25 +274,13 @@ class WeightsLease:
     async def _step(self, step: Step, deadline: float) -> Written:
         begun, retry, conflicts = steady(), RETRY_SECONDS, 0
         sent: list[tuple[Written, list[_Owed]]] = []
+        unread = self._known()
         while True:
+            known, unread = unread, None
             try:
-                lease, state = await self._read()
-                for earlier, paid in sent:
-                    if earlier.state == state:  # it was written; the answer got lost
-                        self._paid(paid)
-                        return earlier
-                sight = self._sight(lease)
-                state, paid = self._with_owed(state, sight, open_yet=self._may_change(lease))
-                after = _refusing(step, state, sight)
-                if after is state and not paid:
-                    return _written(state, sight)
-                body = lease_state.written(lease, after)
-                put = _written(lease_state.read(body), sight)
-                sent.append((put, paid))
-                answer = await self._put(body, put.at)
-                self._note(answer, put.at)
-                self._paid(paid)
-                return put
+                if (done := await self._once(step, known, sent)) is not None:
+                    return done
+                continue
             except ClusterError as error:
                 if error.status == 409:
                     conflicts += 1
@@ -299,6 +294,53 @@ class WeightsLease:
                 if steady() + wait > deadline:
                     raise error
             await asyncio.sleep(wait)
+
+    def _known(self) -> _Known | None:
+        """The Lease as it probably stands there: a step may be tried on it without another look.
+
+        The write tells whether it does, by the resource version that it rests on.
+        """
+        if self._lease is None or self._state is None or not (self.watch.alive or self._own):
+            return None
+        return self._lease, self._state
+
+    async def _once(
+        self, step: Step, known: _Known | None, sent: list[tuple[Written, list[_Owed]]]
+    ) -> Written | None:
+        """One try of a step: on the Lease as it is ``known``, else as it is read now.
+
+        None where it has to be read after all: what is known alone refuses nothing, and is no
+        answer.  ``sent``: what was put before, perhaps, and now.  Raises PoolError.
+        """
+        lease, state = before = known or await self._read()
+        for earlier, paid in sent:
+            if earlier.state == state:  # it was written; the answer got lost
+                self._paid(paid)
+                return earlier
+        sight = self._sight(lease)
+        open_yet = known is not None or self._may_change(lease)
+        try:
+            state, paid = self._with_owed(state, sight, open_yet=open_yet)
+            after = _refusing(step, state, sight)
+        except PoolError:
+            if known is None:
+                raise
+            return None
+        if after is state and not paid:
+            return _written(state, sight) if known is None else None
+        body = lease_state.written(lease, after)
+        put = _written(lease_state.read(body), sight)
+        sent.append((put, paid))
+        try:
+            answer = await self._put(body, put.at)
+        except ClusterError as error:
+            if known is None or error.status != 409:
+                raise
+            return None
+        self._note(answer, put.at)
+        self._wrote(before[1], put)
+        self._paid(paid)
+        return put
 
     async def _put(self, body: Mapping[str, Any], now: float) -> Mapping[str, Any]:
         """Who is cancelled here is told how it ended, else nobody would know whose it is."""
@@ -358,6 +400,17 @@ class WeightsLease:
         self._asked = asked
         return state
 
+    def _wrote(self, before: Transaction, put: Written) -> None:
+        """What this process put is the newest, and no older than its request, nor is what follows.
+
+        The write rested on the version before: until it left, that stood there.
+        """
+        self._own = self._state == put.state
+        if of_holder(put.state) != of_holder(before):
+            self._appeared = max(self._appeared, put.at)
+        if put.state.groups != before.groups:
+            self._groups_appeared = max(self._groups_appeared, put.at)
+
     def _hear(self, lease: Mapping[str, Any]) -> None:
         """What the watch tells: it may have stood there since the last request that showed less."""
         if _number(lease) > self._number:
@@ -366,6 +419,7 @@ class WeightsLease:
 
     def _take(self, lease: Mapping[str, Any], state: Transaction) -> None:
         known, self._number = self._state, _number(lease)
+        self._lease, self._own = lease, False
         if known is None or of_holder(state) != of_holder(known):
             self._since, self._appeared = steady(), self._asked
         if known is None or state.groups != known.groups:
@@ -425,41 +479,4 @@ def _refusing(step: Step, state: Transaction, sight: LeaseObservation) -> Transa
     try:
         return step(state, sight)
     except steps.RefusedError as refused:
-        raise _typed(refused) from refused
-
-
-_HELD = (steps.Refusal.HELD, steps.Refusal.RECOVERING, steps.Refusal.AT_WORK)
-
-
-def _typed(refused: steps.RefusedError) -> PoolError:
-    state, words = refused.state, str(refused)
-    if refused.reason in (steps.Refusal.FORMING, steps.Refusal.IN_USE):
-        return _in_groups(refused)
-    if refused.reason in _HELD:
-        return Held(
-            words,
-            holder=state.holder,
-            since=state.acquired,
-            until=state.renewed + state.duration,
-            recovering=refused.reason is steps.Refusal.RECOVERING,
-            at_work=refused.reason is steps.Refusal.AT_WORK,
-        )
-    if refused.reason is steps.Refusal.NOT_HELD:
-        return Expired(words)
-    if refused.reason is steps.Refusal.NOT_WRITTEN:
-        return NotReady(words)
-    return Unsupported(words)
-
-
-def _in_groups(refused: steps.RefusedError) -> Held:
-    owner = refused.state.groups
-    assert owner is not None
-    forms = refused.reason is steps.Refusal.FORMING
-    lasts = weights_groups.FORMING_SECONDS if forms else refused.state.duration
-    return Held(
-        str(refused),
-        holder=owner.holder,
-        since=owner.since,
-        until=owner.seen + lasts,
-        forming=forms,
-    )
+        raise typed(refused) from refused

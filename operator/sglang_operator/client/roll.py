@@ -48,9 +48,12 @@ from sglang_operator.client.roll_stand_in import (
     postprocess_generate,
 )
 from sglang_operator.client.shared import SharedSync
+from sglang_operator.clocks import steady
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 __all__ = ["OperatorPoolStrategy", "install"]
+
+_LATELY_SECONDS = 30.0  # from the look at the engines to the first bucket
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._requests: Requests
         self._wrote = frozenset[str | None]()  # the instances that the last update has written
         self._step = 0
+        self._looked = float("-inf")  # when the registry was read before an update
         self.is_model_in_gpu = True
         self.is_kv_cache_in_gpu = True
 
@@ -338,6 +342,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         async def look() -> None:
             self._same_engines(await self.pool.fresh())
+            self._looked = steady()
 
         return await self._groups.obstacle(look)
 
@@ -404,10 +409,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         async with self._beginning:  # buckets may come at once
             self._follower.require(attempt)
             if self._sync is None:
-                self._same_engines(await self.pool.fresh())
-                version, own = f"step-{self._step + 1}", self.engine
-                options = SyncOptions(wait=HELD_SECONDS)
-                sync = SharedSync(self.pool, version, options, own=own, covers=self._engines)
+                sync = await self._next_sync()
                 await sync.begin()
                 try:
                     self._follower.require(attempt)
@@ -417,6 +419,23 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                     raise
                 self._sync = sync
             return self._sync
+
+    async def _next_sync(self) -> SharedSync:
+        """Over the engines of the groups.  Raises StaleEpoch, NotReady.
+
+        A watch may have died in silence: in each update the registry is read once, before it.
+        """
+        lately = steady() - self._looked < _LATELY_SECONDS
+        registry = await (self.pool.registry() if lately else self.pool.fresh())
+        self._same_engines(registry)
+        return SharedSync(
+            self.pool,
+            f"step-{self._step + 1}",
+            SyncOptions(wait=HELD_SECONDS),
+            own=self.engine,
+            covers=self._engines,
+            registry=registry,
+        )
 
     def _same_engines(self, registry: Registry) -> None:
         """The engines that joined the process groups are the same.  Raises StaleEpoch, NotReady."""

@@ -110,7 +110,7 @@ class RollGroups:
             return ""
         try:
             await look()
-            self._pool.groups.owned(await self._pool.transaction())
+            self._pool.groups.owned(await self._pool.lease.current())
         except GroupsTaken:
             raise  # that one would take them again
         except StaleEpoch as error:

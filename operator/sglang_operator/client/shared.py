@@ -33,6 +33,11 @@ class SharedSync(AsyncSync):
     when a pause of the leader's comes, which then waits for the bucket (SGLang 0.5.14 and newer, in
     is_pause_cond), as the bucket waits for the leader's part in the broadcast.
     ``covers``: the engines that its processes write into, where the pool has others too.
+    ``registry``: as it was read just now, if it was.
+
+    All that it asks of the API server, however many buckets there are and processes, is three
+    writes of the Lease: it begins, it renews, and it commits.  The watch tells who has vouched,
+    which is certain by the write that follows: it rests on that version of the Lease.
     """
 
     def __init__(
@@ -43,11 +48,13 @@ class SharedSync(AsyncSync):
         *,
         own: Engine,
         covers: tuple[Engine, ...] | None = None,
+        registry: Registry | None = None,
     ) -> None:
         super().__init__(pool, version, options, interrupts=False)
         self._shared = self._grouped = True
         self._own = own
         self._covers = covers
+        self._given = registry
         self._fresh = self._covered
 
     async def _covered(self) -> Registry:
@@ -55,7 +62,8 @@ class SharedSync(AsyncSync):
 
         Raises StaleEpoch if one of them is another one now, Unsupported where nothing closes those.
         """
-        registry = await self._pool.fresh()
+        self._pool.lease.watch.start()
+        registry = self._given or await self._pool.fresh()
         if self._covers is None:
             return registry
         if what := changes(self._covers, registry):
@@ -84,7 +92,7 @@ class SharedSync(AsyncSync):
         await super()._settled()
         deadline = time.monotonic() + VOUCH_SECONDS
         wait, most = _POLL_SECONDS
-        state = await self._read()
+        state = await self._seen()
         while (missing := self._missing(state)) and time.monotonic() < deadline:
             state = await self._newer(state, wait, deadline - time.monotonic())
             wait = min(wait * 2, most)
@@ -94,20 +102,23 @@ class SharedSync(AsyncSync):
                 texts.NOBODY_VOUCHES.format(count=len(missing), which=which, seconds=VOUCH_SECONDS)
             )
 
+    def _unopposed(self, state: Transaction) -> None:
+        self._missing(state)
+
     async def _newer(
         self, known: Transaction | None, seconds: float, most: float
     ) -> Transaction | None:
         if known is None:
             await asyncio.sleep(seconds)
-            return await self._read()
+            return await self._seen()
         try:
             return await self._pool.lease.newer(known, seconds, most=most)
         except ClusterError:
             return None
 
-    async def _read(self) -> Transaction | None:
+    async def _seen(self) -> Transaction | None:
         try:
-            return await self._pool.lease.read()
+            return await self._pool.lease.current()
         except ClusterError:
             return None  # renewal tells when that lasts too long
 

@@ -120,9 +120,8 @@ class AsyncSync(Updates):
         registry = await self._fresh()
         registry.require_for_sync()
         if self._given_epoch is not None and self._given_epoch != registry.epoch:
-            raise StaleEpoch(
-                texts.STALE_BEFORE.format(given=self._given_epoch, epoch=registry.epoch)
-            )
+            words = texts.STALE_BEFORE.format(given=self._given_epoch, epoch=registry.epoch)
+            raise StaleEpoch(words)
         self.registry, self.engines = registry, registry.engines
         pausing.check(self._options.pause, self._features, registry.engine_version)
         await reach(self._pool, registry)
@@ -183,8 +182,9 @@ class AsyncSync(Updates):
             drained = pausing.drain(calls, self.engines, aborts=quick, whole=True, allowed=may)
             await self._guarded(drained)
             assert self._hold is not None
-            # The Lease is asked, not only the clock: another may hold it already.
-            await self._guarded(self._hold.renew())
+            # The Lease is asked, not only the clock: another may hold it already.  It cannot be the
+            # commit that asks: others would hold the Lease while these engines are let go on.
+            self._unopposed(await self._guarded(self._hold.renew()))
             self._writes.vouch(self._mine())
             if self._features.pause:  # however it came: a sleep or an abort before pauses them too
                 await self.call("/continue_generation", {}, timeout=self._hold.left())
@@ -197,6 +197,9 @@ class AsyncSync(Updates):
     async def _settled(self) -> None:
         """Every update is made: none is under way, none failed, none is missing."""
         await self._writes.settled(self._mine())
+
+    def _unopposed(self, state: Transaction) -> None:
+        """Nobody objects in the Lease, as it is when the engines are to go on."""
 
     async def _commit(self) -> None:
         assert self._hold is not None
@@ -322,11 +325,8 @@ class AsyncSync(Updates):
         if self._over or self._hold is None:
             raise Expired(texts.OVER)
         if not self._hold.alive():
-            raise Expired(
-                texts.NOT_RENEWED.format(
-                    seconds=self._hold.margin, detail="this process stood still"
-                )
-            )
+            seconds, detail = self._hold.margin, "this process stood still"
+            raise Expired(texts.NOT_RENEWED.format(seconds=seconds, detail=detail))
 
     def _may_write(self) -> bool:
         """The fence, asked as each request to an engine leaves."""
