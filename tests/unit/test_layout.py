@@ -23,6 +23,7 @@ LAYERS = (
     "api",
     "roll",
     "engine",
+    "memory",
     "weights",
     "placement",
     "scheduling",

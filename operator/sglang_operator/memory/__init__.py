@@ -1,0 +1,1 @@
+"""What an engine's memory holds: weights, caches and what is left, by SGLang's own rules."""

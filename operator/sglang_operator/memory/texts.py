@@ -1,0 +1,44 @@
+"""The words of a plan."""
+
+# --- what SGLang asserts
+HEADS = "{heads} attention heads are not divisible among {tp} GPUs"
+KV_HEADS = "{heads} heads of keys and values and {tp} GPUs: neither divides the other"
+REPLICAS = "dp {dp} does not divide tp {tp}"
+STAGES = "{pp} pipeline stages for {layers} layers"
+EXPERTS_TP = "ep {ep} does not divide tp {tp}"
+EXPERTS = "{experts} experts are not divisible among ep {ep}"
+EXPERT_SIZE = "an expert's {size} columns are not divisible among {tp} GPUs (tp / ep)"
+STATE_HEADS = "{heads} heads of linear attention are not divisible among {tp} GPUs"
+
+# --- the verdict
+SET = "set {knob}"
+NO_KNOB = "nothing to turn"
+OWN_GPUS = "GPUs of their own"
+ROOM = "{tokens} tokens of cache, {spare} GiB to spare beside what graphs and work need"
+ROOM_OF = (
+    "{tokens} tokens of cache, {sequences} sequences of {length} at once, {spare} GiB to spare "
+    "beside what graphs and work need"
+)
+CANNOT_DIVIDE = "SGLang cannot divide it: {what}"
+WEIGHTS = "weights take {weights} GiB of each GPU, mem_fraction_static {share} gives {static}"
+OUT_OF_MEMORY = (
+    "mem_fraction_static {share} leaves {left} GiB for graphs and work, which need about {needed}: "
+    "out of memory when graphs are captured, or at work"
+)
+RESIDENT = (
+    "others keep {others} GiB of each GPU, and mem_fraction_static {share} leaves {left} GiB for "
+    "graphs and work, which need about {needed}"
+)
+BEYOND_CONTEXT = "a sequence of {length} tokens is longer than the context of {context}"
+BEYOND_CACHE = (
+    "a sequence of {length} tokens is longer than the whole cache of {tokens} at "
+    "mem_fraction_static {share}"
+)
+FEW = "only {sequences} sequences of {length} tokens fit at once"
+CONTEXT_BEYOND = (
+    "the context of {context} tokens is longer than the cache of {tokens}: a request may not use "
+    "all of it"
+)
+TIGHT = "{left} GiB are left for graphs and work, where SGLang itself would leave {reserve}"
+COPIED = "tp {tp} with {heads} heads of keys and values: each is kept {copies} times"
+MORE_TOKENS = "{percent} % more tokens, if nobody else needs these GPUs"

@@ -1,0 +1,96 @@
+import pytest
+
+from sglang_operator.memory import reading
+from sglang_operator.memory.reading import NotKnownError
+from tests.unit.memory.shapes import config, known
+
+
+def test_a_dense_model_is_read():
+    shape = reading.shape(config())
+    assert (shape.hidden, shape.layers, shape.cached_layers) == (4096, 36, 36)
+    assert (shape.attention.kv_heads, shape.attention.head_dim) == (8, 128)
+    assert not shape.tied
+
+
+def test_a_head_s_size_is_not_always_what_divides():
+    assert reading.shape(config(hidden=2560, head_dim=128)).attention.head_dim == 128
+
+
+def test_without_heads_of_keys_and_values_there_are_as_many_as_of_queries():
+    given = config()
+    del given["num_key_value_heads"]
+    assert reading.shape(given).attention.kv_heads == 32
+
+
+def test_text_inside_of_a_model_for_images_is_read():
+    shape = known("Qwen3-VL-8B-Instruct")
+    assert shape.hidden == 4096
+    assert shape.tower is not None
+    assert shape.tower.parameters == pytest.approx(0.57e9, rel=0.05)
+
+
+def test_latent_attention_has_no_heads_of_keys():
+    shape = known("DeepSeek-R1")
+    assert shape.latent is not None
+    assert (shape.latent.kv_rank, shape.latent.rope_dim, shape.latent.index_dim) == (512, 64, 0)
+    assert (shape.experts.layers, shape.dense_layers) == (58, 3)
+
+
+def test_sparse_attention_is_latent_with_an_indexer():
+    assert known("GLM-5").latent.index_dim == 128
+
+
+def test_layers_with_states_are_counted_apart():
+    shape = known("Qwen3-Next-80B-A3B-Instruct")
+    assert (shape.linear.layers, shape.cached_layers) == (36, 12)
+
+
+def test_window_layers_are_counted_apart():
+    shape = known("gpt-oss-20b")
+    assert (shape.window.layers, shape.cached_layers, shape.window.size) == (12, 12, 128)
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    (
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "fp4"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+    ),
+)
+def test_how_weights_are_kept_is_read(given, method):
+    assert reading.shape(config(quantization_config=given)).quantization.method == method
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    (
+        ({"architectures": ["NewForCausalLM"]}, "the architecture 'NewForCausalLM'"),
+        ({"architectures": []}, "its architecture"),
+        ({"architectures": None}, "its architecture"),
+        ({"hidden_size": None}, "'hidden_size', which its config.json lacks"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": -3}, "num_hidden_layers is -3"),
+        ({"vocab_size": "many"}, "vocab_size is many"),
+        ({"num_attention_heads": True}, "num_attention_heads is True"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "the quantization"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "gptq with 8 bits"),
+        ({"quantization_config": {}}, "the quantization"),
+    ),
+)
+def test_what_is_not_known_is_told_and_never_guessed(changes, what):
+    with pytest.raises(NotKnownError, match=what):
+        reading.shape(config(**changes))
+
+
+@pytest.mark.parametrize("architecture", reading.architectures())
+def test_a_config_with_nothing_else_in_it_is_not_known(architecture):
+    with pytest.raises(NotKnownError):
+        reading.shape({"architectures": [architecture]})
+
+
+def test_numbers_that_no_model_has_do_no_harm():
+    with pytest.raises(NotKnownError):
+        reading.shape(config(head_dim="x" * 100, hidden=1))
