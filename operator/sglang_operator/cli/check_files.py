@@ -19,6 +19,8 @@ class Judged:
     pools: list[YamlNode] = field(default_factory=list)  # bodies of SGLangInference objects
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Each pipeline, with how many pools were there before its own.
+    pipelines: list[tuple[int, objects.Conversion]] = field(default_factory=list)
 
 
 def lint(files: list[str], stdin: Any, options: objects.Options) -> Judged:
@@ -84,4 +86,5 @@ def _roll(
     conversion = objects.convert(document, options, folder, recognition.EITHER)
     judged.findings += conversion.findings
     judged.notes += [f"{document.mark.file}: {note}" for note in conversion.notes]
+    judged.pipelines.append((len(judged.pools), conversion))
     judged.pools += [reading.keys_as_text(converted.body) for converted in conversion.objects]

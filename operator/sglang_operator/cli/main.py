@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "A ROLL config as SGLangInference objects.",
     "lint": "Everything that is wrong with objects or ROLL configs.",
     "render": "The exact pods and command lines of a pool.",
+    "plan": "Does it fit these GPUs, how many sequences, and which knob to turn.",
     "diff": "What a changed object would do to a live pool.",
     "status": "What is wrong with pools, and what to do next.",
     "map": "Which engine is where: nodes × GPUs, as a picture.",

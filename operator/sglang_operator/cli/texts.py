@@ -182,3 +182,34 @@ DO_OPERATOR_IMAGE = (
     "imagePullSecrets (the chart's value)"
 )
 DO_OPERATOR_LOGS = "kubectl get pods -A -l app.kubernetes.io/name=sglang-operator, and their logs"
+
+# --- plan
+PLAN_CARD = "found {found}, expected a card or a size such as 80GiB; known are {known}"
+PLAN_SEQUENCE = "found {found}, expected the tokens of prompt + response, such as 8192+4096"
+PLAN_TWO_CONFIGS = "--config and --model both name a config.json: give one"
+PLAN_LARGE = "a file that is too large for a config.json"
+DO_CONFIG = "give the config.json of the model"
+PLAN_NOT_KNOWN = "not known: {why}"
+PLAN_MODEL = "the sizes of {model}; give its config.json with --config, or its folder with --model"
+PLAN_CONFIG = "{what}"
+PLAN_VERSION = "SGLang {version} has no {what}, which came by {since}"
+PLAN_HEAD = "{name}: {engines} engines of {gpus} GPUs, {card}, SGLang {version}"
+PLAN_GIVEN = "given"
+PLAN_CHOSEN = "chosen by SGLang for this card"
+PLAN_WHO = "who has which GPUs in the pipeline"
+PLAN_GRID = "nodes × GPUs"
+PLAN_GRID_NOTE = "ids as ROLL counts them; several letters share a GPU, one after another"
+PLAN_HIDDEN = "and {count} more nodes"
+PLAN_IDLE = "in {phase}, {count} GPUs wait"
+PLAN_PEAKS = "what the other roles take of each GPU at their peak, GiB, an estimate"
+PLAN_PEAKS_NOTE = (
+    "bfloat16 weights 2 bytes of a parameter, gradients 4, Adam 12, divided as the strategy says; "
+    "not measured"
+)
+PLAN_LACKS = "lacks {gib:.0f}"
+PLAN_BALANCE = "balance on {card}"
+PLAN_MODEL_NOTE = (
+    "a simple model that ranks and does not predict: generation is bound by memory, training by "
+    "arithmetic, responses are half as long as they may get"
+)
+PLAN_NO_BETTER = "by the same simple model no other division of these GPUs is better by 5 %"

@@ -18,17 +18,22 @@ MAX_UNPLACED = 8
 
 def render(picture: Map, *, title: str = "") -> RenderableType:
     """Grids, the pools' legend, engines without a node, and what else there is to know."""
-    parts: list[RenderableType] = []
-    for grid in picture.grids:
-        parts.append(_panel(grid, picture, title))
-        parts.append(Padding(Text(grid.note, style="dim"), (0, 1), expand=False))
-    parts.append(_legend(picture))
+    parts: list[RenderableType] = [grids(picture, title=title), _legend(picture)]
     parts += [
         Padding(line, (0, 1), expand=False) for line in (*_stuck(picture), *_unplaced(picture))
     ]
     parts += [
         Padding(Text(f"note: {printable(note)}"), (0, 1), expand=False) for note in picture.notes
     ]
+    return Group(*parts)
+
+
+def grids(picture: Map, *, title: str = "") -> RenderableType:
+    """The grids alone."""
+    parts: list[RenderableType] = []
+    for grid in picture.grids:
+        parts.append(_panel(grid, picture, title))
+        parts.append(Padding(Text(grid.note, style="dim"), (0, 1), expand=False))
     return Group(*parts)
 
 

@@ -40,6 +40,8 @@ class Conversion:
     objects: list[Converted] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    roles: list[Role] = field(default_factory=list)  # all of the pipeline
+    root: YamlNode | None = None  # of the pipeline with its defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ def convert(
     if not roles.is_pipeline(root) or recognition.is_foreign(root):
         raise stop(document.mark, recognition.problem(_shown(document, root), expected))
     found = roles.find(root, environment=options.environment)
+    result.root, result.roles = root, found
     chosen = _chosen(found, options, document.mark)
     misspelt_fields = [*misspelt.fields(root)]
     result.findings += (finding for finding, _ in misspelt_fields)

@@ -1,0 +1,278 @@
+"""The command ``plan``: whether engines fit GPUs that nobody has taken yet."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sglang_operator.api import errors
+from sglang_operator.cli import check_files, check_object, file_errors, findings, plan_report, texts
+from sglang_operator.cli.findings import Finding, StopError
+from sglang_operator.cli.options import FAILED, NOT_SO, OK, environment, show, tell_notes
+from sglang_operator.cli.pipeline import roles as roll_roles
+from sglang_operator.cli.pipeline import training
+from sglang_operator.cli.pipeline.objects import Conversion, Options
+from sglang_operator.cli.pipeline.roles import Role
+from sglang_operator.cli.plan_report import NotKnown, Planned, Report, Whole
+from sglang_operator.cli.yaml_tree.nodes import Mark
+from sglang_operator.memory import balance, cards, engine, models, reading, rules, settings, trainer
+from sglang_operator.memory.cards import Card
+from sglang_operator.memory.engine import Request, Sequence
+from sglang_operator.memory.shape import Shape
+from sglang_operator.pool import shared_memory
+from sglang_operator.pool.resolve import Pool
+
+_MOST_CONFIG = 10 * 2**20  # bytes of a config.json
+_MOST_TOKENS = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line says."""
+
+    cards: tuple[Card, ...]
+    config: dict[str, Any] | None
+    sequence: Sequence | None
+    environment: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A pool, and where it comes from."""
+
+    pool: Pool
+    role: Role | None = None
+    pipeline: training.Pipeline | None = None
+    conversion: Conversion | None = None
+
+
+def report(judged: check_files.Judged, asked: Asked) -> Report:
+    """The plan of all pools of some files, on all cards."""
+    targets = [*_targets(judged, asked)]
+    pools = [found for target in targets for found in _planned(target, asked)]
+    wholes = [
+        _whole(conversion, pools, asked)
+        for _, conversion in judged.pipelines
+        if conversion.root is not None and conversion.objects
+    ]
+    return Report(pools=pools, wholes=wholes)
+
+
+def _targets(judged: check_files.Judged, asked: Asked) -> Iterator[Target]:
+    origin = {
+        first + index: (conversion, converted.role)
+        for first, conversion in judged.pipelines
+        for index, converted in enumerate(conversion.objects)
+    }
+    for index, body in enumerate(judged.pools):
+        pool = check_object.plan(body)
+        if not isinstance(pool, Pool):
+            continue  # its errors were told
+        conversion, role = origin.get(index, (None, None))
+        pipeline = None
+        if conversion is not None and conversion.root is not None:
+            pipeline = training.Pipeline(conversion.root, environment=asked.environment)
+        yield Target(pool=pool, role=role, pipeline=pipeline, conversion=conversion)
+
+
+def _planned(target: Target, asked: Asked) -> Iterator[Planned]:
+    pool = target.pool
+    shape = _shape(pool, asked)
+    for card in asked.cards:
+        if isinstance(shape, NotKnown):
+            yield Planned(pool=pool, role=target.role, card=card, plan=shape)
+            continue
+        request = Request(
+            shape=shape,
+            card=card,
+            version=pool.version,
+            settings=settings.of_argv(pool.argv, pool.version),
+            sequence=asked.sequence or _sequence(target),
+            resident_gib=_resident(target),
+        )
+        shm = shared_memory.size(pool.template, pool.gpus)
+        yield Planned(
+            pool=pool, role=target.role, card=card, plan=engine.plan(request), shared_memory=shm
+        )
+
+
+def _shape(pool: Pool, asked: Asked) -> Shape | NotKnown:
+    model = str(pool.spec.model_args.get("model_name_or_path") or "")
+    config = asked.config or models.config(model)
+    if config is None:
+        return NotKnown(why=texts.PLAN_MODEL.format(model=errors.shown(model)))
+    try:
+        shape = reading.shape(config)
+    except reading.NotKnownError as error:
+        return NotKnown(why=texts.PLAN_CONFIG.format(what=error))
+    since = rules.lacks(pool.version, shape.architecture)
+    if since:
+        lacking = {"version": pool.version, "what": shape.architecture, "since": since}
+        return NotKnown(why=texts.PLAN_VERSION.format(**lacking))
+    return shape
+
+
+def _sequence(target: Target) -> Sequence | None:
+    """As long as the pipeline's may get; of a pool alone only the response is known."""
+    return target.pipeline.sequence() if target.pipeline is not None else None
+
+
+def _resident(target: Target) -> float:
+    """What the other roles on its GPUs keep, if ROLL would put them there."""
+    if target.role is None or target.conversion is None:
+        return 0.0
+    others = roll_roles.overlaps(target.role, target.conversion.roles)
+    return trainer.RESIDENT_GIB * len(others)
+
+
+# --- the whole pipeline
+
+
+def _whole(conversion: Conversion, pools: list[Planned], asked: Asked) -> Whole:
+    assert conversion.root is not None
+    pipeline = training.Pipeline(conversion.root, environment=asked.environment)
+    trainings = [*training.trainings(pipeline, conversion.roles)]
+    names = {converted.role.path for converted in conversion.objects}
+    ours = [found for found in pools if found.role is not None and found.role.path in names]
+    work = training.step(pipeline, conversion.roles)
+    return Whole(
+        roles=conversion.roles,
+        pools=ours,
+        trainings=trainings,
+        cards=asked.cards,
+        per_node=pipeline.number("num_gpus_per_node") or 8,
+        balances=[*_balances(ours, work)],
+    )
+
+
+def _balances(pools: list[Planned], work: balance.Step | None) -> Iterator[plan_report.Balances]:
+    for found in pools:
+        plan = found.plan
+        main = found.role is not None and found.role.name in ("actor_infer", "student_infer")
+        if work is None or not main or isinstance(plan, NotKnown):
+            continue
+        engines = len(found.pool.running)
+        present = balance.now(plan, engines, work)
+        if present is not None:
+            others = balance.better(plan.request, engines, work)
+            yield plan_report.Balances(card=found.card, now=present, better=others)
+
+
+# --- what the command line says
+
+
+def _cards(text: str) -> tuple[Card, ...]:
+    names = [name for name in text.split(",") if name.strip()]
+    found = [(name, cards.parse(name)) for name in names]
+    wrong = [name for name, card in found if card is None]
+    if wrong or not found:
+        shown = errors.shown((wrong or [text])[0])
+        known = ", ".join(cards.CARDS)
+        raise click.BadParameter(
+            texts.PLAN_CARD.format(found=shown, known=known), param_hint="--gpu"
+        )
+    return tuple(card for _, card in found if card is not None)
+
+
+def _length(text: str | None) -> Sequence | None:
+    if text is None:
+        return None
+    parts = text.split("+")
+    good = all(part.isascii() and part.isdecimal() and int(part) < _MOST_TOKENS for part in parts)
+    if len(parts) != 2 or not good or int(parts[0]) + int(parts[1]) == 0:
+        shown = errors.shown(text)
+        raise click.BadParameter(texts.PLAN_SEQUENCE.format(found=shown), param_hint="--sequence")
+    return Sequence(prompt=int(parts[0]), response=int(parts[1]))
+
+
+def _config(file: str | None, model: str | None) -> dict[str, Any] | None:
+    """A config.json of the user's.  Raises :class:`StopError`."""
+    if file is not None and model is not None:
+        raise click.UsageError(texts.PLAN_TWO_CONFIGS)
+    if file is None and model is None:
+        return None
+    path = Path(file) if file is not None else Path(str(model)) / "config.json"
+    mark = Mark(str(path), 1, 1)
+    try:
+        if path.stat().st_size > _MOST_CONFIG:
+            problem = file_errors.TOO_LARGE("", found=texts.PLAN_LARGE, limit="10 MiB")
+            raise findings.stop(mark, problem)
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        detail = error.strerror or "it cannot be read"
+        problem = file_errors.FILE_UNREADABLE("", detail=detail, advice=texts.DO_CONFIG)
+        raise findings.stop(mark, problem) from error
+    except (ValueError, RecursionError) as error:
+        problem = file_errors.FILE_UNREADABLE("", detail="it is no JSON", advice=texts.DO_CONFIG)
+        raise findings.stop(mark, problem) from error
+    if not isinstance(found, dict):
+        problem = file_errors.FILE_UNREADABLE("", detail="it is no map", advice=texts.DO_CONFIG)
+        raise findings.stop(mark, problem)
+    return found
+
+
+# --- the command
+
+
+@click.command("plan")
+@click.argument("file", metavar="FILE")
+@click.option("--gpu", required=True, metavar="CARD[,...]", help="H100-80GB, H200, 141GiB, ...")
+@click.option("--config", metavar="FILE", help="The model's config.json; default: what is known.")
+@click.option("--model", metavar="DIR", help="The model's folder, with its config.json.")
+@click.option("--sequence", metavar="PROMPT+RESPONSE", help="Tokens, e.g. 8192+4096.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@environment
+def command(
+    file: str,
+    gpu: str,
+    config: str | None,
+    model: str | None,
+    sequence: str | None,
+    output: str,
+    env: bool,
+) -> None:
+    """Say whether engines fit GPUs, how many sequences they hold, and which knob to turn.
+
+    FILE holds objects or a ROLL pipeline; - is standard input. No cluster and no GPU is asked:
+    the numbers are SGLang's own rules of the pool's version. Of a pipeline it also says who has
+    which GPUs, what the trainer needs of them as an estimate, and better balances.
+
+    Exit codes: 0 everything fits; 1 something does not, or is not known; 2 errors.
+    """
+    try:
+        asked = Asked(
+            cards=_cards(gpu),
+            config=_config(config, model),
+            sequence=_length(sequence),
+            environment=env,
+        )
+    except StopError as stopped:
+        _tell([*stopped.findings])
+        sys.exit(FAILED)
+    judged = check_files.lint([file], sys.stdin.buffer, Options(environment=env))
+    wrong = [finding for finding in findings.ordered(judged.findings) if finding.is_error]
+    _tell(wrong)
+    if wrong:
+        sys.exit(FAILED)
+    if not judged.pools:
+        tell_notes(judged.notes)
+        sys.exit(NOT_SO)
+    found = report(judged, asked)
+    if output == "json":
+        click.echo(plan_report.as_json(found))
+    else:
+        for line in plan_report.verdicts(found):
+            click.echo(line)
+        from sglang_operator.cli import plan_tables  # rich, which programs need not wait for
+
+        show(plan_tables.tables(found))
+    sys.exit(OK if found.fits else NOT_SO)
+
+
+def _tell(found: list[Finding]) -> None:
+    for finding in found:
+        click.echo(finding.line(), err=True)
