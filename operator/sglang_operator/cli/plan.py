@@ -156,7 +156,7 @@ def _balances(pools: list[Planned], work: balance.Step | None) -> Iterator[plan_
         if work is None or not main or isinstance(plan, NotKnown):
             continue
         engines = len(found.pool.running)
-        present = balance.now(plan, engines, work)
+        present = balance.of(plan, engines, work)
         if present is not None:
             others = balance.better(plan.request, engines, work)
             yield plan_report.Balances(card=found.card, now=present, better=others)

@@ -56,7 +56,7 @@ class Balance:
         return self.engine_gpus * self.engines
 
 
-def now(plan: EnginePlan, engines: int, step: Step) -> Balance | None:
+def of(plan: EnginePlan, engines: int, step: Step) -> Balance | None:
     """The balance as it is; None where the card's speed is not known, or nothing fits."""
     card, at_once = plan.request.card, plan.sequences
     if not card.bandwidth or not card.flops or not at_once:
@@ -103,7 +103,7 @@ def _training(plan: EnginePlan, step: Step) -> float:
 
 def better(request: Request, engines: int, step: Step) -> tuple[Balance, ...]:
     """The two best of other divisions of the same GPUs, if they are better by 5 %."""
-    present = now(engine.plan(request), engines, step)
+    present = of(engine.plan(request), engines, step)
     if present is None:
         return ()
     found = sorted(
@@ -132,6 +132,6 @@ def _others(request: Request, present: Balance, step: Step) -> Iterator[Balance]
                 plan = engine.plan(asked)
                 if verdict.judge(plan).outcome is Outcome.DOES_NOT_FIT:
                     continue
-                balance = now(plan, gpus // tp, step)
+                balance = of(plan, gpus // tp, step)
                 if balance is not None:
                     yield balance

@@ -12,7 +12,7 @@ def asked(**fields):
 
 
 def now(engines=12, step=STEP, **fields):
-    found = balance.now(engine.plan(asked(**fields)), engines, step)
+    found = balance.of(engine.plan(asked(**fields)), engines, step)
     assert found is not None
     return found
 
@@ -41,15 +41,15 @@ def test_more_trainers_train_faster():
 
 def test_what_does_not_fit_or_is_on_an_unknown_card_has_no_balance():
     nothing = engine.plan(request("Qwen2.5-72B-Instruct", sequence=(2048, 4096)))
-    assert balance.now(nothing, 4, STEP) is None
+    assert balance.of(nothing, 4, STEP) is None
     unknown = engine.plan(request("Qwen2.5-7B", cards.parse("80GiB"), sequence=(2048, 4096)))
-    assert balance.now(unknown, 4, STEP) is None
+    assert balance.of(unknown, 4, STEP) is None
     assert balance.better(unknown.request, 4, STEP) == ()
 
 
 def test_others_are_named_only_where_they_are_better():
     start = asked(tp=2, mem_fraction_static=0.7)
-    present = balance.now(engine.plan(start), 12, STEP)
+    present = balance.of(engine.plan(start), 12, STEP)
     found = balance.better(start, 12, STEP)
     assert found
     assert all(other.tokens >= 1.05 * present.tokens for other in found)
