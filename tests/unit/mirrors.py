@@ -109,7 +109,6 @@ COVERED_BY = {
     "kube/paths.py": "controller/test_reconcile.py",
     "kube/salvage.py": "kube/test_decoding.py",
     "memory/shape.py": "memory/test_reading.py",
-    "memory/static_share.py": "memory/test_engine.py",
     "memory/texts.py": "memory/test_verdict.py",
     "memory/towers.py": "memory/test_reading.py",
     "observed/ends.py": "controller/test_reading.py",

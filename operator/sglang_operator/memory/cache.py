@@ -16,7 +16,7 @@ _CONV_BYTES = 2
 _SPARSE_PAGE = 64
 
 _SIZES = {"bfloat16": 2.0, "bf16": 2.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "fp4_e2m1": 1.0}
-FP4 = "fp4_e2m1"
+FP4, FP8 = "fp4_e2m1", "fp8_e4m3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,16 @@ class Cache:
     slots: int  # of state for each sequence that runs
 
 
-def of(rules: Rules, shape: Shape, settings: Settings, dtype: str) -> Cache:
-    """The cache of this model, kept as ``dtype``."""
+def of(rules: Rules, shape: Shape, settings: Settings, dtype: str, *, raw: bool = False) -> Cache:
+    """The cache of this model, kept as ``dtype``.
+
+    ``raw``: sparse attention keeps it without scales, as its kernels of Blackwell do.
+    """
     size = _SIZES.get(dtype, float(shape.dtype_bytes))
     tp, pp = settings.division.attention_tp, settings.division.pp
     layers = -(-shape.cached_layers // pp)
-    cell = _per_token(rules, shape, tp, size, dtype) * layers
+    scaled = rules.sparse_layout and not raw and dtype == FP8
+    cell = _per_token(rules, shape, tp, size, dtype, scaled=scaled) * layers
     ratio = 0.0
     if shape.window is not None:
         ratio = settings.window_ratio
@@ -49,11 +53,13 @@ def of(rules: Rules, shape: Shape, settings: Settings, dtype: str) -> Cache:
     )
 
 
-def _per_token(rules: Rules, shape: Shape, tp: int, size: float, dtype: str) -> float:
+def _per_token(
+    rules: Rules, shape: Shape, tp: int, size: float, dtype: str, *, scaled: bool
+) -> float:
     """Bytes of a token in one layer."""
     fp4 = dtype == FP4 and rules.fp4_cache
     if isinstance(shape.attention, Latent):
-        return _of_latent(rules, shape.attention, size, fp4=fp4)
+        return _of_latent(rules, shape.attention, size, fp4=fp4, scaled=scaled)
     return _of_heads(rules, shape.attention, tp, size, fp4=fp4)
 
 
@@ -66,10 +72,12 @@ def _of_heads(rules: Rules, attention: Heads, tp: int, size: float, *, fp4: bool
     return whole / 2 + kv_heads * attention.head_dim * 2 * size / _SCALE_BLOCK
 
 
-def _of_latent(rules: Rules, latent: Latent, size: float, *, fp4: bool) -> float:
+def _of_latent(rules: Rules, latent: Latent, size: float, *, fp4: bool, scaled: bool) -> float:
     """Not divided by tp: every GPU keeps the same."""
     width = latent.kv_rank + latent.rope_dim
     whole = width * size
+    if scaled and latent.index_dim:
+        whole = latent.kv_rank + latent.kv_rank // _INDEX_BLOCK * 4 + 2 * latent.rope_dim
     if fp4:
         whole = whole / 2 + width // _SCALE_BLOCK * size
     if latent.index_dim and rules.sparse_index:
@@ -112,7 +120,7 @@ def dtype(shape: Shape, settings: Settings, capability: int) -> str:
     given = settings.kv_cache_dtype
     sparse = shape.latent is not None and shape.latent.index_dim
     if given == "auto" and sparse and capability >= 10:
-        return "fp8_e4m3"
+        return FP8
     return given
 
 

@@ -126,7 +126,9 @@ def plan(request: Request) -> EnginePlan:
     found = weights.per_gpu(
         shape, division, kept_as(request), draft=settings.drafts and not settings.draft_path
     )
-    kept = cache.of(row, shape, settings, cache.dtype(shape, settings, card.capability))
+    blackwell = card.capability >= 10
+    dtype = cache.dtype(shape, settings, card.capability)
+    kept = cache.of(row, shape, settings, dtype, raw=blackwell)
     images = row.images_mib / 1024 if shape.tower is not None else 0.0
     available = free * share - found.total / GIB - images
     pools = cache.fit(row, kept, settings, available * GIB, cache.page(shape, settings))

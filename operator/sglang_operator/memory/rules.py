@@ -45,12 +45,11 @@ class Rules:
     graphs_follow_requests: bool = False
     disabled_graphs_reserve: bool = True  # 2 MiB for each sequence, even without graphs
     sparse_index: bool = True  # the indexer's keys of DSA are counted
+    sparse_layout: bool = False  # with fp8, scales and positions in bfloat16 are counted too
     v_head_dim: bool = True  # keys and values may differ in size
     fp4_cache: bool = True
     counts_draft_cache: bool = False  # the cell grows by the draft's layers
     images_mib: int = 0  # kept back from the cache of models that read images
-    # The pool of window layers: of the sizes of heads, or all layers alike.
-    window_by_layers: bool = False
     state_share: bool = True  # states get a share of what is left, not a fixed number
     # Slots of state for each sequence: with radix cache, and more where overlapped.
     state_slots: tuple[int, int] = (3, 0)
@@ -65,7 +64,6 @@ _OLD = {
     "v_head_dim": False,
     "fp4_cache": False,
     "state_share": False,
-    "window_by_layers": True,
 }
 ROWS = (
     _row("0.4.6.post5", share=ShareBy.TABLE, **_OLD),
@@ -77,7 +75,6 @@ ROWS = (
         draft_mib=(6144, 2048),
         v_head_dim=False,
         fp4_cache=False,
-        window_by_layers=True,
     ),
     _row(
         "0.5.5.post3",
@@ -85,7 +82,6 @@ ROWS = (
         draft_mib=(6144, 2048),
         prefill_graphs=PrefillGraphs.QUARTER,
         v_head_dim=False,
-        window_by_layers=True,
     ),
     _row(
         "0.5.6.post2",
@@ -93,14 +89,12 @@ ROWS = (
         draft_mib=(6144, 2048),
         prefill_graphs=PrefillGraphs.QUARTER,
         v_head_dim=False,
-        window_by_layers=True,
     ),
     _row(
         "0.5.7",
         share=ShareBy.FORMULA,
         draft_mib=(6144, 2048),
         prefill_graphs=PrefillGraphs.EIGHTH,
-        window_by_layers=True,
         state_slots=(3, 2),
     ),
     _row(
@@ -128,6 +122,7 @@ ROWS = (
         latent_prefill_tokens=2048,
         deepep_mib=2048,
         disabled_graphs_reserve=False,
+        sparse_layout=True,
         counts_draft_cache=True,
         images_mib=100,
         state_slots=(3, 2),
@@ -142,6 +137,7 @@ ROWS = (
         deepep_mib=2048,
         graphs_follow_requests=True,
         disabled_graphs_reserve=False,
+        sparse_layout=True,
         counts_draft_cache=True,
         images_mib=100,
         state_slots=(3, 2),
