@@ -23,7 +23,6 @@ COVERED_BY = {
     "children/kind.py": "controller/test_child_kinds.py",
     "children/metadata.py": "controller/test_child_kinds.py",
     "children/services.py": "test_addresses.py",
-    "children/trainer_registry.py": "children/test_engine_pod.py",
     "children/weights_lease.py": "test_actions.py",
     "cli/check_files.py": "cli/test_lint.py",
     "cli/check_object.py": "cli/test_lint.py",

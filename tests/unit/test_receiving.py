@@ -16,6 +16,7 @@ from sglang_operator import receiving
 from sglang_operator.client import EngineError as TrainersError
 from sglang_operator.client import calls as calls_module
 from sglang_operator.client.calls import EngineCalls
+from sglang_operator.engine import versions
 from sglang_operator.fleet import answers
 from sglang_operator.fleet.client import EngineClient, EngineRequestError, EngineUnreachableError
 
@@ -39,6 +40,7 @@ FLOODS = {
     ),
 }
 AT_A_TIME = 4
+FEATURES = versions.features(versions.NEWEST_KNOWN)
 PATIENCE = 120.0  # so many bytes take seconds of CPU, and more on a busy machine
 
 
@@ -135,11 +137,11 @@ def test_a_trainer_is_not_held_up_either(kind, monkeypatch):
 
     async def ask(calls: EngineCalls, engine: Any) -> None:
         with pytest.raises(TrainersError) as told:
-            await calls.find(engine, "/model_info")
+            await calls.find(engine)
         assert "in time" not in str(told.value)
 
     async def run(url: str) -> float:
-        engine = SimpleNamespace(rank=0, url=url, instance="i")
+        engine = SimpleNamespace(rank=0, url=url, instance="i", features=FEATURES)
         calls = EngineCalls(None, None)
         try:
             return await _longest(asyncio.gather(*(ask(calls, engine) for _ in range(2))))

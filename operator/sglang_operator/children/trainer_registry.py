@@ -15,7 +15,7 @@ from sglang_operator.children import metadata
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool import registry_size
-from sglang_operator.pool.resolve import Pool
+from sglang_operator.pool.resolve import EngineFacts, Pool
 from sglang_operator.weights.lease_state import Transaction, of_phase
 
 ENGINES_KEY = "engines.json"
@@ -23,6 +23,8 @@ ENGINES_KEY = "engines.json"
 SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
 AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
 FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AREAL_KEY: ",".join}
+
+MOST_UNLISTED = 8  # names: enough to look for the others
 
 
 def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     has no address: these forms know a rank by its place, and one less would move those behind it.
     """
     engines = orjson.dumps(document(pool, plan))
-    addresses = [_address(pool, engine) for engine in plan.engines]
+    addresses = [_address(engine, _facts(pool, plan, engine).port) for engine in plan.engines]
     known = addresses if all(addresses) else []
     renderings = {key: form(known) for key, form in FORMATS.items()}
     if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
@@ -54,20 +56,26 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     ``worldSize`` and ``rankOffset`` follow ROLL's NCCL group: the trainer is rank 0, engine i
     begins at ``1 + i * gpus`` (ROLL roll/distributed/strategy/sglang_strategy.py).
 
+    While a change is rolled out, ``engineVersion`` and ``port`` are those of the spec, and
+    ``revisions`` says what other engines have; no engine may be synced, or put to sleep, that was
+    started in a way that forbids it.  ``unlisted`` are pods of engines that the spec wants no more
+    and that still run.
+
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
     asks.  Empty while that is still to be done.  ``weights.noSync`` says why no trainer may bring
     weights, where that is so: the pool has no gate then, but trainers need none to sync.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
     """
-    current = plan.transaction
+    current, facts = plan.transaction, [_facts(pool, plan, engine) for engine in plan.engines]
+    no_sync = pool.no_sync or next((each.no_sync for each in facts if each.no_sync), "")
     return {
         "pool": pool.owner.name,
         "namespace": pool.owner.namespace,
         "epoch": plan.epoch,
         "engineVersion": str(pool.version),
         "port": pool.spec.network.port,
-        "memorySaver": pool.saves_memory,
+        "memorySaver": all(each.saves_memory for each in (pool.facts, *facts)),
         "worldSize": 1 + len(plan.engines) * pool.gpus,
         "generation": dict(pool.sampling),
         "weights": {
@@ -77,10 +85,72 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
             **_released(plan.restore or current, plan.engines),
             "version": current.version,
             "transaction": current.id if plan.settled else "",
-            **({"noSync": pool.no_sync} if pool.no_sync else {}),
+            **({"noSync": no_sync} if no_sync else {}),
         },
-        "engines": [_engine(pool, engine) for engine in plan.engines],
+        "revisions": _revisions(pool, plan.engines, facts),
+        **({"unlisted": list(plan.unlisted[:MOST_UNLISTED])} if plan.unlisted else {}),
+        "engines": [
+            _engine(pool, engine, each.port)
+            for engine, each in zip(plan.engines, facts, strict=True)
+        ],
     }
+
+
+def _facts(pool: Pool, plan: GatePlan, engine: EngineStatus) -> EngineFacts:
+    """What this engine was started with; of the present revision where that is not known."""
+    if engine.current or engine.leader is None:
+        return pool.facts
+    return plan.revisions.get(engine.leader.revision, pool.facts)
+
+
+def _revisions(
+    pool: Pool, engines: Sequence[EngineStatus], facts: Sequence[EngineFacts]
+) -> dict[str, Any]:
+    """What engines are started with, by revision, and the ranks where that is not the spec's.
+
+    The operator knows by it what engines have that it did not start itself.
+    """
+    found: dict[str, Any] = {pool.revision: _written(pool.facts)}
+    for engine, each in zip(engines, facts, strict=True):
+        if engine.leader is None:
+            continue
+        entry = found.setdefault(engine.leader.revision, _written(each))
+        if each != pool.facts:
+            _extend(entry.setdefault("ranks", []), engine.rank)
+    return found
+
+
+def _extend(ranges: list[list[int]], rank: int) -> None:
+    """Most often a rollout has come as far as some rank: first and last are enough."""
+    if ranges and ranges[-1][1] == rank - 1:
+        ranges[-1][1] = rank
+    else:
+        ranges.append([rank, rank])
+
+
+def _written(facts: EngineFacts) -> dict[str, Any]:
+    return {
+        "engineVersion": facts.version,
+        "port": facts.port,
+        "memorySaver": facts.saves_memory,
+        **({"noSync": facts.no_sync} if facts.no_sync else {}),
+    }
+
+
+def revisions(data: Mapping[str, str]) -> dict[str, EngineFacts]:
+    """What engines were started with, by revision, as far as a registry tells."""
+    try:
+        return {
+            str(revision): EngineFacts(
+                version=str(each["engineVersion"]),
+                port=int(each["port"]),
+                saves_memory=bool(each["memorySaver"]),
+                no_sync=str(each.get("noSync") or ""),
+            )
+            for revision, each in orjson.loads(data[ENGINES_KEY])["revisions"].items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _released(current: Transaction, engines: Iterable[EngineStatus]) -> dict[str, list[str]]:
@@ -105,8 +175,8 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         return None
 
 
-def _engine(pool: Pool, engine: EngineStatus) -> dict[str, Any]:
-    wanted, gate, url = engine.engine, engine.gate, _url(pool, engine)
+def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
+    wanted, gate, url = engine.engine, engine.gate, _url(engine, port)
     is_open = gate is not None and gate.is_open
     return {
         "rank": wanted.rank,
@@ -124,12 +194,11 @@ def _engine(pool: Pool, engine: EngineStatus) -> dict[str, Any]:
     }
 
 
-def _address(pool: Pool, engine: EngineStatus) -> str:
+def _address(engine: EngineStatus, port: int) -> str:
     """host:port; nothing while the engine has no address."""
-    return (_url(pool, engine) or "").removeprefix("http://")
+    return (_url(engine, port) or "").removeprefix("http://")
 
 
-def _url(pool: Pool, engine: EngineStatus) -> str | None:
+def _url(engine: EngineStatus, port: int) -> str | None:
     """Where the engine answers; None while it has no address."""
-    address = engine.ip
-    return questions.url(address, pool.spec.network.port) if address else None
+    return questions.url(engine.ip, port) if engine.ip else None

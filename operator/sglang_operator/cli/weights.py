@@ -79,7 +79,8 @@ class Begin:
         await sync.detach()
         state = pool.lease.seen or Transaction()  # whatever becomes of the API server, it is begun
         assert sync.registry is not None
-        paused = "paused" if pool.features(sync.registry).pause else "not paused"
+        pauses = all(features.pause for features in sync.registry.features.values())
+        paused = "paused" if pauses else "not paused"
         return [
             f"begun: {pool.holder} writes {self.version} until "
             f"{shown(state.renewed + state.duration)}; "

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -28,6 +28,7 @@ GENERATE = "/generate"
 _BY_API_KEY = (GENERATE, "/model_info", "/get_model_info", "/server_info", "/get_server_info")
 MAX_SAID = 500  # characters of an engine's answer in a message
 
+T = TypeVar("T")
 Json = dict[str, Any]
 Payload = Mapping[str, Any] | Callable[[Engine], Mapping[str, Any]]
 
@@ -98,11 +99,12 @@ class EngineCalls:
         answer = _json(text)
         return answer if isinstance(answer, dict) else {}
 
-    async def find(self, engine: Engine, path: str) -> None:
+    async def find(self, engine: Engine) -> None:
         """See that it is an SGLang that answers at an engine's address.  Raises EngineError.
 
-        ``path``: of its model info, which one that has another key may keep to itself.
+        It is asked for its model info, which one that has another key may keep to itself.
         """
+        path = engine.features.model_info_path
         status, text = await self._ask("GET", engine, path, FIND_SECONDS)
         told = _json(text)
         if status not in _GUARDED and not (isinstance(told, dict) and "model_path" in told):
@@ -191,7 +193,7 @@ def _session(most: int, turns: Turns) -> aiohttp.ClientSession:
     )
 
 
-async def together(each: Iterable[Awaitable[Json]]) -> list[Json]:
+async def together(each: Iterable[Awaitable[T]]) -> list[T]:
     """Wait for all; raises the first one's error once every one has ended."""
     answers = await asyncio.gather(*each, return_exceptions=True)
     for answer in answers:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from sglang_operator.api import redaction
 from sglang_operator.client import texts
 
 _MAX_TOLD = 300
@@ -132,5 +131,7 @@ def undone(outcome: object) -> bool:
 def told(error: BaseException | None) -> str:
     """An error as the Lease tells it to others: one line, without the secrets of whoever failed."""
     text = texts.ABORTED.format(kind=type(error).__name__, message=str(error) or "no message")
+    from sglang_operator.api import redaction  # what imports this is quick to import
+
     words = " ".join(text[: 2 * redaction.MARGIN].split())
     return redaction.in_words(words)[:_MAX_TOLD]

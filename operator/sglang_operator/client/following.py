@@ -292,10 +292,10 @@ class Follower:
         def may() -> bool:
             return attempt == self._attempt and self._over(state.id) is None
 
-        calls, features = self._pool.calls, self._pool.features(await self._pool.registry())
+        calls = self._pool.calls
         asleep = [engine.instance] if state.sleeps(engine.instance) else []
-        await pausing.stop(calls, [engine], pausing.ABORT, features, asleep=asleep, allowed=may)
-        if features.begin_end_weight_update:
+        await pausing.stop(calls, [engine], pausing.ABORT, asleep=asleep, allowed=may)
+        if engine.features.begin_end_weight_update:
             await open_session(partial(calls.post, engine, allowed=may))
 
     # --- the fence

@@ -34,7 +34,6 @@ from sglang_operator.weights.lease_state import Phase, Transaction
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
-    from sglang_operator.engine.versions import Features
 
 SETTLE_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 30.0
@@ -93,9 +92,15 @@ async def _note_awake(
     await hold.note(step, patience=patience)
 
 
-def _check(tags: tuple[str, ...], registry: Registry, features: "Features") -> None:
+def _check(tags: tuple[str, ...], registry: Registry) -> None:
     """Raises Unsupported where these engines cannot release this memory."""
-    version, known = registry.engine_version, features.memory_tags
+    for version, features in registry.features.items():
+        _check_tags(tags, features.memory_tags, version)
+    if registry.memory_saver is False:
+        raise Unsupported(texts.NO_MEMORY_SAVER)
+
+
+def _check_tags(tags: tuple[str, ...], known: tuple[str, ...], version: str) -> None:
     named = " and ".join(tags)
     if unknown := [tag for tag in tags if tag not in lease_state.MEMORY_TAGS or tag not in known]:
         apart = not known and set(tags) <= set(lease_state.MEMORY_TAGS)
@@ -109,8 +114,12 @@ def _check(tags: tuple[str, ...], registry: Registry, features: "Features") -> N
             )
     if not known and not set(lease_state.SLEEP_TAGS) <= set(tags):
         raise Unsupported(texts.TAGS_NOT_APART.format(version=version, tags=named))
-    if registry.memory_saver is False:
-        raise Unsupported(texts.NO_MEMORY_SAVER)
+
+
+def _all_listed(registry: Registry) -> None:
+    """Raises NotReady while engines run that no step reaches: whoever sleeps has their memory."""
+    if registry.unlisted:
+        raise NotReady(texts.UNLISTED.format(pods=", ".join(registry.unlisted)))
 
 
 def _named(engines: Sequence[Engine]) -> str:
@@ -215,7 +224,7 @@ class Sleeper:
     ) -> None:
         await self._renewed()
         registry = await self._pool.fresh()
-        _check(tags, registry, self._pool.features(registry))
+        _check(tags, registry)
         await reach(self._pool, registry)
         await self._answering(loading)
         hold, before = await self._take(tags)
@@ -223,6 +232,7 @@ class Sleeper:
             slept = await self._put_to_sleep(hold, before, tags, settle, timeout)
             await self._rest(hold)
         registry = await self._pool.fresh()
+        _all_listed(registry)
         if left := [e for e in registry.engines if e.runs and e.instance not in slept]:
             raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=_named(left)))
 
@@ -238,21 +248,15 @@ class Sleeper:
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
         engines = [engine for engine in registry.engines if engine.runs]
-        calls, features, asleep = self._pool.calls, self._pool.features(registry), before.asleep
         self._pausing = True
-        if features.pause:
-            whole = before.intact or before.untouched
-            await pausing.stop(
-                calls,
-                engines,
-                pausing.ABORT,
-                features,
-                asleep=asleep,
-                whole=whole,
-                allowed=hold.alive,
-            )
-        else:
-            await pausing.drain(calls, (e for e in engines if e.instance not in asleep))
+        await pausing.stop(
+            self._pool.calls,
+            engines,
+            pausing.ABORT,
+            asleep=before.asleep,
+            whole=before.intact or before.untouched,
+            allowed=hold.alive,
+        )
         self._pausing = False
         await self._pool.to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
         return {engine.instance for engine in engines}
@@ -267,15 +271,15 @@ class Sleeper:
         deadline = time.monotonic() + timeout
         while True:
             registry = await self._pool.fresh()
-            path = self._pool.features(registry).model_info_path
             asked = [engine for engine in registry.engines if engine.runs and not engine.up]
             outcomes = await asyncio.gather(
-                *(self._pool.calls.find(engine, path) for engine in asked), return_exceptions=True
+                *(self._pool.calls.find(engine) for engine in asked), return_exceptions=True
             )
             silent = [e for e, outcome in zip(asked, outcomes, strict=True) if outcome is not None]
-            if not silent:
+            if not (silent or registry.unlisted):
                 return
             if time.monotonic() > deadline:
+                _all_listed(registry)
                 words = texts.NOT_TO_SLEEP.format(engines=_named(silent), seconds=timeout)
                 raise NotReady(words)
             await asyncio.sleep(ANSWER_SECONDS)
@@ -321,18 +325,17 @@ class Sleeper:
 
         One that sleeps already has nothing left to flush.
         """
-        calls, features = self._pool.calls, self._pool.features(await self._pool.registry())
-        quick = pausing.ends_quickly(pausing.ABORT, features)
+        calls = self._pool.calls
         try:
             if not before.sleeps(engine.instance):
                 await pausing.drain(
                     calls,
                     [engine],
-                    aborts=quick,
+                    mode=pausing.ABORT,
                     whole=before.intact or before.untouched,
                     allowed=hold.alive,
                 )
-            elif quick:
+            elif pausing.ends_quickly(pausing.ABORT, engine.features):
                 await pausing.abort(calls, [engine], hold.alive)
         except EngineError as error:
             error.sent = False  # the release: whatever became of the flush, memory is there
@@ -412,9 +415,9 @@ class Sleeper:
     ) -> Transaction:
         registry, reached = await self._seen(hold, state, tags)
         awake = set(state.released) <= set(tags)
-        if awake and state.intact and self._pool.features(registry).pause:
+        goes_on = [e for e in _going_on(registry, state, reached) if e.features.pause]
+        if awake and state.intact and goes_on:
             await hold.renew()
-            goes_on = _going_on(registry, state, reached)
             await self._pool.calls.post_all(
                 goes_on, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
             )

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
+from sglang_operator.client.calls import together
 from sglang_operator.client.errors import EngineError, Unsupported
-from sglang_operator.client.registry import Engine
+from sglang_operator.client.registry import Engine, alike
 from sglang_operator.sending import Allowed
 from sglang_operator.weights.lease_state import LEASE_SECONDS
 
@@ -81,7 +82,6 @@ async def stop(
     calls: "EngineCalls",
     engines: Sequence[Engine],
     mode: str | None,
-    features: "Features",
     *,
     asleep: Collection[str | None] = (),
     whole: bool = False,
@@ -98,33 +98,51 @@ async def stop(
     awake = [engine for engine in engines if engine.instance not in asleep]
     if mode is None:
         await drain(calls, awake, limit=UNPAUSED_SECONDS, allowed=allowed)
-        if not features.pause:
-            return
-    quick = ends_quickly(mode, features)
-    sent = {"mode": RETRACT if quick else mode or ABORT}
-    await calls.post_all(engines, "/pause_generation", sent, allowed=allowed)
+    pauses = [engine for engine in engines if engine.features.pause]
+    quick = [engine for engine in pauses if ends_quickly(mode, engine.features)]
+
+    def sent(engine: Engine) -> dict[str, str]:
+        return {"mode": RETRACT if engine in quick else mode or ABORT}
+
+    await calls.post_all(pauses, "/pause_generation", sent, allowed=allowed)
     if quick:
-        await abort(calls, engines, allowed)
-    await drain(calls, awake, aborts=quick, whole=whole, allowed=allowed)
+        await abort(calls, quick, allowed)
+    left = awake if mode is not None else [engine for engine in awake if engine in pauses]
+    await drain(calls, left, mode=mode, whole=whole, allowed=allowed)
 
 
 async def drain(
     calls: "EngineCalls",
     engines: Iterable[Engine],
     *,
-    aborts: bool = False,
+    mode: str | None = RETRACT,
     whole: bool = False,
     limit: float | None = None,
     allowed: Allowed | None = None,
 ) -> None:
     """Empty the caches; raises EngineError for one that is still busy after ``limit`` seconds.
 
-    ``aborts``: what comes late is ended too, because it was on its way when the pause began: the
-    samples of a request with ``n`` > 1 follow its prompt, and ask for no pause any more.
+    ``mode``: that of the pause.  Where it ends requests, what comes late is ended too, because it
+    was on its way when the pause began: the samples of a request with ``n`` > 1 follow its prompt,
+    and ask for no pause any more.
     ``whole``: see ``stop``.  Of other weights nothing may be answered, and who runs on answers
     what waits for the end of the pause.
     """
     limit = IDLE_SECONDS if limit is None else limit
+    await together(
+        _drain(calls, some, ends_quickly(mode, features), whole, limit, allowed)
+        for features, some in alike(engines)
+    )
+
+
+async def _drain(
+    calls: "EngineCalls",
+    engines: Sequence[Engine],
+    aborts: bool,
+    whole: bool,
+    limit: float,
+    allowed: Allowed | None,
+) -> None:
     busy = list(engines)
     if aborts and whole:
         busy = await _flush_all(calls, busy, aborts, QUICK_SECONDS, allowed)

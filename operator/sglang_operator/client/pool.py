@@ -24,7 +24,6 @@ from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
-from sglang_operator.engine import versions
 from sglang_operator.sending import Allowed
 from sglang_operator.weights import lease_state, steps
 
@@ -362,10 +361,6 @@ class AsyncPool:
         return steps.Trainer(
             holder=self.holder, transaction=secrets.token_hex(6), duration=duration
         )
-
-    def features(self, registry: Registry) -> versions.Features:
-        """What the engines' version can do."""
-        return versions.features(versions.parse(registry.engine_version))
 
     async def release_memory(
         self, engines: Iterable[Engine], tags: list[str], allowed: Allowed | None = None

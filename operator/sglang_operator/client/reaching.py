@@ -22,11 +22,10 @@ ENDED_SECONDS = 2.0
 
 async def reach(pool: "AsyncPool", registry: Registry, words: str = texts.UNREACHED) -> None:
     """Raises NotReady, or StaleEpoch if an engine does not answer because it has ended."""
-    path = pool.features(registry).model_info_path
     calls = pool.calls
     asked = [e for e in registry.engines if e.up and calls.silent(e) > LATELY_SECONDS]
     outcomes = await asyncio.gather(
-        *(calls.find(engine, path) for engine in asked), return_exceptions=True
+        *(calls.find(engine) for engine in asked), return_exceptions=True
     )
     failed = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
     for outcome in outcomes:

@@ -1,6 +1,7 @@
 """The registry ``<pool>-engines``, read: every engine by rank, and the NCCL plan over them."""
 
 import dataclasses
+import functools
 import json
 import secrets
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,12 @@ class Engine:
     instance: str | None
     gate: str | None  # Open, Closed; None in a pool without gates
     version: str | None  # that its gate was opened with
+    engine_version: str  # of its SGLang
+
+    @property
+    def features(self) -> versions.Features:
+        """What its version of SGLang can do."""
+        return _features(self.engine_version)
 
     @property
     def up(self) -> bool:
@@ -47,6 +54,19 @@ class Engine:
     def runs(self) -> bool:
         """It has a process, up or not: that holds GPU memory."""
         return self.state not in _NO_PROCESS and self.url is not None and self.instance is not None
+
+
+@functools.cache
+def _features(engine_version: str) -> versions.Features:
+    return versions.features(versions.parse(engine_version))
+
+
+def alike(engines: Iterable[Engine]) -> list[tuple[versions.Features, list[Engine]]]:
+    """Engines by what they can do: while a pool goes to another version it has both."""
+    found: dict[versions.Features, list[Engine]] = {}
+    for engine in engines:
+        found.setdefault(engine.features, []).append(engine)
+    return list(found.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +87,19 @@ class Registry:
     pool: str
     namespace: str
     epoch: str
-    engine_version: str
+    engine_version: str  # of the spec; while that is rolled out, engines have others too
     world_size: int
     generation: Mapping[str, Any] = field(default_factory=dict)
     weights: Gates = Gates()
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
+    unlisted: tuple[str, ...] = ()  # pods that run engines which are wanted no more
     resource_version: int = 0
+
+    @property
+    def features(self) -> dict[str, versions.Features]:
+        """What each version of SGLang can do that its engines run."""
+        return {each.engine_version: each.features for each in self.engines}
 
     def of(self, engines: Iterable[Engine]) -> "Registry":
         """The same with those engines only."""
@@ -125,7 +151,7 @@ class Registry:
         a name of its own, because torch keeps names for the life of a process.
         """
         self.require_up()
-        if not versions.features(versions.parse(self.engine_version)).destroy_group:
+        if not all(engine.features.destroy_group for engine in self.engines):
             group_name = f"{group_name}-{secrets.token_hex(4)}"
         return NcclPlan(
             epoch=self.epoch,
@@ -171,16 +197,20 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
     metadata = config_map.get("metadata") or {}
     try:
         document = json.loads((config_map.get("data") or {})[_CONFIG_KEY])
+        current, earlier = document["engineVersion"], _earlier(document.get("revisions") or {})
         return Registry(
             pool=document["pool"],
             namespace=document["namespace"],
             epoch=document["epoch"],
-            engine_version=document["engineVersion"],
+            engine_version=current,
             world_size=document["worldSize"],
             generation=document.get("generation") or {},
             weights=_gates(document.get("weights") or {}),
             memory_saver=document.get("memorySaver"),
-            engines=tuple(_engine(item) for item in document["engines"]),
+            engines=tuple(
+                _engine(item, earlier.get(item["rank"], current)) for item in document["engines"]
+            ),
+            unlisted=tuple(document.get("unlisted") or ()),
             resource_version=int(metadata.get("resourceVersion") or 0),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -201,7 +231,17 @@ def _gates(section: Mapping[str, Any]) -> Gates:
     )
 
 
-def _engine(item: Mapping[str, Any]) -> Engine:
+def _earlier(revisions: Mapping[str, Any]) -> dict[int, str]:
+    """The version of SGLang by rank, where an engine has that of an earlier spec."""
+    return {
+        rank: each["engineVersion"]
+        for each in revisions.values()
+        for first, last in each.get("ranks", ())
+        for rank in range(first, last + 1)
+    }
+
+
+def _engine(item: Mapping[str, Any], engine_version: str) -> Engine:
     return Engine(
         rank=item["rank"],
         engine=item["engine"],
@@ -215,6 +255,7 @@ def _engine(item: Mapping[str, Any]) -> Engine:
         instance=item.get("instance"),
         gate=item.get("gate"),
         version=item.get("version"),
+        engine_version=engine_version,
     )
 
 

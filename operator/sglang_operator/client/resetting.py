@@ -27,6 +27,7 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.lease import RECOVERY_SECONDS, LeaseObservation
 from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.client.updates import end_session
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import lease_state
 from sglang_operator.weights import reset as weights_reset
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 REST_PATIENCE = 2.0
-_NO_SESSION = "no weight-update session is open"  # SGLang's words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,9 @@ async def reset(
 ) -> tuple[Left, ...]:
     """See ``AsyncPool.reset``."""
     registry = await pool.fresh()
-    if not pool.features(registry).destroy_group:
-        version = registry.engine_version
-        raise Unsupported(texts.RESET_VERSION.format(version=version, pool=pool.name))
+    for version, features in registry.features.items():
+        if not features.destroy_group:
+            raise Unsupported(texts.RESET_VERSION.format(version=version, pool=pool.name))
     if not any(engine.runs for engine in registry.engines):
         raise NotReady(texts.RESET_NONE)
     await _reached(pool, registry)
@@ -68,10 +68,9 @@ async def reset(
 
 async def _reached(pool: "AsyncPool", registry: Registry) -> None:
     """Raises NotReady, before anything is taken, if no engine can be reached from here."""
-    path = pool.features(registry).model_info_path
     engines = [engine for engine in registry.engines if engine.runs]
     found = await asyncio.gather(
-        *(pool.calls.find(engine, path) for engine in engines), return_exceptions=True
+        *(pool.calls.find(engine) for engine in engines), return_exceptions=True
     )
     errors = [each for each in found if isinstance(each, BaseException)]
     if len(errors) == len(engines):
@@ -149,16 +148,15 @@ class _Reset:
         return Left(engine=engine, groups=tuple(found), session=session)
 
     async def _end_session(self, engine: Engine) -> bool:
-        if not self._pool.features(self._registry).begin_end_weight_update:
+        if not engine.features.begin_end_weight_update:
             return False
-        path, limit, may = "/end_weight_update", RECOVERY_SECONDS, self._hold.alive
-        try:
-            await self._pool.calls.post(engine, path, {}, timeout=limit, allowed=may)
-        except EngineError as error:
-            if _NO_SESSION not in error.said:
-                raise
-            return False
-        return True
+        calls, may = self._pool.calls, self._hold.alive
+
+        async def post(path: str, payload: Json, *, timeout: float | None) -> Json:
+            limit = RECOVERY_SECONDS
+            return await calls.post(engine, path, payload, timeout=limit, allowed=may)
+
+        return await end_session(post)
 
     async def _judged(self, outcomes: Sequence[Left | BaseException]) -> tuple[Left, ...]:
         """What became of each; raises for one that lives on, and did not do what it was told.

@@ -144,7 +144,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
     async def _compare(self, registry: Registry) -> None:
         """Tell in what the pool differs from what ROLL's file says of it."""
-        path = self.pool.features(registry).server_info_path
+        path = self.engine.features.server_info_path
         try:
             found = await self.pool.calls.get(self.engine, path)
         except EngineError as error:

@@ -104,8 +104,13 @@ def unsupported(worker: Any, registry: Registry) -> str:
     """What of this worker's config these engines cannot do; "" if there is nothing."""
     if refused := refusal(worker):
         return refused
-    version = registry.engine_version
-    features = versions.features(versions.parse(version))
+    wanted = registry.engine_version
+    spec = {wanted: versions.features(versions.parse(wanted))}
+    found = (_lacks(worker, registry, *each) for each in (spec | registry.features).items())
+    return next(filter(None, found), "")
+
+
+def _lacks(worker: Any, registry: Registry, version: str, features: versions.Features) -> str:
     if replays(worker) and not features.routed_experts_as_text:
         return texts.ROLL_REPLAY.format(version=version)
     frequency = _update_frequency(worker)

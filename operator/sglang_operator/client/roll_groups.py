@@ -58,7 +58,7 @@ class RollGroups:
         name, calls = payload["group_name"], self._pool.calls
         post = partial(calls.post, allowed=self._forming.alive)
         with self._pool.groups.joining(name, [engine]):
-            if self._pool.features(await self._pool.registry()).destroy_group:
+            if engine.features.destroy_group:
                 await groups.leave(post, engine, name)  # of a trainer that is gone
                 await self._forming.claim(HELD_SECONDS, own=True)  # that may have taken its time
             await post(engine, groups.JOIN, payload, timeout=None)
@@ -76,10 +76,9 @@ class RollGroups:
             registry = await self._pool.wait_ready(READY_SECONDS)
             if changes((engine,), registry):
                 return  # with its process
-            features = self._pool.features(registry)
             try:
-                await self._pool.calls.find(engine, features.model_info_path)
-                await self._leave(engine, names if features.destroy_group else ())
+                await self._pool.calls.find(engine)
+                await self._leave(engine, names if engine.features.destroy_group else ())
                 return
             except EngineError as error:
                 if 0 < error.status < 500:

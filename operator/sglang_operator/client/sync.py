@@ -20,7 +20,7 @@ continues its engines, the Lease expires, and the operator closes the gates.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -123,7 +123,8 @@ class AsyncSync(Updates):
             words = texts.STALE_BEFORE.format(given=self._given_epoch, epoch=registry.epoch)
             raise StaleEpoch(words)
         self.registry, self.engines = registry, registry.engines
-        pausing.check(self._options.pause, self._features, registry.engine_version)
+        for version, features in registry.features.items():
+            pausing.check(self._options.pause, features, version)
         await reach(self._pool, registry)
         try:
             self._state = await self._take(registry)
@@ -172,22 +173,23 @@ class AsyncSync(Updates):
             await self._guarded(self._settled())
             await self.end_weight_update()
             await self._resume(set(self._state.released))
-            if self._options.label and self._features.weight_version_flag:
+            if self._options.label:
                 payload = {"new_version": self.version, "abort_all_requests": False}
-                await self.call("/update_weight_version", payload)
+                names_it = [e for e in self.engines if e.features.weight_version_flag]
+                await self._call(names_it, "/update_weight_version", payload)
             # The trainer may have let something run in between: the commit vouches for caches too.
             # What runs for a moment now has the new weights, and their name.
             calls, mode, may = self._pool.calls, self._options.pause, self._may_write
-            quick = pausing.ends_quickly(mode, self._features)
-            drained = pausing.drain(calls, self.engines, aborts=quick, whole=True, allowed=may)
+            drained = pausing.drain(calls, self.engines, mode=mode, whole=True, allowed=may)
             await self._guarded(drained)
             assert self._hold is not None
             # The Lease is asked, not only the clock: another may hold it already.  It cannot be the
             # commit that asks: others would hold the Lease while these engines are let go on.
             self._unopposed(await self._guarded(self._hold.renew()))
             self._writes.vouch(self._mine())
-            if self._features.pause:  # however it came: a sleep or an abort before pauses them too
-                await self.call("/continue_generation", {}, timeout=self._hold.left())
+            # However the pause came: a sleep or an abort before pauses them too.
+            goes_on = [engine for engine in self.engines if engine.features.pause]
+            await self._call(goes_on, "/continue_generation", {}, timeout=self._hold.left())
             await self._guarded(self._commit())
         except BaseException as error:
             await self.abort(told(error))
@@ -235,6 +237,7 @@ class AsyncSync(Updates):
         """
         try:
             await self._guarded(self._writes.settled())
+            await self.end_weight_update()  # the process that goes on knows nothing of it
             assert self._hold is not None
             await self._guarded(self._hold.rest(patience=PATIENCE))
         except BaseException as error:
@@ -439,9 +442,19 @@ class AsyncSync(Updates):
         ``timeout`` in seconds, None for none.  Answers are by rank.  Raises EngineError,
         StaleEpoch, Expired.
         """
+        return await self._call(self.engines, path, payload, timeout=timeout)
+
+    async def _call(
+        self,
+        engines: Sequence[Engine],
+        path: str,
+        payload: Payload,
+        *,
+        timeout: float | None = CONTROL_SECONDS,
+    ) -> list[Json]:
         self.check()
-        with self._writes.update(path, payload, self.engines):
-            bodies = [(e, payload(e) if callable(payload) else payload) for e in self.engines]
+        with self._writes.update(path, payload, engines):
+            bodies = [(e, payload(e) if callable(payload) else payload) for e in engines]
             each = (self._post(engine, path, body, timeout) for engine, body in bodies)
             return await self._guarded(together(each))
 
@@ -472,14 +485,13 @@ class AsyncSync(Updates):
         """No request runs any more, and no engine has a cache of the old weights."""
         calls, mode, may = self._pool.calls, self._options.pause, self._may_write
         mine, asleep, whole = self._mine(), self._state.asleep, self._before.untouched
-        stopped = pausing.stop(
-            calls, mine, mode, self._features, asleep=asleep, whole=whole, allowed=may
-        )
+        stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=whole, allowed=may)
         await self._guarded(stopped)
 
     async def _resume(self, tags: set[str]) -> None:
         """Resume memory that a sleep released: weights before, the rest after the update."""
-        if tags and not self._features.memory_tags:  # it resumes everything, whatever it is told
+        # One without tags resumes everything, whatever it is told.
+        if tags and not all(engine.features.memory_tags for engine in self.engines):
             tags = set(self._state.released)
         if tags and self._hold is not None:
             self._state = await self._pool.to_its_end(self._resumed(self._hold, tags))

@@ -198,6 +198,10 @@ TAGS_NOT_APART = (
     "SGLang {version} releases weights and KV cache together, so that {tags} alone cannot be "
     "released; name both"
 )
+UNLISTED = (
+    "engines that the spec wants no more still run, and hold their memory: pods {pods}; wait for "
+    "the rollout, or let it go on (kubectl sglang rollout), and sleep then"
+)
 NO_MEMORY_SAVER = (
     "the engines cannot release memory: enable_memory_saver is not set. SGLang would answer 200 "
     "and free nothing; set it in strategy_config, e.g. enable_memory_saver: true"

@@ -7,7 +7,7 @@ whole.  The end of the sync labels all engines at once.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +17,6 @@ from sglang_operator.client.errors import EngineError
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
-from sglang_operator.engine.versions import Features
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights.lease_state import Transaction
 
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SESSION_OPEN = "already open"  # SGLang managers/scheduler_components/weight_updater.py
+# SGLang managers/scheduler_components/weight_updater.py
+_SESSION_OPEN = "already open"
+NO_SESSION = "no weight-update session is open"
 
 
 async def open_session(post: Callable[..., Awaitable[Json]]) -> Json:
@@ -44,6 +45,20 @@ async def open_session(post: Callable[..., Awaitable[Json]]) -> Json:
         with contextlib.suppress(EngineError):
             await post("/end_weight_update", {}, timeout=None)
         return await post("/begin_weight_update", {})
+
+
+async def end_session(post: Callable[..., Awaitable[Json]]) -> bool:
+    """End SGLang's session at one engine, whoever opened it; whether one was open.
+
+    While one is, weights stand in the form in which they are loaded, and answers are wrong.
+    """
+    try:
+        await post("/end_weight_update", {}, timeout=None)
+    except EngineError as error:
+        if NO_SESSION not in error.said:
+            raise
+        return False
+    return True
 
 
 class Updates(ABC):
@@ -87,12 +102,6 @@ class Updates(ABC):
     async def _guarded(self, awaitable: Awaitable[T]) -> T:
         """Await it, unless the sync is lost before."""
 
-    @property
-    def _features(self) -> Features:
-        """What the engines' version can do."""
-        assert self.registry is not None
-        return self._pool.features(self.registry)
-
     def nccl_plan(self, master_address: str, master_port: int, **options: Any) -> NcclPlan:
         """As ``Registry.nccl_plan``, over the engines of this sync."""
         assert self.registry is not None
@@ -109,8 +118,8 @@ class Updates(ABC):
         name, join = plan.group_name, groups.JOIN
         await self._guarded(self._claim())
         with self._pool.groups.joining(name, self.engines):
-            if self._features.destroy_group:
-                await asyncio.gather(*(groups.leave(self.call_one, e, name) for e in self.engines))
+            leaves = [engine for engine in self.engines if engine.features.destroy_group]
+            await asyncio.gather(*(groups.leave(self.call_one, e, name) for e in leaves))
             await self.call(join, lambda e: plan.payload(e.rank), timeout=timeout)
 
     async def destroy_weights_update_group(self, group_name: str) -> None:
@@ -207,6 +216,7 @@ class Updates(ABC):
         ends an engine here.  Before 0.5.7 SGLang does not know the field, and ignores it.
         """
         with self._writes.update(WHOLE, path, self.engines):
+            await self.end_weight_update()  # one that was torn would pack what the load has packed
             payload = {
                 "model_path": given.path(path),
                 "load_format": load_format,
@@ -217,17 +227,18 @@ class Updates(ABC):
 
     async def begin_weight_update(self) -> None:
         """Open SGLang's session for buckets, where the version has one; else nothing."""
-        if self._features.begin_end_weight_update:
-            async with self._opening:  # buckets that are sent at once share one session
-                if not self._session_open:
-                    await self._open()
-                    self._session_open = True
-
-    async def _open(self) -> None:
-        await together(open_session(partial(self.call_one, each)) for each in self._mine())
+        async with self._opening:  # buckets that are sent at once share one session
+            if not self._session_open:
+                have_one = _with_session(self._mine())
+                await together(open_session(partial(self.call_one, each)) for each in have_one)
+                self._session_open = True
 
     async def end_weight_update(self) -> None:
-        """Close the session, if one is open; the end of the sync does it by itself."""
-        if self._session_open:
-            await self.call("/end_weight_update", {}, timeout=None)
-            self._session_open = False
+        """Close the session, whoever opened it; the end of the sync does it by itself."""
+        have_one = _with_session(self.engines)
+        await together(end_session(partial(self.call_one, each)) for each in have_one)
+        self._session_open = False
+
+
+def _with_session(engines: Iterable[Engine]) -> list[Engine]:
+    return [engine for engine in engines if engine.features.begin_end_weight_update]

@@ -24,9 +24,9 @@ from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
 from sglang_operator.gates import decide
 from sglang_operator.kube.errors import ApiError
-from sglang_operator.observed.model import ObservedChild, PodEvent
+from sglang_operator.observed.model import ObservedChild, ObservedPod, PodEvent
 from sglang_operator.observed.wire import CustomResource
-from sglang_operator.pool.resolve import Pool, Refused
+from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
 from sglang_operator.status.compute import Trouble
@@ -50,6 +50,7 @@ PROVEN_SECONDS = 10.0
 MANY_COMING = 50
 NEW_SECONDS = 30.0
 _ANY = PoolKey("", "")
+LATEST_REVISIONS = 4
 FEW_VANISHED = 8  # pods that vanish within an hour; or twice the engines, if they are more
 
 
@@ -116,6 +117,8 @@ class Memory:
     rewrites: Rewrites = field(default_factory=Rewrites)
     stepped_at: float = float("-inf")  # the last own step in the Lease
     said: Transaction | None = None  # what the weights Lease said last
+    # What engines of each revision are started with; None: the registry has not been read yet.
+    revisions: dict[str, EngineFacts] | None = None
     awaited: decide.TrainerSignal = field(default_factory=decide.TrainerSignal)  # last published
 
     def waits_for_pods(self, coming: int, *, creating: bool) -> float:
@@ -148,6 +151,27 @@ class Memory:
         if told is not None and told.whole and told.owner == self.uid:
             said = trainer_registry.last_said(told.body.get("data") or {})
         return said or stored.said_of(pool.status)
+
+    def known_revisions(
+        self, children: Mapping[tuple[str, str], ObservedChild], pool: str
+    ) -> dict[str, EngineFacts]:
+        """What engines were started with, by revision, also before this process began."""
+        if self.revisions is None:
+            told = children.get((kinds.REGISTRY.kind, names.registry_name(pool)))
+            ours = told is not None and told.whole and told.owner == self.uid
+            data = told.body.get("data") or {} if told is not None and ours else {}
+            self.revisions = trainer_registry.revisions(data)
+        return dict(self.revisions)
+
+    def note_revisions(self, pool: Pool, pods: Iterable[ObservedPod]) -> None:
+        """Engines are started, or were tuned, as the pool is now; the rest is as it was.
+
+        What no pod has is forgotten, but for the latest: their pods may be on their way.
+        """
+        now = dict.fromkeys((*sorted(pool.accepted), pool.revision), pool.facts)
+        before = {k: v for k, v in (self.revisions or {}).items() if k not in now}
+        known = {pod.revision for pod in pods} | set(list(before)[-LATEST_REVISIONS:])
+        self.revisions = {k: v for k, v in before.items() if k in known} | now
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

@@ -78,6 +78,7 @@ class Observer:
             children=children,
             absent_kinds=absent,
             said=memory.last_said(children, record),
+            revisions=memory.known_revisions(children, key.name),
             reports=self._asker.reports(key, at),
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,

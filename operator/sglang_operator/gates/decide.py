@@ -11,7 +11,7 @@ engines that it covered.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
-from sglang_operator.pool.resolve import Owner
+from sglang_operator.pool.resolve import EngineFacts, Owner
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction, read
 
@@ -75,6 +75,10 @@ class GatePlan:
     recovery: LeaseStep | None = None
     recoveries: tuple[Recover, ...] = ()  # by what stands in the Lease
     wake_at: float | None = None
+    # What engines of earlier revisions were started with: they are synced like the others.
+    revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
+    # Pods of engines that run and are wanted no more: they hold GPU memory, and have no rank.
+    unlisted: tuple[str, ...] = ()
 
     @cached_property
     def epoch(self) -> str:
@@ -154,7 +158,15 @@ def decide(
     plan = _decide(owner, policy, engines, observed, now, operator)
     strays = (_closed(pod, ASIDE, texts.GATE_ASIDE) for pod in observed.aside)
     gates = (*plan.gates, *(change for change in strays if change is not None))
-    return replace(plan, gates=gates, reached=observed.reached)
+    listed = {member.uid for engine in engines for member in engine.members}
+    unlisted = (pod.name for pod in observed.pods if pod.engine_runs and pod.uid not in listed)
+    return replace(
+        plan,
+        gates=gates,
+        reached=observed.reached,
+        revisions=observed.revisions,
+        unlisted=tuple(sorted(unlisted)),
+    )
 
 
 def _decide(

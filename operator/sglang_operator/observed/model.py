@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
+from sglang_operator.pool.model import EngineFacts
 from sglang_operator.weights.lease_state import Transaction
 
 INSTANCE_DIGITS = 8
@@ -400,6 +401,8 @@ class Observed:
     refused_revision: str = ""
     # Nobody knows whether it would take one: one engine goes for it, to see.
     doubted_revision: str = ""
+    # What engines of earlier revisions were started with, as far as that is known.
+    revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
 
     @property
     def crowded(self) -> Mapping[EngineName, Sequence[str]]:

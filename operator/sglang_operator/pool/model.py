@@ -33,6 +33,16 @@ class Engine:
     pods: int = 1  # that it runs in
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineFacts:
+    """What a trainer has to know of engines of one revision: it is fixed as they start."""
+
+    version: str  # of SGLang
+    port: int
+    saves_memory: bool  # they can release their memory
+    no_sync: str = ""  # why no trainer may sync them; empty: it may
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """A pool that can be run."""
@@ -64,6 +74,16 @@ class Pool:
     def saves_memory(self) -> bool:
         """Whether its engines can release their memory."""
         return arguments.MEMORY_SAVER in self.argv
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What a trainer has to know of the engines of its present revision."""
+        return EngineFacts(
+            version=str(self.version),
+            port=self.spec.network.port,
+            saves_memory=self.saves_memory,
+            no_sync=self.no_sync,
+        )
 
     @property
     def argv(self) -> tuple[str, ...]:

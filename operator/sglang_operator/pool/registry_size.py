@@ -23,7 +23,7 @@ _ENTRY = len(
     '{"rank":9999,"engine":"","devices":[],"gpus":,"rankOffset":,"state":"InService",'
     '"pod":"-","podIP":"","url":"","instance":"01234567","gate":"Open","version":""},'
 )
-_HEAD = 1024  # what stands once, without the generation defaults
+_HEAD = 2048  # what stands once, without the generation defaults
 
 
 def most(

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from sglang_operator.api import names
 from sglang_operator.client.credentials import Credentials
+from sglang_operator.engine import versions
 from sglang_operator.weights import anew as weights_anew
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
@@ -46,6 +47,7 @@ class FakeEngine:
     paused: bool = False
     released: set[str] = field(default_factory=set)
     strict: bool = False  # dies of being woken twice, as SGLang does
+    version: str = ""  # of its SGLang, where that is not the spec's
     sessions: bool = False  # updates need one
     session: bool = False
     groups: set[str] | None = None  # process groups that it is in; None: nobody minds
@@ -130,6 +132,7 @@ class FakeEngine:
 
     def _generate(self, payload: Json) -> tuple[int, Any]:
         assert not self.paused and not self.released
+        assert not self.session, "its weights stand in the form in which they are loaded"
         one: Json = {
             "output_ids": [7, 8],
             "meta_info": {
@@ -177,6 +180,7 @@ class FakePool:
         self.gate = gate
         self.memory_saver: bool | None = None
         self.no_sync = ""
+        self.unlisted: list[str] = []
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
         self.looked: list[int] = []  # engines that were asked what they are
@@ -356,6 +360,17 @@ class FakePool:
                 "transaction": self._acted,
                 "noSync": self.no_sync,
             },
+            "revisions": {
+                f"of-{engine.rank}": {
+                    "engineVersion": engine.version,
+                    "port": 30000,
+                    "memorySaver": True,
+                    "ranks": [[engine.rank, engine.rank]],
+                }
+                for engine in self.engines
+                if engine.version
+            },
+            "unlisted": self.unlisted,
             "engines": [self._entry(engine) for engine in self.engines],
         }
         return {
@@ -438,7 +453,8 @@ class FakePool:
             answers = asyncio.get_running_loop().time() + self.slow
             while self.slow and asyncio.get_running_loop().time() < answers:
                 await asyncio.sleep(0.01)
-            if self.strangers:
+            version = versions.parse(self.engines[rank].version or self.version)
+            if self.strangers or request.path != versions.features(version).model_info_path:
                 raise web.HTTPNotFound(text="404 page not found")
             return web.json_response({"model_path": "Qwen/Qwen2.5-7B-Instruct"})
 

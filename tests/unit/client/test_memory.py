@@ -338,7 +338,8 @@ def test_a_sleeper_whose_run_is_not_told_for_a_moment_is_woken_too(world, pool, 
     hidden = world.engines[1]
     run, hidden.instance = hidden.instance, ""
     world.call(world.publish)
-    fresh, looks = pool._pool.fresh, []
+    fresh = pool._pool.fresh
+    looks: list[None] = []
 
     async def look():
         looks.append(None)

@@ -518,7 +518,8 @@ async def becomes(check):
 def count(strategy):
     """Its requests, but for those that others were quicker than: they are made again."""
     cluster, asked = strategy.pool.lease._cluster, []
-    real, again = cluster._request, []
+    real = cluster._request
+    again: list[object] = []
 
     async def request(method, *rest):
         if method == "GET" and again:

@@ -662,7 +662,8 @@ class TestALeaseThatHasForgotten:
         pool = self.pool()
         owner = GroupsOwner(id="t-1", holder="trainer", since=NOW, seen=NOW)
         first = a_lease_saying(pool, Transaction(groups=owner))
-        assert weighed(pool, running(pool), children=first, said=Transaction()).said.groups == owner
+        said = weighed(pool, running(pool), children=first, said=Transaction()).said
+        assert said is not None and said.groups == owner
 
     @LOST
     @pytest.mark.parametrize("gate", ["Versioned", "Off"])

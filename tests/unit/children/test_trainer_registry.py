@@ -1,0 +1,103 @@
+"""The registry while a change is rolled out: engines are told as they were started."""
+
+import json
+from typing import Any
+
+from sglang_operator.children import trainer_registry
+from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.pool.resolve import Engine, Pool
+from tests import builders
+
+OLD: dict[str, Any] = {"image": "lmsysorg/sglang:v0.5.5.post3", "network": {"port": 30000}}
+NEW: dict[str, Any] = {"image": "lmsysorg/sglang:v0.5.7", "network": {"port": 30001}}
+
+
+def pools(old: dict[str, Any] = OLD, new: dict[str, Any] = NEW) -> tuple[Pool, Pool]:
+    whole = {"device_mapping": "list(range(0,8))", "weights": {"gate": "Off"}, "replicas": 4}
+    before, after = ({**whole, **more} for more in (old, new))
+    return builders.a_pool(**before), builders.a_pool(**after)
+
+
+def a_pod(pool: Pool, engine: Engine) -> ObservedPod:
+    serves = engine.rank != 3  # which is the one that is being replaced
+    return builders.a_pod(pool, engine, container_id=f"c{engine.rank}", ready=serves)
+
+
+def half_way(old: Pool, new: Pool, *, known: bool = True) -> dict[str, Any]:
+    """The registry of ``new`` whose rank 3 has been replaced, and the others not yet."""
+    pods = [a_pod(new if engine.rank == 3 else old, engine) for engine in new.running]
+    plan = builders.weighed(new, pods, revisions={old.revision: old.facts} if known else {})
+    return dict(trainer_registry.document(new, plan))
+
+
+def test_each_engine_has_the_address_that_it_was_started_with():
+    old, new = pools()
+    found = half_way(old, new)
+    assert [engine["url"].rpartition(":")[2] for engine in found["engines"]] == ["30000"] * 3 + [
+        "30001"
+    ]
+
+
+def test_other_trainers_are_told_the_same_addresses():
+    old, new = pools()
+    pods = [a_pod(new if engine.rank == 3 else old, engine) for engine in new.running]
+    plan = builders.weighed(new, pods, revisions={old.revision: old.facts})
+    data = trainer_registry.registry(new, plan)["data"]
+    ports = [each.rpartition(":")[2] for each in data["slime"].split()]
+    assert ports == ["30000"] * 3 + ["30001"]
+
+
+def test_each_revisions_version_is_told_with_the_ranks_that_have_it():
+    old, new = pools()
+    found = half_way(old, new)
+    assert found["engineVersion"] == "0.5.7"
+    assert found["revisions"][old.revision]["engineVersion"] == "0.5.5.post3"
+    assert found["revisions"][old.revision]["ranks"] == [[0, 2]]
+    assert "ranks" not in found["revisions"][new.revision]
+
+
+def test_nobody_syncs_while_one_engine_forbids_it():
+    old, new = pools(
+        builders.with_config(enable_hierarchical_cache=True, hicache_storage_backend="file"), {}
+    )
+    assert old.no_sync and not new.no_sync
+    assert half_way(old, new)["weights"]["noSync"] == old.no_sync
+
+
+def test_a_pool_releases_memory_once_all_of_its_engines_can():
+    old, new = pools({}, builders.with_config(enable_memory_saver=True))
+    assert new.saves_memory and not old.saves_memory
+    assert half_way(old, new)["memorySaver"] is False
+
+
+def test_an_engine_of_which_nothing_is_known_is_told_as_the_spec_says():
+    old, new = pools()
+    found = half_way(old, new, known=False)
+    assert {engine["url"].rpartition(":")[2] for engine in found["engines"]} == {"30001"}
+
+
+def test_what_the_registry_says_of_revisions_is_read_again():
+    old, new = pools()
+    data = {trainer_registry.ENGINES_KEY: json.dumps(half_way(old, new))}
+    assert trainer_registry.revisions(data) == {
+        old.revision: old.facts,
+        new.revision: new.facts,
+    }
+    for broken in ("", "[]", '{"revisions": 1}', '{"revisions": {"a": {"port": "x"}}}'):
+        assert trainer_registry.revisions({trainer_registry.ENGINES_KEY: broken}) == {}
+
+
+def test_a_gate_plan_carries_what_was_observed():
+    old, new = pools()
+    plan = builders.weighed(new, [], revisions={old.revision: old.facts})
+    assert isinstance(plan, GatePlan)
+    assert plan.revisions == Observed(revisions={old.revision: old.facts}).revisions
+
+
+def test_engines_that_the_spec_wants_no_more_are_named_while_they_run():
+    old, new = pools({}, {"num_gpus_per_worker": 4, "replicas": 2, "rollout": {"paused": True}})
+    plan = builders.weighed(new, [a_pod(old, engine) for engine in old.running])
+    named = trainer_registry.document(new, plan)["unlisted"]
+    assert len(named) == 4
+    assert "unlisted" not in half_way(*pools())
