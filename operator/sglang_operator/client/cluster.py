@@ -11,7 +11,8 @@ from sglang_operator.client import texts
 from sglang_operator.client.credentials import Credentials
 from sglang_operator.client.errors import ClusterError, NotReady
 from sglang_operator.client.registry import Registry, parse
-from sglang_operator.kube.authorization import Authorization
+from sglang_operator.kube.authorization import CredentialsError
+from sglang_operator.kube.identity import Headers, Identity
 from sglang_operator.kube.transport import HttpClient, Response, lines
 
 REQUEST_SECONDS = 10.0
@@ -27,14 +28,14 @@ class Cluster:
 
     def __init__(self, credentials: Credentials, namespace: str, pool: str) -> None:
         self._credentials = credentials
-        self._authorization = Authorization(credentials.authorization)
+        self._identity = Identity(credentials)
         self.namespace = namespace
         self.pool = pool
         self.registry_name = names.registry_name(pool)
         self.lease_name = names.weights_lease_name(pool)
         self._server = HttpClient(
             credentials.server,
-            tls=credentials.tls and credentials.tls(),
+            tls=self._identity.trust,
             headers={"User-Agent": "sglang-operator-client", "Accept": "application/json"},
             limit=8,
             tls_name=credentials.tls_server_name,
@@ -89,9 +90,11 @@ class Cluster:
         }
         target = f"{path}?{urlencode(params)}"
         try:
-            async with self._server.stream(
-                target, await self._headers(), idle=IDLE_SECONDS * 2
-            ) as (status, answered, chunks):
+            async with self._identity.stream(self._server, target, {}, idle=IDLE_SECONDS * 2) as (
+                status,
+                answered,
+                chunks,
+            ):
                 if status >= 300:
                     body = b"".join([chunk async for chunk in chunks])
                     raise self._error("watch", Response(status, answered, body), path)
@@ -142,22 +145,18 @@ class Cluster:
     def _lease_path(self) -> str:
         return f"{self._leases}/{self.lease_name}"
 
-    async def _headers(self) -> dict[str, str]:
-        try:
-            authorization = await self._authorization.header()
-        except OSError as error:
-            raise ClusterError(str(error)) from error
-        return {"Authorization": authorization} if authorization else {}
-
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
         content = None if body is None else json.dumps(body).encode()
-        headers = await self._headers()
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        try:
-            response = await self._server.request(
+        own = {} if content is None else {"Content-Type": "application/json"}
+
+        async def send(proof: Headers) -> Response:
+            headers = {**own, **proof}
+            return await self._server.request(
                 method, path, headers, content, REQUEST_SECONDS, MAX_ANSWER
             )
+
+        try:
+            response = await self._identity.request(send)
             if response.status >= 300:
                 raise self._error(method, response, path)
             answer: Json = json.loads(response.body)
@@ -167,12 +166,14 @@ class Cluster:
 
     def _error(self, verb: str, response: Response, path: str) -> ClusterError:
         status = response.status
-        words = texts.FORBIDDEN if status in (401, 403) else texts.REFUSED
+        words = {401: texts.UNAUTHORIZED, 403: texts.FORBIDDEN}.get(status, texts.REFUSED)
         return ClusterError(
             words.format(verb=verb, what=path, status=status, message=_message(response)), status
         )
 
     def _unreachable(self, error: BaseException) -> ClusterError:
+        if isinstance(error, CredentialsError):
+            return ClusterError(str(error))
         detail = "no answer in time" if isinstance(error, TimeoutError) else str(error)
         server = self._credentials.server
         return ClusterError(

@@ -347,9 +347,10 @@ class WeightsLease:
         before, self._unanswered = self._unanswered, (_version(body), now)
         try:
             return await supervision.to_its_end(self._cluster.put_lease(body))
-        except ClusterError as error:
-            if not _worth_another_try(error) or error.status == 429:
-                self._unanswered = before  # it was refused
+        except BaseException as error:
+            refused = isinstance(error, ClusterError) and _is_refusal(error)
+            # It may have left as late as this, once there was a newer token.
+            self._unanswered = before if refused else (_version(body), steady())
             raise
 
     def _may_change(self, lease: Mapping[str, Any]) -> bool:
@@ -472,7 +473,13 @@ def _conflicts(count: int, seconds: float, error: ClusterError) -> ClusterError:
 
 
 def _worth_another_try(error: ClusterError) -> bool:
-    return error.status in (0, 429) or error.status >= 500
+    """Also without a token that is taken: what gives one may be away as the API server may."""
+    return error.status in (0, 401, 429) or error.status >= 500
+
+
+def _is_refusal(error: ClusterError) -> bool:
+    """Whether nothing was carried out, nor will be."""
+    return error.status in (401, 429) or not _worth_another_try(error)
 
 
 def _refusing(step: Step, state: Transaction, sight: LeaseObservation) -> Transaction:

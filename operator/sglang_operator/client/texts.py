@@ -5,6 +5,10 @@ ANSWER_TOO_LARGE = "the answer is larger than {most} bytes"
 REDIRECT = "it redirects to {location}, which is not followed"
 UNREACHABLE = "the API server {server} does not answer: {detail}"
 REFUSED = "the API server refuses {verb} {what}: {status} {message}"
+UNAUTHORIZED = (
+    "the API server does not take these credentials for {verb} {what}: {message}; renew the token "
+    "or certificate, or the login, that they come from"
+)
 FORBIDDEN = (
     "the API server refuses {verb} {what}: {message}; bind the trainer's Role "
     "(manifests/samples/trainer) to this identity"

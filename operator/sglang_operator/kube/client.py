@@ -6,9 +6,6 @@ explanation/kubernetes.md).
 """
 
 import errno
-import logging
-import ssl
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +14,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from sglang_operator.kube.authorization import Authorization, CredentialsError
+from sglang_operator.kube.authorization import CredentialsError
 from sglang_operator.kube.credentials import Credentials
 from sglang_operator.kube.errors import (
     ApiError,
@@ -25,6 +22,7 @@ from sglang_operator.kube.errors import (
     ApiUnreachableError,
     FencedError,
 )
+from sglang_operator.kube.identity import Headers, Identity
 from sglang_operator.kube.transport import MOST_BYTES, HttpClient, Response, TooLargeError
 
 JSON = "application/json"
@@ -35,12 +33,8 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 METADATA_ONLY = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 
 REQUEST_TIMEOUT = 30.0
-# Where TLS fails, certificates are read anew, so often at most.
-TRUST_SECONDS = 10.0
 # What this process has run out of, whatever the API server is like.
 _OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
-
-log = logging.getLogger(__name__)
 
 
 class Lane(Enum):
@@ -72,10 +66,9 @@ class ApiClient:
         self.fence: Callable[[], bool] = lambda: True
         self._credentials = credentials
         self._user_agent = user_agent
-        self._authorization = Authorization(credentials.authorization)
+        self._identity = Identity(credentials)
         self._lanes: dict[Lane, HttpClient] = {}
         self._watches: HttpClient | None = None
-        self._trust_read_at = float("-inf")
         self.requests: Counter[tuple[str, int]] = Counter()
 
     @property
@@ -97,21 +90,12 @@ class ApiClient:
     def _server(self, limit: int) -> HttpClient:
         return HttpClient(
             self._credentials.server,
-            tls=self._credentials.tls and self._credentials.tls(),
+            tls=self._identity.trust,
             headers={"User-Agent": self._user_agent},
             limit=limit,
             tls_name=self._credentials.tls_server_name,
             proxy=self._credentials.proxy,
         )
-
-    async def _headers(self, accept: str, content_type: str | None = None) -> dict[str, str]:
-        headers = {"Accept": accept}
-        authorization = await self._authorization.header()
-        if authorization:
-            headers["Authorization"] = authorization
-        if content_type:
-            headers["Content-Type"] = content_type
-        return headers
 
     async def request(
         self,
@@ -133,20 +117,27 @@ class ApiClient:
         :class:`FencedError` for a write that was not sent.
         """
         assert self._lanes, "use the client as a context manager"
-        if fenced and method != "GET" and not self.fence():
-            raise FencedError(f"{method} {path}: another operator holds the Lease")
-        try:
-            headers = await self._headers(accept, content_type if body is not None else None)
+        target, own = _target(path, params), {"Accept": accept}
+        if body is not None:
+            own["Content-Type"] = content_type
+
+        async def send(proof: Headers) -> Response:
+            if fenced and method != "GET" and not self.fence():
+                raise FencedError(f"{method} {path}: another operator holds the Lease")
             response = await self._lanes[lane].request(
-                method, _target(path, params), headers, body, timeout, most
+                method, target, {**own, **proof}, body, timeout, most
             )
+            self.requests[method, response.status] += 1
+            return response
+
+        try:
+            response = await self._identity.request(send)
         except TooLargeError as error:
             self.requests[method, 0] += 1
             raise ApiTooLargeError(f"{method} {path}: {error}") from error
         except (TimeoutError, OSError) as error:
             self.requests[method, 0] += 1
             raise self._unreachable(f"{method} {path}", error) from error
-        self.requests[method, response.status] += 1
         if response.status >= 300:
             raise _error(response)
         return response.body
@@ -158,8 +149,8 @@ class ApiClient:
         """A watch: chunks of the answer as they come.  ``idle``: seconds without any = broken."""
         assert self._watches is not None, "use the client as a context manager"
         try:
-            async with self._watches.stream(
-                _target(path, params), await self._headers(JSON), idle=idle
+            async with self._identity.stream(
+                self._watches, _target(path, params), {"Accept": JSON}, idle=idle
             ) as (status, answered, chunks):
                 self.requests["WATCH", status] += 1
                 if status >= 300:
@@ -171,27 +162,8 @@ class ApiClient:
 
     def _unreachable(self, what: str, error: OSError) -> ApiUnreachableError:
         """The same for whoever asked."""
-        if isinstance(error, ssl.SSLError):
-            self._read_trust_anew()
         own = isinstance(error, CredentialsError) or error.errno in _OWN
         return ApiUnreachableError(f"{what}: {_words(error)}", own=own)
-
-    def _read_trust_anew(self) -> None:
-        """Certificates are replaced in their files: this process lives longer than they do."""
-        read = self._credentials.tls
-        if read is None or time.monotonic() - self._trust_read_at < TRUST_SECONDS:
-            return
-        self._trust_read_at = time.monotonic()
-        try:
-            context = read()
-        except (OSError, ValueError) as error:
-            log.warning(
-                "certificates cannot be read (%s); the last ones are used on", _words(error)
-            )
-            return
-        for server in (*self._lanes.values(), self._watches):
-            if server is not None:
-                server.trust(context)
 
 
 def _target(path: str, params: Mapping[str, str] | None) -> str:

@@ -54,6 +54,8 @@ class Credentials:
     authorization: Header
     tls_server_name: str | None = None  # whom the certificate is of, where it is not the host
     proxy: str | None = field(default=None, repr=False)  # by which the server is reached
+    has_certificate: bool = False  # the client, in files that may be replaced
+    forget: Callable[[], None] = lambda: None  # the last header, which was refused
 
 
 def load(kubeconfig: str | Path | None = None, context: str | None = None) -> Credentials:
@@ -82,11 +84,13 @@ def service_account(folder: Path | None = None) -> Credentials:
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     host = f"[{host}]" if ":" in host else host
     namespace = folder / "namespace"
+    authorization = _Lasting(_TokenFile(folder / "token"))
     return Credentials(
         server=f"https://{host}:{port}",
         namespace=namespace.read_text().strip() if namespace.is_file() else "default",
         tls=lambda: ssl.create_default_context(cafile=str(folder / "ca.crt")),
-        authorization=_Lasting(_token_file(folder / "token")),
+        authorization=authorization,
+        forget=authorization.forget,
     )
 
 
@@ -111,13 +115,16 @@ def from_kubeconfig(paths: Sequence[Path], context: str | None = None) -> Creden
             tls()  # what it cannot be made of is told now
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _kubeconfig_error(paths, error) from error
+    authorization = _Lasting(_authorization(user, own))
     return Credentials(
         server=server,
         namespace=entry.get("namespace") or "default",
         tls=tls,
-        authorization=_Lasting(_authorization(user, own)),
+        authorization=authorization,
+        forget=authorization.forget,
         tls_server_name=str(cluster.get("tls-server-name") or "") or None,
         proxy=proxy,
+        has_certificate="client-certificate" in user and "client-certificate-data" not in user,
     )
 
 
@@ -235,12 +242,12 @@ def _content(section: Json, key: str, path: Path) -> bytes | None:
 
 def _authorization(user: Json, path: Path) -> Header:
     if user.get("tokenFile"):
-        return _token_file(path.parent / user["tokenFile"])
+        return _TokenFile(path.parent / user["tokenFile"])
     if user.get("token"):
         header = f"Bearer {user['token']}"
         return lambda: header
     if user.get("exec"):
-        return _Plugin(user["exec"], path).authorization
+        return _Plugin(user["exec"], path)
     if user.get("username"):
         pair = f"{user['username']}:{user.get('password', '')}"
         basic = f"Basic {base64.b64encode(pair.encode()).decode()}"
@@ -267,21 +274,31 @@ class _Lasting:
             log.warning("credentials cannot be read: %s; the last ones are used on", what)
         return self._last
 
+    def forget(self) -> None:
+        """The last one was refused: what gives it is asked, however long it was to last."""
+        if isinstance(self._ask, (_TokenFile, _Plugin)):
+            self._ask.forget()
 
-def _token_file(path: Path) -> Header:
-    held: tuple[float, str] | None = None
 
-    def authorization() -> str:
-        nonlocal held
+class _TokenFile:
+    """A token's file, read again every few seconds."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._header = ""
+        self._until = float("-inf")
+
+    def __call__(self) -> str:
         now = time.monotonic()
-        if held is None or now > held[0]:
-            token = path.read_text().strip()
+        if now > self._until:
+            token = self._path.read_text().strip()
             if not token:
-                raise OSError(texts.TOKEN_EMPTY.format(path=path))
-            held = (now + TOKEN_SECONDS, f"Bearer {token}")
-        return held[1]
+                raise OSError(texts.TOKEN_EMPTY.format(path=self._path))
+            self._header, self._until = f"Bearer {token}", now + TOKEN_SECONDS
+        return self._header
 
-    return authorization
+    def forget(self) -> None:
+        self._until = float("-inf")
 
 
 class PluginError(OSError):
@@ -289,7 +306,7 @@ class PluginError(OSError):
 
 
 class _Plugin:
-    """An exec plugin: asked once, and again before what it gave ends."""
+    """An exec plugin: asked once, and again before what it gave ends, or once that is refused."""
 
     def __init__(self, config: Json, path: Path) -> None:
         self._config = config
@@ -297,7 +314,7 @@ class _Plugin:
         self._header: str | None = None
         self._until = 0.0  # by the steady clock
 
-    def authorization(self) -> str | None:
+    def __call__(self) -> str | None:
         if self._header is None or steady() > self._until:
             status = self._run()
             self._header = f"Bearer {status['token'].strip()}" if status.get("token") else None
@@ -305,6 +322,9 @@ class _Plugin:
             at = moment()  # a clock that is set later makes no token last longer
             self._until = at.steady + ends - _EXEC_MARGIN - at.wall if ends else float("inf")
         return self._header
+
+    def forget(self) -> None:
+        self._until = 0.0
 
     def _program(self) -> str:
         """As kubectl has it: a path is beside the kubeconfig, never in the present folder."""

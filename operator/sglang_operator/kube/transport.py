@@ -1,8 +1,8 @@
 """HTTP/1.1 to the API server by aiohttp: bytes out, bytes in, and nothing done by itself.
 
 No redirect is followed, no cookie kept, no answer asked for compressed or unpacked, and no write
-sent twice.  Proxies of the environment are never used: the service account's token is not theirs
-to see.  One that a kubeconfig names is.
+that may have arrived is sent twice.  Proxies of the environment are never used: the service
+account's token is not theirs to see.  One that a kubeconfig names is.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import ssl
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -48,6 +48,16 @@ class Stream(NamedTuple):
     status: int
     headers: Mapping[str, str]
     chunks: AsyncIterator[bytes]
+
+
+class Trusted(Protocol):
+    """The context of TLS for the connections to come."""
+
+    context: ssl.SSLContext
+    has_certificate: bool  # by which the client is known
+
+    def anew(self, failed: ssl.SSLContext) -> bool:
+        """Whether there is another now than this, with which a connection failed."""
 
 
 async def _once(
@@ -102,7 +112,7 @@ class HttpClient:
         self,
         url: str,
         *,
-        tls: ssl.SSLContext | None,
+        tls: Trusted | None,
         headers: Mapping[str, str],
         limit: int,
         tls_name: str | None = None,
@@ -111,17 +121,13 @@ class HttpClient:
         parts = urlsplit(url)
         place = parts.netloc.rpartition("@")[2]
         self._base = f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
-        self._tls: ssl.SSLContext | bool = tls or True
+        self._tls = tls
         self._tls_name = tls_name
         self._headers = headers
         self._limit = limit
         self._proxy = proxy
         self._connections = _Connections(limit, headers, proxy)
         self._left: weakref.WeakSet[_Connections] = weakref.WeakSet()
-
-    def trust(self, tls: ssl.SSLContext) -> None:
-        """Use this for the connections to come."""
-        self._tls = tls
 
     async def request(
         self,
@@ -135,8 +141,43 @@ class HttpClient:
         """One request and its whole answer, of ``most`` bytes.
 
         Raises TimeoutError after ``timeout`` seconds and OSError when there is no connection or
-        it gives way.  A read whose connection gave way before its answer is sent once more.
+        it gives way.  A read whose connection gave way before its answer is sent once more, and
+        so is what TLS kept from being sent, if there is something newer to trust.
         """
+        used, ask = self._context, (method, target, headers, body, timeout, most)
+        try:
+            return await self._request(*ask)
+        except aiohttp.ClientError as error:
+            harmless = isinstance(error, aiohttp.ClientConnectorError) or method == "GET"
+            if not self._trusts_anew(error, used) or not harmless:
+                raise _plain(error) from error
+        try:
+            return await self._request(*ask)
+        except aiohttp.ClientError as error:
+            raise _plain(error) from error
+
+    @property
+    def _context(self) -> ssl.SSLContext | None:
+        return self._tls.context if self._tls else None
+
+    def _trusts_anew(self, error: BaseException, used: ssl.SSLContext | None) -> bool:
+        """After an error, which may be one of TLS: whether there is something newer to trust."""
+        if self._tls is None or used is None:
+            return False
+        # A server that does not take the client's certificate may just hang up.
+        if not isinstance(error, aiohttp.ClientSSLError) and not self._tls.has_certificate:
+            return False
+        return self._tls.anew(used)
+
+    async def _request(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,
+        most: int,
+    ) -> Response:
         url, connections = self._url(target), self._connections
         try:
             async with (
@@ -148,7 +189,7 @@ class HttpClient:
                     headers=headers,
                     timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS),
                     allow_redirects=False,
-                    ssl=self._tls,
+                    ssl=self._context or True,
                     server_hostname=self._tls_name,
                     middlewares=_MIDDLEWARES.get(method, ()),
                 ) as response,
@@ -157,8 +198,6 @@ class HttpClient:
         except TimeoutError:
             await self._leave(connections)
             raise
-        except aiohttp.ClientError as error:
-            raise _plain(error) from error
 
     @asynccontextmanager
     async def stream(
@@ -168,6 +207,7 @@ class HttpClient:
 
         Raises TimeoutError when nothing came for ``idle`` seconds, and OSError.
         """
+        used = self._context
         try:
             async with (
                 self._connections as session,
@@ -178,7 +218,7 @@ class HttpClient:
                         total=None, sock_connect=CONNECT_SECONDS, sock_read=idle
                     ),
                     allow_redirects=False,
-                    ssl=self._tls,
+                    ssl=self._context or True,
                     server_hostname=self._tls_name,
                 ) as response,
             ):
@@ -189,8 +229,7 @@ class HttpClient:
                     if transport:  # left amid the stream, TLS would wait for a farewell
                         transport.abort()
         except aiohttp.ClientError as error:
-            if isinstance(error, TimeoutError):
-                raise
+            self._trusts_anew(error, used)  # for whoever begins it again
             raise _plain(error) from error
 
     @property
@@ -274,6 +313,8 @@ async def lines(chunks: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]
 
 def _plain(error: aiohttp.ClientError) -> OSError:
     """The error beneath the library's."""
+    if isinstance(error, TimeoutError):
+        return error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         beneath: BaseException = error.certificate_error
     elif isinstance(error, aiohttp.ClientConnectorError):

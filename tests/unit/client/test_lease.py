@@ -774,3 +774,15 @@ def test_a_renewal_is_as_old_as_the_last_look_that_did_not_show_it(world, monkey
             assert pool.lease.age() >= 1.0
 
     asyncio.run(story())
+
+
+# --- credentials that are not taken for a moment
+
+
+def test_a_sync_goes_on_once_what_gives_the_token_is_back(world, pool):
+    """A plugin may be away as the API server may: a 401 was not carried out."""
+    with pool.sync("step-1") as sync:
+        world.failures = [401] * 3
+        sync.update_weights_from_disk("/c/1")
+    assert not world.failures
+    assert (world.state.phase, world.state.version) == (Phase.COMMITTED, "step-1")

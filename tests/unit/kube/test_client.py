@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from sglang_operator.kube import authorization
-from sglang_operator.kube import client as client_module
 from sglang_operator.kube.authorization import Authorization
 from sglang_operator.kube.client import ApiClient, Lane
 from sglang_operator.kube.credentials import Credentials
@@ -21,7 +20,6 @@ from sglang_operator.kube.errors import (
     ApiTooLargeError,
     ApiUnreachableError,
 )
-from sglang_operator.testing import credentials
 
 
 def identity(port: int, tls: Callable[[], ssl.SSLContext] | None = None) -> Credentials:
@@ -117,43 +115,6 @@ def refused_by(error: OSError) -> ApiUnreachableError:
 )
 def test_what_this_process_has_run_out_of_is_told_from_what_others_lack(error, own):
     assert refused_by(error).own is own
-
-
-def test_certificates_that_were_replaced_are_read_anew(tmp_path, monkeypatch):
-    """Those of a cluster are, while the operator runs: it is not begun again for that."""
-    monkeypatch.setattr(client_module, "TRUST_SECONDS", 0.0)
-    theirs, others = (credentials.create(tmp_path / name) for name in ("theirs", "others"))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(theirs.server_cert, theirs.server_key)
-    trusted = tmp_path / "ca.crt"
-    trusted.write_bytes(others.ca.read_bytes())
-
-    def tls() -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(trusted))
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-        await writer.drain()
-        writer.close()
-
-    async def story() -> None:
-        listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        nobody = identity(listening.sockets[0].getsockname()[1], tls)
-        async with listening, ApiClient(nobody, user_agent="test") as client:
-            for question in (get, watch):
-                with pytest.raises(ApiUnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
-                    await question(client)
-            trusted.unlink()  # while kubelet puts another there
-            with pytest.raises(ApiUnreachableError):
-                await get(client)
-            trusted.write_bytes(theirs.ca.read_bytes())
-            with pytest.raises(ApiUnreachableError):
-                await get(client)
-            assert await get(client) == b"ok"
-            assert await watch(client) == b"ok"
-
-    asyncio.run(story())
 
 
 # --- credentials that come from a plugin

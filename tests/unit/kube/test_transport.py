@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sglang_operator.kube import transport
+from sglang_operator.kube.identity import Trust
 from sglang_operator.kube.transport import DisconnectedError, HttpClient, Response, TooLargeError
 from sglang_operator.testing import credentials
 from tests.unit.kube.connecting import proxied
@@ -80,7 +81,8 @@ async def served(
     theirs = server_side(secrets) if secrets and not plain else None
     listening = await asyncio.start_server(peer.serve, host, 0, ssl=theirs)
     port = listening.sockets[0].getsockname()[1]
-    tls = ssl.create_default_context(cafile=secrets.ca if trusted else None) if secrets else None
+    authority = secrets.ca if secrets and trusted else None
+    tls = Trust(lambda: ssl.create_default_context(cafile=authority)) if secrets else None
     url = f"http{'s' if secrets else ''}://{host}:{port}"
     server = HttpClient(
         url, tls=tls, headers={"Accept": "x"}, limit=limit, tls_name=tls_name, proxy=proxy
