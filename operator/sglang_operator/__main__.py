@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         help="an address as pods have it first in this cluster: engines listen on all addresses of "
         "its family (default: $POD_IP; without either it is IPv4)",
     )
-    parser.add_argument("--kubeconfig", type=Path, help="default: the pod's own credentials")
+    parser.add_argument(
+        "--kubeconfig", type=Path, help="default: KUBECONFIG, else the pod's own credentials"
+    )
     parser.add_argument("--context", help="context of the kubeconfig")
     parser.add_argument(
         "--health-address", metavar="HOST:PORT", help="serve /healthz and /readyz here"

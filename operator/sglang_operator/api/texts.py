@@ -333,6 +333,9 @@ WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; s
 NO_KUBECONFIG = (
     "no cluster is configured: not inside a pod (no ServiceAccount token), and there is no {path}"
 )
+KUBECONFIG_MISSING = (
+    "no cluster is configured: there is no {path}, which is named as the kubeconfig (KUBECONFIG)"
+)
 KUBECONFIG = "{path}: {detail}; expected a kubeconfig as kubectl reads it"
 TOKEN_EMPTY = "{path} is empty; expected a token"
 EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"

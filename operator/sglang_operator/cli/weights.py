@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -320,12 +321,20 @@ def command() -> None:
     """
 
 
+def _kubeconfig_at_home() -> str | None:
+    """kubectl goes by it in a pod, too, where trainers go by the ServiceAccount."""
+    path = Path.home() / ".kube" / "config"
+    return None if os.environ.get("KUBECONFIG") or not path.is_file() else str(path)
+
+
 def _common(function: F) -> F:
     options = (
         click.argument("pool"),
         click.option("-n", "--namespace", help="The pool's namespace."),
         click.option("--context", help="kubectl's context."),
-        click.option("--kubeconfig", help="kubectl's configuration file."),
+        click.option(
+            "--kubeconfig", default=_kubeconfig_at_home, help="kubectl's configuration file."
+        ),
         click.option("--holder", help="Who to be on the Lease; default: you and this host."),
         click.option("--api-key", envvar="SGLANG_API_KEY", hidden=True),
         click.option("--admin-api-key", envvar="SGLANG_ADMIN_API_KEY", hidden=True),

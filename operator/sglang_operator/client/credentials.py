@@ -13,7 +13,7 @@ __all__ = ["Credentials", "load"]
 def load(kubeconfig: str | Path | None = None, context: str | None = None) -> Credentials:
     """The ServiceAccount inside a pod unless a kubeconfig or context is named, else a kubeconfig.
 
-    Raises :class:`ClusterError` if there is neither.
+    KUBECONFIG names one.  Raises :class:`ClusterError` if there is neither.
     """
     try:
         return credentials.load(kubeconfig, context)

@@ -1,8 +1,8 @@
 """Where the API server is, and how to prove who we are: for the operator and for trainers.
 
-In a pod: the ServiceAccount's token, read again as kubelet rotates it.  Elsewhere kubeconfigs:
-tokens, client certificates and exec plugins (client.authentication.k8s.io).  The official client
-would bring 126 MB for this into every image of an operator or a trainer.
+In a pod: the ServiceAccount's token, read again as kubelet rotates it.  Elsewhere, and where one
+is named, kubeconfigs: tokens, client certificates and exec plugins (client.authentication.k8s.io).
+The official client would bring 126 MB for this into every image of an operator or a trainer.
 """
 
 import base64
@@ -61,14 +61,18 @@ class Credentials:
 def load(kubeconfig: str | Path | None = None, context: str | None = None) -> Credentials:
     """The ServiceAccount inside a pod unless a kubeconfig or context is named, else a kubeconfig.
 
+    KUBECONFIG names one, as for kubectl and client-go: of another cluster than the pod's, mostly.
     Raises NoClusterError if there is neither, KubeconfigError.
     """
-    if kubeconfig is None and context is None and in_cluster():
+    is_named = kubeconfig is not None or context is not None or bool(_of_environment())
+    if not is_named and in_cluster():
         return service_account()
     paths = _kubeconfig_paths(kubeconfig)
     existing = [path for path in paths if path.is_file()]
     if not existing:
-        raise NoClusterError(texts.NO_KUBECONFIG.format(path=paths[0]))
+        is_file_named = kubeconfig is not None or bool(_of_environment())
+        words = texts.KUBECONFIG_MISSING if is_file_named else texts.NO_KUBECONFIG
+        raise NoClusterError(words.format(path=os.pathsep.join(map(str, paths))))
     return from_kubeconfig(existing, context)
 
 
@@ -155,8 +159,11 @@ def _kubeconfig_paths(given: str | Path | None) -> Sequence[Path]:
     """As kubectl has it: several in KUBECONFIG, or one that is named, or the one at home."""
     if given is not None:
         return [Path(given)]
-    named = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    return named or [Path.home() / ".kube" / "config"]
+    return _of_environment() or [Path.home() / ".kube" / "config"]
+
+
+def _of_environment() -> Sequence[Path]:
+    return [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
 
 
 def _current(files: Sequence[_File]) -> str:

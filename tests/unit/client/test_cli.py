@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sglang_operator.client import Expired, Pool
+from sglang_operator.kube import credentials
 from sglang_operator.weights.lease_state import Phase
 from sglang_operator.weights.lease_state import shown as shown_time
 from tests.unit.cli.runner import run
@@ -183,6 +184,20 @@ def test_what_cannot_be_reached_is_an_error(weights, world):
     result = run("weights", "status", POOL, "--kubeconfig", "/nowhere")
     assert result.exit_code == 2
     assert "ClusterError: no cluster is configured" in result.output
+
+
+def test_in_a_pod_it_goes_by_the_kubeconfig_that_kubectl_goes_by(tmp_path, monkeypatch):
+    account, home = tmp_path / "account", tmp_path / ".kube"
+    for folder in (account, home):
+        folder.mkdir()
+    (account / "token").write_text("of the pod")
+    (home / "config").write_text("current-context: elsewhere\n")
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", account)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    result = run("weights", "status", POOL)
+    assert f"{home}/config: it has no 'elsewhere' among its contexts" in result.output
 
 
 @pytest.mark.parametrize("command", [("begin", "step-1"), ("sleep",)])

@@ -82,11 +82,15 @@ def test_what_switches_verification_off_is_a_boolean(tmp_path, written):
 
 
 def test_no_cluster_is_said_in_words(tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(NoClusterError, match=r"not inside a pod .* there is no .*nowhere$"):
+    with pytest.raises(NoClusterError, match=r"not inside a pod .* there is no .*/config$"):
         credentials.load()
-    with pytest.raises(ClusterError, match=r"not inside a pod .*nowhere; give kubeconfig="):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    with pytest.raises(NoClusterError, match=r"there is no .*nowhere, which is named as"):
+        credentials.load()
+    with pytest.raises(ClusterError, match=r"nowhere, which is named .*; give kubeconfig="):
         clients.load()
 
 
@@ -189,6 +193,42 @@ def test_the_service_account_of_a_pod(tmp_path, monkeypatch, made):
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 2 * credentials.TOKEN_SECONDS)
     assert found.authorization() == "Bearer second"
+
+
+@pytest.fixture
+def in_a_pod(tmp_path, monkeypatch, made):
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "ca.crt").write_bytes(made.ca.read_bytes())
+    (account / "token").write_text("of the pod")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", account)
+
+
+def test_a_kubeconfig_that_the_environment_names_counts_in_a_pod_too(
+    tmp_path, monkeypatch, in_a_pod
+):
+    """A trainer's pool may be in another cluster: kubectl in that pod goes by it as well."""
+    path = kubeconfig(tmp_path, {"token": "of another"})
+    monkeypatch.setenv("KUBECONFIG", f":{path}")
+    assert credentials.load().authorization() == "Bearer of another"
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/nowhere")
+    with pytest.raises(NoClusterError, match="nowhere"):  # rather than in the wrong cluster
+        credentials.load()
+
+
+@pytest.mark.parametrize("empty", [None, "", ":"])
+def test_a_kubeconfig_at_home_does_not_count_in_a_pod(tmp_path, monkeypatch, in_a_pod, empty):
+    """As controller-runtime has it: homes are shared between machines."""
+    home = tmp_path / ".kube"
+    home.mkdir()
+    kubeconfig(home, {"token": "of somebody"})
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    if empty is not None:
+        monkeypatch.setenv("KUBECONFIG", empty)
+    assert credentials.load().authorization() == "Bearer of the pod"
 
 
 @pytest.fixture
