@@ -32,15 +32,22 @@ _SYSTEM = (
     *(("usr", "local"), ("usr", "local", "share"), ("tmp",), ("var", "tmp")),
 )
 _CACHES = ".cache"  # where a person's downloads from Hugging Face are
-# Folders of the node's own, under whatever they are mounted.
+# Folders of the node's own, under whatever they are mounted: by their very names, and by those that
+# whoever moves a node's data to a large disk makes of them.
 _NODES_OWN = re.compile(
-    r"(kubelet|kubernetes|containerd?s?|docker|crio|cri-o|buildkit|podman|etcd|k3s|k0s|rke2|rancher"
-    r"|minikube|microk8s|longhorn|openebs|rook|local-path-provisioner|csi|cni|calico|cilium|flannel"
-    r"|stateful_partition|aks|k8s-disks|overlay2?|rootfs|sysroot|ostree|etc|proc|sys|boot|var|root"
-    r"|pki|ssl|secrets?|credentials?|lost\+found)"
-    r"|kube.*|.*-(kubelet|containerd|docker)",
+    r"buildkit|csi|cni|calico|cilium|flannel|lib|local-path-provisioner|stateful_partition|aks"
+    r"|overlay2?|rootfs|sysroot|ostree|etc|proc|sys|boot|var|root|pki|ssl|secrets?|credentials?"
+    r"|lost\+found"
+    r"|(.*[-_.])?(containerd|docker|crio|cri-o|etcd|kube|k8s|k3s|k0s|rke2|rancher|minikube|microk8s"
+    r"|openshift|longhorn|openebs|nerdctl|podman).*"
+    r"|(.*[-_.])?(containers?|paas|pods?|rke|rook|lxc|lxd|cce|tke|eks|gke)([-_.0-9].*)?",
     re.ASCII,
 )
+# Each folder in these is a volume that a provisioner gives to some pod.
+_PROVISIONED = re.compile(
+    r"((local|fast|slow|ssd|nvme)[-_])?(disk|volume)s|local-?(storage|pvs?)", re.ASCII
+)
+_LOCAL_SSD = re.compile(r"(local-?)?(ssd|nvme|raid)[-_.0-9]*", re.ASCII)
 
 _ADVICE = (
     "use a folder such as /mnt/models, /data/models or /models, or a claim of a PersistentVolume "
@@ -56,15 +63,31 @@ def refused(path: str) -> str:
         return "it is the whole node; name the folder with the models"
     if parts[0] in ("root", "home"):
         return _of_a_person(parts)
-    own = [part for part in parts if _NODES_OWN.fullmatch(part) or part.startswith(".")]
+    own = [part for part in parts if _is_nodes_own(part) or part.startswith(".")]
     if _is_named_for_models(parts):
-        return "" if not [part for part in own if part != "var"] else _not_shown(own[-1])
+        return (
+            "" if not [part for part in own if part not in ("var", "lib")] else _not_shown(own[-1])
+        )
     if own:
         return _not_shown(own[0])
     if parts[0] not in _MOUNTS and not _DATA.fullmatch(parts[0]):
         return f"only folders for data are shown to engines; {_ADVICE}"
     # Nodes with one large disk have their kubelet and runtime on it, beside the data.
-    return "" if len(parts) > 1 else f"it may hold the node's own folders; {_ADVICE}"
+    return "" if _is_below_a_disk(parts) else f"it may hold the node's own folders; {_ADVICE}"
+
+
+def _is_nodes_own(part: str) -> bool:
+    return _NODES_OWN.fullmatch(part) is not None and not _MODELS.fullmatch(part)
+
+
+def _is_below_a_disk(parts: list[str]) -> bool:
+    """Whether the node's own folders would show by their names, were this among them."""
+    if parts[0] not in _MOUNTS:
+        return len(parts) > 1
+    if len(parts) > 1 and _PROVISIONED.fullmatch(parts[1]):
+        return len(parts) > 2 and _LOCAL_SSD.fullmatch(parts[2]) is not None
+    # Whatever else is mounted there may be such a disk.
+    return len(parts) > 2 or (len(parts) > 1 and _DATA.fullmatch(parts[1]) is not None)
 
 
 def _is_named_for_models(parts: list[str]) -> bool:
@@ -86,5 +109,5 @@ def _of_a_person(parts: list[str]) -> str:
     if not inside:
         return _HOMES_ADVICE
     is_hidden = any(part.startswith(".") and part != _CACHES for part in inside)
-    is_nodes_own = any(_NODES_OWN.fullmatch(part) for part in parts[1:])
+    is_nodes_own = any(map(_is_nodes_own, parts[1:]))
     return _HOMES_ADVICE if is_hidden or is_nodes_own else ""

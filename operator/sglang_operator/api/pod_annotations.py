@@ -20,7 +20,13 @@ _OF_NODES = re.compile(
     r"|((container\.)?seccomp\.)?security\.alpha\.kubernetes\.io"
     r"|([^/]+\.)?(cdi\.k8s\.io|nri\.io|noderesource\.dev|containerd\.io|cri-?o\.io|devices\.gke\.io)"
     r"|kubernetes\.io/config\.|scheduler\.alpha\.kubernetes\.io/tolerations|io\.kubernetes\.cri"
-    r"|(io\.(containerd|katacontainers|podman|crun)|run\.oci|org\.(systemd|criu)|dev\.gvisor)[./])",
+    r"|(io\.(containerd|katacontainers|podman|crun)|run\.oci|org\.(systemd|criu)|dev\.gvisor)[./]"
+    # Which devices a pod was given: schedulers write it there, and agents of nodes believe it.
+    r"|([^/]+\.)?(4pd|elasticgpu)\.io/|ALIYUN_COM_|scheduler\.framework\.gpushare|gas-"
+    r"|tencent\.com/(predicate|gpu|vcuda)|huawei\.com/(Ascend|npu|kltDev)|ascend\.kubectl\."
+    r"|([^/]+\.)?volcano\.sh/([^/]*vgpu|devices|gpu-index|predicate|bind)"
+    r"|scheduling\.koordinator\.sh/(device-allocated|resource-status)"
+    r"|(?:predicate-time|cambricon|run\.ai/reserve))",
     re.ASCII | re.IGNORECASE,
 )
 # Injectors write values into YAML templates: whatever could end a value there is none.

@@ -370,6 +370,13 @@ def host(path, name="m", kind=None):
         *("/var/crash", "/var/lock", "/var/tmp", "/tmp", "/tmp/kubelet", "/usr/local/etc", "/efi"),
         *("/system", "/host", "/rootfs/data", "/home/kubernetes", "/home/kubernetes/kube-env"),
         *("/models/etc/x", "/data/.ssh", "/root/.cache/.ssh"),
+        # Those of whoever moves them to a large disk.
+        *("/mnt/paas", "/srv/paas", "/data/k8s", "/data/k8s-data/x", "/mnt/docker-data"),
+        *("/data/docker_data", "/data/dockerroot", "/data/containerd-root", "/data/crio-storage"),
+        *("/data/etcd-data", "/data/prod-etcd", "/data/rke2.d", "/data/pods", "/data/lib"),
+        *("/data/lv_docker/x", "/scratch/container-storage", "/mnt/data/kubelet-root"),
+        # Volumes of other pods.
+        *("/mnt/disks/vol1", "/mnt/disks", "/mnt/fast-disks/a", "/mnt/local-storage/x/pv1"),
         *("/models/etcd/member", "/MNT/Kubelet", "/var/lib", "/opt/cni/models", "/private/models"),
     ],
 )
@@ -398,6 +405,7 @@ def test_a_type_that_makes_or_opens_something_on_the_node_is_refused(kind):
         *("/root/.cache/huggingface", "/home/alice/.cache/huggingface", "/opt/models/"),
         *("/mnt/disks/ssd0", "/mnt/nfs/home/alice/qwen", "/nvme1n1/hf", "/gpfs01/team/ckpt"),
         *("/cpfs01/shared/llm", "/scratch/x", "/nfs-data/x", "/llm-models", "/mnt/ssd0/datasets"),
+        *("/mnt/k8s-models", "/mnt/team/qwen", "/data/docker-models", "/mnt/nvme0/x"),
         *("/workspace/models", "/raid/x", "/var/models", "/tmp/models-7", "/data/runs/dev/tokens"),
     ],
 )
@@ -512,6 +520,20 @@ def test_the_operators_name_for_it_is_not_to_be_had_and_the_advice_says_what_is(
         "io.kubernetes.cri-o.Devices",
         "kubernetes.io/config.mirror",
         "scheduler.alpha.kubernetes.io/tolerations",
+        # By which agents of nodes hand out devices.
+        *("4pd.io/devices-to-allocate", "4pd.io/vgpu-ids-new", "elasticgpu.io/container-engine"),
+        *(
+            "ALIYUN_COM_GPU_MEM_IDX",
+            "aliyun_com_gpu_mem_pod",
+            "scheduler.framework.gpushare.allocation",
+        ),
+        *("tencent.com/predicate-gpu-idx-0", "tencent.com/gpu-assigned", "gas-container-cards"),
+        *("volcano.sh/devices-to-allocate", "volcano.sh/vgpu-ids-new", "volcano.sh/gpu-index"),
+        *("huawei.com/Ascend910", "huawei.com/AscendReal", "predicate-time"),
+        *(
+            "scheduling.koordinator.sh/device-allocated",
+            "scheduling.koordinator.sh/resource-status",
+        ),
     ],
 )
 def test_an_annotation_that_gives_more_than_a_pod_asks_for_is_refused(key):
