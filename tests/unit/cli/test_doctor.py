@@ -1,5 +1,6 @@
 """The examination of a cluster, over answers of the test's own."""
 
+import functools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,11 +31,16 @@ def _node(gpus: str = "8", ready: str = "True", name: str = "n", **spec: Any) ->
     }
 
 
+@functools.cache
+def _definition() -> str:
+    return json.dumps(yaml.safe_load(DEFINITION.read_text()))
+
+
 def _facts() -> dict[str, Any]:
     rule = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
     return {
         "version": {"major": "1", "minor": "37+", "gitVersion": "v1.37.2"},
-        "definition": yaml.safe_load(DEFINITION.read_text()),
+        "definition": json.loads(_definition()),
         "nodes": {"items": [_node()]},
         "kubernetes service": {"spec": {"ipFamilies": ["IPv4"]}},
         "leases": {
