@@ -232,6 +232,19 @@ class ControlPlane(access.Access):
         self._real.load([image])
         return image
 
+    def load_saved_image(self, argv: Sequence[str]) -> None:
+        """Give the real nodes an image that a command such as ``docker save`` writes.
+
+        Raises CommandError, and PlaneError on a plane without real nodes.
+        """
+        self._real_nodes.load_saved(argv)
+
+    def spawn_on_node(
+        self, node: str, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> int:
+        """``spawn`` with a real node's view of the file system, such as kubelet's sockets."""
+        return self._real_nodes.spawn_on(node, name, argv, env)
+
     def signal_daemon(
         self, node: str, daemon: Literal["kubelet", "containerd"], number: signal.Signals
     ) -> None:

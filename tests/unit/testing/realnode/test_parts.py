@@ -128,6 +128,17 @@ def test_missing_programs_are_named_by_their_packages(monkeypatch):
     assert str(requirements.missing.__wrapped__()).endswith("apt-get install nftables")
 
 
+def test_all_that_is_missing_can_be_had_at_once(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda program, path: None if program == "nft" else "/it")
+    monkeypatch.setattr(cgroups, "missing", lambda: "/sys/fs/cgroup lacks cpuset")
+    monkeypatch.setattr(requirements, "_trial", lambda: pytest.fail("without root it says nothing"))
+    root, programs, groups = requirements.lacking()
+    assert "needs root" in root
+    assert programs.endswith("apt-get install nftables")
+    assert groups == "/sys/fs/cgroup lacks cpuset"
+
+
 def test_a_test_of_a_real_node_skips_with_the_reason_and_fails_in_ci(monkeypatch):
     monkeypatch.setattr(requirements, "missing", lambda: "no root here")
     monkeypatch.delenv("CI", raising=False)

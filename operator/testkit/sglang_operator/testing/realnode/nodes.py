@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from sglang_operator.testing import components, credentials, errors, guard, nodes, running
 from sglang_operator.testing.realnode import cgroups, files, images, init, network, requirements
@@ -96,11 +97,21 @@ class RealNodes:
         self._up.wait(
             lambda: self._up.api.exists(path), running.START_SECONDS, f"{node.name} to register"
         )
+        if not node.gpus:
+            return  # none, or a device plugin will tell of them
         labels = nodes.gpu_labels(node.gpus, self._product)
         self._up.api.merge(path, {"metadata": {"labels": labels}})
         count = {nodes.GPU: str(node.gpus)}
         body = {"status": {"capacity": count, "allocatable": count}}
         self._up.api.call("PATCH", f"{path}/status", body, content_type=STRATEGIC_PATCH)
+
+    def spawn_on(
+        self, name: str, program: str, argv: Sequence[str], env: Mapping[str, str] | None
+    ) -> int:
+        """Start a process with a node's view of the file system; raises PlaneError."""
+        (first,) = _children(self._up.processes.pids[name])
+        inside = ("nsenter", f"--mount=/proc/{first}/ns/mnt", "--", *argv)
+        return self._up.spawn(program, inside, {"PATH": requirements.search_path(), **(env or {})})
 
     def is_real(self, name: str) -> bool:
         """Tell whether a node is one of these, and not KWOK's."""
@@ -114,7 +125,33 @@ class RealNodes:
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: self._import(node, loaded), self._nodes.values()))
 
+    def load_saved(self, argv: Sequence[str]) -> None:
+        """Put images on every node that is there, from an archive that a command writes.
+
+        Raises CommandError when the command fails, or what it writes is no archive.
+        """
+        for node in self._nodes.values():
+            self._load_saved(node, argv)
+
+    def _load_saved(self, node: files.Node, argv: Sequence[str]) -> None:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as saving:
+            assert saving.stdout is not None and saving.stderr is not None
+            source = saving.stdout
+            failed = self._receive(node, lambda stream: shutil.copyfileobj(source, stream))
+            source.close()  # who writes to nobody ends
+            said = saving.stderr.read().decode(errors="replace").strip()
+        if failed:
+            raise errors.CommandError(f"{failed} {said}".strip())
+        if saving.returncode != 0:
+            raise errors.CommandError(f"{' '.join(argv)}: {said}")
+
     def _import(self, node: files.Node, wanted: Sequence[images.Image]) -> None:
+        failed = self._receive(node, lambda stream: images.write_archive(wanted, stream))
+        if failed:
+            raise errors.CommandError(failed)
+
+    def _receive(self, node: files.Node, write: Callable[[IO[bytes]], None]) -> str | None:
+        """Import what is written to a stream; why that failed, or None."""
         argv = [
             *(str(self._tools / "ctr"), f"--address={node.socket}", f"--namespace={NAMESPACE}"),
             *("images", "import", "--local", "-"),
@@ -125,13 +162,14 @@ class RealNodes:
             assert process.stdin is not None
             try:
                 with process.stdin as stream:
-                    images.write_archive(wanted, stream)
+                    write(stream)
             except BrokenPipeError:
                 pass  # what it said tells why
             assert process.stdout is not None
             said = process.stdout.read().decode(errors="replace")
-        if process.returncode != 0:
-            raise errors.CommandError(f"importing images on {node.name}: {said.strip()}")
+        if process.returncode == 0:
+            return None
+        return f"importing images on {node.name}: {said.strip()}"
 
     def _pause(self) -> images.Image:
         root = self._up.settings.data / "pause-root"

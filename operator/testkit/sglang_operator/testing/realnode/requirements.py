@@ -25,18 +25,29 @@ def search_path() -> str:
 @functools.cache
 def missing() -> str | None:
     """Why a real node cannot run here, with what would help, or None when it can."""
+    return next(iter(lacking()), None)
+
+
+def lacking() -> list[str]:
+    """All that a real node lacks here, as far as it can be told."""
     if sys.platform != "linux":
-        return f"a real node needs Linux, this is {sys.platform}"
+        return [f"a real node needs Linux, this is {sys.platform}"]
+    reasons = []
     if os.geteuid() != 0:
-        return "a real node needs root, for namespaces, mounts and control groups"
-    lacking = {
+        reasons.append("a real node needs root, for namespaces, mounts and control groups")
+    packages = {
         package
         for program, package in PROGRAMS.items()
         if shutil.which(program, path=search_path()) is None
     }
-    if lacking:
-        return f"programs are missing; please run: apt-get install {' '.join(sorted(lacking))}"
-    return cgroups.missing() or _trial()
+    if packages:
+        wanted = " ".join(sorted(packages))
+        reasons.append(f"programs are missing; please run: apt-get install {wanted}")
+    if reason := cgroups.missing():
+        reasons.append(reason)
+    if not reasons and (reason := _trial()):  # without root it would only say that again
+        reasons.append(reason)
+    return reasons
 
 
 def _trial() -> str | None:
