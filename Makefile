@@ -17,7 +17,7 @@ PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## The guide's example on real nodes where they can run; ARGS='--once --kwok'
+demo: $(STAMP) ## The guide's example on real nodes where they can run; ARGS='--once --kwok', ARGS=--gpu
 	-@$(MAKE) --no-print-directory node-tools
 	@$(BIN)/python -m sglang_operator.testing demo $(ARGS)
 
@@ -168,5 +168,5 @@ $(STAMP): pyproject.toml operator/testkit/pyproject.toml constraints.txt operato
 	@echo "Making the virtual environment $(VENV) (about a minute)"
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); sh .ci/debian python3-venv && $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli]' --editable operator/testkit
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli]' --editable 'operator/testkit[gpu]'
 	@touch $@

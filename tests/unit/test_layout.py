@@ -169,6 +169,9 @@ def _may_import(layer: str) -> set[str]:
     if layer == "cli":
         # "kubectl sglang weights" is the trainers' client in a terminal.
         return {*LAYERS, "client"} - NOT_OF_THE_CLI
+    if layer == "testing":
+        # The demo with a GPU is a trainer of its pool.
+        return {*LAYERS, "client"}
     return set(LAYERS if layer in LEAVES else LAYERS[: LAYERS.index(layer)])
 
 

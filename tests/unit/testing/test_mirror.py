@@ -30,6 +30,11 @@ ELSEWHERE = {
     "engine/rendezvous.py": "tests/unit/testing/engine/test_parts.py",
     "engine/settings.py": "tests/unit/testing/engine/test_start.py",
     "engine/shim.py": "tests/unit/testing/engine/test_start.py",
+    # They are the demo with a GPU, which runs with stand-ins for driver and engine.
+    "gpu/demo.py": "tests/integration/test_gpu_demo.py",
+    "gpu/plugin.py": "tests/integration/test_gpu_demo.py",
+    "gpu/standin.py": "tests/integration/test_gpu_demo.py",
+    "gpu/story.py": "tests/integration/test_gpu_demo.py",
     # They judge the operator, and planted defects judge them.
     "faults/*.py": "tests/faults/test_mutants.py",
     "faults/proxy.py": "tests/faults/test_faults.py",

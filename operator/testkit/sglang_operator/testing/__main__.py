@@ -7,6 +7,7 @@
     kubeconfig                      print the path of its kubeconfig
     run [--nodes 3x8] -- CMD…       start one for a command, and end it with the command
     demo [--once]                   the guide's example on a plane of its own, to look at
+    demo --gpu                      real engines on this machine's GPU, from Ready to a crash
     tools [--real]                  print the folder of the programs, built first where needed
 
 ``--name`` tells several named planes apart.  ``--real`` after up and run asks for real nodes, with
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Literal
 
@@ -77,11 +79,33 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--kwok", action="store_true", help="nodes without containers, also where real ones can run"
     )
+    _add_gpu_options(demo)
     demo.set_defaults(action=_demo)
     tools = commands.add_parser("tools", help="print the folder of the programs")
     tools.add_argument("--real", action="store_true", help="those of real nodes")
     tools.set_defaults(action=_tools)
     return parser
+
+
+def _add_gpu_options(demo: argparse.ArgumentParser) -> None:
+    gpu = demo.add_argument_group("with a real GPU (Linux, root, NVIDIA)")
+    add = gpu.add_argument
+    add("--gpu", action="store_true", help="real engines: this machine's SGLang on its GPU")
+    add("--gpus", type=int, default=1, metavar="N", help="how many, one for each engine")
+    add("--python", default=sys.executable, help="the interpreter that has SGLang")
+    add("--image", help="an image of docker's or podman's instead, with its tag: …/sglang:v0.5.14")
+    add("--model", type=Path, help="a folder with a model instead of one that the demo writes")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of strategy_config, such as attention_backend=triton",
+    )
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="for SGLang")
+    add("--mount", action="append", default=[], metavar="FOLDER", help="more of the host for it")
+    add("--report", type=Path, metavar="FILE", help="write all figures there, as JSON")
+    add("--stand-in", action="store_true", help="without GPU and SGLang: stand-ins for both")
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -160,8 +184,11 @@ def _tools(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from sglang_operator.testing import demo  # needs rich, which the rest does not
+    from sglang_operator.testing.gpu import demo as gpu_demo
 
     _end_on(signal.SIGTERM, signal.SIGHUP)
+    if options.gpu:
+        return gpu_demo.main(options)
     return demo.main(once=options.once, kwok=options.kwok)
 
 
