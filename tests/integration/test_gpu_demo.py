@@ -67,6 +67,6 @@ def test_an_engine_that_cannot_start_ends_the_demo_with_its_own_words(tmp_path):
     first = shown.stderr[shown.stderr.index("error: ") :].splitlines()[0]
     assert "kubectl apply: the pool is Ready, failed after" in first
     assert "torch.OutOfMemoryError: CUDA out of memory" in shown.stderr
-    assert "the end of the engines' logs:" in shown.stderr
+    assert "the end of the log of pod/actor-infer-g0-" in shown.stderr
     done = [step["step"] for step in json.loads(report.read_text())["steps"]]
     assert done[-1] == "a tiny model, and its weights of four steps"

@@ -46,6 +46,13 @@ def test_the_stand_in_is_found_as_an_installed_sglang_is(tmp_path):
     assert str(tmp_path / "site") in known.folders
 
 
+def test_the_stand_in_imports_from_where_this_process_does(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folders = standin.sglang(tmp_path / "site")["PYTHONPATH"].split(":")
+    assert folders[0] == str(tmp_path / "site")
+    assert str(tmp_path) in folders
+
+
 def test_without_the_variables_the_interpreter_has_no_path_of_the_kit_s(monkeypatch, tmp_path):
     given = standin.sglang(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", given["PYTHONPATH"])

@@ -88,6 +88,14 @@ def test_the_scheduler_is_killed_where_it_is_a_process_of_its_own():
         pool.victim({1: "/pause "})
 
 
+def test_memory_that_comes_and_goes_by_itself_is_no_sleep():
+    gib = 1 << 30
+    assert pool.changed(43 * gib, gib, freed=True)
+    assert not pool.changed(43 * gib, 43 * gib - (1 << 20), freed=True)
+    assert not pool.changed(gib, 43 * gib, freed=True)
+    assert pool.changed(gib, 43 * gib, freed=False)
+
+
 def test_an_engine_with_any_capability_is_privileged():
     assert pool.privileged(STATUS.format(cap="0000000000000000")) is None
     assert "has capabilities" in str(pool.privileged(STATUS.format(cap="00000000a80425fb")))

@@ -58,6 +58,7 @@ def test_a_failed_step_is_named_with_the_engine_s_last_words(story, error):
     assert str(told.value).startswith("step 2, second, failed after 0.0 s: ")
     assert str(told.value).endswith("engine: torch.OutOfMemoryError")
     assert [step.title for step in story.done] == ["first"]
+    assert story.report({})["failed"] == "second"
 
 
 def test_a_plane_that_is_gone_does_not_hide_why_the_step_failed(story):
@@ -79,3 +80,4 @@ def test_the_report_is_a_file_with_the_facts_of_the_run(story, tmp_path):
     assert report["card"] == "NVIDIA H200"
     assert len(report["date"]) == 10
     assert [row["step"] for row in report["steps"]] == ["first"]
+    assert report["failed"] is None

@@ -15,6 +15,7 @@ MODELS = "/models"  # in the containers
 BASE = f"{MODELS}/base"
 UNSYNCED = "unsynced"
 SCHEDULER = "sglang::scheduler"  # how SGLang's scheduler calls its process
+NOISE = 256 << 20  # bytes: a context more or less on the card
 # Quick to start, and able to sleep; the rest is SGLang's own choice.
 CONFIG: Mapping[str, Any] = {
     "mem_fraction_static": 0.3,
@@ -121,6 +122,11 @@ def wrong(answer: Mapping[str, Any], version: str, expected: Sequence[int] | Non
     if expected is not None and tokens != list(expected):
         return f"{version} answers {list(expected)}, this was answered: {tokens}"
     return None
+
+
+def changed(before: int, after: int, *, freed: bool) -> bool:
+    """Whether memory was given back, or taken, that is more than what comes and goes by itself."""
+    return (before - after if freed else after - before) >= NOISE
 
 
 def privileged(status: str) -> str | None:

@@ -50,7 +50,8 @@ def sglang(folder: Path, version: str = VERSION) -> dict[str, str]:
     for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+    inherited = os.environ.get("PYTHONPATH", "")  # the fake engine needs what this process has
     return {
-        "PYTHONPATH": os.pathsep.join([str(folder), roots.python_path()]),
+        "PYTHONPATH": os.pathsep.join([str(folder), roots.python_path(inherited)]),
         f"{settings.PREFIX}VERSION": version,
     }

@@ -40,6 +40,7 @@ class Steps:
     def __init__(self, console: Console) -> None:
         self._console = console
         self.done: list[Step] = []
+        self.failed: str | None = None  # the step that did not come to its end
         self.diagnosis: Callable[[], str] = lambda: ""
 
     @contextlib.contextmanager
@@ -51,14 +52,14 @@ class Steps:
         step = Step(title=title, bound=bound)
         number = len(self.done) + 1
         self._console.print(f"[bold]{number}[/] {title}", highlight=False)
-        begun = time.monotonic()
+        begun, self.failed = time.monotonic(), title
         try:
             with _alarm(bound + GRACE_SECONDS, f"no end after {bound:g} s"):
                 yield step
         except (errors.KitError, PoolError, OSError) as error:
             seconds = time.monotonic() - begun
             raise errors.KitError(self._failed(step, number, seconds, error)) from error
-        step.seconds = time.monotonic() - begun
+        step.seconds, self.failed = time.monotonic() - begun, None
         self.done.append(step)
         said = f"; {step.seen}" if step.seen else ""
         self._console.print(f"  {step.seconds:.1f} s{said}", highlight=False, markup=False)
@@ -86,6 +87,7 @@ class Steps:
         return {
             "date": now.date().isoformat(),
             **facts,
+            "failed": self.failed,
             "steps": [
                 {
                     "step": step.title,

@@ -33,6 +33,7 @@ ANSWER_SECONDS = 60.0
 MEMORY_SECONDS = 120.0
 NOTICE_SECONDS = 120.0
 SERVICE_SECONDS = 60.0
+SHOWN_SECONDS = 20.0
 PROMPT = (11, 7, 5)
 TOKENS = 8
 LOG_LINES = 30
@@ -248,15 +249,20 @@ class Story:
         return f"{engine.pod}: /dev/{', /dev/'.join(nodes)}"
 
     def _note_memory(self, step: Step, before: int, *, freed: bool) -> None:
-        after = self._driver.used(self._uuids)
-        change = before - after if freed else after - before
-        step.figures = {"used_before": before, "used_after": after}
-        step.seen = f"{before / GIB:.1f} → {after / GIB:.1f} GiB on {len(self._uuids)} card(s)"
-        if self._driver.is_stand_in:
-            step.seen += "; a stand-in has no memory"
-        elif change <= 0:
+        """Note what the driver shows; raises KitError when that is no change."""
+        uuids, driver = self._uuids, self._driver
+        if not driver.is_stand_in:
             word = "less" if freed else "more"
-            raise errors.KitError(f"the driver shows no {word} memory in use: {step.seen}")
+            self._plane.wait(
+                lambda: pool.changed(before, driver.used(uuids), freed=freed),
+                SHOWN_SECONDS,
+                f"the driver to show {word} memory in use than {before / GIB:.1f} GiB",
+            )
+        after = driver.used(uuids)
+        step.figures = {"used_before": before, "used_after": after}
+        step.seen = f"{before / GIB:.1f} → {after / GIB:.1f} GiB on {len(uuids)} card(s)"
+        if driver.is_stand_in:
+            step.seen += "; a stand-in has no memory"
 
     # ---- doing
 
@@ -293,8 +299,9 @@ class Story:
         if seen.returncode == 0:
             parts += _conditions(json.loads(seen.stdout))
         chosen = ("-l", names.selector_text(pool.POOL))
-        logs = kubectl("logs", *chosen, "--prefix", f"--tail={LOG_LINES}", check=False)
-        parts.append(f"the end of the engines' logs:\n{logs.stdout or logs.stderr}")
+        for pod in kubectl("get", "pods", *chosen, "-o", "name", check=False).stdout.split():
+            logs = kubectl("logs", pod, f"--tail={LOG_LINES}", check=False)
+            parts.append(f"the end of the log of {pod}:\n{logs.stdout or logs.stderr}")
         events = kubectl("get", "events", "--sort-by=.lastTimestamp", check=False).stdout
         parts.append("\n".join(["the last events:", *events.splitlines()[-OPERATOR_LINES:]]))
         said = self._operator.log.read_text(errors="replace").splitlines()
