@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from sglang_operator.testing import ControlPlane, roots
-from sglang_operator.testing.errors import PlaneError
+from sglang_operator.testing.errors import CommandError, PlaneError
 from sglang_operator.testing.pytest_plugin import require_real_node
-from sglang_operator.testing.realnode import cgroups, pythonimage
+from sglang_operator.testing.realnode import cgroups, images, pythonimage
 
 WAIT_SECONDS = 60.0
 GRACE_SECONDS = 4.0
@@ -398,6 +398,41 @@ def test_images_need_a_name_that_no_registry_is_asked_for(plane, tmp_path):
             plane.load_image(name, tmp_path)
     with ControlPlane("0") as other, pytest.raises(PlaneError, match="real nodes"):
         other.load_image("kit.invalid/x:v1", tmp_path)
+
+
+def test_an_image_that_a_command_writes_is_had_by_every_node(plane, pods, tmp_path):
+    """As `docker save` writes one: an archive, on standard output."""
+    package = tmp_path / "standin"
+    package.mkdir()
+    (package / "__main__.py").write_bytes((Path(__file__).parent / "stand_in.py").read_bytes())
+    name = "kit.invalid/saved:v1"
+    image = pythonimage.build(
+        name, entrypoint=["python3", "-m", "standin", str(PORT)], sources=[package]
+    )
+    with (tmp_path / "saved.tar").open("wb") as file:
+        images.write_archive([image], file)
+    plane.load_saved_image(["cat", str(tmp_path / "saved.tar")])
+    for node in ("gpu-node-0", "gpu-node-1"):
+        pods.create_ready(f"on-{node}", container={"image": name}, nodeName=node)
+
+
+def test_a_command_that_has_no_such_image_is_quoted(plane):
+    with pytest.raises(CommandError, match="no such image: kit"):
+        plane.load_saved_image(["sh", "-c", "echo no such image: kit >&2; exit 1"])
+
+
+def test_a_program_on_a_node_sees_its_files_and_not_the_machine_s(plane, tmp_path):
+    seen = tmp_path / "seen"
+    plane.spawn_on_node(
+        "gpu-node-1", "looks", ["sh", "-c", f"ls /var/lib/kubelet > {seen}; sleep 300"]
+    )
+    plane.wait(
+        lambda: seen.exists() and "device-plugins" in seen.read_text(),
+        WAIT_SECONDS,
+        "the node's own folder",
+    )
+    assert not Path("/var/lib/kubelet/device-plugins/kubelet.sock").exists()
+    plane.stop_component("looks")
 
 
 @pytest.mark.parametrize("victim", ["owner", "guard"])
