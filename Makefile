@@ -137,6 +137,10 @@ fuzz: $(STAMP) ## Parser and converter under anything, FUZZ_SECONDS=600 each (at
 dashboards: $(STAMP) ## Grafana's dashboards in manifests/monitoring, from generators/dashboards
 	$(BIN)/python -m generators.dashboards
 
+.PHONY: real-engine
+real-engine: $(STAMP) ## The page of what ran on a real GPU: make real-engine ARGS=what demo --report wrote
+	$(BIN)/python -m generators.real_engine $(ARGS)
+
 docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests
 	$(BIN)/python -m generators.docs
 

@@ -36,8 +36,8 @@ def test_the_demo_syncs_sleeps_wakes_and_comes_back_from_a_crash(tmp_path):
     assert said["stand_in"] is True
     assert said["config"]["mem_fraction_static"] == 0.4
     steps = {step["step"]: step for step in said["steps"]}
-    given = steps["the device plugin tells kubelet of the GPUs"]["seen"].split(", ")
-    assert len(given) == 2
+    given = steps["the device plugin tells kubelet of the GPUs"]["seen"]
+    assert given == "2 × Stand-in GPU"
     rights = steps["its engines have cards, and no privileges"]["seen"]
     assert {part.split(": ")[1] for part in rights.split("; ")} == {"/dev/nvidia0", "/dev/nvidia1"}
     assert "step-1 is committed" in steps["the sample trainer syncs step-1"]["seen"]

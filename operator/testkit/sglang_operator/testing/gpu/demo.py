@@ -201,12 +201,11 @@ class _Demo:
             plane.wait(
                 lambda: nodes.is_ready(plane.api.get(path), gpus=count), CARD_SECONDS, "the GPUs"
             )
-            step.seen = ", ".join(inventory.cards)
+            step.seen = f"{count} × {self._found.cards[0].name}"
 
     def _load(self, plane: ControlPlane) -> str:
         """Put the engines' image on the node; its name."""
-        title = f"an image of {self._source()}"
-        with self.steps.step(title, IMAGE_SECONDS) as step:
+        with self.steps.step("the engines' image is on the node", IMAGE_SECONDS) as step:
             if self._options.image is not None:
                 plane.load_saved_image([str(requirements.saver()), "save", self._options.image])
                 step.seen = self._options.image
@@ -218,7 +217,8 @@ class _Demo:
             environment.write_skeleton(root)
             variables = environment.variables(os.environ, self._options.variables, known.executable)
             plane.load_image(known.image, root, entrypoint=["python3"], env=variables)
-            step.seen = f"{known.image}: mounts of {', '.join(m.host for m in self._system())}"
+            step.seen = known.image
+            self._say(f"it sees of this machine: {', '.join(m.host for m in self._system())}")
             return known.image
 
     def _tell(self, plane: ControlPlane, operator: InstalledOperator, image: str) -> None:
@@ -296,7 +296,7 @@ class _Demo:
             "sglang": known.sglang if known else None,
             "torch": known.torch if known else None,
             "kubernetes": binaries.kubernetes_version(),
-            "model": str(self._options.model) if self._options.model else "written by the demo",
+            "model": self._options.model.name if self._options.model else "written by the demo",
             "config": {**pool.CONFIG, **self._options.config},
         }
 

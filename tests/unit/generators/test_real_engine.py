@@ -1,0 +1,92 @@
+"""The page of what ran on a real GPU says what its report says, and nothing that did not run."""
+
+import json
+
+import pytest
+
+from generators import real_engine
+
+REPORT = {
+    "date": "2026-11-28",
+    "card": "NVIDIA H200",
+    "cards": 2,
+    "driver": "580.1",
+    "stand_in": False,
+    "image": "lmsysorg/sglang:v0.5.14",
+    "sglang": "0.5.14",
+    "torch": "2.11.0+cu130",
+    "kubernetes": "1.37.2",
+    "model": "written by the demo",
+    "config": {"mem_fraction_static": 0.3},
+    "failed": None,
+    "steps": [
+        {"step": "the pool is Ready", "seconds": 125.7, "seen": "2/2"},
+        {
+            "step": "the client syncs step-2",
+            "seconds": 0.1,
+            "seen": "a | b",
+            "begin": 0.01,
+            "update": 0.05,
+            "commit": 0.012,
+            "gates": 0.008,
+        },
+        {
+            "step": "the engines sleep",
+            "seconds": 1.15,
+            "seen": "",
+            "used_before": 43 << 30,
+            "used_after": 1 << 30,
+        },
+    ],
+}
+
+
+def test_the_page_has_every_figure_of_the_report():
+    lines = real_engine.page(REPORT).splitlines()
+    assert "| GPU | 2 × NVIDIA H200, driver 580.1 |" in lines
+    assert "| SGLang | 0.5.14, torch 2.11.0+cu130 |" in lines
+    assert "| the pool is Ready | 125.70 | 2/2 |" in lines
+    assert "| the client syncs step-2 | 50 | 30 |" in lines  # the engine's, and what is around it
+    assert "| the engines sleep | 43.0 | 1.0 |" in lines
+    assert any("2026-11-28" in line for line in lines)
+
+
+def test_a_bar_in_what_was_seen_ends_no_cell():
+    assert "| the client syncs step-2 | 0.10 | a \\| b |" in real_engine.page(REPORT).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stand_in": True}, "of stand-ins"),
+        ({"failed": "the engines sleep"}, "failed at: the engines sleep"),
+    ],
+)
+def test_what_did_not_run_on_a_gpu_or_to_its_end_makes_no_page(change, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(real_engine, "PAGE", tmp_path / "page")
+    monkeypatch.setattr(real_engine, "DATA", tmp_path / "kept.json")
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({**REPORT, **change}))
+    with pytest.raises(ValueError, match=told):
+        real_engine.page({**REPORT, **change})
+    assert real_engine.main([str(report)]) == 1
+    assert list(tmp_path.iterdir()) == [report]
+
+
+def test_a_report_is_kept_and_the_page_can_be_made_of_it_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(real_engine, "PAGE", tmp_path / "page")
+    monkeypatch.setattr(real_engine, "DATA", tmp_path / "kept.json")
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps(REPORT))
+    assert real_engine.main([str(report)]) == 0
+    assert json.loads((tmp_path / "kept.json").read_text()) == REPORT
+    report.unlink()
+    assert real_engine.main([]) == 0
+    assert (tmp_path / "page").read_text() == real_engine.page(REPORT)
+
+
+def test_the_page_in_the_tree_is_that_of_the_report_in_the_tree():
+    assert real_engine.PAGE.exists() == real_engine.DATA.exists()
+    if real_engine.DATA.exists():
+        report = json.loads(real_engine.DATA.read_text())
+        assert real_engine.PAGE.read_text() == real_engine.page(report)
