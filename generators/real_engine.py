@@ -18,8 +18,9 @@ PAGE = (checkout.DOCS / "reference" / "real-engine").with_suffix(
 )  # there from the first report on
 GIB = 1 << 30
 # What the demo does not do, to be told beside what it does.
+NO_GROUP = "a trainer with a GPU of its own, that broadcasts by NCCL (the demo's `--nccl`)"
 NOT_RUN = (
-    "updates from tensors, by CUDA IPC or NCCL: the demo's weights come from a disk",
+    "updates from tensors by CUDA IPC, with a trainer on the engines' own GPUs",
     "engines of more than one GPU, and engines across nodes",
     "the image of SGLang as it is published: the engines are an installed SGLang",
     "a driver of another vendor, GPUs in MIG mode",
@@ -44,7 +45,7 @@ def page(report: Mapping[str, Any]) -> str:
     if report["failed"]:
         raise ValueError(f"the report is of a run that failed at: {report['failed']}")
     parts = [HEAD.format(date=report["date"]), _where(report), _steps(report["steps"])]
-    parts += [_syncs(report["steps"]), _memory(report["steps"]), _not_run(), FAKES]
+    parts += [_syncs(report["steps"]), _memory(report["steps"]), _not_run(report["steps"]), FAKES]
     return "\n".join(parts)
 
 
@@ -72,7 +73,11 @@ def _syncs(steps: Sequence[Mapping[str, Any]]) -> str:
         if "update" in step:
             own = step["begin"] + step["commit"] + step["gates"]
             rows.append((step["step"], _ms(step["update"]), _ms(own)))
-    head = ("sync", "update by the engine, ms", "begin, commit and gates, ms")
+        for sync in step.get("syncs", ()):
+            own = sync["begin"] + sync["commit"] + sync["gates"]
+            title = f"step-{sync['step']} by NCCL, with {_ms(sync['group'])} ms for its group"
+            rows.append((title, _ms(sync["update"]), _ms(own)))
+    head = ("sync", "update of the engines, ms", "begin, commit and gates, ms")
     return "## What a sync costs\n\n" + _table(head, rows)
 
 
@@ -87,8 +92,9 @@ def _memory(steps: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _not_run() -> str:
-    return "## What was not run\n\n" + "".join(f"- {text};\n" for text in NOT_RUN)
+def _not_run(steps: Sequence[Mapping[str, Any]]) -> str:
+    left = () if any("syncs" in step for step in steps) else (NO_GROUP,)
+    return "## What was not run\n\n" + "".join(f"- {text};\n" for text in (*left, *NOT_RUN))
 
 
 def _table(head: Sequence[str], rows: Any) -> str:

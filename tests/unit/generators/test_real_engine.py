@@ -1,12 +1,13 @@
 """The page of what ran on a real GPU says what its report says, and nothing that did not run."""
 
 import json
+from typing import Any
 
 import pytest
 
 from generators import real_engine
 
-REPORT = {
+REPORT: dict[str, Any] = {
     "date": "2026-11-28",
     "card": "NVIDIA H200",
     "cards": 2,
@@ -49,6 +50,15 @@ def test_the_page_has_every_figure_of_the_report():
     assert "| the client syncs step-2 | 50 | 30 |" in lines  # the engine's, and what is around it
     assert "| the engines sleep | 43.0 | 1.0 |" in lines
     assert any("2026-11-28" in line for line in lines)
+
+
+def test_a_broadcast_is_on_the_page_or_among_what_was_not_run():
+    assert "broadcasts by NCCL" in real_engine.page(REPORT)
+    sync = {"step": 5, "begin": 0.02, "group": 1.07, "update": 0.5, "commit": 0.02, "gates": 0.01}
+    broadcast = {"step": "a trainer broadcasts", "seconds": 3.0, "seen": "", "syncs": [sync]}
+    text = real_engine.page({**REPORT, "steps": [*REPORT["steps"], broadcast]})
+    assert "| step-5 by NCCL, with 1070 ms for its group | 500 | 50 |" in text.splitlines()
+    assert "broadcasts by NCCL" not in text
 
 
 def test_a_bar_in_what_was_seen_ends_no_cell():

@@ -92,6 +92,7 @@ def _add_gpu_options(demo: argparse.ArgumentParser) -> None:
     add = gpu.add_argument
     add("--gpu", action="store_true", help="real engines: this machine's SGLang on its GPU")
     add("--gpus", type=int, default=1, metavar="N", help="how many, one for each engine")
+    add("--nccl", action="store_true", help="and one more for a trainer that broadcasts by NCCL")
     add("--python", default=sys.executable, help="the interpreter that has SGLang")
     add("--image", help="an image of docker's or podman's instead, with its tag: …/sglang:v0.5.14")
     add("--model", type=Path, help="a folder with a model instead of one that the demo writes")

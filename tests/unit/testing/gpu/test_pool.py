@@ -27,6 +27,28 @@ def test_the_operator_takes_the_pool_as_it_is():
     assert [each["kind"] for each in volumes] == ["PersistentVolume", "PersistentVolumeClaim"]
 
 
+def test_the_trainer_s_pod_has_a_gpu_and_no_privileges():
+    pod = yaml.safe_load(pool.trainer("image:v1", "/kit/broadcast.py", {"STEPS": "5,6"}))
+    (container,) = pod["spec"]["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert not container["securityContext"]["allowPrivilegeEscalation"]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    assert told["STEPS"] == "5,6"
+    assert told["POOL"] == body_of_the_pool()["metadata"]["name"]
+    # Else the two sides of a group differ in how they take memory, and it never forms.
+    assert told["NCCL_CUMEM_ENABLE"] == "0"
+
+
+def body_of_the_pool():
+    return list(yaml.safe_load_all(pool.manifest("image:v0.5.14", 1, {}, "/cache")))[-1]
+
+
+def test_what_a_trainer_told_is_found_among_the_rest_of_its_log():
+    log = 'a warning\n{"step": 5, "begin": 0.1}\n{"other": 1}\n{"step": 6, "begin": 0.2}\n'
+    assert pool.said(log) == [{"step": 5, "begin": 0.1}, {"step": 6, "begin": 0.2}]
+
+
 def test_settings_are_read_as_yaml_reads_values():
     assert pool.setting("mem_fraction_static=0.5") == ("mem_fraction_static", 0.5)
     assert pool.setting("disable_radix_cache=true") == ("disable_radix_cache", True)

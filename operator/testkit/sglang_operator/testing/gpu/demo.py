@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sglang_operator.engine import versions
 from sglang_operator.testing import binaries, errors, nodes, roots
 from sglang_operator.testing.controlplane import ControlPlane
 from sglang_operator.testing.gpu import (
@@ -32,7 +33,7 @@ from sglang_operator.testing.gpu import (
 from sglang_operator.testing.gpu.allocation import Mount
 from sglang_operator.testing.gpu.driver import Driver
 from sglang_operator.testing.gpu.steps import Steps
-from sglang_operator.testing.gpu.story import Checkpoints, Story
+from sglang_operator.testing.gpu.story import GROUP_STEPS, Checkpoints, Story
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.realnode import images, tools
 
@@ -44,7 +45,8 @@ PLANE_SECONDS = 300.0
 CARD_SECONDS = 60.0
 IMAGE_SECONDS = 900.0  # an image of twenty gigabytes from a slow disk
 OPERATOR_SECONDS = 60.0
-STEPS = 4  # that the story syncs
+TRAINER = "broadcast.py"
+STEPS = max(GROUP_STEPS)  # that the story syncs
 # Where the driver's libraries are in an image: NVIDIA's name this folder in LD_LIBRARY_PATH.
 DRIVER_LIBRARIES = "/usr/local/nvidia/lib64"
 CACHE = "gpu-kernels"
@@ -55,6 +57,7 @@ class Options:
     """What the command line asks for."""
 
     gpus: int = 1
+    nccl: bool = False  # a trainer on one more
     python: str = sys.executable
     image: str | None = None
     model: Path | None = None
@@ -63,6 +66,11 @@ class Options:
     mounts: Sequence[str] = ()
     report: Path | None = None
     stand_in: bool = False
+
+    @property
+    def cards(self) -> int:
+        """How many GPUs are needed."""
+        return self.gpus + int(self.nccl)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -85,8 +93,11 @@ def read(arguments: argparse.Namespace) -> Options:
         images.full_name(arguments.image)
     if arguments.image is not None and arguments.stand_in:
         raise errors.KitError("--stand-in has an engine of its own: leave --image out")
+    if arguments.model is not None and arguments.nccl:
+        raise errors.KitError("--nccl sends the demo's own model: leave --model out")
     return Options(
         gpus=arguments.gpus,
+        nccl=arguments.nccl,
         python=arguments.python,
         image=arguments.image,
         model=arguments.model,
@@ -105,7 +116,7 @@ def run(options: Options, console: Console) -> Steps:
         _in_their_place(options, Path(folder)) as (options, driver),
     ):
         wanted = requirements.Wanted(
-            gpus=options.gpus,
+            gpus=options.cards,
             python=options.python,
             image=options.image,
             model=options.model,
@@ -126,7 +137,7 @@ def _in_their_place(options: Options, folder: Path) -> Iterator[tuple[Options, D
         yield options, Driver()
         return
     variables = {**standin.sglang(folder / "sglang"), **options.variables}
-    driver = standin.driver(folder / "driver", options.gpus)
+    driver = standin.driver(folder / "driver", options.cards)
     yield dataclasses.replace(options, variables=variables), driver
 
 
@@ -232,10 +243,21 @@ class _Demo:
             checkpoints=checkpoints,
             driver=self._driver,
             chosen=self._found.cards,
-            version=image.rsplit(":v", 1)[-1],
+            version=str(versions.detect(image, None).version),
         )
-        gpus = len(self._found.cards)
-        story.tell(pool.manifest(image, gpus, self._options.config, str(cache)))
+        engines = pool.manifest(image, self._options.gpus, self._options.config, str(cache))
+        story.tell(engines, self._trainer(image, checkpoints) if self._options.nccl else None)
+
+    def _trainer(self, image: str, checkpoints: Checkpoints) -> str:
+        """The trainer with a GPU: the kit's sources, in SGLang's environment."""
+        own = self._options.variables.get("PYTHONPATH", "")
+        variables = {
+            "PYTHONPATH": roots.python_path(own),
+            "CHECKPOINT": checkpoints.path,
+            "STEPS": ",".join(map(str, GROUP_STEPS)),
+            "STAND_IN": "1" if self._options.stand_in else "",
+        }
+        return pool.trainer(image, str(Path(__file__).parent / TRAINER), variables)
 
     # ---- what containers see
 
@@ -252,20 +274,22 @@ class _Demo:
             models = [Mount(host=str(self._options.model.resolve()), inside=pool.BASE)]
         else:
             (self._folder / "models").mkdir()
-        return [*self._system(), *models]
+        sources = [str(package.parent) for package in roots.PACKAGES] if self._options.nccl else []
+        return [*self._system(sources), *models]
 
-    def _system(self) -> list[Mount]:
+    def _system(self, sources: Sequence[str] = ()) -> list[Mount]:
         """The host's folders with SGLang in them, or the driver's libraries for an image."""
         libraries = [] if self._driver.is_stand_in else self._driver.libraries()
         known = self._found.environment
         if known is None:
-            return [
+            own = [
                 Mount(host=str(path.resolve()), inside=f"{DRIVER_LIBRARIES}/{path.name}")
                 for path in libraries
             ]
+            return [*own, *environment.mounts([*sources, *self._options.mounts])]
         folders = [str(path.parent) for path in libraries]
         return environment.mounts(
-            [*environment.SYSTEM, *known.folders, *folders, *self._options.mounts]
+            [*environment.SYSTEM, *known.folders, *folders, *sources, *self._options.mounts]
         )
 
     def _given(self) -> dict[str, str]:
@@ -275,7 +299,8 @@ class _Demo:
     def _write_models(self) -> Checkpoints:
         if self._options.model is not None:
             return Checkpoints(path=pool.BASE, own=False)
-        with self.steps.step("a tiny model, and its weights of four steps", CARD_SECONDS) as step:
+        title = f"a tiny model, and its weights of {STEPS} steps"
+        with self.steps.step(title, CARD_SECONDS) as step:
             models = self._folder / "models"
             model.write(models / "base", 0)
             for number in range(1, STEPS + 1):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from sglang_operator.testing import errors
+from sglang_operator.testing.nodes import GPU
 
 POOL = "actor-infer"  # as in the sample trainer's roles
+TRAINER = "trainer-with-a-gpu"
 CACHE = "sglang-cache"
 MODELS = "/models"  # in the containers
 BASE = f"{MODELS}/base"
 UNSYNCED = "unsynced"
 SCHEDULER = "sglang::scheduler"  # how SGLang's scheduler calls its process
 NOISE = 256 << 20  # bytes: a context more or less on the card
+# As engines are told: what both sides of a group must agree on.
+NCCL: Mapping[str, str] = {"NCCL_CUMEM_ENABLE": "0", "NCCL_NVLS_ENABLE": "0"}
 # Quick to start, and able to sleep; the rest is SGLang's own choice.
 CONFIG: Mapping[str, Any] = {
     "mem_fraction_static": 0.3,
@@ -82,6 +87,41 @@ def manifest(image: str, gpus: int, config: Mapping[str, Any], cache: str) -> st
         },
     }
     return yaml.safe_dump_all([volume, claimed, engines], sort_keys=False)
+
+
+def trainer(image: str, program: str, variables: Mapping[str, str]) -> str:
+    """A pod with a trainer that has a GPU of its own, in YAML; ``program`` is a file in it."""
+    address = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    given = {"POOL": POOL, "HOME": "/tmp", **NCCL, **variables}
+    container = {
+        "name": "trainer",
+        "image": image,
+        "command": ["python3", "-P", program],  # its folder has modules that are not for others
+        "env": [address, *({"name": key, "value": value} for key, value in given.items())],
+        "resources": {"limits": {GPU: "1"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "dshm", "mountPath": "/dev/shm"}],
+    }
+    spec = {
+        "serviceAccountName": "trainer",
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "dshm", "emptyDir": {"medium": "Memory"}}],
+    }
+    metadata = {"name": TRAINER, "namespace": "default"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return yaml.safe_dump(pod, sort_keys=False)
+
+
+def said(log: str) -> list[dict[str, Any]]:
+    """What the trainer told of its syncs, among whatever else is in its log."""
+    lines = (line for line in log.splitlines() if line.startswith('{"step"'))
+    return [json.loads(line) for line in lines]
 
 
 def condition(pool: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -33,6 +33,8 @@ ANSWER_SECONDS = 60.0
 MEMORY_SECONDS = 120.0
 NOTICE_SECONDS = 120.0
 SERVICE_SECONDS = 60.0
+GROUP_SECONDS = 300.0
+GROUP_STEPS = (5, 6)  # the first forms the group, the next uses it
 SHOWN_SECONDS = 20.0
 PROMPT = (11, 7, 5)
 TOKENS = 8
@@ -78,8 +80,8 @@ class Story:
         self._trainer = Path()  # its kubeconfig
         steps.diagnosis = self.diagnosis
 
-    def tell(self, manifest: str) -> None:
-        """All of it, in the plane's network; raises KitError."""
+    def tell(self, manifest: str, trainer: str | None) -> None:
+        """All of it, in the plane's network; ``trainer`` is a pod's.  Raises KitError."""
         with self._plane.inside():
             self.come_up(manifest)
             self.first_sync()
@@ -90,6 +92,8 @@ class Story:
                 self.sync(client, 3)
                 self.crash(client)
                 self.sync(client, 4)
+            if trainer is not None:
+                self.broadcast(trainer)
 
     # ---- the steps
 
@@ -195,6 +199,31 @@ class Story:
                 raise errors.KitError(f"the epoch is {epoch} still, after an engine restarted")
             step.seen = f"{self._closed(_of(client, lost))}; a new epoch: {client.epoch}"
 
+    def broadcast(self, manifest: str) -> None:
+        """A trainer in a pod with a GPU of its own sends the weights of two steps by NCCL."""
+        path = f"{paths.pods('default')}/{pool.TRAINER}"
+
+        def ended() -> str:
+            phase = str(self._plane.api.get(path)["status"].get("phase"))
+            return phase if phase in ("Succeeded", "Failed") else ""
+
+        first, last = GROUP_STEPS
+        title = f"a trainer with a GPU broadcasts step-{first} and step-{last}"
+        with self._steps.step(title, GROUP_SECONDS) as step:
+            self._plane.kubectl("apply", "-f", "-", input=manifest)
+            phase = self._plane.wait(ended, GROUP_SECONDS, "the trainer to end")
+            log = self._plane.kubectl("logs", pool.TRAINER, check=False).stdout
+            if phase == "Failed":
+                end = "\n".join(log.splitlines()[-LOG_LINES:])
+                raise errors.KitError(f"the trainer failed:\n{end}")
+            step.figures = {"syncs": pool.said(log)}
+            step.seen = "; ".join(
+                f"step-{each.pop('step')}: "
+                + ", ".join(f"{key} {1000 * value:.0f} ms" for key, value in each.items())
+                for each in pool.said(log)
+            )
+        self.answers(last)
+
     # ---- looking
 
     def _pool(self) -> Any:
@@ -299,7 +328,8 @@ class Story:
         if seen.returncode == 0:
             parts += _conditions(json.loads(seen.stdout))
         chosen = ("-l", names.selector_text(pool.POOL))
-        for pod in kubectl("get", "pods", *chosen, "-o", "name", check=False).stdout.split():
+        pods = kubectl("get", "pods", *chosen, "-o", "name", check=False).stdout.split()
+        for pod in pods:
             logs = kubectl("logs", pod, f"--tail={LOG_LINES}", check=False)
             parts.append(f"the end of the log of {pod}:\n{logs.stdout or logs.stderr}")
         events = kubectl("get", "events", "--sort-by=.lastTimestamp", check=False).stdout
