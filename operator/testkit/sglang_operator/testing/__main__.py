@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_gpu_options(demo: argparse.ArgumentParser) -> None:
-    gpu = demo.add_argument_group("with a real GPU (Linux, root, NVIDIA)")
+    gpu = demo.add_argument_group("with a real GPU (Linux, root, NVIDIA); all need --gpu")
     add = gpu.add_argument
     add("--gpu", action="store_true", help="real engines: this machine's SGLang on its GPU")
     add("--gpus", type=int, default=1, metavar="N", help="how many, one for each engine")
@@ -190,6 +190,12 @@ def _demo(options: argparse.Namespace) -> int:
     _end_on(signal.SIGTERM, signal.SIGHUP)
     if options.gpu:
         return gpu_demo.main(options)
+    defaults = vars(_parser().parse_args(["demo"]))
+    apart = {"once", "kwok"}  # all others are the GPU's
+    given = [key for key, value in defaults.items() if vars(options)[key] != value]
+    if others := sorted(set(given) - apart):
+        named = ", ".join("--" + key.replace("_", "-") for key in others)
+        raise errors.KitError(f"{named}: only with --gpu")
     return demo.main(once=options.once, kwok=options.kwok)
 
 

@@ -87,6 +87,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def read(arguments: argparse.Namespace) -> Options:
     """The options as the command line has them; raises KitError."""
+    if arguments.kwok:
+        raise errors.KitError("--kwok asks for nodes without containers, --gpu for real ones")
     if arguments.gpus < 1:
         raise errors.KitError(f"--gpus={arguments.gpus}: at least one GPU is needed")
     if arguments.image is not None:

@@ -14,7 +14,7 @@ from sglang_operator.testing.gpu.driver import Driver
 from sglang_operator.testing.realnode import requirements
 
 EXTRA = ("grpc", "google.protobuf")
-INSTALL_EXTRA = "python -m pip install 'sglang-operator-testkit[gpu]'"
+INSTALL_EXTRA = "make demo in a checkout, or pip install 'sglang-operator-testkit[gpu]'"
 ENGINES = ("docker", "podman", "nerdctl")  # programs that can save an image
 FALLBACK = "Without GPUs the same pool runs on fake engines: make demo"
 
