@@ -41,4 +41,6 @@ CONTEXT_BEYOND = (
 )
 TIGHT = "{left} GiB are left for graphs and work, where SGLang itself would leave {reserve}"
 COPIED = "tp {tp} with {heads} heads of keys and values: each is kept {copies} times"
+WITH_EP = "and ep_size: {ep}"
+WITHOUT_SHARE = "and leave mem_fraction_static to SGLang"
 MORE_TOKENS = "{percent} % more tokens, if nobody else needs these GPUs"

@@ -5,7 +5,7 @@ caches, at capturing graphs, at the first long sequence; then what works and is 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from sglang_operator.engine import schema
@@ -108,11 +108,15 @@ def _dividing_ep(request: Request) -> Knob | None:
 
 
 def _dividing_tp(request: Request) -> Knob | None:
+    """The most GPUs below these that divide it, and the ep that goes with them."""
+    asked = request.settings.division.ep
     for tp in range(request.settings.division.tp - 1, 0, -1):
-        changed = engine.changed(request, tp=tp, ep=min(tp, request.settings.division.ep))
-        found = engine.plan(changed)
-        if not found.impossible and found.available > 0:
-            return _gpus(changed)
+        for ep in range(min(tp, asked), 0, -1):
+            changed = engine.changed(request, tp=tp, ep=ep)
+            found = engine.plan(changed)
+            if not found.impossible and found.available > 0:
+                gains = "" if ep == asked else texts.WITH_EP.format(ep=ep)
+                return replace(_gpus(changed), gains=gains)
     return None
 
 
@@ -164,10 +168,21 @@ def _wanted_tokens(request: Request) -> int:
 
 
 def _more_gpus(request: Request) -> Knob | None:
-    """The fewest GPUs of an engine with which it fits, and does some work."""
+    """The fewest GPUs of an engine with which it fits, and does some work.
+
+    With the share as it is, so that one knob is enough; else with the one that SGLang chooses.
+    """
+    found = _fewest(request)
+    if found is not None or request.settings.mem_fraction_static is None:
+        return found
+    other = _fewest(engine.changed(request, mem_fraction_static=None))
+    return replace(other, gains=texts.WITHOUT_SHARE) if other is not None else None
+
+
+def _fewest(request: Request) -> Knob | None:
     ranks = request.settings.division.tp * 2
     while ranks <= _MOST_RANKS:
-        changed = engine.changed(request, tp=ranks, mem_fraction_static=None)
+        changed = engine.changed(request, tp=ranks)
         if _works(engine.plan(changed)):
             return _gpus(changed)
         ranks *= 2
@@ -192,7 +207,7 @@ def _works(plan: EnginePlan) -> bool:
 
 def _smaller_weights(request: Request) -> Knob | None:
     if request.shape.quantization is None and request.settings.quantization is None:
-        changed = engine.changed(request, quantization="fp8", mem_fraction_static=None)
+        changed = engine.changed(request, quantization="fp8")
         if _works(engine.plan(changed)):
             return Knob(name="quantization", value="fp8")
     return None

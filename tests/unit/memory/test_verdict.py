@@ -70,8 +70,6 @@ def test_with_the_knob_turned_it_fits(name):
     asked, _, (knob, value) = WRONG[name]
     names = {"num_gpus_per_worker": "tp", "ep_size": "ep"}
     changed = engine.changed(asked, **{names.get(knob, knob): value})
-    if knob == "num_gpus_per_worker":
-        changed = engine.changed(changed, mem_fraction_static=None)
     found = verdict.judge(engine.plan(changed))
     assert found.outcome is not Outcome.DOES_NOT_FIT, found.line
     assert found.knob is None or found.knob.name != knob, found.line
@@ -146,3 +144,18 @@ def test_a_knob_has_the_name_that_its_version_knows(version, name):
     found = verdict.judge(engine.plan(asked))
     assert found.knob is not None
     assert found.knob.name == name, found.line
+
+
+def test_where_no_number_of_gpus_is_enough_for_the_share_that_is_given_that_is_said():
+    asked = request("Qwen2.5-72B-Instruct", sequence=ROLL, mem_fraction_static=0.05)
+    found = verdict.judge(engine.plan(asked))
+    assert found.knob is not None
+    assert found.knob.name == "num_gpus_per_worker"
+    assert found.line.endswith("(and leave mem_fraction_static to SGLang)")
+
+
+def test_gpus_that_do_not_divide_become_the_most_that_do():
+    asked = request("Qwen3-30B-A3B", sequence=ROLL, tp=6, ep=3)
+    found = verdict.judge(engine.plan(asked))
+    assert str(found.knob) == "num_gpus_per_worker: 4"
+    assert found.line.endswith("(and ep_size: 2)")
