@@ -14,11 +14,13 @@ from sglang_operator.cli import check_files, check_object, file_errors, findings
 from sglang_operator.cli.findings import Finding, StopError
 from sglang_operator.cli.options import FAILED, NOT_SO, OK, environment, show, tell_notes
 from sglang_operator.cli.pipeline import roles as roll_roles
-from sglang_operator.cli.pipeline import training
+from sglang_operator.cli.pipeline import slime, training
 from sglang_operator.cli.pipeline.objects import Conversion, Options
 from sglang_operator.cli.pipeline.roles import Role
-from sglang_operator.cli.plan_report import NotKnown, Planned, Report, Whole
+from sglang_operator.cli.plan_report import Engines, NotKnown, Planned, Report, Whole
+from sglang_operator.cli.yaml_tree import reading as reading_files
 from sglang_operator.cli.yaml_tree.nodes import Mark
+from sglang_operator.engine import versions
 from sglang_operator.memory import balance, cards, engine, models, reading, rules, settings, trainer
 from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import Request, Sequence
@@ -38,6 +40,7 @@ class Asked:
     config: dict[str, Any] | None
     sequence: Sequence | None
     environment: bool
+    version: versions.Version = versions.NEWEST_KNOWN  # where a file cannot say one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,38 +83,58 @@ def _targets(judged: check_files.Judged, asked: Asked) -> Iterator[Target]:
 
 
 def _planned(target: Target, asked: Asked) -> Iterator[Planned]:
-    pool = target.pool
-    shape = _shape(pool, asked)
+    pool, role = target.pool, target.role
+    engines = Engines(
+        name=role.name if role is not None else pool.owner.name,
+        model=str(pool.spec.model_args.get("model_name_or_path") or ""),
+        version=pool.version,
+        gpus=pool.gpus,
+        devices=tuple(each.devices for each in pool.running),
+    )
+    shm = shared_memory.size(pool.template, pool.gpus)
+    given = settings.of_argv(pool.argv, pool.version)
+    length = asked.sequence or _sequence(target)
+    yield from _on_cards(engines, role, given, length, _resident(target), asked, shm)
+
+
+def _on_cards(
+    engines: Engines,
+    role: Role | None,
+    given: settings.Settings,
+    sequence: Sequence | None,
+    resident: float,
+    asked: Asked,
+    shm: int | None,
+) -> Iterator[Planned]:
+    shape = _shape(engines, asked)
     for card in asked.cards:
+        plan: engine.EnginePlan | NotKnown
         if isinstance(shape, NotKnown):
-            yield Planned(pool=pool, role=target.role, card=card, plan=shape)
-            continue
-        request = Request(
-            shape=shape,
-            card=card,
-            version=pool.version,
-            settings=settings.of_argv(pool.argv, pool.version),
-            sequence=asked.sequence or _sequence(target),
-            resident_gib=_resident(target),
-        )
-        shm = shared_memory.size(pool.template, pool.gpus)
-        yield Planned(
-            pool=pool, role=target.role, card=card, plan=engine.plan(request), shared_memory=shm
-        )
+            plan = shape
+        else:
+            request = Request(
+                shape=shape,
+                card=card,
+                version=engines.version,
+                settings=given,
+                sequence=sequence,
+                resident_gib=resident,
+            )
+            plan = engine.plan(request)
+        yield Planned(engines=engines, role=role, card=card, plan=plan, shared_memory=shm)
 
 
-def _shape(pool: Pool, asked: Asked) -> Shape | NotKnown:
-    model = str(pool.spec.model_args.get("model_name_or_path") or "")
-    config = asked.config or models.config(model)
+def _shape(engines: Engines, asked: Asked) -> Shape | NotKnown:
+    config = asked.config or models.config(engines.model)
     if config is None:
-        return NotKnown(why=texts.PLAN_MODEL.format(model=errors.shown(model)))
+        return NotKnown(why=texts.PLAN_MODEL.format(model=errors.shown(engines.model)))
     try:
         shape = reading.shape(config)
     except reading.NotKnownError as error:
         return NotKnown(why=texts.PLAN_CONFIG.format(what=error))
-    since = rules.lacks(pool.version, shape.architecture)
+    since = rules.lacks(engines.version, shape.architecture)
     if since:
-        lacking = {"version": pool.version, "what": shape.architecture, "since": since}
+        lacking = {"version": engines.version, "what": shape.architecture, "since": since}
         return NotKnown(why=texts.PLAN_VERSION.format(**lacking))
     return shape
 
@@ -155,11 +178,49 @@ def _balances(pools: list[Planned], work: balance.Step | None) -> Iterator[plan_
         main = found.role is not None and found.role.name in ("actor_infer", "student_infer")
         if work is None or not main or isinstance(plan, NotKnown):
             continue
-        engines = len(found.pool.running)
+        engines = len(found.engines.devices)
         present = balance.of(plan, engines, work)
         if present is not None:
             others = balance.better(plan.request, engines, work)
             yield plan_report.Balances(card=found.card, now=present, better=others)
+
+
+# --- a launch script of slime
+
+
+def script_report(script: slime.Script, asked: Asked) -> Report:
+    """The plan of the engines that a script would start."""
+    trains, infers = script.roles()
+    engines = Engines(
+        name=infers.name,
+        model=script.model,
+        version=asked.version,
+        gpus=script.gpus,
+        devices=script.engines(),
+    )
+    given = settings.of_values(script.settings())
+    length = asked.sequence or script.sequence()
+    resident = trainer.RESIDENT_GIB if script.colocated else 0.0
+    shm = shared_memory.gib(script.gpus) * engine.GIB
+    pools = [*_on_cards(engines, infers, given, length, resident, asked, shm)]
+    whole = Whole(
+        roles=[trains, infers],
+        pools=pools,
+        trainings=[*script.training()],
+        cards=asked.cards,
+        per_node=script.number("actor_num_gpus_per_node", 8),
+        balances=[*_balances(pools, script.step())],
+    )
+    return Report(pools=pools, wholes=[whole])
+
+
+def _script(file: str) -> slime.Script | None:
+    """The file, if it is a launch script."""
+    path = Path(file)
+    if path.suffix != ".sh":
+        return None
+    text = reading_files.read(file)
+    return slime.Script(text, file) if slime.is_script(text) else None
 
 
 # --- what the command line says
@@ -176,6 +237,15 @@ def _cards(text: str) -> tuple[Card, ...]:
             texts.PLAN_CARD.format(found=shown, known=known), param_hint="--gpu"
         )
     return tuple(card for _, card in found if card is not None)
+
+
+def _version(text: str | None) -> versions.Version:
+    if text is None:
+        return versions.NEWEST_KNOWN
+    try:
+        return versions.parse(text)
+    except errors.InvalidError as error:
+        raise click.BadParameter(error.problem.message, param_hint="--sglang") from error
 
 
 def _length(text: str | None) -> Sequence | None:
@@ -224,6 +294,7 @@ def _config(file: str | None, model: str | None) -> dict[str, Any] | None:
 @click.option("--config", metavar="FILE", help="The model's config.json; default: what is known.")
 @click.option("--model", metavar="DIR", help="The model's folder, with its config.json.")
 @click.option("--sequence", metavar="PROMPT+RESPONSE", help="Tokens, e.g. 8192+4096.")
+@click.option("--sglang", metavar="VERSION", help="Of a launch script, which names none.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @environment
 def command(
@@ -232,12 +303,14 @@ def command(
     config: str | None,
     model: str | None,
     sequence: str | None,
+    sglang: str | None,
     output: str,
     env: bool,
 ) -> None:
     """Say whether engines fit GPUs, how many sequences they hold, and which knob to turn.
 
-    FILE holds objects or a ROLL pipeline; - is standard input. No cluster and no GPU is asked:
+    FILE holds objects, a ROLL pipeline (- is standard input) or is a launch script of slime, which
+    is read and not run. No cluster and no GPU is asked:
     the numbers are SGLang's own rules of the pool's version. Of a pipeline it also says who has
     which GPUs, what the trainer needs of them as an estimate, and better balances.
 
@@ -249,19 +322,15 @@ def command(
             config=_config(config, model),
             sequence=_length(sequence),
             environment=env,
+            version=_version(sglang),
         )
+        script = _script(file)
     except StopError as stopped:
         _tell([*stopped.findings])
         sys.exit(FAILED)
-    judged = check_files.lint([file], sys.stdin.buffer, Options(environment=env))
-    wrong = [finding for finding in findings.ordered(judged.findings) if finding.is_error]
-    _tell(wrong)
-    if wrong:
-        sys.exit(FAILED)
-    if not judged.pools:
-        tell_notes(judged.notes)
-        sys.exit(NOT_SO)
-    found = report(judged, asked)
+    found = (
+        script_report(script, asked) if script is not None else report(_judged(file, env), asked)
+    )
     if output == "json":
         click.echo(plan_report.as_json(found))
     else:
@@ -271,6 +340,19 @@ def command(
 
         show(plan_tables.tables(found))
     sys.exit(OK if found.fits else NOT_SO)
+
+
+def _judged(file: str, env: bool) -> check_files.Judged:
+    """The pools of a file; with errors, or without pools, the command ends here."""
+    judged = check_files.lint([file], sys.stdin.buffer, Options(environment=env))
+    wrong = [finding for finding in findings.ordered(judged.findings) if finding.is_error]
+    _tell(wrong)
+    if wrong:
+        sys.exit(FAILED)
+    if not judged.pools:
+        tell_notes(judged.notes)
+        sys.exit(NOT_SO)
+    return judged
 
 
 def _tell(found: list[Finding]) -> None:

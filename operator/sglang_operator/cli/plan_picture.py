@@ -17,15 +17,15 @@ _MOST_ROWS = 64
 
 def picture(whole: "Whole") -> Map:
     """Engines have a letter each, every other role one for all of its GPUs."""
-    engines = {found.name: found.pool for found in whole.engines()}
+    engines = {found.name: found.engines for found in whole.engines()}
     cells: list[EngineCell] = []
     legends: list[Legend] = []
     for role in whole.roles:
         if not role.devices:
             continue
-        pool = engines.get(role.name)
-        ours = [e.devices for e in pool.running] if pool is not None else []
-        groups = [group for group in ours if group] or [tuple(sorted(role.devices))]
+        ours = engines.get(role.name)
+        groups = [group for group in ours.devices if group] if ours is not None else []
+        groups = groups or [tuple(sorted(role.devices))]
         first = len(cells)
         for rank, devices in enumerate(groups):
             cells.append(_cell(letters(len(cells)), len(legends), role, rank, devices))

@@ -7,12 +7,12 @@ from typing import Any
 
 from sglang_operator.cli import texts
 from sglang_operator.cli.pipeline.roles import Role
+from sglang_operator.engine import versions
 from sglang_operator.memory import balance, trainer, verdict
 from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import EnginePlan
 from sglang_operator.memory.trainer import Training
 from sglang_operator.memory.verdict import Outcome, Verdict
-from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 
 GIB = 2**30
@@ -26,10 +26,21 @@ class NotKnown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A pool on a card."""
+class Engines:
+    """Engines that are alike: a pool, or what a trainer would start."""
 
-    pool: Pool
+    name: str
+    model: str
+    version: versions.Version
+    gpus: int  # of each
+    devices: tuple[tuple[int, ...], ...]  # of each; empty where only their number is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """Engines on a card."""
+
+    engines: Engines
     role: Role | None
     card: Card
     plan: EnginePlan | NotKnown
@@ -37,7 +48,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        return self.role.name if self.role is not None else self.pool.owner.name
+        return self.engines.name
 
     @property
     def verdict(self) -> Verdict | None:
@@ -143,14 +154,14 @@ def as_json(report: Report) -> str:
 
 
 def _pool(planned: Planned) -> dict[str, Any]:
-    pool = planned.pool
+    engines = planned.engines
     record: dict[str, Any] = {
         "name": planned.name,
         "card": planned.card.name,
-        "model": pool.spec.model_args.get("model_name_or_path"),
-        "version": str(pool.version),
-        "engines": len(pool.running),
-        "gpusPerEngine": pool.gpus,
+        "model": engines.model,
+        "version": str(engines.version),
+        "engines": len(engines.devices),
+        "gpusPerEngine": engines.gpus,
     }
     if isinstance(planned.plan, NotKnown):
         return {**record, "verdict": {"outcome": "not known", "reason": planned.plan.why}}
@@ -194,6 +205,7 @@ def _counts(plan: EnginePlan) -> dict[str, Any]:
         "memFractionStatic": round(plan.share, 4),
         "memFractionStaticGiven": plan.share_given,
         "tokens": plan.pools.tokens,
+        "attentionReplicas": plan.replicas,
         "windowTokens": plan.pools.window_tokens,
         "stateSlots": plan.pools.state_slots,
         "bytesPerToken": plan.cache.cell,

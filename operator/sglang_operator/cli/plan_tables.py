@@ -29,13 +29,13 @@ def tables(report: Report) -> RenderableType:
 
 
 def _heading(planned: Planned) -> Text:
-    pool = planned.pool
+    engines = planned.engines
     size = texts.PLAN_HEAD.format(
         name=planned.name,
-        engines=len(pool.running),
-        gpus=pool.gpus,
+        engines=len(engines.devices),
+        gpus=engines.gpus,
         card=planned.card.name,
-        version=pool.version,
+        version=engines.version,
     )
     return Text(f"\n{size}", style="bold")
 
@@ -63,7 +63,8 @@ def _rows(planned: Planned, plan: EnginePlan) -> Iterator[tuple[str, str, str]]:
         slots = f"{plan.pools.state_slots} states of {plan.cache.state_bytes / 2**20:.1f} MiB"
         yield "states", gib(plan.pools.state_gib), slots
     yield "cache", gib(plan.pools.cache_gib), f"{plan.cache.cell:.0f} bytes of a token"
-    yield "tokens", f"{plan.pools.tokens}", ""
+    copies = texts.PLAN_REPLICAS.format(count=plan.replicas) if plan.replicas > 1 else ""
+    yield "tokens", f"{plan.pools.tokens}", copies
     if plan.pools.window_tokens:
         yield "tokens of window layers", f"{plan.pools.window_tokens}", ""
     if plan.sequences is not None and plan.request.sequence is not None:

@@ -59,7 +59,7 @@ class Balance:
 def of(plan: EnginePlan, engines: int, step: Step) -> Balance | None:
     """The balance as it is; None where the card's speed is not known, or nothing fits."""
     card, at_once = plan.request.card, plan.sequences
-    if not card.bandwidth or not card.flops or not at_once:
+    if not card.bandwidth or not card.flops or not at_once or not engines:
         return None
     division = plan.request.settings.division
     each = max(1, min(at_once, -(-step.samples // engines)))
@@ -87,7 +87,8 @@ def _seconds_of_a_step(plan: EnginePlan, sequences: int, length: float) -> float
     if shape.experts is not None:
         asked = min(1.0, sequences * shape.experts.active / shape.experts.number)
         read -= plan.weights.experts * (1 - asked)
-    read += sequences * (length * plan.cache.cell + plan.cache.state_bytes)
+    own = sequences / plan.replicas
+    read += own * (length * plan.cache.cell + plan.cache.state_bytes)
     ranks = plan.request.settings.division.tp
     operations = 2 * weights.active(shape) * sequences / ranks
     memory = read / (card.bandwidth * _BANDWIDTH)

@@ -88,7 +88,7 @@ class EnginePlan:
 
     @property
     def sequences(self) -> int | None:
-        """That fit at their full length; None: their length is not known."""
+        """That fit into the engine at their full length; None: their length is not known."""
         wanted = self.request.sequence
         if wanted is None:
             return None
@@ -96,7 +96,12 @@ class EnginePlan:
         if self.pools.window_tokens and self.request.shape.window is not None:
             seen = min(wanted.tokens, self.request.shape.window.size)
             fit = min(fit, self.pools.window_tokens // seen)
-        return min(fit, self.max_running)
+        return min(fit, self.max_running) * self.replicas
+
+    @property
+    def replicas(self) -> int:
+        """Of attention, each with a cache of its own."""
+        return self.request.settings.division.attention_dp
 
     @property
     def disk(self) -> float:

@@ -58,7 +58,7 @@ def of_argv(argv: Sequence[str], version: versions.Version) -> Settings:
 
 def of_values(given: Mapping[str, Any]) -> Settings:
     """The settings of fields with their values."""
-    tp = _int(given, "tp_size") or 1
+    tp = _count(given, "tp_size")
     dp_attention = given.get("enable_dp_attention") is True
     deepep = given.get("moe_a2a_backend") == "deepep" or given.get("enable_deepep_moe") is True
     whole_ep = deepep or given.get("enable_ep_moe") is True
@@ -66,11 +66,9 @@ def of_values(given: Mapping[str, Any]) -> Settings:
     return Settings(
         division=Division(
             tp=tp,
-            pp=_int(given, "pp_size") or 1,
-            ep=tp if whole_ep else _int(given, "ep_size") or 1,
-            attention_dp=(_int(given, "attn_dp_size") or 1)
-            if not dp_attention
-            else _int(given, "dp_size") or 1,
+            pp=_count(given, "pp_size"),
+            ep=tp if whole_ep else _count(given, "ep_size"),
+            attention_dp=_count(given, "dp_size" if dp_attention else "attn_dp_size"),
             dense_tp=_int(given, "moe_dense_tp_size"),
             head_dp=given.get("enable_dp_lm_head") is True,
         ),
@@ -124,6 +122,10 @@ def _hicache_ratio(given: Mapping[str, Any]) -> float | None:
     if given.get("enable_hierarchical_cache") is not True:
         return None
     return _float(given, "hicache_ratio") or 2.0
+
+
+def _count(given: Mapping[str, Any], key: str) -> int:
+    return max(1, _int(given, key) or 1)
 
 
 def _int(given: Mapping[str, Any], key: str) -> int | None:

@@ -13,6 +13,7 @@ STATE_HEADS = "{heads} heads of linear attention are not divisible among {tp} GP
 # --- the verdict
 SET = "set {knob}"
 NO_KNOB = "nothing to turn"
+NO_ONE_KNOB = "no knob alone is enough: use larger GPUs, or a smaller model"
 OWN_GPUS = "GPUs of their own"
 ROOM = "{tokens} tokens of cache, {spare} GiB to spare beside what graphs and work need"
 ROOM_OF = (

@@ -55,7 +55,8 @@ class Verdict:
         """One line."""
         said = f"{self.outcome.value}: {self.reason}"
         if self.knob is None:
-            return f"{said}; {texts.NO_KNOB}"
+            lacking = self.outcome is not Outcome.FITS
+            return f"{said}; {texts.NO_ONE_KNOB if lacking else texts.NO_KNOB}"
         gains = f" ({self.knob.gains})" if self.knob.gains else ""
         return f"{said}; {texts.SET.format(knob=self.knob)}{gains}"
 

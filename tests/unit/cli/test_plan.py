@@ -3,6 +3,7 @@ import json
 import pytest
 
 from sglang_operator.memory import cards
+from tests.unit.cli.pipeline.test_slime import SCRIPT
 from tests.unit.cli.runner import GUIDE, SAMPLES, WITH_SGLANG, WITHOUT_SGLANG, pipeline, run, write
 from tests.unit.memory.shapes import config
 
@@ -223,3 +224,36 @@ def test_a_very_large_pipeline_is_drawn_in_part(tmp_path, mapping):
     result = run("plan", write(tmp_path, wide), "--gpu", "H100")
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) < 200
+
+
+# --- a launch script of slime
+
+
+def test_a_launch_script_of_slime_is_planned_without_being_run(tmp_path):
+    path = write(tmp_path, SCRIPT + "touch ran\n", "run-qwen3.sh")
+    found = planned(path, "--gpu", "H100", "--sglang", "0.5.14")
+    (pool,) = found["pools"]
+    assert (pool["name"], pool["version"], pool["engines"]) == ("actor_infer", "0.5.14", 2)
+    assert pool["attentionReplicas"] == 4
+    assert pool["gib"]["residentOthers"] == 1.5
+    assert found["pipelines"][0]["trainers"][0]["name"] == "actor_train"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_launch_script_whose_model_is_a_variable_is_not_known(tmp_path):
+    path = write(tmp_path, SCRIPT.replace('SIZE="30B"', ""), "run.sh")
+    result = run("plan", path, "--gpu", "H100")
+    assert result.exit_code == 1
+    assert "not known" in result.stdout.splitlines()[0]
+
+
+def test_a_version_that_is_none_is_refused(tmp_path):
+    result = run("plan", write(tmp_path, SCRIPT, "run.sh"), "--gpu", "H100", "--sglang", "latest")
+    assert result.exit_code == 2
+    assert "--sglang" in result.output
+
+
+def test_fewer_gpus_than_an_engine_takes_are_no_engine(tmp_path):
+    few = SCRIPT.replace("--rollout-num-gpus-per-engine 8", "--rollout-num-gpus-per-engine 32")
+    (pool,) = planned(write(tmp_path, few, "run.sh"), "--gpu", "H100")["pools"]
+    assert pool["engines"] == 0

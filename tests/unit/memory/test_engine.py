@@ -57,8 +57,10 @@ def test_no_more_run_than_were_asked_for():
 
 
 def test_requests_are_divided_among_replicas_of_attention():
-    plan = engine.plan(request("DeepSeek-R1", H200, tp=8, attention_dp=8, max_running_requests=64))
+    asked = {"tp": 8, "attention_dp": 8, "max_running_requests": 64, "sequence": (512, 512)}
+    plan = engine.plan(request("DeepSeek-R1", H200, mem_fraction_static=0.9, **asked))
     assert plan.max_running == 8
+    assert plan.sequences == 64
 
 
 def test_states_bound_the_sequences_of_a_hybrid():
