@@ -236,7 +236,7 @@ def _cards(text: str) -> tuple[Card, ...]:
         raise click.BadParameter(
             texts.PLAN_CARD.format(found=shown, known=known), param_hint="--gpu"
         )
-    return tuple(card for _, card in found if card is not None)
+    return tuple(dict.fromkeys(card for _, card in found if card is not None))
 
 
 def _version(text: str | None) -> versions.Version:

@@ -166,7 +166,7 @@ def _pool(planned: Planned) -> dict[str, Any]:
     if isinstance(planned.plan, NotKnown):
         return {**record, "verdict": {"outcome": "not known", "reason": planned.plan.why}}
     return {**record, "verdict": _verdict(planned.verdict), "gib": _gib(planned, planned.plan),
-            **_counts(planned.plan)}  # fmt: skip
+            "uncounted": [*planned.plan.uncounted], **_counts(planned.plan)}  # fmt: skip
 
 
 def _verdict(found: Verdict | None) -> dict[str, Any]:

@@ -84,7 +84,10 @@ def _rows(planned: Planned, plan: EnginePlan) -> Iterator[tuple[str, str, str]]:
     yield "/dev/shm", gib(shm / GIB) if shm is not None else "not bounded", "of the pod's memory"
     if plan.host:
         yield "host memory", gib(plan.host), "for copies and tiers that arguments ask for"
-    yield "disk", gib(plan.disk), "the checkpoint"
+    source = "the checkpoint" if plan.disk else "load_format is dummy: nothing is read"
+    yield "disk", gib(plan.disk), source
+    for note in plan.uncounted:
+        yield "note", "", note
 
 
 def _whole(whole: Whole) -> Iterator[RenderableType]:

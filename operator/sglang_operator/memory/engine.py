@@ -24,6 +24,9 @@ _ONLINE = {"fp8": "fp8", "w8a8_fp8": "fp8", "modelopt_fp8": "fp8", "modelopt": "
            "gptq_marlin": "gptq", "mxfp4": "mxfp4", "w8a8_int8": "w8a8_int8"}  # fmt: skip
 
 
+_DTYPES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sequence:
     """How long a sequence may get."""
@@ -105,8 +108,22 @@ class EnginePlan:
 
     @property
     def disk(self) -> float:
+        """GiB of the checkpoint; nothing is read where weights come from a trainer alone."""
+        if self.request.settings.load_format == "dummy":
+            return 0.0
         quantization = self.request.shape.quantization
         return weights.on_disk(self.request.shape, quantization) / GIB
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """What takes memory too, and is not known."""
+        settings, shape = self.request.settings, self.request.shape
+        found = []
+        if settings.drafts and (settings.draft_path or not shape.next_token_layers):
+            found.append(texts.DRAFT.format(model=settings.draft_path or settings.speculative))
+        if settings.lora:
+            found.append(texts.LORA)
+        return tuple(found)
 
     @property
     def host(self) -> float:
@@ -122,6 +139,7 @@ class EnginePlan:
 
 def plan(request: Request) -> EnginePlan:
     """The plan of an engine, whether it fits or not."""
+    request = replace(request, shape=_kept_as_asked(request))
     shape, settings, card = request.shape, request.settings, request.card
     row = rules.of(request.version)
     division = settings.division
@@ -129,7 +147,10 @@ def plan(request: Request) -> EnginePlan:
     given = settings.mem_fraction_static
     share = given if given is not None else static_share.chosen(row, card, shape, settings)
     found = weights.per_gpu(
-        shape, division, kept_as(request), draft=settings.drafts and not settings.draft_path
+        shape,
+        division,
+        kept_as(request),
+        draft=settings.drafts and not settings.draft_path and shape.next_token_layers > 0,
     )
     blackwell = card.capability >= 10
     dtype = cache.dtype(shape, settings, card.capability)
@@ -158,6 +179,12 @@ def plan(request: Request) -> EnginePlan:
         reserved_by_sglang=static_share.reserved_mib(row, card, shape, settings) / 1024,
         impossible=tuple(_impossible(shape, settings)),
     )
+
+
+def _kept_as_asked(request: Request) -> Shape:
+    """The model in the dtype that is asked for, whatever its checkpoint has."""
+    size = _DTYPES.get(request.settings.dtype, request.shape.dtype_bytes)
+    return replace(request.shape, dtype_bytes=size)
 
 
 def kept_as(request: Request) -> Quantization | None:

@@ -20,7 +20,15 @@ from sglang_operator.memory.shape import (
 
 Config = Mapping[str, Any]
 
+_MOST = 2**40  # of any size; a model with more is none
 _DTYPES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
+_CONTEXTS = (
+    "max_sequence_length",
+    "seq_length",
+    "max_seq_len",
+    "model_max_length",
+    "max_position_embeddings",
+)
 _SPARSE = ("DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 
 # Bits and type of a number in compressed-tensors.
@@ -42,7 +50,7 @@ def shape(config: Config) -> Shape:
         return read(architecture, config, text)
     except KeyError as error:
         raise NotKnownError(f"{error.args[0]!r}, which its config.json lacks") from None
-    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise NotKnownError(f"what its config.json means ({error})") from None
 
 
@@ -70,9 +78,14 @@ def _whole(config: Config, name: str, default: int | None = None) -> int:
         if default is None:
             raise KeyError(name)
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
         raise ValueError(f"{name} is {str(value)[:40]}")
     return value
+
+
+def _given(config: Config, name: str) -> int:
+    """A size that may be left out, or be null: 0 then."""
+    return _whole(config, name, 0)
 
 
 def _positive(config: Config, name: str, default: int | None = None) -> int:
@@ -88,18 +101,32 @@ def _positive(config: Config, name: str, default: int | None = None) -> int:
 def _common(architecture: str, config: Config, text: Config) -> dict[str, Any]:
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     dtype = str(text.get("torch_dtype") or text.get("dtype") or "bfloat16").removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise NotKnownError(f"the dtype {dtype[:40]!r}")
     return {
         "architecture": architecture,
         "hidden": _positive(text, "hidden_size"),
         "layers": _positive(text, "num_hidden_layers"),
         "vocab": _positive(text, "vocab_size"),
-        "context": _positive(text, "max_position_embeddings", 4096),
+        "context": _context(text),
         "tied": tied is True,
-        "dtype_bytes": _DTYPES.get(dtype, 2),
+        "dtype_bytes": _DTYPES[dtype],
         "quantization": _quantization(config),
-        "next_token_layers": _whole(text, "num_nextn_predict_layers", 0)
-        or _whole(text, "mtp_num_hidden_layers", 0),
+        "next_token_layers": _given(text, "num_nextn_predict_layers")
+        or _given(text, "mtp_num_hidden_layers"),
     }
+
+
+def _context(text: Config) -> int:
+    """As SGLang derives it (``get_context_length``)."""
+    found = next((_positive(text, name) for name in _CONTEXTS if text.get(name) is not None), None)
+    if found is None:
+        raise KeyError(_CONTEXTS[-1])
+    scaling = text.get("rope_scaling")
+    if not isinstance(scaling, Mapping) or "original_max_position_embeddings" in scaling:
+        return found
+    kind = scaling.get("rope_type", scaling.get("type"))
+    return found if kind == "llama3" else int(found * (scaling.get("factor") or 1))
 
 
 def _quantization(config: Config) -> Quantization | None:
@@ -120,7 +147,10 @@ def _quantization(config: Config) -> Quantization | None:
 
 def _compressed(found: Config) -> str:
     groups = found.get("config_groups")
-    weights = next(iter(groups.values()))["weights"] if isinstance(groups, Mapping) else {}
+    first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    weights = first.get("weights") if isinstance(first, Mapping) else None
+    if not isinstance(weights, Mapping):
+        return "compressed-tensors"
     kept = (weights.get("num_bits"), weights.get("type"))
     return next((name for how, name in _COMPRESSED if how == kept), "compressed-tensors")
 
@@ -133,12 +163,12 @@ def _only_experts(found: Config) -> bool:
 
 def _heads(text: Config, *, gated: bool = False) -> Heads:
     heads = _positive(text, "num_attention_heads")
-    dim = text.get("head_dim") or _positive(text, "hidden_size") // heads
+    dim = _given(text, "head_dim") or _positive(text, "hidden_size") // heads
     return Heads(
         heads=heads,
         kv_heads=_positive(text, "num_key_value_heads", heads),
         head_dim=dim,
-        v_head_dim=text.get("v_head_dim") or dim,
+        v_head_dim=_given(text, "v_head_dim") or dim,
         gated=gated,
     )
 
@@ -146,6 +176,8 @@ def _heads(text: Config, *, gated: bool = False) -> Heads:
 def _rotary(text: Config, dim: int) -> int:
     rope = text.get("rope_parameters") or {}
     part = text.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1
+    if not 0 < part <= 1:
+        raise ValueError(f"partial_rotary_factor is {str(part)[:40]}")
     return int(dim * part)
 
 
@@ -192,17 +224,18 @@ def _experts(text: Config, layers: int) -> Experts:
     number = next((_positive(text, name) for name in names if text.get(name) is not None), 0)
     if not number:
         raise KeyError("num_experts")
-    size = text.get("moe_intermediate_size") or _positive(text, "intermediate_size")
-    shared = text.get("shared_expert_intermediate_size")
-    if shared is None:
-        shared = _whole(text, "n_shared_experts", 0) * size
+    size = _given(text, "moe_intermediate_size") or _positive(text, "intermediate_size")
+    shared = _given(text, "shared_expert_intermediate_size")
+    has_gate = text.get("shared_expert_intermediate_size") is not None
+    if not has_gate:
+        shared = _given(text, "n_shared_experts") * size
     return Experts(
         layers=layers,
         number=number,
         active=_positive(text, "num_experts_per_tok"),
         intermediate=size,
         shared=shared,
-        shared_gate=text.get("shared_expert_intermediate_size") is not None,
+        shared_gate=has_gate,
     )
 
 

@@ -17,6 +17,8 @@ class Settings:
     division: Division = field(default_factory=Division)
     mem_fraction_static: float | None = None
     quantization: str | None = None
+    dtype: str = "auto"
+    lora: bool = False
     kv_cache_dtype: str = "auto"
     context_length: int | None = None
     max_running_requests: int | None = None
@@ -73,7 +75,9 @@ def of_values(given: Mapping[str, Any]) -> Settings:
             head_dp=given.get("enable_dp_lm_head") is True,
         ),
         mem_fraction_static=_float(given, "mem_fraction_static"),
-        quantization=given.get("quantization"),
+        quantization=_text(given, "quantization"),
+        dtype=_text(given, "dtype") or "auto",
+        lora=given.get("enable_lora") is True or bool(given.get("lora_paths")),
         kv_cache_dtype=str(given.get("kv_cache_dtype") or "auto"),
         context_length=_int(given, "context_length"),
         max_running_requests=_int(given, "max_running_requests"),
@@ -91,9 +95,9 @@ def of_values(given: Mapping[str, Any]) -> Settings:
         or _int(given, "piecewise_cuda_graph_max_tokens"),
         radix_cache=given.get("disable_radix_cache") is not True,
         overlap=given.get("disable_overlap_schedule") is not True,
-        speculative=given.get("speculative_algorithm"),
+        speculative=_text(given, "speculative_algorithm"),
         draft_tokens=_int(given, "speculative_num_draft_tokens"),
-        draft_path=given.get("speculative_draft_model_path"),
+        draft_path=_text(given, "speculative_draft_model_path"),
         window_ratio=_float(given, "swa_full_tokens_ratio") or 0.8,
         state_ratio=_float(given, "mamba_full_memory_ratio") or 0.9,
         state_slots=_int(given, "max_mamba_cache_size"),
@@ -122,6 +126,11 @@ def _hicache_ratio(given: Mapping[str, Any]) -> float | None:
     if given.get("enable_hierarchical_cache") is not True:
         return None
     return _float(given, "hicache_ratio") or 2.0
+
+
+def _text(given: Mapping[str, Any], key: str) -> str | None:
+    found = given.get(key)
+    return found if isinstance(found, str) and found else None
 
 
 def _count(given: Mapping[str, Any], key: str) -> int:

@@ -1,6 +1,6 @@
 """What of a model's config.json decides how much memory it takes.  Data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,6 @@ class Shape:
     tower: Tower | None = None
     quantization: Quantization | None = None
     next_token_layers: int = 0  # that can draft (MTP)
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def cached_layers(self) -> int:

@@ -45,3 +45,7 @@ COPIED = "tp {tp} with {heads} heads of keys and values: each is kept {copies} t
 WITH_EP = "and ep_size: {ep}"
 WITHOUT_SHARE = "and leave mem_fraction_static to SGLang"
 MORE_TOKENS = "{percent} % more tokens, if nobody else needs these GPUs"
+
+# --- what is not counted
+DRAFT = "the draft model {model} is not counted: its sizes are not known"
+LORA = "LoRA adapters are not counted"

@@ -11,6 +11,7 @@ from sglang_operator.memory.shape import Tower
 
 Config = Mapping[str, Any]
 
+_MOST = 2**20  # of a size of a tower
 _QWEN2_5 = {
     "depth": 32,
     "hidden_size": 1280,
@@ -36,13 +37,13 @@ def of(architecture: str, config: Config) -> Tower | None:
     given = config.get("vision_config")
     found = given if isinstance(given, Mapping) else {}
     if architecture == "Qwen2_5_VLForConditionalGeneration":
-        whole = {**_QWEN2_5, **found}
+        whole = _sized({**_QWEN2_5, **found})
         return _tower(_gated(whole, _hidden(config)), whole)
     if architecture.startswith("Qwen3VL"):
-        whole = {**_QWEN3, **found}
+        whole = _sized({**_QWEN3, **found})
         return _tower(_plain(whole, _hidden(config)), whole)
     if architecture.startswith("Qwen3_5"):
-        whole = {**_QWEN3, "deepstack_visual_indexes": (), **found}
+        whole = _sized({**_QWEN3, "deepstack_visual_indexes": (), **found})
         return _tower(_plain(whole, _hidden(config)), whole)
     return None
 
@@ -50,6 +51,15 @@ def of(architecture: str, config: Config) -> Tower | None:
 def _hidden(config: Config) -> int:
     text = config.get("text_config")
     return int((text if isinstance(text, Mapping) else config)["hidden_size"])
+
+
+def _sized(vision: Config) -> Config:
+    """The config, if its sizes are some."""
+    for name in (*_QWEN2_5, "num_position_embeddings"):
+        value = vision.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST:
+            raise ValueError(f"vision_config.{name} is {str(value)[:40]}")
+    return vision
 
 
 def _tower(parameters: int, vision: Config) -> Tower:

@@ -140,3 +140,23 @@ def test_nothing_of_a_shape_is_lost_to_pipeline_stages():
     assert whole.weights.mlp == pytest.approx(2 * halves.weights.mlp)
     assert halves.cache.cell == whole.cache.cell / 2
     assert known("Qwen3-8B").layers == 36
+
+
+def test_the_dtype_that_is_asked_for_counts():
+    half, whole = request("Qwen3-8B"), request("Qwen3-8B", dtype="float32")
+    assert engine.plan(whole).weights_gib == pytest.approx(
+        2 * engine.plan(half).weights_gib, rel=0.01
+    )
+    assert engine.plan(whole).cache.cell == 2 * engine.plan(half).cache.cell
+
+
+def test_weights_that_come_from_a_trainer_alone_need_no_disk():
+    assert engine.plan(request("Qwen3-8B", load_format="dummy")).disk == 0
+
+
+def test_what_is_not_counted_is_told():
+    own = request("MiMo-7B-RL", speculative="EAGLE")
+    other = request("Qwen3-8B", speculative="EAGLE3", draft_path="mine/draft", lora=True)
+    assert engine.plan(own).uncounted == ()
+    assert len(engine.plan(other).uncounted) == 2
+    assert "mine/draft" in engine.plan(other).uncounted[0]

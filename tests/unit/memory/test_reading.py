@@ -1,6 +1,6 @@
 import pytest
 
-from sglang_operator.memory import reading
+from sglang_operator.memory import models, reading, weights
 from sglang_operator.memory.reading import NotKnownError
 from tests.unit.memory.shapes import config, known
 
@@ -78,6 +78,14 @@ def test_how_weights_are_kept_is_read(given, method):
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "the quantization"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "gptq with 8 bits"),
         ({"quantization_config": {}}, "the quantization"),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {}}},
+            "the quantization",
+        ),
+        ({"torch_dtype": "float8"}, "the dtype 'float8'"),
+        ({"v_head_dim": "a"}, "v_head_dim is a"),
+        ({"hidden_size": 10**30}, "hidden_size is 1000"),
+        ({"max_position_embeddings": None}, "'max_position_embeddings'"),
     ),
 )
 def test_what_is_not_known_is_told_and_never_guessed(changes, what):
@@ -94,3 +102,39 @@ def test_a_config_with_nothing_else_in_it_is_not_known(architecture):
 def test_numbers_that_no_model_has_do_no_harm():
     with pytest.raises(NotKnownError):
         reading.shape(config(head_dim="x" * 100, hidden=1))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "context"),
+    (
+        (None, 32768),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 32768),
+        ({"rope_type": "llama3", "factor": 8.0}, 32768),
+        ({"type": "linear", "factor": 2.0}, 65536),
+    ),
+)
+def test_a_context_is_as_long_as_sglang_takes_it(scaling, context):
+    assert reading.shape(config(rope_scaling=scaling)).context == context
+
+
+@pytest.mark.parametrize("model", ("Qwen3-30B-A3B", "DeepSeek-R1", "Qwen3.5-35B-A3B", "gpt-oss-20b",
+                                   "Qwen3-VL-8B-Instruct"))  # fmt: skip
+@pytest.mark.parametrize("value", (None, "x", -1, 1.5, True, [], {}, 10**40))
+def test_no_value_of_a_field_is_more_than_not_known(model, value):
+    """Each field of a real config with each of these instead."""
+    whole = models.config(model)
+    for name in whole:
+        try:
+            shape = reading.shape({**whole, name: value})
+        except NotKnownError:
+            continue
+        assert weights.parameters(shape) > 0, (name, value)
+
+
+@pytest.mark.parametrize("name", ("depth", "hidden_size", "intermediate_size", "patch_size"))
+@pytest.mark.parametrize("value", ("x", -1, 0, 1.5, True, 10**40))
+def test_a_tower_of_no_size_is_not_known(name, value):
+    whole = models.config("Qwen3-VL-8B-Instruct")
+    vision = {**whole["vision_config"], name: value}
+    with pytest.raises(NotKnownError):
+        reading.shape({**whole, "vision_config": vision})
