@@ -10,6 +10,7 @@ from sglang_operator.api.errors import KUBERNETES, POLICY, Row, Severity
 
 YAML = "YAML 1.1"
 OMEGACONF = "OmegaConf"
+SGLANG_MEMORY = "SGLang's memory rules (reference/memory.md)"
 ROLL_ENTRY = "ROLL examples/start_rlvr_pipeline.py"
 
 
@@ -112,6 +113,11 @@ PIPELINE_FIELD_MISSPELT = _error(
     "{key} is not a field of a ROLL pipeline, and ROLL drops it in silence; {advice}",
     "ROLL roll/configs/base_config.py",
 )
+# --- memory, where lint is told the GPU
+MEMORY_LACKING = _error("MemoryLacking", "{card}: {verdict}", SGLANG_MEMORY)
+MEMORY_TIGHT = _warning("MemoryTight", "{card}: {verdict}", SGLANG_MEMORY)
+MEMORY_UNKNOWN = _warning("MemoryUnknown", "{card}: not known: {why}", SGLANG_MEMORY)
+
 MODEL_REPLACED = _warning(
     "ModelReplaced",
     "model_name_or_path is {found}, but ROLL replaces it by pretrain, {pretrain}, because {roles} "

@@ -25,6 +25,7 @@ from sglang_operator.memory import balance, cards, engine, models, reading, rule
 from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import Request, Sequence
 from sglang_operator.memory.shape import Shape
+from sglang_operator.memory.verdict import Outcome
 from sglang_operator.pool import shared_memory
 from sglang_operator.pool.resolve import Pool
 
@@ -48,6 +49,7 @@ class Target:
     """A pool, and where it comes from."""
 
     pool: Pool
+    mark: Mark
     role: Role | None = None
     pipeline: training.Pipeline | None = None
     conversion: Conversion | None = None
@@ -65,6 +67,31 @@ def report(judged: check_files.Judged, asked: Asked) -> Report:
     return Report(pools=pools, wholes=wholes)
 
 
+_CLEAR_GIB = 2.0  # what is lacking beyond the estimates' doubt
+
+
+def told(judged: check_files.Judged, gpu: str, *, env: bool) -> Iterator[Finding]:
+    """The same as findings of ``lint``: an error only where it cannot fit by a clear margin."""
+    asked = Asked(cards=_cards(gpu), config=None, sequence=None, environment=env)
+    for target in _targets(judged, asked):
+        for planned in _planned(target, asked):
+            problem = _problem(planned)
+            if problem is not None:
+                yield Finding(mark=target.mark, problem=problem, subject=planned.name)
+
+
+def _problem(planned: Planned) -> errors.Problem | None:
+    found, card = planned.verdict, planned.card.name
+    if isinstance(planned.plan, NotKnown):
+        return file_errors.MEMORY_UNKNOWN("spec", card=card, why=planned.plan.why)
+    if found is None or found.outcome is Outcome.FITS:
+        return None
+    lacks = found.outcome is Outcome.DOES_NOT_FIT
+    clear = lacks and (found.margin == 0 or found.margin <= -_CLEAR_GIB)
+    row = file_errors.MEMORY_LACKING if clear else file_errors.MEMORY_TIGHT
+    return row("spec", card=card, verdict=found.line)
+
+
 def _targets(judged: check_files.Judged, asked: Asked) -> Iterator[Target]:
     origin = {
         first + index: (conversion, converted.role)
@@ -79,7 +106,7 @@ def _targets(judged: check_files.Judged, asked: Asked) -> Iterator[Target]:
         pipeline = None
         if conversion is not None and conversion.root is not None:
             pipeline = training.Pipeline(conversion.root, environment=asked.environment)
-        yield Target(pool=pool, role=role, pipeline=pipeline, conversion=conversion)
+        yield Target(pool=pool, mark=body.mark, role=role, pipeline=pipeline, conversion=conversion)
 
 
 def _planned(target: Target, asked: Asked) -> Iterator[Planned]:
@@ -90,6 +117,7 @@ def _planned(target: Target, asked: Asked) -> Iterator[Planned]:
         version=pool.version,
         gpus=pool.gpus,
         devices=tuple(each.devices for each in pool.running),
+        mark=target.mark,
     )
     shm = shared_memory.size(pool.template, pool.gpus)
     given = settings.of_argv(pool.argv, pool.version)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sglang_operator.cli import texts
 from sglang_operator.cli.pipeline.roles import Role
+from sglang_operator.cli.yaml_tree.nodes import Mark
 from sglang_operator.engine import versions
 from sglang_operator.memory import balance, trainer, verdict
 from sglang_operator.memory.cards import Card
@@ -34,6 +35,7 @@ class Engines:
     version: versions.Version
     gpus: int  # of each
     devices: tuple[tuple[int, ...], ...]  # of each; empty where only their number is known
+    mark: Mark | None = None  # where it is written
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -257,3 +257,50 @@ def test_fewer_gpus_than_an_engine_takes_are_no_engine(tmp_path):
     few = SCRIPT.replace("--rollout-num-gpus-per-engine 8", "--rollout-num-gpus-per-engine 32")
     (pool,) = planned(write(tmp_path, few, "run.sh"), "--gpu", "H100")["pools"]
     assert pool["engines"] == 0
+
+
+# --- the same in lint
+
+
+def test_lint_says_nothing_of_memory_where_it_is_not_told_the_gpu(tmp_path):
+    path = write(tmp_path, pipeline(pretrain="Qwen/Qwen2.5-72B-Instruct"))
+    assert "Memory" not in run("lint", path).output
+
+
+def test_lint_refuses_what_cannot_fit_by_a_clear_margin(tmp_path):
+    path = write(tmp_path, pipeline(pretrain="Qwen/Qwen2.5-72B-Instruct"))
+    result = run("lint", path, "--gpu", "H100")
+    assert result.exit_code == 2
+    assert "error: actor_infer: spec: H100-80GB: does not fit: weights take" in result.stdout
+    assert "set num_gpus_per_worker: 4 [MemoryLacking]" in result.stdout
+
+
+def test_lint_warns_of_what_is_tight(tmp_path):
+    given = pipeline(pretrain="Qwen/Qwen3-30B-A3B", prompt_length=1024)
+    given["actor_infer"]["num_gpus_per_worker"] = 8
+    path = write(tmp_path, given)
+    result = run("lint", path, "--gpu", "H100")
+    assert result.exit_code == 0, result.output
+    assert "warning: actor_infer: spec: H100-80GB: tight: tp 8 with 4 heads" in result.stdout
+    assert run("lint", path, "--gpu", "H100", "--strict").exit_code == 1
+
+
+def test_lint_only_warns_where_the_estimate_decides(tmp_path):
+    """Less than two GiB lacking: an engine may start all the same."""
+    given = pipeline(pretrain="Qwen/Qwen3-8B")
+    given["actor_infer"]["strategy_args"]["strategy_config"]["mem_fraction_static"] = 0.98
+    given["actor_infer"]["num_gpus_per_worker"] = 1
+    result = run("lint", write(tmp_path, given), "--gpu", "H100")
+    assert result.exit_code == 0, result.output
+    assert "MemoryTight" in result.stdout
+
+
+def test_lint_warns_of_a_model_that_is_not_known(tmp_path):
+    result = run("lint", write(tmp_path, pipeline(pretrain="mine/other")), "--gpu", "H100")
+    assert result.exit_code == 0
+    assert "MemoryUnknown" in result.stdout
+
+
+@pytest.mark.parametrize("path", WITH_SGLANG, ids=lambda path: path.stem)
+def test_lint_has_nothing_against_roll_s_examples_on_their_cards(path):
+    assert "Memory" not in run("lint", path, "--gpu", "H100-80GB").stdout
