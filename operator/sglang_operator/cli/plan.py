@@ -42,6 +42,7 @@ class Asked:
     sequence: Sequence | None
     environment: bool
     version: versions.Version = versions.NEWEST_KNOWN  # where a file cannot say one
+    resident: float | None = None  # GiB that others keep of each GPU; None: by the file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ def _on_cards(
                 version=engines.version,
                 settings=given,
                 sequence=sequence,
-                resident_gib=resident,
+                resident_gib=resident if asked.resident is None else asked.resident,
             )
             plan = engine.plan(request)
         yield Planned(engines=engines, role=role, card=card, plan=plan, shared_memory=shm)
@@ -322,6 +323,12 @@ def _config(file: str | None, model: str | None) -> dict[str, Any] | None:
 @click.option("--config", metavar="FILE", help="The model's config.json; default: what is known.")
 @click.option("--model", metavar="DIR", help="The model's folder, with its config.json.")
 @click.option("--sequence", metavar="PROMPT+RESPONSE", help="Tokens, e.g. 8192+4096.")
+@click.option(
+    "--resident",
+    type=click.FloatRange(min=0),
+    metavar="GIB",
+    help="What others keep of each GPU while engines run; default: by the file's roles.",
+)
 @click.option("--sglang", metavar="VERSION", help="Of a launch script, which names none.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @environment
@@ -331,6 +338,7 @@ def command(
     config: str | None,
     model: str | None,
     sequence: str | None,
+    resident: float | None,
     sglang: str | None,
     output: str,
     env: bool,
@@ -351,6 +359,7 @@ def command(
             sequence=_length(sequence),
             environment=env,
             version=_version(sglang),
+            resident=resident,
         )
         script = _script(file)
     except StopError as stopped:

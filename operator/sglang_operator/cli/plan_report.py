@@ -92,6 +92,19 @@ class Whole:
         others = sum(1 for role in shared if role.name not in engines)
         return trainer.beside(training, others, asleep)
 
+    def lacking(self) -> Iterator[str]:
+        """The roles whose peak is too much for a card, and what would mend it."""
+        for found in self.trainings:
+            beside = self.beside(found)
+            for card in self.cards:
+                lacks = trainer.peak(found).total + beside - card.gib
+                if lacks > 0:
+                    knob = trainer.knob(found, card.gib - beside)
+                    advice = f"set {knob[0]}: {knob[1]}" if knob else texts.PLAN_NO_KNOB
+                    yield texts.PLAN_TRAINER.format(
+                        name=found.name, card=card.name, gib=f"{lacks:.0f}", advice=advice
+                    )
+
     def idle(self) -> Iterator[tuple[str, int]]:
         """Phases of a step, and how many GPUs wait in each."""
         everything = frozenset[int]().union(*(role.devices for role in self.roles))
@@ -140,6 +153,8 @@ def verdicts(report: Report) -> Iterator[str]:
             yield f"{head}: {found.line}"
         elif isinstance(planned.plan, NotKnown):
             yield f"{head}: {texts.PLAN_NOT_KNOWN.format(why=planned.plan.why)}"
+    for whole in report.wholes:
+        yield from whole.lacking()
 
 
 # --- for programs
@@ -236,6 +251,7 @@ def _pipeline(whole: Whole) -> dict[str, Any]:
             }
             for found in whole.trainings
         ],
+        "lacking": [*whole.lacking()],
         "balances": [
             {
                 "card": found.card.name,

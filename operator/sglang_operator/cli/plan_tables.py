@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import texts
 from sglang_operator.cli.plan_picture import picture
 from sglang_operator.cli.plan_report import Balances, NotKnown, Planned, Report, Whole
@@ -32,8 +33,8 @@ def _heading(planned: Planned) -> Text:
     engines = planned.engines
     size = texts.PLAN_HEAD.format(
         name=planned.name,
-        engines=len(engines.devices),
-        gpus=engines.gpus,
+        engines=operator_texts.engines(len(engines.devices)),
+        gpus=f"{engines.gpus} GPU{'s' if engines.gpus != 1 else ''}",
         card=planned.card.name,
         version=engines.version,
     )

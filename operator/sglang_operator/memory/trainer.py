@@ -8,7 +8,7 @@ number in each layer, or 2 with recomputation and one whole layer.  Nothing here
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from sglang_operator.memory import weights
@@ -145,3 +145,40 @@ def _activations(training: Training, tokens: float) -> float:
 def beside(training: Training, others: int, engines: bool) -> float:
     """GiB that the other processes on its GPUs keep while it works."""
     return others * RESIDENT_GIB + (_ASLEEP_GIB if engines else 0.0)
+
+
+def knob(training: Training, room: float) -> tuple[str, object] | None:
+    """The one argument with which its peak fits into so many GiB, and its value; None: none does.
+
+    What costs no speed comes first, then what costs some, then what costs most.
+    """
+    for name, value, changed in _knobs(training):
+        if peak(changed).total <= room:
+            return name, value
+    return None
+
+
+def _knobs(training: Training) -> Iterator[tuple[str, object, Training]]:
+    megatron = training.kind is Kind.MEGATRON
+    if megatron and training.trains and not training.distributed_optimizer:
+        yield "use_distributed_optimizer", "true", replace(training, distributed_optimizer=True)
+    if training.trains and not training.recompute:
+        yield "disable_gradient_checkpointing", "false", replace(training, recompute=True)
+    if megatron:
+        yield from _divided(training)
+    if training.trains and not training.optimizer_on_host:
+        yield "optimizer_cpu_offload", "true", replace(training, optimizer_on_host=True)
+
+
+def _divided(training: Training) -> Iterator[tuple[str, object, Training]]:
+    """Twice and four times the ranks, as far as GPUs and heads go."""
+    for factor in (2, 4):
+        ep, tp, pp = training.ep * factor, training.tp * factor, training.pp * factor
+        experts = training.shape.experts
+        if experts is not None and experts.number % ep == 0 and ep * training.pp <= training.gpus:
+            yield "expert_model_parallel_size", ep, replace(training, ep=ep)
+        fits = tp * training.pp * training.cp <= training.gpus
+        if fits and tp <= 8 and training.shape.q_heads % tp == 0:
+            yield "tensor_model_parallel_size", tp, replace(training, tp=tp)
+        if pp * training.tp * training.cp <= training.gpus and pp <= training.shape.layers:
+            yield "pipeline_model_parallel_size", pp, replace(training, pp=pp)

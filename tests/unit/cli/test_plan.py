@@ -304,3 +304,21 @@ def test_lint_warns_of_a_model_that_is_not_known(tmp_path):
 @pytest.mark.parametrize("path", WITH_SGLANG, ids=lambda path: path.stem)
 def test_lint_has_nothing_against_roll_s_examples_on_their_cards(path):
     assert "Memory" not in run("lint", path, "--gpu", "H100-80GB").stdout
+
+
+def test_a_trainer_that_needs_too_much_is_told_with_its_knob():
+    result = run("plan", GUIDE, "--gpu", "A100-40GB")
+    told = [line for line in result.stdout.splitlines() if line.startswith("actor_train on")]
+    assert told == [
+        "actor_train on A100-40GB: its peak is 2 GiB too much by the estimate, beside what others "
+        "keep; set expert_model_parallel_size: 8"
+    ]
+    assert not planned(GUIDE, "--gpu", "H100")["pipelines"][0]["lacking"]
+
+
+def test_what_others_keep_may_be_said():
+    (pool,) = planned(GUIDE, "--gpu", "H100", "--resident", "40")["pools"]
+    assert pool["gib"]["residentOthers"] == 40
+    assert pool["verdict"]["outcome"] == "does not fit"
+    assert pool["verdict"]["knob"]["name"] == "mem_fraction_static"
+    assert run("plan", GUIDE, "--gpu", "H100", "--resident", "-1").exit_code == 2

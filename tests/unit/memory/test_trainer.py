@@ -73,3 +73,30 @@ def test_the_terms_are_all_there_is():
 def test_others_keep_something_beside_it():
     assert trainer.beside(training(), 0, engines=False) == 0
     assert trainer.beside(training(), 2, engines=True) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("given", "knob"),
+    (
+        ({"distributed_optimizer": False, "tp": 2}, ("use_distributed_optimizer", "true")),
+        (
+            {"recompute": False, "tokens": 16384, "tp": 2},
+            ("disable_gradient_checkpointing", "false"),
+        ),
+        ({}, ("tensor_model_parallel_size", 2)),
+        ({"kind": Kind.STATE_SHARDED, "gpus": 4}, ("optimizer_cpu_offload", "true")),
+    ),
+)
+def test_what_is_too_much_gets_the_argument_that_costs_least(given, knob):
+    asked = training(**given)
+    room = trainer.peak(asked).total - 4
+    assert trainer.knob(asked, room) == knob
+
+
+def test_experts_are_divided_first():
+    asked = training("Qwen3-30B-A3B", gpus=32, tp=2, pp=2, ep=4)
+    assert trainer.knob(asked, 30.0) == ("expert_model_parallel_size", 8)
+
+
+def test_where_no_argument_is_enough_there_is_no_knob():
+    assert trainer.knob(training(), 1.0) is None
