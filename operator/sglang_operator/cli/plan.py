@@ -136,6 +136,9 @@ def _on_cards(
     shm: int | None,
 ) -> Iterator[Planned]:
     shape = _shape(engines, asked)
+    if isinstance(shape, Shape) and not engine.understands(shape, given):
+        shown = errors.shown(given.quantization)
+        shape = NotKnown(why=texts.PLAN_QUANTIZATION.format(found=shown))
     for card in asked.cards:
         plan: engine.EnginePlan | NotKnown
         if isinstance(shape, NotKnown):

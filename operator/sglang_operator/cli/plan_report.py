@@ -1,5 +1,6 @@
 """What ``plan`` found, for people and for programs."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -193,7 +194,7 @@ def _verdict(found: Verdict | None) -> dict[str, Any]:
         "outcome": found.outcome.value,
         "reason": found.reason,
         "marginGiB": round(found.margin, 2),
-        "knob": {"name": knob.name, "value": knob.value} if knob is not None else None,
+        "knob": dataclasses.asdict(knob) if knob is not None else None,
     }
 
 

@@ -73,7 +73,8 @@ class EnginePlan:
 
     @property
     def weights_gib(self) -> float:
-        return self.weights.total / GIB
+        """Of the GPU, without what is offloaded to the host."""
+        return _on_gpu(self.weights, self.request.settings)
 
     @property
     def free_after(self) -> float:
@@ -82,12 +83,18 @@ class EnginePlan:
     @property
     def available(self) -> float:
         """For caches; below 0: the weights alone do not fit into the static share."""
-        return self.free_after - self.free * (1 - self.share)
+        return self.free_after + self.later - self.free * (1 - self.share)
+
+    @property
+    def later(self) -> float:
+        """Weights of a draft that is loaded after the caches are made: before 0.5.14."""
+        counted = rules.of(self.request.version).counts_draft_cache
+        return 0.0 if counted else self.weights.draft / GIB
 
     @property
     def least_share(self) -> float:
         """The share at which the first token fits."""
-        return self.weights_gib / self.free if self.free else 1.0
+        return (self.weights_gib - self.later) / self.free if self.free else 1.0
 
     @property
     def sequences(self) -> int | None:
@@ -156,7 +163,8 @@ def plan(request: Request) -> EnginePlan:
     dtype = cache.dtype(shape, settings, card.capability)
     kept = cache.of(row, shape, settings, dtype, raw=blackwell)
     images = row.images_mib / 1024 if shape.tower is not None else 0.0
-    available = free * share - found.total / GIB - images
+    later = 0.0 if row.counts_draft_cache else found.draft / GIB
+    available = free * share - _on_gpu(found, settings) + later - images
     pools = cache.fit(row, kept, settings, available * GIB, cache.page(shape, settings))
     context = settings.context_length or shape.context
     max_running = _max_running(settings, pools, kept, context)
@@ -172,7 +180,11 @@ def plan(request: Request) -> EnginePlan:
         cache=kept,
         context=context,
         max_running=max_running,
-        left=free * (1 - share) + images - table - request.resident_gib,
+        left=free * (1 - share)
+        + images
+        - table
+        - request.resident_gib
+        - (later + _later_cache(shape, kept, pools) if later else 0.0),
         table=table,
         needed=graphs + _work(row, request) + _WORKSPACE_MIB / 1024,
         graphs=graphs,
@@ -181,10 +193,28 @@ def plan(request: Request) -> EnginePlan:
     )
 
 
+def _on_gpu(found: weights.Weights, settings: Settings) -> float:
+    """GiB of weights; embeddings are not offloaded."""
+    total = found.total / GIB
+    return total - min(settings.offload_gb, total - found.embeddings / GIB)
+
+
+def _later_cache(shape: Shape, kept: cache.Cache, pools: cache.Pools) -> float:
+    """GiB of the cache of a draft that has a pool of its own."""
+    layers = max(1, shape.cached_layers)
+    return pools.tokens * kept.cell / layers * shape.next_token_layers / GIB
+
+
 def _kept_as_asked(request: Request) -> Shape:
     """The model in the dtype that is asked for, whatever its checkpoint has."""
     size = _DTYPES.get(request.settings.dtype, request.shape.dtype_bytes)
     return replace(request.shape, dtype_bytes=size)
+
+
+def understands(shape: Shape, settings: Settings) -> bool:
+    """Whether it is known how weights are kept that are made smaller when they are loaded."""
+    asked = settings.quantization
+    return asked is None or shape.quantization is not None or asked in _ONLINE
 
 
 def kept_as(request: Request) -> Quantization | None:

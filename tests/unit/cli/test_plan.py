@@ -322,3 +322,11 @@ def test_what_others_keep_may_be_said():
     assert pool["verdict"]["outcome"] == "does not fit"
     assert pool["verdict"]["knob"]["name"] == "mem_fraction_static"
     assert run("plan", GUIDE, "--gpu", "H100", "--resident", "-1").exit_code == 2
+
+
+def test_a_quantization_that_is_not_understood_is_not_known(tmp_path):
+    given = pipeline()
+    given["actor_infer"]["strategy_args"]["strategy_config"]["quantization"] = "bitsandbytes"
+    result = run("plan", write(tmp_path, given), "--gpu", "H100")
+    assert result.exit_code == 1
+    assert "not known: how much memory the quantization bitsandbytes takes" in result.stdout

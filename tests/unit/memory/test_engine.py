@@ -160,3 +160,31 @@ def test_what_is_not_counted_is_told():
     assert engine.plan(own).uncounted == ()
     assert len(engine.plan(other).uncounted) == 2
     assert "mine/draft" in engine.plan(other).uncounted[0]
+
+
+def test_a_draft_that_is_loaded_later_takes_from_what_is_outside_of_the_share():
+    """Before 0.5.14 a draft's weights and cache were nobody's share."""
+    old, new = (
+        engine.plan(request("MiMo-7B-RL", version=v, speculative="EAGLE", mem_fraction_static=0.8))
+        for v in ("0.5.9", "0.5.14")
+    )
+    alone = engine.plan(request("MiMo-7B-RL", version="0.5.9", mem_fraction_static=0.8))
+    assert old.pools.tokens == alone.pools.tokens
+    assert new.pools.tokens < old.pools.tokens
+    cache = old.pools.cache_gib / 36
+    assert old.left == pytest.approx(alone.left - old.weights.draft / 2**30 - cache, abs=0.01)
+
+
+def test_what_is_offloaded_is_not_on_the_gpu():
+    plain, offloaded = request("Qwen3-32B"), request("Qwen3-32B", offload_gb=20)
+    difference = engine.plan(plain).weights_gib - engine.plan(offloaded).weights_gib
+    assert difference == pytest.approx(20)
+    assert engine.plan(offloaded).host == pytest.approx(20)
+    everything = engine.plan(request("Qwen3-32B", offload_gb=500))
+    assert everything.weights_gib == pytest.approx(everything.weights.embeddings / 2**30)
+
+
+@pytest.mark.parametrize(("asked", "known"), ((None, True), ("fp8", True), ("gguf", False)))
+def test_a_quantization_is_understood_or_not_known(asked, known):
+    given = request("Qwen3-8B", quantization=asked)
+    assert engine.understands(given.shape, given.settings) is known
