@@ -167,7 +167,8 @@ def _state_slots(rules: Rules, cache: Cache, settings: Settings, available: floa
     if not cache.state_bytes:
         return 0
     replicas = settings.division.attention_dp
-    if settings.state_slots is not None:
+    late = rules.state_slots_late and settings.radix_cache
+    if settings.state_slots is not None and not late:
         return settings.state_slots // replicas
     requests = settings.max_running_requests
     if not rules.state_share or not settings.radix_cache:

@@ -167,7 +167,7 @@ def plan(request: Request) -> EnginePlan:
     available = free * share - _on_gpu(found, settings) + later - images
     pools = cache.fit(row, kept, settings, available * GIB, cache.page(shape, settings))
     context = settings.context_length or shape.context
-    max_running = _max_running(settings, pools, kept, context)
+    max_running = requests_at_once(settings, pools, kept, context)
     table = _table(settings, max_running, context, pools.tokens)
     graphs = _graphs(row, request)
     return EnginePlan(
@@ -226,7 +226,9 @@ def kept_as(request: Request) -> Quantization | None:
     return Quantization(method=method) if method else None
 
 
-def _max_running(settings: Settings, pools: cache.Pools, kept: cache.Cache, context: int) -> int:
+def requests_at_once(
+    settings: Settings, pools: cache.Pools, kept: cache.Cache, context: int
+) -> int:
     """max_running_requests of one replica (``_resolve_max_num_reqs`` of 0.5.14)."""
     asked = settings.max_running_requests
     if asked is not None:

@@ -51,6 +51,8 @@ class Rules:
     counts_draft_cache: bool = False  # the cell grows by the draft's layers
     images_mib: int = 0  # kept back from the cache of models that read images
     state_share: bool = True  # states get a share of what is left, not a fixed number
+    # A number of slots that is given counts only without the radix cache.
+    state_slots_late: bool = False
     # Slots of state for each sequence: with radix cache, and more where overlapped.
     state_slots: tuple[int, int] = (3, 0)
 
@@ -72,6 +74,7 @@ ROWS = (
     _row(
         "0.5.4.post2",
         share=ShareBy.FORMULA,
+        state_slots_late=True,
         draft_mib=(6144, 2048),
         v_head_dim=False,
         fp4_cache=False,
@@ -79,6 +82,7 @@ ROWS = (
     _row(
         "0.5.5.post3",
         share=ShareBy.FORMULA,
+        state_slots_late=True,
         draft_mib=(6144, 2048),
         prefill_graphs=PrefillGraphs.QUARTER,
         v_head_dim=False,
@@ -86,6 +90,7 @@ ROWS = (
     _row(
         "0.5.6.post2",
         share=ShareBy.FORMULA,
+        state_slots_late=True,
         draft_mib=(6144, 2048),
         prefill_graphs=PrefillGraphs.QUARTER,
         v_head_dim=False,

@@ -317,3 +317,79 @@ def _profile(version, path):
     profile.body = [node for node in profile.body if "max_num_token" not in ast.unparse(node)]
     profile.body.append(ast.parse("return cell_size").body[0])
     return profile
+
+
+# --- states, windows, requests
+
+
+def states(version, per_request, gib, *, radix=True, requests=None, slots=None):
+    """Slots of state that this version makes of so many GiB, and the GiB that are left."""
+    path = _MIXIN if _tree(version, _MIXIN) is not None else _RUNNER
+    functions = _functions(version, path, frozenset({"handle_max_mamba_cache"}))
+    arguments = _Anything(
+        disable_radix_cache=not radix, max_running_requests=requests, dp_size=1,
+        max_mamba_cache_size=slots, mamba_full_memory_ratio=0.9, enable_dp_attention=False,
+    )  # fmt: skip
+    parameters = types.SimpleNamespace(mamba_cache_per_req=per_request)
+    runner = _Anything(
+        mambaish_config=types.SimpleNamespace(mamba2_cache_params=parameters),
+        server_args=arguments,
+        spec_algorithm=types.SimpleNamespace(is_none=lambda: True),
+    )
+    left = _run(functions, {})["handle_max_mamba_cache"](runner, gib)
+    return arguments.max_mamba_cache_size, left
+
+
+def requests(version, tokens, context, *, asked=None, replicas=1):
+    """max_running_requests of a replica as this version resolves it."""
+    functions = _functions(version, _MIXIN, frozenset({"_resolve_max_num_reqs"}))
+    runner = _Anything(
+        model_config=types.SimpleNamespace(context_len=context),
+        server_args=_Anything(max_running_requests=asked),
+        dp_size=replicas,
+    )
+    logger = types.SimpleNamespace(warning=lambda *said: None)
+    return _run(functions, {"logger": logger})["_resolve_max_num_reqs"](runner, tokens)
+
+
+def window_pools(version, heads, layers, window_layers, gib, page):
+    """Tokens of full and of window layers as this version divides so many GiB."""
+    wanted = {"_solve_pool_sizes", "calculate_pool_sizes"}
+    tree = _tree(version, _POOL)
+    (kind,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "HybridSWAPoolConfigurator"
+    )
+    functions = tuple(
+        function
+        for function in ast.walk(kind)
+        if isinstance(function, ast.FunctionDef) and function.name in {*wanted, "__init__"}
+    )
+    for function in functions:
+        function.returns = None
+        for argument in function.args.args:
+            argument.annotation = None
+    stand_ins = {
+        "torch": types.SimpleNamespace(
+            _utils=types.SimpleNamespace(_element_size=lambda given: given)
+        ),
+        "get_attention_tp_size": lambda: 1,
+        "logger": types.SimpleNamespace(info=lambda *said: None),
+        "MemoryPoolConfig": types.SimpleNamespace,
+    }
+    found = _run(functions, stand_ins)
+    model = types.SimpleNamespace(
+        full_attention_layer_ids=range(layers), swa_attention_layer_ids=range(window_layers),
+        get_num_kv_heads=lambda ranks: heads, get_swa_num_kv_heads=lambda ranks: heads,
+        head_dim=64, v_head_dim=64, swa_head_dim=64, swa_v_head_dim=64,
+    )  # fmt: skip
+    pool = types.SimpleNamespace()
+    runner = types.SimpleNamespace(
+        model_config=model, kv_cache_dtype=2,
+        server_args=types.SimpleNamespace(swa_full_tokens_ratio=0.8),
+    )  # fmt: skip
+    pool._solve_pool_sizes = types.MethodType(found["_solve_pool_sizes"], pool)
+    found["__init__"](pool, runner)
+    made = found["calculate_pool_sizes"](pool, int(gib * 2**30), page)
+    return made.full_max_total_num_tokens, made.swa_max_total_num_tokens
