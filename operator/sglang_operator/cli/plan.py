@@ -348,10 +348,10 @@ def command(
 ) -> None:
     """Say whether engines fit GPUs, how many sequences they hold, and which knob to turn.
 
-    FILE holds objects, a ROLL pipeline (- is standard input) or is a launch script of slime, which
-    is read and not run. No cluster and no GPU is asked:
-    the numbers are SGLang's own rules of the pool's version. Of a pipeline it also says who has
-    which GPUs, what the trainer needs of them as an estimate, and better balances.
+    FILE holds objects or a ROLL pipeline, or is a launch script of slime (NAME.sh), which is read
+    and not run; - is standard input. No cluster and no GPU is asked: the numbers are SGLang's own
+    rules of the pool's version. Of a pipeline it also says who has which GPUs, what the trainer
+    needs of them as an estimate, and better balances.
 
     Exit codes: 0 everything fits; 1 something does not, or is not known; 2 errors.
     """

@@ -31,6 +31,10 @@ RESIDENT = (
     "graphs and work, which need about {needed}"
 )
 BEYOND_CONTEXT = "a sequence of {length} tokens is longer than the context of {context}"
+BEYOND_MODEL = (
+    "context_length {asked} is more than the {context} that the model was made for, and SGLang "
+    "refuses it"
+)
 BEYOND_CACHE = (
     "a sequence of {length} tokens is longer than the whole cache of {tokens} at "
     "mem_fraction_static {share}"

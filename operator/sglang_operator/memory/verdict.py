@@ -227,10 +227,25 @@ def _graphs(plan: EnginePlan) -> Verdict | None:
         share=f"{plan.share:.3g}",
         others=f"{others:.1f}",
     )
-    knob = _smaller_share(plan) or _fewer_graphs(plan.request) or _more_gpus(plan.request)
+    knob = _shorter_table(plan) or _smaller_share(plan)
+    knob = knob or _fewer_graphs(plan.request) or _more_gpus(plan.request)
     if knob is None and others:
         knob = Knob(name="device_mapping", value=texts.OWN_GPUS)
     return Verdict(outcome=Outcome.DOES_NOT_FIT, reason=reason, margin=-lacking, knob=knob)
+
+
+def _shorter_table(plan: EnginePlan) -> Knob | None:
+    """A context no longer than sequences get costs nothing, and the table of requests shrinks."""
+    wanted = plan.request.sequence
+    if wanted is None:
+        return None
+    length = -(-wanted.tokens // 1024) * 1024
+    if length >= plan.context:
+        return None
+    found = engine.plan(engine.changed(plan.request, context_length=length))
+    if found.left < found.needed:
+        return None
+    return Knob(name="context_length", value=length)
 
 
 def _smaller_share(plan: EnginePlan) -> Knob | None:
@@ -277,6 +292,16 @@ def _context(plan: EnginePlan) -> Verdict | None:
         knob = Knob(name="context_length", value=wanted.tokens)
     else:
         knob = Knob(name="response_length", value=max(1, plan.context - wanted.prompt))
+    return Verdict(outcome=Outcome.DOES_NOT_FIT, reason=reason, margin=0, knob=knob)
+
+
+def _beyond_model(plan: EnginePlan) -> Verdict | None:
+    """A context that SGLang refuses, because the model was made for less."""
+    asked, own = plan.request.settings.context_length, plan.request.shape.context
+    if asked is None or asked <= own:
+        return None
+    reason = texts.BEYOND_MODEL.format(asked=asked, context=own)
+    knob = Knob(name="context_length", value=own)
     return Verdict(outcome=Outcome.DOES_NOT_FIT, reason=reason, margin=0, knob=knob)
 
 
@@ -398,6 +423,7 @@ CHECKS: tuple[Check, ...] = (
     _divides,
     _weights,
     _graphs,
+    _beyond_model,
     _context,
     _one_sequence,
     _few_sequences,

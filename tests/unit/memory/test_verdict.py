@@ -159,3 +159,20 @@ def test_gpus_that_do_not_divide_become_the_most_that_do():
     found = verdict.judge(engine.plan(asked))
     assert str(found.knob) == "num_gpus_per_worker: 4"
     assert found.line.endswith("(and ep_size: 2)")
+
+
+def test_a_context_that_sglang_refuses_is_told():
+    found = verdict.judge(engine.plan(request("Qwen3-8B", context_length=131072)))
+    assert found.outcome is Outcome.DOES_NOT_FIT
+    assert str(found.knob) == "context_length: 40960"
+
+
+def test_a_table_for_a_context_that_nobody_uses_is_made_shorter_first():
+    """A context of 262144 tokens and 4096 requests: 4 GiB for where their tokens are."""
+    asked = request("Qwen3-4B-Instruct-2507", sequence=ROLL, mem_fraction_static=0.95)
+    plan = engine.plan(asked)
+    assert plan.table > 2
+    found = verdict.judge(plan)
+    assert str(found.knob) == "context_length: 6144", found.line
+    turned = engine.plan(engine.changed(asked, context_length=6144))
+    assert verdict.judge(turned).outcome is not Outcome.DOES_NOT_FIT
