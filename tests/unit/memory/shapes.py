@@ -2,6 +2,7 @@
 
 from sglang_operator.engine import versions
 from sglang_operator.memory import cards, engine, models, reading, settings
+from sglang_operator.memory.shape import Heads
 from sglang_operator.memory.weights import Division
 
 H100, H200 = cards.CARDS["H100-80GB"], cards.CARDS["H200-141GB"]
@@ -24,11 +25,23 @@ def config(hidden=4096, intermediate=12288, layers=36, heads=32, kv_heads=8, **m
     }
 
 
-def known(model):
-    """The shape of a model that is shipped as data."""
+def known_config(model):
+    """The config of a model that is shipped as data."""
     found = models.config(model)
     assert found is not None, model
-    return reading.shape(found)
+    return found
+
+
+def known(model):
+    """Its shape."""
+    return reading.shape(known_config(model))
+
+
+def heads(given):
+    """The heads of a model without latent attention."""
+    attention = reading.shape(given).attention
+    assert isinstance(attention, Heads)
+    return attention
 
 
 def request(model, card=H100, version="0.5.14", sequence=None, resident=0.0, **fields):

@@ -50,6 +50,7 @@ def test_what_does_not_fit_or_is_on_an_unknown_card_has_no_balance():
 def test_others_are_named_only_where_they_are_better():
     start = asked(tp=2, mem_fraction_static=0.7)
     present = balance.of(engine.plan(start), 12, STEP)
+    assert present is not None
     found = balance.better(start, 12, STEP)
     assert found
     assert all(other.tokens >= 1.05 * present.tokens for other in found)

@@ -21,7 +21,9 @@ def test_a_size_is_a_card_of_that_size():
     card = cards.parse("141GiB")
     assert card is not None
     assert card.mib == 141 * 1024
-    assert cards.parse("24564MiB").mib == 24564
+    small = cards.parse("24564MiB")
+    assert small is not None
+    assert small.mib == 24564
 
 
 @pytest.mark.parametrize("text", ("A100", "H300", "", "0GiB", "141", "141GB", "-1GiB", "1e9GiB"))

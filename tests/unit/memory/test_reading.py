@@ -1,25 +1,25 @@
 import pytest
 
-from sglang_operator.memory import models, reading, weights
+from sglang_operator.memory import reading, weights
 from sglang_operator.memory.reading import NotKnownError
-from tests.unit.memory.shapes import config, known
+from tests.unit.memory.shapes import config, heads, known, known_config
 
 
 def test_a_dense_model_is_read():
     shape = reading.shape(config())
     assert (shape.hidden, shape.layers, shape.cached_layers) == (4096, 36, 36)
-    assert (shape.attention.kv_heads, shape.attention.head_dim) == (8, 128)
+    assert (heads(config()).kv_heads, heads(config()).head_dim) == (8, 128)
     assert not shape.tied
 
 
 def test_a_head_s_size_is_not_always_what_divides():
-    assert reading.shape(config(hidden=2560, head_dim=128)).attention.head_dim == 128
+    assert heads(config(hidden=2560, head_dim=128)).head_dim == 128
 
 
 def test_without_heads_of_keys_and_values_there_are_as_many_as_of_queries():
     given = config()
     del given["num_key_value_heads"]
-    assert reading.shape(given).attention.kv_heads == 32
+    assert heads(given).kv_heads == 32
 
 
 def test_text_inside_of_a_model_for_images_is_read():
@@ -61,7 +61,9 @@ def test_window_layers_are_counted_apart():
     ),
 )
 def test_how_weights_are_kept_is_read(given, method):
-    assert reading.shape(config(quantization_config=given)).quantization.method == method
+    found = reading.shape(config(quantization_config=given)).quantization
+    assert found is not None
+    assert found.method == method
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_context_is_as_long_as_sglang_takes_it(scaling, context):
 @pytest.mark.parametrize("value", (None, "x", -1, 1.5, True, [], {}, 10**40))
 def test_no_value_of_a_field_is_more_than_not_known(model, value):
     """Each field of a real config with each of these instead."""
-    whole = models.config(model)
+    whole = known_config(model)
     for name in whole:
         try:
             shape = reading.shape({**whole, name: value})
@@ -134,7 +136,7 @@ def test_no_value_of_a_field_is_more_than_not_known(model, value):
 @pytest.mark.parametrize("name", ("depth", "hidden_size", "intermediate_size", "patch_size"))
 @pytest.mark.parametrize("value", ("x", -1, 0, 1.5, True, 10**40))
 def test_a_tower_of_no_size_is_not_known(name, value):
-    whole = models.config("Qwen3-VL-8B-Instruct")
+    whole = known_config("Qwen3-VL-8B-Instruct")
     vision = {**whole["vision_config"], name: value}
     with pytest.raises(NotKnownError):
         reading.shape({**whole, "vision_config": vision})

@@ -62,7 +62,7 @@ def test_so_it_is_of_a_model_that_reads_images(version):
     assert ours(version, "H100-80GB", "Qwen3-VL-8B-Instruct") == pytest.approx(found)
 
 
-CELLS = (
+CELLS: tuple[tuple[str, dict[str, int], int, dict[str, object]], ...] = (
     ("Qwen3-8B", {"kv_heads": 8, "head_dim": 128, "v_head_dim": 128}, 36, {}),
     ("Qwen3-30B-A3B", {"kv_heads": 4, "head_dim": 128, "v_head_dim": 128}, 48, {}),
     ("DeepSeek-R1", {"kv_heads": 128, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, 61,

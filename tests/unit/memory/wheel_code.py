@@ -55,7 +55,7 @@ class _WithoutImports(ast.NodeTransformer):
 @functools.cache
 def _functions(version, path, names):
     """These functions, wherever they stand in a module."""
-    found = {}
+    found: dict[str, ast.FunctionDef] = {}
     for node in ast.walk(_tree(version, path)):
         if isinstance(node, ast.FunctionDef) and node.name in names:
             function = _WithoutImports().visit(copy.deepcopy(node))
