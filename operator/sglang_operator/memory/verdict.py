@@ -102,7 +102,7 @@ def _divides(plan: EnginePlan) -> Verdict | None:
 
 def _dividing_ep(request: Request) -> Knob | None:
     tp = request.settings.division.tp
-    for ep in range(min(request.settings.division.ep, tp), 0, -1):
+    for ep in range(min(request.settings.division.ep, tp, _MOST_RANKS), 0, -1):
         if not engine.plan(engine.changed(request, ep=ep)).impossible:
             return Knob(name="ep_size", value=ep) if ep != request.settings.division.ep else None
     return None
@@ -111,8 +111,8 @@ def _dividing_ep(request: Request) -> Knob | None:
 def _dividing_tp(request: Request) -> Knob | None:
     """The most GPUs below these that divide it, and the ep that goes with them."""
     asked = request.settings.division.ep
-    for tp in range(request.settings.division.tp - 1, 0, -1):
-        for ep in range(min(tp, asked), 0, -1):
+    for tp in range(min(request.settings.division.tp - 1, _MOST_RANKS), 0, -1):
+        for ep in (ep for ep in range(min(tp, asked), 0, -1) if tp % ep == 0):
             changed = engine.changed(request, tp=tp, ep=ep)
             found = engine.plan(changed)
             if not found.impossible and found.available > 0:

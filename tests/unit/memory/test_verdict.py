@@ -176,3 +176,11 @@ def test_a_table_for_a_context_that_nobody_uses_is_made_shorter_first():
     assert str(found.knob) == "context_length: 6144", found.line
     turned = engine.plan(engine.changed(asked, context_length=6144))
     assert verdict.judge(turned).outcome is not Outcome.DOES_NOT_FIT
+
+
+def test_an_engine_of_absurd_size_is_answered_at_once():
+    asked = request("Qwen3-30B-A3B", sequence=ROLL, tp=999_999, ep=7)
+    found = verdict.judge(engine.plan(asked))
+    assert found.outcome is Outcome.DOES_NOT_FIT
+    assert found.knob is not None
+    assert found.knob.value in range(1, 65)
