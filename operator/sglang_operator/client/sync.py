@@ -176,7 +176,7 @@ class AsyncSync(Updates):
             if self._options.label:
                 payload = {"new_version": self.version, "abort_all_requests": False}
                 names_it = [e for e in self.engines if e.features.weight_version_flag]
-                await self._call(names_it, "/update_weight_version", payload)
+                await self.call("/update_weight_version", payload, engines=names_it)
             # The trainer may have let something run in between: the commit vouches for caches too.
             # What runs for a moment now has the new weights, and their name.
             calls, mode, may = self._pool.calls, self._options.pause, self._may_write
@@ -189,7 +189,8 @@ class AsyncSync(Updates):
             self._writes.vouch(self._mine())
             # However the pause came: a sleep or an abort before pauses them too.
             goes_on = [engine for engine in self.engines if engine.features.pause]
-            await self._call(goes_on, "/continue_generation", {}, timeout=self._hold.left())
+            limit = self._hold.left()
+            await self.call("/continue_generation", {}, timeout=limit, engines=goes_on)
             await self._guarded(self._commit())
         except BaseException as error:
             await self.abort(told(error))
@@ -436,25 +437,17 @@ class AsyncSync(Updates):
         payload: Payload,
         *,
         timeout: float | None = CONTROL_SECONDS,
+        engines: Sequence[Engine] | None = None,
     ) -> list[Json]:
-        """POST to all engines of the sync at once; ``payload`` may be a function of the engine.
+        """POST to all engines of the sync, or to these, at once; ``payload`` may be by engine.
 
-        ``timeout`` in seconds, None for none.  Answers are by rank.  Raises EngineError,
-        StaleEpoch, Expired.
+        ``timeout`` in seconds, None for none.  Answers are in the engines' order, which is that of
+        ranks.  Raises EngineError, StaleEpoch, Expired.
         """
-        return await self._call(self.engines, path, payload, timeout=timeout)
-
-    async def _call(
-        self,
-        engines: Sequence[Engine],
-        path: str,
-        payload: Payload,
-        *,
-        timeout: float | None = CONTROL_SECONDS,
-    ) -> list[Json]:
         self.check()
-        with self._writes.update(path, payload, engines):
-            bodies = [(e, payload(e) if callable(payload) else payload) for e in engines]
+        asked = self.engines if engines is None else engines
+        with self._writes.update(path, payload, asked):
+            bodies = [(e, payload(e) if callable(payload) else payload) for e in asked]
             each = (self._post(engine, path, body, timeout) for engine, body in bodies)
             return await self._guarded(together(each))
 
