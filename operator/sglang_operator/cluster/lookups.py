@@ -28,6 +28,7 @@ MOST_EVENTS = 50
 CENSUS_SECONDS = 30.0  # the answer for one pool is good enough for the others
 # Of the nodes that have GPUs: so many are asked about, and two a second on the average.
 MOST_NODES = 1024
+MOST_RESOURCES = 8  # of which the answer is kept
 SECONDS_OF_NODE = 0.5
 NODES_AT_ONCE = 8
 MOST_PODS_OF_NODE = 500
@@ -85,7 +86,7 @@ class Lookups:
         self._client = client
         self._events_refused = False
         self._pods_refused = False
-        self._census: _Census | None = None
+        self._censuses: dict[str, _Census] = {}  # by resource, the latest last
         self._counting = asyncio.Lock()
 
     async def events(
@@ -137,14 +138,21 @@ class Lookups:
         wanted = sorted(nodes)
         if self._pods_refused or len(wanted) > MOST_NODES:
             return None
+        if not wanted:
+            return {}
+        known = self._censuses.get(resource)
+        if known is not None and known.answers(resource, wanted):
+            return known.holders
         async with self._counting:  # of many pools one asks, and all have the answer
-            known = self._census
-            if known is not None and known.answers(resource, wanted):
-                return known.holders
-            begun = time.monotonic()
-            holders = await self._all_holders(resource, wanted)
-            self._census = _Census(begun, resource, tuple(wanted), holders)
-            return holders
+            known = self._censuses.pop(resource, None)
+            if known is None or not known.answers(resource, wanted):
+                begun = time.monotonic()
+                holders = await self._all_holders(resource, wanted)
+                known = _Census(begun, resource, tuple(wanted), holders)
+            self._censuses[resource] = known
+            while len(self._censuses) > MOST_RESOURCES:
+                del self._censuses[next(iter(self._censuses))]
+            return known.holders
 
     async def _all_holders(
         self, resource: str, nodes: list[str]

@@ -76,6 +76,32 @@ def test_many_pools_at_once_ask_once():
     assert len(client.asked) == 1
 
 
+def test_pools_with_other_gpus_do_not_have_them_asked_again():
+    client = Client(pod("a", "gpu-0", 4))
+
+    async def story() -> None:
+        found = Lookups(client)  # type: ignore[arg-type]
+        for _ in range(20):
+            assert await found.census(GPU, ["gpu-0"]) == {"gpu-0": (Holder(pod="shop/a", count=4),)}
+            assert await found.census("amd.com/gpu", ["gpu-1"]) == {}
+            assert await found.census("example.com/none", []) == {}
+
+    asyncio.run(story())
+    assert len(client.asked) == 2
+
+
+def test_the_answers_for_few_resources_are_kept():
+    client = Client()
+
+    async def story() -> Lookups:
+        found = Lookups(client)  # type: ignore[arg-type]
+        for number in range(100):
+            await found.census(f"example.com/gpu-{number}", ["gpu-0"])
+        return found
+
+    assert len(asyncio.run(story())._censuses) == lookups.MOST_RESOURCES
+
+
 def test_what_could_not_be_learnt_is_not_asked_again_at_once():
     client = Client()
     client.fault = ApiTooLargeError("an answer of more than 16 MiB")
