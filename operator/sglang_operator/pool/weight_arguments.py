@@ -13,6 +13,7 @@ from sglang_operator.api import errors
 from sglang_operator.engine import aliases, schema, versions
 
 _OFF = frozenset(("", "none", "null", "false"))
+_MOST_DIGITS = 100
 _UNGATED = "or set weights.gate: Off, where nobody changes the weights of running engines"
 
 
@@ -27,12 +28,20 @@ class _Rule:
     holds: Callable[[versions.Features], bool] = lambda features: True
 
 
+def _number(text: str) -> int:
+    """What the engine's parser makes of it: also of +4 and 1_0.  0 if it is no number."""
+    try:
+        return int(text[:_MOST_DIGITS])
+    except ValueError:
+        return 0
+
+
 def _above_one(text: str) -> bool:
-    return text.isdecimal() and int(text) > 1
+    return _number(text) > 1
 
 
 def _above_zero(text: str) -> bool:
-    return text.isdecimal() and int(text) > 0
+    return _number(text) > 0
 
 
 _OUTLIVES = (

@@ -105,3 +105,15 @@ def test_without_a_gate_the_registry_says_that_no_trainer_may_sync():
     pool = a_pool(**{**with_config(enable_lmcache=True), "weights": {"gate": "Off"}})
     assert pool.no_sync.startswith("enable_lmcache is true: what engines compute is kept there")
     assert a_pool().no_sync == ""
+
+
+@pytest.mark.parametrize("text", ["4", "+4", " 4", "0_4", "٤"])
+def test_a_number_is_what_the_engines_parser_makes_of_it(text):
+    assert refused(guide_spec(extraArgs=[f"--tokenizer-worker-num={text}"])) == [
+        "tokenizer_worker_num"
+    ]
+
+
+@pytest.mark.parametrize("text", ["1", "+1", " 1 ", "-4", "0"])
+def test_a_number_that_is_too_small_is_not_meant(text):
+    assert refused(guide_spec(extraArgs=[f"--tokenizer-worker-num={text}"])) == []
