@@ -5,13 +5,22 @@ import time
 import pytest
 
 from sglang_operator.api import conditions, names
+from sglang_operator.children import trainer_registry
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.controller.memory import MANY_COMING, NEW_SECONDS, Failures, Memory
+from sglang_operator.controller.memory import (
+    LATEST_REVISIONS,
+    MANY_COMING,
+    NEW_SECONDS,
+    Failures,
+    Memory,
+)
 from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
+from sglang_operator.observed.model import ObservedChild
+from tests import builders
 from tests.builders import NOW
 
 QUOTA = ApiError(403, "Forbidden", "exceeded quota: gpus, requested: nvidia.com/gpu=2", None)
@@ -141,3 +150,45 @@ def test_a_pod_that_was_put_aside_keeps_its_name():
     memory.learn(Outcome(aside={names.EngineName("g0-1"): 0}), pods=3, now=NOW)
     assert memory.aside == {"g0-1": 0}
     assert not memory.troubles()
+
+
+class TestWhatEnginesWereStartedWith:
+    """The spec says what engines get; those of before have what it said then."""
+
+    def pools(self, *images):
+        whole = {"device_mapping": "list(range(0,8))", "weights": {"gate": "Off"}}
+        return [builders.a_pool(**whole, image=f"lmsysorg/sglang:v{image}") for image in images]
+
+    def registry(self, pool, pods, known):
+        plan = builders.weighed(pool, pods, revisions=known)
+        body = trainer_registry.registry(pool, plan)
+        child = ObservedChild(uid=names.Uid("u"), owner=pool.owner.uid, body=body)
+        return {("ConfigMap", names.registry_name(pool.owner.name)): child}
+
+    def test_the_spec_of_before_is_remembered_while_pods_have_its_revision(self):
+        old, new = self.pools("0.5.5.post3", "0.5.7")
+        memory = Memory(uid=old.owner.uid)
+        pods = [builders.a_pod(old, engine) for engine in old.running]
+        assert memory.known_revisions({}, "actor-infer") == {}
+        memory.note_revisions(old, pods)
+        memory.note_revisions(new, pods)
+        known = memory.known_revisions({}, "actor-infer")
+        assert known == {old.revision: old.facts, new.revision: new.facts}
+
+    def test_another_process_reads_it_from_the_registry(self):
+        old, new = self.pools("0.5.5.post3", "0.5.7")
+        pods = [builders.a_pod(old, engine, ready=True) for engine in old.running]
+        there = self.registry(new, pods, {old.revision: old.facts})
+        known = Memory(uid=old.owner.uid).known_revisions(there, "actor-infer")
+        assert known[old.revision] == old.facts
+        assert Memory(uid=names.Uid("another")).known_revisions(there, "actor-infer") == {}
+
+    def test_what_no_pod_has_is_forgotten_but_for_the_latest(self):
+        every = self.pools(*(f"0.5.{minor}" for minor in range(2, 15)))
+        memory = Memory(uid=every[0].owner.uid)
+        kept = [builders.a_pod(every[0], every[0].running[0])]
+        for pool in every:
+            memory.note_revisions(pool, kept)
+        known = memory.known_revisions({}, "actor-infer")
+        latest = every[-LATEST_REVISIONS - 1 :]
+        assert list(known) == [pool.revision for pool in (every[0], *latest)]
