@@ -221,7 +221,7 @@ class PodStore:
         supervision.each("pods", self.put, records, decoding.called)
 
     def restored(self) -> None:
-        """As of pools."""
+        """The cluster is of an earlier state: no version says any more what is newer."""
         self._gone = Tombstones()
         for entry in list(self._entries.values()):
             pod = dataclasses.replace(entry.pod, resource_version=_NO_VERSION)
@@ -374,7 +374,7 @@ class ChildStore:
         supervision.each(self.kind, self.put, records, decoding.called)
 
     def restored(self) -> None:
-        """As of pools."""
+        """The cluster is of an earlier state: no version says any more what is newer."""
         self._gone = Tombstones()
         for key, (child, _, pool) in self._children.items():
             self._children[key] = (child, _NO_VERSION, pool)
