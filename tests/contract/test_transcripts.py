@@ -31,7 +31,7 @@ _SAME_BEGINNING = 25  # characters of messages that have to be the same
 
 
 def test_every_recorded_conversation_is_one_that_is_had_here():
-    names = {path.name.removeprefix(f"{VERSION}-") for path in RECORDED.glob("*.json")}
+    names = {path.name.removeprefix(f"{VERSION}-") for path in RECORDED.glob(f"{VERSION}-*.json")}
     assert names == {f"{name}.json" for name in RECORDED_ONES}
 
 

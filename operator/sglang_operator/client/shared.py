@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
 
 VOUCH_SECONDS = 60.0  # that the others may take to vouch, from when the leader is to commit
+# That who objected may take to take it back: its update may have been made again just now.
+RETRACT_SECONDS = 2.0
 _POLL_SECONDS = (0.05, 1.0)  # between two looks, growing
 
 
@@ -92,7 +94,7 @@ class SharedSync(AsyncSync):
         await super()._settled()
         deadline = time.monotonic() + VOUCH_SECONDS
         wait, most = _POLL_SECONDS
-        state = await self._seen()
+        state = await self._unobjected(await self._seen())
         while (missing := self._missing(state)) and time.monotonic() < deadline:
             state = await self._newer(state, wait, deadline - time.monotonic())
             wait = min(wait * 2, most)
@@ -101,6 +103,13 @@ class SharedSync(AsyncSync):
             raise NotReady(
                 texts.NOBODY_VOUCHES.format(count=len(missing), which=which, seconds=VOUCH_SECONDS)
             )
+
+    async def _unobjected(self, state: Transaction | None) -> Transaction | None:
+        """The first state without the objection that stands in this one; else that with it."""
+        until = time.monotonic() + RETRACT_SECONDS
+        while state is not None and state.message and (left := until - time.monotonic()) > 0:
+            state = await self._newer(state, min(left, _POLL_SECONDS[0]), left)
+        return state
 
     def _unopposed(self, state: Transaction) -> None:
         self._missing(state)

@@ -171,6 +171,31 @@ def test_a_bucket_that_is_sent_again_is_made_good(roll, reach):
         asyncio.run(train(reach(world)))
 
 
+def test_an_objection_that_is_taken_back_in_a_moment_is_waited_for(roll, reach):
+    """Its worker comes to its end a little later than the leader."""
+
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            world.engines[1].refuse[WRITE] = (503, "busy")
+            await ended(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
+            world.engines[1].refuse.clear()
+            await asyncio.gather(
+                *(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
+            )
+
+            async def at_last():
+                await asyncio.sleep(0.5)
+                await cluster.strategies[1].process_weights_after_loading()
+
+            others = (cluster.strategies[rank] for rank in (0, 2))
+            await asyncio.gather(at_last(), *(s.process_weights_after_loading() for s in others))
+            assert served(world, "step-1") == [0, 1, 2]
+
+    with FakePool() as world:
+        asyncio.run(train(reach(world)))
+
+
 def test_no_commit_while_a_workers_bucket_is_under_way(roll, reach):
     async def train(world):
         async with Cluster(roll, 3) as cluster:
