@@ -65,6 +65,11 @@ class Pace:
         while True:
             begun = time.monotonic()
             process = await asyncio.create_subprocess_exec(*WORK)
-            await process.wait()
+            try:
+                await process.wait()
+            finally:
+                if process.returncode is None:  # it was cancelled
+                    process.kill()
+                    await process.wait()
             self.took(time.monotonic() - begun)
             await asyncio.sleep(EVERY_SECONDS)
