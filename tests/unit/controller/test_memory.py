@@ -1,6 +1,7 @@
 """What the loop remembers of refusals, and how it lets go of them."""
 
 import time
+from typing import Any
 
 import pytest
 
@@ -156,7 +157,10 @@ class TestWhatEnginesWereStartedWith:
     """The spec says what engines get; those of before have what it said then."""
 
     def pools(self, *images):
-        whole = {"device_mapping": "list(range(0,8))", "weights": {"gate": "Off"}}
+        whole: dict[str, Any] = {
+            "device_mapping": "list(range(0,8))",
+            "weights": {"gate": "Off"},
+        }
         return [builders.a_pool(**whole, image=f"lmsysorg/sglang:v{image}") for image in images]
 
     def registry(self, pool, pods, known):
