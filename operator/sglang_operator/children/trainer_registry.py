@@ -34,9 +34,10 @@ def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     whose engines alone have none is refused (pool/registry_size.py).  So it is while an engine
     has no address: these forms know a rank by its place, and one less would move those behind it.
     """
-    engines = orjson.dumps(document(pool, plan))
-    addresses = [_address(engine, _facts(pool, plan, engine).port) for engine in plan.engines]
-    known = addresses if all(addresses) else []
+    content = document(pool, plan)
+    engines = orjson.dumps(content)
+    urls = [engine["url"] for engine in content["engines"]]
+    known = [url.removeprefix("http://") for url in urls] if all(urls) else []
     renderings = {key: form(known) for key, form in FORMATS.items()}
     if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
         renderings = dict.fromkeys(renderings, "")
@@ -114,9 +115,11 @@ def _revisions(
     for engine, each in zip(engines, facts, strict=True):
         if engine.leader is None:
             continue
-        entry = found.setdefault(engine.leader.revision, _written(each))
+        revision = engine.leader.revision
+        if revision not in found:
+            found[revision] = _written(each)
         if each != pool.facts:
-            _extend(entry.setdefault("ranks", []), engine.rank)
+            _extend(found[revision].setdefault("ranks", []), engine.rank)
     return found
 
 
@@ -192,11 +195,6 @@ def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
         "gate": ("Open" if is_open else "Closed") if pool.gated else None,
         "version": gate.version if gate and is_open else None,
     }
-
-
-def _address(engine: EngineStatus, port: int) -> str:
-    """host:port; nothing while the engine has no address."""
-    return (_url(engine, port) or "").removeprefix("http://")
 
 
 def _url(engine: EngineStatus, port: int) -> str | None:

@@ -130,12 +130,11 @@ class Groups:
         ``forming``: without a transaction of its own.  Raises RefusedError.
         """
         found = state.groups
-        kept = found is not None and found.holder == self._holder and not found.left
-        kept = kept and found is not None and found.id != weights_groups.LOST
-        if kept and found is not None and (self.shared or found.id == self._id):
-            name = found.id
-        else:
-            name = secrets.token_hex(6)
+        name = secrets.token_hex(6)
+        if found is not None and found.holder == self._holder:
+            kept = not found.left and found.id != weights_groups.LOST
+            if kept and (self.shared or found.id == self._id):
+                name = found.id
         me = GroupsOwner(id=name, holder=self._holder, forming=forming)
         return weights_groups.claimed(state, me, now=sight.now, seen=sight.groups)
 

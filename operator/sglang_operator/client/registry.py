@@ -43,7 +43,7 @@ class Engine:
     @property
     def features(self) -> versions.Features:
         """What its version of SGLang can do."""
-        return _features(self.engine_version)
+        return features_of(self.engine_version)
 
     @property
     def up(self) -> bool:
@@ -57,7 +57,8 @@ class Engine:
 
 
 @functools.cache
-def _features(engine_version: str) -> versions.Features:
+def features_of(engine_version: str) -> versions.Features:
+    """What this version of SGLang can do.  Raises InvalidError for what is no version."""
     return versions.features(versions.parse(engine_version))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sglang_operator.client import colocated, given, texts
 from sglang_operator.client.errors import InvalidArgument
-from sglang_operator.client.registry import Registry
+from sglang_operator.client.registry import Registry, features_of
 from sglang_operator.engine import versions
 from sglang_operator.weights.lease_state import SLEEP_TAGS
 
@@ -105,7 +105,7 @@ def unsupported(worker: Any, registry: Registry) -> str:
     if refused := refusal(worker):
         return refused
     wanted = registry.engine_version
-    spec = {wanted: versions.features(versions.parse(wanted))}
+    spec = {wanted: features_of(wanted)}
     found = (_lacks(worker, registry, *each) for each in (spec | registry.features).items())
     return next(filter(None, found), "")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from sglang_operator.api import errors, names, pod_template
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
@@ -75,7 +76,7 @@ class Pool:
         """Whether its engines can release their memory."""
         return arguments.MEMORY_SAVER in self.argv
 
-    @property
+    @cached_property
     def facts(self) -> EngineFacts:
         """What a trainer has to know of the engines of its present revision."""
         return EngineFacts(

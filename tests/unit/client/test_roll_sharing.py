@@ -157,13 +157,18 @@ def test_no_commit_over_an_engine_that_refused_its_bucket(roll, reach, told):
         asyncio.run(train(reach(world)))
 
 
+async def refused_once(cluster, world):
+    """Engine 1 takes a bucket only when it is sent again."""
+    world.engines[1].refuse[WRITE] = (503, "busy")
+    await ended(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
+    world.engines[1].refuse.clear()
+
+
 def test_a_bucket_that_is_sent_again_is_made_good(roll, reach):
     async def train(world):
         async with Cluster(roll, 3) as cluster:
             await cluster.setup()
-            world.engines[1].refuse[WRITE] = (503, "busy")
-            await ended(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
-            world.engines[1].refuse.clear()
+            await refused_once(cluster, world)
             await cluster.model_update("a1")
             assert served(world, "step-1") == [0, 1, 2]
 
@@ -177,12 +182,8 @@ def test_an_objection_that_is_taken_back_in_a_moment_is_waited_for(roll, reach):
     async def train(world):
         async with Cluster(roll, 3) as cluster:
             await cluster.setup()
-            world.engines[1].refuse[WRITE] = (503, "busy")
-            await ended(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
-            world.engines[1].refuse.clear()
-            await asyncio.gather(
-                *(s.broadcast_parameter(*bucket("a1")) for s in cluster.strategies)
-            )
+            await refused_once(cluster, world)
+            await cluster.all("broadcast_parameter", *bucket("a1"))
 
             async def at_last():
                 await asyncio.sleep(0.5)
