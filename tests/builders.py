@@ -68,12 +68,12 @@ def refused(raw: dict[str, Any] | None = None, **changes: Any) -> Refused:
 
 def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:
     """The pod of this engine: up, its gate closed."""
-    name = names.pod_name(pool.owner.name, engine.group, attempt)
+    name = names.pod_name(pool.owner.name, engine.name, attempt)
     values: dict[str, Any] = {
         "name": name,
         "uid": names.Uid(f"uid-{name}"),
         "resource_version": 100,
-        "group": engine.group,
+        "engine": engine.name,
         "attempt": attempt,
         "revision": pool.revision,
         "devices": engine.devices,
@@ -197,7 +197,7 @@ def weighed(
 
 def created(result: Plan) -> list[tuple[str, int]]:
     """Group and attempt of each pod that the plan creates."""
-    return [(create.engine.group, create.attempt) for create in result.creates]
+    return [(create.engine.name, create.attempt) for create in result.creates]
 
 
 def removed(result: Plan) -> list[str]:

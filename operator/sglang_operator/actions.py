@@ -20,7 +20,7 @@ from sglang_operator.weights import lease_state
 @dataclass(frozen=True, kw_only=True)
 class CreatePod:
     name: str
-    group: names.EngineName
+    engine: names.EngineName
     body: Mapping[str, Any]
     reason: str
 
@@ -110,8 +110,8 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
             pool, shared, create.engine, create.attempt, create.failures, create.streak
         )
         name = body["metadata"]["name"]
-        group = create.engine.group
-        creates.append(CreatePod(name=name, group=group, body=body, reason=create.reason))
+        engine = create.engine.name
+        creates.append(CreatePod(name=name, engine=engine, body=body, reason=create.reason))
     return deletes + creates
 
 

@@ -174,7 +174,7 @@ class Model:
     def recreate(self, argument: int) -> None:
         """The pool is deleted and created again; its pods wait for the garbage collector."""
         if argument % 4 == 0:
-            self.old = {pod.name: (pod.group, pod.attempt) for pod in self.pods.values()}
+            self.old = {pod.name: (pod.engine, pod.attempt) for pod in self.pods.values()}
             self.pods, self.recorded, self.born = {}, set(), self.born + 1
             self.snapshots.clear()
 
@@ -193,7 +193,7 @@ class Model:
         if twice and stands:  # a delete that was refused, of an engine that is back with its node
             pod = stands[len(kinds) % len(stands)]
             attempt = pod.attempt + 1
-            name = names.pod_name(self.pool.owner.name, pod.group, attempt)
+            name = names.pod_name(self.pool.owner.name, pod.engine, attempt)
             if name not in self.pods:
                 uid = names.Uid(f"{name}-{self.version}")
                 stands.append(replace(pod, name=name, uid=uid, attempt=attempt, created=self.now))
@@ -209,8 +209,8 @@ class Model:
 
     def observed(self, pods: tuple[ObservedPod, ...]) -> Observed:
         taken: dict[names.EngineName, int] = {}
-        for group, attempt in self.old.values():
-            taken[group] = max(attempt, taken.get(group, -1))
+        for engine, attempt in self.old.values():
+            taken[engine] = max(attempt, taken.get(engine, -1))
         return Observed(pods=pods, taken=taken, nodes=self.nodes, recorded=frozenset(self.recorded))
 
     def run(self, pods: tuple[ObservedPod, ...], *, fresh: bool, actions: int = 1000) -> Plan:
@@ -224,9 +224,9 @@ class Model:
             if there and there.resource_version == removal.pod.resource_version:
                 self._put(there, deleting=True)
         for create in result.creates[: max(0, actions - len(result.removals))]:
-            name = names.pod_name(pool.owner.name, create.engine.group, create.attempt)
+            name = names.pod_name(pool.owner.name, create.engine.name, create.attempt)
             if name not in self.pods and name not in self.old:
-                self._create(pool, name, create.engine.group, create.attempt, create.failures)
+                self._create(pool, name, create.engine.name, create.attempt, create.failures)
         if actions == 1000:
             self.recorded |= {pod.uid for pod in result.ended}
         return result
@@ -237,22 +237,22 @@ class Model:
             self.nodes, silence(self.nodes, self.now), Tally(self.nodes.values()).falls()
         )
         states = {pod.name: health(pod, nodes, pool.spec.restart, self.now) for pod in pods}
-        wanted = {engine.group: engine for engine in pool.running}
+        wanted = {engine.name: engine for engine in pool.running}
         leaving = {removal.pod.name for removal in result.removals}
         live = [pod for pod in pods if states[pod.name] in _LIVE]
         staying = [pod for pod in live if pod.name not in leaving]
         assert leaving <= {pod.name for pod in pods}, "I3: a pod that is not there is removed"
-        groups = [pod.group for pod in staying]
-        assert len(groups) == len(set(groups)), "I1: two live pods of an engine are kept"
+        engines = [pod.engine for pod in staying]
+        assert len(engines) == len(set(engines)), "I1: two live pods of an engine are kept"
         held = {device for pod in staying for device in pod.devices}
         for create in result.creates:
-            group = create.engine.group
-            assert group in wanted, "I2: an engine that is not wanted is created"
-            assert group not in {pod.group for pod in live}, "I1: a live engine is created again"
+            name = create.engine.name
+            assert name in wanted, "I2: an engine that is not wanted is created"
+            assert name not in {pod.engine for pod in live}, "I1: a live engine is created again"
             assert held.isdisjoint(create.engine.devices), "I1: GPUs are given out twice"
-        creating = [create.engine.group for create in result.creates]
+        creating = [create.engine.name for create in result.creates]
         assert len(creating) == len(set(creating)), "I1: an engine is created twice"
-        kept = [pod for pod in staying if pod.group in wanted]
+        kept = [pod for pod in staying if pod.engine in wanted]
         assert len(kept) + len(creating) <= pool.active, "I2: more pods than engines"
         serving = [pod for pod in live if states[pod.name] is Health.UP and pod.ready]
         standing = [pod for pod in live if pod in serving or _falters(pod)]
@@ -270,23 +270,23 @@ class Model:
         place may take three of those with it.
         """
         budget = pool.max_unavailable
-        kept = {engine.group for engine in pool.running}
-        if {pod.group for pod in before} & kept - {pod.group for pod in after}:
-            left = {pod.group for pod in after}
+        kept = {engine.name for engine in pool.running}
+        if {pod.engine for pod in before} & kept - {pod.engine for pod in after}:
+            left = {pod.engine for pod in after}
             assert pool.active - len(left) <= budget, "I5: fewer engines serve than allowed"
         newly = self._away(pool, after) - self._away(pool, before)
         assert len(newly) <= max(budget, 3), "I5: more engines made way than allowed"
 
     def _away(self, pool: Pool, up: list[ObservedPod]) -> set[names.EngineName]:
         covered = {device for pod in up for device in pod.devices}
-        return {e.group for e in pool.running if not covered.issuperset(e.devices)}
+        return {e.name for e in pool.running if not covered.issuperset(e.devices)}
 
     # --- the API server
 
     def _create(
-        self, pool: Pool, name: str, group: names.EngineName, attempt: int, failures: int
+        self, pool: Pool, name: str, engine_name: names.EngineName, attempt: int, failures: int
     ) -> None:
-        engine = next(engine for engine in pool.engines if engine.group == group)
+        engine = next(engine for engine in pool.engines if engine.name == engine_name)
         self.version += 1
         well = [node.name for node in self.nodes.values() if node.ready and not node.gone]
         self.pods[name] = a_pod(
@@ -332,8 +332,8 @@ class Model:
             self.now += 400
         else:
             raise AssertionError(f"I10: not at rest after {PASSES} passes: {result}")
-        groups = sorted(pod.group for pod in self.pods.values())
-        assert groups == sorted(engine.group for engine in self.pool.running), "I10: other engines"
+        engines = sorted(pod.engine for pod in self.pods.values())
+        assert engines == sorted(engine.name for engine in self.pool.running), "I10: other engines"
         assert {pod.revision for pod in self.pods.values()} <= {self.pool.revision}, "I10: revision"
 
     def _kubelets(self, *, act: bool = False) -> list[str]:

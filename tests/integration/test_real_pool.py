@@ -114,7 +114,7 @@ def test_an_engine_that_crashes_is_seen_diagnosed_and_replaced(pool):
         lambda: (now := pool.uids()).keys() == before.keys() and now != before, "a replacement"
     )
     after = pool.wait_ready(READY_SECONDS)
-    assert [group for group in before if before[group] != after[group]] == [first["engine"]]
+    assert [engine for engine in before if before[engine] != after[engine]] == [first["engine"]]
     (failure,) = pool.wait(lambda: pool.status.get("lastFailures"), "the failure is told")
     print("\n", json.dumps(failure, indent=1))
     assert failure["exitCode"] != 0

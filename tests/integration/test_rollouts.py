@@ -41,12 +41,12 @@ def pool(control_plane: ControlPlane, operator: InstalledOperator) -> Iterator[P
     pool.wait(lambda: not pool.all_pods(), "no pod left")
 
 
-def groups(size: int) -> list[str]:
+def engines(size: int) -> list[str]:
     return sorted(f"g{first}-{first + size - 1}" for first in range(0, 24, size))
 
 
 def is_regrouped(pool: PoolUnderTest, size: int) -> bool:
-    return pool.is_ready() and sorted(pool.uids()) == groups(size)
+    return pool.is_ready() and sorted(pool.uids()) == engines(size)
 
 
 def test_a_full_pool_that_serves_nobody_is_regrouped_at_once(pool):

@@ -34,8 +34,8 @@ MUTANTS = (
         "duplicate-create",
         "a pod's name differs from try to try: a lost answer makes two pods of one engine",
         "children/engine_pod.py",
-        '"name": names.pod_name(pool.owner.name, engine.group, attempt),',
-        '"name": names.pod_name(pool.owner.name, engine.group, attempt)\n'
+        '"name": names.pod_name(pool.owner.name, engine.name, attempt),',
+        '"name": names.pod_name(pool.owner.name, engine.name, attempt)\n'
         '            + __import__("secrets").token_hex(2),',
     ),
     _mutant(
@@ -103,7 +103,7 @@ MUTANTS = (
         "attempt-reused",
         "a replacement has the name of the pod it replaces, which may never go",
         "plan/step.py",
-        "attempt = self.pods(engine.group).highest + 1",
+        "attempt = self.pods(engine.name).highest + 1",
         "attempt = 0",
     ),
     _mutant(
@@ -152,7 +152,7 @@ MUTANTS = (
         "budget-ignored",
         "a changed argument restarts all engines at once",
         "plan/rollout.py",
-        "            if not self._affords({group}):\n                return\n",
+        "            if not self._affords({name}):\n                return\n",
         "",
     ),
     _mutant(

@@ -74,7 +74,7 @@ async def _pods(api: MemoryApi, client: Guarded, action: actions.PodAction) -> N
 
 async def a_pod_is_created(api: MemoryApi, client: Guarded) -> None:
     body = {"metadata": {"name": POD, **_owned()}}
-    action = actions.CreatePod(name=POD, group=names.EngineName("g0"), body=body, reason="")
+    action = actions.CreatePod(name=POD, engine=names.EngineName("g0"), body=body, reason="")
     await _pods(api, client, action)
 
 

@@ -47,11 +47,11 @@ ROLLOUT_WAITS_FOR_WEIGHTS = (
     "until nobody serves: {command}"
 )
 ROLLOUT_WAITS_FOR_ROOM = (
-    "engine {group} needs {gpus} {resource} on one node, and no node gets as many free while "
+    "engine {engine} needs {gpus} {resource} on one node, and no node gets as many free while "
     "rollout.maxUnavailable is {budget}; let more engines go at a time: {command}"
 )
 ROLLOUT_WAITS_FOR_PLACE = (
-    "engine {group} finds no node: {lacking}; request less of it in podTemplate's resources, or, "
+    "engine {engine} finds no node: {lacking}; request less of it in podTemplate's resources, or, "
     "as rollout.maxUnavailable is {budget}, let more engines go at a time: {command}"
 )
 LINGERING = (

@@ -37,7 +37,7 @@ def pod(
         own["restartPolicy"] = "Never"
     if pool.spec.network.headless_service:
         # A Service names only pods that say their host name, though it would be this anyway.
-        own["hostname"] = names.pod_name(pool.owner.name, engine.group, attempt)
+        own["hostname"] = names.pod_name(pool.owner.name, engine.name, attempt)
     annotations = {
         **meta["annotations"],
         names.ANNOTATION_ATTEMPT: str(attempt),
@@ -54,8 +54,8 @@ def pod(
         "spec": {**shared["spec"], **own} if own else shared["spec"],
         "metadata": {
             **meta,
-            "name": names.pod_name(pool.owner.name, engine.group, attempt),
-            "labels": {**meta["labels"], names.LABEL_ENGINE: engine.group},
+            "name": names.pod_name(pool.owner.name, engine.name, attempt),
+            "labels": {**meta["labels"], names.LABEL_ENGINE: engine.name},
             "annotations": annotations,
         },
     }

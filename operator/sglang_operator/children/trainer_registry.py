@@ -183,12 +183,12 @@ def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
     is_open = gate is not None and gate.is_open
     return {
         "rank": wanted.rank,
-        "engine": wanted.group,
+        "engine": wanted.name,
         "devices": list(wanted.devices),
         "gpus": pool.gpus,
         "rankOffset": 1 + wanted.rank * pool.gpus,
         "state": engine.state.value,
-        "pod": engine.name or None,
+        "pod": engine.pod_name or None,
         "podIP": engine.ip or None,
         "url": url,
         "instance": engine.instance,

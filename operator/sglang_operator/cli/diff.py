@@ -73,7 +73,7 @@ def compare(body: YamlNode, live: LivePool) -> Difference:
         changes=(*_wanted(wanted, before, live), *_obsolete(wanted, live)),
         first_step=(
             *(f"delete {removal.pod.name}: {removal.reason}" for removal in step.removals),
-            *(f"create {create.engine.group}: {create.reason}" for create in step.creates),
+            *(f"create {create.engine.name}: {create.reason}" for create in step.creates),
         ),
         also=tuple(_also(live.spec or {}, wanted, before, body)),
         warnings=tuple(rollout_simulation.warnings(wanted, live.pods, now + 60)),
@@ -82,15 +82,15 @@ def compare(body: YamlNode, live: LivePool) -> Difference:
 
 def _wanted(wanted: Pool, before: Pool | None, live: LivePool) -> Iterator[Change]:
     pods = _newest(live.pods)
-    ranks = {engine.group: engine.rank for engine in before.engines} if before else {}
+    ranks = {engine.name: engine.rank for engine in before.engines} if before else {}
     causes = _causes(before, wanted)
     for engine in wanted.running:
-        action, why = _fate(engine, pods.get(engine.group), wanted, causes, live.pods)
-        old = ranks.get(engine.group)
+        action, why = _fate(engine, pods.get(engine.name), wanted, causes, live.pods)
+        old = ranks.get(engine.name)
         if action == KEEPS and old is not None and old != engine.rank:
             action, why = MOVES, f"from rank {old}; its pod stays"
         yield Change(
-            engine=engine.group,
+            engine=engine.name,
             devices=device_mapping.describe(engine.devices),
             rank=engine.rank,
             action=action,
@@ -101,7 +101,7 @@ def _wanted(wanted: Pool, before: Pool | None, live: LivePool) -> Iterator[Chang
 def _newest(pods: Iterable[ObservedPod]) -> dict[str, ObservedPod]:
     """The pod that stands for each engine: of several the one in service, then the latest."""
     ordered = sorted(pods, key=lambda pod: (not pod.ended, pod.ready, pod.attempt))
-    return {pod.group: pod for pod in ordered}
+    return {pod.engine: pod for pod in ordered}
 
 
 def _fate(
@@ -130,25 +130,25 @@ def _fate(
 
 
 def _why_new(engine: Engine, wanted: Pool, others: Iterable[ObservedPod]) -> str:
-    kept = {running.group for running in wanted.running}
+    kept = {running.name for running in wanted.running}
     holders = sorted(
         {
-            pod.group
+            pod.engine
             for pod in others
-            if pod.group not in kept and {*pod.devices} & {*engine.devices}
+            if pod.engine not in kept and {*pod.devices} & {*engine.devices}
         }
     )
     return f"takes GPUs of {', '.join(holders)}" if holders else "has no pod"
 
 
 def _obsolete(wanted: Pool, live: LivePool) -> Iterator[Change]:
-    kept = {engine.group for engine in wanted.running}
-    capacity = {engine.group for engine in wanted.engines}
-    for group, pod in sorted(_newest(live.pods).items(), key=lambda found: found[1].devices):
-        if group not in kept:
-            why = _why_gone(group in capacity, wanted, pod)
+    kept = {engine.name for engine in wanted.running}
+    capacity = {engine.name for engine in wanted.engines}
+    for name, pod in sorted(_newest(live.pods).items(), key=lambda found: found[1].devices):
+        if name not in kept:
+            why = _why_gone(name in capacity, wanted, pod)
             yield Change(
-                engine=group,
+                engine=name,
                 devices=device_mapping.describe(pod.devices),
                 rank=None,
                 action=GOES,

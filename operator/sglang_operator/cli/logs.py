@@ -34,15 +34,15 @@ class Wanted:
 
 def select(pool: PoolView, wanted: Wanted) -> list[ObservedPod]:
     """The pods whose logs are meant, by engine.  Raises :class:`ClusterError`."""
-    found = sorted(pool.pods, key=lambda pod: (pod.devices, pod.group, pod.attempt))
+    found = sorted(pool.pods, key=lambda pod: (pod.devices, pod.engine, pod.attempt))
     if not wanted.engines:
         return found
-    known = {pod.group for pod in found}
+    known = {pod.engine for pod in found}
     missing = [engine for engine in wanted.engines if engine not in known]
     if missing:
         detail = texts.NO_SUCH_ENGINE.format(engine=missing[0], known=", ".join(sorted(known)))
         raise ClusterError("kubectl sglang logs", detail, Why.NOT_FOUND)
-    return [pod for pod in found if pod.group in wanted.engines]
+    return [pod for pod in found if pod.engine in wanted.engines]
 
 
 def last_failures(pool: PoolView) -> Iterator[str]:
@@ -93,8 +93,8 @@ def merged(
         for pod in running
     }
     answers = cluster.run_all(commands)
-    width = max((len(pod.group) for pod in running), default=0)
-    streams = [_stamped(answers[pod.name], pod.group, width) for pod in running]
+    width = max((len(pod.engine) for pod in running), default=0)
+    streams = [_stamped(answers[pod.name], pod.engine, width) for pod in running]
     for _, line in heapq.merge(*streams, key=lambda found: found[0]):
         yield line
 
@@ -140,7 +140,7 @@ def follow(
 ) -> None:
     """Lines as they come, until all engines have ended or somebody interrupts."""
     running = [pod for pod in pods if not pod.ended]
-    width = max((len(pod.group) for pod in running), default=0)
+    width = max((len(pod.engine) for pod in running), default=0)
     lines: Queue[str | None] = Queue(maxsize=10_000)
     with ExitStack() as stack:
         for pod in running:
@@ -152,7 +152,7 @@ def follow(
             )
             stack.callback(process.wait)
             stack.callback(process.terminate)
-            prefix = f"{pod.group:<{width}} | "
+            prefix = f"{pod.engine:<{width}} | "
             Thread(target=_copy, args=(process, prefix, lines), daemon=True).start()
         left = len(running)
         while left:

@@ -58,7 +58,7 @@ def _kept_back(pool: PoolView, planned: Pool) -> str:
         if held is not None:
             _, told = held
             return texts.ROLLOUT_STUCK.format(
-                engine=engine.group,
+                engine=engine.name,
                 reason=told.reason,
                 message=told.message,
                 advice=told.advice,

@@ -68,13 +68,13 @@ def _after(
 
 
 def _pod(pool: Pool, create: CreateEngine, node: str) -> ObservedPod:
-    name = names.pod_name(pool.owner.name, create.engine.group, create.attempt)
+    name = names.pod_name(pool.owner.name, create.engine.name, create.attempt)
     lacking = "" if node else f"Insufficient {pool.resource}"
     return ObservedPod(
         name=name,
         uid=names.Uid(name),
         resource_version=0,
-        group=create.engine.group,
+        engine=create.engine.name,
         attempt=create.attempt,
         revision=pool.revision,
         devices=create.engine.devices,

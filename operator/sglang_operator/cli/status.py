@@ -96,9 +96,9 @@ def _record(pool: PoolView, now: float) -> dict[str, Any]:
 def _engine_record(pool: PoolView, engine: EngineStatus) -> dict[str, Any]:
     return {
         "rank": engine.rank if isinstance(pool.planned, Pool) else None,
-        "engine": engine.group,
+        "engine": engine.name,
         "state": engine.state.value,
-        "pod": engine.name or None,
+        "pod": engine.pod_name or None,
         "node": engine.node or None,
         "why": engine.why,
     }
@@ -113,7 +113,7 @@ def _why_else(pool: PoolView, engine: EngineStatus, said: Sequence[Verdict]) -> 
     """What keeps an engine; only its reason where the rest is said above."""
     why = engine.why
     if engine.state in (EngineState.BACKOFF, EngineState.LOST) or not engine.exists:
-        of_this = (e for e in remembered(pool) if engine.group in e.get("engines", ()))
+        of_this = (e for e in remembered(pool) if engine.name in e.get("engines", ()))
         return str(next((entry["reason"] for entry in of_this), why))
     if isinstance(pool.planned, Pool):
         held = causes.of_waiting(engine, causes.context(pool.planned), pool.plan.at)
@@ -242,10 +242,10 @@ def _engines(pool: PoolView, said: Sequence[Verdict]) -> Iterator[RenderableType
         devices = sorted(device for engine in group for device in engine.devices)
         table.add_row(
             ranks if isinstance(pool.planned, Pool) else "-",
-            _some([engine.group for engine in group]),
+            _some([engine.name for engine in group]),
             device_mapping.describe(devices) if devices else "-",
             first.state.value,
-            _some([engine.name for engine in group if engine.exists]),
+            _some([engine.pod_name for engine in group if engine.exists]),
             _some(sorted({node for engine in group for node in engine.nodes})),
             one_line(_why_else(pool, first, said)),
         )

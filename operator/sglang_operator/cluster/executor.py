@@ -163,7 +163,7 @@ class Executor:
         except ApiUnreachableError as error:
             outcome.failed, outcome.done = error, False
             if isinstance(action, actions.CreatePod) and not isinstance(error, FencedError):
-                outcome.unsure[action.group] = action.name
+                outcome.unsure[action.engine] = action.name
 
     async def _create_pod(self, batch: _Batch, action: actions.CreatePod) -> None:
         path, outcome = paths.pods(batch.key.namespace), batch.outcome
@@ -203,7 +203,7 @@ class Executor:
             if self._pods.has(pod.metadata.uid, batch.owner):
                 outcome.created += 1  # before, but it was not seen
             else:  # ours, and its labels were taken away: it is stepped around
-                outcome.aside[action.group] = names.attempt_of(name)
+                outcome.aside[action.engine] = names.attempt_of(name)
                 outcome.done = False
             return
         if _of_earlier_pool(controller, key, batch.owner):

@@ -301,9 +301,9 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
     else:
         return None
     pod = wire.observed_pod(record, moment(), known.pod if known else None)
-    group = names.engine_of(meta.name, pool)
-    if group and group != pod.group:
-        pod = dataclasses.replace(pod, group=group)  # a name cannot be edited, a label can
+    engine = names.engine_of(meta.name, pool)
+    if engine and engine != pod.engine:
+        pod = dataclasses.replace(pod, engine=engine)  # a name cannot be edited, a label can
     return PodEntry(
         pod=pod,
         pool=PoolKey(intern(meta.namespace), intern(pool)),
@@ -313,10 +313,10 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
 
 
 def _has_engine_name(meta: wire.Meta) -> bool:
-    pool, group = meta.labels.get(names.LABEL_POOL), meta.labels.get(names.LABEL_ENGINE)
-    if not pool or not group or not names.selector(pool).items() <= meta.labels.items():
+    pool, engine = meta.labels.get(names.LABEL_POOL), meta.labels.get(names.LABEL_ENGINE)
+    if not pool or not engine or not names.selector(pool).items() <= meta.labels.items():
         return False
-    return meta.name == names.pod_name(pool, names.EngineName(group), names.attempt_of(meta.name))
+    return meta.name == names.pod_name(pool, names.EngineName(engine), names.attempt_of(meta.name))
 
 
 def _worsened(before: ObservedPod, after: ObservedPod) -> bool:

@@ -42,9 +42,9 @@ class Actor:
     async def clear_doubts(self, this: Pass) -> Exception | None:
         """Learn what became of creates that had no answer; why not, if that cannot be learnt."""
         try:
-            for group, name in list(this.memory.unsure.items()):
+            for engine, name in list(this.memory.unsure.items()):
                 await self._executor.look_for(this.key, name)
-                del this.memory.unsure[group]
+                del this.memory.unsure[engine]
         except (ApiError, ApiUnreachableError) as error:
             return error
         return None
@@ -150,5 +150,5 @@ def _possible(batch: Sequence[actions.PodAction], memory: Memory) -> list[action
         action
         for action in batch
         if ("Pod", action.name) not in memory.conflicts
-        and not (isinstance(action, actions.CreatePod) and action.group in memory.unsure)
+        and not (isinstance(action, actions.CreatePod) and action.engine in memory.unsure)
     ]

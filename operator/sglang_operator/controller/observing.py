@@ -96,12 +96,12 @@ class Observer:
                 continue
             lives = not (entry.pod.ended or entry.pod.deleting)
             if lives and not entry.owner:
-                found.orphans[entry.pod.name] = entry.pod.group
+                found.orphans[entry.pod.name] = entry.pod.engine
             gate = entry.pod.gate if lives and entry.owner != memory.uid else None
             if gate is not None and gate.is_open and not entry.aside:
                 found.reached.append(entry.pod.name)
             if lives and entry.owner == memory.uid:
                 found.strays.append(entry.pod)
-            name, group = entry.pod.name, names.engine_of(entry.pod.name, key.name)
-            found.taken[group] = max(found.taken.get(group, -1), names.attempt_of(name))
+            name, engine = entry.pod.name, names.engine_of(entry.pod.name, key.name)
+            found.taken[engine] = max(found.taken.get(engine, -1), names.attempt_of(name))
         return found

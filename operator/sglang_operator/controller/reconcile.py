@@ -133,7 +133,7 @@ class Reconciler:
         """
         stop = asyncio.Event()
         acting = asyncio.create_task(self._actor.pods(this, decision, stop))
-        asked = {create.engine.group for create in decision.plan.creates}
+        asked = {create.engine.name for create in decision.plan.creates}
         long, record = False, this.record
         try:
             while not (await asyncio.wait({acting}, timeout=self._publish_interval))[0]:
@@ -147,7 +147,7 @@ class Reconciler:
                 # The pass that goes on asks for the next one itself.
                 meanwhile = replace(this, record=record, requeue=Requeue())
                 fresh = self._decider.decide(meanwhile, decision.pool)
-                creates = {create.engine.group for create in fresh.plan.creates}
+                creates = {create.engine.name for create in fresh.plan.creates}
                 if fresh.plan.removals or not creates <= asked:
                     stop.set()  # there is more to do than was known: plan it anew
                 if not await self._actor.gates(meanwhile, fresh):

@@ -380,6 +380,6 @@ def _versions(
     for engine in engines:
         gate = engine.gate
         if gate is not None and gate.is_open:
-            yield engine.group, gate.version
+            yield engine.name, gate.version
         elif current.version and engine.instance in current.instances:
-            yield engine.group, current.version
+            yield engine.name, current.version

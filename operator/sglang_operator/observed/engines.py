@@ -106,9 +106,9 @@ class EngineStatus:
         return self.engine.rank
 
     @property
-    def group(self) -> EngineName:
+    def name(self) -> EngineName:
         """Its name: that of the GPUs that it has."""
-        return self.engine.group
+        return self.engine.name
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -121,7 +121,7 @@ class EngineStatus:
         return self.members[0] if self.members else None
 
     @property
-    def name(self) -> str:
+    def pod_name(self) -> str:
         """Name of the leader's pod; "" while there is none."""
         return self.members[0].name if self.members else ""
 

@@ -139,7 +139,7 @@ class ObservedPod:
     uid: Uid
     # A precondition of deletes.  It is not compared: kubelets change it all the time.
     resource_version: int = field(compare=False)
-    group: EngineName
+    engine: EngineName
     attempt: int
     revision: str
     devices: tuple[int, ...] = ()
@@ -412,5 +412,5 @@ class Observed:
         """
         pods = defaultdict[EngineName, list[str]](list)
         for pod in self.aside:
-            pods[pod.group].append(pod.name)
-        return {group: names for group, names in pods.items() if len(names) > 1}
+            pods[pod.engine].append(pod.name)
+        return {engine: names for engine, names in pods.items() if len(names) > 1}

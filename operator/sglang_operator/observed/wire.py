@@ -263,7 +263,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         name=meta.name,
         uid=names.Uid(meta.uid),
         resource_version=meta.version,
-        group=names.EngineName(meta.labels.get(names.LABEL_ENGINE, "")),
+        engine=names.EngineName(meta.labels.get(names.LABEL_ENGINE, "")),
         attempt=_integer(_annotation(meta, names.ANNOTATION_ATTEMPT)),
         # What a thousand pods have in common is kept once.
         revision=intern(meta.labels.get(names.LABEL_REVISION, "")),

@@ -31,7 +31,7 @@ class LivePods:
     def rollout_state(self, observed: Observed) -> rollout.RolloutState:
         """What ``rollout.going`` decides by."""
         pool, resource = self.pool, self.pool.resource
-        ranks = {engine.group: engine.rank for engine in pool.running}
+        ranks = {engine.name: engine.rank for engine in pool.running}
         kept = {name: self.live[name] for name in ranks if name in self.live}
         free, known = places.free(
             observed.nodes,

@@ -106,8 +106,8 @@ def room(size: int, movable: Mapping[EngineName, Old], known: Free) -> Set[Engin
     Those that cost the least, from the node that then has the most.
     """
     by_node: dict[str, list[tuple[EngineName, Old]]] = {}
-    for group, old in movable.items():
-        by_node.setdefault(old.node, []).append((group, old))
+    for name, old in movable.items():
+        by_node.setdefault(old.node, []).append((name, old))
     found: list[tuple[int, int, str, Set[EngineName]]] = []
     for node, here in by_node.items():
         count = known.get(node)
@@ -119,10 +119,10 @@ def room(size: int, movable: Mapping[EngineName, Old], known: Free) -> Set[Engin
             continue
         chosen: set[EngineName] = set()
         cost = 0
-        for group, old in here:
+        for name, old in here:
             if count >= size:
                 break
-            chosen.add(group)
+            chosen.add(name)
             count += old.gpus
             cost += old.gpus if old.serves else 0
         found.append((cost, -potential, node, chosen))

@@ -41,7 +41,7 @@ def plan(pool: Pool, observed: Observed, now: float) -> Plan:
     """The next step towards the pool, from this snapshot at this time by the steady clock."""
     step = Step(pool, observed, now)
     if observed.leaving:
-        return Plan(engines=step.engines(), tuning=pool.tuning, at=now)
+        return Plan(engines=step.statuses(), tuning=pool.tuning, at=now)
     for rule in RULES:
         rule(step)
     return step.plan()

@@ -43,7 +43,7 @@ class Waiting:
 
     what: Waits
     engines: int = 0  # that are up with a closed gate
-    group: EngineName | None = None  # the engine that finds no room
+    engine: EngineName | None = None  # the engine that finds no room
     needed: int = 0  # the maxUnavailable with which it would go on
     lacking: str = ""  # the scheduler's words, where it is not GPUs that nodes lack
 
@@ -120,11 +120,11 @@ class _Change:
         self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
         self.spared = state.held is not None or state.failing or state.doubted
         needed = {device for engine in state.wanted for device in engine.devices}
-        self.aside = {g for g, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
+        self.aside = {n for n, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
         self.holder = {
-            device: group
-            for group, old in state.obsolete.items()
-            if group not in self.aside
+            device: name
+            for name, old in state.obsolete.items()
+            if name not in self.aside
             for device in old.devices
         }
 
@@ -136,21 +136,21 @@ class _Change:
         Where the mapping moved, they serve on until the engines that take their place do.
         """
         surplus = self._surplus()
-        for group, old in sorted(
-            ((group, self.state.obsolete[group]) for group in self.aside),
+        for name, old in sorted(
+            ((name, self.state.obsolete[name]) for name in self.aside),
             key=lambda found: (found[1].devices, found[0]),
             reverse=True,
         ):
             if old.lives and self.spared and old.gpus > surplus:
                 continue
-            if self._affords({group}):
+            if self._affords({name}):
                 surplus -= old.gpus if old.lives else 0
-                self._take({group})
+                self._take({name})
 
     def _surplus(self) -> int:
         """GPUs of living engines beyond what the pool needs, whichever engines have them."""
         state = self.state
-        olds = [old for group, old in state.obsolete.items() if old.lives]
+        olds = [old for old in state.obsolete.values() if old.lives]
         kept = state.alive * state.gpus
         return sum(old.gpus for old in olds) + kept - len(state.wanted) * state.gpus
 
@@ -161,9 +161,9 @@ class _Change:
         """
         if self.state.held is Waits.FOR_ADMISSION:
             return
-        for group, old in {**self.state.obsolete, **self.state.outdated}.items():
+        for name, old in {**self.state.obsolete, **self.state.outdated}.items():
             if not (old.serves or old.falters or (self.spared and old.lives)):
-                self._take({group})
+                self._take({name})
 
     def clear(self) -> None:
         """Let old engines make way for those that need their GPUs, as the budget allows.
@@ -174,9 +174,9 @@ class _Change:
         rooms, tries = self._rooms(), MOST_TRIES
         moving = self._in_progress()
         blocked = [(e, found) for e in self.state.wanted if (found := self._blockers(e))]
-        fits = {e.group: rooms is None or rooms.fits_after(self._olds(b)) for e, b in blocked}
+        fits = {e.name: rooms is None or rooms.fits_after(self._olds(b)) for e, b in blocked}
         for engine, _ in sorted(
-            blocked, key=lambda b: (not fits[b[0].group], self._cost(b[1]), b[0].rank)
+            blocked, key=lambda b: (not fits[b[0].name], self._cost(b[1]), b[0].rank)
         ):
             leaving = self._blockers(engine)
             fit = rooms is None or rooms.fits_after(self._olds(leaving))
@@ -191,7 +191,7 @@ class _Change:
                     rooms.leave(self._olds(leaving))
                     rooms.come()
             elif not fit and not moving and self.lacks_room is None:
-                self._say_no_room(engine.group, cost)
+                self._say_no_room(engine.name, cost)
             if self.spare <= 0 and moving:
                 return
 
@@ -213,13 +213,13 @@ class _Change:
 
     def replace_outdated(self) -> None:
         """Engines of an older revision: those that falter first, and from the top."""
-        ranks = {engine.group: engine.rank for engine in self.state.wanted}
+        ranks = {engine.name: engine.rank for engine in self.state.wanted}
         olds = self.state.outdated
         left = olds.keys() - self.gone
-        for group in sorted(left, key=lambda g: (not olds[g].falters, -ranks[g])):
-            if not self._affords({group}):
+        for name in sorted(left, key=lambda n: (not olds[n].falters, -ranks[n])):
+            if not self._affords({name}):
                 return
-            self._take({group})
+            self._take({name})
 
     def keep_but_one(self) -> None:
         """Of all that could make way no more goes than one new engine needs, and nothing while one
@@ -227,15 +227,15 @@ class _Change:
         state = self.state
         kept = {g for g in self.aside if g in self.gone}
         could, self.gone = self.gone - kept, kept
-        free = (e for e in state.wanted if e.group in state.missing and not self._blockers(e))
+        free = (e for e in state.wanted if e.name in state.missing and not self._blockers(e))
         if next(free, None) is not None:
             return
-        ways = [frozenset({group}) for group in could & state.outdated.keys()]
+        ways = [frozenset({name}) for name in could & state.outdated.keys()]
         ways += [b for e in state.wanted if (b := frozenset(self._blockers(e))) and b <= could]
         olds = {**state.outdated, **state.obsolete}
 
         def harm(way: Set[EngineName]) -> tuple[int, int, int, list[EngineName]]:
-            lives = sum(olds[group].lives for group in way)
+            lives = sum(olds[name].lives for name in way)
             return self._cost(way), lives, len(way), sorted(way)
 
         self.gone |= min(ways, key=harm, default=frozenset())
@@ -257,37 +257,37 @@ class _Change:
 
     # --- how they count
 
-    def _cost(self, groups: Iterable[EngineName]) -> int:
+    def _cost(self, names: Iterable[EngineName]) -> int:
         """GPUs that serve now and would not if these went."""
         total = 0
-        for group in set(groups) - self.gone:
-            old = self.state.obsolete.get(group)
+        for name in set(names) - self.gone:
+            old = self.state.obsolete.get(name)
             if old is not None:
                 total += old.gpus if old.serves else 0
-            elif group in self.state.serving:
+            elif name in self.state.serving:
                 total += self.state.gpus
         return total
 
-    def _faltering(self, groups: Iterable[EngineName]) -> int:
+    def _faltering(self, names: Iterable[EngineName]) -> int:
         """GPUs of those among them that miss a probe at this moment."""
-        olds = (self._old(group) for group in set(groups) - self.gone)
+        olds = (self._old(name) for name in set(names) - self.gone)
         return sum(old.gpus for old in olds if old is not None and old.falters)
 
-    def _old(self, group: EngineName) -> Old | None:
-        return self.state.obsolete.get(group) or self.state.outdated.get(group)
+    def _old(self, name: EngineName) -> Old | None:
+        return self.state.obsolete.get(name) or self.state.outdated.get(name)
 
-    def _affords(self, groups: Set[EngineName]) -> bool:
+    def _affords(self, names: Set[EngineName]) -> bool:
         """Whether these may go by the budget; what neither serves nor falters always may."""
-        cost, faltering = self._cost(groups), self._faltering(groups)
+        cost, faltering = self._cost(names), self._faltering(names)
         if cost > max(0, self.spare):
             return False
         return not faltering or cost + faltering <= self.beyond
 
-    def _take(self, groups: Set[EngineName]) -> None:
-        cost = self._cost(groups)
-        self.beyond -= cost + self._faltering(groups)
+    def _take(self, names: Set[EngineName]) -> None:
+        cost = self._cost(names)
+        self.beyond -= cost + self._faltering(names)
         self.spare -= cost
-        self.gone |= groups
+        self.gone |= names
 
     def _blockers(self, engine: Engine) -> Set[EngineName]:
         found = {self.holder[device] for device in engine.devices if device in self.holder}
@@ -297,8 +297,8 @@ class _Change:
         """Whether an engine is on its way already: it has its GPUs and does not serve yet."""
         stuck = set(self.state.stuck)
         return any(
-            engine.group not in self.state.serving
-            and engine.group not in stuck
+            engine.name not in self.state.serving
+            and engine.name not in stuck
             and not self._blockers(engine)
             for engine in self.state.wanted
         )
@@ -310,14 +310,14 @@ class _Change:
         movable = self._movable(leaving)
         return places.room(self.state.gpus, movable, after.free) or frozenset()
 
-    def _olds(self, groups: Set[EngineName]) -> list[Old]:
-        return [self.state.obsolete[g] for g in sorted(groups) if g in self.state.obsolete]
+    def _olds(self, names: Set[EngineName]) -> list[Old]:
+        return [self.state.obsolete[n] for n in sorted(names) if n in self.state.obsolete]
 
     def _movable(self, but: Set[EngineName] = frozenset()) -> Mapping[EngineName, Old]:
         """The old engines whose going leaves more room than what replaces them takes."""
         smaller = {g: o for g, o in self.state.outdated.items() if o.gpus < self.state.gpus}
         every = {**smaller, **self.state.obsolete}
-        return {group: every[group] for group in every.keys() - self.gone - but}
+        return {name: every[name] for name in every.keys() - self.gone - but}
 
     def _rooms(self) -> places.Rooms | None:
         """What is free on each node once those that have a way to go have gone and come."""
@@ -328,12 +328,12 @@ class _Change:
         rooms.leave(self._olds(self.gone))
         placed = state.serving | state.placed
         for engine in state.wanted:
-            if engine.group not in placed and not self._blockers(engine):
+            if engine.name not in placed and not self._blockers(engine):
                 rooms.come()
         return rooms
 
-    def _say_no_room(self, group: EngineName, cost: int) -> None:
+    def _say_no_room(self, name: EngineName, cost: int) -> None:
         more = -(-(cost - self.spare) // self.state.gpus)
         needed = min(len(self.state.wanted), self.state.max_unavailable + more)
         said = self.state.lacking
-        self.lacks_room = Waiting(what=Waits.FOR_ROOM, group=group, needed=needed, lacking=said)
+        self.lacks_room = Waiting(what=Waits.FOR_ROOM, engine=name, needed=needed, lacking=said)

@@ -33,7 +33,7 @@ class Stall:
     """Engines that are not started again, because it would only fail once more."""
 
     cause: Diagnosis
-    groups: tuple[EngineName, ...]
+    engines: tuple[EngineName, ...]
     restarts: int  # that were tried in vain
 
 
@@ -41,7 +41,6 @@ class Stall:
 class StartupState:
     """How far one wanted engine came with its start."""
 
-    group: EngineName
     up: bool
     pod: ObservedPod | None  # that stands for it, live
     streak: FailureStreak | None  # of its last pod, if that ended at its start
@@ -126,7 +125,7 @@ class CanaryStart:
         """An engine is started after these failures."""
         self._begun.add(streak.reason)
 
-    def hold_back(self, group: EngineName, failed: FailureStreak, cause: Diagnosis) -> bool:
+    def hold_back(self, engine: EngineName, failed: FailureStreak, cause: Diagnosis) -> bool:
         """Whether this engine is not started again now: given up, or tried by another first."""
         if self.proven:
             tried = failed.count - 1
@@ -136,7 +135,7 @@ class CanaryStart:
             tried = self._restarts[failed.reason]
         if tried < self._budget:
             return False
-        self._given_up[failed.reason].append((group, cause))
+        self._given_up[failed.reason].append((engine, cause))
         return True
 
     def stalls(self) -> Iterable[Stall]:
@@ -144,6 +143,6 @@ class CanaryStart:
         for reason, found in sorted(self._given_up.items()):
             yield Stall(
                 cause=found[-1][1],
-                groups=tuple(group for group, _ in found),
+                engines=tuple(engine for engine, _ in found),
                 restarts=self._restarts[reason],
             )

@@ -61,12 +61,12 @@ class Step:
         self.about = causes.context(pool)
         self.silence = health.silence_seen(observed, now)
         self.nodes = health.Believed(observed.nodes, self.silence, health.falls_seen(observed))
-        self.wanted: dict[EngineName, Engine] = {e.group: e for e in pool.running}
+        self.wanted: dict[EngineName, Engine] = {e.name: e for e in pool.running}
         self.lingering = tuple(pod for pod in observed.pods if health.lingers(pod, now))
         self.healths: dict[Uid, Health] = {}
         # Where an engine without a pod stands; how it stands is known only after all rules.
         self.podless: dict[EngineName, EngineState] = {}
-        self.groups = self._sorted_pods()
+        self.engines = self._sorted_pods()
         # What is decided.
         self.removals: dict[Uid, RemovePod] = {}
         self.creates: list[CreateEngine] = []
@@ -77,30 +77,30 @@ class Step:
         self.tuned: Tuning | None = None
 
     def _sorted_pods(self) -> Mapping[EngineName, EnginePods]:
-        groups: dict[EngineName, EnginePods] = defaultdict(EnginePods)
+        engines: dict[EngineName, EnginePods] = defaultdict(EnginePods)
         waits = self.policy.on_node_lost is spec.OnNodeLost.WAIT
         for pod in self.observed.pods:
-            group = groups[pod.group]
-            group.highest = max(group.highest, pod.attempt)
+            pods = engines[pod.engine]
+            pods.highest = max(pods.highest, pod.attempt)
             state = health.health(pod, self.nodes, self.policy, self.now)
             self.healths[pod.uid] = state
             if pod.uid in self.observed.unread:
-                self.podless[pod.group] = EngineState.BACKOFF
+                self.podless[pod.engine] = EngineState.BACKOFF
             elif state is _ENDED:
                 # A pod that is deleted after its end is a tombstone all the same.
-                group.ended.append(pod)
+                pods.ended.append(pod)
             elif state is _LOST and not waits:
-                group.lost.append(pod)
+                pods.lost.append(pod)
             elif state is _DYING:
-                group.dying.append(pod)
+                pods.dying.append(pod)
             else:
-                group.live.append(pod)
+                pods.live.append(pod)
         for name, highest in self.observed.taken.items():
-            groups[name].highest = max(groups[name].highest, highest)
-        for group in groups.values():
-            if len(group.live) > 1:
-                group.live.sort(key=self._preference)
-        return groups
+            engines[name].highest = max(engines[name].highest, highest)
+        for pods in engines.values():
+            if len(pods.live) > 1:
+                pods.live.sort(key=self._preference)
+        return engines
 
     def _preference(self, pod: ObservedPod) -> tuple[int, bool, bool, float, int]:
         """The pod to keep comes first: nearest to its clients, of the present revision, oldest.
@@ -123,7 +123,7 @@ class Step:
 
     def pods(self, name: EngineName) -> EnginePods:
         """The pods of this engine."""
-        return self.groups.get(name, NO_PODS)
+        return self.engines.get(name, NO_PODS)
 
     def streak(self, ended: ObservedPod | None) -> FailureStreak | None:
         """The failures at its start that this pod is the last of, if it ended in one."""
@@ -145,7 +145,7 @@ class Step:
         current = pod if pod is not None and self.is_current(pod) else None
         if current is not None or (last is not None and not self.is_current(last)):
             last = None
-        return StartupState(group=name, up=self.is_up(pod), pod=current, streak=self.streak(last))
+        return StartupState(up=self.is_up(pod), pod=current, streak=self.streak(last))
 
     # --- what rules decide
 
@@ -159,7 +159,7 @@ class Step:
         self, engine: Engine, *, reason: str, failures: int = 0, streak: FailureStreak | None = None
     ) -> None:
         """The engine gets a pod, of the next attempt, after these failures."""
-        attempt = self.pods(engine.group).highest + 1
+        attempt = self.pods(engine.name).highest + 1
         self.creates.append(
             CreateEngine(
                 engine=engine, attempt=attempt, failures=failures, reason=reason, streak=streak
@@ -168,29 +168,31 @@ class Step:
         if streak is not None:
             self.starts.begin(streak)
         # Its pod comes with the next snapshot; until then nothing else is done for the engine.
-        self.podless[engine.group] = EngineState.CREATING
+        self.podless[engine.name] = EngineState.CREATING
 
     # --- what comes of it
 
     def plan(self) -> Plan:
         """All that was decided, and how the engines stand."""
-        groups = self.groups.values()
+        engines = self.engines.values()
         self.wakes += self._losses()
-        ended = tuple(pod for group in groups for pod in group.ended)
+        ended = tuple(pod for pods in engines for pod in pods.ended)
         return Plan(
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
-            engines=self.engines(),
-            obsolete=sum(len(g.live) for n, g in self.groups.items() if n not in self.wanted),
+            engines=self.statuses(),
+            obsolete=sum(
+                len(pods.live) for name, pods in self.engines.items() if name not in self.wanted
+            ),
             ended=ended,
             lost=tuple(
                 LostPod(pod=pod, since=node.ready_changed)
-                for group in groups
-                for pod in group.lost
+                for pods in engines
+                for pod in pods.lost
                 if (node := self.nodes.get(pod.node))
             ),
             silence=self.silence,
-            disrupted=tuple(pod for group in groups for pod in group.dying if pod.disruption),
+            disrupted=tuple(pod for pods in engines for pod in pods.dying if pod.disruption),
             hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
             stalls=tuple(self.starts.stalls()) if ended else (),
@@ -208,14 +210,14 @@ class Step:
         loss = health.next_loss(pods, self.nodes, self.policy, now)
         return [time for time in (loss, health.next_lingering(pods, now)) if time is not None]
 
-    def engines(self) -> tuple[EngineStatus, ...]:
+    def statuses(self) -> tuple[EngineStatus, ...]:
         """How each wanted engine stands."""
         return tuple(map(self._status, self.pool.running))
 
     def _status(self, engine: Engine) -> EngineStatus:
-        pod = self.pods(engine.group).kept
+        pod = self.pods(engine.name).kept
         if pod is None:
-            state = self.podless.get(engine.group, EngineState.CREATING)
+            state = self.podless.get(engine.name, EngineState.CREATING)
             return EngineStatus(engine=engine, state=state)
         current = self.is_current(pod)
         return EngineStatus.of(engine, (pod,), (self.healths[pod.uid],), current=current)

@@ -278,7 +278,7 @@ def _capacity(draft: Draft) -> Iterator[errors.Problem]:
 def _registry_size(draft: Draft) -> Iterator[errors.Problem]:
     """Whether the registry has room for all engines."""
     owner, engines, parsed = draft.owner, draft.engines[: draft.active], draft.spec
-    written = [(engine.group, len(json.dumps(engine.devices))) for engine in engines]
+    written = [(engine.name, len(json.dumps(engine.devices))) for engine in engines]
     gpus, generation = parsed.num_gpus_per_worker, parsed.generating_args
     size = registry_size.most(owner.name, written, gpus, generation)
     if size > registry_size.LIMIT:

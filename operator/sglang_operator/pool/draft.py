@@ -104,16 +104,16 @@ def _engines(parsed: PoolSpec) -> tuple[tuple[Engine, ...], tuple[errors.Problem
     except errors.InvalidError as error:
         return (), (error.problem,)
     engines = tuple(
-        Engine(rank=rank, group=device_mapping.engine_name(group), devices=group)
+        Engine(rank=rank, name=device_mapping.engine_name(group), devices=group)
         for rank, group in enumerate(groups)
     )
     return engines, ()
 
 
 def _unmapped_engines(replicas: int) -> tuple[Engine, ...]:
-    """Engines of a pool that counts replicas: they have no GPU ids, so the rank is the group."""
+    """Engines of a pool that counts replicas: they have no GPU ids, so the rank is the name."""
     return tuple(
-        Engine(rank=rank, group=names.EngineName(f"r{rank}"), devices=())
+        Engine(rank=rank, name=names.EngineName(f"r{rank}"), devices=())
         for rank in range(min(replicas, 4096))
     )
 

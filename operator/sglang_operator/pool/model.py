@@ -26,10 +26,10 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine:
-    """One engine: identified by its group, addressed by its rank (ROLL's dp_rank)."""
+    """One engine: its name says which GPUs are its own, its rank (ROLL's dp_rank) addresses it."""
 
     rank: int
-    group: names.EngineName
+    name: names.EngineName
     devices: tuple[int, ...]
     pods: int = 1  # that it runs in
 

@@ -34,10 +34,10 @@ def most(
 ) -> int:
     """Bytes of the registry's document.
 
-    ``engines`` are each one's group and the characters of its devices; renderings for other
+    ``engines`` are each one's name and the characters of its devices; renderings for other
     trainers are left out where they have no room.
     """
     numbers = len(f"{gpus}{gpus * len(engines)}")
     fixed = numbers + _ENTRY + len(pool) + len(_ATTEMPT) + len(_ADDRESS) + _URL + VERSION
     head = _HEAD + 2 * len(pool) + len(json.dumps(dict(generation)))
-    return head + sum(fixed + 2 * len(group) + devices for group, devices in engines)
+    return head + sum(fixed + 2 * len(name) + devices for name, devices in engines)

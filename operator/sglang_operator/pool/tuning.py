@@ -62,7 +62,7 @@ def next_change(
     changes = tuning.changes if tuning else 0
     if changes >= bounds.tries:
         return None
-    for group, told in failed:
+    for engine, told in failed:
         direction = DIRECTIONS.get(told.reason)
         if direction is None or (tuning is not None and direction != tuning.direction):
             continue
@@ -75,7 +75,7 @@ def next_change(
             value=value,
             changes=changes + 1,
             reason=told.reason,
-            engine=group,
+            engine=engine,
         )
     return None
 

@@ -270,7 +270,7 @@ def _negative(
 
 def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
     """Engines that are given up; of several causes the one with most engines is told."""
-    worst = max(plan.stalls, key=lambda stall: len(stall.groups), default=None)
+    worst = max(plan.stalls, key=lambda stall: len(stall.engines), default=None)
     if worst is None:
         waiting = plan.waiting
         if waiting is None or waiting.what is not Waits.FOR_ROOM:
@@ -281,7 +281,7 @@ def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
         return Trouble(reason=conditions.NO_ROOM, message=text, stalled=True)
     cause = worst.cause
     message = texts.STALLED.format(
-        engines=texts.engines(len(worst.groups)),
+        engines=texts.engines(len(worst.engines)),
         restarts=worst.restarts,
         reason=cause.reason,
         message=cause.message,
@@ -336,14 +336,14 @@ def _moving(pool: Pool, plan: Plan) -> bool:
 def _failing(pool: Pool, plan: Plan, seen: Sequence[failures.Failure]) -> tuple[str, str] | None:
     """Engines that wait after a failure, or are started again in place, and what they died of."""
     waiting = {
-        engine.group
+        engine.name
         for engine in plan.down
         if engine.state is EngineState.BACKOFF or engine.restarting
     }
     if not waiting:
         return None
     engines = texts.engines(len(waiting))
-    cause = next((f for f in reversed(seen) if f.group in waiting), None)
+    cause = next((f for f in reversed(seen) if f.engine in waiting), None)
     if cause is None:
         return conditions.ENGINES_FAILING, texts.FAILING_UNKNOWN.format(engines=engines)
     message = texts.FAILING.format(
@@ -356,11 +356,11 @@ def _retrying(
     plan: Plan, tally: EngineCounts, remembered: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str] | None:
     """Engines that start after a failure: its cause stays in sight until they are up."""
-    ended = {pod.group for pod in plan.ended}  # some of them have no other pod yet
+    ended = {pod.engine for pod in plan.ended}  # some of them have no other pod yet
     again = {
-        engine.group
+        engine.name
         for engine in plan.down
-        if (engine.failures if engine.exists else engine.group in ended)
+        if (engine.failures if engine.exists else engine.name in ended)
     }
     found = [entry for entry in remembered if not again.isdisjoint(entry.get("engines", ()))]
     if not found:
@@ -450,7 +450,7 @@ def _left_out(weights: GatePlan) -> str:
     """The engines that run and that the last commit did not cover, if there was one."""
     covered = weights.transaction.instances
     left = [e for e in weights.engines if covered and e.instance and e.instance not in covered]
-    named = [f"engine {each.rank} ({each.group})" for each in left[:_NAMED]]
+    named = [f"engine {each.rank} ({each.name})" for each in left[:_NAMED]]
     more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
     return ", ".join(named) + more
 

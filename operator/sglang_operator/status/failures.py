@@ -26,7 +26,7 @@ class Failure:
     """One end of one engine pod."""
 
     pod: str
-    group: names.EngineName
+    engine: names.EngineName
     reason: str
     message: str
     advice: str
@@ -61,7 +61,7 @@ def _failure(
 ) -> Failure:
     return Failure(
         pod=pod.name,
-        group=pod.group,
+        engine=pod.engine,
         reason=told.reason,
         message=told.message,
         advice=told.advice,
@@ -98,7 +98,7 @@ def merge(previous: Sequence[Mapping[str, Any]], found: Iterable[Failure]) -> li
         if entry is None:
             entries[failure.reason] = _entry(failure, time)
             continue
-        engines = sorted({*entry.get("engines", []), failure.group})[:MAX_ENGINES]
+        engines = sorted({*entry.get("engines", []), failure.engine})[:MAX_ENGINES]
         entry["engines"] = engines
         if time >= entry["lastTime"]:
             # The numbers in it may have changed since; which pod was first has not.
@@ -121,7 +121,7 @@ def _entry(failure: Failure, time: str) -> dict[str, Any]:
         "reason": failure.reason,
         "message": failure.message[:1024],
         "advice": failure.advice[:512],
-        "engines": [failure.group],
+        "engines": [failure.engine],
         "pod": failure.pod,
         "firstTime": time,
         "lastTime": time,

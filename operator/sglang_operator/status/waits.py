@@ -20,7 +20,7 @@ def message(pool: Pool, waiting: Waiting) -> str:
         budget=pool.spec.rollout.max_unavailable,
         gpus=pool.gpus,
         resource=pool.resource,
-        group=waiting.group,
+        engine=waiting.engine,
         lacking=waiting.lacking,
         command=command,
     )

@@ -199,11 +199,11 @@ def _engine_cells(pools: Sequence[PoolView]) -> Iterator[EngineCell]:
     for index, pool in enumerate(pools):
         own: dict[str, str] = {}
         for engine in pool.plan.engines:
-            own[engine.group] = letters(number)
+            own[engine.name] = letters(number)
             yield _engine_cell(letters(number), index, pool, engine)
             number += 1
         for pod in sorted(pool.leaving, key=lambda pod: (pod.devices, pod.name)):
-            letter = own.get(pod.group)
+            letter = own.get(pod.engine)
             if letter is None:
                 letter, number = letters(number), number + 1
             yield _leaving(letter, index, pool, pod)
@@ -213,24 +213,24 @@ def _engine_cell(letter: str, index: int, pool: PoolView, engine: EngineStatus) 
     return EngineCell(
         letter=letter,
         pool=index,
-        engine=engine.group,
+        engine=engine.name,
         rank=engine.rank,
         gpus=pool.gpus,
         ranked=isinstance(pool.planned, Pool),
         devices=engine.devices,
         state=engine.state,
-        pod=engine.name,
+        pod=engine.pod_name,
         node=engine.node,
         why=engine.why,
     )
 
 
 def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> EngineCell:
-    rank = next((e.rank for e in pool.plan.engines if e.group == pod.group), None)
+    rank = next((e.rank for e in pool.plan.engines if e.name == pod.engine), None)
     return EngineCell(
         letter=letter,
         pool=index,
-        engine=pod.group,
+        engine=pod.engine,
         rank=rank or 0,
         gpus=len(pod.devices) or pool.gpus,
         ranked=rank is not None and isinstance(pool.planned, Pool),

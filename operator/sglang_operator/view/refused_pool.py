@@ -25,7 +25,7 @@ def engines(
     alive = [pod for pod in pods if not pod.ended]
     for place, pod in enumerate(sorted(alive, key=_by_devices)):
         found = health.health(pod, believed, policy, now)
-        engine = Engine(rank=place, group=pod.group, devices=pod.devices)
+        engine = Engine(rank=place, name=pod.engine, devices=pod.devices)
         yield EngineStatus.of(engine, (pod,), (found,))
 
 
@@ -36,5 +36,5 @@ def gpus(pods: Iterable[ObservedPod], status: Mapping[str, Any]) -> int:
 
 
 def _by_devices(pod: ObservedPod) -> tuple[tuple[int, ...], int, str]:
-    digits = pod.group.lstrip("r")
+    digits = pod.engine.lstrip("r")
     return pod.devices, int(digits) if digits.isdecimal() else -1, pod.name

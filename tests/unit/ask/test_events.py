@@ -30,7 +30,7 @@ def test_a_pool_that_is_up_asks_nothing():
 
 def test_a_container_that_is_not_created_in_its_time_is_looked_into_now_and_then():
     plan = planned(POOL, [creating(age=100)])
-    assert [pod.group for pod in events.slow_to_create(plan, NOW)] == ["g0-1"]
+    assert [pod.engine for pod in events.slow_to_create(plan, NOW)] == ["g0-1"]
     assert events.next_look(plan, NOW) == NOW + events.CREATING_SECONDS
     plan = planned(POOL, [creating(age=10)])
     assert not list(events.slow_to_create(plan, NOW))

@@ -65,7 +65,7 @@ def test_creates_that_wait_for_their_turn_are_not_sent_once_the_pool_has_changed
         others = [asyncio.create_task(another_pools()) for _ in range(executor.window.size)]
         await asyncio.sleep(0)
         batch = [
-            actions.CreatePod(name=f"p{n}", group=names.EngineName(f"g{n}"), body={}, reason="")
+            actions.CreatePod(name=f"p{n}", engine=names.EngineName(f"g{n}"), body={}, reason="")
             for n in range(COUNT)
         ]
         acting = asyncio.create_task(
@@ -120,7 +120,7 @@ def performed(client: Client, count: int) -> Outcome:
         executor = Executor(client, stores.PodStore(woken), {}, pools)  # type: ignore[arg-type]
         batch = [
             actions.CreatePod(
-                name=f"p{n}", group=names.EngineName(f"g{n}"), body={"n": n}, reason=""
+                name=f"p{n}", engine=names.EngineName(f"g{n}"), body={"n": n}, reason=""
             )
             for n in range(count)
         ]

@@ -72,13 +72,13 @@ def raw(
     ready = all(one["ready"] for one in containers)
     body = {
         "metadata": {
-            "name": names.pod_name(OWNER.name, ENGINE.group, attempt),
+            "name": names.pod_name(OWNER.name, ENGINE.name, attempt),
             "namespace": OWNER.namespace,
             "uid": f"u{attempt}",
             "resourceVersion": str(version),
             "creationTimestamp": BORN,
             "labels": {
-                names.LABEL_ENGINE: ENGINE.group,
+                names.LABEL_ENGINE: ENGINE.name,
                 names.LABEL_REVISION: POOL.revision,
             },
             "annotations": {

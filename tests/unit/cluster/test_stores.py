@@ -415,7 +415,7 @@ def test_an_engine_is_known_by_its_pods_name_whatever_its_label_says():
     store = PodStore(Wakes())
     store.put(relabelled("actor-infer-g0-1-0", owned=True, engine="g8-9"))
     (entry,) = store.of(KEY)
-    assert (entry.pod.group, entry.aside) == ("g0-1", False)
+    assert (entry.pod.engine, entry.aside) == ("g0-1", False)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_an_engine_is_known_by_its_pods_name_whatever_its_label_says():
 def test_an_orphan_in_an_engines_place_is_seen_and_is_nobodys(name, labels, stands):
     store = PodStore(Wakes())
     store.put(relabelled(name, owned=False, **labels))
-    assert [(entry.owner, entry.pod.group) for entry in store.of(KEY)] == [("", "g0-1")] * stands
+    assert [(entry.owner, entry.pod.engine) for entry in store.of(KEY)] == [("", "g0-1")] * stands
 
 
 def test_after_a_restore_from_a_backup_the_list_is_all_that_is_known():

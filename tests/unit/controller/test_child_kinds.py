@@ -49,7 +49,7 @@ def a_group_an_engine(pool: Pool, weights: object) -> Iterator[dict[str, Any]]:
             pool.owner,
             "scheduling.x-k8s.io/v1alpha1",
             "PodGroup",
-            group_name(pool.owner.name, engine.group),
+            group_name(pool.owner.name, engine.name),
             "gang",
             spec={"minMember": 1},
         )

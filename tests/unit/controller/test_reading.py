@@ -105,9 +105,9 @@ def test_an_engine_waits_until_its_end_is_read():
     assert unread == {pods[1].uid}
     plan = planned(pool, list(seen), unread=unread)
     assert [pod.name for pod in plan.ended] == [pods[0].name], "nothing is recorded of it"
-    assert second.group not in {create.engine.group for create in plan.creates}
-    states = {view.engine.group: view.state for view in plan.engines}
-    assert states[second.group] is EngineState.BACKOFF
+    assert second.name not in {create.engine.name for create in plan.creates}
+    states = {view.engine.name: view.state for view in plan.engines}
+    assert states[second.name] is EngineState.BACKOFF
     assert not plan.removals
     later = planned(pool, pods)
     assert {pod.name for pod in later.ended} == {pod.name for pod in pods}

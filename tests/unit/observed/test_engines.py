@@ -115,9 +115,9 @@ def test_its_gpus_are_shared_by_the_nodes_of_its_members():
 
 def test_it_is_named_and_reached_by_its_leader():
     engine = pair()
-    assert (engine.name, engine.uid, engine.ip) == ("engine-0", "uid-0", "10.0.0.1")
+    assert (engine.pod_name, engine.uid, engine.ip) == ("engine-0", "uid-0", "10.0.0.1")
     assert engine.leader == engine.members[0]
-    assert (engine.rank, engine.group, engine.devices) == (0, ENGINE.group, ENGINE.devices)
+    assert (engine.rank, engine.name, engine.devices) == (0, ENGINE.name, ENGINE.devices)
 
 
 def test_a_restart_of_any_member_begins_another_life_of_the_engine():
@@ -142,7 +142,7 @@ def test_an_engine_without_a_pod_has_nothing():
     engine = planned(POOL, []).engines[0]
     assert engine.state is EngineState.CREATING
     assert (engine.leader, engine.instance, engine.uid, engine.gate) == (None, None, None, None)
-    assert (engine.name, engine.ip, engine.node, engine.why) == ("", "", "", "")
+    assert (engine.pod_name, engine.ip, engine.node, engine.why) == ("", "", "", "")
     assert (engine.attempt, engine.failures, engine.nodes, engine.lives) == (-1, 0, (), "|")
     assert not (engine.exists or engine.reachable or engine.ended or engine.restarting)
     assert not (engine.placed or engine.answers or engine.outdated or engine.ready)
@@ -235,7 +235,7 @@ def test_an_engine_of_two_pods_is_one_engine_in_status_registry_and_questions():
     )
     weighed = GatePlan(engines=plan.engines, transaction=Transaction())
     assert weighed.synced == 1
-    assert weighed.versions == {ENGINE.group: "v1"}
+    assert weighed.versions == {ENGINE.name: "v1"}
     entry = trainer_registry.document(POOL, weighed)["engines"][0]
     assert (entry["pod"], entry["podIP"], entry["instance"], entry["gate"]) == (
         "engine-0",

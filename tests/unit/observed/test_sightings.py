@@ -66,7 +66,7 @@ def test_an_engine_that_ends_in_its_deletion_did_not_fail_whatever_its_nodes_clo
     going = alive(deleting=True, deletion_asked=NOW - 20)
     pod = sightings.ended(dead(NOW - 1 + skew, deleting=True, deletion_asked=NOW - 20), AT, going)
     assert not pod.failed
-    assert created(planned(POOL, [pod]))[0] == (ENGINE.group, 1)
+    assert created(planned(POOL, [pod]))[0] == (ENGINE.name, 1)
 
 
 @CLOCKS

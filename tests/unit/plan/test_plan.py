@@ -47,7 +47,7 @@ def test_a_pod_with_an_open_gate_is_in_service():
     assert {view.state for view in plan.engines} == {EngineState.IN_SERVICE}
 
 
-def test_growing_keeps_the_pods_of_unchanged_groups():
+def test_growing_keeps_the_pods_of_unchanged_engines():
     before = a_pool(device_mapping="list(range(0,8))")
     after = a_pool(device_mapping="list(range(0,12))")
     plan = planned(after, all_pods(before, ready=True))
@@ -55,7 +55,7 @@ def test_growing_keeps_the_pods_of_unchanged_groups():
     assert not plan.removals
 
 
-def test_shrinking_removes_the_engines_whose_group_is_gone():
+def test_shrinking_removes_the_engines_whose_gpus_are_gone():
     before = a_pool(device_mapping="list(range(0,12))")
     after = a_pool(device_mapping="list(range(0,8))")
     plan = planned(after, all_pods(before))
@@ -70,7 +70,7 @@ def test_moving_the_window_keeps_the_engines_in_both_and_changes_their_ranks():
     assert created(plan) == [("g8-9", 0), ("g10-11", 0)]
     # One engine may be away; the other serves on until the first new one is up.
     assert removed(plan) == ["actor-infer-g2-3-0"]
-    ranks = {str(view.engine.group): view.engine.rank for view in plan.engines}
+    ranks = {str(view.engine.name): view.engine.rank for view in plan.engines}
     assert ranks["g4-5"] == 0  # was 2, and its pod stays
 
 
@@ -79,7 +79,7 @@ def test_a_mapping_that_moved_away_goes_by_the_budget_and_comes_to_an_end():
     after = a_pool(device_mapping="list(range(8,16))")
     pods, worst = _roll(after, all_pods(before, ready=True), lambda up: max(0, 4 - len(up) // 2))
     assert worst <= 1
-    assert {pod.group for pod in pods} == {engine.group for engine in after.engines}
+    assert {pod.engine for pod in pods} == {engine.name for engine in after.engines}
 
 
 def test_reordering_the_mapping_touches_no_pod():
@@ -455,7 +455,7 @@ def test_regrouping_the_gpus_goes_by_the_same_budget(before, after, engines):
     new = a_pool(num_gpus_per_worker=after, rollout={"maxUnavailable": 1})
     pods, worst = _roll(new, all_pods(old, ready=True))
     assert len(pods) == engines
-    assert {pod.group for pod in pods} == {engine.group for engine in new.engines}
+    assert {pod.engine for pod in pods} == {engine.name for engine in new.engines}
     # An old engine that makes room for several new ones takes them away together.
     assert worst <= max(1, before // after)
 
@@ -464,7 +464,7 @@ def test_a_mapping_shifted_by_one_gpu_comes_to_an_end():
     old = a_pool(device_mapping="list(range(0,6))")
     new = a_pool(device_mapping="list(range(1,7))", num_gpus_per_node=64)
     pods, _ = _roll(new, all_pods(old, ready=True))
-    assert {pod.group for pod in pods} == {"g1-2", "g3-4", "g5-6"}
+    assert {pod.engine for pod in pods} == {"g1-2", "g3-4", "g5-6"}
 
 
 def test_two_engines_never_hold_the_same_gpu():

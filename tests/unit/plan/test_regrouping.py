@@ -94,7 +94,7 @@ class World:
             for pod in self.pods
         ]
         for create in plan.creates:
-            uid = names.Uid(f"{create.engine.group}-{create.attempt}-{self.now}")
+            uid = names.Uid(f"{create.engine.name}-{create.attempt}-{self.now}")
             new = a_pod(pool, create.engine, create.attempt, uid=uid, node="", created=self.now)
             self.pods.append(dataclasses.replace(new, containers_ready=False))
 
@@ -123,8 +123,8 @@ class World:
         raise AssertionError(f"it does not come to rest: {plan}")
 
     def is_regrouped(self, pool) -> bool:
-        groups = sorted(pod.group for pod in self.pods if pod.ready)
-        return groups == sorted(engine.group for engine in pool.running)
+        names = sorted(pod.engine for pod in self.pods if pod.ready)
+        return names == sorted(engine.name for engine in pool.running)
 
 
 CHANGES = [(a, b) for a, b in itertools.permutations(SIZES, 2)]

@@ -35,7 +35,7 @@ def test_every_file_of_rules_is_in_the_order_of_the_plan():
 
 def test_a_plan_is_what_its_rules_say(monkeypatch):
     def drain(step: Step) -> None:
-        for pods in step.groups.values():
+        for pods in step.engines.values():
             for pod in pods.live:
                 step.remove(pod, "the new rule says so")
 
@@ -56,7 +56,7 @@ def test_the_extra_pod_goes_by_a_rule_of_its_own():
     step = step_over(kept, extra)
     remove_extra_pods(step)
     assert removed_by(step) == [extra.name]
-    assert step.pods(FIRST.group).kept == kept
+    assert step.pods(FIRST.name).kept == kept
 
 
 def test_a_rule_says_nothing_of_what_is_not_its_own():

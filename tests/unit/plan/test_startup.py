@@ -99,7 +99,7 @@ def test_a_pool_whose_engines_all_fail_is_given_up_after_its_budget(budget):
     assert tries == budget
     (stall,) = result.stalls
     assert stall.cause.reason == "CUDAOutOfMemory"
-    assert len(stall.groups) == 12
+    assert len(stall.engines) == 12
     assert stall.restarts == budget
     assert created(result) == []
     assert result.wake_at is None
@@ -120,7 +120,7 @@ def test_where_others_are_up_each_engine_has_a_budget_of_its_own():
     other = a_failed_start(pool, pool.engines[2], 3, startup_failures=2)
     result = planned(pool, [up, one, other], LATER)
     assert created(result) == [("g2-3", 3)]
-    assert result.stalls[0].groups == ("g4-5",)
+    assert result.stalls[0].engines == ("g4-5",)
 
 
 def test_another_reason_begins_to_count_anew():

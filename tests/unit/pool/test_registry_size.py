@@ -24,7 +24,7 @@ def written(pool):
 
 
 def estimated(pool):
-    engines = [(e.group, len(str(list(e.devices)))) for e in pool.running]
+    engines = [(e.name, len(str(list(e.devices)))) for e in pool.running]
     return registry_size.most(pool.owner.name, engines, pool.gpus, pool.sampling)
 
 

@@ -64,7 +64,7 @@ def test_too_small_a_cache_raises_the_share_by_a_step_and_starts_nothing_at_the_
         value=0.74,
         changes=1,
         reason="KVCacheTooSmall",
-        engine=pool.engines[0].group,
+        engine=pool.engines[0].name,
     )
     assert created(result) == []
 
@@ -142,7 +142,7 @@ def failing_for_ever(bounds: dict[str, Any]) -> tuple[list[float], Plan]:
                 reason="KVCacheTooSmall",
                 startup_failures=streak.count if streak else 0,
             )
-            pods = [p for p in pods if p.group != pod.group] + [pod]
+            pods = [p for p in pods if p.engine != pod.engine] + [pod]
     return tried, look(tunable(tuned, bounds), pods)
 
 
@@ -160,7 +160,7 @@ def test_it_is_changed_only_so_often_and_within_the_bounds_then_the_pool_stalls(
     assert tried == expected
     assert created(end) == []
     assert [stall.cause.reason for stall in end.stalls] == ["KVCacheTooSmall"]
-    assert len(end.stalls[0].groups) == 12
+    assert len(end.stalls[0].engines) == 12
 
 
 def test_a_step_too_far_is_not_taken_back():

@@ -83,11 +83,11 @@ class DrawnCluster:
         planned = plan_pool(owner, spec)
         assert isinstance(planned, Pool), planned
         for engine in planned.running:
-            self.pods.append(self._pod(planned, engine.group, engine.devices))
+            self.pods.append(self._pod(planned, engine.name, engine.devices))
         return planned
 
-    def _pod(self, pool: Pool, group: names.EngineName, devices: Sequence[int]) -> dict[str, Any]:
-        name = names.pod_name(pool.owner.name, group, 0)
+    def _pod(self, pool: Pool, engine: names.EngineName, devices: Sequence[int]) -> dict[str, Any]:
+        name = names.pod_name(pool.owner.name, engine, 0)
         node = next((n for n, free in self._free.items() if free >= pool.gpus), "")
         if node:
             self._free[node] -= pool.gpus
@@ -99,7 +99,7 @@ class DrawnCluster:
                 "resourceVersion": "5",
                 "creationTimestamp": TIME,
                 "labels": {
-                    names.LABEL_ENGINE: group,
+                    names.LABEL_ENGINE: engine,
                     names.LABEL_REVISION: pool.revision,
                     names.LABEL_POOL: pool.owner.name,
                 },
@@ -127,33 +127,33 @@ class DrawnCluster:
         pod["status"]["conditions"] = conditions
         return pod
 
-    def find(self, pool: str, group: str) -> dict[str, Any]:
+    def find(self, pool: str, engine: str) -> dict[str, Any]:
         """The pod of this engine."""
-        name = names.pod_name(pool, names.EngineName(group), 0)
+        name = names.pod_name(pool, names.EngineName(engine), 0)
         return next(pod for pod in self.pods if pod["metadata"]["name"] == name)
 
-    def close(self, pool: str, group: str) -> None:
+    def close(self, pool: str, engine: str) -> None:
         """Up, its gate closed."""
-        self._say(pool, group, Ready="False")
+        self._say(pool, engine, Ready="False")
 
-    def leave(self, pool: str, group: str) -> None:
+    def leave(self, pool: str, engine: str) -> None:
         """Deleted, and not yet gone from its node."""
-        self.find(pool, group)["metadata"]["deletionTimestamp"] = TIME
+        self.find(pool, engine)["metadata"]["deletionTimestamp"] = TIME
 
-    def starting(self, pool: str, group: str) -> None:
-        self._say(pool, group, Ready="False", ContainersReady="False")
+    def starting(self, pool: str, engine: str) -> None:
+        self._say(pool, engine, Ready="False", ContainersReady="False")
 
-    def fail(self, pool: str, group: str, *, failures: int = 9) -> None:
+    def fail(self, pool: str, engine: str, *, failures: int = 9) -> None:
         """Ended at this moment, so often that it waits now."""
-        pod = self.find(pool, group)
+        pod = self.find(pool, engine)
         pod["metadata"]["annotations"][names.ANNOTATION_FAILURES] = str(failures)
-        self._say(pool, group, Ready="False", ContainersReady="False")
+        self._say(pool, engine, Ready="False", ContainersReady="False")
         pod["status"]["phase"] = "Failed"
         ended = {"exitCode": 1, "reason": "Error", "message": "out of memory", "finishedAt": TIME}
         pod["status"]["containerStatuses"] = [{"name": "engine", "state": {"terminated": ended}}]
 
-    def _say(self, pool: str, group: str, **said: str) -> None:
-        for condition in self.find(pool, group)["status"]["conditions"]:
+    def _say(self, pool: str, engine: str, **said: str) -> None:
+        for condition in self.find(pool, engine)["status"]["conditions"]:
             condition["status"] = said.get(condition["type"], condition["status"])
 
     def cluster_view(
@@ -198,7 +198,7 @@ def guide() -> DrawnCluster:
     world = DrawnCluster()
     pool = world.pool(status={"readySummary": "12/12", "syncedSummary": "0/12"})
     for engine in pool.running:
-        world.close("actor-infer", engine.group)
+        world.close("actor-infer", engine.name)
     return world
 
 

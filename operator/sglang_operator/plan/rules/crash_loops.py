@@ -13,7 +13,7 @@ from sglang_operator.plan.step import Step
 def take_over_crash_loops(step: Step) -> None:
     """An engine whose container was started again in place, and fails at its start, goes."""
     for engine in step.pool.running:
-        pods = step.pods(engine.group)
+        pods = step.pods(engine.name)
         pod = pods.kept
         if pod is None or pod.restarts == 0 or pod.last_termination is None:
             continue

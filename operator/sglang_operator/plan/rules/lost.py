@@ -5,6 +5,6 @@ from sglang_operator.plan.step import Step
 
 def remove_lost_pods(step: Step) -> None:
     """Where ``restart.onNodeLost`` is Wait, no pod counts as one of these."""
-    for pods in step.groups.values():
+    for pods in step.engines.values():
         for pod in pods.lost:
             step.remove(pod, f"node {pod.node} is lost")

@@ -17,20 +17,20 @@ def create_missing_engines(step: Step) -> None:
     held = _held_devices(step)
     barred = {*step.observed.orphans.values(), *step.observed.crowded}
     for engine in step.pool.running:
-        pods = step.pods(engine.group)
-        if pods.live or engine.group in step.podless:
+        pods = step.pods(engine.name)
+        if pods.live or engine.name in step.podless:
             continue
-        if engine.group in barred or not held.isdisjoint(engine.devices):
-            step.podless[engine.group] = EngineState.WAITING
+        if engine.name in barred or not held.isdisjoint(engine.devices):
+            step.podless[engine.name] = EngineState.WAITING
             continue
         last = pods.last_ended
         if last is not None and not step.is_current(last):
             last = None  # what failed is not what is started now
         if (blocked := step.observed.creates_blocked_until) > step.now:
             step.wakes.append(blocked)
-            step.podless[engine.group] = EngineState.BACKOFF
+            step.podless[engine.name] = EngineState.BACKOFF
         elif _waits(step, last, streak := step.streak(last)):
-            step.podless[engine.group] = EngineState.BACKOFF
+            step.podless[engine.name] = EngineState.BACKOFF
         else:
             failures = restart.failures(last, step.policy) if last else 0
             step.create(engine, reason=_why(pods, last), failures=failures, streak=streak)
@@ -44,7 +44,7 @@ def _waits(step: Step, last: ObservedPod | None, streak: FailureStreak | None) -
         return False
     if streak is not None:
         cause = causes.of_end(last, step.about)
-        if step.starts.hold_back(last.group, streak, cause):
+        if step.starts.hold_back(last.engine, streak, cause):
             return True
     if (due := restart.due(last, step.policy)) > step.now:
         step.wakes.append(due)
@@ -65,7 +65,7 @@ def _held_devices(step: Step) -> frozenset[int]:
     """GPUs of obsolete engines: nobody else gets them before they are seen to go."""
     return frozenset(
         device
-        for name, pods in step.groups.items()
+        for name, pods in step.engines.items()
         if name not in step.wanted
         for pod in pods.live
         for device in pod.devices

@@ -1,6 +1,6 @@
 """Rule: engines go for the sake of the pool as it is wanted now.  Pure.
 
-Obsolete ones, whose group nobody wants any more, and those of an older revision go by one budget,
+Obsolete ones, whose GPU ids nobody wants any more, and those of an older revision go by one budget,
 so one rule decides on both; how many, and which, ``plan.rollout`` counts.
 """
 
@@ -12,12 +12,12 @@ from sglang_operator.plan.step import Step
 
 def make_way_for_the_new(step: Step) -> None:
     """Obsolete engines are removed and outdated ones replaced, as ``maxUnavailable`` allows."""
-    live = {name: group.live[0] for name, group in step.groups.items() if group.live}
+    live = {name: pods.live[0] for name, pods in step.engines.items() if pods.live}
     if live.keys() <= step.wanted.keys() and all(map(step.is_current, live.values())):
         return  # as nearly always
-    dying = {pod.uid for group in step.groups.values() for pod in group.dying}
+    dying = {pod.uid for pods in step.engines.values() for pod in pods.dying}
     leaving = bool(dying - {pod.uid for pod in step.lingering}) or bool(step.removals)
-    pods = footing.LivePods(
+    standing = footing.LivePods(
         pool=step.pool,
         live=live,
         healths=step.healths,
@@ -26,9 +26,9 @@ def make_way_for_the_new(step: Step) -> None:
         failing=step.present_starts().failing,
         now=step.now,
     )
-    going = rollout.going(pods.rollout_state(step.observed))
+    going = rollout.going(standing.rollout_state(step.observed))
     step.waiting = going.waiting
-    step.wakes.extend(pods.wakes(step.observed))
+    step.wakes.extend(standing.wakes(step.observed))
     for name, pod in live.items():
         if name in going.obsolete:
             step.remove(pod, "no longer wanted", replaced=name in going.replaced)
@@ -39,6 +39,6 @@ def make_way_for_the_new(step: Step) -> None:
 def _replace(step: Step, pod: ObservedPod) -> None:
     why = f"revision {pod.revision} is replaced by {step.pool.revision}"
     step.remove(pod, why, replaced=True)
-    step.groups[pod.group].live.remove(pod)
+    step.engines[pod.engine].live.remove(pod)
     # Its replacement is created in the next pass, when the old pod is seen to be on its way.
-    step.podless[pod.group] = EngineState.WAITING
+    step.podless[pod.engine] = EngineState.WAITING

@@ -13,7 +13,7 @@ def change_memory_share(step: Step) -> None:
     pool, start = step.pool, step.pool.arguments.mem_fraction_static
     if pool.bounds is None or start is None:
         return
-    unread = {pod.group for pod in step.observed.pods if pod.uid in step.observed.unread}
+    unread = {pod.engine for pod in step.observed.pods if pod.uid in step.observed.unread}
     failed = [
         (name, causes.of_end(last, step.about))
         for name in step.wanted

@@ -29,8 +29,8 @@ class Ledger:
         """The ledger of these pods' lives."""
         pods = list(pods)
         return cls(
-            creates=Counter(pod.group for pod in pods),
-            deletes=Counter(pod.group for pod in pods if pod.deleting is not None),
+            creates=Counter(pod.engine for pod in pods),
+            deletes=Counter(pod.engine for pod in pods if pod.deleting is not None),
         )
 
     def since(self, before: Ledger) -> Ledger:
@@ -40,11 +40,11 @@ class Ledger:
             deletes=Counter(self.deletes) - Counter(before.deletes),
         )
 
-    def without(self, groups: Collection[str]) -> Ledger:
+    def without(self, engines: Collection[str]) -> Ledger:
         """The ledger of the other engines."""
         return Ledger(
-            creates={g: n for g, n in self.creates.items() if g not in groups},
-            deletes={g: n for g, n in self.deletes.items() if g not in groups},
+            creates={e: n for e, n in self.creates.items() if e not in engines},
+            deletes={e: n for e, n in self.deletes.items() if e not in engines},
         )
 
     def differences(self, reference: Ledger) -> list[str]:
@@ -56,10 +56,10 @@ class Ledger:
 
 
 def _differences(what: str, found: Mapping[str, int], wanted: Mapping[str, int]) -> Iterator[str]:
-    for group in sorted({*found, *wanted}):
-        times, right = found.get(group, 0), wanted.get(group, 0)
+    for engine in sorted({*found, *wanted}):
+        times, right = found.get(engine, 0), wanted.get(engine, 0)
         if times != right:
-            yield f"{group} was {what} {times} times, {right} without faults"
+            yield f"{engine} was {what} {times} times, {right} without faults"
 
 
 def foreign_writes(writes: Iterable[Write], pools: Mapping[str, str]) -> list[Violation]:

@@ -23,7 +23,7 @@ class PodLife:
     namespace: str
     pool: str
     owner: str
-    group: str
+    engine: str
     version: int  # at creation
     added: float
     node: str = ""
@@ -63,7 +63,7 @@ def pod_life(pod: Json, now: float) -> PodLife | None:
         namespace=metadata["namespace"],
         pool=owner["name"],
         owner=owner["uid"],
-        group=metadata.get("labels", {}).get(ENGINE, ""),
+        engine=metadata.get("labels", {}).get(ENGINE, ""),
         version=int(metadata["resourceVersion"]),
         added=now,
     )
@@ -96,7 +96,7 @@ class PoolLife:
             for at, (_, want) in enumerate(self.specs)
             if at + 1 == len(self.specs) or self.specs[at + 1][0] >= time
         ]
-        return {g for w in recent if w for g in w.groups} if all(recent) else None
+        return {e for w in recent if w for e in w.engines} if all(recent) else None
 
     def see(self, pool: Json, now: float) -> None:
         """Take in the pool as it is now."""

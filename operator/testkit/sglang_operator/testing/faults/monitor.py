@@ -218,7 +218,7 @@ class Monitor:
         life.see(pod, now)
         if kind == "DELETED":
             life.deleting, life.gone = life.deleting or now, now
-        self._check_group(life, now)
+        self._check_engine(life, now)
         self._check_up(life)
 
     def _pool(self, kind: str, pool: Json) -> None:
@@ -289,7 +289,7 @@ class Monitor:
             other
             for other in self.pods.values()
             if other is not life
-            and (other.owner, other.group) == (life.owner, life.group)
+            and (other.owner, other.engine) == (life.owner, life.engine)
             and other.live
             and self._well(other, now)
         ]
@@ -339,19 +339,19 @@ class Monitor:
     def _judge_wanted(self, life: PodLife) -> Iterator[Violation]:
         pool = self.pools.get(life.owner)
         wanted = pool.wanted_since(life.added - SPEC_SECONDS) if pool else None
-        if wanted is not None and life.group not in wanted:
+        if wanted is not None and life.engine not in wanted:
             what = f"{life.name} was created for an engine that is not in the spec"
             yield Violation(invariant="I2", namespace=life.namespace, what=what)
 
-    def _check_group(self, life: PodLife, now: float) -> None:
+    def _check_engine(self, life: PodLife, now: float) -> None:
         """One pod of an engine is in service, and an extra one does not stay."""
         self.checks += 1
         members = [
             pod
             for pod in self.pods.values()
-            if (pod.owner, pod.group) == (life.owner, life.group) and pod.live
+            if (pod.owner, pod.engine) == (life.owner, life.engine) and pod.live
         ]
-        place = (life.namespace, f"{life.pool}/{life.group} of {life.owner}")
+        place = (life.namespace, f"{life.pool}/{life.engine} of {life.owner}")
         if len([pod for pod in members if self._well(pod, now)]) > 1:
             self._excess.setdefault(place, now)
         else:
@@ -393,7 +393,7 @@ class Monitor:
         if least is None:
             return
         self.checks += 1
-        up = {pod.group for pod in self.of(life.namespace, life.pool) if pod.live and pod.up}
+        up = {pod.engine for pod in self.of(life.namespace, life.pool) if pod.live and pod.up}
         if len(up) < least:
             what = f"{len(up)} engines of {life.pool} are up, {least} must be"
             self._tell("I5", life.namespace, what)

@@ -20,7 +20,7 @@ _LIST = re.compile(r"(?:list\()?\[([^\]]*)\]\)?|list\(range\(([^)]*)\)\)")
 class Expected:
     """The end state of one spec."""
 
-    groups: Mapping[str, tuple[int, ...]]  # of the engines that are to run, in order of rank
+    engines: Mapping[str, tuple[int, ...]]  # of the engines that are to run, in order of rank
     gpus: int
     max_unavailable: int
     suspended: bool
@@ -28,7 +28,7 @@ class Expected:
 
     @property
     def count(self) -> int:
-        return len(self.groups)
+        return len(self.engines)
 
 
 def devices(mapping: str) -> list[int]:
@@ -45,15 +45,15 @@ def expected(spec: Json) -> Expected:
     gpus = spec.get("num_gpus_per_worker") or 1
     replicas = spec.get("replicas")
     if spec.get("device_mapping") is None:
-        groups = {f"r{rank}": tuple[int, ...]() for rank in range(replicas or 0)}
+        engines = {f"r{rank}": tuple[int, ...]() for rank in range(replicas or 0)}
     else:
         ids = devices(spec["device_mapping"])
         slices = [tuple(ids[at : at + gpus]) for at in range(0, len(ids), gpus)]
-        groups = {_name(part): part for part in slices}
-    active = len(groups) if replicas is None else min(replicas, len(groups))
+        engines = {_name(part): part for part in slices}
+    active = len(engines) if replicas is None else min(replicas, len(engines))
     active = 0 if spec.get("suspend") else active
     return Expected(
-        groups=dict(list(groups.items())[:active]),
+        engines=dict(list(engines.items())[:active]),
         gpus=gpus,
         max_unavailable=_share(spec.get("rollout", {}).get("maxUnavailable", 1), active),
         suspended=bool(spec.get("suspend")),
@@ -68,7 +68,7 @@ def _share(value: int | str, of: int) -> int:
 def _name(part: Sequence[int]) -> str:
     if len(part) == 1:
         return f"g{part[0]}"
-    assert list(part) == list(range(part[0], part[-1] + 1)), "name of a group with holes"
+    assert list(part) == list(range(part[0], part[-1] + 1)), "name of an engine with holes"
     return f"g{part[0]}-{part[-1]}"
 
 
@@ -86,14 +86,16 @@ def differences(pool: Json, pods: Sequence[Json], others: Mapping[str, Json]) ->
 
 def _pods(want: Expected, pods: Sequence[Json]) -> list[str]:
     told: list[str] = []
-    by_group: dict[str, list[Json]] = {}
+    by_engine: dict[str, list[Json]] = {}
     for pod in pods:
-        by_group.setdefault(pod["metadata"]["labels"]["sglang-operator.dev/engine"], []).append(pod)
-    if sorted(by_group) != sorted(want.groups):
-        told.append(f"engines {sorted(by_group)}, expected {sorted(want.groups)}")
-    for group, members in by_group.items():
+        by_engine.setdefault(pod["metadata"]["labels"]["sglang-operator.dev/engine"], []).append(
+            pod
+        )
+    if sorted(by_engine) != sorted(want.engines):
+        told.append(f"engines {sorted(by_engine)}, expected {sorted(want.engines)}")
+    for engine, members in by_engine.items():
         if len(members) > 1:
-            told.append(f"{group} has {len(members)} pods")
+            told.append(f"{engine} has {len(members)} pods")
         for pod in members:
             told += [f"{pod['metadata']['name']} {what}" for what in _pod(want, pod)]
     revisions = {p["metadata"]["labels"]["sglang-operator.dev/revision"] for p in pods}
@@ -154,5 +156,5 @@ def _registry(
     listed = [
         (e["rank"], e["engine"], tuple(e["devices"]), e["podIP"]) for e in document["engines"]
     ]
-    right = [(r, g, ids, address[g]) for r, (g, ids) in enumerate(want.groups.items())]
+    right = [(r, e, ids, address[e]) for r, (e, ids) in enumerate(want.engines.items())]
     return [] if listed == right else [f"the registry lists {listed}, expected {right}"]
