@@ -105,7 +105,7 @@ DEVICES_COUNTED = (
     "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
     "places"
 )
-DEVICES_MISSING = (
+ENGINES_UNPLACED = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"
 )
 WAITING = "{engines} cannot start: {message}; {advice}"

@@ -32,9 +32,9 @@ class Count:
 
     def achieved(self, placed: Placed) -> Achieved:
         complete = placed.engines == placed.of
-        text = texts.DEVICES_COUNTED if complete else texts.DEVICES_MISSING
+        text = texts.DEVICES_COUNTED if complete else texts.ENGINES_UNPLACED
         message = text.format(
             gpus=placed.engines * placed.gpus, nodes=placed.nodes, wanted=placed.of * placed.gpus
         )
-        reason = conditions.COUNTED if complete else conditions.DEVICES_MISSING
+        reason = conditions.COUNTED if complete else conditions.ENGINES_UNPLACED
         return Achieved(complete=complete, reason=reason, message=message)

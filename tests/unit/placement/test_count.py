@@ -42,7 +42,7 @@ def test_a_resource_that_is_not_counted_is_refused():
 
 @pytest.mark.parametrize(
     ("engines", "complete", "reason"),
-    [(12, True, conditions.COUNTED), (11, False, conditions.DEVICES_MISSING)],
+    [(12, True, conditions.COUNTED), (11, False, conditions.ENGINES_UNPLACED)],
 )
 def test_what_is_achieved_counts_gpus_and_nodes(engines, complete, reason):
     parsed = spec.parse(guide_spec())

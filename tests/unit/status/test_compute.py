@@ -390,7 +390,7 @@ def test_devices_that_are_missing_are_counted_against_those_that_are_wanted():
     pods = all_pods(pool)
     waiting = a_pod(pool, pool.engines[0], containers_ready=False, node="", unschedulable="no")
     told = condition(compute(pool, [waiting, *pods[1:]]), conditions.DEVICES_ASSIGNED)
-    assert (told["status"], told["reason"]) == ("False", conditions.DEVICES_MISSING)
+    assert (told["status"], told["reason"]) == ("False", conditions.ENGINES_UNPLACED)
     assert told["message"].startswith("22 of 24 GPUs are assigned, on ")
 
 
