@@ -12,7 +12,7 @@ from sglang_operator.observed.model import (
     Termination,
 )
 from sglang_operator.plan.plan import Plan, plan
-from sglang_operator.pool.resolve import Engine, Owner, Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Engine, Owner, Pool, Refused, resolve_pool
 from sglang_operator.weights.lease_state import Transaction, written
 
 NOW = 1_800_000_000.0
@@ -54,16 +54,16 @@ def with_config(**config: Any) -> dict[str, Any]:
 
 def a_pool(raw: dict[str, Any] | None = None, **changes: Any) -> Pool:
     """A pool that can be run: the guide's, with changes to its spec."""
-    planned = plan_pool(OWNER, raw if raw is not None else guide_spec(**changes))
-    assert isinstance(planned, Pool), planned
-    return planned
+    resolved = resolve_pool(OWNER, raw if raw is not None else guide_spec(**changes))
+    assert isinstance(resolved, Pool), resolved
+    return resolved
 
 
 def refused(raw: dict[str, Any] | None = None, **changes: Any) -> Refused:
     """A pool that cannot be run."""
-    planned = plan_pool(OWNER, raw if raw is not None else guide_spec(**changes))
-    assert isinstance(planned, Refused), planned
-    return planned
+    resolved = resolve_pool(OWNER, raw if raw is not None else guide_spec(**changes))
+    assert isinstance(resolved, Refused), resolved
+    return resolved
 
 
 def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:

@@ -15,7 +15,7 @@ from sglang_operator.api import names
 from sglang_operator.children import engine_pod
 from sglang_operator.kube import paths
 from sglang_operator.kube.client import ApiClient
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.processes import cpu_seconds
 from tests.builders import guide_spec
@@ -54,7 +54,7 @@ def a_spec(size: int) -> dict[str, Any]:
 
 def a_pool(namespace: str, size: int) -> Pool:
     owner = Owner(name=NAME, namespace=namespace, uid=names.Uid("0" * 36), generation=1)
-    pool = plan_pool(owner, a_spec(size))
+    pool = resolve_pool(owner, a_spec(size))
     assert isinstance(pool, Pool), pool
     return pool
 

@@ -17,7 +17,7 @@ from sglang_operator.api import names
 from sglang_operator.observed.health import Believed, Health, Tally, health, silence
 from sglang_operator.observed.model import Gate, Observed, ObservedNode, ObservedPod, Termination
 from sglang_operator.plan.plan import Plan, plan
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 from tests.builders import NOW, OWNER, a_pod, guide_spec
 
 MAPPINGS = (
@@ -54,7 +54,7 @@ def _pool(
         rollout={"maxUnavailable": budget},
         restart={"onNodeLost": "Wait" if wait else "Replace"},
     )
-    made = plan_pool(owner, spec)
+    made = resolve_pool(owner, spec)
     assert isinstance(made, Pool), made
     return made
 

@@ -15,7 +15,7 @@ from sglang_operator.children import engine_pod
 from sglang_operator.cli import check_files
 from sglang_operator.cli.main import cli
 from sglang_operator.cli.pipeline import objects
-from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from sglang_operator.roll import device_mapping
 from tests.builders import OWNER, guide_spec
 
@@ -74,12 +74,12 @@ def _mapping(text: str) -> None:
 
 
 def _spec(spec: dict[str, Any]) -> None:
-    planned = plan_pool(OWNER, spec)
-    if isinstance(planned, Refused):
-        assert planned.errors
+    resolved = resolve_pool(OWNER, spec)
+    if isinstance(resolved, Refused):
+        assert resolved.errors
         return
-    assert isinstance(planned, Pool)
-    json.dumps(engine_pod.template(planned))
+    assert isinstance(resolved, Pool)
+    json.dumps(engine_pod.template(resolved))
 
 
 def converter(data: bytes, folder: Path) -> None:

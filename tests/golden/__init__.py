@@ -13,7 +13,7 @@ import yaml
 
 from sglang_operator.api import names
 from sglang_operator.children import engine_pod
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 
 FOLDER = Path(__file__).parent
 SAMPLES = FOLDER.parents[1] / "manifests" / "samples"
@@ -37,7 +37,7 @@ def _first_pod(document: dict[str, Any], version: str) -> dict[str, Any]:
         spec["image"] = f"lmsysorg/sglang:v{version}"
     name = document["metadata"]["name"]
     owner = Owner(name=name, namespace="rl", uid=names.Uid("uid"), generation=1)
-    pool = plan_pool(owner, spec)
+    pool = resolve_pool(owner, spec)
     if not isinstance(pool, Pool):
         return {"errors": [str(problem) for problem in pool.errors]}
     pod = engine_pod.pod(pool, engine_pod.template(pool), pool.engines[0], 0, 0)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import errors, names, pod_volumes
-from sglang_operator.pool.resolve import plan_pool
+from sglang_operator.pool.resolve import resolve_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER
 
@@ -164,8 +164,8 @@ def test_sizes_are_refused_at_apply_only_if_the_operator_refuses_them_and_in_its
     refused_here, left = 0, set[str]()
     for fields in sizes():
         spec = mapped(f"list(range(0,{fields['num_gpus_per_worker']}))", **fields)
-        planned = plan_pool(OWNER, spec)
-        words = [problem.message for problem in getattr(planned, "errors", ())]
+        resolved = resolve_pool(OWNER, spec)
+        words = [problem.message for problem in getattr(resolved, "errors", ())]
         try:
             plane.api.post(path, pool(spec))
         except ApiError as error:

@@ -19,7 +19,7 @@ import yaml
 
 from generators.policies import manifest
 from sglang_operator.api import conditions, errors, names
-from sglang_operator.pool.resolve import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, resolve_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.bad_objects import BAD, STRUCTURE, Bad, First
@@ -40,9 +40,9 @@ Json = dict[str, Any]
 for_every_row = pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 
 
-def planned(bad: Bad) -> tuple[errors.Problem, ...]:
+def resolved(bad: Bad) -> tuple[errors.Problem, ...]:
     """What is wrong with the object offline."""
-    found = plan_pool(dataclasses.replace(OWNER, name=bad.name), bad.spec)
+    found = resolve_pool(dataclasses.replace(OWNER, name=bad.name), bad.spec)
     assert isinstance(found, Refused)
     return found.errors
 
@@ -55,7 +55,7 @@ def test_every_error_of_the_table_has_its_bad_object():
 
 @for_every_row
 def test_offline_the_bad_object_has_this_one_error(bad):
-    (problem,) = planned(bad)
+    (problem,) = resolved(bad)
     assert bad.is_said_by(problem), problem
 
 
@@ -108,7 +108,7 @@ def at_apply(plane: ControlPlane) -> dict[str, str]:
 @pytest.mark.parametrize("row", BAD)
 def test_at_apply_the_same_words_are_said_by_whoever_comes_first(at_apply, row):
     bad, said = BAD[row], at_apply[row]
-    (problem,) = planned(bad)
+    (problem,) = resolved(bad)
     match bad.first:
         case First.STRUCTURE:
             assert STRUCTURAL_WORDS[row] in said
@@ -170,7 +170,7 @@ def stalled(plane: ControlPlane, bad: Bad) -> Json:
 
 @pytest.mark.parametrize("row", BAD)
 def test_the_operator_says_the_same_words_in_the_condition(told, row):
-    (problem,) = planned(BAD[row])
+    (problem,) = resolved(BAD[row])
     assert told[row]["reason"] == BAD[row].row.reason
     assert told[row]["message"] == str(problem)
 

@@ -14,7 +14,7 @@ import pytest
 from generators import pod_schema
 from sglang_operator.api import errors, names, pod_template
 from sglang_operator.children import engine_pod
-from sglang_operator.pool.resolve import Pool, plan_pool
+from sglang_operator.pool.resolve import Pool, resolve_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests import podtemplates
 from tests.builders import OWNER, a_pool, guide_spec
@@ -184,4 +184,4 @@ def test_what_is_accepted_here_is_accepted_by_the_definition_too(plane):
 
 
 def test_a_pool_is_planned_from_what_was_compared(plane):
-    assert isinstance(plan_pool(OWNER, guide_spec(podTemplate=podtemplates.EVERYTHING)), Pool)
+    assert isinstance(resolve_pool(OWNER, guide_spec(podTemplate=podtemplates.EVERYTHING)), Pool)

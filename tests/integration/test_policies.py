@@ -15,7 +15,7 @@ import yaml
 from generators.policies import manifest, nearest
 from sglang_operator.api import errors, names
 from sglang_operator.engine import aliases, habits, ownership, schema, versions
-from sglang_operator.pool.resolve import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, resolve_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER, with_config
 
@@ -101,8 +101,8 @@ _MARKS = (
 
 def operator_says(spec: Json) -> list[str]:
     """What the operator says about names of arguments, with the suggestions that CEL finds."""
-    planned = plan_pool(OWNER, spec)
-    problems = planned.errors if isinstance(planned, Refused) else ()
+    resolved = resolve_pool(OWNER, spec)
+    problems = resolved.errors if isinstance(resolved, Refused) else ()
     by_name = [p for p in problems if any(mark in p.message for mark in _MARKS)]
     detected = versions.detect(spec.get("image") or versions.DEFAULT_IMAGE, None)
     return [in_cel(problem, str(detected.version)) for problem in by_name]

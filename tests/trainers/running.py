@@ -17,7 +17,7 @@ from sglang_operator.api import names
 from sglang_operator.children import trainer_registry
 from sglang_operator.client import Pool
 from sglang_operator.engine import schema, versions
-from sglang_operator.pool.resolve import Owner, plan_pool
+from sglang_operator.pool.resolve import Owner, resolve_pool
 from sglang_operator.pool.resolve import Pool as Planned
 from sglang_operator.testing.engine.process import FakeEngine
 from tests import checkouts
@@ -56,7 +56,7 @@ def planned(name: str) -> Planned:
     body = yaml.safe_load((ROOT / "manifests/samples/replicas.yaml").read_text())
     spec = {**body["spec"], "replicas": ENGINES, "num_gpus_per_worker": GPUS, "network": network}
     owner = Owner(name="rollout", namespace="rl", uid=names.Uid("uid"), generation=1)
-    pool = plan_pool(owner, {**spec, "image": f"lmsysorg/sglang:v{VERSIONS[name]}"})
+    pool = resolve_pool(owner, {**spec, "image": f"lmsysorg/sglang:v{VERSIONS[name]}"})
     assert isinstance(pool, Planned), pool
     return pool
 

@@ -8,7 +8,7 @@ import pytest
 
 from sglang_operator.__main__ import _parser, settings_from
 from sglang_operator.children import engine_pod, services
-from sglang_operator.controller import planning
+from sglang_operator.controller import judging
 from sglang_operator.observed.wire import CustomResource, Meta
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import reported
@@ -23,7 +23,7 @@ def judged(pod_address: str, **changes: Any) -> Pool:
         metadata=Meta(name="actor-infer", namespace="rl", uid="u"),
         written=msgspec.Raw(msgspec.json.encode(guide_spec(**changes))),
     )
-    pool = planning.judge(OWNER, record, None, settings.engine_host)
+    pool = judging.judge(OWNER, record, None, settings.engine_host)
     assert isinstance(pool, Pool)
     return pool
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import shape
-from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, guide_spec, nested, with_config
 
 SECONDS = 0.25
@@ -131,14 +131,14 @@ def fields(problems: Any) -> Iterator[int]:
 
 def cpu_seconds(spec: dict[str, Any]) -> float:
     begun = time.process_time()
-    plan_pool(OWNER, spec)
+    resolve_pool(OWNER, spec)
     return time.process_time() - begun
 
 
 @pytest.mark.parametrize("spec", LARGE.values(), ids=LARGE.keys())
 def test_the_largest_that_is_looked_at_costs_little(spec):
-    planned = plan_pool(OWNER, spec)
-    told = planned.problems if isinstance(planned, Refused) else planned.warnings
+    resolved = resolve_pool(OWNER, spec)
+    told = resolved.problems if isinstance(resolved, Refused) else resolved.warnings
     assert max(fields(told), default=0) < 5000
     assert shape.problem(spec) is None, "it is not looked at"
     assert min(cpu_seconds(spec) for _ in range(3)) < SECONDS
@@ -175,7 +175,7 @@ def test_many_findings_of_a_pool_are_told_in_one_step(name):
 
 
 def test_the_first_findings_quote_what_they_found_and_the_later_ones_say_where():
-    refused = plan_pool(OWNER, guide_spec(system_envs={f"a b{i}": "v" for i in range(900)}))
+    refused = resolve_pool(OWNER, guide_spec(system_envs={f"a b{i}": "v" for i in range(900)}))
     assert isinstance(refused, Refused)
     told = refused.errors
     assert len(told) == 900
@@ -192,9 +192,9 @@ def test_many_flags_are_looked_up_and_not_compared_with_all_that_there_are(flag)
 
 @pytest.mark.parametrize("spec", TOO_LARGE.values(), ids=TOO_LARGE.keys())
 def test_what_is_larger_is_refused_before_it_is_looked_at(spec):
-    planned = plan_pool(OWNER, spec)
-    assert isinstance(planned, Refused)
-    assert [problem.reason for problem in planned.errors] == ["SpecInvalid"]
+    resolved = resolve_pool(OWNER, spec)
+    assert isinstance(resolved, Refused)
+    assert [problem.reason for problem in resolved.errors] == ["SpecInvalid"]
     assert min(cpu_seconds(spec) for _ in range(3)) < SECONDS
 
 
@@ -204,14 +204,14 @@ def test_of_many_misspelt_names_the_first_are_told_what_they_might_be():
         name[:at] + letter + name[at:] for at in range(4, len(name)) for letter in "bdfghjklpqvwxyz"
     )
     misspelt = dict.fromkeys(itertools.islice(slips, len(KEYS)), 1)
-    planned = plan_pool(OWNER, with_config(**misspelt))
-    assert isinstance(planned, Refused)
+    resolved = resolve_pool(OWNER, with_config(**misspelt))
+    assert isinstance(resolved, Refused)
     # Beyond the budget of what findings quote, a field is told without the name in it.
-    told = [problem for problem in planned.errors if problem.reason == "ArgumentUnknown"]
+    told = [problem for problem in resolved.errors if problem.reason == "ArgumentUnknown"]
     assert len(told) == len(misspelt)
     assert "did you mean mem_fraction_static" in told[0].message
     assert "did you mean" not in told[-1].message
 
 
 def test_a_pool_of_many_engines_is_planned():
-    assert isinstance(plan_pool(OWNER, LARGE["engines"]), Pool)
+    assert isinstance(resolve_pool(OWNER, LARGE["engines"]), Pool)

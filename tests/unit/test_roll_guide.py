@@ -14,7 +14,7 @@ from sglang_operator.api.spec import WeightsGate
 from sglang_operator.children import engine_pod, trainer_registry
 from sglang_operator.engine import diagnosis, versions
 from sglang_operator.engine.schemas import index
-from sglang_operator.pool.resolve import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, resolve_pool
 from tests.builders import OWNER, a_pool, all_pods, weighed
 from tests.proof import oracle
 from tests.unit.cli.runner import GUIDE, ROOT, converted, run
@@ -99,7 +99,7 @@ def test_generating_args_are_what_each_request_is_sampled_with():
 
 def test_sglang_is_the_name_of_this_backend_and_others_are_not_run():
     for name in ("vllm", "hf_infer", "megatron_infer"):
-        refused = plan_pool(OWNER, {**SPEC, "strategy_args": {"strategy_name": name}})
+        refused = resolve_pool(OWNER, {**SPEC, "strategy_args": {"strategy_name": name}})
         assert isinstance(refused, Refused)
         assert "StrategyUnsupported" in [problem.reason for problem in refused.errors]
 
@@ -135,7 +135,7 @@ def test_mem_fraction_static_is_a_share_of_a_gpu():
             a_pool(with_strategy(mem_fraction_static=share))
         )
     for wrong in (0, 1, 1.5, -0.1, "0.7", True):
-        refused = plan_pool(OWNER, with_strategy(mem_fraction_static=wrong))
+        refused = resolve_pool(OWNER, with_strategy(mem_fraction_static=wrong))
         assert isinstance(refused, Refused), wrong
 
 
@@ -229,7 +229,7 @@ def test_the_number_of_engines_is_the_gpus_divided_by_those_of_a_worker(gpus, pe
 
 
 def test_gpus_that_are_left_over_are_refused_as_roll_refuses_them():
-    refused = plan_pool(OWNER, {**SPEC, "device_mapping": "list(range(0,23))"})
+    refused = resolve_pool(OWNER, {**SPEC, "device_mapping": "list(range(0,23))"})
     assert isinstance(refused, Refused)
     (problem,) = refused.errors
     assert problem.message.endswith("23 is not divisible by 2; use 22 or 24 GPUs")

@@ -79,11 +79,11 @@ def owner(body: YamlNode) -> pools.Owner:
     )
 
 
-def plan(body: YamlNode) -> pools.Pool | pools.Refused:
+def resolve(body: YamlNode) -> pools.Pool | pools.Refused:
     """What the operator makes of an object."""
     section = body.get("spec")
     raw = as_kept(section) if section is not None else {}
-    return pools.plan_pool(owner(body), raw)
+    return pools.resolve_pool(owner(body), raw)
 
 
 def as_kept(section: YamlNode) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def _judge_spec(body: YamlNode, section: YamlNode, lost: Sequence[str]) -> Itera
     structural = structure.check(section)
     kept, left_out = _without(section)
     left_out += [*lost, *_misspelt(section)]
-    planned = pools.plan_pool(owner(body), kept)
-    problems = planned.warnings if isinstance(planned, pools.Pool) else planned.problems
+    resolved = pools.resolve_pool(owner(body), kept)
+    problems = resolved.warnings if isinstance(resolved, pools.Pool) else resolved.problems
     said = []
     for problem in problems:
         if not _follows(problem, left_out):

@@ -61,9 +61,9 @@ class Difference:
 
 def compare(body: YamlNode, live: LivePool) -> Difference:
     """The object of this body over a live pool; the body is one without errors."""
-    wanted = check_object.plan(body)
+    wanted = check_object.resolve(body)
     assert isinstance(wanted, Pool)
-    before = pools.plan_pool(wanted.owner, live.spec) if live.spec is not None else None
+    before = pools.resolve_pool(wanted.owner, live.spec) if live.spec is not None else None
     before = before if isinstance(before, Pool) else None
     observed = Observed(pods=live.pods)
     now = max((pod.created for pod in live.pods), default=0.0)

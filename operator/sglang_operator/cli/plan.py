@@ -100,7 +100,7 @@ def _targets(judged: check_files.Judged, asked: Asked) -> Iterator[Target]:
         for index, converted in enumerate(conversion.objects)
     }
     for index, body in enumerate(judged.pools):
-        pool = check_object.plan(body)
+        pool = check_object.resolve(body)
         if not isinstance(pool, Pool):
             continue  # its errors were told
         conversion, role = origin.get(index, (None, None))

@@ -21,8 +21,8 @@ from sglang_operator.roll import device_mapping
 
 def render(bodies: list[YamlNode], form: str) -> str:
     """All pods of these pools, or their command lines."""
-    planned = [check_object.plan(body) for body in bodies]
-    pools = [pool for pool in planned if isinstance(pool, Pool)]
+    resolved = [check_object.resolve(body) for body in bodies]
+    pools = [pool for pool in resolved if isinstance(pool, Pool)]
     if form == "argv":
         return "".join(map(_command, pools))
     found = [pod for pool in pools for pod in pods(pool)]

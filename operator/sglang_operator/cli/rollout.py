@@ -29,30 +29,30 @@ def complete(pool: PoolView) -> bool:
 
 def status(pool: PoolView) -> Iterator[str]:
     """In words: how many engines run what, and what holds the others."""
-    planned = pool.planned
-    if not isinstance(planned, Pool):
+    resolved = pool.resolved
+    if not isinstance(resolved, Pool):
         yield texts.ROLLOUT_REFUSED.format(name=pool.name, namespace=pool.namespace)
         return
     engines = pool.plan.engines
     current = sum(engine.updated for engine in engines)
     yield texts.ROLLOUT_STATUS.format(
-        current=current, desired=len(engines), revision=planned.revision
+        current=current, desired=len(engines), revision=resolved.revision
     )
-    rollout = planned.spec.rollout
+    rollout = resolved.spec.rollout
     if rollout.paused:
         yield texts.ROLLOUT_PAUSED
     elif current < len(engines):
-        held = _kept_back(pool, planned)
-        goes_on = texts.ROLLOUT_GOES_ON.format(budget=planned.max_unavailable)
+        held = _kept_back(pool, resolved)
+        goes_on = texts.ROLLOUT_GOES_ON.format(budget=resolved.max_unavailable)
         waiting = pool.plan.waiting
-        yield held or (waits.message(planned, waiting) if waiting else goes_on)
+        yield held or (waits.message(resolved, waiting) if waiting else goes_on)
     if rollout.partition:
         yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
 
 
-def _kept_back(pool: PoolView, planned: Pool) -> str:
+def _kept_back(pool: PoolView, resolved: Pool) -> str:
     """Why the engines of the present revision do not come up; empty if they may."""
-    about = causes.context(planned)
+    about = causes.context(resolved)
     for engine in pool.plan.engines:
         held = causes.of_waiting(engine, about, pool.plan.at) if engine.current else None
         if held is not None:
@@ -75,7 +75,7 @@ def history(pool: PoolView) -> Iterator[str]:
             continue
         counts[pod.revision] += 1
         since[pod.revision] = min(pod.created, since.get(pod.revision, pod.created))
-    wanted = pool.planned.revision if isinstance(pool.planned, Pool) else ""
+    wanted = pool.resolved.revision if isinstance(pool.resolved, Pool) else ""
     for revision in sorted(counts, key=lambda found: -since[found]):
         begun = datetime.fromtimestamp(since[revision], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         mark = "  (the spec's)" if revision == wanted else ""

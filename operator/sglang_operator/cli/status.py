@@ -95,7 +95,7 @@ def _record(pool: PoolView, now: float) -> dict[str, Any]:
 
 def _engine_record(pool: PoolView, engine: EngineStatus) -> dict[str, Any]:
     return {
-        "rank": engine.rank if isinstance(pool.planned, Pool) else None,
+        "rank": engine.rank if isinstance(pool.resolved, Pool) else None,
         "engine": engine.name,
         "state": engine.state.value,
         "pod": engine.pod_name or None,
@@ -115,8 +115,8 @@ def _why_else(pool: PoolView, engine: EngineStatus, said: Sequence[Verdict]) -> 
     if engine.state in (EngineState.BACKOFF, EngineState.LOST) or not engine.exists:
         of_this = (e for e in remembered(pool) if engine.name in e.get("engines", ()))
         return str(next((entry["reason"] for entry in of_this), why))
-    if isinstance(pool.planned, Pool):
-        held = causes.of_waiting(engine, causes.context(pool.planned), pool.plan.at)
+    if isinstance(pool.resolved, Pool):
+        held = causes.of_waiting(engine, causes.context(pool.resolved), pool.plan.at)
         if held is not None:
             _, cause = held
             above = any(cause.reason == v.reason or cause.message in v.what for v in said)
@@ -164,33 +164,33 @@ def _facts(pool: PoolView) -> Table:
 
 
 def _told(pool: PoolView) -> Iterator[tuple[str, str]]:
-    planned, status = pool.planned, pool.record.status
+    resolved, status = pool.resolved, pool.record.status
     counted = [f"{count} {STATES[state][1]}" for state, count in _states(pool)]
     if pool.leaving:
         counted.append(f"{len(pool.leaving)} {LEAVING[1]}")
     states = ", ".join(counted)
-    if not isinstance(planned, Pool):
+    if not isinstance(resolved, Pool):
         if pool.plan.engines:
             yield "engines", f"{pool.desired} of {pool.gpus} GPUs: {states}"
             yield "GPUs", _held(pool)
         return
-    model = planned.spec.model_args.get("model_name_or_path")
-    yield "model", f"{model} · SGLang {planned.version} · {planned.image}"
-    yield "engines", f"{len(pool.plan.engines)} of {planned.gpus} GPUs: {states or 'none'}"
-    yield "GPUs", f"{_held(pool)} · placement {planned.spec.placement.mode.value}"
+    model = resolved.spec.model_args.get("model_name_or_path")
+    yield "model", f"{model} · SGLang {resolved.version} · {resolved.image}"
+    yield "engines", f"{len(pool.plan.engines)} of {resolved.gpus} GPUs: {states or 'none'}"
+    yield "GPUs", f"{_held(pool)} · placement {resolved.spec.placement.mode.value}"
     synced = pool.condition(conditions.WEIGHTS_SYNCED)
-    format_ = planned.arguments.load_format
+    format_ = resolved.arguments.load_format
     yield (
         "weights",
-        f"gate {planned.gate.value} · SYNCED {status.get('syncedSummary', '-')} · "
+        f"gate {resolved.gate.value} · SYNCED {status.get('syncedSummary', '-')} · "
         f"load_format {format_}" + (f" · {synced['reason']}" if synced else ""),
     )
     current = sum(engine.updated for engine in pool.plan.engines)
-    rollout = planned.spec.rollout
+    rollout = resolved.spec.rollout
     held = " · paused" if rollout.paused else ""
     yield (
         "revision",
-        f"{planned.revision} on {current}/{len(pool.plan.engines)} · maxUnavailable "
+        f"{resolved.revision} on {current}/{len(pool.plan.engines)} · maxUnavailable "
         f"{rollout.max_unavailable}{held}",
     )
 
@@ -241,7 +241,7 @@ def _engines(pool: PoolView, said: Sequence[Verdict]) -> Iterator[RenderableType
         ranks = device_mapping.describe(sorted(engine.rank for engine in group))
         devices = sorted(device for engine in group for device in engine.devices)
         table.add_row(
-            ranks if isinstance(pool.planned, Pool) else "-",
+            ranks if isinstance(pool.resolved, Pool) else "-",
             _some([engine.name for engine in group]),
             device_mapping.describe(devices) if devices else "-",
             first.state.value,

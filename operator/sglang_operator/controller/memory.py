@@ -78,9 +78,9 @@ class Memory:
 
     uid: names.Uid
     known_since: float = field(default_factory=time.monotonic)
-    planned: Pool | Refused | None = None
+    resolved: Pool | Refused | None = None
     judged: tuple[int, str] = (-1, "")  # generation, and why it could not be read
-    tuning: Tuning | None = None  # that it was planned with
+    tuning: Tuning | None = None  # that it was resolved with
     namespace_refused: float = float("-inf")  # when a create last was, because it is deleted
     ignored: tuple[str, ...] = ()  # the spec's fields that mean nothing to an engine
     template: dict[str, object] | None = None
@@ -251,8 +251,8 @@ class Memory:
             return
         name, error = outcome.rejected[0]
         said = error.told
-        if isinstance(self.planned, Pool):
-            said = origin.message(self.planned, said)
+        if isinstance(self.resolved, Pool):
+            said = origin.message(self.resolved, said)
         message = texts.POD_REJECTED.format(name=name, message=said, when=when)
         self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
 
@@ -299,7 +299,7 @@ class Memory:
                 labels=" and ".join(names.serving_selector("")),
             )
             told.append(Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True))
-        pool = self.planned if isinstance(self.planned, Pool) else None
+        pool = self.resolved if isinstance(self.resolved, Pool) else None
         told += filter(None, (self.refused, self.trial.trouble(pool)))
         if self.child_error:
             when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF.most))

@@ -18,7 +18,7 @@ from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import DryRuns
-from sglang_operator.controller import explaining, leaving, logs, planning
+from sglang_operator.controller import explaining, judging, leaving, logs
 from sglang_operator.controller.acting import Actor
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.deciding import Decider, PoolDecision
@@ -86,7 +86,7 @@ class Reconciler:
         if self._view.pools.to_be_read(this.key):
             await self._teller.read_again(this)
             return
-        pool = planning.planned(this.memory, this.record, self._engine_host)
+        pool = judging.resolved(this.memory, this.record, self._engine_host)
         if isinstance(pool, Refused):
             await self._refuse(this, pool)
         elif self._view.pools.planned(this.record, len(pool.engines)):

@@ -1,6 +1,6 @@
 """From the spec to the pool as it should be.  Pure.
 
-``plan_pool`` is the only place where a spec is judged as a whole: it is understood as far as it
+``resolve_pool`` is the only place where a spec is judged as a whole: it is understood as far as it
 can be (``draft``), all of ``checks.CHECKS`` look at it, and there is a pool only if none of the
 problems that they find is an error.
 """
@@ -18,11 +18,13 @@ from sglang_operator.pool.model import Engine, EngineFacts, Owner, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.roll import sampling
 
-__all__ = ["Engine", "EngineFacts", "Owner", "Pool", "Refused", "plan_pool"]
+__all__ = ["Engine", "EngineFacts", "Owner", "Pool", "Refused", "resolve_pool"]
 
 
 @sparing()
-def plan_pool(owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None) -> Pool | Refused:
+def resolve_pool(
+    owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None
+) -> Pool | Refused:
     """The pool that this spec describes, or all that is wrong with it.
 
     ``tuned`` is what the status remembers of ``restart.autoTune``; it counts only for the spec

@@ -16,7 +16,7 @@ from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import plan as plans
 from sglang_operator.plan.plan import Plan
-from sglang_operator.pool.resolve import Owner, Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, Refused, resolve_pool
 from sglang_operator.view import refused_pool
 
 DEFAULT_RESOURCE = "nvidia.com/gpu"
@@ -50,7 +50,7 @@ class PoolView:
     """One pool and its pods."""
 
     record: wire.CustomResource
-    planned: Pool | Refused
+    resolved: Pool | Refused
     pods: tuple[ObservedPod, ...]
     plan: Plan  # of one that cannot be run: the engines that it has
 
@@ -86,15 +86,15 @@ class PoolView:
     @property
     def gpus(self) -> int:
         """GPUs of one engine."""
-        if isinstance(self.planned, Pool):
-            return self.planned.gpus
+        if isinstance(self.resolved, Pool):
+            return self.resolved.gpus
         return refused_pool.gpus(self.pods, self.status)
 
     @property
     def desired(self) -> int:
         """How many engines there should be; with a refused spec, by the one before it."""
         found = len(self.plan.engines)
-        if isinstance(self.planned, Pool):
+        if isinstance(self.resolved, Pool):
             return found
         counts = self.record.status.get("engines", {})
         return max(found, int(counts.get("desired", 0)))
@@ -197,12 +197,12 @@ def _pool(
         generation=meta.generation,
     )
     pods = tuple(by_pool.get(meta.uid, ()))
-    planned = plan_pool(owner, record.spec)
-    if isinstance(planned, Pool):
-        plan = plans.plan(planned, Observed(pods=pods, nodes=nodes), now)
+    resolved = resolve_pool(owner, record.spec)
+    if isinstance(resolved, Pool):
+        plan = plans.plan(resolved, Observed(pods=pods, nodes=nodes), now)
     else:
         plan = Plan(engines=tuple(refused_pool.engines(pods, nodes, now)))
-    return PoolView(record=record, planned=planned, pods=pods, plan=plan)
+    return PoolView(record=record, resolved=resolved, pods=pods, plan=plan)
 
 
 def _observed_nodes(nodes: Sequence[NodeView] | None) -> dict[str, ObservedNode] | None:

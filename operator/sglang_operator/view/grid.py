@@ -216,7 +216,7 @@ def _engine_cell(letter: str, index: int, pool: PoolView, engine: EngineStatus) 
         engine=engine.name,
         rank=engine.rank,
         gpus=pool.gpus,
-        ranked=isinstance(pool.planned, Pool),
+        ranked=isinstance(pool.resolved, Pool),
         devices=engine.devices,
         state=engine.state,
         pod=engine.pod_name,
@@ -233,7 +233,7 @@ def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> Engin
         engine=pod.engine,
         rank=rank or 0,
         gpus=len(pod.devices) or pool.gpus,
-        ranked=rank is not None and isinstance(pool.planned, Pool),
+        ranked=rank is not None and isinstance(pool.resolved, Pool),
         devices=() if rank is not None else pod.devices,  # else its engine stands there already
         state=EngineState.WAITING,
         pod=pod.name,
@@ -250,7 +250,7 @@ def _legend(index: int, pool: PoolView, engine_cells: Iterable[EngineCell]) -> L
         if engine_cell.pool == index and not engine_cell.leaving
     ]
     reason = pool.condition("Ready").get("reason", "") if pool.observed else ""
-    mode = pool.planned.spec.placement.mode.value if isinstance(pool.planned, Pool) else ""
+    mode = pool.resolved.spec.placement.mode.value if isinstance(pool.resolved, Pool) else ""
     up = pool.count(EngineState.UP, EngineState.IN_SERVICE)
     return Legend(
         name=pool.name,
@@ -280,7 +280,7 @@ def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -
         if engine_cell.node:
             held[engine_cell.node].append(engine_cell)
     resources = {
-        pool.planned.resource for pool in cluster_view.pools if isinstance(pool.planned, Pool)
+        pool.resolved.resource for pool in cluster_view.pools if isinstance(pool.resolved, Pool)
     } or {DEFAULT_RESOURCE}
     if cluster_view.nodes is None:
         rows = [_node_row(name, None, found, 0) for name, found in sorted(held.items())]
@@ -367,17 +367,17 @@ def _ids_grid(title: str, found: Sequence[tuple[EngineCell, PoolView]]) -> Grid:
 
 def _per_node(pool: PoolView) -> int:
     """GPUs that the pool counts on a node; of one that is refused, the usual number."""
-    if isinstance(pool.planned, Pool):
-        return pool.planned.spec.num_gpus_per_node
+    if isinstance(pool.resolved, Pool):
+        return pool.resolved.spec.num_gpus_per_node
     return PoolSpec().num_gpus_per_node
 
 
 def _overlaps(pools: Sequence[PoolView]) -> Iterator[str]:
     """In words: the ids that two pools of a namespace both name."""
     mapped = [
-        (pool, {device for engine in pool.planned.running for device in engine.devices})
+        (pool, {device for engine in pool.resolved.running for device in engine.devices})
         for pool in pools
-        if isinstance(pool.planned, Pool)
+        if isinstance(pool.resolved, Pool)
     ]
     for number, (first, ids) in enumerate(mapped):
         for second, others in mapped[number + 1 :]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sglang_operator.pool.resolve import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, resolve_pool
 from tests.builders import OWNER, guide_spec
 
 CASES = [
@@ -30,9 +30,9 @@ CASES = [
 
 @pytest.mark.parametrize(("change", "words"), CASES, ids=str)
 def test_a_wrong_type_is_told_with_what_was_found_and_what_to_do(change, words):
-    planned = plan_pool(OWNER, guide_spec(**change))
-    assert isinstance(planned, Refused)
-    (problem,) = planned.errors
+    resolved = resolve_pool(OWNER, guide_spec(**change))
+    assert isinstance(resolved, Refused)
+    (problem,) = resolved.errors
     assert words in problem.message
     assert problem.field.startswith(f"spec.{next(iter(change))}")
     assert not {"sk-1234", "12345"} & set(problem.message.split())

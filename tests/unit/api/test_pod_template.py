@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sglang_operator.api import errors, pod_shape, pod_template
 from sglang_operator.api.schemas import pod_template as schema
 from sglang_operator.children import engine_pod
-from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests import podtemplates, privileges
 from tests.builders import OWNER, a_pool, guide_spec, refused
 
@@ -208,9 +208,9 @@ def test_a_null_counts_as_absent_wherever_it_stands():
         null = podtemplates.changed(podtemplates.EVERYTHING, path, None)
         absent = podtemplates.without(podtemplates.EVERYTHING, path)
         assert pod_template.parse(null) == pod_template.parse(absent), path
-        planned = plan_pool(OWNER, guide_spec(podTemplate=null))
-        if isinstance(planned, Pool):
-            engine_pod.template(planned)
+        resolved = resolve_pool(OWNER, guide_spec(podTemplate=null))
+        if isinstance(resolved, Pool):
+            engine_pod.template(resolved)
 
 
 def test_a_null_in_a_list_is_no_item():
@@ -223,9 +223,9 @@ def test_a_null_in_a_list_is_no_item():
 def test_no_value_in_any_place_is_more_than_told_of(value):
     for path in PLACES:
         template = podtemplates.changed(podtemplates.EVERYTHING, path, value)
-        planned = plan_pool(OWNER, guide_spec(podTemplate=template))
-        if isinstance(planned, Pool):
-            engine_pod.template(planned)
+        resolved = resolve_pool(OWNER, guide_spec(podTemplate=template))
+        if isinstance(resolved, Pool):
+            engine_pod.template(resolved)
 
 
 def test_a_volume_that_nothing_mounts_is_warned_of():
@@ -271,9 +271,9 @@ def engine(**fields):
 
 
 def refusal(**changes):
-    planned = plan_pool(OWNER, guide_spec(**changes))
-    assert isinstance(planned, Refused)
-    return planned
+    resolved = resolve_pool(OWNER, guide_spec(**changes))
+    assert isinstance(resolved, Refused)
+    return resolved
 
 
 @pytest.mark.parametrize(
@@ -298,8 +298,8 @@ def test_a_variable_that_a_runtime_takes_for_devices_is_refused(name):
 @pytest.mark.parametrize("name", ["NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_TF32_OVERRIDE", "VISIBLE"])
 def test_a_variable_that_gives_no_device_is_the_users(name):
     template = engine(env=[{"name": name, "value": "all"}])
-    assert isinstance(plan_pool(OWNER, guide_spec(podTemplate=template)), Pool)
-    assert isinstance(plan_pool(OWNER, guide_spec(system_envs={name: "all"})), Pool)
+    assert isinstance(resolve_pool(OWNER, guide_spec(podTemplate=template)), Pool)
+    assert isinstance(resolve_pool(OWNER, guide_spec(system_envs={name: "all"})), Pool)
 
 
 @pytest.mark.parametrize("prefix", [None, "", "NVIDIA_VISIBLE_", "N", "nvidia_", "CAMBRICON_X"])
@@ -336,7 +336,7 @@ def test_gpus_are_a_resource_that_is_counted(resource):
     "resource", ["amd.com/gpu", "nvidia.com/gpu.shared", "deviceclass.resource.kubernetes.io/gpu"]
 )
 def test_any_resource_of_devices_can_be_the_gpus(resource):
-    assert isinstance(plan_pool(OWNER, guide_spec(placement={"resourceName": resource})), Pool)
+    assert isinstance(resolve_pool(OWNER, guide_spec(placement={"resourceName": resource})), Pool)
 
 
 # --- the node's folders
@@ -796,10 +796,10 @@ def templates(draw):
 @settings(max_examples=1000)
 @given(templates())
 def test_no_template_gives_a_pod_more_than_engines_have(template):
-    planned = plan_pool(OWNER, guide_spec(podTemplate=copy.deepcopy(template)))
-    event("rendered" if isinstance(planned, Pool) else "refused")
-    if isinstance(planned, Pool):
-        assert privileges.excess(engine_pod.template(planned)) == []
+    resolved = resolve_pool(OWNER, guide_spec(podTemplate=copy.deepcopy(template)))
+    event("rendered" if isinstance(resolved, Pool) else "refused")
+    if isinstance(resolved, Pool):
+        assert privileges.excess(engine_pod.template(resolved)) == []
 
 
 MODEST = st.sampled_from(
@@ -821,10 +821,10 @@ def test_no_mount_of_a_folder_that_may_be_seen_can_be_written(named, data):
         {"name": data.draw(st.sampled_from(sorted(named))), "mountPath": path, "readOnly": False}
         for path in paths
     ]
-    planned = plan_pool(OWNER, guide_spec(podTemplate=volumes(*items, mounts=mounts)))
-    event("rendered" if isinstance(planned, Pool) else "refused")
-    if isinstance(planned, Pool):
-        assert privileges.excess(engine_pod.template(planned)) == []
+    resolved = resolve_pool(OWNER, guide_spec(podTemplate=volumes(*items, mounts=mounts)))
+    event("rendered" if isinstance(resolved, Pool) else "refused")
+    if isinstance(resolved, Pool):
+        assert privileges.excess(engine_pod.template(resolved)) == []
 
 
 @pytest.mark.parametrize("name", HOSTILE_SPEC)

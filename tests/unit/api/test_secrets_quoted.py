@@ -3,7 +3,7 @@
 import pytest
 
 from sglang_operator.api import errors
-from sglang_operator.pool.resolve import Pool, plan_pool
+from sglang_operator.pool.resolve import Pool, resolve_pool
 from tests.builders import OWNER, guide_spec, with_config
 
 SECRET = "hunter2Xq"
@@ -36,8 +36,8 @@ SPECS = {
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_message_quotes_no_secret(name: str) -> None:
-    planned = plan_pool(OWNER, SPECS[name])
-    problems = planned.warnings if isinstance(planned, Pool) else planned.problems
+    resolved = resolve_pool(OWNER, SPECS[name])
+    problems = resolved.warnings if isinstance(resolved, Pool) else resolved.problems
     assert problems
     assert SECRET not in " ".join(map(str, problems))
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from sglang_operator.cli import check_files
 from sglang_operator.cli.main import cli
 from sglang_operator.cli.pipeline import objects
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 from tests.builders import OWNER
 
 ROOT = Path(__file__).parents[3]
@@ -89,6 +89,6 @@ def guide_body(**changes: Any) -> dict[str, Any]:
 def guide_pool(body: dict[str, Any]) -> Pool:
     """The pool that such an object describes."""
     owner = Owner(name="actor-infer", namespace="rl", uid=OWNER.uid, generation=1)
-    pool = plan_pool(owner, body["spec"])
+    pool = resolve_pool(owner, body["spec"])
     assert isinstance(pool, Pool), pool
     return pool

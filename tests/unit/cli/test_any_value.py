@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sglang_operator.cli.yaml_tree import scalars
-from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER
 from tests.unit.cli.runner import GUIDE, converted, pipeline, run, write
 
@@ -114,15 +114,15 @@ def _same(one: object, other: object) -> bool:
     )
 
 
-def _planned_soon(spec: dict[str, Any]) -> Pool | Refused:
+def _resolved_soon(spec: dict[str, Any]) -> Pool | Refused:
     """The plan; of three tries one is soon enough, whatever else the machine does."""
     spent = []
     for _ in range(3):
         before = time.process_time()
-        planned = plan_pool(OWNER, spec)
+        resolved = resolve_pool(OWNER, spec)
         spent.append(time.process_time() - before)
         if spent[-1] < MOST_SECONDS:
-            return planned
+            return resolved
     raise AssertionError(spent)
 
 
@@ -130,16 +130,16 @@ def _planned_soon(spec: dict[str, Any]) -> Pool | Refused:
 @given(st.sampled_from([*_paths(SPEC)]), VALUES)
 def test_an_object_with_any_value_is_taken_or_told_where_it_is_wrong(path, value):
     spec = _changed(SPEC, path, value)
-    planned = _planned_soon(spec)
-    if isinstance(planned, Refused):
-        assert all(problem.message for problem in planned.errors)
-        assert any(_names(problem.field, path) for problem in planned.errors), (
+    resolved = _resolved_soon(spec)
+    if isinstance(resolved, Refused):
+        assert all(problem.message for problem in resolved.errors)
+        assert any(_names(problem.field, path) for problem in resolved.errors), (
             path,
             value,
-            planned.errors,
+            resolved.errors,
         )
         return
-    assert isinstance(planned, Pool)
+    assert isinstance(resolved, Pool)
 
 
 @SOON
@@ -165,9 +165,9 @@ def test_any_name_is_known_or_told(name, value, where):
         "generating": spec["generating_args"],
     }[where]
     holder.setdefault(name, value)
-    planned = _planned_soon(spec)
-    if where == "config" and value is not None and not isinstance(planned, Pool):
-        assert all(p.field.startswith("spec.") for p in planned.errors)
+    resolved = _resolved_soon(spec)
+    if where == "config" and value is not None and not isinstance(resolved, Pool):
+        assert all(p.field.startswith("spec.") for p in resolved.errors)
 
 
 @pytest.mark.parametrize("path", [*OF_WORKER], ids=".".join)

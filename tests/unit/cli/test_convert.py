@@ -9,7 +9,7 @@ import yaml
 from sglang_operator.api import names
 from sglang_operator.cli import check_files, structure
 from sglang_operator.cli.pipeline.objects import Options
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 from tests.unit.cli import roll
 from tests.unit.cli.runner import (
     EXAMPLES,
@@ -28,9 +28,9 @@ OURS = {"host", "port", "weight_version"}
 NOT_CARRIED = {"enable_memory_saver", "nnodes", "node_rank"}
 
 
-def planned(body: dict[str, Any]) -> Pool:
+def resolved(body: dict[str, Any]) -> Pool:
     owner = Owner(name=body["metadata"]["name"], namespace="rl", uid=names.Uid("u"), generation=1)
-    pool = plan_pool(owner, body["spec"])
+    pool = resolve_pool(owner, body["spec"])
     assert isinstance(pool, Pool), pool
     return pool
 
@@ -49,7 +49,7 @@ def without_defaults(engine: dict[str, Any]) -> dict[str, Any]:
 def test_an_example_plans_to_what_ROLL_would_have_started(path):
     config = roll.load(path)
     (body,) = converted(path)
-    pool = planned(body)
+    pool = resolved(body)
     expected = roll.workers(config)
     assert [(e.rank, e.devices) for e in pool.running] == [(w.rank, w.gpus) for w in expected]
     per_node = pool.spec.num_gpus_per_node

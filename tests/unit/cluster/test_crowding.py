@@ -11,7 +11,7 @@ import pytest
 
 from sglang_operator.cluster import crowding
 from sglang_operator.cluster.stores import PoolKey, PoolStore
-from sglang_operator.controller import planning
+from sglang_operator.controller import judging
 from sglang_operator.kube import keeping
 from sglang_operator.kube.decoding import Decoder
 from sglang_operator.observed import wire
@@ -113,7 +113,7 @@ def test_who_has_no_room_is_told_so_and_keeps_what_was_told_of_it():
     assert record.left_out
     assert record.status == status
     assert (PoolKey("rl", "young"), False) in wakes
-    refused = planning.judge(OWNER, record, None)
+    refused = judging.judge(OWNER, record, None)
     assert isinstance(refused, Refused)
     (problem,) = refused.problems
     assert problem.message == (

@@ -6,7 +6,7 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.controller import planning
+from sglang_operator.controller import judging
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.pool.model import Pool, Refused
@@ -44,13 +44,13 @@ def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost(
 ):
     """What reading it costs was not counted: each edit was read at once, however much it was."""
 
-    judge, slow = planning.judge, 0.2
+    judge, slow = judging.judge, 0.2
 
     def judged(*arguments: Any) -> Pool | Refused:
         time.sleep(slow)
         return judge(*arguments)
 
-    monkeypatch.setattr(planning, "judge", judged)
+    monkeypatch.setattr(judging, "judge", judged)
 
     async def story() -> None:
         api = fake_api.Api()

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 
 SAMPLES = sorted((Path(__file__).parents[3] / "manifests" / "samples").glob("*.yaml"))
 
@@ -23,12 +23,12 @@ def test_the_operator_runs_every_sample(document):
     owner = Owner(
         name=document["metadata"]["name"], namespace="rl", uid=names.Uid("uid"), generation=1
     )
-    assert isinstance(plan_pool(owner, document["spec"]), Pool)
+    assert isinstance(resolve_pool(owner, document["spec"]), Pool)
 
 
 def test_the_guides_example_comes_to_twelve_engines():
     document = next(p for p in _pools() if p.id == "roll-guide/actor-infer").values[0]
     owner = Owner(name="actor-infer", namespace="rl", uid=names.Uid("uid"), generation=1)
-    pool = plan_pool(owner, document["spec"])
+    pool = resolve_pool(owner, document["spec"])
     assert isinstance(pool, Pool)
     assert [engine.devices for engine in pool.running] == [(2 * i, 2 * i + 1) for i in range(12)]

@@ -6,12 +6,12 @@ from sglang_operator.api import conditions, spec
 from sglang_operator.api.spec import PlacementMode
 from sglang_operator.placement import modes
 from sglang_operator.placement.base import Placed
-from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, guide_spec
 
 
 def placed_by(**placement: object) -> Pool | Refused:
-    return plan_pool(OWNER, guide_spec(placement=placement))
+    return resolve_pool(OWNER, guide_spec(placement=placement))
 
 
 def test_an_engine_asks_for_as_many_of_the_resource_as_it_has_gpus():

@@ -8,7 +8,7 @@ import pytest
 from sglang_operator.api import errors
 from sglang_operator.pool import checks
 from sglang_operator.pool.draft import Draft
-from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, a_pool, guide_spec, refused
 
 WRONG_EVERYWHERE: dict[str, Any] = {
@@ -33,15 +33,15 @@ def with_another_check(monkeypatch):
 
 @pytest.mark.usefixtures("with_another_check")
 def test_a_check_that_is_appended_decides_like_the_others():
-    assert isinstance(plan_pool(OWNER, guide_spec(network={"port": 30000})), Pool)
-    found = plan_pool(OWNER, guide_spec(network={"port": 30001}))
+    assert isinstance(resolve_pool(OWNER, guide_spec(network={"port": 30000})), Pool)
+    found = resolve_pool(OWNER, guide_spec(network={"port": 30001}))
     assert isinstance(found, Refused)
     assert [problem.field for problem in found.errors] == ["spec.network.port"]
 
 
 @pytest.mark.usefixtures("with_another_check")
 def test_a_later_check_is_asked_though_an_earlier_one_found_errors():
-    found = plan_pool(OWNER, guide_spec(**WRONG_EVERYWHERE, network={"port": 30001}))
+    found = resolve_pool(OWNER, guide_spec(**WRONG_EVERYWHERE, network={"port": 30001}))
     assert isinstance(found, Refused)
     assert found.errors[-1].field == "spec.network.port"
     assert len(found.errors) > 3

@@ -3,15 +3,15 @@
 import pytest
 
 from sglang_operator.api import errors
-from sglang_operator.pool.resolve import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, resolve_pool
 from tests.builders import OWNER, a_pool, guide_spec, with_config
 
 LORA = {**guide_spec()["model_args"], "lora_target": "all-linear", "lora_rank": 32}
 
 
 def reasons(spec):
-    planned = plan_pool(OWNER, spec)
-    problems = planned.problems if isinstance(planned, Refused) else planned.warnings
+    resolved = resolve_pool(OWNER, spec)
+    problems = resolved.problems if isinstance(resolved, Refused) else resolved.warnings
     return [(problem.reason, problem.severity, problem.field) for problem in problems]
 
 

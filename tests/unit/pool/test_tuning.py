@@ -8,7 +8,7 @@ from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.pool import tuning
-from sglang_operator.pool.resolve import Pool, plan_pool
+from sglang_operator.pool.resolve import Pool, resolve_pool
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import compute, transitions
 from sglang_operator.weights.lease_state import Transaction
@@ -35,7 +35,7 @@ def tunable(tuned: Tuning | None = None, bounds: dict[str, Any] | None = None, *
     """The guide's pool (0.7), with bounds around it."""
     limits = {"min": 0.6, "max": 0.76, "step": 0.04, "tries": 3, **(bounds or {})}
     restart = {"autoTune": {"mem_fraction_static": limits}}
-    found = plan_pool(OWNER, guide_spec(restart=restart, **changes), tuned)
+    found = resolve_pool(OWNER, guide_spec(restart=restart, **changes), tuned)
     assert isinstance(found, Pool), found
     return found
 
@@ -185,7 +185,7 @@ def test_other_failures_change_nothing():
 
 
 def test_without_bounds_nothing_is_changed():
-    found = plan_pool(OWNER, guide_spec())
+    found = resolve_pool(OWNER, guide_spec())
     assert isinstance(found, Pool)
     assert look(found, too_small(found)).tuning is None
 

@@ -3,14 +3,14 @@
 import pytest
 
 from sglang_operator.api import errors
-from sglang_operator.pool.resolve import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, resolve_pool
 from tests.builders import OWNER, a_pool, guide_spec, with_config
 
 
 def refused(spec, version="0.5.7"):
     """The keys that a gated pool is refused for."""
-    planned = plan_pool(OWNER, {**spec, "image": f"lmsysorg/sglang:v{version}"})
-    problems = planned.errors if isinstance(planned, Refused) else ()
+    resolved = resolve_pool(OWNER, {**spec, "image": f"lmsysorg/sglang:v{version}"})
+    problems = resolved.errors if isinstance(resolved, Refused) else ()
     return [p.field.rpartition(".")[2] for p in problems if p.reason == "WeightSyncUnsupported"]
 
 
@@ -89,9 +89,9 @@ def test_experts_whose_updates_sglang_refuses_are_refused_before_a_gpu_is_taken(
 
 
 def test_the_message_says_why_and_what_to_do():
-    planned = plan_pool(OWNER, with_config(enable_lmcache=True))
-    assert isinstance(planned, Refused)
-    (problem,) = planned.errors
+    resolved = resolve_pool(OWNER, with_config(enable_lmcache=True))
+    assert isinstance(resolved, Refused)
+    (problem,) = resolved.errors
     assert problem.severity is errors.Severity.ERROR
     assert problem.message == (
         "enable_lmcache is true: what engines compute is kept there by the prompt alone, out of "

@@ -3,15 +3,15 @@
 import pytest
 
 from sglang_operator.api.errors import Severity
-from sglang_operator.pool.resolve import Refused, plan_pool
+from sglang_operator.pool.resolve import Refused, resolve_pool
 from tests.builders import OWNER, guide_spec
 
 
 def told(**changes):
     """The errors of a spec with these changes."""
-    planned = plan_pool(OWNER, guide_spec(**changes))
-    assert isinstance(planned, Refused)
-    return [(p.field, p.message) for p in planned.problems if p.severity is Severity.ERROR]
+    resolved = resolve_pool(OWNER, guide_spec(**changes))
+    assert isinstance(resolved, Refused)
+    return [(p.field, p.message) for p in resolved.problems if p.severity is Severity.ERROR]
 
 
 NAMES = [
@@ -43,8 +43,8 @@ def test_a_name_beside_the_models_is_told_too(name):
 
 @pytest.mark.parametrize("name", ["min_p", "presence_penalty", "my_own", "top_n", "top"])
 def test_a_name_that_stands_for_none_is_left_alone(name):
-    planned = plan_pool(OWNER, guide_spec(generating_args={name: 1}))
-    assert not isinstance(planned, Refused)
+    resolved = resolve_pool(OWNER, guide_spec(generating_args={name: 1}))
+    assert not isinstance(resolved, Refused)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_a_strategy_is_told_as_what_it_is(name, words):
 
 
 def test_a_misspelt_name_that_no_engine_depends_on_does_no_harm():
-    planned = plan_pool(
+    resolved = resolve_pool(
         OWNER,
         guide_spec(
             model_args={"model_name_or_path": "a/b", "disable-gradient-checkpointing": True},
             generating_args={"doSample": True},
         ),
     )
-    assert not isinstance(planned, Refused)
+    assert not isinstance(resolved, Refused)

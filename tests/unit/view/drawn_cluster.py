@@ -7,7 +7,7 @@ import msgspec
 
 from sglang_operator.api import names
 from sglang_operator.observed import wire
-from sglang_operator.pool.resolve import Owner, Pool, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 from sglang_operator.status import compute
 from sglang_operator.view import grid
 from sglang_operator.view.cluster_view import ClusterView, Leader, NodeView, cluster_view
@@ -80,11 +80,11 @@ class DrawnCluster:
             }
         )
         owner = Owner(name=name, namespace=namespace, uid=names.Uid(uid), generation=1)
-        planned = plan_pool(owner, spec)
-        assert isinstance(planned, Pool), planned
-        for engine in planned.running:
-            self.pods.append(self._pod(planned, engine.name, engine.devices))
-        return planned
+        resolved = resolve_pool(owner, spec)
+        assert isinstance(resolved, Pool), resolved
+        for engine in resolved.running:
+            self.pods.append(self._pod(resolved, engine.name, engine.devices))
+        return resolved
 
     def _pod(self, pool: Pool, engine: names.EngineName, devices: Sequence[int]) -> dict[str, Any]:
         name = names.pod_name(pool.owner.name, engine, 0)
@@ -177,12 +177,12 @@ class DrawnCluster:
         """Let the operator's own code write every status."""
         by_name = {pool["metadata"]["name"]: pool for pool in self.pools}
         for seen in self.cluster_view(now=now).pools:
-            assert isinstance(seen.planned, Pool)
+            assert isinstance(seen.resolved, Pool)
             raw = by_name[seen.name]
             raw["status"] = compute.compute(
-                seen.planned,
+                seen.resolved,
                 seen.plan,
-                weighed(seen.planned, list(seen.pods), now),
+                weighed(seen.resolved, list(seen.pods), now),
                 ignored=(),
                 troubles=(),
                 previous=raw["status"],

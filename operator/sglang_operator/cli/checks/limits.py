@@ -32,7 +32,7 @@ def check(scope: str, answer: bytes | ClusterError, pools: ClusterView | None) -
 
 
 def _pools(scope: str, pools: ClusterView | None) -> list[Pool]:
-    seen = (pool.planned for pool in pools.pools) if pools is not None else ()
+    seen = (pool.resolved for pool in pools.pools) if pools is not None else ()
     return [pool for pool in seen if isinstance(pool, Pool) and pool.owner.namespace == scope]
 
 

@@ -60,8 +60,8 @@ def use(pools: ClusterView, resource: str) -> Use:
 
 
 def _resource(pool: PoolView) -> str:
-    if isinstance(pool.planned, Pool):
-        return pool.planned.resource
+    if isinstance(pool.resolved, Pool):
+        return pool.resolved.resource
     return DEFAULT_RESOURCE
 
 

@@ -57,8 +57,8 @@ def _found(pool: PoolView, now: float) -> Iterator[Verdict]:
         what = texts.DELETING.format(held=operator_texts.held(pool.record.metadata.finalizers))
         yield Verdict(level=Level.WORKING, reason="Deleting", what=what)
         return
-    if isinstance(pool.planned, Refused):
-        for problem in pool.planned.errors:
+    if isinstance(pool.resolved, Refused):
+        for problem in pool.resolved.errors:
             yield Verdict(
                 level=Level.BROKEN,
                 reason=problem.reason,
@@ -69,10 +69,10 @@ def _found(pool: PoolView, now: float) -> Iterator[Verdict]:
     unseen = _unseen(pool, now)
     if unseen:
         yield unseen
-    elif isinstance(pool.planned, Pool):
+    elif isinstance(pool.resolved, Pool):
         yield from _condition(pool, now)
-        yield from _weights(pool, pool.planned)
-        yield from _outdated(pool, pool.planned)
+        yield from _weights(pool, pool.resolved)
+        yield from _outdated(pool, pool.resolved)
     yield from _failures(pool, now)
     yield from _warnings(pool)
 
@@ -151,12 +151,12 @@ def _told(pool: PoolView, condition: Any, level: Level, cause: str = "") -> Verd
     )
 
 
-def _weights(pool: PoolView, planned: Pool) -> Iterator[Verdict]:
+def _weights(pool: PoolView, resolved: Pool) -> Iterator[Verdict]:
     """Engines that are up and kept from requests."""
     closed = pool.count(EngineState.UP)
     told = pool.condition(conditions.WEIGHTS_SYNCED)
     reason = told.get("reason", conditions.WAITING_FOR_TRAINER)
-    gated = planned.gate is not WeightsGate.OFF
+    gated = resolved.gate is not WeightsGate.OFF
     if reason == conditions.ASLEEP:
         desired = len(pool.plan.engines)
         asleep = texts.GATES_ASLEEP.format(closed=closed, desired=desired)
@@ -171,15 +171,15 @@ def _weights(pool: PoolView, planned: Pool) -> Iterator[Verdict]:
             level=Level.NOTE,
             reason=reason,
             what=texts.GATES_CLOSED.format(
-                closed=closed, desired=len(pool.plan.engines), gate=planned.gate.value
+                closed=closed, desired=len(pool.plan.engines), gate=resolved.gate.value
             ),
             do=texts.DO_COMMIT.format(name=pool.name, namespace=pool.namespace),
         )
 
 
-def _outdated(pool: PoolView, planned: Pool) -> Iterator[Verdict]:
+def _outdated(pool: PoolView, resolved: Pool) -> Iterator[Verdict]:
     old = sum(engine.outdated for engine in pool.plan.engines)
-    if old and planned.spec.rollout.paused:
+    if old and resolved.spec.rollout.paused:
         yield Verdict(
             level=Level.NOTE,
             reason="RolloutPaused",
@@ -241,8 +241,8 @@ def _engines_and_age(entry: Any, text: str, now: float) -> str:
 def _warnings(pool: PoolView) -> Iterator[Verdict]:
     """What is odd about the spec, and what the operator saw of its engines beside."""
     told = set()
-    if isinstance(pool.planned, Pool):
-        for problem in pool.planned.warnings:
+    if isinstance(pool.resolved, Pool):
+        for problem in pool.resolved.warnings:
             told.add((problem.reason, problem.field))
             yield Verdict(level=Level.NOTE, reason=problem.reason, what=str(problem))
     for entry in pool.record.status.get("warnings", []) if pool.observed else ():

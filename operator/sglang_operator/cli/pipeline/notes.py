@@ -57,12 +57,12 @@ def notes(
 
 def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
     role = converted.role
-    planned = check_object.plan(converted.body)
-    if isinstance(planned, pools.Pool):
+    resolved = check_object.resolve(converted.body)
+    if isinstance(resolved, pools.Pool):
         yield (
             f"{role.name} -> {names.KIND} {converted.name}: "
-            f"{operator_texts.engines(len(planned.engines))} of {planned.gpus} GPUs, "
-            f"SGLang {planned.version}"
+            f"{operator_texts.engines(len(resolved.engines))} of {resolved.gpus} GPUs, "
+            f"SGLang {resolved.version}"
         )
     shared = roles.overlaps(role, list(found))
     if shared:

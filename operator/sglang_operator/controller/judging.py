@@ -13,16 +13,16 @@ from sglang_operator.controller.memory import Memory
 from sglang_operator.engine import arguments
 from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool import tuning
-from sglang_operator.pool.resolve import Owner, Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Owner, Pool, Refused, resolve_pool
 from sglang_operator.pool.tuning import Tuning
 
 
-def planned(memory: Memory, record: CustomResource, host: str) -> Pool | Refused:
+def resolved(memory: Memory, record: CustomResource, host: str) -> Pool | Refused:
     """The pool of this generation, as it is tuned; judged once."""
     meta, tuned = record.metadata, tuning.read(record.status)
     judged = (meta.generation, record.unreadable)
     changed = memory.judged != judged
-    if memory.planned is None or changed or memory.tuning != tuned:
+    if memory.resolved is None or changed or memory.tuning != tuned:
         owner = Owner(
             name=meta.name,
             namespace=meta.namespace,
@@ -30,7 +30,7 @@ def planned(memory: Memory, record: CustomResource, host: str) -> Pool | Refused
             generation=meta.generation,
         )
         begun = time.perf_counter()
-        memory.planned = judge(owner, record, tuned, host)
+        memory.resolved = judge(owner, record, tuned, host)
         memory.judging_seconds = time.perf_counter() - begun
         memory.ignored = spec.ignored_fields(record.spec)
         memory.judged, memory.tuning = judged, tuned
@@ -38,7 +38,7 @@ def planned(memory: Memory, record: CustomResource, host: str) -> Pool | Refused
         if changed:
             # A changed spec deserves a fresh try of what was refused before.
             memory.blocked_until, memory.refusals, memory.refused = 0.0, 0, None
-    return memory.planned
+    return memory.resolved
 
 
 def judge(
@@ -51,7 +51,7 @@ def judge(
     if record.unreadable:
         return Refused(owner=owner, problems=(shape.unreadable(record.unreadable),))
     try:
-        planned = plan_pool(owner, record.spec, tuned)
+        resolved = resolve_pool(owner, record.spec, tuned)
     except Exception as error:  # a defect of ours, and this object's alone
         supervision.failed("planning", error, about=f"{owner.namespace}/{owner.name}")
         problem = errors.SPEC_SHAPE(
@@ -61,4 +61,4 @@ def judge(
             advice="report it with the object; the engines that run stay as they are",
         )
         return Refused(owner=owner, problems=(problem,))
-    return replace(planned, host=host) if isinstance(planned, Pool) else planned
+    return replace(resolved, host=host) if isinstance(resolved, Pool) else resolved

@@ -6,15 +6,15 @@ import msgspec
 import pytest
 
 from sglang_operator.api import shape
-from sglang_operator.controller import planning
+from sglang_operator.controller import judging
 from sglang_operator.observed.wire import CustomResource, Meta
-from sglang_operator.pool.resolve import Pool, Refused, plan_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, guide_spec, nested
 
 
 def test_a_pool_that_could_not_be_read_is_refused_with_the_reason():
     record = CustomResource(metadata=Meta(name="a"), unreadable="it is nested too deep")
-    refused = planning.judge(OWNER, record, None)
+    refused = judging.judge(OWNER, record, None)
     assert isinstance(refused, Refused)
     (problem,) = refused.errors
     assert "cannot be read: it is nested too deep; expected " in problem.message
@@ -24,10 +24,10 @@ def test_a_pool_that_the_operator_fails_at_is_refused_and_told(monkeypatch, capl
     def failing(*_: object) -> Pool:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(planning, "plan_pool", failing)
+    monkeypatch.setattr(judging, "resolve_pool", failing)
     written = msgspec.Raw(msgspec.json.encode(guide_spec()))
     record = CustomResource(metadata=Meta(name="a"), written=written)
-    refused = planning.judge(OWNER, record, None)
+    refused = judging.judge(OWNER, record, None)
     assert isinstance(refused, Refused)
     assert "RuntimeError: a defect" in refused.errors[0].message
     (told,) = [line for line in caplog.records if line.levelno == logging.ERROR]
@@ -51,7 +51,7 @@ def test_a_pool_that_the_operator_fails_at_is_refused_and_told(monkeypatch, capl
     ],
 )
 def test_what_is_larger_than_any_pool_is_refused_as_a_whole(changes, words):
-    refused = plan_pool(OWNER, guide_spec(**changes))
+    refused = resolve_pool(OWNER, guide_spec(**changes))
     assert isinstance(refused, Refused)
     (problem,) = refused.errors
     assert words in problem.message
@@ -59,4 +59,4 @@ def test_what_is_larger_than_any_pool_is_refused_as_a_whole(changes, words):
 
 def test_what_roll_takes_is_not_too_large():
     changes = {"data_args": {"x": nested(40), "y": ["z" * 1000] * 300}}
-    assert isinstance(plan_pool(OWNER, guide_spec(**changes)), Pool)
+    assert isinstance(resolve_pool(OWNER, guide_spec(**changes)), Pool)
