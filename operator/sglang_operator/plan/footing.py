@@ -51,7 +51,7 @@ class LivePods:
             outdated={
                 name: self._old(pod)
                 for name, pod in kept.items()
-                if not (self._is_current(pod) or self._is_lost(pod))
+                if not (pool.accepts(pod.revision) or self._is_lost(pod))
                 and ranks[name] >= pool.spec.rollout.partition
             },
             missing=ranks.keys() - kept.keys(),
@@ -91,12 +91,9 @@ class LivePods:
         """Whether it is left alone until its node returns or is removed."""
         return self.healths[pod.uid] is Health.LOST
 
-    def _is_current(self, pod: ObservedPod) -> bool:
-        return pod.revision in self.pool.accepted
-
     def _is_closed(self, pod: ObservedPod) -> bool:
         """Whether it only lacks weights."""
-        up = self._is_up(pod) and self._is_current(pod)
+        up = self._is_up(pod) and self.pool.accepts(pod.revision)
         return up and self.pool.gated and not pod.ready
 
     def _lacks_else(self, pod: ObservedPod) -> str:
@@ -113,7 +110,7 @@ class LivePods:
         pod = self.live[name]
         if self.healths[pod.uid] is not Health.PENDING or not pod.lacks() or self.leaving:
             return None
-        if not self._is_current(pod):
+        if not self.pool.accepts(pod.revision):
             return None
         due = max(pod.seen.first, observed.last_gone) + PLACE_SECONDS
         return min(due, pod.seen.first + MOST_PLACE_SECONDS)

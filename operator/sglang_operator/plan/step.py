@@ -109,13 +109,9 @@ class Step:
         A lower attempt is not always older: an operator that sees an old world may give it again.
         """
         far = footing.distance(pod, self.healths[pod.uid])
-        return far, pod.dying, not self.is_current(pod), pod.created, pod.attempt
+        return far, pod.dying, not self.pool.accepts(pod.revision), pod.created, pod.attempt
 
     # --- what rules ask
-
-    def is_current(self, pod: ObservedPod) -> bool:
-        """Whether the pod runs as one of the present revision would."""
-        return pod.revision in self.pool.accepted
 
     def is_up(self, pod: ObservedPod | None) -> bool:
         """Whether the engine in this pod answers."""
@@ -142,8 +138,9 @@ class Step:
     def _startup_state(self, name: EngineName) -> StartupState:
         pods = self.pods(name)
         pod, last = pods.kept, pods.last_ended
-        current = pod if pod is not None and self.is_current(pod) else None
-        if current is not None or (last is not None and not self.is_current(last)):
+        accepts = self.pool.accepts
+        current = pod if pod is not None and accepts(pod.revision) else None
+        if current is not None or (last is not None and not accepts(last.revision)):
             last = None
         return StartupState(up=self.is_up(pod), pod=current, streak=self.streak(last))
 
@@ -219,5 +216,5 @@ class Step:
         if pod is None:
             state = self.podless.get(engine.name, EngineState.CREATING)
             return EngineStatus(engine=engine, state=state)
-        current = self.is_current(pod)
+        current = self.pool.accepts(pod.revision)
         return EngineStatus.of(engine, (pod,), (self.healths[pod.uid],), current=current)

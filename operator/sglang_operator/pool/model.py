@@ -137,6 +137,10 @@ class Pool:
         """The engines to run, by rank."""
         return self.engines[: self.active]
 
+    def accepts(self, revision: str) -> bool:
+        """Whether a pod of this revision runs as one of the present revision would."""
+        return revision in self.accepted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:

@@ -19,7 +19,7 @@ def take_over_crash_loops(step: Step) -> None:
             continue
         told = causes.of_termination(pod, pod.last_termination, step.about)
         streak = startup.streak_in_place(pod, told)
-        if streak is None or not step.is_current(pod):
+        if streak is None or not step.pool.accepts(pod.revision):
             continue
         step.remove(pod, f"its container fails at its start: {told.reason}")
         pods.live.remove(pod)

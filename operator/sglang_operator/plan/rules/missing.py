@@ -24,7 +24,7 @@ def create_missing_engines(step: Step) -> None:
             step.podless[engine.name] = EngineState.WAITING
             continue
         last = pods.last_ended
-        if last is not None and not step.is_current(last):
+        if last is not None and not step.pool.accepts(last.revision):
             last = None  # what failed is not what is started now
         if (blocked := step.observed.creates_blocked_until) > step.now:
             step.wakes.append(blocked)

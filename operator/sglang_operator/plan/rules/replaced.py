@@ -13,7 +13,8 @@ from sglang_operator.plan.step import Step
 def make_way_for_the_new(step: Step) -> None:
     """Obsolete engines are removed and outdated ones replaced, as ``maxUnavailable`` allows."""
     live = {name: pods.live[0] for name, pods in step.engines.items() if pods.live}
-    if live.keys() <= step.wanted.keys() and all(map(step.is_current, live.values())):
+    accepts = step.pool.accepts
+    if live.keys() <= step.wanted.keys() and all(accepts(pod.revision) for pod in live.values()):
         return  # as nearly always
     dying = {pod.uid for pods in step.engines.values() for pod in pods.dying}
     leaving = bool(dying - {pod.uid for pod in step.lingering}) or bool(step.removals)
