@@ -102,7 +102,7 @@ MUTANTS = (
     _mutant(
         "attempt-reused",
         "a replacement has the name of the pod it replaces, which may never go",
-        "plan/step.py",
+        "plan/planner.py",
         "attempt = self.pods(engine.name).highest + 1",
         "attempt = 0",
     ),
@@ -110,7 +110,7 @@ MUTANTS = (
         "failure-not-recorded",
         "a failed pod is deleted before its cause stands in the status",
         "plan/rules/ended.py",
-        "if superseded and pod.uid in step.observed.recorded:",
+        "if superseded and pod.uid in planner.observed.recorded:",
         "if superseded:",
     ),
     _mutant(
@@ -165,7 +165,7 @@ MUTANTS = (
     _mutant(
         "extra-by-probe",
         "of two pods of an engine the one goes that only misses a probe",
-        "plan/step.py",
+        "plan/planner.py",
         "far = footing.distance(pod, self.healths[pod.uid])",
         "far = self.healths[pod.uid] is not Health.UP",
     ),

@@ -129,7 +129,7 @@ COVERED_BY = {
     "plan/rules/missing.py": "plan/test_rules.py",
     "plan/rules/replaced.py": "plan/test_rollout.py",
     "plan/rules/tuned.py": "pool/test_tuning.py",
-    "plan/step.py": "plan/test_rules.py",
+    "plan/planner.py": "plan/test_rules.py",
     "plan/turns.py": "plan/test_rollout.py",
     "pool/draft.py": "pool/test_checks.py",
     "pool/model.py": "pool/test_resolve.py",

@@ -70,11 +70,11 @@ def _advice(value: object, expected: str) -> str | None:
 def value_at(raw: Mapping[str, object], field: str) -> object:
     """What stands at a path such as ``extraArgs[1]``; None if it is not there."""
     found: object = raw
-    for step in re.findall(r"[^.\[\]]+", field):
+    for key in re.findall(r"[^.\[\]]+", field):
         if isinstance(found, Mapping):
-            found = found.get(step)
-        elif isinstance(found, Sequence) and not isinstance(found, str) and step.isdecimal():
-            found = found[int(step)] if int(step) < len(found) else None
+            found = found.get(key)
+        elif isinstance(found, Sequence) and not isinstance(found, str) and key.isdecimal():
+            found = found[int(key)] if int(key) < len(found) else None
         else:
             return None
     return found

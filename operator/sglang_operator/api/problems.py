@@ -145,7 +145,7 @@ _LOOKS_OTHERWISE = re.compile(r"[-+]?[0-9.]{1,20}(e[-+]?[0-9]{1,3})?|(?i:true|fa
 _CLOSED = frozenset(
     {"env", "envFrom", "system_envs", "secret", "imagePullSecrets", "security", "stringData"}
 )
-_STEP = re.compile(r"[^.\[\]]+")
+_KEY = re.compile(r"[^.\[\]]+")
 _TYPES = {str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -153,10 +153,10 @@ def quoted(where: str, value: object) -> str:
     """A found value as a message about this place quotes it: where secrets stand, its type."""
     if len(where) > _TOLD_LENGTH:
         return kind(value)  # a key in it is as long as an object
-    *above, last = _STEP.findall(where) or [""]
+    *above, last = _KEY.findall(where) or [""]
     is_closed = last in _CLOSED or is_secret(last)
     # Of ``system_envs`` each variable has a name to judge by.
-    is_closed |= any(step in _CLOSED - {"system_envs"} or is_secret(step) for step in above)
+    is_closed |= any(key in _CLOSED - {"system_envs"} or is_secret(key) for key in above)
     return kind(value) if is_closed and value != "" else typed(value)
 
 

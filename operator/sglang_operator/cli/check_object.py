@@ -1,6 +1,6 @@
 """One object judged before it is applied, in the operator's own words.
 
-The planner finds everything that is wrong with a spec; here each of its problems gets a place,
+``pool.resolve`` finds everything that is wrong with a spec; here each of its problems gets a place,
 and what only the API server's structural check would refuse is added.
 """
 
@@ -143,7 +143,7 @@ def _misspelt(section: YamlNode) -> Iterator[str]:
 def _without(section: YamlNode) -> tuple[dict[str, object], list[str]]:
     """The spec without the fields whose type is wrong: they would hide everything else.
 
-    A field that the planner judges itself stays, so that it is judged in its words.
+    A field that ``pool.checks`` judges itself stays, so that it is judged in its words.
     """
     raw = as_kept(section)
     left_out = list(dict.fromkeys(_top(problem) for problem in _misfits(raw)))
@@ -184,7 +184,7 @@ def _operators_words(section: YamlNode, problem: Problem) -> Problem:
 
 
 def place(body: YamlNode, problem: Problem) -> Mark:
-    """Where a problem of the planner stands."""
+    """Where a problem of the spec stands."""
     found = locate(body, problem.field)
     about_key = problem.reason in _ABOUT_KEYS or isinstance(found.node.value, (dict, list))
     return found.key if about_key or not found.complete else found.node.mark

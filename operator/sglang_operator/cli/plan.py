@@ -204,7 +204,9 @@ def _whole(conversion: Conversion, pools: list[Planned], asked: Asked) -> Whole:
     )
 
 
-def _balances(pools: list[Planned], work: balance.Step | None) -> Iterator[plan_report.Balances]:
+def _balances(
+    pools: list[Planned], work: balance.TrainingStep | None
+) -> Iterator[plan_report.Balances]:
     for found in pools:
         plan = found.plan
         main = found.role is not None and found.role.name in ("actor_infer", "student_infer")

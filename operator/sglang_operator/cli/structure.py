@@ -54,7 +54,7 @@ Schema = Mapping[str, Any]
 
 
 def reduced(schema: Schema) -> dict[str, Any]:
-    """A schema without what only people read, and without rules, which the planner has."""
+    """A schema without what only people read, and without rules: ``pool.checks`` has those."""
     kept = {key: schema[key] for key in KEPT if key in schema}
     if "properties" in schema:
         kept["properties"] = {k: reduced(v) for k, v in schema["properties"].items()}

@@ -1,4 +1,4 @@
-"""The third step of a pass: pods and gates are written, and what came of it is remembered."""
+"""The third stage of a pass: pods and gates are written, and what came of it is remembered."""
 
 import asyncio
 import logging

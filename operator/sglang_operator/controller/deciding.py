@@ -1,4 +1,4 @@
-"""The second step of a pass: what is seen of a pool → what is to be done about it."""
+"""The second stage of a pass: what is seen of a pool → what is to be done about it."""
 
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sglang_operator.gates import decide as gates
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.model import Observed
 from sglang_operator.observed.moment import Moment
-from sglang_operator.plan import plan as planner
+from sglang_operator.plan import plan as plans
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Owner, Pool, Refused
 from sglang_operator.status import stored
@@ -48,7 +48,7 @@ class Decider:
         at, memory, begun = moment(), this.memory, time.perf_counter()
         observed = self._observer.observe(this.key, memory, at)
         memory.note_revisions(pool, observed.pods)
-        plan = planner.plan(pool, observed, at.steady)
+        plan = plans.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
         gate_plan = gates.decide(
             pool.owner, policy, plan.engines, observed, at.wall, self._asker.holder

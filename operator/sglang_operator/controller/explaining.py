@@ -16,7 +16,7 @@ from sglang_operator.cluster.lookups import CENSUS_SECONDS, Lookups
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
 from sglang_operator.observed.model import Observed, ObservedPod
-from sglang_operator.plan import plan as planner
+from sglang_operator.plan import plan as plans
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 
@@ -53,7 +53,7 @@ class Explainer:
         told = self._capacity(key, memory, pool, plan, observed)
         if await self._events(key, memory, pool, plan, now):
             observed = replace(observed, pods=with_events(memory, observed.pods))
-            plan = planner.plan(pool, observed, now)
+            plan = plans.plan(pool, observed, now)
         return replace(plan, capacity=told) if told else plan
 
     async def _events(

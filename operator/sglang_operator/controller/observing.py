@@ -1,4 +1,4 @@
-"""The first step of a pass: what the stores hold of one pool → ``Observed``."""
+"""The first stage of a pass: what the stores hold of one pool → ``Observed``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The last step of a pass: registry, Services, budget and status say what is so.
+"""The fourth stage of a pass: registry, Services, budget and status say what is so.
 
 Each is written only if it changed, and not too often.
 """

@@ -1,6 +1,6 @@
 """One pass over one pool: read, decide, act, tell.  It ignores what woke it.
 
-Each step has a module: ``observing``, ``deciding``, ``acting`` (pods and gates) and ``publishing``
+Each stage has a module: ``observing``, ``deciding``, ``acting`` (pods and gates) and ``publishing``
 (children and status).  Who wants another pass says so in its ``Requeue``.
 """
 

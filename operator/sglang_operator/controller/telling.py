@@ -1,4 +1,4 @@
-"""The last step of a pass: the status, if it changed, and then what is told about the change.
+"""The last stage of a pass: the status, if it changed, and then what is told about the change.
 
 A status that cannot be written is logged with its cause, whatever that is.  A field that the
 definition on the server does not know (it is older than this operator: a rollback, an upgrade

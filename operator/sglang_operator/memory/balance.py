@@ -26,8 +26,8 @@ _MEAN = 0.5  # of a response's longest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """The work of one step of the pipeline."""
+class TrainingStep:
+    """The work of one training step of the pipeline."""
 
     samples: int  # responses
     prompt: int
@@ -56,7 +56,7 @@ class Balance:
         return self.engine_gpus * self.engines
 
 
-def of(plan: EnginePlan, engines: int, step: Step) -> Balance | None:
+def of(plan: EnginePlan, engines: int, step: TrainingStep) -> Balance | None:
     """The balance as it is; None where the card's speed is not known, or nothing fits."""
     card, at_once = plan.request.card, plan.sequences
     if not card.bandwidth or not card.flops or not at_once or not engines:
@@ -96,13 +96,13 @@ def _seconds_of_a_step(plan: EnginePlan, sequences: int, length: float) -> float
     return max(memory, operations / (card.flops * _RATE)) + shape.layers * each_layer
 
 
-def _training(plan: EnginePlan, step: Step) -> float:
+def _training(plan: EnginePlan, step: TrainingStep) -> float:
     tokens = step.samples * (step.prompt + step.response * _MEAN)
     operations = (6 + 2 * step.passes) * weights.active(plan.request.shape) * tokens
     return operations / (step.train_gpus * plan.request.card.flops * _RATE)
 
 
-def better(request: Request, engines: int, step: Step) -> tuple[Balance, ...]:
+def better(request: Request, engines: int, step: TrainingStep) -> tuple[Balance, ...]:
     """The two best of other divisions of the same GPUs, if they are better by 5 %."""
     present = of(engine.plan(request), engines, step)
     if present is None:
@@ -121,7 +121,7 @@ def better(request: Request, engines: int, step: Step) -> tuple[Balance, ...]:
     return tuple(chosen[:_MOST])
 
 
-def _others(request: Request, present: Balance, step: Step) -> Iterator[Balance]:
+def _others(request: Request, present: Balance, step: TrainingStep) -> Iterator[Balance]:
     pools = {present.gpus, step.total_gpus}
     shares = (request.settings.mem_fraction_static, None)
     for gpus in sorted(pools):

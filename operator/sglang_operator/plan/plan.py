@@ -2,7 +2,7 @@
 
 ``plan(pool, observed, now)`` is level-triggered: it looks at what is there, not at what
 happened, and calling it again on the same snapshot gives the same answer.  It is what ``RULES``
-say, in their order: each looks at the pods of every engine (``Step``), and says what is to be
+say, in their order: each looks at the pods of every engine (``Planner``), and says what is to be
 removed and what is to be created.  A rule sees what those before it have decided.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from sglang_operator.observed.model import Observed
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
+from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.rules.crash_loops import take_over_crash_loops
 from sglang_operator.plan.rules.ended import remove_recorded_ends
 from sglang_operator.plan.rules.extra import remove_extra_pods
@@ -18,12 +19,11 @@ from sglang_operator.plan.rules.lost import remove_lost_pods
 from sglang_operator.plan.rules.missing import create_missing_engines
 from sglang_operator.plan.rules.replaced import make_way_for_the_new
 from sglang_operator.plan.rules.tuned import change_memory_share
-from sglang_operator.plan.step import Step
 from sglang_operator.pool.resolve import Pool
 
 __all__ = ["RULES", "CreateEngine", "HungPod", "LostPod", "Plan", "RemovePod", "plan"]
 
-Rule = Callable[[Step], None]
+Rule = Callable[[Planner], None]
 
 RULES: tuple[Rule, ...] = (
     remove_extra_pods,
@@ -38,10 +38,10 @@ RULES: tuple[Rule, ...] = (
 
 
 def plan(pool: Pool, observed: Observed, now: float) -> Plan:
-    """The next step towards the pool, from this snapshot at this time by the steady clock."""
-    step = Step(pool, observed, now)
+    """The next planner towards the pool, from this snapshot at this time by the steady clock."""
+    planner = Planner(pool, observed, now)
     if observed.leaving:
-        return Plan(engines=step.statuses(), tuning=pool.tuning, at=now)
+        return Plan(engines=planner.statuses(), tuning=pool.tuning, at=now)
     for rule in RULES:
-        rule(step)
-    return step.plan()
+        rule(planner)
+    return planner.plan()

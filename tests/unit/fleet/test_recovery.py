@@ -20,7 +20,7 @@ from sglang_operator.fleet.poller import Poller
 from sglang_operator.gates import recovery
 from sglang_operator.gates.decide import GatePlan, decide
 from sglang_operator.observed.model import Observed, ObservedChild
-from sglang_operator.plan import plan as planner
+from sglang_operator.plan import plan as plans
 from sglang_operator.weights import lease_state
 from tests.builders import OWNER, a_pod, a_pool
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
@@ -78,7 +78,7 @@ class Operator:
             children={key: lease},
             reports=self.asker.reports(KEY, at),
         )
-        plan = planner.plan(self.pool, self.observed, at.steady)
+        plan = plans.plan(self.pool, self.observed, at.steady)
         policy = spec.Weights(gate=self.pool.gate, recovery=self.pool.spec.weights.recovery)
         decided = decide(OWNER, policy, plan.engines, self.observed, now, self.asker.holder)
         self.asker.ask(KEY, self.memory, self.pool, plan, decided, self.observed)

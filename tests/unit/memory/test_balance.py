@@ -1,10 +1,10 @@
 import pytest
 
 from sglang_operator.memory import balance, cards, engine
-from sglang_operator.memory.balance import Step
+from sglang_operator.memory.balance import TrainingStep
 from tests.unit.memory.shapes import request
 
-STEP = Step(samples=512, prompt=2048, response=4096, passes=2, train_gpus=32, total_gpus=32)
+STEP = TrainingStep(samples=512, prompt=2048, response=4096, passes=2, train_gpus=32, total_gpus=32)
 
 
 def asked(**fields):
@@ -35,7 +35,9 @@ def test_too_little_cache_makes_waves():
 
 
 def test_more_trainers_train_faster():
-    few = Step(samples=512, prompt=2048, response=4096, passes=2, train_gpus=8, total_gpus=32)
+    few = TrainingStep(
+        samples=512, prompt=2048, response=4096, passes=2, train_gpus=8, total_gpus=32
+    )
     assert now(step=few).training == pytest.approx(4 * now().training)
 
 

@@ -4,85 +4,85 @@ import importlib
 import pkgutil
 
 from sglang_operator.observed.model import Observed, ObservedPod
-from sglang_operator.plan import plan as planner
+from sglang_operator.plan import plan as plans
 from sglang_operator.plan import rules
+from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.rules.ended import remove_recorded_ends
 from sglang_operator.plan.rules.extra import remove_extra_pods
 from sglang_operator.plan.rules.lost import remove_lost_pods
 from sglang_operator.plan.rules.missing import create_missing_engines
-from sglang_operator.plan.step import Step
 from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod
 
 POOL = a_pool(device_mapping="[0,1,2,3]")
 FIRST, SECOND = POOL.engines
 
 
-def step_over(*pods: ObservedPod, **observed: object) -> Step:
-    return Step(POOL, Observed(pods=pods, **observed), NOW)  # type: ignore[arg-type]
+def planner_over(*pods: ObservedPod, **observed: object) -> Planner:
+    return Planner(POOL, Observed(pods=pods, **observed), NOW)  # type: ignore[arg-type]
 
 
-def removed_by(step: Step) -> list[str]:
-    return [removal.pod.name for removal in step.removals.values()]
+def removed_by(planner: Planner) -> list[str]:
+    return [removal.pod.name for removal in planner.removals.values()]
 
 
 def test_every_file_of_rules_is_in_the_order_of_the_plan():
     files = {module.name for module in pkgutil.iter_modules(rules.__path__)}
-    assert {rule.__module__.rsplit(".", 1)[1] for rule in planner.RULES} == files
+    assert {rule.__module__.rsplit(".", 1)[1] for rule in plans.RULES} == files
     for name in files:
         module = importlib.import_module(f"{rules.__name__}.{name}")
         assert (module.__doc__ or "").startswith("Rule: ")
 
 
 def test_a_plan_is_what_its_rules_say(monkeypatch):
-    def drain(step: Step) -> None:
-        for pods in step.engines.values():
+    def drain(planner: Planner) -> None:
+        for pods in planner.engines.values():
             for pod in pods.live:
-                step.remove(pod, "the new rule says so")
+                planner.remove(pod, "the new rule says so")
 
-    monkeypatch.setattr(planner, "RULES", (drain,))
-    plan = planner.plan(POOL, Observed(pods=tuple(all_pods(POOL))), NOW)
+    monkeypatch.setattr(plans, "RULES", (drain,))
+    plan = plans.plan(POOL, Observed(pods=tuple(all_pods(POOL))), NOW)
     assert [removal.reason for removal in plan.removals] == ["the new rule says so"] * 2
     assert not plan.creates
 
 
 def test_no_rule_is_asked_about_a_pool_that_goes():
-    plan = planner.plan(POOL, Observed(leaving="it is deleted"), NOW)
+    plan = plans.plan(POOL, Observed(leaving="it is deleted"), NOW)
     assert not (plan.creates or plan.removals)
     assert len(plan.engines) == 2
 
 
 def test_the_extra_pod_goes_by_a_rule_of_its_own():
     kept, extra = a_pod(POOL, FIRST, 0, ready=True), a_pod(POOL, FIRST, 1)
-    step = step_over(kept, extra)
-    remove_extra_pods(step)
-    assert removed_by(step) == [extra.name]
-    assert step.pods(FIRST.name).kept == kept
+    planner = planner_over(kept, extra)
+    remove_extra_pods(planner)
+    assert removed_by(planner) == [extra.name]
+    assert planner.pods(FIRST.name).kept == kept
 
 
 def test_a_rule_says_nothing_of_what_is_not_its_own():
-    step = step_over(a_pod(POOL, FIRST, 0), a_pod(POOL, FIRST, 1))
+    planner = planner_over(a_pod(POOL, FIRST, 0), a_pod(POOL, FIRST, 1))
     for rule in (remove_lost_pods, remove_recorded_ends):
-        rule(step)
-    assert not step.removals
+        rule(planner)
+    assert not planner.removals
 
 
 def test_each_missing_engine_is_created_once_however_often_it_is_asked():
-    step = step_over(a_pod(POOL, FIRST))
-    create_missing_engines(step)
-    create_missing_engines(step)
-    assert [create.engine for create in step.creates] == [SECOND]
+    planner = planner_over(a_pod(POOL, FIRST))
+    create_missing_engines(planner)
+    create_missing_engines(planner)
+    assert [create.engine for create in planner.creates] == [SECOND]
 
 
 def test_an_end_that_is_not_recorded_stays():
     ended = an_ended_pod(POOL, FIRST)
     successor = a_pod(POOL, FIRST, 1)
     for recorded, gone in ((frozenset(), []), (frozenset({ended.uid}), [ended.name])):
-        step = step_over(ended, successor, recorded=recorded)
-        remove_recorded_ends(step)
-        assert removed_by(step) == gone
+        planner = planner_over(ended, successor, recorded=recorded)
+        remove_recorded_ends(planner)
+        assert removed_by(planner) == gone
 
 
 def test_a_pod_that_is_being_deleted_is_not_deleted_again():
-    step = step_over(a_pod(POOL, FIRST, deleting=True))
-    step.remove(step.observed.pods[0], "whatever")
-    assert not step.removals
+    planner = planner_over(a_pod(POOL, FIRST, deleting=True))
+    planner.remove(planner.observed.pods[0], "whatever")
+    assert not planner.removals

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from sglang_operator.cli.pipeline.roles import Role
 from sglang_operator.cli.yaml_tree.nodes import Mark
 from sglang_operator.memory import models, reading
-from sglang_operator.memory.balance import Step
+from sglang_operator.memory.balance import TrainingStep
 from sglang_operator.memory.engine import Sequence
 from sglang_operator.memory.trainer import Kind, Training
 
@@ -140,13 +140,13 @@ class Script:
             tokens=tokens or (sequence.tokens if sequence is not None else 8192),
         )
 
-    def step(self) -> Step | None:
+    def step(self) -> TrainingStep | None:
         """The work of one step."""
         sequence, batch = self.sequence(), self.number("rollout_batch_size")
         if sequence is None or not batch:
             return None
         together = self.trainers + (0 if self.colocated else self.rollout_gpus)
-        return Step(
+        return TrainingStep(
             samples=batch * max(1, self.number("n_samples_per_prompt", 1)),
             prompt=sequence.prompt,
             response=sequence.response,

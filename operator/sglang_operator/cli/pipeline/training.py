@@ -7,7 +7,7 @@ from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.pipeline.roles import Role
 from sglang_operator.cli.yaml_tree.nodes import YamlNode, plain
 from sglang_operator.memory import models, reading
-from sglang_operator.memory.balance import Step
+from sglang_operator.memory.balance import TrainingStep
 from sglang_operator.memory.engine import Sequence
 from sglang_operator.memory.shape import Shape
 from sglang_operator.memory.trainer import Kind, Training
@@ -105,7 +105,7 @@ def _training(pipeline: Pipeline, role: Role, kind: Kind, trains: bool, shape: S
     )
 
 
-def step(pipeline: Pipeline, found: list[Role]) -> Step | None:
+def step(pipeline: Pipeline, found: list[Role]) -> TrainingStep | None:
     """The work of one step, where the file says how much it is."""
     batch = pipeline.number("rollout_batch_size")
     group = pipeline.number("num_return_sequences_in_group") or 1
@@ -114,7 +114,7 @@ def step(pipeline: Pipeline, found: list[Role]) -> Step | None:
     if not batch or sequence is None or trains is None or not trains.devices:
         return None
     names = {role.name for role in found}
-    return Step(
+    return TrainingStep(
         samples=batch * group,
         prompt=sequence.prompt,
         response=sequence.response,

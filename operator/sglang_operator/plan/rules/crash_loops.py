@@ -7,21 +7,21 @@ Never), so that the next failures are counted here.
 
 from sglang_operator.diagnosis import causes
 from sglang_operator.plan import startup
-from sglang_operator.plan.step import Step
+from sglang_operator.plan.planner import Planner
 
 
-def take_over_crash_loops(step: Step) -> None:
+def take_over_crash_loops(planner: Planner) -> None:
     """An engine whose container was started again in place, and fails at its start, goes."""
-    for engine in step.pool.running:
-        pods = step.pods(engine.name)
+    for engine in planner.pool.running:
+        pods = planner.pods(engine.name)
         pod = pods.kept
         if pod is None or pod.restarts == 0 or pod.last_termination is None:
             continue
-        told = causes.of_termination(pod, pod.last_termination, step.about)
+        told = causes.of_termination(pod, pod.last_termination, planner.about)
         streak = startup.streak_in_place(pod, told)
-        if streak is None or not step.pool.accepts(pod.revision):
+        if streak is None or not planner.pool.accepts(pod.revision):
             continue
-        step.remove(pod, f"its container fails at its start: {told.reason}")
+        planner.remove(pod, f"its container fails at its start: {told.reason}")
         pods.live.remove(pod)
-        step.taken_over.append(pod)
-        step.create(engine, reason=f"pod {pod.name} is taken over", failures=1, streak=streak)
+        planner.taken_over.append(pod)
+        planner.create(engine, reason=f"pod {pod.name} is taken over", failures=1, streak=streak)

@@ -1,15 +1,15 @@
 """Rule: an ended pod goes when its failure is recorded and its memory is handed on.  Pure."""
 
-from sglang_operator.plan.step import Step
+from sglang_operator.plan.planner import Planner
 
 
-def remove_recorded_ends(step: Step) -> None:
+def remove_recorded_ends(planner: Planner) -> None:
     """It stays until another pod of its engine carries on what it knows of failures."""
     # A container that runs on beside the dead engine may use up its replacement's quota.
-    blocked = step.observed.creates_blocked_until > step.now
-    for name, pods in step.engines.items():
-        replaced = name not in step.wanted or bool(pods.live)
+    blocked = planner.observed.creates_blocked_until > planner.now
+    for name, pods in planner.engines.items():
+        replaced = name not in planner.wanted or bool(pods.live)
         for pod in pods.ended:
             superseded = replaced or pod.attempt < pods.highest or (blocked and pod.holds_gpus)
-            if superseded and pod.uid in step.observed.recorded:
-                step.remove(pod, "ended, and another pod took over")
+            if superseded and pod.uid in planner.observed.recorded:
+                planner.remove(pod, "ended, and another pod took over")

@@ -50,7 +50,7 @@ class EnginePods:
 NO_PODS = EnginePods()
 
 
-class Step:
+class Planner:
     """The snapshot of one pass, and the lists that its rules let grow."""
 
     def __init__(self, pool: Pool, observed: Observed, now: float) -> None:
