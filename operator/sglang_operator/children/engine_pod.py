@@ -40,6 +40,7 @@ def pod(
         own["hostname"] = names.pod_name(pool.owner.name, engine.name, attempt)
     annotations = {
         **meta["annotations"],
+        **gangs.of(pool.spec).annotations(pool.spec, engine.name),
         names.ANNOTATION_ATTEMPT: str(attempt),
         names.ANNOTATION_DEVICES: ",".join(map(str, engine.devices)),
     }

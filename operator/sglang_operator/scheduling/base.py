@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
 
@@ -16,4 +17,8 @@ class Gang(Protocol):
 
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
         """What it adds to the spec of each engine pod."""
+        ...
+
+    def annotations(self, parsed: PoolSpec, engine: EngineName) -> Mapping[str, str]:
+        """What it writes on each pod of this engine, such as the gang that the pod is of."""
         ...

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sglang_operator.api import syntax
+from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
 
@@ -22,3 +23,6 @@ class NoGang:
             "priorityClassName": parsed.scheduling.priority_class_name,
         }
         return {key: value for key, value in chosen.items() if value}
+
+    def annotations(self, parsed: PoolSpec, engine: EngineName) -> Mapping[str, str]:
+        return {}

@@ -1,8 +1,10 @@
 """Without a gang each pod is scheduled by itself."""
 
-from sglang_operator.api import spec
+from sglang_operator.api import names, spec
+from sglang_operator.children import engine_pod
 from sglang_operator.scheduling import gangs
-from tests.builders import guide_spec
+from sglang_operator.scheduling.none import NoGang
+from tests.builders import a_pool, guide_spec
 
 
 def parsed(**scheduling: str) -> spec.PoolSpec:
@@ -23,3 +25,20 @@ def test_a_priority_class_has_a_name_that_can_be_one():
     (problem,) = gangs.of(odd).problems(odd)
     assert problem.field == "spec.scheduling.priorityClassName"
     assert not list(gangs.of(parsed(priorityClassName="high")).problems(parsed()))
+
+
+class AGang(NoGang):
+    def annotations(self, parsed: spec.PoolSpec, engine: names.EngineName) -> dict[str, str]:
+        return {"gang.example.com/name": engine, names.ANNOTATION_ATTEMPT: "7"}
+
+
+def test_a_scheduler_of_the_table_writes_on_the_pods_of_each_engine_and_no_other_does(monkeypatch):
+    monkeypatch.setattr(gangs, "GANGS", {"a-gang": AGang()})
+    for scheduler, told in (("a-gang", True), ("another", False)):
+        pool = a_pool(scheduling={"schedulerName": scheduler})
+        for engine in pool.engines[:2]:
+            pod = engine_pod.pod(pool, engine_pod.template(pool), engine, 0)
+            found = pod["metadata"]["annotations"]
+            assert found.get("gang.example.com/name") == (engine.name if told else None)
+            assert found[names.ANNOTATION_ATTEMPT] == "0"  # what is the operator's own stays so
+            assert pod["spec"]["schedulerName"] == scheduler
