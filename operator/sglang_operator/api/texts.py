@@ -92,6 +92,9 @@ CAPACITY = (
     "an engine wants {wanted} on one node; {free} of {total} {resource} are free in the cluster; "
     "nearest is {node} with {node_free} of {node_total} free{holders}"
 )
+CAPACITY_HELD = ", held by {pods}"
+CAPACITY_MORE = "{count} more pods"
+CAPACITY_OTHERS = "pods of other namespaces {gpus}"
 CAPACITY_TOO_SMALL = (
     "an engine wants {wanted} {resource} on one node, and the largest node has {largest}: lower "
     "num_gpus_per_worker, or add larger nodes"

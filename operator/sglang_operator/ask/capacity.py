@@ -16,7 +16,8 @@ MOST_HOLDERS = 3
 class Holder:
     """A pod that holds GPUs of a node."""
 
-    pod: str  # namespace/name
+    namespace: str
+    name: str
     count: int
 
 
@@ -33,12 +34,15 @@ def explain(
     wanted: int,
     nodes: Iterable[ObservedNode],
     holders: Mapping[str, tuple[Holder, ...]] | None,
+    *,
+    namespace: str,
     pool: int = 0,
 ) -> str:
     """One sentence about the GPUs of the cluster; "" where nodes tell nothing.
 
     ``holders`` is None where pods of others may not be seen: then only what nodes have is told.
-    ``wanted`` are the GPUs of one engine, ``pool`` those of all its engines.
+    ``wanted`` are the GPUs of one engine, ``pool`` those of all its engines.  Pods are named if
+    they are of the pool's ``namespace``: who may read its status may not know those of others.
     """
     rooms = [_room(node, resource, holders or {}) for node in nodes if node.resources.get(resource)]
     usable = [room for room in rooms if room is not None]
@@ -54,9 +58,6 @@ def explain(
     if holders is None:
         return short.rstrip("; ")
     nearest = max(usable, key=lambda room: (room.free, room.total, room.node))
-    held = sorted(nearest.holders, key=lambda holder: (-holder.count, holder.pod))
-    told = ", ".join(f"{holder.pod} {holder.count}" for holder in held[:MOST_HOLDERS])
-    more = f" and {len(held) - MOST_HOLDERS} more" if len(held) > MOST_HOLDERS else ""
     return short + texts.CAPACITY.format(
         wanted=wanted,
         free=sum(room.free for room in usable),
@@ -65,8 +66,21 @@ def explain(
         node=nearest.node,
         node_free=nearest.free,
         node_total=nearest.total,
-        holders=f", held by {told}{more}" if told else "",
+        holders=_held_by(nearest.holders, namespace),
     )
+
+
+def _held_by(holders: tuple[Holder, ...], namespace: str) -> str:
+    """The largest of the namespace by name, and how much pods of other namespaces hold."""
+    own = [holder for holder in holders if holder.namespace == namespace]
+    own.sort(key=lambda holder: (-holder.count, holder.name))
+    told = [f"{holder.name} {holder.count}" for holder in own[:MOST_HOLDERS]]
+    if len(own) > MOST_HOLDERS:
+        told.append(texts.CAPACITY_MORE.format(count=len(own) - MOST_HOLDERS))
+    others = sum(holder.count for holder in holders if holder.namespace != namespace)
+    if others:
+        told.append(texts.CAPACITY_OTHERS.format(gpus=others))
+    return texts.CAPACITY_HELD.format(pods=", ".join(told)) if told else ""
 
 
 def _room(

@@ -197,8 +197,8 @@ class Lookups:
         for pod in pods:
             count = sum(_count(c.resources.limits.get(resource)) for c in pod.spec.containers)
             if count and pod.spec.node_name == node:
-                name = f"{pod.metadata.namespace}/{pod.metadata.name}"
-                found.append(Holder(pod=name, count=count))
+                meta = pod.metadata
+                found.append(Holder(namespace=meta.namespace, name=meta.name, count=count))
         return tuple(found)
 
 

@@ -107,7 +107,14 @@ class Explainer:
         if known != resource:
             holders = None  # of that nothing is known yet
         every = pool.active * pool.gpus
-        return capacity.explain(resource, pool.gpus, observed.nodes.values(), holders, every)
+        return capacity.explain(
+            resource,
+            pool.gpus,
+            observed.nodes.values(),
+            holders,
+            namespace=key.namespace,
+            pool=every,
+        )
 
     async def _count(self, memory: Memory, resource: str, nodes: list[str]) -> bool:
         """Whether it brought news."""

@@ -60,7 +60,7 @@ def census(client: Client, *nodes: str, times: int = 1) -> Any:
 def test_only_the_pods_of_nodes_with_gpus_are_asked_for():
     client = Client(pod("a", "gpu-0", 4), pod("web", "gpu-0", 0), pod("b", "cpu-0", 0))
     found = census(client, "gpu-0", "gpu-1")
-    assert found == {"gpu-0": (Holder(pod="shop/a", count=4),)}
+    assert found == {"gpu-0": (Holder(namespace="shop", name="a", count=4),)}
     selectors = [asked["fieldSelector"] for asked in client.asked]
     assert [selector.partition(",")[0] for selector in selectors] == [
         "spec.nodeName=gpu-0",
@@ -72,7 +72,9 @@ def test_only_the_pods_of_nodes_with_gpus_are_asked_for():
 
 def test_many_pools_at_once_ask_once():
     client = Client(pod("a", "gpu-0", 4))
-    assert census(client, "gpu-0", times=100) == {"gpu-0": (Holder(pod="shop/a", count=4),)}
+    assert census(client, "gpu-0", times=100) == {
+        "gpu-0": (Holder(namespace="shop", name="a", count=4),)
+    }
     assert len(client.asked) == 1
 
 
@@ -82,7 +84,9 @@ def test_pools_with_other_gpus_do_not_have_them_asked_again():
     async def story() -> None:
         found = Lookups(client)  # type: ignore[arg-type]
         for _ in range(20):
-            assert await found.census(GPU, ["gpu-0"]) == {"gpu-0": (Holder(pod="shop/a", count=4),)}
+            assert await found.census(GPU, ["gpu-0"]) == {
+                "gpu-0": (Holder(namespace="shop", name="a", count=4),)
+            }
             assert await found.census("amd.com/gpu", ["gpu-1"]) == {}
             assert await found.census("example.com/none", []) == {}
 
