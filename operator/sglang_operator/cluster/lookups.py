@@ -25,6 +25,7 @@ from sglang_operator.observed.model import PodEvent
 TIMEOUT = 5.0
 MOST_PODS = 16  # whose events are asked for at a time
 MOST_EVENTS = 50
+REFUSED_SECONDS = 300.0  # until what the roles did not allow is tried again
 CENSUS_SECONDS = 30.0  # the answer for one pool is good enough for the others
 # Of the nodes that have GPUs: so many are asked about, and two a second on the average.
 MOST_NODES = 1024
@@ -32,6 +33,7 @@ MOST_RESOURCES = 8  # of which the answer is kept
 SECONDS_OF_NODE = 0.5
 NODES_AT_ONCE = 8
 MOST_PODS_OF_NODE = 500
+ALL_PODS = paths.pods("")
 MOST_BYTES = 16 * 1024 * 1024  # of one answer; a node's pods take some hundreds of KB
 # What decoding raises at what is not as it should be.
 UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -84,8 +86,7 @@ class Lookups:
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
-        self._events_refused = False
-        self._pods_refused = False
+        self._refused: dict[str, float] = {}  # by path, until when; monotonic
         self._censuses: dict[str, _Census] = {}  # by resource, the latest last
         self._counting = asyncio.Lock()
 
@@ -97,25 +98,34 @@ class Lookups:
         Of many pods only the first are asked for: what ails the rest is likely the same.
         """
         wanted = list(pods)[:MOST_PODS]
-        if self._events_refused:
+        path = paths.core_events(namespace)
+        if self._is_refused(path):
             return {}
-        found = await asyncio.gather(*(self._events_of(namespace, uid) for uid in wanted))
+        found = await asyncio.gather(*(self._events_of(path, uid) for uid in wanted))
         return dict(zip(wanted, found, strict=True))
 
-    async def _events_of(self, namespace: str, uid: names.Uid) -> tuple[PodEvent, ...]:
+    def _is_refused(self, path: str) -> bool:
+        return self._refused.get(path, float("-inf")) > time.monotonic()
+
+    def _refuse(self, path: str, error: ApiError) -> None:
+        """Ask no more for a while: roles are changed, and each namespace has its own.
+
+        Of many that were asked at once the first says it.
+        """
+        if error.status == 403 and not self._is_refused(path):
+            log.info("%s may not be read: some causes stay unknown (%s)", path, error)
+            now = time.monotonic()
+            self._refused = {each: until for each, until in self._refused.items() if until > now}
+            self._refused[path] = now + REFUSED_SECONDS
+
+    async def _events_of(self, path: str, uid: names.Uid) -> tuple[PodEvent, ...]:
         params = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(MOST_EVENTS)}
         try:
             answer = await self._client.request(
-                "GET",
-                paths.core_events(namespace),
-                params=params,
-                timeout=TIMEOUT,
-                most=MOST_BYTES,
+                "GET", path, params=params, timeout=TIMEOUT, most=MOST_BYTES
             )
         except ApiError as error:
-            if error.status == 403 and not self._events_refused:
-                log.info("Events of pods may not be read: some causes stay unknown (%s)", error)
-            self._events_refused = self._events_refused or error.status == 403
+            self._refuse(path, error)
             return ()
         except ApiUnreachableError:
             return ()
@@ -136,7 +146,7 @@ class Lookups:
         share the answer, which is good for as long as it took requests.
         """
         wanted = sorted(nodes)
-        if self._pods_refused or len(wanted) > MOST_NODES:
+        if self._is_refused(ALL_PODS) or len(wanted) > MOST_NODES:
             return None
         if not wanted:
             return {}
@@ -184,11 +194,11 @@ class Lookups:
         }
         try:
             answer = await self._client.request(
-                "GET", paths.pods(""), params=params, timeout=TIMEOUT, most=MOST_BYTES
+                "GET", ALL_PODS, params=params, timeout=TIMEOUT, most=MOST_BYTES
             )
             pods = _pods.decode(answer).items or ()
         except ApiError as error:
-            self._pods_refused = error.status == 403
+            self._refuse(ALL_PODS, error)
             return None
         except (ApiUnreachableError, *UNDECODABLE) as error:
             log.info("the pods of node %s cannot be counted: %s", node, error)

@@ -136,17 +136,59 @@ def test_of_a_cluster_that_is_too_large_nothing_is_asked():
     assert not client.asked
 
 
-def test_where_it_is_forbidden_it_is_asked_once():
-    client = Client()
+def test_where_it_is_forbidden_it_is_asked_seldom(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    client = Client(pod("a", "gpu-0", 4))
     client.fault = ApiError(403, "Forbidden", "no", None)
 
     async def story() -> None:
+        nonlocal now
         found = Lookups(client)  # type: ignore[arg-type]
         for number in range(5):
             assert await found.census(GPU, [f"gpu-{number}"]) is None
+        assert len(client.asked) == 1
+        now += lookups.REFUSED_SECONDS
+        client.fault = None  # the role was mended
+        assert await found.census(GPU, ["gpu-0"])
 
     asyncio.run(story())
-    assert len(client.asked) == 1
+
+
+class EventsOfOne:
+    """Gives the events of every namespace but one."""
+
+    def __init__(self, forbidden: str) -> None:
+        self.forbidden: str | None = forbidden
+        self.asked = 0
+
+    async def request(self, method: str, path: str, **bounds: Any) -> bytes:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if f"/namespaces/{self.forbidden}/" in path:
+            raise ApiError(403, "Forbidden", "no", None)
+        return b'{"items": [{"reason": "FailedMount", "message": "no such share"}]}'
+
+
+def test_a_namespace_whose_events_may_not_be_read_costs_the_others_nothing(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    client = EventsOfOne("team-b")
+    uids = [names.Uid(f"u{number}") for number in range(4)]
+
+    async def story() -> None:
+        nonlocal now
+        found = Lookups(client)  # type: ignore[arg-type]
+        assert not any((await found.events("team-b", uids)).values())
+        assert all((await found.events("team-a", uids)).values())
+        before = client.asked
+        assert not await found.events("team-b", uids)
+        assert client.asked == before
+        now += lookups.REFUSED_SECONDS
+        client.forbidden = None  # its role was mended
+        assert all((await found.events("team-b", uids)).values())
+
+    asyncio.run(story())
 
 
 BAD = [b"null", b'{"items": null}', b'{"items": [null]}', b"[" * 5000, b'{"items": [{"spec": 3}]}']
