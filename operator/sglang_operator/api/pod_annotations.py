@@ -3,10 +3,11 @@
 Two kinds of programs read a pod's annotations and act with rights of their own, which a user has
 not.  A node's runtime adds devices, mounts and other profiles (``_OF_NODES``).  What injects
 containers into pods makes them by what the annotations say: of any image, as root, with mounts of
-the node, or it changes the engine's own command and environment; and others hand out identities
-and networks (``_OF_INJECTORS``).  Of these, new keys come with each version, so what is known to
-leave rights as they are is allowed and all else of their domains is not: whether and how traffic is
-redirected, logs, requests of CPU and memory, and that nothing is injected at all.
+the node, or it changes the engine's own command and environment; and others hand out identities,
+addresses and networks (``_OF_INJECTORS``).  Of these, new keys come with each version, so what is
+known to leave rights as they are is allowed and all else of their domains is not: whether and how
+traffic is redirected, logs, requests of CPU and memory, and that nothing is injected at all.
+Further networks by Multus and GKE, which RDMA needs, are allowed: whose they are is theirs to say.
 """
 
 import re
@@ -105,6 +106,20 @@ _INJECTORS = {
     "vpc.amazonaws.com": _Injector(),
     "openshift.io": _Injector(),
     "ovn.org": _Injector(),
+    "azure.workload.identity": _Injector(denials=r"azure\.workload\.identity/inject-proxy-sidecar"),
+    # They say which network a pod is in and under which address it is known there, that of another
+    # too, and what it may send in the name of others.
+    "ovn.kubernetes.io": _Injector(keys=r"ovn\.kubernetes\.io/((in|e)gress_rate|priority)"),
+    "projectcalico.org": _Injector(keys=r"qos\.projectcalico\.org/.+"),
+    "ipam.cilium.io": _Injector(),
+    "cni.cilium.io": _Injector(),
+    "ipam.antrea.io": _Injector(),
+    "spidernet.io": _Injector(),
+    "v1.multus-cni.io": _Injector(),
+    "danm.k8s.io": _Injector(),
+    "k8s.aliyun.com": _Injector(keys=r"k8s\.aliyun\.com/(in|e)gress-bandwidth"),
+    "cloud.tencent.com": _Injector(),
+    "huaweicloud.com": _Injector(),
     "hami.io": _Injector(keys=r"hami\.io/(node|gpu)-scheduler-policy"),
 }
 _PATTERNS = {

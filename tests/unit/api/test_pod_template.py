@@ -568,12 +568,19 @@ def test_an_annotation_that_gives_more_than_a_pod_asks_for_is_refused(key):
         *("admission.datadoghq.com/python-lib.custom-image", "operator.1password.io/inject"),
         *("iam.amazonaws.com/role", "vpc.amazonaws.com/pod-eni", "k8s.ovn.org/pod-networks"),
         *("openshift.io/required-scc", "openshift.io/scc", "hami.io/vgpu-devices-allocated"),
+        *("ovn.kubernetes.io/logical_switch", "ovn.kubernetes.io/ip_address"),
+        *("ovn.kubernetes.io/port_security", "net1.team.ovn.kubernetes.io/ip_address"),
+        *("cni.projectcalico.org/ipAddrs", "cni.projectcalico.org/allowedSourcePrefixes"),
+        *("ipam.cilium.io/ip-pool", "ipam.antrea.io/ippools", "ipam.spidernet.io/ippool"),
+        *("v1.multus-cni.io/default-network",),
+        *("k8s.aliyun.com/eni-config", "tke.cloud.tencent.com/networks", "vpc.amazonaws.com/x"),
+        *("azure.workload.identity/inject-proxy-sidecar",),
         *("devices.gke.io/container.engine", "oneagent.dynatrace.com/install-path"),
         *("instrumentation.opentelemetry.io/inject-python", "k8tz.io/image"),
         *("sidecar.jaegertracing.io/inject", "injector.tumblr.com/request"),
     ],
 )
-def test_an_annotation_that_an_injector_acts_upon_with_more_rights_is_refused(key):
+def test_an_annotation_that_another_acts_upon_with_more_rights_is_refused(key):
     at = f"spec.podTemplate.metadata.annotations.{key}"
     (found,) = pod_template.parse({"metadata": {"annotations": {key: "true"}}})[1]
     assert (found.reason, found.field) == ("PodTemplateForbidden", at)
