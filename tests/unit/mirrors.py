@@ -138,6 +138,7 @@ COVERED_BY = {
     "scheduling/gangs.py": "scheduling/test_none.py",
     "sending.py": "client/test_fence.py",
     "status/failures.py": "status/test_compute.py",
+    "status/synced.py": "status/test_compute.py",
     "status/transitions.py": "status/test_stored.py",
     "status/waits.py": "plan/test_rollout.py",
     "supervision.py": "controller/test_supervision.py",

@@ -46,6 +46,7 @@ ALL_ENGINES_UP = "AllEnginesUp"
 COUNTED = "Counted"
 ENGINES_UNPLACED = "EnginesUnplaced"  # some engines have no node, for whatever reason
 GATE_OFF = "GateOff"
+ENGINES_WITHOUT_GATE = "EnginesWithoutGate"
 SYNCED = "Synced"
 WAITING_FOR_TRAINER = "WaitingForTrainer"
 WAITING_FOR_VERSION = "WaitingForVersion"

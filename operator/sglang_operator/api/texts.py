@@ -156,6 +156,15 @@ NAMESPACE_LEAVES = "the namespace {namespace} is being deleted: {until}"
 LEAVES_UNTIL = "as long as it has pods, their gates follow the trainer; nothing new is made"
 SUSPENDED = "suspend is true: no engine runs; set it to false to start them again"
 GATE_OFF = "engines load their weights themselves; nothing keeps requests away"
+GATE_OFF_LATER = (
+    "engines load their weights themselves; but {other} were started with a gate that is closed, "
+    "and get no requests until the rollout replaces them or a trainer commits"
+)
+WITHOUT_GATE = (
+    "{others}/{desired} engines answer clients with weights that no trainer committed: {other} "
+    "were started before weights.gate was {gate}, and nothing keeps requests from them until the "
+    "rollout replaces them"
+)
 SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"
 ASLEEP = (
     "the engines' {released} memory is released, and {synced}/{desired} gates are open; wake them"

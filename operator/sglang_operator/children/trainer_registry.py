@@ -181,6 +181,7 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
 def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
     wanted, gate, url = engine.engine, engine.gate, _url(engine, port)
     is_open = gate is not None and gate.is_open
+    gated = pool.gated if engine.gated is None else engine.gated
     return {
         "rank": wanted.rank,
         "engine": wanted.name,
@@ -192,7 +193,7 @@ def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
         "podIP": engine.ip or None,
         "url": url,
         "instance": engine.instance,
-        "gate": ("Open" if is_open else "Closed") if pool.gated else None,
+        "gate": ("Open" if is_open else "Closed") if gated else None,
         "version": gate.version if gate and is_open else None,
     }
 

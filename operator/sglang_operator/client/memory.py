@@ -28,7 +28,7 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.reaching import reach
-from sglang_operator.client.registry import GATE_COMMITTED, GATE_OFF, IN_SERVICE, Engine, Registry
+from sglang_operator.client.registry import GATE_COMMITTED, IN_SERVICE, Engine, Registry
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 
@@ -161,12 +161,12 @@ def _going_on(
     """The engines that go on once the weights that they kept have all of their memory.
 
     Where a commit alone opens gates, those that it covers; others wait, paused, for the next one.
-    Anywhere else clients reach them all again, as they did before.  Whoever is covered and runs was
-    paused, whether it got as far as to sleep or not.
+    Anywhere else, and without a gate, clients reach them all again, as they did before.  Whoever is
+    covered and runs was paused, whether it got as far as to sleep or not.
     """
-    if registry.weights.gate == GATE_COMMITTED and state.version:
-        return [e for e in registry.engines if e.runs and e.instance in state.instances]
     known = {engine.engine for engine in reached}
+    if registry.weights.gate == GATE_COMMITTED and state.version:
+        known = {engine.engine for engine in reached if engine.gate is None}
     covered = state.instances
     return [e for e in registry.engines if e.engine in known or (e.runs and e.instance in covered)]
 
@@ -375,15 +375,15 @@ class Sleeper:
         log.warning(texts.SLEEP_LOST.format(reason=reason))
 
     async def _closed(self, transaction: str, timeout: float) -> Registry:
-        """Wait until the operator has closed every gate, and says so."""
+        """Wait until the operator has closed every gate that there is, and says so."""
         seen: Registry | None = None
         try:
             async with asyncio.timeout(timeout):
                 async for registry in self._pool.changes():
                     seen = registry
                     acted = registry.weights.transaction == transaction
-                    served = any(engine.state == IN_SERVICE for engine in registry.engines)
-                    if acted and (not served or registry.weights.gate == GATE_OFF):
+                    gated = [engine for engine in registry.engines if engine.gate is not None]
+                    if acted and not any(engine.state == IN_SERVICE for engine in gated):
                         return registry
         except TimeoutError:
             pass

@@ -36,7 +36,7 @@ class Engine:
     pod_ip: str | None
     url: str | None
     instance: str | None
-    gate: str | None  # Open, Closed; None in a pool without gates
+    gate: str | None  # Open, Closed; None: it was started without one
     version: str | None  # that its gate was opened with
     engine_version: str  # of its SGLang
 
@@ -115,11 +115,14 @@ class Registry:
         """
         known = {engine.engine for engine in covered}
         others = [engine for engine in self.engines if engine.engine not in known]
-        if others and self.weights.gate != GATE_COMMITTED:
+        words = texts.PART_OF_THE_POOL
+        if self.weights.gate == GATE_COMMITTED:
+            others = [engine for engine in others if engine.gate is None]
+            words = texts.PART_WITHOUT_GATE
+        if others:
             which = ", ".join(f"engine {e.rank} ({e.engine})" for e in others[:8])
             gate, count = self.weights.gate, len(self.engines)
-            words = texts.PART_OF_THE_POOL.format(which=which, gate=gate, engines=count)
-            raise Unsupported(words)
+            raise Unsupported(words.format(which=which, gate=gate, engines=count))
 
     def require_up(self) -> None:
         """Raises :class:`NotReady` unless there are engines and all of them are up."""

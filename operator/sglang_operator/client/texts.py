@@ -250,6 +250,12 @@ PART_OF_THE_POOL = (
     "with as many workers as the pool has engines ({engines}), or give the pool gate Committed "
     "(spec.weights.gate)"
 )
+PART_WITHOUT_GATE = (
+    "engines that this trainer does not write into: {which}; they were started before the pool's "
+    "gate was {gate}, so that nothing keeps requests from weights that a sync before has left in "
+    "them. Start the trainer with as many workers as the pool has engines ({engines}), or wait "
+    "until the rollout has replaced them (kubectl sglang rollout status)"
+)
 ROLL_COLOCATED = (
     "actor_train has the GPUs {train}, actor_infer {infer}, and they share {shared}: ROLL would "
     "hand weights over in the memory of GPUs that both have, but a pool's engines have GPUs of "

@@ -10,7 +10,7 @@ engines that it covered.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -123,6 +123,21 @@ class GatePlan:
         """Engines that the last commit covered, whatever became of their weights."""
         return sum(engine.instance in self.transaction.instances for engine in self.engines)
 
+    @cached_property
+    def unguarded(self) -> Sequence[EngineStatus]:
+        """Engines that clients reach without a gate, and whose weights nobody vouches for."""
+        versions = self.versions
+        return [
+            each
+            for each in self.engines
+            if each.gated is False and each.reachable and each.group not in versions
+        ]
+
+    @property
+    def kept_away(self) -> Sequence[EngineStatus]:
+        """Engines that are up behind a closed gate with which they were started."""
+        return [each for each in self.engines if each.gated and each.up and not each.reachable]
+
     @property
     def skew(self) -> int:
         """Engines that hold another version than most lately committed (or, without, most)."""
@@ -191,13 +206,14 @@ def _decide(
     if state is not None:
         return _forgotten(owner, plan, lease, ours, alive, state, leaving=bool(observed.leaving))
     abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
-    if policy.gate is WeightsGate.OFF or abort is not None:
+    if abort is not None:
         return replace(plan, abort=abort, wake_at=wake_at)
+    gated = (pod for pod in alive if pod.gated)
     wanted = (
-        _wanted(policy.gate, pod, current, observed) or _remarked(pod, current) for pod in alive
+        _wanted(policy.gate, pod, current, observed) or _remarked(pod, current) for pod in gated
     )
     loads = recovery.RecoveryPlan()
-    if ours is not None and operator:
+    if ours is not None and operator and policy.gate is not WeightsGate.OFF:
         recovers = policy.recovery is Recovery.FROM_CHECKPOINT and not observed.leaving
         loads = recovery.plan(me, ours, current, engines, observed, now, wanted=recovers)
     times = [time for time in (wake_at, loads.wake_at) if time is not None]
@@ -246,7 +262,11 @@ def _forgotten(
 def _wanted(
     gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
 ) -> GateChange | None:
-    """How this pod's gate has to change, or None if it is as it should be."""
+    """How this pod's gate has to change, or None if it is as it should be.
+
+    One that was started with a gate keeps it while ``gate`` is Off: it follows the trainer as
+    before, and does not close for want of a commit.
+    """
     if current.phase is Phase.SYNCING:
         return None  # the trainer paused the engines: what is open stays, what is closed stays
     released = current.may_sleep(pod.instance)
@@ -263,7 +283,7 @@ def _wanted(
     if gate is WeightsGate.VERSIONED:
         initial = _says_initial(pod, observed)
         return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
-    if _recovered(pod, current):
+    if gate is WeightsGate.OFF or _recovered(pod, current):
         return None
     return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
 

@@ -80,7 +80,7 @@ def anew(
     if current.phase is not Phase.IDLE:
         return None
     if _is_torn(gate, pods, said):
-        return forgotten(name, gate, current, pods, said, operator, now)
+        return forgotten(name, current, pods, said, operator, now)
     if said is None or not _run(pods) or current.fence:
         return None
     if found is not None and (ours is None or not _was_begun(said)):
@@ -156,7 +156,6 @@ def sleeps(pod: ObservedPod) -> bool:
 
 def forgotten(
     name: str,
-    gate: WeightsGate,
     current: Transaction,
     pods: Iterable[ObservedPod],
     said: Transaction | None,
@@ -165,16 +164,16 @@ def forgotten(
 ) -> Transaction:
     """What a Lease that has forgotten is to say: gates remember who slept, and on what.
 
-    Of engines without a gate it is what the Lease said last; where none has one, also what was
-    about to be released then: elsewhere no trainer releases before it is marked.
+    Where a gate says nothing it is what the Lease said last; of engines without one, also what was
+    about to be released then: of others no trainer releases before they are marked.
     """
     last = said or Transaction()
-    known = last.may_sleep if gate is WeightsGate.OFF else last.sleeps
     asleep: dict[str, frozenset[str] | None] = {}
     for pod in pods:
         if not pod.instance:
             continue
         if pod.gate is None:
+            known = last.sleeps if pod.gated else last.may_sleep
             if tags := known(pod.instance):
                 asleep[pod.instance] = tags
         elif sleeps(pod):

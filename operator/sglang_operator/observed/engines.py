@@ -245,6 +245,11 @@ class EngineStatus:
     # --- its weights gate
 
     @property
+    def gated(self) -> bool | None:
+        """Whether it was started with a gate, which is so for its life; None: no pod."""
+        return self.members[0].gated if self.members else None
+
+    @property
     def gate(self) -> Gate | None:
         """The gate as the operator last set it; None: never set, or no pod."""
         return self.members[0].gate if self.members else None

@@ -168,7 +168,7 @@ class ObservedPod:
     containers_ready_changed: float = 0.0
     ready: bool = False
     gated: bool = False  # it is not Ready before its gate is open
-    gate: Gate | None = None  # None: never set
+    gate: Gate | None = None  # None: never set, or it has none
     unschedulable: str = ""  # the scheduler's message
     scheduling: str = ""  # True, or the reason why not; empty: no scheduler has looked at it
     scheduling_gates: tuple[str, ...] = ()

@@ -296,11 +296,8 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         containers_ready=_true(conditions, "ContainersReady"),
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
-        gated=any(
-            gate.condition_type == names.CONDITION_WEIGHTS_SYNCED
-            for gate in pod.spec.readiness_gates
-        ),
-        gate=_gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED)),
+        gated=_gated(pod),
+        gate=gate(pod),
         unschedulable=intern(scheduled.message[:_MAX_SAID]) if scheduled.status == "False" else "",
         scheduling=intern(scheduled.reason) if scheduled.status == "False" else scheduled.status,
         scheduling_gates=tuple(
@@ -427,9 +424,18 @@ def _true(conditions: dict[str, PodCondition], type_: str) -> bool:
 
 
 def gate(pod: Pod) -> Gate | None:
-    """Its readiness gate; None if that was never set."""
+    """Its readiness gate; None if that was never set, or it was made without one.
+
+    There a condition of that name keeps nobody away.
+    """
     conditions = {condition.type: condition for condition in pod.status.conditions}
-    return _gate(conditions.get(names.CONDITION_WEIGHTS_SYNCED))
+    found = conditions.get(names.CONDITION_WEIGHTS_SYNCED)
+    return _gate(found) if _gated(pod) else None
+
+
+def _gated(pod: Pod) -> bool:
+    wanted = names.CONDITION_WEIGHTS_SYNCED
+    return any(each.condition_type == wanted for each in pod.spec.readiness_gates)
 
 
 def _gate(condition: PodCondition | None) -> Gate | None:

@@ -4,10 +4,10 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sglang_operator.api import conditions, errors, names, redaction, spec, texts
+from sglang_operator.api import conditions, errors, names, redaction, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineState
@@ -17,7 +17,7 @@ from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool import shared_memory, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused
-from sglang_operator.status import failures, holdups, reported, stored, waits
+from sglang_operator.status import failures, holdups, reported, stored, synced, waits
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 MAX_WARNINGS = 32
@@ -81,7 +81,7 @@ def compute(
         "replicas": tally.created,
         "selector": names.selector_text(pool.owner.name),
         "readySummary": f"{tally.up}/{tally.desired}",
-        "syncedSummary": f"{_synced(pool, weights, tally)}/{tally.desired}",
+        "syncedSummary": f"{synced.count(pool, weights, tally.in_service)}/{tally.desired}",
         "weights": _weights(weights, previous.get("weights", {})),
         "engines": {
             "desired": tally.desired,
@@ -175,11 +175,6 @@ def _lists(
         "lastFailures": list(remembered),
     }
     return {key: value for key, value in lists.items() if value}
-
-
-def _synced(pool: Pool, weights: GatePlan, tally: EngineCounts) -> int:
-    """SYNCED: engines whose gate is open; without a gate, those that serve."""
-    return weights.synced if pool.gated else tally.in_service
 
 
 def _weights(weights: GatePlan, previous: Mapping[str, Any]) -> dict[str, Any]:
@@ -443,54 +438,6 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
     )
 
 
-_NAMED = 4  # engines in a message, at most
-
-
-def _left_out(weights: GatePlan) -> str:
-    """The engines that run and that the last commit did not cover, if there was one."""
-    covered = weights.transaction.instances
-    left = [e for e in weights.engines if covered and e.instance and e.instance not in covered]
-    named = [f"engine {each.rank} ({each.name})" for each in left[:_NAMED]]
-    more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
-    return ", ".join(named) + more
-
-
 def _weights_synced(pool: Pool, weights: GatePlan, tally: EngineCounts) -> Condition:
-    synced = _synced(pool, weights, tally)
-    current = weights.transaction
-    if current.version and current.memory_lost and pool.gated:
-        status, reason = conditions.FALSE, conditions.WEIGHTS_RELEASED
-        text = texts.WEIGHTS_RELEASED
-    elif current.phase is Phase.SLEEPING:
-        status, reason, text = conditions.FALSE, conditions.ASLEEP, texts.ASLEEP
-    elif pool.gate is spec.WeightsGate.OFF:
-        status, reason, text = conditions.TRUE, conditions.GATE_OFF, texts.GATE_OFF
-    elif tally.desired and synced == tally.desired:
-        status, reason, text = conditions.TRUE, conditions.SYNCED, texts.SYNCED
-    elif current.phase is Phase.ABORTED:
-        status, reason, text = conditions.FALSE, conditions.SYNC_ABORTED, texts.SYNC_ABORTED
-    elif pool.gate is spec.WeightsGate.VERSIONED and tally.desired:
-        status, reason, text = conditions.FALSE, conditions.WAITING_FOR_VERSION, texts.UNVERSIONED
-    elif tally.desired and weights.holding == tally.desired:
-        status, reason, text = conditions.FALSE, conditions.GATES_OPENING, texts.GATES_OPENING
-    else:
-        reason = conditions.WAITING_FOR_TRAINER if tally.desired else conditions.NO_ENGINES
-        left = _left_out(weights)
-        status, text = conditions.FALSE, texts.LEFT_OUT if left else texts.WAITING_FOR_TRAINER
-    return Condition(
-        type=conditions.WEIGHTS_SYNCED,
-        status=status,
-        reason=reason,
-        message=_bounded(
-            text.format(
-                synced=synced,
-                holding=weights.holding,
-                covered=weights.covered,
-                left=_left_out(weights),
-                released=" and ".join(current.released) or "GPU",
-                desired=tally.desired,
-                message=redaction.in_words(current.message),
-                phase=current.phase.value,
-            )
-        ),
-    )
+    told = synced.condition(pool, weights, tally.desired, tally.in_service)
+    return replace(told, message=_bounded(told.message))

@@ -39,7 +39,7 @@ class FakeEngine:
     rank: int
     url: str = ""
     instance: str = ""
-    gate: str = "Closed"
+    gate: str | None = "Closed"  # None: it was started without one, and serves
     gate_version: str | None = None
     state: str = "Up"
     weights: str = "random"
@@ -160,7 +160,7 @@ class FakeEngine:
         return 200, {"success": True}
 
     def _release_memory_occupation(self, payload: Json) -> tuple[int, Json]:
-        assert self.gate == "Closed", "released behind an open gate"
+        assert self.gate != "Open", "released behind an open gate"
         assert self.paused, "a late request would kill it"
         self.released |= set(payload["tags"])
         return 200, {}
@@ -337,6 +337,9 @@ class FakePool:
         self.publish()
 
     def _set(self, engine: FakeEngine, gate: str, version: str) -> None:
+        if engine.gate is None:
+            engine.state = "InService"
+            return
         engine.gate = gate
         engine.gate_version = version if gate == "Open" else None
         engine.state = "InService" if gate == "Open" else "Up"

@@ -109,6 +109,28 @@ def test_where_a_commit_opens_gates_one_that_it_does_not_cover_waits_for_the_nex
     assert [engine.paused for engine in world.engines] == [False, True, False]
 
 
+def test_an_engine_without_a_gate_sleeps_and_goes_on_beside_those_that_have_one(world, pool):
+    """``weights.gate`` was Off when it was started: nothing closes it, nor is that waited for."""
+    world.engines[1].gate = None
+    pool.update_from_disk("/c/1", "step-1")
+    assert [engine.gate for engine in world.engines] == ["Open", None, "Open"]
+    world.restart(1)
+    world.engines[1].gate = None
+    pool.sleep(("kv_cache",), settle=0, timeout=5)
+    assert all(engine.released == {"kv_cache"} for engine in world.engines)
+    pool.wake()
+    assert not any(engine.paused for engine in world.engines), "clients wait for all of them"
+
+
+def test_a_part_of_the_engines_is_not_written_beside_one_without_a_gate(world, pool):
+    world.engines[1].gate = None
+    world.call(world.publish)
+    registry = pool.registry()
+    registry.require_all_or_gated(registry.engines[:2])
+    with pytest.raises(Unsupported, match=r"engine 1 \(g2-3\); they were started before"):
+        registry.require_all_or_gated(registry.engines[:1])
+
+
 def test_an_engine_that_was_paused_and_got_no_further_goes_on_though_it_misses_a_probe(world, pool):
     pool.update_from_disk("/c/1", "step-1")
     world.engines[0].refuse["/abort_request"] = (500, "a hiccup")

@@ -45,6 +45,7 @@ ASLEEP = condition(
 )
 OPENED = condition(names.CONDITION_WEIGHTS_SYNCED, "True", "Committed", "v1")
 READY = condition("Ready", "True")
+GATED = {"spec": {"readinessGates": [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}]}}
 
 
 def writes(api: MemoryApi, change: actions.SetGate) -> bool:
@@ -61,7 +62,9 @@ def writes(api: MemoryApi, change: actions.SetGate) -> bool:
 
 
 def opening(api: MemoryApi, before: Json, seen: Gate | None) -> actions.SetGate:
-    meta = api.add(PATH, {"metadata": {}, "status": {"conditions": []}, **before})["metadata"]
+    meta = api.add(PATH, {"metadata": {}, **GATED, "status": {"conditions": []}, **before})[
+        "metadata"
+    ]
     return actions.SetGate(
         name=POD,
         uid=names.Uid(meta["uid"]),

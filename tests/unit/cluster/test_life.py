@@ -93,6 +93,7 @@ def raw(
         "spec": {
             "nodeName": "gpu-node-0",
             "restartPolicy": policy,
+            "readinessGates": [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}],
             "containers": [{"name": one["name"]} for one in containers],
             "initContainers": [
                 {"name": one["name"]}
@@ -368,7 +369,8 @@ def test_what_others_write_into_a_pod_is_kept_within_bounds():
         ],
     )
     meta = wire.Meta(name="p", namespace="rl", uid="u", resource_version="1")
-    pod = wire.observed_pod(wire.Pod(metadata=meta, status=status), AT)
+    gated = wire.PodSpec(readiness_gates=[wire.ReadinessGate(names.CONDITION_WEIGHTS_SYNCED)])
+    pod = wire.observed_pod(wire.Pod(metadata=meta, spec=gated, status=status), AT)
     assert pod.last_termination is not None
     assert (pod.last_termination.reason, pod.last_termination.finished) == ("a_b", 0.0)
     assert pod.waiting_reason == "no_such_thing"

@@ -135,6 +135,7 @@ _NEXT = {
     conditions.SUSPENDED_REASON: texts.DO_UNSUSPEND,
     conditions.ENGINES_STARTING: texts.DO_LOGS,
     conditions.ROLLING_UPDATE: texts.DO_ROLLOUT,
+    conditions.ENGINES_WITHOUT_GATE: texts.DO_ROLLOUT,
     "ImagePullBackOff": texts.DO_IMAGE,
     "ErrImagePull": texts.DO_IMAGE,
     "InvalidImageName": texts.DO_IMAGE,
@@ -157,7 +158,9 @@ def _weights(pool: PoolView, resolved: Pool) -> Iterator[Verdict]:
     told = pool.condition(conditions.WEIGHTS_SYNCED)
     reason = told.get("reason", conditions.WAITING_FOR_TRAINER)
     gated = resolved.gate is not WeightsGate.OFF
-    if reason == conditions.ASLEEP:
+    if reason == conditions.ENGINES_WITHOUT_GATE:
+        yield _told(pool, told, Level.NOTE)
+    elif reason == conditions.ASLEEP:
         desired = len(pool.plan.engines)
         asleep = texts.GATES_ASLEEP.format(closed=closed, desired=desired)
         yield Verdict(

@@ -1,0 +1,78 @@
+"""How the weights of a pool stand, in a number and a condition.  Pure."""
+
+from collections.abc import Sequence
+
+from sglang_operator.api import conditions, redaction, spec, texts
+from sglang_operator.api.conditions import Condition
+from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.weights.lease_state import Phase
+
+_NAMED = 4  # engines in a message, at most
+
+
+def count(pool: Pool, weights: GatePlan, in_service: int) -> int:
+    """SYNCED: engines whose gate is open; without a gate, those that serve."""
+    return weights.synced if pool.gated else in_service
+
+
+def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> Condition:
+    """The condition WeightsSynced of a pool with so many engines."""
+    synced = count(pool, weights, in_service)
+    current = weights.transaction
+    other = weights.unguarded if pool.gated else weights.kept_away
+    if other and pool.gated:
+        status, reason = conditions.FALSE, conditions.ENGINES_WITHOUT_GATE
+        text = texts.WITHOUT_GATE
+    elif current.version and current.memory_lost and pool.gated:
+        status, reason = conditions.FALSE, conditions.WEIGHTS_RELEASED
+        text = texts.WEIGHTS_RELEASED
+    elif current.phase is Phase.SLEEPING:
+        status, reason, text = conditions.FALSE, conditions.ASLEEP, texts.ASLEEP
+    elif pool.gate is spec.WeightsGate.OFF:
+        text = texts.GATE_OFF_LATER if other else texts.GATE_OFF
+        status, reason = conditions.TRUE, conditions.GATE_OFF
+    elif desired and synced == desired:
+        status, reason, text = conditions.TRUE, conditions.SYNCED, texts.SYNCED
+    elif current.phase is Phase.ABORTED:
+        status, reason, text = conditions.FALSE, conditions.SYNC_ABORTED, texts.SYNC_ABORTED
+    elif pool.gate is spec.WeightsGate.VERSIONED and desired:
+        status, reason, text = conditions.FALSE, conditions.WAITING_FOR_VERSION, texts.UNVERSIONED
+    elif desired and weights.holding == desired:
+        status, reason, text = conditions.FALSE, conditions.GATES_OPENING, texts.GATES_OPENING
+    else:
+        reason = conditions.WAITING_FOR_TRAINER if desired else conditions.NO_ENGINES
+        left = _left_out(weights)
+        status, text = conditions.FALSE, texts.LEFT_OUT if left else texts.WAITING_FOR_TRAINER
+    return Condition(
+        type=conditions.WEIGHTS_SYNCED,
+        status=status,
+        reason=reason,
+        message=text.format(
+            synced=synced,
+            holding=weights.holding,
+            covered=weights.covered,
+            left=_left_out(weights),
+            gate=pool.gate.value,
+            other=_named(other),
+            others=len(other),
+            released=" and ".join(current.released) or "GPU",
+            desired=desired,
+            message=redaction.in_words(current.message),
+            phase=current.phase.value,
+        ),
+    )
+
+
+def _left_out(weights: GatePlan) -> str:
+    """The engines that run and that the last commit did not cover, if there was one."""
+    covered = weights.transaction.instances
+    left = [e for e in weights.engines if covered and e.instance and e.instance not in covered]
+    return _named(left)
+
+
+def _named(engines: Sequence[EngineStatus]) -> str:
+    named = [f"engine {each.rank} ({each.name})" for each in engines[:_NAMED]]
+    more = f" and {len(engines) - _NAMED} more" if len(engines) > _NAMED else ""
+    return ", ".join(named) + more
