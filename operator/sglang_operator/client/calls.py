@@ -111,6 +111,14 @@ class EngineCalls:
             raise _error(engine, path, status, f"this is no SGLang: {text.strip()}")
         self._note(engine)
 
+    async def lacks(self, engine: Engine, path: str) -> bool:
+        """Whether an engine has no such path that takes a POST.  Raises EngineError.
+
+        Nothing is changed by it: to a GET it says 405 where it has one.
+        """
+        status, _ = await self._ask("GET", engine, path, FIND_SECONDS)
+        return status == 404
+
     def silent(self, engine: Engine) -> float:
         """Seconds since this very run of the engine answered a call of ours."""
         instance, heard = self._heard.get(engine.url or "", (None, 0.0))

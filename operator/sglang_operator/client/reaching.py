@@ -9,23 +9,28 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
-from sglang_operator.client.errors import EngineError, NotReady, StaleEpoch
+from sglang_operator.client.errors import EngineError, NotReady, StaleEpoch, Unsupported
 from sglang_operator.client.registry import Engine, Registry
 
 if TYPE_CHECKING:
+    from sglang_operator.client.calls import EngineCalls
     from sglang_operator.client.pool import AsyncPool
 
+PAUSE = "/pause_generation"
 LATELY_SECONDS = 30.0
 # How long an engine that does not answer is waited for to be seen to have ended.
 ENDED_SECONDS = 2.0
 
 
 async def reach(pool: "AsyncPool", registry: Registry, words: str = texts.UNREACHED) -> None:
-    """Raises NotReady, or StaleEpoch if an engine does not answer because it has ended."""
+    """Raises NotReady, or StaleEpoch if an engine does not answer because it has ended.
+
+    Raises Unsupported where one is not of the version that its pool says.
+    """
     calls = pool.calls
     asked = [e for e in registry.engines if e.up and calls.silent(e) > LATELY_SECONDS]
     outcomes = await asyncio.gather(
-        *(calls.find(engine) for engine in asked), return_exceptions=True
+        *(_found(calls, engine) for engine in asked), return_exceptions=True
     )
     failed = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
     for outcome in outcomes:
@@ -39,6 +44,19 @@ async def reach(pool: "AsyncPool", registry: Registry, words: str = texts.UNREAC
     if len(failed) > 1:
         error = texts.SEVERAL.format(error=error, failed=len(failed), asked=len(asked))
     raise NotReady(words.format(error=error)) from failed[0]
+
+
+async def _found(calls: "EngineCalls", engine: Engine) -> None:
+    """It is there, and can be paused if its version says so.  Raises EngineError, Unsupported.
+
+    An image whose version is told wrong would end what was begun by it with a 404.
+    """
+    await calls.find(engine)
+    if engine.features.pause and await calls.lacks(engine, PAUSE):
+        words = texts.OTHER_VERSION.format(
+            rank=engine.rank, engine=engine.engine, version=engine.engine_version, path=PAUSE
+        )
+        raise Unsupported(words)
 
 
 async def _ended(pool: "AsyncPool", silent: list[Engine], epoch: str) -> None:

@@ -126,6 +126,11 @@ NO_PAUSE = (
     "SGLang {version} has no /pause_generation, so requests would be answered while weights are "
     "written; make sure that nobody sends any, then pass pause=None"
 )
+OTHER_VERSION = (
+    "engine {rank} ({engine}) has no {path}, so that it is not SGLang {version} as its pool says; "
+    "nothing was begun: give the pool the version that its image has (spec.engineVersion), or an "
+    "image whose tag says so"
+)
 PAUSE_MODE = "SGLang {version} cannot pause in mode {mode}; expected abort"
 PAUSE_KEEPS_CACHE = (
     "SGLang {version} cannot empty its prefix cache while requests wait, so that pause={mode} "

@@ -59,6 +59,7 @@ class FakeEngine:
     stuck: set[str] = field(default_factory=set)  # paths that never answer
     held: int = 0  # requests to those
     busy: int = 0  # flushes that are refused
+    lacks: set[str] = field(default_factory=set)  # paths that it does not know
 
     def paths(self) -> list[str]:
         return [path for path, _ in self.asked]
@@ -66,6 +67,8 @@ class FakeEngine:
     def answer(self, path: str, payload: Json) -> tuple[int, Any]:
         """What SGLang would say (explanation/sglang.md, Weights)."""
         self.asked.append((path, payload))
+        if path in self.lacks:
+            return 404, {"detail": "Not Found"}
         if path in self.refuse:
             status, message = self.refuse[path]
             return status, {"success": False, "message": message}
@@ -181,6 +184,7 @@ class FakePool:
         self.memory_saver: bool | None = None
         self.no_sync = ""
         self.unlisted: list[str] = []
+        self.hidden: list[str] = []
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
         self.looked: list[int] = []  # engines that were asked what they are
@@ -374,6 +378,7 @@ class FakePool:
                 if engine.version
             },
             "unlisted": self.unlisted,
+            "hidden": self.hidden,
             "engines": [self._entry(engine) for engine in self.engines],
         }
         return {
@@ -422,6 +427,7 @@ class FakePool:
         app.router.add_post("/{path:.*}", self._engine_handler(engine.rank))
         app.router.add_get("/{path:.*model_info}", self._model_info(engine.rank))
         app.router.add_get("/{path:.*server_info}", self._server_info)
+        app.router.add_get("/{path:.*}", self._other_method(engine.rank))
         engine.url = await self._serve(app)
         engine.instance = f"ffff{engine.rank:04x}"
 
@@ -460,6 +466,15 @@ class FakePool:
             if self.strangers or request.path != versions.features(version).model_info_path:
                 raise web.HTTPNotFound(text="404 page not found")
             return web.json_response({"model_path": "Qwen/Qwen2.5-7B-Instruct"})
+
+        return handle
+
+    def _other_method(self, rank: int) -> Any:
+        async def handle(request: web.Request) -> web.Response:
+            if self.engines[rank].dead:
+                _drop(request)
+            known = request.path not in self.engines[rank].lacks
+            return web.json_response({"detail": "no"}, status=405 if known else 404)
 
         return handle
 

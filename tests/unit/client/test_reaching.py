@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sglang_operator.client import NotReady, Pool, StaleEpoch, calls
+from sglang_operator.client import NotReady, Pool, StaleEpoch, Unsupported, calls
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
@@ -77,6 +77,32 @@ def test_an_engine_that_has_just_ended_is_said_to_have_restarted(world, pool, be
     with pytest.raises(StaleEpoch):
         begin(pool)
     assert not world.puts
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda pool: pool.update_from_disk("/c/1", "step-2"),
+        lambda pool: pool.update_from_disk("/c/1", "step-2", pause=None),
+        lambda pool: pool.sleep(settle=0),
+    ],
+    ids=["a sync", "a sync without a pause", "a sleep"],
+)
+def test_nothing_is_taken_where_an_engine_cannot_be_paused_as_its_version_says(begin):
+    """The image has another version than the pool says: it was found out by a 404 in the sync,
+    which closed every gate."""
+    with (
+        FakePool(version="0.5.2") as made,
+        Pool(POOL, NAMESPACE, identity=made.identity) as pool,
+    ):
+        pool.update_from_disk("/c/1", "step-1")
+        made.restart(1)
+        made.engines[1].lacks = {"/pause_generation"}
+        puts = len(made.puts)
+        with pytest.raises(Unsupported, match=r"engine 1 \(g2-3\) has no /pause_generation"):
+            begin(pool)
+        assert len(made.puts) == puts
+        assert made.state.version == "step-1"
 
 
 def test_engines_are_asked_all_at_once(world, pool):
