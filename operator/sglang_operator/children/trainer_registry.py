@@ -60,7 +60,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     While a change is rolled out, ``engineVersion`` and ``port`` are those of the spec, and
     ``revisions`` says what other engines have; no engine may be synced, or put to sleep, that was
     started in a way that forbids it.  ``unlisted`` are pods of engines that the spec wants no more
-    and that still run.
+    and that still run; ``hidden`` are pods in which engines may sleep that are not told of here.
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
     asks.  Empty while that is still to be done.  ``weights.noSync`` says why no trainer may bring
@@ -90,6 +90,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
         },
         "revisions": _revisions(pool, plan.engines, facts),
         **({"unlisted": list(plan.unlisted[:MOST_UNLISTED])} if plan.unlisted else {}),
+        **({"hidden": list(plan.hidden[:MOST_UNLISTED])} if plan.hidden else {}),
         "engines": [
             _engine(pool, engine, each.port)
             for engine, each in zip(plan.engines, facts, strict=True)

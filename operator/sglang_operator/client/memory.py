@@ -142,7 +142,7 @@ def _sleepers(
 def _out_of_sight(
     registry: Registry, state: Transaction, reached: Sequence[Engine], tags: Iterable[str]
 ) -> tuple[Sequence[Engine], bool]:
-    """The sleepers that cannot be woken now, and whether others may be among engines unknown.
+    """The sleepers that cannot be woken now, and whether there may be others that nobody tells of.
 
     An engine whose run is not known may be a sleeper's that is out of sight, or one that takes the
     place of a sleeper which has ended.
@@ -151,7 +151,7 @@ def _out_of_sight(
     wanted = set(tags)
     missed = {run for run in state.asleep if run not in awake and state.sleeps(run) & wanted}
     lost = [engine for engine in registry.engines if engine.instance in missed]
-    unknown = any(engine.instance is None for engine in registry.engines)
+    unknown = bool(registry.hidden) or any(e.instance is None for e in registry.engines)
     return lost, unknown and len(lost) < len(missed)
 
 
@@ -433,7 +433,7 @@ class Sleeper:
         """Every engine that sleeps resumes; the registry then, and who was asked to.
 
         One that is out of sight would be taken for awake, and sleep on: it is waited for a little,
-        and then NotReady is raised.  It may have ended where nothing tells that it is there.
+        and then NotReady is raised for as long as its pod is there.  It has ended where none is.
         """
         reached, deadline = list[Engine](), time.monotonic() + SIGHT_SECONDS
         while True:
@@ -448,8 +448,8 @@ class Sleeper:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(ANSWER_SECONDS)
-        if lost:
-            names = _named(lost)
+        if lost or registry.hidden:
+            names = ", ".join(filter(None, (_named(lost), *registry.hidden)))
             raise NotReady(texts.SLEEPS_OUT_OF_SIGHT.format(engines=names, seconds=SIGHT_SECONDS))
         return registry, reached
 

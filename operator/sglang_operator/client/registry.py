@@ -95,6 +95,7 @@ class Registry:
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
     unlisted: tuple[str, ...] = ()  # pods that run engines which are wanted no more
+    hidden: tuple[str, ...] = ()  # pods in which engines may sleep that are not among these
     resource_version: int = 0
 
     @property
@@ -215,6 +216,7 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
                 _engine(item, earlier.get(item["rank"], current)) for item in document["engines"]
             ),
             unlisted=tuple(document.get("unlisted") or ()),
+            hidden=tuple(document.get("hidden") or ()),
             resource_version=int(metadata.get("resourceVersion") or 0),
         )
     except (KeyError, TypeError, ValueError) as error:

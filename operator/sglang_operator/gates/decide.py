@@ -10,7 +10,7 @@ engines that it covered.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -79,6 +79,8 @@ class GatePlan:
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
     # Pods of engines that run and are wanted no more: they hold GPU memory, and have no rank.
     unlisted: tuple[str, ...] = ()
+    # Pods that are there, and that may hold sleepers of which no engine tells.
+    hidden: tuple[str, ...] = ()
 
     @cached_property
     def epoch(self) -> str:
@@ -175,13 +177,28 @@ def decide(
     gates = (*plan.gates, *(change for change in strays if change is not None))
     listed = {member.uid for engine in engines for member in engine.members}
     unlisted = (pod.name for pod in observed.pods if pod.engine_runs and pod.uid not in listed)
+    hidden = (pod.name for pod in observed.pods if _hides_sleeper(pod, plan.transaction, listed))
     return replace(
         plan,
         gates=gates,
         reached=observed.reached,
         revisions=observed.revisions,
         unlisted=tuple(sorted(unlisted)),
+        hidden=tuple(sorted(hidden)),
     )
+
+
+def _hides_sleeper(pod: ObservedPod, current: Transaction, listed: Set[names.Uid]) -> bool:
+    """Whether an engine that sleeps may be in this pod, though the registry does not say so.
+
+    The pod decides, for however long: once it is gone or on its way, its sleeper is too.  What runs
+    there is out of sight while kubelet tells of no container, as after a fault of its own.
+    """
+    if pod.ended or pod.deleting or not current.released:
+        return False
+    if pod.instance is None:
+        return pod.phase == "Running" or leases.sleeps(pod)
+    return pod.uid not in listed and bool(current.sleeps(pod.instance))
 
 
 def _decide(

@@ -376,6 +376,37 @@ def test_a_sleeper_whose_run_is_not_told_for_a_moment_is_woken_too(world, pool, 
     assert run in world.state.instances
 
 
+def test_a_sleeper_stays_on_record_for_as_long_as_its_pod_is_there(world, pool, monkeypatch):
+    """Kubelet tells of no container for longer than anybody waits: it sleeps on all the same."""
+    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    strictly(world)
+    hidden = world.engines[1]
+    run, hidden.instance = hidden.instance, ""
+    world.hidden = ["actor-infer-1"]
+    world.call(world.publish)
+    for _ in range(2):
+        with pytest.raises(NotReady, match=r"actor-infer-1; the pool stays asleep"):
+            pool.wake()
+    assert run in world.state.asleep
+    hidden.instance, world.hidden = run, []
+    world.call(world.publish)
+    assert pool.wake().phase is Phase.COMMITTED
+    assert not any(engine.released or engine.dead for engine in world.engines)
+    assert run in world.state.instances
+
+
+def test_a_sleeper_whose_pod_is_gone_holds_nobody_up(world, pool, monkeypatch):
+    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    world.engines[1].instance = ""  # of the pod in its place no container is there yet
+    world.call(world.publish)
+    assert pool.wake().phase is Phase.COMMITTED
+    assert len(world.state.instances) == 2
+
+
 def test_an_engine_that_misses_a_probe_is_put_to_sleep_like_the_others(world, pool):
     pool.update_from_disk("/c/1", "step-1")
     operate = world._operate
