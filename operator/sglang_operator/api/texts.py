@@ -205,6 +205,10 @@ LEASE_FORGOTTEN = (
     "the Lease {lease} was deleted, emptied or made anew, maybe amid an update, and nobody else "
     "knows what the engines hold"
 )
+LEASE_PUT_BACK = (
+    "the Lease {lease} was put back to what it said earlier (transaction {then} after {count}), as "
+    "from a backup, and nobody else knows what the engines hold by now"
+)
 LEASE_ANEW = (
     "the Lease {lease} was deleted, emptied or made anew, and whoever had begun something by it "
     "may not know yet"

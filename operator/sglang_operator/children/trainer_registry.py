@@ -63,8 +63,9 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     and that still run; ``hidden`` are pods in which engines may sleep that are not told of here.
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
-    asks.  Empty while that is still to be done.  ``weights.noSync`` says why no trainer may bring
-    weights, where that is so: the pool has no gate then, but trainers need none to sync.
+    asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far.
+    ``weights.noSync`` says why no trainer may bring weights, where that is so: the pool has no gate
+    then, but trainers need none to sync.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
     """
@@ -86,6 +87,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
             **_released(plan.restore or current, plan.engines),
             "version": current.version,
             "transaction": current.id if plan.settled else "",
+            "count": current.transitions,
             **({"noSync": no_sync} if no_sync else {}),
         },
         "revisions": _revisions(pool, plan.engines, facts),
@@ -174,7 +176,9 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         runs = [engine["instance"] for engine in told["engines"] if engine["instance"]]
         released, woken = (told["weights"].get(key) or [] for key in ("released", "woken"))
         slept = {"released": released, "asleep": runs if released else [], "woken": woken}
-        return of_phase(told["weights"]["phase"], **{k: ",".join(v) for k, v in slept.items()})
+        words = {key: ",".join(value) for key, value in slept.items()}
+        count = told["weights"].get("count") or 0
+        return of_phase(told["weights"]["phase"], **words, transitions=int(count))
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

@@ -219,7 +219,7 @@ def _decide(
     alive = [pod for pod in observed.pods if not pod.ended]
     said = leases.last_said(ours, alive, observed.said)
     plan = GatePlan(engines=engines, transaction=current, said=said)
-    state = leases.anew(name, policy.gate, found, ours, alive, said, me, now)
+    state = leases.anew(name, policy.gate, found, ours, alive, said, observed.said, me, now)
     if state is not None:
         return _forgotten(owner, plan, lease, ours, alive, state, leaving=bool(observed.leaving))
     abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)

@@ -67,27 +67,47 @@ def anew(
     ours: ObservedChild | None,
     pods: Sequence[ObservedPod],
     said: Transaction | None,
+    known: Transaction | None,
     operator: steps.Trainer,
     now: float,
 ) -> Transaction | None:
     """What the Lease is to say if it does not know any more what was begun by it; None: it does.
 
-    ``found``: whoever's stands there.  ``said``: what the pool's own said last.  Whoever had begun
+    ``found``: whoever's stands there.  ``said``: what the pool's own said last; ``known``: what it
+    said before it was as it is.  Whoever had begun
     something may write on until it notices, so that nobody begins before.  Gates close where nobody
     knows any more what engines hold.
     """
     current = read(ours.body) if ours is not None else Transaction()
+    if known is not None and _is_put_back(current, known):
+        message = texts.LEASE_PUT_BACK.format(
+            lease=name, then=current.transitions, count=known.transitions
+        )
+        older = replace(current, groups=None)
+        last = replace(known, groups=known.groups or current.groups)
+        return forgotten(message, older, pods, last, operator, now)
     if current.phase is not Phase.IDLE:
         return None
     if _is_torn(gate, pods, said):
-        return forgotten(name, current, pods, said, operator, now)
+        message = texts.LEASE_FORGOTTEN.format(lease=name)
+        return forgotten(message, current, pods, said, operator, now)
     if said is None or not _run(pods) or current.fence:
         return None
     if found is not None and (ours is None or not _was_begun(said)):
         return None
     message, holder = texts.LEASE_ANEW.format(lease=name), _as_long(operator, said)
     anew = weights_anew.made_anew(holder, message=message, now=now, groups=said.groups)
-    return replace(anew, groups=current.groups or anew.groups)
+    count = max(current.transitions, said.transitions)
+    return replace(anew, groups=current.groups or anew.groups, transitions=count)
+
+
+def _is_put_back(current: Transaction, known: Transaction) -> bool:
+    """Whether the Lease was put back to what it was before, as from a backup.
+
+    Transactions are counted, whoever makes them.  One that is emptied counts none.
+    """
+    begun = current.phase is not Phase.IDLE
+    return begun and 0 < current.transitions < known.transitions
 
 
 def last_said(
@@ -155,7 +175,7 @@ def sleeps(pod: ObservedPod) -> bool:
 
 
 def forgotten(
-    name: str,
+    message: str,
     current: Transaction,
     pods: Iterable[ObservedPod],
     said: Transaction | None,
@@ -178,8 +198,8 @@ def forgotten(
                 asleep[pod.instance] = tags
         elif sleeps(pod):
             asleep[pod.instance] = pod.gate.released
-    message = texts.LEASE_FORGOTTEN.format(lease=name)
     holder = _as_long(operator, said)
-    return weights_anew.forgotten(
+    state = weights_anew.forgotten(
         current, holder, asleep=asleep, message=message, now=now, groups=last.groups
     )
+    return replace(state, transitions=max(current.transitions, last.transitions))

@@ -235,7 +235,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
 
 
 def of_phase(
-    word: object, *, released: str = "", asleep: str = "", woken: str = ""
+    word: object, *, released: str = "", asleep: str = "", woken: str = "", transitions: int = 0
 ) -> Transaction | None:
     """What is known of a Lease of which the phase was kept, and who slept, in its own words.
 
@@ -248,6 +248,7 @@ def of_phase(
         released=_tags(released),
         asleep=_words(asleep),
         woken=frozenset(_words(woken, _MAX_WOKEN)),
+        transitions=transitions,
     )
 
 
