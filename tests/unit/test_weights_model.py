@@ -1,6 +1,7 @@
 """Clients get answers from whole weights only: a subset of ``make weights-model``."""
 
 import random
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -35,6 +36,24 @@ def test_many_runs_from_seeds(gate):
         assert world.synced(), seed
         answers += world.answers
     assert answers > RUNS  # it is not for want of requests
+
+
+def test_many_runs_in_which_all_trainers_are_jobs_of_roll():
+    jobs = Counter()
+    for seed in range(RUNS):
+        world = model.run(random.Random(seed).randrange, roll=True)
+        assert world.violations == [], seed
+        assert world.synced(), seed
+        jobs += world.jobs
+    assert jobs["committed"] > 0
+    assert jobs["begun on a pool that grew"] > 0
+    assert jobs["begun with a worker that gets no bucket"] > 0
+
+
+@pytest.mark.parametrize(("defect", "gate"), model.ROLL_CONTROLS)
+def test_what_keeps_rolls_jobs_from_wrong_weights_is_missed(defect, gate):
+    control = partial(model.run, roll=True, defect=defect, gate=gate)
+    assert any(control(random.Random(seed).randrange).violations for seed in range(FINDING))
 
 
 @pytest.mark.parametrize(("defect", "gate"), model.CONTROLS)

@@ -4,6 +4,7 @@ import argparse
 import random
 import sys
 import time
+from collections import Counter
 
 from tests.weights import model
 
@@ -12,10 +13,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first run")
+    parser.add_argument("--roll", action="store_true", help="all trainers are jobs of ROLL")
     options = parser.parse_args()
     begun, answers, steps, loaded, wrong = time.monotonic(), 0, 0, 0, 0
+    jobs: Counter[str] = Counter()
     for seed in range(options.seed, options.seed + options.runs):
-        world = model.run(random.Random(seed).randrange)
+        world = model.run(random.Random(seed).randrange, roll=options.roll)
+        jobs += world.jobs
         answers += world.answers
         steps += world.steps
         loaded += world.loaded
@@ -26,11 +30,13 @@ def main() -> int:
     seconds = time.monotonic() - begun
     done = f"{options.runs} runs, {steps} steps, {answers} answers, {loaded} loads of checkpoints"
     print(f"{done}, {wrong} wrong, {seconds:.0f} s")
+    print("jobs of ROLL: " + ", ".join(f"{count} {what}" for what, count in sorted(jobs.items())))
     blind = 0
-    for defect, gate in model.CONTROLS:
+    for defect, gate in model.ROLL_CONTROLS if options.roll else model.CONTROLS:
         runs = min(options.runs, 2000)
+        control = {"defect": defect, "gate": gate, "roll": options.roll}
         found = sum(
-            bool(model.run(random.Random(seed).randrange, defect=defect, gate=gate).violations)
+            bool(model.run(random.Random(seed).randrange, **control).violations)
             for seed in range(runs)
         )
         blind += not found

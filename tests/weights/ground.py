@@ -1,5 +1,6 @@
 """What operators and trainers work on in the model: engines, pods, clients, the Lease, and time."""
 
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -71,13 +72,24 @@ def _pool(engines: int, gate: str) -> Pool:
 
 
 class Ground:
-    """``gate``: the pool's; ``defect``: a way in which the design could be wrong, for controls."""
+    """``gate``: the pool's; ``defect``: a way in which the design could be wrong, for controls.
+
+    ``roll``: its trainers are jobs of ROLL, on a pool that grows.
+    """
 
     def __init__(
-        self, choose: Choose, *, engines: int = 3, gate: str = "Committed", defect: str = ""
+        self,
+        choose: Choose,
+        *,
+        engines: int = 3,
+        gate: str = "Committed",
+        defect: str = "",
+        roll: bool = False,
     ) -> None:
         self.choose = choose
         self.defect = defect
+        self.roll = roll
+        self.jobs: Counter[str] = Counter()  # of ROLL
         self.pool = _pool(engines, gate)
         self.now = NOW
         self.attempts = 0
@@ -91,9 +103,9 @@ class Ground:
         self.registry = Registry()
         self.service: set[str] = set()  # instances that kube-proxy sends new connections to
         self.kept: list[Engine] = []  # connections that clients opened earlier
-        self.trainer: Generator[None, None, None] | None = None
+        self.trainer: Generator[None, None, Any] | None = None
         self.namesake = ""  # the name of the next trainer, if another process has it too
-        self.cut_off: list[Generator[None, None, None]] = []  # who lost the Lease unknowingly
+        self.cut_off: list[Generator[None, None, Any]] = []  # who lost the Lease unknowingly
         self.renewed: dict[str, float] = {}  # by transaction: its trainer's own last step
         self.versions = 0
         self.violations: list[str] = []

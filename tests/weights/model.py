@@ -76,6 +76,8 @@ CONTROLS = (
     (FREE, "Versioned"),
     (UNSEEN, "Committed"),
 )
+# Of ROLL's jobs alone.
+ROLL_CONTROLS = ((UNVOUCHED, "Committed"), (DIED, "Committed"))
 
 
 @dataclass

@@ -7,6 +7,7 @@ long as it may count on its last renewal.  Others may end, edit or delete the Le
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.weights import reset, steps
@@ -42,13 +43,7 @@ class Trainers(Ground):
                 del self.cut_off[0]
             return
         if self.trainer is None:
-            programs: tuple[Callable[..., Generator[None, None, None]], ...] = (
-                *(self._sync, self._sync, self._sleep, self._wake),
-                *(self._generate, self._generate, self._roll, self._reset, self._attach),
-            )
-            left = self.said.phase is Phase.SYNCING and not self.said.at_work
-            if left and not self.fair and self.choose(2):
-                programs = (self._attach,)
+            programs = self._programs()
             self.trainer = programs[0 if self.fair else self.choose(len(programs))]()
         try:
             next(self.trainer)
@@ -56,6 +51,18 @@ class Trainers(Ground):
             self.trainer = None
         except (TrainerDiesError, steps.RefusedError):
             self.trainer = None
+
+    def _programs(self) -> tuple[Callable[..., Generator[None, None, Any]], ...]:
+        """What may begin now; the first is what comes right where nothing fails any more."""
+        left = self.said.phase is Phase.SYNCING and not self.said.at_work
+        if left and not self.fair and self.choose(2):
+            return (self._attach,)
+        if self.roll and not self.fair:
+            return (*((self._roll,) * 4), self._sleep, self._wake, self._generate, self._reset)
+        return (
+            *(self._sync, self._sync, self._sleep, self._wake),
+            *(self._generate, self._generate, self._roll, self._reset, self._attach),
+        )
 
     def kill_trainer(self) -> None:
         """It dies where it is, without a word; a later one has another name."""
@@ -155,16 +162,21 @@ class Trainers(Ground):
         """
         joined = [entry.instance for entry in self.registry.engines]
         yield from (None for _ in range(self.choose(12)))
-        if joined and self.choose(3) == 0:
+        if self.roll and self.choose(6) == 0:
+            self.grow()
+            self.jobs["begun on a pool that grew"] += 1
+        if joined and self.choose(5 if self.roll else 3) == 0:
             joined.pop(self.choose(len(joined)))
-        yield from self._sync(joined)
+            self.jobs["begun with a worker that gets no bucket"] += 1
+        committed = yield from self._sync(joined)
+        self.jobs["committed" if committed else "ended without a commit"] += 1
 
-    def _sync(self, workers: list[str] | None = None) -> Generator[None, None, None]:
-        """Of one process, or of workers, each with an engine of its own."""
+    def _sync(self, workers: list[str] | None = None) -> Generator[None, None, bool]:
+        """Of one process, or of workers, each with an engine of its own; whether it committed."""
         trainer, registry = self._trainer(), self.registry
         version = f"v{self.versions}"
         if not registry.engines:
-            return
+            return False
         covered = [entry.instance for entry in registry.engines]
         amid = self.defect == AMID
         self._step(
@@ -183,6 +195,7 @@ class Trainers(Ground):
             yield from self._update(trainer, version, covered, workers)
         except TrainerDiesError as error:
             self._gives_up(trainer, str(error))
+        return self.said.id == trainer.transaction and self.said.phase is Phase.COMMITTED
 
     def _gives_up(self, trainer: steps.Trainer, message: str) -> None:
         if self.said.id == trainer.transaction:  # else it is over already
