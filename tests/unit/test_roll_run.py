@@ -1,6 +1,7 @@
 """How ``make roll`` judges ROLL's flows, and that the documentation says what its last run saw."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -33,6 +34,15 @@ def test_whatever_was_run_last_of_the_flows_came_out_as_it_should():
     assert [(each["flow"], each["ended"]) for each in run["flows"]] == [
         (each["flow"], ends[each["flow"]]) for each in run["flows"]
     ]
+
+
+def test_the_page_starts_an_example_of_roll_that_was_seen_to_end_right():
+    run = json.loads((ROOT / report.RUN).read_text())
+    right = {each["example"] for each in run["flows"] if each["ended"] == "right"}
+    page = (ROOT / "operator/docs/how-to/roll.md").read_text()
+    started = re.findall(r"--config_path (\S+) --config_name (\S+)", page)
+    assert started
+    assert {f"{folder}/{name}.yaml" for folder, name in started} <= right
 
 
 def test_a_run_of_some_flows_keeps_what_was_seen_of_the_others():
