@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.roll import interface, report
-from tests.roll.flows import FLOWS, Flow
+from tests.roll.flows import FLOWS, Flow, left_out
 from tests.roll.source import HOW, Source, checkout
 from tests.trainers import report as of_all
 
@@ -68,7 +68,9 @@ def _all(options: argparse.Namespace, source: Source) -> int:
             report.write(ROOT, source.commit, outcomes, interface.read(source.path))
             of_all.write(ROOT)
     print("\n".join(report.lines(source.commit, outcomes)))
-    return 0 if all(outcome.good for outcome in outcomes) else 1
+    if unread := left_out(source.path / "examples"):
+        print(f"\n  FAIL no flow is made of these examples for SGLang: {', '.join(unread)}")
+    return 0 if all(outcome.good for outcome in outcomes) and not unread else 1
 
 
 def _run(options: argparse.Namespace, flow: Flow, source: Source) -> dict[str, Any]:

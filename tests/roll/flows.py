@@ -1,11 +1,14 @@
 """The flows: which of ROLL's examples, made how small, and what is to come of it."""
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 WORKER = "sglang_operator.client.roll_worker.PoolInferWorker"
 BATCH = 4  # prompts, or trajectories
 SAMPLES = 2  # of a prompt
+_SGLANG = re.compile(r"^\s*strategy_name:\s*['\"]?sglang\b", re.MULTILINE)
 HOOK = "sglang_operator.client.roll_stand_in.install"
 
 
@@ -46,6 +49,16 @@ def named(name: str) -> Flow:
     """The flow of that name."""
     (found,) = [flow for flow in FLOWS if flow.name == name]
     return found
+
+
+def left_out(examples: Path) -> list[str]:
+    """ROLL's examples for SGLang, below its folder of them, that no flow is made of."""
+    of_sglang = {
+        path.relative_to(examples).as_posix()
+        for path in examples.rglob("*.yaml")
+        if _SGLANG.search(path.read_text())
+    }
+    return sorted(of_sglang - {flow.example for flow in FLOWS})
 
 
 _OFFPOLICY = "qwen2.5-7B-rlvr-offpolicy/rlvr_config.yaml"

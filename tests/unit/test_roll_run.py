@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.roll import report, source
+from tests.roll import flows, report, source
 from tests.roll.flows import FLOWS, Flow
 from tests.roll.inside import drive
 
@@ -34,6 +34,19 @@ def test_whatever_was_run_last_of_the_flows_came_out_as_it_should():
     assert [(each["flow"], each["ended"]) for each in run["flows"]] == [
         (each["flow"], ends[each["flow"]]) for each in run["flows"]
     ]
+
+
+def test_an_example_for_sglang_that_no_flow_is_made_of_is_told(tmp_path):
+    written = {
+        "new/a.yaml": "actor_infer:\n  strategy_args:\n    strategy_name: sglang\n",
+        "new/b.yaml": "strategy_args: {}\nx:\n  strategy_name: 'sglang'  # quoted\n",
+        "new/vllm.yaml": "    strategy_name: vllm\n    # strategy_name: sglang\n",
+        FLOWS[0].example: "    strategy_name: sglang\n",
+    }
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert flows.left_out(tmp_path) == ["new/a.yaml", "new/b.yaml"]
 
 
 def test_the_page_starts_an_example_of_roll_that_was_seen_to_end_right():
