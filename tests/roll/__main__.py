@@ -7,8 +7,10 @@ for the tests that have no checkout.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from tests.trainers import report as of_all
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 900.0  # for one flow, unless --seconds says otherwise: on a busy machine it takes more
+END_SECONDS = 60.0  # that it then may take to end what it started
 # Ray and torch, kept small and on the loopback.
 QUIET = {
     "GLOO_SOCKET_IFNAME": "lo",
@@ -81,15 +84,20 @@ def _run(options: argparse.Namespace, flow: Flow, source: Source) -> dict[str, A
         command = [options.python, "-m", "tests.roll.inside.drive", flow.name]
         with (folder / f"{flow.name}.log").open("w+") as log:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=_environment(source), stdout=log, stderr=log
+                command,
+                cwd=ROOT,
+                env=_environment(source),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             cut = ""
             try:
                 process.wait(options.seconds)
             except subprocess.TimeoutExpired:
                 cut = f"ended after {options.seconds:.0f} s (--seconds); the last that it said: "
-                process.terminate()
-                process.wait(60)
+            finally:
+                _end(process)
             log.seek(0)
             said = log.read()
     for line in said.splitlines():
@@ -97,6 +105,16 @@ def _run(options: argparse.Namespace, flow: Flow, source: Source) -> dict[str, A
             found: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
             return found
     return {"ended": "lost", "error": cut + said[-2000:], "modules": {}, "answers": {}}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it with all that it started, which is in its session; other flows come after it."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _environment(source: Source) -> dict[str, str]:

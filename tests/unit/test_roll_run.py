@@ -1,5 +1,6 @@
 """How ``make roll`` judges ROLL's flows, and that the documentation says what its last run saw."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.roll import __main__ as command
 from tests.roll import flows, report, source
 from tests.roll.flows import FLOWS, Flow
 from tests.roll.inside import drive
@@ -120,6 +122,34 @@ def test_a_clone_without_a_work_tree_is_read_at_its_commit(tmp_path):
 def test_a_folder_that_is_none_of_roll_is_refused_with_what_to_give(tmp_path):
     with pytest.raises(ValueError, match="ROLL_SOURCE"), source.checkout(tmp_path):
         pass
+
+
+# As ``inside.drive`` on a machine that is too busy to end what it started.
+STUCK = """#!/bin/sh
+trap '' TERM
+sleep 600 & echo $! > "$STARTED"
+echo the last word
+wait; wait
+"""
+
+
+def test_a_flow_that_does_not_end_is_cut_with_what_it_started_and_others_go_on(
+    tmp_path, monkeypatch
+):
+    python, started = tmp_path / "python", tmp_path / "started"
+    python.write_text(STUCK)
+    python.chmod(0o755)
+    monkeypatch.setenv("STARTED", str(started))
+    monkeypatch.setattr(command, "END_SECONDS", 0.2)
+    options = argparse.Namespace(python=str(python), seconds=1.0, logs=tmp_path)
+    found = command._run(options, RIGHT, source.Source(tmp_path, "8eb27cc2"))
+    assert found["error"] == "ended after 1 s (--seconds); the last that it said: the last word\n"
+    assert not report.judge(RIGHT, found).good
+    child = Path("/proc", started.read_text().strip(), "stat")
+    deadline = time.monotonic() + 30
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # As ``inside.job``: the third ends without a word, and the fourth not by itself.
