@@ -34,6 +34,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",  # Ray: 15, so that all else on a machine goes first
     "TOKENIZERS_PARALLELISM": "false",
 }
 
