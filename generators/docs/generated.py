@@ -1,6 +1,7 @@
 """Every file that ``make docs`` writes, with its content."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from generators import checkout
@@ -12,18 +13,22 @@ ERRORS = checkout.DOCS / "errors.md"
 REFERENCE = checkout.DOCS / "reference"
 
 
-def files() -> dict[Path, str]:
-    """The content of every generated file, by its path."""
-    definition = checkout.definition()
-    return {
-        checkout.PACKAGE / "cli" / structure.FILE.name: _structure(definition),
-        ERRORS: errors.page(definition, checkout.PACKAGE),
-        REFERENCE / "resource.md": reference.resource(definition),
-        REFERENCE / "cli.md": reference.commands(main_command.cli),
-        REFERENCE / "metrics.md": reference.metrics(),
-    }
-
-
 def _structure(definition: checkout.Schema) -> str:
     spec = structure.reduced(definition["properties"]["spec"])
     return json.dumps(spec, indent=1, ensure_ascii=False) + "\n"
+
+
+_MAKERS: dict[Path, Callable[[checkout.Schema], str]] = {
+    checkout.PACKAGE / "cli" / structure.FILE.name: _structure,
+    ERRORS: lambda definition: errors.page(definition, checkout.PACKAGE),
+    REFERENCE / "resource.md": reference.resource,
+    REFERENCE / "cli.md": lambda _: reference.commands(main_command.cli),
+    REFERENCE / "metrics.md": lambda _: reference.metrics(),
+}
+PATHS = tuple(_MAKERS)
+
+
+def files() -> dict[Path, str]:
+    """The content of every generated file, by its path."""
+    definition = checkout.definition()
+    return {path: make(definition) for path, make in _MAKERS.items()}

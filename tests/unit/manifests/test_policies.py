@@ -3,6 +3,7 @@
 What they do on an API server is in ``tests/integration/test_policies.py``.
 """
 
+import functools
 import random
 import re
 
@@ -18,19 +19,19 @@ from tests.builders import refused, with_config
 
 MAX_CODE_POINTS = 100_000  # of one expression, by the API server
 MAX_ANNOTATION = 262_144  # bytes in which client-side apply keeps an object
-FILES = manifest.files()
+files = functools.cache(manifest.files)  # four seconds, which collecting the tests must not take
 for_every_version = pytest.mark.parametrize("version", manifest.VERSIONS)
 
 
 def test_the_committed_files_are_the_generated_ones():
-    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == FILES, "make policies"
+    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == files(), "make policies"
 
 
 def test_every_known_version_has_one_policy_with_its_binding():
-    listed = yaml.safe_load(FILES["kustomization.yaml"])["resources"]
+    listed = yaml.safe_load(files()["kustomization.yaml"])["resources"]
     assert listed == [manifest.file_name(version) for version in manifest.VERSIONS]
     for version, name in zip(manifest.VERSIONS, listed, strict=True):
-        policy, binding = yaml.safe_load_all(FILES[name])
+        policy, binding = yaml.safe_load_all(files()[name])
         assert [policy, binding] == [manifest.policy(version), manifest.binding(version)]
         assert binding["spec"]["policyName"] == policy["metadata"]["name"]
 
@@ -41,7 +42,7 @@ def test_a_policy_is_within_the_limits_of_the_API_server(version):
     found = [v["expression"] for v in spec["variables"] + spec["matchConditions"]]
     found += [v[key] for v in spec["validations"] for key in ("expression", "messageExpression")]
     assert max(map(len, found)) < MAX_CODE_POINTS
-    assert len(FILES[manifest.file_name(version)].encode()) < MAX_ANNOTATION
+    assert len(files()[manifest.file_name(version)].encode()) < MAX_ANNOTATION
 
 
 @for_every_version
