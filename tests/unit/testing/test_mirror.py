@@ -32,6 +32,7 @@ ELSEWHERE = {
     "engine/shim.py": "tests/unit/testing/engine/test_start.py",
     # They are the demo with a GPU, which runs with stand-ins for driver and engine.
     "gpu/broadcast.py": "tests/integration/test_gpu_demo.py",
+    "gpu/ground.py": "tests/integration/test_gpu_demo.py",
     "gpu/plugin.py": "tests/integration/test_gpu_demo.py",
     "gpu/standin.py": "tests/integration/test_gpu_demo.py",
     "gpu/story.py": "tests/integration/test_gpu_demo.py",
