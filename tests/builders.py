@@ -192,7 +192,8 @@ def weighed(
     """What is decided about the weights of exactly these pods."""
     seen = Observed(pods=tuple(pods), **observed)
     policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
-    return decide.decide(pool.owner, policy, plan(pool, seen, now).engines, seen, now, operator)
+    made = plan(pool, seen, now)
+    return decide.decide(pool.owner, policy, made.engines, seen, now, operator, made.unlisted)
 
 
 def created(result: Plan) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ before any client may reach it for answers.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,10 +14,10 @@ from sglang_operator.api import names
 from sglang_operator.ask import engines as questions
 from sglang_operator.children import metadata
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.engines import EngineState, EngineStatus
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Pool
-from sglang_operator.weights.lease_state import Transaction, of_phase
+from sglang_operator.weights.lease_state import Transaction, of_phase, shown
 
 ENGINES_KEY = "engines.json"
 # The same addresses as other trainers take them, by rank.
@@ -24,7 +25,7 @@ SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
 AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
 FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AREAL_KEY: ",".join}
 
-MOST_UNLISTED = 8  # names: enough to look for the others
+MOST_NAMED = 8  # where there is no room for all: enough to look for the others
 
 
 def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
@@ -36,6 +37,10 @@ def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     """
     content = document(pool, plan)
     engines = orjson.dumps(content)
+    if len(engines) > registry_size.LIMIT and plan.unlisted:
+        few = content["unlisted"][:MOST_NAMED]
+        content["unlisted"] = [{**each, "url": None, "instance": None} for each in few]
+        engines = orjson.dumps(content)
     urls = [engine["url"] for engine in content["engines"]]
     known = [url.removeprefix("http://") for url in urls] if all(urls) else []
     renderings = {key: form(known) for key, form in FORMATS.items()}
@@ -59,8 +64,10 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
 
     While a change is rolled out, ``engineVersion`` and ``port`` are those of the spec, and
     ``revisions`` says what other engines have; no engine may be synced, or put to sleep, that was
-    started in a way that forbids it.  ``unlisted`` are pods of engines that the spec wants no more
-    and that still run; ``hidden`` are pods in which engines may sleep that are not told of here.
+    started in a way that forbids it.  ``unlisted`` are engines beside those that still run: who
+    puts the pool to sleep, or wakes it, reaches them too.  Of those that are on their way out
+    (Waiting) it says until when: ``graceSeconds`` from the time when they were told.  ``hidden``
+    are pods in which engines may sleep that are not told of here.
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
     asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far.
@@ -70,6 +77,9 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     names by instance and tag.
     """
     current, facts = plan.transaction, [_facts(pool, plan, engine) for engine in plan.engines]
+    beside = [_facts(pool, plan, engine) for engine in plan.unlisted]
+    unlisted = list(map(partial(_beside, pool), plan.unlisted, beside))
+    every = (*plan.engines, *plan.unlisted)
     no_sync = pool.no_sync or next((each.no_sync for each in facts if each.no_sync), "")
     return {
         "pool": pool.owner.name,
@@ -77,22 +87,22 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
         "epoch": plan.epoch,
         "engineVersion": str(pool.version),
         "port": pool.spec.network.port,
-        "memorySaver": all(each.saves_memory for each in (pool.facts, *facts)),
+        "memorySaver": all(each.saves_memory for each in (pool.facts, *facts, *beside)),
         "worldSize": 1 + len(plan.engines) * pool.gpus,
         "generation": dict(pool.sampling),
         "weights": {
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
             "phase": (plan.restore or current).phase.value,
-            **_released(plan.restore or current, plan.engines),
+            **_released(plan.restore or current, every),
             "version": current.version,
             "transaction": current.id if plan.settled else "",
             "count": current.transitions,
             **({"noSync": no_sync} if no_sync else {}),
         },
         "revisions": _revisions(pool, plan.engines, facts),
-        **({"unlisted": list(plan.unlisted[:MOST_UNLISTED])} if plan.unlisted else {}),
-        **({"hidden": list(plan.hidden[:MOST_UNLISTED])} if plan.hidden else {}),
+        **({"unlisted": unlisted} if unlisted else {}),
+        **({"hidden": list(plan.hidden[:MOST_NAMED])} if plan.hidden else {}),
         "engines": [
             _engine(pool, engine, each.port)
             for engine, each in zip(plan.engines, facts, strict=True)
@@ -173,7 +183,8 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
     """What the Lease said when the registry was written, as far as that tells."""
     try:
         told = orjson.loads(data[ENGINES_KEY])
-        runs = [engine["instance"] for engine in told["engines"] if engine["instance"]]
+        every = (*told["engines"], *told.get("unlisted", ()))
+        runs = [engine["instance"] for engine in every if engine["instance"]]
         released, woken = (told["weights"].get(key) or [] for key in ("released", "woken"))
         slept = {"released": released, "asleep": runs if released else [], "woken": woken}
         words = {key: ",".join(value) for key, value in slept.items()}
@@ -201,6 +212,22 @@ def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
         "gate": ("Open" if is_open else "Closed") if gated else None,
         "version": gate.version if gate and is_open else None,
     }
+
+
+_BY_RANK = ("rank", "devices", "gpus", "rankOffset")
+
+
+def _beside(pool: Pool, engine: EngineStatus, facts: EngineFacts) -> dict[str, Any]:
+    """An engine that is none of the pool's any more, or will soon be gone."""
+    entry = _engine(pool, engine, facts.port)
+    told = {key: value for key, value in entry.items() if key not in _BY_RANK}
+    told["engineVersion"] = facts.version
+    pod = engine.leader
+    if engine.state is EngineState.WAITING and pod is not None:
+        due, grace = pod.deletion_due, pod.deletion_due - pod.deletion_asked
+        told["until"] = shown(due) if due else None
+        told["graceSeconds"] = int(grace) if due else pool.spec.drain.grace_period_seconds
+    return told
 
 
 def _url(engine: EngineStatus, port: int) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
-from sglang_operator.client import pausing, texts
+from sglang_operator.client import beside, pausing, texts
 from sglang_operator.client.errors import (
     ClusterError,
     EngineError,
@@ -73,6 +73,25 @@ async def resume(
             raise outcome
 
 
+async def resume_all(
+    pool: "AsyncPool",
+    hold: LeaseHold,
+    state: Transaction,
+    engines: Sequence[Engine],
+    tags: Iterable[str],
+) -> None:
+    """The same of these engines, and of those that sleep and that nobody writes into.
+
+    The Lease says of none that it sleeps any more: the next flush would end one that does.  The
+    others stay paused.
+    """
+    tags, known = set(tags), {engine.instance for engine in engines}
+    if {*state.asleep} - known:
+        others = beside.sleepers(await pool.fresh(), state, known)
+        await resume(pool, hold, state, others, tags)
+    await resume(pool, hold, state, engines, tags)
+
+
 async def _note_awake(
     hold: LeaseHold, done: Sequence[tuple[Engine, Sequence[str]]], *, patience: float
 ) -> None:
@@ -94,8 +113,8 @@ async def _note_awake(
 
 def _check(tags: tuple[str, ...], registry: Registry) -> None:
     """Raises Unsupported where these engines cannot release this memory."""
-    for version, features in registry.features.items():
-        _check_tags(tags, features.memory_tags, version)
+    for engine in registry.present:
+        _check_tags(tags, engine.features.memory_tags, engine.engine_version)
     if registry.memory_saver is False:
         raise Unsupported(texts.NO_MEMORY_SAVER)
 
@@ -116,45 +135,6 @@ def _check_tags(tags: tuple[str, ...], known: tuple[str, ...], version: str) -> 
         raise Unsupported(texts.TAGS_NOT_APART.format(version=version, tags=named))
 
 
-def _all_listed(registry: Registry) -> None:
-    """Raises NotReady while engines run that no step reaches: whoever sleeps has their memory."""
-    if registry.unlisted:
-        raise NotReady(texts.UNLISTED.format(pods=", ".join(registry.unlisted)))
-
-
-def _named(engines: Sequence[Engine]) -> str:
-    shown = ", ".join(f"engine {e.rank} ({e.engine}, {e.state})" for e in engines[:8])
-    return shown + (f" and {len(engines) - 8} more" if len(engines) > 8 else "")
-
-
-def _sleepers(
-    registry: Registry, state: Transaction, reached: Sequence[Engine]
-) -> Sequence[Engine]:
-    """The engines to be woken, beside those that were.
-
-    One that misses a probe sleeps on: it is on record by its instance, up or not.
-    """
-    known = {engine.instance for engine in reached}
-    engines = (engine for engine in registry.engines if engine.instance not in known)
-    return [e for e in engines if e.url and (e.up or e.instance in state.asleep)]
-
-
-def _out_of_sight(
-    registry: Registry, state: Transaction, reached: Sequence[Engine], tags: Iterable[str]
-) -> tuple[Sequence[Engine], bool]:
-    """The sleepers that cannot be woken now, and whether there may be others that nobody tells of.
-
-    An engine whose run is not known may be a sleeper's that is out of sight, or one that takes the
-    place of a sleeper which has ended.
-    """
-    awake = {engine.instance for engine in reached}
-    wanted = set(tags)
-    missed = {run for run in state.asleep if run not in awake and state.sleeps(run) & wanted}
-    lost = [engine for engine in registry.engines if engine.instance in missed]
-    unknown = bool(registry.hidden) or any(e.instance is None for e in registry.engines)
-    return lost, unknown and len(lost) < len(missed)
-
-
 def _going_on(
     registry: Registry, state: Transaction, reached: Sequence[Engine]
 ) -> Sequence[Engine]:
@@ -168,7 +148,7 @@ def _going_on(
     if registry.weights.gate == GATE_COMMITTED and state.version:
         known = {engine.engine for engine in reached if engine.gate is None}
     covered = state.instances
-    return [e for e in registry.engines if e.engine in known or (e.runs and e.instance in covered)]
+    return [e for e in registry.present if e.engine in known or (e.runs and e.instance in covered)]
 
 
 class Sleeper:
@@ -231,10 +211,10 @@ class Sleeper:
         async with self._at_work(hold):
             slept = await self._put_to_sleep(hold, before, tags, settle, timeout)
             await self._rest(hold)
-        registry = await self._pool.fresh()
-        _all_listed(registry)
-        if left := [e for e in registry.engines if e.runs and e.instance not in slept]:
-            raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=_named(left)))
+        registry = await beside.gone(self._pool, slept, loading)
+        beside.all_known(registry)
+        if left := [e for e in registry.present if e.runs and e.instance not in slept]:
+            raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=beside.named(left)))
 
     async def _put_to_sleep(
         self,
@@ -247,7 +227,7 @@ class Sleeper:
         """The instances that were; see the module for the order."""
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
-        engines = [engine for engine in registry.engines if engine.runs]
+        engines = [engine for engine in registry.present if engine.runs]
         self._pausing = True
         await pausing.stop(
             self._pool.calls,
@@ -266,21 +246,21 @@ class Sleeper:
 
         Whoever is told that the pool sleeps takes the memory.  One that only misses a probe
         releases it like the others; one that loads its model cannot, and would have the trainer
-        run out of memory.
+        run out of memory.  Who is on the way out is gone first.
         """
         deadline = time.monotonic() + timeout
         while True:
-            registry = await self._pool.fresh()
-            asked = [engine for engine in registry.engines if engine.runs and not engine.up]
+            registry = await beside.gone(self._pool, (), timeout)
+            asked = [engine for engine in registry.present if engine.runs and not engine.up]
             outcomes = await asyncio.gather(
                 *(self._pool.calls.find(engine) for engine in asked), return_exceptions=True
             )
             silent = [e for e, outcome in zip(asked, outcomes, strict=True) if outcome is not None]
-            if not (silent or registry.unlisted):
+            if not (silent or registry.unreached):
                 return
             if time.monotonic() > deadline:
-                _all_listed(registry)
-                words = texts.NOT_TO_SLEEP.format(engines=_named(silent), seconds=timeout)
+                beside.all_known(registry)
+                words = texts.NOT_TO_SLEEP.format(engines=beside.named(silent), seconds=timeout)
                 raise NotReady(words)
             await asyncio.sleep(ANSWER_SECONDS)
 
@@ -382,7 +362,7 @@ class Sleeper:
                 async for registry in self._pool.changes():
                     seen = registry
                     acted = registry.weights.transaction == transaction
-                    gated = [engine for engine in registry.engines if engine.gate is not None]
+                    gated = [engine for engine in registry.present if engine.gate is not None]
                     if acted and not any(engine.state == IN_SERVICE for engine in gated):
                         return registry
         except TimeoutError:
@@ -438,18 +418,18 @@ class Sleeper:
         reached, deadline = list[Engine](), time.monotonic() + SIGHT_SECONDS
         while True:
             registry = await self._pool.fresh()
-            if later := _sleepers(registry, state, reached):
+            if later := beside.unwoken(registry, state, reached):
                 await resume(self._pool, hold, state, later, tags)
                 reached += later
                 continue
-            lost, unclear = _out_of_sight(registry, state, reached, tags)
+            lost, unclear = beside.out_of_sight(registry, state, reached, tags)
             if not lost and not unclear:
                 return registry, reached
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(ANSWER_SECONDS)
         if lost or registry.hidden:
-            names = ", ".join(filter(None, (_named(lost), *registry.hidden)))
+            names = ", ".join(filter(None, (beside.named(lost), *registry.hidden)))
             raise NotReady(texts.SLEEPS_OUT_OF_SIGHT.format(engines=names, seconds=SIGHT_SECONDS))
         return registry, reached
 

@@ -16,10 +16,22 @@ UP_STATES = frozenset({"InService", "Up"})  # observed/engines.py, EngineState
 IN_SERVICE = "InService"
 # States of an engine without a process that could hold memory here.
 _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
+_LEAVES = "Waiting"  # of an engine beside the pool's own
 GATE_OFF = "Off"
 GATE_COMMITTED = "Committed"
 DEFAULT_GROUP = "weight_update_group"  # SGLang's own default
 _CONFIG_KEY = "engines.json"
+
+
+NO_RANK = -1  # of an engine beside the pool's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaving:
+    """A pod on its way out: it is killed after its grace, and may be gone long before."""
+
+    until: str  # in words, by the cluster's clock; empty: not known
+    grace: float  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,7 @@ class Engine:
     gate: str | None  # Open, Closed; None: it was started without one
     version: str | None  # that its gate was opened with
     engine_version: str  # of its SGLang
+    leaving: Leaving | None = None
 
     @property
     def features(self) -> versions.Features:
@@ -94,7 +107,7 @@ class Registry:
     weights: Gates = Gates()
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
-    unlisted: tuple[str, ...] = ()  # pods that run engines which are wanted no more
+    unlisted: tuple[Engine, ...] = ()  # that run beside those: wanted no more, or on their way out
     hidden: tuple[str, ...] = ()  # pods in which engines may sleep that are not among these
     resource_version: int = 0
 
@@ -102,6 +115,18 @@ class Registry:
     def features(self) -> dict[str, versions.Features]:
         """What each version of SGLang can do that its engines run."""
         return {each.engine_version: each.features for each in self.engines}
+
+    @property
+    def present(self) -> tuple[Engine, ...]:
+        """The pool's engines, and those beside them that stay for now: who sleeps and wakes."""
+        beside = (e for e in self.unlisted if not e.leaving)
+        return (*self.engines, *(e for e in beside if e.url and e.instance))
+
+    @property
+    def unreached(self) -> tuple[Engine, ...]:
+        """Engines that run, and of which the registry does not say where they answer."""
+        beside = (e for e in self.unlisted if not e.leaving)
+        return tuple(e for e in beside if not (e.url and e.instance))
 
     def of(self, engines: Iterable[Engine]) -> "Registry":
         """The same with those engines only."""
@@ -215,7 +240,7 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
             engines=tuple(
                 _engine(item, earlier.get(item["rank"], current)) for item in document["engines"]
             ),
-            unlisted=tuple(document.get("unlisted") or ()),
+            unlisted=tuple(_beside(item) for item in document.get("unlisted") or ()),
             hidden=tuple(document.get("hidden") or ()),
             resource_version=int(metadata.get("resourceVersion") or 0),
         )
@@ -263,6 +288,15 @@ def _engine(item: Mapping[str, Any], engine_version: str) -> Engine:
         version=item.get("version"),
         engine_version=engine_version,
     )
+
+
+def _beside(item: Mapping[str, Any]) -> Engine:
+    by_rank = {"rank": NO_RANK, "gpus": 0, "rankOffset": 0}
+    engine = _engine({**item, **by_rank}, item["engineVersion"])
+    if item["state"] != _LEAVES:
+        return engine
+    until, grace = item.get("until") or "", float(item.get("graceSeconds") or 0)
+    return dataclasses.replace(engine, leaving=Leaving(until=until, grace=grace))
 
 
 def changes(covered: tuple[Engine, ...], registry: Registry) -> list[str]:

@@ -10,9 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from sglang_operator.client import memory, texts
+from sglang_operator.client import texts
 from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
-from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.weights.lease_state import Transaction
@@ -72,19 +71,6 @@ class SharedSync(AsyncSync):
             raise StaleEpoch(texts.ROLL_STALE.format(what="; ".join(what[:4])))
         registry.require_all_or_gated(self._covers)
         return registry.of(self._covers)
-
-    async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
-        """Also of those that sleep and that nobody writes into, which stay paused and closed.
-
-        The Lease says of none that it sleeps any more: the next flush would end one that does.
-        """
-        known = {engine.instance for engine in self.engines}
-        asleep = {*self._state.asleep} - known
-        if asleep:
-            registry = await self._pool.fresh()
-            others = [e for e in registry.engines if e.url and e.instance in asleep]
-            await memory.resume(self._pool, hold, self._state, others, tags)
-        return await super()._resumed(hold, tags)
 
     def _mine(self) -> tuple[Engine, ...]:
         return (self._own,)

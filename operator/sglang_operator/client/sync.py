@@ -491,7 +491,7 @@ class AsyncSync(Updates):
             self.check()
 
     async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
-        await memory.resume(self._pool, hold, self._state, self.engines, tags)
+        await memory.resume_all(self._pool, hold, self._state, self.engines, tags)
 
         def step(current: Transaction, sight: LeaseObservation) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)

@@ -208,8 +208,13 @@ TAGS_NOT_APART = (
     "released; name both"
 )
 UNLISTED = (
-    "engines that the spec wants no more still run, and hold their memory: pods {pods}; wait for "
-    "the rollout, or let it go on (kubectl sglang rollout), and sleep then"
+    "engines that the spec wants no more still run, hold their memory or sleep, and the registry "
+    "does not say where they answer: pods {pods}; wait for the rollout, or let it go on (kubectl "
+    "sglang rollout), and try again"
+)
+STILL_GOING = (
+    "pods {pods} are on their way out, still answer what they were asked before, and hold their "
+    "memory after {seconds:.0f} s; sleep once they are gone"
 )
 NO_MEMORY_SAVER = (
     "the engines cannot release memory: enable_memory_saver is not set. SGLang would answer 200 "

@@ -51,7 +51,13 @@ class Decider:
         plan = plans.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
         gate_plan = gates.decide(
-            pool.owner, policy, plan.engines, observed, at.wall, self._asker.holder
+            pool.owner,
+            policy,
+            plan.engines,
+            observed,
+            at.wall,
+            self._asker.holder,
+            plan.unlisted,
         )
         memory.said = gate_plan.said
         memory.planning_seconds = time.perf_counter() - begun

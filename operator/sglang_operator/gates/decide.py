@@ -77,8 +77,8 @@ class GatePlan:
     wake_at: float | None = None
     # What engines of earlier revisions were started with: they are synced like the others.
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
-    # Pods of engines that run and are wanted no more: they hold GPU memory, and have no rank.
-    unlisted: tuple[str, ...] = ()
+    # Engines that run beside those: they hold GPU memory, and have no rank.
+    unlisted: tuple[EngineStatus, ...] = ()
     # Pods that are there, and that may hold sleepers of which no engine tells.
     hidden: tuple[str, ...] = ()
 
@@ -106,7 +106,7 @@ class GatePlan:
         if phase is Phase.SYNCING:
             epoch = self.epoch
         if phase is Phase.SLEEPING:
-            serves = any(engine.in_service for engine in self.engines)
+            serves = any(each.in_service for each in (*self.engines, *self.unlisted))
         return TrainerSignal(step=step, epoch=epoch, serves=serves)
 
     @cached_property
@@ -132,7 +132,7 @@ class GatePlan:
         return [
             each
             for each in self.engines
-            if each.gated is False and each.reachable and each.group not in versions
+            if each.gated is False and each.reachable and each.name not in versions
         ]
 
     @property
@@ -165,30 +165,31 @@ def decide(
     observed: Observed,
     now: float,
     operator: str = "",
+    unlisted: tuple[EngineStatus, ...] = (),
 ) -> GatePlan:
     """The gates that have to move, from this snapshot at this time.
 
     ``policy.gate`` is resolved: never Auto.  A pool whose spec is refused has no ``engines``, and
     its gates still close and open: its engines run, and their trainer does not stop.  ``operator``
-    is the holder's name of this process, where it may load weights into engines.
+    is the holder's name of this process, where it may load weights into engines.  ``unlisted`` run
+    beside the pool's engines.
     """
     plan = _decide(owner, policy, engines, observed, now, operator)
     strays = (_closed(pod, ASIDE, texts.GATE_ASIDE) for pod in observed.aside)
     gates = (*plan.gates, *(change for change in strays if change is not None))
-    listed = {member.uid for engine in engines for member in engine.members}
-    unlisted = (pod.name for pod in observed.pods if pod.engine_runs and pod.uid not in listed)
-    hidden = (pod.name for pod in observed.pods if _hides_sleeper(pod, plan.transaction, listed))
+    told = {member.uid for engine in (*engines, *unlisted) for member in engine.members}
+    hidden = (pod.name for pod in observed.pods if _hides_sleeper(pod, plan.transaction, told))
     return replace(
         plan,
         gates=gates,
         reached=observed.reached,
         revisions=observed.revisions,
-        unlisted=tuple(sorted(unlisted)),
+        unlisted=unlisted,
         hidden=tuple(sorted(hidden)),
     )
 
 
-def _hides_sleeper(pod: ObservedPod, current: Transaction, listed: Set[names.Uid]) -> bool:
+def _hides_sleeper(pod: ObservedPod, current: Transaction, told: Set[names.Uid]) -> bool:
     """Whether an engine that sleeps may be in this pod, though the registry does not say so.
 
     The pod decides, for however long: once it is gone or on its way, its sleeper is too.  What runs
@@ -198,7 +199,7 @@ def _hides_sleeper(pod: ObservedPod, current: Transaction, listed: Set[names.Uid
         return False
     if pod.instance is None:
         return pod.phase == "Running" or leases.sleeps(pod)
-    return pod.uid not in listed and bool(current.sleeps(pod.instance))
+    return pod.uid not in told and bool(current.sleeps(pod.instance))
 
 
 def _decide(

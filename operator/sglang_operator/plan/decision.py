@@ -51,6 +51,8 @@ class Plan:
     creates: tuple[CreateEngine, ...] = ()
     removals: tuple[RemovePod, ...] = ()
     engines: tuple[EngineStatus, ...] = ()
+    # Beside those: engines that run and that nobody wants any more, or that are on their way out.
+    unlisted: tuple[EngineStatus, ...] = ()
     obsolete: int = 0  # pods that still run for engines that are not wanted any more
     ended: tuple[ObservedPod, ...] = ()  # failures to record
     lost: tuple[LostPod, ...] = ()

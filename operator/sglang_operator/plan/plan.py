@@ -41,7 +41,12 @@ def plan(pool: Pool, observed: Observed, now: float) -> Plan:
     """The next planner towards the pool, from this snapshot at this time by the steady clock."""
     planner = Planner(pool, observed, now)
     if observed.leaving:
-        return Plan(engines=planner.statuses(), tuning=pool.tuning, at=now)
+        return Plan(
+            engines=planner.statuses(),
+            unlisted=planner.unlisted(),
+            tuning=pool.tuning,
+            at=now,
+        )
     for rule in RULES:
         rule(planner)
     return planner.plan()

@@ -19,7 +19,7 @@ from sglang_operator.plan import footing, startup
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
 from sglang_operator.plan.rollout import Waiting
 from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
-from sglang_operator.pool.resolve import Engine, Pool
+from sglang_operator.pool.resolve import NO_RANK, Engine, Pool
 from sglang_operator.pool.tuning import Tuning
 
 # A pool has thousands of pods, and members of an Enum take long to look up.
@@ -178,6 +178,7 @@ class Planner:
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
             engines=self.statuses(),
+            unlisted=self.unlisted(),
             obsolete=sum(
                 len(pods.live) for name, pods in self.engines.items() if name not in self.wanted
             ),
@@ -210,6 +211,27 @@ class Planner:
     def statuses(self) -> tuple[EngineStatus, ...]:
         """How each wanted engine stands."""
         return tuple(map(self._status, self.pool.running))
+
+    def unlisted(self) -> tuple[EngineStatus, ...]:
+        """Engines that run beside the wanted ones and hold their GPUs' memory.
+
+        Of what is on a lost node nobody knows when, or whether, it will be gone; nor of what is
+        still there long after its grace.  Nothing waits for these.
+        """
+        listed = {pods.live[0].uid for name in self.wanted if (pods := self.pods(name)).live}
+        beside = (p for p in self.observed.pods if p.engine_runs and p.uid not in listed)
+        given_up = {pod.uid for pod in self.lingering}
+        return tuple(
+            self._beside(pod)
+            for pod in sorted(beside, key=lambda pod: pod.name)
+            if self.healths[pod.uid] is not _LOST and pod.uid not in given_up
+        )
+
+    def _beside(self, pod: ObservedPod) -> EngineStatus:
+        engine = Engine(rank=NO_RANK, name=pod.engine, devices=pod.devices)
+        goes = pod.uid in self.removals or pod.ended
+        state = _DYING if goes else self.healths[pod.uid]
+        return EngineStatus.of(engine, (pod,), (state,), current=self.pool.accepts(pod.revision))
 
     def _status(self, engine: Engine) -> EngineStatus:
         pod = self.pods(engine.name).kept

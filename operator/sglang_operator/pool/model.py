@@ -24,6 +24,9 @@ class Owner:
     generation: int
 
 
+NO_RANK = -1  # of an engine that runs and is none of the pool's any more
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine:
     """One engine: its name says which GPUs are its own, its rank (ROLL's dp_rank) addresses it."""

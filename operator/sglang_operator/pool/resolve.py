@@ -14,11 +14,11 @@ from sglang_operator.api.problems import sparing
 from sglang_operator.engine import arguments
 from sglang_operator.pool import checks, revision, tuning, weight_arguments
 from sglang_operator.pool.draft import Draft, understand
-from sglang_operator.pool.model import Engine, EngineFacts, Owner, Pool, Refused
+from sglang_operator.pool.model import NO_RANK, Engine, EngineFacts, Owner, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.roll import sampling
 
-__all__ = ["Engine", "EngineFacts", "Owner", "Pool", "Refused", "resolve_pool"]
+__all__ = ["NO_RANK", "Engine", "EngineFacts", "Owner", "Pool", "Refused", "resolve_pool"]
 
 
 @sparing()

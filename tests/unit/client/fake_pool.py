@@ -183,7 +183,9 @@ class FakePool:
         self.gate = gate
         self.memory_saver: bool | None = None
         self.no_sync = ""
-        self.unlisted: list[str] = []
+        self.unlisted: list[str] = []  # pods that run nobody knows where
+        self.aside: set[int] = set()  # engines that are the pool's no more
+        self.leaving: dict[str, int] = {}  # pods on their way out, and their grace
         self.hidden: list[str] = []
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
@@ -377,9 +379,9 @@ class FakePool:
                 for engine in self.engines
                 if engine.version
             },
-            "unlisted": self.unlisted,
+            "unlisted": self._unlisted(),
             "hidden": self.hidden,
-            "engines": [self._entry(engine) for engine in self.engines],
+            "engines": [self._entry(e) for e in self.engines if e.rank not in self.aside],
         }
         return {
             "kind": "ConfigMap",
@@ -390,6 +392,23 @@ class FakePool:
             },
             "data": {"engines.json": json.dumps(document)},
         }
+
+    def _unlisted(self) -> list[Json]:
+        beside = [FakePool._entry(self, self.engines[rank]) for rank in sorted(self.aside)]
+        blank = dict.fromkeys(("url", "instance", "gate", "version"))
+        hidden = [blank | {"engine": "g", "state": "Up", "pod": pod} for pod in self.unlisted]
+        going = [
+            blank
+            | {"engine": "g", "state": "Waiting", "pod": pod}
+            | {"until": "2026-11-29T20:00:00Z", "graceSeconds": grace}
+            for pod, grace in self.leaving.items()
+        ]
+        by_rank = ("rank", "devices", "gpus", "rankOffset", "podIP")
+        return [
+            {key: value for key, value in each.items() if key not in by_rank}
+            | {"engineVersion": self.version}
+            for each in (*beside, *hidden, *going)
+        ]
 
     def _entry(self, engine: FakeEngine) -> Json:
         return {

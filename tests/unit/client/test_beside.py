@@ -1,0 +1,135 @@
+"""Engines beside the pool's own: they sleep and wake with it, and who leaves is waited for."""
+
+import pytest
+
+from sglang_operator.client import NotReady, Pool, beside, memory
+from sglang_operator.client.registry import parse
+from sglang_operator.weights.lease_state import Phase
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
+
+
+class World(FakePool):
+    """Of three engines the last is wanted no more, once it is told so."""
+
+    def edit(self, *ranks: int) -> None:
+        self.aside = set(ranks)
+        self.call(self.publish)
+
+
+@pytest.fixture(params=["Committed", "Off"])
+def world(request):
+    with World(3, gate=request.param) as made:
+        for engine in made.engines:
+            engine.strict = True
+        yield made
+
+
+@pytest.fixture
+def pool(world):
+    with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
+        yield made
+
+
+def sleep(pool, *tags, **more):
+    pool.sleep(tags or ("weights", "kv_cache"), settle=0, **more)
+
+
+def test_an_engine_that_is_wanted_no_more_sleeps_and_wakes_with_the_others(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    world.edit(2)
+    sleep(pool, "kv_cache")
+    assert [engine.released for engine in world.engines] == [{"kv_cache"}] * 3
+    assert set(world.state.asleep) == {engine.instance for engine in world.engines}
+    assert pool.wake().phase is Phase.COMMITTED
+    assert not any(engine.released or engine.paused or engine.dead for engine in world.engines)
+    assert [engine.gate for engine in world.engines] == ["Open"] * 3
+
+
+def test_sleepers_are_woken_though_an_edit_wants_them_no_more(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    world.edit(1, 2)
+    pool.wake()
+    assert not any(engine.released or engine.paused for engine in world.engines)
+    world.edit()  # it is taken back
+    pool.update_from_disk("/c/2", "step-2")
+    assert not any(engine.dead for engine in world.engines)
+
+
+def test_a_sync_resumes_sleepers_that_are_wanted_no_more(world, pool):
+    """The Lease says of nobody that it sleeps then, and the edit may be taken back."""
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool)
+    world.edit(2)
+    pool.update_from_disk("/c/2", "step-2")
+    assert not world.engines[2].released
+    assert world.engines[2].weights == "/c/1"
+    world.edit()
+    pool.update_from_disk("/c/3", "step-3")
+    assert [engine.weights for engine in world.engines] == ["/c/3"] * 3
+    assert not any(engine.dead for engine in world.engines)
+
+
+def test_who_sleeps_nobody_knows_where_stays_on_record(world, pool, monkeypatch):
+    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    lost = world.engines.pop()
+    world.unlisted = [f"{POOL}-2"]
+    world.call(world.publish)
+    with pytest.raises(NotReady, match=rf"pod {POOL}-2 \(Up\); the pool stays asleep"):
+        pool.wake()
+    assert lost.instance in world.state.asleep
+    with pytest.raises(NotReady, match=f"does not say where they answer: pods {POOL}-2"):
+        pool.update_from_disk("/c/2", "step-2")
+    assert lost.instance in world.state.asleep
+    assert lost.released == {"kv_cache"}
+
+
+def test_a_pool_is_asleep_only_once_who_loads_beside_it_sleeps_too(world, pool):
+    world.engines[2].state = "Starting"
+    world.engines[2].dead = True
+    world.edit(2)
+    with pytest.raises(NotReady, match=rf"pod {POOL}-2 \(Starting\): running but not ready"):
+        sleep(pool, timeout=0.2)
+    assert not any(engine.released for engine in world.engines)
+
+
+def test_a_pod_on_its_way_out_is_waited_for_until_it_is_gone(world, pool, monkeypatch):
+    looks: list[None] = []
+    fresh = pool._pool.fresh
+    world.leaving = {f"{POOL}-old": 60}
+
+    async def look():
+        looks.append(None)
+        if len(looks) == 4:
+            world.leaving = {}
+            world.call(world.publish)
+        return await fresh()
+
+    monkeypatch.setattr(pool._pool, "fresh", look)
+    monkeypatch.setattr(beside, "LOOK_SECONDS", 0.01)
+    sleep(pool, timeout=5, loading=0)  # it may take its grace, whatever others may take
+    assert len(looks) >= 4
+    assert all(engine.released for engine in world.engines)
+
+
+def test_a_pod_that_does_not_go_is_named_with_the_time_at_which_it_was_to_be_gone(
+    world, pool, monkeypatch
+):
+    monkeypatch.setattr(beside, "KILLED_SECONDS", 0.0)
+    monkeypatch.setattr(beside, "LOOK_SECONDS", 0.01)
+    world.leaving = {f"{POOL}-old": 0}
+    with pytest.raises(NotReady, match=rf"{POOL}-old \(until 2026-11-29T20:00:00Z\)"):
+        sleep(pool, loading=0.1)
+    assert not any(engine.released for engine in world.engines)
+
+
+def test_what_cannot_be_reached_is_told_apart_from_what_leaves(world):
+    world.aside = {2}
+    world.unlisted, world.leaving = ["lost"], {"old": 30}
+    registry = parse(world._config_map())
+    assert [engine.pod for engine in registry.unreached] == ["lost"]
+    assert [each.pod for each in beside.leaving(registry)] == ["old"]
+    assert [engine.pod for engine in registry.present] == [f"{POOL}-{rank}" for rank in range(3)]
+    assert registry.present[2].rank < 0
