@@ -18,6 +18,7 @@ from sglang_operator.api import names
 from sglang_operator.kube import informer
 from sglang_operator.kube.credentials import Credentials
 from sglang_operator.kube.decoding import Decoder, Page, Record, UnreadError, WatchEvent, is_named
+from sglang_operator.kube.identity import Proof
 from sglang_operator.kube.transport import lines
 from sglang_operator.observed import wire
 
@@ -34,12 +35,11 @@ class _Named(msgspec.Struct, frozen=True):
     metadata: wire.Meta
 
 
-def session(credentials: Credentials, authorization: str | None) -> aiohttp.ClientSession:
+def session(credentials: Credentials, proof: Proof) -> aiohttp.ClientSession:
     """A session for kopf.  Called in kopf's loop."""
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(_ask_for_metadata)
-    tls = credentials.tls() if credentials.tls else True
-    headers = {"Authorization": authorization} if authorization else {}
+    tls, headers = proof.context or True, proof.headers
     # A session's own headers go to its proxy too, and this one as what the proxy asks for.
     mine = [_sends(credentials.server, headers)] if credentials.proxy else []
     return aiohttp.ClientSession(
@@ -89,8 +89,8 @@ class BriefResponse(aiohttp.ClientResponse):
         return self
 
     async def json(self, **options: Any) -> Any:
-        """A list of pools' names; anything else as it is."""
-        if not _is_of_pools(self.url):
+        """A list of pools' names; anything else as it is, an error too: kopf logs in anew by it."""
+        if not _is_of_pools(self.url) or self.status >= 400:
             return await super().json(**options)
         return _listed(await self.read())
 

@@ -24,6 +24,7 @@ from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.controller import briefing
 from sglang_operator.kube.credentials import Credentials
+from sglang_operator.kube.identity import Identity, Proof
 
 BACKOFF = Backoff(1.0, 30.0)
 # A run this long was a good one: the next failure begins with the shortest pause again.
@@ -45,7 +46,7 @@ class Login(kopf.AiohttpSession):
 
     aiohttp_session: aiohttp.ClientSession = field(compare=False)
     expiration: datetime | None = field(default=None, compare=False)
-    authorization: str | None = field(default=None, repr=False)
+    proof: Proof = field(repr=False)
 
 
 class SupervisedKopf:
@@ -135,10 +136,11 @@ class SupervisedKopf:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
+        logins = Logins(self._credentials)
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> Login:
-            return log_in(self._credentials)
+            return await logins.another()
 
         @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
         async def seen(namespace: str | None, meta: kopf.Meta, **_: Any) -> None:
@@ -149,15 +151,36 @@ class SupervisedKopf:
         return registry
 
 
-def log_in(credentials: Credentials) -> Login:
-    """Credentials as they are now.  Called in kopf's loop."""
-    authorization = credentials.authorization()
-    return Login(
-        server=credentials.server,
-        aiohttp_session=briefing.session(credentials, authorization),
-        authorization=authorization,
-        expiration=datetime.now(UTC) + timedelta(seconds=CREDENTIALS_SECONDS),
-    )
+class Logins:
+    """Those of one run of kopf, in its loop: by an identity as all other requests of ours have.
+
+    kopf asks for another where one is refused, or is old.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._identity = Identity(credentials)
+        self._last: tuple[Proof, float] | None = None
+
+    async def another(self) -> Login:
+        """One as of now; another than the last, if that was refused and there is one.
+
+        Whoever gives it is waited for in a thread.  kopf ends if there is none: it would ask again
+        only after a minute.
+        """
+        try:
+            if self._last is not None and steady() - self._last[1] < CREDENTIALS_SECONDS:
+                await self._identity.anew(self._last[0])
+            proof = await self._identity.proof()
+        except OSError as error:
+            raise kopf.PermanentError(str(error)) from error
+        self._last = proof, steady()
+        return Login(
+            server=self._credentials.server,
+            aiohttp_session=briefing.session(self._credentials, proof),
+            proof=proof,
+            expiration=datetime.now(UTC) + timedelta(seconds=CREDENTIALS_SECONDS),
+        )
 
 
 def _settings() -> kopf.OperatorSettings:

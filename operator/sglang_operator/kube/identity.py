@@ -47,7 +47,7 @@ class Trust:
         return self.context is not failed
 
 
-class _Proof(NamedTuple):
+class Proof(NamedTuple):
     """With what a request was sent."""
 
     header: str | None
@@ -72,10 +72,10 @@ class Identity:
         What was refused with 401 was not carried out: it is sent once more if there is a newer
         proof.  Raises CredentialsError if there never was one, and what ``send`` raises.
         """
-        proof = await self._proof()
+        proof = await self.proof()
         answer = await send(proof.headers)
-        if answer.status == 401 and await self._anew(proof):
-            answer = await send((await self._proof()).headers)
+        if answer.status == 401 and await self.anew(proof):
+            answer = await send((await self.proof()).headers)
         return answer
 
     @asynccontextmanager
@@ -83,20 +83,22 @@ class Identity:
         self, server: HttpClient, target: str, headers: Headers, *, idle: float
     ) -> AsyncIterator[Stream]:
         """The same of a GET whose answer has no end."""
-        proof = await self._proof()
+        proof = await self.proof()
         async with server.stream(target, {**headers, **proof.headers}, idle=idle) as answer:
-            if answer.status != 401 or not await self._anew(proof):
+            if answer.status != 401 or not await self.anew(proof):
                 yield answer
                 return
-        proof = await self._proof()
+        proof = await self.proof()
         async with server.stream(target, {**headers, **proof.headers}, idle=idle) as answer:
             yield answer
 
-    async def _proof(self) -> _Proof:
+    async def proof(self) -> Proof:
+        """That of now.  Raises CredentialsError if there never was one."""
         header = await self._authorization.header()
-        return _Proof(header, self.trust.context if self.trust else None)
+        return Proof(header, self.trust.context if self.trust else None)
 
-    async def _anew(self, refused: _Proof) -> bool:
+    async def anew(self, refused: Proof) -> bool:
+        """Ask for another than this, which was refused: whether there is one now."""
         if await self._authorization.anew(refused.header):
             return True
         if self.trust is None or refused.context is None or not self.trust.has_certificate:

@@ -43,6 +43,10 @@ def identity(server: str, header: str | None = None, **tls: Any) -> Credentials:
     )
 
 
+async def log_in(credentials: Credentials) -> shell.Login:
+    return await shell.Logins(credentials).another()
+
+
 def serve(text: str, use: Callable[[aiohttp.ClientSession, str], Awaitable[Any]]) -> Any:
     """What ``use`` makes of kopf's session with a server that answers so; and what was accepted."""
     accepted: list[str] = []
@@ -59,7 +63,7 @@ def serve(text: str, use: Callable[[aiohttp.ClientSession, str], Awaitable[Any]]
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
-        made = shell.log_in(identity(f"http://{host}:{port}"))
+        made = await log_in(identity(f"http://{host}:{port}"))
         try:
             return await use(made.aiohttp_session, made.server)
         finally:
@@ -139,7 +143,7 @@ def test_a_refused_token_is_not_tried_again_by_kopf(before, after, same):
     async def main() -> bool:
         logins = []
         for token in (before, after):
-            logins.append(shell.log_in(identity("http://127.0.0.1:9", f"Bearer {token}")))
+            logins.append(await log_in(identity("http://127.0.0.1:9", f"Bearer {token}")))
         for made in logins:
             await made.aiohttp_session.close()
         return logins[0] == logins[1]
@@ -169,7 +173,8 @@ def test_kopf_goes_by_the_proxy_which_sees_no_token(tmp_path):
                 tls=lambda: ssl.create_default_context(cafile=made.ca),
                 proxy=proxy.url,
             )
-            async with shell.log_in(found).aiohttp_session as session, session.get(server) as got:
+            login = await log_in(found)
+            async with login.aiohttp_session as session, session.get(server) as got:
                 assert got.status == 204
             return proxy.heads
 
@@ -201,7 +206,7 @@ def test_kopf_checks_the_certificate_against_the_name_in_the_kubeconfig(tmp_path
         )
         async with (
             listening,
-            shell.log_in(found).aiohttp_session as session,
+            (await log_in(found)).aiohttp_session as session,
             session.get(server) as response,
         ):
             return response.status
