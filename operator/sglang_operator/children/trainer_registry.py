@@ -71,6 +71,8 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
     asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far.
+    ``weights.seen`` is the last one that it knew of when it wrote this: whoever has begun one knows
+    by it that the engines are told as they are now, not as an operator that is gone has left them.
     ``weights.noSync`` says why no trainer may bring weights, where that is so: the pool has no gate
     then, but trainers need none to sync.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
@@ -98,6 +100,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
             "version": current.version,
             "transaction": current.id if plan.settled else "",
             "count": current.transitions,
+            "seen": current.id,
             **({"noSync": no_sync} if no_sync else {}),
         },
         "revisions": _revisions(pool, plan.engines, facts),

@@ -102,10 +102,11 @@ class EngineCalls:
     async def find(self, engine: Engine) -> None:
         """See that it is an SGLang that answers at an engine's address.  Raises EngineError.
 
-        It is asked for its model info, which one that has another key may keep to itself.
+        It is asked for its model info, which one that has a key may keep to itself.  It is sent
+        none: the address may be a stranger's by now.
         """
         path = engine.features.model_info_path
-        status, text = await self._ask("GET", engine, path, FIND_SECONDS)
+        status, text = await self._ask("GET", engine, path, FIND_SECONDS, keyless=True)
         told = _json(text)
         if status not in _GUARDED and not (isinstance(told, dict) and "model_path" in told):
             raise _error(engine, path, status, f"this is no SGLang: {text.strip()}")
@@ -134,6 +135,8 @@ class EngineCalls:
         path: str,
         timeout: float | None,
         body: Body | None = None,
+        *,
+        keyless: bool = False,
     ) -> tuple[int, str]:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
         generates = path == GENERATE
@@ -141,7 +144,7 @@ class EngineCalls:
             (self._generating, MAX_GENERATED) if generates else (self._session, MAX_ANSWER)
         )
         key = self._key if path in _BY_API_KEY else self._admin_key
-        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        authorization = {"Authorization": f"Bearer {key}"} if key and not keyless else {}
         try:
             async with session.request(
                 method,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sglang_operator import supervision
 from sglang_operator.client import pausing, texts
 from sglang_operator.client.calls import Json
+from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     Expired,
     NotReady,
@@ -209,6 +210,7 @@ class Follower:
                     raise StaleEpoch(texts.ROLL_STALE.format(what=what))
                 if WEIGHTS in state.sleeps(engine.instance):
                     state = await self._resumed(state.id, engine)
+                await confirmed(self._pool, state.id, (engine,), state.epoch)
                 self.require(attempt)
                 await self._pause(state, engine, attempt)
             except PoolError as error:

@@ -124,6 +124,15 @@ class LeaseHold:
 
         return await self.step(renewal, patience=self.left() if patience is None else patience)
 
+    async def withdraw(self, before: Transaction, message: str, *, patience: float) -> None:
+        """Nothing was sent to an engine: what the Lease said before counts.  Raises PoolError."""
+
+        def end(state: Transaction, sight: LeaseObservation) -> Transaction:
+            return steps.withdraw(state, self.trainer, before, message=message, now=sight.now)
+
+        words = texts.OWED_ABORT
+        await self._file.note(self._uid, end, patience=patience, words=words, passes=True)
+
     async def abort(self, message: str, *, patience: float) -> None:
         """All gates close, unless the transaction is over anyway; see ``WeightsLease.note``.
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
 from sglang_operator.client import beside, pausing, texts
+from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
-    ClusterError,
     EngineError,
     Expired,
     NotReady,
@@ -385,6 +385,7 @@ class Sleeper:
     async def _wake(self, tags: tuple[str, ...]) -> Transaction:
         hold, state = await self._own()
         async with self._at_work(hold):
+            await confirmed(self._pool, hold.trainer.transaction)
             after = await self._awaken(hold, state, tags)
         if not after.holder:
             await self.stop()
@@ -434,35 +435,32 @@ class Sleeper:
         return registry, reached
 
     async def _own(self) -> tuple[LeaseHold, Transaction]:
-        """The hold of the sleep, at work: ours, or taken over from an earlier process or another.
+        """The hold of the sleep, at work: taken on from this process, an earlier one or another.
+
+        In a transaction of its own, so that the operator can say that it has seen it.
 
         Whoever else had it learns with its next step that it is over; one of this name that is at
         work is waited for.
         """
-        held = await self._renewed(works=True)
-        if held is not None:
-            return held
-        state = await self._pool.transaction()
-        if state.phase not in (Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING):
-            raise Unsupported(texts.NOTHING_SLEEPS.format(phase=state.phase.value))
+        if not await self._renewed():
+            state = await self._pool.transaction()
+            if state.phase not in (Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING):
+                raise Unsupported(texts.NOTHING_SLEEPS.format(phase=state.phase.value))
         return await self._taken(steps.take_on)
 
-    async def _renewed(self, *, works: bool = False) -> tuple[LeaseHold, Transaction] | None:
-        """The hold that there is, renewed; None if somebody went on since.
+    async def _renewed(self) -> bool:
+        """Whether the hold that there is was renewed; not so if somebody went on since.
 
         Raises Expired if the Lease was deleted: what sleeps stood there alone.
         """
         hold = self._hold
         if hold is None:
-            return None
+            return False
         try:
-            return hold, await hold.renew(works=works)
-        except ClusterError:
-            if works:  # it may have been written all the same
-                await self._rest(hold, patience=0)
-            raise
+            await hold.renew()
         except Expired as error:
             if error.deleted:
                 await self.stop()
                 raise
-            return None
+            return False
+        return True

@@ -91,6 +91,7 @@ class Gates:
     phase: str = ""
     version: str = ""
     transaction: str = ""
+    seen: str = ""  # the transaction that the operator has seen, acted upon or not
     no_sync: str = ""  # why no trainer may bring weights
 
 
@@ -258,6 +259,7 @@ def _gates(section: Mapping[str, Any]) -> Gates:
         phase=section.get("phase") or "",
         version=section.get("version") or "",
         transaction=section.get("transaction") or "",
+        seen=section.get("seen") or section.get("transaction") or "",
         no_sync=section.get("noSync") or "",
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.client import groups, reaching, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json
+from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     ClusterError,
     EngineError,
@@ -98,6 +99,8 @@ class _Reset:
     async def run(self, wait: float) -> tuple[Left, ...]:
         await self._take(wait)
         try:
+            transaction, epoch = self._hold.trainer.transaction, self._registry.epoch
+            await confirmed(self._pool, transaction, self._engines, epoch)
             outcomes = await asyncio.gather(
                 *map(self._clear, self._engines), return_exceptions=True
             )

@@ -21,13 +21,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from os import PathLike
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_operator import supervision
-from sglang_operator.client import given, memory, pausing, texts
+from sglang_operator.client import pausing, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
+from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     ClusterError,
     EngineError,
@@ -86,7 +87,6 @@ class AsyncSync(Updates):
         self._given_epoch = epoch
         self._interrupts = interrupts
         self.version = version
-        self._checkpoint = ""
         self.engines: tuple[Engine, ...] = ()
         self.registry: Registry | None = None
         self._hold: LeaseHold | None = None
@@ -95,18 +95,10 @@ class AsyncSync(Updates):
         self._watch: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._body: asyncio.Task[Any] | None = None
+        self._touched = False  # whether anything may have been sent to an engine
         self._shared = False  # whether other processes write too
         self._interrupted = False
         self._over = False
-
-    @property
-    def checkpoint(self) -> str:
-        """A path with exactly these weights, for weights.recovery; "" if there is none."""
-        return self._checkpoint
-
-    @checkpoint.setter
-    def checkpoint(self, path: str | PathLike[str]) -> None:
-        self._checkpoint = given.checkpoint(path)
 
     # --- the transaction
 
@@ -129,11 +121,19 @@ class AsyncSync(Updates):
         try:
             self._state = await self._take(registry)
             self._watch = asyncio.create_task(self._stale(), name="stale epoch")
+            await self._confirmed()
             await self._pause()
             await self._resume({lease_state.WEIGHTS} & set(self._state.released))
         except BaseException as error:
             await self.abort(told(error))
             raise
+
+    async def _confirmed(self) -> None:
+        """The engines are still where the registry says; from here on they may be changed."""
+        assert self._hold is not None and self.registry is not None
+        transaction, epoch = self._hold.trainer.transaction, self.registry.epoch
+        await self._guarded(confirmed(self._pool, transaction, self.engines, epoch))
+        self._touched = True
 
     async def _take(self, registry: Registry) -> Transaction:
         trainer = self._pool.trainer(self._options.duration)
@@ -143,7 +143,9 @@ class AsyncSync(Updates):
             self._pool.turn.check()
             if self._over:
                 raise Expired(texts.OVER)
-            self._before = state = self._with_groups(state, sight.now)
+            state = self._with_groups(state, sight.now)
+            if state.id != trainer.transaction:  # else it was written, and nobody said so
+                self._before = state
             return steps.begin(
                 self._pool.sleeper.idle(state),
                 trainer,
@@ -219,7 +221,10 @@ class AsyncSync(Updates):
         await self._hold.step(step, patience=self._hold.left())
 
     async def abort(self, message: str) -> None:
-        """End the sync without a commit: gates close, engines stay paused.  Never raises."""
+        """End the sync without a commit: gates close, engines stay paused.  Never raises.
+
+        Before it has sent anything to them, all stays as it was.
+        """
         if self._over:
             return
         hold = self._hold
@@ -227,7 +232,8 @@ class AsyncSync(Updates):
         if hold is None:
             return
         with contextlib.suppress(PoolError):  # it is owed
-            await self._pool.to_its_end(hold.abort(message, patience=ABORT_PATIENCE))
+            end = hold.abort if self._touched else partial(hold.withdraw, self._before)
+            await self._pool.to_its_end(end(message, patience=ABORT_PATIENCE))
 
     # --- across processes: one begins, another ends
 
@@ -265,18 +271,23 @@ class AsyncSync(Updates):
                 raise Expired(texts.ANOTHER_BEGUN.format(holder=state.holder, found=found.id))
             return steps.attach(state, trainer, now=sight.now, seen=sight.seen)
 
+        self._touched = True
         self._state = state = await hold.take(step, wait=0, patience=PATIENCE)
         self._hold = hold
         # The checkpoint in the Lease is that of the last commit, of other weights.
         self.version, self.checkpoint = state.target_version, ""
         self._writes.elsewhere = True
         self.registry, self.engines = registry, registry.engines
-        if registry.epoch != state.epoch:
-            stale = StaleEpoch(texts.STALE_BEFORE.format(given=state.epoch, epoch=registry.epoch))
-            await self.abort(told(stale))
-            raise stale
         hold.start()
         self._watch = asyncio.create_task(self._stale(), name="stale epoch")
+        try:
+            if registry.epoch != state.epoch:
+                words = texts.STALE_BEFORE.format(given=state.epoch, epoch=registry.epoch)
+                raise StaleEpoch(words)
+            await self._confirmed()
+        except BaseException as error:
+            await self.abort(told(error))
+            raise
 
     def _begun(self, state: Transaction) -> Transaction:
         """This state, if a sync of this holder stands in it; else raises Expired."""
@@ -471,29 +482,3 @@ class AsyncSync(Updates):
         with self._writes.update(path, payload, (engine,)):
             await self._may_group(path)
             return await post(engine, path, payload, timeout=timeout, allowed=may)
-
-    # --- pause and memory
-
-    async def _pause(self) -> None:
-        """No request runs any more, and no engine has a cache of the old weights."""
-        calls, mode, may = self._pool.calls, self._options.pause, self._may_write
-        mine, asleep, whole = self._mine(), self._state.asleep, self._before.untouched
-        stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=whole, allowed=may)
-        await self._guarded(stopped)
-
-    async def _resume(self, tags: set[str]) -> None:
-        """Resume memory that a sleep released: weights before, the rest after the update."""
-        # One without tags resumes everything, whatever it is told.
-        if tags and not all(engine.features.memory_tags for engine in self.engines):
-            tags = set(self._state.released)
-        if tags and self._hold is not None:
-            self._state = await self._pool.to_its_end(self._resumed(self._hold, tags))
-            self.check()
-
-    async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
-        await memory.resume_all(self._pool, hold, self._state, self.engines, tags)
-
-        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
-            return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
-
-        return await hold.step(step, patience=PATIENCE)

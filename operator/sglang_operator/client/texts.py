@@ -225,6 +225,12 @@ NOT_ACKNOWLEDGED = (
     "{transaction}, phase {phase}); check that the operator runs, and by its log or /readyz "
     "that it may read the namespace. Nothing was released"
 )
+NOT_CONFIRMED = (
+    "the operator has not told of the engines since this was begun, {seconds:.0f} s ago (its "
+    "registry has transaction {transaction}, phase {phase}{trouble}), and an address in it may be "
+    "another pod's by now: no engine was asked anything. Check that the operator runs, and by its "
+    "log or /readyz that it may read the namespace; then try again"
+)
 NOT_TO_SLEEP = (
     "{engines}: running but not ready, and without an answer for {seconds:.0f} s, so that the "
     "memory it holds cannot be released; nothing was taken, nothing released: wait until it is "

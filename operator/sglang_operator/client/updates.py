@@ -9,15 +9,19 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sglang_operator.client import given, groups
+from sglang_operator.client import given, groups, memory, pausing
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.hold import LeaseHold
+from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.ledger import WHOLE, Ledger
+from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.weights import groups as weights_groups
+from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -68,18 +72,38 @@ class Updates(ABC):
     registry: Registry | None
     _pool: "AsyncPool"
     _hold: LeaseHold | None
+    _before: Transaction
     _state: Transaction
+    _options: SyncOptions
 
     def __init__(self) -> None:
+        self._checkpoint = ""
         self._session_open = False
         self._opening = asyncio.Lock()
         self._claiming = asyncio.Lock()
         self._grouped = False  # whether buckets are broadcast in groups
         self._writes = Ledger()
 
+    @property
+    def checkpoint(self) -> str:
+        """A path with exactly these weights, for weights.recovery; "" if there is none."""
+        return self._checkpoint
+
+    @checkpoint.setter
+    def checkpoint(self, path: str | PathLike[str]) -> None:
+        self._checkpoint = given.checkpoint(path)
+
     def _mine(self) -> tuple[Engine, ...]:
         """The engines that this process writes into."""
         return self.engines
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises if the sync is over."""
+
+    @abstractmethod
+    def _may_write(self) -> bool:
+        """The fence."""
 
     @abstractmethod
     async def call(
@@ -238,6 +262,32 @@ class Updates(ABC):
         have_one = _with_session(self.engines)
         await together(end_session(partial(self.call_one, each)) for each in have_one)
         self._session_open = False
+
+    # --- pause and memory
+
+    async def _pause(self) -> None:
+        """No request runs any more, and no engine has a cache of the old weights."""
+        calls, mode, may = self._pool.calls, self._options.pause, self._may_write
+        mine, asleep, whole = self._mine(), self._state.asleep, self._before.untouched
+        stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=whole, allowed=may)
+        await self._guarded(stopped)
+
+    async def _resume(self, tags: set[str]) -> None:
+        """Resume memory that a sleep released: weights before, the rest after the update."""
+        # One without tags resumes everything, whatever it is told.
+        if tags and not all(engine.features.memory_tags for engine in self.engines):
+            tags = set(self._state.released)
+        if tags and self._hold is not None:
+            self._state = await self._pool.to_its_end(self._resumed(self._hold, tags))
+            self.check()
+
+    async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
+        await memory.resume_all(self._pool, hold, self._state, self.engines, tags)
+
+        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
+            return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
+
+        return await hold.step(step, patience=memory.PATIENCE)
 
 
 def _with_session(engines: Iterable[Engine]) -> list[Engine]:

@@ -54,6 +54,7 @@ class TrainerSignal(NamedTuple):
     """The fields of the registry on which a trainer blocks: a change is published at once."""
 
     step: tuple[str, Phase] = ("", Phase.IDLE)  # of the transaction, that was acted upon
+    seen: str = ""  # the transaction, acted upon or not: an address may be another pod's before
     epoch: str = ""  # during a sync: whether it is stale
     serves: bool = False  # before memory is released: whether clients may still reach an engine
 
@@ -100,14 +101,15 @@ class GatePlan:
     def awaited(self, before: TrainerSignal) -> TrainerSignal:
         """These fields now; one on which nobody blocks at present is carried over."""
         phase = self.transaction.phase
-        step, epoch, serves = before
+        step, _, epoch, serves = before
         if self.settled:
             step = (self.transaction.id, phase)
         if phase is Phase.SYNCING:
             epoch = self.epoch
         if phase is Phase.SLEEPING:
             serves = any(each.in_service for each in (*self.engines, *self.unlisted))
-        return TrainerSignal(step=step, epoch=epoch, serves=serves)
+        seen = self.transaction.id
+        return TrainerSignal(step=step, seen=seen, epoch=epoch, serves=serves)
 
     @cached_property
     def synced(self) -> int:

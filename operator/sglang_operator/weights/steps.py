@@ -50,6 +50,41 @@ def begin(
     )
 
 
+def withdraw(
+    state: Transaction, trainer: Trainer, before: Transaction, *, message: str, now: float
+) -> Transaction:
+    """The sync ends before anything was sent to an engine: what counted ``before`` counts on.
+
+    What others have put on record meanwhile stays.  Aborted where that was not whole then, or where
+    other processes share the sync: they may have sent something.  Raises :class:`RefusedError`.
+    """
+    rules.own(state, trainer)
+    rules.in_phase(state, "withdraw", Phase.SYNCING)
+    initial = before.phase is Phase.IDLE and not (before.version or before.target_version)
+    torn = before.phase is Phase.SYNCING or before.fence
+    if state.shared or torn or (before.phase is Phase.IDLE and not initial):
+        return abort(state, trainer, message=message)
+    sleeps = before.phase in (Phase.SLEEPING, Phase.AWAKE)
+    return dataclasses.replace(
+        state,
+        # A Lease that says nothing any more would be taken for one that was emptied.
+        phase=Phase.AWAKE if initial else before.phase,
+        id=before.id or state.id,
+        holder=before.holder if sleeps else "",
+        duration=before.duration,
+        epoch=before.epoch,
+        target_version=before.target_version,
+        intact=before.intact or initial,
+        shared=before.shared,
+        wrote=before.wrote,
+        begun=before.begun,
+        message=before.message,
+        renewed=now,
+        at_work=False,
+        releases=before.releases,
+    )
+
+
 def renew(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
     """The holder is alive.  Raises :class:`RefusedError` if it is the holder no more."""
     rules.own(state, trainer)

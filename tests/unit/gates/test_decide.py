@@ -474,7 +474,9 @@ class TestTrainerSignal:
 
     def test_a_step_that_is_not_acted_upon_is_not_told(self):
         pods = running(a_pool(device_mapping="list(range(0,4))"), gate=OPEN)
-        assert self.of("Aborted", pods).step == NOTHING.step
+        told = self.of("Aborted", pods)
+        assert told.step == NOTHING.step
+        assert told.seen == "t", "that the engines are told as they are now is known by it"
 
     def test_a_restart_is_awaited_during_a_sync_alone(self):
         pods = running(a_pool(device_mapping="list(range(0,4))"))
