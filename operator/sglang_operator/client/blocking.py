@@ -157,7 +157,7 @@ class Pool:
         return self._loop.run(self._pool.wait_ready(timeout))
 
     def wait_synced(self, version: str | int, timeout: float | None = None) -> Registry:
-        """Wait until every gate is open at this version.  Raises NotReady in the end."""
+        """Wait until clients reach every engine at this version.  Raises NotReady in the end."""
         return self._loop.run(self._pool.wait_synced(version, timeout))
 
     def nccl_plan(

@@ -20,7 +20,7 @@ from sglang_operator.client.errors import Expired, NotReady
 from sglang_operator.client.groups import Groups
 from sglang_operator.client.lease import WeightsLease, recorded
 from sglang_operator.client.pausing import SyncOptions
-from sglang_operator.client.registry import Engine, NcclPlan, Registry
+from sglang_operator.client.registry import GATE_OFF, Engine, NcclPlan, Registry
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
@@ -183,19 +183,26 @@ class AsyncPool:
             raise NotReady(texts.WAITED.format(what=what, seconds=waited)) from missing
 
     async def wait_synced(self, version: str | int, timeout: float | None = None) -> Registry:
-        """Wait until every gate is open at this version.  Raises NotReady in the end."""
+        """Wait until clients reach every engine at this version.  Raises NotReady in the end.
+
+        In a pool without gates that is once it is committed.
+        """
         version = given.version(version)
         begun = time.monotonic()
-        done = 0
+        missing = texts.NOT_SYNCED.format(synced=0, version=version)
         try:
             async with asyncio.timeout(timeout):
                 async for registry in self.changes():
-                    done = sum(e.version == version for e in registry.engines)
+                    done, weights = registry.synced(version), registry.weights
                     if registry.engines and done == len(registry.engines):
                         return registry
+                    words = texts.NOT_COMMITTED if weights.gate == GATE_OFF else texts.NOT_SYNCED
+                    missing = words.format(
+                        synced=done, version=version, phase=weights.phase, last=weights.version
+                    )
         except TimeoutError:
             pass
-        what = self._with_trouble(texts.NOT_SYNCED.format(synced=done, version=version))
+        what = self._with_trouble(missing)
         raise NotReady(texts.WAITED.format(what=what, seconds=time.monotonic() - begun))
 
     def _with_trouble(self, what: str) -> str:

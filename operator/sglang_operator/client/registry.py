@@ -11,6 +11,7 @@ from typing import Any
 from sglang_operator.client import given, texts
 from sglang_operator.client.errors import NotReady, PoolError, Unsupported
 from sglang_operator.engine import versions
+from sglang_operator.weights import lease_state
 
 UP_STATES = frozenset({"InService", "Up"})  # observed/engines.py, EngineState
 IN_SERVICE = "InService"
@@ -19,6 +20,7 @@ _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
 _LEAVES = "Waiting"  # of an engine beside the pool's own
 GATE_OFF = "Off"
 GATE_COMMITTED = "Committed"
+COMMITTED = lease_state.Phase.COMMITTED.value
 DEFAULT_GROUP = "weight_update_group"  # SGLang's own default
 _CONFIG_KEY = "engines.json"
 
@@ -128,6 +130,14 @@ class Registry:
         """Engines that run, and of which the registry does not say where they answer."""
         beside = (e for e in self.unlisted if not e.leaving)
         return tuple(e for e in beside if not (e.url and e.instance))
+
+    def synced(self, version: str) -> int:
+        """Engines that clients reach at this version.
+
+        One without a gate is reached whatever it holds: the commit vouches for it alone.
+        """
+        committed = (self.weights.phase, self.weights.version) == (COMMITTED, version)
+        return sum(committed if e.gate is None else e.version == version for e in self.engines)
 
     def of(self, engines: Iterable[Engine]) -> "Registry":
         """The same with those engines only."""

@@ -249,6 +249,10 @@ BEGUN_BEFORE = "this sync was begun before; make another for each try: pool.sync
 ABORTED = "{kind}: {message}"
 NOTHING_SLEEPS = "there is nothing to wake: the pool is in phase {phase}"
 NOT_SYNCED = "{synced} engines have their gate open at version {version}"
+NOT_COMMITTED = (
+    "version {version} is not committed (the pool has no gate, so its Lease tells: {phase}, last "
+    "committed version: {last!r})"
+)
 
 # --- ROLL (client/roll.py)
 ROLL_SIZE = (

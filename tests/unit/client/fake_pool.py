@@ -422,8 +422,8 @@ class FakePool:
             "podIP": "127.0.0.1",
             "url": engine.url,
             "instance": engine.instance or None,
-            "gate": engine.gate,
-            "version": engine.gate_version,
+            "gate": engine.gate if self.gate != "Off" else None,
+            "version": engine.gate_version if self.gate != "Off" else None,
         }
 
     # --- HTTP

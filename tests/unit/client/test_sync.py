@@ -78,6 +78,22 @@ def test_a_sync_pauses_updates_continues_and_commits(world, pool):
     assert pool.wait_synced("step-1", STORY).weights.version == "step-1"
 
 
+def test_a_pool_without_gates_is_synced_once_that_is_committed():
+    with (
+        FakePool(2, gate="Off") as world,
+        Pool(POOL, NAMESPACE, identity=world.identity) as pool,
+    ):
+        pool.update_from_disk("/c/1", "step-1")
+        assert {engine.version for engine in pool.engines()} == {None}
+        assert pool.wait_synced("step-1", STORY).weights.version == "step-1"
+        with pytest.raises(NotReady, match=r"step-2 is not committed.*Committed.*'step-1'"):
+            pool.wait_synced("step-2", 0.1)
+        with pytest.raises(RuntimeError), pool.sync("step-2"):
+            raise RuntimeError("the trainer ends")
+        with pytest.raises(NotReady, match=r"step-1 is not committed.*Aborted"):
+            pool.wait_synced("step-1", 0.1)
+
+
 def test_the_engines_go_on_while_the_lease_is_held(world, pool):
     """Were the Lease free already, another trainer's pause could be undone."""
     seen = []
