@@ -25,6 +25,7 @@ RELEASED_WHILE_BUSY = "ReleasedWhileBusy"
 RESUMED_WHILE_AWAKE = "ResumedWhileAwake"
 WEIGHT_GROUP_UNKNOWN = "WeightGroupUnknown"
 HANDLE_OF_ANOTHER_GPU = "HandleOfAnotherGPU"
+HANDLE_NOT_OPENED = "HandleNotOpened"
 SHM_FULL = "SharedMemoryExceeded"
 OUT_OF_HOST_MEMORY = "OOMKilled"  # the kubelet's own word
 PORT_IN_USE = "PortInUse"
@@ -228,6 +229,14 @@ SIGNATURES: tuple[Signature, ...] = (
         "see: engines of a pool have GPUs of their own",
         "have the trainer send weights over NCCL or from disk; in ROLL, give actor_infer a "
         "device_mapping that shares no id with actor_train's",
+    ),
+    _signature(
+        HANDLE_NOT_OPENED,
+        r"mapping of buffer object failed",
+        "a trainer handed weights over as a handle of GPU memory, and this engine cannot open it: "
+        "their pods do not share a /dev/shm",
+        "mount one volume at /dev/shm in both pods (podTemplate), or have the trainer send weights "
+        "over NCCL or from disk",
     ),
     # --- the GPU, the model, the image, the node
     *endings.ENDINGS,

@@ -268,6 +268,16 @@ KILL = (
             id="a handle of another GPU",
         ),
         pytest.param(
+            '  File "reductions.py", line 181, in rebuild_cuda_tensor\n'
+            f"torch.AcceleratorError: CUDA error: mapping of buffer object failed\n\n{KILL}",
+            "HandleNotOpened",
+            "a trainer handed weights over as a handle of GPU memory, and this engine cannot open "
+            "it: their pods do not share a /dev/shm",
+            "mount one volume at /dev/shm in both pods (podTemplate), or have the trainer send "
+            "weights over NCCL or from disk",
+            id="a handle without a shared /dev/shm",
+        ),
+        pytest.param(
             "RuntimeError: Rank 0 scheduler died during initialization (exit code: -9). If exit "
             "code is -9 (SIGKILL), a common cause is the OS OOM killer.",
             "OOMKilled",
