@@ -1,7 +1,8 @@
-"""``python -m generators.real_engine [REPORT]``: the page of what ran on a real GPU, from a report.
+"""``python -m generators.real_engine [REPORT …]``: the page of what ran on a real GPU.
 
-REPORT is what ``make demo ARGS='--gpu --report FILE'`` wrote.  It is kept in the tree, and the page
-is made of the one that is kept; without REPORT it is made anew.
+A REPORT is what ``make demo ARGS='--gpu --report FILE'`` wrote, or ``make gpu`` to
+SGLANG_GPU_REPORT.  Each is kept in the tree, and the page is made of those that are kept; without
+a REPORT it is made anew.
 """
 
 import json
@@ -12,16 +13,27 @@ from typing import Any
 
 from generators import checkout
 
-DATA = checkout.ROOT / "tests" / "data" / "real-engine" / "demo.json"
+FOLDER = checkout.ROOT / "tests" / "data" / "real-engine"
+DATA = FOLDER / "demo.json"
+SUITE = FOLDER / "suite.json"
 PAGE = (checkout.DOCS / "reference" / "real-engine").with_suffix(
     ".md"
 )  # there from the first report on
 GIB = 1 << 30
+SKIPPED = "skipped"
 # What the demo does not do, to be told beside what it does.
 NO_GROUP = "a trainer with a GPU of its own, that broadcasts by NCCL (the demo's `--nccl`)"
+# What tests do beyond it: the beginning of a test's name, and what is not run without it.
+BY_TESTS = (
+    (
+        "test_weights.py::test_a_sync_under_each_pause_leaves_whole_weights[abort-tensor]",
+        "updates from tensors by CUDA IPC, with a trainer on the engines' own GPUs",
+    ),
+    ("test_pairs.py::test_an_engine_of_two_gpus", "engines of more than one GPU"),
+)
 NOT_RUN = (
-    "updates from tensors by CUDA IPC, with a trainer on the engines' own GPUs",
-    "engines of more than one GPU, and engines across nodes",
+    "engines across nodes",
+    "a broadcast by NCCL to two engines, which needs three GPUs",
     "the image of SGLang as it is published: the engines are an installed SGLang",
     "a driver of another vendor, GPUs in MIG mode",
 )
@@ -32,21 +44,35 @@ Made by `make real-engine` of what `make demo ARGS='--gpu --report FILE'` wrote 
 {date}. [The demo](../how-to/demo-on-a-gpu.md) runs a real Kubernetes on one machine, and the SGLang
 that is installed there, through the operator and its client.
 """
+TESTS = """\
+## The tests
+
+Made by `make gpu`, on {date}: each test drives the engines through the operator.
+"""
 FAKES = """\
 Everything else in these pages that is told of engines was run on the kit's fake engine, which is
 held to what real ones answered (`tests/data/real-engine/README.md`).
 """
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """The page of a report.  Raises ValueError for one that is not of a real GPU, or not whole."""
+def page(report: Mapping[str, Any], suite: Mapping[str, Any] | None = None) -> str:
+    """The page of the demo's report and of the tests', where there is one.
+
+    Raises ValueError for one that is not of a real GPU, or a demo that did not come to its end.
+    """
     if report["stand_in"]:
         raise ValueError("the report is of stand-ins, not of a GPU")
     if report["failed"]:
         raise ValueError(f"the report is of a run that failed at: {report['failed']}")
     parts = [HEAD.format(date=report["date"]), _where(report), _steps(report["steps"])]
-    parts += [_syncs(report["steps"]), _memory(report["steps"]), _not_run(report["steps"]), FAKES]
-    return "\n".join(parts)
+    parts += [_syncs(report["steps"]), _memory(report["steps"])]
+    if suite is not None:
+        if suite["stand_in"]:
+            raise ValueError("the tests' report is of stand-ins, not of a GPU")
+        parts += [TESTS.format(date=suite["date"]), _where(suite), _tests(suite["tests"])]
+        parts += [_figures(suite["tests"]), _without(suite["tests"])]
+    parts += [_not_run(report["steps"], suite), FAKES]
+    return "\n".join(filter(None, parts))
 
 
 def _where(report: Mapping[str, Any]) -> str:
@@ -92,8 +118,58 @@ def _memory(steps: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _not_run(steps: Sequence[Mapping[str, Any]]) -> str:
-    left = () if any("syncs" in step for step in steps) else (NO_GROUP,)
+def _tests(tests: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (_title(test["test"]), test["outcome"], f"{test['seconds']:.1f}")
+        for test in tests
+        if test["outcome"] != SKIPPED
+    ]
+    return _table(("test", "outcome", "seconds"), rows)
+
+
+def _figures(tests: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (_title(test["test"]), name, _cell(_value(value)))
+        for test in tests
+        for name, value in test["figures"].items()
+    ]
+    return "## What they measured\n\n" + _table(("test", "figure", "value"), rows) if rows else ""
+
+
+def _without(tests: Sequence[Mapping[str, Any]]) -> str:
+    """Tests that did not pass, and why."""
+    rows = [
+        (_title(test["test"]), test["outcome"], _cell(test["reason"].splitlines()[0]))
+        for test in tests
+        if test["outcome"] != "passed"
+    ]
+    head = ("test", "outcome", "reason")
+    return "## Tests that did not pass\n\n" + _table(head, rows) if rows else ""
+
+
+def _title(test: str) -> str:
+    """A test's sentence, with what it was run for."""
+    name, bracket, rest = test.partition("::")[2].removeprefix("test_").partition("[")
+    return name.replace("_", " ") + (f" ({rest.removesuffix(']')})" if bracket else "")
+
+
+def _value(value: Any) -> str:
+    """A figure for people: pairs in one line, and bytes as they are counted."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_value(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_value, value))
+    if isinstance(value, int) and value >= GIB // 16:
+        return f"{value / GIB:.2f} GiB"
+    return str(value)
+
+
+def _not_run(steps: Sequence[Mapping[str, Any]], suite: Mapping[str, Any] | None) -> str:
+    tests = suite["tests"] if suite else ()
+    ran = [test["test"] for test in tests if test["outcome"] == "passed"]
+    left = [text for name, text in BY_TESTS if not any(each.startswith(name) for each in ran)]
+    if not any("syncs" in step for step in steps):
+        left.insert(0, NO_GROUP)
     return "## What was not run\n\n" + "".join(f"- {text};\n" for text in (*left, *NOT_RUN))
 
 
@@ -111,17 +187,26 @@ def _ms(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep the report that is given, and write the page; 1 when it cannot be taken."""
-    source = Path(arguments[0]) if arguments else DATA
+    """Keep the reports that are given, and write the page; 1 when one cannot be taken."""
     try:
-        report = json.loads(source.read_text())
-        text = page(report)
+        given = [json.loads(Path(each).read_text()) for each in arguments]
+        suite = next((each for each in given if "tests" in each), None) or _kept(SUITE)
+        report = next((each for each in given if "tests" not in each), None) or _kept(DATA)
+        if report is None:
+            raise ValueError("the page begins with the demo's report, and there is none")
+        text = page(report, suite)
     except (OSError, ValueError, KeyError) as error:
-        print(f"error: {source}: {error}", file=sys.stderr)
+        print(f"error: {' '.join(arguments) or DATA}: {error}", file=sys.stderr)
         return 1
-    DATA.write_text(json.dumps(report, indent=2) + "\n")
+    for file, content in ((DATA, report), (SUITE, suite)):
+        if content is not None:
+            file.write_text(json.dumps(content, indent=2) + "\n")
     PAGE.write_text(text)
     return 0
+
+
+def _kept(file: Path) -> Any:
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def test_a_bar_in_what_was_seen_ends_no_cell():
 def test_what_did_not_run_on_a_gpu_or_to_its_end_makes_no_page(change, told, tmp_path, monkeypatch):
     monkeypatch.setattr(real_engine, "PAGE", tmp_path / "page")
     monkeypatch.setattr(real_engine, "DATA", tmp_path / "kept.json")
+    monkeypatch.setattr(real_engine, "SUITE", tmp_path / "suite.json")
     report = tmp_path / "report.json"
     report.write_text(json.dumps({**REPORT, **change}))
     with pytest.raises(ValueError, match=told):
@@ -86,6 +87,7 @@ def test_what_did_not_run_on_a_gpu_or_to_its_end_makes_no_page(change, told, tmp
 def test_a_report_is_kept_and_the_page_can_be_made_of_it_again(tmp_path, monkeypatch):
     monkeypatch.setattr(real_engine, "PAGE", tmp_path / "page")
     monkeypatch.setattr(real_engine, "DATA", tmp_path / "kept.json")
+    monkeypatch.setattr(real_engine, "SUITE", tmp_path / "suite.json")
     report = tmp_path / "report.json"
     report.write_text(json.dumps(REPORT))
     assert real_engine.main([str(report)]) == 0
@@ -99,4 +101,60 @@ def test_the_page_in_the_tree_is_that_of_the_report_in_the_tree():
     assert real_engine.PAGE.exists() == real_engine.DATA.exists()
     if real_engine.DATA.exists():
         report = json.loads(real_engine.DATA.read_text())
-        assert real_engine.PAGE.read_text() == real_engine.page(report)
+        suite = json.loads(real_engine.SUITE.read_text()) if real_engine.SUITE.exists() else None
+        assert real_engine.PAGE.read_text() == real_engine.page(report, suite)
+
+
+SYNCS = "test_weights.py::test_a_sync_under_each_pause_leaves_whole_weights"
+SUITE: dict[str, Any] = {
+    **{key: value for key, value in REPORT.items() if key not in ("steps", "failed")},
+    "tests": [
+        {
+            "test": f"{SYNCS}[abort-tensor]",
+            "outcome": "passed",
+            "reason": "",
+            "seconds": 2.5,
+            "figures": {"seconds": {"begin": 0.02, "update": 0.01}, "before": 43 << 30},
+        },
+        {
+            "test": "test_pairs.py::test_an_engine_of_two_gpus_syncs_and_answers",
+            "outcome": "skipped",
+            "reason": "2 GPUs are needed, there is 1",
+            "seconds": 0.0,
+            "figures": {},
+        },
+    ],
+}
+
+
+def test_the_page_has_each_test_its_figures_and_why_one_did_not_run():
+    lines = real_engine.page(REPORT, SUITE).splitlines()
+    sync = "a sync under each pause leaves whole weights (abort-tensor)"
+    assert f"| {sync} | passed | 2.5 |" in lines
+    assert f"| {sync} | seconds | begin 0.02, update 0.01 |" in lines
+    assert f"| {sync} | before | 43.00 GiB |" in lines
+    two = "an engine of two gpus syncs and answers"
+    assert f"| {two} | skipped | 2 GPUs are needed, there is 1 |" in lines
+
+
+def test_what_a_test_has_run_is_no_more_among_what_was_not():
+    without, with_it = real_engine.page(REPORT), real_engine.page(REPORT, SUITE)
+    assert "- updates from tensors by CUDA IPC" in without
+    assert "- updates from tensors by CUDA IPC" not in with_it
+    assert "- engines of more than one GPU;" in with_it  # which was skipped
+
+
+def test_tests_on_stand_ins_make_no_page():
+    with pytest.raises(ValueError, match="of stand-ins"):
+        real_engine.page(REPORT, {**SUITE, "stand_in": True})
+
+
+def test_the_tests_report_is_kept_beside_the_demos(tmp_path, monkeypatch):
+    for name, file in (("PAGE", "page"), ("DATA", "demo.json"), ("SUITE", "suite.json")):
+        monkeypatch.setattr(real_engine, name, tmp_path / file)
+    for name, content in (("a", REPORT), ("b", SUITE)):
+        (tmp_path / name).write_text(json.dumps(content))
+    assert real_engine.main([str(tmp_path / "b")]) == 1  # the page begins with the demo's
+    assert real_engine.main([str(tmp_path / "b"), str(tmp_path / "a")]) == 0
+    assert (tmp_path / "page").read_text() == real_engine.page(REPORT, SUITE)
+    assert json.loads((tmp_path / "suite.json").read_text()) == SUITE
