@@ -7,10 +7,11 @@ once over a handle of another GPU.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from sglang_operator.client import texts
-from sglang_operator.roll.device_mapping import describe, parse
+from sglang_operator.roll.device_mapping import apart, describe, parse
 
 _NODE = 8  # GPUs of a node, where ROLL's config does not say
 
@@ -43,14 +44,10 @@ def is_policy(worker: Any, config: Any) -> bool:
 
 
 def _apart(config: Any) -> str:
-    """A mapping of as many GPUs as actor_infer's, on nodes that no other role has; contiguous,
-    because ROLL's ModelUpdateGroup wants it so."""
+    """A mapping of as many GPUs as actor_infer's, on nodes that no other role has."""
     infer = getattr(config, "actor_infer", None)
-    taken = [_ids(role) for role in _roles(config) if role is not infer]
-    node = getattr(config, "num_gpus_per_node", None) or _NODE
-    end = max((max(ids) + 1 for ids in taken if ids), default=0)
-    first = -(-end // node) * node
-    return f"list(range({first},{first + len(_ids(infer))}))"
+    taken = chain.from_iterable(_ids(role) for role in _roles(config) if role is not infer)
+    return apart(len(_ids(infer)), taken, getattr(config, "num_gpus_per_node", None) or _NODE)
 
 
 def _roles(config: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import ast
 import collections
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sglang_operator.api import errors, names
 
@@ -66,6 +66,13 @@ def groups(ids: Sequence[int], per_worker: int) -> tuple[tuple[int, ...], ...]:
 def node_rank(gpu: int, per_node: int) -> int:
     """The node of a global GPU id (ROLL ``roll/distributed/scheduler/resource_manager.py``)."""
     return gpu // per_node
+
+
+def apart(count: int, taken: Iterable[int], per_node: int) -> str:
+    """A mapping of so many GPUs on nodes that no id which is taken is on; contiguous, because
+    ROLL's ModelUpdateGroup wants it so."""
+    first = -(-(max(taken, default=-1) + 1) // per_node) * per_node
+    return f"list(range({first},{first + count}))"
 
 
 def describe(ids: Sequence[int]) -> str:

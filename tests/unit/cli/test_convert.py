@@ -118,6 +118,36 @@ def test_shared_gpus_are_told_with_what_that_means_here():
     assert "rewards.llm_judge (hf_infer)" in said
 
 
+def test_the_mapping_with_which_rolls_side_starts_is_told_where_ids_are_shared():
+    said = run("convert", GUIDE).stderr
+    assert "under actor_infer: device_mapping: list(range(32,56)); the object may stay" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"actor_train": {"device_mapping": "list(range(8,12))"}}, "list(range(16,24))"),
+        (
+            {
+                "actor_train": {"device_mapping": "list(range(8,12))"},
+                "reference": {"device_mapping": "list(range(12,14))"},
+                "num_gpus_per_node": 4,
+            },
+            "list(range(16,24))",
+        ),
+        ({"reference": {"device_mapping": "list(range(8,16))"}}, ""),  # nothing is handed over
+    ],
+)
+def test_the_mapping_to_write_is_on_nodes_that_no_role_has(tmp_path, changes, told):
+    config = pipeline(**changes)
+    config["actor_train"] = {"strategy_args": {"strategy_name": "megatron_train"}} | (
+        changes.get("actor_train") or {"device_mapping": "list(range(0,8))"}
+    )
+    said = run("convert", write(tmp_path, config)).stderr
+    assert (f"device_mapping: {told};" in said) == bool(told)
+    assert ("does not start while" in said) == bool(told)
+
+
 def test_nested_roles_and_teachers_are_converted_too(tmp_path):
     engine = pipeline()["actor_infer"]
     own = {**engine, "model_args": {"model_name_or_path": "a/judge"}}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from sglang_operator.api import names
 from sglang_operator.api import texts as operator_texts
@@ -11,6 +12,10 @@ from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree.nodes import YamlNode
 from sglang_operator.pool import resolve as pools
 from sglang_operator.roll import device_mapping
+
+POLICY = ("actor_infer",)  # gets its weights from
+TRAINED = ("actor_train",)
+_NODE = 8  # GPUs of a node, where ROLL's file does not say
 
 
 @dataclass(kw_only=True)
@@ -75,6 +80,12 @@ def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
             f"{role.name} shares GPUs in ROLL with {whose}; in placement mode Count its engines "
             f"get {len(role.devices)} GPUs of their own, beside those of the trainer"
         )
+    if role.path == POLICY and any(other.path == TRAINED for other, _ in shared):
+        yield (
+            f"ROLL's side of a pool does not start while {role.name} shares ids with actor_train: "
+            f"write in ROLL's file, under {role.name}: device_mapping: {_apart(converted, found)}; "
+            "the object may stay as it is, because there ids only count"
+        )
     if any(roles.sleeps(role, other) for other, _ in shared):
         yield (
             f"{role.name} sleeps in ROLL while the others train; with GPUs of its own it need not, "
@@ -91,3 +102,11 @@ def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
     model = converted.body.text("spec", "model_args", "model_name_or_path") or ""
     if model.startswith(("/", ".", "~")):
         yield f"{role.name}: the model is a path; mount it in the pods with podTemplate"
+
+
+def _apart(converted: Converted, found: Sequence[Role]) -> str:
+    """A mapping on nodes that no other role has, as the client names it (``client.colocated``)."""
+    said = converted.body.get("spec", "num_gpus_per_node")
+    node = said.value if said is not None and isinstance(said.value, int) else _NODE
+    taken = chain.from_iterable(each.devices for each in found if each is not converted.role)
+    return device_mapping.apart(len(converted.role.devices), taken, max(node, 1))
