@@ -1,6 +1,7 @@
 """The registry's ``unlisted``: engines that run beside the pool's own, while that can be helped."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ OPEN = Gate(is_open=True, reason="Committed", version="step-1")
 
 
 def pools(**edit):
-    whole = {"device_mapping": "list(range(0,8))", "rollout": {"paused": True}}
+    whole: dict[str, Any] = {"device_mapping": "list(range(0,8))", "rollout": {"paused": True}}
     return builders.a_pool(**whole), builders.a_pool(**{**whole, **edit})
 
 
