@@ -22,7 +22,7 @@ from sglang_operator.gates import lease as leases
 from sglang_operator.gates import recovery
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
-from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.engines import EngineState, EngineStatus
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.pool.resolve import EngineFacts, Owner
 from sglang_operator.weights import lease_state, steps
@@ -179,7 +179,8 @@ def decide(
     plan = _decide(owner, policy, engines, observed, now, operator)
     strays = (_closed(pod, ASIDE, texts.GATE_ASIDE) for pod in observed.aside)
     gates = (*plan.gates, *(change for change in strays if change is not None))
-    told = {member.uid for engine in (*engines, *unlisted) for member in engine.members}
+    stay = (each for each in unlisted if each.state is not EngineState.WAITING)
+    told = {member.uid for engine in (*engines, *stay) for member in engine.members}
     hidden = (pod.name for pod in observed.pods if _hides_sleeper(pod, plan.transaction, told))
     return replace(
         plan,
