@@ -39,7 +39,7 @@ def test_many_runs_from_seeds(gate):
 
 
 def test_many_runs_in_which_all_trainers_are_jobs_of_roll():
-    jobs = Counter()
+    jobs: Counter[str] = Counter()
     for seed in range(RUNS):
         world = model.run(random.Random(seed).randrange, roll=True)
         assert world.violations == [], seed

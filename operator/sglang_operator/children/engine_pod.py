@@ -164,7 +164,7 @@ def _environment(pool: Pool) -> list[dict[str, Any]]:
     ]
     given = pool.template.container.get("env", [])
     overridden = {variable.get("name") for variable in given}
-    beside = environment.beside(pool.features, gated=pool.gated)
+    beside = environment.beside(pool.features)
     plain = [
         {"name": name, "value": value}
         for name, value in sorted({**beside, **pool.environment}.items())

@@ -75,6 +75,8 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     by it that the engines are told as they are now, not as an operator that is gone has left them.
     ``weights.noSync`` says why no trainer may bring weights, where that is so: the pool has no gate
     then, but trainers need none to sync.
+    ``weights.keepImages``: the ranks whose engines keep what a vision tower has made of images, as
+    their pods were made so, by an earlier operator or by the user.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
     """
@@ -101,6 +103,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
             "transaction": current.id if plan.settled else "",
             "count": current.transitions,
             "seen": current.id,
+            **_keeping_images(plan.engines),
             **({"noSync": no_sync} if no_sync else {}),
         },
         "revisions": _revisions(pool, plan.engines, facts),
@@ -137,6 +140,15 @@ def _revisions(
         if each != pool.facts:
             _extend(found[revision].setdefault("ranks", []), engine.rank)
     return found
+
+
+def _keeping_images(engines: Iterable[EngineStatus]) -> dict[str, list[list[int]]]:
+    """The ranks that answer from what another vision tower has made of an image."""
+    ranks: list[list[int]] = []
+    for engine in engines:
+        if engine.leader is not None and engine.leader.keeps_images:
+            _extend(ranks, engine.rank)
+    return {"keepImages": ranks} if ranks else {}
 
 
 def _extend(ranges: list[list[int]], rank: int) -> None:

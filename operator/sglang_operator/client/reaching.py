@@ -6,9 +6,11 @@ closes every gate.  Only engines that have not answered lately are asked, all at
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
+from sglang_operator.client.calls import together
 from sglang_operator.client.errors import EngineError, NotReady, StaleEpoch, Unsupported
 from sglang_operator.client.registry import Engine, Registry
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
 
 PAUSE = "/pause_generation"
+_SEES_IMAGES = "has_image_understanding"  # in what SGLang says of its model
 LATELY_SECONDS = 30.0
 # How long an engine that does not answer is waited for to be seen to have ended.
 ENDED_SECONDS = 2.0
@@ -57,6 +60,21 @@ async def _found(calls: "EngineCalls", engine: Engine) -> None:
             rank=engine.rank, engine=engine.engine, version=engine.engine_version, path=PAUSE
         )
         raise Unsupported(words)
+
+
+async def forgets_images(pool: "AsyncPool", engines: Iterable[Engine]) -> None:
+    """Raises Unsupported where an engine sees images, and keeps what its tower makes of them.
+
+    It would answer from the tower of before for each image that it has seen.  It is asked with this
+    pool's key: the operator has told of it just now.
+    """
+    keeping = [engine for engine in engines if engine.keeps_images]
+    told = await together(pool.calls.get(e, e.features.model_info_path) for e in keeping)
+    seeing = [e for e, each in zip(keeping, told, strict=True) if each.get(_SEES_IMAGES) is True]
+    if seeing:
+        which = ", ".join(f"engine {e.rank} ({e.engine})" for e in seeing[:8])
+        which += f" and {len(seeing) - 8} more" if len(seeing) > 8 else ""
+        raise Unsupported(texts.KEEPS_IMAGES.format(which=which, pool=pool.name))
 
 
 async def _ended(pool: "AsyncPool", silent: list[Engine], epoch: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ class Engine:
     version: str | None  # that its gate was opened with
     engine_version: str  # of its SGLang
     leaving: Leaving | None = None
+    keeps_images: bool = False  # what a vision tower has made of them, whatever weights come
 
     @property
     def features(self) -> versions.Features:
@@ -239,6 +240,7 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
     try:
         document = json.loads((config_map.get("data") or {})[_CONFIG_KEY])
         current, earlier = document["engineVersion"], _earlier(document.get("revisions") or {})
+        keeping = set(_ranks((document.get("weights") or {}).get("keepImages") or ()))
         return Registry(
             pool=document["pool"],
             namespace=document["namespace"],
@@ -249,7 +251,8 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
             weights=_gates(document.get("weights") or {}),
             memory_saver=document.get("memorySaver"),
             engines=tuple(
-                _engine(item, earlier.get(item["rank"], current)) for item in document["engines"]
+                _engine(item, earlier.get(item["rank"], current), item["rank"] in keeping)
+                for item in document["engines"]
             ),
             unlisted=tuple(_beside(item) for item in document.get("unlisted") or ()),
             hidden=tuple(document.get("hidden") or ()),
@@ -279,12 +282,16 @@ def _earlier(revisions: Mapping[str, Any]) -> dict[int, str]:
     return {
         rank: each["engineVersion"]
         for each in revisions.values()
-        for first, last in each.get("ranks", ())
-        for rank in range(first, last + 1)
+        for rank in _ranks(each.get("ranks", ()))
     }
 
 
-def _engine(item: Mapping[str, Any], engine_version: str) -> Engine:
+def _ranks(ranges: Iterable[Iterable[int]]) -> Iterator[int]:
+    for first, last in ranges:
+        yield from range(first, last + 1)
+
+
+def _engine(item: Mapping[str, Any], engine_version: str, keeps_images: bool) -> Engine:
     return Engine(
         rank=item["rank"],
         engine=item["engine"],
@@ -299,6 +306,7 @@ def _engine(item: Mapping[str, Any], engine_version: str) -> Engine:
         gate=item.get("gate"),
         version=item.get("version"),
         engine_version=engine_version,
+        keeps_images=keeps_images,
     )
 
 

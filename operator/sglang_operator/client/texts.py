@@ -225,6 +225,13 @@ NOT_ACKNOWLEDGED = (
     "{transaction}, phase {phase}); check that the operator runs, and by its log or /readyz "
     "that it may read the namespace. Nothing was released"
 )
+KEEPS_IMAGES = (
+    "{which}: the model sees images, and these engines keep what its vision tower makes of each, "
+    "under the image's hash, where nothing empties it: after a commit the tower of before would "
+    "answer. They were started with SGLANG_VLM_CACHE_SIZE_MB other than 0, by an earlier operator "
+    "or by system_envs or podTemplate: remove it there, and have them replaced "
+    "(kubectl sglang rollout restart {pool}). Nothing was sent to them"
+)
 NOT_CONFIRMED = (
     "the operator has not told of the engines since this was begun, {seconds:.0f} s ago (its "
     "registry has transaction {transaction}, phase {phase}{trouble}), and an address in it may be "

@@ -36,8 +36,10 @@ ENDS_AT_ONCE: Mapping[str, str] = {
     "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "false",
 }
 # What an engine has made of an image stays under the image's hash, and nothing empties that cache:
-# after a commit the old vision tower would answer.  Whoever trains none sets it in system_envs.
-FORGETS_IMAGES: Mapping[str, str] = {"SGLANG_VLM_CACHE_SIZE_MB": "0"}
+# after a commit the old vision tower would answer.  Engines without a gate are synced, too.
+# Whoever trains none sets it in system_envs.
+IMAGE_CACHE = "SGLANG_VLM_CACHE_SIZE_MB"
+FORGETS_IMAGES: Mapping[str, str] = {IMAGE_CACHE: "0"}
 # ROLL and slime remove it: expandable segments break the allocator that lets an engine release
 # its memory.  The second name is PyTorch's newer one for the same setting.
 REMOVED = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
@@ -75,13 +77,10 @@ def owner(name: str) -> str | None:
     return device_variables.ADVICE if device_variables.names_devices(name) else None
 
 
-def beside(features: versions.Features, *, gated: bool) -> Mapping[str, str]:
-    """Defaults that are no part of the revision: an engine without them is restarted for none.
-
-    ``gated``: weights change while engines run.
-    """
+def beside(features: versions.Features) -> Mapping[str, str]:
+    """Defaults that are no part of the revision: an engine without them is restarted for none."""
     ends = ENDS_AT_ONCE if features.crash_diagnostics else {}
-    return {**ends, **FORGETS_IMAGES} if gated else ends
+    return {**ends, **FORGETS_IMAGES}
 
 
 def template_problems(variables: Iterable[str]) -> Iterator[errors.Problem]:

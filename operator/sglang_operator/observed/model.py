@@ -167,6 +167,7 @@ class ObservedPod:
     containers_ready: bool = False
     containers_ready_changed: float = 0.0
     ready: bool = False
+    keeps_images: bool = False  # what its vision tower has made of them, whatever the weights
     gated: bool = False  # it is not Ready before its gate is open
     gate: Gate | None = None  # None: never set, or it has none
     unschedulable: str = ""  # the scheduler's message

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import bounds, names
-from sglang_operator.observed import sightings
+from sglang_operator.observed import sightings, variables
 from sglang_operator.observed.model import (
     Companion,
     ContainerKind,
@@ -126,6 +126,7 @@ class Container(msgspec.Struct, frozen=True, rename="camel"):
     restart_policy: str = ""  # its own; empty: the pod's
     restart_policy_rules: list[RestartRule] = []  # they go before it
     resources: Resources = Resources()
+    env: list[dict[str, Any]] = []
 
 
 class SchedulingGate(msgspec.Struct, frozen=True):
@@ -296,6 +297,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         containers_ready=_true(conditions, "ContainersReady"),
         containers_ready_changed=seconds(containers_ready.last_transition_time),
         ready=_true(conditions, "Ready"),
+        keeps_images=variables.keeps_images(own.env),
         gated=_gated(pod),
         gate=gate(pod),
         unschedulable=intern(scheduled.message[:_MAX_SAID]) if scheduled.status == "False" else "",

@@ -101,3 +101,17 @@ def test_engines_that_the_spec_wants_no_more_are_named_while_they_run():
     named = trainer_registry.document(new, plan)["unlisted"]
     assert len(named) == 4
     assert "unlisted" not in half_way(*pools())
+
+
+def test_engines_are_told_that_keep_images_by_their_ranks():
+    """What an earlier operator has started keeps them, gate or not, and nothing replaces it."""
+    pool = builders.a_pool(device_mapping="list(range(0,8))")
+    pods = [
+        builders.a_pod(pool, engine, container_id="c", keeps_images=engine.rank != 2)
+        for engine in pool.running
+    ]
+    found = trainer_registry.document(pool, builders.weighed(pool, pods))
+    assert found["weights"]["keepImages"] == [[0, 1], [3, 3]]
+    again = [builders.a_pod(pool, engine, container_id="c") for engine in pool.running]
+    found = trainer_registry.document(pool, builders.weighed(pool, again))
+    assert "keepImages" not in found["weights"]

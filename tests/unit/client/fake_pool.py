@@ -48,6 +48,7 @@ class FakeEngine:
     released: set[str] = field(default_factory=set)
     strict: bool = False  # dies of being woken twice, as SGLang does
     version: str = ""  # of its SGLang, where that is not the spec's
+    keeps_images: bool = False  # as an earlier operator has started it
     sessions: bool = False  # updates need one
     session: bool = False
     groups: set[str] | None = None  # process groups that it is in; None: nobody minds
@@ -187,6 +188,7 @@ class FakePool:
         self.aside: set[int] = set()  # engines that are the pool's no more
         self.leaving: dict[str, int] = {}  # pods on their way out, and their grace
         self.hidden: list[str] = []
+        self.sees_images: bool | None = None  # the model; None: its SGLang does not say
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
         self.looked: list[int] = []  # engines that were asked what they are
@@ -368,6 +370,7 @@ class FakePool:
                 "version": state.version,
                 "transaction": self._acted,
                 "noSync": self.no_sync,
+                "keepImages": [[e.rank, e.rank] for e in self.engines if e.keeps_images],
             },
             "revisions": {
                 f"of-{engine.rank}": {
@@ -484,7 +487,10 @@ class FakePool:
             version = versions.parse(self.engines[rank].version or self.version)
             if self.strangers or request.path != versions.features(version).model_info_path:
                 raise web.HTTPNotFound(text="404 page not found")
-            return web.json_response({"model_path": "Qwen/Qwen2.5-7B-Instruct"})
+            told = {"model_path": "Qwen/Qwen2.5-7B-Instruct"}
+            sees = self.sees_images
+            seen = {} if sees is None else {"has_image_understanding": sees}
+            return web.json_response({**told, **seen})
 
         return handle
 
