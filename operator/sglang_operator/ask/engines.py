@@ -6,16 +6,22 @@ never is, because the operator reads no Secrets (explanation/weights.md).  What 
 - once for each life of an engine, what it runs: its real version and arguments;
 - for a Versioned gate, the version of its weights;
 - for hang detection, which is off by default, whether its work moves.
+
+Each is asked as the one that it is (``observed.facts``), those of an earlier revision too: while a
+rollout is paused, or keeps some ranks, they are not on their way out.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.engine import versions
+from sglang_operator.observed import facts
 from sglang_operator.observed.engines import EngineStatus
-from sglang_operator.pool.resolve import Pool
+from sglang_operator.observed.model import EngineReport
+from sglang_operator.pool.resolve import EngineFacts, Pool
 from sglang_operator.weights.lease_state import Phase
 
 WEIGHTS_SECONDS = 3.0
@@ -53,38 +59,54 @@ def questions(
     engines: Sequence[EngineStatus],
     phase: Phase = Phase.IDLE,
     loading: Collection[str] = (),
+    revisions: Mapping[str, EngineFacts] = MappingProxyType({}),
+    reports: Mapping[str, EngineReport] = MappingProxyType({}),
 ) -> tuple[Question, ...]:
     """Everything to ask of this pool's engines while they and their weights stand like this.
 
     ``loading``: the instances that read a checkpoint for the operator: they answer nothing.
+    ``revisions`` and ``reports`` are what is known of the engines.
     """
     security = pool.spec.security
     if security.api_key is not None or security.admin_api_key is not None:
         return ()
     return tuple(
-        question for engine in engines for question in _of_engine(pool, engine, phase, loading)
+        question
+        for engine in engines
+        for question in _of_engine(
+            pool,
+            engine,
+            facts.of(pool, engine.leader, engine.instance, revisions, reports),
+            phase,
+            loading,
+        )
     )
 
 
 def _of_engine(
-    pool: Pool, engine: EngineStatus, phase: Phase, loading: Collection[str]
+    pool: Pool,
+    engine: EngineStatus,
+    known: EngineFacts,
+    phase: Phase,
+    loading: Collection[str],
 ) -> Iterator[Question]:
     instance = engine.instance
-    # An engine of another revision may be of another version, and is on its way out.
-    if not (engine.up and engine.current and engine.ip and instance):
+    if not (engine.up and engine.ip and instance):
         return
     to_ask: list[tuple[Topic, float | None]] = [(Topic.RESOLVED, None)]
-    if pool.gate is WeightsGate.VERSIONED:
+    features = known.features
+    if pool.gate is WeightsGate.VERSIONED and features.weight_version_flag:
         to_ask.append((Topic.WEIGHTS, WEIGHTS_SECONDS))
     hang = pool.spec.restart.hang_seconds
-    if hang is not None and phase not in QUIET_PHASES and instance not in loading:
+    works = phase not in QUIET_PHASES and instance not in loading
+    if hang is not None and works and features.load_path:
         least, most = LOAD_SECONDS
         to_ask.append((Topic.LOAD, min(most, max(least, hang / 4))))
     for topic, every in to_ask:
         yield Question(
             instance=instance,
             topic=topic,
-            url=url(engine.ip, pool.spec.network.port),
-            features=pool.features,
+            url=url(engine.ip, known.port),
+            features=features,
             every=every,
         )

@@ -13,7 +13,9 @@ import orjson
 from sglang_operator.api import names
 from sglang_operator.ask import engines as questions
 from sglang_operator.children import metadata
+from sglang_operator.engine import versions
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed import facts
 from sglang_operator.observed.engines import EngineState, EngineStatus
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Pool
@@ -26,6 +28,8 @@ AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
 FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AREAL_KEY: ",".join}
 
 MOST_NAMED = 8  # where there is no room for all: enough to look for the others
+MOST_REVISIONS = 24  # entries of them: engines may say what they like
+_APART = "/"  # between a revision and the version of those of its engines that have another
 
 
 def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
@@ -62,12 +66,12 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     ``worldSize`` and ``rankOffset`` follow ROLL's NCCL group: the trainer is rank 0, engine i
     begins at ``1 + i * gpus`` (ROLL roll/distributed/strategy/sglang_strategy.py).
 
-    While a change is rolled out, ``engineVersion`` and ``port`` are those of the spec, and
-    ``revisions`` says what other engines have; no engine may be synced, or put to sleep, that was
-    started in a way that forbids it.  ``unlisted`` are engines beside those that still run: who
-    puts the pool to sleep, or wakes it, reaches them too.  Of those that are on their way out
-    (Waiting) it says until when: ``graceSeconds`` from the time when they were told.  ``hidden``
-    are pods in which engines may sleep that are not told of here.
+    ``engineVersion`` and ``port`` are those of the spec, and ``revisions`` says what other engines
+    have, started by an earlier spec or of another version by their own word; no engine may be
+    synced, or put to sleep, that was started in a way that forbids it.  ``unlisted`` are engines
+    beside those that still run: who puts the pool to sleep, or wakes it, reaches them too.  Of
+    those that are on their way out (Waiting) it says until when: ``graceSeconds`` from the time
+    when they were told.  ``hidden`` are pods in which engines may sleep that are not told of here.
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
     asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far.
@@ -80,18 +84,19 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
     """
-    current, facts = plan.transaction, [_facts(pool, plan, engine) for engine in plan.engines]
+    current, known = plan.transaction, [_facts(pool, plan, engine) for engine in plan.engines]
+    counted = known or [pool.facts]
     beside = [_facts(pool, plan, engine) for engine in plan.unlisted]
     unlisted = list(map(partial(_beside, pool), plan.unlisted, beside))
     every = (*plan.engines, *plan.unlisted)
-    no_sync = pool.no_sync or next((each.no_sync for each in facts if each.no_sync), "")
+    no_sync = next((each.no_sync for each in counted if each.no_sync), "")
     return {
         "pool": pool.owner.name,
         "namespace": pool.owner.namespace,
         "epoch": plan.epoch,
         "engineVersion": str(pool.version),
         "port": pool.spec.network.port,
-        "memorySaver": all(each.saves_memory for each in (pool.facts, *facts, *beside)),
+        "memorySaver": all(each.saves_memory for each in (*counted, *beside)),
         "worldSize": 1 + len(plan.engines) * pool.gpus,
         "generation": dict(pool.sampling),
         "weights": {
@@ -106,40 +111,43 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
             **_keeping_images(plan.engines),
             **({"noSync": no_sync} if no_sync else {}),
         },
-        "revisions": _revisions(pool, plan.engines, facts),
+        "revisions": _revisions(pool, plan, known),
         **({"unlisted": unlisted} if unlisted else {}),
         **({"hidden": list(plan.hidden[:MOST_NAMED])} if plan.hidden else {}),
         "engines": [
             _engine(pool, engine, each.port)
-            for engine, each in zip(plan.engines, facts, strict=True)
+            for engine, each in zip(plan.engines, known, strict=True)
         ],
     }
 
 
 def _facts(pool: Pool, plan: GatePlan, engine: EngineStatus) -> EngineFacts:
-    """What this engine was started with; of the present revision where that is not known."""
-    if engine.current or engine.leader is None:
-        return pool.facts
-    return plan.revisions.get(engine.leader.revision, pool.facts)
+    return facts.of(pool, engine.leader, engine.instance, plan.revisions, plan.reports)
 
 
-def _revisions(
-    pool: Pool, engines: Sequence[EngineStatus], facts: Sequence[EngineFacts]
-) -> dict[str, Any]:
+def _revisions(pool: Pool, plan: GatePlan, known: Sequence[EngineFacts]) -> dict[str, Any]:
     """What engines are started with, by revision, and the ranks where that is not the spec's.
 
-    The operator knows by it what engines have that it did not start itself.
+    The operator knows by it what engines have that it did not start itself.  Engines of one
+    revision that say they are of another version than the rest have an entry of their own.
     """
-    found: dict[str, Any] = {pool.revision: _written(pool.facts)}
-    for engine, each in zip(engines, facts, strict=True):
-        if engine.leader is None:
-            continue
-        revision = engine.leader.revision
-        if revision not in found:
-            found[revision] = _written(each)
+    leaders = [engine.leader for engine in plan.engines if engine.leader is not None]
+    of_all = {pool.revision: facts.learnt(pool, leaders, plan.revisions, plan.reports)}
+    ranks: dict[str, list[list[int]]] = {}
+    for engine, each in zip(plan.engines, known, strict=True):
+        revision = engine.leader.revision if engine.leader is not None else pool.revision
+        key = revision
+        if of_all.setdefault(revision, each) != each:
+            key = f"{revision}{_APART}{each.version}"
+        if key not in of_all and len(of_all) >= MOST_REVISIONS:
+            continue  # told as the spec says
+        of_all[key] = each
         if each != pool.facts:
-            _extend(found[revision].setdefault("ranks", []), engine.rank)
-    return found
+            _extend(ranks.setdefault(key, []), engine.rank)
+    return {
+        key: _written(each) | ({"ranks": ranks[key]} if key in ranks else {})
+        for key, each in of_all.items()
+    }
 
 
 def _keeping_images(engines: Iterable[EngineStatus]) -> dict[str, list[list[int]]]:
@@ -159,12 +167,13 @@ def _extend(ranges: list[list[int]], rank: int) -> None:
         ranges.append([rank, rank])
 
 
-def _written(facts: EngineFacts) -> dict[str, Any]:
+def _written(each: EngineFacts) -> dict[str, Any]:
     return {
-        "engineVersion": facts.version,
-        "port": facts.port,
-        "memorySaver": facts.saves_memory,
-        **({"noSync": facts.no_sync} if facts.no_sync else {}),
+        "engineVersion": each.version,
+        "port": each.port,
+        "memorySaver": each.saves_memory,
+        **({"noSync": each.no_sync} if each.no_sync else {}),
+        **({"reported": True} if each.reported else {}),
     }
 
 
@@ -173,12 +182,14 @@ def revisions(data: Mapping[str, str]) -> dict[str, EngineFacts]:
     try:
         return {
             str(revision): EngineFacts(
-                version=str(each["engineVersion"]),
+                version=str(versions.parse(each["engineVersion"])),
                 port=int(each["port"]),
                 saves_memory=bool(each["memorySaver"]),
                 no_sync=str(each.get("noSync") or ""),
+                reported=bool(each.get("reported")),
             )
             for revision, each in orjson.loads(data[ENGINES_KEY])["revisions"].items()
+            if _APART not in revision
         }
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}

@@ -8,6 +8,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Permit, Poller
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed import facts
 from sglang_operator.observed.model import EngineReport, Observed
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan.plan import Plan
@@ -57,18 +58,20 @@ class Asker:
         self.permit(key, memory, gate_plan)
         current = gate_plan.transaction
         loading = current.recovering if current.recovers else ()
-        asked = engines.questions(pool, plan.engines, current.phase, loading)
+        known = gate_plan.revisions, gate_plan.reports
+        asked = engines.questions(pool, plan.engines, current.phase, loading, *known)
         instances = filter(None, (pod.instance for pod in observed.pods))
         self._poller.ask(key, asked, instances)
         for wanted in gate_plan.recoveries:
+            engine = facts.of(pool, wanted.pod, wanted.instance, *known)
             self._poller.load(
                 key,
                 wanted.instance,
-                engines.url(wanted.pod.ip, pool.spec.network.port),
+                engines.url(wanted.pod.ip, engine.port),
                 wanted.checkpoint,
                 wanted.version,
                 commit=wanted.commit,
-                pause=pool.features.quickest_pause,
+                pause=engine.features.quickest_pause,
             )
 
     def permit(self, key: PoolKey, memory: Memory, plan: GatePlan) -> None:

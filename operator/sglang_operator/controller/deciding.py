@@ -47,7 +47,7 @@ class Decider:
         """The next step of this pool."""
         at, memory, begun = moment(), this.memory, time.perf_counter()
         observed = self._observer.observe(this.key, memory, at)
-        memory.note_revisions(pool, observed.pods)
+        memory.note_revisions(pool, observed.pods, observed.reports)
         plan = plans.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
         gate_plan = gates.decide(

@@ -6,7 +6,7 @@ asks the API server once more what it had refused.
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -24,7 +24,8 @@ from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
 from sglang_operator.gates import decide
 from sglang_operator.kube.errors import ApiError
-from sglang_operator.observed.model import ObservedChild, ObservedPod, PodEvent
+from sglang_operator.observed import facts
+from sglang_operator.observed.model import EngineReport, ObservedChild, ObservedPod, PodEvent
 from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
@@ -163,15 +164,21 @@ class Memory:
             self.revisions = trainer_registry.revisions(data)
         return dict(self.revisions)
 
-    def note_revisions(self, pool: Pool, pods: Iterable[ObservedPod]) -> None:
+    def note_revisions(
+        self,
+        pool: Pool,
+        pods: Collection[ObservedPod],
+        reports: Mapping[str, EngineReport] = MappingProxyType({}),
+    ) -> None:
         """Engines are started, or were tuned, as the pool is now; the rest is as it was.
 
         What no pod has is forgotten, but for the latest: their pods may be on their way.
         """
-        now = dict.fromkeys((*sorted(pool.accepted), pool.revision), pool.facts)
+        known = facts.learnt(pool, pods, self.revisions or {}, reports)
+        now = dict.fromkeys((*sorted(pool.accepted), pool.revision), known)
         before = {k: v for k, v in (self.revisions or {}).items() if k not in now}
-        known = {pod.revision for pod in pods} | set(list(before)[-LATEST_REVISIONS:])
-        self.revisions = {k: v for k, v in before.items() if k in known} | now
+        kept = {pod.revision for pod in pods} | set(list(before)[-LATEST_REVISIONS:])
+        self.revisions = {k: v for k, v in before.items() if k in kept} | now
 
     def forget_expired(self, pods: int, now: float) -> None:
         """A pod of the pool went away, or time passed: what was refused may be asked again."""

@@ -48,6 +48,11 @@ def parse(text: str) -> Version:
     return version
 
 
+def reported(text: str) -> Version | None:
+    """The release that an engine says it is, whoever built it; None if that is none."""
+    return _matched(_VERSION, text.partition("+")[0])
+
+
 def _matched(pattern: re.Pattern[str], text: str) -> Version | None:
     match = pattern.fullmatch(text)
     if match is None:
@@ -130,6 +135,7 @@ HEALTH_WITHOUT_GENERATION_SINCE = parse("0.5.6")
 WEIGHT_VERSION_SINCE = parse("0.5.2")
 READY_SINCE = parse("0.5.20")
 MODEL_INFO_SINCE = parse("0.5.6")
+SERVER_INFO_PATHS = ("/server_info", "/get_server_info")  # the latter is the older name
 ROUTED_EXPERTS_SINCE = parse("0.5.6.post3")
 ROUTED_EXPERTS_AS_TEXT_SINCE = parse("0.5.10")
 PREFERRED_SAMPLING_SINCE = parse("0.4.6.post5")
@@ -216,7 +222,7 @@ def features(version: Version) -> Features:
         weight_version_flag=version >= WEIGHT_VERSION_SINCE,
         ready_endpoint=version >= READY_SINCE,
         model_info_path="/model_info" if version >= MODEL_INFO_SINCE else "/get_model_info",
-        server_info_path="/server_info" if version >= MODEL_INFO_SINCE else "/get_server_info",
+        server_info_path=SERVER_INFO_PATHS[version < MODEL_INFO_SINCE],
         load_path=_load_path(version),
         return_routed_experts=version >= ROUTED_EXPERTS_SINCE,
         routed_experts_as_text=version >= ROUTED_EXPERTS_AS_TEXT_SINCE,

@@ -5,14 +5,22 @@ Raises EngineError and EngineUnreachableError as the client does.
 
 from sglang_operator.engine import versions
 from sglang_operator.fleet import answers
-from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
+from sglang_operator.fleet.client import EngineClient, EngineRequestError, EngineUnreachableError
 from sglang_operator.observed.model import Resolved
 from sglang_operator.observed.progress import Load
 
+_NO_SUCH_PATH = (404, 405)
+
 
 async def resolved(client: EngineClient, url: str, features: versions.Features) -> Resolved:
-    """What the engine runs with."""
-    return (await client.get(url, features.server_info_path, answers.SERVER_INFO)).resolved
+    """What the engine runs with, by whichever name: its version may be another than is thought."""
+    paths = sorted(versions.SERVER_INFO_PATHS, key=lambda path: path != features.server_info_path)
+    try:
+        return (await client.get(url, paths[0], answers.SERVER_INFO)).resolved
+    except EngineRequestError as error:
+        if error.status not in _NO_SUCH_PATH:
+            raise
+        return (await client.get(url, paths[1], answers.SERVER_INFO)).resolved
 
 
 async def weight_version(client: EngineClient, url: str, features: versions.Features) -> str | None:

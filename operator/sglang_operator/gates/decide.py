@@ -23,7 +23,7 @@ from sglang_operator.gates import recovery
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
 from sglang_operator.observed.engines import EngineState, EngineStatus
-from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
+from sglang_operator.observed.model import EngineReport, Observed, ObservedChild, ObservedPod
 from sglang_operator.pool.resolve import EngineFacts, Owner
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction, read
@@ -78,6 +78,7 @@ class GatePlan:
     wake_at: float | None = None
     # What engines of earlier revisions were started with: they are synced like the others.
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
+    reports: Mapping[str, EngineReport] = field(default_factory=dict)  # what they say of themselves
     # Engines that run beside those: they hold GPU memory, and have no rank.
     unlisted: tuple[EngineStatus, ...] = ()
     # Pods that are there, and that may hold sleepers of which no engine tells.
@@ -187,6 +188,7 @@ def decide(
         gates=gates,
         reached=observed.reached,
         revisions=observed.revisions,
+        reports=observed.reports,
         unlisted=unlisted,
         hidden=tuple(sorted(hidden)),
     )

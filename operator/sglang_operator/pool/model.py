@@ -1,16 +1,17 @@
 """A pool as it should be: its engines, their GPUs and how each is started.  Pure data."""
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sglang_operator.api import errors, names, pod_template
 from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
-from sglang_operator.engine import arguments, model_size, versions
+from sglang_operator.engine import arguments, model_size, schema, versions
 from sglang_operator.engine.arguments import ANY_ADDRESS
 from sglang_operator.placement import modes
 from sglang_operator.placement.base import PlacementStrategy
-from sglang_operator.pool import shares
+from sglang_operator.pool import shares, weight_arguments
 from sglang_operator.pool.tuning import Tuning
 
 
@@ -45,6 +46,17 @@ class EngineFacts:
     port: int
     saves_memory: bool  # they can release their memory
     no_sync: str = ""  # why no trainer may sync them; empty: it may
+    reported: bool = False  # engines say that they are of this version, and another was assumed
+
+    @property
+    def features(self) -> versions.Features:
+        """What engines of this version can do."""
+        return _features(self.version)
+
+
+@functools.cache
+def _features(version: str) -> versions.Features:
+    return versions.features(versions.parse(version))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +100,24 @@ class Pool:
             saves_memory=self.saves_memory,
             no_sync=self.no_sync,
         )
+
+    def facts_as(self, version: versions.Version) -> EngineFacts:
+        """The same of engines that say they are of this version."""
+        if version == self.version:
+            return self.facts
+        if version not in self._facts_as:
+            known, features = schema.nearest(version), versions.features(version)
+            self._facts_as[version] = replace(
+                self.facts,
+                version=str(version),
+                no_sync=weight_arguments.refusal(self.argv, known, features),
+                reported=True,
+            )
+        return self._facts_as[version]
+
+    @cached_property
+    def _facts_as(self) -> dict[versions.Version, EngineFacts]:
+        return {}
 
     @property
     def argv(self) -> tuple[str, ...]:

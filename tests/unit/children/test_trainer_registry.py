@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from sglang_operator.children import trainer_registry
+from sglang_operator.client import registry
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.model import EngineReport, Observed, ObservedPod, Resolved
 from sglang_operator.pool.resolve import Engine, Pool
 from tests import builders
 
@@ -115,3 +116,59 @@ def test_engines_are_told_that_keep_images_by_their_ranks():
     again = [builders.a_pod(pool, engine, container_id="c") for engine in pool.running]
     found = trainer_registry.document(pool, builders.weighed(pool, again))
     assert "keepImages" not in found["weights"]
+
+
+class TestEnginesThatSayWhatTheyAre:
+    """The tag of an image of one's own names no version."""
+
+    def pool(self, **changes: Any) -> Pool:
+        image = "registry.example.com/rl/sglang:prod"
+        return builders.a_pool({**builders.with_config(**changes), "image": image, "replicas": 3})
+
+    def told(self, pool: Pool, *said: str, **observed: Any) -> dict[str, Any]:
+        """The registry once engines have said their versions, by rank."""
+        pods = [builders.a_pod(pool, each, container_id=f"c{each.rank}") for each in pool.running]
+        reports = {
+            str(pod.instance): EngineReport(
+                instance=str(pod.instance), resolved=Resolved(version=version)
+            )
+            for pod, version in zip(pods, said, strict=False)
+        }
+        plan = builders.weighed(pool, pods, reports=reports, **observed)
+        return dict(trainer_registry.document(pool, plan))
+
+    def read(self, document: dict[str, Any]) -> list[str]:
+        """The version of each engine, as trainers read it."""
+        data = {trainer_registry.ENGINES_KEY: json.dumps(document)}
+        return [engine.engine_version for engine in registry.parse({"data": data}).engines]
+
+    def test_trainers_are_told_the_version_that_engines_say(self):
+        pool = self.pool()
+        document = self.told(pool, *["0.5.10"] * 3)
+        assert self.read(document) == ["0.5.10"] * 3
+        assert document["engineVersion"] == str(pool.version)
+        assert self.read(self.told(pool)) == [str(pool.version)] * 3
+
+    def test_engines_of_one_tag_may_differ(self):
+        document = self.told(self.pool(), "0.5.10", "0.5.9", "0.5.10")
+        assert self.read(document) == ["0.5.10", "0.5.9", "0.5.10"]
+
+    def test_engines_that_say_many_versions_do_not_fill_the_registry(self):
+        pool = builders.a_pool(num_gpus_per_worker=1, device_mapping="list(range(0,100))")
+        document = self.told(pool, *(f"9.9.{number}" for number in range(100)))
+        assert len(document["revisions"]) <= trainer_registry.MOST_REVISIONS
+
+    def test_nobody_syncs_engines_whose_version_forbids_it(self):
+        pool = self.pool(tokenizer_worker_num=4)
+        assert not pool.no_sync
+        assert "noSync" not in self.told(pool)["weights"]
+        assert "until 0.5.12" in self.told(pool, "0.5.10")["weights"]["noSync"]
+
+    def test_what_was_said_is_known_to_the_next_operator(self):
+        pool = self.pool(tokenizer_worker_num=4)
+        data = {trainer_registry.ENGINES_KEY: json.dumps(self.told(pool, *["0.5.10"] * 3))}
+        revisions = trainer_registry.revisions(data)
+        assert revisions[pool.revision].reported
+        document = self.told(pool, revisions=revisions)
+        assert self.read(document) == ["0.5.10"] * 3
+        assert document["weights"]["noSync"]

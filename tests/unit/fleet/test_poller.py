@@ -132,6 +132,17 @@ def test_an_old_version_is_asked_by_its_old_paths():
     in_a_world(test, get_model_info={"weight_version": "v"}, get_server_info={"version": "0.5.2"})
 
 
+def test_an_engine_that_is_older_than_is_thought_says_so():
+    async def test(world: World) -> None:
+        world.ask(world.question(Topic.RESOLVED))
+        await eventually(lambda: world.poller.reports(KEY), "a report")
+        resolved = world.poller.reports(KEY)["0a1b2c3d"].resolved
+        assert resolved is not None
+        assert resolved.version == "0.5.2"
+
+    in_a_world(test, get_server_info={"version": "0.5.2"})
+
+
 def test_nothing_is_asked_any_more_when_the_questions_are_gone():
     async def test(world: World) -> None:
         world.ask(world.question())
