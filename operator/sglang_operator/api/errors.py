@@ -454,8 +454,7 @@ VERSION_OUTSIDE_ROLL = _warning(
 )
 VERSION_REPORTED = _warning(
     "EngineVersionReported",
-    "the engines say that they are SGLang {found}, and were started as {version}; set "
-    "engineVersion or the image's tag to what they are, so that arguments and probes fit",
+    "the engines say that they are SGLang {found}, and were started as {version}; {advice}",
     POLICY,
 )
 ADDRESS_FAMILY = _warning(

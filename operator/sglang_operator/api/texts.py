@@ -358,3 +358,13 @@ EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"
 EXEC_CERTIFICATE = (
     "the credential plugin {command} of {path} gives a client certificate; expected a token"
 )
+
+# --- versions of SGLang
+VERSION_TO_SET = (
+    "trainers are told so; set engineVersion: {version}, so that arguments and probes fit too"
+)
+VERSION_UNRELEASED = (
+    "that is no release, so what they can do is not known from it; set engineVersion to the "
+    "release that they are nearest to"
+)
+VERSION_FORBIDS_SYNC = "; of that version no trainer may sync them: {why}"

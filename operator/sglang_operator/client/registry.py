@@ -291,7 +291,7 @@ def _ranks(ranges: Iterable[Iterable[int]]) -> Iterator[int]:
         yield from range(first, last + 1)
 
 
-def _engine(item: Mapping[str, Any], engine_version: str, keeps_images: bool) -> Engine:
+def _engine(item: Mapping[str, Any], engine_version: str, keeps_images: bool = False) -> Engine:
     return Engine(
         rank=item["rank"],
         engine=item["engine"],

@@ -7,8 +7,8 @@ operator does not take back what an earlier one has learnt.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sglang_operator.api import errors
-from sglang_operator.engine import arguments
+from sglang_operator.api import errors, texts
+from sglang_operator.engine import arguments, versions
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import EngineReport, Resolved
 from sglang_operator.pool.resolve import Pool
@@ -52,11 +52,21 @@ def warnings(
     if address and not listens and arguments.any_address(address) != pool.host:
         family = "IPv6" if pool.host == arguments.ANY_IPV6_ADDRESS else "IPv4"
         yield errors.ADDRESS_FAMILY("spec", found=address, host=pool.host, family=family)
-    version = said.get("engineVersion", "")
-    if version and version != str(pool.version):
-        yield errors.VERSION_REPORTED(
-            "spec.engineVersion", found=errors.shown(version), version=pool.version
-        )
+    yield from _other_version(pool, said.get("engineVersion", ""))
+
+
+def _other_version(pool: Pool, said: str) -> Iterator[errors.Problem]:
+    version = versions.reported(said)
+    if not said or version == pool.version:
+        return
+    advice = texts.VERSION_UNRELEASED
+    if version is not None:
+        advice = texts.VERSION_TO_SET.format(version=version)
+        if why := pool.facts_as(version).no_sync:
+            advice += texts.VERSION_FORBIDS_SYNC.format(why=why)
+    yield errors.VERSION_REPORTED(
+        "spec.engineVersion", found=errors.shown(said), version=pool.version, advice=advice
+    )
 
 
 def _told(

@@ -8,7 +8,7 @@ from sglang_operator.observed.model import EngineReport, Resolved
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import reported
-from tests.builders import a_pool, all_pods, planned
+from tests.builders import a_pool, all_pods, planned, with_config
 
 RESOLVED = Resolved(version="0.5.7", max_total_tokens=1000)
 
@@ -43,6 +43,25 @@ def test_an_engine_of_another_version_than_it_was_started_as_is_a_warning():
     (warning,) = reported.warnings(pool, {"engineVersion": "0.5.9"}, ())
     assert warning.reason == "EngineVersionReported"
     assert "SGLang 0.5.9, and were started as 0.5.7" in warning.message
+    assert "set engineVersion: 0.5.9" in warning.message
+    assert "no trainer may sync" not in warning.message
+
+
+def test_a_release_is_the_same_whoever_built_it():
+    pool = a_pool(image="lmsysorg/sglang:v0.5.7")
+    assert not list(reported.warnings(pool, {"engineVersion": "0.5.7+cu129"}, ()))
+
+
+def test_what_is_no_release_is_not_advised_as_one():
+    (warning,) = reported.warnings(a_pool(), {"engineVersion": "0.5.8.dev3+g1a"}, ())
+    assert "set engineVersion: " not in warning.message
+    assert "set engineVersion to the release" in warning.message
+
+
+def test_a_version_that_forbids_syncs_is_told_with_the_reason():
+    raw = with_config(tokenizer_worker_num=4) | {"image": "registry.example.com/sglang:prod"}
+    (warning,) = reported.warnings(a_pool(raw), {"engineVersion": "0.5.10"}, ())
+    assert "no trainer may sync them: tokenizer_worker_num is 4" in warning.message
 
 
 @pytest.mark.parametrize(
