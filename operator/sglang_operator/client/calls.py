@@ -13,6 +13,7 @@ from sglang_operator.api import bounds, redaction
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
+from sglang_operator.engine import versions
 from sglang_operator.receiving import Connector, Turns, bounded
 from sglang_operator.sending import Allowed, Body, impatient
 
@@ -20,6 +21,7 @@ CONNECT_SECONDS = 5.0
 FIND_SECONDS = 15.0  # for one that is busy to say what it is
 CONTROL_SECONDS = 60.0  # pause, continue, flush and the like
 _GUARDED = (401, 403)  # where a key is asked for
+_NO_SUCH_PATH = 404
 MAX_ANSWER = 4 * 2**20  # bytes; what engines answer is some KB
 # Tokens of all samples with their logprobs, and maybe the experts of each token in each layer.
 MAX_GENERATED = 2**30
@@ -44,6 +46,7 @@ class EngineCalls:
         self._key = api_key or admin_api_key
         self._admin_key = admin_api_key or api_key
         self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
+        self._told: dict[str, tuple[str | None, str]] = {}  # by URL: which run, and its version
         turns = Turns()
         self._session = _session(MAX_ANSWER, turns)
         self._generating = _session(MAX_GENERATED, turns)
@@ -115,10 +118,33 @@ class EngineCalls:
     async def lacks(self, engine: Engine, path: str) -> bool:
         """Whether an engine has no such path that takes a POST.  Raises EngineError.
 
-        Nothing is changed by it: to a GET it says 405 where it has one.
+        Nothing is changed by it, and no key is sent: to a GET it says 405 where it has one.
         """
-        status, _ = await self._ask("GET", engine, path, FIND_SECONDS)
-        return status == 404
+        status, _ = await self._ask("GET", engine, path, FIND_SECONDS, keyless=True)
+        return status == _NO_SUCH_PATH
+
+    async def told_version(self, engine: Engine, *, keyless: bool) -> str:
+        """The version that this run of an engine says it is, asked once; "" while it does not.
+
+        One that has a key may keep it to itself where none is sent.
+        """
+        run, told = self._told.get(engine.url or "", (None, ""))
+        if run == engine.instance:
+            return told
+        for path in versions.SERVER_INFO_PATHS:
+            try:
+                status, text = await self._ask("GET", engine, path, FIND_SECONDS, keyless=keyless)
+            except EngineError:
+                return ""
+            if status == _NO_SUCH_PATH:
+                continue
+            answer = _json(text)
+            if status >= 400 or not isinstance(answer, dict):
+                return ""
+            told = str(answer.get("version") or "")[:64]
+            break
+        self._told[engine.url or ""] = engine.instance, told
+        return told
 
     def silent(self, engine: Engine) -> float:
         """Seconds since this very run of the engine answered a call of ours."""

@@ -1,7 +1,9 @@
 """Whether the engines can be reached from here, asked before anything is taken from clients.
 
 A trainer outside the pods' network would take the Lease, fail at its first call, and abort: that
-closes every gate.  Only engines that have not answered lately are asked, all at once.
+closes every gate.  Only engines that have not answered lately are asked, all at once.  So would
+one that asks of an engine what its version does not know: each run of an engine is asked once which
+it is, for nobody else can ask where the engines have a key.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ from sglang_operator.client import texts
 from sglang_operator.client.calls import together
 from sglang_operator.client.errors import EngineError, NotReady, StaleEpoch, Unsupported
 from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.engine import versions
 
 if TYPE_CHECKING:
     from sglang_operator.client.calls import EngineCalls
@@ -28,10 +31,12 @@ ENDED_SECONDS = 2.0
 async def reach(pool: "AsyncPool", registry: Registry, words: str = texts.UNREACHED) -> None:
     """Raises NotReady, or StaleEpoch if an engine does not answer because it has ended.
 
-    Raises Unsupported where one is not of the version that its pool says.
+    NotReady and Unsupported also for one that is of another version than the registry says, where
+    that matters.
     """
     calls = pool.calls
-    asked = [e for e in registry.engines if e.up and calls.silent(e) > LATELY_SECONDS]
+    up = [engine for engine in registry.engines if engine.up]
+    asked = [engine for engine in up if calls.silent(engine) > LATELY_SECONDS]
     outcomes = await asyncio.gather(
         *(_found(calls, engine) for engine in asked), return_exceptions=True
     )
@@ -40,6 +45,7 @@ async def reach(pool: "AsyncPool", registry: Registry, words: str = texts.UNREAC
         if isinstance(outcome, BaseException) and outcome not in failed:
             raise outcome
     if not failed:
+        await as_said(pool, up, keyless=True)
         return
     silent = {error.rank for error in failed if error.status == 0}
     await _ended(pool, [e for e in asked if e.rank in silent], registry.epoch)
@@ -56,7 +62,7 @@ async def _found(calls: "EngineCalls", engine: Engine) -> None:
     """
     await calls.find(engine)
     if engine.features.pause and await calls.lacks(engine, PAUSE):
-        words = texts.OTHER_VERSION.format(
+        words = texts.LACKS_PATH.format(
             rank=engine.rank, engine=engine.engine, version=engine.engine_version, path=PAUSE
         )
         raise Unsupported(words)
@@ -75,6 +81,28 @@ async def forgets_images(pool: "AsyncPool", engines: Iterable[Engine]) -> None:
         which = ", ".join(f"engine {e.rank} ({e.engine})" for e in seeing[:8])
         which += f" and {len(seeing) - 8} more" if len(seeing) > 8 else ""
         raise Unsupported(texts.KEEPS_IMAGES.format(which=which, pool=pool.name))
+
+
+async def as_said(pool: "AsyncPool", engines: Iterable[Engine], *, keyless: bool) -> None:
+    """Raises NotReady if an engine, of the version that it says, is asked in other words."""
+    asked = tuple(engines)
+    told = await together(pool.calls.told_version(each, keyless=keyless) for each in asked)
+    for engine, said in zip(asked, told, strict=True):
+        _as_said(engine, said)
+
+
+def _as_said(engine: Engine, said: str) -> None:
+    version = versions.reported(said)
+    if version is not None and versions.features(version) != engine.features:
+        raise NotReady(
+            texts.OTHER_VERSION.format(
+                rank=engine.rank,
+                engine=engine.engine,
+                url=engine.url,
+                said=version,
+                version=engine.engine_version,
+            )
+        )
 
 
 async def _ended(pool: "AsyncPool", silent: list[Engine], epoch: str) -> None:

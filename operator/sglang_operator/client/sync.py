@@ -41,7 +41,7 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.pausing import SyncOptions
-from sglang_operator.client.reaching import forgets_images, reach
+from sglang_operator.client.reaching import as_said, forgets_images, reach
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.updates import Updates
 from sglang_operator.weights import lease_state, steps
@@ -133,6 +133,7 @@ class AsyncSync(Updates):
         assert self._hold is not None and self.registry is not None
         transaction, epoch = self._hold.trainer.transaction, self.registry.epoch
         await self._guarded(confirmed(self._pool, transaction, self.engines, epoch))
+        await self._guarded(as_said(self._pool, self._mine(), keyless=False))
         await self._guarded(forgets_images(self._pool, self.engines))
         self._touched = True
 

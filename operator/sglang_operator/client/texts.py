@@ -86,6 +86,12 @@ UNREACHED = (
     "{error}; nothing was begun, and clients are served as before: run this where the pods' "
     "addresses lead to the pods, as inside the cluster (manifests/samples/trainer)"
 )
+OTHER_VERSION = (
+    "engine {rank} ({engine}, {url}) says that it is SGLang {said}, and the registry that it is "
+    "{version}, of which other requests are to be made; it was not changed. The operator tells the "
+    "registry what engines say within seconds of their start, but cannot ask those that have a "
+    "key: set engineVersion: {said} in the pool"
+)
 UNREACHED_LATER = (
     "{error}; the sync that was begun is left as it is until its time is over: run this where the "
     "pods' addresses lead to the pods, as inside the cluster (manifests/samples/trainer)"
@@ -126,7 +132,7 @@ NO_PAUSE = (
     "SGLang {version} has no /pause_generation, so requests would be answered while weights are "
     "written; make sure that nobody sends any, then pass pause=None"
 )
-OTHER_VERSION = (
+LACKS_PATH = (
     "engine {rank} ({engine}) has no {path}, so that it is not SGLang {version} as its pool says; "
     "nothing was begun: give the pool the version that its image has (spec.engineVersion), or an "
     "image whose tag says so"

@@ -139,3 +139,33 @@ def test_engines_that_answered_lately_are_not_asked_again(world, pool):
     world.restart(1)
     pool.update_from_disk("/c/3", "step-3")
     assert sorted(world.looked) == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_nothing_is_taken_of_engines_that_are_of_another_version_than_is_told(call):
+    with (
+        FakePool(2, version="0.5.23") as world,
+        Pool(POOL, NAMESPACE, identity=world.identity) as pool,
+    ):
+        world.server_info = {"version": "0.5.10"}
+        for _ in range(2):
+            with pytest.raises(NotReady, match=r"engine 0 .*set engineVersion: 0.5.10 in the pool"):
+                CALLS[call](pool)
+        assert not world.puts
+        assert not any(engine.asked for engine in world.engines)
+        # The operator has learnt it.
+        world.version = "0.5.10"
+        world.call(world.publish)
+        end = time.monotonic() + STORY
+        while pool.registry().engine_version != "0.5.10":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        CALLS[call](pool)
+        assert world.puts
+
+
+@pytest.mark.parametrize("said", ["0.5.7", "0.5.7+cu129", "0.5.8.dev1", ""])
+def test_engines_that_can_do_what_is_told_of_them_are_synced(world, pool, said):
+    world.server_info = {"version": said}
+    pool.update_from_disk("/c/1", "step-1")
+    assert world.state.version == "step-1"
