@@ -33,6 +33,7 @@ class LivePods:
         pool, resource = self.pool, self.pool.resource
         ranks = {engine.name: engine.rank for engine in pool.running}
         kept = {name: self.live[name] for name in ranks if name in self.live}
+        closed = frozenset(name for name, pod in kept.items() if self._is_closed(pod))
         free, known = places.free(
             observed.nodes,
             resource,
@@ -46,7 +47,8 @@ class LivePods:
             max_unavailable=pool.max_unavailable,
             serving=frozenset(n for n, pod in kept.items() if serves(pod, self.healths[pod.uid])),
             alive=sum(self._is_up(pod) or _answered(pod) for pod in kept.values()),
-            closed=frozenset(name for name, pod in kept.items() if self._is_closed(pod)),
+            closed=closed,
+            fetching=frozenset(n for n in closed if turns.fetches(kept[n], pool, observed)),
             obsolete={n: self._old(pod) for n, pod in self.live.items() if n not in ranks},
             outdated={
                 name: self._old(pod)

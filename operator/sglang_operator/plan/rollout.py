@@ -9,6 +9,14 @@ those of all engines of the new pool but so many.  What serves nobody costs noth
 An engine that misses a probe at this moment serves nobody either, and yet it stands in: it goes
 before those that serve, but no more of its like than ``maxUnavailable`` beside what is away.
 
+A new engine of a gated pool serves nobody before the next sync, and a sync is of all engines that
+are wanted: it cannot begin while some of them have to wait for GPUs of old ones.  Two waits on
+each other never end, so then, and only then, an engine behind its closed gate counts as one that
+stands in: old ones go on to make way at the pace of ``maxUnavailable``, as in a pool without
+gates, each step after the one before came up.  The other way out, a sync of the part that is up,
+is none: trainers form one group of all ranks, and a commit vouches for the engines of one epoch.
+What can wait for the sync, an engine of an older revision, still does.
+
 Ids say which engine replaces which; they are no places.  Where the nodes are known, engines are
 chosen so that one node gets room for the next; where the scheduler finds none all the same, more
 of the old ones go, from one node, or it is said why none may (``plan/places``).
@@ -58,6 +66,7 @@ class RolloutState:
     serving: Set[EngineName]  # wanted engines that clients reach, whichever revision they run
     alive: int = 0  # wanted engines that run and have answered, whichever revision they run
     closed: Set[EngineName] = frozenset()  # of the present revision, up, and without weights
+    fetching: Set[EngineName] = frozenset()  # those of them that get weights without a sync
     # Engines that are not wanted and have a pod, and wanted ones of an older revision.
     obsolete: Mapping[EngineName, Old] = field(default_factory=dict)
     outdated: Mapping[EngineName, Old] = field(default_factory=dict)
@@ -115,9 +124,7 @@ class _Change:
         least = (len(state.wanted) - state.max_unavailable) * state.gpus
         serving = len(state.serving) * state.gpus
         serving += sum(old.gpus for old in state.obsolete.values() if old.serves)
-        self.spare = serving if least <= 0 else serving - least
         olds = {**state.outdated, **state.obsolete}
-        self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
         self.spared = state.held is not None or state.failing or state.doubted
         needed = {device for engine in state.wanted for device in engine.devices}
         self.aside = {n for n, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
@@ -127,6 +134,15 @@ class _Change:
             if name not in self.aside
             for device in old.devices
         }
+        self.unsyncable = bool(self.holder) or bool(state.stuck and self._movable())
+        self.come = state.serving
+        self.lent = 0  # GPUs of engines that count although no client reaches them
+        if self.unsyncable:
+            waiting = state.closed - state.fetching
+            self.come |= waiting
+            self.lent = len(waiting) * state.gpus
+        self.spare = serving + self.lent - max(0, least)
+        self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
 
     # --- the rules, in order
 
@@ -212,7 +228,13 @@ class _Change:
             self._say_no_room(state.stuck[0], cost)
 
     def replace_outdated(self) -> None:
-        """Engines of an older revision: those that falter first, and from the top."""
+        """Engines of an older revision: those that falter first, and from the top.
+
+        A sync covers them where they are, so that they go for what serves alone.
+        """
+        self.spare -= self.lent
+        self.beyond -= self.lent
+        self.lent = 0
         ranks = {engine.name: engine.rank for engine in self.state.wanted}
         olds = self.state.outdated
         left = olds.keys() - self.gone
@@ -244,13 +266,17 @@ class _Change:
 
     def waiting(self) -> Waiting | None:
         """What the rest of the change waits for, if not simply for engines to start."""
-        left = (self.state.outdated.keys() | set(self.holder.values())) - self.gone
+        left = (self.state.outdated.keys() | self.state.obsolete.keys()) - self.gone
         if not left:
             return None
         if self.state.held is not None:
             return Waiting(what=self.state.held)
         if self.lacks_room is not None:
             return self.lacks_room
+        if self.unsyncable and not self.state.fetching:
+            return None  # more go as soon as those that are on their way are up
+        if left <= self.aside and self._on_the_way(self.come | self.state.closed):
+            return None
         if self.state.closed and not self.gone and not self.state.failing:
             return Waiting(what=Waits.FOR_WEIGHTS, engines=len(self.state.closed))
         return None
@@ -295,12 +321,13 @@ class _Change:
 
     def _in_progress(self) -> bool:
         """Whether an engine is on its way already: it has its GPUs and does not serve yet."""
-        stuck = set(self.state.stuck)
+        return self._on_the_way(self.come)
+
+    def _on_the_way(self, come: Set[EngineName]) -> bool:
+        """Whether an engine has its GPUs, or is to get them, and is none of these yet."""
+        away = come | set(self.state.stuck)
         return any(
-            engine.name not in self.state.serving
-            and engine.name not in stuck
-            and not self._blockers(engine)
-            for engine in self.state.wanted
+            engine.name not in away and not self._blockers(engine) for engine in self.state.wanted
         )
 
     def _others_there(self, rooms: places.Rooms, leaving: Set[EngineName]) -> Set[EngineName]:

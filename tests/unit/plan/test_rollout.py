@@ -99,7 +99,7 @@ def test_an_engine_on_a_dead_node_serves_nobody_whatever_its_gate_says():
     assert not planned(pool, pods).removals
 
 
-def test_a_regrouping_of_a_serving_pool_waits_for_the_next_sync_too():
+def test_a_regrouping_waits_for_no_sync_that_cannot_begin_before_it_ends():
     old = four()
     new = four(num_gpus_per_worker=4)
     pods = [
@@ -107,8 +107,8 @@ def test_a_regrouping_of_a_serving_pool_waits_for_the_next_sync_too():
         a_pod(new, new.engines[0]),
     ]
     plan = planned(new, pods)
-    assert not plan.removals
-    assert plan.waiting == Waiting(what=Waits.FOR_WEIGHTS, engines=1)
+    assert len(removed(plan)) == 2
+    assert plan.waiting is None
 
 
 def test_with_all_allowed_away_a_rollout_waits_for_no_sync():
