@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from sglang_operator.api import names
+from sglang_operator.api import bounds, errors, names
 from sglang_operator.ask import engines as questions
 from sglang_operator.children import metadata
 from sglang_operator.engine import versions
@@ -30,6 +30,7 @@ FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AR
 MOST_NAMED = 8  # where there is no room for all: enough to look for the others
 MOST_REVISIONS = 24  # entries of them: engines may say what they like
 _APART = "/"  # between a revision and the version of those of its engines that have another
+LAST_PORT = 65535
 
 
 def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
@@ -180,19 +181,36 @@ def _written(each: EngineFacts) -> dict[str, Any]:
 def revisions(data: Mapping[str, str]) -> dict[str, EngineFacts]:
     """What engines were started with, by revision, as far as a registry tells."""
     try:
-        return {
-            str(revision): EngineFacts(
-                version=str(versions.parse(each["engineVersion"])),
-                port=int(each["port"]),
-                saves_memory=bool(each["memorySaver"]),
-                no_sync=str(each.get("noSync") or ""),
-                reported=bool(each.get("reported")),
-            )
-            for revision, each in orjson.loads(data[ENGINES_KEY])["revisions"].items()
-            if _APART not in revision
-        }
+        told = orjson.loads(data[ENGINES_KEY])["revisions"].items()
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}
+    known = ((revision, _read(each)) for revision, each in told if _APART not in revision)
+    return {revision: each for revision, each in known if each is not None}
+
+
+def _read(told: Any) -> EngineFacts | None:
+    """The facts as ``_written`` has them; None for anything else.
+
+    Whoever may edit ConfigMaps may have written it, while no operator looked: it goes into the
+    next registry, and nothing may be made of it but a comparison of types.
+    """
+    match told:
+        case {"engineVersion": str(version), "port": int(port), "memorySaver": bool(saves)}:
+            why = told.get("noSync", "")
+        case _:
+            return None
+    if not isinstance(why, str) or len(why) > bounds.MAX_WORDS:
+        return None
+    if isinstance(port, bool) or not 0 < port <= LAST_PORT or len(version) > bounds.MAX_LABEL:
+        return None
+    try:
+        version = str(versions.parse(version))
+    except errors.InvalidError:
+        return None
+    reported = told.get("reported") is True
+    return EngineFacts(
+        version=version, port=port, saves_memory=saves, no_sync=why, reported=reported
+    )
 
 
 def _released(current: Transaction, engines: Iterable[EngineStatus]) -> dict[str, list[str]]:

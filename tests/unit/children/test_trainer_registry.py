@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from sglang_operator.children import trainer_registry
 from sglang_operator.client import registry
 from sglang_operator.gates.decide import GatePlan
@@ -87,6 +89,36 @@ def test_what_the_registry_says_of_revisions_is_read_again():
     }
     for broken in ("", "[]", '{"revisions": 1}', '{"revisions": {"a": {"port": "x"}}}'):
         assert trainer_registry.revisions({trainer_registry.ENGINES_KEY: broken}) == {}
+
+
+def nested(levels=1010):
+    """As deep as JSON is read, and deeper than Python writes."""
+    return '{"a":' * levels + "1" + "}" * levels
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("engineVersion", nested()),
+        ("engineVersion", '"0.5"'),
+        ("engineVersion", f'"{"9" * 5000}.0.0"'),
+        ("noSync", nested()),
+        ("noSync", f'"{"x" * 5000}"'),
+        ("port", "true"),
+        ("port", "1e400"),
+        ("port", "70000"),
+        ("memorySaver", nested()),
+        ("memorySaver", "1"),
+    ],
+)
+def test_what_somebody_else_wrote_of_a_revision_is_left_out_and_the_others_are_kept(field, text):
+    old, new = pools()
+    document = half_way(old, new)
+    document["revisions"][old.revision][field] = "@"
+    data = {trainer_registry.ENGINES_KEY: json.dumps(document).replace('"@"', text)}
+    assert old.revision not in trainer_registry.revisions(data)
+    good = text != "1e400"  # that is no JSON at all
+    assert trainer_registry.revisions(data) == ({new.revision: new.facts} if good else {})
 
 
 def test_a_gate_plan_carries_what_was_observed():
