@@ -291,7 +291,8 @@ def _wanted(
     before, and does not close for want of a commit.
     """
     if current.phase is Phase.SYNCING:
-        return None  # the trainer paused the engines: what is open stays, what is closed stays
+        # The trainer paused the engines: what is open stays, what is closed stays.
+        return _run_again(gate, pod, current, observed)
     released = current.may_sleep(pod.instance)
     if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
@@ -307,6 +308,23 @@ def _wanted(
         initial = _says_initial(pod, observed)
         return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
     if gate is WeightsGate.OFF or _recovered(pod, current):
+        return None
+    return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
+
+
+def _run_again(
+    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+) -> GateChange | None:
+    """Close what the last commit did not cover: a container that kubelet ran once more in place.
+
+    A node that comes back with an empty disk has it do so, whatever the restart policy.  What the
+    sync writes into it counts with the next commit.
+    """
+    run = pod.instance
+    if run is None or run in current.instances or _recovered(pod, current):
+        return None
+    versioned = gate is WeightsGate.VERSIONED
+    if not (_says_initial(pod, observed) if versioned else current.instances):
         return None
     return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
 

@@ -57,14 +57,8 @@ def instances(pods):
 
 
 def committed(pool, pods, version="step-1", **more):
-    return a_lease(
-        pool,
-        phase="Committed",
-        version=version,
-        instances=instances(pods),
-        transaction="t1",
-        **more,
-    )
+    of = {"phase": "Committed", "transaction": "t1", **more}
+    return a_lease(pool, version=version, instances=instances(pods), **of)
 
 
 def moved(plan):
@@ -130,6 +124,26 @@ def test_a_replacement_stays_closed_and_the_others_stay_open():
     plan = weighed(pool, [fresh, pods[1]], children=lease)
     assert plan.gates == ()
     assert plan.synced == 1
+
+
+@pytest.mark.parametrize("gate", ["Committed", "Versioned"])
+def test_a_container_that_runs_again_amid_a_sync_is_closed_and_the_others_stay_open(gate):
+    pool = a_pool(weights={"gate": gate})
+    pods = running(pool, gate=OPEN)
+    again = dataclasses.replace(pods[3], container_id="containerd://again")
+    lease = committed(pool, pods, phase="Syncing", holder="trainer")
+    reports = {run_of(again): EngineReport(instance=run_of(again), weight_version="unsynced")}
+    plan = weighed(pool, [*pods[:3], again, *pods[4:]], children=lease, reports=reports)
+    assert {change[:3] for change in moved(plan)} == {(again.name, False, decide.NOT_COVERED)}
+
+
+def test_what_has_caught_up_with_the_commit_by_itself_stays_open_amid_a_sync():
+    pool = a_pool()
+    pods = running(pool, gate=OPEN)
+    lease = committed(pool, pods[1:], phase="Syncing", holder="trainer")
+    by_itself = Gate(is_open=True, version="step-1", reason=decide.RECOVERED)
+    first = dataclasses.replace(pods[0], gate=by_itself)
+    assert weighed(pool, [first, *pods[1:]], children=lease).gates == ()
 
 
 def test_nothing_moves_while_a_trainer_writes():
