@@ -1,5 +1,9 @@
-"""Whether a change of groups will find room on the nodes, played to its end before it is made."""
+"""What a change of groups will come to on the nodes, played to its end before it is made.
 
+Whether larger engines find room, and whether those of a gated pool can wait for syncs at all.
+"""
+
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 
@@ -19,8 +23,14 @@ MOST_STEPS = 200
 def warnings(pool: Pool, pods: tuple[ObservedPod, ...], now: float) -> Iterator[str]:
     """What the change would come to wait for, on the nodes where the pool's pods stand now."""
     sizes = {len(pod.devices) for pod in pods if pod.devices}
-    if not sizes or min(sizes) >= pool.gpus or max(len(pods), pool.active) > MOST_ENGINES:
+    grows = bool(sizes) and min(sizes) < pool.gpus
+    wanted = {engine.name for engine in pool.running}
+    # Those that trainers give weights to: clients reach no new one before the next sync.
+    watched = pool.gated and any(pod.engine not in wanted for pod in pods)
+    if not (grows or watched) or max(len(pods), pool.active) > MOST_ENGINES:
         return
+    least = (pool.active - pool.max_unavailable) * pool.gpus
+    least = min(least, _serving(pods))
     resource = pool.resource
     held = _held(pods)
     nodes = {
@@ -34,9 +44,30 @@ def warnings(pool: Pool, pods: tuple[ObservedPod, ...], now: float) -> Iterator[
         if step.waiting is not None and step.waiting.what is Waits.FOR_ROOM:
             yield texts.DIFF_NO_ROOM.format(message=waits.message(pool, step.waiting))
             return
-        if not step.creates and not step.removals:
+        if step.creates or step.removals:
+            pods = _after(pool, pods, step, nodes)
+        elif all(pod.ready for pod in pods) or not (pods := _synced(wanted, pods)):
             return
-        pods = _after(pool, pods, step, nodes)
+        if watched and _serving(pods) < least:
+            yield texts.DIFF_NO_SYNC.format(budget=pool.spec.rollout.max_unavailable)
+            if not grows:
+                return
+            watched = False
+
+
+def _serving(pods: tuple[ObservedPod, ...]) -> int:
+    return sum(len(pod.devices) for pod in pods if pod.ready)
+
+
+def _synced(
+    wanted: set[names.EngineName], pods: tuple[ObservedPod, ...]
+) -> tuple[ObservedPod, ...]:
+    """The pods after the next sync; none where it cannot begin."""
+    if wanted - {pod.engine for pod in pods if pod.containers_ready}:
+        return ()
+    return tuple(
+        dataclasses.replace(pod, ready=True) if pod.engine in wanted else pod for pod in pods
+    )
 
 
 def _held(pods: tuple[ObservedPod, ...]) -> Counter[str]:
@@ -81,6 +112,7 @@ def _pod(pool: Pool, create: CreateEngine, node: str) -> ObservedPod:
         node=node,
         phase="Running" if node else "Pending",
         containers_ready=bool(node),
-        ready=bool(node),
+        ready=bool(node) and not pool.gated,
+        gated=pool.gated,
         unschedulable=lacking,
     )

@@ -4,6 +4,11 @@ What the operator says of a pool is quoted from its status; its texts stand in `
 """
 
 DIFF_NO_ROOM = "on the nodes where its engines stand now, this change will stall: {message}"
+DIFF_NO_SYNC = (
+    "no trainer can sync before old engines have made way for all new ones: they go {budget} at a "
+    "time without waiting for a sync, and fewer and fewer engines serve until the next one; make "
+    "this change between two trainings"
+)
 KUBECTL_FAILED = "{command}: {detail}"
 KUBECTL_MISSING = "kubectl cannot be run: install it and put it on the PATH, or name it in $KUBECTL"
 KUBECTL_SLOW = "no answer in time: is the cluster reachable?"

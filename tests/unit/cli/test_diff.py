@@ -206,4 +206,29 @@ def test_a_regrouping_that_will_find_no_room_is_told_before(tmp_path, nodes, war
     assert ("warning: on the nodes where its engines stand now" in result.output) is warned
     assert ('"maxUnavailable": 2' in result.output) is warned
     allowed = _write(tmp_path, guide_body(**new, rollout={"maxUnavailable": 2}))
-    assert "warning" not in run("diff", allowed, "--against", live).output
+    assert "stand now" not in run("diff", allowed, "--against", live).output
+
+
+SERVING_ON = ["n0", "n0", "n1", "n1", "n2", "n2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "warned"),
+    [
+        pytest.param({"num_gpus_per_worker": 4}, True, id="larger engines"),
+        pytest.param({"num_gpus_per_worker": 1}, True, id="smaller engines"),
+        pytest.param({"device_mapping": "list(range(4,16))"}, True, id="other GPUs"),
+        pytest.param({"replicas": 4}, False, id="fewer engines"),
+        pytest.param({"seed": 7}, False, id="another image"),
+        pytest.param({"seed": 7, "replicas": 5}, False, id="another image and fewer"),
+        pytest.param(
+            {"num_gpus_per_worker": 4, "rollout": {"maxUnavailable": "100%"}}, False, id="allowed"
+        ),
+        pytest.param({"num_gpus_per_worker": 4, "weights": {"gate": "Off"}}, False, id="no gate"),
+    ],
+)
+def test_that_engines_make_way_without_waiting_for_a_sync_is_told_before(tmp_path, change, warned):
+    live = _serving(tmp_path, SERVING_ON)
+    new = {"device_mapping": "list(range(0,12))", "num_gpus_per_node": 4, **change}
+    result = run("diff", _write(tmp_path, guide_body(**new)), "--against", live)
+    assert ("warning: no trainer can sync before old engines" in result.output) is warned
