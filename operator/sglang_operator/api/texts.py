@@ -50,6 +50,10 @@ ROLLOUT_WAITS_FOR_ROOM = (
     "engine {engine} needs {gpus} {resource} on one node, and no node gets as many free while "
     "rollout.maxUnavailable is {budget}; let more engines go at a time: {command}"
 )
+ROLLOUT_WAITS_FOR_RESUME = (
+    "rollout.paused keeps engines whose GPUs others of this spec need: those cannot start, and no "
+    "trainer can attach, until it is resumed: kubectl sglang rollout resume {name} -n {namespace}"
+)
 ROLLOUT_WAITS_FOR_PLACE = (
     "engine {engine} finds no node: {lacking}; request less of it in podTemplate's resources, or, "
     "as rollout.maxUnavailable is {budget}, let more engines go at a time: {command}"

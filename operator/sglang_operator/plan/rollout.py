@@ -42,6 +42,7 @@ class Waits(Enum):
     FOR_WAKE = "ForWake"  # a trainer has their memory
     FOR_WEIGHTS = "ForWeights"  # replaced engines are up and hold no weights yet
     FOR_ROOM = "ForRoom"  # no node gets room for an engine by what may go
+    FOR_RESUME = "ForResume"  # it is paused, and engines cannot be before old ones go
     FOR_ADMISSION = "ForAdmission"  # the API server would refuse the replacement
 
 
@@ -106,7 +107,7 @@ def going(state: RolloutState) -> Going:
     return Going(
         obsolete=change.gone & state.obsolete.keys(),
         outdated=change.gone & state.outdated.keys(),
-        waiting=None if state.paused else change.waiting(),
+        waiting=change.waiting(),
         replaced=change.gone - change.aside,
     )
 
@@ -267,6 +268,10 @@ class _Change:
     def waiting(self) -> Waiting | None:
         """What the rest of the change waits for, if not simply for engines to start."""
         left = (self.state.outdated.keys() | self.state.obsolete.keys()) - self.gone
+        if self.state.paused:
+            # Else the engines of before do what those of now would: nothing waits.
+            kept = set(self.holder.values()) - self.gone
+            return Waiting(what=Waits.FOR_RESUME) if kept else None
         if not left:
             return None
         if self.state.held is not None:

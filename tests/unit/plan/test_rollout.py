@@ -111,6 +111,20 @@ def test_a_regrouping_waits_for_no_sync_that_cannot_begin_before_it_ends():
     assert plan.waiting is None
 
 
+@pytest.mark.parametrize("pods", [serving, all_pods])
+def test_a_pause_that_keeps_other_engines_from_being_is_said(pods):
+    old = four()
+    paused = four(num_gpus_per_worker=4, rollout={"paused": True})
+    plan = planned(paused, pods(old))
+    assert not plan.removals
+    assert plan.waiting == Waiting(what=Waits.FOR_RESUME)
+
+
+def test_a_pause_that_keeps_an_older_revision_keeps_nobody_waiting():
+    paused = four(rollout={"paused": True})
+    assert planned(paused, serving(paused, revision=OLD)).waiting is None
+
+
 def test_with_all_allowed_away_a_rollout_waits_for_no_sync():
     pool = four(rollout={"maxUnavailable": "100%"})
     pods = serving(pool, revision=OLD)
@@ -127,6 +141,7 @@ def test_with_all_allowed_away_a_rollout_waits_for_no_sync():
         (Waits.FOR_WAKE, "kubectl sglang weights wake actor-infer -n rl"),
         (Waits.FOR_WEIGHTS, '"maxUnavailable": "100%"'),
         (Waits.FOR_ROOM, '"maxUnavailable": 3'),
+        (Waits.FOR_RESUME, "kubectl sglang rollout resume actor-infer -n rl"),
     ],
 )
 def test_whatever_a_rollout_waits_for_there_is_a_way_on(what, command):
