@@ -36,6 +36,10 @@ test-k8s: $(STAMP) tools ## Definition, policies, guide pool on an older Kuberne
 contract: $(STAMP) ## What engines do, on fakes of all versions; SGLANG_CONTRACT_… points it at a real one
 	$(PYTEST) tests/contract $(ARGS)
 
+.PHONY: gpu
+gpu: $(STAMP) tools ## Real engines on real GPUs: SGLANG_GPU='--python …', as for demo --gpu; ARGS='-m gpu1'
+	$(PYTEST) tests/gpu $(ARGS)
+
 installs: $(STAMP) tools ## Each way to install, on real nodes; each verb of the roles: minutes
 	$(PYTEST) tests/installs $(ARGS)
 
@@ -138,7 +142,7 @@ dashboards: $(STAMP) ## Grafana's dashboards in manifests/monitoring, from gener
 	$(BIN)/python -m generators.dashboards
 
 .PHONY: real-engine
-real-engine: $(STAMP) ## The page of what ran on a real GPU: make real-engine ARGS=what demo --report wrote
+real-engine: $(STAMP) ## The page of what ran on a real GPU: ARGS=what demo --report and make gpu wrote
 	$(BIN)/python -m generators.real_engine $(ARGS)
 
 docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests

@@ -144,11 +144,11 @@ class Story:
         known = model.answer(number, PROMPT, TOKENS) if self._checkpoints.own else None
         with self._steps.step(f"answers carry {version}", ANSWER_SECONDS) as step:
             answer = self._plane.wait(
-                lambda: _tried(f"{self._service()}/generate", _question()),
+                lambda: tried(f"{self._service()}/generate", question()),
                 ANSWER_SECONDS,
                 "an answer of the Service",
             )
-            others = [_ask(f"{each.url}/generate", _question()) for each in self._engines()]
+            others = [ask(f"{each.url}/generate", question()) for each in self._engines()]
             for each in (answer, *others):
                 if problem := pool.wrong(each, version, known):
                     raise errors.KitError(problem)
@@ -164,7 +164,7 @@ class Story:
         with self._steps.step("asleep, they are alive and out of the Service", SERVICE_SECONDS):
             self._plane.wait(lambda: not self._in_service(), SERVICE_SECONDS, "closed gates")
             for engine in self._engines():
-                _get(f"{engine.url}/health")
+                get(f"{engine.url}/health")
 
     def wake(self, client: Pool) -> None:
         """They take it again; what they hold is no weights until the next sync."""
@@ -255,7 +255,7 @@ class Story:
         """The label of an engine's weights; raises KitError when clients could get an answer."""
         if engine.pod_ip in self._in_service():
             raise errors.KitError(f"engine {engine.engine} is in the Service, without weights")
-        label = str(_ask(f"{engine.url}{self._model_info}").get("weight_version"))
+        label = str(ask(f"{engine.url}{self._model_info}").get("weight_version"))
         if label not in ("None", pool.UNSYNCED):
             raise errors.KitError(f"engine {engine.engine} has {label!r} before any sync")
         return f"weight_version {label}"
@@ -263,7 +263,7 @@ class Story:
     def _process(self, engine: Engine) -> tuple[int, str]:
         """The process of an engine that has the GPU, and its command."""
         pod = self._plane.api.get(f"{paths.pods('default')}/{engine.pod}")
-        commands = dict(_processes(pod["metadata"]["uid"]))
+        commands = dict(processes(pod["metadata"]["uid"]))
         pid = pool.victim(commands)
         return pid, commands[pid]
 
@@ -350,14 +350,16 @@ def _of(client: Pool, engine: Engine) -> Engine:
     return next(each for each in client.engines() if each.engine == engine.engine)
 
 
-def _question() -> dict[str, Any]:
+def question() -> dict[str, Any]:
+    """A request whose answer ``model.answer`` knows."""
     return {
         "input_ids": list(PROMPT),
         "sampling_params": {"max_new_tokens": TOKENS, "temperature": 0, "ignore_eos": True},
     }
 
 
-def _get(url: str, body: object = None) -> bytes:
+def get(url: str, body: object = None) -> bytes:
+    """What an engine answers; raises OSError."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
@@ -365,19 +367,20 @@ def _get(url: str, body: object = None) -> bytes:
     return content
 
 
-def _ask(url: str, body: object = None) -> Any:
-    return json.loads(_get(url, body))
+def ask(url: str, body: object = None) -> Any:
+    """Its answer as JSON; raises OSError."""
+    return json.loads(get(url, body))
 
 
-def _tried(url: str, body: object) -> Any:
+def tried(url: str, body: object) -> Any:
     """The answer, or None while nobody gives one."""
     try:
-        return _ask(url, body)
+        return ask(url, body)
     except OSError:
         return None
 
 
-def _processes(uid: str) -> Iterator[tuple[int, str]]:
+def processes(uid: str) -> Iterator[tuple[int, str]]:
     """The processes in a pod's control groups, with their command lines."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,0 +1,1 @@
+"""Runs in pods, in SGLang's environment."""

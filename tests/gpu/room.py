@@ -1,0 +1,345 @@
+"""One control plane with the operator and the GPUs, and the one pool that tests take turns with."""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sglang_operator.api import names
+from sglang_operator.client import Pool, registry
+from sglang_operator.client.registry import Engine
+from sglang_operator.engine import versions
+from sglang_operator.kube import paths
+from sglang_operator.testing import __main__ as commandline
+from sglang_operator.testing import errors, roots
+from sglang_operator.testing.gpu import demo, model, pool, story
+from sglang_operator.testing.gpu.ground import Ground, Options, prepared
+from sglang_operator.testing.installed import InstalledOperator, manifests
+from tests.gpu import starts
+
+VARIABLE = "SGLANG_GPU"
+CARDS = 2  # that any test needs at most
+STEPS = 12  # with weights of their own; after the last comes the first
+INSIDE = Path(__file__).parent / "inside"
+SHARED = "kit.invalid/shared-gpu"  # a card that an engine has, for a trainer beside it
+SHM = "shared-memory"
+REMOVED_SECONDS = 120.0
+SYNC_SECONDS = 60.0
+# For the stand-in: it is as strict as SGLang, and has a card.
+DEVICE = "GPU-of-the-engine"
+FAKE = {
+    "FAKE_SGLANG_MODELS": "strict",
+    "FAKE_SGLANG_MAX_MEM_FRACTION": "0.99",
+    "FAKE_SGLANG_DEVICES": DEVICE,
+    "FAKE_SGLANG_DRAIN_POLL_SECONDS": "0.2",
+}
+
+
+class LackingError(errors.KitError):
+    """This machine has not what the tests need, in words."""
+
+
+def options() -> Options:
+    """As the variable has them; raises KitError, SystemExit for what is no argument of the demo."""
+    given = shlex.split(os.environ.get(VARIABLE, ""))
+    arguments = commandline._parser().parse_args(["demo", "--gpu", *given])
+    read = demo.read(arguments)
+    if read.model is not None or read.image is not None or read.nccl:
+        raise errors.KitError(f"{VARIABLE}: the tests have a model and trainers of their own")
+    sources = [str(package.parent) for package in roots.PACKAGES]
+    variables = {**(FAKE if read.stand_in else {}), **read.variables}
+    mounts = [*read.mounts, *sources, str(INSIDE)]
+    return replace(read, mounts=mounts, variables=variables)
+
+
+class Room:
+    """What the tests share."""
+
+    def __init__(self, ground: Ground, operator: InstalledOperator, shm: Path) -> None:
+        self.ground = ground
+        self.plane = ground.plane
+        self.operator = operator
+        self.known = not ground.options.stand_in  # whether answers tell whose weights they are
+        self.trainer = Path()  # the trainer's kubeconfig
+        self._shm = shm
+        self._shape = 0  # GPUs of the engine that is up
+        self._step = 0
+        self._shared: set[str] = set()
+        self.started: list[dict[str, float]] = []  # the moments of each start, the latest last
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether driver and engines are stand-ins."""
+        return self.ground.options.stand_in
+
+    @property
+    def features(self) -> versions.Features:
+        """What the engines' version can do."""
+        return versions.features(versions.parse(self.ground.version))
+
+    # ---- the pool
+
+    def engine(self, gpus: int = 1, seconds: float = story.START_SECONDS) -> Engine:
+        """The engine, which is up; another pool ends before."""
+        if self._shape != gpus:
+            self.clear()
+            self._shape = gpus
+            self._start(self._manifest(gpus), seconds)
+        elif not self._is_up():
+            self.follow(seconds)
+        return self.engines()[0]
+
+    def clear(self) -> None:
+        """No pool of the tests is left, and no pod of a pool or of a trainer."""
+        self.plane.kubectl("delete", "sgi", "--all", "--wait=false")
+        self.plane.kubectl("delete", "pods", "-l", "role=trainer", "--wait=false")
+        self._shape = 0
+        self.plane.wait(lambda: not self._pods(), REMOVED_SECONDS, "the pods to be gone")
+
+    def follow(
+        self, seconds: float = story.START_SECONDS, *, created: str = ""
+    ) -> dict[str, float]:
+        """Watch an engine come up from now on; its moments.  ``created``: a pod that it is not."""
+        begun = time.monotonic()
+        moments = {"asked": 0.0, **starts.follow(self._looks(created), seconds, begun)}
+        self.started.append(moments)
+        return moments
+
+    def _start(self, manifest: str, seconds: float) -> None:
+        self.plane.kubectl("apply", "-f", "-", input=manifest)
+        self.follow(seconds)
+
+    def _looks(self, created: str) -> dict[str, starts.Seen]:
+        port = 30000
+
+        def pod() -> Any:
+            self.plane.check()  # nothing comes up without an operator
+            found = self.pods()
+            return found[0] if found and found[0]["metadata"]["uid"] != created else None
+
+        def runs() -> bool:
+            states = ((pod() or {}).get("status") or {}).get("containerStatuses") or [{}]
+            return "running" in states[0].get("state", {})
+
+        def answer() -> int:
+            address = ((pod() or {}).get("status") or {}).get("podIP")
+            return starts.answers(f"http://{address}:{port}/health") if address else 0
+
+        def noticed() -> bool:
+            return pod_condition(pod() or {}, "ContainersReady") == "True"
+
+        return {
+            "pod": lambda: pod() is not None,
+            "container": runs,
+            "listening": lambda: answer() > 0,
+            "healthy": lambda: answer() == 200,
+            "noticed": noticed,
+            "ready": self._is_up,
+        }
+
+    def pods(self) -> list[Any]:
+        """The pods of the shared pool that do not end."""
+        return [
+            each
+            for each in self._pods()
+            if "deletionTimestamp" not in each["metadata"]
+            and each["metadata"]["labels"].get(names.LABEL_POOL) == pool.POOL
+        ]
+
+    def _pods(self) -> list[Any]:
+        listed = self.plane.api.get(paths.pods("default"))["items"]
+        labels = ((each, each["metadata"].get("labels", {})) for each in listed)
+        return [
+            each for each, has in labels if names.LABEL_POOL in has or has.get("role") == "trainer"
+        ]
+
+    def pool(self, name: str = pool.POOL) -> Any:
+        """The object."""
+        return self.plane.api.get(f"{paths.pools('default')}/{name}")
+
+    def _is_up(self) -> bool:
+        seen = self.pool()
+        if not self.started and (reason := pool.hopeless(seen)):
+            raise errors.PlaneError(reason)
+        return pool.condition(seen, "Ready").get("status") == "True"
+
+    def engines(self) -> list[Engine]:
+        """Those of the registry."""
+        path = f"/api/v1/namespaces/default/configmaps/{names.registry_name(pool.POOL)}"
+        return list(registry.parse(self.plane.api.get(path)).engines)
+
+    def manifest(self, name: str, gpus: int = 1, **config: object) -> str:
+        """A pool of one engine, of this name and with these settings."""
+        return yaml.safe_dump(self._object(name, gpus, config), sort_keys=False)
+
+    def _object(self, name: str, gpus: int, config: Mapping[str, object]) -> dict[str, Any]:
+        text = pool.manifest(
+            self.ground.image, gpus, {**self.ground.options.config, **config}, "/unused"
+        )
+        made: dict[str, Any] = list(yaml.safe_load_all(text))[-1]
+        made["metadata"]["name"] = name
+        made["spec"]["num_gpus_per_worker"] = gpus
+        return made
+
+    def lay_volumes(self) -> None:
+        """The volumes that engines keep: what they compile, and a /dev/shm to share."""
+        text = pool.manifest(self.ground.image, 1, {}, self.ground.kernels())
+        kept = list(yaml.safe_load_all(text))[:2]
+        volume, claim = json.loads(json.dumps(kept))
+        volume["metadata"]["name"] = claim["metadata"]["name"] = SHM
+        volume["spec"]["hostPath"]["path"] = str(self._shm)
+        claim["spec"]["volumeName"] = SHM
+        self.plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([*kept, volume, claim]))
+
+    def _manifest(self, gpus: int) -> str:
+        """The pool that tests share: its engine's /dev/shm is one that a trainer can have too."""
+        made = self._object(pool.POOL, gpus, {})
+        template = made["spec"]["podTemplate"]["spec"]
+        template["volumes"].append({"name": SHM, "persistentVolumeClaim": {"claimName": SHM}})
+        mount = {"name": SHM, "mountPath": "/dev/shm"}
+        template["containers"] = [{"name": names.ENGINE_CONTAINER, "volumeMounts": [mount]}]
+        return yaml.safe_dump(made, sort_keys=False)
+
+    def make_way(self) -> None:
+        """There is a card for one engine more."""
+        if self._shape >= len(self.ground.found.cards):
+            self.clear()
+
+    # ---- weights
+
+    def next_step(self) -> int:
+        """The number of a step whose weights no engine has had."""
+        self._step = self._step % STEPS + 1
+        return self._step
+
+    def folder(self, step: int) -> str:
+        """Where pods find its weights."""
+        return f"{pool.MODELS}/step-{step}"
+
+    def client(self) -> Pool:
+        """The pool as a trainer has it."""
+        if not self.trainer.name:
+            rbac = manifests() / "samples" / "trainer" / "rbac.yaml"
+            self.plane.kubectl("apply", "-f", str(rbac))
+            self.trainer = self.plane.service_account_kubeconfig("default", "trainer")
+        return Pool(pool.POOL, "default", kubeconfig=self.trainer)
+
+    def sync(self, client: Pool, **how: Any) -> int:
+        """A sync from disk to the next step, seen through to open gates; its number."""
+        step = self.next_step()
+        with client.sync(f"step-{step}", **how) as sync:
+            sync.update_weights_from_disk(self.folder(step))
+            sync.checkpoint = self.folder(step)
+        client.wait_synced(f"step-{step}", SYNC_SECONDS)
+        return step
+
+    def check_answers(self, step: int) -> None:
+        """Each engine and the Service answer with the weights of a step; raises AssertionError."""
+        expected = model.answer(step, story.PROMPT, story.TOKENS) if self.known else None
+        self.plane.wait(
+            lambda: story.tried(f"{self.service()}/generate", story.question()),
+            story.ANSWER_SECONDS,
+            "an answer of the Service",
+        )
+        for url in (self.service(), *(engine.url for engine in self.engines())):
+            answer = story.ask(f"{url}/generate", story.question())
+            assert pool.wrong(answer, f"step-{step}", expected) is None
+
+    def share_card(self, uuid: str, resource: str) -> None:
+        """Let a trainer have a card that an engine has; once for each resource."""
+        if resource not in self._shared:
+            self.ground.share_card(uuid, resource)
+            self._shared.add(resource)
+
+    # ---- looking
+
+    def service(self) -> str:
+        """The address of the pool's Service."""
+        path = f"/api/v1/namespaces/default/services/{names.service_name(pool.POOL)}"
+        spec = self.plane.api.get(path)["spec"]
+        return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+
+    def in_service(self) -> set[str]:
+        """The addresses of the engines that clients reach."""
+        service = names.service_name(pool.POOL)
+        path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+        selector = f"?labelSelector=kubernetes.io/service-name%3D{service}"
+        return pool.in_service(self.plane.api.get(path + selector)["items"])
+
+    def processes(self, engine: Engine) -> dict[int, str]:
+        """The processes of an engine's pod, with their command lines."""
+        found = self.plane.api.get(f"{paths.pods('default')}/{engine.pod}")
+        return dict(story.processes(found["metadata"]["uid"]))
+
+    def cards(self, engine: Engine) -> list[str]:
+        """The UUIDs of the cards that an engine has, by its device nodes."""
+        pid = pool.victim(self.processes(engine))
+        nodes = {path.name for path in Path(f"/proc/{pid}/root/dev").glob("nvidia[0-9]*")}
+        return [
+            card.uuid
+            for card in self.ground.found.cards
+            if Path(self.ground.driver.node(card)).name in nodes
+        ]
+
+    def used(self, uuids: Sequence[str]) -> int:
+        """Bytes in use on some cards."""
+        return self.ground.driver.used(uuids)
+
+    def failures(self, name: str) -> list[Any]:
+        """What the pool's status tells of engines that failed."""
+        return list(self.pool(name).get("status", {}).get("lastFailures", []))
+
+    def wait(self, look: Any, seconds: float, what: str) -> Any:
+        """Wait for a condition; raises WaitTimeoutError."""
+        return self.plane.wait(look, seconds, what)
+
+
+def pod_condition(pod: Mapping[str, Any], kind: str) -> str:
+    """The status of a pod's condition; "" while there is none."""
+    found = (pod.get("status") or {}).get("conditions") or []
+    return next((each["status"] for each in found if each["type"] == kind), "")
+
+
+@contextlib.contextmanager
+def opened(say: Any) -> Iterator[Room]:
+    """A room, with this thread in its network; raises LackingError, or PlaneError."""
+    given = options()
+    with contextlib.ExitStack() as stack:
+        ground = stack.enter_context(_as_many_as_there_are(given, say))
+        stack.enter_context(ground.plane)
+        ground.give_cards()
+        ground.load_image()
+        ground.write_models(STEPS)
+        shm = Path(tempfile.mkdtemp(prefix="sglang-operator-", dir="/dev/shm"))
+        shm.chmod(0o1777)
+        stack.callback(shutil.rmtree, shm, ignore_errors=True)
+        operator = stack.enter_context(InstalledOperator(ground.plane, ask_engines=True))
+        stack.enter_context(ground.plane.inside())
+        room = Room(ground, operator, shm)
+        stack.callback(room.clear)
+        room.lay_volumes()
+        room.client().close()
+        yield room
+
+
+@contextlib.contextmanager
+def _as_many_as_there_are(given: Options, say: Any) -> Iterator[Ground]:
+    """The ground with two cards, or with one where there is no other."""
+    with contextlib.ExitStack() as stack:
+        try:
+            ground = stack.enter_context(prepared(replace(given, gpus=CARDS), say))
+        except errors.KitError:
+            try:
+                ground = stack.enter_context(prepared(replace(given, gpus=1), say))
+            except errors.KitError as error:
+                raise LackingError(str(error)) from error
+        yield ground

@@ -1,0 +1,80 @@
+"""Memory: what a sleep frees, all of it or a part, and whether the plan said what an engine has."""
+
+import pytest
+
+from sglang_operator.engine import versions
+from sglang_operator.memory import cards, engine, reading, settings
+from sglang_operator.testing.gpu import model, story
+from tests.gpu import starts
+
+pytestmark = pytest.mark.gpu1
+
+NOISE = 64 << 20  # bytes that come and go by themselves
+SHOWN_SECONDS = 20.0
+GATE_SECONDS = 30.0
+TAGS = {"all": ("weights", "kv_cache"), "weights": ("weights",), "kv_cache": ("kv_cache",)}
+FREES = {"all": 1 << 30, "kv_cache": 1 << 30, "weights": 8 << 20}  # at least; the model is tiny
+
+
+@pytest.mark.parametrize("what", TAGS)
+def test_a_sleep_frees_what_it_is_told_to_and_a_wake_takes_it_again(room, figures, what):
+    seen = room.engine()
+    uuids = room.cards(seen)
+    with room.client() as client:
+        step = room.sync(client)
+        room.wait(lambda: room.in_service(), GATE_SECONDS, "an open gate")
+        before = room.used(uuids)
+        client.sleep(TAGS[what])
+        room.wait(lambda: not room.in_service(), GATE_SECONDS, "closed gates")
+        assert starts.answers(f"{seen.url}/health") == 200
+        if not room.stand_in:
+            room.wait(
+                lambda: before - room.used(uuids) >= FREES[what], SHOWN_SECONDS, "freed memory"
+            )
+        asleep = room.used(uuids)
+        client.wake()
+        if not room.stand_in:
+            room.wait(
+                lambda: abs(room.used(uuids) - before) < NOISE, SHOWN_SECONDS, "memory taken again"
+            )
+        figures |= {"before": before, "asleep": asleep, "awake": room.used(uuids)}
+        if "weights" in TAGS[what]:
+            assert not room.in_service()  # until a sync
+            step = room.sync(client)
+        else:
+            room.wait(lambda: room.in_service(), GATE_SECONDS, "open gates without a sync")
+        room.check_answers(step)
+
+
+def test_the_plan_says_what_the_engine_reports(room, figures):
+    """Within the tolerance of tests/unit/memory/test_measured.py."""
+    seen = room.engine()
+    if room.stand_in:
+        pytest.skip("a stand-in has no memory")
+    name = next(
+        (each for each in cards.CARDS if each.split("-")[0] in room.ground.facts()["card"]), ""
+    )
+    if not name:
+        pytest.skip(f"the planner does not know {room.ground.facts()['card']}")
+    argv = next(
+        command.split()
+        for command in room.processes(seen).values()
+        if "sglang.launch_server" in command
+    )
+    version = versions.parse(room.ground.version)
+    plan = engine.plan(
+        engine.Request(
+            shape=reading.shape(model.config()),
+            card=cards.CARDS[name],
+            version=version,
+            settings=settings.of_argv([each for each in argv if each.startswith("--")], version),
+        )
+    )
+    said = story.ask(f"{seen.url}{room.features.server_info_path}")
+    tokens = said.get("max_total_num_tokens") or said["internal_states"][0]["max_total_num_tokens"]
+    figures |= {
+        "planned": {"tokens": plan.pools.tokens, "mem_fraction_static": plan.share},
+        "reported": {"tokens": tokens, "mem_fraction_static": said["mem_fraction_static"]},
+    }
+    assert plan.share == pytest.approx(said["mem_fraction_static"], abs=0.0005)
+    assert plan.pools.tokens == pytest.approx(tokens, rel=0.01)

@@ -1,0 +1,104 @@
+"""Trainers in pods: beside an engine on its card, or with a card of their own."""
+
+import contextlib
+import http.client
+import json
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from sglang_operator.kube import paths
+from sglang_operator.testing import errors, roots
+from sglang_operator.testing.gpu import pool
+from sglang_operator.testing.nodes import GPU
+from tests.gpu.room import DEVICE, INSIDE, SHARED, SHM, Room
+
+PORT = 8000
+UP_SECONDS = 180.0  # torch is imported, a card used for the first time
+JOB_SECONDS = 240.0
+GONE_SECONDS = 60.0
+
+
+class Trainer:
+    """One pod."""
+
+    def __init__(self, room: Room, name: str) -> None:
+        self._room = room
+        self.name = name
+
+    def _pod(self) -> Any:
+        return self._room.plane.api.get(f"{paths.pods('default')}/{self.name}")
+
+    @property
+    def url(self) -> str:
+        """Where it takes jobs."""
+        return f"http://{self._pod()['status']['podIP']}:{PORT}"
+
+    def is_up(self) -> bool:
+        """Whether it takes jobs; raises PlaneError with its log when it has ended."""
+        if self._pod()["status"].get("phase") in ("Failed", "Succeeded"):
+            raise errors.PlaneError(f"the trainer has ended:\n{self.log()}")
+        try:
+            urllib.request.urlopen(self.url, timeout=2).close()
+        except (OSError, KeyError, http.client.HTTPException):
+            return False
+        return True
+
+    def log(self) -> str:
+        """The end of its log."""
+        shown = self._room.plane.kubectl("logs", self.name, "--tail=30", check=False)
+        return shown.stdout or shown.stderr
+
+    def sync(self, by: str, step: int, pause: str | None = "abort") -> Any:
+        """Have it sync; its answer."""
+        job = {"by": by, "step": step, "pause": pause, "folder": self._room.folder(step)}
+        sent = urllib.request.Request(self.url, json.dumps(job).encode(), method="POST")
+        with urllib.request.urlopen(sent, timeout=JOB_SECONDS) as answer:
+            return json.loads(answer.read())
+
+
+@contextlib.contextmanager
+def beside(room: Room, uuid: str, *, shared_memory: bool = True) -> Iterator[Trainer]:
+    """A trainer on the card of an engine; with the engine's /dev/shm, or one of its own."""
+    resource = f"{SHARED}-{room.ground.driver.node(_card(room, uuid)).rpartition('nvidia')[2]}"
+    room.share_card(uuid, resource)
+    name = "trainer-beside" if shared_memory else "trainer-apart"
+    with _pod(room, name, resource, shared_memory=shared_memory) as trainer:
+        yield trainer
+
+
+@contextlib.contextmanager
+def apart(room: Room) -> Iterator[Trainer]:
+    """A trainer with a card of its own."""
+    with _pod(room, "trainer-with-a-card", GPU, shared_memory=False) as trainer:
+        yield trainer
+
+
+def _card(room: Room, uuid: str) -> Any:
+    return next(card for card in room.ground.found.cards if card.uuid == uuid)
+
+
+@contextlib.contextmanager
+def _pod(room: Room, name: str, resource: str, *, shared_memory: bool) -> Iterator[Trainer]:
+    options = room.ground.options
+    variables = {
+        "PYTHONPATH": roots.python_path(options.variables.get("PYTHONPATH", "")),
+        "STAND_IN": "1" if room.stand_in else "",
+        # A handle is of memory that the engine can see, or that it cannot.
+        "DEVICE": DEVICE if shared_memory else "GPU-of-nobody",
+    }
+    made = yaml.safe_load(pool.trainer(room.ground.image, str(INSIDE / "trainer.py"), variables))
+    made["metadata"] |= {"name": name, "labels": {"role": "trainer"}}
+    made["spec"]["containers"][0]["resources"] = {"limits": {resource: "1"}}
+    if shared_memory:
+        made["spec"]["volumes"] = [{"name": "dshm", "persistentVolumeClaim": {"claimName": SHM}}]
+    room.plane.kubectl("apply", "-f", "-", input=json.dumps(made))
+    trainer = Trainer(room, name)
+    try:
+        room.wait(trainer.is_up, UP_SECONDS, f"{name} to be up")
+        yield trainer
+    finally:
+        limit = f"--timeout={GONE_SECONDS:g}s"
+        room.plane.kubectl("delete", "pod", name, "--ignore-not-found", limit)
