@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.engine import diagnosis
-from sglang_operator.testing import roots
+from sglang_operator.testing import ports, roots
 from sglang_operator.testing.engine import failures, settings, shim
 from sglang_operator.testing.engine.process import FakeEngine
 
@@ -101,3 +101,12 @@ def test_a_variable_that_is_not_known_is_named():
 def test_settings_have_their_fields_types():
     read = settings.read({"FAKE_SGLANG_LOAD_SECONDS": "3", "FAKE_SGLANG_GPUS": "2"})
     assert (read.load_seconds, read.gpus) == (3.0, 2)
+
+
+def test_a_port_that_the_ranks_meet_at_is_taken_for_the_server():
+    """model_runner.py of 0.5.14: torch.distributed listens at nccl_port before uvicorn does."""
+    port = ports.free()
+    with FakeEngine([f"--nccl-port={port}"], port=port, version="0.5.14", **QUICK) as engine:
+        assert engine.wait() == 3
+        said = engine.log
+    assert diagnosis.diagnose(said, 3, "Error").reason == "PortInUse"

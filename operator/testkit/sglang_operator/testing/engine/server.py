@@ -63,6 +63,7 @@ class Engine:
         await nodes.meet()
         await asyncio.sleep(self._settings.load_seconds)
         work = asyncio.create_task(self._scheduler.run())
+        meeting = await self._meet_ranks()
         await self._listen(self._api.application(), self._args.port)
         if self._settings.control_port:
             control = Control(self._manager, self._commands, self._faults)
@@ -74,7 +75,19 @@ class Engine:
         await self._drain()
         work.cancel()
         watch.cancel()
+        if meeting is not None:
+            meeting.close()
         self._end()
+
+    async def _meet_ranks(self) -> asyncio.Server | None:
+        """The store of torch.distributed, at which the ranks of an engine meet, listens for ever.
+
+        Where nobody named its port it has one that is free.
+        """
+        port: int | None = getattr(self._args, "nccl_port", None)
+        if not port:
+            return None
+        return await asyncio.start_server(lambda reader, writer: writer.close(), "0.0.0.0", port)
 
     async def _warm_up(self) -> None:
         if getattr(self._args, "checkpoint_engine_wait_weights_before_ready", False):
