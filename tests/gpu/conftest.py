@@ -85,7 +85,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if FACTS not in session.config.stash or REPORT not in os.environ:
         return
     facts: dict[str, Any] = session.config.stash[FACTS]
-    results: list[dict[str, Any]] = session.config.stash[RESULTS]
+    ended: list[dict[str, Any]] = session.config.stash[RESULTS]
+    results = [result for result in ended if result["outcome"]]  # one may have been interrupted
     try:
         reports.add(Path(os.environ[REPORT]), facts, results)
     except ValueError as error:

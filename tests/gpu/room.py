@@ -74,6 +74,7 @@ class Room:
         self._shape = 0  # GPUs of the engine that is up
         self._step = 0
         self._shared: set[str] = set()
+        self._written = False  # whether the engine has been sent any weights
         self.started: list[dict[str, float]] = []  # the moments of each start, the latest last
 
     @property
@@ -98,6 +99,19 @@ class Room:
             self.follow(seconds)
         return self.engines()[0]
 
+    def fresh_engine(self) -> Engine:
+        """The engine, with no weights but those that it started with; another starts if need be."""
+        found = self.engine()
+        return self.another_engine() if self._written else found
+
+    def another_engine(self) -> Engine:
+        """The engine that comes up in the place of the one that there is."""
+        found = self.engine()
+        [pod] = self.pods()
+        self.plane.kubectl("delete", "pod", found.pod, "--wait=false")
+        self.follow(created=pod["metadata"]["uid"])
+        return self.engine()
+
     def clear(self) -> None:
         """No pool of the tests is left, and no pod of a pool or of a trainer."""
         self.plane.kubectl("delete", "sgi", "--all", "--wait=false")
@@ -112,6 +126,7 @@ class Room:
         begun = time.monotonic()
         moments = {"asked": 0.0, **starts.follow(self._looks(created), seconds, begun)}
         self.started.append(moments)
+        self._written = False
         return moments
 
     def _start(self, manifest: str, seconds: float) -> None:
@@ -219,6 +234,7 @@ class Room:
     def next_step(self) -> int:
         """The number of a step whose weights no engine has had."""
         self._step = self._step % STEPS + 1
+        self._written = True
         return self._step
 
     def folder(self, step: int) -> str:
