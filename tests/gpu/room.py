@@ -108,7 +108,7 @@ class Room:
         """The engine that comes up in the place of the one that there is."""
         found = self.engine()
         [pod] = self.pods()
-        self.plane.kubectl("delete", "pod", found.pod, "--wait=false")
+        self.plane.kubectl("delete", "pod", str(found.pod), "--wait=false")
         self.follow(created=pod["metadata"]["uid"])
         return self.engine()
 
