@@ -33,7 +33,17 @@ class LivePods:
         pool, resource = self.pool, self.pool.resource
         ranks = {engine.name: engine.rank for engine in pool.running}
         kept = {name: self.live[name] for name in ranks if name in self.live}
-        closed = frozenset(name for name, pod in kept.items() if self._is_closed(pod))
+        outdated = {
+            name: self._old(pod)
+            for name, pod in kept.items()
+            if not (pool.accepts(pod.revision) or self._is_lost(pod))
+            and ranks[name] >= pool.spec.rollout.partition
+        }
+        lacking = {
+            name: turns.fetches(pod, pool, observed)
+            for name, pod in kept.items()
+            if self._lacks_weights(pod) and name not in outdated
+        }
         free, known = places.free(
             observed.nodes,
             resource,
@@ -47,15 +57,11 @@ class LivePods:
             max_unavailable=pool.max_unavailable,
             serving=frozenset(n for n, pod in kept.items() if serves(pod, self.healths[pod.uid])),
             alive=sum(self._is_up(pod) or _answered(pod) for pod in kept.values()),
-            closed=closed,
-            fetching=frozenset(n for n in closed if turns.fetches(kept[n], pool, observed)),
+            closed=frozenset(name for name in lacking if pool.accepts(kept[name].revision)),
+            unsynced=frozenset(name for name, fetches in lacking.items() if not fetches),
+            fetching=any(lacking.values()),
             obsolete={n: self._old(pod) for n, pod in self.live.items() if n not in ranks},
-            outdated={
-                name: self._old(pod)
-                for name, pod in kept.items()
-                if not (pool.accepts(pod.revision) or self._is_lost(pod))
-                and ranks[name] >= pool.spec.rollout.partition
-            },
+            outdated=outdated,
             missing=ranks.keys() - kept.keys(),
             placed=frozenset(name for name, pod in kept.items() if pod.node),
             stuck=[n for n in kept if (due := self._stuck_from(n, observed)) and due <= self.now],
@@ -93,10 +99,9 @@ class LivePods:
         """Whether it is left alone until its node returns or is removed."""
         return self.healths[pod.uid] is Health.LOST
 
-    def _is_closed(self, pod: ObservedPod) -> bool:
+    def _lacks_weights(self, pod: ObservedPod) -> bool:
         """Whether it only lacks weights."""
-        up = self._is_up(pod) and self.pool.accepts(pod.revision)
-        return up and self.pool.gated and not pod.ready
+        return self._is_up(pod) and self.pool.gated and not pod.ready
 
     def _lacks_else(self, pod: ObservedPod) -> str:
         """The scheduler's words, where nodes have the GPUs and lack something else."""

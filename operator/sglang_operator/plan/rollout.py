@@ -67,7 +67,9 @@ class RolloutState:
     serving: Set[EngineName]  # wanted engines that clients reach, whichever revision they run
     alive: int = 0  # wanted engines that run and have answered, whichever revision they run
     closed: Set[EngineName] = frozenset()  # of the present revision, up, and without weights
-    fetching: Set[EngineName] = frozenset()  # those of them that get weights without a sync
+    # Wanted ones of any revision that stay, are up, and get weights from a sync alone.
+    unsynced: Set[EngineName] = frozenset()
+    fetching: bool = False  # whether others get theirs without one
     # Engines that are not wanted and have a pod, and wanted ones of an older revision.
     obsolete: Mapping[EngineName, Old] = field(default_factory=dict)
     outdated: Mapping[EngineName, Old] = field(default_factory=dict)
@@ -139,9 +141,8 @@ class _Change:
         self.come = state.serving
         self.lent = 0  # GPUs of engines that count although no client reaches them
         if self.unsyncable:
-            waiting = state.closed - state.fetching
-            self.come |= waiting
-            self.lent = len(waiting) * state.gpus
+            self.come |= state.unsynced
+            self.lent = len(state.unsynced) * state.gpus
         self.spare = serving + self.lent - max(0, least)
         self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
 

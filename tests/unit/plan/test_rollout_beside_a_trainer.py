@@ -107,6 +107,10 @@ class World:
     def _put(self, pod: ObservedPod) -> None:
         self.pods[pod.name] = pod
 
+    def add(self, pod: ObservedPod) -> None:
+        """One pod more, wherever it finds a place."""
+        self._put(self._run(pod, len(pod.devices)))
+
     def _run(self, pod: ObservedPod, gpus: int) -> ObservedPod:
         """The pod once a scheduler and a kubelet have seen it."""
         number = next(self.ids)
@@ -289,6 +293,24 @@ def test_what_a_sync_can_reach_waits_for_it_within_the_budget(change, budget):
     for plan, why in world.play():
         assert world.serving() >= least, plan.removals
         assert not why
+
+
+def test_engines_that_a_partition_keeps_without_weights_hold_up_nobody():
+    """The rest of an earlier change to other ids has the GPUs that the last engine needs."""
+    ids: Spec = {"num_gpus_per_worker": 2, "device_mapping": "list(range(8,16))"}
+    part: Spec = {"rollout": {"partition": 2}}
+    before = a_pool("Committed", device_mapping="list(range(0,8))")
+    old, new = a_pool("Committed", **ids, **part), a_pool("Committed", **ids, **part, seed=5)
+    world = World(before, 1, Phase.COMMITTED)  # one node: eight GPUs
+    for name in [pod.name for pod in world.pods.values()][1:]:
+        del world.pods[name]
+    world.pool = new
+    for pool, engine in [(old, 0), (old, 1), (new, 2), (new, 3)]:
+        world.add(a_pod(pool, pool.running[engine], node=""))
+    assert [pod.node for pod in world.pods.values()].count("") == 1
+    *_, (plan, why) = world.play()
+    assert not why, plan.waiting
+    assert sorted(name for name, _, _ in world.outcome()) == sorted(e.name for e in new.running)
 
 
 def test_other_groups_come_at_the_pace_of_max_unavailable():
