@@ -166,7 +166,7 @@ def child_actions(
     Of a pool that goes, what is there is kept right, and nothing is made or deleted.
     """
     made = [body for body in wanted if not (pods_first and _waits(body, observed))]
-    have = list(_to_have(pool, made, observed))
+    have = list(to_have(pool.owner, made, observed))
     if observed.leaving:
         return [action for action in have if isinstance(action, UpdateChild)]
     return [*have, *_to_drop(pool, wanted, observed)]
@@ -181,17 +181,16 @@ def _waits(body: Mapping[str, Any], observed: Observed) -> bool:
     )
 
 
-def _to_have(
-    pool: Pool,
-    wanted: Sequence[Mapping[str, Any]],
-    observed: Observed,
+def to_have(
+    owner: Owner, wanted: Sequence[Mapping[str, Any]], observed: Observed
 ) -> Iterator[ChildAction]:
+    """What makes these children so, and leaves others alone."""
     for body in wanted:
         kind, name = body["kind"], body["metadata"]["name"]
         child = observed.children.get((kind, name))
         if child is None:
             yield CreateChild(kind=kind, name=name, body=body, reason="it does not exist")
-        elif child.owner == pool.owner.uid and (found := drift.drift(body, child.body)):
+        elif child.owner == owner.uid and (found := drift.drift(body, child.body)):
             why = f"{found.path} differs"
             if found.immutable and kinds.of(kind).pruned:
                 yield DeleteChild(kind=kind, name=name, uid=child.uid, reason=why)

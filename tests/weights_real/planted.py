@@ -8,8 +8,7 @@ OPENS_AT_BEGIN = Mutant(
     edits=(
         Edit(
             path="gates/decide.py",
-            before="        return None  # the trainer paused the engines: "
-            "what is open stays, what is closed stays",
+            before="        return _run_again(gate, pod, current, observed)",
             after="        return _opened(pod, COMMITTED, current.target_version or '-')",
         ),
     ),

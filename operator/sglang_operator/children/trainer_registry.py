@@ -18,7 +18,7 @@ from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import facts
 from sglang_operator.observed.engines import EngineState, EngineStatus
 from sglang_operator.pool import registry_size
-from sglang_operator.pool.resolve import EngineFacts, Pool
+from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
 from sglang_operator.weights.lease_state import Transaction, of_phase, shown
 
 ENGINES_KEY = "engines.json"
@@ -41,21 +41,25 @@ def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     has no address: these forms know a rank by its place, and one less would move those behind it.
     """
     content = document(pool, plan)
-    engines = orjson.dumps(content)
-    if len(engines) > registry_size.LIMIT and plan.unlisted:
+    if plan.unlisted and len(orjson.dumps(content)) > registry_size.LIMIT:
         few = content["unlisted"][:MOST_NAMED]
         content["unlisted"] = [{**each, "url": None, "instance": None} for each in few]
-        engines = orjson.dumps(content)
+    return config_map(pool.owner, content)
+
+
+def config_map(owner: Owner, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The ConfigMap that says this, also in the forms of other trainers."""
+    engines = orjson.dumps(content)
     urls = [engine["url"] for engine in content["engines"]]
     known = [url.removeprefix("http://") for url in urls] if all(urls) else []
     renderings = {key: form(known) for key, form in FORMATS.items()}
     if len(engines) + sum(map(len, renderings.values())) > registry_size.LIMIT:
         renderings = dict.fromkeys(renderings, "")
     return metadata.child(
-        pool.owner,
+        owner,
         "v1",
         "ConfigMap",
-        names.registry_name(pool.owner.name),
+        names.registry_name(owner.name),
         "registry",
         data={ENGINES_KEY: engines.decode(), **renderings},
     )
@@ -85,7 +89,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
     """
-    current, known = plan.transaction, [_facts(pool, plan, engine) for engine in plan.engines]
+    known = [_facts(pool, plan, engine) for engine in plan.engines]
     counted = known or [pool.facts]
     beside = [_facts(pool, plan, engine) for engine in plan.unlisted]
     unlisted = list(map(partial(_beside, pool), plan.unlisted, beside))
@@ -103,12 +107,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
         "weights": {
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
-            "phase": (plan.restore or current).phase.value,
-            **_released(plan.restore or current, every),
-            "version": current.version,
-            "transaction": current.id if plan.settled else "",
-            "count": current.transitions,
-            "seen": current.id,
+            **acted_upon(plan, every),
             **_keeping_images(plan.engines),
             **({"noSync": no_sync} if no_sync else {}),
         },
@@ -119,6 +118,19 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
             _engine(pool, engine, each.port)
             for engine, each in zip(plan.engines, known, strict=True)
         ],
+    }
+
+
+def acted_upon(plan: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, Any]:
+    """What the operator has seen of the transaction, and done about it."""
+    current = plan.transaction
+    return {
+        "phase": (plan.restore or current).phase.value,
+        **_released(plan.restore or current, engines),
+        "version": current.version,
+        "transaction": current.id if plan.settled else "",
+        "count": current.transitions,
+        "seen": current.id,
     }
 
 
@@ -239,19 +251,27 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
 
 
 def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
-    wanted, gate, url = engine.engine, engine.gate, _url(engine, port)
-    is_open = gate is not None and gate.is_open
-    gated = pool.gated if engine.gated is None else engine.gated
+    wanted = engine.engine
     return {
         "rank": wanted.rank,
         "engine": wanted.name,
         "devices": list(wanted.devices),
         "gpus": pool.gpus,
         "rankOffset": 1 + wanted.rank * pool.gpus,
+        **standing(engine, port, gated=pool.gated),
+    }
+
+
+def standing(engine: EngineStatus, port: int, *, gated: bool) -> dict[str, Any]:
+    """What of an engine changes while the spec does not; ``gated``: the pool, as it is wanted."""
+    gate = engine.gate
+    is_open = gate is not None and gate.is_open
+    gated = gated if engine.gated is None else engine.gated
+    return {
         "state": engine.state.value,
         "pod": engine.pod_name or None,
         "podIP": engine.ip or None,
-        "url": url,
+        "url": _url(engine, port),
         "instance": engine.instance,
         "gate": ("Open" if is_open else "Closed") if gated else None,
         "version": gate.version if gate and is_open else None,

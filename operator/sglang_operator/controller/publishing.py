@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_operator import actions
-from sglang_operator.children import kinds
+from sglang_operator.children import kept_registry, kinds
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.controller.deciding import Decision, PoolDecision
@@ -61,15 +61,37 @@ class Publisher:
             memory.published_at = time.monotonic()
 
     async def publish_refused(self, this: Pass, decision: Decision, refused: Refused) -> None:
-        """Make it known what is wrong with the pool."""
+        """Make it known what is wrong with the pool, and to its trainer how its engines stand."""
+        memory = this.memory
+        awaited = decision.weights.awaited(memory.awaited)
+        wait = memory.published_at + self._interval - time.monotonic()
+        if wait > 0 and awaited == memory.awaited:
+            this.requeue.after(Reason.INTERVAL, wait)
+            return
+        memory.awaited = awaited
+        wanted = self._kept(this, decision)
+        if wanted:
+            await self._write(this, wanted)
         new = compute.compute_refused(
             refused,
             decision.observed,
-            ignored=this.memory.ignored,
+            ignored=memory.ignored,
             previous=this.record.status,
             now=moment().wall,
         )
-        await self._teller.tell(this, new, waits=True)
+        await self._teller.tell(this, new)
+        if wanted:
+            memory.published_at = time.monotonic()
+
+    def _kept(self, this: Pass, decision: Decision) -> list[actions.ChildAction]:
+        """What makes the registry that is there tell how engines and weights stand now."""
+        owner, observed = decision.owner, decision.observed
+        body = kept_registry.kept(owner, decision.weights, observed, decision.at.steady)
+        if body is None or observed.leaving:
+            return []
+        batch = list(actions.to_have(owner, [body], observed))
+        free = [each for each in batch if (each.kind, each.name) not in this.memory.conflicts]
+        return this.memory.rewrites.due(free, this.requeue)
 
     def _wanted(
         self,

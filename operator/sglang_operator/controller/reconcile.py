@@ -62,7 +62,7 @@ class Reconciler:
         self._observer = Observer(view, self._asker)
         self._decider = Decider(self._observer, self._asker)
         self._actor = Actor(view, executor, trials)
-        self._teller = Teller(view.pools, executor, recorder, interval=publish_interval)
+        self._teller = Teller(view.pools, executor, recorder)
         self._publisher = Publisher(executor, self._teller, explainer, interval=publish_interval)
 
     async def reconcile(self, key: PoolKey) -> Requeue:

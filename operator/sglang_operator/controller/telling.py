@@ -92,13 +92,10 @@ def _without(status: Mapping[str, Any], path: Path) -> dict[str, Any]:
 class Teller:
     """Writes statuses and has Events posted."""
 
-    def __init__(
-        self, pools: PoolStore, executor: Executor, recorder: Recorder, *, interval: float
-    ) -> None:
+    def __init__(self, pools: PoolStore, executor: Executor, recorder: Recorder) -> None:
         self._pools = pools
         self._executor = executor
         self._recorder = recorder
-        self._interval = interval
         self._declared = Declared()
 
     def latest(self, key: PoolKey, record: CustomResource) -> CustomResource:
@@ -111,19 +108,12 @@ class Teller:
         )
         return known if known is not None and same else record
 
-    async def tell(self, this: Pass, status: Mapping[str, Any], *, waits: bool = False) -> bool:
-        """Write the status if it changed, then tell; whether it is told, or nobody is to hear it.
-
-        ``waits``: not sooner than the last time allows.
-        """
+    async def tell(self, this: Pass, status: Mapping[str, Any]) -> bool:
+        """Write the status if it changed, then tell; whether it is told, or nobody is to hear it."""
         key, memory, record = this.key, this.memory, this.record
         new = self._declared.known(status, memory.uid)
         if new == record.status:
             return True
-        wait = memory.published_at + self._interval - time.monotonic()
-        if waits and wait > 0:
-            this.requeue.after(Reason.INTERVAL, wait)
-            return False
         memory.published_at = time.monotonic()
         try:
             told = await self._write(key, memory.uid, record, new)

@@ -24,10 +24,10 @@ def before(pool, path, happens):
     """This happens once a request to this path is on its way, and has no connection yet."""
     real = pool.calls._ask
 
-    async def late(method, engine, asked, *arguments):
-        if asked == path:
+    async def late(method, engine, asked, *arguments, **options):
+        if (method, asked) == ("POST", path):
             await happens()
-        return await real(method, engine, asked, *arguments)
+        return await real(method, engine, asked, *arguments, **options)
 
     pool.calls._ask = late
 

@@ -1,6 +1,7 @@
 """A pool whose changed spec is refused is told so, whatever becomes of its other objects."""
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -10,9 +11,13 @@ from sglang_operator.controller import judging
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.pool.model import Pool, Refused
+from sglang_operator.weights import lease_state
 from tests.unit.controller import fake_api
 
 KEY = PoolKey("rl", "pool")
+LEASE = paths.child("Lease", "rl", names.weights_lease_name("pool"))
+MAPPING = {"device_mapping": "[0, 1, 2, 3]"}
+REGISTRY = paths.child("ConfigMap", "rl", names.registry_name("pool"))
 
 
 def test_a_refused_spec_is_told_where_the_registry_cannot_be_written():
@@ -59,5 +64,114 @@ def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost(
             await api.until(lambda: api.reason(*KEY) != "")
             assert room.reconciler is not None
             assert room.reconciler.planning_seconds(KEY) > slow
+
+    asyncio.run(story())
+
+
+def registry(api: fake_api.Api) -> Any:
+    return json.loads(api.objects[REGISTRY]["data"]["engines.json"])
+
+
+def instances(api: fake_api.Api) -> list[str]:
+    """The engines that run, by the registry."""
+    return [each["instance"] for each in registry(api)["engines"] if each["instance"]]
+
+
+def step(api: fake_api.Api, phase: str, covered: str = "") -> None:
+    """A trainer's, which holds the Lease."""
+    holder = {"holderIdentity": "trainer", "leaseDurationSeconds": lease_state.LEASE_SECONDS}
+    api.touch(LEASE, {"spec": holder})
+    api.transact(*KEY, phase, covered)
+
+
+async def says(api: fake_api.Api, phase: str) -> None:
+    """The operator has told that it acted upon this phase."""
+
+    def told() -> bool:
+        acted = registry(api)["weights"]
+        return bool(acted["phase"] == phase and acted["transaction"])
+
+    await api.until(told)
+
+
+async def refused(api: fake_api.Api, **spec: Any) -> Any:
+    """A pool that is up, and whose spec is refused now; its registry before."""
+    api.make(*KEY, **spec)
+    api.change(*KEY, {**api.pool(*KEY)["spec"], **MAPPING})
+    await api.until(lambda: REGISTRY in api.objects and len(instances(api)) == 2)
+    await api.until(lambda: api.reason(*KEY) == "PoolReady")
+    before = registry(api)
+    api.change(*KEY, {**api.pool(*KEY)["spec"], "device_mapping": "nothing of the kind"})
+    await api.until(lambda: api.reason(*KEY) not in ("", "PoolReady"))
+    return before
+
+
+def test_a_trainers_steps_are_acknowledged_and_its_commit_opens_the_gates():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
+            before = await refused(api, weights={"gate": "Committed"})
+            assert {each["gate"] for each in before["engines"]} == {"Closed"}
+            for phase, gate in (
+                ("Syncing", "Closed"),
+                ("Committed", "Open"),
+                ("Aborted", "Closed"),
+            ):
+                covered = fake_api.instances(room, KEY) if phase == "Committed" else ""
+                step(api, phase, covered)
+                await says(api, phase)
+                now = registry(api)
+                assert {each["gate"] for each in now["engines"]} == {gate}
+                assert now["epoch"] == before["epoch"]
+
+    asyncio.run(story())
+
+
+def test_what_the_spec_says_stays_as_it_was_last_understood():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            before = await refused(api)
+            step(api, "Syncing")
+            await says(api, "Syncing")
+            now = registry(api)
+            for told in (before, now):
+                for changing in ("phase", "transaction", "seen", "count", "version"):
+                    del told["weights"][changing]
+            assert now == before
+
+    asyncio.run(story())
+
+
+def test_an_engine_that_ended_is_no_engine_of_the_registry_and_makes_another_epoch():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            before = await refused(api)
+            gone = before["engines"][0]["pod"]
+            await api.request("DELETE", paths.pod("rl", gone))
+            await api.until(lambda: registry(api)["epoch"] != before["epoch"])
+            first, second = registry(api)["engines"]
+            assert (first["url"], first["instance"], first["pod"]) == (None, None, None)
+            assert second == before["engines"][1]
+            assert first["state"] not in ("Up", "InService")
+            assert not api.objects[REGISTRY]["data"]["slime"]  # by place: none may be left out
+
+    asyncio.run(story())
+
+
+def test_a_registry_that_somebody_wrote_to_is_left_alone_until_the_spec_is_mended():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            await refused(api)
+            mended = {**api.pool(*KEY)["spec"], **MAPPING}
+            spoilt = {"data": {"engines.json": '{"engines": [{"rank": "?"}]}'}}
+            api.touch(REGISTRY, spoilt)
+            step(api, "Syncing")
+            await asyncio.sleep(0.3)
+            assert api.objects[REGISTRY]["data"]["engines.json"] == spoilt["data"]["engines.json"]
+            api.change(*KEY, mended)
+            await api.until(lambda: "epoch" in registry(api))
 
     asyncio.run(story())

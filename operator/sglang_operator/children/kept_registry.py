@@ -1,0 +1,103 @@
+"""The registry of a pool whose spec is refused: its engines run on, and their trainer with them.
+
+Who the engines are stays as the spec was last understood: none is made or replaced meanwhile.  What
+becomes of those that run, and of a trainer's steps, is told as ever.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from sglang_operator.api import names, spec
+from sglang_operator.children import trainer_registry
+from sglang_operator.gates.decide import GatePlan, epoch
+from sglang_operator.observed import health
+from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.pool.resolve import Engine, Owner
+
+MOST_ENGINES = 10_000  # of a registry that is kept; a pool's own has room for fewer
+_LONGEST = 253  # characters of a name
+
+
+def kept(owner: Owner, plan: GatePlan, observed: Observed, now: float) -> dict[str, Any] | None:
+    """The registry that is there, as its engines, their gates and weights stand at ``now``.
+
+    None where none says who the engines are: somebody else may have written it.
+    """
+    found = observed.children.get(("ConfigMap", names.registry_name(owner.name)))
+    if found is None or found.owner != owner.uid or not found.whole:
+        return None
+    try:
+        told = orjson.loads(found.body["data"][trainer_registry.ENGINES_KEY])
+        engines, weights = _engines(told["engines"], observed, now), told["weights"]
+        content = {
+            **told,
+            "epoch": epoch(engines),
+            "weights": {
+                **{key: weights[key] for key in ("gate", "lease")},
+                **trainer_registry.acted_upon(plan, engines),
+                **{key: weights[key] for key in ("keepImages", "noSync") if key in weights},
+            },
+            "engines": [
+                {
+                    **each,
+                    **trainer_registry.standing(
+                        engine, _port(told, engine, observed), gated=each["gate"] is not None
+                    ),
+                }
+                for each, engine in zip(told["engines"], engines, strict=True)
+            ],
+        }
+        content.pop("unlisted", None)
+        beside = _still(told.get("unlisted", ()), observed)
+        if beside:
+            content["unlisted"] = beside
+        return trainer_registry.config_map(owner, content)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _engines(
+    told: Sequence[Mapping[str, Any]], observed: Observed, now: float
+) -> tuple[EngineStatus, ...]:
+    """How the engines stand that it names.  Raises ValueError, KeyError, TypeError."""
+    if len(told) > MOST_ENGINES:
+        raise ValueError
+    silence = health.silence_seen(observed, now)
+    nodes = health.Believed(observed.nodes, silence, health.falls_seen(observed))
+    pods = {pod.name: pod for pod in observed.pods}
+    return tuple(
+        _status(_engine(rank, each), pods.get(each["pod"] or ""), nodes, now)
+        for rank, each in enumerate(told)
+    )
+
+
+def _engine(rank: int, told: Mapping[str, Any]) -> Engine:
+    match told:
+        case {"rank": int(found), "engine": str(name), "devices": [*devices], "pod": str() | None}:
+            if found == rank and len(name) <= _LONGEST and all(type(d) is int for d in devices):
+                return Engine(rank=rank, name=names.EngineName(name), devices=tuple(devices))
+    raise ValueError
+
+
+def _status(
+    engine: Engine, pod: ObservedPod | None, nodes: health.Believed, now: float
+) -> EngineStatus:
+    if pod is None or pod.engine != engine.name or pod.ended:
+        return EngineStatus(engine=engine, state=EngineState.BACKOFF)
+    stands = health.health(pod, nodes, spec.Restart(), now)
+    return EngineStatus.of(engine, (pod,), (stands,))
+
+
+def _port(told: Mapping[str, Any], engine: EngineStatus, observed: Observed) -> int:
+    """Where the engine listens, as it was started."""
+    known = observed.revisions.get(engine.leader.revision) if engine.leader is not None else None
+    return known.port if known is not None else int(told["port"])
+
+
+def _still(told: Sequence[Mapping[str, Any]], observed: Observed) -> list[Mapping[str, Any]]:
+    """Those of the engines beside the pool's own whose pod runs on."""
+    running = {(pod.name, pod.instance) for pod in observed.pods if pod.engine_runs}
+    return [each for each in told if (each["pod"], each["instance"]) in running]
