@@ -109,7 +109,7 @@ class Teller:
         return known if known is not None and same else record
 
     async def tell(self, this: Pass, status: Mapping[str, Any]) -> bool:
-        """Write the status if it changed, then tell; whether it is told, or nobody is to hear it."""
+        """Write the status if it changed, then tell; whether it is told, or nobody listens."""
         key, memory, record = this.key, this.memory, this.record
         new = self._declared.known(status, memory.uid)
         if new == record.status:
