@@ -57,6 +57,7 @@ class TrainerSignal(NamedTuple):
     seen: str = ""  # the transaction, acted upon or not: an address may be another pod's before
     epoch: str = ""  # during a sync: whether it is stale
     serves: bool = False  # before memory is released: whether clients may still reach an engine
+    complete: bool = False  # at its start: whether all engines are up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +103,20 @@ class GatePlan:
     def awaited(self, before: TrainerSignal) -> TrainerSignal:
         """These fields now; one on which nobody blocks at present is carried over."""
         phase = self.transaction.phase
-        step, _, epoch, serves = before
+        step, _, epoch, serves, _ = before
         if self.settled:
             step = (self.transaction.id, phase)
         if phase is Phase.SYNCING:
             epoch = self.epoch
         if phase is Phase.SLEEPING:
             serves = any(each.in_service for each in (*self.engines, *self.unlisted))
-        seen = self.transaction.id
-        return TrainerSignal(step=step, seen=seen, epoch=epoch, serves=serves)
+        return TrainerSignal(
+            step=step,
+            seen=self.transaction.id,
+            epoch=epoch,
+            serves=serves,
+            complete=bool(self.engines) and all(engine.up for engine in self.engines),
+        )
 
     @cached_property
     def synced(self) -> int:

@@ -500,6 +500,14 @@ class TestTrainerSignal:
         idle = self.of("Idle", pods)
         assert self.of("Idle", again, idle) == idle
 
+    def test_who_waits_for_the_pool_is_told_when_its_last_engine_is_up(self):
+        """It came up a moment after something else was told, and was told a second later."""
+        pods = running(a_pool(device_mapping="list(range(0,4))"))
+        coming = [pods[0], dataclasses.replace(pods[1], containers_ready=False)]
+        before = self.of("Idle", coming)
+        assert not before.complete
+        assert self.of("Idle", pods, before).complete
+
     def test_who_is_about_to_sleep_is_told_when_the_last_engine_leaves_service(self):
         pods = running(a_pool(device_mapping="list(range(0,4))"), gate=CLOSED, ready=True)
         before = self.of("Sleeping", pods)
