@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.api import names
 from sglang_operator.engine import endings
+from sglang_operator.testing import errors
 from sglang_operator.testing.gpu import pool
 
 pytestmark = pytest.mark.gpu1
@@ -35,6 +37,14 @@ def test_a_pool_that_cannot_start_says_why_and_what_to_do(room, figures, name):
         failure = room.wait(
             lambda: next(iter(room.failures(name)), None), FAILED_SECONDS, "the pool to tell"
         )
+    except errors.WaitTimeoutError:
+        label = f"{names.LABEL_POOL}={name}"
+        for shown in (
+            ("logs", "--tail=80", "-l", label),
+            ("get", "pods", "-o", "yaml", "-l", label),
+        ):
+            print(room.plane.kubectl(*shown, check=False).stdout)
+        raise
     finally:
         room.plane.kubectl("delete", "sgi", name, "--wait=false", "--ignore-not-found")
     figures["told"] = failure

@@ -52,7 +52,8 @@ def test_the_plan_says_what_the_engine_reports(room, figures):
     if room.stand_in:
         pytest.skip("a stand-in has no memory")
     name = next(
-        (each for each in cards.CARDS if each.split("-")[0] in room.ground.facts()["card"]), ""
+        (each for each in cards.CARDS if each.split("-")[0] in room.ground.facts()["card"].split()),
+        "",
     )
     if not name:
         pytest.skip(f"the planner does not know {room.ground.facts()['card']}")
