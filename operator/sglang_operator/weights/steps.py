@@ -412,6 +412,7 @@ def recover(
         recovering=wanted,
         acquired=state.acquired if goes_on else now,
         renewed=now,
+        at_work=False,  # a trainer's mark, which one of an earlier version leaves behind
     )
 
 

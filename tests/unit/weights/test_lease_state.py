@@ -572,6 +572,13 @@ class TestRecovery:
                 refused = refusal(step, state, self.OPERATOR, now=NOW + 41, **options)
                 assert refused.reason is Refusal.NOT_HELD
 
+    def test_engines_join_though_a_trainers_mark_was_left_behind(self):
+        """A trainer of an earlier version commits without taking it away: no pass came through."""
+        left = dataclasses.replace(self.free(), at_work=True)
+        loading = steps.recover(left, self.OPERATOR, instances=[B], now=NOW, seen=NOW)
+        more = steps.recover(loading, self.OPERATOR, instances=[B, C], now=NOW + 1, seen=NOW)
+        assert more.recovering == {B, C}
+
     def test_only_committed_weights_with_a_checkpoint_are_loaded(self):
         for state in (Transaction(), syncing(), sleeping("kv_cache")):
             refused = refusal(
