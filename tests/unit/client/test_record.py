@@ -351,7 +351,7 @@ def aborting(world, pool, monkeypatch, *, every=600.0):
 def test_an_abort_is_told_once_the_api_server_is_back(world, pool, monkeypatch):
     aborting(world, pool, monkeypatch, every=0.05)
     wait(lambda: world.state.phase is Phase.ABORTED)
-    assert {engine.gate for engine in world.engines} == {"Closed"}
+    wait(lambda: {engine.gate for engine in world.engines} == {"Closed"})
 
 
 def test_a_begin_of_this_process_pays_its_abort_first(world, pool, monkeypatch):

@@ -50,6 +50,16 @@ def served(world, version):
     return [e.rank for e in world.engines if e.gate == "Open" and e.gate_version == version]
 
 
+SERVED_SECONDS = 30.0
+
+
+async def all_serve(world, version, ranks):
+    """The operator opens the gates of these engines, a moment after the commit."""
+    async with asyncio.timeout(SERVED_SECONDS):
+        while served(world, version) != ranks:
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def impatient(monkeypatch, roll):
     """Within it nobody waits for a minute: for what is not going to happen there."""
@@ -101,7 +111,7 @@ def test_no_worker_writes_into_the_sync_of_another_job_of_roll(roll, reach, impa
     with FakePool() as world:
         asyncio.run(train(reach(world)))
         assert writes(world) == [[["a1"]]] * 3
-        assert served(world, "step-1") == [0, 1, 2]
+        asyncio.run(all_serve(world, "step-1", [0, 1, 2]))
 
 
 def test_a_trainer_started_again_waits_for_the_lease_of_the_one_that_was_killed(roll, reach):
@@ -123,7 +133,7 @@ def test_a_trainer_started_again_waits_for_the_lease_of_the_one_that_was_killed(
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
-        assert served(world, "step-1") == [0, 1, 2]
+        asyncio.run(all_serve(world, "step-1", [0, 1, 2]))
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -151,7 +161,7 @@ def test_no_commit_over_an_engine_that_refused_its_bucket(roll, reach, told):
             await noticed(cluster)
             await cluster.model_update("a3")  # the same job may begin again at once
             assert {e.weights for e in world.engines} == {"a3"}
-            assert served(world, "step-2") == [0, 1, 2]
+            await all_serve(world, "step-2", [0, 1, 2])
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
@@ -170,7 +180,7 @@ def test_a_bucket_that_is_sent_again_is_made_good(roll, reach):
             await cluster.setup()
             await refused_once(cluster, world)
             await cluster.model_update("a1")
-            assert served(world, "step-1") == [0, 1, 2]
+            await all_serve(world, "step-1", [0, 1, 2])
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
@@ -191,7 +201,7 @@ def test_an_objection_that_is_taken_back_in_a_moment_is_waited_for(roll, reach):
 
             others = (cluster.strategies[rank] for rank in (0, 2))
             await asyncio.gather(at_last(), *(s.process_weights_after_loading() for s in others))
-            assert served(world, "step-1") == [0, 1, 2]
+            await all_serve(world, "step-1", [0, 1, 2])
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
@@ -216,7 +226,7 @@ def test_no_commit_while_a_workers_bucket_is_under_way(roll, reach):
             world.engines[2].stuck.clear()
             await asyncio.gather(committing, *sent)
             assert {e.weights for e in world.engines} == {"a2"}
-            assert served(world, "step-2") == [0, 1, 2]
+            await all_serve(world, "step-2", [0, 1, 2])
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
@@ -320,7 +330,7 @@ def test_after_an_abort_other_trainers_wait_until_the_workers_have_noticed(roll,
             world.engines[0].refuse.clear()
             await noticed(cluster)
             await cluster.model_update("a2")
-            assert served(world, "step-1") == [0, 1, 2]
+            await all_serve(world, "step-1", [0, 1, 2])
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
@@ -356,12 +366,12 @@ def test_an_engine_that_came_while_roll_trains_is_never_covered(roll, reach, cap
             await noticed(cluster)
             assert world.engines[3].gate == "Closed"
             assert not world.engines[3].asked
-            assert served(world, "step-2") == [0, 1, 2]
+            await all_serve(world, "step-2", [0, 1, 2])
             world.engines[3].state = "Starting"
             await asyncio.to_thread(world.call, world.publish)
             await cluster.setup()
             await cluster.model_update("a3")
-            assert served(world, "step-3") == [0, 1, 2]
+            await all_serve(world, "step-3", [0, 1, 2])
             assert caplog.text.count("engine 3 (g6-7) has no inference worker") == 1
 
     with FakePool() as world:
@@ -386,7 +396,7 @@ def test_an_engine_without_a_worker_wakes_with_the_others_and_sleeps_again(
                 assert world.state.phase is Phase.COMMITTED
                 assert not world.state.asleep
                 assert [engine.released for engine in world.engines] == [set()] * 3
-                assert served(world, f"step-{step}") == [0, 1]
+                await all_serve(world, f"step-{step}", [0, 1])
                 assert world.engines[2].paused  # until somebody writes into it
             assert not any(engine.dead for engine in world.engines)
 
@@ -427,7 +437,7 @@ def test_an_engine_that_comes_during_an_update_is_never_covered(roll, reach):
             await cluster.all("broadcast_parameter", *bucket("a1"))
             await asyncio.to_thread(world.grow)
             await cluster.all("process_weights_after_loading")
-            assert served(world, "step-1") == [0, 1, 2]
+            await all_serve(world, "step-1", [0, 1, 2])
             assert world.engines[3].gate == "Closed"
 
     with FakePool() as world:
@@ -493,7 +503,7 @@ def test_what_a_worker_asks_of_the_api_server_in_an_update(roll, reach, size, la
             if mended:
                 assert await cluster.strategies[0].update_obstacle() == ""
             await cluster.model_update(*(f"a{i}" for i in range(1, 6)))
-            assert served(world, "step-2") == list(range(size))
+            await all_serve(world, "step-2", list(range(size)))
             assert max(map(len, asked[1:])) <= 2, asked
             assert asked[0] == ["GET", "PUT", "PUT", "PUT"]
 
@@ -514,7 +524,7 @@ def test_a_role_that_does_not_let_trainers_watch_the_lease_is_enough(roll, reach
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
-        assert served(world, "step-1") == [0, 1, 2]
+        asyncio.run(all_serve(world, "step-1", [0, 1, 2]))
 
 
 def test_a_watch_that_dies_in_silence_is_not_waited_for(roll, reach, monkeypatch):
@@ -532,7 +542,7 @@ def test_a_watch_that_dies_in_silence_is_not_waited_for(roll, reach, monkeypatch
 
     with FakePool() as world:
         asyncio.run(train(reach(world)))
-        assert served(world, "step-2") == [0, 1, 2]
+        asyncio.run(all_serve(world, "step-2", [0, 1, 2]))
 
 
 async def becomes(check):
@@ -679,7 +689,7 @@ def test_worker_0_pauses_no_engine_that_another_worker_may_write_into_already(ro
             await second.broadcast_parameter(*bucket("a1"))
             assert "/pause_generation" in world.engines[1].paths()
             await cluster.all("process_weights_after_loading")
-            assert served(world, "step-1") == [0, 1]
+            await all_serve(world, "step-1", [0, 1])
 
     with FakePool(engines=2) as world:
         asyncio.run(train(reach(world)))
