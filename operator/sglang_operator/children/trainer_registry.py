@@ -6,6 +6,7 @@ before any client may reach it for answers.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -31,6 +32,7 @@ MOST_NAMED = 8  # where there is no room for all: enough to look for the others
 MOST_REVISIONS = 24  # entries of them: engines may say what they like
 _APART = "/"  # between a revision and the version of those of its engines that have another
 LAST_PORT = 65535
+MOST_GPUS = 2**16
 
 
 def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
@@ -68,8 +70,9 @@ def config_map(owner: Owner, content: Mapping[str, Any]) -> dict[str, Any]:
 def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     """The registry's content.
 
-    ``worldSize`` and ``rankOffset`` follow ROLL's NCCL group: the trainer is rank 0, engine i
-    begins at ``1 + i * gpus`` (ROLL roll/distributed/strategy/sglang_strategy.py).
+    ``worldSize`` and ``rankOffset`` follow ROLL's NCCL group: the trainer is rank 0, and an engine
+    begins after the GPUs of those before it (ROLL roll/distributed/strategy/sglang_strategy.py).
+    While a change of their number is rolled out, each has those that it was started with.
 
     ``engineVersion`` and ``port`` are those of the spec, and ``revisions`` says what other engines
     have, started by an earlier spec or of another version by their own word; no engine may be
@@ -94,6 +97,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     beside = [_facts(pool, plan, engine) for engine in plan.unlisted]
     unlisted = list(map(partial(_beside, pool), plan.unlisted, beside))
     every = (*plan.engines, *plan.unlisted)
+    offsets = list(accumulate((each.gpus for each in known), initial=1))
     no_sync = next((each.no_sync for each in counted if each.no_sync), "")
     return {
         "pool": pool.owner.name,
@@ -102,7 +106,7 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
         "engineVersion": str(pool.version),
         "port": pool.spec.network.port,
         "memorySaver": all(each.saves_memory for each in (*counted, *beside)),
-        "worldSize": 1 + len(plan.engines) * pool.gpus,
+        "worldSize": offsets[-1],
         "generation": dict(pool.sampling),
         "weights": {
             "gate": pool.gate.value,
@@ -115,8 +119,8 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
         **({"unlisted": unlisted} if unlisted else {}),
         **({"hidden": list(plan.hidden[:MOST_NAMED])} if plan.hidden else {}),
         "engines": [
-            _engine(pool, engine, each.port)
-            for engine, each in zip(plan.engines, known, strict=True)
+            _engine(pool, engine, each, offset)
+            for engine, each, offset in zip(plan.engines, known, offsets[:-1], strict=True)
         ],
     }
 
@@ -185,6 +189,7 @@ def _written(each: EngineFacts) -> dict[str, Any]:
         "engineVersion": each.version,
         "port": each.port,
         "memorySaver": each.saves_memory,
+        **({"gpus": each.gpus} if each.gpus else {}),
         **({"noSync": each.no_sync} if each.no_sync else {}),
         **({"reported": True} if each.reported else {}),
     }
@@ -208,10 +213,12 @@ def _read(told: Any) -> EngineFacts | None:
     """
     match told:
         case {"engineVersion": str(version), "port": int(port), "memorySaver": bool(saves)}:
-            why = told.get("noSync", "")
+            why, gpus = told.get("noSync", ""), told.get("gpus", 0)
         case _:
             return None
     if not isinstance(why, str) or len(why) > bounds.MAX_WORDS:
+        return None
+    if type(gpus) is not int or not 0 <= gpus <= MOST_GPUS:
         return None
     if isinstance(port, bool) or not 0 < port <= LAST_PORT or len(version) > bounds.MAX_LABEL:
         return None
@@ -221,7 +228,12 @@ def _read(told: Any) -> EngineFacts | None:
         return None
     reported = told.get("reported") is True
     return EngineFacts(
-        version=version, port=port, saves_memory=saves, no_sync=why, reported=reported
+        version=version,
+        port=port,
+        saves_memory=saves,
+        gpus=gpus,
+        no_sync=why,
+        reported=reported,
     )
 
 
@@ -250,15 +262,17 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         return None
 
 
-def _engine(pool: Pool, engine: EngineStatus, port: int) -> dict[str, Any]:
+def _engine(
+    pool: Pool, engine: EngineStatus, facts: EngineFacts, offset: int = 0
+) -> dict[str, Any]:
     wanted = engine.engine
     return {
         "rank": wanted.rank,
         "engine": wanted.name,
         "devices": list(wanted.devices),
-        "gpus": pool.gpus,
-        "rankOffset": 1 + wanted.rank * pool.gpus,
-        **standing(engine, port, gated=pool.gated),
+        "gpus": facts.gpus,
+        "rankOffset": offset,
+        **standing(engine, facts.port, gated=pool.gated),
     }
 
 
@@ -283,7 +297,7 @@ _BY_RANK = ("rank", "devices", "gpus", "rankOffset")
 
 def _beside(pool: Pool, engine: EngineStatus, facts: EngineFacts) -> dict[str, Any]:
     """An engine that is none of the pool's any more, or will soon be gone."""
-    entry = _engine(pool, engine, facts.port)
+    entry = _engine(pool, engine, facts)
     told = {key: value for key, value in entry.items() if key not in _BY_RANK}
     told["engineVersion"] = facts.version
     pod = engine.leader

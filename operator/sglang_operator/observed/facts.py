@@ -29,7 +29,7 @@ def of(
     started = pool.facts
     known = revisions.get(pool.revision if pod is None else pod.revision)
     if known is not None and (known.reported or not own):
-        started = known
+        started = known if known.gpus else replace(known, gpus=pool.gpus)
     version = _said(reports.get(run or ""))
     if version is None or str(version) == started.version:
         return started

@@ -45,6 +45,7 @@ class EngineFacts:
     version: str  # of SGLang
     port: int
     saves_memory: bool  # they can release their memory
+    gpus: int = 0  # of each engine; 0: not told, by an operator of before
     no_sync: str = ""  # why no trainer may sync them; empty: it may
     reported: bool = False  # engines say that they are of this version, and another was assumed
 
@@ -98,6 +99,7 @@ class Pool:
             version=str(self.version),
             port=self.spec.network.port,
             saves_memory=self.saves_memory,
+            gpus=self.gpus,
             no_sync=self.no_sync,
         )
 

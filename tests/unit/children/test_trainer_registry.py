@@ -150,6 +150,26 @@ def test_engines_are_told_that_keep_images_by_their_ranks():
     assert "keepImages" not in found["weights"]
 
 
+def test_each_engine_has_the_gpus_that_it_was_started_with():
+    """The group of a sync amid such a change had ranks that nobody took: it never formed."""
+    old, new = (
+        builders.a_pool(
+            device_mapping=None, replicas=3, weights={"gate": "Off"}, num_gpus_per_worker=gpus
+        )
+        for gpus in (2, 4)
+    )
+    pods = [
+        builders.a_pod(pool, engine, container_id=f"c{engine.rank}", ready=pool is old)
+        for pool, engine in zip((new, old, old), new.running, strict=True)
+    ]
+    plan = builders.weighed(new, pods, revisions={old.revision: old.facts})
+    told = trainer_registry.document(new, plan)
+    assert [(e["gpus"], e["rankOffset"]) for e in told["engines"]] == [(4, 1), (2, 5), (2, 7)]
+    assert told["worldSize"] == 9
+    data = {trainer_registry.ENGINES_KEY: json.dumps(told)}
+    assert trainer_registry.revisions(data)[old.revision].gpus == 2
+
+
 class TestEnginesThatSayWhatTheyAre:
     """The tag of an image of one's own names no version."""
 
