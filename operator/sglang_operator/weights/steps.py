@@ -55,22 +55,22 @@ def withdraw(
 ) -> Transaction:
     """The sync ends before anything was sent to an engine: what counted ``before`` counts on.
 
-    What others have put on record meanwhile stays.  Aborted where that was not whole then, or where
-    other processes share the sync: they may have sent something.  Raises :class:`RefusedError`.
+    What others have put on record meanwhile stays.  Aborted where more than whole weights stood
+    there, of which nobody did anything: a sleep, a load, what somebody had begun; or where other
+    processes share the sync, which may have sent something.  Raises :class:`RefusedError`.
     """
     rules.own(state, trainer)
     rules.in_phase(state, "withdraw", Phase.SYNCING)
     initial = before.phase is Phase.IDLE and not (before.version or before.target_version)
-    torn = before.phase is Phase.SYNCING or before.fence
-    if state.shared or torn or (before.phase is Phase.IDLE and not initial):
+    whole = before.phase is Phase.COMMITTED and not (before.recovering or before.released)
+    if state.shared or before.fence or before.holder or not (initial or whole):
         return abort(state, trainer, message=message)
-    sleeps = before.phase in (Phase.SLEEPING, Phase.AWAKE)
     return dataclasses.replace(
         state,
         # A Lease that says nothing any more would be taken for one that was emptied.
         phase=Phase.AWAKE if initial else before.phase,
         id=before.id or state.id,
-        holder=before.holder if sleeps else "",
+        holder="",
         duration=before.duration,
         epoch=before.epoch,
         target_version=before.target_version,

@@ -71,6 +71,7 @@ def test_a_first_sync_that_no_operator_confirms_leaves_the_weights_whole(world, 
 
 
 def test_of_a_pool_that_sleeps_it_stays_on_record_who_does(world, pool):
+    """The sync is aborted: nobody else may take for awake who sleeps."""
     pool.update_from_disk("/c/1", "step-1")
     pool.sleep(settle=0)
     before = world.state
@@ -78,10 +79,10 @@ def test_of_a_pool_that_sleeps_it_stays_on_record_who_does(world, pool):
     with pytest.raises(NotReady, match=UNTOLD):
         pool.update_from_disk("/c/2", "step-2")
     after = world.state
-    assert (after.phase, after.released) == (Phase.SLEEPING, before.released)
+    assert (after.phase, after.released) == (Phase.ABORTED, before.released)
     assert after.asleep == before.asleep and after.woken == before.woken
     world.operates = True
-    pool.wake()
+    pool.update_from_disk("/c/2", "step-2")
     assert not any(engine.released for engine in world.engines)
 
 

@@ -576,7 +576,7 @@ def test_a_begin_that_is_cancelled_as_the_sleep_before_it_ends_gives_the_lease_b
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert (world.state.phase, world.state.holder) == (Phase.SLEEPING, pool.holder)
+            assert (world.state.phase, world.state.holder) == (Phase.ABORTED, "")
 
     asyncio.run(story())
 
