@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.client import PoolError, following, ledger, shared
+from sglang_operator.client import PoolError, following, ledger, roll_groups, shared
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.weights import lease_state as api_weights
 from tests import roll_interface
@@ -93,7 +93,8 @@ def _roll(defect: str) -> ModuleType:
         (following, "LOOK_SECONDS", following.LOOK_SECONDS * scale),
         (following, "FOLLOW_SECONDS", PATIENCE),
         (shared, "VOUCH_SECONDS", PATIENCE),
-        (roll, "_READY_SECONDS", READY_SECONDS),
+        (roll, "READY_SECONDS", READY_SECONDS),
+        (roll_groups, "READY_SECONDS", READY_SECONDS),
         (roll, "SyncOptions", partial(SyncOptions, duration=float(LEASE_SECONDS))),
         (roll.OperatorPoolStrategy, "_tokenizer", lambda _: None),
         *_without(defect, roll),
