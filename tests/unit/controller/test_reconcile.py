@@ -91,9 +91,21 @@ def test_within_the_interval_nothing_is_published_and_the_rest_of_it_is_waited_f
     async def told() -> None:
         pool = Passes(clock)
         await pool.run()
+        (name,) = pool.pod_names()
+        pool.api.touch(paths.pod("rl", name), {"status": {"conditions": []}})  # it loads its model
         requeue = await pool.run()
         assert "PATCH sglanginferences/pool/status" not in pool.writes
         assert 0 < requeue.reasons()[Reason.INTERVAL] <= 3600
+
+    story(told)
+
+
+def test_that_the_last_engine_is_up_is_told_within_the_interval(clock):
+    async def told() -> None:
+        pool = Passes(clock)
+        await pool.run()
+        await pool.run()
+        assert pool.reason == "PoolReady"
 
     story(told)
 
