@@ -4,7 +4,7 @@ Each is written only if it changed, and not too often.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,13 +38,9 @@ class Publisher:
         What a trainer waits for does not wait for the interval.  While many first pods are created
         and come up, some children wait for them.
         """
-        memory = this.memory
-        awaited = decision.weights.awaited(memory.awaited)
-        wait = memory.published_at + self._interval - time.monotonic()
-        if wait > 0 and awaited == memory.awaited:
-            this.requeue.after(Reason.INTERVAL, wait)
+        if not self._is_due(this, decision):
             return
-        memory.awaited = awaited
+        memory = this.memory
         absent = decision.observed.absent_kinds
         children = kinds.children(decision.pool, decision.weights, absent)
         wanted = self._wanted(this, decision, children, creating=creating)
@@ -62,13 +58,9 @@ class Publisher:
 
     async def publish_refused(self, this: Pass, decision: Decision, refused: Refused) -> None:
         """Make it known what is wrong with the pool, and to its trainer how its engines stand."""
-        memory = this.memory
-        awaited = decision.weights.awaited(memory.awaited)
-        wait = memory.published_at + self._interval - time.monotonic()
-        if wait > 0 and awaited == memory.awaited:
-            this.requeue.after(Reason.INTERVAL, wait)
+        if not self._is_due(this, decision):
             return
-        memory.awaited = awaited
+        memory = this.memory
         wanted = self._kept(this, decision)
         if wanted:
             await self._write(this, wanted)
@@ -83,15 +75,24 @@ class Publisher:
         if wanted:
             memory.published_at = time.monotonic()
 
+    def _is_due(self, this: Pass, decision: Decision) -> bool:
+        """Whether it is told now: the interval is over, or a trainer waits for what is new."""
+        memory = this.memory
+        awaited = decision.weights.awaited(memory.awaited)
+        wait = memory.published_at + self._interval - time.monotonic()
+        if wait > 0 and awaited == memory.awaited:
+            this.requeue.after(Reason.INTERVAL, wait)
+            return False
+        memory.awaited = awaited
+        return True
+
     def _kept(self, this: Pass, decision: Decision) -> list[actions.ChildAction]:
         """What makes the registry that is there tell how engines and weights stand now."""
         owner, observed = decision.owner, decision.observed
         body = kept_registry.kept(owner, decision.weights, observed, decision.at.steady)
         if body is None or observed.leaving:
             return []
-        batch = list(actions.to_have(owner, [body], observed))
-        free = [each for each in batch if (each.kind, each.name) not in this.memory.conflicts]
-        return this.memory.rewrites.due(free, this.requeue)
+        return _due(this, actions.to_have(owner, [body], observed))
 
     def _wanted(
         self,
@@ -108,8 +109,7 @@ class Publisher:
         batch = actions.child_actions(
             decision.pool, children, decision.observed, pods_first=waits > 0
         )
-        free = [each for each in batch if (each.kind, each.name) not in this.memory.conflicts]
-        return this.memory.rewrites.due(free, this.requeue)
+        return _due(this, batch)
 
     async def _write(self, this: Pass, wanted: Sequence[actions.ChildAction]) -> bool:
         """Write children; whether all of them could be."""
@@ -119,6 +119,12 @@ class Publisher:
             memory.rewrites.wrote(wanted)
         memory.note_conflicts(outcome, steady())
         return memory.learn_of_children(outcome, this.requeue)
+
+
+def _due(this: Pass, batch: Iterable[actions.ChildAction]) -> list[actions.ChildAction]:
+    """Those that are to be carried out now: no other's object is in the way, nobody fights."""
+    free = [each for each in batch if (each.kind, each.name) not in this.memory.conflicts]
+    return this.memory.rewrites.due(free, this.requeue)
 
 
 def _status(
