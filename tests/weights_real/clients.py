@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -226,6 +227,7 @@ class Clients:
     def _checked(self, answer: dict[str, Any], *, oldest: int = 0, version: str = "") -> str:
         problem = self._checker.problem(answer, oldest=oldest, version=version)
         if problem:
-            return f"WRONG: {problem} weights"
+            host, named = answer["fake_weights"]["host"], answer["meta_info"]["weight_version"]
+            return f"WRONG: {problem} weights, by {host}, which names {named}, at {time.time():.2f}"
         reason = answer["meta_info"]["finish_reason"]["type"]
         return "whole" if reason == "length" else f"whole, {reason}"

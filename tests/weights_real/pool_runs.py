@@ -208,6 +208,8 @@ class PoolRuns:
                 await self._idle_fault()
         await self._settle()
         self._result.told = self._clients.take()
+        if self._result.told.wrong:
+            self._result.problems.append(await self._who_is_there())
         self._result.outcomes += self._recovery.counted
         self._recovery.counted.clear()
         kinds, wrong = self._ends.take()
@@ -215,6 +217,16 @@ class PoolRuns:
         self._result.problems += wrong
         self._result.seconds = time.monotonic() - begun
         return self._result
+
+    async def _who_is_there(self) -> str:
+        """The Lease, the registry and the pods, in words: whose a wrong answer was."""
+        pods = await self._api("GET", f"/api/v1/namespaces/{self._namespace}/pods")
+        found = [
+            (meta["name"], status.get("podIP"), status["phase"], meta.get("deletionTimestamp"))
+            for meta, status in ((pod["metadata"], pod["status"]) for pod in pods["items"])
+        ]
+        registry = json.dumps(await self._engines.registry())
+        return f"there are pods {found}, registry {registry}, {await self._recovery.read()}"
 
     async def _act(self) -> None:
         """Somebody trains, and maybe something happens meanwhile."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 import uuid
 from typing import Any
@@ -138,7 +139,8 @@ class Generation:
             "e2e_latency": time.monotonic() - begun,
         }
         text = {"text": "".join(f" t{i}" for i in ids)} if self._text else {}
-        return {**text, "output_ids": ids, "meta_info": meta, "fake_weights": weights}
+        told = {**weights, "host": socket.gethostname()}
+        return {**text, "output_ids": ids, "meta_info": meta, "fake_weights": told}
 
 
 def _logprob(token: int) -> float:
