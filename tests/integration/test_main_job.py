@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from sglang_operator.clocks import steady
+from sglang_operator.kube.leader_election import Terms
 from sglang_operator.testing import AuditEvent, ControlPlane
+from sglang_operator.testing.errors import PlaneError
 from sglang_operator.testing.installed import InstalledOperator, manifests
 from tests import gitops
 from tests.integration.pools import PoolUnderTest
@@ -173,8 +176,19 @@ def test_explain_reads_like_documentation(plane, operator):
 
 def test_an_api_server_that_restarts_costs_no_engine_and_no_operator(guide, operator, plane):
     before, process = guide.uids(), operator.pid
+    begun = steady()
     plane.stop_component("kube-apiserver")
-    plane.start_component("kube-apiserver")
+    try:
+        plane.start_component("kube-apiserver")
+    except PlaneError:
+        # On a machine under load it may be away for longer than a holder counts on its Lease: the
+        # operator's process ends then, and kubelet starts another, which waits for the server.
+        if operator.pid is not None or steady() - begun < Terms().deadline:
+            raise
+        plane.await_end(operator.name, 1)
+        plane.wait(operator.is_permitted, 60, "the API server")
+        operator.start()
+        process = operator.pid
     guide.kubectl("delete", "pod", "actor-infer-g2-3-0")
     guide.wait(lambda: guide.uids().get("g2-3") not in (None, before["g2-3"]), "a new pod", 60)
     after = guide.wait_ready()
