@@ -9,6 +9,8 @@ What the kernel has taken and cannot deliver is given up while others still wait
 import socket
 from collections.abc import AsyncIterator, Callable
 
+from sglang_operator.clocks import steady
+
 # What was sent and is not acknowledged for so long never arrives: the connection is given up.
 DELIVERY_SECONDS = 8.0
 _PIECE = 2**16  # bytes; what a connection buffers before the next piece is asked for
@@ -25,13 +27,16 @@ class Body:
 
     ``refused``: not all of it has left, and none will.  ``left``: all of it was on its way, so that
     the engine may have got it, or may get it yet; without, the engine has been asked nothing.
+    ``arrives_until``: by the steady clock, when it has arrived or never will.
     """
 
     def __init__(self, content: bytes, allowed: Allowed) -> None:
         self._content = content
         self._allowed = allowed
+        self._revoked = False
         self.refused = False
         self.left = False
+        self.arrives_until = float("-inf")
         self.headers = {
             "Content-Type": "application/json",
             "Content-Length": str(len(content)),
@@ -39,11 +44,17 @@ class Body:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._content), _PIECE):
-            if not self._allowed():
+            if self._revoked or not self._allowed():
                 self.refused = True
                 raise _RefusedError
             self.left = start + _PIECE >= len(self._content)
+            self.arrives_until = steady() + DELIVERY_SECONDS
             yield self._content[start : start + _PIECE]
+
+    def revoke(self) -> bool:
+        """Nothing of it leaves any more; whether that is in time."""
+        self._revoked = True
+        return not self.left
 
 
 def impatient(made: socket.socket) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 import aiohttp
@@ -13,6 +13,7 @@ from sglang_operator.api import bounds, redaction
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
+from sglang_operator.clocks import steady
 from sglang_operator.engine import versions
 from sglang_operator.receiving import Connector, Turns, bounded
 from sglang_operator.sending import Allowed, Body, impatient
@@ -39,7 +40,9 @@ class EngineCalls:
     """Posts JSON to engines.  With both keys, what changes an engine takes the admin key.
 
     ``allowed`` is a fence: it is asked as the request leaves, and where it says no, nothing is
-    sent and Expired raised.  What changes an engine has one.
+    sent and Expired raised.  What changes an engine has one.  Whoever is cancelled while such a
+    request is on its way leaves it to itself, and the next one to the engine does not overtake it;
+    before others may write, all are waited for (``delivered``).
     """
 
     def __init__(self, api_key: str | None, admin_api_key: str | None) -> None:
@@ -47,11 +50,16 @@ class EngineCalls:
         self._admin_key = admin_api_key or api_key
         self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
         self._told: dict[str, tuple[str | None, str]] = {}  # by URL: which run, and its version
+        # What nobody waits for: the requests, and by URL when all that was given up has arrived.
+        self._left: dict[asyncio.Task[tuple[int, str]], tuple[str, Body]] = {}
+        self._arrived: dict[str, float] = {}
         turns = Turns()
         self._session = _session(MAX_ANSWER, turns)
         self._generating = _session(MAX_GENERATED, turns)
 
     async def close(self) -> None:
+        for asking in list(self._left):
+            asking.cancel()
         await self._session.close()
         await self._generating.close()
 
@@ -80,8 +88,13 @@ class EngineCalls:
         """The same with an answer of any form; None where it is no JSON."""
         content = json.dumps(dict(payload)).encode()
         body = Body(content, allowed or _always)
+        if allowed is not None and (self._left or self._arrived):
+            await self.delivered(engine)
+        asking = self._ask("POST", engine, path, timeout, body)
         try:
-            status, text = await self._ask("POST", engine, path, timeout, body)
+            status, text = await (
+                asking if allowed is None else self._answered(engine, asking, body)
+            )
         except EngineError as error:
             if body.refused:
                 late = texts.NOT_SENT.format(path=path, rank=engine.rank, url=engine.url)
@@ -93,6 +106,53 @@ class EngineCalls:
             raise _error(engine, path, status, str(told.get("message") or text))
         self._note(engine)
         return answer
+
+    async def _answered(
+        self, engine: Engine, asking: Coroutine[Any, Any, tuple[int, str]], body: Body
+    ) -> tuple[int, str]:
+        """The answer to what changes an engine, which whoever is cancelled does not take back.
+
+        A connection that is closed still delivers what it was given.
+        """
+        task = asyncio.ensure_future(asking)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if body.revoke():
+                task.cancel()
+            else:
+                self._left[task] = engine.url or "", body
+                task.add_done_callback(self._forget)
+            raise
+        except EngineError as error:
+            self._ended(engine.url or "", body, error)
+            raise
+
+    def _forget(self, task: asyncio.Task[tuple[int, str]]) -> None:
+        url, body = self._left.pop(task)
+        if not task.cancelled():
+            self._ended(url, body, task.exception())
+
+    def _ended(self, url: str, body: Body, error: BaseException | None) -> None:
+        """Over a connection that the other side has ended nothing comes any more."""
+        if body.left and error is not None and isinstance(error.__cause__, TimeoutError):
+            self._arrived[url] = max(self._arrived.get(url, 0.0), body.arrives_until)
+
+    async def delivered(self, engine: Engine | None = None) -> None:
+        """Wait until nothing is on its way to this engine, or any, that nobody waits for.
+
+        It was answered then, or has arrived, or never does.
+        """
+        only = None if engine is None else engine.url or ""
+        while left := {t: b for t, (url, b) in self._left.items() if only in (None, url)}:
+            until = max(body.arrives_until for body in left.values())
+            if steady() >= until:
+                for asking in left:
+                    asking.cancel()
+            await asyncio.wait(left, timeout=max(0.0, until - steady()) or None)
+        arrived = [at for url, at in self._arrived.items() if only in (None, url)]
+        await asyncio.sleep(max([0.0, *(at - steady() for at in arrived)]))
+        self._arrived = {url: at for url, at in self._arrived.items() if at > steady()}
 
     async def get(self, engine: Engine, path: str) -> Json:
         """GET of one engine; {} if it is no object.  Raises EngineError."""

@@ -157,7 +157,6 @@ class Sleeper:
     def __init__(self, pool: "AsyncPool") -> None:
         self._pool = pool
         self._hold: LeaseHold | None = None
-        self._pausing = False
 
     async def stop(self) -> None:
         """Renew no more."""
@@ -173,24 +172,23 @@ class Sleeper:
         own = self._hold is not None and state.id == self._hold.trainer.transaction
         return replace(state, at_work=False) if own else state
 
-    async def _rest(self, hold: LeaseHold, patience: float = REST_PATIENCE) -> None:
+    async def _rest(self, hold: LeaseHold) -> None:
         with contextlib.suppress(PoolError):  # it is owed
-            await self._pool.to_its_end(hold.rest(patience=patience))
+            await self._pool.to_its_end(self._rested(hold))
+
+    async def _rested(self, hold: LeaseHold) -> None:
+        if hold.alive():
+            await self._pool.calls.delivered()
+        await hold.rest(patience=REST_PATIENCE)
 
     @contextlib.asynccontextmanager
     async def _at_work(self, hold: LeaseHold) -> AsyncIterator[None]:
-        """While engines are changed, by a hold whose Lease says so: until no request is under way.
-
-        Of a pause that was cancelled nobody knows that: then this process alone goes on at once.
-        """
+        """While engines are changed, by a hold whose Lease says so: until no request is under way."""
         try:
             yield
-        except BaseException as error:
-            if isinstance(error, Exception) or not self._pausing:
-                await self._rest(hold)
+        except BaseException:
+            await self._rest(hold)
             raise
-        finally:
-            self._pausing = False
 
     async def sleep(
         self, tags: tuple[str, ...], *, settle: float, timeout: float, loading: float
@@ -228,7 +226,6 @@ class Sleeper:
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
         engines = [engine for engine in registry.present if engine.runs]
-        self._pausing = True
         await pausing.stop(
             self._pool.calls,
             engines,
@@ -237,7 +234,6 @@ class Sleeper:
             whole=before.intact or before.untouched,
             allowed=hold.alive,
         )
-        self._pausing = False
         await self._pool.to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
         return {engine.instance for engine in engines}
 

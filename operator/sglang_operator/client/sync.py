@@ -175,6 +175,7 @@ class AsyncSync(Updates):
         """
         try:
             await self._guarded(self._settled())
+            await self._guarded(self._pool.calls.delivered())  # what was cancelled and made again
             await self.end_weight_update()
             await self._resume(set(self._state.released))
             if self._options.label:
@@ -229,13 +230,19 @@ class AsyncSync(Updates):
         """
         if self._over:
             return
-        hold = self._hold
-        await self._close()
-        if hold is None:
-            return
+        self._over = True
         with contextlib.suppress(PoolError):  # it is owed
-            end = hold.abort if self._touched else partial(hold.withdraw, self._before)
-            await self._pool.to_its_end(end(message, patience=ABORT_PATIENCE))
+            if self._hold is not None:
+                await self._pool.to_its_end(self._given_up(self._hold, message))
+        await self._close()
+
+    async def _given_up(self, hold: LeaseHold, message: str) -> None:
+        """Others may begin once nothing of this sync can reach an engine any more."""
+        if hold.alive():
+            await self._pool.calls.delivered()
+        await self._close()
+        end = hold.abort if self._touched else partial(hold.withdraw, self._before)
+        await end(message, patience=ABORT_PATIENCE)
 
     # --- across processes: one begins, another ends
 
@@ -246,6 +253,7 @@ class AsyncSync(Updates):
         """
         try:
             await self._guarded(self._writes.settled())
+            await self._guarded(self._pool.calls.delivered())
             await self.end_weight_update()  # the process that goes on knows nothing of it
             assert self._hold is not None
             await self._guarded(self._hold.rest(patience=PATIENCE))

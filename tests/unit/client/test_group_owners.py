@@ -389,12 +389,14 @@ def test_a_reset_between_two_updates_is_told_to_the_job_before_its_next_bucket(
 
 
 @pytest.mark.parametrize("forming", [True, False])
-def test_a_reset_asks_before_it_takes_groups_that_are_in_use(world, forming):
+def test_a_reset_asks_before_it_takes_groups_that_are_in_use(world, forming, monkeypatch):
+    monkeypatch.setattr("sglang_operator.weights.groups.FORMING_SECONDS", 2.0)
+
     async def act(a, kubectl):
         await trains(a, "a-1", joins=True)
         if forming:
             owner = dataclasses.replace(world.state.groups, seen=0.0, forming=True)
-            world_state = dataclasses.replace(world.state, groups=owner)
+            world_state = dataclasses.replace(world.state, groups=owner, duration=2.0)
             await asyncio.to_thread(world.write_lease, world_state)
         before = counts(world, LEAVE)
         with pytest.raises(Held, match=r"groups of a, .* weights reset --force; force=True"):

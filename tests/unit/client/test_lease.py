@@ -537,6 +537,7 @@ def test_a_begin_that_is_interrupted_in_a_blocking_trainer_aborts_before_it_clos
     world, monkeypatch
 ):
     """Ctrl-C, without the signal, which a run in the background ignores."""
+    monkeypatch.setattr("sglang_operator.sending.DELIVERY_SECONDS", 0.5)
     for engine in world.engines:
         engine.stuck.add("/pause_generation")
     armed, result = threading.Event(), Future.result

@@ -122,7 +122,8 @@ def test_an_update_that_comes_once_the_sync_commits_aborts_it(world):
     assert all("/continue_generation" not in engine.paths() for engine in world.engines)
 
 
-def test_an_update_that_was_cancelled_is_not_committed(world):
+def test_an_update_that_was_cancelled_is_not_committed(world, monkeypatch):
+    monkeypatch.setattr("sglang_operator.sending.DELIVERY_SECONDS", 0.5)
     world.engines[1].stuck.add("/update_weights_from_disk")
 
     async def train():

@@ -56,8 +56,9 @@ def test_a_job_updates_every_engine(roll, reach):
 @pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize(("defect", "ranks"), [("", []), (UNVOUCHED, [0, 1, 2])])
 def test_an_engine_whose_worker_gets_no_bucket_is_served_without_the_guard_alone(
-    roll, reach, without, defect, ranks, told
+    roll, reach, without, defect, ranks, told, monkeypatch
 ):
+    monkeypatch.setattr("sglang_operator.client.following.FOLLOW_SECONDS", 5.0)
     without(defect)
     with FakePool() as world:
         parts = [part(rank, left_out=rank == 2, told=told) for rank in range(SIZE)]

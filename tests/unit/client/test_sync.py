@@ -146,6 +146,7 @@ def test_an_engine_that_refuses_aborts_the_sync_and_is_named(world, pool):
 
 def test_a_restart_during_a_call_raises_stale_epoch_at_once(world, pool, monkeypatch):
     monkeypatch.setattr("sglang_operator.client.sync.BLAME_SECONDS", 2 * STORY)
+    monkeypatch.setattr("sglang_operator.sending.DELIVERY_SECONDS", 0.5)
     for engine in world.engines:
         engine.stuck.add("/update_weights_from_distributed")
     with (
