@@ -17,14 +17,14 @@ from sglang_operator.cli.pipeline import roles as roll_roles
 from sglang_operator.cli.pipeline import slime, training
 from sglang_operator.cli.pipeline.objects import Conversion, Options
 from sglang_operator.cli.pipeline.roles import Role
-from sglang_operator.cli.plan_report import Engines, NotKnown, Planned, Report, Whole
+from sglang_operator.cli.plan_report import Engines, Planned, Report, Whole
 from sglang_operator.cli.yaml_tree import reading as reading_files
 from sglang_operator.cli.yaml_tree.nodes import Mark
 from sglang_operator.engine import versions
-from sglang_operator.memory import balance, cards, engine, models, reading, rules, settings, trainer
+from sglang_operator.memory import balance, cards, engine, known, settings, trainer
 from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import Request, Sequence
-from sglang_operator.memory.shape import Shape
+from sglang_operator.memory.known import NotKnown
 from sglang_operator.memory.verdict import Outcome
 from sglang_operator.pool import shared_memory
 from sglang_operator.pool.resolve import Pool
@@ -135,10 +135,7 @@ def _on_cards(
     asked: Asked,
     shm: int | None,
 ) -> Iterator[Planned]:
-    shape = _shape(engines, asked)
-    if isinstance(shape, Shape) and not engine.understands(shape, given):
-        shown = errors.shown(given.quantization)
-        shape = NotKnown(why=texts.PLAN_QUANTIZATION.format(found=shown))
+    shape = known.shape(engines.model, engines.version, given, asked.config)
     for card in asked.cards:
         plan: engine.EnginePlan | NotKnown
         if isinstance(shape, NotKnown):
@@ -154,21 +151,6 @@ def _on_cards(
             )
             plan = engine.plan(request)
         yield Planned(engines=engines, role=role, card=card, plan=plan, shared_memory=shm)
-
-
-def _shape(engines: Engines, asked: Asked) -> Shape | NotKnown:
-    config = asked.config or models.config(engines.model)
-    if config is None:
-        return NotKnown(why=texts.PLAN_MODEL.format(model=errors.shown(engines.model)))
-    try:
-        shape = reading.shape(config)
-    except reading.NotKnownError as error:
-        return NotKnown(why=texts.PLAN_CONFIG.format(what=error))
-    since = rules.lacks(engines.version, shape.architecture)
-    if since:
-        lacking = {"version": engines.version, "what": shape.architecture, "since": since}
-        return NotKnown(why=texts.PLAN_VERSION.format(**lacking))
-    return shape
 
 
 def _sequence(target: Target) -> Sequence | None:

@@ -13,18 +13,12 @@ from sglang_operator.engine import versions
 from sglang_operator.memory import balance, trainer, verdict
 from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import EnginePlan
+from sglang_operator.memory.known import NotKnown
 from sglang_operator.memory.trainer import Training
 from sglang_operator.memory.verdict import Outcome, Verdict
 from sglang_operator.roll import device_mapping
 
 GIB = 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotKnown:
-    """Why there is no plan."""
-
-    why: str
 
 
 @dataclass(frozen=True, kw_only=True)

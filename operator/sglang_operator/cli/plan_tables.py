@@ -10,9 +10,10 @@ from rich.text import Text
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import texts
 from sglang_operator.cli.plan_picture import picture
-from sglang_operator.cli.plan_report import Balances, NotKnown, Planned, Report, Whole
+from sglang_operator.cli.plan_report import Balances, Planned, Report, Whole
 from sglang_operator.memory import trainer
 from sglang_operator.memory.engine import EnginePlan
+from sglang_operator.memory.known import NotKnown
 from sglang_operator.view import text
 
 GIB = 2**30

@@ -1,5 +1,6 @@
 """The arguments of an engine that its memory depends on."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,7 @@ class Settings:
     hicache_ratio: float | None = None
     hicache_gb: float = 0
     load_format: str = "auto"
+    overrides: str | None = None  # json_model_override_args, as they are written
 
     @property
     def drafts(self) -> bool:
@@ -108,6 +110,7 @@ def of_values(given: Mapping[str, Any]) -> Settings:
         hicache_ratio=_hicache_ratio(given),
         hicache_gb=_float(given, "hicache_size") or 0,
         load_format=str(given.get("load_format") or "auto"),
+        overrides=_overrides(given.get("json_model_override_args")),
     )
 
 
@@ -126,6 +129,12 @@ def _hicache_ratio(given: Mapping[str, Any]) -> float | None:
     if given.get("enable_hierarchical_cache") is not True:
         return None
     return _float(given, "hicache_ratio") or 2.0
+
+
+def _overrides(given: object) -> str | None:
+    """As JSON; None where nothing is changed."""
+    written = given if isinstance(given, str) else json.dumps(given or {}, default=str)
+    return written if written.strip() not in ("", "{}") else None
 
 
 def _text(given: Mapping[str, Any], key: str) -> str | None:

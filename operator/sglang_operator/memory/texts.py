@@ -53,3 +53,10 @@ MORE_TOKENS = "{percent} % more tokens, if nobody else needs these GPUs"
 # --- what is not counted
 DRAFT = "the draft model {model} is not counted: its sizes are not known"
 LORA = "LoRA adapters are not counted"
+
+# --- what is not known
+MODEL = "the sizes of {model}; give its config.json with --config, or its folder with --model"
+CONFIG = "{what}"
+VERSION = "SGLang {version} has no {what}, which came by {since}"
+QUANTIZATION = "how much memory the quantization {found} takes"
+OVERRIDES = "what json_model_override_args changes: it is no JSON map"
