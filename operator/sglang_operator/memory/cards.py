@@ -12,7 +12,8 @@ sheets; the MiB are those of nvidia-smi's listings in public logs of these cards
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 MIB_IN_GIB = 1024
@@ -34,6 +35,11 @@ class Card:
     @property
     def gib(self) -> float:
         return self.mib / MIB_IN_GIB
+
+    @property
+    def known(self) -> bool:
+        """Whether it is one of ``CARDS``, and not a size that somebody gave."""
+        return self.name in CARDS
 
     def free(self, ranks: int) -> float:
         """GiB that each of so many ranks finds free before it loads weights."""
@@ -83,3 +89,68 @@ def parse(text: str) -> Card | None:
         return None
     size = float(match[1]) * (MIB_IN_GIB if match[2].lower() == "gib" else 1)
     return Card(name=text.strip(), mib=round(size)) if size >= MIB_IN_GIB else None
+
+
+# --- by the labels of nodes, which pods may ask for too
+
+# As NVIDIA's GPU feature discovery writes them: the product by nvidia-smi's name of it, its memory
+# in MiB, and among how many pods the GPU is shared.
+PRODUCT = "nvidia.com/gpu.product"
+MEMORY = "nvidia.com/gpu.memory"
+CAPABILITY = "nvidia.com/gpu.compute.major"
+REPLICAS = "nvidia.com/gpu.replicas"
+RESOURCE = "nvidia.com/gpu"  # the resource that those labels are about
+GKE = "cloud.google.com/gke-accelerator"
+_SHARED = "-SHARED"
+_MOST_MIB = 2**24
+# Products of one name and another memory, such as H100 NVL (94 GB) and H20-3e (141 GB), are others.
+_PRODUCTS = {
+    "NVIDIA-GeForce-RTX-4090": "RTX4090-24GB",
+    "NVIDIA-GeForce-RTX-5090": "RTX5090-32GB",
+    "NVIDIA-A10": "A10-24GB",
+    "NVIDIA-L40S": "L40S-48GB",
+    "NVIDIA-A100-SXM4-40GB": "A100-40GB",
+    "NVIDIA-A100-PCIE-40GB": "A100-40GB",
+    "NVIDIA-A100-SXM4-80GB": "A100-80GB",
+    "NVIDIA-A100-80GB-PCIe": "A100-80GB",
+    "NVIDIA-H100-80GB-HBM3": "H100-80GB",
+    "NVIDIA-H100-PCIe": "H100-80GB",
+    "NVIDIA-H800": "H800-80GB",
+    "NVIDIA-H20": "H20-96GB",
+    "NVIDIA-H200": "H200-141GB",
+    "NVIDIA-B200": "B200-180GB",
+}
+_OF_GKE = {
+    "nvidia-tesla-a100": "A100-40GB",
+    "nvidia-a100-80gb": "A100-80GB",
+    "nvidia-h100-80gb": "H100-80GB",
+    "nvidia-h100-mega-80gb": "H100-80GB",
+    "nvidia-h200-141gb": "H200-141GB",
+    "nvidia-b200": "B200-180GB",
+}
+
+
+def of_labels(labels: Mapping[str, object]) -> Card | None:
+    """The card of nodes with these labels; None where they do not tell.
+
+    A product that is not known is a card of its own name, if its memory stands beside it
+    (``known`` is False).  Of a GPU that pods share in turns nobody has the memory: None.
+    """
+    product = labels.get(PRODUCT)
+    known = _PRODUCTS.get(str(product)) or _OF_GKE.get(str(labels.get(GKE)))
+    shared = str(product).endswith(_SHARED) or labels.get(REPLICAS, "1") not in ("0", "1")
+    if shared:
+        return None
+    mib = _number(labels.get(MEMORY))
+    if known is not None:
+        card = CARDS[known]
+        return card if mib in (0, card.mib) else replace(card, mib=mib)
+    if not isinstance(product, str) or mib < MIB_IN_GIB:
+        return None
+    return Card(name=product, mib=mib, capability=_number(labels.get(CAPABILITY)) or 9)
+
+
+def _number(text: object) -> int:
+    """A label's number, as far as a GPU can have so much; 0: it is none."""
+    good = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 9
+    return min(int(str(text)), _MOST_MIB) if good else 0

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
+from sglang_operator.memory.cards import Card
 from sglang_operator.pool.model import EngineFacts
 from sglang_operator.weights.lease_state import Transaction
 
@@ -287,6 +288,7 @@ class ObservedNode:
     gone: bool = False
     cordoned: bool = False
     resources: Mapping[str, int] = field(default_factory=dict)  # extended ones: GPUs and the like
+    card: Card | None = None  # of its GPUs, where its labels tell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import bounds, names
+from sglang_operator.memory import cards
 from sglang_operator.observed import sightings, variables
 from sglang_operator.observed.model import (
     Companion,
@@ -392,6 +393,7 @@ def observed_node(node: NodeObject, *, gone: bool = False) -> ObservedNode:
         resources={
             name: _integer(count) for name, count in node.status.allocatable.items() if "/" in name
         },
+        card=cards.of_labels(node.metadata.labels),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from sglang_operator.cluster import node_store
 from sglang_operator.cluster.node_store import STALE_SECONDS, NodeStore
+from sglang_operator.memory import cards
 from sglang_operator.observed import health, wire
 from sglang_operator.observed.moment import Moment
 from tests.builders import NOW, a_pod, a_pool, planned
@@ -213,3 +214,11 @@ def cordoned(name, version):
     """A node that is cordoned, or not any more, by its version."""
     node = a_node(version, "True", name=name)
     return msgspec.structs.replace(node, spec=wire.NodeSpec(unschedulable=int(version) % 2 == 1))
+
+
+def test_a_node_tells_which_card_its_gpus_are():
+    store = NodeStore(lambda name: None)
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H200", "nvidia.com/gpu.memory": "143771"}
+    meta = wire.Meta(name="gpu-node-0", uid="n", resource_version="4", labels=labels)
+    store.replace("", [wire.NodeObject(metadata=meta)], 5)
+    assert store.nodes["gpu-node-0"].card == cards.CARDS["H200-141GB"]
