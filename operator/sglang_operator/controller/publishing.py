@@ -145,6 +145,7 @@ def _status(
         previous=this.record.status,
         now=moment().wall,
         reports=observed.reports,
+        nodes=observed.nodes,
     )
 
 

@@ -21,6 +21,19 @@ class _ModelInfo(msgspec.Struct, frozen=True):
     weight_version: str | None = None
 
 
+class _MemoryUsage(msgspec.Struct, frozen=True):
+    """GiB of one GPU, as the scheduler counted them when it loaded weights and made its caches."""
+
+    weight: float | None = None
+    kvcache: float | None = None
+
+
+class _InternalState(msgspec.Struct, frozen=True):
+    """What the scheduler of one replica adds to ``/server_info``."""
+
+    memory_usage: _MemoryUsage = _MemoryUsage()
+
+
 class _ServerInfo(msgspec.Struct, frozen=True):
     """``/server_info``, or ``/get_server_info`` before 0.5.6: arguments as they are in use."""
 
@@ -30,9 +43,12 @@ class _ServerInfo(msgspec.Struct, frozen=True):
     max_running_requests: int | None = None
     context_length: int | None = None
     attention_backend: str | None = None
+    # Not the same in all versions: what cannot be read says nothing, and the rest still counts.
+    internal_states: msgspec.Raw = msgspec.Raw(b"[]")
 
     @property
     def resolved(self) -> Resolved:
+        memory = self._memory()
         return Resolved(
             version=bounds.words(self.version, 64),
             mem_fraction_static=bounds.number(self.mem_fraction_static),
@@ -40,7 +56,20 @@ class _ServerInfo(msgspec.Struct, frozen=True):
             max_running_requests=bounds.integer(self.max_running_requests),
             context_length=bounds.integer(self.context_length),
             attention_backend=self.attention_backend and bounds.words(self.attention_backend, 64),
+            weights_gib=bounds.number(memory.weight),
+            cache_gib=bounds.number(memory.kvcache),
         )
+
+    def _memory(self) -> _MemoryUsage:
+        """Of the first replica: all of an engine are alike."""
+        try:
+            states = _STATES.decode(self.internal_states)
+        except (ValueError, RecursionError):
+            return _MemoryUsage()
+        return states[0].memory_usage if states else _MemoryUsage()
+
+
+_STATES = msgspec.json.Decoder(list[_InternalState])
 
 
 class _RankLoad(msgspec.Struct, frozen=True):

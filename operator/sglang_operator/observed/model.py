@@ -313,6 +313,9 @@ class Resolved:
     max_running_requests: int | None = None
     context_length: int | None = None
     attention_backend: str | None = None
+    # GiB of each of its GPUs; told by newer versions alone.
+    weights_gib: float | None = None
+    cache_gib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

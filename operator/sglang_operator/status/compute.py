@@ -17,14 +17,14 @@ from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool import shared_memory, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused
-from sglang_operator.status import failures, holdups, reported, stored, synced, waits
+from sglang_operator.status import failures, holdups, memory, reported, stored, synced, waits
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 MAX_HISTORY = 10
 # What a refused spec says nothing about stays as it was.
-KEPT = ("revision", "resolved", "reported", "placement", "weights", "tuning")
+KEPT = ("revision", "resolved", "reported", "memory", "placement", "weights", "tuning")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,7 @@ def compute(
     previous: Mapping[str, Any],
     now: float,
     reports: Mapping[str, EngineReport] | None = None,
+    nodes: memory.Nodes = None,
 ) -> dict[str, Any]:
     """The status of a pool that can be run."""
     previous = stored.understood(previous)
@@ -103,6 +104,8 @@ def compute(
     }
     if said:
         status["reported"] = said
+    if held := memory.memory(pool, plan.engines, reports or {}, nodes, previous):
+        status["memory"] = held
     if plan.tuning is not None and pool.bounds is not None:
         status["tuning"] = tuning.written(plan.tuning, pool.bounds)
     warnings = [

@@ -58,6 +58,23 @@ def _weights(value: Any) -> dict[str, Any] | None:
     return known | {"history": _entries(known["history"])}
 
 
+def _memory(value: Any) -> dict[str, Any] | None:
+    """Numbers where numbers are meant."""
+    known = _object(value)
+    if known is None:
+        return None
+    columns = {k: _numbers(known[k]) for k in ("planned", "reported") if k in known}
+    texts = {k: known[k] for k in ("card", "worstEngine") if isinstance(known.get(k), str)}
+    return {k: v for k, v in columns.items() if v} | texts | _numbers(known)
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    known = _object(value) or {}
+    return {
+        k: v for k, v in known.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+    }
+
+
 def _entries(value: Any, *needed: str) -> list[dict[str, Any]]:
     """The entries of a list that have these texts."""
     return list(_each(value, needed))
@@ -108,6 +125,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "weights": _weights,
     "resolved": _object,
     "reported": _object,
+    "memory": _memory,
     "tuning": _object,
     "revision": _text,
     "placement": _text,

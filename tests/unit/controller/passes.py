@@ -56,6 +56,7 @@ class Passes:
         self.woken: list[PoolKey] = []
         self.pools = PoolStore(self._wake)
         self.pods = PodStore(self._wake)
+        self.nodes = NodeStore(lambda name: None)
         self.children = {
             each.kind: child_store(each.kind, self._wake, self.pools.has) for each in kinds.CHILDREN
         }
@@ -65,7 +66,7 @@ class Passes:
             pools=self.pools,
             pods=self.pods,
             children=self.children,
-            nodes=NodeStore(lambda name: None),
+            nodes=self.nodes,
             reads=self._reads,
         )
         self.reconciler = Reconciler(

@@ -14,6 +14,7 @@ from sglang_operator.controller.memory import CONFLICT_BACKOFF, ERRORS_BEFORE_TO
 from sglang_operator.controller.requeue import Reason
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiError, ApiUnreachableError
+from sglang_operator.observed import wire
 from sglang_operator.weights import lease_state, steps
 from tests.unit.controller.passes import KEY, LEASE, Clock, Passes
 
@@ -71,6 +72,24 @@ def test_a_pool_that_is_as_it_should_be_is_left_alone(clock):
         assert not {Reason.PODS_FAILED, Reason.GATES_FAILED, Reason.STATUS_FAILED} & (
             requeue.reasons().keys()
         )
+
+    story(told)
+
+
+def test_what_engines_take_of_their_nodes_gpus_is_told_once(clock):
+    async def told() -> None:
+        pool = Passes(clock)
+        labels = {"nvidia.com/gpu.product": "NVIDIA-H200"}
+        meta = wire.Meta(name="gpu-node-0", uid="n", resource_version="4", labels=labels)
+        pool.nodes.replace("", [wire.NodeObject(metadata=meta)], 5)
+        await pool.run()
+        (name,) = pool.pod_names()
+        pool.api.touch(paths.pod("rl", name), {"spec": {"nodeName": "gpu-node-0"}})
+        await pool.settle()
+        assert pool.status["memory"]["card"] == "H200-141GB"
+        assert pool.status["memory"]["planned"]["tokens"] > 1_000_000
+        await pool.run()
+        assert pool.writes == []
 
     story(told)
 

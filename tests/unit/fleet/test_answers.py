@@ -30,3 +30,20 @@ def test_numbers_that_no_status_holds_are_not_told(number, kept):
     assert counts == (kept, kept, kept)
     assert found.version.isprintable()
     orjson.dumps(counts)
+
+
+def test_what_an_engine_says_of_its_memory_is_kept():
+    states = [{"memory_usage": {"weight": 15.28, "kvcache": 96.01, "graph": 0}}, {"other": 1}]
+    told = {"max_total_num_tokens": 699117, "internal_states": states}
+    found = answers.SERVER_INFO.decode(orjson.dumps(told)).resolved
+    assert (found.weights_gib, found.cache_gib) == (15.28, 96.01)
+
+
+@pytest.mark.parametrize(
+    "states", ["null", "{}", "[]", "[1]", '[{"memory_usage": "much"}]', "[{}]", '"x"']
+)
+def test_an_engine_that_tells_of_its_memory_in_another_way_is_heard_all_the_same(states):
+    body = f'{{"version": "0.5.14", "internal_states": {states}}}'
+    found = answers.SERVER_INFO.decode(body).resolved
+    assert found.version == "0.5.14"
+    assert found.weights_gib is None

@@ -44,7 +44,7 @@ def odd_statuses() -> list[dict[str, Any]]:
             found += [{field: [{**entry, key: odd}]} for odd in ODD]
     found += [{"weights": {"history": odd}} for odd in ODD]
     found += [{"resolved": {"gate": odd}} for odd in ODD]
-    return found + [{"tuning": odd, "reported": odd} for odd in ODD]
+    return found + [{"tuning": odd, "reported": odd, "memory": odd} for odd in ODD]
 
 
 def test_no_status_of_another_version_keeps_a_pool_from_being_told():
