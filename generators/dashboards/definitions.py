@@ -296,6 +296,12 @@ _POOL = Dashboard(
                         f"{_ONE}[$__rate_interval])"
                     },
                 ),
+                Panel(
+                    title="KV cache of an engine: planned and reported",
+                    about="Tokens that it has room for. Reported is the engine of which the plan "
+                    "was most wrong; nothing is planned for a card or a model that is not known.",
+                    queries={"{{source}}": f"sglang_operator_pool_cache_tokens{_ONE}"},
+                ),
             ),
         ),
         Section(

@@ -150,6 +150,7 @@ class MetricsReader:
         closed: dict[Labels, float] = {}
         info: dict[Labels, float] = {}
         told: dict[Labels, float] = {}
+        tokens: dict[Labels, float] = {}
         now = steady()
         reconciler = self.control_loop.reconciler if self.control_loop.dispatching else None
         for key, meter in reconciler.meters() if reconciler else ():
@@ -162,6 +163,7 @@ class MetricsReader:
             closed[pool] = meter.gate_closed_seconds(now)
             status = self._status(key)
             told |= dict.fromkeys(_conditions(pool, status), 1.0)
+            tokens |= dict(_cache_tokens(pool, status))
             if resolved := status.get("resolved"):
                 version = str(resolved.get("engineVersion", ""))
                 gate = str(resolved.get("gate", ""))
@@ -173,6 +175,7 @@ class MetricsReader:
         yield _metric(families.POOL_GPUS_BOUND, bound)
         yield _metric(families.POOL_FAILURES, causes)
         yield _metric(families.POOL_GATE_CLOSED, closed)
+        yield _metric(families.POOL_CACHE_TOKENS, tokens)
 
     def _weights(self) -> Iterator[Metric]:
         """How the weights of each pool stand."""
@@ -207,6 +210,14 @@ def _conditions(pool: Labels, status: Mapping[str, Any]) -> Iterator[Labels]:
     for condition in status.get("conditions", ()):
         told = (str(condition.get(key, "")) for key in ("type", "status", "reason"))
         yield (*pool, *map(_word, told))
+
+
+def _cache_tokens(pool: Labels, status: Mapping[str, Any]) -> Iterator[tuple[Labels, float]]:
+    memory = status.get("memory", {})
+    for source in ("planned", "reported"):
+        tokens = memory.get(source, {}).get("tokens")
+        if tokens is not None:
+            yield (*pool, source), float(tokens)
 
 
 def _tasks() -> int:

@@ -205,6 +205,13 @@ POOL_GATE_CLOSED = _family(
     _POOL,
     "Engine-seconds spent up behind a closed weights gate: paid for, and serving nobody.",
 )
+POOL_CACHE_TOKENS = _family(
+    "sglang_operator_pool_cache_tokens",
+    GAUGE,
+    (*_POOL, "source"),
+    "Tokens that an engine's KV cache has room for: planned, and reported by the engine of which "
+    "the plan was most wrong; what is not known is absent.",
+)
 
 POOL_SYNC_SECONDS = _family(
     "sglang_operator_pool_weight_sync_seconds",

@@ -124,3 +124,15 @@ def test_reasons_are_bounded(reason, label):
     told = [{"type": "Ready", "status": "True", "reason": reason}]
     conditions = _samples(_read(a_room(conditions=told))["sglang_operator_pool_condition"])
     assert conditions == {(*KEY, "Ready", "True", label): 1}
+
+
+def test_planned_and_reported_tokens_are_two_series_of_one_metric():
+    room = a_room()
+    record = room.pools.get(KEY)
+    assert record is not None
+    held = {"planned": {"tokens": 700_000}, "reported": {"tokens": 699_117}}
+    meta = Meta(name=KEY.name, namespace=KEY.namespace, uid="u", resource_version="6")
+    room.pools.put(CustomResource(metadata=meta, status={**record.status, "memory": held}))
+    tokens = _samples(_read(room)["sglang_operator_pool_cache_tokens"])
+    pool = (KEY.namespace, KEY.name)
+    assert tokens == {(*pool, "planned"): 700_000, (*pool, "reported"): 699_117}
