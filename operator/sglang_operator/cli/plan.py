@@ -12,7 +12,17 @@ import click
 from sglang_operator.api import errors
 from sglang_operator.cli import check_files, check_object, file_errors, findings, plan_report, texts
 from sglang_operator.cli.findings import Finding, StopError
-from sglang_operator.cli.options import FAILED, NOT_SO, OK, environment, show, tell_notes
+from sglang_operator.cli.options import (
+    FAILED,
+    NOT_SO,
+    OK,
+    cluster,
+    complete_pool,
+    ends,
+    environment,
+    show,
+    tell_notes,
+)
 from sglang_operator.cli.pipeline import roles as roll_roles
 from sglang_operator.cli.pipeline import slime, training
 from sglang_operator.cli.pipeline.objects import Conversion, Options
@@ -305,8 +315,14 @@ def _config(file: str | None, model: str | None) -> dict[str, Any] | None:
 
 
 @click.command("plan")
-@click.argument("file", metavar="FILE")
-@click.option("--gpu", required=True, metavar="CARD[,...]", help="H100-80GB, H200, 141GiB, ...")
+@click.argument("file", metavar="[FILE]", required=False)
+@click.option("--gpu", metavar="CARD[,...]", help="H100-80GB, H200, 141GiB, ...")
+@click.option(
+    "--live",
+    metavar="POOL",
+    shell_complete=complete_pool,
+    help="A pool that runs: what was planned beside what its engines say they got.",
+)
 @click.option("--config", metavar="FILE", help="The model's config.json; default: what is known.")
 @click.option("--model", metavar="DIR", help="The model's folder, with its config.json.")
 @click.option("--sequence", metavar="PROMPT+RESPONSE", help="Tokens, e.g. 8192+4096.")
@@ -317,16 +333,23 @@ def _config(file: str | None, model: str | None) -> dict[str, Any] | None:
     help="What others keep of each GPU while engines run; default: by the file's roles.",
 )
 @click.option("--sglang", metavar="VERSION", help="Of a launch script, which names none.")
+@click.option("-n", "--namespace", help="Namespace of the pool that runs.")
+@click.option("--context", help="kubectl's context.")
+@click.option("--kubeconfig", help="kubectl's configuration file.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @environment
 def command(
-    file: str,
-    gpu: str,
+    file: str | None,
+    gpu: str | None,
+    live: str | None,
     config: str | None,
     model: str | None,
     sequence: str | None,
     resident: float | None,
     sglang: str | None,
+    namespace: str | None,
+    context: str | None,
+    kubeconfig: str | None,
     output: str,
     env: bool,
 ) -> None:
@@ -337,8 +360,17 @@ def command(
     rules of the pool's version. Of a pipeline it also says who has which GPUs, what the trainer
     needs of them as an estimate, and better balances.
 
-    Exit codes: 0 everything fits; 1 something does not, or is not known; 2 errors.
+    With --live the cluster is asked for a pool, and the plan stands beside what its engines say
+    they got; the card is that of their nodes, if these are labelled with it.
+
+    Exit codes: 0 everything fits, or both are known; 1 something does not fit, or is not known;
+    2 errors.
     """
+    if live is not None and file is None:
+        where = {"namespace": namespace, "context": context, "kubeconfig": kubeconfig}
+        _live(where, live, gpu, (config, model), output)
+    if file is None or gpu is None or live is not None:
+        raise click.UsageError(texts.PLAN_ONE_THING)
     try:
         asked = Asked(
             cards=_cards(gpu),
@@ -364,6 +396,33 @@ def command(
 
         show(plan_tables.tables(found))
     sys.exit(OK if found.fits else NOT_SO)
+
+
+@ends
+def _live(
+    where: dict[str, Any],
+    name: str,
+    gpu: str | None,
+    given: tuple[str | None, str | None],
+    output: str,
+) -> int:
+    from sglang_operator.cli import plan_live
+
+    chosen = _cards(gpu) if gpu is not None else ()
+    if len(chosen) > 1:
+        raise click.BadParameter(texts.PLAN_ONE_CARD, param_hint="--gpu")
+    try:
+        config = _config(*given)
+    except StopError as stopped:
+        _tell([*stopped.findings])
+        return FAILED
+    found = plan_live.live(cluster(where), name, next(iter(chosen), None), config)
+    if output == "json":
+        click.echo(plan_live.as_json(found))
+    else:
+        click.echo(plan_live.line(found))
+        show(plan_live.table(found))
+    return OK if found.known else NOT_SO
 
 
 def _judged(file: str, env: bool) -> check_files.Judged:

@@ -78,7 +78,7 @@ def _heard(
         planned = told.get("planned")
         if planned is not None:
             share = planned["tokens"] / resolved.max_total_tokens - 1
-            told["errorPercent"] = round(100 * share, _DIGITS)
+            told["errorPercent"] = round(100 * share, _DIGITS) + 0.0  # never -0.0
         yield _Told(engine=engine.name, told=told)
 
 

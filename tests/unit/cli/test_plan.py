@@ -122,7 +122,7 @@ def test_standard_input_is_a_file_too():
         (("--gpu", "H300"), "expected a card or a size"),
         (("--gpu", ""), "expected a card or a size"),
         (("--gpu", "H100,,X"), "found X"),
-        ((), "Missing option '--gpu'"),
+        ((), "give FILE and --gpu"),
         (("--gpu", "H100", "--sequence", "8192"), "expected the tokens of prompt + response"),
         (("--gpu", "H100", "--sequence", "a+b"), "expected the tokens of prompt + response"),
         (("--gpu", "H100", "--sequence", "-1+5"), "expected the tokens of prompt + response"),
