@@ -23,7 +23,8 @@ from sglang_operator.api.spec import Recovery, Weights
 from sglang_operator.gates import decide
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import (
     EngineReport,
     Gate,

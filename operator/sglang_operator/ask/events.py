@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sglang_operator.diagnosis import causes
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool

@@ -13,7 +13,8 @@ from sglang_operator.api import names, spec
 from sglang_operator.children import trainer_registry
 from sglang_operator.gates.decide import GatePlan, epoch
 from sglang_operator.observed import health
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.pool.resolve import Engine, Owner
 

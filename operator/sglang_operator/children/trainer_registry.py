@@ -17,7 +17,8 @@ from sglang_operator.children import metadata
 from sglang_operator.engine import versions
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import facts
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
 from sglang_operator.weights.lease_state import Transaction, of_phase, shown

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.cli import texts
 from sglang_operator.cli.pipeline.roles import Role
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.roll import device_mapping
-from sglang_operator.view.grid import Cell, EngineCell, Grid, GridRow, Legend, Map, letters
+from sglang_operator.view.drawing import Cell, EngineCell, Grid, GridRow, Legend, Map, letters
 
 if TYPE_CHECKING:
     from sglang_operator.cli.plan_report import Whole

@@ -28,12 +28,13 @@ from sglang_operator.cli.options import (
     where,
 )
 from sglang_operator.diagnosis import causes
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 from sglang_operator.view.ages import age
 from sglang_operator.view.cluster_view import ClusterView, PoolView
-from sglang_operator.view.grid import LEAVING, STATES
+from sglang_operator.view.drawing import LEAVING, STATES
 
 MAX_ENGINES = 10
 MAX_NOTES = 5

@@ -29,7 +29,7 @@ from sglang_operator.controller.logs import CONTROLLER
 from sglang_operator.controller.loop import ControlLoop
 from sglang_operator.controller.meters import Histogram
 from sglang_operator.controller.server import Handler
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.status import stored
 
 Labels = tuple[str, ...]

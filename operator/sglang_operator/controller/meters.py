@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import failures

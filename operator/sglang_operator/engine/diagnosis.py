@@ -170,7 +170,7 @@ _MUCH = 0.1
 
 _OTHER_PROCESS = Signature(
     reason=signatures.GPU_SHARED,
-    pattern=_FULL,
+    written=_FULL.pattern,
     message=signatures.OTHER_PROCESS,
     advice=signatures.OTHER_PROCESS_ADVICE,
 )

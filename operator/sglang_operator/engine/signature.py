@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 MORE_SHM = (
     "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory and a larger sizeLimit, "
@@ -22,12 +23,17 @@ class Signature:
     """
 
     reason: str
-    pattern: re.Pattern[str]
+    written: str  # the pattern
     message: str
     advice: str
     # One of these is in every text that matches, in small letters; for patterns that are slow to
     # find out that nothing does, as those are that ignore case.
     words: tuple[str, ...] = ()
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled once somebody looks for it: all of them together take longer than a plan."""
+        return re.compile(self.written, re.MULTILINE)
 
     def found_in(self, text: str, lowered: str) -> re.Match[str] | None:
         """The match in a text, which is given in small letters too."""
@@ -41,7 +47,7 @@ def signature(
 ) -> Signature:
     return Signature(
         reason=reason,
-        pattern=re.compile(pattern, re.MULTILINE),
+        written=pattern,
         message=message,
         advice=advice,
         words=words,

@@ -22,7 +22,8 @@ from sglang_operator.gates import lease as leases
 from sglang_operator.gates import recovery
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import EngineReport, Observed, ObservedChild, ObservedPod
 from sglang_operator.pool.resolve import EngineFacts, Owner
 from sglang_operator.weights import lease_state, steps

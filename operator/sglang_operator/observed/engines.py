@@ -9,26 +9,12 @@ everybody else asks here.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from sglang_operator.api.names import EngineName, Uid
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import INSTANCE_DIGITS, Gate, ObservedPod, Termination
 from sglang_operator.pool.resolve import Engine
-
-
-class EngineState(Enum):
-    """Where an engine stands, for status and registry."""
-
-    IN_SERVICE = "InService"  # Ready: clients reach it
-    UP = "Up"  # answers, but its gate is closed
-    STARTING = "Starting"
-    PENDING = "Pending"  # waits for a node
-    LOST = "Lost"  # waits for its node (onNodeLost: Wait)
-    BACKOFF = "Backoff"  # waits after failures
-    WAITING = "Waiting"  # waits for GPUs of an engine that is being replaced
-    CREATING = "Creating"
-
 
 UP_STATES = (EngineState.IN_SERVICE, EngineState.UP)
 # A pool has thousands of engines, and members of an Enum take long to look up.

@@ -12,7 +12,8 @@ from sglang_operator.api import spec
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.diagnosis import causes
 from sglang_operator.observed import health
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import footing, startup

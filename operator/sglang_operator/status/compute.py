@@ -10,7 +10,7 @@ from typing import Any
 from sglang_operator.api import conditions, errors, names, redaction, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import EngineReport, Observed
 from sglang_operator.placement.base import Placed
 from sglang_operator.plan.plan import Plan

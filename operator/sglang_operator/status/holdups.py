@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.diagnosis import causes
 from sglang_operator.engine.diagnosis import Diagnosis
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ContainerKind, ObservedPod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool

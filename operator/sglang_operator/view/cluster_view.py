@@ -11,7 +11,7 @@ import msgspec
 
 from sglang_operator.api import conditions, names
 from sglang_operator.observed import sightings, wire
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import plan as plans

@@ -4,7 +4,7 @@ The hues are Okabe and Ito's ("Color Universal Design", 2008).  One pool: neighb
 different hues.  Several: a hue for each pool, and two tones that its engines take in turn.
 """
 
-from sglang_operator.view.grid import EngineCell, Map
+from sglang_operator.view.drawing import EngineCell, Map
 
 HUES = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#999999")
 INK, PAPER = "#0d1117", "#ffffff"

@@ -5,7 +5,7 @@ from html import escape
 
 from sglang_operator.api.bounds import printable
 from sglang_operator.view import colours, svg
-from sglang_operator.view.grid import EngineCell, Map
+from sglang_operator.view.drawing import EngineCell, Map
 
 _STYLE = """
 :root { color-scheme: light dark; }

@@ -5,9 +5,18 @@ from html import escape
 from itertools import groupby
 
 from sglang_operator.api.bounds import printable
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.view import colours, texts
-from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, GridRow, Legend, Map
+from sglang_operator.view.drawing import (
+    LEAVING,
+    STATES,
+    Cell,
+    EngineCell,
+    Grid,
+    GridRow,
+    Legend,
+    Map,
+)
 
 SIZE, GAP = 46, 6  # of a cell, between cells
 MARGIN = 28

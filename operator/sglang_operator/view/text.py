@@ -11,7 +11,16 @@ from rich.text import Text
 
 from sglang_operator.api.bounds import printable
 from sglang_operator.view import colours, texts
-from sglang_operator.view.grid import LEAVING, STATES, Cell, EngineCell, Grid, GridRow, Legend, Map
+from sglang_operator.view.drawing import (
+    LEAVING,
+    STATES,
+    Cell,
+    EngineCell,
+    Grid,
+    GridRow,
+    Legend,
+    Map,
+)
 
 MAX_UNPLACED = 8
 

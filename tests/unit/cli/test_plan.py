@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -330,3 +333,29 @@ def test_a_quantization_that_is_not_understood_is_not_known(tmp_path):
     result = run("plan", write(tmp_path, given), "--gpu", "H100")
     assert result.exit_code == 1
     assert "not known: how much memory the quantization bitsandbytes takes" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needless"),
+    [
+        ((), {"sglang_operator.observed.model", "sglang_operator.view.cluster_view"}),
+        (("-o", "json"), {"rich", "sglang_operator.view"}),
+    ],
+)
+def test_a_plan_waits_for_nothing_that_it_does_not_need(arguments, needless):
+    """Half of its time went into what reads a cluster, and into patterns of engines' last words."""
+    code = (
+        "import sys\n"
+        "from sglang_operator.cli.main import cli\n"
+        "try: cli(sys.argv[1:], standalone_mode=False)\n"
+        "except SystemExit: pass\n"
+        "from sglang_operator.engine import signatures\n"
+        "compiled = sum('pattern' in vars(row) for row in signatures.SIGNATURES)\n"
+        "print(compiled, *sys.modules, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, "plan", str(GUIDE), "--gpu", "H100", *arguments]
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=here, check=True, capture_output=True, text=True)
+    compiled, *loaded = done.stderr.split()
+    assert compiled == "0"
+    assert not needless & {*loaded}

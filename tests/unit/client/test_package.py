@@ -8,7 +8,7 @@ import pytest
 
 from sglang_operator import client
 from sglang_operator.client import registry
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 
 # Of Python's own, those that take a trainer's start longest.
 SLOW = {"asyncio", "concurrent.futures", "dataclasses", "email", "http", "inspect", "logging"}

@@ -13,7 +13,7 @@ from sglang_operator.children import engine_pod
 from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.diagnosis import causes
 from sglang_operator.observed import sightings, wire
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.health import Health, health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.observed.moment import Moment

@@ -10,7 +10,7 @@ from sglang_operator.controller.meters import (
     PoolMeter,
 )
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Termination
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod, planned

@@ -14,7 +14,7 @@ from sglang_operator.cluster.stores import PodEntry, PoolKey
 from sglang_operator.controller.reading import EndReader
 from sglang_operator.engine import signatures
 from sglang_operator.observed import ends
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Companion, ContainerKind, ObservedPod, Termination
 from sglang_operator.status import failures
 from tests.builders import NOW, a_failed_start, a_pod, a_pool, planned

@@ -14,7 +14,7 @@ from generators.dashboards import FOLDER
 from generators.dashboards.definitions import DASHBOARDS
 from sglang_operator.api import conditions, names
 from sglang_operator.controller import families
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from tests.promql import queries
 
 # What Prometheus and the PodMonitors add to every series.

@@ -10,7 +10,8 @@ from sglang_operator.children import trainer_registry
 from sglang_operator.diagnosis import causes
 from sglang_operator.gates import decide
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.engines import EngineState, EngineStatus
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Gate, ObservedPod, Termination
 from sglang_operator.plan.plan import Plan

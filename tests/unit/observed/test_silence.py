@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.observed import health
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, Observed, ObservedNode, Silence
 from sglang_operator.plan.plan import plan
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed

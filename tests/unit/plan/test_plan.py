@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, ObservedNode
 from tests.builders import (
     NOW,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Observed, ObservedPod, Termination
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.pool.resolve import Pool

@@ -11,6 +11,7 @@ from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 from sglang_operator.status import compute
 from sglang_operator.view import grid
 from sglang_operator.view.cluster_view import ClusterView, Leader, NodeView, cluster_view
+from sglang_operator.view.drawing import Map
 from tests.builders import NOW, guide_spec, weighed
 
 TIME = "2027-01-15T08:00:00Z"
@@ -189,7 +190,7 @@ class DrawnCluster:
                 now=now,
             )
 
-    def map(self, **options: Any) -> grid.Map:
+    def map(self, **options: Any) -> Map:
         return grid.gpu_map(self.cluster_view(), **options)
 
 

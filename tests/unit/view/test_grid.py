@@ -5,9 +5,10 @@ import copy
 import pytest
 
 from sglang_operator.cli import status
-from sglang_operator.observed.engines import EngineState
-from sglang_operator.view import grid, svg, text, texts
-from sglang_operator.view.grid import MAX_EMPTY_ROWS, Map
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.view import drawing, grid, svg, text, texts
+from sglang_operator.view.drawing import Map
+from sglang_operator.view.grid import MAX_EMPTY_ROWS
 from tests.builders import NOW
 from tests.golden import pictures
 from tests.unit.view.drawn_cluster import TIME, DrawnCluster, guide, trouble
@@ -28,7 +29,7 @@ def _letters(picture: Map, number: int = 0) -> dict[str, str]:
     [(0, "A"), (25, "Z"), (26, "AA"), (51, "AZ"), (52, "BA"), (701, "ZZ"), (702, "AAA")],
 )
 def test_letters_go_on_as_in_spreadsheets(number, letters):
-    assert grid.letters(number) == letters
+    assert drawing.letters(number) == letters
 
 
 def test_engines_stand_on_their_nodes_from_the_left():

@@ -8,9 +8,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from rich.console import Console
 
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.view import colours, page, svg, text
-from sglang_operator.view.grid import STATES
+from sglang_operator.view.drawing import STATES
 from tests.golden import pictures
 from tests.unit.view import drawn_cluster
 

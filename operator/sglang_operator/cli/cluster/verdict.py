@@ -9,7 +9,7 @@ from sglang_operator.api import conditions
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.cli import texts
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.pool.resolve import Pool, Refused
 from sglang_operator.view import ages
 from sglang_operator.view import texts as view_texts

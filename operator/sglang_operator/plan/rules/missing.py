@@ -5,7 +5,7 @@ whether it starts, or its backoff is not over.
 """
 
 from sglang_operator.diagnosis import causes
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan import restart
 from sglang_operator.plan.planner import EnginePods, Planner

@@ -4,7 +4,7 @@ Obsolete ones, whose GPU ids nobody wants any more, and those of an older revisi
 so one rule decides on both; how many, and which, ``plan.rollout`` counts.
 """
 
-from sglang_operator.observed.engines import EngineState
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan import footing, rollout
 from sglang_operator.plan.planner import Planner
