@@ -73,6 +73,24 @@ def judge(plan: EnginePlan) -> Verdict:
     return Verdict(outcome=Outcome.FITS, reason=_room(plan), margin=plan.left - plan.needed)
 
 
+def next_share(plan: EnginePlan, direction: int) -> float | None:
+    """The mem_fraction_static with which to go on after a failure for memory; None: none is better.
+
+    ``direction`` 1: its cache was too small, so that it gets a whole context at least.  -1: it ran
+    out of memory, so that graphs and work get what they need, and what SGLang would leave.
+    """
+    tokens = plan.context * plan.cache.cell
+    if plan.cache.state_bytes:
+        tokens *= 1 + plan.request.settings.state_ratio
+    if direction > 0:
+        value = min(_most_share(plan), (plan.weights_gib + tokens / engine.GIB) / plan.free)
+    else:
+        value = min(_most_share(plan), _by_sglang(plan))
+        value = max(value, plan.least_share * 1.02)
+    value = round(min(_MOST_SHARE, max(_LEAST_SHARE, value)), _DIGITS)
+    return value if (value - plan.share) * direction > 0 else None
+
+
 def _room(plan: EnginePlan) -> str:
     spare = plan.left - plan.needed
     if plan.sequences is None or plan.request.sequence is None:

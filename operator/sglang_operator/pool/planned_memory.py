@@ -26,8 +26,12 @@ class PlannedMemory:
     verdict: Verdict
 
 
-def of(pool: Pool, card: Card | None) -> PlannedMemory | None:
-    """The plan of an engine of this pool; None where the card or the model is not known."""
+def of(pool: Pool, seen: Card | None) -> PlannedMemory | None:
+    """The plan of an engine of this pool; None where the card or the model is not known.
+
+    ``seen``: the card of the engine's node, where that tells; else the one that the pool asks for.
+    """
+    card = seen or asked_for(pool)
     if card is None or pool.resource != cards.RESOURCE:
         return None
     return of_argv(worker.model(pool.spec.model_args), pool.arguments.argv, pool.version, card)

@@ -1,13 +1,14 @@
 """``restart.autoTune``: another mem_fraction_static after failures for memory.  Pure.
 
 Off unless the user gives bounds.  After KVCacheTooSmall the share is raised, after CUDAOutOfMemory
-lowered, a step at a time and at most ``tries`` times, always in one direction.  One engine tries a
+lowered: first to what the plan of the engine's memory says, where that is known and farther than a
+step, then a step at a time, at most ``tries`` times, always in one direction.  One engine tries a
 new value before the others follow, and engines that run are left as they are: they take it with
 their next pod.  The status remembers it, so that it is never silent and outlives pods; a changed
 spec begins anew.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,12 @@ DIRECTIONS: Mapping[str, int] = {
     signatures.CUDA_OUT_OF_MEMORY: -1,
 }
 _DIGITS = 4
+# The share that is planned for an engine, up (1) or down (-1); None: nothing is known of it.
+Planned = Callable[[EngineName, int], float | None]
+
+
+def _not_known(_: EngineName, __: int) -> float | None:
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +40,7 @@ class Tuning:
     changes: int
     reason: str  # of the last change, and which engine failed for it
     engine: EngineName
+    planned: float | None = None  # the value that it began with, within no bounds; None: a step
 
     @property
     def direction(self) -> int:
@@ -43,8 +51,8 @@ def values(tuning: Tuning | None, bounds: TuneRange) -> tuple[float, ...]:
     """Every value that was in force so far, the present one last; without the spec's own."""
     if tuning is None:
         return ()
-    steps = range(1, tuning.changes + 1)
-    return tuple(_moved(tuning.start, tuning.direction * step, bounds) for step in steps)
+    begun = tuning.start, tuning.planned, tuning.direction
+    return tuple(_moved(*begun, step, bounds) for step in range(1, tuning.changes + 1))
 
 
 def next_change(
@@ -53,8 +61,11 @@ def next_change(
     tuning: Tuning | None,
     bounds: TuneRange,
     failed: Iterable[tuple[EngineName, Diagnosis]],
+    planned: Planned = _not_known,
 ) -> Tuning | None:
     """The next change, after these failures at the value in force; None if there is none to make.
+
+    ``planned`` is asked once, before the first change: afterwards the engines know better.
 
     Of failures that ask for opposite changes the first counts; against the direction so far
     nothing is changed any more: a step too far is a human's to judge.
@@ -66,7 +77,10 @@ def next_change(
         direction = DIRECTIONS.get(told.reason)
         if direction is None or (tuning is not None and direction != tuning.direction):
             continue
-        value = _moved(start, direction * (changes + 1), bounds)
+        goal = tuning.planned if tuning else planned(engine, direction)
+        if goal is not None and (goal - start) * direction <= bounds.step:
+            goal = None
+        value = _moved(start, goal, direction, changes + 1, bounds)
         if value == (tuning.value if tuning else start):
             return None  # at its bound
         return Tuning(
@@ -76,12 +90,18 @@ def next_change(
             changes=changes + 1,
             reason=told.reason,
             engine=engine,
+            planned=goal,
         )
     return None
 
 
-def _moved(start: float, steps: int, bounds: TuneRange) -> float:
-    return round(min(bounds.max, max(bounds.min, start + steps * bounds.step)), _DIGITS)
+def _moved(
+    start: float, planned: float | None, direction: int, changes: int, bounds: TuneRange
+) -> float:
+    """The value after so many changes: of a plan, the first is the plan itself."""
+    steps = direction * (changes if planned is None else changes - 1)
+    value = (start if planned is None else planned) + steps * bounds.step
+    return round(min(bounds.max, max(bounds.min, value)), _DIGITS)
 
 
 # --- in the status
@@ -89,7 +109,8 @@ def _moved(start: float, steps: int, bounds: TuneRange) -> float:
 
 def written(tuned: Tuning, bounds: TuneRange) -> dict[str, Any]:
     """``status.tuning``."""
-    return {
+    begun = {} if tuned.planned is None else {"planned": tuned.planned}
+    return begun | {
         "memFractionStatic": tuned.value,
         "from": tuned.start,
         "changes": tuned.changes,
@@ -114,7 +135,8 @@ def read(status: Mapping[str, Any]) -> Tuning | None:
                 changes=int(found["changes"]),
                 reason=str(found["reason"]),
                 engine=EngineName(str(found["engine"])),
+                planned=None if found.get("planned") is None else float(found["planned"]),
             )
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -73,8 +73,10 @@ def _heard(
         resolved = report.resolved if report is not None else None
         if resolved is None or not resolved.max_total_tokens:
             continue
-        card = card_of(pool, engine, nodes)
-        told = _planned(pool, card) | {"reported": _reported(resolved), "worstEngine": engine.name}
+        told = _planned(pool, _card(engine, nodes)) | {
+            "reported": _reported(resolved),
+            "worstEngine": engine.name,
+        }
         planned = told.get("planned")
         if planned is not None:
             share = planned["tokens"] / resolved.max_total_tokens - 1
@@ -94,27 +96,24 @@ def _planned_alone(
     pool: Pool, engines: Sequence[EngineStatus], nodes: Nodes
 ) -> Iterator[dict[str, Any]]:
     """The plan for the first card that is known, while nobody has reported."""
-    cards = [card_of(pool, engine, nodes) for engine in engines]
-    for card in (*cards, planned_memory.asked_for(pool)):
+    for card in (*(_card(engine, nodes) for engine in engines), None):
         if told := _planned(pool, card):
             yield told
 
 
-def card_of(pool: Pool, engine: EngineStatus, nodes: Nodes) -> Card | None:
-    """The card of an engine's node, else the one that the pool asks for; None: not known."""
+def _card(engine: EngineStatus, nodes: Nodes) -> Card | None:
+    """The card of an engine's node, where that tells."""
     leader = engine.leader
     node = (nodes or {}).get(leader.node) if leader is not None else None
-    if node is not None and node.card is not None:
-        return node.card
-    return planned_memory.asked_for(pool)
+    return node.card if node is not None else None
 
 
 def _planned(pool: Pool, card: Card | None) -> dict[str, Any]:
     """Card and plan; {} where one of them is not known."""
     found = planned_memory.of(pool, card)
-    if found is None or card is None or found.plan.pools.tokens <= 0:
+    if found is None or found.plan.pools.tokens <= 0:
         return {}
-    return {"card": card.name, "planned": _numbers(found.plan)}
+    return {"card": found.plan.request.card.name, "planned": _numbers(found.plan)}
 
 
 def _numbers(plan: EnginePlan) -> dict[str, Any]:

@@ -184,3 +184,25 @@ def test_an_engine_of_absurd_size_is_answered_at_once():
     assert found.outcome is Outcome.DOES_NOT_FIT
     assert found.knob is not None
     assert found.knob.value in range(1, 65)
+
+
+def test_after_too_small_a_cache_the_next_share_holds_one_context():
+    plan = engine.plan(request("Qwen2.5-7B", mem_fraction_static=0.15))
+    share = verdict.next_share(plan, 1)
+    assert share is not None
+    found = engine.plan(engine.changed(plan.request, mem_fraction_static=share))
+    assert found.context <= found.pools.tokens < 1.2 * found.context
+
+
+def test_after_out_of_memory_the_next_share_leaves_what_sglang_would():
+    plan = engine.plan(request("Qwen3-8B", mem_fraction_static=0.95))
+    share = verdict.next_share(plan, -1)
+    assert share is not None
+    chosen = engine.plan(engine.changed(plan.request, mem_fraction_static=None)).share
+    assert share == pytest.approx(chosen, abs=0.005)
+
+
+def test_no_share_is_better_than_one_that_the_plan_would_not_change():
+    plan = engine.plan(request("Qwen2.5-7B", mem_fraction_static=0.6))
+    assert verdict.next_share(plan, 1) is None
+    assert verdict.next_share(plan, -1) is None

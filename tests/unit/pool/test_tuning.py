@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.memory import cards
+from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.pool import tuning
 from sglang_operator.pool.resolve import Pool, resolve_pool
@@ -22,6 +23,7 @@ from tests.builders import (
     created,
     guide_spec,
     removed,
+    with_config,
 )
 
 LATER = NOW + 3600
@@ -223,3 +225,91 @@ def test_a_change_stands_in_the_status_and_in_one_event():
 @pytest.mark.parametrize("odd", [{}, {"tuning": {}}, {"tuning": {"from": "x"}}, {"tuning": 7}])
 def test_what_somebody_else_wrote_into_the_status_is_no_tuning(odd):
     assert tuning.read(odd) is None
+
+
+# --- where the card is known
+
+CARD = cards.CARDS["H100-80GB"]
+NODES = {"gpu-node-0": ObservedNode(name="gpu-node-0", card=CARD)}
+
+
+def look_on_card(pool: Pool, pods: list[ObservedPod]) -> Plan:
+    return plan(pool, Observed(pods=tuple(pods), nodes=NODES), LATER)
+
+
+def asking_for(share: float, **bounds: Any) -> dict[str, Any]:
+    raw = with_config(mem_fraction_static=share)
+    limits = {"min": 0.05, "max": 0.95, "step": 0.02, "tries": 3, **bounds}
+    return raw | {"restart": {"autoTune": {"mem_fraction_static": limits}}}
+
+
+def pool_of(raw: dict[str, Any], tuned: Tuning | None = None) -> Pool:
+    found = resolve_pool(OWNER, raw, tuned)
+    assert isinstance(found, Pool), found
+    return found
+
+
+def test_the_first_change_is_what_the_plan_says_and_steps_follow():
+    """At 0.3 the weights alone need 0.37: eight steps of 0.02 would be wanted, of three."""
+    raw = asking_for(0.3)
+    before = pool_of(raw)
+    first = look_on_card(before, too_small(before)).tuning
+    assert first is not None
+    assert first.planned == first.value > 0.37
+    after = pool_of(raw, first)
+    assert fraction(after) == f"--mem-fraction-static={first.value}"
+    pods = [
+        a_failed_start(after, engine, 1, message=TOO_SMALL, reason="KVCacheTooSmall")
+        for engine in after.running
+    ]
+    second = look_on_card(after, pods).tuning
+    assert second is not None
+    assert second.value == pytest.approx(first.value + 0.02)
+    assert second.planned == first.planned
+    assert pool_of(raw, second).accepted > after.accepted
+
+
+def test_a_plan_beyond_the_bounds_ends_at_the_bound():
+    raw = asking_for(0.3, max=0.34)
+    before = pool_of(raw)
+    first = look_on_card(before, too_small(before)).tuning
+    assert first is not None
+    assert (first.value, first.planned is not None) == (0.34, True)
+    assert fraction(pool_of(raw, first)) == "--mem-fraction-static=0.34"
+
+
+def test_out_of_memory_goes_to_what_sglang_itself_would_have_left():
+    raw = asking_for(0.95)
+    before = pool_of(raw)
+    first = look_on_card(before, [a_failed_start(before, before.engines[0])]).tuning
+    assert first is not None
+    assert first.value == first.planned
+    assert 0.8 < first.value < 0.9
+
+
+def test_where_the_plan_says_less_than_a_step_a_step_is_taken():
+    pool = tunable(bounds={"step": 0.04})
+    first = look_on_card(pool, too_small(pool)).tuning
+    assert first is not None
+    assert (first.value, first.planned) == (0.74, None)
+
+
+def test_an_unknown_card_or_model_is_tuned_by_steps():
+    raw = asking_for(0.3)
+    before = pool_of(raw)
+    first = look(before, too_small(before)).tuning
+    assert first is not None
+    assert (first.value, first.planned) == (0.32, None)
+    own = pool_of(raw | {"model_args": {"model_name_or_path": "mine/own"}})
+    again = look_on_card(own, too_small(own)).tuning
+    assert again is not None
+    assert again.value == 0.32
+
+
+def test_what_the_plan_began_with_outlives_the_operator():
+    raw = asking_for(0.3)
+    before = pool_of(raw)
+    result = look_on_card(before, too_small(before))
+    found = told(before, result, {})
+    assert found["tuning"]["planned"] == found["tuning"]["memFractionStatic"]
+    assert tuning.read(found) == result.tuning
