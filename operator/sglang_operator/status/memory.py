@@ -5,8 +5,7 @@ the plan was most wrong, or that got the fewest tokens where nothing is planned.
 is kept, so that a new operator, or nodes out of sight, take nothing back.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_operator.memory.cards import Card
@@ -18,22 +17,6 @@ from sglang_operator.pool.resolve import Pool
 
 Nodes = Mapping[str, ObservedNode] | None
 _DIGITS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Told:
-    """One engine's share of the status."""
-
-    engine: str
-    told: dict[str, Any]
-
-    @property
-    def badness(self) -> tuple[bool, float]:
-        """By which the worst comes last."""
-        error = self.told.get("errorPercent")
-        if isinstance(error, (int, float)):
-            return True, abs(error)
-        return False, -float(self.told["reported"].get("tokens", 0))
 
 
 def memory(
@@ -49,11 +32,15 @@ def memory(
     if nodes is None and before.get("planned") and planned_memory.asked_for(pool) is None:
         return dict(before)  # the nodes are out of sight, and with them the card
     own = [engine for engine in engines if _is_of(pool, engine)]
-    found = [*_heard(pool, own, reports, nodes)]
-    found += _remembered(pool, before, {told.engine for told in found})
+    heard = {e.name: (e, told) for e in own if (told := _resolved(e, reports)) is not None}
+    found = _worst(pool, heard.values(), nodes)
+    remembered = _remembered(pool, before, heard)
+    if remembered and (not found or _badness(remembered) > _badness(found)):
+        return remembered
     if found:
-        return max(found, key=lambda told: told.badness).told
-    return next(_planned_alone(pool, own, nodes), dict[str, Any]())
+        return found
+    kept = {key: before[key] for key in ("card", "planned") if key in before}
+    return next(_planned_alone(pool, own, nodes), kept)
 
 
 def _is_of(pool: Pool, engine: EngineStatus) -> bool:
@@ -62,34 +49,50 @@ def _is_of(pool: Pool, engine: EngineStatus) -> bool:
     return leader is not None and leader.revision == pool.revision
 
 
-def _heard(
-    pool: Pool,
-    engines: Sequence[EngineStatus],
-    reports: Mapping[str, EngineReport],
-    nodes: Nodes,
-) -> Iterator[_Told]:
-    for engine in engines:
-        report = reports.get(engine.instance or "")
-        resolved = report.resolved if report is not None else None
-        if resolved is None or not resolved.max_total_tokens:
-            continue
-        told = _planned(pool, _card(engine, nodes)) | {
-            "reported": _reported(resolved),
-            "worstEngine": engine.name,
-        }
-        planned = told.get("planned")
+def _resolved(engine: EngineStatus, reports: Mapping[str, EngineReport]) -> Resolved | None:
+    """What an engine said, if that tells of its memory."""
+    report = reports.get(engine.instance or "")
+    resolved = report.resolved if report is not None else None
+    return resolved if resolved is not None and resolved.max_total_tokens else None
+
+
+def _worst(
+    pool: Pool, heard: Iterable[tuple[EngineStatus, Resolved]], nodes: Nodes
+) -> dict[str, Any]:
+    """The one of which the plan was most wrong; {} if nobody was heard.
+
+    A pool has thousands of engines, and few cards.
+    """
+    plans: dict[Card | None, dict[str, Any]] = {}
+    worst: dict[str, Any] = {}
+    for engine, resolved in heard:
+        card = _card(engine, nodes)
+        if card not in plans:
+            plans[card] = _planned(pool, card)
+        tokens, planned = resolved.max_total_tokens or 1, plans[card].get("planned")
+        told = {"reported": {"tokens": tokens}}
         if planned is not None:
-            share = planned["tokens"] / resolved.max_total_tokens - 1
-            told["errorPercent"] = round(100 * share, _DIGITS) + 0.0  # never -0.0
-        yield _Told(engine=engine.name, told=told)
+            # Never -0.0.
+            told["errorPercent"] = round(100 * (planned["tokens"] / tokens - 1), _DIGITS) + 0.0
+        if not worst or _badness(told) > _badness(worst):
+            worst = plans[card] | told
+            worst |= {"reported": _reported(resolved), "worstEngine": engine.name}
+    return worst
 
 
-def _remembered(pool: Pool, before: Mapping[str, Any], heard: set[str]) -> Iterator[_Told]:
+def _badness(told: Mapping[str, Any]) -> tuple[bool, float]:
+    """By which the worst comes last."""
+    error = told.get("errorPercent")
+    if error is not None:
+        return True, abs(float(error))
+    return False, -float(told["reported"].get("tokens", 0))
+
+
+def _remembered(pool: Pool, before: Mapping[str, Any], heard: Collection[str]) -> dict[str, Any]:
     """What the status says, if its engine is still wanted and has not been heard anew."""
     worst = before.get("worstEngine")
     wanted = any(engine.name == worst for engine in pool.running)
-    if before.get("reported") and wanted and worst not in heard:
-        yield _Told(engine=str(worst), told=dict(before))
+    return dict(before) if before.get("reported") and wanted and worst not in heard else {}
 
 
 def _planned_alone(

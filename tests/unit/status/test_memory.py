@@ -9,9 +9,8 @@ from tests.builders import a_pool, all_pods, guide_spec, planned
 CARD = cards.CARDS["H100-80GB"]
 POOL = a_pool()
 NODES = {"gpu-node-0": ObservedNode(name="gpu-node-0", card=CARD)}
-PLAN = planned_memory.of(POOL, CARD)
-assert PLAN is not None
-TOKENS = PLAN.plan.pools.tokens
+PLAN = planned_memory.of(POOL, CARD).plan  # type: ignore[union-attr]
+TOKENS = PLAN.pools.tokens
 
 
 def engines(pool=POOL, **changes):
@@ -37,8 +36,8 @@ def test_before_an_engine_reports_it_is_planned_for_the_card_of_its_node():
         "card": "H100-80GB",
         "planned": {
             "tokens": TOKENS,
-            "weightsGiB": round(PLAN.plan.weights_gib, 2),
-            "cacheGiB": round(PLAN.plan.pools.cache_gib, 2),
+            "weightsGiB": round(PLAN.weights_gib, 2),
+            "cacheGiB": round(PLAN.pools.cache_gib, 2),
         },
     }
 
@@ -100,6 +99,7 @@ def test_the_card_that_a_pool_asks_for_does_where_no_node_tells():
 def test_what_is_written_is_understood_and_what_another_wrote_does_no_harm():
     held = told(said(0, TOKENS, weights_gib=28.4))
     assert stored.understood({"memory": held})["memory"] == held
-    for odd in (None, 7, [], {"reported": 5}, {"worstEngine": []}, {"reported": {"tokens": "x"}}):
+    odds: list[object] = [None, 7, [], {"reported": 5}, {"worstEngine": []}]
+    for odd in (*odds, {"reported": {"tokens": "x"}}):
         before = stored.understood({"revision": POOL.revision, "memory": odd})
         assert told({}, before) == told({})
