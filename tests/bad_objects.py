@@ -126,6 +126,10 @@ OPERATOR: dict[str, Spec] = {
     "LORA_SYNC": _with(model_args={**_MODEL, "lora_target": "all-linear"}),
     "WEIGHT_ARGUMENT": _config(enable_lmcache=True),
     "VERSIONED_GATE": _image("0.4.10.post2", _with(weights={"gate": "Versioned"})),
+    "MEMORY_REFUSED": _with(
+        model_args={**_MODEL, "model_name_or_path": "Qwen/Qwen2.5-72B-Instruct"},
+        podTemplate={"spec": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}},
+    ),
     "AUTO_TUNE": _with(restart={"autoTune": {"mem_fraction_static": {"min": 0.8, "max": 0.9}}}),
     "HANG_DETECTION": _image("0.4.6.post5", _with(restart={"hangSeconds": 600})),
     "HANG_DETECTION_KEYED": _with(

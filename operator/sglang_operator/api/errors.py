@@ -8,16 +8,12 @@ it can check itself; a test compares.  ``authority`` names who would have refuse
 
 from collections.abc import Iterable
 
-from sglang_operator.api.problems import InvalidError as InvalidError
-from sglang_operator.api.problems import Problem as Problem
-from sglang_operator.api.problems import Row as Row
-from sglang_operator.api.problems import Severity as Severity
+from sglang_operator.api.problems import InvalidError, Problem, Row, Severity, quoted, shown, typed
 from sglang_operator.api.problems import error_row as _error
-from sglang_operator.api.problems import quoted as quoted
-from sglang_operator.api.problems import shown as shown
-from sglang_operator.api.problems import typed as typed
 from sglang_operator.api.problems import warning_row as _warning
-from sglang_operator.api.redaction import is_secret as is_secret
+from sglang_operator.api.redaction import is_secret
+
+__all__ = ["InvalidError", "Problem", "Row", "Severity", "is_secret", "quoted", "shown", "typed"]
 
 POLICY = "policy"
 ROLL_WORKER_CONFIG = "ROLL roll/configs/worker_config.py"
@@ -25,6 +21,7 @@ ROLL_STRATEGY = "ROLL roll/distributed/strategy/sglang_strategy.py"
 SERVER_ARGS = "SGLang sglang/srt/server_args.py"
 SERVER_PARSER = "SGLang's argument parser: "  # and what it says
 KUBERNETES = "Kubernetes"
+SGLANG_MEMORY = "SGLang's memory rules (reference/memory.md)"
 
 # --- the object as a whole
 POOL_NAME = _error(
@@ -492,6 +489,10 @@ MEMORY_BELOW_SHM = _warning(
     "engine that fills it; set a limit of that and what the engine needs itself, 64Gi or such",
     POLICY,
 )
+MEMORY_REFUSED = _error(
+    "MemoryLacking", "{card}: {verdict}; memoryCheck: Warn tries it all the same", POLICY
+)
+MEMORY_TIGHT = _warning("MemoryTight", "{card}: {verdict}", SGLANG_MEMORY)
 
 
 def rows() -> Iterable[tuple[str, Row]]:

@@ -46,6 +46,14 @@ class OnNodeLost(Enum):
     WAIT = "Wait"
 
 
+class MemoryCheck(Enum):
+    """What is done about engines that do not fit their GPUs by the plan of their memory."""
+
+    REFUSE = "Refuse"
+    WARN = "Warn"
+    OFF = "Off"
+
+
 class Generation(Enum):
     PER_REQUEST = "PerRequest"
     SERVER_DEFAULT = "ServerDefault"
@@ -169,6 +177,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     restart: Restart = Restart()
     drain: Drain = Drain()
     startup: Startup = Startup()
+    memory_check: MemoryCheck = msgspec.field(name="memoryCheck", default=MemoryCheck.REFUSE)
     network: Network = Network()
     security: Security = Security()
     scheduling: Scheduling = Scheduling()
@@ -186,6 +195,7 @@ _CHOICES: Mapping[str, type[Enum]] = {
     "weights.gate": WeightsGate,
     "weights.recovery": Recovery,
     "restart.onNodeLost": OnNodeLost,
+    "memoryCheck": MemoryCheck,
 }
 
 

@@ -6,11 +6,10 @@ refuses it in words of its own, or ROLL's config loader does.
 
 from collections.abc import Iterable
 
-from sglang_operator.api.errors import KUBERNETES, POLICY, Row, Severity
+from sglang_operator.api.errors import KUBERNETES, POLICY, SGLANG_MEMORY, Row, Severity
 
 YAML = "YAML 1.1"
 OMEGACONF = "OmegaConf"
-SGLANG_MEMORY = "SGLang's memory rules (reference/memory.md)"
 ROLL_ENTRY = "ROLL examples/start_rlvr_pipeline.py"
 
 
@@ -115,7 +114,6 @@ PIPELINE_FIELD_MISSPELT = _error(
 )
 # --- memory, where lint is told the GPU
 MEMORY_LACKING = _error("MemoryLacking", "{card}: {verdict}", SGLANG_MEMORY)
-MEMORY_TIGHT = _warning("MemoryTight", "{card}: {verdict}", SGLANG_MEMORY)
 MEMORY_UNKNOWN = _warning("MemoryUnknown", "{card}: not known: {why}", SGLANG_MEMORY)
 
 MODEL_REPLACED = _warning(

@@ -99,7 +99,7 @@ def _problem(planned: Planned) -> errors.Problem | None:
         return None
     lacks = found.outcome is Outcome.DOES_NOT_FIT
     clear = lacks and (found.margin == 0 or found.margin <= -_CLEAR_GIB)
-    row = file_errors.MEMORY_LACKING if clear else file_errors.MEMORY_TIGHT
+    row = file_errors.MEMORY_LACKING if clear else errors.MEMORY_TIGHT
     return row("spec", card=card, verdict=found.line)
 
 

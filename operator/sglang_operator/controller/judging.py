@@ -15,6 +15,7 @@ from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool import tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused, resolve_pool
 from sglang_operator.pool.tuning import Tuning
+from sglang_operator.status import stored
 
 
 def resolved(memory: Memory, record: CustomResource, host: str) -> Pool | Refused:
@@ -51,7 +52,7 @@ def judge(
     if record.unreadable:
         return Refused(owner=owner, problems=(shape.unreadable(record.unreadable),))
     try:
-        resolved = resolve_pool(owner, record.spec, tuned)
+        resolved = resolve_pool(owner, record.spec, tuned, stored.came_up(record.status))
     except Exception as error:  # a defect of ours, and this object's alone
         supervision.failed("planning", error, about=f"{owner.namespace}/{owner.name}")
         problem = errors.SPEC_SHAPE(

@@ -14,7 +14,13 @@ from sglang_operator.api import errors, names, spec, syntax
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.engine import aliases, environment, images, versions
 from sglang_operator.placement import modes
-from sglang_operator.pool import registry_size, shared_memory, shares, weight_arguments
+from sglang_operator.pool import (
+    planned_memory,
+    registry_size,
+    shared_memory,
+    shares,
+    weight_arguments,
+)
 from sglang_operator.pool.draft import Draft
 from sglang_operator.roll import device_mapping, sampling, worker
 from sglang_operator.scheduling import gangs
@@ -261,6 +267,11 @@ def _tuning(draft: Draft) -> Iterator[errors.Problem]:
         )
 
 
+def _memory(draft: Draft) -> Iterable[errors.Problem]:
+    """Engines that cannot fit their GPUs."""
+    return planned_memory.problems(draft)
+
+
 def _capacity(draft: Draft) -> Iterator[errors.Problem]:
     """Whether the mapping has room for all replicas."""
     parsed, capacity = draft.spec, len(draft.engines)
@@ -310,6 +321,7 @@ CHECKS: tuple[Check, ...] = (
     _lora,
     _weight_arguments,
     _tuning,
+    _memory,
     _capacity,
     _registry_size,
 )

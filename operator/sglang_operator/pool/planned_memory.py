@@ -5,15 +5,19 @@ planned, and nothing is said.
 """
 
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from sglang_operator.api import errors, pod_template
+from sglang_operator.api.spec import MemoryCheck, Restart
 from sglang_operator.engine import versions
 from sglang_operator.memory import cards, engine, known, settings, verdict
 from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import EnginePlan, Request
 from sglang_operator.memory.known import NotKnown
 from sglang_operator.memory.verdict import Verdict
+from sglang_operator.pool.draft import Draft
 from sglang_operator.pool.model import Pool
 from sglang_operator.roll import worker
 
@@ -34,19 +38,46 @@ def of(pool: Pool, seen: Card | None) -> PlannedMemory | None:
     card = seen or asked_for(pool)
     if card is None or pool.resource != cards.RESOURCE:
         return None
-    return of_argv(worker.model(pool.spec.model_args), pool.arguments.argv, pool.version, card)
+    model = worker.model(pool.spec.model_args) or ""
+    return _planned(model, pool.arguments.argv, pool.version, card)
 
 
 def asked_for(pool: Pool) -> Card | None:
     """The card that the pool's nodes are selected by, if they are."""
-    return cards.of_labels(pool.template.spec.get("nodeSelector", {}))
+    return _selected(pool.template)
 
 
-def of_argv(
-    model: str, argv: Sequence[str], version: versions.Version, card: Card
-) -> PlannedMemory | None:
-    """The same of a command line."""
-    return _planned(model, tuple(argv), version, card)
+def _selected(template: pod_template.Overlay) -> Card | None:
+    labels = template.spec.get("nodeSelector")
+    return cards.of_labels(labels) if isinstance(labels, Mapping) else None
+
+
+def problems(draft: Draft) -> Iterator[errors.Problem]:
+    """That engines cannot fit the card that the pool asks for, whatever was only estimated.
+
+    What is not known is never refused: another card, a model that is not shipped as data, and one
+    at a path, where somebody may have put a smaller one under a name that is known.
+    """
+    parsed, card = draft.spec, _selected(draft.template)
+    if parsed.memory_check is not MemoryCheck.REFUSE or card is None or not card.known:
+        return
+    model = worker.model(parsed.model_args) or ""
+    if parsed.placement.resource_name != cards.RESOURCE or not _HUB_NAME.match(model):
+        return
+    found = _planned(model, draft.arguments.argv, draft.version, card)
+    if found is not None and all(map(verdict.cannot_fit, _tried(found.plan, parsed.restart))):
+        yield errors.MEMORY_REFUSED("spec", card=card.name, verdict=found.verdict.line)
+
+
+def _tried(plan: EnginePlan, restart: Restart) -> Iterator[EnginePlan]:
+    """The plan, and the one that tuning may come to."""
+    yield plan
+    bounds = restart.auto_tune.mem_fraction_static if restart.auto_tune is not None else None
+    if bounds is not None and 0 < bounds.max < 1:
+        yield engine.plan(engine.changed(plan.request, mem_fraction_static=bounds.max))
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+\Z")
 
 
 @functools.lru_cache(maxsize=512)

@@ -23,12 +23,13 @@ __all__ = ["NO_RANK", "Engine", "EngineFacts", "Owner", "Pool", "Refused", "reso
 
 @sparing()
 def resolve_pool(
-    owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None
+    owner: Owner, raw: Mapping[str, Any], tuned: Tuning | None = None, ran: str = ""
 ) -> Pool | Refused:
     """The pool that this spec describes, or all that is wrong with it.
 
     ``tuned`` is what the status remembers of ``restart.autoTune``; it counts only for the spec
-    that it was found for.
+    that it was found for.  ``ran``: a revision of which engines came up: of that it is not said
+    that they cannot.
     """
     try:
         parsed = spec.parse(raw)
@@ -36,9 +37,15 @@ def resolve_pool(
         return Refused(owner=owner, problems=error.problems)
     draft = understand(owner, parsed)
     problems = checks.problems(draft)
-    if any(map(checks.is_error, problems)):
-        return Refused(owner=owner, problems=problems)
-    return _tuned(_pool(draft, problems), draft, tuned)
+    wrong = [problem for problem in problems if checks.is_error(problem)]
+    if not wrong:
+        return _tuned(_pool(draft, problems), draft, tuned)
+    if ran and all(problem.reason == errors.MEMORY_REFUSED.reason for problem in wrong):
+        warnings = tuple(problem for problem in problems if problem not in wrong)
+        pool = _tuned(_pool(draft, warnings), draft, tuned)
+        if pool.accepts(ran):
+            return pool
+    return Refused(owner=owner, problems=problems)
 
 
 def _pool(draft: Draft, warnings: tuple[errors.Problem, ...]) -> Pool:

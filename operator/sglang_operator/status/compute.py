@@ -111,6 +111,7 @@ def compute(
     warnings = [
         *pool.warnings,
         *reported.warnings(pool, said, plan.engines),
+        *memory.warnings(pool, plan.engines, held, nodes, previous),
         *shared_memory.of_limits(pool.template, pool.gpus, (p.memory_limit for p in plan.pods)),
     ]
     return status | _lists(ignored, warnings, remembered)

@@ -8,6 +8,9 @@ is kept, so that a new operator, or nodes out of sight, take nothing back.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sglang_operator.api import errors
+from sglang_operator.api.spec import MemoryCheck
+from sglang_operator.memory import verdict
 from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import EnginePlan
 from sglang_operator.observed.engines import EngineStatus
@@ -41,6 +44,38 @@ def memory(
         return found
     kept = {key: before[key] for key in ("card", "planned") if key in before}
     return next(_planned_alone(pool, own, nodes), kept)
+
+
+def warnings(
+    pool: Pool,
+    engines: Sequence[EngineStatus],
+    held: Mapping[str, Any],
+    nodes: Nodes,
+    previous: Mapping[str, Any],
+) -> Iterator[errors.Problem]:
+    """That memory is tight on the first card that is known, or lacks; ``held``: ``memory``'s.
+
+    What is said of a revision stays while its card is out of sight: each warning is told once.
+    """
+    if pool.spec.memory_check is MemoryCheck.OFF:
+        return
+    seen = (_card(engine, nodes) for engine in engines if _is_of(pool, engine))
+    found = planned_memory.of(pool, next(filter(None, seen), None))
+    if found is not None:
+        tight = verdict.of_memory(found.plan, runs="reported" in held)
+        if tight is not None:
+            card = found.plan.request.card.name
+            yield errors.MEMORY_TIGHT("spec", card=card, verdict=tight.line)
+    elif previous.get("revision") == pool.revision:
+        row = errors.MEMORY_TIGHT
+        for told in previous.get("warnings", ()):
+            if told["reason"] == row.reason:
+                yield errors.Problem(
+                    reason=row.reason,
+                    field=told["field"],
+                    message=told["message"],
+                    severity=row.severity,
+                )
 
 
 def _is_of(pool: Pool, engine: EngineStatus) -> bool:

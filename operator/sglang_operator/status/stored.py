@@ -37,6 +37,13 @@ def gate_of(status: Mapping[str, Any]) -> WeightsGate:
     return resolved.get(word, WeightsGate.COMMITTED)
 
 
+def came_up(status: Mapping[str, Any]) -> str:
+    """The revision of which engines were up when the status was told, or had been; "": of none."""
+    known = understood(status)
+    up = known.get("engines", {}).get("up", 0) > 0 or known.get("reported")
+    return known.get("revision", "") if up else ""
+
+
 def said_of(status: Mapping[str, Any]) -> Transaction | None:
     """What the weights Lease said when the status was told; None if nothing was told of it."""
     return of_phase(understood(status).get("weights", {}).get("phase"))

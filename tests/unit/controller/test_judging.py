@@ -60,3 +60,25 @@ def test_what_is_larger_than_any_pool_is_refused_as_a_whole(changes, words):
 def test_what_roll_takes_is_not_too_large():
     changes = {"data_args": {"x": nested(40), "y": ["z" * 1000] * 300}}
     assert isinstance(resolve_pool(OWNER, guide_spec(**changes)), Pool)
+
+
+def test_engines_that_came_up_before_are_believed_over_the_plan_of_their_memory():
+    """A new operator plans what an earlier one ran: its engines would be nobody's."""
+    selector = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    spec = guide_spec(
+        model_args={"model_name_or_path": "Qwen/Qwen2.5-72B-Instruct", "dtype": "bf16"},
+        podTemplate={"spec": {"nodeSelector": selector}},
+    )
+    runs = resolve_pool(OWNER, spec | {"memoryCheck": "Off"})
+    assert isinstance(runs, Pool)
+    written = msgspec.Raw(msgspec.json.encode(spec))
+
+    def judged(**status):
+        record = CustomResource(metadata=Meta(name="a"), written=written, status=status)
+        return judging.judge(OWNER, record, None)
+
+    assert isinstance(judged(), Refused)
+    assert isinstance(judged(revision=runs.revision, engines={"up": 0}), Refused)
+    assert isinstance(judged(revision=runs.revision, engines={"up": 1}), Pool)
+    assert isinstance(judged(revision=runs.revision, reported={"maxTotalTokens": 5}), Pool)
+    assert isinstance(judged(revision="another", engines={"up": 1}), Refused)

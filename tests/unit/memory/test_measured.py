@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.engine import versions
-from sglang_operator.memory import cards, engine, reading, settings
+from sglang_operator.memory import cards, engine, reading, settings, verdict
 
 FILE = Path(__file__).parents[2] / "data" / "real-engine" / "memory.json"
 MEASURED: dict[str, Any] = json.loads(FILE.read_text())
@@ -47,3 +47,14 @@ def test_what_an_engine_reported_had_been_planned(name):
 def test_half_of_them_are_planned_to_a_thousandth():
     assert len(SHAPES) == 12
     assert statistics.median(map(off, SHAPES)) < 0.001
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_engine_that_ran_would_have_been_refused(name):
+    assert not verdict.cannot_fit(planned(name))
+
+
+def test_weights_are_planned_much_better_than_a_refusal_asks_for():
+    for name in SHAPES:
+        weights, reported = planned(name).weights_gib, SHAPES[name]["reported"]["weights_gib"]
+        assert abs(weights - reported) < 0.3 * (2 + 0.05 * weights)

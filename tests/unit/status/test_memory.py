@@ -1,10 +1,11 @@
 """Planned and reported memory stand side by side, and are written when they change alone."""
 
+from sglang_operator.api import errors
 from sglang_operator.memory import cards
 from sglang_operator.observed.model import EngineReport, ObservedNode, Resolved
 from sglang_operator.pool import planned_memory
 from sglang_operator.status import memory, stored
-from tests.builders import a_pool, all_pods, guide_spec, planned
+from tests.builders import a_pool, all_pods, guide_spec, planned, with_config
 
 CARD = cards.CARDS["H100-80GB"]
 POOL = a_pool()
@@ -103,3 +104,49 @@ def test_what_is_written_is_understood_and_what_another_wrote_does_no_harm():
     for odd in (*odds, {"reported": {"tokens": "x"}}):
         before = stored.understood({"revision": POOL.revision, "memory": odd})
         assert told({}, before) == told({})
+
+
+# --- what is tight
+
+TIGHT = with_config(mem_fraction_static=0.96)
+LACKING = with_config(mem_fraction_static=0.3)
+
+
+def warned(raw, held=None, previous=None, nodes=NODES):
+    pool = a_pool(raw)
+    found = list(memory.warnings(pool, engines(pool), held or {}, nodes, previous or {}))
+    assert {problem.severity for problem in found} <= {errors.Severity.WARNING}
+    return [(problem.reason, problem.message) for problem in found]
+
+
+def test_what_fits_is_no_warning():
+    assert not warned(guide_spec())
+
+
+def test_what_is_tight_on_the_card_of_its_nodes_is_a_warning_with_the_knob():
+    ((reason, message),) = warned(TIGHT)
+    assert reason == "MemoryTight"
+    assert message.startswith("H100-80GB: ")
+    assert "set mem_fraction_static: 0.8" in message
+
+
+def test_what_lacks_memory_is_a_warning_too_until_an_engine_shows_that_it_does_not():
+    ((_, message),) = warned(LACKING)
+    assert message.startswith("H100-80GB: does not fit: weights take 28.")
+    assert not warned(LACKING, {"reported": {"tokens": 5}})
+
+
+def test_nothing_is_said_where_nothing_is_known_or_wanted():
+    assert not warned(TIGHT, nodes={})
+    assert not warned(TIGHT | {"memoryCheck": "Off"})
+    assert not warned(TIGHT | {"model_args": {"model_name_or_path": "mine/own"}})
+    assert warned(TIGHT | {"memoryCheck": "Warn"})
+
+
+def test_a_warning_stays_while_its_card_is_out_of_sight():
+    """Each is told by an Event: one that comes and goes would be told again and again."""
+    (told_,) = warned(TIGHT)
+    entry = {"reason": told_[0], "field": "spec", "message": told_[1], "since": "1.0"}
+    before = {"revision": a_pool(TIGHT).revision, "warnings": [entry]}
+    assert warned(TIGHT, previous=before, nodes=None) == [told_]
+    assert not warned(TIGHT, previous=before | {"revision": "older"}, nodes=None)
