@@ -62,6 +62,10 @@ async def test_it_says_with_which_arguments_it_runs(engine: Subject):
     assert info["skip_tokenizer_init"] is True
     assert info["load_format"] == "dummy"
     assert info["internal_states"]
+    if engine.target.since("0.4.10.post2"):
+        usage = info["internal_states"][0]["memory_usage"]
+        assert {"weight", "kvcache", "token_capacity", "graph"} <= usage.keys()
+        assert usage["weight"] > 0
 
 
 @contract(shared=True)

@@ -313,7 +313,7 @@ class Resolved:
     max_running_requests: int | None = None
     context_length: int | None = None
     attention_backend: str | None = None
-    # GiB of each of its GPUs; told by newer versions alone.
+    # GiB of each of its GPUs; told since 0.4.10.post2.
     weights_gib: float | None = None
     cache_gib: float | None = None
 

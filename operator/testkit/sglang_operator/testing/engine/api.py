@@ -172,7 +172,11 @@ class Api:
 
     async def _server_info(self, request: web.Request) -> web.Response:
         self._manager.touched()
-        internal = await self._manager.scheduler.call(lambda: {"last_gen_throughput": 0.0})
+        internal: dict[str, Any] = await self._manager.scheduler.call(
+            lambda: {"last_gen_throughput": 0.0}
+        )
+        if told := metrics.memory_usage(self._behaviour):
+            internal = {**internal, "memory_usage": told}
         return web.json_response(
             {
                 **vars(self._args),

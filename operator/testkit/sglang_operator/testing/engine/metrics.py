@@ -22,6 +22,7 @@ _SINCE = {
     "sglang:kv_cache_memory_usage_gb": versions.parse("0.5.20"),
 }
 _BY_PROCESS = {"sglang:num_paused_reqs", "sglang:num_retracted_reqs"}  # have its id as a label
+_TELLS_MEMORY, _GRAPHS_BY_PHASE = versions.parse("0.4.10.post2"), versions.parse("0.5.20")
 _MEMORY_GB = 1.0  # as if a model and its cache were there
 
 
@@ -47,6 +48,20 @@ def loads(manager: Manager) -> dict[str, Any]:
         "max_running_requests": 2048,
         "queues": {"waiting": 0, "grammar": 0, "paused": 0, "retracted": 0},
     }
+
+
+def memory_usage(behaviour: Behaviour) -> dict[str, Any]:
+    """What /server_info says of memory since 0.4.10.post2 (scheduler.py), in GiB; {} before."""
+    if behaviour.version < _TELLS_MEMORY:
+        return {}
+    told: dict[str, Any] = {
+        "weight": _MEMORY_GB,
+        "kvcache": _MEMORY_GB,
+        "token_capacity": _MAX_TOKENS,
+    }
+    if behaviour.version < _GRAPHS_BY_PHASE:
+        return {**told, "graph": 0.0}
+    return {**told, "startup_available": _MEMORY_GB, "token_capacity_swa": None, "graph": {}}
 
 
 def load(manager: Manager, behaviour: Behaviour) -> dict[str, Any]:
