@@ -45,7 +45,14 @@ class Answering:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
-        return web.json_response({"version": "0.5.9", "max_total_num_tokens": 4242})
+        usage = {"weight": 28.5, "kvcache": 0.25}
+        return web.json_response(
+            {
+                "version": "0.5.9",
+                "max_total_num_tokens": 4242,
+                "internal_states": [{"memory_usage": usage}],
+            }
+        )
 
 
 @pytest.fixture
@@ -68,6 +75,11 @@ def test_what_engines_run_with_is_recorded_and_asked_once(pool, engine):
     pool.wait(lambda: len(engine.asked) == 2, "both to be asked")
     warning = next(w for w in pool.status["warnings"] if w["reason"] == "EngineVersionReported")
     assert warning["field"] == "spec.engineVersion"
+    pool.wait(lambda: pool.status["memory"]["worstEngine"] == "g0-1", "of equals the first")
+    memory = pool.status["memory"]
+    assert memory["reported"] == {"tokens": 4242, "weightsGiB": 28.5, "cacheGiB": 0.25}
+    assert memory["planned"]["weightsGiB"] == pytest.approx(28.5, abs=0.1)
+    assert memory["card"] == "H100-80GB"
     # Another pass asks nothing more.
     pool.patch({"rollout": {"maxUnavailable": 2}})
     pool.wait(pool.is_current, "another pass")

@@ -6,6 +6,7 @@ from sglang_operator.observed.model import EngineReport, ObservedNode, Resolved
 from sglang_operator.pool import planned_memory
 from sglang_operator.status import memory, stored
 from tests.builders import a_pool, all_pods, guide_spec, planned, with_config
+from tests.unit.manifests.test_crd import STATUS
 
 CARD = cards.CARDS["H100-80GB"]
 POOL = a_pool()
@@ -104,6 +105,21 @@ def test_what_is_written_is_understood_and_what_another_wrote_does_no_harm():
     for odd in (*odds, {"reported": {"tokens": "x"}}):
         before = stored.understood({"revision": POOL.revision, "memory": odd})
         assert told({}, before) == told({})
+
+
+def test_all_that_is_written_is_in_the_definition():
+    """What is not there the API server drops, and it is written again and again."""
+    schema = STATUS["properties"]["memory"]
+    held = told(said(0, TOKENS + 1, weights_gib=28.4, cache_gib=25.9))
+    types = {int: "integer", float: "number", str: "string", dict: "object"}
+    for name, value in held.items():
+        assert schema["properties"][name]["type"] == types[type(value)], name
+        if isinstance(value, dict):
+            numbers = schema["properties"][name]["properties"]
+            assert {k: types[type(v)] for k, v in value.items()} == {
+                k: field["type"] for k, field in numbers.items()
+            }
+    assert held.keys() == schema["properties"].keys()
 
 
 # --- what is tight
