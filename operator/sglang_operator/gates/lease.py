@@ -185,9 +185,11 @@ def forgotten(
     """What a Lease that has forgotten is to say: gates remember who slept, and on what.
 
     Where a gate says nothing it is what the Lease said last; of engines without one, also what was
-    about to be released then: of others no trainer releases before they are marked.
+    about to be released then: of others no trainer releases before they are marked.  A mark that
+    was not taken away yet is older than what this operator has read in the Lease since.
     """
     last = said or Transaction()
+    read_since = bool(last.id or last.acquired)  # else it is what was published before this began
     asleep: dict[str, frozenset[str] | None] = {}
     for pod in pods:
         if not pod.instance:
@@ -197,7 +199,12 @@ def forgotten(
             if tags := known(pod.instance):
                 asleep[pod.instance] = tags
         elif sleeps(pod):
-            asleep[pod.instance] = pod.gate.released
+            marked = pod.gate.released
+            if read_since:
+                may = last.may_sleep(pod.instance)
+                marked = may if marked is None else marked & may
+            if marked is None or marked:
+                asleep[pod.instance] = marked
     holder = _as_long(operator, said)
     state = weights_anew.forgotten(
         current, holder, asleep=asleep, message=message, now=now, groups=last.groups

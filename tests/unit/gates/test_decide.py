@@ -639,6 +639,40 @@ class TestALeaseThatHasForgotten:
         assert plan.restore is not None
         assert {tuple(plan.restore.sleeps(pod.instance)) for pod in pods} == {("kv_cache",)}
 
+    def test_who_woke_before_it_was_lost_does_not_sleep_though_its_mark_still_says_so(self):
+        """To resume it once more would end it."""
+        pool = self.pool()
+        pods = running(pool, gate=asleep("kv_cache"))
+        woke = Transaction(
+            phase=Phase.COMMITTED,
+            id="t9",
+            version="step-1",
+            instances=frozenset(pod.instance for pod in pods),
+            intact=True,
+        )
+        assert weighed(pool, pods, said=woke).restore.asleep == ()
+
+    def test_who_came_since_others_went_to_sleep_does_not_though_it_was_marked_with_them(self):
+        pool = self.pool()
+        sleeper, other = pods = running(pool, gate=asleep("kv_cache"))
+        slept = Transaction(
+            phase=Phase.SLEEPING,
+            id="t9",
+            holder="trainer",
+            released=("kv_cache",),
+            asleep=(sleeper.instance,),
+        )
+        restored = weighed(pool, pods, said=slept).restore
+        assert (restored.asleep, restored.released) == ((sleeper.instance,), ("kv_cache",))
+
+    def test_marks_are_believed_where_the_lease_was_lost_before_this_operator_began(self):
+        """What was published of it may be older than they are."""
+        pool = self.pool()
+        pods = running(pool, gate=asleep("kv_cache"))
+        published = lease_state.of_phase("Committed")
+        restored = weighed(pool, pods, said=published).restore
+        assert set(restored.asleep) == {pod.instance for pod in pods}
+
     @pytest.mark.parametrize("gate", ["Versioned", "Off"])
     def test_gates_that_never_needed_one_stay(self, gate):
         pool = self.pool(weights={"gate": gate})
