@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import NotReady
-from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -81,13 +81,30 @@ def sleepers(
 ) -> Sequence[Engine]:
     """The engines that sleep by the Lease, but for those instances.
 
-    Raises NotReady if others may be among engines of which nobody knows where they answer.
+    Raises NotReady if others may be among engines of which nobody knows where they answer, or in
+    pods in which nobody sees any.
     """
     asleep = {*state.asleep} - {*but}
     found = [e for e in registry.present if e.url and e.instance in asleep]
     if len(found) < len(asleep):
         all_known(registry)
+        if registry.hidden:
+            raise NotReady(texts.SLEEPERS_HIDDEN.format(pods=", ".join(registry.hidden)))
     return found
+
+
+def passed_over(registry: Registry, state: Transaction) -> Sequence[Engine]:
+    """The engines that a sync of these leaves as they are, and that clients may still reach.
+
+    The commit closes their gates; who was reached before may still have a connection, and one on
+    its way out answers over it for as long as it has anything to do.  Without gates they serve on.
+    """
+    if registry.weights.gate == GATE_OFF:
+        return ()
+    known = {engine.instance for engine in registry.engines}
+    found = [e for e in (*registry.uncovered, *registry.unlisted) if e.url and e.instance]
+    others = [e for e in found if e.instance not in known]
+    return [e for e in others if e.instance in state.instances or e.state == IN_SERVICE]
 
 
 def unwoken(registry: Registry, state: Transaction, reached: Sequence[Engine]) -> Sequence[Engine]:

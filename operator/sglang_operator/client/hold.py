@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sglang_operator import supervision
 from sglang_operator.client import texts
@@ -38,6 +38,7 @@ class LeaseHold:
         self._uid: str | None = None  # of the Lease that was taken; None: not known yet
         self._pool = ""  # the UID of its pool
         self._shared = False  # whether other processes write in it too
+        self._count = -1  # of the Lease's transactions, with this one
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -88,12 +89,24 @@ class LeaseHold:
         except NotReady as error:
             raise Expired(texts.LEASE_DELETED, deleted=True) from error
 
-    async def note(self, step: Step, *, patience: float) -> None:
-        """Put on record what has happened to engines; see ``WeightsLease.note``.
+    async def woke(self, done: Iterable[tuple[str, Iterable[str]]], *, patience: float) -> None:
+        """Put on record which instances have their memory of these tags; see ``WeightsLease.note``.
 
-        That is no renewal, and it counts after the transaction is over, too.  Raises ClusterError.
+        That is no renewal, and it counts after the transaction is over, too, and in a Lease that
+        was made in place of a deleted one: it says by what was known before who sleeps.  Raises
+        ClusterError.
         """
-        await self._file.note(self._uid, step, patience=patience)
+
+        def step(state: Transaction, sight: LeaseObservation) -> Transaction:
+            if sight.pool != self._pool:
+                raise Expired(texts.LEASE_ANEW, deleted=True)  # of other engines
+            for instance, tags in done:
+                state = steps.woke(
+                    state, self.trainer, instances=[instance], tags=tags, count=self._count
+                )
+            return state
+
+        await self._file.note(None, step, patience=patience)
 
     async def rest(self, *, patience: float) -> None:
         """Nothing that was sent to engines is under way any more.  Raises as ``note``."""
@@ -111,7 +124,7 @@ class LeaseHold:
 
     def _took(self, written: Written) -> Transaction:
         self._uid, self._pool = written.lease, written.pool
-        self._shared = written.state.shared
+        self._shared, self._count = written.state.shared, written.state.transitions
         self._renewed = max(self._renewed, written.at)
         return written.state
 

@@ -99,16 +99,15 @@ async def _note_awake(
 
     It is owed to the Lease from then on: a later step of this process does not go without it.
     """
-    if not done:
-        return
+    if done:
+        woke = [(engine.instance, tags) for engine, tags in done if engine.instance]
+        await hold.woke(woke, patience=patience)
 
-    def step(current: Transaction, sight: LeaseObservation) -> Transaction:
-        for engine, tags in done:
-            instances = (engine.instance,) if engine.instance else ()
-            current = steps.woke(current, hold.trainer, instances=instances, tags=tags)
-        return current
 
-    await hold.note(step, patience=patience)
+def _whole(engines: Iterable[Engine], state: Transaction) -> list[str | None]:
+    """The instances of these whose weights are those that they are to be answered from."""
+    known = state.intact or state.untouched
+    return [engine.instance for engine in engines if known and state.covers(engine.instance)]
 
 
 def _check(tags: tuple[str, ...], registry: Registry) -> None:
@@ -183,7 +182,7 @@ class Sleeper:
 
     @contextlib.asynccontextmanager
     async def _at_work(self, hold: LeaseHold) -> AsyncIterator[None]:
-        """While engines are changed, by a hold whose Lease says so: until no request is under way."""
+        """While engines are changed, by a hold whose Lease says so, until nothing is under way."""
         try:
             yield
         except BaseException:
@@ -231,7 +230,7 @@ class Sleeper:
             engines,
             pausing.ABORT,
             asleep=before.asleep,
-            whole=before.intact or before.untouched,
+            whole=_whole(engines, before),
             allowed=hold.alive,
         )
         await self._pool.to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
@@ -308,7 +307,7 @@ class Sleeper:
                     calls,
                     [engine],
                     mode=pausing.ABORT,
-                    whole=before.intact or before.untouched,
+                    whole=_whole([engine], before),
                     allowed=hold.alive,
                 )
             elif pausing.ends_quickly(pausing.ABORT, engine.features):

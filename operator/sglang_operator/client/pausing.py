@@ -13,6 +13,7 @@ tokenizer_manager.py of the wheels; measured on SGLang 0.5.14, 2026-11-28, 16 cl
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,14 @@ IDLE_SECONDS = 60.0  # that paused engines may take to become idle
 IDLE_POLL_SECONDS = 0.02
 # What runs before a pause that ends nothing is not waited for: the trainer says that nothing does.
 UNPAUSED_SECONDS = 1.0
+SILENCE_SECONDS = 5.0  # that an engine which a sync passes over may take to be paused
 # Requests that wait for their grammar are not ended while the scheduler stands still.
 QUICK_SECONDS = 1.0
 
 _MODES = (ABORT, RETRACT)
+_END_ALL = (("/abort_request", {"rid": "", "abort_all": True}),)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +89,16 @@ async def stop(
     mode: str | None,
     *,
     asleep: Collection[str | None] = (),
-    whole: bool = False,
+    whole: Collection[str | None] = (),
     allowed: Allowed | None = None,
 ) -> None:
     """Pause, until no request runs and no cache is left.  Raises EngineError, Expired.
 
     Without a mode only what is idle is paused.  It is not left running, though nobody sends it
     anything: should the trainer die, it would answer whoever does from half of the weights.
-    ``asleep``: the instances that have no memory to flush.  ``whole``: their weights are those that
-    they are to be answered from, so that they may run on for a moment where that is what it takes.
+    ``asleep``: the instances that have no memory to flush.  ``whole``: those whose weights are
+    those that they are to be answered from, so that they may run on for a moment where that is what
+    it takes.
     ``allowed``: the fence of whoever pauses; late, this would pause what another has let go on.
     """
     awake = [engine for engine in engines if engine.instance not in asleep]
@@ -111,12 +117,34 @@ async def stop(
     await drain(calls, left, mode=mode, whole=whole, allowed=allowed)
 
 
+async def silence(calls: "EngineCalls", engines: Iterable[Engine], allowed: Allowed | None) -> None:
+    """End the requests of engines that a sync passes over, and have later ones wait in them.
+
+    What they hold is older than what is written now, and a client that keeps its connection reaches
+    them though their gates close.  Who does not answer soon is in nobody's way.  Raises Expired.
+    """
+    await asyncio.gather(*(_silence(calls, e, allowed) for e in engines if e.features.pause))
+
+
+async def _silence(calls: "EngineCalls", engine: Engine, allowed: Allowed | None) -> None:
+    quick = ends_quickly(ABORT, engine.features)
+    sent = [
+        ("/pause_generation", {"mode": RETRACT if quick else ABORT}),
+        *(_END_ALL if quick else ()),
+    ]
+    try:
+        for path, body in sent:
+            await calls.post(engine, path, body, timeout=SILENCE_SECONDS, allowed=allowed)
+    except EngineError as error:
+        log.warning(texts.NOT_SILENCED.format(error=error))
+
+
 async def drain(
     calls: "EngineCalls",
     engines: Iterable[Engine],
     *,
     mode: str | None = RETRACT,
-    whole: bool = False,
+    whole: Collection[str | None] = (),
     limit: float | None = None,
     allowed: Allowed | None = None,
 ) -> None:
@@ -139,16 +167,18 @@ async def _drain(
     calls: "EngineCalls",
     engines: Sequence[Engine],
     aborts: bool,
-    whole: bool,
+    whole: Collection[str | None],
     limit: float,
     allowed: Allowed | None,
 ) -> None:
     busy = list(engines)
-    if aborts and whole:
-        busy = await _flush_all(calls, busy, aborts, QUICK_SECONDS, allowed)
-        await asyncio.gather(*(_run_a_moment(calls, engine, allowed) for engine in busy))
-    said = texts.BUSY_STILL if aborts and not whole else texts.BUSY
+    if aborts:
+        may_run = [engine for engine in busy if engine.instance in whole]
+        still = await _flush_all(calls, may_run, aborts, QUICK_SECONDS, allowed)
+        await asyncio.gather(*(_run_a_moment(calls, engine, allowed) for engine in still))
+        busy = [*still, *(engine for engine in busy if engine.instance not in whole)]
     for engine in await _flush_all(calls, busy, aborts, limit, allowed):
+        said = texts.BUSY_STILL if aborts and engine.instance not in whole else texts.BUSY
         raise EngineError(
             rank=engine.rank,
             url=engine.url or "-",
@@ -169,7 +199,8 @@ async def _run_a_moment(calls: "EngineCalls", engine: Engine, allowed: Allowed |
 
 async def abort(calls: "EngineCalls", engines: Iterable[Engine], allowed: Allowed | None) -> None:
     """End all requests; clients get what was generated so far."""
-    await calls.post_all(engines, "/abort_request", {"rid": "", "abort_all": True}, allowed=allowed)
+    for path, body in _END_ALL:
+        await calls.post_all(engines, path, body, allowed=allowed)
 
 
 async def _flush_all(

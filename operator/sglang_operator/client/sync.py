@@ -185,7 +185,8 @@ class AsyncSync(Updates):
             # The trainer may have let something run in between: the commit vouches for caches too.
             # What runs for a moment now has the new weights, and their name.
             calls, mode, may = self._pool.calls, self._options.pause, self._may_write
-            drained = pausing.drain(calls, self.engines, mode=mode, whole=True, allowed=may)
+            whole = [engine.instance for engine in self.engines]
+            drained = pausing.drain(calls, self.engines, mode=mode, whole=whole, allowed=may)
             await self._guarded(drained)
             assert self._hold is not None
             # The Lease is asked, not only the clock: another may hold it already.  It cannot be the

@@ -255,6 +255,14 @@ SLEEPS_OUT_OF_SIGHT = (
     "{engines}; the pool stays asleep, because they would be counted as awake: call wake() again "
     "once they are back, or delete their pods"
 )
+NOT_SILENCED = (
+    "an engine that this sync does not write into was not paused, and clients that keep their "
+    "connections may get answers from older weights: {error}"
+)
+SLEEPERS_HIDDEN = (
+    "engines that sleep may be in pods {pods}, of whose containers nothing is told, and a sync "
+    "would count them as awake: try again once they are back, or delete those pods"
+)
 NOT_ALL_ASLEEP = (
     "{engines}: came up while the pool was put to sleep, and holds its memory; the others sleep: "
     "call sleep() again once it is ready"

@@ -12,7 +12,7 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sglang_operator.client import given, groups, memory, pausing
+from sglang_operator.client import beside, given, groups, memory, pausing
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.hold import LeaseHold
@@ -268,9 +268,13 @@ class Updates(ABC):
     async def _pause(self) -> None:
         """No request runs any more, and no engine has a cache of the old weights."""
         calls, mode, may = self._pool.calls, self._options.pause, self._may_write
-        mine, asleep, whole = self._mine(), self._state.asleep, self._before.untouched
+        mine, asleep, before = self._mine(), self._state.asleep, self._before
+        whole = [e.instance for e in mine if before.untouched and before.covers(e.instance)]
         stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=whole, allowed=may)
         await self._guarded(stopped)
+        assert self.registry is not None
+        others = beside.passed_over(self.registry, before)
+        await self._guarded(pausing.silence(calls, others, may))
 
     async def _resume(self, tags: set[str]) -> None:
         """Resume memory that a sleep released: weights before, the rest after the update."""

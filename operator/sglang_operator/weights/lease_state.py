@@ -108,6 +108,10 @@ class Transaction:
         """
         return self.phase in (Phase.IDLE, Phase.COMMITTED) and not self.fence
 
+    def covers(self, instance: str | None) -> bool:
+        """Whether the last commit vouches for this instance, or none was made yet."""
+        return not self.version or instance in self.instances
+
     @property
     def recovers(self) -> bool:
         """Whether an operator holds the Lease, and loads the committed weights into engines.

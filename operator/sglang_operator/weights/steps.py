@@ -334,15 +334,23 @@ def slept(
 
 
 def woke(
-    state: Transaction, trainer: Trainer, *, instances: Iterable[str], tags: Iterable[str]
+    state: Transaction,
+    trainer: Trainer,
+    *,
+    instances: Iterable[str],
+    tags: Iterable[str],
+    count: int = -1,
 ) -> Transaction:
     """These instances have resumed the memory of these tags, and others could not.
 
     Resuming what was never released kills an engine: whoever tries again leaves them out.  It is
     so whoever holds the Lease by now, unless another transaction may have put them to sleep again.
+    ``count``: the transactions that the Lease had counted with this one.  One that stands in its
+    place since, and by which nobody has begun anything, may take them for asleep: it is told too.
     Raises :class:`RefusedError`.
     """
-    if state.id != trainer.transaction:
+    anew = state.fence and state.transitions <= count
+    if state.id != trainer.transaction and not anew:
         rules.own(state, trainer)
     resumed = {f"{instance}/{tag}" for instance in instances for tag in tags}
     return dataclasses.replace(state, woken=state.woken | resumed)

@@ -11,6 +11,11 @@ from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 class World(FakePool):
     """Of three engines the last is wanted no more, once it is told so."""
 
+    blind = False  # nobody sees who is beside
+
+    def _unlisted(self):
+        return [] if self.blind else super()._unlisted()
+
     def edit(self, *ranks: int) -> None:
         self.aside = set(ranks)
         self.call(self.publish)
@@ -133,3 +138,49 @@ def test_what_cannot_be_reached_is_told_apart_from_what_leaves(world):
     assert [each.pod for each in beside.leaving(registry)] == ["old"]
     assert [engine.pod for engine in registry.present] == [f"{POOL}-{rank}" for rank in range(3)]
     assert registry.present[2].rank < 0
+
+
+def test_a_sync_silences_an_engine_that_it_passes_over(world, pool):
+    """Its gate closes, and a client that keeps its connection would get the old version on."""
+    pool.update_from_disk("/c/1", "step-1")
+    world.edit(2)
+    before = len(world.engines[2].asked)
+    pool.update_from_disk("/c/2", "step-2")
+    asked = world.engines[2].paths()[before:]
+    gated = world.gate == "Committed"
+    assert asked == (["/pause_generation", "/abort_request"] if gated else [])
+    assert world.engines[2].paused is gated
+    assert [engine.weights for engine in world.engines] == ["/c/2", "/c/2", "/c/1"]
+    world.edit()  # it is taken back
+    pool.update_from_disk("/c/3", "step-3")
+    assert not any(engine.paused for engine in world.engines)
+
+
+def test_one_that_does_not_answer_is_in_no_syncs_way(world, pool, caplog):
+    pool.update_from_disk("/c/1", "step-1")
+    world.edit(2)
+    world.engines[2].refuse["/pause_generation"] = (500, "it ends")
+    pool.update_from_disk("/c/2", "step-2")
+    assert world.state.version == "step-2"
+    gated = world.gate == "Committed"
+    assert ("clients that keep their connections" in caplog.text) is gated
+
+
+def test_an_engine_that_never_served_is_not_asked(world, pool):
+    world.edit(2)
+    pool.update_from_disk("/c/1", "step-1")
+    served = world.gate == "Off"
+    assert not any(path == "/pause_generation" for path in world.engines[2].paths()) or served
+
+
+def test_a_sync_does_not_take_a_sleeper_that_nobody_sees_for_awake(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    world.aside, world.blind, world.hidden = {2}, True, [f"{POOL}-2"]
+    world.call(world.publish)
+    with pytest.raises(NotReady, match=rf"in pods {POOL}-2, of whose containers nothing is told"):
+        pool.update_from_disk("/c/2", "step-2")
+    world.aside, world.blind, world.hidden = set(), False, []
+    world.call(world.publish)
+    pool.update_from_disk("/c/3", "step-3")
+    assert not any(engine.dead or engine.released for engine in world.engines)

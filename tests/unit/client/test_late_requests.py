@@ -1,5 +1,7 @@
 """Requests that reach an engine after its pause: samples that follow their prompts."""
 
+import dataclasses
+
 import pytest
 
 from sglang_operator.client import EngineError, Pool, pausing
@@ -105,3 +107,20 @@ def test_an_engine_that_does_not_say_what_became_of_that_flush_did_not_go_to_sle
     ]
     pool.wake()
     assert "/resume_memory_occupation" not in engine.paths()
+
+
+def test_an_engine_that_the_commit_does_not_cover_is_never_let_run_for_a_moment(
+    world, pool, monkeypatch
+):
+    """It may be torn, whatever the Lease says of the others."""
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.3)
+    pool.update_from_disk("/c/1", "step-1")
+    torn = world.engines[1]
+    covered = frozenset(e.instance for e in world.engines if e is not torn)
+    world.write_lease(dataclasses.replace(world.state, instances=covered))
+    late = Late(torn, "/continue_generation")
+    before = len(torn.asked)
+    late.come()
+    with pytest.raises(EngineError, match="Restart the engine"):
+        pool.update_from_disk("/c/2", "step-2")
+    assert "/continue_generation" not in torn.paths()[before:]

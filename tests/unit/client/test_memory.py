@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
+import time
 
 import pytest
 
 from sglang_operator.client import (
     AsyncPool,
     EngineError,
+    Expired,
     Held,
     InvalidArgument,
     NotReady,
@@ -16,7 +20,8 @@ from sglang_operator.client import (
     memory,
     turns,
 )
-from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights import anew, steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
@@ -592,3 +597,59 @@ def test_engines_that_resume_everything_at_once_are_asked_once():
         pool.update_from_disk("/c/1", "step-1", pause=None)
         assert [e.paths().count("/resume_memory_occupation") for e in made.engines] == [1, 1, 1]
         assert made.state.phase is Phase.COMMITTED
+
+
+@pytest.mark.parametrize("act", ["sync", "wake"])
+def test_who_woke_as_the_lease_was_deleted_is_not_resumed_again(world, pool, monkeypatch, act):
+    """What stands in its place says by what the operator knew before who sleeps."""
+    for engine in world.engines:
+        engine.strict = True
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    real = AsyncPool.resume_memory
+
+    async def resume(self, *args, **options):
+        await real(self, *args, **options)
+        await asyncio.to_thread(lost)
+
+    def lost():
+        if world.lease["metadata"]["uid"] != first:
+            return
+        last = world.state
+        asleep = {run: last.sleeps(run) for run in last.asleep}
+        operator = steps.Trainer(holder="operator", transaction="")
+        state = anew.forgotten(
+            Transaction(), operator, asleep=asleep, message="deleted", now=time.time()
+        )
+        world.delete_lease()
+        world.make_lease(dataclasses.replace(state, transitions=last.transitions))
+
+    first = world.lease["metadata"]["uid"]
+    monkeypatch.setattr(AsyncPool, "resume_memory", resume)
+    with pytest.raises(Expired, match="was deleted under this transaction"):
+        pool.update_from_disk("/c/2", "step-2") if act == "sync" else pool.wake()
+    assert not any(world.state.sleeps(engine.instance) for engine in world.engines)
+    world.write_lease(dataclasses.replace(world.state, holder="", fence=False))
+    pool.update_from_disk("/c/3", "step-3")
+    assert [engine.dead for engine in world.engines] == [False] * 3
+
+
+def test_what_another_has_put_to_sleep_since_is_not_said_to_be_awake():
+    """A transaction that came after the lost one counts one more."""
+    me = steps.Trainer(holder="a", transaction="t1")
+    lost = Transaction(
+        phase=Phase.ABORTED,
+        id="t2",
+        holder="operator",
+        fence=True,
+        released=("kv_cache",),
+        asleep=("run",),
+        transitions=8,
+    )
+    for count, asleep in ((8, frozenset()), (7, {"kv_cache"})):
+        step = functools.partial(steps.woke, instances=["run"], tags=["kv_cache"], count=count)
+        if asleep:
+            with pytest.raises(steps.RefusedError):
+                step(lost, me)
+        else:
+            assert step(lost, me).sleeps("run") == asleep

@@ -654,7 +654,7 @@ class TestALeaseThatHasForgotten:
 
     def test_who_came_since_others_went_to_sleep_does_not_though_it_was_marked_with_them(self):
         pool = self.pool()
-        sleeper, other = pods = running(pool, gate=asleep("kv_cache"))
+        sleeper, _ = pods = running(pool, gate=asleep("kv_cache"))
         slept = Transaction(
             phase=Phase.SLEEPING,
             id="t9",
