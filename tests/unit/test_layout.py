@@ -1,6 +1,7 @@
 """The tree reads as the data flow: this is what keeps it so."""
 
 import ast
+import functools
 import importlib
 import importlib.util
 import re
@@ -194,12 +195,16 @@ def test_what_a_pure_module_imports_is_pure_however_far_away(path):
     seen, found = {path}, [path]
     while found:
         module = found.pop()
-        for name in _imports(_parse(module)):
+        for name, inner in _imported(module):
             assert name.split(".")[0] not in IMPURE, f"{_id(module)} imports {name}"
-            inner = _file_of(name)
             if inner is not None and inner not in seen:
                 seen.add(inner)
                 found.append(inner)
+
+
+@functools.cache
+def _imported(module: Path) -> tuple[tuple[str, Path | None], ...]:
+    return tuple((name, _file_of(name)) for name in _imports(_parse(module)))
 
 
 def _file_of(name: str) -> Path | None:

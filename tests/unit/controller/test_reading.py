@@ -19,7 +19,7 @@ from sglang_operator.observed.model import Companion, ContainerKind, ObservedPod
 from sglang_operator.status import failures
 from tests.builders import NOW, a_failed_start, a_pod, a_pool, planned
 
-MANY = 4096
+MANY = 1024  # each pass is over all of them, and reads a part
 STEP = 0.2  # seconds of CPU; half of it where nothing else runs
 KEY = PoolKey("rl", "actor-infer")
 OUT_OF_MEMORY = Termination(
@@ -37,7 +37,7 @@ def texts(seed: int) -> list[str]:
     return ["".join(chance.choices(blocks, k=32)) for _ in range(MANY)]
 
 
-def test_thousands_of_engines_that_fail_at_once_do_not_hold_the_loop(monkeypatch):
+def test_a_thousand_engines_that_fail_at_once_do_not_hold_the_loop(monkeypatch):
     # By the clock of the steps: on a busy machine a pass reads as much as on a quiet one.
     clock = types.SimpleNamespace(monotonic=time.process_time, perf_counter=time.process_time)
     monkeypatch.setattr("sglang_operator.controller.reading.time", clock)
