@@ -27,11 +27,11 @@ def kept(owner: Owner, plan: GatePlan, observed: Observed, now: float) -> dict[s
 
     None where none says who the engines are: somebody else may have written it.
     """
-    found = observed.children.get(("ConfigMap", names.registry_name(owner.name)))
-    if found is None or found.owner != owner.uid or not found.whole:
+    there = observed.children.get(("ConfigMap", names.registry_name(owner.name)))
+    if there is None or there.owner != owner.uid or not there.whole:
         return None
     try:
-        told = orjson.loads(found.body["data"][trainer_registry.ENGINES_KEY])
+        told = orjson.loads(there.body["data"][trainer_registry.ENGINES_KEY])
         engines, weights = _engines(told["engines"], observed, now), told["weights"]
         content = {
             **told,
@@ -51,10 +51,13 @@ def kept(owner: Owner, plan: GatePlan, observed: Observed, now: float) -> dict[s
                 for each, engine in zip(told["engines"], engines, strict=True)
             ],
         }
-        content.pop("unlisted", None)
         beside = _still(told.get("unlisted", ()), observed)
-        if beside:
-            content["unlisted"] = beside
+        told_of = {e["pod"] for e in (*content["engines"], *beside) if e["instance"]}
+        hidden = [pod for pod in plan.hidden if pod not in told_of][: trainer_registry.MOST_NAMED]
+        for key, found in (("unlisted", beside), ("hidden", hidden)):
+            content.pop(key, None)
+            if found:
+                content[key] = found
         return trainer_registry.config_map(owner, content)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None

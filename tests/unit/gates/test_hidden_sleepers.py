@@ -1,11 +1,14 @@
 """Who sleeps is on record by its pod, however long nothing else tells of it."""
 
 import dataclasses
+import json
 
-from sglang_operator.children import trainer_registry
-from sglang_operator.observed.model import Gate
+from sglang_operator.api import names, spec
+from sglang_operator.children import kept_registry, trainer_registry
+from sglang_operator.gates import decide
+from sglang_operator.observed.model import Gate, Observed, ObservedChild
 from sglang_operator.weights.lease_state import Phase, Transaction
-from tests.builders import a_lease_saying, a_pod, a_pool, weighed
+from tests.builders import NOW, a_lease_saying, a_pod, a_pool, weighed
 
 
 def hidden(pool, *pods, **state):
@@ -42,3 +45,26 @@ def test_a_sleeper_beside_the_pod_that_stands_for_its_engine_is_named():
     other = a_pod(pool, engine, 1, container_id="containerd://b")
     assert hidden(pool, sleeper, other) == [sleeper.name]
     assert hidden(pool, sleeper, other, woken=frozenset({f"{sleeper.instance}/kv_cache"})) == []
+
+
+def test_they_are_named_anew_while_the_spec_is_refused():
+    """A trainer goes by the registry that is kept, whose engines may come and go out of sight."""
+    pool = a_pool(replicas=2)
+    pods = [a_pod(pool, e, container_id=f"containerd://{e.rank}") for e in pool.running]
+    unseen = [pods[0], dataclasses.replace(pods[1], container_id="")]
+    asleep = tuple(sorted(pod.instance for pod in pods))
+    current = Transaction(phase=Phase.SLEEPING, id="t1", released=("kv_cache",), asleep=asleep)
+    lease = a_lease_saying(pool, current)
+
+    def kept(now, before):
+        told = trainer_registry.registry(pool, weighed(pool, before, children=lease))
+        child = ObservedChild(uid=names.Uid("cm"), owner=pool.owner.uid, body=told, seen=NOW)
+        children = {**lease, ("ConfigMap", names.registry_name(pool.owner.name)): child}
+        seen = Observed(pods=tuple(now), children=children)
+        plan = decide.decide(pool.owner, spec.Weights(gate=pool.gate), (), seen, NOW)
+        found = kept_registry.kept(pool.owner, plan, seen, NOW)
+        return json.loads(found["data"][trainer_registry.ENGINES_KEY]).get("hidden")
+
+    assert kept(pods, pods) is None
+    assert kept(unseen, pods) == [pods[1].name]
+    assert kept(pods, unseen) is None
