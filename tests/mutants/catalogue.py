@@ -86,10 +86,8 @@ MUTANTS = (
         "no-delete-preconditions",
         "a delete meant for one pod hits whatever has its name by then",
         "cluster/executor.py",
-        '            "preconditions": {\n'
-        '                "uid": action.uid,\n'
-        '                "resourceVersion": str(action.resource_version),\n'
-        "            },\n",
+        '        "preconditions": {"uid": delete.uid, '
+        '"resourceVersion": str(delete.resource_version)},\n',
         "",
     ),
     _mutant(
@@ -196,7 +194,7 @@ MUTANTS = (
             ),
             Edit(
                 path="controller/reconcile.py",
-                before="                    stop.set()  # another spec, or none\n",
+                before="                    acting.stop()  # another spec, or none\n",
                 after="",
             ),
         ),

@@ -29,11 +29,7 @@ from sglang_operator.kube.client import (
     Lane,
 )
 from sglang_operator.kube.decoding import Decoder
-from sglang_operator.kube.errors import (
-    ApiError,
-    ApiUnreachableError,
-    FencedError,
-)
+from sglang_operator.kube.errors import ApiError, ApiUnreachableError, FencedError
 from sglang_operator.kube.window import Window
 from sglang_operator.observed import wire
 
@@ -52,6 +48,7 @@ class _Batch:
     owner: names.Uid
     outcome: Outcome
     creating: Callable[[], bool]  # whether what it creates is still wanted
+    current: Callable[[actions.DeletePod], actions.DeletePod | None]
 
 
 class Executor:
@@ -88,6 +85,7 @@ class Executor:
         generation: int,
         confirm: Callable[[], Coroutine[None, None, Confirmation]] | None,
         go_on: Callable[[], bool],
+        current: Callable[[actions.DeletePod], actions.DeletePod | None] = lambda delete: delete,
         proven: bool = False,
     ) -> Outcome:
         """Perform deletes and creates until done, refused, or told by ``go_on`` to stop.
@@ -100,6 +98,9 @@ class Executor:
         ``confirm`` asks whether the pool really is still there and unchanged.  Only one create
         goes out before it has answered yes, and no delete: a view that is behind must not take
         away what the present spec wants.
+
+        ``current`` is asked of each delete when its turn has come: the pod as it is seen by then,
+        or None if it is to stay.
 
         ``proven``: creates of this very pool went through a moment ago, so the whole window is
         used from the start, unless there is something to confirm.
@@ -116,7 +117,7 @@ class Executor:
         def creating() -> bool:
             return go_on() and not outcome.stop and self._asked_for(key, owner, generation)
 
-        together = _Batch(key=key, owner=owner, outcome=outcome, creating=creating)
+        together = _Batch(key=key, owner=owner, outcome=outcome, creating=creating, current=current)
 
         async def work() -> None:
             for action in queue:
@@ -225,20 +226,16 @@ class Executor:
 
     async def _delete_pod(self, batch: _Batch, action: actions.DeletePod) -> None:
         key, outcome = batch.key, batch.outcome
-        body = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "gracePeriodSeconds": action.grace_seconds,
-            "preconditions": {
-                "uid": action.uid,
-                "resourceVersion": str(action.resource_version),
-            },
-        }
+        path = paths.pod(key.namespace, action.name)
         try:
             async with self.work.turn(key.namespace):
-                answer = await self._client.request(
-                    "DELETE", paths.pod(key.namespace, action.name), body=orjson.dumps(body)
-                )
+                now = batch.current(action)
+                if now is None:
+                    raise UnwantedError
+                answer = await self._client.request("DELETE", path, body=_exactly(now))
+        except UnwantedError:
+            outcome.done = False
+            return
         except ApiError as error:
             if error.status == 404:
                 return
@@ -465,6 +462,16 @@ class Executor:
         meta = record.metadata
         unchanged = meta.generation == generation and meta.deletion_timestamp is None
         return Confirmation.UNCHANGED if unchanged else Confirmation.CHANGED
+
+
+def _exactly(delete: actions.DeletePod) -> bytes:
+    body = {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "gracePeriodSeconds": delete.grace_seconds,
+        "preconditions": {"uid": delete.uid, "resourceVersion": str(delete.resource_version)},
+    }
+    return orjson.dumps(body)
 
 
 def _of_earlier_pool(

@@ -1,11 +1,12 @@
 """The third stage of a pass: pods and gates are written, and what came of it is remembered."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sglang_operator import actions
+from sglang_operator.api import names
 from sglang_operator.children import engine_pod
 from sglang_operator.clocks import left, steady
 from sglang_operator.cluster.executor import Executor
@@ -20,6 +21,7 @@ from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
+from sglang_operator.plan.plan import Plan
 
 # A pass performs pod actions for so long at most; what is left is planned again.
 ACTING_SECONDS = 20.0
@@ -29,6 +31,56 @@ log = logging.getLogger(__name__)
 
 class StaleViewError(Exception):
     """A pass found nothing as it had been seen."""
+
+
+class Acting:
+    """Whether a pass that writes pods goes on: told by who looks at the pool meanwhile.
+
+    Unless its pool changes, what it began with is begun: a server that takes long to confirm the
+    pool would else always be overtaken, by the clock or by something new, and nothing was written.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._asked = _asked(plan)
+        self._removals = {removal.pod.uid: removal.pod for removal in plan.removals}
+        self._stopped = False
+        self._has_more = False
+        self._until: float | None = None  # monotonic; None: nothing was begun
+
+    def stop(self) -> None:
+        """The pool asks for something else, or it cannot be seen."""
+        self._stopped = True
+
+    def look(self, fresh: Plan) -> None:
+        """This is what is to be done by now: what is more than was known is planned anew."""
+        self._removals = {removal.pod.uid: removal.pod for removal in fresh.removals}
+        self._has_more = self._has_more or not _asked(fresh) <= self._asked
+
+    def goes_on(self) -> bool:
+        """Whether the next write is to be begun."""
+        if self._stopped:
+            return False
+        if self._until is None:
+            self._until = time.monotonic() + ACTING_SECONDS
+            return True
+        return not self._has_more and time.monotonic() < self._until
+
+    def current(self, delete: actions.DeletePod) -> actions.DeletePod | None:
+        """The delete of the pod as it is seen by now; None if it is to stay by now."""
+        if _removal(delete.uid) not in self._asked:
+            return delete  # of what was only just made
+        pod = self._removals.get(delete.uid)
+        return pod and replace(delete, resource_version=pod.resource_version)
+
+
+def _asked(plan: Plan) -> set[str]:
+    """The engines that are to be created and the pods that are to go."""
+    creates = {f"create {create.engine.name}" for create in plan.creates}
+    return creates | {_removal(removal.pod.uid) for removal in plan.removals}
+
+
+def _removal(uid: names.Uid) -> str:
+    return f"remove {uid}"
 
 
 class Actor:
@@ -80,8 +132,8 @@ class Actor:
 
     # --- pods
 
-    async def pods(self, this: Pass, decision: PoolDecision, stop: asyncio.Event) -> Outcome:
-        """Create and delete until done, or told by ``stop`` that the plan is old."""
+    async def pods(self, this: Pass, decision: PoolDecision, acting: Acting) -> Outcome:
+        """Create and delete until done, or told by ``acting`` that the plan is old."""
         memory, pool, plan = this.memory, decision.pool, decision.plan
         if not plan.creates and not plan.removals:
             return Outcome()
@@ -99,7 +151,6 @@ class Actor:
         asked = memory.confirmed_at > max(
             self._view.pods.lost_at(this.key), steady() - CONFIRMED_SECONDS
         )
-        deadline = time.monotonic() + ACTING_SECONDS
         return await self._executor.pods(
             this.key,
             memory.uid,
@@ -108,7 +159,8 @@ class Actor:
             confirm=None
             if asked and not plan.removals
             else lambda: self._confirm(this, pool.owner.generation),
-            go_on=lambda: not stop.is_set() and time.monotonic() < deadline,
+            go_on=acting.goes_on,
+            current=acting.current,
             proven=steady() < memory.proven_until,
         )
 

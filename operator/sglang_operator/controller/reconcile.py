@@ -19,7 +19,7 @@ from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller import explaining, judging, leaving, logs
-from sglang_operator.controller.acting import Actor
+from sglang_operator.controller.acting import Acting, Actor
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.deciding import Decider, PoolDecision
 from sglang_operator.controller.memory import Memory, Pass
@@ -131,30 +131,27 @@ class Reconciler:
 
         While it does, gates are moved and the status is told.
         """
-        stop = asyncio.Event()
-        acting = asyncio.create_task(self._actor.pods(this, decision, stop))
-        asked = {create.engine.name for create in decision.plan.creates}
+        acting = Acting(decision.plan)
+        task = asyncio.create_task(self._actor.pods(this, decision, acting))
         long, record = False, this.record
         try:
-            while not (await asyncio.wait({acting}, timeout=self._publish_interval))[0]:
+            while not (await asyncio.wait({task}, timeout=self._publish_interval))[0]:
                 long = True
                 record = self._teller.latest(this.key, record)
                 is_read = self._view.reads(this.key.namespace)  # else it is of the past
                 if record is not self._view.pools.get(this.key) or not is_read:
-                    stop.set()  # another spec, or none
+                    acting.stop()  # another spec, or none
                     continue
                 await self._observer.read_ends(this.key)
                 # The pass that goes on asks for the next one itself.
                 meanwhile = replace(this, record=record, requeue=Requeue())
                 fresh = self._decider.decide(meanwhile, decision.pool)
-                creates = {create.engine.name for create in fresh.plan.creates}
-                if fresh.plan.removals or not creates <= asked:
-                    stop.set()  # there is more to do than was known: plan it anew
+                acting.look(fresh.plan)
                 if not await self._actor.gates(meanwhile, fresh):
                     await self._publisher.publish(meanwhile, fresh, creating=True)
-            return acting.result(), long
+            return task.result(), long
         finally:
-            acting.cancel()
+            task.cancel()
 
     def _decides_anew(self, this: Pass, decision: PoolDecision, *, moved: bool, long: bool) -> bool:
         """Whether what was decided is old: gates moved, it took long, or the namespace goes."""
