@@ -194,8 +194,8 @@ MUTANTS = (
             ),
             Edit(
                 path="controller/reconcile.py",
-                before="                    acting.stop()  # another spec, or none\n",
-                after="",
+                before="                acting.stop()  # another spec, or none\n",
+                after="                pass\n",
             ),
         ),
     ),

@@ -43,13 +43,13 @@ class Acting:
     def __init__(self, plan: Plan) -> None:
         self._asked = _asked(plan)
         self._removals = {removal.pod.uid: removal.pod for removal in plan.removals}
-        self._stopped = False
+        self.stopped = False
         self._has_more = False
         self._until: float | None = None  # monotonic; None: nothing was begun
 
     def stop(self) -> None:
         """The pool asks for something else, or it cannot be seen."""
-        self._stopped = True
+        self.stopped = True
 
     def look(self, fresh: Plan) -> None:
         """This is what is to be done by now: what is more than was known is planned anew."""
@@ -58,7 +58,7 @@ class Acting:
 
     def goes_on(self) -> bool:
         """Whether the next write is to be begun."""
-        if self._stopped:
+        if self.stopped:
             return False
         if self._until is None:
             self._until = time.monotonic() + ACTING_SECONDS

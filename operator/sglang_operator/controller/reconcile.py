@@ -7,8 +7,10 @@ Each stage has a module: ``observing``, ``deciding``, ``acting`` (pods and gates
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 from sglang_operator.api import names
 from sglang_operator.ask import events
@@ -21,7 +23,7 @@ from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller import explaining, judging, leaving, logs
 from sglang_operator.controller.acting import Acting, Actor
 from sglang_operator.controller.asking import Asker
-from sglang_operator.controller.deciding import Decider, PoolDecision
+from sglang_operator.controller.deciding import Decider, Decision, PoolDecision
 from sglang_operator.controller.memory import Memory, Pass
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.observing import Observer, View
@@ -34,6 +36,8 @@ from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool.resolve import Pool, Refused
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class Reconciler:
@@ -95,19 +99,26 @@ class Reconciler:
             this.requeue.now(Reason.NO_ROOM)
 
     async def _refuse(self, this: Pass, refused: Refused) -> None:
-        decision = self._decider.decide_refused(this, refused)
+        def decide(now: Pass) -> Decision:
+            return self._decider.decide_refused(now, refused)
+
+        decision = decide(this)
         if await self._actor.gates(this, decision):
             this.requeue.now(Reason.GATES_MOVED)
-        else:
-            await self._publisher.publish_refused(this, decision, refused)
+            return
+        publishing = self._publisher.publish_refused(this, decision, refused)
+        await self._beside_gates(this, decide, publishing)
 
     async def _run(self, this: Pass, pool: Pool) -> None:
         """Read, decide, act, tell; and who wants to look again."""
-        doubt = await self._actor.clear_doubts(this)
+        decide = partial(self._decider.decide, pool=pool)
+        doubt = None
+        if this.memory.unsure:
+            doubt = await self._beside_gates(this, decide, self._actor.clear_doubts(this))
         all_read = await self._observer.read_ends(this.key)
         vanished = self._view.pods.vanished(this.key)
         this.memory.note_vanished(vanished, len(pool.running), steady())
-        decision = self._decider.decide(this, pool)
+        decision = decide(this)
         # Gates first: what must be kept from clients cannot wait for pods.
         moved = await self._actor.gates(this, decision)
         outcome, long = await self._act_and_tell(this, decision)
@@ -118,7 +129,7 @@ class Reconciler:
         self._actor.learn(this, decision, outcome)
         if self._decides_anew(this, decision, moved=moved, long=long):
             return  # what is told is what stands once that is seen
-        await self._publisher.publish(this, decision)
+        await self._beside_gates(this, decide, self._publisher.publish(this, decision))
         this.requeue.at(Reason.PLAN, decision.plan.wake_at)
         looked_at = events.next_look(decision.plan, decision.at.steady)
         this.requeue.at(Reason.LOOKUP, looked_at)
@@ -131,27 +142,66 @@ class Reconciler:
 
         While it does, gates are moved and the status is told.
         """
-        acting = Acting(decision.plan)
-        task = asyncio.create_task(self._actor.pods(this, decision, acting))
-        long, record = False, this.record
+        acting, long = Acting(decision.plan), False
+
+        def compare(now: Pass | None) -> None:
+            if now is None or now.record is not self._view.pools.get(this.key):
+                acting.stop()  # another spec, or none
+
+        def decide(now: Pass) -> PoolDecision:
+            compare(now)
+            fresh = self._decider.decide(now, decision.pool)
+            acting.look(fresh.plan)
+            return fresh
+
+        async def look() -> None:
+            nonlocal long
+            long = True
+            # The pass that goes on asks for the next one itself.
+            now = self._by_now(replace(this, requeue=Requeue()))
+            compare(now)
+            if now is None:
+                return
+            await self._observer.read_ends(this.key)
+            fresh = decide(now)
+            if not await self._actor.gates(now, fresh) and not acting.stopped:
+                publishing = self._publisher.publish(now, fresh, creating=True)
+                await self._beside_gates(now, decide, publishing)
+
+        return await self._beside(self._actor.pods(this, decision, acting), look), long
+
+    async def _beside_gates(
+        self, this: Pass, decide: Callable[[Pass], Decision], work: Coroutine[Any, Any, Result]
+    ) -> Result:
+        """What came of the work, which may wait for the API server; the pool's gates do not."""
+
+        async def look() -> None:
+            now = self._by_now(this)
+            if now is not None and await self._actor.gates(now, decide(now)):
+                this.requeue.now(Reason.GATES_MOVED)
+
+        return await self._beside(work, look)
+
+    async def _beside(
+        self, work: Coroutine[Any, Any, Result], look: Callable[[], Awaitable[None]]
+    ) -> Result:
+        """What came of the work; while it goes on, the pool is looked at after each interval."""
+        task = asyncio.create_task(work)
         try:
             while not (await asyncio.wait({task}, timeout=self._publish_interval))[0]:
-                long = True
-                record = self._teller.latest(this.key, record)
-                is_read = self._view.reads(this.key.namespace)  # else it is of the past
-                if record is not self._view.pools.get(this.key) or not is_read:
-                    acting.stop()  # another spec, or none
-                    continue
-                await self._observer.read_ends(this.key)
-                # The pass that goes on asks for the next one itself.
-                meanwhile = replace(this, record=record, requeue=Requeue())
-                fresh = self._decider.decide(meanwhile, decision.pool)
-                acting.look(fresh.plan)
-                if not await self._actor.gates(meanwhile, fresh):
-                    await self._publisher.publish(meanwhile, fresh, creating=True)
-            return task.result(), long
+                await look()
+            return task.result()
         finally:
             task.cancel()
+
+    def _by_now(self, this: Pass) -> Pass | None:
+        """The pass over its pool as that is known by now; None if it cannot be seen."""
+        known = self._view.pools.get(this.key)
+        if known is None or known.metadata.uid != this.memory.uid:
+            return None
+        if not self._view.reads(this.key.namespace):
+            return None  # what is seen is of the past
+        return replace(this, record=self._teller.latest(this.key, this.record))
 
     def _decides_anew(self, this: Pass, decision: PoolDecision, *, moved: bool, long: bool) -> bool:
         """Whether what was decided is old: gates moved, it took long, or the namespace goes."""

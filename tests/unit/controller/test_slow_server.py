@@ -5,9 +5,18 @@ import asyncio
 import pytest
 
 from sglang_operator.controller.acting import ACTING_SECONDS
+from sglang_operator.controller.loop import ControlLoop
 from sglang_operator.kube import paths
-from tests.unit.controller.passes import Clock, Passes
-from tests.unit.controller.test_reconcile import ONE_ENGINE, TWO_ENGINES, hanging, story
+from sglang_operator.kube.errors import ApiUnreachableError
+from tests.unit.controller.fake_api import Api, instances, operator
+from tests.unit.controller.passes import KEY, LEASE, Clock, Passes
+from tests.unit.controller.test_reconcile import (
+    ONE_ENGINE,
+    TWO_ENGINES,
+    failing,
+    hanging,
+    story,
+)
 
 POOL = "/sglanginferences/pool"
 THREE_ENGINES = "[0, 1, 2, 3, 4, 5]"
@@ -129,5 +138,95 @@ def test_an_engine_stays_that_another_has_to_stand_in_for_by_then(clock):
         release()
         await running
         assert pool.pod_names() == standing[1:]
+
+    story(told)
+
+
+# --- gates beside what has no answer
+
+
+def set_probed(api: Api, status: str) -> None:
+    """The engine answers its probe or misses it: the registry and the status tell."""
+    name = api.pods("rl")[0]["metadata"]["name"]
+    seen = api.pods("rl")[0]["status"]["conditions"]
+    kept = [each for each in seen if each["type"] != "ContainersReady"]
+    conditions = [*kept, {"type": "ContainersReady", "status": status}]
+    api.touch(paths.pod("rl", name), {"status": {"conditions": conditions}})
+
+
+async def synced(api: Api, room: ControlLoop, *, refused: bool) -> None:
+    """The pool serves; its spec may be one that nobody can carry out."""
+    api.make(*KEY)
+    await api.until(lambda: api.pods("rl") and api.reason(*KEY) == "PoolReady")
+    await api.until(lambda: LEASE in api.objects)
+    if refused:
+        api.change(*KEY, {**api.pool(*KEY)["spec"], "device_mapping": "nonsense"})
+        await api.until(lambda: api.reason(*KEY) not in ("", "PoolReady"))
+    api.transact(*KEY, "Committed", instances(room, KEY))
+    await api.until(lambda: api.gate("rl") == "True")
+
+
+@pytest.mark.parametrize(
+    "refused", [False, True], ids=["a pool that runs", "a pool whose spec is refused"]
+)
+@pytest.mark.parametrize(
+    "kind", ["configmaps", "sglanginferences/pool/status"], ids=["registry", "status"]
+)
+def test_a_gate_closes_though_what_is_told_of_the_pool_is_not_taken(kind, refused):
+    async def told() -> None:
+        api = Api()
+        async with operator(api) as room:
+            await synced(api, room, refused=refused)
+            api.hangs = lambda method, path: method != "GET" and kind in path
+            set_probed(api, "False")
+            if refused:
+                api.change(*KEY, {**api.pool(*KEY)["spec"], "device_mapping": "no better"})
+            await api.until(lambda: api.hanging)
+            api.transact(*KEY, "Aborted")
+            await api.until(lambda: api.gate("rl") == "False")
+            assert api.hanging
+
+    asyncio.run(told())
+
+
+def test_a_gate_closes_though_it_is_not_learnt_what_became_of_a_create(clock):
+    async def told() -> None:
+        pool = Passes(clock, interval=0.01)
+        await pool.settle()
+        pool.commit()
+        await pool.settle()
+        assert pool.api.gate("rl") == "True"
+        pool.change(device_mapping=TWO_ENGINES)
+        pool.api.fails = failing("POST", "/pods", ApiUnreachableError("lost"))
+        await pool.run()
+        pool.api.fails = failing("", "", ApiUnreachableError(""))
+        release = hanging(pool, "GET", "/pods/")
+        running = asyncio.create_task(pool.run())
+        await pool.api.until(lambda: pool.api.hanging)
+        pool.abort()
+        await pool.see()
+        await pool.api.until(lambda: pool.api.gate("rl") == "False")
+        release()
+        await running
+
+    story(told)
+
+
+def test_a_gate_closes_though_pods_are_still_made_for_a_spec_that_was_changed(clock):
+    async def told() -> None:
+        pool = Passes(clock, interval=0.01)
+        await pool.settle()
+        pool.commit()
+        await pool.settle()
+        pool.change(device_mapping=TWO_ENGINES)
+        release = hanging(pool, "POST", "/pods")
+        running = asyncio.create_task(pool.run())
+        await pool.api.until(lambda: pool.api.hanging)
+        pool.change(device_mapping=THREE_ENGINES)
+        pool.abort()
+        await pool.see()
+        await pool.api.until(lambda: pool.api.gate("rl") == "False")
+        release()
+        await running
 
     story(told)
