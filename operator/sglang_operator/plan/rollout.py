@@ -151,9 +151,10 @@ class _Change:
     def remove_unneeded(self) -> None:
         """Engines whose GPUs no wanted engine needs: all that are more than the pool needs.
 
-        Where the mapping moved, they serve on until the engines that take their place do.
+        Where the mapping moved, they serve on until the engines that take their place do; and so
+        many as stand in for engines that make way are left until no more of those are to go.
         """
-        surplus = self._surplus()
+        surplus, kept = self._surplus(), self._standing_in()
         for name, old in sorted(
             ((name, self.state.obsolete[name]) for name in self.aside),
             key=lambda found: (found[1].devices, found[0]),
@@ -161,9 +162,13 @@ class _Change:
         ):
             if old.lives and self.spared and old.gpus > surplus:
                 continue
-            if self._affords({name}):
+            if self._affords({name}, kept):
                 surplus -= old.gpus if old.lives else 0
                 self._take({name})
+
+    def _standing_in(self) -> int:
+        """GPUs that serve and are to be left for the largest step by which old engines make way."""
+        return max((self._cost(self._blockers(e)) for e in self.state.wanted), default=0)
 
     def _surplus(self) -> int:
         """GPUs of living engines beyond what the pool needs, whichever engines have them."""
@@ -308,12 +313,13 @@ class _Change:
     def _old(self, name: EngineName) -> Old | None:
         return self.state.obsolete.get(name) or self.state.outdated.get(name)
 
-    def _affords(self, names: Set[EngineName]) -> bool:
-        """Whether these may go by the budget; what neither serves nor falters always may."""
+    def _affords(self, names: Set[EngineName], kept: int = 0) -> bool:
+        """Whether these may go by the budget but for ``kept`` GPUs of it; what neither serves nor
+        falters always may."""
         cost, faltering = self._cost(names), self._faltering(names)
-        if cost > max(0, self.spare):
+        if cost > max(0, self.spare - kept):
             return False
-        return not faltering or cost + faltering <= self.beyond
+        return not faltering or cost + faltering <= self.beyond - kept
 
     def _take(self, names: Set[EngineName]) -> None:
         cost = self._cost(names)

@@ -149,6 +149,36 @@ def test_a_full_pool_is_regrouped_or_stalls_with_the_number_that_helps(before, a
         assert world.is_regrouped(new), (seed, budget)
 
 
+SMALLER = [(b, a, total) for b, a in CHANGES for total in (8, 16)]
+
+
+@pytest.mark.parametrize(("before", "after", "total"), SMALLER, ids=lambda n: str(n))
+def test_a_pool_that_is_regrouped_and_made_smaller_keeps_to_its_budget(before, after, total):
+    """Engines whose GPUs nobody needs any more took all of it, and the last went all the same."""
+    for seed, budget in itertools.product(range(2), BUDGETS):
+        world = World(seed)
+        world.fill(a_grouping(before))
+        new = a_grouping(after, budget, device_mapping=f"list(range(0,{total}))")
+        plan = world.regroup(new)
+        assert world.is_regrouped(new) or plan.waiting is not None, (seed, budget)
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES, ids=lambda n: str(n))
+def test_a_pool_that_is_made_smaller_while_it_is_regrouped_keeps_to_its_budget(before, after):
+    for passes, budget in itertools.product((1, 2, 3), BUDGETS):
+        world = World(passes)
+        world.fill(a_grouping(before))
+        for _ in range(passes):
+            pool = a_grouping(after, budget)
+            world.act(pool, world.plan(pool))
+            world.kubelets()
+            world.schedule()
+            world.now += 10
+        new = a_grouping(after, budget, replicas=8 // after)
+        plan = world.regroup(new)
+        assert world.is_regrouped(new) or plan.waiting is not None, (passes, budget)
+
+
 @pytest.mark.parametrize(("before", "after"), CHANGES, ids=lambda n: str(n))
 def test_beside_pods_of_others_it_ends_or_says_what_it_waits_for(before, after):
     for seed in range(12):
