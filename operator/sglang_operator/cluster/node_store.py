@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sglang_operator import supervision
 from sglang_operator.clocks import moment, steady
-from sglang_operator.cluster.absence import there, told
+from sglang_operator.cluster.absence import there, told, went_back
 from sglang_operator.kube import decoding
 from sglang_operator.observed import health, sightings, wire
 from sglang_operator.observed.model import ObservedNode, Silence
@@ -89,6 +89,10 @@ class NodeStore:
         for name in list(self.nodes):
             if name not in listed and told(unread):
                 self._lose(name)
+        for record in records:
+            known = self._versions.get(record.metadata.name, -1)
+            if went_back(record.metadata, known, version):
+                self._versions[record.metadata.name] = -1
         supervision.each("nodes", self._take, records, decoding.called)
         self._weigh()
         if again:

@@ -1,7 +1,8 @@
 """What the informers know, indexed the way a pass asks for it.
 
 A store also takes what our own writes returned (``put`` of the answer's object), so that the next
-pass does not wait for the watch: an older version of an object never overwrites a newer one.
+pass does not wait for the watch: an older version of an object never overwrites a newer one, but
+for what a list says of all that was before it (``cluster.absence``).
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from sglang_operator.children import kinds
 from sglang_operator.children.kind import ChildKind
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster import crowding
-from sglang_operator.cluster.absence import Tombstones, in_scope, there, told
+from sglang_operator.cluster.absence import Tombstones, in_scope, there, told, went_back
 from sglang_operator.kube import decoding, keeping
 from sglang_operator.observed import wire
 from sglang_operator.observed.model import ObservedChild, ObservedPod
@@ -73,6 +74,11 @@ class PoolStore:
             missing = in_scope(key.namespace, scope) and key not in listed and told(unread)
             if missing and known.metadata.version <= version:
                 self._forget(known, version)
+        for record in records:
+            self._gone.listed(record.metadata, version)
+            before = self._pools.get(_key(record.metadata))
+            if before and went_back(record.metadata, before.metadata.version, version):
+                self._unversion(_key(record.metadata), before)
         supervision.each("pools", self.put, records, decoding.called)
         self._room.list_ended()
 
@@ -96,8 +102,12 @@ class PoolStore:
         """The cluster is of an earlier state: no version says any more what is newer."""
         self._gone = Tombstones()
         for key, pool in self._pools.items():
-            meta = msgspec.structs.replace(pool.metadata, resource_version=str(_NO_VERSION))
-            self._pools[key] = msgspec.structs.replace(pool, metadata=meta)
+            self._unversion(key, pool)
+
+    def _unversion(self, key: PoolKey, pool: wire.CustomResource) -> None:
+        """The next word on this pool counts, whatever its version."""
+        meta = msgspec.structs.replace(pool.metadata, resource_version=str(_NO_VERSION))
+        self._pools[key] = msgspec.structs.replace(pool, metadata=meta)
 
     def put(self, record: wire.CustomResource) -> None:
         key = _key(record.metadata)
@@ -145,6 +155,7 @@ class PoolStore:
         known = self._pools.get(key)
         if known and known.metadata.uid == uid:
             self._forget(known, known.metadata.version)
+            self._gone.add_unfound(uid, known.metadata.version)
 
     def _forget(self, record: wire.CustomResource, version: int) -> None:
         self._gone.add(record.metadata.uid, version)
@@ -218,14 +229,23 @@ class PodStore:
             if missing and told(unread) and entry.pod.resource_version <= version:
                 self._gone.add(uid, version)
                 self._forget(uid)
+        for record in records:
+            self._gone.listed(record.metadata, version)
+            before = self._entries.get(record.metadata.uid)
+            if before and went_back(record.metadata, before.pod.resource_version, version):
+                self._unversion(before)
         supervision.each("pods", self.put, records, decoding.called)
 
     def restored(self) -> None:
         """The cluster is of an earlier state: no version says any more what is newer."""
         self._gone = Tombstones()
         for entry in list(self._entries.values()):
-            pod = dataclasses.replace(entry.pod, resource_version=_NO_VERSION)
-            self._index(dataclasses.replace(entry, pod=pod))
+            self._unversion(entry)
+
+    def _unversion(self, entry: PodEntry) -> None:
+        """The next word on this pod counts, whatever its version."""
+        pod = dataclasses.replace(entry.pod, resource_version=_NO_VERSION)
+        self._index(dataclasses.replace(entry, pod=pod))
 
     def put(self, record: wire.Pod) -> None:
         uid = record.metadata.uid
@@ -371,6 +391,12 @@ class ChildStore:
             if missing and known <= version:
                 self._gone.add(self._children[key][0].uid, version)
                 self._forget(key)
+        for record in records:
+            self._gone.listed(record.metadata, version)
+            key = (record.metadata.namespace, record.metadata.name)
+            before = self._children.get(key)
+            if before and went_back(record.metadata, before[1], version):
+                self._children[key] = (before[0], _NO_VERSION, before[2])
         supervision.each(self.kind, self.put, records, decoding.called)
 
     def restored(self) -> None:

@@ -64,7 +64,7 @@ class Sink(Protocol[R]):
     def replace(
         self, scope: str, records: list[R], version: int, unread: Sequence[Meta] = ()
     ) -> None:
-        """These are all objects of the scope; others in it are gone unless newer.
+        """These are all objects of the scope as of this version; what is known to be newer stays.
 
         ``unread`` are there too, but what they are is not known: they stay as they were.
         """

@@ -434,7 +434,15 @@ def test_an_orphan_in_an_engines_place_is_seen_and_is_nobodys(name, labels, stan
     assert [(entry.owner, entry.pod.engine) for entry in store.of(KEY)] == [("", "g0-1")] * stands
 
 
-def test_after_a_restore_from_a_backup_the_list_is_all_that_is_known():
+@pytest.mark.parametrize(
+    "version",
+    [
+        pytest.param(530, id="revisions begin lower"),
+        pytest.param(1_000_900, id="revisions are bumped, as etcd advises"),
+        pytest.param(1_003, id="revisions passed the newest before the list"),
+    ],
+)
+def test_after_a_restore_from_a_backup_the_list_is_all_that_is_known(version):
     """Versions begin lower then: every store was blind to all news until the process ended."""
     wakes = Wakes()
     pods, pools, nodes = PodStore(wakes), PoolStore(wakes), NodeStore(lambda name: None)
@@ -447,13 +455,13 @@ def test_after_a_restore_from_a_backup_the_list_is_all_that_is_known():
     pools.put(a_pool(version=1000, generation=4))
     children.put(a_lease(1000))
     nodes.replace("", [a_node(version=1000)], 1000)
-    for store in (pods, pools, children, nodes):
+    for store in (pods, pools, children, nodes) if version < 1000 else ():
         store.restored()
     wakes.clear()
-    pods.replace("", [a_pod("a", version=520), a_pod("c", version=521)], 530)
-    pools.replace("", [a_pool(version=510, generation=3)], 530)
-    children.replace("", [], 530)
-    nodes.replace("", [a_node("False", 500)], 530)
+    pods.replace("", [a_pod("a", version=520), a_pod("c", version=521)], version)
+    pools.replace("", [a_pool(version=510, generation=3)], version)
+    children.replace("", [], version)
+    nodes.replace("", [a_node("False", 500)], version)
     found = {entry.pod.name: entry.pod for entry in pods.of(KEY)}
     assert set(found) == {"a", "c"}
     assert (found["a"].ready, found["a"].resource_version) == (False, 520)
@@ -465,3 +473,39 @@ def test_after_a_restore_from_a_backup_the_list_is_all_that_is_known():
     assert (KEY, True) in wakes
     pods.put(a_pod("a", version=519, **ready))  # versions count again
     assert not next(entry.pod for entry in pods.of(KEY) if entry.pod.name == "a").ready
+
+
+def test_a_child_that_a_list_shows_in_an_earlier_state_is_in_that_state():
+    """The cluster was restored from a backup; its Lease said that a sync had been committed."""
+    wakes = Wakes()
+    children = child_store("Lease", wakes, known)
+    children.put(a_lease(1000))
+    children.replace("", [a_lease(520)], 1_000_900)
+    children.put(a_lease(510))  # and versions count again
+    ((_, child),) = children.of(KEY)
+    assert child.body["metadata"]["resourceVersion"] == "520"
+
+
+def test_what_is_known_at_a_higher_version_than_a_list_is_newer_than_the_list():
+    """Own writes were answered, and an end was seen, while the list was under way."""
+    wakes = Wakes()
+    pods, pools = PodStore(wakes), PoolStore(wakes)
+    pods.put(a_pod("a", version=101))
+    pods.drop(a_pod("b", version=101))
+    pools.put(a_pool(version=101, generation=2))
+    pods.replace("", [a_pod("a", version=50), a_pod("b", version=60)], 100)
+    pools.replace("", [a_pool(version=50, generation=1)], 100)
+    assert [entry.pod.resource_version for entry in pods.of(KEY)] == [101]
+    pool = pools.get(KEY)
+    assert pool is not None
+    assert pool.metadata.generation == 2
+
+
+def test_a_list_that_was_under_way_brings_no_pool_back_that_a_read_did_not_find():
+    pools = PoolStore(Wakes())
+    pools.put(a_pool(version=50))
+    pools.gone(KEY, a_pool().metadata.uid)
+    pools.replace("", [a_pool(version=50)], 100)
+    assert pools.get(KEY) is None
+    pools.replace("", [a_pool(version=50)], 1_000_900)  # from a backup
+    assert pools.get(KEY) is not None
