@@ -166,10 +166,18 @@ def child_actions(
     Of a pool that goes, what is there is kept right, and nothing is made or deleted.
     """
     made = [body for body in wanted if not (pods_first and _waits(body, observed))]
-    have = list(to_have(pool.owner, made, observed))
+    have = kept_actions(pool.owner, made, observed)
+    return have if observed.leaving else [*have, *_to_drop(pool, wanted, observed)]
+
+
+def kept_actions(
+    owner: Owner, wanted: Sequence[Mapping[str, Any]], observed: Observed
+) -> list[ChildAction]:
+    """What makes these children so, and leaves others alone."""
+    have = list(_to_have(owner, wanted, observed))
     if observed.leaving:
         return [action for action in have if isinstance(action, UpdateChild)]
-    return [*have, *_to_drop(pool, wanted, observed)]
+    return have
 
 
 def _waits(body: Mapping[str, Any], observed: Observed) -> bool:
@@ -181,10 +189,9 @@ def _waits(body: Mapping[str, Any], observed: Observed) -> bool:
     )
 
 
-def to_have(
+def _to_have(
     owner: Owner, wanted: Sequence[Mapping[str, Any]], observed: Observed
 ) -> Iterator[ChildAction]:
-    """What makes these children so, and leaves others alone."""
     for body in wanted:
         kind, name = body["kind"], body["metadata"]["name"]
         child = observed.children.get((kind, name))

@@ -20,6 +20,7 @@ COVERED_BY = {
     "api/syntax.py": "api/test_spec.py",
     "api/texts.py": "test_texts.py",
     "children/disruption_budget.py": "plan/test_rollout.py",
+    "children/kept.py": "controller/test_refused_spec.py",
     "children/kept_registry.py": "controller/test_refused_spec.py",
     "children/kind.py": "controller/test_child_kinds.py",
     "children/metadata.py": "controller/test_child_kinds.py",

@@ -54,7 +54,10 @@ def test_the_operators_address_comes_from_its_pod(monkeypatch):
 def test_a_service_takes_the_family_that_the_cluster_has_first():
     """As the pods' first address has it; nothing is said, so nothing of an old one changes."""
     pool = dataclasses.replace(a_pool(), host="::")
-    for made in (services.client_service(pool), services.engines_service(pool)):
+    for made in (
+        services.client_service(pool.owner, 30000),
+        services.engines_service(pool.owner, 30000),
+    ):
         assert not made["spec"].keys() & {"ipFamilies", "ipFamilyPolicy"}
 
 

@@ -22,16 +22,30 @@ MOST_ENGINES = 10_000  # of a registry that is kept; a pool's own has room for f
 _LONGEST = 253  # characters of a name
 
 
+def port(owner: Owner, observed: Observed) -> int | None:
+    """Where engines listened, as the spec was last understood; None where that is not told."""
+    try:
+        told = orjson.loads(_data(owner, observed)[trainer_registry.ENGINES_KEY])["port"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return told if type(told) is int and 0 < told < 2**16 else None
+
+
+def _data(owner: Owner, observed: Observed) -> Mapping[str, Any]:
+    """What the pool's registry says; nothing where there is none."""
+    found = observed.children.get(("ConfigMap", names.registry_name(owner.name)))
+    if found is None or found.owner != owner.uid or not found.whole:
+        return {}
+    return dict(found.body.get("data") or {})
+
+
 def kept(owner: Owner, plan: GatePlan, observed: Observed, now: float) -> dict[str, Any] | None:
     """The registry that is there, as its engines, their gates and weights stand at ``now``.
 
     None where none says who the engines are: somebody else may have written it.
     """
-    there = observed.children.get(("ConfigMap", names.registry_name(owner.name)))
-    if there is None or there.owner != owner.uid or not there.whole:
-        return None
     try:
-        told = orjson.loads(there.body["data"][trainer_registry.ENGINES_KEY])
+        told = orjson.loads(_data(owner, observed)[trainer_registry.ENGINES_KEY])
         engines, weights = _engines(told["engines"], observed, now), told["weights"]
         content = {
             **told,

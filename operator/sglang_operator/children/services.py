@@ -4,51 +4,51 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.children import metadata
-from sglang_operator.pool.resolve import Pool
+from sglang_operator.pool.resolve import Owner, Pool
 
 
 def services(pool: Pool) -> list[dict[str, Any]]:
     """The Services that this pool has: engines' own names only if they are asked for."""
-    named = [engines_service(pool)] if pool.spec.network.headless_service else []
-    return [client_service(pool), *named]
+    owner, network = pool.owner, pool.spec.network
+    named = [engines_service(owner, network.port)] if network.headless_service else []
+    return [client_service(owner, network.port), *named]
 
 
-def client_service(pool: Pool) -> dict[str, Any]:
+def client_service(owner: Owner, port: int) -> dict[str, Any]:
     """The Service that clients use: it holds the pods that are Ready, so only open gates."""
     return metadata.child(
-        pool.owner,
+        owner,
         "v1",
         "Service",
-        names.service_name(pool.owner.name),
+        names.service_name(owner.name),
         "service",
         spec={
             "type": "ClusterIP",
-            "selector": names.serving_selector(pool.owner.name),
-            "ports": _ports(pool),
+            "selector": names.serving_selector(owner.name),
+            "ports": _ports(port),
         },
     )
 
 
-def engines_service(pool: Pool) -> dict[str, Any]:
+def engines_service(owner: Owner, port: int) -> dict[str, Any]:
     """A DNS name for each engine pod, Ready or not: a trainer reaches engines before a sync."""
     return metadata.child(
-        pool.owner,
+        owner,
         "v1",
         "Service",
-        names.engines_service_name(pool.owner.name),
+        names.engines_service_name(owner.name),
         "engines",
         spec={
             "type": "ClusterIP",
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": names.serving_selector(pool.owner.name),
-            "ports": _ports(pool),
+            "selector": names.serving_selector(owner.name),
+            "ports": _ports(port),
         },
     )
 
 
-def _ports(pool: Pool) -> list[dict[str, Any]]:
-    port = pool.spec.network.port
+def _ports(port: int) -> list[dict[str, Any]]:
     return [
         {
             "name": names.ENGINE_PORT_NAME,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_operator import actions
-from sglang_operator.children import kept_registry, kinds
+from sglang_operator.children import kept, kinds
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.controller.deciding import Decision, PoolDecision
@@ -87,12 +87,10 @@ class Publisher:
         return True
 
     def _kept(self, this: Pass, decision: Decision) -> list[actions.ChildAction]:
-        """What makes the registry that is there tell how engines and weights stand now."""
+        """What keeps clients and the trainer right: Services, budget, and the registry."""
         owner, observed = decision.owner, decision.observed
-        body = kept_registry.kept(owner, decision.weights, observed, decision.at.steady)
-        if body is None or observed.leaving:
-            return []
-        return _due(this, actions.to_have(owner, [body], observed))
+        bodies = kept.children(owner, decision.weights, observed, decision.at.steady)
+        return _due(this, actions.kept_actions(owner, bodies, observed))
 
     def _wanted(
         self,

@@ -5,6 +5,8 @@ import json
 import time
 from typing import Any
 
+import pytest
+
 from sglang_operator.api import names
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import judging
@@ -173,5 +175,67 @@ def test_a_registry_that_somebody_wrote_to_is_left_alone_until_the_spec_is_mende
             assert api.objects[REGISTRY]["data"]["engines.json"] == spoilt["data"]["engines.json"]
             api.change(*KEY, mended)
             await api.until(lambda: "epoch" in registry(api))
+
+    asyncio.run(story())
+
+
+SERVICE = paths.child("Service", "rl", names.service_name("pool"))
+HEADLESS = paths.child("Service", "rl", names.engines_service_name("pool"))
+BUDGET = paths.child("PodDisruptionBudget", "rl", names.disruption_budget_name("pool"))
+
+
+def spec_of(api: fake_api.Api, path: str) -> dict[str, Any]:
+    return json.loads(json.dumps(api.objects[path]["spec"]))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("registry_told", [True, False], ids=["registry", "no registry"])
+def test_whoever_changes_what_clients_reach_is_put_right(registry_told):
+    """Else they reached engines with a closed gate for as long as the spec was refused."""
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            await refused(api, network={"headlessService": True})
+            objects = (SERVICE, HEADLESS, BUDGET)
+            await api.until(lambda: all(path in api.objects for path in objects))
+            before = {path: spec_of(api, path) for path in objects}
+            if not registry_told:
+                api.touch(REGISTRY, {"data": {"engines.json": "{}"}})
+            api.touch(SERVICE, {"spec": {"publishNotReadyAddresses": True}})
+            await api.until(lambda: not spec_of(api, SERVICE).get("publishNotReadyAddresses"))
+            for path in (SERVICE, HEADLESS):
+                api.touch(path, {"spec": {"selector": {"app": "another"}}})
+            api.touch(BUDGET, {"spec": {"selector": {"matchLabels": {"app": "another"}}}})
+            await api.until(lambda: {path: spec_of(api, path) for path in objects} == before)
+
+    asyncio.run(story())
+
+
+def test_the_port_and_a_service_that_is_gone_are_as_the_registry_tells():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            await refused(api)
+            before = spec_of(api, SERVICE)
+            other = [{**before["ports"][0], "port": 1}]
+            api.touch(SERVICE, {"spec": {"ports": other}})
+            await api.until(lambda: spec_of(api, SERVICE) == before)
+            await api.request("DELETE", SERVICE)
+            await api.until(lambda: SERVICE in api.objects and spec_of(api, SERVICE) == before)
+
+    asyncio.run(story())
+
+
+def test_what_only_the_spec_tells_stays_as_it_is_found():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            await refused(api)
+            await api.until(lambda: BUDGET in api.objects)
+            api.touch(BUDGET, {"spec": {"minAvailable": 0}})
+            api.touch(SERVICE, {"spec": {"publishNotReadyAddresses": True}})
+            await api.until(lambda: not spec_of(api, SERVICE).get("publishNotReadyAddresses"))
+            assert spec_of(api, BUDGET)["minAvailable"] == 0
+            assert HEADLESS not in api.objects
 
     asyncio.run(story())
