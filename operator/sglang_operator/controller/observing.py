@@ -82,6 +82,7 @@ class Observer:
             reports=self._asker.reports(key, at),
             recorded=frozenset(memory.recorded),
             creates_blocked_until=memory.blocked_until,
+            creates_refused=memory.refusals > 0,
             refused_revision=memory.trial.refused(at.steady),
             doubted_revision=memory.trial.doubted,
             last_gone=self._view.pods.lost_at(key),

@@ -166,7 +166,9 @@ class Planner:
         if streak is not None:
             self.starts.begin(streak)
         # Its pod comes with the next snapshot; until then nothing else is done for the engine.
-        self.podless[engine.name] = EngineState.CREATING
+        # One more try of what was refused changes nothing for anybody until it is taken.
+        refused = self.observed.creates_refused
+        self.podless[engine.name] = EngineState.BACKOFF if refused else EngineState.CREATING
 
     # --- what comes of it
 

@@ -334,6 +334,31 @@ def test_a_full_quota_is_told_and_asked_again_after_a_while(clock):
     story(told)
 
 
+def test_a_quota_that_stays_full_is_told_once_however_often_it_is_asked(clock):
+    """Each try was told as engines that are being created, and taken back at once."""
+
+    async def told() -> None:
+        pool = Passes(clock, interval=1.0, device_mapping=TWO_ENGINES)
+        await pool.settle_within(100)
+        for name in pool.pod_names():
+            pool.fail(name)
+        pool.api.fails = failing("POST", "/pods", QUOTA)
+        await pool.settle_within(1000)
+        asked = 0
+        for _ in range(60):
+            clock.advance(60)
+            await pool.run()
+            asked += pool.api.seen.count(("POST", paths.pods("rl")))
+            pool.api.seen.clear()
+            assert pool.writes == []
+        assert asked >= 10
+        pool.api.fails = lambda method, path: None
+        await pool.settle_within(1000)
+        assert len(pool.pod_names()) == 2
+
+    story(told)
+
+
 def test_a_create_without_an_answer_is_looked_for_before_another_is_made(clock):
     async def told() -> None:
         pool = Passes(clock)
