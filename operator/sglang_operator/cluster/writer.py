@@ -95,11 +95,15 @@ class Writer:
         """Whose burden it is: the server's, or of what this namespace's requests meet in it."""
         if isinstance(error, ApiUnreachableError):
             if not isinstance(error, FencedError | UnreadError):
-                self.window.unanswered(namespace)
-        elif error.congested and error.of_admission:
+                self.window.unexplained(namespace)
+        elif not error.congested:
+            pass
+        elif error.of_namespace:
             self.window.failed(namespace, error.retry_after)
-        elif error.congested:
+        elif error.overloaded:
             self.window.congested(error.retry_after)
+        else:
+            self.window.unexplained(namespace, error.retry_after)
 
 
 async def _raced(create: Callable[[], Awaitable[bytes]]) -> bytes:

@@ -17,6 +17,15 @@ _ADMISSION = re.compile(
     rf"|\[?(?:\w{{0,32}}AdmissionPolicy|policy) (?:'[^']*+'|{_ANY}) "
     r"(?:with binding '[^']*+' )?denied request)"
 )
+# What a namespace's own ResourceQuotas cannot be counted in, and what a mutating webhook's patch
+# does not fit: the server tells it as errors of its own.
+_OF_NAMESPACE = re.compile(
+    rf"{_BEGINS}(?:resource quota evaluation timed out|error resolving quota"
+    r"|(?:add|remove|replace|move|copy|test) operation does not apply: "
+    r"|error in (?:add|remove|replace|move|copy|test) for path: )"
+)
+# The server tells so what its store told.
+_BY_STORE = ("etcdserver: ", "rpc error: ")
 _UNTRIED = re.compile(rf"{_BEGINS}{_BY_WEBHOOK}does not support dry run")
 _EXCEEDED = re.compile(
     rf"{_BEGINS}(?:{_BY_WEBHOOK}denied the request: )?+exceeded (?:hierarchical )?quota"
@@ -87,6 +96,16 @@ class ApiError(Exception):
     def congested(self) -> bool:
         overloaded = self.status == 429 or self.status >= 500
         return overloaded and not self.of_schema and not self.too_large
+
+    @property
+    def of_namespace(self) -> bool:
+        """What this namespace's requests meet refused it, failed or gave no answer."""
+        return self.of_admission or _OF_NAMESPACE.match(self.message) is not None
+
+    @property
+    def overloaded(self) -> bool:
+        """The server says of itself, or of its store, that it has too much to do, or is away."""
+        return self.status in (429, 503) or self.message.startswith(_BY_STORE)
 
     @property
     def of_schema(self) -> bool:

@@ -238,11 +238,12 @@ class Window:
             share.limit = max(LEAST, share.limit / 2)
             share.shrunk_at = now
 
-    def unanswered(self, namespace: str) -> None:
-        """There was no answer: the server's fault, unless others have had theirs."""
-        self.failed(namespace)
+    def unexplained(self, namespace: str, retry_after: float | None = None) -> None:
+        """There was no answer, or an error that does not say whose fault it is: the server's,
+        unless others have had their answers."""
+        self.failed(namespace, retry_after)
         since = time.monotonic() - WELL_SECONDS
         if not any(
             share.well_at > since for name, share in self._shares.items() if name != namespace
         ):
-            self.congested(None)
+            self.congested(retry_after)

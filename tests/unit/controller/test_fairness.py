@@ -82,6 +82,28 @@ def test_a_gate_closes_at_once_while_forty_pools_hang_elsewhere(hangs: Callable[
             ApiError(429, "", 'admission webhook "x" denied the request: slow down', 60.0),
             id="429",
         ),
+        pytest.param(
+            ApiError(
+                500,
+                "InternalError",
+                "Internal error occurred: resource quota evaluation timed out",
+                1.0,
+            ),
+            id="quota that cannot be counted",
+        ),
+        pytest.param(
+            ApiError(
+                500,
+                "InternalError",
+                'Internal error occurred: add operation does not apply: doc is missing path: "/x"',
+                None,
+            ),
+            id="a webhook's patch",
+        ),
+        pytest.param(
+            ApiError(500, "InternalError", "Internal error occurred: so it is", 60.0), id="500"
+        ),
+        pytest.param(ApiError(504, "Timeout", "Timeout: no answer in time", None), id="504"),
         pytest.param(ApiUnreachableError("no answer in time"), id="no answer"),
     ],
 )

@@ -115,3 +115,31 @@ def test_a_long_message_is_judged_in_no_time(unit):
     begun = time.thread_time()
     assert not (error.of_admission or error.quota or error.namespace_ends or error.untried)
     assert time.thread_time() - begun < 0.05
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "whose"),
+    [
+        (500, "Internal error occurred: resource quota evaluation timed out", "namespace"),
+        (500, "error resolving quota", "namespace"),
+        (
+            500,
+            'Internal error occurred: add operation does not apply: doc is missing path: "/a"',
+            "namespace",
+        ),
+        (500, 'Internal error occurred: failed calling webhook "x": EOF', "namespace"),
+        (429, 'admission webhook "x" denied the request: slow down', "namespace"),
+        (429, "too many requests, please try again later", "server"),
+        (503, "apiserver is shutting down", "server"),
+        (500, "etcdserver: request timed out", "server"),
+        (500, "rpc error: code = Unavailable desc = transport is closing", "server"),
+        (500, "Internal error occurred: no such key", "nobody"),
+        (500, 'pods "resource quota evaluation timed out" is odd', "nobody"),
+        (504, "Timeout: request did not complete within the requested timeout", "nobody"),
+    ],
+)
+def test_whose_burden_an_error_is_follows_from_what_it_says(status, message, whose):
+    error = ApiError(status, "", message, None)
+    assert error.congested
+    found = "namespace" if error.of_namespace else "server" if error.overloaded else "nobody"
+    assert found == whose

@@ -255,11 +255,11 @@ def test_what_fails_in_one_namespace_shrinks_its_own_share():
     asyncio.run(story())
 
 
-def test_a_missing_answer_is_the_servers_fault_only_if_nobody_has_one():
+def test_what_nobody_explains_is_the_servers_fault_only_if_nobody_has_an_answer():
     alone, among = Window(), Window()
     among.succeeded("good")
     for window in (alone, among):
-        window.unanswered("bad")
+        window.unexplained("bad", 5.0)
     assert (alone.size, among.size) == (LIMIT / 2, LIMIT)
 
 
