@@ -36,6 +36,8 @@ _OF_A_MODEL = re.compile(
     r"|logprobs?|throughput|steps?|masks?|capacity|shift)(?![a-z])"
 )
 
+# What parsers say: their own words, single characters and kinds of tokens ('<stream end>').
+_UNQUOTED = re.compile(r"(?:[^'\"]|'(?:\\?.|<[a-z ]+>)')*+")
 # An image has its digest where a host would be.
 _DIGEST = re.compile(r"sha[0-9]+:")
 _AFTER_SCHEME = re.compile(r"[/@:]")
@@ -130,6 +132,13 @@ _FORM = re.compile(
 def is_secret(name: str) -> bool:
     """Whether a variable of this name is likely to hold a secret."""
     return _SECRET_NAME.search(_HUMP.sub("_", name)) is not None
+
+
+def unquoted(text: str) -> str:
+    """What a parser says is wrong, up to where it repeats more than a character of it."""
+    said = _UNQUOTED.match(text)
+    assert said is not None  # nothing is something too
+    return said[0].rstrip(" ,;:")
 
 
 def without_passwords(text: str) -> str:

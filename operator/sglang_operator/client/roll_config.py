@@ -68,8 +68,10 @@ def _key(environment: Mapping[str, str], variable: str) -> str | None:
     try:
         return given.key(Path(path).read_text().strip(), f"{variable}_FILE")
     except (OSError, UnicodeDecodeError) as error:
-        words = texts.KEY_FILE.format(variable=f"{variable}_FILE", path=path, detail=error)
-        raise InvalidArgument(words) from error
+        # Neither told as it stands: whoever writes the key itself there has it for a file's name.
+        detail = getattr(error, "strerror", None) or "it is not UTF-8"
+        words = texts.KEY_FILE.format(variable=f"{variable}_FILE", detail=detail)
+        raise InvalidArgument(words) from None
 
 
 # --- what it wants of engines

@@ -349,7 +349,9 @@ ROLL_DIFFERS = (
     "write both alike, or name another pool (strategy_config.pool)"
 )
 ROLL_NOT_COMPARED = "the pool could not be compared with ROLL's file: {error}"
-KEY_FILE = "{variable} names {path}: {detail}; expected a file that holds the key"
+KEY_FILE = (
+    "the file that {variable} names cannot be read: {detail}; expected one that holds the key"
+)
 ROLL_HANDLES = (
     "update_parameter_in_bucket hands weights over in the memory of a GPU that trainer and engine "
     "share, but a pool's engines have GPUs of their own, whatever their ids, and die of it; give "

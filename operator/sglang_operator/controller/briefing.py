@@ -19,7 +19,7 @@ from sglang_operator.kube import informer
 from sglang_operator.kube.credentials import Credentials
 from sglang_operator.kube.decoding import Decoder, Page, Record, UnreadError, WatchEvent, is_named
 from sglang_operator.kube.identity import Proof
-from sglang_operator.kube.transport import lines
+from sglang_operator.kube.transport import lines, proxy_of
 from sglang_operator.observed import wire
 
 # Metadata of a pool is a MiB at most.
@@ -40,6 +40,7 @@ def session(credentials: Credentials, proof: Proof) -> aiohttp.ClientSession:
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(_ask_for_metadata)
     tls, headers = proof.context or True, proof.headers
+    proxy = proxy_of(credentials.proxy)
     # A session's own headers go to its proxy too, and this one as what the proxy asks for.
     mine = [_sends(credentials.server, headers)] if credentials.proxy else []
     return aiohttp.ClientSession(
@@ -47,8 +48,8 @@ def session(credentials: Credentials, proof: Proof) -> aiohttp.ClientSession:
         headers={} if credentials.proxy else headers,
         response_class=BriefResponse,
         trace_configs=[tracing],
-        middlewares=[*mine, *_names(credentials.tls_server_name)],
-        proxy=credentials.proxy,
+        middlewares=[*mine, *_names(credentials.tls_server_name), *proxy.logins],
+        proxy=proxy.address,
     )
 
 

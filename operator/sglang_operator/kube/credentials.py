@@ -3,6 +3,9 @@
 In a pod: the ServiceAccount's token, read again as kubelet rotates it.  Elsewhere, and where one
 is named, kubeconfigs: tokens, client certificates and exec plugins (client.authentication.k8s.io).
 The official client would bring 126 MB for this into every image of an operator or a trainer.
+
+What is wrong with any of them is told by where it stands and in words of this module: parsers,
+``subprocess`` and errors of files repeat what they were given, which is a token or a password.
 """
 
 import base64
@@ -10,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -21,13 +25,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from sglang_operator.api import texts
+from sglang_operator.api import redaction, texts
 from sglang_operator.clocks import moment, steady
 from sglang_operator.weights import lease_state
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS = 10.0  # a token's file is read again after so long
 EXEC_SECONDS = 30.0
+_MOST_SAID = 16 * 1024  # bytes of what a plugin says
 _EXEC_MARGIN = 30.0  # a plugin's token is asked for anew so long before it ends
 
 Json = Mapping[str, Any]
@@ -88,7 +93,8 @@ def service_account(folder: Path | None = None) -> Credentials:
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     host = f"[{host}]" if ":" in host else host
     namespace = folder / "namespace"
-    authorization = _Lasting(_TokenFile(folder / "token"))
+    path = folder / "token"
+    authorization = _Lasting(_TokenFile(path, str(path)))
     return Credentials(
         server=f"https://{host}:{port}",
         namespace=namespace.read_text().strip() if namespace.is_file() else "default",
@@ -110,16 +116,15 @@ def from_kubeconfig(paths: Sequence[Path], context: str | None = None) -> Creden
         cluster, beside = _named(files, "clusters", entry["cluster"])
         user, own = _named(files, "users", entry["user"]) if entry.get("user") else ({}, beside)
         _refuse_what_is_not_followed(cluster, user)
-        server = cluster["server"].rstrip("/")
-        if not server.startswith(("https://", "http://")):
-            raise ValueError(f"server {server} has no https:// or http:// before it")
+        server = _server(_text(cluster, "server"), user)
         proxy = _proxy(str(cluster.get("proxy-url") or ""))
         tls = _Tls(cluster, beside, user, own) if server.startswith("https:") else None
         if tls is not None:
             tls()  # what it cannot be made of is told now
+        authorization = _Lasting(_authorization(user, own))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _kubeconfig_error(paths, error) from error
-    authorization = _Lasting(_authorization(user, own))
+        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise _kubeconfig_error(paths, detail) from None
     return Credentials(
         server=server,
         namespace=entry.get("namespace") or "default",
@@ -132,8 +137,7 @@ def from_kubeconfig(paths: Sequence[Path], context: str | None = None) -> Creden
     )
 
 
-def _kubeconfig_error(paths: Sequence[Path], error: Exception) -> KubeconfigError:
-    detail = f"no {error}" if isinstance(error, KeyError) else str(error)
+def _kubeconfig_error(paths: Sequence[Path], detail: str) -> KubeconfigError:
     where = ", ".join(map(str, paths))
     return KubeconfigError(texts.KUBECONFIG.format(path=where, detail=detail))
 
@@ -148,11 +152,24 @@ def _read(path: Path) -> _File:
 
     try:
         config = yaml.safe_load(path.read_text()) or {}
-        if not isinstance(config, dict):
-            raise TypeError(f"found a {type(config).__name__} where a mapping is expected")
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise _kubeconfig_error([path], error) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _kubeconfig_error([path], str(error)) from None
+    except yaml.YAMLError as error:
+        raise _kubeconfig_error([path], _of_yaml(error)) from None
+    except Exception:  # what its constructors raise is not told
+        raise _kubeconfig_error([path], "a value in it is no YAML") from None
+    if not isinstance(config, dict):
+        detail = f"found a {type(config).__name__} where a mapping is expected"
+        raise _kubeconfig_error([path], detail)
     return _File(path, config)
+
+
+def _of_yaml(error: Exception) -> str:
+    """Where it is no YAML, and why, without the line that PyYAML quotes."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    said = [getattr(error, "context", None), getattr(error, "problem", None)]
+    return where + (redaction.unquoted(", ".join(filter(None, said))) or "unreadable characters")
 
 
 def _kubeconfig_paths(given: str | Path | None) -> Sequence[Path]:
@@ -195,6 +212,37 @@ def _refuse_what_is_not_followed(cluster: Json, user: Json) -> None:
         raise ValueError("insecure-skip-tls-verify is no boolean; expected true or false, unquoted")
 
 
+def _text(section: Json, key: str) -> str:
+    """A value that is written as text.  Raises KeyError, TypeError."""
+    value = section[key]
+    if isinstance(value, (Mapping, list)) or value is None:
+        raise TypeError(f"{key} is a {type(value).__name__}; expected text")
+    return str(value)
+
+
+def _server(url: str, user: Json) -> str:
+    """The server's address and no more: a password in it is nobody's to see.  Raises ValueError."""
+    if not url.startswith(("https://", "http://")):
+        raise ValueError("its server has no https:// or http:// before it")
+    try:
+        parts = urlsplit(url)
+        is_address = parts.hostname and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ValueError("its server is no address; expected one such as https://host:6443")
+    before, _, place = parts.netloc.rpartition("@")
+    if before and not user:
+        raise ValueError(
+            "its server has a user before the host, which is not followed here: write username and"
+            " password among its users"
+        )
+    return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}(?=://)")
+
+
 def _proxy(url: str) -> str | None:
     """The proxy, which may have a password in its address.  Raises ValueError."""
     if not url:
@@ -205,7 +253,8 @@ def _proxy(url: str) -> str | None:
     except ValueError:
         named = False
     if not named:
-        scheme = url.partition("://")[0] if "://" in url else "no scheme"
+        found = _SCHEME.match(url)
+        scheme = found[0] if found else "no scheme"
         raise ValueError(
             f"its proxy-url has {scheme}; expected http://host:port of a proxy that takes CONNECT"
             " (one by socks5 or https is not followed here)"
@@ -244,19 +293,34 @@ def _content(section: Json, key: str, path: Path) -> bytes | None:
     data, file = section.get(f"{key}-data"), section.get(key)
     if data:
         return base64.b64decode(data)
-    return (path.parent / str(file)).read_bytes() if file else None
+    if not file:
+        return None
+    try:
+        return (path.parent / str(file)).read_bytes()
+    except OSError as error:
+        # Who writes the key itself there has it for the name of a file.
+        name = "" if key == "client-key" else f" {redaction.in_words(str(file))}"
+        raise ValueError(f"{key}{name} cannot be read: {_words(error)}") from None
+
+
+def _words(error: OSError) -> str:
+    """What the system says, without the name of what it was asked for."""
+    return error.strerror or type(error).__name__
 
 
 def _authorization(user: Json, path: Path) -> Header:
+    """Raises TypeError, ValueError."""
     if user.get("tokenFile"):
-        return _TokenFile(path.parent / user["tokenFile"])
+        file = path.parent / _text(user, "tokenFile")
+        return _TokenFile(file, texts.TOKEN_FILE.format(path=path))
     if user.get("token"):
-        header = f"Bearer {user['token']}"
+        header = f"Bearer {_text(user, 'token')}"
         return lambda: header
     if user.get("exec"):
         return _Plugin(user["exec"], path)
     if user.get("username"):
-        pair = f"{user['username']}:{user.get('password', '')}"
+        password = _text(user, "password") if user.get("password") is not None else ""
+        pair = f"{_text(user, 'username')}:{password}"
         basic = f"Basic {base64.b64encode(pair.encode()).decode()}"
         return lambda: basic
     return lambda: None
@@ -290,17 +354,22 @@ class _Lasting:
 class _TokenFile:
     """A token's file, read again every few seconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, called: str) -> None:
         self._path = path
+        self._called = called  # who writes the token itself there has it for the name of a file
         self._header = ""
         self._until = float("-inf")
 
     def __call__(self) -> str:
         now = time.monotonic()
         if now > self._until:
-            token = self._path.read_text().strip()
+            try:
+                token = self._path.read_text().strip()
+            except OSError as error:
+                words = texts.TOKEN_UNREAD.format(file=self._called, detail=_words(error))
+                raise OSError(error.errno, words) from None
             if not token:
-                raise OSError(texts.TOKEN_EMPTY.format(path=self._path))
+                raise OSError(texts.TOKEN_EMPTY.format(file=self._called))
             self._header, self._until = f"Bearer {token}", now + TOKEN_SECONDS
         return self._header
 
@@ -316,7 +385,14 @@ class _Plugin:
     """An exec plugin: asked once, and again before what it gave ends, or once that is refused."""
 
     def __init__(self, config: Json, path: Path) -> None:
-        self._config = config
+        """Raises KeyError, TypeError."""
+        if not isinstance(config, Mapping):
+            raise TypeError(f"exec is a {type(config).__name__}; expected a mapping")
+        self._command = _text(config, "command")
+        self._arguments = _texts(config, "args")
+        names, values = _texts(config, "env", "name"), _texts(config, "env", "value")
+        self._variables = dict(zip(names, values, strict=True))
+        self._version = config.get("apiVersion")
         self._path = path
         self._header: str | None = None
         self._until = 0.0  # by the steady clock
@@ -335,28 +411,63 @@ class _Plugin:
 
     def _program(self) -> str:
         """As kubectl has it: a path is beside the kubeconfig, never in the present folder."""
-        command = str(self._config["command"])
+        command = self._command
         return str(self._path.absolute().parent / command) if os.sep in command else command
 
+    @property
+    def _called(self) -> str:
+        """Its name alone: who writes a whole command line there may have a secret in it."""
+        return redaction.in_words((self._command.split() or [""])[0])
+
     def _run(self) -> Json:
-        command = [self._program(), *(self._config.get("args") or [])]
-        extra = {item["name"]: item["value"] for item in self._config.get("env") or []}
-        about: Json = {
-            "apiVersion": self._config.get("apiVersion"),
-            "kind": "ExecCredential",
-            "spec": {},
-        }
-        environment = {**os.environ, "KUBERNETES_EXEC_INFO": json.dumps(about), **extra}
+        about: Json = {"apiVersion": self._version, "kind": "ExecCredential", "spec": {}}
+        told = {"KUBERNETES_EXEC_INFO": json.dumps(about)}
+        environment = {**os.environ, **told, **self._variables}
         try:
-            status: Json = json.loads(_output(command, environment))["status"]
+            status = json.loads(_output([self._program(), *self._arguments], environment))["status"]
+            if not isinstance(status, dict):
+                raise TypeError
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
-            said = getattr(error, "stderr", b"") or b""
-            detail = said.decode(errors="replace").strip() or str(error)
-            message = texts.EXEC_FAILED.format(command=command[0], path=self._path, detail=detail)
-            raise PluginError(message) from error
+            # None of these is told as it stands: they repeat its arguments and its answer.
+            words = {"command": self._called, "path": self._path, "detail": self._why(error)}
+            raise PluginError(texts.EXEC_FAILED.format(**words)) from None
         if not status.get("token") and status.get("clientCertificateData"):
-            raise PluginError(texts.EXEC_CERTIFICATE.format(command=command[0], path=self._path))
+            raise PluginError(texts.EXEC_CERTIFICATE.format(command=self._called, path=self._path))
         return status
+
+    def _why(self, error: Exception) -> str:
+        """What went wrong, without what it was given."""
+        if isinstance(error, subprocess.TimeoutExpired):
+            return texts.EXEC_SLOW.format(seconds=EXEC_SECONDS)
+        if isinstance(error, subprocess.CalledProcessError):
+            said = error.stderr[:_MOST_SAID].decode(errors="replace").strip()
+            for secret in self._secrets():
+                said = said.replace(secret, redaction.HIDDEN)
+            return redaction.in_words(said) or texts.EXEC_ENDED.format(status=error.returncode)
+        return _words(error) if isinstance(error, OSError) else texts.EXEC_ANSWER
+
+    def _secrets(self) -> Sequence[str]:
+        """Values that it is given under the names of secrets, the longest first."""
+        found = [value for name, value in self._variables.items() if redaction.is_secret(name)]
+        for argument, following in zip(self._arguments, [*self._arguments[1:], ""], strict=True):
+            flag, equals, value = argument.partition("=")
+            if redaction.is_secret(flag.lstrip("-")):
+                found.append(value if equals else following)
+        return sorted((value for value in found if len(value) > 3), key=len, reverse=True)
+
+
+def _texts(config: Json, key: str, name: str = "") -> Sequence[str]:
+    """A list of texts, or of mappings with a text of this name.  Raises KeyError, TypeError."""
+    items = config.get(key) or []
+    if not isinstance(items, list):
+        raise TypeError(f"{key} of exec is a {type(items).__name__}; expected a list")
+    for item in items:
+        if name and not isinstance(item, Mapping):
+            raise TypeError(f"{key} of exec has a {type(item).__name__}; expected mappings")
+    taken = [item[name] if name else item for item in items]
+    if not all(isinstance(each, str) for each in taken):
+        raise TypeError(f"{key} of exec has a value that is no text; write it in quotes")
+    return taken
 
 
 def _output(command: list[str], environment: Mapping[str, str]) -> bytes:

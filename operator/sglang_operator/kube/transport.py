@@ -6,6 +6,7 @@ account's token is not theirs to see.  One that a kubeconfig names is.
 """
 
 import asyncio
+import base64
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Mapping
@@ -14,6 +15,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp import hdrs
 from yarl import URL
 
 from sglang_operator.receiving import Connector
@@ -26,6 +28,40 @@ MOST_BYTES = 32 * 1024 * 1024
 # this closely for so many times is read in gulps, until there is a pause.
 BUSY_SECONDS, BUSY_TIMES = 0.01, 16
 GULP_SECONDS = 0.02
+
+
+class Proxy(NamedTuple):
+    """A proxy as sessions are told of it: errors repeat its address, so no password is in it."""
+
+    address: URL | None = None
+    logins: tuple[aiohttp.ClientMiddlewareType, ...] = ()
+
+
+def proxy_of(url: str | None) -> Proxy:
+    """The proxy at this URL, which may have a user and a password before its host."""
+    if not url:
+        return Proxy()
+    found = URL(url)
+    if found.raw_user is None and found.raw_password is None:
+        return Proxy(found)
+    pair = f"{found.user or ''}:{found.password or ''}"
+    header = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return Proxy(found.with_user(None), (_login(header),))
+
+
+def _login(header: str) -> aiohttp.ClientMiddlewareType:
+    """Sends this to the proxy: with what asks it for a tunnel, or with the request itself."""
+
+    async def login(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if request.is_ssl():
+            request.update_proxy(request.proxy, None, {hdrs.PROXY_AUTHORIZATION: header})
+        else:
+            request.headers[hdrs.PROXY_AUTHORIZATION] = header
+        return await send(request)
+
+    return login
 
 
 class TooLargeError(ConnectionError):
@@ -78,7 +114,7 @@ _MIDDLEWARES = {"PUT": (_once,), "DELETE": (_once,)}
 class _Connections:
     """Connections of one age; once they are left, the last request on them closes them."""
 
-    def __init__(self, limit: int, headers: Mapping[str, str], proxy: str | None) -> None:
+    def __init__(self, limit: int, headers: Mapping[str, str], proxy: Proxy) -> None:
         self.session = aiohttp.ClientSession(
             headers=headers,
             connector=Connector(limit=limit, keepalive_timeout=IDLE_SECONDS),
@@ -86,7 +122,8 @@ class _Connections:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             trust_env=False,
-            proxy=proxy,
+            proxy=proxy.address,
+            middlewares=proxy.logins,
         )
         self.requests = 0
         self.left = False
@@ -125,8 +162,8 @@ class HttpClient:
         self._tls_name = tls_name
         self._headers = headers
         self._limit = limit
-        self._proxy = proxy
-        self._connections = _Connections(limit, headers, proxy)
+        self._proxy = proxy_of(proxy)
+        self._connections = _Connections(limit, headers, self._proxy)
         self._left: weakref.WeakSet[_Connections] = weakref.WeakSet()
 
     async def request(
@@ -191,7 +228,7 @@ class HttpClient:
                     allow_redirects=False,
                     ssl=self._context or True,
                     server_hostname=self._tls_name,
-                    middlewares=_MIDDLEWARES.get(method, ()),
+                    middlewares=(*_MIDDLEWARES.get(method, ()), *self._proxy.logins),
                 ) as response,
             ):
                 return Response(response.status, response.headers, await _whole(response, most))

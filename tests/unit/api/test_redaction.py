@@ -425,3 +425,17 @@ def test_a_secret_at_the_end_of_what_is_told_is_known_by_what_follows(before):
     half = diagnosis.bounded("x" * 9000).index("…")
     said = "x" * (before - 4080 + half) + f" https://me:{SECRET}@host/m " + "y\n" * 9000
     assert SECRET[:3] not in str(diagnosis.read(said))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("found undefined alias 'c4n4ry'", "found undefined alias"),
+        ('found undefined tag handle "!c\'4"', "found undefined tag handle"),
+        (r"found character '\t' that cannot start any token", None),
+        ("expected ',' or '}', but got '<stream end>'", None),
+        ("", None),
+    ],
+)
+def test_what_a_parser_says_is_told_up_to_what_it_repeats(said, told):
+    assert redaction.unquoted(said) == (said if told is None else told)

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from sglang_operator.api.errors import Severity
+from sglang_operator.cli import findings
+from sglang_operator.cli.yaml_tree import reading
 from tests.unit.cli.runner import GUIDE, SAMPLES, converted, line_of, linted, run
 
 ROLL = GUIDE.read_text()
@@ -478,3 +480,12 @@ def test_lint_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_slip_is_told_without_what_was_written_where_pyyaml_has_no_libyaml(monkeypatch):
+    """Its own parser repeats what it does not understand."""
+    monkeypatch.setattr(reading, "_LOADER", yaml.SafeLoader)
+    with pytest.raises(findings.StopError) as raised:
+        reading.load("system_envs:\n  HF_TOKEN: !c4n4ryS3cret!x y\n", "f")
+    assert "found undefined tag handle" in str(raised.value.findings[0].problem)
+    assert "c4n4ry" not in str(raised.value.findings[0].problem)

@@ -7,6 +7,7 @@ import ssl
 import stat
 import sys
 import time
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_a_client_certificate_and_an_authority_are_loaded(tmp_path, made):
     before, after = (ssl.PEM_cert_to_DER_cert(each.ca.read_text()) for each in (made, other))
     assert tls().get_ca_certs(binary_form=True) == [after] != [before]  # as it is now
     (tmp_path / "ca.crt").unlink()
-    with pytest.raises(KubeconfigError, match=r"No such file .*ca\.crt"):
+    with pytest.raises(KubeconfigError, match=r"authority ca\.crt cannot be read: No such file"):
         credentials.load(path)
 
 
@@ -364,3 +365,144 @@ def test_a_plugin_that_gives_a_certificate_is_said_in_words(tmp_path):
     found = credentials.load(kubeconfig(tmp_path, {"exec": entry}))
     with pytest.raises(OSError, match="gives a client certificate; expected a token"):
         found.authorization()
+
+
+# --- what a kubeconfig holds is told to nobody, whatever is wrong with it
+
+SECRET = "c4n4ryS3cret"
+KUBECONFIG = """current-context: a
+contexts: [{name: a, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "http://x"}}]
+users:
+- name: u
+  user:
+    %s
+"""
+
+
+def told(error: BaseException) -> str:
+    """What people see of it: its message, and with a traceback what it came of."""
+    return "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (f"token: {SECRET}: x", "line 7, column 24: mapping values are not allowed here"),
+        (f"token: '{SECRET}", "line 8, column 1: while scanning a quoted scalar, found"),
+        (f"password: %{SECRET}", "found character '%' that cannot start any token"),
+        (f"token: `{SECRET}`", "found character '`' that cannot start any token"),
+        (f"token: {{{SECRET}", "expected ',' or '}', but got '<stream end>'"),
+        (f"token: *{SECRET}", "found undefined alias"),
+        (f"token: &{SECRET} &b", "but found '<anchor>'"),
+        (f"token: !{SECRET} a", "could not determine a constructor for the tag"),
+        (f"token: !!int {SECRET}", "a value in it is no YAML"),
+        (f"token: !!bool {SECRET}", "a value in it is no YAML"),
+        (f"token: !!timestamp {SECRET}", "a value in it is no YAML"),
+    ],
+)
+def test_a_slip_in_a_kubeconfig_is_told_without_its_line(tmp_path, written, words):
+    path = tmp_path / "config"
+    path.write_text(KUBECONFIG % written)
+    with pytest.raises(KubeconfigError) as raised:
+        credentials.load(path)
+    assert words in str(raised.value)
+    assert SECRET not in told(raised.value)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        f"me:{SECRET}@10.0.0.1:6443",
+        f"https://me:{SECRET}@10.0.0.1:many",
+        f"https://me:{SECRET}/@10.0.0.1",
+        f"https://me:{SECRET}@[::1",
+        f"https://me:{SECRET}@\u2100.example.com",  # a host that is another once normalized
+        f"https://me:{SECRET}@10.0.0.1:6443",  # and nothing else says who asks
+    ],
+)
+def test_a_server_that_cannot_be_used_is_told_without_its_password(tmp_path, server):
+    with pytest.raises(KubeconfigError, match="its server") as raised:
+        credentials.load(kubeconfig(tmp_path, {}, {"server": server}))
+    assert SECRET not in told(raised.value)
+
+
+def test_of_a_servers_address_nothing_is_kept_but_where_it_is(tmp_path):
+    server = f"https://me:{SECRET}@10.0.0.1:6443/k8s/?token={SECRET}"
+    cluster = {"server": server, "insecure-skip-tls-verify": True}
+    found = credentials.load(kubeconfig(tmp_path, {"token": "t"}, cluster))
+    assert found.server == "https://10.0.0.1:6443/k8s"
+    assert SECRET not in repr(found)
+
+
+PLUGIN = {"command": "sh", "args": ["-c", "exit 3", "--token=" + SECRET]}
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ({"exec": PLUGIN}, "the credential plugin sh .* ended with status 3 and said nothing"),
+        (
+            {"exec": {**PLUGIN, "args": ["-c", "sleep 9", "--client-secret", SECRET]}},
+            "it timed out after 0.2 seconds",
+        ),
+        (
+            {"exec": {**PLUGIN, "args": ["-c", "echo $0 $1 >&2; exit 1", "--password", SECRET]}},
+            r"failed: --password \*\*\*",
+        ),
+        (
+            {
+                "exec": {
+                    "command": "sh",
+                    "args": ["-c", "echo wrong: $OIDC_SECRET >&2; exit 1"],
+                    "env": [{"name": "OIDC_SECRET", "value": SECRET}],
+                }
+            },
+            r"failed: wrong: \*\*\*",
+        ),
+        ({"exec": {"command": f"get-token --secret={SECRET}"}}, "plugin get-token .*No such file"),
+        ({"exec": {"command": f"SECRET={SECRET} get-token"}}, r"plugin SECRET=\*\*\* .*No such"),
+        ({"exec": {"command": "echo", "args": [SECRET]}}, "its answer is no ExecCredential"),
+        ({"exec": {"command": "echo", "args": [json.dumps({"status": SECRET})]}}, "its answer is"),
+        ({"tokenFile": SECRET}, "the tokenFile of .*/config cannot be read: No such file"),
+    ],
+)
+def test_what_gives_no_token_is_told_without_what_it_was_given(tmp_path, monkeypatch, user, words):
+    monkeypatch.setattr(credentials, "EXEC_SECONDS", 0.2)
+    header = credentials.load(kubeconfig(tmp_path, user)).authorization
+    with pytest.raises(OSError, match=words) as raised:
+        header()
+    assert SECRET not in told(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ({"tokenFile": {"x": SECRET}}, "tokenFile is a dict; expected text"),
+        ({"token": [SECRET]}, "token is a list; expected text"),
+        ({"username": "me", "password": {"x": SECRET}}, "password is a dict; expected text"),
+        ({"exec": SECRET}, "exec is a str; expected a mapping"),
+        ({"exec": {"args": [SECRET]}}, "no 'command'"),
+        ({"exec": {"command": "x", "args": f"--token {SECRET}"}}, "args of exec is a str"),
+        ({"exec": {"command": "x", "args": [{"token": SECRET}]}}, "args of exec has a value"),
+        ({"exec": {"command": "x", "env": {"TOKEN": SECRET}}}, "env of exec is a dict"),
+        ({"exec": {"command": "x", "env": [f"TOKEN={SECRET}"]}}, "env of exec has a str"),
+        ({"exec": {"command": "x", "env": [{"name": "T", "value": {"x": SECRET}}]}}, "env of exec"),
+        ([SECRET], "'list' object has no attribute"),
+    ],
+)
+def test_credentials_of_another_kind_are_told_at_once_and_in_words(tmp_path, user, words):
+    with pytest.raises(KubeconfigError, match=words) as raised:
+        credentials.load(kubeconfig(tmp_path, user))
+    assert SECRET not in told(raised.value)
+
+
+@pytest.mark.parametrize("key", ["client-key", "client-certificate"])
+def test_a_key_that_stands_where_its_file_is_to_be_named_is_not_told(tmp_path, key):
+    written = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+    user = {"client-key": written, "client-certificate": "config", key: written}
+    cluster = {"server": "https://127.0.0.1:1", "insecure-skip-tls-verify": True}
+    path = kubeconfig(tmp_path, user, cluster)
+    with pytest.raises(KubeconfigError, match=rf"{key}.* cannot be read") as raised:
+        credentials.load(path)
+    assert SECRET not in told(raised.value)

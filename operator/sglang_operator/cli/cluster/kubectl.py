@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlencode
 
+from sglang_operator.api import redaction
 from sglang_operator.cli import texts
 
 TIMEOUT_SECONDS = 60
@@ -129,7 +130,8 @@ def _finish(
         raise ClusterError(shown, texts.KUBECTL_SLOW, Why.UNREACHABLE) from error
     if process.returncode:
         detail = _detail(err.decode(errors="replace"))
-        raise ClusterError(shown, detail, _why(detail))
+        # A plugin for credentials says what it likes there, and webhooks quote what they refuse.
+        raise ClusterError(shown, redaction.in_clusters_words(detail), _why(detail))
     return out
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sglang_operator.api import errors
+from sglang_operator.api import errors, redaction
 from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding, stop
 from sglang_operator.cli.yaml_tree import scalars
@@ -128,7 +128,11 @@ def _error_mark(error: yaml.YAMLError, name: str) -> Mark:
 def _detail(error: yaml.YAMLError) -> str:
     """What libyaml says, without the piece of text that PyYAML would quote."""
     said = [getattr(error, "context", None), getattr(error, "problem", None)]
-    return ", ".join(filter(None, said)) or getattr(error, "reason", "") or "unreadable characters"
+    return (
+        redaction.unquoted(", ".join(filter(None, said)))
+        or getattr(error, "reason", "")
+        or "unreadable characters"
+    )
 
 
 # How a key and its value are written by who is used to something else.

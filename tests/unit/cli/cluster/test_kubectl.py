@@ -14,6 +14,16 @@ def test_without_kubectl_it_is_said(monkeypatch):
     assert "install it and put it on the PATH" in outcome.output
 
 
+def test_a_secret_in_a_complaint_is_not_repeated(tmp_path, monkeypatch):
+    """A plugin for credentials may say anything there."""
+    program = tmp_path / "kubectl"
+    program.write_text("#!/bin/sh\necho 'Unauthorized: client_secret=c4n4ryS3cret' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(program))
+    with pytest.raises(ClusterError, match=r"client_secret=\*\*\*"):
+        Cluster().run("get", "pods")
+
+
 @pytest.mark.parametrize(
     ("complaint", "why"),
     [
