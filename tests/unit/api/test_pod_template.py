@@ -662,9 +662,67 @@ def test_what_acts_for_a_service_account_may_be_denied_alone(key):
     assert problems({"metadata": {"annotations": {key: "true"}}})
 
 
-def test_a_label_by_which_a_pod_is_given_an_identity_is_refused():
-    found = problems({"metadata": {"labels": {"aadpodidbinding": "admin"}}})
-    assert [reason for reason, _ in found] == ["PodTemplateForbidden"]
+WITH_RIGHTS = [
+    # Identities and tokens.
+    *("aadpodidbinding", "azure.workload.identity/use", "spiffe.io/spire-managed-identity"),
+    *("spiffe.io/spiffe-id", "spire-workload", "iam.gke.io/gcp-service-account"),
+    *("pod-identity.alibabacloud.com/role-name", "akeyless/enabled", "keeper.security/inject"),
+    *("secrets.k8s.aws/sidecarInjectorWebhook", "dsv.delinea.com/mutate"),
+    # Containers and what Python loads.
+    *("admission.datadoghq.com/enabled", "agent.datadoghq.com/sidecar", "dapr.io/enabled"),
+    *("instana-autotrace", "lumigo.auto-trace", "odigos.io/inject-instrumentation"),
+    *("co.elastic.apm/attach", "telegraf.influxdata.com/class"),
+    *("telegraf.influxdata.com/image", "cloudwatch.aws.amazon.com/inject-python"),
+    *("inject.istio.io/templates", "injector.nsm.nginx.com/auto-inject", "agent.signalfx.com/x"),
+    # Networks.
+    *("networkservicemesh.io", "ns.networkservicemesh.io", "kuma.io/mesh"),
+    *("vpc.amazonaws.com/pod-eni", "microsoft.containerinstance.virtualnode.identity"),
+    # What is enforced upon all others.
+    *("kubearmor-policy", "admission.stackrox.io/break-glass"),
+    # What agents of nodes go by.
+    *("elasticgpu.io/assumed", "4pd.io/vgpu-node", "cdi.k8s.io/x"),
+]
+
+
+@pytest.mark.parametrize("kind", ["labels", "annotations"])
+@pytest.mark.parametrize("key", WITH_RIGHTS)
+def test_what_others_act_upon_is_refused_as_a_label_and_as_an_annotation(key, kind):
+    """Some read the one, some the other, and some both."""
+    at = f"spec.podTemplate.metadata.{kind}.{key}"
+    assert problems({"metadata": {kind: {key: "true"}}}) == [("PodTemplateForbidden", at)]
+
+
+@pytest.mark.parametrize("kind", ["labels", "annotations"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("azure.workload.identity/use", "spiffe.io/spire-managed-identity", "dapr.io/enabled"),
+        *("admission.datadoghq.com/enabled", "instana-autotrace", "lumigo.auto-trace"),
+        *("sidecar.istio.io/inject", "akeyless/enabled", "secrets.k8s.aws/sidecarInjectorWebhook"),
+    ],
+)
+def test_that_nobody_is_to_act_is_allowed_as_a_label_and_as_an_annotation(key, kind):
+    assert problems({"metadata": {kind: {key: "false"}}}) == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("app", "team", "version", "example.com/cost-center", "app.kubernetes.io/part-of"),
+        *("kueue.x-k8s.io/queue-name", "volcano.sh/queue-name", "koordinator.sh/qosClass"),
+        *("tags.datadoghq.com/service", "istio.io/rev", "istio.io/dataplane-mode"),
+        *(
+            "service.istio.io/canonical-name",
+            "sidecar.istio.io/inject",
+            "kuma.io/sidecar-injection",
+        ),
+        *("eks.amazonaws.com/fargate-profile", "alibabacloud.com/compute-class"),
+        *("app.openshift.io/runtime", "topology.kubernetes.io/zone", "runai/queue"),
+        *("serverless.fluid.io/inject", "nvidia.com/gpu.product", "release", "spiffe", "hf"),
+    ],
+)
+def test_a_label_that_is_somebodys_own_word_is_allowed(key):
+    assert problems({"metadata": {"labels": {key: "x1"}}}) == []
 
 
 @pytest.mark.parametrize("unit", ["a.", ".", "/", "istio.io.", "cri-o.", "sidecar.istio.io/"])
