@@ -5,6 +5,10 @@ system to the next (``/var/lib/kubelet`` is also ``/mnt/stateful_partition/var/l
 ``/local/…``, ``/sysroot/…``), so what is refused cannot be listed.  What is allowed can: folders
 whose names say that data and models are kept there.  For any other, whoever runs the cluster can
 make a PersistentVolume, and the pool names its claim.
+
+A folder that is shown is shown whole, so one of a person, wherever homes are kept, is shown only
+from a name on that says so; and a path may be that of a file, or of a socket, to which a mount that
+is read-only lets everybody write.
 """
 
 import re
@@ -24,6 +28,17 @@ def _named_for(words: str) -> re.Pattern[str]:
 
 
 _DATA, _MODELS = _named_for(_WORDS), _named_for(_MODELS_WORDS)
+# What people call the folders in which they have models and data, beside all else that is theirs.
+_PERSONAL = re.compile(
+    rf"{_named_for(rf'({_MODELS_WORDS}|(data|dataset)s?|corpus|corpora)').pattern}"
+    # Qwen2.5-7B-Instruct, and families of models that are known by their names.
+    r"|[a-z0-9][a-z0-9._]*-([a-z0-9._]+-)*[0-9]+(\.[0-9]+)?b([-_.].*)?"
+    r"|(meta-)?(qwen|qwq|llama|deepseek|glm|mistral|mixtral|gemma|phi|internlm|kimi|minimax|gpt-oss)"
+    r"([-_.0-9].*)?",
+    re.ASCII,
+)
+# Below these each folder is a person's home; it may be on whatever is mounted.
+_HOMES = re.compile(r"homes?[0-9]*|users|people", re.ASCII)
 # Below these everything is somebody's data, apart from what systems keep there (_NODES_OWN).
 _MOUNTS = ("mnt", "media", "srv")
 # Below these only folders that are named for models.
@@ -31,11 +46,25 @@ _SYSTEM = (
     *(("opt",), ("var",), ("var", "lib"), ("var", "data"), ("usr", "share")),
     *(("usr", "local"), ("usr", "local", "share"), ("tmp",), ("var", "tmp")),
 )
-_CACHES = ".cache"  # where a person's downloads from Hugging Face are
+_CACHES = ".cache"  # where a person's downloads from Hugging Face are, beside those of other tools
+_CACHE = re.compile(
+    rf"{_named_for(_MODELS_WORDS).pattern}|torch(_extensions)?|triton|flashinfer|sglang|deep_?gemm",
+    re.ASCII,
+)
+# Files by whose names somebody gets in somewhere, sockets, and settings, in which passwords stand.
+_FILES = re.compile(
+    r"(.*[-_.])?(id_(rsa|dsa|ecdsa|ed25519)([-_.].*)?|kubeconfig.*|authorized_keys.*|known_hosts.*"
+    r"|g?shadow-?|sudoers|htpasswd|netrc|pgpass|git-credentials"
+    r"|(token|passwd|password|passphrase|secret|credential)(\.[a-z]+)?)"
+    r"|.*\.(sock|socket|pem|key|p12|pfx|jks|keystore|keytab|ppk|kdbx|ovpn|gpg|asc|crt|cer"
+    r"|conf|cnf|cfg|ini|env|envrc|ya?ml|toml|properties|kubeconfig|tfstate|tfvars|sqlite3?|sql|sh"
+    r"|service)",
+    re.ASCII | re.DOTALL,
+)
 # Folders of the node's own, under whatever they are mounted: by their very names, and by those that
 # whoever moves a node's data to a large disk makes of them.
 _NODES_OWN = re.compile(
-    r"buildkit|csi|cni|calico|cilium|flannel|lib|local-path-provisioner|stateful_partition|aks"
+    r"buildkit|run|runc|crun|cri|systemd|libvirt|snapd?|sockets?|csi|cni|calico|cilium|flannel|lib|local-path-provisioner|stateful_partition|aks"
     r"|overlay2?|rootfs|sysroot|ostree|etc|proc|sys|boot|var|root|pki|ssl|secrets?|credentials?"
     r"|lost\+found"
     r"|(.*[-_.])?(containerd|docker|crio|cri-o|etcd|kube|k8s|k3s|k0s|rke2|rancher|minikube|microk8s"
@@ -53,7 +82,11 @@ _ADVICE = (
     "use a folder such as /mnt/models, /data/models or /models, or a claim of a PersistentVolume "
     "that whoever runs the cluster makes of this one"
 )
-_HOMES_ADVICE = "it holds keys of people; use a folder of its own, or one below it"
+_HOMES_ADVICE = (
+    "folders of people hold their keys: of them those named for models or data are shown, such as "
+    "/home/NAME/models or /root/.cache/huggingface; use one of these, or a folder of its own"
+)
+_FILES_ADVICE = "it is named as a key, a socket or a file of settings; use the folder of a model"
 
 
 def refused(path: str) -> str:
@@ -61,9 +94,14 @@ def refused(path: str) -> str:
     parts = [part for part in path.lower().split("/") if part]
     if not parts:
         return "it is the whole node; name the folder with the models"
-    if parts[0] in ("root", "home"):
-        return _of_a_person(parts)
+    if _FILES.fullmatch(parts[-1]):
+        return _FILES_ADVICE
+    inside = _inside_a_home(parts)
+    if inside is not None and parts[0] in ("root", "home"):
+        return _of_a_person(parts[1:], inside)
+    shown = {_CACHES} if inside else set[str]()
     own = [part for part in parts if _is_nodes_own(part) or part.startswith(".")]
+    own = [part for part in own if part not in shown]
     if _is_named_for_models(parts):
         return (
             "" if not [part for part in own if part not in ("var", "lib")] else _not_shown(own[-1])
@@ -72,6 +110,8 @@ def refused(path: str) -> str:
         return _not_shown(own[0])
     if parts[0] not in _MOUNTS and not _DATA.fullmatch(parts[0]):
         return f"only folders for data are shown to engines; {_ADVICE}"
+    if inside is not None:
+        return _of_a_person(parts, inside)
     # Nodes with one large disk have their kubelet and runtime on it, beside the data.
     return "" if _is_below_a_disk(parts) else f"it may hold the node's own folders; {_ADVICE}"
 
@@ -104,10 +144,19 @@ def _not_shown(part: str) -> str:
     return f'"{part}" is a name of the node\'s own folders; {_ADVICE}'
 
 
-def _of_a_person(parts: list[str]) -> str:
-    inside = parts[2:] if parts[0] == "home" else parts[1:]
-    if not inside:
+def _inside_a_home(parts: list[str]) -> list[str] | None:
+    """What of a path is a person's own; None if it is of nobody."""
+    if parts[0] == "root":
+        return parts[1:]
+    at = next((at for at, part in enumerate(parts) if _HOMES.fullmatch(part)), None)
+    return None if at is None else parts[at + 2 :]
+
+
+def _of_a_person(parts: list[str], inside: list[str]) -> str:
+    hidden = [part for part in inside if part.startswith(".")]
+    if any(map(_is_nodes_own, parts)) or hidden not in ([], [_CACHES]):
         return _HOMES_ADVICE
-    is_hidden = any(part.startswith(".") and part != _CACHES for part in inside)
-    is_nodes_own = any(map(_is_nodes_own, parts[1:]))
-    return _HOMES_ADVICE if is_hidden or is_nodes_own else ""
+    if hidden:
+        kept = inside[inside.index(_CACHES) + 1 :]
+        return "" if kept and _CACHE.fullmatch(kept[0]) else _HOMES_ADVICE
+    return "" if any(map(_PERSONAL.fullmatch, inside)) else _HOMES_ADVICE

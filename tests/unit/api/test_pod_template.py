@@ -378,6 +378,18 @@ def host(path, name="m", kind=None):
         # Volumes of other pods.
         *("/mnt/disks/vol1", "/mnt/disks", "/mnt/fast-disks/a", "/mnt/local-storage/x/pv1"),
         *("/models/etcd/member", "/MNT/Kubelet", "/var/lib", "/opt/cni/models", "/private/models"),
+        # Of a person, what does not say that it is models or data, wherever homes are.
+        *("/root/admin.conf", "/root/kubespray", "/root/work", "/root/.cache", "/root/.cache/pip"),
+        *("/home/ubuntu/cluster.yml", "/home/ubuntu/anaconda-ks.cfg", "/home/alice/projects"),
+        *("/home/alice/workspace", "/home/alice/.config/models", "/home/models", "/home/alice/b"),
+        *("/nfs/users/alice/id_rsa", "/nfs/users/alice", "/mnt/nfs/home/alice", "/data/users"),
+        *("/mnt/nfs/home", "/gpfs/homes/alice/.ssh", "/mnt/data/home1/alice/Documents"),
+        *("/mnt/nfs/home/alice/.cache", "/data/people/alice/x", "/Home/Alice/X"),
+        # Files that are no model's, and sockets, to which a read-only mount lets all write.
+        *("/models/id_rsa", "/data/backup.pem", "/data/app/run/x.sock", "/tmp/model.sock"),
+        *("/data/cluster.yaml", "/mnt/data/admin.kubeconfig", "/data/app/.env", "/data/x.env"),
+        *("/data/hf-token", "/home/alice/models/token", "/home/alice/data/id_ed25519.bak"),
+        *("/data/run", "/mnt/data/run/x", "/data/sockets/a", "/data/systemd", "/models/MODEL.SOCK"),
     ],
 )
 def test_a_folder_by_which_one_becomes_somebody_else_is_refused(path):
@@ -407,6 +419,22 @@ def test_a_type_that_makes_or_opens_something_on_the_node_is_refused(kind):
         *("/cpfs01/shared/llm", "/scratch/x", "/nfs-data/x", "/llm-models", "/mnt/ssd0/datasets"),
         *("/mnt/k8s-models", "/mnt/team/qwen", "/data/docker-models", "/mnt/nvme0/x"),
         *("/workspace/models", "/raid/x", "/var/models", "/tmp/models-7", "/data/runs/dev/tokens"),
+        *(
+            "/home/alice/data/qwen",
+            "/home/alice/projects/models/x",
+            "/home/alice/Qwen2.5-7B-Instruct",
+        ),
+        *("/home/alice/llama3", "/home/alice/hf_models/x", "/root/models", "/root/data/x"),
+        *(
+            "/home/alice/checkpoints/step-100",
+            "/nfs/models",
+            "/nfs/team/x",
+            "/nfs/users/alice/models",
+        ),
+        *("/data/users/alice/checkpoints/x", "/mnt/nfs/home/alice/.cache/huggingface/hub"),
+        *("/root/.cache/modelscope/hub", "/home/alice/.cache/huggingface/hub", "/data/token-ids"),
+        *("/models/qwen.gguf", "/data/models/chat_template.jinja", "/data/Llama-3.1-8B.fp8"),
+        *("/models/users/alice/x", "/data/run-7/step.100", "/root/.cache/torch/hub", "/mnt/data"),
     ],
 )
 def test_a_folder_with_models_is_mounted_read_only_with_all_below_it(path):
@@ -868,7 +896,7 @@ def test_no_template_gives_a_pod_more_than_engines_have(template):
 
 
 MODEST = st.sampled_from(
-    ["/data/a", "/mnt/a", "/root/.cache", "/models/", "/dev/shm", "/cache", "/x/"]
+    ["/data/a", "/mnt/a", "/root/.cache/huggingface", "/models/", "/dev/shm", "/cache", "/x/"]
 )
 
 
