@@ -155,8 +155,7 @@ def quoted(where: str, value: object) -> str:
         return kind(value)  # a key in it is as long as an object
     *above, last = _KEY.findall(where) or [""]
     is_closed = last in _CLOSED or is_secret(last)
-    # Of ``system_envs`` each variable has a name to judge by.
-    is_closed |= any(key in _CLOSED - {"system_envs"} or is_secret(key) for key in above)
+    is_closed |= any(key in _CLOSED or is_secret(key) for key in above)
     return kind(value) if is_closed and value != "" else typed(value)
 
 

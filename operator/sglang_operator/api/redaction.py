@@ -15,8 +15,12 @@ MARGIN = 4096
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
     r"|(^|[_.-])(API|ACCESS|SECRET|PRIVATE|AUTH|LICENSE|ENCRYPTION|SIGNING|ACCOUNT)[_.-]?KEY([_.-]|$)"
-    r"|_KEY$|(?-i:_PASS$)|(?i:PASSWORD|PASSWD)"
+    r"|_KEY[_.-]?[0-9]*$|PASSWORD|PASSWD|[_.-]PWD$"
+    # Short names of variables, which in small letters are words of their own.
+    r"|(?-i:(^|_|PG|DB|SQL)PASS$|(^|_)(PASSCODE|PASSPHRASE|PSK|SK|AK|AUTH|CREDS?|JWT|DSN|COOKIE"
+    r"|BEARER|SAS|CONN(ECTION)?_?STR(ING)?)$|[A-Z]TOKEN$|(?<!^)(?<!^OLD)PWD$)"
 )
+_BLANKS = re.compile(r"\s+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
 # Of what programs say, these too; who writes a variable of that name may mean something else.
 _SAID_SECRET = re.compile(
@@ -103,6 +107,25 @@ _IN_QUOTES = re.compile(
     r"(?i)(\b(?:(?:api|access|secret|private|auth|license|account)[ _-]?key|password|passphrase)\b"
     r"(?: {1,4}\w{1,20}+){0,4}(?: {0,4}:)? {1,4}\\{0,4}([\"'`]))(?!\*\*\*)[^\n]+?(?=\\{0,4}\2|$|\n)"
 )
+# A sentence about a variable or an argument says what it was: api_key must be str, got 'x'.
+_SPELLED = re.compile(r"[\w.-]+")
+_ITS_VALUE = re.compile(r"[\"'\])]{0,3} ?(?:[=:]|->)")  # follows at once, and was looked at
+_COMPOUND = re.compile(r"\w[_.-]\w|[a-z0-9][A-Z]")
+_TOKEN_OF_A_MODEL = re.compile(
+    r"(?i)(?:pad|bos|eos|unk|mask|stop|cls|sep|image|video|audio|special|added|draft|next|new|first"
+    r"|last|end|start|begin|think|tool)[_.-]?token"
+)
+_GOT = re.compile(
+    r"(?i)(\b(?:got|received|not|was|is|be|given|found|value|input):? {1,4}"
+    r"[bru]?[\[({]{0,2}([\"'`]))"
+    r"(?!\*\*\*)[^\"'`\n]+"
+)
+_QUOTED = re.compile(r"([\"'`])([^\"'`\s]{8,512})(?=\1)")
+# pydantic names a field, and quotes its value in the next line.
+_INPUT = re.compile(
+    r"(^|\n)([^\n]*)(\n[^\n]*?\binput_value=)(?!\*\*\*)((?:(?!, input_type=)[^\n])+)"
+)
+_INPUT_VALUE = re.compile(r"(\binput_value=[\"']?)([^\"'\s,\]]{8,512})")
 _PEM = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[\s\S]+")
 _BEARER = re.compile(
     r"(?i)(\bbearer\s{1,4}|\bauthorization\\{0,4}[\"']?\s{0,4}[:=]\s{0,4}\\{0,4}[\"']?basic\s{1,4})"
@@ -130,8 +153,8 @@ _FORM = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable of this name is likely to hold a secret."""
-    return _SECRET_NAME.search(_HUMP.sub("_", name)) is not None
+    """Whether a variable of this name is likely to hold a secret, however it is spelled."""
+    return _SECRET_NAME.search(_HUMP.sub("_", _BLANKS.sub("_", name.strip()))) is not None
 
 
 def unquoted(text: str) -> str:
@@ -217,7 +240,7 @@ def in_words(text: str) -> str:
     """What a program said, with secrets hidden and the rest as it is."""
     text = _SPOKEN.sub(rf"\1{HIDDEN}", _known(text))
     text = _hidden(_FLAG, _hidden(_PAIR, text))
-    return _nearby(_IN_QUOTES.sub(rf"\1{HIDDEN}", text))
+    return _beside(_nearby(_IN_QUOTES.sub(rf"\1{HIDDEN}", text)))
 
 
 def in_clusters_words(text: str) -> str:
@@ -277,7 +300,7 @@ def _nearby(text: str) -> str:
     parts, start, left, said = [], 0, 0, ""
     for word in _TOLD.finditer(text):
         last, said = said, word[0].strip("=.-")
-        if left and _looks_like_a_key(said):
+        if left and looks_like_a_key(said):
             parts.append(text[start : word.start()] + HIDDEN)
             start = word.end()
         said = said.rpartition("=")[2]  # body=token%3D…
@@ -285,7 +308,51 @@ def _nearby(text: str) -> str:
     return "".join((*parts, text[start:]))
 
 
-def _looks_like_a_key(word: str) -> bool:
+def _beside(text: str) -> str:
+    """With what a sentence says of a secret's value hidden, where it stands before its name too."""
+    if "input_value=" in text:
+        text = _INPUT.sub(_without_input, text)
+        text = _INPUT_VALUE.sub(lambda found: found[1] + _unless_a_key(found[2]), text)
+    if not _HINT.search(text):
+        return text
+    return "\n".join(map(_line_without_what_it_is_of, text.split("\n")))
+
+
+def _without_input(found: re.Match[str]) -> str:
+    name = found[2].strip()
+    hidden = len(name) <= 256 and bool(_HINT.search(name)) and is_secret(name)
+    return f"{found[1]}{found[2]}{found[3]}{HIDDEN if hidden else found[4]}"
+
+
+def _unless_a_key(word: str) -> str:
+    return HIDDEN if looks_like_a_key(word) else word
+
+
+def _line_without_what_it_is_of(line: str) -> str:
+    names = [found for found in _SPELLED.finditer(line) if _is_spoken_of(found, line)]
+    if not names:
+        return line
+    begins, ends = names[0].start(), names[0].end()
+    after = _GOT.sub(rf"\1{HIDDEN}", line[ends:])
+    # Of what comes before, the last words, as ``_nearby`` looks at the next ones.
+    near = [0, *(word.start() for word in _TOLD.finditer(line, 0, begins))][-_NEAR:][0]
+    before = line[:near] + _TOLD.sub(lambda word: _unless_a_key(word[0]), line[near:begins])
+    line = before + line[begins:ends] + after
+    return _QUOTED.sub(lambda found: found[1] + _unless_a_key(found[2]), line)
+
+
+def _is_spoken_of(found: re.Match[str], line: str) -> bool:
+    """Whether this is the name of a secret that is not followed by its value at once."""
+    name = found[0].strip(".-")
+    if len(name) > 256 or not _HINT.search(name) or not _COMPOUND.search(name):
+        return False
+    if _TOKEN_OF_A_MODEL.fullmatch(name) or _OF_A_MODEL.search(name) or not is_secret(name):
+        return False
+    return _ITS_VALUE.match(line, found.end()) is None
+
+
+def looks_like_a_key(word: str) -> bool:
+    """Whether letters of both kinds and digits, or many of them, make no word that people write."""
     if len(word) < 8 or _OF_A_CLASS.fullmatch(word):
         return False
     return bool(_MIXED.fullmatch(word) or _RANDOM.fullmatch(word))
@@ -344,7 +411,7 @@ def _may_be_a_name(text: str, at: int) -> bool:
     """Whether what stands there may be the name of a Secret or of a key in it."""
     word = _after(_WORDS.match, text, at)
     said = text[at:word].rstrip(".,;:!?)]}\"'")
-    return _OBJECT_NAME.fullmatch(said) is not None and not _looks_like_a_key(said)
+    return _OBJECT_NAME.fullmatch(said) is not None and not looks_like_a_key(said)
 
 
 def _is_of_a_model(name: str, text: str, at: int, opening: re.Match[str] | None) -> bool:

@@ -7,7 +7,14 @@ would expand ``$(NAME)`` in them.  Secrets and ``podTemplate`` add theirs elsewh
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from sglang_operator.api import device_variables, errors, pod_template, pod_volumes
+from sglang_operator.api import (
+    device_variables,
+    errors,
+    pod_template,
+    pod_volumes,
+    problems,
+    redaction,
+)
 from sglang_operator.engine import habits, values, versions
 
 CACHE_DIR = pod_volumes.CACHE_DIR  # it survives the pod where the user says so
@@ -51,6 +58,8 @@ OWNED: Mapping[str, str] = {
 }
 _HEALTH_ADVICE = "the kubelet asks /health, and one that generates kills a sleeping engine"
 _NAME = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")  # what every Kubernetes version takes
+_SIGN = re.compile(r"(?<=.)[=:]")  # of docker's NAME=value, and of YAML's
+_MOST_WORDS = 16
 _FALSE = ("false", "0", "no", "n")  # SGLang srt/environ.py; all else is the default, true
 
 
@@ -129,16 +138,34 @@ def _written(
 ) -> Iterator[errors.Problem]:
     """Names and values that no environment can hold, and what ROLL's loader was to fill in."""
     for name, value in written.items():
-        path = f"{FIELD}.{errors.shown(name)}"
+        key = _called(name)
         if values.unresolved(value):
-            yield errors.UNRESOLVED(path, found=_shown(name, value))
+            yield errors.UNRESOLVED(f"{FIELD}.{key}", found="text with a reference in it")
         elif not _is_name(name) or _text(value) is None:
-            yield errors.SYSTEM_ENV(path, key=errors.shown(name), found=_shown(name, value))
+            yield errors.SYSTEM_ENV(f"{FIELD}.{key}", key=key, found=_described(name, value))
 
 
-def _shown(name: object, value: object) -> str:
-    """A value as a message may show it: never one under a name that secrets have."""
-    return "a secret's value" if errors.is_secret(str(name)) else errors.shown(value)
+def _called(name: object) -> str:
+    """A name as messages have it: what follows a sign in one may be its value, or a blank."""
+    if not isinstance(name, str):
+        return errors.shown(name)
+    begins = _SIGN.split(name, maxsplit=1)[0]
+    words = begins.split(maxsplit=_MOST_WORDS)
+    for count, word in enumerate(words[1:], start=1):
+        if errors.is_secret(words[count - 1]) or redaction.looks_like_a_key(word):
+            begins = " ".join(words[:count])
+            break
+    return errors.shown(begins if begins == name else f"{begins}…")
+
+
+def _described(name: object, value: object) -> str:
+    """What is wrong with a variable, without its value: whose name tells a secret is not known."""
+    if not _is_name(name):
+        return "no name of a variable"
+    if isinstance(value, str):
+        return "text with a character that ends it"
+    is_number = isinstance(value, (int, float))
+    return errors.shown(value) if is_number else problems.kind(value)
 
 
 def _owned(written: Mapping[str, object], features: versions.Features) -> Iterator[errors.Problem]:

@@ -44,6 +44,16 @@ SAID = [
     f"OSError: DB_PASS={SECRET} was refused",
     f"OSError: bearer={SECRET} was refused",
     f"OSError: X-Amz-Signature={SECRET} was refused",
+    f"ValueError: api_key must be str, got '{SECRET}'",
+    f"TypeError: hf_token must be a string, not b'{SECRET}'",
+    f"TypeError: expected str for DB_PWD, got ['{SECRET}']",
+    f"ValueError: invalid value {SECRET} for HF_TOKEN",
+    f"ValueError: '{SECRET}' is not a valid api_key",
+    f"Exception: key '{SECRET}' is not valid for HF_TOKEN",
+    f"RuntimeError: OPENAI_SK was '{SECRET}' in small letters",
+    f"error: HF_TOKEN\n  Input should be a valid string [type=string_type, input_value='{SECRET}',"
+    " input_type=str]",
+    f"ValueError: Input should be a string [input_value='{SECRET}', input_type=a]",
 ]
 
 
@@ -79,6 +89,11 @@ def test_an_engines_last_words_are_told_without_its_secrets(said):
         "author: me, auth_mode: none, task: 3, disk: 5",
         "forward_pass: 12, compass=3, bypass = 1, PWD=/sgl-workspace, pypi-mirror, sk_test_run",
         "https://discord.com/channels/1 and https://hooks.slack.com",
+        "ValueError: stop_token must be str, got '</s>'",
+        "ValueError: HF_TOKEN is not set, and 'meta-llama/Llama-3.1-8B-Instruct' is gated",
+        "ServerArgs(model_path='/m', api_key=None, tp_size=2, dist_init_addr='Host12Ab:5000')",
+        "port\n  Input should be an integer [type=int_parsing, input_value='abc', input_type=str]",
+        "KeyError: 'Qwen3MoeForCausalLM' has no lm_head_key",
     ],
 )
 def test_what_is_no_secret_is_told_as_it_was(said):
@@ -167,6 +182,12 @@ UNITS = (
     *(
         "redis-cli ",
         "password '",
+        "api_key ",
+        "api_key got '",
+        "HF_TOKEN 'A1aaaaaaa' ",
+        "HF_TOKEN\ninput_value=",
+        "input_value='A1a",
+        "A1aaaaaaa HF_TOKEN\n",
         "password a ",
         "api key 'a",
         "Aa1",

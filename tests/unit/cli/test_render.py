@@ -66,6 +66,15 @@ def test_render_hides_the_values_of_secrets(tmp_path):
         ("AWS_SECRET_ACCESS_KEY", True),
         ("OSS_ACCESS_KEY_ID", True),
         ("DB_PASSWORD", True),
+        *((name, True) for name in ("DB_PWD", "db_pwd", "PASS", "PGPASS", "OPENAI_SK", "HFTOKEN")),
+        *(
+            (name, True)
+            for name in ("hf token", " API KEY ", "WIFI_PSK", "OPENAI_KEY_2", "NPM_AUTH")
+        ),
+        *(
+            (name, False)
+            for name in ("PWD", "OLDPWD", "NCCL_BYPASS", "TASK", "MAX_TOKENS", "AUTHOR")
+        ),
         ("USE_MODELSCOPE", False),
         ("TOKENIZERS_PARALLELISM", False),
         ("NCCL_MONKEY", False),

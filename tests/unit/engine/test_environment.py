@@ -73,16 +73,18 @@ def test_null_is_absent():
 @pytest.mark.parametrize(
     ("system_envs", "text"),
     [
-        pytest.param({"A": [1]}, "A is [1]; expected a string or a number", id="a list"),
-        pytest.param({"A": {}}, "A is {}; expected a string or a number", id="a map"),
+        pytest.param({"A": [1]}, "A is a list; expected a string or a number", id="a list"),
+        pytest.param({"A": {}}, "A is a map; expected a string or a number", id="a map"),
         pytest.param({"A": float("nan")}, "A is NaN;", id="no number"),
         pytest.param({"A": 10**5000}, "A is a int;", id="a huge number"),
-        pytest.param({"A": "x\0y"}, "A is x y;", id="a NUL"),
-        pytest.param({"": "x"}, '"" is x;', id="no name"),
-        pytest.param({"1A": "x"}, "1A is x;", id="a name that begins with a digit"),
-        pytest.param({"A=B": "x"}, "A=B is x;", id="an equals sign in the name"),
-        pytest.param({"A B": "x"}, "A B is x;", id="a blank in the name"),
-        pytest.param({1: "x"}, "1 is x;", id="a number for a name"),
+        pytest.param({"A": "x\0y"}, "A is text with a character that ends it;", id="a NUL"),
+        pytest.param({"": "x"}, '"" is no name of a variable;', id="no name"),
+        pytest.param(
+            {"1A": "x"}, "1A is no name of a variable;", id="a name that begins with a digit"
+        ),
+        pytest.param({"A=B": "x"}, "A… is no name of a variable;", id="an equals sign in the name"),
+        pytest.param({"A B": "x"}, "A B is no name of a variable;", id="a blank in the name"),
+        pytest.param({1: "x"}, "1 is no name of a variable;", id="a number for a name"),
     ],
 )
 def test_what_no_environment_can_hold_is_refused(system_envs, text):
