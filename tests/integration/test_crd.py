@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sglang_operator.api import errors, names, pod_volumes
+from sglang_operator.api import errors, names, pod_volumes, texts
 from sglang_operator.pool.resolve import resolve_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER
@@ -400,6 +400,16 @@ def test_a_mapping_that_is_a_YAML_list_is_refused_as_ROLL_does(plane):
             {"engineVersion": "latest"},
             "spec.engineVersion",
             errors.ENGINE_VERSION("", found="latest"),
+        ),
+        (
+            {"scheduling": {"priorityClassName": "system-node-critical"}},
+            "spec.scheduling.priorityClassName",
+            errors.POD_FIELD(
+                "",
+                found="system-node-critical",
+                expected=texts.PRIORITY,
+                advice=texts.DO_PRIORITY,
+            ),
         ),
         (
             {"podTemplate": {"spec": {"containers": [{"name": "engine"}, {"name": "side"}]}}},

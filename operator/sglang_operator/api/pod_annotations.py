@@ -26,7 +26,7 @@ _OF_NODES = re.compile(
     r"(container\.apparmor\.security\.beta\.kubernetes\.io"
     r"|((container\.)?seccomp\.)?security\.alpha\.kubernetes\.io"
     r"|([^/]+\.)?(cdi\.k8s\.io|nri\.io|noderesource\.dev|containerd\.io|cri-?o\.io|devices\.gke\.io)"
-    r"|kubernetes\.io/config\.|scheduler\.alpha\.kubernetes\.io/tolerations|io\.kubernetes\.cri"
+    r"|kubernetes\.io/config\.|scheduler\.alpha\.kubernetes\.io/(tolerations|critical-pod)|io\.kubernetes\.cri"
     r"|(io\.(containerd|katacontainers|podman|crun)|run\.oci|org\.(systemd|criu)|dev\.gvisor)[./]"
     # Which devices a pod was given: schedulers write it there, and agents of nodes believe it.
     r"|([^/]+\.)?(4pd|elasticgpu)\.io/|ALIYUN_COM_|scheduler\.framework\.gpushare|gas-"

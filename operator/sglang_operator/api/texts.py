@@ -348,6 +348,10 @@ WEIGHTS_GROUPS_IN_USE = (
 )
 WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; sync before a reset"
 
+# --- scheduling
+PRIORITY = "a PriorityClass that does not begin with system-: those are for the cluster's own pods"
+DO_PRIORITY = "name another, or leave it out"
+
 # --- credentials of the API server
 
 NO_KUBECONFIG = (

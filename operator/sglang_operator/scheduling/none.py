@@ -3,10 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api import syntax
+from sglang_operator.api import syntax, texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
+
+_PRIORITY = "spec.scheduling.priorityClassName"
+# Kubernetes keeps these names for itself: a pod of such a class makes way for none, is not evicted
+# when its node has nothing left, and drives out DNS, the network and the operator.
+_OF_THE_CLUSTER = "system-"
 
 
 class NoGang:
@@ -15,7 +20,9 @@ class NoGang:
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
         priority = parsed.scheduling.priority_class_name
         if priority and not syntax.is_subdomain(priority):
-            yield syntax.wrong("spec.scheduling.priorityClassName", priority, syntax.SUBDOMAIN)
+            yield syntax.wrong(_PRIORITY, priority, syntax.SUBDOMAIN)
+        elif priority and priority.startswith(_OF_THE_CLUSTER):
+            yield syntax.wrong(_PRIORITY, priority, texts.PRIORITY, texts.DO_PRIORITY)
 
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
         chosen = {

@@ -708,7 +708,12 @@ WITH_RIGHTS = [
     # What is enforced upon all others.
     *("kubearmor-policy", "admission.stackrox.io/break-glass"),
     # What agents of nodes go by.
-    *("elasticgpu.io/assumed", "4pd.io/vgpu-node", "cdi.k8s.io/x"),
+    *(
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        "elasticgpu.io/assumed",
+        "4pd.io/vgpu-node",
+        "cdi.k8s.io/x",
+    ),
 ]
 
 

@@ -1,10 +1,20 @@
 """Without a gang each pod is scheduled by itself."""
 
-from sglang_operator.api import names, spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sglang_operator.api import names, spec, texts
 from sglang_operator.children import engine_pod
+from sglang_operator.pool.resolve import Pool, resolve_pool
 from sglang_operator.scheduling import gangs
 from sglang_operator.scheduling.none import NoGang
-from tests.builders import a_pool, guide_spec
+from tests.builders import OWNER, a_pool, guide_spec
+
+CRD = yaml.safe_load(
+    (Path(__file__).parents[3] / "manifests/crd/sglanginferences.yaml").read_text()
+)
 
 
 def parsed(**scheduling: str) -> spec.PoolSpec:
@@ -25,6 +35,30 @@ def test_a_priority_class_has_a_name_that_can_be_one():
     (problem,) = gangs.of(odd).problems(odd)
     assert problem.field == "spec.scheduling.priorityClassName"
     assert not list(gangs.of(parsed(priorityClassName="high")).problems(parsed()))
+
+
+@pytest.mark.parametrize("name", ["system-node-critical", "system-cluster-critical", "system-x"])
+def test_a_priority_class_of_the_clusters_own_is_refused(name):
+    """An engine would drive out what its node needs, and not make way for it."""
+    refused = resolve_pool(OWNER, guide_spec(scheduling={"priorityClassName": name}))
+    (problem,) = refused.problems
+    assert problem.field == "spec.scheduling.priorityClassName"
+    assert f"found {name}, expected a PriorityClass that does not begin with system-" in str(
+        problem
+    )
+
+
+@pytest.mark.parametrize("name", ["high", "system", "mysystem-critical", "ai-system-critical"])
+def test_any_other_priority_class_is_whose_it_is_to_say(name):
+    assert isinstance(resolve_pool(OWNER, guide_spec(scheduling={"priorityClassName": name})), Pool)
+
+
+def test_the_definition_refuses_it_in_the_same_words():
+    section = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    field = section["properties"]["scheduling"]["properties"]["priorityClassName"]
+    (rule,) = field["x-kubernetes-validations"]
+    told = rule["messageExpression"].replace("\\'", "'")
+    assert f"'found %s, expected {texts.PRIORITY}; {texts.DO_PRIORITY}'.format([self])" == told
 
 
 class AGang(NoGang):
