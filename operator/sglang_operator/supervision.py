@@ -148,6 +148,7 @@ def begun(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
     task = asyncio.create_task(watched(), name=name)
     _UNDER_WAY.add(task)  # a loop keeps no task alive by itself
     task.add_done_callback(_UNDER_WAY.discard)
+    task.add_done_callback(lambda _: work.close())  # where it was cancelled before it began
     return task
 
 

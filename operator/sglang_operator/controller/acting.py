@@ -70,7 +70,7 @@ class Acting:
         if _removal(delete.uid) not in self._asked:
             return delete  # of what was only just made
         pod = self._removals.get(delete.uid)
-        return pod and replace(delete, resource_version=pod.resource_version)
+        return None if pod is None else replace(delete, resource_version=pod.resource_version)
 
 
 def _asked(plan: Plan) -> set[str]:

@@ -247,3 +247,19 @@ def test_healthz_sees_a_stream_that_never_was_in_sync(monkeypatch):
             await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(story())
+
+
+def test_what_is_cancelled_before_it_began_is_closed():
+    """A loop that ends tells of each that was not: a warning, in whoever's process it is."""
+
+    async def work() -> None:
+        raise AssertionError("it began")
+
+    async def story() -> Any:
+        made = work()
+        task = supervision.begun("events", made)
+        task.cancel()
+        await asyncio.wait({task})
+        return made
+
+    assert asyncio.run(story()).cr_frame is None

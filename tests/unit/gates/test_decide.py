@@ -650,7 +650,9 @@ class TestALeaseThatHasForgotten:
             instances=frozenset(pod.instance for pod in pods),
             intact=True,
         )
-        assert weighed(pool, pods, said=woke).restore.asleep == ()
+        restored = weighed(pool, pods, said=woke).restore
+        assert restored is not None
+        assert restored.asleep == ()
 
     def test_who_came_since_others_went_to_sleep_does_not_though_it_was_marked_with_them(self):
         pool = self.pool()
@@ -663,6 +665,7 @@ class TestALeaseThatHasForgotten:
             asleep=(sleeper.instance,),
         )
         restored = weighed(pool, pods, said=slept).restore
+        assert restored is not None
         assert (restored.asleep, restored.released) == ((sleeper.instance,), ("kv_cache",))
 
     def test_marks_are_believed_where_the_lease_was_lost_before_this_operator_began(self):
@@ -671,6 +674,7 @@ class TestALeaseThatHasForgotten:
         pods = running(pool, gate=asleep("kv_cache"))
         published = lease_state.of_phase("Committed")
         restored = weighed(pool, pods, said=published).restore
+        assert restored is not None
         assert set(restored.asleep) == {pod.instance for pod in pods}
 
     @pytest.mark.parametrize("gate", ["Versioned", "Off"])

@@ -52,7 +52,7 @@ def test_they_are_named_anew_while_the_spec_is_refused():
     pool = a_pool(replicas=2)
     pods = [a_pod(pool, e, container_id=f"containerd://{e.rank}") for e in pool.running]
     unseen = [pods[0], dataclasses.replace(pods[1], container_id="")]
-    asleep = tuple(sorted(pod.instance for pod in pods))
+    asleep = tuple(sorted(pod.instance or "" for pod in pods))
     current = Transaction(phase=Phase.SLEEPING, id="t1", released=("kv_cache",), asleep=asleep)
     lease = a_lease_saying(pool, current)
 
@@ -63,6 +63,7 @@ def test_they_are_named_anew_while_the_spec_is_refused():
         seen = Observed(pods=tuple(now), children=children)
         plan = decide.decide(pool.owner, spec.Weights(gate=pool.gate), (), seen, NOW)
         found = kept_registry.kept(pool.owner, plan, seen, NOW)
+        assert found is not None
         return json.loads(found["data"][trainer_registry.ENGINES_KEY]).get("hidden")
 
     assert kept(pods, pods) is None

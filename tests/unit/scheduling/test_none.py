@@ -7,7 +7,7 @@ import yaml
 
 from sglang_operator.api import names, spec, texts
 from sglang_operator.children import engine_pod
-from sglang_operator.pool.resolve import Pool, resolve_pool
+from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from sglang_operator.scheduling import gangs
 from sglang_operator.scheduling.none import NoGang
 from tests.builders import OWNER, a_pool, guide_spec
@@ -41,6 +41,7 @@ def test_a_priority_class_has_a_name_that_can_be_one():
 def test_a_priority_class_of_the_clusters_own_is_refused(name):
     """An engine would drive out what its node needs, and not make way for it."""
     refused = resolve_pool(OWNER, guide_spec(scheduling={"priorityClassName": name}))
+    assert isinstance(refused, Refused)
     (problem,) = refused.problems
     assert problem.field == "spec.scheduling.priorityClassName"
     assert f"found {name}, expected a PriorityClass that does not begin with system-" in str(
