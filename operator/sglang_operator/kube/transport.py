@@ -50,7 +50,10 @@ def proxy_of(url: str | None) -> Proxy:
 
 
 def _login(header: str) -> aiohttp.ClientMiddlewareType:
-    """Sends this to the proxy: with what asks it for a tunnel, or with the request itself."""
+    """Sends this to the proxy: with what asks it for a tunnel, or with the request itself.
+
+    An error's notation has the headers of what was asked, and kopf logs that.
+    """
 
     async def login(
         request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
@@ -59,7 +62,10 @@ def _login(header: str) -> aiohttp.ClientMiddlewareType:
             request.update_proxy(request.proxy, None, {hdrs.PROXY_AUTHORIZATION: header})
         else:
             request.headers[hdrs.PROXY_AUTHORIZATION] = header
-        return await send(request)
+        try:
+            return await send(request)
+        except aiohttp.ClientResponseError as error:
+            raise aiohttp.ClientConnectionError(_of_no_answer(error)) from None
 
     return login
 
@@ -358,10 +364,15 @@ def _plain(error: aiohttp.ClientError) -> OSError:
         beneath = error.os_error
     elif isinstance(error.__cause__, (DisconnectedError, TooLargeError)):
         beneath = error.__cause__
-    elif isinstance(error, aiohttp.ClientHttpProxyError):
-        beneath = DisconnectedError(f"the proxy answers {error.status} {error.message}")
     elif isinstance(error, aiohttp.ClientResponseError):
-        beneath = DisconnectedError(f"not HTTP: {error.message}")
+        beneath = DisconnectedError(_of_no_answer(error))
     else:
         beneath = DisconnectedError(str(error) or "the server hung up")
     return beneath if isinstance(beneath, OSError) else DisconnectedError(str(beneath))
+
+
+def _of_no_answer(error: aiohttp.ClientResponseError) -> str:
+    """Why what came is not the server's answer."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answers {error.status} {error.message}"
+    return f"not HTTP: {error.message}"
