@@ -18,6 +18,7 @@ from sglang_operator.api import names
 from sglang_operator.children import kinds
 from sglang_operator.cluster import identity, stores
 from sglang_operator.cluster.outcome import Confirmation, Outcome
+from sglang_operator.cluster.roll_call import RollCall
 from sglang_operator.cluster.writer import UnwantedError, Writer
 from sglang_operator.kube import paths
 from sglang_operator.kube.client import (
@@ -68,6 +69,7 @@ class Executor:
         self.work = Writer(client, Lane.WORK)
         # What trainers wait for does not wait for pods, wherever those have to wait.
         self._gates = Writer(client, Lane.GATES)
+        self.roll_call = RollCall(client, pods)
 
     @property
     def window(self) -> Window:
@@ -99,8 +101,7 @@ class Executor:
         goes out before it has answered yes, and no delete: a view that is behind must not take
         away what the present spec wants.
 
-        ``current`` is asked of each delete when its turn has come: the pod as it is seen by then,
-        or None if it is to stay.
+        ``current`` is asked of each delete in its turn: the pod as it is by then, None if it stays.
 
         ``proven``: creates of this very pool went through a moment ago, so the whole window is
         used from the start, unless there is something to confirm.
@@ -465,13 +466,13 @@ class Executor:
 
 
 def _exactly(delete: actions.DeletePod) -> bytes:
-    body = {
+    options = {
         "apiVersion": "v1",
         "kind": "DeleteOptions",
         "gracePeriodSeconds": delete.grace_seconds,
         "preconditions": {"uid": delete.uid, "resourceVersion": str(delete.resource_version)},
     }
-    return orjson.dumps(body)
+    return orjson.dumps(options)
 
 
 def _of_earlier_pool(

@@ -229,6 +229,26 @@ class PodStore:
             if missing and told(unread) and entry.pod.resource_version <= version:
                 self._gone.add(uid, version)
                 self._forget(uid)
+        self._take(records, version)
+
+    def replace_of(
+        self,
+        key: PoolKey,
+        records: list[wire.Pod],
+        version: int,
+        unread: Sequence[wire.Meta] = (),
+    ) -> None:
+        """The same of the pods of one pool, by the labels of its Services."""
+        listed = {meta.uid for meta in there(records, unread)}
+        for uid, entry in list(self._by_pool.get(key, {}).items()):
+            missing = uid not in listed and not entry.aside and told(unread)
+            if missing and entry.pod.resource_version <= version:
+                self._gone.add(uid, version)
+                self._forget(uid)
+        self._take(records, version)
+
+    def _take(self, records: list[wire.Pod], version: int) -> None:
+        """Of these pods a list of this version told."""
         for record in records:
             self._gone.listed(record.metadata, version)
             before = self._entries.get(record.metadata.uid)

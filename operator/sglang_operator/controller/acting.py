@@ -137,6 +137,10 @@ class Actor:
         memory, pool, plan = this.memory, decision.pool, decision.plan
         if not plan.creates and not plan.removals:
             return Outcome()
+        if not memory.roll_called and not self._view.caught_up(this.key.namespace):
+            known = await self._call_roll(this)
+            if known is not None:
+                return known
         if trying.is_due(memory.trial, pool, plan):
             memory.trial = await trying.attempt(self._trials, this.key, memory.trial, pool, plan)
             if memory.trial.refusal or memory.trial.doubted:
@@ -163,6 +167,15 @@ class Actor:
             current=acting.current,
             proven=steady() < memory.proven_until,
         )
+
+    async def _call_roll(self, this: Pass) -> Outcome | None:
+        """Learn what an operator before this one has made of the pool; None if nothing is new."""
+        try:
+            is_news = await self._executor.roll_call.take(this.key)
+        except (ApiError, ApiUnreachableError, ValueError) as error:
+            return Outcome(done=False, failed=error)
+        this.memory.roll_called = True
+        return Outcome(done=False) if is_news else None  # planned anew, with that known
 
     async def _confirm(self, this: Pass, generation: int) -> Confirmation:
         answer = await self._executor.confirm_pool(this.key, this.memory.uid, generation)

@@ -84,7 +84,7 @@ class ControlLoop:
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
         self.coverage = Coverage(self._wake_scope)
         self.elector = self._elector()
-        self.witness = Witness(self._pools_stream)
+        self.witness = Witness(lambda namespace: self._stream(paths.pools, namespace))
 
     # --- waking
 
@@ -246,9 +246,17 @@ class ControlLoop:
         self.informers.append(made)
         return made
 
-    def _pools_stream(self, namespace: str) -> informer.Informer[object] | None:  # type: ignore[type-var]
-        paths_of = {paths.pools(scope) for scope in ("", namespace)}
+    def _stream(
+        self, path: Callable[[str], str], namespace: str
+    ) -> informer.Informer[object] | None:  # type: ignore[type-var]
+        """The stream of what is under this path for a namespace."""
+        paths_of = {path(scope) for scope in ("", namespace)}
         return next((i for i in self.informers if i.resource.path in paths_of), None)
+
+    def _caught_up(self, namespace: str) -> bool:
+        """Whether all is known that an operator before this one did to the namespace's pods."""
+        stream = self._stream(paths.pods, namespace)
+        return self.elector is None or stream is None or stream.newest >= self.elector.elected
 
     def _nodes_refused(self, error: ApiError) -> None:
         """Without nodes everything still works, from pod conditions alone."""
@@ -281,6 +289,7 @@ class ControlLoop:
             children=self.children,
             nodes=self.nodes,
             reads=self.coverage.reads,
+            caught_up=self._caught_up,
             absent=self.coverage.absent,
         )
         return Reconciler(

@@ -88,6 +88,7 @@ class Memory:
     recorded: set[names.Uid] = field(default_factory=set)
     published_at: float = float("-inf")  # monotonic
     confirmed_at: float = float("-inf")
+    roll_called: bool = False  # its pods were read past their stream
     proven_until: float = 0.0  # creates went through and may be taken to go on doing so
     blocked_until: float = 0.0
     refusals: int = 0

@@ -24,6 +24,8 @@ class View:
     children: Mapping[str, ChildStore]
     nodes: NodeStore
     reads: Callable[[str], bool] = lambda namespace: True  # whether it is of the present
+    # Whether the stream of its pods has told all that was before this operator was elected.
+    caught_up: Callable[[str], bool] = lambda namespace: True
     # The kinds of children that the cluster does not know.
     absent: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
 

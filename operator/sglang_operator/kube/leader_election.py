@@ -94,6 +94,7 @@ class Elector:
         self._news = asyncio.Event()
         self._lost = asyncio.Event()
         self.acquired = asyncio.Event()
+        self.elected = 0  # the version of the Lease by which it was acquired
 
     @property
     def name(self) -> str:
@@ -347,6 +348,7 @@ class Elector:
             self._renewed_at = begun
             if not self.acquired.is_set():
                 log.info("holding the Lease %s as %s", self._name, self._identity)
+                self.elected = record.metadata.version
             self.acquired.set()
             self._mind_difference()
 

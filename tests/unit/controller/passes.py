@@ -48,10 +48,13 @@ class Clock:
 class Passes:
     """One pool, its operator's stores, and the reconciler."""
 
-    def __init__(self, clock: Clock, *, interval: float = INTERVAL, **spec: Any) -> None:
+    def __init__(
+        self, clock: Clock, *, interval: float = INTERVAL, api: Api | None = None, **spec: Any
+    ) -> None:
         self.clock = clock
-        self.api = Api()
+        self.api = api or Api()
         self.readable = True
+        self.caught_up = True  # its stream of pods, with what was before it was elected
         self.looks = 0  # of passes, whether they may go on
         self.woken: list[PoolKey] = []
         self.pools = PoolStore(self._wake)
@@ -68,6 +71,7 @@ class Passes:
             children=self.children,
             nodes=self.nodes,
             reads=self._reads,
+            caught_up=lambda namespace: self.caught_up,
         )
         self.reconciler = Reconciler(
             view,
@@ -78,8 +82,9 @@ class Passes:
             DryRuns(client, executor.work),
             publish_interval=interval,
         )
-        self.api.make(*KEY)
-        self.api.pool(*KEY)["spec"] |= spec
+        if api is None:
+            self.api.make(*KEY)
+            self.api.pool(*KEY)["spec"] |= spec
 
     def _reads(self, namespace: str) -> bool:
         self.looks += 1
