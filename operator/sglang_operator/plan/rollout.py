@@ -151,10 +151,10 @@ class _Change:
     def remove_unneeded(self) -> None:
         """Engines whose GPUs no wanted engine needs: all that are more than the pool needs.
 
-        Where the mapping moved, they serve on until the engines that take their place do; and so
-        many as stand in for engines that make way are left until no more of those are to go.
+        Where the mapping moved, they serve on until the engines that take their place do: for what
+        serves alone, and so many are left as stand in for engines that are still to make way.
         """
-        surplus, kept = self._surplus(), self._standing_in()
+        surplus, kept = self._surplus(), self.lent + self._standing_in()
         for name, old in sorted(
             ((name, self.state.obsolete[name]) for name in self.aside),
             key=lambda found: (found[1].devices, found[0]),

@@ -403,3 +403,18 @@ def test_what_else_nodes_lack_is_told_in_the_schedulers_words():
     text = waits.message(new, plan.waiting)
     assert text.startswith(f"engine g0-3 finds no node: {said}; request less of it")
     assert f'"maxUnavailable": {plan.waiting.needed}' in text
+
+
+def test_engines_that_nobody_needs_serve_on_until_those_that_wait_for_a_sync_do():
+    """A closed gate stands in only where no sync could begin before old engines make way."""
+    old = a_pool(num_gpus_per_worker=1, device_mapping="[0, 1, 2, 13]")
+    new = a_pool(
+        num_gpus_per_worker=2,
+        device_mapping="list(range(8,14))",
+        rollout={"maxUnavailable": 1},
+    )
+    gone = a_pod(old, old.running[3], ready=True)
+    aside = [a_pod(old, engine, ready=True) for engine in old.running[:3]]
+    closed = [a_pod(new, engine, containers_ready=True) for engine in new.running[:2]]
+    plan = planned(new, [*aside, gone, *closed])
+    assert removed(plan) == [gone.name]
