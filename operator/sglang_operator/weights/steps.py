@@ -103,10 +103,13 @@ def works(state: Transaction, trainer: Trainer, *, now: float) -> Transaction:
 def rests(state: Transaction, trainer: Trainer) -> Transaction:
     """Nothing that it sent is under way: others of its name may go on with what this says.
 
-    Raises :class:`RefusedError`.
+    Who was about to put engines to sleep, and has named none, has released nothing: that would be
+    remembered of all of them should this Lease be lost.  Raises :class:`RefusedError`.
     """
     rules.own(state, trainer)
-    return dataclasses.replace(state, at_work=False, releases=False)
+    none = state.phase is Phase.SLEEPING and state.releases and not state.asleep
+    released = () if none else state.released
+    return dataclasses.replace(state, at_work=False, releases=False, released=released)
 
 
 def attach(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> Transaction:

@@ -152,11 +152,23 @@ def test_a_second_sync_of_one_name_is_refused_in_words():
 
 
 def test_what_its_holder_put_to_sleep_it_takes_on():
-    slept = steps.rests(sleeping("weights"), MINE)
+    slept = steps.slept(sleeping("weights"), MINE, instances=["run"], now=NOW)
+    slept = steps.rests(slept, MINE)
     taken = syncing(slept, LATER)
     assert (taken.phase, taken.id, taken.released) == (Phase.SYNCING, "t3", ("weights",))
     woken = steps.take_on(slept, LATER, now=NOW, seen=NOW)
     assert (woken.phase, woken.id, woken.released) == (Phase.SLEEPING, "t3", ("weights",))
+
+
+def test_a_sleep_that_names_nobody_and_rests_has_released_nothing():
+    """By a Lease that is lost all would be taken for asleep, and resuming them ends them."""
+    rests = steps.rests(sleeping("weights", "kv_cache"), MINE)
+    assert (rests.phase, rests.released, rests.at_work) == (Phase.SLEEPING, (), False)
+    assert not rests.may_sleep("run")
+    deeper = steps.slept(sleeping("kv_cache"), MINE, instances=["run"], now=NOW)
+    assert steps.rests(deeper, MINE).sleeps("run") == {"kv_cache"}
+    earlier = dataclasses.replace(sleeping("weights"), releases=False)  # trainers of before
+    assert steps.rests(earlier, MINE).may_sleep("run") == {"weights"}
 
 
 @pytest.mark.parametrize("step", [steps.take_on, lambda *of, **at: steps.sleep(*of, tags=(), **at)])
