@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import NotReady
-from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
+from sglang_operator.client.registry import GATE_COMMITTED, IN_SERVICE, Engine, Registry
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -93,17 +93,20 @@ def sleepers(
     return found
 
 
-def passed_over(registry: Registry, state: Transaction) -> Sequence[Engine]:
+def passed_over(
+    registry: Registry, covered: Iterable[Engine], state: Transaction
+) -> Sequence[Engine]:
     """The engines that a sync of these leaves as they are, and that clients may still reach.
 
     The commit closes their gates; who was reached before may still have a connection, and one on
-    its way out answers over it for as long as it has anything to do.  Without gates they serve on.
+    its way out answers over it for as long as it has anything to do.  Without a gate that only a
+    commit opens they serve on.
     """
-    if registry.weights.gate == GATE_OFF:
+    if registry.weights.gate != GATE_COMMITTED:
         return ()
-    known = {engine.instance for engine in registry.engines}
-    found = [e for e in (*registry.uncovered, *registry.unlisted) if e.url and e.instance]
-    others = [e for e in found if e.instance not in known]
+    known = {engine.instance for engine in covered}
+    found = [e for e in (*registry.engines, *registry.unlisted) if e.url and e.instance]
+    others = [e for e in found if e.instance not in known and e.gate is not None]
     return [e for e in others if e.instance in state.instances or e.state == IN_SERVICE]
 
 

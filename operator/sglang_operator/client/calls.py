@@ -50,15 +50,17 @@ class EngineCalls:
         self._admin_key = admin_api_key or api_key
         self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
         self._told: dict[str, tuple[str | None, str]] = {}  # by URL: which run, and its version
-        # What nobody waits for: the requests, and by URL when all that was given up has arrived.
-        self._left: dict[asyncio.Task[tuple[int, str]], tuple[str, Body]] = {}
+        # What changes engines: what is under way and to which URL, what of that nobody waits for,
+        # and by URL when all that was not answered in time has arrived.
+        self._under_way: dict[asyncio.Task[tuple[int, str]], tuple[str, Body]] = {}
+        self._left: set[asyncio.Task[tuple[int, str]]] = set()
         self._arrived: dict[str, float] = {}
         turns = Turns()
         self._session = _session(MAX_ANSWER, turns)
         self._generating = _session(MAX_GENERATED, turns)
 
     async def close(self) -> None:
-        for asking in list(self._left):
+        for asking in list(self._under_way):
             asking.cancel()
         await self._session.close()
         await self._generating.close()
@@ -115,44 +117,53 @@ class EngineCalls:
         A connection that is closed still delivers what it was given.
         """
         task = asyncio.ensure_future(asking)
+        self._under_way[task] = engine.url or "", body
+        task.add_done_callback(self._forget)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if body.revoke():
                 task.cancel()
             else:
-                self._left[task] = engine.url or "", body
-                task.add_done_callback(self._forget)
-            raise
-        except EngineError as error:
-            self._ended(engine.url or "", body, error)
+                self._left.add(task)
             raise
 
     def _forget(self, task: asyncio.Task[tuple[int, str]]) -> None:
-        url, body = self._left.pop(task)
-        if not task.cancelled():
-            self._ended(url, body, task.exception())
-
-    def _ended(self, url: str, body: Body, error: BaseException | None) -> None:
         """Over a connection that the other side has ended nothing comes any more."""
+        url, body = self._under_way.pop(task)
+        self._left.discard(task)
+        error = None if task.cancelled() else task.exception()
         if body.left and error is not None and isinstance(error.__cause__, TimeoutError):
             self._arrived[url] = max(self._arrived.get(url, 0.0), body.arrives_until)
 
     async def delivered(self, engine: Engine | None = None) -> None:
-        """Wait until nothing is on its way to this engine, or any, that nobody waits for.
+        """Wait until nothing is on its way that would change an engine.
 
-        It was answered then, or has arrived, or never does.
+        It was answered then, or has arrived, or never does.  ``engine``: only to this one, and only
+        what nobody waits for any more.
         """
         only = None if engine is None else engine.url or ""
-        while left := {t: b for t, (url, b) in self._left.items() if only in (None, url)}:
-            until = max(body.arrives_until for body in left.values())
+        while left := self._on_their_way(only):
+            until = max(left.values())
+            await asyncio.wait(left, timeout=max(0.0, until - steady()))
             if steady() >= until:
-                for asking in left:
+                for asking in self._left & left.keys():
                     asking.cancel()
-            await asyncio.wait(left, timeout=max(0.0, until - steady()) or None)
+                await asyncio.sleep(0)
         arrived = [at for url, at in self._arrived.items() if only in (None, url)]
         await asyncio.sleep(max([0.0, *(at - steady() for at in arrived)]))
         self._arrived = {url: at for url, at in self._arrived.items() if at > steady()}
+
+    def _on_their_way(self, only: str | None) -> dict[asyncio.Task[tuple[int, str]], float]:
+        """The requests that have left and may arrive yet, and until when."""
+        now = steady()
+        return {
+            task: body.arrives_until
+            for task, (url, body) in self._under_way.items()
+            if body.left
+            and body.arrives_until > now
+            and (only is None or (url == only and task in self._left))
+        }
 
     async def get(self, engine: Engine, path: str) -> Json:
         """GET of one engine; {} if it is no object.  Raises EngineError."""
@@ -288,6 +299,20 @@ def _session(most: int, turns: Turns) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )
+
+
+async def at_once(each: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for all; raises the first error as soon as it comes, once the others are cancelled.
+
+    None of them goes on by itself then, which would change engines whose turn is over.
+    """
+    tasks = [asyncio.ensure_future(one) for one in each]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def together(each: Iterable[Awaitable[T]]) -> list[T]:

@@ -28,7 +28,13 @@ from sglang_operator.client.errors import (
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.reaching import reach
-from sglang_operator.client.registry import GATE_COMMITTED, IN_SERVICE, Engine, Registry
+from sglang_operator.client.registry import (
+    GATE_COMMITTED,
+    IN_SERVICE,
+    NO_RANK,
+    Engine,
+    Registry,
+)
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 
@@ -147,7 +153,19 @@ def _going_on(
     if registry.weights.gate == GATE_COMMITTED and state.version:
         known = {engine.engine for engine in reached if engine.gate is None}
     covered = state.instances
-    return [e for e in registry.present if e.engine in known or (e.runs and e.instance in covered)]
+    return [
+        e
+        for e in registry.present
+        if (e.runs and e.instance in covered) or (e.engine in known and _has_weights(e, state))
+    ]
+
+
+def _has_weights(engine: Engine, state: Transaction) -> bool:
+    """Whether what it holds is what it served: a sync leaves who runs beside the pool's as it is.
+
+    Their memory is back then, and their weights may be gone with an earlier sleep.
+    """
+    return engine.rank != NO_RANK or state.covers(engine.instance)
 
 
 class Sleeper:
@@ -176,8 +194,7 @@ class Sleeper:
             await self._pool.to_its_end(self._rested(hold))
 
     async def _rested(self, hold: LeaseHold) -> None:
-        if hold.alive():
-            await self._pool.calls.delivered()
+        await self._pool.calls.delivered()
         await hold.rest(patience=REST_PATIENCE)
 
     @contextlib.asynccontextmanager
@@ -340,9 +357,14 @@ class Sleeper:
             return take(self.idle(state), trainer, now=sight.now, seen=sight.seen)
 
         state = await hold.take(step, wait=0, patience=PATIENCE)
-        await self.stop()
-        self._hold = hold
+        earlier, self._hold = self._hold, hold
         hold.start()
+        if earlier is not None:
+            try:
+                await earlier.stop()
+            except BaseException:  # it is taken, and nothing was sent by it
+                await self._rest(hold)
+                raise
         return hold, state
 
     def _lost(self, reason: PoolError) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
-from sglang_operator.client.calls import together
+from sglang_operator.client.calls import at_once, together
 from sglang_operator.client.errors import EngineError, Unsupported
 from sglang_operator.client.registry import Engine, alike
 from sglang_operator.sending import Allowed
@@ -123,7 +123,7 @@ async def silence(calls: "EngineCalls", engines: Iterable[Engine], allowed: Allo
     What they hold is older than what is written now, and a client that keeps its connection reaches
     them though their gates close.  Who does not answer soon is in nobody's way.  Raises Expired.
     """
-    await asyncio.gather(*(_silence(calls, e, allowed) for e in engines if e.features.pause))
+    await at_once(_silence(calls, e, allowed) for e in engines if e.features.pause)
 
 
 async def _silence(calls: "EngineCalls", engine: Engine, allowed: Allowed | None) -> None:
@@ -175,7 +175,7 @@ async def _drain(
     if aborts:
         may_run = [engine for engine in busy if engine.instance in whole]
         still = await _flush_all(calls, may_run, aborts, QUICK_SECONDS, allowed)
-        await asyncio.gather(*(_run_a_moment(calls, engine, allowed) for engine in still))
+        await at_once(_run_a_moment(calls, engine, allowed) for engine in still)
         busy = [*still, *(engine for engine in busy if engine.instance not in whole)]
     for engine in await _flush_all(calls, busy, aborts, limit, allowed):
         said = texts.BUSY_STILL if aborts and engine.instance not in whole else texts.BUSY
@@ -213,7 +213,7 @@ async def _flush_all(
     """The engines that are still busy in the end."""
     deadline = time.monotonic() + limit
     flushed = (_flush(calls, engine, aborts, deadline, allowed) for engine in engines)
-    idle = await asyncio.gather(*flushed)
+    idle = await at_once(flushed)
     return [engine for engine, done in zip(engines, idle, strict=True) if not done]
 
 

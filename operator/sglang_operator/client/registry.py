@@ -112,7 +112,6 @@ class Registry:
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
     unlisted: tuple[Engine, ...] = ()  # that run beside those: wanted no more, or on their way out
-    uncovered: tuple[Engine, ...] = ()  # the pool's, that are left out of ``engines``
     hidden: tuple[str, ...] = ()  # pods in which engines may sleep that are not among these
     resource_version: int = 0
 
@@ -142,11 +141,10 @@ class Registry:
         return sum(committed if e.gate is None else e.version == version for e in self.engines)
 
     def of(self, engines: Iterable[Engine]) -> "Registry":
-        """The same with those engines only; the others are ``uncovered``."""
+        """The same with those engines only."""
         known = {engine.engine for engine in engines}
-        left = tuple(engine for engine in self.engines if engine.engine in known)
-        others = tuple(engine for engine in self.engines if engine.engine not in known)
-        return dataclasses.replace(self, engines=left, uncovered=(*self.uncovered, *others))
+        left = (engine for engine in self.engines if engine.engine in known)
+        return dataclasses.replace(self, engines=tuple(left))
 
     def require_all_or_gated(self, covered: Iterable[Engine]) -> None:
         """Raises Unsupported if these are a part only, and not a commit alone opens gates.

@@ -132,7 +132,9 @@ class AsyncSync(Updates):
         """The engines are still where the registry says; from here on they may be changed."""
         assert self._hold is not None and self.registry is not None
         transaction, epoch = self._hold.trainer.transaction, self.registry.epoch
-        await self._guarded(confirmed(self._pool, transaction, self.engines, epoch))
+        found = await self._guarded(confirmed(self._pool, transaction, self.engines, epoch))
+        # Who runs beside them may be others by now, and an address another pool's.
+        self.registry = found
         await self._guarded(as_said(self._pool, self._mine(), keyless=False))
         await self._guarded(forgets_images(self._pool, self.engines))
         self._touched = True
@@ -239,8 +241,7 @@ class AsyncSync(Updates):
 
     async def _given_up(self, hold: LeaseHold, message: str) -> None:
         """Others may begin once nothing of this sync can reach an engine any more."""
-        if hold.alive():
-            await self._pool.calls.delivered()
+        await self._pool.calls.delivered()
         await self._close()
         end = hold.abort if self._touched else partial(hold.withdraw, self._before)
         await end(message, patience=ABORT_PATIENCE)

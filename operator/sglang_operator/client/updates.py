@@ -143,7 +143,7 @@ class Updates(ABC):
         await self._guarded(self._claim())
         with self._pool.groups.joining(name, self.engines):
             leaves = [engine for engine in self.engines if engine.features.destroy_group]
-            await asyncio.gather(*(groups.leave(self.call_one, e, name) for e in leaves))
+            await together(groups.leave(self.call_one, e, name) for e in leaves)
             await self.call(join, lambda e: plan.payload(e.rank), timeout=timeout)
 
     async def destroy_weights_update_group(self, group_name: str) -> None:
@@ -273,7 +273,7 @@ class Updates(ABC):
         stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=whole, allowed=may)
         await self._guarded(stopped)
         assert self.registry is not None
-        others = beside.passed_over(self.registry, before)
+        others = beside.passed_over(self.registry, self.engines, before)
         await self._guarded(pausing.silence(calls, others, may))
 
     async def _resume(self, tags: set[str]) -> None:

@@ -184,3 +184,28 @@ def test_a_sync_does_not_take_a_sleeper_that_nobody_sees_for_awake(world, pool):
     world.call(world.publish)
     pool.update_from_disk("/c/3", "step-3")
     assert not any(engine.dead or engine.released for engine in world.engines)
+
+
+def test_only_who_is_beside_by_now_is_silenced(world, pool):
+    """An address that was told of before the Lease was taken may be another pool's by then."""
+
+    def beside():
+        taken = world.state.phase is Phase.SYNCING
+        return [] if taken else [World._unlisted(world)[0]]
+
+    pool.update_from_disk("/c/1", "step-1")
+    world.edit(2)
+    before = len(world.engines[2].asked)
+    world._unlisted = beside
+    pool.update_from_disk("/c/2", "step-2")
+    assert world.engines[2].asked[before:] == []
+
+
+def test_who_lost_its_weights_beside_the_pool_is_not_let_go_on_by_a_later_wake(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool)
+    world.edit(2)
+    pool.update_from_disk("/c/2", "step-2")  # it gets its memory back, and no weights
+    sleep(pool, "kv_cache")
+    pool.wake()
+    assert [engine.paused for engine in world.engines] == [False, False, True]

@@ -74,6 +74,36 @@ def test_nobody_begins_while_a_request_of_an_ended_sync_is_on_its_way(world, how
     assert {(engine.gate, engine.paused) for engine in world.engines} == {("Open", False)}
 
 
+def test_an_update_that_somebody_still_waits_for_is_on_its_way_too(world):
+    """A trainer whose own part of the broadcast fails has left its engines' part running."""
+    slow = world.engines[0]
+
+    async def story():
+        async with pool(world) as one, pool(world, "b") as other:
+            slow.stuck.add(DISK)
+            running = []
+
+            async def train():
+                async with one.sync("step-1") as sync:
+                    running.append(asyncio.create_task(sync.update_weights_from_disk("/c/1")))
+                    await held(slow)
+                    raise RuntimeError("the broadcast fails")
+
+            training = asyncio.create_task(train())
+            await asyncio.wait({training}, timeout=1)
+            with pytest.raises(Held):
+                await other.update_from_disk("/c/2", "step-2", wait=0)
+            slow.stuck.clear()
+            with pytest.raises(RuntimeError, match="the broadcast fails"):
+                await training
+            await asyncio.wait(running)
+            running[0].exception()
+            await other.update_from_disk("/c/2", "step-2", wait=0)
+
+    asyncio.run(story())
+    assert holds(world) == ["/c/2"] * 3
+
+
 def test_what_never_answers_is_waited_for_until_it_cannot_arrive_any_more(world, monkeypatch):
     monkeypatch.setattr(sending, "DELIVERY_SECONDS", 1.0)
     slow = world.engines[0]
