@@ -4,6 +4,7 @@ The pool's name is part of the names of its children, so its length is bounded b
 """
 
 import re
+from collections.abc import Mapping
 from typing import NewType
 
 Uid = NewType("Uid", str)
@@ -144,7 +145,12 @@ def serving_selector(pool: str) -> dict[str, str]:
 
 def selector_text(pool: str) -> str:
     """The same selector as the string that the scale subresource and kubectl take."""
-    return ",".join(f"{key}={value}" for key, value in sorted(selector(pool).items()))
+    return as_words(selector(pool))
+
+
+def as_words(labels: Mapping[str, str]) -> str:
+    """A selector of labels as the API takes it in a request."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def is_own_key(key: str) -> bool:

@@ -29,7 +29,7 @@ class RollCall:
         """
         records: list[wire.Pod] = []
         unread: list[Unread] = []
-        selector = ",".join(f"{k}={v}" for k, v in sorted(names.serving_selector(key.name).items()))
+        selector = names.as_words(names.serving_selector(key.name))
         params = {"labelSelector": selector, "limit": str(PAGE)}
         while True:
             path = paths.pods(key.namespace)

@@ -223,13 +223,8 @@ class PodStore:
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
-        listed = {meta.uid for meta in there(records, unread)}
-        for uid, entry in list(self._entries.items()):
-            missing = in_scope(entry.pool.namespace, scope) and uid not in listed
-            if missing and told(unread) and entry.pod.resource_version <= version:
-                self._gone.add(uid, version)
-                self._forget(uid)
-        self._take(records, version)
+        known = [e for e in self._entries.values() if in_scope(e.pool.namespace, scope)]
+        self._listed(known, records, version, unread)
 
     def replace_of(
         self,
@@ -239,16 +234,22 @@ class PodStore:
         unread: Sequence[wire.Meta] = (),
     ) -> None:
         """The same of the pods of one pool, by the labels of its Services."""
-        listed = {meta.uid for meta in there(records, unread)}
-        for uid, entry in list(self._by_pool.get(key, {}).items()):
-            missing = uid not in listed and not entry.aside and told(unread)
-            if missing and entry.pod.resource_version <= version:
-                self._gone.add(uid, version)
-                self._forget(uid)
-        self._take(records, version)
+        self._listed([e for e in self.of(key) if not e.aside], records, version, unread)
 
-    def _take(self, records: list[wire.Pod], version: int) -> None:
-        """Of these pods a list of this version told."""
+    def _listed(
+        self,
+        known: list[PodEntry],
+        records: list[wire.Pod],
+        version: int,
+        unread: Sequence[wire.Meta],
+    ) -> None:
+        """A list of this version told of these pods, among which those known would be."""
+        listed = {meta.uid for meta in there(records, unread)}
+        for entry in known:
+            missing = entry.pod.uid not in listed
+            if missing and told(unread) and entry.pod.resource_version <= version:
+                self._gone.add(entry.pod.uid, version)
+                self._forget(entry.pod.uid)
         for record in records:
             self._gone.listed(record.metadata, version)
             before = self._entries.get(record.metadata.uid)
