@@ -23,9 +23,8 @@ from sglang_operator.memory.known import NotKnown
 from sglang_operator.pool import tuning
 from sglang_operator.pool.resolve import Pool, resolve_pool
 from sglang_operator.roll import worker
-from sglang_operator.status import stored
+from sglang_operator.status import memory, stored
 
-_DIGITS = 2
 _GIB = "GiB"
 # The rows of the table: key of both columns, what it is, and its unit.
 _ROWS = (
@@ -63,8 +62,7 @@ class Live:
         planned, reported = self.planned.get(key), self.reported.get(key)
         if not planned or not reported:
             return None
-        share = float(planned) / float(reported)
-        return round(100 * (share - 1), _DIGITS) + 0.0  # never -0.0
+        return memory.off(float(planned), float(reported))
 
 
 def live(cluster: Cluster, name: str, card: Card | None, config: dict[str, Any] | None) -> Live:
@@ -80,12 +78,12 @@ def live(cluster: Cluster, name: str, card: Card | None, config: dict[str, Any] 
         raise ClusterError("kubectl get sgi", detail, Why.OTHER)
     tuned = resolve_pool(pool.owner, seen.record.spec, tuning.read(seen.status))
     pool = tuned if isinstance(tuned, Pool) else pool
-    memory = status.get("memory", {})
-    told = memory.get("card", "")
+    held = status.get("memory", {})
+    told = held.get("card", "")
     card = card or cards.parse(told)
     planned, why = _planned(pool, card, config)
-    if card is None and memory.get("planned"):
-        planned, why = memory["planned"], ""  # a card that only its node knew the size of
+    if card is None and held.get("planned"):
+        planned, why = held["planned"], ""  # a card that only its node knew the size of
     return Live(
         name=name,
         namespace=seen.namespace,
@@ -94,7 +92,7 @@ def live(cluster: Cluster, name: str, card: Card | None, config: dict[str, Any] 
         card=card.name if card is not None else told,
         planned=planned,
         reported=_reported(status),
-        engine=memory.get("worstEngine", ""),
+        engine=held.get("worstEngine", ""),
         why=why,
     )
 
@@ -116,9 +114,7 @@ def _planned(
 
 def _column(plan: EnginePlan) -> dict[str, Any]:
     return {
-        "tokens": plan.pools.tokens,
-        "weightsGiB": round(plan.weights_gib, _DIGITS),
-        "cacheGiB": round(plan.pools.cache_gib, _DIGITS),
+        **memory.numbers(plan),
         "memFractionStatic": round(plan.share, 4),
         "maxRunningRequests": plan.max_running,
         "contextLength": plan.context,

@@ -105,10 +105,9 @@ def _worst(
         if card not in plans:
             plans[card] = _planned(pool, card)
         tokens, planned = resolved.max_total_tokens or 1, plans[card].get("planned")
-        told = {"reported": {"tokens": tokens}}
+        told: dict[str, Any] = {"reported": {"tokens": tokens}}
         if planned is not None:
-            # Never -0.0.
-            told["errorPercent"] = round(100 * (planned["tokens"] / tokens - 1), _DIGITS) + 0.0
+            told["errorPercent"] = off(planned["tokens"], tokens)
         if not worst or _badness(told) > _badness(worst):
             worst = plans[card] | told
             worst |= {"reported": _reported(resolved), "worstEngine": engine.name}
@@ -151,10 +150,16 @@ def _planned(pool: Pool, card: Card | None) -> dict[str, Any]:
     found = planned_memory.of(pool, card)
     if found is None or found.plan.pools.tokens <= 0:
         return {}
-    return {"card": found.plan.request.card.name, "planned": _numbers(found.plan)}
+    return {"card": found.plan.request.card.name, "planned": numbers(found.plan)}
 
 
-def _numbers(plan: EnginePlan) -> dict[str, Any]:
+def off(planned: float, reported: float) -> float:
+    """By how much more was planned than is reported, in percent; never -0.0."""
+    return round(100 * (planned / reported - 1), _DIGITS) + 0.0
+
+
+def numbers(plan: EnginePlan) -> dict[str, Any]:
+    """What ``planned`` says of each engine."""
     return {
         "tokens": plan.pools.tokens,
         "weightsGiB": round(plan.weights_gib, _DIGITS),
