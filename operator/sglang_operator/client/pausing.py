@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
-from sglang_operator.client.calls import at_once, together
+from sglang_operator.client.calls import CONTROL_SECONDS, at_once, together
 from sglang_operator.client.errors import EngineError, Unsupported
 from sglang_operator.client.registry import Engine, alike
 from sglang_operator.sending import Allowed
@@ -40,8 +40,6 @@ SILENCE_SECONDS = 5.0  # that an engine which a sync passes over may take to be 
 QUICK_SECONDS = 1.0
 
 _MODES = (ABORT, RETRACT)
-_END_ALL = (("/abort_request", {"rid": "", "abort_all": True}),)
-
 log = logging.getLogger(__name__)
 
 
@@ -128,13 +126,11 @@ async def silence(calls: "EngineCalls", engines: Iterable[Engine], allowed: Allo
 
 async def _silence(calls: "EngineCalls", engine: Engine, allowed: Allowed | None) -> None:
     quick = ends_quickly(ABORT, engine.features)
-    sent = [
-        ("/pause_generation", {"mode": RETRACT if quick else ABORT}),
-        *(_END_ALL if quick else ()),
-    ]
+    body, most = {"mode": RETRACT if quick else ABORT}, SILENCE_SECONDS
     try:
-        for path, body in sent:
-            await calls.post(engine, path, body, timeout=SILENCE_SECONDS, allowed=allowed)
+        await calls.post(engine, "/pause_generation", body, timeout=most, allowed=allowed)
+        if quick:
+            await abort(calls, [engine], allowed, timeout=most)
     except EngineError as error:
         log.warning(texts.NOT_SILENCED.format(error=error))
 
@@ -197,10 +193,16 @@ async def _run_a_moment(calls: "EngineCalls", engine: Engine, allowed: Allowed |
     await calls.post(engine, "/pause_generation", {"mode": ABORT}, allowed=allowed)
 
 
-async def abort(calls: "EngineCalls", engines: Iterable[Engine], allowed: Allowed | None) -> None:
+async def abort(
+    calls: "EngineCalls",
+    engines: Iterable[Engine],
+    allowed: Allowed | None,
+    *,
+    timeout: float = CONTROL_SECONDS,
+) -> None:
     """End all requests; clients get what was generated so far."""
-    for path, body in _END_ALL:
-        await calls.post_all(engines, path, body, allowed=allowed)
+    body = {"rid": "", "abort_all": True}
+    await calls.post_all(engines, "/abort_request", body, timeout=timeout, allowed=allowed)
 
 
 async def _flush_all(
