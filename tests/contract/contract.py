@@ -80,7 +80,10 @@ def _kept(target: Target) -> Subject:
     """The engine that serves all tests that share; started anew if it has ended."""
     key = str(target.version)
     found = _subjects.get(key)
-    if found is None or (found.process is not None and found.process.poll() is not None):
+    if found is not None and found.process is not None and found.process.poll() is not None:
+        found.stop()
+        found = None
+    if found is None:
         _subjects[key] = Subject(target, ("--enable-metrics",)).start()
     return _subjects[key]
 

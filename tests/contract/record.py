@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from sglang_operator.testing import ports
 from tests.contract import scenarios
 from tests.contract.subject import Subject
-from tests.contract.targets import Target, command, free_port, targets
+from tests.contract.targets import Target, command, targets
 
 _AT_A_TIME = int(os.environ.get("SGLANG_CONTRACT_PARALLEL", "6"))
 _ADDRESSES = re.compile(r"0x[0-9a-f]{6,}|/tmp/[\w./-]*site-packages|/tmp/site(?=/)")
@@ -42,7 +43,7 @@ class _GpuTrainer:
     """Rank 0 of a group over gloo: NCCL refuses two ranks on one GPU."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = ports.free()
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._join, daemon=True)

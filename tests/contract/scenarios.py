@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from sglang_operator.testing import ports
 from tests.contract.subject import LONG, TOKENS, Answer, Subject
 from tests.contract.targets import ARGUMENTS
 
@@ -236,7 +237,7 @@ async def _unknown_group(say: Recorder) -> None:
 
 async def _group_that_never_comes(say: Recorder) -> None:
     """The rendezvous blocks the scheduler, not the HTTP server."""
-    group = {"master_address": "127.0.0.1", "master_port": 29111, "rank_offset": 1}
+    group = {"master_address": "127.0.0.1", "master_port": ports.free(), "rank_offset": 1}
     await say.begin(
         "group", "POST", "/init_weights_update_group", {**group, "world_size": 2, "backend": "gloo"}
     )

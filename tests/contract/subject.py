@@ -14,7 +14,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from tests.contract.targets import ARGUMENTS, Target, free_port, model
+from sglang_operator.testing import ports
+from tests.contract.targets import ARGUMENTS, Target, model
 from tests.contract.zygote import Child, Zygote
 
 TOKENS = {"input_ids": [5, 6, 7], "sampling_params": {"max_new_tokens": 4, "temperature": 0}}
@@ -48,7 +49,7 @@ class Subject:
         base: Sequence[str] = ARGUMENTS,
     ) -> None:
         self.target = target
-        self.port = free_port()
+        self.port = ports.free()
         self.url = target.url or f"http://127.0.0.1:{self.port}"
         self.arguments = (*base, *arguments)
         self.environment = {**target.settings, **(environment or {})}

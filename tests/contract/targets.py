@@ -15,7 +15,6 @@ from pathlib import Path
 
 from sglang_operator.engine import versions
 from sglang_operator.engine.schemas import index
-from sglang_operator.testing import ports
 from sglang_operator.testing.engine import settings
 
 # As the pools of the operator and as explanation/sglang.md have it.
@@ -87,14 +86,3 @@ def model() -> Path:
         _folder.append(tempfile.TemporaryDirectory(prefix="contract-model-"))
         (Path(_folder[0].name) / "config.json").write_text(_MODEL)
     return Path(_folder[0].name)
-
-
-_taken: set[int] = set()
-
-
-def free_port() -> int:
-    """A free port that no other engine of this process was given."""
-    while (port := ports.free()) in _taken:
-        pass
-    _taken.add(port)
-    return port

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from sglang_operator.testing import ports
 from tests.contract import scenarios
 from tests.contract.contract import contract
 from tests.contract.subject import TOKENS, Answer, Subject, waits
@@ -91,7 +92,7 @@ async def test_a_port_may_come_as_text(engine: Subject):
 @contract(environment=SWITCH)
 async def test_a_group_that_never_comes_blocks_what_the_scheduler_does(engine: Subject):
     """explanation/sglang.md; tests/data/real-engine/0.5.14-group-that-never-comes.json."""
-    group = {"master_address": "127.0.0.1", "master_port": 29111, "rank_offset": 1}
+    group = {"master_address": "127.0.0.1", "master_port": ports.free(), "rank_offset": 1}
     joining = engine.later(
         "POST", "/init_weights_update_group", {**group, "world_size": 2, "backend": "gloo"}
     )
