@@ -65,11 +65,20 @@ class Turns:
         self._readers = 0
 
 
+def always() -> bool:
+    """Whatever is to leave may."""
+    return True
+
+
 class Bounded(socket.socket):
-    """A socket on which ``most`` bytes are read between two requests, and few at a time."""
+    """A socket on which ``most`` bytes are read between two requests, and few at a time.
+
+    ``may_send`` is asked for each piece that the kernel is to take.
+    """
 
     most = 0
     turns: Turns
+    may_send: Callable[[], bool] = staticmethod(always)
     _read = 0
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
@@ -94,18 +103,23 @@ class Bounded(socket.socket):
         return min(size, count)
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        """What comes from now on answers this."""
-        self._read = 0
+        """What comes from now on answers this.  Raises ConnectionAbortedError: it may not leave."""
+        self._begin()
         return super().send(data, flags)
 
     def sendmsg(self, *arguments: Any) -> int:
         """The same in pieces."""
-        self._read = 0
+        self._begin()
         return super().sendmsg(*arguments)
+
+    def _begin(self) -> None:
+        if not self.may_send():
+            raise ConnectionAbortedError("what is to be sent may not be sent any more")
+        self._read = 0
 
 
 def bounded(
-    most: int, turns: Turns, *prepare: Callable[[socket.socket], None]
+    most: int, turns: Turns, *prepare: Callable[[Bounded], None]
 ) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
     """Makes the sockets of a connector whose answers have ``most`` bytes of content."""
 

@@ -138,7 +138,6 @@ COVERED_BY = {
     "pool/shares.py": "pool/test_resolve.py",
     "scheduling/base.py": "scheduling/test_none.py",
     "scheduling/gangs.py": "scheduling/test_none.py",
-    "sending.py": "client/test_fence.py",
     "status/failures.py": "status/test_compute.py",
     "status/synced.py": "status/test_compute.py",
     "status/transitions.py": "status/test_stored.py",

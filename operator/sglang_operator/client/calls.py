@@ -15,8 +15,8 @@ from sglang_operator.client.errors import EngineError, Expired
 from sglang_operator.client.registry import Engine
 from sglang_operator.clocks import steady
 from sglang_operator.engine import versions
-from sglang_operator.receiving import Connector, Turns, bounded
-from sglang_operator.sending import Allowed, Body, impatient
+from sglang_operator.receiving import Turns, always
+from sglang_operator.sending import Allowed, Body, Connector, leaving
 
 CONNECT_SECONDS = 5.0
 FIND_SECONDS = 15.0  # for one that is busy to say what it is
@@ -89,7 +89,7 @@ class EngineCalls:
     ) -> Any:
         """The same with an answer of any form; None where it is no JSON."""
         content = json.dumps(dict(payload)).encode()
-        body = Body(content, allowed or _always)
+        body = Body(content, allowed or always)
         if allowed is not None and (self._left or self._arrived):
             await self.delivered(engine)
         asking = self._ask("POST", engine, path, timeout, body)
@@ -147,8 +147,10 @@ class EngineCalls:
             until = max(left.values())
             await asyncio.wait(left, timeout=max(0.0, until - steady()))
             if steady() >= until:
-                for asking in self._left & left.keys():
-                    asking.cancel()
+                for asking in left.keys() & self._under_way.keys():
+                    self._under_way[asking][1].give_up()
+                    if asking in self._left:
+                        asking.cancel()
                 await asyncio.sleep(0)
         arrived = [at for url, at in self._arrived.items() if only in (None, url)]
         await asyncio.sleep(max([0.0, *(at - steady() for at in arrived)]))
@@ -243,26 +245,16 @@ class EngineCalls:
         key = self._key if path in _BY_API_KEY else self._admin_key
         authorization = {"Authorization": f"Bearer {key}"} if key and not keyless else {}
         try:
-            async with session.request(
-                method,
-                f"{engine.url}{path}",
-                timeout=limits,
-                allow_redirects=False,
-                data=body,
-                headers={**authorization, **(body.headers if body else {})},
-            ) as response:
-                if 300 <= response.status < 400:
-                    location = response.headers.get("Location", "nowhere")
-                    raise _error(
-                        engine, path, response.status, texts.REDIRECT.format(location=location)
-                    )
-                content = bytearray()
-                async for part in response.content.iter_chunked(2**16):
-                    content += part
-                    if len(content) > most:
-                        said = texts.ANSWER_TOO_LARGE.format(most=most)
-                        raise _error(engine, path, response.status, said)
-                return response.status, content.decode(errors="replace")
+            with leaving(body):
+                async with session.request(
+                    method,
+                    f"{engine.url}{path}",
+                    timeout=limits,
+                    allow_redirects=False,
+                    data=body,
+                    headers={**authorization, **(body.headers if body else {})},
+                ) as response:
+                    return await _read(response, engine, path, most)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error)
             sent = body is None or body.left
@@ -291,9 +283,7 @@ class EngineCalls:
 def _session(most: int, turns: Turns) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         # uvicorn drops a connection that is idle for 5 s, maybe just as one writes to it.
-        connector=Connector(
-            limit=0, keepalive_timeout=3, socket_factory=bounded(most, turns, impatient)
-        ),
+        connector=Connector(most, turns, keepalive_timeout=3),
         headers={"Accept-Encoding": "identity"},
         auto_decompress=False,  # a few bytes would become as many as they like
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -324,8 +314,19 @@ async def together(each: Iterable[Awaitable[T]]) -> list[T]:
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-def _always() -> bool:
-    return True
+async def _read(
+    response: aiohttp.ClientResponse, engine: Engine, path: str, most: int
+) -> tuple[int, str]:
+    """Status and text of an answer, of ``most`` bytes.  Raises EngineError."""
+    if 300 <= response.status < 400:
+        location = response.headers.get("Location", "nowhere")
+        raise _error(engine, path, response.status, texts.REDIRECT.format(location=location))
+    content = bytearray()
+    async for part in response.content.iter_chunked(2**16):
+        content += part
+        if len(content) > most:
+            raise _error(engine, path, response.status, texts.ANSWER_TOO_LARGE.format(most=most))
+    return response.status, content.decode(errors="replace")
 
 
 def _json(text: str) -> Any:

@@ -5,10 +5,9 @@ bound and decoded into what is expected; redirects are not followed.
 """
 
 import asyncio
-import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +18,7 @@ import orjson
 from sglang_operator.api import bounds, redaction
 from sglang_operator.fleet.answers import Answer, Kind
 from sglang_operator.receiving import Turns, bounded
-from sglang_operator.sending import Allowed, Body, impatient
+from sglang_operator.sending import Allowed, Body, Connector, leaving
 
 # An answer that takes longer than this is none: asking must not pile up.
 TIMEOUT = 5.0
@@ -83,20 +82,19 @@ class EngineClient:
         self.requests: Counter[tuple[str, int]] = Counter()
 
     async def __aenter__(self) -> Self:
-        self._session = self._opened(MAX_CONNECTIONS)
-        self._writing = self._opened(0, impatient)
+        # Engines come and go, and are asked seldom: no connection is worth keeping.
+        asking = aiohttp.TCPConnector(
+            limit=MAX_CONNECTIONS,
+            force_close=True,
+            socket_factory=bounded(MAX_ANSWER, self._turns),
+        )
+        self._session = self._opened(asking)
+        self._writing = self._opened(Connector(MAX_ANSWER, self._turns, force_close=True))
         return self
 
-    def _opened(
-        self, limit: int, *prepare: Callable[[socket.socket], None]
-    ) -> aiohttp.ClientSession:
+    def _opened(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=limit,
-                # Engines come and go, and are asked seldom: no connection is worth keeping.
-                force_close=True,
-                socket_factory=bounded(MAX_ANSWER, self._turns, *prepare),
-            ),
+            connector=connector,
             headers={
                 "User-Agent": self._user_agent,
                 "Accept": "application/json",
@@ -238,19 +236,22 @@ class EngineClient:
         assert session is not None, "use the client as a context manager"
         plain = path.partition("?")[0]
         try:
-            async with session.request(
-                method,
-                url + path,
-                data=content,
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, TIMEOUT)),
-                allow_redirects=False,
-            ) as response:
-                answer = await _read(response, most)
-                self.requests[plain, response.status] += 1
-                if response.status != 200:
-                    raise EngineRequestError(response.status, _message(answer))
-                return answer
+            with leaving(content):
+                async with session.request(
+                    method,
+                    url + path,
+                    data=content,
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(
+                        total=timeout, sock_connect=min(timeout, TIMEOUT)
+                    ),
+                    allow_redirects=False,
+                ) as response:
+                    answer = await _read(response, most)
+            self.requests[plain, response.status] += 1
+            if response.status != 200:
+                raise EngineRequestError(response.status, _message(answer))
+            return answer
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.requests[plain, 0] += 1
             raise EngineUnreachableError(f"{method} {plain}: {_words(error)}") from error

@@ -1,7 +1,6 @@
 """The choice of ports."""
 
 import multiprocessing
-import os
 import socket
 import subprocess
 import sys
@@ -33,8 +32,8 @@ def _in_another_process(amount, low, high):
         f"print(*(ports.free() for _ in range({amount})), flush=True)\n"
         "input()"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ}, **pipes)
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_that_only_looked_are_never_given_one_port():
