@@ -60,9 +60,12 @@ class Asker:
         loading = current.recovering if current.recovers else ()
         known = gate_plan.revisions, gate_plan.reports
         asked = engines.questions(pool, plan.engines, current.phase, loading, *known)
-        instances = filter(None, (pod.instance for pod in observed.pods))
+        # What an engine was sent goes on while kubelet tells of no container.
+        instances = filter(None, (pod.last_instance for pod in observed.pods))
         self._poller.ask(key, asked, instances)
         for wanted in gate_plan.recoveries:
+            if wanted.pod.out_of_sight:
+                continue  # and nothing more is sent to it meanwhile
             engine = facts.of(pool, wanted.pod, wanted.instance, *known)
             self._poller.load(
                 key,

@@ -210,7 +210,7 @@ def _hides_sleeper(pod: ObservedPod, current: Transaction, told: Set[names.Uid])
     if pod.ended or pod.deleting or not current.released:
         return False
     if pod.instance is None:
-        return pod.phase == "Running" or leases.sleeps(pod)
+        return pod.may_run or leases.sleeps(pod)
     return pod.uid not in told and bool(current.sleeps(pod.instance))
 
 
@@ -300,7 +300,7 @@ def _wanted(
     if current.phase is Phase.SYNCING:
         # The trainer paused the engines: what is open stays, what is closed stays.
         return _run_again(gate, pod, current, observed)
-    released = current.may_sleep(pod.instance)
+    released = current.may_sleep(pod.last_instance)
     if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
         return _asleep(pod, released)
@@ -366,8 +366,10 @@ def _remarked(pod: ObservedPod, current: Transaction) -> GateChange | None:
     if not leases.sleeps(pod) or current.phase is Phase.IDLE:
         return None
     assert pod.gate is not None
-    if released := current.may_sleep(pod.instance):
+    if released := current.may_sleep(pod.last_instance):
         return None if pod.gate.released == released else _asleep(pod, released)
+    if pod.last_instance is None:
+        return None  # nobody knows who sleeps there
     if current.phase is Phase.COMMITTED:
         reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)
     elif current.phase is Phase.ABORTED:

@@ -147,7 +147,7 @@ def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction |
 
 def _run(pods: Iterable[ObservedPod]) -> bool:
     """Whether there is an engine that anybody could write into."""
-    return any(pod.instance for pod in pods)
+    return any(pod.may_run for pod in pods)
 
 
 def _was_begun(said: Transaction) -> bool:
@@ -192,19 +192,20 @@ def forgotten(
     read_since = bool(last.id or last.acquired)  # else it is what was published before this began
     asleep: dict[str, frozenset[str] | None] = {}
     for pod in pods:
-        if not pod.instance:
+        run = pod.last_instance
+        if not run:
             continue
         if pod.gate is None:
             known = last.sleeps if pod.gated else last.may_sleep
-            if tags := known(pod.instance):
-                asleep[pod.instance] = tags
+            if tags := known(run):
+                asleep[run] = tags
         elif sleeps(pod):
             marked = pod.gate.released
             if read_since:
-                may = last.may_sleep(pod.instance)
+                may = last.may_sleep(run)
                 marked = may if marked is None else marked & may
             if marked is None or marked:
-                asleep[pod.instance] = marked
+                asleep[run] = marked
     holder = _as_long(operator, said)
     state = weights_anew.forgotten(
         current, holder, asleep=asleep, message=message, now=now, groups=last.groups

@@ -132,10 +132,11 @@ def _again(loading: Loading | None) -> float:
 def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> RecoveryPlan:
     """Our own loads: which of them ended, which go on, and which join.
 
-    An engine that reads its weights may miss its probes: it loads on for as long as it runs.
+    An engine that reads its weights may miss its probes: it loads on for as long as it runs, in
+    sight or not.
     """
     current, now, operator = view.current, view.now, view.operator
-    running = {pod.instance: pod for pod in view.observed.pods if not pod.ended}
+    running = {pod.last_instance: pod for pod in view.observed.pods if not pod.ended}
     loaded, failed = set(), set()
     for run in current.recovering:
         loading = view.loading(run)

@@ -184,6 +184,8 @@ class ObservedPod:
     last_termination: Termination | None = None
     restarts: int = 0
     container_id: str = ""
+    # That of the container which runs as far as is known: kubelet may tell of none for a while.
+    last_container_id: str = field(compare=False, default="")
     ip: str = ""
     limits: tuple[tuple[str, int], ...] = ()  # extended resources that its engine holds: GPUs
     events: tuple[PodEvent, ...] = ()  # asked for only where nothing else explains its state
@@ -194,8 +196,27 @@ class ObservedPod:
     def __post_init__(self) -> None:
         # Each pass asks for it several times, so it is computed when the pod is seen.
         if self.container_id:
-            digest = hashlib.sha256(f"{self.uid}|{self.container_id}".encode())
-            object.__setattr__(self, "instance", digest.hexdigest()[:INSTANCE_DIGITS])
+            object.__setattr__(self, "instance", _instance(self.uid, self.container_id))
+            object.__setattr__(self, "last_container_id", self.container_id)
+
+    @property
+    def last_instance(self) -> str | None:
+        """The life that may go on though kubelet tells of no container; else as ``instance``."""
+        if self.container_id or not self.last_container_id:
+            return self.instance
+        return _instance(self.uid, self.last_container_id)
+
+    @property
+    def out_of_sight(self) -> bool:
+        """Whether kubelet tells of no container where one ran, as after a fault of its own."""
+        return not self.ended and not self.container_id and bool(self.last_container_id)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether a process may run in it: a status that is not there is no end of one."""
+        if self.ended:
+            return False
+        return bool(self.last_container_id) or self.phase == "Running"
 
     @property
     def terminations(self) -> Iterator[Termination]:
@@ -273,6 +294,11 @@ class ObservedPod:
     def dying(self) -> bool:
         """The pod is on its way out by somebody's decision."""
         return (self.deleting and not self.failed) or (bool(self.disruption) and not self.ended)
+
+
+def _instance(uid: Uid, container_id: str) -> str:
+    digest = hashlib.sha256(f"{uid}|{container_id}".encode())
+    return digest.hexdigest()[:INSTANCE_DIGITS]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,6 +38,17 @@ def of_pod(
     )
 
 
+def container(told: str, restarts: int, before: ObservedPod | None) -> tuple[str, int]:
+    """ID of the container that runs as far as is known, and how often it was started again.
+
+    While kubelet tells of none, and of no restart since, it is the last one: what is not told of
+    has not ended by that.
+    """
+    if told or before is None or restarts > before.restarts:
+        return told, restarts
+    return before.last_container_id, before.restarts
+
+
 def ended(pod: ObservedPod, at: Moment, before: ObservedPod | None) -> ObservedPod:
     """A pod that has ended, with when it did; that is decided once.
 
@@ -69,9 +80,12 @@ def _most(pod: ObservedPod, known: Sightings, at: Moment) -> float:
 def running(pod: ObservedPod, at: Moment, before: ObservedPod | None) -> ObservedPod:
     """A pod that has not ended, with since when its engine's container is seen to run."""
     known = before.seen if before is not None else Sightings()
+    if pod.out_of_sight:
+        return replace(pod, seen=pod.seen._replace(idle=known.idle, alive=known.alive))
     if not pod.engine_runs:
         return replace(pod, seen=pod.seen._replace(idle=at.steady))
-    is_known = before is not None and before.container_id == pod.container_id and known.alive
+    same = before is not None and before.last_container_id == pod.container_id
+    is_known = same and known.alive
     alive = known.alive if is_known else at.steady
     return replace(pod, seen=pod.seen._replace(idle=known.idle, alive=alive))
 

@@ -261,6 +261,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         (c for c in pod.spec.containers or () if c.name == names.ENGINE_CONTAINER), Container()
     )
     over = termination is not None and not _restarts(pod.spec, own, termination.exit_code)
+    last, restarts = sightings.container(engine.container_id, engine.restart_count, before)
     seen = ObservedPod(
         name=meta.name,
         uid=names.Uid(meta.uid),
@@ -293,7 +294,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         engine_ready=engine.ready,
         engine_runs=engine.state.running is not None,
         answered=engine.ready
-        or (before is not None and before.answered and before.container_id == engine.container_id),
+        or (before is not None and before.answered and before.last_container_id == last),
         started=bool(engine.started),
         containers_ready=_true(conditions, "ContainersReady"),
         containers_ready_changed=seconds(containers_ready.last_transition_time),
@@ -319,8 +320,9 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         waiting_message=waiting.message[:_MAX_SAID],
         termination=termination,
         last_termination=_termination(engine.last_state.terminated, known),
-        restarts=engine.restart_count,
+        restarts=restarts,
         container_id=engine.container_id,
+        last_container_id=last,
         ip=status.pod_ip,
     )
     return (sightings.ended if seen.ended else sightings.running)(seen, at, before)

@@ -48,12 +48,15 @@ CRASHED = {
 DONE = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": BEGUN}}
 
 
-def container(name: str, state: dict[str, Any], *, ready: bool | None = None) -> dict[str, Any]:
+def container(
+    name: str, state: dict[str, Any], *, ready: bool | None = None, **told: Any
+) -> dict[str, Any]:
     return {
         "name": name,
         "containerID": f"containerd://{name}",
         "ready": "running" in state if ready is None else ready,
         "state": state,
+        **told,
     }
 
 
@@ -317,6 +320,33 @@ def test_an_operator_that_begins_now_knows_that_an_engine_had_passed_its_startup
     status = msgspec.structs.replace(body.status, container_statuses=passed)
     pod = wire.observed_pod(msgspec.structs.replace(body, status=status), AT)
     assert (pod.started, pod.answered, pod.containers_ready) == (True, False, False)
+
+
+def test_an_engine_goes_on_while_kubelet_tells_of_no_container_and_of_no_restart():
+    """A status that is not there, as after a fault of kubelet's, is no end."""
+    before = seen(container("engine", RUNS, containerID="c1", restartCount=1))
+    assert before.seen.alive
+    waiting = {"waiting": {"reason": "ContainerCreating"}}
+    later = Moment(wall=AT.wall + 9, steady=AT.steady + 9)
+
+    def after(*told, known=before):
+        return wire.observed_pod(raw(*told, phase="Pending"), later, known)
+
+    for told in ((), (container("engine", waiting, restartCount=1, containerID=""),)):
+        unseen = after(*told)
+        assert (unseen.instance, unseen.last_instance) == (None, before.instance)
+        assert unseen.out_of_sight
+        assert unseen.may_run
+        assert unseen.answered
+        again = after(container("engine", RUNS, containerID="c1", restartCount=1), known=unseen)
+        assert (again.last_instance, again.restarts, again.seen) == (
+            before.instance,
+            1,
+            before.seen,
+        )
+        gone = after(container("engine", waiting, restartCount=2, containerID=""), known=unseen)
+        assert (gone.last_instance, gone.out_of_sight, gone.may_run) == (None, False, False)
+    assert after(container("engine", RUNS, containerID="c2")).last_instance != before.instance
 
 
 RULE = {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}

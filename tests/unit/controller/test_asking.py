@@ -1,5 +1,7 @@
 """What a pass has engines do is in the words of each engine's own version, at its own port."""
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any, cast
 
 from sglang_operator.cluster.stores import PoolKey
@@ -16,11 +18,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.loads: list[tuple[str, str]] = []  # address and mode of the pause
+        self.runs: set[str] = set()  # of which it forgets nothing
 
     def permit(self, *_: Any) -> None:
         pass
 
-    ask = permit
+    def ask(self, key: PoolKey, asked: Any, runs: Iterable[str]) -> None:
+        self.runs = set(runs)
 
     def load(self, key: PoolKey, run: str, url: str, *_: Any, pause: str, **__: Any) -> None:
         self.loads.append((url, pause))
@@ -61,3 +65,33 @@ def test_an_engine_of_an_earlier_revision_loads_the_checkpoint_at_its_own_port()
     )
     assert recorder.loads == [("http://10.0.0.1:31000", "abort")]
     assert new.features.quickest_pause == "retract"
+
+
+def test_a_load_goes_on_and_none_is_sent_while_kubelet_tells_of_no_container():
+    weights = {"gate": "Committed", "recovery": "FromCheckpoint"}
+    pool = builders.a_pool(replicas=1, weights=weights)
+    (pod,) = builders.all_pods(pool, container_id="c0")
+    state = Transaction(
+        phase=Phase.COMMITTED,
+        id="t1",
+        version="step-1",
+        checkpoint="/c/1",
+        holder=builders.OPERATOR,
+        duration=30,
+        renewed=builders.NOW,
+        acquired=builders.NOW,
+        instances=frozenset({"other"}),
+        recovering=frozenset({str(pod.instance)}),
+        intact=True,
+    )
+    seen: dict[str, Any] = {"children": builders.a_lease_saying(pool, state)}
+    unseen, recorder = dataclasses.replace(pod, container_id="", ip=""), Recorder()
+    Asker(cast(Poller, recorder), builders.OPERATOR).ask(
+        PoolKey("rl", "actor-infer"),
+        Memory(uid=pool.owner.uid),
+        pool,
+        builders.planned(pool, [unseen], **seen),
+        builders.weighed(pool, [unseen], **seen),
+        Observed(pods=(unseen,), **seen),
+    )
+    assert (recorder.runs, recorder.loads) == ({pod.instance}, [])

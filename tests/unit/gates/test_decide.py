@@ -773,9 +773,29 @@ class TestALeaseThatHasForgotten:
     def test_a_lease_is_made_empty_where_there_was_none_and_where_no_engine_runs(self):
         for gate in ("Committed", "Versioned", "Off"):
             assert self.after(gate, None)[0] is None
-            pods = all_pods(self.pool(weights={"gate": gate}))
+            pods = all_pods(self.pool(weights={"gate": gate}), phase="Pending")
             said = Transaction(phase=Phase.SYNCING, id="t", holder="trainer")
             assert self.after(gate, said, pods=pods)[0] is None
+
+    @LOST
+    @pytest.mark.parametrize("seen", [True, False])
+    @pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
+    def test_engines_of_which_kubelet_tells_no_container_may_be_written_to(
+        self, gate, seen, emptied
+    ):
+        pods = running(self.pool()) if seen else all_pods(self.pool())
+        pods = [dataclasses.replace(pod, container_id="") for pod in pods]
+        said = Transaction(phase=Phase.SYNCING, id="t", holder="trainer", duration=600)
+        state, _ = self.after(gate, said, emptied=emptied, pods=pods)
+        assert (state.phase, state.holder) == (Phase.ABORTED, OPERATOR)
+
+    @LOST
+    def test_nor_are_they_awake_by_that(self, emptied):
+        asleep = Gate(is_open=False, reason="Sleeping", released=frozenset({"kv_cache"}))
+        pods = running(self.pool(), gate=asleep)
+        unseen = [dataclasses.replace(pod, container_id="") for pod in pods]
+        state, _ = self.after("Committed", None, emptied=emptied, pods=unseen)
+        assert set(state.asleep) == {pod.instance for pod in pods}
 
     @LOST
     @pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])

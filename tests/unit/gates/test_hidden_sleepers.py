@@ -28,12 +28,16 @@ def test_pods_of_sleepers_are_named_while_no_engine_tells_of_them():
     assert hidden(pool, pod) == []
     unseen = dataclasses.replace(pod, container_id="")
     assert hidden(pool, unseen, asleep=(pod.instance,)) == [pod.name], "it runs, and is not told of"
-    for gone in ({"deleting": True}, {"over": True}, {"phase": "Pending"}):
-        other = dataclasses.replace(unseen, **gone)
-        assert hidden(pool, other, asleep=(pod.instance,)) == []
-    marked = dataclasses.replace(
-        unseen, phase="Pending", gate=Gate(is_open=False, reason="Sleeping")
-    )
+    lost = dataclasses.replace(unseen, phase="Pending")
+    assert hidden(pool, lost, asleep=(pod.instance,)) == [pod.name], "a container was seen in it"
+    starting = a_pod(pool, engine, phase="Pending")
+    for gone in (
+        dataclasses.replace(unseen, deleting=True),
+        dataclasses.replace(unseen, over=True),
+        starting,
+    ):
+        assert hidden(pool, gone, asleep=(pod.instance,)) == []
+    marked = dataclasses.replace(starting, gate=Gate(is_open=False, reason="Sleeping"))
     assert hidden(pool, marked, asleep=(pod.instance,)) == [pod.name]
     assert hidden(pool, unseen, asleep=(), released=(), phase=Phase.AWAKE) == []
 
@@ -45,6 +49,30 @@ def test_a_sleeper_beside_the_pod_that_stands_for_its_engine_is_named():
     other = a_pod(pool, engine, 1, container_id="containerd://b")
     assert hidden(pool, sleeper, other) == [sleeper.name]
     assert hidden(pool, sleeper, other, woken=frozenset({f"{sleeper.instance}/kv_cache"})) == []
+
+
+def test_the_mark_of_a_sleeper_stays_while_kubelet_tells_of_no_container():
+    """Who believes the pod, should the Lease be lost, kills the engine with what an awake one
+    bears."""
+    pool = a_pool(replicas=1, weights={"gate": "Committed"})
+    (engine,) = pool.running
+    gate = Gate(is_open=False, reason="Sleeping", released=frozenset({"kv_cache"}))
+    pod = a_pod(pool, engine, container_id="containerd://a", gate=gate)
+    asleep = (str(pod.instance),)
+    current = Transaction(id="t1", phase=Phase.SLEEPING, released=("kv_cache",), asleep=asleep)
+    first_seen = a_pod(pool, engine, gate=gate)  # by an operator that begins now
+    for unseen in (dataclasses.replace(pod, container_id=""), first_seen):
+        plan = weighed(pool, [unseen], children=a_lease_saying(pool, current))
+        assert not plan.gates
+
+
+def test_an_engine_beside_the_kept_ones_runs_on_while_kubelet_tells_of_no_container():
+    pool = a_pool(replicas=1)
+    pod = a_pod(pool, pool.running[0], container_id="containerd://a")
+    told = [{"pod": pod.name, "instance": pod.instance}]
+    unseen = dataclasses.replace(pod, container_id="", engine_runs=False)
+    for now, kept in ((pod, told), (unseen, told), (dataclasses.replace(unseen, over=True), [])):
+        assert kept_registry._still(told, Observed(pods=(now,))) == kept
 
 
 def test_they_are_named_anew_while_the_spec_is_refused():

@@ -139,6 +139,19 @@ def test_an_engine_that_misses_its_probes_while_it_reads_loads_on():
     ]
 
 
+def test_an_engine_of_which_kubelet_tells_no_container_loads_on():
+    """A status that is not there is no end: what was sent is written over what comes after."""
+    case = Case().held((case := Case()).pods[1])
+    unseen = dataclasses.replace(case.pods[1], container_id="", containers_ready=False, ip="")
+    plan = case.weigh(pods=[case.pods[0], unseen])
+    assert plan.recovery is None
+    assert [load.instance for load in plan.recoveries] == [case.pods[1].instance]
+    ended = dataclasses.replace(unseen, over=True)
+    assert case.weigh(pods=[case.pods[0], ended]).recovery.state.holder == ""
+    other = dataclasses.replace(case.pods[1], container_id="containerd://other")
+    assert case.weigh(pods=[case.pods[0], other]).recovery.state.holder == ""
+
+
 def test_the_hold_is_renewed_though_the_wall_clock_was_set_back():
     case = Case().held(*(case := Case()).pods[1:])
     back = NOW - 3600  # and what was seen moves with it
