@@ -189,7 +189,7 @@ MUTANTS = (
         edits=(
             Edit(
                 path="cluster/executor.py",
-                before=" and not outcome.stop and self._asked_for(key, owner, generation)\n",
+                before=" and not outcome.stop and self._asked_for(key, asked)\n",
                 after=" and not outcome.stop\n",
             ),
             Edit(

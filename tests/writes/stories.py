@@ -68,8 +68,8 @@ def _executor(api: MemoryApi, client: Guarded) -> tuple[Executor, wire.CustomRes
 
 
 async def _pods(api: MemoryApi, client: Guarded, action: actions.PodAction) -> None:
-    executor, _ = _executor(api, client)
-    await executor.pods(KEY, OWNER, [action], generation=1, confirm=None, go_on=lambda: True)
+    executor, pool = _executor(api, client)
+    await executor.pods(KEY, OWNER, [action], asked=pool, confirm=None, go_on=lambda: True)
 
 
 async def a_pod_is_created(api: MemoryApi, client: Guarded) -> None:

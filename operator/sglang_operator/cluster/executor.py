@@ -32,7 +32,7 @@ from sglang_operator.kube.client import (
 from sglang_operator.kube.decoding import Decoder
 from sglang_operator.kube.errors import ApiError, ApiUnreachableError, FencedError
 from sglang_operator.kube.window import Window
-from sglang_operator.observed import wire
+from sglang_operator.observed import edits, wire
 
 GATE_TRIES = 3  # of one write to a gate, while others change the rest of its pod
 
@@ -84,7 +84,7 @@ class Executor:
         owner: names.Uid,
         batch: Sequence[actions.PodAction],
         *,
-        generation: int,
+        asked: wire.CustomResource,
         confirm: Callable[[], Coroutine[None, None, Confirmation]] | None,
         go_on: Callable[[], bool],
         current: Callable[[actions.DeletePod], actions.DeletePod | None] = lambda delete: delete,
@@ -95,7 +95,7 @@ class Executor:
         It begins with one and widens with each success, so that a quota or an admission policy
         that refuses them costs one request, not a thousand.
         Creates end at once when the pool is seen to be deleted or changed: what they were planned
-        for is no more.
+        for is no more.  ``asked`` is that pool, as it was read.
 
         ``confirm`` asks whether the pool really is still there and unchanged.  Only one create
         goes out before it has answered yes, and no delete: a view that is behind must not take
@@ -116,7 +116,7 @@ class Executor:
         workers: set[asyncio.Task[None]] = set()
 
         def creating() -> bool:
-            return go_on() and not outcome.stop and self._asked_for(key, owner, generation)
+            return go_on() and not outcome.stop and self._asked_for(key, asked)
 
         together = _Batch(key=key, owner=owner, outcome=outcome, creating=creating, current=current)
 
@@ -145,13 +145,12 @@ class Executor:
                 task.cancel()
         return outcome
 
-    def _asked_for(self, key: stores.PoolKey, owner: names.Uid, generation: int) -> bool:
+    def _asked_for(self, key: stores.PoolKey, asked: wire.CustomResource) -> bool:
         """Whether the pool is still the one that the batch was planned for, as far as is seen."""
         record = self._pools.get(key)
         return (
             record is not None
-            and record.metadata.uid == owner
-            and record.metadata.generation == generation
+            and edits.same_spec(asked, record)
             and record.metadata.deletion_timestamp is None
         )
 
@@ -444,7 +443,7 @@ class Executor:
         self._pools.put(_pool_decoder.object(answer))
 
     async def confirm_pool(
-        self, key: stores.PoolKey, owner: names.Uid, generation: int
+        self, key: stores.PoolKey, owner: names.Uid, asked: wire.CustomResource
     ) -> Confirmation:
         """How the pool stands at this moment, by a quorum read, which the store takes in.
 
@@ -460,8 +459,8 @@ class Executor:
         if record.metadata.uid != owner:
             return Confirmation.GONE
         self._pools.put(record)
-        meta = record.metadata
-        unchanged = meta.generation == generation and meta.deletion_timestamp is None
+        stays = record.metadata.deletion_timestamp is None
+        unchanged = stays and edits.same_spec(asked, record)
         return Confirmation.UNCHANGED if unchanged else Confirmation.CHANGED
 
 

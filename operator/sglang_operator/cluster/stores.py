@@ -22,7 +22,7 @@ from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster import crowding
 from sglang_operator.cluster.absence import Tombstones, in_scope, there, told, went_back
 from sglang_operator.kube import decoding, keeping
-from sglang_operator.observed import wire
+from sglang_operator.observed import edits, wire
 from sglang_operator.observed.model import ObservedChild, ObservedPod
 
 _NO_VERSION = -1  # older than anything
@@ -126,14 +126,12 @@ class PoolStore:
             # What was told of it stands; without it nobody knew of the gate, or of the engines.
             record = msgspec.structs.replace(record, status=known.status)
         self._pools[key] = record
-        same_spec = (
+        is_known = (
             known is not None
-            and known.metadata.uid == record.metadata.uid
-            and known.metadata.generation == record.metadata.generation
-            and known.unreadable == record.unreadable
+            and edits.same_spec(known, record)
             and known.metadata.deletion_timestamp == record.metadata.deletion_timestamp
         )
-        self._wake(key, not same_spec)
+        self._wake(key, not is_known)
         self._crowd(key.namespace, moved)
 
     def _crowd(self, namespace: str, moved: list[str]) -> None:

@@ -159,10 +159,8 @@ class Actor:
             this.key,
             memory.uid,
             batch,
-            generation=pool.owner.generation,
-            confirm=None
-            if asked and not plan.removals
-            else lambda: self._confirm(this, pool.owner.generation),
+            asked=this.record,
+            confirm=None if asked and not plan.removals else lambda: self._confirm(this),
             go_on=acting.goes_on,
             current=acting.current,
             proven=steady() < memory.proven_until,
@@ -177,8 +175,8 @@ class Actor:
         this.memory.roll_called = True
         return Outcome(done=False) if is_news else None  # planned anew, with that known
 
-    async def _confirm(self, this: Pass, generation: int) -> Confirmation:
-        answer = await self._executor.confirm_pool(this.key, this.memory.uid, generation)
+    async def _confirm(self, this: Pass) -> Confirmation:
+        answer = await self._executor.confirm_pool(this.key, this.memory.uid, this.record)
         unchanged = answer is Confirmation.UNCHANGED
         this.memory.confirmed_at = steady() if unchanged else float("-inf")
         return answer

@@ -11,6 +11,7 @@ from sglang_operator import supervision
 from sglang_operator.api import errors, shape, spec
 from sglang_operator.controller.memory import Memory
 from sglang_operator.engine import arguments
+from sglang_operator.observed import edits
 from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool import tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused, resolve_pool
@@ -19,10 +20,10 @@ from sglang_operator.status import stored
 
 
 def resolved(memory: Memory, record: CustomResource, host: str) -> Pool | Refused:
-    """The pool of this generation, as it is tuned; judged once."""
+    """The pool as it is asked for and tuned; judged once."""
     meta, tuned = record.metadata, tuning.read(record.status)
-    judged = (meta.generation, record.unreadable)
-    changed = memory.judged != judged
+    changed = memory.judged is None or not edits.same_spec(memory.judged, record)
+    memory.judged = record
     if memory.resolved is None or changed or memory.tuning != tuned:
         owner = Owner(
             name=meta.name,
@@ -34,7 +35,7 @@ def resolved(memory: Memory, record: CustomResource, host: str) -> Pool | Refuse
         memory.resolved = judge(owner, record, tuned, host)
         memory.judging_seconds = time.perf_counter() - begun
         memory.ignored = spec.ignored_fields(record.spec)
-        memory.judged, memory.tuning = judged, tuned
+        memory.tuning = tuned
         memory.template = None
         if changed:
             # A changed spec deserves a fresh try of what was refused before.

@@ -80,7 +80,7 @@ class Memory:
     uid: names.Uid
     known_since: float = field(default_factory=time.monotonic)
     resolved: Pool | Refused | None = None
-    judged: tuple[int, str] = (-1, "")  # generation, and why it could not be read
+    judged: CustomResource | None = None  # the last record of what was resolved
     tuning: Tuning | None = None  # that it was resolved with
     namespace_refused: float = float("-inf")  # when a create last was, because it is deleted
     ignored: tuple[str, ...] = ()  # the spec's fields that mean nothing to an engine

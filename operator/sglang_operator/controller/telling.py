@@ -24,6 +24,7 @@ from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
+from sglang_operator.observed import edits
 from sglang_operator.observed.wire import CustomResource
 from sglang_operator.status import transitions
 
@@ -101,12 +102,7 @@ class Teller:
     def latest(self, key: PoolKey, record: CustomResource) -> CustomResource:
         """The pool as it is known by now, if it still asks for the same."""
         known = self._pools.get(key)
-        same = (
-            known is not None
-            and known.metadata.uid == record.metadata.uid
-            and known.metadata.generation == record.metadata.generation
-        )
-        return known if known is not None and same else record
+        return known if known is not None and edits.same_spec(known, record) else record
 
     async def tell(self, this: Pass, status: Mapping[str, Any]) -> bool:
         """Write the status if it changed, then tell; whether it is told, or nobody listens."""
@@ -147,8 +143,7 @@ class Teller:
         """Read a pool whose spec was left out and has room now."""
         key, uid = this.key, this.memory.uid
         try:
-            generation = this.record.metadata.generation
-            found = await self._executor.confirm_pool(key, uid, generation)
+            found = await self._executor.confirm_pool(key, uid, this.record)
         except (ApiError, ApiUnreachableError) as error:
             this.requeue.after(Reason.SPEC_READ, this.memory.telling.failed(error))
             return
@@ -161,8 +156,7 @@ class Teller:
         if error.status not in (404, 409):
             return False
         with contextlib.suppress(ApiError, ApiUnreachableError):
-            generation = this.record.metadata.generation
-            found = await self._executor.confirm_pool(this.key, this.memory.uid, generation)
+            found = await self._executor.confirm_pool(this.key, this.memory.uid, this.record)
             known = self._pools.get(this.key)
             leaves = known is not None and known.metadata.deletion_timestamp is not None
             return found is Confirmation.GONE or leaves

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -34,18 +35,27 @@ class Client:
         return orjson.dumps({"metadata": {**meta, "resourceVersion": str(self.created)}})
 
 
-def the_pool(generation: int) -> wire.CustomResource:
+def the_pool(generation: int, version: int = 0, spec: bytes = b"{}") -> wire.CustomResource:
     meta = wire.Meta(
         name=KEY.name,
         namespace=KEY.namespace,
         uid=UID,
-        resource_version=str(generation),
+        resource_version=str(version or generation),
         generation=generation,
     )
-    return wire.CustomResource(metadata=meta)
+    return wire.CustomResource(metadata=meta, written=msgspec.Raw(spec))
 
 
-def test_creates_that_wait_for_their_turn_are_not_sent_once_the_pool_has_changed(monkeypatch):
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(the_pool(2), id="edited"),
+        pytest.param(the_pool(1, 2, b'{"replicas":2}'), id="restored and edited"),
+    ],
+)
+def test_creates_that_wait_for_their_turn_are_not_sent_once_the_pool_has_changed(
+    monkeypatch, after
+):
     # However slow this machine: nobody gives his place to others meanwhile.
     monkeypatch.setattr(window, "SLOW_SECONDS", 60.0)
 
@@ -70,11 +80,11 @@ def test_creates_that_wait_for_their_turn_are_not_sent_once_the_pool_has_changed
         ]
         acting = asyncio.create_task(
             executor.pods(
-                KEY, UID, batch, generation=1, confirm=None, go_on=lambda: True, proven=True
+                KEY, UID, batch, asked=the_pool(1), confirm=None, go_on=lambda: True, proven=True
             )
         )
         await asyncio.sleep(0.01)
-        pools.put(the_pool(2))
+        pools.put(after)
         release.set()
         await asyncio.gather(*others)
         return await acting, client.created
@@ -125,7 +135,7 @@ def performed(client: Client, count: int) -> Outcome:
             for n in range(count)
         ]
         return await executor.pods(
-            KEY, UID, batch, generation=1, confirm=None, go_on=lambda: True, proven=True
+            KEY, UID, batch, asked=the_pool(1), confirm=None, go_on=lambda: True, proven=True
         )
 
     return asyncio.run(story())

@@ -272,7 +272,11 @@ def test_a_changed_spec_is_urgent_and_a_changed_status_is_not():
     store.put(a_pool())
     store.put(a_pool(version=11))
     store.put(a_pool(version=12, generation=2))
-    assert [urgent for _, urgent in wakes] == [True, False, True]
+    other = msgspec.structs.replace(
+        a_pool(version=13, generation=2), written=msgspec.Raw(b'{"a":1}')
+    )
+    store.put(other)  # as after a restore
+    assert [urgent for _, urgent in wakes] == [True, False, True, True]
 
 
 def test_a_pool_created_anew_replaces_the_old_one_and_its_deletion_comes_too_late():

@@ -7,6 +7,7 @@ import pytest
 
 from sglang_operator.api import shape
 from sglang_operator.controller import judging
+from sglang_operator.controller.memory import Memory
 from sglang_operator.observed.wire import CustomResource, Meta
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, guide_spec, nested
@@ -18,6 +19,25 @@ def test_a_pool_that_could_not_be_read_is_refused_with_the_reason():
     assert isinstance(refused, Refused)
     (problem,) = refused.errors
     assert "cannot be read: it is nested too deep; expected " in problem.message
+
+
+def test_another_spec_of_the_same_generation_is_judged_anew():
+    """A cluster was restored, and edited once: generations count on from before."""
+    memory = Memory(uid=OWNER.uid)
+
+    def judged(version: str, **changes: object) -> Pool | Refused:
+        written = msgspec.Raw(msgspec.json.encode(guide_spec(**changes)))
+        meta = Meta(name="a", uid=OWNER.uid, generation=2, resource_version=version)
+        record = CustomResource(metadata=meta, written=written)
+        return judging.resolved(memory, record, "0.0.0.0")
+
+    first = judged("8", network={"port": 31000})
+    memory.refusals = 3
+    assert judged("9", network={"port": 31000}) is first, "judged once"
+    other = judged("8", network={"port": 32000})
+    assert isinstance(first, Pool)
+    assert isinstance(other, Pool)
+    assert (first.facts.port, other.facts.port, memory.refusals) == (31000, 32000, 0)
 
 
 def test_a_pool_that_the_operator_fails_at_is_refused_and_told(monkeypatch, caplog):
