@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from sglang_operator.api import device_variables, errors, syntax
+from sglang_operator.api import device_variables, errors, redaction, syntax
 
 Items = Sequence[Mapping[str, Any]]
 
+_SECRET_ADVICE = "put it into a Secret, and name that in valueFrom.secretKeyRef of a variable"
 PULL_POLICIES = ("Always", "Never", "IfNotPresent")
 _SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef")
 _FIELDS = frozenset(
@@ -39,7 +40,10 @@ def environment(items: Items, where: str, folders: Collection[str]) -> Iterator[
         at = f"{where}[{index}]"
         if "fileKeyRef" in item.get("valueFrom", ()):
             yield from _file(item["valueFrom"]["fileKeyRef"], f"{at}.valueFrom.fileKeyRef", folders)
-        if not syntax.is_variable(item.get("name", "")):
+        if redaction.is_a_key(item.get("name", "")):
+            expected = "the name of a variable"
+            yield syntax.told(f"{at}.name", "a secret's value", expected, _SECRET_ADVICE)
+        elif not syntax.is_variable(item.get("name", "")):
             yield syntax.wrong(f"{at}.name", item.get("name", ""), syntax.VARIABLE)
         if "valueFrom" in item:
             yield from _source(item, f"{at}.valueFrom")

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api import bounds
-from sglang_operator.api.redaction import HIDDEN, is_secret, without_secrets
+from sglang_operator.api.redaction import (
+    HIDDEN,
+    is_a_key,
+    is_secret,
+    looks_like_a_key,
+    without_keys,
+    without_secrets,
+)
 
 
 class Severity(Enum):
@@ -54,10 +61,10 @@ class Row:
     severity: Severity = Severity.ERROR
 
     def __call__(self, field: str, /, **values: object) -> Problem:
-        told = {name: _scrubbed(name, value) for name, value in values.items()}
+        told = {name: _scrubbed(name, value, field) for name, value in values.items()}
         return Problem(
             reason=self.reason,
-            field=_told(field, _place(field)),
+            field=_of_variables(field, _told(field, _place(field))),
             message=_cut(self.text.format(**told), _MESSAGE_LENGTH),
             severity=self.severity,
         )
@@ -67,10 +74,16 @@ class Row:
 _WRITTEN = frozenset({"found", "key", "name", "image", "first", "second"})
 
 
-def _scrubbed(name: str, value: object) -> object:
+def _scrubbed(name: str, value: object, field: str) -> object:
     if name in _WRITTEN and isinstance(value, str):
-        return _told(value, "…")
+        return _of_variables(field, _told(value, "…"))
     return value
+
+
+def _of_variables(field: str, text: str) -> str:
+    """Of variables and Secrets the name may be the secret: who writes one swaps the two."""
+    place = field[:_TOLD_LENGTH]
+    return without_keys(text) if any(key in _CLOSED for key in _KEY.findall(place)) else text
 
 
 def _place(field: str) -> str:
@@ -178,7 +191,14 @@ def shown(value: object) -> str:
 
 
 def typed(value: object) -> str:
-    """The same where the type is what is wrong: text that looks like something else is quoted."""
+    """The same where the type is what is wrong: text that looks like something else is quoted.
+
+    Of text that looks like a key its type is told: it was meant for another place.
+    """
+    if isinstance(value, str):
+        bare = value.strip().lstrip("+-")[:_READ_LENGTH]
+        if looks_like_a_key(bare) or is_a_key(bare):
+            return kind(value)
     if isinstance(value, str) and _LOOKS_OTHERWISE.fullmatch(value):
         return f'"{value}"'
     return shown(value)

@@ -101,6 +101,8 @@ _SPOKEN_OF = re.compile(r"(?i)(?:jwt|login|basic|bearer|pwd|passwords?|tokens?|_
 _KINDS_OF_KEYS = frozenset({"api", "access", "secret", "private", "auth", "license", "account"})
 _MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_+=~]{8,}")
 _RANDOM = re.compile(r"(?=.*[A-Za-z])(?=.*[0-9])[A-Za-z0-9_+=~]{20,}")
+_RUNS, _CAPITAL = re.compile(r"[A-Za-z0-9_+=~]{8,}"), re.compile(r"[A-Z]")
+_NOTHING_ELSE = re.compile("")
 _OF_A_CLASS = re.compile(r"(?:[A-Z][a-z]+[0-9]{0,5})+[A-Z]*(?:_\w*)?")  # Qwen3ForCausalLM
 _PROSE = re.compile(r"(?i)(?:tokens?|secrets?|credentials?|keys?|pat|cookies?)")
 _IN_QUOTES = re.compile(
@@ -224,7 +226,7 @@ def _user(word: str, begin: int, at: int) -> int | None:
 
 def without_secrets(text: str) -> str:
     """A value that somebody wrote, without a URL's password, and cut at a secret's value."""
-    text = without_passwords(text)
+    text = _FORM.sub(HIDDEN, without_passwords(text))
     if (user := _USER.search(text)) and not _is_group(text, user.end()):
         text = text[: user.end()] + HIDDEN
     for pattern in (_PAIR, _FLAG):
@@ -356,6 +358,21 @@ def looks_like_a_key(word: str) -> bool:
     if len(word) < 8 or _OF_A_CLASS.fullmatch(word):
         return False
     return bool(_MIXED.fullmatch(word) or _RANDOM.fullmatch(word))
+
+
+def without_keys(text: str, *, but: re.Pattern[str] = _NOTHING_ELSE) -> str:
+    """Text of names and versions without words that look like keys, but for such parts of words."""
+
+    def told(word: re.Match[str]) -> str:
+        parts = (part for part in word[0].split("_") if not but.fullmatch(part))
+        return HIDDEN if any(map(looks_like_a_key, parts)) else word[0]
+
+    return _RUNS.sub(told, text)
+
+
+def is_a_key(text: str) -> bool:
+    """Whether there is a key in it beyond doubt, by its form: capitals are in no ordinary name."""
+    return any(_CAPITAL.search(found[0]) for found in _FORM.finditer(text))
 
 
 def _speaks_of_a_secret(word: str, last: str) -> bool:

@@ -141,7 +141,7 @@ def _written(
         key = _called(name)
         if values.unresolved(value):
             yield errors.UNRESOLVED(f"{FIELD}.{key}", found="text with a reference in it")
-        elif not _is_name(name) or _text(value) is None:
+        elif not _is_name(name) or redaction.is_a_key(name) or _text(value) is None:
             yield errors.SYSTEM_ENV(f"{FIELD}.{key}", key=key, found=_described(name, value))
 
 
@@ -162,6 +162,8 @@ def _described(name: object, value: object) -> str:
     """What is wrong with a variable, without its value: whose name tells a secret is not known."""
     if not _is_name(name):
         return "no name of a variable"
+    if redaction.is_a_key(str(name)):
+        return "a secret's value and no name"
     if isinstance(value, str):
         return "text with a character that ends it"
     is_number = isinstance(value, (int, float))
@@ -173,7 +175,7 @@ def _owned(written: Mapping[str, object], features: versions.Features) -> Iterat
         advice = owner(name)
         if advice is None:
             continue
-        found = "set" if "API_KEY" in name else errors.shown(written[name])
+        found = "set" if "API_KEY" in name else errors.typed(written[name])
         yield errors.SYSTEM_ENV_OWNED(f"{FIELD}.{name}", key=name, found=found, advice=advice)
 
 
@@ -186,7 +188,7 @@ def _generating(
         yield errors.SYSTEM_ENV_OWNED(
             f"{FIELD}.{HEALTH_GENERATION}",
             key=HEALTH_GENERATION,
-            found=errors.shown(value),
+            found=errors.typed(value),
             advice=_HEALTH_ADVICE,
         )
 
@@ -199,7 +201,7 @@ def _removed(
             yield errors.SYSTEM_ENV_REMOVED(
                 f"{FIELD}.{name}",
                 key=name,
-                found=errors.shown(written[name]),
+                found=errors.typed(written[name]),
                 advice="it breaks the release of GPU memory, and ROLL removes it too",
             )
 

@@ -32,7 +32,7 @@ def _refusals(given: aliases.Given, version: versions.Version) -> Iterator[error
         yield errors.ARGUMENT_OWNED(
             given.path(KEY),
             key=given.spelling(KEY),
-            found=errors.shown(given.values[KEY]),
+            found=errors.typed(given.values[KEY]),
             advice="generation is ServerDefault, which makes it from generating_args",
         )
     if not versions.features(version).preferred_sampling_params:

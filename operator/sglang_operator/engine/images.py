@@ -7,7 +7,7 @@ only once a pod has a node (``InvalidImageName``).
 import re
 from collections.abc import Iterator
 
-from sglang_operator.api import errors
+from sglang_operator.api import errors, redaction
 
 MOST_CHARACTERS = 255  # of the name, without tag and digest
 
@@ -19,6 +19,7 @@ _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}
 _REFERENCE = re.compile(
     rf"(?P<name>(?:{_REGISTRY}/)?{_PART}(?:/{_PART})*)(?::{_TAG})?(?:@{_DIGEST})?"
 )
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")  # many a tag is one, and a digest looks like one
 _ONLY_HEX = re.compile(r"[0-9a-f]{64}")  # would be an image's id
 
 
@@ -31,6 +32,11 @@ def tag(image: str) -> str:
 def problems(image: str) -> Iterator[errors.Problem]:
     """What a container runtime would refuse to read."""
     match = _REFERENCE.fullmatch(image)
-    if match and len(match["name"]) <= MOST_CHARACTERS and not _ONLY_HEX.fullmatch(image):
-        return
-    yield errors.IMAGE_NAME("spec.image", found=errors.shown(image))
+    is_name = match and len(match["name"]) <= MOST_CHARACTERS and not _ONLY_HEX.fullmatch(image)
+    if not is_name or redaction.is_a_key(image):
+        yield errors.IMAGE_NAME("spec.image", found=shown(image))
+
+
+def shown(image: str) -> str:
+    """An image as messages quote it, which may have a secret where its tag or digest was to be."""
+    return errors.shown(redaction.without_keys(image, but=_COMMIT))

@@ -80,7 +80,7 @@ def override(
             yield errors.ARGUMENT_OVERRIDDEN(
                 given.path(key),
                 key=given.spelling(key),
-                found=errors.shown(found),
+                found=errors.typed(found),
                 owner=decision.owner,
                 value=errors.shown(decision.value),
             )

@@ -43,7 +43,7 @@ def parse(text: str) -> Version:
     version = _matched(_VERSION, text)
     if version is None:
         raise errors.InvalidError(
-            errors.ENGINE_VERSION("spec.engineVersion", found=errors.shown(text))
+            errors.ENGINE_VERSION("spec.engineVersion", found=errors.typed(text))
         )
     return version
 
@@ -110,7 +110,7 @@ def detect(image: str, engine_version: str | None) -> Detected:
     problems = _outside_roll(said)
     if tagged is not None and tagged != said:
         mismatch = errors.VERSION_MISMATCH(
-            "spec.engineVersion", found=said, image=errors.shown(image), version=tagged
+            "spec.engineVersion", found=said, image=images.shown(image), version=tagged
         )
         problems = (mismatch, *problems)
     return Detected(version=said, known=True, problems=problems)
@@ -119,7 +119,7 @@ def detect(image: str, engine_version: str | None) -> Detected:
 def _of_tag(image: str, tagged: Version | None) -> Detected:
     if tagged is not None:
         return Detected(version=tagged, known=True, problems=_outside_roll(tagged))
-    unknown = errors.VERSION_UNKNOWN("spec.image", image=errors.shown(image), version=NEWEST_KNOWN)
+    unknown = errors.VERSION_UNKNOWN("spec.image", image=images.shown(image), version=NEWEST_KNOWN)
     return Detected(version=NEWEST_KNOWN, known=False, problems=(unknown,))
 
 

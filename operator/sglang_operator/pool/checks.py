@@ -94,7 +94,7 @@ def _shares(draft: Draft) -> Iterator[errors.Problem]:
     ):
         if not shares.is_share(value, low=low, high=4096):
             yield errors.ROLLOUT_SHARE(
-                f"spec.rollout.{name}", field=name, found=errors.shown(value), low=low
+                f"spec.rollout.{name}", field=name, found=errors.typed(value), low=low
             )
 
 

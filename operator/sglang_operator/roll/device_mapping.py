@@ -137,7 +137,7 @@ def _terms(text: str) -> list[_Ids]:
         return [_term(node) for node in _summands(ast.parse(text.strip(), mode="eval").body)]
     # Deep nesting ends in the parser's own recursion or memory limit.
     except (_GrammarError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        problem = errors.MAPPING_GRAMMAR(FIELD, found=errors.shown(text))
+        problem = errors.MAPPING_GRAMMAR(FIELD, found=errors.typed(text))
         raise errors.InvalidError(problem) from error
 
 
