@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_operator import __version__
-from sglang_operator.api import names, syntax
+from sglang_operator.api import device_resources, names, pod_container, syntax
 from sglang_operator.controller import logs, process
 from sglang_operator.controller.settings import Settings
 from sglang_operator.engine import arguments as engine_arguments
@@ -37,6 +37,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="send engines no requests: no Versioned gate opens, no hang is detected, and what "
         "engines really run with is not recorded",
+    )
+    parser.add_argument(
+        device_resources.FLAG,
+        action="append",
+        default=[],
+        type=_resource,
+        metavar="NAME",
+        help="a resource that engines may ask for though it is not known to count GPUs, or gives "
+        "access to its node; may be repeated",
     )
     parser.add_argument(
         "--lease-namespace",
@@ -82,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _resource(text: str) -> str:
+    if not pod_container.is_counted(text):
+        expected = f"found {text!r}, expected a resource that counts devices, as nodes have it"
+        raise argparse.ArgumentTypeError(expected)
+    return text
+
+
 def _lease_name(text: str) -> str:
     if not syntax.is_subdomain(text):
         expected = f"found {text!r}, expected {syntax.SUBDOMAIN}, as names of Leases are"
@@ -95,6 +111,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         namespaces=tuple(arguments.namespace),
         watch_nodes=not arguments.no_nodes,
         engine_host=engine_arguments.any_address(arguments.pod_address),
+        allowed_resources=tuple(arguments.allow_resource),
         ask_engines=not arguments.no_engine_requests,
         kubeconfig=arguments.kubeconfig,
         context=arguments.context,

@@ -29,3 +29,11 @@ def test_a_name_that_no_lease_can_have_is_refused_in_words(name, as_variable, mo
     with pytest.raises(SystemExit):
         lease_name(*([] if as_variable else [f"--lease-name={name}"]))
     assert f"found {name!r}, expected a DNS name" in capsys.readouterr().err
+
+
+def test_resources_that_engines_may_ask_for_are_named_one_by_one(capsys):
+    parsed = main._parser().parse_args(["--allow-resource=a.b/c", "--allow-resource", "d.e/f"])
+    assert main.settings_from(parsed).allowed_resources == ("a.b/c", "d.e/f")
+    with pytest.raises(SystemExit):
+        main._parser().parse_args(["--allow-resource=cpu"])
+    assert "found 'cpu', expected a resource that counts devices" in capsys.readouterr().err

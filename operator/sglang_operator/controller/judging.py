@@ -5,6 +5,7 @@ at, is told in its status like any other mistake, and its engines stay.
 """
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 from sglang_operator import supervision
@@ -13,13 +14,15 @@ from sglang_operator.controller.memory import Memory
 from sglang_operator.engine import arguments
 from sglang_operator.observed import edits
 from sglang_operator.observed.wire import CustomResource
-from sglang_operator.pool import tuning
+from sglang_operator.pool import devices, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused, resolve_pool
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
 
 
-def resolved(memory: Memory, record: CustomResource, host: str) -> Pool | Refused:
+def resolved(
+    memory: Memory, record: CustomResource, host: str, allowed: Collection[str] = ()
+) -> Pool | Refused:
     """The pool as it is asked for and tuned; judged once."""
     meta, tuned = record.metadata, tuning.read(record.status)
     changed = memory.judged is None or not edits.same_spec(memory.judged, record)
@@ -32,7 +35,7 @@ def resolved(memory: Memory, record: CustomResource, host: str) -> Pool | Refuse
             generation=meta.generation,
         )
         begun = time.perf_counter()
-        memory.resolved = judge(owner, record, tuned, host)
+        memory.resolved = judge(owner, record, tuned, host, allowed)
         memory.judging_seconds = time.perf_counter() - begun
         memory.ignored = spec.ignored_fields(record.spec)
         memory.tuning = tuned
@@ -48,8 +51,9 @@ def judge(
     record: CustomResource,
     tuned: Tuning | None,
     host: str = arguments.ANY_ADDRESS,
+    allowed: Collection[str] = (),
 ) -> Pool | Refused:
-    """What this record asks for, of engines that listen there."""
+    """What this record asks for, of engines that listen there, where these resources may be."""
     if record.unreadable:
         return Refused(owner=owner, problems=(shape.unreadable(record.unreadable),))
     try:
@@ -63,4 +67,6 @@ def judge(
             advice="report it with the object; the engines that run stay as they are",
         )
         return Refused(owner=owner, problems=(problem,))
-    return replace(resolved, host=host) if isinstance(resolved, Pool) else resolved
+    if isinstance(resolved, Refused):
+        return resolved
+    return devices.allowing(replace(resolved, host=host), allowed)

@@ -301,6 +301,7 @@ class ControlLoop:
             DryRuns(self.client, executor.work),
             publish_interval=self.settings.publish_interval,
             engine_host=self.settings.engine_host,
+            allowed_resources=self.settings.allowed_resources,
             holder=f"{self.settings.identity}_{secrets.token_hex(4)}",
         )
 

@@ -14,6 +14,8 @@ class Settings:
     namespaces: tuple[str, ...] = ()  # none: the whole cluster
     watch_nodes: bool = True  # given up by itself where access to nodes is not granted
     engine_host: str = arguments.ANY_ADDRESS  # where engines listen in their pods
+    # That engines may ask for though they count no GPUs, or give more of the node than these.
+    allowed_resources: tuple[str, ...] = ()
     ask_engines: bool = True  # else what only engines can tell is not known
     kubeconfig: Path | None = None
     context: str | None = None

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sglang_operator.api import errors, names, spec, syntax
+from sglang_operator.api import errors, names, pod_container, spec, syntax
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.engine import aliases, environment, images, versions
 from sglang_operator.placement import modes
 from sglang_operator.pool import (
+    devices,
     planned_memory,
     registry_size,
     shared_memory,
@@ -189,6 +190,8 @@ def _template(draft: Draft) -> Iterator[errors.Problem]:
     yield from draft.template_problems
     yield from environment.template_problems(draft.template.variables)
     if not any(map(is_error, draft.template_problems)):
+        if pod_container.is_counted(draft.spec.placement.resource_name):
+            yield from devices.doubts(draft.spec, draft.template)
         yield from shared_memory.of_template(draft.template, draft.spec.num_gpus_per_worker)
 
 

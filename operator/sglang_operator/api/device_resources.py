@@ -1,0 +1,65 @@
+"""Which extended resources are GPUs, and which give an engine more of its node than that.
+
+A device plugin puts files of ``/dev`` into whatever pod asks for its resource: with those of some a
+container mounts, or reads memory and disks of the node.  Admission policies do not see it.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+from sglang_operator.api import errors
+
+FLAG = "--allow-resource"
+
+_GPU = re.compile(
+    r"nvidia\.com/(?:gpu|mig-[0-9]+g\.[0-9]+gb(?:\.[a-z]+)*)(?:\.shared)?"
+    r"|amd\.com/(?:gpu|[a-z]{3}_nps[0-9])"  # whole, or a partition of the MI300 family
+    r"|gpu\.intel\.com/(?:i915|xe)|habana\.ai/gaudi|huawei\.com/Ascend[0-9]+"
+    # As a class of devices, by dynamic resource allocation.
+    r"|deviceclass\.resource\.kubernetes\.io/(?:(?:gpu|mig)\.nvidia|gpu\.amd|gpu\.intel)\.com"
+)
+# Plugins that give any file of /dev, and files that give the node.
+_OF_A_HOST = re.compile(
+    r"(?i)(?:smarter-devices|devices\.kubevirt\.io|squat\.ai|bridge\.network\.kubevirt\.io)/.*"
+    r"|.*[/._-](?:fuse|kvm|vfio|tun|tap|vhost[a-z-]*|loop(?:-control)?|mem|kmsg|uinput|nbd|snd)"
+    r"(?:[._-]?[0-9]+)?"
+    r"|.*[/.]vfio\..*"
+)
+
+
+def is_gpu(name: str) -> bool:
+    """Whether a resource of this name counts GPUs, whole ones, shares or partitions."""
+    return _GPU.fullmatch(name) is not None
+
+
+def gives_the_node(name: str) -> bool:
+    """Whether devices of this name are known to give access to their node."""
+    return _OF_A_HOST.fullmatch(name) is not None
+
+
+def problems(
+    gpus: str, beside: Iterable[tuple[str, str]], allowed: Collection[str] = ()
+) -> Iterator[errors.Problem]:
+    """What an engine may not ask for, unless the operator was told so.
+
+    ``gpus`` is the resource of its GPUs, ``beside`` are the others, each with its field.
+    """
+    if gpus not in allowed and not is_gpu(gpus):
+        yield errors.POD_TEMPLATE(
+            "spec.placement.resourceName",
+            found=f"the resource {errors.shown(gpus)}",
+            expected="GPUs, such as nvidia.com/gpu, nvidia.com/mig-1g.10gb or amd.com/gpu",
+            advice=_advice(gpus),
+        )
+    for field, name in beside:
+        if name not in (gpus, *allowed) and gives_the_node(name):
+            yield errors.POD_TEMPLATE(
+                field,
+                found=f"the resource {errors.shown(name)}",
+                expected="devices that do not give access to their node",
+                advice=_advice(name),
+            )
+
+
+def _advice(name: str) -> str:
+    return f"whoever installs the operator may allow it: {FLAG}={errors.shown(name)}"
