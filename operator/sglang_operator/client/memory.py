@@ -156,16 +156,19 @@ def _going_on(
     return [
         e
         for e in registry.present
-        if (e.runs and e.instance in covered) or (e.engine in known and _has_weights(e, state))
+        if e.runs and (e.instance in covered or (e.engine in known and _has_weights(e, state)))
     ]
 
 
 def _has_weights(engine: Engine, state: Transaction) -> bool:
     """Whether what it holds is what it served: a sync leaves who runs beside the pool's as it is.
 
-    Their memory is back then, and their weights may be gone with an earlier sleep.
+    Their memory is back then, and their weights may be gone with an earlier sleep.  Of the pool's
+    own, those may be torn that an edit had left out of the commit, and has brought back.
     """
-    return engine.rank != NO_RANK or state.covers(engine.instance)
+    if engine.rank == NO_RANK:
+        return state.covers(engine.instance)
+    return engine.instance not in state.torn
 
 
 class Sleeper:
@@ -268,10 +271,13 @@ class Sleeper:
                 *(self._pool.calls.find(engine) for engine in asked), return_exceptions=True
             )
             silent = [e for e, outcome in zip(asked, outcomes, strict=True) if outcome is not None]
-            if not (silent or registry.unreached):
+            if not (silent or registry.unreached or registry.hidden):
                 return
             if time.monotonic() > deadline:
                 beside.all_known(registry)
+                if registry.hidden:
+                    pods = ", ".join(registry.hidden)
+                    raise NotReady(texts.HIDDEN_FROM_SLEEP.format(pods=pods, seconds=timeout))
                 words = texts.NOT_TO_SLEEP.format(engines=beside.named(silent), seconds=timeout)
                 raise NotReady(words)
             await asyncio.sleep(ANSWER_SECONDS)

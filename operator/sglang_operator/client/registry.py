@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,6 +131,13 @@ class Registry:
         """Engines that run, and of which the registry does not say where they answer."""
         beside = (e for e in self.unlisted if not e.leaving)
         return tuple(e for e in beside if not (e.url and e.instance))
+
+    @property
+    def running(self) -> Sequence[str] | None:
+        """The instances of all engines that run; None while some may not be told of."""
+        known = [e.instance for e in (*self.engines, *self.unlisted) if e.instance]
+        whole = len(known) == len(self.engines) + len(self.unlisted) and not self.hidden
+        return known if whole else None
 
     def synced(self, version: str) -> int:
         """Engines that clients reach at this version.

@@ -157,6 +157,8 @@ class AsyncSync(Updates):
                 version=self.version,
                 now=sight.now,
                 seen=sight.seen,
+                engines=[e.instance for e in registry.engines if e.instance],
+                running=registry.running,
                 shared=self._shared,
             )
 

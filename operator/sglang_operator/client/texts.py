@@ -250,6 +250,11 @@ NOT_TO_SLEEP = (
     "memory it holds cannot be released; nothing was taken, nothing released: wait until it is "
     "ready (wait_ready), then sleep"
 )
+HIDDEN_FROM_SLEEP = (
+    "engines may run in pods {pods}, of whose containers nothing has been told for "
+    "{seconds:.0f} s, so that the memory they hold cannot be released; nothing was taken, nothing "
+    "released: try again once they are back, or delete those pods"
+)
 SLEEPS_OUT_OF_SIGHT = (
     "these engines sleep, and for {seconds:g} s the registry has not said where they are: "
     "{engines}; the pool stays asleep, because they would be counted as awake: call wake() again "

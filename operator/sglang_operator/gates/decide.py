@@ -185,11 +185,13 @@ def decide(
     beside the pool's engines.
     """
     plan = _decide(owner, policy, engines, observed, now, operator)
-    strays = (_closed(pod, ASIDE, texts.GATE_ASIDE) for pod in observed.aside)
+    told_of = {change.pod.uid for change in plan.gates}
+    strays = (_aside(pod) for pod in observed.aside if pod.uid not in told_of)
     gates = (*plan.gates, *(change for change in strays if change is not None))
     stay = (each for each in unlisted if each.state is not EngineState.WAITING)
     told = {member.uid for engine in (*engines, *stay) for member in engine.members}
-    hidden = (pod.name for pod in observed.pods if _hides_sleeper(pod, plan.transaction, told))
+    every = (*observed.pods, *observed.aside)
+    hidden = (pod.name for pod in every if _hides_sleeper(pod, plan.transaction, told))
     return replace(
         plan,
         gates=gates,
@@ -202,12 +204,12 @@ def decide(
 
 
 def _hides_sleeper(pod: ObservedPod, current: Transaction, told: Set[names.Uid]) -> bool:
-    """Whether an engine that sleeps may be in this pod, though the registry does not say so.
+    """Whether an engine may run or sleep in this pod, though the registry does not say so.
 
     The pod decides, for however long: once it is gone or on its way, its sleeper is too.  What runs
     there is out of sight while kubelet tells of no container, as after a fault of its own.
     """
-    if pod.ended or pod.deleting or not current.released:
+    if pod.ended or pod.deleting:
         return False
     if pod.instance is None:
         return pod.may_run or leases.sleeps(pod)
@@ -229,7 +231,8 @@ def _decide(
     lease = found if found is not None and found.whole else None
     ours = lease if lease is not None and lease.owner == owner.uid else None
     current = read(ours.body) if ours is not None else Transaction()
-    alive = [pod for pod in observed.pods if not pod.ended]
+    # Whose labels were taken away runs, sleeps and is written over like the others.
+    alive = [pod for pod in (*observed.pods, *observed.aside) if not pod.ended]
     said = leases.last_said(ours, alive, observed.said)
     plan = GatePlan(engines=engines, transaction=current, said=said)
     state = leases.anew(name, policy.gate, found, ours, alive, said, observed.said, me, now)
@@ -239,9 +242,8 @@ def _decide(
     if abort is not None:
         return replace(plan, abort=abort, wake_at=wake_at)
     gated = (pod for pod in alive if pod.gated)
-    wanted = (
-        _wanted(policy.gate, pod, current, observed) or _remarked(pod, current) for pod in gated
-    )
+    strays = {pod.uid for pod in observed.aside}
+    wanted = (_moved(policy.gate, pod, current, observed, pod.uid in strays) for pod in gated)
     loads = recovery.RecoveryPlan()
     if ours is not None and operator and policy.gate is not WeightsGate.OFF:
         recovers = policy.recovery is Recovery.FROM_CHECKPOINT and not observed.leaving
@@ -289,6 +291,20 @@ def _forgotten(
 # --- gates
 
 
+def _moved(
+    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed, stray: bool
+) -> GateChange | None:
+    """The same, and what the pod itself remembers; no gate of a stray opens."""
+    change = _wanted(gate, pod, current, observed) or _remarked(pod, current)
+    if stray and (change is None or change.is_open):
+        return _aside(pod)
+    return change
+
+
+def _aside(pod: ObservedPod) -> GateChange | None:
+    return _closed(pod, ASIDE, texts.GATE_ASIDE)
+
+
 def _wanted(
     gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
 ) -> GateChange | None:
@@ -311,7 +327,7 @@ def _wanted(
     vouched = _vouched(gate, pod, current, observed)
     if vouched is not None:
         return _opened(pod, *vouched)
-    if gate is WeightsGate.VERSIONED:
+    if gate is WeightsGate.VERSIONED and pod.instance not in current.torn:
         initial = _says_initial(pod, observed)
         return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
     if gate is WeightsGate.OFF or _recovered(pod, current):
@@ -339,11 +355,18 @@ def _run_again(
 def _needs_a_commit(pod: ObservedPod, current: Transaction) -> bool:
     """Whether the gate was closed over weights that may be torn or gone, and the commit left it so.
 
-    SGLang changes the label last, so that they have that of the version before.
+    SGLang changes the label last, so that they have that of the version before.  A Lease that was
+    made anew says nothing of a commit either.
     """
-    gate = pod.gate
-    if current.phase is not Phase.COMMITTED or gate is None or gate.is_open:
+    if current.phase not in (Phase.COMMITTED, Phase.IDLE):
         return False
+    if pod.instance in current.torn:
+        return True
+    gate = pod.gate
+    if gate is None or gate.is_open:
+        return False
+    if gate.reason == ASIDE:
+        return current.phase is Phase.COMMITTED  # it may have lost its labels amid the sync
     return gate.reason in _UNTIL_A_COMMIT or leases.sleeps(pod)
 
 

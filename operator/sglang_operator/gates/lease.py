@@ -96,7 +96,9 @@ def anew(
     if found is not None and (ours is None or not _was_begun(said)):
         return None
     message, holder = texts.LEASE_ANEW.format(lease=name), _as_long(operator, said)
-    anew = weights_anew.made_anew(holder, message=message, now=now, groups=said.groups)
+    anew = weights_anew.made_anew(
+        holder, message=message, now=now, groups=said.groups, torn=said.torn
+    )
     count = max(current.transitions, said.transitions)
     return replace(anew, groups=current.groups or anew.groups, transitions=count)
 
@@ -208,6 +210,12 @@ def forgotten(
                 asleep[run] = marked
     holder = _as_long(operator, said)
     state = weights_anew.forgotten(
-        current, holder, asleep=asleep, message=message, now=now, groups=last.groups
+        current,
+        holder,
+        asleep=asleep,
+        message=message,
+        now=now,
+        groups=last.groups,
+        torn=last.torn,
     )
     return replace(state, transitions=max(current.transitions, last.transitions))

@@ -83,8 +83,7 @@ class Planner:
         for pod in self.observed.pods:
             pods = engines[pod.engine]
             pods.highest = max(pods.highest, pod.attempt)
-            state = health.health(pod, self.nodes, self.policy, self.now)
-            self.healths[pod.uid] = state
+            state = self.healths[pod.uid] = self._health(pod)
             if pod.uid in self.observed.unread:
                 self.podless[pod.engine] = EngineState.BACKOFF
             elif state is _ENDED:
@@ -219,22 +218,29 @@ class Planner:
         """Engines that run beside the wanted ones and hold their GPUs' memory.
 
         Of what is on a lost node nobody knows when, or whether, it will be gone; nor of what is
-        still there long after its grace.  Nothing waits for these.
+        still there long after its grace.  Nothing waits for these.  Those whose labels were taken
+        away run on, too.
         """
         listed = {pods.live[0].uid for name in self.wanted if (pods := self.pods(name)).live}
         beside = (p for p in self.observed.pods if p.engine_runs and p.uid not in listed)
+        aside = (p for p in self.observed.aside if p.engine_runs)
         given_up = {pod.uid for pod in self.lingering}
+        found = ((pod, self._health(pod)) for pod in (*beside, *aside))
         return tuple(
-            self._beside(pod)
-            for pod in sorted(beside, key=lambda pod: pod.name)
-            if self.healths[pod.uid] is not _LOST and pod.uid not in given_up
+            self._beside(pod, state)
+            for pod, state in sorted(found, key=lambda one: one[0].name)
+            if state is not _LOST and pod.uid not in given_up
         )
 
-    def _beside(self, pod: ObservedPod) -> EngineStatus:
+    def _beside(self, pod: ObservedPod, state: Health) -> EngineStatus:
         engine = Engine(rank=NO_RANK, name=pod.engine, devices=pod.devices)
         goes = pod.uid in self.removals or pod.ended
-        state = _DYING if goes else self.healths[pod.uid]
-        return EngineStatus.of(engine, (pod,), (state,), current=self.pool.accepts(pod.revision))
+        healths = (_DYING if goes else state,)
+        return EngineStatus.of(engine, (pod,), healths, current=self.pool.accepts(pod.revision))
+
+    def _health(self, pod: ObservedPod) -> Health:
+        known = self.healths.get(pod.uid)  # of the pods that stand for engines
+        return known or health.health(pod, self.nodes, self.policy, self.now)
 
     def _status(self, engine: Engine) -> EngineStatus:
         pod = self.pods(engine.name).kept

@@ -21,6 +21,7 @@ def forgotten(
     message: str,
     now: float,
     groups: GroupsOwner | None = None,
+    torn: frozenset[str] = frozenset(),
 ) -> Transaction:
     """What the operator leaves of a Lease that does not know any more what it said of gates.
 
@@ -47,15 +48,22 @@ def forgotten(
         renewed=now,
         fence=True,
         groups=state.groups or weights_groups.lost(groups),
+        torn=state.torn | torn,
     )
 
 
 def made_anew(
-    operator: steps.Trainer, *, message: str, now: float, groups: GroupsOwner | None = None
+    operator: steps.Trainer,
+    *,
+    message: str,
+    now: float,
+    groups: GroupsOwner | None = None,
+    torn: frozenset[str] = frozenset(),
 ) -> Transaction:
     """What a Lease says that is made in place of a lost one, while no gate has to close for that.
 
-    Nothing, but that it is held for as long as a trainer who lost it may take to notice.
+    Nothing, but that it is held for as long as a trainer who lost it may take to notice, and which
+    engines are ``torn``.
     """
     return Transaction(
         holder=operator.holder,
@@ -65,4 +73,5 @@ def made_anew(
         message=message,
         fence=True,
         groups=weights_groups.lost(groups),
+        torn=torn,
     )

@@ -67,6 +67,7 @@ class Transaction:
     target_version: str = ""  # that is being written
     version: str = ""  # last committed
     instances: frozenset[str] = frozenset()  # that the last commit covered
+    torn: frozenset[str] = frozenset()  # written into or released, and no commit has covered them
     checkpoint: str = ""  # a path with exactly the committed weights
     intact: bool = False  # nothing was written over the weights that count, and none released
     released: tuple[str, ...] = ()  # SGLang's memory tags, while asleep
@@ -110,7 +111,7 @@ class Transaction:
 
     def covers(self, instance: str | None) -> bool:
         """Whether the last commit vouches for this instance, or none was made yet."""
-        return not self.version or instance in self.instances
+        return instance in self.instances or not (self.version or instance in self.torn)
 
     @property
     def recovers(self) -> bool:
@@ -208,6 +209,9 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     wrote = frozenset(_words(notes.get(names.ANNOTATION_WROTE, ""))) if shared else frozenset()
     if shared and phase is Phase.COMMITTED:
         instances &= wrote  # whatever the commit says: the others got nothing
+    torn = frozenset(_words(notes.get(names.ANNOTATION_TORN, "")))
+    if phase is Phase.COMMITTED:
+        torn -= instances  # clients that do not know of it leave it standing
     return Transaction(
         phase=phase,
         id=transaction,
@@ -216,6 +220,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         target_version=_label(notes, names.ANNOTATION_TARGET_VERSION),
         version=_label(notes, names.ANNOTATION_VERSION),
         instances=instances,
+        torn=torn,
         checkpoint=_path(notes.get(names.ANNOTATION_CHECKPOINT, "")),
         intact=notes.get(names.ANNOTATION_INTACT) == _TRUE,
         released=_tags(notes.get(names.ANNOTATION_RELEASED, "")),
@@ -300,6 +305,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_TARGET_VERSION: lambda t: t.target_version,
     names.ANNOTATION_VERSION: lambda t: t.version,
     names.ANNOTATION_INSTANCES: lambda t: ",".join(sorted(t.instances)),
+    names.ANNOTATION_TORN: lambda t: ",".join(sorted(t.torn)),
     names.ANNOTATION_CHECKPOINT: lambda t: t.checkpoint,
     names.ANNOTATION_INTACT: lambda t: _TRUE if t.intact else "",
     names.ANNOTATION_RELEASED: lambda t: ",".join(t.released),

@@ -3,7 +3,9 @@
 ``instances`` and ``version`` tell what the last commit covered, and stay until the next; whether
 those weights are still whole is ``intact``, which a commit sets, and a sleep before anybody has
 written at all; a sync that begins or weights memory that is released takes it away at once.  So no
-later step (a wake after a torn sync) can open a gate over weights that were written over.
+later step (a wake after a torn sync) can open a gate over weights that were written over.  Engines
+that a sync began over, or that released their weights, and that no commit has covered since, are
+``torn``: an edit of the pool may leave them out of the commits that follow, and bring them back.
 
 Each step is written back by compare and swap on the resource version that was read.
 """
@@ -27,9 +29,13 @@ def begin(
     version: str,
     now: float,
     seen: float,
+    engines: Iterable[str] = (),
+    running: Iterable[str] | None = None,
     shared: bool = False,
 ) -> Transaction:
-    """A sync to ``version`` begins over the engines of ``epoch``.
+    """A sync to ``version`` begins over the engines of ``epoch``: the instances ``engines``.
+
+    ``running``: all instances that there are, where that is known; of others nothing is kept.
 
     From any phase, unless another transaction holds the Lease.  ``seen``: since when the caller has
     seen the Lease in this state, by its own clock; ``now``: the same clock.  Released memory stays
@@ -43,6 +49,7 @@ def begin(
         phase=Phase.SYNCING,
         epoch=epoch,
         target_version=version,
+        torn=(state.torn if running is None else state.torn & {*running}) | {*engines},
         intact=False,
         shared=shared,
         wrote=frozenset(),
@@ -73,6 +80,7 @@ def withdraw(
         holder="",
         duration=before.duration,
         epoch=before.epoch,
+        torn=before.torn,
         target_version=before.target_version,
         intact=before.intact or initial,
         shared=before.shared,
@@ -213,6 +221,7 @@ def commit(
         holder="",
         version=state.target_version,
         instances=covered,
+        torn=state.torn - covered,
         checkpoint=checkpoint,
         intact=True,
         committed=now,
@@ -327,8 +336,10 @@ def slept(
     rules.own(state, trainer)
     rules.in_phase(state, "sleep", Phase.SLEEPING)
     again = frozenset(instances)
+    gone = again if WEIGHTS in state.released else frozenset[str]()
     return dataclasses.replace(
         state,
+        torn=state.torn | gone,
         asleep=tuple(sorted({*state.asleep, *again})),
         woken=frozenset(each for each in state.woken if each.split("/")[0] not in again),
         releases=False,
@@ -421,6 +432,7 @@ def recover(
         holder=operator.holder,
         duration=operator.duration,
         recovering=wanted,
+        torn=state.torn | wanted,
         acquired=state.acquired if goes_on else now,
         renewed=now,
         at_work=False,  # a trainer's mark, which one of an earlier version leaves behind
@@ -447,6 +459,7 @@ def recovered(
         state,
         holder=state.holder if left else "",
         instances=state.instances | whole,
+        torn=state.torn - whole,
         wrote=state.wrote | whole if state.shared else state.wrote,
         recovering=left,
         renewed=now,

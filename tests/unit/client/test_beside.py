@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_operator.client import NotReady, Pool, beside, memory
+from sglang_operator.client import NotReady, Pool, PoolError, beside, memory
 from sglang_operator.client.registry import parse
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
@@ -209,3 +209,44 @@ def test_who_lost_its_weights_beside_the_pool_is_not_let_go_on_by_a_later_wake(w
     sleep(pool, "kv_cache")
     pool.wake()
     assert [engine.paused for engine in world.engines] == [False, False, True]
+
+
+@pytest.mark.parametrize("gate", ["Off", "Versioned", "Committed"])
+@pytest.mark.parametrize("slept", [("kv_cache",), ("weights", "kv_cache")])
+@pytest.mark.parametrize("how", ["a failed update", "a sleep over weights"])
+def test_an_engine_of_torn_weights_stays_paused_though_its_edit_is_taken_back(gate, slept, how):
+    """Without a gate that a commit opens, clients reach what goes on."""
+    with (
+        World(3, gate=gate) as world,
+        Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as pool,
+    ):
+        torn = world.engines[2]
+        pool.update_from_disk("/c/1", "step-1")
+        if how == "a failed update":
+            torn.refuse["/update_weights_from_disk"] = (400, "half of it was read")
+            with pytest.raises(PoolError):
+                pool.update_from_disk("/c/2", "step-2")
+            torn.refuse.clear()
+        else:
+            sleep(pool)
+        torn.weights = "garbage"
+        world.edit(2)
+        pool.update_from_disk("/c/3", "step-3")
+        world.edit()  # it is taken back
+        assert torn.paused
+        sleep(pool, *slept)
+        pool.wake()
+        assert torn.paused
+        pool.update_from_disk("/c/4", "step-4")
+        assert (torn.paused, torn.weights) == (False, "/c/4")
+
+
+def test_a_pool_is_not_put_to_sleep_while_engines_may_run_of_which_nothing_is_told(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    world.hidden = [f"{POOL}-g9-0"]
+    world.call(world.publish)
+    with pytest.raises(NotReady, match="of whose containers nothing has been told") as error:
+        sleep(pool, loading=0.2)
+    assert f"{POOL}-g9-0" in str(error.value)
+    assert world.state.phase is Phase.COMMITTED
+    assert not any(engine.released or engine.paused for engine in world.engines)

@@ -109,7 +109,10 @@ def test_what_failed_opens_nothing_frees_the_lease_and_is_tried_again_in_its_tim
     pods = case.pods[:2]
     plan = case.weigh(pods=pods, reports=failed)
     assert plan.recovery.state == dataclasses.replace(
-        committed(case.pods[:1]), acquired=NOW, renewed=RESTED
+        committed(case.pods[:1]),
+        acquired=NOW,
+        renewed=RESTED,
+        torn=frozenset({case.pods[1].instance}),
     )
     case.state = plan.recovery.state
     assert case.weigh(pods=pods, reports=failed).wake_at == NOW + 60

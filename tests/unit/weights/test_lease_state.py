@@ -454,6 +454,7 @@ def test_a_state_survives_the_lease():
         target_version="step-2",
         version="step-1",
         instances=frozenset({A, B}),
+        torn=frozenset({C}),
         checkpoint="/c/1",
         intact=True,
         released=("kv_cache",),
@@ -862,3 +863,33 @@ def test_a_sleeper_that_nobody_resumed_is_covered_no_more():
     assert (awake.phase, awake.instances) == (Phase.COMMITTED, frozenset({A}))
     nobody = steps.wake(slept, MINE, now=NOW + 3)
     assert (nobody.phase, nobody.instances) == (Phase.AWAKE, frozenset())
+
+
+def test_an_engine_is_torn_from_the_begin_of_a_sync_to_the_commit_that_covers_it():
+    step = {"epoch": "e", "version": "v", "now": NOW, "seen": NOW}
+    begun = steps.begin(Transaction(), MINE, engines=[A, B, C], **step)
+    assert begun.torn == {A, B, C}
+    assert not steps.withdraw(begun, MINE, Transaction(), message="", now=NOW).torn
+    over = steps.abort(begun, MINE, message="x")
+    assert over.torn == {A, B, C}
+    later = steps.begin(over, LATER, engines=[A], running=[A, B], **step)
+    assert later.torn == {A, B}, "C is gone"
+    done = steps.commit(later, LATER, instances=[A], now=NOW)
+    assert done.torn == {B}
+    assert [done.covers(each) for each in (A, B)] == [True, False]
+    # A client that does not know of it leaves it standing.
+    older = lease_state.written({}, dataclasses.replace(done, torn=frozenset({A, B})))
+    assert lease_state.read(older).torn == {B}
+
+
+def test_an_engine_is_torn_from_the_release_of_its_weights_and_while_a_checkpoint_is_loaded():
+    slept = steps.slept(sleeping("weights", "kv_cache"), MINE, instances=[A], now=NOW)
+    assert slept.torn == {A}
+    assert not steps.slept(sleeping("kv_cache"), MINE, instances=[A], now=NOW).torn
+    done = Transaction(
+        phase=Phase.COMMITTED, version="v", instances=frozenset({A}), checkpoint="/c"
+    )
+    loads = steps.recover(done, OTHER, instances=[B, C], now=NOW, seen=NOW)
+    assert loads.torn == {B, C}
+    ended = steps.recovered(loads, OTHER, loaded=[B], failed=[C], now=NOW)
+    assert (ended.torn, ended.instances) == (frozenset({C}), frozenset({A, B}))
