@@ -17,21 +17,51 @@ settings.load_profile("tests")
 
 FOLDER = Path(__file__).parent
 
+# By what they took in runs of everything, of either kind.  What is not here takes less.
 LONG = (
     "faults/test_faults.py",
     "integration/test_real_pool.py",
+    "integration/test_real_failures.py",
+    "integration/test_real_node.py",
+    "integration/test_two_operators.py",
+    "integration/test_flow.py",
     "integration/test_pod_template.py",
     "integration/test_main_job.py",
-    "integration/test_names_taken.py",
-    "integration/test_flow.py",
-    "integration/test_real_failures.py",
-    "integration/test_two_operators.py",
-    "integration/test_real_node.py",
+    "integration/test_control_plane.py",
     "integration/test_docs.py",
     "integration/test_demo.py",
-    "integration/chart/test_releases.py",
+    "integration/test_gpu_demo.py",
     "integration/test_weights_real.py",
-    "integration/test_control_plane.py",
+    "integration/test_install.py",
+    "integration/test_leases_of_releases.py",
+    "integration/test_before_a_gpu.py",
+    "integration/chart/test_releases.py",
+    "integration/test_names_taken.py",
+    "integration/test_gpu_suite.py",
+    "integration/test_policies.py",
+    "integration/test_crd.py",
+    "integration/test_failing_starts.py",
+    "integration/test_rollouts.py",
+    "faults/test_mutants.py",
+    "integration/test_error_table.py",
+    "integration/test_weights.py",
+    "integration/test_gitops.py",
+    "integration/test_pod_security.py",
+    "integration/test_counting_policies.py",
+    "integration/test_observability.py",
+    "unit/api/test_pod_template.py",
+    "unit/api/test_redaction.py",
+    "unit/test_layout.py",
+    "unit/test_weights_model.py",
+    "unit/engine/test_combinations.py",
+    "unit/plan/test_regrouping.py",
+    "unit/engine/test_schema.py",
+    "unit/engine/test_proof.py",
+    "unit/cli/pipeline/test_references.py",
+    "unit/test_receiving.py",
+    "unit/manifests/test_policies.py",
+    "unit/controller/test_reading.py",
+    "unit/test_hostile_sizes.py",
 )
 ON_A_CLUSTER = ("integration", "faults")
 
@@ -45,9 +75,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _alternating(files: list[Path]) -> list[Path]:
-    """The files on a cluster, the long ones first, with the others spread evenly among them."""
-    clustered = sorted((file for file in files if _is_on_a_cluster(file)), key=_length)
-    others = [file for file in files if not _is_on_a_cluster(file)]
+    """The files on a cluster, the long ones first, with the others, so too, evenly among them."""
+    ordered = sorted(files, key=_length)
+    clustered = [file for file in ordered if _is_on_a_cluster(file)]
+    others = [file for file in ordered if not _is_on_a_cluster(file)]
     shares = [(index / len(clustered), file) for index, file in enumerate(clustered)]
     shares += [((index + 1) / len(others), file) for index, file in enumerate(others)]
     return [file for _, file in sorted(shares, key=lambda share: share[0])]
@@ -58,5 +89,6 @@ def _is_on_a_cluster(file: Path) -> bool:
 
 
 def _length(file: Path) -> int:
+    """Its place among the long ones; the rest keep the order that they came in."""
     name = file.relative_to(FOLDER).as_posix()
     return LONG.index(name) if name in LONG else len(LONG)
