@@ -11,6 +11,10 @@ PYTEST := $(BIN)/python -m pytest
 JOBS     ?= 4
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# Where Python writes no bytecode, each of the processes compiles all tests anew, their asserts
+# rewritten, and so does every operator, engine and command that they start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit integration test-k8s installs contract faults faults-subset lint format bench bench-weights weights-model weights-real bench-peers mutants soak chart requirements docs build schema policies golden proof clean tools node-tools
 
