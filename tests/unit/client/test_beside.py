@@ -216,10 +216,8 @@ def test_who_lost_its_weights_beside_the_pool_is_not_let_go_on_by_a_later_wake(w
 @pytest.mark.parametrize("how", ["a failed update", "a sleep over weights"])
 def test_an_engine_of_torn_weights_stays_paused_though_its_edit_is_taken_back(gate, slept, how):
     """Without a gate that a commit opens, clients reach what goes on."""
-    with (
-        World(3, gate=gate) as world,
-        Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as pool,
-    ):
+    world = World(3, gate=gate)
+    with world, Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as pool:
         torn = world.engines[2]
         pool.update_from_disk("/c/1", "step-1")
         if how == "a failed update":

@@ -5,6 +5,7 @@ the label alone the Lease has to remember it, for as long as the engine runs.
 """
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,9 @@ class Case:
         self.pool = a_pool(replicas=3, weights={"gate": "Versioned"})
         pods = [a_pod(self.pool, e, container_id=f"c{e.rank}") for e in self.pool.running]
         self.pods = [dataclasses.replace(pod, gate=gate) for pod in pods]
-        self.runs = [pod.instance for pod in pods]
-        self.named = dict.fromkeys(self.runs[:2], "v3") | {self.runs[2]: "v1"}
-        step = {"epoch": "e", "now": NOW, "seen": NOW}
+        self.runs = [str(pod.instance) for pod in pods]
+        self.named: dict[str, str] = dict.fromkeys(self.runs[:2], "v3") | {self.runs[2]: "v1"}
+        step: dict[str, Any] = {"epoch": "e", "now": NOW, "seen": NOW}
         first = steps.begin(Transaction(), TRAINER, version="v2", engines=self.runs, **step)
         aborted = steps.abort(first, TRAINER, message="x")
         again = steps.begin(aborted, LATER, version="v3", engines=self.runs[:2], **step)
@@ -84,7 +85,7 @@ def test_an_engine_that_lost_its_labels_amid_the_sync_is_closed_when_it_has_them
 
 def test_the_commit_that_covers_it_opens_it():
     case = Case(Gate(is_open=False, reason="Aborted"))
-    step = {"epoch": "e", "now": NOW, "seen": NOW}
+    step: dict[str, Any] = {"epoch": "e", "now": NOW, "seen": NOW}
     begun = steps.begin(case.state, TRAINER, version="v4", engines=case.runs, **step)
     whole = steps.commit(begun, TRAINER, instances=case.runs, now=NOW)
     assert not whole.torn

@@ -866,7 +866,7 @@ def test_a_sleeper_that_nobody_resumed_is_covered_no_more():
 
 
 def test_an_engine_is_torn_from_the_begin_of_a_sync_to_the_commit_that_covers_it():
-    step = {"epoch": "e", "version": "v", "now": NOW, "seen": NOW}
+    step: dict[str, Any] = {"epoch": "e", "version": "v", "now": NOW, "seen": NOW}
     begun = steps.begin(Transaction(), MINE, engines=[A, B, C], **step)
     assert begun.torn == {A, B, C}
     assert not steps.withdraw(begun, MINE, Transaction(), message="", now=NOW).torn
