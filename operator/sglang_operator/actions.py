@@ -159,7 +159,7 @@ def child_actions(
     *,
     pods_first: bool = False,
 ) -> list[ChildAction]:
-    """What makes the ``wanted`` Services, budget and registry (``children.kinds``) so.
+    """What makes the ``wanted`` objects, of any kind in ``children.kinds``, so.
 
     ``pods_first`` leaves out what is not there yet and waits for pods.  The headless Service does
     not wait: engines need the names that it gives them.

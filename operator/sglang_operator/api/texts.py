@@ -1,7 +1,11 @@
-"""What the operator tells about a pool that is valid: the messages of conditions and Events.
+"""The operator's messages, but for errors and warnings about a spec (``errors``).
 
-Errors and warnings about the spec stand in ``errors``.  What only people at a terminal are told
-stands beside the commands (cli/texts.py) and the pictures (view/texts.py).
+Most are of conditions and Events of a valid pool.  The others are of gates on pods, of refused
+steps in the weights Lease (for trainers), of the API server's credentials, and pieces of what an
+error says.  Not here: how much memory a pool takes (memory/texts.py), why engines end or do not
+start (engine/signatures.py, endings.py and node_ends.py, diagnosis/pod_signatures.py), and what
+only people at a terminal (cli/texts.py), before a picture (view/texts.py) or with a trainer
+(client/texts.py) are told.
 """
 
 

@@ -35,7 +35,8 @@ DISRUPTION_BUDGET = ChildKind(
     defaults={"maxUnavailable": ()},
 )
 # A trainer waits for the answer to its step.  When a renewal fails to come, the clock wakes the
-# pool.  From its creation on the Lease is the trainer's to write.
+# pool.  From its creation on the Lease is the trainer's to write, and the operator's by steps of
+# its own (gates/lease.py, gates/recovery.py): what it says is never put right as a child's.
 LEASE = ChildKind(
     kind="Lease",
     api_version="coordination.k8s.io/v1",

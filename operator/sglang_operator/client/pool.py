@@ -183,9 +183,10 @@ class AsyncPool:
             raise NotReady(texts.WAITED.format(what=what, seconds=waited)) from missing
 
     async def wait_synced(self, version: str | int, timeout: float | None = None) -> Registry:
-        """Wait until clients reach every engine at this version.  Raises NotReady in the end.
+        """Wait until every engine's gate is open at this version.  Raises NotReady in the end.
 
-        In a pool without gates that is once it is committed.
+        The Services follow a moment later, once kubelet calls the pods Ready.
+        In a pool without gates it is over once the version is committed.
         """
         version = given.version(version)
         begun = time.monotonic()

@@ -13,7 +13,7 @@ from sglang_operator.client.errors import NotReady, PoolError, Unsupported
 from sglang_operator.engine import versions
 from sglang_operator.weights import lease_state
 
-UP_STATES = frozenset({"InService", "Up"})  # observed/engines.py, EngineState
+UP_STATES = frozenset({"InService", "Up"})  # observed/engine_state.py
 IN_SERVICE = "InService"
 # States of an engine without a process that could hold memory here.
 _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
@@ -140,7 +140,7 @@ class Registry:
         return known if whole else None
 
     def synced(self, version: str) -> int:
-        """Engines that clients reach at this version.
+        """Engines whose gate is open at this version; the Services follow within a moment.
 
         One without a gate is reached whatever it holds: the commit vouches for it alone.
         """

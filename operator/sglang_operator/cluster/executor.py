@@ -67,7 +67,7 @@ class Executor:
         self._children = children
         self._pools = pools
         self.work = Writer(client, Lane.WORK)
-        # What trainers wait for does not wait for pods, wherever those have to wait.
+        # Gates, and our steps in the Lease, do not wait where pods have to.  The registry does.
         self._gates = Writer(client, Lane.GATES)
         self.roll_call = RollCall(client, pods)
 

@@ -1,4 +1,4 @@
-"""The fourth stage of a pass: registry, Services, budget and status say what is so.
+"""The fourth stage of a pass: the pool's children and its status say what is so.
 
 Each is written only if it changed, and not too often.
 """

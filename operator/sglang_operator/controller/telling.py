@@ -1,4 +1,4 @@
-"""The last stage of a pass: the status, if it changed, and then what is told about the change.
+"""The end of the fourth stage of a pass: the status, if it changed, then what is told of that.
 
 A status that cannot be written is logged with its cause, whatever that is.  A field that the
 definition on the server does not know (it is older than this operator: a rollback, an upgrade

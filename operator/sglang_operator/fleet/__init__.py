@@ -1,1 +1,1 @@
-"""Effects on engines: an HTTP client, and the poller that asks what the planner wants to know."""
+"""Effects on engines: an HTTP client, and the poller that asks what ``ask`` wants to know."""

@@ -1,4 +1,4 @@
-"""Asks the engines what the planner wants to know, and keeps what they said last.
+"""Asks the engines what ``ask`` wants to know, and keeps what they said last.
 
 A pool's questions are replaced as a whole after each pass (``ask``); each has a task of its own
 that lives as long as it is asked.  What is learnt is read by the next pass (``reports``), and an

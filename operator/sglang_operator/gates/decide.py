@@ -77,7 +77,7 @@ class GatePlan:
     reached: tuple[str, ...] = ()  # pods that are not ours to close, and that clients reach
     recovery: LeaseStep | None = None
     recoveries: tuple[Recover, ...] = ()  # by what stands in the Lease
-    wake_at: float | None = None
+    wake_at: float | None = None  # by the wall clock of the pass, unlike a ``Plan``'s
     # What engines of earlier revisions were started with: they are synced like the others.
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # what they say of themselves
@@ -177,7 +177,7 @@ def decide(
     operator: str = "",
     unlisted: tuple[EngineStatus, ...] = (),
 ) -> GatePlan:
-    """The gates that have to move, from this snapshot at this time.
+    """The gates that have to move, from this snapshot at this time by the pass' wall clock.
 
     ``policy.gate`` is resolved: never Auto.  A pool whose spec is refused has no ``engines``, and
     its gates still close and open: its engines run, and their trainer does not stop.  ``operator``

@@ -46,7 +46,7 @@ class Lane(Enum):
 
     WORK = 512
     GATES = 256  # by which requests are kept from engines: a trainer waits for them
-    LEASE = 4  # on which it rests who writes
+    LEASE = 4  # the leader's, on which it rests who writes
 
 
 class _Status(msgspec.Struct):
@@ -59,7 +59,8 @@ class _Status(msgspec.Struct):
 class ApiClient:
     """One identity's requests.  Counts them by method and status in ``requests``.
 
-    ``fence`` is asked before every write, in this one place; writes of the Lease itself pass.
+    ``fence`` is asked before every write, in this one place; those of the leader's Lease itself
+    pass.
     """
 
     def __init__(self, credentials: Credentials, *, user_agent: str) -> None:

@@ -12,5 +12,7 @@ class EngineState(Enum):
     PENDING = "Pending"  # waits for a node
     LOST = "Lost"  # waits for its node (onNodeLost: Wait)
     BACKOFF = "Backoff"  # waits after failures
-    WAITING = "Waiting"  # waits for GPUs of an engine that is being replaced
+    # Its own pod is on its way out; or it has none yet, because engines that are being replaced,
+    # orphans or pods put aside have its GPUs or its place.  One beside the pool's own: it leaves.
+    WAITING = "Waiting"
     CREATING = "Creating"

@@ -61,7 +61,7 @@ class EngineStatus:
 
     engine: Engine
     state: EngineState
-    members: tuple[ObservedPod, ...] = ()  # the leader first, each where its node rank says
+    members: tuple[ObservedPod, ...] = ()  # the leader first
     current: bool = True  # of the pool's present revision
     lost_nodes: tuple[str, ...] = ()  # nodes of members that are lost with them
 

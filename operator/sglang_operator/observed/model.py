@@ -1,7 +1,8 @@
 """What was seen: one frozen snapshot of a pool's surroundings, read once for each pass.
 
 ``cluster`` fills it.  Times at which we saw something are by the clock that nobody sets
-(``clocks.steady``); only with them is the present compared.  Stamps are seconds since the epoch by
+(``clocks.steady``); only with them is the present compared.  ``ObservedChild.seen`` alone is by the
+wall clock of the pass, made for it from a time by the other.  Stamps are seconds since the epoch by
 the clocks of others, which may be wrong: they are told, and compared with others of the same clock.
 """
 
@@ -319,7 +320,7 @@ class ObservedNode:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObservedChild:
-    """A child other than a pod: a Service, the registry, the PodDisruptionBudget."""
+    """A child other than a pod, of any kind in ``children.kinds``."""
 
     uid: Uid
     owner: Uid | None

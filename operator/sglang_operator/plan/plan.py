@@ -38,7 +38,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def plan(pool: Pool, observed: Observed, now: float) -> Plan:
-    """The next planner towards the pool, from this snapshot at this time by the steady clock."""
+    """The next step towards the pool, from this snapshot at this time by the steady clock."""
     planner = Planner(pool, observed, now)
     if observed.leaving:
         return Plan(

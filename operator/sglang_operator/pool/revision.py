@@ -14,8 +14,8 @@ import msgspec
 
 from sglang_operator.api import spec
 
-# Sections of the spec that shape the pod.  Not here: restart (its tolerations reach the next
-# pod), drain (the grace period is given with each delete), scheduling of what already runs.
+# Sections of the spec that shape the pod: a change of one replaces the engines.  Not here: restart
+# (its tolerations reach the next pod), drain (the grace period is given with each delete).
 _SECTIONS = ("startup", "security", "scheduling", "placement")
 # Written out, these were the defaults of an earlier operator: they restart nothing.
 _ALSO_DEFAULT = (spec.Startup(timeout_seconds=1800),)

@@ -1,6 +1,7 @@
 """Plan × observed × outcome → status, by kstatus' rules.  Pure.
 
-``compute`` gives the whole status; ``events`` what is worth an Event between two of them.
+``compute`` gives the whole status; what is worth an Event between two of them says
+``status.transitions``.
 """
 
 from collections.abc import Mapping, Sequence

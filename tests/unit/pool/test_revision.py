@@ -43,6 +43,9 @@ def test_engines_run_on_when_this_changes(change):
         pytest.param(guide_spec(seed=7), id="seed"),
         pytest.param(guide_spec(network={"port": 31000}), id="port"),
         pytest.param(guide_spec(security={"runAsUser": 1000}), id="security"),
+        pytest.param(guide_spec(startup={"timeoutSeconds": 60}), id="startup"),
+        pytest.param(guide_spec(scheduling={"schedulerName": "another"}), id="scheduling"),
+        pytest.param(guide_spec(placement={"resourceName": "amd.com/gpu"}), id="placement"),
         pytest.param(guide_spec(extraArgs=["--log-requests"]), id="extraArgs"),
         pytest.param(
             guide_spec(podTemplate={"spec": {"nodeSelector": {"gpu": "h100"}}}), id="podTemplate"

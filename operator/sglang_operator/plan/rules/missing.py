@@ -1,7 +1,8 @@
 """Rule: a wanted engine without a pod gets one, unless something speaks against it.  Pure.
 
 That is, in this order: its place is taken, the API server refuses pods, another engine tries first
-whether it starts, or its backoff is not over.
+a memory share that is being tuned, it is given up or another tries first whether it starts, or its
+backoff is not over.
 """
 
 from sglang_operator.diagnosis import causes
