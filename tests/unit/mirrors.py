@@ -23,6 +23,7 @@ COVERED_BY = {
     "children/kept.py": "controller/test_refused_spec.py",
     "children/kept_registry.py": "controller/test_refused_spec.py",
     "children/kind.py": "controller/test_child_kinds.py",
+    "children/last_known.py": "controller/test_refused_spec.py",
     "children/metadata.py": "controller/test_child_kinds.py",
     "children/services.py": "test_addresses.py",
     "children/weights_lease.py": "test_actions.py",

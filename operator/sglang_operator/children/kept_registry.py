@@ -7,52 +7,34 @@ becomes of those that run, and of a trainer's steps, is told as ever.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from sglang_operator.api import names, spec
 from sglang_operator.children import trainer_registry
-from sglang_operator.gates.decide import GatePlan, epoch
+from sglang_operator.children.last_known import LastKnown
+from sglang_operator.gates.decide import epoch
 from sglang_operator.observed import health
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import Observed, ObservedPod
-from sglang_operator.pool.resolve import Engine, Owner
+from sglang_operator.pool.resolve import Engine
 
 MOST_ENGINES = 10_000  # of a registry that is kept; a pool's own has room for fewer
 _LONGEST = 253  # characters of a name
 
 
-def port(owner: Owner, observed: Observed) -> int | None:
-    """Where engines listened, as the spec was last understood; None where that is not told."""
-    try:
-        told = orjson.loads(_data(owner, observed)[trainer_registry.ENGINES_KEY])["port"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
-    return told if type(told) is int and 0 < told < 2**16 else None
-
-
-def _data(owner: Owner, observed: Observed) -> Mapping[str, Any]:
-    """What the pool's registry says; nothing where there is none."""
-    found = observed.children.get(("ConfigMap", names.registry_name(owner.name)))
-    if found is None or found.owner != owner.uid or not found.whole:
-        return {}
-    return dict(found.body.get("data") or {})
-
-
-def kept(owner: Owner, plan: GatePlan, observed: Observed, now: float) -> dict[str, Any] | None:
-    """The registry that is there, as its engines, their gates and weights stand at ``now``.
+def kept(known: LastKnown) -> dict[str, Any] | None:
+    """The registry that is there, as its engines, their gates and weights stand now.
 
     None where none says who the engines are: somebody else may have written it.
     """
+    told, observed = known.registry, known.observed
     try:
-        told = orjson.loads(_data(owner, observed)[trainer_registry.ENGINES_KEY])
-        engines, weights = _engines(told["engines"], observed, now), told["weights"]
+        engines, weights = _engines(told["engines"], observed, known.now), told["weights"]
         content = {
             **told,
             "epoch": epoch(engines),
             "weights": {
                 **{key: weights[key] for key in ("gate", "lease")},
-                **trainer_registry.acted_upon(plan, engines),
+                **trainer_registry.acted_upon(known.weights, engines),
                 **{key: weights[key] for key in ("keepImages", "noSync") if key in weights},
             },
             "engines": [
@@ -67,12 +49,13 @@ def kept(owner: Owner, plan: GatePlan, observed: Observed, now: float) -> dict[s
         }
         beside = _still(told.get("unlisted", ()), observed)
         told_of = {e["pod"] for e in (*content["engines"], *beside) if e["instance"]}
-        hidden = [pod for pod in plan.hidden if pod not in told_of][: trainer_registry.MOST_NAMED]
-        for key, found in (("unlisted", beside), ("hidden", hidden)):
+        hidden = [pod for pod in known.weights.hidden if pod not in told_of]
+        named = hidden[: trainer_registry.MOST_NAMED]
+        for key, found in (("unlisted", beside), ("hidden", named)):
             content.pop(key, None)
             if found:
                 content[key] = found
-        return trainer_registry.config_map(owner, content)
+        return trainer_registry.config_map(known.owner, content)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_operator.api.names import EngineName, is_engine
+from sglang_operator.children.last_known import LastKnown
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.pool.resolve import Pool
 
@@ -25,6 +26,9 @@ class ChildKind:
     plural: str
     # All that a pool should have of this kind now.
     desired: Callable[[Pool, GatePlan], Iterable[Json]]
+    # The same of a pool whose spec is refused, and whose engines run on: as far as it is known what
+    # chooses pods and addresses.  What is not among these stays as it is found (``kept.nothing``).
+    kept: Callable[[LastKnown], Iterable[Json]]
     # The names that these can have, from the pool's name: others are nobody's children.
     names: tuple[Callable[[str], str], ...] = ()
     # Where engines have one each: its name, from the pool's and the engine's.

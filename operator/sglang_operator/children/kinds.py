@@ -4,8 +4,15 @@ from collections.abc import Collection
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.children import disruption_budget, services, trainer_registry, weights_lease
+from sglang_operator.children import (
+    disruption_budget,
+    kept,
+    services,
+    trainer_registry,
+    weights_lease,
+)
 from sglang_operator.children.kind import ChildKind
+from sglang_operator.children.last_known import LastKnown
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.pool.resolve import Pool
 
@@ -14,6 +21,7 @@ SERVICE = ChildKind(
     api_version="v1",
     plural="services",
     desired=lambda pool, weights: services.services(pool),
+    kept=kept.kept_services,
     names=(names.service_name, names.engines_service_name),
     pruned=True,
     waits_for_pods=True,
@@ -30,6 +38,7 @@ DISRUPTION_BUDGET = ChildKind(
     api_version="policy/v1",
     plural="poddisruptionbudgets",
     desired=lambda pool, weights: (disruption_budget.disruption_budget(pool),),
+    kept=kept.kept_budget,
     names=(names.disruption_budget_name,),
     waits_for_pods=True,
     defaults={"maxUnavailable": ()},
@@ -42,6 +51,7 @@ LEASE = ChildKind(
     api_version="coordination.k8s.io/v1",
     plural="leases",
     desired=lambda pool, weights: (weights_lease.weights_lease(pool.owner, weights.restore),),
+    kept=kept.nothing,  # one in place of a lost one is a step of the gates (``actions``)
     names=(names.weights_lease_name,),
     compared=(),
     urgent=True,
@@ -52,6 +62,7 @@ REGISTRY = ChildKind(
     api_version="v1",
     plural="configmaps",
     desired=lambda pool, weights: (trainer_registry.registry(pool, weights),),
+    kept=kept.kept_registry_if_told,
     names=(names.registry_name,),
     compared=("data",),
     retired=("verl",),
@@ -72,6 +83,12 @@ def children(pool: Pool, weights: GatePlan, absent: Collection[str] = ()) -> lis
     """All objects of a pool but its pods, as they should be; none of a kind that is absent."""
     present = (kind for kind in CHILDREN if kind.kind not in absent)
     return [dict(body) for kind in present for body in kind.desired(pool, weights)]
+
+
+def kept_children(known: LastKnown) -> list[dict[str, Any]]:
+    """As much as is known of the same objects of a pool whose spec is refused."""
+    present = (kind for kind in CHILDREN if kind.kind not in known.observed.absent_kinds)
+    return [dict(body) for kind in present for body in kind.kept(known)]
 
 
 def in_words() -> str:

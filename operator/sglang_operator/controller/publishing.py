@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_operator import actions
-from sglang_operator.children import kept, kinds
+from sglang_operator.children import kinds
+from sglang_operator.children.last_known import LastKnown
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.controller.deciding import Decision, PoolDecision
@@ -87,10 +88,15 @@ class Publisher:
         return True
 
     def _kept(self, this: Pass, decision: Decision) -> list[actions.ChildAction]:
-        """What keeps clients and the trainer right: Services, budget, and the registry."""
-        owner, observed = decision.owner, decision.observed
-        bodies = kept.children(owner, decision.weights, observed, decision.at.steady)
-        return _due(this, actions.kept_actions(owner, bodies, observed))
+        """What keeps clients and the trainer right."""
+        known = LastKnown(
+            owner=decision.owner,
+            weights=decision.weights,
+            observed=decision.observed,
+            now=decision.at.steady,
+        )
+        bodies = kinds.kept_children(known)
+        return _due(this, actions.kept_actions(known.owner, bodies, known.observed))
 
     def _wanted(
         self,

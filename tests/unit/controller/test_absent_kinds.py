@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.backoff import Backoff
-from sglang_operator.children import kinds, metadata
+from sglang_operator.children import kept, kinds, metadata
 from sglang_operator.children.kind import ChildKind
 from sglang_operator.kube import informer
 from sglang_operator.kube.errors import ApiError
@@ -31,6 +31,7 @@ GANG = ChildKind(
     api_version=API,
     plural="podgroups",
     desired=a_group,
+    kept=kept.nothing,
     names=(lambda pool: f"{pool}-gang",),
     pruned=True,
     optional=True,

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.children import kinds, metadata
+from sglang_operator.children import kept, kinds, metadata
 from sglang_operator.children.kind import ChildKind
+from sglang_operator.children.last_known import LastKnown
 from sglang_operator.kube import paths
-from sglang_operator.pool.resolve import Pool
+from sglang_operator.pool.resolve import Owner, Pool
 from tests.unit.controller import fake_api
 from tests.unit.controller.passes import KEY, Clock, Passes
 
@@ -20,14 +21,23 @@ PATH = "/apis/networking.k8s.io/v1/namespaces/rl/networkpolicies/pool-ingress"
 def desired(pool: Pool, weights: object) -> Iterator[dict[str, Any]]:
     """A NetworkPolicy, unless the pool is suspended."""
     if not pool.spec.suspend:
-        yield metadata.child(
-            pool.owner,
-            "networking.k8s.io/v1",
-            "NetworkPolicy",
-            f"{pool.owner.name}-ingress",
-            "ingress",
-            spec={"podSelector": {"matchLabels": names.selector(pool.owner.name)}},
-        )
+        yield policy(pool.owner)
+
+
+def policy(owner: Owner) -> dict[str, Any]:
+    return metadata.child(
+        owner,
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        f"{owner.name}-ingress",
+        "ingress",
+        spec={"podSelector": {"matchLabels": names.selector(owner.name)}},
+    )
+
+
+def known_of_it(known: LastKnown) -> Iterator[dict[str, Any]]:
+    """It follows from the pool's name alone."""
+    yield policy(known.owner)
 
 
 DECLARED = ChildKind(
@@ -35,11 +45,13 @@ DECLARED = ChildKind(
     api_version="networking.k8s.io/v1",
     plural="networkpolicies",
     desired=desired,
+    kept=known_of_it,
     names=(lambda pool: f"{pool}-ingress",),
     pruned=True,
 )
 
 
+ONE = {"minMember": 1}
 GROUPS = "/apis/scheduling.x-k8s.io/v1alpha1/namespaces/rl/podgroups"
 
 
@@ -64,6 +76,7 @@ AN_ENGINES = ChildKind(
     api_version="scheduling.x-k8s.io/v1alpha1",
     plural="podgroups",
     desired=a_group_an_engine,
+    kept=kept.nothing,
     engine_name=group_name,
     pruned=True,
 )
@@ -88,6 +101,28 @@ def test_a_declared_kind_is_made_put_right_and_deleted_when_it_is_no_longer_want
         assert PATH not in pool.api.objects
 
     asyncio.run(told())
+
+
+def test_it_is_put_right_while_the_spec_is_refused_too():
+    """The list of what such a pool keeps was another one than that of the kinds."""
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: PATH in api.objects and groups(api) == {"g0-1": ONE})
+            api.change(*KEY, {**api.pool(*KEY)["spec"], "device_mapping": "nothing of the kind"})
+            await api.until(lambda: api.reason(*KEY) == "DeviceMappingInvalid")
+            group = f"{GROUPS}/{group_name('pool', 'g0-1')}"
+            api.touch(group, {"spec": {"minMember": 7}})
+            wanted = {"podSelector": {"matchLabels": names.selector("pool")}}
+            api.touch(PATH, {"spec": {"podSelector": {"matchLabels": {names.LABEL_POOL: "x"}}}})
+            await api.until(lambda: api.objects[PATH]["spec"] == wanted)
+            await api.request("DELETE", PATH)
+            await api.until(lambda: PATH in api.objects)
+            assert groups(api) == {"g0-1": {"minMember": 7}}  # what only the spec tells
+
+    asyncio.run(story())
 
 
 def test_one_of_somebody_else_is_left_alone_and_told(monkeypatch):

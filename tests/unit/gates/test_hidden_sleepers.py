@@ -5,6 +5,7 @@ import json
 
 from sglang_operator.api import names, spec
 from sglang_operator.children import kept_registry, trainer_registry
+from sglang_operator.children.last_known import LastKnown
 from sglang_operator.gates import decide
 from sglang_operator.observed.model import Gate, Observed, ObservedChild
 from sglang_operator.weights.lease_state import Phase, Transaction
@@ -92,7 +93,9 @@ def test_they_are_named_anew_while_the_spec_is_refused():
         children = {**lease, ("ConfigMap", names.registry_name(pool.owner.name)): child}
         seen = Observed(pods=tuple(now), children=children)
         plan = decide.decide(pool.owner, spec.Weights(gate=pool.gate), (), seen, NOW)
-        found = kept_registry.kept(pool.owner, plan, seen, NOW)
+        found = kept_registry.kept(
+            LastKnown(owner=pool.owner, weights=plan, observed=seen, now=NOW)
+        )
         assert found is not None
         return json.loads(found["data"][trainer_registry.ENGINES_KEY]).get("hidden")
 
