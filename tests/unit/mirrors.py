@@ -78,6 +78,8 @@ COVERED_BY = {
     "client/updates.py": "client/test_sync.py",
     "clocks.py": "controller/test_clock_set.py",
     "cluster/absence.py": "cluster/test_stores.py",
+    "cluster/child_store.py": "cluster/test_stores.py",
+    "cluster/child_writer.py": "cluster/test_executor.py",
     "cluster/identity.py": "cluster/test_executor.py",
     "cluster/outcome.py": "cluster/test_executor.py",
     "cluster/writer.py": "cluster/test_executor.py",

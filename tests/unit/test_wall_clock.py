@@ -33,7 +33,7 @@ TELLS = {
     "kube/credentials.py": "the end of a token is a stamp of who made it, read when it is given",
     "cluster/node_store.py": "since when a node is gone, for people",
     "observed/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",
-    "cluster/stores.py": "since when a Lease stands, told by the clock of who asks",
+    "cluster/child_store.py": "since when a Lease stands, told by the clock of who asks",
     "controller/deciding.py": "the clock of the Lease's stamps",
     "controller/observing.py": "what is seen is told by the clock of the Lease's stamps",
     "controller/publishing.py": "stamps in the status",

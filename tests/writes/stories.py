@@ -15,6 +15,7 @@ from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import ClusterError
 from sglang_operator.client.lease import WeightsLease
 from sglang_operator.cluster import stores
+from sglang_operator.cluster.child_store import child_store
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.trial import DryRuns
@@ -60,7 +61,7 @@ def _executor(api: MemoryApi, client: Guarded) -> tuple[Executor, wire.CustomRes
         pass
 
     pools = stores.PoolStore(woken)
-    children = {k.kind: stores.child_store(k.kind, woken, pools.has) for k in kinds.CHILDREN}
+    children = {k.kind: child_store(k.kind, woken, pools.has) for k in kinds.CHILDREN}
     executor = Executor(client, stores.PodStore(woken), children, pools)  # type: ignore[arg-type]
     pool = _pool(api)
     pools.put(pool)

@@ -12,6 +12,7 @@ from sglang_operator.observed import wire
 
 # Objects seen to be gone, so that a late answer of our own write does not bring them back.
 TOMBSTONES = 10_000
+NO_VERSION = -1  # older than anything
 
 
 class Tombstones:

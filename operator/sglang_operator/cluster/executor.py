@@ -17,13 +17,14 @@ from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.children import kinds
 from sglang_operator.cluster import identity, stores
+from sglang_operator.cluster.child_store import ChildStore
+from sglang_operator.cluster.child_writer import ChildWriter
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.roll_call import RollCall
 from sglang_operator.cluster.writer import UnwantedError, Writer
 from sglang_operator.kube import paths
 from sglang_operator.kube.client import (
     APPLY_PATCH,
-    JSON,
     MERGE_PATCH,
     STRATEGIC_PATCH,
     ApiClient,
@@ -59,7 +60,7 @@ class Executor:
         self,
         client: ApiClient,
         pods: stores.PodStore,
-        children: Mapping[str, stores.ChildStore],
+        children: Mapping[str, ChildStore],
         pools: stores.PoolStore,
     ) -> None:
         self._client = client
@@ -69,6 +70,7 @@ class Executor:
         self.work = Writer(client, Lane.WORK)
         # Gates, and our steps in the Lease, do not wait where pods have to.  The registry does.
         self._gates = Writer(client, Lane.GATES)
+        self._child_writer = ChildWriter(client, self.work, children)
         self.roll_call = RollCall(client, pods)
 
     @property
@@ -207,7 +209,7 @@ class Executor:
                 outcome.aside[action.engine] = names.attempt_of(name)
                 outcome.done = False
             return
-        if _of_earlier_pool(controller, key, batch.owner):
+        if identity.of_earlier_pool(controller, key, batch.owner):
             self._pods.put(pod)  # from now on it is stepped around
             outcome.done = False
             return
@@ -292,7 +294,7 @@ class Executor:
             if isinstance(action, actions.SetGate):
                 await self._set_gate(key, action)
             elif isinstance(action, actions.CreateChild):
-                await self._child(key, owner, action, outcome)
+                await self._child_writer.write_one(key, owner, action, outcome)
                 return not outcome.conflicts
             else:
                 await self._write_lease(key, action)
@@ -351,66 +353,7 @@ class Executor:
         self, key: stores.PoolKey, owner: names.Uid, batch: Iterable[actions.ChildAction]
     ) -> Outcome:
         """Create, update and delete the children that are not pods, one after another."""
-        outcome = Outcome()
-        for action in batch:
-            try:
-                await self._child(key, owner, action, outcome)
-            except ApiUnreachableError as error:
-                outcome.failed = error
-            except ApiError as error:
-                # A conflict or a missing object: what was seen is old, so it is tried again.
-                if not (error.status == 404 and isinstance(action, actions.DeleteChild)):
-                    outcome.failed = error
-            outcome.done = outcome.done and outcome.failed is None
-        return outcome
-
-    async def _child(
-        self,
-        key: stores.PoolKey,
-        owner: names.Uid,
-        action: actions.ChildAction,
-        outcome: Outcome,
-    ) -> None:
-        store = self._children[action.kind]
-        path = paths.child(action.kind, key.namespace, action.name)
-        params = {"fieldManager": names.FIELD_MANAGER}
-        if isinstance(action, actions.DeleteChild):
-            options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
-            await self.work.send("DELETE", key.namespace, path, options, JSON, {})
-            return
-        if isinstance(action, actions.UpdateChild):
-            # The UID makes it an update of this very object, never a take-over of another.  A
-            # merge patch, because what was created by POST keeps, under server-side apply, what
-            # is no longer wanted of it (a port under its old number).
-            compared = kinds.of(action.kind).compared
-            content = {key: action.body[key] for key in compared if key in action.body}
-            metadata = {"uid": action.uid, "labels": action.body["metadata"]["labels"]}
-            body = {"metadata": metadata, **content}
-            answer = await self.work.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)
-            store.put(_child_decoder.object(answer))
-            return
-        try:
-            collection = paths.children(action.kind, key.namespace)
-            answer = await self.work.send(
-                "POST", key.namespace, collection, action.body, JSON, params
-            )
-        except ApiError as error:
-            if not error.already_exists:
-                raise
-            answer = await self._client.request("GET", path)
-            meta = _child_decoder.object(answer).metadata
-            if _of_earlier_pool(meta.controller, key, owner):
-                raise  # it is about to be collected: tried again until then
-            if meta.controller is None or meta.controller.uid != owner:
-                outcome.conflicts.append((action.kind, action.name))
-                return
-            if labels := identity.lost(action.body, meta.labels):
-                # It is ours, and out of sight without them: the watch said that it is gone.
-                body = {"metadata": {"uid": meta.uid, "labels": labels}}
-                answer = await self.work.send(
-                    "PATCH", key.namespace, path, body, MERGE_PATCH, params
-                )
-        store.put(_child_decoder.object(answer))
+        return await self._child_writer.write(key, owner, batch)
 
     # --- the pool itself
 
@@ -472,15 +415,6 @@ def _exactly(delete: actions.DeletePod) -> bytes:
         "preconditions": {"uid": delete.uid, "resourceVersion": str(delete.resource_version)},
     }
     return orjson.dumps(options)
-
-
-def _of_earlier_pool(
-    controller: wire.OwnerReference | None, key: stores.PoolKey, owner: names.Uid
-) -> bool:
-    """Whether an object belongs to a pool of this name that is gone: it will be collected."""
-    if controller is None or controller.uid == owner:
-        return False
-    return (controller.kind, controller.name) == (names.KIND, key.name)
 
 
 async def _confirmed(confirmed: asyncio.Task[Confirmation] | None, outcome: Outcome) -> bool:

@@ -1,10 +1,11 @@
-"""Whether the API server keeps an object as it was asked for, in what it is known by."""
+"""Whose an object is, and whether the API server keeps what it is known by, as it was asked for."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from sglang_operator import actions
 from sglang_operator.api import names, texts
+from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.observed import wire
 
@@ -40,3 +41,10 @@ def changed(asked: Mapping[str, Any], made: wire.Pod) -> ApiError | None:
             message = texts.LABEL_CHANGED.format(label=key, wanted=wanted[key], found=found)
             return ApiError(422, "Invalid", message, None)
     return None
+
+
+def of_earlier_pool(controller: wire.OwnerReference | None, key: PoolKey, owner: names.Uid) -> bool:
+    """Whether an object belongs to a pool of this name that is gone: it will be collected."""
+    if controller is None or controller.uid == owner:
+        return False
+    return (controller.kind, controller.name) == (names.KIND, key.name)

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import names
+from sglang_operator.cluster.child_store import ChildStore
 from sglang_operator.cluster.node_store import NodeStore
-from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
 from sglang_operator.controller import explaining, leaving
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Memory

@@ -11,6 +11,7 @@ import pytest
 from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.cluster import stores, writer
+from sglang_operator.cluster.child_store import child_store
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.kube import window
@@ -171,7 +172,7 @@ def test_a_create_that_is_refused_otherwise_is_not_sent_again_at_once(status):
 
 def test_a_service_that_loses_a_race_for_the_quota_is_sent_again_at_once():
     async def story(client: Client) -> tuple[Outcome, bool]:
-        children = {"Service": stores.child_store("Service", woken, lambda *_: True)}
+        children = {"Service": child_store("Service", woken, lambda *_: True)}
         executor = Executor(
             client,  # type: ignore[arg-type]
             stores.PodStore(woken),

@@ -9,13 +9,9 @@ import pytest
 from sglang_operator import clocks
 from sglang_operator.api import names
 from sglang_operator.cluster import stores
+from sglang_operator.cluster.child_store import child_store
 from sglang_operator.cluster.node_store import NodeStore
-from sglang_operator.cluster.stores import (
-    PodStore,
-    PoolKey,
-    PoolStore,
-    child_store,
-)
+from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
 from sglang_operator.observed import wire
 
 KEY = PoolKey("rl", "actor-infer")

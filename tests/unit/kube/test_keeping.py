@@ -10,8 +10,9 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.children import kinds
+from sglang_operator.cluster.child_store import ChildStore, child_store
 from sglang_operator.cluster.node_store import NodeStore
-from sglang_operator.cluster.stores import ChildStore, PodStore, PoolKey, child_store
+from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.kube import keeping
 from sglang_operator.kube.decoding import Decoder
 from sglang_operator.observed import wire
