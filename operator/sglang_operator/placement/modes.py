@@ -16,6 +16,15 @@ def of(parsed: PoolSpec) -> PlacementStrategy:
     return MODES[parsed.placement.mode]
 
 
+def resource(parsed: PoolSpec) -> str:
+    """The resource that GPUs are counted by, of a pool that may have ``problems``.
+
+    In a mode that is no strategy yet it is the one that the pool names.
+    """
+    strategy = MODES.get(parsed.placement.mode)
+    return parsed.placement.resource_name if strategy is None else strategy.resource(parsed)
+
+
 def problems(parsed: PoolSpec) -> Iterator[Problem]:
     """Why a pool cannot be placed as it asks for."""
     mode = parsed.placement.mode

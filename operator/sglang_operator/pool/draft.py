@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sglang_operator.api import errors, names, pod_template, spec
 from sglang_operator.api.spec import PoolSpec, WeightsGate
 from sglang_operator.engine import arguments, environment, schema, versions
+from sglang_operator.placement import modes
 from sglang_operator.pool.model import Engine, Owner
 from sglang_operator.roll import device_mapping, sampling, worker
 
@@ -69,9 +70,7 @@ def understand(owner: Owner, parsed: PoolSpec) -> Draft:
     request = _request(parsed, detected)
     rendered = arguments.render(request)
     variables, environment_problems = environment.environment(parsed.system_envs, features)
-    template, template_problems = pod_template.parse(
-        parsed.pod_template, parsed.placement.resource_name
-    )
+    template, template_problems = pod_template.parse(parsed.pod_template, modes.resource(parsed))
     return Draft(
         owner=owner,
         spec=parsed,

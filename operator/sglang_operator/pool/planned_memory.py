@@ -17,6 +17,7 @@ from sglang_operator.memory.cards import Card
 from sglang_operator.memory.engine import EnginePlan, Request
 from sglang_operator.memory.known import NotKnown
 from sglang_operator.memory.verdict import Verdict
+from sglang_operator.placement import modes
 from sglang_operator.pool.draft import Draft
 from sglang_operator.pool.model import Pool
 from sglang_operator.roll import worker
@@ -62,7 +63,7 @@ def problems(draft: Draft) -> Iterator[errors.Problem]:
     if parsed.memory_check is not MemoryCheck.REFUSE or card is None or not card.known:
         return
     model = worker.model(parsed.model_args) or ""
-    if parsed.placement.resource_name != cards.RESOURCE or not _HUB_NAME.match(model):
+    if modes.resource(parsed) != cards.RESOURCE or not _HUB_NAME.match(model):
         return
     found = _planned(model, draft.arguments.argv, draft.version, card)
     if found is not None and all(map(verdict.cannot_fit, _tried(found.plan, parsed.restart))):

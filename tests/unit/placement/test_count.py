@@ -6,6 +6,7 @@ from sglang_operator.api import conditions, spec
 from sglang_operator.api.spec import PlacementMode
 from sglang_operator.placement import modes
 from sglang_operator.placement.base import Placed
+from sglang_operator.placement.count import Count
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, guide_spec
 
@@ -38,6 +39,24 @@ def test_a_resource_that_is_not_counted_is_refused():
     refused = placed_by(resourceName="cpu")
     assert isinstance(refused, Refused)
     assert [problem.field for problem in refused.errors] == ["spec.placement.resourceName"]
+
+
+class Claimed(Count):
+    """A mode that counts GPUs by a resource of its own."""
+
+    def resource(self, parsed: spec.PoolSpec) -> str:
+        return "example.com/card"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "judged"), [("example.com/card", False), ("nvidia.com/gpu", True)]
+)
+def test_the_users_amount_of_what_a_mode_counts_is_not_judged(monkeypatch, theirs, judged):
+    """It is not taken.  Which resource that is, the strategy says, whatever the pool names."""
+    monkeypatch.setattr(modes, "MODES", {PlacementMode.EXACT: Claimed()})
+    limits = {"containers": [{"name": "engine", "resources": {"limits": {theirs: "1500m"}}}]}
+    raw = guide_spec(placement={"mode": "Exact"}, podTemplate={"spec": limits})
+    assert isinstance(resolve_pool(OWNER, raw), Refused) is judged
 
 
 @pytest.mark.parametrize(
