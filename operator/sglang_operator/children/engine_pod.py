@@ -40,7 +40,7 @@ def pod(
         own["hostname"] = names.pod_name(pool.owner.name, engine.name, attempt)
     annotations = {
         **meta["annotations"],
-        **gangs.of(pool.spec).annotations(pool.spec, engine.name),
+        **gangs.annotations(pool.spec, engine.name),
         names.ANNOTATION_ATTEMPT: str(attempt),
         names.ANNOTATION_DEVICES: ",".join(map(str, engine.devices)),
     }
@@ -117,7 +117,7 @@ def _pod_spec(pool: Pool) -> dict[str, Any]:
         body["readinessGates"] = [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}]
     if pool.spec.network.headless_service:
         body["subdomain"] = names.engines_service_name(pool.owner.name)
-    return body | dict(gangs.of(pool.spec).pod_spec(pool.spec))
+    return body | dict(gangs.pod_spec(pool.spec))
 
 
 def _container(pool: Pool) -> dict[str, Any]:

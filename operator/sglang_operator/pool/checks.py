@@ -113,7 +113,7 @@ def _references(draft: Draft) -> Iterator[errors.Problem]:
 
 
 def _scheduling(draft: Draft) -> Iterator[errors.Problem]:
-    return gangs.of(draft.spec).problems(draft.spec)
+    return gangs.problems(draft.spec)
 
 
 def _placement(draft: Draft) -> Iterator[errors.Problem]:

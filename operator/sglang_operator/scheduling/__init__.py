@@ -1,1 +1,1 @@
-"""Who starts an engine's pods, and whether all at once: one strategy for each scheduler.  Pure."""
+"""Who starts an engine's pods, and whether all at once: one adapter for each scheduler.  Pure."""

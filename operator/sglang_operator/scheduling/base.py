@@ -1,4 +1,8 @@
-"""What a scheduler needs of each pod of a pool; nothing else in the tree knows them apart."""
+"""What a scheduler needs of each pod of a pool; nothing else in the tree knows them apart.
+
+What every pool may say of its scheduling, whichever scheduler it has, is rendered and judged in
+``gangs``: an adapter has only its own to add.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -9,14 +13,14 @@ from sglang_operator.api.spec import PoolSpec
 
 
 class Gang(Protocol):
-    """How the pods of an engine are started together, or that they are not."""
+    """How one scheduler starts the pods of an engine together, or that it does not."""
 
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
         """Why a pool cannot be scheduled so."""
         ...
 
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
-        """What it adds to the spec of each engine pod."""
+        """What it adds to the spec of each engine pod; the user's own choice stays over it."""
         ...
 
     def annotations(self, parsed: PoolSpec, engine: EngineName) -> Mapping[str, str]:

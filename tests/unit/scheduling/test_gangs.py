@@ -1,15 +1,17 @@
-"""Without a gang each pod is scheduled by itself."""
+"""Without a gang each pod is scheduled by itself; an adapter has only its own to add."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from sglang_operator.api import names, spec, texts
+from sglang_operator.api import names, spec, syntax, texts
+from sglang_operator.api.problems import Problem
 from sglang_operator.children import engine_pod
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from sglang_operator.scheduling import gangs
-from sglang_operator.scheduling.none import NoGang
 from tests.builders import OWNER, a_pool, guide_spec
 
 CRD = yaml.safe_load(
@@ -22,9 +24,9 @@ def parsed(**scheduling: str) -> spec.PoolSpec:
 
 
 def test_a_pod_says_only_what_the_user_says():
-    assert gangs.of(parsed()).pod_spec(parsed()) == {}
+    assert gangs.pod_spec(parsed()) == {}
     named = parsed(schedulerName="another", priorityClassName="high")
-    assert gangs.of(named).pod_spec(named) == {
+    assert gangs.pod_spec(named) == {
         "schedulerName": "another",
         "priorityClassName": "high",
     }
@@ -32,9 +34,9 @@ def test_a_pod_says_only_what_the_user_says():
 
 def test_a_priority_class_has_a_name_that_can_be_one():
     odd = parsed(priorityClassName="Not A Name")
-    (problem,) = gangs.of(odd).problems(odd)
+    (problem,) = gangs.problems(odd)
     assert problem.field == "spec.scheduling.priorityClassName"
-    assert not list(gangs.of(parsed(priorityClassName="high")).problems(parsed()))
+    assert not list(gangs.problems(parsed(priorityClassName="high")))
 
 
 @pytest.mark.parametrize("name", ["system-node-critical", "system-cluster-critical", "system-x"])
@@ -62,13 +64,26 @@ def test_the_definition_refuses_it_in_the_same_words():
     assert f"'found %s, expected {texts.PRIORITY}; {texts.DO_PRIORITY}'.format([self])" == told
 
 
-class AGang(NoGang):
+class AGang:
+    """An adapter, which knows nothing of what any pool may say."""
+
+    def problems(self, parsed: spec.PoolSpec) -> Iterator[Problem]:
+        if parsed.num_gpus_per_worker > 2:
+            yield syntax.wrong("spec.num_gpus_per_worker", 3, "at most 2")
+
+    def pod_spec(self, parsed: spec.PoolSpec) -> dict[str, Any]:
+        return {"schedulingGates": [{"name": "gang.example.com/complete"}]}
+
     def annotations(self, parsed: spec.PoolSpec, engine: names.EngineName) -> dict[str, str]:
         return {"gang.example.com/name": engine, names.ANNOTATION_ATTEMPT: "7"}
 
 
-def test_a_scheduler_of_the_table_writes_on_the_pods_of_each_engine_and_no_other_does(monkeypatch):
+@pytest.fixture
+def adapter(monkeypatch):
     monkeypatch.setattr(gangs, "GANGS", {"a-gang": AGang()})
+
+
+def test_a_scheduler_of_the_table_writes_on_the_pods_of_each_engine_and_no_other_does(adapter):
     for scheduler, told in (("a-gang", True), ("another", False)):
         pool = a_pool(scheduling={"schedulerName": scheduler})
         for engine in pool.engines[:2]:
@@ -76,4 +91,22 @@ def test_a_scheduler_of_the_table_writes_on_the_pods_of_each_engine_and_no_other
             found = pod["metadata"]["annotations"]
             assert found.get("gang.example.com/name") == (engine.name if told else None)
             assert found[names.ANNOTATION_ATTEMPT] == "0"  # what is the operator's own stays so
-            assert pod["spec"]["schedulerName"] == scheduler
+            assert ("schedulingGates" in pod["spec"]) is told
+
+
+def test_what_the_user_says_does_not_depend_on_the_adapter(adapter):
+    """It was rendered and judged by the one for no gang: each other would have had to as well."""
+    pool = a_pool(scheduling={"schedulerName": "a-gang", "priorityClassName": "high"})
+    found = engine_pod.template(pool)["spec"]
+    assert (found["schedulerName"], found["priorityClassName"]) == ("a-gang", "high")
+    odd = parsed(schedulerName="a-gang", priorityClassName="system-node-critical")
+    assert [problem.field for problem in gangs.problems(odd)] == [
+        "spec.scheduling.priorityClassName"
+    ]
+
+
+def test_an_adapter_may_refuse_a_pool(adapter):
+    raw = guide_spec(scheduling={"schedulerName": "a-gang"}, num_gpus_per_worker=4)
+    refused = resolve_pool(OWNER, raw)
+    assert isinstance(refused, Refused)
+    assert [problem.field for problem in refused.problems] == ["spec.num_gpus_per_worker"]
