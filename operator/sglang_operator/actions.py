@@ -121,15 +121,15 @@ def _grace(pool: Pool, pod: ObservedPod) -> int:
     return min(grace, ENDED_GRACE_SECONDS) if pod.ended else grace
 
 
-def gate_actions(owner: Owner, plan: GatePlan) -> list[GateAction]:
+def gate_actions(owner: Owner, weights: GatePlan) -> list[GateAction]:
     """The abort comes alone: what follows from it is planned when it stands in the Lease."""
     name = names.weights_lease_name(owner.name)
-    if plan.abort is not None:
-        return [_write_lease(name, plan.abort)]
-    if plan.restore is not None:
-        body = weights_lease.weights_lease(owner, plan.restore)
+    if weights.abort is not None:
+        return [_write_lease(name, weights.abort)]
+    if weights.restore is not None:
+        body = weights_lease.weights_lease(owner, weights.restore)
         return [CreateChild(kind=kinds.LEASE.kind, name=name, body=body, reason="it is gone")]
-    step = [] if plan.recovery is None else [_write_lease(name, plan.recovery)]
+    step = [] if weights.recovery is None else [_write_lease(name, weights.recovery)]
     gates = [
         SetGate(
             name=gate.pod.name,
@@ -140,7 +140,7 @@ def gate_actions(owner: Owner, plan: GatePlan) -> list[GateAction]:
             reason=gate.reason,
             message=gate.message,
         )
-        for gate in plan.gates
+        for gate in weights.gates
     ]
     return [*step, *gates]
 

@@ -42,7 +42,7 @@ def _creating(plan: Plan) -> Iterator[ObservedPod]:
     """Pods that have a node, and whose engine's container is yet to be made."""
     for engine in plan.down:
         if engine.state is EngineState.STARTING:
-            for pod in engine.waiting:
+            for pod in engine.unready:
                 if not pod.container_id and pod.waiting_reason in _BEFORE_CONTAINER:
                     yield pod
 

@@ -36,15 +36,15 @@ LAST_PORT = 65535
 MOST_GPUS = 2**16
 
 
-def registry(pool: Pool, plan: GatePlan) -> dict[str, Any]:
+def registry(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     """The ConfigMap with every engine by rank.
 
     What other trainers take is left out where it has no room (from some 3,400 engines on): a pool
     whose engines alone have none is refused (pool/registry_size.py).  So it is while an engine
     has no address: these forms know a rank by its place, and one less would move those behind it.
     """
-    content = document(pool, plan)
-    if plan.unlisted and len(orjson.dumps(content)) > registry_size.LIMIT:
+    content = document(pool, weights)
+    if weights.unlisted and len(orjson.dumps(content)) > registry_size.LIMIT:
         few = content["unlisted"][:MOST_NAMED]
         content["unlisted"] = [{**each, "url": None, "instance": None} for each in few]
     return config_map(pool.owner, content)
@@ -68,7 +68,7 @@ def config_map(owner: Owner, content: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
+def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     """The registry's content.
 
     ``worldSize`` and ``rankOffset`` follow ROLL's NCCL group: the trainer is rank 0, and an engine
@@ -93,17 +93,17 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
     """
-    known = [_facts(pool, plan, engine) for engine in plan.engines]
+    known = [_facts(pool, weights, engine) for engine in weights.engines]
     counted = known or [pool.facts]
-    beside = [_facts(pool, plan, engine) for engine in plan.unlisted]
-    unlisted = list(map(partial(_beside, pool), plan.unlisted, beside))
-    every = (*plan.engines, *plan.unlisted)
+    beside = [_facts(pool, weights, engine) for engine in weights.unlisted]
+    unlisted = list(map(partial(_beside, pool), weights.unlisted, beside))
+    every = (*weights.engines, *weights.unlisted)
     offsets = list(accumulate((each.gpus for each in known), initial=1))
     no_sync = next((each.no_sync for each in counted if each.no_sync), "")
     return {
         "pool": pool.owner.name,
         "namespace": pool.owner.namespace,
-        "epoch": plan.epoch,
+        "epoch": weights.epoch,
         "engineVersion": str(pool.version),
         "port": pool.spec.network.port,
         "memorySaver": all(each.saves_memory for each in (*counted, *beside)),
@@ -112,47 +112,47 @@ def document(pool: Pool, plan: GatePlan) -> dict[str, Any]:
         "weights": {
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
-            **acted_upon(plan, every),
-            **_keeping_images(plan.engines),
+            **acted_upon(weights, every),
+            **_keeping_images(weights.engines),
             **({"noSync": no_sync} if no_sync else {}),
         },
-        "revisions": _revisions(pool, plan, known),
+        "revisions": _revisions(pool, weights, known),
         **({"unlisted": unlisted} if unlisted else {}),
-        **({"hidden": list(plan.hidden[:MOST_NAMED])} if plan.hidden else {}),
+        **({"hidden": list(weights.hidden[:MOST_NAMED])} if weights.hidden else {}),
         "engines": [
             _engine(pool, engine, each, offset)
-            for engine, each, offset in zip(plan.engines, known, offsets[:-1], strict=True)
+            for engine, each, offset in zip(weights.engines, known, offsets[:-1], strict=True)
         ],
     }
 
 
-def acted_upon(plan: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, Any]:
+def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, Any]:
     """What the operator has seen of the transaction, and done about it."""
-    current = plan.transaction
+    current = weights.transaction
     return {
-        "phase": (plan.restore or current).phase.value,
-        **_released(plan.restore or current, engines),
+        "phase": (weights.restore or current).phase.value,
+        **_released(weights.restore or current, engines),
         "version": current.version,
-        "transaction": current.id if plan.settled else "",
+        "transaction": current.id if weights.settled else "",
         "count": current.transitions,
         "seen": current.id,
     }
 
 
-def _facts(pool: Pool, plan: GatePlan, engine: EngineStatus) -> EngineFacts:
-    return facts.of(pool, engine.leader, engine.instance, plan.revisions, plan.reports)
+def _facts(pool: Pool, weights: GatePlan, engine: EngineStatus) -> EngineFacts:
+    return facts.of(pool, engine.leader, engine.instance, weights.revisions, weights.reports)
 
 
-def _revisions(pool: Pool, plan: GatePlan, known: Sequence[EngineFacts]) -> dict[str, Any]:
+def _revisions(pool: Pool, weights: GatePlan, known: Sequence[EngineFacts]) -> dict[str, Any]:
     """What engines are started with, by revision, and the ranks where that is not the spec's.
 
     The operator knows by it what engines have that it did not start itself.  Engines of one
     revision that say they are of another version than the rest have an entry of their own.
     """
-    leaders = [engine.leader for engine in plan.engines if engine.leader is not None]
-    of_all = {pool.revision: facts.learnt(pool, leaders, plan.revisions, plan.reports)}
+    leaders = [engine.leader for engine in weights.engines if engine.leader is not None]
+    of_all = {pool.revision: facts.learnt(pool, leaders, weights.revisions, weights.reports)}
     ranks: dict[str, list[list[int]]] = {}
-    for engine, each in zip(plan.engines, known, strict=True):
+    for engine, each in zip(weights.engines, known, strict=True):
         revision = engine.leader.revision if engine.leader is not None else pool.revision
         key = revision
         if of_all.setdefault(revision, each) != each:

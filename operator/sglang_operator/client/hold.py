@@ -32,7 +32,7 @@ class LeaseHold:
         self, lease: WeightsLease, trainer: steps.Trainer, lost: Callable[[PoolError], None]
     ) -> None:
         self.trainer = trainer
-        self._file = lease
+        self._lease = lease
         self._lost = lost
         self._renewed = steady()
         self._uid: str | None = None  # of the Lease that was taken; None: not known yet
@@ -65,7 +65,7 @@ class LeaseHold:
         ClusterError.
         """
         try:
-            taken = await self._file.step_when_free(step, wait=wait, patience=patience)
+            taken = await self._lease.step_when_free(step, wait=wait, patience=patience)
         except (asyncio.CancelledError, ClusterError):
             with contextlib.suppress(PoolError):  # it is owed
                 await supervision.to_its_end(self.rest(patience=0))
@@ -85,12 +85,12 @@ class LeaseHold:
             return step(state, sight)
 
         try:
-            return self._took(await self._file.step(own, patience=patience))
+            return self._took(await self._lease.step(own, patience=patience))
         except NotReady as error:
             raise Expired(texts.LEASE_DELETED, deleted=True) from error
 
     async def woke(self, done: Iterable[tuple[str, Iterable[str]]], *, patience: float) -> None:
-        """Put on record which instances have their memory of these tags; see ``WeightsLease.note``.
+        """Record which instances have their memory of these tags; see ``WeightsLease.record``.
 
         That is no renewal, and it counts after the transaction is over, too, and in a Lease that
         was made in place of a deleted one: it says by what was known before who sleeps.  Raises
@@ -106,21 +106,21 @@ class LeaseHold:
                 )
             return state
 
-        await self._file.note(None, step, patience=patience)
+        await self._lease.record(None, step, patience=patience)
 
     async def rest(self, *, patience: float) -> None:
-        """Nothing that was sent to engines is under way any more.  Raises as ``note``."""
+        """Nothing that was sent to engines is under way any more.  Raises as ``record``."""
 
         def rests(state: Transaction, sight: LeaseObservation) -> Transaction:
             return steps.rests(state, self.trainer)
 
         words = texts.OWED_REST
-        await self._file.note(self._uid, rests, patience=patience, words=words, passes=True)
+        await self._lease.record(self._uid, rests, patience=patience, words=words, passes=True)
 
     async def give_back(self, step: Step, *, patience: float) -> None:
-        """The last step of a transaction that is not a sync; tried on.  Raises as ``note``."""
+        """The last step of a transaction that is not a sync; tried on.  Raises as ``record``."""
         words = texts.OWED_REST
-        await self._file.note(self._uid, step, patience=patience, words=words, passes=True)
+        await self._lease.record(self._uid, step, patience=patience, words=words, passes=True)
 
     def _took(self, written: Written) -> Transaction:
         self._uid, self._pool = written.lease, written.pool
@@ -144,10 +144,10 @@ class LeaseHold:
             return steps.withdraw(state, self.trainer, before, message=message, now=sight.now)
 
         words = texts.OWED_ABORT
-        await self._file.note(self._uid, end, patience=patience, words=words, passes=True)
+        await self._lease.record(self._uid, end, patience=patience, words=words, passes=True)
 
     async def abort(self, message: str, *, patience: float) -> None:
-        """All gates close, unless the transaction is over anyway; see ``WeightsLease.note``.
+        """All gates close, unless the transaction is over anyway; see ``WeightsLease.record``.
 
         Under a Lease that was deleted too, as soon as the operator has made another one for this
         pool.  Raises PoolError once patience ends; it is tried on.
@@ -162,7 +162,7 @@ class LeaseHold:
             now, shared = sight.now, self._shared
             return steps.disclaim(state, self.trainer, message=message, now=now, shared=shared)
 
-        await self._file.note(None, end, patience=patience, words=texts.OWED_ABORT, passes=True)
+        await self._lease.record(None, end, patience=patience, words=texts.OWED_ABORT, passes=True)
 
     def _anew(self, state: Transaction, sight: LeaseObservation) -> bool:
         """Whether the Lease is another one than was taken, or was emptied."""

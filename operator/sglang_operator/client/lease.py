@@ -139,7 +139,7 @@ class WeightsLease:
         async with self._lock:
             return await self._step(step, steady() + patience)
 
-    async def note(
+    async def record(
         self,
         lease: str | None,
         step: Step,
@@ -337,7 +337,7 @@ class WeightsLease:
             if known is None or error.status != 409:
                 raise
             return None
-        self._note(answer, put.at)
+        self._saw(answer, put.at)
         self._wrote(before[1], put)
         self._paid(paid)
         return put
@@ -386,9 +386,9 @@ class WeightsLease:
     async def _read(self) -> tuple[Mapping[str, Any], Transaction]:
         asked = steady()
         lease = await self._cluster.lease()
-        return lease, self._note(lease, asked)
+        return lease, self._saw(lease, asked)
 
-    def _note(self, lease: Mapping[str, Any], asked: float) -> Transaction:
+    def _saw(self, lease: Mapping[str, Any], asked: float) -> Transaction:
         """``asked``: when the request left that shows this."""
         state = lease_state.read(lease)
         if _number(lease) < self._number and asked < self._told_at:

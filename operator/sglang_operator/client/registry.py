@@ -87,14 +87,17 @@ def alike(engines: Iterable[Engine]) -> list[tuple[versions.Features, list[Engin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gates:
-    """How the pool's weights stand, as far as the operator has acted upon it."""
+class WeightsSection:
+    """How the pool's weights stand, as the operator has seen it.
+
+    Whether it has acted upon that, so that every gate is as it asks, ``transaction`` tells.
+    """
 
     gate: str = GATE_OFF
     phase: str = ""
     version: str = ""
-    transaction: str = ""
-    seen: str = ""  # the transaction that the operator has seen, acted upon or not
+    transaction: str = ""  # the last that the operator has acted upon
+    seen: str = ""  # the last that it has seen, acted upon or not
     no_sync: str = ""  # why no trainer may bring weights
 
 
@@ -108,7 +111,7 @@ class Registry:
     engine_version: str  # of the spec; while that is rolled out, engines have others too
     world_size: int
     generation: Mapping[str, Any] = field(default_factory=dict)
-    weights: Gates = Gates()
+    weights: WeightsSection = WeightsSection()
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
     unlisted: tuple[Engine, ...] = ()  # that run beside those: wanted no more, or on their way out
@@ -273,8 +276,8 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
         ) from error
 
 
-def _gates(section: Mapping[str, Any]) -> Gates:
-    return Gates(
+def _gates(section: Mapping[str, Any]) -> WeightsSection:
+    return WeightsSection(
         gate=section.get("gate") or GATE_OFF,
         phase=section.get("phase") or "",
         version=section.get("version") or "",

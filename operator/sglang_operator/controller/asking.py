@@ -49,21 +49,21 @@ class Asker:
         memory: Memory,
         pool: Pool,
         plan: Plan,
-        gate_plan: GatePlan,
+        weights: GatePlan,
         observed: Observed,
     ) -> None:
         """Have the engines asked what the next passes want to know, and let some catch up."""
         if self._poller is None:
             return
-        self.permit(key, memory, gate_plan)
-        current = gate_plan.transaction
+        self.permit(key, memory, weights)
+        current = weights.transaction
         loading = current.recovering if current.recovers else ()
-        known = gate_plan.revisions, gate_plan.reports
+        known = weights.revisions, weights.reports
         asked = engines.questions(pool, plan.engines, current.phase, loading, *known)
         # What an engine was sent goes on while kubelet tells of no container.
         instances = filter(None, (pod.last_instance for pod in observed.pods))
         self._poller.ask(key, asked, instances)
-        for wanted in gate_plan.recoveries:
+        for wanted in weights.recoveries:
             if wanted.pod.out_of_sight:
                 continue  # and nothing more is sent to it meanwhile
             engine = facts.of(pool, wanted.pod, wanted.instance, *known)

@@ -50,7 +50,7 @@ class Decider:
         memory.note_revisions(pool, observed.pods, observed.reports)
         plan = plans.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
-        gate_plan = gates.decide(
+        weights = gates.decide(
             pool.owner,
             policy,
             plan.engines,
@@ -59,13 +59,13 @@ class Decider:
             self._asker.holder,
             plan.unlisted,
         )
-        memory.said = gate_plan.said
+        memory.said = weights.said
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, at.steady)
-        memory.meter.weighed(gate_plan, at.steady)
-        self._asker.ask(this.key, memory, pool, plan, gate_plan, observed)
+        memory.meter.weighed(weights, at.steady)
+        self._asker.ask(this.key, memory, pool, plan, weights, observed)
         return PoolDecision(
-            owner=pool.owner, at=at, observed=observed, weights=gate_plan, pool=pool, plan=plan
+            owner=pool.owner, at=at, observed=observed, weights=weights, pool=pool, plan=plan
         )
 
     def decide_refused(self, this: Pass, refused: Refused) -> Decision:
@@ -73,8 +73,8 @@ class Decider:
         at, begun = moment(), time.perf_counter()
         observed = self._observer.observe(this.key, this.memory, at)
         policy = spec.Weights(gate=stored.gate_of(this.record.status))
-        gate_plan = gates.decide(refused.owner, policy, (), observed, at.wall, self._asker.holder)
-        this.memory.said = gate_plan.said
+        weights = gates.decide(refused.owner, policy, (), observed, at.wall, self._asker.holder)
+        this.memory.said = weights.said
         this.memory.planning_seconds = time.perf_counter() - begun
-        self._asker.permit(this.key, this.memory, gate_plan)
-        return Decision(owner=refused.owner, at=at, observed=observed, weights=gate_plan)
+        self._asker.permit(this.key, this.memory, weights)
+        return Decision(owner=refused.owner, at=at, observed=observed, weights=weights)

@@ -195,7 +195,7 @@ def of_waiting(
     engine: EngineStatus, about: Context, now: float = 0.0
 ) -> tuple[ObservedPod, Diagnosis] | None:
     """The first member whose container cannot be started by now, and why; None if none is so."""
-    for pod in engine.waiting:
+    for pod in engine.unready:
         told = of_wait(pod, about, now)
         if told is not None:
             return pod, told

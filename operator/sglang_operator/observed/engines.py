@@ -253,7 +253,7 @@ class EngineStatus:
     # --- what keeps it
 
     @property
-    def waiting(self) -> Iterator[ObservedPod]:
+    def unready(self) -> Iterator[ObservedPod]:
         """The members of which a container is not ready."""
         for member in self.members:
             if not member.containers_ready:

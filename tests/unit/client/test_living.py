@@ -309,7 +309,7 @@ def test_what_is_owed_to_the_lease_is_tried_on_after_what_nobody_expected(monkey
 
         monkeypatch.setattr(file, "step", step)
         with pytest.raises(ClusterError):
-            await file.note(None, lambda state, sight: state, patience=0.01)
+            await file.record(None, lambda state, sight: state, patience=0.01)
         async with asyncio.timeout(STORY):
             while file._owed:
                 await asyncio.sleep(0.01)

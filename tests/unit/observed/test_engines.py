@@ -180,7 +180,7 @@ NO_IMAGE = {**WAITS, "waiting_reason": "ErrImagePull", "waiting_message": "not f
 
 def test_what_keeps_any_member_keeps_the_engine():
     engine = pair(UP, STARTING, follower=NO_IMAGE)
-    assert [pod.name for pod in engine.waiting] == ["engine-1"]
+    assert [pod.name for pod in engine.unready] == ["engine-1"]
     assert engine.why == "not found"
     held = causes.of_waiting(engine, causes.context(POOL), NOW)
     assert held is not None
