@@ -12,7 +12,9 @@ from typing import Any
 from sglang_operator.children import kinds
 from sglang_operator.children.kind import ChildKind, Json
 
-# Maps in which one key more is another choice of pods.
+# Maps in which one key more is another choice of pods, in objects of whichever kind.  A path is of
+# one key of the spec, and holds however deep the map below it is.  Nothing within a list can be
+# named: a list that is longer is put right, one key more in an item of it goes unseen.
 EXACT = frozenset({".spec.selector"})
 HEADLESS = "None"
 

@@ -200,6 +200,11 @@ def test_nothing_is_wrong_with_what_was_just_written(name):
     assert drift.drift(CHILDREN[name], CHILDREN[name]) is None
 
 
+def test_a_map_that_chooses_pods_is_named_directly_below_the_spec():
+    """What takes one key more away again knows no other place (``drift._cleared``)."""
+    assert all(path.count(".") == 2 and path.startswith(".spec.") for path in drift.EXACT)
+
+
 def test_a_trainers_words_in_the_lease_are_its_own():
     found = stored("Lease/actor-infer-weights")
     found["spec"] = {"holderIdentity": "trainer", "leaseDurationSeconds": 30}
