@@ -2,12 +2,13 @@
 
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from sglang_operator.api import errors
-from tests.builders import guide_spec, nested, with_config
+from sglang_operator.pool.resolve import Refused, resolve_pool
+from tests.builders import OWNER, guide_spec, nested, with_config
 
 Spec = dict[str, Any]
 
@@ -29,6 +30,13 @@ class Bad:
     spec: Spec
     first: First
     name: str
+
+    @property
+    def problems(self) -> tuple[errors.Problem, ...]:
+        """What is wrong with the object, offline."""
+        found = resolve_pool(replace(OWNER, name=self.name), self.spec)
+        assert isinstance(found, Refused)
+        return found.errors
 
     def is_said_by(self, problem: errors.Problem) -> bool:
         """Whether the problem has the row's reason and its text, whatever the values in it."""

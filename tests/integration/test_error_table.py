@@ -1,5 +1,5 @@
-"""The whole table of errors, one bad object for each row: the same words offline, at apply and in
-the operator.
+"""The whole table of errors, one bad object for each row: at apply and in the operator the same
+words as offline (tests/unit/api/test_errors.py).
 
 First the objects meet the API server with everything that may refuse them, the definition and the
 policies; then the operator, with a definition that lets everything through.  Where the structure
@@ -7,7 +7,6 @@ of the definition is what refuses, the words are the API server's own: these row
 ``bad_objects.STRUCTURE``.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,11 +18,10 @@ import yaml
 
 from generators.policies import manifest
 from sglang_operator.api import conditions, errors, names
-from sglang_operator.pool.resolve import Refused, resolve_pool
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.bad_objects import BAD, STRUCTURE, Bad, First
-from tests.builders import OWNER, with_config
+from tests.builders import with_config
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 COLLECTION = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}"
@@ -40,23 +38,8 @@ Json = dict[str, Any]
 for_every_row = pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 
 
-def resolved(bad: Bad) -> tuple[errors.Problem, ...]:
-    """What is wrong with the object offline."""
-    found = resolve_pool(dataclasses.replace(OWNER, name=bad.name), bad.spec)
-    assert isinstance(found, Refused)
-    return found.errors
-
-
-def test_every_error_of_the_table_has_its_bad_object():
-    in_table = {name for name, row in errors.rows() if row.severity is errors.Severity.ERROR}
-    assert BAD.keys() == in_table
+def test_the_words_of_the_server_s_own_are_known_where_the_structure_refuses():
     assert STRUCTURAL_WORDS.keys() == STRUCTURE.keys()
-
-
-@for_every_row
-def test_offline_the_bad_object_has_this_one_error(bad):
-    (problem,) = resolved(bad)
-    assert bad.is_said_by(problem), problem
 
 
 # --- at apply
@@ -108,7 +91,7 @@ def at_apply(plane: ControlPlane) -> dict[str, str]:
 @pytest.mark.parametrize("row", BAD)
 def test_at_apply_the_same_words_are_said_by_whoever_comes_first(at_apply, row):
     bad, said = BAD[row], at_apply[row]
-    (problem,) = resolved(bad)
+    (problem,) = bad.problems
     match bad.first:
         case First.STRUCTURE:
             assert STRUCTURAL_WORDS[row] in said
@@ -170,7 +153,7 @@ def stalled(plane: ControlPlane, bad: Bad) -> Json:
 
 @pytest.mark.parametrize("row", BAD)
 def test_the_operator_says_the_same_words_in_the_condition(told, row):
-    (problem,) = resolved(BAD[row])
+    (problem,) = BAD[row].problems
     assert told[row]["reason"] == BAD[row].row.reason
     assert told[row]["message"] == str(problem)
 
