@@ -15,7 +15,7 @@ from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
 from sglang_operator.diagnosis import causes
 from sglang_operator.pool.resolve import Pool
-from sglang_operator.status import waits
+from sglang_operator.status import rollout_waits
 from sglang_operator.view.cluster_view import PoolView
 
 # kubectl's own key for the same purpose, so that dashboards and people know it.
@@ -45,7 +45,7 @@ def status(pool: PoolView) -> Iterator[str]:
         held = _kept_back(pool, resolved)
         goes_on = texts.ROLLOUT_GOES_ON.format(budget=resolved.max_unavailable)
         waiting = pool.plan.waiting
-        yield held or (waits.message(resolved, waiting) if waiting else goes_on)
+        yield held or (rollout_waits.message(resolved, waiting) if waiting else goes_on)
     if rollout.partition:
         yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
 

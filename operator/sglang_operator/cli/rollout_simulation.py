@@ -14,7 +14,7 @@ from sglang_operator.plan import plan as plans
 from sglang_operator.plan.plan import CreateEngine, Plan
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool.resolve import Pool
-from sglang_operator.status import waits
+from sglang_operator.status import rollout_waits
 
 MOST_ENGINES = 512  # of a pool that is played
 MOST_STEPS = 200
@@ -42,7 +42,7 @@ def warnings(pool: Pool, pods: tuple[ObservedPod, ...], now: float) -> Iterator[
     for _ in range(MOST_STEPS):
         step = plans.plan(pool, Observed(pods=pods, nodes=nodes), now)
         if step.waiting is not None and step.waiting.what is Waits.FOR_ROOM:
-            yield texts.DIFF_NO_ROOM.format(message=waits.message(pool, step.waiting))
+            yield texts.DIFF_NO_ROOM.format(message=rollout_waits.message(pool, step.waiting))
             return
         if step.creates or step.removals:
             pods = _after(pool, pods, step, nodes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sglang_operator.api import bounds, redaction
 from sglang_operator.engine import endings, node_ends, signatures
-from sglang_operator.engine.signature import Signature
+from sglang_operator.engine.signature_row import Signature
 
 _MESSAGE_LENGTH = 300  # characters
 _LOOKED_AT = 1024  # of which so many are looked through for secrets

@@ -4,8 +4,8 @@ The texts are PyTorch's, NCCL's, transformers', huggingface_hub's, FlashInfer's 
 """
 
 from sglang_operator.engine import node_ends
-from sglang_operator.engine.signature import MORE_SHM, Signature
-from sglang_operator.engine.signature import signature as _row
+from sglang_operator.engine.signature_row import MORE_SHM, Signature
+from sglang_operator.engine.signature_row import signature as _row
 
 DRIVER_TOO_OLD = "GPUDriverTooOld"
 GPU_BROKEN = "GPUBroken"

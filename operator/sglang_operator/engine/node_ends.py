@@ -1,7 +1,7 @@
 """Ends of engines for what the image lacks or the node does not give.  Part of the table."""
 
-from sglang_operator.engine.signature import Signature
-from sglang_operator.engine.signature import signature as _row
+from sglang_operator.engine.signature_row import Signature
+from sglang_operator.engine.signature_row import signature as _row
 
 KERNEL_BUILD_FAILED = "KernelBuildFailed"
 MODULE_MISSING = "ModuleMissing"

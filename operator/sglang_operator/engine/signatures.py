@@ -6,9 +6,9 @@ that matches wins, so the specific ones stand first.
 """
 
 from sglang_operator.engine import endings
-from sglang_operator.engine.signature import MORE_SHM as MORE_SHM
-from sglang_operator.engine.signature import Signature
-from sglang_operator.engine.signature import signature as _signature
+from sglang_operator.engine.signature_row import MORE_SHM as MORE_SHM
+from sglang_operator.engine.signature_row import Signature
+from sglang_operator.engine.signature_row import signature as _signature
 
 KV_CACHE_TOO_SMALL = "KVCacheTooSmall"
 CUDA_OUT_OF_MEMORY = "CUDAOutOfMemory"

@@ -19,7 +19,7 @@ from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.fleet import asking
+from sglang_operator.fleet import wording
 from sglang_operator.fleet.client import (
     EngineClient,
     EngineRequestError,
@@ -210,11 +210,11 @@ class Poller:
         """Ask; what is to change in what is known of the engine."""
         url, features = question.url, question.features
         if question.topic is Topic.RESOLVED:
-            return {"resolved": await asking.resolved(self._client, url, features)}
+            return {"resolved": await wording.resolved(self._client, url, features)}
         if question.topic is Topic.WEIGHTS:
-            return {"weight_version": await asking.weight_version(self._client, url, features)}
+            return {"weight_version": await wording.weight_version(self._client, url, features)}
         try:
-            seen = await asking.load(self._client, url, features)
+            seen = await wording.load(self._client, url, features)
         except (EngineRequestError, EngineUnreachableError):
             seen = Load(moves=True)  # who does not answer at all is the liveness probe's
         at = moment()

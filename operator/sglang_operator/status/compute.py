@@ -18,7 +18,15 @@ from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool import shared_memory, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused
-from sglang_operator.status import failures, holdups, memory, reported, stored, synced, waits
+from sglang_operator.status import (
+    failures,
+    holdups,
+    memory,
+    reported,
+    rollout_waits,
+    stored,
+    synced,
+)
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 MAX_WARNINGS = 32
@@ -275,7 +283,7 @@ def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
         waiting = plan.waiting
         if waiting is None or waiting.what is not Waits.FOR_ROOM:
             return None
-        text = waits.message(pool, waiting)
+        text = rollout_waits.message(pool, waiting)
         if told := holdups.lingering(pool, plan):
             text = f"{told[1]}; {text}"
         return Trouble(reason=conditions.NO_ROOM, message=text, stalled=True)
@@ -307,7 +315,7 @@ def _progress(
     if told := _retrying(plan, tally, remembered):
         return told
     if plan.waiting is not None:
-        return conditions.ROLLOUT_WAITING, waits.message(pool, plan.waiting)
+        return conditions.ROLLOUT_WAITING, rollout_waits.message(pool, plan.waiting)
     if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
         return conditions.ROLLING_UPDATE, texts.ROLLING.format(
             updated=tally.updated,

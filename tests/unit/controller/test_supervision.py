@@ -17,7 +17,7 @@ from sglang_operator.controller import loop, process, shell
 from sglang_operator.controller.publishing import Publisher
 from sglang_operator.controller.shell import SupervisedKopf
 from sglang_operator.controller.workqueue import WorkQueue
-from sglang_operator.fleet import asking, poller
+from sglang_operator.fleet import poller, wording
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.kube import informer, leader_election
 from sglang_operator.plan import plan
@@ -153,7 +153,7 @@ def test_a_question_that_fails_is_asked_again(monkeypatch, caplog, ask):
             raise found
         return str(found)
 
-    monkeypatch.setattr(asking, ask, asked)
+    monkeypatch.setattr(wording, ask, asked)
 
     async def story() -> None:
         woken = asyncio.Event()

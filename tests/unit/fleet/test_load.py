@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator.ask.engines import Question, Topic
 from sglang_operator.engine import versions
-from sglang_operator.fleet import asking
+from sglang_operator.fleet import wording
 from sglang_operator.fleet.client import EngineClient, EngineRequestError, EngineUnreachableError
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.observed.model import Stuck
@@ -35,7 +35,7 @@ def load(version: str, answers: dict[str, Answer]) -> Load:
             an_engine() as engine,
         ):
             engine.answers = answers
-            return await asking.load(client, engine.url, features(version))
+            return await wording.load(client, engine.url, features(version))
 
     return asyncio.run(run())
 
@@ -115,7 +115,7 @@ def test_no_version_is_asked_to_generate():
         async with EngineClient(user_agent="test", timeout=30.0) as client, an_engine() as engine:
             paths = ("/v1/loads", "/get_load", "/server_info", "/get_server_info", "/ready")
             engine.answers.update((path, {}) for path in paths)
-            await asking.load(client, engine.url, features(version))
+            await wording.load(client, engine.url, features(version))
             return [path for _, path, _ in engine.asked]
 
     for version in versions.ROLL_VERSIONS:

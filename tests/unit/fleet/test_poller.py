@@ -11,8 +11,8 @@ from sglang_operator.backoff import Backoff
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.engine import versions
-from sglang_operator.fleet import asking
 from sglang_operator.fleet import poller as module
+from sglang_operator.fleet import wording
 from sglang_operator.fleet.client import EngineClient, EngineUnreachableError
 from sglang_operator.fleet.poller import Permit, Poller
 from sglang_operator.observed.model import Loading
@@ -396,7 +396,7 @@ def test_engines_of_one_namespace_that_do_not_answer_take_no_turns_from_another(
             await asyncio.sleep(60)
         return "step-1"
 
-    monkeypatch.setattr(asking, "weight_version", asked)
+    monkeypatch.setattr(wording, "weight_version", asked)
 
     async def test(world: World) -> None:
         for number in range(pools):

@@ -13,7 +13,7 @@ from sglang_operator.api import conditions, names
 from sglang_operator.observed.model import ObservedNode, ObservedPod, Sightings
 from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout import Waits
-from sglang_operator.status import holdups, waits
+from sglang_operator.status import holdups, rollout_waits
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed
 
 RESOURCE = "nvidia.com/gpu"
@@ -400,7 +400,7 @@ def test_what_else_nodes_lack_is_told_in_the_schedulers_words():
     pods = [*standing(old, *SCATTERED)[2:], stuck(new, new.engines[0], unschedulable=said)]
     plan = planned(new, pods, nodes=see(4, 4))
     assert plan.waiting is not None
-    text = waits.message(new, plan.waiting)
+    text = rollout_waits.message(new, plan.waiting)
     assert text.startswith(f"engine g0-3 finds no node: {said}; request less of it")
     assert f'"maxUnavailable": {plan.waiting.needed}' in text
 

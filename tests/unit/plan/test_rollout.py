@@ -6,7 +6,7 @@ from sglang_operator.api import names
 from sglang_operator.children import disruption_budget
 from sglang_operator.observed.model import Gate, ObservedNode
 from sglang_operator.plan.rollout import Waiting, Waits
-from sglang_operator.status import waits
+from sglang_operator.status import rollout_waits
 from tests.builders import (
     NOW,
     a_failed_start,
@@ -145,13 +145,13 @@ def test_with_all_allowed_away_a_rollout_waits_for_no_sync():
     ],
 )
 def test_whatever_a_rollout_waits_for_there_is_a_way_on(what, command):
-    text = waits.message(four(), Waiting(what=what, needed=3 * (what is Waits.FOR_ROOM)))
+    text = rollout_waits.message(four(), Waiting(what=what, needed=3 * (what is Waits.FOR_ROOM)))
     assert command in text
 
 
 def test_a_waiting_rollout_says_how_to_go_on_without_a_trainer():
     pool = four()
-    text = waits.message(pool, Waiting(what=Waits.FOR_WEIGHTS, engines=1))
+    text = rollout_waits.message(pool, Waiting(what=Waits.FOR_WEIGHTS, engines=1))
     assert text == (
         f"the rollout waits for the next sync: 1 engine on revision {pool.revision} without "
         "weights, and at most 1 may be out of service; if no trainer syncs any more, this goes on "

@@ -10,7 +10,7 @@ from sglang_operator.cli import main
 from sglang_operator.cli.cluster.verdict import verdicts
 from sglang_operator.diagnosis import pod_signatures
 from sglang_operator.engine import endings, signatures
-from sglang_operator.engine.signature import MORE_SHM
+from sglang_operator.engine.signature_row import MORE_SHM
 from sglang_operator.observed.model import Observed
 from sglang_operator.plan.plan import plan
 from sglang_operator.status import compute
