@@ -74,7 +74,7 @@ COVERED_BY = {
     "client/roll_worker.py": "client/test_roll_config.py",
     "client/shared.py": "client/test_roll_sharing.py",
     "client/texts.py": "test_texts.py",
-    "client/turns.py": "client/test_memory.py",
+    "client/turns.py": "client/test_sleeping.py",
     "client/updates.py": "client/test_sync.py",
     "clocks.py": "controller/test_clock_set.py",
     "cluster/absence.py": "cluster/test_stores.py",

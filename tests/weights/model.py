@@ -4,7 +4,7 @@ Engines, kubelet, the client Service with its lag and kept connections, one or t
 trainers that die at any point, loads of checkpoints that fail, arrive late or are forgotten
 (``loads``), and Leases that are deleted or emptied.  What decides is the real code:
 ``gates.decide.decide`` for the operator, ``weights.steps`` for the trainer in the order of
-``client.sync`` and ``client.memory``.  The rest is written here, as the real parts were seen to
+``client.sync`` and ``client.sleeping``.  The rest is written here, as the real parts were seen to
 behave.
 
 ``World.step`` takes one step that ``choose`` picks; ``World.violations`` holds every answer that a

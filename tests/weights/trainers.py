@@ -1,4 +1,4 @@
-"""Trainers of the model, in the order of ``client.sync`` and ``client.memory``.
+"""Trainers of the model, in the order of ``client.sync`` and ``client.sleeping``.
 
 What becomes of the Lease a trainer learns with its next step there: until then it goes on, for as
 long as it may count on its last renewal.  Others may end, edit or delete the Lease meanwhile.

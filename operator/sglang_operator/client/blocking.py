@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sglang_operator import supervision
-from sglang_operator.client import given, memory, texts
+from sglang_operator.client import given, sleeping, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import PoolError
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
@@ -195,8 +195,8 @@ class Pool:
         self,
         tags: Iterable[str] = SLEEP_TAGS,
         *,
-        settle: float = memory.SETTLE_SECONDS,
-        timeout: float = memory.ACKNOWLEDGE_SECONDS,
+        settle: float = sleeping.SETTLE_SECONDS,
+        timeout: float = sleeping.ACKNOWLEDGE_SECONDS,
         loading: float | None = None,
     ) -> None:
         """Close the gates, then release the engines' memory; see ``AsyncPool.sleep``."""

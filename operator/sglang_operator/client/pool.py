@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 from sglang_operator import supervision
-from sglang_operator.client import credentials, given, memory, resetting, texts
+from sglang_operator.client import credentials, given, resetting, sleeping, texts
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import Expired, NotReady
@@ -73,7 +73,7 @@ class AsyncPool:
         self._lease: WeightsLease | None = None
         self._watcher: Watcher | None = None
         self._calls: EngineCalls | None = None
-        self._sleeper: memory.Sleeper | None = None
+        self._sleeper: sleeping.Sleeper | None = None
         self.syncs: WeakSet[AsyncSync] = WeakSet()
         self._endings: set[asyncio.Task[Any]] = set()
         self._beside: set[asyncio.Task[Any]] = set()
@@ -112,7 +112,7 @@ class AsyncPool:
             self._lease = WeightsLease(self._cluster)
             self._watcher = Watcher(self._cluster)
             self._calls = EngineCalls(*self._keys)
-            self._sleeper = memory.Sleeper(self)
+            self._sleeper = sleeping.Sleeper(self)
         return self._cluster
 
     def beside(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
@@ -280,8 +280,8 @@ class AsyncPool:
         self,
         tags: Iterable[str] = SLEEP_TAGS,
         *,
-        settle: float = memory.SETTLE_SECONDS,
-        timeout: float = memory.ACKNOWLEDGE_SECONDS,
+        settle: float = sleeping.SETTLE_SECONDS,
+        timeout: float = sleeping.ACKNOWLEDGE_SECONDS,
         loading: float | None = None,
     ) -> None:
         """Close the gates, then release the engines' memory of these tags.
@@ -340,7 +340,7 @@ class AsyncPool:
         return self._lease
 
     @property
-    def sleeper(self) -> memory.Sleeper:
+    def sleeper(self) -> sleeping.Sleeper:
         self._open()
         assert self._sleeper is not None
         return self._sleeper

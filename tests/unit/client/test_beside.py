@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_operator.client import NotReady, Pool, PoolError, beside, memory
+from sglang_operator.client import NotReady, Pool, PoolError, beside, sleeping
 from sglang_operator.client.registry import parse
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
@@ -76,7 +76,7 @@ def test_a_sync_resumes_sleepers_that_are_wanted_no_more(world, pool):
 
 
 def test_who_sleeps_nobody_knows_where_stays_on_record(world, pool, monkeypatch):
-    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    monkeypatch.setattr(sleeping, "SIGHT_SECONDS", 0.0)
     pool.update_from_disk("/c/1", "step-1")
     sleep(pool, "kv_cache")
     lost = world.engines.pop()

@@ -19,7 +19,7 @@ from sglang_operator.client import (
     Pool,
     errors,
     lease,
-    memory,
+    sleeping,
     sync,
 )
 from sglang_operator.weights import lease_state
@@ -42,7 +42,7 @@ def opened(world):
 
 @pytest.fixture
 def pool(world, monkeypatch):
-    for module in (memory, sync):
+    for module in (sleeping, sync):
         monkeypatch.setattr(module, "PATIENCE", 0.3)
     monkeypatch.setattr(sync, "ABORT_PATIENCE", 0.1)
     with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
@@ -301,7 +301,7 @@ def test_what_is_put_on_record_late_does_not_raise_the_fence(world):
             world.write_lease(dataclasses.replace(world.state, phase=Phase.ABORTED, holder=""))
             engines = await pool.engines()
             woken = [(engine, ["kv_cache"]) for engine in engines]
-            await memory._note_awake(hold, woken, patience=1)
+            await sleeping._note_awake(hold, woken, patience=1)
             assert not hold.alive()
 
     asyncio.run(story())

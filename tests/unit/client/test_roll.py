@@ -16,7 +16,7 @@ from sglang_operator.client import (
     StaleEpoch,
     Unsupported,
     following,
-    memory,
+    sleeping,
 )
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
@@ -155,7 +155,7 @@ def test_an_engine_that_restarted_in_a_rollout_sleeps_like_the_others(roll, reac
 
 def test_one_that_loads_its_model_is_waited_for_before_the_pool_sleeps(roll, reach, monkeypatch):
     monkeypatch.setattr(following, "FOLLOW_SECONDS", 1.0)
-    monkeypatch.setattr(memory, "ACKNOWLEDGE_SECONDS", 1.0)
+    monkeypatch.setattr(sleeping, "ACKNOWLEDGE_SECONDS", 1.0)
 
     async def train(world):
         async with Cluster(roll, 3, colocated=True) as cluster:

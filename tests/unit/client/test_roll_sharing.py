@@ -382,7 +382,7 @@ def test_an_engine_without_a_worker_wakes_with_the_others_and_sleeps_again(
     roll, reach, monkeypatch
 ):
     """The Lease says of nobody that it sleeps then, and the next sleep flushes all of them."""
-    monkeypatch.setattr("sglang_operator.client.memory.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("sglang_operator.client.sleeping.SETTLE_SECONDS", 0.0)
 
     async def train(world):
         async with Cluster(roll, 2, colocated=True) as two:

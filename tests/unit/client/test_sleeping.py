@@ -17,7 +17,7 @@ from sglang_operator.client import (
     NotReady,
     Pool,
     Unsupported,
-    memory,
+    sleeping,
     turns,
 )
 from sglang_operator.weights import anew, steps
@@ -339,7 +339,7 @@ def test_a_sleeper_that_was_out_of_sight_as_the_others_woke_is_woken_too(world, 
 
 def test_a_sleeper_that_stays_out_of_sight_keeps_the_pool_asleep(world, pool, monkeypatch):
     """Counted as awake it would sleep on, and end when weights are written into it."""
-    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    monkeypatch.setattr(sleeping, "SIGHT_SECONDS", 0.0)
     pool.update_from_disk("/c/1", "step-1")
     sleep(pool, "kv_cache")
     strictly(world)
@@ -358,8 +358,8 @@ def test_a_sleeper_that_stays_out_of_sight_keeps_the_pool_asleep(world, pool, mo
 
 
 def test_a_sleeper_whose_run_is_not_told_for_a_moment_is_woken_too(world, pool, monkeypatch):
-    monkeypatch.setattr(memory, "ANSWER_SECONDS", 0.01)
-    monkeypatch.setattr(memory, "SIGHT_SECONDS", 30.0)
+    monkeypatch.setattr(sleeping, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(sleeping, "SIGHT_SECONDS", 30.0)
     pool.update_from_disk("/c/1", "step-1")
     sleep(pool, "kv_cache")
     hidden = world.engines[1]
@@ -383,7 +383,7 @@ def test_a_sleeper_whose_run_is_not_told_for_a_moment_is_woken_too(world, pool, 
 
 def test_a_sleeper_stays_on_record_for_as_long_as_its_pod_is_there(world, pool, monkeypatch):
     """Kubelet tells of no container for longer than anybody waits: it sleeps on all the same."""
-    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    monkeypatch.setattr(sleeping, "SIGHT_SECONDS", 0.0)
     pool.update_from_disk("/c/1", "step-1")
     sleep(pool, "kv_cache")
     strictly(world)
@@ -403,7 +403,7 @@ def test_a_sleeper_stays_on_record_for_as_long_as_its_pod_is_there(world, pool, 
 
 
 def test_a_sleeper_whose_pod_is_gone_holds_nobody_up(world, pool, monkeypatch):
-    monkeypatch.setattr(memory, "SIGHT_SECONDS", 0.0)
+    monkeypatch.setattr(sleeping, "SIGHT_SECONDS", 0.0)
     pool.update_from_disk("/c/1", "step-1")
     sleep(pool, "kv_cache")
     world.engines[1].instance = ""  # of the pod in its place no container is there yet
