@@ -21,6 +21,7 @@ StaleEpoch says and ``roll_updates`` does.  An engine that came has no worker, a
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,6 +121,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             self._experts = self._experts_of_the_model()
         if self.leads:
             await self._compare(registry)
+        _without_a_gpu()
 
     def _own(self, registry: Registry) -> tuple[Engine, ...]:
         """The engines of this job: one for each worker, in the order of ranks.
@@ -447,6 +449,16 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         return await self._requests.answer(
             self.engine, asked, written=self._engines, wrote=self._wrote
         )
+
+
+def _without_a_gpu() -> None:
+    """Let this process do without one: every worker of ROLL's asks for its GPU's context next.
+
+    Where there is no GPU, ROLL's platform has no ``init``; where there is one, that takes memory.
+    """
+    platforms = sys.modules.get("roll.platforms")
+    if platforms is not None:
+        platforms.current_platform.init = lambda: None
 
 
 def _at_rest(state: Transaction) -> bool:

@@ -35,14 +35,12 @@ class PoolInferWorker(base_worker.InferWorker):  # type: ignore[misc]
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     async def initialize(self, pipeline_config: Any) -> None:
-        """As ROLL does it, but for the GPU's context at the end.
+        """As ROLL does it; the strategy leaves it no GPU's context to ask for.
 
         Raises Unsupported where ROLL's schedulers would find neither SGLang nor our stand-in.
         """
         if not _HOOKED and find_spec("sglang") is None:
             raise Unsupported(texts.ROLL_NO_HOOK.format(hook=roll_stand_in.HOOK))
-        # Where there is no GPU its platform has no init, and where there is one, that takes memory.
-        base_worker.current_platform.init = lambda: None
         await super().initialize(pipeline_config)
 
     @register(dispatch_mode=Dispatch.DP_MP_COMPUTE)  # type: ignore[untyped-decorator]

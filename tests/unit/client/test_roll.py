@@ -5,6 +5,7 @@ The base class is a transcription of ROLL's interface, unless ROLL itself can be
 
 import asyncio
 import dataclasses
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -335,6 +336,21 @@ def test_no_more_workers_than_engines(roll, reach):
 
     with FakePool(engines=2) as world:
         asyncio.run(attach(reach(world)))
+
+
+def test_no_worker_that_attached_asks_for_a_gpu(roll, reach, monkeypatch):
+    """ROLL's InferWorker and its judges call this next, and without a GPU it is None."""
+    platform = SimpleNamespace(init=None)
+    platforms = SimpleNamespace(current_platform=platform)
+    monkeypatch.setitem(sys.modules, "roll.platforms", platforms)
+
+    async def attach():
+        async with Cluster(roll, 3):
+            platform.init()
+
+    with FakePool() as world:
+        reach(world)
+        asyncio.run(attach())
 
 
 def test_judges_share_the_engines_of_a_pool_that_loads_its_own_weights(roll, reach):

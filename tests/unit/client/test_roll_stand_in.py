@@ -113,18 +113,16 @@ def module(name, **contents):
 
 @pytest.fixture(params=[True], ids=["with the hook"])
 def worker_class(request, roll, monkeypatch):
-    """PoolInferWorker on a stand-in of ROLL's InferWorker, which needs a GPU."""
+    """PoolInferWorker on a stand-in of ROLL's InferWorker."""
 
     class InferWorker:
         async def initialize(self, pipeline_config):
             self.pipeline_config = pipeline_config
-            base.current_platform.init()
 
         async def generate(self, data):
             return data.to("cuda")
 
-    platform = types.SimpleNamespace(init=None)  # as without a GPU
-    base = module("roll.pipeline.base_worker", InferWorker=InferWorker, current_platform=platform)
+    base = module("roll.pipeline.base_worker", InferWorker=InferWorker)
     decorator = module(
         "roll.distributed.scheduler.decorator",
         Dispatch=types.SimpleNamespace(ONE_TO_ALL=0, DP_MP_COMPUTE=1),
@@ -148,7 +146,7 @@ def plain(group, step=None):
     """ROLL's ModelUpdateGroup.model_update."""
 
 
-def test_the_worker_takes_the_place_of_rolls_module_and_needs_no_gpu(worker_class):
+def test_the_worker_takes_the_place_of_rolls_module_and_moves_nothing_to_a_gpu(worker_class):
     assert sys.modules[roll_stand_in.ROLLS_MODULE] is roll_stand_in
     worker = worker_class()
     asyncio.run(worker.initialize("config"))
@@ -163,6 +161,11 @@ def test_model_updates_mend_their_groups_where_the_worker_is_imported(worker_cla
     assert group.model_update.plain is plain
     roll_updates.install()  # as a second role's worker does
     assert group.model_update.plain is plain
+
+
+@pytest.mark.parametrize("worker_class", [False], indirect=True, ids=["without"])
+def test_the_import_of_the_worker_alone_lets_its_process_find_the_stand_in(worker_class):
+    assert sys.modules[roll_stand_in.ROLLS_MODULE] is roll_stand_in
 
 
 @pytest.mark.parametrize("worker_class", [False], indirect=True, ids=["without"])
