@@ -1,9 +1,11 @@
 """``python -m tests.roll``: ROLL's own pipelines, from its own examples, on a pool.
 
 It prints which commit of ROLL it was, which of its modules were real and which were stood in for,
-and of each flow how it ended; the exit code is 1 if one neither ended right nor was refused at the
-start in words.  ``--write`` keeps what it saw: the table of the documentation, and ROLL's interface
-for the tests that have no checkout.
+and of each flow how it ended; the exit code is 1 if one came out otherwise than it should: right,
+refused at the start in words, or, where its pool was taken away, with an error that says so.  One
+flow is run on a real control plane, with containers for engines, where there can be any.
+``--write`` keeps what was seen: the table of the documentation, and ROLL's interface for the tests
+that have no checkout.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sglang_operator.testing.realnode import requirements
 from tests.roll import interface, report
 from tests.roll.flows import FLOWS, Flow, left_out
 from tests.roll.source import HOW, Source, checkout
@@ -63,6 +66,10 @@ def main() -> int:
 def _all(options: argparse.Namespace, source: Source) -> int:
     print(f"ROLL {source.commit}", flush=True)
     chosen = [flow for flow in FLOWS if options.only in flow.name]
+    reason = requirements.missing()
+    for flow in [flow for flow in chosen if flow.plane and reason]:
+        print(f"   not run  {flow.name}: {reason}", flush=True)
+        chosen.remove(flow)
     outcomes = []
     for flow in chosen:
         begun = time.monotonic()
@@ -127,6 +134,7 @@ def _environment(source: Source) -> dict[str, str]:
         **QUIET,
         "PYTHONPATH": os.pathsep.join([*map(str, path), *([also] if also else [])]),
         "ROLL_SOURCE": str(source.path),
+        "ROLL_OWN_PYTHON": sys.executable,  # the project's, for what needs a control plane
     }
 
 

@@ -19,11 +19,16 @@ class Flow:
     name: str
     example: str  # below ROLL's folder of examples
     ids: dict[str, list[int]]  # the roles' device_mapping, made small
-    ends: Literal["right", "refused"] = "right"
-    says: str = ""  # a part of the refusal
+    ends: Literal["right", "refused", "told"] = "right"
+    says: str = ""  # a part of the refusal, or of the error that it ends with
     agentic: bool = False
+    environment: str = "FrozenLake"  # of an agentic one
+    domain: str = "math_rule"  # of its prompts, where it is none
+    pictures: bool = False  # in its prompts
+    experts: bool = False  # its model chooses some for each token
     trainer: str = "megatron_train"
     gpus: int = 1  # of an engine
+    nodes: int = 1  # of Ray
     steps: int = 3
     worker: str = WORKER
     hook: str = HOOK  # Ray's worker_process_setup_hook
@@ -31,8 +36,10 @@ class Flow:
     story: str = ""  # what happens meanwhile: a function of ``inside.stories``
     begins_only: bool = False  # its inference workers are made and initialised, and no more
     again: int = 0  # jobs that come after it, to engines that lived on
+    rollout: bool = False  # those train nothing: ROLL's rollout pipeline
     engines_more: int = 0  # than ROLL has workers
     pool: tuple[str, ...] = ()  # arguments of ``inside.pool``
+    plane: bool = False  # on a real control plane instead (``tests.roll.plane``)
 
     @property
     def engines(self) -> int:
@@ -42,7 +49,10 @@ class Flow:
     @property
     def answers(self) -> int:
         """How many it has to have at least: a batch's in each step."""
-        return self.steps * BATCH * (1 if self.agentic else SAMPLES)
+        if self.ends == "told":
+            return BATCH  # before that
+        jobs = 2 if self.rollout else 1  # another one goes on where the first has ended
+        return jobs * self.steps * BATCH * (1 if self.agentic else SAMPLES)
 
 
 def named(name: str) -> Flow:
@@ -69,11 +79,17 @@ _VL = "qwen3-vl-30BA3B-rlvr_megatron/rlvr_megatron_80GB_sglang.yaml"
 _VIDEO = "qwen3-vl-30BA3B-video-rlvr/video_r1_sglang.yaml"
 _LAKE = "qwen2.5-0.5B-agentic/agent_val_frozen_lake.yaml"
 _LAKE_ASYNC = "qwen2.5-0.5B-agentic/agent_val_frozen_lake_async.yaml"
+_GUESS = "qwen3_agentic_gem/gem_game_guess_the_number.yaml"
+_LORA = "qwen2.5-0.5B-agentic/agentic_val_sokoban_lora.yaml"
 
 _APART = {"actor_train": [0, 1], "actor_infer": [2, 3], "reference": [0, 1]}
 _TWO_GPUS = {"actor_train": [0, 1], "actor_infer": [2, 3, 4, 5], "reference": [6, 7]}
 _SHARED = {"actor_train": [0, 1], "actor_infer": [0, 1], "reference": [0, 1]}
 _THREE = {"actor_train": [0], "actor_infer": [1, 2, 3], "reference": [4]}
+_NEXT_NODE = {"actor_train": [0, 1], "actor_infer": [8, 9], "reference": [0, 1]}
+_SOME = {"actor_train": [0, 1], "actor_infer": [0, 1, 2, 3], "reference": [0, 1]}
+_REPLAY = {role: {"router_replay": {"mode": "R3"}} for role in ("actor_train", "actor_infer")}
+_PARTED = {"type": "std_filter", "filter_args": {"std_threshold": 0}}
 _SHARE = "actor_train has the GPUs 0-1, actor_infer 0-1, and they share 0-1"
 
 # ROLL's six examples for SGLang, its agentic ones on SGLang, and what may happen to either.
@@ -94,6 +110,52 @@ FLOWS = (
         ids=_TWO_GPUS,
         gpus=2,
         changes={"generate_opt_level": 0},
+    ),
+    Flow(
+        name="rlvr, some prompts thrown away and others begun (dynamic sampling)",
+        example=_PPU,
+        ids=_TWO_GPUS,
+        gpus=2,
+        changes={
+            "is_use_additional_prompts": True,
+            "max_additional_running_prompts": 4,
+            "is_num_return_sequences_expand": True,
+            "rewards": {"math_rule": {"query_filter_config": _PARTED}},
+        },
+    ),
+    Flow(
+        name="rlvr, the guide's example with ids apart",
+        example=_GUIDE,
+        ids=_TWO_GPUS,
+        gpus=2,
+    ),
+    Flow(name="rlvr, off-policy, ids apart", example=_OFFPOLICY, ids=_APART),
+    Flow(
+        name="rlvr, a judge on SGLang, in the policy's pool",
+        example=_GUIDE,
+        ids={**_TWO_GPUS, "llm_judge": [7]},
+        gpus=2,
+        domain="llm_judge",
+    ),
+    Flow(
+        name="rlvr, router replay (R3), SGLang 0.5.14",
+        example=_GUIDE,
+        ids=_TWO_GPUS,
+        gpus=2,
+        experts=True,
+        changes=_REPLAY,
+        pool=("--version", "0.5.14", "--", "--enable-return-routed-experts"),
+    ),
+    Flow(
+        name="rlvr, router replay (R3), SGLang 0.5.7",
+        example=_GUIDE,
+        ids=_TWO_GPUS,
+        gpus=2,
+        experts=True,
+        changes=_REPLAY,
+        begins_only=True,
+        ends="refused",
+        says="router_replay wants to know the experts of each token",
     ),
     Flow(
         name="rlvr, colocated (the guide's example)",
@@ -118,6 +180,7 @@ FLOWS = (
         ends="refused",
         says=_SHARE,
     ),
+    Flow(name="images, ids apart", example=_VL, ids=_APART, domain="math", pictures=True),
     Flow(
         name="video, colocated",
         example=_VIDEO,
@@ -143,12 +206,58 @@ FLOWS = (
         trainer="fsdp2_train",
     ),
     Flow(
+        name="agentic, a game of several turns, each of them a sample",
+        example=_GUESS,
+        ids=_APART,
+        agentic=True,
+        environment="GuessTheNumber",
+    ),
+    Flow(
+        name="agentic, a rollout job on what a job has trained",
+        example=_LAKE,
+        ids=_APART,
+        agentic=True,
+        again=1,
+        rollout=True,
+    ),
+    Flow(
+        name="agentic, partial_gpu_mode",
+        example=_LAKE_ASYNC,
+        ids=_SOME,
+        agentic=True,
+        changes={"partial_gpu_mode": True},
+        begins_only=True,
+        ends="refused",
+        says="actor_train has the GPUs 0-1, actor_infer 0-3, and they share 0-1",
+    ),
+    Flow(
+        name="agentic, LoRA",
+        example=_LORA,
+        ids=_APART,
+        agentic=True,
+        begins_only=True,
+        ends="refused",
+        says="actor_train trains a LoRA adapter",
+    ),
+    Flow(
         name="agentic, colocated",
         example=_LAKE,
         ids=_SHARED,
         agentic=True,
         ends="refused",
         says=_SHARE,
+    ),
+    Flow(
+        name="rlvr, actor_infer's ids on a Ray node of their own",
+        example=_ASYNC,
+        ids=_NEXT_NODE,
+        nodes=2,
+    ),
+    Flow(
+        name="rlvr, asynchronous, megatron, on a real control plane",
+        example=_ASYNC,
+        ids=_APART,
+        plane=True,
     ),
     Flow(
         name="a job without the hook, in an image without SGLang",
@@ -188,4 +297,13 @@ FLOWS = (
         pool=("--token-seconds", "0.05"),
     ),
     Flow(name="the pool grows", example=_PPU, ids=_THREE, steps=4, story="grows"),
+    Flow(
+        name="the pool shrinks",
+        example=_PPU,
+        ids=_THREE,
+        steps=4,
+        story="shrinks",
+        ends="told",
+        says="ROLL has 3 inference workers, the pool has 2 engines",
+    ),
 )

@@ -32,6 +32,8 @@ def judge(flow: Flow, found: Mapping[str, Any]) -> Outcome:
             text += f" and {answers['aborted']} aborted"
         whole = answers["right"] >= flow.answers  # whatever happened to the pool meanwhile
         good = flow.ends == "right" and not answers["wrong"] and whole
+        if flow.plane and set(found["pool"]["gates"]) != {"Open"}:
+            good, text = False, f"{text}; the operator left gates as {found['pool']['gates']}"
         if answers["wrong"]:
             text += f", {answers['wrong']} of them FROM OTHER WEIGHTS"
         if flow.ends == "right" and not whole:
@@ -40,9 +42,13 @@ def judge(flow: Flow, found: Mapping[str, Any]) -> Outcome:
             text += ", and should have been refused"
     else:
         error = str(found["error"])
-        refused = flow.ends == "refused" and flow.says in error and not answers
-        good = refused
-        text = ("refused: " if refused else "FAILS: ") + _first(error)
+        good = flow.ends != "right" and flow.says in error
+        if flow.ends == "refused":
+            good &= not answers
+        if flow.ends == "told":
+            good &= answers["right"] >= flow.answers and not answers["wrong"]
+        begin = {"refused": "refused: ", "told": "ends, and says: "}
+        text = (begin[flow.ends] if good else "FAILS: ") + _first(error)
     if flow.story and not found.get("told"):
         good, text = False, f"{text}; nothing happened to the pool: {found.get('story_error')}"
     told = str(found.get("told") or "")
@@ -107,19 +113,20 @@ def kept(
     return {"commit": commit, "flows": flows, "real": real, "stand-in": stood}
 
 
-def page(run: Mapping[str, Any]) -> str:
-    """The documentation's table, of what ``kept`` left."""
-    flows = run["flows"]
-    ends = Counter(each["ended"] for each in flows)
+def row(run: Mapping[str, Any]) -> str:
+    """ROLL's line in the table of all trainers, of what ``kept`` left."""
+    ends = Counter(each["ended"] for each in run["flows"])
+    works = ", ".join(f"{ends[how]} {words}" for how, words in _COUNTED.items() if ends[how])
+    return f"| ROLL | {run['commit']} | {_NEEDS} | {works} |"
+
+
+def section(run: Mapping[str, Any]) -> str:
+    """ROLL's part of the page, of the same."""
     rows = [
         f"| {each['flow']} | `{each['example']}` | {_END[each['ended']]}{_also(each['told'])} |"
-        for each in flows
+        for each in run["flows"]
     ]
-    return _PAGE.format(
-        commit=run["commit"],
-        flows=len(flows),
-        needs=_NEEDS,
-        works=f"{ends['right']} flows end right, {ends['refused']} are refused at the start",
+    return _SECTION.format(
         rows="\n".join(rows),
         real=len(run["real"]),
         stood=", ".join(f"`{name}`" for name in run["stand-in"]),
@@ -138,10 +145,11 @@ def write(root: Path, commit: str, outcomes: Iterable[Outcome], interface: Any) 
 
 
 RUN = Path("tests/data/roll-run.json")
-PAGE = Path("operator/docs/reference/trainers.md")
+PAGE = Path("operator/docs/reference/trainers.md")  # made by ``tests.trainers``
 _END = {
     "right": "ends right",
     "refused": "is refused at the start, in words",
+    "told": "ends, and says why",
     "fails": "does neither",
 }
 
@@ -150,30 +158,27 @@ def _also(told: str) -> str:
     return f"; {told}" if told else ""
 
 
+_COUNTED = {
+    "right": "flows end right",
+    "refused": "are refused at the start",
+    "told": "ends and says why",
+    "fails": "do neither",
+}
 _NEEDS = "`worker_cls`, the hook and ids apart from actor_train's: [attach ROLL](../how-to/roll.md)"
-_PAGE = """\
-# Trainers, and what was run of them
-
-`make roll ROLL_SOURCE=…` runs ROLL's own pipelines, from its own example files made small, against
-a pool of fake engines that join real process groups of torch (gloo). This page is what its last run
-saw (`ARGS=--write`). What it says of trainers beside ROLL was read, not run.
-
-| trainer | commit | what it needs | what works |
-|---|---|---|---|
-| ROLL | {commit} | {needs} | {works} |
-| slime, miles, AReaL, verl | none | [their page](../how-to/slime.md) | nothing of them was run |
-
+_SECTION = """\
 ## ROLL's flows
 
 Every answer came from the whole weights of the model update that its version names: all elements of
 the trainer's tensors have one value in each update, and the engines write down from which they
-answered.
+answered. Engines are of SGLang 0.5.7, where nothing else is said, and processes beside an API
+server of the tests. On the real control plane they are containers, of the object that `kubectl
+sglang convert` writes of the same file, and ROLL has the rights of its page's Role.
 
 | flow | example | result |
 |---|---|---|
 {rows}
 
 {real} of ROLL's modules were its own; in place of its `sglang_strategy` stands that of a pool.
-Stood in for: {stood}; and the training itself (`worker_cls` of actor_train, reference and the
-rewards), whose workers send weights by ROLL's own updaters.
+Stood in for: {stood}; and the training itself (`worker_cls` of actor_train, reference and the rule
+that rewards), whose workers send weights by ROLL's own updaters.
 """

@@ -3,29 +3,42 @@
 Prints one line of JSON: how it ended, in which words, and which modules were real.
 """
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests.roll import flows
 from tests.roll.flows import Flow
 from tests.roll.inside import configs, job
 from tests.roll.inside.stories import Story
 
+_END_SECONDS = 60.0
+
 
 class Pool:
-    """A pool in a process of its own; see ``inside.pool``."""
+    """A pool in a process of its own; see ``inside.pool`` and ``tests.roll.plane``."""
 
-    def __init__(self, flow: Flow, model: Path) -> None:
-        command = [sys.executable, "-m", "tests.roll.inside.pool", "--model", str(model)]
-        command += ["--engines", str(flow.engines), "--gpus", str(flow.gpus), *flow.pool]
+    def __init__(self, flow: Flow, scratch: Path) -> None:
+        python, module = sys.executable, "tests.roll.inside.pool"
+        more = [*flow.pool]
+        if flow.plane:
+            python, module = os.environ["ROLL_OWN_PYTHON"], "tests.roll.plane"
+            more = ["--packages", sysconfig.get_path("purelib"), *_libraries()]
+            more += ["--pipeline", str(_pipeline(flow, scratch))]
+        command = [python, "-m", module, "--model", str(scratch / "model")]
+        command += ["--engines", str(flow.engines), "--gpus", str(flow.gpus), *more]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -39,7 +52,7 @@ class Pool:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(30)
+            self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -48,8 +61,21 @@ class Pool:
     def kubeconfig(self) -> str:
         return str(self._where["kubeconfig"])
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of ROLL's processes, beside that."""
+        return dict(self._where.get("variables", {}))
+
+    @property
+    def way_in(self) -> list[str]:
+        """What a command line begins with, for a program in the network of its engines."""
+        network = self._where.get("network")
+        return ["nsenter", f"--net={network}", "--"] if network else []
+
     def answers(self) -> list[dict[str, Any]]:
         """All that its engines generated."""
+        if self.way_in:
+            self.tell("collect")
         ledger = Path(self._where["ledger"])
         return (
             [json.loads(line) for line in ledger.read_text().splitlines()]
@@ -74,12 +100,37 @@ class Pool:
         return found
 
 
+def _pipeline(flow: Flow, scratch: Path) -> Path:
+    """ROLL's file, for whoever makes a pool of it."""
+    path = scratch / "pipeline.yaml"
+    found = configs.small(flow, Path(os.environ["ROLL_SOURCE"]), scratch)
+    path.write_text(yaml.safe_dump(found, allow_unicode=True))
+    return path
+
+
+def _libraries() -> list[str]:
+    """Where this machine has the C++ that torch is linked against."""
+    told = subprocess.run(
+        ["ldd", str(Path(_torch(), "lib/libtorch_cpu.so"))], capture_output=True, text=True
+    ).stdout
+    (found,) = {line.split()[2] for line in told.splitlines() if "libstdc++.so" in line}
+    return ["--libraries", str(Path(found).parent)]
+
+
+def _torch() -> Path:
+    """The package, without an import of it."""
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
 class Jobs:
     """ROLL's jobs, one after the other; see ``inside.job``."""
 
-    def __init__(self, flow: Flow, scratch: Path) -> None:
+    def __init__(self, flow: Flow, scratch: Path, way_in: Sequence[str] = ()) -> None:
         self._flow = flow
         self._scratch = scratch
+        self._way_in = way_in
         self._process: subprocess.Popen[bytes] | None = None
         self._begun = 0
 
@@ -87,7 +138,7 @@ class Jobs:
         """One of them, from its start to its end."""
         ended = self._scratch / job.ENDED
         ended.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tests.roll.inside.job"]
+        command = [*self._way_in, sys.executable, "-m", "tests.roll.inside.job"]
         environment = {**os.environ, "ROLL_JOB": str(self._begun)}
         self._process = subprocess.Popen(
             [*command, self._flow.name, str(self._scratch)], env=environment
@@ -115,25 +166,26 @@ def main(name: str) -> dict[str, Any]:
         scratch = Path(folder)
         os.environ["ROLL_MODULES"] = str(scratch / "modules")
         os.environ["ROLL_GPUS"] = "8"
-        configs.write_model(scratch)
-        with Pool(flow, scratch / "model") as pool:
-            os.environ["KUBECONFIG"] = pool.kubeconfig
-            jobs = Jobs(flow, scratch)
+        configs.write_model(flow, scratch)
+        with Pool(flow, scratch) as pool:
+            os.environ |= {"KUBECONFIG": pool.kubeconfig, **pool.variables}
+            jobs = Jobs(flow, scratch, pool.way_in)
             with Story(flow.story, pool, jobs) as story:
                 for _ in range(1 + flow.again):
                     found = jobs.run()
                     if found["ended"] not in ("right", "killed"):
                         break
-            found |= {"answers": _judged(pool), "pool": pool.tell("state_of_all")}
+            found |= {"answers": _judged(flow, pool), "pool": pool.tell("state_of_all")}
             found |= {"told": story.told, "story_error": story.error}
         found["modules"] = _modules(scratch / "modules")
     return found
 
 
-def _judged(pool: Pool) -> dict[str, int]:
+def _judged(flow: Flow, pool: Pool) -> dict[str, int]:
     """How many answers came from the weights of the version that they name, and how many not.
 
-    A version is of the model update whose weights the first answer came from that names it.
+    A version is of the model update whose weights the first answer came from that names it.  An
+    answer to a prompt whose picture the engine never got is none of the right ones either.
     """
     update: dict[str, str] = {}
     counted: Counter[str] = Counter()
@@ -142,6 +194,7 @@ def _judged(pool: Pool) -> dict[str, int]:
             counted["aborted"] += 1
             continue
         whole = answer["state"] == "whole" and answer["version"].startswith("step-")
+        whole &= bool(answer["pictures"]) == flow.pictures
         first = update.setdefault(answer["version"], answer["stamp"])
         counted["right" if whole and first == answer["stamp"] else "wrong"] += 1
     if len(set(update.values())) < len(update):  # an update that changed nothing

@@ -7,11 +7,15 @@ into the scratch folder how it ended, and in which words.
 import contextlib
 import json
 import os
+import subprocess
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sglang_operator.testing import ports
 from tests.roll import flows
 from tests.roll.flows import Flow
 from tests.roll.inside import standins
@@ -19,6 +23,13 @@ from tests.roll.inside import standins
 ENDED = "ended.json"
 _STORE_BYTES = 100_000_000
 _CPUS = 8
+_LOCAL: dict[str, Any] = {
+    "address": "local",
+    "num_cpus": _CPUS,
+    "object_store_memory": _STORE_BYTES,
+    "include_dashboard": False,
+}
+_START_SECONDS = 120.0  # of Ray's nodes
 
 
 def main(name: str, scratch: Path) -> dict[str, Any]:
@@ -34,14 +45,15 @@ def _run(flow: Flow, source: Path, scratch: Path) -> dict[str, Any]:
     from tests.roll.inside import configs
 
     _hook(flow)
+    nodes: list[subprocess.Popen[bytes]] = []
     try:
         config = configs.make(flow, source, scratch)
+        if flow.nodes == 1:
+            where = {**_LOCAL, "num_gpus": int(os.environ["ROLL_GPUS"])}
+        else:
+            where = {"address": _start(flow.nodes, nodes)}
         ray.init(
-            address="local",
-            num_cpus=_CPUS,
-            num_gpus=int(os.environ["ROLL_GPUS"]),
-            object_store_memory=_STORE_BYTES,
-            include_dashboard=False,
+            **where,
             namespace=_namespace(),
             runtime_env=_variables(),
             _node_ip_address=standins.NODE,
@@ -56,7 +68,47 @@ def _run(flow: Flow, source: Path, scratch: Path) -> dict[str, Any]:
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
+        for node in nodes:
+            node.terminate()
     return {"ended": "right"}
+
+
+def _start(count: int, started: list["subprocess.Popen[bytes]"]) -> str:
+    """Nodes as the page has them started, each with its rank; where the first one is."""
+    import ray
+
+    address = f"{standins.NODE}:{ports.free()}"
+    for rank in range(count):
+        first = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
+        command = ["start", "--block", *(first if not rank else [f"--address={address}"])]
+        command += [f"--num-gpus={os.environ['ROLL_GPUS']}", f"--num-cpus={_CPUS}"]
+        # What two nodes on one machine want beside that.
+        command += [f"--node-ip-address={standins.NODE}", f"--object-store-memory={_STORE_BYTES}"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+        ray_itself = [sys.executable, "-m", "ray.scripts.scripts"]
+        environment = {**os.environ, "NODE_RANK": str(rank)}
+        started.append(subprocess.Popen([*ray_itself, *command], env=environment))
+        _until(lambda wanted=rank + 1: len(_nodes(ray, address)) >= wanted)
+    return address
+
+
+def _nodes(ray: Any, address: str) -> list[Any]:
+    try:
+        ray.init(address=address, _node_ip_address=standins.NODE, log_to_driver=False)
+    except (ConnectionError, RuntimeError, TimeoutError):
+        return []
+    try:
+        return [node for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def _until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError("Ray's nodes did not come up")
+        time.sleep(1)
 
 
 def _begin(config: Any) -> None:
@@ -77,6 +129,14 @@ def _begin(config: Any) -> None:
 
 
 def _pipeline(flow: Flow) -> Any:
+    if flow.rollout and os.environ["ROLL_JOB"] != "0":
+        from roll.pipeline.agentic.agentic_rollout_pipeline import AgenticRolloutPipeline
+
+        return AgenticRolloutPipeline
+    if flow.pictures:
+        from roll.pipeline.rlvr.rlvr_vlm_pipeline import RLVRVLMPipeline
+
+        return RLVRVLMPipeline
     if flow.agentic:
         from roll.pipeline.agentic.agentic_pipeline import AgenticPipeline
 

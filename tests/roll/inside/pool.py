@@ -135,6 +135,17 @@ class Pool(fake_pool.FakePool):
         self.call(told)
         return {}
 
+    def shrink_by_one(self) -> Json:
+        """The last engine goes, as it does where the object asks for fewer."""
+
+        def told() -> None:
+            self.engines.pop()
+            self.publish()
+
+        self.kill(len(self.engines) - 1)
+        self.call(told)
+        return {}
+
     def state_of_all(self) -> Json:
         """What the Lease and the gates say."""
         return {
@@ -177,7 +188,7 @@ def kubeconfig(server: str, folder: Path) -> Path:
     return path
 
 
-ORDERS = ("kill", "lose", "replace", "grow_by_one", "state_of_all")
+ORDERS = ("kill", "lose", "replace", "grow_by_one", "shrink_by_one", "state_of_all")
 
 
 def main() -> None:

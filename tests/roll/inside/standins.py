@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-NODE = "127.0.0.1"
+NODE = os.environ.get("ROLL_NODE", "127.0.0.1")
 _WATCHED = ("roll", "megatron", "mcore_adapter", "sglang")
 
 
@@ -60,6 +60,8 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         if name.partition(".")[0] not in _WATCHED or self._asking:
             return None
+        if name == _REPLAY:
+            _replay()
         self._asking = True
         try:
             spec = importlib.util.find_spec(name)
@@ -138,6 +140,40 @@ _CHANGED: dict[str, Callable[[Any], None]] = {
     "roll.platforms": _platform,
     "roll.utils.network_utils": _network,
 }
+
+
+class _Named(types.ModuleType):
+    """A module of which names are imported, and nothing is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
+
+
+# ROLL's schedulers take one function of it, which says how wide the number of an expert is.
+_REPLAY = "roll.third_party.megatron.router_replay_utils"
+_MEGATRONS = (
+    "parallel_state",
+    "pipeline_parallel.schedules",
+    "pipeline_parallel.utils",
+    "tensor_parallel",
+    "transformer.transformer_config",
+    "transformer.transformer_layer",
+    "transformer.transformer_block",
+    "transformer.moe.router_replay",
+    "transformer.module",
+    "packed_seq_params",
+    "distributed",
+)
+
+
+def _replay() -> None:
+    for name in (f"megatron.core.{each}" for each in _MEGATRONS):
+        if name not in sys.modules:
+            stand_in(name)
+            sys.modules[name].__class__ = _Named
+            record(name, "stand-in")
 
 
 def megatron() -> None:

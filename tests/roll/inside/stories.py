@@ -67,3 +67,8 @@ class Story:
         if self._until(lambda now: now["version"] == "step-1"):
             self._pool.tell("grow_by_one")
             self.told = "an engine came"
+
+    def _shrinks(self) -> None:
+        if self._until(lambda now: now["version"] == "step-1" and self._pool.answers()):
+            self._pool.tell("shrink_by_one")
+            self.told = "an engine went"

@@ -111,6 +111,10 @@ class Trainer(Worker):
 
     @register(dispatch_mode=Dispatch.DP_MP_DISPATCH_FIRST, trace=True, prefetch=False)
     def train_step(self, data: Any) -> Any:
+        if self.worker_config.router_replay.mode == "R3" and self.rank_info.pp_rank == 0:
+            data.prefetch()
+            found = data.batch.get("routed_experts", None)
+            assert found is not None, "as MegatronTrainStrategy asserts"
         return DataProto(meta_info={"metrics": {}})
 
     @register(dispatch_mode=Dispatch.DP_MP_DISPATCH_FIRST, trace=True, prefetch=False)
@@ -138,17 +142,19 @@ class Trainer(Worker):
 
 
 class Judge(Worker):
-    """A rule that rewards: the worker_cls of a domain."""
+    """A rule that rewards every other answer: the worker_cls of a domain."""
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def initialize(self, pipeline_config: Any) -> None:
         super().initialize(pipeline_config)
         self.strategy = None
+        self.judged = 0
 
     @register(dispatch_mode=Dispatch.DP_MP_COMPUTE, clear_cache=False)
     def compute_rewards(self, data: Any) -> Any:
         rows, length = data.batch["responses"].shape
-        scores = torch.arange(rows, dtype=torch.float16) % 2
+        scores = (torch.arange(rows, dtype=torch.float16) + self.judged) % 2
+        self.judged += rows
         output = DataProto.from_dict(
             tensors={
                 "token_level_rewards": torch.zeros(rows, length, dtype=torch.float16),
