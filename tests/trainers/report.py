@@ -69,9 +69,8 @@ def roll(root: Path) -> tuple[str, str]:
     path = root / "tests/data/roll-run.json"
     if not path.is_file():
         return "", ""
-    text = of_roll.page(json.loads(path.read_text()))
-    row = next(line for line in text.splitlines() if line.startswith("| ROLL |"))
-    return row, text[text.index("## ROLL") :]
+    run = json.loads(path.read_text())
+    return of_roll.row(run), of_roll.section(run)
 
 
 def page(root: Path) -> str:

@@ -11,16 +11,28 @@ from pathlib import Path
 
 import pytest
 
+from sglang_operator.testing.realnode import requirements
 from tests.roll import __main__ as command
-from tests.roll import flows, report, source
+from tests.roll import flows, plane, report, source
 from tests.roll.flows import FLOWS, Flow
 from tests.roll.inside import drive
 
 ROOT = Path(__file__).parents[2]
+# Those with strategy_name: sglang at the commit that was read.
+EXAMPLES = (
+    "qwen2.5-7B-rlvr-offpolicy/rlvr_config.yaml",
+    "qwen2.5-7B-rlvr_megatron/rlvr_config_async.yaml",
+    "qwen3-30BA3B-rlvr_megatron/rlvr_config_ppu_sglang.yaml",
+    "qwen3-30BA3B-rlvr_megatron/rlvr_config_sglang.yaml",
+    "qwen3-vl-30BA3B-rlvr_megatron/rlvr_megatron_80GB_sglang.yaml",
+    "qwen3-vl-30BA3B-video-rlvr/video_r1_sglang.yaml",
+)
 RIGHT = Flow(name="right", example="a.yaml", ids={"actor_infer": [0, 1]})
 REFUSED = Flow(
     name="refused", example="a.yaml", ids={"actor_infer": [0]}, ends="refused", says="ids overlap"
 )
+TOLD = Flow(name="told", example="a.yaml", ids={"actor_infer": [0]}, ends="told", says="2 engines")
+PLANE = Flow(name="plane", example="a.yaml", ids={"actor_infer": [0, 1]}, plane=True)
 STORY = Flow(name="story", example="a.yaml", ids={"actor_infer": [0]}, story="grows")
 ENDED = {"ended": "right", "answers": {"right": RIGHT.answers}, "modules": {}}
 
@@ -36,6 +48,21 @@ def test_whatever_was_run_last_of_the_flows_came_out_as_it_should():
     assert [(each["flow"], each["ended"]) for each in run["flows"]] == [
         (each["flow"], ends[each["flow"]]) for each in run["flows"]
     ]
+
+
+def test_every_flow_was_run():
+    run = json.loads((ROOT / report.RUN).read_text())
+    assert [each["flow"] for each in run["flows"]] == [flow.name for flow in FLOWS]
+    assert [each["example"] for each in run["flows"]] == [flow.example for flow in FLOWS]
+    assert run["commit"] == source.WANTED
+
+
+def test_each_of_rolls_own_examples_for_sglang_ends_right_or_is_refused():
+    """Six of them, of which only those that share ids or have videos are refused."""
+    run = json.loads((ROOT / report.RUN).read_text())
+    seen = {(each["example"], each["ended"]) for each in run["flows"]}
+    for example in EXAMPLES:
+        assert (example, "refused" if "video" in example else "right") in seen
 
 
 def test_an_example_for_sglang_that_no_flow_is_made_of_is_told(tmp_path):
@@ -81,6 +108,13 @@ def test_a_run_of_some_flows_keeps_what_was_seen_of_the_others():
         (REFUSED, raised("AssertionError"), False),  # no words
         (REFUSED, raised("Unsupported: ids overlap", answers={"right": 1}), False),  # too late
         (REFUSED, ENDED, False),
+        (PLANE, {**ENDED, "pool": {"gates": ["Open", "Open"]}}, True),
+        (PLANE, {**ENDED, "pool": {"gates": ["Open", "Closed"]}}, False),
+        (TOLD, raised("NotReady: 2 engines", answers={"right": TOLD.answers}), True),
+        (TOLD, raised("NotReady: 2 engines"), False),  # at the start
+        (TOLD, raised("NotReady: 2 engines", answers={"right": 8, "wrong": 1}), False),
+        (TOLD, raised("KeyError", answers={"right": TOLD.answers}), False),
+        (TOLD, {**ENDED, "answers": {"right": 8}}, False),  # nobody noticed
         (STORY, ENDED, False),  # its moment never came
         (STORY, {**ENDED, "told": "an engine came"}, True),
     ],
@@ -122,6 +156,26 @@ def test_a_clone_without_a_work_tree_is_read_at_its_commit(tmp_path):
 def test_a_folder_that_is_none_of_roll_is_refused_with_what_to_give(tmp_path):
     with pytest.raises(ValueError, match="ROLL_SOURCE"), source.checkout(tmp_path):
         pass
+
+
+def test_on_the_real_control_plane_roll_has_the_role_of_its_page_and_no_other():
+    role, binding = plane._rights()
+    assert (role["kind"], role["metadata"]["name"]) == ("Role", binding["roleRef"]["name"])
+    resources = [(rule["resources"], rule["resourceNames"]) for rule in role["rules"]]
+    lease, registry = f"{plane.POOL}-weights", f"{plane.POOL}-engines"
+    assert resources == [(["leases"], [lease]), (["configmaps"], [registry])]
+
+
+def test_where_there_can_be_no_containers_the_real_control_plane_is_said_to_be_left_out(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "examples").mkdir()
+    monkeypatch.setattr(requirements, "missing", lambda: "a real node needs root")
+    monkeypatch.setattr(command, "_run", lambda *_: ENDED)
+    options = argparse.Namespace(only="real control plane", write=False)
+    assert command._all(options, source.Source(tmp_path, "8eb27cc2")) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "not run" in line]
+    assert told.endswith("on a real control plane: a real node needs root")
 
 
 # As ``inside.drive`` on a machine that is too busy to end what it started.

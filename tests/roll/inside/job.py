@@ -88,7 +88,7 @@ def _start(count: int, started: list["subprocess.Popen[bytes]"]) -> str:
         ray_itself = [sys.executable, "-m", "ray.scripts.scripts"]
         environment = {**os.environ, "NODE_RANK": str(rank)}
         started.append(subprocess.Popen([*ray_itself, *command], env=environment))
-        _until(lambda wanted=rank + 1: len(_nodes(ray, address)) >= wanted)
+        _until(lambda: len(_nodes(ray, address)) >= len(started))
     return address
 
 
