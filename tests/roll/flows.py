@@ -124,6 +124,16 @@ FLOWS = (
         },
     ),
     Flow(
+        name="rlvr, requests by SGLang's router (SglangRouter)",
+        example=_PPU,
+        ids=_TWO_GPUS,
+        gpus=2,
+        changes={
+            "router_args": {"router_name": "SglangRouter"},
+            "actor_infer": {"strategy_args": {"strategy_config": {"grpc_mode": False}}},
+        },
+    ),
+    Flow(
         name="rlvr, the guide's example with ids apart",
         example=_GUIDE,
         ids=_TWO_GPUS,
