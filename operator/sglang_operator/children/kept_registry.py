@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_operator.api import names, spec
 from sglang_operator.children import trainer_registry
-from sglang_operator.children.last_known import LastKnown
+from sglang_operator.children.last_known import LastKnown, told_port
 from sglang_operator.gates.decide import epoch
 from sglang_operator.observed import health
 from sglang_operator.observed.engine_state import EngineState
@@ -95,7 +95,7 @@ def _status(
 def _port(told: Mapping[str, Any], engine: EngineStatus, observed: Observed) -> int:
     """Where the engine listens, as it was started."""
     known = observed.revisions.get(engine.leader.revision) if engine.leader is not None else None
-    return known.port if known is not None else int(told["port"])
+    return known.port if known is not None else told_port(told)
 
 
 def _still(told: Sequence[Mapping[str, Any]], observed: Observed) -> list[Mapping[str, Any]]:

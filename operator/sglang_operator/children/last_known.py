@@ -17,6 +17,14 @@ from sglang_operator.observed.model import Observed
 from sglang_operator.pool.resolve import Owner
 
 
+def told_port(told: Mapping[str, Any]) -> int:
+    """The port that a registry tells.  Raises ValueError for what is none, KeyError, TypeError."""
+    found = told["port"]
+    if type(found) is not int or not 0 < found <= trainer_registry.LAST_PORT:
+        raise ValueError
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class LastKnown:
     """A pool without its spec."""
@@ -40,8 +48,10 @@ class LastKnown:
     @property
     def port(self) -> int | None:
         """Where engines listened; None where that is not told."""
-        told = self.registry.get("port") if isinstance(self.registry, Mapping) else None
-        return told if type(told) is int and 0 < told < 2**16 else None
+        try:
+            return told_port(self.registry)
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def spec_of(self, kind: str, name: str) -> dict[str, Any] | None:
         """The spec of the pool's object of this name; None if there is none."""

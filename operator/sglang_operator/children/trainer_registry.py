@@ -257,8 +257,10 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         released, woken = (told["weights"].get(key) or [] for key in ("released", "woken"))
         slept = {"released": released, "asleep": runs if released else [], "woken": woken}
         words = {key: ",".join(value) for key, value in slept.items()}
-        count = told["weights"].get("count") or 0
-        return of_phase(told["weights"]["phase"], **words, transitions=int(count))
+        count = told["weights"].get("count")
+        # Whoever may edit ConfigMaps may have written it; a Lease counts no farther.
+        count = count if type(count) is int and 0 < count <= bounds.INT32 else 0
+        return of_phase(told["weights"]["phase"], **words, transitions=count)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

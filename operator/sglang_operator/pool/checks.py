@@ -20,6 +20,7 @@ from sglang_operator.pool import (
     registry_size,
     shared_memory,
     shares,
+    tuning,
     weight_arguments,
 )
 from sglang_operator.pool.draft import Draft
@@ -254,9 +255,10 @@ def _tuning(draft: Draft) -> Iterator[errors.Problem]:
         return
     shown = f"{bounds.min:g} to {bounds.max:g} in steps of {bounds.step:g}"
     field = "spec.restart.autoTune.mem_fraction_static"
-    fits = 0 < bounds.min < bounds.max < 1 and 0 < bounds.step < 1 and 1 <= bounds.tries <= 10
+    most = tuning.MOST_TRIES
+    fits = 0 < bounds.min < bounds.max < 1 and 0 < bounds.step < 1 and 1 <= bounds.tries <= most
     if not fits:
-        expected = "0 < min < max < 1, a step above 0, and 1 to 10 tries"
+        expected = f"0 < min < max < 1, a step above 0, and 1 to {most} tries"
         yield errors.AUTO_TUNE(field, found=shown, expected=expected, advice="correct it")
         return
     start = draft.arguments.mem_fraction_static

@@ -8,8 +8,10 @@ their next pod.  The status remembers it, so that it is never silent and outlive
 spec begins anew.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from sglang_operator.api.names import EngineName
@@ -21,6 +23,9 @@ DIRECTIONS: Mapping[str, int] = {
     signatures.KV_CACHE_TOO_SMALL: 1,
     signatures.CUDA_OUT_OF_MEMORY: -1,
 }
+# The most that ``tries`` may be.  Each change is one more command line that is rendered whenever
+# the pool is judged, in the loop that serves all pools.
+MOST_TRIES = 10
 _DIGITS = 4
 # The share that is planned for an engine, up (1) or down (-1); None: nothing is known of it.
 Planned = Callable[[EngineName, int], float | None]
@@ -48,11 +53,14 @@ class Tuning:
 
 
 def values(tuning: Tuning | None, bounds: TuneRange) -> tuple[float, ...]:
-    """Every value that was in force so far, the present one last; without the spec's own."""
+    """Every value that was in force so far, the present one last; without the spec's own.
+
+    More than ``tries`` where fewer are allowed now than were: engines run with what is in force.
+    """
     if tuning is None:
         return ()
-    begun = tuning.start, tuning.planned, tuning.direction
-    return tuple(_moved(*begun, step, bounds) for step in range(1, tuning.changes + 1))
+    begun, changes = (tuning.start, tuning.planned, tuning.direction), tuning.changes
+    return tuple(_moved(*begun, step, bounds) for step in range(1, min(changes, MOST_TRIES) + 1))
 
 
 def next_change(
@@ -124,19 +132,28 @@ def written(tuned: Tuning, bounds: TuneRange) -> dict[str, Any]:
 def read(status: Mapping[str, Any]) -> Tuning | None:
     """From the status; None if there is none, or somebody wrote something else there."""
     found = status.get("tuning")
-    try:
-        return (
-            None
-            if found is None
-            else Tuning(
-                base=str(found["baseRevision"]),
-                start=float(found["from"]),
-                value=float(found["memFractionStatic"]),
-                changes=int(found["changes"]),
-                reason=str(found["reason"]),
-                engine=EngineName(str(found["engine"])),
-                planned=None if found.get("planned") is None else float(found["planned"]),
-            )
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    match found:
+        case {
+            "baseRevision": str(base),
+            "from": int() | float() as start,
+            "memFractionStatic": int() | float() as value,
+            "changes": int(changes),
+            "reason": str(reason),
+            "engine": str(engine),
+        }:
+            planned = found.get("planned")
+        case _:
+            return None
+    if not 0 < changes <= MOST_TRIES or not isinstance(planned, (int, float, NoneType)):
         return None
+    if not all(math.isfinite(number) for number in (start, value, planned or 0)):
+        return None
+    return Tuning(
+        base=base,
+        start=float(start),
+        value=float(value),
+        changes=changes,
+        reason=reason,
+        engine=EngineName(engine),
+        planned=None if planned is None else float(planned),
+    )

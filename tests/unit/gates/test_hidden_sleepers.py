@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import pytest
+
 from sglang_operator.api import names, spec
 from sglang_operator.children import kept_registry, trainer_registry
 from sglang_operator.children.last_known import LastKnown
@@ -102,3 +104,20 @@ def test_they_are_named_anew_while_the_spec_is_refused():
     assert kept(pods, pods) is None
     assert kept(unseen, pods) == [pods[1].name]
     assert kept(pods, unseen) is None
+
+
+@pytest.mark.parametrize("port", [1e30, 70_000, -1, True, "9" * 4000])
+def test_a_registry_with_a_port_that_there_is_not_is_not_kept(port):
+    pool = a_pool(replicas=1)
+    pods = [a_pod(pool, e, container_id=f"containerd://{e.rank}") for e in pool.running]
+    lease = a_lease_saying(pool, Transaction())
+    told = trainer_registry.registry(pool, weighed(pool, pods, children=lease))
+    document = json.loads(told["data"][trainer_registry.ENGINES_KEY])
+    for found, is_kept in ((document["port"], True), (port, False)):
+        data = {trainer_registry.ENGINES_KEY: json.dumps({**document, "port": found})}
+        body = {**told, "data": data}
+        child = ObservedChild(uid=names.Uid("cm"), owner=pool.owner.uid, body=body, seen=NOW)
+        children = {**lease, ("ConfigMap", names.registry_name(pool.owner.name)): child}
+        seen = Observed(pods=tuple(pods), children=children)
+        plan = decide.decide(pool.owner, spec.Weights(gate=pool.gate), (), seen, NOW)
+        assert (kept_registry.kept(pool.owner, plan, seen, NOW) is not None) is is_kept

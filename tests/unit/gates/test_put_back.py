@@ -1,6 +1,7 @@
 """A weights Lease that is put back to an earlier state, as from a backup of the cluster."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -87,6 +88,21 @@ def test_an_operator_that_began_since_knows_it_by_the_registry():
     known = trainer_registry.last_said(told)
     assert put_back(of(5), known).abort is not None
     assert put_back(of(9), known).abort is None
+
+
+@pytest.mark.parametrize("count", ["1e30", "99999999999999999999", "-5", "true", '"9"', "[]"])
+def test_a_count_in_the_registry_that_no_lease_has_is_none(count):
+    """Written on, it would be no JSON: the registry of that pool was not written any more."""
+    before = weighed(POOL, PODS, children=a_lease_saying(POOL, of(9)))
+    told = trainer_registry.registry(POOL, before)["data"]
+    document = {**json.loads(told[trainer_registry.ENGINES_KEY])}
+    document["weights"]["count"] = "@"
+    text = json.dumps(document).replace('"@"', count)
+    said = trainer_registry.last_said({trainer_registry.ENGINES_KEY: text})
+    assert said is not None
+    assert said.transitions == 0
+    lost = weighed(POOL, PODS, said=said)
+    assert trainer_registry.registry(POOL, lost)["data"]
 
 
 @pytest.mark.parametrize("phase", BEGUN)

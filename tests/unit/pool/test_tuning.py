@@ -1,9 +1,11 @@
 """restart.autoTune: within the user's bounds, one engine first, never silently."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
+from sglang_operator.api import names
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.memory import cards
 from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
@@ -225,6 +227,49 @@ def test_a_change_stands_in_the_status_and_in_one_event():
 @pytest.mark.parametrize("odd", [{}, {"tuning": {}}, {"tuning": {"from": "x"}}, {"tuning": 7}])
 def test_what_somebody_else_wrote_into_the_status_is_no_tuning(odd):
     assert tuning.read(odd) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("changes", n) for n in (2_000_000_000, 11, 0, -1, 1.5, "1")),
+        *(("from", x) for x in ("0.7", float("inf"), float("nan"), None)),
+        *(("memFractionStatic", x) for x in ("0.7", float("-inf"), [])),
+        *(("planned", x) for x in ("0.7", float("inf"), {})),
+        *((name, 7) for name in ("reason", "engine", "baseRevision")),
+    ],
+)
+def test_a_number_in_the_status_that_no_operator_writes_is_no_tuning(field, value):
+    pool = tunable()
+    found = told(pool, look(pool, too_small(pool)), {})["tuning"]
+    assert tuning.read({"tuning": found}) is not None
+    assert tuning.read({"tuning": {**found, field: value}}) is None
+
+
+def test_the_spec_is_rendered_no_more_often_than_it_may_ever_be_changed():
+    pool = tunable(bounds={"min": 0.01, "step": 0.01})
+    tuned = look(pool, [a_failed_start(pool, pool.engines[0]), *all_pods(pool)[1:]]).tuning
+    assert tuned is not None
+    often = dataclasses.replace(tuned, changes=500)
+    allowed = len(tunable(often, bounds={"min": 0.01, "step": 0.01}).accepted) - 1
+    assert allowed == tuning.MOST_TRIES
+
+
+def test_what_is_in_force_stays_so_where_fewer_changes_are_allowed_now():
+    tried = tunable(
+        Tuning(
+            base=tunable().revision,
+            start=0.7,
+            value=0.58,
+            changes=3,
+            reason="x",
+            engine=names.EngineName("g0-1"),
+        ),
+        {"min": 0.5},
+    )
+    assert tried.tuning is not None
+    fewer = tunable(tried.tuning, {"min": 0.5, "tries": 1})
+    assert (fewer.revision, fewer.accepted) == (tried.revision, tried.accepted)
 
 
 # --- where the card is known
