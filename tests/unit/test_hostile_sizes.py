@@ -213,5 +213,29 @@ def test_of_many_misspelt_names_the_first_are_told_what_they_might_be():
     assert "did you mean" not in told[-1].message
 
 
+@pytest.mark.parametrize("number", [20_000_000, 2**40])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "chunked_prefill_size",
+        "context_length",
+        "json_model_override_args",
+        "max_total_tokens",
+        "page_size",
+        "piecewise_cuda_graph_max_tokens",
+    ],
+)
+def test_the_memory_of_an_engine_of_any_size_is_planned_in_no_time(argument, number):
+    """Ten million layers took a second, and as many as may be written days."""
+    layers = json.dumps({"num_hidden_layers": number})
+    given = {argument: layers if argument.startswith("json") else number}
+    node = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    spec = with_config(**given) | {
+        "image": "lmsysorg/sglang:v0.5.14",
+        "podTemplate": {"spec": {"nodeSelector": node}},
+    }
+    assert cpu_seconds(spec) < SECONDS
+
+
 def test_a_pool_of_many_engines_is_planned():
     assert isinstance(resolve_pool(OWNER, LARGE["engines"]), Pool)

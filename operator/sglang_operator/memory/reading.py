@@ -21,6 +21,9 @@ from sglang_operator.memory.shape import (
 Config = Mapping[str, Any]
 
 _MOST = 2**40  # of any size; a model with more is none
+_MOST_LAYERS = (
+    4096  # they are looked at one by one, and json_model_override_args may say any number
+)
 _DTYPES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 _CONTEXTS = (
     "max_sequence_length",
@@ -95,6 +98,13 @@ def _positive(config: Config, name: str, default: int | None = None) -> int:
     return found
 
 
+def _layers(text: Config) -> int:
+    found = _positive(text, "num_hidden_layers")
+    if found > _MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers is {found}")
+    return found
+
+
 # --- what all families share
 
 
@@ -106,7 +116,7 @@ def _common(architecture: str, config: Config, text: Config) -> dict[str, Any]:
     return {
         "architecture": architecture,
         "hidden": _positive(text, "hidden_size"),
-        "layers": _positive(text, "num_hidden_layers"),
+        "layers": _layers(text),
         "vocab": _positive(text, "vocab_size"),
         "context": _context(text),
         "tied": tied is True,
@@ -197,7 +207,7 @@ def _dense(architecture: str, config: Config, text: Config) -> Shape:
 
 def _moe(architecture: str, config: Config, text: Config) -> Shape:
     heads = _heads(text)
-    layers = _positive(text, "num_hidden_layers")
+    layers = _layers(text)
     return Shape(
         **_common(architecture, config, text),
         intermediate=_whole(text, "intermediate_size", 0),
@@ -240,7 +250,7 @@ def _experts(text: Config, layers: int) -> Experts:
 
 
 def _latent(architecture: str, config: Config, text: Config) -> Shape:
-    layers = _positive(text, "num_hidden_layers")
+    layers = _layers(text)
     sparse = architecture in _SPARSE and text.get("index_topk") is not None
     rope = _positive(text, "qk_rope_head_dim")
     has_experts = text.get("n_routed_experts") is not None
@@ -264,7 +274,7 @@ def _latent(architecture: str, config: Config, text: Config) -> Shape:
 
 def _gated_delta(architecture: str, config: Config, text: Config) -> Shape:
     heads = _heads(text, gated=text.get("attn_output_gate", True) is not False)
-    layers = _positive(text, "num_hidden_layers")
+    layers = _layers(text)
     linear = _linear_layers(text, layers)
     has_experts = text.get("num_experts") is not None
     return Shape(
@@ -295,7 +305,7 @@ def _linear_layers(text: Config, layers: int) -> int:
 
 def _gpt_oss(architecture: str, config: Config, text: Config) -> Shape:
     heads = _heads(text)
-    layers = _positive(text, "num_hidden_layers")
+    layers = _layers(text)
     sliding = sum(1 for kind in text["layer_types"][:layers] if kind == "sliding_attention")
     return Shape(
         **_common(architecture, config, text),

@@ -75,15 +75,10 @@ def _prefill_sizes(rules: Rules, shape: Shape, settings: Settings, chunk: int) -
     most = settings.prefill_graph_tokens or most
     for bound in (settings.max_total_tokens, settings.context_length):
         most = min(most, bound or most)
-    sizes = (
-        *range(4, 33, 4),
-        *range(48, 257, 16),
-        *range(288, 513, 32),
-        *range(576, 1025, 64),
-        *range(1280, 4097, 256),
-        *range(4608, most + 1, 512),
-    )
-    return sum(1 for size in sizes if size <= most)
+    steps = ((4, 33, 4), (48, 257, 16), (288, 513, 32), (576, 1025, 64), (1280, 4097, 256))
+    last = (4608, most + 1, 512)
+    # Counted without a list of them: how many a user asks for has no bound.
+    return sum(len(range(first, min(end, most + 1), step)) for first, end, step in (*steps, last))
 
 
 def _has_prefill_graphs(rules: Rules, shape: Shape, settings: Settings) -> bool:
