@@ -94,13 +94,11 @@ EVERYTHING: Template = {
                 "name": "own",
                 "ephemeral": {
                     "volumeClaimTemplate": {
-                        "metadata": {"labels": {"a": "b"}, "annotations": {"A/b": "c"}},
                         "spec": {
                             "accessModes": ["ReadWriteOnce"],
                             "resources": {"requests": {"storage": "1Gi"}},
                             "storageClassName": "fast",
                             "volumeMode": "Filesystem",
-                            "selector": SELECTOR,
                             "dataSource": {"kind": "PersistentVolumeClaim", "name": "a"},
                         },
                     }
@@ -118,7 +116,6 @@ EVERYTHING: Template = {
                                 "limits": {"storage": "2Gi"},
                             },
                             "volumeAttributesClassName": "gold",
-                            "volumeName": "v",
                             "dataSourceRef": {
                                 "apiGroup": "snapshot.storage.k8s.io",
                                 "kind": "VolumeSnapshot",

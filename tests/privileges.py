@@ -96,6 +96,8 @@ def _of_pod(spec: dict[str, Any]) -> Iterator[str]:
             continue
         (kind,) = sources
         yield from (f"{kind}.{name}" for name in volume[kind].keys() - VOLUMES[kind])
+        if kind == "ephemeral":
+            yield from _of_claim(volume[kind]["volumeClaimTemplate"])
         if kind == "hostPath":
             hosts[volume["name"]] = volume[kind]
             yield from _of_host(volume[kind])
@@ -104,6 +106,17 @@ def _of_pod(spec: dict[str, Any]) -> Iterator[str]:
         yield f"volumes of one name: {names}"
     for container in spec["containers"]:
         yield from _of_container(container, hosts)
+
+
+def _of_claim(template: dict[str, Any]) -> Iterator[str]:
+    """What provisioners act upon, and volumes that there are."""
+    if any(template.get("metadata", {}).values()):
+        yield f"a claim with {template['metadata']}"
+    spec = template.get("spec", {})
+    if spec.get("volumeName") or spec.get("selector") or spec.get("storageClassName") == "":
+        yield "a volume that there is"
+    if any(spec.get(name, {}).get("namespace") for name in ("dataSource", "dataSourceRef")):
+        yield "data of another namespace"
 
 
 def _of_host(source: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sglang_operator.api import errors, host_folders, pod_scheduling, syntax
+from sglang_operator.api import errors, host_folders, syntax
 
 # Names of the volumes that every engine pod has, unless the user's take their places.
 SHM_VOLUME = "dshm"
@@ -222,12 +222,24 @@ def _ephemeral(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
         yield syntax.missing(f"{at}.volumeClaimTemplate", "the claim")
         return
     at = f"{at}.volumeClaimTemplate"
-    meta, spec = template.get("metadata", {}), template.get("spec", {})
-    yield from pod_scheduling.label_map(meta.get("labels", {}), f"{at}.metadata.labels")
-    for key in sorted(meta.get("annotations", {})):
-        if not syntax.is_label_key(key.lower()):
-            yield syntax.wrong(f"{at}.metadata.annotations.{key}", key, syntax.LABEL_KEY)
-    yield from _claim_spec(spec, f"{at}.spec")
+    for name in sorted(filter(template.get("metadata", {}).get, template.get("metadata", {}))):
+        yield _not_of_a_claim(f"{at}.metadata", name, _ACTED_UPON)
+    yield from _claim_spec(template.get("spec", {}), f"{at}.spec")
+
+
+# Provisioners, drivers and backups act upon labels and annotations of claims with rights of their
+# own: they copy or share a volume of another namespace, take a folder's path from there, or read a
+# Secret.  What they understand cannot be listed, and the claim is the pod's: whose it is stands
+# there.  Of all volumes that there are, that of a claim of the user's own is had by its name.
+_MADE = "the size, modes and class of a volume that is made for the pod, and what it is copied from"
+_ACTED_UPON = "remove it: what acts upon it in the cluster has other rights than a pool gives"
+_OTHERS = "remove it; a volume that there is is had by persistentVolumeClaim, if its claim is yours"
+_ELSEWHERE = "remove it: what is copied has to be in the pool's own namespace"
+
+
+def _not_of_a_claim(at: str, name: str, advice: str) -> errors.Problem:
+    found = errors.shown(name)
+    return errors.POD_TEMPLATE(f"{at}.{found}", found=found, expected=_MADE, advice=advice)
 
 
 def _claim_spec(spec: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
@@ -244,13 +256,17 @@ def _claim_spec(spec: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
         yield syntax.missing(f"{at}.resources.requests.storage", "its size, such as 100Gi")
     elif not syntax.quantity(storage):
         yield syntax.wrong(f"{at}.resources.requests.storage", storage, "more than 0")
+    for name in ("selector", "volumeName"):
+        if spec.get(name):
+            yield _not_of_a_claim(at, name, _OTHERS)
+    if spec.get("storageClassName") == "":  # it is bound to volumes that there are, and makes none
+        yield _not_of_a_claim(at, "storageClassName", _OTHERS)
     for name in ("storageClassName", "volumeAttributesClassName"):
         if spec.get(name) and not syntax.is_subdomain(spec[name]):
             yield syntax.wrong(f"{at}.{name}", spec[name], syntax.SUBDOMAIN)
     if spec.get("volumeMode", "Filesystem") != "Filesystem":
         expected = "Filesystem, which can be mounted"
         yield syntax.wrong(f"{at}.volumeMode", spec["volumeMode"], expected)
-    yield from pod_scheduling.selector(spec.get("selector", {}), f"{at}.selector")
     for name in ("dataSource", "dataSourceRef"):
         if name in spec:
             yield from _data_source(spec[name], f"{at}.{name}")
@@ -267,6 +283,8 @@ def _data_source(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
     if not found.get("kind"):
         yield syntax.missing(f"{at}.kind", "the kind of what is copied")
     yield from syntax.object_name(found, "name", at, "what is copied")
+    if found.get("namespace"):
+        yield _not_of_a_claim(at, "namespace", _ELSEWHERE)
     group = found.get("apiGroup", "")
     if not group and found.get("kind", "") not in ("", "PersistentVolumeClaim"):
         expected = "the group of that kind"

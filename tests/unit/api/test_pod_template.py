@@ -1,6 +1,7 @@
 """What a podTemplate may say, and that nothing in it raises privilege."""
 
 import copy
+import re
 import time
 from typing import Any
 
@@ -91,7 +92,9 @@ def said(value, node, path=""):
 def test_it_says_all_that_there_is_to_say():
     """So that every field's rules are compared with the API server's."""
     unsaid = {*leaves(schema.FIELDS)} - {*said(podtemplates.EVERYTHING, schema.FIELDS)}
-    assert {path.rpartition(".")[2] for path in unsaid} == {"namespace"}  # needs a grant there
+    refused = r"(metadata|spec\.(selector|volumeName|dataSourceRef\.namespace))\b.*"
+    claim = re.compile(r"\.spec\.volumes\[\]\.ephemeral\.volumeClaimTemplate\." + refused)
+    assert [path for path in unsaid if not claim.fullmatch(path)] == []
 
 
 # --- what lint let pass (each was found on a cluster, or not at all)
@@ -766,6 +769,81 @@ def test_annotations_of_any_size_are_judged_in_no_time(unit):
     assert time.thread_time() - begun < 0.5
 
 
+# --- claims that are made for the pod
+
+
+def made(metadata: Any = None, **spec: Any) -> dict[str, Any]:
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    found = {"spec": {**claim, **spec}} | ({} if metadata is None else {"metadata": metadata})
+    source = {"name": "m", "ephemeral": {"volumeClaimTemplate": found}}
+    return volumes(source, mounts=[{"name": "m", "mountPath": "/m"}])
+
+
+@pytest.mark.parametrize(
+    ("field", "template"),
+    [
+        # Another namespace's volume, by provisioners that act upon what stands there.
+        *(
+            ("metadata.annotations", made({"annotations": {key: value}}))
+            for key, value in (
+                ("trident.netapp.io/cloneFromNamespace", "payments"),
+                ("trident.netapp.io/shareFromPVC", "payments/db"),
+                ("nfs.io/storage-path", "../payments-db"),
+                ("k8s.io/CloneRequest", "payments/db"),
+                ("cdi.kubevirt.io/storage.import.secretName", "s"),
+                ("volume.kubernetes.io/storage-provisioner", "x"),
+                ("vault.hashicorp.com/agent-inject", "true"),
+                ("mine", "x"),
+            )
+        ),
+        ("metadata.labels", made({"labels": {"azure.workload.identity/use": "true"}})),
+        ("metadata.labels", made({"labels": {"folder": "payments-db"}})),
+        ("metadata.name", made({"name": "db"})),
+        ("metadata.finalizers", made({"finalizers": ["x/y"]})),
+        ("metadata.ownerReferences", made({"ownerReferences": [{"uid": "x"}]})),
+        ("metadata.namespace", made({"namespace": "payments"})),
+        # A volume that there is, whoever it was made for.
+        ("spec.volumeName", made(volumeName="pv-of-db")),
+        ("spec.selector", made(selector={"matchLabels": {"app": "db"}})),
+        ("spec.storageClassName", made(storageClassName="")),
+        (
+            "spec.dataSourceRef.namespace",
+            made(
+                dataSourceRef={
+                    "kind": "PersistentVolumeClaim",
+                    "name": "db",
+                    "namespace": "payments",
+                }
+            ),
+        ),
+    ],
+)
+def test_a_claim_that_says_more_than_what_is_to_be_made_is_refused(field, template):
+    at = "spec.podTemplate.spec.volumes[0].ephemeral.volumeClaimTemplate"
+    assert problems(template) == [("PodTemplateForbidden", f"{at}.{field}")]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        made(),
+        made({}),
+        made({"labels": {}, "annotations": {}}),
+        made(storageClassName="fast", volumeAttributesClassName="gold", selector={}),
+        made(dataSource={"kind": "PersistentVolumeClaim", "name": "models"}),
+        made(
+            dataSourceRef={
+                "apiGroup": "snapshot.storage.k8s.io",
+                "kind": "VolumeSnapshot",
+                "name": "models",
+            }
+        ),
+    ],
+)
+def test_a_claim_that_says_what_is_to_be_made_is_allowed(template):
+    assert problems(template) == []
+
+
 # --- everything at once
 
 HOSTILE_SPEC = {
@@ -804,6 +882,8 @@ HOSTILE_VOLUMES: tuple[dict[str, Any], ...] = (
     {"hostPath": {"path": "/run/docker.sock", "type": "Socket"}},
     {"hostPath": {"path": "/dev/kmsg", "type": "CharDevice"}},
     {"ephemeral": {"volumeClaimTemplate": {}, "hostPath": {"path": "/"}}},
+    made({"annotations": {"nfs.io/storage-path": "../x"}})["spec"]["volumes"][0],
+    made(volumeName="x")["spec"]["volumes"][0],
 )
 PATHS = st.lists(
     st.sampled_from(
