@@ -11,6 +11,7 @@ from a name on that says so; and a path may be that of a file, or of a socket, t
 is read-only lets everybody write.
 """
 
+import itertools
 import re
 
 _WORDS = (
@@ -38,7 +39,12 @@ _PERSONAL = re.compile(
     re.ASCII,
 )
 # Below these each folder is a person's home; it may be on whatever is mounted.
-_HOMES = re.compile(r"homes?[0-9]*|users|people", re.ASCII)
+_HOMES = re.compile(
+    r"([a-z0-9]+[-_.]?)?(home|user)(s|[-_.]?(area|data|dir|directorie|drive|folder|home|space)s?)?"
+    r"([-_.0-9].*)?"
+    r"|(people|person(al|s)|profile|student|staff|faculty|member|employee|account)s?([-_.0-9].*)?",
+    re.ASCII,
+)
 # Below these everything is somebody's data, apart from what systems keep there (_NODES_OWN).
 _MOUNTS = ("mnt", "media", "srv")
 # Below these only folders that are named for models.
@@ -55,7 +61,8 @@ _CACHE = re.compile(
 _FILES = re.compile(
     r"(.*[-_.])?(id_(rsa|dsa|ecdsa|ed25519)([-_.].*)?|kubeconfig.*|authorized_keys.*|known_hosts.*"
     r"|g?shadow-?|sudoers|htpasswd|netrc|pgpass|git-credentials"
-    r"|(token|passwd|password|passphrase|secret|credential)(\.[a-z]+)?)"
+    r"|(token|passwd|password|passphrase|secrets?|credentials?|vault[-_]pass)(\.[a-z]+)?"
+    r"|(gcloud|sa|service[-_]?account([-_]?key)?|application_default_credentials)\.json)"
     r"|.*\.(sock|socket|pem|key|p12|pfx|jks|keystore|keytab|ppk|kdbx|ovpn|gpg|asc|crt|cer"
     r"|conf|cnf|cfg|ini|env|envrc|ya?ml|toml|properties|kubeconfig|tfstate|tfvars|sqlite3?|sql|sh"
     r"|service)",
@@ -64,23 +71,45 @@ _FILES = re.compile(
 # Folders of the node's own, under whatever they are mounted: by their very names, and by those that
 # whoever moves a node's data to a large disk makes of them.
 _NODES_OWN = re.compile(
-    r"buildkit|run|runc|crun|cri|systemd|libvirt|snapd?|sockets?|csi|cni|calico|cilium|flannel|lib|local-path-provisioner|stateful_partition|aks"
+    r"buildkit|run|runc|crun|cri|systemd|libvirt|snapd?|sockets?|cni|calico|cilium|flannel|lib"
+    r"|stateful_partition|aks|kind|host(fs|root)?|(node|image|container)fs"
     r"|overlay2?|rootfs|sysroot|ostree|etc|proc|sys|boot|var|root|pki|ssl|secrets?|credentials?"
-    r"|lost\+found"
-    r"|(.*[-_.])?(containerd|docker|crio|cri-o|etcd|kube|k8s|k3s|k0s|rke2|rancher|minikube|microk8s"
-    r"|openshift|longhorn|openebs|nerdctl|podman).*"
-    r"|(.*[-_.])?(containers?|paas|pods?|rke|rook|lxc|lxd|cce|tke|eks|gke)([-_.0-9].*)?",
+    r"|lost\+found|csi([-_.].*)?|.*provisioner.*|hostpath([-_.].*)?"
+    r"|(.*[-_.])?(containerd|docker|crio|cri-o|etcd|kube|k8s|k3s|k3d|k0s|rke2|rancher|minikube|microk8s"
+    r"|openshift|longhorn|openebs|topolvm|nerdctl|podman|bottlerocket).*"
+    r"|(.*[-_.])?(containers?|paas|pods?|rke|rook|lxc|lxd|cce|tke|eks|gke|kata|gvisor|firecracker"
+    r"|enroot|mesos)([-_.0-9].*)?",
     re.ASCII,
 )
-# Each folder in these is a volume that a provisioner gives to some pod.
+# What keeps passwords, keys and tokens of others, by its name.
+_VAULTS = re.compile(
+    r"([a-z0-9]+[-_.])?(pillars?|salt(stack)?|puppet(labs)?|chef|ansible|terraform|vault|consul"
+    r"|nomad|jenkins|gitlab|actions-runner|argocd|harbor|keycloak|(open)?ldap|samba|sshd?|gpg|gnupg"
+    r"|gcloud|kerberos|krb5|munge|wireguard|openvpn|tailscale|letsencrypt|certs|keys|postgres(ql)?"
+    r"|pgdata|mysql|mariadb|mongo(db)?|redis|airflow|jupyterhub|slurm|velero)"
+    r"([-_.]?(agent|backup|config|core|ctld?|data|db|home|root|runner|server|storage)s?|[-_.0-9]+)?",
+    re.ASCII,
+)
+# Each folder in these is a volume that a provisioner gives to some pod ...
 _PROVISIONED = re.compile(
-    r"((local|fast|slow|ssd|nvme)[-_])?(disk|volume)s|local-?(storage|pvs?)", re.ASCII
+    r"([a-z0-9]+[-_.])?(disk|volume)s|([a-z0-9]+[-_.]?)?pvs?|pvcs"
+    r"|pvc?[-_.](data|disk|store|storage|volume)s?"
+    r"|(local|persistent|dynamic)[-_]?(storage|volumes?|disks?)",
+    re.ASCII,
+)
+# ... and so are these, which it names after the volume.
+_OF_A_CLAIM = re.compile(
+    r"pv[-_.]?[0-9]+|(.*[-_.])?pvc?-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}.*", re.ASCII
 )
 _LOCAL_SSD = re.compile(r"(local-?)?(ssd|nvme|raid)[-_.0-9]*", re.ASCII)
 
 _ADVICE = (
     "use a folder such as /mnt/models, /data/models or /models, or a claim of a PersistentVolume "
     "that whoever runs the cluster makes of this one"
+)
+_CLAIM_ADVICE = (
+    "volumes of pods are kept there, whose claims say who may read them; name a claim of yours in "
+    f"persistentVolumeClaim, or {_ADVICE}"
 )
 _HOMES_ADVICE = (
     "folders of people hold their keys: of them those named for models or data are shown, such as "
@@ -96,6 +125,8 @@ def refused(path: str) -> str:
         return "it is the whole node; name the folder with the models"
     if _FILES.fullmatch(parts[-1]):
         return _FILES_ADVICE
+    if any(map(_OF_A_CLAIM.fullmatch, parts)):
+        return _CLAIM_ADVICE
     inside = _inside_a_home(parts)
     if inside is not None and parts[0] in ("root", "home"):
         return _of_a_person(parts[1:], inside)
@@ -112,22 +143,34 @@ def refused(path: str) -> str:
         return f"only folders for data are shown to engines; {_ADVICE}"
     if inside is not None:
         return _of_a_person(parts, inside)
+    if _is_provisioned(parts):
+        return _CLAIM_ADVICE
     # Nodes with one large disk have their kubelet and runtime on it, beside the data.
     return "" if _is_below_a_disk(parts) else f"it may hold the node's own folders; {_ADVICE}"
 
 
 def _is_nodes_own(part: str) -> bool:
-    return _NODES_OWN.fullmatch(part) is not None and not _MODELS.fullmatch(part)
+    is_own = _NODES_OWN.fullmatch(part) or _VAULTS.fullmatch(part)
+    return is_own is not None and not _MODELS.fullmatch(part)
 
 
 def _is_below_a_disk(parts: list[str]) -> bool:
     """Whether the node's own folders would show by their names, were this among them."""
     if parts[0] not in _MOUNTS:
         return len(parts) > 1
-    if len(parts) > 1 and _PROVISIONED.fullmatch(parts[1]):
-        return len(parts) > 2 and _LOCAL_SSD.fullmatch(parts[2]) is not None
     # Whatever else is mounted there may be such a disk.
     return len(parts) > 2 or (len(parts) > 1 and _DATA.fullmatch(parts[1]) is not None)
+
+
+def _is_provisioned(parts: list[str]) -> bool:
+    """Whether it is a volume of some pod, or a folder of these: all but what says it is none."""
+    for at, part in enumerate(parts):
+        inner = "".join(parts[at + 1 : at + 2])
+        # What is mounted below /mnt/disks is a disk of some pod, whatever it is called.
+        is_models = (at != 1 or parts[0] not in _MOUNTS) and _MODELS.fullmatch(inner)
+        if _PROVISIONED.fullmatch(part) and not (is_models or _LOCAL_SSD.fullmatch(inner)):
+            return True
+    return False
 
 
 def _is_named_for_models(parts: list[str]) -> bool:
@@ -141,6 +184,8 @@ def _is_named_for_models(parts: list[str]) -> bool:
 
 
 def _not_shown(part: str) -> str:
+    if _VAULTS.fullmatch(part) is not None:
+        return f'"{part}" is a name of what keeps keys and passwords; {_ADVICE}'
     return f'"{part}" is a name of the node\'s own folders; {_ADVICE}'
 
 
@@ -148,8 +193,12 @@ def _inside_a_home(parts: list[str]) -> list[str] | None:
     """What of a path is a person's own; None if it is of nobody."""
     if parts[0] == "root":
         return parts[1:]
-    at = next((at for at, part in enumerate(parts) if _HOMES.fullmatch(part)), None)
-    return None if at is None else parts[at + 2 :]
+    homes = [_HOMES.fullmatch(part) is not None and not _MODELS.fullmatch(part) for part in parts]
+    if not any(homes):
+        return None
+    first = homes.index(True)
+    last = first + sum(1 for _ in itertools.takewhile(bool, homes[first:]))  # users/home/NAME
+    return parts[last + 1 :]
 
 
 def _of_a_person(parts: list[str], inside: list[str]) -> str:

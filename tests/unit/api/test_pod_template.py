@@ -381,6 +381,17 @@ def host(path, name="m", kind=None):
         # Volumes of other pods.
         *("/mnt/disks/vol1", "/mnt/disks", "/mnt/fast-disks/a", "/mnt/local-storage/x/pv1"),
         *("/models/etcd/member", "/MNT/Kubelet", "/var/lib", "/opt/cni/models", "/private/models"),
+        *("/mnt/disks/models", "/mnt/pvs/x", "/mnt/pv-disks/pv1", "/data/local-pv/pv-1", "/pvs/a"),
+        *("/mnt/data/hostpath-provisioner", "/mnt/data/csi-hostpath-data", "/data/pv/pv-3"),
+        *("/data/nfs-provisioner/x", "/mnt/nfs/volumes/x", "/data/disks", "/disks/vol1"),
+        *("/mnt/data/persistent-volumes/x", "/mnt/nvme/local_volumes/x", "/data/nvme-disks/a"),
+        "/mnt/nfs/rl-models-pvc-7c9e6679-7425-40de-944b-e07fc1f90ae7",
+        "/data/pvc-7c9e6679-7425-40de-944b-e07fc1f90ae7_rl_db",
+        # What keeps keys and passwords.
+        *("/srv/pillar/prod", "/srv/salt/pillar", "/srv/vault/file", "/data/vault/core"),
+        *("/data/jenkins_home", "/data/gitlab-runner", "/mnt/nfs/ssh", "/data/postgres"),
+        *("/data/jenkins/credentials.xml", "/mnt/nfs/team/gcloud-sa.json", "/data/nomad/alloc"),
+        *("/mnt/host/x", "/mnt/data/nodefs", "/mnt/data/imagefs", "/data/kata", "/data/k3d"),
         # Of a person, what does not say that it is models or data, wherever homes are.
         *("/root/admin.conf", "/root/kubespray", "/root/work", "/root/.cache", "/root/.cache/pip"),
         *("/home/ubuntu/cluster.yml", "/home/ubuntu/anaconda-ks.cfg", "/home/alice/projects"),
@@ -388,6 +399,10 @@ def host(path, name="m", kind=None):
         *("/nfs/users/alice/id_rsa", "/nfs/users/alice", "/mnt/nfs/home/alice", "/data/users"),
         *("/mnt/nfs/home", "/gpfs/homes/alice/.ssh", "/mnt/data/home1/alice/Documents"),
         *("/mnt/nfs/home/alice/.cache", "/data/people/alice/x", "/Home/Alice/X"),
+        *("/mnt/nfs/user/alice/x", "/mnt/nfs/homedirs/alice/private", "/mnt/nfs/users.bak/alice"),
+        *("/mnt/nfs/profile/alice", "/data/userdata/alice/x", "/nfs/home-dirs/alice/x"),
+        *("/gpfs/u_home/alice/x", "/mnt/nfs/user/home/models", "/mnt/nfs/students/alice/x"),
+        *("/data/nfs-users/alice/keys", "/mnt/nfs/home_2/alice/x", "/lustre/staff/alice"),
         # Files that are no model's, and sockets, to which a read-only mount lets all write.
         *("/models/id_rsa", "/data/backup.pem", "/data/app/run/x.sock", "/tmp/model.sock"),
         *("/data/cluster.yaml", "/mnt/data/admin.kubeconfig", "/data/app/.env", "/data/x.env"),
@@ -438,6 +453,10 @@ def test_a_type_that_makes_or_opens_something_on_the_node_is_refused(kind):
         *("/root/.cache/modelscope/hub", "/home/alice/.cache/huggingface/hub", "/data/token-ids"),
         *("/models/qwen.gguf", "/data/models/chat_template.jinja", "/data/Llama-3.1-8B.fp8"),
         *("/models/users/alice/x", "/data/run-7/step.100", "/root/.cache/torch/hub", "/mnt/data"),
+        *("/mnt/nfs/user/alice/models", "/mnt/nfs/homedirs/alice/qwen", "/data/disks/models"),
+        *("/mnt/nfs/volumes/llm", "/disks/nvme0", "/data/user-models/x", "/mnt/nfs/pvc/x"),
+        *("/data/keys_values/x", "/mnt/minio/bucket", "/data/salt-lake-city", "/data/postgres-sql"),
+        *("/mnt/nfs/chef-recipes", "/nvme/vol1/x", "/data/volume3/x", "/data/hosts/x"),
     ],
 )
 def test_a_folder_with_models_is_mounted_read_only_with_all_below_it(path):
