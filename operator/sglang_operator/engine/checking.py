@@ -2,7 +2,9 @@
 
 Only arguments that a user wrote are judged, and only those that no rule of ours decides.  Where
 the version is exactly known, a finding is an error and the argument is taken out; where another
-version's schema stands in, it is a warning, and the argument is passed on as it is.
+version's schema stands in, it is a warning, and the argument is passed on as it is.  A name that is
+the beginning of another's is an error under every version: SGLang's parser takes ``--api-ke`` for
+``--api-key``, and the rules of the operator, which go by whole names, would not see it.
 """
 
 import dataclasses
@@ -10,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from sglang_operator.api import errors
-from sglang_operator.engine import aliases, habits, typos, value_checks
+from sglang_operator.engine import aliases, extra_arguments, habits, typos, value_checks
 from sglang_operator.engine.schema import Argument, Schema, replacement, versions_with
 
 
@@ -28,7 +30,7 @@ def check(
         if argument is not None:
             problem = _wrong(given, argument)
             yield from _deprecated(given, argument, schema)
-        if problem is not None and exact:
+        if problem is not None and (exact or (argument is None and _is_beginning(key, schema))):
             if problem.severity is errors.Severity.ERROR:
                 del given.values[key]
             yield problem
@@ -46,6 +48,13 @@ def _softened(problem: errors.Problem, schema: Schema) -> errors.Problem:
 
 
 # --- names
+
+
+def _is_beginning(key: str, schema: Schema) -> bool:
+    """Whether a name that this version does not have may be taken for that of another argument."""
+    if extra_arguments.owned_key(key) is not None:
+        return True
+    return not versions_with(key) and schema.begins(aliases.flag(key))
 
 
 def _unknown(given: aliases.Given, key: str, schema: Schema, *, look: bool) -> errors.Problem:

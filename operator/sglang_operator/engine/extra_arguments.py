@@ -38,7 +38,7 @@ def check(items: Sequence[str], known: schema.Schema, exact: bool) -> Iterator[e
         field = f"{_FIELD}[{index}]"
         flag = _FLAG.match(item)
         is_alone = exact and flag is not None and _is_alone(flag["name"], known)
-        owned = _owned_key(flag["name"]) if flag else None
+        owned = owned_key(flag["name"]) if flag else None
         if flag is not None and owned is not None:
             yield errors.EXTRA_ARGUMENT_OWNED(
                 field, found=f"--{flag['name']}", key=owned, advice=ownership.DECIDES_BY[owned]
@@ -50,7 +50,7 @@ def check(items: Sequence[str], known: schema.Schema, exact: bool) -> Iterator[e
             waits = "=" not in item and not is_alone
 
 
-def _owned_key(name: str) -> str | None:
+def owned_key(name: str) -> str | None:
     """What the operator decides by, under this name of a flag.
 
     The last of two equal flags wins, so ``--load-format=dummy`` there would start engines with

@@ -3,8 +3,9 @@
 The schemas are generated (``engine/schemas``); this gives them types and looks names up.
 """
 
+import bisect
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.engine import schemas, versions
@@ -81,6 +82,15 @@ class Schema:
     def flags(self) -> Mapping[str, Argument]:
         """The argument of each flag, "--" included."""
         return {flag: each for each in self.arguments.values() for flag in each.flags}
+
+    @functools.cached_property
+    def _in_order(self) -> Sequence[str]:
+        return sorted(self.flags)
+
+    def begins(self, flag: str) -> bool:
+        """Whether SGLang's parser (argparse) may take this for a longer flag, as it begins so."""
+        at = bisect.bisect_left(self._in_order, flag)
+        return any(longer.startswith(flag) for longer in self._in_order[at : at + 1])
 
     def argument(self, key: str) -> Argument | None:
         """An argument by its key."""

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from sglang_operator.api import errors
-from sglang_operator.engine import versions
+from sglang_operator.engine import extra_arguments, schema, versions
 from sglang_operator.engine.schemas import index
 from tests.steps import steps
 from tests.unit.engine.requests import ROLL_GUIDE, added, only_problem, problems, render
@@ -317,6 +317,43 @@ def test_findings_are_warnings_where_another_versions_schema_stands_in(config, t
     )
     argv = render({**ROLL_GUIDE, **config}, **unknown).argv
     assert [token for token in argv if token in tokens] == tokens
+
+
+# argparse takes the beginning of a flag for the flag, and the last one on a command line wins.
+SHORTENED = {
+    **dict.fromkeys(("hos", "h", "api_ke", "api-ke", "admin_api", "weight_versio", "conf"), "evil"),
+    **dict.fromkeys(("por", "nnode", "tp_siz", "base_gpu"), 2),
+    **dict.fromkeys(("load_forma", "ssl_keyfil", "model_pat", "dist_init", "dtyp"), "x"),
+    **dict.fromkeys(("enable_memory_save", "skip_tokenizer_ini", "disable_radix_cach"), True),
+    "json_model_override_arg": "{}",
+    "random_see": 1,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), SHORTENED.items())
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"version": "0.5.7.post9"},
+        {"version": "0.5.7", "version_known": False},
+        {"version": "9.9.9"},
+        {"version": "0.1.0"},
+    ],
+    ids=["between", "assumed", "later", "older"],
+)
+def test_the_beginning_of_a_name_is_an_error_whatever_the_version(name, value, unknown):
+    wrong = [p for p in problems({name: value}, **unknown) if p.severity is errors.Severity.ERROR]
+    assert [problem.field for problem in wrong] == [f"{CONFIG}.{name}"]
+    assert "evil" not in wrong[0].message
+    flag = "--" + name.replace("_", "-")
+    argv = render({**ROLL_GUIDE, name: value}, **unknown).argv
+    assert not [token for token in argv if token.partition("=")[0] == flag]
+
+
+def test_no_argument_of_any_version_is_the_beginning_of_what_the_operator_sets():
+    names = {name for version in schema.KNOWN for name in schema.nearest(version).arguments}
+    own = [name for name in names if extra_arguments.owned_key(name) not in (None, name)]
+    assert own == []
 
 
 def test_what_no_command_line_can_carry_is_an_error_anywhere():
