@@ -86,6 +86,8 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far.
     ``weights.seen`` is the last one that it knew of when it wrote this: whoever has begun one knows
     by it that the engines are told as they are now, not as an operator that is gone has left them.
+    ``weights.groups`` and ``weights.claims`` say the same to who forms process groups without one:
+    by its id, and how often it had claimed them.  An operator of before writes neither.
     ``weights.noSync`` says why no trainer may bring weights, where that is so: the pool has no gate
     then, but trainers need none to sync.
     ``weights.keepImages``: the ranks whose engines keep what a vision tower has made of images, as
@@ -128,7 +130,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
 
 def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, Any]:
     """What the operator has seen of the transaction, and done about it."""
-    current = weights.transaction
+    current, owner = weights.transaction, weights.transaction.groups
     return {
         "phase": (weights.restore or current).phase.value,
         **_released(weights.restore or current, engines),
@@ -136,6 +138,8 @@ def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, 
         "transaction": current.id if weights.settled else "",
         "count": current.transitions,
         "seen": current.id,
+        "groups": owner.id if owner is not None else "",
+        "claims": owner.claims if owner is not None else 0,
     }
 
 

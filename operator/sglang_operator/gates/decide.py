@@ -56,6 +56,7 @@ class TrainerSignal(NamedTuple):
 
     step: tuple[str, Phase] = ("", Phase.IDLE)  # of the transaction, that was acted upon
     seen: str = ""  # the transaction, acted upon or not: an address may be another pod's before
+    forming: tuple[str, int] = ("", 0)  # the same for who forms process groups without one
     epoch: str = ""  # during a sync: whether it is stale
     serves: bool = False  # before memory is released: whether clients may still reach an engine
     complete: bool = False  # at its start: whether all engines are up
@@ -104,16 +105,20 @@ class GatePlan:
     def awaited(self, before: TrainerSignal) -> TrainerSignal:
         """These fields now; one on which nobody blocks at present is carried over."""
         phase = self.transaction.phase
-        step, _, epoch, serves, _ = before
+        step, _, forming, epoch, serves, _ = before
+        owner = self.transaction.groups
         if self.settled:
             step = (self.transaction.id, phase)
         if phase is Phase.SYNCING:
             epoch = self.epoch
         if phase is Phase.SLEEPING:
             serves = any(each.in_service for each in (*self.engines, *self.unlisted))
+        if owner is not None and owner.forming:
+            forming = owner.id, owner.claims
         return TrainerSignal(
             step=step,
             seen=self.transaction.id,
+            forming=forming,
             epoch=epoch,
             serves=serves,
             complete=bool(self.engines) and all(engine.up for engine in self.engines),

@@ -6,7 +6,9 @@ them, which that one sees in its next step, before it sends anything.
 
 Within a transaction nobody else does.  Processes of a job that form groups without one (ROLL's
 workers do, each for its engine) say that they are ``forming``, and others wait until that was not
-said again for ``FORMING_SECONDS``.
+said again for ``FORMING_SECONDS``.  Each claim has a number, which the operator writes into the
+registry once it has seen it: by that they know, as a sync does by its transaction, that the engines
+are told as they are now.
 """
 
 import dataclasses
@@ -42,8 +44,9 @@ def claimed(
                 since=shown(found.since),
             )
         found = None
-    since = found.since if found is not None else now
-    return dataclasses.replace(state, groups=dataclasses.replace(me, since=since, seen=now))
+    since, claims = (found.since, found.claims) if found is not None else (now, 0)
+    owner = dataclasses.replace(me, since=since, seen=now, claims=claims + 1)
+    return dataclasses.replace(state, groups=owner)
 
 
 def lost(last: GroupsOwner | None) -> GroupsOwner | None:

@@ -53,6 +53,7 @@ class GroupsOwner:
     since: float = 0.0
     seen: float = 0.0  # when it last did something by the Lease; by its own clock
     forming: bool = False  # engines may join or leave at any moment, of its own accord
+    claims: int = 0  # how often it has said that they are its own, before engines were told
     left: bool = False  # in none any more: it was a reset
 
 
@@ -362,6 +363,7 @@ def _owner(text: str) -> GroupsOwner | None:
             since=seconds(said.get("since")),
             seen=seconds(said.get("seen")),
             forming=said.get("forming") is True,
+            claims=_count(said.get("claims")),
             left=said.get("left") is True,
         )
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
@@ -377,6 +379,7 @@ def _owned(owner: GroupsOwner | None) -> str:
         "since": _time(owner.since),
         "seen": _time(owner.seen),
         "forming": owner.forming,
+        "claims": min(bounds.INT32, owner.claims),
         "left": owner.left,
     }
     return json.dumps({key: value for key, value in said.items() if value})

@@ -4,7 +4,9 @@ These are the tests of ``observing``, ``deciding``, ``acting`` and ``publishing`
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from sglang_operator.controller.requeue import Reason
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiError, ApiUnreachableError
 from sglang_operator.observed import wire
-from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights import groups, lease_state, steps
+from sglang_operator.weights.lease_state import GroupsOwner, Transaction
 from tests.unit.controller.passes import KEY, LEASE, Clock, Passes
 
 REGISTRY = f"configmaps/{names.registry_name('pool')}"
@@ -144,6 +147,43 @@ def test_what_a_trainer_waits_for_does_not_wait_for_the_interval(clock):
                 "data"
             ]["engines.json"]
         )
+
+    story(told)
+
+
+def test_that_a_job_forms_its_process_groups_is_told_at_once_and_once_for_each_claim(clock):
+    """No engine is told of a group before: its address may be another pod's by then."""
+
+    async def told() -> None:
+        pool = Passes(clock)
+        await pool.settle()
+        now = 1_800_000_000.0
+        mine = GroupsOwner(id="a1", holder="job", forming=True)
+        trainer = steps.Trainer(holder="job", transaction="t")
+
+        async def after(step: Callable[[Transaction], Transaction]) -> tuple[bool, bool]:
+            """Whether this step in the Lease wakes the pool, and has its registry written."""
+            held = pool.api.objects[LEASE]
+            pool.api.touch(LEASE, lease_state.patch(held, step(lease_state.read(held))))
+            pool.woken.clear()
+            await pool.run()
+            return KEY in pool.woken, any(REGISTRY in write for write in pool.writes)
+
+        def claims() -> tuple[str, int]:
+            path = paths.child("ConfigMap", "rl", names.registry_name("pool"))
+            weights = json.loads(pool.api.objects[path]["data"]["engines.json"])["weights"]
+            return weights["groups"], weights["claims"]
+
+        assert claims() == ("", 0)
+        for count in (1, 2):
+            claim = partial(groups.claimed, me=mine, now=now + count, seen=now)
+            assert await after(claim) == (True, True)
+            assert claims() == ("a1", count)
+        begin = partial(steps.begin, trainer=trainer, epoch="e", version="1", now=now, seen=now)
+        await after(lambda state: groups.acts(begin(state), "a1", now))
+        assert claims() == ("a1", 2)
+        _, wrote = await after(lambda state: groups.acts(state, "a1", now + 9))
+        assert not wrote, "the job's sync renews"
 
     story(told)
 

@@ -1,6 +1,7 @@
 """Which gates open and close, for every phase of a transaction, told one rule at a time."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -491,6 +492,14 @@ class TestTrainerSignal:
         told = self.of("Aborted", pods)
         assert told.step == NOTHING.step
         assert told.seen == "t", "that the engines are told as they are now is known by it"
+
+    def test_a_claim_of_process_groups_is_awaited_while_they_are_formed_alone(self):
+        """Whoever sets them up in a sync waits for its transaction."""
+        said = {"id": "a1", "holder": "job", "claims": 3}
+        forming = self.of("Idle", None, groups=json.dumps({**said, "forming": True}))
+        assert forming.forming == ("a1", 3)
+        taken = json.dumps({**said, "id": "b1", "claims": 1})
+        assert self.of("Idle", None, forming, groups=taken) == forming
 
     def test_a_restart_is_awaited_during_a_sync_alone(self):
         pods = running(a_pool(device_mapping="list(range(0,4))"))

@@ -37,11 +37,11 @@ def refusal(call: Any, *arguments: Any, **options: Any) -> RefusedError:
 
 def test_who_sets_groups_up_stands_on_record_until_another_does():
     state = claimed(Transaction(), A)
-    assert state.groups == dataclasses.replace(A, since=NOW, seen=NOW)
+    assert state.groups == dataclasses.replace(A, since=NOW, seen=NOW, claims=1)
     again = claimed(state, A, now=NOW + 5)
-    assert again.groups == dataclasses.replace(A, since=NOW, seen=NOW + 5)
+    assert again.groups == dataclasses.replace(A, since=NOW, seen=NOW + 5, claims=2)
     other = claimed(again, B, now=NOW + 9)
-    assert other.groups == dataclasses.replace(B, since=NOW + 9, seen=NOW + 9)
+    assert other.groups == dataclasses.replace(B, since=NOW + 9, seen=NOW + 9, claims=1)
 
 
 def test_while_a_job_forms_its_groups_no_other_does():
@@ -52,7 +52,7 @@ def test_while_a_job_forms_its_groups_no_other_does():
     late = NOW + FORMING_SECONDS + 1
     assert owner(claimed(forming, B, now=late, seen=NOW)).id == "b1"
     has_formed = groups.acts(forming, "a1", NOW + 1)
-    assert has_formed.groups == dataclasses.replace(A, since=NOW, seen=NOW + 1)
+    assert has_formed.groups == dataclasses.replace(A, since=NOW, seen=NOW + 1, claims=1)
     assert owner(claimed(has_formed, B, now=NOW + 2, seen=NOW + 1)).id == "b1"
 
 
@@ -122,8 +122,16 @@ def test_what_cannot_be_read_is_nobodys(text):
 
 def test_what_somebody_wrote_by_hand_is_kept_within_bounds():
     said = {"id": "a\n", "holder": "h" * 600, "since": "never", "seen": [], "forming": "yes"}
+    said |= {"claims": "7"}
     lease = {"metadata": {"annotations": {names.ANNOTATION_GROUPS: json.dumps(said)}}}
     found = owner(lease_state.read(lease))
-    assert (found.since, found.seen, found.forming) == (0.0, 0.0, False)
+    assert (found.since, found.seen, found.forming, found.claims) == (0.0, 0.0, False, 0)
     assert len(found.holder) <= 512
     assert found.id.isprintable()
+
+
+def test_a_count_of_claims_that_somebody_wrote_by_hand_is_one_that_others_can_read():
+    said = json.dumps({"id": "a", "holder": "h", "claims": 10**400})
+    state = lease_state.read({"metadata": {"annotations": {names.ANNOTATION_GROUPS: said}}})
+    again = claimed(state, owner(state))
+    assert owner(lease_state.read(lease_state.written({}, again))).claims <= 2**31
