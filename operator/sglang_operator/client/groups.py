@@ -193,6 +193,12 @@ class Forming:
         self._lease = lease
         self._trainer = trainer
         self._until = 0.0
+        self.owner: GroupsOwner | None = None  # as its last claim has left the Lease
+
+    @property
+    def fresh(self) -> bool:
+        """Whether that was said a moment ago, by this process or by another one of the job."""
+        return self._lease.groups_age() < _FRESH_SECONDS
 
     def alive(self) -> bool:
         """The fence, asked as each request leaves."""
@@ -215,13 +221,13 @@ class Forming:
             before[0] = found
             if found is None or found != dataclasses.replace(found, id=_id(taken), forming=True):
                 return taken
-            fresh = self._lease.groups_age() < _FRESH_SECONDS
-            return state if fresh else taken  # another process of the job was quicker
+            return state if self.fresh else taken  # another process of the job was quicker
 
         written = await self._lease.step_when_free(step, wait=wait, patience=PATIENCE)
         owner = written.state.groups
         assert owner is not None
         self._groups.claimed(before[0], owner)
+        self.owner = owner
         self._until = steady() - self._lease.groups_age() + counted(FORMING_SECONDS)
 
 

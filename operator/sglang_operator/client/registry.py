@@ -98,6 +98,8 @@ class WeightsSection:
     version: str = ""
     transaction: str = ""  # the last that the operator has acted upon
     seen: str = ""  # the last that it has seen, acted upon or not
+    groups: str | None = None  # whose process groups it has seen, by id; None: it does not tell
+    claims: int = 0  # and how often that one had claimed them
     no_sync: str = ""  # why no trainer may bring weights
 
 
@@ -283,6 +285,8 @@ def _gates(section: Mapping[str, Any]) -> WeightsSection:
         version=section.get("version") or "",
         transaction=section.get("transaction") or "",
         seen=section.get("seen") or section.get("transaction") or "",
+        groups=section.get("groups"),
+        claims=section.get("claims") or 0,
         no_sync=section.get("noSync") or "",
     )
 

@@ -1,7 +1,8 @@
 """The process groups of ROLL's that one worker's engine is in.
 
 ROLL sets them up outside of any sync, each worker for its engine, by names that are the same in
-every job.  So the Lease says whose they are before an engine is told anything (``groups.Forming``).
+every job.  So the Lease says whose they are before an engine is told anything (``groups.Forming``),
+and the operator that it has seen that, and where the engines are (``confirming``).
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from functools import partial
 
 from sglang_operator.client import groups, texts
 from sglang_operator.client.calls import Json
+from sglang_operator.client.confirming import confirmed_groups
 from sglang_operator.client.errors import EngineError, GroupsTaken, NotReady, StaleEpoch
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Engine, changes
@@ -48,19 +50,42 @@ class RollGroups:
         """Say whose the groups are, before engines are told; that of this name is to be anew.
 
         Raises Held while another trainer is at it, or the operator: of that one's next bucket an
-        engine would end, out of its group.
+        engine would end, out of its group.  Raises NotReady if no operator tells of the engines.
         """
         self._names = (self._names or set()) - {name}
-        await self._forming.claim(HELD_SECONDS)
+        await self._claim()
+
+    async def _claim(self, *engines: Engine, own: bool = False) -> None:
+        """Say it, unless that was said a moment ago, and wait until the operator has seen it.
+
+        Of many groups that are set up one after the other, that is for the first.
+        """
+        await self._forming.claim(HELD_SECONDS, own=own)
+        await self._confirmed(engines)
+        if not self._forming.fresh:  # another operator had to come first
+            await self._forming.claim(HELD_SECONDS, own=True)
+            await self._confirmed(engines)
+
+    async def _confirmed(self, engines: Iterable[Engine]) -> None:
+        """The operator has told of these engines since the last claim.
+
+        Raises NotReady if it does not, StaleEpoch if it tells of others.
+        """
+        assert self._forming.owner is not None, "claim first"
+        await confirmed_groups(self._pool, self._forming.owner, engines)
 
     async def join(self, engine: Engine, payload: Json) -> None:
-        """Let the engine join the group of this payload; ``claim`` comes before."""
+        """Let the engine join the group of this payload; ``claim`` comes before.
+
+        Raises StaleEpoch if the engine is another one by now, NotReady if no operator tells.
+        """
         name, calls = payload["group_name"], self._pool.calls
         post = partial(calls.post, allowed=self._forming.alive)
+        await self._confirmed([engine])
         with self._pool.groups.joining(name, [engine]):
             if engine.features.destroy_group:
                 await groups.leave(post, engine, name)  # of a trainer that is gone
-                await self._forming.claim(HELD_SECONDS, own=True)  # that may have taken its time
+                await self._claim(engine, own=True)  # that may have taken its time
             await post(engine, groups.JOIN, payload, timeout=None)
         self._names = (self._names or set()) | {name}
 
@@ -68,7 +93,8 @@ class RollGroups:
         """Let the engine leave these groups once the pool is up, unless it has ended by then.
 
         A worker may know before the registry that its engine ended: until that tells of the end,
-        or the engine answers, nothing can be set up again.
+        or the engine answers, nothing can be set up again.  Raises NotReady if that lasts, or no
+        operator tells of the engine.
         """
         self._pool.groups.cleared(names)
         deadline = time.monotonic() + _ENDED_SECONDS
@@ -79,7 +105,8 @@ class RollGroups:
             try:
                 await self._pool.calls.find(engine)
                 await self._leave(engine, names if engine.features.destroy_group else ())
-                return
+                if not changes((engine,), await self._pool.registry()):
+                    return
             except EngineError as error:
                 if 0 < error.status < 500:
                     raise
@@ -93,12 +120,12 @@ class RollGroups:
         post = partial(self._pool.calls.post, allowed=self._forming.alive)
         try:
             for name in names:
-                await self._forming.claim(HELD_SECONDS, own=True)
+                await self._claim(engine, own=True)
                 await groups.leave(post, engine, name)
         except GroupsTaken:
             raise
         except StaleEpoch:
-            return  # it has left them: a reset was quicker
+            return  # it has left them: a reset was quicker, or its process ended
 
     async def obstacle(self, look: Callable[[], Awaitable[None]]) -> str:
         """Why they cannot be used as they are; "" if they can.  ``look`` raises StaleEpoch.

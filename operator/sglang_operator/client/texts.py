@@ -240,11 +240,12 @@ KEEPS_IMAGES = (
 )
 NOT_CONFIRMED = (
     "the operator has not told of the engines since this was begun, {seconds:.0f} s ago (its "
-    "registry has transaction {transaction}, phase {phase}{trouble}), and an address in it may be "
-    "another pod's by now: no engine was asked to change anything. Check that the pool's spec is "
-    "taken (kubectl sglang status), that the operator runs, and by its log or /readyz that it may "
-    "read the namespace; then try again"
+    "registry has {has}{trouble}), and an address in it may be another pod's by now: no engine was "
+    "asked to change anything. Check that the pool's spec is taken (kubectl sglang status), that "
+    "the operator runs, and by its log or /readyz that it may read the namespace; then try again"
 )
+CONFIRMED_TRANSACTION = "transaction {transaction}, phase {phase}"
+CONFIRMED_GROUPS = "process groups {groups}, claim {claims}"
 NOT_TO_SLEEP = (
     "{engines}: running but not ready, and without an answer for {seconds:.0f} s, so that the "
     "memory it holds cannot be released; nothing was taken, nothing released: wait until it is "

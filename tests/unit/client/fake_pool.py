@@ -23,7 +23,7 @@ from sglang_operator.client.credentials import Credentials
 from sglang_operator.engine import versions
 from sglang_operator.weights import anew as weights_anew
 from sglang_operator.weights import lease_state, steps
-from sglang_operator.weights.lease_state import Phase, Transaction
+from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 
 NAMESPACE = "rl"
 POOL = "actor-infer"
@@ -191,6 +191,7 @@ class FakePool:
         self.sees_images: bool | None = None  # the model; None: its SGLang does not say
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
+        self.tells_groups = True  # as operators before did not
         self.looked: list[int] = []  # engines that were asked what they are
         self.slow = 0.0  # seconds that they take to say so
         self.server_info: Json = {}  # what engines say of their arguments
@@ -208,11 +209,13 @@ class FakePool:
         self.lease_is_there = True
         self.put_lease = self._put_lease  # who answers writes of it
         self.puts: list[Transaction] = []
+        self.told = 0  # how often the registry was written
         self.server = ""
         self.failures: list[int] = []  # statuses for the next writes of the Lease; 0: drop it
         self.conflicts = 0  # writes that others are quicker than
         self.lose_answers = 0  # writes that are done, and whose answer is not sent
         self._acted = ""
+        self._groups = GroupsOwner(id="", holder="")  # as the operator has seen it
         self._resource_version = 100
         self._restarts = 0
         self._watchers: list[asyncio.Queue[Json]] = []
@@ -324,6 +327,7 @@ class FakePool:
         self.call(make)
 
     def publish(self) -> None:
+        self.told += 1
         self._resource_version += 1
         event = {"type": "MODIFIED", "object": self._config_map()}
         for queue in self._watchers:
@@ -342,6 +346,7 @@ class FakePool:
             elif state.phase in _CLOSED:
                 self._set(engine, "Closed", "")
         self._acted = state.id
+        self._groups = state.groups or GroupsOwner(id="", holder="")
         self.publish()
 
     def _set(self, engine: FakeEngine, gate: str, version: str) -> None:
@@ -369,6 +374,7 @@ class FakePool:
                 "phase": state.phase.value,
                 "version": state.version,
                 "transaction": self._acted,
+                **self._told_groups(),
                 "noSync": self.no_sync,
                 "keepImages": [[e.rank, e.rank] for e in self.engines if e.keeps_images],
             },
@@ -395,6 +401,11 @@ class FakePool:
             },
             "data": {"engines.json": json.dumps(document)},
         }
+
+    def _told_groups(self) -> Json:
+        return (
+            {"groups": self._groups.id, "claims": self._groups.claims} if self.tells_groups else {}
+        )
 
     def _unlisted(self) -> list[Json]:
         beside = [FakePool._entry(self, self.engines[rank]) for rank in sorted(self.aside)]

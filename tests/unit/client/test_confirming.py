@@ -11,12 +11,14 @@ from sglang_operator.client import (
     Pool,
     StaleEpoch,
     confirming,
+    groups,
     registry,
 )
 from sglang_operator.client.calls import EngineCalls
-from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights.lease_state import GroupsOwner, Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_calls import engine_that
+from tests.unit.client.test_roll import Cluster
 
 UNTOLD = "the operator has not told of the engines since this was begun"
 LOOKS = ("/model_info", "/server_info")
@@ -171,3 +173,149 @@ def test_who_is_found_at_an_address_is_sent_no_key():
 
     asyncio.run(ask())
     assert seen == [None]
+
+
+# --- process groups of ROLL's, which are set up outside of any transaction
+
+GROUPS = ("/destroy_weights_update_group", "/init_weights_update_group")
+
+
+def told_of_groups(world):
+    return [sum(path in GROUPS for path in engine.paths()) for engine in world.engines]
+
+
+def test_a_group_that_no_operator_confirms_is_told_to_no_engine(roll, reach, world):
+    """The address may be another pool's engine's, which would hang in it for ever."""
+    reach(world)
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            world.operates = False
+            before = asked(world)
+            with pytest.raises(NotReady, match=r"told of the engines .* process groups -, claim 0"):
+                await cluster.setup(only=[0])
+            assert asked(world) == before
+            world.operates = True
+            await asyncio.to_thread(world.call, world._operate)
+            await cluster.setup()
+            assert all(told_of_groups(world))
+
+    asyncio.run(train())
+
+
+def test_a_group_is_left_by_no_engine_that_no_operator_confirms(roll, reach, world, monkeypatch):
+    reach(world)
+    monkeypatch.setattr(groups, "_FRESH_SECONDS", 0.0)  # what was confirmed is long ago
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            before = told_of_groups(world)
+            world.operates = False
+            with pytest.raises(NotReady, match=UNTOLD):
+                await cluster.strategies[0].leave_groups()
+            assert told_of_groups(world) == before
+
+    asyncio.run(train())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_an_engine_that_is_another_by_the_operators_word_is_told_of_no_group(
+    roll, reach, world, monkeypatch, leaves
+):
+    """It went while no operator told of it, and its address may be anybody's."""
+    reach(world)
+    monkeypatch.setattr(groups, "_FRESH_SECONDS", 0.0)
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            before = told_of_groups(world)
+            put, world.operates = world.put_lease, False
+
+            async def slower(request):
+                answer = await put(request)
+                world.put_lease, world.operates = put, True
+                world._restart(1, False)
+                world._operate()
+                return answer
+
+            world.put_lease = slower
+            one = cluster.strategies[1]
+            if leaves:
+                await one.leave_groups()
+            else:
+                engine = one.engine
+                with pytest.raises(StaleEpoch, match="restarted, since ROLL formed"):
+                    await one._groups.claim("h")
+                    await one._groups.join(engine, {"group_name": "h"})
+            assert told_of_groups(world) == [before[0], 0, before[2]]
+
+    asyncio.run(train())
+
+
+def test_groups_that_are_set_up_one_after_the_other_wait_for_the_operator_once(
+    roll, reach, world, monkeypatch
+):
+    """ROLL has one for each stage of its pipeline."""
+    reach(world)
+    monkeypatch.setattr(groups, "_FRESH_SECONDS", 60.0)
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup("a")
+            told = world.told
+            world.operates = False  # and nobody waits for it
+            for name in "bcd":
+                await cluster.setup(name)
+            assert world.told == told
+            assert told_of_groups(world) == [8, 8, 8]
+
+    asyncio.run(train())
+
+
+def test_beside_an_operator_that_does_not_tell_of_groups_they_are_set_up_as_before(
+    roll, reach, world
+):
+    world.tells_groups = False
+    reach(world)
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            world.operates = False
+            await cluster.setup()
+            assert all(told_of_groups(world))
+
+    asyncio.run(train())
+
+
+def test_an_operator_that_takes_its_time_has_the_claim_said_again(roll, reach, world, monkeypatch):
+    """Another one came in place of one that was gone, and the first claim may be over by then."""
+    reach(world)
+    monkeypatch.setattr(confirming, "CONFIRM_SECONDS", 10.0)
+    monkeypatch.setattr(groups, "_FRESH_SECONDS", 0.2)
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            world.operates = False
+            starting = asyncio.create_task(cluster.setup(only=[0]))
+            while not world.puts:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            assert told_of_groups(world) == [0, 0, 0]
+            assert [state.groups.claims for state in world.puts] == [1]
+            world.operates = True
+            await asyncio.to_thread(world.call, world._operate)
+            await starting
+            assert [state.groups.claims for state in world.puts][:2] == [1, 2]
+            assert told_of_groups(world) == [2, 0, 0]
+
+    asyncio.run(train())
+
+
+def test_what_a_registry_says_of_groups_is_no_claim_of_another_owner_and_no_earlier_one():
+    owner = GroupsOwner(id="a1", holder="job", claims=3)
+    for groups_id, claims, tells in (("a1", 3, 1), ("a1", 4, 1), ("a1", 2, 0), ("b2", 3, 0)):
+        section = {"groups": groups_id, "claims": claims}
+        assert confirming.shows(registry._gates(section), owner) is bool(tells)
+    assert confirming.shows(registry._gates({}), owner), "an operator of before"
