@@ -331,8 +331,10 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         await self._requests.abort(self.engine, request_ids)
 
     async def flush_cache(self) -> None:
-        """Forget cached prefixes.  A sync does it by itself."""
-        await self.pool.calls.post(self.engine, "/flush_cache", {})
+        """Nothing: a sync does it, and out of one no engine is told by an address that may be old.
+
+        ROLL's own strategy calls it once weights were loaded, and nobody else does.
+        """
 
     # --- what our own worker calls beside that
 

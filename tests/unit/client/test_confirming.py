@@ -313,6 +313,21 @@ def test_an_operator_that_takes_its_time_has_the_claim_said_again(roll, reach, w
     asyncio.run(train())
 
 
+def test_rolls_flush_asks_no_engine_out_of_a_sync(roll, reach, world):
+    """It took the admin key to whoever was at the address."""
+    reach(world)
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup()
+            await cluster.all("flush_cache")
+            assert "/flush_cache" not in asked(world)
+            await cluster.model_update("w")
+            assert asked(world).count("/flush_cache") >= 3
+
+    asyncio.run(train())
+
+
 def test_what_a_registry_says_of_groups_is_no_claim_of_another_owner_and_no_earlier_one():
     owner = GroupsOwner(id="a1", holder="job", claims=3)
     for groups_id, claims, tells in (("a1", 3, 1), ("a1", 4, 1), ("a1", 2, 0), ("b2", 3, 0)):
