@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
-from sglang_operator.client.registry import Engine, Gates, Registry, changes
+from sglang_operator.client.registry import Engine, Registry, WeightsSection, changes
 from sglang_operator.weights.lease_state import GroupsOwner
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def confirmed_groups(
     return await _told(pool, told, texts.CONFIRMED_GROUPS)
 
 
-def shows(weights: Gates, owner: GroupsOwner) -> bool:
+def shows(weights: WeightsSection, owner: GroupsOwner) -> bool:
     """Whether the operator had seen this claim, as far as it tells such things at all."""
     if weights.groups is None:
         return True
@@ -84,7 +84,7 @@ async def _told(pool: "AsyncPool", told: Callable[[Registry], bool], has: str) -
                 await asyncio.sleep(_RETRY_SECONDS)
     except TimeoutError:
         pass
-    weights = found.weights if found else Gates()
+    weights = found.weights if found else WeightsSection()
     has = has.format(
         transaction=weights.seen or "-",
         phase=weights.phase or "-",

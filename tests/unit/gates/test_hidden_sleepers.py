@@ -120,4 +120,5 @@ def test_a_registry_with_a_port_that_there_is_not_is_not_kept(port):
         children = {**lease, ("ConfigMap", names.registry_name(pool.owner.name)): child}
         seen = Observed(pods=tuple(pods), children=children)
         plan = decide.decide(pool.owner, spec.Weights(gate=pool.gate), (), seen, NOW)
-        assert (kept_registry.kept(pool.owner, plan, seen, NOW) is not None) is is_kept
+        known = LastKnown(owner=pool.owner, weights=plan, observed=seen, now=NOW)
+        assert (kept_registry.kept(known) is not None) is is_kept
