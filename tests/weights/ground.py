@@ -106,6 +106,7 @@ class Ground:
         self.trainer: Generator[None, None, Any] | None = None
         self.namesake = ""  # the name of the next trainer, if another process has it too
         self.cut_off: list[Generator[None, None, Any]] = []  # who lost the Lease unknowingly
+        self.joined: dict[str, str] = {}  # by holder: the shared sync that its workers write in
         self.renewed: dict[str, float] = {}  # by transaction: its trainer's own last step
         self.versions = 0
         self.violations: list[str] = []

@@ -42,6 +42,7 @@ from tests.weights.trainers import (
     EDITED,
     FREES,
     NAMESAKE,
+    OWN_JOB,
     UNFENCED,
     UNVOUCHED,
     Trainers,
@@ -72,6 +73,7 @@ CONTROLS = (
     (DIED, "Committed"),
     (UNFENCED, "Committed"),
     (NAMESAKE, "Committed"),
+    (OWN_JOB, "Committed"),
     (LATE, "Committed"),
     (FREE, "Committed"),
     (FREE, "Versioned"),
@@ -116,6 +118,7 @@ class World(Trainers):
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
             DIED: ((self._syncs, self._then_attaches),),
             NAMESAKE: ((self._works, partial(self._then_wakes, self.start_twice)),),
+            OWN_JOB: ((self._is_given_up, self._sleep_at_once),),
             USUAL_TAGS: ((self._sleeps, self.lose_lease),),
             MARKED_LATE: (
                 (self._sleeps_on_less, self._sleep_again),
@@ -157,6 +160,15 @@ class World(Trainers):
             e.pod.gate is not None and e.released - (e.pod.gate.released or frozenset())
             for e in self.engines
         )
+
+    def _is_given_up(self) -> bool:
+        """A job has aborted its sync, and nobody begins anything yet."""
+        return self.trainer is None and self.said.fenced and self.said.shared
+
+    def _sleep_at_once(self) -> None:
+        self.namesake = self.said.holder
+        self.trainer = self._sleep()
+        self.train()
 
     def _works(self) -> bool:
         """A trainer puts engines to sleep, or wakes them."""

@@ -29,6 +29,7 @@ AMID = "begins amid loads"
 NAMESAKE = "takes over what another process of its name is at work on"
 DIED = "ends the sync of a process that died at work"
 UNVOUCHED = "commits for workers that do not vouch"
+OWN_JOB = "begins anything in the job whose shared sync was aborted"
 
 
 class Trainers(Ground):
@@ -124,8 +125,10 @@ class Trainers(Ground):
         self._put(after)
         return after
 
-    def _found(self, state: Transaction) -> Transaction:
+    def _found(self, state: Transaction, trainer: steps.Trainer) -> Transaction:
         """The Lease as who takes it over goes by it."""
+        if self.defect == OWN_JOB and state.shared and state.holder == trainer.holder:
+            return replace(state, holder="", fence=False) if state.fenced else state
         return replace(state, at_work=False) if self.defect == NAMESAKE else state
 
     def _alone(self, trainer: steps.Trainer) -> None:
@@ -150,7 +153,11 @@ class Trainers(Ground):
         """``kubectl sglang weights reset``: it writes no weights, and moves no gate by itself."""
         trainer, epoch = self._trainer(), self.registry.epoch
         since = self._seen_since()
-        self._step(lambda s: reset.begin(s, trainer, epoch=epoch, now=self.now, seen=since))
+        self._step(
+            lambda s: reset.begin(
+                self._found(s, trainer), trainer, epoch=epoch, now=self.now, seen=since
+            )
+        )
         yield from (None for _ in range(1 + self.choose(4)))
         self._own(trainer)
         self._note(lambda s: reset.end(s, trainer))
@@ -181,7 +188,7 @@ class Trainers(Ground):
         amid = self.defect == AMID
         self._step(
             lambda s: steps.begin(
-                steps.left_behind(s) if amid and s.recovers else s,
+                steps.left_behind(s) if amid and s.recovers else self._found(s, trainer),
                 trainer,
                 epoch=registry.epoch,
                 version=version,
@@ -190,16 +197,45 @@ class Trainers(Ground):
                 shared=workers is not None and self.defect != UNVOUCHED,
             )
         )
+        if workers is not None:
+            self.joined[trainer.holder] = trainer.transaction
         yield
         try:
             yield from self._update(trainer, version, covered, workers)
         except TrainerDiesError as error:
-            self._gives_up(trainer, str(error))
+            if self._gives_up(trainer, str(error)) and workers is not None and not self.fair:
+                paused = [run_of(engine) for engine in self.engines if engine.paused]
+                self.cut_off.append(self._write_late(trainer, [i for i in covered if i in paused]))
+                self.namesake = trainer.holder if self.choose(2) else ""
         return self.said.id == trainer.transaction and self.said.phase is Phase.COMMITTED
 
-    def _gives_up(self, trainer: steps.Trainer, message: str) -> None:
-        if self.said.id == trainer.transaction:  # else it is over already
+    def _gives_up(self, trainer: steps.Trainer, message: str) -> bool:
+        """Whether it was not over already."""
+        ends = self.said.id == trainer.transaction
+        if ends:
             self._note(lambda s: steps.abort(s, trainer, message=message))
+        return ends
+
+    def _write_late(
+        self, trainer: steps.Trainer, covered: list[str]
+    ) -> Generator[None, None, None]:
+        """A worker that stood still as its leader aborted sends what it has, until it knows.
+
+        It knows once it joins the next sync of its job: its engine is written anew there.
+        ``covered``: the engines that were paused, as each is before its worker writes.
+        """
+        yield from (None for _ in range(self.choose(12)))
+        if not covered:
+            return
+        engine = self._find(covered[self.choose(len(covered))])
+        self._own(trainer)
+        if self.joined[trainer.holder] != trainer.transaction:
+            return
+        if "weights" in engine.released:
+            self.violations.append(f"a late bucket reached sleeping {engine.pod.name}: it is dead")
+            self._end(engine)
+            return
+        engine.holds, engine.writer = TORN, trainer.transaction
 
     def _attach(self) -> Generator[None, None, None]:
         """Another process of the holder ends its sync, as the first one left it."""
@@ -297,7 +333,7 @@ class Trainers(Ground):
         wanted = {*before.released, *tags}
         self._step(
             lambda s: steps.sleep(
-                self._found(s), trainer, tags=tags, now=self.now, seen=self._seen_since()
+                self._found(s, trainer), trainer, tags=tags, now=self.now, seen=self._seen_since()
             )
         )
         self._announce(wanted, [run_of(engine) for engine in self.engines])
@@ -339,7 +375,9 @@ class Trainers(Ground):
             return  # Unsupported: nothing sleeps
         trainer = self._trainer()
         state = self._step(
-            lambda s: steps.take_on(self._found(s), trainer, now=self.now, seen=self._seen_since())
+            lambda s: steps.take_on(
+                self._found(s, trainer), trainer, now=self.now, seen=self._seen_since()
+            )
         )
         yield
         self._own(trainer)

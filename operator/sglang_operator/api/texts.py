@@ -305,6 +305,11 @@ WEIGHTS_FENCED = (
     "{holder} ended what was under way in this pool ({why}) at {since}, and whoever was at it may "
     "not know yet: nothing new begins before {until}; try again then, or wait for longer"
 )
+WEIGHTS_OWN_FENCED = (
+    "{holder} ended its shared sync ({why}), and the other processes of its job may not know yet: "
+    "what they write would end engines that sleep or are reset, or tear the weights of a sync that "
+    "they do not join; nothing but their next shared sync begins before {until}"
+)
 WEIGHTS_VACANT = (
     "the Lease is in phase {phase} and names no holder, so it was edited, and whoever was at it "
     "may not know yet: it is free once it was seen so for as long as it is held without renewal"

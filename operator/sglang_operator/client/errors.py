@@ -54,7 +54,8 @@ class Held(PoolError):
     """Another trainer holds the weights.  Times are seconds since the Unix epoch.
 
     ``recovering``: it is the operator, which loads them into engines that restarted.
-    ``at_work``: it is another process of this name, which puts engines to sleep or wakes them.
+    ``at_work``: it is another process of this name, which puts engines to sleep or wakes them, or
+    may still write in a shared sync that was ended.
     ``forming``: it forms process groups with the engines.
     """
 

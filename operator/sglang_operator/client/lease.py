@@ -233,7 +233,8 @@ class WeightsLease:
         A holder that says itself that its time is over is waited for until that was also seen:
         its clock may be wrong.  The operator, which loads weights into engines that restarted, and
         another process of this name, which puts them to sleep or wakes them, are waited for until
-        they are done; so is who forms process groups.
+        they are done; so are those that may not know yet that its shared sync was ended, and who
+        forms process groups.
         """
         begun = steady()
         while True:

@@ -151,17 +151,22 @@ class Transaction:
         """
         return seen + self.duration
 
-    def held_against(self, holder: str, transaction: str, seen: float, now: float) -> bool:
+    def held_against(
+        self, holder: str, transaction: str, seen: float, now: float, *, shared: bool = False
+    ) -> bool:
         """Whether somebody else holds the Lease than ``holder`` in this transaction.
 
         In a sync every other transaction is somebody else, of the same holder too: an earlier life
         of it, or a second thread, may still write.  What its holder put to sleep it takes on.
         What was aborted under its holder is nobody's, and one whose holder was edited away may
         still be at it.  After a shared sync its own job may begin again, whose other processes do
-        not write before they have learnt of it.  ``seen`` as in ``expires``.
+        write into nothing new before they have learnt of it: in a ``shared`` sync, which they have
+        to join.  They would write into what it puts to sleep, resets, or writes alone, as others
+        would.  ``seen`` as in ``expires``.
         """
         ours = self.id == transaction or (self.taken_on and not self.at_work)
-        own = self.holder == holder and ours and (self.shared or not self.fenced)
+        joined = shared and self.shared
+        own = self.holder == holder and ours and (joined or not self.fenced)
         held = bool(self.holder) or self.vacant
         return held and not own and now <= self.expires(seen)
 

@@ -50,15 +50,22 @@ def all_written(state: Transaction, missing: frozenset[str]) -> None:
         raise refused(Refusal.NOT_WRITTEN, state, texts.WEIGHTS_NOT_WRITTEN, which=which)
 
 
-def free(state: Transaction, trainer: Trainer, now: float, seen: float) -> None:
-    """Raises :class:`RefusedError` while somebody else holds the Lease."""
-    if not state.held_against(trainer.holder, trainer.transaction, seen, now):
+def free(
+    state: Transaction, trainer: Trainer, now: float, seen: float, *, shared: bool = False
+) -> None:
+    """Raises :class:`RefusedError` while somebody else holds the Lease.
+
+    ``shared``: for a sync that its other processes have to join before they write into anything.
+    """
+    if not state.held_against(trainer.holder, trainer.transaction, seen, now, shared=shared):
         return
     values = {
         "holder": state.holder or "nobody",
         "since": shown(state.acquired),
         "until": shown(state.renewed + state.duration),
     }
+    if state.fenced and state.shared and state.holder == trainer.holder:
+        raise refused(Refusal.AT_WORK, state, texts.WEIGHTS_OWN_FENCED, why=state.message, **values)
     if state.fenced or state.vacant:
         text = texts.WEIGHTS_FENCED if state.fenced else texts.WEIGHTS_VACANT
         raise refused(Refusal.HELD, state, text, why=state.message, **values)
@@ -78,9 +85,11 @@ def free(state: Transaction, trainer: Trainer, now: float, seen: float) -> None:
     )
 
 
-def taken(state: Transaction, trainer: Trainer, now: float, seen: float) -> Transaction:
-    """The Lease in its hands, for a transaction of its own.  Raises :class:`RefusedError`."""
-    free(state, trainer, now, seen)
+def taken(
+    state: Transaction, trainer: Trainer, now: float, seen: float, *, shared: bool = False
+) -> Transaction:
+    """The Lease in its hands, for a transaction of its own.  ``shared`` and raises as ``free``."""
+    free(state, trainer, now, seen, shared=shared)
     return dataclasses.replace(
         state,
         id=trainer.transaction,

@@ -45,7 +45,7 @@ def begin(
     Raises :class:`RefusedError`.
     """
     return dataclasses.replace(
-        rules.taken(state, trainer, now, seen),
+        rules.taken(state, trainer, now, seen, shared=shared),
         phase=Phase.SYNCING,
         epoch=epoch,
         target_version=version,
@@ -233,8 +233,8 @@ def commit(
 def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
     """The sync failed: all gates close.  Raises :class:`RefusedError` if it is over already.
 
-    The other processes of a shared one write on until they learn of it: others than this trainer
-    wait for as long as that may take.
+    The other processes of a shared one write on until they learn of it: for as long as that may
+    take nothing begins but a shared sync of this trainer, which they have to join.
     """
     rules.own(state, trainer)
     over = aborted(state, message)

@@ -12,6 +12,8 @@ import pytest
 
 from sglang_operator.cli import weights
 from sglang_operator.client import AsyncPool, EngineError, Expired, Held, Unsupported
+from sglang_operator.client.pausing import SyncOptions
+from sglang_operator.client.shared import SharedSync
 from sglang_operator.client.turns import Turn, Who
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
@@ -139,6 +141,37 @@ def test_a_process_that_ended_at_work_is_waited_for_until_it_counts_as_gone(worl
 
     asyncio.run(story())
     assert not any(engine.released for engine in world.engines)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool: pool.sleep(settle=0),
+        lambda pool: pool.reset(),
+        lambda pool: pool.update_from_disk("/c/1", "step-1"),
+    ],
+    ids=["sleep", "reset", "a sync of one process"],
+)
+def test_what_a_job_does_after_its_shared_abort_waits_until_its_other_processes_know(world, call):
+    """A bucket of theirs may be on its way: it would end an engine whose memory is released."""
+
+    async def story():
+        leader, _ = both(world)
+        async with leader:
+            own = (await leader.registry()).engines[0]
+            sync = SharedSync(leader, "step-0", SyncOptions(), own=own)
+            await sync.begin()
+            await sync.abort("a worker failed")
+            assert world.state.fenced
+            world.write_lease(dataclasses.replace(world.state, duration=1))
+            before = [len(engine.asked) for engine in world.engines]
+            acting = asyncio.create_task(call(leader))
+            await asyncio.sleep(0.8)
+            assert [len(engine.asked) for engine in world.engines] == before
+            assert world.state.fenced
+            await acting
+
+    asyncio.run(story())
 
 
 def test_a_sleep_or_a_wake_that_failed_is_nobodys_work_any_more(world):

@@ -27,9 +27,9 @@ def looked(monkeypatch):
     times = []
     free = rules.free
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         try:
-            free(*arguments)
+            free(*arguments, **options)
         except rules.RefusedError:
             times.append(arguments)
             raise

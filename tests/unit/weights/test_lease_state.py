@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sglang_operator.api import names
 from sglang_operator.weights import anew as weights_anew
 from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights import reset as weights_reset
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 from sglang_operator.weights.steps import Refusal, RefusedError, Trainer
 
@@ -436,7 +437,9 @@ def test_who_lost_it_closes_gates_under_it_and_frees_it_for_nobody(edited):
 def test_the_others_of_a_shared_sync_have_time_to_learn_that_its_lease_was_deleted():
     torn = stored(steps.disclaim(Transaction(), MINE, message="torn", now=NOW, shared=True))
     assert torn.held_against(OTHER.holder, "t2", NOW, NOW + lease_state.LEASE_SECONDS)
-    assert not torn.held_against(MINE.holder, "t2", NOW, NOW), "its own job may begin again"
+    own = partial(torn.held_against, MINE.holder, "t2", NOW)
+    assert not own(NOW, shared=True), "its own job may begin again"
+    assert own(NOW + lease_state.LEASE_SECONDS), "and nothing that the others do not join"
 
 
 @pytest.mark.parametrize(("duration", "told"), [(0.2, 1), (1.4, 2), (30, 30)])
@@ -711,9 +714,15 @@ def test_who_woke_is_no_sleeper_any_more_until_it_sleeps_again():
 # --- several processes of one trainer write
 
 
-def shared() -> Transaction:
+def shared(state: Transaction | None = None, trainer: Trainer = MINE) -> Transaction:
     return steps.begin(
-        Transaction(), MINE, epoch="e1", version="step-1", now=NOW, seen=NOW, shared=True
+        state or Transaction(),
+        trainer,
+        epoch="e1",
+        version="step-1",
+        now=NOW,
+        seen=NOW,
+        shared=True,
     )
 
 
@@ -796,9 +805,51 @@ def test_after_a_shared_sync_that_was_aborted_only_its_own_job_begins_at_once():
     assert refused.reason is Refusal.HELD
     assert "out of memory" in str(refused)
     assert "may not know yet" in str(refused)
-    assert syncing(over, LATER).id == "t3"
+    assert shared(over, LATER).id == "t3"
     gone = NOW + lease_state.LEASE_SECONDS + 1
     assert syncing(over, OTHER, now=gone, seen=NOW).holder == "trainer-1"
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        lambda: steps.abort(shared(), MINE, message="a worker failed"),
+        lambda: steps.disclaim(
+            Transaction(), MINE, message="a worker failed", now=NOW, shared=True
+        ),
+        lambda: steps.withdraw(shared(), MINE, Transaction(), message="a worker failed", now=NOW),
+    ],
+    ids=["aborted", "of a deleted Lease", "withdrawn"],
+)
+@pytest.mark.parametrize(
+    "step",
+    [
+        syncing,
+        partial(steps.sleep, tags=["weights"]),
+        partial(weights_reset.begin, epoch="e1"),
+        steps.take_on,
+    ],
+    ids=["a sync of one process", "a sleep", "a reset", "a wake"],
+)
+def test_what_the_others_of_a_job_do_not_join_waits_until_they_know_of_its_abort(ended, step):
+    """They write on: into released memory, or amid what is written alone."""
+    over = stored(ended())
+    until = NOW + lease_state.LEASE_SECONDS
+    refused = refusal(step, over, trainer=LATER, now=until, seen=NOW)
+    assert refused.reason is Refusal.AT_WORK  # which is waited for
+    assert str(refused) == (
+        "trainer-0 ended its shared sync (a worker failed), and the other processes of its job may "
+        "not know yet: what they write would end engines that sleep or are reset, or tear the "
+        "weights of a sync that they do not join; nothing but their next shared sync begins before "
+        "2027-01-15T08:00:30Z"
+    )
+    if step is steps.take_on:  # of what is aborted nothing sleeps by a step that could be woken
+        wrong = refusal(step, over, trainer=LATER, now=until + 1, seen=NOW)
+        assert wrong.reason is Refusal.WRONG_PHASE
+    else:
+        assert step(over, trainer=LATER, now=until + 1, seen=NOW).id == LATER.transaction
+    again = shared(over, LATER)
+    assert (again.phase, again.id, again.fence) == (Phase.SYNCING, "t3", False)
 
 
 def test_who_ends_a_shared_sync_of_others_begins_nothing_by_that():
