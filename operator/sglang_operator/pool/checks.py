@@ -241,10 +241,9 @@ def _lora(draft: Draft) -> Iterator[errors.Problem]:
 
 
 def _weight_arguments(draft: Draft) -> Iterable[errors.Problem]:
-    """Arguments with which no trainer can bring weights."""
-    if not draft.gated:
-        return ()
-    return weight_arguments.problems(draft.arguments.argv, draft.known, draft.features)
+    """Arguments with which no trainer can bring weights, or have engines sleep."""
+    check = weight_arguments.problems if draft.gated else weight_arguments.of_sleepers
+    return check(draft.arguments.argv, draft.known, draft.features)
 
 
 def _tuning(draft: Draft) -> Iterator[errors.Problem]:

@@ -14,6 +14,7 @@ from sglang_operator.engine import aliases, schema, versions
 
 _OFF = frozenset(("", "none", "null", "false"))
 _MOST_DIGITS = 100
+_SHARED_WEIGHTS, _SAVER = "weight_cache_mode", "enable_memory_saver"
 _UNGATED = "or set weights.gate: Off, where nobody changes the weights of running engines"
 
 
@@ -119,6 +120,21 @@ _RULES = (
         key="enable_paged_experts",
         why="experts on the GPU would keep the weights of before, so that SGLang refuses updates",
     ),
+    *(
+        _Rule(
+            key=key,
+            why="captured kernels keep copies of the weights of before, so that SGLang refuses "
+            "updates",
+        )
+        for key in ("enable_nvidia_megakernel", "enable_amd_monokernel", "monokernel_backend")
+    ),
+    _Rule(
+        key=_SHARED_WEIGHTS,
+        why="the weights are another process's, which others read too, so that SGLang's scheduler "
+        "ends at an update, and as memory for weights is released",
+        advice=f"set it to off, {_UNGATED}",
+        is_meant=lambda text: text.lower() not in {*_OFF, "off"},
+    ),
     _Rule(
         key="language_only",
         why="images are encoded by other servers, whose weights no update reaches",
@@ -138,6 +154,22 @@ def problems(
             why=rule.why,
             advice=rule.advice,
         )
+
+
+def of_sleepers(
+    argv: Sequence[str], known: schema.Schema, features: versions.Features
+) -> Iterator[errors.Problem]:
+    """What is wrong with a command line, where nobody waits for weights, of engines that sleep."""
+    saver = _given(argv, known).get(_SAVER, "")
+    for rule, text in _broken(argv, known, features):
+        if rule.key == _SHARED_WEIGHTS and saver.lower() not in _OFF:
+            yield errors.WEIGHT_ARGUMENT(
+                f"{aliases.FIELD}.{rule.key}",
+                key=rule.key,
+                found=errors.shown(text),
+                why=rule.why,
+                advice=f"set it to off, or remove {_SAVER}, without which none is released",
+            )
 
 
 def refusal(argv: Sequence[str], known: schema.Schema, features: versions.Features) -> str:

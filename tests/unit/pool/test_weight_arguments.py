@@ -88,6 +88,47 @@ def test_experts_whose_updates_sglang_refuses_are_refused_before_a_gpu_is_taken(
     assert refused(paged, "0.5.23") == ["enable_paged_experts"]
 
 
+@pytest.mark.parametrize("version", ["0.5.20", "0.5.21", "0.5.23"])
+@pytest.mark.parametrize("mode", ["client", "daemon"])
+def test_weights_that_are_another_processs_are_refused_where_weights_change(version, mode):
+    shared = with_config(weight_cache_mode=mode)
+    assert refused(shared, version) == ["weight_cache_mode"]
+    assert refused(guide_spec(extraArgs=["--weight-cache-mode", mode]), version) == [
+        "weight_cache_mode"
+    ]
+    assert refused(with_config(weight_cache_mode="off"), version) == []
+    ungated = {**shared, "weights": {"gate": "Off"}, "image": f"lmsysorg/sglang:v{version}"}
+    assert refused(ungated, version) == []
+    assert "ends at an update" in a_pool(**ungated).no_sync
+
+
+def test_engines_that_share_weights_do_not_sleep_without_a_gate_either():
+    """SGLang's scheduler ends as memory for weights is released; without the saver none is."""
+    spec = with_config(weight_cache_mode="client", enable_memory_saver=True)
+    spec = {**spec, "weights": {"gate": "Off"}, "image": "lmsysorg/sglang:v0.5.23"}
+    resolved = resolve_pool(OWNER, spec)
+    assert isinstance(resolved, Refused)
+    (problem,) = resolved.errors
+    assert problem.message == (
+        "weight_cache_mode is client: the weights are another process's, which others read too, so "
+        "that SGLang's scheduler ends at an update, and as memory for weights is released; set it "
+        "to off, or remove enable_memory_saver, without which none is released"
+    )
+    assert refused({**spec, **with_config(enable_memory_saver=True)}, "0.5.23") == []
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"enable_nvidia_megakernel": True}, "enable_nvidia_megakernel"),
+        ({"enable_amd_monokernel": True}, "enable_amd_monokernel"),
+        ({"monokernel_backend": "amd"}, "monokernel_backend"),
+    ],
+)
+def test_kernels_that_keep_copies_of_weights_are_refused_where_weights_change(config, key):
+    assert refused(with_config(**config), "0.5.23") == [key]
+
+
 def test_the_message_says_why_and_what_to_do():
     resolved = resolve_pool(OWNER, with_config(enable_lmcache=True))
     assert isinstance(resolved, Refused)
