@@ -75,6 +75,7 @@ COVERED_BY = {
     "client/shared.py": "client/test_roll_sharing.py",
     "client/texts.py": "test_texts.py",
     "client/turns.py": "client/test_sleeping.py",
+    "client/waking.py": "client/test_record.py",
     "client/updates.py": "client/test_sync.py",
     "clocks.py": "controller/test_clock_set.py",
     "cluster/absence.py": "cluster/test_stores.py",

@@ -37,6 +37,7 @@ class Engine:
     paused: bool = False
     released: frozenset[str] = frozenset()
     announced: frozenset[str] = frozenset()  # tags that it may have released, by any trainer's word
+    asked: bool = False  # to resume memory, with an answer that was lost
     waiting: int = 0  # requests that a pause holds back
     alive: bool = True
     label: str = "unsynced"

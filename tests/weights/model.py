@@ -41,6 +41,7 @@ from tests.weights.trainers import (
     DIED,
     EDITED,
     FREES,
+    GUESSED,
     NAMESAKE,
     OWN_JOB,
     UNFENCED,
@@ -74,6 +75,7 @@ CONTROLS = (
     (UNFENCED, "Committed"),
     (NAMESAKE, "Committed"),
     (OWN_JOB, "Committed"),
+    (GUESSED, "Committed"),
     (LATE, "Committed"),
     (FREE, "Committed"),
     (FREE, "Versioned"),
@@ -118,6 +120,7 @@ class World(Trainers):
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
             DIED: ((self._syncs, self._then_attaches),),
             NAMESAKE: ((self._works, partial(self._then_wakes, self.start_twice)),),
+            GUESSED: ((self._sleeps_at_rest, self._wake_at_once),),
             OWN_JOB: ((self._is_given_up, self._sleep_at_once),),
             USUAL_TAGS: ((self._sleeps, self.lose_lease),),
             MARKED_LATE: (
@@ -142,6 +145,15 @@ class World(Trainers):
 
     def _sleeps(self) -> bool:
         return self.said.phase is Phase.SLEEPING
+
+    def _sleeps_at_rest(self) -> bool:
+        return self._sleeps() and bool(self.said.asleep) and not self.said.at_work
+
+    def _wake_at_once(self) -> None:
+        """Its own trainer, once more if it has done so before."""
+        self.namesake = self.said.holder
+        self.trainer = self._wake()
+        self.train()
 
     def _sleeps_on_less(self) -> bool:
         """Engines sleep with their weights, and nobody is at work."""

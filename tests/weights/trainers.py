@@ -7,7 +7,7 @@ long as it may count on its last renewal.  Others may end, edit or delete the Le
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.weights import reset, steps
@@ -17,6 +17,7 @@ from tests.weights.ground import (
     LEASE_SECONDS,
     MARGIN,
     TORN,
+    Engine,
     Ground,
     TrainerDiesError,
     run_of,
@@ -28,6 +29,7 @@ UNFENCED = "takes what was aborted by force for free, once its holder is edited 
 AMID = "begins amid loads"
 NAMESAKE = "takes over what another process of its name is at work on"
 DIED = "ends the sync of a process that died at work"
+GUESSED = "takes who may have resumed its memory for asleep"
 UNVOUCHED = "commits for workers that do not vouch"
 OWN_JOB = "begins anything in the job whose shared sync was aborted"
 
@@ -184,6 +186,7 @@ class Trainers(Ground):
         version = f"v{self.versions}"
         if not registry.engines:
             return False
+        self._all_clear(self.said)
         covered = [entry.instance for entry in registry.engines]
         amid = self.defect == AMID
         self._step(
@@ -330,6 +333,7 @@ class Trainers(Ground):
         trainer = self._trainer()
         tags = (("weights", "kv_cache"), ("kv_cache",))[self.choose(2)]
         before = self.said
+        self._all_clear(before)
         wanted = {*before.released, *tags}
         self._step(
             lambda s: steps.sleep(
@@ -393,16 +397,45 @@ class Trainers(Ground):
                     self._continue(engine)
         self._step(lambda s: steps.wake(s, trainer, now=self.now))
 
+    def _all_clear(self, state: Transaction) -> None:
+        """Nobody tells an engine anything whose answer was lost: somebody replaces it, some day."""
+        unclear = [engine for engine in self.engines if run_of(engine) in state.unclear]
+        if not unclear or self.defect == GUESSED:
+            return
+        if self.fair or self.choose(3) == 0:
+            for engine in unclear:
+                self._end(engine)
+        if not self.fair:
+            raise TrainerDiesError("an answer was lost")
+
+    def _lose_resume(
+        self, trainer: steps.Trainer, engine: Engine, wanted: frozenset[str]
+    ) -> NoReturn:
+        """It was told to resume, and may have done it; the answer did not come."""
+        engine.asked = True
+        if self.choose(2):
+            engine.released -= wanted
+        lost = partial(steps.woke, instances=[], tags=[], unclear=[run_of(engine)])
+        self._note(partial(lost, trainer=trainer))
+        if self.said.phase is Phase.SLEEPING:
+            self._note(lambda s: steps.rests(s, trainer))
+        raise TrainerDiesError("an answer was lost")
+
     def _resume(self, trainer: steps.Trainer, state: Transaction) -> None:
         """SGLang dies of resuming what was never released.  Who was resumed is put on record.
 
         That is no fault where a trainer that died had announced it, or did not tell that it is
         back; what nobody announced is.
         """
+        self._all_clear(state)
         for engine in list(self.engines):
             wanted = state.sleeps(run_of(engine))
+            if wanted and not self.fair and self.choose(3) == 0:
+                self._lose_resume(trainer, engine, wanted)
             unreleased = wanted - engine.released
             engine.released -= wanted
+            if unreleased and engine.asked:
+                self.violations.append(f"{engine.pod.name} is told again to resume: it dies")
             if unreleased - engine.announced:
                 tags = " and ".join(sorted(unreleased - engine.announced))
                 words = f"{engine.pod.name} is resumed of {tags}, which it never released: it dies"

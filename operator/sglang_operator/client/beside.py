@@ -40,6 +40,16 @@ def all_known(registry: Registry) -> None:
         raise NotReady(texts.UNLISTED.format(pods=pods))
 
 
+def all_clear(engines: Iterable[Engine], state: Transaction) -> None:
+    """Raises NotReady for engines of which nobody knows whether they have their memory.
+
+    Telling one again what it has done already ends it, and so does a request that meets it without.
+    """
+    if unclear := [e for e in engines if e.instance in state.unclear]:
+        pods = " ".join(each.pod or each.engine for each in unclear)
+        raise NotReady(texts.MEMORY_UNCLEAR.format(engines=named(unclear), pods=pods))
+
+
 def leaving(registry: Registry, asleep: Collection[str | None] = ()) -> Sequence[Engine]:
     """Those on their way out that still hold memory: they are not among these sleepers."""
     return [e for e in registry.unlisted if e.leaving and e.instance not in asleep]

@@ -89,8 +89,16 @@ class LeaseHold:
         except NotReady as error:
             raise Expired(texts.LEASE_DELETED, deleted=True) from error
 
-    async def woke(self, done: Iterable[tuple[str, Iterable[str]]], *, patience: float) -> None:
+    async def woke(
+        self,
+        done: Iterable[tuple[str, Iterable[str]]],
+        *,
+        unclear: Iterable[str] = (),
+        patience: float,
+    ) -> None:
         """Record which instances have their memory of these tags; see ``WeightsLease.record``.
+
+        And of which of them it is ``unclear`` whether they have it.
 
         That is no renewal, and it counts after the transaction is over, too, and in a Lease that
         was made in place of a deleted one: it says by what was known before who sleeps.  Raises
@@ -100,9 +108,14 @@ class LeaseHold:
         def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             if sight.pool != self._pool:
                 raise Expired(texts.LEASE_ANEW, deleted=True)  # of other engines
-            for instance, tags in done:
+            for instance, tags in (*done, (None, ())):
                 state = steps.woke(
-                    state, self.trainer, instances=[instance], tags=tags, count=self._count
+                    state,
+                    self.trainer,
+                    instances=[instance] if instance else (),
+                    tags=tags,
+                    count=self._count,
+                    unclear=unclear,
                 )
             return state
 

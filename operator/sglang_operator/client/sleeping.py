@@ -35,6 +35,7 @@ from sglang_operator.client.registry import (
     Engine,
     Registry,
 )
+from sglang_operator.client.waking import PATIENCE, note_awake, resume
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 
@@ -43,71 +44,11 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 30.0
-PATIENCE = 10.0
 REST_PATIENCE = 2.0
 ANSWER_SECONDS = 0.5  # between two looks at engines that do not answer yet
 SIGHT_SECONDS = 5.0  # that a sleeper may be out of sight before it is missed
 
 log = logging.getLogger(__name__)
-
-
-async def resume(
-    pool: "AsyncPool",
-    hold: LeaseHold,
-    state: Transaction,
-    engines: Iterable[Engine],
-    tags: Iterable[str],
-) -> None:
-    """Let engines resume what of these tags each has released.
-
-    Who did is put on record before anything else is asked of anybody: to resume an engine twice
-    kills it.  Called by ``AsyncPool.to_its_end``.  Raises EngineError, PoolError.
-    """
-    todo: dict[tuple[str, ...], list[Engine]] = {}
-    for engine in engines:
-        released = state.sleeps(engine.instance) & set(tags)
-        if released:
-            todo.setdefault(tuple(sorted(released)), []).append(engine)
-    each = [(engine, wanted) for wanted, group in todo.items() for engine in group]
-    outcomes = await supervision.all_to_their_end(
-        pool.resume_memory([engine], list(wanted), hold.alive) for engine, wanted in each
-    )
-    done = [one for one, outcome in zip(each, outcomes, strict=True) if outcome is None]
-    await _note_awake(hold, done, patience=PATIENCE)
-    for outcome in outcomes:
-        if outcome is not None:
-            raise outcome
-
-
-async def resume_all(
-    pool: "AsyncPool",
-    hold: LeaseHold,
-    state: Transaction,
-    engines: Sequence[Engine],
-    tags: Iterable[str],
-) -> None:
-    """The same of these engines, and of those that sleep and that nobody writes into.
-
-    The Lease says of none that it sleeps any more: the next flush would end one that does.  The
-    others stay paused.
-    """
-    tags, known = set(tags), {engine.instance for engine in engines}
-    if {*state.asleep} - known:
-        others = beside.sleepers(await pool.fresh(), state, known)
-        await resume(pool, hold, state, others, tags)
-    await resume(pool, hold, state, engines, tags)
-
-
-async def _note_awake(
-    hold: LeaseHold, done: Sequence[tuple[Engine, Sequence[str]]], *, patience: float
-) -> None:
-    """Put on record which engines have their memory of these tags.  Raises ClusterError.
-
-    It is owed to the Lease from then on: a later step of this process does not go without it.
-    """
-    if done:
-        woke = [(engine.instance, tags) for engine, tags in done if engine.instance]
-        await hold.woke(woke, patience=patience)
 
 
 def _whole(engines: Iterable[Engine], state: Transaction) -> list[str | None]:
@@ -303,7 +244,7 @@ class Sleeper:
             await hold.step(step, patience=PATIENCE)
         except PoolError:  # it may have been written all the same
             with contextlib.suppress(PoolError):
-                await _note_awake(hold, todo, patience=0)
+                await note_awake(hold, todo, patience=0)
             raise
         outcomes = await supervision.all_to_their_end(
             self._let_go(hold, engine, tags, before) for engine, tags in todo
@@ -311,9 +252,11 @@ class Sleeper:
         failed = [outcome for outcome in outcomes if outcome is not None]
         if not failed:
             return
-        kept = [one for one, outcome in zip(todo, outcomes, strict=True) if undone(outcome)]
+        both = [(e, error) for e, error in zip(todo, outcomes, strict=True) if error is not None]
+        kept = [each for each, error in both if undone(error)]
+        unclear = [each for each, error in both if not undone(error)]
         with contextlib.suppress(PoolError):  # it is owed
-            await _note_awake(hold, kept, patience=PATIENCE)
+            await note_awake(hold, kept, unclear, patience=PATIENCE)
         raise failed[0]
 
     async def _let_go(
@@ -342,13 +285,14 @@ class Sleeper:
 
     async def _take(self, tags: Iterable[str]) -> tuple[LeaseHold, Transaction]:
         """The Lease, taken to sleep on these tags, and how it stood before."""
-        before = Transaction()
+        before, registry = Transaction(), await self._pool.registry()
 
         def step(
             state: Transaction, trainer: steps.Trainer, *, now: float, seen: float
         ) -> Transaction:
             nonlocal before
             before = state
+            beside.all_clear(registry.present, state)
             return steps.sleep(state, trainer, tags=tags, now=now, seen=seen)
 
         hold, _ = await self._taken(step)

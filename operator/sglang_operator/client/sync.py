@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_operator import supervision
-from sglang_operator.client import pausing, texts
+from sglang_operator.client import beside, pausing, texts
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
@@ -147,6 +147,7 @@ class AsyncSync(Updates):
             self._pool.turn.check()
             if self._over:
                 raise Expired(texts.OVER)
+            beside.all_clear(registry.present, state)
             state = self._with_groups(state, sight.now)
             if state.id != trainer.transaction:  # else it was written, and nobody said so
                 self._before = state

@@ -261,6 +261,11 @@ SLEEPS_OUT_OF_SIGHT = (
     "{engines}; the pool stays asleep, because they would be counted as awake: call wake() again "
     "once they are back, or delete their pods"
 )
+MEMORY_UNCLEAR = (
+    "{engines}: told to release or to resume memory, and the answer was lost, so that nobody knows "
+    "which of their memory is there; told so again one that has done it ends, and so does one that "
+    "serves and has not: replace them (kubectl delete pod {pods}), and try again once they are back"
+)
 NOT_SILENCED = (
     "an engine that this sync does not write into was not paused, and clients that keep their "
     "connections may get answers from older weights: {error}"

@@ -12,7 +12,7 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sglang_operator.client import beside, given, groups, pausing, sleeping
+from sglang_operator.client import beside, given, groups, pausing, waking
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.hold import LeaseHold
@@ -286,12 +286,12 @@ class Updates(ABC):
             self.check()
 
     async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
-        await sleeping.resume_all(self._pool, hold, self._state, self.engines, tags)
+        await waking.resume_all(self._pool, hold, self._state, self.engines, tags)
 
         def step(current: Transaction, sight: LeaseObservation) -> Transaction:
             return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
-        return await hold.step(step, patience=sleeping.PATIENCE)
+        return await hold.step(step, patience=waking.PATIENCE)
 
 
 def _with_session(engines: Iterable[Engine]) -> list[Engine]:

@@ -75,6 +75,7 @@ class Transaction:
     asleep: tuple[str, ...] = ()  # the instances whose memory is released
     recovering: frozenset[str] = frozenset()  # that the holder, an operator, loads the version into
     woken: frozenset[str] = frozenset()  # "instance/tag" of sleepers that have this memory
+    unclear: frozenset[str] = frozenset()  # sleepers of which nobody knows whether they do
     shared: bool = False  # several processes write in this sync, and vouch for what they wrote
     wrote: frozenset[str] = frozenset()  # the instances that they have vouched for
     fence: bool = False  # it was ended, and somebody who may still write may not know of it yet
@@ -233,6 +234,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
         recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
         woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN)),
+        unclear=frozenset(_words(notes.get(names.ANNOTATION_UNCLEAR, ""))),
         shared=shared,
         wrote=wrote,
         fence=notes.get(names.ANNOTATION_FENCE) == _fence(transaction),
@@ -318,6 +320,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_ASLEEP: lambda t: ",".join(t.asleep),
     names.ANNOTATION_RECOVERING: lambda t: ",".join(sorted(t.recovering)),
     names.ANNOTATION_WOKEN: lambda t: ",".join(sorted(t.woken)),
+    names.ANNOTATION_UNCLEAR: lambda t: ",".join(sorted(t.unclear)),
     names.ANNOTATION_SHARED: lambda t: t.id if t.shared else "",
     names.ANNOTATION_WROTE: lambda t: ",".join(sorted(t.wrote)) if t.shared else "",
     names.ANNOTATION_FENCE: lambda t: _fence(t.id) if t.fence else "",

@@ -354,8 +354,12 @@ def woke(
     instances: Iterable[str],
     tags: Iterable[str],
     count: int = -1,
+    unclear: Iterable[str] = (),
 ) -> Transaction:
     """These instances have resumed the memory of these tags, and others could not.
+
+    ``unclear``: those that were told to release or to resume memory, and whose answer was lost:
+    told so again they end if they have done it, and served without if they have not.
 
     Resuming what was never released kills an engine: whoever tries again leaves them out.  It is
     so whoever holds the Lease by now, unless another transaction may have put them to sleep again.
@@ -367,7 +371,8 @@ def woke(
     if state.id != trainer.transaction and not anew:
         rules.own(state, trainer)
     resumed = {f"{instance}/{tag}" for instance in instances for tag in tags}
-    return dataclasses.replace(state, woken=state.woken | resumed)
+    missed = state.unclear | frozenset(unclear)
+    return dataclasses.replace(state, woken=state.woken | resumed, unclear=missed)
 
 
 def wake(
@@ -394,6 +399,7 @@ def wake(
         instances=state.instances - missed,
         intact=state.intact and not lost,
         asleep=state.asleep if left else (),
+        unclear=state.unclear if left else frozenset(),
         woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
         renewed=now,
         at_work=state.phase is Phase.SYNCING,

@@ -16,11 +16,13 @@ from sglang_operator.client import (
     AsyncPool,
     ClusterError,
     EngineError,
+    NotReady,
     Pool,
     errors,
     lease,
     sleeping,
     sync,
+    waking,
 )
 from sglang_operator.weights import lease_state
 from sglang_operator.weights.lease_state import Phase
@@ -42,7 +44,7 @@ def opened(world):
 
 @pytest.fixture
 def pool(world, monkeypatch):
-    for module in (sleeping, sync):
+    for module in (sleeping, sync, waking):
         monkeypatch.setattr(module, "PATIENCE", 0.3)
     monkeypatch.setattr(sync, "ABORT_PATIENCE", 0.1)
     with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-a") as made:
@@ -114,27 +116,70 @@ def test_an_engine_that_the_resume_never_reached_is_resumed_the_next_time(world)
     assert not released(world)
 
 
-def test_a_release_whose_outcome_nobody_knows_counts_as_done(world):
+async def lost(real, engine):
     """What a proxy says of an engine, or no answer at all: the engine may have done it."""
+    answer = await real(engine)
+    if engine.rank == 0:
+        return 504, "upstream request timeout"
+    if engine.rank == 1:
+        raise errors.EngineError(rank=1, url="-", path="-", status=0, said="no answer")
+    return answer
 
-    async def lost(real, engine):
-        await real(engine)
-        if engine.rank == 0:
-            return 504, "upstream request timeout"
-        if engine.rank == 1:
-            raise errors.EngineError(rank=1, url="-", path="-", status=0, said="no answer")
-        return 200, "{}"
+
+STEPS = {
+    "sleep": lambda pool: pool.sleep(["kv_cache"], settle=0),
+    "wake": lambda pool: pool.wake(),
+    "a sync": lambda pool: pool.update_from_disk("/c/2", "step-2"),
+}
+
+
+@pytest.mark.parametrize("after", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize(
+    ("path", "step"),
+    [
+        ("/release_memory_occupation", STEPS["sleep"]),
+        ("/resume_memory_occupation", STEPS["wake"]),
+        ("/resume_memory_occupation", STEPS["a sync"]),
+    ],
+    ids=["a release", "a resume", "a resume of a sync"],
+)
+def test_where_an_answer_was_lost_nothing_is_guessed_until_the_engine_is_another(
+    world, path, step, after
+):
+    """One that has done it ends if it is told again; one that has not ends of a request."""
 
     async def story():
         async with opened(world) as pool:
             await pool.update_from_disk("/c/1", "step-1")
-            through(pool, "/release_memory_occupation", lost)
-            with pytest.raises(EngineError, match="504"):
+            if path == "/resume_memory_occupation":
                 await pool.sleep(["kv_cache"], settle=0)
-            assert (sleepers(world), released(world)) == ([0, 1, 2], [0, 1, 2])
-            assert (await pool.wake()).phase is Phase.COMMITTED
+            real = pool.calls._ask
+            through(pool, path, lost)
+            with pytest.raises(EngineError, match="504"):
+                await step(pool)
+            assert len(sleepers(world)) >= 2
+            pool.calls._ask = real
+            before = world.state
+        asked = [engine.paths().count(path) for engine in world.engines]
+        async with opened(world) as later:  # another process of it finds that too
+            if (before.phase, after) == (Phase.ABORTED, STEPS["wake"]):
+                return  # there is nothing to wake: a sync has to follow
+            with pytest.raises(NotReady) as caught:
+                await after(later)
+            told = str(caught.value)
+            assert "the answer was lost, so that nobody knows which of their memory" in told
+            assert all(f"engine {rank} " in told for rank in (0, 1))
+            assert "engine 2 " not in told
+            pods = [engine.pod for engine in await later.engines()][:2]
+            assert f"kubectl delete pod {' '.join(pods)}" in told
+            assert [engine.paths().count(path) for engine in world.engines] == asked
+            assert world.state.phase is before.phase, "a sync takes nothing, so that none aborts"
+            for rank in (0, 1):
+                world.restart(rank)
+            await after(later)
 
     asyncio.run(story())
+    assert not any(engine.dead for engine in world.engines)
 
 
 def test_a_release_that_its_fence_kept_back_leaves_nobody_on_record(world):
@@ -301,7 +346,7 @@ def test_what_is_put_on_record_late_does_not_raise_the_fence(world):
             world.write_lease(dataclasses.replace(world.state, phase=Phase.ABORTED, holder=""))
             engines = await pool.engines()
             woken = [(engine, ["kv_cache"]) for engine in engines]
-            await sleeping._note_awake(hold, woken, patience=1)
+            await waking.note_awake(hold, woken, patience=1)
             assert not hold.alive()
 
     asyncio.run(story())

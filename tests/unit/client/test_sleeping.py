@@ -477,7 +477,7 @@ def test_a_sleeper_that_cannot_be_reached_keeps_the_pool_asleep(world, pool):
     sleep(pool, "kv_cache")
     strictly(world)
     world.engines[1].state = "Starting"
-    world.engines[1].refuse["/resume_memory_occupation"] = (503, "not yet")
+    world.engines[1].refuse["/resume_memory_occupation"] = (500, "not yet")
     world.publish()
     with pytest.raises(EngineError, match="not yet"):
         pool.wake()

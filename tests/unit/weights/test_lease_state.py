@@ -464,6 +464,7 @@ def test_a_state_survives_the_lease():
         asleep=(A,),
         recovering=frozenset({C}),
         woken=frozenset({f"{A}/kv_cache"}),
+        unclear=frozenset({B}),
         shared=True,
         wrote=frozenset({A}),
         fence=True,
@@ -709,6 +710,18 @@ def test_who_woke_is_no_sleeper_any_more_until_it_sleeps_again():
     left = steps.wake(partly, trainer, now=1.0, tags=["weights"])
     assert (left.released, left.woken) == (("kv_cache",), frozenset())
     assert left.sleeps("i") == left.sleeps("j") == {"kv_cache"}
+
+
+def test_who_may_have_woken_stays_on_record_until_nobody_sleeps():
+    asleep = steps.slept(sleeping("kv_cache"), MINE, instances=[A, B], now=NOW)
+    lost = stored(steps.woke(asleep, MINE, instances=[A], tags=["kv_cache"], unclear=[B]))
+    assert (lost.unclear, lost.sleeps(A), lost.sleeps(B)) == ({B}, frozenset(), {"kv_cache"})
+    begun = syncing(steps.rests(lost, MINE), LATER)
+    aborted = stored(steps.abort(begun, LATER, message="the answer was lost"))
+    assert aborted.unclear == {B}
+    again = steps.woke(lost, MINE, instances=[], tags=[], unclear=[A])
+    assert again.unclear == BOTH
+    assert steps.wake(lost, MINE, now=NOW, tags=["kv_cache"]).unclear == frozenset()
 
 
 # --- several processes of one trainer write
