@@ -64,7 +64,8 @@ class SharedSync(AsyncSync):
         Raises StaleEpoch if one of them is another one now, Unsupported where nothing closes those.
         """
         self._pool.lease.watch.start()
-        registry = self._given or await self._pool.fresh()
+        given, self._given = self._given, None  # another time it is not new any more
+        registry = given or await self._pool.fresh()
         if self._covers is None:
             return registry
         if what := changes(self._covers, registry):

@@ -20,14 +20,13 @@ continues its engines, the Lease expires, and the operator closes the gates.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_operator import supervision
 from sglang_operator.client import beside, pausing, texts
-from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     ClusterError,
@@ -60,6 +59,10 @@ BLIND_SECONDS = 10.0
 BLIND_POLL_SECONDS = 0.5
 
 T = TypeVar("T")
+
+
+class _WaitedError(Exception):
+    """Another held the Lease meanwhile, and the engines were looked at before."""
 
 
 class AsyncSync(Updates):
@@ -109,6 +112,19 @@ class AsyncSync(Updates):
         """
         if self._over or self._hold is not None:
             raise Unsupported(texts.BEGUN_BEFORE)
+        await self._find()
+        try:
+            await self._begin()
+            self._watch = asyncio.create_task(self._stale(), name="stale epoch")
+            await self._confirmed()
+            await self._pause()
+            await self._resume({lease_state.WEIGHTS} & set(self._state.released))
+        except BaseException as error:
+            await self.abort(told(error))
+            raise
+
+    async def _find(self) -> None:
+        """The engines that are up now.  Raises as ``begin``."""
         registry = await self._fresh()
         registry.require_for_sync()
         if self._given_epoch is not None and self._given_epoch != registry.epoch:
@@ -118,15 +134,19 @@ class AsyncSync(Updates):
         for version, features in registry.features.items():
             pausing.check(self._options.pause, features, version)
         await reach(self._pool, registry)
-        try:
-            self._state = await self._take(registry)
-            self._watch = asyncio.create_task(self._stale(), name="stale epoch")
-            await self._confirmed()
-            await self._pause()
-            await self._resume({lease_state.WEIGHTS} & set(self._state.released))
-        except BaseException as error:
-            await self.abort(told(error))
-            raise
+
+    async def _begin(self) -> None:
+        """Over the engines that are up once the Lease is free: others may be, after a wait."""
+        assert self.registry is not None
+        until = time.monotonic() + self._options.wait
+        while True:
+            try:
+                left = max(0.0, until - time.monotonic())
+                self._state = await self._take(self.registry, left)
+            except _WaitedError:
+                await self._find()
+            else:
+                return
 
     async def _confirmed(self) -> None:
         """The engines are still where the registry says; from here on they may be changed."""
@@ -139,32 +159,41 @@ class AsyncSync(Updates):
         await self._guarded(forgets_images(self._pool, self.engines))
         self._touched = True
 
-    async def _take(self, registry: Registry) -> Transaction:
+    async def _take(self, registry: Registry, wait: float) -> Transaction:
+        """The Lease, taken.  Raises ``_WaitedError`` once it is free, if it was not at first."""
         trainer = self._pool.trainer(self._options.duration)
         hold = LeaseHold(self._pool.lease, trainer, self._lose)
+        waited: list[bool] = []
 
         def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             self._pool.turn.check()
             if self._over:
                 raise Expired(texts.OVER)
             beside.all_clear(registry.present, state)
-            state = self._with_groups(state, sight.now)
-            if state.id != trainer.transaction:  # else it was written, and nobody said so
-                self._before = state
-            return steps.begin(
-                self._pool.sleeper.idle(state),
-                trainer,
-                epoch=registry.epoch,
-                version=self.version,
-                now=sight.now,
-                seen=sight.seen,
-                engines=[e.instance for e in registry.engines if e.instance],
-                running=registry.running,
-                shared=self._shared,
-            )
+            try:
+                state = self._with_groups(state, sight.now)
+                if state.id != trainer.transaction:  # else it was written, and nobody said so
+                    self._before = state
+                begun = steps.begin(
+                    self._pool.sleeper.idle(state),
+                    trainer,
+                    epoch=registry.epoch,
+                    version=self.version,
+                    now=sight.now,
+                    seen=sight.seen,
+                    engines=[e.instance for e in registry.engines if e.instance],
+                    running=registry.running,
+                    shared=self._shared,
+                )
+            except steps.RefusedError:
+                waited.append(True)
+                raise
+            if waited:
+                raise _WaitedError
+            return begun
 
         try:
-            state = await hold.take(step, wait=self._options.wait, patience=PATIENCE)
+            state = await hold.take(step, wait=wait, patience=PATIENCE)
         except (asyncio.CancelledError, ClusterError):
             self._hold = hold  # its write may have come through: it is aborted
             raise
@@ -454,46 +483,3 @@ class AsyncSync(Updates):
                 self.check()
         except PoolError as reason:
             raise reason from error
-
-    # --- what a trainer does in between
-
-    async def call(
-        self,
-        path: str,
-        payload: Payload,
-        *,
-        timeout: float | None = CONTROL_SECONDS,
-        engines: Sequence[Engine] | None = None,
-    ) -> list[Json]:
-        """POST to all engines of the sync, or to these, at once; ``payload`` may be by engine.
-
-        ``timeout`` in seconds, None for none.  Answers are in the engines' order, which is that of
-        ranks.  Raises EngineError, StaleEpoch, Expired.
-        """
-        self.check()
-        asked = self.engines if engines is None else engines
-        with self._writes.update(path, payload, asked):
-            bodies = [(e, payload(e) if callable(payload) else payload) for e in asked]
-            each = (self._post(engine, path, body, timeout) for engine, body in bodies)
-            return await self._guarded(together(each))
-
-    async def call_one(
-        self,
-        engine: Engine,
-        path: str,
-        payload: Mapping[str, Any],
-        *,
-        timeout: float | None = CONTROL_SECONDS,
-    ) -> Json:
-        """POST to one engine of the sync; raises as ``call``."""
-        self.check()
-        with self._writes.update(path, payload, (engine,)):
-            return await self._guarded(self._post(engine, path, payload, timeout))
-
-    async def _post(
-        self, engine: Engine, path: str, payload: Mapping[str, Any], timeout: float | None
-    ) -> Json:
-        post, may = self._pool.calls.post, self._may_write
-        with self._writes.update(path, payload, (engine,)):
-            await self._may_group(path)
-            return await post(engine, path, payload, timeout=timeout, allowed=may)

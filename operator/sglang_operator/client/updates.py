@@ -7,7 +7,7 @@ whole.  The end of the sync labels all engines at once.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -106,12 +106,29 @@ class Updates(ABC):
         """The fence."""
 
     @abstractmethod
-    async def call(
-        self, path: str, payload: Payload, *, timeout: float | None = CONTROL_SECONDS
-    ) -> list[Json]:
-        """POST to all engines."""
+    async def _guarded(self, awaitable: Awaitable[T]) -> T:
+        """Await it, unless the sync is lost before."""
 
-    @abstractmethod
+    async def call(
+        self,
+        path: str,
+        payload: Payload,
+        *,
+        timeout: float | None = CONTROL_SECONDS,
+        engines: Sequence[Engine] | None = None,
+    ) -> list[Json]:
+        """POST to all engines of the sync, or to these, at once; ``payload`` may be by engine.
+
+        ``timeout`` in seconds, None for none.  Answers are in the engines' order, which is that of
+        ranks.  Raises EngineError, StaleEpoch, Expired.
+        """
+        self.check()
+        asked = self.engines if engines is None else engines
+        with self._writes.update(path, payload, asked):
+            bodies = [(e, payload(e) if callable(payload) else payload) for e in asked]
+            each = (self._post(engine, path, body, timeout) for engine, body in bodies)
+            return await self._guarded(together(each))
+
     async def call_one(
         self,
         engine: Engine,
@@ -120,11 +137,18 @@ class Updates(ABC):
         *,
         timeout: float | None = CONTROL_SECONDS,
     ) -> Json:
-        """POST to one engine."""
+        """POST to one engine of the sync; raises as ``call``."""
+        self.check()
+        with self._writes.update(path, payload, (engine,)):
+            return await self._guarded(self._post(engine, path, payload, timeout))
 
-    @abstractmethod
-    async def _guarded(self, awaitable: Awaitable[T]) -> T:
-        """Await it, unless the sync is lost before."""
+    async def _post(
+        self, engine: Engine, path: str, payload: Mapping[str, Any], timeout: float | None
+    ) -> Json:
+        post, may = self._pool.calls.post, self._may_write
+        with self._writes.update(path, payload, (engine,)):
+            await self._may_group(path)
+            return await post(engine, path, payload, timeout=timeout, allowed=may)
 
     def nccl_plan(self, master_address: str, master_port: int, **options: Any) -> NcclPlan:
         """As ``Registry.nccl_plan``, over the engines of this sync."""

@@ -56,6 +56,48 @@ def once(check, act):
     threading.Thread(target=run).start()
 
 
+COMES = {
+    "one more": lambda world: world.grow(),
+    "another in the place of one": lambda world: world.restart(1),
+}
+
+
+@pytest.mark.parametrize("comes", COMES.values(), ids=COMES)
+@pytest.mark.parametrize("given", [False, True], ids=["", "of a given epoch"])
+def test_a_sync_that_had_to_wait_is_one_of_the_engines_that_are_up_then(world, pool, comes, given):
+    """Those of before would leave out who came, or end at once for who went."""
+
+    async def story():
+        options = {"identity": world.identity}
+        async with (
+            AsyncPool(POOL, NAMESPACE, holder="a", **options) as first,
+            AsyncPool(POOL, NAMESPACE, holder="b", **options) as second,
+        ):
+            epoch = await second.epoch() if given else None
+            held = first.sync("step-1", interrupts=False)
+            await held.begin()
+            later = second.sync("step-2", wait=20, epoch=epoch)
+            beginning = asyncio.create_task(later.begin())
+            await asyncio.sleep(0.3)
+            assert not beginning.done()
+            await asyncio.to_thread(comes, world)
+            await held.abort("that is enough")
+            if given:
+                with pytest.raises(StaleEpoch, match="the engines are not those of epoch"):
+                    await beginning
+                return
+            await beginning
+            covered = {engine.instance for engine in later.engines}
+            assert covered == {engine.instance for engine in world.engines}
+            assert world.state.epoch == later.registry.epoch == await second.epoch()
+            await later.update_weights_from_disk("/c/2")
+            await later.finish()
+
+    asyncio.run(asyncio.wait_for(story(), STORY))
+    if not given:
+        assert {(e.weights, e.gate) for e in world.engines} == {("/c/2", "Open")}
+
+
 def test_a_sync_pauses_updates_continues_and_commits(world, pool):
     with pool.sync("step-1") as sync:
         assert all(engine.paused for engine in world.engines)
