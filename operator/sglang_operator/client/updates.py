@@ -20,6 +20,7 @@ from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
+from sglang_operator.engine import versions
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import Transaction
@@ -31,7 +32,6 @@ T = TypeVar("T")
 
 # SGLang managers/scheduler_components/weight_updater.py
 _SESSION_OPEN = "already open"
-NO_SESSION = "no weight-update session is open"
 
 
 async def open_session(post: Callable[..., Awaitable[Json]]) -> Json:
@@ -59,7 +59,7 @@ async def end_session(post: Callable[..., Awaitable[Json]]) -> bool:
     try:
         await post("/end_weight_update", {}, timeout=None)
     except EngineError as error:
-        if NO_SESSION not in error.said:
+        if versions.NO_SESSION not in error.said:
             raise
         return False
     return True

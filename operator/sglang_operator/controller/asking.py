@@ -75,6 +75,7 @@ class Asker:
                 wanted.version,
                 commit=wanted.commit,
                 pause=engine.features.quickest_pause,
+                session=engine.features.begin_end_weight_update,
             )
 
     def permit(self, key: PoolKey, memory: Memory, plan: GatePlan) -> None:

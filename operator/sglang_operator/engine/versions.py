@@ -141,6 +141,7 @@ ROUTED_EXPERTS_AS_TEXT_SINCE = parse("0.5.10")
 PREFERRED_SAMPLING_SINCE = parse("0.4.6.post5")
 ADMIN_API_KEY_SINCE = parse("0.5.8")
 WEIGHT_SESSION_SINCE = parse("0.5.21")
+NO_SESSION = "no weight-update session is open"  # SGLang to who ends one; its weight_updater.py
 GET_LOAD_SINCE = parse("0.4.10.post2")
 LOADS_SINCE = parse("0.5.9")
 PAUSE_SINCE = parse("0.4.10.post2")

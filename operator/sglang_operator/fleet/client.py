@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from sglang_operator.api import bounds, redaction
+from sglang_operator.engine import versions
 from sglang_operator.fleet.answers import Answer, Kind
 from sglang_operator.receiving import Turns, bounded
 from sglang_operator.sending import Allowed, Body, Connector, leaving
@@ -147,17 +148,19 @@ class EngineClient:
         path: str,
         version: str,
         pause: str,
+        session: bool = False,
         allowed: Allowed,
         timeout: float = LOADING_TIMEOUT,
     ) -> None:
         """Tell an engine to read these weights, which lie under ``path`` in its own pod.
 
         ``pause``: the mode in which it is paused before, whoever asks it by its address; it stays
-        so.  Empty: the version has none, and waits for what runs.  ``allowed`` is asked at the
-        moment when a request is to leave.
+        so.  Empty: the version has none, and waits for what runs.  ``session``: whether the version
+        has weight sessions; one that a trainer has left open ends before.  ``allowed`` is asked at
+        the moment when a request is to leave.
 
         ``load_format`` is said explicitly: an engine that was started with dummy weights would
-        else make new ones (explanation/sglang.md, Weights).  No version wants a weight session.
+        else make new ones (explanation/sglang.md, Weights).  No version wants a session for it.
         Raises EngineError with the engine's words, NotAllowedError, EngineUnreachableError; after
         the latter the weights may be anything.
         """
@@ -172,10 +175,20 @@ class EngineClient:
         else:
             await self._write(url, "/pause_generation", {"mode": pause}, PAUSE_TIMEOUT, allowed)
             await self._write(url, "/abort_request", _EVERYTHING, self._timeout, allowed)
+        if session:
+            await self._end_session(url, timeout, allowed)
         await self._write(url, "/update_weights_from_disk", body, timeout, allowed)
         if pause:
             await self._flush(url, allowed)
             await self._label(url, version, allowed)
+
+    async def _end_session(self, url: str, timeout: float, allowed: Allowed) -> None:
+        """One that is open stays so over a load, and its end changes what was loaded once more."""
+        try:
+            await self._write(url, "/end_weight_update", {}, timeout, allowed)
+        except EngineRequestError as error:
+            if versions.NO_SESSION not in error.message:
+                raise
 
     async def _label(self, url: str, version: str, allowed: Allowed) -> None:
         """Name the version, last of all: a gate may open to the name."""

@@ -132,13 +132,15 @@ class Poller:
         *,
         commit: str = "",
         pause: str = "",
+        session: bool = False,
     ) -> None:
         """Let an engine read weights from disk; its report says how that goes (``loading``).
 
         ``commit``: the transaction that committed them; without a permit for it nothing is sent.
         ``pause``: the mode in which the engine is paused before, and continued after, whether a
-        trainer had paused it or not; empty for versions that cannot.  Asking again for the same
-        does nothing while it goes on or is done, nor after an error before its time (``again``).
+        trainer had paused it or not; empty for versions that cannot.  ``session``: whether its
+        version has weight sessions, of which one may be open.  Asking again for the same does
+        nothing while it goes on or is done, nor after an error before its time (``again``).
         """
         if (key, instance) in self._loading:
             return  # one after another: the engine is busy with the last
@@ -157,7 +159,7 @@ class Poller:
             self._learn(key, instance, loading=_failed(loading, NOT_PERMITTED))
             return
         self._learn(key, instance, loading=loading)
-        task = asyncio.create_task(self._load(key, instance, url, loading, pause))
+        task = asyncio.create_task(self._load(key, instance, url, loading, pause, session))
         self._loading[key, instance] = task
 
     def _allowed(self, key: PoolKey, instance: str, commit: str) -> bool:
@@ -233,14 +235,25 @@ class Poller:
         return Stuck(since=since, stamp=at.told(since))
 
     async def _load(
-        self, key: PoolKey, instance: str, url: str, loading: Loading, pause: str
+        self,
+        key: PoolKey,
+        instance: str,
+        url: str,
+        loading: Loading,
+        pause: str,
+        session: bool,
     ) -> None:
         def allowed() -> bool:
             return self._allowed(key, instance, loading.commit)
 
         try:
             await self._client.update_weights_from_disk(
-                url, path=loading.path, version=loading.version, pause=pause, allowed=allowed
+                url,
+                path=loading.path,
+                version=loading.version,
+                pause=pause,
+                session=session,
+                allowed=allowed,
             )
             if pause:
                 await self._client.continue_generation(url, allowed=allowed)

@@ -188,6 +188,36 @@ def test_weights_are_read_from_disk_in_a_format_that_a_dummy_engine_takes():
     with_engine(test, update_weights_from_disk=SUCCESS, flush_cache={}, **paused())
 
 
+@pytest.mark.parametrize("is_open", [True, False], ids=["an open session", "no session"])
+def test_a_session_that_a_trainer_left_open_ends_before_weights_are_read(is_open):
+    """Its end would change what was loaded once more, and answers are wrong until then."""
+    said = "no weight-update session is open; call begin_weight_update() first"
+    none = {"status": 400, "body": {"success": False, "message": said}}
+
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        await requests.update_weights_from_disk(
+            engine.url, path="/c", version="v", pause="retract", session=True, allowed=lambda: True
+        )
+        asked = [path for _, path, _ in engine.asked]
+        assert asked == [*PAUSE, "/end_weight_update", UPDATE, FLUSH, LABEL]
+
+    ends = SUCCESS if is_open else none
+    answers = {"end_weight_update": ends, "update_weights_from_disk": SUCCESS, "flush_cache": {}}
+    with_engine(test, **answers, **paused())
+
+
+def test_nothing_is_read_into_an_engine_whose_session_does_not_end():
+    async def test(requests: EngineClient, engine: Engine) -> None:
+        with pytest.raises(EngineRequestError, match="out of memory"):
+            await requests.update_weights_from_disk(
+                engine.url, path="/c", version="v", pause="", session=True, allowed=lambda: True
+            )
+        assert engine.times(UPDATE) == 0
+
+    body = {"success": False, "message": "out of memory"}
+    with_engine(test, end_weight_update={"status": 400, "body": body})
+
+
 def test_an_engine_that_cannot_be_paused_waits_for_what_runs_and_flushes_by_itself():
     async def test(requests: EngineClient, engine: Engine) -> None:
         await requests.update_weights_from_disk(

@@ -146,6 +146,29 @@ def test_an_engine_that_restarted_catches_up_is_covered_and_continued(monkeypatc
     in_a_world(test, monkeypatch)
 
 
+@pytest.mark.parametrize("version", ["0.5.20", "0.5.21", "0.5.23"])
+def test_what_a_trainer_left_open_is_closed_before_an_engine_serves(monkeypatch, version):
+    """SGLang has sessions for buckets since 0.5.21."""
+
+    async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
+        operator.pool = a_pool(
+            device_mapping="list(range(0,4))",
+            weights={"gate": "Committed", "recovery": "FromCheckpoint"},
+            engineVersion=version,
+            image=f"lmsysorg/sglang:v{version}",
+        )
+        operator.name_engines()
+        engine, has_sessions = world.engines[1], version != "0.5.20"
+        engine.session = has_sessions
+        await operator.passes(lambda: engine.instance in world.state.instances, "it is covered")
+        assert engine.weights == "/c/step-1"
+        assert not engine.session
+        asked = [path for path in engine.paths() if path in ("/end_weight_update", LOAD)]
+        assert asked == ["/end_weight_update"] * has_sessions + [LOAD]
+
+    in_a_world(test, monkeypatch)
+
+
 def test_a_sync_waits_for_the_load_that_is_under_way_and_then_has_the_last_word(monkeypatch):
     async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
         world.engines[1].stuck.add(LOAD)
