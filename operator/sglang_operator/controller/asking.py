@@ -76,6 +76,7 @@ class Asker:
                 commit=wanted.commit,
                 pause=engine.features.quickest_pause,
                 session=engine.features.begin_end_weight_update,
+                images=engine.features.model_info_path if wanted.pod.keeps_images else "",
             )
 
     def permit(self, key: PoolKey, memory: Memory, plan: GatePlan) -> None:

@@ -19,6 +19,12 @@ class _ModelInfo(msgspec.Struct, frozen=True):
     """``/model_info``, or ``/get_model_info`` before 0.5.6."""
 
     weight_version: str | None = None
+    # Whatever stands there: an answer of another kind must not keep the version from being read.
+    has_image_understanding: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def sees_images(self) -> bool:
+        return bytes(self.has_image_understanding).strip() == b"true"
 
 
 class _MemoryUsage(msgspec.Struct, frozen=True):

@@ -40,6 +40,12 @@ RETRY = Backoff(2.0, 120.0)
 TRIES = 8
 
 NOT_PERMITTED = "no load of these weights into this engine stands in the Lease"
+KEEPS_IMAGES = (
+    "its model sees images, and it keeps what its vision tower makes of each, which nothing "
+    "empties: the tower of before would answer. It was started with SGLANG_VLM_CACHE_SIZE_MB other "
+    "than 0, by an earlier operator or by system_envs or podTemplate: remove it there, and have it "
+    "replaced"
+)
 
 log = logging.getLogger(__name__)
 
@@ -133,14 +139,17 @@ class Poller:
         commit: str = "",
         pause: str = "",
         session: bool = False,
+        images: str = "",
     ) -> None:
         """Let an engine read weights from disk; its report says how that goes (``loading``).
 
         ``commit``: the transaction that committed them; without a permit for it nothing is sent.
         ``pause``: the mode in which the engine is paused before, and continued after, whether a
         trainer had paused it or not; empty for versions that cannot.  ``session``: whether its
-        version has weight sessions, of which one may be open.  Asking again for the same does
-        nothing while it goes on or is done, nor after an error before its time (``again``).
+        version has weight sessions, of which one may be open.  ``images``: of an engine that keeps
+        what a vision tower made of them, the path that tells whether its model sees any; then
+        nothing is loaded.  Asking again for the same does nothing while it goes on or is done, nor
+        after an error before its time (``again``).
         """
         if (key, instance) in self._loading:
             return  # one after another: the engine is busy with the last
@@ -159,7 +168,7 @@ class Poller:
             self._learn(key, instance, loading=_failed(loading, NOT_PERMITTED))
             return
         self._learn(key, instance, loading=loading)
-        task = asyncio.create_task(self._load(key, instance, url, loading, pause, session))
+        task = asyncio.create_task(self._load(key, instance, url, loading, pause, session, images))
         self._loading[key, instance] = task
 
     def _allowed(self, key: PoolKey, instance: str, commit: str) -> bool:
@@ -242,11 +251,14 @@ class Poller:
         loading: Loading,
         pause: str,
         session: bool,
+        images: str,
     ) -> None:
         def allowed() -> bool:
             return self._allowed(key, instance, loading.commit)
 
         try:
+            if images and await asking.sees_images(self._client, url, images):
+                raise EngineRequestError(200, KEEPS_IMAGES)
             await self._client.update_weights_from_disk(
                 url,
                 path=loading.path,

@@ -29,6 +29,11 @@ async def weight_version(client: EngineClient, url: str, features: versions.Feat
     return answers.weight_version(told)
 
 
+async def sees_images(client: EngineClient, url: str, path: str) -> bool:
+    """Whether its model does, by what it tells of it under this path; not where it does not say."""
+    return (await client.get(url, path, answers.MODEL_INFO)).sees_images
+
+
 async def load(client: EngineClient, url: str, features: versions.Features) -> Load:
     """Its work.  Never by a path that generates: that would be work, and kill one that sleeps.
 

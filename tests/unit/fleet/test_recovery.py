@@ -48,6 +48,7 @@ class Operator:
             weights={"gate": "Committed", "recovery": "FromCheckpoint"},
         )
         self.lives = [0, 0]
+        self.keeps_images = False
         self.observed = Observed()
 
     def restart(self, rank: int) -> None:
@@ -62,7 +63,8 @@ class Operator:
         for engine in self.pool.running:
             life = self.lives[engine.rank]
             run = f"containerd://{engine.rank}-{life}"
-            pod = a_pod(self.pool, engine, life, container_id=run, ip="127.0.0.1")
+            options = {"container_id": run, "ip": "127.0.0.1", "keeps_images": self.keeps_images}
+            pod = a_pod(self.pool, engine, life, **options)
             self.world.engines[engine.rank].instance = pod.instance or ""
             pods.append(pod)
         self.world.call(self.world.publish)
@@ -165,6 +167,28 @@ def test_what_a_trainer_left_open_is_closed_before_an_engine_serves(monkeypatch,
         assert not engine.session
         asked = [path for path in engine.paths() if path in ("/end_weight_update", LOAD)]
         assert asked == ["/end_weight_update"] * has_sessions + [LOAD]
+
+    in_a_world(test, monkeypatch)
+
+
+@pytest.mark.parametrize("sees", [True, False, None], ids=["sees images", "of text", "unknown"])
+def test_no_checkpoint_is_loaded_into_an_engine_that_keeps_what_its_tower_made(
+    monkeypatch, caplog, sees
+):
+    """A trainer may not sync it either: it would answer from the tower of before."""
+
+    async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
+        operator.keeps_images, world.sees_images = True, sees
+        engine = world.engines[1]
+        if not sees:
+            await operator.passes(lambda: engine.instance in world.state.instances, "it is covered")
+            assert engine.weights == "/c/step-1"
+            return
+        await operator.passes(lambda: "its model sees images" in caplog.text, "it is told")
+        assert "SGLANG_VLM_CACHE_SIZE_MB" in caplog.text
+        assert [path for path in engine.paths() if path in (LOAD, "/pause_generation")] == []
+        await operator.passes(lambda: not world.state.holder, "the Lease is given back")
+        assert engine.instance not in world.state.instances
 
     in_a_world(test, monkeypatch)
 
