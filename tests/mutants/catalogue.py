@@ -204,9 +204,9 @@ MUTANTS = (
         "a stranger's pod that has an engine's name counts as the engine",
         "cluster/executor.py",
         "        if controller is not None and controller.uid == batch.owner:\n"
-        "            self._pods.put(pod)\n"
+        "            self._pods.answered(pod)\n"
         "            if self._pods.has(pod.metadata.uid, batch.owner):\n",
-        "        if True:\n            self._pods.put(pod)\n            if True:\n",
+        "        if True:\n            self._pods.answered(pod)\n            if True:\n",
     ),
     _mutant(
         "hot-refusals",

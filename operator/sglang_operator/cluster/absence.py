@@ -6,7 +6,9 @@ object's earlier state included.  That shows one only if the cluster was restore
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from sglang_operator.api import names
 from sglang_operator.kube import decoding
 from sglang_operator.observed import wire
 
@@ -49,6 +51,53 @@ class Tombstones:
     def cover(self, meta: wire.Meta) -> bool:
         """Whether this state of the object is from before it went."""
         return meta.version <= self._versions.get(meta.uid, -1)
+
+
+@dataclass(slots=True)
+class _Call:
+    version: int
+    unread: frozenset[str]  # who was there, and could not be read
+    lists: int = 0  # of the stream, which were older
+
+
+class Called:
+    """Up to which version a pool's pods were read past their stream.
+
+    The stream goes on with what was before that.  What it tells of who was not there by then is of
+    the past, also of those who were never known.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, str], _Call] = {}
+
+    def add(self, pool: tuple[str, str], version: int, unread: Sequence[wire.Meta]) -> None:
+        """All of the pool's pods were read as of this version, but for what these are."""
+        if told(unread):
+            self._calls[pool] = _Call(version, frozenset(meta.uid for meta in unread))
+
+    def forget(self, pool: tuple[str, str]) -> None:
+        self._calls.pop(pool, None)
+
+    def listed(self, scope: str, version: int) -> None:
+        """The stream has begun anew with a list of this version: it goes on from there.
+
+        One list may have been under way when the pods were read, and be older.  A second that is
+        older yet is of a cluster that was restored from a backup.
+        """
+        for pool, call in list(self._calls.items()):
+            if in_scope(pool[0], scope):
+                call.lists += 1
+                if call.version <= version or call.lists > 1:
+                    del self._calls[pool]
+
+    def cover(self, meta: wire.Meta) -> bool:
+        """Whether the pod, which is not known, was gone by then; told by its labels, as pods were
+        read by them."""
+        pool = meta.labels.get(names.LABEL_POOL, "")
+        call = self._calls.get((meta.namespace, pool))
+        if call is None or meta.version > call.version or meta.uid in call.unread:
+            return False
+        return names.serving_selector(pool).items() <= meta.labels.items()
 
 
 def went_back(meta: wire.Meta, known: int, version: int) -> bool:

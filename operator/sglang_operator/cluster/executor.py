@@ -187,7 +187,7 @@ class Executor:
             await self._delete_pod(batch, identity.taken_back(pod))
             return
         outcome.created += 1
-        self._pods.put(pod)
+        self._pods.answered(pod)
 
     async def _meet(self, batch: _Batch, action: actions.CreatePod) -> None:
         """A pod of that name exists: it is ours and we had not seen it, or it is foreign."""
@@ -202,7 +202,7 @@ class Executor:
         pod = _pod_decoder.object(answer)
         controller = pod.metadata.controller
         if controller is not None and controller.uid == batch.owner:
-            self._pods.put(pod)
+            self._pods.answered(pod)
             if self._pods.has(pod.metadata.uid, batch.owner):
                 outcome.created += 1  # before, but it was not seen
             else:  # ours, and its labels were taken away: it is stepped around
@@ -210,7 +210,7 @@ class Executor:
                 outcome.done = False
             return
         if identity.of_earlier_pool(controller, key, batch.owner):
-            self._pods.put(pod)  # from now on it is stepped around
+            self._pods.answered(pod)  # from now on it is stepped around
             outcome.done = False
             return
         outcome.conflicts.append(("Pod", name))
@@ -253,7 +253,7 @@ class Executor:
         outcome.deleted += 1
         pod = _pod_decoder.object(answer)
         if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
-            self._pods.put(pod)
+            self._pods.answered(pod)
 
     async def look_for(self, key: stores.PoolKey, name: str) -> wire.Pod | None:
         """Take in the pod as it is, if there is one; raises what keeps that from being learnt."""
@@ -264,7 +264,7 @@ class Executor:
                 raise
             return None
         pod = _pod_decoder.object(answer)
-        self._pods.put(pod)
+        self._pods.answered(pod)
         return pod
 
     # --- gates, and the Lease that they follow
@@ -337,7 +337,7 @@ class Executor:
         path = paths.pod(key.namespace, action.name) + "/status"
         params = {"fieldManager": names.FIELD_MANAGER}
         answer = await self._gates.send("PATCH", key.namespace, path, body, STRATEGIC_PATCH, params)
-        self._pods.put(_pod_decoder.object(answer))
+        self._pods.answered(_pod_decoder.object(answer))
 
     async def _write_lease(self, key: stores.PoolKey, action: actions.WriteLease) -> None:
         path = paths.child(kinds.LEASE.kind, key.namespace, action.name)

@@ -21,6 +21,7 @@ from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster import crowding
 from sglang_operator.cluster.absence import (
     NO_VERSION,
+    Called,
     Tombstones,
     in_scope,
     there,
@@ -189,6 +190,7 @@ class PodStore:
         self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
         self._by_node: defaultdict[str, dict[str, PodEntry]] = defaultdict(dict)
         self._gone = Tombstones()
+        self._called = Called()
         self._lost_at: dict[PoolKey, float] = {}
         self._vanished: dict[PoolKey, deque[float]] = {}
 
@@ -210,6 +212,7 @@ class PodStore:
         """The pool is gone."""
         self._lost_at.pop(key, None)
         self._vanished.pop(key, None)
+        self._called.forget(key)
 
     def of(self, key: PoolKey) -> Iterator[PodEntry]:
         """All pods of pools of this name, whichever UID the pool had."""
@@ -226,6 +229,7 @@ class PodStore:
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
+        self._called.listed(scope, version)
         known = [e for e in self._entries.values() if in_scope(e.pool.namespace, scope)]
         self._listed(known, records, version, unread)
 
@@ -236,8 +240,10 @@ class PodStore:
         version: int,
         unread: Sequence[wire.Meta] = (),
     ) -> None:
-        """The same of the pods of one pool, by the labels of its Services."""
+        """The same of the pods of one pool, by the labels of its Services, past the stream."""
+        self._called.forget(key)
         self._listed([e for e in self.of(key) if not e.aside], records, version, unread)
+        self._called.add(key, version, unread)
 
     def _listed(
         self,
@@ -262,7 +268,7 @@ class PodStore:
 
     def restored(self) -> None:
         """The cluster is of an earlier state: no version says any more what is newer."""
-        self._gone = Tombstones()
+        self._gone, self._called = Tombstones(), Called()
         for entry in list(self._entries.values()):
             self._unversion(entry)
 
@@ -272,6 +278,12 @@ class PodStore:
         self._index(dataclasses.replace(entry, pod=pod))
 
     def put(self, record: wire.Pod) -> None:
+        """The stream tells of this pod, which may be of the past."""
+        if record.metadata.uid in self._entries or not self._called.cover(record.metadata):
+            self.answered(record)
+
+    def answered(self, record: wire.Pod) -> None:
+        """The API server has answered with this pod when it was asked for it."""
         uid = record.metadata.uid
         if self._gone.cover(record.metadata):
             return

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from sglang_operator.api import names
 from sglang_operator.cluster.roll_call import RollCall
@@ -71,3 +72,68 @@ def test_pods_of_other_pools_and_those_out_of_sight_stay():
     assert not called(store)[0]
     assert known(store) == {("aside", 100)}
     assert known(store, PoolKey("rl", "other")) == {("other", 100)}
+
+
+def test_what_the_stream_still_tells_of_the_time_before_makes_no_pod():
+    """It is behind: those who are not among the pods that were read are gone, known or not."""
+    store = PodStore(Wakes())
+    called(store, a_pod("a", 150))
+    for record in (a_pod("never-known", 120), a_pod("last-moment", VERSION), a_pod("a", 130)):
+        store.put(record)
+    assert known(store) == {("a", 150)}
+    store.put(a_pod("new", VERSION + 1))
+    assert known(store) == {("a", 150), ("new", VERSION + 1)}
+
+
+def test_pods_that_were_not_asked_for_are_learnt_from_the_stream_as_ever():
+    store = PodStore(Wakes())
+    called(store)
+    aside = a_pod("aside", 100)
+    del aside.metadata.labels[names.LABEL_COMPONENT]
+    elsewhere = msgspec.structs.replace(a_pod("p").metadata, namespace="elsewhere")
+    store.put(aside)
+    store.put(msgspec.structs.replace(a_pod("p"), metadata=elsewhere))
+    assert known(store) == {("aside", 100)}
+    assert known(store, PoolKey("elsewhere", KEY.name)) == {("p", 10)}
+
+
+def test_a_pod_that_was_there_and_could_not_be_read_is_learnt_from_the_stream():
+    store = PodStore(Wakes())
+    store.replace_of(KEY, [], VERSION, [a_pod("unreadable").metadata])
+    store.put(a_pod("unreadable", 100))
+    assert known(store) == {("unreadable", 100)}
+    store.replace_of(KEY, [], VERSION, [wire.Meta()])  # anybody
+    store.put(a_pod("whoever", 100))
+    assert known(store) == {("unreadable", 100), ("whoever", 100)}
+
+
+def test_what_the_api_server_answers_of_a_pod_counts_whatever_its_version():
+    """The cluster may have been restored from a backup, and the stream has not told of it yet."""
+    store = PodStore(Wakes())
+    called(store)
+    store.answered(a_pod("made", 100))
+    assert known(store) == {("made", 100)}
+
+
+@pytest.mark.parametrize(
+    ("versions", "is_there"),
+    [
+        pytest.param((150,), False, id="a list that was under way"),
+        pytest.param((150, 160), True, id="a restored cluster"),
+        pytest.param((VERSION,), True, id="a list as new as that"),
+    ],
+)
+def test_what_lists_of_the_stream_say_of_those_who_were_not_read(versions, is_there):
+    store = PodStore(Wakes())
+    called(store)
+    for version in versions:
+        store.replace("", [a_pod("p", 100)], version)
+    assert bool(known(store)) is is_there
+
+
+def test_once_the_cluster_is_restored_versions_say_nothing_of_what_was_read_before():
+    store = PodStore(Wakes())
+    called(store)
+    store.restored()
+    store.put(a_pod("p", 100))
+    assert known(store) == {("p", 100)}

@@ -8,7 +8,9 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.kube import paths
+from sglang_operator.kube.decoding import Decoder
 from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed import wire
 from tests.unit.controller.fake_api import Api, operator
 from tests.unit.controller.passes import KEY, Clock, Passes
 from tests.unit.controller.test_reconcile import TWO_ENGINES, failing, story
@@ -19,10 +21,15 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-async def led(clock: Clock) -> Passes:
-    """A pool with one engine, whose first pod has failed and was replaced."""
+async def led(clock: Clock, past: list[bytes] | None = None) -> Passes:
+    """A pool with one engine, whose first pod was up, has failed and was replaced."""
     pool = Passes(clock)
     await pool.settle()
+    first = paths.pod("rl", pool.pod_names()[0])
+    ready = [{"type": kind, "status": "True"} for kind in ("PodScheduled", "Ready")]
+    pool.api.touch(first, {"status": {"conditions": ready}})
+    if past is not None:
+        past.append(orjson.dumps(pool.api.objects[first]))
     pool.fail(pool.pod_names()[0])
     for _ in range(4):
         await pool.settle_within(1200)
@@ -51,6 +58,25 @@ def test_the_pods_that_the_last_one_made_are_known_before_any_is_made(clock):
         await after.blind()
         assert after.pod_names() == ["pool-g0-1-1"]
         assert after.reason == "PoolReady"
+
+    story(told)
+
+
+def test_the_engine_that_runs_stays_whatever_a_late_stream_still_tells_of_its_past(clock):
+    """It goes on with what was before the pods were read: of one that is gone, as it was up."""
+
+    async def told() -> None:
+        past: list[bytes] = []
+        pool = await led(clock, past)
+        after = late(clock, pool)
+        for _ in range(2):
+            await after.blind()
+        after.pods.put(Decoder(wire.Pod).object(past[0]))
+        for _ in range(2):
+            clock.advance(5)
+            await after.blind()
+            assert after.pod_names() == ["pool-g0-1-1"]
+            assert "DELETE pods" not in after.writes
 
     story(told)
 
