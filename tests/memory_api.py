@@ -78,7 +78,7 @@ class MemoryApi:
 
     def _found(self, path: str) -> Json:
         if path not in self.objects:
-            raise ApiError(404, "NotFound", f"{path} not found", None)
+            raise ApiError(404, "NotFound", f"{path} not found", None, missing=True)
         return self.objects[path]
 
     def _create(self, collection: str, content: Json) -> Json:

@@ -25,18 +25,24 @@ class Tombstones:
 
     def __init__(self) -> None:
         self._versions: OrderedDict[str, int] = OrderedDict()
-        self._read: set[str] = set()  # those whose end no version tells
+        self._read: dict[str, str] = {}  # whose end no version tells, and their namespaces
 
     def add(self, uid: str, version: int) -> None:
         self._versions[uid] = max(version, self._versions.get(uid, 0))
-        self._read.discard(uid)
+        self._read.pop(uid, None)
         if len(self._versions) > TOMBSTONES:
-            self._read.discard(self._versions.popitem(last=False)[0])
+            self._read.pop(self._versions.popitem(last=False)[0], None)
 
-    def add_unfound(self, uid: str, version: int) -> None:
+    def add_unfound(self, uid: str, namespace: str, version: int) -> None:
         """A read did not find it any more, of which this version was seen."""
         self.add(uid, version)
-        self._read.add(uid)
+        self._read[uid] = namespace
+
+    def list_begins(self, scope: str) -> None:
+        """The next list of this scope is newer than all reads that did not find an object."""
+        for uid, namespace in list(self._read.items()):
+            if in_scope(namespace, scope):
+                del self._read[uid]
 
     def listed(self, meta: wire.Meta, version: int) -> None:
         """A list of this version shows the object: if it had gone by then, it is back.
@@ -44,7 +50,7 @@ class Tombstones:
         A list that was under way when a read did not find the object may be older than that.
         """
         if meta.uid in self._read:
-            self._read.discard(meta.uid)  # the next list is not
+            del self._read[meta.uid]  # the next list is not
         elif meta.uid in self._versions and self._versions[meta.uid] <= version:
             del self._versions[meta.uid]
 

@@ -39,7 +39,7 @@ class ChildWriter:
                 outcome.failed = error
             except ApiError as error:
                 # A conflict or a missing object: what was seen is old, so it is tried again.
-                if not (error.status == 404 and isinstance(action, actions.DeleteChild)):
+                if not (error.missing and isinstance(action, actions.DeleteChild)):
                     outcome.failed = error
             outcome.done = outcome.done and outcome.failed is None
         return outcome

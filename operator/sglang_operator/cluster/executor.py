@@ -195,7 +195,7 @@ class Executor:
         try:
             answer = await self._client.request("GET", paths.pod(key.namespace, name))
         except ApiError as error:
-            if error.status != 404:
+            if not error.missing:
                 self._refused(name, error, outcome)
             outcome.done = False  # it went away meanwhile: plan again
             return
@@ -239,7 +239,7 @@ class Executor:
             outcome.done = False
             return
         except ApiError as error:
-            if error.status == 404:
+            if error.missing:
                 return
             outcome.done = False
             if error.status == 409:  # changed meanwhile: what was seen is old
@@ -260,7 +260,7 @@ class Executor:
         try:
             answer = await self._client.request("GET", paths.pod(key.namespace, name))
         except ApiError as error:
-            if error.status != 404:
+            if not error.missing:
                 raise
             return None
         pod = _pod_decoder.object(answer)
@@ -302,7 +302,7 @@ class Executor:
         except ApiUnreachableError as error:
             outcome.failed = error
         except ApiError as error:
-            if error.status not in (404, 409):
+            if not (error.missing or error.status == 409):
                 outcome.failed = error
         else:
             return True
@@ -395,7 +395,7 @@ class Executor:
         try:
             answer = await self._client.request("GET", paths.pool(key.namespace, key.name))
         except ApiError as error:
-            if error.status == 404:
+            if error.missing:
                 return Confirmation.GONE
             raise
         record = _pool_decoder.object(answer)

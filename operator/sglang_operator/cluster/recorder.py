@@ -124,7 +124,7 @@ class Recorder:
                     content_type=MERGE_PATCH,
                 )
             except ApiError as error:
-                if error.status != 404:
+                if not error.missing:
                     raise  # else the API server forgot it, as it does after an hour
             else:
                 self.told["aggregated"] += 1

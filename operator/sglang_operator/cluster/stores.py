@@ -159,7 +159,11 @@ class PoolStore:
         known = self._pools.get(key)
         if known and known.metadata.uid == uid:
             self._forget(known, known.metadata.version)
-            self._gone.add_unfound(uid, known.metadata.version)
+            self._gone.add_unfound(uid, key.namespace, known.metadata.version)
+
+    def list_begins(self, scope: str) -> None:
+        """What the next list of this scope names is there, whatever a read did not find before."""
+        self._gone.list_begins(scope)
 
     def _forget(self, record: wire.CustomResource, version: int) -> None:
         self._gone.add(record.metadata.uid, version)

@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from sglang_operator import __version__, supervision
@@ -213,6 +214,7 @@ class ControlLoop:
                         optional=kind if kinds.of(kind).optional else "",
                     )
                 )
+            streams[0].on_list = partial(self.pools.list_begins, scope)
             for stream in streams:
                 self.coverage.add(scope, stream)
         if self.settings.watch_nodes:

@@ -153,7 +153,7 @@ class Teller:
 
     async def _is_gone(self, this: Pass, error: ApiError) -> bool:
         """Take in the pool as it is, where it is not in the state that was seen."""
-        if error.status not in (404, 409):
+        if not (error.missing or error.status == 409):
             return False
         with contextlib.suppress(ApiError, ApiUnreachableError):
             found = await self._executor.confirm_pool(this.key, this.memory.uid, this.record)

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from sglang_operator.kube import paths
 from sglang_operator.kube.authorization import CredentialsError
 from sglang_operator.kube.credentials import Credentials
 from sglang_operator.kube.errors import (
@@ -49,11 +50,19 @@ class Lane(Enum):
     LEASE = 4  # the leader's, on which it rests who writes
 
 
+class _Details(msgspec.Struct):
+    """What a Status is about."""
+
+    kind: str = ""  # the plural: the resource
+    name: str = ""
+
+
 class _Status(msgspec.Struct):
     """The part of ``meta/v1.Status`` that tells what went wrong."""
 
     reason: str = ""
     message: str = ""
+    details: _Details | None = None
 
 
 class ApiClient:
@@ -140,7 +149,7 @@ class ApiClient:
             self.requests[method, 0] += 1
             raise self._unreachable(f"{method} {path}", error) from error
         if response.status >= 300:
-            raise _error(response)
+            raise _error(response, path)
         return response.body
 
     @asynccontextmanager
@@ -156,7 +165,7 @@ class ApiClient:
                 self.requests["WATCH", status] += 1
                 if status >= 300:
                     body = b"".join([chunk async for chunk in chunks])
-                    raise _error(Response(status, answered, body))
+                    raise _error(Response(status, answered, body), path)
                 yield chunks
         except (TimeoutError, OSError) as error:
             raise self._unreachable(f"watch {path}", error) from error
@@ -171,7 +180,7 @@ def _target(path: str, params: Mapping[str, str] | None) -> str:
     return f"{path}?{urlencode(params)}" if params else path
 
 
-def _error(response: Response) -> ApiError:
+def _error(response: Response, path: str) -> ApiError:
     if response.status < 400:
         place = response.headers.get("location", "elsewhere")[:500]
         message = f"the API server refers to {place}: no redirect is followed, correct its address"
@@ -180,12 +189,22 @@ def _error(response: Response) -> ApiError:
         status = msgspec.json.decode(response.body, type=_Status)
     except (msgspec.DecodeError, msgspec.ValidationError):
         status = _Status(message=response.body[:500].decode(errors="replace"))
-    return ApiError(
+    error = ApiError(
         response.status,
         status.reason,
         status.message,
         _retry_after(response.headers.get("retry-after")),
     )
+    # A webhook may answer with a Status of its own.
+    error.missing = _is_missing(response.status, status, path) and not error.of_admission
+    return error
+
+
+def _is_missing(code: int, status: _Status, path: str) -> bool:
+    about = status.details
+    if code != 404 or status.reason != "NotFound" or about is None:
+        return False
+    return (about.kind, about.name) == paths.object_of(path)
 
 
 def _retry_after(header: str | None) -> float | None:

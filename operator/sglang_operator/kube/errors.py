@@ -37,10 +37,23 @@ _UNTYPED = "failed to create typed patch object"
 
 
 class ApiError(Exception):
-    """The API server answered with an error."""
+    """The API server answered with an error, or who stands before it did.
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float | None) -> None:
+    ``missing``: it is the API server's word that the very object that was asked for is not there.
+    A 404 alone is not: its namespace or its kind may be unknown for a while, or a proxy has no way.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after: float | None,
+        *,
+        missing: bool = False,
+    ) -> None:
         super().__init__(status, reason)
+        self.missing = missing
         self.status = status
         self.reason = reason
         self.message = message[:_MOST_KEPT]
@@ -79,7 +92,14 @@ class ApiError(Exception):
     @property
     def rejected(self) -> bool:
         """This very object is not wanted: asking again at once cannot help."""
-        return self.status in (400, 403, 404, 405, 413, 422) or self.too_large
+        refused = self.status in (400, 403, 404, 405, 413, 422) and not self._of_no_path
+        return refused or self.too_large
+
+    @property
+    def _of_no_path(self) -> bool:
+        """Nobody has answered for what was asked for: a load balancer, a kind that is not served
+        at this moment."""
+        return self.status == 404 and not self.reason
 
     @property
     def namespace_ends(self) -> bool:
@@ -94,7 +114,7 @@ class ApiError(Exception):
 
     @property
     def congested(self) -> bool:
-        overloaded = self.status == 429 or self.status >= 500
+        overloaded = self.status == 429 or self.status >= 500 or self._of_no_path
         return overloaded and not self.of_schema and not self.too_large
 
     @property

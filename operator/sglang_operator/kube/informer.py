@@ -118,6 +118,7 @@ class Informer(Generic[R]):
     sink: Sink[R]
     kept: Callable[[R], R] | None = None  # as much of an object as the sink keeps
     on_refused: Callable[[ApiError], None] | None = None  # at the first refusal of its kind
+    on_list: Callable[[], None] | None = None  # before each list
     on_served: Callable[[], None] | None = None  # after each list
     refused: ApiError | None = None  # why it may not be read, since the last list
     synced: asyncio.Event = field(default_factory=asyncio.Event)
@@ -214,6 +215,8 @@ class Informer(Generic[R]):
             tries += 1
 
     async def _relist(self) -> None:
+        if self.on_list is not None:
+            self.on_list()
         records: list[R] = []
         unread: list[Unread] = []
         params = {**self.resource.params, "limit": str(PAGE)}

@@ -254,7 +254,7 @@ class Elector:
         except ApiError as error:
             if error.status == 409:
                 await self._read()
-            elif error.status == 404:
+            elif error.missing:
                 self._seen = None
             else:
                 log.warning("Lease %s: %s", self._name, error)
@@ -311,7 +311,7 @@ class Elector:
                 lane=Lane.LEASE,
             )
         except ApiError as error:
-            if error.status != 404:
+            if not error.missing:
                 raise
             self._seen = None
             return

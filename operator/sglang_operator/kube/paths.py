@@ -12,6 +12,18 @@ def _collection(group: str, plural: str, namespace: str) -> str:
     return f"{group}/namespaces/{namespace}/{plural}" if namespace else f"{group}/{plural}"
 
 
+def object_of(path: str) -> tuple[str, str]:
+    """The plural and the name of the object that a path leads to, or whose subresource it is.
+
+    Of what leads to no object in a namespace these are any two words.
+    """
+    parts = path.split("/")
+    if "namespaces" in parts[:-2]:
+        parts = parts[parts.index("namespaces") + 2 :][:2]
+    plural, name = ["", "", *parts][-2:]
+    return plural, name
+
+
 def pods(namespace: str) -> str:
     return _collection("/api/v1", "pods", namespace)
 

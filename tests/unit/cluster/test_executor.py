@@ -185,3 +185,45 @@ def test_a_service_that_loses_a_race_for_the_quota_is_sent_again_at_once():
     outcome, created = asyncio.run(story(Racing(2)))
     assert outcome.done
     assert created
+
+
+STRAY = ApiError(404, "", "404 page not found", None)
+
+
+class Astray(Client):
+    """Nobody knows the way to the API server."""
+
+    async def request(self, method: str, path: str, **_: Any) -> bytes:
+        raise STRAY
+
+
+def test_by_a_404_that_is_not_about_them_nothing_was_deleted_and_nobody_is_gone():
+    async def story() -> None:
+        pools = stores.PoolStore(woken)
+        pools.put(the_pool(1))
+        children = {
+            kind: child_store(kind, woken, lambda *_: True) for kind in ("Service", "Lease")
+        }
+        client: Any = Astray()
+        executor = Executor(client, stores.PodStore(woken), children, pools)
+        delete = actions.DeletePod(
+            name="p", uid=names.Uid("u"), resource_version=1, grace_seconds=0, reason=""
+        )
+        outcome = await executor.pods(
+            KEY, UID, [delete], asked=the_pool(1), confirm=None, go_on=lambda: True
+        )
+        assert (outcome.done, outcome.failed) == (False, STRAY)
+        child = actions.DeleteChild(kind="Service", name="pool", uid=names.Uid("u"), reason="")
+        outcome = await executor.children(KEY, UID, [child])
+        assert (outcome.done, outcome.failed) == (False, STRAY)
+        step = actions.WriteLease(name="pool-weights", patch={}, reason="")
+        outcome = await executor.gates(KEY, UID, [step])
+        assert (outcome.done, outcome.failed) == (False, STRAY)
+        for asked in (
+            executor.look_for(KEY, "p"),
+            executor.confirm_pool(KEY, UID, the_pool(1)),
+        ):
+            with pytest.raises(ApiError):
+                await asked
+
+    asyncio.run(story())

@@ -65,7 +65,7 @@ def test_an_event_that_the_api_server_forgot_is_posted_anew():
 
     async def main() -> None:
         await recorder.post(KEY, UID, [READY])
-        server.fault = ApiError(404, "NotFound", "", None)
+        server.fault = ApiError(404, "NotFound", "", None, missing=True)
         await recorder.post(KEY, UID, [READY])
 
     asyncio.run(main())

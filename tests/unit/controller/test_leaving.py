@@ -155,7 +155,7 @@ def test_a_status_that_is_late_for_its_pool_is_no_error(caplog):
                 gone.append(path)
                 if len(gone) == 1:
                     return ApiError(409, "Conflict", "the object has been modified", None)
-                return ApiError(404, "NotFound", "not found", None)
+                return ApiError(404, "NotFound", "not found", None, missing=True)
 
             api.fails = fails
             delete(api, HELD)

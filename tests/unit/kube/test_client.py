@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import socket
 import ssl
 import threading
@@ -67,6 +68,47 @@ def test_a_redirect_is_no_success(question, status):
         ask(f"{head}{length}\r\n".encode(), question)
     assert raised.value.status == status
     assert "refers to https://login.example.com/: no redirect is followed" in str(raised.value)
+
+
+POD = "/api/v1/namespaces/rl/pods/p"
+
+
+def of(kind: str, name: str, message: str = "not found", reason: str = "NotFound") -> bytes:
+    details = {"name": name, "kind": kind}
+    return json.dumps({"reason": reason, "message": message, "details": details}).encode()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "missing"),
+    [
+        pytest.param("GET", POD, of("pods", "p"), True, id="the object"),
+        pytest.param("PATCH", f"{POD}/status", of("pods", "p"), True, id="by its status"),
+        pytest.param("GET", "/api/v1/nodes/n", of("nodes", "n"), True, id="of no namespace"),
+        pytest.param("GET", POD, b"404 page not found\n", False, id="a kind not served"),
+        pytest.param("GET", POD, b"default backend - 404", False, id="a load balancer"),
+        pytest.param("GET", POD, b"", False, id="nothing"),
+        pytest.param("GET", POD, b'{"reason":"NotFound"}', False, id="about nobody"),
+        pytest.param("GET", POD, of("pods", "p", reason=""), False, id="without a reason"),
+        pytest.param("GET", POD, of("pods", "other"), False, id="another object"),
+        pytest.param("GET", POD, of("nodes", "p"), False, id="another kind"),
+        pytest.param("POST", POD[:-2], of("namespaces", "rl"), False, id="the namespace"),
+        pytest.param(
+            "DELETE",
+            POD,
+            of("pods", "p", 'admission webhook "x" denied the request: not found'),
+            False,
+            id="a webhook",
+        ),
+    ],
+)
+def test_an_object_is_missing_only_by_the_word_of_the_api_server_about_it(
+    method, path, body, missing
+):
+    head = f"HTTP/1.1 404 Not Found\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with pytest.raises(ApiError) as raised:
+        ask(head + body, lambda client: client.request(method, path, timeout=5.0))
+    assert raised.value.status == 404
+    assert raised.value.missing is missing
 
 
 def test_a_watch_may_end_with_its_connection():

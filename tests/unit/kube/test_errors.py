@@ -33,6 +33,14 @@ def test_a_server_that_is_overloaded_has_rejected_nothing(status):
     assert not error.rejected
 
 
+def test_a_404_without_a_reason_is_nobodys_answer_and_refuses_nothing():
+    """A load balancer's, or that of a kind which is not served at this moment."""
+    error = ApiError(404, "", "404 page not found", None)
+    assert error.congested
+    assert not error.rejected
+    assert ApiError(404, "NotFound", 'namespaces "rl" not found', None).rejected
+
+
 BY_ADMISSION = [
     POLICY,
     'admission webhook "x" denied the request: no',

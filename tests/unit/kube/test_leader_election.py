@@ -40,14 +40,14 @@ class Server:
             raise self.fault
         if method == "GET":
             if self.stored is None:
-                raise ApiError(404, "NotFound", "", None)
+                raise ApiError(404, "NotFound", "", None, missing=True)
             return json.dumps(self.stored).encode()
         sent = json.loads(body)
         if method == "POST" and self.stored is not None:
             raise ApiError(409, "AlreadyExists", "", None)
         if method == "PUT":
             if self.stored is None:
-                raise ApiError(404, "NotFound", "", None)
+                raise ApiError(404, "NotFound", "", None, missing=True)
             if sent["metadata"]["resourceVersion"] != self.stored["metadata"]["resourceVersion"]:
                 raise ApiError(409, "Conflict", "", None)
         self.version += 1
@@ -106,6 +106,22 @@ def test_while_there_is_no_lease_nobody_writes_and_its_holder_may_make_it_anew()
         server.stored = None
         a.drop(deleted)
         assert not a.holds()
+        await a._try()
+        assert a.holds()
+
+    run(story)
+
+
+def test_a_404_that_is_not_about_the_lease_ends_no_leadership():
+    async def story(server, clock):
+        a = candidate(server, clock, "a")
+        await a._try()
+        server.fault = ApiError(404, "", "default backend - 404", None)
+        clock.now += 2
+        await a._try()
+        assert a.holds()
+        server.fault = None
+        clock.now += 2
         await a._try()
         assert a.holds()
 

@@ -45,12 +45,12 @@ class Server:
             return json.dumps({"items": [*self.stored.values()]}).encode()
         if method == "GET":
             if name not in self.stored:
-                raise ApiError(404, "NotFound", "", None)
+                raise ApiError(404, "NotFound", "", None, missing=True)
             return json.dumps(self.stored[name]).encode()
         sent = json.loads(body)
         there = self.stored.get(sent["metadata"]["name"])
         if (method == "POST") is (there is not None):
-            raise ApiError(409 if there else 404, "", "", None)
+            raise ApiError(409 if there else 404, "", "", None, missing=not there)
         versions = [each and each["metadata"].get("resourceVersion") for each in (sent, there)]
         if there is not None and versions[0] != versions[1]:
             raise ApiError(409, "Conflict", "", None)
