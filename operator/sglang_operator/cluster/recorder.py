@@ -28,7 +28,9 @@ from sglang_operator.kube.window import Window
 from sglang_operator.status.transitions import Event
 
 CONTROLLER = f"{names.GROUP}/operator"
-MAX_NOTE = 1024  # the API's bound
+# The API's bounds.  It counts bytes of UTF-8, where the schema of our own kind counts characters.
+MAX_NOTE = 1024
+MAX_WORD = 128
 BURST = 10
 PER_SECOND = 1.0
 # The same words within so many seconds continue an Event's series (as client-go has it).
@@ -139,7 +141,6 @@ class Recorder:
             recent.popitem(last=False)
 
     def _body(self, key: PoolKey, uid: names.Uid, event: Event, name: str) -> bytes:
-        note = event.message
         return orjson.dumps(
             {
                 "apiVersion": "events.k8s.io/v1",
@@ -147,11 +148,11 @@ class Recorder:
                 "metadata": {"name": name, "namespace": key.namespace},
                 "eventTime": _now(),
                 "reportingController": CONTROLLER,
-                "reportingInstance": self._instance[:128],
+                "reportingInstance": _bounded(self._instance, MAX_WORD),
                 "action": ACTION,
-                "reason": event.reason,
+                "reason": _bounded(event.reason, MAX_WORD),
                 "type": event.type,
-                "note": note if len(note) <= MAX_NOTE else note[: MAX_NOTE - 1] + "…",
+                "note": _bounded(event.message, MAX_NOTE),
                 "regarding": {
                     "apiVersion": names.API_VERSION,
                     "kind": names.KIND,
@@ -161,6 +162,14 @@ class Recorder:
                 },
             }
         )
+
+
+def _bounded(text: str, most: int) -> str:
+    """As much of a text as has room in so many bytes."""
+    whole = text.encode(errors="replace")
+    if len(whole) <= most:
+        return text
+    return whole[: most - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def _now() -> str:

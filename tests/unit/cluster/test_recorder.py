@@ -4,8 +4,10 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from sglang_operator.api import names
-from sglang_operator.cluster.recorder import BURST, REMEMBERED, Recorder
+from sglang_operator.cluster.recorder import BURST, MAX_NOTE, MAX_WORD, REMEMBERED, Recorder
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube.errors import (
     ApiError,
@@ -108,3 +110,25 @@ def test_memory_is_bounded_and_goes_with_the_pool():
     recorder.forget(KEY)
     assert not recorder._recent
     assert not recorder._buckets
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "…", "😀"])
+@pytest.mark.parametrize("more", range(-3, 4))
+def test_the_api_server_takes_an_event_however_long_its_words_are(letter, more):
+    """It refuses one of whose texts the bytes are more than it allows."""
+    size = len(letter.encode())
+    message = letter * ((MAX_NOTE + more) // size) + "x" * ((MAX_NOTE + more) % size)
+    server = Server()
+    event = Event(type=WARNING, reason="R" * MAX_WORD + letter, message=message)
+    recorder = Recorder(server, "ö" * MAX_WORD)  # type: ignore[arg-type]
+    asyncio.run(recorder.post(KEY, UID, [event]))
+    ((_, _, sent),) = server.sent
+    assert len(sent["note"].encode()) <= MAX_NOTE
+    assert max(len(sent[key].encode()) for key in ("reason", "reportingInstance")) <= MAX_WORD
+    if more <= 0:
+        assert sent["note"] == message
+    else:
+        whole, mark = sent["note"][:-1], sent["note"][-1]
+        assert mark == "…"
+        assert message.startswith(whole)
+        assert len(whole.encode()) > MAX_NOTE - 3 - size
