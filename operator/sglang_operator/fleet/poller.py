@@ -257,7 +257,7 @@ class Poller:
             return self._allowed(key, instance, loading.commit)
 
         try:
-            if images and await asking.sees_images(self._client, url, images):
+            if images and await wording.sees_images(self._client, url, images):
                 raise EngineRequestError(200, KEEPS_IMAGES)
             await self._client.update_weights_from_disk(
                 url,

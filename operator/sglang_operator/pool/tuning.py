@@ -131,7 +131,7 @@ def written(tuned: Tuning, bounds: TuneRange) -> dict[str, Any]:
 
 def read(status: Mapping[str, Any]) -> Tuning | None:
     """From the status; None if there is none, or somebody wrote something else there."""
-    found = status.get("tuning")
+    found: Any = status.get("tuning")
     match found:
         case {
             "baseRevision": str(base),

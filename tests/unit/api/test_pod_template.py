@@ -791,7 +791,7 @@ def test_annotations_of_any_size_are_judged_in_no_time(unit):
 # --- claims that are made for the pod
 
 
-def made(metadata: Any = None, **spec: Any) -> dict[str, Any]:
+def made(metadata: Any = None, **spec: Any) -> Any:
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     found = {"spec": {**claim, **spec}} | ({} if metadata is None else {"metadata": metadata})
     source = {"name": "m", "ephemeral": {"volumeClaimTemplate": found}}

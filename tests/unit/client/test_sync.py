@@ -89,6 +89,7 @@ def test_a_sync_that_had_to_wait_is_one_of_the_engines_that_are_up_then(world, p
             await beginning
             covered = {engine.instance for engine in later.engines}
             assert covered == {engine.instance for engine in world.engines}
+            assert later.registry is not None
             assert world.state.epoch == later.registry.epoch == await second.epoch()
             await later.update_weights_from_disk("/c/2")
             await later.finish()

@@ -233,9 +233,9 @@ def test_what_somebody_else_wrote_into_the_status_is_no_tuning(odd):
     ("field", "value"),
     [
         *(("changes", n) for n in (2_000_000_000, 11, 0, -1, 1.5, "1")),
-        *(("from", x) for x in ("0.7", float("inf"), float("nan"), None)),
-        *(("memFractionStatic", x) for x in ("0.7", float("-inf"), [])),
-        *(("planned", x) for x in ("0.7", float("inf"), {})),
+        *(("from", odd) for odd in ("0.7", float("inf"), float("nan"), None)),
+        *(("memFractionStatic", odd) for odd in ("0.7", float("-inf"), [])),
+        *(("planned", odd) for odd in ("0.7", float("inf"), {})),
         *((name, 7) for name in ("reason", "engine", "baseRevision")),
     ],
 )
