@@ -202,7 +202,11 @@ def test_a_session_that_a_trainer_left_open_ends_before_weights_are_read(is_open
         assert asked == [*PAUSE, "/end_weight_update", UPDATE, FLUSH, LABEL]
 
     ends = SUCCESS if is_open else none
-    answers: dict[str, Any] = {"end_weight_update": ends, "update_weights_from_disk": SUCCESS, "flush_cache": {}}
+    answers: dict[str, Any] = {
+        "end_weight_update": ends,
+        "update_weights_from_disk": SUCCESS,
+        "flush_cache": {},
+    }
     with_engine(test, **answers, **paused())
 
 

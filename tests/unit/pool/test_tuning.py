@@ -229,13 +229,16 @@ def test_what_somebody_else_wrote_into_the_status_is_no_tuning(odd):
     assert tuning.read(odd) is None
 
 
+NO_SHARES: tuple[Any, ...] = ("0.7", float("inf"), float("-inf"), float("nan"), None, [])
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *(("changes", n) for n in (2_000_000_000, 11, 0, -1, 1.5, "1")),
-        *(("from", odd) for odd in ("0.7", float("inf"), float("nan"), None)),
-        *(("memFractionStatic", odd) for odd in ("0.7", float("-inf"), [])),
-        *(("planned", odd) for odd in ("0.7", float("inf"), {})),
+        *(("from", odd) for odd in NO_SHARES),
+        *(("memFractionStatic", odd) for odd in NO_SHARES),
+        *(("planned", odd) for odd in NO_SHARES if odd is not None),
         *((name, 7) for name in ("reason", "engine", "baseRevision")),
     ],
 )
