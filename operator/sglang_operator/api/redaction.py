@@ -7,7 +7,9 @@ import functools
 import re
 from collections.abc import Callable
 
-HIDDEN = "***"
+from sglang_operator.api import quoted_values
+
+HIDDEN = quoted_values.HIDDEN
 # Who tells the first so many characters of a text looks through so many more: a secret that begins
 # in what is told is known by what stands behind it.
 MARGIN = 4096
@@ -247,7 +249,8 @@ def in_words(text: str) -> str:
 
 def in_clusters_words(text: str) -> str:
     """The same of Kubernetes, which says the names of Secrets and of their keys before colons."""
-    return _nearby(_hidden(_FLAG, _hidden(_PAIR, _known(text), of_cluster=True)))
+    text = quoted_values.hidden(_known(text), is_secret)
+    return _nearby(_hidden(_FLAG, _hidden(_PAIR, text, of_cluster=True)))
 
 
 def _known(text: str) -> str:

@@ -122,6 +122,60 @@ def test_what_an_admission_webhook_quotes_is_told_without_secrets():
     assert error.of_admission
 
 
+# What the server and what is asked before it quote of a pod that they refuse.
+BY_WEBHOOK = 'admission webhook "x.y" denied the request: '
+QUOTED_VALUES = [
+    BY_WEBHOOK + "env HF_TOKEN with value {} is not allowed",
+    BY_WEBHOOK + 'env HF_TOKEN with value "{} {}" is not allowed',
+    BY_WEBHOOK + "container engine: environment variable DB_PASSWORD has plaintext value {}",
+    BY_WEBHOOK + "literal secret {} in env HF_TOKEN",
+    BY_WEBHOOK + "HF_TOKEN is set to {}, use a secretKeyRef",
+    BY_WEBHOOK + 'env {{"name":"HF_TOKEN","value":"{}"}} is forbidden',
+    BY_WEBHOOK + '&v1.EnvVar{{Name:"HF_TOKEN", Value:"{}", ValueFrom:(*v1.EnvVarSource)(nil)}}',
+    BY_WEBHOOK + "{{HF_TOKEN {} nil}}",
+    BY_WEBHOOK + "environment=map[HF_TOKEN:{} X:1]",
+    BY_WEBHOOK + "HF_TOKEN: {}",
+    BY_WEBHOOK + "Pod contains hard-coded secret: {}",
+    BY_WEBHOOK + "image registry.example.com/x: unauthorized: password {} wrong",
+    'Pod "p" is invalid: spec.containers[0].env[3].value: Invalid value: "{}": may not be',
+    'Pod "p" is invalid: spec.containers[0].args[3]: Invalid value: "--api-key {}": no',
+    'spec.system_envs.TOKEN: Invalid value: "{}": must be a number',
+    'metadata.annotations[hf_token]: Invalid value: "{}": no',
+    'validation error: rule x failed at path /spec/containers/0/env/0/value/ value "{}"',
+    "pods \"p\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: "
+    "plain credentials: HF_TOKEN -> {}",
+]
+
+
+@pytest.mark.parametrize("said", QUOTED_VALUES)
+@pytest.mark.parametrize("value", ["hunter2", SECRET])
+def test_a_value_that_is_refused_is_not_told(said, value):
+    error = ApiError(422, "Invalid", said.format(*[value] * said.count("{}")), None)
+    assert value not in f"{error} {error.told}"
+    assert redaction.in_clusters_words(error.told) == error.told
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Pod "p" is invalid: spec.containers[0].image: Invalid value: " x": no blanks',
+        'Pod "p" is invalid: spec.volumes[0].secret.secretName: Invalid value: "A_b": no',
+        'spec.containers[0].env[0].name: Invalid value: "1 x": a valid variable name must be',
+        'spec.containers[0].env[0].valueFrom.secretKeyRef.key: Invalid value: "a b": no',
+        BY_WEBHOOK + "env HF_TOKEN must come from a Secret",
+        BY_WEBHOOK + "env HF_TOKEN: secretKeyRef is required",
+        BY_WEBHOOK + "env HF_TOKEN with value from a ConfigMap is not allowed",
+        BY_WEBHOOK + "env HF_TOKEN is not allowed, and DB_PASSWORD is missing",
+        BY_WEBHOOK + "plain text credentials are not allowed in env",
+        BY_WEBHOOK + "NCCL_DEBUG is set to INFO",
+        "couldn't find key HF_TOKEN in Secret team/hf-token",
+        'pods "p" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2',
+    ],
+)
+def test_what_is_refused_is_told_where_it_is_no_secret(said):
+    assert redaction.in_clusters_words(said) == said
+
+
 @pytest.mark.parametrize("said", SAID)
 def test_what_is_hidden_once_stays_as_it_is(said):
     once = redaction.in_words(said)
@@ -195,6 +249,14 @@ UNITS = (
         "A1a_",
         "token A1aaaaaa ",
         "jwt ",
+        "env[0].value: Invalid value: ",
+        "a.",
+        "[HF_TOKEN:",
+        "{HF_TOKEN x ",
+        "HF_TOKEN a b c d ",
+        "plaintext x y ",
+        "with got found ",
+        "x: a",
     ),
 )
 LONG = 65_536
