@@ -207,8 +207,9 @@ class Trainers(Ground):
             yield from self._update(trainer, version, covered, workers)
         except TrainerDiesError as error:
             if self._gives_up(trainer, str(error)) and workers is not None and not self.fair:
-                paused = [run_of(engine) for engine in self.engines if engine.paused]
-                self.cut_off.append(self._write_late(trainer, [i for i in covered if i in paused]))
+                writable = [run_of(e) for e in self.engines if _takes_buckets(e)]
+                late = [run for run in covered if run in writable]
+                self.cut_off.append(self._write_late(trainer, late))
                 self.namesake = trainer.holder if self.choose(2) else ""
         return self.said.id == trainer.transaction and self.said.phase is Phase.COMMITTED
 
@@ -225,7 +226,7 @@ class Trainers(Ground):
         """A worker that stood still as its leader aborted sends what it has, until it knows.
 
         It knows once it joins the next sync of its job: its engine is written anew there.
-        ``covered``: the engines that were paused, as each is before its worker writes.
+        ``covered``: the engines that take buckets, as each does before its worker writes.
         """
         yield from (None for _ in range(self.choose(12)))
         if not covered:
@@ -445,3 +446,8 @@ class Trainers(Ground):
             elif wanted:
                 told = partial(steps.woke, trainer=trainer, instances=[run_of(engine)], tags=wanted)
                 self._note(told)
+
+
+def _takes_buckets(engine: Engine) -> bool:
+    """Whether it is paused, and has the memory of its weights: before, no worker writes into it."""
+    return engine.paused and "weights" not in engine.released
