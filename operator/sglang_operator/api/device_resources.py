@@ -18,13 +18,18 @@ _GPU = re.compile(
     # As a class of devices, by dynamic resource allocation.
     r"|deviceclass\.resource\.kubernetes\.io/(?:(?:gpu|mig)\.nvidia|gpu\.amd|gpu\.intel)\.com"
 )
-# Plugins that give any file of /dev, and files that give the node.
-_OF_A_HOST = re.compile(
-    r"(?i)(?:smarter-devices|devices\.kubevirt\.io|squat\.ai|bridge\.network\.kubevirt\.io)/.*"
-    r"|.*[/._-](?:fuse|kvm|vfio|tun|tap|vhost[a-z-]*|loop(?:-control)?|mem|kmsg|uinput|nbd|snd)"
-    r"(?:[._-]?[0-9]+)?"
-    r"|.*[/.]vfio\..*"
+# A class of devices is whatever whoever runs the cluster selects by it, under any name.
+_CLASSES = "deviceclass.resource.kubernetes.io/"
+# Plugins that give any file of /dev ...
+_OF_ANY_FILE = re.compile(
+    r"(?:[a-z0-9-]+\.)*(?:smarter-devices|kubevirt\.io|squat\.ai|akri\.sh)/.*"
 )
+# ... and files that give the node: its kernel, its memory, its disks, its keyboard.
+_FILES = re.compile(
+    r"fuse|kvm|vfio|uio|tun|tap|vhost|vsock|loop|kmsg|kmem|uinput|hidraw|evdev|nbd|rbd|snd|msr|ipmi"
+    r"|mei|tpm(rm)?|usb|tty[a-z]*|i2c|gpio|block|mapper|dm|sd[a-z]|nvme[0-9]+n"
+)
+_PARTS = re.compile(r"[/._-]+")
 
 
 def is_gpu(name: str) -> bool:
@@ -33,8 +38,14 @@ def is_gpu(name: str) -> bool:
 
 
 def gives_the_node(name: str) -> bool:
-    """Whether devices of this name are known to give access to their node."""
-    return _OF_A_HOST.fullmatch(name) is not None
+    """Whether devices of this name give access to their node, or, of a class, may do so."""
+    lower = name.lower()
+    if lower.startswith(_CLASSES):
+        return not is_gpu(name)
+    if _OF_ANY_FILE.fullmatch(lower):
+        return True
+    parts = [part.rstrip("0123456789") for part in _PARTS.split(lower)]
+    return parts[-1] == "mem" or any(map(_FILES.fullmatch, parts))
 
 
 def problems(
