@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_operator import __version__
-from sglang_operator.api import device_resources, names, pod_container, syntax
+from sglang_operator.api import (
+    device_resources,
+    host_folders,
+    names,
+    pod_container,
+    pod_volumes,
+    syntax,
+)
 from sglang_operator.controller import logs, process
 from sglang_operator.controller.settings import Settings
 from sglang_operator.engine import arguments as engine_arguments
@@ -46,6 +53,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a resource that engines may ask for though it is not known to count GPUs, or gives "
         "access to its node; may be repeated",
+    )
+    parser.add_argument(
+        host_folders.FLAG,
+        action="append",
+        default=[],
+        type=_folder,
+        metavar="PATH",
+        help="a folder of nodes that engines may be shown, as it stands and whole; once one is "
+        "named, no other is shown; may be repeated",
     )
     parser.add_argument(
         "--lease-namespace",
@@ -98,6 +114,14 @@ def _resource(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> str:
+    path = pod_volumes.place(text)
+    if not text.startswith("/") or ".." in text.split("/") or host_folders.refused(path):
+        reason = host_folders.refused(path) or 'an absolute path without ".."'
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a folder for data: {reason}")
+    return path
+
+
 def _lease_name(text: str) -> str:
     if not syntax.is_subdomain(text):
         expected = f"found {text!r}, expected {syntax.SUBDOMAIN}, as names of Leases are"
@@ -112,6 +136,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         watch_nodes=not arguments.no_nodes,
         engine_host=engine_arguments.any_address(arguments.pod_address),
         allowed_resources=tuple(arguments.allow_resource),
+        host_folders=tuple(arguments.host_folder),
         ask_engines=not arguments.no_engine_requests,
         kubeconfig=arguments.kubeconfig,
         context=arguments.context,

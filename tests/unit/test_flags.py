@@ -31,6 +31,15 @@ def test_a_name_that_no_lease_can_have_is_refused_in_words(name, as_variable, mo
     assert f"found {name!r}, expected a DNS name" in capsys.readouterr().err
 
 
+def test_folders_that_engines_may_be_shown_are_named_one_by_one(capsys):
+    parsed = main._parser().parse_args(["--host-folder=/mnt/models/", "--host-folder", "/data/a"])
+    assert main.settings_from(parsed).host_folders == ("/mnt/models", "/data/a")
+    for wrong in ("models", "/data/../etc", "/etc", "/"):
+        with pytest.raises(SystemExit):
+            main._parser().parse_args([f"--host-folder={wrong}"])
+        assert f"found {wrong!r}, expected a folder for data" in capsys.readouterr().err
+
+
 def test_resources_that_engines_may_ask_for_are_named_one_by_one(capsys):
     parsed = main._parser().parse_args(["--allow-resource=a.b/c", "--allow-resource", "d.e/f"])
     assert main.settings_from(parsed).allowed_resources == ("a.b/c", "d.e/f")

@@ -6,6 +6,11 @@ system to the next (``/var/lib/kubelet`` is also ``/mnt/stateful_partition/var/l
 whose names say that data and models are kept there.  For any other, whoever runs the cluster can
 make a PersistentVolume, and the pool names its claim.
 
+Names are all that is known of a folder before the node has it, and a node follows links: who may
+write to a share or a home can make of a name in it a link to ``/etc``, which a container that runs
+as root then reads.  Where users may write to what nodes have mounted, whoever installs the operator
+names the folders that engines are shown (``FLAG``, ``pool.shown_folders``).
+
 A folder that is shown is shown whole, so one of a person, wherever homes are kept, is shown only
 from a name on that says so; and a path may be that of a file, or of a socket, to which a mount that
 is read-only lets everybody write.
@@ -13,6 +18,8 @@ is read-only lets everybody write.
 
 import itertools
 import re
+
+FLAG = "--host-folder"
 
 _WORDS = (
     r"(ai|bucket|cache|ceph|cephfs|checkpoint|ckpt|cpfs|data|dataset|disk|efs|fileset|fsx|gcs|gpfs|gpu"

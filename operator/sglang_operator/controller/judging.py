@@ -14,14 +14,18 @@ from sglang_operator.controller.memory import Memory
 from sglang_operator.engine import arguments
 from sglang_operator.observed import edits
 from sglang_operator.observed.wire import CustomResource
-from sglang_operator.pool import devices, tuning
+from sglang_operator.pool import devices, shown_folders, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused, resolve_pool
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
 
 
 def resolved(
-    memory: Memory, record: CustomResource, host: str, allowed: Collection[str] = ()
+    memory: Memory,
+    record: CustomResource,
+    host: str,
+    allowed: Collection[str] = (),
+    folders: Collection[str] = (),
 ) -> Pool | Refused:
     """The pool as it is asked for and tuned; judged once."""
     meta, tuned = record.metadata, tuning.read(record.status)
@@ -35,7 +39,7 @@ def resolved(
             generation=meta.generation,
         )
         begun = time.perf_counter()
-        memory.resolved = judge(owner, record, tuned, host, allowed)
+        memory.resolved = judge(owner, record, tuned, host, allowed, folders)
         memory.judging_seconds = time.perf_counter() - begun
         memory.ignored = spec.ignored_fields(record.spec)
         memory.tuning = tuned
@@ -52,8 +56,13 @@ def judge(
     tuned: Tuning | None,
     host: str = arguments.ANY_ADDRESS,
     allowed: Collection[str] = (),
+    folders: Collection[str] = (),
 ) -> Pool | Refused:
-    """What this record asks for, of engines that listen there, where these resources may be."""
+    """What this record asks for, of engines that listen there.
+
+    ``allowed`` are resources that engines may ask for, ``folders`` of nodes those that they may be
+    shown: none means those whose names say that they hold data.
+    """
     if record.unreadable:
         return Refused(owner=owner, problems=(shape.unreadable(record.unreadable),))
     try:
@@ -69,4 +78,5 @@ def judge(
         return Refused(owner=owner, problems=(problem,))
     if isinstance(resolved, Refused):
         return resolved
-    return devices.allowing(replace(resolved, host=host), allowed)
+    pool = devices.allowing(replace(resolved, host=host), allowed)
+    return pool if isinstance(pool, Refused) else shown_folders.allowing(pool, folders)

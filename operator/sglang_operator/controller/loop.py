@@ -305,6 +305,7 @@ class ControlLoop:
             publish_interval=self.settings.publish_interval,
             engine_host=self.settings.engine_host,
             allowed_resources=self.settings.allowed_resources,
+            host_folders=self.settings.host_folders,
             holder=f"{self.settings.identity}_{secrets.token_hex(4)}",
         )
 

@@ -55,6 +55,7 @@ class Reconciler:
         publish_interval: float,
         engine_host: str = arguments.ANY_ADDRESS,
         allowed_resources: Collection[str] = (),
+        host_folders: Collection[str] = (),
         holder: str = "",  # of weights Leases, while engines load their checkpoint
     ) -> None:
         self._view = view
@@ -62,7 +63,7 @@ class Reconciler:
         self._recorder = recorder
         self._publish_interval = publish_interval
         self._engine_host = engine_host
-        self._allowed = frozenset(allowed_resources)
+        self._allowed = frozenset(allowed_resources), frozenset(host_folders)
         self._memories: dict[PoolKey, Memory] = {}
         self._asker = Asker(poller, holder)
         self._observer = Observer(view, self._asker)
@@ -92,7 +93,7 @@ class Reconciler:
         if self._view.pools.to_be_read(this.key):
             await self._teller.read_again(this)
             return
-        pool = judging.resolved(this.memory, this.record, self._engine_host, self._allowed)
+        pool = judging.resolved(this.memory, this.record, self._engine_host, *self._allowed)
         if isinstance(pool, Refused):
             await self._refuse(this, pool)
         elif self._view.pools.planned(this.record, len(pool.engines)):

@@ -16,6 +16,7 @@ class Settings:
     engine_host: str = arguments.ANY_ADDRESS  # where engines listen in their pods
     # That engines may ask for though they count no GPUs, or give more of the node than these.
     allowed_resources: tuple[str, ...] = ()
+    host_folders: tuple[str, ...] = ()  # that engines may be shown; none: by their names
     ask_engines: bool = True  # else what only engines can tell is not known
     kubeconfig: Path | None = None
     context: str | None = None
