@@ -23,6 +23,7 @@ class CreatePod:
     engine: names.EngineName
     body: Mapping[str, Any]
     reason: str
+    after: names.Uid | None = None  # the pod whose delete has to be taken first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,10 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
         )
         name = body["metadata"]["name"]
         engine = create.engine.name
-        creates.append(CreatePod(name=name, engine=engine, body=body, reason=create.reason))
+        after = create.after.uid if create.after is not None else None
+        creates.append(
+            CreatePod(name=name, engine=engine, body=body, reason=create.reason, after=after)
+        )
     return deletes + creates
 
 

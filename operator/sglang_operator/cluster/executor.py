@@ -103,13 +103,18 @@ class Executor:
         goes out before it has answered yes, and no delete: a view that is behind must not take
         away what the present spec wants.
 
+        A create that comes ``after`` a pod goes out once that one's delete is taken: both of an
+        engine would run, if it is refused.
+
         ``current`` is asked of each delete in its turn: the pod as it is by then, None if it stays.
 
         ``proven``: creates of this very pool went through a moment ago, so the whole window is
         used from the start, unless there is something to confirm.
         """
         outcome = Outcome()
-        queue = iter(batch)
+        queue = _chained(batch)
+        outcome.done = sum(map(len, queue)) == len(batch)
+        steps = iter(queue)
         confirmed = asyncio.create_task(confirm()) if confirm else None
         if any(isinstance(action, actions.DeletePod) for action in batch) and not (
             await _confirmed(confirmed, outcome)
@@ -123,13 +128,18 @@ class Executor:
         together = _Batch(key=key, owner=owner, outcome=outcome, creating=creating, current=current)
 
         async def work() -> None:
-            for action in queue:
-                if not (creating() if isinstance(action, actions.CreatePod) else go_on()):
-                    outcome.done = False
-                    return
-                await self._pod(together, action)
-                if not await _confirmed(confirmed, outcome):
-                    return
+            for step in steps:
+                for action in step:
+                    if not (creating() if isinstance(action, actions.CreatePod) else go_on()):
+                        outcome.done = False
+                        if action is step[0]:
+                            return
+                        break
+                    taken = await self._pod(together, action)
+                    if not await _confirmed(confirmed, outcome):
+                        return
+                    if not taken:
+                        break
                 if len(workers) < min(self.window.size, len(batch)):
                     workers.add(asyncio.create_task(work()))
 
@@ -156,17 +166,19 @@ class Executor:
             and record.metadata.deletion_timestamp is None
         )
 
-    async def _pod(self, batch: _Batch, action: actions.PodAction) -> None:
+    async def _pod(self, batch: _Batch, action: actions.PodAction) -> bool:
+        """Perform one; whether what comes after it may be."""
         outcome = batch.outcome
         try:
             if isinstance(action, actions.CreatePod):
                 await self._create_pod(batch, action)
             else:
-                await self._delete_pod(batch, action)
+                return await self._delete_pod(batch, action)
         except ApiUnreachableError as error:
             outcome.failed, outcome.done = error, False
             if isinstance(action, actions.CreatePod) and not isinstance(error, FencedError):
                 outcome.unsure[action.engine] = action.name
+        return False
 
     async def _create_pod(self, batch: _Batch, action: actions.CreatePod) -> None:
         path, outcome = paths.pods(batch.key.namespace), batch.outcome
@@ -226,7 +238,8 @@ class Executor:
         else:
             outcome.failed = error
 
-    async def _delete_pod(self, batch: _Batch, action: actions.DeletePod) -> None:
+    async def _delete_pod(self, batch: _Batch, action: actions.DeletePod) -> bool:
+        """Whether the pod is gone, or on its way."""
         key, outcome = batch.key, batch.outcome
         path = paths.pod(key.namespace, action.name)
         try:
@@ -237,10 +250,10 @@ class Executor:
                 answer = await self._client.request("DELETE", path, body=_exactly(now))
         except UnwantedError:
             outcome.done = False
-            return
+            return False
         except ApiError as error:
             if error.missing:
-                return
+                return True
             outcome.done = False
             if error.status == 409:  # changed meanwhile: what was seen is old
                 with contextlib.suppress(ApiError, ApiUnreachableError):
@@ -249,11 +262,12 @@ class Executor:
                 outcome.failed = error
             else:
                 outcome.refused_delete = error
-            return
+            return False
         outcome.deleted += 1
         pod = _pod_decoder.object(answer)
         if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
             self._pods.answered(pod)
+        return True
 
     async def look_for(self, key: stores.PoolKey, name: str) -> wire.Pod | None:
         """Take in the pod as it is, if there is one; raises what keeps that from being learnt."""
@@ -405,6 +419,21 @@ class Executor:
         stays = record.metadata.deletion_timestamp is None
         unchanged = stays and edits.same_spec(asked, record)
         return Confirmation.UNCHANGED if unchanged else Confirmation.CHANGED
+
+
+def _chained(batch: Sequence[actions.PodAction]) -> list[list[actions.PodAction]]:
+    """Creates with the deletes that they come after; those whose delete is left out are too."""
+    steps: list[list[actions.PodAction]] = []
+    deletes: dict[names.Uid, list[actions.PodAction]] = {}
+    for action in batch:
+        if isinstance(action, actions.CreatePod) and action.after is not None:
+            deletes.get(action.after, []).append(action)
+            continue
+        step = [action]
+        steps.append(step)
+        if isinstance(action, actions.DeletePod):
+            deletes[action.uid] = step
+    return steps
 
 
 def _exactly(delete: actions.DeletePod) -> bytes:

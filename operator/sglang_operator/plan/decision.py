@@ -19,6 +19,7 @@ class CreateEngine:
     failures: int
     reason: str
     streak: FailureStreak | None = None  # the failures at its start that it follows
+    after: ObservedPod | None = None  # whose delete has to be taken first: it may run on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -153,13 +153,27 @@ class Planner:
             self.removals.setdefault(pod.uid, removal)
 
     def create(
-        self, engine: Engine, *, reason: str, failures: int = 0, streak: FailureStreak | None = None
+        self,
+        engine: Engine,
+        *,
+        reason: str,
+        failures: int = 0,
+        streak: FailureStreak | None = None,
+        after: ObservedPod | None = None,
     ) -> None:
-        """The engine gets a pod, of the next attempt, after these failures."""
+        """The engine gets a pod, of the next attempt, after these failures.
+
+        Where it comes ``after`` a pod, it does once the API server has taken that one's delete.
+        """
         attempt = self.pods(engine.name).highest + 1
         self.creates.append(
             CreateEngine(
-                engine=engine, attempt=attempt, failures=failures, reason=reason, streak=streak
+                engine=engine,
+                attempt=attempt,
+                failures=failures,
+                reason=reason,
+                streak=streak,
+                after=after,
             )
         )
         if streak is not None:

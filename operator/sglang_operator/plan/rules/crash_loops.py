@@ -24,4 +24,6 @@ def take_over_crash_loops(planner: Planner) -> None:
         planner.remove(pod, f"its container fails at its start: {told.reason}")
         pods.live.remove(pod)
         planner.taken_over.append(pod)
-        planner.create(engine, reason=f"pod {pod.name} is taken over", failures=1, streak=streak)
+        # What is known of its failures goes with the pod, so nothing else waits for another pass.
+        why = f"pod {pod.name} is taken over"
+        planner.create(engine, reason=why, failures=1, streak=streak, after=pod)
