@@ -253,6 +253,7 @@ class Executor:
             return False
         except ApiError as error:
             if error.missing:
+                outcome.taken.add(action.uid)
                 return True
             outcome.done = False
             if error.status == 409:  # changed meanwhile: what was seen is old
@@ -264,6 +265,7 @@ class Executor:
                 outcome.refused_delete = error
             return False
         outcome.deleted += 1
+        outcome.taken.add(action.uid)
         pod = _pod_decoder.object(answer)
         if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
             self._pods.answered(pod)

@@ -21,6 +21,7 @@ class Outcome:
 
     created: int = 0
     deleted: int = 0
+    taken: set[names.Uid] = field(default_factory=set)  # pods that go, or are gone, by a delete
     moved: int = 0  # gates set, steps taken in the Lease
     stepped: bool = False  # one of them in the Lease
     done: bool = True  # nothing was left for the next pass

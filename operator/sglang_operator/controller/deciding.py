@@ -1,9 +1,9 @@
 """The second stage of a pass: what is seen of a pool → what is to be done about it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sglang_operator.api import spec
+from sglang_operator.api import names, spec
 from sglang_operator.clocks import moment
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Pass
@@ -43,10 +43,18 @@ class Decider:
         self._observer = observer
         self._asker = asker
 
-    def decide(self, this: Pass, pool: Pool) -> PoolDecision:
-        """The next step of this pool."""
+    def decide(
+        self, this: Pass, pool: Pool, stays: frozenset[names.Uid] = frozenset()
+    ) -> PoolDecision:
+        """The next step of this pool.
+
+        ``stays``: pods that were to go, and whose delete was not taken.  What is told follows from
+        what was done: their engines run on.
+        """
         at, memory, begun = moment(), this.memory, time.perf_counter()
         observed = self._observer.observe(this.key, memory, at)
+        if stays:
+            observed = replace(observed, stays=stays)
         memory.note_revisions(pool, observed.pods, observed.reports)
         plan = plans.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)

@@ -132,6 +132,9 @@ class Reconciler:
         self._actor.learn(this, decision, outcome)
         if self._decides_anew(this, decision, moved=moved, long=long):
             return  # what is told is what stands once that is seen
+        if stays := decision.plan.to_go - outcome.taken:
+            decide = partial(decide, stays=stays)
+            decision = decide(this)
         await self._beside_gates(this, decide, self._publisher.publish(this, decision))
         this.requeue.at(Reason.PLAN, decision.plan.wake_at)
         looked_at = events.next_look(decision.plan, decision.at.steady)
@@ -168,7 +171,9 @@ class Reconciler:
             await self._observer.read_ends(this.key)
             fresh = decide(now)
             if not await self._actor.gates(now, fresh) and not acting.stopped:
-                publishing = self._publisher.publish(now, fresh, creating=True)
+                stays = fresh.plan.to_go  # their deletes are yet to be taken
+                told = self._decider.decide(now, decision.pool, stays) if stays else fresh
+                publishing = self._publisher.publish(now, told, creating=True)
                 await self._beside_gates(now, decide, publishing)
 
         return await self._beside(self._actor.pods(this, decision, acting), look), long

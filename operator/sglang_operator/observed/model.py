@@ -426,6 +426,8 @@ class Observed:
     # Creates were refused (quota, admission): no more of them before this time (steady).
     creates_blocked_until: float = 0.0
     creates_refused: bool = False  # the last were: what is tried again is told once it is there
+    # Pods that were to go, and whose delete was not taken: they are told as they are.
+    stays: frozenset[Uid] = frozenset()
     # When a pod of the pool was last seen to leave, or to be on its way (steady).
     last_gone: float = 0.0
     # Why nothing is made any more: the pool, or its namespace, is being deleted.  What is there is

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from sglang_operator.api.names import Uid
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import ObservedPod, Silence, Termination
 from sglang_operator.plan.rollout import Waiting
@@ -69,6 +70,11 @@ class Plan:
     at: float = 0.0  # the time for which this holds, by the steady clock
     capacity: str = ""  # why no node has room, where it was looked up
     wake_at: float | None = None  # by the steady clock
+
+    @property
+    def to_go(self) -> frozenset[Uid]:
+        """The pods that are to be deleted."""
+        return frozenset(removal.pod.uid for removal in self.removals)
 
     @cached_property
     def down(self) -> tuple[EngineStatus, ...]:

@@ -148,7 +148,7 @@ class Planner:
 
     def remove(self, pod: ObservedPod, reason: str, *, replaced: bool = False) -> None:
         """The pod is to be deleted, unless it is being deleted already."""
-        if not pod.deleting:
+        if not pod.deleting and pod.uid not in self.observed.stays:
             removal = RemovePod(pod=pod, reason=reason, replaced=replaced)
             self.removals.setdefault(pod.uid, removal)
 

@@ -17,6 +17,8 @@ def take_over_crash_loops(planner: Planner) -> None:
         pod = pods.kept
         if pod is None or pod.restarts == 0 or pod.last_termination is None:
             continue
+        if pod.uid in planner.observed.stays:
+            continue
         told = causes.of_termination(pod, pod.last_termination, planner.about)
         streak = startup.streak_in_place(pod, told)
         if streak is None or not planner.pool.accepts(pod.revision):

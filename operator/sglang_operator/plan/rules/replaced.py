@@ -31,6 +31,8 @@ def make_way_for_the_new(planner: Planner) -> None:
     planner.waiting = going.waiting
     planner.wakes.extend(standing.wakes(planner.observed))
     for name, pod in live.items():
+        if pod.uid in planner.observed.stays:
+            continue
         if name in going.obsolete:
             planner.remove(pod, "no longer wanted", replaced=name in going.replaced)
         elif name in going.outdated:
