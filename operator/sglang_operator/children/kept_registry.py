@@ -66,8 +66,7 @@ def _engines(
     """How the engines stand that it names.  Raises ValueError, KeyError, TypeError."""
     if len(told) > MOST_ENGINES:
         raise ValueError
-    silence = health.silence_seen(observed, now)
-    nodes = health.Believed(observed.nodes, silence, health.falls_seen(observed))
+    nodes = health.believed(observed, now)
     pods = {pod.name: pod for pod in observed.pods}
     return tuple(
         _status(_engine(rank, each), pods.get(each["pod"] or ""), nodes, now)

@@ -71,6 +71,7 @@ class Publisher:
             ignored=memory.ignored,
             previous=this.record.status,
             now=moment().wall,
+            steady=decision.at.steady,
         )
         await self._teller.tell(this, new)
         if wanted:

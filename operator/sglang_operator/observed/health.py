@@ -220,6 +220,11 @@ class Believed:
         return dataclasses.replace(node, followed=self._falls[place])
 
 
+def believed(observed: Observed, now: float) -> Believed:
+    """The nodes of a snapshot, as far as they are believed at this time by the steady clock."""
+    return Believed(observed.nodes, silence_seen(observed, now), falls_seen(observed))
+
+
 def lost_from(pod: ObservedPod, node: ObservedNode | None, policy: spec.Restart) -> float | None:
     """The time from which the pod counts as lost with its node; None if the node is well.
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sglang_operator.api import conditions, errors, names, redaction, texts
+from sglang_operator.api import conditions, errors, names, redaction, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed import health
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import EngineReport, Observed
 from sglang_operator.placement.base import Placed
@@ -133,8 +134,12 @@ def compute_refused(
     ignored: Sequence[str],
     previous: Mapping[str, Any],
     now: float,
+    steady: float,
 ) -> dict[str, Any]:
-    """The status of a pool whose spec is wrong: its pods stay as they are, and it says why."""
+    """The status of a pool whose spec is wrong: its pods stay as they are, and it says why.
+
+    ``now`` is by the wall clock; ``steady`` by the one that nodes are seen by.
+    """
     previous = stored.understood(previous)
     found = refused.errors
     message = _bounded("; ".join(str(problem) for problem in found))
@@ -147,7 +152,13 @@ def compute_refused(
         Condition(type=conditions.READY, status=conditions.FALSE, reason=reason, message=message),
         conditions.abnormal(abnormal, reason, message),
     ]
-    alive = [pod for pod in observed.pods if not pod.ended and not pod.dying]
+    nodes, policy = health.believed(observed, steady), spec.Restart()
+    alive = [
+        pod
+        for pod in observed.pods
+        if not (pod.ended or pod.dying)
+        and health.health(pod, nodes, policy, steady) is not health.Health.LOST
+    ]
     up = sum(pod.containers_ready for pod in alive)
     in_service = sum(pod.ready for pod in alive)
     synced = sum(pod.reachable for pod in alive)

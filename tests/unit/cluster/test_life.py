@@ -221,7 +221,12 @@ def test_an_end_is_urgent_news_before_the_phase_follows():
 def test_a_refused_spec_counts_no_dead_engine_as_up():
     pods = (replace(seen(ENGINE_DIED, PROXY), containers_ready=True),)
     told = compute.compute_refused(
-        refused(engineVersion="none"), Observed(pods=pods), ignored=[], previous={}, now=NOW
+        refused(engineVersion="none"),
+        Observed(pods=pods),
+        ignored=[],
+        previous={},
+        now=NOW,
+        steady=NOW,
     )
     assert told["engines"]["up"] == 0
 

@@ -131,7 +131,7 @@ def test_ready_names_the_reason(name, reason):
 def test_a_refused_pool_is_stalled_with_every_error_in_words():
     pool = refused(device_mapping="[0, 0]", placement={"mode": "Slot"})
     found = status.compute_refused(
-        pool, Observed(), ignored=(), previous={"engines": {"desired": 12}}, now=NOW
+        pool, Observed(), ignored=(), previous={"engines": {"desired": 12}}, now=NOW, steady=NOW
     )
     assert gitops.kstatus(as_object(found)) == "Failed"
     assert list(gitops.flux_complaints(as_object(found))) == []
@@ -139,6 +139,28 @@ def test_a_refused_pool_is_stalled_with_every_error_in_words():
     assert "names GPU 0 more than once" in message
     assert "not yet supported" in message
     assert found["readySummary"] == "0/12"
+
+
+def test_a_refused_pool_counts_no_engine_on_a_lost_node_as_up():
+    """Nobody writes the conditions of its pod any more: they stay as they were."""
+    pool = a_pool()
+    pods = [replace(pod, ready=True) for pod in all_pods(pool)]
+    lost, *others = pods
+    pods = [replace(lost, node="gone"), *(replace(pod, node="well") for pod in others)]
+    nodes = {
+        "gone": ObservedNode(name="gone", ready=False, gone=True),
+        "well": ObservedNode(name="well", ready=True),
+    }
+    found = status.compute_refused(
+        refused(device_mapping="[0, 0]"),
+        Observed(pods=tuple(pods), nodes=nodes),
+        ignored=(),
+        previous={"engines": {"desired": 12}},
+        now=NOW,
+        steady=NOW,
+    )
+    assert found["readySummary"] == "11/12"
+    assert found["engines"]["up"] == found["engines"]["inService"] == 11
 
 
 def test_a_dummy_pool_is_ready_before_any_trainer_and_says_that_it_is_not_synced():

@@ -56,7 +56,7 @@ def test_no_status_of_another_version_keeps_a_pool_from_being_told():
             assert all(c["lastTransitionTime"] for c in new["conditions"])
             list(transitions.events(previous, new))
         told = status.compute_refused(
-            bad, Observed(pods=FAILED), ignored=(), previous=previous, now=NOW
+            bad, Observed(pods=FAILED), ignored=(), previous=previous, now=NOW, steady=NOW
         )
         list(transitions.events(previous, told))
         assert told["conditions"]
