@@ -1,8 +1,8 @@
 """Where a child differs from what it should be, in what decides who is served.  Pure.
 
 What the server fills in and what others add stays alone: labels, annotations, affinity.  Whatever
-chooses pods, ports or addresses is put right, whoever changed it, and also where the desired object
-says nothing of it because the server's default is what is wanted.
+chooses pods, ports or addresses, or that anybody serves them, is put right, whoever changed it, and
+also where the desired object says nothing of it because the server's default is what is wanted.
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,11 @@ def drift(wanted: Json, found: Json) -> Drift | None:
         strange = list(_strange(kind, wanted["spec"], found.get("spec") or {}))
         path = path or next(iter(strange), "")
         merged["spec"] = _cleared(wanted["spec"], found.get("spec") or {}, strange)
+    labels = found.get("metadata", {}).get("labels") or {}
+    if barred := [key for key in kind.barred_labels if key in labels]:
+        path = path or f".metadata.labels.{barred[0]}"
+        kept = {**wanted["metadata"]["labels"], **dict.fromkeys(barred)}
+        merged["metadata"] = {**wanted["metadata"], "labels": kept}
     if retired := _retired(kind, wanted, found):
         path = path or f".data.{retired[0]}"
         merged["data"] = {**wanted["data"], **dict.fromkeys(retired)}

@@ -49,6 +49,8 @@ class ChildKind:
     restless: frozenset[str] = frozenset()
     # Fields of its spec that are not written, and what they may be all the same.
     defaults: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    # Labels with which whoever acts on such objects passes one over.
+    barred_labels: tuple[str, ...] = ()
     # Keys of its data that earlier operators wrote, and nobody keeps up to date any more.
     retired: tuple[str, ...] = ()
     most_bytes: int = 4 * 2**20  # of all that is kept whole of it in a namespace

@@ -32,6 +32,8 @@ SERVICE = ChildKind(
         "internalTrafficPolicy": ("Cluster",),  # Local: nobody on a node without an engine
         "loadBalancerIP": ("",),
     },
+    # kube-proxy, and those in its place, serve none that has one of these.
+    barred_labels=("service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"),
 )
 DISRUPTION_BUDGET = ChildKind(
     kind="PodDisruptionBudget",

@@ -187,6 +187,19 @@ def test_what_others_write_is_put_right_if_it_decides_who_is_served(name, field,
     assert after["spec"].get(field, default) == CHILDREN[name]["spec"].get(field, default)
 
 
+@pytest.mark.parametrize("name", [CLIENTS, HEADLESS])
+@pytest.mark.parametrize(
+    "label", ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"]
+)
+def test_a_label_with_which_kube_proxy_passes_a_service_over_is_taken_away(name, label):
+    found = stored(name)
+    found["metadata"]["labels"].update({label: "x", "team": "a"})
+    after = put_right(name, found)
+    assert not asked(name, after)
+    assert label not in after["metadata"]["labels"]
+    assert after["metadata"]["labels"]["team"] == "a"
+
+
 def test_a_client_service_without_an_address_is_made_anew():
     found = stored(CLIENTS)
     found["spec"].update(clusterIP="None", clusterIPs=["None"])
