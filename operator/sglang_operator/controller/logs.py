@@ -60,9 +60,40 @@ class JsonFormatter(OrjsonFormatter):
             log_data["generation"] = pool.generation
 
 
+class TextFormatter(logging.Formatter):
+    """One line for each record; those of a traceback follow, and are set in.
+
+    Others' words are in messages: a webhook's, an engine's.  None begins a line of the log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_TEXT_FORMAT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = _on_one_line(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return _set_in(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _set_in(super().formatStack(stack_info))
+
+
+def _on_one_line(text: str) -> str:
+    """With what is no printable character in writing: a terminal acts on some of these."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _set_in(lines: str) -> str:
+    return "\n".join(f"  {_on_one_line(line)}" for line in lines.splitlines())
+
+
 def setup(level: str, form: str) -> None:
     """Send everything from this level on to standard error, in this form."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == JSON else logging.Formatter(_TEXT_FORMAT))
+    handler.setFormatter(JsonFormatter() if form == JSON else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("kopf").setLevel(logging.WARNING)

@@ -1,8 +1,10 @@
-"""Log lines as JSON: whom they are about, and that nobody else is named."""
+"""Log lines: whom they are about, that nobody else is named, and that nobody else writes any."""
 
 import asyncio
 import json
 import logging
+
+import pytest
 
 from sglang_operator.controller import logs
 from sglang_operator.observed.wire import Meta
@@ -65,3 +67,29 @@ def test_an_exception_stays_on_the_line():
     except ValueError as error:
         line = _line("x", error=error)
     assert "ValueError" in str(line["exc_info"])
+
+
+FORGED = "2026-11-30 04:00:00,000 ERROR sglang_operator.kube: the Lease was taken by another"
+
+
+@pytest.mark.parametrize(
+    "end", ["\n", "\r", "\r\n", "\v", "\f", "\x85", "\u2028", "\x1b[2K\x1b[1G"]
+)
+def test_others_words_begin_no_line_of_a_text_log(end, monkeypatch, capsys):
+    """A webhook's refusal is logged, and so is an error that quotes it."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    logs.setup("info", logs.TEXT)
+    log = logging.getLogger("sglang_operator.test")
+    try:
+        raise ValueError(f"denied: no{end}{FORGED}")
+    except ValueError as error:
+        log.warning("rl/pool: %s; next try", error)
+        log.exception("a pass failed")
+    written = capsys.readouterr().err
+    assert "denied: no" in written
+    assert "Traceback (most recent call last):" in written
+    lines = written.splitlines()
+    begun = [line for line in lines if not line.startswith("  ")]
+    assert [line.split()[2] for line in begun] == ["WARNING", "ERROR"]
+    assert "\x1b" not in written
