@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sglang_operator.api import names
+from sglang_operator.api import names, spec
 from sglang_operator.ask import events
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.executor import Executor
@@ -32,6 +32,7 @@ from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.telling import Teller
 from sglang_operator.engine import arguments
 from sglang_operator.fleet.poller import Poller
+from sglang_operator.observed import health
 from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool.resolve import Pool, Refused
 
@@ -106,6 +107,9 @@ class Reconciler:
             return self._decider.decide_refused(now, refused)
 
         decision = decide(this)
+        at, pods = decision.at.steady, decision.observed.pods
+        nodes = health.believed(decision.observed, at)
+        this.requeue.at(Reason.PLAN, health.next_loss(pods, nodes, spec.Restart(), at))
         if await self._actor.gates(this, decision):
             this.requeue.now(Reason.GATES_MOVED)
             return

@@ -107,7 +107,7 @@ def test_a_revision_that_is_only_tried_changes_nothing_that_is_told(clock):
                 raise refused
             return body
 
-        pool.api._tried = tried  # type: ignore[method-assign, assignment]
+        pool.api._tried = tried  # type: ignore[assignment,method-assign]
         pool.change(strategy_args=CHANGED)
         for _ in range(5):
             clock.advance(600)

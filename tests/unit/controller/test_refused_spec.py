@@ -5,6 +5,7 @@ import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from sglang_operator.api import names
@@ -12,9 +13,11 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import judging
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed import wire
 from sglang_operator.pool.model import Pool, Refused
 from sglang_operator.weights import lease_state
 from tests.unit.controller import fake_api
+from tests.unit.controller.passes import Clock, Passes
 
 KEY = PoolKey("rl", "pool")
 LEASE = paths.child("Lease", "rl", names.weights_lease_name("pool"))
@@ -237,5 +240,31 @@ def test_what_only_the_spec_tells_stays_as_it_is_found():
             await api.until(lambda: not spec_of(api, SERVICE).get("publishNotReadyAddresses"))
             assert spec_of(api, BUDGET)["minAvailable"] == 0
             assert HEADLESS not in api.objects
+
+    asyncio.run(story())
+
+
+def test_a_refused_pool_is_looked_at_again_when_a_silent_node_counts_as_lost(monkeypatch):
+    """Nothing else wakes it: the node and its pods stay as they are."""
+
+    async def story() -> None:
+        pool = Passes(Clock(monkeypatch), interval=1.0)
+        await pool.settle()
+        path = paths.pod("rl", pool.pod_names()[0])
+        pool.api.objects[path]["spec"]["nodeName"] = "n"
+        pool.api.touch(path, {})
+        pool.change(device_mapping="nothing of the kind")
+        await pool.settle()
+        assert pool.status["engines"]["up"] == 1
+        node = {
+            "metadata": {"name": "n", "resourceVersion": "1"},
+            "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]},
+        }
+        pool.nodes.replace("", [msgspec.convert(node, wire.NodeObject)], 1)
+        delay = (await pool.run()).delay()
+        assert delay is not None
+        pool.clock.advance(delay + 1)
+        await pool.run()
+        assert pool.status["engines"]["up"] == 0
 
     asyncio.run(story())
