@@ -85,10 +85,18 @@ class Body:
     def leaves_over(self, transport: asyncio.Transport, made: receiving.Bounded) -> None:
         """This is its connection, on which nothing leaves but what may."""
         self._transport = transport
-        made.may_send = self._may_leave
+        plain = transport.get_extra_info("sslcontext") is None
+        made.may_send = self._all_may_leave if plain else self._may_leave
 
     def _may_leave(self) -> bool:
         return not self._revoked and self._allowed()
+
+    def _all_may_leave(self) -> bool:
+        """The same of bytes that are all this request's, as without TLS: or it is never whole."""
+        may = self._may_leave()
+        if not may:
+            self.refused, self.left = True, False
+        return may
 
 
 _leaving: ContextVar[Body | None] = ContextVar("leaving", default=None)

@@ -192,7 +192,7 @@ async def test_a_process_that_stood_still_sends_nothing_of_what_it_had_before(se
     mine[0] = False
     assert 0 < len(await engine.reads(2 * size)) < size
     assert isinstance(await ends(asking), aiohttp.ClientError)
-    assert not body.refused  # it may have been there: nobody takes it for one that was not sent
+    assert (body.refused, body.left) == (True, False)  # without its end it is none to an engine
 
 
 @with_engine

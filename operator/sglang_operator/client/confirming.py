@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
-from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
+from sglang_operator.client.errors import ClusterError, Expired, NotReady, StaleEpoch
 from sglang_operator.client.registry import Engine, Registry, WeightsSection, changes
-from sglang_operator.weights.lease_state import GroupsOwner
+from sglang_operator.weights.lease_state import GroupsOwner, Phase
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -38,7 +38,10 @@ async def confirmed(
     def told(found: Registry) -> bool:
         if changes(covered, found):
             raise StaleEpoch(texts.STALE_BEFORE.format(given=epoch, epoch=found.epoch))
-        return found.weights.seen == transaction
+        seen = found.weights.seen == transaction
+        if seen and found.weights.phase == Phase.ABORTED.value:
+            raise Expired(texts.ENDED_BY_OPERATOR)
+        return seen
 
     return await _told(pool, told, texts.CONFIRMED_TRANSACTION)
 

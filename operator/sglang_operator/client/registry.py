@@ -116,6 +116,7 @@ class Registry:
     weights: WeightsSection = WeightsSection()
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
     engines: tuple[Engine, ...] = ()
+    others: tuple[Engine, ...] = ()  # of the pool, and not of this part of it
     unlisted: tuple[Engine, ...] = ()  # that run beside those: wanted no more, or on their way out
     hidden: tuple[str, ...] = ()  # pods in which engines may sleep that are not among these
     resource_version: int = 0
@@ -140,9 +141,9 @@ class Registry:
     @property
     def running(self) -> Sequence[str] | None:
         """The instances of all engines that run; None while some may not be told of."""
-        known = [e.instance for e in (*self.engines, *self.unlisted) if e.instance]
-        whole = len(known) == len(self.engines) + len(self.unlisted) and not self.hidden
-        return known if whole else None
+        every = (*self.engines, *self.others, *self.unlisted)
+        known = [e.instance for e in every if e.instance]
+        return known if len(known) == len(every) and not self.hidden else None
 
     def synced(self, version: str) -> int:
         """Engines whose gate is open at this version; the Services follow within a moment.
@@ -155,8 +156,9 @@ class Registry:
     def of(self, engines: Iterable[Engine]) -> "Registry":
         """The same with those engines only."""
         known = {engine.engine for engine in engines}
-        left = (engine for engine in self.engines if engine.engine in known)
-        return dataclasses.replace(self, engines=tuple(left))
+        left = tuple(engine for engine in self.engines if engine.engine in known)
+        others = (engine for engine in self.engines if engine.engine not in known)
+        return dataclasses.replace(self, engines=left, others=(*self.others, *others))
 
     def require_all_or_gated(self, covered: Iterable[Engine]) -> None:
         """Raises Unsupported if these are a part only, and not a commit alone opens gates.

@@ -69,10 +69,18 @@ class RollGroups:
     async def _confirmed(self, engines: Iterable[Engine]) -> None:
         """The operator has told of these engines since the last claim.
 
-        Raises NotReady if it does not, StaleEpoch if it tells of others.
+        Raises NotReady if it does not, StaleEpoch if it tells of others, or the groups are
+        another's by now: such a claim is never told of.
         """
         assert self._forming.owner is not None, "claim first"
-        await confirmed_groups(self._pool, self._forming.owner, engines)
+        told = asyncio.ensure_future(confirmed_groups(self._pool, self._forming.owner, engines))
+        try:
+            while not (await asyncio.wait({told}, timeout=_LOOK_SECONDS))[0]:
+                self._pool.groups.owned(await self._pool.lease.current())
+            await told
+        finally:
+            told.cancel()
+            await asyncio.wait({told})
 
     async def join(self, engine: Engine, payload: Json) -> None:
         """Let the engine join the group of this payload; ``claim`` comes before.

@@ -329,6 +329,8 @@ class Sleeper:
                 async for registry in self._pool.changes():
                     seen = registry
                     acted = registry.weights.transaction == transaction
+                    if acted and registry.weights.phase != Phase.SLEEPING.value:
+                        raise Expired(texts.ENDED_BY_OPERATOR)
                     gated = [engine for engine in registry.present if engine.gate is not None]
                     if acted and not any(engine.state == IN_SERVICE for engine in gated):
                         return registry

@@ -251,6 +251,10 @@ NOT_TO_SLEEP = (
     "memory it holds cannot be released; nothing was taken, nothing released: wait until it is "
     "ready (wait_ready), then sleep"
 )
+ENDED_BY_OPERATOR = (
+    "the operator has ended this transaction before anything was asked of an engine, because the "
+    "Lease was edited or put back to an earlier state: begin again"
+)
 HIDDEN_FROM_SLEEP = (
     "engines may run in pods {pods}, of whose containers nothing has been told for "
     "{seconds:.0f} s, so that the memory they hold cannot be released; nothing was taken, nothing "

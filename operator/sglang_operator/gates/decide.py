@@ -195,8 +195,9 @@ def decide(
     gates = (*plan.gates, *(change for change in strays if change is not None))
     stay = (each for each in unlisted if each.state is not EngineState.WAITING)
     told = {member.uid for engine in (*engines, *stay) for member in engine.members}
-    every = (*observed.pods, *observed.aside)
-    hidden = (pod.name for pod in every if _hides_sleeper(pod, plan.transaction, told))
+    sleepers = (pod for pod in observed.pods if _hides_sleeper(pod, plan.transaction, told))
+    untold = (pod for pod in observed.aside if pod.may_run and pod.uid not in told)
+    hidden = (pod.name for pod in (*sleepers, *untold))
     return replace(
         plan,
         gates=gates,

@@ -83,7 +83,8 @@ def anew(
         message = texts.LEASE_PUT_BACK.format(
             lease=name, then=current.transitions, count=known.transitions
         )
-        older = replace(current, groups=None)
+        # Whoever began by it is to see that it was ended.
+        older = replace(current, id="", groups=None)
         last = replace(known, groups=known.groups or current.groups)
         return forgotten(message, older, pods, last, operator, now)
     if current.phase is not Phase.IDLE:
@@ -106,10 +107,15 @@ def anew(
 def _is_put_back(current: Transaction, known: Transaction) -> bool:
     """Whether the Lease was put back to what it was before, as from a backup.
 
-    Transactions are counted, whoever makes them.  One that is emptied counts none.
+    Transactions are counted, whoever makes them.  One that is emptied counts none.  Who begins one
+    by what was put back may count as far again, and know nothing of who sleeps.
     """
-    begun = current.phase is not Phase.IDLE
-    return begun and 0 < current.transitions < known.transitions
+    if current.phase is Phase.IDLE:
+        return False
+    forked = bool(known.id) and current.id != known.id
+    if forked and current.transitions == known.transitions:
+        return bool(known.released)
+    return 0 < current.transitions < known.transitions
 
 
 def last_said(
@@ -217,5 +223,6 @@ def forgotten(
         now=now,
         groups=last.groups,
         torn=last.torn,
+        unclear=last.unclear,
     )
     return replace(state, transitions=max(current.transitions, last.transitions))

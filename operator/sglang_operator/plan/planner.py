@@ -102,14 +102,18 @@ class Planner:
                 pods.live.sort(key=self._preference)
         return engines
 
-    def _preference(self, pod: ObservedPod) -> tuple[int, bool, bool, float, int]:
+    def _preference(self, pod: ObservedPod) -> tuple[int, bool, bool, bool, float, int]:
         """The pod to keep comes first: nearest to its clients, of the present revision, oldest.
 
+        Of two that serve, one that the last commit covers: the other's labels may have been away.
         One that was on its way out when its node was lost never comes back, waited for or not.
         A lower attempt is not always older: an operator that sees an old world may give it again.
         """
         far = footing.distance(pod, self.healths[pod.uid])
-        return far, pod.dying, not self.pool.accepts(pod.revision), pod.created, pod.attempt
+        said = self.observed.said
+        outdated = not self.pool.accepts(pod.revision)
+        covered = said is not None and pod.instance in said.instances
+        return far, pod.dying, outdated, not covered, pod.created, pod.attempt
 
     # --- what rules ask
 

@@ -22,6 +22,7 @@ def forgotten(
     now: float,
     groups: GroupsOwner | None = None,
     torn: frozenset[str] = frozenset(),
+    unclear: frozenset[str] = frozenset(),
 ) -> Transaction:
     """What the operator leaves of a Lease that does not know any more what it said of gates.
 
@@ -49,6 +50,7 @@ def forgotten(
         fence=True,
         groups=state.groups or weights_groups.lost(groups),
         torn=state.torn | torn,
+        unclear=unclear & frozenset(slept),
     )
 
 

@@ -211,14 +211,15 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     phase = _phase(notes.get(names.ANNOTATION_PHASE, ""))
     transaction = _label(notes, names.ANNOTATION_TRANSACTION)
     instances = frozenset(_words(notes.get(names.ANNOTATION_INSTANCES, "")))
+    torn = _expanded(_words(notes.get(names.ANNOTATION_TORN, "")), instances)
     # It names its transaction: clients that do not know of it leave it standing in later ones.
     shared = bool(transaction) and _label(notes, names.ANNOTATION_SHARED) == transaction
     wrote = frozenset(_words(notes.get(names.ANNOTATION_WROTE, ""))) if shared else frozenset()
     if shared and phase is Phase.COMMITTED:
         instances &= wrote  # whatever the commit says: the others got nothing
-    torn = frozenset(_words(notes.get(names.ANNOTATION_TORN, "")))
     if phase is Phase.COMMITTED:
         torn -= instances  # clients that do not know of it leave it standing
+    asleep = _words(notes.get(names.ANNOTATION_ASLEEP, ""))
     return Transaction(
         phase=phase,
         id=transaction,
@@ -231,10 +232,11 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         checkpoint=_path(notes.get(names.ANNOTATION_CHECKPOINT, "")),
         intact=notes.get(names.ANNOTATION_INTACT) == _TRUE,
         released=_tags(notes.get(names.ANNOTATION_RELEASED, "")),
-        asleep=_words(notes.get(names.ANNOTATION_ASLEEP, "")),
+        asleep=asleep,
         recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
         woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN)),
-        unclear=frozenset(_words(notes.get(names.ANNOTATION_UNCLEAR, ""))),
+        # Clients that do not know of it leave it standing.
+        unclear=frozenset(_words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep),
         shared=shared,
         wrote=wrote,
         fence=notes.get(names.ANNOTATION_FENCE) == _fence(transaction),
@@ -313,7 +315,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_TARGET_VERSION: lambda t: t.target_version,
     names.ANNOTATION_VERSION: lambda t: t.version,
     names.ANNOTATION_INSTANCES: lambda t: ",".join(sorted(t.instances)),
-    names.ANNOTATION_TORN: lambda t: ",".join(sorted(t.torn)),
+    names.ANNOTATION_TORN: lambda t: ",".join(_shortened(t.torn, t.instances)),
     names.ANNOTATION_CHECKPOINT: lambda t: t.checkpoint,
     names.ANNOTATION_INTACT: lambda t: _TRUE if t.intact else "",
     names.ANNOTATION_RELEASED: lambda t: ",".join(t.released),
@@ -331,6 +333,29 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_MESSAGE: lambda t: t.message,
     names.ANNOTATION_GROUPS: lambda t: _owned(t.groups),
 }
+
+
+_ALL, _BUT = "*", "-"
+
+
+def _shortened(torn: frozenset[str], instances: frozenset[str]) -> list[str]:
+    """The torn ones beside those that the last commit covered: most often they are the same.
+
+    All annotations of the Lease of a large pool would else be more than the API server takes.
+    """
+    kept = instances - torn
+    if len(kept) >= len(instances & torn):
+        return sorted(torn)
+    return [_ALL, *sorted(_BUT + each for each in kept), *sorted(torn - instances)]
+
+
+def _expanded(words: Iterable[str], instances: frozenset[str]) -> frozenset[str]:
+    named = frozenset(words)
+    if _ALL not in named:
+        return named
+    but = frozenset(each[len(_BUT) :] for each in named if each.startswith(_BUT))
+    own = frozenset(each for each in named if not each.startswith(_BUT)) - {_ALL}
+    return (instances - but) | own
 
 
 def _fence(transaction: str) -> str:

@@ -1,12 +1,15 @@
 """Nothing is sent to an address that no operator has told of since: it may be another pod's."""
 
 import asyncio
+import dataclasses
+import time
 
 import pytest
 from aiohttp import web
 
 from sglang_operator.client import (
     AsyncPool,
+    Expired,
     NotReady,
     Pool,
     StaleEpoch,
@@ -15,6 +18,8 @@ from sglang_operator.client import (
     registry,
 )
 from sglang_operator.client.calls import EngineCalls
+from sglang_operator.client.errors import GroupsTaken
+from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import GroupsOwner, Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.client.test_calls import engine_that
@@ -175,6 +180,33 @@ def test_who_is_found_at_an_address_is_sent_no_key():
     assert seen == [None]
 
 
+@pytest.mark.parametrize("step", ["sync", "sleep"])
+def test_a_step_that_the_operator_has_ended_is_not_confirmed(world, pool, step, monkeypatch):
+    """The Lease was put back, say, and engines sleep of which it says nothing."""
+    pool.update_from_disk("/c/1", "step-1")
+    forget(world)
+    operate = world._operate
+
+    def ends():
+        if world.state.phase in (Phase.SYNCING, Phase.SLEEPING):
+            over = steps.ended(world.state, "operator", message="put back", now=time.time())
+            world.lease = lease_state.written(world.lease, over)
+            world._bump_lease()
+        else:
+            operate()
+
+    monkeypatch.setattr(confirming, "CONFIRM_SECONDS", 30.0)
+    monkeypatch.setattr(world, "_operate", ends)
+    begun = time.monotonic()
+    with pytest.raises((Expired, StaleEpoch)):
+        if step == "sync":
+            pool.update_from_disk("/c/2", "step-2")
+        else:
+            pool.sleep(settle=0)
+    assert time.monotonic() - begun < 20
+    assert not asked(world)
+
+
 # --- process groups of ROLL's, which are set up outside of any transaction
 
 GROUPS = ("/destroy_weights_update_group", "/init_weights_update_group")
@@ -270,6 +302,30 @@ def test_groups_that_are_set_up_one_after_the_other_wait_for_the_operator_once(
                 await cluster.setup(name)
             assert world.told == told
             assert told_of_groups(world) == [8, 8, 8]
+
+    asyncio.run(train())
+
+
+def test_a_claim_of_groups_that_another_took_is_waited_for_no_longer(
+    roll, reach, world, monkeypatch
+):
+    """No registry tells of it any more."""
+    reach(world)
+    monkeypatch.setattr(confirming, "CONFIRM_SECONDS", 60.0)
+
+    async def train():
+        async with Cluster(roll, 3) as cluster:
+            world.operates = False
+            starting = asyncio.create_task(cluster.setup(only=[0]))
+            while not world.puts:
+                await asyncio.sleep(0.01)
+            owner = GroupsOwner(id="other", holder="job-b", since=time.time(), seen=time.time())
+            taken = dataclasses.replace(world.state, groups=owner)
+            await asyncio.to_thread(world.write_lease, taken)
+            with pytest.raises(GroupsTaken, match="job-b"):
+                async with asyncio.timeout(30):
+                    await starting
+            assert told_of_groups(world) == [0, 0, 0]
 
     asyncio.run(train())
 

@@ -122,3 +122,15 @@ def test_a_registry_with_a_port_that_there_is_not_is_not_kept(port):
         plan = decide.decide(pool.owner, spec.Weights(gate=pool.gate), (), seen, NOW)
         known = LastKnown(owner=pool.owner, weights=plan, observed=seen, now=NOW)
         assert (kept_registry.kept(known) is not None) is is_kept
+
+
+def test_a_pod_that_loses_its_labels_under_a_refused_spec_is_named():
+    """Nobody else tells of it then, and it holds its memory while the pool sleeps."""
+    pool = a_pool(replicas=1)
+    (pod,) = (a_pod(pool, e, container_id="containerd://a") for e in pool.running)
+    seen = Observed(pods=(), aside=(pod,), children=a_lease_saying(pool, Transaction()))
+    plan = decide.decide(pool.owner, spec.Weights(gate=pool.gate), (), seen, NOW)
+    assert plan.hidden == (pod.name,)
+    accepted = weighed(pool, [], aside=(pod,))
+    assert accepted.hidden == ()
+    assert [each.pod_name for each in accepted.unlisted] == [pod.name]

@@ -123,3 +123,20 @@ def test_a_sync_by_a_lease_that_was_made_anew_is_none_of_before():
         lost.restore, trainer, epoch="e", version="step-10", now=later, seen=NOW - 60
     )
     assert put_back(dataclasses.replace(begun, renewed=NOW), lost.said).abort is None
+
+
+@pytest.mark.parametrize("begun", ["sync", "sleep"])
+@pytest.mark.parametrize("count", [0, 8])
+def test_who_begins_by_a_lease_that_was_put_back_while_engines_sleep_is_ended(begun, count):
+    """It counts as far as before then, and knows of no sleepers; nor may its name go on."""
+    asleep = of(9, Phase.SLEEPING, released=("kv_cache",), asleep=("a",), id="t9")
+    trainer = steps.Trainer(holder="trainer-b", transaction="t-new")
+    before = of(count, Phase.COMMITTED if count else Phase.IDLE, version="step-1")
+    if begun == "sync":
+        state = steps.begin(before, trainer, epoch="e", version="step-2", now=NOW, seen=0)
+    else:
+        state = steps.sleep(before, trainer, tags=["kv_cache"], now=NOW, seen=0)
+    plan = put_back(state, asleep)
+    assert plan.abort is not None
+    assert (plan.abort.state.phase, plan.abort.state.id) == (Phase.ABORTED, "")
+    assert plan.abort.state.fence

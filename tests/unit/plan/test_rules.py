@@ -11,7 +11,8 @@ from sglang_operator.plan.rules.ended import remove_recorded_ends
 from sglang_operator.plan.rules.extra import remove_extra_pods
 from sglang_operator.plan.rules.lost import remove_lost_pods
 from sglang_operator.plan.rules.missing import create_missing_engines
-from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod
+from sglang_operator.weights.lease_state import Phase, Transaction
+from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod, planned, removed
 
 POOL = a_pool(device_mapping="[0,1,2,3]")
 FIRST, SECOND = POOL.engines
@@ -86,3 +87,16 @@ def test_a_pod_that_is_being_deleted_is_not_deleted_again():
     planner = planner_over(a_pod(POOL, FIRST, deleting=True))
     planner.remove(planner.observed.pods[0], "whatever")
     assert not planner.removals
+
+
+def test_of_two_pods_of_an_engine_the_one_that_the_last_commit_covers_is_kept():
+    """The other's labels were away while its replacement was synced: it is older."""
+    pool = a_pool(replicas=1, weights={"gate": "Off"})
+    (engine,) = pool.running
+    stray = a_pod(pool, engine, container_id="c0", created=NOW - 900)
+    synced = a_pod(pool, engine, 1, container_id="c1", created=NOW - 300)
+    assert removed(planned(pool, [stray, synced])) == [synced.name]
+    said = Transaction(
+        phase=Phase.COMMITTED, version="v", instances=frozenset({str(synced.instance)})
+    )
+    assert removed(planned(pool, [stray, synced], said=said)) == [stray.name]

@@ -464,7 +464,7 @@ def test_a_state_survives_the_lease():
         asleep=(A,),
         recovering=frozenset({C}),
         woken=frozenset({f"{A}/kv_cache"}),
-        unclear=frozenset({B}),
+        unclear=frozenset({A}),
         shared=True,
         wrote=frozenset({A}),
         fence=True,
@@ -958,3 +958,34 @@ def test_an_engine_is_torn_from_the_release_of_its_weights_and_while_a_checkpoin
     assert loads.torn == {B, C}
     ended = steps.recovered(loads, OTHER, loaded=[B], failed=[C], now=NOW)
     assert (ended.torn, ended.instances) == (frozenset({C}), frozenset({A, B}))
+
+
+def test_who_is_torn_is_said_in_few_words_of_a_large_pool():
+    """All that a Lease says of 4,000 engines of a job that sleeps has to fit into annotations."""
+    run = [f"{i:08x}" for i in range(4000)]
+    tags = ["weights", "kv_cache"]
+    done = Transaction(
+        phase=Phase.COMMITTED, id="t", version="v", instances=frozenset(run), wrote=frozenset(run)
+    )
+    done = dataclasses.replace(done, shared=True, intact=True, groups=None)
+    slept = steps.sleep(done, MINE, tags=tags, now=NOW, seen=NOW)
+    slept = steps.slept(slept, MINE, instances=run, now=NOW)
+    woken = steps.woke(slept, MINE, instances=run, tags=tags)
+    assert woken.torn == frozenset(run)
+    notes = lease_state.written({}, woken)["metadata"]["annotations"]
+    assert notes[names.ANNOTATION_TORN] == "*"
+    assert sum(len(key) + len(value) for key, value in notes.items()) < 256 * 1024
+
+
+@pytest.mark.parametrize("torn", [(), (A,), (A, B), (C,), (A, B, C), (B, C)])
+def test_who_is_torn_is_read_as_it_was_written(torn):
+    covered = {A, B, *(f"{i:08x}" for i in range(5))}
+    for of in (torn, covered | {*torn}, covered - {*torn}, {*torn} - covered):
+        state = Transaction(phase=Phase.ABORTED, instances=frozenset(covered), torn=frozenset(of))
+        assert stored(state).torn == frozenset(of)
+
+
+def test_nobody_is_unclear_who_does_not_sleep():
+    """As an older client leaves it standing that woke and synced the engine."""
+    left = stored(Transaction(phase=Phase.COMMITTED, id="t", asleep=(A,), unclear=frozenset({B})))
+    assert not left.unclear
