@@ -73,8 +73,12 @@ class Plan:
 
     @property
     def to_go(self) -> frozenset[Uid]:
-        """The pods that are to be deleted."""
-        return frozenset(removal.pod.uid for removal in self.removals)
+        """The pods that are to be deleted, and may run on if they are not.
+
+        What is told of one that has ended does not depend upon its delete.
+        """
+        pods = (removal.pod for removal in self.removals)
+        return frozenset(pod.uid for pod in pods if not pod.ended)
 
     @cached_property
     def down(self) -> tuple[EngineStatus, ...]:

@@ -100,3 +100,12 @@ def test_of_two_pods_of_an_engine_the_one_that_the_last_commit_covers_is_kept():
         phase=Phase.COMMITTED, version="v", instances=frozenset({str(synced.instance)})
     )
     assert removed(planned(pool, [stray, synced], said=said)) == [stray.name]
+
+
+def test_what_is_told_of_a_pod_that_has_ended_does_not_wait_for_its_delete():
+    """Its engine waits, and is not told as one that starts again in it."""
+    ended = an_ended_pod(POOL, FIRST)
+    pods = [ended, a_pod(POOL, FIRST, 1), a_pod(POOL, SECOND)]
+    made = planned(POOL, pods, recorded=frozenset({ended.uid}))
+    assert removed(made) == [ended.name]
+    assert made.to_go == frozenset()
