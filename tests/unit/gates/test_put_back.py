@@ -140,3 +140,11 @@ def test_who_begins_by_a_lease_that_was_put_back_while_engines_sleep_is_ended(be
     assert plan.abort is not None
     assert (plan.abort.state.phase, plan.abort.state.id) == (Phase.ABORTED, "")
     assert plan.abort.state.fence
+
+
+def test_what_another_operator_made_anew_is_not_put_back():
+    """It knows better who sleeps: whoever is marked."""
+    asleep = {"released": ("kv_cache",), "asleep": ("a",)}
+    known = of(9, Phase.SLEEPING, **asleep | {"asleep": ("a", "b")})
+    made = of(9, Phase.ABORTED, id="", fence=True, holder="operator-2", renewed=NOW, **asleep)
+    assert put_back(made, known).abort is None
