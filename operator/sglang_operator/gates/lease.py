@@ -109,12 +109,13 @@ def _is_put_back(current: Transaction, known: Transaction) -> bool:
 
     Transactions are counted, whoever makes them.  One that is emptied counts none.  Who begins one
     by what was put back may count as far again, and know nothing of who sleeps.  What operators
-    make anew counts as far as well, and is nobody's transaction.
+    make anew counts as far as well, and is nobody's transaction; who writes by other means than our
+    client counts none.
     """
     if current.phase is Phase.IDLE:
         return False
     forked = bool(known.id and current.id) and current.id != known.id
-    if forked and current.transitions == known.transitions:
+    if forked and 0 < current.transitions == known.transitions:
         return bool(known.released)
     return 0 < current.transitions < known.transitions
 

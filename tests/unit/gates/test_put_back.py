@@ -148,3 +148,10 @@ def test_what_another_operator_made_anew_is_not_put_back():
     known = of(9, Phase.SLEEPING, **asleep | {"asleep": ("a", "b")})
     made = of(9, Phase.ABORTED, id="", fence=True, holder="operator-2", renewed=NOW, **asleep)
     assert put_back(made, known).abort is None
+
+
+def test_a_lease_in_which_nobody_counts_is_not_put_back():
+    """Somebody writes it by other means than our client."""
+    known = of(0, Phase.SLEEPING, id="nap", released=("kv_cache",), asleep=("a",))
+    awake = of(0, Phase.AWAKE, id="up", holder="trainer-a", renewed=NOW)
+    assert put_back(awake, known).abort is None

@@ -9,6 +9,8 @@ import pytest
 
 from sglang_operator.testing import errors, ports
 
+OWN = ports.HIGHEST + 100  # where no other test is given any
+
 
 def test_a_free_port_lies_below_those_of_outgoing_connections():
     assert ports.LOWEST <= ports.free() < ports.HIGHEST <= 32768
@@ -38,8 +40,7 @@ def _in_another_process(amount, low, high):
 
 def test_two_processes_that_only_looked_are_never_given_one_port():
     """Between a look and its server's bind others look: four workers, ten ports each of 45."""
-    low = ports.HIGHEST - 45
-    others = [_in_another_process(10, low, ports.HIGHEST) for _ in range(4)]
+    others = [_in_another_process(10, OWN, OWN + 45) for _ in range(4)]
     try:
         given = [int(each) for other in others for each in other.stdout.readline().split()]
     finally:
@@ -50,9 +51,10 @@ def test_two_processes_that_only_looked_are_never_given_one_port():
 
 
 def test_a_port_comes_back_when_its_process_has_ended(monkeypatch):
-    with _in_another_process(1, ports.HIGHEST - 1, ports.HIGHEST) as other:
+    with _in_another_process(1, OWN + 50, OWN + 51) as other:
         port = int(other.stdout.readline())
         monkeypatch.setattr(ports, "LOWEST", port)
+        monkeypatch.setattr(ports, "HIGHEST", port + 1)
         with pytest.raises(errors.PlaneError, match="no free port"):
             ports.free()
         other.communicate("")
@@ -64,7 +66,7 @@ def _free_into(queue):
 
 
 def test_a_forked_child_is_not_given_its_parents_ports(monkeypatch):
-    low = ports.HIGHEST - 100
+    low = OWN + 60
     monkeypatch.setattr(ports, "LOWEST", low)
     monkeypatch.setattr(ports, "HIGHEST", low + 3)
     own = {ports.free(), ports.free()}
@@ -78,8 +80,8 @@ def test_a_forked_child_is_not_given_its_parents_ports(monkeypatch):
 
 
 def test_a_process_keeps_only_its_last_ports(monkeypatch):
-    monkeypatch.setattr(ports, "LOWEST", ports.HIGHEST - 200)
-    monkeypatch.setattr(ports, "HIGHEST", ports.HIGHEST - 196)
+    monkeypatch.setattr(ports, "LOWEST", OWN + 70)
+    monkeypatch.setattr(ports, "HIGHEST", OWN + 74)
     monkeypatch.setattr(ports, "KEPT", 2)
     for _ in range(20):
         ports.free()
