@@ -40,7 +40,7 @@ def test_the_fake_answers_as_the_real_one_did():
     if target.real:
         pytest.skip("it is the fake that is compared")
     # SIGTERM is looked at after the next request of the conversation.
-    slow = {**target.settings, f"{settings.PREFIX}DRAIN_POLL_SECONDS": "1"}
+    slow = {**target.settings, f"{settings.PREFIX}DRAIN_POLL_SECONDS": "3"}
     target = dataclasses.replace(target, settings=slow)
     names = [name for name in RECORDED_ONES if name != "first-process" or os.geteuid() == 0]
 
