@@ -188,16 +188,18 @@ class Memory:
         self.pods_when_refused = min(self.pods_when_refused, pods)
         self.conflicts = {key: due for key, due in self.conflicts.items() if due > now}
 
-    def try_again(self, requeue: Requeue) -> None:
-        """What was refused is asked again in its time."""
+    def try_again(self, requeue: Requeue, decided: float) -> None:
+        """What was refused is asked again in its time, also if that came since it was ``decided``.
+
+        What was told rests on it: nothing else wakes the pool.
+        """
         requeue.at(Reason.NAME_TAKEN, min(self.conflicts.values(), default=None))
-        now = steady()
         for reason, when in (
             (Reason.PODS_REFUSED, self.blocked_until),
             (Reason.REVISION_REFUSED, self.trial.until),
             (Reason.NAMESPACE, self.namespace_refused + REFUSED_BACKOFF.most),
         ):
-            if when > now:
+            if when > decided:
                 requeue.at(reason, when)
 
     def learn(self, outcome: Outcome, pods: int, now: float, *, complete: bool = False) -> None:

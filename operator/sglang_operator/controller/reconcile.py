@@ -145,7 +145,7 @@ class Reconciler:
         this.requeue.at(Reason.LOOKUP, looked_at)
         if not all_read:
             this.requeue.now(Reason.ENDS_UNREAD)
-        this.memory.try_again(this.requeue)
+        this.memory.try_again(this.requeue, decision.at.steady)
 
     async def _act_and_tell(self, this: Pass, decision: PoolDecision) -> tuple[Outcome, bool]:
         """Create and delete; what came of it, and whether it took so long that the plan is old.

@@ -7,6 +7,7 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.children import trainer_registry
+from sglang_operator.clocks import steady
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.memory import (
@@ -16,6 +17,7 @@ from sglang_operator.controller.memory import (
     Failures,
     Memory,
 )
+from sglang_operator.controller.requeue import Requeue
 from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
@@ -49,6 +51,16 @@ def test_a_pod_that_went_away_makes_room_to_ask_at_once():
     assert memory.blocked_until > NOW + 1
     memory.forget_expired(1, NOW + 1)
     assert memory.blocked_until == 0
+
+
+def test_what_comes_due_while_a_pass_goes_on_is_asked_again_at_once():
+    """The pass has told of it as refused, and nothing else wakes the pool."""
+    memory, now = a_memory(), steady()
+    memory.blocked_until = now - 1
+    for decided, wanted in ((now - 2, 0.0), (now, None)):
+        requeue = Requeue()
+        memory.try_again(requeue, decided)
+        assert requeue.delay() == wanted
 
 
 def test_success_clears_what_was_refused():
