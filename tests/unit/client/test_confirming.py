@@ -216,6 +216,15 @@ def told_of_groups(world):
     return [sum(path in GROUPS for path in engine.paths()) for engine in world.engines]
 
 
+async def claimed_untold(world, cluster):
+    """Worker 0 sets its group up, and has claimed it; no operator tells of that."""
+    world.operates = False
+    starting = asyncio.create_task(cluster.setup(only=[0]))
+    while not world.puts:
+        await asyncio.sleep(0.01)
+    return starting
+
+
 def test_a_group_that_no_operator_confirms_is_told_to_no_engine(roll, reach, world):
     """The address may be another pool's engine's, which would hang in it for ever."""
     reach(world)
@@ -315,10 +324,7 @@ def test_a_claim_of_groups_that_another_took_is_waited_for_no_longer(
 
     async def train():
         async with Cluster(roll, 3) as cluster:
-            world.operates = False
-            starting = asyncio.create_task(cluster.setup(only=[0]))
-            while not world.puts:
-                await asyncio.sleep(0.01)
+            starting = await claimed_untold(world, cluster)
             owner = GroupsOwner(id="other", holder="job-b", since=time.time(), seen=time.time())
             taken = dataclasses.replace(world.state, groups=owner)
             await asyncio.to_thread(world.write_lease, taken)
@@ -353,10 +359,7 @@ def test_an_operator_that_takes_its_time_has_the_claim_said_again(roll, reach, w
 
     async def train():
         async with Cluster(roll, 3) as cluster:
-            world.operates = False
-            starting = asyncio.create_task(cluster.setup(only=[0]))
-            while not world.puts:
-                await asyncio.sleep(0.01)
+            starting = await claimed_untold(world, cluster)
             await asyncio.sleep(0.3)
             assert told_of_groups(world) == [0, 0, 0]
             assert [state.groups.claims for state in world.puts] == [1]

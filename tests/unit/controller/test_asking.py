@@ -8,7 +8,7 @@ from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Poller
-from sglang_operator.observed.model import Observed
+from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests import builders
 
@@ -30,13 +30,9 @@ class Recorder:
         self.loads.append((url, pause))
 
 
-def test_an_engine_of_an_earlier_revision_loads_the_checkpoint_at_its_own_port():
-    weights = {"gate": "Committed", "recovery": "FromCheckpoint"}
-    earlier: dict[str, Any] = {"image": "lmsysorg/sglang:v0.5.5.post3", "network": {"port": 31000}}
-    old = builders.a_pool(replicas=1, weights=weights, **earlier)
-    new = builders.a_pool(replicas=1, weights=weights, rollout={"paused": True})
-    pods = builders.all_pods(old, container_id="c0")
-    state = Transaction(
+def loads_into(pod: ObservedPod) -> Transaction:
+    """The Lease while the operator loads what was committed into this pod's engine."""
+    return Transaction(
         phase=Phase.COMMITTED,
         id="t1",
         version="step-1",
@@ -46,9 +42,18 @@ def test_an_engine_of_an_earlier_revision_loads_the_checkpoint_at_its_own_port()
         renewed=builders.NOW,
         acquired=builders.NOW,
         instances=frozenset({"other"}),
-        recovering=frozenset({str(pods[0].instance)}),
+        recovering=frozenset({str(pod.instance)}),
         intact=True,
     )
+
+
+def test_an_engine_of_an_earlier_revision_loads_the_checkpoint_at_its_own_port():
+    weights = {"gate": "Committed", "recovery": "FromCheckpoint"}
+    earlier: dict[str, Any] = {"image": "lmsysorg/sglang:v0.5.5.post3", "network": {"port": 31000}}
+    old = builders.a_pool(replicas=1, weights=weights, **earlier)
+    new = builders.a_pool(replicas=1, weights=weights, rollout={"paused": True})
+    pods = builders.all_pods(old, container_id="c0")
+    state = loads_into(pods[0])
     seen: dict[str, Any] = {
         "children": builders.a_lease_saying(new, state),
         "revisions": {old.revision: old.facts},
@@ -71,19 +76,7 @@ def test_a_load_goes_on_and_none_is_sent_while_kubelet_tells_of_no_container():
     weights = {"gate": "Committed", "recovery": "FromCheckpoint"}
     pool = builders.a_pool(replicas=1, weights=weights)
     (pod,) = builders.all_pods(pool, container_id="c0")
-    state = Transaction(
-        phase=Phase.COMMITTED,
-        id="t1",
-        version="step-1",
-        checkpoint="/c/1",
-        holder=builders.OPERATOR,
-        duration=30,
-        renewed=builders.NOW,
-        acquired=builders.NOW,
-        instances=frozenset({"other"}),
-        recovering=frozenset({str(pod.instance)}),
-        intact=True,
-    )
+    state = loads_into(pod)
     seen: dict[str, Any] = {"children": builders.a_lease_saying(pool, state)}
     unseen, recorder = dataclasses.replace(pod, container_id="", ip=""), Recorder()
     Asker(cast(Poller, recorder), builders.OPERATOR).ask(
