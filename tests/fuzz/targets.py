@@ -86,8 +86,8 @@ def converter(data: bytes, folder: Path) -> None:
     """A file through ``lint`` and ``convert``; what is written is good."""
     path = folder / "file.yaml"
     path.write_bytes(data)
-    for environment in (False, True):
-        options = objects.Options(environment=environment)
+    for given in (False, True):
+        options = objects.Options(environment=given, disjoint=given)
         judged = check_files.lint([str(path)], None, options)
         for finding in judged.findings:
             assert finding.line().isprintable(), finding

@@ -12,7 +12,7 @@ from sglang_operator.api import errors
 from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
 from sglang_operator.cli.options import environment, tell_notes
-from sglang_operator.cli.pipeline import objects, recognition
+from sglang_operator.cli.pipeline import disjoint, objects, recognition
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree import reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
@@ -123,6 +123,12 @@ def _no_link(path: str, flags: int) -> int:
 @click.option("--force", is_flag=True, help="Replace files that are there and differ.")
 @click.option("--name", help="Name of the object; with several, the beginning of their names.")
 @click.option("-n", "--namespace", help="Namespace to write into the objects.")
+@click.option(
+    disjoint.OPTION,
+    "apart",
+    is_flag=True,
+    help="Write ids that the trainer does not have, where the file has them in common.",
+)
 @environment
 def command(
     file: str,
@@ -131,6 +137,7 @@ def command(
     force: bool,
     name: str | None,
     namespace: str | None,
+    apart: bool,
     env: bool,
 ) -> None:
     """Turn each worker of a ROLL pipeline whose strategy is sglang into a SGLangInference.
@@ -142,7 +149,7 @@ def command(
     Exit codes: 0 converted; 1 no worker uses sglang, nothing is written; 2 errors, nothing is
     written.
     """
-    options = Options(roles=roles, name=name, namespace=namespace, environment=env)
+    options = Options(roles=roles, name=name, namespace=namespace, environment=env, disjoint=apart)
     outcome = run(file, sys.stdin.buffer, options, output, force=force)
     for line in outcome.problems:
         click.echo(line, err=True)

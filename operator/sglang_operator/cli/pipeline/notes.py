@@ -2,20 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from sglang_operator.api import names
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import check_object
-from sglang_operator.cli.pipeline import roles
+from sglang_operator.cli.pipeline import disjoint, roles
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree.nodes import YamlNode
 from sglang_operator.pool import resolve as pools
 from sglang_operator.roll import device_mapping
-
-POLICY = ("actor_infer",)  # gets its weights from
-TRAINED = ("actor_train",)
-_NODE = 8  # GPUs of a node, where ROLL's file does not say
 
 
 @dataclass(kw_only=True)
@@ -26,6 +21,7 @@ class Converted:
     body: YamlNode
     left_out: tuple[str, ...]
     secrets: tuple[str, ...]  # variables whose values were not carried over
+    disjoint: str | None = None  # the mapping to write, where ids are shared with the trainer
 
     @property
     def name(self) -> str:
@@ -38,16 +34,19 @@ def secret_name(pool: str) -> str:
 
 
 def notes(
-    objects: Sequence[Converted], found: Sequence[Role], chosen: Sequence[Role]
+    objects: Sequence[Converted], found: Sequence[Role], chosen: Sequence[Role], *, moved: bool
 ) -> Iterable[str]:
-    """What there is to tell besides what is wrong."""
+    """What there is to tell besides what is wrong.
+
+    ``moved``: the objects have the mappings to write, as ``convert --disjoint`` was asked for.
+    """
     if not found:
         yield "the file has no role such as actor_infer; nothing to convert"
     elif not chosen:
         used = sorted({role.strategy for role in found if role.strategy})
         yield f"no role uses sglang (found: {', '.join(used) or 'no strategy'}); nothing to convert"
     for converted in objects:
-        yield from _about(converted, found)
+        yield from _about(converted, found, moved=moved)
     others = [role for role in found if role.strategy and role not in chosen]
     for role in others:
         if role.strategy == SGLANG and not role.known:
@@ -60,7 +59,7 @@ def notes(
         yield f"left alone, they stay ROLL's: {', '.join(alone)}"
 
 
-def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
+def _about(converted: Converted, found: Sequence[Role], *, moved: bool) -> Iterable[str]:
     role = converted.role
     resolved = check_object.resolve(converted.body)
     if isinstance(resolved, pools.Pool):
@@ -80,12 +79,7 @@ def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
             f"{role.name} shares GPUs in ROLL with {whose}; in placement mode Count its engines "
             f"get {len(role.devices)} GPUs of their own, beside those of the trainer"
         )
-    if role.path == POLICY and any(other.path == TRAINED for other, _ in shared):
-        yield (
-            f"ROLL's side of a pool does not start while {role.name} shares ids with actor_train: "
-            f"write in ROLL's file, under {role.name}: device_mapping: {_apart(converted, found)}; "
-            "the object may stay as it is, because there ids only count"
-        )
+    yield from _disjoint(converted, moved=moved)
     if any(roles.sleeps(role, other) for other, _ in shared):
         yield (
             f"{role.name} sleeps in ROLL while the others train; with GPUs of its own it need not, "
@@ -104,9 +98,25 @@ def _about(converted: Converted, found: Sequence[Role]) -> Iterable[str]:
         yield f"{role.name}: the model is a path; mount it in the pods with podTemplate"
 
 
-def _apart(converted: Converted, found: Sequence[Role]) -> str:
-    """A mapping on nodes that no other role has, as the client names it (``client.colocated``)."""
-    said = converted.body.get("spec", "num_gpus_per_node")
-    node = said.value if said is not None and isinstance(said.value, int) else _NODE
-    taken = chain.from_iterable(each.devices for each in found if each is not converted.role)
-    return device_mapping.apart(len(converted.role.devices), taken, max(node, 1))
+def _disjoint(converted: Converted, *, moved: bool) -> Iterable[str]:
+    """With which ids ROLL's side starts, and whether the object has them."""
+    role, trainer = converted.role, disjoint.trainer_of(converted.role)
+    if converted.disjoint is not None:
+        of_object = (
+            f"the object has it too ({disjoint.OPTION})"
+            if moved
+            else "the object may stay as it is, because there ids only count "
+            f"(convert {disjoint.OPTION} writes it there too)"
+        )
+        yield (
+            f"ROLL's side of a pool does not start while {role.name} shares ids with {trainer}: "
+            f"write in ROLL's file, under {role.name}: device_mapping: {converted.disjoint}; "
+            f"{of_object}"
+        )
+    elif moved:
+        why = (
+            f"it shares no id with {trainer}"
+            if trainer
+            else "no trainer hands it weights, so that its ids may be shared"
+        )
+        yield f"{disjoint.OPTION} changes nothing of {role.name}: {why}"

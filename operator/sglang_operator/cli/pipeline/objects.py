@@ -11,7 +11,7 @@ from pathlib import Path
 from sglang_operator.api import errors, names
 from sglang_operator.cli import check_object, file_errors, structure
 from sglang_operator.cli.findings import Finding, stop
-from sglang_operator.cli.pipeline import defaults, misspelt, notes, recognition, roles
+from sglang_operator.cli.pipeline import defaults, disjoint, misspelt, notes, recognition, roles
 from sglang_operator.cli.pipeline.notes import Converted
 from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
@@ -52,6 +52,7 @@ class Options:
     name: str | None = None
     namespace: str | None = None
     environment: bool = False
+    disjoint: bool = False  # no id of its trainer's in a policy's object
 
 
 def convert(
@@ -80,10 +81,13 @@ def convert(
     for role in chosen:
         place = _Place.of(root, role, options)
         name = _name(role, options, len(chosen), taken, place)
-        converted, findings = _object(root, role, options, name, place, lost)
+        apart = _apart(root, role, found, options)
+        converted, findings = _object(root, role, options, name, place, lost, apart)
         result.objects.append(converted)
         result.findings += findings
-    result.notes += notes.notes(result.objects, found, chosen)
+        if options.disjoint:
+            result.findings += disjoint.unclear(role, root, found, environment=options.environment)
+    result.notes += notes.notes(result.objects, found, chosen, moved=options.disjoint)
     return result
 
 
@@ -148,17 +152,32 @@ def _name(role: Role, options: Options, count: int, taken: set[str], place: _Pla
     return unique
 
 
+def _apart(root: YamlNode, role: Role, found: list[Role], options: Options) -> str | None:
+    """The device_mapping with which ROLL's side starts, where it is another one."""
+    resolver = Resolver(root, environment=options.environment)
+    return disjoint.mapping(role, found, resolver.at("num_gpus_per_node"))
+
+
 # --- one object
 
 
 def _object(
-    root: YamlNode, role: Role, options: Options, name: str, place: _Place, lost: list[str]
+    root: YamlNode,
+    role: Role,
+    options: Options,
+    name: str,
+    place: _Place,
+    lost: list[str],
+    apart: str | None,
 ) -> tuple[Converted, list[Finding]]:
     own = Resolver(root, environment=options.environment)
     written = own.at(*role.path)
     assert written is not None
     filled = roles.fill(role, written, own)
     section = filled.section
+    if options.disjoint and apart is not None:
+        mark = section.mapping["device_mapping"].mark
+        section.put("device_mapping", YamlNode(mark, apart, {}, disjoint.OPTION))
     spec, secrets = _spec(section, own, name)
     body = _body(role, options, name, spec, place)
     unknown = [*misspelt.worker(written, role.name, (*CARRIED, "system_envs"))]
@@ -179,7 +198,8 @@ def _object(
         and key in structure.roll_fields()
         and node.value is not None
     )
-    return Converted(role=role, body=body, left_out=left_out, secrets=secrets), findings
+    converted = Converted(role=role, body=body, left_out=left_out, secrets=secrets, disjoint=apart)
+    return converted, findings
 
 
 def _is_carried(finding: Finding, role: Role) -> bool:
