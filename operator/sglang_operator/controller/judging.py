@@ -31,6 +31,7 @@ def resolved(
     meta, tuned = record.metadata, tuning.read(record.status)
     changed = memory.judged is None or not edits.same_spec(memory.judged, record)
     memory.judged = record
+    memory.judging_seconds = 0.0  # of this pass: only one that follows an edit reads the spec
     if memory.resolved is None or changed or memory.tuning != tuned:
         owner = Owner(
             name=meta.name,

@@ -109,7 +109,7 @@ class Memory:
     counted: tuple[str, Mapping[str, tuple[Holder, ...]] | None] = ("", None)
     counted_until: float = float("-inf")  # monotonic
     counting: asyncio.Task[bool | None] | None = None
-    judging_seconds: float = 0.0  # when its spec was last read: each edit costs as much
+    judging_seconds: float = 0.0  # of reading its spec, in the last pass
     planning_seconds: float = 0.0
     meter: PoolMeter = field(default_factory=PoolMeter)
     acting: Failures = field(default_factory=Failures)

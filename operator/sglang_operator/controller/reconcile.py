@@ -246,7 +246,7 @@ class Reconciler:
     # --- what is counted
 
     def planning_seconds(self, key: PoolKey) -> float:
-        """What reading this pool and deciding about it cost when that was last done."""
+        """What reading this pool's spec, if it was new, and deciding cost in its last pass."""
         memory = self._memories.get(key)
         return memory.judging_seconds + memory.planning_seconds if memory else 0.0
 

@@ -73,6 +73,30 @@ def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost(
     asyncio.run(story())
 
 
+def test_what_comes_of_engines_does_not_wait_because_a_spec_took_long_to_read(
+    monkeypatch,
+):
+    """Engines that came up were seen up to two seconds later, whenever the spec had been edited."""
+
+    judge, slow = judging.judge, 0.2
+
+    def judged(*arguments: Any) -> Pool | Refused:
+        time.sleep(slow)
+        return judge(*arguments)
+
+    monkeypatch.setattr(judging, "judge", judged)
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            assert room.reconciler is not None
+            assert room.reconciler.planning_seconds(KEY) < slow
+
+    asyncio.run(story())
+
+
 def registry(api: fake_api.Api) -> Any:
     return json.loads(api.objects[REGISTRY]["data"]["engines.json"])
 
