@@ -8,10 +8,10 @@ not renew has aborted, and one that lets engines sleep wakes them for the next s
 
 from sglang_operator.api import names
 from sglang_operator.api.spec import Recovery
-from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool.resolve import Pool
-from sglang_operator.weights.lease_state import Phase, Transaction, read
+from sglang_operator.weights.lease_state import Phase, read
 
 _HELD = {Phase.SYNCING: Waits.FOR_SYNC, Phase.SLEEPING: Waits.FOR_WAKE}
 
@@ -20,24 +20,27 @@ def held(pool: Pool, observed: Observed) -> Waits | None:
     """What a voluntary change of running engines has to wait for; None: it may go on."""
     if observed.refused_revision == pool.revision:
         return Waits.FOR_ADMISSION
-    current = _current(pool, observed)
-    return _HELD.get(current.phase) if current is not None else None
+    lease = _lease(pool, observed)
+    if lease is None:
+        return None
+    # What one says that is not kept whole is not known: a sync may be running.
+    return _HELD.get(read(lease.body).phase) if lease.whole else Waits.FOR_SYNC
 
 
 def fetches(pod: ObservedPod, pool: Pool, observed: Observed) -> bool:
     """Whether this engine, which lacks weights, gets them without a sync: from the checkpoint of
     the last commit.  One that failed to is tried again, and is not waited for."""
-    current = _current(pool, observed)
-    if pool.spec.weights.recovery is not Recovery.FROM_CHECKPOINT or current is None:
+    lease = _lease(pool, observed)
+    if pool.spec.weights.recovery is not Recovery.FROM_CHECKPOINT or lease is None:
         return False
+    current = read(lease.body)
     if current.phase is not Phase.COMMITTED or not (current.checkpoint and current.version):
         return False
     report = observed.reports.get(pod.instance or "")
     return report is None or report.loading is None or not report.loading.error
 
 
-def _current(pool: Pool, observed: Observed) -> Transaction | None:
+def _lease(pool: Pool, observed: Observed) -> ObservedChild | None:
+    """The Lease of this pool's weights."""
     lease = observed.children.get(("Lease", names.weights_lease_name(pool.owner.name)))
-    if lease is None or lease.owner != pool.owner.uid:
-        return None
-    return read(lease.body)
+    return lease if lease is not None and lease.owner == pool.owner.uid else None

@@ -1,5 +1,7 @@
 """What may be taken away for the sake of a change: what serves counts, and nothing else does."""
 
+import dataclasses
+
 import pytest
 
 from sglang_operator.api import names
@@ -173,6 +175,16 @@ def test_running_engines_are_left_alone_while_a_trainer_has_them(phase, what):
         plan = planned(pool, pods, children=lease)
         assert not plan.removals
         assert plan.waiting == Waiting(what=what)
+
+
+def test_running_engines_are_left_alone_while_it_is_not_known_whether_a_trainer_has_them():
+    """A Lease that was too much to keep was read as one that says nothing."""
+    pool = four(rollout={"maxUnavailable": "100%"})
+    [(key, known)] = a_lease(pool, phase="Syncing", holder="trainer").items()
+    bare = {key: dataclasses.replace(known, body={}, whole=False)}
+    plan = planned(pool, all_pods(pool, revision=OLD), children=bare)
+    assert not plan.removals
+    assert plan.waiting == Waiting(what=Waits.FOR_SYNC)
 
 
 def test_during_a_sync_an_engine_that_is_not_up_is_replaced_all_the_same():
