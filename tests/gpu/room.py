@@ -29,6 +29,7 @@ from tests.gpu import starts
 VARIABLE = "SGLANG_GPU"
 CARDS = 2  # that any test needs at most
 STEPS = 12  # with weights of their own; after the last comes the first
+ROOT = Path(__file__).parents[2]
 INSIDE = Path(__file__).parent / "inside"
 SHARED = "kit.invalid/shared-gpu"  # a card that an engine has, for a trainer beside it
 SHM = "shared-memory"
@@ -57,7 +58,7 @@ def options() -> Options:
         raise errors.KitError(f"{VARIABLE}: the tests have a model and trainers of their own")
     sources = [str(package.parent) for package in roots.PACKAGES]
     variables = {**(FAKE if read.stand_in else {}), **read.variables}
-    mounts = [*read.mounts, *sources, str(INSIDE)]
+    mounts = [*read.mounts, *sources, str(ROOT / "tests")]
     return replace(read, mounts=mounts, variables=variables)
 
 
@@ -71,7 +72,7 @@ class Room:
         self.known = not ground.options.stand_in  # whether answers tell whose weights they are
         self.trainer = Path()  # the trainer's kubeconfig
         self._shm = shm
-        self._shape = 0  # GPUs of the engine that is up
+        self._shape = (0, 0)  # the engines that are up, and the GPUs of each
         self._step = 0
         self._shared: set[str] = set()
         self._written = False  # whether the engine has been sent any weights
@@ -91,13 +92,19 @@ class Room:
 
     def engine(self, gpus: int = 1, seconds: float = story.START_SECONDS) -> Engine:
         """The engine, which is up; another pool ends before."""
-        if self._shape != gpus:
+        return self.some_engines(1, gpus, seconds)[0]
+
+    def some_engines(
+        self, count: int, gpus: int = 1, seconds: float = story.START_SECONDS
+    ) -> list[Engine]:
+        """So many engines, which are up; another pool ends before."""
+        if self._shape != (count, gpus):
             self.clear()
-            self._shape = gpus
-            self._start(self._manifest(gpus), seconds)
+            self._shape = (count, gpus)
+            self._start(self._manifest(count, gpus), seconds)
         elif not self._is_up():
             self.follow(seconds)
-        return self.engines()[0]
+        return self.engines()
 
     def fresh_engine(self) -> Engine:
         """The engine, with no weights but those that it started with; another starts if need be."""
@@ -116,7 +123,7 @@ class Room:
         """No pool of the tests is left, and no pod of a pool or of a trainer."""
         self.plane.kubectl("delete", "sgi", "--all", "--wait=false")
         self.plane.kubectl("delete", "pods", "-l", "role=trainer", "--wait=false")
-        self._shape = 0
+        self._shape = (0, 0)
         self.plane.wait(lambda: not self._pods(), REMOVED_SECONDS, "the pods to be gone")
 
     def follow(
@@ -161,13 +168,13 @@ class Room:
             "ready": self._is_up,
         }
 
-    def pods(self) -> list[Any]:
-        """The pods of the shared pool that do not end."""
+    def pods(self, name: str = pool.POOL) -> list[Any]:
+        """The pods of a pool, of the shared one, that do not end."""
         return [
             each
             for each in self._pods()
             if "deletionTimestamp" not in each["metadata"]
-            and each["metadata"]["labels"].get(names.LABEL_POOL) == pool.POOL
+            and each["metadata"]["labels"].get(names.LABEL_POOL) == name
         ]
 
     def _pods(self) -> list[Any]:
@@ -194,11 +201,13 @@ class Room:
 
     def manifest(self, name: str, gpus: int = 1, **config: object) -> str:
         """A pool of one engine, of this name and with these settings."""
-        return yaml.safe_dump(self._object(name, gpus, config), sort_keys=False)
+        return yaml.safe_dump(self._object(name, 1, gpus, config), sort_keys=False)
 
-    def _object(self, name: str, gpus: int, config: Mapping[str, object]) -> dict[str, Any]:
+    def _object(
+        self, name: str, engines: int, gpus: int, config: Mapping[str, object]
+    ) -> dict[str, Any]:
         text = pool.manifest(
-            self.ground.image, gpus, {**self.ground.options.config, **config}, "/unused"
+            self.ground.image, engines * gpus, {**self.ground.options.config, **config}, "/unused"
         )
         made: dict[str, Any] = list(yaml.safe_load_all(text))[-1]
         made["metadata"]["name"] = name
@@ -215,9 +224,9 @@ class Room:
         claim["spec"]["volumeName"] = SHM
         self.plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([*kept, volume, claim]))
 
-    def _manifest(self, gpus: int) -> str:
+    def _manifest(self, engines: int, gpus: int) -> str:
         """The pool that tests share: its engine's /dev/shm is one that a trainer can have too."""
-        made = self._object(pool.POOL, gpus, {})
+        made = self._object(pool.POOL, engines, gpus, {})
         template = made["spec"]["podTemplate"]["spec"]
         template["volumes"].append({"name": SHM, "persistentVolumeClaim": {"claimName": SHM}})
         mount = {"name": SHM, "mountPath": "/dev/shm"}
@@ -226,7 +235,8 @@ class Room:
 
     def make_way(self) -> None:
         """There is a card for one engine more."""
-        if self._shape >= len(self.ground.found.cards):
+        engines, gpus = self._shape
+        if engines * gpus >= len(self.ground.found.cards):
             self.clear()
 
     # ---- weights

@@ -1,13 +1,17 @@
 """Engines that cannot start, on a real GPU: the status says why, and what to do."""
 
+import contextlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+import yaml
 
 from sglang_operator.api import names
 from sglang_operator.engine import endings
 from sglang_operator.testing import errors
-from sglang_operator.testing.gpu import pool
+from sglang_operator.testing.gpu import pool, story
 
 pytestmark = pytest.mark.gpu1
 
@@ -21,8 +25,12 @@ FAILURES: dict[str, tuple[dict[str, Any], set[str], str]] = {
         {"CUDAOutOfMemory", endings.CUDA_ERROR},
         "lower mem_fraction_static",
     ),
-    "port-taken": ({"nccl_port": 30000}, {"PortInUse"}, "network.port"),
+    "port-taken": ({}, {"PortInUse"}, "network.port"),
 }
+PORT = 30000
+RUNS_SECONDS = 60.0
+# It listens in the engine's network, as another program does in that of a host.
+LISTENER = f"import socket, time; s = socket.create_server(('', {PORT})); time.sleep(600)"
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -31,12 +39,16 @@ def test_a_pool_that_cannot_start_says_why_and_what_to_do(room, figures, name):
     manifest = room.manifest(name, **config)
     if name == "wrong-path":
         manifest = manifest.replace(pool.BASE, f"{pool.MODELS}/absent")
+    if name == "port-taken" and room.stand_in:
+        manifest = slow(manifest)
     room.make_way()
     room.plane.kubectl("apply", "-f", "-", input=manifest)
+    taken = port_taken(room, name) if name == "port-taken" else contextlib.nullcontext()
     try:
-        failure = room.wait(
-            lambda: next(iter(room.failures(name)), None), FAILED_SECONDS, "the pool to tell"
-        )
+        with taken:
+            failure = room.wait(
+                lambda: next(iter(room.failures(name)), None), FAILED_SECONDS, "the pool to tell"
+            )
     except errors.WaitTimeoutError:
         label = f"{names.LABEL_POOL}={name}"
         for shown in (
@@ -50,3 +62,32 @@ def test_a_pool_that_cannot_start_says_why_and_what_to_do(room, figures, name):
     figures["told"] = failure
     assert failure["reason"] in reasons
     assert advice in failure["advice"]
+
+
+def slow(manifest):
+    """A stand-in that takes its time, as engines do, before it listens."""
+    made = yaml.safe_load(manifest)
+    template = made["spec"].setdefault("podTemplate", {}).setdefault("spec", {})
+    variable = {"name": "FAKE_SGLANG_LOAD_SECONDS", "value": "10"}
+    template["containers"] = [{"name": names.ENGINE_CONTAINER, "env": [variable]}]
+    return yaml.safe_dump(made, sort_keys=False)
+
+
+@contextlib.contextmanager
+def port_taken(room, name):
+    """Another program listens at the engine's port, in its network, before the engine does."""
+
+    def process():
+        for each in room.pods(name):
+            states = each["status"].get("containerStatuses") or [{}]
+            if "running" in states[0].get("state", {}):  # before, it has no network of its own
+                return next(iter(dict(story.processes(each["metadata"]["uid"]))), None)
+        return None
+
+    pid = room.wait(process, RUNS_SECONDS, "a process of the engine")
+    entered = ["nsenter", f"--target={pid}", "--net", sys.executable, "-c", LISTENER]
+    with subprocess.Popen(entered) as listener:
+        try:
+            yield
+        finally:
+            listener.kill()

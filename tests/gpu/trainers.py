@@ -3,8 +3,10 @@
 import contextlib
 import http.client
 import json
+import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -13,7 +15,7 @@ from sglang_operator.kube import paths
 from sglang_operator.testing import errors, roots
 from sglang_operator.testing.gpu import pool
 from sglang_operator.testing.nodes import GPU
-from tests.gpu.room import DEVICE, INSIDE, SHARED, SHM, Room
+from tests.gpu.room import DEVICE, INSIDE, ROOT, SHARED, SHM, Room
 
 PORT = 8000
 UP_SECONDS = 180.0  # torch is imported, a card used for the first time
@@ -53,7 +55,11 @@ class Trainer:
 
     def sync(self, by: str, step: int, pause: str | None = "abort") -> Any:
         """Have it sync; its answer."""
-        job = {"by": by, "step": step, "pause": pause, "folder": self._room.folder(step)}
+        return self.tell(by, step=step, pause=pause, folder=self._room.folder(step))
+
+    def tell(self, by: str, **job: Any) -> Any:
+        """Give it a job; its answer."""
+        job["by"] = by
         sent = urllib.request.Request(self.url, json.dumps(job).encode(), method="POST")
         with urllib.request.urlopen(sent, timeout=JOB_SECONDS) as answer:
             return json.loads(answer.read())
@@ -62,18 +68,32 @@ class Trainer:
 @contextlib.contextmanager
 def beside(room: Room, uuid: str, *, shared_memory: bool = True) -> Iterator[Trainer]:
     """A trainer on the card of an engine; with the engine's /dev/shm, or one of its own."""
-    resource = f"{SHARED}-{room.ground.driver.node(_card(room, uuid)).rpartition('nvidia')[2]}"
-    room.share_card(uuid, resource)
     name = "trainer-beside" if shared_memory else "trainer-apart"
-    with _pod(room, name, resource, shared_memory=shared_memory) as trainer:
+    with _pod(room, name, [_shared(room, uuid)], shared_memory=shared_memory) as trainer:
         yield trainer
 
 
 @contextlib.contextmanager
 def apart(room: Room) -> Iterator[Trainer]:
     """A trainer with a card of its own."""
-    with _pod(room, "trainer-with-a-card", GPU, shared_memory=False) as trainer:
+    with _pod(room, "trainer-with-a-card", [GPU], shared_memory=False) as trainer:
         yield trainer
+
+
+@contextlib.contextmanager
+def roll_job(room: Room, name: str, cards: Sequence[str]) -> Iterator[Trainer]:
+    """A job of ROLL's with the cards of these engines, in their order; killed at the end."""
+    resources = [_shared(room, uuid) for uuid in cards]
+    given = {"ENGINE_CARDS": ",".join(cards), "PYTHONPATH": str(ROOT)}
+    with _pod(room, name, resources, "roll_job.py", given, shared_memory=False) as job:
+        yield job
+
+
+def _shared(room: Room, uuid: str) -> str:
+    """The resource by which a trainer has the card of an engine."""
+    resource = f"{SHARED}-{room.ground.driver.node(_card(room, uuid)).rpartition('nvidia')[2]}"
+    room.share_card(uuid, resource)
+    return resource
 
 
 def _card(room: Room, uuid: str) -> Any:
@@ -81,17 +101,27 @@ def _card(room: Room, uuid: str) -> Any:
 
 
 @contextlib.contextmanager
-def _pod(room: Room, name: str, resource: str, *, shared_memory: bool) -> Iterator[Trainer]:
+def _pod(
+    room: Room,
+    name: str,
+    resources: Sequence[str],
+    program: str = "trainer.py",
+    given: Mapping[str, str] = MappingProxyType({}),
+    *,
+    shared_memory: bool,
+) -> Iterator[Trainer]:
     options = room.ground.options
+    places = [given.get("PYTHONPATH", ""), options.variables.get("PYTHONPATH", "")]
     variables = {
-        "PYTHONPATH": roots.python_path(options.variables.get("PYTHONPATH", "")),
+        **given,
+        "PYTHONPATH": roots.python_path(os.pathsep.join(filter(None, places))),
         "STAND_IN": "1" if room.stand_in else "",
         # A handle is of memory that the engine can see, or that it cannot.
         "DEVICE": DEVICE if shared_memory else "GPU-of-nobody",
     }
-    made = yaml.safe_load(pool.trainer(room.ground.image, str(INSIDE / "trainer.py"), variables))
+    made = yaml.safe_load(pool.trainer(room.ground.image, str(INSIDE / program), variables))
     made["metadata"] |= {"name": name, "labels": {"role": "trainer"}}
-    made["spec"]["containers"][0]["resources"] = {"limits": {resource: "1"}}
+    made["spec"]["containers"][0]["resources"] = {"limits": dict.fromkeys(resources, "1")}
     if shared_memory:
         made["spec"]["volumes"] = [{"name": "dshm", "persistentVolumeClaim": {"claimName": SHM}}]
     room.plane.kubectl("apply", "-f", "-", input=json.dumps(made))

@@ -95,7 +95,7 @@ class Trainer:
 class Handler(http.server.BaseHTTPRequestHandler):
     """Job by job: the trainer's thread is the only one."""
 
-    trainer: Trainer
+    trainer: Any  # its ``sync`` does a job
 
     def do_POST(self) -> None:
         """Do a job."""

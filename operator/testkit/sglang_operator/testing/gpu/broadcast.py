@@ -37,20 +37,23 @@ class Sender(Protocol):
 
 
 class Nccl:
-    """torch.distributed over NCCL."""
+    """torch.distributed over NCCL, from one of the cards that this process sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, card: int = 0) -> None:
         import torch
         from sglang.srt.utils import init_custom_process_group
 
         self._torch = torch
         self._join = init_custom_process_group
         self._group: Any = None
+        self._card = card
 
     def load(self, folder: Path) -> Mapping[str, Any]:
         from safetensors.torch import load_file
 
-        loaded: Mapping[str, Any] = load_file(folder / "model.safetensors", device="cuda:0")
+        loaded: Mapping[str, Any] = load_file(
+            folder / "model.safetensors", device=f"cuda:{self._card}"
+        )
         return loaded
 
     def form(self, plan: Any) -> None:
@@ -65,7 +68,7 @@ class Nccl:
     def broadcast(self, tensors: Mapping[str, Any], version: str) -> None:
         for tensor in tensors.values():
             self._torch.distributed.broadcast(tensor, src=0, group=self._group)
-        self._torch.cuda.synchronize()
+        self._torch.cuda.synchronize(self._card)
 
 
 class StandIn:
