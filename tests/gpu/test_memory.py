@@ -1,10 +1,12 @@
 """Memory: what a sleep frees, all of it or a part, and whether the plan said what an engine has."""
 
+import json
+
 import pytest
 
 from sglang_operator.engine import versions
-from sglang_operator.memory import cards, engine, reading, settings
-from sglang_operator.testing.gpu import model, story
+from sglang_operator.memory import cards, engine, models, reading, settings
+from sglang_operator.testing.gpu import model, pool, story
 from tests.gpu import starts
 
 pytestmark = pytest.mark.gpu1
@@ -13,6 +15,7 @@ NOISE = 64 << 20  # bytes that come and go by themselves
 SHOWN_SECONDS = 20.0
 GATE_SECONDS = 30.0
 TAGS = {"all": ("weights", "kv_cache"), "weights": ("weights",), "kv_cache": ("kv_cache",)}
+KNOWN = "Qwen3-8B"  # whose shape the operator has
 FREES = {"all": 1 << 30, "kv_cache": 1 << 30, "weights": 8 << 20}  # at least; the model is tiny
 
 
@@ -79,3 +82,29 @@ def test_the_plan_says_what_the_engine_reports(room, figures):
     }
     assert plan.share == pytest.approx(said["mem_fraction_static"], abs=0.0005)
     assert plan.pools.tokens == pytest.approx(tokens, rel=0.01)
+
+
+def test_the_status_of_a_known_model_has_the_plan_and_what_the_engine_got(room, figures):
+    if room.stand_in:
+        pytest.skip("a stand-in has no memory")
+    config = {**model.config(), **(models.config(KNOWN) or {}), "model_type": "qwen3"}
+    folder = room.ground.models / KNOWN
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    name = "known-model"
+    manifest = room.manifest(name).replace(pool.BASE, f"{pool.MODELS}/{KNOWN}")
+    room.make_way()
+    room.plane.kubectl("apply", "-f", "-", input=manifest)
+
+    def reported():
+        memory = room.pool(name).get("status", {}).get("memory") or {}
+        return memory if memory.get("reported") else None
+
+    try:
+        told = room.wait(reported, story.START_SECONDS, "the status to have both")
+    finally:
+        room.plane.kubectl("delete", "sgi", name, "--wait=false")
+    figures["status"] = told
+    assert told["planned"]["tokens"] == pytest.approx(told["reported"]["tokens"], rel=0.01)
+    assert told["planned"]["weightsGiB"] == pytest.approx(told["reported"]["weightsGiB"], abs=0.2)
+    assert abs(told["errorPercent"]) < 1
