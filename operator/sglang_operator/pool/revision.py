@@ -2,7 +2,8 @@
 
 It is taken from what the pod is *made of*, not from the pod as rendered, and only of what
 differs from the default: so an operator upgrade that adds a label, or a field with a default,
-restarts no engine.  Golden files guard it.
+restarts no engine.  Golden files guard it.  A field of the spec that shapes pods and is not in it
+reaches only those that happen to be made anew: its test says of every field which it is.
 """
 
 import hashlib
