@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sglang_operator.children import kinds
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.testing.faults import Agent, Ledger, Match, Monitor, ProxiedOperator, Proxy
 from sglang_operator.testing.faults.ledger import foreign_writes
@@ -23,10 +24,9 @@ from tests.builders import guide_spec
 Json = dict[str, Any]
 
 GROUP = "/apis/sglang-operator.dev/v1alpha1"
+# Of each kind but the Lease, which is the trainers' to write: its group and its plural.
 CHILDREN = {
-    "Service": ("/api/v1", "services"),
-    "ConfigMap": ("/api/v1", "configmaps"),
-    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+    each.kind: (each.root, each.plural) for each in kinds.CHILDREN if each is not kinds.LEASE
 }
 CONVERGE_SECONDS = 40.0
 QUIET_SECONDS = 0.3

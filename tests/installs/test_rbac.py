@@ -11,6 +11,7 @@ from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator, manifests
 from sglang_operator.weights.lease_state import micro_time
+from tests.installs.strangers import STRANGERS
 from tests.integration.pools import PoolUnderTest
 from tests.integration.test_weights import annotate, commit, is_known
 
@@ -46,26 +47,15 @@ def asked(plane, operator, since):
             yield (resource, event.verb), event.code
 
 
-def strangers(pool):
-    """Objects of somebody else's under the names of the pool's own."""
-    pod = {"containers": [{"name": "a", "image": "a"}], "terminationGracePeriodSeconds": 0}
-    yield "v1", "ConfigMap", f"{pool.name}-engines", {}
-    yield "v1", "Service", pool.name, {"spec": {"ports": [{"port": 80}]}}
-    yield "v1", "Pod", f"{pool.name}-g0-1-0", {"spec": pod}
-    yield "policy/v1", "PodDisruptionBudget", f"{pool.name}-engines", {}
-    yield "coordination.k8s.io/v1", "Lease", f"{pool.name}-weights", {}
-
-
 def live_through_everything(plane, pool):
     """A pool's life with all that needs a verb of its own."""
-    found = list(strangers(pool))
-    for version, kind, name, body in found:
-        stranger = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **body}
+    found = [stranger.manifest(pool.name) for stranger in STRANGERS.values()]
+    for stranger in found:
         pool.kubectl("create", "-f", "-", input=json.dumps(stranger))
     pool.apply(device_mapping="list(range(0,4))")
     pool.wait(lambda: "NameConflict" in json.dumps(pool.status), "the conflict")
-    for _, kind, name, _ in found:
-        pool.kubectl("delete", kind, name, "--wait=false")
+    for stranger in found:
+        pool.kubectl("delete", stranger["kind"], stranger["metadata"]["name"], "--wait=false")
     pool.wait_ready(90)  # a name that was taken is tried again after a pause that grows
     for kind, name, spec in (
         ("service", pool.name, {"ports": [{"name": "http", "port": 1}]}),

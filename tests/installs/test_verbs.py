@@ -19,6 +19,7 @@ from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import ACCOUNT, NAMESPACE, InstalledOperator, manifests
 from sglang_operator.weights.lease_state import micro_time
+from tests.installs.strangers import STRANGERS, Stranger
 from tests.installs.test_rbac import OWNER_PLUGIN
 from tests.integration.pools import PoolUnderTest
 from tests.integration.test_weights import annotate, commit, is_known
@@ -101,25 +102,13 @@ def trainer_dies(pool: Pool) -> None:
     annotate(pool, "trainer", phase="Syncing", transaction="t2", begun=micro_time(time.time()))
 
 
-def stranger(version: str, kind: str, suffix: str, body: Any) -> Callable[[Pool], None]:
+def made(stranger: Stranger) -> Callable[[Pool], None]:
     """Somebody else has an object under the name of one of the pool's own."""
 
     def make(pool: Pool) -> None:
-        metadata = {"name": f"{pool.name}{suffix}"}
-        made = {"apiVersion": version, "kind": kind, "metadata": metadata, **body}
-        pool.kubectl("create", "-f", "-", input=json.dumps(made))
+        pool.kubectl("create", "-f", "-", input=json.dumps(stranger.manifest(pool.name)))
 
     return make
-
-
-POD = {"containers": [{"name": "a", "image": "a"}], "terminationGracePeriodSeconds": 0}
-STRANGERS = {
-    "pods": stranger("v1", "Pod", "-g0-1-0", {"spec": POD}),
-    "services": stranger("v1", "Service", "", {"spec": {"ports": [{"port": 80}]}}),
-    "configmaps": stranger("v1", "ConfigMap", "-engines", {}),
-    "poddisruptionbudgets": stranger("policy/v1", "PodDisruptionBudget", "-engines", {}),
-    "leases": stranger("coordination.k8s.io/v1", "Lease", "-weights", {}),
-}
 
 
 def kubelet_kills(pool: Pool) -> None:
@@ -259,8 +248,8 @@ CASES: dict[Verb, Case] = {
     **reading("leases", prepare=up_and_known, act=trainer_commits, done=in_service),
     **reading("nodes", prepare=up, act=lose_node, done=replaced, once=True),
     **{
-        (resource, "get"): Case(prepare=make, act=apply, done=told_of_conflict)
-        for resource, make in STRANGERS.items()
+        (resource, "get"): Case(prepare=made(stranger), act=apply, done=told_of_conflict)
+        for resource, stranger in STRANGERS.items()
     },
     # By which a pool is confirmed before anything of it is taken away.
     (POOLS, "get"): Case(prepare=up, act=fewer, done=one_left),

@@ -6,7 +6,10 @@ import pytest
 from sglang_operator.children import kinds
 from sglang_operator.kube import paths
 from sglang_operator.observed import wire
+from sglang_operator.testing.faults import ledger
 from tests.builders import OWNER, a_pool, all_pods, weighed
+from tests.faults import requests, watches
+from tests.installs.strangers import STRANGERS
 
 POOL = a_pool(network={"headlessService": True})
 WEIGHTS = weighed(POOL, all_pods(POOL))
@@ -38,6 +41,28 @@ def test_what_is_compared_is_made_and_is_kept_in_the_store(kind):
 def test_fields_of_the_spec_are_declared_only_where_the_spec_counts(kind):
     assert not kind.defaults or "spec" in kind.compared
     assert not kind.retired or "data" in kind.compared
+
+
+WATCHED = pytest.mark.parametrize(
+    "kind", [each for each in kinds.CHILDREN if each is not kinds.LEASE], ids=lambda each: each.kind
+)
+
+
+@WATCHED
+def test_the_suite_under_fire_makes_loses_and_judges_objects_of_each_kind(kind):
+    """What it does not name, nothing there would miss (a Lease is the trainers' to write)."""
+    assert kind.plural in ledger.OF_POOLS, "foreign writes on them: the kit's faults/ledger.py"
+    created = {resource for verb, resource, _, _ in requests.KINDS if verb == "create"}
+    assert kind.plural in created, "lost answers to their creates: tests/faults/requests.py KINDS"
+    streams = {match.resource for match in watches.STREAMS.values()}
+    assert kind.plural in streams, "faults of their stream: tests/faults/watches.py STREAMS"
+
+
+@EACH
+def test_a_stranger_of_each_kind_is_met_when_verbs_are_taken_away(kind):
+    stranger = STRANGERS[kind.plural]
+    assert (stranger.version, stranger.kind) == (kind.api_version, kind.kind)
+    assert kind.is_name(f"{OWNER.name}{stranger.suffix}", OWNER.name)
 
 
 def test_each_kind_is_declared_once():

@@ -14,7 +14,8 @@ from sglang_operator.testing.faults.lives import PodLife
 from sglang_operator.testing.faults.monitor import Violation
 from sglang_operator.testing.faults.traffic import Write
 
-POD_LIKE = ("pods", "services", "configmaps", "poddisruptionbudgets")
+# What pools have in their namespace.  Leases are left to trainers, and Events are of nobody.
+OF_POOLS = ("pods", "services", "configmaps", "poddisruptionbudgets")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def foreign_writes(writes: Iterable[Write], pools: Mapping[str, str]) -> list[Vi
     found = []
     for write in writes:
         request = write.request
-        if request.resource not in POD_LIKE or not 200 <= write.status < 300:
+        if request.resource not in OF_POOLS or not 200 <= write.status < 300:
             continue
         if write.owner not in pools:
             what = f"{request}: the object belongs to {write.owner or 'nobody'}"
