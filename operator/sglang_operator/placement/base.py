@@ -1,5 +1,6 @@
 """What a placement decides.  Nothing else knows the modes apart, but all take it that GPUs are
-counted on nodes by a resource."""
+counted on nodes by a resource, and that whatever is wrong with it is told of the field
+``placement.resourceName`` (``api.device_resources``, ``children.origin``)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -191,7 +191,7 @@ def _template(draft: Draft) -> Iterator[errors.Problem]:
     yield from draft.template_problems
     yield from environment.template_problems(draft.template.variables)
     if not any(map(is_error, draft.template_problems)):
-        if pod_container.is_counted(draft.spec.placement.resource_name):
+        if pod_container.is_counted(modes.resource(draft.spec)):
             yield from devices.doubts(draft.spec, draft.template)
         yield from shared_memory.of_template(draft.template, draft.spec.num_gpus_per_worker)
 

@@ -7,6 +7,7 @@ from sglang_operator.api import device_resources
 from sglang_operator.api.pod_template import FIELD, Overlay
 from sglang_operator.api.problems import Problem, Severity
 from sglang_operator.api.spec import PoolSpec
+from sglang_operator.placement import modes
 from sglang_operator.pool.model import Pool, Refused
 
 _RESOURCES = f"{FIELD}.spec.containers[0].resources"
@@ -22,7 +23,7 @@ def problems(
         for section in ("limits", "requests")
         for name in sorted(written.get(section, {}))
     ]
-    yield from device_resources.problems(parsed.placement.resource_name, beside, allowed)
+    yield from device_resources.problems(modes.resource(parsed), beside, allowed)
 
 
 def doubts(parsed: PoolSpec, template: Overlay) -> Iterator[Problem]:
