@@ -149,7 +149,7 @@ dashboards: $(STAMP) ## Grafana's dashboards in manifests/monitoring, from gener
 real-engine: $(STAMP) ## The page of what ran on a real GPU: ARGS=what demo --report and make gpu wrote
 	$(BIN)/python -m generators.real_engine $(ARGS)
 
-docs: $(STAMP) chart ## errors.md and the CLI's picture of the CRD, from the code and the manifests
+docs: $(STAMP) chart ## Pages of errors, commands, metrics; the CLI's picture of the CRD
 	$(BIN)/python -m generators.docs
 
 build: $(STAMP) ## Wheels of the operator and of the test kit, and their sources, in dist/
