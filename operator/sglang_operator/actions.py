@@ -84,7 +84,8 @@ class WriteLease:
     reason: str
 
 
-# What another container of an ended engine's pod gets to stop.
+# What another container of an ended engine's pod gets to stop: the grace of a drain is for
+# requests, and nobody answers any.
 ENDED_GRACE_SECONDS = 5
 
 PodAction = CreatePod | DeletePod

@@ -24,7 +24,8 @@ from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
 from sglang_operator.weights.lease_state import Transaction, of_phase, shown
 
 ENGINES_KEY = "engines.json"
-# The same addresses as other trainers take them, by rank.
+# The same addresses (host:port) as other trainers take them, by rank.  A form is asked with none
+# while an engine has no address, and has to be an empty text then.
 SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
 AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
 FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AREAL_KEY: ",".join}

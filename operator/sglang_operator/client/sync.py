@@ -9,12 +9,14 @@ The order, and why (explanation/weights.md):
 4. *continue* every engine, while the Lease is still held.  Were it given back first, the next
    trainer could have paused the same engines already, and this would set its half-written weights
    free.  Every engine holds the whole new version here, so what it answers is right already.
+   Where gates were open before, clients have the first such answer before the commit.
 5. *commit*: the operator opens the gates of the covered instances, and closes all others.
 
-An error in between *aborts*: gates close, and **engines stay paused**.  What they hold may be half
-of two versions, and requests that wait in them would be answered from it.  They wait on; the next
-sync writes everything anew and lets them go.  The same holds where the trainer dies: nobody
-continues its engines, the Lease expires, and the operator closes the gates.
+An error *aborts*: gates close.  Before 4, **engines stay paused**: what they hold may be half of
+two versions, and requests that wait in them would be answered from it.  They wait on; the next sync
+writes everything anew and lets them go.  The same holds where the trainer dies: nobody continues
+its engines, the Lease expires, and the operator closes the gates.  From 4 on those that were let go
+on run, and hold the whole new version behind the gates that close.
 """
 
 import asyncio
@@ -259,7 +261,7 @@ class AsyncSync(Updates):
         await self._hold.step(step, patience=self._hold.left())
 
     async def abort(self, message: str) -> None:
-        """End the sync without a commit: gates close, engines stay paused.  Never raises.
+        """End the sync without a commit: gates close, paused engines stay so.  Never raises.
 
         Before it has sent anything to them, all stays as it was.
         """

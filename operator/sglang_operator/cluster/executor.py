@@ -68,7 +68,8 @@ class Executor:
         self._children = children
         self._pools = pools
         self.work = Writer(client, Lane.WORK)
-        # Gates, and our steps in the Lease, do not wait where pods have to.  The registry does.
+        # Gates, and our steps in a Lease that is there, do not wait where pods have to.  What is
+        # created does, a Lease in place of a lost one too, and so does the registry.
         self._gates = Writer(client, Lane.GATES)
         self._child_writer = ChildWriter(client, self.work, children)
         self.roll_call = RollCall(client, pods)

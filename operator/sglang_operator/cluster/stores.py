@@ -202,7 +202,10 @@ class PodStore:
         return len(self._entries)
 
     def lost_at(self, key: PoolKey) -> float:
-        """When a pod of the pool was last seen to be deleted (steady): by whom, and why?"""
+        """When a pod of the pool was last seen to be deleted, by the steady clock; -inf: never.
+
+        It may be because the pool is deleted, or has changed: what confirms it is older than this.
+        """
         return self._lost_at.get(key, float("-inf"))
 
     def vanished(self, key: PoolKey) -> int:

@@ -197,7 +197,7 @@ POOL_FAILURES = _family(
     "sglang_operator_pool_engine_failures_total",
     COUNTER,
     (*_POOL, "cause"),
-    "Ends of engines, each followed by a restart, by diagnosed cause (see errors and failures).",
+    "Ends of engines, each followed by a restart, by diagnosed cause: a reason of lastFailures.",
 )
 POOL_GATE_CLOSED = _family(
     "sglang_operator_pool_gate_closed_seconds_total",

@@ -78,7 +78,7 @@ class Memory:
     """One pool's memory; times are by the steady clock unless said otherwise."""
 
     uid: names.Uid
-    known_since: float = field(default_factory=time.monotonic)
+    known_since: float = field(default_factory=time.monotonic)  # monotonic
     resolved: Pool | Refused | None = None
     judged: CustomResource | None = None  # the last record of what was resolved
     tuning: Tuning | None = None  # that it was resolved with

@@ -300,7 +300,10 @@ def _forgotten(
 def _moved(
     gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed, stray: bool
 ) -> GateChange | None:
-    """The same, and what the pod itself remembers; no gate of a stray opens."""
+    """How this pod's gate has to change, by the Lease or else by what the pod itself remembers.
+
+    No gate of a stray opens.
+    """
     change = _wanted(gate, pod, current, observed) or _remarked(pod, current)
     if stray and (change is None or change.is_open):
         return _aside(pod)
@@ -314,7 +317,7 @@ def _aside(pod: ObservedPod) -> GateChange | None:
 def _wanted(
     gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
 ) -> GateChange | None:
-    """How this pod's gate has to change, or None if it is as it should be.
+    """How this pod's gate has to change by what the Lease says; None: it is as it should be.
 
     One that was started with a gate keeps it while ``gate`` is Off: it follows the trainer as
     before, and does not close for want of a commit.

@@ -127,7 +127,7 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PodEvent:
-    """What kubelet or scheduler told of a pod in an Event, latest first."""
+    """What kubelet or scheduler told of a pod in an Event."""
 
     reason: str
     message: str
@@ -139,7 +139,8 @@ class ObservedPod:
 
     name: str
     uid: Uid
-    # A precondition of deletes.  It is not compared: kubelets change it all the time.
+    # A precondition of deletes, and of moves of the gate.  It is not compared: kubelets change it
+    # all the time.
     resource_version: int = field(compare=False)
     engine: EngineName
     attempt: int
@@ -189,7 +190,8 @@ class ObservedPod:
     last_container_id: str = field(compare=False, default="")
     ip: str = ""
     limits: tuple[tuple[str, int], ...] = ()  # extended resources that its engine holds: GPUs
-    events: tuple[PodEvent, ...] = ()  # asked for only where nothing else explains its state
+    # Latest first; asked for only where nothing else explains its state.
+    events: tuple[PodEvent, ...] = ()
 
     # One life of the engine: eight hexadecimal digits; None while there is no container.
     instance: str | None = field(init=False, compare=False, default=None)

@@ -214,7 +214,7 @@ class Child(msgspec.Struct, frozen=True):
 
 _MAX_DIGITS = 9
 _MAX_LIST = 16_384
-_MOST_OF_A_KIND = 64
+_MOST_OF_A_KIND = 64  # scheduling gates, or limits: who may make pods writes as many as he likes
 # Of what kubelet and scheduler say; they say less (a container's last words are 4 KiB).
 _MAX_SAID = 12_288
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
