@@ -47,7 +47,7 @@ class Lane(Enum):
 
     WORK = 512
     GATES = 256  # by which requests are kept from engines: a trainer waits for them
-    LEASE = 4  # the leader's, on which it rests who writes
+    LEADER = 4  # its Lease, on which it rests who writes; the weights' Lease goes with the gates
 
 
 class _Details(msgspec.Struct):

@@ -298,7 +298,7 @@ class Elector:
             body=body,
             timeout=self._timeout(),
             fenced=False,
-            lane=Lane.LEASE,
+            lane=Lane.LEADER,
         )
         await self._took(begun, _decoder.decode(answer))
 
@@ -308,7 +308,7 @@ class Elector:
                 "GET",
                 paths.lease(self._namespace, self._name),
                 timeout=self._timeout(),
-                lane=Lane.LEASE,
+                lane=Lane.LEADER,
             )
         except ApiError as error:
             if not error.missing:
@@ -330,7 +330,7 @@ class Elector:
             body=self._body(spec),
             timeout=self._timeout(),
             fenced=False,
-            lane=Lane.LEASE,
+            lane=Lane.LEADER,
         )
         await self._took(begun, _decoder.decode(answer))
 
@@ -359,7 +359,7 @@ class Elector:
             paths.leases(self._namespace),
             params={"labelSelector": names.NO_POOLS_OWN},
             timeout=self._timeout(),
-            lane=Lane.LEASE,
+            lane=Lane.LEADER,
         )
         for record in _list_decoder.decode(answer).items:
             if record.metadata.name != self._name:
