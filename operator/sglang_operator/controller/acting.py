@@ -107,8 +107,8 @@ class Actor:
         """Move gates, or take the operator's own step in the Lease; whether anything moved."""
         memory, plan = this.memory, decision.weights
         batch = actions.gate_actions(decision.owner, plan)
-        if plan.wake_at is not None:
-            this.requeue.at(Reason.LEASE, steady() + left(decision.at, plan.wake_at))
+        if plan.due is not None:
+            this.requeue.at(Reason.LEASE, steady() + left(decision.at, plan.due))
         if not batch:
             memory.gating.succeeded()
         batch = memory.rewrites.due(batch, this.requeue)

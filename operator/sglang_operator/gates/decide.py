@@ -78,7 +78,7 @@ class GatePlan:
     reached: tuple[str, ...] = ()  # pods that are not ours to close, and that clients reach
     recovery: LeaseStep | None = None
     recoveries: tuple[Recover, ...] = ()  # by what stands in the Lease
-    wake_at: float | None = None  # by the wall clock of the pass, unlike a ``Plan``'s
+    due: float | None = None  # the next step in time, by the wall clock of the pass
     # What engines of earlier revisions were started with: they are synced like the others.
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # what they say of themselves
@@ -244,9 +244,9 @@ def _decide(
     state = leases.anew(name, policy.gate, found, ours, alive, said, observed.said, me, now)
     if state is not None:
         return _forgotten(owner, plan, lease, ours, alive, state, leaving=bool(observed.leaving))
-    abort, wake_at = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
+    abort, due = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
     if abort is not None:
-        return replace(plan, abort=abort, wake_at=wake_at)
+        return replace(plan, abort=abort, due=due)
     gated = (pod for pod in alive if pod.gated)
     strays = {pod.uid for pod in observed.aside}
     wanted = (_moved(policy.gate, pod, current, observed, pod.uid in strays) for pod in gated)
@@ -254,13 +254,13 @@ def _decide(
     if ours is not None and operator and policy.gate is not WeightsGate.OFF:
         recovers = policy.recovery is Recovery.FROM_CHECKPOINT and not observed.leaving
         loads = recovery.plan(me, ours, current, engines, observed, now, wanted=recovers)
-    times = [time for time in (wake_at, loads.wake_at) if time is not None]
+    times = [time for time in (due, loads.due) if time is not None]
     return replace(
         plan,
         gates=tuple(change for change in wanted if change is not None),
         recovery=loads.step,
         recoveries=loads.loads,
-        wake_at=min(times, default=None),
+        due=min(times, default=None),
     )
 
 

@@ -49,7 +49,7 @@ class RecoveryPlan:
 
     step: LeaseStep | None = None
     loads: tuple[Recover, ...] = ()
-    wake_at: float | None = None
+    due: float | None = None  # the next step in time, by the wall clock of the pass
 
 
 def plan(
@@ -72,7 +72,7 @@ def plan(
         return _going_on(view, lacking)
     # Another's, nobody's whose name was edited away, or nobody wants it any more.
     if (current.holder or current.vacant) and now <= expires:
-        return RecoveryPlan(wake_at=expires)
+        return RecoveryPlan(due=expires)
     return _beginning(view, lacking)
 
 
@@ -119,7 +119,7 @@ def _beginning(view: _View, lacking: Mapping[str, ObservedPod]) -> RecoveryPlan:
     times = {run: _again(view.loading(run)) for run in lacking}
     at = max(min(times.values()), view.lease.seen + REST_SECONDS)
     if now < at:
-        return RecoveryPlan(wake_at=at)
+        return RecoveryPlan(due=at)
     due = sorted(run for run, time in times.items() if time <= now)[:AT_ONCE]
     state = steps.recover(current, view.operator, instances=due, now=now, seen=view.lease.seen)
     return RecoveryPlan(step=view.step(state, f"{', '.join(due)} lack the committed weights"))
@@ -167,7 +167,7 @@ def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> RecoveryPlan:
         )
         for run in sorted(current.recovering - loaded - failed)
     )
-    return RecoveryPlan(step=step, loads=loads, wake_at=renew_at)
+    return RecoveryPlan(step=step, loads=loads, due=renew_at)
 
 
 def _joining(view: _View, lacking: Mapping[str, ObservedPod]) -> set[str]:

@@ -154,7 +154,7 @@ def test_nothing_moves_while_a_trainer_writes():
     plan = weighed(pool, pods, now=NOW + 29, children=lease)
     assert plan.gates == ()
     assert plan.abort is None
-    assert plan.wake_at == NOW + 30
+    assert plan.due == NOW + 30
 
 
 @pytest.mark.parametrize("phase", ["Aborted", "Sleeping", "Awake", "a phase of the future"])
@@ -400,7 +400,7 @@ def test_a_sleeper_that_is_gone_sleeps_on():
     lease = a_lease(pool, phase="Sleeping", holder="gone")
     plan = weighed(pool, running(pool), now=NOW + 1e6, children=lease)
     assert plan.abort is None
-    assert plan.wake_at is None
+    assert plan.due is None
 
 
 def test_a_pool_without_a_gate_moves_none_and_still_ends_lost_transactions():

@@ -84,7 +84,7 @@ def test_the_lease_is_taken_before_anything_is_loaded():
 def test_the_lease_is_left_to_trainers_for_a_moment_first():
     plan = Case().weigh(now=RESTED - 0.5)
     assert plan.recovery is None
-    assert plan.wake_at == RESTED
+    assert plan.due == RESTED
 
 
 def test_what_is_loaded_is_covered_like_the_rest_and_the_last_one_frees_the_lease():
@@ -115,7 +115,7 @@ def test_what_failed_opens_nothing_frees_the_lease_and_is_tried_again_in_its_tim
         torn=frozenset({case.pods[1].instance}),
     )
     case.state = plan.recovery.state
-    assert case.weigh(pods=pods, reports=failed).wake_at == NOW + 60
+    assert case.weigh(pods=pods, reports=failed).due == NOW + 60
     again = case.weigh(NOW + 60, pods=pods, reports=failed)
     case.state = again.recovery.state
     assert case.state.recovering == {case.pods[1].instance}
@@ -167,7 +167,7 @@ def test_the_hold_is_renewed_while_loads_go_on():
     case = Case().held(*(case := Case()).pods[1:])
     plan = case.weigh(now=NOW + LEASE_SECONDS / 3 - 1)
     assert plan.recovery is None
-    assert plan.wake_at == NOW + LEASE_SECONDS / 3
+    assert plan.due == NOW + LEASE_SECONDS / 3
     later = NOW + LEASE_SECONDS / 3
     assert case.weigh(now=later).recovery.state == dataclasses.replace(case.state, renewed=later)
 
@@ -192,7 +192,7 @@ def test_nobody_loads_while_another_operator_does_until_it_is_gone():
     case = Case().held(*(case := Case()).pods[1:], by=OTHER)
     plan = case.weigh()
     assert (plan.recovery, plan.recoveries) == (None, ())
-    assert plan.wake_at == NOW + LEASE_SECONDS
+    assert plan.due == NOW + LEASE_SECONDS
     taken = case.weigh(now=NOW + LEASE_SECONDS + 1)
     assert taken.recoveries == ()
     assert taken.recovery.state.holder == OPERATOR
@@ -235,7 +235,7 @@ def test_loads_whose_holder_was_edited_away_are_waited_for():
     case.state = dataclasses.replace(case.state, recovering=frozenset({"on its way"}))
     plan = case.weigh()
     expires = NOW + case.state.duration
-    assert (plan.recovery, plan.recoveries, plan.wake_at) == (None, (), expires)
+    assert (plan.recovery, plan.recoveries, plan.due) == (None, (), expires)
     again = case.weigh(expires + 1).recovery.state
     assert again.recovering == {pod.instance for pod in case.pods[1:]}
     over = case.weigh(expires + 1, pods=case.pods[:1]).recovery.state
