@@ -26,6 +26,16 @@ class TooMuchError(OSError):
     """An engine sends more than its answer may have."""
 
 
+async def content(response: aiohttp.ClientResponse, most: int) -> bytes | None:
+    """What an answer says; None: that is more than ``most`` bytes, and the rest stays unread."""
+    read = bytearray()
+    async for part in response.content.iter_chunked(2**16):
+        read += part
+        if len(read) > most:
+            return None
+    return bytes(read)
+
+
 class Connector(aiohttp.TCPConnector):
     """Keeps no connection on which something came that nobody asked for.
 

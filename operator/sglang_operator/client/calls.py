@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from sglang_operator import receiving
 from sglang_operator.api import bounds, redaction
 from sglang_operator.client import texts
 from sglang_operator.client.errors import EngineError, Expired
@@ -321,11 +322,9 @@ async def _read(
     if 300 <= response.status < 400:
         location = response.headers.get("Location", "nowhere")
         raise _error(engine, path, response.status, texts.REDIRECT.format(location=location))
-    content = bytearray()
-    async for part in response.content.iter_chunked(2**16):
-        content += part
-        if len(content) > most:
-            raise _error(engine, path, response.status, texts.ANSWER_TOO_LARGE.format(most=most))
+    content = await receiving.content(response, most)
+    if content is None:
+        raise _error(engine, path, response.status, texts.ANSWER_TOO_LARGE.format(most=most))
     return response.status, content.decode(errors="replace")
 
 

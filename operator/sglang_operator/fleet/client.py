@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 import orjson
 
+from sglang_operator import receiving
 from sglang_operator.api import bounds, redaction
 from sglang_operator.engine import versions
 from sglang_operator.fleet.answers import Answer, Kind
@@ -271,12 +272,10 @@ class EngineClient:
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    content = bytearray()
-    async for chunk in response.content.iter_chunked(2**16):
-        content += chunk
-        if len(content) > most:
-            raise EngineRequestError(response.status, f"the answer is larger than {most} bytes")
-    return bytes(content)
+    content = await receiving.content(response, most)
+    if content is None:
+        raise EngineRequestError(response.status, f"the answer is larger than {most} bytes")
+    return content
 
 
 class _Refusal(msgspec.Struct):
