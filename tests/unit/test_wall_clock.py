@@ -18,7 +18,7 @@ READS = {
     "cluster/recorder.py": "stamps in Events",
     "controller/shell.py": "kopf takes the end of credentials as a time of day; a 401 renews them",
     "client/lease.py": "stamps in the weights Lease; ages are by the steady clock",
-    "client/turns.py": "words of an error: since when another call runs",
+    "client/one_at_a_time.py": "words of an error: since when another call runs",
     "cli/cluster/look.py": "ages that are shown; of two looks a change is what counts",
     "cli/doctor.py": "ages that are shown; of two looks a change is what counts",
     "cli/map.py": "when the picture was true",

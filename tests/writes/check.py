@@ -26,7 +26,7 @@ REQUIRED: Mapping[tuple[str, str, str], frozenset[Guard]] = {
     ("kube/leader_election.py", "_write", "PUT"): frozenset({VERSION}),
     ("cluster/recorder.py", "_tell", "PATCH"): frozenset({FENCE}),
     ("cluster/recorder.py", "_tell", "POST"): frozenset({FENCE}),
-    ("cluster/trial.py", "_try", "POST"): frozenset({FENCE, DRY_RUN}),
+    ("cluster/dry_runs.py", "_try", "POST"): frozenset({FENCE, DRY_RUN}),
     ("client/cluster.py", "put_lease", "PUT"): frozenset({UID, VERSION}),
 }
 

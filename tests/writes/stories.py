@@ -16,9 +16,9 @@ from sglang_operator.client.errors import ClusterError
 from sglang_operator.client.lease import WeightsLease
 from sglang_operator.cluster import stores
 from sglang_operator.cluster.child_store import child_store
+from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.recorder import Recorder
-from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.cluster.writer import Writer
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep

@@ -19,10 +19,10 @@ from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import Expired, NotReady
 from sglang_operator.client.groups import Groups
 from sglang_operator.client.lease import WeightsLease, recorded
+from sglang_operator.client.one_at_a_time import Turn, Who
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import GATE_OFF, Engine, NcclPlan, Registry
 from sglang_operator.client.sync import AsyncSync
-from sglang_operator.client.turns import Turn, Who
 from sglang_operator.client.watching import Watcher
 from sglang_operator.sending import Allowed
 from sglang_operator.weights import lease_state, steps

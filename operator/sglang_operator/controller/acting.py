@@ -9,9 +9,9 @@ from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.children import engine_pod
 from sglang_operator.clocks import left, steady
+from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Confirmation, Outcome
-from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller import trying
 from sglang_operator.controller.deciding import Decision, PoolDecision
 from sglang_operator.controller.memory import CONFIRMED_SECONDS, Memory, Pass

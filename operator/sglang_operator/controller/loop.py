@@ -17,12 +17,12 @@ from sglang_operator.api import names
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import kinds
 from sglang_operator.cluster.child_store import child_store
+from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
-from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller.coverage import Coverage
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from sglang_operator.api import names, spec
 from sglang_operator.ask import events
 from sglang_operator.clocks import steady
+from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller import explaining, judging, leaving, logs
 from sglang_operator.controller.acting import Acting, Actor
 from sglang_operator.controller.asking import Asker

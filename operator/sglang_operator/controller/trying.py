@@ -10,8 +10,8 @@ from sglang_operator.api import conditions, texts
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import engine_pod, origin
 from sglang_operator.clocks import steady
+from sglang_operator.cluster.dry_runs import UNKNOWN, DryRuns
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import UNKNOWN, DryRuns
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool

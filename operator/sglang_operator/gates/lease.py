@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from sglang_operator.api import names, texts
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.observed.model import ObservedChild, ObservedPod
-from sglang_operator.weights import anew as weights_anew
-from sglang_operator.weights import steps
+from sglang_operator.weights import lost_lease, steps
 from sglang_operator.weights.lease_state import Phase, Transaction, read
 
 FORGOTTEN = "LeaseForgotten"  # of a gate that closed because the Lease has lost what it said
@@ -97,7 +96,7 @@ def anew(
     if found is not None and (ours is None or not _was_begun(said)):
         return None
     message, holder = texts.LEASE_ANEW.format(lease=name), _as_long(operator, said)
-    anew = weights_anew.made_anew(
+    anew = lost_lease.made_anew(
         holder, message=message, now=now, groups=said.groups, torn=said.torn
     )
     count = max(current.transitions, said.transitions)
@@ -217,7 +216,7 @@ def forgotten(
             if marked is None or marked:
                 asleep[run] = marked
     holder = _as_long(operator, said)
-    state = weights_anew.forgotten(
+    state = lost_lease.forgotten(
         current,
         holder,
         asleep=asleep,

@@ -21,8 +21,7 @@ from aiohttp import web
 from sglang_operator.api import names
 from sglang_operator.client.credentials import Credentials
 from sglang_operator.engine import versions
-from sglang_operator.weights import anew as weights_anew
-from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights import lease_state, lost_lease, steps
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 
 NAMESPACE = "rl"
@@ -305,7 +304,7 @@ class FakePool:
     def anew(self) -> Transaction:
         """What the operator writes into a Lease in place of one that was lost."""
         operator = steps.Trainer(holder="operator", transaction="")
-        return weights_anew.made_anew(operator, message="the Lease was deleted", now=time.time())
+        return lost_lease.made_anew(operator, message="the Lease was deleted", now=time.time())
 
     def make_lease(self, state: Transaction | None = None) -> None:
         """The operator makes it again, and holds it for a while; or somebody restores it."""

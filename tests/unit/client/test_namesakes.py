@@ -12,9 +12,9 @@ import pytest
 
 from sglang_operator.cli import weights
 from sglang_operator.client import AsyncPool, EngineError, Expired, Held, Unsupported
+from sglang_operator.client.one_at_a_time import Turn, Who
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.shared import SharedSync
-from sglang_operator.client.turns import Turn, Who
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 

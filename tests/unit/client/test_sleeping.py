@@ -17,10 +17,10 @@ from sglang_operator.client import (
     NotReady,
     Pool,
     Unsupported,
+    one_at_a_time,
     sleeping,
-    turns,
 )
-from sglang_operator.weights import anew, steps
+from sglang_operator.weights import lost_lease, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
@@ -558,8 +558,8 @@ def test_what_sleeps_is_read_where_the_lease_is_taken(world, monkeypatch):
         one = AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="u@h")
         other = AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="u@h")
         # Their turns are each process's own.
-        monkeypatch.setattr(turns.Turn, "taken", lambda *_: contextlib.nullcontext())
-        monkeypatch.setattr(turns.Turn, "check", lambda _: None)
+        monkeypatch.setattr(one_at_a_time.Turn, "taken", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(one_at_a_time.Turn, "check", lambda _: None)
         async with one, other:
             take = other.lease.step_when_free
 
@@ -618,7 +618,7 @@ def test_who_woke_as_the_lease_was_deleted_is_not_resumed_again(world, pool, mon
         last = world.state
         asleep = {run: last.sleeps(run) for run in last.asleep}
         operator = steps.Trainer(holder="operator", transaction="")
-        state = anew.forgotten(
+        state = lost_lease.forgotten(
             Transaction(), operator, asleep=asleep, message="deleted", now=time.time()
         )
         world.delete_lease()

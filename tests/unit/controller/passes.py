@@ -11,12 +11,12 @@ import pytest
 from sglang_operator.api import names
 from sglang_operator.children import kinds
 from sglang_operator.cluster.child_store import child_store
+from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
-from sglang_operator.cluster.trial import DryRuns
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.observing import View
 from sglang_operator.controller.reconcile import Reconciler

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sglang_operator.backoff import Backoff
+from sglang_operator.cluster.dry_runs import DRY_RUN
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import DRY_RUN
 from sglang_operator.controller import trying
 from sglang_operator.kube.errors import (
     ApiError,

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_operator.api import names
-from sglang_operator.weights import anew as weights_anew
-from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights import lease_state, lost_lease, steps
 from sglang_operator.weights import reset as weights_reset
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 from sglang_operator.weights.steps import Refusal, RefusedError, Trainer
@@ -409,7 +408,7 @@ def stored(state: Transaction) -> Transaction:
 
 
 def test_a_lease_that_is_made_anew_is_free_for_nobody_until_who_lost_it_must_know():
-    anew = stored(weights_anew.made_anew(OPERATOR, message="it was deleted", now=NOW))
+    anew = stored(lost_lease.made_anew(OPERATOR, message="it was deleted", now=NOW))
     assert (anew.phase, anew.id, anew.instances) == (Phase.IDLE, "", frozenset())
     last = NOW + lease_state.LEASE_SECONDS
     asleep = partial(steps.sleep, tags=("kv_cache",))
@@ -424,7 +423,7 @@ def test_a_lease_that_is_made_anew_is_free_for_nobody_until_who_lost_it_must_kno
 
 @pytest.mark.parametrize("edited", [False, True], ids=["", "whose holder was edited away"])
 def test_who_lost_it_closes_gates_under_it_and_frees_it_for_nobody(edited):
-    anew = weights_anew.made_anew(OPERATOR, message="it was deleted", now=NOW)
+    anew = lost_lease.made_anew(OPERATOR, message="it was deleted", now=NOW)
     if edited:
         anew = dataclasses.replace(anew, holder="")
     torn = stored(steps.disclaim(anew, MINE, message="torn", now=NOW + 9))
@@ -879,7 +878,7 @@ def test_who_ends_a_shared_sync_of_others_begins_nothing_by_that():
     [
         lambda: steps.ended(syncing(), "admin", message="by force", now=NOW),
         lambda: steps.abort(shared(), MINE, message="out of memory"),
-        lambda: weights_anew.forgotten(
+        lambda: lost_lease.forgotten(
             Transaction(),
             Trainer(holder="operator", transaction=""),
             asleep={},

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
+from sglang_operator.cluster.dry_runs import UNKNOWN, DryRuns
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.trial import UNKNOWN, DryRuns
 from sglang_operator.cluster.writer import Writer
 from sglang_operator.kube.client import Lane
 from sglang_operator.kube.errors import ApiError
