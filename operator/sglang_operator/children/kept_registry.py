@@ -99,7 +99,6 @@ def _port(told: Mapping[str, Any], engine: EngineStatus, observed: Observed) -> 
 
 def _still(told: Sequence[Mapping[str, Any]], observed: Observed) -> list[Mapping[str, Any]]:
     """Those of the engines beside the pool's own whose pod runs on, in sight or not."""
-    every = (*observed.pods, *observed.aside)
-    pods = (pod for pod in every if pod.engine_runs or pod.out_of_sight)
+    pods = (pod for pod in observed.all_pods if pod.engine_runs or pod.out_of_sight)
     running = {(pod.name, pod.last_instance) for pod in pods}
     return [each for each in told if (each["pod"], each["instance"]) in running]

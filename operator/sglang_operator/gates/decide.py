@@ -232,13 +232,12 @@ def _decide(
 ) -> GatePlan:
     me = steps.Trainer(holder=operator or names.FIELD_MANAGER, transaction="")
     name = names.weights_lease_name(owner.name)
-    found = observed.children.get(("Lease", name))
+    found = observed.weights_lease(owner.name)
     # What one says that is not whole is not known; a create that meets it reads it.
     lease = found if found is not None and found.whole else None
     ours = lease if lease is not None and lease.owner == owner.uid else None
     current = read(ours.body) if ours is not None else Transaction()
-    # Whose labels were taken away runs, sleeps and is written over like the others.
-    alive = [pod for pod in (*observed.pods, *observed.aside) if not pod.ended]
+    alive = [pod for pod in observed.all_pods if not pod.ended]
     said = leases.last_said(ours, alive, observed.said)
     plan = GatePlan(engines=engines, transaction=current, said=said)
     state = leases.anew(name, policy.gate, found, ours, alive, said, observed.said, me, now)

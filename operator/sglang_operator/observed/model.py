@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from sglang_operator.api.names import EngineName, Uid
+from sglang_operator.api.names import EngineName, Uid, weights_lease_name
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.memory.cards import Card
@@ -441,6 +441,18 @@ class Observed:
     doubted_revision: str = ""
     # What engines of earlier revisions were started with, as far as that is known.
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
+
+    @property
+    def all_pods(self) -> tuple[ObservedPod, ...]:
+        """The pool's pods, also those that stand aside: engines run in them like in the others.
+
+        They sleep, and are written over, no less.
+        """
+        return (*self.pods, *self.aside)
+
+    def weights_lease(self, pool: str) -> ObservedChild | None:
+        """The Lease of the weights of the pool of this name, whoever's it is, whole or not."""
+        return self.children.get(("Lease", weights_lease_name(pool)))
 
     @property
     def crowded(self) -> Mapping[EngineName, Sequence[str]]:

@@ -6,7 +6,6 @@ memory is the trainer's: a new one would take it back.  Both end without us: a t
 not renew has aborted, and one that lets engines sleep wakes them for the next step.
 """
 
-from sglang_operator.api import names
 from sglang_operator.api.spec import Recovery
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.plan.rollout import Waits
@@ -42,5 +41,5 @@ def fetches(pod: ObservedPod, pool: Pool, observed: Observed) -> bool:
 
 def _lease(pool: Pool, observed: Observed) -> ObservedChild | None:
     """The Lease of this pool's weights."""
-    lease = observed.children.get(("Lease", names.weights_lease_name(pool.owner.name)))
+    lease = observed.weights_lease(pool.owner.name)
     return lease if lease is not None and lease.owner == pool.owner.uid else None
