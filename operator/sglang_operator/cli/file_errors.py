@@ -6,19 +6,13 @@ refuses it in words of its own, or ROLL's config loader does.
 
 from collections.abc import Iterable
 
-from sglang_operator.api.errors import KUBERNETES, POLICY, SGLANG_MEMORY, Row, Severity
+from sglang_operator.api.errors import KUBERNETES, POLICY, SGLANG_MEMORY, Row
+from sglang_operator.api.problems import error_row as _error
+from sglang_operator.api.problems import warning_row as _warning
 
 YAML = "YAML 1.1"
 OMEGACONF = "OmegaConf"
 ROLL_ENTRY = "ROLL examples/start_rlvr_pipeline.py"
-
-
-def _error(reason: str, text: str, authority: str) -> Row:
-    return Row(reason=reason, text=text, authority=authority)
-
-
-def _warning(reason: str, text: str, authority: str) -> Row:
-    return Row(reason=reason, text=text, authority=authority, severity=Severity.WARNING)
 
 
 # --- the file

@@ -159,6 +159,17 @@ def correction(value: object, advice: str) -> str:
     return "write it without quotes" if is_quoted else advice
 
 
+def wrong_value(given: Given, key: str, expected: str, advice: str) -> errors.Problem:
+    """What is said of an argument whose value is none that it can have."""
+    return errors.ARGUMENT_VALUE(
+        given.path(key),
+        key=given.spelling(key),
+        found=errors.typed(given.values[key]),
+        expected=expected,
+        advice=correction(given.values[key], advice),
+    )
+
+
 def shown(key: str, value: object) -> str:
     """A value as messages quote it; one that may be a secret is not repeated."""
     return "a value" if _SECRET.search(key) else errors.typed(value)

@@ -278,18 +278,8 @@ def _switches(request: EngineRequest, given: aliases.Given) -> Iterator[errors.P
     for key in _SWITCHES:
         value = given.values.get(key)
         if value is not None and not isinstance(value, bool):
-            yield _wrong(given, key, "true or false", "correct it")
+            yield aliases.wrong_value(given, key, "true or false", "correct it")
             del given.values[key]
-
-
-def _wrong(given: aliases.Given, key: str, expected: str, advice: str) -> errors.Problem:
-    return errors.ARGUMENT_VALUE(
-        given.path(key),
-        key=given.spelling(key),
-        found=errors.typed(given.values[key]),
-        expected=expected,
-        advice=aliases.correction(given.values[key], advice),
-    )
 
 
 def _own(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
@@ -316,7 +306,7 @@ def _memory(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Pro
         if key not in given.spelled and key not in given.meant:
             yield errors.MEM_FRACTION_MISSING(given.path(key))
     elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        yield _wrong(given, key, "a number above 0 and below 1", "use 0.6 to 0.85")
+        yield aliases.wrong_value(given, key, "a number above 0 and below 1", "use 0.6 to 0.85")
     elif request.tuned_mem_fraction is not None:
         given.values[key] = request.tuned_mem_fraction
 
@@ -325,7 +315,8 @@ def _load_format(request: EngineRequest, given: aliases.Given) -> Iterator[error
     """The gate of a pool depends on it, so it has to be what it seems."""
     value = given.values.get("load_format")
     if value is not None and not (isinstance(value, str) and value):
-        yield _wrong(given, "load_format", "a string such as auto or dummy", "correct it")
+        expected = "a string such as auto or dummy"
+        yield aliases.wrong_value(given, "load_format", expected, "correct it")
         del given.values["load_format"]
 
 

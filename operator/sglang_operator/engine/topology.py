@@ -55,24 +55,14 @@ def _size(given: aliases.Given, key: str, problems: list[errors.Problem]) -> int
         value = int(value)  # 2.0 is what JSON may make of 2
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    problems.append(_value(given, key, "a whole number of 1 or more", "correct it"))
+    problems.append(aliases.wrong_value(given, key, "a whole number of 1 or more", "correct it"))
     return None
-
-
-def _value(given: aliases.Given, key: str, expected: str, advice: str) -> errors.Problem:
-    return errors.ARGUMENT_VALUE(
-        given.path(key),
-        key=given.spelling(key),
-        found=errors.typed(given.values[key]),
-        expected=expected,
-        advice=aliases.correction(given.values[key], advice),
-    )
 
 
 def _divides(given: aliases.Given, key: str, size: int, gpus: int) -> Iterator[errors.Problem]:
     if gpus % size:
         divisors = [str(n) for n in range(1, gpus + 1) if gpus % n == 0]
-        yield _value(
+        yield aliases.wrong_value(
             given, key, f"a divisor of the engine's {gpus} GPUs", f"use {aliases.either(divisors)}"
         )
 
