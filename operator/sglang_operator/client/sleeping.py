@@ -35,7 +35,7 @@ from sglang_operator.client.registry import (
     Engine,
     Registry,
 )
-from sglang_operator.client.waking import PATIENCE, note_awake, resume
+from sglang_operator.client.waking import PATIENCE, note_awake, resume, woken
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 
@@ -371,11 +371,7 @@ class Sleeper:
             await self._pool.calls.post_all(
                 goes_on, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
             )
-
-        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
-            return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
-
-        return await hold.step(step, patience=hold.left())
+        return await hold.step(woken(hold, tags), patience=hold.left())
 
     async def _seen(
         self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...]

@@ -16,13 +16,11 @@ from sglang_operator.client import beside, given, groups, pausing, waking
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.hold import LeaseHold
-from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.ledger import WHOLE, Ledger
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine import versions
 from sglang_operator.weights import groups as weights_groups
-from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -311,11 +309,7 @@ class Updates(ABC):
 
     async def _resumed(self, hold: LeaseHold, tags: set[str]) -> Transaction:
         await waking.resume_all(self._pool, hold, self._state, self.engines, tags)
-
-        def step(current: Transaction, sight: LeaseObservation) -> Transaction:
-            return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
-
-        return await hold.step(step, patience=waking.PATIENCE)
+        return await hold.step(waking.woken(hold, tags), patience=waking.PATIENCE)
 
 
 def _with_session(engines: Iterable[Engine]) -> list[Engine]:

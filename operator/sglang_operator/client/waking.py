@@ -11,7 +11,9 @@ from sglang_operator import supervision
 from sglang_operator.client import beside
 from sglang_operator.client.errors import undone
 from sglang_operator.client.hold import LeaseHold
+from sglang_operator.client.lease import LeaseObservation, Step
 from sglang_operator.client.registry import Engine
+from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -73,6 +75,15 @@ async def resume_all(
         beside.all_clear((*others, *engines), state)
         await resume(pool, hold, state, others, tags)
     await resume(pool, hold, state, engines, tags)
+
+
+def woken(hold: LeaseHold, tags: Iterable[str]) -> Step:
+    """The step by which the Lease says that what was released of these tags is resumed."""
+
+    def step(current: Transaction, sight: LeaseObservation) -> Transaction:
+        return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
+
+    return step
 
 
 async def note_awake(hold: LeaseHold, done: _Each, unclear: _Each = (), *, patience: float) -> None:

@@ -4,7 +4,7 @@ Nothing is kept for Prometheus between two scrapes, so a deleted pool has no ser
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ from sglang_operator.controller import families
 from sglang_operator.controller.families import Family
 from sglang_operator.controller.logs import CONTROLLER
 from sglang_operator.controller.loop import ControlLoop
-from sglang_operator.controller.meters import Histogram
+from sglang_operator.controller.meters import Histogram, PoolMeter
 from sglang_operator.controller.server import Handler
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.status import stored
@@ -141,8 +141,13 @@ class MetricsReader:
         yield _metric(families.WATCHES_ANEW, {(): control_loop.witness.anew})
         yield _metric(families.BUILD, {(__version__,): 1})
 
-    def _pools(self) -> Iterator[Metric]:
+    def _meters(self) -> Iterable[tuple[PoolKey, PoolMeter]]:
         """A standby tells of no pools, else each would count twice."""
+        reconciler = self.control_loop.reconciler if self.control_loop.dispatching else None
+        return reconciler.meters() if reconciler else ()
+
+    def _pools(self) -> Iterator[Metric]:
+        """How the engines of each pool stand."""
         engines: dict[Labels, float] = {}
         wanted: dict[Labels, float] = {}
         bound: dict[Labels, float] = {}
@@ -152,8 +157,7 @@ class MetricsReader:
         told: dict[Labels, float] = {}
         tokens: dict[Labels, float] = {}
         now = steady()
-        reconciler = self.control_loop.reconciler if self.control_loop.dispatching else None
-        for key, meter in reconciler.meters() if reconciler else ():
+        for key, meter in self._meters():
             pool = (key.namespace, key.name)
             states = meter.states()
             engines |= {(*pool, state.value): states[state] for state in EngineState}
@@ -185,8 +189,7 @@ class MetricsReader:
         skew: dict[Labels, float] = {}
         asleep: dict[Labels, float] = {}
         now = steady()
-        reconciler = self.control_loop.reconciler if self.control_loop.dispatching else None
-        for key, meter in reconciler.meters() if reconciler else ():
+        for key, meter in self._meters():
             if meter.weights is None:
                 continue
             pool = (key.namespace, key.name)
