@@ -142,3 +142,43 @@ def test_the_imports_of_an_example_are_there_and_the_rest_compiles(block, monkey
     assert imports
     exec(compile(ast.Module(body=imports, type_ignores=[]), block.page, "exec"), {})
     roll_interface.forget()
+
+
+def of_section(page, title):
+    _, found, after = (ROOT / page).read_text().partition(f"\n## {title}\n")
+    assert found, f"{page} has no section {title}"
+    return after.partition("\n## ")[0]
+
+
+# Rows of tables and items of lists that lead through the code.
+GUIDES = {
+    "CONTRIBUTING": of_section("CONTRIBUTING.md", "Where does a change go?"),
+    "glossary": of_section("operator/docs/explanation/glossary.md", "In the code"),
+    "a commit": of_section("operator/docs/explanation/weights.md", "A commit, file by file"),
+}
+STEPS = [
+    pytest.param(step, id=f"{name}: {step.strip('|-1234567. ')[:40]}")
+    for name, text in GUIDES.items()
+    for step in re.split(r"\n(?=[|-]|[0-9]+\. )", text)
+    if "/" in step and ".py`" in step
+]
+KIT = "operator/testkit/sglang_operator/testing"
+FOLDERS = ("", "operator/sglang_operator", KIT, "operator/docs")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_step_through_the_code_names_stands_in_its_files(step):
+    """Files are there, and what is named beside them stands in one of them."""
+    quoted = [word for word in re.findall(r"`([^`]+)`", step) if not word.startswith("make ")]
+    paths = [word for word in quoted if re.fullmatch(r"[\w./-]*(/|\.py|\.md|\.yaml|\.txt)", word)]
+    sources = ""
+    for path in paths:
+        if re.search("[A-Z]{3}", path):
+            continue  # a name that stands for any
+        found = [f for folder in FOLDERS if (f := ROOT / folder / path).exists()]
+        assert found, path
+        files = [g for f in found for g in ([f] if f.is_file() else f.rglob("*.*"))]
+        sources += "".join(f.read_text() for f in files if f.suffix in (".py", ".md", ".yaml"))
+    for word in quoted:
+        if word not in paths and re.fullmatch(r"[A-Za-z_][\w.]*", word):
+            assert re.search(rf"\b{word.rpartition('.')[2]}\b", sources), word
