@@ -1,6 +1,8 @@
 """What a placement decides.  Nothing else knows the modes apart, but all take it that GPUs are
-counted on nodes by a resource, and that whatever is wrong with it is told of the field
-``placement.resourceName`` (``api.device_resources``, ``children.origin``)."""
+counted on nodes by one resource (``plan.places``, ``plan.footing``, ``ask.capacity``), and that
+what is wrong with it is told of the field ``placement.resourceName`` (``api.device_resources``,
+``children.origin``).  Words that name a mode: the README, and ``cli.pipeline.notes``.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 What every pool may say of its scheduling, whichever scheduler it has, is rendered and judged in
 ``gangs``: an adapter has only its own to add.
+What it writes on pods, ``children.origin`` takes for the user's when the API server refuses it.
 """
 
 from collections.abc import Iterator, Mapping
