@@ -438,6 +438,9 @@ class World(Trainers):
 
         The trainer that is at it goes on until it looks.
         """
+        for operator in self.operators:
+            # Its stream tells of each state, though no pass may have come between the last two.
+            operator.said = self.said if self.said.was_begun else operator.said
         if self.choose(2):
             self.lease = None
         else:

@@ -47,6 +47,9 @@ class ChildKind:
     urgent: bool = False  # somebody waits for the answer to a change of it
     # Fields of its spec whose change is no news.
     restless: frozenset[str] = frozenset()
+    # Whether an object says less than it did, given both states: what it said then is remembered
+    # until the next pass, which may come too late to have seen it.
+    forgets: Callable[[Json, Json], bool] | None = None
     # Fields of its spec that are not written, and what they may be all the same.
     defaults: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     # Labels with which whoever acts on such objects passes one over.

@@ -33,10 +33,12 @@ class ChildStore:
         self.kind = kind.kind
         self._urgent = kind.urgent
         self._restless = kind.restless
+        self._forgets = kind.forgets
         self._wake = wake
         self._keeper = keeping.Keeper(kind, known)
         self._children: dict[tuple[str, str], tuple[ObservedChild, int, PoolKey]] = {}
         self._since: dict[tuple[str, str], float] = {}  # by the steady clock
+        self._former: dict[PoolKey, ObservedChild] = {}
         self._gone = Tombstones()
         self._by_pool: defaultdict[PoolKey, set[tuple[str, str]]] = defaultdict(set)
 
@@ -51,6 +53,13 @@ class ChildStore:
         for child in self._by_pool.get(key, ()):
             age = at.steady - self._since[child]
             yield child[1], dataclasses.replace(self._children[child][0], seen=now - age)
+
+    def former(self, key: PoolKey) -> ObservedChild | None:
+        """The last state of a pool's child of which the present one says less; told once.
+
+        It may have stood there for a moment only, between two looks of the pool's passes.
+        """
+        return self._former.pop(key, None)
 
     def replace(
         self,
@@ -101,6 +110,8 @@ class ChildStore:
             return
         child = wire.observed_child(kept)
         before = known[0] if known and known[2] == pool else None
+        if before is not None:
+            self._note_former(pool, before, child)
         self._children[key] = (child, version, pool)
         self._since[key] = steady()
         self._by_pool[pool].add(key)
@@ -114,6 +125,15 @@ class ChildStore:
         if known and known[0].uid == record.metadata.uid:
             self._forget(key)
 
+    def _note_former(
+        self, pool: PoolKey, before: ObservedChild, after: ObservedChild | None
+    ) -> None:
+        if self._forgets is None or not before.whole:
+            return
+        same = after is not None and after.uid == before.uid
+        if self._forgets(before.body, after.body if after is not None and same else {}):
+            self._former[pool] = before
+
     def _matters(self, before: ObservedChild, after: ObservedChild) -> bool:
         """Whether the step between two states of a child is worth a pass."""
         if not self._restless:
@@ -121,7 +141,8 @@ class ChildStore:
         return _at_rest(before, self._restless) != _at_rest(after, self._restless)
 
     def _forget(self, key: tuple[str, str]) -> None:
-        _, _, pool = self._children.pop(key)
+        child, _, pool = self._children.pop(key)
+        self._note_former(pool, child, None)
         del self._since[key]
         self._keeper.forget(*key)
         self._by_pool[pool].discard(key)

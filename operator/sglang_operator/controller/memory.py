@@ -31,6 +31,7 @@ from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
 from sglang_operator.status.compute import Trouble
+from sglang_operator.weights import lease_state
 from sglang_operator.weights.lease_state import Transaction
 
 # Seconds between two tries of creates that the API server refused: first and most.
@@ -143,9 +144,17 @@ class Memory:
         }
 
     def last_said(
-        self, children: Mapping[tuple[str, str], ObservedChild], pool: CustomResource | None
+        self,
+        children: Mapping[tuple[str, str], ObservedChild],
+        pool: CustomResource | None,
+        former: ObservedChild | None = None,
     ) -> Transaction | None:
-        """What the weights Lease said last, also before this process began, if that stands."""
+        """What the weights Lease said last, also before this process began, if that stands.
+
+        ``former``: its state before the present one, where no pass may have seen that.
+        """
+        if former is not None and former.owner == self.uid:
+            self.said = lease_state.read(former.body)
         if self.said is not None or pool is None:
             return self.said
         told = children.get((kinds.REGISTRY.kind, names.registry_name(pool.metadata.name)))

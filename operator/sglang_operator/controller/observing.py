@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import names
+from sglang_operator.children import kinds
 from sglang_operator.cluster.child_store import ChildStore
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
@@ -12,7 +13,7 @@ from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Memory
 from sglang_operator.controller.reading import EndReader
 from sglang_operator.observed import ends
-from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.observed.moment import Moment
 
 
@@ -80,7 +81,7 @@ class Observer:
             falls=self._view.nodes.falls(),
             children=children,
             absent_kinds=absent,
-            said=memory.last_said(children, record),
+            said=memory.last_said(children, record, self._former_lease(key)),
             revisions=memory.known_revisions(children, key.name),
             reports=self._asker.reports(key, at),
             recorded=frozenset(memory.recorded),
@@ -91,6 +92,10 @@ class Observer:
             last_gone=self._view.pods.lost_at(key),
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
+
+    def _former_lease(self, key: PoolKey) -> ObservedChild | None:
+        store = self._view.children.get(kinds.LEASE.kind)
+        return store.former(key) if store is not None else None
 
     def _pods(self, key: PoolKey, memory: Memory) -> _Pods:
         found = _Pods(own=[], strays=[], reached=[], orphans={}, taken=dict(memory.aside))

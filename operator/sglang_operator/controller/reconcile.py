@@ -240,6 +240,8 @@ class Reconciler:
         """The pool is gone."""
         self._memories.pop(key, None)
         self._view.pods.forget_losses(key)
+        for store in self._view.children.values():
+            store.former(key)
         self._recorder.forget(key)
         self._asker.nothing(key)
 

@@ -93,7 +93,7 @@ def anew(
         return forgotten(message, current, pods, said, operator, now)
     if said is None or not _run(pods) or current.fence:
         return None
-    if found is not None and (ours is None or not _was_begun(said)):
+    if found is not None and (ours is None or not said.was_begun):
         return None
     message, holder = texts.LEASE_ANEW.format(lease=name), _as_long(operator, said)
     anew = lost_lease.made_anew(
@@ -130,7 +130,7 @@ def last_said(
     if ours is None:
         return known
     current = read(ours.body)
-    if _was_begun(current) or known is None or not _run(pods):
+    if current.was_begun or known is None or not _run(pods):
         return current
     return replace(known, groups=current.groups or known.groups)
 
@@ -144,7 +144,7 @@ def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction |
     """
     if any(sleeps(pod) for pod in pods):
         return True
-    if not (said and _was_begun(said)) and any(_closed_for_good(pod) for pod in pods):
+    if not (said and said.was_begun) and any(_closed_for_good(pod) for pod in pods):
         return True
     known = {Phase.IDLE}
     if gate is not WeightsGate.COMMITTED:
@@ -157,11 +157,6 @@ def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction |
 def _run(pods: Iterable[ObservedPod]) -> bool:
     """Whether there is an engine that anybody could write into."""
     return any(pod.may_run for pod in pods)
-
-
-def _was_begun(said: Transaction) -> bool:
-    """Whether anything was ever begun by this Lease, or by one that it stands in place of."""
-    return said.phase is not Phase.IDLE or said.fence
 
 
 def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer:

@@ -113,6 +113,31 @@ def test_an_operator_that_restarts_right_then_knows_what_it_said(gate, missing):
     assert asyncio.run(story()).phase is Phase.ABORTED
 
 
+@pytest.mark.parametrize("emptied", [False, True], ids=["deleted", "emptied"])
+def test_what_it_said_for_a_moment_only_is_known_too(emptied):
+    """No pass came between a trainer's last word and the end of the Lease: it was lost."""
+
+    async def story() -> tuple[Transaction, str]:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
+            await a_pool(api, weights={"gate": "Off"})
+            run = fake_api.instances(room, KEY)
+            await a_step(api, "Committed", run)
+            notes = {
+                names.ANNOTATION_PHASE: "Sleeping",
+                names.ANNOTATION_TRANSACTION: "t",
+                names.ANNOTATION_RELEASED: "weights,kv_cache",
+                names.ANNOTATION_ASLEEP: run,
+            }
+            api.touch(LEASE, {"metadata": {"annotations": notes}})
+            await lose(api, emptied=emptied)
+            await api.until(lambda: held(api))
+            return says(api), run
+
+    state, run = asyncio.run(story())
+    assert state.sleeps(run) == {"weights", "kv_cache"}
+
+
 @pytest.mark.parametrize("woken", [set(), {"kv_cache"}])
 def test_an_operator_that_restarts_right_then_knows_who_sleeps_without_a_gate(woken):
     async def story() -> tuple[Transaction, str]:
