@@ -152,6 +152,14 @@ def begun(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
     return task
 
 
+async def left_alone(seconds: float) -> None:
+    """Wait for work that was ``begun``, for so long: what it works with is closed next."""
+    mine = asyncio.get_running_loop()
+    tasks = {task for task in _UNDER_WAY if task.get_loop() is mine}
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)
+
+
 def each(
     name: str, do: Callable[[T], object], things: Iterable[T], called: Callable[[T], str]
 ) -> None:

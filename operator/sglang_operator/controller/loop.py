@@ -50,6 +50,8 @@ UNEXPECTED_BACKOFF = Backoff(1.0, 60.0)
 # A pass that takes longer waits for the API server, and lets another begin in its place: however
 # many pools meet a server that does not answer them, the others have their turn.
 PROMPT_SECONDS = 0.05
+# At the end, for what passes have begun beside them, such as Events.
+EVENTS_SECONDS = 5.0
 # A stream that neither hears (bookmarks come every minute) nor tries for so long fails the probe.
 STALE_SECONDS = 180.0
 
@@ -334,6 +336,7 @@ class ControlLoop:
             stopping.cancel()
             if running:
                 await asyncio.wait(running, timeout=self.settings.drain_seconds)
+            await supervision.left_alone(min(EVENTS_SECONDS, self.settings.drain_seconds))
 
     async def _pass(self, reconciler: Reconciler, key: PoolKey, free: asyncio.Semaphore) -> None:
         begun = time.monotonic()

@@ -1,6 +1,7 @@
 """Nothing that must live dies in silence: an error that nobody expected is told and outlived."""
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -263,3 +264,29 @@ def test_what_is_cancelled_before_it_began_is_closed():
         return made
 
     assert asyncio.run(story()).cr_frame is None
+
+
+def test_what_passes_have_begun_beside_them_ends_before_the_operator_does():
+    """An Event was posted by a client that was closed: an error in the log, and no Event."""
+
+    async def story() -> tuple[list[str], list[str]]:
+        api, begun, ended = fake_api.Api(), list[str](), list[str]()
+        plain = api.request
+
+        async def slow(method: str, path: str, **rest: Any) -> bytes:
+            if "/events" not in path or method == "GET":
+                return await plain(method, path, **rest)
+            begun.append(path)
+            await asyncio.sleep(0.3)
+            ended.append(path)
+            return await plain(method, path, **rest)
+
+        api.request = slow  # type: ignore[method-assign]
+        async with fake_api.operator(api) as room:
+            room.settings = dataclasses.replace(room.settings, drain_seconds=30.0)
+            api.make(*KEY)
+            await api.until(lambda: begun)
+        return begun, list(ended)
+
+    begun, ended = asyncio.run(story())
+    assert len(begun) == len(ended) > 0
