@@ -19,6 +19,9 @@ LEASES = Match(resource="leases")
 # A holder whose renewals are stored and never answered renews for 10 s; then a term of 15 s.
 TAKE_OVER_SECONDS = 35.0
 REST_SECONDS = 8.0
+# On a loaded machine one of two may be done before the other begins.
+RACES = 3
+NO_RACE = "wrote nothing: this was no race"
 # In which one that goes on after a stop would write, if anything let it.
 WATCHED_SECONDS = 3.0
 
@@ -91,8 +94,11 @@ def two_writers(lab: Lab) -> Iterator[Result]:
     monitor sees to it that never two are in service, and that an extra one does not stay.
     """
     for change in (CREATE, SHRINK, MOVE, ARGUMENT, RECREATE):
-        result = Result(point=f"two writers, {change.name}")
-        judged_restarted(lab, result, change.setup, _both_write(change))
+        for _ in range(RACES):
+            result = Result(point=f"two writers, {change.name}")
+            judged_restarted(lab, result, change.setup, _both_write(change))
+            if not any(NO_RACE in problem for problem in result.problems):
+                break
         if change not in (CREATE, SHRINK):
             result.problems = [p for p in result.problems if "was created beside" not in p]
         yield result
@@ -112,7 +118,7 @@ def _both_write(change: Change) -> Callable[[Lab, FaultPool], list[str]]:
             silent = [o.name for o in (pair.first, pair.second) if not pair.writes(o)]
             return [
                 *problems,
-                *(f"{name} wrote nothing: this was no race" for name in silent),
+                *(f"{name} {NO_RACE}" for name in silent),
             ]
 
     return act
