@@ -13,6 +13,9 @@ from sglang_operator.engine.combination_rules import RULES, Rule, Settings
 from sglang_operator.engine.schema import Schema
 
 _NO_MODEL = ("none", "dummy")  # for these SGLang checks nothing
+# A flag that sets another field before SGLang checks anything, unless that has one of these values
+# (arg_groups/overrides.py of 0.5.20 and 0.5.23): the flag, the field, what it becomes, the values.
+_SETS = (("enable_waterfill", "moe_a2a_backend", "deepep", ("deepep", "megamoe")),)
 
 
 def check(
@@ -57,8 +60,11 @@ def _is_open(rule: Rule, names: frozenset[str]) -> bool:
 
     However many there are, only a field's own beginnings are looked up.
     """
+    setters = (flag for flag, field, _, _ in _SETS if field in rule.reads)
     return bool(names) and any(
-        field[:length] in names for field in rule.reads for length in range(len(field) + 1)
+        field[:length] in names
+        for field in (*rule.reads, *setters)
+        for length in range(len(field) + 1)
     )
 
 
@@ -72,6 +78,9 @@ class _Settings(dict[str, object]):
             if argument is None or argument.const is not None or value is None:
                 continue
             self[argument.field] = value
+        for flag, field, value, kept in _SETS:
+            if self[flag] is True and self[field] not in kept:
+                self[field] = value
 
     def __missing__(self, key: str) -> object:
         return None

@@ -36,6 +36,18 @@ def test_each_rule_refuses_what_breaks_it_and_takes_what_just_holds(version):
         assert not any(expected in message for message in broken(holds, version)), name
 
 
+@pytest.mark.parametrize("version", ["0.5.20", "0.5.23"])
+def test_what_a_flag_sets_by_itself_counts_as_set(version):
+    """SGLang makes moe_a2a_backend deepep where enable_waterfill is on; found by make proof."""
+    overlap = {"enable_two_batch_overlap": True}
+    assert broken(overlap, version)
+    assert not broken({**overlap, "enable_waterfill": True}, version)
+    assert not broken(overlap, version, extra_args=("--enable-waterfill",))
+    for ground in checks.GROUNDS:
+        config = {**overlap, "enable_waterfill": True}
+        assert not rules.verdict(sglang_or_skip(version), config, ground).place
+
+
 @pytest.mark.parametrize("version", PROVED)
 def test_the_places_are_those_of_the_wheel(version):
     assert rules.places(sglang_or_skip(version)) == schema.load(version).rules
