@@ -29,8 +29,19 @@ FAILURES: dict[str, tuple[dict[str, Any], set[str], str]] = {
 }
 PORT = 30000
 RUNS_SECONDS = 60.0
-# It listens in the engine's network, as another program does in that of a host.
-LISTENER = f"import socket, time; s = socket.create_server(('', {PORT})); time.sleep(600)"
+# Another server in the engine's network, as on a host: it answers all that it is asked.  One that
+# kept silent would be asked by SGLang's warm-up for minutes, before the engine ends.
+LISTENER = f"""
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{{}}")
+    do_POST = do_GET
+http.server.HTTPServer(("", {PORT}), Handler).serve_forever()
+"""
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -75,7 +86,7 @@ def slow(manifest):
 
 @contextlib.contextmanager
 def port_taken(room, name):
-    """Another program listens at the engine's port, in its network, before the engine does."""
+    """Another server has the engine's port, in its network, before the engine does."""
 
     def process():
         for each in room.pods(name):

@@ -104,9 +104,24 @@ def test_settings_have_their_fields_types():
 
 
 def test_a_port_that_the_ranks_meet_at_is_taken_for_the_server():
-    """model_runner.py of 0.5.14: torch.distributed listens at nccl_port before uvicorn does."""
+    """model_runner.py of 0.5.14: torch.distributed listens at nccl_port before uvicorn does.
+
+    It does not answer as an engine does: a real one was still there after 130 s.
+    """
     port = ports.free()
-    with FakeEngine([f"--nccl-port={port}"], port=port, version="0.5.14", **QUICK) as engine:
-        assert engine.wait() == 3
+    options: dict[str, Any] = {**QUICK, "warm_up_tries": 1}
+    with FakeEngine([f"--nccl-port={port}"], port=port, version="0.5.14", **options) as engine:
+        assert engine.wait() == 137
         said = engine.log
+    assert diagnosis.diagnose(said, 137, "Error").reason == "PortInUse"
+
+
+@pytest.mark.parametrize("version", ["0.5.7", "0.5.14"])
+def test_a_port_of_another_engine_is_the_end_at_once(version):
+    port = ports.free()
+    with FakeEngine(port=port, version=version, **QUICK) as first:
+        first.wait_ready()
+        with FakeEngine(port=port, version=version, **QUICK) as engine:
+            assert engine.wait() == (3 if version == "0.5.14" else 1)
+            said = engine.log
     assert diagnosis.diagnose(said, 3, "Error").reason == "PortInUse"

@@ -6,6 +6,7 @@ explanation/sglang.md, Ends; the frames before them are abbreviated.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -115,13 +116,20 @@ def model_not_found(path: str) -> NoReturn:
     launcher(_NOT_FOUND.format(path=path))
 
 
-def port_in_use(host: str, port: int, code: int) -> NoReturn:
-    """Uvicorn's words and exit code."""
+def tell_port_in_use(host: str, port: int) -> None:
+    """Uvicorn's words; it does not end before what SGLang has begun in it does."""
     log.raw(
         f"ERROR:    [Errno 98] error while attempting to bind on address ('{host}', {port}): "
         "address already in use"
     )
-    os._exit(code)
+    log.raw("INFO:     Waiting for application shutdown.")
+
+
+def warm_up(said: str) -> NoReturn:
+    """The warm-up has given up (_execute_server_warmup): the server kills itself."""
+    log.line(f"Initialization failed. warmup error: Traceback (most recent call last):\n{said}")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise SystemExit  # it has ended by then
 
 
 def check(args: argparse.Namespace, settings: Settings) -> None:

@@ -8,8 +8,10 @@ import sys
 import time
 from typing import NoReturn
 
+import aiohttp
 from aiohttp import web
 
+from sglang_operator.engine import versions
 from sglang_operator.testing.engine import death, failures, log
 from sglang_operator.testing.engine import weights as weights_module
 from sglang_operator.testing.engine.api import Api
@@ -29,6 +31,7 @@ from sglang_operator.testing.engine.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 5  # SGLANG_TIMEOUT_KEEP_ALIVE
 _BACKLOG = 2048  # uvicorn's
+_WARM_UP_PAUSE_SECONDS, _WARM_UP_ANSWER_SECONDS = 1.0, 5.0
 _LAST_ANSWERS_SECONDS = 0.2
 
 
@@ -87,7 +90,12 @@ class Engine:
         port: int | None = getattr(self._args, "nccl_port", None)
         if not port:
             return None
-        return await asyncio.start_server(lambda reader, writer: writer.close(), "0.0.0.0", port)
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        return await asyncio.start_server(silent, "0.0.0.0", port)
 
     async def _warm_up(self) -> None:
         if getattr(self._args, "checkpoint_engine_wait_weights_before_ready", False):
@@ -166,11 +174,33 @@ class Engine:
         asyncio.get_running_loop().call_later(_LAST_ANSWERS_SECONDS, os._exit, 0)
 
     async def _listen(self, app: web.Application, port: int) -> None:
-        """Serve on a port; ends the process as uvicorn does if it is taken."""
+        """Serve on a port; if it is taken this is the end, sooner or later."""
         runner = web.AppRunner(app, keepalive_timeout=_KEEP_ALIVE_SECONDS, access_log=None)
         await runner.setup()
         host = self._args.host
         try:
             await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
         except OSError:
-            failures.port_in_use(host, port, self._behaviour.port_in_use_code)
+            failures.tell_port_in_use(host, port)
+            await self._warm_up_of_another(port)
+
+    async def _warm_up_of_another(self, port: int) -> None:
+        """Uvicorn waits for SGLang's warm-up, which asks whoever has the port: 120 times.
+
+        One that answers like an engine is the end at once, with uvicorn's exit code; one that does
+        not lets SGLang kill itself once it has given up: 0.5.14 was still there after 130 s.
+        """
+        limit = aiohttp.ClientTimeout(total=_WARM_UP_ANSWER_SECONDS)
+        path = versions.features(versions.parse(self._settings.version)).model_info_path
+        said = "no answer"
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            for _ in range(self._settings.warm_up_tries):
+                await asyncio.sleep(_WARM_UP_PAUSE_SECONDS)
+                try:
+                    async with session.get(f"http://127.0.0.1:{port}{path}") as answer:
+                        if answer.status == 200:
+                            os._exit(self._behaviour.port_in_use_code)
+                        said = f"AssertionError: res=<Response [{answer.status}]>"
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    said = f"requests.exceptions.{type(error).__name__}"
+        failures.warm_up(said)

@@ -16,6 +16,7 @@ class Settings:
     version: str = str(versions.ROLL_VERSIONS[-1])  # which SGLang it is
     load_seconds: float = 0.2  # before it listens
     warm_up_seconds: float = 0.1  # listening, /health is 503
+    warm_up_tries: int = 120  # questions to whoever has its port, where that is taken
     token_seconds: float = 0.002  # for each generated token
     update_seconds: float = 0.0  # that each bucket of weights takes
     read_seconds: float = 0.0  # that a checkpoint takes
