@@ -111,6 +111,14 @@ ROWS = (
         state_slots=(3, 2),
     ),
     _row(
+        "0.5.13",
+        share=ShareBy.FORMULA,
+        draft_mib=(6144, 4096),
+        prefill_graphs=PrefillGraphs.SIZES,
+        latent_prefill_tokens=2048,
+        state_slots=(3, 2),
+    ),
+    _row(
         "0.5.14",
         share=ShareBy.FORMULA,
         prefill_graphs=PrefillGraphs.SIZES,
