@@ -212,6 +212,9 @@ class Child(msgspec.Struct, frozen=True):
     whole: bool = msgspec.field(name="/whole", default=True)
 
 
+# What of an object the differ sees beside its metadata.
+PARTS = tuple(name for name in Child.__struct_fields__ if name not in ("metadata", "whole"))
+
 _MAX_DIGITS = 9
 _MAX_LIST = 16_384
 _MOST_OF_A_KIND = 64  # scheduling gates, or limits: who may make pods writes as many as he likes
@@ -411,7 +414,7 @@ def observed_child(child: Child) -> ObservedChild:
             "resourceVersion": child.metadata.resource_version,
         }
     }
-    for key in ("spec", "data"):
+    for key in PARTS:
         value = getattr(child, key)
         if value is not None:
             body[key] = value

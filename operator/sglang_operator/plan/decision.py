@@ -62,7 +62,7 @@ class Plan:
     disrupted: tuple[ObservedPod, ...] = ()  # evicted or preempted, and on their way out
     hung: tuple[HungPod, ...] = ()  # with work, and nothing moves: recorded, then removed
     taken_over: tuple[ObservedPod, ...] = ()  # from the kubelet's crash loop
-    stalls: tuple[Stall, ...] = ()  # given up until the spec changes
+    stalls: tuple[Stall, ...] = ()  # given up until the spec changes, or the pods go
     tuning: Tuning | None = None  # to be in force from the next pass on
     waiting: Waiting | None = None  # why a change does not go on
     untried: bool = False  # there is no pod of the present revision
