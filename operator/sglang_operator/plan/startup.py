@@ -3,7 +3,8 @@
 An engine that fails at its start for the same reason again and again only burns GPUs.  While no
 engine of the present revision has ever come up, one is tried on behalf of all that failed for
 that reason; ``restart.startupBudget`` bounds how often, and then the pool is Stalled until its
-spec changes or the failed pods are deleted.  Once one is up the others follow, each with a budget of its own.
+spec changes or the failed pods are deleted.  Once one is up the others follow, each with a budget
+of its own.
 
 The pods are the memory: each carries how many failures of which kind led to it, and one that
 failed stays until its replacement exists.
