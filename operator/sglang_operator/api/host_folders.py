@@ -12,8 +12,9 @@ as root then reads.  Where users may write to what nodes have mounted, whoever i
 names the folders that engines are shown (``FLAG``, ``pool.shown_folders``).
 
 A folder that is shown is shown whole, so one of a person, wherever homes are kept, is shown only
-from a name on that says so; and a path may be that of a file, or of a socket, to which a mount that
-is read-only lets everybody write.
+from a name on that says so, and of what a hub's client keeps only its downloads, not the token
+beside them; and a path may be that of a file, or of a socket, to which a mount that is read-only
+lets everybody write.
 """
 
 import itertools
@@ -27,7 +28,10 @@ _WORDS = (
     r"|parallel|pfs|pvc|raid|repo|s3|scratch|share|shared|ssd|storage|store|tos|vol|volume|weight"
     r"|weka|work|workspace)s?"
 )
-_MODELS_WORDS = r"(model|weight|checkpoint|ckpt|huggingface|hf|modelscope|llm)s?"
+# What clients of hubs call the folder in which they keep their downloads, and beside these a token.
+_CLIENTS_WORDS = r"(huggingface|hf|modelscope)s?"
+_OWN_WORDS = r"(model|weight|checkpoint|ckpt|llm)s?"
+_MODELS_WORDS = rf"({_OWN_WORDS}|{_CLIENTS_WORDS})"
 
 
 def _named_for(words: str) -> re.Pattern[str]:
@@ -38,7 +42,7 @@ def _named_for(words: str) -> re.Pattern[str]:
 _DATA, _MODELS = _named_for(_WORDS), _named_for(_MODELS_WORDS)
 # What people call the folders in which they have models and data, beside all else that is theirs.
 _PERSONAL = re.compile(
-    rf"{_named_for(rf'({_MODELS_WORDS}|(data|dataset)s?|corpus|corpora)').pattern}"
+    rf"{_named_for(rf'({_OWN_WORDS}|(data|dataset)s?|corpus|corpora)').pattern}"
     # Qwen2.5-7B-Instruct, and families of models that are known by their names.
     r"|[a-z0-9][a-z0-9._]*-([a-z0-9._]+-)*[0-9]+(\.[0-9]+)?b([-_.].*)?"
     r"|(meta-)?(qwen|qwq|llama|deepseek|glm|mistral|mixtral|gemma|phi|internlm|kimi|minimax|gpt-oss)"
@@ -61,14 +65,17 @@ _SYSTEM = (
 )
 _CACHES = ".cache"  # where a person's downloads from Hugging Face are, beside those of other tools
 _CACHE = re.compile(
-    rf"{_named_for(_MODELS_WORDS).pattern}|torch(_extensions)?|triton|flashinfer|sglang|deep_?gemm",
+    rf"{_named_for(_OWN_WORDS).pattern}|torch(_extensions)?|triton|flashinfer|sglang|deep_?gemm",
     re.ASCII,
 )
+_CLIENT = _named_for(_CLIENTS_WORDS)
+# Of a client's folder what holds nothing but downloads; "modules" is code, "xet" has logs.
+_DOWNLOADS = ("hub", "models", "datasets")
 # Files by whose names somebody gets in somewhere, sockets, and settings, in which passwords stand.
 _FILES = re.compile(
     r"(.*[-_.])?(id_(rsa|dsa|ecdsa|ed25519)([-_.].*)?|kubeconfig.*|authorized_keys.*|known_hosts.*"
     r"|g?shadow-?|sudoers|htpasswd|netrc|pgpass|git-credentials"
-    r"|(token|passwd|password|passphrase|secrets?|credentials?|vault[-_]pass)(\.[a-z]+)?"
+    r"|(token|stored_tokens|passwd|password|passphrase|secrets?|credentials?|vault[-_]pass)(\.[a-z]+)?"
     r"|(gcloud|sa|service[-_]?account([-_]?key)?|application_default_credentials)\.json)"
     r"|.*\.(sock|socket|pem|key|p12|pfx|jks|keystore|keytab|ppk|kdbx|ovpn|gpg|asc|crt|cer"
     r"|conf|cnf|cfg|ini|env|envrc|ya?ml|toml|properties|kubeconfig|tfstate|tfvars|sqlite3?|sql|sh"
@@ -120,7 +127,12 @@ _CLAIM_ADVICE = (
 )
 _HOMES_ADVICE = (
     "folders of people hold their keys: of them those named for models or data are shown, such as "
-    "/home/NAME/models or /root/.cache/huggingface; use one of these, or a folder of its own"
+    "/home/NAME/models or /root/.cache/huggingface/hub; use one of these, or a folder of its own"
+)
+_CLIENT_ADVICE = (
+    'a token is kept there, beside what was downloaded; write the path of its folder "hub" '
+    "instead, and mount that where the engine looks for it, which in images that run as root is "
+    "/root/.cache/{}/hub"
 )
 _FILES_ADVICE = "it is named as a key, a socket or a file of settings; use the folder of a model"
 
@@ -212,7 +224,14 @@ def _of_a_person(parts: list[str], inside: list[str]) -> str:
     hidden = [part for part in inside if part.startswith(".")]
     if any(map(_is_nodes_own, parts)) or hidden not in ([], [_CACHES]):
         return _HOMES_ADVICE
-    if hidden:
-        kept = inside[inside.index(_CACHES) + 1 :]
-        return "" if kept and _CACHE.fullmatch(kept[0]) else _HOMES_ADVICE
-    return "" if any(map(_PERSONAL.fullmatch, inside)) else _HOMES_ADVICE
+    kept = inside[inside.index(_CACHES) + 1 :][:2] if hidden else inside
+    named, names = (_CACHE, kept[:1]) if hidden else (_PERSONAL, kept)
+    if any(map(named.fullmatch, names)):
+        return ""
+    clients = [at for at, name in enumerate(names) if _CLIENT.fullmatch(name)]
+    if not clients:
+        return _HOMES_ADVICE
+    if any("".join(kept[at + 1 : at + 2]) in _DOWNLOADS for at in clients):
+        return ""
+    is_other = "modelscope" in names[clients[0]]
+    return _CLIENT_ADVICE.format("modelscope" if is_other else "huggingface")

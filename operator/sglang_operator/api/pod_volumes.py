@@ -7,6 +7,7 @@ its folders are read and never written, and only those for data are read (``host
 """
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ _WRITABLE = ("emptyDir", "persistentVolumeClaim", "ephemeral")
 # A mount of the node's folder is never written, and nothing that is mounted below it either, where
 # Kubernetes (1.31 and newer) and the node's runtime can do that.
 _READ_ONLY = {"readOnly": True, "recursiveReadOnly": "IfPossible"}
+
+_VARIABLE = re.compile(r"\$\([^)]*\)")
 
 _HOST_TYPES = ("", "Directory", "File")
 _MAKING_TYPES = ("DirectoryOrCreate", "FileOrCreate", "Socket", "CharDevice", "BlockDevice")
@@ -203,10 +206,14 @@ def _host(found: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
     if not path.startswith("/") or ".." in path.split("/"):
         yield syntax.wrong(f"{at}.path", path, 'an absolute path without ".."')
         return
+    yield from _folder(path, f"{at}.path")
+
+
+def _folder(path: str, at: str) -> Iterator[errors.Problem]:
     reason = host_folders.refused(place(path))
     if reason:
         yield errors.POD_TEMPLATE(
-            f"{at}.path",
+            at,
             found=f"the node's folder {errors.shown(path)}",
             expected="folders with models or data",
             advice=reason,
@@ -338,14 +345,21 @@ def _mounts(volumes: Items, mounts: Items, where: str) -> Iterator[errors.Proble
             expected = "a path at which nothing else is mounted"
             yield syntax.wrong(f"{at}.mountPath", path, expected, "choose another path")
         seen.add(place(path))
-        yield from _parts(item, at)
+        yield from _parts(item, there.get(name, {}), at)
         yield from _target(item, there.get(name, {}), at)
 
 
-def _parts(item: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
+def _parts(item: Mapping[str, Any], volume: Mapping[str, Any], at: str) -> Iterator[errors.Problem]:
     for name in ("subPath", "subPathExpr"):
-        if item.get(name) and not _descends(item[name]):
+        if not item.get(name):
+            continue
+        if not _descends(item[name]):
             yield syntax.wrong(f"{at}.{name}", item[name], 'a relative path without ".."')
+        elif "hostPath" in volume:
+            # What a variable says is somebody's name; a path that needs more of it is refused.
+            below = _VARIABLE.sub("x", item[name]) if name == "subPathExpr" else item[name]
+            path = posixpath.join(volume["hostPath"].get("path", ""), below)
+            yield from _folder(path, f"{at}.{name}")
     if item.get("subPath") and item.get("subPathExpr"):
         expected = "one of subPath and subPathExpr"
         yield syntax.wrong(f"{at}.subPathExpr", item["subPathExpr"], expected, "remove one")

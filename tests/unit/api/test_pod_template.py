@@ -403,6 +403,13 @@ def host(path, name="m", kind=None):
         *("/mnt/nfs/profile/alice", "/data/userdata/alice/x", "/nfs/home-dirs/alice/x"),
         *("/gpfs/u_home/alice/x", "/mnt/nfs/user/home/models", "/mnt/nfs/students/alice/x"),
         *("/data/nfs-users/alice/keys", "/mnt/nfs/home_2/alice/x", "/lustre/staff/alice"),
+        # What tools keep in a person's caches and beside: tokens, also next to what is downloaded.
+        *("/root/.cache/huggingface", "/home/alice/.cache/huggingface", "/root/.cache/hf"),
+        *("/root/.cache/huggingface/modules", "/nfs/users/alice/.cache/huggingface/xet"),
+        *("/root/.cache/huggingface/stored_tokens", "/data/hf/stored_tokens", "/root/.netrc"),
+        *("/root/.cache/modelscope", "/root/.modelscope", "/home/alice/.modelscope/credentials"),
+        *("/home/alice/huggingface", "/root/hf_home", "/mnt/nfs/home/alice/hf-cache"),
+        *("/root/.cache/wandb", "/root/.docker", "/root/.cache/modelscope/credentials"),
         # Files that are no model's, and sockets, to which a read-only mount lets all write.
         *("/models/id_rsa", "/data/backup.pem", "/data/app/run/x.sock", "/tmp/model.sock"),
         *("/data/cluster.yaml", "/mnt/data/admin.kubeconfig", "/data/app/.env", "/data/x.env"),
@@ -414,6 +421,47 @@ def test_a_folder_by_which_one_becomes_somebody_else_is_refused(path):
     mounts = [{"name": "m", "mountPath": "/models"}]
     at = "spec.podTemplate.spec.volumes[0].hostPath.path"
     assert problems(volumes(host(path), mounts=mounts)) == [("PodTemplateForbidden", at)]
+
+
+def test_instead_of_a_folder_with_a_token_in_it_that_of_the_downloads_is_named():
+    mounts = [{"name": "m", "mountPath": "/root/.cache/huggingface"}]
+    (found,) = pod_template.parse(volumes(host("/home/a/.cache/huggingface"), mounts=mounts))[1]
+    assert 'write the path of its folder "hub" instead' in found.message
+    assert "is /root/.cache/huggingface/hub" in found.message
+
+
+@pytest.mark.parametrize("field", ["subPath", "subPathExpr"])
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [
+        *(("/data/huggingface", "token"), ("/data/huggingface", "./stored_tokens")),
+        *(("/mnt/nfs", "home/alice/.cache/huggingface"), ("/mnt/nfs", "home/alice/.ssh")),
+        *(("/data/x", "var/lib/kubelet"), ("/models", "qwen/id_rsa"), ("/mnt/nfs", "root/")),
+    ],
+)
+def test_what_of_a_folder_is_mounted_is_refused_as_it_is_by_its_whole_path(field, path, below):
+    mounts = [{"name": "m", "mountPath": "/models", field: below}]
+    at = f"spec.podTemplate.spec.containers[0].volumeMounts[0].{field}"
+    assert problems(volumes(host(path), mounts=mounts)) == [("PodTemplateForbidden", at)]
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        {"subPath": "qwen/step-100"},
+        {"subPathExpr": "home/$(OWNER)/models"},
+        {"subPathExpr": "$(MODEL)"},
+    ],
+)
+def test_a_model_below_a_folder_that_is_shown_is_mounted(mount):
+    mounts = [{"name": "m", "mountPath": "/models", **mount}]
+    assert problems(volumes(host("/mnt/nfs"), mounts=mounts)) == []
+
+
+def test_what_is_mounted_of_a_claim_is_its_owners():
+    claim = {"name": "m", "persistentVolumeClaim": {"claimName": "home"}}
+    mounts = [{"name": "m", "mountPath": "/x", "subPath": ".cache/huggingface/token"}]
+    assert problems(volumes(claim, mounts=mounts)) == []
 
 
 @pytest.mark.parametrize("path", ["/data/../etc", "..", "etc", "", "models"])
@@ -432,7 +480,8 @@ def test_a_type_that_makes_or_opens_something_on_the_node_is_refused(kind):
     "path",
     [
         *("/data/models", "/mnt/models", "/var/lib/models", "/models", "/home/alice/models"),
-        *("/root/.cache/huggingface", "/home/alice/.cache/huggingface", "/opt/models/"),
+        *("/root/.cache/huggingface/hub", "/home/alice/.cache/huggingface/datasets/x"),
+        *("/root/.cache/modelscope/models", "/home/alice/huggingface/hub", "/opt/models/"),
         *("/mnt/disks/ssd0", "/mnt/nfs/home/alice/qwen", "/nvme1n1/hf", "/gpfs01/team/ckpt"),
         *("/cpfs01/shared/llm", "/scratch/x", "/nfs-data/x", "/llm-models", "/mnt/ssd0/datasets"),
         *("/mnt/k8s-models", "/mnt/team/qwen", "/data/docker-models", "/mnt/nvme0/x"),
@@ -1000,7 +1049,7 @@ def test_no_template_gives_a_pod_more_than_engines_have(template):
 
 
 MODEST = st.sampled_from(
-    ["/data/a", "/mnt/a", "/root/.cache/huggingface", "/models/", "/dev/shm", "/cache", "/x/"]
+    ["/data/a", "/mnt/a", "/root/.cache/huggingface/hub", "/models/", "/dev/shm", "/cache", "/x/"]
 )
 
 
