@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import msgspec
+
 from sglang_operator.api import names, spec
 from sglang_operator.gates import decide
+from sglang_operator.observed import wire
 from sglang_operator.observed.model import (
     Observed,
     ObservedChild,
@@ -93,6 +96,21 @@ def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> Obser
         ended=values.get("ended_at", 0.0),
     )
     return ObservedPod(**{"seen": seen, **values})
+
+
+def told(
+    pod: ObservedPod, *, runs: bool = True, deleted: str | None = None, **changes: Any
+) -> wire.Pod:
+    """The pod as the API server tells of it, up; ``changes``: its uid, ip, container_id, phase."""
+    values = {name: getattr(pod, name) for name in ("uid", "ip", "container_id", "phase")} | changes
+    status = {
+        "name": names.ENGINE_CONTAINER,
+        "containerID": values["container_id"],
+        "state": {"running": {} if runs else None},
+    }
+    meta = {"name": pod.name, "uid": values["uid"], "deletionTimestamp": deleted}
+    told_of = {"phase": values["phase"], "podIP": values["ip"], "containerStatuses": [status]}
+    return msgspec.convert({"metadata": meta, "status": told_of}, wire.Pod)
 
 
 def an_ended_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:

@@ -66,7 +66,7 @@ class Reconciler:
         self._engine_host = engine_host
         self._allowed = frozenset(allowed_resources), frozenset(host_folders)
         self._memories: dict[PoolKey, Memory] = {}
-        self._asker = Asker(poller, holder)
+        self._asker = Asker(poller, holder, executor.look_for)
         self._observer = Observer(view, self._asker)
         self._decider = Decider(self._observer, self._asker)
         self._actor = Actor(view, executor, trials)

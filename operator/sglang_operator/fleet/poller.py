@@ -5,12 +5,13 @@ that lives as long as it is asked.  What is learnt is read by the next pass (``r
 answer that is news wakes the pool.
 
 Weights are loaded under a permit alone (``permit``): what stands in the pool's Lease, and until
-when, by this process's own clock, a request may leave.
+when, by this process's own clock, a request may leave.  And only into an engine that is confirmed
+to be at its address before each try: what passes see may be of before, and the address another's.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
@@ -24,6 +25,7 @@ from sglang_operator.fleet.client import (
     EngineClient,
     EngineRequestError,
     EngineUnreachableError,
+    NotAllowedError,
 )
 from sglang_operator.kube.window import Window
 from sglang_operator.observed import progress
@@ -38,6 +40,9 @@ CONCURRENCY = 16.0
 RETRY = Backoff(2.0, 120.0)
 # A question that is asked once is given up after so many tries: nothing depends on it.
 TRIES = 8
+
+# Why an engine may not be at its address any more; "" if it is.  It raises nothing.
+Confirm = Callable[[], Awaitable[str]]
 
 NOT_PERMITTED = "no load of these weights into this engine stands in the Lease"
 KEEPS_IMAGES = (
@@ -140,6 +145,7 @@ class Poller:
         pause: str = "",
         session: bool = False,
         images: str = "",
+        confirm: Confirm,
     ) -> None:
         """Let an engine read weights from disk; its report says how that goes (``loading``).
 
@@ -148,8 +154,9 @@ class Poller:
         trainer had paused it or not; empty for versions that cannot.  ``session``: whether its
         version has weight sessions, of which one may be open.  ``images``: of an engine that keeps
         what a vision tower made of them, the path that tells whether its model sees any; then
-        nothing is loaded.  Asking again for the same does nothing while it goes on or is done, nor
-        after an error before its time (``again``).
+        nothing is loaded.  ``confirm``: asked before anything is sent, whether the engine is at its
+        address; if not, that is the error.  Asking again for the same does nothing while it goes on
+        or is done, nor after an error before its time (``again``).
         """
         if (key, instance) in self._loading:
             return  # one after another: the engine is busy with the last
@@ -168,8 +175,8 @@ class Poller:
             self._learn(key, instance, loading=_failed(loading, NOT_PERMITTED))
             return
         self._learn(key, instance, loading=loading)
-        task = asyncio.create_task(self._load(key, instance, url, loading, pause, session, images))
-        self._loading[key, instance] = task
+        load = self._load(key, instance, url, loading, pause, session, images, confirm)
+        self._loading[key, instance] = asyncio.create_task(load)
 
     def _allowed(self, key: PoolKey, instance: str, commit: str) -> bool:
         permit = self._permits.get(key)
@@ -252,11 +259,14 @@ class Poller:
         pause: str,
         session: bool,
         images: str,
+        confirm: Confirm,
     ) -> None:
         def allowed() -> bool:
             return self._allowed(key, instance, loading.commit)
 
         try:
+            if reason := await confirm():
+                raise NotAllowedError(reason)
             if images and await wording.sees_images(self._client, url, images):
                 raise EngineRequestError(200, KEEPS_IMAGES)
             await self._client.update_weights_from_disk(

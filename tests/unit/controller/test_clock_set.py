@@ -118,7 +118,7 @@ def test_a_load_that_failed_is_tried_again_in_its_time(clock, step):
         def reports(self, key: PoolKey) -> dict[str, EngineReport]:
             return {"run": EngineReport(instance="run", loading=failed)}
 
-    asker = Asker(Asked(), "operator")  # type: ignore[arg-type]
+    asker = Asker(Asked(), "operator", None)  # type: ignore[arg-type]
     for off in (0.0, step):
         clock.off = off
         at = clocks.moment()

@@ -223,6 +223,8 @@ class Loads:
     def __init__(self, world: World) -> None:
         self.world = world
         self.woken = world.woken
+        self.moved = ""  # why the engine may not be at its address
+        self.confirmed = 0
 
     def permit(self, commit: str = "t1", instance: str = RUN, seconds: float = 60.0) -> None:
         until = steady() + seconds
@@ -231,8 +233,15 @@ class Loads:
 
     def load(self, commit: str = "t1", *, pause: str = "") -> None:
         self.world.poller.load(
-            KEY, RUN, self.world.engine.url, "/ckpt/7", "step-7", commit=commit, pause=pause
+            *(KEY, RUN, self.world.engine.url, "/ckpt/7", "step-7"),
+            commit=commit,
+            pause=pause,
+            confirm=self._confirm,
         )
+
+    async def _confirm(self) -> str:
+        self.confirmed += 1
+        return self.moved
 
     @property
     def sent(self) -> int:
@@ -358,6 +367,27 @@ def test_weights_that_could_not_be_loaded_are_told_and_tried_again_in_their_time
 
     body = {"success": False, "message": "no such file"}
     in_a_world(test, update_weights_from_disk={"status": 400, "body": body})
+
+
+def test_nothing_is_sent_to_an_address_that_may_be_anothers_by_now():
+    """Each try is confirmed: in between the pod may go, and another pool's engine come."""
+
+    async def test(world: World) -> None:
+        loads = Loads(world)
+        loads.permit()
+        for tries in (1, 2):
+            loads.moved = "it does not run there any more"
+            loads.load(pause="retract")
+            failed = await loads.ends()
+            assert (failed.error, failed.tries) == (loads.moved, tries)
+            await loads.its_time()
+        assert world.engine.asked == []
+        loads.moved = ""
+        loads.load()
+        assert (await loads.ends()).done
+        assert loads.confirmed == 3
+
+    in_a_world(test, update_weights_from_disk=SUCCESS)
 
 
 def test_a_load_whose_end_is_not_known_ends_once_its_request_cannot_arrive_any_more(monkeypatch):

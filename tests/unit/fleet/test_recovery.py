@@ -19,9 +19,11 @@ from sglang_operator.fleet.client import EngineClient
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.gates import recovery
 from sglang_operator.gates.decide import GatePlan, decide
+from sglang_operator.observed import wire
 from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan import plan as plans
 from sglang_operator.weights import lease_state
+from tests import builders
 from tests.builders import OWNER, a_pod, a_pool
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.fleet.engines import eventually
@@ -41,7 +43,8 @@ class Operator:
 
     def __init__(self, world: FakePool, poller: Poller) -> None:
         self.world = world
-        self.asker = Asker(poller, "operator-a")
+        self.asker = Asker(poller, "operator-a", self.look)
+        self.gone = False  # what was seen of the engine that restarted is of before
         self.memory = Memory(uid=OWNER.uid)
         self.pool = a_pool(
             device_mapping="list(range(0,4))",
@@ -50,6 +53,11 @@ class Operator:
         self.lives = [0, 0]
         self.keeps_images = False
         self.observed = Observed()
+
+    async def look(self, key: PoolKey, name: str) -> wire.Pod | None:
+        """The pod as it is now."""
+        found = [pod for pod in self.observed.pods if pod.name == name and not self.gone]
+        return builders.told(found[0]) if found else None
 
     def restart(self, rank: int) -> None:
         """An engine is replaced: random weights under another instance."""
@@ -189,6 +197,24 @@ def test_no_checkpoint_is_loaded_into_an_engine_that_keeps_what_its_tower_made(
         assert [path for path in engine.paths() if path in (LOAD, "/pause_generation")] == []
         await operator.passes(lambda: not world.state.holder, "the Lease is given back")
         assert engine.instance not in world.state.instances
+
+    in_a_world(test, monkeypatch)
+
+
+def test_no_checkpoint_is_loaded_at_the_address_of_an_engine_that_is_gone(monkeypatch, caplog):
+    """The operator's stream of pods stalls for a minute: the address may be another pool's."""
+
+    async def test(world: FakePool, operator: Operator, trainer: Pool) -> None:
+        operator.gone, engine = True, world.engines[1]
+        before = engine.paths()
+        await operator.passes(lambda: "(try 1)" in caplog.text, "the first try is told")
+        await operator.passes(lambda: "(try 2)" in caplog.text, "and the second")
+        assert "does not run at 127.0.0.1 any more" in caplog.text
+        assert engine.paths() == before
+        await operator.passes(lambda: not world.state.holder, "the Lease is given back")
+        operator.gone = False
+        await operator.passes(lambda: engine.instance in world.state.instances, "it is covered")
+        assert engine.weights == "/c/step-1"
 
     in_a_world(test, monkeypatch)
 
