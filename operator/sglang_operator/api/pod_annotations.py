@@ -130,6 +130,15 @@ _INJECTORS = {
     "greymatter.io": _Injector(),
     "nsm.nginx.com": _Injector(denials=r"injector\.nsm\.nginx\.com/auto-inject"),
     "networkservicemesh.io": _Injector(),
+    # Backups run commands in pods, and a restore puts containers before those of the pod; which
+    # volumes they copy is a pod's own word.
+    "velero.io": _Injector(
+        keys=r"backup\.velero\.io/backup-volumes(-excludes)?"
+        r"|velero\.io/(exclude-from-backup|(backup|restore|schedule)-name)",
+    ),
+    "ark.heptio.com": _Injector(),  # Velero's name of before
+    "k8up.io": _Injector(denials=r"k8up\.io/backup"),
+    "k8up.syn.tools": _Injector(),
     # They say as whom a pod is known to a cloud, under which constraints it was taken, and which
     # devices and addresses it was given: what other programs write there, and node agents believe.
     "aadpodidbinding": _Injector(),

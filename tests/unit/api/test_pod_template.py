@@ -677,6 +677,7 @@ def test_an_annotation_that_gives_more_than_a_pod_asks_for_is_refused(key):
         *("devices.gke.io/container.engine", "oneagent.dynatrace.com/install-path"),
         *("instrumentation.opentelemetry.io/inject-python", "k8tz.io/image"),
         *("sidecar.jaegertracing.io/inject", "injector.tumblr.com/request"),
+        *("Init.Hook.Restore.Velero.io/container-name", "pre.hook.backup.velero.io/command"),
     ],
 )
 def test_an_annotation_that_another_acts_upon_with_more_rights_is_refused(key):
@@ -709,6 +710,8 @@ ALLOWED = {
     "karpenter.sh/do-not-disrupt": "true",
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "prometheus.io/scrape": "true",
+    "backup.velero.io/backup-volumes-excludes": "cache,models",
+    "k8up.io/backup": "false",
     "ad.datadoghq.com/engine.checks": '{"openmetrics": {}}',
     "kubectl.kubernetes.io/default-container": "engine",
     "notistio.io/proxy": "x",
@@ -773,6 +776,11 @@ WITH_RIGHTS = [
     *("co.elastic.apm/attach", "telegraf.influxdata.com/class"),
     *("telegraf.influxdata.com/image", "cloudwatch.aws.amazon.com/inject-python"),
     *("inject.istio.io/templates", "injector.nsm.nginx.com/auto-inject", "agent.signalfx.com/x"),
+    # Commands in pods, and containers that a restore puts before theirs.
+    *("init.hook.restore.velero.io/container-image", "init.hook.restore.velero.io/command"),
+    *("post.hook.restore.velero.io/command", "pre.hook.backup.velero.io/command"),
+    *("post.hook.backup.velero.io/container", "hook.backup.ark.heptio.com/command"),
+    *("k8up.io/backupcommand", "k8up.syn.tools/backupcommand"),
     # Networks.
     *("networkservicemesh.io", "ns.networkservicemesh.io", "kuma.io/mesh"),
     *("vpc.amazonaws.com/pod-eni", "microsoft.containerinstance.virtualnode.identity"),
@@ -823,6 +831,7 @@ def test_that_nobody_is_to_act_is_allowed_as_a_label_and_as_an_annotation(key, k
         *("eks.amazonaws.com/fargate-profile", "alibabacloud.com/compute-class"),
         *("app.openshift.io/runtime", "topology.kubernetes.io/zone", "runai/queue"),
         *("serverless.fluid.io/inject", "nvidia.com/gpu.product", "release", "spiffe", "hf"),
+        *("velero.io/exclude-from-backup", "velero.io/restore-name"),
     ],
 )
 def test_a_label_that_is_somebodys_own_word_is_allowed(key):
