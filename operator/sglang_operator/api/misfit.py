@@ -40,7 +40,8 @@ def problem(
     expected = _expected(detail, field, choices)
     if expected is None:
         return errors.FIELD_TYPE(path, detail=detail.replace("`", ""), advice=advice)
-    told = f"found {errors.quoted(path, value)}, expected {expected}"
+    found = errors.quoted(path, value, is_word="text" not in expected.split(" or "))
+    told = f"found {found}, expected {expected}"
     return errors.FIELD_TYPE(path, detail=told, advice=_advice(value, expected) or advice)
 
 

@@ -45,15 +45,15 @@ def problems(template: object) -> Iterator[errors.Problem]:
 def _problems(value: object, node: Node, where: str, *, is_open: bool) -> Iterator[errors.Problem]:
     if isinstance(node, str):
         if not _fits(value, node):
-            yield syntax.wrong(where, value, _NAMES[node])
+            yield syntax.mistyped(where, value, _NAMES[node])
     elif isinstance(node, list):
         if not isinstance(value, list):
-            yield syntax.wrong(where, value, "a list")
+            yield syntax.mistyped(where, value, "a list")
             return
         for index, item in enumerate(value):
             yield from _problems(item, node[0], f"{where}[{index}]", is_open=is_open)
     elif not isinstance(value, Mapping):
-        yield syntax.wrong(where, value, "a map")
+        yield syntax.mistyped(where, value, "a map")
     else:
         yield from _of_map(value, node, where, is_open=is_open or OPEN in node)
 

@@ -159,17 +159,25 @@ _CLOSED = frozenset(
     {"env", "envFrom", "system_envs", "secret", "imagePullSecrets", "security", "stringData"}
 )
 _KEY = re.compile(r"[^.\[\]]+")
+# What may be meant as a number or as one of a few words: a word, or some of letters or of digits.
+_WORD_LENGTH = 32
+_WORD = re.compile(r"\s*(\S+|([A-Za-z]+|[-+0-9.,_]+)(\s+([A-Za-z]+|[-+0-9.,_]+))*)\s*", re.ASCII)
 _TYPES = {str: "text", bool: "true or false", type(None): "null"}
 
 
-def quoted(where: str, value: object) -> str:
-    """A found value as a message about this place quotes it: where secrets stand, its type."""
+def quoted(where: str, value: object, *, is_word: bool = False) -> str:
+    """A found value as a message about this place quotes it: where secrets stand, its type.
+
+    ``is_word``: a number or a word is expected there (``word``).
+    """
     if len(where) > _TOLD_LENGTH:
         return kind(value)  # a key in it is as long as an object
     *above, last = _KEY.findall(where) or [""]
     is_closed = last in _CLOSED or is_secret(last)
     is_closed |= any(key in _CLOSED or is_secret(key) for key in above)
-    return kind(value) if is_closed and value != "" else typed(value)
+    if is_closed and value != "":
+        return kind(value)
+    return word(value) if is_word else typed(value)
 
 
 def kind(value: object) -> str:
@@ -202,6 +210,17 @@ def typed(value: object) -> str:
     if isinstance(value, str) and _LOOKS_OTHERWISE.fullmatch(value):
         return f'"{value}"'
     return shown(value)
+
+
+def word(value: object) -> str:
+    """The same where a number, or one of a few words, is expected.
+
+    Text that cannot be meant as one was meant for another place, and nothing of it is told.
+    """
+    is_meant = not isinstance(value, str) or (
+        len(value) <= _WORD_LENGTH and (not value.strip() or _WORD.fullmatch(value) is not None)
+    )
+    return typed(value) if is_meant else kind(value)
 
 
 def _text(text: str) -> str:

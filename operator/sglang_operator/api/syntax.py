@@ -123,7 +123,12 @@ def object_name(
 
 def not_one_of(where: str, found: object, choices: Iterable[str]) -> errors.Problem:
     """A word that is none of those there are."""
-    return wrong(where, found, f"one of {', '.join(choices)}")
+    return mistyped(where, found, f"one of {', '.join(choices)}")
+
+
+def mistyped(where: str, found: object, expected: str) -> errors.Problem:
+    """A value where another type is expected, or one of a few words."""
+    return told(where, errors.quoted(where, found, is_word=True), expected)
 
 
 def missing(where: str, what: str) -> errors.Problem:

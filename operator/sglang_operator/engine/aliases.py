@@ -170,9 +170,14 @@ def wrong_value(given: Given, key: str, expected: str, advice: str) -> errors.Pr
     )
 
 
-def shown(key: str, value: object) -> str:
-    """A value as messages quote it; one that may be a secret is not repeated."""
-    return "a value" if _SECRET.search(key) else errors.typed(value)
+def shown(key: str, value: object, *, is_word: bool = False) -> str:
+    """A value as messages quote it; one that may be a secret is not repeated.
+
+    ``is_word``: a number, or one of a few words, is expected there.
+    """
+    if _SECRET.search(key):
+        return "a value"
+    return errors.word(value) if is_word else errors.typed(value)
 
 
 def either(words: Sequence[str]) -> str:

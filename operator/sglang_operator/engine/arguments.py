@@ -270,7 +270,7 @@ def _dtype(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Prob
     if request.dtype is None or request.dtype in tuple(DTYPES):
         return
     row = errors.UNRESOLVED if values.unresolved(request.dtype) else errors.MODEL_DTYPE
-    yield row("spec.model_args.dtype", found=errors.typed(request.dtype))
+    yield row("spec.model_args.dtype", found=errors.word(request.dtype))
 
 
 def _switches(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
@@ -325,7 +325,7 @@ def _router_replay(request: EngineRequest, given: aliases.Given) -> Iterator[err
     mode, path = request.router_replay_mode, "spec.router_replay.mode"
     if mode not in ("disable", "R3"):
         yield errors.ROUTER_REPLAY_MODE(
-            path, found=errors.typed(mode), advice="ROLL itself implements no other"
+            path, found=errors.word(mode), advice="ROLL itself implements no other"
         )
     elif mode == "R3" and not versions.features(request.version).return_routed_experts:
         yield errors.ROUTER_REPLAY_VERSION(

@@ -164,5 +164,6 @@ def _wrong(given: aliases.Given, argument: Argument) -> errors.Problem | None:
         return None
     row, words = fault
     key = given.spelling(argument.key)
-    found = aliases.shown(argument.key, value)
+    is_word = argument.type != "str" or argument.is_flag or bool(argument.choices)
+    found = aliases.shown(argument.key, value, is_word=is_word)
     return row(given.path(argument.key), key=key, found=found, **words)

@@ -43,7 +43,7 @@ def parse(text: str) -> Version:
     version = _matched(_VERSION, text)
     if version is None:
         raise errors.InvalidError(
-            errors.ENGINE_VERSION("spec.engineVersion", found=errors.typed(text))
+            errors.ENGINE_VERSION("spec.engineVersion", found=errors.word(text))
         )
     return version
 

@@ -96,7 +96,7 @@ def _shares(draft: Draft) -> Iterator[errors.Problem]:
     ):
         if not shares.is_share(value, low=low, high=4096):
             yield errors.ROLLOUT_SHARE(
-                f"spec.rollout.{name}", field=name, found=errors.typed(value), low=low
+                f"spec.rollout.{name}", field=name, found=errors.word(value), low=low
             )
 
 
@@ -131,7 +131,7 @@ def _unsupported(draft: Draft) -> Iterator[errors.Problem]:
     if parsed.rollout.max_surge not in (0, "0%"):
         yield errors.NOT_YET_SUPPORTED(
             "spec.rollout.maxSurge",
-            found=parsed.rollout.max_surge,
+            found=errors.word(parsed.rollout.max_surge),
             advice="use 0; rollouts go by maxUnavailable",
         )
     per_worker, per_node = parsed.num_gpus_per_worker, parsed.num_gpus_per_node

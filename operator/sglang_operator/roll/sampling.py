@@ -76,7 +76,7 @@ def _number_problem(
         advice = "write it without quotes" if is_quoted else "correct it"
     elif _fits(path.rpartition(".")[2], value):
         return
-    yield errors.FIELD_RANGE(path, found=errors.typed(value), expected=expected, advice=advice)
+    yield errors.FIELD_RANGE(path, found=errors.word(value), expected=expected, advice=advice)
 
 
 def _is_written_number(text: str) -> bool:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sglang_operator.pool.resolve import Refused, resolve_pool
-from tests.builders import OWNER, guide_spec
+from tests.builders import OWNER, guide_spec, with_config
 
 CASES = [
     ({"num_gpus_per_worker": "2"}, '"2", expected a whole number; write it without quotes'),
@@ -26,6 +26,58 @@ CASES = [
     ({"security": {"apiKey": "sk-1234"}}, "found text, expected a map"),
     ({"security": {"adminApiKey": {"name": "a", "key": 12345}}}, "found a number, expected text"),
 ]
+
+
+PROSE = "token s3cr3t-of-mine and more"
+LONG = "s3cr3t" * 20
+
+
+@pytest.mark.parametrize("text", [PROSE, LONG, f"{LONG} a"])
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("num_gpus_per_worker", lambda text: {"num_gpus_per_worker": text}),
+        ("suspend", lambda text: {"suspend": text}),
+        ("generation", lambda text: {"generation": text}),
+        ("model_args", lambda text: {"model_args": text}),
+        ("network.port", lambda text: {"network": {"port": text}}),
+        ("weights.gate", lambda text: {"weights": {"gate": text}}),
+        ("rollout.maxSurge", lambda text: {"rollout": {"maxSurge": text}}),
+        ("engineVersion", lambda text: {"engineVersion": text}),
+        ("router_replay.mode", lambda text: {"router_replay": {"mode": text}}),
+        (
+            "podTemplate.spec.terminationGracePeriodSeconds",
+            lambda text: {"podTemplate": {"spec": {"terminationGracePeriodSeconds": text}}},
+        ),
+        (
+            "podTemplate.spec.containers",
+            lambda text: {"podTemplate": {"spec": {"containers": text}}},
+        ),
+        (
+            "podTemplate.spec.containers[0].imagePullPolicy",
+            lambda text: {
+                "podTemplate": {
+                    "spec": {"containers": [{"name": "engine", "imagePullPolicy": text}]}
+                }
+            },
+        ),
+        (
+            "strategy_args.strategy_config.context_length",
+            lambda text: with_config(context_length=text),
+        ),
+        (
+            "strategy_args.strategy_config.attention_backend",
+            lambda text: with_config(attention_backend=text),
+        ),
+    ],
+)
+def test_of_text_that_is_no_word_where_one_is_expected_nothing_is_told(field, change, text):
+    """It was meant for another place, and may be a secret of no known form."""
+    resolved = resolve_pool(OWNER, guide_spec(**change(text)))
+    assert isinstance(resolved, Refused)
+    found = [problem for problem in resolved.problems if problem.field == f"spec.{field}"]
+    assert found
+    assert "s3cr3t" not in " ".join(map(str, resolved.problems))
 
 
 @pytest.mark.parametrize(("change", "words"), CASES, ids=str)

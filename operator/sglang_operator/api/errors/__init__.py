@@ -19,10 +19,29 @@ from sglang_operator.api.errors.mapping import *
 from sglang_operator.api.errors.memory import *
 from sglang_operator.api.errors.notices import *
 from sglang_operator.api.errors.pod import *
-from sglang_operator.api.problems import InvalidError, Problem, Row, Severity, quoted, shown, typed
+from sglang_operator.api.problems import (
+    InvalidError,
+    Problem,
+    Row,
+    Severity,
+    quoted,
+    shown,
+    typed,
+    word,
+)
 from sglang_operator.api.redaction import is_secret
 
-__all__ = ["InvalidError", "Problem", "Row", "Severity", "is_secret", "quoted", "shown", "typed"]
+__all__ = [
+    "InvalidError",
+    "Problem",
+    "Row",
+    "Severity",
+    "is_secret",
+    "quoted",
+    "shown",
+    "typed",
+    "word",
+]
 
 _TABLES = (mapping, arguments, features, pod, notices, memory)
 
