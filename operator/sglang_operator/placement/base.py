@@ -34,6 +34,13 @@ class Achieved:
 class PlacementStrategy(Protocol):
     """One mode of ``spec.placement``."""
 
+    @property
+    def by_id(self) -> bool:
+        """Whether the ids of ``device_mapping`` are GPUs that there are, so that pools which name
+        one share it; else they are a number, and nobody knows which GPUs of its node an engine has.
+        """
+        ...
+
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
         """Why a pool cannot be placed so."""
         ...

@@ -14,6 +14,8 @@ from sglang_operator.placement.base import Achieved, Placed
 class Count:
     """See :class:`sglang_operator.placement.base.PlacementStrategy`."""
 
+    by_id = False
+
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
         resource = self.resource(parsed)
         if not pod_container.is_counted(resource):

@@ -149,8 +149,17 @@ def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -
             _node_row(name, known.get(name), held[name], capacity.get(name, 0)) for name in wanted
         ]
     rows, hidden = _without_most_empty(rows)
-    note = texts.MAP_COUNTED if cluster_view.nodes is not None else texts.MAP_COUNTED_NO_NODES
+    note = _nodes_note(cluster_view)
     return Grid(title=texts.MAP_NODES, note=note, rows=tuple(rows), hidden=hidden)
+
+
+def _nodes_note(cluster_view: ClusterView) -> str:
+    """What is not known of the GPUs of nodes; of a pool that is refused it is how it was placed."""
+    readable = cluster_view.nodes is not None
+    resolved = (pool.resolved for pool in cluster_view.pools)
+    if cluster_view.pools and all(isinstance(it, Pool) and it.placement.by_id for it in resolved):
+        return texts.MAP_DRAWN if readable else texts.MAP_DRAWN_NO_NODES
+    return texts.MAP_COUNTED if readable else texts.MAP_COUNTED_NO_NODES
 
 
 def _node_row(name: str, node: NodeView | None, found: Sequence[EngineCell], gpus: int) -> GridRow:
@@ -229,16 +238,21 @@ def _per_node(pool: PoolView) -> int:
 def _overlaps(pools: Sequence[PoolView]) -> Iterator[str]:
     """In words: the ids that two pools of a namespace both name."""
     mapped = [
-        (pool, {device for engine in pool.resolved.running for device in engine.devices})
+        (pool, pool.resolved, {i for engine in pool.resolved.running for i in engine.devices})
         for pool in pools
         if isinstance(pool.resolved, Pool)
     ]
-    for number, (first, ids) in enumerate(mapped):
-        for second, others in mapped[number + 1 :]:
+    for number, (first, one, ids) in enumerate(mapped):
+        for second, other, others in mapped[number + 1 :]:
             both = sorted(ids & others)
             if both and first.namespace == second.namespace:
-                yield texts.MAP_OVERLAP.format(
-                    first=first.name, second=second.name, ids=device_mapping.describe(both)
+                counted = [it for it in (one, other) if not it.placement.by_id]
+                text = texts.MAP_OVERLAP if counted else texts.MAP_SHARED
+                yield text.format(
+                    first=first.name,
+                    second=second.name,
+                    ids=device_mapping.describe(both),
+                    mode=(counted or [one])[0].spec.placement.mode.value,
                 )
 
 

@@ -13,10 +13,13 @@ MAP_COUNTED_NO_NODES = (
 )
 MAP_IDS_NOTE = "ids as ROLL counts them; a cell that is split is named by two pools"
 MAP_HIDDEN = "and {nodes} more rows without engines, {gpus} GPUs"
+MAP_DRAWN = "engines are drawn from the left"
+MAP_DRAWN_NO_NODES = f"nodes may not be read, so free GPUs are not shown; {MAP_DRAWN}"
 MAP_OVERLAP = (
-    "{first} and {second} both name GPUs {ids}: in Count mode each pool gets GPUs of its own, so "
+    "{first} and {second} both name GPUs {ids}: in {mode} mode each pool gets GPUs of its own, so "
     "these are counted twice"
 )
+MAP_SHARED = "{first} and {second} both name GPUs {ids}, and share them"
 MAP_EMPTY = "no node has GPUs, and no engine has a node"
 MAP_FREE = "· a GPU that no pool has"
 MAP_STUCK = "cannot start"

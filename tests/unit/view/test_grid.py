@@ -1,11 +1,15 @@
 """The map before it is drawn: who is in which cell."""
 
 import copy
+from typing import Any
 
 import pytest
 
+from sglang_operator.api.spec import PlacementMode
 from sglang_operator.cli import status
 from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.placement import modes
+from sglang_operator.placement.count import Count
 from sglang_operator.view import drawing, grid, svg, text, texts
 from sglang_operator.view.drawing import Map
 from sglang_operator.view.grid import MAX_EMPTY_ROWS
@@ -62,6 +66,33 @@ def test_pools_that_name_the_same_ids_share_cells_and_it_is_said():
     picture = trouble().map()
     assert _letters(picture, 1)["node_rank 2"] == "I/O I/O J/O J/O K/P K/P L/P L/P"
     assert picture.notes[0].startswith("actor-infer and judge both name GPUs 16-27")
+
+
+class Placed(Count):
+    """A mode in which the ids of the mapping are GPUs that there are."""
+
+    by_id = True
+
+
+def test_of_a_mode_that_places_engines_by_id_it_is_said_that_pools_share_gpus(monkeypatch):
+    """Whatever the mode, the words were those of Count."""
+    monkeypatch.setattr(modes, "MODES", {**modes.MODES, PlacementMode.EXACT: Placed()})
+    exact: dict[str, Any] = {"placement": {"mode": "Exact"}, "device_mapping": "list(range(0,4))"}
+    world = DrawnCluster(nodes=2)
+    for name in ("one", "two"):
+        world.pool(name, **exact)
+    picture = world.map()
+    assert picture.notes[0] == "one and two both name GPUs 0-3, and share them"
+    assert picture.grids[0].note == texts.MAP_DRAWN
+    assert grid.gpu_map(world.cluster_view(nodes=False)).grids[0].note == texts.MAP_DRAWN_NO_NODES
+    world.pool("counted", device_mapping="list(range(0,4))")
+    picture = world.map()
+    assert picture.grids[0].note == texts.MAP_COUNTED
+    assert sorted("in Count mode each pool" in note for note in picture.notes) == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_pools_of_different_namespaces_share_nothing():
