@@ -40,7 +40,7 @@ def pod(
         own["hostname"] = names.pod_name(pool.owner.name, engine.name, attempt)
     annotations = {
         **meta["annotations"],
-        **gangs.annotations(pool.spec, engine.name),
+        **gangs.annotations(pool.spec, pool.owner.name, engine.name),
         names.ANNOTATION_ATTEMPT: str(attempt),
         names.ANNOTATION_DEVICES: ",".join(map(str, engine.devices)),
     }

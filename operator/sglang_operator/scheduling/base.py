@@ -24,6 +24,9 @@ class Gang(Protocol):
         """What it adds to the spec of each engine pod; the user's own choice stays over it."""
         ...
 
-    def annotations(self, parsed: PoolSpec, engine: EngineName) -> Mapping[str, str]:
-        """What it writes on each pod of this engine, such as the gang that the pod is of."""
+    def annotations(self, parsed: PoolSpec, pool: str, engine: EngineName) -> Mapping[str, str]:
+        """What it writes on each pod of this engine, such as the gang that the pod is of.
+
+        ``pool``: its name; engines of two pools of a namespace have the same names.
+        """
         ...

@@ -49,6 +49,6 @@ def pod_spec(parsed: PoolSpec) -> Mapping[str, Any]:
     }
 
 
-def annotations(parsed: PoolSpec, engine: EngineName) -> Mapping[str, str]:
-    """What each pod of this engine says of its scheduling."""
-    return _of(parsed).annotations(parsed, engine)
+def annotations(parsed: PoolSpec, pool: str, engine: EngineName) -> Mapping[str, str]:
+    """What each pod of this engine of the pool of this name says of its scheduling."""
+    return _of(parsed).annotations(parsed, pool, engine)

@@ -17,5 +17,5 @@ class NoGang:
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
         return {}
 
-    def annotations(self, parsed: PoolSpec, engine: EngineName) -> Mapping[str, str]:
+    def annotations(self, parsed: PoolSpec, pool: str, engine: EngineName) -> Mapping[str, str]:
         return {}

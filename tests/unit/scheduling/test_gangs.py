@@ -74,8 +74,10 @@ class AGang:
     def pod_spec(self, parsed: spec.PoolSpec) -> dict[str, Any]:
         return {"schedulingGates": [{"name": "gang.example.com/complete"}]}
 
-    def annotations(self, parsed: spec.PoolSpec, engine: names.EngineName) -> dict[str, str]:
-        return {"gang.example.com/name": engine, names.ANNOTATION_ATTEMPT: "7"}
+    def annotations(
+        self, parsed: spec.PoolSpec, pool: str, engine: names.EngineName
+    ) -> dict[str, str]:
+        return {"gang.example.com/name": f"{pool}-{engine}", names.ANNOTATION_ATTEMPT: "7"}
 
 
 @pytest.fixture
@@ -89,7 +91,9 @@ def test_a_scheduler_of_the_table_writes_on_the_pods_of_each_engine_and_no_other
         for engine in pool.engines[:2]:
             pod = engine_pod.pod(pool, engine_pod.template(pool), engine, 0)
             found = pod["metadata"]["annotations"]
-            assert found.get("gang.example.com/name") == (engine.name if told else None)
+            # Without its pool's name it would be of the gang of another pool's engine.
+            gang = f"{pool.owner.name}-{engine.name}"
+            assert found.get("gang.example.com/name") == (gang if told else None)
             assert found[names.ANNOTATION_ATTEMPT] == "0"  # what is the operator's own stays so
             assert ("schedulingGates" in pod["spec"]) is told
 
