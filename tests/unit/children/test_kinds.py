@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from sglang_operator.children import kinds
+from sglang_operator.children import drift, kinds
 from sglang_operator.kube import paths
 from sglang_operator.observed import wire
 from sglang_operator.testing.faults import ledger
@@ -41,6 +41,18 @@ def test_what_is_compared_is_made_and_is_kept_in_the_store(kind):
 def test_fields_of_the_spec_are_declared_only_where_the_spec_counts(kind):
     assert not kind.defaults or "spec" in kind.compared
     assert not kind.retired or "data" in kind.compared
+
+
+@EACH
+def test_what_chooses_pods_is_compared_exactly(kind):
+    """One key more in it chooses other pods, and would go unseen (drift.EXACT)."""
+    choosing = {
+        f".spec.{name}"
+        for body in kind.desired(POOL, WEIGHTS)
+        for name in body.get("spec") or ()
+        if "elector" in name
+    }
+    assert choosing <= drift.EXACT
 
 
 WATCHED = pytest.mark.parametrize(
