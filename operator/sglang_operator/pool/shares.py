@@ -13,7 +13,12 @@ def is_share(value: int | str, *, low: int, high: int) -> bool:
 
 
 def engines(value: int | str, of: int) -> int:
-    """How many engines this is; a percentage is rounded down, as in Deployments, not to none."""
+    """How many engines of a pool may be missing: a share is rounded down, but not to none.
+
+    So does a Deployment with its maxUnavailable where its maxSurge is none: with neither, nothing
+    would ever be rolled out.  ("0%" itself is refused.)  Its maxSurge is rounded up, and may be
+    none: it is not to be told so.
+    """
     if isinstance(value, int):
         return value
     return max(1, of * int(value.removesuffix("%")) // 100)
