@@ -15,38 +15,38 @@ from sglang_operator.pool.resolve import Owner, Pool
 from tests.unit.controller import fake_api
 from tests.unit.controller.passes import KEY, Clock, Passes
 
-PATH = "/apis/networking.k8s.io/v1/namespaces/rl/networkpolicies/pool-ingress"
+PATH = "/apis/example.com/v1/namespaces/rl/fences/pool-fence"
 
 
 def desired(pool: Pool, weights: object) -> Iterator[dict[str, Any]]:
-    """A NetworkPolicy, unless the pool is suspended."""
+    """A Fence, unless the pool is suspended."""
     if not pool.spec.suspend:
-        yield policy(pool.owner)
+        yield fence(pool.owner)
 
 
-def policy(owner: Owner) -> dict[str, Any]:
+def fence(owner: Owner) -> dict[str, Any]:
     return metadata.child(
         owner,
-        "networking.k8s.io/v1",
-        "NetworkPolicy",
-        f"{owner.name}-ingress",
-        "ingress",
+        "example.com/v1",
+        "Fence",
+        f"{owner.name}-fence",
+        "fence",
         spec={"podSelector": {"matchLabels": names.selector(owner.name)}},
     )
 
 
 def known_of_it(known: LastKnown) -> Iterator[dict[str, Any]]:
     """It follows from the pool's name alone."""
-    yield policy(known.owner)
+    yield fence(known.owner)
 
 
 DECLARED = ChildKind(
-    kind="NetworkPolicy",
-    api_version="networking.k8s.io/v1",
-    plural="networkpolicies",
+    kind="Fence",
+    api_version="example.com/v1",
+    plural="fences",
     desired=desired,
     kept=known_of_it,
-    names=(lambda pool: f"{pool}-ingress",),
+    names=(lambda pool: f"{pool}-fence",),
     pruned=True,
 )
 
@@ -151,8 +151,8 @@ def test_a_declared_kind_is_watched():
 
 
 def test_a_refusal_of_it_is_told_by_its_kind(monkeypatch):
-    assert kinds.in_words().endswith("NetworkPolicy or PodGroup")
-    assert paths.child("NetworkPolicy", "rl", "pool-ingress") == PATH
+    assert kinds.in_words().endswith("Fence or PodGroup")
+    assert paths.child("Fence", "rl", "pool-fence") == PATH
 
 
 def groups(api: fake_api.Api) -> dict[str, Any]:
