@@ -52,6 +52,7 @@ from tests.weights.trainers import (
 FORGETFUL = "believes a Lease that has forgotten"
 USUAL_TAGS = "takes a lost Lease's sleepers for without all of their memory"
 MARKED_LATE = "marks on gates what has been released, and not what is about to be"
+REMEMBERED = "takes for asleep whom a sleep that is over has not named"
 LATE = "writes gates by the pod's UID alone"
 FREE = "makes a lost Lease anew for whoever comes first"
 UNSEEN = "writes into the Lease whatever stands there by now"
@@ -70,6 +71,7 @@ CONTROLS = (
     (EDITED, "Committed"),
     (USUAL_TAGS, "Committed"),
     (MARKED_LATE, "Committed"),
+    (REMEMBERED, "Committed"),
     (UNVOUCHED, "Committed"),
     (DIED, "Committed"),
     (UNFENCED, "Committed"),
@@ -127,6 +129,10 @@ class World(Trainers):
                 (self._sleeps_on_less, self._sleep_again),
                 (self._sleeps_unmarked, self.lose_lease),
             ),
+            REMEMBERED: (
+                (self._is_about_to_sleep, self.kill_trainer),
+                (self._is_left_unnamed, self._lose_lease_later),
+            ),
             LATE: (
                 (self._wakes, self.delay_gates),
                 (self._sleeps_marked, self._land_late),
@@ -172,6 +178,24 @@ class World(Trainers):
             e.pod.gate is not None and e.released - (e.pod.gate.released or frozenset())
             for e in self.engines
         )
+
+    def _is_about_to_sleep(self) -> bool:
+        """Gates say that engines sleep, and the trainer has named none yet."""
+        marked = any(e.pod.gate is not None and e.pod.gate.released for e in self.engines)
+        return self._sleeps() and self.said.releases and marked
+
+    def _is_left_unnamed(self) -> bool:
+        """The same, and the trainer is gone."""
+        return self.trainer is None and self._is_about_to_sleep()
+
+    def _lose_lease_later(self) -> None:
+        """Somebody looks at a sleep that is stuck, and deletes its Lease."""
+        self._work()
+        self.now += LEASE_SECONDS + 1
+        self._work()
+        for engine in self.engines:
+            engine.announced &= engine.released  # nobody is there any more who would release it
+        self.lose_lease()
 
     def _is_given_up(self) -> bool:
         """A job has aborted its sync, and nobody begins anything yet."""
@@ -301,6 +325,8 @@ class World(Trainers):
             decided = replace(decided, restore=None, abort=None if idle else decided.abort)
         if self.defect == FREE:
             decided = _free(decided)
+        if self.defect == REMEMBERED and decided.transaction.releases:
+            decided = replace(decided, abort=None)
         if self.defect == USUAL_TAGS:
             decided = _of_all_memory(decided)
         if self.defect == "opens at begin" and decided.transaction.phase is Phase.SYNCING:
@@ -450,6 +476,12 @@ class World(Trainers):
             self._observe(operator)
             self._publish(operator)
 
+    def leave_asleep(self) -> None:
+        """A trainer is killed before it has named whom it puts to sleep; the Lease goes later."""
+        if self._is_about_to_sleep():
+            self.kill_trainer()
+            self._lose_lease_later()
+
     def operate(self) -> None:
         """One operator does all there is to do, and kubelet and the Service follow."""
         which = self.choose(len(self.operators))
@@ -473,7 +505,7 @@ class World(Trainers):
             faults = (
                 *(self.pass_time, self.crash, self.kill_trainer, self.restart_operator) * 2,
                 *(self.lose_answer, self.lose_lease, self.abort_by_force, self.edit_holder),
-                *(self.delay_gates, self.grow, self.start_twice),
+                *(self.delay_gates, self.grow, self.start_twice, self.leave_asleep),
             )
             faults[self.choose(len(faults))]()
             return
@@ -647,7 +679,7 @@ def run(choose: Choose, *, steps: int = 120, **world: Any) -> World:
         made.settle()
     elif world["defect"] in (FORGETFUL, FREE, UNSEEN):
         made.rest()
-    elif world["defect"] in (USUAL_TAGS, MARKED_LATE, LATE):
+    elif world["defect"] in (USUAL_TAGS, MARKED_LATE, REMEMBERED, LATE):
         made.settle(rounds=1)  # who syncs next wakes the sleepers
         for _ in range(20):
             made.request()  # of an engine that still sleeps it is the last

@@ -230,6 +230,10 @@ GATE_ABORTED = "the weight update was aborted ({message}); the next committed on
 # Read again by ``lease_state.marked``: a lost Lease is made anew from it.
 GATE_SLEEPING = "released: {released}; a request would end this engine"
 GATE_AWAKE = "the memory is back, its weights are not; the next committed update opens the gate"
+GATE_NOT_ASLEEP = (
+    "this engine sleeps no more, or never did, and its weights are there; a wake of the pool or "
+    "the next committed update opens the gate"
+)
 GATE_INITIAL = "the engine still names the weight version that it started with"
 NAME_CONFLICT = (
     "{objects} exists and does not belong to this pool; it is left as it is: delete it "

@@ -16,7 +16,7 @@ from sglang_operator.client.lease import (
     counted,
 )
 from sglang_operator.clocks import steady
-from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights import lease_state, steps, unslept
 from sglang_operator.weights.lease_state import Transaction
 
 
@@ -39,6 +39,8 @@ class LeaseHold:
         self._pool = ""  # the UID of its pool
         self._shared = False  # whether other processes write in it too
         self._count = -1  # of the Lease's transactions, with this one
+        # Who slept before this sleep, as long as it has named no engine: none released anything.
+        self.before: Transaction | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -122,13 +124,24 @@ class LeaseHold:
         await self._lease.record(None, step, patience=patience)
 
     async def rest(self, *, patience: float) -> None:
-        """Nothing that was sent to engines is under way any more.  Raises as ``record``."""
+        """Nothing that was sent to engines is under way any more.  Raises as ``record``.
+
+        Of a sleep that has named no engine the Lease that was made in place of a deleted one
+        learns, too, that none released anything.
+        """
+        before = self.before
 
         def rests(state: Transaction, sight: LeaseObservation) -> Transaction:
-            return steps.rests(state, self.trainer)
+            if before is None:
+                return steps.rests(state, self.trainer)
+            if sight.pool != self._pool:
+                raise Expired(texts.LEASE_ANEW, deleted=True)  # of other engines
+            if _says_nothing(state):
+                raise NotReady(texts.LEASE_ANEW)  # the operator is about to write it anew
+            return unslept.unslept(state, self.trainer, before, count=self._count)
 
-        words = texts.OWED_REST
-        await self._lease.record(self._uid, rests, patience=patience, words=words, passes=True)
+        lease, words = self._uid if before is None else None, texts.OWED_REST
+        await self._lease.record(lease, rests, patience=patience, words=words, passes=True)
 
     async def give_back(self, step: Step, *, patience: float) -> None:
         """The last step of a transaction that is not a sync; tried on.  Raises as ``record``."""
@@ -207,6 +220,9 @@ class LeaseHold:
             except TimeoutError:
                 detail = detail or texts.NO_ANSWER
             except PoolError as error:
+                if self.before is not None:  # whoever begins by the next Lease is to know it
+                    with contextlib.suppress(PoolError):  # it is owed
+                        await self.rest(patience=0)
                 self._tell(error)
                 return
             except Exception as error:  # not this alone may keep the Lease from being renewed
@@ -221,6 +237,11 @@ class LeaseHold:
             self._lost(reason)
         except Exception as error:
             supervision.failed("a lost transaction", error)
+
+
+def _says_nothing(state: Transaction) -> bool:
+    """Whether it was emptied, and no operator has seen it yet."""
+    return state.phase is lease_state.Phase.IDLE and not (state.id or state.fence)
 
 
 def _not_renewed(seconds: float, detail: str) -> Expired:

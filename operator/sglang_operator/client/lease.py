@@ -373,6 +373,8 @@ class WeightsLease:
                     raise Expired(texts.LEASE_ANEW, deleted=True)
                 state = _refusing(owed.step, state, sight)
                 taken.append(owed)
+            except NotReady:
+                continue  # its Lease is about to say more
             except PoolError as error:
                 if open_yet:
                     continue

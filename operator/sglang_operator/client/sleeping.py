@@ -246,6 +246,7 @@ class Sleeper:
             with contextlib.suppress(PoolError):
                 await note_awake(hold, todo, patience=0)
             raise
+        hold.before = None
         outcomes = await supervision.all_to_their_end(
             self._let_go(hold, engine, tags, before) for engine, tags in todo
         )
@@ -291,20 +292,24 @@ class Sleeper:
             state: Transaction, trainer: steps.Trainer, *, now: float, seen: float
         ) -> Transaction:
             nonlocal before
-            before = state
+            before = state.named
             beside.all_clear(registry.present, state)
             return steps.sleep(state, trainer, tags=tags, now=now, seen=seen)
 
-        hold, _ = await self._taken(step)
+        hold, _ = await self._taken(step, sleeps=True)
         return hold, before
 
-    async def _taken(self, take: Callable[..., Transaction]) -> tuple[LeaseHold, Transaction]:
+    async def _taken(
+        self, take: Callable[..., Transaction], *, sleeps: bool = False
+    ) -> tuple[LeaseHold, Transaction]:
         """The Lease, taken by this step in a transaction of its own."""
         trainer = self._pool.trainer(lease_state.LEASE_SECONDS)
         hold = LeaseHold(self._pool.lease, trainer, self._lost)
 
         def step(state: Transaction, sight: LeaseObservation) -> Transaction:
-            return take(self.idle(state), trainer, now=sight.now, seen=sight.seen)
+            state = self.idle(state)
+            hold.before = state.named if sleeps else None
+            return take(state, trainer, now=sight.now, seen=sight.seen)
 
         state = await hold.take(step, wait=0, patience=PATIENCE)
         earlier, self._hold = self._hold, hold

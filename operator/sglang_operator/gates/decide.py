@@ -328,6 +328,8 @@ def _wanted(
     if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
         return _asleep(pod, released)
+    if current.phase is Phase.SLEEPING and not released:
+        return _closed(pod, Phase.AWAKE.value, _why_awake(current))
     if current.phase in _CLOSED and not current.initial:
         return _closed(pod, current.phase.value, _why_closed(current))
     if pod.dying:
@@ -408,12 +410,16 @@ def _remarked(pod: ObservedPod, current: Transaction) -> GateChange | None:
     elif current.initial:
         reason, why = INITIAL_WEIGHTS, texts.GATE_INITIAL
     else:
-        reason, why = Phase.AWAKE.value, texts.GATE_AWAKE
+        reason, why = Phase.AWAKE.value, _why_awake(current)
     return GateChange(pod=pod, is_open=False, reason=reason, message=why)
 
 
 _UNTIL_A_COMMIT = (*leases.UNTIL_A_COMMIT, NOT_COVERED)
 _CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
+
+
+def _why_awake(current: Transaction) -> str:
+    return texts.GATE_AWAKE if current.memory_lost else texts.GATE_NOT_ASLEEP
 
 
 def _why_closed(current: Transaction) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from sglang_operator.api import names, texts
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.observed.model import ObservedChild, ObservedPod
-from sglang_operator.weights import lost_lease, steps
+from sglang_operator.weights import lost_lease, steps, unslept
 from sglang_operator.weights.lease_state import Phase, Transaction, read
 
 FORGOTTEN = "LeaseForgotten"  # of a gate that closed because the Lease has lost what it said
+_NAMED_NOBODY = "its holder has put nobody to sleep, and does not renew"
 UNTIL_A_COMMIT = (Phase.ABORTED.value, Phase.AWAKE.value, FORGOTTEN)
 
 
@@ -42,11 +43,16 @@ def expiry(
 
     Who has not renewed for the whole duration writes no more, and the Lease is free.  Who is not
     named any more may still write, and the operator holds the Lease for that long.  A sleeper may
-    sleep for ever.
+    sleep for ever; who was about to put engines to sleep, and has named none, is over like a sync:
+    should the Lease be lost later, all engines would be taken for asleep.
     """
+    expires = current.expires(lease.seen)
+    if current.phase is Phase.SLEEPING and current.releases:
+        if now < expires:
+            return None, expires
+        return LeaseStep(lease=lease, state=unslept.given_up(current), reason=_NAMED_NOBODY), None
     if current.phase is not Phase.SYNCING:
         return None, None
-    expires = current.expires(lease.seen)
     if current.holder and now < expires:
         return None, expires
     if now >= expires:

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -144,6 +144,25 @@ class Transaction:
             return frozenset(self.released)
         return self.sleeps(instance)
 
+    @property
+    def named(self) -> "Transaction":
+        """The same, where whoever was about to release memory has named nobody, and will not.
+
+        Engines are named before any of their memory is released: those sleep that were named, on
+        what they slept on before, and nobody else.
+        """
+        if self.asleep and not self.releases:
+            return self
+        left = frozenset[str]().union(*map(self.sleeps, self.asleep))
+        return replace(
+            self,
+            released=in_order(left),
+            asleep=self.asleep if left else (),
+            unclear=self.unclear if left else frozenset(),
+            woken=frozenset(each for each in self.woken if each.split("/")[-1] in left),
+            releases=False,
+        )
+
     def expires(self, seen: float) -> float:
         """When the holder counts as gone, unless it renews before.
 
@@ -198,7 +217,8 @@ class Transaction:
         An operator's load too: its request may be on its way to an engine.  And what was ended for
         another, who may still write: the fence outlasts the name of whoever held it.
         """
-        asleep = self.phase in (Phase.SLEEPING, Phase.AWAKE) and not self.initial
+        slept = self.phase is Phase.AWAKE or (self.phase is Phase.SLEEPING and bool(self.released))
+        asleep = slept and not self.initial
         trains = self.phase is Phase.SYNCING or asleep
         loads = self.phase is Phase.COMMITTED and bool(self.recovering)
         ended = self.phase in (Phase.ABORTED, Phase.IDLE) and self.fence

@@ -91,7 +91,7 @@ def taken(
     """The Lease in its hands, for a transaction of its own.  ``shared`` and raises as ``free``."""
     free(state, trainer, now, seen, shared=shared)
     return dataclasses.replace(
-        state,
+        state.named,  # by its step nobody else can name any more
         id=trainer.transaction,
         holder=trainer.holder,
         duration=trainer.duration,
@@ -102,7 +102,6 @@ def taken(
         recovering=frozenset(),
         fence=False,
         at_work=True,
-        releases=False,
     )
 
 

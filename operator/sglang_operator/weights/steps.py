@@ -115,9 +115,7 @@ def rests(state: Transaction, trainer: Trainer) -> Transaction:
     remembered of all of them should this Lease be lost.  Raises :class:`RefusedError`.
     """
     rules.own(state, trainer)
-    none = state.phase is Phase.SLEEPING and state.releases and not state.asleep
-    released = () if none else state.released
-    return dataclasses.replace(state, at_work=False, releases=False, released=released)
+    return dataclasses.replace(state.named if state.releases else state, at_work=False)
 
 
 def attach(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> Transaction:
@@ -246,7 +244,7 @@ def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
 def aborted(state: Transaction, message: str) -> Transaction:
     """What an abort leaves, by the holder or once it has not renewed for the whole duration."""
     return dataclasses.replace(
-        state,
+        state.named,
         phase=Phase.ABORTED,
         holder="",
         intact=False,
@@ -256,7 +254,6 @@ def aborted(state: Transaction, message: str) -> Transaction:
         wrote=frozenset(),
         fence=False,
         at_work=False,
-        releases=False,
     )
 
 
@@ -309,6 +306,7 @@ def sleep(
     Not during a sync.  What is released already stays so.  Raises :class:`RefusedError`.
     """
     taken = rules.taken(state, trainer, now, seen)
+    state = state.named
     rules.in_phase(state, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
     tags = set(tags)
     released = lease_state.in_order({*state.released, *tags})
@@ -321,7 +319,7 @@ def sleep(
         phase=Phase.SLEEPING,
         released=released,
         woken=state.woken | kept,
-        intact=whole and WEIGHTS not in released,
+        intact=whole,  # until it names engines
         releases=True,
     )
 
@@ -331,14 +329,17 @@ def slept(
 ) -> Transaction:
     """The memory of these instances is about to be released, of no others; its holder is alive.
 
-    Where none is, that alone is what others see of the step.  Raises :class:`RefusedError`.
+    Where none is, nothing is released but what others slept on.  Raises :class:`RefusedError`.
     """
     rules.own(state, trainer)
     rules.in_phase(state, "sleep", Phase.SLEEPING)
     again = frozenset(instances)
     gone = again if WEIGHTS in state.released else frozenset[str]()
+    if not again:
+        return dataclasses.replace(state.named, renewed=now)
     return dataclasses.replace(
         state,
+        intact=state.intact and not gone,
         torn=state.torn | gone,
         asleep=tuple(sorted({*state.asleep, *again})),
         woken=frozenset(each for each in state.woken if each.split("/")[0] not in again),

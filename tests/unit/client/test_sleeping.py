@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,12 +17,13 @@ from sglang_operator.client import (
     InvalidArgument,
     NotReady,
     Pool,
+    PoolError,
     Unsupported,
     one_at_a_time,
     sleeping,
 )
 from sglang_operator.weights import lost_lease, steps
-from sglang_operator.weights.lease_state import Phase, Transaction
+from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
@@ -39,6 +41,13 @@ def pool(world):
 
 def sleep(pool, *tags):
     pool.sleep(tags or ("weights", "kv_cache"), settle=0)
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_sleep_closes_the_gates_before_it_releases(world, pool):
@@ -59,7 +68,65 @@ def test_nothing_is_released_before_the_operator_has_acted(world, pool):
         pool.sleep(settle=0, timeout=0.2)
     assert not any(engine.released for engine in world.engines)
     world.operates = True
-    assert pool.wake().phase is Phase.AWAKE
+    assert pool.wake().phase is Phase.COMMITTED, "nothing was released"
+    assert {(engine.gate, engine.paused) for engine in world.engines} == {("Open", False)}
+
+
+def test_engines_that_a_failed_sleep_has_paused_go_on_with_the_next_wake(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    world.engines[1].refuse["/pause_generation"] = 500, "a hiccup"
+    with pytest.raises(EngineError):
+        sleep(pool)
+    assert any(engine.paused for engine in world.engines)
+    world.engines[1].refuse.clear()
+    assert pool.wake().phase is Phase.COMMITTED
+    assert {(engine.gate, engine.paused) for engine in world.engines} == {("Open", False)}
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_lease_that_is_lost_before_a_sleep_has_named_anybody_learns_that_all_are_awake(
+    world, pool, emptied
+):
+    """The operator took them for asleep, by the marks on their gates."""
+    pool.update_from_disk("/c/1", "step-1")
+    world.operates = False
+    with ThreadPoolExecutor() as threads:
+        sleeps = threads.submit(pool.sleep, settle=0, timeout=1.5)
+        wait_until(lambda: world.state.phase is Phase.SLEEPING)
+        tags, runs = frozenset(SLEEP_TAGS), [engine.instance for engine in world.engines]
+        anew = lost_lease.forgotten(
+            Transaction(transitions=world.state.transitions),
+            steps.Trainer(holder="operator", transaction=""),
+            asleep=dict.fromkeys(runs, tags),
+            message="it is lost",
+            now=time.time(),
+        )
+        if emptied:
+            world.write_lease(Transaction())
+        else:
+            world.delete_lease()
+        with pytest.raises(PoolError):
+            sleeps.result()
+    (world.write_lease if emptied else world.make_lease)(anew)
+    wait_until(lambda: not any(world.state.sleeps(run) for run in runs))
+    assert set(world.state.asleep) == set(runs)
+
+
+def test_a_lease_that_is_lost_once_a_sleep_has_named_engines_takes_them_for_asleep(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool)
+    runs = [engine.instance for engine in world.engines]
+    anew = lost_lease.forgotten(
+        Transaction(transitions=world.state.transitions),
+        steps.Trainer(holder="operator", transaction=""),
+        asleep=dict.fromkeys(runs, frozenset(SLEEP_TAGS)),
+        message="it is lost",
+        now=time.time(),
+    )
+    world.make_lease(anew)
+    with pytest.raises(PoolError):
+        sleep(pool)
+    assert all(world.state.sleeps(run) == set(SLEEP_TAGS) for run in runs)
 
 
 def test_wake_after_weights_were_kept_opens_the_same_gates(world, pool):

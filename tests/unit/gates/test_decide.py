@@ -306,6 +306,37 @@ def test_a_sleep_of_engines_without_a_gate_is_woken_if_the_lease_is_lost_before_
     assert [restored.sleeps(pod.instance) for pod in pods] == [set(SLEEP_TAGS)] * 2
 
 
+def test_a_sleep_whose_trainer_is_gone_before_it_named_anybody_is_over():
+    """Should the Lease be lost later, its engines are not taken for asleep: they are awake."""
+    pool = a_pool(device_mapping="list(range(0,4))")
+    marked = running(pool, gate=asleep(*SLEEP_TAGS))
+    about = a_lease(
+        pool,
+        phase="Sleeping",
+        holder="trainer",
+        transaction="t2",
+        released="weights,kv_cache",
+        releases="t2",
+    )
+    (lease,) = about.values()
+    plan = weighed(pool, marked, children=about, now=lease.seen + 29)
+    assert plan.abort is None
+    assert plan.due == lease.seen + 30
+    plan = weighed(pool, marked, children=about, now=lease.seen + 30)
+    assert plan.abort is not None
+    over = plan.abort.state
+    assert (over.phase, over.holder, over.released) == (Phase.SLEEPING, "", ())
+    # Marks go, and a Lease that is lost from here on has nobody resumed.
+    gates = weighed(pool, marked, children=a_lease_saying(pool, over)).gates
+    assert [gate.reason for gate in gates] == ["Awake"] * 2
+    restored = weighed(pool, marked, said=over).restore
+    assert restored is not None
+    assert restored.asleep == ()
+    # What came up once engines were named is awake, too.
+    nobody = dataclasses.replace(over, holder="trainer")
+    assert not weighed(pool, running(pool), children=a_lease_saying(pool, nobody)).gates
+
+
 @pytest.mark.parametrize("tags", [("kv_cache",), ("cuda_graph", "weights"), ("a_new_one",)])
 def test_what_a_gate_says_of_a_sleep_is_read_again(tags):
     pool = a_pool(device_mapping="list(range(0,4))")

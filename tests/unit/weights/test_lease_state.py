@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_operator.api import names
-from sglang_operator.weights import lease_state, lost_lease, steps
+from sglang_operator.weights import lease_state, lost_lease, steps, unslept
 from sglang_operator.weights import reset as weights_reset
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 from sglang_operator.weights.steps import Refusal, RefusedError, Trainer
@@ -37,6 +37,11 @@ def committed() -> Transaction:
 def sleeping(*tags: str, state: Transaction | None = None) -> Transaction:
     state = state or committed()
     return steps.sleep(state, MINE, tags=tags, now=NOW + 2, seen=NOW + 2)
+
+
+def asleep(*tags: str, state: Transaction | None = None) -> Transaction:
+    """The same, and the engines are named: their memory goes."""
+    return steps.slept(sleeping(*tags, state=state), MINE, instances=[A, B], now=NOW + 2)
 
 
 def refusal(call: Any, *arguments: Any, **options: Any) -> RefusedError:
@@ -130,7 +135,13 @@ def test_an_abort_by_the_holder_frees_the_lease_at_once():
     ],
 )
 def test_a_holder_that_was_edited_away_may_still_be_at_it(phase, recovering):
-    state = dataclasses.replace(syncing(), phase=phase, holder="", recovering=frozenset(recovering))
+    state = dataclasses.replace(
+        syncing(),
+        phase=phase,
+        holder="",
+        recovering=frozenset(recovering),
+        released=("kv_cache",) if phase is Phase.SLEEPING else (),
+    )
     for trainer in (MINE, OTHER):
         refused = refusal(syncing, state, trainer, now=NOW + 29, seen=NOW)
         assert refused.reason is Refusal.HELD
@@ -158,6 +169,74 @@ def test_what_its_holder_put_to_sleep_it_takes_on():
     assert (taken.phase, taken.id, taken.released) == (Phase.SYNCING, "t3", ("weights",))
     woken = steps.take_on(slept, LATER, now=NOW, seen=NOW)
     assert (woken.phase, woken.id, woken.released) == (Phase.SLEEPING, "t3", ("weights",))
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        lambda state: steps.slept(state, MINE, instances=[], now=NOW + 3),
+        lambda state: unslept.given_up(state),
+        lambda state: steps.ended(state, "admin", message="by force", now=NOW + 3),
+        lambda state: syncing(state, OTHER, now=NOW + 40, seen=NOW),
+    ],
+    ids=["it names nobody", "its holder is gone", "it is aborted", "another begins"],
+)
+def test_nobody_sleeps_of_whom_a_sleep_says_nothing_before_it_is_over(over):
+    """Who is taken for asleep is resumed should the Lease be lost: that ends it."""
+    about = sleeping("weights", "kv_cache")
+    assert about.may_sleep("run") == {"weights", "kv_cache"}
+    after = over(about)
+    assert (after.released, after.asleep, after.may_sleep("run")) == ((), (), frozenset())
+    # Sleepers of before sleep on, on what they had released.
+    state = steps.rests(asleep("kv_cache"), MINE)
+    again = steps.sleep(state, MINE, tags=["weights"], now=NOW + 2, seen=NOW + 2)
+    assert again.may_sleep(A) == {"weights", "kv_cache"}
+    after = over(again)
+    assert after.released == ("kv_cache",)
+    assert (after.may_sleep(A), after.may_sleep("run")) == ({"kv_cache"}, frozenset())
+    for late in (about, again):
+        with pytest.raises(RefusedError):  # it may go on, and release nothing
+            steps.slept(unslept.given_up(late), MINE, instances=["run"], now=NOW + 60)
+
+
+def test_others_need_not_wait_for_a_sleep_that_was_given_up():
+    over = unslept.given_up(sleeping("weights"))
+    assert syncing(over, OTHER, now=NOW + 3, seen=NOW + 3).holder == OTHER.holder
+    # Who may have released something is waited for.
+    over = dataclasses.replace(asleep("weights"), holder="")
+    assert refusal(syncing, over, OTHER, now=NOW + 3, seen=NOW + 3).reason is Refusal.HELD
+
+
+def test_a_sleep_that_has_released_nothing_leaves_the_commit_as_it_was():
+    for over in (
+        steps.rests(sleeping("weights", "kv_cache"), MINE),
+        steps.slept(sleeping("weights", "kv_cache"), MINE, instances=[], now=NOW + 3),
+        steps.take_on(sleeping("weights", "kv_cache"), MINE, now=NOW + 40, seen=NOW),
+    ):
+        woken = steps.wake(over, MINE, now=NOW + 40)
+        assert (woken.phase, woken.instances, woken.intact) == (Phase.COMMITTED, BOTH, True)
+
+
+def test_what_was_wanted_by_a_sleep_that_came_to_nothing_is_no_wish_of_the_next():
+    gone = sleeping("weights", "kv_cache")
+    later = steps.sleep(gone, OTHER, tags=["kv_cache"], now=NOW + 40, seen=NOW)
+    assert (later.released, later.intact) == (("kv_cache",), True)
+
+
+def test_a_lease_made_anew_is_told_that_a_sleep_which_named_nobody_has_released_nothing():
+    before = steps.rests(steps.slept(sleeping("kv_cache"), MINE, instances=[A], now=NOW), MINE)
+    anew = lost_lease.forgotten(
+        Transaction(transitions=7),
+        steps.Trainer(holder="operator", transaction=""),
+        asleep=dict.fromkeys((A, B), frozenset({"weights", "kv_cache"})),
+        message="deleted",
+        now=NOW,
+    )
+    told = unslept.unslept(anew, LATER, before, count=7)
+    assert (told.sleeps(A), told.sleeps(B)) == ({"kv_cache"}, frozenset())
+    begun = syncing(anew, OTHER, now=NOW + 60, seen=NOW)
+    with pytest.raises(RefusedError):  # by then they may sleep again
+        unslept.unslept(begun, LATER, before, count=7)
 
 
 def test_a_sleep_that_names_nobody_and_rests_has_released_nothing():
@@ -212,7 +291,7 @@ def test_engines_that_nobody_has_written_go_on_as_before_once_they_wake_with_the
 @pytest.mark.parametrize(
     "state",
     [
-        sleeping("weights", state=Transaction()),
+        asleep("weights", state=Transaction()),
         sleeping("kv_cache", state=steps.abort(syncing(), MINE, message="torn")),
         sleeping("kv_cache", state=Transaction(version="step-1")),  # somebody took the phase away
         sleeping("kv_cache", state=Transaction(target_version="step-1")),
@@ -328,7 +407,9 @@ def test_wake_opens_the_same_gates_if_weights_were_kept():
 
 
 def test_wake_opens_nothing_after_weights_were_released():
-    awake = steps.wake(sleeping("weights", "kv_cache"), MINE, now=NOW + 3)
+    state = asleep("weights", "kv_cache")
+    assert not state.intact
+    awake = steps.wake(state, MINE, now=NOW + 3)
     assert (awake.phase, awake.holder) == (Phase.AWAKE, "trainer-0")
 
 
@@ -357,16 +438,16 @@ def test_who_sleeps_is_known_without_a_look_at_all_that_do():
 
 
 def test_memory_may_be_resumed_in_parts():
-    asleep = sleeping("kv_cache", "weights")
-    assert asleep.released == ("weights", "kv_cache")
-    half = steps.wake(asleep, MINE, tags=["weights"], now=NOW + 3)
+    state = asleep("kv_cache", "weights")
+    assert state.released == ("weights", "kv_cache")
+    half = steps.wake(state, MINE, tags=["weights"], now=NOW + 3)
     assert (half.phase, half.released) == (Phase.AWAKE, ("kv_cache",))
     kept = steps.wake(sleeping("kv_cache", "cuda_graph"), MINE, tags=["kv_cache"], now=NOW + 3)
     assert (kept.phase, kept.released) == (Phase.SLEEPING, ("cuda_graph",))
 
 
 def test_a_sync_over_sleeping_engines_cannot_commit_before_they_are_awake():
-    begun = syncing(sleeping("weights", "kv_cache"))
+    begun = syncing(asleep("weights", "kv_cache"))
     refused = refusal(steps.commit, begun, MINE, instances=[A], now=NOW)
     assert refused.reason is Refusal.STILL_ASLEEP
     assert "weights and kv_cache memory is still released" in str(refused)
@@ -385,8 +466,8 @@ def test_no_sleep_during_a_sync():
 
 
 def test_a_sleeping_pool_is_taken_over_with_what_is_released():
-    assert refusal(syncing, sleeping("weights"), OTHER).reason is Refusal.HELD
-    taken = syncing(sleeping("weights"), OTHER, now=NOW + 33, seen=NOW + 2)
+    assert refusal(syncing, asleep("weights"), OTHER).reason is Refusal.HELD
+    taken = syncing(asleep("weights"), OTHER, now=NOW + 33, seen=NOW + 2)
     assert (taken.phase, taken.released) == (Phase.SYNCING, ("weights",))
 
 
@@ -679,7 +760,8 @@ def _step(
         case "end":
             return steps.ended(state, trainer.holder, message="", now=now)
         case "sleep":
-            return steps.sleep(state, trainer, now=now, seen=seen, tags=tags)
+            about = steps.sleep(state, trainer, now=now, seen=seen, tags=tags)
+            return steps.slept(about, trainer, instances=[A], now=now)
         case "wake":
             return steps.wake(state, trainer, now=now, tags=tags)
         case "recover":
