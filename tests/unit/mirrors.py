@@ -163,6 +163,7 @@ COVERED_BY = {
     "view/svg.py": "view/test_pictures.py",
     "view/text.py": "view/test_pictures.py",
     "view/texts.py": "test_texts.py",
+    "weights/duration.py": "weights/test_lease_state.py",
     "weights/lost_lease.py": "weights/test_lease_state.py",
     "weights/reset.py": "client/test_reset.py",
     "weights/rules.py": "client/test_lease.py",

@@ -44,6 +44,7 @@ from tests.weights.trainers import (
     GUESSED,
     NAMESAKE,
     OWN_JOB,
+    SHORTENED,
     UNFENCED,
     UNVOUCHED,
     Trainers,
@@ -75,6 +76,7 @@ CONTROLS = (
     (UNVOUCHED, "Committed"),
     (DIED, "Committed"),
     (UNFENCED, "Committed"),
+    (SHORTENED, "Committed"),
     (NAMESAKE, "Committed"),
     (OWN_JOB, "Committed"),
     (GUESSED, "Committed"),
@@ -120,6 +122,7 @@ class World(Trainers):
             FREES: ((self._syncs, partial(self._then_begins, self.abort_by_force)),),
             EDITED: ((self._syncs, partial(self._then_begins, self.edit_holder)),),
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
+            SHORTENED: ((self._syncs, self._then_waits),),
             DIED: ((self._syncs, self._then_attaches),),
             NAMESAKE: ((self._works, partial(self._then_wakes, self.start_twice)),),
             GUESSED: ((self._sleeps_at_rest, self._wake_at_once),),
@@ -255,6 +258,12 @@ class World(Trainers):
     def _then_begins(self, fault: Callable[[], None]) -> None:
         """Somebody takes the Lease from a trainer, and the next one is there at once."""
         fault()
+        self._begin()
+
+    def _then_waits(self) -> None:
+        """Somebody has the Lease say that it is over soon, and the next trainer waits for that."""
+        self.edit_duration()
+        self._go_on(1.5)
         self._begin()
 
     def _then_wakes(self, fault: Callable[[], None]) -> None:
@@ -506,6 +515,7 @@ class World(Trainers):
                 *(self.pass_time, self.crash, self.kill_trainer, self.restart_operator) * 2,
                 *(self.lose_answer, self.lose_lease, self.abort_by_force, self.edit_holder),
                 *(self.delay_gates, self.grow, self.start_twice, self.leave_asleep),
+                self._then_waits,
             )
             faults[self.choose(len(faults))]()
             return

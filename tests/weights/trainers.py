@@ -26,6 +26,7 @@ from tests.weights.ground import (
 FREES = "frees what is aborted by force"
 EDITED = "takes who is not named for gone"
 UNFENCED = "takes what was aborted by force for free, once its holder is edited away"
+SHORTENED = "believes a duration that was edited"
 AMID = "begins amid loads"
 NAMESAKE = "takes over what another process of its name is at work on"
 DIED = "ends the sync of a process that died at work"
@@ -98,6 +99,17 @@ class Trainers(Ground):
         """The same person, after a forced abort that kept others waiting."""
         self.abort_by_force()
         self.edit_holder()
+
+    def edit_duration(self) -> None:
+        """Somebody lets the Lease say that it is over at once, while its trainer goes on."""
+        if self.lease is not None and self.said.holder:
+            self.lease = {**self.lease, "spec": self.lease["spec"] | {"leaseDurationSeconds": 1}}
+            if self.defect == SHORTENED:
+                self._put(replace(self.said, duration=1.0))
+            self.revision += 1
+            metadata = self.lease["metadata"] | {"resourceVersion": str(self.revision)}
+            self.lease = {**self.lease, "metadata": metadata}
+            self._cut_off()
 
     def _cut_off(self) -> None:
         if self.trainer is not None:
@@ -333,7 +345,7 @@ class Trainers(Ground):
     def _sleep(self) -> Generator[None, None, None]:
         trainer = self._trainer()
         tags = (("weights", "kv_cache"), ("kv_cache",))[self.choose(2)]
-        before = self.said
+        before = self.said.named
         self._all_clear(before)
         wanted = {*before.released, *tags}
         self._step(

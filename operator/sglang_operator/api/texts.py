@@ -307,7 +307,13 @@ WEIGHTS_HELD_BY_NAMESAKE = (
 )
 WEIGHTS_FENCED = (
     "{holder} ended what was under way in this pool ({why}) at {since}, and whoever was at it may "
-    "not know yet: nothing new begins before {until}; try again then, or wait for longer"
+    "not know yet: nothing new begins before {until}; try again then, or wait for longer. If its "
+    "processes have ended for certain: kubectl sglang weights abort --force --gone"
+)
+# Behind each of these, and in the condition WeightsSynced.
+DURATION_EDITED = (
+    ". Its leaseDurationSeconds says {said}, which was edited: others wait for the {seconds} s "
+    "that its holder counts on"
 )
 WEIGHTS_OWN_FENCED = (
     "{holder} ended its shared sync ({why}), and the other processes of its job may not know yet: "

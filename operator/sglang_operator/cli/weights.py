@@ -137,7 +137,9 @@ class Abort:
         if after.fenced:
             free = shown(after.renewed + after.duration)
             told.append(
-                f"{state.holder or 'its holder'} may not know yet, so it begins after {free}"
+                f"{state.holder or 'its holder'} may not know yet, so it begins after {free}: it "
+                f"counts on {int(after.duration)} s. If its processes have ended for certain, add "
+                "--gone"
             )
         return told
 

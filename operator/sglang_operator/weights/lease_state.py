@@ -10,20 +10,20 @@ Standard library only: the trainer's client is built on it.
 
 import functools
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
 from sglang_operator.api import bounds, names, redaction, texts
+from sglang_operator.weights import duration as durations
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
 SLEEP_TAGS = (WEIGHTS, "kv_cache")  # that a trainer releases unless it says otherwise
-LEASE_SECONDS = 30
+LEASE_SECONDS = durations.LEASE_SECONDS
 MAX_INSTANCES = 4096
 _MAX_OWNER = 16 * bounds.MAX_LABEL  # characters, most of them of a holder in JSON
 _MAX_WOKEN = MAX_INSTANCES * len(MEMORY_TAGS)
@@ -86,7 +86,8 @@ class Transaction:
     message: str = ""
     acquired: float = 0.0
     renewed: float = 0.0  # by the holder's clock, which may be wrong: see ``expires``
-    duration: float = float(LEASE_SECONDS)
+    duration: float = float(LEASE_SECONDS)  # that its holder counts on
+    edited_duration: float = field(default=0.0, compare=False)  # that it says since, if another
     transitions: int = 0  # transactions so far
     groups: GroupsOwner | None = None  # None: nobody has said so yet, in this Lease
 
@@ -148,8 +149,7 @@ class Transaction:
     def named(self) -> "Transaction":
         """The same, where whoever was about to release memory has named nobody, and will not.
 
-        Engines are named before any of their memory is released: those sleep that were named, on
-        what they slept on before, and nobody else.
+        Engines are named before: those that were sleep on what they had released, nobody else does.
         """
         if self.asleep and not self.releases:
             return self
@@ -158,7 +158,6 @@ class Transaction:
             self,
             released=in_order(left),
             asleep=self.asleep if left else (),
-            unclear=self.unclear if left else frozenset(),
             woken=frozenset(each for each in self.woken if each.split("/")[-1] in left),
             releases=False,
         )
@@ -251,6 +250,8 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     if phase is Phase.COMMITTED:
         torn -= instances  # clients that do not know of it leave it standing
     asleep = _words(notes.get(names.ANNOTATION_ASLEEP, ""))
+    counted, note = spec.get("leaseDurationSeconds"), notes.get(names.ANNOTATION_DURATION, "")
+    duration, edited = durations.read(counted, note, _named(transaction))
     return Transaction(
         phase=phase,
         id=transaction,
@@ -270,7 +271,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         unclear=frozenset(_words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep),
         shared=shared,
         wrote=wrote,
-        fence=notes.get(names.ANNOTATION_FENCE) == _fence(transaction),
+        fence=notes.get(names.ANNOTATION_FENCE) == _named(transaction),
         at_work=bool(transaction) and _label(notes, names.ANNOTATION_AT_WORK) == transaction,
         releases=bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction,
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
@@ -278,7 +279,8 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         message=redaction.in_words(bounds.words(notes.get(names.ANNOTATION_MESSAGE, ""))),
         acquired=seconds(spec.get("acquireTime")),
         renewed=seconds(spec.get("renewTime")),
-        duration=_duration(spec.get("leaseDurationSeconds")),
+        duration=duration,
+        edited_duration=edited,
         transitions=_count(spec.get("leaseTransitions")),
         groups=_owner(notes.get(names.ANNOTATION_GROUPS, "")),
     )
@@ -311,8 +313,7 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
     spec = {
         **(lease.get("spec") or {}),
         "holderIdentity": state.holder or None,
-        # Others may never wait for less than the holder counts on.
-        "leaseDurationSeconds": min(bounds.INT32, max(1, math.ceil(state.duration))),
+        "leaseDurationSeconds": durations.told(state.duration),
         "leaseTransitions": min(bounds.INT32, state.transitions),
         "acquireTime": _time(state.acquired) or None,
         "renewTime": _time(state.renewed) or None,
@@ -356,7 +357,10 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_UNCLEAR: lambda t: ",".join(sorted(t.unclear)),
     names.ANNOTATION_SHARED: lambda t: t.id if t.shared else "",
     names.ANNOTATION_WROTE: lambda t: ",".join(sorted(t.wrote)) if t.shared else "",
-    names.ANNOTATION_FENCE: lambda t: _fence(t.id) if t.fence else "",
+    names.ANNOTATION_FENCE: lambda t: _named(t.id) if t.fence else "",
+    names.ANNOTATION_DURATION: lambda t: (
+        durations.note(_named(t.id), t.duration) if t.holder or t.vacant else ""
+    ),
     names.ANNOTATION_AT_WORK: lambda t: t.id if t.at_work else "",
     names.ANNOTATION_RELEASES: lambda t: t.id if t.releases else "",
     names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
@@ -389,8 +393,8 @@ def _expanded(words: Iterable[str], instances: frozenset[str]) -> frozenset[str]
     return (instances - but) | own
 
 
-def _fence(transaction: str) -> str:
-    """What the fence of a transaction says: those who do not know of it leave it standing."""
+def _named(transaction: str) -> str:
+    """What is of one transaction names it: those who do not know of it leave it standing."""
     return transaction or "unknown"
 
 
@@ -455,10 +459,6 @@ def _tags(text: str) -> tuple[str, ...]:
 
 def _words(text: str, most: int = MAX_INSTANCES) -> tuple[str, ...]:
     return tuple(word for word in text.split(",")[:most] if word)
-
-
-def _duration(value: object) -> float:
-    return float(value) if isinstance(value, int) and value > 0 else float(LEASE_SECONDS)
 
 
 def _count(value: object) -> int:

@@ -65,15 +65,21 @@ def free(
         "until": shown(state.renewed + state.duration),
     }
     if state.fenced and state.shared and state.holder == trainer.holder:
-        raise refused(Refusal.AT_WORK, state, texts.WEIGHTS_OWN_FENCED, why=state.message, **values)
+        raise refused(
+            Refusal.AT_WORK,
+            state,
+            texts.WEIGHTS_OWN_FENCED + _edited(state),
+            why=state.message,
+            **values,
+        )
     if state.fenced or state.vacant:
         text = texts.WEIGHTS_FENCED if state.fenced else texts.WEIGHTS_VACANT
-        raise refused(Refusal.HELD, state, text, why=state.message, **values)
+        raise refused(Refusal.HELD, state, text + _edited(state), why=state.message, **values)
     if not state.recovers:
         namesake = state.holder == trainer.holder
         reason = Refusal.AT_WORK if namesake and state.taken_on else Refusal.HELD
         text = texts.WEIGHTS_HELD_BY_NAMESAKE if namesake else texts.WEIGHTS_HELD
-        raise refused(reason, state, text, **values)
+        raise refused(reason, state, text + _edited(state), **values)
     raise refused(
         Refusal.RECOVERING,
         state,
@@ -127,6 +133,12 @@ def in_phase(state: Transaction, step: str, *phases: Phase) -> None:
     if state.phase not in phases:
         expected = " or ".join(phase.value for phase in phases)
         raise refused(Refusal.WRONG_PHASE, state, texts.WEIGHTS_PHASE, step=step, expected=expected)
+
+
+def _edited(state: Transaction) -> str:
+    """What is told beside, where ``leaseDurationSeconds`` is not what the holder counts on."""
+    seconds, said = int(state.duration), int(state.edited_duration)
+    return texts.DURATION_EDITED.format(seconds=seconds, said=said) if said else ""
 
 
 def refused(reason: Refusal, state: Transaction, text: str, **values: object) -> RefusedError:

@@ -111,7 +111,8 @@ def test_an_abort_by_another_keeps_the_lease_for_as_long_as_its_holder_may_not_k
         assert str(refused) == (
             "admin ended what was under way in this pool (it hangs) at 2027-01-15T08:00:05Z, and "
             "whoever was at it may not know yet: nothing new begins before 2027-01-15T08:00:35Z; "
-            "try again then, or wait for longer"
+            "try again then, or wait for longer. If its processes have ended for certain: "
+            "kubectl sglang weights abort --force --gone"
         )
         assert syncing(over, trainer, now=until + 1, seen=NOW + 5).phase is Phase.SYNCING
     # Once more ends nothing sooner; and where nobody was at it nobody has to be waited for.
@@ -237,6 +238,57 @@ def test_a_lease_made_anew_is_told_that_a_sleep_which_named_nobody_has_released_
     begun = syncing(anew, OTHER, now=NOW + 60, seen=NOW)
     with pytest.raises(RefusedError):  # by then they may sleep again
         unslept.unslept(begun, LATER, before, count=7)
+
+
+def edited(state, **spec):
+    """This state, in a Lease of which somebody has edited the spec."""
+    lease = lease_state.written({}, state)
+    lease["spec"] = {k: v for k, v in (lease["spec"] | spec).items() if v is not None}
+    return lease_state.read(lease)
+
+
+LONG = Trainer(holder="trainer-0", transaction="t1", duration=3600)
+
+
+@pytest.mark.parametrize("said", [None, 0, -5, 1, True, "1", 1.5, 2**31, 2**70, 3601])
+@pytest.mark.parametrize(
+    "state",
+    [
+        syncing(trainer=LONG),
+        steps.ended(syncing(trainer=LONG), "admin", message="by force", now=NOW),
+        dataclasses.replace(syncing(trainer=LONG), holder=""),
+        steps.sleep(Transaction(), LONG, tags=["weights"], now=NOW, seen=NOW),
+    ],
+    ids=["syncs", "was aborted by force", "names no holder", "sleeps"],
+)
+def test_others_wait_for_what_the_holder_counts_on_whatever_the_lease_is_edited_to(state, said):
+    found = edited(state, leaseDurationSeconds=said)
+    assert found.duration == 3600
+    refused = refusal(syncing, found, OTHER, now=NOW + 3599, seen=NOW)
+    assert refused.reason is Refusal.HELD
+    told = "leaseDurationSeconds says" in str(refused)
+    assert told is (type(said) is int and 0 < said < 2**31)
+    assert found == edited(state), "an edit is no sign of its holder"
+    assert syncing(found, OTHER, now=NOW + 3601, seen=NOW).holder == OTHER.holder
+    # The next write puts it right.
+    assert lease_state.written({}, found)["spec"]["leaseDurationSeconds"] == 3600
+
+
+@pytest.mark.parametrize("time", ["renewTime", "acquireTime"])
+@pytest.mark.parametrize("moved", ["2001-01-01T00:00:00.000000Z", "2101-01-01T00:00:00Z", None])
+def test_nor_do_its_times_count(time, moved):
+    found = edited(syncing(), **{time: moved})
+    assert refusal(syncing, found, OTHER, now=NOW + 29, seen=NOW).reason is Refusal.HELD
+    assert syncing(found, OTHER, now=NOW + 31, seen=NOW).holder == OTHER.holder
+
+
+def test_the_duration_of_another_transaction_is_not_that_of_this_one():
+    """Clients and operators of earlier releases leave it standing."""
+    for annotation in ("t9 3600", "3600", "t1", "t1 -1", "t1 ²", f"t1 {2**31}", "t1 " + "9" * 9999):
+        lease = lease_state.written({}, syncing())
+        lease["metadata"]["annotations"][names.ANNOTATION_DURATION] = annotation
+        assert lease_state.read(lease).duration == 30
+    assert names.ANNOTATION_DURATION not in str(lease_state.written({}, committed()))
 
 
 def test_a_sleep_that_names_nobody_and_rests_has_released_nothing():
@@ -561,7 +613,8 @@ def test_a_state_survives_the_lease():
             id="g1", holder="trainer-0", since=NOW, seen=NOW + 0.5, forming=True, left=True
         ),
     )
-    unset = [f.name for f in dataclasses.fields(full) if getattr(full, f.name) == f.default]
+    told = [field for field in dataclasses.fields(full) if field.compare]
+    unset = [f.name for f in told if getattr(full, f.name) == f.default]
     assert not unset, "the state of this test has a value in each field"
     assert lease_state.read(lease_state.written({}, full)) == full
 
