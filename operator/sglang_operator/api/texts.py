@@ -177,6 +177,16 @@ SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"
 ASLEEP = (
     "the engines' {released} memory is released, and {synced}/{desired} gates are open; wake them"
 )
+# Before what else the condition WeightsSynced says.
+MEMORY_UNCLEAR = (
+    "an answer to a release or a resume of memory was lost, so that nobody knows what engines hold "
+    "and sync, sleep and wake are refused until they are replaced: kubectl delete pod {pods}"
+)
+LEASE_SHORTENED = (
+    "leaseDurationSeconds of the weights Lease says {said}, which was edited; others wait for the "
+    "{seconds} s that its holder counts on (kubectl sglang weights abort --force --gone, if its "
+    "processes have ended for certain)"
+)
 GATES_OPENING = (
     "{holding}/{desired} engines hold weights that a trainer committed; {synced}/{desired} gates "
     "are open, the others follow"
@@ -310,7 +320,7 @@ WEIGHTS_FENCED = (
     "not know yet: nothing new begins before {until}; try again then, or wait for longer. If its "
     "processes have ended for certain: kubectl sglang weights abort --force --gone"
 )
-# Behind each of these, and in the condition WeightsSynced.
+# Behind each of these.
 DURATION_EDITED = (
     ". Its leaseDurationSeconds says {said}, which was edited: others wait for the {seconds} s "
     "that its holder counts on"

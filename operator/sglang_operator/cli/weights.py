@@ -269,6 +269,7 @@ def _text(registry: Registry, state: Transaction, synced: int) -> str:
         "synced": f"{synced}/{len(registry.engines)}",
         "released": " and ".join(state.released),
         "groups": _groups(state),
+        "unclear": _unclear(registry, state),
         "message": state.message,
         "epoch": registry.epoch,
     }
@@ -291,6 +292,12 @@ def _groups(state: Transaction) -> str:
     if owner is None:
         return ""
     return ("none, reset by " if owner.left else "of ") + _owner(owner)
+
+
+def _unclear(registry: Registry, state: Transaction) -> str:
+    """The pods in every trainer's way, and what to do about them."""
+    pods = [e.pod or e.engine for e in registry.present if e.instance in state.unclear]
+    return operator_texts.MEMORY_UNCLEAR.format(pods=" ".join(pods)) if pods else ""
 
 
 def _phase(state: Transaction) -> str:

@@ -49,7 +49,8 @@ def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> C
         type=conditions.WEIGHTS_SYNCED,
         status=status,
         reason=reason,
-        message=text.format(
+        message=_beside(weights)
+        + text.format(
             synced=synced,
             holding=weights.holding,
             covered=weights.covered,
@@ -63,6 +64,21 @@ def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> C
             phase=current.phase.value,
         ),
     )
+
+
+def _beside(weights: GatePlan) -> str:
+    """What is in every trainer's way, or goes otherwise than the Lease seems to say, first."""
+    current = weights.transaction
+    unclear = [e for e in (*weights.engines, *weights.unlisted) if e.instance in current.unclear]
+    told = list[str]()
+    if unclear:
+        shown = [each.pod_name for each in unclear if each.pod_name]
+        pods = " ".join(shown[:_NAMED]) + (" …" if len(shown) > _NAMED else "")
+        told.append(texts.MEMORY_UNCLEAR.format(pods=pods))
+    if current.edited_duration and (current.holder or current.vacant):
+        seconds, said = int(current.duration), int(current.edited_duration)
+        told.append(texts.LEASE_SHORTENED.format(seconds=seconds, said=said))
+    return "".join(f"{each}; " for each in told)
 
 
 def _left_out(weights: GatePlan) -> str:

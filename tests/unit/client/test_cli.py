@@ -67,6 +67,17 @@ def test_a_pool_asleep_with_its_weights_is_not_synced_until_it_is_woken(world, w
     assert "synced    2/2\n" in weights("status")
 
 
+def test_a_pod_of_which_nobody_knows_whether_its_engine_sleeps_is_named_by_the_status(
+    world, weights
+):
+    weights("sleep", "--tags", "kv_cache")
+    lost = world.engines[1].instance
+    world.write_lease(dataclasses.replace(world.state, unclear=frozenset({lost})))
+    shown = weights("status", code=1)
+    assert "unclear   an answer to a release or a resume of memory was lost" in shown
+    assert f"kubectl delete pod {POOL}-1\n" in shown
+
+
 def test_a_lease_that_was_lost_is_told_with_who_holds_it_until_when(world, weights):
     world.delete_lease()
     world.make_lease()
