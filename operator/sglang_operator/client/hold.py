@@ -41,6 +41,7 @@ class LeaseHold:
         self._count = -1  # of the Lease's transactions, with this one
         # Who slept before this sleep, as long as it has named no engine: none released anything.
         self.before: Transaction | None = None
+        self._noted: list[Step] = []  # who has which memory, as far as it is on record
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -89,7 +90,12 @@ class LeaseHold:
         try:
             return self._took(await self._lease.step(own, patience=patience))
         except NotReady as error:
+            await self._note_again()
             raise Expired(texts.LEASE_DELETED, deleted=True) from error
+        except Expired as error:
+            if error.deleted:
+                await self._note_again()
+            raise
 
     async def woke(
         self,
@@ -110,6 +116,8 @@ class LeaseHold:
         def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             if sight.pool != self._pool:
                 raise Expired(texts.LEASE_ANEW, deleted=True)  # of other engines
+            if _says_nothing(state):
+                raise NotReady(texts.LEASE_ANEW)  # the operator is about to write it anew
             for instance, tags in (*done, (None, ())):
                 state = steps.woke(
                     state,
@@ -121,7 +129,15 @@ class LeaseHold:
                 )
             return state
 
+        self._noted.append(step)
         await self._lease.record(None, step, patience=patience)
+
+    async def _note_again(self) -> None:
+        """It was on record in a Lease that is lost: the next one may be made without it."""
+        noted, self._noted = self._noted, []
+        for step in noted:
+            with contextlib.suppress(PoolError):  # it is owed
+                await self._lease.record(None, step, patience=0)
 
     async def rest(self, *, patience: float) -> None:
         """Nothing that was sent to engines is under way any more.  Raises as ``record``.

@@ -21,6 +21,7 @@ from sglang_operator.client import (
     Unsupported,
     one_at_a_time,
     sleeping,
+    waking,
 )
 from sglang_operator.weights import lost_lease, steps
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
@@ -110,6 +111,33 @@ def test_a_lease_that_is_lost_before_a_sleep_has_named_anybody_learns_that_all_a
     (world.write_lease if emptied else world.make_lease)(anew)
     wait_until(lambda: not any(world.state.sleeps(run) for run in runs))
     assert set(world.state.asleep) == set(runs)
+
+
+def test_a_lease_that_is_lost_right_after_engines_woke_learns_that_they_did(
+    world, pool, monkeypatch
+):
+    """It was on record, and the operator had not seen it yet: it takes them for asleep."""
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool)
+    runs = [engine.instance for engine in world.engines]
+    anew = lost_lease.forgotten(
+        Transaction(transitions=world.state.transitions + 1),
+        steps.Trainer(holder="operator", transaction=""),
+        asleep=dict.fromkeys(runs, frozenset(SLEEP_TAGS)),
+        message="it is lost",
+        now=time.time(),
+    )
+    noted = waking.note_awake
+
+    async def lose(*given, **options):
+        await noted(*given, **options)
+        world.lease_is_there = False  # on the loop of the fake pool it is one assignment
+
+    monkeypatch.setattr(waking, "note_awake", lose)
+    with pytest.raises(PoolError):
+        pool.wake()
+    world.make_lease(anew)
+    wait_until(lambda: not any(world.state.sleeps(run) for run in runs))
 
 
 def test_a_lease_that_is_lost_once_a_sleep_has_named_engines_takes_them_for_asleep(world, pool):

@@ -6,10 +6,10 @@ import pytest
 
 from sglang_operator.api import conditions
 from sglang_operator.observed.model import Observed
+from sglang_operator.plan.plan import plan as planned
 from sglang_operator.status import compute
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
 from tests.builders import NOW, a_lease_saying, a_pod, a_pool, weighed
-from tests.builders import plan as planned
 
 
 def told(pool, pods, state, edit=None):
