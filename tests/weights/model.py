@@ -31,7 +31,7 @@ from sglang_operator.observed.model import (
     Observed,
     ObservedChild,
 )
-from sglang_operator.weights import lease_state
+from sglang_operator.weights import lease_state, lost_lease
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
 from tests.builders import NOW, OWNER
 from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
@@ -475,7 +475,7 @@ class World(Trainers):
         """
         for operator in self.operators:
             # Its stream tells of each state, though no pass may have come between the last two.
-            operator.said = self.said if self.said.was_begun else operator.said
+            operator.said = self.said if lost_lease.was_begun(self.said) else operator.said
         if self.choose(2):
             self.lease = None
         else:

@@ -15,7 +15,7 @@ from sglang_operator.children.kind import ChildKind
 from sglang_operator.children.last_known import LastKnown
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.pool.resolve import Pool
-from sglang_operator.weights import lease_state
+from sglang_operator.weights import lost_lease
 
 SERVICE = ChildKind(
     kind="Service",
@@ -59,7 +59,7 @@ LEASE = ChildKind(
     compared=(),
     urgent=True,
     restless=frozenset({"renewTime"}),
-    forgets=lease_state.forgets,
+    forgets=lost_lease.forgets,
 )
 REGISTRY = ChildKind(
     kind="ConfigMap",

@@ -99,7 +99,7 @@ def anew(
         return forgotten(message, current, pods, said, operator, now)
     if said is None or not _run(pods) or current.fence:
         return None
-    if found is not None and (ours is None or not said.was_begun):
+    if found is not None and (ours is None or not lost_lease.was_begun(said)):
         return None
     message, holder = texts.LEASE_ANEW.format(lease=name), _as_long(operator, said)
     anew = lost_lease.made_anew(
@@ -136,7 +136,7 @@ def last_said(
     if ours is None:
         return known
     current = read(ours.body)
-    if current.was_begun or known is None or not _run(pods):
+    if lost_lease.was_begun(current) or known is None or not _run(pods):
         return current
     return replace(known, groups=current.groups or known.groups)
 
@@ -150,7 +150,7 @@ def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction |
     """
     if any(sleeps(pod) for pod in pods):
         return True
-    if not (said and said.was_begun) and any(_closed_for_good(pod) for pod in pods):
+    if not (said and lost_lease.was_begun(said)) and any(_closed_for_good(pod) for pod in pods):
         return True
     known = {Phase.IDLE}
     if gate is not WeightsGate.COMMITTED:

@@ -205,11 +205,6 @@ class Transaction:
         return bool(self.holder) and (self.phase is Phase.ABORTED or anew)
 
     @property
-    def was_begun(self) -> bool:
-        """Whether anything was ever begun by this Lease, or by one that it stands in place of."""
-        return self.phase is not Phase.IDLE or self.fence
-
-    @property
     def vacant(self) -> bool:
         """Whether something is under way and the Lease does not say by whom: it was edited.
 
@@ -222,12 +217,6 @@ class Transaction:
         loads = self.phase is Phase.COMMITTED and bool(self.recovering)
         ended = self.phase in (Phase.ABORTED, Phase.IDLE) and self.fence
         return not self.holder and (trains or loads or ended)
-
-
-def forgets(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether a Lease says less than it did: it was emptied, or put back to an earlier state."""
-    then, now = read(before), read(after)
-    return then.was_begun and (not now.was_begun or now.transitions < then.transitions)
 
 
 def read(lease: Mapping[str, Any]) -> Transaction:

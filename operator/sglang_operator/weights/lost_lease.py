@@ -7,10 +7,22 @@ its own, would have them wait for a trainer that is gone, or end.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import lease_state, steps
-from sglang_operator.weights.lease_state import GroupsOwner, Transaction
+from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
+
+
+def was_begun(said: Transaction) -> bool:
+    """Whether anything was ever begun by this Lease, or by one that it stands in place of."""
+    return said.phase is not Phase.IDLE or said.fence
+
+
+def forgets(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a Lease says less than it did: it was emptied, or put back to an earlier state."""
+    then, now = lease_state.read(before), lease_state.read(after)
+    return was_begun(then) and (not was_begun(now) or now.transitions < then.transitions)
 
 
 def forgotten(
