@@ -20,6 +20,7 @@ _RBAC = MANIFESTS / "rbac"
 _COPIES = {
     FILES / "crd.yaml": MANIFESTS / "crd" / "sglanginferences.yaml",
     FILES / "health.lua": HEALTH,
+    FILES / "weights_lease_policy.yaml": MANIFESTS / "policies" / "weights-lease.yaml",
     FILES / "monitoring" / "rules.yaml": MANIFESTS / "monitoring" / "prometheus_rule.yaml",
     FILES / "rbac" / "operator.yaml": _RBAC / "namespaced" / "role.yaml",
     FILES / "rbac" / "lease.yaml": _RBAC / "lease" / "role.yaml",

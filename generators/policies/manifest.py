@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from generators.policies import expressions, words
+from generators.policies import expressions, lease, words
 from sglang_operator.api import names
 from sglang_operator.engine import schema
 
@@ -18,7 +18,8 @@ _HEADER = """\
 """
 _KUSTOMIZATION = """\
 # Optional: what the operator would refuse for the names of arguments, the API server refuses, one
-# policy for each SGLang version.  kubectl apply --server-side -k manifests/policies
+# policy for each SGLang version; and that a Lease of weights goes while something is under way.
+# kubectl apply --server-side -k manifests/policies
 # Made by `make policies`; do not edit.
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -30,6 +31,7 @@ resources:
 def files() -> dict[str, str]:
     """Every file of the folder, by its name."""
     made = {file_name(version): _document(version) for version in VERSIONS}
+    made[lease.FILE] = lease.HEADER + _yaml([lease.policy(), lease.binding()])
     resources = "\n".join(f"  - {name}" for name in made)
     return {**made, "kustomization.yaml": _KUSTOMIZATION.format(resources=resources)}
 

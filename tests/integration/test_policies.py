@@ -4,6 +4,7 @@ The plane is of this module's own, so that its policies refuse nothing of other 
 """
 
 import random
+import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from generators.policies import manifest, nearest
+from generators.policies import lease, manifest, nearest
 from sglang_operator.api import errors, names
+from sglang_operator.children.weights_lease import weights_lease
 from sglang_operator.engine import aliases, habits, ownership, schema, versions
 from sglang_operator.pool.resolve import Refused, resolve_pool
 from sglang_operator.testing import ApiError, ControlPlane
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import OWNER, with_config
 
 pytestmark = pytest.mark.each_kubernetes
@@ -265,3 +268,81 @@ def test_for_any_names_the_policy_says_what_the_operator_says_and_nothing_else(p
             expected,
         )
     assert refused > CASES // 5
+
+
+# --- the weights' Leases
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+GARBAGE_COLLECTOR = "system:serviceaccount:kube-system:generic-garbage-collector"
+RUN = "1a2b3c4d"
+BUSY = {
+    "a sync": Transaction(phase=Phase.SYNCING, id="t", holder="trainer"),
+    "a holder at rest": Transaction(phase=Phase.COMMITTED, id="t", holder="operator"),
+    "a sleep": Transaction(phase=Phase.SLEEPING, id="t", released=("weights",), asleep=(RUN,)),
+    "a wake": Transaction(phase=Phase.AWAKE, id="t"),
+    "who may write still": Transaction(phase=Phase.ABORTED, id="t", fence=True),
+    "memory that may be back": Transaction(phase=Phase.ABORTED, id="t", unclear=frozenset({RUN})),
+}
+AT_REST = {
+    "nothing": Transaction(),
+    "a commit": Transaction(
+        phase=Phase.COMMITTED, id="t", version="step-1", instances=frozenset({RUN})
+    ),
+    "an abort": Transaction(phase=Phase.ABORTED, id="t"),
+}
+
+
+def a_lease(plane: ControlPlane, state: Transaction) -> str:
+    """The path of a new Lease that says this; no pool's, so that nobody cleans it up."""
+    body: Json = weights_lease(OWNER, state)
+    body["metadata"] = {
+        "name": f"pool-{uuid.uuid4().hex[:8]}-weights",
+        "labels": body["metadata"]["labels"],
+        "annotations": body["metadata"].get("annotations", {}),
+    }
+    plane.api.post(LEASES, body)
+    return f"{LEASES}/{body['metadata']['name']}"
+
+
+def deleted(plane: ControlPlane, path: str) -> str:
+    """What the API server says when somebody deletes it; empty if it is gone."""
+    try:
+        plane.api.delete(path)
+    except ApiError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def guarded(plane: ControlPlane) -> ControlPlane:
+    """The same plane with the policy of the Leases in force."""
+    state = BUSY["a sync"]
+    plane.wait(lambda: deleted(plane, a_lease(plane, state)), WAIT_SECONDS, "the Leases' policy")
+    return plane
+
+
+@pytest.mark.parametrize("what", BUSY)
+def test_a_lease_by_which_something_is_under_way_is_not_deleted_by_hand(guarded, what):
+    path = a_lease(guarded, BUSY[what])
+    said = deleted(guarded, path)
+    name = path.rpartition("/")[2]
+    assert f"the Lease {name} says who writes weights into engines" in said
+    assert said.endswith(f"kubectl annotate lease {name} {lease.MAY_GO}=true")
+    guarded.kubectl("annotate", "lease", name, f"{lease.MAY_GO}=true")
+    assert not deleted(guarded, path)
+
+
+@pytest.mark.parametrize("what", AT_REST)
+def test_a_lease_at_rest_is_deleted_like_anything(guarded, what):
+    assert not deleted(guarded, a_lease(guarded, AT_REST[what]))
+
+
+def test_a_lease_goes_with_its_pool_whatever_it_says(guarded):
+    name = a_lease(guarded, BUSY["a sync"]).rpartition("/")[2]
+    guarded.kubectl("delete", "lease", name, f"--as={GARBAGE_COLLECTOR}")
+
+
+def test_leases_of_others_are_not_the_policy_s_business(guarded):
+    path = a_lease(guarded, BUSY["a sync"])
+    guarded.api.merge(path, {"metadata": {"labels": {names.LABEL_MANAGED_BY: "somebody"}}})
+    assert not deleted(guarded, path)

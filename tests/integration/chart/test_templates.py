@@ -11,6 +11,7 @@ import yaml
 
 from generators.chart.generated import CHART
 from generators.checkout import MANIFESTS
+from generators.policies import lease
 from sglang_operator.api import names
 from sglang_operator.engine import schema
 from sglang_operator.testing import binaries
@@ -373,8 +374,8 @@ def test_each_known_version_of_sglang_may_have_its_policy(helm):
         }
 
     assert policies() == set()
-    assert policies(enabled=True) == set(map(str, schema.KNOWN))
-    assert policies(enabled=True, versions=["0.5.7"]) == {"0.5.7"}
+    assert policies(enabled=True) == {*map(str, schema.KNOWN), lease.NAME}
+    assert policies(enabled=True, versions=["0.5.7"]) == {"0.5.7", lease.NAME}
 
 
 def test_a_trainer_gets_the_lease_and_the_registry_of_its_pools_and_no_more(helm):
