@@ -1,5 +1,6 @@
 """What a placement decides.  Nothing else knows the modes apart, but all take it that GPUs are
-counted on nodes by one resource (``plan.places``, ``plan.footing``, ``ask.capacity``), and that
+counted on nodes by one resource (``plan.places``, ``plan.footing``, ``ask.capacity``,
+``status.holdups``, ``pool.planned_memory``, ``view.grid``, ``cli.checks.occupancy``), and that
 what is wrong with it is told of the field ``placement.resourceName`` (``api.device_resources``,
 ``children.origin``).  Words that name a mode: the README, and ``cli.pipeline.notes``.
 """

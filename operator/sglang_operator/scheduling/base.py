@@ -21,7 +21,11 @@ class Gang(Protocol):
         ...
 
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
-        """What it adds to the spec of each engine pod; the user's own choice stays over it."""
+        """What it adds to the spec of each engine pod.
+
+        ``spec.scheduling`` stays over it; a key of the operator's own, or of podTemplate, that it
+        has too is replaced whole (``children.engine_pod``).
+        """
         ...
 
     def annotations(self, parsed: PoolSpec, pool: str, engine: EngineName) -> Mapping[str, str]:
