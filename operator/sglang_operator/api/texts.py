@@ -347,6 +347,7 @@ WEIGHTS_NOT_HELD = (
     "the transaction {transaction} is not the present one: the Lease is in phase {phase}{by}; "
     "begin again, and write all weights again"
 )
+SLEEP_GIVEN_UP = ", and says already that this sleep has released nothing"
 WEIGHTS_NOT_LEFT = (
     "the process of {holder} that was at this sync is gone and has not left it (detach): engines "
     "may hold halves; begin again, and write all weights again"

@@ -131,12 +131,15 @@ def last_said(
     """What is to be remembered of the pool's Lease: what it said last, whatever became of it.
 
     Where no engine runs, one that says nothing is as good as the first.  Groups are set up without
-    that anything begins.
+    that anything begins.  One that was put back is remembered as it was until the operator's own
+    step stands there, however often its write fails.
     """
     if ours is None:
         return known
     current = read(ours.body)
-    if lost_lease.was_begun(current) or known is None or not _run(pods):
+    if known is None or not _run(pods):
+        return current
+    if lost_lease.was_begun(current) and not _is_put_back(current, known):
         return current
     return replace(known, groups=current.groups or known.groups)
 

@@ -337,6 +337,12 @@ def slept(
     gone = again if WEIGHTS in state.released else frozenset[str]()
     if not again:
         return dataclasses.replace(state.named, renewed=now)
+    if (
+        not state.releases
+    ):  # a renewal that failed has told that nothing was released, and it counts
+        words, given_up = texts.WEIGHTS_NOT_HELD, texts.SLEEP_GIVEN_UP
+        of = trainer.transaction
+        raise rules.refused(Refusal.NOT_HELD, state, words, transaction=of, by=given_up)
     return dataclasses.replace(
         state,
         intact=state.intact and not gone,

@@ -57,6 +57,20 @@ def test_nobody_vouches_by_an_earlier_state_and_gates_stay_closed_until_the_next
     assert not after.versions
 
 
+@pytest.mark.parametrize("phase", BEGUN)
+def test_so_it_is_however_often_the_operators_own_write_fails(phase):
+    """The next pass compared the Lease that was put back with itself, and opened its gates."""
+    known, before = of(9, Phase.SLEEPING, released=("weights",)), of(5, phase, holder="trainer-a")
+    for _ in range(3):
+        plan = put_back(before, known)
+        assert plan.abort is not None
+        assert not plan.gates
+        known = plan.said
+    after = put_back(dataclasses.replace(plan.abort.state, renewed=NOW), known)
+    assert after.abort is None
+    assert after.said == dataclasses.replace(plan.abort.state, renewed=NOW)
+
+
 def test_no_older_checkpoint_is_read_over_what_an_engine_has():
     """The commit that covered it is not in the backup: it would be taken for one that lacks it."""
     plan = put_back(of(5, instances=frozenset()), of(9), recovery="FromCheckpoint")

@@ -200,6 +200,13 @@ def test_nobody_sleeps_of_whom_a_sleep_says_nothing_before_it_is_over(over):
             steps.slept(unslept.given_up(late), MINE, instances=["run"], now=NOW + 60)
 
 
+def test_who_has_told_that_nothing_was_released_names_nobody_any_more():
+    """A renewal met a stray 404, told so, and the sleep went on: a wake opened released engines."""
+    told = steps.rests(sleeping("weights", "kv_cache"), MINE)
+    with pytest.raises(steps.RefusedError, match="this sleep has released nothing"):
+        steps.slept(told, MINE, instances=[A], now=NOW + 3)
+
+
 def test_others_need_not_wait_for_a_sleep_that_was_given_up():
     over = unslept.given_up(sleeping("weights"))
     assert syncing(over, OTHER, now=NOW + 3, seen=NOW + 3).holder == OTHER.holder
@@ -840,7 +847,8 @@ def test_who_woke_is_no_sleeper_any_more_until_it_sleeps_again():
     assert partly.sleeps("j") == {"weights", "kv_cache"}
     assert partly.sleeps("stranger") == set()
     assert lease_state.read(lease_state.written({}, partly)) == partly
-    again = steps.slept(partly, trainer, instances=["i"], now=NOW)
+    about = dataclasses.replace(partly, releases=True)
+    again = steps.slept(about, trainer, instances=["i"], now=NOW)
     assert again.sleeps("i") == {"weights", "kv_cache"}
     left = steps.wake(partly, trainer, now=1.0, tags=["weights"])
     assert (left.released, left.woken) == (("kv_cache",), frozenset())
