@@ -211,12 +211,12 @@ class Transaction:
         An operator's load too: its request may be on its way to an engine.  And what was ended for
         another, who may still write: the fence outlasts the name of whoever held it.
         """
-        slept = self.phase is Phase.AWAKE or (self.phase is Phase.SLEEPING and bool(self.released))
-        asleep = slept and not self.initial
-        trains = self.phase is Phase.SYNCING or asleep
+        sleeps = self.phase is Phase.SLEEPING
+        slept = self.phase is Phase.AWAKE or (sleeps and bool(self.released))
+        works = self.phase is Phase.SYNCING or (sleeps and self.at_work)
         loads = self.phase is Phase.COMMITTED and bool(self.recovering)
         ended = self.phase in (Phase.ABORTED, Phase.IDLE) and self.fence
-        return not self.holder and (trains or loads or ended)
+        return not self.holder and (works or (slept and not self.initial) or loads or ended)
 
 
 def read(lease: Mapping[str, Any]) -> Transaction:

@@ -215,6 +215,19 @@ def test_others_need_not_wait_for_a_sleep_that_was_given_up():
     assert refusal(syncing, over, OTHER, now=NOW + 3, seen=NOW + 3).reason is Refusal.HELD
 
 
+@pytest.mark.parametrize("initial", [False, True])
+def test_a_wake_whose_holder_was_edited_away_is_waited_for_though_nothing_was_released(initial):
+    """It lets engines go on: a sync that began meanwhile was answered from, half written."""
+    over = unslept.given_up(sleeping("weights"))
+    version = "" if initial else "v1"
+    woken = steps.take_on(dataclasses.replace(over, version=version), MINE, now=NOW, seen=NOW)
+    assert woken.at_work
+    edited = dataclasses.replace(woken, holder="")
+    assert refusal(syncing, edited, OTHER, now=NOW + 3, seen=NOW + 3).reason is Refusal.HELD
+    rested = dataclasses.replace(edited, at_work=False)
+    assert syncing(rested, OTHER, now=NOW + 3, seen=NOW + 3).holder == OTHER.holder
+
+
 def test_a_sleep_that_has_released_nothing_leaves_the_commit_as_it_was():
     for over in (
         steps.rests(sleeping("weights", "kv_cache"), MINE),
