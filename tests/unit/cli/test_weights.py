@@ -17,7 +17,14 @@ FORGED = "\x1b[2Jx\nphase     Committed"
 
 def test_a_status_has_no_escapes_and_no_forged_lines():
     engine = SimpleNamespace(
-        rank=0, engine=FORGED, state="Up", gate="Open", version=FORGED, url="http://127.0.0.1"
+        rank=0,
+        engine=FORGED,
+        state="Up",
+        gate="Open",
+        version=FORGED,
+        url="http://127.0.0.1",
+        pod=FORGED,
+        instance="run",
     )
     registry: Any = SimpleNamespace(
         namespace="rl",
@@ -25,8 +32,15 @@ def test_a_status_has_no_escapes_and_no_forged_lines():
         epoch="e",
         weights=SimpleNamespace(gate="Committed"),
         engines=(engine,),
+        present=(engine,),
     )
-    state = Transaction(phase=Phase.ABORTED, holder=FORGED, message=FORGED, version=FORGED)
+    state = Transaction(
+        phase=Phase.ABORTED,
+        holder=FORGED,
+        message=FORGED,
+        version=FORGED,
+        unclear=frozenset({"run"}),
+    )
     text = weights._text(registry, state, 0)
     assert "\x1b" not in text
     assert not [line for line in text.splitlines() if line.startswith("phase     Committed")]
