@@ -49,18 +49,21 @@ def test_a_refused_spec_is_told_where_the_registry_cannot_be_written():
     asyncio.run(story())
 
 
-def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost(
-    monkeypatch,
-):
-    """What reading it costs was not counted: each edit was read at once, however much it was."""
-
-    judge, slow = judging.judge, 0.2
+@pytest.fixture
+def slow(monkeypatch):
+    """Reading a spec takes so many seconds."""
+    judge, seconds = judging.judge, 0.2
 
     def judged(*arguments: Any) -> Pool | Refused:
-        time.sleep(slow)
+        time.sleep(seconds)
         return judge(*arguments)
 
     monkeypatch.setattr(judging, "judge", judged)
+    return seconds
+
+
+def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost(slow):
+    """What reading it costs was not counted: each edit was read at once, however much it was."""
 
     async def story() -> None:
         api = fake_api.Api()
@@ -73,18 +76,8 @@ def test_passes_of_a_pool_whose_spec_is_refused_are_spaced_by_what_they_cost(
     asyncio.run(story())
 
 
-def test_what_comes_of_engines_does_not_wait_because_a_spec_took_long_to_read(
-    monkeypatch,
-):
+def test_what_comes_of_engines_does_not_wait_because_a_spec_took_long_to_read(slow):
     """Engines that came up were seen up to two seconds later, whenever the spec had been edited."""
-
-    judge, slow = judging.judge, 0.2
-
-    def judged(*arguments: Any) -> Pool | Refused:
-        time.sleep(slow)
-        return judge(*arguments)
-
-    monkeypatch.setattr(judging, "judge", judged)
 
     async def story() -> None:
         api = fake_api.Api()
