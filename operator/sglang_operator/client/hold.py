@@ -114,10 +114,7 @@ class LeaseHold:
         """
 
         def step(state: Transaction, sight: LeaseObservation) -> Transaction:
-            if sight.pool != self._pool:
-                raise Expired(texts.LEASE_ANEW, deleted=True)  # of other engines
-            if _says_nothing(state):
-                raise NotReady(texts.LEASE_ANEW)  # the operator is about to write it anew
+            self._require_known(state, sight)
             for instance, tags in (*done, (None, ())):
                 state = steps.woke(
                     state,
@@ -131,6 +128,13 @@ class LeaseHold:
 
         self._noted.append(step)
         await self._lease.record(None, step, patience=patience)
+
+    def _require_known(self, state: Transaction, sight: LeaseObservation) -> None:
+        """What is owed to the next Lease, too, belongs there: of this pool, and made by now."""
+        if sight.pool != self._pool:
+            raise Expired(texts.LEASE_ANEW, deleted=True)  # of other engines
+        if _says_nothing(state):
+            raise NotReady(texts.LEASE_ANEW)  # the operator is about to write it anew
 
     async def _note_again(self) -> None:
         """It was on record in a Lease that is lost: the next one may be made without it."""
@@ -150,10 +154,7 @@ class LeaseHold:
         def rests(state: Transaction, sight: LeaseObservation) -> Transaction:
             if before is None:
                 return steps.rests(state, self.trainer)
-            if sight.pool != self._pool:
-                raise Expired(texts.LEASE_ANEW, deleted=True)  # of other engines
-            if _says_nothing(state):
-                raise NotReady(texts.LEASE_ANEW)  # the operator is about to write it anew
+            self._require_known(state, sight)
             return unslept.unslept(state, self.trainer, before, count=self._count)
 
         lease, words = self._uid if before is None else None, texts.OWED_REST

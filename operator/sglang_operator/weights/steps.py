@@ -337,9 +337,8 @@ def slept(
     gone = again if WEIGHTS in state.released else frozenset[str]()
     if not again:
         return dataclasses.replace(state.named, renewed=now)
-    if (
-        not state.releases
-    ):  # a renewal that failed has told that nothing was released, and it counts
+    # A renewal that failed may have told that nothing was released; then that counts.
+    if not state.releases:
         words, given_up = texts.WEIGHTS_NOT_HELD, texts.SLEEP_GIVEN_UP
         of = trainer.transaction
         raise rules.refused(Refusal.NOT_HELD, state, words, transaction=of, by=given_up)
