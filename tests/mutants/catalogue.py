@@ -101,7 +101,7 @@ MUTANTS = (
         "attempt-reused",
         "a replacement has the name of the pod it replaces, which may never go",
         "plan/planner.py",
-        "attempt = self.pods(engine.name).highest + 1",
+        "attempt = self.groups_of(engine.name).highest + 1",
         "attempt = 0",
     ),
     _mutant(
@@ -157,15 +157,15 @@ MUTANTS = (
         "closed-gates-stand-in",
         "the last engine that misses a probe goes, because one counts that nobody ever reached",
         "plan/footing.py",
-        "if state is Health.LOST or not pod.let_in or serves(pod, state):",
-        "if state is Health.LOST or serves(pod, state):",
+        "if state is Health.LOST or not group.let_in or serves(group, state):",
+        "if state is Health.LOST or serves(group, state):",
     ),
     _mutant(
         "extra-by-probe",
         "of two pods of an engine the one goes that only misses a probe",
         "plan/planner.py",
-        "far = footing.distance(pod, self.healths[pod.uid])",
-        "far = self.healths[pod.uid] is not Health.UP",
+        "far = footing.distance(group, self.health(group))",
+        "far = self.health(group) is not Health.UP",
     ),
     _mutant(
         "deleted-comes-back",

@@ -145,6 +145,8 @@ class ObservedPod:
     engine: EngineName
     attempt: int
     revision: str
+    nodes: int = 1  # that its engine spans: so many pods live and die with it, itself included
+    node_rank: int = 0  # its place among them; the first is the leader
     devices: tuple[int, ...] = ()
     failures: int = 0  # failures in a row that led to this attempt
     startup_failures: int = 0  # those of them before the engine was up, all for this reason

@@ -2,7 +2,7 @@
 
 ``plan(pool, observed, now)`` is level-triggered: it looks at what is there, not at what
 happened, and calling it again on the same snapshot gives the same answer.  It is what ``RULES``
-say, in their order: each looks at the pods of every engine (``Planner``), and says what is to be
+say, in their order: each looks at the groups of every engine (``Planner``), and says what is to be
 removed and what is to be created.  A rule sees what those before it have decided.
 """
 

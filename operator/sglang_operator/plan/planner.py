@@ -1,4 +1,4 @@
-"""One pass of the planner: the pods of each engine, and what the rules decided about them.  Pure.
+"""One pass of the planner: the groups of each engine, and what the rules decided about them.  Pure.
 
 The rules (``plan.rules``) read it and write into it; nothing outlives the pass.  A rule writes by
 ``remove`` and ``create``, takes pods that stand for no engine any more out of ``live``, says in
@@ -22,9 +22,10 @@ from functools import cached_property
 from sglang_operator.api import spec
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.diagnosis import causes
-from sglang_operator.observed import health
+from sglang_operator.observed import groups, health
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import footing, startup
@@ -39,27 +40,28 @@ _UP, _ENDED, _LOST, _DYING = Health.UP, Health.ENDED, Health.LOST, Health.DYING
 
 
 @dataclass(kw_only=True, slots=True)
-class EnginePods:
-    """The pods of one engine, wanted or not, sorted by what may be done with them."""
+class EngineGroups:
+    """The groups of one engine, wanted or not, sorted by what may be done with them."""
 
-    live: list[ObservedPod] = field(default_factory=list)  # the one to keep comes first
-    lost: list[ObservedPod] = field(default_factory=list)
-    dying: list[ObservedPod] = field(default_factory=list)
-    ended: list[ObservedPod] = field(default_factory=list)
+    live: list[Group] = field(default_factory=list)  # the one to keep comes first
+    lost: list[Group] = field(default_factory=list)
+    dying: list[Group] = field(default_factory=list)
+    ended: list[Group] = field(default_factory=list)
     highest: int = -1  # attempt
 
     @property
-    def kept(self) -> ObservedPod | None:
-        """The pod that stands for the engine."""
+    def kept(self) -> Group | None:
+        """The group that stands for the engine."""
         return self.live[0] if self.live else None
 
     @property
     def last_ended(self) -> ObservedPod | None:
-        """The latest attempt among the pods that ended."""
-        return max(self.ended, key=lambda pod: pod.attempt, default=None)
+        """Of the latest attempt among the groups that ended the pod that did so first."""
+        group = max(self.ended, key=lambda group: group.attempt, default=None)
+        return group.first_end if group is not None else None
 
 
-NO_PODS = EnginePods()
+NO_GROUPS = EngineGroups()
 
 
 class Planner:
@@ -76,9 +78,11 @@ class Planner:
         self.wanted: dict[EngineName, Engine] = {e.name: e for e in pool.running}
         self.lingering = tuple(pod for pod in observed.pods if health.lingers(pod, now))
         self.healths: dict[Uid, Health] = {}
+        self.stands: dict[Group, Health] = {}
         # Where an engine without a pod stands; how it stands is known only after all rules.
         self.podless: dict[EngineName, EngineState] = {}
-        self.engines = self._sorted_pods()
+        self.groups = groups.of(observed.pods)
+        self.engines = self._sorted_groups()
         # What is decided.
         self.removals: dict[Uid, RemovePod] = {}
         self.creates: list[CreateEngine] = []
@@ -88,53 +92,67 @@ class Planner:
         self.waiting: Waiting | None = None
         self.tuned: Tuning | None = None
 
-    def _sorted_pods(self) -> Mapping[EngineName, EnginePods]:
-        engines: dict[EngineName, EnginePods] = defaultdict(EnginePods)
+    def _sorted_groups(self) -> Mapping[EngineName, EngineGroups]:
+        engines: dict[EngineName, EngineGroups] = defaultdict(EngineGroups)
         waits = self.policy.on_node_lost is spec.OnNodeLost.WAIT
-        for pod in self.observed.pods:
-            pods = engines[pod.engine]
-            pods.highest = max(pods.highest, pod.attempt)
-            state = self.healths[pod.uid] = self._health(pod)
-            if pod.uid in self.observed.unread:
-                self.podless[pod.engine] = EngineState.BACKOFF
+        unread, healths = self.observed.unread, self.healths
+        for group in self.groups:
+            found = engines[group.engine]
+            if group.attempt > found.highest:
+                found.highest = group.attempt
+            for pod in group.members:
+                healths[pod.uid] = state = self._health_of(pod)
+            if len(group.members) > 1 or not group.whole:
+                state = groups.health(group, healths)
+            self.stands[group] = state
+            if unread and any(pod.uid in unread for pod in group.members):
+                self.podless[group.engine] = EngineState.BACKOFF
             elif state is _ENDED:
                 # A pod that is deleted after its end is a tombstone all the same.
-                pods.ended.append(pod)
+                found.ended.append(group)
             elif state is _LOST and not waits:
-                pods.lost.append(pod)
+                found.lost.append(group)
             elif state is _DYING:
-                pods.dying.append(pod)
+                found.dying.append(group)
             else:
-                pods.live.append(pod)
+                found.live.append(group)
         for name, highest in self.observed.taken.items():
             engines[name].highest = max(engines[name].highest, highest)
-        for pods in engines.values():
-            if len(pods.live) > 1:
-                pods.live.sort(key=self._preference)
+        for found in engines.values():
+            if len(found.live) > 1:
+                found.live.sort(key=self._preference)
         return engines
 
-    def _preference(self, pod: ObservedPod) -> tuple[int, bool, bool, bool, float, int]:
-        """The pod to keep comes first: nearest to its clients, of the present revision, oldest.
+    def _preference(self, group: Group) -> tuple[int, bool, bool, bool, float, int]:
+        """The group to keep comes first: nearest to its clients, of the present revision, oldest.
 
         Of two that serve, one that the last commit covers: the other's labels may have been away.
         One that was on its way out when its node was lost never comes back, waited for or not.
         A lower attempt is not always older: an operator that sees an old world may give it again.
         """
-        far = footing.distance(pod, self.healths[pod.uid])
+        far = footing.distance(group, self.health(group))
         said = self.observed.said
-        outdated = not self.pool.accepts(pod.revision)
-        covered = said is not None and pod.instance in said.instances
-        return far, pod.dying, outdated, not covered, pod.created, pod.attempt
+        outdated = not self.pool.accepts(group.revision)
+        covered = said is not None and group.instance in said.instances
+        return far, group.dying, outdated, not covered, group.created, group.attempt
 
     # --- what rules ask
 
-    def is_up(self, pod: ObservedPod | None) -> bool:
-        """Whether the engine in this pod answers."""
-        return pod is not None and self.healths[pod.uid] is _UP
+    def health(self, group: Group) -> Health:
+        """The state of the engine that runs in these pods."""
+        return self.stands[group]
 
-    def pods(self, name: EngineName) -> EnginePods:
-        """The pods of this engine."""
-        return self.engines.get(name, NO_PODS)
+    def is_up(self, group: Group | None) -> bool:
+        """Whether the engine in these pods answers."""
+        return group is not None and self.health(group) is _UP
+
+    def groups_of(self, name: EngineName) -> EngineGroups:
+        """The groups of this engine."""
+        return self.engines.get(name, NO_GROUPS)
+
+    def lost_node(self, group: Group) -> str:
+        """The node with which this group is lost."""
+        return next(pod.node for pod in group.members if self.healths[pod.uid] is _LOST)
 
     def streak(self, ended: ObservedPod | None) -> FailureStreak | None:
         """The failures at its start that this pod is the last of, if it ended in one."""
@@ -151,13 +169,13 @@ class Planner:
         return CanaryStart(states, self.pool.revision, self.policy.startup_budget)
 
     def _startup_state(self, name: EngineName) -> StartupState:
-        pods = self.pods(name)
-        pod, last = pods.kept, pods.last_ended
+        found = self.groups_of(name)
+        group, last = found.kept, found.last_ended
         accepts = self.pool.accepts
-        current = pod if pod is not None and accepts(pod.revision) else None
+        current = group.first if group is not None and accepts(group.revision) else None
         if current is not None or (last is not None and not accepts(last.revision)):
             last = None
-        return StartupState(up=self.is_up(pod), pod=current, streak=self.streak(last))
+        return StartupState(up=self.is_up(group), pod=current, streak=self.streak(last))
 
     # --- what rules decide
 
@@ -166,6 +184,11 @@ class Planner:
         if not pod.deleting and pod.uid not in self.observed.stays:
             removal = RemovePod(pod=pod, reason=reason, replaced=replaced)
             self.removals.setdefault(pod.uid, removal)
+
+    def remove_group(self, group: Group, reason: str, *, replaced: bool = False) -> None:
+        """All of its pods are to be deleted, the leader first."""
+        for pod in group.members:
+            self.remove(pod, reason, replaced=replaced)
 
     def create(
         self,
@@ -180,7 +203,7 @@ class Planner:
 
         Where it comes ``after`` a pod, it does once the API server has taken that one's delete.
         """
-        attempt = self.pods(engine.name).highest + 1
+        attempt = self.groups_of(engine.name).highest + 1
         self.creates.append(
             CreateEngine(
                 engine=engine,
@@ -204,24 +227,32 @@ class Planner:
         """All that was decided, and how the engines stand."""
         engines = self.engines.values()
         self.wakes += self._losses()
-        ended = tuple(pod for pods in engines for pod in pods.ended)
+        pods = [pod for found in engines for group in found.ended for pod in group.members]
+        ended = tuple(pod for pod in pods if self.healths[pod.uid] is _ENDED)
         return Plan(
             creates=tuple(self.creates),
             removals=tuple(self.removals.values()),
             engines=self.statuses(),
             unlisted=self.unlisted(),
             obsolete=sum(
-                len(pods.live) for name, pods in self.engines.items() if name not in self.wanted
+                len(found.live) for name, found in self.engines.items() if name not in self.wanted
             ),
             ended=ended,
             lost=tuple(
                 LostPod(pod=pod, since=node.ready_changed)
-                for pods in engines
-                for pod in pods.lost
-                if (node := self.nodes.get(pod.node))
+                for found in engines
+                for group in found.lost
+                for pod in group.members
+                if self.healths[pod.uid] is _LOST and (node := self.nodes.get(pod.node))
             ),
             silence=self.silence,
-            disrupted=tuple(pod for pods in engines for pod in pods.dying if pod.disruption),
+            disrupted=tuple(
+                pod
+                for found in engines
+                for group in found.dying
+                for pod in group.members
+                if pod.disruption
+            ),
             hung=tuple(self.hung),
             taken_over=tuple(self.taken_over),
             stalls=tuple(self.starts.stalls()) if ended else (),
@@ -250,31 +281,36 @@ class Planner:
         still there long after its grace.  Nothing waits for these.  Those whose labels were taken
         away run on, too.
         """
-        listed = {pods.live[0].uid for name in self.wanted if (pods := self.pods(name)).live}
-        beside = (p for p in self.observed.pods if p.engine_runs and p.uid not in listed)
-        aside = (p for p in self.observed.aside if p.engine_runs)
+        listed = {found.live[0] for name in self.wanted if (found := self.groups_of(name)).live}
+        beside = (group for group in self.groups if group not in listed)
+        running = (g for g in (*beside, *groups.of(self.observed.aside)) if g.runs and g.leader)
         given_up = {pod.uid for pod in self.lingering}
-        found = ((pod, self._health(pod)) for pod in (*beside, *aside))
         return tuple(
-            self._beside(pod, state)
-            for pod, state in sorted(found, key=lambda one: one[0].name)
-            if state is not _LOST and pod.uid not in given_up
+            self._beside(group)
+            for group in sorted(running, key=lambda group: group.first.name)
+            if self._stands(group) is not _LOST and group.first.uid not in given_up
         )
 
-    def _beside(self, pod: ObservedPod, state: Health) -> EngineStatus:
-        engine = Engine(rank=NO_RANK, name=pod.engine, devices=pod.devices)
-        goes = pod.uid in self.removals or pod.ended
-        healths = (_DYING if goes else state,)
-        return EngineStatus.of(engine, (pod,), healths, current=self.pool.accepts(pod.revision))
+    def _beside(self, group: Group) -> EngineStatus:
+        engine = Engine(rank=NO_RANK, name=group.engine, devices=group.devices, pods=group.size)
+        goes = group.ended or any(pod.uid in self.removals for pod in group.members)
+        states = [_DYING if goes else self._health_of(pod) for pod in group.members]
+        current = self.pool.accepts(group.revision)
+        return EngineStatus.of(engine, group.members, states, current=current)
 
-    def _health(self, pod: ObservedPod) -> Health:
-        known = self.healths.get(pod.uid)  # of the pods that stand for engines
+    def _stands(self, group: Group) -> Health:
+        known = self.stands.get(group)  # of the groups that stand for engines
+        return known or groups.health(group, {p.uid: self._health_of(p) for p in group.members})
+
+    def _health_of(self, pod: ObservedPod) -> Health:
+        known = self.healths.get(pod.uid)
         return known or health.health(pod, self.nodes, self.policy, self.now)
 
     def _status(self, engine: Engine) -> EngineStatus:
-        pod = self.pods(engine.name).kept
-        if pod is None:
+        group = self.groups_of(engine.name).kept
+        if group is None:
             state = self.podless.get(engine.name, EngineState.CREATING)
             return EngineStatus(engine=engine, state=state)
-        current = self.pool.accepts(pod.revision)
-        return EngineStatus.of(engine, (pod,), (self.healths[pod.uid],), current=current)
+        states = [self.healths[pod.uid] for pod in group.members]
+        current = self.pool.accepts(group.revision)
+        return EngineStatus.of(engine, group.members, states, current=current)

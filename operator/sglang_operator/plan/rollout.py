@@ -63,6 +63,8 @@ class RolloutState:
 
     wanted: Sequence[Engine]
     gpus: int  # of one wanted engine
+    pods: int = 1  # that it runs in, of as many GPUs each
+    short: int = 1  # places that the first of the ``stuck`` lacks
     max_unavailable: int
     serving: Set[EngineName]  # wanted engines that clients reach, whichever revision they run
     alive: int = 0  # wanted engines that run and have answered, whichever revision they run
@@ -124,6 +126,7 @@ class _Change:
         self.state = state
         self.gone: set[EngineName] = set()
         self.lacks_room: Waiting | None = None
+        self.need = places.Need(gpus=state.gpus // state.pods, pods=state.pods)
         least = (len(state.wanted) - state.max_unavailable) * state.gpus
         serving = len(state.serving) * state.gpus
         serving += sum(old.gpus for old in state.obsolete.values() if old.serves)
@@ -223,9 +226,10 @@ class _Change:
         state = self.state
         if self.gone:
             return  # see first what that brings
-        most = state.gpus - 1  # the scheduler says that no node has enough
+        most = self.need.gpus - 1  # the scheduler says that no node has enough
         at_most = {node: min(count, most) for node, count in state.free.items()}
-        found = places.room(state.gpus, self._movable(), at_most)
+        need = places.Need(gpus=self.need.gpus, pods=state.short)
+        found = places.room(need, self._movable(), at_most)
         if found is None:
             return  # no old engine stands where one would fit: it waits like any pod
         cost = self._cost(found)
@@ -344,10 +348,10 @@ class _Change:
 
     def _others_there(self, rooms: places.Rooms, leaving: Set[EngineName]) -> Set[EngineName]:
         """Who goes beside these so that one node gets room; nobody, where none can have it."""
-        after = places.Rooms(rooms.free, self.state.gpus, rooms.waiting)
+        after = places.Rooms(rooms.free, self.need, rooms.waiting)
         after.leave(self._olds(leaving))
         movable = self._movable(leaving)
-        return places.room(self.state.gpus, movable, after.free) or frozenset()
+        return places.room(self.need, movable, after.free) or frozenset()
 
     def _olds(self, names: Set[EngineName]) -> list[Old]:
         return [self.state.obsolete[n] for n in sorted(names) if n in self.state.obsolete]
@@ -363,7 +367,7 @@ class _Change:
         state = self.state
         if not state.free_known:
             return None
-        rooms = places.Rooms(state.free, state.gpus)
+        rooms = places.Rooms(state.free, self.need)
         rooms.leave(self._olds(self.gone))
         placed = state.serving | state.placed
         for engine in state.wanted:

@@ -7,7 +7,8 @@ not renew has aborted, and one that lets engines sleep wakes them for the next s
 """
 
 from sglang_operator.api.spec import Recovery
-from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
+from sglang_operator.observed.groups import Group
+from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan.rollout import Waits
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.weights.lease_state import Phase, read
@@ -26,7 +27,7 @@ def held(pool: Pool, observed: Observed) -> Waits | None:
     return _HELD.get(read(lease.body).phase) if lease.whole else Waits.FOR_SYNC
 
 
-def fetches(pod: ObservedPod, pool: Pool, observed: Observed) -> bool:
+def fetches(group: Group, pool: Pool, observed: Observed) -> bool:
     """Whether this engine, which lacks weights, gets them without a sync: from the checkpoint of
     the last commit.  One that failed to is tried again, and is not waited for."""
     lease = _lease(pool, observed)
@@ -35,7 +36,7 @@ def fetches(pod: ObservedPod, pool: Pool, observed: Observed) -> bool:
     current = read(lease.body)
     if current.phase is not Phase.COMMITTED or not (current.checkpoint and current.version):
         return False
-    report = observed.reports.get(pod.instance or "")
+    report = observed.reports.get(group.instance or "")
     return report is None or report.loading is None or not report.loading.error
 
 

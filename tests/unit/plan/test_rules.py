@@ -36,9 +36,9 @@ def test_every_file_of_rules_is_in_the_order_of_the_plan():
 
 def test_a_plan_is_what_its_rules_say(monkeypatch):
     def drain(planner: Planner) -> None:
-        for pods in planner.engines.values():
-            for pod in pods.live:
-                planner.remove(pod, "the new rule says so")
+        for found in planner.engines.values():
+            for group in found.live:
+                planner.remove_group(group, "the new rule says so")
 
     monkeypatch.setattr(plans, "RULES", (drain,))
     plan = plans.plan(POOL, Observed(pods=tuple(all_pods(POOL))), NOW)
@@ -57,7 +57,7 @@ def test_the_extra_pod_goes_by_a_rule_of_its_own():
     planner = planner_over(kept, extra)
     remove_extra_pods(planner)
     assert removed_by(planner) == [extra.name]
-    assert planner.pods(FIRST.name).kept == kept
+    assert [group.members for group in planner.groups_of(FIRST.name).live] == [(kept,)]
 
 
 def test_a_rule_says_nothing_of_what_is_not_its_own():

@@ -13,9 +13,10 @@ from sglang_operator.plan.planner import Planner
 def take_over_crash_loops(planner: Planner) -> None:
     """An engine whose container was started again in place, and fails at its start, goes."""
     for engine in planner.pool.running:
-        pods = planner.pods(engine.name)
-        pod = pods.kept
-        if pod is None or pod.restarts == 0 or pod.last_termination is None:
+        found = planner.groups_of(engine.name)
+        group = found.kept
+        pod = group.first if group is not None else None
+        if group is None or pod is None or pod.restarts == 0 or pod.last_termination is None:
             continue
         if pod.uid in planner.observed.stays:
             continue
@@ -24,7 +25,7 @@ def take_over_crash_loops(planner: Planner) -> None:
         if streak is None or not planner.pool.accepts(pod.revision):
             continue
         planner.remove(pod, f"its container fails at its start: {told.reason}")
-        pods.live.remove(pod)
+        found.live.remove(group)
         planner.taken_over.append(pod)
         # What is known of its failures goes with the pod, so nothing else waits for another pass.
         why = f"pod {pod.name} is taken over"

@@ -7,9 +7,9 @@ def remove_recorded_ends(planner: Planner) -> None:
     """It stays until another pod of its engine carries on what it knows of failures."""
     # A container that runs on beside the dead engine may use up its replacement's quota.
     blocked = planner.observed.creates_blocked_until > planner.now
-    for name, pods in planner.engines.items():
-        replaced = name not in planner.wanted or bool(pods.live)
-        for pod in pods.ended:
-            superseded = replaced or pod.attempt < pods.highest or (blocked and pod.holds_gpus)
+    for name, found in planner.engines.items():
+        replaced = name not in planner.wanted or bool(found.live)
+        for pod in [pod for group in found.ended for pod in group.members]:
+            superseded = replaced or pod.attempt < found.highest or (blocked and pod.holds_gpus)
             if superseded and pod.uid in planner.observed.recorded:
                 planner.remove(pod, "ended, and another pod took over")

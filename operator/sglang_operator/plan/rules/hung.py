@@ -10,15 +10,15 @@ def remove_hung_engines(planner: Planner) -> None:
     if patience is None:
         return
     for name in planner.wanted:
-        pod = planner.pods(name).kept
-        if pod is None or not planner.is_up(pod):
+        group = planner.groups_of(name).kept
+        if group is None or not planner.is_up(group):
             continue
-        report = planner.observed.reports.get(pod.instance or "")
+        report = planner.observed.reports.get(group.instance or "")
         if report is None or report.stuck is None:
             continue
         if (due := report.stuck.since + patience) > planner.now:
             planner.wakes.append(due)
             continue
-        planner.hung.append(HungPod(pod=pod, since=report.stuck.stamp))
-        if pod.uid in planner.observed.recorded:
-            planner.remove(pod, f"nothing moved for {patience} s")
+        planner.hung.append(HungPod(pod=group.first, since=report.stuck.stamp))
+        if group.first.uid in planner.observed.recorded:
+            planner.remove_group(group, f"nothing moved for {patience} s")

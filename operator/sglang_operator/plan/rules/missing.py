@@ -9,7 +9,7 @@ from sglang_operator.diagnosis import causes
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan import restart
-from sglang_operator.plan.planner import EnginePods, Planner
+from sglang_operator.plan.planner import EngineGroups, Planner
 from sglang_operator.plan.startup import FailureStreak
 
 
@@ -18,13 +18,13 @@ def create_missing_engines(planner: Planner) -> None:
     held = _held_devices(planner)
     barred = {*planner.observed.orphans.values(), *planner.observed.crowded}
     for engine in planner.pool.running:
-        pods = planner.pods(engine.name)
-        if pods.live or engine.name in planner.podless:
+        found = planner.groups_of(engine.name)
+        if found.live or engine.name in planner.podless:
             continue
         if engine.name in barred or not held.isdisjoint(engine.devices):
             planner.podless[engine.name] = EngineState.WAITING
             continue
-        last = pods.last_ended
+        last = found.last_ended
         if last is not None and not planner.pool.accepts(last.revision):
             last = None  # what failed is not what is started now
         if (blocked := planner.observed.creates_blocked_until) > planner.now:
@@ -34,7 +34,8 @@ def create_missing_engines(planner: Planner) -> None:
             planner.podless[engine.name] = EngineState.BACKOFF
         else:
             failures = restart.failures(last, planner.policy) if last else 0
-            planner.create(engine, reason=_why(pods, last), failures=failures, streak=streak)
+            why = _why(planner, found, last)
+            planner.create(engine, reason=why, failures=failures, streak=streak)
 
 
 def _waits(planner: Planner, last: ObservedPod | None, streak: FailureStreak | None) -> bool:
@@ -66,16 +67,16 @@ def _held_devices(planner: Planner) -> frozenset[int]:
     """GPUs of obsolete engines: nobody else gets them before they are seen to go."""
     return frozenset(
         device
-        for name, pods in planner.engines.items()
+        for name, found in planner.engines.items()
         if name not in planner.wanted
-        for pod in pods.live
-        for device in pod.devices
+        for group in found.live
+        for device in group.devices
     )
 
 
-def _why(pods: EnginePods, last: ObservedPod | None) -> str:
-    if pods.lost:
-        return f"its node {pods.lost[-1].node} is lost"
+def _why(planner: Planner, found: EngineGroups, last: ObservedPod | None) -> str:
+    if found.lost:
+        return f"its node {planner.lost_node(found.lost[-1])} is lost"
     if last is not None:
         return f"pod {last.name} ended"
-    return "its pod is being deleted" if pods.dying else "the engine has no pod"
+    return "its pod is being deleted" if found.dying else "the engine has no pod"

@@ -5,23 +5,24 @@ so one rule decides on both; how many, and which, ``plan.rollout`` counts.
 """
 
 from sglang_operator.observed.engine_state import EngineState
-from sglang_operator.observed.model import ObservedPod
+from sglang_operator.observed.groups import Group
 from sglang_operator.plan import footing, rollout
 from sglang_operator.plan.planner import Planner
 
 
 def make_way_for_the_new(planner: Planner) -> None:
     """Obsolete engines are removed and outdated ones replaced, as ``maxUnavailable`` allows."""
-    live = {name: pods.live[0] for name, pods in planner.engines.items() if pods.live}
+    live = {name: found.live[0] for name, found in planner.engines.items() if found.live}
     accepts = planner.pool.accepts
-    if live.keys() <= planner.wanted.keys() and all(accepts(pod.revision) for pod in live.values()):
+    if live.keys() <= planner.wanted.keys() and all(accepts(g.revision) for g in live.values()):
         return  # as nearly always
-    dying = {pod.uid for pods in planner.engines.values() for pod in pods.dying}
+    going_now = [group for found in planner.engines.values() for group in found.dying]
+    dying = {pod.uid for group in going_now for pod in group.members}
     leaving = bool(dying - {pod.uid for pod in planner.lingering}) or bool(planner.removals)
-    standing = footing.LivePods(
+    standing = footing.LiveGroups(
         pool=planner.pool,
         live=live,
-        healths=planner.healths,
+        stands=planner.stands,
         leaving=leaving,
         lingering=planner.lingering,
         failing=planner.present_starts().failing,
@@ -30,18 +31,18 @@ def make_way_for_the_new(planner: Planner) -> None:
     going = rollout.going(standing.rollout_state(planner.observed))
     planner.waiting = going.waiting
     planner.wakes.extend(standing.wakes(planner.observed))
-    for name, pod in live.items():
-        if pod.uid in planner.observed.stays:
+    for name, group in live.items():
+        if any(pod.uid in planner.observed.stays for pod in group.members):
             continue
         if name in going.obsolete:
-            planner.remove(pod, "no longer wanted", replaced=name in going.replaced)
+            planner.remove_group(group, "no longer wanted", replaced=name in going.replaced)
         elif name in going.outdated:
-            _replace(planner, pod)
+            _replace(planner, group)
 
 
-def _replace(planner: Planner, pod: ObservedPod) -> None:
-    why = f"revision {pod.revision} is replaced by {planner.pool.revision}"
-    planner.remove(pod, why, replaced=True)
-    planner.engines[pod.engine].live.remove(pod)
+def _replace(planner: Planner, group: Group) -> None:
+    why = f"revision {group.revision} is replaced by {planner.pool.revision}"
+    planner.remove_group(group, why, replaced=True)
+    planner.engines[group.engine].live.remove(group)
     # Its replacement is created in the next pass, when the old pod is seen to be on its way.
-    planner.podless[pod.engine] = EngineState.WAITING
+    planner.podless[group.engine] = EngineState.WAITING

@@ -1,0 +1,191 @@
+"""The pods of one attempt at an engine, as one: they live and die together.  Pure.
+
+Mostly that is one pod.  An engine that spans nodes has one on each, its members: the first, the
+leader, answers for all of them and has the weights gate.  Who plans engines, opens gates or tells
+of weights asks here; who makes, removes and diagnoses pods looks at the members.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from sglang_operator.api.names import EngineName, Uid
+from sglang_operator.observed import engines
+from sglang_operator.observed.health import Health
+from sglang_operator.observed.model import Gate, ObservedPod
+
+_UP, _PENDING, _STARTING = Health.UP, Health.PENDING, Health.STARTING
+# What one member is, all of them are; the first that one of them is.
+_OF_ALL = (Health.ENDED, Health.LOST, Health.DYING)
+
+
+class Group:
+    """The members that are there, by node rank; at least one."""
+
+    # A pool has thousands of engines: what each pass asks for several times is no property.
+    __slots__ = ("attempt", "engine", "first", "members", "revision")
+
+    def __init__(self, members: tuple[ObservedPod, ...]) -> None:
+        self.members = members
+        first = members[0]
+        self.first = first  # says what all of them have in common
+        self.engine = first.engine
+        self.attempt = first.attempt  # which try at this engine it is
+        self.revision = first.revision  # of what they were made
+
+    @property
+    def size(self) -> int:
+        """How many there are when all are there."""
+        return self.first.nodes
+
+    @property
+    def whole(self) -> bool:
+        """Whether all are there."""
+        return len(self.members) == self.first.nodes
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """The GPU ids of all members, in order."""
+        members = self.members
+        if len(members) == 1:
+            return members[0].devices
+        return tuple(device for member in members for device in member.devices)
+
+    @property
+    def created(self) -> float:
+        """When the first of them was made: a stamp."""
+        return min(member.created for member in self.members)
+
+    # --- the leader
+
+    @property
+    def leader(self) -> ObservedPod | None:
+        """The member that answers for the engine; None while it is not there."""
+        return self.first if self.first.node_rank == 0 else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether Kubernetes sends clients there."""
+        leader = self.leader
+        return leader is not None and leader.ready
+
+    @property
+    def let_in(self) -> bool:
+        """Whether kubelet says Ready of the leader once all of its containers are."""
+        leader = self.leader
+        return leader is not None and leader.let_in
+
+    @property
+    def gate(self) -> Gate | None:
+        """The leader's weights gate; None: never set, or it has none."""
+        leader = self.leader
+        return leader.gate if leader is not None else None
+
+    @property
+    def gated(self) -> bool:
+        """Whether the leader is not Ready before its gate is open."""
+        leader = self.leader
+        return leader is not None and leader.gated
+
+    @property
+    def instance(self) -> str | None:
+        """The name of one life of the engine; None while a container is missing."""
+        members = self.members
+        if len(members) == 1 == members[0].nodes:
+            return members[0].instance
+        return engines.instance(members) if self.whole else None
+
+    # --- what becomes of one becomes of all
+
+    @property
+    def ended(self) -> bool:
+        """Whether the engine will never run again in these pods."""
+        return any(member.ended for member in self.members)
+
+    @property
+    def first_end(self) -> ObservedPod:
+        """Of the members that ended the one that did so first: the others may have died of it."""
+        if len(self.members) == 1:
+            return self.members[0]
+        ended = [member for member in self.members if member.ended]
+        return min(ended, key=lambda member: (member.seen.ended, member.node_rank))
+
+    @property
+    def deleting(self) -> bool:
+        """Whether one of them is being deleted."""
+        return any(member.deleting for member in self.members)
+
+    @property
+    def dying(self) -> bool:
+        """Whether one of them is on its way out by somebody's decision."""
+        return any(member.dying for member in self.members)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the engine runs and has answered in these containers.
+
+        The operator may have begun to look after that: then kubelet knows, by the startup probe.
+        """
+        return self.whole and all(m.engine_runs and (m.answered or m.started) for m in self.members)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the engine's container runs in any of them."""
+        if len(self.members) == 1:
+            return self.first.engine_runs
+        return any(member.engine_runs for member in self.members)
+
+    # --- their places
+
+    @property
+    def placed(self) -> bool:
+        """Whether every member has a node."""
+        return self.whole and all(member.node for member in self.members)
+
+    @property
+    def unplaced(self) -> int:
+        """How many members have no node yet."""
+        return self.size - sum(bool(member.node) for member in self.members)
+
+    @property
+    def seen(self) -> float:
+        """When we first saw the last of them: by the steady clock."""
+        return max(member.seen.first for member in self.members)
+
+    def lacks(self, resource: str = "") -> bool:
+        """Whether the scheduler finds too little of this, or of anything, on nodes."""
+        return any(member.lacks(resource) for member in self.members)
+
+    @property
+    def unschedulable(self) -> str:
+        """What the scheduler says, if it finds no node for a member."""
+        return next((m.unschedulable for m in self.members if m.unschedulable), "")
+
+
+def of(pods: Iterable[ObservedPod]) -> list[Group]:
+    """The groups that these pods are: the engines of one pod first."""
+    found: list[Group] = []
+    several: dict[tuple[EngineName, int], list[ObservedPod]] = {}
+    for pod in pods:
+        if pod.nodes == 1:
+            found.append(Group((pod,)))
+        else:
+            several.setdefault((pod.engine, pod.attempt), []).append(pod)
+    found += [Group(tuple(sorted(members, key=_by_rank))) for members in several.values()]
+    return found
+
+
+def _by_rank(pod: ObservedPod) -> tuple[int, str]:
+    return pod.node_rank, pod.name
+
+
+def health(group: Group, of_pods: Mapping[Uid, Health]) -> Health:
+    """The state of the engine by that of its members."""
+    first = group.first
+    if first.nodes == 1:
+        return of_pods[first.uid]
+    found = [of_pods[member.uid] for member in group.members]
+    for state in _OF_ALL:
+        if state in found:
+            return state
+    if group.whole and all(state is _UP for state in found):
+        return _UP
+    return _PENDING if _PENDING in found else _STARTING

@@ -1,0 +1,92 @@
+"""The pods of one attempt at an engine, taken as one."""
+
+from typing import Any
+
+import pytest
+
+from sglang_operator.observed import groups
+from sglang_operator.observed.groups import Group
+from sglang_operator.observed.health import Health
+from sglang_operator.observed.model import Gate, ObservedPod
+from tests.builders import a_pod, a_pool
+
+POOL = a_pool(device_mapping="[0,1]")
+ENGINE = POOL.engines[0]
+UP, STARTING, PENDING = Health.UP, Health.STARTING, Health.PENDING
+
+
+def member(rank: int, attempt: int = 0, **changes: Any) -> ObservedPod:
+    """One of two pods that an engine runs in."""
+    name = f"engine-{attempt}-{rank}"
+    values = {"name": name, "uid": f"uid-{name}", "nodes": 2, "node_rank": rank, **changes}
+    return a_pod(POOL, ENGINE, attempt, **values)
+
+
+def pair(leader: dict[str, Any] | None = None, follower: dict[str, Any] | None = None) -> Group:
+    (group,) = groups.of([member(1, **follower or {}), member(0, **leader or {})])
+    return group
+
+
+def test_a_pod_by_itself_is_a_group_of_one():
+    pods = [a_pod(POOL, ENGINE, attempt) for attempt in (0, 1)]
+    assert [group.members for group in groups.of(pods)] == [(pods[0],), (pods[1],)]
+    assert all(group.whole and group.leader is group.first for group in groups.of(pods))
+
+
+def test_pods_of_one_attempt_are_one_group_with_its_leader_first():
+    old, new = groups.of([member(1, 0), member(1, 1), member(0, 1), member(0, 0)])
+    assert [pod.node_rank for pod in old.members] == [0, 1]
+    assert (old.attempt, new.attempt) == (0, 1)
+
+
+def test_a_group_without_its_leader_reaches_nobody():
+    (group,) = groups.of([member(1, ready=True, gate=Gate(is_open=True))])
+    assert not group.whole
+    assert group.leader is None
+    assert not (group.ready or group.let_in or group.gated)
+    assert group.instance is None
+
+
+def test_the_gate_is_the_leader_s():
+    group = pair(leader={"gated": False, "ready": True}, follower={"gated": True})
+    assert group.ready
+    assert not group.gated
+
+
+@pytest.mark.parametrize(
+    ("leader", "follower", "stands"),
+    [
+        (UP, UP, UP),
+        (UP, STARTING, STARTING),
+        (PENDING, STARTING, PENDING),
+        (UP, Health.ENDED, Health.ENDED),
+        (Health.DYING, Health.ENDED, Health.ENDED),
+        (Health.LOST, Health.DYING, Health.LOST),
+        (UP, Health.DYING, Health.DYING),
+    ],
+)
+def test_what_becomes_of_one_becomes_of_all(leader, follower, stands):
+    group = pair()
+    of_pods = dict(zip((pod.uid for pod in group.members), (leader, follower), strict=True))
+    assert groups.health(group, of_pods) is stands
+
+
+def test_a_group_that_is_not_whole_is_not_up():
+    (group,) = groups.of([member(0)])
+    assert groups.health(group, {group.first.uid: UP}) is STARTING
+
+
+def test_the_run_of_a_group_is_that_of_all_its_containers():
+    runs = [
+        pair({"container_id": leader}, {"container_id": follower}).instance
+        for leader, follower in (("a", "b"), ("a", "c"), ("d", "b"))
+    ]
+    assert len({*runs}) == 3
+    assert pair({"container_id": "a"}).instance is None
+
+
+def test_the_first_end_is_the_one_that_was_seen_first():
+    ended = {"over": True, "phase": "Failed"}
+    group = pair({**ended, "ended_at": 20.0}, {**ended, "ended_at": 10.0})
+    assert group.first_end.node_rank == 1
+    assert group.ended
