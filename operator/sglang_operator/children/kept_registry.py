@@ -5,16 +5,18 @@ becomes of those that run, and of a trainer's steps, is told as ever.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sglang_operator.api import names, spec
 from sglang_operator.children import trainer_registry
 from sglang_operator.children.last_known import LastKnown, told_port
 from sglang_operator.gates.decide import epoch
-from sglang_operator.observed import health
+from sglang_operator.observed import groups, health
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
-from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.groups import Group
+from sglang_operator.observed.model import Observed
 from sglang_operator.pool.resolve import Engine
 
 MOST_ENGINES = 10_000  # of a registry that is kept; a pool's own has room for fewer
@@ -67,9 +69,9 @@ def _engines(
     if len(told) > MOST_ENGINES:
         raise ValueError
     nodes = health.believed(observed, now)
-    pods = {pod.name: pod for pod in observed.pods}
+    there = {group.first.name: group for group in groups.of(observed.pods)}
     return tuple(
-        _status(_engine(rank, each), pods.get(each["pod"] or ""), nodes, now)
+        _status(_engine(rank, each), there.get(each["pod"] or ""), nodes, now)
         for rank, each in enumerate(told)
     )
 
@@ -83,22 +85,22 @@ def _engine(rank: int, told: Mapping[str, Any]) -> Engine:
 
 
 def _status(
-    engine: Engine, pod: ObservedPod | None, nodes: health.Believed, now: float
+    engine: Engine, group: Group | None, nodes: health.Believed, now: float
 ) -> EngineStatus:
-    if pod is None or pod.engine != engine.name or pod.ended:
+    if group is None or group.engine != engine.name or group.ended:
         return EngineStatus(engine=engine, state=EngineState.BACKOFF)
-    stands = health.health(pod, nodes, spec.Restart(), now)
-    return EngineStatus.of(engine, (pod,), (stands,))
+    stands = [health.health(pod, nodes, spec.Restart(), now) for pod in group.members]
+    return EngineStatus.of(replace(engine, pods=group.size), group.members, stands)
 
 
 def _port(told: Mapping[str, Any], engine: EngineStatus, observed: Observed) -> int:
     """Where the engine listens, as it was started."""
-    known = observed.revisions.get(engine.leader.revision) if engine.leader is not None else None
+    known = observed.revisions.get(engine.revision)
     return known.port if known is not None else told_port(told)
 
 
 def _still(told: Sequence[Mapping[str, Any]], observed: Observed) -> list[Mapping[str, Any]]:
-    """Those of the engines beside the pool's own whose pod runs on, in sight or not."""
-    pods = (pod for pod in observed.all_pods if pod.engine_runs or pod.out_of_sight)
-    running = {(pod.name, pod.last_instance) for pod in pods}
+    """Those of the engines beside the pool's own that run on, in sight or not."""
+    there = (g for g in groups.of(observed.all_pods) if g.runs or g.out_of_sight)
+    running = {(group.first.name, group.last_instance) for group in there}
     return [each for each in told if (each["pod"], each["instance"]) in running]

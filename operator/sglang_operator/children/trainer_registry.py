@@ -154,11 +154,11 @@ def _revisions(pool: Pool, weights: GatePlan, known: Sequence[EngineFacts]) -> d
     The operator knows by it what engines have that it did not start itself.  Engines of one
     revision that say they are of another version than the rest have an entry of their own.
     """
-    leaders = [engine.leader for engine in weights.engines if engine.leader is not None]
-    of_all = {pool.revision: facts.learnt(pool, leaders, weights.revisions, weights.reports)}
+    there = [engine for engine in weights.engines if engine.exists]
+    of_all = {pool.revision: facts.learnt(pool, there, weights.revisions, weights.reports)}
     ranks: dict[str, list[list[int]]] = {}
     for engine, each in zip(weights.engines, known, strict=True):
-        revision = engine.leader.revision if engine.leader is not None else pool.revision
+        revision = engine.revision if engine.exists else pool.revision
         key = revision
         if of_all.setdefault(revision, each) != each:
             key = f"{revision}{_APART}{each.version}"

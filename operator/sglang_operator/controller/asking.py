@@ -12,7 +12,7 @@ from sglang_operator.controller.memory import Memory
 from sglang_operator.fleet.poller import Permit, Poller
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.kube.errors import ApiError, ApiUnreachableError
-from sglang_operator.observed import facts, wire
+from sglang_operator.observed import facts, groups, wire
 from sglang_operator.observed.model import EngineReport, Observed, ObservedPod
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan.plan import Plan
@@ -72,10 +72,12 @@ class Asker:
         known = weights.revisions, weights.reports
         asked = engines.questions(pool, plan.engines, current.phase, loading, *known)
         # What an engine was sent goes on while kubelet tells of no container.
-        instances = filter(None, (pod.last_instance for pod in observed.pods))
+        there = groups.of(observed.pods)
+        instances = filter(None, (group.last_instance for group in there))
         self._poller.ask(key, asked, instances)
+        unseen = {group.last_instance for group in there if group.out_of_sight}
         for wanted in weights.recoveries:
-            if wanted.pod.out_of_sight:
+            if wanted.instance in unseen:
                 continue  # and nothing more is sent to it meanwhile
             engine = facts.of(pool, wanted.pod, wanted.instance, *known)
             self._poller.load(

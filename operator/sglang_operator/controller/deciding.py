@@ -10,6 +10,7 @@ from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.observing import Observer
 from sglang_operator.gates import decide as gates
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed import groups
 from sglang_operator.observed.model import Observed
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan import plan as plans
@@ -55,7 +56,7 @@ class Decider:
         observed = self._observer.observe(this.key, memory, at)
         if stays:
             observed = replace(observed, stays=stays)
-        memory.note_revisions(pool, observed.pods, observed.reports)
+        memory.note_revisions(pool, groups.of(observed.pods), observed.reports)
         plan = plans.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
         weights = gates.decide(

@@ -25,7 +25,7 @@ from sglang_operator.controller.trying import Trial
 from sglang_operator.gates import decide
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.observed import facts
-from sglang_operator.observed.model import EngineReport, ObservedChild, ObservedPod, PodEvent
+from sglang_operator.observed.model import EngineReport, ObservedChild, PodEvent
 from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
@@ -177,17 +177,17 @@ class Memory:
     def note_revisions(
         self,
         pool: Pool,
-        pods: Collection[ObservedPod],
+        running: Collection[facts.EngineRun],
         reports: Mapping[str, EngineReport] = MappingProxyType({}),
     ) -> None:
         """Engines are started, or were tuned, as the pool is now; the rest is as it was.
 
         What no pod has is forgotten, but for the latest: their pods may be on their way.
         """
-        known = facts.learnt(pool, pods, self.revisions or {}, reports)
+        known = facts.learnt(pool, running, self.revisions or {}, reports)
         now = dict.fromkeys((*sorted(pool.accepted), pool.revision), known)
         before = {k: v for k, v in (self.revisions or {}).items() if k not in now}
-        kept = {pod.revision for pod in pods} | set(list(before)[-LATEST_REVISIONS:])
+        kept = {each.revision for each in running} | set(list(before)[-LATEST_REVISIONS:])
         self.revisions = {k: v for k, v in before.items() if k in kept} | now
 
     def forget_expired(self, pods: int, now: float) -> None:

@@ -1,8 +1,9 @@
 """Which engines hold the right weights, and which gates that opens and closes.  Pure.
 
 ``decide`` looks at the transaction in the pool's Lease, at the pods and at what engines said, and
-tells each pod's gate where it differs from what it should be (explanation/weights.md).  What a pod
-holds is remembered by the pod alone: its condition ``weights-synced``.
+tells each engine's gate where it differs from what it should be (explanation/weights.md).  What an
+engine holds is remembered by its pod alone, of several the leader's: its condition
+``weights-synced``.
 
 The *epoch* names one exact set of running engines: two operators compute the same, and any
 restart changes it.  An *instance* names one run of one engine, so that a commit opens exactly the
@@ -18,12 +19,14 @@ from typing import NamedTuple
 from sglang_operator.api import names, redaction, texts
 from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.engine import arguments
+from sglang_operator.gates import hidden_sleepers, recovery
 from sglang_operator.gates import lease as leases
-from sglang_operator.gates import recovery
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
+from sglang_operator.observed import groups
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import EngineReport, Observed, ObservedChild, ObservedPod
 from sglang_operator.pool.resolve import EngineFacts, Owner
 from sglang_operator.weights import lease_state, steps
@@ -189,15 +192,15 @@ def decide(
     is the holder's name of this process, where it may load weights into engines.  ``unlisted`` run
     beside the pool's engines.
     """
-    plan = _decide(owner, policy, engines, observed, now, operator)
+    there = groups.of(observed.all_pods)
+    strays = groups.with_any(there, observed.aside)
+    plan = _decide(owner, policy, engines, observed, there, strays, now, operator)
     told_of = {change.pod.uid for change in plan.gates}
-    strays = (_aside(pod) for pod in observed.aside if pod.uid not in told_of)
-    gates = (*plan.gates, *(change for change in strays if change is not None))
-    stay = (each for each in unlisted if each.state is not EngineState.WAITING)
-    told = {member.uid for engine in (*engines, *stay) for member in engine.members}
-    sleepers = (pod for pod in observed.pods if _hides_sleeper(pod, plan.transaction, told))
-    untold = (pod for pod in observed.aside if pod.may_run and pod.uid not in told)
-    hidden = (pod.name for pod in (*sleepers, *untold))
+    aside = sorted(strays, key=lambda group: group.first.name)
+    closed = [_aside(group) for group in aside if group.leader is not None]
+    added = [change for change in closed if change is not None and change.pod.uid not in told_of]
+    gates = (*plan.gates, *added)
+    stay = [each for each in unlisted if each.state is not EngineState.WAITING]
     return replace(
         plan,
         gates=gates,
@@ -205,21 +208,8 @@ def decide(
         revisions=observed.revisions,
         reports=observed.reports,
         unlisted=unlisted,
-        hidden=tuple(sorted(hidden)),
+        hidden=hidden_sleepers.named(there, strays, (*engines, *stay), plan.transaction),
     )
-
-
-def _hides_sleeper(pod: ObservedPod, current: Transaction, told: Set[names.Uid]) -> bool:
-    """Whether an engine may run or sleep in this pod, though the registry does not say so.
-
-    The pod decides, for however long: once it is gone or on its way, its sleeper is too.  What runs
-    there is out of sight while kubelet tells of no container, as after a fault of its own.
-    """
-    if pod.ended or pod.deleting:
-        return False
-    if pod.instance is None:
-        return pod.may_run or leases.sleeps(pod)
-    return pod.uid not in told and bool(current.sleeps(pod.instance))
 
 
 def _decide(
@@ -227,6 +217,8 @@ def _decide(
     policy: Weights,
     engines: tuple[EngineStatus, ...],
     observed: Observed,
+    there: Sequence[Group],
+    strays: Set[Group],
     now: float,
     operator: str,
 ) -> GatePlan:
@@ -237,7 +229,7 @@ def _decide(
     lease = found if found is not None and found.whole else None
     ours = lease if lease is not None and lease.owner == owner.uid else None
     current = read(ours.body) if ours is not None else Transaction()
-    alive = [pod for pod in observed.all_pods if not pod.ended]
+    alive = [group for group in there if not group.ended]
     said = leases.last_said(ours, alive, observed.said)
     plan = GatePlan(engines=engines, transaction=current, said=said)
     state = leases.anew(name, policy.gate, found, ours, alive, said, observed.said, me, now)
@@ -246,9 +238,8 @@ def _decide(
     abort, due = leases.expiry(ours, current, me, now) if ours is not None else (None, None)
     if abort is not None:
         return replace(plan, abort=abort, due=due)
-    gated = (pod for pod in alive if pod.gated)
-    strays = {pod.uid for pod in observed.aside}
-    wanted = (_moved(policy.gate, pod, current, observed, pod.uid in strays) for pod in gated)
+    gated = (group for group in alive if group.gated)
+    wanted = (_moved(policy.gate, each, current, observed, each in strays) for each in gated)
     loads = recovery.RecoveryPlan()
     if ours is not None and operator and policy.gate is not WeightsGate.OFF:
         recovers = policy.recovery is Recovery.FROM_CHECKPOINT and not observed.leaving
@@ -268,7 +259,7 @@ def _forgotten(
     plan: GatePlan,
     lease: ObservedChild | None,
     ours: ObservedChild | None,
-    pods: list[ObservedPod],
+    alive: list[Group],
     state: Transaction,
     *,
     leaving: bool,
@@ -284,12 +275,13 @@ def _forgotten(
             return replace(plan, restore=state)
         if state.phase is not Phase.ABORTED:
             return plan
-        pods = [pod for pod in pods if not pod.dying]  # the others leave the Services by themselves
+        # The others leave the Services by themselves.
+        alive = [group for group in alive if not group.dying]
     if ours is not None:
         step = LeaseStep(lease=ours, state=state, reason="it says nothing of what was begun")
         return replace(plan, abort=step)
     message = texts.GATE_FORGOTTEN.format(lease=names.weights_lease_name(owner.name))
-    closed = (_closed(pod, FORGOTTEN, message) for pod in pods)
+    closed = (_closed(group, FORGOTTEN, message) for group in alive)
     return replace(plan, gates=tuple(change for change in closed if change is not None))
 
 
@@ -297,24 +289,24 @@ def _forgotten(
 
 
 def _moved(
-    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed, stray: bool
+    gate: WeightsGate, group: Group, current: Transaction, observed: Observed, stray: bool
 ) -> GateChange | None:
     """How this pod's gate has to change, by the Lease or else by what the pod itself remembers.
 
     No gate of a stray opens.
     """
-    change = _wanted(gate, pod, current, observed) or _remarked(pod, current)
+    change = _wanted(gate, group, current, observed) or _remarked(group, current)
     if stray and (change is None or change.is_open):
-        return _aside(pod)
+        return _aside(group)
     return change
 
 
-def _aside(pod: ObservedPod) -> GateChange | None:
-    return _closed(pod, ASIDE, texts.GATE_ASIDE)
+def _aside(group: Group) -> GateChange | None:
+    return _closed(group, ASIDE, texts.GATE_ASIDE)
 
 
 def _wanted(
-    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+    gate: WeightsGate, group: Group, current: Transaction, observed: Observed
 ) -> GateChange | None:
     """How this pod's gate has to change by what the Lease says; None: it is as it should be.
 
@@ -323,46 +315,46 @@ def _wanted(
     """
     if current.phase is Phase.SYNCING:
         # The trainer paused the engines: what is open stays, what is closed stays.
-        return _run_again(gate, pod, current, observed)
-    released = current.may_sleep(pod.last_instance)
-    if current.phase is Phase.SLEEPING and released and not leases.sleeps(pod):
+        return _run_again(gate, group, current, observed)
+    released = current.may_sleep(group.last_instance)
+    if current.phase is Phase.SLEEPING and released and not leases.sleeps(group):
         # Also of one that is closed already: that it sleeps is remembered by the pod alone.
-        return _asleep(pod, released)
+        return _asleep(group, released)
     if current.phase is Phase.SLEEPING and not released:
-        return _closed(pod, Phase.AWAKE.value, _why_awake(current))
+        return _closed(group, Phase.AWAKE.value, _why_awake(current))
     if current.phase in _CLOSED and not current.initial:
-        return _closed(pod, current.phase.value, _why_closed(current))
-    if pod.dying:
+        return _closed(group, current.phase.value, _why_closed(current))
+    if group.dying:
         return None  # it leaves the Services by itself
-    vouched = _vouched(gate, pod, current, observed)
+    vouched = _vouched(gate, group, current, observed)
     if vouched is not None:
-        return _opened(pod, *vouched)
-    if gate is WeightsGate.VERSIONED and pod.instance not in current.torn:
-        initial = _says_initial(pod, observed)
-        return _closed(pod, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
-    if gate is WeightsGate.OFF or _recovered(pod, current):
+        return _opened(group, *vouched)
+    if gate is WeightsGate.VERSIONED and group.instance not in current.torn:
+        initial = _says_initial(group, observed)
+        return _closed(group, INITIAL_WEIGHTS, texts.GATE_INITIAL) if initial else None
+    if gate is WeightsGate.OFF or _recovered(group, current):
         return None
-    return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
+    return _closed(group, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
 
 
 def _run_again(
-    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+    gate: WeightsGate, group: Group, current: Transaction, observed: Observed
 ) -> GateChange | None:
     """Close what the last commit did not cover: a container that kubelet ran once more in place.
 
     A node that comes back with an empty disk has it do so, whatever the restart policy.  What the
     sync writes into it counts with the next commit.
     """
-    run = pod.instance
-    if run is None or run in current.instances or _recovered(pod, current):
+    run = group.instance
+    if run is None or run in current.instances or _recovered(group, current):
         return None
     versioned = gate is WeightsGate.VERSIONED
-    if not (_says_initial(pod, observed) if versioned else current.instances):
+    if not (_says_initial(group, observed) if versioned else current.instances):
         return None
-    return _closed(pod, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
+    return _closed(group, NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version))
 
 
-def _needs_a_commit(pod: ObservedPod, current: Transaction) -> bool:
+def _needs_a_commit(group: Group, current: Transaction) -> bool:
     """Whether the gate was closed over weights that may be torn or gone, and the commit left it so.
 
     SGLang changes the label last, so that they have that of the version before.  A Lease that was
@@ -370,38 +362,44 @@ def _needs_a_commit(pod: ObservedPod, current: Transaction) -> bool:
     """
     if current.phase not in (Phase.COMMITTED, Phase.IDLE):
         return False
-    if pod.instance in current.torn:
+    if group.instance in current.torn:
         return True
-    gate = pod.gate
+    gate = group.gate
     if gate is None or gate.is_open:
         return False
     if gate.reason == ASIDE:
         return current.phase is Phase.COMMITTED  # it may have lost its labels amid the sync
-    return gate.reason in _UNTIL_A_COMMIT or leases.sleeps(pod)
+    return gate.reason in _UNTIL_A_COMMIT or leases.sleeps(group)
 
 
-def _recovered(pod: ObservedPod, current: Transaction) -> bool:
+def _recovered(group: Group, current: Transaction) -> bool:
     """Whether the pod caught up with this very version by itself."""
-    gate = pod.gate
+    gate = group.gate
     return gate is not None and gate.reason == RECOVERED and gate.version == current.version
 
 
-def _asleep(pod: ObservedPod, released: frozenset[str]) -> GateChange:
+def _leader(group: Group) -> ObservedPod:
+    """The pod with the gate; a group that is gated has one."""
+    assert group.leader is not None
+    return group.leader
+
+
+def _asleep(group: Group, released: frozenset[str]) -> GateChange:
     reason, message = Phase.SLEEPING.value, lease_state.mark(released)
-    return GateChange(pod=pod, is_open=False, reason=reason, message=message)
+    return GateChange(pod=_leader(group), is_open=False, reason=reason, message=message)
 
 
-def _remarked(pod: ObservedPod, current: Transaction) -> GateChange | None:
+def _remarked(group: Group, current: Transaction) -> GateChange | None:
     """What a pod says of its sleep is put right once the Lease knows better: it stays closed.
 
     Who believes the pod, because the Lease was lost, has it resumed: that kills one that is awake.
     """
-    if not leases.sleeps(pod) or current.phase is Phase.IDLE:
+    if not leases.sleeps(group) or current.phase is Phase.IDLE:
         return None
-    assert pod.gate is not None
-    if released := current.may_sleep(pod.last_instance):
-        return None if pod.gate.released == released else _asleep(pod, released)
-    if pod.last_instance is None:
+    assert group.gate is not None
+    if released := current.may_sleep(group.last_instance):
+        return None if group.gate.released == released else _asleep(group, released)
+    if group.last_instance is None:
         return None  # nobody knows who sleeps there
     if current.phase is Phase.COMMITTED:
         reason, why = NOT_COVERED, texts.GATE_NOT_COVERED.format(version=current.version)
@@ -411,7 +409,7 @@ def _remarked(pod: ObservedPod, current: Transaction) -> GateChange | None:
         reason, why = INITIAL_WEIGHTS, texts.GATE_INITIAL
     else:
         reason, why = Phase.AWAKE.value, _why_awake(current)
-    return GateChange(pod=pod, is_open=False, reason=reason, message=why)
+    return GateChange(pod=_leader(group), is_open=False, reason=reason, message=why)
 
 
 _UNTIL_A_COMMIT = (*leases.UNTIL_A_COMMIT, NOT_COVERED)
@@ -433,16 +431,16 @@ def _why_closed(current: Transaction) -> str:
 
 
 def _vouched(
-    gate: WeightsGate, pod: ObservedPod, current: Transaction, observed: Observed
+    gate: WeightsGate, group: Group, current: Transaction, observed: Observed
 ) -> tuple[str, str] | None:
     """Reason and version by which this pod's weights are good; None if nobody says so."""
-    run = pod.instance
+    run = group.instance
     if run is None:
         return None
     if current.phase is Phase.COMMITTED and run in current.instances:
         return COMMITTED, current.version
     report = observed.reports.get(run)
-    if gate is not WeightsGate.VERSIONED or report is None or _needs_a_commit(pod, current):
+    if gate is not WeightsGate.VERSIONED or report is None or _needs_a_commit(group, current):
         return None
     if report.weight_version not in (None, *_INITIAL):
         return VERSIONED, report.weight_version
@@ -453,22 +451,22 @@ def _vouched(
 _INITIAL = ("", "default", arguments.SENTINEL)
 
 
-def _says_initial(pod: ObservedPod, observed: Observed) -> bool:
-    report = observed.reports.get(pod.instance or "")
+def _says_initial(group: Group, observed: Observed) -> bool:
+    report = observed.reports.get(group.instance or "")
     return report is not None and report.weight_version in _INITIAL
 
 
-def _opened(pod: ObservedPod, reason: str, version: str) -> GateChange | None:
-    if pod.gate is not None and pod.gate.is_open and pod.gate.version == version:
+def _opened(group: Group, reason: str, version: str) -> GateChange | None:
+    if group.gate is not None and group.gate.is_open and group.gate.version == version:
         return None
-    return GateChange(pod=pod, is_open=True, reason=reason, message=version)
+    return GateChange(pod=_leader(group), is_open=True, reason=reason, message=version)
 
 
-def _closed(pod: ObservedPod, reason: str, message: str) -> GateChange | None:
+def _closed(group: Group, reason: str, message: str) -> GateChange | None:
     """A gate that was never set is closed, and stays without a word."""
-    if pod.gate is None or not pod.gate.is_open:
+    if group.gate is None or not group.gate.is_open:
         return None
-    return GateChange(pod=pod, is_open=False, reason=reason, message=message)
+    return GateChange(pod=_leader(group), is_open=False, reason=reason, message=message)
 
 
 # --- what is told

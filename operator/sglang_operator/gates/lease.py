@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from sglang_operator.api import names, texts
 from sglang_operator.api.spec import WeightsGate
-from sglang_operator.observed.model import ObservedChild, ObservedPod
+from sglang_operator.observed.groups import Group
+from sglang_operator.observed.model import ObservedChild
 from sglang_operator.weights import lost_lease, steps, unslept
 from sglang_operator.weights.lease_state import Phase, Transaction, read
 
@@ -70,7 +71,7 @@ def anew(
     gate: WeightsGate,
     found: ObservedChild | None,
     ours: ObservedChild | None,
-    pods: Sequence[ObservedPod],
+    alive: Sequence[Group],
     said: Transaction | None,
     known: Transaction | None,
     operator: steps.Trainer,
@@ -91,13 +92,13 @@ def anew(
         # Whoever began by it is to see that it was ended.
         older = replace(current, id="", groups=None)
         last = replace(known, groups=known.groups or current.groups)
-        return forgotten(message, older, pods, last, operator, now)
+        return forgotten(message, older, alive, last, operator, now)
     if current.phase is not Phase.IDLE:
         return None
-    if _is_torn(gate, pods, said):
+    if _is_torn(gate, alive, said):
         message = texts.LEASE_FORGOTTEN.format(lease=name)
-        return forgotten(message, current, pods, said, operator, now)
-    if said is None or not _run(pods) or current.fence:
+        return forgotten(message, current, alive, said, operator, now)
+    if said is None or not _run(alive) or current.fence:
         return None
     if found is not None and (ours is None or not lost_lease.was_begun(said)):
         return None
@@ -126,7 +127,7 @@ def _is_put_back(current: Transaction, known: Transaction) -> bool:
 
 
 def last_said(
-    ours: ObservedChild | None, pods: Iterable[ObservedPod], known: Transaction | None
+    ours: ObservedChild | None, alive: Iterable[Group], known: Transaction | None
 ) -> Transaction | None:
     """What is to be remembered of the pool's Lease: what it said last, whatever became of it.
 
@@ -137,35 +138,37 @@ def last_said(
     if ours is None:
         return known
     current = read(ours.body)
-    if known is None or not _run(pods):
+    if known is None or not _run(alive):
         return current
     if lost_lease.was_begun(current) and not _is_put_back(current, known):
         return current
     return replace(known, groups=current.groups or known.groups)
 
 
-def _is_torn(gate: WeightsGate, pods: Sequence[ObservedPod], said: Transaction | None) -> bool:
+def _is_torn(gate: WeightsGate, alive: Sequence[Group], said: Transaction | None) -> bool:
     """Whether nobody knows what engines hold, now that the Lease says nothing of it.
 
     Gates that open by a commit need one that covers them; the others stay, unless it was under
     way that engines were written, or slept.  Where nothing tells what it said, gates that were
     closed for that do.
     """
-    if any(sleeps(pod) for pod in pods):
+    if any(sleeps(group) for group in alive):
         return True
-    if not (said and lost_lease.was_begun(said)) and any(_closed_for_good(pod) for pod in pods):
+    if not (said and lost_lease.was_begun(said)) and any(
+        _closed_for_good(group) for group in alive
+    ):
         return True
     known = {Phase.IDLE}
     if gate is not WeightsGate.COMMITTED:
         known |= {Phase.COMMITTED}
-    elif any(pod.gate is not None for pod in pods):
+    elif any(group.gate is not None for group in alive):
         return True
-    return said is not None and said.phase not in known and _run(pods)
+    return said is not None and said.phase not in known and _run(alive)
 
 
-def _run(pods: Iterable[ObservedPod]) -> bool:
+def _run(alive: Iterable[Group]) -> bool:
     """Whether there is an engine that anybody could write into."""
-    return any(pod.may_run for pod in pods)
+    return any(group.may_run for group in alive)
 
 
 def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer:
@@ -175,22 +178,22 @@ def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer
     return replace(operator, duration=max(operator.duration, said.duration))
 
 
-def _closed_for_good(pod: ObservedPod) -> bool:
+def _closed_for_good(group: Group) -> bool:
     """Whether the pod's gate was closed until the next commit, whatever the engine says."""
-    gate = pod.gate
+    gate = group.gate
     return gate is not None and not gate.is_open and gate.reason in UNTIL_A_COMMIT
 
 
-def sleeps(pod: ObservedPod) -> bool:
+def sleeps(group: Group) -> bool:
     """Whether the pod's gate is closed because it sleeps, or is about to."""
-    gate = pod.gate
+    gate = group.gate
     return gate is not None and not gate.is_open and gate.reason == Phase.SLEEPING.value
 
 
 def forgotten(
     message: str,
     current: Transaction,
-    pods: Iterable[ObservedPod],
+    alive: Iterable[Group],
     said: Transaction | None,
     operator: steps.Trainer,
     now: float,
@@ -204,16 +207,16 @@ def forgotten(
     last = said or Transaction()
     read_since = bool(last.id or last.acquired)  # else it is what was published before this began
     asleep: dict[str, frozenset[str] | None] = {}
-    for pod in pods:
-        run = pod.last_instance
+    for group in alive:
+        run = group.last_instance
         if not run:
             continue
-        if pod.gate is None:
-            known = last.sleeps if pod.gated else last.may_sleep
+        if group.gate is None:
+            known = last.sleeps if group.gated else last.may_sleep
             if tags := known(run):
                 asleep[run] = tags
-        elif sleeps(pod):
-            marked = pod.gate.released
+        elif sleeps(group):
+            marked = group.gate.released
             if read_since:
                 may = last.may_sleep(run)
                 marked = may if marked is None else marked & may

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.gates.lease import LeaseStep
+from sglang_operator.observed import groups
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import Loading, Observed, ObservedChild, ObservedPod
 from sglang_operator.weights import steps
@@ -136,7 +137,8 @@ def _going_on(view: _View, lacking: Mapping[str, ObservedPod]) -> RecoveryPlan:
     sight or not.
     """
     current, now, operator = view.current, view.now, view.operator
-    running = {pod.last_instance: pod for pod in view.observed.pods if not pod.ended}
+    alive = (group for group in groups.of(view.observed.pods) if not group.ended)
+    running = {group.last_instance: group.first for group in alive}
     loaded, failed = set(), set()
     for run in current.recovering:
         loading = view.loading(run)

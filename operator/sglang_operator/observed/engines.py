@@ -47,7 +47,11 @@ def instance(members: Sequence[ObservedPod]) -> str | None:
 
     Eight hexadecimal digits; None while a container is missing.
     """
-    lives = [member.instance for member in members]
+    return run_of([member.instance for member in members])
+
+
+def run_of(lives: Sequence[str | None]) -> str | None:
+    """The name of the life of an engine that is these of its members, by node rank."""
     if not lives or None in lives:
         return None
     if len(lives) == 1:
@@ -115,6 +119,11 @@ class EngineStatus:
     def uid(self) -> Uid | None:
         """UID of the leader's pod."""
         return self.members[0].uid if self.members else None
+
+    @property
+    def revision(self) -> str:
+        """What its pods were made of; "" while there is none."""
+        return self.members[0].revision if self.members else ""
 
     @property
     def attempt(self) -> int:

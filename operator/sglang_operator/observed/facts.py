@@ -7,10 +7,23 @@ many images have tags that name none.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from sglang_operator.engine import versions
 from sglang_operator.observed.model import EngineReport, ObservedPod
 from sglang_operator.pool.model import EngineFacts, Pool
+
+
+class EngineRun(Protocol):
+    """One life of an engine: an ``EngineStatus`` is one, and a ``Group``."""
+
+    @property
+    def revision(self) -> str:
+        """What it was made of."""
+
+    @property
+    def instance(self) -> str | None:
+        """Its name."""
 
 
 def of(
@@ -25,7 +38,7 @@ def of(
     ``revisions``: what is known of those that engines were started with.  An engine of which
     nothing is known, or that is yet to be, is as the spec says.
     """
-    own = pod is None or _is_own(pool, pod)
+    own = pod is None or _is_own(pool, pod.revision)
     started = pool.facts
     known = revisions.get(pool.revision if pod is None else pod.revision)
     if known is not None and (known.reported or not own):
@@ -38,7 +51,7 @@ def of(
 
 def learnt(
     pool: Pool,
-    pods: Iterable[ObservedPod],
+    engines: Iterable[EngineRun],
     revisions: Mapping[str, EngineFacts],
     reports: Mapping[str, EngineReport],
 ) -> EngineFacts:
@@ -47,7 +60,7 @@ def learnt(
     That stays known while none of them can be asked.  Those of one tag may differ: then what
     forbids a sync counts.
     """
-    runs = [pod.instance for pod in pods if pod.instance and _is_own(pool, pod)]
+    runs = [each.instance for each in engines if each.instance and _is_own(pool, each.revision)]
     said = {version for run in runs if (version := _said(reports.get(run))) is not None}
     if said:
         found = [pool.facts_as(version) for version in sorted(said)]
@@ -55,8 +68,8 @@ def learnt(
     return of(pool, None, None, revisions, {})
 
 
-def _is_own(pool: Pool, pod: ObservedPod) -> bool:
-    return pod.revision == pool.revision or pool.accepts(pod.revision)
+def _is_own(pool: Pool, revision: str) -> bool:
+    return revision == pool.revision or pool.accepts(revision)
 
 
 def _said(report: EngineReport | None) -> versions.Version | None:

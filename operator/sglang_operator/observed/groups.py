@@ -5,7 +5,7 @@ leader, answers for all of them and has the weights gate.  Who plans engines, op
 of weights asks here; who makes, removes and diagnoses pods looks at the members.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed import engines
@@ -93,6 +93,23 @@ class Group:
             return members[0].instance
         return engines.instance(members) if self.whole else None
 
+    @property
+    def last_instance(self) -> str | None:
+        """The life that may go on though kubelet tells of no container; else as ``instance``."""
+        if self.first.nodes == 1:
+            return self.first.last_instance
+        return engines.run_of([m.last_instance for m in self.members]) if self.whole else None
+
+    @property
+    def out_of_sight(self) -> bool:
+        """Whether kubelet tells of no container where one ran, as after a fault of its own."""
+        return self.whole and any(member.out_of_sight for member in self.members)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the engine may run: a process in each member, or nobody knows of one."""
+        return self.whole and all(member.may_run for member in self.members)
+
     # --- what becomes of one becomes of all
 
     @property
@@ -125,6 +142,19 @@ class Group:
         The operator may have begun to look after that: then kubelet knows, by the startup probe.
         """
         return self.whole and all(m.engine_runs and (m.answered or m.started) for m in self.members)
+
+    @property
+    def containers_ready(self) -> bool:
+        """Whether the containers of all members are ready."""
+        return self.whole and all(member.containers_ready for member in self.members)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether clients reach it, as far as it is for the weights: the leader's gate is open."""
+        leader = self.leader
+        if leader is None or not self.whole or self.ended or self.deleting:
+            return False
+        return leader.reachable
 
     @property
     def runs(self) -> bool:
@@ -171,6 +201,14 @@ def of(pods: Iterable[ObservedPod]) -> list[Group]:
             several.setdefault((pod.engine, pod.attempt), []).append(pod)
     found += [Group(tuple(sorted(members, key=_by_rank))) for members in several.values()]
     return found
+
+
+def with_any(found: Iterable[Group], pods: Collection[ObservedPod]) -> frozenset[Group]:
+    """Those of which one of these pods is a member."""
+    uids = {pod.uid for pod in pods}
+    if not uids:
+        return frozenset()
+    return frozenset(group for group in found if any(m.uid in uids for m in group.members))
 
 
 def _by_rank(pod: ObservedPod) -> tuple[int, str]:

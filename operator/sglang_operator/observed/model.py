@@ -458,11 +458,12 @@ class Observed:
 
     @property
     def crowded(self) -> Mapping[EngineName, Sequence[str]]:
-        """Engines of which several pods stand aside, and the pods' names.
+        """Engines of which pods of several attempts stand aside, and the pods' names.
 
         Whoever takes labels away would have another one.
         """
-        pods = defaultdict[EngineName, list[str]](list)
+        pods = defaultdict[EngineName, list[ObservedPod]](list)
         for pod in self.aside:
-            pods[pod.engine].append(pod.name)
-        return {engine: names for engine, names in pods.items() if len(names) > 1}
+            pods[pod.engine].append(pod)
+        tries = {e: {p.attempt if p.nodes > 1 else p.name for p in of} for e, of in pods.items()}
+        return {e: [p.name for p in of] for e, of in pods.items() if len(tries[e]) > 1}

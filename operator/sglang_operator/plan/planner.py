@@ -282,14 +282,29 @@ class Planner:
         away run on, too.
         """
         listed = {found.live[0] for name in self.wanted if (found := self.groups_of(name)).live}
-        beside = (group for group in self.groups if group not in listed)
-        running = (g for g in (*beside, *groups.of(self.observed.aside)) if g.runs and g.leader)
+        own = {group.first.uid for group in listed}
+        strays = self._strays()
+        # Of a group whose pods do not all stand aside the others are no engine by themselves.
+        split = {pod.uid for group in strays for pod in group.members}
+        beside = (
+            *(
+                group
+                for group in self.groups
+                if group not in listed and group.first.uid not in split
+            ),
+            *(group for group in strays if group.first.uid not in own),
+        )
+        running = (group for group in beside if group.runs and group.leader is not None)
         given_up = {pod.uid for pod in self.lingering}
         return tuple(
             self._beside(group)
             for group in sorted(running, key=lambda group: group.first.name)
             if self._stands(group) is not _LOST and group.first.uid not in given_up
         )
+
+    def _strays(self) -> frozenset[Group]:
+        aside = self.observed.aside
+        return groups.with_any(groups.of(self.observed.all_pods), aside) if aside else frozenset()
 
     def _beside(self, group: Group) -> EngineStatus:
         engine = Engine(rank=NO_RANK, name=group.engine, devices=group.devices, pods=group.size)
