@@ -11,7 +11,7 @@ from typing import Any
 from sglang_operator.api import conditions, errors, names, redaction, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed import health
+from sglang_operator.observed import groups, health
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import EngineReport, Observed
 from sglang_operator.placement.base import Placed
@@ -153,27 +153,29 @@ def compute_refused(
         conditions.abnormal(abnormal, reason, message),
     ]
     nodes, policy = health.believed(observed, steady), spec.Restart()
+    healths = {pod.uid: health.health(pod, nodes, policy, steady) for pod in observed.pods}
+    there = groups.of(observed.pods)
     alive = [
-        pod
-        for pod in observed.pods
-        if not (pod.ended or pod.dying)
-        and health.health(pod, nodes, policy, steady) is not health.Health.LOST
+        group
+        for group in there
+        if not (group.ended or group.dying)
+        and groups.health(group, healths) is not health.Health.LOST
     ]
-    up = sum(pod.containers_ready for pod in alive)
-    in_service = sum(pod.ready for pod in alive)
-    synced = sum(pod.reachable for pod in alive)
+    up = sum(group.containers_ready for group in alive)
+    in_service = sum(group.ready for group in alive)
+    synced = sum(group.reachable for group in alive)
     engines = previous.get("engines", {})
     desired = engines.get("desired", 0)
     kept = {key: previous[key] for key in KEPT if key in previous}
     status: dict[str, Any] = {
         **_judged(refused.owner, wanted, previous, now),
-        "replicas": len(observed.pods),
+        "replicas": len(there),
         "selector": names.selector_text(refused.owner.name),
         "readySummary": f"{up}/{desired}",
         "syncedSummary": f"{synced}/{desired}",
         "engines": {
             "desired": desired,
-            "created": len(observed.pods),
+            "created": len(there),
             "up": up,
             "inService": in_service,
             "gpus": engines.get("gpus", 0),

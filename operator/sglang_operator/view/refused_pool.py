@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sglang_operator.api.spec import Restart
-from sglang_operator.observed import health
+from sglang_operator.observed import groups, health
 from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import ObservedNode, ObservedPod
 from sglang_operator.pool.resolve import Engine
 
@@ -16,25 +17,25 @@ from sglang_operator.pool.resolve import Engine
 def engines(
     pods: Iterable[ObservedPod], nodes: Mapping[str, ObservedNode] | None, now: float
 ) -> Iterator[EngineStatus]:
-    """An engine for each pod that has not ended, in the order of their GPUs.
+    """An engine for each group of pods that has not ended, in the order of their GPUs.
 
     The rank of an engine is only its place in that order: the ranks stood in the spec.
     """
     policy = Restart()
     believed = health.Believed(nodes, health.silence(nodes, now))
-    alive = [pod for pod in pods if not pod.ended]
-    for place, pod in enumerate(sorted(alive, key=_by_devices)):
-        found = health.health(pod, believed, policy, now)
-        engine = Engine(rank=place, name=pod.engine, devices=pod.devices)
-        yield EngineStatus.of(engine, (pod,), (found,))
+    alive = [group for group in groups.of(pods) if not group.ended]
+    for place, group in enumerate(sorted(alive, key=_by_devices)):
+        found = [health.health(pod, believed, policy, now) for pod in group.members]
+        engine = Engine(rank=place, name=group.engine, devices=group.devices, pods=group.size)
+        yield EngineStatus.of(engine, group.members, found)
 
 
 def gpus(pods: Iterable[ObservedPod], status: Mapping[str, Any]) -> int:
     """GPUs of one engine, as its pods or the last accepted spec have it; 0: nobody knows."""
-    named = next((len(pod.devices) for pod in pods if pod.devices), 0)
+    named = next((len(group.devices) for group in groups.of(pods) if group.devices), 0)
     return named or int(status.get("resolved", {}).get("numGpusPerWorker", 0))
 
 
-def _by_devices(pod: ObservedPod) -> tuple[tuple[int, ...], int, str]:
-    digits = pod.engine.lstrip("r")
-    return pod.devices, int(digits) if digits.isdecimal() else -1, pod.name
+def _by_devices(group: Group) -> tuple[tuple[int, ...], int, str]:
+    digits = group.engine.lstrip("r")
+    return group.devices, int(digits) if digits.isdecimal() else -1, group.first.name
