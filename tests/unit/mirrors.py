@@ -16,7 +16,6 @@ COVERED_BY = {
     "api/errors/pod.py": "api/test_errors.py",
     "api/host_folders.py": "api/test_pod_template.py",
     "api/quoted_values.py": "api/test_redaction.py",
-    "api/names.py": "api/test_bounds.py",
     "api/pod_annotations.py": "api/test_pod_template.py",
     "api/pod_container.py": "api/test_pod_template.py",
     "api/pod_scheduling.py": "api/test_pod_template.py",

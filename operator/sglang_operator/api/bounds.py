@@ -16,6 +16,8 @@ INT32 = 2**31 - 1
 _INT64 = 2**63 - 1
 _LAST_MOMENT = 253_402_300_799  # 9999-12-31T23:59:59Z; no later year has four digits
 _DIGITS = 16
+_MOST_DIGITS = 9
+_MOST_LIST = 16_384  # characters
 _REASON = re.compile(r"([A-Za-z][A-Za-z0-9_,:]{0,510}[A-Za-z0-9_]|[A-Za-z])?")  # metav1.Condition
 _OTHER = re.compile(r"^[^A-Za-z]+|[^A-Za-z0-9_]+")
 
@@ -41,6 +43,19 @@ def words(text: str, most: int = MAX_WORDS) -> str:
 def integer(value: int | None) -> int | None:
     """A number as JSON's readers take it (int64); nothing for one that they do not."""
     return value if value is not None and -_INT64 <= value <= _INT64 else None
+
+
+def count(text: str | None) -> int:
+    """A number from 0 in digits; 0 for what is none, or has more digits than any that is used.
+
+    Anybody who may edit pods may write anything, and int() of thousands of digits raises.
+    """
+    return int(text) if text and len(text) <= _MOST_DIGITS and text.isdecimal() else 0
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Numbers with commas between them; what is none is left out."""
+    return tuple(count(part) for part in text[:_MOST_LIST].split(",") if part.isdecimal())
 
 
 def number(value: float | None) -> float | None:

@@ -34,6 +34,7 @@ LABEL_REVISION = f"{GROUP}/revision"
 
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"
+ANNOTATION_NODES = f"{GROUP}/nodes"  # of an engine that spans some: so many pods are one engine
 ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
 ANNOTATION_STARTUP_FAILURES = f"{GROUP}/startup-failures"
 ANNOTATION_STARTUP_REASON = f"{GROUP}/startup-failure-reason"
@@ -70,30 +71,68 @@ CONDITION_WEIGHTS_SYNCED = f"{GROUP}/weights-synced"
 ENGINE_CONTAINER = "engine"
 ENGINE_PORT_NAME = "http"
 
+# What a pod is to its engine.  Services choose leaders, so that clients reach no other.
+ENGINE = "engine"
+FOLLOWER = "engine-follower"
+
 # A pod's name is also its host name, which ends at 63 characters (RFC 1123):
-# pool (40) + engine (at most 16 with its dash) + attempt (7).
+# pool (40) + engine (at most 16 with its dash) + attempt (7).  Of an engine that spans nodes the
+# name is shorter by what its pods' node ranks take.
 MAX_POOL_NAME = 40
 MAX_ENGINE_NAME = 15
+MAX_NODES = 1024  # of one engine
 
 # Its GPU ids, or a digest of many (roll/device_mapping); its rank where it has none (pool/draft).
-_ENGINE = re.compile(r"g[0-9]+(-[0-9]+)?(x[0-9]+(-[0-9]+)?)*|h[0-9a-f]{12}|r[0-9]+")
+_ENGINE = re.compile(r"g[0-9]+(-[0-9]+)?(x[0-9]+(-[0-9]+)?)*|h[0-9a-f]{9,12}|r[0-9]+")
+# The last part of a pod's name: the attempt, and which of several pods it is (``12n3``).
+_ATTEMPT = re.compile(r"(?P<attempt>[0-9]{1,9})(n(?P<node_rank>[0-9]{1,4}))?")
 
 OWN_PREFIXES = (f"{GROUP}/",)
 OWN_LABELS = frozenset({LABEL_NAME, LABEL_INSTANCE, LABEL_COMPONENT, LABEL_MANAGED_BY})
 
 
-def pod_name(pool: str, engine: EngineName, attempt: int) -> str:
+def pod_name(pool: str, engine: EngineName, attempt: int, node_rank: int | None = None) -> str:
     """The name of one engine pod; the attempt in it is what keeps two leaders from doubling it.
 
-    ``engine_of`` and ``attempt_of`` are its inverse: what is added here is taken off there.
+    ``node_rank``: which pod of an engine that spans nodes.  ``engine_of``, ``attempt_of`` and
+    ``node_rank_of`` are its inverse: what is added here is taken off there.
     """
-    return f"{pool}-{engine}-{attempt}"
+    return f"{pool}-{engine}-{attempt}{_of_nodes(node_rank)}"
+
+
+def _of_nodes(node_rank: int | None) -> str:
+    return "" if node_rank is None else f"n{node_rank}"
+
+
+def longest_engine(nodes: int) -> int:
+    """How many characters the name of an engine may have that spans so many nodes."""
+    return MAX_ENGINE_NAME - (len(_of_nodes(nodes - 1)) if nodes > 1 else 0)
 
 
 def attempt_of(name: str) -> int:
     """The attempt in the name of an engine pod; 0 where there is none."""
-    digits = name.rpartition("-")[2]
-    return int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
+    found = _ATTEMPT.fullmatch(name.rpartition("-")[2])
+    return int(found["attempt"]) if found else 0
+
+
+def node_rank_of(name: str) -> int | None:
+    """Which pod of an engine that spans nodes; None of an engine that is one pod."""
+    found = _ATTEMPT.fullmatch(name.rpartition("-")[2])
+    return int(found["node_rank"]) if found and found["node_rank"] else None
+
+
+def is_pod_of(name: str, pool: str, engine: EngineName) -> bool:
+    """Whether a pod of this engine can have this name."""
+    return name == pod_name(pool, engine, attempt_of(name), node_rank_of(name))
+
+
+def nodes_of(name: str, told: int) -> int:
+    """How many pods are one engine with the pod of this name, whose annotation says so many.
+
+    A name cannot be edited, an annotation can: without it a member is none of a whole engine.
+    """
+    least = 1 if node_rank_of(name) is None else 2
+    return min(max(told, least), MAX_NODES)
 
 
 def engine_of(name: str, pool: str) -> EngineName:
@@ -133,8 +172,9 @@ def weights_lease_name(pool: str) -> str:
 
 
 def selector(pool: str) -> dict[str, str]:
-    """The labels that select a pool's engine pods and no other pods."""
-    return {LABEL_POOL: pool, LABEL_COMPONENT: "engine"}
+    """The labels that select a pool's engines and no other pods: of an engine that spans nodes
+    the leader, so that whoever counts pods counts engines."""
+    return {LABEL_POOL: pool, LABEL_COMPONENT: ENGINE}
 
 
 def serving_selector(pool: str) -> dict[str, str]:
@@ -144,6 +184,23 @@ def serving_selector(pool: str) -> dict[str, str]:
     and nobody could close its gate any more.
     """
     return {**selector(pool), LABEL_MANAGED_BY: MANAGED_BY}
+
+
+def is_engine_pod(labels: Mapping[str, str], pool: str) -> bool:
+    """Whether these are the labels of a pod of this pool's engines, leader or not, but for the one
+    that the operator watches by."""
+    component = labels.get(LABEL_COMPONENT)
+    return labels.get(LABEL_POOL) == pool and component in (ENGINE, FOLLOWER)
+
+
+def is_watched(labels: Mapping[str, str], pool: str) -> bool:
+    """Whether the operator knows a pod by these labels as one of this pool's engines."""
+    return is_engine_pod(labels, pool) and labels.get(LABEL_MANAGED_BY) == MANAGED_BY
+
+
+def pods_text(pool: str) -> str:
+    """A selector of all that belongs to a pool, its followers too."""
+    return as_words({LABEL_POOL: pool, LABEL_MANAGED_BY: MANAGED_BY})
 
 
 def selector_text(pool: str) -> str:

@@ -29,8 +29,7 @@ class RollCall:
         """
         records: list[wire.Pod] = []
         unread: list[Unread] = []
-        selector = names.as_words(names.serving_selector(key.name))
-        params = {"labelSelector": selector, "limit": str(PAGE)}
+        params = {"labelSelector": names.pods_text(key.name), "limit": str(PAGE)}
         while True:
             path = paths.pods(key.namespace)
             page = self._page(await self._client.request("GET", path, params=params))

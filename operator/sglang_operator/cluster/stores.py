@@ -371,15 +371,15 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
         pod=pod,
         pool=PoolKey(intern(meta.namespace), intern(pool)),
         owner=names.Uid(intern(owner)),
-        aside=not names.serving_selector(pool).items() <= meta.labels.items(),
+        aside=not names.is_watched(meta.labels, pool),
     )
 
 
 def _has_engine_name(meta: wire.Meta) -> bool:
     pool, engine = meta.labels.get(names.LABEL_POOL), meta.labels.get(names.LABEL_ENGINE)
-    if not pool or not engine or not names.selector(pool).items() <= meta.labels.items():
+    if not pool or not engine or not names.is_engine_pod(meta.labels, pool):
         return False
-    return meta.name == names.pod_name(pool, names.EngineName(engine), names.attempt_of(meta.name))
+    return names.is_pod_of(meta.name, pool, names.EngineName(engine))
 
 
 def _worsened(before: ObservedPod, after: ObservedPod) -> bool:

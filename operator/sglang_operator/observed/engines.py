@@ -107,18 +107,21 @@ class EngineStatus:
 
     @property
     def leader(self) -> ObservedPod | None:
-        """The member that answers for the engine, and has its gate."""
-        return self.members[0] if self.members else None
+        """The member that answers for the engine, and has its gate; None while it is not there."""
+        members = self.members
+        return members[0] if members and members[0].node_rank == 0 else None
 
     @property
     def pod_name(self) -> str:
         """Name of the leader's pod; "" while there is none."""
-        return self.members[0].name if self.members else ""
+        leader = self.leader
+        return leader.name if leader is not None else ""
 
     @property
     def uid(self) -> Uid | None:
         """UID of the leader's pod."""
-        return self.members[0].uid if self.members else None
+        leader = self.leader
+        return leader.uid if leader is not None else None
 
     @property
     def revision(self) -> str:
@@ -181,7 +184,8 @@ class EngineStatus:
     @property
     def ready(self) -> bool:
         """Whether Kubernetes says Ready of the leader, and so sends clients there."""
-        return bool(self.members) and self.members[0].ready
+        leader = self.leader
+        return leader is not None and leader.ready
 
     @property
     def answers(self) -> bool:
@@ -205,12 +209,14 @@ class EngineStatus:
     @property
     def ip(self) -> str:
         """Where clients reach it, once it has an address."""
-        return self.members[0].ip if self.members else ""
+        leader = self.leader
+        return leader.ip if leader is not None else ""
 
     @property
     def node(self) -> str:
         """The leader's node; "" while it has none."""
-        return self.members[0].node if self.members else ""
+        leader = self.leader
+        return leader.node if leader is not None else ""
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -241,13 +247,15 @@ class EngineStatus:
 
     @property
     def gated(self) -> bool | None:
-        """Whether it was started with a gate, which is so for its life; None: no pod."""
-        return self.members[0].gated if self.members else None
+        """Whether it was started with a gate, which is so for its life; None: no leader."""
+        leader = self.leader
+        return leader.gated if leader is not None else None
 
     @property
     def gate(self) -> Gate | None:
-        """The gate as the operator last set it; None: never set, or no pod."""
-        return self.members[0].gate if self.members else None
+        """The gate as the operator last set it; None: never set, or no leader."""
+        leader = self.leader
+        return leader.gate if leader is not None else None
 
     @property
     def reachable(self) -> bool:
@@ -257,7 +265,7 @@ class EngineStatus:
             return False
         if len(members) > 1 and any(each.ended or each.deleting for each in members):
             return False
-        return members[0].reachable
+        return members[0].node_rank == 0 and members[0].reachable
 
     # --- what keeps it
 

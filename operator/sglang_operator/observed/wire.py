@@ -215,8 +215,6 @@ class Child(msgspec.Struct, frozen=True):
 # What of an object the differ sees beside its metadata.
 PARTS = tuple(name for name in Child.__struct_fields__ if name not in ("metadata", "whole"))
 
-_MAX_DIGITS = 9
-_MAX_LIST = 16_384
 _MOST_OF_A_KIND = 64  # scheduling gates, or limits: who may make pods writes as many as he likes
 # Of what kubelet and scheduler say; they say less (a container's last words are 4 KiB).
 _MAX_SAID = 12_288
@@ -237,6 +235,7 @@ READ_ANNOTATIONS = {
     names.ANNOTATION_STARTUP_FAILURES: 16,
     names.ANNOTATION_STARTUP_REASON: 256,
     names.ANNOTATION_DEVICES: 16_384,
+    names.ANNOTATION_NODES: 16,
 }
 
 
@@ -270,12 +269,14 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         uid=names.Uid(meta.uid),
         resource_version=meta.version,
         engine=names.EngineName(meta.labels.get(names.LABEL_ENGINE, "")),
-        attempt=_integer(_annotation(meta, names.ANNOTATION_ATTEMPT)),
+        attempt=bounds.count(_annotation(meta, names.ANNOTATION_ATTEMPT)),
         # What a thousand pods have in common is kept once.
         revision=intern(meta.labels.get(names.LABEL_REVISION, "")),
-        devices=_integers(_annotation(meta, names.ANNOTATION_DEVICES)),
-        failures=_integer(_annotation(meta, names.ANNOTATION_FAILURES)),
-        startup_failures=_integer(_annotation(meta, names.ANNOTATION_STARTUP_FAILURES)),
+        nodes=names.nodes_of(meta.name, bounds.count(_annotation(meta, names.ANNOTATION_NODES))),
+        node_rank=names.node_rank_of(meta.name) or 0,
+        devices=bounds.counts(_annotation(meta, names.ANNOTATION_DEVICES)),
+        failures=bounds.count(_annotation(meta, names.ANNOTATION_FAILURES)),
+        startup_failures=bounds.count(_annotation(meta, names.ANNOTATION_STARTUP_FAILURES)),
         startup_reason=_annotation(meta, names.ANNOTATION_STARTUP_REASON),
         node=intern(pod.spec.node_name),
         phase=intern(status.phase),
@@ -314,7 +315,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         has_sandbox=_true(conditions, "PodReadyToStartContainers"),
         memory_limit=intern(own.resources.limits.get("memory", "")),
         limits=tuple(
-            (intern(name), _integer(count))
+            (intern(name), bounds.count(count))
             for name, count in islice(own.resources.limits.items(), _MOST_OF_A_KIND)
             if "/" in name
         ),
@@ -396,7 +397,9 @@ def observed_node(node: NodeObject, *, gone: bool = False) -> ObservedNode:
         gone=gone,
         cordoned=node.spec.unschedulable,
         resources={
-            name: _integer(count) for name, count in node.status.allocatable.items() if "/" in name
+            name: bounds.count(count)
+            for name, count in node.status.allocatable.items()
+            if "/" in name
         },
         card=cards.of_labels(node.metadata.labels),
     )
@@ -489,12 +492,3 @@ def _deletion_asked(meta: Meta, before: ObservedPod | None) -> float:
     if meta.deletion_grace_period_seconds == 0 and not (before is not None and before.ended):
         return 0.0
     return seconds(meta.deletion_timestamp) - meta.deletion_grace_period_seconds
-
-
-def _integer(text: str | None) -> int:
-    # Anybody who may edit pods may write anything here, and int() of thousands of digits raises.
-    return int(text) if text and len(text) <= _MAX_DIGITS and text.isdecimal() else 0
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(_integer(part) for part in text[:_MAX_LIST].split(",") if part.isdecimal())

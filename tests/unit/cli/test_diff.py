@@ -142,7 +142,7 @@ def test_the_live_pool_is_asked_of_kubectl(tmp_path, monkeypatch):
         objects
         == f"get --output json {plural} actor-infer --ignore-not-found --namespace rl --context lab"
     )
-    assert f"pods --selector {names.selector_text('actor-infer')} --namespace rl" in pods
+    assert f"pods --selector {names.pods_text('actor-infer')} --namespace rl" in pods
 
 
 def test_the_live_pool_is_asked_of_the_kubectl_that_the_user_named(tmp_path, monkeypatch):

@@ -48,9 +48,7 @@ def test_all_pages_are_read_and_who_is_not_in_them_is_gone():
     assert is_news
     assert known(store) == {("a", 150), ("b", 160), ("new", 201)}
     (selector,) = {asked["labelSelector"] for asked in client.asked}
-    assert selector == ",".join(
-        f"{key}={value}" for key, value in sorted(names.serving_selector(KEY.name).items())
-    )
+    assert selector == names.pods_text(KEY.name), "of engines that span nodes also followers"
     store.put(a_pod("gone", 101))  # a late answer
     assert "gone" not in {name for name, _ in known(store)}
 

@@ -34,6 +34,7 @@ def member(rank: int, **changes: Any) -> ObservedPod:
         "node": f"node-{rank}",
         "ip": f"10.0.0.{rank + 1}",
         "container_id": f"containerd://{rank}",
+        "node_rank": rank,
         **changes,
     }
     return a_pod(POOL, ENGINE, **values)

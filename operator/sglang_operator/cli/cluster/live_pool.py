@@ -67,7 +67,7 @@ class Source:
         scope = ["--namespace", namespace] if namespace else []
         plural = f"{names.PLURAL}.{names.GROUP}"
         yield from _flat(self._get([plural, name, "--ignore-not-found", *scope]))
-        yield from _flat(self._get(["pods", "--selector", names.selector_text(name), *scope]))
+        yield from _flat(self._get(["pods", "--selector", names.pods_text(name), *scope]))
 
     def _get(self, arguments: list[str]) -> Any:
         cluster = Cluster(context=self.context, kubeconfig=self.kubeconfig)

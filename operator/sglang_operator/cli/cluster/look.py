@@ -46,7 +46,7 @@ def look(
     scope = cluster.scope()
     selector = _OWN
     if len(pools) == 1:
-        selector = names.selector_text(pools[0])
+        selector = names.pods_text(pools[0])
     questions: dict[str, tuple[str, Mapping[str, str]]] = {
         "pools": (paths.pools(scope), {}),
         "pods": (paths.pods(scope), {"labelSelector": selector}),
