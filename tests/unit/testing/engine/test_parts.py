@@ -66,11 +66,11 @@ def test_a_fault_that_is_not_known_names_those_that_are():
             assert "crash, exit, kill, hang, resume, slow, unreadable" in answer.read().decode()
 
 
-def nodes(stack: ExitStack) -> list[FakeEngine]:
+def nodes(stack: ExitStack, **settings: object) -> list[FakeEngine]:
     where = f"127.0.0.1:{ports.free()}"
     shared = ["--nnodes=2", f"--dist-init-addr={where}", "--tp-size=2"]
     return [
-        stack.enter_context(FakeEngine([*shared, f"--node-rank={rank}"], **QUICK))
+        stack.enter_context(FakeEngine([*shared, f"--node-rank={rank}"], **{**QUICK, **settings}))
         for rank in (1, 0)
     ]
 
@@ -94,6 +94,31 @@ def test_the_nodes_of_an_engine_die_together(killed: int):
         engines[1].wait_ready()
         engines[killed].process.kill()
         assert engines[1 - killed].wait() == 137
+
+
+def test_who_is_left_takes_a_while_to_notice():
+    with ExitStack() as stack:
+        follower, leader = nodes(stack, peer_seconds=1.0)
+        leader.wait_ready()
+        follower.process.kill()
+        time.sleep(0.3)
+        assert leader.process.poll() is None
+        assert leader.wait() == 137
+
+
+@pytest.mark.parametrize(("version", "ends"), [("0.5.14", True), ("0.5.23", False)])
+def test_sigterm_ends_a_follower_or_waits_for_its_leader(version: str, ends: bool):
+    with ExitStack() as stack:
+        follower, leader = nodes(stack, version=version, peer_seconds=60.0)
+        leader.wait_ready()
+        follower.wait_listening()
+        follower.terminate()
+        if ends:
+            assert follower.wait() == 143
+        else:
+            time.sleep(0.5)
+            assert follower.process.poll() is None
+            assert "SIGTERM received on node_rank 1" in follower.log
 
 
 def test_a_follower_waits_for_a_leader_that_says_nothing():

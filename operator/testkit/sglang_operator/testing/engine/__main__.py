@@ -31,7 +31,7 @@ def main() -> None:
         failures.model_not_found(args.model_path)
     failures.check(args, chosen)
     if args.node_rank:
-        error_text = asyncio.run(nodes.follow(args))
+        error_text = asyncio.run(nodes.follow(args, acts, chosen.peer_seconds))
         death.scheduler_failed(death.traceback(error_text), launching=False)
         death.kill_tree()
     asyncio.run(server.Engine(args, acts, chosen).run())

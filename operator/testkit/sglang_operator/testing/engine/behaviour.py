@@ -66,6 +66,7 @@ class Behaviour:
     # Of an answer's meta_info: how often the request was retracted.
     retractions: str
     port_in_use_code: int  # uvicorn's, which is not pinned: 3 was seen with 0.5.14
+    follower_waits: bool  # SIGTERM does not end a follower: it waits for rank 0 to stop it
     sticky_unhealthy: bool  # once a health check failed, SIGTERM does not drain
 
 
@@ -115,6 +116,7 @@ def of(version: versions.Version) -> Behaviour:
         failed_flush_text=since("0.5.14"),
         retractions=_retractions(version),
         port_in_use_code=3 if since("0.5.14") else 1,
+        follower_waits=since("0.5.23"),
         sticky_unhealthy=not since("0.5.2"),
     )
 

@@ -1,15 +1,17 @@
 """Engines across several nodes: rank 0 waits for the others before it loads, and dies with them.
 
 Followers answer only their probes (srt/utils/common.py, launch_dummy_health_check_server) and wait
-for rank 0; they have no SIGTERM handler of their own.
+for rank 0.  SIGTERM ends them as any process, but from 0.5.23 on they wait for rank 0 to stop them.
 """
 
 import argparse
 import asyncio
+import signal
 
 from aiohttp import web
 
 from sglang_operator.testing.engine import log
+from sglang_operator.testing.engine.behaviour import Behaviour
 
 _RETRY_SECONDS = 0.2
 
@@ -54,7 +56,7 @@ class Nodes:
         self._lost.set()
 
 
-async def follow(args: argparse.Namespace) -> str:
+async def follow(args: argparse.Namespace, acts: Behaviour, peer_seconds: float) -> str:
     """A follower's life: meet rank 0, answer probes; returns why it has to die."""
     host, port = address(args.dist_init_addr)
     while True:
@@ -66,10 +68,20 @@ async def follow(args: argparse.Namespace) -> str:
         except OSError:
             pass
         await asyncio.sleep(_RETRY_SECONDS)
+    if acts.follower_waits:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _waits, args.node_rank)
     log.line("Dummy health check server started in background thread")
     await _answer_probes(args)
     await reader.read()
+    await asyncio.sleep(peer_seconds)
     return "RuntimeError: [gloo] Connection closed by peer"
+
+
+def _waits(node_rank: int) -> None:
+    log.line(
+        f"SIGTERM received on node_rank {node_rank}; waiting for the rank-0 ShutdownReq broadcast "
+        "to stop the schedulers."
+    )
 
 
 async def _answer_probes(args: argparse.Namespace) -> None:

@@ -157,6 +157,7 @@ class Engine:
 
     async def _watch(self, nodes: Nodes) -> None:
         await nodes.lost()
+        await asyncio.sleep(self._settings.peer_seconds)
         self._crashed(SchedulerError("RuntimeError: [gloo] Connection closed by peer"))
 
     def _crashed(self, error: SchedulerError) -> None:
