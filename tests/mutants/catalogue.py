@@ -34,9 +34,9 @@ MUTANTS = (
         "duplicate-create",
         "a pod's name differs from try to try: a lost answer makes two pods of one engine",
         "children/engine_pod.py",
-        '"name": names.pod_name(pool.owner.name, engine.name, attempt),',
-        '"name": names.pod_name(pool.owner.name, engine.name, attempt)\n'
-        '            + __import__("secrets").token_hex(2),',
+        "    return names.pod_name(pool.owner.name, engine.name, attempt, member)\n",
+        "    name = names.pod_name(pool.owner.name, engine.name, attempt, member)\n"
+        '    return name + __import__("secrets").token_hex(2)\n',
     ),
     _mutant(
         "ghost-after-410",

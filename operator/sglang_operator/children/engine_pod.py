@@ -29,21 +29,32 @@ def pod(
     attempt: int,
     failures: int = 0,
     streak: FailureStreak | None = None,
+    *,
+    node_rank: int = 0,
 ) -> dict[str, Any]:
-    """One engine's pod.  ``shared`` is ``template(pool)``; it is not changed."""
+    """One engine's pod, or that of this node rank.  ``shared`` is ``template(pool)``; it is not
+    changed."""
     meta, own = shared["metadata"], _of_rank(shared, engine)
+    name = member_name(pool, engine, attempt, node_rank)
+    if node_rank:
+        own |= _following(pool, {**shared["spec"], **own}, engine, attempt, node_rank)
     if streak is not None:
         # What fails at its start is started again by the operator, which counts and gives up.
         own["restartPolicy"] = "Never"
-    if pool.spec.network.headless_service:
+    if named(pool):
         # A Service names only pods that say their host name, though it would be this anyway.
-        own["hostname"] = names.pod_name(pool.owner.name, engine.name, attempt)
+        own["hostname"] = name
     annotations = {
         **meta["annotations"],
         **gangs.annotations(pool.spec, pool.owner.name, engine.name),
         names.ANNOTATION_ATTEMPT: str(attempt),
-        names.ANNOTATION_DEVICES: ",".join(map(str, engine.devices)),
+        names.ANNOTATION_DEVICES: ",".join(map(str, devices(engine, node_rank))),
     }
+    labels = {**meta["labels"], names.LABEL_ENGINE: engine.name}
+    if engine.pods > 1:
+        annotations[names.ANNOTATION_NODES] = str(engine.pods)
+    if node_rank:
+        labels[names.LABEL_COMPONENT] = names.FOLLOWER
     if failures:
         annotations[names.ANNOTATION_FAILURES] = str(failures)
     if streak is not None:
@@ -53,13 +64,44 @@ def pod(
         **shared,
         # As it is where there is nothing of its own: a large pool shares one for all.
         "spec": {**shared["spec"], **own} if own else shared["spec"],
-        "metadata": {
-            **meta,
-            "name": names.pod_name(pool.owner.name, engine.name, attempt),
-            "labels": {**meta["labels"], names.LABEL_ENGINE: engine.name},
-            "annotations": annotations,
-        },
+        "metadata": {**meta, "name": name, "labels": labels, "annotations": annotations},
     }
+
+
+def member_name(pool: Pool, engine: Engine, attempt: int, node_rank: int = 0) -> str:
+    """The name of one of the pods that an engine is."""
+    member = node_rank if engine.pods > 1 else None
+    return names.pod_name(pool.owner.name, engine.name, attempt, member)
+
+
+def named(pool: Pool) -> bool:
+    """Whether pods have names in DNS: who follows finds its leader by that."""
+    return pool.spec.network.headless_service or pool.nodes > 1
+
+
+def devices(engine: Engine, node_rank: int) -> tuple[int, ...]:
+    """The GPU ids of one of the pods that an engine is: each has as many."""
+    share = len(engine.devices) // engine.pods
+    return engine.devices[node_rank * share : (node_rank + 1) * share]
+
+
+def _following(
+    pool: Pool, spec: dict[str, Any], engine: Engine, attempt: int, node_rank: int
+) -> dict[str, Any]:
+    """What a follower has of its own: nobody asks it for anything, so it has no gate."""
+    owner = pool.owner
+    service = names.engines_service_name(owner.name)
+    leader = f"{member_name(pool, engine, attempt)}.{service}.{owner.namespace}.svc"
+    probing = probes.follower(
+        pool.features, port=pool.spec.network.port, startup_seconds=pool.startup_seconds
+    )
+    containers = [
+        {**each, **probing, "args": arguments.following(each["args"], node_rank, leader)}
+        if each["name"] == names.ENGINE_CONTAINER
+        else each
+        for each in spec["containers"]
+    ]
+    return {"containers": containers, "readinessGates": []}
 
 
 def _of_rank(shared: dict[str, Any], engine: Engine) -> dict[str, Any]:
@@ -89,7 +131,7 @@ def template(pool: Pool) -> dict[str, Any]:
             "namespace": pool.owner.namespace,
             "labels": {
                 **overlay.labels,
-                **metadata.labels(pool.owner, "engine"),
+                **metadata.labels(pool.owner, names.ENGINE),
                 names.LABEL_REVISION: pool.revision,
             },
             "annotations": dict(overlay.annotations),
@@ -101,8 +143,9 @@ def template(pool: Pool) -> dict[str, Any]:
 
 def _pod_spec(pool: Pool) -> dict[str, Any]:
     body: dict[str, Any] = {
-        # A gated engine never comes back in place: it would do so with random weights.
-        "restartPolicy": "Never" if pool.gated else "Always",
+        # A gated engine never comes back in place: it would do so with random weights.  Nor does
+        # one of several pods, which would meet nobody.
+        "restartPolicy": "Never" if pool.gated or pool.nodes > 1 else "Always",
         # SGLang that crashes as PID 1 exits with 0 (explanation/sglang.md, Ends).
         "shareProcessNamespace": True,
         "automountServiceAccountToken": False,
@@ -115,7 +158,7 @@ def _pod_spec(pool: Pool) -> dict[str, Any]:
     }
     if pool.gated:
         body["readinessGates"] = [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}]
-    if pool.spec.network.headless_service:
+    if named(pool):
         body["subdomain"] = names.engines_service_name(pool.owner.name)
     return body | dict(gangs.pod_spec(pool.spec))
 
@@ -129,7 +172,7 @@ def _container(pool: Pool) -> dict[str, Any]:
         if not pool.template.mounts_at(path)
     ]
     resources = overlay.get("resources", {})
-    gpus = pool.placement.requests(pool.spec)
+    gpus = pool.placement.requests(pool.spec, pool.gpus_per_pod)
     return {
         **overlay,
         "name": names.ENGINE_CONTAINER,
@@ -179,7 +222,7 @@ def _environment(pool: Pool) -> list[dict[str, Any]]:
 
 
 def _pod_ip(pool: Pool) -> list[dict[str, Any]]:
-    if not pool.spec.network.listen_on_pod_ip:
+    if not pool.spec.network.listen_on_pod_ip and pool.nodes == 1:
         return []
     source = {"fieldRef": {"fieldPath": "status.podIP"}}
     return [{"name": arguments.POD_IP_VARIABLE, "valueFrom": source}]
@@ -223,7 +266,10 @@ def _volumes(pool: Pool) -> list[dict[str, Any]]:
     sources: dict[str, dict[str, Any]] = {
         # Counted as the pod's memory; NCCL and the tokenizer processes share it.
         pod_volumes.SHM_VOLUME: {
-            "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory.gib(pool.gpus)}Gi"}
+            "emptyDir": {
+                "medium": "Memory",
+                "sizeLimit": f"{shared_memory.gib(pool.gpus_per_pod)}Gi",
+            }
         },
         pod_volumes.CACHE_VOLUME: {"emptyDir": {}},
     }

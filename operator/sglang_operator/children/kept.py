@@ -33,7 +33,8 @@ def kept_budget(known: LastKnown) -> Iterator[dict[str, Any]]:
     name = names.disruption_budget_name(known.owner.name)
     found = known.spec_of("PodDisruptionBudget", name)
     if found is not None and "minAvailable" in found:
-        yield disruption_budget.of_least(known.owner, found["minAvailable"])
+        spans = any(pod.nodes > 1 for pod in known.observed.pods)
+        yield disruption_budget.of_least(known.owner, found["minAvailable"], spans=spans)
 
 
 def kept_registry_if_told(known: LastKnown) -> Iterator[dict[str, Any]]:

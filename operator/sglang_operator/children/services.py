@@ -3,15 +3,16 @@
 from typing import Any
 
 from sglang_operator.api import names
-from sglang_operator.children import metadata
+from sglang_operator.children import engine_pod, metadata
 from sglang_operator.pool.resolve import Owner, Pool
 
 
 def services(pool: Pool) -> list[dict[str, Any]]:
-    """The Services that this pool has: engines' own names only if they are asked for."""
-    owner, network = pool.owner, pool.spec.network
-    named = [engines_service(owner, network.port)] if network.headless_service else []
-    return [client_service(owner, network.port), *named]
+    """The Services that this pool has: engines' own names only if they are asked for, or if who
+    follows finds its leader by them."""
+    owner, port = pool.owner, pool.spec.network.port
+    named = [engines_service(owner, port)] if engine_pod.named(pool) else []
+    return [client_service(owner, port), *named]
 
 
 def client_service(owner: Owner, port: int) -> dict[str, Any]:

@@ -38,10 +38,11 @@ def render(bodies: list[YamlNode], form: str) -> str:
 
 
 def pods(pool: Pool) -> Iterator[dict[str, Any]]:
-    """The first pod of each engine that runs; values of secrets are hidden."""
+    """The first pods of each engine that runs; values of secrets are hidden."""
     shared = shown(engine_pod.template(pool))
     for engine in pool.running:
-        yield engine_pod.pod(pool, shared, engine, attempt=0, failures=0)
+        for node_rank in range(engine.pods):
+            yield engine_pod.pod(pool, shared, engine, attempt=0, failures=0, node_rank=node_rank)
 
 
 def shown(pod: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def shown(pod: dict[str, Any]) -> dict[str, Any]:
 
 def _command(pool: Pool) -> str:
     """The command line, which all engines of a pool share."""
-    command = arguments.command(redaction.arguments(pool.arguments.argv))
+    argv = arguments.meeting(pool.arguments.argv, pool.host)
+    command = arguments.command(redaction.arguments(argv))
     ids = [device for engine in pool.running for device in engine.devices]
     where = f", GPUs {device_mapping.describe(ids)}" if ids else ""
     engines = operator_texts.engines(len(pool.running))

@@ -73,6 +73,7 @@ class EngineRequest:
     dtype: object  # model_args.dtype in ROLL's spelling; anything a user may write
     strategy_config: Mapping[str, object]
     gpus: int  # of the engine, at least 1
+    nodes: int = 1  # that it spans, with as many GPUs on each
     seed: int
     router_replay_mode: str
     sampling: Mapping[str, object] | None  # defaults of the server; None: requests bring them
@@ -122,6 +123,43 @@ def listening(argv: Sequence[str], host: str) -> tuple[str, ...]:
     return tuple(f"--host={host}" if item == f"--host={ANY_ADDRESS}" else item for item in argv)
 
 
+# Where the pods of one engine meet: the leader, whose command line all have, takes its own address,
+# because older versions bind sockets to what they are given, and that has to be a number; the
+# others know it by its name.  With attention data parallelism SGLang uses the six ports after it
+# (``PortArgs``), and the one of the server is the user's.
+_RANK, _MEETING = "--node-rank=", "--dist-init-addr="
+_MEETING_PORTS = (20000, 20100)
+_PORTS_AFTER = 10
+
+
+def _meeting_port(port: int) -> int:
+    first, second = _MEETING_PORTS
+    return first if not first <= port <= first + _PORTS_AFTER else second
+
+
+def meeting(argv: Sequence[str], host: str) -> tuple[str, ...]:
+    """A command line, for pods that have such addresses: those of IPv6 stand in brackets."""
+    own = f"[{POD_IP}]" if host == ANY_IPV6_ADDRESS else POD_IP
+    any_ = f"{_MEETING}{ANY_ADDRESS}:"
+    return tuple(
+        f"{_MEETING}{own}:{item.removeprefix(any_)}" if item.startswith(any_) else item
+        for item in argv
+    )
+
+
+def following(argv: Sequence[str], node_rank: int, leader: str) -> list[str]:
+    """The leader's command line, for the pod of this rank; ``leader``: its name in DNS."""
+
+    def turned(item: str) -> str:
+        if item.startswith(_RANK):
+            return f"{_RANK}{node_rank}"
+        if item.startswith(_MEETING):
+            return f"{_MEETING}{leader}:{item.rpartition(':')[2]}"
+        return item
+
+    return [turned(item) for item in argv]
+
+
 _SEED = "--random-seed="
 _MOST_SEED = 2**32  # NumPy's, by which SGLang seeds it
 
@@ -149,7 +187,7 @@ def render(request: EngineRequest) -> Arguments:
     given, problems = aliases.normalise(request.strategy_config, schema.nearest(request.version))
     for rule in RULES:
         problems += rule(request, given)
-    sizes = topology.parallelism(given, request.gpus)
+    sizes = topology.parallelism(given, request.gpus, request.nodes)
     given.values |= {"tp_size": sizes.tp, "pp_size": sizes.pp if sizes.pp > 1 else None}
     problems += _together(request, given)
     return Arguments(
@@ -289,6 +327,14 @@ def _own(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Proble
     given.values["host"] = ANY_ADDRESS
     if versions.features(request.version).weight_version_flag:
         given.values["weight_version"] = SENTINEL
+    if request.nodes > 1:
+        port = _meeting_port(request.port)
+        meeting = {
+            "nnodes": request.nodes,
+            "node_rank": 0,
+            "dist_init_addr": f"{ANY_ADDRESS}:{port}",
+        }
+        given.values |= meeting
     yield from ()
 
 

@@ -13,6 +13,9 @@ BYTES_PER_PARAMETER = 2  # bfloat16; a quantised model is smaller, and has more 
 BYTES_PER_SECOND = 100e6
 # Starting, compiling and capturing graphs: 140 s were measured, cold, for a small model.
 BASE_SECONDS = 600
+# SGLang's own limit: for so long the pods of one engine may load apart
+# (UNBALANCED_MODEL_LOADING_TIMEOUT_S, in the code of every version).
+LOADING_APART_SECONDS = 480
 DEFAULT_SECONDS = 1800  # where nothing is known, and at least
 
 

@@ -51,6 +51,16 @@ def probes(
     }
 
 
+def follower(features: versions.Features, *, port: int, startup_seconds: int) -> dict[str, Any]:
+    """The same of a pod that only follows the engine's leader.
+
+    Once its ranks have loaded it answers ``/health``, of every version at once and for ever, and
+    little else.
+    """
+    found = probes(features, port=port, startup_seconds=startup_seconds, has_api_key=False)
+    return {probe: {**body, **_get("/health", port)} for probe, body in found.items()}
+
+
 def _serving(features: versions.Features, port: int, has_api_key: bool) -> dict[str, Any]:
     """How to ask an engine that has started, without making it generate."""
     if features.health_without_generation:

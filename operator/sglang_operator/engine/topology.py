@@ -17,7 +17,7 @@ class Parallelism:
     problems: tuple[errors.Problem, ...]
 
 
-def parallelism(given: aliases.Given, gpus: int) -> Parallelism:
+def parallelism(given: aliases.Given, gpus: int, nodes: int = 1) -> Parallelism:
     """The sizes that use exactly the engine's GPUs.
 
     tp x pp has to be the GPUs.  With ``dp_size`` alone each replica has GPUs of its own (SGLang
@@ -43,6 +43,10 @@ def parallelism(given: aliases.Given, gpus: int) -> Parallelism:
     if tp is not None and not problems:
         problems += _product(given, tp, pp, replicas, gpus)
     problems += _sync(given, pp, replicas, gpus)
+    if nodes > 1 and replicas > 1:
+        expected = f"1, or enable_dp_attention: true: this engine spans {nodes} nodes, and SGLang "
+        expected += "runs its replicas on one"
+        problems.append(aliases.wrong_value(given, "dp_size", expected, "leave it out"))
     return Parallelism(tp=tp or default, pp=pp, dp=dp, problems=tuple(problems))
 
 

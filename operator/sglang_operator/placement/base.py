@@ -50,8 +50,9 @@ class PlacementStrategy(Protocol):
         """The resource of a node that an engine's GPUs are counted by, such as nvidia.com/gpu."""
         ...
 
-    def requests(self, parsed: PoolSpec) -> Mapping[str, str]:
-        """What the engine's container asks of the scheduler, as Kubernetes' resources."""
+    def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
+        """What the container of a pod with so many GPUs asks of the scheduler, as Kubernetes'
+        resources."""
         ...
 
     def achieved(self, placed: Placed) -> Achieved:

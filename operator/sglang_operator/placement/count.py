@@ -29,8 +29,8 @@ class Count:
     def resource(self, parsed: PoolSpec) -> str:
         return parsed.placement.resource_name
 
-    def requests(self, parsed: PoolSpec) -> Mapping[str, str]:
-        return {self.resource(parsed): str(parsed.num_gpus_per_worker)}
+    def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
+        return {self.resource(parsed): str(gpus)}
 
     def achieved(self, placed: Placed) -> Achieved:
         complete = placed.engines == placed.of

@@ -47,6 +47,11 @@ class Draft:
         return schema.nearest(self.version)
 
     @property
+    def nodes(self) -> int:
+        """How many nodes each engine spans: so many pods it is."""
+        return _nodes(self.engines, self.spec)
+
+    @property
     def gated(self) -> bool:
         """Whether requests are kept away until somebody says that the weights are right."""
         return self.gate is not WeightsGate.OFF
@@ -67,7 +72,7 @@ def understand(owner: Owner, parsed: PoolSpec) -> Draft:
     image = parsed.image or versions.DEFAULT_IMAGE
     detected = versions.detect(image, parsed.engine_version)
     features = versions.features(detected.version)
-    request = _request(parsed, detected)
+    request = _request(parsed, detected, _nodes(engines, parsed))
     rendered = arguments.render(request)
     variables, environment_problems = environment.environment(parsed.system_envs, features)
     template, template_problems = pod_template.parse(parsed.pod_template, modes.resource(parsed))
@@ -96,28 +101,42 @@ def _engines(parsed: PoolSpec) -> tuple[tuple[Engine, ...], tuple[errors.Problem
     if parsed.device_mapping is None:
         if parsed.replicas is None:
             return (), (errors.MAPPING_OR_REPLICAS("spec.device_mapping"),)
-        return _unmapped_engines(parsed.replicas), ()
+        return _unmapped_engines(parsed.replicas, _fewest_nodes(parsed)), ()
     try:
         ids = device_mapping.parse(parsed.device_mapping)
         groups = device_mapping.groups(ids, parsed.num_gpus_per_worker)
     except errors.InvalidError as error:
         return (), (error.problem,)
-    engines = tuple(
-        Engine(rank=rank, name=device_mapping.engine_name(group), devices=group)
-        for rank, group in enumerate(groups)
-    )
-    return engines, ()
+    return tuple(_engine(rank, group, parsed) for rank, group in enumerate(groups)), ()
 
 
-def _unmapped_engines(replicas: int) -> tuple[Engine, ...]:
+def _engine(rank: int, devices: tuple[int, ...], parsed: PoolSpec) -> Engine:
+    """The engine with these GPUs; one that lies unevenly is refused, and taken for one pod."""
+    shares = device_mapping.shares(devices, parsed.num_gpus_per_node)
+    pods = min(device_mapping.spans(shares) or 1, names.MAX_NODES)
+    name = device_mapping.engine_name(devices, pods)
+    return Engine(rank=rank, name=name, devices=devices, pods=pods)
+
+
+def _fewest_nodes(parsed: PoolSpec) -> int:
+    """How many nodes an engine of a pool without GPU ids needs."""
+    return max(1, -(-parsed.num_gpus_per_worker // max(1, parsed.num_gpus_per_node)))
+
+
+def _unmapped_engines(replicas: int, pods: int) -> tuple[Engine, ...]:
     """Engines of a pool that counts replicas: they have no GPU ids, so the rank is the name."""
     return tuple(
-        Engine(rank=rank, name=names.EngineName(f"r{rank}"), devices=())
+        Engine(rank=rank, name=names.EngineName(f"r{rank}"), devices=(), pods=pods)
         for rank in range(min(replicas, 4096))
     )
 
 
-def _request(parsed: PoolSpec, detected: versions.Detected) -> arguments.EngineRequest:
+def _nodes(engines: tuple[Engine, ...], parsed: PoolSpec) -> int:
+    """Of all engines alike, which is checked; an empty pool's will be as many as they need."""
+    return engines[0].pods if engines else _fewest_nodes(parsed)
+
+
+def _request(parsed: PoolSpec, detected: versions.Detected, nodes: int) -> arguments.EngineRequest:
     defaults = (
         sampling.sampling_params(parsed.generating_args)
         if parsed.generation is spec.Generation.SERVER_DEFAULT
@@ -128,6 +147,7 @@ def _request(parsed: PoolSpec, detected: versions.Detected) -> arguments.EngineR
         dtype=parsed.model_args.get("dtype"),
         strategy_config=parsed.strategy_args.strategy_config or {},
         gpus=parsed.num_gpus_per_worker,
+        nodes=nodes,
         seed=parsed.seed,
         router_replay_mode=parsed.router_replay.mode,
         sampling=defaults,

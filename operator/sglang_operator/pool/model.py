@@ -71,6 +71,7 @@ class Pool:
     features: versions.Features
     engines: tuple[Engine, ...]  # the capacity, by rank
     active: int  # engines to run: the ranks below it
+    nodes: int  # that each engine spans: so many pods it is
     arguments: arguments.Arguments
     environment: Mapping[str, str]
     gate: WeightsGate  # resolved: never Auto
@@ -125,7 +126,8 @@ class Pool:
     def argv(self) -> tuple[str, ...]:
         """The command line of every engine, as its pod has it."""
         own = self.spec.network.listen_on_pod_ip
-        return arguments.listening(self.arguments.argv, arguments.POD_IP if own else self.host)
+        argv = arguments.meeting(self.arguments.argv, self.host)
+        return arguments.listening(argv, arguments.POD_IP if own else self.host)
 
     @property
     def bounds(self) -> TuneRange | None:
@@ -142,6 +144,11 @@ class Pool:
     def gpus(self) -> int:
         """GPUs of one engine."""
         return self.spec.num_gpus_per_worker
+
+    @property
+    def gpus_per_pod(self) -> int:
+        """GPUs of each of the pods that one engine is."""
+        return self.gpus // self.nodes
 
     @property
     def placement(self) -> PlacementStrategy:

@@ -60,6 +60,7 @@ def _pool(draft: Draft, warnings: tuple[errors.Problem, ...]) -> Pool:
         features=draft.features,
         engines=draft.engines,
         active=draft.active,
+        nodes=draft.nodes,
         arguments=rendered,
         environment=draft.environment,
         gate=draft.gate,

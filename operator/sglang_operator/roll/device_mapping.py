@@ -80,16 +80,39 @@ def describe(ids: Sequence[int]) -> str:
     return ",".join(_runs(ids))
 
 
-def engine_name(ids: Sequence[int]) -> names.EngineName:
-    """The name of the engine with these GPUs: part of its pod's name, different for each group.
+def engine_name(ids: Sequence[int], nodes: int = 1) -> names.EngineName:
+    """The name of the engine with these GPUs: part of its pods' names, different for each group.
 
     It spells the ids out (``g0-1``, ``g4-5x12-13``, ``g1x0``); ids that would be too long for a
     pod's name are named by their digest.
     """
-    canonical = "x".join(_runs(ids))
-    if len(canonical) < names.MAX_ENGINE_NAME:
+    canonical, room = "x".join(_runs(ids)), names.longest_engine(nodes) - 1
+    if len(canonical) <= min(room, names.MAX_ENGINE_NAME - 1):
         return names.EngineName(f"g{canonical}")
-    return names.EngineName(f"h{hashlib.sha256(canonical.encode()).hexdigest()[:12]}")
+    digits = hashlib.sha256(canonical.encode()).hexdigest()
+    return names.EngineName(f"h{digits[: min(room, 12)]}")
+
+
+def shares(ids: Sequence[int], per_node: int) -> list[tuple[int, int]]:
+    """On which node ranks these GPUs lie, and how many on each, in list order.
+
+    ROLL takes the GPUs of an engine's first node for what each of its nodes has
+    (``roll/distributed/strategy/sglang_strategy.py``).
+    """
+    found: list[tuple[int, int]] = []
+    for gpu in ids:
+        node = node_rank(gpu, per_node)
+        if found and found[-1][0] == node:
+            found[-1] = node, found[-1][1] + 1
+        else:
+            found.append((node, 1))
+    return found
+
+
+def spans(found: Sequence[tuple[int, int]]) -> int | None:
+    """How many nodes ``shares`` are of, if each has as many GPUs; None if they are uneven."""
+    nodes, counts = {node for node, _ in found}, {count for _, count in found}
+    return len(found) if len(counts) == 1 and len(nodes) == len(found) else None
 
 
 def _runs(ids: Sequence[int]) -> Iterator[str]:

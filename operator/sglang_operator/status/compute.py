@@ -122,7 +122,9 @@ def compute(
         *pool.warnings,
         *reported.warnings(pool, said, plan.engines),
         *memory.warnings(pool, plan.engines, held, nodes, previous),
-        *shared_memory.of_limits(pool.template, pool.gpus, (p.memory_limit for p in plan.pods)),
+        *shared_memory.of_limits(
+            pool.template, pool.gpus_per_pod, (p.memory_limit for p in plan.pods)
+        ),
     ]
     return status | _lists(ignored, warnings, remembered)
 

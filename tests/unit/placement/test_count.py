@@ -19,7 +19,7 @@ def test_an_engine_asks_for_as_many_of_the_resource_as_it_has_gpus():
     pool = placed_by(resourceName="amd.com/gpu")
     assert isinstance(pool, Pool)
     assert pool.resource == "amd.com/gpu"
-    assert pool.placement.requests(pool.spec) == {"amd.com/gpu": "2"}
+    assert pool.placement.requests(pool.spec, pool.gpus) == {"amd.com/gpu": "2"}
 
 
 def test_a_mode_that_is_no_strategy_yet_is_refused_with_those_that_are():
