@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import names, spec
+from sglang_operator.children import engine_pod
 from sglang_operator.gates import decide
 from sglang_operator.observed import wire
 from sglang_operator.observed.model import (
@@ -70,8 +71,9 @@ def refused(raw: dict[str, Any] | None = None, **changes: Any) -> Refused:
 
 
 def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:
-    """The pod of this engine: up, its gate closed."""
-    name = names.pod_name(pool.owner.name, engine.name, attempt)
+    """The pod of this engine, or that of a ``node_rank``: up, its gate closed."""
+    node_rank = changes.get("node_rank", 0)
+    name = engine_pod.member_name(pool, engine, attempt, node_rank)
     values: dict[str, Any] = {
         "name": name,
         "uid": names.Uid(f"uid-{name}"),
@@ -79,14 +81,15 @@ def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> Obser
         "engine": engine.name,
         "attempt": attempt,
         "revision": pool.revision,
-        "devices": engine.devices,
-        "node": "gpu-node-0",
+        "nodes": engine.pods,
+        "devices": engine_pod.devices(engine, node_rank),
+        "node": f"gpu-node-{node_rank}",
         "phase": "Running",
         "created": NOW - 100,
         "containers_ready": True,
         "engine_runs": True,
-        "gated": pool.gated,
-        "ip": "10.0.0.1",
+        "gated": pool.gated and not node_rank,
+        "ip": f"10.0.0.{node_rank + 1}",
     }
     values |= changes
     seen = Sightings(
@@ -161,8 +164,9 @@ def a_failed_start(
 
 
 def all_pods(pool: Pool, **changes: Any) -> list[ObservedPod]:
-    """One pod for each engine that is to run."""
-    return [a_pod(pool, engine, **changes) for engine in pool.running]
+    """The pods of each engine that is to run: most often one."""
+    members = [(engine, rank) for engine in pool.running for rank in range(engine.pods)]
+    return [a_pod(pool, engine, node_rank=rank, **changes) for engine, rank in members]
 
 
 def planned(pool: Pool, pods: list[ObservedPod], now: float = NOW, **observed: Any) -> Plan:

@@ -108,15 +108,22 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
     ]
     creates: list[PodAction] = []
     for create in plan.creates:
-        body = engine_pod.pod(
-            pool, shared, create.engine, create.attempt, create.failures, create.streak
-        )
-        name = body["metadata"]["name"]
-        engine = create.engine.name
         after = create.after.uid if create.after is not None else None
-        creates.append(
-            CreatePod(name=name, engine=engine, body=body, reason=create.reason, after=after)
-        )
+        for node_rank in create.node_ranks:
+            body = engine_pod.pod(
+                pool,
+                shared,
+                create.engine,
+                create.attempt,
+                create.failures,
+                create.streak,
+                node_rank=node_rank,
+            )
+            name = body["metadata"]["name"]
+            engine = create.engine.name
+            creates.append(
+                CreatePod(name=name, engine=engine, body=body, reason=create.reason, after=after)
+            )
     return deletes + creates
 
 

@@ -16,6 +16,8 @@ from sglang_operator.cli.findings import StopError
 from sglang_operator.cli.options import environment
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree.nodes import YamlNode, plain
+from sglang_operator.observed import groups
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import plan as plans
 from sglang_operator.pool import resolve as pools
@@ -98,15 +100,15 @@ def _wanted(wanted: Pool, before: Pool | None, live: LivePool) -> Iterator[Chang
         )
 
 
-def _newest(pods: Iterable[ObservedPod]) -> dict[str, ObservedPod]:
-    """The pod that stands for each engine: of several the one in service, then the latest."""
-    ordered = sorted(pods, key=lambda pod: (not pod.ended, pod.ready, pod.attempt))
-    return {pod.engine: pod for pod in ordered}
+def _newest(pods: Iterable[ObservedPod]) -> dict[str, Group]:
+    """The pods that stand for each engine: of several tries the one in service, then the latest."""
+    ordered = sorted(groups.of(pods), key=lambda each: (not each.ended, each.ready, each.attempt))
+    return {group.engine: group for group in ordered}
 
 
 def _fate(
     engine: Engine,
-    pod: ObservedPod | None,
+    pod: Group | None,
     wanted: Pool,
     causes: str,
     others: Iterable[ObservedPod],
@@ -114,9 +116,9 @@ def _fate(
     if pod is None:
         return STARTS, _why_new(engine, wanted, others)
     if pod.ended:
-        return RESTARTS, f"pod {pod.name} has ended"
+        return RESTARTS, f"pod {pod.first_end.name} has ended"
     if pod.dying:
-        return RESTARTS, f"pod {pod.name} is on its way out"
+        return RESTARTS, f"pod {pod.first.name} is on its way out"
     if pod.revision == wanted.revision:
         return KEEPS, ""
     if engine.rank < wanted.spec.rollout.partition and pod.containers_ready:
@@ -156,7 +158,7 @@ def _obsolete(wanted: Pool, live: LivePool) -> Iterator[Change]:
             )
 
 
-def _why_gone(within_capacity: bool, wanted: Pool, pod: ObservedPod) -> str:
+def _why_gone(within_capacity: bool, wanted: Pool, pod: Group) -> str:
     if wanted.spec.suspend:
         return "suspend is true"
     if within_capacity:

@@ -14,6 +14,7 @@ from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
 from sglang_operator.diagnosis import causes
+from sglang_operator.observed import groups
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import rollout_waits
 from sglang_operator.view.cluster_view import PoolView
@@ -70,11 +71,12 @@ def history(pool: PoolView) -> Iterator[str]:
     """The revisions that run now, the newest first; earlier ones are nowhere stored."""
     counts: Counter[str] = Counter()
     since: dict[str, float] = {}
-    for pod in pool.pods:
-        if pod.ended or pod.deleting:
+    for group in groups.of(pool.pods):
+        if group.ended or group.deleting:
             continue
-        counts[pod.revision] += 1
-        since[pod.revision] = min(pod.created, since.get(pod.revision, pod.created))
+        revision = group.revision
+        counts[revision] += 1
+        since[revision] = min(group.created, since.get(revision, group.created))
     wanted = pool.resolved.revision if isinstance(pool.resolved, Pool) else ""
     for revision in sorted(counts, key=lambda found: -since[found]):
         begun = datetime.fromtimestamp(since[revision], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sglang_operator.api import names
+from sglang_operator.children import engine_pod
 from sglang_operator.cli import texts
+from sglang_operator.observed import groups
 from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
 from sglang_operator.plan import plan as plans
 from sglang_operator.plan.plan import CreateEngine, Plan
@@ -22,7 +24,7 @@ MOST_STEPS = 200
 
 def warnings(pool: Pool, pods: tuple[ObservedPod, ...], now: float) -> Iterator[str]:
     """What the change would come to wait for, on the nodes where the pool's pods stand now."""
-    sizes = {len(pod.devices) for pod in pods if pod.devices}
+    sizes = {len(group.devices) for group in groups.of(pods) if group.devices}
     grows = bool(sizes) and min(sizes) < pool.gpus
     wanted = {engine.name for engine in pool.running}
     # Those that trainers give weights to: clients reach no new one before the next sync.
@@ -88,18 +90,18 @@ def _after(
     going = {removal.pod.uid for removal in step.removals}
     left = [pod for pod in pods if pod.uid not in going]
     for create in step.creates:
-        held = _held(tuple(left))
-        resource = pool.resource
-        free = {name: node.resources[resource] - held[name] for name, node in nodes.items()}
-        fitting = [name for name, count in free.items() if count >= pool.gpus]
-        left.append(
-            _pod(pool, create, min(fitting, key=lambda name: (free[name], name), default=""))
-        )
+        for node_rank in create.node_ranks:
+            held = _held(tuple(left))
+            resource = pool.resource
+            free = {name: node.resources[resource] - held[name] for name, node in nodes.items()}
+            fitting = [name for name, count in free.items() if count >= pool.gpus_per_pod]
+            node = min(fitting, key=lambda name: (free[name], name), default="")
+            left.append(_pod(pool, create, node_rank, node))
     return tuple(left)
 
 
-def _pod(pool: Pool, create: CreateEngine, node: str) -> ObservedPod:
-    name = names.pod_name(pool.owner.name, create.engine.name, create.attempt)
+def _pod(pool: Pool, create: CreateEngine, node_rank: int, node: str) -> ObservedPod:
+    name = engine_pod.member_name(pool, create.engine, create.attempt, node_rank)
     lacking = "" if node else f"Insufficient {pool.resource}"
     return ObservedPod(
         name=name,
@@ -108,7 +110,9 @@ def _pod(pool: Pool, create: CreateEngine, node: str) -> ObservedPod:
         engine=create.engine.name,
         attempt=create.attempt,
         revision=pool.revision,
-        devices=create.engine.devices,
+        nodes=create.engine.pods,
+        node_rank=node_rank,
+        devices=engine_pod.devices(create.engine, node_rank),
         node=node,
         phase="Running" if node else "Pending",
         containers_ready=bool(node),

@@ -178,7 +178,7 @@ class Executor:
         except ApiUnreachableError as error:
             outcome.failed, outcome.done = error, False
             if isinstance(action, actions.CreatePod) and not isinstance(error, FencedError):
-                outcome.unsure[action.engine] = action.name
+                outcome.unsure[action.name] = action.engine
         return False
 
     async def _create_pod(self, batch: _Batch, action: actions.CreatePod) -> None:

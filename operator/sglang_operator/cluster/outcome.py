@@ -27,7 +27,7 @@ class Outcome:
     done: bool = True  # nothing was left for the next pass
     quota: ApiError | None = None
     rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
-    unsure: dict[names.EngineName, str] = field(default_factory=dict)  # they may exist
+    unsure: dict[str, names.EngineName] = field(default_factory=dict)  # pods that may exist
     # Engines with a pod that is out of our sight, and its attempt.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects

@@ -94,9 +94,9 @@ class Actor:
     async def clear_doubts(self, this: Pass) -> Exception | None:
         """Learn what became of creates that had no answer; why not, if that cannot be learnt."""
         try:
-            for engine, name in list(this.memory.unsure.items()):
+            for name in list(this.memory.unsure):
                 await self._executor.look_for(this.key, name)
-                del this.memory.unsure[engine]
+                del this.memory.unsure[name]
         except (ApiError, ApiUnreachableError) as error:
             return error
         return None
@@ -209,9 +209,10 @@ class Actor:
 
 def _possible(batch: Sequence[actions.PodAction], memory: Memory) -> list[actions.PodAction]:
     """The actions whose names are free, and which have no answer to wait for."""
+    unsure = set(memory.unsure.values())
     return [
         action
         for action in batch
         if ("Pod", action.name) not in memory.conflicts
-        and not (isinstance(action, actions.CreatePod) and action.engine in memory.unsure)
+        and not (isinstance(action, actions.CreatePod) and action.engine in unsure)
     ]

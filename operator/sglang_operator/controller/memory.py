@@ -97,7 +97,7 @@ class Memory:
     pods_when_refused: int = 0
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
     # Creates without an answer: an engine's next pod might get another name beside that one.
-    unsure: dict[names.EngineName, str] = field(default_factory=dict)
+    unsure: dict[str, names.EngineName] = field(default_factory=dict)
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     vanished: int = 0  # pods that went without a word, when that was last looked at

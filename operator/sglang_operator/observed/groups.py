@@ -42,6 +42,12 @@ class Group:
         return len(self.members) == self.first.nodes
 
     @property
+    def missing(self) -> tuple[int, ...]:
+        """The node ranks whose pods are not there."""
+        there = {member.node_rank for member in self.members}
+        return tuple(rank for rank in range(self.size) if rank not in there)
+
+    @property
     def devices(self) -> tuple[int, ...]:
         """The GPU ids of all members, in order."""
         members = self.members
@@ -119,10 +125,12 @@ class Group:
 
     @property
     def first_end(self) -> ObservedPod:
-        """Of the members that ended the one that did so first: the others may have died of it."""
+        """Of the members that ended, by themselves if one did, the one that did so first: the
+        others may have died of it."""
         if len(self.members) == 1:
             return self.members[0]
-        ended = [member for member in self.members if member.ended]
+        ended = [member for member in self.members if member.failed]
+        ended = ended or [member for member in self.members if member.ended]
         return min(ended, key=lambda member: (member.seen.ended, member.node_rank))
 
     @property

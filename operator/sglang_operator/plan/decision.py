@@ -15,12 +15,15 @@ from sglang_operator.pool.tuning import Tuning
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreateEngine:
+    """Make pods of an engine that are not there: all of them, or those of these node ranks."""
+
     engine: Engine
     attempt: int
     failures: int
     reason: str
     streak: FailureStreak | None = None  # the failures at its start that it follows
     after: ObservedPod | None = None  # whose delete has to be taken first: it may run on
+    node_ranks: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,13 +49,14 @@ class LiveGroups:
             observed.nodes,
             resource,
             (*(pod for g in self.live.values() for pod in g.members), *self.lingering),
-            otherwise=pool.gpus,
+            otherwise=pool.gpus_per_pod,
             per_node=pool.spec.num_gpus_per_node,
         )
         stuck = [n for n in kept if (due := self._stuck_from(n, observed)) and due <= self.now]
         return rollout.RolloutState(
             wanted=pool.running,
             gpus=pool.gpus,
+            pods=pool.nodes,
             max_unavailable=pool.max_unavailable,
             serving=frozenset(n for n, group in kept.items() if serves(group, self._health(group))),
             alive=sum(self._is_up(group) or group.answered for group in kept.values()),
@@ -87,7 +88,7 @@ class LiveGroups:
 
     def _old(self, group: Group) -> places.Old:
         stands = self._health(group)
-        held = places.held(group.members, self.pool.resource, self.pool.gpus)
+        held = places.held(group.members, self.pool.resource, self.pool.gpus_per_pod)
         return places.Old(
             devices=group.devices,
             gpus=sum(held.values()),

@@ -15,7 +15,9 @@ from sglang_operator.plan.rules.crash_loops import take_over_crash_loops
 from sglang_operator.plan.rules.ended import remove_recorded_ends
 from sglang_operator.plan.rules.extra import remove_extra_pods
 from sglang_operator.plan.rules.hung import remove_hung_engines
+from sglang_operator.plan.rules.incomplete import complete_engines
 from sglang_operator.plan.rules.lost import remove_lost_pods
+from sglang_operator.plan.rules.members import keep_members_together
 from sglang_operator.plan.rules.missing import create_missing_engines
 from sglang_operator.plan.rules.replaced import make_way_for_the_new
 from sglang_operator.plan.rules.tuned import change_memory_share
@@ -26,12 +28,14 @@ __all__ = ["RULES", "CreateEngine", "HungPod", "LostPod", "Plan", "RemovePod", "
 Rule = Callable[[Planner], None]
 
 RULES: tuple[Rule, ...] = (
+    keep_members_together,
     remove_extra_pods,
     remove_lost_pods,
     make_way_for_the_new,
     take_over_crash_loops,
     remove_hung_engines,
     change_memory_share,
+    complete_engines,
     create_missing_engines,
     remove_recorded_ends,
 )

@@ -177,6 +177,11 @@ class Planner:
             last = None
         return StartupState(up=self.is_up(group), pod=current, streak=self.streak(last))
 
+    def stays(self, group: Group) -> bool:
+        """Whether it was to go, and a delete was not taken: it is told as it is."""
+        stays = self.observed.stays
+        return bool(stays) and any(pod.uid in stays for pod in group.members)
+
     # --- what rules decide
 
     def remove(self, pod: ObservedPod, reason: str, *, replaced: bool = False) -> None:
@@ -199,9 +204,10 @@ class Planner:
         streak: FailureStreak | None = None,
         after: ObservedPod | None = None,
     ) -> None:
-        """The engine gets a pod, of the next attempt, after these failures.
+        """The engine gets pods, of the next attempt, after these failures.
 
         Where it comes ``after`` a pod, it does once the API server has taken that one's delete.
+        Of several the leader is made once all others are seen (``rules.incomplete``).
         """
         attempt = self.groups_of(engine.name).highest + 1
         self.creates.append(
@@ -212,6 +218,7 @@ class Planner:
                 reason=reason,
                 streak=streak,
                 after=after,
+                node_ranks=tuple(range(1, engine.pods)) or (0,),
             )
         )
         if streak is not None:
@@ -220,6 +227,23 @@ class Planner:
         # One more try of what was refused changes nothing for anybody until it is taken.
         refused = self.observed.creates_refused
         self.podless[engine.name] = EngineState.BACKOFF if refused else EngineState.CREATING
+
+    def complete(self, engine: Engine, group: Group, node_ranks: tuple[int, ...]) -> None:
+        """The engine gets those of its pods that are missing."""
+        first = group.first
+        streak = None
+        if first.startup_failures:
+            streak = FailureStreak(reason=first.startup_reason, count=first.startup_failures)
+        self.creates.append(
+            CreateEngine(
+                engine=engine,
+                attempt=group.attempt,
+                failures=first.failures,
+                reason="its other pods are there",
+                streak=streak,
+                node_ranks=node_ranks,
+            )
+        )
 
     # --- what comes of it
 

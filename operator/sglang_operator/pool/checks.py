@@ -12,7 +12,7 @@ from typing import Any
 
 from sglang_operator.api import errors, names, pod_container, spec, syntax
 from sglang_operator.api.spec import WeightsGate
-from sglang_operator.engine import aliases, environment, images, versions
+from sglang_operator.engine import aliases, environment, images, model_size, versions
 from sglang_operator.placement import modes
 from sglang_operator.pool import (
     devices,
@@ -134,11 +134,6 @@ def _unsupported(draft: Draft) -> Iterator[errors.Problem]:
             found=errors.word(parsed.rollout.max_surge),
             advice="use 0; rollouts go by maxUnavailable",
         )
-    per_worker, per_node = parsed.num_gpus_per_worker, parsed.num_gpus_per_node
-    if per_worker > per_node >= 1:
-        yield errors.ENGINE_SPANS_NODES(
-            "spec.num_gpus_per_worker", per_worker=per_worker, per_node=per_node
-        )
 
 
 def _sampling(draft: Draft) -> Iterable[errors.Problem]:
@@ -149,25 +144,83 @@ def _sampling(draft: Draft) -> Iterable[errors.Problem]:
 def _mapping(draft: Draft) -> Iterator[errors.Problem]:
     """What is wrong with device_mapping, or with replicas in its place."""
     yield from draft.mapping_problems
-    if draft.spec.num_gpus_per_worker <= draft.spec.num_gpus_per_node:
-        yield from _straddling(draft)
+    yield from _straddling(draft)
 
 
 def _straddling(draft: Draft) -> Iterator[errors.Problem]:
-    """The first engine whose GPUs lie on more than one node: ROLL would see only one of them."""
-    parsed = draft.spec
+    """The first engine whose GPUs lie unevenly, or on more nodes than it needs."""
+    parsed, field = draft.spec, "spec.device_mapping"
+    if parsed.device_mapping is None:
+        return
     for engine in draft.engines:
-        ranks = {device_mapping.node_rank(i, parsed.num_gpus_per_node) for i in engine.devices}
-        if len(ranks) > 1:
-            yield errors.ENGINE_STRADDLES_NODES(
-                "spec.device_mapping",
-                rank=engine.rank,
-                devices=device_mapping.describe(engine.devices),
-                nodes=device_mapping.describe(sorted(ranks)),
-                per_node=parsed.num_gpus_per_node,
-                per_worker=parsed.num_gpus_per_worker,
-            )
-            return
+        lie = device_mapping.shares(engine.devices, parsed.num_gpus_per_node)
+        if device_mapping.spans(lie) is None:
+            expected = "as many on each of its nodes, one node after the other"
+        elif len(lie) != draft.nodes:
+            expected = f"each engine on as many nodes as engine 0, which is on {draft.nodes}"
+        else:
+            continue
+        yield errors.ENGINE_STRADDLES_NODES(
+            field,
+            rank=engine.rank,
+            devices=device_mapping.describe(engine.devices),
+            found=", ".join(f"{count} on node {node}" for node, count in lie[:_MOST_NODES]),
+            per_node=parsed.num_gpus_per_node,
+            expected=expected,
+            advice=_nearest(parsed),
+        )
+        return
+    if draft.nodes > 1 and parsed.num_gpus_per_worker <= parsed.num_gpus_per_node:
+        first = draft.engines[0]
+        yield errors.ENGINE_SPANS_NODES(
+            field,
+            rank=first.rank,
+            devices=device_mapping.describe(first.devices),
+            count=first.pods,
+            per_node=parsed.num_gpus_per_node,
+            per_worker=parsed.num_gpus_per_worker,
+        )
+
+
+_MOST_NODES = 4  # that are told of an engine
+
+
+def _nearest(parsed: spec.PoolSpec) -> str:
+    """How engines of about so many GPUs lie evenly on nodes."""
+    per_worker, per_node = parsed.num_gpus_per_worker, parsed.num_gpus_per_node
+    if per_worker <= per_node:
+        return f"begin each group of {per_worker} at a multiple of {per_worker}"
+    whole, rest = divmod(per_worker, per_node)
+    if not rest:
+        return f"begin each group of {per_worker} at a multiple of {per_node}"
+    return (
+        f"use num_gpus_per_worker {whole * per_node} or {(whole + 1) * per_node}, which are whole "
+        f"nodes, or set num_gpus_per_node if your nodes have more"
+    )
+
+
+def _spanning(draft: Draft) -> Iterator[errors.Problem]:
+    """Engines across nodes: as many GPUs on each, time to load, and a follower that answers."""
+    parsed, nodes = draft.spec, draft.nodes
+    if nodes == 1:
+        return
+    if parsed.num_gpus_per_worker % nodes:
+        share = parsed.num_gpus_per_worker // nodes
+        yield errors.FIELD_RANGE(
+            "spec.num_gpus_per_worker",
+            found=parsed.num_gpus_per_worker,
+            expected=f"a multiple of the {nodes} nodes that an engine needs",
+            advice=f"use {share * nodes} or {(share + 1) * nodes}",
+        )
+    given = parsed.startup.timeout_seconds
+    if given is not None and given <= model_size.LOADING_APART_SECONDS:
+        yield errors.FIELD_RANGE(
+            "spec.startup.timeoutSeconds",
+            found=given,
+            expected=f"above {model_size.LOADING_APART_SECONDS}, for which the pods of one engine "
+            "may load apart",
+            advice="leave it out",
+        )
 
 
 def _image(draft: Draft) -> Iterator[errors.Problem]:
@@ -193,7 +246,9 @@ def _template(draft: Draft) -> Iterator[errors.Problem]:
     if not any(map(is_error, draft.template_problems)):
         if pod_container.is_counted(modes.resource(draft.spec)):
             yield from devices.doubts(draft.spec, draft.template)
-        yield from shared_memory.of_template(draft.template, draft.spec.num_gpus_per_worker)
+        yield from shared_memory.of_template(
+            draft.template, draft.spec.num_gpus_per_worker // draft.nodes
+        )
 
 
 def _asking(draft: Draft) -> Iterator[errors.Problem]:
@@ -317,6 +372,7 @@ CHECKS: tuple[Check, ...] = (
     _unsupported,
     _sampling,
     _mapping,
+    _spanning,
     _image,
     _arguments,
     _environment,

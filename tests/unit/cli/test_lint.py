@@ -122,9 +122,9 @@ MISTAKES = {
     ),
     "an engine across nodes": (
         MAPPING,
-        "device_mapping: list(range(7,9))",
+        "device_mapping: list(range(7,11))",
         "DeviceMappingInvalid",
-        "lie on nodes 0-1",
+        "expected each engine on as many nodes as engine 0, which is on 2",
     ),
     "an unknown precision": ("dtype: bf16", "dtype: int4", "ArgumentInvalid", "fp32, fp16, bf16"),
     "a sampling parameter that is no number": (

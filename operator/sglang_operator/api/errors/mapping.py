@@ -7,6 +7,7 @@ from sglang_operator.api.errors.authorities import (
     ROLL_WORKER_CONFIG,
 )
 from sglang_operator.api.problems import error_row as _error
+from sglang_operator.api.problems import warning_row as _warning
 
 # --- the object as a whole
 POOL_NAME = _error(
@@ -99,14 +100,14 @@ MAPPING_OR_REPLICAS = _error(
 )
 ENGINE_STRADDLES_NODES = _error(
     "DeviceMappingInvalid",
-    "engine {rank} has GPUs {devices}, which lie on nodes {nodes} at num_gpus_per_node "
-    "{per_node}; expected all GPUs of an engine on one node; begin each group of {per_worker} at "
-    "a multiple of {per_worker}",
+    "engine {rank} has GPUs {devices}: {found}, at num_gpus_per_node {per_node}; expected "
+    "{expected}; {advice}",
     ROLL_STRATEGY,
 )
-ENGINE_SPANS_NODES = _error(
-    "NotYetSupported",
-    "num_gpus_per_worker is {per_worker} but a node has {per_node} GPUs: engines across nodes are "
-    "not yet supported; use at most {per_node}, or set num_gpus_per_node if your nodes have more",
-    POLICY,
+ENGINE_SPANS_NODES = _warning(
+    "EngineSpansNodes",
+    "engine {rank} has GPUs {devices}, which lie on {count} nodes at num_gpus_per_node "
+    "{per_node}: it runs in {count} pods, without NVLink between them; begin each group of "
+    "{per_worker} at a multiple of {per_worker} to have it on one",
+    ROLL_STRATEGY,
 )

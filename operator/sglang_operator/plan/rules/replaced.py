@@ -32,7 +32,7 @@ def make_way_for_the_new(planner: Planner) -> None:
     planner.waiting = going.waiting
     planner.wakes.extend(standing.wakes(planner.observed))
     for name, group in live.items():
-        if any(pod.uid in planner.observed.stays for pod in group.members):
+        if planner.stays(group):
             continue
         if name in going.obsolete:
             planner.remove_group(group, "no longer wanted", replaced=name in going.replaced)

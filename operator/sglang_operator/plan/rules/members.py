@@ -1,0 +1,50 @@
+"""Rule: the pods of one engine die together.  Pure.
+
+What became of one has become of all: ranks that are left wait for it until a watchdog ends them,
+after minutes in which they hold their GPUs.  So the others go at once, the leader first, which
+takes the engine out of the Services.
+
+A pod that is missing may not be there yet, or may be gone.  The leader is made last
+(``rules.incomplete``), and nobody gets past the rendezvous without it: where it is, or where one
+has answered, all of them have been.
+"""
+
+from sglang_operator.observed.groups import Group
+from sglang_operator.plan.planner import Planner
+
+
+def keep_members_together(planner: Planner) -> None:
+    """What is left of an engine goes once one of its pods has ended, goes, or is gone."""
+    for found in planner.engines.values():
+        for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
+            if why := _why_broken(group):
+                planner.remove_group(group, why)
+                found.live.remove(group)
+                found.dying.append(group)
+        for group in (*found.ended, *found.dying):
+            if group.size > 1:
+                _follow(planner, group)
+
+
+def _follow(planner: Planner, group: Group) -> None:
+    if group.ended:
+        why = f"pod {group.first_end.name} of its engine has ended"
+    elif (gone := next((pod for pod in group.members if pod.dying), None)) is not None:
+        why = f"pod {gone.name} of its engine goes"
+    else:
+        return
+    for pod in group.members:
+        if not pod.ended:
+            planner.remove(pod, why)
+
+
+def _why_broken(group: Group) -> str:
+    """Why these pods will never be one engine again; empty if they may."""
+    for pod in group.members:
+        if pod.last_termination is not None:
+            return f"the container of pod {pod.name} of its engine was started again"
+    answered = any(pod.answered or pod.started for pod in group.members)
+    if group.whole or not (group.leader is not None or answered):
+        return ""
+    gone = ", ".join(map(str, group.missing))
+    return f"its engine has lost its pods of node ranks {gone}"

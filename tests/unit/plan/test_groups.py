@@ -1,0 +1,215 @@
+"""Engines of several pods: they come together, and what becomes of one becomes of all."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from sglang_operator import actions
+from sglang_operator.api import names
+from sglang_operator.children import engine_pod
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.model import Gate, ObservedNode, ObservedPod, Termination
+from sglang_operator.plan.plan import Plan
+from tests.builders import (
+    NOW,
+    a_failed_start,
+    a_pod,
+    a_pool,
+    all_pods,
+    an_ended_pod,
+    guide_spec,
+    planned,
+)
+
+SPEC = guide_spec(num_gpus_per_worker=24, device_mapping="list(range(0,48))")
+POOL = a_pool(SPEC)
+FIRST, SECOND = POOL.engines
+RANKS = (0, 1, 2)
+OPEN = {"ready": True, "gate": Gate(is_open=True)}
+
+
+def names_of(plan: Plan) -> list[tuple[str, int, tuple[int, ...]]]:
+    return [(create.engine.name, create.attempt, create.node_ranks) for create in plan.creates]
+
+
+def removed(plan: Plan) -> list[str]:
+    return [removal.pod.name.removeprefix("actor-infer-") for removal in plan.removals]
+
+
+def members(engine: Any = FIRST, attempt: int = 0, **changes: Any) -> list[ObservedPod]:
+    return [a_pod(POOL, engine, attempt, node_rank=rank, **changes) for rank in RANKS]
+
+
+def with_one(rank: int, pod: ObservedPod, engine: Any = FIRST) -> list[ObservedPod]:
+    """Both engines, with this pod as one member of the first."""
+    return [pod if r == rank else a_pod(POOL, engine, node_rank=r) for r in RANKS] + members(SECOND)
+
+
+def test_engines_are_as_many_as_their_groups():
+    assert [engine.pods for engine in POOL.engines] == [3, 3]
+    assert POOL.gpus_per_pod == 8
+
+
+def test_the_leader_is_made_when_all_others_are_there():
+    """Nobody gets past the rendezvous without it: that tells who is missing from who is gone."""
+    plan = planned(POOL, [])
+    assert names_of(plan) == [("g0-23", 0, (1, 2)), ("g24-47", 0, (1, 2))]
+    starting = {"containers_ready": False, "phase": "Pending"}
+    one = [a_pod(POOL, FIRST, node_rank=1, **starting)]
+    assert names_of(planned(POOL, one))[0] == ("g0-23", 0, (2,))
+    others = [a_pod(POOL, FIRST, node_rank=rank, **starting) for rank in (1, 2)]
+    plan = planned(POOL, others)
+    assert names_of(plan)[0] == ("g0-23", 0, (0,))
+    assert plan.engines[0].state is EngineState.CREATING
+    assert plan.engines[0].leader is None
+
+
+def test_pods_carry_the_attempt_that_they_complete():
+    pods = [a_pod(POOL, FIRST, 4, node_rank=rank, containers_ready=False) for rank in (1, 2)]
+    failed: Any = {"failures": 2, "startup_failures": 2, "startup_reason": "CUDAOutOfMemory"}
+    plan = planned(POOL, [dataclasses.replace(pod, **failed) for pod in pods])
+    create = plan.creates[0]
+    assert (create.attempt, create.failures, create.node_ranks) == (4, 2, (0,))
+    assert create.streak is not None
+    assert create.streak.count == 2
+
+
+def test_a_whole_pool_needs_nothing():
+    plan = planned(POOL, all_pods(POOL, **OPEN))
+    assert not (plan.creates or plan.removals or plan.unlisted)
+    assert {each.state for each in plan.engines} == {EngineState.IN_SERVICE}
+    assert plan.wake_at is None
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_one_that_ends_takes_the_others_with_it_the_leader_first(rank):
+    plan = planned(POOL, with_one(rank, an_ended_pod(POOL, FIRST, node_rank=rank)))
+    left = [f"g0-23-0n{r}" for r in RANKS if r != rank]
+    assert removed(plan) == left
+    assert names_of(plan) == [("g0-23", 1, (1, 2))], "the first time at once"
+    assert [pod.node_rank for pod in plan.ended] == [rank]
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_one_that_is_deleted_takes_the_others_with_it(rank):
+    going = a_pod(POOL, FIRST, node_rank=rank, deleting=True)
+    plan = planned(POOL, with_one(rank, going))
+    assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS if r != rank]
+    assert names_of(plan) == [("g0-23", 1, (1, 2))]
+    assert not plan.ended
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_one_that_is_evicted_takes_the_others_with_it(rank):
+    evicted = a_pod(POOL, FIRST, node_rank=rank, disruption="EvictionByEvictionAPI")
+    plan = planned(POOL, with_one(rank, evicted))
+    assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS]
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_one_that_is_lost_takes_the_others_with_it(rank):
+    nodes = {f"gpu-node-{r}": ObservedNode(name=f"gpu-node-{r}", gone=r == rank) for r in RANKS}
+    pods = [a_pod(POOL, FIRST, node_rank=r) for r in RANKS]
+    plan = planned(a_pool({**SPEC, "device_mapping": "list(range(0,24))"}), pods, nodes=nodes)
+    assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS]
+    assert [lost.pod.node_rank for lost in plan.lost] == [rank]
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_one_that_is_gone_takes_the_others_with_it(rank):
+    """Deleted by force, while nobody looked: it is not made again beside what it was part of."""
+    up = [a_pod(POOL, FIRST, node_rank=r, answered=True) for r in RANKS if r != rank]
+    plan = planned(POOL, up + members(SECOND))
+    assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS if r != rank]
+    assert names_of(plan) == [("g0-23", 1, (1, 2))]
+
+
+def test_a_follower_that_is_gone_is_missed_before_anybody_has_answered():
+    starting = [a_pod(POOL, FIRST, node_rank=r, containers_ready=False) for r in (0, 2)]
+    plan = planned(POOL, starting + members(SECOND))
+    assert removed(plan) == ["g0-23-0n0", "g0-23-0n2"]
+
+
+def test_a_container_that_was_started_again_in_place_meets_nobody():
+    end = Termination(exit_code=137, reason="Error", message="", finished=NOW - 5)
+    again = a_pod(POOL, FIRST, node_rank=1, restarts=1, last_termination=end)
+    assert removed(planned(POOL, with_one(1, again))) == [f"g0-23-0n{r}" for r in RANKS]
+
+
+def test_what_is_left_of_an_engine_is_no_engine():
+    """While its pods go, clients and trainers are told of none; its leader still holds memory."""
+    plan = planned(POOL, with_one(1, an_ended_pod(POOL, FIRST, node_rank=1)))
+    first = plan.engines[0]
+    assert not (first.exists or first.up or first.instance)
+    assert [(each.name, each.state) for each in plan.unlisted] == [("g0-23", EngineState.WAITING)]
+
+
+def test_the_first_end_decides_on_the_next_try_and_every_end_is_told():
+    """The others may have died of it, in other words."""
+    cause = a_failed_start(POOL, FIRST, node_rank=2, startup_failures=1, ended_at=NOW - 30)
+    after = a_failed_start(
+        POOL, FIRST, node_rank=0, startup_failures=1, ended_at=NOW - 20, message="Connection reset"
+    )
+    pods = [after, a_pod(POOL, FIRST, node_rank=1, containers_ready=False), cause]
+    plan = planned(POOL, pods + members(SECOND))
+    assert {pod.node_rank for pod in plan.ended} == {0, 2}
+    assert removed(plan) == ["g0-23-0n1"]
+    create = plan.creates[0]
+    assert create.streak is not None
+    assert (create.streak.reason, create.streak.count) == ("CUDAOutOfMemory", 2)
+    assert create.failures == 2, "one more, however many of its pods failed"
+
+
+def test_tombstones_stay_until_they_are_told_and_another_try_is_there():
+    ended = [an_ended_pod(POOL, FIRST, node_rank=rank) for rank in RANKS]
+    later = [a_pod(POOL, FIRST, 1, node_rank=rank) for rank in RANKS]
+    uids = frozenset(pod.uid for pod in ended)
+    assert not removed(planned(POOL, ended + later + members(SECOND)))
+    plan = planned(POOL, ended + later + members(SECOND), recorded=uids)
+    assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS]
+
+
+def test_a_budget_counts_engines_and_a_replaced_one_goes_whole():
+    new = a_pool({**SPEC, "seed": 7, "rollout": {"maxUnavailable": 1}})
+    plan = planned(new, all_pods(POOL, **OPEN))
+    assert removed(plan) == [f"g24-47-0n{r}" for r in RANKS]
+    assert not plan.creates
+    away = members() + [dataclasses.replace(pod, deleting=True) for pod in members(SECOND)]
+    assert names_of(planned(new, away)) == [("g24-47", 1, (1, 2))]
+
+
+def test_half_an_engine_of_an_older_revision_is_not_completed():
+    new = a_pool({**SPEC, "seed": 7, "rollout": {"partition": 2}})
+    half = [a_pod(POOL, FIRST, node_rank=rank, containers_ready=False) for rank in (1, 2)]
+    plan = planned(new, half + members(SECOND, **OPEN))
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+    assert not plan.creates
+
+
+def test_scaling_to_nothing_takes_all_pods_and_back_makes_all():
+    none = a_pool({**SPEC, "replicas": 0})
+    assert len(planned(none, all_pods(POOL)).removals) == 6
+    assert len(planned(POOL, []).creates) == 2
+
+
+def test_while_creates_are_refused_half_an_engine_waits():
+    half = [a_pod(POOL, FIRST, node_rank=1, containers_ready=False)]
+    plan = planned(POOL, half + members(SECOND), creates_blocked_until=NOW + 30)
+    assert not (plan.creates or plan.removals)
+    assert plan.wake_at == NOW + 30
+
+
+def test_a_kept_try_is_the_whole_one():
+    half = [a_pod(POOL, FIRST, 1, node_rank=rank, containers_ready=False) for rank in (1, 2)]
+    plan = planned(POOL, members(**OPEN) + half + members(SECOND))
+    assert removed(plan) == ["g0-23-1n1", "g0-23-1n2"]
+
+
+def test_each_pod_is_asked_for_by_its_own_name():
+    batch = actions.pod_actions(POOL, planned(POOL, []), engine_pod.template(POOL))
+    assert [action.name for action in batch] == [
+        names.pod_name("actor-infer", engine.name, 0, rank)
+        for engine in POOL.engines
+        for rank in (1, 2)
+    ]
