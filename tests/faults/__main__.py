@@ -24,6 +24,7 @@ from tests.faults import (
     watches,
 )
 from tests.faults.lab import NODES, Lab, Result, lab
+from tests.faults.model import GroupModel, Model
 
 Explore = Callable[[Lab], Iterator[Result]]
 MODEL_STEPS = 1_000_000
@@ -149,11 +150,11 @@ def explore(lab: Lab, fault: str, explored: Explore) -> Row:
     return row
 
 
-def model(steps: int) -> Row:
+def model(steps: int, world: type[Model], of: str) -> Row:
     """The random walks of the planner."""
-    row, begun = Row(f"planner against the model, {steps} steps"), time.monotonic()
+    row, begun = Row(f"planner against the model, {of}, {steps} steps"), time.monotonic()
     try:
-        test_model.run(steps)
+        test_model.run(steps, world=world)
         row.results.append(Result(point="walks"))
     except Exception as error:  # several at once come as a group
         row.results.append(Result(point="walks", problems=[str(error)]))
@@ -187,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             made.only = arguments.point
             rows.append(explore(made, "lost nodes", nodes.lost_nodes))
     if chosen("model"):
-        rows.append(model(arguments.steps))
+        rows.append(model(arguments.steps, Model, "single pods"))
+        rows.append(model(arguments.steps, GroupModel, "groups of two"))
     print(table(rows))
     return int(any(row.failed for row in rows))
 

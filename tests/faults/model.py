@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 from sglang_operator.api import names
+from sglang_operator.children import engine_pod
+from sglang_operator.observed import groups
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Believed, Health, Tally, health, silence
 from sglang_operator.observed.model import Gate, Observed, ObservedNode, ObservedPod, Termination
-from sglang_operator.plan.plan import Plan, plan
+from sglang_operator.plan.plan import CreateEngine, Plan, plan
 from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
 from tests.builders import NOW, OWNER, a_pod, guide_spec
 
@@ -43,6 +46,7 @@ def _pool(
     suspend: bool,
     budget: int,
     wait: bool,
+    per_node: int,
 ) -> Pool:
     owner = Owner(name=OWNER.name, namespace=OWNER.namespace, uid=names.Uid(uid), generation=1)
     spec = guide_spec(
@@ -53,6 +57,7 @@ def _pool(
         suspend=suspend,
         rollout={"maxUnavailable": budget},
         restart={"onNodeLost": "Wait" if wait else "Replace"},
+        num_gpus_per_node=per_node,
     )
     made = resolve_pool(owner, spec)
     assert isinstance(made, Pool), made
@@ -61,6 +66,9 @@ def _pool(
 
 class Model:
     """The world of one pool.  ``step`` raises AssertionError when a promise is broken."""
+
+    PER_NODE = 8  # GPUs: each engine is one pod
+    steps: tuple[Callable[[Model, int], None], ...]
 
     def __init__(self) -> None:
         self.now = NOW
@@ -86,6 +94,7 @@ class Model:
             self.suspend,
             self.budget,
             self.wait,
+            self.PER_NODE,
         )
 
     # --- steps
@@ -93,8 +102,8 @@ class Model:
     def step(self, byte: int) -> None:
         """One step: the low bits say which, the others on what."""
         self.now += 1
-        which, argument = byte % len(STEPS), byte // len(STEPS)
-        STEPS[which](self, argument)
+        which, argument = byte % len(self.steps), byte // len(self.steps)
+        self.steps[which](self, argument)
         self.snapshots.append(tuple(self.pods.values()))
 
     def whole_pass(self, _: int) -> None:
@@ -115,6 +124,7 @@ class Model:
             pod
             for pod in self.pods.values()
             if not pod.ended and not (pod.containers_ready and pod.ready == _let_in(pod))
+            if self._met(pod)
         ]
         for pod in waiting[argument % max(1, len(waiting)) :][:1]:
             self._put(pod, answered=True, ready=_let_in(pod), **ready)
@@ -124,6 +134,11 @@ class Model:
         up = [pod for pod in self.pods.values() if pod.containers_ready and not pod.ended]
         for pod in up if argument % 4 == 0 else up[argument % max(1, len(up)) :][:1]:
             self._put(pod, containers_ready=False, ready=False)
+
+    def vanish(self, argument: int) -> None:
+        """A pod is deleted by force: nobody sees it go."""
+        if self.pods:
+            del self.pods[sorted(self.pods)[argument % len(self.pods)]]
 
     def fail_pod(self, argument: int) -> None:
         end = Termination(exit_code=137, reason="Error", message="", finished=self.now)
@@ -184,26 +199,31 @@ class Model:
     def upset(
         self, kinds: Sequence[tuple[str, str, bool]], *, lost: bool, waits: bool, twice: bool
     ) -> None:
-        """All at once each pod is as it can be: a state of ``STANDING``, a node, a revision."""
+        """All at once each engine is as it can be: a state of ``STANDING``, a node, a revision."""
         self.now += 1
         self.wait = waits
         self.nodes = {name: ObservedNode(name=name) for name in self.nodes}
         self.nodes["n2"] = replace(self.nodes["n2"], ready=not lost, unready=self.now - 60)
         stands = [pod for pod in self.pods.values() if not (pod.ended or pod.deleting)]
+        stands = [pod for pod in stands if pod.nodes == 1 or self._met(pod)]
         if twice and stands:  # a delete that was refused, of an engine that is back with its node
             pod = stands[len(kinds) % len(stands)]
             attempt = pod.attempt + 1
-            name = names.pod_name(self.pool.owner.name, pod.engine, attempt)
-            if name not in self.pods:
-                uid = names.Uid(f"{name}-{self.version}")
-                stands.append(replace(pod, name=name, uid=uid, attempt=attempt, created=self.now))
-        for pod, (kind, on, old) in zip(stands, itertools.cycle(kinds), strict=False):
-            state = dict(STANDING[kind], node=on if kind != "pending" else "")
-            if on == "n2" and lost:
-                state["ready"] = False
-            if not pod.gated:
-                state["gate"] = None
-            self._put(pod, **state, revision="0" * 10 if old else self.pool.revision)
+            for each in [p for p in stands if (p.engine, p.attempt) == (pod.engine, pod.attempt)]:
+                rank = each.node_rank if each.nodes > 1 else None
+                name = names.pod_name(self.pool.owner.name, pod.engine, attempt, rank)
+                if name not in self.pods:
+                    uid = names.Uid(f"{name}-{self.version}")
+                    again = replace(each, name=name, uid=uid, attempt=attempt, created=self.now)
+                    stands.append(again)
+        for group, (kind, on, old) in zip(groups.of(stands), itertools.cycle(kinds), strict=False):
+            for pod in group.members:
+                state = dict(STANDING[kind], node=on if kind != "pending" else "")
+                if (on == "n2" and lost) or pod.node_rank:
+                    state["ready"] = False
+                if not pod.gated:
+                    state["gate"] = None
+                self._put(pod, **state, revision="0" * 10 if old else self.pool.revision)
 
     # --- the operator
 
@@ -223,84 +243,115 @@ class Model:
             there = self.pods.get(removal.pod.name)
             if there and there.resource_version == removal.pod.resource_version:
                 self._put(there, deleting=True)
-        for create in result.creates[: max(0, actions - len(result.removals))]:
-            name = names.pod_name(pool.owner.name, create.engine.name, create.attempt)
+        creates = [(create, rank) for create in result.creates for rank in create.node_ranks]
+        for create, rank in creates[: max(0, actions - len(result.removals))]:
+            name = engine_pod.member_name(pool, create.engine, create.attempt, rank)
             if name not in self.pods and name not in self.old:
-                self._create(pool, name, create.engine.name, create.attempt, create.failures)
+                self._create(pool, name, create, rank)
         if actions == 1000:
             self.recorded |= {pod.uid for pod in result.ended}
         return result
 
     def check(self, pool: Pool, pods: tuple[ObservedPod, ...], result: Plan) -> None:
-        """I1 to I3 and I5 of what is decided on the present world."""
+        """I1 to I3, I5 and I6 of what is decided on the present world."""
         nodes = Believed(
             self.nodes, silence(self.nodes, self.now), Tally(self.nodes.values()).falls()
         )
         states = {pod.name: health(pod, nodes, pool.spec.restart, self.now) for pod in pods}
         wanted = {engine.name: engine for engine in pool.running}
         leaving = {removal.pod.name for removal in result.removals}
-        live = [pod for pod in pods if states[pod.name] in _LIVE]
-        staying = [pod for pod in live if pod.name not in leaving]
         assert leaving <= {pod.name for pod in pods}, "I3: a pod that is not there is removed"
-        engines = [pod.engine for pod in staying]
-        assert len(engines) == len(set(engines)), "I1: two live pods of an engine are kept"
-        held = {device for pod in staying for device in pod.devices}
+        every = groups.of(pods)
+        for group in every:
+            self._check_members(group, states, leaving)
+        live = [g for g in every if self._is_live(g, states)]
+        staying = [group for group in live if group.first.name not in leaving]
+        engines = [group.engine for group in staying]
+        assert len(engines) == len(set(engines)), "I1: two live groups of an engine are kept"
+        held = {device: group for group in staying for device in group.devices}
         for create in result.creates:
             name = create.engine.name
             assert name in wanted, "I2: an engine that is not wanted is created"
-            assert name not in {pod.engine for pod in live}, "I1: a live engine is created again"
-            assert held.isdisjoint(create.engine.devices), "I1: GPUs are given out twice"
+            begun = [group for group in live if group.engine == name]
+            stays = [group for group in begun if group in staying]
+            assert bool(stays) == bool(begun), "I6: an engine that goes is completed"
+            for group in stays:
+                assert create.attempt == group.attempt, "I1: a live engine is created again"
+                assert set(create.node_ranks) <= set(group.missing), "I1: a pod is made twice"
+            others = {group for device in create.engine.devices if (group := held.get(device))}
+            assert others <= set(stays), "I1: GPUs are given out twice"
+            if len(create.node_ranks) < create.engine.pods and 0 in create.node_ranks:
+                assert [group.missing for group in stays] == [(0,)], "I6: the leader is not last"
         creating = [create.engine.name for create in result.creates]
         assert len(creating) == len(set(creating)), "I1: an engine is created twice"
-        kept = [pod for pod in staying if pod.engine in wanted]
-        assert len(kept) + len(creating) <= pool.active, "I2: more pods than engines"
-        serving = [pod for pod in live if states[pod.name] is Health.UP and pod.ready]
-        standing = [pod for pod in live if pod in serving or _falters(pod)]
+        kept = {group.engine for group in staying if group.engine in wanted}
+        assert len(kept | set(creating)) <= pool.active, "I2: more groups than engines"
+        up = [g for g in live if g.whole and all(states[p.name] is Health.UP for p in g.members)]
+        serving = [group for group in up if group.ready]
+        standing = [group for group in live if group in serving or _falters(group)]
         for before in (serving, standing):
-            self._check_budget(pool, before, [pod for pod in before if pod in staying])
+            self._check_budget(pool, before, [group for group in before if group in staying])
 
-    def _check_budget(
-        self, pool: Pool, before: list[ObservedPod], after: list[ObservedPod]
-    ) -> None:
+    def _check_members(self, group: Group, states: Mapping[str, Health], leaving: set[str]) -> None:
+        """I6: an engine is whole, about to be so, or all of it goes."""
+        if group.size == 1:
+            return
+        there = {pod.name for pod in group.members if not (pod.deleting or pod.ended)}
+        waits = self.wait and Health.LOST in [states[pod.name] for pod in group.members]
+        if not self._is_live(group, states):
+            assert there <= leaving or waits, "I6: a part of an engine is left"
+        assert there <= leaving or there.isdisjoint(leaving), "I6: a part of an engine goes"
+
+    def _is_live(self, group: Group, states: Mapping[str, Health]) -> bool:
+        """Whether these pods are an engine, or may become one."""
+        begun = group.leader is None and not any(pod.answered for pod in group.members)
+        well = all(states[pod.name] in _LIVE for pod in group.members)
+        return well and (group.whole or begun)
+
+    def _check_budget(self, pool: Pool, before: list[Group], after: list[Group]) -> None:
         """I5: by our own decision no more engines stop serving than the budget allows.
 
-        ``before`` and ``after`` are the pods that clients reach, and once more with those that
+        ``before`` and ``after`` are the groups that clients reach, and once more with those that
         only miss a probe: however many do at a time, no more of them go than the budget allows.
         An engine whose GPUs are all in use by engines it replaces is stood in for; clearing its
         place may take three of those with it.
         """
         budget = pool.max_unavailable
         kept = {engine.name for engine in pool.running}
-        if {pod.engine for pod in before} & kept - {pod.engine for pod in after}:
-            left = {pod.engine for pod in after}
+        if {group.engine for group in before} & kept - {group.engine for group in after}:
+            left = {group.engine for group in after}
             assert pool.active - len(left) <= budget, "I5: fewer engines serve than allowed"
         newly = self._away(pool, after) - self._away(pool, before)
         assert len(newly) <= max(budget, 3), "I5: more engines made way than allowed"
 
-    def _away(self, pool: Pool, up: list[ObservedPod]) -> set[names.EngineName]:
-        covered = {device for pod in up for device in pod.devices}
+    def _away(self, pool: Pool, up: list[Group]) -> set[names.EngineName]:
+        covered = {device for group in up for device in group.devices}
         return {e.name for e in pool.running if not covered.issuperset(e.devices)}
 
     # --- the API server
 
-    def _create(
-        self, pool: Pool, name: str, engine_name: names.EngineName, attempt: int, failures: int
-    ) -> None:
-        engine = next(engine for engine in pool.engines if engine.name == engine_name)
+    def _create(self, pool: Pool, name: str, create: CreateEngine, node_rank: int) -> None:
         self.version += 1
         well = [node.name for node in self.nodes.values() if node.ready and not node.gone]
         self.pods[name] = a_pod(
             pool,
-            engine,
-            attempt,
+            create.engine,
+            create.attempt,
+            node_rank=node_rank,
             uid=names.Uid(f"{name}-{self.version}"),
             resource_version=self.version,
             node=well[self.version % len(well)] if well else "",
             phase="Pending",
             created=self.now,
             containers_ready=False,
-            failures=failures,
+            failures=create.failures,
         )
+
+    def _met(self, pod: ObservedPod) -> bool:
+        """Whether all pods of its engine are there: before that, none gets past the rendezvous."""
+        there = [p for p in self.pods.values() if p.engine == pod.engine]
+        there = [p for p in there if p.attempt == pod.attempt and not (p.ended or p.deleting)]
+        return len(there) == pod.nodes
 
     def _put(self, pod: ObservedPod, **changes: object) -> None:
         self.version += 1
@@ -332,13 +383,19 @@ class Model:
             self.now += 400
         else:
             raise AssertionError(f"I10: not at rest after {PASSES} passes: {result}")
-        engines = sorted(pod.engine for pod in self.pods.values())
+        at_rest = groups.of(self.pods.values())
+        assert all(group.whole for group in at_rest), "I10: half an engine"
+        engines = sorted(group.engine for group in at_rest)
         assert engines == sorted(engine.name for engine in self.pool.running), "I10: other engines"
         assert {pod.revision for pod in self.pods.values()} <= {self.pool.revision}, "I10: revision"
 
     def _kubelets(self, *, act: bool = False) -> list[str]:
         """The pods with which kubelets have something to do."""
-        busy = [p for p in self.pods.values() if p.deleting or (not p.ended and not p.ready)]
+        busy = [
+            p
+            for p in self.pods.values()
+            if p.deleting or (not (p.ended or p.ready) and self._met(p))
+        ]
         for pod in busy if act else ():
             if pod.deleting:
                 del self.pods[pod.name]
@@ -353,9 +410,11 @@ def _let_in(pod: ObservedPod) -> bool:
     return not pod.gated or (pod.gate is not None and pod.gate.is_open)
 
 
-def _falters(pod: ObservedPod) -> bool:
+def _falters(group: Group) -> bool:
     """It misses a probe, or kubelet has yet to say Ready."""
-    return _let_in(pod) and (pod.answered or pod.containers_ready) and not pod.ready
+    answered = group.whole and all(pod.answered or pod.containers_ready for pod in group.members)
+    leader = group.leader
+    return leader is not None and _let_in(leader) and answered and not group.ready
 
 
 _UP = {
@@ -397,3 +456,11 @@ STEPS = (
     Model.recreate,
     Model.collect,
 )
+Model.steps = STEPS
+
+
+class GroupModel(Model):
+    """The same of engines of two pods each; pods may also be gone without a word."""
+
+    PER_NODE = 1
+    steps = (*STEPS, Model.vanish)

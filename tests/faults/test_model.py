@@ -6,11 +6,12 @@
 import os
 import time
 
+import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from tests.faults.model import STANDING, Model
+from tests.faults.model import STANDING, GroupModel, Model
 
 SHORT_STEPS = 40_000
 WALK = 64  # steps of one rule, at most
@@ -26,9 +27,11 @@ taken = 0
 class Walks(RuleBasedStateMachine):
     """Walks of one world; at the end it is left alone and must come to rest."""
 
+    World = Model
+
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
+        self.model = self.World()
 
     @rule(walk=st.binary(min_size=8, max_size=WALK))
     def walk(self, walk: bytes) -> None:
@@ -57,7 +60,7 @@ class Walks(RuleBasedStateMachine):
         self.model.settle()
 
 
-def run(steps: int, begin: int = 0) -> tuple[int, float]:
+def run(steps: int, begin: int = 0, world: type[Model] = Model) -> tuple[int, float]:
     """Walk at least so many steps; how many, and in how many seconds.  Raises on a failure."""
     global taken
     taken, begun, number = 0, time.monotonic(), begin
@@ -70,13 +73,14 @@ def run(steps: int, begin: int = 0) -> tuple[int, float]:
         suppress_health_check=list(HealthCheck),
     )
     while taken < steps:
-        machine = seed(number)(type("Walks", (Walks,), {}))
+        machine = seed(number)(type("Walks", (Walks,), {"World": world}))
         run_state_machine_as_test(machine, settings=how)
         number += 1
     return taken, time.monotonic() - begun
 
 
-def test_the_planner_keeps_its_promises_and_comes_to_rest_on_random_walks():
+@pytest.mark.parametrize("world", [Model, GroupModel])
+def test_the_planner_keeps_its_promises_and_comes_to_rest_on_random_walks(world):
     steps = int(os.environ.get("FAULT_STEPS", SHORT_STEPS))
-    taken, _ = run(steps, int(os.environ.get("FAULT_SEED", "0")))
+    taken, _ = run(steps, int(os.environ.get("FAULT_SEED", "0")), world)
     assert taken >= steps

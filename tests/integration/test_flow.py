@@ -320,10 +320,10 @@ def test_a_foreign_service_with_the_pools_name_is_never_touched(pool):
             id="duplicate GPUs",
         ),
         pytest.param(
-            {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,32))"},
-            "NotYetSupported",
-            "engines across nodes are not yet supported",
-            id="engine across nodes",
+            {"num_gpus_per_worker": 12, "device_mapping": "list(range(0,24))"},
+            "DeviceMappingInvalid",
+            "8 on node 0, 4 on node 1",
+            id="engine that lies unevenly",
         ),
         pytest.param(
             {"system_envs": {"A B": "1"}}, "SystemEnvInvalid", "environment variable", id="env"

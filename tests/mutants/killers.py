@@ -16,6 +16,9 @@ class Killer(NamedTuple):
 
 MODEL = Killer("model", "")
 UNIT = "unit tests"
+RULES = Killer(UNIT, "tests/unit/plan/test_groups.py")
+CHILDREN = Killer(UNIT, "tests/unit/children/test_groups.py")
+OF_GROUPS = Killer(UNIT, "tests/unit/observed/test_groups.py")
 PASSES = Killer(UNIT, "tests/unit/controller/test_reconcile.py")
 
 KILLERS: dict[str, tuple[Killer, ...]] = {
@@ -51,5 +54,12 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     ),
     "lost-wakeups": (Killer("F9 slow server", "status answered 3 s late"),),
     "lease-taken-early": (Killer("F3 two writers", "a pair at rest"),),
+    "half-an-engine-left": (MODEL, RULES),
+    "gone-member-made-again": (MODEL, RULES),
+    "leader-not-last": (RULES,),
+    "half-an-engine-up": (OF_GROUPS,),
+    "follower-in-the-service": (CHILDREN,),
+    "evicted-by-pods": (CHILDREN,),
+    "other-words-for-a-cause": (RULES,),
     "status-of-another": (Killer("F8 late replies", "status for a pool that was made again"),),
 }

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
+from sglang_operator.api.spec import Weights
 from sglang_operator.children import disruption_budget, engine_pod, services, trainer_registry
 from sglang_operator.engine import arguments
 from sglang_operator.gates import decide
 from sglang_operator.observed.model import Gate, Observed, ObservedPod
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.weights.lease_state import Transaction
 from tests.builders import NOW, a_lease, a_pod, a_pool, all_pods, guide_spec, planned
 
 SPEC = guide_spec(num_gpus_per_worker=16, device_mapping="list(range(0,48))")
@@ -154,7 +156,7 @@ def test_followers_behind_closed_gates_may_be_evicted():
 
 def told(pods: list[ObservedPod]) -> dict[str, Any]:
     plan = planned(POOL, pods)
-    gates = decide.GatePlan(engines=plan.engines, transaction=decide.Transaction())
+    gates = decide.GatePlan(engines=plan.engines, transaction=Transaction())
     return trainer_registry.document(POOL, gates)
 
 
@@ -184,9 +186,9 @@ def test_an_engine_without_its_leader_has_no_address():
 
 
 def gates_of(pods: list[ObservedPod], **lease: str) -> list[tuple[str, bool]]:
-    observed = Observed(pods=tuple(pods), children=a_lease(POOL, **lease))
+    observed = Observed(pods=tuple(pods), children=a_lease(POOL, seen=NOW, **lease))
     engines = planned(POOL, pods).engines
-    policy = decide.Weights(gate=POOL.gate)
+    policy = Weights(gate=POOL.gate)
     plan = decide.decide(POOL.owner, policy, engines, observed, NOW)
     return [(change.pod.name, change.is_open) for change in plan.gates]
 
@@ -194,7 +196,7 @@ def gates_of(pods: list[ObservedPod], **lease: str) -> list[tuple[str, bool]]:
 def test_a_commit_opens_the_leader_s_gate_of_the_very_run_that_it_covered():
     pods = all_pods(POOL, container_id="containerd://1")
     run = planned(POOL, pods).engines[0].instance or ""
-    commit = {"phase": "Committed", "version": "step-1", "instances": run}
+    commit: dict[str, Any] = {"phase": "Committed", "version": "step-1", "instances": run}
     assert gates_of(pods, **commit) == [("actor-infer-g0-15-0n0", True)]
     again = [a_pod(POOL, FIRST, node_rank=1, container_id="containerd://2"), pods[0], *pods[2:]]
     assert gates_of(again, **commit) == [], "another follower is another run"

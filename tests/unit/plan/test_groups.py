@@ -26,7 +26,7 @@ SPEC = guide_spec(num_gpus_per_worker=24, device_mapping="list(range(0,48))")
 POOL = a_pool(SPEC)
 FIRST, SECOND = POOL.engines
 RANKS = (0, 1, 2)
-OPEN = {"ready": True, "gate": Gate(is_open=True)}
+OPEN: dict[str, Any] = {"ready": True, "gate": Gate(is_open=True)}
 
 
 def names_of(plan: Plan) -> list[tuple[str, int, tuple[int, ...]]]:
@@ -55,7 +55,7 @@ def test_the_leader_is_made_when_all_others_are_there():
     """Nobody gets past the rendezvous without it: that tells who is missing from who is gone."""
     plan = planned(POOL, [])
     assert names_of(plan) == [("g0-23", 0, (1, 2)), ("g24-47", 0, (1, 2))]
-    starting = {"containers_ready": False, "phase": "Pending"}
+    starting: dict[str, Any] = {"containers_ready": False, "phase": "Pending"}
     one = [a_pod(POOL, FIRST, node_rank=1, **starting)]
     assert names_of(planned(POOL, one))[0] == ("g0-23", 0, (2,))
     others = [a_pod(POOL, FIRST, node_rank=rank, **starting) for rank in (1, 2)]

@@ -5,6 +5,7 @@ tells a pod that is not there yet from one that is gone (``rules.members``).
 """
 
 from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.health import Health
 from sglang_operator.plan.planner import Planner
 
 
@@ -16,8 +17,8 @@ def complete_engines(planner: Planner) -> None:
     for engine in planner.pool.running:
         found = planner.groups_of(engine.name)
         group = found.kept
-        if group is None or group.whole:
-            continue
+        if group is None or group.whole or planner.health(group) is Health.LOST:
+            continue  # of what is lost with its node (onNodeLost: Wait) nothing is made meanwhile
         if not planner.pool.accepts(group.revision):
             planner.remove_group(group, "it is not whole, and its revision is made no more")
             found.live.remove(group)
