@@ -278,7 +278,7 @@ class Model:
             for group in stays:
                 assert create.attempt == group.attempt, "I1: a live engine is created again"
                 assert set(create.node_ranks) <= set(group.missing), "I1: a pod is made twice"
-            others = {group for device in create.engine.devices if (group := held.get(device))}
+            others = {held[device] for device in create.engine.devices if device in held}
             assert others <= set(stays), "I1: GPUs are given out twice"
             if len(create.node_ranks) < create.engine.pods and 0 in create.node_ranks:
                 assert [group.missing for group in stays] == [(0,)], "I6: the leader is not last"

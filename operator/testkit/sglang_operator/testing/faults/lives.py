@@ -12,6 +12,7 @@ Json = Mapping[str, Any]
 
 KIND = "SGLangInference"
 ENGINE = "sglang-operator.dev/engine"
+NODES = "sglang-operator.dev/nodes"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -24,6 +25,9 @@ class PodLife:
     pool: str
     owner: str
     engine: str
+    attempt: int  # pods of one engine and attempt are one, if there are several
+    node_rank: int
+    nodes: int  # so many pods the engine is
     version: int  # at creation
     added: float
     node: str = ""
@@ -57,6 +61,7 @@ def pod_life(pod: Json, now: float) -> PodLife | None:
     owner = controller(metadata)
     if owner.get("kind") != KIND:
         return None
+    attempt, node_rank = reference.attempt(metadata["name"])
     life = PodLife(
         uid=metadata["uid"],
         name=metadata["name"],
@@ -64,6 +69,9 @@ def pod_life(pod: Json, now: float) -> PodLife | None:
         pool=owner["name"],
         owner=owner["uid"],
         engine=metadata.get("labels", {}).get(ENGINE, ""),
+        attempt=attempt,
+        node_rank=node_rank,
+        nodes=int(metadata.get("annotations", {}).get(NODES, 1)),
         version=int(metadata["resourceVersion"]),
         added=now,
     )

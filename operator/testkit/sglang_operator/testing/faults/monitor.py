@@ -1,9 +1,9 @@
 """An independent eye: watches of its own, and the operator's promises checked on every event.
 
-The promises are I1 to I8 and I10 of explanation/faults.md, restated for pools whose engines are one
-pod each and whose pods have attempts: an engine has one live pod in service, and an extra one is
-resolved within a bound.  ``end state`` and ``no writes`` are checked by ``reference`` and by the
-proxy's counters, at rest.
+The promises are I1 to I8 and I10 of explanation/faults.md, restated for pods that have attempts and
+for engines of several pods: an engine has one live attempt in service, an extra one is resolved
+within a bound, and so is what is left of one that has lost a pod (I6).  ``end state`` and ``no
+writes`` are checked by ``reference`` and by the proxy's counters, at rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import dataclasses
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -290,6 +291,7 @@ class Monitor:
             for other in self.pods.values()
             if other is not life
             and (other.owner, other.engine) == (life.owner, life.engine)
+            and (other.attempt != life.attempt or other.nodes == 1)
             and other.live
             and self._well(other, now)
         ]
@@ -344,34 +346,42 @@ class Monitor:
             yield Violation(invariant="I2", namespace=life.namespace, what=what)
 
     def _check_engine(self, life: PodLife, now: float) -> None:
-        """One pod of an engine is in service, and an extra one does not stay."""
+        """One attempt at an engine is in service, and an extra one, or a part, does not stay."""
         self.checks += 1
-        members = [
+        every = [
             pod
             for pod in self.pods.values()
-            if (pod.owner, pod.engine) == (life.owner, life.engine) and pod.live
+            if (pod.owner, pod.engine) == (life.owner, life.engine)
         ]
+        members = [pod for pod in every if pod.live]
         place = (life.namespace, f"{life.pool}/{life.engine} of {life.owner}")
-        if len([pod for pod in members if self._well(pod, now)]) > 1:
-            self._excess.setdefault(place, now)
-        else:
-            self._excess.pop(place, None)
-        serving = [pod.name for pod in members if pod.ready and self._well(pod, now)]
+        well = [pod for pod in members if self._well(pod, now)]
+        self._note_excess(place, len(_attempts(well)) > 1, now)
+        serving = [pod.name for pod in well if pod.ready and not pod.node_rank]
+        if life.nodes > 1:
+            of_it = [pod for pod in every if pod.attempt == life.attempt]
+            lost = [pod for pod in of_it if not pod.live]
+            left = [pod for pod in of_it if pod.live and self._well(pod, now)]
+            part = (life.namespace, f"a part of {life.engine}-{life.attempt} of {life.owner}")
+            self._note_excess(part, bool(lost and left), now)
         if len(serving) > 1 and self.strict:
             self._tell("I1", life.namespace, f"{', '.join(sorted(serving))} are in service at once")
         self._check_count(life, now)
 
+    def _note_excess(self, place: tuple[str, str], found: bool, now: float) -> None:
+        if found:
+            self._excess.setdefault(place, now)
+        else:
+            self._excess.pop(place, None)
+
     def _check_count(self, life: PodLife, now: float) -> None:
-        """No more live pods than engines, beyond a bound."""
+        """No more live attempts than engines, beyond a bound."""
         pool = self.pools.get(life.owner)
         if pool is None or pool.wanted is None or pool.ended_version is not None:
             return
         self.checks += 1
-        live = sum(
-            pod.live and self._well(pod, now)
-            for pod in self.pods.values()
-            if pod.owner == life.owner
-        )
+        of_it = [pod for pod in self.pods.values() if pod.owner == life.owner and pod.live]
+        live = len(_attempts(pod for pod in of_it if self._well(pod, now)))
         place = (life.namespace, f"{live} live pods of {life.pool}")
         counted = [key for key in self._excess if key[1].endswith(f"live pods of {life.pool}")]
         counted = [key for key in counted if key[0] == life.namespace]
@@ -386,14 +396,22 @@ class Monitor:
             self.checks += 1
             if now - since > self.extra_seconds:
                 del self._excess[namespace, what]
-                self._tell("I2", namespace, f"{what}: too many for {self.extra_seconds:g} s")
+                invariant = "I6" if what.startswith("a part of") else "I2"
+                self._tell(invariant, namespace, f"{what}: too many for {self.extra_seconds:g} s")
 
     def _check_up(self, life: PodLife) -> None:
         least = self._least_up.get((life.namespace, life.pool))
         if least is None:
             return
         self.checks += 1
-        up = {pod.engine for pod in self.of(life.namespace, life.pool) if pod.live and pod.up}
+        alive = [pod for pod in self.of(life.namespace, life.pool) if pod.live and pod.up]
+        count = Counter((pod.engine, pod.attempt) for pod in alive)
+        up = {pod.engine for pod in alive if count[pod.engine, pod.attempt] >= pod.nodes}
         if len(up) < least:
             what = f"{len(up)} engines of {life.pool} are up, {least} must be"
             self._tell("I5", life.namespace, what)
+
+
+def _attempts(pods: Iterable[PodLife]) -> set[tuple[str, str]]:
+    """The tries at engines that these pods are: of one pod each, or of several."""
+    return {(pod.engine, pod.name if pod.nodes == 1 else f"{pod.attempt}n") for pod in pods}

@@ -1,7 +1,7 @@
 """What a spec should lead to, said a second time and independently of the operator.
 
-Enough for pools of one pod per engine.  Deliberately naive, so that it can be read at a glance;
-where it and the operator disagree, one of them is wrong.
+Deliberately naive, so that it can be read at a glance; where it and the operator disagree, one of
+them is wrong.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Expected:
 
     engines: Mapping[str, tuple[int, ...]]  # of the engines that are to run, in order of rank
     gpus: int
+    nodes: int  # of each engine: so many pods it is
     max_unavailable: int
     suspended: bool
     headless: bool
@@ -40,6 +41,12 @@ def devices(mapping: str) -> list[int]:
     return ids
 
 
+def attempt(name: str) -> tuple[int, int]:
+    """The attempt and the node rank in the name of a pod: ``…-2`` or ``…-2n1``."""
+    number, _, rank = name.rpartition("-")[2].partition("n")
+    return int(number), int(rank or 0)
+
+
 def expected(spec: Json) -> Expected:
     """The end state of this spec, which must be a valid one."""
     gpus = spec.get("num_gpus_per_worker") or 1
@@ -50,14 +57,18 @@ def expected(spec: Json) -> Expected:
         ids = devices(spec["device_mapping"])
         slices = [tuple(ids[at : at + gpus]) for at in range(0, len(ids), gpus)]
         engines = {_name(part): part for part in slices}
+    per_node = spec.get("num_gpus_per_node") or 8
+    first = next(iter(engines.values()), ())
+    nodes = len({gpu // per_node for gpu in first}) if first else -(-gpus // per_node)
     active = len(engines) if replicas is None else min(replicas, len(engines))
     active = 0 if spec.get("suspend") else active
     return Expected(
         engines=dict(list(engines.items())[:active]),
         gpus=gpus,
+        nodes=nodes,
         max_unavailable=_share(spec.get("rollout", {}).get("maxUnavailable", 1), active),
         suspended=bool(spec.get("suspend")),
-        headless=bool(spec.get("network", {}).get("headlessService")),
+        headless=nodes > 1 or bool(spec.get("network", {}).get("headlessService")),
     )
 
 
@@ -78,7 +89,7 @@ def differences(pool: Json, pods: Sequence[Json], others: Mapping[str, Json]) ->
     ``pods`` are all pods of its UID; ``others`` its other children by ``Kind/name``.
     """
     want, name = expected(pool["spec"]), pool["metadata"]["name"]
-    found = [*_pods(want, pods), *_status(want, pool), *_others(want, name, others)]
+    found = [*_pods(want, pods), *_status(want, pool), *_others(want, name, pods, others)]
     if not found:
         found = _registry(want, name, pods, others)
     return found
@@ -94,8 +105,11 @@ def _pods(want: Expected, pods: Sequence[Json]) -> list[str]:
     if sorted(by_engine) != sorted(want.engines):
         told.append(f"engines {sorted(by_engine)}, expected {sorted(want.engines)}")
     for engine, members in by_engine.items():
-        if len(members) > 1:
-            told.append(f"{engine} has {len(members)} pods")
+        places = sorted(attempt(pod["metadata"]["name"]) for pod in members)
+        if len({number for number, _ in places}) > 1:
+            told.append(f"{engine} has pods of several attempts: {places}")
+        if [rank for _, rank in places] != list(range(want.nodes)):
+            told.append(f"{engine} has {len(members)} pods, expected {want.nodes}: {places}")
         for pod in members:
             told += [f"{pod['metadata']['name']} {what}" for what in _pod(want, pod)]
     revisions = {p["metadata"]["labels"]["sglang-operator.dev/revision"] for p in pods}
@@ -111,7 +125,7 @@ def _pod(want: Expected, pod: Json) -> list[str]:
     checks = {
         "is being deleted": "deletionTimestamp" in pod["metadata"],
         "is not up": not ready,
-        "has other GPUs": limits.get("nvidia.com/gpu") != str(want.gpus),
+        "has other GPUs": limits.get("nvidia.com/gpu") != str(want.gpus // want.nodes),
     }
     return [what for what, wrong in checks.items() if wrong]
 
@@ -136,14 +150,27 @@ def _status(want: Expected, pool: Json) -> list[str]:
     return [*told, f"conditions {stale} of an old generation"] if stale else told
 
 
-def _others(want: Expected, name: str, others: Mapping[str, Json]) -> list[str]:
+def _others(
+    want: Expected, name: str, pods: Sequence[Json], others: Mapping[str, Json]
+) -> list[str]:
     names = {f"Service/{name}", f"ConfigMap/{name}-engines", f"PodDisruptionBudget/{name}-engines"}
     names |= {f"Service/{name}-engines"} if want.headless else set()
     if set(others) != names:
         return [f"children {sorted(others)}, expected {sorted(names)}"]
     least = others[f"PodDisruptionBudget/{name}-engines"]["spec"]["minAvailable"]
-    right = max(0, want.count - want.max_unavailable)
+    right = max(0, want.count * want.nodes - want.max_unavailable)
+    if want.nodes > 1 and not any(_is_ready(pod) for pod in _leaders(pods)):
+        right = 0  # nobody is served, so anybody may be evicted
     return [] if least == right else [f"minAvailable {least}, expected {right}"]
+
+
+def _leaders(pods: Sequence[Json]) -> list[Json]:
+    return [pod for pod in pods if not attempt(pod["metadata"]["name"])[1]]
+
+
+def _is_ready(pod: Json) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _registry(
@@ -151,7 +178,8 @@ def _registry(
 ) -> list[str]:
     document = json.loads(others[f"ConfigMap/{name}-engines"]["data"]["engines.json"])
     address = {
-        p["metadata"]["labels"]["sglang-operator.dev/engine"]: p["status"]["podIP"] for p in pods
+        p["metadata"]["labels"]["sglang-operator.dev/engine"]: p["status"]["podIP"]
+        for p in _leaders(pods)
     }
     listed = [
         (e["rank"], e["engine"], tuple(e["devices"]), e["podIP"]) for e in document["engines"]
