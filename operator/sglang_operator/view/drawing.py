@@ -43,6 +43,7 @@ class EngineCell:
     pod: str
     node: str
     why: str  # what keeps it, if anything does
+    held: tuple[tuple[str, int], ...] = ()  # its GPUs on each node
     leaving: bool = False  # a pod that is on its way out; its engine may be drawn elsewhere too
 
     @property

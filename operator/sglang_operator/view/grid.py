@@ -75,6 +75,7 @@ def _engine_cell(letter: str, index: int, pool: PoolView, engine: EngineStatus) 
         state=engine.state,
         pod=engine.pod_name,
         node=engine.node,
+        held=tuple(engine.held(pool.gpus).items()),
         why=engine.why,
     )
 
@@ -86,12 +87,13 @@ def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> Engin
         pool=index,
         engine=pod.engine,
         rank=rank or 0,
-        gpus=len(pod.devices) or pool.gpus,
+        gpus=len(pod.devices) or pool.gpus // pod.nodes,
         ranked=rank is not None and isinstance(pool.resolved, Pool),
         devices=() if rank is not None else pod.devices,  # else its engine stands there already
         state=EngineState.WAITING,
         pod=pod.name,
         node=pod.node,
+        held=((pod.node, len(pod.devices) or pool.gpus // pod.nodes),),
         why="",
         leaving=True,
     )
@@ -131,8 +133,8 @@ def _span(found: Sequence[str]) -> str:
 def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -> Grid:
     held: defaultdict[str, list[EngineCell]] = defaultdict(list)
     for engine_cell in engine_cells:
-        if engine_cell.node:
-            held[engine_cell.node].append(engine_cell)
+        for node, gpus in engine_cell.held:
+            held[node] += [engine_cell] * gpus
     resources = {
         pool.resolved.resource for pool in cluster_view.pools if isinstance(pool.resolved, Pool)
     } or {DEFAULT_RESOURCE}
@@ -163,9 +165,7 @@ def _nodes_note(cluster_view: ClusterView) -> str:
 
 
 def _node_row(name: str, node: NodeView | None, found: Sequence[EngineCell], gpus: int) -> GridRow:
-    cells = [
-        Cell(engine_cells=(engine_cell,)) for engine_cell in found for _ in range(engine_cell.gpus)
-    ]
+    cells = [Cell(engine_cells=(engine_cell,)) for engine_cell in found]
     held = len(cells)
     cells += [Cell()] * (gpus - held)
     return GridRow(name=name, cells=tuple(cells), flag=_flag(node), tally=f"{held}/{gpus or '?'}")

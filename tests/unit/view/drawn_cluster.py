@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from sglang_operator.api import names
+from sglang_operator.children import engine_pod
 from sglang_operator.observed import wire
-from sglang_operator.pool.resolve import Owner, Pool, resolve_pool
+from sglang_operator.pool.resolve import Engine, Owner, Pool, resolve_pool
 from sglang_operator.status import compute
 from sglang_operator.view import grid
 from sglang_operator.view.cluster_view import ClusterView, Leader, NodeView, cluster_view
@@ -84,14 +85,14 @@ class DrawnCluster:
         resolved = resolve_pool(owner, spec)
         assert isinstance(resolved, Pool), resolved
         for engine in resolved.running:
-            self.pods.append(self._pod(resolved, engine.name, engine.devices))
+            self.pods += [self._pod(resolved, engine, rank) for rank in range(engine.pods)]
         return resolved
 
-    def _pod(self, pool: Pool, engine: names.EngineName, devices: Sequence[int]) -> dict[str, Any]:
-        name = names.pod_name(pool.owner.name, engine, 0)
-        node = next((n for n, free in self._free.items() if free >= pool.gpus), "")
+    def _pod(self, pool: Pool, engine: Engine, rank: int) -> dict[str, Any]:
+        name = engine_pod.member_name(pool, engine, 0, rank)
+        node = next((n for n, free in self._free.items() if free >= pool.gpus_per_pod), "")
         if node:
-            self._free[node] -= pool.gpus
+            self._free[node] -= pool.gpus_per_pod
         pod: dict[str, Any] = {
             "metadata": {
                 "name": name,
@@ -100,13 +101,14 @@ class DrawnCluster:
                 "resourceVersion": "5",
                 "creationTimestamp": TIME,
                 "labels": {
-                    names.LABEL_ENGINE: engine,
+                    names.LABEL_ENGINE: engine.name,
                     names.LABEL_REVISION: pool.revision,
                     names.LABEL_POOL: pool.owner.name,
                 },
                 "annotations": {
                     names.ANNOTATION_ATTEMPT: "0",
-                    names.ANNOTATION_DEVICES: ",".join(map(str, devices)),
+                    names.ANNOTATION_DEVICES: ",".join(map(str, engine_pod.devices(engine, rank))),
+                    names.ANNOTATION_NODES: str(engine.pods),
                 },
                 "ownerReferences": [
                     {

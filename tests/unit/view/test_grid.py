@@ -48,6 +48,22 @@ def test_engines_stand_on_their_nodes_from_the_left():
     assert [row.tally for row in picture.grids[0].rows] == ["8/8"] * 3
 
 
+def test_an_engine_that_spans_nodes_stands_on_each_of_them():
+    world = DrawnCluster(nodes=4)
+    world.pool(num_gpus_per_worker=16, device_mapping="list(range(0,32))")
+    picture = world.map(ids=True)
+    assert _letters(picture) == {
+        "gpu-node-0": " ".join("A" * 8),
+        "gpu-node-1": " ".join("A" * 8),
+        "gpu-node-2": " ".join("B" * 8),
+        "gpu-node-3": " ".join("B" * 8),
+    }
+    assert [row.tally for row in picture.grids[0].rows] == ["8/8"] * 4
+    assert _letters(picture, 1)["node_rank 3"] == " ".join("B" * 8)
+    (legend,) = picture.pools
+    assert (legend.ready, legend.gpus) == ("2/2", 32)
+
+
 def test_nodes_stand_in_the_order_of_their_numbers():
     world = DrawnCluster(nodes=12)
     world.pool()
