@@ -56,6 +56,9 @@ OWNED: Mapping[str, str] = {
     "SGLANG_ADMIN_API_KEY": "name a Secret in security.adminApiKey",
     "SGLANG_OPERATOR_POD_IP": "write network.listenOnPodIP",
 }
+# Set to 0, a follower ends its start without a server that answers its probes, and does not wait
+# for its ranks; whoever embeds SGLang in a process of their own wants that.
+FOLLOWER_RETURNS = "SGLANG_BLOCK_NONZERO_RANK_CHILDREN"
 _HEALTH_ADVICE = "the kubelet asks /health, and one that generates kills a sleeping engine"
 _NAME = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")  # what every Kubernetes version takes
 _SIGN = re.compile(r"(?<=.)[=:]")  # of docker's NAME=value, and of YAML's
@@ -77,6 +80,17 @@ def environment(
     own = {**DEFAULTS, **_health(features), **_modelscope(given)}
     merged = {**own, **{name: values.literal(text) for name, text in given.items()}}
     return {name: merged[name] for name in sorted(merged)}, tuple(problems)
+
+
+def of_followers(system_envs: Mapping[str, object]) -> Iterator[errors.Problem]:
+    """What keeps the pods that follow an engine's leader from answering their probes."""
+    if str(system_envs.get(FOLLOWER_RETURNS)) == "0":
+        yield errors.SYSTEM_ENV_OWNED(
+            f"{FIELD}.{FOLLOWER_RETURNS}",
+            key=FOLLOWER_RETURNS,
+            found=errors.shown(system_envs[FOLLOWER_RETURNS]),
+            advice="the pods that follow an engine's leader answer their probes only without it",
+        )
 
 
 def owner(name: str) -> str | None:

@@ -212,6 +212,7 @@ def _spanning(draft: Draft) -> Iterator[errors.Problem]:
             expected=f"a multiple of the {nodes} nodes that an engine needs",
             advice=f"use {share * nodes} or {(share + 1) * nodes}",
         )
+    yield from environment.of_followers(parsed.system_envs)
     given = parsed.startup.timeout_seconds
     if given is not None and given <= model_size.LOADING_APART_SECONDS:
         yield errors.FIELD_RANGE(

@@ -134,7 +134,9 @@ def test_a_follower_that_is_gone_is_missed_before_anybody_has_answered():
 def test_a_container_that_was_started_again_in_place_meets_nobody():
     end = Termination(exit_code=137, reason="Error", message="", finished=NOW - 5)
     again = a_pod(POOL, FIRST, node_rank=1, restarts=1, last_termination=end)
-    assert removed(planned(POOL, with_one(1, again))) == [f"g0-23-0n{r}" for r in RANKS]
+    plan = planned(POOL, with_one(1, again))
+    assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS]
+    assert list(plan.restarts) == [(again, end)], "its end is told all the same"
 
 
 def test_what_is_left_of_an_engine_is_no_engine():

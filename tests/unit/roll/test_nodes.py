@@ -70,6 +70,13 @@ def test_the_start_budget_is_above_what_sglang_gives_its_ranks():
     assert a_pool(spread(16, "list(range(0,16))")).startup_seconds > 480
 
 
+def test_a_follower_that_would_not_answer_its_probes_is_refused():
+    returns = {"SGLANG_BLOCK_NONZERO_RANK_CHILDREN": "0"}
+    (problem,) = refused(spread(16, "list(range(0,16))", system_envs=returns)).errors
+    assert "answer their probes only without it" in problem.message
+    assert a_pool(spread(8, "list(range(0,8))", system_envs=returns)), "it has none"
+
+
 def test_replicas_within_an_engine_are_refused_across_nodes():
     config = {
         "strategy_name": "sglang",

@@ -19,6 +19,7 @@ def keep_members_together(planner: Planner) -> None:
         for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
             if why := _why_broken(group):
                 planner.remove_group(group, why)
+                planner.taken_over += [p for p in group.members if p.last_termination is not None]
                 found.live.remove(group)
                 found.dying.append(group)
         for group in (*found.ended, *found.dying):
