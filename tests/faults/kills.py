@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from sglang_operator.testing.faults.ledger import Ledger
 from sglang_operator.testing.faults.proxy import Side, Stop
 from tests.faults.lab import FaultPool, Lab, Result
+from tests.faults.rendezvous import WAITING
 
 TRIES = 3  # for a write that a run may do without, because two status writes became one
 
@@ -33,6 +34,13 @@ def _recreate(pool: FaultPool) -> None:
 
 def _argument(pool: FaultPool) -> None:
     pool.patch(strategy_args={"strategy_config": {"mem_fraction_static": 0.8}})
+
+
+_GROUPS = {
+    "num_gpus_per_worker": 16,
+    "device_mapping": "list(range(0,64))",
+    "podTemplate": WAITING,
+}
 
 
 WORKLOADS = (
@@ -70,6 +78,20 @@ WORKLOADS = (
         name="suspend",
         setup=lambda pool: pool.create(replicas=4),
         change=lambda pool: pool.patch(suspend=True),
+    ),
+    Workload(name="create groups", setup=None, change=lambda pool: pool.create(**_GROUPS)),
+    Workload(
+        name="change an argument of groups",
+        setup=lambda pool: pool.create(
+            **_GROUPS, replicas=3, rollout={"maxUnavailable": 1}, strategy_args=_LOADED
+        ),
+        change=_argument,
+        least_up=2,
+    ),
+    Workload(
+        name="groups to 0",
+        setup=lambda pool: pool.create(**_GROUPS, replicas=3),
+        change=lambda pool: pool.patch(replicas=0),
     ),
 )
 

@@ -20,6 +20,7 @@ from sglang_operator.testing.faults.reference import differences
 from sglang_operator.testing.faults.traffic import WRITES
 from sglang_operator.testing.running import pause_after
 from tests.builders import guide_spec
+from tests.faults.rendezvous import Rendezvous
 
 Json = dict[str, Any]
 
@@ -278,7 +279,8 @@ def lab(plane: ControlPlane, package: Path | None = None) -> Iterator[Lab]:
             made = Lab(plane, proxy, monitor, package)
             made.operator.start()
             try:
-                yield made
+                with Rendezvous(plane):
+                    yield made
             finally:
                 made.operator.kill()
 
