@@ -109,7 +109,7 @@ class Explainer:
         every = pool.active * pool.gpus
         return capacity.explain(
             resource,
-            pool.gpus,
+            pool.gpus_per_pod,
             observed.nodes.values(),
             holders,
             namespace=key.namespace,

@@ -21,12 +21,14 @@ class Group:
     """The members that are there, by node rank; at least one."""
 
     # A pool has thousands of engines: what each pass asks for several times is no property.
-    __slots__ = ("attempt", "engine", "first", "members", "revision")
+    __slots__ = ("attempt", "engine", "first", "leader", "members", "revision")
 
     def __init__(self, members: tuple[ObservedPod, ...]) -> None:
         self.members = members
         first = members[0]
         self.first = first  # says what all of them have in common
+        # The member that answers for the engine; None while it is not there.
+        self.leader = first if first.node_rank == 0 else None
         self.engine = first.engine
         self.attempt = first.attempt  # which try at this engine it is
         self.revision = first.revision  # of what they were made
@@ -63,11 +65,6 @@ class Group:
     # --- the leader
 
     @property
-    def leader(self) -> ObservedPod | None:
-        """The member that answers for the engine; None while it is not there."""
-        return self.first if self.first.node_rank == 0 else None
-
-    @property
     def ready(self) -> bool:
         """Whether Kubernetes sends clients there."""
         leader = self.leader
@@ -94,10 +91,10 @@ class Group:
     @property
     def instance(self) -> str | None:
         """The name of one life of the engine; None while a container is missing."""
-        members = self.members
-        if len(members) == 1 == members[0].nodes:
-            return members[0].instance
-        return engines.instance(members) if self.whole else None
+        first = self.first
+        if first.nodes == 1:
+            return first.instance
+        return engines.instance(self.members) if self.whole else None
 
     @property
     def last_instance(self) -> str | None:
@@ -121,6 +118,8 @@ class Group:
     @property
     def ended(self) -> bool:
         """Whether the engine will never run again in these pods."""
+        if len(self.members) == 1:
+            return self.first.ended
         return any(member.ended for member in self.members)
 
     @property
@@ -136,11 +135,15 @@ class Group:
     @property
     def deleting(self) -> bool:
         """Whether one of them is being deleted."""
+        if len(self.members) == 1:
+            return self.first.deleting
         return any(member.deleting for member in self.members)
 
     @property
     def dying(self) -> bool:
         """Whether one of them is on its way out by somebody's decision."""
+        if len(self.members) == 1:
+            return self.first.dying
         return any(member.dying for member in self.members)
 
     @property

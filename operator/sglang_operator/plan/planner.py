@@ -15,7 +15,7 @@ them anew with what pods carry.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -95,14 +95,14 @@ class Planner:
     def _sorted_groups(self) -> Mapping[EngineName, EngineGroups]:
         engines: dict[EngineName, EngineGroups] = defaultdict(EngineGroups)
         waits = self.policy.on_node_lost is spec.OnNodeLost.WAIT
-        unread, healths = self.observed.unread, self.healths
+        unread, healths, nodes = self.observed.unread, self.healths, self.nodes
         for group in self.groups:
             found = engines[group.engine]
             if group.attempt > found.highest:
                 found.highest = group.attempt
             for pod in group.members:
-                healths[pod.uid] = state = self._health_of(pod)
-            if len(group.members) > 1 or not group.whole:
+                healths[pod.uid] = state = health.health(pod, nodes, self.policy, self.now)
+            if group.first.nodes > 1:
                 state = groups.health(group, healths)
             self.stands[group] = state
             if unread and any(pod.uid in unread for pod in group.members):
@@ -137,6 +137,11 @@ class Planner:
         return far, group.dying, outdated, not covered, group.created, group.attempt
 
     # --- what rules ask
+
+    @property
+    def several(self) -> bool:
+        """Whether an engine is more than one pod: ``groups.of`` has those last."""
+        return bool(self.groups) and self.groups[-1].size > 1
 
     def health(self, group: Group) -> Health:
         """The state of the engine that runs in these pods."""
@@ -350,6 +355,8 @@ class Planner:
         if group is None:
             state = self.podless.get(engine.name, EngineState.CREATING)
             return EngineStatus(engine=engine, state=state)
-        states = [self.healths[pod.uid] for pod in group.members]
+        states: Sequence[Health] = (self.stands[group],)
+        if group.first.nodes > 1:
+            states = [self.healths[pod.uid] for pod in group.members]
         current = self.pool.accepts(group.revision)
         return EngineStatus.of(engine, group.members, states, current=current)

@@ -165,7 +165,7 @@ def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
             conditions.DEVICES_PENDING,
             texts.DEVICES_PENDING.format(
                 engines=texts.engines(len(short)),
-                gpus=pool.gpus,
+                gpus=pool.gpus_per_pod,
                 resource=resource,
                 message="; ".join(filter(None, (plan.capacity, short[0].unschedulable))),
             ),

@@ -18,7 +18,7 @@ def message(pool: Pool, waiting: Waiting) -> str:
         engines=texts.engines(waiting.engines),
         revision=pool.revision,
         budget=pool.spec.rollout.max_unavailable,
-        gpus=pool.gpus,
+        gpus=pool.gpus_per_pod,
         resource=pool.resource,
         engine=waiting.engine,
         lacking=waiting.lacking,

@@ -10,7 +10,9 @@ from sglang_operator.api import names
 from sglang_operator.children import engine_pod
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, ObservedNode, ObservedPod, Termination
+from sglang_operator.plan import places
 from sglang_operator.plan.plan import Plan
+from sglang_operator.status import holdups
 from tests.builders import (
     NOW,
     a_failed_start,
@@ -215,3 +217,47 @@ def test_each_pod_is_asked_for_by_its_own_name():
         for engine in POOL.engines
         for rank in (1, 2)
     ]
+
+
+def test_the_pods_that_find_no_place_are_told_with_what_each_of_them_wants():
+    said = "0/5 nodes are available: 5 Insufficient nvidia.com/gpu."
+    waiting = a_pod(POOL, FIRST, node_rank=2, node="", containers_ready=False, unschedulable=said)
+    plan = planned(POOL, with_one(2, waiting))
+    assert plan.engines[0].state is EngineState.PENDING
+    told = holdups.pending(POOL, plan, ())
+    assert told is not None
+    assert "1 engine waiting for a node with 8 free nvidia.com/gpu" in told[1]
+
+
+def test_old_engines_make_way_on_as_many_nodes_as_a_larger_one_needs():
+    """Their GPU ids say who replaces whom; where they stand decides who goes together."""
+    small = a_pool(
+        device_mapping="list(range(100,112))", num_gpus_per_worker=4, num_gpus_per_node=4
+    )
+    olds = [
+        a_pod(small, engine, node=f"n{i}", limits=(("nvidia.com/gpu", 4),), **OPEN)
+        for i, engine in enumerate(small.engines)
+    ]
+    need = places.Need(gpus=8, pods=3)
+    movable = {
+        pod.engine: places.Old(
+            devices=pod.devices, gpus=4, held={pod.node: 4}, lives=True, serves=True
+        )
+        for pod in olds
+    }
+    free = {"n0": 4, "n1": 4, "n2": 4}
+    assert places.room(need, movable, free) == movable.keys()
+    assert places.room(need, movable, {**free, "n2": 0}) is None
+    assert places.room(places.Need(gpus=8, pods=2), movable, {**free, "n2": 8}) is not None
+
+
+def test_rooms_count_places_for_all_pods_of_an_engine():
+    rooms = places.Rooms({"a": 8, "b": 8, "c": 0}, places.Need(gpus=8, pods=3))
+    old = places.Old(devices=(), gpus=8, held={"c": 8}, lives=True, serves=True)
+    assert not rooms.fits_after([])
+    assert rooms.fits_after([old])
+    rooms.come()
+    assert rooms.waiting == 1
+    rooms.leave([old])
+    assert rooms.waiting == 0
+    assert set(rooms.free.values()) == {0}

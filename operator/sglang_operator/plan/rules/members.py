@@ -15,6 +15,8 @@ from sglang_operator.plan.planner import Planner
 
 def keep_members_together(planner: Planner) -> None:
     """What is left of an engine goes once one of its pods has ended, goes, or is gone."""
+    if not planner.several:
+        return
     for found in planner.engines.values():
         for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
             if why := _why_broken(group):
