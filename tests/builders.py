@@ -96,6 +96,7 @@ def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> Obser
         first=values["created"],
         placed=values["created"],
         due=values.get("deletion_due", 0.0),
+        going=values.get("deletion_asked", 0.0),
         ended=values.get("ended_at", 0.0),
     )
     return ObservedPod(**{"seen": seen, **values})

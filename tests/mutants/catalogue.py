@@ -249,8 +249,8 @@ MUTANTS = (
         "half-an-engine-left",
         "the other pods of an engine that has lost one hold their GPUs until a watchdog ends them",
         "plan/rules/members.py",
-        "        if not pod.ended:\n            planner.remove(pod, why)\n",
-        "        if pod.ended:\n            planner.remove(pod, why)\n",
+        "    for pod in pods:\n        planner.remove(pod, why)\n",
+        "    for pod in pods[1:]:\n        planner.remove(pod, why)\n",
     ),
     _mutant(
         "gone-member-made-again",

@@ -5,7 +5,7 @@ leader, answers for all of them and has the weights gate.  Who plans engines, op
 of weights asks here; who makes, removes and diagnoses pods looks at the members.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed import engines
@@ -13,6 +13,7 @@ from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Gate, ObservedPod
 
 _UP, _PENDING, _STARTING = Health.UP, Health.PENDING, Health.STARTING
+_ENDED, _DYING = Health.ENDED, Health.DYING
 # What one member is, all of them are; the first that one of them is.
 _OF_ALL = (Health.ENDED, Health.LOST, Health.DYING)
 
@@ -226,6 +227,13 @@ def _by_rank(pod: ObservedPod) -> tuple[int, str]:
     return pod.node_rank, pod.name
 
 
+def _was_going(group: Group, found: Sequence[Health]) -> bool:
+    """Whether a member was on its way out before others ended: they died of that."""
+    both = list(zip(group.members, found, strict=True))
+    ended = min(member.seen.ended for member, state in both if state is _ENDED)
+    return any(state is _DYING and 0.0 < member.seen.going < ended for member, state in both)
+
+
 def health(group: Group, of_pods: Mapping[Uid, Health]) -> Health:
     """The state of the engine by that of its members."""
     first = group.first
@@ -234,7 +242,7 @@ def health(group: Group, of_pods: Mapping[Uid, Health]) -> Health:
     found = [of_pods[member.uid] for member in group.members]
     for state in _OF_ALL:
         if state in found:
-            return state
+            return _DYING if state is _ENDED and _was_going(group, found) else state
     if group.whole and all(state is _UP for state in found):
         return _UP
     return _PENDING if _PENDING in found else _STARTING

@@ -34,6 +34,7 @@ def of_pod(
         first=known.first or at.steady,
         placed=(placed or at.steady) if node else 0.0,
         due=due,
+        going=(known.going or at.steady) if deletion else 0.0,
         ended=known.ended,
     )
 

@@ -91,7 +91,8 @@ def test_a_crash_that_kubelet_told_while_the_pod_was_going_is_one():
 
 def test_a_pods_grace_counts_from_when_its_deletion_was_seen():
     seen = sightings.of_pod("gpu-node-0", NOW + HOUR, 30.0, AT, alive())
-    assert seen == Sightings(first=100.0, placed=110.0, due=AT.steady + 30)
+    due = AT.steady + 30
+    assert seen == Sightings(first=100.0, placed=110.0, due=due, going=AT.steady)
     going = alive(deleting=True, deletion_due=NOW + HOUR)
     going = replace(going, seen=seen)
     later = Moment(wall=NOW, steady=AT.steady + 5)

@@ -102,6 +102,27 @@ def test_one_that_is_deleted_takes_the_others_with_it(rank):
     assert not plan.ended
 
 
+def test_what_ends_because_another_goes_has_not_failed():
+    """Somebody deletes the leader, and the other ranks break off before they are asked to."""
+    going = a_pod(POOL, FIRST, node_rank=0, deleting=True, deletion_asked=NOW - 3)
+    broken = an_ended_pod(POOL, FIRST, node_rank=1, ended_at=NOW - 1)
+    pods = [going, broken, a_pod(POOL, FIRST, node_rank=2)]
+    plan = planned(POOL, pods + members(SECOND))
+    assert not plan.ended
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+    assert [(create.attempt, create.failures) for create in plan.creates] == [(1, 0)]
+
+
+def test_what_goes_because_another_ended_is_a_failure_all_the_same():
+    ended = an_ended_pod(POOL, FIRST, node_rank=1, ended_at=NOW - 3, failures=2)
+    going = [
+        a_pod(POOL, FIRST, node_rank=rank, deleting=True, deletion_asked=NOW - 1) for rank in (0, 2)
+    ]
+    plan = planned(POOL, [*going, ended, *members(SECOND)])
+    assert [pod.node_rank for pod in plan.ended] == [1]
+    assert not plan.creates, "it waits its time"
+
+
 @pytest.mark.parametrize("rank", RANKS)
 def test_one_that_is_evicted_takes_the_others_with_it(rank):
     evicted = a_pod(POOL, FIRST, node_rank=rank, disruption="EvictionByEvictionAPI")

@@ -9,7 +9,10 @@ A pod that is missing may not be there yet, or may be gone.  The leader is made 
 has answered, all of them have been.
 """
 
+from collections.abc import Sequence
+
 from sglang_operator.observed.groups import Group
+from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan.planner import Planner
 
 
@@ -24,21 +27,20 @@ def keep_members_together(planner: Planner) -> None:
                 planner.taken_over += [p for p in group.members if p.last_termination is not None]
                 found.live.remove(group)
                 found.dying.append(group)
-        for group in (*found.ended, *found.dying):
+        for group in found.ended:
             if group.size > 1:
-                _follow(planner, group)
+                why = f"pod {group.first_end.name} of its engine has ended"
+                _follow(planner, [pod for pod in group.members if not pod.ended], why)
+        for group in found.dying:
+            gone = next((pod for pod in group.members if pod.dying), None)
+            if group.size > 1 and gone is not None:
+                # Also one that has ended since, as it had to: that is no failure to be kept.
+                _follow(planner, group.members, f"pod {gone.name} of its engine goes")
 
 
-def _follow(planner: Planner, group: Group) -> None:
-    if group.ended:
-        why = f"pod {group.first_end.name} of its engine has ended"
-    elif (gone := next((pod for pod in group.members if pod.dying), None)) is not None:
-        why = f"pod {gone.name} of its engine goes"
-    else:
-        return
-    for pod in group.members:
-        if not pod.ended:
-            planner.remove(pod, why)
+def _follow(planner: Planner, pods: Sequence[ObservedPod], why: str) -> None:
+    for pod in pods:
+        planner.remove(pod, why)
 
 
 def _why_broken(group: Group) -> str:
