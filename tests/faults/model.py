@@ -299,8 +299,11 @@ class Model:
         there = {pod.name for pod in group.members if not (pod.deleting or pod.ended)}
         waits = self.wait and Health.LOST in [states[pod.name] for pod in group.members]
         if not self._is_live(group, states):
-            assert there <= leaving or waits, "I6: a part of an engine is left"
-        assert there <= leaving or there.isdisjoint(leaving), "I6: a part of an engine goes"
+            draining = group.deleting and group.drains(self.now)
+            assert there <= leaving or waits or draining, "I6: a part of an engine is left"
+        first = group.drains(self.now) and there & leaving == {group.first.name}
+        whole = there <= leaving or there.isdisjoint(leaving)
+        assert whole or first, "I6: a part of an engine goes"
 
     def _is_live(self, group: Group, states: Mapping[str, Health]) -> bool:
         """Whether these pods are an engine, or may become one."""

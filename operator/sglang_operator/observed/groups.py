@@ -133,6 +133,18 @@ class Group:
         ended = ended or [member for member in self.members if member.ended]
         return min(ended, key=lambda member: (member.seen.ended, member.node_rank))
 
+    def drains(self, now: float) -> bool:
+        """Whether its leader still answers what it was asked, or would if it were deleted now.
+
+        For that it needs all of its ranks.
+        """
+        leader = self.leader
+        if leader is None or not self.answered or any(m.ended for m in self.members):
+            return False
+        if any(m.dying for m in self.members if m is not leader):
+            return False
+        return not (leader.deleting and leader.seen.due <= now)
+
     @property
     def deleting(self) -> bool:
         """Whether one of them is being deleted."""

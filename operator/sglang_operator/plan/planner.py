@@ -195,9 +195,16 @@ class Planner:
             removal = RemovePod(pod=pod, reason=reason, replaced=replaced)
             self.removals.setdefault(pod.uid, removal)
 
-    def remove_group(self, group: Group, reason: str, *, replaced: bool = False) -> None:
-        """All of its pods are to be deleted, the leader first."""
-        for pod in group.members:
+    def remove_group(
+        self, group: Group, reason: str, *, replaced: bool = False, at_once: bool = False
+    ) -> None:
+        """All of its pods are to be deleted, the leader first.
+
+        One that answers what it was asked needs the others for that: they follow when it has ended
+        (``rules.members``), unless nothing of it is to be waited for (``at_once``).
+        """
+        alone = not at_once and self.is_up(group) and group.drains(self.now)
+        for pod in group.members[:1] if alone else group.members:
             self.remove(pod, reason, replaced=replaced)
 
     def create(

@@ -102,6 +102,40 @@ def test_one_that_is_deleted_takes_the_others_with_it(rank):
     assert not plan.ended
 
 
+def draining(leader: dict[str, Any], **others: Any) -> list[ObservedPod]:
+    values = [leader, others, {}]
+    return [
+        a_pod(POOL, FIRST, node_rank=rank, **{"answered": True, **changes})
+        for rank, changes in zip(RANKS, values, strict=True)
+    ]
+
+
+GOING = {"deleting": True, "deletion_asked": NOW - 5, "deletion_due": NOW + 25}
+
+
+def test_a_leader_that_drains_keeps_its_ranks_until_it_has_ended():
+    plan = planned(POOL, draining(GOING) + members(SECOND))
+    assert not plan.removals
+    assert plan.wake_at == NOW + 25, "its grace is over"
+    assert names_of(plan) == [("g0-23", 1, (1, 2))], "what comes after it need not wait"
+    ended = {**GOING, "over": True, "phase": "Succeeded"}
+    plan = planned(POOL, draining(ended) + members(SECOND))
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+    plan = planned(POOL, draining(GOING) + members(SECOND), now=NOW + 25)
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+
+
+def test_a_leader_that_has_lost_a_rank_has_nothing_to_drain():
+    plan = planned(POOL, draining(GOING, deleting=True, deletion_due=NOW + 25) + members(SECOND))
+    assert removed(plan) == ["g0-23-0n2"]
+
+
+def test_of_an_engine_that_serves_the_leader_goes_first():
+    new = a_pool({**SPEC, "seed": 7})
+    plan = planned(new, all_pods(POOL, answered=True, **OPEN))
+    assert removed(plan) == ["g24-47-0n0"]
+
+
 def test_what_ends_because_another_goes_has_not_failed():
     """Somebody deletes the leader, and the other ranks break off before they are asked to."""
     going = a_pod(POOL, FIRST, node_rank=0, deleting=True, deletion_asked=NOW - 3)

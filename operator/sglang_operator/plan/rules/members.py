@@ -2,7 +2,8 @@
 
 What became of one has become of all: ranks that are left wait for it until a watchdog ends them,
 after minutes in which they hold their GPUs.  So the others go at once, the leader first, which
-takes the engine out of the Services.
+takes the engine out of the Services.  Only a leader that is deleted while all is well answers what
+it was asked, within its grace, and needs them for that; they follow when it has ended.
 
 A pod that is missing may not be there yet, or may be gone.  The leader is made last
 (``rules.incomplete``), and nobody gets past the rendezvous without it: where it is, or where one
@@ -23,7 +24,7 @@ def keep_members_together(planner: Planner) -> None:
     for found in planner.engines.values():
         for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
             if why := _why_broken(group):
-                planner.remove_group(group, why)
+                planner.remove_group(group, why, at_once=True)
                 planner.taken_over += [p for p in group.members if p.last_termination is not None]
                 found.live.remove(group)
                 found.dying.append(group)
@@ -34,6 +35,9 @@ def keep_members_together(planner: Planner) -> None:
         for group in found.dying:
             gone = next((pod for pod in group.members if pod.dying), None)
             if group.size > 1 and gone is not None:
+                if group.drains(planner.now):
+                    planner.wakes.append(group.first.seen.due)
+                    continue
                 # Also one that has ended since, as it had to: that is no failure to be kept.
                 _follow(planner, group.members, f"pod {gone.name} of its engine goes")
 
