@@ -12,6 +12,7 @@ has answered, all of them have been.
 
 from collections.abc import Sequence
 
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan.planner import Planner
@@ -21,7 +22,7 @@ def keep_members_together(planner: Planner) -> None:
     """What is left of an engine goes once one of its pods has ended, goes, or is gone."""
     if not planner.several:
         return
-    for found in planner.engines.values():
+    for name, found in planner.engines.items():
         for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
             if why := _why_broken(group):
                 planner.remove_group(group, why, at_once=True)
@@ -37,6 +38,8 @@ def keep_members_together(planner: Planner) -> None:
             if group.size > 1 and gone is not None:
                 if group.drains(planner.now):
                     planner.wakes.append(group.first.seen.due)
+                    # They hold their GPUs until then: no others are asked for beside them.
+                    planner.podless[name] = EngineState.WAITING
                     continue
                 # Also one that has ended since, as it had to: that is no failure to be kept.
                 _follow(planner, group.members, f"pod {gone.name} of its engine goes")
