@@ -165,3 +165,14 @@ def test_an_eviction_takes_one_engine_and_the_next_has_to_wait(pool):
     assert not evict(pool, name("g16-31", 0, 0))
     whole(pool, {"g0-15": 1, "g16-31": 0})
     pool.wait(allowed, "the next may go")
+
+
+def test_a_node_that_is_gone_takes_the_engine_that_had_a_pod_there(pool):
+    """The last test: a node is missing afterwards."""
+    apply(pool)
+    whole(pool, {"g0-15": 0, "g16-31": 0})
+    (follower,) = [p for p in pool.pods() if p["metadata"]["name"] == name("g0-15", 0, 1)]
+    pool.plane.kubectl("delete", "node", follower["spec"]["nodeName"])
+    whole(pool, {"g0-15": 1, "g16-31": 0})
+    told = [(each["reason"], each["pod"]) for each in pool.status["lastFailures"]]
+    assert told == [("NodeLost", name("g0-15", 0, 1))]

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from sglang_operator.observed import groups
+from sglang_operator.children import engine_pod
+from sglang_operator.cluster.stores import PodStore, PoolKey
+from sglang_operator.observed import groups, wire
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Gate, ObservedPod
@@ -90,3 +93,21 @@ def test_the_first_end_is_the_one_that_was_seen_first():
     group = pair({**ended, "ended_at": 20.0}, {**ended, "ended_at": 10.0})
     assert group.first_end.node_rank == 1
     assert group.ended
+
+
+def test_what_is_made_as_one_engine_is_seen_as_one():
+    """Through the API server's own form, and the store that tells whose a pod is."""
+    pool = a_pool(num_gpus_per_worker=16, device_mapping="list(range(0,16))")
+    store = PodStore(lambda key, urgent: None)
+    for node_rank in (1, 0):
+        made = engine_pod.pod(
+            pool, engine_pod.template(pool), pool.engines[0], 2, node_rank=node_rank
+        )
+        made["metadata"] |= {"uid": f"uid-{node_rank}", "resourceVersion": "7"}
+        store.put(msgspec.convert(made, wire.Pod))
+    entries = list(store.of(PoolKey("rl", "actor-infer")))
+    assert not any(entry.aside for entry in entries), "Services choose leaders, we know both"
+    (group,) = groups.of(entry.pod for entry in entries)
+    assert group.whole
+    assert (group.engine, group.attempt, group.devices) == ("g0-15", 2, tuple(range(16)))
+    assert [pod.gated for pod in group.members] == [True, False]
