@@ -126,10 +126,11 @@ def listening(argv: Sequence[str], host: str) -> tuple[str, ...]:
 # Where the pods of one engine meet: the leader, whose command line all have, takes its own address,
 # because older versions bind sockets to what they are given, and that has to be a number; the
 # others know it by its name.  With attention data parallelism SGLang uses the six ports after it
-# (``PortArgs``), and the one of the server is the user's.
+# (``PortArgs``) and the thirteenth (``DP_ATTENTION_HANDSHAKE_PORT_DELTA``); the server's is the
+# user's.
 _RANK, _MEETING = "--node-rank=", "--dist-init-addr="
 _MEETING_PORTS = (20000, 20100)
-_PORTS_AFTER = 10
+_PORTS_AFTER = 20
 
 
 def _meeting_port(port: int) -> int:
