@@ -8,6 +8,7 @@ import pytest
 from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.children import engine_pod
+from sglang_operator.observed import groups
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, ObservedNode, ObservedPod, Termination
 from sglang_operator.plan import places
@@ -195,6 +196,47 @@ def test_a_container_that_was_started_again_in_place_meets_nobody():
     plan = planned(POOL, with_one(1, again))
     assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS]
     assert list(plan.restarts) == [(again, end)], "its end is told all the same"
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("answered", [True, False])
+def test_one_that_stands_aside_is_no_more_of_its_engine(rank, answered):
+    """Its name is taken: nothing by that name would complete the others."""
+    stray, *others = sorted(
+        members(answered=answered, containers_ready=answered), key=lambda p: p.node_rank != rank
+    )
+    plan = planned(POOL, others + members(SECOND), aside=(stray,), taken={FIRST.name: 0})
+    assert removed(plan) == [f"g0-23-0n{r}" for r in RANKS if r != rank]
+    assert names_of(plan) == [("g0-23", 1, (1, 2))]
+
+
+def test_an_engine_of_which_a_pod_stands_aside_is_told_of_whole():
+    """A trainer knows it by the name of its run, which is that of all its pods."""
+    pods = [dataclasses.replace(pod, container_id=pod.name) for pod in members()]
+    (run,) = [group.instance for group in groups.of(pods)]
+    for stray in pods:
+        others = [pod for pod in pods if pod is not stray]
+        plan = planned(POOL, others + members(SECOND), aside=(stray,))
+        (told,) = plan.unlisted
+        assert (told.instance, told.pod_name) == (run, pods[0].name)
+
+
+def test_pods_of_one_try_that_stand_aside_are_one_engine_put_aside():
+    aside = tuple(members())
+    plan = planned(POOL, members(SECOND), aside=aside, taken={FIRST.name: 0})
+    assert names_of(plan) == [("g0-23", 1, (1, 2))]
+    aside += tuple(members(attempt=1))
+    plan = planned(POOL, members(SECOND), aside=aside, taken={FIRST.name: 1})
+    assert not plan.creates
+    assert plan.engines[0].state is EngineState.WAITING
+
+
+def test_of_what_was_to_go_and_stays_nothing_else_is_told():
+    broken = members()[:2]
+    assert planned(POOL, broken + members(SECOND)).removals
+    plan = planned(POOL, broken + members(SECOND), stays=frozenset(pod.uid for pod in broken))
+    assert not plan.removals
+    assert plan.engines[0].members == tuple(broken)
 
 
 def test_what_is_left_of_an_engine_is_no_engine():

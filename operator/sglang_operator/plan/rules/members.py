@@ -22,9 +22,10 @@ def keep_members_together(planner: Planner) -> None:
     """What is left of an engine goes once one of its pods has ended, goes, or is gone."""
     if not planner.several:
         return
+    aside = {(pod.engine, pod.attempt): pod for pod in planner.observed.aside}
     for name, found in planner.engines.items():
         for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
-            if why := _why_broken(group):
+            if why := _why_broken(group, aside.get((group.engine, group.attempt))):
                 planner.remove_group(group, why, at_once=True)
                 planner.taken_over += [p for p in group.members if p.last_termination is not None]
                 found.live.remove(group)
@@ -50,8 +51,13 @@ def _follow(planner: Planner, pods: Sequence[ObservedPod], why: str) -> None:
         planner.remove(pod, why)
 
 
-def _why_broken(group: Group) -> str:
-    """Why these pods will never be one engine again; empty if they may."""
+def _why_broken(group: Group, aside: ObservedPod | None) -> str:
+    """Why these pods will never be one engine again; empty if they may.
+
+    ``aside``: one of them that is there, and that nobody may take for one of the engine's any more.
+    """
+    if aside is not None:
+        return f"pod {aside.name} of its engine stands aside"
     for pod in group.members:
         if pod.last_termination is not None:
             return f"the container of pod {pod.name} of its engine was started again"
