@@ -186,16 +186,19 @@ def serving_selector(pool: str) -> dict[str, str]:
     return {**selector(pool), LABEL_MANAGED_BY: MANAGED_BY}
 
 
-def is_engine_pod(labels: Mapping[str, str], pool: str) -> bool:
-    """Whether these are the labels of a pod of this pool's engines, leader or not, but for the one
-    that the operator watches by."""
-    component = labels.get(LABEL_COMPONENT)
-    return labels.get(LABEL_POOL) == pool and component in (ENGINE, FOLLOWER)
+def is_engine_pod(name: str, labels: Mapping[str, str], pool: str) -> bool:
+    """Whether these are the labels of a pod of this name of this pool's engines, but for the one
+    that the operator watches by.
+
+    Clients reach a follower that is labelled as a leader, and not a leader that is labelled as one.
+    """
+    component = FOLLOWER if node_rank_of(name) else ENGINE
+    return labels.get(LABEL_POOL) == pool and labels.get(LABEL_COMPONENT) == component
 
 
-def is_watched(labels: Mapping[str, str], pool: str) -> bool:
+def is_watched(name: str, labels: Mapping[str, str], pool: str) -> bool:
     """Whether the operator knows a pod by these labels as one of this pool's engines."""
-    return is_engine_pod(labels, pool) and labels.get(LABEL_MANAGED_BY) == MANAGED_BY
+    return is_engine_pod(name, labels, pool) and labels.get(LABEL_MANAGED_BY) == MANAGED_BY
 
 
 def pods_text(pool: str) -> str:

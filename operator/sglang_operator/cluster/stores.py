@@ -371,13 +371,13 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
         pod=pod,
         pool=PoolKey(intern(meta.namespace), intern(pool)),
         owner=names.Uid(intern(owner)),
-        aside=not names.is_watched(meta.labels, pool),
+        aside=not names.is_watched(meta.name, meta.labels, pool),
     )
 
 
 def _has_engine_name(meta: wire.Meta) -> bool:
     pool, engine = meta.labels.get(names.LABEL_POOL), meta.labels.get(names.LABEL_ENGINE)
-    if not pool or not engine or not names.is_engine_pod(meta.labels, pool):
+    if not pool or not engine or not names.is_engine_pod(meta.name, meta.labels, pool):
         return False
     return names.is_pod_of(meta.name, pool, names.EngineName(engine))
 

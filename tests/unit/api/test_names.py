@@ -42,8 +42,18 @@ def test_a_pod_s_name_is_a_host_name(nodes):
 
 def test_clients_are_sent_to_leaders_alone():
     labels = {**names.serving_selector("p"), names.LABEL_COMPONENT: names.FOLLOWER}
-    assert names.is_watched(labels, "p")
+    assert names.is_watched("p-g0-0n1", labels, "p")
     assert not names.serving_selector("p").items() <= labels.items()
+
+
+@pytest.mark.parametrize("name", ["p-g0-0", "p-g0-0n0", "p-g0-0n1", "p-g0-12n31"])
+def test_a_pod_with_the_labels_of_another_rank_stands_aside(name):
+    """Clients would be sent to a follower, or to no pod of an engine that serves."""
+    labels = names.serving_selector("p")
+    follows = names.node_rank_of(name) not in (None, 0)
+    assert names.is_watched(name, labels, "p") is not follows
+    labels[names.LABEL_COMPONENT] = names.FOLLOWER
+    assert names.is_watched(name, labels, "p") is follows
 
 
 def test_a_member_whose_annotation_is_gone_is_none_of_a_whole_engine():

@@ -90,7 +90,7 @@ def test_no_service_chooses_a_follower():
         chosen = service["spec"]["selector"]
         assert not chosen.items() <= follower.items()
         assert chosen.items() <= made(0)["metadata"]["labels"].items()
-    assert names.is_watched(follower, "actor-infer")
+    assert names.is_watched(made(1)["metadata"]["name"], follower, "actor-infer")
 
 
 def test_the_gate_is_on_the_leader_alone():
