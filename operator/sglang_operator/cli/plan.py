@@ -130,7 +130,7 @@ def _planned(target: Target, asked: Asked) -> Iterator[Planned]:
         devices=tuple(each.devices for each in pool.running),
         mark=target.mark,
     )
-    shm = shared_memory.size(pool.template, pool.gpus)
+    shm = shared_memory.size(pool.template, pool.gpus_per_pod)
     given = settings.of_argv(pool.argv, pool.version)
     length = asked.sequence or _sequence(target)
     yield from _on_cards(engines, role, given, length, _resident(target), asked, shm)

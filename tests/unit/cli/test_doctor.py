@@ -392,6 +392,9 @@ def test_a_pool_that_names_its_limit_is_not_under_the_default():
     assert "limits" not in _examine(limits=limits, pools=named)
     check = _examine(limits=limits, pools={"items": [_pool()]})["limits"]
     assert check.what.endswith("may hold 12 GiB; for now that is actor-infer")
+    spans = _pool(num_gpus_per_worker=16, device_mapping="list(range(0,16))")
+    check = _examine(limits=limits, pools={"items": [spans]})["limits"]
+    assert check.what.endswith("may hold 24 GiB; for now that is actor-infer"), "each of its pods"
 
 
 @pytest.mark.parametrize("kind", ["Container", "Pod"])

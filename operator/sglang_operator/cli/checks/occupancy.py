@@ -55,7 +55,7 @@ def use(pools: ClusterView, resource: str) -> Use:
             if engine.unschedulable and not engine.placed:
                 unplaced += pool.gpus - sum(engine.held(pool.gpus).values())
         for pod in pool.leaving:
-            held[pod.node] += pool.gpus
+            held[pod.node] += len(pod.devices) or pool.gpus // pod.nodes
     return Use(held=held, wanted=wanted, unplaced=unplaced)
 
 
