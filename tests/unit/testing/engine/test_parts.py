@@ -5,6 +5,8 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -66,13 +68,43 @@ def test_a_fault_that_is_not_known_names_those_that_are():
             assert "crash, exit, kill, hang, resume, slow, unreadable" in answer.read().decode()
 
 
-def nodes(stack: ExitStack, **settings: object) -> list[FakeEngine]:
+def nodes(
+    stack: ExitStack, follower_control: int = 0, leader_control: int = 0, **settings: object
+) -> list[FakeEngine]:
+    """The follower and the leader of one engine."""
     where = f"127.0.0.1:{ports.free()}"
     shared = ["--nnodes=2", f"--dist-init-addr={where}", "--tp-size=2"]
+    given: dict[str, Any] = {**QUICK, **settings}
+    controls = {1: follower_control, 0: leader_control}
     return [
-        stack.enter_context(FakeEngine([*shared, f"--node-rank={rank}"], **{**QUICK, **settings}))
-        for rank in (1, 0)
+        stack.enter_context(
+            FakeEngine([*shared, f"--node-rank={rank}"], control_port=control, **given)
+        )
+        for rank, control in controls.items()
     ]
+
+
+def status(engine: FakeEngine, path: str = "/health", timeout: float = 5) -> int | None:
+    """What it answers; None if nothing listens."""
+    try:
+        with urllib.request.urlopen(f"{engine.url}{path}", timeout=timeout) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except ConnectionError:
+        return None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ConnectionRefusedError):
+            return None
+        raise
+
+
+def until(found: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_an_engine_of_two_nodes_is_up_when_both_are():
@@ -94,6 +126,85 @@ def test_the_nodes_of_an_engine_die_together(killed: int):
         engines[1].wait_ready()
         engines[killed].process.kill()
         assert engines[1 - killed].wait() == 137
+
+
+def test_a_leader_alone_does_not_listen():
+    where = f"--dist-init-addr=127.0.0.1:{ports.free()}"
+    with FakeEngine(["--tp-size=2", "--nnodes=2", "--node-rank=0", where], **QUICK) as leader:
+        until(lambda: "server_args" in leader.log)
+        time.sleep(0.5)
+        assert status(leader) is None
+        assert leader.process.poll() is None
+
+
+def test_nobody_listens_before_the_weights_are_there_and_followers_are_well_first():
+    """As seen with 0.5.14: a follower does not know of its leader's warm-up."""
+    with ExitStack() as stack:
+        follower, leader = nodes(stack, load_seconds=1.5, warm_up_seconds=3.0)
+        until(lambda: "server_args" in follower.log and "server_args" in leader.log)
+        time.sleep(0.3)
+        assert (status(follower), status(leader)) == (None, None)
+        until(lambda: status(follower) == 200 and status(leader) == 503)
+        assert status(follower, "/model_info") == 404
+        leader.wait_ready()
+        assert status(leader) == 200
+
+
+def test_a_follower_ends_after_its_leader_has_drained():
+    control = ports.free()
+    with ExitStack() as stack:
+        follower, leader = nodes(stack, token_seconds=0.05, leader_control=control)
+        leader.wait_ready()
+        longer = {**GENERATE, "sampling_params": {"max_new_tokens": 20}}
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(ask, f"{leader.url}/generate", longer)
+            until(lambda: ask(f"http://127.0.0.1:{control}/state")["requests"] > 0)
+            leader.terminate()
+            assert follower.process.poll() is None
+            assert len(asked.result()["output_ids"]) == 20
+        assert leader.wait() == 137
+        assert follower.wait() == 3
+
+
+def test_what_is_asked_of_a_leader_whose_follower_is_gone_has_no_answer():
+    with ExitStack() as stack:
+        follower, leader = nodes(stack, crash_seconds=1.0)
+        leader.wait_ready()
+        follower.process.terminate()
+        assert follower.wait() == 143
+        until(lambda: "closed by peer" in leader.log)
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            ask(f"{leader.url}/generate", GENERATE)
+        assert leader.wait() == 137
+
+
+def test_a_leader_hangs_when_a_follower_s_scheduler_alone_is_killed():
+    """Seen with 0.5.14 for as long as it was watched: nobody but its pods' end tells of that."""
+    control = ports.free()
+    with ExitStack() as stack:
+        follower, leader = nodes(stack, follower_control=control, crash_seconds=0.2)
+        leader.wait_ready()
+        follower.wait_listening()
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(f"http://127.0.0.1:{control}/fault", {"fault": "hang"})
+        caught.value.close()
+        ask(f"http://127.0.0.1:{control}/fault", {"fault": "kill-scheduler"})
+        assert follower.wait() == 3
+        with pytest.raises(TimeoutError):
+            ask(f"{leader.url}/generate", GENERATE, timeout=1.0)
+        assert leader.process.poll() is None
+
+
+def test_a_follower_ends_before_a_leader_whose_scheduler_failed():
+    control = ports.free()
+    with ExitStack() as stack:
+        follower, leader = nodes(stack, crash_seconds=2.0, leader_control=control)
+        leader.wait_ready()
+        follower.wait_listening()
+        ask(f"http://127.0.0.1:{control}/fault", {"fault": "crash"})
+        assert follower.wait() == 137
+        assert leader.process.poll() is None
+        assert leader.wait() == 137
 
 
 def test_who_is_left_takes_a_while_to_notice():

@@ -7,7 +7,6 @@ from sglang_operator.engine import schema, versions
 from sglang_operator.testing.engine import (
     behaviour,
     commandline,
-    death,
     failures,
     log,
     nodes,
@@ -31,9 +30,7 @@ def main() -> None:
         failures.model_not_found(args.model_path)
     failures.check(args, chosen)
     if args.node_rank:
-        error_text = asyncio.run(nodes.follow(args, acts, chosen.peer_seconds))
-        death.scheduler_failed(death.traceback(error_text), launching=False)
-        death.kill_tree()
+        asyncio.run(nodes.follow(args, acts, chosen))
     asyncio.run(server.Engine(args, acts, chosen).run())
 
 

@@ -3,8 +3,8 @@
 ``POST /fault`` with ``{"fault": "crash"}``; the faults are ``crash`` (``error``: the last line of
 the traceback), ``exit`` (``code``), ``kill`` (SIGKILL), ``hang`` and ``resume`` (the scheduler
 stops and goes on), ``slow`` (``seconds`` before every answer), ``unreadable`` (the next
-checkpoint).  ``GET /state`` says what the engine holds.  A real engine has no such port: only
-tests may use it.
+checkpoint); a follower has ``kill-scheduler`` alone (``nodes``).  ``GET /state`` says what the
+engine holds.  A real engine has no such port: only tests may use it.
 """
 
 import asyncio

@@ -2,26 +2,37 @@
 
 Followers answer only their probes (srt/utils/common.py, launch_dummy_health_check_server) and wait
 for rank 0.  SIGTERM ends them as any process, but from 0.5.23 on they wait for rank 0 to stop them.
+What two of 0.5.14 did when one of them ended is in tests/data/real-engine (Two nodes).
 """
 
 import argparse
 import asyncio
+import os
 import signal
+from collections.abc import Callable
+from typing import NoReturn
 
 from aiohttp import web
 
-from sglang_operator.testing.engine import log
+from sglang_operator.testing.engine import death, log
 from sglang_operator.testing.engine.behaviour import Behaviour
+from sglang_operator.testing.engine.settings import Settings
 
 _RETRY_SECONDS = 0.2
+_GO, _BYE, _HANGS = b"go\n", b"bye\n", b"hangs\n"
+_WITHOUT_ITS_LEADER = 3  # a follower's exit code: with 0.5.14, and with no scheduler of its own too
+_FAULT = "kill-scheduler"
 
 
 class Nodes:
     """The other processes of the engine, from rank 0's side."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, hangs: Callable[[], None]) -> None:
+        """``hangs`` is called once a rank is gone, or does nothing any more."""
         self._args = args
+        self._hangs = hangs
         self._present: set[int] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._complete = asyncio.Event()
         self._lost = asyncio.Event()
 
@@ -39,8 +50,19 @@ class Nodes:
         await self._complete.wait()
 
     async def lost(self) -> None:
-        """Wait until a follower is gone."""
+        """Wait until a follower is gone, and that is noticed."""
         await self._lost.wait()
+
+    async def dismiss(self) -> None:
+        """Tell the followers that the engine has drained, and ends."""
+        for writer in self._writers:
+            writer.write(_BYE)
+            await writer.drain()
+
+    def leave(self) -> None:
+        """The ranks of this node are gone, and the followers notice."""
+        for writer in self._writers:
+            writer.close()
 
     async def _follower(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -48,33 +70,49 @@ class Nodes:
         except ValueError:
             writer.close()
             return
+        self._writers.append(writer)
         if len(self._present) == self._args.nnodes - 1:
             self._complete.set()
         await self._complete.wait()
-        writer.write(b"go\n")
-        await reader.read()
-        self._lost.set()
+        writer.write(_GO)
+        said = await reader.readline()
+        self._hangs()
+        if said != _HANGS:  # else nobody tells rank 0, whatever becomes of that node
+            self._lost.set()
 
 
-async def follow(args: argparse.Namespace, acts: Behaviour, peer_seconds: float) -> str:
-    """A follower's life: meet rank 0, answer probes; returns why it has to die."""
+async def follow(args: argparse.Namespace, acts: Behaviour, settings: Settings) -> NoReturn:
+    """A follower's life: meet rank 0, load, answer probes, and end after it."""
+    reader, writer = await _met(args)
+    if acts.follower_waits:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _waits, args.node_rank)
+    last_word = asyncio.ensure_future(reader.readline())
+    await asyncio.wait([last_word], timeout=settings.load_seconds)
+    if not last_word.done():
+        log.line("Dummy health check server started in background thread")
+        await _listen(_probes(), args.host, args.port)
+        if settings.control_port:
+            await _listen(_faults(writer, settings), args.host, settings.control_port)
+    drained = await last_word == _BYE
+    await asyncio.sleep(settings.peer_seconds)
+    trace = death.traceback("RuntimeError: [gloo] Connection closed by peer")
+    death.scheduler_failed(trace, launching=False)
+    if drained and not acts.follower_waits:
+        os._exit(_WITHOUT_ITS_LEADER)
+    death.kill_tree()
+
+
+async def _met(args: argparse.Namespace) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = address(args.dist_init_addr)
     while True:
         try:
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(f"{args.node_rank}\n".encode())
             if await reader.readline():
-                break
+                return reader, writer
         except OSError:
             pass
         await asyncio.sleep(_RETRY_SECONDS)
-    if acts.follower_waits:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _waits, args.node_rank)
-    log.line("Dummy health check server started in background thread")
-    await _answer_probes(args)
-    await reader.read()
-    await asyncio.sleep(peer_seconds)
-    return "RuntimeError: [gloo] Connection closed by peer"
 
 
 def _waits(node_rank: int) -> None:
@@ -84,16 +122,36 @@ def _waits(node_rank: int) -> None:
     )
 
 
-async def _answer_probes(args: argparse.Namespace) -> None:
+def _probes() -> web.Application:
     async def ok(request: web.Request) -> web.Response:
         return web.Response()
 
     app = web.Application()
     for path in ("/ping", "/health", "/health_generate"):
         app.router.add_get(path, ok)
+    return app
+
+
+def _faults(writer: asyncio.StreamWriter, settings: Settings) -> web.Application:
+    """As ``control`` has them, of a follower: its scheduler is killed, and nothing else."""
+
+    async def fault(request: web.Request) -> web.Response:
+        if (await request.json()).get("fault") != _FAULT:
+            return web.json_response({"error": f"faults: {_FAULT}"}, status=400)
+        writer.write(_HANGS)
+        await writer.drain()
+        asyncio.get_running_loop().call_later(settings.crash_seconds, os._exit, _WITHOUT_ITS_LEADER)
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/fault", fault)
+    return app
+
+
+async def _listen(app: web.Application, host: str, port: int) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, args.host, args.port).start()
+    await web.TCPSite(runner, host, port).start()
 
 
 def address(text: str) -> tuple[str, int]:

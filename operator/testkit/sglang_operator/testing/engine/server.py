@@ -44,6 +44,7 @@ class Engine:
         self._settings = settings
         self._running = False  # from the first request on signals are handled
         self._scheduler = Scheduler(settings.token_seconds, self._crashed)
+        self._nodes = Nodes(args, hangs=self._scheduler.stall)
         self._manager = Manager(args, behaviour, self._scheduler)
         self._manager.touched = self._handle_signals
         layers = weights_module.config(args.model_path).get("num_hidden_layers", settings.layers)
@@ -62,8 +63,7 @@ class Engine:
 
     async def run(self) -> None:
         """Until its end, which it does not return from."""
-        nodes = Nodes(self._args)
-        await nodes.meet()
+        await self._nodes.meet()
         await asyncio.sleep(self._settings.load_seconds)
         work = asyncio.create_task(self._scheduler.run())
         meeting = await self._meet_ranks()
@@ -71,7 +71,7 @@ class Engine:
         if self._settings.control_port:
             control = Control(self._manager, self._commands, self._faults)
             await self._listen(control.application(), self._settings.control_port)
-        watch = asyncio.create_task(self._watch(nodes))
+        watch = asyncio.create_task(self._watch())
         await self._warm_up()
         log.line("The server is fired up and ready to roll!")
         await self._manager.exiting.wait()
@@ -80,6 +80,7 @@ class Engine:
         watch.cancel()
         if meeting is not None:
             meeting.close()
+        await self._nodes.dismiss()
         self._end()
 
     async def _meet_ranks(self) -> asyncio.Server | None:
@@ -155,8 +156,8 @@ class Engine:
             os._exit(0)
         death.kill_tree()
 
-    async def _watch(self, nodes: Nodes) -> None:
-        await nodes.lost()
+    async def _watch(self) -> None:
+        await self._nodes.lost()
         await asyncio.sleep(self._settings.peer_seconds)
         self._crashed(SchedulerError("RuntimeError: [gloo] Connection closed by peer"))
 
@@ -167,6 +168,7 @@ class Engine:
             frames = ("srt/managers/scheduler.py", "run_scheduler_process")
             trace = death.traceback(str(error), frames)
             death.scheduler_failed(trace, launching=not self._running)
+        self._nodes.leave()
         asyncio.get_running_loop().call_later(self._settings.crash_seconds, self._die)
 
     def _die(self) -> None:
