@@ -210,6 +210,17 @@ def test_one_that_stands_aside_is_no_more_of_its_engine(rank, answered):
     assert names_of(plan) == [("g0-23", 1, (1, 2))]
 
 
+def test_what_cannot_be_completed_because_a_name_is_taken_goes():
+    """A pod without any of its labels is out of sight: only who makes it again meets it."""
+    followers = members(containers_ready=False, engine_runs=False)[1:]
+    assert names_of(planned(POOL, followers + members(SECOND))) == [("g0-23", 0, (0,))]
+    plan = planned(POOL, followers + members(SECOND), taken={FIRST.name: 0})
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+    assert names_of(plan) == [("g0-23", 1, (1, 2))]
+    whole = planned(POOL, members() + members(SECOND), taken={FIRST.name: 0})
+    assert not (whole.removals or whole.creates)
+
+
 def test_an_engine_of_which_a_pod_stands_aside_is_told_of_whole():
     """A trainer knows it by the name of its run, which is that of all its pods."""
     pods = [dataclasses.replace(pod, container_id=pod.name) for pod in members()]

@@ -25,7 +25,8 @@ def keep_members_together(planner: Planner) -> None:
     aside = {(pod.engine, pod.attempt): pod for pod in planner.observed.aside}
     for name, found in planner.engines.items():
         for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
-            if why := _why_broken(group, aside.get((group.engine, group.attempt))):
+            taken = planner.observed.taken.get(name, -1) >= group.attempt
+            if why := _why_broken(group, aside.get((name, group.attempt)), taken=taken):
                 planner.remove_group(group, why, at_once=True)
                 planner.taken_over += [p for p in group.members if p.last_termination is not None]
                 found.live.remove(group)
@@ -51,16 +52,19 @@ def _follow(planner: Planner, pods: Sequence[ObservedPod], why: str) -> None:
         planner.remove(pod, why)
 
 
-def _why_broken(group: Group, aside: ObservedPod | None) -> str:
+def _why_broken(group: Group, aside: ObservedPod | None, *, taken: bool) -> str:
     """Why these pods will never be one engine again; empty if they may.
 
-    ``aside``: one of them that is there, and that nobody may take for one of the engine's any more.
+    ``aside``: one of them that is there, and that nobody may take for one of the engine's any more;
+    ``taken``: a pod that is none of the engine's, or is out of sight, has a name of this attempt.
     """
     if aside is not None:
         return f"pod {aside.name} of its engine stands aside"
     for pod in group.members:
         if pod.last_termination is not None:
             return f"the container of pod {pod.name} of its engine was started again"
+    if taken and not group.whole:
+        return "the name of a pod that its engine lacks is taken"
     answered = any(pod.answered or pod.started for pod in group.members)
     if group.whole or not (group.leader is not None or answered):
         return ""
