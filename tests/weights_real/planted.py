@@ -8,8 +8,8 @@ OPENS_AT_BEGIN = Mutant(
     edits=(
         Edit(
             path="gates/decide.py",
-            before="        return _run_again(gate, pod, current, observed)",
-            after="        return _opened(pod, COMMITTED, current.target_version or '-')",
+            before="        return _run_again(gate, group, current, observed)",
+            after="        return _opened(group, COMMITTED, current.target_version or '-')",
         ),
     ),
 )
