@@ -2,6 +2,7 @@
 
 import pytest
 
+from sglang_operator.testing import errors
 from sglang_operator.testing.gpu import cards
 
 SMI = """\
@@ -57,3 +58,15 @@ def test_the_cards_with_most_free_memory_are_taken():
     found = cards.with_nodes(cards.parse(SMI), {"GPU-aaaa": 0, "GPU-bbbb": 1}, [0, 1])
     assert [card.uuid for card in cards.choose(found, 1)] == ["GPU-bbbb"]
     assert [card.uuid for card in cards.choose(found, 2)] == ["GPU-aaaa", "GPU-bbbb"]
+
+
+def test_nodes_have_as_many_cards_each_and_none_has_another_s():
+    first, second = cards.parse(SMI)
+    assert cards.shared_out([first, second], 1) == [[first, second]]
+    assert cards.shared_out([first, second], 2) == [[first], [second]]
+
+
+@pytest.mark.parametrize(("count", "nodes"), [(1, 2), (2, 3), (0, 1)])
+def test_cards_that_nodes_cannot_share_evenly_are_refused(count, nodes):
+    with pytest.raises(errors.KitError, match=f"{nodes} nodes cannot .* of {count} GPUs"):
+        cards.shared_out(cards.parse(SMI)[:count], nodes)

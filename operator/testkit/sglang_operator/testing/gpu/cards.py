@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+from sglang_operator.testing import errors
+
 # What nvidia-smi is asked for, in the order of the fields that are read.
 QUERY = ("uuid", "name", "driver_version", "memory.used", "memory.total")
 MIB = 1 << 20
@@ -83,3 +85,11 @@ def choose(cards: Sequence[Card], count: int) -> list[Card]:
     """The cards that have the most free memory, in the order of their nodes."""
     freest = sorted(cards, key=lambda card: card.used - card.total)[:count]
     return sorted(freest, key=lambda card: (card.minor or 0, card.uuid))
+
+
+def shared_out(cards: Sequence[Card], nodes: int) -> list[Sequence[Card]]:
+    """The cards of each node: as many on each, in their order; raises KitError."""
+    each, left = divmod(len(cards), nodes)
+    if left or not each:
+        raise errors.KitError(f"{nodes} nodes cannot have as many each of {len(cards)} GPUs")
+    return [cards[number * each : (number + 1) * each] for number in range(nodes)]

@@ -19,6 +19,7 @@ from sglang_operator.testing import binaries, nodes, roots
 from sglang_operator.testing.controlplane import ControlPlane
 from sglang_operator.testing.gpu import (
     allocation,
+    cards,
     environment,
     model,
     pool,
@@ -29,8 +30,7 @@ from sglang_operator.testing.gpu.allocation import Inventory, Mount
 from sglang_operator.testing.gpu.driver import Driver
 from sglang_operator.testing.realnode import tools
 
-NODE = nodes.NAME.format(0)
-SPEC = "1x0"  # one node, whose GPUs the plugin tells of
+SPEC = "{}x0"  # nodes, whose GPUs the plugin tells of
 PLUGIN = "device-plugin"
 PROGRAM = "sglang_operator.testing.gpu.plugin"  # which only its own process imports
 CARD_SECONDS = 60.0
@@ -46,6 +46,7 @@ class Options:
     """What the command line asks for."""
 
     gpus: int = 1
+    nodes: int = 1  # that have the cards, each as many
     nccl: bool = False  # a trainer on one more
     python: str = sys.executable
     image: str | None = None
@@ -85,7 +86,7 @@ def prepared(options: Options, say: Say) -> Iterator[Ground]:
 
 
 class Ground:
-    """A control plane whose one node has the cards of this machine."""
+    """A control plane whose nodes have the cards of this machine, each its share."""
 
     def __init__(
         self,
@@ -100,7 +101,11 @@ class Ground:
         self.found = found
         self._folder = folder
         self._say = say
-        self.plane = ControlPlane(SPEC, kind="real", progress=say)
+        self._shares = {
+            nodes.NAME.format(number): own
+            for number, own in enumerate(cards.shared_out(found.cards, options.nodes))
+        }
+        self.plane = ControlPlane(SPEC.format(options.nodes), kind="real", progress=say)
 
     @property
     def models(self) -> Path:
@@ -108,30 +113,34 @@ class Ground:
         return self._folder / "models"
 
     def give_cards(self) -> None:
-        """Start the plugin on the node, and wait until kubelet has told of its cards."""
-        inventory = self._inventory(nodes.GPU, [card.uuid for card in self.found.cards])
-        count, path = len(inventory.cards), f"/api/v1/nodes/{NODE}"
-        self._plug(PLUGIN, inventory)
-        labels = nodes.gpu_labels(count, self.found.cards[0].product)
-        self.plane.api.merge(path, {"metadata": {"labels": labels}})
+        """Start the plugin on each node, and wait until kubelet has told of its cards."""
+        for node, own in self._shares.items():
+            self._plug(node, PLUGIN, self._inventory(nodes.GPU, [card.uuid for card in own]))
+            labels = nodes.gpu_labels(len(own), own[0].product)
+            self.plane.api.merge(_path(node), {"metadata": {"labels": labels}})
         self.plane.wait(
-            lambda: nodes.is_ready(self.plane.api.get(path), gpus=count), CARD_SECONDS, "the GPUs"
+            lambda: all(
+                nodes.is_ready(self.plane.api.get(_path(node)), gpus=len(own))
+                for node, own in self._shares.items()
+            ),
+            CARD_SECONDS,
+            "the GPUs",
         )
 
     def share_card(self, uuid: str, resource: str) -> None:
         """Let one pod more have a card, under another resource's name: as a trainer beside it."""
-        self._plug(resource.replace("/", "-"), self._inventory(resource, [uuid]))
+        node = next(
+            node for node, own in self._shares.items() if uuid in (card.uuid for card in own)
+        )
+        self._plug(node, resource.replace("/", "-"), self._inventory(resource, [uuid]))
         self.plane.wait(
-            lambda: (
-                self.plane.api.get(f"/api/v1/nodes/{NODE}")["status"]["allocatable"].get(resource)
-                == "1"
-            ),
+            lambda: self.plane.api.get(_path(node))["status"]["allocatable"].get(resource) == "1",
             CARD_SECONDS,
-            f"the node to have {resource}",
+            f"{node} to have {resource}",
         )
 
     def load_image(self) -> str:
-        """Put the engines' image on the node; its name."""
+        """Put the engines' image on the nodes; its name."""
         if self.options.image is not None:
             self.plane.load_saved_image([str(requirements.saver()), "save", self.options.image])
             return self.options.image
@@ -197,12 +206,12 @@ class Ground:
 
     # ---- what containers see
 
-    def _plug(self, name: str, inventory: Inventory) -> None:
-        file = self._folder / f"{name}.json"
+    def _plug(self, node: str, name: str, inventory: Inventory) -> None:
+        file = self._folder / f"{name}-{node}.json"
         file.write_text(allocation.to_json(inventory))
         self.plane.spawn_on_node(
-            NODE,
-            name,
+            node,
+            file.stem,
             [sys.executable, "-m", PROGRAM, str(file)],
             {"PYTHONPATH": roots.python_path(os.environ.get("PYTHONPATH", ""))},
         )
@@ -244,3 +253,7 @@ class Ground:
     def _given(self) -> dict[str, str]:
         """Variables for an image that is somebody else's."""
         return {**environment.ALWAYS, **self.options.variables}
+
+
+def _path(node: str) -> str:
+    return f"/api/v1/nodes/{node}"

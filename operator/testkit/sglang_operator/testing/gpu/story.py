@@ -321,22 +321,27 @@ class Story:
     # ---- when it fails
 
     def diagnosis(self) -> str:
-        """What the cluster, the engines' logs and the plugin say at this moment."""
-        kubectl = self._plane.kubectl
-        parts = [kubectl("get", "sgi,pods", "-o", "wide", check=False).stdout]
-        seen = kubectl("get", "sgi", pool.POOL, "-o", "json", check=False)
-        if seen.returncode == 0:
-            parts += _conditions(json.loads(seen.stdout))
-        chosen = ("-l", names.selector_text(pool.POOL))
-        pods = kubectl("get", "pods", *chosen, "-o", "name", check=False).stdout.split()
-        for pod in pods:
-            logs = kubectl("logs", pod, f"--tail={LOG_LINES}", check=False)
-            parts.append(f"the end of the log of {pod}:\n{logs.stdout or logs.stderr}")
-        events = kubectl("get", "events", "--sort-by=.lastTimestamp", check=False).stdout
-        parts.append("\n".join(["the last events:", *events.splitlines()[-OPERATOR_LINES:]]))
-        said = self._operator.log.read_text(errors="replace").splitlines()
-        parts.append("\n".join(["the operator:", *said[-OPERATOR_LINES:]]))
-        return "\n".join(parts)
+        """What the cluster, the engines and the operator say at this moment."""
+        return diagnosis(self._plane, self._operator)
+
+
+def diagnosis(plane: ControlPlane, operator: InstalledOperator) -> str:
+    """What the cluster, the engines' logs and the operator's say at this moment."""
+    kubectl = plane.kubectl
+    parts = [kubectl("get", "sgi,pods", "-o", "wide", check=False).stdout]
+    seen = kubectl("get", "sgi", pool.POOL, "-o", "json", check=False)
+    if seen.returncode == 0:
+        parts += _conditions(json.loads(seen.stdout))
+    chosen = ("-l", names.pods_text(pool.POOL))
+    pods = kubectl("get", "pods", *chosen, "-o", "name", check=False).stdout.split()
+    for pod in pods:
+        logs = kubectl("logs", pod, f"--tail={LOG_LINES}", check=False)
+        parts.append(f"the end of the log of {pod}:\n{logs.stdout or logs.stderr}")
+    events = kubectl("get", "events", "--sort-by=.lastTimestamp", check=False).stdout
+    parts.append("\n".join(["the last events:", *events.splitlines()[-OPERATOR_LINES:]]))
+    said = operator.log.read_text(errors="replace").splitlines()
+    parts.append("\n".join(["the operator:", *said[-OPERATOR_LINES:]]))
+    return "\n".join(parts)
 
 
 def _conditions(seen: Any) -> list[str]:
