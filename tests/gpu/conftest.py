@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.testing import errors
 from sglang_operator.testing.pytest_plugin import require_real_node
 from tests.gpu import reports
-from tests.gpu.room import LackingError, Room, opened
+from tests.gpu.room import LackingError, Room, Rooms
 
 REPORT = "SGLANG_GPU_REPORT"
 MARKS = {"gpu1": 1, "gpu2": 2}
 RESULTS = pytest.StashKey[list[dict[str, Any]]]()
 FACTS = pytest.StashKey[dict[str, Any]]()
+FOLDER = Path(__file__).parent
+NODES = "NODES"  # of a module: how many nodes its room has; 1 without it
 FIGURES = pytest.StashKey[dict[str, Any]]()
 
 
@@ -24,15 +27,31 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS] = []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that need another room come last: a room is closed for the next."""
+    items.sort(key=lambda item: _nodes(item) if item.path.parent == FOLDER else 0)
+
+
+def _nodes(item: pytest.Item) -> int:
+    """How many nodes the room of a test has."""
+    return getattr(getattr(item, "module", None), NODES, 1)
+
+
 @pytest.fixture(scope="session")
-def _room(request: pytest.FixtureRequest) -> Iterator[Room]:
+def _rooms() -> Iterator[Rooms]:
     require_real_node()
+    with Rooms(lambda text: print(f"  {text}")) as rooms:
+        yield rooms
+
+
+@pytest.fixture(scope="module")
+def _room(request: pytest.FixtureRequest, _rooms: Rooms) -> Room:
     try:
-        with opened(lambda text: print(f"  {text}")) as room:
-            request.config.stash[FACTS] = room.ground.facts()
-            yield room
+        room = _rooms.of(getattr(request.module, NODES, 1))
     except LackingError as error:
         pytest.skip(str(error))
+    request.config.stash[FACTS] = room.ground.facts()
+    return room
 
 
 @pytest.fixture
@@ -56,6 +75,8 @@ def figures(request: pytest.FixtureRequest) -> dict[str, Any]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Note how a test ended."""
     report: pytest.TestReport = yield
+    if report.failed and isinstance(room := getattr(item, "funcargs", {}).get("room"), Room):
+        report.sections.append(("what was seen then", _seen(room)))
     results = item.config.stash[RESULTS]
     if report.when == "setup" or not results:
         name = item.nodeid.removeprefix("tests/gpu/")
@@ -68,6 +89,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     noted: dict[str, Any] = item.stash.get(FIGURES, {})
     result["figures"] = dict(noted)
     return report
+
+
+def _seen(room: Room) -> str:
+    try:
+        return room.diagnosis()
+    except (errors.KitError, OSError) as error:
+        return f"nothing: {error}"
 
 
 def _reason(report: pytest.TestReport) -> str:

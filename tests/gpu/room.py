@@ -1,4 +1,7 @@
-"""One control plane with the operator and the GPUs, and the one pool that tests take turns with."""
+"""One control plane with the operator and the GPUs, and the one pool that tests take turns with.
+
+Its cards are one node's; those of a module with ``NODES = 2`` are two nodes', one on each.
+"""
 
 import contextlib
 import json
@@ -7,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +40,13 @@ REMOVED_SECONDS = 120.0
 SYNC_SECONDS = 60.0
 # For the stand-in: it is as strict as SGLang, and has a card.
 DEVICE = "GPU-of-the-engine"
+CONTROL_PORT = 39000
 FAKE = {
     "FAKE_SGLANG_MODELS": "strict",
     "FAKE_SGLANG_MAX_MEM_FRACTION": "0.99",
     "FAKE_SGLANG_DEVICES": DEVICE,
     "FAKE_SGLANG_DRAIN_POLL_SECONDS": "0.2",
+    "FAKE_SGLANG_CONTROL_PORT": str(CONTROL_PORT),
 }
 
 
@@ -84,6 +89,16 @@ class Room:
         return self.ground.options.stand_in
 
     @property
+    def nodes(self) -> int:
+        """How many nodes share the cards."""
+        return self.ground.options.nodes
+
+    @property
+    def gpus_per_node(self) -> int:
+        """How many cards each of them has."""
+        return len(self.ground.found.cards) // self.nodes
+
+    @property
     def features(self) -> versions.Features:
         """What the engines' version can do."""
         return versions.features(versions.parse(self.ground.version))
@@ -116,7 +131,7 @@ class Room:
         found = self.engine()
         [pod] = self.pods()
         self.plane.kubectl("delete", "pod", str(found.pod), "--wait=false")
-        self.follow(created=pod["metadata"]["uid"])
+        self.follow(gone=[pod["metadata"]["uid"]])
         return self.engine()
 
     def clear(self) -> None:
@@ -127,11 +142,18 @@ class Room:
         self.plane.wait(lambda: not self._pods(), REMOVED_SECONDS, "the pods to be gone")
 
     def follow(
-        self, seconds: float = story.START_SECONDS, *, created: str = ""
+        self,
+        seconds: float = story.START_SECONDS,
+        *,
+        gone: Collection[str] = (),
+        begun: float | None = None,
     ) -> dict[str, float]:
-        """Watch an engine come up from now on; its moments.  ``created``: a pod that it is not."""
-        begun = time.monotonic()
-        moments = {"asked": 0.0, **starts.follow(self._looks(created), seconds, begun)}
+        """Watch the engines come up, since ``begun`` or from now on; their moments.
+
+        ``gone`` are UIDs of pods that they are not.
+        """
+        begun = time.monotonic() if begun is None else begun
+        moments = {"asked": 0.0, **starts.follow(self._looks(gone), seconds, begun)}
         self.started.append(moments)
         self._written = False
         return moments
@@ -140,42 +162,57 @@ class Room:
         self.plane.kubectl("apply", "-f", "-", input=manifest)
         self.follow(seconds)
 
-    def _looks(self, created: str) -> dict[str, starts.Seen]:
+    def _looks(self, gone: Collection[str]) -> dict[str, starts.Seen]:
         port = 30000
+        engines, gpus = self._shape
+        wanted = engines * max(1, gpus // self.gpus_per_node)
 
-        def pod() -> Any:
-            self.plane.check()  # nothing comes up without an operator
-            found = self.pods()
-            return found[0] if found and found[0]["metadata"]["uid"] != created else None
+        def pods() -> list[Any]:
+            self._check()
+            found = [each for each in self.pods() if each["metadata"]["uid"] not in gone]
+            there = [each for each in found if not has_ended(each)]
+            return there if len(there) == wanted else []
 
-        def runs() -> bool:
-            states = ((pod() or {}).get("status") or {}).get("containerStatuses") or [{}]
+        def all_of(look: Callable[[Any], bool]) -> starts.Seen:
+            return lambda: all(map(look, found)) if (found := pods()) else False
+
+        def runs(pod: Any) -> bool:
+            states = pod["status"].get("containerStatuses") or [{}]
             return "running" in states[0].get("state", {})
 
-        def answer() -> int:
-            address = ((pod() or {}).get("status") or {}).get("podIP")
+        def answer(pod: Any) -> int:
+            if node_rank(pod):
+                return 200  # of the engine the leader alone tells
+            address = pod["status"].get("podIP")
             return starts.answers(f"http://{address}:{port}/health") if address else 0
 
-        def noticed() -> bool:
-            return pod_condition(pod() or {}, "ContainersReady") == "True"
-
         return {
-            "pod": lambda: pod() is not None,
-            "container": runs,
-            "listening": lambda: answer() > 0,
-            "healthy": lambda: answer() == 200,
-            "noticed": noticed,
+            "pod": all_of(lambda pod: True),
+            "container": all_of(runs),
+            "listening": all_of(lambda pod: answer(pod) > 0),
+            "healthy": all_of(lambda pod: answer(pod) == 200),
+            "noticed": all_of(lambda pod: pod_condition(pod, "ContainersReady") == "True"),
             "ready": self._is_up,
         }
 
     def pods(self, name: str = pool.POOL) -> list[Any]:
-        """The pods of a pool, of the shared one, that do not end."""
-        return [
+        """The pods of a pool, of the shared one, that do not end; leaders first."""
+        found = [
             each
             for each in self._pods()
             if "deletionTimestamp" not in each["metadata"]
             and each["metadata"]["labels"].get(names.LABEL_POOL) == name
         ]
+        return sorted(found, key=node_rank)
+
+    def members(self, engine: Engine) -> list[Any]:
+        """The pods of an engine, the leader first."""
+        labelled = [
+            each
+            for each in self.pods()
+            if each["metadata"]["labels"].get(names.LABEL_ENGINE) == engine.engine
+        ]
+        return [each for each in labelled if not has_ended(each)]
 
     def _pods(self) -> list[Any]:
         listed = self.plane.api.get(paths.pods("default"))["items"]
@@ -189,10 +226,14 @@ class Room:
         return self.plane.api.get(f"{paths.pools('default')}/{name}")
 
     def _is_up(self) -> bool:
-        seen = self.pool()
-        if not self.started and (reason := pool.hopeless(seen)):
+        self._check()
+        return pool.condition(self.pool(), "Ready").get("status") == "True"
+
+    def _check(self) -> None:
+        """Raises PlaneError where waiting is of no use: the operator is gone, the pool refused."""
+        self.plane.check()
+        if not self.started and (reason := pool.hopeless(self.pool())):
             raise errors.PlaneError(reason)
-        return pool.condition(seen, "Ready").get("status") == "True"
 
     def engines(self) -> list[Engine]:
         """Those of the registry."""
@@ -212,6 +253,7 @@ class Room:
         made: dict[str, Any] = list(yaml.safe_load_all(text))[-1]
         made["metadata"]["name"] = name
         made["spec"]["num_gpus_per_worker"] = gpus
+        made["spec"]["num_gpus_per_node"] = self.gpus_per_node
         return made
 
     def lay_volumes(self) -> None:
@@ -225,8 +267,13 @@ class Room:
         self.plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([*kept, volume, claim]))
 
     def _manifest(self, engines: int, gpus: int) -> str:
-        """The pool that tests share: its engine's /dev/shm is one that a trainer can have too."""
+        """The pool that tests share: its engine's /dev/shm is one that a trainer can have too.
+
+        Pods on several nodes have nothing like that in common.
+        """
         made = self._object(pool.POOL, engines, gpus, {})
+        if self.nodes > 1:
+            return yaml.safe_dump(made, sort_keys=False)
         template = made["spec"]["podTemplate"]["spec"]
         template["volumes"].append({"name": SHM, "persistentVolumeClaim": {"claimName": SHM}})
         mount = {"name": SHM, "mountPath": "/dev/shm"}
@@ -302,13 +349,17 @@ class Room:
         return pool.in_service(self.plane.api.get(path + selector)["items"])
 
     def processes(self, engine: Engine) -> dict[int, str]:
-        """The processes of an engine's pod, with their command lines."""
+        """The processes of an engine's pod, its leader's, with their command lines."""
         found = self.plane.api.get(f"{paths.pods('default')}/{engine.pod}")
         return dict(story.processes(found["metadata"]["uid"]))
 
     def cards(self, engine: Engine) -> list[str]:
-        """The UUIDs of the cards that an engine has, by its device nodes."""
-        pid = pool.victim(self.processes(engine))
+        """The UUIDs of the cards that an engine has, by the device nodes of its pods."""
+        return [uuid for pod in self.members(engine) for uuid in self.cards_of(pod)]
+
+    def cards_of(self, pod: Any) -> list[str]:
+        """The UUIDs of the cards that a pod of an engine has."""
+        pid = pool.victim(dict(story.processes(pod["metadata"]["uid"])))
         nodes = {path.name for path in Path(f"/proc/{pid}/root/dev").glob("nvidia[0-9]*")}
         return [
             card.uuid
@@ -324,6 +375,10 @@ class Room:
         """What the pool's status tells of engines that failed."""
         return list(self.pool(name).get("status", {}).get("lastFailures", []))
 
+    def diagnosis(self) -> str:
+        """What can be seen at this moment: the pool, the ends of the logs, events."""
+        return story.diagnosis(self.plane, self.operator)
+
     def wait(self, look: Any, seconds: float, what: str) -> Any:
         """Wait for a condition; raises WaitTimeoutError."""
         return self.plane.wait(look, seconds, what)
@@ -335,10 +390,47 @@ def pod_condition(pod: Mapping[str, Any], kind: str) -> str:
     return next((each["status"] for each in found if each["type"] == kind), "")
 
 
+def has_ended(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod's containers have all ended, for good."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+
+def node_rank(pod: Mapping[str, Any]) -> int:
+    """Which of its engine's pods it is; 0: the leader, or the only one."""
+    return names.node_rank_of(pod["metadata"]["name"]) or 0
+
+
+class Rooms:
+    """At most one room at a time: two would take each other's cards."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._stack = contextlib.ExitStack()
+        self._room: Room | None = None
+
+    def __enter__(self) -> "Rooms":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def of(self, nodes: int) -> Room:
+        """The room of so many nodes; raises LackingError, or PlaneError."""
+        if self._room is None or self._room.nodes != nodes:
+            self.close()
+            self._room = self._stack.enter_context(opened(nodes, self._say))
+        return self._room
+
+    def close(self) -> None:
+        """End the room that there is."""
+        self._room = None
+        self._stack.close()
+
+
 @contextlib.contextmanager
-def opened(say: Any) -> Iterator[Room]:
+def opened(nodes: int, say: Callable[[str], object]) -> Iterator[Room]:
     """A room, with this thread in its network; raises LackingError, or PlaneError."""
-    given = options()
+    given = replace(options(), nodes=nodes)
     with contextlib.ExitStack() as stack:
         ground = stack.enter_context(_as_many_as_there_are(given, say))
         stack.enter_context(ground.plane)
@@ -358,14 +450,14 @@ def opened(say: Any) -> Iterator[Room]:
 
 
 @contextlib.contextmanager
-def _as_many_as_there_are(given: Options, say: Any) -> Iterator[Ground]:
-    """The ground with two cards, or with one where there is no other."""
+def _as_many_as_there_are(given: Options, say: Callable[[str], object]) -> Iterator[Ground]:
+    """The ground with two cards, or with one for each node where there is no other."""
     with contextlib.ExitStack() as stack:
         try:
             ground = stack.enter_context(prepared(replace(given, gpus=CARDS), say))
         except errors.KitError:
             try:
-                ground = stack.enter_context(prepared(replace(given, gpus=1), say))
+                ground = stack.enter_context(prepared(replace(given, gpus=given.nodes), say))
             except errors.KitError as error:
                 raise LackingError(str(error)) from error
         yield ground

@@ -38,6 +38,19 @@ def follow(looks: Mapping[str, Seen], seconds: float, begun: float) -> dict[str,
     return found
 
 
+def seen(looks: Mapping[str, Seen], seconds: float, begun: float) -> dict[str, float]:
+    """Seconds from ``begun`` to the first time that each look was true, in whatever order."""
+    found: dict[str, float] = {}
+    while left := [name for name in looks if name not in found]:
+        if time.monotonic() - begun > seconds:
+            raise errors.WaitTimeoutError(f"after {seconds:g} s: not yet {', '.join(left)}")
+        for name in left:
+            if looks[name]():
+                found[name] = round(time.monotonic() - begun, 3)
+        time.sleep(POLL_SECONDS)
+    return found
+
+
 def laps(moments: Mapping[str, float]) -> dict[str, float]:
     """Seconds from each moment to the next, under the name of the next."""
     return {

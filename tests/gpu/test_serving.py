@@ -114,7 +114,7 @@ def test_an_engine_that_is_deleted_answers_what_it_has_accepted(room, figures):
     assert [load.torn(reply, known=room.known) for reply in replies] == [None] * LAST_REQUESTS
     assert {reply.label for reply in replies} == {f"step-{step}"}
     # Another one comes up in its place; from where it was, for the cost of a start.
-    room.follow(created=pod["metadata"]["uid"])
+    room.follow(gone=[pod["metadata"]["uid"]])
 
 
 def running(url: str, room) -> int:
