@@ -30,10 +30,13 @@ BY_TESTS = (
         "updates from tensors by CUDA IPC, with a trainer on the engines' own GPUs",
     ),
     ("test_pairs.py::test_an_engine_of_two_gpus", "engines of more than one GPU"),
+    (
+        "test_groups.py::test_weights_from_disk",
+        "engines across nodes under the operator (bare: `tests/data/real-engine/README.md`)",
+    ),
     ("test_roll.py::test_rolls_updates_by_nccl", "ROLL's calls of the strategy, by NCCL"),
 )
 NOT_RUN = (
-    "engines across nodes under the operator (bare: `tests/data/real-engine/README.md`)",
     "one process group of a trainer and two engines, which needs three GPUs",
     "the image of SGLang as it is published: the engines are an installed SGLang",
     "a driver of another vendor, GPUs in MIG mode",
