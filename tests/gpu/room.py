@@ -403,7 +403,7 @@ def node_rank(pod: Mapping[str, Any]) -> int:
 class Rooms:
     """At most one room at a time: two would take each other's cards."""
 
-    def __init__(self, say: Callable[[str], object]) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._stack = contextlib.ExitStack()
         self._room: Room | None = None
@@ -428,7 +428,7 @@ class Rooms:
 
 
 @contextlib.contextmanager
-def opened(nodes: int, say: Callable[[str], object]) -> Iterator[Room]:
+def opened(nodes: int, say: Callable[[str], None]) -> Iterator[Room]:
     """A room, with this thread in its network; raises LackingError, or PlaneError."""
     given = replace(options(), nodes=nodes)
     with contextlib.ExitStack() as stack:
@@ -450,7 +450,7 @@ def opened(nodes: int, say: Callable[[str], object]) -> Iterator[Room]:
 
 
 @contextlib.contextmanager
-def _as_many_as_there_are(given: Options, say: Callable[[str], object]) -> Iterator[Ground]:
+def _as_many_as_there_are(given: Options, say: Callable[[str], None]) -> Iterator[Ground]:
     """The ground with two cards, or with one for each node where there is no other."""
     with contextlib.ExitStack() as stack:
         try:

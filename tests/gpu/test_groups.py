@@ -90,7 +90,7 @@ def test_weights_from_disk_by_way_of_the_leader_reach_both_nodes(room, engine, f
 def check(room: Room, engine: Engine, step: int) -> None:
     """Both ranks' parts of the vocabulary have the weights of a step; raises AssertionError."""
     room.check_answers(step)
-    replies = [load.request(engine.url, prompt, TOKENS) for prompt in PROMPTS]
+    replies = [load.request(str(engine.url), prompt, TOKENS) for prompt in PROMPTS]
     assert [(each.status, each.label) for each in replies] == [(200, f"step-{step}")] * len(PROMPTS)
     assert [load.torn(each, known=room.known) for each in replies] == [None] * len(PROMPTS)
 
@@ -221,12 +221,13 @@ def label(room: Room, engine: Engine) -> str:
 def asking(room: Room, engine: Engine) -> Iterator[list[load.Reply]]:
     """One long request that is under way; what became of it is in the list once it is over."""
     replies: list[load.Reply] = []
+    url = str(engine.url)
     thread = threading.Thread(
-        target=lambda: replies.append(load.request(engine.url, [2, 3, 5], LAST_TOKENS))
+        target=lambda: replies.append(load.request(url, [2, 3, 5], LAST_TOKENS))
     )
     thread.start()
     try:
-        room.wait(lambda: running(engine.url, room) >= 1, RUNNING_SECONDS, "the request to run")
+        room.wait(lambda: running(url, room) >= 1, RUNNING_SECONDS, "the request to run")
         yield replies
     finally:
         thread.join()
