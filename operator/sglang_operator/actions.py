@@ -11,7 +11,8 @@ from sglang_operator.api import names
 from sglang_operator.children import drift, engine_pod, kinds, weights_lease
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
-from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
+from sglang_operator.observed.model import Gate, Observed, ObservedChild
+from sglang_operator.plan.decision import RemovePod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Owner, Pool
 from sglang_operator.weights import lease_state
@@ -101,7 +102,7 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
             name=removal.pod.name,
             uid=removal.pod.uid,
             resource_version=removal.pod.resource_version,
-            grace_seconds=_grace(pool, removal.pod),
+            grace_seconds=_grace(pool, removal),
             reason=removal.reason,
         )
         for removal in plan.removals
@@ -127,10 +128,11 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
     return deletes + creates
 
 
-def _grace(pool: Pool, pod: ObservedPod) -> int:
+def _grace(pool: Pool, removal: RemovePod) -> int:
     """An engine that has ended has nothing to drain; what runs beside it gives its GPUs free."""
     grace = pool.spec.drain.grace_period_seconds
-    return min(grace, ENDED_GRACE_SECONDS) if pod.ended else grace
+    drains = removal.drains and not removal.pod.ended
+    return grace if drains else min(grace, ENDED_GRACE_SECONDS)
 
 
 def gate_actions(owner: Owner, weights: GatePlan) -> list[GateAction]:

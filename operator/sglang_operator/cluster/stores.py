@@ -29,7 +29,7 @@ from sglang_operator.cluster.absence import (
     went_back,
 )
 from sglang_operator.kube import decoding
-from sglang_operator.observed import edits, wire
+from sglang_operator.observed import edits, sightings, wire
 from sglang_operator.observed.model import ObservedPod
 
 VANISHED_SECONDS = 3600.0
@@ -344,7 +344,16 @@ class PodStore:
         if not (entry.pod.deleting or entry.pod.ended or entry.aside):
             times = self._vanished.setdefault(entry.pool, deque(maxlen=MOST_VANISHED))
             times.append(steady())
+        if entry.pod.nodes > 1:
+            self._bereave(entry)
         self._wake(entry.pool, True)
+
+    def _bereave(self, gone: PodEntry) -> None:
+        """Those that are left of its engine remember that it was deleted: they may die of it."""
+        engine, attempt = gone.pod.engine, gone.pod.attempt
+        for entry in list(self._by_pool.get(gone.pool, {}).values()):
+            if entry.pod.engine == engine and entry.pod.attempt == attempt:
+                self._index(dataclasses.replace(entry, pod=sightings.bereft(entry.pod, gone.pod)))
 
 
 def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:

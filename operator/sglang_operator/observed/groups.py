@@ -240,10 +240,12 @@ def _by_rank(pod: ObservedPod) -> tuple[int, str]:
 
 
 def _was_going(group: Group, found: Sequence[Health]) -> bool:
-    """Whether a member was on its way out before others ended: they died of that."""
+    """Whether a member was on its way out before others ended, of which they died."""
     both = list(zip(group.members, found, strict=True))
     ended = min(member.seen.ended for member, state in both if state is _ENDED)
-    return any(state is _DYING and 0.0 < member.seen.going < ended for member, state in both)
+    went = [member.seen.going for member, state in both if state is _DYING]
+    went += [member.seen.bereft for member in group.members]
+    return any(0.0 < moment < ended for moment in went)
 
 
 def health(group: Group, of_pods: Mapping[Uid, Health]) -> Health:

@@ -80,6 +80,7 @@ class Sightings(NamedTuple):
     placed: float = 0.0  # that it is on its node
     due: float = 0.0  # when the grace of its deletion is over, by what we saw of it
     going: float = 0.0  # that it is deleted
+    bereft: float = 0.0  # that another of its engine's pods was deleted, of those that are gone
     ended: float = 0.0
     idle: float = 0.0  # its engine's container for the last time not to run, before it did
     alive: float = 0.0  # since when that container is seen to run

@@ -35,8 +35,15 @@ def of_pod(
         placed=(placed or at.steady) if node else 0.0,
         due=due,
         going=(known.going or at.steady) if deletion else 0.0,
+        bereft=known.bereft,
         ended=known.ended,
     )
+
+
+def bereft(pod: ObservedPod, gone: ObservedPod) -> ObservedPod:
+    """A pod with since when it lacks one of its engine's that was deleted, and is gone by now."""
+    first = min(filter(None, (pod.seen.bereft, gone.seen.going, gone.seen.bereft)), default=0.0)
+    return replace(pod, seen=pod.seen._replace(bereft=first))
 
 
 def container(told: str, restarts: int, before: ObservedPod | None) -> tuple[str, int]:

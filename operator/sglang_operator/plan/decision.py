@@ -31,6 +31,7 @@ class RemovePod:
     pod: ObservedPod
     reason: str
     replaced: bool = False  # it could run on: it makes way for the pool as it is wanted now
+    drains: bool = True  # it may answer what it was asked before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -189,10 +189,12 @@ class Planner:
 
     # --- what rules decide
 
-    def remove(self, pod: ObservedPod, reason: str, *, replaced: bool = False) -> None:
+    def remove(
+        self, pod: ObservedPod, reason: str, *, replaced: bool = False, drains: bool = True
+    ) -> None:
         """The pod is to be deleted, unless it is being deleted already."""
         if not pod.deleting and pod.uid not in self.observed.stays:
-            removal = RemovePod(pod=pod, reason=reason, replaced=replaced)
+            removal = RemovePod(pod=pod, reason=reason, replaced=replaced, drains=drains)
             self.removals.setdefault(pod.uid, removal)
 
     def remove_group(

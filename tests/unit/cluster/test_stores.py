@@ -77,6 +77,39 @@ def test_a_pod_that_was_told_to_go_has_not_failed_whatever_kubelet_writes_at_its
     assert not entry.pod.failed
 
 
+def a_member(rank: int, version: int = 10, attempt: int = 0, **status: Any) -> wire.Pod:
+    """The pod of one node rank of an engine that is two."""
+    pod = a_pod(f"actor-infer-g0-1-{attempt}n{rank}", version, **status)
+    notes = {names.ANNOTATION_NODES: "2", names.ANNOTATION_ATTEMPT: str(attempt)}
+    metadata = msgspec.structs.replace(pod.metadata, annotations=notes)
+    return msgspec.structs.replace(pod, metadata=metadata)
+
+
+def test_of_what_is_left_of_an_engine_it_is_known_that_another_of_its_pods_was_deleted():
+    """Else its end, which is told later than the other is gone, would be a failure of its own."""
+    store = PodStore(Wakes())
+    for pod in (a_member(0), a_member(1), a_member(1, attempt=1)):
+        store.put(pod)
+    going = a_member(0, 11, deleting=True)
+    store.put(going)
+    store.drop(going)
+    ended = [{"name": "engine", "state": {"terminated": {"exitCode": 3}}}]
+    store.put(a_member(1, 12, phase="Failed", containerStatuses=ended))
+    other, left = sorted((entry.pod for entry in store.of(KEY)), key=lambda pod: pod.ended)
+    assert left.ended
+    assert 0.0 < left.seen.bereft < left.seen.ended
+    assert not other.seen.bereft, "it is of another attempt"
+
+
+def test_what_was_taken_out_of_sight_bereaves_nobody():
+    store = PodStore(Wakes())
+    store.put(a_member(0))
+    store.put(a_member(1))
+    store.drop(a_member(0, 11))
+    (left,) = store.of(KEY)
+    assert not left.pod.seen.bereft, "nobody saw it asked to go"
+
+
 def test_a_pod_that_ended_by_itself_has_failed_also_once_it_is_deleted():
     store = PodStore(Wakes())
     ended = a_deleted_pod(11, "00:00", 0, "Failed")

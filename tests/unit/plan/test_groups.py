@@ -1,6 +1,7 @@
 """Engines of several pods: they come together, and what becomes of one becomes of all."""
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,6 +148,52 @@ def test_what_ends_because_another_goes_has_not_failed():
     assert not plan.ended
     assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
     assert [(create.attempt, create.failures) for create in plan.creates] == [(1, 0)]
+
+
+def test_nor_has_what_broke_off_when_the_other_had_gone_already():
+    """Kubelet told of the leader's end first, so that its pod went before the other's end was."""
+    broken = an_ended_pod(POOL, FIRST, node_rank=1, ended_at=NOW - 1, failures=2)
+    left = [broken, a_pod(POOL, FIRST, node_rank=2)]
+    pods = [replace(pod, seen=pod.seen._replace(bereft=NOW - 3)) for pod in left]
+    plan = planned(POOL, pods + members(SECOND))
+    assert not plan.ended
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+    assert [(create.attempt, create.failures) for create in plan.creates] == [(1, 0)]
+    before = [replace(pod, seen=pod.seen._replace(bereft=NOW)) for pod in left]
+    assert [pod.node_rank for pod in planned(POOL, before + members(SECOND)).ended] == [1]
+
+
+def grace(plan: Plan) -> dict[str, int]:
+    asked = actions.pod_actions(POOL, plan, {"spec": {}, "metadata": {"annotations": {}}})
+    return {
+        action.name.removeprefix("actor-infer-"): action.grace_seconds
+        for action in asked
+        if isinstance(action, actions.DeletePod)
+    }
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_what_is_left_of_an_engine_answers_nobody_and_has_nothing_to_drain(rank):
+    """Also where its process hangs, as a leader's whose follower's scheduler was killed does."""
+    broken = {
+        "ended": an_ended_pod(POOL, FIRST, node_rank=rank, failures=1),
+        "deleted": a_pod(POOL, FIRST, node_rank=rank, deleting=True),
+        "evicted": a_pod(POOL, FIRST, node_rank=rank, disruption="EvictionByEvictionAPI"),
+    }
+    for why, pod in broken.items():
+        plan = planned(POOL, with_one(rank, pod))
+        plan = dataclasses.replace(plan, creates=())
+        others = {f"g0-23-0n{r}" for r in RANKS if r != rank}
+        found = grace(plan)
+        assert others <= found.keys(), why
+        assert {found[name] for name in others} == {actions.ENDED_GRACE_SECONDS}, why
+
+
+def test_an_engine_that_answers_drains_for_as_long_as_it_may():
+    new = a_pool({**SPEC, "seed": 7})
+    plan = planned(new, all_pods(POOL, answered=True, **OPEN))
+    found = grace(dataclasses.replace(plan, creates=()))
+    assert found == {"g24-47-0n0": POOL.spec.drain.grace_period_seconds}
 
 
 def test_what_goes_because_another_ended_is_a_failure_all_the_same():

@@ -27,7 +27,7 @@ def keep_members_together(planner: Planner) -> None:
         for group in [g for g in found.live if g.size > 1 and not planner.stays(g)]:
             taken = planner.observed.taken.get(name, -1) >= group.attempt
             if why := _why_broken(group, aside.get((name, group.attempt)), taken=taken):
-                planner.remove_group(group, why, at_once=True)
+                _follow(planner, group.members, why)
                 planner.taken_over += [p for p in group.members if p.last_termination is not None]
                 found.live.remove(group)
                 found.dying.append(group)
@@ -36,20 +36,23 @@ def keep_members_together(planner: Planner) -> None:
                 why = f"pod {group.first_end.name} of its engine has ended"
                 _follow(planner, [pod for pod in group.members if not pod.ended], why)
         for group in found.dying:
-            gone = next((pod for pod in group.members if pod.dying), None)
-            if group.size > 1 and gone is not None:
-                if group.drains(planner.now):
-                    planner.wakes.append(group.first.seen.due)
-                    # They hold their GPUs until then: no others are asked for beside them.
-                    planner.podless[name] = EngineState.WAITING
-                    continue
-                # Also one that has ended since, as it had to: that is no failure to be kept.
-                _follow(planner, group.members, f"pod {gone.name} of its engine goes")
+            if group.size == 1:
+                continue
+            if group.drains(planner.now):
+                planner.wakes.append(group.first.seen.due)
+                # They hold their GPUs until then: no others are asked for beside them.
+                planner.podless[name] = EngineState.WAITING
+                continue
+            gone = next((pod.name for pod in group.members if pod.dying), "")
+            why = f"pod {gone} of its engine goes" if gone else "a pod of its engine was deleted"
+            # Also one that has ended since, as it had to: that is no failure to be kept.
+            _follow(planner, group.members, why)
 
 
 def _follow(planner: Planner, pods: Sequence[ObservedPod], why: str) -> None:
+    """None of them answers anybody any more, whatever its process does: nothing drains."""
     for pod in pods:
-        planner.remove(pod, why)
+        planner.remove(pod, why, drains=False)
 
 
 def _why_broken(group: Group, aside: ObservedPod | None, *, taken: bool) -> str:
