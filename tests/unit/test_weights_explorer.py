@@ -40,6 +40,12 @@ def test_random_torn_and_unknown_weights_are_a_problem(checker):
     assert [checker.problem(each) for each in held] == ["random", "torn", "torn", "whole"]
 
 
+def test_an_answer_without_a_token_is_of_no_weights(checker):
+    checker.serves("v2")
+    nothing = {"fake_weights": weights.NOTHING}
+    assert checker.problem(nothing, oldest=checker.oldest, version="v2") == ""
+
+
 def test_no_older_version_comes_back_once_a_newer_one_serves(checker):
     before = checker.oldest
     checker.serves("v2")

@@ -79,11 +79,13 @@ class Checker:
         return self._oldest
 
     def problem(self, answer: dict[str, Any], *, oldest: int = 0, version: str = "") -> str:
-        """What is wrong with the weights of an answer; empty if they are whole.
+        """What is wrong with the weights of an answer; empty if they are whole, or had no part.
 
         ``oldest``: as it was when the request left.  ``version``: the only right one.
         """
         found = answer["fake_weights"]
+        if found["state"] == weights.NONE:
+            return ""
         held = self._whole.get(found["checksum"])
         if held is None or found["state"] != weights.WHOLE:
             return str(found["state"])

@@ -58,6 +58,38 @@ def test_faults_can_be_injected_while_it_runs():
         assert "torch.OutOfMemoryError: CUDA out of" in engine.log
 
 
+def raw(path: str, body: object) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: engine\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def test_an_answer_tells_of_the_weights_that_its_tokens_came_from():
+    """Not of those at the time at which it is put together: a bucket may be quicker than that."""
+    control, port = ports.free(), ports.free()
+    long = {"text": "hi", "sampling_params": {"max_new_tokens": 3000}, "stream": True}
+    bucket = [weights.bucket(weights.names(2)[:3], "step-1")]
+    with FakeEngine(version="0.5.7", port=port, control_port=control, **QUICK) as engine:
+        engine.wait_ready()
+        asking = urllib.request.Request(f"{engine.url}/generate", data=json.dumps(long).encode())
+        with urllib.request.urlopen(asking, timeout=30) as stream:
+            stream.readline()  # of its first tokens
+            ask(f"{engine.url}/pause_generation", {"mode": "retract"})
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(  # at once
+                    raw("/abort_request", {"rid": "", "abort_all": True})
+                    + raw(
+                        "/update_weights_from_tensor",
+                        {"serialized_named_tensors": bucket, "flush_cache": False},
+                    )
+                )
+                events = [json.loads(line[6:]) for line in stream if line.startswith(b"data: {")]
+        assert ask(f"http://127.0.0.1:{control}/state")["weights"]["state"] == "torn"
+    assert events[-1]["meta_info"]["finish_reason"]["type"] == "abort"
+    assert events[-1]["output_ids"]
+    assert events[-1]["fake_weights"]["state"] == "whole"
+
+
 def test_a_fault_that_is_not_known_names_those_that_are():
     port = ports.free()
     with FakeEngine(control_port=port, **QUICK) as engine:

@@ -6,7 +6,8 @@ Inside an image, ``shim.files()`` makes ``python3 -m sglang.launch_server`` star
 ``process.FakeEngine`` starts one for a test.
 
 Its weights are a checksum: every answer of /generate carries ``fake_weights``, which says whether
-they are random, whole, torn or what is left after memory was released.  The operator never reads
-that field.  What is simulated was seen on real engines or read in SGLang's wheels; ``behaviour``
-names the source of everything that differs between versions.
+they are random, whole, torn or what is left after memory was released: those that its tokens came
+from, for a real one's tokens do not change with what is written after them.  The operator never
+reads that field.  What is simulated was seen on real engines or read in SGLang's wheels;
+``behaviour`` names the source of everything that differs between versions.
 """

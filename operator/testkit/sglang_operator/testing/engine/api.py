@@ -38,7 +38,7 @@ class Api:
         self._behaviour = behaviour
         self._faults = faults
         self._args = manager.args
-        self._generation = Generation(manager, commands, behaviour)
+        self._generation = Generation(manager, behaviour)
         self._trainer = TrainerApi(manager, commands, behaviour)
         self._open: set[asyncio.Task[Any]] = set()
         self._ending = False

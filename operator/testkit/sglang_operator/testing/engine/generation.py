@@ -11,7 +11,6 @@ from aiohttp import web
 
 from sglang_operator.testing.engine import bodies
 from sglang_operator.testing.engine.behaviour import Behaviour
-from sglang_operator.testing.engine.commands import Commands
 from sglang_operator.testing.engine.manager import Manager
 from sglang_operator.testing.engine.scheduler import Request
 from sglang_operator.testing.engine.weights import STALE
@@ -28,9 +27,8 @@ _NO_PROMPT = "Either text, input_ids or input_embeds should be provided."
 class Generation:
     """Answers to /generate."""
 
-    def __init__(self, manager: Manager, commands: Commands, behaviour: Behaviour) -> None:
+    def __init__(self, manager: Manager, behaviour: Behaviour) -> None:
         self._manager = manager
-        self._commands = commands
         self._behaviour = behaviour
         self._text = not getattr(manager.args, "skip_tokenizer_init", False)
 
@@ -117,9 +115,9 @@ class Generation:
                 return
 
     def _answer(self, request: Request, begun: float, logprobs: bool = False) -> dict[str, Any]:
-        weights = self._commands.weights.describe()
+        weights = dict(request.weights)
         if request.stale:
-            weights = {**weights, "state": STALE}
+            weights["state"] = STALE
         ids = request.output_ids(weights["checksum"] + (STALE if request.stale else ""))
         meta: dict[str, Any] = {
             "id": request.rid,

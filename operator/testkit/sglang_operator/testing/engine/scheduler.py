@@ -8,12 +8,13 @@ import asyncio
 import hashlib
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
 from sglang_operator.testing.engine.latencies import Latencies
 from sglang_operator.testing.engine.prefix_cache import PrefixCache
+from sglang_operator.testing.engine.weights import NOTHING, TORN
 
 _STEP_SECONDS = 0.01  # between looks at the running requests; idle, there are none
 _VOCABULARY = 32_000
@@ -48,6 +49,9 @@ class Request:
     compiling: bool = False  # it waits for its grammar, which only a scheduler that runs looks at
     to_end: bool = False  # aborted on the GPU: with its next step
     stale: bool = False  # its prompt came from a cache that other weights had filled
+    # Those of the latest step that it had a part in, in the words of an answer; once torn, those.
+    # Not those at the time of the answer: what is aborted is told of while an update may go on.
+    weights: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     cached_tokens: int = 0
     came: float = field(default_factory=time.monotonic)
     last: float = field(default_factory=time.monotonic)  # when it had its latest token
@@ -58,7 +62,7 @@ class Request:
         return min(int(self.tokens), self.max_new_tokens)
 
     def output_ids(self, checksum: str) -> list[int]:
-        """Tokens that follow from the prompt and from the weights that the engine has now."""
+        """Tokens that follow from the prompt and from weights of this checksum."""
         seed = hashlib.sha256(f"{checksum}{self.prompt}".encode()).digest()
         return [
             int.from_bytes(hashlib.sha256(seed + i.to_bytes(4, "big")).digest()[:4], "big")
@@ -87,7 +91,7 @@ class Scheduler:
         self.minds_waiting = True  # whether a flush in a pause is refused for requests that wait
         self.minds_grammars = True  # the same, for requests that wait for their grammar
         self.cache = PrefixCache(on=True)
-        self.checksum: Callable[[], str] = lambda: ""  # of the weights as they are
+        self.weights: Callable[[], Mapping[str, str]] = lambda: NOTHING  # as they are
         self.unmapped: set[str] = set()  # memory that a forward pass would fail on
         self.dead = False
         self.outputs = 0  # whatever was sent back so far: a sign of life
@@ -223,11 +227,14 @@ class Scheduler:
             raise SchedulerError(
                 "ValueError: Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)"
             )
+        now = self.weights()
         for request in list(self.running):
             if request.to_end:
                 self._end(request, _ABORTED)
                 continue
-            self._prefilled(request)
+            if request.weights["state"] != TORN:
+                request.weights = now
+            self._prefilled(request, now["checksum"])
             before = request.generated
             request.tokens += self._tokens_per_step
             self._progressed(request, before)
@@ -236,10 +243,10 @@ class Scheduler:
                 self._end(request, {"type": "length", "length": request.max_new_tokens})
         self.outputs += 1
 
-    def _prefilled(self, request: Request) -> None:
+    def _prefilled(self, request: Request, now: str) -> None:
         if request.health_check or request.tokens:
             return
-        now, cached = self.checksum(), self.cache.cached(request.prompt)
+        cached = self.cache.cached(request.prompt)
         request.stale = cached is not None and cached != now
         request.cached_tokens = len(request.prompt) - 1 if cached is not None else 0
         self.cache.fill(request.prompt, now)

@@ -56,7 +56,7 @@ class Engine:
         self._scheduler.minds_waiting = behaviour.flush_minds_waiting
         self._scheduler.minds_grammars = behaviour.flush_minds_grammars
         self._scheduler.cache = PrefixCache(on=not getattr(args, "disable_radix_cache", False))
-        self._scheduler.checksum = weights.checksum
+        self._scheduler.weights = weights.describe
         self._commands = Commands(args, behaviour, settings, self._scheduler, weights)
         self._faults = Faults(settings.answer_seconds)
         self._api = Api(self._manager, self._commands, behaviour, self._faults)

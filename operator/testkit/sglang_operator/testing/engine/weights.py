@@ -16,6 +16,8 @@ from typing import Any
 
 RANDOM, WHOLE, TORN, GARBAGE = "random", "whole", "torn", "garbage"
 STALE = "stale"  # an answer from the cache of other weights
+NONE = "none"  # an answer that was ended before any weights had a part in it
+NOTHING = {"state": NONE, "stamp": "", "checksum": ""}  # what such an answer tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +42,24 @@ class Weights:
         content = _DUMMY if dummy else Content(WHOLE, source)
         self._contents = dict.fromkeys(names, content)
         self._snapshot: dict[str, Content] | None = None
+        self._described: dict[str, str] | None = None
 
     def update(self, names: Iterable[str] | None, stamp: str) -> None:
         """New content for some tensors, or for all."""
         for name in list(self._contents if names is None else names):
             self._contents[name] = Content(WHOLE, stamp)
+        self._described = None
 
     def lose(self) -> None:
         """What resuming gives back if no copy was kept: memory as it happens to be."""
         garbage = Content(GARBAGE, secrets.token_hex(8))
         self._contents = dict.fromkeys(self._contents, garbage)
+        self._described = None
 
     def reset(self) -> None:
         """weights_checker's reset_tensors: random content in all."""
         self._contents = dict.fromkeys(self._contents, Content(RANDOM, secrets.token_hex(8)))
+        self._described = None
 
     def snapshot(self) -> None:
         """Keep the present content for ``compare``."""
@@ -89,10 +95,16 @@ class Weights:
         return next(iter(contents)).kind if len(contents) == 1 else TORN
 
     def describe(self) -> dict[str, str]:
-        """The field ``fake_weights`` of an answer; ``stamp`` is the content's, if it is one."""
-        contents = set(self._contents.values())
-        stamp = next(iter(contents)).stamp if len(contents) == 1 else ""
-        return {"state": self.state(), "stamp": stamp, "checksum": self.checksum()}
+        """The field ``fake_weights`` of an answer; ``stamp`` is the content's, if it is one.
+
+        The same object until the weights change: each step of the scheduler asks for it.
+        """
+        if self._described is None:
+            contents = set(self._contents.values())
+            stamp = next(iter(contents)).stamp if len(contents) == 1 else ""
+            checksum = self.checksum()
+            self._described = {"state": self.state(), "stamp": stamp, "checksum": checksum}
+        return self._described
 
 
 def bucket(names: Iterable[str] | None, stamp: str, device: str = "") -> str:
