@@ -190,7 +190,7 @@ class Sleeper:
             self._pool.calls,
             engines,
             pausing.ABORT,
-            asleep=before.asleep,
+            asleep=[e.instance for e in engines if before.sleeps(e.instance)],
             whole=_whole(engines, before),
             allowed=hold.alive,
         )

@@ -290,7 +290,9 @@ class Updates(ABC):
     async def _pause(self) -> None:
         """No request runs any more, and no engine has a cache of the old weights."""
         calls, mode, may = self._pool.calls, self._options.pause, self._may_write
-        mine, asleep, before = self._mine(), self._state.asleep, self._before
+        mine, before = self._mine(), self._before
+        # Not all that the Lease names: of those that were woken since it has each tag.
+        asleep = [e.instance for e in mine if self._state.sleeps(e.instance)]
         whole = [e.instance for e in mine if before.untouched and before.covers(e.instance)]
         stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=whole, allowed=may)
         await self._guarded(stopped)

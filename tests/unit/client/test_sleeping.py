@@ -681,6 +681,29 @@ def test_what_woke_is_on_record_before_anything_else_is_asked(world, pool):
     assert pool.wake().phase is Phase.COMMITTED
 
 
+@pytest.mark.parametrize("then", ["sync", "sleep"])
+def test_engines_that_woke_are_flushed_by_whoever_comes_after_a_wake_that_failed(world, pool, then):
+    """They were let go on: only a flush tells that nothing runs as the first byte comes."""
+    pool.update_from_disk("/c/1", "step-1")
+    sleep(pool, "kv_cache")
+    world.engines[2].refuse["/continue_generation"] = (500, "a hiccup")
+    with pytest.raises(EngineError, match="a hiccup"):
+        pool.wake()
+    world.engines[2].refuse.clear()
+    assert world.state.asleep
+    assert not any(world.state.sleeps(each.instance) for each in world.engines)
+    begun = [len(engine.asked) for engine in world.engines]
+    if then == "sync":
+        pool.update_from_disk("/c/2", "step-2")
+    else:
+        sleep(pool, "kv_cache")
+    for engine, count in zip(world.engines, begun, strict=True):
+        paths = engine.paths()[count:]
+        first = {"sync": "/update_weights_from_disk", "sleep": "/release_memory_occupation"}[then]
+        ahead = paths[: paths.index(first)]
+        assert ahead.count("/flush_cache") == {"sync": 1, "sleep": 2}[then]
+
+
 def test_engines_that_resume_everything_at_once_are_asked_once():
     with (
         FakePool(version="0.4.6.post5") as made,
