@@ -167,13 +167,17 @@ async def _drain(
     limit: float,
     allowed: Allowed | None,
 ) -> None:
-    busy = list(engines)
-    if aborts:
-        may_run = [engine for engine in busy if engine.instance in whole]
-        still = await _flush_all(calls, may_run, aborts, QUICK_SECONDS, allowed)
-        await at_once(_run_a_moment(calls, engine, allowed) for engine in still)
-        busy = [*still, *(engine for engine in busy if engine.instance not in whole)]
-    for engine in await _flush_all(calls, busy, aborts, limit, allowed):
+    known = frozenset(whole) if aborts else frozenset()
+    may_run = [engine for engine in engines if engine.instance in known]
+    until = time.monotonic() + limit
+    busy = await _flush_all(calls, may_run, aborts, QUICK_SECONDS, allowed)
+    while busy:
+        await at_once(_run_a_moment(calls, engine, allowed) for engine in busy)
+        busy = await _flush_all(calls, busy, aborts, QUICK_SECONDS, allowed)
+        if time.monotonic() > until:
+            break
+    others = [engine for engine in engines if engine.instance not in known]
+    for engine in busy or await _flush_all(calls, others, aborts, limit, allowed):
         said = texts.BUSY_STILL if aborts and engine.instance not in whole else texts.BUSY
         raise EngineError(
             rank=engine.rank,
@@ -187,10 +191,17 @@ async def _drain(
 async def _run_a_moment(calls: "EngineCalls", engine: Engine, allowed: Allowed | None) -> None:
     """SGLang's own pause, which ends requests with a scheduler that works.
 
+    It leaves the scheduler at work, and waits for the requests of one tokenizer process: one that
+    another process lets in later would be computed between two buckets (tokenizer_manager.py,
+    multi_tokenizer_mixin.py).  So it stands still again in the end, as ``stop`` had it.
+
     Engine by engine: none runs for as long as the slowest takes to answer.
     """
     await calls.post(engine, "/continue_generation", {}, allowed=allowed)
     await calls.post(engine, "/pause_generation", {"mode": ABORT}, allowed=allowed)
+    await _flush(calls, engine, True, time.monotonic() + QUICK_SECONDS, allowed)
+    await calls.post(engine, "/pause_generation", {"mode": RETRACT}, allowed=allowed)
+    await abort(calls, [engine], allowed)
 
 
 async def abort(

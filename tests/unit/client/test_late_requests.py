@@ -49,6 +49,24 @@ def test_what_came_during_a_sync_is_ended_before_the_commit(world, pool, ends):
     assert [engine.gate for engine in world.engines] == ["Open"] * 3
 
 
+def test_an_engine_that_ran_for_a_moment_stands_still_again_as_the_first_byte_comes(world, pool):
+    """SGLang's pause ``abort`` does not stop the scheduler: what comes late would be computed."""
+    pool.update_from_disk("/c/1", "step-1")
+    engine = world.engines[1]
+    late = Late(engine, "/continue_generation")
+    late.come()
+    begun = len(engine.asked)
+    pool.update_from_disk("/c/2", "step-2")
+    asked = engine.asked[begun:]
+    written = next(i for i, (path, _) in enumerate(asked) if path == "/update_weights_from_disk")
+    ran = asked.index(("/continue_generation", {}))
+    assert ran < written
+    modes = [body["mode"] for path, body in asked[ran:written] if path == "/pause_generation"]
+    assert modes == ["abort", "retract"]
+    assert asked[written - 1][0] == "/flush_cache"
+    assert [each.gate for each in world.engines] == ["Open"] * 3
+
+
 def test_an_update_from_disk_flushes_nothing_by_itself(world, pool):
     """The flush that SGLang does there is an assertion, and a late request its end."""
     pool.update_from_disk("/c/1", "step-1")
