@@ -78,7 +78,11 @@ def check(mode: str | None, features: "Features", version: str) -> None:
 
 def ends_quickly(mode: str | None, features: "Features") -> bool:
     """Whether requests are ended where a retraction left them: what comes late without a mode."""
-    return mode in (ABORT, None) and features.pause_modes
+    return _ends(mode, features) and features.pause_modes
+
+
+def _ends(mode: str | None, features: "Features") -> bool:
+    return mode in (ABORT, None) and features.pause
 
 
 async def stop(
@@ -154,7 +158,15 @@ async def drain(
     """
     limit = IDLE_SECONDS if limit is None else limit
     await together(
-        _drain(calls, some, ends_quickly(mode, features), whole, limit, allowed)
+        _drain(
+            calls,
+            some,
+            aborts=_ends(mode, features),
+            stand=ends_quickly(mode, features),
+            whole=frozenset(whole),
+            limit=limit,
+            allowed=allowed,
+        )
         for features, some in alike(engines)
     )
 
@@ -162,13 +174,15 @@ async def drain(
 async def _drain(
     calls: "EngineCalls",
     engines: Sequence[Engine],
+    *,
     aborts: bool,
-    whole: Collection[str | None],
+    stand: bool,
+    whole: frozenset[str | None],
     limit: float,
     allowed: Allowed | None,
 ) -> None:
-    known = frozenset(whole) if aborts else frozenset()
-    may_run = [engine for engine in engines if engine.instance in known]
+    """``aborts``: what came late is ended; ``stand``: by schedulers that stand still."""
+    may_run = [engine for engine in engines if stand and engine.instance in whole]
     until = time.monotonic() + limit
     busy = await _flush_all(calls, may_run, aborts, QUICK_SECONDS, allowed)
     while busy:
@@ -176,9 +190,9 @@ async def _drain(
         busy = await _flush_all(calls, busy, aborts, QUICK_SECONDS, allowed)
         if time.monotonic() > until:
             break
-    others = [engine for engine in engines if engine.instance not in known]
+    others = [engine for engine in engines if not (stand and engine.instance in whole)]
     for engine in busy or await _flush_all(calls, others, aborts, limit, allowed):
-        said = texts.BUSY_STILL if aborts and engine.instance not in whole else texts.BUSY
+        said = texts.BUSY_STILL if stand and engine.instance not in whole else texts.BUSY
         raise EngineError(
             rank=engine.rank,
             url=engine.url or "-",

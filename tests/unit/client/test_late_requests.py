@@ -40,6 +40,25 @@ def pool(world):
         yield pool
 
 
+@pytest.mark.parametrize("when", ["before the update", "after it"])
+def test_a_pause_without_modes_ends_what_comes_late_too(when, monkeypatch):
+    """It answers at once: samples that follow their prompt would be read to their end."""
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.5)
+    with (
+        FakePool(version="0.5.4.post2") as world,
+        Pool(POOL, NAMESPACE, identity=world.identity) as pool,
+    ):
+        late = Late(world.engines[1], "/abort_request")
+        if when == "before the update":
+            late.come()
+        with pool.sync("step-1") as sync:
+            sync.update_weights_from_disk("/c/1")
+            if when == "after it":
+                late.come()
+        assert [engine.gate for engine in world.engines] == ["Open"] * 3
+        assert "/continue_generation" not in world.engines[1].paths()[:-1]
+
+
 @pytest.mark.parametrize("ends", ["/abort_request", "/continue_generation"])
 def test_what_came_during_a_sync_is_ended_before_the_commit(world, pool, ends):
     late = Late(world.engines[1], ends)
