@@ -24,6 +24,7 @@ STEP_SECONDS = 0.2
 MOST_ENGINES = 5  # that a pool grows to
 RANDOM, TORN, GARBAGE, READING = "random", "torn", "garbage", "half of a checkpoint"
 BAD = (RANDOM, TORN, GARBAGE, READING)
+RUNS_ON = "pauses without its schedulers standing still"
 Choose = Callable[[int], int]
 
 
@@ -39,6 +40,7 @@ class Engine:
     announced: frozenset[str] = frozenset()  # tags that it may have released, by any trainer's word
     asked: bool = False  # to resume memory, with an answer that was lost
     waiting: int = 0  # requests that a pause holds back
+    under_way: int = 0  # requests that have passed the look at the pause, and are not computed
     alive: bool = True
     label: str = "unsynced"
     writer: str = ""  # the transaction that has written a part
@@ -138,7 +140,7 @@ class Ground:
 
     def _end(self, engine: Engine) -> None:
         engine.alive = False
-        engine.waiting = 0
+        engine.waiting = engine.under_way = 0
         self.kept = [kept for kept in self.kept if kept is not engine]
         rank = self.engines.index(engine)
         self.engines[rank] = self._started(rank)
@@ -181,8 +183,24 @@ class Ground:
     def _ask(self, engine: Engine) -> None:
         if engine.paused:
             engine.waiting += 1
+        elif self.choose(4) == 0:
+            engine.under_way += 1  # in the tokenizer
         else:
             self._answer(engine)
+
+    def compute(self) -> None:
+        """An engine's scheduler gets to what came to it late, unless it stands still."""
+        engine = self.engines[self.choose(len(self.engines))]
+        stands = engine.paused and self.defect != RUNS_ON
+        if engine.under_way and not stands:
+            engine.under_way -= 1
+            self._answer(engine)
+
+    def _pause(self, engine: Engine) -> None:
+        """What the scheduler has got is ended; what it has not stays under way."""
+        engine.paused = True
+        if self.choose(2):
+            engine.under_way = 0
 
     def _answer(self, engine: Engine) -> None:
         self.answers += 1

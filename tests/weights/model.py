@@ -1,11 +1,11 @@
 """A model of everything that stands between a trainer's bytes and a client's answer.
 
-Engines, kubelet, the client Service with its lag and kept connections, one or two operators and
-trainers that die at any point, loads of checkpoints that fail, arrive late or are forgotten
-(``loads``), and Leases that are deleted or emptied.  What decides is the real code:
-``gates.decide.decide`` for the operator, ``weights.steps`` for the trainer in the order of
-``client.sync`` and ``client.sleeping``.  The rest is written here, as the real parts were seen to
-behave.
+Engines, kubelet, the client Service with its lag and kept connections, requests that a pause finds
+on their way to the scheduler, one or two operators and trainers that die at any point, loads of
+checkpoints that fail, arrive late or are forgotten (``loads``), and Leases that are deleted or
+emptied.  What decides is the real code: ``gates.decide.decide`` for the operator, ``weights.steps``
+for the trainer in the order of ``client.sync`` and ``client.sleeping``.  The rest is written here,
+as the real parts were seen to behave.
 
 ``World.step`` takes one step that ``choose`` picks; ``World.violations`` holds every answer that a
 client got from weights that are random, torn, released, of a version that is not whole or older
@@ -34,7 +34,16 @@ from sglang_operator.observed.model import (
 from sglang_operator.weights import lease_state, lost_lease
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
 from tests.builders import NOW, OWNER
-from tests.weights.ground import BAD, LEASE_SECONDS, STEP_SECONDS, Choose, Entry, Registry, run_of
+from tests.weights.ground import (
+    BAD,
+    LEASE_SECONDS,
+    RUNS_ON,
+    STEP_SECONDS,
+    Choose,
+    Entry,
+    Registry,
+    run_of,
+)
 from tests.weights.loads import Loads
 from tests.weights.trainers import (
     AMID,
@@ -64,6 +73,8 @@ CONTROLS = (
     ("does not pause", "Committed"),
     ("does not pause", "Versioned"),
     ("does not flush", "Committed"),
+    (RUNS_ON, "Committed"),
+    (RUNS_ON, "Versioned"),
     ("loads without a fence", "Committed"),
     (AMID, "Committed"),
     (FORGETFUL, "Committed"),
@@ -531,6 +542,7 @@ class World(Trainers):
             *((self.load,) * 8),
             *((self.kubelet, self.proxy) * 4),
             *((self.request, self.request_again) * 4),
+            *((self.compute,) * 3),
         )
         kinds[self.choose(len(kinds))]()
 

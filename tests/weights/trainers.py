@@ -289,7 +289,7 @@ class Trainers(Ground):
             for instance in covered:
                 engine = self._find(instance)
                 self._own(trainer)
-                engine.paused = True
+                self._pause(engine)
                 yield
                 if self.defect != "does not flush":
                     engine.cached = ""
@@ -368,7 +368,7 @@ class Trainers(Ground):
             engine = self._find(instance)
             self._own(trainer)
             self._alone(trainer)
-            engine.paused = True
+            self._pause(engine)
             yield
         # What came up since the others went to sleep releases what they did.
         todo = {run: wanted - before.sleeps(run) for run in covered}
