@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,9 +13,11 @@ from sglang_operator.client import Pool, Unsupported, pausing
 from sglang_operator.testing import ports
 from sglang_operator.testing.engine import weights
 from sglang_operator.testing.engine.process import FakeEngine
+from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.unit.testing.engine.test_parts import ask
 
+HOLDER = "trainer-a"
 PROMPT = {"input_ids": list(range(20, 60)), "sampling_params": {"max_new_tokens": 4}}
 LONG = {"input_ids": [5, 6, 7], "sampling_params": {"max_new_tokens": 3000, "ignore_eos": True}}
 
@@ -40,7 +43,7 @@ def engine(request):
         real.wait_ready()
         world.engines[0].url = real.url
         world.publish()
-        with Pool(POOL, NAMESPACE, identity=world.identity) as pool:
+        with Pool(POOL, NAMESPACE, identity=world.identity, holder=HOLDER) as pool:
             yield Told(real.url, request.param, f"http://127.0.0.1:{control}", world, pool)
 
 
@@ -106,6 +109,37 @@ def test_a_sync_under_load_ends_what_runs_and_leaves_no_cache(engine, how):
             assert not client.is_alive()
     assert {answer["meta_info"]["finish_reason"]["type"] for answer in answers} == {"abort"}
     assert world.engines[0].gate == "Open"
+
+
+def test_a_sync_after_a_wake_that_failed_ends_requests_that_were_answered_whole(engine):
+    """The Lease names the sleepers still, and who of them has woken: requests run there."""
+    world, pool = engine.world, engine.pool
+    sync(pool, "step-0")
+    answers: list[Any] = []
+    stop = threading.Event()
+    clients = [threading.Thread(target=load, args=(engine, stop, answers)) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        for number in range(1, 4):
+            while ask(f"{engine.control}/state")["requests"] < len(clients):
+                time.sleep(0.01)
+            run = world.engines[0].instance
+            woken = {"asleep": (run,), "woken": frozenset({f"{run}/kv_cache"})}
+            state = replace(world.state, phase=Phase.SLEEPING, released=("kv_cache",), **woken)
+            world.write_lease(replace(state, holder=HOLDER))
+            with pool.sync(f"step-{number}") as step:
+                for part in range(3):
+                    bucket = weights.bucket(weights.names(2)[part::3], f"step-{number}")
+                    step.update_weights_from_tensor({"serialized_named_tensors": [bucket]})
+    finally:
+        stop.set()
+        ask(f"{engine.url}/abort_request", {"rid": "", "abort_all": True})
+        for client in clients:
+            client.join(30)
+    told = [(answer["fake_weights"]["state"], bool(answer["output_ids"])) for answer in answers]
+    assert len(told) >= 3 * len(clients)
+    assert set(told) <= {("whole", True), ("none", False)}
 
 
 def test_kept_requests_go_on_with_the_new_weights(engine):
