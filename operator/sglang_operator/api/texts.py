@@ -177,6 +177,17 @@ SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"
 ASLEEP = (
     "the engines' {released} memory is released, and {synced}/{desired} gates are open; wake them"
 )
+ASLEEP_SOON = (
+    "the engines' {released} memory is about to be released, and {synced}/{desired} gates are open"
+)
+NOT_ASLEEP = (
+    "the engines were about to sleep, and nothing was released: they hold what they held before, "
+    "and {synced}/{desired} gates are open; wake them"
+)
+NOT_ASLEEP_NOR_WHOLE = (
+    "the engines were about to sleep, and nothing was released; nobody vouched for their weights "
+    "before either, so that no engine gets requests until a trainer commits"
+)
 # Before what else the condition WeightsSynced says.
 MEMORY_UNCLEAR = (
     "an answer to a release or a resume of memory was lost, so that nobody knows what engines hold "
@@ -211,6 +222,11 @@ WEIGHTS_RELEASED = (
     "{phase}: the weights that {covered}/{desired} engines had from the last commit are released; "
     "no engine gets requests until a trainer commits anew"
 )
+WEIGHTS_GONE = (
+    "{phase}: nobody vouches any more for the weights that {covered}/{desired} engines had from "
+    "the last commit: they were released, or written over by an update that was aborted; no engine "
+    "gets requests until a trainer commits anew"
+)
 SYNC_EXPIRED = (
     "{holder} began a weight update and has not renewed the Lease for {seconds} s: the engines may "
     "hold half of it"
@@ -239,7 +255,10 @@ GATE_NOT_COVERED = "the commit of version {version} did not cover this engine"
 GATE_ABORTED = "the weight update was aborted ({message}); the next committed one opens the gate"
 # Read again by ``lease_state.marked``: a lost Lease is made anew from it.
 GATE_SLEEPING = "released: {released}; a request would end this engine"
-GATE_AWAKE = "the memory is back, its weights are not; the next committed update opens the gate"
+GATE_AWAKE = (
+    "the memory is there, and nobody vouches for the weights in it: they were released, or an "
+    "update of them was aborted; the next committed update opens the gate"
+)
 GATE_NOT_ASLEEP = (
     "this engine sleeps no more, or never did, and its weights are there; a wake of the pool or "
     "the next committed update opens the gate"

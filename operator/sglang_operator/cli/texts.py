@@ -23,8 +23,8 @@ GATES_CLOSED = (
     "({gate}) is closed until a trainer commits"
 )
 GATES_ASLEEP = (
-    "{closed} of {desired} engines are up, but clients do not reach them: the trainer put them to "
-    "sleep, and their weights are kept"
+    "{closed} of {desired} engines are up, but clients do not reach them: the trainer closed the "
+    "gates for a sleep, and their weights are kept"
 )
 ENGINES_GO_ON = (
     "engines that run on as they were: {count} ({gpus} GPUs); nothing restarts or scales them "

@@ -167,7 +167,7 @@ class Wake:
             return [f"still released: {' and '.join(state.released)}"]
         if state.initial:
             return ["awake: the engines go on with the weights that they were started with"]
-        return ["awake: the weights are gone, and the gates stay closed until a sync commits"]
+        return ["awake: nobody vouches for the weights; the gates stay closed until a sync commits"]
 
 
 @dataclass(frozen=True, kw_only=True)

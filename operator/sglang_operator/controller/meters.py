@@ -14,7 +14,7 @@ from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import failures
-from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 # Upper bounds in seconds, those of controller-runtime, so that its dashboards read ours.
 PASS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -116,7 +116,8 @@ class PoolMeter:
 
     def asleep_seconds(self, now: float) -> float:
         """Seconds in which a trainer had released the memory of the engines."""
-        asleep = self.weights is not None and self.weights.transaction.phase is Phase.SLEEPING
+        said = self.weights.transaction if self.weights is not None else Transaction()
+        asleep = said.phase is Phase.SLEEPING and bool(said.released)
         return self._asleep_seconds + (max(0.0, now - self._weights_at) if asleep else 0.0)
 
     def states(self) -> Counter[EngineState]:

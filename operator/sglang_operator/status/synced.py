@@ -7,7 +7,7 @@ from sglang_operator.api.conditions import Condition
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool.resolve import Pool
-from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 _NAMED = 4  # engines in a message, at most
 
@@ -25,11 +25,15 @@ def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> C
     if other and pool.gated:
         status, reason = conditions.FALSE, conditions.ENGINES_WITHOUT_GATE
         text = texts.WITHOUT_GATE
+    elif current.phase is Phase.SLEEPING and not current.released:
+        status, (reason, text) = conditions.FALSE, _nothing_released(pool, current)
     elif current.version and current.memory_lost and pool.gated:
         status, reason = conditions.FALSE, conditions.WEIGHTS_RELEASED
-        text = texts.WEIGHTS_RELEASED
+        known = current.phase is Phase.SLEEPING and not current.releases
+        text = texts.WEIGHTS_RELEASED if known else texts.WEIGHTS_GONE
     elif current.phase is Phase.SLEEPING:
-        status, reason, text = conditions.FALSE, conditions.ASLEEP, texts.ASLEEP
+        status, reason = conditions.FALSE, conditions.ASLEEP
+        text = texts.ASLEEP_SOON if current.releases else texts.ASLEEP
     elif pool.gate is spec.WeightsGate.OFF:
         text = texts.GATE_OFF_LATER if other else texts.GATE_OFF
         status, reason = conditions.TRUE, conditions.GATE_OFF
@@ -64,6 +68,13 @@ def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> C
             phase=current.phase.value,
         ),
     )
+
+
+def _nothing_released(pool: Pool, current: Transaction) -> tuple[str, str]:
+    """Reason and words for a sleep that came to nothing: gates are closed, and all have memory."""
+    if current.intact or not pool.gated:
+        return conditions.ASLEEP, texts.NOT_ASLEEP
+    return conditions.WAITING_FOR_TRAINER, texts.NOT_ASLEEP_NOR_WHOLE
 
 
 def _beside(weights: GatePlan) -> str:

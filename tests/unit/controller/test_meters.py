@@ -120,10 +120,14 @@ def test_what_was_committed_before_this_process_began_does_not_count():
 
 def test_waking_with_kept_weights_is_no_sync_and_sleep_adds_up():
     committed = Transaction(phase=Phase.COMMITTED, begun=NOW - 9, committed=NOW - 2)
-    asleep = dataclasses.replace(committed, phase=Phase.SLEEPING)
+    asleep = dataclasses.replace(committed, phase=Phase.SLEEPING, released=("weights",))
     meter = _weighed((NOW, committed), (NOW + 1, asleep), (NOW + 31, committed))
     assert not meter.syncs
     assert meter.asleep_seconds(NOW + 100) == 30
+
+    came_to_nothing = dataclasses.replace(asleep, released=())
+    meter = _weighed((NOW, committed), (NOW + 1, came_to_nothing), (NOW + 31, committed))
+    assert meter.asleep_seconds(NOW + 100) == 0
 
 
 def test_an_abort_counts_once():

@@ -171,18 +171,61 @@ def test_a_dummy_pool_is_ready_before_any_trainer_and_says_that_it_is_not_synced
     assert (synced["status"], synced["reason"]) == ("False", conditions.WAITING_FOR_TRAINER)
 
 
-@pytest.mark.parametrize("phase", ["Sleeping", "Awake"])
-def test_engines_that_gave_up_their_weights_are_said_not_to_hold_them(phase):
+@pytest.mark.parametrize(
+    ("phase", "released", "words"),
+    [
+        ("Sleeping", "weights", "12/12 engines had from the last commit are released"),
+        ("Awake", "", "12/12 engines had from the last commit: they were released, or written"),
+    ],
+)
+def test_engines_that_gave_up_their_weights_are_said_not_to_hold_them(phase, released, words):
     pool = a_pool()
     pods = all_pods(pool, container_id="containerd://1")
     held = ",".join(pod.instance for pod in pods if pod.instance)
-    told: dict[str, Any] = {"instances": held, "version": "step-1"}
+    told: dict[str, Any] = {"instances": held, "version": "step-1", "released": released}
     asleep = compute(pool, pods, children=a_lease(pool, phase=phase, holder="t", **told))
     synced = condition(asleep, conditions.WEIGHTS_SYNCED)
     assert asleep["syncedSummary"] == "0/12"
     assert asleep["weights"]["holding"] == 0
     assert (synced["status"], synced["reason"]) == ("False", conditions.WEIGHTS_RELEASED)
-    assert "12/12 engines had from the last commit are released" in synced["message"]
+    assert words in synced["message"]
+
+
+@pytest.mark.parametrize("intact", [True, False])
+@pytest.mark.parametrize("version", ["step-1", ""])
+def test_of_a_sleep_that_came_to_nothing_no_memory_is_said_to_be_released(intact, version):
+    """Its trainer was killed before it named an engine, or found the gates open for too long."""
+    pool = a_pool()
+    pods = all_pods(pool, container_id="containerd://1")
+    held = ",".join(pod.instance for pod in pods if pod.instance) if version else ""
+    told: dict[str, Any] = {"instances": held, "version": version}
+    told["intact"] = "true" if intact else ""
+    found = compute(pool, pods, children=a_lease(pool, phase="Sleeping", **told))
+    synced = condition(found, conditions.WEIGHTS_SYNCED)
+    assert "nothing was released" in synced["message"]
+    assert "GPU memory" not in synced["message"]
+    if intact:
+        assert synced["reason"] == conditions.ASLEEP
+        assert "they hold what they held before" in synced["message"]
+        assert synced["message"].endswith("wake them")
+    else:
+        assert synced["reason"] == conditions.WAITING_FOR_TRAINER
+        assert synced["message"].endswith("until a trainer commits")
+
+
+@pytest.mark.parametrize("intact", [True, False])
+def test_memory_that_is_about_to_be_released_is_not_said_to_be_released_yet(intact):
+    pool = a_pool()
+    pods = all_pods(pool, container_id="containerd://1")
+    held = ",".join(pod.instance for pod in pods if pod.instance)
+    told: dict[str, Any] = {"instances": held, "version": "step-1", "holder": "t"}
+    about: dict[str, Any] = {"transaction": "nap", "releases": "nap", "released": "weights"}
+    about["intact"] = "true" if intact else ""
+    found = compute(pool, pods, children=a_lease(pool, phase="Sleeping", **told, **about))
+    synced = condition(found, conditions.WEIGHTS_SYNCED)
+    words = "weights memory is about to be released" if intact else "or written over"
+    assert words in synced["message"]
+    assert "is released" not in synced["message"]
 
 
 def asleep_with_its_weights(pool, pods):
