@@ -15,7 +15,7 @@ from sglang_operator.api import names
 from sglang_operator.gates import decide
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.weights.lease_state import micro_time
+from sglang_operator.weights.times import micro_time
 from tests.builders import a_pool, all_pods, weighed
 from tests.integration.pools import PoolUnderTest
 

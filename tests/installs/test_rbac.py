@@ -10,7 +10,7 @@ import yaml
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator, manifests
-from sglang_operator.weights.lease_state import micro_time
+from sglang_operator.weights.times import micro_time
 from tests.installs.strangers import STRANGERS
 from tests.integration.pools import PoolUnderTest
 from tests.integration.test_weights import annotate, commit, is_known

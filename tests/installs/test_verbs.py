@@ -18,7 +18,7 @@ import yaml
 from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import ACCOUNT, NAMESPACE, InstalledOperator, manifests
-from sglang_operator.weights.lease_state import micro_time
+from sglang_operator.weights.times import micro_time
 from tests.installs.strangers import STRANGERS, Stranger
 from tests.installs.test_rbac import OWNER_PLUGIN
 from tests.integration.pools import PoolUnderTest

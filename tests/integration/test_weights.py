@@ -10,7 +10,7 @@ from sglang_operator.api import conditions, names
 from sglang_operator.client import AsyncPool
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.weights.lease_state import micro_time
+from sglang_operator.weights.times import micro_time
 from tests.integration.pools import PoolUnderTest
 
 

@@ -169,5 +169,6 @@ COVERED_BY = {
     "weights/reset.py": "client/test_reset.py",
     "weights/rules.py": "client/test_lease.py",
     "weights/steps.py": "weights/test_lease_state.py",
+    "weights/times.py": "api/test_bounds.py",
     "weights/unslept.py": "weights/test_lease_state.py",
 }

@@ -21,7 +21,8 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
-from sglang_operator.weights.lease_state import Transaction, of_phase, shown
+from sglang_operator.weights.lease_state import Transaction, of_phase
+from sglang_operator.weights.times import shown
 
 ENGINES_KEY = "engines.json"
 # The same addresses (host:port) as other trainers take them, by rank.  A form is asked with none

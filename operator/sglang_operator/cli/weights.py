@@ -27,8 +27,9 @@ from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import IN_SERVICE, Engine, Registry
 from sglang_operator.client.resetting import Left
-from sglang_operator.weights import lease_state, steps
-from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction, shown
+from sglang_operator.weights import steps, times
+from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
+from sglang_operator.weights.times import shown
 
 REFUSED = 1
 FAILED = 2
@@ -241,8 +242,8 @@ def _json(registry: Registry, state: Transaction) -> str:
             "version": state.version or None,
             "targetVersion": state.target_version or None,
             "holder": state.holder or None,
-            "begun": lease_state.micro_time(state.begun) if state.begun else None,
-            "committed": lease_state.micro_time(state.committed) if state.committed else None,
+            "begun": times.micro_time(state.begun) if state.begun else None,
+            "committed": times.micro_time(state.committed) if state.committed else None,
             "released": list(state.released),
             "message": state.message or None,
             "engines": [

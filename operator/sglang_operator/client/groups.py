@@ -29,8 +29,9 @@ from sglang_operator.clocks import steady
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import rules, steps
 from sglang_operator.weights.groups import FORMING_SECONDS
-from sglang_operator.weights.lease_state import GroupsOwner, Transaction, shown
+from sglang_operator.weights.lease_state import GroupsOwner, Transaction
 from sglang_operator.weights.rules import Trainer
+from sglang_operator.weights.times import shown
 
 JOIN = "/init_weights_update_group"
 LEAVE = "/destroy_weights_update_group"

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import Held
-from sglang_operator.weights.lease_state import LEASE_SECONDS, shown
+from sglang_operator.weights.lease_state import LEASE_SECONDS
+from sglang_operator.weights.times import shown
 
 
 class Who(NamedTuple):

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from sglang_operator.api import redaction, texts
 from sglang_operator.clocks import moment, steady
-from sglang_operator.weights import lease_state
+from sglang_operator.weights import times
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS = 10.0  # a token's file is read again after so long
@@ -401,7 +401,7 @@ class _Plugin:
         if self._header is None or steady() > self._until:
             status = self._run()
             self._header = f"Bearer {status['token'].strip()}" if status.get("token") else None
-            ends = lease_state.seconds(status.get("expirationTimestamp"))
+            ends = times.seconds(status.get("expirationTimestamp"))
             at = moment()  # a clock that is set later makes no token last longer
             self._until = at.steady + ends - _EXEC_MARGIN - at.wall if ends else float("inf")
         return self._header

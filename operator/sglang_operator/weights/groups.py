@@ -15,7 +15,8 @@ import dataclasses
 
 from sglang_operator.api import texts
 from sglang_operator.weights import rules
-from sglang_operator.weights.lease_state import LEASE_SECONDS, GroupsOwner, Transaction, shown
+from sglang_operator.weights.lease_state import LEASE_SECONDS, GroupsOwner, Transaction
+from sglang_operator.weights.times import shown
 
 FORMING_SECONDS = float(LEASE_SECONDS)
 LOST = "lost"  # the id of an owner that may not be the last one: the Lease was made anew

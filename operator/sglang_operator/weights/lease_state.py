@@ -13,12 +13,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
 from sglang_operator.api import bounds, names, redaction, texts
 from sglang_operator.weights import duration as durations
+from sglang_operator.weights.times import micro_time, seconds
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
@@ -475,26 +475,3 @@ def marked(message: str) -> frozenset[str] | None:
 _MARK = re.compile(
     re.escape(texts.GATE_SLEEPING).replace(r"\{released\}", r"(?P<released>[\w, ]+)")
 )
-
-
-def seconds(text: object) -> float:
-    """An RFC 3339 time as seconds since the epoch; 0 for anything else, and for other centuries."""
-    if not isinstance(text, str):
-        return 0.0
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return 0.0
-    return bounds.moment((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
-
-
-def micro_time(now: float) -> str:
-    """A time as Kubernetes' MicroTime."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def shown(moment: float) -> str:
-    """A time in a message: UTC, to the second."""
-    if not moment:
-        return "an unknown time"
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sglang_operator.api import texts
-from sglang_operator.weights.lease_state import LEASE_SECONDS, Phase, Transaction, shown
+from sglang_operator.weights.lease_state import LEASE_SECONDS, Phase, Transaction
+from sglang_operator.weights.times import shown
 
 
 class Refusal(Enum):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import bounds, names
-from sglang_operator.weights import lease_state
+from sglang_operator.weights import lease_state, times
 
 WORST = {
     "too long": "v" * 200_000,
@@ -57,12 +57,12 @@ def test_a_time_that_nobody_can_write_is_none(time):
     state = lease_state.read(lease)
     assert (state.begun, state.committed, state.renewed, state.acquired) == (0.0, 0.0, 0.0, 0.0)
     assert lease_state.written(lease, state)["spec"].get("renewTime") is None
-    assert lease_state.shown(state.begun) == "an unknown time"
+    assert times.shown(state.begun) == "an unknown time"
 
 
 @pytest.mark.parametrize("time", ["1970-01-01T00:00:01Z", "9999-12-31T23:59:59Z"])
 def test_a_time_at_the_edge_is_written_as_it_was_read(time):
-    assert lease_state.shown(lease_state.read(a_lease(begun=time)).begun) == time
+    assert times.shown(lease_state.read(a_lease(begun=time)).begun) == time
 
 
 def test_numbers_of_a_lease_stay_within_what_the_server_takes():

@@ -9,7 +9,7 @@ import pytest
 from sglang_operator.client import Expired, Pool
 from sglang_operator.kube import credentials
 from sglang_operator.weights.lease_state import Phase
-from sglang_operator.weights.lease_state import shown as shown_time
+from sglang_operator.weights.times import shown as shown_time
 from tests.unit.cli.runner import run
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 

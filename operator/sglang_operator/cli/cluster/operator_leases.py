@@ -12,7 +12,7 @@ from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
 from sglang_operator.kube import leaders as election
 from sglang_operator.view.ages import age
 from sglang_operator.view.cluster_view import ClusterView, Leader
-from sglang_operator.weights import lease_state
+from sglang_operator.weights import times
 
 # Of all namespaces and by any name, for each may be an operator's; neither nodes' nor pools' own.
 QUESTION = (
@@ -54,7 +54,7 @@ def _holder(meta: Mapping[str, Any], spec: Mapping[str, object], now: float) -> 
         name=meta.get("name", names.LEASE_NAME),
         identity=str(spec["holderIdentity"]),
         serves=None if serves is None else election.namespaces(serves),
-        silent=now - lease_state.seconds(renewed),
+        silent=now - times.seconds(renewed),
         term=float(term) if isinstance(term, int) and term > 0 else TERM_SECONDS,
         renewed=str(renewed),
     )
