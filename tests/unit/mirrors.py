@@ -170,5 +170,6 @@ COVERED_BY = {
     "weights/rules.py": "client/test_lease.py",
     "weights/steps.py": "weights/test_lease_state.py",
     "weights/times.py": "api/test_bounds.py",
+    "weights/trail.py": "gates/test_put_back.py",
     "weights/unslept.py": "weights/test_lease_state.py",
 }

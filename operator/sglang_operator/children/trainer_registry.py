@@ -21,6 +21,7 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
+from sglang_operator.weights import trail
 from sglang_operator.weights.lease_state import Transaction, of_phase
 from sglang_operator.weights.times import shown
 
@@ -85,7 +86,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     when they were told.  ``hidden`` are pods in which engines may sleep that are not told of here.
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
-    asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far.
+    asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far,
+    ``weights.trail`` the number of the write that began the last one, and its digest: by these the
+    next operator knows a Lease that was put back.
     ``weights.seen`` is the last one that it knew of when it wrote this: whoever has begun one knows
     by it that the engines are told as they are now, not as an operator that is gone has left them.
     ``weights.groups`` and ``weights.claims`` say the same to who forms process groups without one:
@@ -139,6 +142,7 @@ def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, 
         "version": current.version,
         "transaction": current.id if weights.settled else "",
         "count": current.transitions,
+        "trail": trail.written(current.trail.last),
         "seen": current.id,
         "groups": owner.id if owner is not None else "",
         "claims": owner.claims if owner is not None else 0,
@@ -266,7 +270,8 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         count = told["weights"].get("count")
         # Whoever may edit ConfigMaps may have written it; a Lease counts no farther.
         count = count if type(count) is int and 0 < count <= bounds.INT32 else 0
-        return of_phase(told["weights"]["phase"], **words, transitions=count)
+        numbers = trail.read(told["weights"].get("trail"))
+        return of_phase(told["weights"]["phase"], **words, transitions=count, trail=numbers)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

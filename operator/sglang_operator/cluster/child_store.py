@@ -131,6 +131,10 @@ class ChildStore:
         if self._forgets is None or not before.whole:
             return
         same = after is not None and after.uid == before.uid
+        known = self._former.get(pool)
+        ours = known is not None and known.owner == before.owner
+        if known is not None and ours and self._forgets(known.body, before.body):
+            return  # what is to be told says more: nobody knew of it who went on since
         if self._forgets(before.body, after.body if after is not None and same else {}):
             self._former[pool] = before
 

@@ -31,7 +31,7 @@ from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
 from sglang_operator.status.compute import Trouble
-from sglang_operator.weights import lease_state
+from sglang_operator.weights import lease_state, lost_lease
 from sglang_operator.weights.lease_state import Transaction
 
 # Seconds between two tries of creates that the API server refused: first and most.
@@ -153,10 +153,20 @@ class Memory:
 
         ``former``: its state before the present one, where no pass may have seen that.
         """
+        if self.said is None:
+            self.said = self._told_before(children, pool)
         if former is not None and former.owner == self.uid:
-            self.said = lease_state.read(former.body)
-        if self.said is not None or pool is None:
-            return self.said
+            state = lease_state.read(former.body)
+            # One that had been put back before it was lost says less than is known.
+            if self.said is None or not lost_lease.is_put_back(state, self.said):
+                self.said = state
+        return self.said
+
+    def _told_before(
+        self, children: Mapping[tuple[str, str], ObservedChild], pool: CustomResource | None
+    ) -> Transaction | None:
+        if pool is None:
+            return None
         told = children.get((kinds.REGISTRY.kind, names.registry_name(pool.metadata.name)))
         said = None
         if told is not None and told.whole and told.owner == self.uid:

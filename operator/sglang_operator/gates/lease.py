@@ -85,7 +85,7 @@ def anew(
     knows any more what engines hold.
     """
     current = read(ours.body) if ours is not None else Transaction()
-    if known is not None and _is_put_back(current, known):
+    if known is not None and lost_lease.is_put_back(current, known):
         message = texts.LEASE_PUT_BACK.format(
             lease=name, then=current.transitions, count=known.transitions
         )
@@ -106,24 +106,13 @@ def anew(
     anew = lost_lease.made_anew(
         holder, message=message, now=now, groups=said.groups, torn=said.torn
     )
+    return replace(_counting_on(anew, current, said), groups=current.groups or anew.groups)
+
+
+def _counting_on(state: Transaction, current: Transaction, said: Transaction) -> Transaction:
+    """What is made anew is told from what was before it, by whom it was found or remembered."""
     count = max(current.transitions, said.transitions)
-    return replace(anew, groups=current.groups or anew.groups, transitions=count)
-
-
-def _is_put_back(current: Transaction, known: Transaction) -> bool:
-    """Whether the Lease was put back to what it was before, as from a backup.
-
-    Transactions are counted, whoever makes them.  One that is emptied counts none.  Who begins one
-    by what was put back may count as far again, and know nothing of who sleeps.  What operators
-    make anew counts as far as well, and is nobody's transaction; who writes by other means than our
-    client counts none.
-    """
-    if current.phase is Phase.IDLE:
-        return False
-    forked = bool(known.id and current.id) and current.id != known.id
-    if forked and 0 < current.transitions == known.transitions:
-        return bool(known.released)
-    return 0 < current.transitions < known.transitions
+    return replace(state, transitions=count, trail=said.trail.over(current.trail))
 
 
 def last_said(
@@ -140,7 +129,7 @@ def last_said(
     current = read(ours.body)
     if known is None or not _run(alive):
         return current
-    if lost_lease.was_begun(current) and not _is_put_back(current, known):
+    if lost_lease.was_begun(current) and not lost_lease.is_put_back(current, known):
         return current
     return replace(known, groups=current.groups or known.groups)
 
@@ -233,4 +222,4 @@ def forgotten(
         torn=last.torn,
         unclear=last.unclear,
     )
-    return replace(state, transitions=max(current.transitions, last.transitions))
+    return _counting_on(state, current, last)

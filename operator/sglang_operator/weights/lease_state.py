@@ -18,7 +18,9 @@ from typing import Any
 
 from sglang_operator.api import bounds, names, redaction, texts
 from sglang_operator.weights import duration as durations
+from sglang_operator.weights import trail as trails
 from sglang_operator.weights.times import micro_time, seconds
+from sglang_operator.weights.trail import Trail
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
@@ -90,6 +92,7 @@ class Transaction:
     edited_duration: float = field(default=0.0, compare=False)  # that it says since, if another
     transitions: int = 0  # transactions so far
     groups: GroupsOwner | None = None  # None: nobody has said so yet, in this Lease
+    trail: Trail = field(default=Trail(), compare=False)  # ``written`` numbers what is written
 
     @property
     def memory_lost(self) -> bool:
@@ -272,11 +275,18 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         edited_duration=edited,
         transitions=_count(spec.get("leaseTransitions")),
         groups=_owner(notes.get(names.ANNOTATION_GROUPS, "")),
+        trail=trails.read(notes.get(names.ANNOTATION_TRAIL, ""), transaction),
     )
 
 
 def of_phase(
-    word: object, *, released: str = "", asleep: str = "", woken: str = "", transitions: int = 0
+    word: object,
+    *,
+    released: str = "",
+    asleep: str = "",
+    woken: str = "",
+    transitions: int = 0,
+    trail: Trail | None = None,
 ) -> Transaction | None:
     """What is known of a Lease of which the phase was kept, and who slept, in its own words.
 
@@ -290,11 +300,15 @@ def of_phase(
         asleep=_words(asleep),
         woken=frozenset(_words(woken, _MAX_WOKEN)),
         transitions=transitions,
+        trail=trail or Trail(),
     )
 
 
 def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
     """The Lease as it is to be put: this state, and everything else as it was read."""
+    if replace(state, renewed=0.0) != replace(read(lease), renewed=0.0):
+        says = state != Transaction()  # else it is as if it had just been made
+        state = replace(state, trail=state.trail.stepped(state.id) if says else Trail())
     metadata = dict(lease.get("metadata") or {})
     kept = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in _ANNOTATIONS}
     own = {key: form(state) for key, form in _ANNOTATIONS.items()}
@@ -356,6 +370,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,
     names.ANNOTATION_GROUPS: lambda t: _owned(t.groups),
+    names.ANNOTATION_TRAIL: lambda t: trails.written(t.trail),
 }
 
 

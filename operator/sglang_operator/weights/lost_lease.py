@@ -22,7 +22,28 @@ def was_begun(said: Transaction) -> bool:
 def forgets(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether a Lease says less than it did: it was emptied, or put back to an earlier state."""
     then, now = lease_state.read(before), lease_state.read(after)
-    return was_begun(then) and (not was_begun(now) or now.transitions < then.transitions)
+    fewer = now.transitions < then.transitions
+    return was_begun(then) and (not was_begun(now) or fewer or is_put_back(now, then))
+
+
+def is_put_back(now: Transaction, then: Transaction) -> bool:
+    """Whether the Lease was put back to what it was before ``then``, as from a backup.
+
+    Its writes are numbered (``trail``).  Where they are not, as by clients and operators of
+    before, transactions are counted: one that is emptied counts none.  Who begins one by what was
+    put back may count as far again, and know nothing of who sleeps.  What operators make anew
+    counts as far as well, and is nobody's transaction; who writes by other means than our client
+    counts none.
+    """
+    if now.phase is Phase.IDLE:
+        return False
+    goes_on = now.trail.goes_on(then.trail) if now.id else None
+    if goes_on is not None:
+        return not goes_on
+    forked = bool(then.id and now.id) and now.id != then.id
+    if forked and 0 < now.transitions == then.transitions:
+        return bool(then.released)
+    return 0 < now.transitions < then.transitions
 
 
 def forgotten(

@@ -1,5 +1,6 @@
 """What the stores keep, what they forget, and whom they wake how urgently."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from sglang_operator.cluster.child_store import child_store
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
 from sglang_operator.observed import wire
+from sglang_operator.weights import lease_state
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 KEY = PoolKey("rl", "actor-infer")
 
@@ -225,6 +228,40 @@ def a_lease(version: int) -> wire.Child:
         "ownerReferences": [owner],
     }
     return msgspec.convert({"metadata": metadata}, wire.Child)
+
+
+def saying(version: int, state: Transaction | None = None) -> wire.Child:
+    lease = a_lease(version)
+    notes = lease_state.written({}, state)["metadata"]["annotations"] if state else {}
+    spec = {"leaseTransitions": state.transitions if state else 0}
+    metadata = msgspec.structs.replace(lease.metadata, annotations=notes)
+    return msgspec.structs.replace(lease, metadata=metadata, spec=spec)
+
+
+def test_of_a_lease_that_is_lost_twice_before_anybody_looks_the_first_loss_is_told():
+    """Who began by what was left of it knew nothing of who had slept."""
+    store = child_store("Lease", Wakes(), known)
+    slept = Transaction(phase=Phase.SLEEPING, id="a", transitions=9, released=("weights",))
+    begun = Transaction(phase=Phase.SYNCING, id="b", transitions=1)
+    for version, state in enumerate((slept, None, begun, None), 1):
+        store.put(saying(version, state))
+    former = store.former(KEY)
+    assert former is not None
+    assert lease_state.read(former.body).phase is Phase.SLEEPING
+    assert store.former(KEY) is None
+
+
+def test_of_a_lease_that_is_put_back_to_as_many_transactions_what_it_said_is_told():
+    store = child_store("Lease", Wakes(), known)
+    whole = Transaction(phase=Phase.COMMITTED, id="a", transitions=9)
+    slept = Transaction(phase=Phase.SLEEPING, id="a", transitions=9, trail=whole.trail.stepped("a"))
+    store.put(saying(1, dataclasses.replace(slept, releases=True)))
+    store.put(saying(2, dataclasses.replace(slept, trail=slept.trail.stepped("a"))))
+    assert store.former(KEY) is None
+    store.put(saying(3, whole))
+    former = store.former(KEY)
+    assert former is not None
+    assert lease_state.read(former.body).phase is Phase.SLEEPING
 
 
 @pytest.mark.parametrize("step", [3600, -3600])

@@ -1,8 +1,10 @@
 """What the loop remembers of refusals, and how it lets go of them."""
 
+import dataclasses
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from sglang_operator.api import conditions, names
@@ -22,7 +24,9 @@ from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
+from sglang_operator.observed import wire
 from sglang_operator.observed.model import ObservedChild
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests import builders
 from tests.builders import NOW
 
@@ -208,3 +212,26 @@ class TestWhatEnginesWereStartedWith:
         known = memory.known_revisions({}, "actor-infer")
         latest = every[-LATEST_REVISIONS - 1 :]
         assert list(known) == [pool.revision for pool in (every[0], *latest)]
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_lease_that_was_put_back_before_it_was_lost_says_less_than_is_known(remembered):
+    """The operator's own step was yet to stand there: gates stayed open over half of a sync."""
+    pool = builders.a_pool()
+    torn = Transaction(phase=Phase.SYNCING, id="c", version="step-1", transitions=11)
+    plan = builders.weighed(pool, [], children=builders.a_lease_saying(pool, torn))
+    body = trainer_registry.registry(pool, plan)
+    child = ObservedChild(uid=names.Uid("u"), owner=pool.owner.uid, body=body)
+    told = {("ConfigMap", names.registry_name(pool.owner.name)): child}
+    metadata = {"name": pool.owner.name, "namespace": pool.owner.namespace, "uid": pool.owner.uid}
+    record = msgspec.convert({"metadata": metadata}, wire.CustomResource)
+    memory = Memory(uid=pool.owner.uid)
+    memory.said = torn if remembered else None
+    whole = Transaction(phase=Phase.COMMITTED, id="a", version="step-1", transitions=10)
+    (former,) = builders.a_lease_saying(pool, whole).values()
+    said = memory.last_said(told, record, former)
+    assert said is not None
+    assert (said.phase, said.transitions) == (Phase.SYNCING, 11)
+    later = dataclasses.replace(whole, id="d", transitions=12, trail=said.trail)
+    (former,) = builders.a_lease_saying(pool, later).values()
+    assert memory.last_said(told, record, former) == later

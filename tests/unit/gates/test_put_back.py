@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
-from sglang_operator.api import texts
+from sglang_operator.api import names, texts
 from sglang_operator.children import trainer_registry
-from sglang_operator.weights import steps
-from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
-from tests.builders import NOW, a_lease_saying, a_pool, all_pods, weighed
+from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed.model import ObservedChild
+from sglang_operator.weights import lost_lease, steps, trail, unslept
+from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction, read, written
+from sglang_operator.weights.trail import Trail
+from tests.builders import NOW, OWNER, a_lease_saying, a_pool, all_pods, weighed
 
 POOL = a_pool(device_mapping="list(range(0,4))", weights={"gate": "Committed"})
 PODS = [dataclasses.replace(pod, container_id=f"c://{pod.name}") for pod in all_pods(POOL)]
@@ -169,3 +173,198 @@ def test_a_lease_in_which_nobody_counts_is_not_put_back():
     known = of(0, Phase.SLEEPING, id="nap", released=("kv_cache",), asleep=("a",))
     awake = of(0, Phase.AWAKE, id="up", holder="trainer-a", renewed=NOW)
     assert put_back(awake, known).abort is None
+
+
+# --- by the numbers of its writes
+
+
+class Written:
+    """A Lease as trainers write it, step by step, and what it said after each."""
+
+    def __init__(self) -> None:
+        name = names.weights_lease_name(OWNER.name)
+        self.body: dict[str, Any] = {"metadata": {"name": name}, "spec": {}}
+        self.bodies: list[dict[str, Any]] = []
+
+    @property
+    def state(self) -> Transaction:
+        return read(self.body)
+
+    @property
+    def states(self) -> list[Transaction]:
+        return [read(body) for body in self.bodies]
+
+    def take(self, state: Transaction) -> Transaction:
+        self.body = written(self.body, state)
+        self.body["metadata"]["resourceVersion"] = "7"
+        self.bodies.append(self.body)
+        return self.state
+
+    def put_back(self, state: Transaction) -> None:
+        """To when it said this."""
+        known = [(each, each.trail) for each in self.states]
+        self.body = self.bodies[known.index((state, state.trail))]
+
+    def sync(self, name: str, *, whole: bool = True) -> Transaction:
+        me, before = trainer(name), self.state
+        later = NOW + 99
+        begun = steps.begin(before, me, epoch="e", version=name, now=later, seen=0)
+        self.take(begun)
+        if whole:
+            return self.take(steps.commit(self.state, me, instances=RUNS, now=later))
+        return self.state
+
+    def withdraws(self, name: str) -> Transaction:
+        before = self.state
+        self.sync(name, whole=False)
+        return self.take(
+            steps.withdraw(self.state, trainer(name), before, message="no", now=NOW + 99)
+        )
+
+    def sleeps_in_vain(self, name: str) -> Transaction:
+        me = trainer(name)
+        self.take(steps.sleep(self.state, me, tags=["weights"], now=NOW + 99, seen=0))
+        return self.take(unslept.given_up(self.state))
+
+    def wakes(self, name: str) -> Transaction:
+        me = trainer(name)
+        self.take(steps.take_on(self.state, me, now=NOW + 99, seen=0))
+        return self.take(steps.wake(self.state, me, now=NOW + 99))
+
+    def decided(self, known: Transaction | None, *, told: bool = False) -> GatePlan:
+        """``told``: it is known by the registry alone."""
+        child = ObservedChild(uid=names.Uid("l"), owner=OWNER.uid, body=self.body, seen=NOW)
+        key = ("Lease", self.body["metadata"]["name"])
+        if told and known is not None:
+            before = weighed(POOL, PODS, children=a_lease_saying(POOL, known))
+            before = dataclasses.replace(before, transaction=known)
+            known = trainer_registry.last_said(trainer_registry.registry(POOL, before)["data"])
+        return weighed(POOL, PODS, NOW, children={key: child}, said=known)
+
+
+def trainer(name: str) -> steps.Trainer:
+    return steps.Trainer(holder=f"trainer-{name}", transaction=name)
+
+
+def in_vain(lease: Written, tries: int) -> None:
+    for n in range(tries):
+        lease.withdraws(f"d{n}")
+
+
+def asleep_in_vain(lease: Written, tries: int) -> None:
+    for n in range(tries):
+        lease.sleeps_in_vain(f"d{n}")
+    lease.wakes("d-up")
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["remembered", "told by the registry"])
+@pytest.mark.parametrize("tries", range(1, 5))
+@pytest.mark.parametrize("goes_on", [in_vain, asleep_in_vain])
+@pytest.mark.parametrize("earlier", [False, True], ids=["the last commit", "one withdrawn since"])
+def test_who_gives_back_an_earlier_commit_is_told_from_who_withdraws(goes_on, tries, told, earlier):
+    """It counts as far, or farther, by the id of that commit: engines are half of another."""
+    lease = Written()
+    lease.sync("a")
+    whole = lease.withdraws("b") if earlier else lease.state
+    torn = lease.sync("c", whole=False)
+    assert lease.decided(torn, told=told).abort is None
+
+    lease.put_back(whole)
+    goes_on(lease, tries)
+    assert lease.state.phase is Phase.COMMITTED
+    plan = lease.decided(torn, told=told)
+    assert plan.abort is not None
+    assert plan.abort.state.phase is Phase.ABORTED
+    assert not plan.gates
+    assert lease.decided(plan.said, told=told).abort is not None, "nor once its own step failed"
+
+    lease.take(plan.abort.state)
+    assert lease.decided(plan.said, told=told).abort is None
+    assert lease.decided(torn, told=told).abort is None, "nor by another operator"
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("goes_on", [in_vain, asleep_in_vain])
+@pytest.mark.parametrize("tries", [1, 2, trail.MOST_TURNS])
+def test_who_withdraws_or_sleeps_in_vain_puts_nothing_back(goes_on, tries, told):
+    lease = Written()
+    lease.sync("a")
+    lease.withdraws("b")
+    known = lease.state
+    goes_on(lease, tries)
+    assert lease.state.phase is Phase.COMMITTED
+    for each in (None, known, *lease.states):
+        assert lease.decided(each, told=told).abort is None
+
+
+def test_a_sleep_that_is_put_back_to_before_it_named_engines_does_not_vouch_for_them():
+    lease, me = Written(), trainer("nap")
+    lease.sync("a")
+    about = lease.take(steps.sleep(lease.state, me, tags=["weights"], now=NOW + 99, seen=0))
+    slept = lease.take(steps.slept(lease.state, me, instances=RUNS, now=NOW + 99))
+    lease.put_back(about)
+    lease.take(unslept.given_up(lease.state))
+    assert lease.state.intact, "a wake would commit"
+    assert lease.decided(about).abort is None
+    lease.put_back(about)
+    plan = lease.decided(slept)
+    assert plan.abort is not None
+    assert not plan.gates
+
+
+def test_what_was_made_anew_is_not_put_back_to_what_was_lost():
+    lease = Written()
+    whole = lease.sync("a")
+    made = lost_lease.forgotten(whole, trainer("o"), asleep={}, message="lost", now=NOW)
+    anew = lease.take(dataclasses.replace(made, id=""))
+    assert lease.decided(whole).abort is None
+    assert lease.decided(anew).abort is None
+    lease.put_back(whole)
+    assert lease.decided(anew).abort is not None
+
+
+def as_before(lease: Written, state: Transaction) -> Transaction:
+    """A client that numbers nothing writes: it leaves the note as it is."""
+    note = lease.body["metadata"]["annotations"][names.ANNOTATION_TRAIL]
+    lease.take(state)
+    lease.body["metadata"]["annotations"][names.ANNOTATION_TRAIL] = note
+    return lease.state
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_clients_that_number_nothing_put_nothing_back(told):
+    lease, old = Written(), trainer("old")
+    lease.sync("a")
+    before = lease.sync("b")
+    begun = steps.begin(before, old, epoch="e", version="v", now=NOW + 99, seen=0)
+    as_before(lease, begun)
+    as_before(lease, steps.commit(begun, old, instances=RUNS, now=NOW + 99))
+    lease.take(dataclasses.replace(lease.state, renewed=NOW + 100))
+    after = lease.sync("c")
+    for each in lease.states:
+        assert lease.decided(each, told=told).abort is None
+    assert after.trail.steps > before.trail.steps
+    lease.put_back(lease.states[0])
+    assert lease.decided(after, told=told).abort is not None
+
+
+HOSTILE = (
+    *("", " ", "7", "x", "7 7", "7 7:x", "7 8:00000000", "7 3:00000000,3:00000000"),
+    *("-1 0:00000000", "7 0:00000000", "9999999999 1:00000000", "\u0663 1:00000000"),
+    *("1 1:00000000" * 999, 7, None, []),
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_numbers_that_nobody_of_ours_has_written_tell_nothing(text):
+    found = trail.read(text)
+    assert not found.turns
+    assert found.goes_on(Trail(steps=9, turns=((9, "00000000"),))) is None
+    assert trail.read(trail.written(found.stepped("t")), "t").turns
+
+
+def test_a_note_of_the_largest_number_does_no_harm():
+    most = trail.read(f"{2**31 - 1} {2**31 - 1}:{'0' * 8}")
+    assert most.turns
+    again = trail.read(trail.written(most.stepped("t")), "t")
+    assert again.goes_on(most) is None
