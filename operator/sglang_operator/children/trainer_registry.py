@@ -99,6 +99,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     their pods were made so, by an earlier operator or by the user.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.
+
+    Of a Lease that was emptied or put back it says what that said before, until the operator's own
+    step stands there: the one that replaces it right then knows it by that.
     """
     known = [_facts(pool, weights, engine) for engine in weights.engines]
     counted = known or [pool.facts]
@@ -135,15 +138,16 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
 
 def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, Any]:
     """What the operator has seen of the transaction, and done about it."""
-    current, owner = weights.transaction, weights.transaction.groups
+    current, told, owner = weights.transaction, weights.told, weights.transaction.groups
     return {
-        "phase": (weights.restore or current).phase.value,
-        **_released(weights.restore or current, engines),
-        "version": current.version,
+        "phase": told.phase.value,
+        **_released(told, engines),
+        "version": told.version,
         "transaction": current.id if weights.settled else "",
-        "count": current.transitions,
-        "trail": trail.written(current.trail.last),
-        "seen": current.id,
+        "count": told.transitions,
+        "trail": trail.written(told.trail.last),
+        # Who has begun by a Lease that was put back goes no farther.
+        "seen": current.id if told == current else "",
         "groups": owner.id if owner is not None else "",
         "claims": owner.claims if owner is not None else 0,
     }

@@ -105,6 +105,12 @@ class GatePlan:
         """Whether every gate is as the transaction asks: only then is it acknowledged."""
         return not (self.gates or self.reached or self.abort or self.restore)
 
+    @property
+    def told(self) -> Transaction:
+        """What the next operator is to know of the Lease."""
+        step = self.restore or (self.abort.state if self.abort else self.transaction)
+        return leases.told(self.said, step)
+
     def awaited(self, before: TrainerSignal) -> TrainerSignal:
         """These fields now; one on which nobody blocks at present is carried over."""
         phase = self.transaction.phase

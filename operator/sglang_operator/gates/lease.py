@@ -134,6 +134,15 @@ def last_said(
     return replace(known, groups=current.groups or known.groups)
 
 
+def told(said: Transaction | None, after: Transaction) -> Transaction:
+    """What is published of the Lease; ``after``: what it says once our own step stands there.
+
+    Until then it is what it said last, where it has lost that: whoever replaces this operator right
+    then knows nothing else of what was under way.
+    """
+    return said if said is not None and lost_lease.was_begun(said) else after
+
+
 def _is_torn(gate: WeightsGate, alive: Sequence[Group], said: Transaction | None) -> bool:
     """Whether nobody knows what engines hold, now that the Lease says nothing of it.
 

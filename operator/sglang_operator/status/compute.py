@@ -209,7 +209,7 @@ def _weights(weights: GatePlan, previous: Mapping[str, Any]) -> dict[str, Any]:
     current = weights.transaction
     told: dict[str, Any] = {
         "epoch": weights.epoch,
-        "phase": current.phase.value,
+        "phase": weights.told.phase.value,
         "version": current.version,
         "synced": weights.synced,
         "holding": weights.holding,

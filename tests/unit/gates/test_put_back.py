@@ -10,6 +10,7 @@ from sglang_operator.api import names, texts
 from sglang_operator.children import trainer_registry
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.model import ObservedChild
+from sglang_operator.status import stored
 from sglang_operator.weights import lost_lease, steps, trail, unslept
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction, read, written
 from sglang_operator.weights.trail import Trail
@@ -237,7 +238,7 @@ class Written:
         key = ("Lease", self.body["metadata"]["name"])
         if told and known is not None:
             before = weighed(POOL, PODS, children=a_lease_saying(POOL, known))
-            before = dataclasses.replace(before, transaction=known)
+            before = dataclasses.replace(before, transaction=known, said=known)
             known = trainer_registry.last_said(trainer_registry.registry(POOL, before)["data"])
         return weighed(POOL, PODS, NOW, children={key: child}, said=known)
 
@@ -348,7 +349,7 @@ def test_clients_that_number_nothing_put_nothing_back(told):
     assert lease.decided(after, told=told).abort is not None
 
 
-HOSTILE = (
+HOSTILE: tuple[object, ...] = (
     *("", " ", "7", "x", "7 7", "7 7:x", "7 8:00000000", "7 3:00000000,3:00000000"),
     *("-1 0:00000000", "7 0:00000000", "9999999999 1:00000000", "\u0663 1:00000000"),
     *("1 1:00000000" * 999, 7, None, []),
@@ -368,3 +369,43 @@ def test_a_note_of_the_largest_number_does_no_harm():
     assert most.turns
     again = trail.read(trail.written(most.stepped("t")), "t")
     assert again.goes_on(most) is None
+
+
+# --- an operator that is replaced before its own step stands
+
+
+def ours(plan: GatePlan) -> Transaction:
+    """What the operator is about to write."""
+    state = plan.abort.state if plan.abort is not None else plan.restore
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize("lost", [Phase.SYNCING, Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE])
+@pytest.mark.parametrize("gate", ["Committed", "Versioned", "Off"])
+@pytest.mark.parametrize("becomes", ["deleted", "emptied", "emptied but for groups", "put back"])
+def test_the_next_operator_knows_what_was_under_way(gate, lost, becomes):
+    """The registry said Idle then: gates stayed open over half of a sync."""
+    pool = a_pool(device_mapping="list(range(0,4))", weights={"gate": gate})
+    asleep = {"released": ("kv_cache",), "asleep": tuple(sorted(RUNS))}
+    under_way = of(9, lost, intact=False, **(asleep if lost is Phase.SLEEPING else {}))
+    first = weighed(pool, PODS, children=a_lease_saying(pool, under_way))
+    left = {
+        "emptied": Transaction(),
+        "emptied but for groups": Transaction(groups=GroupsOwner(id="g", holder="h")),
+        "put back": of(5),
+    }
+    children = a_lease_saying(pool, left[becomes]) if becomes in left else {}
+    second = weighed(pool, PODS, children=children, said=first.said)
+    assert second.abort or second.restore
+    told = trainer_registry.registry(pool, second)["data"]
+    written_by_it = json.loads(told[trainer_registry.ENGINES_KEY])["weights"]
+    assert (written_by_it["transaction"], written_by_it["seen"]) == ("", "")
+
+    third = weighed(pool, PODS, children=children, said=trainer_registry.last_said(told))
+    expected, state = map(ours, (second, third))
+    assert (state.phase, state.asleep) == (Phase.ABORTED, expected.asleep)
+    assert state.transitions == expected.transitions == 9
+    status_says = stored.said_of({"weights": {"phase": second.told.phase.value}})
+    assert status_says is not None
+    assert status_says.phase is lost
