@@ -21,6 +21,7 @@ from tests.weights.loads import Message
 LEASE_SECONDS = 30
 MARGIN = 0.7  # of it for which a trainer counts on its last renewal
 STEP_SECONDS = 0.2
+_BACKUPS = 30
 MOST_ENGINES = 5  # that a pool grows to
 RANDOM, TORN, GARBAGE, READING = "random", "torn", "garbage", "half of a checkpoint"
 BAD = (RANDOM, TORN, GARBAGE, READING)
@@ -99,6 +100,7 @@ class Ground:
         self.engines = [self._started(rank) for rank in range(engines)]
         self.lease: dict[str, Any] | None = {"metadata": {"resourceVersion": "1"}, "spec": {}}
         self.revision = 1  # of the Lease
+        self.backups = [self.lease]  # what the Lease said before, the latest last
         self.shown = Transaction()  # what stood in it last
         self.shown_since = NOW  # for whoever looks all the while
         self.wires: list[Message] = []  # what operators sent, and has not arrived
@@ -287,6 +289,14 @@ class Ground:
         self.revision += 1
         self.lease = lease_state.written(self.lease or {}, state)
         self.lease["metadata"]["resourceVersion"] = str(self.revision)
+        self.backups = [*self.backups[-_BACKUPS:], self.lease]
+
+    def _put_back(self, lease: dict[str, Any]) -> None:
+        """The Lease says what it said before, its numbers too."""
+        self.shown, self.shown_since = lease_state.read(lease), self.now
+        self.revision += 1
+        metadata = lease["metadata"] | {"resourceVersion": str(self.revision)}
+        self.lease = {**lease, "metadata": metadata}
 
     def pass_time(self) -> None:
         """Long enough for a Lease that nobody renews, and for whatever is on its way."""

@@ -13,6 +13,8 @@ than its gate says, or from the cache of other weights, and every load that wrot
 newer.
 """
 
+import contextlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +22,7 @@ from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.api.spec import Recovery, Weights
+from sglang_operator.children import trainer_registry
 from sglang_operator.gates import decide
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
@@ -31,8 +34,9 @@ from sglang_operator.observed.model import (
     Observed,
     ObservedChild,
 )
-from sglang_operator.weights import lease_state, lost_lease
+from sglang_operator.weights import lease_state, lost_lease, steps, unslept
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
+from sglang_operator.weights.trail import Trail
 from tests.builders import NOW, OWNER
 from tests.weights.ground import (
     BAD,
@@ -66,6 +70,7 @@ REMEMBERED = "takes for asleep whom a sleep that is over has not named"
 LATE = "writes gates by the pod's UID alone"
 FREE = "makes a lost Lease anew for whoever comes first"
 UNSEEN = "writes into the Lease whatever stands there by now"
+COUNTED = "counts transactions alone in a Lease that was put back"
 # Ways in which the design could be wrong, and the pool's gate: each has to be found.
 CONTROLS = (
     ("no gate", "Committed"),
@@ -95,7 +100,9 @@ CONTROLS = (
     (FREE, "Committed"),
     (FREE, "Versioned"),
     (UNSEEN, "Committed"),
+    (COUNTED, "Committed"),
 )
+_SHOWN_BY_GATES = (FORGETFUL, FREE, UNSEEN, COUNTED)
 # Of ROLL's jobs alone.
 ROLL_CONTROLS = ((UNVOUCHED, "Committed"), (DIED, "Committed"))
 
@@ -151,6 +158,7 @@ class World(Trainers):
                 (self._wakes, self.delay_gates),
                 (self._sleeps_marked, self._land_late),
             ),
+            COUNTED: ((self._syncs, self.put_lease_back),),
             AMID: ((self._is_whole, self.crash), (self._loads, self._overtake)),
         }
 
@@ -307,6 +315,8 @@ class World(Trainers):
                 uid=names.Uid("lease"), owner=OWNER.uid, body=operator.lease, seen=operator.since
             )
         operator.said = operator.said or self.registry.said
+        if self.defect == COUNTED and operator.said is not None:
+            operator.said = replace(operator.said, trail=Trail())
         operator.seen = Observed(
             said=operator.said,
             pods=tuple(engine.pod for engine in self.engines),
@@ -405,9 +415,8 @@ class World(Trainers):
             return
         if operator.lease is self.lease and decided.settled:
             self._settled()
-        said = decided.said
         self.registry = Registry(
-            said=said and Transaction(phase=said.phase),
+            said=_registered(decided),
             epoch=decided.epoch,
             transaction=decided.transaction.id if decided.settled else "",
             engines=tuple(
@@ -496,6 +505,44 @@ class World(Trainers):
             self._observe(operator)
             self._publish(operator)
 
+    def put_lease_back(self) -> None:
+        """Somebody applies what the Lease said before, and others begin by it in vain.
+
+        No engine is told anything before an operator has seen who began.  The operators have seen
+        what was since, by their streams; or they are new, and the registry is as new as that.
+        """
+        if self.lease is None:
+            return
+        for operator in self.operators:
+            operator.said = self.said if lost_lease.was_begun(self.said) else operator.said
+        told = self.registry.said
+        known = told is not None and told.trail == self.said.trail.last and told.trail.steps
+        if known and self.choose(2):
+            self.operators = [self._operator(), self._operator()]
+        self._put_back(self.backups[self.choose(len(self.backups))])
+        self._cut_off()
+        for _ in range(self.choose(4)):
+            self._begin_in_vain()
+        for operator in self.operators:
+            self._observe(operator)
+            self._publish(operator)
+
+    def _begin_in_vain(self) -> None:
+        """A trainer that withdraws its sync, or gives up a sleep; nothing was sent."""
+        before, trainer = self.said, self._trainer()
+        at: dict[str, Any] = {"now": self.now, "seen": self.shown_since}
+        with contextlib.suppress(steps.RefusedError):
+            if self.choose(2):
+                runs = [run_of(engine) for engine in self.engines]
+                version = f"v{self.versions}"
+                state = steps.begin(before, trainer, epoch="", version=version, engines=runs, **at)
+                self._put(state)
+                told: dict[str, Any] = {"message": "in vain", "now": self.now}
+                self._put(steps.withdraw(self.said, trainer, before, **told))
+            else:
+                self._put(steps.sleep(before, trainer, tags=SLEEP_TAGS, **at))
+                self._put(unslept.given_up(self.said))
+
     def leave_asleep(self) -> None:
         """A trainer is killed before it has named whom it puts to sleep; the Lease goes later."""
         if self._is_about_to_sleep():
@@ -527,6 +574,7 @@ class World(Trainers):
                 *(self.lose_answer, self.lose_lease, self.abort_by_force, self.edit_holder),
                 *(self.delay_gates, self.grow, self.start_twice, self.leave_asleep),
                 self._then_waits,
+                self.put_lease_back,
             )
             faults[self.choose(len(faults))]()
             return
@@ -613,7 +661,7 @@ class World(Trainers):
 
     def _look_at_gates(self) -> None:
         """While nobody writes, whoever is in service by its gate holds whole weights."""
-        if self.said.phase is Phase.SYNCING or self.defect not in ("", FORGETFUL, FREE, UNSEEN):
+        if self.said.phase is Phase.SYNCING or self.defect not in ("", *_SHOWN_BY_GATES):
             return
         for engine in self.engines:
             gate = engine.pod.gate
@@ -628,6 +676,14 @@ class World(Trainers):
             and not held & set(BAD)
             and all(run_of(e) in self.service and not e.paused for e in self.engines)
         )
+
+
+def _registered(decided: decide.GatePlan) -> Transaction | None:
+    """What an operator that begins later reads of the Lease in the registry."""
+    weights = trainer_registry.acted_upon(decided, decided.engines)
+    engines = [{"instance": engine.instance} for engine in decided.engines]
+    text = json.dumps({"weights": weights, "engines": engines})
+    return trainer_registry.last_said({trainer_registry.ENGINES_KEY: text})
 
 
 def _loads(state: Transaction, engines: tuple[EngineStatus, ...]) -> tuple[Recover, ...]:
@@ -699,7 +755,7 @@ def run(choose: Choose, *, steps: int = 120, **world: Any) -> World:
         made.step()
     if not world.get("defect"):
         made.settle()
-    elif world["defect"] in (FORGETFUL, FREE, UNSEEN):
+    elif world["defect"] in _SHOWN_BY_GATES:
         made.rest()
     elif world["defect"] in (USUAL_TAGS, MARKED_LATE, REMEMBERED, LATE):
         made.settle(rounds=1)  # who syncs next wakes the sleepers
