@@ -5,12 +5,10 @@ The operator makes another one, and holds it for a while; what was said in the l
 no operator ran, is lost, and engines end of it.
 """
 
-from typing import Any
-
+from generators.policies import objects
+from generators.policies.objects import Json
 from sglang_operator.api import names
 from sglang_operator.weights.lease_state import Phase
-
-Json = dict[str, Any]
 
 FILE = "weights-lease.yaml"
 NAME = "sglang-operator-weights-lease"
@@ -43,72 +41,53 @@ _OWNERS = (
 
 
 def policy() -> Json:
-    """The policy.  It fails open, as those of the arguments do."""
+    """The policy, to be bound by its name."""
     says = " || ".join(f"'{note}' in variables.notes" for note in _NOTES)
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": _metadata(),
-        "spec": {
-            "failurePolicy": "Ignore",
-            "matchConstraints": {
-                "resourceRules": [
-                    {
-                        "apiGroups": ["coordination.k8s.io"],
-                        "apiVersions": ["v1"],
-                        "operations": ["DELETE"],
-                        "resources": ["leases"],
-                    }
-                ],
-                "objectSelector": {
-                    "matchLabels": {
-                        names.LABEL_MANAGED_BY: names.MANAGED_BY,
-                        names.LABEL_COMPONENT: "weights",
-                    }
-                },
-            },
-            "matchConditions": [{"name": "by-hand", "expression": f"!({_OWNERS})"}],
-            "variables": [
+    return objects.policy(
+        NAME,
+        matchConstraints={
+            "resourceRules": [
                 {
-                    "name": "notes",
-                    "expression": "has(oldObject.metadata.annotations) ? "
-                    "oldObject.metadata.annotations : {}",
-                },
-                {
-                    "name": "held",
-                    "expression": "has(oldObject.spec) && has(oldObject.spec.holderIdentity) && "
-                    "oldObject.spec.holderIdentity != ''",
-                },
-                {
-                    "name": "phase",
-                    "expression": f"'{names.ANNOTATION_PHASE}' in variables.notes ? "
-                    f"variables.notes['{names.ANNOTATION_PHASE}'] : ''",
-                },
-                {
-                    "name": "busy",
-                    "expression": f"variables.held || variables.phase in [{_PHASES}] || {says}",
-                },
-            ],
-            "validations": [
-                {
-                    "expression": f"!variables.busy || '{MAY_GO}' in variables.notes",
-                    "messageExpression": _MESSAGE,
-                    "reason": "Forbidden",
+                    "apiGroups": ["coordination.k8s.io"],
+                    "apiVersions": ["v1"],
+                    "operations": ["DELETE"],
+                    "resources": ["leases"],
                 }
             ],
+            "objectSelector": {
+                "matchLabels": {
+                    names.LABEL_MANAGED_BY: names.MANAGED_BY,
+                    names.LABEL_COMPONENT: "weights",
+                }
+            },
         },
-    }
-
-
-def binding() -> Json:
-    """What puts the policy into force."""
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": _metadata(),
-        "spec": {"policyName": NAME, "validationActions": ["Deny"]},
-    }
-
-
-def _metadata() -> Json:
-    return {"name": NAME, "labels": {"app.kubernetes.io/name": "sglang-operator"}}
+        matchConditions=[{"name": "by-hand", "expression": f"!({_OWNERS})"}],
+        variables=[
+            {
+                "name": "notes",
+                "expression": "has(oldObject.metadata.annotations) ? "
+                "oldObject.metadata.annotations : {}",
+            },
+            {
+                "name": "held",
+                "expression": "has(oldObject.spec) && has(oldObject.spec.holderIdentity) && "
+                "oldObject.spec.holderIdentity != ''",
+            },
+            {
+                "name": "phase",
+                "expression": f"'{names.ANNOTATION_PHASE}' in variables.notes ? "
+                f"variables.notes['{names.ANNOTATION_PHASE}'] : ''",
+            },
+            {
+                "name": "busy",
+                "expression": f"variables.held || variables.phase in [{_PHASES}] || {says}",
+            },
+        ],
+        validations=[
+            {
+                "expression": f"!variables.busy || '{MAY_GO}' in variables.notes",
+                "messageExpression": _MESSAGE,
+                "reason": "Forbidden",
+            }
+        ],
+    )

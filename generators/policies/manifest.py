@@ -1,14 +1,11 @@
 """The policies as Kubernetes objects, and as text that is always the same."""
 
-from typing import Any
-
 import yaml
 
-from generators.policies import expressions, lease, words
+from generators.policies import expressions, lease, objects, words
+from generators.policies.objects import Json
 from sglang_operator.api import names
 from sglang_operator.engine import schema
-
-Json = dict[str, Any]
 
 VERSIONS = tuple(map(str, schema.KNOWN))
 _HEADER = """\
@@ -31,7 +28,7 @@ resources:
 def files() -> dict[str, str]:
     """Every file of the folder, by its name."""
     made = {file_name(version): _document(version) for version in VERSIONS}
-    made[lease.FILE] = lease.HEADER + _yaml([lease.policy(), lease.binding()])
+    made[lease.FILE] = lease.HEADER + _yaml([lease.policy(), objects.binding(lease.NAME)])
     resources = "\n".join(f"  - {name}" for name in made)
     return {**made, "kustomization.yaml": _KUSTOMIZATION.format(resources=resources)}
 
@@ -47,8 +44,8 @@ def policy_name(version: str) -> str:
 
 
 def _document(version: str) -> str:
-    objects = [policy(version), binding(version)]
-    return _HEADER.format(version=version) + _yaml(objects)
+    both = [policy(version), objects.binding(policy_name(version))]
+    return _HEADER.format(version=version) + _yaml(both)
 
 
 def policy(version: str) -> Json:
@@ -65,28 +62,13 @@ def policy(version: str) -> Json:
         "spec-changed": "request.operation == 'CREATE' || object.spec != oldObject.spec",
         "version": expressions.is_version(version),
     }
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": _metadata(version),
-        "spec": {
-            "failurePolicy": "Ignore",
-            "matchConstraints": {"resourceRules": [_RULE]},
-            "matchConditions": _named(conditions),
-            "variables": _named(expressions.variables(known)),
-            "validations": expressions.validations(known),
-        },
-    }
-
-
-def binding(version: str) -> Json:
-    """What puts the policy into force."""
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": _metadata(version),
-        "spec": {"policyName": policy_name(version), "validationActions": ["Deny"]},
-    }
+    return objects.policy(
+        policy_name(version),
+        matchConstraints={"resourceRules": [_RULE]},
+        matchConditions=_named(conditions),
+        variables=_named(expressions.variables(known)),
+        validations=expressions.validations(known),
+    )
 
 
 _RULE = {
@@ -95,13 +77,6 @@ _RULE = {
     "operations": ["CREATE", "UPDATE"],
     "resources": [names.PLURAL],
 }
-
-
-def _metadata(version: str) -> Json:
-    return {
-        "name": policy_name(version),
-        "labels": {"app.kubernetes.io/name": "sglang-operator"},
-    }
 
 
 def _named(found: dict[str, str]) -> list[Json]:

@@ -61,6 +61,10 @@ class ChildStore:
         """
         return self._former.pop(key, None)
 
+    def forget_losses(self, key: PoolKey) -> None:
+        """The pool is gone, and nobody is told of it."""
+        self._former.pop(key, None)
+
     def replace(
         self,
         scope: str,

@@ -241,7 +241,7 @@ class Reconciler:
         self._memories.pop(key, None)
         self._view.pods.forget_losses(key)
         for store in self._view.children.values():
-            store.former(key)
+            store.forget_losses(key)
         self._recorder.forget(key)
         self._asker.nothing(key)
 

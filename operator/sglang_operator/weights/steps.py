@@ -306,19 +306,18 @@ def sleep(
     Not during a sync.  What is released already stays so.  Raises :class:`RefusedError`.
     """
     taken = rules.taken(state, trainer, now, seen)
-    state = state.named
-    rules.in_phase(state, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
+    rules.in_phase(taken, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
     tags = set(tags)
-    released = lease_state.in_order({*state.released, *tags})
+    released = lease_state.in_order({*taken.released, *tags})
     # Whoever sleeps has not released these yet: that is said with ``slept``.
-    kept = {f"{instance}/{tag}" for instance in state.asleep for tag in tags - {*state.released}}
+    kept = {f"{instance}/{tag}" for instance in taken.asleep for tag in tags - {*taken.released}}
     written = state.version or state.target_version or state.fence
     whole = state.intact or (state.phase is Phase.IDLE and not written)
     return dataclasses.replace(
         taken,
         phase=Phase.SLEEPING,
         released=released,
-        woken=state.woken | kept,
+        woken=taken.woken | kept,
         intact=whole,  # until it names engines
         releases=True,
     )

@@ -251,6 +251,15 @@ def test_of_a_lease_that_is_lost_twice_before_anybody_looks_the_first_loss_is_to
     assert store.former(KEY) is None
 
 
+def test_of_a_pool_that_is_gone_nothing_is_told_to_the_next_of_its_name():
+    store = child_store("Lease", Wakes(), known)
+    slept = Transaction(phase=Phase.SLEEPING, id="a", released=("weights",))
+    store.put(saying(1, slept))
+    store.put(saying(2))
+    store.forget_losses(KEY)
+    assert store.former(KEY) is None
+
+
 def test_of_a_lease_that_is_put_back_to_as_many_transactions_what_it_said_is_told():
     store = child_store("Lease", Wakes(), known)
     whole = Transaction(phase=Phase.COMMITTED, id="a", transitions=9)

@@ -10,7 +10,7 @@ import re
 import pytest
 import yaml
 
-from generators.policies import expressions, lease, manifest, nearest, words
+from generators.policies import expressions, lease, manifest, nearest, objects, words
 from generators.policies.__main__ import FOLDER
 from sglang_operator.api import errors, names
 from sglang_operator.engine import aliases, ownership, schema, versions
@@ -32,7 +32,10 @@ def test_every_known_version_has_one_policy_with_its_binding():
     assert listed == [*map(manifest.file_name, manifest.VERSIONS), lease.FILE]
     for version, name in zip(manifest.VERSIONS, listed[:-1], strict=True):
         policy, binding = yaml.safe_load_all(files()[name])
-        assert [policy, binding] == [manifest.policy(version), manifest.binding(version)]
+        assert [policy, binding] == [
+            manifest.policy(version),
+            objects.binding(manifest.policy_name(version)),
+        ]
         assert binding["spec"]["policyName"] == policy["metadata"]["name"]
 
 
