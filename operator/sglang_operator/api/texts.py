@@ -240,8 +240,8 @@ LEASE_FORGOTTEN = (
     "knows what the engines hold"
 )
 LEASE_PUT_BACK = (
-    "the Lease {lease} was put back to what it said earlier (transaction {then} after {count}), as "
-    "from a backup, and nobody else knows what the engines hold by now"
+    "the Lease {lease} was put back to what it said earlier, as from a backup: it counts {then} "
+    "transactions, not those {count} that were seen, and nobody knows what the engines hold by now"
 )
 LEASE_ANEW = (
     "the Lease {lease} was deleted, emptied or made anew, and whoever had begun something by it "

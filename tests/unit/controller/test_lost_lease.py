@@ -9,7 +9,7 @@ from sglang_operator.api import names, texts
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiUnreachableError
-from sglang_operator.weights import lease_state
+from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.controller import fake_api
 
@@ -236,3 +236,60 @@ def test_of_a_suspended_pool_it_is_free_for_no_engine_could_be_written_to():
             return says(api)
 
     assert asyncio.run(story()) == Transaction()
+
+
+@GATES
+@pytest.mark.parametrize("away", [False, True], ids=["in its sight", "while no operator runs"])
+def test_who_withdraws_by_one_that_was_put_back_gives_no_earlier_commit_back(gate, away):
+    """It counts as far as the sync that was under way, by the id of the commit before."""
+
+    def put(api: fake_api.Api, state: Transaction) -> Any:
+        written = lease_state.written(api.objects[LEASE], state)
+        body = {"metadata": {"annotations": written["metadata"]["annotations"]}}
+        api.touch(LEASE, {**body, "spec": written["spec"]})
+        return body["metadata"]["annotations"], written["spec"]
+
+    def put_back(api: fake_api.Api, notes: Any, spec: Any) -> None:
+        gone = dict.fromkeys(api.objects[LEASE]["metadata"]["annotations"])
+        unheld = {"holderIdentity": None} | spec
+        api.touch(LEASE, {"metadata": {"annotations": gone | notes}, "spec": unheld})
+
+    def begins(api: fake_api.Api, name: str) -> Transaction:
+        before, me = says(api), steps.Trainer(holder=name, transaction=name)
+        put(api, steps.begin(before, me, epoch="e", version=name, now=1e9, seen=0))
+        return before
+
+    def in_vain(api: fake_api.Api) -> None:
+        before, me = begins(api, "d"), steps.Trainer(holder="d", transaction="d")
+        put(api, steps.withdraw(says(api), me, before, message="in vain", now=1e9))
+
+    async def story() -> Transaction:
+        api = fake_api.Api()
+        async with fake_api.operator(api) as room:
+            await a_pool(api, weights={"gate": gate})
+            run = fake_api.instances(room, KEY)
+            whole = Transaction(
+                phase=Phase.COMMITTED,
+                id="a",
+                version="step-1",
+                instances=frozenset({run}),
+                intact=True,
+                transitions=4,
+            )
+            kept = put(api, whole)
+            begins(api, "c")
+            await api.until(lambda: "Syncing" in api.objects[REGISTRY]["data"]["engines.json"])
+            if not away:
+                put_back(api, *kept)
+                in_vain(api)
+                await api.until(lambda: held(api))
+                return says(api)
+        put_back(api, *kept)
+        in_vain(api)
+        async with fake_api.operator(api):
+            await api.until(lambda: held(api))
+            return says(api)
+
+    state = asyncio.run(story())
+    assert state.phase is Phase.ABORTED
+    assert state.message == texts.LEASE_PUT_BACK.format(lease="pool-weights", then=5, count=5)
