@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Callable, Mapping
 
+from sglang_operator.api.patterns import Pattern
+
 _MOST_TEXT = 32 * 1024
 
 # --- Datadog, in JSON
@@ -46,31 +48,29 @@ _NAMED_AT_WILL = frozenset(
     {"metrics", "rename_labels", "exclude_metrics_by_labels", "share_labels", "tags"}
 )
 _ADDRESSES = frozenset({"openmetrics_endpoint", "prometheus_url"})
-_OWN_ADDRESS = re.compile(
+_OWN_ADDRESS = Pattern(
     r"https?://%%host%%(:(%%port(_[\w-]{1,64})?%%|[0-9]{1,5}))?(/[\w./-]{0,256})?", re.ASCII
 )
 _RULES = frozenset(
     {"exclude_at_match", "include_at_match", "mask_sequences", "multi_line"}  # of a log's lines
 )
-_OF_THE_POD = re.compile(
+_OF_THE_POD = Pattern(
     r"%%(host|port|pid|hostname|kube_(namespace|pod_name|pod_uid))(_[\w-]{1,64})?%%", re.ASCII
 )
 # --- Elastic's Beats and Agent, and OpenTelemetry's collector
-_LOG_KEYS = re.compile(
+_LOG_KEYS = Pattern(
     r"(enabled|disable|json\.[\w.]+|multiline\.[\w.]+|module|fileset(\.\w+)?|stream"
     r"|(in|ex)clude_lines)",
     re.ASCII,
 )
 _METRIC_KEYS = {
-    "module": re.compile(r"prometheus|openmetrics"),
-    "hosts": re.compile(
-        r"\$\{data\.host\}:(\$\{data\.port(s\.[\w-]{1,64})?\}|[0-9]{1,5})", re.ASCII
-    ),
-    "metricsets": re.compile(r"[a-z_, ]{1,256}"),
-    "metrics_path": re.compile(r"/[\w./-]{0,256}", re.ASCII),
-    "period": re.compile(r"[0-9]{1,6}[smh]?"),
-    "timeout": re.compile(r"[0-9]{1,6}[smh]?"),
-    "enabled": re.compile(r"true|false"),
+    "module": Pattern(r"prometheus|openmetrics"),
+    "hosts": Pattern(r"\$\{data\.host\}:(\$\{data\.port(s\.[\w-]{1,64})?\}|[0-9]{1,5})", re.ASCII),
+    "metricsets": Pattern(r"[a-z_, ]{1,256}"),
+    "metrics_path": Pattern(r"/[\w./-]{0,256}", re.ASCII),
+    "period": Pattern(r"[0-9]{1,6}[smh]?"),
+    "timeout": Pattern(r"[0-9]{1,6}[smh]?"),
+    "enabled": Pattern(r"true|false"),
 }
 
 
@@ -138,10 +138,10 @@ def _of_opentelemetry(key: str, value: str) -> bool:
     return is_said and "$" not in value
 
 
-_AGENTS: Mapping[re.Pattern[str], Callable[[str, str], bool]] = {
-    re.compile(r"(ad|service-discovery)\.datadoghq\.com/", re.IGNORECASE): _of_datadog,
-    re.compile(r"co\.elastic\.(?!apm)", re.IGNORECASE): _of_elastic,
-    re.compile(r"io\.opentelemetry\.discovery\.", re.IGNORECASE): _of_opentelemetry,
+_AGENTS: Mapping[Pattern, Callable[[str, str], bool]] = {
+    Pattern(r"(ad|service-discovery)\.datadoghq\.com/", re.IGNORECASE): _of_datadog,
+    Pattern(r"co\.elastic\.(?!apm)", re.IGNORECASE): _of_elastic,
+    Pattern(r"io\.opentelemetry\.discovery\.", re.IGNORECASE): _of_opentelemetry,
 }
 
 

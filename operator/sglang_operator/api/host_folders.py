@@ -20,6 +20,8 @@ lets everybody write.
 import itertools
 import re
 
+from sglang_operator.api.patterns import Pattern
+
 FLAG = "--host-folder"
 
 _WORDS = (
@@ -34,14 +36,14 @@ _OWN_WORDS = r"(model|weight|checkpoint|ckpt|llm)s?"
 _MODELS_WORDS = rf"({_OWN_WORDS}|{_CLIENTS_WORDS})"
 
 
-def _named_for(words: str) -> re.Pattern[str]:
+def _named_for(words: str) -> Pattern:
     """A name that is one of these words, or has one before or after a dash, a dot or a digit."""
-    return re.compile(rf"([a-z0-9]+[-_.])?{words}([-_.0-9][-_.a-z0-9]*)?", re.ASCII)
+    return Pattern(rf"([a-z0-9]+[-_.])?{words}([-_.0-9][-_.a-z0-9]*)?", re.ASCII)
 
 
 _DATA, _MODELS = _named_for(_WORDS), _named_for(_MODELS_WORDS)
 # What people call the folders in which they have models and data, beside all else that is theirs.
-_PERSONAL = re.compile(
+_PERSONAL = Pattern(
     rf"{_named_for(rf'({_OWN_WORDS}|(data|dataset)s?|corpus|corpora)').pattern}"
     # Qwen2.5-7B-Instruct, and families of models that are known by their names.
     r"|[a-z0-9][a-z0-9._]*-([a-z0-9._]+-)*[0-9]+(\.[0-9]+)?b([-_.].*)?"
@@ -50,7 +52,7 @@ _PERSONAL = re.compile(
     re.ASCII,
 )
 # Below these each folder is a person's home; it may be on whatever is mounted.
-_HOMES = re.compile(
+_HOMES = Pattern(
     r"([a-z0-9]+[-_.]?)?(home|user)(s|[-_.]?(area|data|dir|directorie|drive|folder|home|space)s?)?"
     r"([-_.0-9].*)?"
     r"|(people|person(al|s)|profile|student|staff|faculty|member|employee|account)s?([-_.0-9].*)?",
@@ -64,7 +66,7 @@ _SYSTEM = (
     *(("usr", "local"), ("usr", "local", "share"), ("tmp",), ("var", "tmp")),
 )
 _CACHES = ".cache"  # where a person's downloads from Hugging Face are, beside those of other tools
-_CACHE = re.compile(
+_CACHE = Pattern(
     rf"{_named_for(_OWN_WORDS).pattern}|torch(_extensions)?|triton|flashinfer|sglang|deep_?gemm",
     re.ASCII,
 )
@@ -72,7 +74,7 @@ _CLIENT = _named_for(_CLIENTS_WORDS)
 # Of a client's folder what holds nothing but downloads; "modules" is code, "xet" has logs.
 _DOWNLOADS = ("hub", "models", "datasets")
 # Files by whose names somebody gets in somewhere, sockets, and settings, in which passwords stand.
-_FILES = re.compile(
+_FILES = Pattern(
     r"(.*[-_.])?(id_(rsa|dsa|ecdsa|ed25519)([-_.].*)?|kubeconfig.*|authorized_keys.*|known_hosts.*"
     r"|g?shadow-?|sudoers|htpasswd|netrc|pgpass|git-credentials"
     r"|(token|stored_tokens|passwd|password|passphrase|secrets?|credentials?|vault[-_]pass)(\.[a-z]+)?"
@@ -84,7 +86,7 @@ _FILES = re.compile(
 )
 # Folders of the node's own, under whatever they are mounted: by their very names, and by those that
 # whoever moves a node's data to a large disk makes of them.
-_NODES_OWN = re.compile(
+_NODES_OWN = Pattern(
     r"buildkit|run|runc|crun|cri|systemd|libvirt|snapd?|sockets?|cni|calico|cilium|flannel|lib"
     r"|stateful_partition|aks|kind|host(fs|root)?|(node|image|container)fs"
     r"|overlay2?|rootfs|sysroot|ostree|etc|proc|sys|boot|var|root|pki|ssl|secrets?|credentials?"
@@ -96,7 +98,7 @@ _NODES_OWN = re.compile(
     re.ASCII,
 )
 # What keeps passwords, keys and tokens of others, by its name.
-_VAULTS = re.compile(
+_VAULTS = Pattern(
     r"([a-z0-9]+[-_.])?(pillars?|salt(stack)?|puppet(labs)?|chef|ansible|terraform|vault|consul"
     r"|nomad|jenkins|gitlab|actions-runner|argocd|harbor|keycloak|(open)?ldap|samba|sshd?|gpg|gnupg"
     r"|gcloud|kerberos|krb5|munge|wireguard|openvpn|tailscale|letsencrypt|certs|keys|postgres(ql)?"
@@ -105,17 +107,17 @@ _VAULTS = re.compile(
     re.ASCII,
 )
 # Each folder in these is a volume that a provisioner gives to some pod ...
-_PROVISIONED = re.compile(
+_PROVISIONED = Pattern(
     r"([a-z0-9]+[-_.])?(disk|volume)s|([a-z0-9]+[-_.]?)?pvs?|pvcs"
     r"|pvc?[-_.](data|disk|store|storage|volume)s?"
     r"|(local|persistent|dynamic)[-_]?(storage|volumes?|disks?)",
     re.ASCII,
 )
 # ... and so are these, which it names after the volume.
-_OF_A_CLAIM = re.compile(
+_OF_A_CLAIM = Pattern(
     r"pv[-_.]?[0-9]+|(.*[-_.])?pvc?-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}.*", re.ASCII
 )
-_LOCAL_SSD = re.compile(r"(local-?)?(ssd|nvme|raid)[-_.0-9]*", re.ASCII)
+_LOCAL_SSD = Pattern(r"(local-?)?(ssd|nvme|raid)[-_.0-9]*", re.ASCII)
 
 _ADVICE = (
     "use a folder such as /mnt/models, /data/models or /models, or a claim of a PersistentVolume "

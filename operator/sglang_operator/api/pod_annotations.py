@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from sglang_operator.api import agent_annotations, errors
+from sglang_operator.api.patterns import Pattern
 
-_OF_NODES = re.compile(
+_OF_NODES = Pattern(
     r"(container\.apparmor\.security\.beta\.kubernetes\.io"
     r"|((container\.)?seccomp\.)?security\.alpha\.kubernetes\.io"
     r"|([^/]+\.)?(cdi\.k8s\.io|nri\.io|noderesource\.dev|containerd\.io|cri-?o\.io|devices\.gke\.io)"
@@ -39,10 +40,10 @@ _OF_NODES = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 # Injectors write values into YAML templates: whatever could end a value there is none.
-_PLAIN = re.compile(r"[\w.,:;/*+@=% -]{0,1024}", re.ASCII)
-_NO = re.compile(r"(?i:false|no|off|disabled)")
+_PLAIN = Pattern(r"[\w.,:;/*+@=% -]{0,1024}", re.ASCII)
+_NO = Pattern(r"(?i:false|no|off|disabled)")
 # Of Istio's settings of a proxy, written as a map, those that say when it starts and ends.
-_PROXY_CONFIG = re.compile(
+_PROXY_CONFIG = Pattern(
     r"\s*+\{?+(?:[\s,]*+\"?+(?:holdApplicationUntilProxyStarts|concurrency|drainDuration"
     r"|terminationDrainDuration|parentShutdownDuration)\"?+ ?:[ \t]*+\"?+[\w.]{1,32}+\"?+)*+"
     r"\s*+\}?+\s*+",
@@ -172,7 +173,7 @@ _INJECTORS = {
     "hami.io": _Injector(keys=r"hami\.io/(node|gpu)-scheduler-policy"),
 }
 _PATTERNS = {
-    domain: tuple(re.compile(each or r"(?!)") for each in injector)
+    domain: tuple(Pattern(each or r"(?!)") for each in injector)
     for domain, injector in _INJECTORS.items()
 }
 _LONGEST_KEY = 253 + 1 + 63  # that Kubernetes takes

@@ -7,45 +7,46 @@ the field or of the variable says that it is none to repeat, whatever it looks l
 Standard library only: ``redaction`` is built on it.
 """
 
-import re
 from collections.abc import Callable
+
+from sglang_operator.api.patterns import Pattern
 
 HIDDEN = "***"
 _QUOTES = r"\\{0,4}[\"'`]"
 # The path of a field, as the API server, its definitions and JSON patches write it.
-_FIELD = re.compile(
+_FIELD = Pattern(
     r"(?<![\w./\]\[-])(?P<name>[\w./\[\]~-]++)(?:: |\s)\s*+"
     r"(?:(?:Invalid|Unsupported|Duplicate|unexpected|has|with|got|found|the) ){0,3}"
     r"value:?\s++(?=\S)"
 )
-_STEPS = re.compile(r"[./\[\]]+")
+_STEPS = Pattern(r"[./\[\]]+")
 _WHOLE = frozenset({"args", "command", "extraArgs", "system_envs"})  # fields of values
-_OF_A_FIELD = re.compile(r"[A-Z][A-Z0-9_]*|[\w~]*[_-][\w~-]*")  # no field of Kubernetes' own
+_OF_A_FIELD = Pattern(r"[A-Z][A-Z0-9_]*|[\w~]*[_-][\w~-]*")  # no field of Kubernetes' own
 # In a sentence: a variable, a few words, and its value.
 _NAME = r"(?<![\w.-])(?P<name>[A-Za-z][\w.-]{2,252}+)"
 _OF = rf"(?:{_QUOTES})?[\])]{{0,2}},?"
-_SENTENCE = re.compile(
+_SENTENCE = Pattern(
     rf"{_NAME}{_OF} (?:(?!value)[a-z]{{1,16}}+,? ){{0,5}}?"
     r"(?:values? ?[:=]?|(?:(?:is|was|has been) )?(?:set|changed|equal) to|is|was) (?=\S)"
 )
 # A variable in capitals has its value after a colon, also in Go's map[NAME:value] ...
-_COLON = re.compile(r"(?<![\w.-])(?P<name>[A-Z][A-Z0-9_]{2,252}+): ?(?=\S)")
+_COLON = Pattern(r"(?<![\w.-])(?P<name>[A-Z][A-Z0-9_]{2,252}+): ?(?=\S)")
 # ... and after a blank in a struct: {NAME value nil}.
-_STRUCT = re.compile(r"\{(?P<name>[A-Z][A-Z0-9_]{2,252}+) (?=\S++ (?:nil|<nil>|&))")
+_STRUCT = Pattern(r"\{(?P<name>[A-Z][A-Z0-9_]{2,252}+) (?=\S++ (?:nil|<nil>|&))")
 # Of a policy that looks for secrets which are written out.
-_FOUND = re.compile(
+_FOUND = Pattern(
     r"(?i)\b(?P<name>literal|inline|(?:plain|clear)[ -]?text|plain|hard-?coded) "
     r"(?:[a-z]{1,16} ){0,2}?"
     r"(?:secret|token|password|passphrase|credential|key|value)s?(?: found)?:? (?=\S)"
 )
-_PASSWORD = re.compile(
+_PASSWORD = Pattern(
     r"(?i)\b(?P<name>password|passphrase|passwd):? (?=\w*[A-Za-z]\w*[0-9])(?=\w{6})"
 )
-_VALUE = re.compile(r"[^\s,;)}\]]+")
-_CLOSED = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\.)*+") for quote in "\"'`"}
-_OPENS = re.compile(_QUOTES)
+_VALUE = Pattern(r"[^\s,;)}\]]+")
+_CLOSED = {quote: Pattern(rf"(?:[^{quote}\\\n]|\\.)*+") for quote in "\"'`"}
+_OPENS = Pattern(_QUOTES)
 # How a sentence goes on that names no value, and what a server says of a field.
-_GOES_ON = re.compile(
+_GOES_ON = Pattern(
     r"(?i)(?:a|an|and|any|are|as|at|be|been|by|cannot|can|does|empty|expected|false|for|forbidden"
     r"|found|from|given|has|in|into|invalid|is|it|may|missing|must|no|none|not|null|of|on|only|or"
     r"|required|set|should|that|the|this|to|too|true|unset|unsupported|unknown|duplicate|was|which"
@@ -79,7 +80,7 @@ def hidden(text: str, is_secret: Callable[[str], bool]) -> str:
 
 
 def _without(
-    pattern: re.Pattern[str],
+    pattern: Pattern,
     holds: Callable[[str], bool],
     text: str,
     is_secret: Callable[[str], bool],

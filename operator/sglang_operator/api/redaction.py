@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable
 
 from sglang_operator.api import quoted_values
+from sglang_operator.api.patterns import Pattern
 
 HIDDEN = quoted_values.HIDDEN
 # Who tells the first so many characters of a text looks through so many more: a secret that begins
 # in what is told is known by what stands behind it.
 MARGIN = 4096
 
-_SECRET_NAME = re.compile(
+_SECRET_NAME = Pattern(
     r"(?i)(^|[_.-])(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|PAT)([_.-]|$)"
     r"|(^|[_.-])(API|ACCESS|SECRET|PRIVATE|AUTH|LICENSE|ENCRYPTION|SIGNING|ACCOUNT)[_.-]?KEY([_.-]|$)"
     r"|_KEY[_.-]?[0-9]*$|PASSWORD|PASSWD|[_.-]PWD$"
@@ -22,41 +23,41 @@ _SECRET_NAME = re.compile(
     r"|(?-i:(^|_|PG|DB|SQL)PASS$|(^|_)(PASSCODE|PASSPHRASE|PSK|SK|AK|AUTH|CREDS?|JWT|DSN|COOKIE"
     r"|BEARER|SAS|CONN(ECTION)?_?STR(ING)?)$|[A-Z]TOKEN$|(?<!^)(?<!^OLD)PWD$)"
 )
-_BLANKS = re.compile(r"\s+")
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
+_BLANKS = Pattern(r"\s+")
+_HUMP = Pattern(r"(?<=[a-z0-9])(?=[A-Z])")  # secretAccessKey
 # Of what programs say, these too; who writes a variable of that name may mean something else.
-_SAID_SECRET = re.compile(
+_SAID_SECRET = Pattern(
     r"(?i)(^|[_.-])(authorization|bearer|cookie|passwords|secretaccesskey|api[_.-]?keys)$"
     r"|(^|[_.-])sk$|[_.-]pwd$"
 )
 # No name without one of these is any of the above.
-_HINT = re.compile(
+_HINT = Pattern(
     r"(?i)token|secret|passw|passphrase|credential|key|pat|auth|bearer|cookie|\bsk\b"
     r"|[_.-](?:sk|pwd|pass)\b"
 )
 # In what engines say, most tokens are numbers of a model: pad_token_id, --speculative-token-map.
-_TOKEN_AND_MORE = re.compile(r"(?i)token[_.-]\w")
-_OF_A_MODEL = re.compile(
+_TOKEN_AND_MORE = Pattern(r"(?i)token[_.-]\w")
+_OF_A_MODEL = Pattern(
     r"(?i)token[_.-](?:ids?|map|nums?|counts?|usages?|distribution|latency|types?|len|lengths?|limits?"
     r"|budgets?|sizes?|pools?|to|per|levels?|ratios?|drop|ind(?:ex|ices)|idx|pos|positions?|embed[a-z]*"
     r"|logprobs?|throughput|steps?|masks?|capacity|shift)(?![a-z])"
 )
 
 # What parsers say: their own words, single characters and kinds of tokens ('<stream end>').
-_UNQUOTED = re.compile(r"(?:[^'\"]|'(?:\\?.|<[a-z ]+>)')*+")
+_UNQUOTED = Pattern(r"(?:[^'\"]|'(?:\\?.|<[a-z ]+>)')*+")
 # An image has its digest where a host would be.
-_DIGEST = re.compile(r"sha[0-9]+:")
-_AFTER_SCHEME = re.compile(r"[/@:]")
-_OPENS = re.compile(r"[\"'=(]")
-_WORDS = re.compile(r"\S+")
-_OBJECT_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_DIGEST = Pattern(r"sha[0-9]+:")
+_AFTER_SCHEME = Pattern(r"[/@:]")
+_OPENS = Pattern(r"[\"'=(]")
+_WORDS = Pattern(r"\S+")
+_OBJECT_NAME = Pattern(r"[A-Za-z0-9._-]{1,253}")
 
 # How a name and its value are written: with what stands between them, whatever language it is.  No
 # part of a text is tried twice: what was taken of it is not given back.
 _NAME, _QUOTE = r"(?<![\w.-])([\w.-]++)", r"\\{0,15}[\"']"
 _BARS = ("|", "\u2502", "\u2503")
 _SIGN = r"[?+]?[=:\uff1a\uff1d]{1,2}>?|->|<-|[\u2192\u21d2]|[|\u2502\u2503](?=[ \t])"
-_PAIR = re.compile(
+_PAIR = Pattern(
     rf"{_NAME}(?:"
     # name=value, 'name': 'value', environ['name'] = 'value', | name | value |, name (str): value
     rf"(?:{_QUOTE}\s?[\])]{{0,2}}|\])?(?:\s?\((?:str|string|text|bytes|SecretStr)\))?"
@@ -67,86 +68,84 @@ _PAIR = re.compile(
     rf"|{_QUOTE}\s*+,\s*+(?=[bBuUrRfF]{{0,2}}{_QUOTE})"  # ('name', 'value')
     r")(?=\S)"
 )
-_FLAG = re.compile(
+_FLAG = Pattern(
     rf"(?<![\w.-])(-[\w.-]++)(?:{_QUOTE})?(?P<sign>)(?:\s*+,\s*+|\s++)(?P<of>-\s++)?(?=\S)"
 )
-_TYPED = re.compile(r"\w[\w.]{0,64}(?:\[[\w.]{1,64}\])?(?: \| None)? = (?=\S)")  # name: str = value
-_OPENING = re.compile(r"(?:[bBuUrRfF]{1,2}|\$|\w{1,32}\()?(\\{0,15})([\"'])")
-_REST = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\.)*+{quote}?") for quote in "\"'"}
-_MORE = re.compile(r"\\?[\"']|[\w$]+")  # what a shell puts together with what it follows
-_IS_KEY = re.compile(r"\s*+[:=]\s*+")
-_CELL = re.compile(r"(?:(?! [|\u2502\u2503])[^\n])*+")
-_COLUMN = re.compile(r"(?:(?!  )[^\t\n])*+")
-_WORD, _LINE = re.compile(r"(?:[^\s\\]|\\[^\n]|\\)+"), re.compile(r"[^\n]*")
+_TYPED = Pattern(r"\w[\w.]{0,64}(?:\[[\w.]{1,64}\])?(?: \| None)? = (?=\S)")  # name: str = value
+_OPENING = Pattern(r"(?:[bBuUrRfF]{1,2}|\$|\w{1,32}\()?(\\{0,15})([\"'])")
+_REST = {quote: Pattern(rf"(?:[^{quote}\\\n]|\\.)*+{quote}?") for quote in "\"'"}
+_MORE = Pattern(r"\\?[\"']|[\w$]+")  # what a shell puts together with what it follows
+_IS_KEY = Pattern(r"\s*+[:=]\s*+")
+_CELL = Pattern(r"(?:(?! [|\u2502\u2503])[^\n])*+")
+_COLUMN = Pattern(r"(?:(?!  )[^\t\n])*+")
+_WORD, _LINE = Pattern(r"(?:[^\s\\]|\\[^\n]|\\)+"), Pattern(r"[^\n]*")
 _EXPECTED = "expected "  # argparse of a flag without its value
-_NOTHING = re.compile(r"(?:None|null|True|False|\"\"|'')(?![^\s,;:)}\]])")
-_NUMBER = re.compile(r"[\"']?[-+]?[\d.]++(?:e[-+]?\d++)?[\"']?(?![^\s,;)}\]])")
+_NOTHING = Pattern(r"(?:None|null|True|False|\"\"|'')(?![^\s,;:)}\]])")
+_NUMBER = Pattern(r"[\"']?[-+]?[\d.]++(?:e[-+]?\d++)?[\"']?(?![^\s,;)}\]])")
 # Sentences, headers and queries of URLs, in which a secret stands under no name of its own.
-_SPOKEN = re.compile(
+_SPOKEN = Pattern(
     r"(?i)(\b(?:api|access|secret|private) key\b(?: \w{1,20}){0,3} {0,4}[:=] {0,4})[^\n]+"
 )
-_USER = re.compile(  # curl -u user:password, also as a list
+_USER = Pattern(  # curl -u user:password, also as a list
     rf"(?<![\w-])(?:-[uU]|--(?:proxy-)?user|--(?:src-|dest-)?creds|--auth)"
     rf"(?:[ \t]*+=|(?:{_QUOTE})?\s*+,)?\s*+(?:{_QUOTE})?[^\s:'\"=,]{{1,256}}+:(?=[^\s'\"])"
 )
-_GROUP = re.compile(r"[0-9]{1,10}\b")
-_SHORT_FLAG = re.compile(  # mysql -ppassword
+_GROUP = Pattern(r"[0-9]{1,10}\b")
+_SHORT_FLAG = Pattern(  # mysql -ppassword
     r"(?i)\b(?:(?:mysql|mariadb|mongo)[\w-]{0,16}|sshpass|(?:docker|podman|nerdctl|az) login)\b"
     r"[^\n|;&]{0,256}?\s-p[ \t]*+(?=[^\s-])|\bredis-cli\b[^\n|;&]{0,256}?\s-a[ \t]++(?=\S)"
 )
-_ELEMENT = re.compile(r"<([\w.:-]++)(?:\s[^<>\n]{0,256}+)?>(?=[^<\s])")
-_WITHIN = re.compile(r"[^<\n]*")
+_ELEMENT = Pattern(r"<([\w.:-]++)(?:\s[^<>\n]{0,256}+)?>(?=[^<\s])")
+_WITHIN = Pattern(r"[^<\n]*")
 # In sentences: how a secret is spoken of, and so many words until it comes.
-_TOLD = re.compile(r"[A-Za-z0-9_+=~.-]+")
+_TOLD = Pattern(r"[A-Za-z0-9_+=~.-]+")
 _NEAR = 4
-_SPOKEN_OF = re.compile(r"(?i)(?:jwt|login|basic|bearer|pwd|passwords?|tokens?|_?auth)")
+_SPOKEN_OF = Pattern(r"(?i)(?:jwt|login|basic|bearer|pwd|passwords?|tokens?|_?auth)")
 _KINDS_OF_KEYS = frozenset({"api", "access", "secret", "private", "auth", "license", "account"})
-_MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_+=~]{8,}")
-_RANDOM = re.compile(r"(?=.*[A-Za-z])(?=.*[0-9])[A-Za-z0-9_+=~]{20,}")
-_RUNS, _CAPITAL = re.compile(r"[A-Za-z0-9_+=~]{8,}"), re.compile(r"[A-Z]")
-_NOTHING_ELSE = re.compile("")
-_OF_A_CLASS = re.compile(r"(?:[A-Z][a-z]+[0-9]{0,5})+[A-Z]*(?:_\w*)?")  # Qwen3ForCausalLM
-_PROSE = re.compile(r"(?i)(?:tokens?|secrets?|credentials?|keys?|pat|cookies?)")
-_IN_QUOTES = re.compile(
+_MIXED = Pattern(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9_+=~]{8,}")
+_RANDOM = Pattern(r"(?=.*[A-Za-z])(?=.*[0-9])[A-Za-z0-9_+=~]{20,}")
+_RUNS, _CAPITAL = Pattern(r"[A-Za-z0-9_+=~]{8,}"), Pattern(r"[A-Z]")
+_NOTHING_ELSE = Pattern("")
+_OF_A_CLASS = Pattern(r"(?:[A-Z][a-z]+[0-9]{0,5})+[A-Z]*(?:_\w*)?")  # Qwen3ForCausalLM
+_PROSE = Pattern(r"(?i)(?:tokens?|secrets?|credentials?|keys?|pat|cookies?)")
+_IN_QUOTES = Pattern(
     r"(?i)(\b(?:(?:api|access|secret|private|auth|license|account)[ _-]?key|password|passphrase)\b"
     r"(?: {1,4}\w{1,20}+){0,4}(?: {0,4}:)? {1,4}\\{0,4}([\"'`]))(?!\*\*\*)[^\n]+?(?=\\{0,4}\2|$|\n)"
 )
 # A sentence about a variable or an argument says what it was: api_key must be str, got 'x'.
-_SPELLED = re.compile(r"[\w.-]+")
-_ITS_VALUE = re.compile(r"[\"'\])]{0,3} ?(?:[=:]|->)")  # follows at once, and was looked at
-_COMPOUND = re.compile(r"\w[_.-]\w|[a-z0-9][A-Z]")
-_TOKEN_OF_A_MODEL = re.compile(
+_SPELLED = Pattern(r"[\w.-]+")
+_ITS_VALUE = Pattern(r"[\"'\])]{0,3} ?(?:[=:]|->)")  # follows at once, and was looked at
+_COMPOUND = Pattern(r"\w[_.-]\w|[a-z0-9][A-Z]")
+_TOKEN_OF_A_MODEL = Pattern(
     r"(?i)(?:pad|bos|eos|unk|mask|stop|cls|sep|image|video|audio|special|added|draft|next|new|first"
     r"|last|end|start|begin|think|tool)[_.-]?token"
 )
-_GOT = re.compile(
+_GOT = Pattern(
     r"(?i)(\b(?:got|received|not|was|is|be|given|found|value|input):? {1,4}"
     r"[bru]?[\[({]{0,2}([\"'`]))"
     r"(?!\*\*\*)[^\"'`\n]+"
 )
-_QUOTED = re.compile(r"([\"'`])([^\"'`\s]{8,512})(?=\1)")
+_QUOTED = Pattern(r"([\"'`])([^\"'`\s]{8,512})(?=\1)")
 # pydantic names a field, and quotes its value in the next line.
-_INPUT = re.compile(
-    r"(^|\n)([^\n]*)(\n[^\n]*?\binput_value=)(?!\*\*\*)((?:(?!, input_type=)[^\n])+)"
-)
-_INPUT_VALUE = re.compile(r"(\binput_value=[\"']?)([^\"'\s,\]]{8,512})")
-_PEM = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[\s\S]+")
-_BEARER = re.compile(
+_INPUT = Pattern(r"(^|\n)([^\n]*)(\n[^\n]*?\binput_value=)(?!\*\*\*)((?:(?!, input_type=)[^\n])+)")
+_INPUT_VALUE = Pattern(r"(\binput_value=[\"']?)([^\"'\s,\]]{8,512})")
+_PEM = Pattern(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[\s\S]+")
+_BEARER = Pattern(
     r"(?i)(\bbearer\s{1,4}|\bauthorization\\{0,4}[\"']?\s{0,4}[:=]\s{0,4}\\{0,4}[\"']?basic\s{1,4})"
     r"[^\s\"',\\]+"
 )
-_SIGNED = re.compile(
+_SIGNED = Pattern(
     r"(?i)((?:(?<=[?&])|(?<![\w-])x-(?:amz|goog)-)(?:sig|signature|credential)=)[^\s&\"']+"
 )
 # Addresses that are a secret themselves: whoever knows them may write there.
-_HOOK = re.compile(
+_HOOK = Pattern(
     r"(?i)(https?://(?:hooks\.slack\.com/(?:services|workflows|triggers)"
     r"|(?:[\w-]{1,63}\.)?discord(?:app)?\.com/api/webhooks"
     r"|[\w-]{1,63}\.webhook\.office\.com|api\.telegram\.org/bot[0-9]{0,20}+:?+)/?+)"
     r"(?!\*\*\*)[^\s\"'<>\\]+"
 )
 # Keys that are known by their form.
-_FORM = re.compile(
+_FORM = Pattern(
     r"(?<![\w-])(?:hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}"
     r"|gl(?:pat|rt|dt|cbt|ptt|ft|soat|agent)-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|xapp-[\w-]{10,}"
     r"|(?:AKIA|ASIA)[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
@@ -263,7 +262,7 @@ def _known(text: str) -> str:
 
 
 def _without(
-    pattern: re.Pattern[str],
+    pattern: Pattern,
     text: str,
     holds: Callable[[re.Match[str]], bool],
     end: Callable[[str, int], int],
@@ -363,7 +362,7 @@ def looks_like_a_key(word: str) -> bool:
     return bool(_MIXED.fullmatch(word) or _RANDOM.fullmatch(word))
 
 
-def without_keys(text: str, *, but: re.Pattern[str] = _NOTHING_ELSE) -> str:
+def without_keys(text: str, *, but: Pattern = _NOTHING_ELSE) -> str:
     """Text of names and versions without words that look like keys, but for such parts of words."""
 
     def told(word: re.Match[str]) -> str:
@@ -397,7 +396,7 @@ def _is_prose(pair: re.Match[str]) -> bool:
     return is_index or pair["gap"] is not None or pair["sign"] in _BARS
 
 
-def _hidden(pattern: re.Pattern[str], text: str, *, of_cluster: bool = False) -> str:
+def _hidden(pattern: Pattern, text: str, *, of_cluster: bool = False) -> str:
     """With the values of secret names hidden; after a colon, the line may hold one anywhere."""
     if not _HINT.search(text):
         return text
@@ -454,7 +453,7 @@ def _end(text: str, at: int, sign: str) -> int:
         pattern = _LINE if sign.startswith((":", "-")) or text[at] in "[({" else _WORD
         return _after(pattern.match, text, at)
     if opening[1]:
-        closing = re.compile(rf"(?<!\\){re.escape(opening[1] + opening[2])}|(?=\n)|$")
+        closing = Pattern(rf"(?<!\\){re.escape(opening[1] + opening[2])}|(?=\n)|$")
         at = _after(closing.search, text, opening.end())
         return _after(_LINE.match, text, at) if _MORE.match(text, at) else at
     at = _after(_REST[opening[2]].match, text, opening.end())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sglang_operator.api import pod_volumes
+from sglang_operator.api.patterns import Pattern
 from sglang_operator.engine import signatures
 from sglang_operator.engine.diagnosis import bounded
 
@@ -76,7 +77,7 @@ class PodSignature:
 
     reason: str
     where: tuple[str, ...]  # reasons that Kubernetes gives; a trailing * stands for anything
-    pattern: re.Pattern[str]
+    pattern: Pattern
     message: str
     advice: str
 
@@ -87,7 +88,7 @@ def _row(
     return PodSignature(
         reason=reason,
         where=where,
-        pattern=re.compile(pattern, re.IGNORECASE),
+        pattern=Pattern(pattern, re.IGNORECASE),
         message=message,
         advice=advice,
     )

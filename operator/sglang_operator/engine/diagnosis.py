@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sglang_operator.api import bounds, redaction
+from sglang_operator.api.patterns import Pattern
 from sglang_operator.engine import endings, node_ends, signatures
 from sglang_operator.engine.signature_row import Signature
 
@@ -142,7 +143,7 @@ def read(message: str) -> Reading:
 # What an engine writes at its end is its user's text: what patterns are tried on has a bound, and
 # so have its words, for those that begin with any word.  Kubelets keep no more than this.
 _LONGEST = 4096
-_LONG_WORD = re.compile(r"(?<!\S)(\S{256})\S+")
+_LONG_WORD = Pattern(r"(?<!\S)(\S{256})\S+")
 
 
 def bounded(text: str) -> str:
@@ -157,12 +158,12 @@ def _ends(text: str, most: int) -> str:
     return f"{text[:half]}\n…{text[-half:]}"
 
 
-_FULL = re.compile(
+_FULL = Pattern(
     r"CUDA out of memory\. Tried to allocate (?P<wanted>[\d.]+ \w+)\. GPU (?P<gpu>\d+) has a total "
     r"capacity of (?P<total>[\d.]+ \w+) of which (?P<free>[\d.]+ \w+) is free\.(?P<rest>[^\n]*)"
 )
-_OTHER = re.compile(r"Process \d+ has ([\d.]+ \w+) memory in use")
-_OWN = re.compile(r"this process has ([\d.]+ \w+) memory in use")
+_OTHER = Pattern(r"Process \d+ has ([\d.]+ \w+) memory in use")
+_OWN = Pattern(r"this process has ([\d.]+ \w+) memory in use")
 _UNITS = {"bytes": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 # A CUDA context of a helper process is smaller than this part of a GPU.
 _MUCH = 0.1
@@ -170,7 +171,7 @@ _MUCH = 0.1
 
 _OTHER_PROCESS = Signature(
     reason=signatures.GPU_SHARED,
-    written=_FULL.pattern,
+    pattern=_FULL,
     message=signatures.OTHER_PROCESS,
     advice=signatures.OTHER_PROCESS_ADVICE,
 )
@@ -237,14 +238,14 @@ def _key(flag: str) -> str:
 _FIELDS = {"model_override_args": "json_model_override_args"}
 
 
-_PREFIX = re.compile(r"^(?:\[[^\]\n]*\]:? ?)+|^(?:ERROR|CRITICAL):\s+")
-_ERROR = re.compile(
+_PREFIX = Pattern(r"^(?:\[[^\]\n]*\]:? ?)+|^(?:ERROR|CRITICAL):\s+")
+_ERROR = Pattern(
     r"^(?:\[[^\]\n]*\]:? ?)*((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit"
     r"|OutOfResources|Timeout|NotFound)(?::.*)?)$",
     re.MULTILINE,
 )
 # What follows an end, and says nothing of its cause.
-_NOISE = re.compile(
+_NOISE = Pattern(
     r"resource_tracker|kill_process_tree|[Rr]eceived sigquit|SIGQUIT received|leaked \w+ objects"
     r"|warnings\.warn|^Traceback \(|^ *File \"|^ *[\^~]+ *$|^Killed$|^Fatal Python error: Aborted"
     r"|destroy_process_group|It usually means the child failed|Rank \d+ scheduler (?:is dead|died)"
@@ -252,7 +253,7 @@ _NOISE = re.compile(
     r"|(?:Waiting for|Finished) (?:application|server)|Shutting down",
 )
 # Exceptions that only tell that another process has gone.
-_ECHO = re.compile(
+_ECHO = Pattern(
     r"(?:EOFError|KeyboardInterrupt|SystemExit|BrokenPipeError|ConnectionResetError"
     r"|\S*CancelledError)\b|RuntimeError: Rank \d+ scheduler"
 )
@@ -269,7 +270,7 @@ def _last_error(message: str) -> str:
 
 # SGLang logs all its arguments in one line, keys in clear: however much of it is left, it is no
 # reason for an end, and does not belong into anybody's status.
-_ARGUMENTS = re.compile(r"(?:\b\w+=[^=]*){6}")
+_ARGUMENTS = Pattern(r"(?:\b\w+=[^=]*){6}")
 
 
 def _last_line(message: str) -> str:

@@ -4,10 +4,10 @@ The grammar is that of github.com/distribution/reference; the kubelet tells of w
 only once a pod has a node (``InvalidImageName``).
 """
 
-import re
 from collections.abc import Iterator
 
 from sglang_operator.api import errors, redaction
+from sglang_operator.api.patterns import Pattern
 
 MOST_CHARACTERS = 255  # of the name, without tag and digest
 
@@ -16,11 +16,9 @@ _REGISTRY = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[A-Fa-f0-9:]+\])(?::[0-9]+)?"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
-_REFERENCE = re.compile(
-    rf"(?P<name>(?:{_REGISTRY}/)?{_PART}(?:/{_PART})*)(?::{_TAG})?(?:@{_DIGEST})?"
-)
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")  # many a tag is one, and a digest looks like one
-_ONLY_HEX = re.compile(r"[0-9a-f]{64}")  # would be an image's id
+_REFERENCE = Pattern(rf"(?P<name>(?:{_REGISTRY}/)?{_PART}(?:/{_PART})*)(?::{_TAG})?(?:@{_DIGEST})?")
+_COMMIT = Pattern(r"[0-9a-f]{7,64}")  # many a tag is one, and a digest looks like one
+_ONLY_HEX = Pattern(r"[0-9a-f]{64}")  # would be an image's id
 
 
 def tag(image: str) -> str:

@@ -2,7 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+
+from sglang_operator.api.patterns import Pattern
 
 MORE_SHM = (
     "mount an emptyDir at /dev/shm in podTemplate, with medium: Memory and a larger sizeLimit, "
@@ -23,17 +24,12 @@ class Signature:
     """
 
     reason: str
-    written: str  # the pattern
+    pattern: Pattern
     message: str
     advice: str
     # One of these is in every text that matches, in small letters; for patterns that are slow to
     # find out that nothing does, as those are that ignore case.
     words: tuple[str, ...] = ()
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """Compiled once somebody looks for it: all of them together take longer than a plan."""
-        return re.compile(self.written, re.MULTILINE)
 
     def found_in(self, text: str, lowered: str) -> re.Match[str] | None:
         """The match in a text, which is given in small letters too."""
@@ -47,7 +43,7 @@ def signature(
 ) -> Signature:
     return Signature(
         reason=reason,
-        written=pattern,
+        pattern=Pattern(pattern, re.MULTILINE),
         message=message,
         advice=advice,
         words=words,

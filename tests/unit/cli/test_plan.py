@@ -350,7 +350,7 @@ def test_a_plan_waits_for_nothing_that_it_does_not_need(arguments, needless):
         "try: cli(sys.argv[1:], standalone_mode=False)\n"
         "except SystemExit: pass\n"
         "from sglang_operator.engine import signatures\n"
-        "compiled = sum('pattern' in vars(row) for row in signatures.SIGNATURES)\n"
+        "compiled = sum('compiled' in vars(row.pattern) for row in signatures.SIGNATURES)\n"
         "print(compiled, *sys.modules, file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", code, "plan", str(GUIDE), "--gpu", "H100", *arguments]

@@ -376,7 +376,7 @@ def test_a_failure_at_the_start_is_one_before_the_first_answer(message, changed,
 
 def test_every_row_can_fill_its_texts():
     for row in pod_signatures.SIGNATURES:
-        values = dict.fromkeys((*row.pattern.groupindex, "image", "said"), "x")
+        values = dict.fromkeys((*row.pattern.compiled.groupindex, "image", "said"), "x")
         assert row.message.format(**values)
         assert row.advice.format(**values)
 

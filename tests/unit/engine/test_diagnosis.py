@@ -418,7 +418,15 @@ def test_the_line_with_all_arguments_is_never_shown_because_keys_are_in_it():
 def test_every_signature_has_its_texts_filled():
     for signature in signatures.SIGNATURES:
         fields = dict.fromkeys(
-            (*signature.pattern.groupindex, "key", "error", "because", "fraction", "limit"), "x"
+            (
+                *signature.pattern.compiled.groupindex,
+                "key",
+                "error",
+                "because",
+                "fraction",
+                "limit",
+            ),
+            "x",
         )
         assert signature.message.format(**fields)
         assert signature.advice.format(**fields)

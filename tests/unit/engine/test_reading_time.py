@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sglang_operator.api.patterns import Pattern
 from sglang_operator.diagnosis import causes, pod_signatures
 from sglang_operator.engine import diagnosis, signatures
 from tests.unit.engine.test_endings import ENDS
@@ -24,12 +25,14 @@ ANYTHING = ("1", "1 ", "a ", "a.", "a_", "[", "[a]: ", " ", "  \n", "  a\n", "\n
 
 def patterns() -> Iterator[tuple[str, re.Pattern[str]]]:
     for row in signatures.SIGNATURES:
-        yield row.reason, row.pattern
+        yield row.reason, row.pattern.compiled
     for signature in pod_signatures.SIGNATURES:
-        yield f"{signature.where[0]}-{signature.reason}", signature.pattern
+        yield f"{signature.where[0]}-{signature.reason}", signature.pattern.compiled
     for module in (diagnosis, causes):
         for name, value in vars(module).items():
-            if isinstance(value, re.Pattern):
+            if isinstance(value, Pattern):
+                yield name, value.compiled
+            elif isinstance(value, re.Pattern):
                 yield name, value
 
 
@@ -91,7 +94,7 @@ def test_no_text_keeps_a_pattern_busy(pattern):
 def test_no_message_of_kubernetes_keeps_its_reader_busy(reason):
     """Kubelets and schedulers quote names that users chose, and put many of them in a row."""
     rows = [row for row in pod_signatures.SIGNATURES if reason in row.where]
-    units = {word for row in rows for word in words(row.pattern)} | set(ANYTHING)
+    units = {word for row in rows for word in words(row.pattern.compiled)} | set(ANYTHING)
     for unit in units:
         message = (unit * 32768)[:32768]
         assert seconds(pod_signatures.find, reason, message) < MOST, unit
@@ -101,7 +104,7 @@ def test_the_words_that_a_row_is_looked_for_by_are_in_all_that_it_matches():
     texts = {end[0] for end in ENDS} | {"failed deepep", "deep_ep failed", "is required"}
     for row in filter(lambda row: row.words, signatures.SIGNATURES):
         assert row.words == tuple(word.lower() for word in row.words)
-        for text in texts | {text[:600] for text in hostile(row.pattern)}:
+        for text in texts | {text[:600] for text in hostile(row.pattern.compiled)}:
             found = row.pattern.search(text) is not None
             assert found == (row.found_in(text, text.lower()) is not None), text[:200]
 
