@@ -8,7 +8,7 @@ from sglang_operator.api import errors, names
 from sglang_operator.cli import check_object, file_errors
 from sglang_operator.cli.findings import Finding, StopError
 from sglang_operator.cli.pipeline import objects, recognition
-from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree import file_text, reading
 from sglang_operator.cli.yaml_tree.nodes import YamlNode
 
 
@@ -28,7 +28,7 @@ def lint(files: list[str], stdin: Any, options: objects.Options) -> Judged:
     judged = Judged()
     for name in files:
         try:
-            loaded = reading.load(reading.read(name, stdin), name)
+            loaded = reading.load(file_text.read(name, stdin), name)
             judged.findings += loaded.findings
             if not loaded.documents:
                 judged.notes.append(f"{errors.shown(name)}: empty")
@@ -40,7 +40,7 @@ def lint(files: list[str], stdin: Any, options: objects.Options) -> Judged:
 
 
 def _folder(name: str) -> Path | None:
-    return Path() if name == reading.STDIN else Path(name).parent
+    return Path() if name == file_text.STDIN else Path(name).parent
 
 
 def is_ours(document: YamlNode) -> bool:

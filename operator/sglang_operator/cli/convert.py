@@ -14,7 +14,7 @@ from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
 from sglang_operator.cli.options import environment, tell_notes
 from sglang_operator.cli.pipeline import disjoint, objects, recognition
 from sglang_operator.cli.pipeline.objects import Options
-from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree import file_text, reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
 
 
@@ -32,7 +32,7 @@ def run(file: str, stdin: Any, options: Options, output: str | None, *, force: b
     """Convert a file; with any error nothing is written."""
     try:
         document, found = _document(file, stdin)
-        folder = Path() if file == reading.STDIN else Path(file).parent
+        folder = Path() if file == file_text.STDIN else Path(file).parent
         conversion = objects.convert(document, options, folder)
     except StopError as stopped:
         return _refused(stopped.findings, [])
@@ -62,7 +62,7 @@ def _refused(found: Any, notes: list[str]) -> Conversion:
 
 def _document(file: str, stdin: Any) -> tuple[YamlNode, list[Finding]]:
     """The one document of a pipeline file."""
-    loaded = reading.load(reading.read(file, stdin), file)
+    loaded = reading.load(file_text.read(file, stdin), file)
     documents = loaded.documents
     if len(documents) != 1:
         mark = documents[1].mark if documents else Mark(file, 1, 1)

@@ -27,9 +27,9 @@ def command(
     """
     judged = check_files.lint(list(files), sys.stdin.buffer, Options(environment=env))
     if gpu is not None:
-        from sglang_operator.cli import plan  # who does not ask does not wait for it
+        from sglang_operator.cli import plan, plan_files  # who does not ask does not wait for them
 
-        judged.findings += plan.told(judged, gpu, env=env)
+        judged.findings += plan_files.told(judged, plan.these_cards(gpu), env=env)
     found = findings.ordered(judged.findings)
     if output == "json":
         click.echo(findings.as_json(found, judged.notes))

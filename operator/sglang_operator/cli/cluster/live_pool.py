@@ -10,7 +10,7 @@ import msgspec
 from sglang_operator.api import errors, names
 from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
-from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree import file_text
 from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
 from sglang_operator.observed import sightings, wire
 from sglang_operator.observed.model import ObservedPod
@@ -62,7 +62,7 @@ class Source:
 
     def _objects(self, name: str, namespace: str | None) -> Iterator[dict[str, Any]]:
         if self.file is not None:
-            yield from _flat(_decoded(reading.read(self.file), self.file))
+            yield from _flat(_decoded(file_text.read(self.file), self.file))
             return
         scope = ["--namespace", namespace] if namespace else []
         plural = f"{names.PLURAL}.{names.GROUP}"

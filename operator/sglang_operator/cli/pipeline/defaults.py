@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from sglang_operator.api import errors
 from sglang_operator.cli import file_errors
 from sglang_operator.cli.findings import Finding, StopError
-from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree import file_text, reading
 from sglang_operator.cli.yaml_tree.nodes import Key, Mark, YamlNode, plain
 
 _MAX_FILES = 32
@@ -102,7 +102,7 @@ class _Composer:
                 found = errors.shown(str(path) if path is not None else parts.name)
                 self._tell(mark, file_errors.DEFAULTS_FILE("defaults", found=found))
             return None
-        text = reading.read(str(path))
+        text = file_text.read(str(path))
         loaded = reading.load(text, str(path))
         self.findings += loaded.findings
         header = _PACKAGE.match(text)

@@ -1,13 +1,13 @@
 import pytest
 
 from sglang_operator.cli.pipeline import objects, training
-from sglang_operator.cli.yaml_tree import reading
+from sglang_operator.cli.yaml_tree import file_text, reading
 from sglang_operator.memory.trainer import Kind
 from tests.unit.cli.runner import GUIDE, pipeline, write
 
 
 def read(path):
-    (document,) = reading.load(reading.read(str(path)), str(path)).documents
+    (document,) = reading.load(file_text.read(str(path)), str(path)).documents
     found = objects.convert(document, objects.Options(), path.parent)
     assert found.root is not None
     return training.Pipeline(found.root, environment=False), found.roles
