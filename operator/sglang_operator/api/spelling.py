@@ -34,14 +34,24 @@ def meant(name: str, known: Iterable[str]) -> str | None:
         return found
     letters = bare(name)
     most = _most_slips(letters)
-    near = sorted((distance(letters, bare(word)), word) for word in words if _alike(letters, word))
+    alike = [word for word in words if _is_alike(letters, bare(word), most)]
+    near = sorted((distance(letters, bare(word)), word) for word in alike)
     if not near or near[0][0] > most or (len(near) > 1 and near[1][0] == near[0][0]):
         return None
     return near[0][1]
 
 
-def _alike(letters: str, word: str) -> bool:
-    return abs(len(letters) - len(bare(word))) <= 2
+def _is_alike(one: str, other: str, most: int) -> bool:
+    """Whether so few slips may be all that is between them, as far as that is told at a glance.
+
+    A slip brings at most one new letter, and takes at most one away.
+    """
+    ours, theirs = {*one}, {*other}
+    return (
+        abs(len(one) - len(other)) <= most
+        and len(ours - theirs) <= most
+        and len(theirs - ours) <= most
+    )
 
 
 def _most_slips(letters: str) -> int:

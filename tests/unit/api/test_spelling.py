@@ -33,6 +33,23 @@ def test_a_name_stands_for_a_known_one_or_for_none(name, meant):
     assert spelling.meant(name, KNOWN) == meant
 
 
+def test_names_that_cannot_be_meant_are_not_compared_letter_by_letter(monkeypatch):
+    """Of a pipeline, each of its fields is held against each that is not there."""
+    compared = []
+
+    def distance(one, other):
+        compared.append(other)
+        return real(one, other)
+
+    real = spelling.distance
+    monkeypatch.setattr(spelling, "distance", distance)
+    known = ("reward_pretrain", "response_length", "num_gpus_per_node", "sequence_length")
+    assert spelling.meant("respones_length", known) == "response_length"
+    assert spelling.meant("rewards_pretrain", known) == "reward_pretrain"
+    assert spelling.meant("rollout_batch_size", known) is None
+    assert compared == ["responselength", "rewardpretrain"]
+
+
 def test_the_work_for_a_long_name_is_bounded():
     started = time.process_time()
     assert spelling.meant("num_gpus" * 100_000, KNOWN) is None
