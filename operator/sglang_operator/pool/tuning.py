@@ -12,12 +12,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.spec import TuneRange
 from sglang_operator.engine import signatures
-from sglang_operator.engine.diagnosis import Diagnosis
+
+if TYPE_CHECKING:
+    from sglang_operator.engine.diagnosis import Diagnosis
 
 DIRECTIONS: Mapping[str, int] = {
     signatures.KV_CACHE_TOO_SMALL: 1,
@@ -68,7 +70,7 @@ def next_change(
     start: float,
     tuning: Tuning | None,
     bounds: TuneRange,
-    failed: Iterable[tuple[EngineName, Diagnosis]],
+    failed: Iterable[tuple[EngineName, "Diagnosis"]],
     planned: Planned = _not_known,
 ) -> Tuning | None:
     """The next change, after these failures at the value in force; None if there is none to make.
