@@ -1,5 +1,6 @@
 """``kubectl sglang``: which commands there are, and what is imported for them."""
 
+import os
 import subprocess
 import sys
 
@@ -70,3 +71,18 @@ def test_completion_speaks_kubectls_protocol(monkeypatch, capsys):
     assert capsys.readouterr().out == (
         "status\tWhat is wrong with pools, and what to do next.\n:4\n"
     )
+
+
+def test_what_is_imported_is_not_looked_through_for_garbage_again_and_again():
+    code = (
+        "import atexit, gc, sys; from sglang_operator.cli import main\n"
+        "looks = []; gc.callbacks.append(lambda phase, _: looks.append(phase))\n"
+        "atexit.register(lambda: print(looks.count('start'), gc.get_freeze_count() > 10_000))\n"
+        "sys.argv = ['kubectl-sglang', 'lint', '--help']; main.main()"
+    )
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=here, capture_output=True, text=True, check=True)
+    looks, frozen = done.stdout.split()[-2:]
+    assert int(looks) <= 3
+    assert frozen == "True"
