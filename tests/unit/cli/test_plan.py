@@ -7,7 +7,16 @@ import pytest
 
 from sglang_operator.memory import cards
 from tests.unit.cli.pipeline.test_slime import SCRIPT
-from tests.unit.cli.runner import GUIDE, SAMPLES, WITH_SGLANG, WITHOUT_SGLANG, pipeline, run, write
+from tests.unit.cli.runner import (
+    EXAMPLES,
+    GUIDE,
+    SAMPLES,
+    WITH_SGLANG,
+    WITHOUT_SGLANG,
+    pipeline,
+    run,
+    write,
+)
 from tests.unit.memory.shapes import config
 
 
@@ -335,27 +344,68 @@ def test_a_quantization_that_is_not_understood_is_not_known(tmp_path):
     assert "not known: how much memory the quantization bitsandbytes takes" in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "needless"),
-    [
-        ((), {"sglang_operator.observed.model", "sglang_operator.view.cluster_view"}),
-        (("-o", "json"), {"rich", "sglang_operator.view"}),
-    ],
-)
-def test_a_plan_waits_for_nothing_that_it_does_not_need(arguments, needless):
-    """Half of its time went into what reads a cluster, and into patterns of engines' last words."""
+# Who looks at a cluster, serves, or reads what engines write at their ends.
+OF_A_CLUSTER = {
+    *("aiohttp", "asyncio", "kopf", "kubernetes", "omegaconf", "prometheus_client", "ssl"),
+    *("subprocess", "sglang_operator.children", "sglang_operator.cli.cluster"),
+    *("sglang_operator.client", "sglang_operator.diagnosis", "sglang_operator.engine.diagnosis"),
+    *("sglang_operator.kube", "sglang_operator.observed.model", "sglang_operator.status"),
+    "sglang_operator.view.cluster_view",
+}
+DRAWING = {"rich", "sglang_operator.cli.plan_tables", "sglang_operator.view"}
+OF_SCRIPTS = {"shlex", "sglang_operator.cli.pipeline.slime", "sglang_operator.cli.plan_script"}
+OF_POOLS = {
+    *("msgspec", "yaml", "sglang_operator.api.spec", "sglang_operator.cli.check_files"),
+    *("sglang_operator.engine.arguments", "sglang_operator.pool.resolve"),
+}
+
+
+@pytest.fixture(scope="module")
+def launch_script(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("slime"), SCRIPT, "run.sh")
+
+
+def after(*arguments):
+    """Modules that are loaded after a command, and its patterns: how many, how many compiled."""
     code = (
-        "import sys\n"
+        "import gc, sys\n"
         "from sglang_operator.cli.main import cli\n"
         "try: cli(sys.argv[1:], standalone_mode=False)\n"
-        "except SystemExit: pass\n"
-        "from sglang_operator.engine import signatures\n"
-        "compiled = sum('compiled' in vars(row.pattern) for row in signatures.SIGNATURES)\n"
-        "print(compiled, *sys.modules, file=sys.stderr)\n"
+        "except SystemExit as end: assert end.code in (0, 1)\n"
+        "loaded = [*sys.modules]\n"
+        "from sglang_operator.api.patterns import Pattern\n"
+        "all = [each for each in gc.get_objects() if isinstance(each, Pattern)]\n"
+        "compiled = [each for each in all if 'compiled' in vars(each)]\n"
+        "print(len(all), len(compiled), *loaded, file=sys.stderr)\n"
     )
-    command = [sys.executable, "-c", code, "plan", str(GUIDE), "--gpu", "H100", *arguments]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=here, check=True, capture_output=True, text=True)
-    compiled, *loaded = done.stderr.split()
-    assert compiled == "0"
-    assert not needless & {*loaded}
+    patterns, compiled, *loaded = done.stderr.split("\n")[-2].split()
+    return {*loaded}, int(patterns), int(compiled)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("output", "needless"),
+    (((), OF_A_CLUSTER | OF_SCRIPTS), (("-o", "json"), OF_A_CLUSTER | OF_SCRIPTS | DRAWING)),
+    ids=("tables", "json"),
+)
+def test_a_plan_waits_for_nothing_that_it_does_not_need(path, output, needless):
+    """Most of its time goes into what it imports, and into patterns that nobody looks for."""
+    loaded, patterns, compiled = after("plan", path, "--gpu", "H100", *output)
+    assert sorted(needless & loaded) == []
+    assert compiled < patterns / 5
+
+
+def test_the_plan_of_a_launch_script_waits_for_no_yaml_and_no_pool(launch_script):
+    loaded, _, compiled = after("plan", launch_script, "--gpu", "H100", "-o", "json")
+    assert sorted((OF_A_CLUSTER | OF_POOLS | DRAWING) & loaded) == []
+    assert compiled == 0
+
+
+@pytest.mark.parametrize("command", ("lint", "convert"))
+def test_who_draws_nothing_does_not_wait_for_what_draws(command):
+    loaded, patterns, compiled = after(command, GUIDE)
+    assert sorted((OF_A_CLUSTER | OF_SCRIPTS | DRAWING) & loaded) == []
+    assert compiled < patterns / 5
