@@ -14,7 +14,7 @@ from sglang_operator.testing.engine import settings
 from tests.contract import record, scenarios
 from tests.contract.contract import contract
 from tests.contract.subject import LONG, Subject, waits
-from tests.contract.targets import targets
+from tests.contract.targets import Target, targets
 
 RECORDED = Path(__file__).parents[1] / "data" / "real-engine"
 VERSION = "0.5.14"
@@ -35,13 +35,19 @@ def test_every_recorded_conversation_is_one_that_is_had_here():
     assert names == {f"{name}.json" for name in RECORDED_ONES}
 
 
-def test_the_fake_answers_as_the_real_one_did():
-    target = next(t for t in targets() if str(t.version) == VERSION)
-    if target.real:
-        pytest.skip("it is the fake that is compared")
+@pytest.fixture
+def fake() -> Target:
+    """The fake of the version that was recorded, where there is one beside a real engine."""
+    for target in targets():
+        if str(target.version) == VERSION and not target.real:
+            return target
+    pytest.skip("it is the fake that is compared")
+
+
+def test_the_fake_answers_as_the_real_one_did(fake):
     # SIGTERM is looked at after the next request of the conversation.
-    slow = {**target.settings, f"{settings.PREFIX}DRAIN_POLL_SECONDS": "3"}
-    target = dataclasses.replace(target, settings=slow)
+    slow = {**fake.settings, f"{settings.PREFIX}DRAIN_POLL_SECONDS": "3"}
+    target = dataclasses.replace(fake, settings=slow)
     names = [name for name in RECORDED_ONES if name != "first-process" or os.geteuid() == 0]
 
     async def all_talks() -> list[list[scenarios.Entry]]:
@@ -55,13 +61,9 @@ def test_the_fake_answers_as_the_real_one_did():
     assert not wrong, "\n".join(wrong)
 
 
-def test_what_is_not_recorded_yet_is_had_here_all_the_same():
-    target = next(t for t in targets() if str(t.version) == VERSION)
-    if target.real:
-        pytest.skip("it is the fake that is asked")
-
+def test_what_is_not_recorded_yet_is_had_here_all_the_same(fake):
     async def had(name: str) -> list[scenarios.Entry]:
-        return await record.talk(target, scenarios.SCENARIOS[name])
+        return await record.talk(fake, scenarios.SCENARIOS[name])
 
     twice = asyncio.run(had("group-twice"))
     assert [e["status"] for e in twice if "ended" in e] == [200, 400, 200]
