@@ -127,6 +127,13 @@ class Transaction:
         """
         return self.phase is Phase.COMMITTED and bool(self.holder and self.recovering)
 
+    @property
+    def turn(self) -> str:
+        """Whose the Lease is, and how far its sleepers are: where the ``trail`` has a new turn."""
+        if not self.asleep:
+            return self.id
+        return f"{self.id}/woken" if self.woken else f"{self.id}/asleep"
+
     def sleeps(self, instance: str | None) -> frozenset[str]:
         """The tags whose memory this instance has released."""
         if instance not in self._sleepers:
@@ -244,7 +251,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     asleep = _words(notes.get(names.ANNOTATION_ASLEEP, ""))
     counted, note = spec.get("leaseDurationSeconds"), notes.get(names.ANNOTATION_DURATION, "")
     duration, edited = durations.read(counted, note, _named(transaction))
-    return Transaction(
+    state = Transaction(
         phase=phase,
         id=transaction,
         holder=bounds.label(spec.get("holderIdentity") or ""),
@@ -275,8 +282,8 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         edited_duration=edited,
         transitions=_count(spec.get("leaseTransitions")),
         groups=_owner(notes.get(names.ANNOTATION_GROUPS, "")),
-        trail=trails.read(notes.get(names.ANNOTATION_TRAIL, ""), transaction),
     )
+    return replace(state, trail=trails.read(notes.get(names.ANNOTATION_TRAIL, ""), state.turn))
 
 
 def of_phase(
@@ -308,7 +315,7 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
     """The Lease as it is to be put: this state, and everything else as it was read."""
     if replace(state, renewed=0.0) != replace(read(lease), renewed=0.0):
         says = state != Transaction()  # else it is as if it had just been made
-        state = replace(state, trail=state.trail.stepped(state.id) if says else Trail())
+        state = replace(state, trail=state.trail.stepped(state.turn) if says else Trail())
     metadata = dict(lease.get("metadata") or {})
     kept = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in _ANNOTATIONS}
     own = {key: form(state) for key, form in _ANNOTATIONS.items()}

@@ -4,7 +4,8 @@
 the id of the one before it.  By these alone somebody who withdraws, or sleeps, by a Lease that was
 put back looks like whoever was at it before.  So every write that changes what the Lease says has a
 number, renewals aside, and the Lease names its last transactions with the number at which each was
-begun or given the Lease back.  Who has seen it knows by that whether it went on from there.
+begun or given the Lease back, named who sleeps, and woke the first of them.  Who has seen it knows
+by that whether it went on from there.
 
 Standard library only.
 """
@@ -27,9 +28,9 @@ class Trail:
     steps: int = 0  # writes so far
     turns: tuple[tuple[int, str], ...] = ()  # of those: which gave it to whom, by its digest
 
-    def stepped(self, transaction: str) -> "Trail":
-        """One write more, which leaves the Lease to this transaction."""
-        steps, turns, digest = min(bounds.INT32, self.steps + 1), self.turns, _digest(transaction)
+    def stepped(self, turn: str) -> "Trail":
+        """One write more, which leaves the Lease to this turn (``Transaction.turn``)."""
+        steps, turns, digest = min(bounds.INT32, self.steps + 1), self.turns, _digest(turn)
         if not turns or turns[-1][1] != digest:
             turns = (*turns, (steps, digest))[-MOST_TURNS:]
         return Trail(steps=steps, turns=turns)
@@ -62,27 +63,27 @@ def written(trail: Trail) -> str:
     return f"{trail.steps} {turns}".rstrip() if trail.steps else ""
 
 
-def read(text: object, transaction: str | None = None) -> Trail:
+def read(text: object, turn: str | None = None) -> Trail:
     """What an annotation says; nothing if it is not as this module writes it.
 
-    Who does not know of it leaves it standing in ``transaction``, which it does not name then: so
+    Who does not know of it leaves it standing in another ``turn``, which it does not name then: so
     much was counted, and no more is known.
     """
     if not isinstance(text, str) or len(text) > _MOST or not (found := _TEXT.fullmatch(text)):
         return Trail()
     steps = int(found["steps"])
-    words = (turn.split(":") for turn in (found["turns"] or "").split(",") if turn)
+    words = (each.split(":") for each in (found["turns"] or "").split(",") if each)
     turns = tuple((int(number), digest) for number, digest in words)
     numbers = [0, *(number for number, _ in turns)]
     if not all(a < b for a, b in pairwise(numbers)) or not numbers[-1] <= steps <= bounds.INT32:
         return Trail()
-    if transaction is not None and turns and turns[-1][1] != _digest(transaction):
+    if turn is not None and turns and turns[-1][1] != _digest(turn):
         return Trail(steps=steps)
     return Trail(steps=steps, turns=turns[-MOST_TURNS:])
 
 
-def _digest(transaction: str) -> str:
-    return hashlib.sha256(transaction.encode()).hexdigest()[:_DIGITS]
+def _digest(turn: str) -> str:
+    return hashlib.sha256(turn.encode()).hexdigest()[:_DIGITS]
 
 
 _NUMBER = r"[0-9]{1,10}"

@@ -298,7 +298,8 @@ def test_who_withdraws_or_sleeps_in_vain_puts_nothing_back(goes_on, tries, told)
         assert lease.decided(each, told=told).abort is None
 
 
-def test_a_sleep_that_is_put_back_to_before_it_named_engines_does_not_vouch_for_them():
+@pytest.mark.parametrize("told", [False, True], ids=["remembered", "told by the registry"])
+def test_a_sleep_that_is_put_back_to_before_it_named_engines_does_not_vouch_for_them(told):
     lease, me = Written(), trainer("nap")
     lease.sync("a")
     about = lease.take(steps.sleep(lease.state, me, tags=["weights"], now=NOW + 99, seen=0))
@@ -306,11 +307,26 @@ def test_a_sleep_that_is_put_back_to_before_it_named_engines_does_not_vouch_for_
     lease.put_back(about)
     lease.take(unslept.given_up(lease.state))
     assert lease.state.intact, "a wake would commit"
-    assert lease.decided(about).abort is None
+    assert lease.decided(about, told=told).abort is None
     lease.put_back(about)
-    plan = lease.decided(slept)
+    plan = lease.decided(slept, told=told)
     assert plan.abort is not None
     assert not plan.gates
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["remembered", "told by the registry"])
+def test_a_sleep_that_is_put_back_to_before_one_was_woken_does_not_have_it_resumed(told):
+    """Who resumes one that is awake ends it."""
+    lease, me, run = Written(), trainer("nap"), min(RUNS)
+    lease.sync("a")
+    lease.take(steps.sleep(lease.state, me, tags=["weights"], now=NOW + 99, seen=0))
+    slept = lease.take(steps.slept(lease.state, me, instances=RUNS, now=NOW + 99))
+    woke = lease.take(dataclasses.replace(slept, woken=frozenset({f"{run}/weights"})))
+    assert lease.decided(woke, told=told).abort is None
+    lease.put_back(slept)
+    plan = lease.decided(woke, told=told)
+    assert plan.abort is not None
+    assert not plan.abort.state.sleeps(run)
 
 
 def test_what_was_made_anew_is_not_put_back_to_what_was_lost():
