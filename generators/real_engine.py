@@ -1,8 +1,8 @@
 """``python -m generators.real_engine [REPORT …]``: the page of what ran on a real GPU.
 
 A REPORT is what ``make demo ARGS='--gpu --report FILE'`` wrote, or ``make gpu`` to
-SGLANG_GPU_REPORT.  Each is kept in the tree, and the page is made of those that are kept; without
-a REPORT it is made anew.
+SGLANG_GPU_REPORT.  Each is kept in the tree, of the tests one for each version of SGLang, and the
+page is made of those that are kept; without a REPORT it is made anew.
 """
 
 import json
@@ -49,7 +49,7 @@ Made by `make real-engine` of what `make demo ARGS='--gpu --report FILE'` wrote 
 that is installed there, through the operator and its client.
 """
 TESTS = """\
-## The tests
+## The tests{version}
 
 Made by `make gpu`, on {date}: each test drives the engines through the operator.
 """
@@ -59,8 +59,14 @@ held to what real ones answered (`tests/data/real-engine/README.md`).
 """
 
 
-def page(report: Mapping[str, Any], suite: Mapping[str, Any] | None = None) -> str:
+def page(
+    report: Mapping[str, Any],
+    suite: Mapping[str, Any] | None = None,
+    others: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The page of the demo's report and of the tests', where there is one.
+
+    ``others`` are the tests' reports of other versions of SGLang than the demo's.
 
     Raises ValueError for one that is not of a real GPU, or a demo that did not come to its end.
     """
@@ -70,11 +76,13 @@ def page(report: Mapping[str, Any], suite: Mapping[str, Any] | None = None) -> s
         raise ValueError(f"the report is of a run that failed at: {report['failed']}")
     parts = [HEAD.format(date=report["date"]), _where(report), _steps(report["steps"])]
     parts += [_syncs(report["steps"]), _memory(report["steps"])]
-    if suite is not None:
-        if suite["stand_in"]:
+    for each in filter(None, (suite, *others)):
+        if each["stand_in"]:
             raise ValueError("the tests' report is of stand-ins, not of a GPU")
-        parts += [TESTS.format(date=suite["date"]), _where(suite), _tests(suite["tests"])]
-        parts += [_figures(suite["tests"]), _without(suite["tests"])]
+        version = "" if each is suite else f", SGLang {each['sglang']}"
+        head = TESTS.format(version=version, date=each["date"])
+        parts += [head, _where(each), _tests(each["tests"])]
+        parts += [_figures(each["tests"], version), _without(each["tests"], version)]
     parts += [_not_run(report["steps"], suite), FAKES]
     return "\n".join(filter(None, parts))
 
@@ -131,16 +139,17 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> str:
     return _table(("test", "outcome", "seconds"), rows)
 
 
-def _figures(tests: Sequence[Mapping[str, Any]]) -> str:
+def _figures(tests: Sequence[Mapping[str, Any]], version: str) -> str:
     rows = [
         (_title(test["test"]), name, _cell(_value(value)))
         for test in tests
         for name, value in test["figures"].items()
     ]
-    return "## What they measured\n\n" + _table(("test", "figure", "value"), rows) if rows else ""
+    head = f"## What they measured{version}\n\n"
+    return head + _table(("test", "figure", "value"), rows) if rows else ""
 
 
-def _without(tests: Sequence[Mapping[str, Any]]) -> str:
+def _without(tests: Sequence[Mapping[str, Any]], version: str) -> str:
     """Tests that did not pass, and why."""
     rows = [
         (_title(test["test"]), test["outcome"], _cell(test["reason"].splitlines()[0]))
@@ -148,7 +157,7 @@ def _without(tests: Sequence[Mapping[str, Any]]) -> str:
         if test["outcome"] != "passed"
     ]
     head = ("test", "outcome", "reason")
-    return "## Tests that did not pass\n\n" + _table(head, rows) if rows else ""
+    return f"## Tests that did not pass{version}\n\n" + _table(head, rows) if rows else ""
 
 
 def _title(test: str) -> str:
@@ -194,19 +203,28 @@ def main(arguments: Sequence[str]) -> int:
     """Keep the reports that are given, and write the page; 1 when one cannot be taken."""
     try:
         given = [json.loads(Path(each).read_text()) for each in arguments]
-        suite = next((each for each in given if "tests" in each), None) or _kept(SUITE)
         report = next((each for each in given if "tests" not in each), None) or _kept(DATA)
         if report is None:
             raise ValueError("the page begins with the demo's report, and there is none")
-        text = page(report, suite)
+        suites = _suites(report, [each for each in given if "tests" in each])
+        others = [suites[file] for file in sorted(suites) if file != SUITE]
+        text = page(report, suites.get(SUITE), others)
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {' '.join(arguments) or DATA}: {error}", file=sys.stderr)
         return 1
-    for file, content in ((DATA, report), (SUITE, suite)):
-        if content is not None:
-            file.write_text(json.dumps(content, indent=2) + "\n")
+    for file, content in ((DATA, report), *suites.items()):
+        file.write_text(json.dumps(content, indent=2) + "\n")
     PAGE.write_text(text)
     return 0
+
+
+def _suites(report: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> dict[Path, Any]:
+    """The tests' reports by the files that keep them: one for each version of SGLang."""
+    kept = {file: _kept(file) for file in SUITE.parent.glob(f"{SUITE.stem}*.json")}
+    for each in given:
+        same = each["sglang"] == report["sglang"]
+        kept[SUITE if same else SUITE.with_stem(f"{SUITE.stem}-{each['sglang']}")] = each
+    return kept
 
 
 def _kept(file: Path) -> Any:

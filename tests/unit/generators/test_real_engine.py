@@ -101,8 +101,10 @@ def test_the_page_in_the_tree_is_that_of_the_report_in_the_tree():
     assert real_engine.PAGE.exists() == real_engine.DATA.exists()
     if real_engine.DATA.exists():
         report = json.loads(real_engine.DATA.read_text())
-        suite = json.loads(real_engine.SUITE.read_text()) if real_engine.SUITE.exists() else None
-        assert real_engine.PAGE.read_text() == real_engine.page(report, suite)
+        suites = {f: json.loads(f.read_text()) for f in real_engine.FOLDER.glob("suite*.json")}
+        suite = suites.pop(real_engine.SUITE, None)
+        others = [suites[file] for file in sorted(suites)]
+        assert real_engine.PAGE.read_text() == real_engine.page(report, suite, others)
 
 
 SYNCS = "test_weights.py::test_a_sync_under_each_pause_leaves_whole_weights"
@@ -135,6 +137,30 @@ def test_the_page_has_each_test_its_figures_and_why_one_did_not_run():
     assert f"| {sync} | before | 43.00 GiB |" in lines
     two = "an engine of two gpus syncs and answers"
     assert f"| {two} | skipped | 2 GPUs are needed, there is 1 |" in lines
+
+
+def test_tests_of_another_version_are_kept_beside_and_stand_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(real_engine, "PAGE", tmp_path / "page")
+    monkeypatch.setattr(real_engine, "DATA", tmp_path / "kept.json")
+    monkeypatch.setattr(real_engine, "SUITE", tmp_path / "suite.json")
+    given = {"demo": REPORT, "one": SUITE, "other": {**SUITE, "sglang": "0.5.13"}}
+    files = [tmp_path / name for name in given]
+    for file, report in zip(files, given.values(), strict=True):
+        file.write_text(json.dumps(report))
+    assert real_engine.main([str(file) for file in files]) == 0
+    kept = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("suite*")}
+    assert {name: each["sglang"] for name, each in kept.items()} == {
+        "suite.json": "0.5.14",
+        "suite-0.5.13.json": "0.5.13",
+    }
+    lines = (tmp_path / "page").read_text().splitlines()
+    assert [line for line in lines if line.startswith("## The tests")] == [
+        "## The tests",
+        "## The tests, SGLang 0.5.13",
+    ]
+    assert len(lines) == len(set(filter(lambda line: line.startswith("## "), lines))) + sum(
+        not line.startswith("## ") for line in lines
+    ), "no two headings are alike"
 
 
 def test_what_a_test_has_run_is_no_more_among_what_was_not():
