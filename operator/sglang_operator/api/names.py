@@ -69,6 +69,21 @@ ANNOTATION_TRAIL = f"{_WEIGHTS}trail"
 
 CONDITION_WEIGHTS_SYNCED = f"{GROUP}/weights-synced"
 
+# Kueue's, on pods; what it does by each says scheduling/kueue.py.
+KUEUE_PREFIX = "kueue.x-k8s.io/"
+KUEUE_GATE = f"{KUEUE_PREFIX}admission"
+LABEL_QUEUE = f"{KUEUE_PREFIX}queue-name"
+LABEL_QUEUE_PRIORITY = f"{KUEUE_PREFIX}priority-class"
+LABEL_QUEUE_MANAGED = f"{KUEUE_PREFIX}managed"
+LABEL_QUEUE_INDEX = f"{KUEUE_PREFIX}pod-group-pod-index"
+QUEUE_GROUP = f"{KUEUE_PREFIX}pod-group-name"  # a label, and since Kueue 0.18 an annotation too
+ANNOTATION_QUEUE_COUNT = f"{KUEUE_PREFIX}pod-group-total-count"
+ANNOTATION_QUEUE_PARENT = f"{KUEUE_PREFIX}pod-suspending-parent"
+ANNOTATION_QUEUE_SEEN = f"{KUEUE_PREFIX}role-hash"  # its webhook writes it on each pod that it saw
+ANNOTATION_TOPOLOGY_REQUIRED = f"{KUEUE_PREFIX}podset-required-topology"
+ANNOTATION_TOPOLOGY_PREFERRED = f"{KUEUE_PREFIX}podset-preferred-topology"
+CONDITION_QUEUE_STOPPED = "TerminationTarget"  # of a pod that Kueue is about to delete
+
 ENGINE_CONTAINER = "engine"
 ENGINE_PORT_NAME = "http"
 

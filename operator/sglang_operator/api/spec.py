@@ -59,6 +59,13 @@ class Generation(Enum):
     SERVER_DEFAULT = "ServerDefault"
 
 
+class Gang(Enum):
+    """Who lets the pods of an engine start, all of them or none."""
+
+    NONE = "None"
+    KUEUE = "Kueue"
+
+
 class StrategyArgs(_RollSection, frozen=True, kw_only=True):
     """ROLL's ``strategy_args``; ``strategy_config`` holds SGLang's ServerArgs fields."""
 
@@ -147,6 +154,11 @@ class Security(_Section, frozen=True, kw_only=True):
 class Scheduling(_Section, frozen=True, kw_only=True):
     scheduler_name: str | None = None
     priority_class_name: str | None = None
+    gang: Gang = Gang.NONE
+    queue_name: str | None = None
+    workload_priority_class_name: str | None = None
+    required_topology: str | None = None
+    preferred_topology: str | None = None
 
 
 class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +208,7 @@ _CHOICES: Mapping[str, type[Enum]] = {
     "weights.recovery": Recovery,
     "restart.onNodeLost": OnNodeLost,
     "memoryCheck": MemoryCheck,
+    "scheduling.gang": Gang,
 }
 
 

@@ -89,6 +89,14 @@ NODES_SILENT = (
     "them ({nodes}) stay as they are; see whether kubelets reach the API server, and delete the "
     "nodes that will not come back"
 )
+WAITING_FOR_QUOTA = (
+    "{engines} waiting until Kueue's LocalQueue {queue} has quota for {gpus} {resource} each; what "
+    "it says of each: kubectl get workloads -n {namespace}"
+)
+NOT_QUEUED = (
+    "{engines} waiting for LocalQueue {queue}, and Kueue has not looked at them: see that it runs, "
+    "that its pod integration is on, and that it manages namespace {namespace}"
+)
 DEVICES_PENDING = "{engines} waiting for a node with {gpus} free {resource}: {message}"
 UNSCHEDULABLE = "{engines} waiting for a node that may run them: {message}{advice}"
 DO_TOLERATE = "tolerate the taint in podTemplate.spec.tolerations, if the node is for engines"
@@ -400,6 +408,17 @@ WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; s
 # --- scheduling
 PRIORITY = "a PriorityClass that does not begin with system-: those are for the cluster's own pods"
 DO_PRIORITY = "name another, or leave it out"
+NO_GANG = "nothing while scheduling.gang is None, because nobody reads it then"
+DO_GANG = "set scheduling.gang: Kueue, or leave it out"
+A_LOCAL_QUEUE = "the name of a LocalQueue of this namespace, in which scheduling.gang: Kueue waits"
+NAME_IN_LABEL = (
+    'a name that is a label\'s value too: at most 63 small letters, digits, "-" and ".", with a '
+    "letter or digit at both ends"
+)
+ONE_TOPOLOGY = "nothing beside requiredTopology"
+DO_ONE_TOPOLOGY = "leave one of the two out"
+NO_KUEUE_KEYS = "{kind} that are not Kueue's where scheduling.gang is Kueue"
+DO_SCHEDULING = "remove it: spec.scheduling says what Kueue reads"
 
 # --- credentials of the API server
 

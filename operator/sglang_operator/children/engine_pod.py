@@ -13,6 +13,7 @@ from sglang_operator.plan.startup import FailureStreak
 from sglang_operator.pool import shared_memory
 from sglang_operator.pool.resolve import Engine, Pool
 from sglang_operator.scheduling import gangs
+from sglang_operator.scheduling.base import Member
 
 # Volumes of every pod, and where they are mounted; what the user mounts there takes their place.
 _OWN_MOUNTS = (
@@ -44,13 +45,18 @@ def pod(
     if named(pool):
         # A Service names only pods that say their host name, though it would be this anyway.
         own["hostname"] = name
+    member = Member(pool.owner.name, engine.name, attempt, engine.pods, node_rank)
     annotations = {
         **meta["annotations"],
-        **gangs.annotations(pool.spec, pool.owner.name, engine.name),
+        **gangs.annotations(pool.spec, member),
         names.ANNOTATION_ATTEMPT: str(attempt),
         names.ANNOTATION_DEVICES: ",".join(map(str, devices(engine, node_rank))),
     }
-    labels = {**meta["labels"], names.LABEL_ENGINE: engine.name}
+    labels = {
+        **gangs.labels(pool.spec, member),
+        **meta["labels"],
+        names.LABEL_ENGINE: engine.name,
+    }
     if engine.pods > 1:
         annotations[names.ANNOTATION_NODES] = str(engine.pods)
     if node_rank:

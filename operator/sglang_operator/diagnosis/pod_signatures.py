@@ -47,6 +47,7 @@ EVICTED_FOR_SHM = signatures.SHM_FULL
 EVICTED_FOR_VOLUME = "VolumeLimitExceeded"
 EVICTED = "Evicted"
 PREEMPTED = "Preempted"
+QUEUE_EVICTED = "EvictedByQueue"
 GPU_NOT_ALLOCATED = "GPUNotAllocated"
 NODE_REFUSED = "NodeRefused"
 NODE_SHUTDOWN = "NodeShutdown"
@@ -370,6 +371,15 @@ SIGNATURES: tuple[PodSignature, ...] = (
         r"",
         "a pod of higher priority took the engine's place",
         "name a PriorityClass in scheduling.priorityClassName that others do not preempt",
+    ),
+    # --- by Kueue (pkg/controller/jobframework/stop_reason.go)
+    _row(
+        QUEUE_EVICTED,
+        ("WorkloadEvicted", "WorkloadDeleted", "NoMatchingWorkload", "NotAdmitted"),
+        r"",
+        "Kueue took the engine's quota back: {said}",
+        "nothing to do: the engine waits for quota and is started again; if others should not go "
+        "before it, name a higher class in scheduling.workloadPriorityClassName",
     ),
 )
 

@@ -294,6 +294,11 @@ class EngineStatus:
         """Gates that keep members from the scheduler."""
         return tuple(dict.fromkeys(g for each in self.members for g in each.scheduling_gates))
 
+    @property
+    def queued(self) -> ObservedPod | None:
+        """The first member that waits in its queue; None if none does."""
+        return next((member for member in self.members if member.is_queued), None)
+
     def lacks(self, resource: str) -> bool:
         """Whether the scheduler finds too little of this on the nodes."""
         return any(member.lacks(resource) for member in self.members)

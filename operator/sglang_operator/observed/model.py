@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+from sglang_operator.api import names
 from sglang_operator.api.names import EngineName, Uid, weights_lease_name
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.memory.cards import Card
 from sglang_operator.pool.model import EngineFacts
+from sglang_operator.scheduling.base import Waiting
 from sglang_operator.weights.lease_state import Transaction
 
 INSTANCE_DIGITS = 8
@@ -180,6 +182,8 @@ class ObservedPod:
     unschedulable: str = ""  # the scheduler's message
     scheduling: str = ""  # True, or the reason why not; empty: no scheduler has looked at it
     scheduling_gates: tuple[str, ...] = ()
+    queue: Waiting | None = None  # in which it waits, or by which it came in
+    queue_seen: bool = False  # whether whoever lets it in has seen it
     scheduler: str = ""
     has_sandbox: bool = False  # with its network, so that containers can start
     memory_limit: str = ""  # of the engine's container, whoever set it
@@ -231,6 +235,13 @@ class ObservedPod:
         own = (self.termination, self.last_termination)
         beside = ((one.termination, one.last_termination) for one in self.companions)
         yield from (end for ends in (own, *beside) for end in ends if end is not None)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits in its queue, and no scheduler may look at it before it is let in."""
+        if self.queue is None or self.node:
+            return False
+        return any(gate.startswith(names.KUEUE_PREFIX) for gate in self.scheduling_gates)
 
     def lacks(self, resource: str = "") -> bool:
         """Whether the scheduler finds too little of this, or of anything, on nodes.

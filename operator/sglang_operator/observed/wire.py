@@ -14,7 +14,7 @@ import msgspec
 
 from sglang_operator.api import bounds, names
 from sglang_operator.memory import cards
-from sglang_operator.observed import sightings, variables
+from sglang_operator.observed import queues, sightings, variables
 from sglang_operator.observed.model import (
     Companion,
     ContainerKind,
@@ -229,6 +229,7 @@ def seconds(time: datetime | None) -> float:
 # What is read of an engine pod's labels, and of its annotations with how many characters can
 # matter: nothing else of either reaches this far (kube/keeping.py).
 READ_LABELS = names.OWN_LABELS | {names.LABEL_POOL, names.LABEL_ENGINE, names.LABEL_REVISION}
+READ_LABELS |= queues.LABELS
 READ_ANNOTATIONS = {
     names.ANNOTATION_ATTEMPT: 16,
     names.ANNOTATION_FAILURES: 16,
@@ -236,6 +237,7 @@ READ_ANNOTATIONS = {
     names.ANNOTATION_STARTUP_REASON: 256,
     names.ANNOTATION_DEVICES: 16_384,
     names.ANNOTATION_NODES: 16,
+    names.ANNOTATION_QUEUE_SEEN: 1,  # whether it is there
 }
 
 
@@ -254,7 +256,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
     )
     waiting = engine.state.waiting or ContainerWaiting()
     scheduled = conditions.get("PodScheduled", PodCondition())
-    disruption = conditions.get("DisruptionTarget", PodCondition())
+    disruption, words = queues.disruption(meta.labels, conditions)
     containers_ready = conditions.get("ContainersReady", PodCondition())
     known = tuple(before.terminations) if before is not None else ()
     companions = sightings.companions(_companions(pod, known), at, before)
@@ -281,7 +283,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         node=intern(pod.spec.node_name),
         phase=intern(status.phase),
         reason=bounds.reason(status.reason),
-        message=status.message[:_MAX_SAID],
+        message=(status.message or words)[:_MAX_SAID],
         created=seconds(meta.creation_timestamp),
         seen=sightings.of_pod(
             pod.spec.node_name,
@@ -311,6 +313,8 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         scheduling_gates=tuple(
             intern(gate.name) for gate in pod.spec.scheduling_gates[:_MOST_OF_A_KIND]
         ),
+        queue=queues.of(meta.labels),
+        queue_seen=bool(_annotation(meta, names.ANNOTATION_QUEUE_SEEN)),
         scheduler=intern(pod.spec.scheduler_name),
         has_sandbox=_true(conditions, "PodReadyToStartContainers"),
         memory_limit=intern(own.resources.limits.get("memory", "")),
@@ -319,7 +323,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
             for name, count in islice(own.resources.limits.items(), _MOST_OF_A_KIND)
             if "/" in name
         ),
-        disruption=bounds.reason(disruption.reason) if disruption.status == "True" else "",
+        disruption=bounds.reason(disruption),
         waiting_reason=bounds.reason(waiting.reason),
         waiting_message=waiting.message[:_MAX_SAID],
         termination=termination,

@@ -19,6 +19,7 @@ from sglang_operator.plan.rules.incomplete import complete_engines
 from sglang_operator.plan.rules.lost import remove_lost_pods
 from sglang_operator.plan.rules.members import keep_members_together
 from sglang_operator.plan.rules.missing import create_missing_engines
+from sglang_operator.plan.rules.queued import leave_other_queues
 from sglang_operator.plan.rules.replaced import make_way_for_the_new
 from sglang_operator.plan.rules.tuned import change_memory_share
 from sglang_operator.pool.resolve import Pool
@@ -31,6 +32,7 @@ RULES: tuple[Rule, ...] = (
     keep_members_together,
     remove_extra_pods,
     remove_lost_pods,
+    leave_other_queues,
     make_way_for_the_new,
     take_over_crash_loops,
     remove_hung_engines,

@@ -18,6 +18,11 @@ from sglang_operator.api import spec
 # Sections of the spec that shape the pod: a change of one replaces the engines.  Not here: restart
 # (its tolerations reach the next pod), drain (the grace period is given with each delete).
 _SECTIONS = ("startup", "security", "scheduling", "placement")
+# Fields of these that only pods take note of that are made anew: a queue and the place in it are
+# those of the quota by which an engine came in, and what waits is moved (plan/rules/queued).
+_NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName")}
+# Fields that came later than their section: at their default they are left out, one by one.
+_LATER = {"scheduling": ("gang", "requiredTopology", "preferredTopology")}
 # Written out, these were the defaults of an earlier operator: they restart nothing.
 _ALSO_DEFAULT = (spec.Startup(timeout_seconds=1800),)
 
@@ -44,8 +49,17 @@ def inputs(
     for section in _SECTIONS:
         value = getattr(parsed, section)
         if value not in (type(value)(), *_ALSO_DEFAULT):
-            made_of[section] = msgspec.to_builtins(value)
+            made_of[section] = _section(section, value)
     return {key: value for key, value in made_of.items() if value not in (None, False, {}, [])}
+
+
+def _section(name: str, value: msgspec.Struct) -> dict[str, Any]:
+    """A section as JSON, with those of its fields that are part of a revision."""
+    written: dict[str, Any] = msgspec.to_builtins(value)
+    default: dict[str, Any] = msgspec.to_builtins(type(value)())
+    left_out = _NOT_IN.get(name, ())
+    later = [field for field in _LATER.get(name, ()) if written[field] == default[field]]
+    return {key: value for key, value in written.items() if key not in (*left_out, *later)}
 
 
 def digest(made_of: Mapping[str, Any]) -> str:

@@ -6,11 +6,34 @@ What it writes on pods, ``children.origin`` takes for the user's when the API se
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from sglang_operator.api import names
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
+
+
+class Member(NamedTuple):
+    """One of the pods that an engine is."""
+
+    pool: str  # its name; engines of two pools of a namespace have the same names
+    engine: EngineName
+    attempt: int
+    pods: int = 1  # that the engine is
+    node_rank: int = 0
+
+    @property
+    def group(self) -> str:
+        """A name for the pods of this try at the engine together; no other try has it."""
+        return names.pod_name(self.pool, self.engine, self.attempt)
+
+
+class Waiting(NamedTuple):
+    """A queue that pods wait in, as they say themselves."""
+
+    queue: str
+    priority: str = ""  # the class that orders those who wait; empty: the queue's own
 
 
 class Gang(Protocol):
@@ -28,9 +51,14 @@ class Gang(Protocol):
         """
         ...
 
-    def annotations(self, parsed: PoolSpec, pool: str, engine: EngineName) -> Mapping[str, str]:
-        """What it writes on each pod of this engine, such as the gang that the pod is of.
+    def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
+        """The labels that it writes on this pod; those of the operator stay over them."""
+        ...
 
-        ``pool``: its name; engines of two pools of a namespace have the same names.
-        """
+    def annotations(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
+        """What it writes on this pod, such as the gang that the pod is of."""
+        ...
+
+    def queue(self, parsed: PoolSpec) -> Waiting | None:
+        """The queue in which a pod that is made now waits; None: it waits in none."""
         ...

@@ -6,14 +6,15 @@ A new one is a file beside ``none`` and a line here.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api import syntax, texts
-from sglang_operator.api.names import EngineName
+from sglang_operator.api import spec, syntax, texts
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
-from sglang_operator.scheduling.base import Gang
+from sglang_operator.scheduling.base import Gang, Member, Waiting
+from sglang_operator.scheduling.kueue import Kueue
 from sglang_operator.scheduling.none import NoGang
 
 NONE: Gang = NoGang()
+CHOSEN: Mapping[spec.Gang, Gang] = {spec.Gang.KUEUE: Kueue()}  # by spec.scheduling.gang
 GANGS: Mapping[str, Gang] = {}  # by what spec.scheduling.schedulerName calls them; else NONE
 
 _PRIORITY = "spec.scheduling.priorityClassName"
@@ -23,8 +24,9 @@ _OF_THE_CLUSTER = "system-"
 
 
 def _of(parsed: PoolSpec) -> Gang:
-    """How the scheduler that a pool names starts the pods of an engine."""
-    return GANGS.get(parsed.scheduling.scheduler_name or "", NONE)
+    """How what a pool chooses starts the pods of an engine."""
+    chosen = CHOSEN.get(parsed.scheduling.gang)
+    return chosen or GANGS.get(parsed.scheduling.scheduler_name or "", NONE)
 
 
 def problems(parsed: PoolSpec) -> Iterator[Problem]:
@@ -34,7 +36,26 @@ def problems(parsed: PoolSpec) -> Iterator[Problem]:
         yield syntax.wrong(_PRIORITY, priority, syntax.SUBDOMAIN)
     elif priority and priority.startswith(_OF_THE_CLUSTER):
         yield syntax.wrong(_PRIORITY, priority, texts.PRIORITY, texts.DO_PRIORITY)
+    yield from _unasked(parsed)
     yield from _of(parsed).problems(parsed)
+
+
+# Fields that only a gang reads.
+_OF_GANGS = {
+    "queueName": "queue_name",
+    "workloadPriorityClassName": "workload_priority_class_name",
+    "requiredTopology": "required_topology",
+    "preferredTopology": "preferred_topology",
+}
+
+
+def _unasked(parsed: PoolSpec) -> Iterator[Problem]:
+    """What is said to nobody: a pool that names a queue, and waits in none."""
+    if parsed.scheduling.gang is not spec.Gang.NONE:
+        return
+    for field, name in _OF_GANGS.items():
+        if value := getattr(parsed.scheduling, name):
+            yield syntax.wrong(f"spec.scheduling.{field}", value, texts.NO_GANG, texts.DO_GANG)
 
 
 def pod_spec(parsed: PoolSpec) -> Mapping[str, Any]:
@@ -49,6 +70,16 @@ def pod_spec(parsed: PoolSpec) -> Mapping[str, Any]:
     }
 
 
-def annotations(parsed: PoolSpec, pool: str, engine: EngineName) -> Mapping[str, str]:
-    """What each pod of this engine of the pool of this name says of its scheduling."""
-    return _of(parsed).annotations(parsed, pool, engine)
+def labels(parsed: PoolSpec, member: Member) -> Mapping[str, str]:
+    """The labels by which this pod says how it is scheduled."""
+    return _of(parsed).labels(parsed, member)
+
+
+def annotations(parsed: PoolSpec, member: Member) -> Mapping[str, str]:
+    """What this pod says of its scheduling besides."""
+    return _of(parsed).annotations(parsed, member)
+
+
+def queue(parsed: PoolSpec) -> Waiting | None:
+    """The queue in which a pod that is made now waits; None: it waits in none."""
+    return _of(parsed).queue(parsed)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
+from sglang_operator.scheduling.base import Member, Waiting
 
 
 class NoGang:
@@ -17,5 +17,11 @@ class NoGang:
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
         return {}
 
-    def annotations(self, parsed: PoolSpec, pool: str, engine: EngineName) -> Mapping[str, str]:
+    def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
         return {}
+
+    def annotations(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
+        return {}
+
+    def queue(self, parsed: PoolSpec) -> Waiting | None:
+        return None

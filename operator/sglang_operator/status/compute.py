@@ -324,7 +324,14 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    for check in (holdups.lost, _failing, holdups.waiting, holdups.lingering, holdups.pending):
+    for check in (
+        holdups.lost,
+        _failing,
+        holdups.waiting,
+        holdups.lingering,
+        holdups.pending,
+        holdups.queued,
+    ):
         if told := check(pool, plan, seen):
             return told[0], _bounded(told[1])
     if told := _retrying(plan, tally, remembered):

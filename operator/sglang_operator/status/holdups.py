@@ -137,6 +137,24 @@ def lingering(pool: Pool, plan: Plan, _: object = None) -> tuple[str, str] | Non
     return conditions.POD_LINGERS, message
 
 
+def queued(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines that wait until a queue lets them in; those that nobody will let in first."""
+    waiting = [pod for engine in plan.down if (pod := engine.queued) is not None]
+    if not waiting:
+        return None
+    unseen = [pod for pod in waiting if not pod.queue_seen]
+    told = unseen or waiting
+    text = texts.NOT_QUEUED if unseen else texts.WAITING_FOR_QUOTA
+    message = text.format(
+        engines=texts.engines(len(told)),
+        queue=", ".join(sorted({pod.queue.queue for pod in told if pod.queue is not None})),
+        gpus=pool.gpus,
+        resource=pool.resource,
+        namespace=pool.owner.namespace,
+    )
+    return conditions.NOT_QUEUED if unseen else conditions.WAITING_FOR_QUOTA, message
+
+
 # What the scheduler says of nodes that have the GPUs, and what helps.
 _UNFIT: tuple[tuple[str, str], ...] = (
     ("untolerated taint", texts.DO_TOLERATE),

@@ -12,17 +12,22 @@ from tests.builders import a_pool, guide_spec, refused, with_config
 # A changed value here restarts every engine of every user at their next upgrade of the operator.
 GOLDEN = {
     "guide": "bd2c5a8f4d",
+    "scheduler": "92172162ed",
+    "priority": "020daf49f0",
 }
 
 
-def at(path: str, value: object) -> dict[str, Any]:
-    """The guide's spec with this value there, a section of its own beside it kept."""
+def at(path: str, value: object, **beside: Any) -> dict[str, Any]:
+    """The guide's spec, and this beside, with this value there; the rest of its section is kept."""
     first, *rest = path.split(".")
     for name in reversed(rest):
         value = {name: value}
-    kept = guide_spec().get(first)
+    kept = guide_spec(**beside).get(first)
     merged = {**kept, **value} if isinstance(kept, dict) and isinstance(value, dict) else value
-    return guide_spec(**{first: merged})
+    return guide_spec(**{**beside, first: merged})
+
+
+KUEUE = {"gang": "Kueue", "queueName": "gpus"}
 
 
 # Each field of the spec is in one of these three: its path, and another value than the guide's.
@@ -52,6 +57,9 @@ RESTARTS: dict[str, object] = {
     "security.adminApiKey": {"name": "keys", "key": "admin"},
     "scheduling.schedulerName": "another",
     "scheduling.priorityClassName": "high",
+    "scheduling.gang": "Kueue",
+    "scheduling.requiredTopology": "cloud.example.com/rack",
+    "scheduling.preferredTopology": "cloud.example.com/rack",
     "podTemplate": {"spec": {"nodeSelector": {"gpu": "h100"}}},
 }
 RUNS_ON: dict[str, object] = {
@@ -75,6 +83,9 @@ RUNS_ON: dict[str, object] = {
     "restart.hangSeconds": 600,
     "drain.gracePeriodSeconds": 5,
     "memoryCheck": "Off",
+    # Whoever was let in runs on by the quota that it has.
+    "scheduling.queueName": "others",
+    "scheduling.workloadPriorityClassName": "high",
 }
 REFUSED: dict[str, object] = {
     "strategy_args.strategy_name": "vllm",
@@ -87,7 +98,13 @@ REFUSED: dict[str, object] = {
 # What else has to be said for a pool to have that field.
 BESIDE: dict[str, dict[str, Any]] = {
     "security.adminApiKey": {"image": "lmsysorg/sglang:v0.5.9"},
+    "scheduling.requiredTopology": {"scheduling": KUEUE},
+    "scheduling.preferredTopology": {"scheduling": KUEUE},
+    "scheduling.queueName": {"scheduling": KUEUE},
+    "scheduling.workloadPriorityClassName": {"scheduling": KUEUE},
 }
+# What has to be said with that value, and cannot be without.
+WITH: dict[str, dict[str, Any]] = {"scheduling.gang": {"scheduling": {"queueName": "gpus"}}}
 
 
 def fields(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
@@ -110,13 +127,15 @@ def test_every_field_of_the_spec_is_known_to_restart_engines_or_not():
 @pytest.mark.parametrize("path", RESTARTS)
 def test_engines_are_replaced_when_this_field_changes(path):
     beside = BESIDE.get(path, {})
-    changed = {**at(path, RESTARTS[path]), **beside}
+    changed = at(path, RESTARTS[path], **{**beside, **WITH.get(path, {})})
     assert a_pool(changed).revision != a_pool(**beside).revision
 
 
 @pytest.mark.parametrize("path", RUNS_ON)
 def test_engines_run_on_when_this_field_changes(path):
-    assert a_pool(at(path, RUNS_ON[path])).revision == a_pool().revision
+    beside = BESIDE.get(path, {})
+    changed = at(path, RUNS_ON[path], **beside)
+    assert a_pool(changed).revision == a_pool(**beside).revision
 
 
 @pytest.mark.parametrize("path", REFUSED)
@@ -141,6 +160,13 @@ def test_engines_run_on_when_this_changes(change):
 
 def test_engines_are_replaced_when_they_would_load_their_weights():
     assert a_pool(with_config(load_format="auto")).revision != a_pool().revision
+
+
+def test_a_pool_that_names_a_scheduler_keeps_the_revision_of_before_there_were_gangs():
+    """Each field that came to the section since would have restarted its engines."""
+    assert a_pool(scheduling={"schedulerName": "another"}).revision == GOLDEN["scheduler"]
+    classed = {"priorityClassName": "high", "gang": "None"}
+    assert a_pool(scheduling=classed).revision == GOLDEN["priority"]
 
 
 def test_two_spellings_of_one_argument_make_the_same_engine():

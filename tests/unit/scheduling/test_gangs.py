@@ -12,6 +12,7 @@ from sglang_operator.api.problems import Problem
 from sglang_operator.children import engine_pod
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from sglang_operator.scheduling import gangs
+from sglang_operator.scheduling.base import Member
 from tests.builders import OWNER, a_pool, guide_spec
 
 CRD = yaml.safe_load(
@@ -74,10 +75,14 @@ class AGang:
     def pod_spec(self, parsed: spec.PoolSpec) -> dict[str, Any]:
         return {"schedulingGates": [{"name": "gang.example.com/complete"}]}
 
-    def annotations(
-        self, parsed: spec.PoolSpec, pool: str, engine: names.EngineName
-    ) -> dict[str, str]:
-        return {"gang.example.com/name": f"{pool}-{engine}", names.ANNOTATION_ATTEMPT: "7"}
+    def labels(self, parsed: spec.PoolSpec, member: Member) -> dict[str, str]:
+        return {"gang.example.com/rank": str(member.node_rank), names.LABEL_POOL: "theirs"}
+
+    def annotations(self, parsed: spec.PoolSpec, member: Member) -> dict[str, str]:
+        return {"gang.example.com/name": member.group, names.ANNOTATION_ATTEMPT: "7"}
+
+    def queue(self, parsed: spec.PoolSpec) -> None:
+        return None
 
 
 @pytest.fixture
@@ -92,7 +97,10 @@ def test_a_scheduler_of_the_table_writes_on_the_pods_of_each_engine_and_no_other
             pod = engine_pod.pod(pool, engine_pod.template(pool), engine, 0)
             found = pod["metadata"]["annotations"]
             # Without its pool's name it would be of the gang of another pool's engine.
-            gang = f"{pool.owner.name}-{engine.name}"
+            gang = f"{pool.owner.name}-{engine.name}-0"
+            labels = pod["metadata"]["labels"]
+            assert labels.get("gang.example.com/rank") == ("0" if told else None)
+            assert labels[names.LABEL_POOL] == pool.owner.name
             assert found.get("gang.example.com/name") == (gang if told else None)
             assert found[names.ANNOTATION_ATTEMPT] == "0"  # what is the operator's own stays so
             assert ("schedulingGates" in pod["spec"]) is told

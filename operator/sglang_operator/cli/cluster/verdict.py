@@ -122,6 +122,7 @@ _PROGRESS = frozenset(
         conditions.SCALING,
         conditions.ROLLING_UPDATE,
         conditions.ENGINES_STARTING,
+        conditions.WAITING_FOR_QUOTA,
         conditions.TERMINATING,
     }
 )

@@ -1,0 +1,101 @@
+"""Kueue: an engine's pods are let in together once a queue has quota for all of them.
+
+They are plain pods of its pod integration: one by itself, or of an engine that spans nodes a group
+of so many.  A group is one *try* at the engine: its name has the attempt in it.  A group of the
+engine's own name would keep its quota, but while a pod of the earlier try ends Kueue takes the new
+one for one too many and deletes it, and one Workload of our own for each engine is no way either:
+the first pod takes control of it and takes it along when it goes.
+
+Every pod has the gate from the start, so that none gets past the quota where Kueue is not there.
+``pod-suspending-parent`` says that whoever made the pods looks after them, as Kueue's own
+StatefulSets do: it leaves out Kueue's finalizer, for which the pods of a group wait, once deleted,
+until each of them has ended: on a lost node that is never.  So it is what is there that holds
+quota, of one pod or of several.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sglang_operator.api import errors, names, syntax, texts
+from sglang_operator.api.problems import Problem
+from sglang_operator.api.spec import PoolSpec
+from sglang_operator.scheduling.base import Member, Waiting
+
+_FIELD = "spec.scheduling"
+
+
+class Kueue:
+    """See :class:`sglang_operator.scheduling.base.Gang`."""
+
+    def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
+        chosen = parsed.scheduling
+        if not chosen.queue_name:
+            yield syntax.missing(f"{_FIELD}.queueName", texts.A_LOCAL_QUEUE)
+        for field, value in (
+            ("queueName", chosen.queue_name),
+            ("workloadPriorityClassName", chosen.workload_priority_class_name),
+        ):
+            # The name of an object, which is written as a label's value.
+            if value and not (syntax.is_subdomain(value) and syntax.is_label_value(value)):
+                yield syntax.wrong(f"{_FIELD}.{field}", value, texts.NAME_IN_LABEL)
+        for field, value in (
+            ("requiredTopology", chosen.required_topology),
+            ("preferredTopology", chosen.preferred_topology),
+        ):
+            if value and not syntax.is_label_key(value):
+                yield syntax.wrong(f"{_FIELD}.{field}", value, syntax.LABEL_KEY)
+        if chosen.required_topology and chosen.preferred_topology:
+            yield syntax.wrong(
+                f"{_FIELD}.preferredTopology",
+                chosen.preferred_topology,
+                texts.ONE_TOPOLOGY,
+                texts.DO_ONE_TOPOLOGY,
+            )
+        yield from _written_twice(parsed)
+
+    def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
+        return {"schedulingGates": [{"name": names.KUEUE_GATE}]}
+
+    def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
+        chosen = parsed.scheduling
+        written = {
+            names.LABEL_QUEUE: chosen.queue_name or "",
+            names.LABEL_QUEUE_MANAGED: "true",
+        }
+        if chosen.workload_priority_class_name:
+            written[names.LABEL_QUEUE_PRIORITY] = chosen.workload_priority_class_name
+        if member.pods > 1:
+            written[names.QUEUE_GROUP] = member.group
+            written[names.LABEL_QUEUE_INDEX] = str(member.node_rank)
+        return written
+
+    def annotations(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
+        chosen = parsed.scheduling
+        written = {names.ANNOTATION_QUEUE_PARENT: names.MANAGED_BY}
+        if member.pods > 1:
+            written[names.QUEUE_GROUP] = member.group
+            written[names.ANNOTATION_QUEUE_COUNT] = str(member.pods)
+        if chosen.required_topology:
+            written[names.ANNOTATION_TOPOLOGY_REQUIRED] = chosen.required_topology
+        if chosen.preferred_topology:
+            written[names.ANNOTATION_TOPOLOGY_PREFERRED] = chosen.preferred_topology
+        return written
+
+    def queue(self, parsed: PoolSpec) -> Waiting | None:
+        chosen = parsed.scheduling
+        return Waiting(chosen.queue_name or "", chosen.workload_priority_class_name or "")
+
+
+def _written_twice(parsed: PoolSpec) -> Iterator[Problem]:
+    """Kueue's keys in podTemplate: two that say of one pod how it waits."""
+    metadata = parsed.pod_template.get("metadata")
+    for kind in ("labels", "annotations"):
+        written = metadata.get(kind) if isinstance(metadata, dict) else None
+        for key in sorted(map(str, written)) if isinstance(written, dict) else ():
+            if key.startswith(names.KUEUE_PREFIX):
+                yield errors.POD_TEMPLATE(
+                    f"spec.podTemplate.metadata.{kind}.{key}",
+                    found=key,
+                    expected=texts.NO_KUEUE_KEYS.format(kind=kind),
+                    advice=texts.DO_SCHEDULING,
+                )
