@@ -295,7 +295,7 @@ class PodStore:
         if self._gone.cover(record.metadata):
             return
         known = self._entries.get(uid)
-        if known and known.pod.resource_version >= record.metadata.version:
+        if known and not _is_news(record, known.pod):
             return
         entry = _pod_entry(record, known)
         if entry is None:
@@ -382,6 +382,17 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
         owner=names.Uid(intern(owner)),
         aside=not names.is_watched(meta.name, meta.labels, pool),
     )
+
+
+def _is_news(record: wire.Pod, known: ObservedPod) -> bool:
+    """Whether a record tells what is not known.
+
+    Of a pod that was just made its metadata alone is.  The next word on it tells the rest; on one
+    that waits behind a scheduling gate there may be none.
+    """
+    if known.resource_version != record.metadata.version:
+        return known.resource_version < record.metadata.version
+    return bool(record.spec.scheduling_gates) and not known.scheduling_gates
 
 
 def _has_engine_name(meta: wire.Meta) -> bool:

@@ -153,6 +153,18 @@ def test_an_older_version_never_overwrites_a_newer_one():
     assert next(store.of(KEY)).pod.containers_ready
 
 
+def test_a_pod_behind_a_gate_is_known_by_the_stream_that_tells_of_it_as_it_was_made():
+    """Of its create the metadata alone is answered, and nothing happens to it while it waits."""
+    store = PodStore(wakes := Wakes())
+    store.answered(a_pod())
+    gates = [wire.SchedulingGate(name=names.KUEUE_GATE)]
+    for _ in range(2):  # the second time it is no news
+        wakes.clear()
+        store.put(msgspec.structs.replace(a_pod(), spec=wire.PodSpec(scheduling_gates=gates)))
+        assert next(store.of(KEY)).pod.scheduling_gates == (names.KUEUE_GATE,)
+    assert not wakes
+
+
 def test_a_late_answer_does_not_bring_a_deleted_pod_back():
     store = PodStore(Wakes())
     store.put(a_pod())
