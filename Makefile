@@ -62,6 +62,10 @@ lint: $(STAMP) ## Format, lint and type checks
 promql: $(STAMP) tools ## Dashboards and alerts by Prometheus' own engine (builds it), on a real pool's metrics
 	$(PYTEST) tests/promql $(ARGS)
 
+.PHONY: kueue
+kueue: $(STAMP) tools ## Pools in queues of the real Kueue (builds it once: most of ten minutes)
+	$(PYTEST) tests/kueue $(ARGS)
+
 VALIDATORS := $(VENV)/validate
 .PHONY: validate
 validate: $(STAMP) tools ## Chart, manifests and samples against schemas of each Kubernetes, and checkov

@@ -78,6 +78,7 @@ LABEL_QUEUE_MANAGED = f"{KUEUE_PREFIX}managed"
 LABEL_QUEUE_INDEX = f"{KUEUE_PREFIX}pod-group-pod-index"
 QUEUE_GROUP = f"{KUEUE_PREFIX}pod-group-name"  # a label, and since Kueue 0.18 an annotation too
 ANNOTATION_QUEUE_COUNT = f"{KUEUE_PREFIX}pod-group-total-count"
+ANNOTATION_QUEUE_RETRIES = f"{KUEUE_PREFIX}retriable-in-group"
 ANNOTATION_QUEUE_PARENT = f"{KUEUE_PREFIX}pod-suspending-parent"
 ANNOTATION_QUEUE_SEEN = f"{KUEUE_PREFIX}role-hash"  # its webhook writes it on each pod that it saw
 ANNOTATION_TOPOLOGY_REQUIRED = f"{KUEUE_PREFIX}podset-required-topology"

@@ -372,10 +372,10 @@ SIGNATURES: tuple[PodSignature, ...] = (
         "a pod of higher priority took the engine's place",
         "name a PriorityClass in scheduling.priorityClassName that others do not preempt",
     ),
-    # --- by Kueue (pkg/controller/jobframework/stop_reason.go)
+    # --- by Kueue (pkg/controller/jobframework/stop_reason.go; of an eviction its cause follows)
     _row(
         QUEUE_EVICTED,
-        ("WorkloadEvicted", "WorkloadDeleted", "NoMatchingWorkload", "NotAdmitted"),
+        ("WorkloadEvicted*", "WorkloadDeleted", "NoMatchingWorkload", "NotAdmitted"),
         r"",
         "Kueue took the engine's quota back: {said}",
         "nothing to do: the engine waits for quota and is started again; if others should not go "

@@ -1,16 +1,20 @@
 """Kueue: an engine's pods are let in together once a queue has quota for all of them.
 
 They are plain pods of its pod integration: one by itself, or of an engine that spans nodes a group
-of so many.  A group is one *try* at the engine: its name has the attempt in it.  A group of the
-engine's own name would keep its quota, but while a pod of the earlier try ends Kueue takes the new
-one for one too many and deletes it, and one Workload of our own for each engine is no way either:
-the first pod takes control of it and takes it along when it goes.
+of so many.  How they say so is what survived on Kueue 0.19.2 (tests/kueue, docs/decisions.md):
+
+- A group is one *try* at the engine, its name has the attempt in it.  Of a group that all tries
+  share Kueue takes the new pods for some too many while the old ones end, and deletes them.
+- ``pod-suspending-parent`` says that whoever made the pods looks after them, as of Kueue's own
+  StatefulSets.  It leaves out Kueue's finalizer (since 0.16), by which the pods of a group, once
+  deleted, stay and keep their quota until each of them has ended: on a lost node that is never.
+- ``retriable-in-group: "false"``: nobody comes in place of a pod that has ended, so a group whose
+  pods have all ended gives its quota to the next try, though they are kept until it is there.
+
+A Workload of our own for each engine, which all tries would share, is no way: Kueue compares it
+with the pod as admission left it, calls it out of sync, and has it go with the pod.
 
 Every pod has the gate from the start, so that none gets past the quota where Kueue is not there.
-``pod-suspending-parent`` says that whoever made the pods looks after them, as Kueue's own
-StatefulSets do: it leaves out Kueue's finalizer, for which the pods of a group wait, once deleted,
-until each of them has ended: on a lost node that is never.  So it is what is there that holds
-quota, of one pod or of several.
 """
 
 from collections.abc import Iterator, Mapping
@@ -75,6 +79,7 @@ class Kueue:
         if member.pods > 1:
             written[names.QUEUE_GROUP] = member.group
             written[names.ANNOTATION_QUEUE_COUNT] = str(member.pods)
+            written[names.ANNOTATION_QUEUE_RETRIES] = "false"
         if chosen.required_topology:
             written[names.ANNOTATION_TOPOLOGY_REQUIRED] = chosen.required_topology
         if chosen.preferred_topology:

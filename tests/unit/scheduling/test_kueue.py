@@ -87,6 +87,8 @@ def test_the_pods_of_one_try_are_one_group_and_those_of_the_next_are_another():
         assert of_kueue(labels)["pod-group-name"] == "actor-infer-g0-15-3"
         assert of_kueue(annotations)["pod-group-name"] == "actor-infer-g0-15-3"
         assert of_kueue(annotations)["pod-group-total-count"] == "2"
+        # A pod that has ended, and is kept until its cause is told, holds no quota.
+        assert of_kueue(annotations)["retriable-in-group"] == "false"
         assert of_kueue(labels)["pod-group-pod-index"] == str(rank)
 
 
@@ -175,7 +177,7 @@ def test_a_pod_tells_its_queue_and_whether_kueue_has_seen_it():
 def test_a_pod_that_kueue_takes_back_goes_with_kueues_words():
     """It stops what it had let in by a condition of its own, and deletes the pod then."""
     told = "Preempted to accommodate a workload (UID: 7) due to prioritization"
-    stopped = {"reason": "WorkloadEvicted", "message": told, "status": "True"}
+    stopped = {"reason": "WorkloadEvictedDueToPreempted", "message": told, "status": "True"}
     pod = seen(conditions=[{"type": names.CONDITION_QUEUE_STOPPED, **stopped}])
     assert pod.dying
     pod = dataclasses.replace(pod, node="gpu-node-0", deleting=True, deletion_asked=NOW)

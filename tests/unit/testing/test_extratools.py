@@ -70,7 +70,7 @@ def test_real_nodes_are_of_the_kits_own_version_only():
 
 def test_each_module_is_of_the_version_in_its_name_and_the_chart_takes_the_oldest():
     found = {path.name for path in extratools.MODULES.iterdir()}
-    assert found == {"helm3", "promql", *(f"kubernetes-{version}" for version in VERSIONS)}
+    assert found == {"helm3", "kueue", "promql", *(f"kubernetes-{version}" for version in VERSIONS)}
     for version in VERSIONS:
         module = extratools.MODULES / f"kubernetes-{version}"
         assert binaries.minor(extratools.kubernetes_version(module)) == version

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "demo_engines.py": "tests/integration/test_demo.py",
     "errors.py": "tests/unit/testing/test_running.py",
     "installed.py": "tests/integration/test_flow.py",
+    "kueue.py": "tests/kueue/test_kueue.py",
     "processes.py": "tests/unit/testing/test_guard.py",
     "pytest_plugin.py": "tests/unit/testing/realnode/test_parts.py",
     "roots.py": "tests/unit/testing/test_distribution.py",

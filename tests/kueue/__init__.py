@@ -1,0 +1,1 @@
+"""Pools whose engines wait in queues of the real Kueue: make kueue."""

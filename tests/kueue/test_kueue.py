@@ -1,0 +1,310 @@
+"""Pools in queues of the real Kueue: who waits, who is let in, who makes way and who comes back."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import conditions, names
+from sglang_operator.testing import ControlPlane, kueue
+from sglang_operator.testing.installed import InstalledOperator
+from sglang_operator.testing.kueue import Kueue
+from tests.integration.pools import PoolUnderTest
+
+GPUS = "nvidia.com/gpu"
+RACK = "example.com/rack"
+QUEUE = "gpus"
+WAIT = 60.0
+PAIRS = {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,32))"}
+FOUR = {"device_mapping": "list(range(0,8))"}
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    if reason := kueue.missing():
+        pytest.skip(reason)
+    with ControlPlane("6x8", node_monitor_grace_seconds=2.0) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def installed(plane: ControlPlane) -> Kueue:
+    installed = Kueue(plane)
+    installed.install()
+    for name, value in (("low", 10), ("high", 100)):
+        installed.apply(
+            {"kind": "WorkloadPriorityClass", "metadata": {"name": name}, "value": value}
+        )
+    return installed
+
+
+@pytest.fixture(scope="module")
+def operator(plane: ControlPlane, installed: Kueue) -> Iterator[InstalledOperator]:
+    with InstalledOperator(plane) as operator:
+        yield operator
+    errors = [line for line in operator.log.read_text().splitlines() if " ERROR " in line]
+    assert not errors
+
+
+class Queue:
+    """A quota of its own, and pools in a namespace that wait for it."""
+
+    def __init__(self, plane: ControlPlane, installed: Kueue, most: int) -> None:
+        self.plane, self.kueue = plane, installed
+        self.namespace = plane.namespace(f"queue-{next(_numbers)}")
+        self.pools: list[PoolUnderTest] = []
+        preemption = {"withinClusterQueue": "LowerPriority"}
+        installed.quota(self.namespace, {GPUS: most}, preemption=preemption)
+        installed.queue(self.namespace, QUEUE, of=self.namespace)
+
+    def pool(
+        self, name: str = "actor", *, scheduling: dict[str, str] | None = None, **spec: Any
+    ) -> PoolUnderTest:
+        """A pool in the queue; it is applied."""
+        pool = PoolUnderTest(self.plane, self.namespace, name)
+        self.pools.append(pool)
+        chosen = {"gang": "Kueue", "queueName": QUEUE, **(scheduling or {})}
+        pool.apply(scheduling=chosen, **{"weights": {"gate": "Off"}, **FOUR, **spec})
+        return pool
+
+    def remove(self) -> None:
+        for pool in self.pools:
+            pool.delete("--wait=false", "--ignore-not-found")
+        self.plane.wait(lambda: not self.left(), WAIT, "no pod and no Workload left")
+
+    def left(self) -> list[str]:
+        """Pods and Workloads of the namespace."""
+        pods = self.plane.api.get(f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+        return [each["metadata"]["name"] for each in (*pods, *self.kueue.workloads(self.namespace))]
+
+
+@pytest.fixture
+def queue(
+    plane: ControlPlane, installed: Kueue, operator: InstalledOperator
+) -> Iterator[Callable[[int], Queue]]:
+    made: list[Queue] = []
+
+    def make(most: int) -> Queue:
+        made.append(Queue(plane, installed, most))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.remove()
+
+
+def running(pool: PoolUnderTest) -> set[str]:
+    """The names of its pods that run and stay."""
+    return {
+        pod["metadata"]["name"]
+        for pod in pool.pods()
+        if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+def summary(pool: PoolUnderTest, told: str) -> None:
+    pool.wait(lambda: pool.status.get("readySummary") == told, f"READY {told}", WAIT)
+
+
+def waiting(pool: PoolUnderTest, engines: int) -> dict[str, Any]:
+    """The condition Ready, once it tells of so many engines in the queue."""
+    begun = f"{engines} engine{'' if engines == 1 else 's'} waiting until Kueue's LocalQueue"
+
+    def told() -> dict[str, Any]:
+        found = pool.condition(conditions.READY)
+        assert str(found.get("message")).startswith(begun), found
+        return found
+
+    found: dict[str, Any] = pool.wait(told, begun, WAIT)
+    assert found["reason"] == conditions.WAITING_FOR_QUOTA
+    return found
+
+
+def failures(pool: PoolUnderTest) -> set[str]:
+    """What its pods carry of failures."""
+    return {
+        key
+        for pod in pool.pods()
+        for key in pod["metadata"]["annotations"]
+        if key in (names.ANNOTATION_FAILURES, names.ANNOTATION_STARTUP_FAILURES)
+    }
+
+
+def test_of_two_pools_and_one_quota_the_second_waits_until_the_first_gives_some_back(queue):
+    """It says so where everybody looks, and is taken for no failure."""
+    shared = queue(8)
+    first = shared.pool("first")
+    first.wait_ready(WAIT)
+    second = shared.pool("second")
+    told = waiting(second, 4)
+    assert f"LocalQueue {QUEUE} has quota for 2 {GPUS} each" in told["message"]
+    shown = second.kubectl("get", "sgi", "second").splitlines()[-1].split()
+    assert shown[:4] == ["second", "0/4", "0/4", conditions.WAITING_FOR_QUOTA]
+    first.patch({"replicas": 2})
+    summary(second, "2/4")
+    waiting(second, 2)
+    first.patch({"replicas": 0})
+    second.wait_ready(WAIT)
+    assert not failures(second)
+    assert "lastFailures" not in second.status
+
+
+def test_a_pool_goes_to_0_and_comes_back_by_the_queue(queue):
+    pool = queue(8).pool()
+    pool.wait_ready(WAIT)
+    pool.patch({"replicas": 0})
+    pool.wait(lambda: not pool.all_pods(), "no pods", WAIT)
+    pool.patch({"replicas": 4})
+    assert len(pool.wait_ready(WAIT)) == 4
+
+
+def test_nothing_of_a_pool_is_left_when_it_is_deleted(queue):
+    """Also not of engines that wait, on which nobody looks but Kueue."""
+    shared = queue(32)
+    pool = shared.pool(**{**PAIRS, "device_mapping": "list(range(0,48))"})
+    waiting(pool, 1)
+    assert len(shared.left()) == 6 + 3
+    pool.delete("--wait=false")
+    pool.plane.wait(lambda: not shared.left(), WAIT, "nothing left")
+
+
+def test_who_has_a_lower_class_makes_way_and_comes_back(queue):
+    """Kueue deletes its pods.  That is no failure: nothing is counted, and nothing backs off."""
+    shared = queue(8)
+    low = shared.pool("low", scheduling={"workloadPriorityClassName": "low"})
+    low.wait_ready(WAIT)
+    high = shared.pool(
+        "high",
+        scheduling={"workloadPriorityClassName": "high"},
+        device_mapping="list(range(0,4))",
+    )
+    high.wait_ready(WAIT)
+    summary(low, "2/4")
+    waiting(low, 2)
+    (told,) = low.status["lastFailures"]
+    assert told["reason"] == "EvictedByQueue"
+    assert "Preempted to accommodate a workload" in told["message"]
+    assert not failures(low)
+    high.delete()
+    low.wait_ready(WAIT)
+    assert not failures(low)
+
+
+def test_a_killed_engine_comes_back_under_a_full_quota(queue):
+    """Its own predecessor, which is kept until its end is told, holds no quota against it."""
+    pool = queue(8).pool(weights={})  # an engine that is not gated starts again in its place
+    before = pool.wait_ready(WAIT)
+    (victim,) = [name for name in running(pool) if "-g0-1-" in name]
+    pool.break_pod(victim)
+    pool.wait(lambda: victim not in running(pool), "it is gone", WAIT)
+    after = pool.wait_ready(WAIT)
+    assert after.keys() == before.keys()
+    assert {e for e in after if after[e] != before[e]} == {"g0-1"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_engine_of_two_pods_comes_back_under_a_full_quota_whichever_is_killed(queue, rank):
+    shared = queue(32)
+    pool = shared.pool(**PAIRS)
+    pool.wait_ready(WAIT)
+    first = {f"actor-g0-15-0n{each}" for each in (0, 1)}
+    assert first < running(pool)
+    pool.break_pod(f"actor-g0-15-0n{rank}")
+    second = {f"actor-g0-15-1n{each}" for each in (0, 1)}
+    pool.wait(lambda: second < running(pool) and pool.is_ready(), "the next try", WAIT)
+    pool.wait(lambda: len(shared.left()) == 4 + 2, "nothing of the first try is left", WAIT)
+
+
+def test_an_engine_of_two_pods_comes_back_from_a_lost_node_under_a_full_quota(queue, plane):
+    """Its pods there end nowhere: what is deleted holds no quota, though nobody has seen it end."""
+    shared = queue(32)
+    pool = shared.pool(**PAIRS, restart={"nodeLostSeconds": 1})
+    pool.wait_ready(WAIT)
+    path = f"/api/v1/namespaces/{pool.namespace}/pods/actor-g0-15-0n1"
+    node = plane.api.get(path)["spec"]["nodeName"]
+    plane.fail_node(node)
+    second = {f"actor-g0-15-1n{each}" for each in (0, 1)}
+    pool.wait(lambda: second < running(pool) and pool.is_ready(), "the next try", WAIT)
+    plane.restore_node(node)
+
+
+def test_both_pods_of_an_engine_are_let_in_or_none(queue):
+    """Quota for one and a half engines is quota for one."""
+    pool = queue(24).pool(**PAIRS)
+    summary(pool, "1/2")
+    waiting(pool, 1)
+    assert len(running(pool)) == 2
+    assert len(pool.pods()) == 4
+
+
+def test_an_engine_in_a_queue_that_is_not_there_is_moved_when_the_name_is_corrected(queue):
+    """One that was let in runs on: the queue is no part of its revision."""
+    pool = queue(8).pool(scheduling={"queueName": "typo"})
+    assert "LocalQueue typo" in waiting(pool, 4)["message"]
+    pool.patch({"scheduling": {"queueName": QUEUE}})
+    before = pool.wait_ready(WAIT)
+    pool.patch({"scheduling": {"queueName": "another"}})
+    pool.wait_for(conditions.READY, conditions.POOL_READY)
+    assert pool.uids() == before
+
+
+def test_pods_that_kueue_does_not_look_at_stay_and_say_so(plane, installed, operator):
+    """As in a namespace that it leaves alone: they do not start past all quotas."""
+    pool = PoolUnderTest(plane, kueue.NAMESPACE)
+    pool.apply(scheduling={"gang": "Kueue", "queueName": QUEUE}, **FOUR)
+    words = "4 engines waiting for LocalQueue gpus, and Kueue has not looked at them"
+    pool.wait(lambda: words in pool.condition(conditions.READY).get("message", ""), words)
+    assert pool.condition(conditions.READY)["reason"] == conditions.NOT_QUEUED
+    assert not running(pool)
+    pool.remove()
+
+
+def test_an_engine_is_put_into_one_rack_or_waits(queue, plane, installed):
+    """Each rack has a node more than an engine needs, and nobody takes one of each."""
+    nodes = sorted(each["metadata"]["name"] for each in plane.api.get("/api/v1/nodes")["items"])
+    for index, node in enumerate(nodes):
+        plane.kubectl("label", "node", node, f"{RACK}={index // 3}", "group=racks")
+    shared = queue(48)
+    levels = [{"nodeLabel": RACK}, {"nodeLabel": "kubernetes.io/hostname"}]
+    installed.apply(
+        {"kind": "Topology", "metadata": {"name": "racks"}, "spec": {"levels": levels}},
+        {
+            "kind": "ResourceFlavor",
+            "metadata": {"name": "in-racks"},
+            "spec": {"nodeLabels": {"group": "racks"}, "topologyName": "racks"},
+        },
+        {
+            "kind": "ClusterQueue",
+            "metadata": {"name": "in-racks"},
+            "spec": {
+                "namespaceSelector": {},
+                "resourceGroups": [
+                    {
+                        "coveredResources": [GPUS],
+                        "flavors": [
+                            {
+                                "name": "in-racks",
+                                "resources": [{"name": GPUS, "nominalQuota": 48}],
+                            }
+                        ],
+                    }
+                ],
+            },
+        },
+    )
+    installed.queue(shared.namespace, "racks", of="in-racks")
+    chosen = {"queueName": "racks", "requiredTopology": RACK}
+    pool = shared.pool(scheduling=chosen, **{**PAIRS, "device_mapping": "list(range(0,48))"})
+    summary(pool, "2/3")
+    waiting(pool, 1)
+    racks: dict[str, set[int]] = {}
+    for pod in pool.pods():
+        if node := pod["spec"].get("nodeName"):
+            engine = pod["metadata"]["labels"][names.LABEL_ENGINE]
+            racks.setdefault(engine, set()).add(nodes.index(node) // 3)
+    assert sorted(map(len, racks.values())) == [1, 1], json.dumps(
+        {k: [*v] for k, v in racks.items()}
+    )
