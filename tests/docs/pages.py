@@ -28,6 +28,7 @@ REASONS = {
     "chart": "tests of the chart run it, on a plane without an operator",
     "image": "the nodes of this plane run no containers",
     "roll": "it starts ROLL, or Ray for it, on nodes of its own",
+    "kueue": "there is no Kueue on this plane; tests/kueue runs the page beside one",
     "pip": "it installs into the environment that runs the tests",
 }
 
@@ -61,6 +62,7 @@ NOT_RUN: dict[str, str] = {
     "docker build": "docker",
     "make ": "make",
     "helm ": "chart",
+    "kubectl apply -f queues.yaml": "kueue",
     "pip install": "pip",
     "kubectl run ": "image",
     "export RAY_JOB_CONFIG_JSON_ENV_VAR": "roll",

@@ -11,7 +11,9 @@ from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane, kueue
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.kueue import Kueue
+from tests.docs import pages
 from tests.integration.pools import PoolUnderTest
+from tests.integration.test_docs import example, run, session
 
 GPUS = "nvidia.com/gpu"
 RACK = "example.com/rack"
@@ -150,6 +152,51 @@ def test_of_two_pools_and_one_quota_the_second_waits_until_the_first_gives_some_
     second.wait_ready(WAIT)
     assert not failures(second)
     assert "lastFailures" not in second.status
+
+
+def test_quota_is_free_when_the_gpus_are(queue):
+    """An engine that drains has its GPUs still: nobody is let in for them before it is gone."""
+    slow = {"metadata": {"annotations": {"fake.sglang/stop-delay": "5"}}}
+    shared = queue(8)
+    first = shared.pool("first", podTemplate=slow)
+    first.wait_ready(WAIT)
+    second = shared.pool("second")
+    waiting(second, 4)
+    first.patch({"replicas": 0})
+
+    def let_in() -> bool:
+        there = [pod for pod in second.all_pods() if not pod["spec"].get("schedulingGates")]
+        if len(there) > 4:  # an assertion would only be waited for
+            pytest.fail(f"{len(there)} pods of 2 GPUs have 8")
+        return second.is_ready()
+
+    second.wait(let_in, "Ready", WAIT)
+
+
+def test_a_rollout_goes_through_the_queue_under_a_full_quota(queue):
+    pool = queue(8).pool()
+    before = pool.wait_ready(WAIT)
+    pool.patch({"podTemplate": {"metadata": {"annotations": {"example.com/again": "1"}}}})
+    after = pool.wait_ready(WAIT)
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+
+
+def test_while_kueue_is_away_engines_run_on_and_come_back_with_it(queue, installed):
+    """Its webhook then refuses every pod that is made; what it does not see it does not hold."""
+    pool = queue(8).pool(weights={})
+    before = pool.wait_ready(WAIT)
+    installed.kill()
+    try:
+        (victim,) = [name for name in running(pool) if "-g0-1-" in name]
+        pool.kubectl("delete", "pod", victim, "--wait=false")
+        words = 'failed calling webhook "mpod.kb.io"'
+        pool.wait(lambda: words in pool.condition(conditions.READY).get("message", ""), words)
+        assert len(running(pool)) == 3
+    finally:
+        installed.start()
+    after = pool.wait_ready(WAIT)
+    assert {e for e in after if after[e] != before[e]} == {"g0-1"}
 
 
 def test_a_pool_goes_to_0_and_comes_back_by_the_queue(queue):
@@ -308,3 +355,33 @@ def test_an_engine_is_put_into_one_rack_or_waits(queue, plane, installed):
     assert sorted(map(len, racks.values())) == [1, 1], json.dumps(
         {k: [*v] for k, v in racks.items()}
     )
+
+
+def test_an_engine_that_is_not_ready_for_too_long_is_evicted_and_says_what_to_change(
+    queue, installed
+):
+    """One with a gate is not Ready before a trainer comes, though it is up.  It comes back."""
+    installed.configure(waitForPodsReady={"timeout": "3s"})
+    try:
+        pool = queue(8).pool(weights={}, device_mapping="list(range(0,2))")
+        pool.wait(lambda: pool.status.get("lastFailures"), "an eviction", WAIT)
+        (told,) = pool.status["lastFailures"]
+        assert told["reason"] == "NotReadyForQueue"
+        assert "Exceeded the PodsReady timeout" in told["message"]
+        assert "recoveryTimeout of waitForPodsReady" in told["advice"]
+        pool.wait(lambda: "actor-g0-1-1" in running(pool), "the next try", 2 * WAIT)
+        assert not failures(pool)
+    finally:
+        installed.configure()
+
+
+def test_the_page_does_what_it_says(plane, installed, operator, tmp_path):
+    """All of its files and commands, in its order."""
+    namespace = plane.namespace("page")
+    environment = session(plane, tmp_path, namespace)
+    for block in pages.blocks(pages.DOCS / "how-to" / "kueue.md"):
+        if block.language == "yaml" and block.file is not None:
+            example(block, tmp_path, environment)
+        elif block.language == "sh":
+            run(block, block.text, tmp_path, environment)
+    PoolUnderTest(plane, namespace).remove()

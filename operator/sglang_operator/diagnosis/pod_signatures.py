@@ -48,6 +48,7 @@ EVICTED_FOR_VOLUME = "VolumeLimitExceeded"
 EVICTED = "Evicted"
 PREEMPTED = "Preempted"
 QUEUE_EVICTED = "EvictedByQueue"
+QUEUE_NOT_READY = "NotReadyForQueue"
 GPU_NOT_ALLOCATED = "GPUNotAllocated"
 NODE_REFUSED = "NodeRefused"
 NODE_SHUTDOWN = "NodeShutdown"
@@ -373,6 +374,14 @@ SIGNATURES: tuple[PodSignature, ...] = (
         "name a PriorityClass in scheduling.priorityClassName that others do not preempt",
     ),
     # --- by Kueue (pkg/controller/jobframework/stop_reason.go; of an eviction its cause follows)
+    _row(
+        QUEUE_NOT_READY,
+        ("WorkloadEvictedDueToPodsReadyTimeout*",),
+        r"",
+        "Kueue took the engine's quota back, because it was not Ready for too long: {said}",
+        "raise timeout and recoveryTimeout of waitForPodsReady in Kueue's configuration: an engine "
+        "is not Ready before its weights are synced, nor while it sleeps",
+    ),
     _row(
         QUEUE_EVICTED,
         ("WorkloadEvicted*", "WorkloadDeleted", "NoMatchingWorkload", "NotAdmitted"),

@@ -1,7 +1,7 @@
 """Kueue: an engine's pods are let in together once a queue has quota for all of them.
 
-They are plain pods of its pod integration: one by itself, or of an engine that spans nodes a group
-of so many.  How they say so is what survived on Kueue 0.19.2 (tests/kueue, docs/decisions.md):
+They are a group of Kueue's pod integration, mostly a group of one.  How they say so is what
+survived on Kueue 0.19.2 (tests/kueue, docs/decisions.md):
 
 - A group is one *try* at the engine, its name has the attempt in it.  Of a group that all tries
   share Kueue takes the new pods for some too many while the old ones end, and deletes them.
@@ -10,6 +10,8 @@ of so many.  How they say so is what survived on Kueue 0.19.2 (tests/kueue, docs
   deleted, stay and keep their quota until each of them has ended: on a lost node that is never.
 - ``retriable-in-group: "false"``: nobody comes in place of a pod that has ended, so a group whose
   pods have all ended gives its quota to the next try, though they are kept until it is there.
+- A pod that is no group gives its quota away when its deletion is asked for, while it still has its
+  GPUs.  A group does once it is gone.
 
 A Workload of our own for each engine, which all tries would share, is no way: Kueue compares it
 with the pod as admission left it, calls it out of sync, and has it go with the pod.
@@ -65,21 +67,21 @@ class Kueue:
         written = {
             names.LABEL_QUEUE: chosen.queue_name or "",
             names.LABEL_QUEUE_MANAGED: "true",
+            names.QUEUE_GROUP: member.group,
+            names.LABEL_QUEUE_INDEX: str(member.node_rank),
         }
         if chosen.workload_priority_class_name:
             written[names.LABEL_QUEUE_PRIORITY] = chosen.workload_priority_class_name
-        if member.pods > 1:
-            written[names.QUEUE_GROUP] = member.group
-            written[names.LABEL_QUEUE_INDEX] = str(member.node_rank)
         return written
 
     def annotations(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
         chosen = parsed.scheduling
-        written = {names.ANNOTATION_QUEUE_PARENT: names.MANAGED_BY}
-        if member.pods > 1:
-            written[names.QUEUE_GROUP] = member.group
-            written[names.ANNOTATION_QUEUE_COUNT] = str(member.pods)
-            written[names.ANNOTATION_QUEUE_RETRIES] = "false"
+        written = {
+            names.ANNOTATION_QUEUE_PARENT: names.MANAGED_BY,
+            names.QUEUE_GROUP: member.group,
+            names.ANNOTATION_QUEUE_COUNT: str(member.pods),
+            names.ANNOTATION_QUEUE_RETRIES: "false",
+        }
         if chosen.required_topology:
             written[names.ANNOTATION_TOPOLOGY_REQUIRED] = chosen.required_topology
         if chosen.preferred_topology:

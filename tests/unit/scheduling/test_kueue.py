@@ -67,10 +67,21 @@ def others(pool: Pool) -> list[ObservedPod]:
 # --- what pods say
 
 
-def test_an_engine_of_one_pod_waits_by_itself():
+def test_an_engine_of_one_pod_is_a_group_of_one():
+    """By itself a pod would give its quota away while it ends, and still has its GPUs."""
     pod = made(POOL)
-    assert of_kueue(pod["metadata"]["labels"]) == {"queue-name": "gpus", "managed": "true"}
-    assert of_kueue(pod["metadata"]["annotations"]) == {"pod-suspending-parent": names.MANAGED_BY}
+    assert of_kueue(pod["metadata"]["labels"]) == {
+        "queue-name": "gpus",
+        "managed": "true",
+        "pod-group-name": pod["metadata"]["name"],
+        "pod-group-pod-index": "0",
+    }
+    assert of_kueue(pod["metadata"]["annotations"]) == {
+        "pod-suspending-parent": names.MANAGED_BY,
+        "pod-group-name": pod["metadata"]["name"],
+        "pod-group-total-count": "1",
+        "retriable-in-group": "false",
+    }
 
 
 def test_no_pod_starts_past_a_queue_that_nobody_serves():
@@ -174,18 +185,29 @@ def test_a_pod_tells_its_queue_and_whether_kueue_has_seen_it():
     assert seen().is_queued
 
 
-def test_a_pod_that_kueue_takes_back_goes_with_kueues_words():
+@pytest.mark.parametrize(
+    ("cause", "reason", "words"),
+    [
+        ("DueToPreempted", "EvictedByQueue", "Kueue took the engine's quota back: {}"),
+        (
+            "DueToPodsReadyTimeout",
+            "NotReadyForQueue",
+            "Kueue took the engine's quota back, because it was not Ready for too long: {}",
+        ),
+    ],
+)
+def test_a_pod_that_kueue_takes_back_goes_with_kueues_words(cause, reason, words):
     """It stops what it had let in by a condition of its own, and deletes the pod then."""
     told = "Preempted to accommodate a workload (UID: 7) due to prioritization"
-    stopped = {"reason": "WorkloadEvictedDueToPreempted", "message": told, "status": "True"}
+    stopped = {"reason": f"WorkloadEvicted{cause}", "message": told, "status": "True"}
     pod = seen(conditions=[{"type": names.CONDITION_QUEUE_STOPPED, **stopped}])
     assert pod.dying
     pod = dataclasses.replace(pod, node="gpu-node-0", deleting=True, deletion_asked=NOW)
     plan = planned(POOL, [pod, *others(POOL)])
     assert [(each.attempt, each.failures) for each in plan.creates] == [(1, 0)]
     (failure,) = failures.seen(POOL, plan)
-    assert failure.reason == "EvictedByQueue"
-    assert failure.message == f"Kueue took the engine's quota back: {told}"
+    assert failure.reason == reason
+    assert failure.message == words.format(told)
 
 
 def test_that_condition_is_nobodys_on_a_pod_of_no_queue():

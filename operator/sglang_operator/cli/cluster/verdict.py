@@ -130,6 +130,8 @@ _PROGRESS = frozenset(
 _NEXT = {
     conditions.DEVICES_PENDING: texts.DO_MAP,
     conditions.QUOTA_EXCEEDED: texts.DO_QUOTA,
+    conditions.WAITING_FOR_QUOTA: texts.DO_QUEUE,
+    conditions.NOT_QUEUED: texts.DO_KUEUE,
     conditions.NODE_LOST: texts.DO_NODES,
     conditions.ENGINES_FAILING: texts.DO_LOGS,
     conditions.POD_REJECTED: texts.DO_EDIT,

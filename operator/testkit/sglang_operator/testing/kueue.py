@@ -141,6 +141,14 @@ class Kueue:
         """End it as a crash would."""
         self._plane.stop_component("kueue")
 
+    def configure(self, **configuration: Any) -> None:
+        """Start it again with this in its Configuration; raises WaitTimeoutError."""
+        self.kill()
+        self._configuration = configuration
+        self._write_files()
+        self.start()
+        self._plane.wait(self._takes_objects, READY_SECONDS, "Kueue to take an object")
+
     def apply(self, *objects: Json) -> None:
         """Apply objects of its API; raises CommandError."""
         text = "\n---\n".join(json.dumps({"apiVersion": API_VERSION, **each}) for each in objects)
@@ -210,7 +218,7 @@ class Kueue:
         """Its configuration, and the plane's certificate, which is good for this address."""
         _, place = _WITH_CERTIFICATE
         certificates = self._folder / place
-        certificates.mkdir(parents=True)
+        certificates.mkdir(parents=True, exist_ok=True)
         for kind in ("crt", "key"):
             served = self._plane.data / "secrets" / f"server.{kind}"
             shutil.copyfile(served, certificates / f"tls.{kind}")
