@@ -2,13 +2,14 @@
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from sglang_operator.api import conditions, names
-from sglang_operator.testing import ControlPlane, kueue
+from sglang_operator.api import conditions, names, texts
+from sglang_operator.testing import ControlPlane, errors, kueue
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.kueue import Kueue
 from tests.docs import pages
@@ -47,8 +48,8 @@ def installed(plane: ControlPlane) -> Kueue:
 def operator(plane: ControlPlane, installed: Kueue) -> Iterator[InstalledOperator]:
     with InstalledOperator(plane) as operator:
         yield operator
-    errors = [line for line in operator.log.read_text().splitlines() if " ERROR " in line]
-    assert not errors
+    lines = operator.log.read_text().splitlines()
+    assert not [line for line in lines if " ERROR " in line]
 
 
 class Queue:
@@ -168,7 +169,7 @@ def test_quota_is_free_when_the_gpus_are(queue):
         there = [pod for pod in second.all_pods() if not pod["spec"].get("schedulingGates")]
         if len(there) > 4:  # an assertion would only be waited for
             pytest.fail(f"{len(there)} pods of 2 GPUs have 8")
-        return second.is_ready()
+        return bool(second.is_ready())
 
     second.wait(let_in, "Ready", WAIT)
 
@@ -240,6 +241,44 @@ def test_who_has_a_lower_class_makes_way_and_comes_back(queue):
     assert not failures(low)
 
 
+def test_both_pods_of_an_engine_make_way_and_come_back(queue):
+    shared = queue(32)
+    low = shared.pool("low", scheduling={"workloadPriorityClassName": "low"}, **PAIRS)
+    low.wait_ready(WAIT)
+    chosen = {"workloadPriorityClassName": "high"}
+    high = shared.pool("high", scheduling=chosen, device_mapping="list(range(0,2))")
+    high.wait_ready(WAIT)
+    summary(low, "1/2")
+    waiting(low, 1)
+    (told,) = low.status["lastFailures"]
+    assert told["reason"] == "EvictedByQueue"
+    high.patch({"replicas": 0})
+    low.wait_ready(WAIT)
+    assert not failures(low)
+    low.wait(lambda: len(low.all_pods()) == 4, "nothing else", WAIT)
+
+
+def test_a_pool_of_the_same_name_comes_up_beside_what_is_left_of_the_one_before(queue):
+    """Its groups have the names of Workloads that nobody has collected yet."""
+    shared = queue(8)
+    pool = shared.pool()
+    before = pool.wait_ready(WAIT)
+    pool.delete("--wait=false")
+    again = shared.pool()
+    again.wait_ready(WAIT)
+    assert not set(again.uids().values()) & set(before.values())
+
+
+def test_the_api_server_refuses_a_pool_that_waits_in_no_queue_in_the_operators_words(queue):
+    pool = queue(8).pool()
+    for scheduling, words in (
+        ({"gang": "Kueue", "queueName": None}, f"missing; write {texts.A_LOCAL_QUEUE}"),
+        ({"gang": None}, "mean nothing while scheduling.gang is None"),
+    ):
+        with pytest.raises(errors.CommandError, match=re.escape(words)):
+            pool.patch({"scheduling": scheduling})
+
+
 def test_a_killed_engine_comes_back_under_a_full_quota(queue):
     """Its own predecessor, which is kept until its end is told, holds no quota against it."""
     pool = queue(8).pool(weights={})  # an engine that is not gated starts again in its place
@@ -278,9 +317,15 @@ def test_an_engine_of_two_pods_comes_back_from_a_lost_node_under_a_full_quota(qu
     plane.restore_node(node)
 
 
-def test_both_pods_of_an_engine_are_let_in_or_none(queue):
+def test_both_pods_of_an_engine_are_let_in_or_none(queue, installed):
     """Quota for one and a half engines is quota for one."""
-    pool = queue(24).pool(**PAIRS)
+    shared = queue(24)
+    pool = shared.pool(**PAIRS)
+    # Of one role: else Kueue would choose a place for each pod by itself.
+    plane = shared.plane
+    plane.wait(lambda: len(installed.workloads(shared.namespace)) == 2, WAIT, "two Workloads")
+    for workload in installed.workloads(shared.namespace):
+        assert [each["count"] for each in workload["spec"]["podSets"]] == [2]
     summary(pool, "1/2")
     waiting(pool, 1)
     assert len(running(pool)) == 2
