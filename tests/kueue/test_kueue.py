@@ -428,5 +428,6 @@ def test_the_page_does_what_it_says(plane, installed, operator, tmp_path):
         if block.language == "yaml" and block.file is not None:
             example(block, tmp_path, environment)
         elif block.language == "sh":
-            run(block, block.text, tmp_path, environment)
+            said = run(block, block.text, tmp_path, environment)
+            assert re.search(r"Kueue of actor-infer/g\d+: couldn't assign flavors", said)
     PoolUnderTest(plane, namespace).remove()

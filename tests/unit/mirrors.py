@@ -81,6 +81,7 @@ COVERED_BY = {
     "client/one_at_a_time.py": "client/test_sleeping.py",
     "client/waking.py": "client/test_record.py",
     "client/updates.py": "client/test_sync.py",
+    "cli/cluster/queues.py": "scheduling/test_kueue.py",
     "clocks.py": "controller/test_clock_set.py",
     "cluster/absence.py": "cluster/test_stores.py",
     "cluster/child_store.py": "cluster/test_stores.py",

@@ -70,6 +70,7 @@ ANNOTATION_TRAIL = f"{_WEIGHTS}trail"
 CONDITION_WEIGHTS_SYNCED = f"{GROUP}/weights-synced"
 
 # Kueue's, on pods; what it does by each says scheduling/kueue.py.
+KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
 KUEUE_PREFIX = "kueue.x-k8s.io/"
 KUEUE_GATE = f"{KUEUE_PREFIX}admission"
 LABEL_QUEUE = f"{KUEUE_PREFIX}queue-name"

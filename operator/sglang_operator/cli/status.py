@@ -1,5 +1,6 @@
 """The command ``status``: one screen, the verdict first."""
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from sglang_operator.api import conditions
 from sglang_operator.cli import texts
-from sglang_operator.cli.cluster import look, operator_leases
+from sglang_operator.cli.cluster import look, operator_leases, queues
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.cluster.verdict import Level, Verdict, remembered, verdicts
 from sglang_operator.cli.findings import one_line
@@ -342,6 +343,8 @@ def command(cluster: Cluster, pools: tuple[str, ...], output: str) -> int:
     Exit codes: 0 all are Ready; 1 some are not; 2 errors.
     """
     cluster_view = look.look(cluster, pools, operator=True, again=True)
+    told = (*cluster_view.notes, *queues.said(cluster, cluster_view.pools))
+    cluster_view = dataclasses.replace(cluster_view, notes=told)
     now = time.time()
     if output == "text":
         show(render(cluster_view, now, detail=bool(pools) or len(cluster_view.pools) == 1))

@@ -38,6 +38,7 @@ DO_EDIT = "kubectl edit sgi {name} -n {namespace}"
 DO_DOCTOR = "kubectl sglang doctor"
 DO_MAP = "kubectl sglang map -A: who has the GPUs; kubectl describe nodes: taints and capacity"
 DO_QUOTA = "kubectl describe resourcequota -n {namespace}"
+QUEUE_SAYS = "Kueue of {engine}: {message}"
 DO_QUEUE = "kubectl describe workloads -n {namespace}"
 DO_KUEUE = "kubectl get pods,configmaps -n kueue-system"
 DO_NODES = (

@@ -1,6 +1,7 @@
 """Pods that Kueue lets in: what they say, who may say it, and what their waiting is called."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import yaml
 
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.children import engine_pod
+from sglang_operator.cli.cluster import queues
+from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from sglang_operator.kube import keeping
 from sglang_operator.observed import wire
 from sglang_operator.observed.engine_state import EngineState
@@ -18,6 +21,7 @@ from sglang_operator.observed.moment import Moment
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.scheduling.base import Waiting
 from sglang_operator.status import failures, holdups
+from sglang_operator.view.cluster_view import PoolView
 from tests.builders import NOW, a_pod, a_pool, guide_spec, planned, refused
 
 SCHEDULING = {"gang": "Kueue", "queueName": "gpus"}
@@ -53,8 +57,9 @@ def of_kueue(found: dict[str, str]) -> dict[str, str]:
 
 def waiting(pool: Pool = POOL, index: int = 0, **changes: Any) -> list[ObservedPod]:
     """All pods of one engine, in the queue."""
-    engine = pool.engines[index]
-    return [a_pod(pool, engine, node_rank=n, **{**WAITS, **changes}) for n in range(engine.pods)]
+    engine, attempt = pool.engines[index], changes.pop("attempt", 0)
+    found = {**WAITS, **changes}
+    return [a_pod(pool, engine, attempt, node_rank=n, **found) for n in range(engine.pods)]
 
 
 def others(pool: Pool) -> list[ObservedPod]:
@@ -265,6 +270,48 @@ def test_once_let_in_a_pod_is_any_pod():
     held = holdups.pending(POOL, plan, None)
     assert held is not None
     assert held[0] == conditions.DEVICES_PENDING
+
+
+class Kueue:
+    """Answers for one Workload, to who may ask."""
+
+    def __init__(self, answer: bytes | ClusterError) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def gather(self, questions: dict[str, Any]) -> dict[str, bytes | ClusterError]:
+        self.asked += [path for path, _ in questions.values()]
+        return dict.fromkeys(questions, self.answer)
+
+
+def asked_of_kueue(answer: bytes | ClusterError, pods: list[ObservedPod]) -> tuple[Any, list[str]]:
+    record = wire.CustomResource(metadata=wire.Meta(name="actor-infer", namespace="rl"))
+    plan = planned(SPANNING, pods)
+    view = PoolView(record=record, resolved=SPANNING, pods=tuple(pods), plan=plan)
+    kueue: Any = Kueue(answer)
+    return kueue, queues.said(kueue, [view])
+
+
+def test_status_has_kueues_own_words_of_an_engine_that_waits():
+    words = "couldn't assign flavors to pod set 5d: insufficient unused quota"
+    reserved = {"type": "QuotaReserved", "status": "False", "message": words}
+    answer = json.dumps({"status": {"conditions": [{"type": "Else"}, reserved]}}).encode()
+    kueue, said = asked_of_kueue(answer, waiting(SPANNING, attempt=2))
+    path = "/apis/kueue.x-k8s.io/v1beta2/namespaces/rl/workloads"
+    assert kueue.asked == [f"{path}/actor-infer-g0-15-2"]
+    assert said == [f"Kueue of actor-infer/g0-15: {words}"]
+
+
+@pytest.mark.parametrize(
+    "answer", [ClusterError("get", "forbidden", Why.OTHER), b"nothing", b"{}", b'{"status": null}']
+)
+def test_who_may_not_ask_kueue_or_gets_no_answer_is_told_nothing_of_it(answer):
+    assert asked_of_kueue(answer, waiting(SPANNING))[1] == []
+
+
+def test_kueue_is_not_asked_where_nobody_waits():
+    kueue, said = asked_of_kueue(b"{}", others(SPANNING))
+    assert (kueue.asked, said) == ([], [])
 
 
 # --- another queue
