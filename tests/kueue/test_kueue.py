@@ -304,6 +304,27 @@ def test_an_engine_of_two_pods_comes_back_under_a_full_quota_whichever_is_killed
     pool.wait(lambda: len(shared.left()) == 4 + 2, "nothing of the first try is left", WAIT)
 
 
+@pytest.mark.parametrize("spec", [FOUR, PAIRS], ids=["one pod", "two pods"])
+def test_an_engine_whose_pods_are_gone_at_once_comes_back_again_and_again(queue, spec):
+    """No pod of the last try is left, so the next has its number, and its group the same name as
+    that whose Workload is about to be collected."""
+    shared = queue(8 if spec is FOUR else 32)
+    pool = shared.pool(weights={}, **spec)
+    pool.wait_ready(WAIT)
+    for _ in range(4):
+        there = pool.all_pods()
+        engine = there[0]["metadata"]["labels"][names.LABEL_ENGINE]
+        gone = {p["metadata"]["uid"] for p in there if f"-{engine}-" in p["metadata"]["name"]}
+        selector = f"{names.LABEL_ENGINE}={engine}"
+        pool.kubectl("delete", "pod", "-l", selector, "--force", "--grace-period=0", "--wait=false")
+
+        def back(gone: set[str] = gone, count: int = len(there)) -> bool:
+            uids = {pod["metadata"]["uid"] for pod in pool.all_pods()}
+            return pool.is_ready() and not uids & gone and len(running(pool)) == count
+
+        pool.wait(back, f"{engine} is back", WAIT)
+
+
 def test_an_engine_of_two_pods_comes_back_from_a_lost_node_under_a_full_quota(queue, plane):
     """Its pods there end nowhere: what is deleted holds no quota, though nobody has seen it end."""
     shared = queue(32)

@@ -42,10 +42,7 @@ _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1"
 _PROBE = {"kind": "ResourceFlavor", "metadata": {"name": "probe"}}
 # Its server of metrics reads a certificate from a folder that no setting moves.  In a mount
 # namespace of its own it finds one there, and this machine's /etc stays as it is.
-_WITH_CERTIFICATE = (
-    'mount -t overlay -o "lowerdir=$1:/etc" overlay /etc && shift && exec "$@"',
-    "kueue/metrics/certs",
-)
+_CERTIFICATES = "kueue/metrics/certs"
 
 Json = dict[str, Any]
 
@@ -58,7 +55,19 @@ def missing() -> str | None:
         return "`unshare` of util-linux is needed to run Kueue"
     if shutil.which("go") is None:
         return "`go` is needed to build Kueue, and for its manifests"
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run(_with_certificate(Path(folder), "true"), capture_output=True)
+    if tried.returncode:
+        said = tried.stderr.decode(errors="replace").strip()
+        return f"Kueue cannot have a mount namespace of its own here: {said}"
     return None
+
+
+def _with_certificate(folder: Path, *command: str) -> list[str]:
+    """A command that sees what is in this folder over /etc."""
+    script = 'mount -t overlay -o "lowerdir=$1:/etc" overlay /etc && shift && exec "$@"'
+    unshared = ["unshare", "--map-root-user", "--mount"]
+    return [*unshared, "sh", "-c", script, "kueue", str(folder), *command]
 
 
 def version() -> str:
@@ -130,10 +139,9 @@ class Kueue:
     def start(self, program: Path | None = None) -> None:
         """Start the process, and wait until its webhooks are served; raises WaitTimeoutError."""
         program = program or extratools.locate("kueue", self._progress) / "kueue"
-        script, _ = _WITH_CERTIFICATE
         kubeconfig = self._plane.service_account_kubeconfig(NAMESPACE, ACCOUNT)
-        argv = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "kueue"]
-        argv += [str(self._folder), str(program), f"--config={self._folder / 'config.yaml'}"]
+        config = f"--config={self._folder / 'config.yaml'}"
+        argv = _with_certificate(self._folder, str(program), config)
         self._plane.spawn("kueue", argv, {"KUBECONFIG": str(kubeconfig)})
         self._plane.wait(self._is_listening, READY_SECONDS, "Kueue's webhooks")
 
@@ -216,8 +224,7 @@ class Kueue:
 
     def _write_files(self) -> None:
         """Its configuration, and the plane's certificate, which is good for this address."""
-        _, place = _WITH_CERTIFICATE
-        certificates = self._folder / place
+        certificates = self._folder / _CERTIFICATES
         certificates.mkdir(parents=True, exist_ok=True)
         for kind in ("crt", "key"):
             served = self._plane.data / "secrets" / f"server.{kind}"
