@@ -179,8 +179,7 @@ MUTANTS = (
         "older-wins",
         "an older state of a pod overwrites a newer one",
         "cluster/stores.py",
-        "        if known and known.pod.resource_version >= record.metadata.version:\n"
-        "            return\n",
+        "        if known and not _is_news(record, known.pod):\n            return\n",
         "",
     ),
     Mutant(
