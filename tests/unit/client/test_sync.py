@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 import warnings
+from typing import Any
 
 import pytest
 
@@ -249,11 +250,19 @@ def test_a_restart_that_nobody_looked_for_still_voids_the_commit(world, pool):
     assert world.state.phase is Phase.ABORTED
 
 
-def test_an_engine_that_answers_no_more_is_said_to_have_restarted(world, pool):
+def test_an_engine_that_answers_no_more_is_said_to_have_restarted(world, pool, monkeypatch):
     """The connection breaks before the operator has published that the engine is another."""
+    noticed: list[EngineError] = []
+    init = EngineError.__init__
+
+    def noticing(self: EngineError, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        noticed.append(self)
+
+    monkeypatch.setattr(EngineError, "__init__", noticing)
     with pytest.raises(StaleEpoch) as caught, pool.sync("step-1") as sync:
         world.call(lambda: setattr(world.engines[1], "dead", True))
-        once(lambda: world.engines[1].dropped, lambda: world.restart(1))
+        once(lambda: bool(noticed), lambda: world.restart(1))
         sync.update_weights_from_disk("/c/step-1")
     assert isinstance(caught.value.__cause__, EngineError)
 
