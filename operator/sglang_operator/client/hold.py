@@ -67,8 +67,13 @@ class LeaseHold:
         else others of its name would wait for it.  Raises Held, NotReady without a Lease,
         ClusterError.
         """
+
+        def take(state: Transaction, sight: LeaseObservation) -> Transaction:
+            self._pool = sight.pool  # what is owed if no answer comes is owed to this one
+            return step(state, sight)
+
         try:
-            taken = await self._lease.step_when_free(step, wait=wait, patience=patience)
+            taken = await self._lease.step_when_free(take, wait=wait, patience=patience)
         except (asyncio.CancelledError, ClusterError):
             with contextlib.suppress(PoolError):  # it is owed
                 await supervision.to_its_end(self.rest(patience=0))

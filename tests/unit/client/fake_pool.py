@@ -26,6 +26,7 @@ from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 
 NAMESPACE = "rl"
 POOL = "actor-infer"
+OWNED = {"kind": names.KIND, "name": POOL, "uid": "pool-uid", "controller": True}
 _CLOSED = (Phase.ABORTED, Phase.SLEEPING, Phase.AWAKE)
 
 Json = dict[str, Any]
@@ -202,6 +203,7 @@ class FakePool:
                 "name": names.weights_lease_name(POOL),
                 "uid": "lease-1",
                 "resourceVersion": "1",
+                "ownerReferences": [OWNED],
             },
             "spec": {},
         }

@@ -25,7 +25,7 @@ from sglang_operator.client import (
 )
 from sglang_operator.weights import lost_lease, steps
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
-from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
+from tests.unit.client.fake_pool import NAMESPACE, OWNED, POOL, FakePool
 
 
 @pytest.fixture
@@ -616,6 +616,35 @@ async def interrupted(work, asked):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_sleep_that_is_cancelled_while_it_takes_the_lease_says_that_it_slept_nobody(
+    world, monkeypatch, owned
+):
+    """What it owes is owed to the Lease of this pool, which it has not learnt that it has."""
+    world.lease["metadata"]["ownerReferences"] = [OWNED] if owned else []
+
+    async def story():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            put, asked = pool._open().put_lease, asyncio.Event()
+
+            async def slow(body):
+                answer = await put(body)
+                asked.set()
+                await asyncio.sleep(0.3)
+                return answer
+
+            with monkeypatch.context() as patch:
+                patch.setattr(pool._open(), "put_lease", slow)
+                await interrupted(pool.sleep(["kv_cache"], settle=0), asked)
+            state = world.state
+            assert (state.at_work, state.releases, state.released) == (False, False, ())
+            await asyncio.wait_for(pool.wake(), 10)
+
+    asyncio.run(story())
+    assert world.state.phase is Phase.COMMITTED
 
 
 def test_a_wake_that_is_cancelled_leaves_nobody_to_be_woken_twice(world, monkeypatch):
