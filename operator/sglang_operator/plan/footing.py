@@ -40,6 +40,11 @@ class LiveGroups:
             if not (pool.accepts(group.revision) or self._is_lost(group))
             and ranks[name] >= pool.spec.rollout.partition
         }
+        sizes = {
+            name: self._size(group)
+            for name, group in kept.items()
+            if not pool.accepts(group.revision)
+        }
         lacking = {
             name: turns.fetches(group, pool, observed)
             for name, group in kept.items()
@@ -59,7 +64,12 @@ class LiveGroups:
             pods=pool.nodes,
             max_unavailable=pool.max_unavailable,
             serving=frozenset(n for n, group in kept.items() if serves(group, self._health(group))),
-            alive=sum(self._is_up(group) or group.answered for group in kept.values()),
+            alive=sum(
+                sizes.get(name, pool.gpus)
+                for name, group in kept.items()
+                if self._is_up(group) or group.answered
+            ),
+            sizes=sizes,
             closed=frozenset(name for name in lacking if pool.accepts(kept[name].revision)),
             unsynced=frozenset(name for name, fetches in lacking.items() if not fetches),
             fetching=any(lacking.values()),
@@ -88,15 +98,24 @@ class LiveGroups:
 
     def _old(self, group: Group) -> places.Old:
         stands = self._health(group)
-        held = places.held(group.members, self.pool.resource, self.pool.gpus_per_pod)
+        held = self._held(group)
         return places.Old(
             devices=group.devices,
-            gpus=sum(held.values()),
+            gpus=self._size(group),
+            pods=group.size,
             held=held,
             lives=stands is Health.UP or group.answered,
             serves=serves(group, stands),
             falters=falters(group, stands),
         )
+
+    def _held(self, group: Group) -> Mapping[str, int]:
+        """Its own GPUs by node: those of an older revision may have others than the pool says."""
+        return places.held(group.members, self.pool.resource, self.pool.gpus_per_pod)
+
+    def _size(self, group: Group) -> int:
+        """Its own GPUs when all of its pods are there: each has as many."""
+        return sum(self._held(group).values()) // len(group.members) * group.size
 
     def _health(self, group: Group) -> Health:
         return self.stands[group]

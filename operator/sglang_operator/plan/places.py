@@ -19,7 +19,8 @@ class Old:
     """A group that is to go: nobody wants its engine any more, or it runs an older revision."""
 
     devices: tuple[int, ...]
-    gpus: int  # of all its pods
+    gpus: int  # of all its pods when all are there
+    pods: int = 1  # that it has when all are there
     held: Mapping[str, int]  # of them on each node; under "" what has none yet
     lives: bool  # its engine runs and has answered, whether or not it answers at this moment
     serves: bool  # clients reach it

@@ -20,8 +20,13 @@ What can wait for the sync, an engine of an older revision, still does.
 Ids say which engine replaces which; they are no places.  Where the nodes are known, engines are
 chosen so that one node gets room for the next; where the scheduler finds none all the same, more
 of the old ones go, from one node, or it is said why none may (``plan/places``).
+
+An engine keeps its name when only its size changes, or how many pods it is.  Old ones are counted
+with the GPUs and pods that they have, and one that is replaced by another of its name but not of
+its shape makes way like any other: it leaves no place in which that one is sure to fit.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
@@ -67,7 +72,9 @@ class RolloutState:
     short: int = 1  # places that the first of the ``stuck`` lacks
     max_unavailable: int
     serving: Set[EngineName]  # wanted engines that clients reach, whichever revision they run
-    alive: int = 0  # wanted engines that run and have answered, whichever revision they run
+    alive: int = 0  # GPUs of wanted engines that run and have answered, whichever revision
+    # GPUs that the groups of wanted engines have, where those are not of the pool's revision.
+    sizes: Mapping[EngineName, int] = field(default_factory=dict)
     closed: Set[EngineName] = frozenset()  # of the present revision, up, and without weights
     # Wanted ones of any revision that stay, are up, and get weights from a sync alone.
     unsynced: Set[EngineName] = frozenset()
@@ -128,9 +135,11 @@ class _Change:
         self.lacks_room: Waiting | None = None
         self.need = places.Need(gpus=state.gpus // state.pods, pods=state.pods)
         least = (len(state.wanted) - state.max_unavailable) * state.gpus
-        serving = len(state.serving) * state.gpus
+        serving = self._size(state.serving)
         serving += sum(old.gpus for old in state.obsolete.values() if old.serves)
         olds = {**state.outdated, **state.obsolete}
+        # Outdated ones in whose places those that replace them may not fit.
+        self.reshaped = {name for name, old in state.outdated.items() if not self._fits_in(old)}
         self.spared = state.held is not None or state.failing or state.doubted
         needed = {device for engine in state.wanted for device in engine.devices}
         self.aside = {n for n, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
@@ -145,8 +154,12 @@ class _Change:
         self.lent = 0  # GPUs of engines that count although no client reaches them
         if self.unsyncable:
             self.come |= state.unsynced
-            self.lent = len(state.unsynced) * state.gpus
+            self.lent = self._size(state.unsynced)
         self.spare = serving + self.lent - max(0, least)
+        # By so many GPUs engines that are still of an older shape are smaller than the new pool.
+        has = self._size(engine.name for engine in state.wanted)
+        has += sum(old.gpus for old in state.obsolete.values() if old.lives)
+        self.growth = max(0, len(state.wanted) * state.gpus - has)
         self.beyond = self.spare + sum(old.gpus for old in olds.values() if old.falters)
 
     # --- the rules, in order
@@ -156,6 +169,7 @@ class _Change:
 
         Where the mapping moved, they serve on until the engines that take their place do: for what
         serves alone, and so many are left as stand in for engines that are still to make way.
+        Where room has to be found by the node, which of them go is decided with it.
         """
         surplus, kept = self._surplus(), self.lent + self._standing_in()
         for name, old in sorted(
@@ -163,7 +177,8 @@ class _Change:
             key=lambda found: (found[1].devices, found[0]),
             reverse=True,
         ):
-            if old.lives and self.spared and old.gpus > surplus:
+            by_room = self.reshaped or (self.state.stuck and not self._fits_in(old))
+            if old.lives and (self.spared or by_room) and old.gpus > surplus:
                 continue
             if self._affords({name}, kept):
                 surplus -= old.gpus if old.lives else 0
@@ -177,8 +192,7 @@ class _Change:
         """GPUs of living engines beyond what the pool needs, whichever engines have them."""
         state = self.state
         olds = [old for old in state.obsolete.values() if old.lives]
-        kept = state.alive * state.gpus
-        return sum(old.gpus for old in olds) + kept - len(state.wanted) * state.gpus
+        return sum(old.gpus for old in olds) + state.alive - len(state.wanted) * state.gpus
 
     def remove_idle(self) -> None:
         """What serves nobody stands in for nobody, unless it only misses a probe.
@@ -195,30 +209,38 @@ class _Change:
         """Let old engines make way for those that need their GPUs, as the budget allows.
 
         If nothing is on its way and the first step is larger than the budget, it is taken all the
-        same: otherwise overlapping chains ([0,1],[2,3] → [1,2],[3,4]) would never move.
+        same where others hold its GPU ids: otherwise overlapping chains ([0,1],[2,3] →
+        [1,2],[3,4]) would never move.
         """
         rooms, tries = self._rooms(), MOST_TRIES
         moving = self._in_progress()
-        blocked = [(e, found) for e in self.state.wanted if (found := self._blockers(e))]
-        fits = {e.name: rooms is None or rooms.fits_after(self._olds(b)) for e, b in blocked}
+        steps = [(e, found) for e in self.state.wanted if (found := self._in_the_way(e))]
+        fits = {e.name: rooms is None or rooms.fits_after(self._olds(b)) for e, b in steps}
+        near = self._nearest_room(rooms)
         for engine, _ in sorted(
-            blocked, key=lambda b: (not fits[b[0].name], self._cost(b[1]), b[0].rank)
+            steps,
+            key=lambda b: (not fits[b[0].name], near.isdisjoint(b[1]), self._cost(b[1]), b[0].rank),
         ):
-            leaving = self._blockers(engine)
+            leaving = self._in_the_way(engine)
+            reshaped = not self.reshaped.isdisjoint(leaving)
             fit = rooms is None or rooms.fits_after(self._olds(leaving))
             if rooms is not None and not fit and tries:
                 tries -= 1
                 leaving |= self._others_there(rooms, leaving)
-            cost = self._cost(leaving)
-            if self._affords(leaving) or (fit and not moving):
+            elif reshaped and (not fit or (rooms is None and moving and self._grows(leaving))):
+                continue  # see first where one of them comes to stand
+            # A sync covers those of an older revision where they are.
+            kept = self.lent if leaving <= self.reshaped else 0
+            if self._affords(leaving, kept) or (fit and not moving and not reshaped):
                 self._take(leaving)
                 moving = True
+                self.lacks_room = None
                 if rooms is not None:
                     rooms.leave(self._olds(leaving))
                     rooms.come()
-            elif not fit and not moving and self.lacks_room is None:
-                self._say_no_room(engine.name, cost)
-            if self.spare <= 0 and moving:
+            elif not moving and (reshaped or not fit):
+                self._say_no_room(engine.name, leaving, kept)
+            if self.spare + self.growth <= 0 and moving:
                 return
 
     def make_room(self) -> None:
@@ -230,13 +252,15 @@ class _Change:
         at_most = {node: min(count, most) for node, count in state.free.items()}
         need = places.Need(gpus=self.need.gpus, pods=state.short)
         found = places.room(need, self._movable(), at_most)
+        if found is None and not state.free_known:
+            self.clear()  # there may be more on nodes than was guessed
+            found = self._cheapest() if not self.gone else None
         if found is None:
             return  # no old engine stands where one would fit: it waits like any pod
-        cost = self._cost(found)
         if self._affords(found):
             self._take(found)
         elif not self._in_progress():
-            self._say_no_room(state.stuck[0], cost)
+            self._say_no_room(state.stuck[0], found)
 
     def replace_outdated(self) -> None:
         """Engines of an older revision: those that falter first, and from the top.
@@ -248,7 +272,7 @@ class _Change:
         self.lent = 0
         ranks = {engine.name: engine.rank for engine in self.state.wanted}
         olds = self.state.outdated
-        left = olds.keys() - self.gone
+        left = olds.keys() - self.gone - self.reshaped
         for name in sorted(left, key=lambda n: (not olds[n].falters, -ranks[n])):
             if not self._affords({name}):
                 return
@@ -281,6 +305,8 @@ class _Change:
         if self.state.paused:
             # Else the engines of before do what those of now would: nothing waits.
             kept = set(self.holder.values()) - self.gone
+            if self.state.stuck:
+                kept |= self._movable().keys()
             return Waiting(what=Waits.FOR_RESUME) if kept else None
         if not left:
             return None
@@ -306,8 +332,23 @@ class _Change:
             if old is not None:
                 total += old.gpus if old.serves else 0
             elif name in self.state.serving:
-                total += self.state.gpus
+                total += self._size({name})
         return total
+
+    def _size(self, names: Iterable[EngineName]) -> int:
+        """GPUs of the groups that stand for these wanted engines."""
+        return sum(self.state.sizes.get(name, self.state.gpus) for name in names)
+
+    def _fits_in(self, old: Old) -> bool:
+        """Whether a new engine is of this shape."""
+        return (old.gpus, old.pods) == (self.state.gpus, self.state.pods)
+
+    def _grows(self, names: Iterable[EngineName]) -> bool:
+        """Whether the places that these leave are too few, or too small, for a new engine."""
+        held: Counter[str] = Counter()
+        for old in self._olds(set(names)):
+            held.update(old.held)
+        return sum(count // self.need.gpus for count in held.values()) < self.need.pods
 
     def _faltering(self, names: Iterable[EngineName]) -> int:
         """GPUs of those among them that miss a probe at this moment."""
@@ -320,13 +361,25 @@ class _Change:
     def _affords(self, names: Set[EngineName], kept: int = 0) -> bool:
         """Whether these may go by the budget but for ``kept`` GPUs of it; what neither serves nor
         falters always may."""
+        return self._cost(names) == self._faltering(names) == 0 or self._short(names, kept) <= 0
+
+    def _short(self, names: Set[EngineName], kept: int) -> int:
+        """How many GPUs more would have to serve for these to go."""
         cost, faltering = self._cost(names), self._faltering(names)
-        if cost > max(0, self.spare - kept):
-            return False
-        return not faltering or cost + faltering <= self.beyond - kept
+        short = cost + kept - self.spare if cost else 0
+        if faltering:
+            short = max(short, cost + faltering + kept - self.beyond)
+        # What a pool never had serves nobody less: engines that grow go for others of their name.
+        return short - self.growth if self._gain(names) >= 0 else short
+
+    def _gain(self, names: Set[EngineName]) -> int:
+        """GPUs that those have which come for these, beyond what these have that serve."""
+        come = sum(name in self.state.outdated for name in names - self.gone)
+        return come * self.state.gpus - self._cost(names) - self._faltering(names)
 
     def _take(self, names: Set[EngineName]) -> None:
         cost = self._cost(names)
+        self.growth = max(0, self.growth - max(0, self._gain(names)))
         self.beyond -= cost + self._faltering(names)
         self.spare -= cost
         self.gone |= names
@@ -334,6 +387,11 @@ class _Change:
     def _blockers(self, engine: Engine) -> Set[EngineName]:
         found = {self.holder[device] for device in engine.devices if device in self.holder}
         return found - self.gone
+
+    def _in_the_way(self, engine: Engine) -> Set[EngineName]:
+        """Who has to go before this engine can be: those with its GPUs, or its name."""
+        found, name = self._blockers(engine), engine.name
+        return found | {name} if name in self.reshaped and name not in self.gone else found
 
     def _in_progress(self) -> bool:
         """Whether an engine is on its way already: it has its GPUs and does not serve yet."""
@@ -347,19 +405,41 @@ class _Change:
         )
 
     def _others_there(self, rooms: places.Rooms, leaving: Set[EngineName]) -> Set[EngineName]:
-        """Who goes beside these so that one node gets room; nobody, where none can have it."""
+        """Who goes beside these so that one node gets room; nobody, where none can have it.
+
+        Rather those for whom no others come, who would need room as well.
+        """
         after = places.Rooms(rooms.free, self.need, rooms.waiting)
         after.leave(self._olds(leaving))
         movable = self._movable(leaving)
-        return places.room(self.need, movable, after.free) or frozenset()
+        for_good = {name: old for name, old in movable.items() if name in self.state.obsolete}
+        found = places.room(self.need, for_good, after.free)
+        if found is not None and self._affords(leaving | found):
+            return found
+        return places.room(self.need, movable, after.free) or found or frozenset()
+
+    def _cheapest(self) -> Set[EngineName] | None:
+        """One old engine: nobody knows where another would find room."""
+        movable = self._movable()
+        ways = [frozenset({name}) for name in movable]
+        return min(ways, key=lambda way: (self._cost(way), sorted(way)), default=None)
+
+    def _nearest_room(self, rooms: places.Rooms | None) -> Set[EngineName]:
+        """Who stands where room for one more engine costs the least."""
+        if rooms is None or not self.reshaped:
+            return frozenset()
+        return places.room(self.need, self._movable(), rooms.free) or frozenset()
 
     def _olds(self, names: Set[EngineName]) -> list[Old]:
-        return [self.state.obsolete[n] for n in sorted(names) if n in self.state.obsolete]
+        """Those of them that leave their places to whoever fits in."""
+        known = self.state.obsolete
+        leave = (name for name in sorted(names) if name in known or name in self.reshaped)
+        return [known.get(name) or self.state.outdated[name] for name in leave]
 
     def _movable(self, but: Set[EngineName] = frozenset()) -> Mapping[EngineName, Old]:
-        """The old engines whose going leaves more room than what replaces them takes."""
-        smaller = {g: o for g, o in self.state.outdated.items() if o.gpus < self.state.gpus}
-        every = {**smaller, **self.state.obsolete}
+        """The old engines whose places are not kept for what replaces them."""
+        reshaped = {name: self.state.outdated[name] for name in self.reshaped}
+        every = {**reshaped, **self.state.obsolete}
         return {name: every[name] for name in every.keys() - self.gone - but}
 
     def _rooms(self) -> places.Rooms | None:
@@ -369,14 +449,16 @@ class _Change:
             return None
         rooms = places.Rooms(state.free, self.need)
         rooms.leave(self._olds(self.gone))
-        placed = state.serving | state.placed
+        placed = (state.serving | state.placed) - (self.reshaped & self.gone)
         for engine in state.wanted:
             if engine.name not in placed and not self._blockers(engine):
                 rooms.come()
         return rooms
 
-    def _say_no_room(self, name: EngineName, cost: int) -> None:
-        more = -(-(cost - self.spare) // self.state.gpus)
+    def _say_no_room(self, name: EngineName, leaving: Set[EngineName], kept: int = 0) -> None:
+        """Of the steps that are too large the least is told."""
+        more = -(-self._short(leaving, kept) // self.state.gpus)
         needed = min(len(self.state.wanted), self.state.max_unavailable + more)
-        said = self.state.lacking
-        self.lacks_room = Waiting(what=Waits.FOR_ROOM, engine=name, needed=needed, lacking=said)
+        if self.lacks_room is None or needed < self.lacks_room.needed:
+            said = self.state.lacking
+            self.lacks_room = Waiting(what=Waits.FOR_ROOM, engine=name, needed=needed, lacking=said)
