@@ -347,6 +347,25 @@ def test_half_an_engine_of_an_older_revision_is_not_completed():
     assert not plan.creates
 
 
+@pytest.mark.parametrize("keep", [{}, {"paused": True}, {"partition": 4}])
+def test_half_an_engine_of_two_pods_goes_when_engines_are_one(keep):
+    spec = guide_spec(num_gpus_per_worker=2, device_mapping="list(range(0,4))")
+    old = a_pool({**spec, "num_gpus_per_node": 1})
+    new = a_pool({**spec, "rollout": keep})
+    first, second = old.engines
+    half = a_pod(old, first, node_rank=1, containers_ready=False)
+    other = [a_pod(old, second, node_rank=rank, **OPEN) for rank in (0, 1)]
+    assert half.name in [r.pod.name for r in planned(new, [half, *other]).removals]
+
+
+def test_half_an_engine_that_nobody_wants_goes_even_from_a_paused_pool():
+    """It holds the ids of one that is wanted, and can never serve in its place."""
+    new = a_pool({**SPEC, "num_gpus_per_worker": 48, "rollout": {"paused": True}})
+    half = [a_pod(POOL, FIRST, node_rank=rank, containers_ready=False) for rank in (1, 2)]
+    plan = planned(new, half + members(SECOND, **OPEN))
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+
+
 def test_scaling_to_nothing_takes_all_pods_and_back_makes_all():
     none = a_pool({**SPEC, "replicas": 0})
     assert len(planned(none, all_pods(POOL)).removals) == 6

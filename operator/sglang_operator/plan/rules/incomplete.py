@@ -2,29 +2,40 @@
 
 A request may have been refused, or whoever made the others is gone.  That the leader is last
 tells a pod that is not there yet from one that is gone (``rules.members``).
+
+What was begun is completed only if its engine is wanted and its revision is still made, whatever
+engines are now.  Else its pods would hold their GPUs and never be an engine.
 """
 
 from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.plan.planner import Planner
+from sglang_operator.pool.resolve import Engine
 
 
 def complete_engines(planner: Planner) -> None:
-    """Followers first; one that was begun for an older revision goes instead."""
-    if planner.pool.nodes == 1:
+    """Followers first; one that was begun for another revision, or for nobody, goes instead."""
+    if not planner.several:
         return
-    blocked = planner.observed.creates_blocked_until
-    for engine in planner.pool.running:
-        found = planner.groups_of(engine.name)
+    for name, found in planner.engines.items():
         group = found.kept
         if group is None or group.whole or planner.health(group) is Health.LOST:
             continue  # of what is lost with its node (onNodeLost: Wait) nothing is made meanwhile
-        if not planner.pool.accepts(group.revision):
+        if (engine := planner.wanted.get(name)) is None:
+            planner.remove_group(group, "it is not whole, and no longer wanted")
+        elif not planner.pool.accepts(group.revision):
             planner.remove_group(group, "it is not whole, and its revision is made no more")
             found.live.remove(group)
-            planner.podless[engine.name] = EngineState.WAITING
-        elif blocked > planner.now:
-            planner.wakes.append(blocked)
+            planner.podless[name] = EngineState.WAITING
         else:
-            followers = tuple(rank for rank in group.missing if rank)
-            planner.complete(engine, group, followers or group.missing)
+            _complete(planner, engine, group)
+
+
+def _complete(planner: Planner, engine: Engine, group: Group) -> None:
+    blocked = planner.observed.creates_blocked_until
+    if blocked > planner.now:
+        planner.wakes.append(blocked)
+        return
+    followers = tuple(rank for rank in group.missing if rank)
+    planner.complete(engine, group, followers or group.missing)
