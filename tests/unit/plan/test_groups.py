@@ -14,9 +14,12 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, ObservedNode, ObservedPod, Termination
 from sglang_operator.plan import places
 from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool, resolve_pool
+from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import holdups
 from tests.builders import (
     NOW,
+    OWNER,
     a_failed_start,
     a_pod,
     a_pool,
@@ -364,6 +367,24 @@ def test_half_an_engine_that_nobody_wants_goes_even_from_a_paused_pool():
     half = [a_pod(POOL, FIRST, node_rank=rank, containers_ready=False) for rank in (1, 2)]
     plan = planned(new, half + members(SECOND, **OPEN))
     assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+
+
+def test_half_an_engine_is_not_completed_with_another_memory_share_than_it_began_with():
+    """Engines of both values may run on, but the ranks of one engine have the same."""
+    bounds = {"autoTune": {"mem_fraction_static": {"min": 0.5, "max": 0.9}}}
+    spec = {**SPEC, "restart": bounds, "weights": {"gate": "Off"}}
+    old = a_pool(spec)
+    value = Tuning(
+        base=old.base_revision, start=0.7, value=0.68, changes=1, reason="", engine=SECOND.name
+    )
+    new = resolve_pool(OWNER, spec, value)
+    assert isinstance(new, Pool)
+    assert new.accepts(old.revision)
+    assert new.revision != old.revision
+    half = [a_pod(old, FIRST, node_rank=rank, containers_ready=False) for rank in (1, 2)]
+    plan = planned(new, half + members(SECOND, revision=old.revision, **OPEN))
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+    assert not plan.creates
 
 
 def test_scaling_to_nothing_takes_all_pods_and_back_makes_all():

@@ -3,8 +3,9 @@
 A request may have been refused, or whoever made the others is gone.  That the leader is last
 tells a pod that is not there yet from one that is gone (``rules.members``).
 
-What was begun is completed only if its engine is wanted and its revision is still made, whatever
-engines are now.  Else its pods would hold their GPUs and never be an engine.
+What was begun is completed only if its engine is wanted and all of it is of one make, of the
+revision that is made now: another that may run on (``Pool.accepts``) has another value that was
+tuned.  Else its pods would hold their GPUs and never be an engine.
 """
 
 from sglang_operator.observed.engine_state import EngineState
@@ -24,7 +25,7 @@ def complete_engines(planner: Planner) -> None:
             continue  # of what is lost with its node (onNodeLost: Wait) nothing is made meanwhile
         if (engine := planner.wanted.get(name)) is None:
             planner.remove_group(group, "it is not whole, and no longer wanted")
-        elif not planner.pool.accepts(group.revision):
+        elif group.revision != planner.pool.revision:
             planner.remove_group(group, "it is not whole, and its revision is made no more")
             found.live.remove(group)
             planner.podless[name] = EngineState.WAITING
