@@ -259,8 +259,23 @@ class _Change:
             return  # no old engine stands where one would fit: it waits like any pod
         if self._affords(found):
             self._take(found)
+            self._make_more_room(at_most, found)
         elif not self._in_progress():
             self._say_no_room(state.stuck[0], found)
+
+    def _make_more_room(self, free: places.Free, found: Set[EngineName]) -> None:
+        """Also for the others that find no place, one for each, while the budget lasts."""
+        if self.need.pods > 1:
+            return  # see first which of them the scheduler completes
+        rooms = places.Rooms(free, self.need)
+        for _ in self.state.stuck[1:]:
+            rooms.leave(self._olds(found))
+            rooms.come()
+            more = places.room(self.need, self._movable(), rooms.free)
+            if more is None or not self._affords(more):
+                return
+            self._take(more)
+            found = more
 
     def replace_outdated(self) -> None:
         """Engines of an older revision: those that falter first, and from the top.

@@ -219,6 +219,14 @@ def test_larger_engines_make_way_where_a_spare_node_lets_others_come_first():
     assert world.is_there(new)
 
 
+def test_as_many_make_way_at_once_as_find_no_place_and_the_budget_allows():
+    world, new = World(8), a_shape(4, 16, budget="50%")
+    assert world.fill(a_shape(8, 8))
+    paused = a_shape(4, 16, rollout={"paused": True})
+    world.change(paused)  # only new ranks are made, and find no place
+    assert len({removal.pod.engine for removal in world.plan(new).removals}) == 4
+
+
 def test_a_pool_whose_engines_grow_goes_on_one_by_one():
     world = World(2)
     assert world.fill(a_shape(2, 4))
@@ -270,6 +278,7 @@ def test_a_paused_change_says_that_new_engines_wait_for_old_ones():
 
 SECONDS = 6.0
 GPUS = 4  # of a node
+BUDGETS: tuple[int | str, ...] = (1, 1, 2, "50%", "100%")
 
 
 def any_shape(
@@ -295,7 +304,7 @@ def test_any_change_of_shapes_comes_to_the_wanted_pool_or_says_why_not(ids, gate
         rng = random.Random(seed)
         nodes, seen = rng.choice([2, 3, 4]), rng.random() < 0.7
         old, made = (any_shape(rng, nodes, gated=gated, ids=ids) for _ in range(2))
-        new = made(rng.choice([1, 1, 2, "50%", "100%"]))
+        new = made(rng.choice(BUDGETS))
         spare = rng.choice([0, 0, 1])
         world = World(nodes + spare, GPUS, seed, seen=seen)
         if not world.fill(old(1)):
