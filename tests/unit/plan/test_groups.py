@@ -457,3 +457,13 @@ def test_rooms_count_places_for_all_pods_of_an_engine():
     rooms.leave([old])
     assert rooms.waiting == 0
     assert set(rooms.free.values()) == {0}
+
+
+def test_a_leader_that_is_about_to_be_taken_is_waited_for_without_a_time_to_wake_at():
+    """Preempted or evicted by its kubelet, and not deleted yet: there is no time that is due."""
+    leader = a_pod(POOL, FIRST, answered=True, disruption="PreemptionByScheduler")
+    others = [a_pod(POOL, FIRST, node_rank=rank, answered=True) for rank in (1, 2)]
+    plan = planned(POOL, [leader, *others, *members(SECOND)])
+    assert not (plan.removals or plan.creates)
+    assert plan.engines[0].state is EngineState.WAITING
+    assert plan.wake_at is None, "a time that is over would be a pass without a pause"

@@ -39,7 +39,8 @@ def keep_members_together(planner: Planner) -> None:
             if group.size == 1:
                 continue
             if group.drains(planner.now):
-                planner.wakes.append(group.first.seen.due)
+                if group.first.deleting:  # else somebody is about to take it: that is an event
+                    planner.wakes.append(group.first.seen.due)
                 # They hold their GPUs until then: no others are asked for beside them.
                 planner.podless[name] = EngineState.WAITING
                 continue
