@@ -145,12 +145,13 @@ def is_pod_of(name: str, pool: str, engine: EngineName) -> bool:
 
 
 def nodes_of(name: str, told: int) -> int:
-    """How many pods are one engine with the pod of this name, whose annotation says so many.
+    """How many pods are one engine with the pod of this name, of which this is told.
 
-    A name cannot be edited, an annotation can: without it a member is none of a whole engine.
+    A name cannot be edited, an annotation can: no pod without a node rank has others beside it, and
+    one with a rank has.
     """
-    least = 1 if node_rank_of(name) is None else 2
-    return min(max(told, least), MAX_NODES)
+    node_rank = node_rank_of(name)
+    return 1 if node_rank is None else min(max(told, 2, node_rank + 1), MAX_NODES)
 
 
 def engine_of(name: str, pool: str) -> EngineName:

@@ -5,6 +5,7 @@ leader, answers for all of them and has the weights gate.  Who plans engines, op
 of weights asks here; who makes, removes and diagnoses pods looks at the members.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sglang_operator.api.names import EngineName, Uid
@@ -22,7 +23,7 @@ class Group:
     """The members that are there, by node rank; at least one."""
 
     # A pool has thousands of engines: what each pass asks for several times is no property.
-    __slots__ = ("attempt", "engine", "first", "leader", "members", "revision")
+    __slots__ = ("attempt", "engine", "first", "leader", "members", "revision", "size")
 
     def __init__(self, members: tuple[ObservedPod, ...]) -> None:
         self.members = members
@@ -33,16 +34,13 @@ class Group:
         self.engine = first.engine
         self.attempt = first.attempt  # which try at this engine it is
         self.revision = first.revision  # of what they were made
-
-    @property
-    def size(self) -> int:
-        """How many there are when all are there."""
-        return self.first.nodes
+        # How many there are when all are there.
+        self.size = first.nodes if len(members) == 1 else _size(members)
 
     @property
     def whole(self) -> bool:
         """Whether all are there."""
-        return len(self.members) == self.first.nodes
+        return len(self.members) == self.size
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -225,6 +223,16 @@ def of(pods: Iterable[ObservedPod]) -> list[Group]:
             several.setdefault((pod.engine, pod.attempt), []).append(pod)
     found += [Group(tuple(sorted(members, key=_by_rank))) for members in several.values()]
     return found
+
+
+def _size(members: Sequence[ObservedPod]) -> int:
+    """What most of them say, of which none may have been told wrong: no fewer than are there."""
+    told = Counter(member.nodes for member in members)
+    least = max(len(members), members[-1].node_rank + 1)
+    if len(told) == 1:
+        return max(least, members[0].nodes)
+    said = ((-count, nodes) for nodes, count in told.items() if nodes >= least)
+    return min(said, default=(0, least))[1]
 
 
 def with_any(found: Iterable[Group], pods: Collection[ObservedPod]) -> frozenset[Group]:

@@ -127,6 +127,7 @@ class Container(msgspec.Struct, frozen=True, rename="camel"):
     restart_policy: str = ""  # its own; empty: the pod's
     restart_policy_rules: list[RestartRule] = []  # they go before it
     resources: Resources = Resources()
+    args: list[str] = []
     env: list[dict[str, Any]] = []
 
 
@@ -271,10 +272,10 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         uid=names.Uid(meta.uid),
         resource_version=meta.version,
         engine=names.EngineName(meta.labels.get(names.LABEL_ENGINE, "")),
-        attempt=bounds.count(_annotation(meta, names.ANNOTATION_ATTEMPT)),
+        attempt=names.attempt_of(meta.name),  # as it was made: an annotation can be edited
         # What a thousand pods have in common is kept once.
         revision=intern(meta.labels.get(names.LABEL_REVISION, "")),
-        nodes=names.nodes_of(meta.name, bounds.count(_annotation(meta, names.ANNOTATION_NODES))),
+        nodes=names.nodes_of(meta.name, _nodes(meta, own)),
         node_rank=names.node_rank_of(meta.name) or 0,
         devices=bounds.counts(_annotation(meta, names.ANNOTATION_DEVICES)),
         failures=bounds.count(_annotation(meta, names.ANNOTATION_FAILURES)),
@@ -334,6 +335,16 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         ip=status.pod_ip,
     )
     return (sightings.ended if seen.ended else sightings.running)(seen, at, before)
+
+
+_NNODES = "--nnodes="
+
+
+def _nodes(meta: Meta, own: Container) -> int:
+    """How many pods are one engine with this: what it was started with, which nobody can edit."""
+    started = next((arg for arg in own.args if arg.startswith(_NNODES)), "")
+    told = started.removeprefix(_NNODES)[: READ_ANNOTATIONS[names.ANNOTATION_NODES]]
+    return bounds.count(told or _annotation(meta, names.ANNOTATION_NODES))
 
 
 def _restarts(spec: PodSpec, container: Container, exit_code: int) -> bool:

@@ -5,7 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from sglang_operator.api import names
 from sglang_operator.children import engine_pod
+from sglang_operator.clocks import moment
 from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.observed import groups, wire
 from sglang_operator.observed.groups import Group
@@ -111,3 +113,24 @@ def test_what_is_made_as_one_engine_is_seen_as_one():
     assert group.whole
     assert (group.engine, group.attempt, group.devices) == ("g0-15", 2, tuple(range(16)))
     assert [pod.gated for pod in group.members] == [True, False]
+
+
+def test_of_how_many_pods_an_engine_is_says_what_they_were_started_with():
+    """And which attempt it is says their name: annotations can be edited."""
+    pool = a_pool(num_gpus_per_worker=24, device_mapping="list(range(0,24))")
+    seen = []
+    for node_rank in range(3):
+        made = engine_pod.pod(
+            pool, engine_pod.template(pool), pool.engines[0], 2, node_rank=node_rank
+        )
+        notes = made["metadata"]["annotations"]
+        notes |= {names.ANNOTATION_NODES: "7", names.ANNOTATION_ATTEMPT: "9"}
+        made["metadata"] |= {"uid": f"uid-{node_rank}", "resourceVersion": "7"}
+        seen.append(wire.observed_pod(msgspec.convert(made, wire.Pod), moment()))
+    (group,) = groups.of(seen)
+    assert (group.size, group.attempt, group.whole) == (3, 2, True)
+
+
+def test_a_pod_without_a_node_rank_in_its_name_is_one_engine_whatever_it_is_told():
+    assert names.nodes_of("pool-g0-0", 2) == 1
+    assert names.nodes_of("pool-g0-0n4", 2) == 5, "there are others before it"

@@ -467,3 +467,16 @@ def test_a_leader_that_is_about_to_be_taken_is_waited_for_without_a_time_to_wake
     assert not (plan.removals or plan.creates)
     assert plan.engines[0].state is EngineState.WAITING
     assert plan.wake_at is None, "a time that is over would be a pass without a pause"
+
+
+EDITED = [(rank, told) for rank in (0, 1, 2) for told in (0, 2, 5)]
+
+
+@pytest.mark.parametrize(("rank", "told"), EDITED)
+def test_an_edited_annotation_ends_no_engine_that_serves(rank, told):
+    """Of how many pods it is one is what most of them say, and no fewer than there are."""
+    pods = members(answered=True, **OPEN)
+    pods[rank] = replace(pods[rank], nodes=names.nodes_of(pods[rank].name, told))
+    plan = planned(POOL, pods + members(SECOND, **OPEN))
+    assert not (plan.removals or plan.creates)
+    assert plan.engines[0].state is EngineState.IN_SERVICE

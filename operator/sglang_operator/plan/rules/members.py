@@ -70,7 +70,7 @@ def _why_broken(group: Group, aside: ObservedPod | None, *, taken: bool) -> str:
     if taken and not group.whole:
         return "the name of a pod that its engine lacks is taken"
     answered = any(pod.answered or pod.started for pod in group.members)
-    if group.whole or not (group.leader is not None or answered):
+    if not group.missing or not (group.leader is not None or answered):
         return ""
     gone = ", ".join(map(str, group.missing))
     return f"its engine has lost its pods of node ranks {gone}"
