@@ -350,10 +350,11 @@ class PodStore:
 
     def _bereave(self, gone: PodEntry) -> None:
         """Those that are left of its engine remember that it was deleted: they may die of it."""
-        engine, attempt = gone.pod.engine, gone.pod.attempt
+        engine, attempt, now = gone.pod.engine, gone.pod.attempt, steady()
         for entry in list(self._by_pool.get(gone.pool, {}).values()):
             if entry.pod.engine == engine and entry.pod.attempt == attempt:
-                self._index(dataclasses.replace(entry, pod=sightings.bereft(entry.pod, gone.pod)))
+                left = sightings.bereft(entry.pod, gone.pod, now)
+                self._index(dataclasses.replace(entry, pod=left))
 
 
 def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:

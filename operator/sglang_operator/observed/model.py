@@ -83,6 +83,7 @@ class Sightings(NamedTuple):
     due: float = 0.0  # when the grace of its deletion is over, by what we saw of it
     going: float = 0.0  # that it is deleted
     bereft: float = 0.0  # that another of its engine's pods was deleted, of those that are gone
+    headless: float = 0.0  # that its engine's leader is gone, and had run: this one may have met it
     ended: float = 0.0
     idle: float = 0.0  # its engine's container for the last time not to run, before it did
     alive: float = 0.0  # since when that container is seen to run
@@ -228,6 +229,11 @@ class ObservedPod:
         if self.ended:
             return False
         return bool(self.last_container_id) or self.phase == "Running"
+
+    @property
+    def ran(self) -> bool:
+        """Whether its engine's container was ever started, as far as is known."""
+        return self.engine_runs or self.ended or bool(self.last_container_id or self.restarts)
 
     @property
     def terminations(self) -> Iterator[Termination]:

@@ -36,14 +36,21 @@ def of_pod(
         due=due,
         going=(known.going or at.steady) if deletion else 0.0,
         bereft=known.bereft,
+        headless=known.headless,
         ended=known.ended,
     )
 
 
-def bereft(pod: ObservedPod, gone: ObservedPod) -> ObservedPod:
-    """A pod with since when it lacks one of its engine's that was deleted, and is gone by now."""
+def bereft(pod: ObservedPod, gone: ObservedPod, now: float) -> ObservedPod:
+    """A pod with since when it lacks one of its engine's that was deleted, and is gone by now.
+
+    Nobody has to have seen that one asked to go to know that a leader which ran is there no more.
+    """
     first = min(filter(None, (pod.seen.bereft, gone.seen.going, gone.seen.bereft)), default=0.0)
-    return replace(pod, seen=pod.seen._replace(bereft=first))
+    headless = pod.seen.headless
+    if gone.node_rank == 0 and gone.ran:
+        headless = headless or now
+    return replace(pod, seen=pod.seen._replace(bereft=first, headless=headless))
 
 
 def container(told: str, restarts: int, before: ObservedPod | None) -> tuple[str, int]:

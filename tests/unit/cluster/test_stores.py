@@ -113,6 +113,30 @@ def test_what_was_taken_out_of_sight_bereaves_nobody():
     assert not left.pod.seen.bereft, "nobody saw it asked to go"
 
 
+RUNS = [{"name": "engine", "containerID": "containerd://1", "state": {"running": {}}}]
+
+
+@pytest.mark.parametrize(
+    ("rank", "status", "met"),
+    [
+        (0, {"phase": "Running", "containerStatuses": RUNS}, True),
+        (0, {"phase": "Pending"}, False),
+        (1, {"phase": "Running", "containerStatuses": RUNS}, False),
+    ],
+)
+def test_who_may_have_met_a_leader_that_is_gone_remembers_it(rank, status, met):
+    """Deleted by force, it is never seen to go: another by its name would not meet the others."""
+    store = PodStore(Wakes())
+    store.put(a_member(rank, **status))
+    store.put(a_member(1 - rank))
+    store.put(a_member(1 - rank, attempt=1))
+    store.drop(a_member(rank, 11))
+    store.put(a_member(1 - rank, 12))
+    left, other = sorted((entry.pod for entry in store.of(KEY)), key=lambda pod: pod.attempt)
+    assert bool(left.seen.headless) is met
+    assert not other.seen.headless, "it is of another attempt"
+
+
 def test_a_pod_that_ended_by_itself_has_failed_also_once_it_is_deleted():
     store = PodStore(Wakes())
     ended = a_deleted_pod(11, "00:00", 0, "Failed")

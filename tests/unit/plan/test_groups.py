@@ -480,3 +480,14 @@ def test_an_edited_annotation_ends_no_engine_that_serves(rank, told):
     plan = planned(POOL, pods + members(SECOND, **OPEN))
     assert not (plan.removals or plan.creates)
     assert plan.engines[0].state is EngineState.IN_SERVICE
+
+
+def test_who_may_have_met_a_leader_that_is_gone_gets_no_other():
+    """It is forced out while the engine loads, and nobody has answered yet."""
+    loading = members(containers_ready=False)[1:]
+    assert names_of(planned(POOL, loading + members(SECOND))) == [("g0-23", 0, (0,))]
+    met = [replace(pod, seen=pod.seen._replace(headless=NOW - 1)) for pod in loading]
+    plan = planned(POOL, met + members(SECOND))
+    assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
+    assert names_of(plan) == [("g0-23", 1, (1, 2))]
+    assert not plan.ended

@@ -7,7 +7,8 @@ it was asked, within its grace, and needs them for that; they follow when it has
 
 A pod that is missing may not be there yet, or may be gone.  The leader is made last
 (``rules.incomplete``), and nobody gets past the rendezvous without it: where it is, or where one
-has answered, all of them have been.
+has answered, all of them have been.  Nor does anybody get there twice: whoever may have met a
+leader that is gone follows it, for another by its name would wait for them in vain.
 """
 
 from collections.abc import Sequence
@@ -69,6 +70,8 @@ def _why_broken(group: Group, aside: ObservedPod | None, *, taken: bool) -> str:
             return f"the container of pod {pod.name} of its engine was started again"
     if taken and not group.whole:
         return "the name of a pod that its engine lacks is taken"
+    if not group.whole and any(pod.seen.headless for pod in group.members):
+        return "its engine has lost its leader, which had run"
     answered = any(pod.answered or pod.started for pod in group.members)
     if not group.missing or not (group.leader is not None or answered):
         return ""
