@@ -5,7 +5,7 @@ whether the engine was ever up, and what kubelet and scheduler did to it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_operator.api import conditions, texts
@@ -77,6 +77,16 @@ _STARTUP_REASONS = frozenset(
         INIT_CONTAINER_FAILED,
     }
 )
+# So ends, too, who only waited for another process, or was left by it.
+_OF_OTHERS = frozenset(
+    {
+        endings.NCCL_FAILED,
+        endings.NCCL_TIMEOUT,
+        endings.SCHEDULER_HUNG,
+        STARTUP_TIMEOUT,
+        *UNEXPLAINED,
+    }
+)
 _POD_GC = ("DeletionByPodGC", "DeletionByTaintManager")
 # Why a container waits while everything is in order.
 _ON_THE_WAY = ("", "ContainerCreating", "PodInitializing")
@@ -93,6 +103,25 @@ def of_end(pod: ObservedPod, about: Context) -> Diagnosis:
         exit_code=-1, reason="", message=pod.message, finished=pod.ended_at
     )
     return of_termination(pod, ended, about)
+
+
+def may_be_of_others(told: Diagnosis) -> bool:
+    """Whether who ended so may have died of what became of another member of its engine."""
+    return told.reason in _OF_OTHERS
+
+
+def most_telling(pods: Sequence[ObservedPod], about: Context) -> ObservedPod:
+    """Of the members of an engine that ended the one of which the others may have died.
+
+    Kubelets tell of ends when they do: which was seen first says little.
+    """
+    if len(pods) == 1:
+        return pods[0]
+
+    def order(pod: ObservedPod) -> tuple[bool, float, int]:
+        return may_be_of_others(of_end(pod, about)), pod.seen.ended, pod.node_rank
+
+    return min(pods, key=order)
 
 
 def _of_companion(broken: Companion, ended: Termination) -> Diagnosis:

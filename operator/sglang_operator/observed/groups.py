@@ -122,14 +122,17 @@ class Group:
         return any(member.ended for member in self.members)
 
     @property
-    def first_end(self) -> ObservedPod:
-        """Of the members that ended, by themselves if one did, the one that did so first: the
-        others may have died of it."""
+    def ends(self) -> Sequence[ObservedPod]:
+        """The members that ended, by themselves if one did."""
         if len(self.members) == 1:
-            return self.members[0]
-        ended = [member for member in self.members if member.failed]
-        ended = ended or [member for member in self.members if member.ended]
-        return min(ended, key=lambda member: (member.seen.ended, member.node_rank))
+            return self.members
+        failed = [member for member in self.members if member.failed]
+        return failed or [member for member in self.members if member.ended]
+
+    @property
+    def first_end(self) -> ObservedPod:
+        """The one of ``ends`` that was seen first."""
+        return min(self.ends, key=lambda member: (member.seen.ended, member.node_rank))
 
     def drains(self, now: float) -> bool:
         """Whether its leader still answers what it was asked, or would if it were deleted now.

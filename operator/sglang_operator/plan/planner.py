@@ -55,10 +55,9 @@ class EngineGroups:
         return self.live[0] if self.live else None
 
     @property
-    def last_ended(self) -> ObservedPod | None:
-        """Of the latest attempt among the groups that ended the pod that did so first."""
-        group = max(self.ended, key=lambda group: group.attempt, default=None)
-        return group.first_end if group is not None else None
+    def last_ended(self) -> Group | None:
+        """Of the groups that ended the one of the latest attempt."""
+        return max(self.ended, key=lambda group: group.attempt, default=None)
 
 
 NO_GROUPS = EngineGroups()
@@ -159,9 +158,20 @@ class Planner:
         """The node with which this group is lost."""
         return next(pod.node for pod in group.members if self.healths[pod.uid] is _LOST)
 
+    def last_end(self, found: EngineGroups) -> ObservedPod | None:
+        """The pod that says most of why the engine ended last."""
+        group = found.last_ended
+        return causes.most_telling(group.ends, self.about) if group is not None else None
+
     def streak(self, ended: ObservedPod | None) -> FailureStreak | None:
-        """The failures at its start that this pod is the last of, if it ended in one."""
-        return startup.streak(ended, causes.of_end(ended, self.about)) if ended else None
+        """The failures at its start that this pod is the last of, if its engine ended in one."""
+        if ended is None:
+            return None
+        told = causes.of_end(ended, self.about)
+        if ended.nodes == 1:
+            return startup.streak(ended, told)
+        group = next(g for g in self.groups_of(ended.engine).ended if ended in g.members)
+        return startup.streak_of_group(group, ended, told)
 
     @cached_property
     def starts(self) -> CanaryStart:
@@ -175,7 +185,7 @@ class Planner:
 
     def _startup_state(self, name: EngineName) -> StartupState:
         found = self.groups_of(name)
-        group, last = found.kept, found.last_ended
+        group, last = found.kept, self.last_end(found)
         accepts = self.pool.accepts
         current = group.first if group is not None and accepts(group.revision) else None
         if current is not None or (last is not None and not accepts(last.revision)):

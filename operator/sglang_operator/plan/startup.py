@@ -18,6 +18,7 @@ from functools import cached_property
 from sglang_operator.api.names import EngineName
 from sglang_operator.diagnosis import causes
 from sglang_operator.engine.diagnosis import Diagnosis
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import ObservedPod
 
 
@@ -53,6 +54,30 @@ def streak(pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:
         return None
     before = pod.startup_failures if pod.startup_reason == told.reason else 0
     return FailureStreak(reason=told.reason, count=before + 1)
+
+
+def streak_of_group(group: Group, pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:
+    """The same of an engine of several pods, of whose ends that of this one tells most.
+
+    Each start counts, whichever member told of its end first: they may have said different things
+    of one failure.  What one says that may have died of another explains no more than what is
+    known of the failures before.
+    """
+    if pod.end is None or not _never_answered(group, pod, told):
+        return None
+    known = pod.startup_reason if causes.may_be_of_others(told) else ""
+    return FailureStreak(reason=known or told.reason, count=pod.startup_failures + 1)
+
+
+def _never_answered(group: Group, pod: ObservedPod, told: Diagnosis) -> bool:
+    """Its leader is what answers: a follower does as soon as its own ranks have loaded."""
+    leader = group.leader
+    if leader is None:
+        leader = pod
+    if leader.end is not None:
+        return causes.at_startup(leader, leader.end, told)
+    up = leader.answered or leader.started or leader.containers_ready
+    return not up or (pod.end is not None and causes.at_startup(pod, pod.end, told))
 
 
 def streak_in_place(pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:

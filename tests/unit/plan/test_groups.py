@@ -491,3 +491,49 @@ def test_who_may_have_met_a_leader_that_is_gone_gets_no_other():
     assert removed(plan) == ["g0-23-0n1", "g0-23-0n2"]
     assert names_of(plan) == [("g0-23", 1, (1, 2))]
     assert not plan.ended
+
+
+NCCL_BROKE_OFF = "torch.distributed.DistBackendError: NCCL error in: x.cpp:7, ncclRemoteError"
+
+
+def failed_start(rank: int, ended_at: float, **changes: Any) -> ObservedPod:
+    """The leader runs out of memory, and a follower breaks off of it."""
+    said = {} if rank == 0 else {"message": NCCL_BROKE_OFF}
+    return a_failed_start(POOL, FIRST, node_rank=rank, ended_at=ended_at, **said, **changes)
+
+
+@pytest.mark.parametrize("first", RANKS)
+def test_the_reason_of_an_end_does_not_depend_on_whose_was_seen_first(first):
+    before = {"startup_failures": 2, "reason": "CUDAOutOfMemory"}
+    pods = [failed_start(rank, NOW - 900 - (rank == first), **before) for rank in RANKS]
+    (create, *_) = planned(POOL, pods + members(SECOND, containers_ready=False)).creates
+    assert create.streak is not None
+    assert (create.streak.reason, create.streak.count) == ("CUDAOutOfMemory", 3)
+
+
+@pytest.mark.parametrize(
+    ("rank", "before", "told"),
+    [
+        (0, "NCCLFailed", "CUDAOutOfMemory"),
+        (1, "CUDAOutOfMemory", "CUDAOutOfMemory"),
+        (1, "NCCLFailed", "NCCLFailed"),
+    ],
+)
+def test_each_start_that_fails_counts_whoever_told_of_it(rank, before, told):
+    """The other's end is not told yet, and was what told of the last failure, or was not."""
+    end = failed_start(rank, NOW - 900, startup_failures=2, reason=before)
+    left = [a_pod(POOL, FIRST, node_rank=r, containers_ready=False) for r in RANKS if r != rank]
+    (create, *_) = planned(POOL, [end, *left, *members(SECOND, containers_ready=False)]).creates
+    assert create.streak is not None
+    assert (create.streak.reason, create.streak.count) == (told, 3)
+
+
+def test_a_follower_that_was_ready_before_its_leader_failed_at_its_start_all_the_same():
+    """It answers its probes as soon as its own ranks have loaded."""
+    end = failed_start(1, NOW - 900, answered=True)
+    left = [a_pod(POOL, FIRST, node_rank=r, containers_ready=False) for r in (0, 2)]
+    (create, *_) = planned(POOL, [end, *left, *members(SECOND, containers_ready=False)]).creates
+    assert create.streak is not None
+    up = [a_pod(POOL, FIRST, node_rank=r, answered=True) for r in (0, 2)]
+    (create, *_) = planned(POOL, [end, *up, *members(SECOND, containers_ready=False)]).creates
+    assert create.streak is None, "the engine had been up"

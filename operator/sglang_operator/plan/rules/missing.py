@@ -24,7 +24,7 @@ def create_missing_engines(planner: Planner) -> None:
         if engine.name in barred or not held.isdisjoint(engine.devices):
             planner.podless[engine.name] = EngineState.WAITING
             continue
-        last = found.last_ended
+        last = planner.last_end(found)
         if last is not None and not planner.pool.accepts(last.revision):
             last = None  # what failed is not what is started now
         if (blocked := planner.observed.creates_blocked_until) > planner.now:

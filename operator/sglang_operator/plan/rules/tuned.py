@@ -22,7 +22,7 @@ def change_memory_share(planner: Planner) -> None:
         for name in planner.wanted
         if not (found := planner.groups_of(name)).live
         and name not in unread
-        and (last := found.last_ended)
+        and (last := planner.last_end(found))
         and last.revision == pool.revision
     ]
     first = pool.tuning.start if pool.tuning else start
@@ -37,7 +37,7 @@ def change_memory_share(planner: Planner) -> None:
 
 def _share(planner: Planner, name: EngineName, direction: int) -> float | None:
     """What the plan would have given this engine, on the card of its last node."""
-    last = planner.groups_of(name).last_ended
+    last = planner.last_end(planner.groups_of(name))
     node = (planner.observed.nodes or {}).get(last.node) if last is not None else None
     found = planned_memory.of(planner.pool, node.card if node is not None else None)
     return verdict.next_share(found.plan, direction) if found is not None else None
