@@ -1,9 +1,13 @@
-"""What an engine's environment, as its pod was made, says of it: it is fixed for the pod's life."""
+"""What an engine's environment and arguments say of it: they are fixed for its pod's life."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sglang_operator.api import bounds, names
 from sglang_operator.engine import environment
+
+_NNODES = "--nnodes="
+_DIGITS = 16
 
 
 def keeps_images(env: Iterable[Mapping[str, Any]]) -> bool:
@@ -16,3 +20,13 @@ def keeps_images(env: Iterable[Mapping[str, Any]]) -> bool:
         if each.get("name") == environment.IMAGE_CACHE:
             size = str(each.get("value") or "")
     return size.strip() != "0"
+
+
+def nodes(name: str, arguments: Iterable[str], annotation: str) -> int:
+    """How many pods are one engine with the pod of this name, by what it was started with.
+
+    The annotation says so where the arguments do not.
+    """
+    started = next((word for word in arguments if word.startswith(_NNODES)), "")
+    told = started.removeprefix(_NNODES)[:_DIGITS]
+    return names.nodes_of(name, bounds.count(told or annotation))

@@ -275,7 +275,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         attempt=names.attempt_of(meta.name),  # as it was made: an annotation can be edited
         # What a thousand pods have in common is kept once.
         revision=intern(meta.labels.get(names.LABEL_REVISION, "")),
-        nodes=names.nodes_of(meta.name, _nodes(meta, own)),
+        nodes=variables.nodes(meta.name, own.args, _annotation(meta, names.ANNOTATION_NODES)),
         node_rank=names.node_rank_of(meta.name) or 0,
         devices=bounds.counts(_annotation(meta, names.ANNOTATION_DEVICES)),
         failures=bounds.count(_annotation(meta, names.ANNOTATION_FAILURES)),
@@ -335,16 +335,6 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         ip=status.pod_ip,
     )
     return (sightings.ended if seen.ended else sightings.running)(seen, at, before)
-
-
-_NNODES = "--nnodes="
-
-
-def _nodes(meta: Meta, own: Container) -> int:
-    """How many pods are one engine with this: what it was started with, which nobody can edit."""
-    started = next((arg for arg in own.args if arg.startswith(_NNODES)), "")
-    told = started.removeprefix(_NNODES)[: READ_ANNOTATIONS[names.ANNOTATION_NODES]]
-    return bounds.count(told or _annotation(meta, names.ANNOTATION_NODES))
 
 
 def _restarts(spec: PodSpec, container: Container, exit_code: int) -> bool:
