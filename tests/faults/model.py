@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from sglang_operator.api import names
 from sglang_operator.children import engine_pod
-from sglang_operator.observed import groups
+from sglang_operator.observed import groups, sightings
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Believed, Health, Tally, health, silence
 from sglang_operator.observed.model import Gate, Observed, ObservedNode, ObservedPod, Termination
@@ -138,7 +138,10 @@ class Model:
     def vanish(self, argument: int) -> None:
         """A pod is deleted by force: nobody sees it go."""
         if self.pods:
-            del self.pods[sorted(self.pods)[argument % len(self.pods)]]
+            gone = self.pods.pop(sorted(self.pods)[argument % len(self.pods)])
+            for pod in [p for p in self.pods.values() if p.engine == gone.engine]:
+                if pod.attempt == gone.attempt:  # as the store of pods remembers it
+                    self.pods[pod.name] = sightings.bereft(pod, gone, self.now)
 
     def fail_pod(self, argument: int) -> None:
         end = Termination(exit_code=137, reason="Error", message="", finished=self.now)
@@ -307,7 +310,9 @@ class Model:
 
     def _is_live(self, group: Group, states: Mapping[str, Health]) -> bool:
         """Whether these pods are an engine, or may become one."""
-        begun = group.leader is None and not any(pod.answered for pod in group.members)
+        begun = group.leader is None and not any(
+            pod.answered or pod.seen.headless for pod in group.members
+        )
         well = all(states[pod.name] in _LIVE for pod in group.members)
         return well and (group.whole or begun)
 
@@ -378,9 +383,10 @@ class Model:
         for _ in range(PASSES):
             known = set(self.recorded)
             result = self.run(tuple(self.pods.values()), fresh=True)
-            # A failure that is recorded now lets its pod go in the next pass.
+            # A failure that is recorded now lets its pod go in the next pass, or waits its time.
             idle = not result.creates and not result.removals and self.recorded <= known
-            if idle and not any(self._kubelets()):
+            waits = result.wake_at is not None and result.wake_at <= self.now + 400
+            if idle and not waits and not any(self._kubelets()):
                 break
             list(self._kubelets(act=True))
             self.now += 400

@@ -143,6 +143,7 @@ COVERED_BY = {
     "plan/rules/ended.py": "plan/test_rules.py",
     "plan/rules/extra.py": "plan/test_rules.py",
     "plan/rules/hung.py": "observed/test_progress.py",
+    "plan/rules/cramped.py": "plan/test_cramped.py",
     "plan/rules/incomplete.py": "plan/test_groups.py",
     "plan/rules/lost.py": "plan/test_rules.py",
     "plan/rules/members.py": "plan/test_groups.py",

@@ -122,6 +122,13 @@ class Group:
         return any(member.ended for member in self.members)
 
     @property
+    def never_met(self) -> bool:
+        """Whether the leader has not run yet, as far as is known: the others wait for it."""
+        if self.leader is not None:
+            return not self.leader.ran
+        return not any(member.seen.headless or member.seen.bereft for member in self.members)
+
+    @property
     def ends(self) -> Sequence[ObservedPod]:
         """The members that ended, by themselves if one did."""
         if len(self.members) == 1:

@@ -257,6 +257,11 @@ class ObservedPod:
         return f"Insufficient {resource}" in self.unschedulable
 
     @property
+    def finds_no_node(self) -> bool:
+        """Whether the scheduler has looked for a node for it, and found none."""
+        return bool(self.unschedulable) and not self.node and not self.scheduling_gates
+
+    @property
     def ended(self) -> bool:
         """The engine will never run again in this pod.  Succeeded is a failure too.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from sglang_operator.observed.model import Observed
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
 from sglang_operator.plan.planner import Planner
+from sglang_operator.plan.rules.cramped import make_room_for_one_another
 from sglang_operator.plan.rules.crash_loops import take_over_crash_loops
 from sglang_operator.plan.rules.ended import remove_recorded_ends
 from sglang_operator.plan.rules.extra import remove_extra_pods
@@ -37,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     take_over_crash_loops,
     remove_hung_engines,
     change_memory_share,
+    make_room_for_one_another,
     complete_engines,
     create_missing_engines,
     remove_recorded_ends,

@@ -80,6 +80,8 @@ class Planner:
         self.stands: dict[Group, Health] = {}
         # Where an engine without a pod stands; how it stands is known only after all rules.
         self.podless: dict[EngineName, EngineState] = {}
+        # Before this no other engine of several pods is begun: one that has lacks room.
+        self.begins_from = 0.0
         self.groups = groups.of(observed.pods)
         self.engines = self._sorted_groups()
         # What is decided.
@@ -108,7 +110,11 @@ class Planner:
                 self.podless[group.engine] = EngineState.BACKOFF
             elif state is _ENDED:
                 # A pod that is deleted after its end is a tombstone all the same.
-                found.ended.append(group)
+                if self.waited_in_vain(group):
+                    self.stands[group] = _DYING
+                    found.dying.append(group)
+                else:
+                    found.ended.append(group)
             elif state is _LOST and not waits:
                 found.lost.append(group)
             elif state is _DYING:
@@ -153,6 +159,16 @@ class Planner:
     def groups_of(self, name: EngineName) -> EngineGroups:
         """The groups of this engine."""
         return self.engines.get(name, NO_GROUPS)
+
+    def waited_in_vain(self, group: Group) -> bool:
+        """Whether members ended because their leader had not run yet: nobody has failed.
+
+        Ranks wait at the rendezvous for so long, or as long as a startup probe lets them.
+        """
+        if group.size == 1 or not (group.ended and group.never_met):
+            return False
+        last = causes.most_telling(group.ends, self.about)
+        return causes.may_be_of_others(causes.of_end(last, self.about))
 
     def lost_node(self, group: Group) -> str:
         """The node with which this group is lost."""
@@ -255,16 +271,13 @@ class Planner:
     def complete(self, engine: Engine, group: Group, node_ranks: tuple[int, ...]) -> None:
         """The engine gets those of its pods that are missing."""
         first = group.first
-        streak = None
-        if first.startup_failures:
-            streak = FailureStreak(reason=first.startup_reason, count=first.startup_failures)
         self.creates.append(
             CreateEngine(
                 engine=engine,
                 attempt=group.attempt,
                 failures=first.failures,
                 reason="its other pods are there",
-                streak=streak,
+                streak=startup.streak_before(first),
                 node_ranks=node_ranks,
             )
         )

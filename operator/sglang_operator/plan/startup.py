@@ -56,6 +56,13 @@ def streak(pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:
     return FailureStreak(reason=told.reason, count=before + 1)
 
 
+def streak_before(pod: ObservedPod) -> FailureStreak | None:
+    """The failure streak that led to this pod."""
+    if not pod.startup_failures:
+        return None
+    return FailureStreak(reason=pod.startup_reason, count=pod.startup_failures)
+
+
 def streak_of_group(group: Group, pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:
     """The same of an engine of several pods, of whose ends that of this one tells most.
 

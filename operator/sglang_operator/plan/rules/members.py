@@ -45,10 +45,32 @@ def keep_members_together(planner: Planner) -> None:
                 # They hold their GPUs until then: no others are asked for beside them.
                 planner.podless[name] = EngineState.WAITING
                 continue
+            if planner.waited_in_vain(group):
+                _wait_anew(planner, group)
+                continue
             gone = next((pod.name for pod in group.members if pod.dying), "")
             why = f"pod {gone} of its engine goes" if gone else "a pod of its engine was deleted"
             # Also one that has ended since, as it had to: that is no failure to be kept.
             _follow(planner, group.members, why)
+
+
+def _wait_anew(planner: Planner, group: Group) -> None:
+    """Others wait in their place, but not again and again where they end at once.
+
+    Those that ended stay until then: they know of failures before (``rules.missing``).
+    """
+    left = [pod for pod in group.members if not pod.ended]
+    _follow(planner, left, f"pod {group.first_end.name} waited for its leader in vain")
+    due = group.first_end.seen.first + planner.policy.max_backoff_seconds
+    if due > planner.now and group.engine in planner.wanted:
+        planner.wakes.append(due)
+        planner.podless[group.engine] = EngineState.WAITING
+    found = planner.groups_of(group.engine)
+    over = group.engine not in planner.wanted or found.highest > group.attempt or bool(found.live)
+    # A container that runs on beside it may use up the next one's quota.
+    blocked = planner.observed.creates_blocked_until > planner.now
+    ended = [pod for pod in group.members if pod.ended]
+    _follow(planner, [p for p in ended if over or (blocked and p.holds_gpus)], "nobody waits in it")
 
 
 def _follow(planner: Planner, pods: Sequence[ObservedPod], why: str) -> None:

@@ -1,6 +1,7 @@
 """Rule: a wanted engine without a pod gets one, unless something speaks against it.  Pure.
 
-That is, in this order: its place is taken, the API server refuses pods, another engine tries first
+That is, in this order: its place is taken, an engine of several pods that has begun lacks room for
+the rest of them, the API server refuses pods, another engine tries first
 a memory share that is being tuned, it is given up or another tries first whether it starts, or its
 backoff is not over.
 """
@@ -8,7 +9,7 @@ backoff is not over.
 from sglang_operator.diagnosis import causes
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
-from sglang_operator.plan import restart
+from sglang_operator.plan import restart, startup
 from sglang_operator.plan.planner import EngineGroups, Planner
 from sglang_operator.plan.startup import FailureStreak
 
@@ -24,6 +25,10 @@ def create_missing_engines(planner: Planner) -> None:
         if engine.name in barred or not held.isdisjoint(engine.devices):
             planner.podless[engine.name] = EngineState.WAITING
             continue
+        if planner.begins_from > planner.now:
+            planner.wakes.append(planner.begins_from)
+            planner.podless[engine.name] = EngineState.WAITING
+            continue
         last = planner.last_end(found)
         if last is not None and not planner.pool.accepts(last.revision):
             last = None  # what failed is not what is started now
@@ -34,8 +39,19 @@ def create_missing_engines(planner: Planner) -> None:
             planner.podless[engine.name] = EngineState.BACKOFF
         else:
             failures = restart.failures(last, planner.policy) if last else 0
+            if last is None and (waited := _waited_in_vain(planner, found)) is not None:
+                failures, streak = waited.failures, startup.streak_before(waited)
             why = _why(planner, found, last)
             planner.create(engine, reason=why, failures=failures, streak=streak)
+
+
+def _waited_in_vain(planner: Planner, found: EngineGroups) -> ObservedPod | None:
+    """A pod that has not failed itself, and knows of the failures before."""
+    waited = (
+        g for g in found.dying if planner.waited_in_vain(g) and planner.pool.accepts(g.revision)
+    )
+    group = max(waited, key=lambda group: group.attempt, default=None)
+    return group.first_end if group is not None else None
 
 
 def _waits(planner: Planner, last: ObservedPod | None, streak: FailureStreak | None) -> bool:
