@@ -248,15 +248,15 @@ MUTANTS = (
         "half-an-engine-left",
         "the other pods of an engine that has lost one hold their GPUs until a watchdog ends them",
         "plan/rules/members.py",
-        "    for pod in pods:\n        planner.remove(pod, why)\n",
-        "    for pod in pods[1:]:\n        planner.remove(pod, why)\n",
+        "    for pod in pods:\n        planner.remove(pod, why, drains=False)\n",
+        "    for pod in pods[1:]:\n        planner.remove(pod, why, drains=False)\n",
     ),
     _mutant(
         "gone-member-made-again",
         "a pod that is gone is made again beside its old engine, and waits for ever",
         "plan/rules/members.py",
-        "    if group.whole or not (group.leader is not None or answered):\n",
-        "    if group.whole or not answered:\n",
+        "    if not group.missing or not (group.leader is not None or answered):\n",
+        "    if not group.missing or not answered:\n",
     ),
     _mutant(
         "leader-not-last",
@@ -264,6 +264,20 @@ MUTANTS = (
         "plan/rules/incomplete.py",
         "            followers = tuple(rank for rank in group.missing if rank)\n",
         "            followers = group.missing\n",
+    ),
+    _mutant(
+        "waiting-charged",
+        "who waits for a leader without a node is charged, until the pool is Stalled",
+        "plan/planner.py",
+        "                if self.waited_in_vain(group):\n",
+        "                if False:\n",
+    ),
+    _mutant(
+        "engines-block-each-other",
+        "each engine holds a part of its GPUs and waits for the rest for ever",
+        "plan/rules/cramped.py",
+        "    if not going:\n",
+        "    if going:\n",
     ),
     _mutant(
         "half-an-engine-up",
@@ -289,8 +303,8 @@ MUTANTS = (
     _mutant(
         "other-words-for-a-cause",
         "of an engine that failed the next try is decided on by what its other pods died of",
-        "observed/groups.py",
-        "        return min(ended, key=lambda member: (member.seen.ended, member.node_rank))\n",
-        "        return max(ended, key=lambda member: (member.seen.ended, member.node_rank))\n",
+        "diagnosis/causes.py",
+        "    return min(pods, key=order)\n",
+        "    return max(pods, key=order)\n",
     ),
 )

@@ -17,6 +17,7 @@ class Killer(NamedTuple):
 MODEL = Killer("model", "")
 UNIT = "unit tests"
 RULES = Killer(UNIT, "tests/unit/plan/test_groups.py")
+CRAMPED = Killer(UNIT, "tests/unit/plan/test_cramped.py")
 CHILDREN = Killer(UNIT, "tests/unit/children/test_groups.py")
 OF_GROUPS = Killer(UNIT, "tests/unit/observed/test_groups.py")
 PASSES = Killer(UNIT, "tests/unit/controller/test_reconcile.py")
@@ -57,6 +58,8 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     "half-an-engine-left": (MODEL, RULES),
     "gone-member-made-again": (MODEL, RULES),
     "leader-not-last": (RULES,),
+    "waiting-charged": (CRAMPED,),
+    "engines-block-each-other": (CRAMPED,),
     "half-an-engine-up": (OF_GROUPS,),
     "follower-in-the-service": (CHILDREN,),
     "evicted-by-pods": (CHILDREN,),
