@@ -5,7 +5,6 @@ becomes of those that run, and of a trainer's steps, is told as ever.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sglang_operator.api import names, spec
@@ -90,7 +89,7 @@ def _status(
     if group is None or group.engine != engine.name or group.ended:
         return EngineStatus(engine=engine, state=EngineState.BACKOFF)
     stands = [health.health(pod, nodes, spec.Restart(), now) for pod in group.members]
-    return EngineStatus.of(replace(engine, pods=group.size), group.members, stands)
+    return groups.status(engine, group, stands)
 
 
 def _port(told: Mapping[str, Any], engine: EngineStatus, observed: Observed) -> int:

@@ -63,7 +63,7 @@ def run_of(lives: Sequence[str | None]) -> str | None:
 class EngineStatus:
     """One wanted engine, and the pods that stand for it as far as there are any."""
 
-    engine: Engine
+    engine: Engine  # the wanted one, in as many pods as it runs in if it has any
     state: EngineState
     members: tuple[ObservedPod, ...] = ()  # the leader first
     current: bool = True  # of the pool's present revision
@@ -78,7 +78,10 @@ class EngineStatus:
         *,
         current: bool = True,
     ) -> "EngineStatus":
-        """How an engine stands by its members and their health, each at the same place."""
+        """How an engine stands by its members and their health, each at the same place.
+
+        Of a group: ``groups.status``.
+        """
         found = state(members, healths, engine.pods)
         if found is not _LOST:
             return cls(engine=engine, state=found, members=members, current=current)

@@ -7,11 +7,14 @@ of weights asks here; who makes, removes and diagnoses pods looks at the members
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed import engines
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Gate, ObservedPod
+from sglang_operator.pool.resolve import Engine
 
 _UP, _PENDING, _STARTING = Health.UP, Health.PENDING, Health.STARTING
 _ENDED, _DYING = Health.ENDED, Health.DYING
@@ -243,6 +246,18 @@ def _size(members: Sequence[ObservedPod]) -> int:
         return max(least, members[0].nodes)
     said = ((-count, nodes) for nodes, count in told.items() if nodes >= least)
     return min(said, default=(0, least))[1]
+
+
+def status(
+    engine: Engine, group: Group, healths: Sequence[Health], *, current: bool = True
+) -> EngineStatus:
+    """How an engine stands by its group and the health of each member.
+
+    It runs in as many pods as it was started with: the spec may ask for another number since.
+    """
+    if engine.pods != group.size:
+        engine = replace(engine, pods=group.size)
+    return EngineStatus.of(engine, group.members, healths, current=current)
 
 
 def with_any(found: Iterable[Group], pods: Collection[ObservedPod]) -> frozenset[Group]:

@@ -368,11 +368,11 @@ class Planner:
         return groups.with_any(groups.of(self.observed.all_pods), aside) if aside else frozenset()
 
     def _beside(self, group: Group) -> EngineStatus:
-        engine = Engine(rank=NO_RANK, name=group.engine, devices=group.devices, pods=group.size)
+        engine = Engine(rank=NO_RANK, name=group.engine, devices=group.devices)
         goes = group.ended or any(pod.uid in self.removals for pod in group.members)
         states = [_DYING if goes else self._health_of(pod) for pod in group.members]
         current = self.pool.accepts(group.revision)
-        return EngineStatus.of(engine, group.members, states, current=current)
+        return groups.status(engine, group, states, current=current)
 
     def _stands(self, group: Group) -> Health:
         known = self.stands.get(group)  # of the groups that stand for engines
@@ -391,4 +391,4 @@ class Planner:
         if group.first.nodes > 1:
             states = [self.healths[pod.uid] for pod in group.members]
         current = self.pool.accepts(group.revision)
-        return EngineStatus.of(engine, group.members, states, current=current)
+        return groups.status(engine, group, states, current=current)

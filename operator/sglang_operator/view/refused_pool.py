@@ -26,8 +26,8 @@ def engines(
     alive = [group for group in groups.of(pods) if not group.ended]
     for place, group in enumerate(sorted(alive, key=_by_devices)):
         found = [health.health(pod, believed, policy, now) for pod in group.members]
-        engine = Engine(rank=place, name=group.engine, devices=group.devices, pods=group.size)
-        yield EngineStatus.of(engine, group.members, found)
+        engine = Engine(rank=place, name=group.engine, devices=group.devices)
+        yield groups.status(engine, group, found)
 
 
 def gpus(pods: Iterable[ObservedPod], status: Mapping[str, Any]) -> int:

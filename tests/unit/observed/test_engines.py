@@ -7,17 +7,21 @@ import pytest
 
 from sglang_operator.ask import engines, events
 from sglang_operator.children import trainer_registry
+from sglang_operator.client import registry as client_registry
 from sglang_operator.diagnosis import causes
 from sglang_operator.gates import decide
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed import groups
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Gate, ObservedPod, Termination
 from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import compute, failures, holdups
 from sglang_operator.weights.lease_state import Transaction
-from tests.builders import NOW, a_pod, a_pool, planned
+from tests.builders import NOW, a_pod, a_pool, guide_spec, planned, weighed
 
 POOL = a_pool(device_mapping="[0,1]")
 ENGINE = POOL.engines[0]
@@ -35,6 +39,7 @@ def member(rank: int, **changes: Any) -> ObservedPod:
         "ip": f"10.0.0.{rank + 1}",
         "container_id": f"containerd://{rank}",
         "node_rank": rank,
+        "nodes": 2,
         **changes,
     }
     return a_pod(POOL, ENGINE, **values)
@@ -49,7 +54,7 @@ def pair(
 
 
 def single(**changes: Any) -> EngineStatus:
-    return planned(POOL, [member(0, **changes)]).engines[0]
+    return planned(POOL, [member(0, nodes=1, **changes)]).engines[0]
 
 
 @pytest.mark.parametrize(
@@ -258,3 +263,110 @@ def test_engines_that_are_not_up_are_down_whatever_keeps_them():
     plan = Plan(engines=(up, starting, half, none))
     assert plan.down == (starting, half, none)
     assert plan.coming == 3
+
+
+# --- an edit of the number of pods that an engine is
+
+NODE = {"num_gpus_per_worker": 8, "device_mapping": "list(range(0,16))"}
+COUNTED = {"device_mapping": None, "replicas": 2}
+REGROUPED = [
+    pytest.param({**NODE, "num_gpus_per_node": 8}, {**NODE, "num_gpus_per_node": 4}, id="1-to-2"),
+    pytest.param({**NODE, "num_gpus_per_node": 4}, {**NODE, "num_gpus_per_node": 8}, id="2-to-1"),
+    pytest.param({**NODE, "num_gpus_per_node": 4}, {**NODE, "num_gpus_per_node": 2}, id="2-to-4"),
+    pytest.param(
+        {**COUNTED, "num_gpus_per_worker": 8}, {**COUNTED, "num_gpus_per_worker": 16}, id="r0-grows"
+    ),
+    pytest.param(
+        {**COUNTED, "num_gpus_per_worker": 16},
+        {**COUNTED, "num_gpus_per_worker": 8},
+        id="r0-shrinks",
+    ),
+]
+
+
+def regrouped(before: dict[str, Any], after: dict[str, Any], **common: Any) -> tuple[Pool, Pool]:
+    """The pool before an edit of how many pods an engine is, and after it: names stay the same."""
+    common = {"weights": {"gate": "Committed"}, "rollout": {"paused": True}, **common}
+    raws = [
+        {key: value for key, value in guide_spec(**common, **edit).items() if value is not None}
+        for edit in (before, after)
+    ]
+    old, new = (a_pool(raw) for raw in raws)
+    assert [e.name for e in old.running] == [e.name for e in new.running]
+    assert old.nodes != new.nodes
+    return old, new
+
+
+def served(pool: Pool) -> list[ObservedPod]:
+    """Its pods while clients reach every engine."""
+    gate = Gate(is_open=True, version="v1")
+    common = {"answered": True, "started": True, "ready": True}
+    return [
+        a_pod(
+            pool,
+            engine,
+            node_rank=rank,
+            container_id=f"containerd://{engine.name}-{rank}",
+            gate=None if rank else gate,
+            **common,
+        )
+        for engine in pool.running
+        for rank in range(engine.pods)
+    ]
+
+
+@pytest.mark.parametrize(("before", "after"), REGROUPED)
+def test_engines_run_on_when_the_spec_asks_for_another_number_of_pods(before, after):
+    """Each was started in as many as it has: a trainer that syncs, or wakes them, misses none."""
+    old, new = regrouped(before, after)
+    pods = served(old)
+    was, now = (weighed(pool, pods) for pool in (old, new))
+    assert now.engines
+    for engine in now.engines:
+        assert engine.state is EngineState.IN_SERVICE
+        assert engine.created and engine.placed and engine.reachable and engine.outdated
+        assert not engine.updated
+    assert [e.instance for e in now.engines] == [e.instance for e in was.engines]
+    assert now.synced == len(now.engines)
+    assert now.epoch == was.epoch
+
+
+@pytest.mark.parametrize(("before", "after"), REGROUPED)
+def test_the_status_counts_them_as_up_meanwhile(before, after):
+    old, new = regrouped(before, after)
+    pods = served(old)
+    status = compute.compute(
+        new,
+        planned(new, pods),
+        weighed(new, pods),
+        ignored=(),
+        troubles=(),
+        previous={},
+        now=NOW,
+    )
+    assert status["readySummary"] == "2/2"
+    counts = status["engines"]
+    assert (counts["created"], counts["up"], counts["inService"]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(("before", "after"), REGROUPED)
+def test_a_sync_can_begin_while_such_an_edit_is_rolled_out(before, after):
+    """Else the rollout waits for a sync, and the sync for the rollout."""
+    old, new = regrouped(before, after, rollout={"maxUnavailable": 1})
+    (first, second) = new.running
+    kept = [pod for pod in served(old) if pod.engine == first.name]
+    fresh = [
+        a_pod(new, second, 1, node_rank=rank, container_id=f"containerd://{rank}", answered=True)
+        for rank in range(second.pods)
+    ]
+    gates = weighed(new, [*kept, *fresh])
+    told = client_registry.parse(trainer_registry.registry(new, gates))
+    told.require_for_sync()
+    assert {engine.runs for engine in told.engines} == {True}
+
+
+def test_an_engine_of_two_pods_that_lacks_one_is_half_there_though_the_spec_asks_for_one():
+    half = groups.status(dataclasses.replace(ENGINE, pods=1), Group((member(0),)), (UP,))
+    assert half.state is EngineState.CREATING
+    assert not (half.created or half.up or half.placed or half.reachable)
+    assert half.instance is None
