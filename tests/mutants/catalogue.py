@@ -297,8 +297,8 @@ MUTANTS = (
         "evicted-by-pods",
         "a drain takes one pod each of several engines at once",
         "children/disruption_budget.py",
-        "    least = max(0, pool.active * pool.nodes - pool.max_unavailable)\n",
-        "    least = max(0, pool.active - pool.max_unavailable)\n",
+        "    wanted = sum(each.engine.pods for each in engines)\n",
+        "    wanted = len(engines)\n",
     ),
     _mutant(
         "other-words-for-a-cause",

@@ -10,6 +10,7 @@ from typing import Any
 from sglang_operator.api import names
 from sglang_operator.children import disruption_budget, kept_registry, services
 from sglang_operator.children.last_known import LastKnown
+from sglang_operator.observed import groups
 
 
 def kept_services(known: LastKnown) -> Iterator[dict[str, Any]]:
@@ -33,8 +34,11 @@ def kept_budget(known: LastKnown) -> Iterator[dict[str, Any]]:
     name = names.disruption_budget_name(known.owner.name)
     found = known.spec_of("PodDisruptionBudget", name)
     if found is not None and "minAvailable" in found:
-        spans = any(pod.nodes > 1 for pod in known.observed.pods)
-        yield disruption_budget.of_least(known.owner, found["minAvailable"], spans=spans)
+        several = [group for group in groups.of(known.observed.pods) if group.size > 1]
+        away = [group.engine for group in several if disruption_budget.is_away(group.leader)]
+        yield disruption_budget.of_least(
+            known.owner, found["minAvailable"], spans=bool(several), away=away
+        )
 
 
 def kept_registry_if_told(known: LastKnown) -> Iterator[dict[str, Any]]:

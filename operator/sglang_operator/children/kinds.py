@@ -40,9 +40,7 @@ DISRUPTION_BUDGET = ChildKind(
     kind="PodDisruptionBudget",
     api_version="policy/v1",
     plural="poddisruptionbudgets",
-    desired=lambda pool, weights: (
-        disruption_budget.disruption_budget(pool, weights.synced if pool.nodes > 1 else 1),
-    ),
+    desired=lambda pool, weights: (disruption_budget.disruption_budget(pool, weights),),
     kept=kept.kept_budget,
     names=(names.disruption_budget_name,),
     waits_for_pods=True,

@@ -6,13 +6,31 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.api.spec import Weights
-from sglang_operator.children import disruption_budget, engine_pod, services, trainer_registry
+from sglang_operator.children import (
+    disruption_budget,
+    engine_pod,
+    kept,
+    services,
+    trainer_registry,
+)
+from sglang_operator.children.last_known import LastKnown
 from sglang_operator.engine import arguments
 from sglang_operator.gates import decide
-from sglang_operator.observed.model import Gate, Observed, ObservedPod
+from sglang_operator.observed import groups
+from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
 from sglang_operator.pool.resolve import Pool
-from sglang_operator.weights.lease_state import Transaction
-from tests.builders import NOW, a_lease, a_pod, a_pool, all_pods, guide_spec, planned
+from sglang_operator.weights.lease_state import Phase, Transaction
+from tests.builders import (
+    NOW,
+    a_lease,
+    a_lease_saying,
+    a_pod,
+    a_pool,
+    all_pods,
+    guide_spec,
+    planned,
+    weighed,
+)
 
 SPEC = guide_spec(num_gpus_per_worker=16, device_mapping="list(range(0,48))")
 POOL = a_pool(SPEC)
@@ -123,10 +141,57 @@ def test_a_failure_at_the_start_is_told_by_each_pod():
 # --- the budget
 
 
-def budget(pool: Pool, reachable: int = 1) -> dict[str, Any]:
-    spec = disruption_budget.disruption_budget(pool, reachable)["spec"]
+def serving(pool: Pool, *, closed: int = 0) -> list[ObservedPod]:
+    """Its pods, all up: behind a closed gate those of the first engines, and their followers Ready
+    as they always are."""
+    opened = Gate(is_open=True, version="v1")
+    return [
+        a_pod(
+            pool,
+            engine,
+            node_rank=rank,
+            answered=True,
+            started=True,
+            container_id=f"containerd://{engine.name}-{rank}",
+            gate=None if rank else Gate(is_open=False) if engine.rank < closed else opened,
+            ready=bool(rank) or engine.rank >= closed,
+        )
+        for engine in pool.running
+        for rank in range(engine.pods)
+    ]
+
+
+def budget(pool: Pool, pods: list[ObservedPod] | None = None) -> dict[str, Any]:
+    """Of the pool whose pods are these; all serve if they are not told."""
+    weights = weighed(pool, serving(pool) if pods is None else pods)
+    spec = disruption_budget.disruption_budget(pool, weights)["spec"]
     assert isinstance(spec, dict)
     return spec
+
+
+def chosen(spec: dict[str, Any], pod: ObservedPod) -> bool:
+    """Whether the budget counts this pod, as Kubernetes reads its selector."""
+    labels = {
+        names.LABEL_POOL: "actor-infer",
+        names.LABEL_ENGINE: pod.engine,
+        names.LABEL_COMPONENT: names.FOLLOWER if pod.node_rank else names.ENGINE,
+    }
+    selector = spec["selector"]
+    expressions = selector.get("matchExpressions", ())
+    assert {each["operator"] for each in expressions} <= {"In", "NotIn"}
+    return selector["matchLabels"].items() <= labels.items() and all(
+        (labels[each["key"]] in each["values"]) is (each["operator"] == "In")
+        for each in expressions
+    )
+
+
+def evictable(pool: Pool, pods: list[ObservedPod]) -> tuple[int, set[str]]:
+    """How many pods that count may be evicted at once, and the engines that may lose all pods."""
+    spec = budget(pool, pods)
+    counted = [pod for pod in pods if chosen(spec, pod)]
+    allowed = max(0, sum(pod.ready for pod in counted) - spec["minAvailable"])
+    free = {pod.uid for pod in pods if not pod.ready or pod not in counted}
+    return allowed, {p.engine for p in pods} - {p.engine for p in pods if p.uid not in free}
 
 
 def test_as_many_pods_may_be_evicted_at_once_as_engines_may_go():
@@ -137,18 +202,95 @@ def test_as_many_pods_may_be_evicted_at_once_as_engines_may_go():
 
 
 def test_the_budget_counts_followers():
-    chosen = budget(POOL)["selector"]
-    (members,) = chosen["matchExpressions"]
+    selector = budget(POOL)["selector"]
+    (members,) = selector["matchExpressions"]
     for node_rank in (0, 1):
         labels = made(node_rank)["metadata"]["labels"]
-        assert chosen["matchLabels"].items() <= labels.items()
+        assert selector["matchLabels"].items() <= labels.items()
         assert labels[members["key"]] in members["values"]
 
 
 def test_followers_behind_closed_gates_may_be_evicted():
     """They are Ready, and serve nobody: a drain would wait for the next sync."""
-    assert budget(POOL, reachable=0)["minAvailable"] == 0
-    assert budget(a_pool(), reachable=0)["minAvailable"] == 11, "pods by themselves are not Ready"
+    assert budget(POOL, serving(POOL, closed=3))["minAvailable"] == 0
+    single = a_pool()
+    pods = serving(single, closed=12)
+    assert budget(single, pods)["minAvailable"] == 11, "pods by themselves are not Ready"
+
+
+@pytest.mark.parametrize(
+    ("most", "closed", "allowed"),
+    [(1, 0, 1), (1, 1, 0), (1, 2, 0), (2, 1, 1), (2, 2, 0), (3, 2, 1)],
+)
+def test_an_engine_behind_a_closed_gate_may_be_evicted_whole(most, closed, allowed):
+    """And counts as one that is out of service, as it does for a rollout."""
+    for raw in (SPEC, {**SPEC, "num_gpus_per_node": 16}):
+        pool = a_pool({**raw, "rollout": {"maxUnavailable": most}})
+        pods = serving(pool, closed=closed)
+        free = {engine.name for engine in pool.running[:closed]}
+        assert evictable(pool, pods) == (allowed, free)
+
+
+def test_an_engine_whose_gate_is_about_to_open_is_protected():
+    pods = serving(POOL, closed=1)
+    state = Transaction(
+        phase=Phase.COMMITTED,
+        id="t1",
+        version="v1",
+        instances=frozenset(filter(None, (group.instance for group in groups.of(pods)))),
+    )
+    weights = weighed(POOL, pods, children=a_lease_saying(POOL, state))
+    assert [change.is_open for change in weights.gates] == [True]
+    spec = disruption_budget.disruption_budget(POOL, weights)["spec"]
+    assert spec == budget(POOL)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({"num_gpus_per_node": 16}, {"num_gpus_per_node": 8}, id="1-to-2-pods"),
+        pytest.param({"num_gpus_per_node": 8}, {"num_gpus_per_node": 16}, id="2-to-1-pods"),
+        pytest.param({"num_gpus_per_worker": 8}, {"num_gpus_per_worker": 16}, id="fewer-engines"),
+        pytest.param({"num_gpus_per_worker": 16}, {"num_gpus_per_worker": 8}, id="more-engines"),
+        pytest.param({"num_gpus_per_worker": 2}, {"num_gpus_per_worker": 16}, id="24-to-3-engines"),
+    ],
+)
+def test_a_drain_takes_one_engine_of_a_pool_whose_new_grouping_is_not_rolled_out(before, after):
+    old, new = (a_pool({**SPEC, "rollout": {"paused": True}, **edit}) for edit in (before, after))
+    pods = serving(old)
+    spec = budget(new, pods)
+    assert all(chosen(spec, pod) for pod in pods)
+    assert evictable(new, pods) == (1, set())
+
+
+def test_of_a_pool_with_engines_of_one_pod_and_of_two_a_drain_takes_no_more_than_one():
+    halted = {**SPEC, "rollout": {"paused": True}}
+    old, new = (a_pool({**halted, "num_gpus_per_node": per}) for per in (16, 8))
+    first = new.running[0].name
+    pods = [pod for pod in serving(new) if pod.engine == first]
+    pods += [pod for pod in serving(old) if pod.engine != first]
+    assert evictable(new, pods) == (1, set())
+    assert evictable(new, [pod for pod in pods if pod.engine != first]) == (0, set())
+
+
+def test_so_it_may_while_the_spec_of_the_pool_is_refused():
+    pods = serving(POOL, closed=1)
+    name = names.disruption_budget_name("actor-infer")
+    body = {"metadata": {"name": name}, "spec": {"minAvailable": 4}}
+    child = ObservedChild(uid=names.Uid("uid-budget"), owner=POOL.owner.uid, body=body)
+    known = LastKnown(
+        owner=POOL.owner,
+        weights=weighed(POOL, pods),
+        observed=Observed(pods=tuple(pods), children={("PodDisruptionBudget", name): child}),
+        now=NOW,
+    )
+    (kept_budget,) = kept.kept_budget(known)
+    assert kept_budget["spec"] == budget(POOL, pods)
+
+
+def test_engines_that_are_only_to_go_are_not_kept_from_a_drain():
+    few = a_pool({**SPEC, "replicas": 2})
+    assert budget(few, serving(POOL)) == budget(few)
 
 
 # --- the registry

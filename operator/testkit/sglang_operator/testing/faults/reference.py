@@ -158,9 +158,11 @@ def _others(
     if set(others) != names:
         return [f"children {sorted(others)}, expected {sorted(names)}"]
     least = others[f"PodDisruptionBudget/{name}-engines"]["spec"]["minAvailable"]
-    right = max(0, want.count * want.nodes - want.max_unavailable)
-    if want.nodes > 1 and not any(_is_ready(pod) for pod in _leaders(pods)):
+    closed = sum(not _is_ready(pod) for pod in _leaders(pods))  # one each is out of service
+    right = want.count * want.nodes - closed * (want.nodes - 1) - want.max_unavailable
+    if want.nodes > 1 and closed == len(_leaders(pods)):
         right = 0  # nobody is served, so anybody may be evicted
+    right = max(0, right)
     return [] if least == right else [f"minAvailable {least}, expected {right}"]
 
 
