@@ -283,9 +283,9 @@ NAME_CONFLICTS = (
 QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
 GATE_ASIDE = "the pod lost the labels of its pool, so nobody keeps its weights up to date"
 PODS_VANISH = (
-    "{count} pods vanished within an hour without having been asked to end: somebody deletes them "
-    "by force, or takes their label {label} away, and they hold GPUs out of sight; see kubectl get "
-    "pods -l {selector}"
+    "{count} times an engine's pods vanished within an hour without having been asked to end: "
+    "somebody deletes them by force, or takes their label {label} away, and they hold GPUs out of "
+    "sight; see kubectl get pods -l {selector}"
 )
 LABEL_CHANGED = (
     "an admission webhook or policy changes its label {label} from {wanted} {found}, by which the "

@@ -184,6 +184,11 @@ class PodEntry:
     owner: names.Uid  # empty: an orphan under an engine's name, and in the pool's Service
     aside: bool = False  # its labels were taken away: it belongs to no Service any more
 
+    @property
+    def attempt(self) -> tuple[names.EngineName, int]:
+        """The attempt at an engine that it is, or is a part of."""
+        return self.pod.engine, self.pod.attempt
+
 
 class PodStore:
     """Pods that are controlled by some pool, by pool."""
@@ -197,6 +202,8 @@ class PodStore:
         self._called = Called()
         self._lost_at: dict[PoolKey, float] = {}
         self._vanished: dict[PoolKey, deque[float]] = {}
+        # Attempts at engines of which a pod vanished, and others are still there.
+        self._torn: dict[PoolKey, set[tuple[names.EngineName, int]]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -209,7 +216,10 @@ class PodStore:
         return self._lost_at.get(key, float("-inf"))
 
     def vanished(self, key: PoolKey) -> int:
-        """How many of its pods went within an hour that neither ended nor were asked to."""
+        """How many of its engines lost pods within an hour that neither ended nor were asked to.
+
+        Pods that are one engine, and vanish together or one after another, count once.
+        """
         times = self._vanished.get(key, deque())
         while times and times[0] < steady() - VANISHED_SECONDS:
             times.popleft()
@@ -219,6 +229,7 @@ class PodStore:
         """The pool is gone."""
         self._lost_at.pop(key, None)
         self._vanished.pop(key, None)
+        self._torn.pop(key, None)
         self._called.forget(key)
 
     def of(self, key: PoolKey) -> Iterator[PodEntry]:
@@ -342,11 +353,25 @@ class PodStore:
             return
         self._lost_at[entry.pool] = steady()
         if not (entry.pod.deleting or entry.pod.ended or entry.aside):
-            times = self._vanished.setdefault(entry.pool, deque(maxlen=MOST_VANISHED))
-            times.append(steady())
+            self._note_vanished(entry)
         if entry.pod.nodes > 1:
             self._bereave(entry)
+            self._forget_torn(entry)
         self._wake(entry.pool, True)
+
+    def _note_vanished(self, gone: PodEntry) -> None:
+        torn = self._torn.setdefault(gone.pool, set())
+        if gone.attempt in torn:
+            return
+        self._vanished.setdefault(gone.pool, deque(maxlen=MOST_VANISHED)).append(steady())
+        if gone.pod.nodes > 1:
+            torn.add(gone.attempt)
+
+    def _forget_torn(self, gone: PodEntry) -> None:
+        """Nothing is left of that attempt: the next may have its number."""
+        left = self._by_pool.get(gone.pool, {}).values()
+        if not any(entry.attempt == gone.attempt for entry in left):
+            self._torn.get(gone.pool, set()).discard(gone.attempt)
 
     def _bereave(self, gone: PodEntry) -> None:
         """Those that are left of its engine remember that it was deleted: they may die of it."""

@@ -53,7 +53,8 @@ MANY_COMING = 50
 NEW_SECONDS = 30.0
 _ANY = PoolKey("", "")
 LATEST_REVISIONS = 4
-FEW_VANISHED = 8  # pods that vanish within an hour; or twice the engines, if they are more
+# Engines whose pods vanish within an hour; or twice all of them, if that is more.
+FEW_VANISHED = 8
 
 
 @dataclass
@@ -100,7 +101,7 @@ class Memory:
     unsure: dict[str, names.EngineName] = field(default_factory=dict)
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
-    vanished: int = 0  # pods that went without a word, when that was last looked at
+    vanished: int = 0  # engines that went without a word, when that was last looked at
     child_error: str = ""
     trial: Trial = field(default_factory=Trial)
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
@@ -286,7 +287,7 @@ class Memory:
         self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
 
     def note_vanished(self, count: int, engines: int, now: float) -> None:
-        """Pods that vanish again and again are made more and more slowly: they may live on."""
+        """Engines that vanish again and again are made more and more slowly: they may live on."""
         more, self.vanished = count > self.vanished, count
         if not more or count <= max(FEW_VANISHED, 2 * engines):
             return

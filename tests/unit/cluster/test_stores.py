@@ -137,6 +137,45 @@ def test_who_may_have_met_a_leader_that_is_gone_remembers_it(rank, status, met):
     assert not other.seen.headless, "it is of another attempt"
 
 
+def a_chosen_member(rank: int, version: int = 10, **status: Any) -> wire.Pod:
+    """The same with the labels that it was made with."""
+    pod = a_member(rank, version, **status)
+    component = names.FOLLOWER if rank else names.ENGINE
+    labels = {**pod.metadata.labels, names.LABEL_COMPONENT: component}
+    return msgspec.structs.replace(
+        pod, metadata=msgspec.structs.replace(pod.metadata, labels=labels)
+    )
+
+
+def test_pods_that_are_one_engine_vanish_as_one_and_those_of_its_next_attempt_once_more():
+    """The next may have the same number, where nothing was left to tell it from."""
+    store = PodStore(Wakes())
+    for count, ranks in ((1, (0, 1)), (2, (1, 0))):
+        for rank in ranks:
+            store.put(a_chosen_member(rank, 10 * count))
+        for rank in ranks:
+            store.drop(a_chosen_member(rank, 10 * count + 1))
+            assert store.vanished(KEY) == count
+    for rank in (0, 1):
+        store.put(a_chosen_member(rank, 30))
+    store.drop(a_chosen_member(1, 31))
+    going = a_chosen_member(0, 32, deleting=True)
+    store.put(going)
+    store.drop(going)
+    assert store.vanished(KEY) == 3
+    store.put(a_chosen_member(1, 40))
+    store.drop(a_chosen_member(1, 41))
+    assert store.vanished(KEY) == 4, "nothing was left of the last one"
+
+
+def test_engines_of_one_pod_vanish_each_by_itself():
+    store = PodStore(Wakes())
+    for name in ("actor-infer-g0-0", "actor-infer-g1-0"):
+        store.put(a_pod(name))
+        store.drop(a_pod(name, 11))
+    assert store.vanished(KEY) == 2
+
+
 def test_a_pod_that_ended_by_itself_has_failed_also_once_it_is_deleted():
     store = PodStore(Wakes())
     ended = a_deleted_pod(11, "00:00", 0, "Failed")

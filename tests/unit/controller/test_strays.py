@@ -11,6 +11,7 @@ from sglang_operator.children import kinds
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube import keeping, paths
 from tests.unit.controller import fake_api
+from tests.unit.controller.passes import Clock, Passes
 
 KEY = PoolKey("rl", "pool")
 
@@ -106,6 +107,32 @@ def test_pods_that_vanish_again_and_again_are_made_more_and_more_slowly():
     made, message = asyncio.run(story())
     assert 8 <= made <= 12
     assert "vanished within an hour" in message
+
+
+@pytest.mark.parametrize(("per_node", "pods"), [(16, 1), (4, 4), (1, 16)])
+def test_an_engine_forced_out_once_is_made_again_at_once_however_many_pods_it_is(
+    monkeypatch, per_node, pods
+):
+    async def story() -> None:
+        clock = Clock(monkeypatch)
+        pool = Passes(
+            clock,
+            interval=1.0,
+            num_gpus_per_worker=16,
+            num_gpus_per_node=per_node,
+            device_mapping="list(range(0,16))",
+            weights={"gate": "Off"},
+        )
+        for _ in range(3):
+            clock.advance(40)
+            await pool.run()
+        assert len(pool.pod_names()) == pods
+        for name in pool.pod_names():
+            pool.api.objects.pop(paths.pod("rl", name))
+        await pool.run()
+        assert pool.pod_names()
+
+    asyncio.run(story())
 
 
 class Selecting(fake_api.Api):
