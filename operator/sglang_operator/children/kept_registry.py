@@ -40,7 +40,7 @@ def kept(known: LastKnown) -> dict[str, Any] | None:
             },
             "engines": [
                 {
-                    **each,
+                    **{k: v for k, v in each.items() if k != trainer_registry.RUNS_IN_PART},
                     **trainer_registry.standing(
                         engine, _port(told, engine, observed), gated=each["gate"] is not None
                     ),

@@ -34,6 +34,7 @@ FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AR
 
 MOST_NAMED = 8  # where there is no room for all: enough to look for the others
 MOST_REVISIONS = 24  # entries of them: engines may say what they like
+RUNS_IN_PART = "runsInPart"  # told only where it is so
 _APART = "/"  # between a revision and the version of those of its engines that have another
 LAST_PORT = 65535
 MOST_GPUS = 2**16
@@ -84,6 +85,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     beside those that still run: who puts the pool to sleep, or wakes it, reaches them too.  Of
     those that are on their way out (Waiting) it says until when: ``graceSeconds`` from the time
     when they were told.  ``hidden`` are pods in which engines may sleep that are not told of here.
+
+    ``runsInPart``: of an engine that is Lost, where it has a process on a node that is not: that
+    holds GPU memory.
 
     ``weights.transaction`` is the one that the operator has acted upon: every gate was set as it
     asks.  Empty while that is still to be done.  ``weights.count`` is how many there were so far,
@@ -301,6 +305,7 @@ def standing(engine: EngineStatus, port: int, *, gated: bool) -> dict[str, Any]:
     gated = gated if engine.gated is None else engine.gated
     return {
         "state": engine.state.value,
+        **({RUNS_IN_PART: True} if engine.runs_in_part else {}),
         "pod": engine.pod_name or None,
         "podIP": engine.ip or None,
         "url": _url(engine, port),

@@ -55,6 +55,7 @@ class Engine:
     engine_version: str  # of its SGLang
     leaving: Leaving | None = None
     keeps_images: bool = False  # what a vision tower has made of them, whatever weights come
+    runs_in_part: bool = False  # one of its nodes is lost, and a process of it runs on another
 
     @property
     def features(self) -> versions.Features:
@@ -68,8 +69,14 @@ class Engine:
 
     @property
     def runs(self) -> bool:
-        """It has a process, up or not: that holds GPU memory."""
+        """It has a process, up or not, that may answer what it is asked."""
         return self.state not in _NO_PROCESS and self.url is not None and self.instance is not None
+
+    @property
+    def holds(self) -> bool:
+        """It has a process that holds GPU memory, whether or not it may answer."""
+        in_part = self.runs_in_part and self.url is not None and self.instance is not None
+        return in_part or self.runs
 
 
 @functools.cache
@@ -323,6 +330,7 @@ def _engine(item: Mapping[str, Any], engine_version: str, keeps_images: bool = F
         version=item.get("version"),
         engine_version=engine_version,
         keeps_images=keeps_images,
+        runs_in_part=item.get("runsInPart") is True,
     )
 
 

@@ -93,11 +93,12 @@ def _going_on(
     known = {engine.engine for engine in reached}
     if registry.weights.gate == GATE_COMMITTED and state.version:
         known = {engine.engine for engine in reached if engine.gate is None}
-    covered = state.instances
+    covered, woken_up = state.instances, {engine.instance for engine in reached}
     return [
         e
         for e in registry.present
-        if e.runs and (e.instance in covered or (e.engine in known and _has_weights(e, state)))
+        if e.runs or (e.holds and e.instance in woken_up)
+        if e.instance in covered or (e.engine in known and _has_weights(e, state))
     ]
 
 
@@ -171,7 +172,7 @@ class Sleeper:
             await self._rest(hold)
         registry = await beside.gone(self._pool, slept, loading)
         beside.all_known(registry)
-        if left := [e for e in registry.present if e.runs and e.instance not in slept]:
+        if left := [e for e in registry.present if e.holds and e.instance not in slept]:
             raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=beside.named(left)))
 
     async def _put_to_sleep(
@@ -185,7 +186,7 @@ class Sleeper:
         """The instances that were; see the module for the order."""
         registry = await self._closed(hold.trainer.transaction, timeout)
         await asyncio.sleep(settle)
-        engines = [engine for engine in registry.present if engine.runs]
+        engines = [engine for engine in registry.present if engine.holds]
         await pausing.stop(
             self._pool.calls,
             engines,
@@ -207,7 +208,7 @@ class Sleeper:
         deadline = time.monotonic() + timeout
         while True:
             registry = await beside.gone(self._pool, (), timeout)
-            asked = [engine for engine in registry.present if engine.runs and not engine.up]
+            asked = [engine for engine in registry.present if engine.holds and not engine.up]
             outcomes = await asyncio.gather(
                 *(self._pool.calls.find(engine) for engine in asked), return_exceptions=True
             )

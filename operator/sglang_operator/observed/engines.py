@@ -185,6 +185,13 @@ class EngineStatus:
         return self.state is _IN_SERVICE
 
     @property
+    def runs_in_part(self) -> bool:
+        """Whether a process of an engine that is lost runs on a node that is not."""
+        if self.state is not _LOST:
+            return False
+        return any(each.engine_runs and each.node not in self.lost_nodes for each in self.members)
+
+    @property
     def ready(self) -> bool:
         """Whether Kubernetes says Ready of the leader, and so sends clients there."""
         leader = self.leader

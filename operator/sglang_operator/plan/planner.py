@@ -15,7 +15,7 @@ them anew with what pods carry.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -339,7 +339,8 @@ class Planner:
         """Engines that run beside the wanted ones and hold their GPUs' memory.
 
         Of what is on a lost node nobody knows when, or whether, it will be gone; nor of what is
-        still there long after its grace.  Nothing waits for these.  Those whose labels were taken
+        still there long after its grace.  Nothing waits for these; for what such an engine has on
+        other nodes it does.  Those whose labels were taken
         away run on, too.
         """
         listed = {found.live[0] for name in self.wanted if (found := self.groups_of(name)).live}
@@ -360,8 +361,15 @@ class Planner:
         return tuple(
             self._beside(group)
             for group in sorted(running, key=lambda group: group.first.name)
-            if self._stands(group) is not _LOST and group.first.uid not in given_up
+            if self._is_waited_for(group, given_up)
         )
+
+    def _is_waited_for(self, group: Group, given_up: Collection[Uid]) -> bool:
+        if self._stands(group) is not _LOST:
+            return group.first.uid not in given_up
+        # What is left of it on other nodes is known to run there.
+        left = (pod for pod in group.members if self._health_of(pod) is not _LOST)
+        return any(pod.engine_runs and pod.uid not in given_up for pod in left)
 
     def _strays(self) -> frozenset[Group]:
         aside = self.observed.aside
@@ -369,7 +377,8 @@ class Planner:
 
     def _beside(self, group: Group) -> EngineStatus:
         engine = Engine(rank=NO_RANK, name=group.engine, devices=group.devices)
-        goes = group.ended or any(pod.uid in self.removals for pod in group.members)
+        removed = any(pod.uid in self.removals for pod in group.members)
+        goes = group.ended or group.dying or removed
         states = [_DYING if goes else self._health_of(pod) for pod in group.members]
         current = self.pool.accepts(group.revision)
         return groups.status(engine, group, states, current=current)

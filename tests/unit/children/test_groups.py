@@ -1,5 +1,7 @@
 """Engines of several pods: how each pod is made, and what the pool's objects say of them."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ from sglang_operator.children import (
     trainer_registry,
 )
 from sglang_operator.children.last_known import LastKnown
+from sglang_operator.client import registry
+from sglang_operator.client.registry import Registry
 from sglang_operator.engine import arguments
 from sglang_operator.gates import decide
 from sglang_operator.observed import groups
-from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
+from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedNode, ObservedPod
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import (
@@ -185,7 +189,7 @@ def chosen(spec: dict[str, Any], pod: ObservedPod) -> bool:
     )
 
 
-def evictable(pool: Pool, pods: list[ObservedPod]) -> tuple[int, set[str]]:
+def evictable(pool: Pool, pods: list[ObservedPod]) -> tuple[int, set[names.EngineName]]:
     """How many pods that count may be evicted at once, and the engines that may lose all pods."""
     spec = budget(pool, pods)
     counted = [pod for pod in pods if chosen(spec, pod)]
@@ -348,3 +352,87 @@ def test_an_abort_closes_the_leader_s_gate():
     pods = all_pods(POOL, container_id="containerd://1", gate=Gate(is_open=True, version="step-1"))
     closed = gates_of(pods, phase="Aborted", transaction="t", message="gone")
     assert closed == [(f"actor-infer-{e.name}-0n0", False) for e in POOL.engines]
+
+
+# --- an engine of which a node is lost
+
+
+def nodes(lost: int | None) -> dict[str, ObservedNode]:
+    """The nodes of the members by rank, of which one is silent for long, and others."""
+    found = {n: ObservedNode(name=n) for n in ("gpu-node-0", "gpu-node-1", "a", "b", "c")}
+    if lost is not None:
+        name, since = f"gpu-node-{lost}", NOW - 600
+        silent = ObservedNode(name=name, ready=False, unready=since, ready_changed=since)
+        found[name] = silent
+    return found
+
+
+def lost_in_part(
+    lost: int | None, on_node_lost: str = "Wait", **changes: Any
+) -> tuple[dict[str, Any], Registry]:
+    """What is told of a pool of one engine of two pods, and what a client reads of that."""
+    pool = a_pool(
+        {**SPEC, "device_mapping": "list(range(0,16))", "restart": {"onNodeLost": on_node_lost}}
+    )
+    pods = [replace(pod, **changes) for pod in serving(pool)]
+    weights = weighed(pool, pods, nodes=nodes(lost))
+    return (
+        trainer_registry.document(pool, weights),
+        registry.parse(trainer_registry.registry(pool, weights)),
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_an_engine_that_is_lost_with_one_node_it_is_told_that_it_runs_on_another(rank):
+    """A trainer that takes its memory there would run out of it."""
+    told, read = lost_in_part(rank)
+    (entry,), (engine,) = told["engines"], read.engines
+    assert (entry["state"], entry["runsInPart"]) == ("Lost", True)
+    assert engine.holds
+    assert not (engine.runs or engine.up)
+
+
+def test_of_one_that_is_lost_with_all_of_its_nodes_or_runs_nowhere_it_is_not():
+    whole, read = lost_in_part(0, node="gpu-node-0")
+    assert whole["engines"][0]["state"] == "Lost"
+    assert not read.engines[0].holds
+    ended, _ = lost_in_part(0, engine_runs=False)
+    well, _ = lost_in_part(None)
+    for told in (whole, ended, well):
+        assert "runsInPart" not in told["engines"][0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_is_left_of_a_lost_engine_that_is_replaced_is_waited_for(rank):
+    told, read = lost_in_part(rank, "Replace")
+    assert told["engines"][0]["instance"] is None
+    assert [(each.engine, each.state) for each in read.unlisted] == [("g0-15", "Waiting")]
+    going = {"deleting": True, "deletion_asked": NOW - 10, "deletion_due": NOW + 20}
+    _, read = lost_in_part(rank, "Replace", **going)
+    (left,) = read.unlisted
+    assert left.leaving is not None
+    assert left.leaving.grace == 30
+    _, read = lost_in_part(0, "Replace", node="gpu-node-0", **going)
+    assert not read.unlisted, "nobody knows when it will be gone"
+
+
+def test_a_refused_spec_tells_no_longer_that_it_runs_in_part_once_its_node_is_back():
+    told, _ = lost_in_part(1)
+    body = trainer_registry.config_map(POOL.owner, told)
+    child = ObservedChild(uid=names.Uid("uid-registry"), owner=POOL.owner.uid, body=body)
+    name = names.registry_name("actor-infer")
+    pool = a_pool({**SPEC, "device_mapping": "list(range(0,16))"})
+    for lost, state in ((1, "Lost"), (None, "InService")):
+        pods = serving(pool)
+        known = LastKnown(
+            owner=POOL.owner,
+            weights=weighed(pool, pods),
+            observed=Observed(
+                pods=tuple(pods), nodes=nodes(lost), children={("ConfigMap", name): child}
+            ),
+            now=NOW,
+        )
+        (kept_registry,) = kept.kept_registry_if_told(known)
+        (entry,) = json.loads(kept_registry["data"][trainer_registry.ENGINES_KEY])["engines"]
+        assert entry["state"] == state
+        assert entry.get("runsInPart", False) is (state == "Lost")

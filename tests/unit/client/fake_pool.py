@@ -42,6 +42,7 @@ class FakeEngine:
     gate: str | None = "Closed"  # None: it was started without one, and serves
     gate_version: str | None = None
     state: str = "Up"
+    runs_in_part: bool = False  # of one that is Lost
     weights: str = "random"
     label: str = "unsynced"
     paused: bool = False
@@ -356,7 +357,8 @@ class FakePool:
             return
         engine.gate = gate
         engine.gate_version = version if gate == "Open" else None
-        engine.state = "InService" if gate == "Open" else "Up"
+        if engine.state != "Lost":
+            engine.state = "InService" if gate == "Open" else "Up"
 
     def _config_map(self) -> Json:
         state = self.state
@@ -433,6 +435,7 @@ class FakePool:
             "gpus": 2,
             "rankOffset": 1 + 2 * engine.rank,
             "state": engine.state,
+            **({"runsInPart": True} if engine.runs_in_part else {}),
             "pod": f"{POOL}-{engine.rank}",
             "podIP": "127.0.0.1",
             "url": engine.url,

@@ -538,6 +538,43 @@ def test_an_engine_that_runs_and_does_not_answer_keeps_the_pool_from_sleeping(wo
     assert all(engine.released for engine in world.engines)
 
 
+def lost(world, rank, **changes):
+    """One node of this engine is lost; with ``runs_in_part`` a process of it is on another."""
+    world.engines[rank].state = "Lost"
+    for name, value in changes.items():
+        setattr(world.engines[rank], name, value)
+    world.publish()
+
+
+def test_an_engine_that_is_lost_in_part_and_does_not_answer_keeps_the_pool_from_sleeping(
+    world, pool
+):
+    """Its leader's node is well, and its memory is in use there."""
+    pool.update_from_disk("/c/1", "step-1")
+    before = len(world.puts)
+    lost(world, 1, runs_in_part=True, dead=True)
+    with pytest.raises(NotReady, match=r"engine 1 \(g2-3, Lost\).* nothing was taken"):
+        pool.sleep(settle=0, timeout=0.1)
+    assert len(world.puts) == before
+    assert not any(engine.released for engine in world.engines)
+
+
+def test_an_engine_that_is_lost_in_part_and_answers_sleeps_and_goes_on_like_the_others(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    lost(world, 1, runs_in_part=True)
+    sleep(pool, "kv_cache")
+    assert all(engine.released for engine in world.engines)
+    assert pool.wake().phase is Phase.COMMITTED
+    assert not any(engine.released or engine.paused for engine in world.engines)
+
+
+def test_an_engine_that_is_lost_whole_is_waited_for_by_no_sleep(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    lost(world, 1, dead=True)
+    sleep(pool)
+    assert [bool(engine.released) for engine in world.engines] == [True, False, True]
+
+
 def test_an_engine_that_came_up_while_the_others_were_put_to_sleep_is_named(world, pool):
     release = pool._pool.release_memory
     come: list[None] = []
