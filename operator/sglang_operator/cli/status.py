@@ -201,7 +201,7 @@ def _held(pool: PoolView) -> str:
     """How many GPUs its engines have, and on how many nodes."""
     held: Counter[str] = Counter()
     for engine in pool.plan.engines:
-        held.update(engine.held(pool.gpus))
+        held.update(engine.held(pool.resource, pool.gpus))
     return f"{held.total()}/{pool.desired * pool.gpus} on {len(held)} nodes"
 
 

@@ -74,7 +74,8 @@ class PoolMeter:
     """One pool since this process first planned it.  Times are by the steady clock."""
 
     engines: tuple[EngineStatus, ...] = ()
-    gpus: int = 0  # of one engine
+    gpus: int = 0  # of one engine, as the spec has it
+    resource: str = ""  # by which they are counted
     failures: Counter[str] = field(default_factory=Counter)  # by diagnosed cause
     weights: GatePlan | None = None
     syncs: Counter[str] = field(default_factory=Counter)  # committed, aborted
@@ -92,7 +93,7 @@ class PoolMeter:
         self._since = now
         self._closed = sum(engine.state is EngineState.UP for engine in plan.engines)
         self.engines = plan.engines
-        self.gpus = pool.gpus
+        self.gpus, self.resource = pool.gpus, pool.resource
         self._count_failures(pool, plan)
 
     def gate_closed_seconds(self, now: float) -> float:
@@ -131,7 +132,7 @@ class PoolMeter:
     @property
     def gpus_bound(self) -> int:
         """GPUs of engines that have a node."""
-        return sum(sum(engine.held(self.gpus).values()) for engine in self.engines)
+        return sum(sum(engine.held(self.resource, self.gpus).values()) for engine in self.engines)
 
     def _count_failures(self, pool: Pool, plan: Plan) -> None:
         """Each end of each engine once; only new ones are diagnosed."""

@@ -245,12 +245,19 @@ class EngineStatus:
             return bool(members[0].node)
         return self.created and all(member.node for member in members)
 
-    def held(self, gpus: int) -> Mapping[str, int]:
-        """GPUs that it holds on each node, if it needs so many in all."""
+    def gpus(self, resource: str, otherwise: int) -> int:
+        """Its GPUs in all; ``otherwise``: no pod tells."""
+        if not self.members:
+            return otherwise
+        return self.members[0].gpus(resource, otherwise // self.engine.pods) * self.engine.pods
+
+    def held(self, resource: str, otherwise: int) -> Mapping[str, int]:
+        """GPUs that it holds on each node; ``otherwise``: in all, where its pods do not tell."""
         found: dict[str, int] = {}
         for member in self.members:
             if member.node:
-                found[member.node] = found.get(member.node, 0) + gpus // self.engine.pods
+                gpus = member.gpus(resource, otherwise // self.engine.pods)
+                found[member.node] = found.get(member.node, 0) + gpus
         return found
 
     # --- its weights gate

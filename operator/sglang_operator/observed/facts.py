@@ -36,13 +36,15 @@ def of(
     """Of the engine that answers in this pod, and of this run of it.
 
     ``revisions``: what is known of those that engines were started with.  An engine of which
-    nothing is known, or that is yet to be, is as the spec says.
+    nothing is known, or that is yet to be, is as the spec says; but its GPUs its pod tells.
     """
     own = pod is None or _is_own(pool, pod.revision)
     started = pool.facts
     known = revisions.get(pool.revision if pod is None else pod.revision)
     if known is not None and (known.reported or not own):
-        started = known if known.gpus else replace(known, gpus=pool.gpus)
+        started = known if known.gpus else replace(known, gpus=_gpus(pool, pod))
+    elif pod is not None and not own:
+        started = replace(started, gpus=_gpus(pool, pod))
     version = _said(reports.get(run or ""))
     if version is None or str(version) == started.version:
         return started
@@ -66,6 +68,12 @@ def learnt(
         found = [pool.facts_as(version) for version in sorted(said)]
         return next((each for each in found if each.no_sync), found[0])
     return of(pool, None, None, revisions, {})
+
+
+def _gpus(pool: Pool, pod: ObservedPod | None) -> int:
+    """The GPUs of the engine in this pod, as that and those beside it ask for them."""
+    own = pod.gpus(pool.resource, 0) * pod.nodes if pod is not None else 0
+    return own or pool.gpus
 
 
 def _is_own(pool: Pool, revision: str) -> bool:

@@ -287,6 +287,10 @@ class ObservedPod:
             return False
         return self.gate.is_open if self.gate is not None else self.ready
 
+    def gpus(self, resource: str, otherwise: int) -> int:
+        """The GPUs that it asks for, counted by this resource; ``otherwise``: it does not tell."""
+        return dict(self.limits).get(resource) or len(self.devices) or otherwise
+
     @property
     def holds_gpus(self) -> bool:
         """For scheduler and quota a pod is done only when its phase says so."""

@@ -29,7 +29,7 @@ class Old:
 
 def gpus(pod: ObservedPod, resource: str, otherwise: int) -> int:
     """The GPUs that a pod holds."""
-    return dict(pod.limits).get(resource) or len(pod.devices) or otherwise
+    return pod.gpus(resource, otherwise)
 
 
 def held(pods: Iterable[ObservedPod], resource: str, otherwise: int) -> Mapping[str, int]:

@@ -84,8 +84,13 @@ class PoolView:
         return self.observed and self.condition(conditions.READY).get("status") == conditions.TRUE
 
     @property
+    def resource(self) -> str:
+        """What its GPUs are counted by; of a refused spec the usual one."""
+        return self.resolved.resource if isinstance(self.resolved, Pool) else DEFAULT_RESOURCE
+
+    @property
     def gpus(self) -> int:
-        """GPUs of one engine."""
+        """GPUs of one engine, as the spec has it."""
         if isinstance(self.resolved, Pool):
             return self.resolved.gpus
         return refused_pool.gpus(self.pods, self.status)

@@ -69,31 +69,32 @@ def _engine_cell(letter: str, index: int, pool: PoolView, engine: EngineStatus) 
         pool=index,
         engine=engine.name,
         rank=engine.rank,
-        gpus=pool.gpus,
+        gpus=engine.gpus(pool.resource, pool.gpus),
         ranked=isinstance(pool.resolved, Pool),
         devices=engine.devices,
         state=engine.state,
         pod=engine.pod_name,
         node=engine.node,
-        held=tuple(engine.held(pool.gpus).items()),
+        held=tuple(engine.held(pool.resource, pool.gpus).items()),
         why=engine.why,
     )
 
 
 def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> EngineCell:
     rank = next((e.rank for e in pool.plan.engines if e.name == pod.engine), None)
+    gpus = pod.gpus(pool.resource, pool.gpus // pod.nodes)
     return EngineCell(
         letter=letter,
         pool=index,
         engine=pod.engine,
         rank=rank or 0,
-        gpus=len(pod.devices) or pool.gpus // pod.nodes,
+        gpus=gpus,
         ranked=rank is not None and isinstance(pool.resolved, Pool),
         devices=() if rank is not None else pod.devices,  # else its engine stands there already
         state=EngineState.WAITING,
         pod=pod.name,
         node=pod.node,
-        held=((pod.node, len(pod.devices) or pool.gpus // pod.nodes),),
+        held=((pod.node, gpus),),
         why="",
         leaving=True,
     )

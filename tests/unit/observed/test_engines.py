@@ -114,10 +114,26 @@ def test_it_is_placed_once_all_of_its_members_are():
 
 
 def test_its_gpus_are_shared_by_the_nodes_of_its_members():
-    assert pair().held(16) == {"node-0": 8, "node-1": 8}
-    assert pair(follower={"node": "node-0"}).held(16) == {"node-0": 16}
-    assert pair(UP, PENDING, follower={"node": ""}).held(16) == {"node-0": 8}
-    assert single().held(2) == {"node-0": 2}
+    untold: dict[str, Any] = {"devices": ()}
+    own = {**untold, "node": "node-0"}
+    assert pair(leader=untold, follower=untold).held("", 16) == {"node-0": 8, "node-1": 8}
+    assert pair(leader=untold, follower=own).held("", 16) == {"node-0": 16}
+    half = pair(UP, PENDING, leader=untold, follower={**untold, "node": ""})
+    assert half.held("", 16) == {"node-0": 8}
+    assert half.gpus("", 16) == 16
+    assert single(devices=()).held("", 2) == {"node-0": 2}
+
+
+def test_it_has_the_gpus_that_its_pods_ask_for_whatever_the_spec_does_by_now():
+    resource = "nvidia.com/gpu"
+    asks: dict[str, Any] = {"devices": (), "limits": (("rdma/ib", 1), (resource, 4))}
+    engine = pair(leader=asks, follower=asks)
+    assert engine.held(resource, 32) == {"node-0": 4, "node-1": 4}
+    assert engine.gpus(resource, 32) == 8
+    mapped = pair(leader={"devices": (0, 1)}, follower={"devices": (2, 3)})
+    assert mapped.held(resource, 32) == {"node-0": 2, "node-1": 2}
+    none = EngineStatus(engine=OF_TWO, state=EngineState.CREATING)
+    assert none.gpus(resource, 32) == 32
 
 
 def test_it_is_named_and_reached_by_its_leader():

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.children import trainer_registry
 from sglang_operator.engine import versions
 from sglang_operator.observed import facts
 from sglang_operator.observed.model import EngineReport, ObservedPod, Resolved
@@ -72,6 +73,29 @@ def test_an_engine_of_an_earlier_revision_is_as_it_was_started_but_for_what_it_s
     assert of(pool, one, {}, revisions) == before.facts
     said = of(pool, one, saying("0.5.10", one), revisions)
     assert (said.port, said.version) == (31000, "0.5.10")
+
+
+def test_of_an_engine_of_which_nothing_else_is_known_its_pod_tells_how_many_gpus_it_has():
+    """Ranks of a process group are counted by them: an operator may have lost what was known."""
+    node = {"num_gpus_per_node": 8, "device_mapping": None, "rollout": {"paused": True}}
+    before, pool = (
+        builders.a_pool({k: v for k, v in builders.guide_spec(**node, **edit).items() if v})
+        for edit in (
+            {"num_gpus_per_worker": 16, "replicas": 2},
+            {"num_gpus_per_worker": 8, "replicas": 2, "seed": 5},
+        )
+    )
+    limits = ((pool.resource, 8),)
+    pods = [
+        builders.a_pod(before, engine, node_rank=rank, limits=limits)
+        for engine in before.running
+        for rank in (0, 1)
+    ]
+    told = trainer_registry.document(pool, builders.weighed(pool, pods))
+    assert [each["gpus"] for each in told["engines"]] == [16, 16]
+    assert [each["rankOffset"] for each in told["engines"]] == [1, 17]
+    assert told["worldSize"] == 33
+    assert trainer_registry.document(pool, builders.weighed(pool, []))["worldSize"] == 17
 
 
 def test_what_one_engine_said_is_known_of_its_revision_until_another_says_better():

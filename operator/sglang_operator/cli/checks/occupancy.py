@@ -11,9 +11,8 @@ from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from sglang_operator.kube import paths
 from sglang_operator.observed import wire
-from sglang_operator.pool.resolve import Pool
 from sglang_operator.view import texts as view_texts
-from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, PoolView, cluster_view
+from sglang_operator.view.cluster_view import ClusterView, PoolView, cluster_view
 
 QUESTIONS = {
     "pools": (paths.pools(""), {}),
@@ -47,22 +46,17 @@ def use(pools: ClusterView, resource: str) -> Use:
     held: Counter[str] = Counter()
     wanted = unplaced = 0
     for pool in pools.pools:
-        if _resource(pool) != resource:
+        if pool.resource != resource:
             continue
         wanted += pool.desired * pool.gpus
         for engine in pool.plan.engines:
-            held.update(engine.held(pool.gpus))
+            has = engine.held(resource, pool.gpus)
+            held.update(has)
             if engine.unschedulable and not engine.placed:
-                unplaced += pool.gpus - sum(engine.held(pool.gpus).values())
+                unplaced += engine.gpus(resource, pool.gpus) - sum(has.values())
         for pod in pool.leaving:
-            held[pod.node] += len(pod.devices) or pool.gpus // pod.nodes
+            held[pod.node] += pod.gpus(resource, pool.gpus // pod.nodes)
     return Use(held=held, wanted=wanted, unplaced=unplaced)
-
-
-def _resource(pool: PoolView) -> str:
-    if isinstance(pool.resolved, Pool):
-        return pool.resolved.resource
-    return DEFAULT_RESOURCE
 
 
 def check(pools: ClusterView | ClusterError) -> Check | None:
