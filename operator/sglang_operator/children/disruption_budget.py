@@ -6,7 +6,7 @@ from typing import Any
 from sglang_operator.api import names
 from sglang_operator.children import metadata
 from sglang_operator.gates.decide import GatePlan
-from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.engines import EngineStatus, span
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.pool.resolve import Owner, Pool
 
@@ -27,7 +27,7 @@ def disruption_budget(pool: Pool, weights: GatePlan | None = None) -> dict[str, 
     beside = weights.unlisted if weights is not None else ()
     earlier = [each for each in beside if each.reachable and each.name not in own]
     least = _pods(pool, engines, earlier) - pool.max_unavailable
-    spans = pool.nodes > 1 or any(each.engine.pods > 1 for each in (*engines, *beside))
+    spans = pool.nodes > 1 or span((*engines, *beside))
     if not spans or weights is None:
         return of_least(pool.owner, max(0, least), spans=spans)
     if not (weights.synced or earlier):

@@ -14,6 +14,7 @@ from sglang_operator.children import (
 from sglang_operator.children.kind import ChildKind
 from sglang_operator.children.last_known import LastKnown
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed.engines import span
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.weights import lost_lease
 
@@ -21,7 +22,9 @@ SERVICE = ChildKind(
     kind="Service",
     api_version="v1",
     plural="services",
-    desired=lambda pool, weights: services.services(pool),
+    desired=lambda pool, weights: services.services(
+        pool, spans=span((*weights.engines, *weights.unlisted))
+    ),
     kept=kept.kept_services,
     names=(names.service_name, names.engines_service_name),
     pruned=True,

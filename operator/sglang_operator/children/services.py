@@ -7,11 +7,11 @@ from sglang_operator.children import engine_pod, metadata
 from sglang_operator.pool.resolve import Owner, Pool
 
 
-def services(pool: Pool) -> list[dict[str, Any]]:
+def services(pool: Pool, *, spans: bool = False) -> list[dict[str, Any]]:
     """The Services that this pool has: engines' own names only if they are asked for, or if who
-    follows finds its leader by them."""
+    follows finds its leader by them.  ``spans``: such an engine is there, or is to be."""
     owner, port = pool.owner, pool.spec.network.port
-    named = [engines_service(owner, port)] if engine_pod.named(pool) else []
+    named = [engines_service(owner, port)] if spans or engine_pod.named(pool) else []
     return [client_service(owner, port), *named]
 
 

@@ -7,7 +7,7 @@ everybody else asks here.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api.names import EngineName, Uid
@@ -57,6 +57,11 @@ def run_of(lives: Sequence[str | None]) -> str | None:
     if len(lives) == 1:
         return lives[0]
     return hashlib.sha256("|".join(map(str, lives)).encode()).hexdigest()[:INSTANCE_DIGITS]
+
+
+def span(engines: Iterable["EngineStatus"]) -> bool:
+    """Whether one of these is several pods, as it runs or else is to be made."""
+    return any(each.engine.pods > 1 for each in engines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

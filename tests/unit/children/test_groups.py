@@ -12,6 +12,7 @@ from sglang_operator.children import (
     disruption_budget,
     engine_pod,
     kept,
+    kinds,
     services,
     trainer_registry,
 )
@@ -104,6 +105,16 @@ def test_each_pod_asks_for_its_share_of_the_gpus():
         assert pod["metadata"]["annotations"][names.ANNOTATION_NODES] == "2"
     (shm,) = [v for v in made(0)["spec"]["volumes"] if v["name"] == "dshm"]
     assert shm["emptyDir"]["sizeLimit"] == "24Gi", "for 8 GPUs"
+
+
+def test_the_leader_can_be_found_by_its_name_for_as_long_as_there_are_such_engines():
+    """A follower that starts looks for it, whatever the spec asks for by now."""
+    paused = {**SPEC, "rollout": {"paused": True}}
+    old, new = a_pool(paused), a_pool({**paused, "num_gpus_per_node": 16})
+    names_ = [names.service_name("actor-infer"), names.engines_service_name("actor-infer")]
+    for pods, found in ((serving(old), names_), (serving(new), names_[:1]), ([], names_[:1])):
+        made = kinds.SERVICE.desired(new, weighed(new, pods))
+        assert [body["metadata"]["name"] for body in made] == found
 
 
 def test_no_service_chooses_a_follower():
