@@ -262,8 +262,8 @@ MUTANTS = (
         "leader-not-last",
         "the pods of an engine are made in any order: one that is gone is taken for one to come",
         "plan/rules/incomplete.py",
-        "            followers = tuple(rank for rank in group.missing if rank)\n",
-        "            followers = group.missing\n",
+        "    followers = tuple(rank for rank in group.missing if rank)\n",
+        "    followers = group.missing\n",
     ),
     _mutant(
         "waiting-charged",
