@@ -17,6 +17,8 @@ from tests.weights.ground import Entry, Registry
 
 RUNS = 400
 FINDING = 3000  # at most, until a control is found: some need several rare things in a row
+# Where to begin with one that is found late: most of a minute is spent on the seeds before.
+BEGIN = {"writes into the Lease whatever stands there by now": 2150}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -58,9 +60,10 @@ def test_what_keeps_rolls_jobs_from_wrong_weights_is_missed(defect, gate):
 
 @pytest.mark.parametrize(("defect", "gate"), model.CONTROLS)
 def test_what_the_design_forbids_is_found(defect, gate):
+    begin = BEGIN.get(defect, 0)
     found = (
         model.run(random.Random(seed).randrange, defect=defect, gate=gate).violations
-        for seed in range(FINDING)
+        for seed in range(begin, begin + FINDING)
     )
     assert any(found)
 
