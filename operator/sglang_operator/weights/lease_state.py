@@ -127,13 +127,6 @@ class Transaction:
         """
         return self.phase is Phase.COMMITTED and bool(self.holder and self.recovering)
 
-    @property
-    def turn(self) -> str:
-        """Whose the Lease is, and how far its sleepers are: where the ``trail`` has a new turn."""
-        if not self.asleep:
-            return self.id
-        return f"{self.id}/woken" if self.woken else f"{self.id}/asleep"
-
     def sleeps(self, instance: str | None) -> frozenset[str]:
         """The tags whose memory this instance has released."""
         if instance not in self._sleepers:
@@ -251,7 +244,8 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     asleep = _words(notes.get(names.ANNOTATION_ASLEEP, ""))
     counted, note = spec.get("leaseDurationSeconds"), notes.get(names.ANNOTATION_DURATION, "")
     duration, edited = durations.read(counted, note, _named(transaction))
-    state = Transaction(
+    woken = frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN))
+    return Transaction(
         phase=phase,
         id=transaction,
         holder=bounds.label(spec.get("holderIdentity") or ""),
@@ -265,7 +259,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         released=_tags(notes.get(names.ANNOTATION_RELEASED, "")),
         asleep=asleep,
         recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
-        woken=frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN)),
+        woken=woken,
         # Clients that do not know of it leave it standing.
         unclear=frozenset(_words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep),
         shared=shared,
@@ -282,8 +276,10 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         edited_duration=edited,
         transitions=_count(spec.get("leaseTransitions")),
         groups=_owner(notes.get(names.ANNOTATION_GROUPS, "")),
+        trail=trails.read(
+            notes.get(names.ANNOTATION_TRAIL, ""), trails.turn(transaction, asleep, woken)
+        ),
     )
-    return replace(state, trail=trails.read(notes.get(names.ANNOTATION_TRAIL, ""), state.turn))
 
 
 def of_phase(
@@ -315,7 +311,8 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
     """The Lease as it is to be put: this state, and everything else as it was read."""
     if replace(state, renewed=0.0) != replace(read(lease), renewed=0.0):
         says = state != Transaction()  # else it is as if it had just been made
-        state = replace(state, trail=state.trail.stepped(state.turn) if says else Trail())
+        turn = trails.turn(state.id, state.asleep, state.woken)
+        state = replace(state, trail=state.trail.stepped(turn) if says else Trail())
     metadata = dict(lease.get("metadata") or {})
     kept = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in _ANNOTATIONS}
     own = {key: form(state) for key, form in _ANNOTATIONS.items()}

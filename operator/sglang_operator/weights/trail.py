@@ -12,6 +12,7 @@ Standard library only.
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -29,7 +30,7 @@ class Trail:
     turns: tuple[tuple[int, str], ...] = ()  # of those: which gave it to whom, by its digest
 
     def stepped(self, turn: str) -> "Trail":
-        """One write more, which leaves the Lease to this turn (``Transaction.turn``)."""
+        """One write more, which leaves the Lease to this ``turn``."""
         steps, turns, digest = min(bounds.INT32, self.steps + 1), self.turns, _digest(turn)
         if not turns or turns[-1][1] != digest:
             turns = (*turns, (steps, digest))[-MOST_TURNS:]
@@ -55,6 +56,13 @@ class Trail:
     def last(self) -> "Trail":
         """As much as the registry has: it is not written anew for each step of a transaction."""
         return Trail(steps=self.turns[-1][0], turns=self.turns[-1:]) if self.turns else Trail()
+
+
+def turn(transaction: str, asleep: Collection[str], woken: Collection[str]) -> str:
+    """Whose the Lease is, and how far its sleepers are."""
+    if not asleep:
+        return transaction
+    return f"{transaction}/woken" if woken else f"{transaction}/asleep"
 
 
 def written(trail: Trail) -> str:
