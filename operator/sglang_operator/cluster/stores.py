@@ -356,7 +356,6 @@ class PodStore:
             self._note_vanished(entry)
         if entry.pod.nodes > 1:
             self._bereave(entry)
-            self._forget_torn(entry)
         self._wake(entry.pool, True)
 
     def _note_vanished(self, gone: PodEntry) -> None:
@@ -367,19 +366,17 @@ class PodStore:
         if gone.pod.nodes > 1:
             torn.add(gone.attempt)
 
-    def _forget_torn(self, gone: PodEntry) -> None:
-        """Nothing is left of that attempt: the next may have its number."""
-        left = self._by_pool.get(gone.pool, {}).values()
-        if not any(entry.attempt == gone.attempt for entry in left):
-            self._torn.get(gone.pool, set()).discard(gone.attempt)
-
     def _bereave(self, gone: PodEntry) -> None:
-        """Those that are left of its engine remember that it was deleted: they may die of it."""
-        engine, attempt, now = gone.pod.engine, gone.pod.attempt, steady()
-        for entry in list(self._by_pool.get(gone.pool, {}).values()):
-            if entry.pod.engine == engine and entry.pod.attempt == attempt:
-                left = sightings.bereft(entry.pod, gone.pod, now)
-                self._index(dataclasses.replace(entry, pod=left))
+        """Those that are left of its engine remember that it was deleted: they may die of it.
+
+        Where nothing is left of the attempt, the next may have its number.
+        """
+        left, now = [e for e in self.of(gone.pool) if e.attempt == gone.attempt], steady()
+        for entry in left:
+            pod = sightings.bereft(entry.pod, gone.pod, now)
+            self._index(dataclasses.replace(entry, pod=pod))
+        if not left:
+            self._torn.get(gone.pool, set()).discard(gone.attempt)
 
 
 def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
