@@ -20,12 +20,17 @@ def plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """The control plane of a module with the operator, as its mark says.
 
     ``pytestmark = pytest.mark.plane("3x8", ask_engines=True)``: the nodes, and the operator's
-    options.
+    options.  ``quiet=True``: its log has no error in the end.
     """
     mark = request.node.get_closest_marker("plane")
     assert mark is not None, "say which nodes: pytestmark = pytest.mark.plane(NODES)"
-    with ControlPlane(*mark.args) as plane, InstalledOperator(plane, **mark.kwargs):
-        yield plane
+    options = dict(mark.kwargs)
+    quiet = options.pop("quiet", False)
+    with ControlPlane(*mark.args) as plane:
+        with InstalledOperator(plane, **options) as operator:
+            yield plane
+        log = operator.log.read_text() if quiet else ""
+        assert not [line for line in log.splitlines() if " ERROR " in line]
 
 
 @pytest.fixture

@@ -1,42 +1,18 @@
 """Engines of two nodes each on a real control plane: they come, go and come back as one."""
 
-import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import PoolUnderTest
 
-_namespaces = itertools.count()
+pytestmark = pytest.mark.plane("5x8", quiet=True)
+
 ENGINES = ("g0-15", "g16-31")
 RANKS = (0, 1)
 UNGATED = {"gate": "Off"}
-
-
-@pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
-    with ControlPlane("5x8") as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def operator(control_plane: ControlPlane) -> Iterator[InstalledOperator]:
-    with InstalledOperator(control_plane) as operator:
-        yield operator
-    errors = [line for line in operator.log.read_text().splitlines() if " ERROR " in line]
-    assert not errors
-
-
-@pytest.fixture
-def pool(control_plane: ControlPlane, operator: InstalledOperator) -> Iterator[PoolUnderTest]:
-    pool = PoolUnderTest(control_plane, control_plane.namespace(f"groups-{next(_namespaces)}"))
-    yield pool
-    pool.remove()
 
 
 def apply(pool: PoolUnderTest, **changes: Any) -> None:
