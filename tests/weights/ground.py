@@ -99,6 +99,8 @@ class Ground:
         self.attempts = 0
         self.engines = [self._started(rank) for rank in range(engines)]
         self.lease: dict[str, Any] | None = {"metadata": {"resourceVersion": "1"}, "spec": {}}
+        self._last_read: dict[str, Any] | None = self.lease  # by ``said``, and what it says:
+        self._says = Transaction()
         self.revision = 1  # of the Lease
         self.backups = [self.lease]  # what the Lease said before, the latest last
         self.shown = Transaction()  # what stood in it last
@@ -158,7 +160,8 @@ class Ground:
         engine = self.engines[self.choose(len(self.engines))]
         gated = self.pool.gated and self.defect != "no gate"
         open_ = engine.pod.gate is not None and engine.pod.gate.is_open
-        engine.pod = replace(engine.pod, ready=not gated or open_)
+        if engine.pod.ready is not (ready := not gated or open_):
+            engine.pod = replace(engine.pod, ready=ready)
 
     def proxy(self) -> None:
         """One engine's endpoint follows its pod's Ready."""
@@ -279,8 +282,11 @@ class Ground:
 
     @property
     def said(self) -> Transaction:
-        """What the Lease says."""
-        return lease_state.read(self.lease) if self.lease is not None else Transaction()
+        """What the Lease says; it is asked far more often than it changes."""
+        if self._last_read is not self.lease:
+            self._last_read = self.lease
+            self._says = Transaction() if self.lease is None else lease_state.read(self.lease)
+        return self._says
 
     def _put(self, state: Transaction) -> None:
         if of_holder(state) != of_holder(self.shown):

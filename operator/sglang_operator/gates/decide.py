@@ -234,11 +234,12 @@ def _decide(
     # What one says that is not whole is not known; a create that meets it reads it.
     lease = found if found is not None and found.whole else None
     ours = lease if lease is not None and lease.owner == owner.uid else None
-    current = read(ours.body) if ours is not None else Transaction()
+    says = read(ours.body) if ours is not None else None
+    current = says or Transaction()
     alive = [group for group in there if not group.ended]
-    said = leases.last_said(ours, alive, observed.said)
+    said = leases.last_said(says, alive, observed.said)
     plan = GatePlan(engines=engines, transaction=current, said=said)
-    state = leases.anew(name, policy.gate, found, ours, alive, said, observed.said, me, now)
+    state = leases.anew(name, policy.gate, found, says, alive, said, observed.said, me, now)
     if state is not None:
         return _forgotten(owner, plan, lease, ours, alive, state, leaving=bool(observed.leaving))
     abort, due = leases.expiry(ours, current, me, now) if ours is not None else (None, None)

@@ -13,7 +13,7 @@ from sglang_operator.api.spec import WeightsGate
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import ObservedChild
 from sglang_operator.weights import lost_lease, steps, unslept
-from sglang_operator.weights.lease_state import Phase, Transaction, read
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 FORGOTTEN = "LeaseForgotten"  # of a gate that closed because the Lease has lost what it said
 _NAMED_NOBODY = "its holder has put nobody to sleep, and does not renew"
@@ -70,7 +70,7 @@ def anew(
     name: str,
     gate: WeightsGate,
     found: ObservedChild | None,
-    ours: ObservedChild | None,
+    ours: Transaction | None,
     alive: Sequence[Group],
     said: Transaction | None,
     known: Transaction | None,
@@ -79,12 +79,12 @@ def anew(
 ) -> Transaction | None:
     """What the Lease is to say if it does not know any more what was begun by it; None: it does.
 
-    ``found``: whoever's stands there.  ``said``: what the pool's own said last; ``known``: what it
-    said before it was as it is.  Whoever had begun
-    something may write on until it notices, so that nobody begins before.  Gates close where nobody
-    knows any more what engines hold.
+    ``found``: whoever's stands there; ``ours``: what it says, where it is the pool's own.
+    ``said``: what that said last; ``known``: what it said before it was as it is.  Whoever had
+    begun something may write on until it notices, so that nobody begins before.  Gates close where
+    nobody knows any more what engines hold.
     """
-    current = read(ours.body) if ours is not None else Transaction()
+    current = ours or Transaction()
     if known is not None and lost_lease.is_put_back(current, known):
         message = texts.LEASE_PUT_BACK.format(
             lease=name, then=current.transitions, count=known.transitions
@@ -116,7 +116,7 @@ def _counting_on(state: Transaction, current: Transaction, said: Transaction) ->
 
 
 def last_said(
-    ours: ObservedChild | None, alive: Iterable[Group], known: Transaction | None
+    ours: Transaction | None, alive: Iterable[Group], known: Transaction | None
 ) -> Transaction | None:
     """What is to be remembered of the pool's Lease: what it said last, whatever became of it.
 
@@ -126,12 +126,11 @@ def last_said(
     """
     if ours is None:
         return known
-    current = read(ours.body)
     if known is None or not _run(alive):
-        return current
-    if lost_lease.was_begun(current) and not lost_lease.is_put_back(current, known):
-        return current
-    return replace(known, groups=current.groups or known.groups)
+        return ours
+    if lost_lease.was_begun(ours) and not lost_lease.is_put_back(ours, known):
+        return ours
+    return replace(known, groups=ours.groups or known.groups)
 
 
 def told(said: Transaction | None, after: Transaction) -> Transaction:
