@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.engine import diagnosis
 from sglang_operator.testing import ports
 from sglang_operator.testing.engine import rendezvous, weights
 from sglang_operator.testing.engine.process import FakeEngine
@@ -101,10 +103,14 @@ def test_a_fault_that_is_not_known_names_those_that_are():
 
 
 def nodes(
-    stack: ExitStack, follower_control: int = 0, leader_control: int = 0, **settings: object
+    stack: ExitStack,
+    follower_control: int = 0,
+    leader_control: int = 0,
+    leader: str = "127.0.0.1",
+    **settings: object,
 ) -> list[FakeEngine]:
-    """The follower and the leader of one engine."""
-    where = f"127.0.0.1:{ports.free()}"
+    """The follower and the leader of one engine; the follower's address is 127.0.0.1."""
+    where = f"{leader}:{ports.free()}"
     shared = ["--nnodes=2", f"--dist-init-addr={where}", "--tp-size=2"]
     given: dict[str, Any] = {**QUICK, **settings}
     controls = {1: follower_control, 0: leader_control}
@@ -210,8 +216,8 @@ def test_what_is_asked_of_a_leader_whose_follower_is_gone_has_no_answer():
         assert leader.wait() == 137
 
 
-def test_a_leader_hangs_when_a_follower_s_scheduler_alone_is_killed():
-    """Seen with 0.5.14 for as long as it was watched: nobody but its pods' end tells of that."""
+def test_a_leader_hangs_when_a_follower_s_scheduler_alone_is_killed_at_its_own_address():
+    """Seen with 0.5.14 in one network namespace, for as long as it was watched."""
     control = ports.free()
     with ExitStack() as stack:
         follower, leader = nodes(stack, follower_control=control, crash_seconds=0.2)
@@ -225,6 +231,35 @@ def test_a_leader_hangs_when_a_follower_s_scheduler_alone_is_killed():
         with pytest.raises(TimeoutError):
             ask(f"{leader.url}/generate", GENERATE, timeout=1.0)
         assert leader.process.poll() is None
+
+
+def test_a_leader_at_another_address_ends_before_the_follower_whose_scheduler_is_killed():
+    """Seen with 0.5.14 in two pods (suite.json): NCCL tells it at once."""
+    control, state = ports.free(), ports.free()
+    with ExitStack() as stack:
+        follower, leader = nodes(
+            stack,
+            follower_control=control,
+            leader_control=state,
+            leader="127.0.0.2",
+            crash_seconds=60.0,
+            token_seconds=0.05,
+        )
+        leader.wait_ready()
+        follower.wait_listening()
+        with ThreadPoolExecutor() as pool:
+            longer = {**GENERATE, "sampling_params": {"max_new_tokens": 2000}}
+            asked = pool.submit(ask, f"{leader.url}/generate", longer, timeout=30)
+            until(lambda: ask(f"http://127.0.0.1:{state}/state")["requests"] > 0)
+            ask(f"http://127.0.0.1:{control}/fault", {"fault": "kill-scheduler"})
+            with pytest.raises((urllib.error.URLError, ConnectionError)):
+                asked.result()
+        code = leader.wait()
+        with pytest.raises(subprocess.TimeoutExpired):
+            follower.wait(0.5)
+        told = diagnosis.diagnose(leader.log, code, "Error")
+        assert (code, told.reason) == (137, "NCCLFailed")
+        assert "remote process exited or there was a network error" in told.message
 
 
 def test_a_follower_ends_before_a_leader_whose_scheduler_failed():

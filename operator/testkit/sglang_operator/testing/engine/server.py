@@ -19,7 +19,7 @@ from sglang_operator.testing.engine.behaviour import Behaviour
 from sglang_operator.testing.engine.commands import Commands
 from sglang_operator.testing.engine.control import Control, Faults
 from sglang_operator.testing.engine.manager import UNHEALTHY, UP, Manager
-from sglang_operator.testing.engine.nodes import Nodes
+from sglang_operator.testing.engine.nodes import BY_NCCL, Nodes
 from sglang_operator.testing.engine.prefix_cache import PrefixCache
 from sglang_operator.testing.engine.scheduler import (
     Request,
@@ -157,11 +157,13 @@ class Engine:
         death.kill_tree()
 
     async def _watch(self) -> None:
-        await self._nodes.lost()
+        if await self._nodes.lost():
+            self._crashed(SchedulerError(BY_NCCL), end_seconds=0.0)
+            return
         await asyncio.sleep(self._settings.peer_seconds)
         self._crashed(SchedulerError("RuntimeError: [gloo] Connection closed by peer"))
 
-    def _crashed(self, error: SchedulerError) -> None:
+    def _crashed(self, error: SchedulerError, end_seconds: float | None = None) -> None:
         if isinstance(error, SchedulerExit):
             death.scheduler_exited(str(error))
         else:
@@ -169,7 +171,8 @@ class Engine:
             trace = death.traceback(str(error), frames)
             death.scheduler_failed(trace, launching=not self._running)
         self._nodes.leave()
-        asyncio.get_running_loop().call_later(self._settings.crash_seconds, self._die)
+        seconds = self._settings.crash_seconds if end_seconds is None else end_seconds
+        asyncio.get_running_loop().call_later(seconds, self._die)
 
     def _die(self) -> None:
         death.try_kill()

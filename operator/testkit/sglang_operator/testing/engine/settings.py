@@ -25,7 +25,9 @@ class Settings:
     answer_seconds: float = 0.0  # added to every answer
     rendezvous_seconds: float = 1800.0  # that a group of weights may take to come together
     nccl_seconds: float = 600.0  # after which a broadcast that does not come kills the engine
-    peer_seconds: float = 0.0  # until a pod notices that another of its engine is gone; NCCL: 300
+    peer_seconds: float = (
+        0.0  # until a pod notices that another of its engine is gone, unless NCCL tells
+    )
     models: str = "any"  # "strict": a path that is absent is not found, as in SGLang
     layers: int = 2  # of the model, where its folder has no config.json
     devices: str = ""  # the UUIDs of these GPUs, with commas: a handle of any other is its end
