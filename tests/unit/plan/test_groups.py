@@ -9,6 +9,7 @@ import pytest
 from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.children import engine_pod
+from sglang_operator.diagnosis import causes
 from sglang_operator.observed import groups
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, ObservedNode, ObservedPod, Termination
@@ -16,7 +17,7 @@ from sglang_operator.plan import places
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool, resolve_pool
 from sglang_operator.pool.tuning import Tuning
-from sglang_operator.status import holdups
+from sglang_operator.status import failures, holdups
 from tests.builders import (
     NOW,
     OWNER,
@@ -536,3 +537,44 @@ def test_a_follower_that_was_ready_before_its_leader_failed_at_its_start_all_the
     up = [a_pod(POOL, FIRST, node_rank=r, answered=True) for r in (0, 2)]
     (create, *_) = planned(POOL, [end, *up, *members(SECOND, containers_ready=False)]).creates
     assert create.streak is None, "the engine had been up"
+
+
+SCHEDULER_DIED = "SIGQUIT received. signum=None, frame=None. It usually means one child failed."
+
+
+@pytest.mark.parametrize("first", ["leader", "follower"])
+@pytest.mark.parametrize(
+    ("follower", "told"),
+    [
+        ({"message": SCHEDULER_DIED, "exit_code": 3}, "SchedulerDied"),
+        ({"reason": "OOMKilled"}, "OOMKilled"),
+    ],
+)
+def test_a_follower_s_kill_is_the_cause_though_its_leader_tells_first_that_nccl_broke_off(
+    first, follower, told
+):
+    assert cause_of_ends(first, follower) == ("g0-23-0n1", told)
+
+
+def test_of_a_follower_that_ends_without_a_word_its_leader_s_nccl_error_tells():
+    """So ended one whose scheduler alone was killed: seconds after its leader, with 3."""
+    assert cause_of_ends("leader", {"exit_code": 3}) == ("g0-23-0n0", "NCCLFailed")
+
+
+def cause_of_ends(first: str, follower: dict[str, Any]) -> tuple[str, str]:
+    """The pod and the reason that are told of a serving engine whose ends are a second apart."""
+    ends = {0: {"message": NCCL_BROKE_OFF}, 1: follower}
+    pods = [a_pod(POOL, FIRST, node_rank=2, **OPEN)]
+    for rank, said in ends.items():
+        at = NOW - 10 - (rank == ("leader", "follower").index(first))
+        values: dict[str, Any] = {"exit_code": 137, "reason": "Error", "message": "", **said}
+        ended = Termination(finished=at, started=NOW - 900, **values)
+        pods.append(
+            an_ended_pod(POOL, FIRST, node_rank=rank, answered=True, termination=ended, ended_at=at)
+        )
+    plan = planned(POOL, pods + members(SECOND))
+    about = causes.context(POOL)
+    told = {each.pod: each.reason for each in failures.seen(POOL, plan)}
+    cause = causes.most_telling(plan.ended, about)
+    assert len(told) == 2, "each end is told"
+    return cause.name.removeprefix("actor-infer-"), told[cause.name]
