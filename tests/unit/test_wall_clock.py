@@ -34,6 +34,7 @@ TELLS = {
     "cluster/node_store.py": "since when a node is gone, for people",
     "observed/sightings.py": "an end that nobody saw: too early by mistake it is replaced once",
     "cluster/child_store.py": "since when a Lease stands, told by the clock of who asks",
+    "status/rollout_progress.py": "a stamp in the status, by which nothing is done",
     "controller/deciding.py": "the clock of the Lease's stamps",
     "controller/observing.py": "what is seen is told by the clock of the Lease's stamps",
     "controller/publishing.py": "stamps in the status",

@@ -94,6 +94,7 @@ class Rollout(_Section, frozen=True, kw_only=True):
     max_surge: int | str = 0
     partition: int = 0
     paused: bool = False
+    progress_deadline_seconds: int | None = None  # None: it may take as long as it does
 
 
 class TuneRange(_Section, frozen=True, kw_only=True):

@@ -37,6 +37,11 @@ PHASE_COMPANION = "waiting for container {container} beside the engine"
 PHASE_LOADING = "load their model or warm up"
 SCALING = "{obsolete} pods of engines that are no longer wanted are on their way out"
 ROLLING = "{updated}/{desired} engines run revision {revision}; at most {budget} are away at a time"
+PROGRESS_DEADLINE = (
+    "no engine of revision {revision} came up for {seconds} s (rollout.progressDeadlineSeconds), "
+    "{up}/{desired} are up; {reason}: {message}; it is tried further; to stop it: {command}"
+)
+DO_PAUSE = "kubectl sglang rollout pause {name} -n {namespace}"
 ROLLOUT_WAITS_FOR_SYNC = (
     "the rollout waits for the end of the weight update that a trainer is writing; if it hangs: "
     "kubectl sglang weights abort {name} -n {namespace} --force"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import click
 
+from sglang_operator.api import conditions
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import texts
 from sglang_operator.cli.cluster import look
@@ -47,6 +48,9 @@ def status(pool: PoolView) -> Iterator[str]:
         goes_on = texts.ROLLOUT_GOES_ON.format(budget=resolved.max_unavailable)
         waiting = pool.plan.waiting
         yield held or (rollout_waits.message(resolved, waiting) if waiting else goes_on)
+    stalled = pool.condition(conditions.STALLED)
+    if stalled.get("reason") == conditions.PROGRESS_DEADLINE:
+        yield stalled["message"]
     if rollout.partition:
         yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
 

@@ -31,6 +31,7 @@ from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
 from sglang_operator.status.compute import Trouble
+from sglang_operator.status.rollout_progress import Progress
 from sglang_operator.weights import lease_state, lost_lease
 from sglang_operator.weights.lease_state import Transaction
 
@@ -119,6 +120,7 @@ class Memory:
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
     rewrites: Rewrites = field(default_factory=Rewrites)
+    progress: Progress | None = None  # of its rollout, as it was told last
     stepped_at: float = float("-inf")  # the last own step in the Lease
     said: Transaction | None = None  # what the weights Lease said last
     # What engines of each revision are started with; None: the registry has not been read yet.

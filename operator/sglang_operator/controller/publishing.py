@@ -19,7 +19,8 @@ from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.requeue import Reason
 from sglang_operator.controller.telling import Teller
 from sglang_operator.pool.resolve import Refused
-from sglang_operator.status import compute
+from sglang_operator.status import compute, rollout_progress, stored
+from sglang_operator.status.rollout_progress import Progress, advance
 
 
 class Publisher:
@@ -151,7 +152,17 @@ def _status(
         now=moment().wall,
         reports=observed.reports,
         nodes=observed.nodes,
+        progress=_progress(this, decision),
     )
+
+
+def _progress(this: Pass, decision: PoolDecision) -> Progress | None:
+    """How far the rollout is; it is looked at again when it will have taken too long."""
+    told = stored.understood(this.record.status).get("rollout", {})
+    pool, memory = decision.pool, this.memory
+    memory.progress = advance(pool, decision.plan, told, memory.progress, decision.at)
+    this.requeue.at(Reason.DEADLINE, rollout_progress.due(pool, memory.progress))
+    return memory.progress
 
 
 def _goes_on(this: Pass, decision: PoolDecision) -> bool:

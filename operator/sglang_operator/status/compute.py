@@ -24,10 +24,12 @@ from sglang_operator.status import (
     holdups,
     memory,
     reported,
+    rollout_progress,
     rollout_waits,
     stored,
     synced,
 )
+from sglang_operator.status.rollout_progress import Progress
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 MAX_WARNINGS = 32
@@ -79,14 +81,16 @@ def compute(
     now: float,
     reports: Mapping[str, EngineReport] | None = None,
     nodes: memory.Nodes = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The status of a pool that can be run."""
+    """The status of a pool that can be run; ``progress`` of its rollout, where it is watched."""
     previous = stored.understood(previous)
     tally = EngineCounts.of(plan)
     said = reported.reported(pool, plan.engines, reports or {}, previous)
     seen = failures.seen(pool, plan)
     remembered = failures.merge(previous.get("lastFailures", []), seen)
-    wanted = _conditions(pool, plan, weights, tally, troubles, seen, remembered)
+    told = _negative(pool, plan, tally, troubles, seen, remembered, progress)
+    wanted = _conditions(pool, plan, weights, tally, told)
     status: dict[str, Any] = {
         **_judged(pool.owner, wanted, previous, now),
         "replicas": tally.created,
@@ -116,6 +120,8 @@ def compute(
         status["reported"] = said
     if held := memory.memory(pool, plan.engines, reports or {}, nodes, previous):
         status["memory"] = held
+    if progress is not None:
+        status["rollout"] = progress.written()
     if plan.tuning is not None and pool.bounds is not None:
         status["tuning"] = tuning.written(plan.tuning, pool.bounds)
     warnings = [
@@ -250,11 +256,8 @@ def _conditions(
     plan: Plan,
     weights: GatePlan,
     tally: EngineCounts,
-    troubles: Sequence[Trouble],
-    seen: Sequence[failures.Failure],
-    remembered: Sequence[Mapping[str, Any]],
+    negative: Sequence[Condition],
 ) -> list[Condition]:
-    negative = _negative(pool, plan, tally, troubles, seen, remembered)
     return [
         _ready(pool, tally, negative),
         *negative,
@@ -271,6 +274,7 @@ def _negative(
     troubles: Sequence[Trouble],
     seen: Sequence[failures.Failure],
     remembered: Sequence[Mapping[str, Any]],
+    rollout: Progress | None,
 ) -> list[Condition]:
     """The abnormal conditions: at most one of Stalled and Reconciling, and Suspended."""
     found: list[Condition] = []
@@ -278,6 +282,9 @@ def _negative(
         pool, plan
     )
     progress = None if stalled else _progress(pool, plan, tally, troubles, seen, remembered)
+    if progress and rollout is not None and rollout.overdue:
+        text = rollout_progress.message(pool, rollout, *progress)
+        stalled = Trouble(reason=conditions.PROGRESS_DEADLINE, message=text, stalled=True)
     if stalled:
         found.append(
             conditions.abnormal(conditions.STALLED, stalled.reason, _bounded(stalled.message))

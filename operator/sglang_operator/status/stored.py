@@ -134,6 +134,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "reported": _object,
     "memory": _memory,
     "tuning": _object,
+    "rollout": _object,
     "revision": _text,
     "placement": _text,
     "readySummary": _text,

@@ -50,3 +50,15 @@ def test_pausing_and_restarting_write_only_what_they_mean():
         "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "1970-01-01T00:00:00Z"}}
     }
     assert fake.ran[-1][:3] == ("patch", "sgi", "actor-infer")
+
+
+def test_a_rollout_that_takes_too_long_says_what_the_operator_told():
+    world = guide()
+    said = {
+        "type": "Stalled",
+        "status": "True",
+        "reason": "ProgressDeadlineExceeded",
+        "message": "no engine of revision x came up for 600 s",
+    }
+    world.pools[0]["status"]["conditions"].append(said)
+    assert said["message"] in list(rollout.status(_pool(cluster(world))))

@@ -1,0 +1,121 @@
+"""Whether a rollout gets on: what ``rollout.progressDeadlineSeconds`` goes by.  Pure.
+
+As a Deployment does it: a revision is on its way until all engines that are to run it were up at
+once, and gets on whenever one more of them is up than ever before.  While it is paused, or waits
+for the trainer's turn to end, no time passes.  What happens to engines after that is no rollout's
+any more.
+
+The status is the memory: the revision, how many of its engines were up, and the stamp of the last
+time.  Between two passes of one operator that time is kept by the clock that nobody sets; one that
+begins believes the stamp, and only this once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sglang_operator.api import texts
+from sglang_operator.observed.moment import Moment
+from sglang_operator.plan.plan import Plan
+from sglang_operator.plan.rollout import Waits
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.status import failures
+from sglang_operator.weights import times
+
+# What ends without the operator, by the trainer or by who paused it.
+_OTHERS_TURN = frozenset({Waits.FOR_SYNC, Waits.FOR_WAKE, Waits.FOR_WEIGHTS, Waits.FOR_RESUME})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the rollout of one revision came."""
+
+    revision: str  # of the spec as it is written: what autoTune tries is no rollout of its own
+    up: int = 0  # the most of its engines that were up at once
+    since: Moment | None = None  # when it last got on; None: no time passes
+    complete: bool = False
+    of: int = 0  # engines that are to run it
+    overdue: bool = False  # it took longer than the spec allows
+
+    def written(self) -> dict[str, Any]:
+        """As it stands in the status."""
+        told: dict[str, Any] = {"revision": self.revision, "up": self.up}
+        if self.complete:
+            told["complete"] = True
+        if self.since is not None:
+            told["progressed"] = failures.rfc3339(self.since.wall)
+        return told
+
+
+def advance(
+    pool: Pool, plan: Plan, stored: Mapping[str, Any], known: Progress | None, at: Moment
+) -> Progress | None:
+    """How far it is now; None where nobody wants to know.
+
+    ``stored`` is what the status says, ``known`` what this operator made of it last.
+    """
+    rollout = pool.spec.rollout
+    limit = rollout.progress_deadline_seconds
+    if limit is None or pool.spec.suspend:
+        return None
+    revision = pool.base_revision
+    before = _before(revision, stored, known, at)
+    coming = [e for e in plan.engines if e.current or e.rank >= rollout.partition]
+    up = sum(engine.current and engine.up for engine in coming)
+    now = Progress(revision=revision, up=max(up, before.up), of=len(coming))
+    replaces = any(engine.outdated for engine in coming)
+    if up == len(coming) or (before.complete and not replaces):
+        return replace(now, complete=True)
+    if rollout.paused or (plan.waiting is not None and plan.waiting.what in _OTHERS_TURN):
+        return now
+    since = at if before.since is None or up > before.up else before.since
+    return replace(now, since=since, overdue=since.steady + limit <= at.steady)
+
+
+def due(pool: Pool, progress: Progress | None) -> float | None:
+    """When it will have taken too long, by the steady clock; None: it has already, or never."""
+    limit = pool.spec.rollout.progress_deadline_seconds
+    if limit is None or progress is None or progress.since is None or progress.overdue:
+        return None
+    return progress.since.steady + limit
+
+
+def message(pool: Pool, progress: Progress, reason: str, told: str) -> str:
+    """What is told of one that took too long, and what it is at by this reason and these words."""
+    owner = pool.owner
+    return texts.PROGRESS_DEADLINE.format(
+        revision=pool.revision,
+        seconds=pool.spec.rollout.progress_deadline_seconds,
+        up=progress.up,
+        desired=progress.of,
+        reason=reason,
+        message=told,
+        command=texts.DO_PAUSE.format(name=owner.name, namespace=owner.namespace),
+    )
+
+
+def _before(
+    revision: str, stored: Mapping[str, Any], known: Progress | None, at: Moment
+) -> Progress:
+    """What was known before: by the status, if that is ahead, as another operator's may be."""
+    found = _read(stored, at)
+    if known is not None and known.revision == revision:
+        ahead = found.revision == revision and (found.complete, found.up) > (
+            known.complete,
+            known.up,
+        )
+        return found if ahead else known
+    return found if found.revision == revision else Progress(revision=revision)
+
+
+def _read(stored: Mapping[str, Any], at: Moment) -> Progress:
+    stamp, up = stored.get("progressed"), stored.get("up")
+    since = None
+    if wall := times.seconds(stamp):
+        since = Moment(wall=wall, steady=at.steady - max(0.0, at.wall - wall))
+    return Progress(
+        revision=str(stored.get("revision", "")),
+        up=up if isinstance(up, int) else 0,
+        since=since,
+        complete=stored.get("complete") is True,
+    )
