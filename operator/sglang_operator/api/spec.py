@@ -46,6 +46,13 @@ class OnNodeLost(Enum):
     WAIT = "Wait"
 
 
+class RolloutOrder(Enum):
+    """Which engines of an older revision are replaced first."""
+
+    HIGHEST_RANK_FIRST = "HighestRankFirst"
+    LOWEST_RANK_FIRST = "LowestRankFirst"
+
+
 class MemoryCheck(Enum):
     """What is done about engines that do not fit their GPUs by the plan of their memory."""
 
@@ -93,6 +100,7 @@ class Rollout(_Section, frozen=True, kw_only=True):
     max_unavailable: int | str = 1
     max_surge: int | str = 0
     partition: int = 0
+    order: RolloutOrder = RolloutOrder.HIGHEST_RANK_FIRST
     paused: bool = False
     progress_deadline_seconds: int | None = None  # None: it may take as long as it does
 
@@ -207,6 +215,7 @@ _CHOICES: Mapping[str, type[Enum]] = {
     "placement.mode": PlacementMode,
     "weights.gate": WeightsGate,
     "weights.recovery": Recovery,
+    "rollout.order": RolloutOrder,
     "restart.onNodeLost": OnNodeLost,
     "memoryCheck": MemoryCheck,
     "scheduling.gang": Gang,

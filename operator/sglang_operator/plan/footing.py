@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api.names import EngineName
+from sglang_operator.api.spec import RolloutOrder
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
@@ -78,6 +79,7 @@ class LiveGroups:
             missing=ranks.keys() - kept.keys(),
             placed=frozenset(name for name, group in kept.items() if group.placed),
             stuck=stuck,
+            lowest_first=pool.spec.rollout.order is RolloutOrder.LOWEST_RANK_FIRST,
             lacking=next((why for n in kept if (why := self._lacks_else(kept[n]))), ""),
             short=kept[stuck[0]].unplaced if stuck else 1,
             free=free,

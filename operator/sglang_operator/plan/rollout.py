@@ -91,6 +91,7 @@ class RolloutState:
     paused: bool = False
     failing: bool = False  # the present revision fails at its start: none that runs goes for it
     held: Waits | None = None  # running engines are left alone for now
+    lowest_first: bool = False  # the lowest rank goes first, not the highest
     doubted: bool = False  # whether the API server takes a pod of the present revision
 
 
@@ -140,6 +141,8 @@ class _Change:
         olds = {**state.outdated, **state.obsolete}
         # Outdated ones in whose places those that replace them may not fit.
         self.reshaped = {name for name, old in state.outdated.items() if not self._fits_in(old)}
+        turn = 1 if state.lowest_first else -1
+        self.turns = {engine.name: turn * engine.rank for engine in state.wanted}
         self.spared = state.held is not None or state.failing or state.doubted
         needed = {device for engine in state.wanted for device in engine.devices}
         self.aside = {n for n, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
@@ -278,17 +281,16 @@ class _Change:
             found = more
 
     def replace_outdated(self) -> None:
-        """Engines of an older revision: those that falter first, and from the top.
+        """Engines of an older revision: those that falter first, and in their order.
 
         A sync covers them where they are, so that they go for what serves alone.
         """
         self.spare -= self.lent
         self.beyond -= self.lent
         self.lent = 0
-        ranks = {engine.name: engine.rank for engine in self.state.wanted}
         olds = self.state.outdated
         left = olds.keys() - self.gone - self.reshaped
-        for name in sorted(left, key=lambda n: (not olds[n].falters, -ranks[n])):
+        for name in sorted(left, key=lambda n: (not olds[n].falters, self.turns[n])):
             if not self._affords({name}):
                 return
             self._take({name})
@@ -306,9 +308,10 @@ class _Change:
         ways += [b for e in state.wanted if (b := frozenset(self._blockers(e))) and b <= could]
         olds = {**state.outdated, **state.obsolete}
 
-        def harm(way: Set[EngineName]) -> tuple[int, int, int, list[EngineName]]:
+        def harm(way: Set[EngineName]) -> tuple[int, int, int, int, list[EngineName]]:
             lives = sum(olds[name].lives for name in way)
-            return self._cost(way), lives, len(way), sorted(way)
+            turn = min(self.turns.get(name, 0) for name in way)
+            return self._cost(way), lives, len(way), turn, sorted(way)
 
         self.gone |= min(ways, key=harm, default=frozenset())
 

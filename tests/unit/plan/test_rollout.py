@@ -293,6 +293,43 @@ def test_a_surge_is_a_number_or_a_share_too_but_only_none_is_supported(value, re
     assert a_pool(rollout={"maxSurge": "0%"}).revision == a_pool().revision
 
 
+# --- which go first
+
+
+@pytest.mark.parametrize(
+    ("order", "first", "then"),
+    [
+        ("HighestRankFirst", "actor-infer-g6-7-0", "actor-infer-g4-5-0"),
+        ("LowestRankFirst", "actor-infer-g0-1-0", "actor-infer-g2-3-0"),
+    ],
+)
+def test_engines_go_in_the_order_that_is_asked_for(order, first, then):
+    pool = loaded(rollout={"order": order})
+    pods = serving(pool, revision=OLD, gate=None)
+    assert removed(planned(pool, pods)) == [first]
+    assert removed(planned(pool, pods, doubted_revision=pool.revision)) == [first]
+    rank = 0 if order == "LowestRankFirst" else 3
+    pods[rank] = a_pod(pool, pool.engines[rank], 1, ready=True)
+    assert removed(planned(pool, pods)) == [then]
+
+
+def test_without_an_order_the_highest_rank_goes_first():
+    pool = loaded()
+    assert removed(planned(pool, serving(pool, revision=OLD, gate=None))) == ["actor-infer-g6-7-0"]
+
+
+def test_the_partition_keeps_the_lower_ranks_in_every_order():
+    pool = loaded(rollout={"order": "LowestRankFirst", "partition": 2})
+    assert removed(planned(pool, serving(pool, revision=OLD, gate=None))) == ["actor-infer-g4-5-0"]
+
+
+def test_what_misses_a_probe_goes_before_its_turn():
+    pool = loaded(rollout={"order": "LowestRankFirst"})
+    pods = serving(pool, revision=OLD, gate=None)
+    pods[2] = a_pod(pool, pool.engines[2], revision=OLD, **BLIP)
+    assert removed(planned(pool, pods)) == ["actor-infer-g4-5-0"]
+
+
 # --- a pool without ids
 
 

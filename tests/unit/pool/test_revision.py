@@ -73,6 +73,7 @@ RUNS_ON: dict[str, object] = {
     "rollout.maxUnavailable": 3,
     "rollout.partition": 1,
     "rollout.paused": True,
+    "rollout.order": "LowestRankFirst",
     "rollout.progressDeadlineSeconds": 3600,
     "restart.onNodeLost": "Wait",
     "restart.nodeLostSeconds": 60,
