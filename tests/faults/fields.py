@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from sglang_operator.children import kinds
 from sglang_operator.testing import ApiError, installed
 from sglang_operator.testing.faults.lives import controller
 from tests.faults.lab import CHILDREN, FaultPool, Json, Lab, Result
@@ -219,6 +220,8 @@ def snapshot(pool: FaultPool) -> Json:
     pods = [p for p in pool.all_pods() if controller(p["metadata"]).get("uid") == uid]
     children: Json = {}
     for kind, (group, plural) in CHILDREN.items():
+        if kind == kinds.REVISION.kind:
+            continue  # they tell of what was before
         listed = pool.plane.api.get(f"{group}/namespaces/{pool.namespace}/{plural}")
         for item in listed["items"]:
             if controller(item["metadata"]).get("uid") == uid:

@@ -26,6 +26,7 @@ KINDS: tuple[tuple[str, str, str, Change], ...] = (
     ("create", "services", "", CREATE),
     ("create", "configmaps", "", CREATE),
     ("create", "poddisruptionbudgets", "", CREATE),
+    ("create", "controllerrevisions", "", CREATE),
     ("patch", "configmaps", "", MOVE),
     ("patch", "poddisruptionbudgets", "", SHRINK),
     ("create", "events", "", CREATE),

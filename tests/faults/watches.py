@@ -6,6 +6,8 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from sglang_operator.api import names
+from sglang_operator.children import kinds
 from sglang_operator.testing.faults import Agent, Match
 from sglang_operator.testing.faults.rules import OldList, Reply
 from sglang_operator.testing.faults.streams import EXPIRED, End, Stream, error_line
@@ -23,7 +25,15 @@ STREAMS: dict[str, Match] = {
     "services": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="services"),
     "configmaps": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="configmaps"),
     "budgets": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="poddisruptionbudgets"),
+    "revisions": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="controllerrevisions"),
     "kopf": Match(agent=Agent.KOPF, verbs=["watch"], resource="sglanginferences"),
+}
+
+_OF_STREAMS = {
+    "services": "Service",
+    "configmaps": "ConfigMap",
+    "budgets": "PodDisruptionBudget",
+    "revisions": kinds.REVISION.kind,
 }
 
 
@@ -78,9 +88,11 @@ def _disturb(pool: FaultPool, name: str) -> None:
     """Something that only this stream tells."""
     if name in ("pools", "kopf"):
         pool.patch(replicas=3)
-    elif name in ("services", "configmaps", "budgets"):
-        kind = {"services": "Service", "configmaps": "ConfigMap"}.get(name, "PodDisruptionBudget")
+    elif name in _OF_STREAMS:
+        kind = _OF_STREAMS[name]
         child = pool.name if kind == "Service" else f"{pool.name}-engines"
+        if kind == kinds.REVISION.kind:
+            child = names.revision_name(pool.name, pool.object()["status"]["revision"])
         group, plural = CHILDREN[kind]
         pool.plane.api.delete(f"{group}/namespaces/{pool.namespace}/{plural}/{child}")
     else:

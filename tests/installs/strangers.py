@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.builders import a_pool
+
 _POD = {"containers": [{"name": "a", "image": "a"}], "terminationGracePeriodSeconds": 0}
 
 
@@ -31,6 +33,13 @@ STRANGERS: Mapping[str, Stranger] = {
     "configmaps": Stranger(version="v1", kind="ConfigMap", suffix="-engines"),
     "poddisruptionbudgets": Stranger(
         version="policy/v1", kind="PodDisruptionBudget", suffix="-engines"
+    ),
+    # Of the guide's engines, whichever GPUs they have.
+    "controllerrevisions": Stranger(
+        version="apps/v1",
+        kind="ControllerRevision",
+        suffix=f"-{a_pool().revision}",
+        body={"revision": 1, "data": {}},
     ),
     "leases": Stranger(version="coordination.k8s.io/v1", kind="Lease", suffix="-weights"),
 }

@@ -94,6 +94,25 @@ def delete_registry(pool: Pool) -> None:
     pool.kubectl("delete", "configmap", f"{pool.name}-engines")
 
 
+def delete_revision(pool: Pool) -> None:
+    pool.kubectl("delete", "controllerrevision", revision_name(pool))
+
+
+def changed(pool: Pool) -> None:
+    """A pool that has had another revision, and wants it no more."""
+    up(pool)
+    pool.patch({"seed": 7})
+    pool.wait(lambda: len(stored_revisions(pool)) == 2, "another revision")
+
+
+def change_back(pool: Pool) -> None:
+    pool.patch({"seed": None})
+
+
+def store_none(pool: Pool) -> None:
+    pool.patch({"rollout": {"revisionHistoryLimit": 0}})
+
+
 def trainer_commits(pool: Pool) -> None:
     commit(pool, "step-1")
 
@@ -220,6 +239,30 @@ def counted(pool: Pool) -> bool:
     return any(event.get("series", {}).get("count", 0) > 1 for event in pool.events())
 
 
+def stored_revisions(pool: Pool) -> list[int]:
+    """The numbers of the revisions that are stored."""
+    listed = pool.kubectl("get", "controllerrevisions", "-o", "json")
+    return [item["revision"] for item in json.loads(listed)["items"]]
+
+
+def revision_name(pool: Pool) -> str:
+    return names.revision_name(pool.name, pool.status["revision"])
+
+
+def revision_is_stored(pool: Pool) -> bool:
+    return bool(
+        pool.status.get("revision") and _get(pool, "controllerrevision", revision_name(pool))
+    )
+
+
+def revision_is_the_last(pool: Pool) -> bool:
+    return max(stored_revisions(pool)) == 3
+
+
+def none_is_stored(pool: Pool) -> bool:
+    return not stored_revisions(pool)
+
+
 def _get(pool: Pool, kind: str, name: str) -> Any:
     found = pool.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
     return json.loads(found) if found else {}
@@ -245,6 +288,7 @@ CASES: dict[Verb, Case] = {
     **reading("services", prepare=up, act=edit_service, done=service_is_mended),
     **reading("poddisruptionbudgets", prepare=up, act=edit_budget, done=budget_is_mended),
     **reading("configmaps", prepare=up, act=delete_registry, done=has("configmap", "-engines")),
+    **reading("controllerrevisions", prepare=up, act=delete_revision, done=revision_is_stored),
     **reading("leases", prepare=up_and_known, act=trainer_commits, done=in_service),
     **reading("nodes", prepare=up, act=lose_node, done=replaced, once=True),
     **{
@@ -272,6 +316,11 @@ CASES: dict[Verb, Case] = {
     ("configmaps", "patch"): Case(prepare=up, act=fewer, done=registry_is_shorter),
     ("poddisruptionbudgets", "create"): Case(act=apply, done=has("pdb", "-engines")),
     ("poddisruptionbudgets", "patch"): Case(prepare=up, act=edit_budget, done=budget_is_mended),
+    ("controllerrevisions", "create"): Case(act=apply, done=revision_is_stored),
+    ("controllerrevisions", "patch"): Case(
+        prepare=changed, act=change_back, done=revision_is_the_last
+    ),
+    ("controllerrevisions", "delete"): Case(prepare=up, act=store_none, done=none_is_stored),
     ("events.k8s.io/events", "create"): Case(prepare=up, act=rest, done=rest_is_told, once=True),
     ("events.k8s.io/events", "patch"): Case(prepare=up, act=rest_twice, done=counted, once=True),
     ("events", "list"): Case(

@@ -53,6 +53,7 @@ def test_a_new_pool_gets_its_service_budget_lease_and_registry():
         ("CreateChild", "PodDisruptionBudget", "actor-infer-engines"),
         ("CreateChild", "Lease", "actor-infer-weights"),
         ("CreateChild", "ConfigMap", "actor-infer-engines"),
+        ("CreateChild", "ControllerRevision", f"actor-infer-{pool.revision}"),
     ]
 
 
@@ -63,6 +64,7 @@ def test_what_selects_pods_waits_for_them_but_engines_names_do_not():
         ("CreateChild", "Service", "actor-infer-engines"),
         ("CreateChild", "Lease", "actor-infer-weights"),
         ("CreateChild", "ConfigMap", "actor-infer-engines"),
+        ("CreateChild", "ControllerRevision", f"actor-infer-{pool.revision}"),
     ]
 
 
@@ -135,7 +137,10 @@ def test_the_headless_service_goes_when_it_is_no_longer_asked_for():
     children = as_observed(wanted(with_names, all_pods(with_names)))
     assert ("Service", "actor-infer-engines") in children
     plain = a_pool()
-    batch = actions.child_actions(plain, wanted(plain, []), Observed(children=children))
+    observed = Observed(children=children, pods=tuple(all_pods(with_names)))
+    batch = actions.child_actions(
+        plain, kinds.children(plain, weighed(plain, []), observed), observed
+    )
     dropped = [a for a in batch if isinstance(a, actions.DeleteChild)]
     assert [(a.kind, a.name) for a in dropped] == [("Service", "actor-infer-engines")]
 

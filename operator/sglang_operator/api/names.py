@@ -102,6 +102,7 @@ MAX_NODES = 1024  # of one engine
 
 # Its GPU ids, or a digest of many (roll/device_mapping); its rank where it has none (pool/draft).
 _ENGINE = re.compile(r"g[0-9]+(-[0-9]+)?(x[0-9]+(-[0-9]+)?)*|h[0-9a-f]{9,12}|r[0-9]+")
+_REVISION = re.compile(r"[0-9a-f]{10}")  # pool/revision
 # The last part of a pod's name: the attempt, and which of several pods it is (``12n3``).
 _ATTEMPT = re.compile(r"(?P<attempt>[0-9]{1,9})(n(?P<node_rank>[0-9]{1,4}))?")
 
@@ -183,6 +184,17 @@ def registry_name(pool: str) -> str:
 def disruption_budget_name(pool: str) -> str:
     """The PodDisruptionBudget over the pool's engine pods."""
     return f"{pool}-engines"
+
+
+def revision_name(pool: str, revision: str) -> str:
+    """The ControllerRevision that says what pods of this revision are made of."""
+    return f"{pool}-{revision}"
+
+
+def revision_of(name: str, pool: str) -> str:
+    """The revision in the name of a ControllerRevision; "" if the pool has none of that name."""
+    digest = name.removeprefix(f"{pool}-")
+    return digest if name != digest and _REVISION.fullmatch(digest) else ""
 
 
 def weights_lease_name(pool: str) -> str:

@@ -102,6 +102,7 @@ class Rollout(_Section, frozen=True, kw_only=True):
     partition: int = 0
     order: RolloutOrder = RolloutOrder.HIGHEST_RANK_FIRST
     paused: bool = False
+    revision_history_limit: int = 10  # earlier revisions that can be gone back to
     progress_deadline_seconds: int | None = None  # None: it may take as long as it does
 
 

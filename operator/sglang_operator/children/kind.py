@@ -7,6 +7,7 @@ from typing import Any
 from sglang_operator.api.names import EngineName, is_engine
 from sglang_operator.children.last_known import LastKnown
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed.model import Observed
 from sglang_operator.pool.resolve import Pool
 
 Json = Mapping[str, Any]
@@ -31,6 +32,10 @@ class ChildKind:
     kept: Callable[[LastKnown], Iterable[Json]]
     # The names that these can have, from the pool's name: others are nobody's children.
     names: tuple[Callable[[str], str], ...] = ()
+    # All that is wanted of it, where that depends on what is there of it too.
+    history: Callable[[Pool, Observed], Iterable[Json]] | None = None
+    # Where there are many: whether this is a name of one, of a pool of that name.
+    is_one: Callable[[str, str], bool] | None = None
     # Where engines have one each: its name, from the pool's and the engine's.
     engine_name: Callable[[str, EngineName], str] | None = None
     # The parts of an object that are kept as desired; the rest is other people's to write.
@@ -41,6 +46,10 @@ class ChildKind:
     # A cluster may not know the kind (404, its definition is not installed): pools do without it,
     # and get theirs once it does.  A kind that the operator may not read is refused all the same.
     optional: bool = False
+    # Pools do without it also where the operator may not read it: a role of before it is told of.
+    spare: bool = False
+    # Parts of an object that nobody compares: they are not kept.
+    unkept: tuple[str, ...] = ()
     # It is made once a new pool's pods are there: by what selects them, kube-controller-manager
     # works at each of their changes.
     waits_for_pods: bool = False
@@ -71,6 +80,8 @@ class ChildKind:
     def is_name(self, name: str, pool: str) -> bool:
         """Whether a pool of this name can have an object of this kind and name."""
         if any(name == of(pool) for of in self.names):
+            return True
+        if self.is_one is not None and self.is_one(name, pool):
             return True
         if self.engine_name is None:
             return False

@@ -1,6 +1,5 @@
 """Every kind of object that pools have beside their pods: one declaration each."""
 
-from collections.abc import Collection
 from typing import Any
 
 from sglang_operator.api import names
@@ -8,6 +7,7 @@ from sglang_operator.children import (
     disruption_budget,
     kept,
     services,
+    stored_revisions,
     trainer_registry,
     weights_lease,
 )
@@ -15,8 +15,11 @@ from sglang_operator.children.kind import ChildKind
 from sglang_operator.children.last_known import LastKnown
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import span
+from sglang_operator.observed.model import Observed
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.weights import lost_lease
+
+_NOTHING = Observed()
 
 SERVICE = ChildKind(
     kind="Service",
@@ -77,8 +80,24 @@ REGISTRY = ChildKind(
     most_bytes=24 * 2**20,
 )
 
+# Only "kubectl sglang rollout" reads them.
+REVISION = ChildKind(
+    kind=stored_revisions.KIND,
+    api_version=stored_revisions.API,
+    plural="controllerrevisions",
+    desired=lambda pool, weights: (),
+    history=stored_revisions.revisions,
+    kept=kept.nothing,
+    is_one=lambda name, pool: bool(names.revision_of(name, pool)),
+    compared=("revision",),
+    unkept=("data",),
+    pruned=True,
+    optional=True,
+    spare=True,
+)
+
 # In the order they are applied: a trainer that finds the registry finds the Lease.
-CHILDREN: tuple[ChildKind, ...] = (SERVICE, DISRUPTION_BUDGET, LEASE, REGISTRY)
+CHILDREN: tuple[ChildKind, ...] = (SERVICE, DISRUPTION_BUDGET, LEASE, REGISTRY, REVISION)
 
 
 def of(kind: str) -> ChildKind:
@@ -86,10 +105,12 @@ def of(kind: str) -> ChildKind:
     return next(each for each in CHILDREN if each.kind == kind)
 
 
-def children(pool: Pool, weights: GatePlan, absent: Collection[str] = ()) -> list[dict[str, Any]]:
+def children(pool: Pool, weights: GatePlan, observed: Observed = _NOTHING) -> list[dict[str, Any]]:
     """All objects of a pool but its pods, as they should be; none of a kind that is absent."""
-    present = (kind for kind in CHILDREN if kind.kind not in absent)
-    return [dict(body) for kind in present for body in kind.desired(pool, weights)]
+    present = [kind for kind in CHILDREN if kind.kind not in observed.absent_kinds]
+    found = [dict(body) for kind in present for body in kind.desired(pool, weights)]
+    stored = [kind.history(pool, observed) for kind in present if kind.history is not None]
+    return found + [dict(body) for bodies in stored for body in bodies]
 
 
 def kept_children(known: LastKnown) -> list[dict[str, Any]]:

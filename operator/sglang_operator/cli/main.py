@@ -21,7 +21,7 @@ COMMANDS = {
     "map": "Which engine is where: nodes × GPUs, as a picture.",
     "wait": "Until pools are Ready, or cannot be.",
     "logs": "All engines of a pool as one log, the last failure first.",
-    "rollout": "How far a change has come; hold it, let it go on, start all anew.",
+    "rollout": "How far a change has come; hold it, let it go on, start anew, undo it.",
     "doctor": "Can this cluster run pools? With what to do if not.",
     "weights": "The transaction on a pool's weights, by hand.",
     "completion": "Completion for a shell.",

@@ -1,21 +1,18 @@
-"""The command ``rollout``: how far a change has come, hold it, let it go on, start all anew."""
+"""The command ``rollout``: how far a change has come, hold it, let it go on, start anew, undo."""
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import click
 
 from sglang_operator.api import conditions
-from sglang_operator.api import texts as operator_texts
-from sglang_operator.cli import texts
+from sglang_operator.cli import rollout_history, texts
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
 from sglang_operator.diagnosis import causes
-from sglang_operator.observed import groups
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import rollout_waits
 from sglang_operator.view.cluster_view import PoolView
@@ -71,24 +68,6 @@ def _kept_back(pool: PoolView, resolved: Pool) -> str:
     return ""
 
 
-def history(pool: PoolView) -> Iterator[str]:
-    """The revisions that run now, the newest first; earlier ones are nowhere stored."""
-    counts: Counter[str] = Counter()
-    since: dict[str, float] = {}
-    for group in groups.of(pool.pods):
-        if group.ended or group.deleting:
-            continue
-        revision = group.revision
-        counts[revision] += 1
-        since[revision] = min(group.created, since.get(revision, group.created))
-    wanted = pool.resolved.revision if isinstance(pool.resolved, Pool) else ""
-    for revision in sorted(counts, key=lambda found: -since[found]):
-        begun = datetime.fromtimestamp(since[revision], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        mark = "  (the spec's)" if revision == wanted else ""
-        yield f"{revision}  {operator_texts.engines(counts[revision])} since {begun}{mark}"
-    yield texts.ROLLOUT_HISTORY
-
-
 def pause(cluster: Cluster, pool: PoolView, *, paused: bool) -> str:
     """Write ``rollout.paused``; what was done."""
     _patch(cluster, pool, {"rollout": {"paused": paused}})
@@ -123,26 +102,44 @@ def _patch(cluster: Cluster, pool: PoolView, spec: dict[str, object]) -> None:
 
 
 @click.command("rollout")
-@click.argument("action", type=click.Choice(["status", "history", "pause", "resume", "restart"]))
+@click.argument(
+    "action", type=click.Choice(["status", "history", "pause", "resume", "restart", "undo"])
+)
 @click.argument("pool", shell_complete=complete_pool)
+@click.option(
+    "--to-revision",
+    type=click.IntRange(1),
+    help="With undo: the number of the revision, by history.",
+)
 @where
 @ends
-def command(cluster: Cluster, action: str, pool: str) -> int:
+def command(cluster: Cluster, action: str, pool: str, to_revision: int | None) -> int:
     """Look at or steer how the engines of a pool take on a changed spec.
 
-    status: how many engines run the present revision. history: the revisions that run.
-    pause, resume: write spec.rollout.paused. restart: replace all engines, within
-    rollout.maxUnavailable, by an annotation in spec.podTemplate.
+    status: how many engines run the present revision. history: the revisions that are stored,
+    and those that run. pause, resume: write spec.rollout.paused. restart: replace all engines,
+    within rollout.maxUnavailable, by an annotation in spec.podTemplate. undo: write the part of
+    the spec back that engines had by the revision before, or by --to-revision; device_mapping,
+    replicas, and whatever else restarts no engine, stay.
 
     Exit codes: 0 done, and for status that all engines are on the present revision and Ready;
     1 they are not yet; 2 errors.
     """
+    if to_revision is not None and action != "undo":
+        raise click.UsageError(texts.TO_REVISION_OF_UNDO)
     seen = look.look(cluster, [pool], nodes=False).pools[0]
-    if action in ("status", "history"):
-        for line in (status if action == "status" else history)(seen):
+    if action == "status":
+        for line in status(seen):
             click.echo(line)
-        return OK if action == "history" or complete(seen) else NOT_SO
-    if action == "restart":
+        return OK if complete(seen) else NOT_SO
+    if action in ("history", "undo"):
+        known = rollout_history.stored(cluster, seen)
+        if action == "undo":
+            click.echo(rollout_history.undo(cluster, seen, known, to_revision))
+            return OK
+        for line in rollout_history.history(seen, known):
+            click.echo(line)
+    elif action == "restart":
         click.echo(restart(cluster, seen, time.time()))
     else:
         click.echo(pause(cluster, seen, paused=action == "pause"))

@@ -68,9 +68,24 @@ ROLLOUT_STUCK = (
     "{advice}"
 )
 ROLLOUT_PARTITION = "rollout.partition {partition}: engines of lower rank stay as they are"
-ROLLOUT_HISTORY = (
-    "earlier revisions are not stored: to go back, apply the earlier object, from Git for example"
+HISTORY_LINE = "{number}  {revision}  {engines}  since {since}{mark}"
+HISTORY_PRESENT = "  (the spec's)"
+HISTORY_NOTE = "to go back to one: kubectl sglang rollout undo POOL --to-revision NUMBER"
+HISTORY_EMPTY = (
+    "no revision is stored (rollout.revisionHistoryLimit 0, or the operator may not store them): "
+    "to go back, apply the earlier object, from Git for example"
 )
+UNDO_NO_SUCH = "no revision {number} is stored; there are {known}"
+UNDO_NO_EARLIER = "no other revision is stored: there is nothing to go back to"
+UNDO_NOTHING = "the spec of {namespace}/{name} is that of revision {number} ({revision}) already"
+UNDO_REFUSED = "with revision {number} the spec of {namespace}/{name} would be refused: {why}"
+UNDO_DONE = (
+    "{namespace}/{name} goes back to revision {number} ({revision}); a pool that Git owns needs it "
+    "there too"
+)
+UNDO_OTHER = "; with what else its spec says, or by this version's rules, that is {revision}"
+UNDO_PAUSED = "; rollout.paused keeps the engines until it is resumed"
+TO_REVISION_OF_UNDO = "--to-revision belongs to undo"
 ROLLOUT_NOW_PAUSED = "rollout of {namespace}/{name} paused: changes wait, failures are still mended"
 ROLLOUT_RESUMED = "rollout of {namespace}/{name} goes on"
 ROLLOUT_RESTARTED = (

@@ -214,6 +214,7 @@ class ControlLoop:
                         OWN_OBJECTS,
                         kept=store.kept,
                         optional=kind if kinds.of(kind).optional else "",
+                        spare=kinds.of(kind).spare,
                     )
                 )
             streams[0].on_list = partial(self.pools.list_begins, scope)
@@ -238,6 +239,7 @@ class ControlLoop:
         *,
         kept: Callable[[Any], Any] | None = None,
         optional: str = "",
+        spare: bool = False,
     ) -> informer.Informer[Any]:
         plural = path.rsplit("/", 1)[-1]
         resource = informer.Resource(
@@ -246,6 +248,7 @@ class ControlLoop:
             selector=selector,
             name=f"{plural} in {scope}" if scope else plural,
             optional=optional,
+            spare=spare,
         )
         made: informer.Informer[Any] = informer.Informer(self.client, resource, kind, sink, kept)  # type: ignore[arg-type]
         self.informers.append(made)

@@ -43,8 +43,7 @@ class Publisher:
         if not self._is_due(this, decision):
             return
         memory = this.memory
-        absent = decision.observed.absent_kinds
-        children = kinds.children(decision.pool, decision.weights, absent)
+        children = kinds.children(decision.pool, decision.weights, decision.observed)
         wanted = self._wanted(this, decision, children, creating=creating)
         written = await self._write(this, wanted)
         plan = await self._explainer.explained(
@@ -152,6 +151,7 @@ def _status(
         now=moment().wall,
         reports=observed.reports,
         nodes=observed.nodes,
+        without=observed.absent_kinds,
         progress=_progress(this, decision),
     )
 

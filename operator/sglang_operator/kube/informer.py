@@ -88,6 +88,7 @@ class Resource:
     selector: str = ""
     name: str = ""  # for logs and probes
     optional: str = ""  # its kind, where a cluster may not know it: then there is none of it
+    spare: bool = False  # nor is there where it may not be read
 
     @property
     def params(self) -> dict[str, str]:
@@ -142,9 +143,11 @@ class Informer(Generic[R]):
 
     @property
     def is_absent(self) -> bool:
-        """Whether it is of a kind that may be absent from the cluster, and is."""
-        refused = self.refused
-        return bool(self.resource.optional) and refused is not None and refused.status == 404
+        """Whether it is of a kind that may be absent from the cluster, and is, or as good as."""
+        refused, resource = self.refused, self.resource
+        if refused is None or not resource.optional:
+            return False
+        return refused.status == 404 or (resource.spare and refused.status == 403)
 
     def idle(self) -> float:
         """Seconds since it was last seen to try, whatever the answer was.
@@ -367,7 +370,8 @@ class Informer(Generic[R]):
         self._version = ""
         is_first = self.refused is None or self.refused.status != error.status
         self.refused = error
-        level = logging.INFO if self.is_absent else logging.WARNING
+        untold = self.is_absent and error.status == 404
+        level = logging.INFO if untold else logging.WARNING
         log.log(level if is_first else logging.DEBUG, "%s: %s", self.resource.name, error)
         if is_first and self.on_refused is not None:
             self.on_refused(error)

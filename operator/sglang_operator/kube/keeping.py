@@ -41,6 +41,8 @@ class Keeper:
         meta = child.metadata
         controller = meta.controller
         self.forget(meta.namespace, meta.name)
+        if self._kind.unkept:
+            child = msgspec.structs.replace(child, **dict.fromkeys(self._kind.unkept))
         if not child.whole:
             return child
         if controller is None or controller.kind != names.KIND:

@@ -209,6 +209,7 @@ class Child(msgspec.Struct, frozen=True):
     metadata: Meta
     spec: dict[str, Any] | None = None
     data: dict[str, str] | None = None
+    revision: int | None = None  # of a ControllerRevision
     # Whether this is all of it; of no field of the object.
     whole: bool = msgspec.field(name="/whole", default=True)
 

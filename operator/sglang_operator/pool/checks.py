@@ -62,6 +62,7 @@ _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     # NumPy's limit: SGLang seeds it too (srt/utils, set_random_seed), and dies of more.
     ("seed", "seed", 0, 2**32 - 1),
     ("rollout.partition", "rollout.partition", 0, 4096),
+    ("rollout.revision_history_limit", "rollout.revisionHistoryLimit", 0, 100),
     ("rollout.progress_deadline_seconds", "rollout.progressDeadlineSeconds", 30, 86400),
     ("restart.node_lost_seconds", "restart.nodeLostSeconds", 0, 86400),
     ("restart.backoff_seconds", "restart.backoffSeconds", 1, 3600),

@@ -6,6 +6,7 @@ restarts no engine.  Golden files guard it.  A field of the spec that shapes pod
 reaches only those that happen to be made anew: its test says of every field which it is.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,98 @@ _NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName")}
 _LATER = {"scheduling": ("gang", "requiredTopology", "preferredTopology")}
 # Written out, these were the defaults of an earlier operator: they restart nothing.
 _ALSO_DEFAULT = (spec.Startup(timeout_seconds=1800),)
+
+# The fields of the spec by which a pod is what it is: to have them again is to have the revision
+# again.  Its test holds them against the hash.
+REACHES_PODS = (
+    "model_args",
+    "strategy_args.strategy_config",
+    "num_gpus_per_worker",
+    "system_envs",
+    "router_replay.mode",
+    "seed",
+    "image",
+    "engineVersion",
+    "extraArgs",
+    "generation",
+    "placement.mode",
+    "placement.resourceName",
+    "weights.gate",
+    "startup.timeoutSeconds",
+    "network.port",
+    "network.headlessService",
+    "network.listenOnPodIP",
+    "network.rdma",
+    "security.runAsUser",
+    "security.runAsGroup",
+    "security.fsGroup",
+    "security.runAsNonRoot",
+    "security.apiKey",
+    "security.adminApiKey",
+    "scheduling.schedulerName",
+    "scheduling.priorityClassName",
+    "podTemplate",
+)
+# And those that do so in some pools alone.
+OF_THE_SERVER = "generating_args"  # where they are the server's defaults
+OF_GROUPS = "num_gpus_per_node"  # where an engine spans nodes
+
+
+def reaching_pods(parsed: spec.PoolSpec, *, spans: bool) -> dict[str, Any]:
+    """The part of the spec that reaches pods, as it is written but for what is at its default."""
+    written, default = msgspec.to_builtins(parsed), msgspec.to_builtins(spec.PoolSpec())
+    found: dict[str, Any] = {}
+    for path in paths_of(parsed.generation is spec.Generation.SERVER_DEFAULT, spans=spans):
+        value = at(written, path)
+        if path == OF_GROUPS or value != at(default, path):
+            put(found, path, value)
+    return found
+
+
+def with_part(raw: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with this part in place of its own; what does not reach pods stays."""
+    changed = copy.deepcopy(dict(raw))
+    server, spans = part.get("generation") == "ServerDefault", OF_GROUPS in part
+    for path in paths_of(server, spans=spans):
+        value = at(part, path)
+        if value is None:
+            drop(changed, path)
+        else:
+            put(changed, path, copy.deepcopy(value))
+    return changed
+
+
+def paths_of(server: bool, *, spans: bool) -> tuple[str, ...]:
+    """The fields that reach pods."""
+    return REACHES_PODS + (OF_THE_SERVER,) * server + (OF_GROUPS,) * spans
+
+
+def at(tree: Any, path: str) -> Any:
+    """What stands at a path of names in maps; None where nothing does."""
+    for name in path.split("."):
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Write a value at a path, in place; maps on the way to it are made."""
+    *above, last = path.split(".")
+    for name in above:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[last] = value
+
+
+def drop(tree: dict[str, Any], path: str) -> None:
+    """Take what stands at a path away, in place, and maps that hold nothing else."""
+    first, _, rest = path.partition(".")
+    if not rest:
+        tree.pop(first, None)
+    elif isinstance(tree.get(first), dict):
+        drop(tree[first], rest)
+        if not tree[first]:
+            del tree[first]
 
 
 def inputs(

@@ -4,12 +4,13 @@
 ``status.transitions``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_operator.api import conditions, errors, names, redaction, spec, texts
 from sglang_operator.api.conditions import Condition
+from sglang_operator.children import kinds
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import groups, health
 from sglang_operator.observed.engine_state import EngineState
@@ -82,8 +83,12 @@ def compute(
     reports: Mapping[str, EngineReport] | None = None,
     nodes: memory.Nodes = None,
     progress: Progress | None = None,
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The status of a pool that can be run; ``progress`` of its rollout, where it is watched."""
+    """The status of a pool that can be run.
+
+    ``progress`` of its rollout, where it is watched; ``without`` these kinds of children it does.
+    """
     previous = stored.understood(previous)
     tally = EngineCounts.of(plan)
     said = reported.reported(pool, plan.engines, reports or {}, previous)
@@ -127,6 +132,7 @@ def compute(
     warnings = [
         *pool.warnings,
         *reported.warnings(pool, said, plan.engines),
+        *_history_warnings(pool, without),
         *memory.warnings(pool, plan.engines, held, nodes, previous),
         *shared_memory.of_limits(
             pool.template, pool.gpus_per_pod, (p.memory_limit for p in plan.pods)
@@ -192,6 +198,12 @@ def compute_refused(
     }
     warnings = [p for p in refused.problems if p.severity is errors.Severity.WARNING]
     return status | _lists(ignored, warnings, previous.get("lastFailures", []))
+
+
+def _history_warnings(pool: Pool, without: Collection[str]) -> Iterator[errors.Problem]:
+    """That no revision is stored, where the pool wants some to be."""
+    if kinds.REVISION.kind in without and pool.spec.rollout.revision_history_limit:
+        yield errors.HISTORY_NOT_KEPT("spec.rollout", plural=kinds.REVISION.plural)
 
 
 def _lists(

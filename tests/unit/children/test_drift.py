@@ -72,7 +72,7 @@ def put_right(name: str, found: Json) -> Json:
     """The object after what is asked for it; fails if nothing is."""
     (action,) = asked(name, found)
     assert isinstance(action, actions.UpdateChild), action
-    patch = {key: action.body[key] for key in ("spec", "data") if key in action.body}
+    patch = {key: action.body[key] for key in ("spec", "data", "revision") if key in action.body}
     patch["metadata"] = {"labels": action.body["metadata"]["labels"]}
     after: Json = merged(found, patch)
     return after
@@ -92,7 +92,8 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 RENDERED = [
     (name, path)
     for name, body in CHILDREN.items()
-    for part in ("spec", "data")
+    for part in ("spec", "data", "revision")
+    if part in (*kinds.of(body["kind"]).compared, "spec")
     for path in leaves(body.get(part, {}), (part,))
 ] + [
     (name, ("metadata", "labels", key))

@@ -6,6 +6,7 @@ import pytest
 from sglang_operator.children import drift, kinds
 from sglang_operator.kube import paths
 from sglang_operator.observed import wire
+from sglang_operator.observed.model import Observed
 from sglang_operator.testing.faults import ledger
 from tests.builders import OWNER, a_pool, all_pods, weighed
 from tests.faults import requests, watches
@@ -16,16 +17,21 @@ WEIGHTS = weighed(POOL, all_pods(POOL))
 EACH = pytest.mark.parametrize("kind", kinds.CHILDREN, ids=lambda each: each.kind)
 
 
+def made_of(kind):
+    """All that the pool has of this kind."""
+    found = [*kind.desired(POOL, WEIGHTS)]
+    return found + ([*kind.history(POOL, Observed())] if kind.history else [])
+
+
 @EACH
 def test_what_is_made_is_of_the_declared_kind_and_has_the_declared_names(kind):
-    bodies = list(kind.desired(POOL, WEIGHTS))
+    bodies = made_of(kind)
     assert {(body["apiVersion"], body["kind"]) for body in bodies} == {
         (kind.api_version, kind.kind)
     }
     made = [body["metadata"]["name"] for body in bodies]
-    assert sorted(made) == sorted(of(OWNER.name) for of in kind.names), (
-        "else it is taken for somebody else's"
-    )
+    assert all(kind.is_name(name, OWNER.name) for name in made), "else it is somebody else's"
+    assert {of(OWNER.name) for of in kind.names} <= set(made)
 
 
 @EACH
@@ -33,7 +39,7 @@ def test_what_is_compared_is_made_and_is_kept_in_the_store(kind):
     """A part that the store drops would differ for ever; one that is not made has no value."""
     fields = {field.encode_name for field in msgspec.structs.fields(wire.Child)}
     assert set(kind.compared) <= fields, f"{kind.kind}: observed/wire.py Child keeps {fields} only"
-    for body in kind.desired(POOL, WEIGHTS):
+    for body in made_of(kind):
         assert set(kind.compared) <= body.keys()
 
 
@@ -89,6 +95,7 @@ def test_each_kind_is_declared_once():
         ("PodDisruptionBudget", "/apis/policy/v1/namespaces/rl/poddisruptionbudgets/x"),
         ("Lease", "/apis/coordination.k8s.io/v1/namespaces/rl/leases/x"),
         ("ConfigMap", "/api/v1/namespaces/rl/configmaps/x"),
+        ("ControllerRevision", "/apis/apps/v1/namespaces/rl/controllerrevisions/x"),
     ],
 )
 def test_paths_follow_from_the_declaration(kind, path):
@@ -96,4 +103,6 @@ def test_paths_follow_from_the_declaration(kind, path):
 
 
 def test_all_kinds_are_told_when_one_is_refused():
-    assert kinds.in_words() == "a Service, PodDisruptionBudget, Lease or ConfigMap"
+    assert kinds.in_words() == (
+        "a Service, PodDisruptionBudget, Lease, ConfigMap or ControllerRevision"
+    )

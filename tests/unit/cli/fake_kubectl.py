@@ -21,6 +21,7 @@ class FakeCluster(Cluster):
         object.__setattr__(self, "logs", {})
         object.__setattr__(self, "led", True)
         object.__setattr__(self, "defined", True)
+        object.__setattr__(self, "revisions", [])
         return self
 
     def scope(self) -> str:
@@ -54,6 +55,7 @@ class FakeCluster(Cluster):
             "sglanginferences": world.pools,
             "pods": world.pods,
             "nodes": world.nodes,
+            "controllerrevisions": self.revisions,  # type: ignore[attr-defined]
             "leases": [_lease()] if self.led else [],  # type: ignore[attr-defined]
         }
         if plain.endswith("/sglanginferences") and not self.defined:  # type: ignore[attr-defined]

@@ -55,6 +55,7 @@ def test_a_pass_makes_everything_that_is_missing_pods_first(clock):
         assert pool.writes[0] == "POST pods"
         assert sorted(pool.writes[1:-1]) == [
             "POST configmaps",
+            "POST controllerrevisions",
             "POST leases",
             "POST poddisruptionbudgets",
             "POST services",

@@ -10,6 +10,7 @@ from sglang_operator.api import names
 from sglang_operator.children import kinds
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube import keeping, paths
+from tests import builders
 from tests.unit.controller import fake_api
 from tests.unit.controller.passes import Clock, Passes
 
@@ -157,7 +158,8 @@ class Selecting(fake_api.Api):
 @pytest.mark.parametrize("kind", [each.kind for each in kinds.CHILDREN])
 def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
     """Out of the watch's sight it was made and read again 3,000 times a second, for ever."""
-    name = kinds.of(kind).names[0]("pool")
+    named = kinds.of(kind).names
+    name = named[0]("pool") if named else names.revision_name("pool", builders.a_pool().revision)
 
     async def story() -> int:
         api = Selecting()

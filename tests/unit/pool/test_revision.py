@@ -1,5 +1,6 @@
 """What restarts engines and what does not.  The golden values guard upgrades of the operator."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 
 from sglang_operator.api import spec
+from sglang_operator.pool import revision
 from tests.builders import a_pool, guide_spec, refused, with_config
 
 # A changed value here restarts every engine of every user at their next upgrade of the operator.
@@ -73,6 +75,7 @@ RUNS_ON: dict[str, object] = {
     "rollout.maxUnavailable": 3,
     "rollout.partition": 1,
     "rollout.paused": True,
+    "rollout.revisionHistoryLimit": 3,
     "rollout.order": "LowestRankFirst",
     "rollout.progressDeadlineSeconds": 3600,
     "restart.onNodeLost": "Wait",
@@ -118,6 +121,60 @@ def fields(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
             yield from fields(type(default), f"{path}.")
         else:
             yield path
+
+
+def test_what_is_stored_of_a_revision_is_every_field_that_restarts_engines():
+    """One that is missing there would not come back when a rollout is undone."""
+    assert {*revision.REACHES_PODS} == {*RESTARTS, "placement.mode"}
+
+
+@pytest.mark.parametrize("path", RESTARTS)
+def test_with_what_is_stored_of_it_the_spec_has_the_revision_again(path):
+    beside = BESIDE.get(path, {})
+    old, new = guide_spec(**beside), {**at(path, RESTARTS[path]), **beside}
+    for raw, target in ((new, old), (old, new)):
+        before = a_pool(target)
+        part = revision.reaching_pods(before.spec, spans=before.nodes > 1)
+        back = a_pool(revision.with_part(raw, json.loads(json.dumps(part))))
+        assert back.revision == before.revision
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(
+            {"generation": "ServerDefault", "generating_args": {"temperature": 0.1}},
+            {"generating_args": {"temperature": 0.2}},
+            id="what the server generates by",
+        ),
+        pytest.param(
+            {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,16))"},
+            {
+                "num_gpus_per_worker": 16,
+                "num_gpus_per_node": 16,
+                "device_mapping": "list(range(0,16))",
+            },
+            id="the nodes that an engine spans",
+        ),
+    ],
+)
+def test_what_reaches_pods_in_some_pools_alone_is_stored_there(old, new):
+    before = a_pool(**old)
+    part = revision.reaching_pods(before.spec, spans=before.nodes > 1)
+    back = a_pool(revision.with_part(guide_spec(**new), part))
+    assert a_pool(**new).revision != before.revision == back.revision
+
+
+def test_what_does_not_reach_pods_stays_as_it_is_when_a_revision_comes_back():
+    part = revision.reaching_pods(a_pool().spec, spans=False)
+    raw = guide_spec(
+        seed=7, replicas=3, weights={"gate": "Off", "recovery": "Wait"}, worker_cls="x"
+    )
+    back = revision.with_part(raw, part)
+    assert (back["replicas"], back["worker_cls"]) == (3, "x")
+    assert back["weights"] == {"recovery": "Wait"}
+    assert "seed" not in back
+    assert raw["seed"] == 7, "the spec that was read is left alone"
 
 
 def test_every_field_of_the_spec_is_known_to_restart_engines_or_not():

@@ -79,6 +79,13 @@ ADDRESS_FAMILY = _warning(
     "alone; start the operator with --pod-address={found}, or $POD_IP from status.podIP of its pod",
     POLICY,
 )
+HISTORY_NOT_KEPT = _warning(
+    "RevisionHistoryNotKept",
+    "the operator may not read {plural}, so earlier revisions are not stored and kubectl sglang "
+    "rollout undo has nothing to go back to; apply the roles of this version of the operator, or "
+    "set rollout.revisionHistoryLimit: 0",
+    POLICY,
+)
 VERSION_MISMATCH = _warning(
     "EngineVersionMismatch",
     "engineVersion is {found} but image {image} says {version}; engineVersion is believed; "

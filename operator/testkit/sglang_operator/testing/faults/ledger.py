@@ -15,7 +15,7 @@ from sglang_operator.testing.faults.monitor import Violation
 from sglang_operator.testing.faults.traffic import Write
 
 # What pools have in their namespace.  Leases are left to trainers, and Events are of nobody.
-OF_POOLS = ("pods", "services", "configmaps", "poddisruptionbudgets")
+OF_POOLS = ("pods", "services", "configmaps", "poddisruptionbudgets", "controllerrevisions")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

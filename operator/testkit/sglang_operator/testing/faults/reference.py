@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = Mapping[str, Any]
+_REVISION = "ControllerRevision/"
 _LIST = re.compile(r"(?:list\()?\[([^\]]*)\]\)?|list\(range\(([^)]*)\)\)")
 
 
@@ -89,7 +90,7 @@ def differences(pool: Json, pods: Sequence[Json], others: Mapping[str, Json]) ->
     ``pods`` are all pods of its UID; ``others`` its other children by ``Kind/name``.
     """
     want, name = expected(pool["spec"]), pool["metadata"]["name"]
-    found = [*_pods(want, pods), *_status(want, pool), *_others(want, name, pods, others)]
+    found = [*_pods(want, pods), *_status(want, pool), *_others(want, pool, pods, others)]
     if not found:
         found = _registry(want, name, pods, others)
     return found
@@ -151,12 +152,17 @@ def _status(want: Expected, pool: Json) -> list[str]:
 
 
 def _others(
-    want: Expected, name: str, pods: Sequence[Json], others: Mapping[str, Json]
+    want: Expected, pool: Json, pods: Sequence[Json], others: Mapping[str, Json]
 ) -> list[str]:
+    name = pool["metadata"]["name"]
     names = {f"Service/{name}", f"ConfigMap/{name}-engines", f"PodDisruptionBudget/{name}-engines"}
     names |= {f"Service/{name}-engines"} if want.headless else set()
-    if set(others) != names:
+    stored = {key: body["revision"] for key, body in others.items() if key.startswith(_REVISION)}
+    if set(others) - set(stored) != names:
         return [f"children {sorted(others)}, expected {sorted(names)}"]
+    present = f"{_REVISION}{name}-{pool['status'].get('revision')}"
+    if max(stored, key=lambda key: stored[key], default="") != present:
+        return [f"the last revision of {stored} is not {present}"]
     least = others[f"PodDisruptionBudget/{name}-engines"]["spec"]["minAvailable"]
     closed = sum(not _is_ready(pod) for pod in _leaders(pods))  # one each is out of service
     right = want.count * want.nodes - closed * (want.nodes - 1) - want.max_unavailable

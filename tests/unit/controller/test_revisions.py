@@ -1,0 +1,72 @@
+"""Revisions are stored while the loop is at work, also by one whose role came later."""
+
+import asyncio
+
+from sglang_operator.api import names
+from tests.builders import guide_spec
+from tests.unit.controller import fake_api
+from tests.unit.controller.passes import KEY
+
+PATH = "/apis/apps/v1/namespaces/rl/controllerrevisions/"
+
+
+def numbers(api: fake_api.Api) -> list[int]:
+    return sorted(body["revision"] for path, body in api.objects.items() if path.startswith(PATH))
+
+
+def reasons(api: fake_api.Api) -> list[str]:
+    told = api.pool(*KEY).get("status", {}).get("warnings", ())
+    return [warning["reason"] for warning in told]
+
+
+def test_each_revision_is_stored_and_one_that_comes_back_is_the_latest():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: numbers(api) == [1])
+            first = guide_spec(device_mapping="[0, 1]")
+            api.change(*KEY, {**first, "seed": 7})
+            await api.until(lambda: numbers(api) == [1, 2])
+            api.change(*KEY, first)
+            await api.until(lambda: numbers(api) == [2, 3])
+            digest = api.pool(*KEY)["status"]["revision"]
+            latest = api.objects[PATH + names.revision_name("pool", digest)]
+            assert latest["revision"] == 3
+            assert '"model_args"' in latest["data"]["spec"]
+            api.change(*KEY, {**first, "rollout": {"revisionHistoryLimit": 0}})
+            await api.until(lambda: numbers(api) == [])
+
+    asyncio.run(story())
+
+
+def test_an_operator_of_an_older_role_serves_on_says_so_and_stores_them_once_it_may():
+    async def story() -> None:
+        api = fake_api.Api()
+        api.refuse(lambda path: "/controllerrevisions" in path)
+        api.make(*KEY)
+        async with fake_api.operator(api) as room:
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            await api.until(lambda: "RevisionHistoryNotKept" in reasons(api))
+            assert (room.unready(), room.coverage.told()) == ([], [])
+            assert not [m for m, path in api.seen if m != "GET" and "/controllerrevisions" in path]
+            api.refuse(lambda path: False)
+            await api.until(lambda: numbers(api) == [1])
+            await api.until(lambda: "RevisionHistoryNotKept" not in reasons(api))
+
+    asyncio.run(story())
+
+
+def test_one_that_may_read_them_and_not_make_them_serves_on_and_says_so():
+    async def story() -> None:
+        api = fake_api.Api()
+        refused = fake_api.ApiError(403, "Forbidden", "controllerrevisions is forbidden", None)
+        api.fails = lambda method, path: (
+            refused if method == "POST" and "/controllerrevisions" in path else None
+        )
+        async with fake_api.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: len(api.pods("rl")) == 1)
+            await api.until(lambda: api.reason(*KEY) == "ChildRefused")
+
+    asyncio.run(story())
