@@ -105,7 +105,8 @@ POLICY: dict[str, Spec] = {
 }
 OPERATOR: dict[str, Spec] = {
     "POD_FIELD": _with(podTemplate={"spec": {"tolerations": [{"operator": "Equals"}]}}),
-    "NOT_YET_SUPPORTED": _with(rollout={"maxSurge": 1}),
+    "NOT_YET_SUPPORTED": _with(router={}),
+    "SURGE_GATED": _with(rollout={"maxSurge": 1}),
     "IMAGE_NAME": _with(image="lmsysorg/SGLang:v0.5.7"),
     "MAPPING_DUPLICATE": _with(device_mapping="[0, 0]"),
     "POOL_TOO_LARGE": _with(num_gpus_per_worker=1, device_mapping="list(range(0,8192))"),

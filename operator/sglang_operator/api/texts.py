@@ -37,6 +37,15 @@ PHASE_COMPANION = "waiting for container {container} beside the engine"
 PHASE_LOADING = "load their model or warm up"
 SCALING = "{obsolete} pods of engines that are no longer wanted are on their way out"
 ROLLING = "{updated}/{desired} engines run revision {revision}; at most {budget} are away at a time"
+ROLLING_SURGE = (
+    "{updated}/{desired} engines run revision {revision}; at most {surge} new ones at a time come "
+    "up beside those that serve, {beside} do now"
+)
+SURGE_NO_ROOM = (
+    "{updated}/{desired} engines run revision {revision}; there is no room for one more beside "
+    "them (rollout.maxSurge {surge}){why}, so they are replaced in place, at most {budget} away at "
+    "a time"
+)
 PROGRESS_DEADLINE = (
     "no engine of revision {revision} came up for {seconds} s (rollout.progressDeadlineSeconds), "
     "{up}/{desired} are up; {reason}: {message}; it is tried further; to stop it: {command}"

@@ -43,6 +43,8 @@ def status(pool: PoolView) -> Iterator[str]:
     elif current < len(engines):
         held = _kept_back(pool, resolved)
         goes_on = texts.ROLLOUT_GOES_ON.format(budget=resolved.max_unavailable)
+        if resolved.max_surge:
+            goes_on = rollout_waits.rolling(resolved, pool.plan, current)[1]
         waiting = pool.plan.waiting
         yield held or (rollout_waits.message(resolved, waiting) if waiting else goes_on)
     stalled = pool.condition(conditions.STALLED)
@@ -55,7 +57,7 @@ def status(pool: PoolView) -> Iterator[str]:
 def _kept_back(pool: PoolView, resolved: Pool) -> str:
     """Why the engines of the present revision do not come up; empty if they may."""
     about = causes.context(resolved)
-    for engine in pool.plan.engines:
+    for engine in (*pool.plan.engines, *pool.plan.beside):
         held = causes.of_waiting(engine, about, pool.plan.at) if engine.current else None
         if held is not None:
             _, told = held

@@ -1,10 +1,11 @@
 """What a plan consists of.  Pure data: ``plan`` makes it, ``actions`` has it carried out."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sglang_operator.api.names import Uid
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import ObservedPod, Silence, Termination
 from sglang_operator.plan.rollout import Waiting
@@ -69,6 +70,9 @@ class Plan:
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes, or the pods go
     tuning: Tuning | None = None  # to be in force from the next pass on
     waiting: Waiting | None = None  # why a change does not go on
+    # New ones that are on their way up beside engines of an older revision, which serve until then.
+    beside: tuple[EngineStatus, ...] = ()
+    cramped: str | None = None  # why none finds room, in the scheduler's words, if there are any
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
     at: float = 0.0  # the time for which this holds, by the steady clock
@@ -83,6 +87,13 @@ class Plan:
         """
         pods = (removal.pod for removal in self.removals)
         return frozenset(pod.uid for pod in pods if not pod.ended)
+
+    @cached_property
+    def with_beside(self) -> "Plan":
+        """The same with the engines that start beside others among its own, to look at what
+        keeps them; where they find no room is told otherwise."""
+        found = [each for each in self.beside if each.state is not EngineState.PENDING]
+        return replace(self, engines=(*self.engines, *found)) if found else self
 
     @cached_property
     def down(self) -> tuple[EngineStatus, ...]:

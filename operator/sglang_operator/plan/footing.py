@@ -1,7 +1,7 @@
 """From the groups of a pool to the state in which a change finds its engines.  Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.spec import RolloutOrder
@@ -28,7 +28,10 @@ class LiveGroups:
     leaving: bool  # whether pods are on their way out, and going to be gone
     lingering: Sequence[ObservedPod]  # that hold their GPUs, nobody knows for how long
     failing: bool  # whether the present revision fails at its start
-    now: float
+    # Those of the present revision beside them, and where one was and has ended.
+    beside: Mapping[EngineName, Group] = field(default_factory=dict)
+    tried: frozenset[EngineName] = frozenset()
+    now: float = 0.0
 
     def rollout_state(self, observed: Observed) -> rollout.RolloutState:
         """What ``rollout.going`` decides by."""
@@ -54,7 +57,11 @@ class LiveGroups:
         free, known = places.free(
             observed.nodes,
             resource,
-            (*(pod for g in self.live.values() for pod in g.members), *self.lingering),
+            (
+                *(pod for g in self.live.values() for pod in g.members),
+                *(pod for g in self.beside.values() for pod in g.members),
+                *self.lingering,
+            ),
             otherwise=pool.gpus_per_pod,
             per_node=pool.spec.num_gpus_per_node,
         )
@@ -79,6 +86,15 @@ class LiveGroups:
             missing=ranks.keys() - kept.keys(),
             placed=frozenset(name for name, group in kept.items() if group.placed),
             stuck=stuck,
+            max_surge=pool.max_surge,
+            beside=self.beside.keys() | self.tried,
+            homeless=frozenset(n for n, group in self.beside.items() if not group.placed),
+            cramped=frozenset(
+                name
+                for name, group in self.beside.items()
+                if (due := self._cramped_from(group, observed)) and due <= self.now
+            ),
+            refused=observed.creates_refused,
             lowest_first=pool.spec.rollout.order is RolloutOrder.LOWEST_RANK_FIRST,
             lacking=next((why for n in kept if (why := self._lacks_else(kept[n]))), ""),
             short=kept[stuck[0]].unplaced if stuck else 1,
@@ -97,6 +113,14 @@ class LiveGroups:
             due = self._stuck_from(name, observed)
             if due is not None and due > self.now:
                 yield due
+        for group in self.beside.values():
+            due = self._cramped_from(group, observed)
+            if due is not None and due > self.now:
+                yield due
+
+    def words(self) -> str:
+        """What the scheduler says of those beside that have no place; "" if nothing."""
+        return next((g.unschedulable for g in self.beside.values() if g.unschedulable), "")
 
     def _old(self, group: Group) -> places.Old:
         stands = self._health(group)
@@ -138,6 +162,18 @@ class LiveGroups:
         if self._health(group) is not Health.PENDING or not group.lacks():
             return ""
         return "" if group.lacks(self.pool.resource) else group.unschedulable
+
+    def _cramped_from(self, group: Group, observed: Observed) -> float | None:
+        """From when on one beside another counts as one that finds no place.
+
+        It is not asked why: what takes the place of another finds that one's.
+        """
+        if self._health(group) is not Health.PENDING or self.leaving:
+            return None
+        latest = group.seen + MOST_PLACE_SECONDS
+        if not group.unschedulable:
+            return latest
+        return min(max(group.seen, observed.last_gone) + PLACE_SECONDS, latest)
 
     def _stuck_from(self, name: EngineName, observed: Observed) -> float | None:
         """From when on the pod of a wanted engine counts as one that finds no place.

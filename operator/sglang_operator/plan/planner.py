@@ -48,6 +48,8 @@ class EngineGroups:
     dying: list[Group] = field(default_factory=list)
     ended: list[Group] = field(default_factory=list)
     highest: int = -1  # attempt
+    # Of the present revision, beside one of an older revision that serves until this one does.
+    beside: Group | None = None
 
     @property
     def kept(self) -> Group | None:
@@ -91,6 +93,8 @@ class Planner:
         self.taken_over: list[ObservedPod] = []
         self.hung: list[HungPod] = []
         self.waiting: Waiting | None = None
+        self.surging: frozenset[EngineName] = frozenset()  # that get another beside them now
+        self.cramped: str | None = None  # why there is no room for such: "" if nobody says
         self.tuned: Tuning | None = None
 
     def _sorted_groups(self) -> Mapping[EngineName, EngineGroups]:
@@ -201,12 +205,23 @@ class Planner:
 
     def _startup_state(self, name: EngineName) -> StartupState:
         found = self.groups_of(name)
-        group, last = found.kept, self.last_end(found)
+        group, last = found.beside or found.kept, self.last_end(found)
         accepts = self.pool.accepts
         current = group.first if group is not None and accepts(group.revision) else None
         if current is not None or (last is not None and not accepts(last.revision)):
             last = None
-        return StartupState(up=self.is_up(group), pod=current, streak=self.streak(last))
+        return StartupState(
+            up=current is not None and self.is_up(group), pod=current, streak=self.streak(last)
+        )
+
+    def tried(self, found: EngineGroups) -> bool:
+        """Whether one beside the engine that serves has ended, and the next one is yet to come."""
+        if not self.pool.max_surge or found.beside is not None or found.kept is None:
+            return False
+        last, accepts = found.last_ended, self.pool.accepts
+        if last is None or not accepts(last.revision):
+            return False
+        return last.engine in self.wanted and not accepts(found.kept.revision)
 
     def stays(self, group: Group) -> bool:
         """Whether it was to go, and a delete was not taken: it is told as it is."""
@@ -319,6 +334,8 @@ class Planner:
             stalls=tuple(self.starts.stalls()) if ended else (),
             tuning=self.tuned or self.pool.tuning,
             waiting=self.waiting,
+            beside=self._all_beside(),
+            cramped=self.cramped,
             lingering=self.lingering,
             at=self.now,
             untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
@@ -334,6 +351,18 @@ class Planner:
     def statuses(self) -> tuple[EngineStatus, ...]:
         """How each wanted engine stands."""
         return tuple(map(self._status, self.pool.running))
+
+    def _all_beside(self) -> tuple[EngineStatus, ...]:
+        """The engines that are to take the place of those that still serve."""
+        found = list[EngineStatus]()
+        for name, engine in self.wanted.items() if self.pool.max_surge else ():
+            groups_there = self.groups_of(name)
+            if groups_there.beside is not None:
+                found.append(self._beside(groups_there.beside))
+            elif self.tried(groups_there):
+                state = self.podless.get(name, EngineState.BACKOFF)
+                found.append(EngineStatus(engine=engine, state=state))
+        return tuple(found)
 
     def unlisted(self) -> tuple[EngineStatus, ...]:
         """Engines that run beside the wanted ones and hold their GPUs' memory.

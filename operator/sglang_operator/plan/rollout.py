@@ -91,6 +91,13 @@ class RolloutState:
     paused: bool = False
     failing: bool = False  # the present revision fails at its start: none that runs goes for it
     held: Waits | None = None  # running engines are left alone for now
+    max_surge: int = 0  # engines that may run beside those that they are to replace
+    # Outdated ones beside which such a one runs, or did and will be tried again; those of these
+    # that have no node, and of them those that find none.
+    beside: Set[EngineName] = frozenset()
+    homeless: Set[EngineName] = frozenset()
+    cramped: Set[EngineName] = frozenset()
+    refused: bool = False  # the API server takes no more pods now
     lowest_first: bool = False  # the lowest rank goes first, not the highest
     doubted: bool = False  # whether the API server takes a pod of the present revision
 
@@ -103,6 +110,8 @@ class Going:
     outdated: Set[EngineName]
     waiting: Waiting | None
     replaced: Set[EngineName] = frozenset()  # those whose GPUs others need
+    surging: frozenset[EngineName] = frozenset()  # outdated ones that get a new one beside them
+    cramped: bool = False  # there is no room for such
 
 
 def going(state: RolloutState) -> Going:
@@ -113,7 +122,8 @@ def going(state: RolloutState) -> Going:
         change.remove_idle()
         if state.held is None and not state.failing:
             change.make_room() if state.stuck else change.clear()
-            change.replace_outdated()
+            if not change.surge():
+                change.replace_outdated()
         if state.doubted:
             change.keep_but_one()
     return Going(
@@ -121,6 +131,8 @@ def going(state: RolloutState) -> Going:
         outdated=change.gone & state.outdated.keys(),
         waiting=change.waiting(),
         replaced=change.gone - change.aside,
+        surging=frozenset(change.surging - change.gone),
+        cramped=change.cramped,
     )
 
 
@@ -133,6 +145,8 @@ class _Change:
     def __init__(self, state: RolloutState) -> None:
         self.state = state
         self.gone: set[EngineName] = set()
+        self.surging: set[EngineName] = set()
+        self.cramped = False
         self.lacks_room: Waiting | None = None
         self.need = places.Need(gpus=state.gpus // state.pods, pods=state.pods)
         least = (len(state.wanted) - state.max_unavailable) * state.gpus
@@ -280,6 +294,34 @@ class _Change:
             self._take(more)
             found = more
 
+    def surge(self) -> bool:
+        """New engines come first, where there is room, and those that they replace serve on.
+
+        False where there is none, and nothing is on its way for which there was: then engines are
+        replaced in place.  One that found no room stays, and gets that of the one it replaces.
+        """
+        state = self.state
+        if not state.max_surge or self.holder:
+            return False
+        rooms = self._rooms()
+        if rooms is not None:
+            for _ in state.homeless:
+                rooms.come()
+        count = state.max_surge - len(state.beside)
+        for name in sorted(state.outdated.keys() - self.gone - state.beside, key=self._turn):
+            if count <= len(self.surging) or (state.doubted and self.surging):
+                break
+            full = rooms is not None and not rooms.fits_after(())
+            if full or state.stuck or state.cramped or state.refused:
+                self.cramped = True
+                break
+            self.surging.add(name)
+            if rooms is not None:
+                rooms.come()
+        on_the_way = bool(self.surging or state.beside - state.cramped)
+        self.cramped = (self.cramped or bool(state.cramped)) and not on_the_way
+        return not self.cramped
+
     def replace_outdated(self) -> None:
         """Engines of an older revision: those that falter first, and in their order.
 
@@ -288,12 +330,15 @@ class _Change:
         self.spare -= self.lent
         self.beyond -= self.lent
         self.lent = 0
-        olds = self.state.outdated
-        left = olds.keys() - self.gone - self.reshaped
-        for name in sorted(left, key=lambda n: (not olds[n].falters, self.turns[n])):
+        left = self.state.outdated.keys() - self.gone - self.reshaped
+        for name in sorted(left, key=lambda n: (n not in self.state.cramped, *self._turn(n))):
             if not self._affords({name}):
                 return
             self._take({name})
+
+    def _turn(self, name: EngineName) -> tuple[bool, int]:
+        """Whose turn it is among the outdated ones: those that falter come first."""
+        return not self.state.outdated[name].falters, self.turns[name]
 
     def keep_but_one(self) -> None:
         """Of all that could make way no more goes than one new engine needs, and nothing while one

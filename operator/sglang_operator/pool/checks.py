@@ -102,6 +102,13 @@ def _shares(draft: Draft) -> Iterator[errors.Problem]:
             )
 
 
+def _surge(draft: Draft) -> Iterator[errors.Problem]:
+    """Engines beside those that they replace, of which a sync would know nothing."""
+    surge = draft.spec.rollout.max_surge
+    if draft.gated and surge not in (0, "0%"):
+        yield errors.SURGE_GATED("spec.rollout.maxSurge", found=errors.word(surge))
+
+
 def _references(draft: Draft) -> Iterator[errors.Problem]:
     """Names of other objects, which exist by Kubernetes' rules or not at all."""
     security = draft.spec.security
@@ -129,12 +136,6 @@ def _unsupported(draft: Draft) -> Iterator[errors.Problem]:
     if parsed.router is not None:
         yield errors.NOT_YET_SUPPORTED(
             "spec.router", found="a router", advice="send requests to the pool's Service"
-        )
-    if parsed.rollout.max_surge not in (0, "0%"):
-        yield errors.NOT_YET_SUPPORTED(
-            "spec.rollout.maxSurge",
-            found=errors.word(parsed.rollout.max_surge),
-            advice="use 0; rollouts go by maxUnavailable",
         )
 
 
@@ -369,6 +370,7 @@ CHECKS: tuple[Check, ...] = (
     _worker,
     _ranges,
     _shares,
+    _surge,
     _references,
     _scheduling,
     _placement,

@@ -166,6 +166,11 @@ class Pool:
         return shares.engines(self.spec.rollout.max_unavailable, self.active)
 
     @property
+    def max_surge(self) -> int:
+        """Engines that may run beside those that they are to replace; 0: none."""
+        return shares.more(self.spec.rollout.max_surge, self.active)
+
+    @property
     def startup_seconds(self) -> int:
         """How long an engine may take from its container's start to its first healthy answer."""
         given = self.spec.startup.timeout_seconds

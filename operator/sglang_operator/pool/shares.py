@@ -16,9 +16,15 @@ def engines(value: int | str, of: int) -> int:
     """How many engines of a pool may be missing: a share is rounded down, but not to none.
 
     So does a Deployment with its maxUnavailable where its maxSurge is none: with neither, nothing
-    would ever be rolled out.  ("0%" itself is refused.)  Its maxSurge is rounded up, and may be
-    none: it is not to be told so.
+    would ever be rolled out.  ("0%" itself is refused.)  Its maxSurge is rounded up (``more``).
     """
     if isinstance(value, int):
         return value
     return max(1, of * int(value.removesuffix("%")) // 100)
+
+
+def more(value: int | str, of: int) -> int:
+    """How many engines a pool may have beside its own: a share is rounded up."""
+    if isinstance(value, int):
+        return value
+    return -(-of * int(value.removesuffix("%")) // 100)

@@ -343,27 +343,16 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    for check in (
-        holdups.lost,
-        _failing,
-        holdups.waiting,
-        holdups.lingering,
-        holdups.pending,
-        holdups.queued,
-    ):
-        if told := check(pool, plan, seen):
+    waits = (holdups.waiting, holdups.lingering, rollout_waits.cramped, holdups.pending)
+    for check in (holdups.lost, _failing, *waits, holdups.queued):
+        if told := check(pool, plan.with_beside, seen):
             return told[0], _bounded(told[1])
-    if told := _retrying(plan, tally, remembered):
+    if told := _retrying(plan.with_beside, tally, remembered):
         return told
     if plan.waiting is not None:
         return conditions.ROLLOUT_WAITING, rollout_waits.message(pool, plan.waiting)
     if tally.updated < tally.created and not pool.spec.rollout.paused and _moving(pool, plan):
-        return conditions.ROLLING_UPDATE, texts.ROLLING.format(
-            updated=tally.updated,
-            desired=tally.desired,
-            revision=pool.revision,
-            budget=pool.max_unavailable,
-        )
+        return rollout_waits.rolling(pool, plan, tally.updated)
     if tally.created < tally.desired:
         message = texts.CREATING.format(up=tally.up, desired=tally.desired, created=tally.created)
         return conditions.CREATING, message

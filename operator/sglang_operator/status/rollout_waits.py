@@ -1,6 +1,7 @@
 """What a change that does not go on is told with.  Pure."""
 
-from sglang_operator.api import texts
+from sglang_operator.api import conditions, texts
+from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout import Waiting, Waits
 from sglang_operator.pool.resolve import Pool
 
@@ -23,6 +24,35 @@ def message(pool: Pool, waiting: Waiting) -> str:
         engine=waiting.engine,
         lacking=waiting.lacking,
         command=command,
+    )
+
+
+def rolling(pool: Pool, plan: Plan, updated: int) -> tuple[str, str]:
+    """Reason and message of a rollout that goes on, with so many engines of the new revision."""
+    if told := cramped(pool, plan):
+        return told
+    text = texts.ROLLING_SURGE if pool.max_surge else texts.ROLLING
+    return conditions.ROLLING_UPDATE, text.format(
+        updated=updated,
+        desired=len(plan.engines),
+        revision=pool.revision,
+        budget=pool.max_unavailable,
+        surge=pool.max_surge,
+        beside=sum(engine.exists for engine in plan.beside),
+    )
+
+
+def cramped(pool: Pool, plan: Plan, _: object = None) -> tuple[str, str] | None:
+    """That engines are replaced in place although new ones were to come first."""
+    if plan.cramped is None:
+        return None
+    return conditions.SURGE_NO_ROOM, texts.SURGE_NO_ROOM.format(
+        updated=sum(engine.updated for engine in plan.engines),
+        desired=len(plan.engines),
+        revision=pool.revision,
+        budget=pool.max_unavailable,
+        surge=pool.max_surge,
+        why=f": {plan.cramped}" if plan.cramped else "",
     )
 
 

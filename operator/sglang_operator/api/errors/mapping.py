@@ -31,6 +31,14 @@ NOT_YET_SUPPORTED = _error(
     "NotYetSupported", "found {found}, which is not yet supported; {advice}", POLICY
 )
 
+SURGE_GATED = _error(
+    "SurgeOfGatedPool",
+    "maxSurge is {found}, but the pool has a weights gate (weights.gate): an engine that comes up "
+    "beside another serves nobody before a sync, and a sync is of one engine for each rank; use 0: "
+    "rollouts go by maxUnavailable, and engines behind a closed gate are replaced at once",
+    POLICY,
+)
+
 # --- device_mapping
 MAPPING_GRAMMAR = _error(
     "DeviceMappingInvalid",

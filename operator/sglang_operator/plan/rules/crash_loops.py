@@ -14,7 +14,7 @@ def take_over_crash_loops(planner: Planner) -> None:
     """An engine whose container was started again in place, and fails at its start, goes."""
     for engine in planner.pool.running:
         found = planner.groups_of(engine.name)
-        group = found.kept
+        group = found.beside or found.kept
         pod = group.first if group is not None else None
         if group is None or pod is None or pod.restarts == 0 or pod.last_termination is None:
             continue
@@ -25,7 +25,10 @@ def take_over_crash_loops(planner: Planner) -> None:
         if streak is None or not planner.pool.accepts(pod.revision):
             continue
         planner.remove(pod, f"its container fails at its start: {told.reason}")
-        found.live.remove(group)
+        if group is found.beside:
+            found.beside = None
+        else:
+            found.live.remove(group)
         planner.taken_over.append(pod)
         # What is known of its failures goes with the pod, so nothing else waits for another pass.
         why = f"pod {pod.name} is taken over"

@@ -9,6 +9,7 @@ def remove_recorded_ends(planner: Planner) -> None:
     blocked = planner.observed.creates_blocked_until > planner.now
     for name, found in planner.engines.items():
         replaced = name not in planner.wanted or bool(found.live)
+        replaced = replaced and not planner.tried(found)
         for pod in (pod for group in found.ended for pod in group.members):
             superseded = replaced or pod.attempt < found.highest or (blocked and pod.holds_gpus)
             if superseded and pod.uid in planner.observed.recorded:

@@ -11,7 +11,7 @@ tuned.  Else its pods would hold their GPUs and never be an engine.
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
-from sglang_operator.plan.planner import Planner
+from sglang_operator.plan.planner import EngineGroups, Planner
 from sglang_operator.pool.resolve import Engine
 
 
@@ -20,17 +20,25 @@ def complete_engines(planner: Planner) -> None:
     if not planner.several:
         return
     for name, found in planner.engines.items():
-        group = found.kept
-        if group is None or group.whole or planner.health(group) is Health.LOST:
-            continue  # of what is lost with its node (onNodeLost: Wait) nothing is made meanwhile
-        if (engine := planner.wanted.get(name)) is None:
-            planner.remove_group(group, "it is not whole, and no longer wanted")
-        elif group.revision != planner.pool.revision:
-            planner.remove_group(group, "it is not whole, and its revision is made no more")
-            found.live.remove(group)
-            planner.podless[name] = EngineState.WAITING
-        else:
-            _complete(planner, engine, group)
+        for group in [each for each in (found.kept, found.beside) if each is not None]:
+            if group.whole or planner.health(group) is Health.LOST:
+                continue  # of what is lost with its node (onNodeLost: Wait) nothing is made now
+            if (engine := planner.wanted.get(name)) is None:
+                planner.remove_group(group, "it is not whole, and no longer wanted")
+            elif group.revision != planner.pool.revision:
+                planner.remove_group(group, "it is not whole, and its revision is made no more")
+                _leave(planner, found, group)
+            else:
+                _complete(planner, engine, group)
+
+
+def _leave(planner: Planner, found: EngineGroups, group: Group) -> None:
+    """Another stands for the engine, if there is one beside it; nothing is made before it goes."""
+    if group is not found.beside:
+        found.live.remove(group)
+        found.live += [found.beside] if found.beside is not None else []
+    found.beside = None
+    planner.podless[group.engine] = EngineState.WAITING
 
 
 def _complete(planner: Planner, engine: Engine, group: Group) -> None:

@@ -20,7 +20,8 @@ def create_missing_engines(planner: Planner) -> None:
     barred = {*planner.observed.orphans.values(), *planner.observed.crowded}
     for engine in planner.pool.running:
         found = planner.groups_of(engine.name)
-        if found.live or engine.name in planner.podless:
+        beside = engine.name in planner.surging or planner.tried(found)
+        if (found.live and not beside) or engine.name in planner.podless:
             continue
         if engine.name in barred or not held.isdisjoint(engine.devices):
             planner.podless[engine.name] = EngineState.WAITING
@@ -91,6 +92,8 @@ def _held_devices(planner: Planner) -> frozenset[int]:
 
 
 def _why(planner: Planner, found: EngineGroups, last: ObservedPod | None) -> str:
+    if found.kept is not None:
+        return f"it comes up beside the one of revision {found.kept.revision}"
     if found.lost:
         return f"its node {planner.lost_node(found.lost[-1])} is lost"
     if last is not None:

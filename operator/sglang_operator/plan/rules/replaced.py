@@ -26,10 +26,14 @@ def make_way_for_the_new(planner: Planner) -> None:
         leaving=leaving,
         lingering=planner.lingering,
         failing=planner.present_starts().failing,
+        beside={n: f.beside for n, f in planner.engines.items() if f.beside is not None},
+        tried=frozenset(n for n, found in planner.engines.items() if planner.tried(found)),
         now=planner.now,
     )
     going = rollout.going(standing.rollout_state(planner.observed))
     planner.waiting = going.waiting
+    planner.surging = going.surging
+    planner.cramped = standing.words() if going.cramped else None
     planner.wakes.extend(standing.wakes(planner.observed))
     for name, group in live.items():
         if planner.stays(group):
@@ -43,6 +47,12 @@ def make_way_for_the_new(planner: Planner) -> None:
 def _replace(planner: Planner, group: Group) -> None:
     why = f"revision {group.revision} is replaced by {planner.pool.revision}"
     planner.remove_group(group, why, replaced=True)
-    planner.engines[group.engine].live.remove(group)
+    found = planner.engines[group.engine]
+    found.live.remove(group)
+    if found.beside is not None:
+        # There is no room for both: it waits for that of this one.
+        found.live.append(found.beside)
+        found.beside = None
+        return
     # Its replacement is created in the next pass, when the old pod is seen to be on its way.
     planner.podless[group.engine] = EngineState.WAITING

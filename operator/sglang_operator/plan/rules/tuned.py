@@ -20,7 +20,7 @@ def change_memory_share(planner: Planner) -> None:
     failed = [
         (name, causes.of_end(last, planner.about))
         for name in planner.wanted
-        if not (found := planner.groups_of(name)).live
+        if (not (found := planner.groups_of(name)).live or planner.tried(found))
         and name not in unread
         and (last := planner.last_end(found))
         and last.revision == pool.revision
