@@ -66,6 +66,11 @@ class LiveGroups:
             per_node=pool.spec.num_gpus_per_node,
         )
         stuck = [n for n in kept if (due := self._stuck_from(n, observed)) and due <= self.now]
+        cramped = frozenset(
+            name
+            for name, group in self.beside.items()
+            if (due := self._cramped_from(group, observed)) and due <= self.now
+        )
         return rollout.RolloutState(
             wanted=pool.running,
             gpus=pool.gpus,
@@ -89,11 +94,8 @@ class LiveGroups:
             max_surge=pool.max_surge,
             beside=self.beside.keys() | self.tried,
             homeless=frozenset(n for n, group in self.beside.items() if not group.placed),
-            cramped=frozenset(
-                name
-                for name, group in self.beside.items()
-                if (due := self._cramped_from(group, observed)) and due <= self.now
-            ),
+            cramped=cramped,
+            torn=frozenset(n for n in cramped if self.beside[n].unplaced < self.beside[n].size),
             refused=observed.creates_refused,
             lowest_first=pool.spec.rollout.order is RolloutOrder.LOWEST_RANK_FIRST,
             lacking=next((why for n in kept if (why := self._lacks_else(kept[n]))), ""),

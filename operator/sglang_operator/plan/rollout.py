@@ -93,10 +93,11 @@ class RolloutState:
     held: Waits | None = None  # running engines are left alone for now
     max_surge: int = 0  # engines that may run beside those that they are to replace
     # Outdated ones beside which such a one runs, or did and will be tried again; those of these
-    # that have no node, and of them those that find none.
+    # that lack a node, of them those that find none, and of them those that hold some all the same.
     beside: Set[EngineName] = frozenset()
     homeless: Set[EngineName] = frozenset()
     cramped: Set[EngineName] = frozenset()
+    torn: Set[EngineName] = frozenset()
     refused: bool = False  # the API server takes no more pods now
     lowest_first: bool = False  # the lowest rank goes first, not the highest
     doubted: bool = False  # whether the API server takes a pod of the present revision
@@ -112,6 +113,7 @@ class Going:
     replaced: Set[EngineName] = frozenset()  # those whose GPUs others need
     surging: frozenset[EngineName] = frozenset()  # outdated ones that get a new one beside them
     cramped: bool = False  # there is no room for such
+    retreating: frozenset[EngineName] = frozenset()  # from beside which it goes again
 
 
 def going(state: RolloutState) -> Going:
@@ -124,6 +126,8 @@ def going(state: RolloutState) -> Going:
             change.make_room() if state.stuck else change.clear()
             if not change.surge():
                 change.replace_outdated()
+        elif state.held is None:
+            change.try_in_place()
         if state.doubted:
             change.keep_but_one()
     return Going(
@@ -133,6 +137,8 @@ def going(state: RolloutState) -> Going:
         replaced=change.gone - change.aside,
         surging=frozenset(change.surging - change.gone),
         cramped=change.cramped,
+        # An engine of several pods that has a part of them holds what another may wait for.
+        retreating=frozenset(state.torn if state.stuck and not change.gone else ()),
     )
 
 
@@ -321,6 +327,21 @@ class _Change:
         on_the_way = bool(self.surging or state.beside - state.cramped)
         self.cramped = (self.cramped or bool(state.cramped)) and not on_the_way
         return not self.cramped
+
+    def try_in_place(self) -> None:
+        """One that failed beside another finds no room to be tried again: it gets that of the one
+        it replaces, if all serve.  Else nobody would ever know whether it starts."""
+        state = self.state
+        if (
+            not state.cramped
+            or state.beside > state.cramped
+            or len(state.serving) < len(self.turns)
+        ):
+            return
+        self.cramped = True
+        name = min(state.cramped & state.outdated.keys(), key=self._turn, default=None)
+        if name is not None and self._affords({name}):
+            self._take({name})
 
     def replace_outdated(self) -> None:
         """Engines of an older revision: those that falter first, and in their order.

@@ -113,6 +113,7 @@ def test_what_is_stored_is_what_reaches_pods():
     pool = a_pool(seed=7, replicas=3, rollout={"maxUnavailable": 2})
     (body,) = stored_revisions.revisions(pool, Observed())
     part = stored_revisions.part(body["data"])
+    assert part is not None
     assert part["seed"] == 7
     assert part["num_gpus_per_worker"] == 2
     assert not {"replicas", "rollout", "device_mapping", "image"} & part.keys()

@@ -9,7 +9,7 @@ from sglang_operator.cli import rollout_history as told
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from sglang_operator.pool import revision
-from tests.builders import OWNER, a_pool, guide_spec, resolve_pool
+from tests.builders import a_pool, guide_spec
 from tests.unit.cli.fake_kubectl import FakeCluster, cluster
 from tests.unit.view.drawn_cluster import guide
 
@@ -88,7 +88,7 @@ def test_undo_writes_the_revision_before_back_and_only_over_what_was_read():
     assert test == {"op": "test", "path": "/metadata/resourceVersion", "value": "77"}
     assert (replace["op"], replace["path"]) == ("replace", "/spec")
     assert replace["value"] == {**OLD, "replicas": 3}
-    back = resolve_pool(OWNER, replace["value"])
+    back = a_pool(replace["value"])
     assert back.revision == a_pool(OLD).revision
     assert f"revision 1 ({back.revision})" in said
     assert "paused" not in said

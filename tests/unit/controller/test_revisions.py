@@ -3,6 +3,7 @@
 import asyncio
 
 from sglang_operator.api import names
+from sglang_operator.kube.errors import ApiError
 from tests.builders import guide_spec
 from tests.unit.controller import fake_api
 from tests.unit.controller.passes import KEY
@@ -60,7 +61,7 @@ def test_an_operator_of_an_older_role_serves_on_says_so_and_stores_them_once_it_
 def test_one_that_may_read_them_and_not_make_them_serves_on_and_says_so():
     async def story() -> None:
         api = fake_api.Api()
-        refused = fake_api.ApiError(403, "Forbidden", "controllerrevisions is forbidden", None)
+        refused = ApiError(403, "Forbidden", "controllerrevisions is forbidden", None)
         api.fails = lambda method, path: (
             refused if method == "POST" and "/controllerrevisions" in path else None
         )

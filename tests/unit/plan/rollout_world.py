@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sglang_operator.api import conditions
+from sglang_operator.api.names import EngineName
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.model import Gate, Observed, ObservedNode, ObservedPod
 from sglang_operator.plan.plan import Plan, plan
@@ -91,14 +92,18 @@ class World:
 
     def _engine(self, rank: int, what: str, which: Callable[[list[int]], int] = max) -> None:
         name = self.pool.engines[rank].name
-        latest = which([pod.attempt for pod in self.pods if pod.engine == name and not pod.ended])
+        attempts = [pod.attempt for pod in self.pods if pod.engine == name and not pod.ended]
+        self.becomes(name, which(attempts), what)
+
+    def becomes(self, name: EngineName, attempt: int, what: str) -> None:
+        """What becomes of the pods of this attempt of an engine."""
         changes: Mapping[str, Any] = {
             "up": {"containers_ready": True, "ready": not self.pool.gated, "answered": True},
             "misses a probe": {"containers_ready": False, "ready": False, "answered": True},
             "dies": {"containers_ready": False, "ready": False, "engine_runs": False},
         }.get(what, {})
         for index, pod in enumerate(self.pods):
-            if pod.engine != name or pod.attempt != latest:
+            if pod.engine != name or pod.attempt != attempt:
                 continue
             if what == "fails":
                 self.pods[index] = self._failed(pod)
@@ -106,7 +111,7 @@ class World:
                 self.pods[index] = dataclasses.replace(pod, phase="")  # is left out below
             else:
                 assert changes, f"no such event: {what}"
-                assert pod.node, f"rank {rank} has no place"
+                assert pod.node, f"{pod.name} has no place"
                 self.pods[index] = dataclasses.replace(pod, **changes)
         self.pods = [pod for pod in self.pods if pod.phase]
 
@@ -125,20 +130,27 @@ class World:
 
     def comes_up(self) -> None:
         """Whatever has a place comes up, and a trainer gives all that are up their weights."""
-        starting = [pod for pod in self.pods if pod.node and not pod.ended]
-        for rank in {self._rank(pod) for pod in starting if not pod.containers_ready}:
-            if all(self._is_whole(pod) for pod in self.pods if self._rank(pod) == rank):
-                self._engine(rank, "up")
+        starting = [p for p in self.pods if p.node and not (p.ended or p.containers_ready)]
+        for name, attempt in {(pod.engine, pod.attempt) for pod in starting}:
+            mates = [p for p in self.pods if (p.engine, p.attempt) == (name, attempt)]
+            if all(pod.node and self.is_whole(pod) for pod in mates):
+                self.becomes(name, attempt, "up")
         wanted = {engine.name for engine in self.pool.running}
         if self.pool.gated and wanted <= {p.engine for p in self.pods if p.containers_ready}:
             self.happens("commit")
         self.now += 20
 
-    def _is_whole(self, pod: ObservedPod) -> bool:
+    def is_whole(self, pod: ObservedPod) -> bool:
+        """Whether all pods of its engine are there with it."""
         mates = [p for p in self.pods if (p.engine, p.attempt) == (pod.engine, pod.attempt)]
         return pod.ended or len(mates) == pod.nodes
 
-    def _rank(self, pod: ObservedPod) -> int:
+    def forget_failures(self) -> None:
+        """Somebody deletes the pods that failed: what was given up is tried again."""
+        self.pods = [pod for pod in self.pods if not pod.ended]
+
+    def rank(self, pod: ObservedPod) -> int:
+        """The rank of the engine that it is a pod of."""
         return next(e.rank for e in self.pool.engines if e.name == pod.engine)
 
     # --- what is decided, and what comes of it
@@ -237,8 +249,9 @@ class World:
                 self.pods[index] = dataclasses.replace(pod, unschedulable=NO_PLACE)
                 continue
             node = f"gpu-node-{free.pop(0)}" if self.size > 1 else "gpu-node-0"
-            ran = {"phase": "Running", "engine_runs": True, "unschedulable": ""}
-            self.pods[index] = dataclasses.replace(pod, node=node, **ran)
+            self.pods[index] = dataclasses.replace(
+                pod, node=node, phase="Running", engine_runs=True, unschedulable=""
+            )
 
     # --- how it is told
 

@@ -57,7 +57,8 @@ def _ends(world: World, rounds: int) -> None:
         if world.updated and not made.creates and not made.removals:
             return
         world.comes_up()
-    raise AssertionError(f"not at rest after {rounds} rounds: {world.pods}")
+    told = [f"{p.name} {p.revision} {p.node or p.unschedulable or p.phase}" for p in world.pods]
+    raise AssertionError(f"not at rest after {rounds} rounds: {told}")
 
 
 def _keeps_its_promises(world: World, made: Plan) -> None:

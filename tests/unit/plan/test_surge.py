@@ -94,7 +94,9 @@ def test_a_container_that_fails_in_place_is_taken_over_while_the_old_one_serves(
     made = planned(pool, [*serving(pool), new])
     assert removed(made) == ["actor-infer-g6-7-1"]
     assert created(made) == [("g6-7", 2)]
-    assert made.creates[0].streak.reason == "CUDAOutOfMemory"
+    streak = made.creates[0].streak
+    assert streak is not None
+    assert streak.reason == "CUDAOutOfMemory"
 
 
 def test_one_that_ended_stays_until_the_next_one_knows_of_it():
@@ -103,10 +105,13 @@ def test_one_that_ended_stays_until_the_next_one_knows_of_it():
     pods, recorded = (*serving(pool), failed), frozenset({failed.uid})
     held = plan(pool, Observed(pods=pods, recorded=recorded), NOW)
     assert not (held.removals or held.creates)
-    assert held.wake_at == NOW + pool.spec.restart.backoff_seconds
-    later = plan(pool, Observed(pods=pods, recorded=recorded), held.wake_at)
+    due = NOW + pool.spec.restart.backoff_seconds
+    assert held.wake_at == due
+    later = plan(pool, Observed(pods=pods, recorded=recorded), due)
     assert created(later) == [("g6-7", 2)]
-    assert later.creates[0].streak.count == 2
+    streak = later.creates[0].streak
+    assert streak is not None
+    assert streak.count == 2
     again = (*pods, beside(pool, attempt=2, startup_failures=2))
     swept = plan(pool, Observed(pods=again, recorded=recorded), NOW)
     assert removed(swept) == ["actor-infer-g6-7-1"]

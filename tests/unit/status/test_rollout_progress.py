@@ -216,20 +216,25 @@ def status_of(pool, pods, progress, **observed):
     )
 
 
+def condition(told, type_):
+    """The condition of this type, or an empty one."""
+    return conditions.find(told["conditions"], type_) or {}
+
+
 def test_a_pool_that_takes_too_long_is_stalled_in_words():
     watch = Watch(pool := four())
     pods = with_up(pool, 1)
     watch.see(pods, BEGIN)
     told = status_of(pool, pods, watch.see(pods, later(LIMIT)))
-    stalled = conditions.find(told["conditions"], conditions.STALLED)
+    stalled = condition(told, conditions.STALLED)
     assert stalled["reason"] == "ProgressDeadlineExceeded"
     assert stalled["message"].startswith(
         f"no engine of revision {pool.revision} came up for 600 s (rollout.progressDeadlineSeconds)"
         ", 1/4 are up; RollingUpdate: 2/4 engines run revision"
     )
     assert "kubectl sglang rollout pause actor-infer -n rl" in stalled["message"]
-    assert conditions.find(told["conditions"], conditions.RECONCILING) is None
-    assert conditions.find(told["conditions"], conditions.READY)["reason"] == stalled["reason"]
+    assert not condition(told, conditions.RECONCILING)
+    assert condition(told, conditions.READY)["reason"] == stalled["reason"]
     assert told["rollout"] == {
         "revision": pool.revision,
         "up": 1,
@@ -242,7 +247,7 @@ def test_what_engines_die_of_is_told_with_it():
     pods = [*all_pods(pool, revision=OLD)[:3], a_failed_start(pool, pool.engines[3])]
     progress = rollout_progress.Progress(revision=pool.base_revision, since=BEGIN, overdue=True)
     told = status_of(pool, pods, progress)
-    message = conditions.find(told["conditions"], conditions.STALLED)["message"]
+    message = condition(told, conditions.STALLED)["message"]
     assert "EnginesFailing: " in message or "CUDAOutOfMemory" in message
 
 

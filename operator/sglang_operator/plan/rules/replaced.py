@@ -7,7 +7,7 @@ so one rule decides on both; how many, and which, ``plan.rollout`` counts.
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.plan import footing, rollout
-from sglang_operator.plan.planner import Planner
+from sglang_operator.plan.planner import EngineGroups, Planner
 
 
 def make_way_for_the_new(planner: Planner) -> None:
@@ -35,6 +35,8 @@ def make_way_for_the_new(planner: Planner) -> None:
     planner.surging = going.surging
     planner.cramped = standing.words() if going.cramped else None
     planner.wakes.extend(standing.wakes(planner.observed))
+    for name in going.retreating:
+        _retreat(planner, planner.engines[name])
     for name, group in live.items():
         if planner.stays(group):
             continue
@@ -42,6 +44,13 @@ def make_way_for_the_new(planner: Planner) -> None:
             planner.remove_group(group, "no longer wanted", replaced=name in going.replaced)
         elif name in going.outdated:
             _replace(planner, group)
+
+
+def _retreat(planner: Planner, found: EngineGroups) -> None:
+    if found.beside is not None and not planner.stays(found.beside):
+        why = "it has a part of its pods, and an engine that serves nobody finds no place"
+        planner.remove_group(found.beside, why, at_once=True)
+        found.beside = None
 
 
 def _replace(planner: Planner, group: Group) -> None:
