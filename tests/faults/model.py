@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -47,6 +47,7 @@ def _pool(
     budget: int,
     wait: bool,
     per_node: int,
+    surge: int,
 ) -> Pool:
     owner = Owner(name=OWNER.name, namespace=OWNER.namespace, uid=names.Uid(uid), generation=1)
     spec = guide_spec(
@@ -55,7 +56,7 @@ def _pool(
         seed=version,
         weights={"gate": "Committed" if gated else "Off"},
         suspend=suspend,
-        rollout={"maxUnavailable": budget},
+        rollout={"maxUnavailable": budget, "maxSurge": 0 if gated else surge},
         restart={"onNodeLost": "Wait" if wait else "Replace"},
         num_gpus_per_node=per_node,
     )
@@ -81,7 +82,7 @@ class Model:
         self.born = 0
         self.mapping, self.replicas, self.seed, self.budget = 0, 4, 1, 1
         self.suspend = self.wait = False
-        self.gated = True
+        self.gated, self.surge = True, 0
 
     @property
     def pool(self) -> Pool:
@@ -95,6 +96,7 @@ class Model:
             self.budget,
             self.wait,
             self.PER_NODE,
+            self.surge,
         )
 
     # --- steps
@@ -269,8 +271,10 @@ class Model:
             self._check_members(group, states, leaving)
         live = [g for g in every if self._is_live(g, states)]
         staying = [group for group in live if group.first.name not in leaving]
-        engines = [group.engine for group in staying]
-        assert len(engines) == len(set(engines)), "I1: two live groups of an engine are kept"
+        kinds = [(group.engine, pool.accepts(group.revision)) for group in staying]
+        if not pool.max_surge:
+            kinds = [(engine, True) for engine, _ in kinds]
+        assert len(kinds) == len(set(kinds)), "I1: two live groups of an engine are kept"
         held = {device: group for group in staying for device in group.devices}
         for create in result.creates:
             name = create.engine.name
@@ -278,17 +282,24 @@ class Model:
             begun = [group for group in live if group.engine == name]
             stays = [group for group in begun if group in staying]
             assert bool(stays) == bool(begun), "I6: an engine that goes is completed"
+            if pool.max_surge:
+                olds = [group for group in stays if not pool.accepts(group.revision)]
+                stays = [group for group in stays if group not in olds]
             for group in stays:
                 assert create.attempt == group.attempt, "I1: a live engine is created again"
                 assert set(create.node_ranks) <= set(group.missing), "I1: a pod is made twice"
             others = {held[device] for device in create.engine.devices if device in held}
-            assert others <= set(stays), "I1: GPUs are given out twice"
+            assert {group.engine for group in others} <= {name}, "I1: GPUs are given out twice"
             if len(create.node_ranks) < create.engine.pods and 0 in create.node_ranks:
                 assert [group.missing for group in stays] == [(0,)], "I6: the leader is not last"
         creating = [create.engine.name for create in result.creates]
         assert len(creating) == len(set(creating)), "I1: an engine is created twice"
         kept = {group.engine for group in staying if group.engine in wanted}
         assert len(kept | set(creating)) <= pool.active, "I2: more groups than engines"
+        there = {(group.engine, group.attempt) for group in staying if group.engine in wanted}
+        after = there | {(create.engine.name, create.attempt) for create in result.creates}
+        most = max(pool.max_surge, _doubled(there))
+        assert _doubled(after) <= most, "I2: more engines beside others than maxSurge"
         up = [g for g in live if g.whole and all(states[p.name] is Health.UP for p in g.members)]
         serving = [group for group in up if group.ready]
         standing = [group for group in live if group in serving or _falters(group)]
@@ -415,6 +426,11 @@ class Model:
         return [pod.name for pod in busy]
 
 
+def _doubled(attempts: Collection[tuple[names.EngineName, int]]) -> int:
+    """How many engines run twice."""
+    return len(attempts) - len({engine for engine, _ in attempts})
+
+
 def _let_in(pod: ObservedPod) -> bool:
     return not pod.gated or (pod.gate is not None and pod.gate.is_open)
 
@@ -473,3 +489,26 @@ class GroupModel(Model):
 
     PER_NODE = 1
     steps = (*STEPS, Model.vanish)
+
+
+class SurgeModel(Model):
+    """The same of pools without a gate, in which new engines may come up beside old ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gated, self.surge = False, 1
+
+    def revise(self, argument: int) -> None:
+        self.seed = argument % 3 + 1
+        self.budget = argument // 4 + 1
+        self.surge = argument % 4
+
+
+SurgeModel.steps = tuple(SurgeModel.revise if step is Model.revise else step for step in STEPS)
+
+
+class GroupSurgeModel(SurgeModel):
+    """And of engines of two pods each."""
+
+    PER_NODE = 1
+    steps = (*SurgeModel.steps, Model.vanish)

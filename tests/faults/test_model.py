@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from tests.faults.model import STANDING, GroupModel, Model
+from tests.faults.model import STANDING, GroupModel, GroupSurgeModel, Model, SurgeModel
 
 SHORT_STEPS = 40_000
 WALK = 64  # steps of one rule, at most
@@ -79,7 +79,7 @@ def run(steps: int, begin: int = 0, world: type[Model] = Model) -> tuple[int, fl
     return taken, time.monotonic() - begun
 
 
-@pytest.mark.parametrize("world", [Model, GroupModel])
+@pytest.mark.parametrize("world", [Model, GroupModel, SurgeModel, GroupSurgeModel])
 def test_the_planner_keeps_its_promises_and_comes_to_rest_on_random_walks(world):
     steps = int(os.environ.get("FAULT_STEPS", SHORT_STEPS))
     taken, _ = run(steps, int(os.environ.get("FAULT_SEED", "0")), world)

@@ -1,11 +1,16 @@
 """Rollouts and regroupings of a full pool on a real control plane: 24 GPUs, none to spare."""
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from sglang_operator.api import conditions
+from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import PoolUnderTest
@@ -94,3 +99,83 @@ def test_a_revision_that_admission_refuses_touches_no_engine(pool):
     pool.patch({"scheduling": None})
     pool.wait_ready()
     assert pool.uids() == before
+
+
+def serving(pool: PoolUnderTest) -> set[str]:
+    """The engines that clients reach."""
+    alive = [pod for pod in pool.pods() if "deletionTimestamp" not in pod["metadata"]]
+    ready = [pod for pod in alive if _is_true(pod, "Ready")]
+    return {pod["metadata"]["labels"][names.LABEL_ENGINE] for pod in ready}
+
+
+def _is_true(pod: dict[str, Any], type_: str) -> bool:
+    found = (c for c in pod["status"].get("conditions", []) if c["type"] == type_)
+    return any(condition["status"] == "True" for condition in found)
+
+
+def test_new_engines_come_first_where_there_is_room_and_all_serve_meanwhile(pool):
+    pool.apply(
+        device_mapping="list(range(0,8))",
+        strategy_args=LOADED,
+        rollout={"maxSurge": 1, "progressDeadlineSeconds": 600},
+        drain={"gracePeriodSeconds": 1},
+    )
+    before = pool.wait_ready()
+    pool.wait(lambda: len(serving(pool)) == 4, "all engines to serve")
+    pool.patch({"seed": 7})
+    fewest = 4
+
+    def done() -> bool:
+        nonlocal fewest
+        fewest = min(fewest, len(serving(pool)))
+        return pool.is_ready() and not set(pool.uids().values()) & set(before.values())
+
+    pool.wait(done, "four new engines", MINUTES)
+    assert fewest == 4
+    assert {names.attempt_of(p["metadata"]["name"]) for p in pool.pods()} == {1}
+    assert pool.status["rollout"]["complete"] is True
+
+
+def test_without_room_for_new_ones_engines_are_replaced_in_place_and_that_is_told(pool):
+    pool.apply(strategy_args=LOADED, drain={"gracePeriodSeconds": 1})
+    before = pool.wait_ready()
+    budget = {"maxSurge": "25%", "maxUnavailable": 3}
+    pool.patch({"seed": 7, "rollout": budget})
+    pool.told(conditions.SURGE_NO_ROOM)
+    pool.wait(
+        lambda: pool.is_ready() and not set(pool.uids().values()) & set(before.values()),
+        "twelve new engines",
+        MINUTES,
+    )
+
+
+def test_a_rollout_is_undone_by_the_command_and_only_over_what_was_read(pool, control_plane):
+    pool.apply(device_mapping="list(range(0,8))", replicas=3)
+    pool.wait_ready()
+    first = pool.status["revision"]
+    pool.patch({"seed": 7, "podTemplate": {"metadata": {"labels": {"team": "rl"}}}})
+    pool.wait(lambda: pool.is_ready() and pool.status["revision"] != first, "the next revision")
+    pool.wait(lambda: len(sglang(pool, control_plane, "history").splitlines()) == 3, "two stored")
+    assert first in sglang(pool, control_plane, "undo")
+    pool.wait(lambda: pool.is_ready() and pool.status["revision"] == first, "the first revision")
+    spec = pool.object()["spec"]
+    assert ("seed" in spec, "podTemplate" in spec, spec["replicas"]) == (False, False, 3)
+    latest = pool.kubectl("get", "controllerrevision", f"{pool.name}-{first}", "-o", "json")
+    assert json.loads(latest)["revision"] == 3
+    pool.delete()
+    pool.wait(lambda: not pool.kubectl("get", "controllerrevisions", "-o", "name"), "none left")
+
+
+def sglang(pool: PoolUnderTest, plane: ControlPlane, action: str) -> str:
+    """What ``kubectl sglang rollout`` says."""
+    command = [sys.executable, "-m", "sglang_operator.cli.main", "rollout", action, pool.name]
+    known = {"KUBECONFIG": str(plane.kubeconfig), "KUBECTL": str(plane.tools / "kubectl")}
+    ran = subprocess.run(
+        [*command, "-n", pool.namespace],
+        env={**os.environ, **known},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
